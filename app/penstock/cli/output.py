@@ -1,0 +1,38 @@
+"""How commands speak: text for people on stdout, JSON for programs with `--format json`, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["err", "format_option", "out", "print_json", "table"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def format_option(command: F) -> F:
+    """Adds `--format text|json`, given to the command as the argument `form`."""
+    return click.option(
+        "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="For people, or for programs."
+    )(command)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout, indented."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def table(title: str, *columns: str) -> Table:
+    """A table in the house style; add rows and print it with `out`."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made

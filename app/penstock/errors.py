@@ -1,0 +1,164 @@
+"""Every exception, grouped by what the catcher does about it.
+
+PenstockError
+├── ConfigError              a person must edit a file: all problems at once, never retried
+│   ├── SettingsError
+│   ├── TopologyError
+│   └── SchemaError
+├── ModelError               this version cannot serve; what is live stays
+│   ├── ModelNotFound
+│   ├── ModelExists          versions are immutable
+│   ├── ModelCorrupt         the digest differs, it does not load, or golden records fail
+│   └── ModelMismatch        its signature does not fit the nodes that read it
+├── RecordError              one record cannot go on: becomes a Failure, then a dead letter
+│   ├── DecodeError
+│   ├── InferenceError
+│   └── EncodeError
+└── TransportError           the world outside: retried with back-off, then the worker stops
+    ├── TransportUnavailable
+    ├── TopicMissing         a topic the topology names does not exist
+    └── DeliveryFailed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = [
+    "ConfigError",
+    "DecodeError",
+    "DeliveryFailed",
+    "EncodeError",
+    "InferenceError",
+    "ModelCorrupt",
+    "ModelError",
+    "ModelExists",
+    "ModelMismatch",
+    "ModelNotFound",
+    "PenstockError",
+    "Problem",
+    "RecordError",
+    "SchemaError",
+    "SettingsError",
+    "TopicMissing",
+    "TopologyError",
+    "TransportError",
+    "TransportUnavailable",
+]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One thing wrong in a file: where it is, what it is, and what to do next.
+
+    `line` and `column` count from 1; 0 means that the place is unknown.
+    """
+
+    file: str
+    line: int
+    column: int
+    message: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{place}: {self.message}" + (f" ({self.fix})" if self.fix else "")
+
+
+class PenstockError(Exception):
+    """The root: catch it to catch everything that Penstock raises on purpose."""
+
+
+class ConfigError(PenstockError):
+    """Files or settings that a person must edit. `.problems` lists all of them."""
+
+    problems: tuple[Problem, ...]
+
+    def __init__(self, problems: Iterable[Problem] | Problem | str) -> None:
+        if isinstance(problems, str):
+            problems = (Problem("", 0, 0, problems),)
+        elif isinstance(problems, Problem):
+            problems = (problems,)
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(p).removeprefix(": ") for p in self.problems))
+
+
+class SettingsError(ConfigError):
+    """A setting is unknown, malformed or out of range."""
+
+
+class TopologyError(ConfigError):
+    """A topology file cannot be run as it stands."""
+
+
+class SchemaError(ConfigError):
+    """A schema file cannot be used."""
+
+
+class ModelError(PenstockError):
+    """A model version cannot serve."""
+
+    def __init__(self, message: str, *, name: str = "", version: str = "") -> None:
+        super().__init__(message)
+        self.name = name
+        self.version = version
+
+
+class ModelNotFound(ModelError):
+    """The registry holds no such model, version or alias."""
+
+
+class ModelExists(ModelError):
+    """The version is there already, and versions never change."""
+
+
+class ModelCorrupt(ModelError):
+    """The file is not what its manifest says, or does not run."""
+
+
+class ModelMismatch(ModelError):
+    """The signature does not fit the nodes that read it."""
+
+
+class RecordError(PenstockError):
+    """One record cannot go on. `.stage` is where: decode, a node's name, or encode."""
+
+    stage = "process"
+
+    def __init__(self, message: str, *, stage: str = "") -> None:
+        super().__init__(message)
+        if stage:
+            self.stage = stage
+
+
+class DecodeError(RecordError):
+    """The bytes are not an event of the source's schema."""
+
+    stage = "decode"
+
+
+class InferenceError(RecordError):
+    """A model refused the row, or gave a number that is not finite."""
+
+
+class EncodeError(RecordError):
+    """The result cannot be written to the sink."""
+
+    stage = "encode"
+
+
+class TransportError(PenstockError):
+    """The world outside failed."""
+
+
+class TransportUnavailable(TransportError):
+    """The brokers did not answer within the time allowed."""
+
+
+class TopicMissing(TransportError):
+    """A topic that the topology names does not exist."""
+
+
+class DeliveryFailed(TransportError):
+    """The broker refused an output; nothing past its input was committed."""

@@ -1,0 +1,100 @@
+"""An event schema: the fields of an Avro record (`schemas/*.avsc`), the one schema language for JSON and Avro alike.
+
+Values only; `penstock.codecs` turns bytes into columns by them, `penstock.topology` checks wiring against them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+__all__ = ["REQUIRED", "Column", "Field", "Kind", "Missing", "Schema"]
+
+Kind = Literal["boolean", "int", "long", "float", "double", "string", "bytes", "enum", "array", "timestamp", "record", "map"]
+
+
+class _Required:
+    """The default of a field that has none."""
+
+    def __repr__(self) -> str:
+        return "REQUIRED"
+
+
+REQUIRED: Final = _Required()
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a schema.
+
+    `kind` is the Avro type without its null; a logical timestamp is "timestamp" with `unit` "ms" or "us", carried as an
+    integer since the epoch, UTC. `optional` says that null is allowed. An array has `items`, and `size` when the schema
+    fixes its length (the attribute `"size": 8` beside `"items"`).
+    """
+
+    name: str
+    kind: Kind
+    optional: bool = False
+    default: Any = REQUIRED
+    symbols: tuple[str, ...] = ()
+    items: Field | None = None
+    size: int | None = None
+    unit: Literal["ms", "us", ""] = ""
+    doc: str = ""
+
+    @property
+    def dtype(self) -> str:
+        """The tensor dtype that holds the field (of an array: its innermost items) without loss, "" when none does."""
+        if self.items is not None:
+            return self.items.dtype
+        return _DTYPES.get(self.kind, "")
+
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        """The axes of one value: `()` of a scalar, `(8,)` of an array of size 8, `(None,)` when the size is open."""
+        return (self.size, *self.items.shape) if self.items is not None else ()
+
+
+_DTYPES = {
+    "boolean": "bool", "int": "int32", "long": "int64", "timestamp": "int64",
+    "float": "float32", "double": "float64", "string": "string", "enum": "string",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """A record schema. `avro` is the parsed Avro JSON as fastavro takes it; `path` is the file, for messages."""
+
+    name: str
+    fields: tuple[Field, ...]
+    avro: Any = None
+    path: str = ""
+
+    def field(self, name: str) -> Field | None:
+        return next((field for field in self.fields if field.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What a null becomes in a column: `action` "reject" makes the row a failure, "fill" puts `value` in its place.
+
+    `nan` in YAML is Missing("fill", float("nan")): then NaN is also allowed in the data.
+    """
+
+    action: Literal["reject", "fill"] = "reject"
+    value: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A field of the event as a column of the batch: what a decoder is asked to make.
+
+    The array has `dtype` and the shape `[N, *shape]`; strings are object arrays of `str`. A value that does not fit
+    (wrong length, out of range, not finite, null without a fill) fails its row with a DecodeError that names the field.
+    """
+
+    name: str
+    field: str
+    dtype: str
+    shape: tuple[int, ...] = ()
+    missing: Missing = Missing()

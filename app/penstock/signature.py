@@ -1,0 +1,44 @@
+"""What a model takes and gives: named tensors with a dtype and a shape, and nothing about where they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["DTYPES", "Signature", "Tensor"]
+
+DTYPES: Final = (
+    "float32", "float64", "int8", "int16", "int32", "int64",
+    "uint8", "uint16", "uint32", "uint64", "bool", "string",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One named input or output.
+
+    `dtype` is one of `DTYPES`; strings are numpy object arrays of `str`. `shape` holds the axes after
+    the first, which is always the rows: `()` is a `[N]` tensor, `(1,)` is `[N, 1]`, `(None,)` is `[N, ?]`.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...] = ()
+
+    def __str__(self) -> str:
+        axes = ", ".join(["N", *("?" if axis is None else str(axis) for axis in self.shape)])
+        return f"{self.name}: {self.dtype}[{axes}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """The inputs and outputs of a model, in the model's own order."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+    def input(self, name: str) -> Tensor | None:
+        return next((tensor for tensor in self.inputs if tensor.name == name), None)
+
+    def output(self, name: str) -> Tensor | None:
+        return next((tensor for tensor in self.outputs if tensor.name == name), None)

@@ -1,0 +1,116 @@
+"""A topology as the file declares it: frozen values, each with the place where it stands in the file.
+
+`sources -> nodes -> sinks`. Several sources share one graph: an event runs the nodes and sinks that its own
+source's fields can reach, so a graph with two sources is compiled into two flows (see `wiring`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from penstock.schema import Missing
+
+__all__ = ["Input", "Mark", "ModelRef", "Node", "Ref", "Sink", "Source", "Topology"]
+
+Format = Literal["json", "avro", "avro-confluent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place in the topology file, counted from 1."""
+
+    line: int = 0
+    column: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """`name@version` or `name@alias`: a version begins with a digit, an alias with a letter."""
+
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A name on the right-hand side: `field`, `source.field`, `node`, `node.output`, each with an optional `[index]`.
+
+    `node` alone means its only output. `[index]` picks one element of the tensor's last axis.
+    """
+
+    text: str
+    head: str
+    tail: str | None = None
+    index: int | None = None
+    mark: Mark = field(default=Mark(), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """Where one input tensor of a node comes from. Several refs are stacked along the last axis, in this order."""
+
+    tensor: str
+    refs: tuple[Ref, ...]
+    stacked: bool = False
+    missing: Missing | None = None
+    mark: Mark = field(default=Mark(), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Events of one topic. `id` names the field that identifies an event, `time` the field with its event time."""
+
+    name: str
+    topic: str
+    schema: str
+    format: Format = "json"
+    id: str | None = None
+    time: str | None = None
+    dead_letter: str = ""
+    max_bytes: int = 1_048_576
+    mark: Mark = field(default=Mark(), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A registered model at a place in the graph. `inputs` holds what the file says; the rest is wired by name."""
+
+    name: str
+    kind: Literal["feature", "model", "ensemble"]
+    model: ModelRef
+    inputs: tuple[Input, ...] = ()
+    mark: Mark = field(default=Mark(), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Sink:
+    """Predictions to one topic. `fields` are the fields of the output event, in order; `key` None keeps the input's key."""
+
+    name: str
+    topic: str
+    fields: tuple[tuple[str, Ref], ...]
+    format: Format = "json"
+    schema: str | None = None
+    key: Ref | None = None
+    mark: Mark = field(default=Mark(), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """A whole file."""
+
+    name: str
+    sources: tuple[Source, ...]
+    nodes: tuple[Node, ...]
+    sinks: tuple[Sink, ...]
+    file: str = "<topology>"
+
+    def source(self, name: str) -> Source | None:
+        return next((source for source in self.sources if source.name == name), None)
+
+    def node(self, name: str) -> Node | None:
+        return next((node for node in self.nodes if node.name == name), None)

@@ -1,0 +1,77 @@
+"""Wiring: every name of a topology resolved to the column it means, per source; what `engine.compile` turns into a plan.
+
+Values only. `penstock.topology.check.wire` makes them and finds every problem on the way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from penstock.schema import Column
+from penstock.signature import Tensor
+from penstock.topology.spec import Node, Sink, Source, Topology
+
+__all__ = ["Emit", "Feed", "Flow", "OutputField", "Part", "Step", "Wiring"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A column of the batch, or one element of its last axis. Columns of a node are named `node.output`."""
+
+    column: str
+    index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """One input tensor of a step: one part, reshaped to the tensor's axes, or several stacked along the last axis."""
+
+    tensor: Tensor
+    parts: tuple[Part, ...]
+    stacked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A node in its flow: its feeds, and the outputs that somebody reads (only these are asked of the model)."""
+
+    node: Node
+    feeds: tuple[Feed, ...]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputField:
+    """A field of an output event: its name, the part that fills it, and the type and axes of one value."""
+
+    name: str
+    part: Part
+    dtype: str
+    shape: tuple[int | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """What a flow writes to a sink. `key` None keeps the input's key; a key column is a string or integer column."""
+
+    sink: Sink
+    fields: tuple[OutputField, ...]
+    key: Part | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Everything that an event of one source goes through: decode `columns`, run `steps` in order, write `emits`."""
+
+    source: Source
+    columns: tuple[Column, ...]
+    steps: tuple[Step, ...]
+    emits: tuple[Emit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """A topology with every name resolved."""
+
+    topology: Topology
+    flows: tuple[Flow, ...]
