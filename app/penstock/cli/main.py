@@ -1,0 +1,154 @@
+"""The command line: one table of commands, one table of exit codes, and the place where errors become messages.
+
+A command's module is imported when the command is called, so that `penstock --help` answers at once: it imports
+neither the stream library nor the model runtime.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import click
+
+from penstock import errors
+from penstock.cli.options import Invocation, setting_flags
+
+__all__ = ["COMMANDS", "EXIT_CODES", "cli", "exit_code", "main"]
+
+
+class Command(NamedTuple):
+    """Where a command lives, as "module:attribute", and what it is for, in one line."""
+
+    target: str
+    help: str
+
+
+COMMANDS: Final[Mapping[str, Command]] = {
+    "demo": Command("penstock.cli.demo:demo", "Score half a year of real flights, live, on a broker inside this process."),
+    "run": Command("penstock.cli.run:run", "Run a topology on Kafka: events in, predictions out."),
+    "validate": Command("penstock.cli.topology:validate", "Check a topology file whole; list every problem with its line."),
+    "plan": Command("penstock.cli.topology:plan", "Show what running a topology will do: topics, steps, columns."),
+    "draw": Command("penstock.cli.topology:draw", "Draw a topology, as text or as Mermaid."),
+    "test": Command("penstock.cli.test:test", "Run the examples beside a topology (*.test.yaml), without a broker."),
+    "model": Command("penstock.cli.model:model", "Push, list, show, alias and verify registered models."),
+    "topics": Command("penstock.cli.topics:topics", "List or create the topics that a topology needs."),
+    "schema": Command("penstock.cli.schema:schema", "Check event schemas; print the JSON Schema of topology files."),
+    "settings": Command("penstock.cli.settings:settings", "Show every setting, its value, and where it came from."),
+}
+
+EXIT_CODES: Final[Mapping[type[BaseException], int]] = {
+    errors.ConfigError: 2,
+    errors.ModelError: 3,
+    errors.TransportUnavailable: 4,
+    errors.TopicMissing: 5,
+    errors.DeliveryFailed: 6,
+    errors.TransportError: 4,
+    errors.RecordError: 1,
+    errors.PenstockError: 1,
+    click.ClickException: 2,
+    click.Abort: 130,
+    KeyboardInterrupt: 130,
+    Exception: 1,
+}
+
+_EPILOG = """
+\b
+Three commands to begin with:
+  penstock demo                             watch real flights being scored
+  penstock validate topologies/flights.yaml is it right, and if not, where
+  penstock run topologies/flights.yaml      score events of your Kafka
+
+\b
+Exit codes:
+  0    done                         4    the brokers did not answer
+  1    a check failed, or a bug     5    a topic is missing
+  2    usage, settings or files     6    an output was refused
+  3    a model cannot serve         130  interrupted
+
+\b
+Completion: eval "$(_PENSTOCK_COMPLETE=bash_source penstock)"   (or zsh_source, fish_source)
+"""
+
+
+class _Lazy(click.Group):
+    """A group whose commands are rows of COMMANDS, imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        row = COMMANDS.get(cmd_name)
+        if row is None:
+            return None
+        module, _, attribute = row.target.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command), f"{row.target} is not a click command"
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, row.help) for name, row in COMMANDS.items()])
+
+
+def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        metadata = importlib.import_module("importlib.metadata")  # slow to import, and only needed here
+        click.echo(f"penstock {metadata.version('penstock')}")
+        ctx.exit()
+
+
+@click.group(cls=_Lazy, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings file, instead of penstock.toml.")
+@setting_flags("log_level", "log_format", "debug")
+@click.make_pass_decorator(Invocation, ensure=True)
+def cli(invocation: Invocation, /, config: Path | None, **flags: Any) -> None:
+    """Lead Kafka events through a topology of ONNX models to prediction topics."""
+    invocation.config = config
+    invocation.flags = flags
+    invocation.debug = bool(flags["debug"])
+
+
+def exit_code(error: BaseException) -> int:
+    """The code of the nearest class of the error that has a row in EXIT_CODES."""
+    return next(EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and gives its exit code: 0, the integer that the command returned, or its error's row in EXIT_CODES.
+
+    Errors are written to stderr without a traceback; `--debug` or PENSTOCK_DEBUG=1 shows it.
+    """
+    invocation = Invocation()
+    try:
+        result = cli.main(arguments, prog_name="penstock", standalone_mode=False, obj=invocation)
+    except BrokenPipeError:
+        # The reader has left (`penstock draw | head`). Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (Exception, KeyboardInterrupt) as error:  # the outermost place: everything becomes a message and a code
+        if invocation.debug and not isinstance(error, click.ClickException):
+            traceback.print_exc()
+        _report(error)
+        return exit_code(error)
+    return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def _report(error: BaseException) -> None:
+    if isinstance(error, click.ClickException):
+        error.show()
+    elif isinstance(error, click.Abort | KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+    elif isinstance(error, errors.ConfigError) and len(error.problems) > 1:
+        click.echo(f"error: {len(error.problems)} problems", err=True)
+        click.echo("\n".join(f"  {line}" for line in str(error).splitlines()), err=True)
+    elif isinstance(error, errors.PenstockError):
+        click.echo(f"error: {error}", err=True)
+    else:
+        click.echo(f"error: {type(error).__name__}: {error}\nThis is a bug. `penstock --debug ...` shows where.", err=True)

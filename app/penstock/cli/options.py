@@ -1,0 +1,76 @@
+"""Settings as flags: the options of a command are made from the fields of `Settings`, so that both say the same."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from penstock import telemetry
+from penstock.settings import Settings, flag_name, resolve
+
+__all__ = ["Invocation", "setting_flags", "with_settings"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(slots=True)
+class Invocation:
+    """What was said before the command's name: `penstock --config FILE --log-level debug run`."""
+
+    config: Path | None = None
+    flags: dict[str, Any] = field(default_factory=dict)
+    debug: bool = False
+
+    def resolve(self, flags: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:
+        """The settings in force with a command's own flags on top, and where each came from; logging follows them."""
+        settings, sources = resolve({**self.flags, **flags}, file=self.config)
+        telemetry.configure(settings.log_level, settings.log_format)
+        self.debug = settings.debug
+        return settings, sources
+
+
+def setting_flags(*names: str) -> Callable[[F], F]:
+    """Adds a flag for each of these fields of Settings. None is passed for a flag that is not given."""
+    declared = {one.name: one for one in fields(Settings)}
+
+    def decorate(command: F) -> F:
+        for name in reversed(names):
+            metadata = declared[name].metadata
+            told = metadata["help"] + (f" [{metadata['unit']}]" if metadata["unit"] else "")
+            if metadata["kind"] is bool:
+                command = click.option(f"{flag_name(name)}/--no-{flag_name(name)[2:]}", name, default=None, help=told)(command)
+            elif metadata["choices"]:
+                kind = click.Choice(metadata["choices"], case_sensitive=False)
+                command = click.option(flag_name(name), name, type=kind, help=told)(command)
+            else:  # taken as text: `settings.load` parses it and says what is wrong, as for every other source
+                command = click.option(flag_name(name), name, metavar=metadata["kind"].__name__.upper(), help=told)(command)
+        return command
+
+    return decorate
+
+
+def with_settings(*names: str) -> Callable[[F], F]:
+    """Gives a command the keyword argument `settings`, and a flag for each of the fields `names`.
+
+        @click.command()
+        @with_settings("brokers", "workers")
+        def run(settings: Settings) -> None: ...
+
+    The flags come first, then environment, file and default. Logging is configured before the command starts.
+    """
+
+    def decorate(command: F) -> F:
+        @functools.wraps(command)
+        def run(*args: Any, **options: Any) -> Any:
+            flags = {name: options.pop(name) for name in names}
+            settings, _ = click.get_current_context().ensure_object(Invocation).resolve(flags)
+            return command(*args, settings=settings, **options)
+
+        return setting_flags(*names)(run)  # type: ignore[return-value]  # click keeps the callable, its type says less
+
+    return decorate

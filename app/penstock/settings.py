@@ -1,0 +1,398 @@
+"""Settings: one frozen dataclass, read once; the only module that looks at the environment.
+
+A value comes from the first of these that has one:
+
+1. a flag of the command line        `--commit-interval 2`
+2. the environment                   `PENSTOCK_COMMIT_INTERVAL=2`
+3. a file                            `commit_interval = 2` in `penstock.toml`, or in the file that `--config` or PENSTOCK_CONFIG names
+4. the default declared below
+
+All problems of all sources are reported together. A password never comes from a flag (process lists show it) nor from
+the settings file (which is committed), and is never shown.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from penstock.errors import Problem, SettingsError
+
+__all__ = ["DEFAULT_FILE", "PREFIX", "Described", "Secret", "Settings", "describe", "environment_name", "flag_name", "load", "resolve"]
+
+PREFIX: Final = "PENSTOCK_"
+DEFAULT_FILE: Final = Path("penstock.toml")
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
+
+
+class Secret:
+    """A text that only `reveal` shows; empty when there is none."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str = "") -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return "***" if self._text else "(not set)"
+
+
+def _setting(
+    default: Any, help: str, *, unit: str = "", kind: type | None = None, low: float = -math.inf, high: float = math.inf,
+    choices: tuple[str, ...] = (), secret: bool = False,
+) -> Any:  # fmt: skip
+    """A field of Settings. `kind` is the default's type unless given; `low` and `high` are allowed values themselves."""
+    declared = {"help": help, "unit": unit, "kind": kind or type(default), "low": low, "high": high, "choices": choices, "secret": secret}
+    return field(default=default, metadata=declared)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that can be set, with its default."""
+
+    brokers: str = _setting("", "Kafka bootstrap servers, host:port separated by commas; empty: none given.")
+    application: str = _setting("penstock", "First part of the consumer group's name; workers of one application share the partitions.")
+    models: Path = _setting(Path("models"), "Folder of the model registry.")
+    schemas: Path = _setting(Path("schemas"), "Folder of the event schemas (*.avsc).")
+    workers: int = _setting(1, "Worker processes on this host; one a core is a good number.", low=1, high=1024)
+
+    commit_interval: float = _setting(1.0, "Longest time between two commits of offsets.", unit="s", low=0.01, high=3600)
+    chunk_rows: int = _setting(256, "Rows of one pass through the models; small enough for the processor's cache.", unit="rows", low=1)
+    max_batch_rows: int = _setting(2048, "Most rows that are one unit of work between two looks at the network.", unit="rows", low=1)
+    max_in_flight_batches: int = _setting(16, "Batches taken from Kafka whose outputs are not acknowledged yet.", low=1)
+    max_in_flight_bytes: int = _setting(32 * MIB, "Bytes of the batches in flight.", unit="bytes", low=64 * KIB)
+    offload_after_ms: float = _setting(50.0, "A batch that takes longer than this runs beside the event loop.", unit="ms", low=1)
+
+    fetch_bytes: int = _setting(1 * MIB, "Bytes asked of each partition in one fetch.", unit="bytes", low=1 * KIB, high=1 * GIB)
+    fetch_linger_ms: float = _setting(1.0, "How long a small batch waits for company at low rates.", unit="ms", low=0, high=1000)
+    start_from: str = _setting("earliest", "Where a group begins that has no committed offset.", choices=("earliest", "latest"))
+    drain_timeout: float = _setting(30.0, "How long a stopping worker finishes what is in flight.", unit="s", low=0, high=3600)
+    session_timeout: float = _setting(10.0, "Silence after which Kafka gives a worker's partitions to others.", unit="s", low=1, high=1800)
+    broker_timeout: float = _setting(60.0, "How long unreachable brokers are tried again before the worker exits.", unit="s", low=0)
+    compression: str = _setting("none", "Compression of what is produced.", choices=("none", "gzip", "lz4", "zstd", "snappy"))
+    client_id: str = _setting("penstock", "Name under which brokers log this client.")
+    group_instance_id: str = _setting("", "Static membership: a restart within the session timeout moves no partitions; empty: none.")
+
+    security_protocol: str = _setting(
+        "PLAINTEXT", "How brokers are spoken to.", choices=("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+    )
+    insecure_plaintext: bool = _setting(False, "Allow brokers beyond this host without encryption.")
+    ssl_cafile: Path | None = _setting(None, "Certificates of the authorities to trust (PEM); none: the system's.", kind=Path)
+    ssl_certfile: Path | None = _setting(None, "This client's certificate (PEM).", kind=Path)
+    ssl_keyfile: Path | None = _setting(None, "The key of this client's certificate (PEM).", kind=Path)
+    sasl_mechanism: str = _setting("SCRAM-SHA-512", "How to log in.", choices=("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"))
+    sasl_username: str = _setting("", "User to log in as.")
+    sasl_password: Secret = _setting(Secret(), "Password to log in with; from the environment only.", secret=True)
+    sasl_password_file: Path | None = _setting(None, "File whose content is the password, line end removed.", kind=Path)
+
+    log_level: str = _setting("info", "Least severe log record that is written.", choices=("debug", "info", "warning", "error"))
+    log_format: str = _setting("text", "Log records for people, or one JSON object a line.", choices=("text", "json"))
+    debug: bool = _setting(False, "Show the traceback of an error.")
+
+
+class Described(NamedTuple):
+    """One setting as `penstock settings` shows it."""
+
+    name: str
+    value: str
+    source: str
+    unit: str
+    default: str
+    choices: tuple[str, ...]
+    flag: str
+    environment: str
+    help: str
+
+
+class _Given(NamedTuple):
+    """A value that some source has for a setting, and the place to name when it is wrong."""
+
+    value: Any
+    place: str
+    line: int = 0
+
+    def problem(self, message: str, fix: str = "") -> Problem:
+        return Problem(self.place, self.line, 1 if self.line else 0, message, fix)
+
+    def __str__(self) -> str:
+        return f"{self.place}:{self.line}" if self.line else self.place
+
+
+def flag_name(name: str) -> str:
+    """`commit_interval` -> `--commit-interval`."""
+    return "--" + name.replace("_", "-")
+
+
+def environment_name(name: str) -> str:
+    """`commit_interval` -> `PENSTOCK_COMMIT_INTERVAL`."""
+    return PREFIX + name.upper()
+
+
+def load(flags: Mapping[str, Any], *, environ: Mapping[str, str] | None = None, file: Path | None = None) -> Settings:
+    """The settings in force. Raises SettingsError with every problem; see `resolve` for the arguments."""
+    return resolve(flags, environ=environ, file=file)[0]
+
+
+def resolve(
+    flags: Mapping[str, Any], *, environ: Mapping[str, str] | None = None, file: Path | None = None
+) -> tuple[Settings, dict[str, str]]:
+    """The settings in force, and for each that is not a default the place that it comes from.
+
+    `flags` maps field names to values, None meaning not given. `environ` is the process environment unless given. `file`
+    must exist when given; without it PENSTOCK_CONFIG names the file, and else `penstock.toml` is read if it is there.
+    Raises SettingsError with every problem of every source.
+    """
+    environ = os.environ if environ is None else environ
+    problems: list[Problem] = []
+    given: dict[str, _Given] = {}
+    for source in (_from_file(file, environ, problems), _from_environment(environ, problems), _from_flags(flags, problems)):
+        given.update(source)
+    values = {}
+    for declared in fields(Settings):
+        if declared.name in given:
+            try:
+                values[declared.name] = _convert(declared, given[declared.name].value)
+            except ValueError as error:
+                problems.append(given[declared.name].problem(f"{declared.name}: {error}"))
+    sources = {name: str(found) for name, found in given.items()}
+    _read_password(values, given, sources, problems)
+    settings = Settings(**values)
+    problems.extend(_conflicts(settings, given))
+    if problems:
+        raise SettingsError(problems)
+    return settings, sources
+
+
+def describe(settings: Settings, sources: Mapping[str, str]) -> list[Described]:
+    """Every setting in declared order: its value as text, where it came from, and its help. Secrets stay hidden."""
+    return [
+        Described(
+            name=declared.name,
+            value=_shown(getattr(settings, declared.name)),
+            source=sources.get(declared.name, "default"),
+            unit=declared.metadata["unit"],
+            default=_shown(declared.default),
+            choices=declared.metadata["choices"],
+            flag="" if declared.metadata["secret"] else flag_name(declared.name),
+            environment=environment_name(declared.name),
+            help=declared.metadata["help"],
+        )
+        for declared in fields(Settings)
+    ]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else str(value)
+
+
+# --- where values come from -------------------------------------------------------------------------------------------
+
+
+def _names() -> dict[str, Field[Any]]:
+    return {declared.name: declared for declared in fields(Settings)}
+
+
+def _unknown(place: _Given, name: str, spelled: Callable[[str], str]) -> Problem:
+    close = difflib.get_close_matches(name, _names(), n=1)
+    return place.problem(
+        f"there is no setting {spelled(name)}", f"did you mean {spelled(close[0])}?" if close else "`penstock settings` lists them"
+    )
+
+
+def _from_flags(flags: Mapping[str, Any], problems: list[Problem]) -> Iterator[tuple[str, _Given]]:
+    for name, value in flags.items():
+        found = _Given(value, flag_name(name))
+        if name not in _names():
+            problems.append(_unknown(found, name, flag_name))
+        elif value is not None:
+            yield name, found
+
+
+# Kubernetes sets these for a Service named "penstock"; they are nobody's typing error.
+_SERVICE_LINK = re.compile(r"SERVICE_(HOST|PORT(_.*)?)|PORT(_\d+_(TCP|UDP|SCTP)(_.*)?)?")
+
+
+def _from_environment(environ: Mapping[str, str], problems: list[Problem]) -> Iterator[tuple[str, _Given]]:
+    for variable, value in environ.items():
+        if not variable.startswith(PREFIX) or variable == f"{PREFIX}CONFIG" or _SERVICE_LINK.fullmatch(variable.removeprefix(PREFIX)):
+            continue
+        name, found = variable.removeprefix(PREFIX).lower(), _Given(value, variable)
+        if name in _names():
+            yield name, found
+        else:
+            problems.append(_unknown(found, name, environment_name))
+
+
+def _from_file(file: Path | None, environ: Mapping[str, str], problems: list[Problem]) -> Iterator[tuple[str, _Given]]:
+    named = file or (Path(environ[f"{PREFIX}CONFIG"]) if environ.get(f"{PREFIX}CONFIG") else None)
+    path = named or DEFAULT_FILE
+    if named is None and not path.exists():
+        return
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = tomllib.loads(text)
+    except OSError as error:
+        problems.append(Problem(str(path), 0, 0, f"cannot read the settings file: {error.strerror}", "name one with --config"))
+        return
+    except ValueError as error:  # not UTF-8, or not TOML
+        place = re.search(r"at line (\d+), column (\d+)", str(error))
+        line, column = (int(place[1]), int(place[2])) if place else (0, 0)
+        problems.append(Problem(str(path), line, column, f"not a TOML file: {error}"))
+        return
+    for name, value in document.items():
+        found = _Given(value, str(path), _line_of(name, text))
+        if name not in _names():
+            problems.append(_unknown(found, name, str))
+        elif _names()[name].metadata["secret"]:
+            problems.append(found.problem(f"{name} does not belong in a settings file", f"set {name}_file, or {environment_name(name)}"))
+        else:
+            yield name, found
+
+
+def _line_of(name: str, text: str) -> int:
+    """The line on which a top-level key stands: tomllib does not say."""
+    pattern = re.compile(rf"""\s*(\[\s*)?["']?{re.escape(name)}["']?\s*[=.\]]""")
+    return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), 0)
+
+
+def _read_password(values: dict[str, Any], given: Mapping[str, _Given], sources: dict[str, str], problems: list[Problem]) -> None:
+    """Fills `sasl_password` from its file, unless the environment has set it."""
+    path = values.get("sasl_password_file")
+    if path is None or "sasl_password" in values:
+        return
+    try:
+        values["sasl_password"] = Secret(path.read_text(encoding="utf-8").rstrip("\r\n"))
+        sources["sasl_password"] = str(path)
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(given["sasl_password_file"].problem(f"cannot read the password from {path}: {error}"))
+
+
+# --- what values may be ----------------------------------------------------------------------------------------------
+
+
+def _convert(declared: Field[Any], value: Any) -> Any:
+    """The value in the field's type: text is parsed, anything else must have the type already. Raises ValueError."""
+    kind, metadata = declared.metadata["kind"], declared.metadata
+    parsed = _PARSERS[kind](value, metadata["unit"])
+    if metadata["choices"]:
+        return _chosen(parsed, metadata["choices"])
+    if kind in (int, float) and not metadata["low"] <= parsed <= metadata["high"]:
+        bounds = f"at least {metadata['low']:g}" if parsed < metadata["low"] else f"at most {metadata['high']:g}"
+        raise ValueError(f"{parsed} is out of range; it must be {bounds}{' ' if metadata['unit'] else ''}{metadata['unit']}")
+    return parsed
+
+
+def _chosen(value: str, choices: tuple[str, ...]) -> str:
+    for choice in choices:
+        if choice.lower() == value.lower():
+            return choice
+    raise ValueError(f"{value!r} is none of {', '.join(choices)}")
+
+
+def _parse_bool(value: Any, _unit: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    known = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    if isinstance(value, str) and value.strip().lower() in known:
+        return known[value.strip().lower()]
+    raise ValueError(f"{value!r} is neither true nor false")
+
+
+_SIZE = re.compile(r"(\d[\d_]*)\s*(KiB|MiB|GiB|)", re.IGNORECASE)
+_SIZES = {"": 1, "kib": KIB, "mib": MIB, "gib": GIB}
+
+
+def _parse_int(value: Any, unit: str) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        if unit == "bytes" and (size := _SIZE.fullmatch(value.strip())):
+            return int(size[1]) * _SIZES[size[2].lower()]
+        try:
+            return int(value)
+        except ValueError:
+            pass  # said below, in our words
+    raise ValueError(f"{value!r} is not a whole number" + (" of bytes, such as 1048576 or 1MiB" if unit == "bytes" else ""))
+
+
+def _parse_float(value: Any, unit: str) -> float:
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    raise ValueError(f"{value!r} is not a number" + (f" of {unit}" if unit else ""))
+
+
+def _parse_text(value: Any, _unit: str) -> str:
+    if isinstance(value, str):
+        return value.strip()
+    raise ValueError(f"{value!r} is not a text")
+
+
+def _parse_path(value: Any, _unit: str) -> Path:
+    if isinstance(value, Path):
+        return value
+    if text := _parse_text(value, _unit):
+        return Path(text)
+    raise ValueError("the path is empty")
+
+
+_PARSERS: Final[Mapping[type, Callable[[Any, str], Any]]] = {
+    bool: _parse_bool,
+    int: _parse_int,
+    float: _parse_float,
+    str: _parse_text,
+    Path: _parse_path,
+    Secret: lambda value, _unit: value if isinstance(value, Secret) else Secret(value),
+}
+
+
+def _conflicts(settings: Settings, given: Mapping[str, _Given]) -> Iterator[Problem]:
+    """What no single setting shows: values that do not go together."""
+
+    def at(name: str) -> _Given:
+        return given.get(name, _Given(None, name))
+
+    if settings.chunk_rows > settings.max_batch_rows:
+        yield at("chunk_rows").problem(f"chunk_rows {settings.chunk_rows} is more than max_batch_rows {settings.max_batch_rows}")
+    if settings.security_protocol.startswith("SASL") and not (settings.sasl_username and settings.sasl_password):
+        yield at("security_protocol").problem(
+            f"{settings.security_protocol} needs a user and a password", "set sasl_username, and sasl_password_file or PENSTOCK_SASL_PASSWORD"
+        )
+    if (settings.ssl_certfile is None) != (settings.ssl_keyfile is None):
+        yield at("ssl_certfile").problem("ssl_certfile and ssl_keyfile go together", "set both or neither")
+    far = [broker for broker in settings.brokers.split(",") if broker.strip() and not _is_loopback(broker)]
+    if far and settings.security_protocol.endswith("PLAINTEXT") and not settings.insecure_plaintext:
+        yield at("brokers").problem(
+            f"{far[0].strip()} would be spoken to without encryption",
+            "set security_protocol to SSL or SASL_SSL, or allow it with insecure_plaintext",
+        )
+
+
+def _is_loopback(broker: str) -> bool:
+    host = broker.strip().rpartition(":")[0].strip("[]") or broker.strip()
+    return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
