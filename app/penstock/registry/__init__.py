@@ -1,0 +1,1 @@
+"""Where model versions live; one file a backend."""

@@ -1,0 +1,91 @@
+"""Artifact: one registered model version on disk, and what its manifest says of it; a value, nothing is loaded.
+
+A version is a folder of three files: `model.onnx`, `model.toml` (the manifest) and `golden.json` (the golden records).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from penstock.errors import ConfigError, ModelCorrupt
+from penstock.model import golden, manifest
+from penstock.model.contents import MAX_BYTES
+from penstock.model.golden import GoldenRecord
+from penstock.model.manifest import Manifest
+from penstock.signature import Signature
+
+__all__ = ["GOLDEN_FILE", "MANIFEST_FILE", "MODEL_FILE", "Artifact", "digest_of", "open_artifact"]
+
+MODEL_FILE: Final = "model.onnx"
+MANIFEST_FILE: Final = "model.toml"
+GOLDEN_FILE: Final = "golden.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A model version. `digest` is "sha256:..." of model.onnx, `size` its bytes, both as the manifest says them."""
+
+    name: str
+    version: str
+    path: Path
+    digest: str
+    size: int
+    signature: Signature
+    manifest: Manifest
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+    def read(self, *, max_bytes: int = MAX_BYTES) -> bytes:
+        """The bytes of model.onnx. Raises ModelCorrupt when they are too many, or not those that were pushed."""
+        if self.size > max_bytes:
+            raise self.corrupt(MODEL_FILE, f"has {self.size:,} bytes, the limit is {max_bytes:,}")
+        return self._read(MODEL_FILE, self.digest, max_bytes)
+
+    def golden_records(self) -> tuple[GoldenRecord, ...]:
+        """The golden records. Raises ModelCorrupt when the file is not the one that was pushed, or does not fit the signature."""
+        data = self._read(GOLDEN_FILE, self.manifest.golden.digest, MAX_BYTES)
+        try:
+            return golden.parse(data.decode(), self.signature, file=str(self.path / GOLDEN_FILE))
+        except (ConfigError, UnicodeDecodeError) as error:
+            raise self.corrupt(GOLDEN_FILE, f"cannot be used: {error}") from error
+
+    def corrupt(self, file: str, what: str) -> ModelCorrupt:
+        """The error for something wrong with one of the version's files."""
+        return ModelCorrupt(f"model {self}: {self.path / file} {what}", name=self.name, version=self.version)
+
+    def _read(self, file: str, digest: str, max_bytes: int) -> bytes:
+        try:
+            with open(self.path / file, "rb") as opened:
+                data = opened.read(max_bytes + 1)
+        except OSError as error:
+            raise self.corrupt(file, f"cannot be read: {error.strerror}") from error
+        found = digest_of(data)
+        if found != digest:
+            raise self.corrupt(file, f"is not the file that was pushed: {MANIFEST_FILE} says {digest}, it is {found}; push it as a new version")
+        return data
+
+
+def digest_of(data: bytes) -> str:
+    """ "sha256:" and the hexadecimal digest of the bytes."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def open_artifact(path: Path, name: str, version: str) -> Artifact:
+    """The version in the folder `path`, which must be registered under `name` and `version`.
+
+    Reads the manifest only. Raises ConfigError, naming file and key, when it cannot be used.
+    """
+    file = path / MANIFEST_FILE
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelCorrupt(f"model {name}@{version}: {file} cannot be read: {error}", name=name, version=version) from error
+    found = manifest.parse(text, file=str(file))
+    if (found.name, found.version) != (name, version):
+        said = f"{file} is of {found.name}@{found.version}, but it lies in the folder of {name}@{version}"
+        raise ModelCorrupt(f"model {name}@{version}: {said}: folders are not renamed or copied, push it again", name=name, version=version)
+    return Artifact(name, version, path, found.digest, found.size, found.signature, found)

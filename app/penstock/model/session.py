@@ -1,0 +1,201 @@
+"""Session: a model ready to run; the only file that knows onnxruntime.
+
+A model is loaded from bytes, never from a path, so it cannot reach another file. `run` is on the hot path. Measured at a batch of 1
+(`docs/models.md` has the table): `InferenceSession.run` checks names that the plan has checked already and builds a new RunOptions each
+time, 1 to 4 µs a call; so its inner session is called, with RunOptions made once. A run has a deadline: a watchdog thread looks
+a few times per deadline for a run that is too old and sets the terminate flag of its options, so a run itself only notes the time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+from weakref import WeakSet
+
+import numpy as np
+import onnxruntime as ort
+
+from penstock.batch import Array
+from penstock.errors import InferenceError, ModelCorrupt, ModelMismatch
+from penstock.model.artifact import Artifact
+from penstock.model.contents import MAX_BYTES, check_contents
+from penstock.signature import Signature, Tensor
+
+__all__ = ["DEADLINE", "Session"]
+
+DEADLINE: Final = 2.0
+_QUIET: Final = 4  # fatal only: errors come back as exceptions, and a second copy of them on stderr is noise
+
+_DTYPES: Final = {
+    "tensor(float)": "float32", "tensor(double)": "float64", "tensor(bool)": "bool", "tensor(string)": "string",
+    **{f"tensor({kind}{bits})": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+}  # fmt: skip
+
+
+class Session:
+    """A loaded model. One run at a time: `run` must not be called from two threads at once."""
+
+    __slots__ = ("__weakref__", "_began", "_call", "_options", "deadline", "label", "signature")
+
+    def __init__(self, inference: ort.InferenceSession, *, label: str, deadline: float | None) -> None:
+        self.label = label
+        self.deadline = deadline
+        self.signature: Signature = _signature_of(inference, label)
+        self._call: Callable[[Sequence[str], Mapping[str, Array], ort.RunOptions], list[Array]] = inference._sess.run
+        self._options = _run_options()
+        self._began = 0.0
+
+    @classmethod
+    def load(
+        cls, model: Artifact | bytes, *, threads: int = 1, deadline: float | None = DEADLINE, max_bytes: int = MAX_BYTES
+    ) -> Session:
+        """Loads a registered version (its digest is checked on the way) or the bytes of an ONNX file.
+
+        `deadline` is the longest that one run may take, in seconds; None sets no limit. Raises ModelCorrupt when the file
+        differs from its manifest or does not load, ModelMismatch when its tensors are not rows of values.
+        """
+        label = str(model) if isinstance(model, Artifact) else "the model"
+        data = model.read(max_bytes=max_bytes) if isinstance(model, Artifact) else model
+        check_contents(data, label=label, max_bytes=max_bytes)
+        try:
+            inference = ort.InferenceSession(data, _session_options(threads), providers=["CPUExecutionProvider"])
+        except Exception as error:  # noqa: BLE001  onnxruntime's errors have no common base but Exception
+            raise ModelCorrupt(f"{label} does not load: {_reason(error)}") from error
+        session = cls(inference, label=label, deadline=deadline)
+        if deadline is not None:
+            _watchdog.watch(session)
+        return session
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """The named outputs for the rows in `feeds`, in order; each array's first axis is the rows.
+
+        Every input must be there, with its tensor's dtype and shape `[N, *shape]`, C-contiguous, strings as an object array.
+        Raises InferenceError when the model refuses the batch or runs past the deadline.
+        """
+        options = self._options
+        self._began = began = time.monotonic()
+        try:
+            return self._call(outputs, feeds, options)
+        except Exception as error:  # noqa: BLE001  onnxruntime's errors have no common base but Exception
+            age = time.monotonic() - began
+            if not options.terminate:
+                raise InferenceError(f"{self.label} refused the batch: {_reason(error)}") from error
+            self._options = _run_options()
+        finally:
+            self._began = 0.0
+        if self.deadline is not None and age >= self.deadline:
+            raise InferenceError(f"{self.label} was stopped: a run took longer than {self.deadline:g} s")
+        # The flag was meant for the run before, which ended just as the watchdog set it.
+        return self.run(outputs, feeds)
+
+    def warm_up(self, sizes: Sequence[int] = (1, 256)) -> None:
+        """Runs rows of zeros (strings: empty) at the given batch sizes, so that the first event finds memory and code warm.
+
+        A model may refuse such rows (a category it has never seen): that is no fault, and the refusal is ignored.
+        """
+        outputs = [tensor.name for tensor in self.signature.outputs]
+        for size in sizes:
+            try:
+                self.run(outputs, {tensor.name: _zeros(tensor, size) for tensor in self.signature.inputs})
+            except InferenceError:
+                continue
+
+    def stop_if_late(self, now: float) -> None:
+        """Called by the watchdog: stops the run that began more than `deadline` seconds before `now`."""
+        began = self._began
+        if began and self.deadline is not None and now - began >= self.deadline:
+            self._options.terminate = True
+
+
+class _Watchdog:
+    """One daemon thread for all sessions of the process; it ends when the last session is gone."""
+
+    def __init__(self) -> None:
+        self._sessions: WeakSet[Session] = WeakSet()
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, session: Session) -> None:
+        with self._lock:
+            self._sessions.add(session)
+            if self._thread is None or not self._thread.is_alive():  # not alive: this process was forked from one that had it
+                self._thread = threading.Thread(target=self._watch, name="penstock-model-deadline", daemon=True)
+                self._thread.start()
+        self._wake.set()  # the new deadline may be shorter than the pause under way
+
+    def _watch(self) -> None:
+        while pause := self._look():
+            self._wake.wait(pause)
+            self._wake.clear()
+
+    def _look(self) -> float:
+        """Looks at every session once. Returns the seconds until the next look, 0 when none is left to look at."""
+        with self._lock:
+            sessions = list(self._sessions)
+            if not sessions:
+                self._thread = None
+                return 0.0
+        now = time.monotonic()
+        for session in sessions:
+            session.stop_if_late(now)
+        return min(session.deadline or DEADLINE for session in sessions) / 4
+
+
+_watchdog = _Watchdog()
+
+
+def _session_options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    # A pattern is kept for every batch size ever seen: memory grew by 1 MB per 100 sizes, and it was no faster.
+    options.enable_mem_pattern = False
+    options.log_severity_level = _QUIET
+    return options
+
+
+def _run_options() -> ort.RunOptions:
+    options = ort.RunOptions()
+    options.log_severity_level = _QUIET
+    return options
+
+
+def _signature_of(inference: ort.InferenceSession, label: str) -> Signature:
+    def tensors(kind: str, found: Sequence[Any]) -> tuple[Tensor, ...]:
+        return tuple(_tensor(kind, argument, label) for argument in found)
+
+    return Signature(inputs=tensors("input", inference.get_inputs()), outputs=tensors("output", inference.get_outputs()))
+
+
+def _tensor(kind: str, argument: Any, label: str) -> Tensor:
+    where = f"{label}: {kind} {argument.name!r}"
+    if not argument.type.startswith("tensor("):
+        raise ModelMismatch(f"{where} is a {argument.type}, not a tensor{_ZIPMAP if 'map' in argument.type else ''}")
+    if argument.type not in _DTYPES:
+        raise ModelMismatch(f"{where} is a {argument.type}; use one of {', '.join(sorted(set(_DTYPES.values())))}")
+    if not argument.shape:
+        raise ModelMismatch(f"{where} has no axes, or none are declared; its first axis must be the rows, of open size")
+    if isinstance(argument.shape[0], int):
+        raise ModelMismatch(f"{where} has a first axis of fixed size {argument.shape[0]}; export it with an open (dynamic) batch axis")
+    return Tensor(argument.name, _DTYPES[argument.type], tuple(axis if isinstance(axis, int) else None for axis in argument.shape[1:]))
+
+
+_ZIPMAP: Final = (
+    "; convert without ZipMap, so that probabilities come as one array: "
+    "skl2onnx.to_onnx(model, X, options={'zipmap': False}) (onnxmltools: zipmap=False)"
+)
+
+
+def _zeros(tensor: Tensor, size: int) -> Array:
+    shape = (size, *(1 if axis is None else axis for axis in tensor.shape))
+    return np.full(shape, "", dtype=object) if tensor.dtype == "string" else np.zeros(shape, dtype=tensor.dtype)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of onnxruntime's message without its own error-code preamble."""
+    text = str(error).strip().split("\n", 1)[0]
+    return text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text or type(error).__name__

@@ -1,0 +1,78 @@
+"""Is a registered version still what was pushed, and does it still answer as it did? Asked at every start, before any event is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from penstock.batch import Array
+from penstock.errors import InferenceError
+from penstock.model.artifact import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, Artifact
+from penstock.model.golden import GoldenRecord, compare, feeds_of, rows_of
+from penstock.model.session import Session
+from penstock.signature import Signature
+
+__all__ = ["Report", "answers", "check_golden", "verify"]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A version that passed: how many golden records it met, and whether people gave them ("given") or the push ("synthetic")."""
+
+    artifact: Artifact
+    records: int
+    origin: str
+
+
+def verify(artifact: Artifact, session: Session | None = None) -> Report:
+    """Checks digests, signature, and the golden records, by running them; pass the `session` when the version is loaded already.
+
+    Raises ModelCorrupt that names model, version, file, and the first golden record and output that are off.
+    """
+    session = session or Session.load(artifact)
+    _same_signature(artifact, session.signature)
+    records, golden = artifact.golden_records(), artifact.manifest.golden
+    try:
+        check_golden(session, records, atol=golden.atol, rtol=golden.rtol)
+    except InferenceError as error:
+        raise artifact.corrupt(MODEL_FILE, f"does not answer as its golden records say ({GOLDEN_FILE}): {error}") from error
+    return Report(artifact, len(records), golden.origin)
+
+
+def check_golden(session: Session, records: Sequence[GoldenRecord], *, atol: float, rtol: float) -> None:
+    """Runs the records. Raises InferenceError that names the first record and output that are off, with what was expected and got."""
+    misses = compare(records, answers(session, records), session.signature, atol=atol, rtol=rtol)
+    if misses:
+        more = f", and {len(misses) - 1} more" if len(misses) > 1 else ""
+        raise InferenceError(f"{misses[0]} (tolerance {atol:g} + {rtol:g} x expected){more}")
+
+
+def answers(session: Session, records: Sequence[GoldenRecord]) -> list[Mapping[str, Any]]:
+    """What the model gives for the records, a row each. Raises InferenceError when it refuses one, or gives a number that is not finite."""
+    names = [tensor.name for tensor in session.signature.outputs]
+    rows: list[Mapping[str, Any]] = []
+    for feeds in feeds_of(records, session.signature):
+        size = len(next(iter(feeds.values())))
+        arrays = dict(zip(names, session.run(names, feeds), strict=True))
+        _sound(session.label, arrays, size)
+        rows.extend(rows_of(arrays))
+    return rows
+
+
+def _sound(label: str, outputs: Mapping[str, Array], size: int) -> None:
+    for name, array in outputs.items():
+        if array.ndim == 0 or len(array) != size:
+            raise InferenceError(f"{label}: output {name!r} has the shape {list(array.shape)} for {size} rows")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            row = int(np.flatnonzero(~np.isfinite(array.reshape(size, -1)).all(axis=1))[0])
+            raise InferenceError(f"{label}: output {name!r} is not finite in row {row + 1}: {array[row].tolist()}")
+
+
+def _same_signature(artifact: Artifact, found: Signature) -> None:
+    for kind, said, real in (("inputs", artifact.signature.inputs, found.inputs), ("outputs", artifact.signature.outputs, found.outputs)):
+        if said != real:
+            says, has = (", ".join(map(str, tensors)) for tensors in (said, real))
+            raise artifact.corrupt(MANIFEST_FILE, f"says that the {kind} are {says}; the model's are {has}; push it as a new version")

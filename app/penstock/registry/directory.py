@@ -1,0 +1,233 @@
+"""A registry on disk: `ROOT/NAME/VERSION/{model.onnx, model.toml, golden.json}` and `ROOT/NAME/aliases/ALIAS`, one version a file.
+
+No locks are needed, on local disks or shared ones, because of three rules:
+1. A version is written in a folder beside its place (`.push-…`), synced, and renamed into it: it is there whole or not at all, and
+   of two publishers of one number the second rename fails.
+2. A version's files are never written again (and are read-only).
+3. An alias is a file of its own, replaced by rename, so a reader sees the old version or the new one.
+A publisher that was killed leaves a `.push-…` folder; nobody reads it, and a later push sweeps it away once it is an hour old.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from penstock.errors import ConfigError, InferenceError, ModelCorrupt, ModelExists, ModelNotFound
+from penstock.model.artifact import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, Artifact, digest_of, open_artifact
+from penstock.model.golden import ATOL, RTOL, GoldenRecord, dump
+from penstock.model.golden import parse as parse_golden
+from penstock.model.manifest import PROVENANCE, Golden, Manifest, render
+from penstock.model.manifest import parse as parse_manifest
+from penstock.model.session import Session
+from penstock.model.synthetic import synthetic_records
+from penstock.model.verify import check_golden
+
+__all__ = ["DirectoryRegistry"]
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_VERSION: Final = re.compile(r"[0-9][A-Za-z0-9._-]{0,99}")
+_ALIAS: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
+_ALIASES: Final = "aliases"
+_PUSH: Final = ".push-"
+_STALE_S: Final = 3600.0
+
+
+class DirectoryRegistry:
+    """The models under one folder. Safe to use from several processes at once."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    def __repr__(self) -> str:
+        return f"DirectoryRegistry({str(self.root)!r})"
+
+    def publish(
+        self,
+        name: str,
+        model: bytes,
+        *,
+        version: str | None = None,
+        golden: Sequence[GoldenRecord] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        provenance: Mapping[str, str] | None = None,
+        description: str = "",
+    ) -> Artifact:
+        """See `Registry.publish`."""
+        _allowed(_NAME, "model name", name, "lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit")
+        if version is not None:
+            _allowed(_VERSION, "version", version, "letters, digits, '.', '_' and '-', beginning with a digit")
+            if (self.root / name / version).exists():
+                raise _exists(name, version)
+        _known(provenance or {})
+        session = Session.load(model)
+        records = synthetic_records(session) if golden is None else _met(session, golden)
+        home = self.root / name
+        home.mkdir(parents=True, exist_ok=True)
+        _sweep(home)
+        folder = Path(tempfile.mkdtemp(prefix=_PUSH, dir=home))
+        try:
+            golden_text = dump(records).encode()
+            _write(folder / MODEL_FILE, model)
+            _write(folder / GOLDEN_FILE, golden_text)
+            while True:
+                manifest = Manifest(
+                    name=name,
+                    version=version or self._next(name),
+                    created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                    digest=digest_of(model),
+                    size=len(model),
+                    signature=session.signature,
+                    golden=Golden(digest_of(golden_text), ATOL, RTOL, "synthetic" if golden is None else "given"),
+                    description=description,
+                    metrics=metrics or {},
+                    provenance=provenance or {},
+                )
+                text = render(manifest)
+                parse_manifest(text, file=MANIFEST_FILE)  # a version that cannot be read back must not come to be
+                _write(folder / MANIFEST_FILE, text.encode())
+                if _move(folder, home / manifest.version):
+                    return self.resolve(name, manifest.version)
+                if version is not None:
+                    raise _exists(name, version)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # gone already when it was renamed
+
+    def resolve(self, name: str, version: str) -> Artifact:
+        """See `Registry.resolve`."""
+        if not _NAME.fullmatch(name) or name not in self.names():
+            raise self._not_found(name, version, f"there is no model {name!r} in {self.root}", name, self.names(), "models")
+        versions, aliases = self.versions(name), self.aliases(name)
+        found = aliases.get(version, version)
+        if found not in versions:
+            what = f"alias {version!r} of {name} points at {found!r}, which" if found != version else f"version or alias {version!r} of {name}"
+            raise self._not_found(name, version, f"{what} is not in {self.root}", version, [*versions, *aliases], "versions and aliases")
+        return open_artifact(self.root / name / found, name, found)
+
+    def names(self) -> list[str]:
+        """See `Registry.names`."""
+        return sorted(name for name in _folders(self.root) if _NAME.fullmatch(name) and self.versions(name))
+
+    def versions(self, name: str) -> list[str]:
+        """See `Registry.versions`."""
+        if not _NAME.fullmatch(name):
+            return []
+        return sorted((version for version in _folders(self.root / name) if _VERSION.fullmatch(version)), key=_natural)
+
+    def alias(self, name: str, alias: str, version: str) -> None:
+        """See `Registry.alias`."""
+        _allowed(_ALIAS, "alias", alias, "letters, digits, '.', '_' and '-', beginning with a letter")
+        target = self.resolve(name, version).version
+        folder = self.root / name / _ALIASES
+        folder.mkdir(exist_ok=True)
+        descriptor, written = tempfile.mkstemp(prefix=_PUSH, dir=folder)
+        os.close(descriptor)
+        _write(Path(written), f"{target}\n".encode(), mode=0o644)
+        os.replace(written, folder / alias)
+        _sync_folder(folder)
+
+    def aliases(self, name: str) -> dict[str, str]:
+        """See `Registry.aliases`."""
+        folder = self.root / name / _ALIASES
+        if not _NAME.fullmatch(name) or not folder.is_dir():
+            return {}
+        files = sorted(file for file in folder.iterdir() if _ALIAS.fullmatch(file.name))
+        return {file.name: file.read_text(encoding="utf-8").strip() for file in files}
+
+    def _next(self, name: str) -> str:
+        return str(max((int(version) for version in self.versions(name) if version.isdecimal()), default=0) + 1)
+
+    def _not_found(self, name: str, version: str, what: str, asked: str, there: Iterable[str], kind: str) -> ModelNotFound:
+        known = list(there)
+        close = difflib.get_close_matches(asked, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        listed = f"; {kind}: {', '.join(known)}" if known else "; push one with `penstock model push`"
+        return ModelNotFound(f"{what}{hint}{listed}", name=name, version=version)
+
+
+def _allowed(pattern: re.Pattern[str], kind: str, text: str, rule: str) -> None:
+    if not pattern.fullmatch(text):
+        raise ConfigError(f"{text!r} is no {kind}: it is made of {rule} (100 characters at most)")
+
+
+def _known(provenance: Mapping[str, str]) -> None:
+    unknown = sorted(provenance.keys() - set(PROVENANCE))
+    if unknown:
+        raise ConfigError(f"provenance has no {', '.join(unknown)}; it has {', '.join(PROVENANCE)}")
+
+
+def _met(session: Session, golden: Sequence[GoldenRecord]) -> tuple[GoldenRecord, ...]:
+    """The records as they will be read back; they fit the model and it meets them."""
+    records = parse_golden(dump(golden), session.signature)
+    try:
+        check_golden(session, records, atol=ATOL, rtol=RTOL)
+    except InferenceError as error:
+        raise ModelCorrupt(f"the model does not answer as its golden records say: {error}") from error
+    return records
+
+
+def _exists(name: str, version: str) -> ModelExists:
+    return ModelExists(f"model {name}@{version} exists, and versions never change; push it under the next version", name=name, version=version)
+
+
+def _folders(path: Path) -> list[str]:
+    try:
+        return [entry.name for entry in os.scandir(path) if entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _natural(version: str) -> list[tuple[int, int, str]]:
+    """Sorts 2 before 10, and 1.2 before 1.10; numbers before words."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.findall(r"[0-9]+|[^0-9]+", version)]
+
+
+def _write(path: Path, data: bytes, *, mode: int = 0o444) -> None:
+    """Writes the file and waits until the disk has it."""
+    path.unlink(missing_ok=True)  # it is read-only when this is the second try at a number
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    path.chmod(mode)
+
+
+def _move(folder: Path, place: Path) -> bool:
+    """Renames the folder to its place; False when the place is taken."""
+    folder.chmod(0o755)  # mkdtemp makes it private, a registry is read by other users
+    _sync_folder(folder)
+    try:
+        folder.rename(place)
+    except OSError:
+        if place.exists():
+            return False
+        raise
+    _sync_folder(place.parent)
+    return True
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(home: Path) -> None:
+    """Removes what publishers left that died more than an hour ago; a push takes seconds."""
+    for folder in home.glob(f"{_PUSH}*"):
+        try:
+            stale = time.time() - folder.stat().st_mtime > _STALE_S
+        except FileNotFoundError:  # another push swept it, or finished
+            continue
+        if stale:
+            shutil.rmtree(folder, ignore_errors=True)
