@@ -1,0 +1,219 @@
+"""Apache Kafka as a child process: jars from Maven Central once, one KRaft node on free ports, gone without a trace at the end.
+
+Nothing of it outlives the test run: the process is reaped on `stop` and at exit, and a watchdog ends it and removes its data
+when this process dies without a word (kill -9), because the watchdog's standard input then closes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import base64
+import fcntl
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from penstock.errors import TransportUnavailable
+
+__all__ = ["KAFKA_VERSION", "JvmKafka", "jars", "require_java"]
+
+KAFKA_VERSION = "4.1.1"
+CACHE = Path.home() / ".cache" / "penstock" / f"kafka-{KAFKA_VERSION}"
+READY_S = 60.0
+# Below the range from which outgoing connections take their ports: a port stays free for a restart.
+_PORTS = range(20_000, 32_000)
+
+_POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>penstock</groupId><artifactId>test-broker</artifactId><version>1</version><packaging>pom</packaging>
+  <dependencies>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{KAFKA_VERSION}</version></dependency>
+    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
+  </dependencies>
+</project>
+"""
+
+# Tests create their topics and need short sessions, prompt groups and prompt compaction, and a killed node back soon: the
+# controller refuses it until its former session has run out. The rest are Kafka's defaults for one node.
+_PROPERTIES = """process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+log.dirs={data}
+num.partitions=4
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+log.cleaner.backoff.ms=200
+log.initial.task.delay.ms=500
+"""
+
+
+def require_java() -> None:
+    """Raises TransportUnavailable, with the reason, where Kafka cannot run: no Java, or neither jars nor Maven to fetch them."""
+    if shutil.which("java") is None:
+        raise TransportUnavailable("there is no java command")
+    if not _fetched().exists() and shutil.which("mvn") is None:
+        raise TransportUnavailable(f"there is no mvn command to fetch Kafka's jars into {CACHE}")
+
+
+def jars() -> Path:
+    """The folder with Kafka's jars, fetched on the first call; processes that ask at once wait for the one that fetches."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _fetched().exists():
+            _fetch()
+    return CACHE / "libs"
+
+
+def _fetched() -> Path:
+    return CACHE / "fetched"
+
+
+def _fetch() -> None:
+    pom = CACHE / "pom.xml"
+    pom.write_text(_POM)
+    goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={CACHE / 'libs'}"]
+    done = subprocess.run(["mvn", "-q", "-B", "-f", str(pom), *goal], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise TransportUnavailable(f"mvn could not fetch Kafka {KAFKA_VERSION}: {(done.stdout + done.stderr).strip()[-500:]}")
+    _fetched().touch()
+
+
+class JvmKafka:
+    """One Kafka node, running from construction to `stop`. Raises TransportUnavailable when it does not come up."""
+
+    def __init__(self) -> None:
+        self._libs = jars()
+        self._home = Path(tempfile.mkdtemp(prefix="penstock-kafka-"))
+        self._log = self._home / "server.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
+        atexit.register(self.stop)
+        try:
+            port, controller = _free_ports()
+            self.bootstrap = f"127.0.0.1:{port}"
+            properties = _PROPERTIES.format(port=port, controller=controller, data=self._home / "data")
+            (self._home / "server.properties").write_text(properties)
+            self._format()
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running node."""
+        assert self._process is not None, "the broker is not running"
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """What the node has logged so far."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def start(self) -> None:
+        """Starts the node on the data that it has, and returns when it answers clients."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self._java(), "kafka.Kafka", str(self._home / "server.properties")],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C in the terminal is for the tests; they stop the broker themselves
+            )
+        watch = 'read -r _; kill -9 "$1" 2>/dev/null; sleep 0.2; rm -rf "$2"'
+        self._watchdog = subprocess.Popen(
+            ["sh", "-c", watch, "watchdog", str(self.pid), str(self._home)], stdin=subprocess.PIPE, start_new_session=True
+        )
+        self._wait_ready()
+
+    def kill(self) -> None:
+        """SIGKILL; the data stay."""
+        # The watchdog goes first: it must never fire at a process id that the system has given to somebody else.
+        for process in (self._watchdog, self._process):
+            if process is not None:
+                process.kill()
+                process.wait()
+                if process.stdin is not None:
+                    process.stdin.close()
+        self._watchdog = self._process = None
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+        assert self._process is not None, "the broker is not running"
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        assert self._process is not None, "the broker is not running"
+        self._process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """Ends the node and removes its folder. The data are thrown away, so an orderly shutdown would buy nothing."""
+        self.kill()
+        shutil.rmtree(self._home, ignore_errors=True)
+        atexit.unregister(self.stop)
+
+    def _java(self) -> list[str]:
+        # Only the first compiler: a broker that lives for a minute never earns back the second one's time.
+        flags = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
+        return ["java", *flags, "-cp", f"{self._libs}/*"]
+
+    def _format(self) -> None:
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode().replace("-", "A")
+        command = [*self._java(), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._home / "server.properties")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise TransportUnavailable(f"Kafka could not format its storage: {(done.stdout + done.stderr).strip()[-500:]}")
+
+    def _wait_ready(self) -> None:
+        deadline = time.monotonic() + READY_S
+        client = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 2, "reconnect.backoff.max.ms": 200})
+        while time.monotonic() < deadline:
+            assert self._process is not None
+            if (code := self._process.poll()) is not None:
+                raise TransportUnavailable(f"Kafka ended with {code} before it was ready; its log ends:\n{self.log[-1500:]}")
+            try:
+                client.list_topics(timeout=0.25)
+            except KafkaException:
+                continue
+            return
+        raise TransportUnavailable(f"Kafka was not ready after {READY_S:g} s; its log ends:\n{self.log[-1500:]}")
+
+
+def _free_ports() -> tuple[int, int]:
+    """A port for clients and one for the controller that nobody listens on."""
+    found: list[int] = []
+    for port in random.sample(_PORTS, 200):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == 2:
+            return found[0], found[1]
+    raise TransportUnavailable(f"no two free ports between {_PORTS.start} and {_PORTS.stop}")

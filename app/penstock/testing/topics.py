@@ -1,0 +1,158 @@
+"""What a test asks of topics and groups on any broker: make them, fill them, read them whole, see what a group has committed."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, cast
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from penstock.errors import DeliveryFailed
+from penstock.record import Header, Record
+from penstock.testing.broker import Broker
+
+__all__ = ["committed", "create_topics", "end_offsets", "produce", "read_all", "unique", "wait_for"]
+
+Isolation = Literal["read_committed", "read_uncommitted"]
+TIMEOUT_S = 15.0
+
+
+def unique(name: str) -> str:
+    """A name that no other test uses, for a topic or a group: tests share one broker and never clean up after each other."""
+    return f"{name}-{uuid.uuid4().hex[:8]}"
+
+
+def create_topics(broker: Broker, topics: Mapping[str, int], config: Mapping[str, str] | None = None) -> None:
+    """Creates each topic with its number of partitions, and `config` for all. Returns when every partition has a leader.
+
+    Raises KafkaException when one exists already, or on a broker that cannot create topics.
+    """
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    wanted = [NewTopic(name, num_partitions=count, replication_factor=1, config=dict(config or {})) for name, count in topics.items()]
+    for future in admin.create_topics(wanted).values():
+        future.result(TIMEOUT_S)
+    wait_for(lambda: all(_led(admin, name, count) for name, count in topics.items()), f"leaders for {', '.join(topics)}")
+
+
+def produce(broker: Broker, records: Iterable[Record]) -> None:
+    """Sends records to the partition each of them names, and returns when the broker has them all.
+
+    Timestamps of 0 are set by the client; offsets are ignored. Raises DeliveryFailed with the first refusal.
+    """
+    refused: list[KafkaError] = []
+    producer = Producer(
+        {
+            "bootstrap.servers": broker.bootstrap,
+            "enable.idempotence": True,
+            "log_level": 3,
+            "linger.ms": 5,
+            "queue.buffering.max.messages": 0,
+        }
+    )
+
+    def delivered(error: KafkaError | None, _: object) -> None:
+        if error is not None:
+            refused.append(error)
+
+    for record in records:
+        headers: list[tuple[str, str | bytes | None]] = [*record.headers]
+        producer.produce(record.topic, record.value, record.key, record.partition, delivered, timestamp=record.timestamp, headers=headers)
+        producer.poll(0)
+    producer.flush()
+    producer.close()
+    if refused:
+        raise DeliveryFailed(f"{len(refused)} records were refused, the first because: {refused[0]}")
+
+
+def read_all(broker: Broker, topic: str, isolation: Isolation = "read_committed") -> list[Record]:
+    """Every record of a topic from its beginning to its end as of now, in order of partition and offset."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": broker.bootstrap,
+            "group.id": unique("reader"),
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",
+            "isolation.level": isolation,
+        }
+    )
+    try:
+        unread = set(_partitions(consumer, topic))
+        consumer.assign([TopicPartition(topic, partition, 0) for partition in sorted(unread)])
+        return sorted(_drain(consumer, unread), key=lambda record: (record.partition, record.offset))
+    finally:
+        consumer.close()
+
+
+def end_offsets(broker: Broker, topic: str) -> dict[int, int]:
+    """The offset that the next record of each partition would get (transaction markers count)."""
+    consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": unique("reader"), "isolation.level": "read_uncommitted"})
+    try:
+        found = {
+            partition: consumer.get_watermark_offsets(TopicPartition(topic, partition), TIMEOUT_S)
+            for partition in _partitions(consumer, topic)
+        }
+        return {partition: high for partition, (_, high) in found.items()}
+    finally:
+        consumer.close()
+
+
+def committed(broker: Broker, group: str, topic: str) -> dict[int, int]:
+    """What a group has committed on each partition; 0 where it has committed nothing. Asking does not join the group."""
+    consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": group})
+    try:
+        asked = [TopicPartition(topic, partition) for partition in _partitions(consumer, topic)]
+        return {found.partition: max(found.offset, 0) for found in consumer.committed(asked, TIMEOUT_S)}
+    finally:
+        consumer.close()
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout: float = TIMEOUT_S, interval: float = 0.05) -> None:
+    """Asks until `condition()` holds; AssertionError that names `what` when it does not within `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {timeout:g} s")
+        time.sleep(interval)
+
+
+def _drain(consumer: Consumer, unread: set[int]) -> Iterable[Record]:
+    while unread:
+        message = consumer.poll(TIMEOUT_S)
+        if message is None:
+            raise AssertionError(f"no record and no end of partitions {sorted(unread)} within {TIMEOUT_S:g} s")
+        error = message.error()
+        if error is None:
+            yield _record(message)
+        elif error.code() == KafkaError._PARTITION_EOF:
+            unread.discard(message.partition() or 0)
+        else:
+            raise KafkaException(error)
+
+
+def _record(message: Message) -> Record:
+    return Record(
+        topic=message.topic() or "",
+        value=message.value(),
+        key=message.key(),
+        headers=tuple(cast("list[Header]", message.headers() or [])),  # never a dict nor text: those are what `produce` takes
+        timestamp=message.timestamp()[1],
+        partition=message.partition() or 0,
+        offset=message.offset() or 0,
+    )
+
+
+def _partitions(consumer: Consumer, topic: str) -> list[int]:
+    found = consumer.list_topics(topic, TIMEOUT_S).topics[topic]
+    if found.error is not None:
+        raise KafkaException(found.error)
+    return sorted(found.partitions)
+
+
+def _led(admin: AdminClient, topic: str, count: int) -> bool:
+    found = admin.list_topics(timeout=TIMEOUT_S).topics.get(topic)
+    return found is not None and len(found.partitions) == count and all(p.leader >= 0 for p in found.partitions.values())
