@@ -46,7 +46,7 @@ class Field:
     def dtype(self) -> str:
         """The tensor dtype that holds the field (of an array: its innermost items) without loss, "" when none does."""
         if self.items is not None:
-            return self.items.dtype
+            return "" if self.items.optional else self.items.dtype
         return _DTYPES.get(self.kind, "")
 
     @property

@@ -1,0 +1,140 @@
+"""JSON objects: each value is decoded on its own by one C call, so no byte of a bad record can reach its neighbours.
+
+Joining a batch into one document and decoding that was measured too: it is no faster (0.42 µs an event either way)
+and it can be cheated, since `{"a":1},{"a":[{}` and `{}]}` are no events alone but two events together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+import numpy as np
+
+from penstock.batch import Array, Batch, Failure
+from penstock.codecs.columns import FLOATS, Assembler, bounds
+from penstock.codecs.outputs import Outputs
+from penstock.errors import DecodeError, EncodeError, RecordError
+from penstock.schema import REQUIRED, Column, Field, Schema
+from penstock.signature import Tensor
+
+__all__ = ["JsonDecoder", "JsonEncoder"]
+
+_PLAIN: Final[Mapping[str, Any]] = {"boolean": bool, "string": str, "bytes": str, "record": dict, "map": dict}
+
+
+class JsonDecoder:
+    """Decodes JSON objects by a schema: every field of it is checked, the columns asked for are made."""
+
+    def __init__(self, schema: Schema, columns: Sequence[Column], *, max_bytes: int) -> None:
+        self._assembler = Assembler(schema, columns)
+        self._decode = msgspec.json.Decoder(_row_type(schema, self._assembler)).decode
+        self._max_bytes = max_bytes
+
+    def decode(self, values: Sequence[bytes | None]) -> Batch:
+        """The values as columns, and a Failure for each that is no event of the schema. Never raises for its content."""
+        decode: Callable[[Any], Any] = self._decode if self._harmless(values) else self._decode_checked
+        rows: list[Any] = []
+        failures: list[Failure] = []
+        pending: Iterator[bytes | None] = iter(values)
+        while True:
+            try:
+                # What precedes the bad value is kept in `rows`, and `pending` goes on behind it: a bad row costs one exception.
+                rows.extend(map(decode, pending))
+                break
+            except (ValueError, RecursionError) as error:
+                failures.append(Failure(len(rows) + len(failures), _explain(error)))
+            except DecodeError as error:
+                failures.append(Failure(len(rows) + len(failures), error))
+        return self._assembler.batch(list(zip(*map(msgspec.structs.astuple, rows), strict=True)), len(values), failures)
+
+    def _harmless(self, values: Sequence[bytes | None]) -> bool:
+        """No null, none too long, all ASCII: one look at the joined batch saves three at each row."""
+        try:
+            joined = b"".join(values)  # type: ignore[arg-type]  # a None is what the except is for
+        except TypeError:
+            return False
+        return len(joined) <= self._max_bytes and joined.isascii()
+
+    def _decode_checked(self, value: bytes | None) -> Any:
+        if value is None:
+            raise DecodeError("the value is null (a tombstone), not an event")
+        if len(value) > self._max_bytes:
+            raise DecodeError(f"{len(value)} bytes, more than the {self._max_bytes} allowed (max_bytes of the source)")
+        if not value.isascii():
+            value.decode()
+        return self._decode(value)
+
+
+def _explain(error: Exception) -> DecodeError:
+    if isinstance(error, RecursionError):
+        return DecodeError("nested too deeply")
+    if isinstance(error, UnicodeDecodeError):
+        return DecodeError(f"invalid UTF-8: {error.reason} (byte {error.start})")
+    return DecodeError(str(error))
+
+
+def _row_type(schema: Schema, assembler: Assembler) -> type[msgspec.Struct]:
+    """A struct with a slot for each field of the schema, in its order; slots are numbered since any name is legal in Avro."""
+    slots: list[tuple[str, Any, Any]] = []
+    for i, field in enumerate(schema.fields):
+        nullable = field.optional and not assembler.rejects_null(field.name)
+        declared = _type(field, assembler.dtypes(field.name), assembler.shape(field.name))
+        if field.default is REQUIRED or (field.default is None and not nullable):
+            default: Any = msgspec.NODEFAULT
+        elif isinstance(field.default, list | dict):
+            default = msgspec.field(default_factory=_always(field.default))
+        else:
+            default = field.default
+        slots.append((f"f{i}", declared | None if nullable else declared, default))
+    rename = {f"f{i}": field.name for i, field in enumerate(schema.fields)}
+    return msgspec.defstruct("Event", slots, rename=rename, kw_only=True, gc=False)
+
+
+def _always(value: Any) -> Callable[[], Any]:
+    return lambda: value
+
+
+def _type(field: Field, dtypes: Sequence[str], shape: tuple[int, ...]) -> Any:
+    """The msgspec type of a field's values, narrowed to what its columns can hold."""
+    if field.kind in _PLAIN:
+        return _PLAIN[field.kind]
+    if field.kind == "enum":
+        return Literal[field.symbols]
+    if field.items is not None:
+        items = _type(field.items, dtypes, shape[1:])
+        if field.items.optional:
+            items = items | None
+        size = shape[0] if shape else field.size
+        return Annotated[list[items], msgspec.Meta(min_length=size, max_length=size)]  # type: ignore[valid-type]  # made at run time
+    low, high = bounds(field.kind, dtypes)
+    number = float if field.kind in FLOATS else int
+    return Annotated[number, msgspec.Meta(ge=low, le=high)]
+
+
+class JsonEncoder:
+    """Encodes rows as JSON objects with the fields in the order given."""
+
+    def __init__(self, fields: Sequence[Tensor], schema: Schema | None) -> None:
+        self._outputs = Outputs(fields, schema)
+        slots = [(f"f{i}", Any) for i in range(len(fields))]
+        rename = {f"f{i}": field.name for i, field in enumerate(fields)}
+        self._row = msgspec.defstruct("Event", slots, rename=rename, gc=False)
+        self._encode = msgspec.json.Encoder().encode
+
+    def encode(self, columns: Sequence[Array]) -> tuple[list[bytes], Mapping[int, RecordError]]:
+        """The rows as one JSON object each; b"" and an EncodeError for a row with a number that is not finite or a bad string."""
+        errors = self._outputs.check(columns)
+        written: list[bytes] = []
+        pending = map(self._row, *map(np.ndarray.tolist, columns))
+        while True:
+            try:
+                written.extend(map(self._encode, pending))
+                break
+            except UnicodeEncodeError as error:
+                errors.setdefault(len(written), EncodeError(f"a string that is no Unicode text: {error.reason}"))
+                written.append(b"")
+        for row in errors:
+            written[row] = b""
+        return written, errors
