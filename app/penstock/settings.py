@@ -61,7 +61,8 @@ def _setting(
     choices: tuple[str, ...] = (), secret: bool = False,
 ) -> Any:  # fmt: skip
     """A field of Settings. `kind` is the default's type unless given; `low` and `high` are allowed values themselves."""
-    declared = {"help": help, "unit": unit, "kind": kind or type(default), "low": low, "high": high, "choices": choices, "secret": secret}
+    kind = kind or (Path if isinstance(default, Path) else type(default))
+    declared = {"help": help, "unit": unit, "kind": kind, "low": low, "high": high, "choices": choices, "secret": secret}
     return field(default=default, metadata=declared)
 
 
@@ -92,9 +93,7 @@ class Settings:
     client_id: str = _setting("penstock", "Name under which brokers log this client.")
     group_instance_id: str = _setting("", "Static membership: a restart within the session timeout moves no partitions; empty: none.")
 
-    security_protocol: str = _setting(
-        "PLAINTEXT", "How brokers are spoken to.", choices=("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
-    )
+    security_protocol: str = _setting("PLAINTEXT", "How brokers are spoken to.", choices=("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"))
     insecure_plaintext: bool = _setting(False, "Allow brokers beyond this host without encryption.")
     ssl_cafile: Path | None = _setting(None, "Certificates of the authorities to trust (PEM); none: the system's.", kind=Path)
     ssl_certfile: Path | None = _setting(None, "This client's certificate (PEM).", kind=Path)
@@ -293,13 +292,13 @@ def _read_password(values: dict[str, Any], given: Mapping[str, _Given], sources:
 
 def _convert(declared: Field[Any], value: Any) -> Any:
     """The value in the field's type: text is parsed, anything else must have the type already. Raises ValueError."""
-    kind, metadata = declared.metadata["kind"], declared.metadata
+    metadata, kind = declared.metadata, declared.metadata["kind"]
     parsed = _PARSERS[kind](value, metadata["unit"])
     if metadata["choices"]:
         return _chosen(parsed, metadata["choices"])
     if kind in (int, float) and not metadata["low"] <= parsed <= metadata["high"]:
         bounds = f"at least {metadata['low']:g}" if parsed < metadata["low"] else f"at most {metadata['high']:g}"
-        raise ValueError(f"{parsed} is out of range; it must be {bounds}{' ' if metadata['unit'] else ''}{metadata['unit']}")
+        raise ValueError(f"{parsed} is out of range; it must be {bounds} {metadata['unit']}".rstrip())
     return parsed
 
 
@@ -381,7 +380,8 @@ def _conflicts(settings: Settings, given: Mapping[str, _Given]) -> Iterator[Prob
         yield at("chunk_rows").problem(f"chunk_rows {settings.chunk_rows} is more than max_batch_rows {settings.max_batch_rows}")
     if settings.security_protocol.startswith("SASL") and not (settings.sasl_username and settings.sasl_password):
         yield at("security_protocol").problem(
-            f"{settings.security_protocol} needs a user and a password", "set sasl_username, and sasl_password_file or PENSTOCK_SASL_PASSWORD"
+            f"{settings.security_protocol} needs a user and a password",
+            "set sasl_username, and sasl_password_file or PENSTOCK_SASL_PASSWORD",
         )
     if (settings.ssl_certfile is None) != (settings.ssl_keyfile is None):
         yield at("ssl_certfile").problem("ssl_certfile and ssl_keyfile go together", "set both or neither")

@@ -118,12 +118,12 @@ class Metrics:
     decode_seconds: float = _metric("counter", "Time spent turning bytes into columns.", unit="s", default=0.0)
     execute_seconds: float = _metric("counter", "Time spent in the plan, models included.", unit="s", default=0.0)
     encode_seconds: float = _metric("counter", "Time spent turning columns into bytes.", unit="s", default=0.0)
-    send_seconds: float = _metric("counter", "Time spent handing outputs to the producer, without waiting for brokers.", unit="s", default=0.0)
+    send_seconds: float = _metric("counter", "Time spent handing outputs to the producer, not waiting for brokers.", unit="s", default=0.0)
 
     commits: int = _metric("counter", "Commits of offsets that the brokers accepted.", unit="commits")
     commit_failures: int = _metric("counter", "Commits of offsets that the brokers refused.", unit="commits")
     rebalances: int = _metric("counter", "Times that partitions were assigned anew.", unit="rebalances")
-    refetches: int = _metric("counter", "Fetched batches that did not begin at the expected offset and were asked for again.", unit="batches")
+    refetches: int = _metric("counter", "Batches that did not begin at the expected offset and were fetched again.", unit="batches")
     retries: int = _metric("counter", "Requests tried again because brokers were away.", unit="requests")
 
     partitions: int = _metric("gauge", "Partitions assigned now.", unit="partitions")

