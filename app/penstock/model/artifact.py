@@ -65,7 +65,9 @@ class Artifact:
             raise self.corrupt(file, f"cannot be read: {error.strerror}") from error
         found = digest_of(data)
         if found != digest:
-            raise self.corrupt(file, f"is not the file that was pushed: {MANIFEST_FILE} says {digest}, it is {found}; push it as a new version")
+            raise self.corrupt(
+                file, f"is not the file that was pushed: {MANIFEST_FILE} says {digest}, it is {found}; push it as a new version"
+            )
         return data
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]  # its types are a package apart
 
 from penstock.errors import ModelCorrupt
 
@@ -40,7 +40,8 @@ def check_contents(data: bytes, *, label: str = "the model", max_bytes: int = MA
     for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise ModelCorrupt(
-                f"{label} keeps the tensor {tensor.name!r} in another file; save it as one file: onnx.save(model, path, save_as_external_data=False)"
+                f"{label} keeps the tensor {tensor.name!r} in another file; "
+                "save it as one: onnx.save(model, path, save_as_external_data=False)"
             )
 
 

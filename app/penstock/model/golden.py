@@ -22,7 +22,7 @@ from penstock.batch import Array
 from penstock.errors import ConfigError, Problem
 from penstock.signature import Signature, Tensor
 
-__all__ = ["ATOL", "RTOL", "GoldenRecord", "Miss", "compare", "dump", "feeds_of", "parse"]
+__all__ = ["ATOL", "RTOL", "GoldenRecord", "Miss", "compare", "dump", "feeds_of", "parse", "rows_of"]
 
 ATOL: Final = 1e-5
 RTOL: Final = 1e-4
@@ -85,7 +85,9 @@ def rows_of(arrays: Mapping[str, Array]) -> list[dict[str, Any]]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def compare(records: Sequence[GoldenRecord], got: Sequence[Mapping[str, Any]], signature: Signature, *, atol: float, rtol: float) -> list[Miss]:
+def compare(
+    records: Sequence[GoldenRecord], got: Sequence[Mapping[str, Any]], signature: Signature, *, atol: float, rtol: float
+) -> list[Miss]:
     """Where the rows that a model gave (as `rows_of` makes them) miss what the records expect."""
     misses = []
     for number, (record, row) in enumerate(zip(records, got, strict=True), 1):

@@ -68,7 +68,14 @@ def render(manifest: Manifest) -> str:
             axes = ", ".join('"?"' if axis is None else str(axis) for axis in t.shape)
             lines += ["", f"[[{kind}]]", f"name = {_toml(t.name)}", f"dtype = {_toml(t.dtype)}", f"shape = [{axes}]  # of one row"]
     g = m.golden
-    lines += ["", "[golden]  # golden.json", f"digest = {_toml(g.digest)}", f"origin = {_toml(g.origin)}", f"atol = {g.atol!r}", f"rtol = {g.rtol!r}"]
+    lines += [
+        "",
+        "[golden]  # golden.json",
+        f"digest = {_toml(g.digest)}",
+        f"origin = {_toml(g.origin)}",
+        f"atol = {g.atol!r}",
+        f"rtol = {g.rtol!r}",
+    ]
     lines += ["", "[metrics]", *(f"{_toml(name)} = {float(value)!r}" for name, value in m.metrics.items())]
     lines += ["", "[provenance]", *(f"{name} = {_toml(text)}" for name, text in m.provenance.items())]
     return "\n".join(lines) + "\n"

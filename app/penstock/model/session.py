@@ -48,9 +48,7 @@ class Session:
         self._began = 0.0
 
     @classmethod
-    def load(
-        cls, model: Artifact | bytes, *, threads: int = 1, deadline: float | None = DEADLINE, max_bytes: int = MAX_BYTES
-    ) -> Session:
+    def load(cls, model: Artifact | bytes, *, threads: int = 1, deadline: float | None = DEADLINE, max_bytes: int = MAX_BYTES) -> Session:
         """Loads a registered version (its digest is checked on the way) or the bytes of an ONNX file.
 
         `deadline` is the longest that one run may take, in seconds; None sets no limit. Raises ModelCorrupt when the file
@@ -61,7 +59,7 @@ class Session:
         check_contents(data, label=label, max_bytes=max_bytes)
         try:
             inference = ort.InferenceSession(data, _session_options(threads), providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001  onnxruntime's errors have no common base but Exception
+        except Exception as error:
             raise ModelCorrupt(f"{label} does not load: {_reason(error)}") from error
         session = cls(inference, label=label, deadline=deadline)
         if deadline is not None:
@@ -78,7 +76,7 @@ class Session:
         self._began = began = time.monotonic()
         try:
             return self._call(outputs, feeds, options)
-        except Exception as error:  # noqa: BLE001  onnxruntime's errors have no common base but Exception
+        except Exception as error:
             age = time.monotonic() - began
             if not options.terminate:
                 raise InferenceError(f"{self.label} refused the batch: {_reason(error)}") from error

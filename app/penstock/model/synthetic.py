@@ -5,7 +5,6 @@ Golden records made from them pin what a model answers today, not that it is rig
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -36,7 +35,7 @@ def synthetic_records(session: Session, *, size: int = 8, seed: int = 0) -> tupl
     try:
         rows = answers(session, asked)
     except RecordError as error:
-        raise ModelCorrupt(f"made-up rows do not run: {error}; give golden records whose inputs are real") from error
+        raise ModelCorrupt(f"made-up rows do not run: {error}; if real rows do not do this, give some as golden records") from error
     return tuple(GoldenRecord(row, answer) for row, answer in zip(inputs, rows, strict=True))
 
 
@@ -48,8 +47,3 @@ def _column(random: np.random.Generator, tensor: Tensor, size: int) -> Array:
     drawn: Any = random.random(shape) if kind == "f" else random.integers(2, size=shape)
     column: Array = np.asarray(drawn).astype(tensor.dtype)
     return column
-
-
-def first_rows(feeds: Mapping[str, Array], size: int) -> dict[str, Array]:
-    """The first `size` rows of a batch."""
-    return {name: np.ascontiguousarray(array[:size]) for name, array in feeds.items()}

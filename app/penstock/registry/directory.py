@@ -108,7 +108,9 @@ class DirectoryRegistry:
         versions, aliases = self.versions(name), self.aliases(name)
         found = aliases.get(version, version)
         if found not in versions:
-            what = f"alias {version!r} of {name} points at {found!r}, which" if found != version else f"version or alias {version!r} of {name}"
+            what = (
+                f"alias {version!r} of {name} points at {found!r}, which" if found != version else f"version or alias {version!r} of {name}"
+            )
             raise self._not_found(name, version, f"{what} is not in {self.root}", version, [*versions, *aliases], "versions and aliases")
         return open_artifact(self.root / name / found, name, found)
 
@@ -175,7 +177,9 @@ def _met(session: Session, golden: Sequence[GoldenRecord]) -> tuple[GoldenRecord
 
 
 def _exists(name: str, version: str) -> ModelExists:
-    return ModelExists(f"model {name}@{version} exists, and versions never change; push it under the next version", name=name, version=version)
+    return ModelExists(
+        f"model {name}@{version} exists, and versions never change; push it under the next version", name=name, version=version
+    )
 
 
 def _folders(path: Path) -> list[str]:

@@ -1,0 +1,192 @@
+"""An unknown model runs first in a child process, so that one that crashes, hangs or eats memory takes no worker along.
+
+The child (`python -m penstock.model.quarantine FILE`) limits its own memory and CPU time, loads the file, runs it on made-up and on
+golden inputs at batch sizes 1, 2 and 256, and checks that every output has a row for each row, is finite, and that a row's answer
+does not depend on the rows beside it. It says what it found as one JSON object on stdout; whatever kills it, the parent reports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+
+from penstock.batch import Array
+from penstock.errors import ConfigError, InferenceError, ModelCorrupt, ModelError, ModelMismatch
+from penstock.model.golden import GoldenRecord, dump, feeds_of, parse
+from penstock.model.session import Session
+from penstock.model.synthetic import synthetic_feeds
+
+__all__ = ["SIZES", "Findings", "Limits", "quarantine"]
+
+SIZES: Final = (1, 2, 256)
+_NAMES: Final = {"ModelCorrupt": ModelCorrupt, "ModelMismatch": ModelMismatch}
+# A row alone may take other instructions than the row in a batch; what differs by more than this is another answer.
+_ATOL: Final = 1e-4
+_RTOL: Final = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the child may use: bytes of address space, seconds of CPU, seconds in all, and seconds for one run."""
+
+    memory: int = 4 * 1024**3
+    cpu: int = 60
+    wall: float = 60.0
+    run: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """A file that passed. `remarks` are what a person should know: the made-up rows were refused, for example."""
+
+    remarks: tuple[str, ...]
+
+
+def quarantine(model: bytes, *, golden: Sequence[GoldenRecord] = (), limits: Limits | None = None) -> Findings:
+    """Tries the model in a child process. Raises ModelCorrupt or ModelMismatch with the reason when it does not pass."""
+    limits = limits or Limits()
+    with tempfile.TemporaryDirectory(prefix="penstock-quarantine-") as folder:
+        file = Path(folder) / "model.onnx"
+        file.write_bytes(model)
+        command = [sys.executable, "-B", "-m", "penstock.model.quarantine", str(file)]
+        if golden:
+            records = Path(folder) / "golden.json"
+            records.write_text(dump(golden), encoding="utf-8")
+            command += ["--golden", str(records)]
+        command += [f"--{name}={value}" for name, value in asdict(limits).items()]
+        try:
+            child = subprocess.run(command, capture_output=True, timeout=limits.wall, check=False, stdin=subprocess.DEVNULL)
+        except subprocess.TimeoutExpired as error:
+            raise ModelCorrupt(f"the model did not finish within {limits.wall:g} s in quarantine") from error
+    return _read(child, limits)
+
+
+def _read(child: subprocess.CompletedProcess[bytes], limits: Limits) -> Findings:
+    """What the child said, or how it died."""
+    if child.returncode < 0:
+        died = signal.Signals(-child.returncode)
+        why = f"used more than {limits.cpu} s of CPU" if died == signal.SIGXCPU else f"killed its process ({died.name})"
+        raise ModelCorrupt(f"the model {why} in quarantine")
+    try:
+        said = json.loads(child.stdout)
+    except ValueError as error:
+        last = child.stderr.decode(errors="replace").strip().rsplit("\n", 1)[-1]
+        raise ModelCorrupt(f"the model ended its process in quarantine (exit code {child.returncode}): {last}") from error
+    if "error" in said:
+        raise _NAMES[said["error"]](said["message"])
+    return Findings(tuple(said["remarks"]))
+
+
+def main() -> None:
+    """The child: tries a file within the limits and prints what it found as JSON."""
+    usual = Limits()
+    parser = argparse.ArgumentParser(prog="python -m penstock.model.quarantine", description=main.__doc__)
+    parser.add_argument("file", type=Path, help="an ONNX file")
+    parser.add_argument("--golden", type=Path, help="golden records whose inputs are run too")
+    parser.add_argument("--memory", type=int, default=usual.memory, help="bytes of address space (default %(default)s)")
+    parser.add_argument("--cpu", type=int, default=usual.cpu, help="seconds of CPU (default %(default)s)")
+    parser.add_argument("--wall", type=float, default=usual.wall, help="seconds in all (default %(default)s)")
+    parser.add_argument("--run", type=float, default=usual.run, help="seconds for one run (default %(default)s)")
+    asked = parser.parse_args()
+    _limit(asked.memory, asked.cpu)
+    try:
+        said: dict[str, Any] = {"remarks": _try(asked.file, asked.golden, min(asked.run, asked.wall))}
+    except ModelError as error:
+        said = {"error": type(error).__name__, "message": str(error)}
+    except MemoryError:
+        said = {"error": ModelCorrupt.__name__, "message": f"the model needs more than {asked.memory:,} bytes of memory"}
+    sys.stdout.write(json.dumps(said) + "\n")
+
+
+def _limit(memory: int, cpu: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
+    for nothing in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):  # no core dumps, and it writes no files
+        resource.setrlimit(nothing, (0, 0))
+
+
+def _try(file: Path, golden_file: Path | None, deadline: float) -> list[str]:
+    data = file.read_bytes()
+    session = Session.load(data, deadline=deadline)
+    try:
+        onnx.checker.check_model(data)
+    except onnx.checker.ValidationError as error:
+        raise ModelCorrupt(f"the model breaks the ONNX specification: {str(error).strip().splitlines()[0]}") from error
+    made_up = synthetic_feeds(session.signature, max(SIZES))
+    if golden_file is None:
+        _run(session, made_up, "made-up rows", "; if real rows do not do this, give some as golden records")
+        return []
+    for feeds in _golden_feeds(session, golden_file):
+        _run(session, feeds, "golden rows", "")
+    try:
+        _run(session, made_up, "made-up rows", "")
+    except ModelCorrupt as error:
+        return [f"not a fault, since the golden rows pass: {error}"]
+    return []
+
+
+def _golden_feeds(session: Session, file: Path) -> Iterator[Mapping[str, Array]]:
+    """The golden inputs, repeated to the greatest batch size."""
+    try:
+        records = parse(file.read_text(encoding="utf-8"), session.signature, file=file.name)
+    except ConfigError as error:
+        raise ModelMismatch(f"the golden records do not fit the model: {error}") from error
+    for feeds in feeds_of(records, session.signature):
+        repeats = -(-max(SIZES) // len(next(iter(feeds.values()))))
+        yield {name: np.concatenate([array] * repeats)[: max(SIZES)] for name, array in feeds.items()}
+
+
+def _run(session: Session, feeds: Mapping[str, Array], what: str, hint: str) -> None:
+    """Runs the first rows of the batch at each size; the answers must be those of the whole batch."""
+    names = [tensor.name for tensor in session.signature.outputs]
+    seen: dict[int, list[Array]] = {}
+    for size in sorted(SIZES, reverse=True):
+        where = f"{size} {what}"
+        try:
+            outputs = session.run(names, {name: np.ascontiguousarray(array[:size]) for name, array in feeds.items()})
+        except InferenceError as error:
+            raise ModelCorrupt(f"on {where}: {error}{hint}") from error
+        for name, output in zip(names, outputs, strict=True):
+            _check_shape(name, output, size, where)
+            _check_finite(name, output, where, hint)
+        seen[size] = outputs
+    for size in SIZES[:-1]:
+        for name, alone, together in zip(names, seen[size], seen[max(SIZES)], strict=True):
+            _check_independent(name, alone, together[:size], f"{size} {what}")
+
+
+def _check_shape(name: str, output: Array, size: int, where: str) -> None:
+    if output.ndim == 0 or len(output) != size:
+        raise ModelCorrupt(f"on {where}: output {name!r} has the shape {list(output.shape)}; its first axis must be the {size} rows")
+
+
+def _check_finite(name: str, output: Array, where: str, hint: str) -> None:
+    if output.dtype.kind == "f" and not np.isfinite(output).all():
+        raise ModelCorrupt(f"on {where}: output {name!r} is not finite{hint}")
+
+
+def _check_independent(name: str, alone: Array, together: Array, where: str) -> None:
+    same = alone.shape == together.shape and (
+        np.allclose(alone, together, atol=_ATOL, rtol=_RTOL) if alone.dtype.kind == "f" else bool((alone == together).all())
+    )
+    if not same:
+        raise ModelCorrupt(
+            f"on {where}: output {name!r} is {alone[0].tolist()!r} for a row by itself and {together[0].tolist()!r} for the same row "
+            f"in a batch of {max(SIZES)}; a row's answer must not depend on its neighbours, nor on chance"
+        )
+
+
+if __name__ == "__main__":
+    main()

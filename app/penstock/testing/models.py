@@ -1,0 +1,165 @@
+"""Tiny ONNX models built in memory: each a few nodes that do one thing, well or badly, as bytes ready to load or push.
+
+Floats are float32, a row is the first axis, and tensors are named as the arguments say; `y` is the default output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+__all__ = [
+    "add",
+    "category_number",
+    "constant",
+    "endless",
+    "gather",
+    "hungry",
+    "identity",
+    "join_text",
+    "linear",
+    "log",
+    "mean",
+    "model",
+    "ratio",
+    "sum_over_rows",
+    "tensor",
+    "zip_map",
+]
+
+_TYPES: Final = {
+    "float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE, "bool": TensorProto.BOOL, "string": TensorProto.STRING,
+    "int8": TensorProto.INT8, "int16": TensorProto.INT16, "int32": TensorProto.INT32, "int64": TensorProto.INT64,
+    "uint8": TensorProto.UINT8, "uint16": TensorProto.UINT16, "uint32": TensorProto.UINT32, "uint64": TensorProto.UINT64,
+    "float16": TensorProto.FLOAT16,
+}  # fmt: skip
+
+
+def tensor(name: str, dtype: str = "float32", shape: Sequence[int | None] = (1,), *, rows: int | str = "N") -> onnx.ValueInfoProto:
+    """A declared input or output of the shape `[rows, *shape]`; a None axis is open."""
+    return helper.make_tensor_value_info(name, _TYPES[dtype], [rows, *shape])
+
+
+def model(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    initializers: Mapping[str, Any] | None = None,
+) -> bytes:
+    """The bytes of a model of these nodes. Initializers are given as arrays (or what numpy makes arrays of)."""
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in (initializers or {}).items()]
+    graph = helper.make_graph(list(nodes), "tiny", list(inputs), list(outputs), tensors)
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", 3)]
+    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())
+
+
+def identity(dtype: str = "float32", shape: Sequence[int | None] = (1,), *, x: str = "x", y: str = "y") -> bytes:
+    """Gives back what it takes, of any dtype and shape."""
+    return model([helper.make_node("Identity", [x], [y])], [tensor(x, dtype, shape)], [tensor(y, dtype, shape)])
+
+
+def mean(inputs: Sequence[str] = ("a", "b"), *, y: str = "y", shape: Sequence[int | None] = (1,)) -> bytes:
+    """The mean of its inputs, element by element: the simplest ensemble."""
+    return model([helper.make_node("Mean", list(inputs), [y])], [tensor(x, shape=shape) for x in inputs], [tensor(y, shape=shape)])
+
+
+def add(*, a: str = "a", b: str = "b", y: str = "y", dtype: str = "float32", shape: Sequence[int | None] = (1,)) -> bytes:
+    """The sum of two inputs."""
+    return model([helper.make_node("Add", [a, b], [y])], [tensor(a, dtype, shape), tensor(b, dtype, shape)], [tensor(y, dtype, shape)])
+
+
+def linear(weights: Sequence[float], bias: float = 0.0, *, x: str = "x", y: str = "y") -> bytes:
+    """`x · weights + bias`: `[N, k]` to `[N, 1]`."""
+    nodes = [helper.make_node("Gemm", [x, "weights", "bias"], [y])]
+    values = {"weights": np.array([[w] for w in weights], np.float32), "bias": np.array([bias], np.float32)}
+    return model(nodes, [tensor(x, shape=(len(weights),))], [tensor(y)], values)
+
+
+def constant(value: float, *, x: str = "x", y: str = "y") -> bytes:
+    """The same number for every row: tells by its answer which version served."""
+    nodes = [helper.make_node("Mul", [x, "zero"], ["nothing"]), helper.make_node("Add", ["nothing", "value"], [y])]
+    return model(nodes, [tensor(x)], [tensor(y)], {"zero": np.float32(0), "value": np.float32(value)})
+
+
+def join_text(*, a: str = "a", b: str = "b", y: str = "y") -> bytes:
+    """Two strings as one."""
+    columns = [tensor(a, "string"), tensor(b, "string")]
+    return model([helper.make_node("StringConcat", [a, b], [y])], columns, [tensor(y, "string")])
+
+
+def category_number(categories: Sequence[str], *, x: str = "x", y: str = "y") -> bytes:
+    """The number of a category, -1 for one that is not in the list: `[N, 1]` strings to `[N, 1]` int64."""
+    encode = helper.make_node(
+        "LabelEncoder",
+        [x],
+        [y],
+        domain="ai.onnx.ml",
+        keys_strings=list(categories),
+        values_int64s=list(range(len(categories))),
+        default_int64=-1,
+    )
+    return model([encode], [tensor(x, "string")], [tensor(y, "int64")])
+
+
+def ratio(*, a: str = "a", b: str = "b", y: str = "y") -> bytes:
+    """`a / b`: infinite or NaN where b is 0, without an error from the runtime."""
+    return model([helper.make_node("Div", [a, b], [y])], [tensor(a), tensor(b)], [tensor(y)])
+
+
+def log(*, x: str = "x", y: str = "y") -> bytes:
+    """The logarithm: NaN for what is negative."""
+    return model([helper.make_node("Log", [x], [y])], [tensor(x)], [tensor(y)])
+
+
+def gather(values: Sequence[float], *, x: str = "x", y: str = "y") -> bytes:
+    """`values[x]`: raises for the whole batch when one row's index is out of range, the classic poison."""
+    table = {"values": np.array(values, np.float32)}
+    return model([helper.make_node("Gather", ["values", x], [y])], [tensor(x, "int64")], [tensor(y)], table)
+
+
+def endless(turns: int = 2**62, *, x: str = "x", y: str = "y") -> bytes:
+    """A Loop of so many turns: practically for ever by default, slow on purpose with less."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["still"]), helper.make_node("Neg", ["value"], ["next"])],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            tensor("value"),
+        ],
+        [helper.make_tensor_value_info("still", TensorProto.BOOL, []), tensor("next")],
+    )
+    loop = helper.make_node("Loop", ["turns", "go_on", x], [y], body=body)
+    return model([loop], [tensor(x)], [tensor(y)], {"turns": np.int64(turns), "go_on": np.bool_(True)})
+
+
+def hungry(elements: int = 2**32, *, x: str = "x", y: str = "y") -> bytes:
+    """Asks for `4 * elements` bytes when it runs."""
+    nodes = [
+        helper.make_node("Cast", [x], ["whole"], to=TensorProto.INT64),
+        helper.make_node("ReduceMax", ["whole"], ["most"], keepdims=0),
+        helper.make_node("Mul", ["most", "nothing"], ["zero"]),  # of the input, so that the size is known at run time only
+        helper.make_node("Add", ["zero", "elements"], ["size"]),
+        helper.make_node("ConstantOfShape", ["size"], ["big"]),
+        helper.make_node("ReduceSum", ["big"], ["total"], keepdims=0),
+        helper.make_node("Add", [x, "total"], [y]),
+    ]
+    return model(nodes, [tensor(x)], [tensor(y)], {"nothing": np.int64(0), "elements": np.array([elements])})
+
+
+def sum_over_rows(*, x: str = "x", y: str = "y") -> bytes:
+    """Each row's answer depends on the rows beside it: the first axis is used as something else than rows."""
+    nodes = [helper.make_node("ReduceSum", [x, "axis"], ["total"], keepdims=1), helper.make_node("Div", [x, "total"], [y])]
+    return model(nodes, [tensor(x)], [tensor(y)], {"axis": np.array([0])})
+
+
+def zip_map() -> bytes:
+    """A classifier whose probabilities are a list of dictionaries, as scikit-learn's converter makes them when left alone."""
+    nodes = [helper.make_node("ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[0, 1])]
+    value = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    output = helper.make_value_info("y", helper.make_sequence_type_proto(value))
+    return model(nodes, [tensor("x", shape=(2,))], [output])
