@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-__all__ = ["Header", "Record", "RecordLike"]
+__all__ = ["Header", "Outgoing", "Record", "RecordLike"]
 
 Header = tuple[str, bytes | None]
+
+# A record to be written: timestamp (ms since the epoch), key, value, headers. A plain tuple: a million a second are made.
+Outgoing = tuple[int, bytes | None, bytes | None, list[Header]]
 
 
 class RecordLike(Protocol):

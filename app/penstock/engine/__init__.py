@@ -1,0 +1,7 @@
+"""A topology made runnable: `compile` gives an immutable Plan, `execute` runs batches through it. No I/O, no clock, no await."""
+
+from penstock.engine.compile import compile
+from penstock.engine.execute import execute
+from penstock.engine.plan import Emission, Flow, Plan
+
+__all__ = ["Emission", "Flow", "Plan", "compile", "execute"]

@@ -1,0 +1,99 @@
+"""(Wiring, loaded models, schemas) → Plan: names become functions over columns, once, so that the hot loop looks nothing up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from penstock.batch import Array
+from penstock.codecs import decoder, encoder
+from penstock.engine.plan import Emission, Flow, Pick, Plan
+from penstock.nodes import Node, Runs
+from penstock.schema import Schema
+from penstock.signature import Tensor
+from penstock.topology import wiring
+
+__all__ = ["compile"]
+
+
+def compile(
+    wired: wiring.Wiring,
+    models: Mapping[str, Runs],
+    versions: Mapping[str, str],
+    schemas: Mapping[str, Schema],
+    sink_schemas: Mapping[str, Schema] | None = None,
+) -> Plan:
+    """A runnable plan.
+
+    `models` and `versions` (`name@version`) are by node name, `schemas` by source name, `sink_schemas` by sink name.
+    """
+    sink_schemas = sink_schemas or {}
+    flows = {flow.source.name: _flow(flow, models, versions, schemas[flow.source.name], sink_schemas) for flow in wired.flows}
+    return Plan(wired.topology.name, flows, {node.name: versions[node.name] for node in wired.topology.nodes})
+
+
+def _flow(
+    flow: wiring.Flow, models: Mapping[str, Runs], versions: Mapping[str, str], schema: Schema, sink_schemas: Mapping[str, Schema]
+) -> Flow:
+    source = flow.source
+    return Flow(
+        wired=flow,
+        decoder=decoder(source.format, schema, flow.columns, max_bytes=source.max_bytes),
+        nodes=tuple(_node(step, models[step.node.name], versions[step.node.name]) for step in flow.steps),
+        emissions=tuple(_emission(emit, sink_schemas.get(emit.sink.name)) for emit in flow.emits),
+    )
+
+
+def _node(step: wiring.Step, model: Runs, version: str) -> Node:
+    name = step.node.name
+    return Node(
+        name=name,
+        version=version,
+        model=model,
+        feeds=tuple((feed.tensor.name, _feed(feed)) for feed in step.feeds),
+        outputs=tuple(tensor.name for tensor in step.outputs),
+        columns=tuple(f"{name}.{tensor.name}" for tensor in step.outputs),
+    )
+
+
+def _feed(feed: wiring.Feed) -> Pick:
+    """How the input tensor is made: contiguous and of the tensor's rank, without a copy where the column already is."""
+    picks = [_pick(part) for part in feed.parts]
+    rank = len(feed.tensor.shape) + 1
+    if not feed.stacked:
+        pick = picks[0]
+        return lambda columns: _as_rank(np.ascontiguousarray(pick(columns)), rank)
+
+    def stack(columns: Mapping[str, Array]) -> Array:
+        parts = [pick(columns) for pick in picks]
+        if parts[0].ndim == 1:
+            return _as_rank(np.stack(parts, axis=-1), rank)
+        return _as_rank(np.concatenate(parts, axis=-1), rank)
+
+    return stack
+
+
+def _as_rank(array: Array, rank: int) -> Array:
+    """[N] and [N, 1] are the same column; anything else was refused when the topology was checked."""
+    if array.ndim < rank:
+        return array.reshape(array.shape + (1,) * (rank - array.ndim))
+    if array.ndim > rank:
+        return array.reshape(array.shape[:rank])
+    return array
+
+
+def _pick(part: wiring.Part) -> Pick:
+    name, index = part.column, part.index
+    if index is None:
+        return lambda columns: columns[name]
+    return lambda columns: columns[name][..., index]
+
+
+def _emission(emit: wiring.Emit, schema: Schema | None) -> Emission:
+    return Emission(
+        emit=emit,
+        picks=tuple(_pick(field.part) for field in emit.fields),
+        key=None if emit.key is None else _pick(emit.key),
+        encoder=encoder(emit.sink.format, [Tensor(field.name, field.dtype, field.shape) for field in emit.fields], schema),
+    )

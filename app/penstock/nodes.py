@@ -1,0 +1,97 @@
+"""What a step computes: one registered model over the columns of a batch. Features, models and ensembles differ only
+in how they are wired, so there is one node.
+
+A model that raises over a batch is asked again for each half, and so on down to the guilty rows: they fail, their
+neighbours do not notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from penstock.batch import Array, Batch
+from penstock.errors import InferenceError, RecordError
+
+__all__ = ["Node", "Runnable", "Runs"]
+
+Feed = Callable[[Mapping[str, Array]], Array]
+
+
+class Runs(Protocol):
+    """A loaded model: `penstock.model.session.Session`, or anything that runs like one."""
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """The named outputs for the named inputs, first axes equal. Raises InferenceError."""
+
+
+class Runnable(Protocol):
+    """The one signature: features, models, ensembles, and whatever wraps them."""
+
+    def run(self, batch: Batch, *, isolate: bool = True) -> Batch: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """`model` run over `feeds` (input tensor -> how its array is made of the batch's columns).
+
+    `outputs` are the model's outputs that somebody reads, and `columns` the names they get in the batch.
+    """
+
+    name: str
+    version: str
+    model: Runs
+    feeds: tuple[tuple[str, Feed], ...]
+    outputs: tuple[str, ...]
+    columns: tuple[str, ...]
+
+    def run(self, batch: Batch, *, isolate: bool = True) -> Batch:
+        """The batch with this node's columns. With `isolate`, rows over which the model raises become failures;
+        without, InferenceError is raised (the caller wants to try again where it may take longer)."""
+        try:
+            arrays = self._infer(batch.columns, batch.size)
+        except InferenceError as error:
+            if not isolate:
+                raise
+            return self._isolate(batch, error)
+        return batch.with_columns(dict(zip(self.columns, arrays, strict=True)))
+
+    def _infer(self, columns: Mapping[str, Array], size: int) -> list[Array]:
+        arrays = self.model.run(self.outputs, {tensor: feed(columns) for tensor, feed in self.feeds})
+        for name, array in zip(self.outputs, arrays, strict=True):
+            if array.shape[:1] != (size,):
+                raise InferenceError(f"{self.version} gave {name} of shape {array.shape} for {size} rows", stage=self.name)
+        return arrays
+
+    def _isolate(self, batch: Batch, error: InferenceError) -> Batch:
+        good: list[tuple[Array, list[Array]]] = []
+        bad: dict[int, RecordError] = {}
+        todo = [np.arange(batch.size)]
+        if batch.size == 1:
+            todo, bad = [], {0: self._blame(error)}
+        while todo:
+            rows = todo.pop()
+            for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
+                if not len(half):
+                    continue
+                try:
+                    arrays = self._infer({name: column[half] for name, column in batch.columns.items()}, len(half))
+                except InferenceError as raised:
+                    if len(half) == 1:
+                        bad[int(half[0])] = self._blame(raised)
+                    else:
+                        todo.append(half)
+                else:
+                    good.append((half, arrays))
+        left = batch.fail(bad)
+        good.sort(key=lambda part: int(part[0][0]))
+        if good:
+            merged = [np.concatenate([arrays[i] for _, arrays in good]) for i in range(len(self.outputs))]
+            left = left.with_columns(dict(zip(self.columns, merged, strict=True)))
+        return left
+
+    def _blame(self, error: InferenceError) -> InferenceError:
+        return InferenceError(f"{self.version} cannot score the event: {error}", stage=self.name)

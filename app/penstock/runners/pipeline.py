@@ -1,0 +1,223 @@
+"""Pipeline: what happens to the records of one source between taking and sending, in numbered steps.
+
+1. decode     bytes to columns; what is no event fails
+2. execute    the plan's nodes; rows on which a model fails, fail
+3. encode     columns to the sinks' bytes; what cannot be written fails
+4. address    topic, partition, key, timestamp and headers of each output
+5. dead-letter  the failed records, as they came, with the reason in their headers
+
+Sending, and acknowledging after that, is the runner's (`stream`, `TopologyDriver`). Nothing here waits, and nothing
+here raises because of a record.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
+
+from penstock.batch import Batch, Failure
+from penstock.engine import Emission, Flow, Plan, execute
+from penstock.errors import RecordError
+from penstock.record import Header, Outgoing, RecordLike
+from penstock.telemetry import Metrics
+
+__all__ = ["Chunk", "Parcel", "Pipeline", "Slice"]
+
+OWN = "penstock-"  # headers that describe an output; those of an earlier topology are replaced
+TRACE_LIMIT = 8192  # characters of a stack trace in a dead letter
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Records of one partition, in their order."""
+
+    topic: str
+    partition: int
+    records: Sequence[RecordLike]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Rows that go through the models together: a piece of a large slice, or several small slices."""
+
+    slices: tuple[Slice, ...]
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """Records for one partition of a topic, in order."""
+
+    topic: str
+    partition: int
+    records: list[Outgoing]
+    dead: bool = False
+
+
+class _Written(NamedTuple):
+    """What one sink gets of a chunk: values, their keys if the sink has its own, their row numbers (None: all rows), and who failed."""
+
+    values: list[bytes]
+    keys: list[bytes] | None
+    rows: list[int] | None
+    failures: tuple[Failure, ...]
+
+
+class Pipeline:
+    """The flow of one source, with everything that is the same for all its records made once.
+
+    `partition_for(topic, key)` chooses the partition of a sink that has a key of its own.
+    """
+
+    def __init__(
+        self, plan: Plan, source: str, *, chunk_rows: int = 256, partition_for: Callable[[str, bytes | None], int], metrics: Metrics | None = None
+    ) -> None:
+        self.flow: Flow = plan.flows[source]
+        self.chunk_rows = chunk_rows
+        self.metrics = metrics or Metrics()
+        self._partition_for = partition_for
+        self._dead_letter = self.flow.wired.source.dead_letter
+        versions = ",".join(f"{node}={version}" for node, version in plan.versions.items())
+        self._about: tuple[Header, ...] = ((f"{OWN}topology", plan.topology.encode()), (f"{OWN}models", versions.encode()))
+
+    def chunks(self, slices: Iterable[Slice]) -> Iterator[Chunk]:
+        """Cuts large slices and puts small ones together, so that a chunk holds at most `chunk_rows` rows."""
+        limit = self.chunk_rows
+        group: list[Slice] = []
+        rows = 0
+        for piece in chain.from_iterable(_cut(one, limit) for one in slices):
+            if group and rows + len(piece.records) > limit:
+                yield Chunk(tuple(group), rows)
+                group, rows = [], 0
+            group.append(piece)
+            rows += len(piece.records)
+        if group:
+            yield Chunk(tuple(group), rows)
+
+    def process(self, chunk: Chunk, *, isolate: bool = True) -> list[Parcel]:
+        """Steps 1 to 5. `isolate` as in `engine.execute`: without it, InferenceError may be raised, and nothing was done."""
+        metrics = self.metrics
+        records = chunk.slices[0].records if len(chunk.slices) == 1 else [record for one in chunk.slices for record in one.records]
+
+        began = time.perf_counter()
+        batch = self.flow.decoder.decode([record.value for record in records])  # 1
+        decoded = time.perf_counter()
+        batch = execute(self.flow, batch, isolate=isolate)  # 2
+        executed = time.perf_counter()
+        failures = batch.failures
+        parcels: list[Parcel] = []
+        for emission in self.flow.emissions:
+            written = self._encode(emission, batch)  # 3
+            failures += written.failures
+            parcels += self._address(emission, chunk, records, written)  # 4
+        if failures:
+            parcels += self._bury(chunk, failures)  # 5
+        metrics.decode_seconds += decoded - began
+        metrics.execute_seconds += executed - decoded
+        metrics.encode_seconds += time.perf_counter() - executed
+        return parcels
+
+    # -- 3 ---------------------------------------------------------------------------------------------------------
+
+    def _encode(self, emission: Emission, batch: Batch) -> _Written:
+        if not batch.size:
+            return _Written([], None, [], ())
+        values, errors = emission.encoder.encode([pick(batch.columns) for pick in emission.picks])
+        keys = None if emission.key is None else [_key(key) for key in emission.key(batch.columns).tolist()]
+        rows = None if batch.rows is None else batch.rows.tolist()
+        if not errors:
+            return _Written(values, keys, rows, ())
+        numbers = range(batch.size) if rows is None else rows
+        left = [at for at in range(batch.size) if at not in errors]
+        return _Written(
+            [values[at] for at in left],
+            None if keys is None else [keys[at] for at in left],
+            [numbers[at] for at in left],
+            tuple(Failure(numbers[at], error) for at, error in errors.items()),
+        )
+
+    # -- 4 ---------------------------------------------------------------------------------------------------------
+
+    def _address(self, emission: Emission, chunk: Chunk, records: Sequence[RecordLike], written: _Written) -> Iterator[Parcel]:
+        topic = emission.emit.sink.topic
+        values, keys, rows, _ = written
+        if rows is None and keys is None and len(chunk.slices) == 1:
+            (one,) = chunk.slices
+            yield Parcel(topic, one.partition, self._outputs(one, records, values))
+            return
+        by_partition: dict[int, list[Outgoing]] = {}
+        places = [one for one in chunk.slices for _ in one.records]
+        for at, number in enumerate(range(len(records)) if rows is None else rows):
+            one = places[number]
+            outputs = self._outputs(one, [records[number]], [values[at]])
+            if keys is None:
+                by_partition.setdefault(one.partition, []).extend(outputs)
+            else:
+                ((timestamp, _, value, headers),) = outputs
+                by_partition.setdefault(self._partition_for(topic, keys[at]), []).append((timestamp, keys[at], value, headers))
+        for partition, addressed in by_partition.items():
+            yield Parcel(topic, partition, addressed)
+
+    def _outputs(self, one: Slice, records: Sequence[RecordLike], values: Sequence[bytes]) -> list[Outgoing]:
+        """The input's key and timestamp, our headers, and behind them what came with the input (tracing ids and such)."""
+        topology, models = self._about
+        position = f"{one.topic}/{one.partition}/".encode() + b"%d"
+        source = f"{OWN}source"
+        return [
+            (
+                record.timestamp,
+                record.key,
+                value,
+                [topology, models, (source, position % record.offset), *_passing(record.headers)]
+                if record.headers
+                else [topology, models, (source, position % record.offset)],
+            )
+            for record, value in zip(records, values, strict=True)
+        ]
+
+    # -- 5 ---------------------------------------------------------------------------------------------------------
+
+    def _bury(self, chunk: Chunk, failures: Iterable[Failure]) -> Iterator[Parcel]:
+        by_slice: dict[int, list[Outgoing]] = {}
+        places = [(at, record) for at, one in enumerate(chunk.slices) for record in one.records]
+        for failure in sorted(failures, key=lambda one: one.row):
+            at, record = places[failure.row]
+            by_slice.setdefault(at, []).append(dead_letter(chunk.slices[at], record, failure.error))
+        for at, letters in by_slice.items():
+            yield Parcel(self._dead_letter, chunk.slices[at].partition, letters, dead=True)
+
+
+def dead_letter(one: Slice, record: RecordLike, error: RecordError) -> Outgoing:
+    """The record as it came, with the reason in headers that have the names Kafka Streams gives them (KIP-1034)."""
+    kind = type(error)
+    trace = "".join(traceback.format_exception(error))[-TRACE_LIMIT:]
+    reasons: list[Header] = [
+        ("__streams.errors.exception", f"{kind.__module__}.{kind.__qualname__}".encode()),
+        ("__streams.errors.stacktrace", trace.encode(errors="replace")),
+        ("__streams.errors.message", str(error).encode(errors="replace")),
+        ("__streams.errors.topic", one.topic.encode()),
+        ("__streams.errors.partition", b"%d" % one.partition),
+        ("__streams.errors.offset", b"%d" % record.offset),
+        (f"{OWN}stage", error.stage.encode()),
+    ]
+    return record.timestamp, record.key, record.value, [*record.headers, *reasons]
+
+
+def _cut(one: Slice, rows: int) -> Iterator[Slice]:
+    if len(one.records) <= rows:
+        yield one
+        return
+    for at in range(0, len(one.records), rows):
+        yield Slice(one.topic, one.partition, one.records[at : at + rows])
+
+
+def _passing(headers: Sequence[Header]) -> list[Header]:
+    return [header for header in headers if not header[0].startswith(OWN)]
+
+
+def _key(value: object) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()

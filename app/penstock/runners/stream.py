@@ -1,0 +1,288 @@
+"""The stream runner: a Faust app with one agent a source, each leading its deliveries through a pipeline.
+
+A delivery's journey: 1. is its assignment still ours? 2. chunks through the pipeline, 3. outputs and dead letters to
+the producer, in order, 4. the next delivery, while 5. this one waits for the broker's acknowledgements and only then
+finishes its spans, which is what lets their offsets be committed.
+
+The event loop belongs to everybody: the models run on it in slices of one chunk, and heartbeats, fetches and sends
+have their turn in between. A model that needs longer than a slice may last runs in a thread instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from penstock.engine import Plan
+from penstock.errors import EncodeError, InferenceError, PenstockError, SettingsError, TransportError, TransportUnavailable
+from penstock.record import Outgoing
+from penstock.runners.pipeline import Chunk, Parcel, Pipeline, Slice, dead_letter
+from penstock.settings import Settings
+from penstock.telemetry import Metrics
+from penstock.transports.kafka.connection import Admin, TopicInfo, aiokafka_arguments
+from penstock.transports.kafka.consumer import Consumer, Delivery
+from penstock.transports.kafka.producer import Producer, RecordTooLarge, delivered
+from penstock.transports.kafka.transport import App, TransportOptions
+
+__all__ = ["StreamRunner"]
+
+logger = logging.getLogger(__name__)
+
+BATCH_SECONDS = 1.0  # a delivery should take no longer: rebalances and shutdowns wait for it
+COLLECT_EVERY = 10.0  # seconds between two runs of the cyclic garbage collector
+
+
+class StreamRunner:
+    """Runs a plan on Kafka until it is told to stop. One per process; `run` blocks."""
+
+    def __init__(self, plan: Plan, settings: Settings) -> None:
+        self.plan = plan
+        self.settings = settings
+        self.metrics = Metrics()
+        self.topics: Mapping[str, TopicInfo] = {}
+        self._failure: BaseException | None = None
+        self._over: asyncio.Event
+        self._sending: set[asyncio.Task[None]] = set()
+
+    def run(self) -> None:
+        """Returns after a clean stop (SIGTERM, Ctrl-C). Raises TransportError when the brokers or a topic are to blame."""
+        self.topics = self._look_at_topics()
+        asyncio.run(self._main())
+
+    # -- before anything is read ---------------------------------------------------------------------------------
+
+    def _look_at_topics(self) -> Mapping[str, TopicInfo]:
+        flows = [flow.wired for flow in self.plan.flows.values()]
+        written = {emit.sink.topic for flow in flows for emit in flow.emits} | {flow.source.dead_letter for flow in flows}
+        topics = Admin(self.settings).describe(written | {flow.source.topic for flow in flows})
+        for flow in flows:
+            for emit in flow.emits:
+                have, need = topics[emit.sink.topic].partitions, topics[flow.source.topic].partitions
+                if emit.key is None and have < need:
+                    raise SettingsError(
+                        f"topic {emit.sink.topic} has {have} partitions, but {flow.source.topic} has {need}: outputs keep their input's partition, "
+                        f"so it needs as many; or give sink {emit.sink.name!r} a `key:` of its own"
+                    )
+        return topics
+
+    def _options(self) -> TransportOptions:
+        settings = self.settings
+        return TransportOptions(
+            connection=aiokafka_arguments(settings),
+            limits={name: topic.max_message_bytes for name, topic in self.topics.items() if topic.max_message_bytes is not None},
+            start_from=settings.start_from,
+            group_instance_id=settings.group_instance_id,
+            max_batch_rows=settings.max_batch_rows,
+            max_in_flight_batches=settings.max_in_flight_batches,
+            max_in_flight_bytes=settings.max_in_flight_bytes,
+            fetch_bytes=settings.fetch_bytes,
+            fetch_linger_ms=settings.fetch_linger_ms,
+            compression=settings.compression,
+            commit_interval=settings.commit_interval,
+            drain_timeout=settings.drain_timeout,
+            session_timeout=settings.session_timeout,
+            rebalance_timeout=max(settings.drain_timeout * 2, settings.session_timeout),
+            broker_timeout=settings.broker_timeout,
+        )
+
+    # -- the app's life --------------------------------------------------------------------------------------------
+
+    async def _main(self) -> None:
+        self._over = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._over.set)
+        group = f"{self.settings.application}.{self.plan.topology}"
+        self.app = app = App(group, self.settings.brokers, self._options())
+        for name, flow in self.plan.flows.items():
+            source = app.topic(flow.wired.source.topic, key_serializer="raw", value_serializer="raw")
+            app.agent(source, name=f"{self.plan.topology}.{name}")(self._agent(name))
+        collector = asyncio.create_task(self._collect_garbage())
+        try:
+            await app.start()
+            logger.info("running %s as group %s", self.plan.topology, group, extra=dict(self.plan.versions))
+            crash = asyncio.create_task(app._crashed.wait())
+            await asyncio.wait({asyncio.create_task(self._over.wait()), crash}, return_when=asyncio.FIRST_COMPLETED)
+            self._failure = self._failure or app.crash_reason
+            logger.info("stopping: finishing what is in flight")
+        except Exception as error:  # noqa: BLE001  the client libraries raise what they like; told apart below
+            self._failure = error
+        finally:
+            collector.cancel()
+            await self._stop(app)
+        if self._failure is not None:
+            raise _as_ours(self._failure) from self._failure
+
+    async def _stop(self, app: App) -> None:
+        try:
+            await asyncio.wait_for(app.stop(), self.settings.drain_timeout + self.settings.session_timeout)
+        except TimeoutError:
+            logger.error("stopping took longer than allowed; what was not committed will be processed again")
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the run with this error. Nothing past what was acknowledged is committed."""
+        if self._failure is None:
+            self._failure = error
+            logger.error("stopping because of: %s", error)
+        self.consumer.give_up()
+        self._over.set()
+
+    async def _collect_garbage(self) -> None:
+        """Python's cyclic collector runs by time instead of by allocations: in the loop it cost 30 % of the throughput."""
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        try:
+            while True:
+                await asyncio.sleep(COLLECT_EVERY)
+                gc.collect(1)
+        finally:
+            gc.enable()
+            gc.unfreeze()
+
+    # -- one source ------------------------------------------------------------------------------------------------
+
+    def _agent(self, source: str) -> Callable[[Any], Any]:
+        async def agent(stream: Any) -> None:
+            stage = Stage(self, source)
+            async for event in stream.noack().events():
+                try:
+                    await stage.handle(event.message.value)
+                except Exception as error:  # noqa: BLE001  whatever it is, nothing after it may be committed
+                    self.fail(error)
+                    return
+
+        return agent
+
+    @property
+    def consumer(self) -> Consumer:
+        return self.app.consumer
+
+    @property
+    def producer(self) -> Producer:
+        return self.app.producer
+
+
+class Stage:
+    """One source's deliveries, in order."""
+
+    def __init__(self, runner: StreamRunner, source: str) -> None:
+        self.runner = runner
+        self.pipeline = Pipeline(
+            runner.plan,
+            source,
+            chunk_rows=runner.settings.chunk_rows,
+            partition_for=runner.producer.partition_for,
+            metrics=runner.metrics,
+        )
+        self._offload_after = runner.settings.offload_after_ms / 1000
+        self._row_seconds = 0.0  # measured, smoothed
+
+    async def handle(self, delivery: Delivery) -> None:
+        """Steps 1 to 5 of the module's docstring. Raises TransportError when outputs cannot be handed over."""
+        consumer, began = self.runner.consumer, time.monotonic()
+        taken = [(span, records) for span, records in delivery.batches if consumer.tracker.start(span)]  # 1
+        if not taken:
+            return
+        slices = [Slice(*span.partition, records) for span, records in taken]
+        parcels: dict[tuple[str, int, bool], list[Outgoing]] = {}
+        async for chunk_parcels in self._process(slices):  # 2
+            for parcel in chunk_parcels:
+                parcels.setdefault((parcel.topic, parcel.partition, parcel.dead), []).extend(parcel.records)
+        futures = []
+        for (topic, partition, dead), records in parcels.items():  # 3
+            futures += await self._send(topic, partition, dead, records, slices)
+
+        async def settle() -> None:  # 5
+            try:
+                await delivered(futures)
+            except TransportError as error:
+                self.runner.fail(error)
+                return
+            for span, _ in taken:
+                consumer.finish(span)
+            self._count(slices, parcels, time.monotonic() - began)
+
+        task = asyncio.create_task(settle())
+        self.runner._sending.add(task)
+        task.add_done_callback(self.runner._sending.discard)
+
+    async def _process(self, slices: list[Slice]) -> AsyncIterator[list[Parcel]]:
+        """The chunks in order, each in one slice of the loop's time, or in a thread when it is expected to take long."""
+        first = True
+        for chunk in self.pipeline.chunks(slices):
+            if not first:
+                await asyncio.sleep(0)
+            first = False
+            began = time.perf_counter()
+            if self._row_seconds * chunk.rows > self._offload_after:
+                yield await self._beside(chunk)
+            else:
+                try:
+                    yield self.pipeline.process(chunk, isolate=False)
+                except InferenceError:
+                    self.runner.metrics.splits += 1
+                    yield await self._beside(chunk)
+            self._measure((time.perf_counter() - began) / chunk.rows)
+
+    async def _beside(self, chunk: Chunk) -> list[Parcel]:
+        self.runner.metrics.offloaded += 1
+        return await asyncio.to_thread(self.pipeline.process, chunk)
+
+    def _measure(self, row_seconds: float) -> None:
+        """Adapts how many rows the consumer puts into a delivery, so that one takes about BATCH_SECONDS at the most."""
+        self._row_seconds += (row_seconds - self._row_seconds) * 0.2
+        fitting = int(BATCH_SECONDS / max(self._row_seconds, 1e-9))
+        self.runner.consumer.batch_rows = max(1, min(self.runner.settings.max_batch_rows, fitting))
+
+    async def _send(self, topic: str, partition: int, dead: bool, records: list[Outgoing], slices: list[Slice]) -> list[Any]:
+        producer = self.runner.producer
+        if dead:  # a dead-letter topic may have fewer partitions than its source
+            partition %= self.runner.topics[topic].partitions
+        while True:
+            try:
+                return await producer.send_records(topic, partition, records)
+            except RecordTooLarge as error:
+                if dead:
+                    raise
+                letter, source = self._too_large(records.pop(error.index), slices, error)
+                futures = await self._send(self.pipeline.flow.wired.source.dead_letter, source, True, [letter], slices)
+                return futures + await self._send(topic, partition, dead, records, slices)
+
+    def _too_large(self, output: Outgoing, slices: list[Slice], error: RecordTooLarge) -> tuple[Outgoing, int]:
+        """The dead letter of the input that this output came from (its headers say which), and the input's partition."""
+        position = next(value for name, value in output[3] if name == "penstock-source")
+        topic, partition, offset = (position or b"").decode().rsplit("/", 2)
+        for one in slices:
+            if one.topic == topic and one.partition == int(partition):
+                for record in one.records:
+                    if record.offset == int(offset):
+                        return dead_letter(one, record, EncodeError(str(error))), one.partition
+        raise error
+
+    def _count(self, slices: list[Slice], parcels: Mapping[tuple[str, int, bool], list[Outgoing]], seconds: float) -> None:
+        metrics = self.runner.metrics
+        rows = sum(len(one.records) for one in slices)
+        metrics.batches += 1
+        metrics.records_in += rows
+        metrics.batch_rows.observe(rows)
+        metrics.batch_seconds.observe(seconds)
+        for (_, _, dead), records in parcels.items():
+            if dead:
+                metrics.dead_letters += len(records)
+            else:
+                metrics.records_out += len(records)
+
+
+def _as_ours(error: BaseException) -> BaseException:
+    """Client errors in our words: who catches needs to know whether it is the brokers' fault."""
+    from aiokafka.errors import KafkaError
+
+    if isinstance(error, PenstockError) or not isinstance(error, (KafkaError, OSError)):
+        return error
+    return TransportUnavailable(f"the brokers are not usable: {error!r}")

@@ -1,0 +1,357 @@
+"""The consumer that Faust is given: one event per fetch and topic, holding every partition batch of it.
+
+It lives in the agents' own event loop (a hand-over between threads for each batch cost more than half of the
+throughput) and replaces all of Faust's bookkeeping of offsets by `tracker`. What Faust still does: subscribe, call
+the rebalance hooks, host the agents. What can no longer happen is listed, case by case, in
+`docs/decisions/0001-record-batches-through-faust.md`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.transport import consumer as base
+from faust.types import TP, ConsumerMessage
+
+from penstock.errors import TransportError, TransportUnavailable
+from penstock.record import RecordLike
+from penstock.transports.kafka.fetch import Fetched, RawFetcher
+from penstock.transports.kafka.tracker import Partition, Span, Tracker
+
+__all__ = ["Consumer", "Delivery"]
+
+logger = logging.getLogger(__name__)
+
+FETCH_WAIT = 0.5  # seconds a fetch waits at the broker, and the loop for it
+YEAR_MS = 365 * 24 * 3600 * 1000  # an idle worker must never leave the group by itself: it has to take over some day
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """The value of one Faust event: partition batches of one topic, each with the span that finishes it."""
+
+    batches: tuple[tuple[Span, list[RecordLike]], ...]
+
+
+class Consumer(base.Consumer):
+    """Delivers `Delivery` events in order, commits what was finished, gives back what was not.
+
+    Settings come from `app.penstock` (`penstock.transports.kafka.transport.TransportSettings`).
+    """
+
+    logger = logger
+    consumer_stopped_errors = ()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.options = self.app.penstock
+        self.tracker = Tracker()
+        self.batch_rows: int = self.options.max_batch_rows
+        self._client: AIOKafkaConsumer | None = None
+        self.raw: RawFetcher
+        self._listener = _Listener(self)
+        self._changed = asyncio.Event()  # set whenever a span is finished or the assignment changes
+        self._committing = asyncio.Lock()
+        self._gave_up = False
+        self._lost: dict[Partition, tuple[int, int]] = {}
+        self._heard = time.monotonic()
+
+    # -- life cycle ----------------------------------------------------------------------------------------------
+
+    async def on_start(self) -> None:
+        options = self.options
+        self._client = AIOKafkaConsumer(
+            **options.connection,
+            group_id=self.app.conf.id,
+            group_instance_id=options.group_instance_id or None,
+            partition_assignment_strategy=[self.app.assignor],
+            enable_auto_commit=False,
+            auto_offset_reset=options.start_from,
+            isolation_level="read_committed",
+            max_partition_fetch_bytes=options.fetch_bytes,
+            fetch_max_wait_ms=int(FETCH_WAIT * 1000),
+            check_crcs=True,
+            max_poll_interval_ms=YEAR_MS,
+            session_timeout_ms=int(options.session_timeout * 1000),
+            heartbeat_interval_ms=int(options.session_timeout * 1000 / 5),
+            rebalance_timeout_ms=int(options.rebalance_timeout * 1000),
+        )
+        await self._client.start()
+        self.raw = RawFetcher(self._client, linger=options.fetch_linger_ms / 1000)
+
+    async def on_stop(self) -> None:
+        await self.wait_empty()
+        if self._client is not None:
+            await self._client.stop()
+
+    def close(self) -> None:
+        """Faust calls this when a rebalance meets a stopping app; `on_stop` closes the client."""
+
+    @property
+    def client(self) -> AIOKafkaConsumer:
+        if self._client is None:
+            raise RuntimeError("the consumer has not been started")
+        return self._client
+
+    # -- fetching ------------------------------------------------------------------------------------------------
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        """Faust's fetcher task: room, fetch, deliver, for as long as the app runs."""
+        while not (self.should_stop or fetcher.should_stop):
+            if not self.flow_active:
+                await self.wait(cast(Any, self.can_resume_flow))
+                continue
+            if not self._room():
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            await self.raw.wait(FETCH_WAIT)
+            for message in self._take():
+                await self.callback(message)
+
+    def _room(self) -> bool:
+        """Whether more may be taken: batches and bytes that were taken and are not acknowledged are bounded."""
+        tracker, options = self.tracker, self.options
+        return tracker.in_flight < options.max_in_flight_batches and tracker.in_flight_bytes < options.max_in_flight_bytes
+
+    def _take(self) -> Iterable[ConsumerMessage]:
+        topics: dict[str, list[Fetched]] = {}
+        for fetched in self.raw.take(self.tracker.expected, self._seek_back):
+            if fetched.records:
+                topics.setdefault(fetched.partition[0], []).append(fetched)
+            elif fetched.end > fetched.start:
+                self.tracker.skip(fetched.partition, fetched.start, fetched.end)
+        return [message for batches in topics.values() for message in self._messages(batches)]
+
+    def _messages(self, batches: list[Fetched]) -> Iterable[ConsumerMessage]:
+        """One event for small batches; a batch of more than `batch_rows` is cut, so that none takes too long."""
+        rows = self.batch_rows
+        cut = [piece for fetched in batches for piece in _cut(fetched, rows)]
+        group: list[tuple[Span, list[RecordLike]]] = []
+        count = 0
+        for piece in cut:
+            span = self.tracker.take(piece.partition, piece.start, piece.end, _size(piece.records))
+            if group and count + len(piece.records) > rows:
+                yield self._message(group)
+                group, count = [], 0
+            group.append((span, piece.records))
+            count += len(piece.records)
+        if group:
+            yield self._message(group)
+
+    def _message(self, batches: list[tuple[Span, list[RecordLike]]]) -> ConsumerMessage:
+        span, records = batches[-1]
+        tp = TP(*span.partition)
+        return ConsumerMessage(
+            tp.topic, tp.partition, span.end - 1, records[-1].timestamp / 1000, 0, (), None, Delivery(tuple(batches)),
+            None, None, None, tp, generation_id=self.app.consumer_generation_id,
+        )  # fmt: skip
+
+    def _seek_back(self, partition: Partition, expected: int, found: int) -> None:
+        """Somebody moved the position. Back to where we were, unless the broker no longer has that place."""
+        self.client.seek(TopicPartition(*partition), expected)
+        if self._lost.get(partition) == (expected, found):
+            raise TransportError(
+                f"{partition[0]}/{partition[1]}: the records from offset {expected} to {found} were deleted by the broker before they "
+                f"were read (retention). Raise the topic's retention; to go on without them, move the group's offset: "
+                f"kafka-consumer-groups --group {self.app.conf.id} --topic {partition[0]}:{partition[1]} --reset-offsets --to-earliest --execute"
+            )
+        if found > expected:
+            self._lost[partition] = (expected, found)
+
+    # -- what was finished ---------------------------------------------------------------------------------------
+
+    def finish(self, span: Span) -> None:
+        """Everything that the span caused was acknowledged by the broker."""
+        self.tracker.finish(span)
+        self._changed.set()
+
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """Commits every finished prefix. True when the broker stored offsets; a failure changes nothing and is tried again."""
+        async with self._committing:
+            tracker, client = self.tracker, self._client
+            offsets, epoch = tracker.committable(), tracker.epoch
+            if not offsets or client is None:
+                return False
+            wanted = {TopicPartition(*partition): OffsetAndMetadata(offset, "") for partition, offset in offsets.items()}
+            try:
+                await asyncio.wait_for(client.commit(wanted), self.options.broker_timeout)
+            except (CommitFailedError, IllegalStateError):
+                logger.info("the group has rebalanced: its new owners commit", extra={"partitions": len(offsets)})
+                return False
+            except (KafkaError, TimeoutError) as error:
+                logger.warning("commit failed, will be tried again: %r", error)
+                return False
+            tracker.committed(offsets, epoch)
+            return True
+
+    def give_up(self) -> None:
+        """What is being worked on will not be finished: a drain waits for it no longer. What was finished is still committed."""
+        self._gave_up = True
+        self._changed.set()
+
+    async def wait_empty(self) -> None:
+        """Waits until what is being worked on is acknowledged, at most `drain_timeout` seconds, then commits it.
+
+        Called when partitions are revoked and when the worker stops. What was taken and not started is read again by
+        the next owner; so is what did not finish in time, which is where an at-least-once duplicate can come from.
+        """
+        deadline = time.monotonic() + self.options.drain_timeout
+        while self.tracker.working and not self._gave_up and (left := deadline - time.monotonic()) > 0:
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), left)
+            except TimeoutError:
+                logger.warning("%d batches were not finished in time and will be processed again", self.tracker.working)
+        await self.commit()
+
+    # -- rebalancing ---------------------------------------------------------------------------------------------
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        await super().on_partitions_revoked(revoked)
+        self.tracker.revoke()
+        self._changed.set()
+
+    async def perform_seek(self) -> None:
+        """Faust calls this once the assignment is complete: every partition starts at its committed position."""
+        client = self.client
+        assigned = sorted(client.assignment())
+        committed = await asyncio.gather(*(client.committed(tp) for tp in assigned))
+        new = [tp for tp, offset in zip(assigned, committed, strict=True) if offset is None]
+        ends = client.beginning_offsets if self.options.start_from == "earliest" else client.end_offsets
+        first = await ends(new) if new else {}
+        positions = {tp: first[tp] if offset is None else offset for tp, offset in zip(assigned, committed, strict=True)}
+        for tp, offset in positions.items():
+            client.seek(tp, offset)
+        self._lost.clear()
+        self.tracker.assign({(tp.topic, tp.partition): offset for tp, offset in positions.items()})
+        logger.info("assigned %s", ", ".join(f"{tp.topic}/{tp.partition}@{at}" for tp, at in positions.items()) or "nothing")
+
+    # -- health --------------------------------------------------------------------------------------------------
+
+    @base.Service.task
+    async def _watch_broker(self) -> None:
+        """Stops the worker when the brokers have not answered for `broker_timeout` seconds; aiokafka would retry for ever."""
+        async for _ in self.itertimer(min(5.0, self.options.broker_timeout / 4), name="broker watch"):
+            client = self._client
+            if client is None:
+                continue
+            try:
+                await asyncio.wait_for(client._client.fetch_all_metadata(), 5.0)
+                self._heard = time.monotonic()
+            except (KafkaError, TimeoutError, OSError) as error:
+                silent = time.monotonic() - self._heard
+                logger.warning("brokers do not answer for %.0f s: %r", silent, error)
+                if silent > self.options.broker_timeout:
+                    await self.crash(TransportUnavailable(f"the brokers have not answered for {silent:.0f} s ({error!r})"))
+
+    # -- what Faust asks of a consumer ---------------------------------------------------------------------------
+
+    async def subscribe(self, topics: Iterable[str]) -> None:
+        self.client.subscribe(topics=sorted(topics), listener=self._listener)
+
+    def assignment(self) -> set[TP]:
+        return {TP(tp.topic, tp.partition) for tp in self._client.assignment()} if self._client is not None else set()
+
+    def track_message(self, message: Any) -> None:
+        """Nothing: spans track."""
+
+    def ack(self, message: Any) -> bool:
+        """Nothing: `finish` acknowledges, when the outputs have been."""
+        return False
+
+    async def verify_all_partitions_active(self) -> None:
+        """Nothing: `_watch_broker` watches."""
+
+    def on_buffer_full(self, tp: TP) -> None:
+        """Nothing: `_room` bounds what is in flight, by batches and bytes."""
+
+    on_buffer_drop = on_buffer_full
+
+    def highwater(self, tp: TP) -> int:
+        return self._client.highwater(TopicPartition(*tp)) or 0 if self._client is not None else 0
+
+    def topic_partitions(self, topic: str) -> int | None:
+        partitions = self._client.partitions_for_topic(topic) if self._client is not None else None
+        return len(partitions) if partitions else None
+
+    def key_partition(self, topic: str, key: bytes | None, partition: int | None = None) -> int | None:
+        return partition
+
+    async def position(self, tp: TP) -> int | None:
+        return self.tracker.expected((tp.topic, tp.partition))
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        await self.perform_seek()
+        return {TP(*partition): self.tracker.expected(partition) or 0 for partition in self.tracker.partitions}
+
+    async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
+        return cast(Mapping[TP, int], await self.client.beginning_offsets(partitions))
+
+    async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
+        return cast(Mapping[TP, int], await self.client.end_offsets(partitions))
+
+    async def create_topic(self, topic: str, *args: Any, **kwargs: Any) -> None:
+        raise TransportError(f"topic {topic!r} is not created by a worker: run `penstock topics create`")
+
+    def _new_topicpartition(self, topic: str, partition: int) -> TP:
+        return TP(topic, partition)
+
+    # Tables, transactions and per-record fetching are Faust features that this transport does not carry.
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        raise TransportError("offsets are committed by spans")
+
+    async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
+        raise TransportError("records are fetched by batches")
+
+    def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
+        raise TransportError("records are fetched by batches")
+
+    async def _seek(self, partition: TP, offset: int) -> None:
+        raise TransportError("positions are kept by the tracker")
+
+    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
+        raise TransportError("positions are kept by the tracker")
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
+    """Passes aiokafka's rebalance callbacks on to Faust, in the same loop."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        self._consumer.app.on_rebalance_start()
+        await self._consumer.on_partitions_revoked({TP(tp.topic, tp.partition) for tp in revoked})
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        consumer = self._consumer
+        generation = consumer.client._coordinator.generation
+        consumer.app.consumer_generation_id = generation
+        await consumer.on_partitions_assigned({TP(tp.topic, tp.partition) for tp in assigned}, generation)
+
+
+def _cut(fetched: Fetched, rows: int) -> Iterable[Fetched]:
+    """The fetched records in pieces of at most `rows`; the last one keeps the end, with the gap behind its last record."""
+    partition, start, end, records = fetched
+    for at in range(0, len(records), rows):
+        piece = records[at : at + rows]
+        upto = records[at + rows].offset if at + rows < len(records) else end
+        yield Fetched(partition, start, upto, piece)
+        start = upto
+
+
+def _size(records: list[RecordLike]) -> int:
+    """Bytes of the values, from a sample: good enough to bound memory, and free."""
+    step = max(1, len(records) // 16)
+    sample = records[::step]
+    return sum(len(record.value or b"") + len(record.key or b"") + 64 for record in sample) * step

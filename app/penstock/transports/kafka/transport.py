@@ -1,0 +1,73 @@
+"""Where Faust is told to use this transport: `faust.App(..., broker="penstock://host:port")`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import faust
+from faust.transport import base
+from yarl import URL
+
+from penstock.transports.kafka.consumer import Consumer
+from penstock.transports.kafka.producer import Producer
+
+__all__ = ["App", "Transport", "TransportOptions"]
+
+
+@dataclass(frozen=True, slots=True)
+class TransportOptions:
+    """What the transport needs to know beyond Faust's own settings. Times in seconds, sizes in bytes.
+
+    `connection` holds aiokafka's arguments for reaching the brokers (addresses, TLS, SASL, client id); `limits` the
+    max.message.bytes of each topic that is written.
+    """
+
+    connection: Mapping[str, Any]
+    limits: Mapping[str, int] = field(default_factory=dict)
+    start_from: str = "earliest"
+    group_instance_id: str = ""
+    max_batch_rows: int = 4096
+    max_in_flight_batches: int = 16
+    max_in_flight_bytes: int = 33_554_432
+    fetch_bytes: int = 1_048_576
+    fetch_linger_ms: float = 1.0
+    batch_bytes: int = 1_000_000
+    compression: str = "none"
+    commit_interval: float = 1.0
+    drain_timeout: float = 30.0
+    session_timeout: float = 10.0
+    rebalance_timeout: float = 60.0
+    broker_timeout: float = 60.0
+
+
+class Transport(base.Transport):
+    """Faust's transport interface over `consumer` and `producer`."""
+
+    Consumer: ClassVar[type[Consumer]] = Consumer
+    Producer: ClassVar[type[Producer]] = Producer
+    default_port: ClassVar[int] = 9092
+    driver_version = "penstock"
+
+
+class App(faust.App):
+    """A Faust app that carries the transport's options, with the parts of Faust switched off that are not used."""
+
+    def __init__(self, id: str, brokers: str, options: TransportOptions) -> None:
+        self.penstock = options
+        super().__init__(
+            id,
+            broker=[URL(f"penstock://{address.strip()}") for address in brokers.split(",")],
+            store="memory://",
+            topic_disable_leader=True,
+            topic_allow_declare=False,
+            web_enabled=False,
+            autodiscover=False,
+            broker_commit_interval=options.commit_interval,
+            broker_session_timeout=options.session_timeout,
+            broker_request_timeout=max(options.broker_timeout, options.session_timeout),
+            stream_wait_empty=True,
+            stream_buffer_maxsize=options.max_in_flight_batches + 1,
+            processing_guarantee="at_least_once",
+        )
