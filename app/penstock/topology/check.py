@@ -1,0 +1,198 @@
+"""A topology against the schemas and signatures it names: every name resolved, every type held against its reader, per source.
+
+An event has one source. So one graph becomes one flow a source: the nodes and sinks that its fields can feed, directly or
+through other nodes. A node or sink that no single source can feed is a problem (streams are not joined here), so is a
+node that no sink reads and a source that reaches no sink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from penstock.errors import Problem, TopologyError
+from penstock.schema import Schema
+from penstock.signature import Signature, Tensor
+from penstock.topology.feeds import Feeder
+from penstock.topology.names import did_you_mean
+from penstock.topology.order import order
+from penstock.topology.resolve import FromField, FromNode, Names, Report, Target, Wire
+from penstock.topology.spec import Node, Ref, Sink, Source, Topology
+from penstock.topology.wiring import Flow, Wiring
+
+__all__ = ["check", "wire"]
+
+
+def wire(
+    topology: Topology,
+    schemas: Mapping[str, Schema],
+    signatures: Mapping[str, Signature],
+    sink_schemas: Mapping[str, Schema] | None = None,
+) -> Wiring:
+    """The topology with every name resolved.
+
+    `schemas` are by source name, `signatures` by node name, `sink_schemas` by the name of the sinks that have one.
+    Raises TopologyError with all problems.
+    """
+    report = Report(topology.file)
+    for source in topology.sources:
+        if source.name not in schemas:
+            report.add(source.mark, f"sources.{source.name}: its schema was not given", f"load {source.schema}")
+    for node in topology.nodes:
+        if node.name not in signatures:
+            report.add(node.mark, f"nodes.{node.name}: the signature of {node.model} was not given", f"resolve {node.model}")
+    wiring, problems = check(topology, schemas, signatures, sink_schemas or {})
+    if problems := [*report.problems(), *problems]:
+        raise TopologyError(problems)
+    return wiring
+
+
+def check(
+    topology: Topology, schemas: Mapping[str, Schema], signatures: Mapping[str, Signature], sink_schemas: Mapping[str, Schema]
+) -> tuple[Wiring, list[Problem]]:
+    """The wiring, whole when there are no problems, and the problems, in the file's order.
+
+    What is missing in the mappings is passed over in silence: whoever could not load it has said so.
+    """
+    report = Report(topology.file)
+    graph = _Graph(topology, Names(topology, schemas, signatures, report))
+    for source in topology.sources:
+        if source.name in schemas:
+            _check_source(source, schemas[source.name], report)
+    graph.check_use()
+    flows = tuple(graph.flow(source, schemas[source.name], sink_schemas) for source in topology.sources if source.name in schemas)
+    return Wiring(topology, flows), report.problems()
+
+
+def _check_source(source: Source, schema: Schema, report: Report) -> None:
+    known = [field.name for field in schema.fields]
+    for key, name, kinds, says in (
+        ("id", source.id, ("string", "enum", "int", "long"), "an id is a string or a whole number"),
+        ("time", source.time, ("timestamp", "long"), "an event time is a timestamp, or a long in ms"),
+    ):
+        if name is None:
+            continue
+        field = schema.field(name)
+        if field is None:
+            report.add(source.mark, f"sources.{source.name}.{key}: {source.schema} has no field {name!r}", did_you_mean(name, known))
+        elif field.kind not in kinds:
+            report.add(source.mark, f"sources.{source.name}.{key}: the field {name!r} is of kind {field.kind}", says)
+
+
+class _Graph:
+    """The topology with its names resolved: who reads whom, who can be fed by which source."""
+
+    def __init__(self, topology: Topology, names: Names) -> None:
+        self.topology = topology
+        self.names = names
+        self.report = names.report
+        self.wires: dict[str, list[Wire]] = {node.name: names.wires(node) for node in topology.nodes}
+        self.fields: dict[str, dict[str, Target | None]] = {}
+        self.keys: dict[str, Target | None] = {}
+        for sink in topology.sinks:
+            where = f"sinks.{sink.name}"
+            self.fields[sink.name] = {name: names.target(ref, f"{where}.fields.{name}") for name, ref in sink.fields}
+            self.keys[sink.name] = None if sink.key is None else names.target(sink.key, f"{where}.key")
+        reads = {node.name: _nodes_in(target for _, target in self.read_by_node(node)) for node in topology.nodes}
+        self.reads = reads
+        self.order, cycles = order(reads)
+        for cycle in cycles:
+            node = topology.node(cycle[0])
+            assert node is not None
+            self.report.add(
+                node.mark, f"nodes.{node.name}: a cycle: {' -> '.join(cycle)}", "a node cannot wait for itself: remove one of these inputs"
+            )
+        self.runs = {source.name: self._runs(source) for source in topology.sources}
+
+    def read_by_node(self, node: Node) -> list[tuple[Ref, Target | None]]:
+        return [(ref, target) for wire in self.wires[node.name] for ref, target in zip(wire.input.refs, wire.targets, strict=True)]
+
+    def read_by_sink(self, sink: Sink) -> list[tuple[Ref, Target | None]]:
+        read = [(ref, self.fields[sink.name][name]) for name, ref in sink.fields]
+        return read if sink.key is None else [*read, (sink.key, self.keys[sink.name])]
+
+    def fed(self, source: Source, target: Target | None, running: Iterable[str]) -> bool:
+        """Whether an event of the source has what the target means. A broken ref was reported and counts as fed."""
+        match target:
+            case None:
+                return True
+            case FromField(name, owner):
+                schema = self.names.schemas.get(source.name)
+                return owner in (None, source.name) and (schema is None or schema.field(name) is not None)
+            case FromNode(node):
+                return node in running
+
+    def check_use(self) -> None:
+        """Reports what cannot be fed, what nobody reads, and sources that lead nowhere."""
+        everywhere = set().union(*self.runs.values())
+        hopeless = [node for node in self.topology.nodes if node.name in self.order and node.name not in everywhere]
+        unfed = {node.name for node in self.topology.nodes} - everywhere
+        for node in hopeless:
+            self._explain(f"nodes.{node.name}", node, self.read_by_node(node), unfed)
+        starved = [sink for sink in self.topology.sinks if not any(self.feeds(source, sink) for source in self.topology.sources)]
+        for sink in starved:
+            self._explain(f"sinks.{sink.name}", sink, self.read_by_sink(sink), unfed)
+        if self.names.dangling:
+            return  # a mistyped name would show once more as somebody that nobody reads
+        used = self._upstream(self.topology.sinks)
+        for node in self.topology.nodes:
+            if node.name not in used:
+                self.report.add(node.mark, f"nodes.{node.name}: no sink reads it, directly or through other nodes", "read it, or remove it")
+        for source in self.topology.sources:
+            if not starved and not any(self.feeds(source, sink) for sink in self.topology.sinks):
+                self.report.add(
+                    source.mark, f"sources.{source.name}: its events reach no sink", "remove it, or add a sink that it can fill"
+                )
+
+    def feeds(self, source: Source, sink: Sink) -> bool:
+        return all(self.fed(source, target, self.runs[source.name]) for _, target in self.read_by_sink(sink))
+
+    def flow(self, source: Source, schema: Schema, sink_schemas: Mapping[str, Schema]) -> Flow:
+        """The flow of one source. Nodes that no sink reads are typed too, so that all their problems show at once."""
+        sinks = [sink for sink in self.topology.sinks if self.feeds(source, sink)]
+        needed = self._upstream(sinks) | (set(self.wires) - self._upstream(self.topology.sinks))
+        nodes = [node for name in self.order if name in needed & self.runs[source.name] and (node := self.topology.node(name))]
+        asked = [target for sink in sinks for _, target in self.read_by_sink(sink)]
+        asked += [target for node in nodes for _, target in self.read_by_node(node)]
+        feeder = Feeder(source, schema, self.report)
+        steps = [feeder.step(node, self.wires[node.name], self._outputs(node, asked)) for node in nodes]
+        emits = [feeder.emit(sink, self.fields[sink.name], self.keys[sink.name], sink_schemas.get(sink.name)) for sink in sinks]
+        return Flow(source, feeder.columns.all(), tuple(steps), tuple(emits))
+
+    def _outputs(self, node: Node, asked: Iterable[Target | None]) -> tuple[Tensor, ...]:
+        signature = self.names.signatures.get(node.name)
+        read = {target.tensor.name for target in asked if isinstance(target, FromNode) and target.node == node.name and target.tensor}
+        return () if signature is None else tuple(tensor for tensor in signature.outputs if tensor.name in read)
+
+    def _runs(self, source: Source) -> set[str]:
+        running: set[str] = set()
+        for name in self.order:
+            node = self.topology.node(name)
+            if node is not None and all(self.fed(source, target, running) for _, target in self.read_by_node(node)):
+                running.add(name)
+        return running
+
+    def _upstream(self, sinks: Iterable[Sink]) -> set[str]:
+        """The nodes that the sinks read, and those that these read, and so on."""
+        found: set[str] = set()
+        todo = [name for sink in sinks for name in _nodes_in(target for _, target in self.read_by_sink(sink))]
+        while todo:
+            name = todo.pop()
+            if name not in found:
+                found.add(name)
+                todo += self.reads[name]
+        return found
+
+    def _explain(self, where: str, item: Node | Sink, read: list[tuple[Ref, Target | None]], unfed: set[str]) -> None:
+        """Says which source lacks what, unless the reason is a node that is in the report already."""
+        if any(isinstance(target, FromNode) and target.node in unfed for _, target in read):
+            return
+        lacks = []
+        for source in self.topology.sources:
+            missing = dict.fromkeys(ref.text for ref, target in read if not self.fed(source, target, self.runs[source.name]))
+            lacks.append(f"{source.name} lacks {', '.join(missing)}")
+        fix = "an event has one source: read what one source has, or join the streams before"
+        self.report.add(item.mark, f"{where}: no single source feeds it: {'; '.join(lacks)}", fix)
+
+
+def _nodes_in(targets: Iterable[Target | None]) -> list[str]:
+    return list(dict.fromkeys(target.node for target in targets if isinstance(target, FromNode)))

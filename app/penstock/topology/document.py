@@ -1,0 +1,224 @@
+"""YAML text as marked values: every scalar, list and mapping knows its line, and none of them can hurt.
+
+Scalars follow the YAML 1.2 core schema, as editors do: `no`, `on` and `12:30` are text, only `true` and `false` are
+booleans. Nothing is constructed from tags, nothing is read from the environment, and what anchors may blow up is bounded
+while it is read: size, depth, number of aliases and the number of values after they are expanded.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import yaml
+
+from penstock.errors import Problem
+from penstock.topology.spec import Mark
+
+__all__ = ["MAX_BYTES", "Listed", "Mapped", "Scalar", "Value", "read"]
+
+MAX_BYTES: Final = 1_048_576
+MAX_ALIASES: Final = 100
+MAX_DEPTH: Final = 32
+MAX_VALUES: Final = 20_000
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_NULL: Final = frozenset({"", "~", "null", "Null", "NULL"})
+_BOOL: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_INT: Final = re.compile(r"[-+]?[0-9]{1,30}")
+_FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_INF: Final = re.compile(r"([-+]?)\.(inf|Inf|INF)")
+_BREAK: Final = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """One word: `value` is a str, int, float, bool or None; `text` is what the file says."""
+
+    value: str | int | float | bool | None
+    text: str
+    mark: Mark
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A sequence. `weight` counts the values inside with every alias expanded."""
+
+    items: tuple[Value, ...]
+    mark: Mark
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A mapping, its keys in the file's order and without the duplicates."""
+
+    items: tuple[tuple[Scalar, Value], ...]
+    mark: Mark
+    weight: int = 1
+
+    def get(self, name: str) -> Value | None:
+        return next((value for key, value in self.items if key.text == name), None)
+
+
+Value = Scalar | Listed | Mapped
+
+
+class _Stop(Exception):
+    """Reading on makes no sense; the problem is in the list already."""
+
+
+def read(text: str, file: str) -> tuple[Value | None, list[Problem]]:
+    """The only document in `text`, None when there is none to go on with, and everything wrong with it as YAML."""
+    reader = _Reader(file)
+    try:
+        reader.measure(text)
+        for event in yaml.parse(text, Loader=_Loader):
+            reader.take(event)
+        if reader.root is None:
+            reader.stop(Mark(1, 1), "the file is empty", "begin with 'topology: NAME'")
+    except _Stop:
+        return None, reader.problems
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: the pure Python reader on absurd escapes
+        reader.problems.append(_syntax(error, text, file))
+        return None, reader.problems
+    return reader.root, reader.problems
+
+
+@dataclass(slots=True)
+class _Open:
+    """A list or mapping whose end has not come yet."""
+
+    event: Any
+    mark: Mark
+    items: list[Value] = field(default_factory=list)
+
+
+class _Reader:
+    """Folds parse events into values with a stack of its own, so that depth cannot exhaust Python's."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.problems: list[Problem] = []
+        self.root: Value | None = None
+        self._open: list[_Open] = []
+        self._anchors: dict[str, Value] = {}
+        self._aliases = 0
+        self._documents = 0
+        self._values = 0
+
+    def report(self, mark: Mark, message: str, fix: str = "") -> None:
+        self.problems.append(Problem(self.file, mark.line, mark.column, message, fix))
+
+    def stop(self, mark: Mark, message: str, fix: str = "") -> None:
+        self.report(mark, message, fix)
+        raise _Stop
+
+    def measure(self, text: str) -> None:
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError as error:
+            line = len(_BREAK.findall(text[: error.start])) + 1
+            self.stop(Mark(line, 1), "half a surrogate pair is no character", "save the file as UTF-8")
+        else:
+            if size > MAX_BYTES:
+                self.stop(Mark(1, 1), f"the file has {size:,} bytes, a topology at most {MAX_BYTES:,}", "split it")
+
+    def take(self, event: Any) -> None:
+        mark = Mark(event.start_mark.line + 1, event.start_mark.column + 1)
+        match event:
+            case yaml.DocumentStartEvent():
+                self._documents += 1
+                if self._documents > 1:
+                    self.stop(mark, "a second document begins here", "one topology a file")
+            case yaml.AliasEvent():
+                self._alias(event, mark)
+            case yaml.ScalarEvent():
+                self._no_tag(event, mark)
+                plain = event.implicit[0] and not event.style
+                self._add(Scalar(_resolve(event.value) if plain else event.value, event.value, mark), event.anchor)
+            case yaml.SequenceStartEvent() | yaml.MappingStartEvent():
+                self._no_tag(event, mark)
+                if len(self._open) >= MAX_DEPTH:
+                    self.stop(mark, f"nested more than {MAX_DEPTH} levels deep", "a topology needs six")
+                self._open.append(_Open(event, mark))
+            case yaml.SequenceEndEvent():
+                done = self._open.pop()
+                self._add(Listed(tuple(done.items), done.mark, _weight(done.items)), done.event.anchor)
+            case yaml.MappingEndEvent():
+                done = self._open.pop()
+                self._add(Mapped(self._pairs(done.items), done.mark, _weight(done.items)), done.event.anchor)
+
+    def _add(self, value: Value, anchor: str | None) -> None:
+        self._values += 1
+        if max(value.weight, self._values) > MAX_VALUES:
+            self.stop(value.mark, f"more than {MAX_VALUES:,} values once the aliases are expanded", "write it without anchors")
+        if anchor:
+            self._anchors[anchor] = value
+        if self._open:
+            self._open[-1].items.append(value)
+        else:
+            self.root = value
+
+    def _alias(self, event: Any, mark: Mark) -> None:
+        self._aliases += 1
+        if self._aliases > MAX_ALIASES:
+            self.stop(mark, f"more than {MAX_ALIASES} aliases", "write it without anchors")
+        if event.anchor not in self._anchors:
+            self.stop(mark, f"the alias *{event.anchor} has no anchor that ends before it", f"write &{event.anchor} first")
+        self._add(self._anchors[event.anchor], None)
+
+    def _no_tag(self, event: Any, mark: Mark) -> None:
+        if event.tag is not None:
+            self.report(mark, f"the tag {event.tag!r} is not allowed: a topology is plain data", "remove the tag")
+
+    def _pairs(self, items: list[Value]) -> tuple[tuple[Scalar, Value], ...]:
+        pairs: dict[str, tuple[Scalar, Value]] = {}
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if not isinstance(key, Scalar):
+                self.report(key.mark, "a list or mapping cannot be a key", "write the key as plain text")
+            elif key.text == "<<":
+                self.report(key.mark, "merge keys (<<) are not supported", "write the keys out, or use one alias for the whole value")
+            elif key.text in pairs:
+                first = pairs[key.text][0].mark.line
+                self.report(key.mark, f"duplicate key {key.text!r}, first on line {first}", "keep one of the two")
+            else:
+                pairs[key.text] = (key, value)
+        return tuple(pairs.values())
+
+
+def _weight(items: list[Value]) -> int:
+    return 1 + sum(item.weight for item in items)
+
+
+def _resolve(text: str) -> str | int | float | bool | None:
+    if text in _NULL:
+        return None
+    if text in _BOOL:
+        return _BOOL[text]
+    if _INT.fullmatch(text):
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    if infinite := _INF.fullmatch(text):
+        return -math.inf if infinite[1] == "-" else math.inf
+    return math.nan if text in {".nan", ".NaN", ".NAN"} else text
+
+
+def _syntax(error: Exception, text: str, file: str) -> Problem:
+    """A YAML error as a Problem on a line that the file really has (an unexpected end is past the last one)."""
+    lines = _BREAK.split(text)
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    if mark is None:
+        position = min(int(getattr(error, "position", 0) or 0), len(text))
+        line = len(_BREAK.findall(text[:position])) + 1
+        message = getattr(error, "reason", None) or str(error)
+        return Problem(file, line, 1, f"not YAML: {message}", "remove the character, save the file as UTF-8")
+    line = min(mark.line + 1, len(lines))
+    message = " ".join(part for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part)
+    indent = lines[line - 1][: len(lines[line - 1]) - len(lines[line - 1].lstrip())]
+    fix = "a tab: YAML is indented with spaces only" if "\t" in indent else "check indentation, quotes and brackets here and just above"
+    return Problem(file, line, mark.column + 1, f"not YAML: {message}", fix)

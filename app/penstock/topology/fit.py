@@ -1,0 +1,97 @@
+"""The type rules: what may feed what. Pure functions over dtypes and axes; `check` turns a "no" into a Problem.
+
+A field feeds a tensor when every value of its type has a place in the dtype: whole numbers and booleans any float, whole
+numbers a whole number at least as wide, floats a float (64 to 32 bits is allowed, models are trained in 32), text text.
+Unsigned and small integers, which Avro cannot declare, take any whole number, checked at each event. Between two nodes
+dtypes are equal. Axes are equal or open; `[N]` and `[N, 1]` are the same column.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+from penstock.schema import Field
+
+__all__ = ["Axes", "converts", "fills", "fit", "innermost", "joined", "writes"]
+
+Axes = tuple[int | None, ...]
+
+_FLOAT32_MAX: Final = 3.4028234663852886e38
+_FLOATS: Final = frozenset({"float32", "float64"})
+_UNDECLARED: Final = frozenset({"int8", "int16", "uint8", "uint16", "uint32", "uint64"})
+_FEEDS: Final = {
+    "boolean": frozenset({"bool", "int32", "int64"}) | _FLOATS | _UNDECLARED,
+    "int": frozenset({"int32", "int64"}) | _FLOATS | _UNDECLARED,
+    "long": frozenset({"int64"}) | _FLOATS | _UNDECLARED,
+    "timestamp": frozenset({"int64"}) | _FLOATS,
+    "float": _FLOATS,
+    "double": _FLOATS,
+    "string": frozenset({"string"}),
+    "enum": frozenset({"string"}),
+}
+_WRITES: Final = {
+    "boolean": frozenset({"bool"}),
+    "int": frozenset({"int8", "int16", "int32", "uint8", "uint16"}),
+    "long": frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"}),
+    "timestamp": frozenset({"int32", "int64", "uint32"}),
+    "float": frozenset({"float32"}),
+    "double": _FLOATS,
+    "string": frozenset({"string"}),
+    "enum": frozenset({"string"}),
+}
+
+
+def innermost(field: Field) -> Field:
+    """The field itself, or of an array what its items are made of."""
+    return field if field.items is None else innermost(field.items)
+
+
+def converts(field: Field, dtype: str) -> bool:
+    """Whether the field's values have a place in a tensor of `dtype`."""
+    return field.dtype != "" and dtype in _FEEDS[innermost(field).kind]
+
+
+def writes(dtype: str, field: Field) -> bool:
+    """Whether values of `dtype` can be written to the field of a sink's schema."""
+    return dtype in _WRITES.get(innermost(field).kind, frozenset())
+
+
+def fills(value: Any, field: Field, dtype: str) -> bool:
+    """Whether `value` (of a `missing:` rule) can stand for a null of the field in a tensor of `dtype`."""
+    match dtype:
+        case "string":
+            return isinstance(value, str)
+        case "bool":
+            return isinstance(value, bool)
+        case _ if isinstance(value, bool):
+            return innermost(field).kind == "boolean"
+        case "float32" | "float64":
+            largest = _FLOAT32_MAX if dtype == "float32" else sys.float_info.max
+            return isinstance(value, int | float) and (value != value or abs(value) <= largest)
+        case _:
+            bits = int(dtype.removeprefix("u").removeprefix("int"))
+            low, high = (0, 2**bits) if dtype.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1))
+            return isinstance(value, int) and low <= value < high
+
+
+def fit(given: Axes, wanted: Axes) -> Axes | None:
+    """The axes that a tensor of axes `wanted` has when axes `given` feed it, None when they cannot."""
+    if len(given) == len(wanted):
+        axes = tuple(w if g is None else g for g, w in zip(given, wanted, strict=True))
+        return axes if all(w is None or w == axis for w, axis in zip(wanted, axes, strict=True)) else None
+    if all(axis == 1 for axis in given) and all(axis in (1, None) for axis in wanted):
+        return (1,) * len(wanted)
+    return None
+
+
+def joined(parts: Sequence[Axes]) -> Axes | None:
+    """The axes of several parts joined along the last axis, None when their axes do not allow it."""
+    if all(axes == () for axes in parts):
+        return (len(parts),)
+    lead = parts[0][:-1]
+    if any(not axes or axes[:-1] != lead for axes in parts):
+        return None
+    widths = [axes[-1] for axes in parts]
+    return (*lead, None if None in widths else sum(width for width in widths if width is not None))

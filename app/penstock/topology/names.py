@@ -1,0 +1,52 @@
+"""What names may look like, and which known one a mistyped name was probably meant to be."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from penstock.topology.spec import Mark, Ref
+
+__all__ = ["FIELD", "MODEL", "NAME", "REF", "TOPIC", "any_of", "did_you_mean", "ref", "topic_problem"]
+
+NAME: Final = r"^[A-Za-z_][A-Za-z0-9_-]{0,99}$"
+FIELD: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,199}$"
+MODEL: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}@[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+TOPIC: Final = r"^[A-Za-z0-9._-]{1,249}$"
+# The part behind the dot may be the output of any exporter (`dense/BiasAdd:0`), so only blanks and brackets end it.
+REF: Final = r"^([A-Za-z_][A-Za-z0-9_-]*)(?:\.([^\s\[\]]+))?(?:\[([0-9]{1,6})\])?$"
+
+
+def ref(text: str, mark: Mark) -> Ref | None:
+    """`text` taken apart, None when it is no reference."""
+    found = re.fullmatch(REF, text)
+    if not found:
+        return None
+    head, tail, index = found.groups()
+    return Ref(text, head, tail, None if index is None else int(index), mark)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A fix for an unknown name: the closest known ones, or all of them when they are few."""
+    choices = list(dict.fromkeys(known))
+    close = difflib.get_close_matches(name, choices, n=2, cutoff=0.6)
+    if close:
+        return f"did you mean {any_of(close)}?"
+    return f"known: {', '.join(choices)}" if 0 < len(choices) <= 12 else ""
+
+
+def any_of(names: Iterable[str]) -> str:
+    return " or ".join(repr(name) for name in names)
+
+
+def topic_problem(topic: str) -> str:
+    """Why Kafka would not take `topic` as a name, "" when it would."""
+    if topic in {".", ".."}:
+        return f"{topic!r} is not a topic name"
+    if topic.startswith("__"):
+        return f"the topic {topic!r} is reserved: names with two leading underscores are Kafka's own"
+    if len(topic) > 249:
+        return f"the topic name {topic[:40]!r}... has {len(topic)} characters, Kafka allows 249"
+    return "" if re.fullmatch(TOPIC, topic) else f"the topic {topic!r} has characters that Kafka does not allow"

@@ -1,0 +1,187 @@
+"""What every name on a right-hand side means: a field of the event or the output of a node; and the inputs that the file leaves out.
+
+A tensor without an entry is fed by what has its name: the field T, the node T (by its only output), or the output T of
+another node. Exactly one of them must exist; the file has to say which where there are several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from penstock.errors import Problem
+from penstock.schema import Schema
+from penstock.signature import Signature, Tensor
+from penstock.topology.names import any_of, did_you_mean
+from penstock.topology.spec import Input, Mark, Node, Ref, Topology
+
+__all__ = ["FromField", "FromNode", "Names", "Report", "Target", "Wire"]
+
+
+class Report:
+    """Problems as they are found; the same one is kept once."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._found: dict[Problem, None] = {}
+
+    def add(self, mark: Mark, message: str, fix: str = "") -> None:
+        self._found[Problem(self._file, mark.line, mark.column, message, fix)] = None
+
+    def problems(self) -> list[Problem]:
+        """All of them in the file's order."""
+        return sorted(self._found, key=lambda problem: (problem.line, problem.column))
+
+
+@dataclass(frozen=True, slots=True)
+class FromField:
+    """A field of the event: of `source` only, or (None) of whichever source the event came from."""
+
+    name: str
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FromNode:
+    """An output of a node. `tensor` is None while the node's signature is not known."""
+
+    node: str
+    tensor: Tensor | None
+
+
+Target = FromField | FromNode
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """An input tensor of a node and what its refs mean; a None there is a ref that leads nowhere and was reported."""
+
+    tensor: Tensor
+    input: Input
+    targets: tuple[Target | None, ...]
+
+
+class Names:
+    """The names of a topology. A schema or signature that is not known silences what only it could say."""
+
+    def __init__(self, topology: Topology, schemas: Mapping[str, Schema], signatures: Mapping[str, Signature], report: Report) -> None:
+        self.topology = topology
+        self.schemas = schemas
+        self.signatures = signatures
+        self.report = report
+        # Where something is broken already, "nobody reads it" would only say so once more.
+        self.dangling = len(schemas) < len(topology.sources) or len(signatures) < len(topology.nodes)
+
+    def target(self, ref: Ref, where: str) -> Target | None:
+        """What the ref means; None, with a problem in the report, when it means nothing or two things."""
+        if ref.tail is None:
+            return self._bare(ref, where)
+        if self.topology.source(ref.head):
+            schema = self.schemas.get(ref.head)
+            if schema is not None and schema.field(ref.tail) is None:
+                fix = did_you_mean(ref.tail, [field.name for field in schema.fields])
+                self._nowhere(ref, f"{where}: the source {ref.head!r} has no field {ref.tail!r}", fix)
+                return None
+            return FromField(ref.tail, ref.head)
+        if self.topology.node(ref.head):
+            return self._output(ref, where)
+        fix = did_you_mean(ref.head, self._heads())
+        self._nowhere(ref, f"{where}: {ref.text!r}: there is no source or node {ref.head!r}", fix)
+        return None
+
+    def wires(self, node: Node) -> list[Wire]:
+        """Every input tensor of the node's model, in the model's order, and what feeds it."""
+        signature = self.signatures.get(node.name)
+        if signature is None:
+            for entry in node.inputs:
+                self._targets(entry.refs, f"nodes.{node.name}.inputs.{entry.tensor}")
+            return []
+        tensors = [tensor.name for tensor in signature.inputs]
+        given = {entry.tensor: entry for entry in node.inputs}
+        for name, entry in given.items():
+            if name not in tensors:
+                fix = did_you_mean(name, [tensor for tensor in tensors if tensor not in given] or tensors)
+                self.report.add(entry.mark, f"nodes.{node.name}.inputs: {node.model} has no input tensor {name!r}", fix)
+                self.dangling = True
+        wires = []
+        for tensor in signature.inputs:
+            found = given.get(tensor.name) or self._default(node, tensor)
+            if found is not None:
+                targets = self._targets(found.refs, f"nodes.{node.name}.inputs.{tensor.name}")
+                wires.append(Wire(tensor, found, targets))
+        return wires
+
+    def has_field(self, name: str) -> bool:
+        """Whether some source has the field."""
+        return any(schema.field(name) is not None for schema in self.schemas.values())
+
+    def _bare(self, ref: Ref, where: str) -> Target | None:
+        node, source = self.topology.node(ref.head), self.topology.source(ref.head)
+        if node and self.has_field(ref.head):
+            owner = next(name for name, schema in self.schemas.items() if schema.field(ref.head))
+            fix = f"rename the node, or write {owner}.{ref.head} for the field"
+            self.report.add(ref.mark, f"{where}: {ref.text!r} is both a node and a field", fix)
+            return None
+        if node:
+            return self._output(ref, where)
+        if self.has_field(ref.head):
+            return FromField(ref.head)
+        if source:
+            known = self.schemas.get(source.name)
+            fix = f"one of its fields: {', '.join(f'{source.name}.{field.name}' for field in known.fields[:3])}, ..." if known else ""
+            self._nowhere(ref, f"{where}: {ref.text!r} is a source, not a field", fix)
+        elif len(self.schemas) < len(self.topology.sources):
+            self.dangling = True  # it may be a field of a schema that could not be read, which was reported
+        else:
+            self._nowhere(ref, f"{where}: {ref.text!r} is neither a field nor a node", did_you_mean(ref.head, self._heads()))
+        return None
+
+    def _output(self, ref: Ref, where: str) -> Target | None:
+        signature = self.signatures.get(ref.head)
+        if signature is None:
+            return FromNode(ref.head, None)
+        outputs = [tensor.name for tensor in signature.outputs]
+        if ref.tail is None:
+            if len(outputs) == 1:
+                return FromNode(ref.head, signature.outputs[0])
+            fix = f"write {any_of(f'{ref.head}.{output}' for output in outputs)}"
+            self.report.add(ref.mark, f"{where}: the node {ref.head!r} has {len(outputs)} outputs", fix)
+            return None
+        tensor = signature.output(ref.tail)
+        if tensor is None:
+            self._nowhere(ref, f"{where}: the node {ref.head!r} has no output {ref.tail!r}", did_you_mean(ref.tail, outputs))
+            return None
+        return FromNode(ref.head, tensor)
+
+    def _nowhere(self, ref: Ref, message: str, fix: str) -> None:
+        self.dangling = True
+        self.report.add(ref.mark, message, fix)
+
+    def _targets(self, refs: Iterable[Ref], where: str) -> tuple[Target | None, ...]:
+        return tuple(self.target(ref, where) for ref in refs)
+
+    def _default(self, node: Node, tensor: Tensor) -> Input | None:
+        others = {name: signature for name, signature in self.signatures.items() if name != node.name}
+        candidates = [Ref(tensor.name, tensor.name, mark=node.mark)] if self.has_field(tensor.name) else []
+        for name, signature in others.items():
+            if name == tensor.name and len(signature.outputs) == 1:
+                candidates.append(Ref(name, name, mark=node.mark))
+            elif signature.output(tensor.name):
+                candidates.append(Ref(f"{name}.{tensor.name}", name, tensor.name, mark=node.mark))
+        if len(candidates) == 1:
+            return Input(tensor.name, tuple(candidates), mark=node.mark)
+        self.dangling = True
+        if candidates:
+            fix = f"say which: inputs: {{{tensor.name}: ...}}"
+            found = ", ".join(candidate.text for candidate in candidates)
+            self.report.add(node.mark, f"nodes.{node.name}: the input tensor `{tensor}` has several sources by its name: {found}", fix)
+        elif len(self.schemas) == len(self.topology.sources) and len(self.signatures) == len(self.topology.nodes):
+            fix = f"add inputs: {{{tensor.name}: FIELD or NODE.OUTPUT}}"
+            message = f"nodes.{node.name}: nothing feeds the input tensor `{tensor}`, and no field or output has its name"
+            self.report.add(node.mark, message, fix)
+        return None
+
+    def _heads(self) -> Iterable[str]:
+        yield from (field.name for schema in self.schemas.values() for field in schema.fields)
+        yield from (node.name for node in self.topology.nodes)
+        yield from (source.name for source in self.topology.sources)
