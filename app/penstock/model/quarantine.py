@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +24,7 @@ import onnx
 
 from penstock.batch import Array
 from penstock.errors import ConfigError, InferenceError, ModelCorrupt, ModelError, ModelMismatch
-from penstock.model.golden import GoldenRecord, dump, feeds_of, parse
+from penstock.model.golden import feeds_of, parse
 from penstock.model.session import Session
 from penstock.model.synthetic import synthetic_feeds
 
@@ -54,16 +54,19 @@ class Findings:
     remarks: tuple[str, ...]
 
 
-def quarantine(model: bytes, *, golden: Sequence[GoldenRecord] = (), limits: Limits | None = None) -> Findings:
-    """Tries the model in a child process. Raises ModelCorrupt or ModelMismatch with the reason when it does not pass."""
+def quarantine(model: bytes, *, golden: str | None = None, limits: Limits | None = None) -> Findings:
+    """Tries the model in a child process; `golden` is the text of a golden file, whose inputs are run too.
+
+    Raises ModelCorrupt or ModelMismatch with the reason when it does not pass.
+    """
     limits = limits or Limits()
     with tempfile.TemporaryDirectory(prefix="penstock-quarantine-") as folder:
         file = Path(folder) / "model.onnx"
         file.write_bytes(model)
         command = [sys.executable, "-B", "-m", "penstock.model.quarantine", str(file)]
-        if golden:
+        if golden is not None:
             records = Path(folder) / "golden.json"
-            records.write_text(dump(golden), encoding="utf-8")
+            records.write_text(golden, encoding="utf-8")
             command += ["--golden", str(records)]
         command += [f"--{name}={value}" for name, value in asdict(limits).items()]
         try:

@@ -1,0 +1,253 @@
+"""`penstock model`: what is in the registry, and how it gets there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from penstock.cli.options import with_settings
+from penstock.cli.output import err, format_option, out, print_json, table
+from penstock.errors import ConfigError, PenstockError
+from penstock.model.artifact import Artifact
+from penstock.model.golden import GoldenRecord, parse
+from penstock.model.quarantine import quarantine
+from penstock.model.session import Session
+from penstock.model.verify import verify
+from penstock.registry.base import Registry
+from penstock.registry.directory import DirectoryRegistry
+from penstock.settings import Settings
+
+__all__ = ["model"]
+
+
+@click.group()
+def model() -> None:
+    """Push, list, show, alias and verify registered models.
+
+    \b
+    A model is NAME@VERSION or NAME@ALIAS. Versions never change; aliases point at one version and may move.
+      penstock model push lr.onnx --name flight-lr --metrics auc=0.71 --alias live
+      penstock model ls
+      penstock model show flight-lr@live
+    """
+
+
+@model.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--name", required=True, help="Lower-case letters, digits, '.', '_', '-'.")
+@click.option("--version", help="Begins with a digit; the next whole number unless given.")
+@click.option(
+    "--golden", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Golden records (JSON); else some are made up."
+)
+@click.option("--metrics", multiple=True, metavar="NAME=NUMBER", help="A figure of quality; may be given several times.")
+@click.option("--description", default="", help="One line for people.")
+@click.option("--training-data", default="", help="Provenance: what it was trained on.")
+@click.option("--code", default="", help="Provenance: repository and commit of the training code.")
+@click.option("--framework", default="", help="Provenance: library and version that trained it.")
+@click.option("--author", default="", help="Provenance: who made it.")
+@click.option("--alias", help="Point this alias at the new version.")
+@with_settings("models")
+@format_option
+def push(
+    file: Path, name: str, version: str | None, golden: Path | None, metrics: tuple[str, ...], description: str,
+    alias: str | None, settings: Settings, form: str, **provenance: str,
+) -> None:  # fmt: skip
+    """Check an ONNX file and register it as a new version.
+
+    The file is first tried in a process of its own: it must load without custom operators or other files, run at batch sizes 1, 2
+    and 256, and give finite outputs with a row for each row. Golden records that are made up pin what the model answers today,
+    not that it is right: give real ones where you can.
+    """
+    data = file.read_bytes()
+    figures = dict(_figure(text) for text in metrics)
+    records = _tried(data, golden)
+    registry = DirectoryRegistry(settings.models)
+    pushed = registry.publish(
+        name,
+        data,
+        version=version,
+        golden=records,
+        metrics=figures,
+        provenance={key: text for key, text in provenance.items() if text},
+        description=description,
+    )
+    if alias:
+        registry.alias(name, alias, pushed.version)
+    if form == "json":
+        print_json(_described(pushed, registry))
+        return
+    out.print(f"pushed {pushed} to {pushed.path}" + (f", and {name}@{alias} points at it" if alias else ""))
+    if records is None:
+        err.print("its golden records were made up: they pin what it answers today, not that it is right (give real ones with --golden)")
+
+
+@model.command()
+@with_settings("models")
+@format_option
+def ls(settings: Settings, form: str) -> None:
+    """List models, their versions and aliases."""
+    registry = DirectoryRegistry(settings.models)
+    names = registry.names()
+    if form == "json":
+        print_json([{"name": name, "versions": registry.versions(name), "aliases": registry.aliases(name)} for name in names])
+        return
+    if not names:
+        out.print(f"no models in {settings.models}; push one: penstock model push FILE.onnx --name NAME")
+        return
+    shown = table("", "model", "versions", "aliases", "latest is")
+    for name in names:
+        versions = registry.versions(name)
+        aliases = ", ".join(f"{alias} → {version}" for alias, version in registry.aliases(name).items())
+        latest = registry.resolve(name, versions[-1]).manifest
+        shown.add_row(name, ", ".join(versions), aliases or "-", escape(latest.description) or latest.created)
+    out.print(shown)
+
+
+@model.command()
+@click.argument("reference", metavar="NAME[@VERSION]")
+@with_settings("models")
+@format_option
+def show(reference: str, settings: Settings, form: str) -> None:
+    """Show a version: its tensors, metrics and where it came from. Without a version, the latest."""
+    registry = DirectoryRegistry(settings.models)
+    artifact = registry.resolve(*_asked(registry, (reference,))[-1])
+    if form == "json":
+        print_json(_described(artifact, registry))
+        return
+    manifest = artifact.manifest
+    golden, records = manifest.golden, len(artifact.golden_records())
+    about = {
+        "description": manifest.description,
+        "created": manifest.created,
+        "digest": artifact.digest,
+        "size": f"{artifact.size:,} bytes",
+        "aliases": ", ".join(_aliases_of(artifact, registry)),
+        "golden records": f"{records} {golden.origin}, met within {golden.atol:g} + {golden.rtol:g} x expected",
+        **{f"metric {name}": f"{value:g}" for name, value in manifest.metrics.items()},
+        **{name.replace("_", " "): text for name, text in manifest.provenance.items()},
+    }
+    shown = table(str(artifact), "", "")
+    for key, text in about.items():
+        shown.add_row(key, escape(text) or "-")
+    for kind, tensors in (("input", artifact.signature.inputs), ("output", artifact.signature.outputs)):
+        for tensor in tensors:
+            shown.add_row(kind, escape(str(tensor)), end_section=tensor is tensors[-1])
+    out.print(shown)
+
+
+@model.command()
+@click.argument("name")
+@click.argument("alias")
+@click.argument("version")
+@with_settings("models")
+def alias(name: str, alias: str, version: str, settings: Settings) -> None:
+    """Point ALIAS of the model NAME at VERSION; running workers are not affected."""
+    registry = DirectoryRegistry(settings.models)
+    before = registry.aliases(name).get(alias)
+    registry.alias(name, alias, version)
+    now = registry.aliases(name)[alias]
+    out.print(f"{name}@{alias} points at {now}" + (f", before at {before}" if before else ""))
+
+
+@model.command(name="verify")
+@click.argument("references", nargs=-1, metavar="[NAME[@VERSION]]...")
+@with_settings("models")
+@format_option
+def verify_command(references: tuple[str, ...], settings: Settings, form: str) -> int:
+    """Check digests, signatures and golden records: of all models, or of those named. Exits with 3 when one fails.
+
+    NAME alone means all its versions.
+    """
+    registry = DirectoryRegistry(settings.models)
+    asked = _asked(registry, references)
+    results = []
+    with Progress(TextColumn("verifying {task.description}"), BarColumn(), MofNCompleteColumn(), console=err, transient=True) as progress:
+        task = progress.add_task("", total=len(asked))
+        for name, version in asked:
+            label = f"{name}@{version}".rstrip("@")
+            progress.update(task, description=label)
+            results.append({"model": label, **_verdict(registry, name, version)})
+            progress.advance(task)
+    failed = [result for result in results if not result["ok"]]
+    if form == "json":
+        print_json(results)
+    else:
+        for result in results:
+            out.print(f"{'ok    ' if result['ok'] else 'FAILED'} {result['model']}: {result['message']}", markup=False)
+        out.print(f"{len(results) - len(failed)} of {len(results)} versions are what was pushed")
+    return 3 if failed else 0
+
+
+def _verdict(registry: Registry, name: str, version: str) -> dict[str, Any]:
+    try:
+        report = verify(registry.resolve(name, version))
+    except PenstockError as error:
+        return {"ok": False, "message": str(error)}
+    return {"ok": True, "message": f"{report.records} golden records met ({report.origin})"}
+
+
+def _asked(registry: Registry, references: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The (name, version or alias) pairs that the references mean; a name alone means all its versions, no references all names."""
+    pairs: list[tuple[str, str]] = []
+    for reference in references or registry.names():
+        name, _, version = reference.partition("@")
+        # A name that is not there stays in the list: resolving it says so, with what there is instead.
+        versions = [version] if version else registry.versions(name) or [""]
+        pairs.extend((name, one) for one in versions)
+    return list(dict.fromkeys(pairs))
+
+
+def _tried(data: bytes, golden: Path | None) -> tuple[GoldenRecord, ...] | None:
+    """Puts the model through quarantine, and only then reads the golden records against its signature."""
+    if golden is None:
+        remarks = quarantine(data).remarks
+        records = None
+    else:
+        text = golden.read_text(encoding="utf-8")
+        remarks = quarantine(data, golden=text).remarks
+        records = parse(text, Session.load(data).signature, file=str(golden))
+    for remark in remarks:
+        err.print(f"remark: {remark}", markup=False)
+    return records
+
+
+def _figure(text: str) -> tuple[str, float]:
+    """`auc=0.71` as a pair."""
+    name, separator, number = text.partition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not (name and separator and math.isfinite(value)):
+        raise ConfigError(f"--metrics {text!r}: write NAME=NUMBER, like auc=0.71")
+    return name, value
+
+
+def _aliases_of(artifact: Artifact, registry: Registry) -> list[str]:
+    return [alias for alias, version in registry.aliases(artifact.name).items() if version == artifact.version]
+
+
+def _described(artifact: Artifact, registry: Registry) -> Mapping[str, Any]:
+    manifest = artifact.manifest
+    return {
+        "name": artifact.name,
+        "version": artifact.version,
+        "path": artifact.path,
+        "digest": artifact.digest,
+        "size": artifact.size,
+        "created": manifest.created,
+        "description": manifest.description,
+        "aliases": _aliases_of(artifact, registry),
+        "inputs": [asdict(tensor) for tensor in artifact.signature.inputs],
+        "outputs": [asdict(tensor) for tensor in artifact.signature.outputs],
+        "golden": asdict(manifest.golden),
+        "metrics": dict(manifest.metrics),
+        "provenance": dict(manifest.provenance),
+    }
