@@ -136,7 +136,7 @@ _SINK: Final = Keys(
     {
         "topic": Key(_TOPIC, "The Kafka topic to write.", required=True),
         "fields": Key(Forms(listing=Listing(_REF), mapping=Named("field", _FIELD, _REF)), "The fields of the output event.", required=True),
-        "format": Key(Choice(("json", "avro")), "How values are encoded.", default="json"),
+        "format": Key(Choice(("json", "avro", "avro-confluent")), "How values are encoded.", default="json"),
         "schema": Key(_FILE, "The output's Avro schema, a file of the schemas folder; avro needs it."),
         "key": Key(_REF, "The record's key; the input's key when omitted."),
     }

@@ -146,8 +146,8 @@ def _clashes(topology: Topology) -> Iterator[tuple[Mark, str, str]]:
 
 
 def _sink_clashes(sink: Sink) -> Iterator[tuple[Mark, str, str]]:
-    if sink.format == "avro" and sink.schema is None:
-        yield sink.mark, f"sinks.{sink.name}: the format avro needs a schema", "add schema: FILE.avsc"
+    if sink.format != "json" and sink.schema is None:
+        yield sink.mark, f"sinks.{sink.name}: the format {sink.format} needs a schema", "add schema: FILE.avsc"
     seen: set[str] = set()
     for name, source in sink.fields:
         if not re.fullmatch(FIELD, name):

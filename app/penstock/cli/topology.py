@@ -1,0 +1,163 @@
+"""`penstock validate`, `plan` and `draw`: a topology file looked at without a broker, and without running a model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from penstock.cli.options import with_settings
+from penstock.cli.output import err, format_option, out, print_json, table
+from penstock.errors import TopologyError
+from penstock.runtime import Loaded, load
+from penstock.schema import Column
+from penstock.settings import Settings
+from penstock.signature import Tensor
+from penstock.topology.draw import mermaid, text
+from penstock.topology.parse import parse
+from penstock.topology.wiring import Emit, Feed, Flow, Part, Step
+
+__all__ = ["draw", "plan", "validate"]
+
+_file = click.argument("topology", type=click.Path(path_type=Path), metavar="FILE")
+
+
+@click.command()
+@_file
+@with_settings("models", "schemas")
+@format_option
+@click.pass_context
+def validate(ctx: click.Context, /, topology: Path, settings: Settings, form: str) -> None:
+    """Check the topology FILE whole: keys, names, models, types. Lists every problem with its line; exit code 2 if there are any."""
+    try:
+        loaded = load(topology, models=settings.models, schemas=settings.schemas)
+    except TopologyError as error:
+        if form == "json":
+            print_json({"valid": False, "problems": [asdict(problem) for problem in error.problems]})
+        else:
+            for problem in error.problems:
+                err.print(str(problem), markup=False)
+            count = len(error.problems)
+            err.print(f"{topology}: {count} problem{'s' if count > 1 else ''}", markup=False)
+        ctx.exit(2)
+    counts = {part: len(getattr(loaded.topology, part)) for part in ("sources", "nodes", "sinks")}
+    if form == "json":
+        print_json({"valid": True, "problems": [], "topology": loaded.topology.name, **counts})
+    else:
+        listed = ", ".join(f"{count} {part if count != 1 else part[:-1]}" for part, count in counts.items())
+        out.print(f"{topology}: {loaded.topology.name} is valid: {listed}", markup=False)
+
+
+@click.command()
+@_file
+@with_settings("models", "schemas")
+@format_option
+def plan(topology: Path, settings: Settings, form: str) -> None:
+    """Show what running the topology FILE does: for each source the columns read, the steps in order, topics written."""
+    loaded = load(topology, models=settings.models, schemas=settings.schemas)
+    if form == "json":
+        print_json({"topology": loaded.topology.name, "flows": [_flow(flow, loaded) for flow in loaded.wiring.flows]})
+        return
+    for flow in loaded.wiring.flows:
+        _print_flow(flow, loaded)
+
+
+@click.command()
+@_file
+@with_settings("models", "schemas")
+@click.option(
+    "--as", "style", type=click.Choice(["text", "mermaid"]), default="text", show_default=True, help="For a terminal, or for pages."
+)
+def draw(topology: Path, settings: Settings, style: str) -> None:
+    """Draw the topology FILE. A file that is not valid yet is drawn as far as it says who reads whom."""
+    parsed, wiring = parse(topology), None
+    try:
+        wiring = load(topology, models=settings.models, schemas=settings.schemas).wiring
+    except TopologyError:
+        err.print("drawn by the file alone, without what is wired by name: `penstock validate` says why", markup=False)
+    click.echo({"text": text, "mermaid": mermaid}[style](parsed, wiring), nl=False)
+
+
+def _flow(flow: Flow, loaded: Loaded) -> dict[str, Any]:
+    source = flow.source
+    return {
+        "source": source.name,
+        "topic": source.topic,
+        "format": source.format,
+        "schema": source.schema,
+        "dead_letter": source.dead_letter,
+        "columns": [
+            {"name": one.name, "field": one.field, "dtype": one.dtype, "shape": list(one.shape), "missing": _missing(one)}
+            for one in flow.columns
+        ],
+        "steps": [_step(step, loaded) for step in flow.steps],
+        "sinks": [_sink(emit) for emit in flow.emits],
+    }
+
+
+def _step(step: Step, loaded: Loaded) -> dict[str, Any]:
+    return {
+        "node": step.node.name,
+        "kind": step.node.kind,
+        "model": str(step.node.model),
+        "version": loaded.artifacts[step.node.name].version,
+        "inputs": {feed.tensor.name: [_part(part) for part in feed.parts] for feed in step.feeds},
+        "outputs": [tensor.name for tensor in step.outputs],
+    }
+
+
+def _sink(emit: Emit) -> dict[str, Any]:
+    sink = emit.sink
+    return {
+        "sink": sink.name,
+        "topic": sink.topic,
+        "format": sink.format,
+        "schema": sink.schema,
+        "key": None if emit.key is None else _part(emit.key),
+        "fields": {field.name: {"from": _part(field.part), "type": _type(field.dtype, field.shape)} for field in emit.fields},
+    }
+
+
+def _print_flow(flow: Flow, loaded: Loaded) -> None:
+    source = flow.source
+    out.print(f"[bold]source {source.name}[/bold]: {source.topic} ({source.format}, {source.schema})")
+    out.print(f"  records that cannot be scored go to {source.dead_letter}\n", markup=False)
+    columns = table("columns read", "column", "field", "type", "null")
+    for column in flow.columns:
+        columns.add_row(column.name, column.field, _type(column.dtype, column.shape), _missing(column))
+    steps = table("steps", "", "node", "model", "inputs", "outputs asked")
+    for number, step in enumerate(flow.steps, 1):
+        model = f"{step.node.model.name}@{loaded.artifacts[step.node.name].version}"
+        alias = "" if model == str(step.node.model) else f" ({step.node.model.version})"
+        outputs = "\n".join(str(tensor) for tensor in step.outputs)
+        steps.add_row(str(number), step.node.name, model + alias, "\n".join(map(_fed, step.feeds)), outputs)
+    sinks = table("sinks", "sink", "topic", "format", "key", "fields")
+    for emit in flow.emits:
+        fields = "\n".join(f"{field.name} <- {_part(field.part)}" for field in emit.fields)
+        key = "the input's" if emit.key is None else _part(emit.key)
+        sinks.add_row(emit.sink.name, emit.sink.topic, emit.sink.format, key, fields)
+    for each in (columns, steps, sinks):
+        out.print(each)
+        out.print()
+
+
+def _fed(feed: Feed) -> str:
+    parts = ", ".join(map(_part, feed.parts))
+    return f"{feed.tensor} <- {f'[{parts}]' if feed.stacked else parts}"
+
+
+def _part(part: Part) -> str:
+    return part.column if part.index is None else f"{part.column}[{part.index}]"
+
+
+def _type(dtype: str, shape: tuple[int | None, ...]) -> str:
+    return str(Tensor("", dtype, shape)).removeprefix(": ")
+
+
+def _missing(column: Column) -> str:
+    """What happens to a null, in words."""
+    if column.missing.action == "reject":
+        return "rejected"
+    return "null" if column.missing.value is None else str(column.missing.value)

@@ -1,0 +1,122 @@
+"""The one place where a topology file meets what it names: schemas from their folder, models from the registry, all checked together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock.codecs import load_schema
+from penstock.engine import Plan, compile
+from penstock.errors import ConfigError, ModelError, Problem, SchemaError, TopologyError
+from penstock.model.artifact import Artifact
+from penstock.model.session import Session
+from penstock.model.verify import verify
+from penstock.registry.directory import DirectoryRegistry
+from penstock.schema import Schema
+from penstock.topology.check import check
+from penstock.topology.names import did_you_mean
+from penstock.topology.parse import parse
+from penstock.topology.spec import Mark, ModelRef, Topology
+from penstock.topology.wiring import Wiring
+
+__all__ = ["Loaded", "load", "prepare"]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A valid topology and everything that it names.
+
+    `schemas` are by source name, `sink_schemas` by the name of the sinks that have one, `artifacts` by node name: the
+    version that the node's alias pointed at when it was read.
+    """
+
+    topology: Topology
+    wiring: Wiring
+    schemas: Mapping[str, Schema]
+    sink_schemas: Mapping[str, Schema]
+    artifacts: Mapping[str, Artifact]
+
+
+def load(path: str | Path, *, models: Path, schemas: Path) -> Loaded:
+    """The topology in the file `path` with the schemas of the folder `schemas` and the models of the registry `models`.
+
+    Raises TopologyError with every problem of every kind: in the file, in a schema, a model that is not there, names
+    and types that do not fit. Models are not loaded, and their files not verified; that is done when they are to serve.
+    """
+    topology = parse(path)
+    shelf = _Shelf(topology.file, models, schemas)
+    asked = [(one.name, shelf.schema(f"sources.{one.name}", one.schema, one.mark)) for one in topology.sources]
+    source_schemas = {name: schema for name, schema in asked if schema}
+    asked = [(one.name, shelf.schema(f"sinks.{one.name}", one.schema, one.mark)) for one in topology.sinks if one.schema]
+    sink_schemas = {name: schema for name, schema in asked if schema}
+    resolved = [(node.name, shelf.artifact(f"nodes.{node.name}", node.model, node.mark)) for node in topology.nodes]
+    artifacts = {name: artifact for name, artifact in resolved if artifact}
+    signatures = {name: artifact.signature for name, artifact in artifacts.items()}
+    wiring, problems = check(topology, source_schemas, signatures, sink_schemas)
+    if problems := [*shelf.problems, *problems]:
+        raise TopologyError(sorted(dict.fromkeys(problems), key=lambda one: (one.file != topology.file, one.file, one.line, one.column)))
+    return Loaded(topology, wiring, source_schemas, sink_schemas, artifacts)
+
+
+def prepare(loaded: Loaded, *, warm_rows: int = 256) -> Plan:
+    """The plan, ready to serve: every model verified (digest, signature, golden records), loaded and warm.
+
+    `warm_rows` is the batch size that the models are warmed up at, beside single rows. Raises ModelCorrupt or
+    ModelMismatch that names the model; nothing is served then.
+    """
+    sessions: dict[Artifact, Session] = {}
+    for artifact in loaded.artifacts.values():
+        if artifact not in sessions:
+            session = Session.load(artifact)
+            verify(artifact, session)
+            session.warm_up((1, warm_rows))
+            sessions[artifact] = session
+    models = {node: sessions[artifact] for node, artifact in loaded.artifacts.items()}
+    versions = {node: str(artifact) for node, artifact in loaded.artifacts.items()}
+    return compile(loaded.wiring, models, versions, loaded.schemas, loaded.sink_schemas)
+
+
+class _Shelf:
+    """Fetches what the topology names, each thing once; what cannot be had is a problem at the line that names it."""
+
+    def __init__(self, file: str, models: Path, schemas: Path) -> None:
+        self.problems: list[Problem] = []
+        self._file = file
+        self._registry = DirectoryRegistry(models)
+        self._folder = schemas
+        self._schemas: dict[str, Schema | None] = {}
+        self._artifacts: dict[ModelRef, Artifact | ModelError | None] = {}
+
+    def schema(self, where: str, name: str, mark: Mark) -> Schema | None:
+        path = self._folder / name
+        if not path.is_file():
+            known = sorted(str(one.relative_to(self._folder)) for one in self._folder.rglob("*.avsc"))
+            self._report(mark, f"{where}: there is no schema file {path}", did_you_mean(name, known))
+            return None
+        if name not in self._schemas:
+            try:
+                self._schemas[name] = load_schema(path)
+            except SchemaError as error:
+                self.problems += error.problems
+                self._schemas[name] = None
+        return self._schemas[name]
+
+    def artifact(self, where: str, model: ModelRef, mark: Mark) -> Artifact | None:
+        """The version; of an alias the same one for every node, even when it is moved meanwhile."""
+        if model not in self._artifacts:
+            try:
+                self._artifacts[model] = self._registry.resolve(model.name, model.version)
+            except ModelError as error:
+                self._artifacts[model] = error
+            except ConfigError as error:
+                self.problems += error.problems
+                self._artifacts[model] = None
+        found = self._artifacts[model]
+        if isinstance(found, ModelError):
+            self._report(mark, f"{where}: {found}")
+            return None
+        return found
+
+    def _report(self, mark: Mark, message: str, fix: str = "") -> None:
+        self.problems.append(Problem(self._file, mark.line, mark.column, message, fix))

@@ -1,0 +1,146 @@
+"""A topology as a picture: Mermaid for pages, rails like those of `git log --graph` for a terminal.
+
+With a wiring every edge is drawn as it is. Without one a name that is no node is a field, drawn from every source that it
+may belong to, and tensors that are wired by their names only are not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from penstock.topology.order import order
+from penstock.topology.spec import Ref, Topology
+from penstock.topology.wiring import Part, Wiring
+
+__all__ = ["mermaid", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A vertex: `name` is unique (`sources.NAME`, ...), `reads` are the names of what it reads."""
+
+    name: str
+    kind: str
+    label: str
+    detail: str
+    reads: tuple[str, ...]
+
+
+_SHAPES = {"source": ("([", "])"), "feature": ("[", "]"), "model": ("[", "]"), "ensemble": ("{{", "}}"), "sink": ("[(", ")]")}
+
+
+def mermaid(topology: Topology, wiring: Wiring | None = None) -> str:
+    """A Mermaid flowchart, as GitHub and many editors show it."""
+    items = _items(topology, wiring)
+    ids = {item.name: f"{item.kind}_{number}" for number, item in enumerate(items)}
+    lines = ["flowchart LR"]
+    for item in items:
+        opened, closed = _SHAPES[item.kind]
+        lines.append(f'    {ids[item.name]}{opened}"<b>{item.label}</b><br/>{item.detail}"{closed}')
+    lines += [f"    {ids[read]} --> {ids[item.name]}" for item in items for read in item.reads]
+    return "\n".join(lines) + "\n"
+
+
+def text(topology: Topology, wiring: Wiring | None = None) -> str:
+    """A drawing for a terminal: one line a vertex, its inputs as rails from above."""
+    items = _items(topology, wiring)
+    rails = list(_rails(items))
+    width = max(map(len, rails))
+    names, kinds = (max(len(part) for part in column) for column in zip(*((item.label, item.kind) for item in items), strict=True))
+    lines = [topology.name]
+    for rail, item in zip(rails, items, strict=True):
+        lines.append(f"{rail:<{width}}  {item.kind:<{kinds}}  {item.label:<{names}}  {item.detail}".rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def _items(topology: Topology, wiring: Wiring | None) -> list[_Item]:
+    """Sources, nodes in an order in which they can run (those in a cycle last), sinks."""
+    edges = _edges_of_file(topology) if wiring is None else _edges_of_wiring(wiring)
+    nodes = {f"nodes.{node.name}": node for node in topology.nodes}
+    ordered, _ = order({name: [read for read in edges[name] if read in nodes] for name in nodes})
+    items = [_Item(f"sources.{one.name}", "source", one.name, f"{one.topic} ({one.format}, {one.schema})", ()) for one in topology.sources]
+    placed = [(name, nodes[name]) for name in dict.fromkeys([*ordered, *nodes])]
+    items += [_Item(name, node.kind, node.name, str(node.model), tuple(edges[name])) for name, node in placed]
+    for sink in topology.sinks:
+        shown = ", ".join(field for field, _ in sink.fields)
+        items.append(
+            _Item(f"sinks.{sink.name}", "sink", sink.name, f"{sink.topic} ({sink.format}): {shown}", tuple(edges[f"sinks.{sink.name}"]))
+        )
+    return items
+
+
+def _edges_of_wiring(wiring: Wiring) -> dict[str, dict[str, None]]:
+    edges: dict[str, dict[str, None]] = _no_edges(wiring.topology)
+    for flow in wiring.flows:
+        for step in flow.steps:
+            for part in (part for feed in step.feeds for part in feed.parts):
+                edges[f"nodes.{step.node.name}"][_origin(part, flow.source.name)] = None
+        for emit in flow.emits:
+            parts = [field.part for field in emit.fields]
+            for part in parts if emit.key is None else [*parts, emit.key]:
+                edges[f"sinks.{emit.sink.name}"][_origin(part, flow.source.name)] = None
+    return edges
+
+
+def _origin(part: Part, source: str) -> str:
+    """Who makes the part's column: columns of nodes are called NODE.OUTPUT, those of fields have no dot."""
+    node, dot, _ = part.column.partition(".")
+    return f"nodes.{node}" if dot else f"sources.{source}"
+
+
+def _edges_of_file(topology: Topology) -> dict[str, dict[str, None]]:
+    edges = _no_edges(topology)
+    for node in topology.nodes:
+        refs = [ref for entry in node.inputs for ref in entry.refs]
+        # Without any entry all tensors are wired by name, most likely to fields.
+        edges[f"nodes.{node.name}"].update(_meant(topology, refs) if refs else _meant(topology, [Ref("", "")]))
+    for sink in topology.sinks:
+        refs = [ref for _, ref in sink.fields]
+        edges[f"sinks.{sink.name}"].update(_meant(topology, refs if sink.key is None else [*refs, sink.key]))
+    return edges
+
+
+def _meant(topology: Topology, refs: Iterable[Ref]) -> dict[str, None]:
+    found: dict[str, None] = {}
+    for ref in refs:
+        if topology.node(ref.head):
+            found[f"nodes.{ref.head}"] = None
+        elif topology.source(ref.head):
+            found[f"sources.{ref.head}"] = None
+        else:
+            found.update(dict.fromkeys(f"sources.{source.name}" for source in topology.sources))
+    return found
+
+
+def _no_edges(topology: Topology) -> dict[str, dict[str, None]]:
+    return {name: {} for name in [*(f"nodes.{node.name}" for node in topology.nodes), *(f"sinks.{sink.name}" for sink in topology.sinks)]}
+
+
+def _rails(items: list[_Item]) -> Iterator[str]:
+    """The rails beside each item: a lane goes down from an item until its last reader, which joins it from the right."""
+    last = {read: number for number, item in enumerate(items) for read in item.reads}
+    lanes: list[str | None] = []
+    for number, item in enumerate(items):
+        joined = [lane for lane, name in enumerate(lanes) if name is not None and name in item.reads]
+        ending = {lane for lane in joined if last[lanes[lane] or ""] == number}
+        first = joined[0] if joined else len(lanes) + 1
+        own = next((lane for lane in range(joined[-1] + 1 if joined else 0, len(lanes)) if lanes[lane] is None), len(lanes))
+        if own == len(lanes):
+            lanes.append(None)
+        cells = [_cell(lane, first, own, lane in joined, lane in ending, lanes[lane] is not None) for lane in range(len(lanes))]
+        yield "".join(cells).rstrip()
+        for lane in ending:
+            lanes[lane] = None
+        lanes[own] = item.name if last.get(item.name, -1) > number else None
+
+
+def _cell(lane: int, first: int, own: int, joins: bool, ends: bool, live: bool) -> str:
+    if lane == own:
+        return "● "
+    if not first <= lane < own:
+        return "│ " if live else "  "
+    if joins:
+        corner = ("╰" if ends else "├") if lane == first else ("┴" if ends else "┼")
+        return corner + "─"
+    return "│─" if live else "──"
