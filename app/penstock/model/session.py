@@ -42,7 +42,10 @@ class Session:
     def __init__(self, inference: ort.InferenceSession, *, label: str, deadline: float | None) -> None:
         self.label = label
         self.deadline = deadline
-        self.signature: Signature = _signature_of(inference, label)
+        try:
+            self.signature = _signature_of(inference, label)
+        except UnicodeDecodeError as error:
+            raise ModelCorrupt(f"{label} is damaged: a tensor or axis has a name that is not text ({error})") from error
         self._call: Callable[[Sequence[str], Mapping[str, Array], ort.RunOptions], list[Array]] = inference._sess.run
         self._options = _run_options()
         self._began = 0.0
@@ -58,7 +61,8 @@ class Session:
         data = model.read(max_bytes=max_bytes) if isinstance(model, Artifact) else model
         check_contents(data, label=label, max_bytes=max_bytes)
         try:
-            inference = ort.InferenceSession(data, _session_options(threads), providers=["CPUExecutionProvider"])
+            # enable_fallback=0: else onnxruntime, failing, prints to stdout and tries the same provider again.
+            inference = ort.InferenceSession(data, _session_options(threads), providers=["CPUExecutionProvider"], enable_fallback=0)
         except Exception as error:
             raise ModelCorrupt(f"{label} does not load: {_reason(error)}") from error
         session = cls(inference, label=label, deadline=deadline)

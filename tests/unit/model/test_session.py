@@ -1,0 +1,232 @@
+"""A loaded model runs rows, within a deadline, and refuses what it must."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from penstock.batch import Array
+from penstock.errors import InferenceError, ModelCorrupt, ModelMismatch
+from penstock.model.session import Session
+from penstock.signature import DTYPES, Signature, Tensor
+from penstock.testing import models
+
+
+def column(*values: float) -> Array:
+    return np.array(values, np.float32).reshape(-1, 1)
+
+
+def test_outputs_come_in_the_order_asked() -> None:
+    session = Session.load(models.mean(["a", "b"]))
+    (mean,) = session.run(["y"], {"a": column(1, 2), "b": column(3, 4)})
+    np.testing.assert_array_equal(mean, column(2, 3))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype_goes_in_and_out_unchanged(dtype: str) -> None:
+    session = Session.load(models.identity(dtype, (2, None)))
+    values = np.array([[["a", "ü"], ["", "b"]]], object) if dtype == "string" else np.array([[[0, 1], [1, 0]]], dtype)
+    (given,) = session.run(["y"], {"x": values})
+    assert session.signature == Signature((Tensor("x", dtype, (2, None)),), (Tensor("y", dtype, (2, None)),))
+    assert given.tolist() == values.tolist()
+    assert given.dtype == values.dtype
+
+
+def test_the_inner_call_answers_as_the_public_one_does() -> None:
+    """`run` calls a private attribute of onnxruntime for speed; this is what notices when it changes its meaning."""
+    session = Session.load(models.linear([1, 2, 3], 0.5))
+    rows = np.random.default_rng(0).random((257, 3), np.float32)
+    (given,) = session.run(["y"], {"x": rows})
+    np.testing.assert_allclose(given, rows @ column(1, 2, 3) + 0.5, rtol=1e-5)
+
+
+def test_a_refused_batch_is_an_inference_error_that_names_the_model() -> None:
+    session = Session.load(models.gather([1, 2, 3]))
+    with pytest.raises(InferenceError, match=r"the model refused the batch: .*indices element out of data bounds, idx=3"):
+        session.run(["y"], {"x": np.array([[0], [3]])})
+    np.testing.assert_array_equal(session.run(["y"], {"x": np.array([[2]])})[0], column(3))
+
+
+@pytest.mark.parametrize(
+    "feeds", [{}, {"x": np.zeros((1, 3), np.float32)}, {"x": np.zeros((1, 2), np.float64)}, {"z": np.zeros((1, 2), np.float32)}]
+)
+def test_feeds_that_do_not_fit_are_an_inference_error(feeds: dict[str, Array]) -> None:
+    with pytest.raises(InferenceError):
+        Session.load(models.linear([1, 2])).run(["y"], feeds)
+
+
+def test_an_endless_run_is_stopped_and_the_next_one_runs() -> None:
+    session = Session.load(models.endless(2**62), deadline=0.05)
+    for _ in range(2):
+        with pytest.raises(InferenceError, match=r"the model was stopped: a run took longer than 0\.05 s"):
+            session.run(["y"], {"x": column(1)})
+
+
+def test_a_late_stop_does_not_touch_the_next_run() -> None:
+    """The watchdog may set its flag just as a run ends: then the next run must succeed as if nothing had been."""
+    session = Session.load(models.constant(7), deadline=60)
+    session._options.terminate = True
+    np.testing.assert_array_equal(session.run(["y"], {"x": column(1, 2)})[0], column(7, 7))
+    assert not session._options.terminate
+
+
+def test_only_a_run_that_is_too_old_is_stopped() -> None:
+    session = Session.load(models.constant(7), deadline=10)
+    session.stop_if_late(1e12)
+    assert not session._options.terminate, "none is under way"
+    session._began = 100.0
+    session.stop_if_late(109.9)
+    assert not session._options.terminate
+    session.stop_if_late(110.0)
+    assert session._options.terminate
+
+
+def test_the_watchdog_ends_with_the_last_session_and_comes_back_with_the_next() -> None:
+    for _ in range(2):
+        session = Session.load(models.constant(1), deadline=0.02)
+        (watchdog,) = [thread for thread in threading.enumerate() if thread.name == "penstock-model-deadline"]
+        del session
+        watchdog.join(timeout=10)
+        assert not watchdog.is_alive()
+
+
+def test_warming_up_survives_a_model_that_refuses_zeros() -> None:
+    session = Session.load(models.gather([], x="x"))
+    session.warm_up((1, 8))
+
+
+@pytest.mark.parametrize("data", [b"", b"no model", b"\x00" * 64, models.endless()[:60]])
+def test_bytes_that_are_no_model_are_refused(data: bytes) -> None:
+    with pytest.raises(ModelCorrupt, match="is not an ONNX file"):
+        Session.load(data)
+
+
+def test_a_file_over_the_limit_is_refused_before_it_is_parsed() -> None:
+    with pytest.raises(ModelCorrupt, match=r"the model has 1,001 bytes, the limit is 1,000"):
+        Session.load(b"x" * 1001, max_bytes=1000)
+
+
+def test_mutated_bytes_load_or_are_refused_but_never_anything_else(capfd: pytest.CaptureFixture[str]) -> None:
+    """A bit flipped anywhere gives ModelError, or a model that still loads; and nothing is printed."""
+    good = models.endless(3)
+    random = np.random.default_rng(1)
+    refused = 0
+    for _ in range(200):
+        bad = bytearray(good)
+        bad[random.integers(len(bad))] ^= 1 << int(random.integers(8))
+        try:
+            Session.load(bytes(bad), deadline=None)
+        except (ModelCorrupt, ModelMismatch):
+            refused += 1
+    assert refused > 50
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("domain", ["com.acme", "com.microsoft"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_operators_outside_the_standard_are_refused_wherever_they_hide(domain: str, nested: bool) -> None:
+    node = onnx.helper.make_node("Trick", ["x"], ["y"], domain=domain, name="trick")
+    if nested:
+        branch = onnx.helper.make_graph([node], "branch", [], [models.tensor("y")])
+        node = onnx.helper.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch)
+    data = models.model([node], [models.tensor("x")], [models.tensor("y")], {"yes": np.bool_(True)})
+    with pytest.raises(ModelCorrupt, match=rf"uses the operator {domain}.Trick \(node 'trick'\); only the domains ai.onnx and ai.onnx.ml"):
+        Session.load(data)
+
+
+def test_functions_of_the_model_itself_are_allowed() -> None:
+    inner = onnx.helper.make_node("Neg", ["a"], ["b"])
+    opset = [onnx.helper.make_opsetid("", 20)]
+    function = onnx.helper.make_function("own", "Flip", ["a"], ["b"], [inner], opset)
+    call = onnx.helper.make_node("Flip", ["x"], ["y"], domain="own")
+    graph = onnx.helper.make_graph([call], "g", [models.tensor("x")], [models.tensor("y")])
+    opsets = [*opset, onnx.helper.make_opsetid("own", 1)]
+    whole = onnx.helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=9)
+    np.testing.assert_array_equal(Session.load(whole.SerializeToString()).run(["y"], {"x": column(2)})[0], column(-2))
+
+
+@pytest.mark.parametrize("kind", ["relative", "parent", "absolute", "symlink", "hard link"])
+def test_a_tensor_in_another_file_is_refused_and_named(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By bytes no path can be followed: not even the hard link that passes onnxruntime's own path checks."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(np.arange(2, dtype=np.float32).tobytes())
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    location = {"parent": "../secret", "absolute": str(secret)}.get(kind, "weights")
+    if kind == "symlink":
+        (home / "weights").symlink_to(secret)
+    elif kind == "hard link":
+        os.link(secret, home / "weights")
+    elif kind == "relative":
+        (home / "weights").write_bytes(secret.read_bytes())
+    model = onnx.ModelProto.FromString(models.linear([1, 2]))
+    weights = model.graph.initializer[0]
+    onnx.external_data_helper.set_external_data(weights, location)
+    weights.ClearField("raw_data")
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    with pytest.raises(ModelCorrupt, match=r"keeps the tensor 'weights' in another file; save it as one"):
+        Session.load(model.SerializeToString())
+
+
+def test_probabilities_in_dictionaries_are_refused_with_the_way_out() -> None:
+    with pytest.raises(ModelMismatch, match=r"output 'y' is a seq\(map\(int64,tensor\(float\)\)\), not a tensor; convert without ZipMap"):
+        Session.load(models.zip_map())
+
+
+def test_an_unknown_dtype_is_refused_by_name() -> None:
+    with pytest.raises(ModelMismatch, match=r"input 'x' is a tensor\(float16\); use one of bool, float32"):
+        Session.load(models.identity("float16"))
+
+
+def test_the_first_axis_must_be_open() -> None:
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    fixed = models.model([node], [models.tensor("x", rows=1)], [models.tensor("y", rows=1)])
+    with pytest.raises(ModelMismatch, match=r"input 'x' has a first axis of fixed size 1; export it with an open"):
+        Session.load(fixed)
+
+
+def test_a_scalar_input_is_refused() -> None:
+    scalar = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [])
+    node = onnx.helper.make_node("Add", ["x", "rows"], ["y"])
+    with pytest.raises(ModelMismatch, match=r"input 'x' has no axes, or none are declared"):
+        Session.load(models.model([node], [scalar, models.tensor("rows")], [models.tensor("y")]))
+
+
+def test_errors_are_raised_and_not_also_written_to_stderr() -> None:
+    """onnxruntime logs what it raises unless told not to; a poison record would flood the log."""
+    script = (
+        "import numpy as np\nfrom penstock.model.session import Session\nfrom penstock.testing import models\n"
+        "from penstock.errors import InferenceError\n"
+        "try: Session.load(models.gather([1.0])).run(['y'], {'x': np.array([[5]])})\n"
+        "except InferenceError: print('refused')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("refused\n", "")
+
+
+def test_other_threads_go_on_while_a_model_runs() -> None:
+    """A heartbeat thread must live through a long run: the runtime lets go of the interpreter."""
+    session = Session.load(models.endless(), deadline=0.2)
+    beats: list[float] = []
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(0.01):
+            beats.append(time.monotonic())
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    with pytest.raises(InferenceError):
+        session.run(["y"], {"x": column(1)})
+    done.set()
+    thread.join()
+    assert len(beats) >= 3
