@@ -17,7 +17,8 @@ PenstockError
 └── TransportError           the world outside: retried with back-off, then the worker stops
     ├── TransportUnavailable
     ├── TopicMissing         a topic the topology names does not exist
-    └── DeliveryFailed
+    ├── DeliveryFailed
+    └── WorkerFailed         a worker process gave up; its exit code is passed on
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ __all__ = [
     "TopologyError",
     "TransportError",
     "TransportUnavailable",
+    "WorkerFailed",
 ]
 
 
@@ -162,3 +164,11 @@ class TopicMissing(TransportError):
 
 class DeliveryFailed(TransportError):
     """The broker refused an output; nothing past its input was committed."""
+
+
+class WorkerFailed(TransportError):
+    """A worker process gave up. `.code` is its exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code

@@ -65,14 +65,13 @@ def prepare(loaded: Loaded, *, warm_rows: int = 256) -> Plan:
     `warm_rows` is the batch size that the models are warmed up at, beside single rows. Raises ModelCorrupt or
     ModelMismatch that names the model; nothing is served then.
     """
-    sessions: dict[Artifact, Session] = {}
+    sessions: dict[str, Session] = {}
     for artifact in loaded.artifacts.values():
-        if artifact not in sessions:
-            session = Session.load(artifact)
+        if str(artifact) not in sessions:
+            session = sessions[str(artifact)] = Session.load(artifact)
             verify(artifact, session)
             session.warm_up((1, warm_rows))
-            sessions[artifact] = session
-    models = {node: sessions[artifact] for node, artifact in loaded.artifacts.items()}
+    models = {node: sessions[str(artifact)] for node, artifact in loaded.artifacts.items()}
     versions = {node: str(artifact) for node, artifact in loaded.artifacts.items()}
     return compile(loaded.wiring, models, versions, loaded.schemas, loaded.sink_schemas)
 

@@ -120,7 +120,9 @@ def cli(invocation: Invocation, /, config: Path | None, **flags: Any) -> None:
 
 
 def exit_code(error: BaseException) -> int:
-    """The code of the nearest class of the error that has a row in EXIT_CODES."""
+    """The code of the nearest class of the error that has a row in EXIT_CODES; a worker's own code is passed on."""
+    if isinstance(error, errors.WorkerFailed):
+        return error.code
     return next(EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES)
 
 

@@ -47,6 +47,7 @@ class StreamRunner:
         self.topics: Mapping[str, TopicInfo] = {}
         self._failure: BaseException | None = None
         self._over: asyncio.Event
+        self.models = asyncio.Lock()  # a session runs once at a time, also when another source's chunk is in a thread
         self._sending: set[asyncio.Task[None]] = set()
 
     def run(self) -> None:
@@ -219,16 +220,18 @@ class Stage:
             if not first:
                 await asyncio.sleep(0)
             first = False
-            began = time.perf_counter()
-            if self._row_seconds * chunk.rows > self._offload_after:
-                yield await self._beside(chunk)
-            else:
-                try:
-                    yield self.pipeline.process(chunk, isolate=False)
-                except InferenceError:
-                    self.runner.metrics.splits += 1
-                    yield await self._beside(chunk)
-            self._measure((time.perf_counter() - began) / chunk.rows)
+            async with self.runner.models:
+                began = time.perf_counter()
+                if self._row_seconds * chunk.rows > self._offload_after:
+                    parcels = await self._beside(chunk)
+                else:
+                    try:
+                        parcels = self.pipeline.process(chunk, isolate=False)
+                    except InferenceError:
+                        self.runner.metrics.splits += 1
+                        parcels = await self._beside(chunk)
+                self._measure((time.perf_counter() - began) / chunk.rows)
+            yield parcels
 
     async def _beside(self, chunk: Chunk) -> list[Parcel]:
         self.runner.metrics.offloaded += 1
