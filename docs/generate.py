@@ -16,7 +16,7 @@ from typing import Final
 import click
 
 from penstock import errors
-from penstock.cli.main import cli, exit_code
+from penstock.cli.main import class_code, cli
 from penstock.settings import Settings, describe
 from penstock.telemetry import Metrics
 
@@ -72,10 +72,14 @@ def _errors() -> list[type[errors.PenstockError]]:
     return sorted(classes, key=lambda one: [parent.__name__ for parent in reversed(one.__mro__)])
 
 
+def _exit(kind: type[errors.PenstockError]) -> str:
+    return "the worker's" if kind is errors.WorkerFailed else str(class_code(kind))
+
+
 def errors_page() -> str:
     """The tree, and one row a class."""
     tree = (errors.__doc__ or "").partition("\n\n")[2].strip()
-    rows = [(_code(one.__name__), (one.__doc__ or "").partition("\n")[0], str(exit_code(one("")))) for one in _errors()]
+    rows = [(_code(one.__name__), (one.__doc__ or "").partition("\n")[0], _exit(one)) for one in _errors()]
     return f"""# Errors
 
 Everything that Penstock raises on purpose, grouped by what the catcher does about it. The last column is the exit code of the

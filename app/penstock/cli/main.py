@@ -19,7 +19,7 @@ import click
 from penstock import errors
 from penstock.cli.options import Invocation, setting_flags
 
-__all__ = ["COMMANDS", "EXIT_CODES", "cli", "exit_code", "main"]
+__all__ = ["COMMANDS", "EXIT_CODES", "class_code", "cli", "exit_code", "main"]
 
 
 class Command(NamedTuple):
@@ -120,10 +120,13 @@ def cli(invocation: Invocation, /, config: Path | None, **flags: Any) -> None:
 
 
 def exit_code(error: BaseException) -> int:
-    """The code of the nearest class of the error that has a row in EXIT_CODES; a worker's own code is passed on."""
-    if isinstance(error, errors.WorkerFailed):
-        return error.code
-    return next(EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES)
+    """The code of the error's class; a worker's own code is passed on."""
+    return error.code if isinstance(error, errors.WorkerFailed) else class_code(type(error))
+
+
+def class_code(kind: type[BaseException]) -> int:
+    """The row of the class in EXIT_CODES, or that of its nearest parent that has one."""
+    return next(EXIT_CODES[parent] for parent in kind.__mro__ if parent in EXIT_CODES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
