@@ -22,6 +22,7 @@ from penstock.model.session import Session
 from penstock.model.verify import verify
 from penstock.registry.base import Registry
 from penstock.registry.directory import DirectoryRegistry
+from penstock.registry.names import check_names
 from penstock.settings import Settings
 
 __all__ = ["model"]
@@ -65,6 +66,7 @@ def push(
     and 256, and give finite outputs with a row for each row. Golden records that are made up pin what the model answers today,
     not that it is right: give real ones where you can.
     """
+    check_names(name, version=version, alias=alias)
     data = file.read_bytes()
     figures = dict(_figure(text) for text in metrics)
     records = _tried(data, golden)

@@ -5,7 +5,7 @@ No locks are needed, on local disks or shared ones, because of three rules:
    of two publishers of one number the second rename fails.
 2. A version's files are never written again (and are read-only).
 3. An alias is a file of its own, replaced by rename, so a reader sees the old version or the new one.
-A publisher that was killed leaves a `.push-…` folder; nobody reads it, and a later push sweeps it away once it is an hour old.
+A publisher that was killed leaves a `.push-…` folder or file; nobody reads it, and a later push sweeps it away once it is an hour old.
 """
 
 from __future__ import annotations
@@ -30,12 +30,10 @@ from penstock.model.manifest import parse as parse_manifest
 from penstock.model.session import Session
 from penstock.model.synthetic import synthetic_records
 from penstock.model.verify import check_golden
+from penstock.registry.names import ALIAS, NAME, VERSION, check_names
 
 __all__ = ["DirectoryRegistry"]
 
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
-_VERSION: Final = re.compile(r"[0-9][A-Za-z0-9._-]{0,99}")
-_ALIAS: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
 _ALIASES: Final = "aliases"
 _PUSH: Final = ".push-"
 _STALE_S: Final = 3600.0
@@ -62,11 +60,9 @@ class DirectoryRegistry:
         description: str = "",
     ) -> Artifact:
         """See `Registry.publish`."""
-        _allowed(_NAME, "model name", name, "lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit")
-        if version is not None:
-            _allowed(_VERSION, "version", version, "letters, digits, '.', '_' and '-', beginning with a digit")
-            if (self.root / name / version).exists():
-                raise _exists(name, version)
+        check_names(name, version=version)
+        if version is not None and (self.root / name / version).exists():
+            raise _exists(name, version)
         _known(provenance or {})
         session = Session.load(model)
         records = synthetic_records(session) if golden is None else _met(session, golden)
@@ -103,7 +99,7 @@ class DirectoryRegistry:
 
     def resolve(self, name: str, version: str) -> Artifact:
         """See `Registry.resolve`."""
-        if not _NAME.fullmatch(name) or name not in self.names():
+        if not NAME.fullmatch(name) or name not in self.names():
             raise self._not_found(name, version, f"there is no model {name!r} in {self.root}", name, self.names(), "models")
         versions, aliases = self.versions(name), self.aliases(name)
         found = aliases.get(version, version)
@@ -116,17 +112,17 @@ class DirectoryRegistry:
 
     def names(self) -> list[str]:
         """See `Registry.names`."""
-        return sorted(name for name in _folders(self.root) if _NAME.fullmatch(name) and self.versions(name))
+        return sorted(name for name in _folders(self.root) if NAME.fullmatch(name) and self.versions(name))
 
     def versions(self, name: str) -> list[str]:
         """See `Registry.versions`."""
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             return []
-        return sorted((version for version in _folders(self.root / name) if _VERSION.fullmatch(version)), key=_natural)
+        return sorted((version for version in _folders(self.root / name) if VERSION.fullmatch(version)), key=_natural)
 
     def alias(self, name: str, alias: str, version: str) -> None:
         """See `Registry.alias`."""
-        _allowed(_ALIAS, "alias", alias, "letters, digits, '.', '_' and '-', beginning with a letter")
+        check_names(name, alias=alias)
         target = self.resolve(name, version).version
         folder = self.root / name / _ALIASES
         folder.mkdir(exist_ok=True)
@@ -139,9 +135,9 @@ class DirectoryRegistry:
     def aliases(self, name: str) -> dict[str, str]:
         """See `Registry.aliases`."""
         folder = self.root / name / _ALIASES
-        if not _NAME.fullmatch(name) or not folder.is_dir():
+        if not NAME.fullmatch(name) or not folder.is_dir():
             return {}
-        files = sorted(file for file in folder.iterdir() if _ALIAS.fullmatch(file.name))
+        files = sorted(file for file in folder.iterdir() if ALIAS.fullmatch(file.name))
         return {file.name: file.read_text(encoding="utf-8").strip() for file in files}
 
     def _next(self, name: str) -> str:
@@ -153,11 +149,6 @@ class DirectoryRegistry:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         listed = f"; {kind}: {', '.join(known)}" if known else "; push one with `penstock model push`"
         return ModelNotFound(f"{what}{hint}{listed}", name=name, version=version)
-
-
-def _allowed(pattern: re.Pattern[str], kind: str, text: str, rule: str) -> None:
-    if not pattern.fullmatch(text):
-        raise ConfigError(f"{text!r} is no {kind}: it is made of {rule} (100 characters at most)")
 
 
 def _known(provenance: Mapping[str, str]) -> None:
@@ -228,10 +219,12 @@ def _sync_folder(path: Path) -> None:
 
 def _sweep(home: Path) -> None:
     """Removes what publishers left that died more than an hour ago; a push takes seconds."""
-    for folder in home.glob(f"{_PUSH}*"):
+    for leftover in [*home.glob(f"{_PUSH}*"), *(home / _ALIASES).glob(f"{_PUSH}*")]:
         try:
-            stale = time.time() - folder.stat().st_mtime > _STALE_S
+            stale = time.time() - leftover.stat().st_mtime > _STALE_S
         except FileNotFoundError:  # another push swept it, or finished
             continue
-        if stale:
-            shutil.rmtree(folder, ignore_errors=True)
+        if stale and leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        elif stale:
+            leftover.unlink(missing_ok=True)

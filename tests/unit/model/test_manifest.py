@@ -13,7 +13,9 @@ from penstock.signature import DTYPES, Signature, Tensor
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 number = st.floats(allow_nan=False, allow_infinity=False)
 tensors = st.lists(
-    st.builds(Tensor, text, st.sampled_from(DTYPES), st.lists(st.none() | st.integers(0, 2**40), max_size=3).map(tuple)), min_size=1, max_size=3
+    st.builds(Tensor, text, st.sampled_from(DTYPES), st.lists(st.none() | st.integers(0, 2**40), max_size=3).map(tuple)),
+    min_size=1,
+    max_size=3,
 ).map(tuple)
 manifests = st.builds(
     Manifest,
@@ -63,7 +65,7 @@ def test_any_text_is_a_manifest_or_a_config_error(content: str) -> None:
         ("atol = 1e-05", "atol = nan", "golden.atol is nan, which is no finite number"),
         ('"auc" = 0.5', '"auc" = "good"', "metrics.auc is 'good', which is no finite number"),
         ('dtype = "int64"', 'dtype = "float16"', "outputs[1].dtype is 'float16'; it is one of float32"),
-        ('shape = [2, "?"]', "shape = [2, -1]", "inputs[1].shape is [2, -1]; each axis is a size or \"?\""),
+        ('shape = [2, "?"]', "shape = [2, -1]", 'inputs[1].shape is [2, -1]; each axis is a size or "?"'),
         ("[golden]", "[other]", "the table [golden] is missing"),
         ("[[inputs]]", "[[others]]", "inputs must be one or more tables [[inputs]]"),
         ("size = 3", "size = = 3", "not TOML: "),

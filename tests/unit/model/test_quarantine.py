@@ -20,7 +20,9 @@ from penstock.testing import models
 
 
 @pytest.mark.parametrize(
-    "data", [models.linear([1, 2]), models.join_text(), models.identity("bool", (2, None)), models.category_number(["a"])]
+    "data",
+    [models.linear([1, 2]), models.join_text(), models.identity("bool", (2, None)), models.category_number(["a"])],
+    ids=["floats", "strings", "an open axis", "categories"],
 )
 def test_a_sound_model_passes_without_remarks(data: bytes) -> None:
     assert quarantine(data) == Findings(())
@@ -48,7 +50,9 @@ def test_a_memory_hog_is_refused() -> None:
 
 
 def test_a_crash_of_the_child_is_reported_with_its_signal() -> None:
-    died = subprocess.run([sys.executable, "-c", f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})"], capture_output=True, check=False)
+    died = subprocess.run(
+        [sys.executable, "-c", f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})"], capture_output=True, check=False
+    )
     with pytest.raises(ModelCorrupt, match=r"killed its process \(SIGSEGV\) in quarantine"):
         module._read(died, Limits())
 
@@ -59,7 +63,7 @@ def test_a_child_that_exits_without_a_word_is_reported_with_its_last_line() -> N
         module._read(died, Limits())
 
 
-@pytest.mark.parametrize("data", [b"", models.linear([1])[:40], b"\xff" * 100])
+@pytest.mark.parametrize("data", [b"", models.linear([1])[:40], b"\xff" * 100], ids=["empty", "truncated", "garbage"])
 def test_damaged_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(ModelCorrupt, match="not an ONNX file"):
         quarantine(data)
@@ -71,7 +75,9 @@ def test_probabilities_in_dictionaries_keep_their_error_class() -> None:
 
 
 def test_rows_that_depend_on_each_other_are_found() -> None:
-    with pytest.raises(ModelCorrupt, match=r"output 'y' is .* for a row by itself and .* in a batch of 256; .* must not depend on its neighbours"):
+    with pytest.raises(
+        ModelCorrupt, match=r"output 'y' is .* for a row by itself and .* in a batch of 256; .* must not depend on its neighbours"
+    ):
         quarantine(models.sum_over_rows())
 
 

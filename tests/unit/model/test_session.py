@@ -103,7 +103,7 @@ def test_warming_up_survives_a_model_that_refuses_zeros() -> None:
     session.warm_up((1, 8))
 
 
-@pytest.mark.parametrize("data", [b"", b"no model", b"\x00" * 64, models.endless()[:60]])
+@pytest.mark.parametrize("data", [b"", b"no model", b"\x00" * 64, models.endless()[:60]], ids=["empty", "text", "zeros", "truncated"])
 def test_bytes_that_are_no_model_are_refused(data: bytes) -> None:
     with pytest.raises(ModelCorrupt, match="is not an ONNX file"):
         Session.load(data)

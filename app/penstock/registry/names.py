@@ -1,0 +1,34 @@
+"""What models, versions and aliases may be called: safe as a folder, in a topic's header, and told apart by their first character.
+
+A version begins with a digit and an alias with a letter, so `name@x` never means two things.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from penstock.errors import ConfigError, Problem
+
+__all__ = ["ALIAS", "NAME", "VERSION", "check_names"]
+
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+VERSION: Final = re.compile(r"[0-9][A-Za-z0-9._-]{0,99}")
+ALIAS: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
+
+_RULES: Final = {
+    NAME: ("model name", "lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit"),
+    VERSION: ("version", "letters, digits, '.', '_' and '-', beginning with a digit"),
+    ALIAS: ("alias", "letters, digits, '.', '_' and '-', beginning with a letter"),
+}
+
+
+def check_names(name: str, *, version: str | None = None, alias: str | None = None) -> None:
+    """Raises ConfigError with everything that is not allowed; None is not looked at."""
+    problems = []
+    for pattern, text in ((NAME, name), (VERSION, version), (ALIAS, alias)):
+        if text is not None and not pattern.fullmatch(text):
+            kind, rule = _RULES[pattern]
+            problems.append(Problem("", 0, 0, f"{text!r} is no {kind}: it is made of {rule} (100 characters at most)"))
+    if problems:
+        raise ConfigError(problems)

@@ -1,0 +1,180 @@
+"""A registry on disk stays whole: whoever publishes at once, is killed in between, or asks for paths."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from penstock.errors import ModelExists, ModelNotFound
+from penstock.model.verify import verify
+from penstock.registry.directory import DirectoryRegistry
+from penstock.testing import models
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> DirectoryRegistry:
+    return DirectoryRegistry(tmp_path / "models")
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_a_version_is_three_files_that_nobody_may_write(registry: DirectoryRegistry) -> None:
+    path = registry.publish("score", models.constant(1)).path
+    assert path == registry.root / "score" / "1"
+    assert entries(path) == ["golden.json", "model.onnx", "model.toml"]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in path.iterdir()} == {0o444}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755
+
+
+def test_a_refused_publish_leaves_nothing_behind(registry: DirectoryRegistry) -> None:
+    registry.publish("score", models.constant(1))
+    with pytest.raises(ModelExists, match=r"model score@1 exists, and versions never change; push it under the next version"):
+        registry.publish("score", models.constant(2), version="1")
+    assert entries(registry.root / "score") == ["1"]
+
+
+def test_publishers_at_once_each_get_a_number_of_their_own(registry: DirectoryRegistry) -> None:
+    barrier = threading.Barrier(8)
+
+    def publish(value: int) -> tuple[str, int]:
+        barrier.wait()
+        return registry.publish("score", models.constant(value)).version, value
+
+    with ThreadPoolExecutor(8) as pool:
+        published = dict(pool.map(publish, range(8)))
+    assert registry.versions("score") == [str(number) for number in range(1, 9)]
+    assert entries(registry.root / "score") == sorted(registry.versions("score"))
+    for version, value in published.items():
+        artifact = registry.resolve("score", version)
+        assert artifact.read() == models.constant(value)
+        verify(artifact)
+
+
+def test_of_publishers_of_one_version_exactly_one_wins(registry: DirectoryRegistry) -> None:
+    barrier = threading.Barrier(8)
+
+    def publish(value: int) -> int | None:
+        barrier.wait()
+        try:
+            registry.publish("score", models.constant(value), version="7")
+        except ModelExists:
+            return None
+        return value
+
+    with ThreadPoolExecutor(8) as pool:
+        (winner,) = [value for value in pool.map(publish, range(8)) if value is not None]
+    assert registry.resolve("score", "7").read() == models.constant(winner)
+    assert entries(registry.root / "score") == ["7"]
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "golden.json", "model.toml", "rename"])
+def test_a_publisher_killed_at_any_point_leaves_no_half_version(registry: DirectoryRegistry, file: str) -> None:
+    """The child kills itself with SIGKILL right after it wrote `file`, or right before the rename."""
+    script = f"""
+import os, signal, sys
+from penstock.registry import directory
+from penstock.testing import models
+
+write, move = directory._write, directory._move
+
+def die_after(path, data, **options):
+    write(path, data, **options)
+    if path.name == {file!r}:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def die_before(folder, place):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+directory._write = die_after
+directory._move = die_before
+directory.DirectoryRegistry({str(registry.root)!r}).publish("score", models.constant(1))
+"""
+    died = subprocess.run([sys.executable, "-c", script], check=False)
+    assert died.returncode == -signal.SIGKILL
+    (leftover,) = (registry.root / "score").iterdir()
+    assert (registry.names(), registry.versions("score")) == ([], [])
+    with pytest.raises(ModelNotFound):
+        registry.resolve("score", "1")
+
+    assert registry.publish("score", models.constant(2)).version == "1"
+    assert leftover.exists(), "it may belong to a publisher that is still at work"
+    registry.alias("score", "live", "1")
+    alias_left = registry.root / "score" / "aliases" / ".push-x"
+    alias_left.write_text("1")
+    an_hour_ago = time.time() - 3700
+    for old in (leftover, alias_left):
+        os.utime(old, (an_hour_ago, an_hour_ago))
+    registry.publish("score", models.constant(3))
+    assert entries(registry.root / "score") == ["1", "2", "aliases"]
+    assert entries(registry.root / "score" / "aliases") == ["live"]
+
+
+def test_an_alias_is_never_seen_half_written_while_it_moves(registry: DirectoryRegistry) -> None:
+    for value in (1, 2):
+        registry.publish("score", models.constant(value))
+    registry.alias("score", "live", "1")
+    moved = threading.Event()
+
+    def move() -> None:
+        for turn in range(100):
+            registry.alias("score", "live", str(turn % 2 + 1))
+        moved.set()
+
+    seen = set()
+    mover = threading.Thread(target=move)
+    mover.start()
+    while not moved.is_set():
+        seen.add(registry.resolve("score", "live").version)
+        assert set(registry.aliases("score")) == {"live"}
+    mover.join()
+    assert seen <= {"1", "2"}, "anything else would be half a name"
+    assert entries(registry.root / "score" / "aliases") == ["live"]
+
+
+def test_other_things_in_the_folder_are_no_models(registry: DirectoryRegistry) -> None:
+    registry.publish("score", models.constant(1))
+    (registry.root / "README.md").write_text("models live here")
+    (registry.root / ".git").mkdir()
+    (registry.root / "empty").mkdir()
+    (registry.root / "score" / "notes").mkdir()
+    (registry.root / "score" / "2").write_text("a file, no folder")
+    assert registry.names() == ["score"]
+    assert registry.versions("score") == ["1"]
+
+
+def test_versions_sort_as_people_count(registry: DirectoryRegistry) -> None:
+    for version in ("10", "9", "1.10", "1.9", "1.9-rc", "2024.1"):
+        registry.publish("score", models.constant(1), version=version)
+    assert registry.versions("score") == ["1.9", "1.9-rc", "1.10", "9", "10", "2024.1"]
+    assert registry.publish("score", models.constant(1)).version == "11"
+
+
+def test_an_alias_whose_version_was_removed_by_hand_says_so(registry: DirectoryRegistry) -> None:
+    registry.publish("score", models.constant(1))
+    registry.publish("score", models.constant(2))
+    registry.alias("score", "live", "2")
+    (registry.root / "score" / "2").rename(registry.root / "elsewhere")
+    with pytest.raises(ModelNotFound, match=r"alias 'live' of score points at '2', which is not in .*; versions and aliases: 1, live"):
+        registry.resolve("score", "live")
+
+
+def test_a_name_that_is_nearly_right_is_suggested(registry: DirectoryRegistry) -> None:
+    registry.publish("flight-lr", models.constant(1))
+    with pytest.raises(ModelNotFound, match=r"there is no model 'flights-lr' in .*; did you mean 'flight-lr'\?; models: flight-lr"):
+        registry.resolve("flights-lr", "1")
+
+
+def test_an_empty_registry_says_how_to_fill_it(registry: DirectoryRegistry) -> None:
+    with pytest.raises(ModelNotFound, match=r"push one with `penstock model push`"):
+        registry.resolve("score", "1")
