@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, cast
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
@@ -132,9 +133,14 @@ class Consumer(base.Consumer):
         return [message for batches in topics.values() for message in self._messages(batches)]
 
     def _messages(self, batches: list[Fetched]) -> Iterable[ConsumerMessage]:
-        """One event for small batches; a batch of more than `batch_rows` is cut, so that none takes too long."""
+        """One event for small batches; a batch of more than `batch_rows` is cut, so that none takes too long.
+
+        The pieces of different partitions take turns: aiokafka queues one batch a partition, so by the time a
+        partition's next piece is sent, its last one is on the wire.
+        """
         rows = self.batch_rows
-        cut = [piece for fetched in batches for piece in _cut(fetched, rows)]
+        turns = zip_longest(*(_cut(fetched, rows) for fetched in batches))
+        cut = [piece for turn in turns for piece in turn if piece is not None]
         group: list[tuple[Span, list[RecordLike]]] = []
         count = 0
         for piece in cut:

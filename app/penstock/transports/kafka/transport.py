@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import faust
+from faust.tables.manager import TableManager
 from faust.transport import base
 from yarl import URL
 
@@ -51,6 +52,14 @@ class Transport(base.Transport):
     driver_version = "penstock"
 
 
+class NoTables(TableManager):
+    """Faust's table manager without tables: it still drives the end of a rebalance, but waits a second for none to be declared."""
+
+    async def on_start(self) -> None:
+        await self._update_channels()
+        await self.recovery.start()
+
+
 class App(faust.App):
     """A Faust app that carries the transport's options, with the parts of Faust switched off that are not used."""
 
@@ -70,4 +79,5 @@ class App(faust.App):
             stream_wait_empty=True,
             stream_buffer_maxsize=options.max_in_flight_batches + 1,
             processing_guarantee="at_least_once",
+            TableManager=NoTables,
         )
