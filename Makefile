@@ -22,7 +22,7 @@ demo: $(VENV)/demo.stamp ## score half a year of real flights, live, in this ter
 	@$(BIN)/penstock demo $(ARGS)
 
 test: $(VENV)/dev.stamp ## run every test, on a real Kafka where there is one to be had
-	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--cov --cov-report=term)
 
 check: $(VENV)/dev.stamp ## style, types, layers, and pages that are in step with the code
 	$(BIN)/ruff check
@@ -51,7 +51,7 @@ clean: ## remove the virtual environment and every cache
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; name one with PYTHON=..." >&2; exit 2; }
 	@echo "making $(VENV) with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv $(VENV) || { echo "the venv module is needed (Debian: apt install python3-venv)" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "the venv module is needed (Debian: apt install python3-venv)" >&2; exit 2; }
 
 # The data package of the demo may be out of reach: then the demo runs on the sample in the repository, and says so.
 $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
