@@ -26,6 +26,7 @@ __all__ = ["ATOL", "RTOL", "GoldenRecord", "Miss", "compare", "dump", "feeds_of"
 
 ATOL: Final = 1e-5
 RTOL: Final = 1e-4
+_CHUNK: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,11 @@ def dump(records: Iterable[GoldenRecord]) -> str:
 
 
 def feeds_of(records: Sequence[GoldenRecord], signature: Signature) -> list[dict[str, Array]]:
-    """The inputs of the records as batches, in order: one batch when all rows have the same shapes, else one a record."""
+    """The inputs of the records as batches, in order: of up to 256 rows when all have the same shapes, else of one."""
     rows = [{t.name: _array(record.inputs[t.name], t) for t in signature.inputs} for record in records]
     if len({tuple(array.shape for array in row.values()) for row in rows}) == 1:
-        return [{t.name: np.ascontiguousarray(np.stack([row[t.name] for row in rows])) for t in signature.inputs}]
+        chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
+        return [{t.name: np.stack([row[t.name] for row in chunk]) for t in signature.inputs} for chunk in chunks]
     return [{name: array[np.newaxis] for name, array in row.items()} for row in rows]
 
 

@@ -114,10 +114,19 @@ def main() -> None:
 
 
 def _limit(memory: int, cpu: int) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
-    for nothing in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):  # no core dumps, and it writes no files
-        resource.setrlimit(nothing, (0, 0))
+    if sys.platform != "darwin":  # macOS refuses a limit below the shared libraries that every process maps
+        _lower(resource.RLIMIT_AS, memory, memory)
+    _lower(resource.RLIMIT_CPU, cpu, cpu + 1)  # SIGXCPU first, SIGKILL a second later
+    _lower(resource.RLIMIT_CORE, 0, 0)
+    _lower(resource.RLIMIT_FSIZE, 0, 0)  # it writes no files
+
+
+def _lower(kind: int, soft: int, hard: int) -> None:
+    """Sets the limits, but never above what this process was given."""
+    _, given = resource.getrlimit(kind)
+    if given != resource.RLIM_INFINITY:
+        soft, hard = min(soft, given), min(hard, given)
+    resource.setrlimit(kind, (soft, hard))
 
 
 def _try(file: Path, golden_file: Path | None, deadline: float) -> list[str]:

@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime as ort
 
 from penstock.batch import Array
-from penstock.errors import InferenceError, ModelCorrupt, ModelMismatch
+from penstock.errors import InferenceError, ModelCorrupt, ModelError, ModelMismatch
 from penstock.model.artifact import Artifact
 from penstock.model.contents import MAX_BYTES, check_contents
 from penstock.signature import Signature, Tensor
@@ -37,7 +37,7 @@ _DTYPES: Final = {
 class Session:
     """A loaded model. One run at a time: `run` must not be called from two threads at once."""
 
-    __slots__ = ("__weakref__", "_began", "_call", "_options", "deadline", "label", "signature")
+    __slots__ = ("__weakref__", "_began", "_call", "_late", "_options", "deadline", "label", "signature")
 
     def __init__(self, inference: ort.InferenceSession, *, label: str, deadline: float | None) -> None:
         self.label = label
@@ -49,6 +49,7 @@ class Session:
         self._call: Callable[[Sequence[str], Mapping[str, Array], ort.RunOptions], list[Array]] = inference._sess.run
         self._options = _run_options()
         self._began = 0.0
+        self._late = 0.0
 
     @classmethod
     def load(cls, model: Artifact | bytes, *, threads: int = 1, deadline: float | None = DEADLINE, max_bytes: int = MAX_BYTES) -> Session:
@@ -57,8 +58,16 @@ class Session:
         `deadline` is the longest that one run may take, in seconds; None sets no limit. Raises ModelCorrupt when the file
         differs from its manifest or does not load, ModelMismatch when its tensors are not rows of values.
         """
-        label = str(model) if isinstance(model, Artifact) else "the model"
-        data = model.read(max_bytes=max_bytes) if isinstance(model, Artifact) else model
+        if isinstance(model, bytes):
+            return cls._open(model, "the model", threads, deadline, max_bytes)
+        try:
+            return cls._open(model.read(max_bytes=max_bytes), str(model), threads, deadline, max_bytes)
+        except ModelError as error:
+            error.name, error.version = model.name, model.version
+            raise
+
+    @classmethod
+    def _open(cls, data: bytes, label: str, threads: int, deadline: float | None, max_bytes: int) -> Session:
         check_contents(data, label=label, max_bytes=max_bytes)
         try:
             # enable_fallback=0: else onnxruntime, failing, prints to stdout and tries the same provider again.
@@ -105,10 +114,15 @@ class Session:
                 continue
 
     def stop_if_late(self, now: float) -> None:
-        """Called by the watchdog: stops the run that began more than `deadline` seconds before `now`."""
+        """Called by the watchdog: stops the run that began more than `deadline` seconds before `now`, if it was late at the last look too.
+
+        Seen late once, the run may be innocent: the whole process may have been paused, and the run ends as soon as it goes on.
+        """
         began = self._began
         if began and self.deadline is not None and now - began >= self.deadline:
-            self._options.terminate = True
+            if self._late == began:
+                self._options.terminate = True
+            self._late = began
 
 
 class _Watchdog:
@@ -143,7 +157,7 @@ class _Watchdog:
         now = time.monotonic()
         for session in sessions:
             session.stop_if_late(now)
-        return min(session.deadline or DEADLINE for session in sessions) / 4
+        return min(session.deadline or DEADLINE for session in sessions) / 8
 
 
 _watchdog = _Watchdog()

@@ -43,6 +43,10 @@ def test_floats_are_written_in_the_fewest_digits() -> None:
     assert rows_of({"y": np.array([0.1], np.float32)}) == [{"y": 0.1}]
 
 
+def test_many_records_are_run_in_chunks_so_that_no_run_is_long() -> None:
+    assert [len(feeds["x"]) for feeds in feeds_of([ONE] * 600, XY)] == [256, 256, 88]
+
+
 def test_null_is_nan() -> None:
     (feeds,) = feeds_of([ONE], XY)
     assert math.isnan(feeds["x"][0, 1])

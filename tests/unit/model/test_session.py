@@ -86,6 +86,11 @@ def test_only_a_run_that_is_too_old_is_stopped() -> None:
     session.stop_if_late(109.9)
     assert not session._options.terminate
     session.stop_if_late(110.0)
+    assert not session._options.terminate, "late once: the process may have been paused"
+    session._began = 105.0
+    session.stop_if_late(115.0)
+    assert not session._options.terminate, "another run"
+    session.stop_if_late(116.0)
     assert session._options.terminate
 
 
