@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from docs import generate
+from penstock.topology import parse_text
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
@@ -28,7 +29,8 @@ def test_snippets_parse(page: Path) -> None:
     for text in snippets(page, "python"):
         ast.parse(text)
     for text in snippets(page, "ya?ml"):
-        yaml.safe_load(text)
+        if "topology" in yaml.safe_load(text):
+            parse_text(text, file=page.name)
     for text in snippets(page, "toml"):
         tomllib.loads(text)
 

@@ -6,6 +6,7 @@ neither the stream library nor the model runtime.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -94,6 +95,8 @@ class _Lazy(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         # A command is imported before the callback of the group runs, so an import that fails has to know already.
         ctx.ensure_object(Invocation).debug = bool(ctx.params["debug"])
+        if args[0] not in COMMANDS and (close := difflib.get_close_matches(args[0], COMMANDS, n=1)):
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {close[0]!r}?")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

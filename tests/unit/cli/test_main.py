@@ -67,7 +67,9 @@ def test_row_of_the_table_is_a_command_that_explains_itself(name: str) -> None:
 
 def test_unknown_command_is_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rnu"]) == 2
-    assert "No such command 'rnu'" in capsys.readouterr().err
+    assert "No such command 'rnu'. Did you mean 'run'?" in capsys.readouterr().err
+    assert main(["xyzzy"]) == 2
+    assert "No such command 'xyzzy'." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", [name for name in errors.__all__ if name != "Problem"])
