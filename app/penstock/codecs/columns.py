@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from penstock.batch import Array, Batch, Failure
+from penstock.batch import Array
 from penstock.errors import Problem, SchemaError
 from penstock.schema import Column, Schema
 
@@ -59,33 +59,31 @@ class Assembler:
         problems = [problem for column in columns if (problem := _clash(schema, column)) is not None]
         if problems:
             raise SchemaError(problems)
-        self._columns = tuple(columns)
+        self.columns = tuple(columns)
         place = {field.name: i for i, field in enumerate(schema.fields)}
         self._makes = [_make(place[column.field], column, schema) for column in columns]
 
     def rejects_null(self, field: str) -> bool:
         """Whether a null in the field fails its row."""
-        return any(column.field == field and column.missing.action == "reject" for column in self._columns)
+        return any(column.field == field and column.missing.action == "reject" for column in self.columns)
 
     def shape(self, field: str) -> tuple[int, ...]:
         """The axes that the columns of the field demand, () when there is none."""
-        return next((column.shape for column in self._columns if column.field == field), ())
+        return next((column.shape for column in self.columns if column.field == field), ())
 
     def dtypes(self, field: str) -> list[str]:
         """The dtypes of the columns of the field."""
-        return [column.dtype for column in self._columns if column.field == field]
+        return [column.dtype for column in self.columns if column.field == field]
 
-    def batch(self, fields: Sequence[Sequence[Any]], size: int, failures: Sequence[Failure]) -> Batch:
-        """The batch of `size` incoming rows of which those in `failures` (ascending) are missing.
+    def arrays(self, fields: Sequence[Any], size: int, nulls: Sequence[Array | None] | None = None) -> dict[str, Array]:
+        """The columns of `size` rows.
 
-        `fields` holds the values of the good rows for each field of the schema, in its order; it is empty without rows.
+        `fields` holds, for each field of the schema in its order, the values as a sequence or as an array; it may be empty
+        when there are no rows. An array cannot hold null: `nulls` marks them, field by field.
         """
-        good = size - len(failures)
-        arrays = {make.name: _array(fields[make.field] if fields else (), make, good) for make in self._makes}
-        if not failures:
-            return Batch(size, arrays)
-        rows = np.delete(np.arange(size), [failure.row for failure in failures])
-        return Batch(good, arrays, rows, tuple(failures))
+        if not fields:
+            fields = [()] * (1 + max((make.field for make in self._makes), default=0))
+        return {make.name: _array(fields[make.field], make, size, nulls[make.field] if nulls else None) for make in self._makes}
 
 
 def _clash(schema: Schema, column: Column) -> Problem | None:
@@ -130,18 +128,22 @@ def _fill(column: Column, schema: Schema) -> Any:
     raise SchemaError(Problem(schema.path or schema.name, 0, 0, message, "give a value of that type"))
 
 
-def _array(values: Sequence[Any], make: _Make, size: int) -> Array:
-    """The values as the array `[size, *shape]`, read-only when numeric; a null becomes the fill."""
+def _array(values: Any, make: _Make, size: int, nulls: Array | None = None) -> Array:
+    """The values as the array `[size, *shape]`, read-only when it was packed; a null becomes the fill."""
+    if isinstance(values, np.ndarray):
+        made: Array = values.astype(make.dtype, copy=False)
+        if nulls is not None and nulls.any():
+            made = made.copy()
+            made[nulls] = make.fill
+        return made
     flat: Any = values
     if make.fill is not None and None in values:
         flat = [make.fill if value is None else value for value in values]
     for _ in make.shape:
         flat = chain.from_iterable(flat)
     count = size * make.width
-    if make.code:
-        made: Array = np.frombuffer(_packer(make.code, count).pack(*flat), make.dtype)
-    else:
-        made = np.fromiter(flat, make.dtype, count)
+    packed = _packer(make.code, count).pack(*flat) if make.code else None
+    made = np.fromiter(flat, make.dtype, count) if packed is None else np.frombuffer(packed, make.dtype)
     return made.reshape(size, *make.shape) if make.shape else made
 
 

@@ -47,7 +47,11 @@ class JsonDecoder:
                 failures.append(Failure(len(rows) + len(failures), _explain(error)))
             except DecodeError as error:
                 failures.append(Failure(len(rows) + len(failures), error))
-        return self._assembler.batch(list(zip(*map(msgspec.structs.astuple, rows), strict=True)), len(values), failures)
+        columns = self._assembler.arrays(list(zip(*map(msgspec.structs.astuple, rows), strict=True)), len(rows))
+        if not failures:
+            return Batch(len(rows), columns)
+        good = np.delete(np.arange(len(values)), [failure.row for failure in failures])
+        return Batch(len(rows), columns, good, tuple(failures))
 
     def _harmless(self, values: Sequence[bytes | None]) -> bool:
         """No null, none too long, all ASCII: one look at the joined batch saves three at each row."""

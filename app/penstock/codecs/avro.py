@@ -1,0 +1,223 @@
+"""Avro datums to columns: alone (`avro`) or behind Confluent's five bytes (`avro-confluent`: 0, then the writer schema's id)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import isnan
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from penstock.batch import Array, Batch, Failure
+from penstock.codecs.avro_columns import column_reader
+from penstock.codecs.avro_resolve import defaults, shadowed_symbols
+from penstock.codecs.avro_rows import datum_reader
+from penstock.codecs.columns import FLOATS, Assembler
+from penstock.errors import DecodeError, RecordError
+from penstock.schema import Column, Field, Schema
+
+__all__ = ["AvroDecoder"]
+
+_FRAME: Final = 5
+
+# Below so many rows, one by one is the faster way (measured: 11 µs a row against 180 µs a batch).
+_FEW: Final = 16
+
+
+class _Piece(NamedTuple):
+    """Some of a batch's rows: their incoming numbers, ascending, and their columns."""
+
+    rows: Array
+    arrays: dict[str, Array]
+
+
+class AvroDecoder:
+    """Decodes Avro datums written by `writers` as `schema` reads them.
+
+    `writers` holds the schemas by their Confluent id; without it, values carry no frame and `schema` wrote them itself.
+    """
+
+    def __init__(self, schema: Schema, columns: Sequence[Column], *, max_bytes: int, writers: Mapping[int, Schema] | None = None) -> None:
+        Assembler(schema, columns)  # says what the widened columns below would say less clearly
+        widened = [_widened(schema, column) for column in columns]
+        wide = Assembler(_asked(schema, columns), widened)
+        self._narrowed = [column for column, wider in zip(columns, widened, strict=True) if _narrows(schema, column, wider)]
+        self._max_bytes = max_bytes
+        self._skip = 0 if writers is None else _FRAME
+        known = {0: schema} if writers is None else writers
+        self._writers = {number: _Writer(writer, schema, columns, wide, self._skip) for number, writer in known.items()}
+
+    def decode(self, values: Sequence[bytes | None]) -> Batch:
+        """The values as columns, and a Failure for each that is no event of the schema. Never raises for its content."""
+        errors: dict[int, DecodeError] = {}
+        pieces: list[_Piece] = []
+        for number, (rows, data) in self._groups(values, errors).items():
+            pieces += self._writers[number].read(rows, data, errors)
+        good, arrays = _joined(pieces)
+        failures = tuple(Failure(row, errors[row]) for row in sorted(errors))
+        return self._narrow(Batch(len(good), arrays, good if errors else None, failures))
+
+    def _groups(self, values: Sequence[bytes | None], errors: dict[int, DecodeError]) -> dict[int, tuple[Array, Sequence[bytes]]]:
+        """The values by the number of their writer, with their rows; at least one group, be it empty."""
+        try:
+            heads = {value[: self._skip] for value in values}  # type: ignore[index]  # a None is what the except is for
+            if len(heads) == 1 and sum(map(len, values)) <= self._max_bytes:  # type: ignore[arg-type]
+                number = self._number(values[0])
+                return {number: (np.arange(len(values)), values)}  # type: ignore[dict-item]
+        except (TypeError, DecodeError):
+            pass  # somewhere in there is a bad one: the loop finds it and says what it is
+        groups: dict[int, tuple[list[int], list[bytes]]] = {next(iter(self._writers)): ([], [])}
+        for row, value in enumerate(values):
+            try:
+                rows, data = groups.setdefault(self._number(value), ([], []))
+            except DecodeError as error:
+                errors[row] = error
+            else:
+                rows.append(row)
+                data.append(value)  # type: ignore[arg-type]  # _number refuses None
+        return {number: (np.array(rows, np.intp), data) for number, (rows, data) in groups.items()}
+
+    def _number(self, value: bytes | None) -> int:
+        """The number of the schema that wrote the value. Raises DecodeError."""
+        if value is None:
+            raise DecodeError("the value is null (a tombstone), not an event")
+        if len(value) > self._max_bytes:
+            raise DecodeError(f"{len(value)} bytes, more than the {self._max_bytes} allowed (max_bytes of the source)")
+        if not self._skip:
+            return 0
+        if len(value) < self._skip or value[0] != 0:
+            raise DecodeError("no Confluent frame: expected a zero byte and a schema id of four bytes")
+        number = int.from_bytes(value[1 : self._skip], "big")
+        if number not in self._writers:
+            raise DecodeError(f"unknown schema id {number}; put its schema beside the others as {number}.avsc and restart")
+        return number
+
+    def _narrow(self, batch: Batch) -> Batch:
+        """The batch with its columns at the width asked for; a row with a number that does not fit, or is not finite, fails."""
+        errors: dict[int, RecordError] = {}
+        arrays = dict(batch.columns)
+        for column in self._narrowed:
+            wide = arrays[column.name]
+            with np.errstate(over="ignore"):
+                narrow = arrays[column.name] = wide.astype(column.dtype, copy=False)
+            fit = narrow == wide if wide.dtype.kind == "i" else np.isfinite(narrow)
+            if b"\0" in fit.tobytes():
+                self._unfit(column, narrow, fit, errors)
+        return replace(batch, columns=arrays).fail(errors)
+
+    def _unfit(self, column: Column, narrow: Array, fit: Array, errors: dict[int, RecordError]) -> None:
+        if isinstance(column.missing.value, float) and isnan(column.missing.value):
+            fit = fit | np.isnan(narrow)
+        whole = column.dtype.startswith(("int", "uint"))
+        for row in np.flatnonzero(~fit.reshape(len(fit), -1).all(axis=1)).tolist():
+            errors.setdefault(row, DecodeError(f"field {column.field!r} is no {'' if whole else 'finite '}{column.dtype}"))
+
+
+class _Writer:
+    """One writer schema: how its datums become columns, all rows together where that can be, else one by one."""
+
+    def __init__(self, writer: Schema, reader: Schema, columns: Sequence[Column], wide: Assembler, skip: int) -> None:
+        self._names = _names(columns)
+        lacking = defaults(writer, reader)
+        self._defaults = [(i, lacking[name]) for i, name in enumerate(self._names) if name in lacking]
+        self._symbols = shadowed_symbols(writer, reader, self._names)
+        self._checks = [(self._names.index(column.field), column) for column in columns]
+        self._rejects = sorted({slot for slot, column in self._checks if column.missing.action == "reject"})
+        self._wide = wide
+        self._skip = skip
+        self._datum = datum_reader(writer.avro, self._names)
+        sizes = {column.field: column.shape[0] for column in columns if len(column.shape) == 1}
+        self._all = None if self._defaults or self._symbols else column_reader(writer, self._names, sizes)
+
+    def read(self, rows: Array, values: Sequence[bytes], errors: dict[int, DecodeError]) -> list[_Piece]:
+        """The rows that are events, in one or two pieces; the others get their place in `errors`."""
+        if self._all is None or len(rows) < _FEW:
+            return [self._one_by_one(rows, values, errors)]
+        fields, nulls, good = self._all(values, self._skip)
+        for slot in self._rejects:
+            if (null := nulls[slot]) is not None:
+                good &= ~null
+        arrays = self._wide.arrays(fields, len(rows), nulls)
+        if good.all():
+            return [_Piece(rows, arrays)]
+        rest = np.flatnonzero(~good).tolist()
+        return [
+            _Piece(rows[good], {name: array[good] for name, array in arrays.items()}),
+            self._one_by_one(rows[~good], [values[i] for i in rest], errors),
+        ]
+
+    def _one_by_one(self, rows: Array, values: Sequence[bytes], errors: dict[int, DecodeError]) -> _Piece:
+        good: list[int] = []
+        read: list[list[Any]] = []
+        for row, value in zip(rows.tolist(), values, strict=True):
+            try:
+                read.append(self._row(value[self._skip :]))
+                good.append(row)
+            except DecodeError as error:
+                errors[row] = error
+        return _Piece(np.array(good, np.intp), self._wide.arrays(list(zip(*read, strict=True)), len(read)))
+
+    def _row(self, body: bytes) -> list[Any]:
+        values = self._datum(body)
+        for slot, default in self._defaults:
+            values[slot] = default
+        for slot, symbols in self._symbols:
+            if values[slot] is not None and values[slot] not in symbols:
+                raise DecodeError(f"{values[slot]!r} is a symbol that the reader's schema does not know")
+        for slot, column in self._checks:
+            _check(values[slot], column)
+        return values
+
+
+def _joined(pieces: Sequence[_Piece]) -> tuple[Array, dict[str, Array]]:
+    """The pieces as one, in the order of the incoming rows."""
+    if len(pieces) == 1:
+        return pieces[0]
+    rows = np.concatenate([piece.rows for piece in pieces])
+    order = np.argsort(rows)
+    arrays = {name: np.concatenate([piece.arrays[name] for piece in pieces])[order] for name in pieces[0].arrays}
+    return rows[order], arrays
+
+
+def _check(value: Any, column: Column) -> None:
+    """Whether a value can stand in the column, as far as nulls and lengths go."""
+    if value is None:
+        if column.missing.action == "reject":
+            raise DecodeError(f"field {column.field!r} is null, and nothing says what stands in for it (missing:)")
+    elif column.shape and not _shaped(value, column.shape):
+        raise DecodeError(f"field {column.field!r} is no array of {'x'.join(map(str, column.shape))}")
+
+
+def _shaped(value: Any, shape: tuple[int, ...]) -> bool:
+    return not shape or (len(value) == shape[0] and all(_shaped(item, shape[1:]) for item in value))
+
+
+def _names(columns: Sequence[Column]) -> list[str]:
+    return list(dict.fromkeys(column.field for column in columns))
+
+
+def _asked(schema: Schema, columns: Sequence[Column]) -> Schema:
+    """The schema with the fields asked for only, in the order of the values that a writer reads."""
+    found = (schema.field(name) for name in _names(columns))
+    return replace(schema, fields=tuple(field for field in found if field is not None))
+
+
+def _widened(schema: Schema, column: Column) -> Column:
+    """The column at the width of its field, so that a number too large for the tensor can be found before it is cut."""
+    field = schema.field(column.field)
+    if field is not None and column.dtype == "float32" and _innermost(field).kind == "double":
+        return replace(column, dtype="float64")
+    if column.dtype.startswith(("int", "uint")) and not (field is not None and column.dtype == field.dtype):
+        return replace(column, dtype="int64")
+    return column
+
+
+def _narrows(schema: Schema, column: Column, wider: Column) -> bool:
+    """Whether the column may hold what its tensor may not: a number cut in width, or one that is not finite."""
+    field = schema.field(column.field)
+    return wider.dtype != column.dtype or (field is not None and _innermost(field).kind in FLOATS)
+
+
+def _innermost(field: Field) -> Field:
+    return field if field.items is None else _innermost(field.items)

@@ -1,0 +1,243 @@
+"""A batch of Avro datums, one field of all rows at a time: numpy walks every row's position along together.
+
+The bodies lie end to end in one buffer and each row keeps its own position, which only ever grows. So a row whose
+position ends exactly at its own last byte has read nothing but its own bytes, whatever its neighbours hold; every
+other row, and every row with something unusual (a number of nine bytes, an array in two blocks), is left to
+`avro_rows`, which judges it alone. At chunks of 256 rows this is an order of magnitude faster than a row at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from penstock.batch import Array
+from penstock.schema import Field, Schema
+
+__all__ = ["ColumnReader", "Read", "column_reader"]
+
+_SPARE: Final = 8
+
+
+class Read(NamedTuple):
+    """What one field read of all rows: values (None when nobody asks), nulls, next positions and the rows to distrust."""
+
+    values: Any
+    next: Array
+    nulls: Array | None = None
+    odd: Array | None = None
+
+
+class _Buffer:
+    """The bodies end to end and some zeros; numbers are looked at where they lie, aligned or not."""
+
+    def __init__(self, bodies: Sequence[bytes]) -> None:
+        self.data = b"".join([*bodies, bytes(_SPARE)])
+        self.end = len(self.data) - _SPARE
+        # A whole number begins at nearly every position asked for, so its first two bytes are laid out once for all of them.
+        self.heads = np.ascontiguousarray(self._view("<u2"))
+
+    def at(self, dtype: str, positions: Array) -> Array:
+        """The numbers of `dtype` at the positions; behind the end, what lies at the end."""
+        return self._view(dtype)[np.minimum(positions, self.end)]
+
+    def _view(self, dtype: str) -> Array:
+        return np.ndarray((len(self.data) - np.dtype(dtype).itemsize + 1,), dtype, self.data, strides=(1,))
+
+    @cached_property
+    def text(self) -> str:
+        """The bytes as characters of the same number, to cut ASCII strings from without copying twice."""
+        return self.data.decode("latin-1")
+
+
+def _any(mask: Array) -> bool:
+    """`mask.any()` in a tenth of its fixed cost."""
+    return b"\1" in mask.tobytes()
+
+
+Step = Callable[[_Buffer, Array], Read]
+ColumnReader = Callable[[Sequence[bytes], int], tuple[list[Any], list[Array | None], Array]]
+
+
+def column_reader(writer: Schema, names: Sequence[str], sizes: Mapping[str, int]) -> ColumnReader | None:
+    """A reader of many datums of `writer`: the values and nulls of the fields `names`, and which rows to believe.
+
+    Called with the values and the number of bytes to skip in each. `sizes` holds the lengths of the arrays. None for a schema
+    with a type that is not read this way.
+    """
+    steps: list[tuple[int, Step]] = []
+    for field, raw in zip(writer.fields, writer.avro["fields"], strict=True):
+        step = _step(field, raw["type"], field.name in names, sizes.get(field.name))
+        if step is None:
+            return None
+        steps.append((names.index(field.name) if field.name in names else -1, step))
+
+    def read(bodies: Sequence[bytes], skip: int) -> tuple[list[Any], list[Array | None], Array]:
+        buffer = _Buffer(bodies)
+        ends = np.cumsum(np.fromiter(map(len, bodies), np.int64, len(bodies)))
+        at = np.concatenate(([0], ends[:-1])) + skip
+        odd = np.zeros(len(bodies), bool)
+        values: list[Any] = [None] * len(names)
+        nulls: list[Array | None] = [None] * len(names)
+        for slot, step in steps:
+            found = step(buffer, at)
+            at = found.next
+            if found.odd is not None:
+                odd |= found.odd
+            if slot >= 0:
+                values[slot], nulls[slot] = found.values, found.nulls
+        return values, nulls, (at == ends) & ~odd
+
+    return read
+
+
+def _step(field: Field, avro: Any, wanted: bool, size: int | None) -> Step | None:
+    if isinstance(avro, list) != field.optional:
+        return None
+    step: Step
+    match field.kind:
+        case "int" | "long" | "timestamp":
+            step = _whole_32 if field.kind == "int" else _whole
+        case "float" | "double":
+            step = _number("<f4" if field.kind == "float" else "<f8")
+        case "boolean":
+            step = _boolean
+        case "string":
+            step = _string if wanted else _skip
+        case "enum":
+            step = _enum(np.array(field.symbols, object))
+        case "array" if field.items is not None and field.items.kind in ("float", "double") and not field.items.optional and size:
+            step = _array("<f4" if field.items.kind == "float" else "<f8", size)
+        case _:
+            return None
+    return _optional(step, avro.index("null")) if field.optional else step
+
+
+def _whole(buffer: _Buffer, at: Array) -> Read:
+    """Whole numbers: by table when all have one or two bytes, by arithmetic on eight bytes at a time when not."""
+    head = buffer.heads.take(at, mode="clip")
+    width = _WIDTH.take(head)
+    if b"\0" not in width.tobytes():
+        return Read(_VALUE.take(head), at + width)
+    word = buffer.at("<u8", at)
+    stops = ~word & np.uint64(0x8080808080808080)
+    odd = stops == 0
+    below = (stops & (~stops + _ONE)) - _ONE
+    groups = word & below & np.uint64(0x7F7F7F7F7F7F7F7F)
+    for keep, move, shift in _SQUEEZE:
+        groups = (groups & keep) | ((groups & move) >> shift)
+    width = (np.bitwise_count(below) >> 3) + np.uint8(1)
+    number = (groups >> _ONE).astype(np.int64) ^ -(groups & _ONE).astype(np.int64)
+    return Read(number, at + width, odd=odd)
+
+
+_ONE: Final = np.uint64(1)
+_SQUEEZE: Final = tuple(
+    (np.uint64(keep), np.uint64(move), np.uint64(shift))
+    for keep, move, shift in (
+        (0x007F007F007F007F, 0x7F007F007F007F00, 1),
+        (0x00003FFF00003FFF, 0x3FFF00003FFF0000, 2),
+        (0x000000000FFFFFFF, 0x0FFFFFFF00000000, 4),
+    )
+)
+
+
+def _tables() -> tuple[Array, Array]:
+    """By the first two bytes: how many of them a whole number takes (0 for more than two), and the number."""
+    head = np.arange(65536)
+    low, high = head & 255, head >> 8
+    width = np.where(low < 128, 1, np.where(high < 128, 2, 0))
+    zigzag = np.where(low < 128, low, low & 127 | high << 7)
+    return width.astype(np.int8), ((zigzag >> 1) ^ -(zigzag & 1)).astype(np.int16)
+
+
+_WIDTH, _VALUE = _tables()
+
+
+def _whole_32(buffer: _Buffer, at: Array) -> Read:
+    read = _whole(buffer, at)
+    if read.odd is None:
+        return read
+    return read._replace(odd=read.odd | (read.values != read.values.astype(np.int32)))
+
+
+def _number(dtype: str) -> Step:
+    width = np.dtype(dtype).itemsize
+
+    def step(buffer: _Buffer, at: Array) -> Read:
+        return Read(buffer.at(dtype, at), at + width)
+
+    return step
+
+
+def _boolean(buffer: _Buffer, at: Array) -> Read:
+    byte = buffer.at("u1", at)
+    return Read(byte == 1, at + 1, odd=byte > 1)
+
+
+def _span(buffer: _Buffer, at: Array) -> Read:
+    """Where the strings begin (`values`) and end (`next`). An impossible length counts as none, so that no position goes astray."""
+    length, begin, _, odd = _whole(buffer, at)
+    unlikely = (length < 0) | (length > buffer.end)
+    if _any(unlikely):
+        odd = unlikely if odd is None else odd | unlikely
+        length = np.where(unlikely, 0, length)
+    return Read(begin, begin + length, odd=odd)
+
+
+def _skip(buffer: _Buffer, at: Array) -> Read:
+    return _span(buffer, at)._replace(values=None)
+
+
+def _string(buffer: _Buffer, at: Array) -> Read:
+    begin, end, _, odd = _span(buffer, at)
+    text = buffer.text
+    values = [text[a:b] for a, b in zip(begin.tolist(), end.tolist(), strict=True)]
+    if not "".join(values).isascii():
+        odd = np.zeros(len(values), bool) if odd is None else odd
+        for row, value in enumerate(values):
+            if not value.isascii():
+                try:
+                    values[row] = value.encode("latin-1").decode()
+                except UnicodeDecodeError:
+                    odd[row] = True
+    return Read(values, end, odd=odd)
+
+
+def _enum(symbols: Array) -> Step:
+    def step(buffer: _Buffer, at: Array) -> Read:
+        index, after, _, odd = _whole(buffer, at)
+        outside = (index < 0) | (index >= len(symbols))
+        return Read(symbols.take(index, mode="clip"), after, odd=outside if odd is None else outside | odd)
+
+    return step
+
+
+def _array(dtype: str, size: int) -> Step:
+    width = np.dtype(dtype).itemsize
+    offsets = np.arange(size) * width
+
+    def step(buffer: _Buffer, at: Array) -> Read:
+        count, begin, _, odd = _whole(buffer, at)
+        values = buffer.at(dtype, begin[:, None] + offsets)
+        after = begin + size * width
+        other = (count != size) | (buffer.at("u1", after) != 0)
+        return Read(values, after + 1, odd=other if odd is None else other | odd)
+
+    return step
+
+
+def _optional(inner: Step, null: int) -> Step:
+    def step(buffer: _Buffer, at: Array) -> Read:
+        branch = buffer.at("u1", at)
+        nulls = branch == null << 1
+        values, after, _, odd = inner(buffer, at + 1)
+        wrong = (branch != 0) & (branch != 2)
+        if odd is not None:
+            wrong |= odd & ~nulls
+        return Read(values, np.where(nulls, at + 1, after), nulls, wrong)
+
+    return step

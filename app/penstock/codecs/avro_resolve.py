@@ -1,0 +1,84 @@
+"""Writer to reader: what one schema wrote, as another reads it. Decided once per pair of schemas, never per record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from penstock.codecs.schema import load_schema
+from penstock.errors import Problem, SchemaError
+from penstock.schema import REQUIRED, Field, Schema
+
+__all__ = ["defaults", "frame", "load_ids", "shadowed_symbols"]
+
+_PROMOTES: Final[Mapping[str, frozenset[str]]] = {
+    "int": frozenset({"int", "long", "float", "double", "timestamp"}),
+    "long": frozenset({"long", "float", "double", "timestamp"}),
+    "timestamp": frozenset({"long", "float", "double", "timestamp"}),
+    "float": frozenset({"float", "double"}),
+}
+
+
+def load_ids(directory: Path) -> dict[int, Schema]:
+    """The writer schemas of `directory`, by the id that the file name is: `17.avsc`. Raises SchemaError with all problems."""
+    found: dict[int, Schema] = {}
+    problems: list[Problem] = []
+    for file in sorted(directory.glob("*.avsc")):
+        try:
+            if not (file.stem.isascii() and file.stem.isdecimal()):
+                raise SchemaError(Problem(str(file), 0, 0, "the name is no schema id", "name it as the registry numbers it: 17.avsc"))
+            found[int(file.stem)] = load_schema(file)
+        except SchemaError as error:
+            problems.extend(error.problems)
+    if not found and not problems:
+        problems.append(Problem(str(directory), 0, 0, "no writer schemas there", "put each one there under its id: 17.avsc"))
+    if problems:
+        raise SchemaError(problems)
+    return found
+
+
+def frame(schema: Schema, directory: Path) -> bytes:
+    """Confluent's five bytes for the id under which `directory` holds this schema. Raises SchemaError when it does not."""
+    for number, known in sorted(load_ids(directory).items()):
+        if known.avro == schema.avro:
+            return b"\0" + number.to_bytes(4, "big")
+    raise SchemaError(Problem(schema.path, 0, 0, f"not among the schemas of {directory}", "copy it there under its id: 17.avsc"))
+
+
+def defaults(writer: Schema, reader: Schema) -> dict[str, Any]:
+    """The reader's fields that the writer lacks, with their defaults. Raises SchemaError where the two do not resolve."""
+    lacking: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for field in reader.fields:
+        written = writer.field(field.name)
+        if written is None and field.default is REQUIRED:
+            problems.append(_unresolved(writer, f"has no field {field.name!r}", f"give it a default in {reader.path}"))
+        elif written is None:
+            lacking[field.name] = field.default
+        elif not _readable(written, field):
+            message = f"field {field.name!r} is {written.kind}, read as {field.kind}"
+            problems.append(_unresolved(writer, message, "keep to Avro's promotions"))
+    if problems:
+        raise SchemaError(problems)
+    return lacking
+
+
+def shadowed_symbols(writer: Schema, reader: Schema, names: Sequence[str]) -> list[tuple[int, frozenset[str]]]:
+    """For each of the enums `names` that the writer knows more symbols of: its position, and the symbols that the reader knows."""
+    found = []
+    for i, name in enumerate(names):
+        written, read = writer.field(name), reader.field(name)
+        if written is not None and read is not None and read.kind == "enum" and not set(written.symbols) <= set(read.symbols):
+            found.append((i, frozenset(read.symbols)))
+    return found
+
+
+def _readable(written: Field, read: Field) -> bool:
+    if written.items is not None and read.items is not None:
+        return _readable(written.items, read.items)
+    return read.kind in _PROMOTES.get(written.kind, (written.kind,)) and (not written.unit or read.unit in ("", written.unit))
+
+
+def _unresolved(writer: Schema, message: str, fix: str) -> Problem:
+    return Problem(writer.path or writer.name, 0, 0, message, fix)

@@ -1,0 +1,222 @@
+"""One Avro datum at a time, trusting nothing: each reader takes the bytes and a position, and gives the value and the next.
+
+Written out rather than left to a library because a body comes from anyone who may produce to the topic: counts are held
+against the bytes that are left before anything is made of them, and a body must end where its last field ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from struct import Struct
+from typing import Any, Final
+
+from penstock.errors import DecodeError
+
+__all__ = ["DatumReader", "datum_reader"]
+
+Reader = Callable[[bytes, int], tuple[Any, int]]
+DatumReader = Callable[[bytes], list[Any]]
+
+_FLOAT: Final = Struct("<f").unpack_from
+_DOUBLE: Final = Struct("<d").unpack_from
+_MAX_DEPTH: Final = 64
+
+
+def datum_reader(avro: Mapping[str, Any], names: list[str]) -> DatumReader:
+    """A reader of single datums of the parsed record schema `avro`: the values of the fields `names`, in that order.
+
+    Raises DecodeError for bytes that are no such datum, or go on behind it.
+    """
+    named = dict(avro["__named_schemas"])
+    slots = {name: i for i, name in enumerate(names)}
+    readers = [(slots.get(field["name"], -1), _reader(field["type"], named, text=field["name"] in slots)) for field in avro["fields"]]
+
+    def read(body: bytes) -> list[Any]:
+        values: list[Any] = [None] * len(names)
+        at, field = 0, 0
+        try:
+            for field, (slot, reader) in enumerate(readers):  # noqa: B007  # `field` names the culprit below
+                value, at = reader(body, at)
+                if slot >= 0:
+                    values[slot] = value
+        except _Malformed as malformed:
+            raise DecodeError(f"{malformed} in field {avro['fields'][field]['name']!r}") from None
+        except UnicodeDecodeError as error:
+            raise DecodeError(f"invalid UTF-8 in field {avro['fields'][field]['name']!r}: {error.reason}") from None
+        if at != len(body):
+            raise DecodeError(f"{len(body) - at} bytes behind the datum")
+        return values
+
+    return read
+
+
+class _Malformed(Exception):
+    """What is wrong with the bytes of a field."""
+
+
+def _reader(avro: Any, named: Mapping[str, Any], *, text: bool, depth: int = 0) -> Reader:
+    """The reader of a type. Strings are made into text only where somebody reads them; what a name stands for is read when met."""
+
+    def inner(avro: Any) -> Reader:
+        return _reader(avro, named, text=text, depth=depth)
+
+    if isinstance(avro, list):
+        return _union([inner(branch) for branch in avro])
+    kind = avro["type"] if isinstance(avro, dict) else avro
+    if isinstance(kind, dict | list):
+        return inner(kind)
+    if kind in named:
+        return _later(kind, named, text, depth)
+    match kind:
+        case "record":
+            return _record([inner(field["type"]) for field in avro["fields"]])
+        case "enum":
+            return _enum(avro["symbols"])
+        case "array" | "map":
+            return _blocks(inner(avro["items" if kind == "array" else "values"]), keyed=kind == "map")
+        case "fixed":
+            return _fixed(avro["size"])
+        case _:
+            return _PRIMITIVES["bytes" if kind == "string" and not text else kind]
+
+
+def _later(name: str, named: Mapping[str, Any], text: bool, depth: int) -> Reader:
+    made: list[Reader] = []
+
+    def read(body: bytes, at: int) -> tuple[Any, int]:
+        if depth == _MAX_DEPTH:
+            raise _Malformed("nested too deeply")
+        if not made:
+            made.append(_reader(named[name], named, text=text, depth=depth + 1))
+        return made[0](body, at)
+
+    return read
+
+
+def _take(body: bytes, at: int, size: int) -> int:
+    """The end of `size` bytes from `at`."""
+    if size < 0:
+        raise _Malformed(f"negative length {size}")
+    if at + size > len(body):
+        raise _Malformed("the body ends too soon")
+    return at + size
+
+
+def _null(body: bytes, at: int) -> tuple[None, int]:
+    return None, at
+
+
+def _boolean(body: bytes, at: int) -> tuple[bool, int]:
+    end = _take(body, at, 1)
+    if body[at] > 1:
+        raise _Malformed(f"{body[at]:#04x} is no boolean")
+    return body[at] == 1, end
+
+
+def _long(body: bytes, at: int) -> tuple[int, int]:
+    number = shift = 0
+    while shift < 70:
+        end = _take(body, at, 1)
+        number |= (body[at] & 127) << shift
+        if body[at] < 128:
+            if number >= 2**64:
+                break
+            return number >> 1 ^ -(number & 1), end
+        at, shift = end, shift + 7
+    raise _Malformed("a whole number of more than 64 bits")
+
+
+def _int(body: bytes, at: int) -> tuple[int, int]:
+    number, at = _long(body, at)
+    if not -(2**31) <= number < 2**31:
+        raise _Malformed(f"{number} is no 32-bit number")
+    return number, at
+
+
+def _float(body: bytes, at: int) -> tuple[float, int]:
+    end = _take(body, at, 4)
+    return _FLOAT(body, at)[0], end
+
+
+def _double(body: bytes, at: int) -> tuple[float, int]:
+    end = _take(body, at, 8)
+    return _DOUBLE(body, at)[0], end
+
+
+def _bytes(body: bytes, at: int) -> tuple[bytes, int]:
+    size, at = _long(body, at)
+    end = _take(body, at, size)
+    return body[at:end], end
+
+
+def _string(body: bytes, at: int) -> tuple[str, int]:
+    raw, at = _bytes(body, at)
+    return raw.decode(), at
+
+
+def _fixed(size: int) -> Reader:
+    def read(body: bytes, at: int) -> tuple[bytes, int]:
+        end = _take(body, at, size)
+        return body[at:end], end
+
+    return read
+
+
+def _enum(symbols: list[str]) -> Reader:
+    def read(body: bytes, at: int) -> tuple[str, int]:
+        index, at = _long(body, at)
+        if not 0 <= index < len(symbols):
+            raise _Malformed(f"enum index {index} of {len(symbols)} symbols")
+        return symbols[index], at
+
+    return read
+
+
+def _union(branches: list[Reader]) -> Reader:
+    def read(body: bytes, at: int) -> tuple[Any, int]:
+        index, at = _long(body, at)
+        if not 0 <= index < len(branches):
+            raise _Malformed(f"union index {index} of {len(branches)} branches")
+        return branches[index](body, at)
+
+    return read
+
+
+def _record(readers: list[Reader]) -> Reader:
+    """Nested records feed no tensor: they are walked, not kept."""
+
+    def read(body: bytes, at: int) -> tuple[None, int]:
+        for reader in readers:
+            _, at = reader(body, at)
+        return None, at
+
+    return read
+
+
+def _blocks(item: Reader, *, keyed: bool) -> Reader:
+    """Arrays and maps. Maps feed no tensor: their keys are walked, not kept."""
+
+    def read(body: bytes, at: int) -> tuple[list[Any], int]:
+        items: list[Any] = []
+        while True:
+            count, at = _long(body, at)
+            if count == 0:
+                return items, at
+            if count < 0:
+                count, (size, at) = -count, _long(body, at)
+                _take(body, at, size)
+            # An item may take no byte at all (null, an empty record), so the count itself is held against the body.
+            _take(body, at, count)
+            for _ in range(count):
+                if keyed:
+                    _, at = _bytes(body, at)
+                value, at = item(body, at)
+                items.append(value)
+
+    return read
+
+
+_PRIMITIVES: Final[Mapping[str, Reader]] = {
+    "null": _null, "boolean": _boolean, "int": _int, "long": _long,
+    "float": _float, "double": _double, "bytes": _bytes, "string": _string,
+}  # fmt: skip

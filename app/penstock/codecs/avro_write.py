@@ -1,0 +1,123 @@
+"""Columns to Avro datums, a column at a time: each becomes a list of cells, and a row is its cells joined."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import fastavro
+
+from penstock.batch import Array
+from penstock.codecs.outputs import Outputs
+from penstock.errors import EncodeError, Problem, RecordError, SchemaError
+from penstock.schema import Field, Schema
+from penstock.signature import Tensor
+
+__all__ = ["AvroEncoder"]
+
+
+def _varint(number: int) -> bytes:
+    """A whole number of at most 64 bits as Avro's zigzag varint."""
+    rest = number << 1 ^ number >> 63
+    out = bytearray()
+    while rest > 127:
+        out.append(rest & 127 | 128)
+        rest >>= 7
+    out.append(rest)
+    return bytes(out)
+
+
+# Most whole numbers and nearly all lengths and indexes are small.
+_SMALL: Final = [_varint(number) for number in range(8192)]
+
+
+class AvroEncoder:
+    """Encodes rows as datums of `schema`, with `prefix` before each."""
+
+    def __init__(self, fields: Sequence[Tensor], schema: Schema, *, prefix: bytes = b"") -> None:
+        self._outputs = Outputs(fields, schema)
+        place = {field.name: i for i, field in enumerate(fields)}
+        self._prefix = prefix
+        self._plan: list[tuple[Field, bytes, int]] = []
+        for field, raw in zip(schema.fields, schema.avro["fields"], strict=True):
+            branch = _SMALL[_branch(raw["type"])] if isinstance(raw["type"], list) else b""
+            at = place.get(field.name, -1)
+            self._plan.append((field, branch if at >= 0 else _default(field, raw, schema), at))
+
+    def encode(self, columns: Sequence[Array]) -> tuple[list[bytes], Mapping[int, RecordError]]:
+        """The rows as one datum each; b"" and an EncodeError for a row with a number that is not finite or a bad string."""
+        errors = self._outputs.check(columns)
+        size = len(columns[0])
+        cells: list[Sequence[bytes]] = [[self._prefix] * size]
+        for field, constant, at in self._plan:
+            if constant or at < 0:
+                cells.append([constant] * size)
+            if at >= 0:
+                cells.append(_cells(field, columns[at], errors))
+        written = list(map(b"".join, zip(*cells, strict=True)))
+        for row in errors:
+            written[row] = b""
+        return written, errors
+
+
+def _cells(field: Field, column: Array, errors: dict[int, RecordError]) -> Sequence[bytes]:
+    """The values of a column, each as its bytes."""
+    if field.items is not None:
+        return _arrays(field.items, column, errors)
+    match field.kind:
+        case "boolean":
+            return [b"\1" if value else b"\0" for value in column.tolist()]
+        case "float" | "double":
+            width = 4 if field.kind == "float" else 8
+            packed = column.astype(f"<f{width}", copy=False).tobytes()
+            return [packed[at : at + width] for at in range(0, len(packed), width)]
+        case "string":
+            return _strings(column.tolist(), errors)
+        case "enum":
+            index = {symbol: _varint(i) for i, symbol in enumerate(field.symbols)}
+            return [index.get(value, b"") for value in column.tolist()]
+        case _:
+            return [_SMALL[value] if 0 <= value < 8192 else _varint(value) for value in column.tolist()]
+
+
+def _strings(values: list[str], errors: dict[int, RecordError]) -> list[bytes]:
+    cells = []
+    for row, value in enumerate(values):
+        try:
+            raw = value.encode()
+        except UnicodeEncodeError as error:
+            errors.setdefault(row, EncodeError(f"a string that is no Unicode text: {error.reason}"))
+            raw = b""
+        cells.append((_SMALL[len(raw)] if len(raw) < 8192 else _varint(len(raw))) + raw)
+    return cells
+
+
+def _arrays(items: Field, column: Array, errors: dict[int, RecordError]) -> list[bytes]:
+    """One block an array; the cells of all rows are made together and then dealt out."""
+    size = column.shape[1]
+    if size == 0:
+        return [b"\0"] * len(column)
+    inner: dict[int, RecordError] = {}
+    cells = _cells(items, column.reshape(-1, *column.shape[2:]), inner)
+    for at, error in inner.items():
+        errors.setdefault(at // size, error)
+    return [_varint(size) + b"".join(cells[at : at + size]) + b"\0" for at in range(0, len(cells), size)]
+
+
+def _branch(union: list[Any]) -> int:
+    """The index of the branch that is not null."""
+    return next(i for i, branch in enumerate(union) if branch != "null")
+
+
+def _default(field: Field, raw: Mapping[str, Any], schema: Schema) -> bytes:
+    """The cell of a field that the sink leaves to its default."""
+    value = field.default
+    one = fastavro.parse_schema({"type": "record", "name": "Default", "fields": [raw]}, named_schemas=dict(schema.avro["__named_schemas"]))
+    out = io.BytesIO()
+    try:
+        fastavro.schemaless_writer(out, one, {field.name: value})
+    except (ValueError, TypeError) as error:
+        message = f"the default of field {field.name!r} cannot be written: {error}"
+        raise SchemaError(Problem(schema.path or schema.name, 0, 0, message, "correct it, or write the field")) from None
+    return out.getvalue()
