@@ -28,6 +28,7 @@ class Registry(Protocol):
         """Registers an ONNX file as a new version (None: the next whole number), all of it or nothing.
 
         The model is loaded and must meet its golden records; without any, some are made up that pin what it answers today.
+        It runs in this process: put a file that you do not know through `penstock.model.quarantine` first.
         Raises ModelExists when the version is there, ModelCorrupt or ModelMismatch when the file cannot serve,
         ConfigError when a name or value is not allowed.
         """

@@ -182,6 +182,13 @@ def test_a_tensor_in_another_file_is_refused_and_named(kind: str, tmp_path: Path
         Session.load(model.SerializeToString())
 
 
+def test_a_tensor_of_a_constant_node_may_not_lie_in_another_file_either() -> None:
+    tensor = onnx.TensorProto(name="hidden", data_type=onnx.TensorProto.FLOAT, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    nodes = [onnx.helper.make_node("Constant", [], ["c"], value=tensor), onnx.helper.make_node("Add", ["x", "c"], ["y"])]
+    with pytest.raises(ModelCorrupt, match=r"keeps the tensor 'hidden' in another file"):
+        Session.load(models.model(nodes, [models.tensor("x")], [models.tensor("y")]))
+
+
 def test_probabilities_in_dictionaries_are_refused_with_the_way_out() -> None:
     with pytest.raises(ModelMismatch, match=r"output 'y' is a seq\(map\(int64,tensor\(float\)\)\), not a tensor; convert without ZipMap"):
         Session.load(models.zip_map())

@@ -65,6 +65,14 @@ def test_a_changed_golden_file_is_found(artifact: Artifact) -> None:
         verify(artifact)
 
 
+def test_a_golden_file_that_does_not_fit_the_signature_names_the_record(artifact: Artifact) -> None:
+    other = b'{"records": [{"inputs": {"x": [1]}, "outputs": {"y": [1]}}]}'
+    replace(artifact, "golden.json", other)
+    changed = edit_manifest(artifact, artifact.manifest.golden.digest, digest_of(other))
+    with pytest.raises(ModelCorrupt, match=r"score/1/golden\.json cannot be used: .*record 1: 'x' does not fit x: float32\[N, 2\]"):
+        verify(changed)
+
+
 @pytest.mark.parametrize("file", ["model.onnx", "golden.json"])
 def test_a_missing_file_is_named(artifact: Artifact, file: str) -> None:
     (artifact.path / file).unlink()
