@@ -217,8 +217,11 @@ def _syntax(error: Exception, text: str, file: str) -> Problem:
         line = len(_BREAK.findall(text[:position])) + 1
         message = getattr(error, "reason", None) or str(error)
         return Problem(file, line, 1, f"not YAML: {message}", "remove the character, save the file as UTF-8")
+    if mark.line >= len(lines) - 1 and getattr(error, "context_mark", None) is not None:
+        mark = min((mark, error.context_mark), key=lambda one: one.line)  # type: ignore[attr-defined]  # where what never ends began
     line = min(mark.line + 1, len(lines))
+    column = mark.column + 1 if mark.line < len(lines) else len(lines[-1]) + 1
     message = " ".join(part for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part)
     indent = lines[line - 1][: len(lines[line - 1]) - len(lines[line - 1].lstrip())]
     fix = "a tab: YAML is indented with spaces only" if "\t" in indent else "check indentation, quotes and brackets here and just above"
-    return Problem(file, line, mark.column + 1, f"not YAML: {message}", fix)
+    return Problem(file, line, column, f"not YAML: {message}", fix)

@@ -16,7 +16,7 @@ FIELD: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,199}$"
 MODEL: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}@[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 TOPIC: Final = r"^[A-Za-z0-9._-]{1,249}$"
 # The part behind the dot may be the output of any exporter (`dense/BiasAdd:0`), so only blanks and brackets end it.
-REF: Final = r"^([A-Za-z_][A-Za-z0-9_-]*)(?:\.([^\s\[\]]+))?(?:\[([0-9]{1,6})\])?$"
+REF: Final = r"^([A-Za-z_][A-Za-z0-9_-]*)(?:\.([^\s\[\].][^\s\[\]]*))?(?:\[([0-9]{1,6})\])?$"
 
 
 def ref(text: str, mark: Mark) -> Ref | None:
@@ -29,11 +29,10 @@ def ref(text: str, mark: Mark) -> Ref | None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A fix for an unknown name: the closest known ones, or all of them when they are few."""
+    """A fix for an unknown name: the closest known one, or all of them when they are few."""
     choices = list(dict.fromkeys(known))
-    close = difflib.get_close_matches(name, choices, n=2, cutoff=0.6)
-    if close:
-        return f"did you mean {any_of(close)}?"
+    if close := difflib.get_close_matches(name, choices, n=1):
+        return f"did you mean {close[0]!r}?"
     return f"known: {', '.join(choices)}" if 0 < len(choices) <= 12 else ""
 
 

@@ -1,0 +1,132 @@
+"""`validate`, `plan` and `draw`: what they say, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from penstock.cli.topology import draw, plan, validate
+from penstock.errors import TopologyError
+from penstock.registry.directory import DirectoryRegistry
+from penstock.testing import models as tiny
+
+TEXT = """\
+topology: payments
+sources: {cards: {topic: cards, schema: card.avsc, id: id}}
+nodes:
+  scaled: {kind: feature, model: scale@1, inputs: {x: {field: amount, missing: nan}}}
+  score: {kind: model, model: score@live, inputs: {x: scaled}}
+sinks: {scores: {topic: scores, key: id, fields: {id: id, score: score, amount: amount}}}
+"""
+CARD = {
+    "type": "record",
+    "name": "Card",
+    "fields": [{"name": "id", "type": "string"}, {"name": "amount", "type": ["null", "double"], "default": None}],
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "good.yaml").write_text(TEXT)
+    (tmp_path / "bad.yaml").write_text(TEXT.replace("x: scaled", "x: scald").replace("score: score", "score: scor"))
+    (tmp_path / "schemas").mkdir()
+    (tmp_path / "schemas/card.avsc").write_text(json.dumps(CARD))
+    registry = DirectoryRegistry(tmp_path / "models")
+    registry.publish("scale", tiny.identity())
+    registry.publish("score", tiny.identity())
+    registry.alias("score", "live", "1")
+    return tmp_path
+
+
+def run(command: click.Command, root: Path, file: str, *options: str) -> Result:
+    arguments = [str(root / file), "--models", str(root / "models"), "--schemas", str(root / "schemas"), *options]
+    return CliRunner().invoke(command, arguments)
+
+
+def test_validate_sums_up_what_is_right(root: Path) -> None:
+    result = run(validate, root, "good.yaml")
+    assert result.exit_code == 0
+    assert result.stdout == f"{root}/good.yaml: payments is valid: 1 source, 2 nodes, 1 sink\n"
+
+
+def test_validate_lists_every_problem_and_exits_2(root: Path) -> None:
+    result = run(validate, root, "bad.yaml")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == [
+        f"{root}/bad.yaml:5:55: nodes.score.inputs.x: 'scald' is neither a field nor a node (did you mean 'scaled'?)",
+        f"{root}/bad.yaml:6:66: sinks.scores.fields.score: 'scor' is neither a field nor a node (did you mean 'score'?)",
+        f"{root}/bad.yaml: 2 problems",
+    ]
+
+
+def test_validate_as_json(root: Path) -> None:
+    good, bad = run(validate, root, "good.yaml", "--format", "json"), run(validate, root, "bad.yaml", "--format", "json")
+    assert json.loads(good.stdout) == {"valid": True, "problems": [], "topology": "payments", "sources": 1, "nodes": 2, "sinks": 1}
+    assert bad.exit_code == 2
+    assert json.loads(bad.stdout)["problems"][0] == {
+        "file": f"{root}/bad.yaml",
+        "line": 5,
+        "column": 55,
+        "message": "nodes.score.inputs.x: 'scald' is neither a field nor a node",
+        "fix": "did you mean 'scaled'?",
+    }
+
+
+def test_validate_of_a_file_that_is_not_there(root: Path) -> None:
+    result = run(validate, root, "absent.yaml")
+    assert result.exit_code == 2
+    assert "absent.yaml: cannot be read: No such file or directory" in result.stderr
+
+
+def test_plan_names_columns_steps_and_topics(root: Path) -> None:
+    shown = run(plan, root, "good.yaml").stdout
+    for expected in (
+        "source cards: cards (json, card.avsc)",
+        "records that cannot be scored go to cards.dead-letter",
+        "float32[N]",
+        "score@1 (live)",
+        "x: float32[N, 1] <- scaled.y",
+        "score <- score.y[0]",
+    ):
+        assert expected in shown, shown
+
+
+def test_plan_as_json(root: Path) -> None:
+    shown = json.loads(run(plan, root, "good.yaml", "--format", "json").stdout)
+    (flow,) = shown["flows"]
+    assert flow["dead_letter"] == "cards.dead-letter"
+    assert [(one["name"], one["dtype"], one["missing"]) for one in flow["columns"]] == [
+        ("amount", "float32", "nan"),
+        ("id", "string", "rejected"),
+        ("amount:float64", "float64", "null"),
+    ]
+    assert [(step["node"], step["version"], step["inputs"], step["outputs"]) for step in flow["steps"]] == [
+        ("scaled", "1", {"x": ["amount"]}, ["y"]),
+        ("score", "1", {"x": ["scaled.y"]}, ["y"]),
+    ]
+    assert flow["sinks"][0]["key"] == "id"
+    assert flow["sinks"][0]["fields"]["score"] == {"from": "score.y[0]", "type": "float32[N]"}
+
+
+def test_plan_of_what_is_not_valid_raises(root: Path) -> None:
+    """The command line turns it into a list and exit code 2."""
+    assert isinstance(run(plan, root, "bad.yaml").exception, TopologyError)
+
+
+@pytest.mark.parametrize(("style", "expected"), [("text", "╰───┴─●  sink"), ("mermaid", "flowchart LR")])
+def test_draw(root: Path, style: str, expected: str) -> None:
+    result = run(draw, root, "good.yaml", "--as", style)
+    assert expected in result.stdout, result.stdout
+    assert result.stderr == ""
+
+
+def test_draw_shows_what_is_not_valid_yet_and_says_so(root: Path) -> None:
+    result = run(draw, root, "bad.yaml")
+    assert result.exit_code == 0
+    assert "payments" in result.stdout
+    assert "penstock validate" in result.stderr

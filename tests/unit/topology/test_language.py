@@ -1,0 +1,99 @@
+"""The published JSON Schema, the parser and the table are one language."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from penstock.errors import TopologyError
+from penstock.topology.language import json_schema
+from penstock.topology.parse import parse_text
+
+ROOT = Path(__file__).parents[3]
+PUBLISHED = ROOT / "schemas/topology.schema.json"
+
+HEAD = "topology: t\nsources: {s: {topic: a, schema: a.avsc}}\n"
+NODES = "nodes: {n: {kind: model, model: m@1}}\n"
+SINKS = "sinks: {p: {topic: b, fields: [n]}}\n"
+
+GOOD = [
+    HEAD + NODES + SINKS,
+    HEAD + NODES + "sinks: {p: {topic: b, format: avro, schema: deep/er/b.avsc, key: s.id, fields: {x: 'n.y[0]'}}}\n",
+    HEAD + "nodes: {n: {kind: ensemble, model: m@live, inputs: {x: a, y: [a, b], z: {field: a, missing: nan}}}}\n" + SINKS,
+    HEAD + "nodes: {n: {kind: feature, model: m@1.2-rc, inputs: {'onnx::Gemm_0': {stack: [a, n.b/c:0], missing: true}}}}\n" + SINKS,
+    HEAD + "nodes: {n: {kind: model, model: m@1, inputs: {}}}\n" + SINKS,
+    "topology: t\nsources: {s: {topic: a, schema: a.avsc, format: avro-confluent, id: i, time: t, dead_letter: d, max_bytes: 1}}\n"
+    + NODES
+    + SINKS,
+]
+
+BAD = [
+    "[]",
+    "topology: t",
+    HEAD + NODES,
+    HEAD + "nodes: {}\n" + SINKS,
+    HEAD + NODES + SINKS + "more: 1",
+    HEAD + NODES + "sinks: {p: {topic: b}}",
+    HEAD + NODES + "sinks: {p: {topic: b, fields: []}}",
+    HEAD + NODES + "sinks: {p: {topic: b, fields: n}}",
+    HEAD + NODES + "sinks: {p: {topic: b, fields: {a-b: n}}}",
+    HEAD + NODES + "sinks: {p: {topic: b/c, fields: [n]}}",
+    HEAD + NODES + "sinks: {p: {topic: 1, fields: [n]}}",
+    HEAD + NODES + "sinks: {1p: {topic: b, fields: [n]}}",
+    HEAD + "nodes: {n: {kind: models, model: m@1}}\n" + SINKS,
+    HEAD + "nodes: {n: {kind: model, model: m}}\n" + SINKS,
+    HEAD + "nodes: {n: {kind: model, model: m@1, inputs: []}}\n" + SINKS,
+    HEAD + "nodes: {n: {kind: model, model: m@1, inputs: {x: {}}}}\n" + SINKS,
+    HEAD + "nodes: {n: {kind: model, model: m@1, inputs: {x: {field: a, stack: [a]}}}}\n" + SINKS,
+    HEAD + "nodes: {n: {kind: model, model: m@1, inputs: {x: {field: a, missing: null}}}}\n" + SINKS,
+    HEAD + "nodes: {n: {kind: model, model: m@1, inputs: {x: 'a[-1]'}}}\n" + SINKS,
+    "topology: t\nsources: {s: {topic: a, schema: ../a.avsc}}\n" + NODES + SINKS,
+    "topology: t\nsources: {s: {topic: a, schema: a.avsc, max_bytes: 0}}\n" + NODES + SINKS,
+    "topology: t\nsources: {s: {topic: a, schema: a.avsc, max_bytes: '1'}}\n" + NODES + SINKS,
+    "topology: t\nsources: {s: {topic: a, schema: a.avsc, max_bytes: true}}\n" + NODES + SINKS,
+]
+
+
+@pytest.fixture(scope="module")
+def published() -> Any:
+    return json.loads(PUBLISHED.read_text(encoding="utf-8"))
+
+
+def test_published_schema_is_in_step(published: Any) -> None:
+    assert published == json_schema(), "write json_schema() to the file anew"
+
+
+def test_published_schema_is_a_schema(published: Any) -> None:
+    jsonschema.Draft202012Validator.check_schema(published)
+
+
+@pytest.mark.parametrize("text", GOOD)
+def test_parser_and_schema_accept_the_same(published: Any, text: str) -> None:
+    jsonschema.Draft202012Validator(published).validate(yaml.safe_load(text))
+    parse_text(text)
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_parser_and_schema_refuse_the_same(published: Any, text: str) -> None:
+    assert not jsonschema.Draft202012Validator(published).is_valid(yaml.safe_load(text))
+    with pytest.raises(TopologyError):
+        parse_text(text)
+
+
+def test_every_key_says_what_it_is_for(published: Any) -> None:
+    def properties(schema: Any) -> list[Any]:
+        if isinstance(schema, list):
+            return [found for item in schema for found in properties(item)]
+        if not isinstance(schema, dict):
+            return []
+        here = list(schema.get("properties", {}).values())
+        return here + [found for item in schema.values() for found in properties(item)]
+
+    found = properties(published)
+    assert len(found) > 20
+    assert all(one["description"].endswith(".") for one in found)

@@ -1,0 +1,176 @@
+"""A file becomes frozen values, or all its problems at once."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from penstock.errors import TopologyError
+from penstock.schema import Missing
+from penstock.topology.parse import parse, parse_text
+from penstock.topology.spec import Mark, ModelRef, Ref
+
+
+def problems_in(text: str) -> list[str]:
+    with pytest.raises(TopologyError) as caught:
+        parse_text(text, "t.yaml")
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_values_are_what_the_file_says(text: str) -> None:
+    topology = parse_text(text)
+    assert topology.name == "flights"
+    source = topology.sources[0]
+    assert (source.topic, source.schema, source.format, source.id, source.time) == (
+        "flights.departures",
+        "flight.avsc",
+        "json",
+        "flight_id",
+        "departed_at",
+    )
+    assert (source.dead_letter, source.max_bytes, source.mark) == ("flights.departures.dead-letter", 1_048_576, Mark(3, 3))
+    features, logistic, trees, stack = topology.nodes
+    assert features.model == ModelRef("flight-features", "1")
+    assert [(one.tensor, [ref.text for ref in one.refs], one.stacked) for one in features.inputs] == [
+        ("delay", ["dep_delay"], False),
+        ("date", ["month", "day"], True),
+    ]
+    assert features.inputs[0].missing == Missing("fill", 0)
+    assert logistic.inputs[0].refs == (Ref("features", "features"),)
+    assert trees.model.version == "live"
+    assert stack.inputs[0].refs[0] == Ref("logistic.probabilities[1]", "logistic", "probabilities", 1)
+    assert topology.sinks[0].key == Ref("flight_id", "flight_id")
+    assert [name for name, _ in topology.sinks[0].fields] == ["flight_id", "delay", "score", "trees"]
+
+
+def test_optional_keys_of_a_source(text: str) -> None:
+    source = parse_text(text.replace("    id:", "    format: avro\n    dead_letter: my.dlq\n    max_bytes: 10\n    id:")).sources[0]
+    assert (source.format, source.dead_letter, source.max_bytes) == ("avro", "my.dlq", 10)
+
+
+def test_listed_sink_fields_are_named_by_their_last_part(text: str) -> None:
+    start = text.index("    fields:")
+    topology = parse_text(text[:start] + "    fields: [flight_id, stack, 'trees.probabilities[1]']\n")
+    assert [name for name, _ in topology.sinks[0].fields] == ["flight_id", "stack", "probabilities"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [("reject", Missing("reject")), ("0.5", Missing("fill", 0.5)), ("UNKNOWN", Missing("fill", "UNKNOWN")), ("no", Missing("fill", "no"))],
+)
+def test_missing_rules(text: str, rule: str, expected: Missing) -> None:
+    assert parse_text(text.replace("missing: 0", f"missing: {rule}")).nodes[0].inputs[0].missing == expected
+
+
+@pytest.mark.parametrize("rule", ["nan", ".nan"])
+def test_missing_nan(text: str, rule: str) -> None:
+    missing = parse_text(text.replace("missing: 0", f"missing: {rule}")).nodes[0].inputs[0].missing
+    assert missing is not None
+    assert math.isnan(missing.value)
+
+
+def test_stack_with_a_missing_rule(text: str) -> None:
+    found = parse_text(text.replace("date: [month, day]", "date: {stack: [month, day], missing: -1}")).nodes[0].inputs[1]
+    assert (found.stacked, len(found.refs), found.missing) == (True, 2, Missing("fill", -1))
+
+
+def test_one_alias_may_serve_two_nodes(text: str) -> None:
+    changed = text.replace("inputs: {X: features}", "inputs: &x {X: features}").replace(
+        "flight-trees@live}", "flight-trees@live, inputs: *x}"
+    )
+    topology = parse_text(changed)
+    assert topology.nodes[1].inputs == topology.nodes[2].inputs
+
+
+def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
+    broken = """\
+topology: 7
+sources:
+  departures: {topik: a, schema: ../flight.avsc, max_bytes: 1.5, format: jsn}
+nodes:
+  1st: {kind: model, model: flight-features}
+  n: {kind: modle, model: m@1, inputs: {a: {field: x, stack: [y]}, b: [], c: x..y, d: {field: x, missing: []}}}
+  n: {kind: model, model: m@1}
+sinks:
+  s: {topic: a b, fields: {}}
+  t: null
+extra: 1
+"""
+    assert problems_in(broken) == [
+        "t.yaml:1:11: topology: expected a name (letters, digits, _ and -, not beginning with a digit), found the number 7",
+        "t.yaml:3:15: sources.departures: the key 'topic' is missing (add topic: a topic name (letters, digits, '.', '_' and '-'))",
+        "t.yaml:3:16: sources.departures: unknown key 'topik' (did you mean 'topic'?)",
+        "t.yaml:3:34: sources.departures.schema: '../flight.avsc' is not a file of the schemas folder"
+        " (give the path inside the folder, for example flight.avsc)",
+        "t.yaml:3:61: sources.departures.max_bytes: expected a whole number from 1 to 104857600, found '1.5'",
+        "t.yaml:3:74: sources.departures.format: 'jsn' is not one of json, avro, avro-confluent (did you mean 'json'?)",
+        "t.yaml:5:3: nodes: '1st' is not a name (letters, digits, _ and -, not beginning with a digit) (rename the node)",
+        "t.yaml:5:29: nodes.1st.model: 'flight-features' is not name@version or name@alias"
+        " (a version begins with a digit, an alias with a letter: flight-features@1 or flight-features@live)",
+        "t.yaml:6:13: nodes.n.kind: 'modle' is not one of feature, model, ensemble (did you mean 'model'?)",
+        "t.yaml:6:44: nodes.n.inputs.a: exactly one of 'field' or 'stack' belongs here",
+        "t.yaml:6:71: nodes.n.inputs.b: the list is empty (name at least one, or remove the key)",
+        "t.yaml:6:78: nodes.n.inputs.c: 'x..y' is not a reference: field, source.field, node or node.output, each with an optional [index]",
+        "t.yaml:6:107: nodes.n.inputs.d.missing: expected a number, text or a boolean, found a list",
+        "t.yaml:7:3: duplicate key 'n', first on line 6 (keep one of the two)",
+        "t.yaml:9:14: sinks.s.topic: 'a b' is not a topic name (letters, digits, '.', '_' and '-')"
+        " (rename it, for example flights.departures)",
+        "t.yaml:9:27: sinks.s.fields: no field is named here (name at least one field)",
+        "t.yaml:10:6: sinks.t: expected a mapping with topic, fields, format, schema, key, found nothing",
+        "t.yaml:11:1: unknown key 'extra' (known: topology, sources, nodes, sinks)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("  features:\n", "  departures:\n", "'departures' is a node here and a source on line 3"),
+        ("topic: flights.predictions", "topic: flights.departures", "is read by the source 'departures': events would go in circles"),
+        ("topic: flights.predictions", "topic: flights.departures.dead-letter", "is the dead-letter topic of the source 'departures'"),
+        ("topic: flights.predictions", "topic: __consumer_offsets", "reserved"),
+        ("topic: flights.predictions", "topic: ..", "'..' is not a topic name"),
+        ("topic: flights.departures", f"topic: {'x' * 240}", "has 252 characters, Kafka allows 249"),
+        ("    id:", "    dead_letter: flights.departures\n    id:", "the dead-letter topic 'flights.departures' is a topic that is read"),
+        ("    key:", "    format: avro\n    key:", "sinks.predictions: the format avro needs a schema"),
+        ("nodes:", "  again: {topic: flights.departures, schema: f.avsc}\nnodes:", "is read by 'departures' already"),
+        ("sinks:", "sinks:\n  x: {topic: flights.predictions, schema: x.avsc, fields: [a]}", "in another format or schema"),
+        ("sinks:", "sinks:\n  x: {topic: x, fields: [a.b, c.b]}", "two fields are called 'b'"),
+        ("sinks:", "sinks:\n  x: {topic: x, fields: ['a.dense/Bias:0']}", "'dense/Bias:0' cannot name a field"),
+    ],
+)
+def test_clashes_between_values(text: str, old: str, new: str, expected: str) -> None:
+    found = problems_in(text.replace(old, new, 1))
+    assert len(found) == 1
+    assert expected in found[0]
+
+
+def test_two_sinks_may_share_a_topic_in_one_format(text: str) -> None:
+    changed = text + "  more: {topic: flights.predictions, fields: [flight_id]}\n"
+    assert [sink.topic for sink in parse_text(changed).sinks] == ["flights.predictions"] * 2
+
+
+def test_file_is_named_in_problems_and_in_the_topology(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "flights.yaml"
+    path.write_text(text, encoding="utf-8-sig")
+    assert parse(path).file == str(path)
+
+
+@pytest.mark.parametrize(("data", "expected"), [(b"a\n\xff", ":2:1: not UTF-8"), (b"x" * 1_048_577, ":1:1: the file has 1,048,577 bytes")])
+def test_bytes_that_are_no_topology(tmp_path: Path, data: bytes, expected: str) -> None:
+    path = tmp_path / "flights.yaml"
+    path.write_bytes(data)
+    with pytest.raises(TopologyError, match=expected):
+        parse(path)
+
+
+@pytest.mark.parametrize("name", ["absent.yaml", ".", "null\0byte"])
+def test_file_that_cannot_be_read(tmp_path: Path, name: str) -> None:
+    with pytest.raises(TopologyError, match="cannot be read"):
+        parse(f"{tmp_path}/{name}")
+
+
+def test_nothing_is_expanded_from_the_environment(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOPIC", "secret")
+    assert "'${TOPIC}' is not a topic name" in problems_in(text.replace("flights.predictions", "${TOPIC}"))[0]
