@@ -44,18 +44,21 @@ def test_relative_links_lead_to_files(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_commands_that_are_shown_exist(page: Path) -> None:
     """Every `penstock ...` and `make ...` line of a shell snippet: the command is there and knows the flags."""
-    known = dict(generate.commands())
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    for text in snippets(page, "(?:sh|console)"):
-        for line in text.splitlines():
-            words = shlex.split(line.removeprefix("$ "), comments=True)
-            if words[:1] == ["make"]:
-                assert {word for word in words[1:] if "=" not in word} <= targets, line
-            if words[:1] == ["penstock"]:
-                name = max((name for name in known if words[: len(name.split())] == name.split()), key=len)
-                assert not isinstance(known[name], click.Group) or words == ["penstock"], line
-                flags = {flag for one in known[name].params for flag in (*one.opts, *one.secondary_opts)} | {"--help"}
-                assert {word.partition("=")[0] for word in words if word.startswith("--")} <= flags, line
+    lines = [line for text in snippets(page, "(?:sh|console)") for line in text.splitlines()]
+    for words in [shlex.split(line.removeprefix("$ "), comments=True) for line in lines]:
+        if words[:1] == ["make"]:
+            assert {word for word in words[1:] if "=" not in word} <= targets, words
+        if words[:1] == ["penstock"]:
+            assert {word.partition("=")[0] for word in words if word.startswith("--")} <= flags_of(words), words
+
+
+def flags_of(words: list[str]) -> set[str]:
+    """The flags of the command that these words call; a group alone is no command."""
+    known = dict(generate.commands())
+    name = max((name for name in known if words[: len(name.split())] == name.split()), key=len)
+    assert not isinstance(known[name], click.Group), words
+    return {flag for one in known[name].params for flag in (*one.opts, *one.secondary_opts)} | {"--help"}
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs/decisions").glob("0*.md")), ids=lambda page: page.name)
