@@ -19,8 +19,8 @@ from penstock.errors import ModelExists
 from penstock.registry.directory import DirectoryRegistry
 
 FIELDS = {
-    "year": "int", "month": "int", "day": "int", "hour": "int", "minute": "int", "dep_delay": "double", "carrier": "string", "flight": "int",
-    "origin": "string", "dest": "string", "distance": "int", "sched_arr_time": "int", "event_id": "string",
+    "year": "int", "month": "int", "day": "int", "hour": "int", "minute": "int", "dep_delay": "double", "carrier": "string",
+    "flight": "int", "origin": "string", "dest": "string", "distance": "int", "sched_arr_time": "int", "event_id": "string",
 }  # fmt: skip
 
 SCHEMA = """{{"type": "record", "name": "Flight", "fields": [{fields}]}}"""

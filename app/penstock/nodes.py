@@ -50,7 +50,8 @@ class Node:
 
     def run(self, batch: Batch, *, isolate: bool = True) -> Batch:
         """The batch with this node's columns. With `isolate`, rows over which the model raises become failures;
-        without, InferenceError is raised (the caller wants to try again where it may take longer)."""
+        without, InferenceError is raised (the caller wants to try again where it may take longer).
+        """
         try:
             arrays = self._infer(batch.columns, batch.size)
         except InferenceError as error:

@@ -52,7 +52,9 @@ def ls(topology: Path, form: str, settings: Settings) -> int:
 @topics.command("create")
 @click.argument("topology", type=click.Path(path_type=Path))
 @click.option("--partitions", type=click.IntRange(1, 10_000), help="Partitions of new topics. [default: as many as the source has, else 4]")
-@click.option("--replication", type=click.IntRange(-1, 100), default=-1, show_default=True, help="Copies of each partition; -1: the brokers' default.")
+@click.option(
+    "--replication", type=click.IntRange(-1, 100), default=-1, show_default=True, help="Copies of each partition; -1: the brokers' default."
+)
 @click.option("--dry-run", is_flag=True, help="Only say what would be created.")
 @format_option
 @with_settings("brokers", "security_protocol", "insecure_plaintext", "broker_timeout")
@@ -73,10 +75,16 @@ def create(topology: Path, partitions: int | None, replication: int, dry_run: bo
     if missing and not dry_run:
         admin.create(missing, replication=replication)
     if form == "json":
-        print_json([{"topic": name, "created": name in missing and not dry_run, "partitions": missing.get(name) or there[name]} for name in roles])
+        print_json(
+            [{"topic": name, "created": name in missing and not dry_run, "partitions": missing.get(name) or there[name]} for name in roles]
+        )
         return
     for name, role in roles.items():
-        state = f"{'would be created' if dry_run else 'created'} with {count} partitions" if name in missing else f"exists with {there[name]} partitions"
+        state = (
+            f"{'would be created' if dry_run else 'created'} with {count} partitions"
+            if name in missing
+            else f"exists with {there[name]} partitions"
+        )
         out.print(f"{name:40} {state:32} {role}", markup=False)
     if not missing:
         err.print("Nothing to do.")

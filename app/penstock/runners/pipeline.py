@@ -74,7 +74,13 @@ class Pipeline:
     """
 
     def __init__(
-        self, plan: Plan, source: str, *, chunk_rows: int = 256, partition_for: Callable[[str, bytes | None], int], metrics: Metrics | None = None
+        self,
+        plan: Plan,
+        source: str,
+        *,
+        chunk_rows: int = 256,
+        partition_for: Callable[[str, bytes | None], int],
+        metrics: Metrics | None = None,
     ) -> None:
         self.flow: Flow = plan.flows[source]
         self.chunk_rows = chunk_rows

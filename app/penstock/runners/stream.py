@@ -16,7 +16,7 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from penstock.engine import Plan
 from penstock.errors import EncodeError, InferenceError, PenstockError, SettingsError, TransportError, TransportUnavailable
@@ -26,8 +26,9 @@ from penstock.settings import Settings
 from penstock.telemetry import Metrics
 from penstock.transports.kafka.connection import Admin, TopicInfo, aiokafka_arguments
 from penstock.transports.kafka.consumer import Consumer, Delivery
+from penstock.transports.kafka.options import TransportOptions
 from penstock.transports.kafka.producer import Producer, RecordTooLarge, delivered
-from penstock.transports.kafka.transport import App, TransportOptions
+from penstock.transports.kafka.transport import App
 
 __all__ = ["StreamRunner"]
 
@@ -66,8 +67,8 @@ class StreamRunner:
                 have, need = topics[emit.sink.topic].partitions, topics[flow.source.topic].partitions
                 if emit.key is None and have < need:
                     raise SettingsError(
-                        f"topic {emit.sink.topic} has {have} partitions, but {flow.source.topic} has {need}: outputs keep their input's partition, "
-                        f"so it needs as many; or give sink {emit.sink.name!r} a `key:` of its own"
+                        f"topic {emit.sink.topic} has {have} partitions, but {flow.source.topic} has {need}: outputs keep their "
+                        f"input's partition, so it needs as many; or give sink {emit.sink.name!r} a `key:` of its own"
                     )
         return topics
 
@@ -162,11 +163,11 @@ class StreamRunner:
 
     @property
     def consumer(self) -> Consumer:
-        return self.app.consumer
+        return cast(Consumer, self.app.consumer)
 
     @property
     def producer(self) -> Producer:
-        return self.app.producer
+        return cast(Producer, self.app.producer)
 
 
 class Stage:

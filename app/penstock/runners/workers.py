@@ -86,6 +86,10 @@ def _stop(workers: list[_Worker], patience: float) -> None:
         try:
             worker.process.wait(max(deadline - time.monotonic(), 0.1))
         except subprocess.TimeoutExpired:
-            logger.error("worker %d did not finish within %g s and is killed; what it had not committed will be scored again", worker.number, patience)
+            logger.error(
+                "worker %d did not finish within %g s and is killed; what it had not committed will be scored again",
+                worker.number,
+                patience,
+            )
             worker.process.kill()
             worker.process.wait()

@@ -32,7 +32,13 @@ class TopologyDriver:
     """
 
     def __init__(
-        self, topology: str | Path, *, models: str | Path = "models", schemas: str | Path = "schemas", partitions: int = 1, chunk_rows: int = 256
+        self,
+        topology: str | Path,
+        *,
+        models: str | Path = "models",
+        schemas: str | Path = "schemas",
+        partitions: int = 1,
+        chunk_rows: int = 256,
     ) -> None:
         loaded = runtime.load(Path(topology), models=Path(models), schemas=Path(schemas))
         self.topology = loaded.topology
@@ -113,5 +119,7 @@ def explain(records: Iterable[Record]) -> str:
     for record in records:
         headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
         value = (record.value or b"").decode(errors="replace")
-        lines.append(f"offset {headers.get('__streams.errors.offset')}: {headers.get('__streams.errors.message')} <- {json.dumps(value)[:200]}")
+        lines.append(
+            f"offset {headers.get('__streams.errors.offset')}: {headers.get('__streams.errors.message')} <- {json.dumps(value)[:200]}"
+        )
     return "\n".join(lines)

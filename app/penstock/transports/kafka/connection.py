@@ -10,7 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._resource import ResourceType
+from confluent_kafka.cimpl import NewTopic
 
 from penstock.errors import SettingsError, TopicMissing, TransportError, TransportUnavailable
 from penstock.settings import Settings
@@ -50,7 +53,11 @@ def librdkafka_arguments(settings: Settings) -> dict[str, Any]:
         "client.id": settings.client_id,
         "security.protocol": settings.security_protocol,
     }
-    files = {"ssl.ca.location": settings.ssl_cafile, "ssl.certificate.location": settings.ssl_certfile, "ssl.key.location": settings.ssl_keyfile}
+    files = {
+        "ssl.ca.location": settings.ssl_cafile,
+        "ssl.certificate.location": settings.ssl_certfile,
+        "ssl.key.location": settings.ssl_keyfile,
+    }
     arguments |= {name: str(path) for name, path in files.items() if path}
     if settings.security_protocol.startswith("SASL"):
         arguments |= {

@@ -21,10 +21,12 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport import consumer as base
 from faust.types import TP, ConsumerMessage
+from mode import Service
 
 from penstock.errors import TransportError, TransportUnavailable
 from penstock.record import RecordLike
 from penstock.transports.kafka.fetch import Fetched, RawFetcher
+from penstock.transports.kafka.options import options_of
 from penstock.transports.kafka.tracker import Partition, Span, Tracker
 
 __all__ = ["Consumer", "Delivery"]
@@ -53,7 +55,7 @@ class Consumer(base.Consumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.options = self.app.penstock
+        self.options = options_of(self.app)
         self.tracker = Tracker()
         self.batch_rows: int = self.options.max_batch_rows
         self._client: AIOKafkaConsumer | None = None
@@ -157,7 +159,7 @@ class Consumer(base.Consumer):
         span, records = batches[-1]
         tp = TP(*span.partition)
         return ConsumerMessage(
-            tp.topic, tp.partition, span.end - 1, records[-1].timestamp / 1000, 0, (), None, Delivery(tuple(batches)),
+            tp.topic, tp.partition, span.end - 1, records[-1].timestamp / 1000, 0, None, None, cast(Any, Delivery(tuple(batches))),
             None, None, None, tp, generation_id=self.app.consumer_generation_id,
         )  # fmt: skip
 
@@ -167,8 +169,9 @@ class Consumer(base.Consumer):
         if self._lost.get(partition) == (expected, found):
             raise TransportError(
                 f"{partition[0]}/{partition[1]}: the records from offset {expected} to {found} were deleted by the broker before they "
-                f"were read (retention). Raise the topic's retention; to go on without them, move the group's offset: "
-                f"kafka-consumer-groups --group {self.app.conf.id} --topic {partition[0]}:{partition[1]} --reset-offsets --to-earliest --execute"
+                "were read (retention). Raise the topic's retention; to go on without them, move the group's offset: "
+                f"kafka-consumer-groups --group {self.app.conf.id} --topic {partition[0]}:{partition[1]} "
+                "--reset-offsets --to-earliest --execute"
             )
         if found > expected:
             self._lost[partition] = (expected, found)
@@ -243,7 +246,7 @@ class Consumer(base.Consumer):
 
     # -- health --------------------------------------------------------------------------------------------------
 
-    @base.Service.task
+    @Service.task
     async def _watch_broker(self) -> None:
         """Stops the worker when the brokers have not answered for `broker_timeout` seconds; aiokafka would retry for ever."""
         async for _ in self.itertimer(min(5.0, self.options.broker_timeout / 4), name="broker watch"):

@@ -19,6 +19,7 @@ from faust.transport import producer as base
 
 from penstock.errors import DeliveryFailed
 from penstock.record import Outgoing
+from penstock.transports.kafka.options import options_of
 
 __all__ = ["Producer", "RecordTooLarge", "delivered"]
 
@@ -42,7 +43,7 @@ class Producer(base.Producer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.options = self.app.penstock
+        self.options = options_of(self.app)
         self.limits: Mapping[str, int] = self.options.limits
         self._partition = DefaultPartitioner()
         self._client: AIOKafkaProducer | None = None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import faust
 from faust.tables.manager import TableManager
@@ -12,35 +10,10 @@ from faust.transport import base
 from yarl import URL
 
 from penstock.transports.kafka.consumer import Consumer
+from penstock.transports.kafka.options import TransportOptions
 from penstock.transports.kafka.producer import Producer
 
-__all__ = ["App", "Transport", "TransportOptions"]
-
-
-@dataclass(frozen=True, slots=True)
-class TransportOptions:
-    """What the transport needs to know beyond Faust's own settings. Times in seconds, sizes in bytes.
-
-    `connection` holds aiokafka's arguments for reaching the brokers (addresses, TLS, SASL, client id); `limits` the
-    max.message.bytes of each topic that is written.
-    """
-
-    connection: Mapping[str, Any]
-    limits: Mapping[str, int] = field(default_factory=dict)
-    start_from: str = "earliest"
-    group_instance_id: str = ""
-    max_batch_rows: int = 4096
-    max_in_flight_batches: int = 16
-    max_in_flight_bytes: int = 33_554_432
-    fetch_bytes: int = 1_048_576
-    fetch_linger_ms: float = 1.0
-    batch_bytes: int = 1_000_000
-    compression: str = "none"
-    commit_interval: float = 1.0
-    drain_timeout: float = 30.0
-    session_timeout: float = 10.0
-    rebalance_timeout: float = 60.0
-    broker_timeout: float = 60.0
+__all__ = ["App", "Transport"]
 
 
 class Transport(base.Transport):

@@ -1,0 +1,40 @@
+"""What the transport needs to know beyond Faust's own settings, carried by the app."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+__all__ = ["TransportOptions", "options_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class TransportOptions:
+    """What the transport needs to know beyond Faust's own settings. Times in seconds, sizes in bytes.
+
+    `connection` holds aiokafka's arguments for reaching the brokers (addresses, TLS, SASL, client id); `limits` the
+    max.message.bytes of each topic that is written.
+    """
+
+    connection: Mapping[str, Any]
+    limits: Mapping[str, int] = field(default_factory=dict)
+    start_from: str = "earliest"
+    group_instance_id: str = ""
+    max_batch_rows: int = 4096
+    max_in_flight_batches: int = 16
+    max_in_flight_bytes: int = 33_554_432
+    fetch_bytes: int = 1_048_576
+    fetch_linger_ms: float = 1.0
+    batch_bytes: int = 1_000_000
+    compression: str = "none"
+    commit_interval: float = 1.0
+    drain_timeout: float = 30.0
+    session_timeout: float = 10.0
+    rebalance_timeout: float = 60.0
+    broker_timeout: float = 60.0
+
+
+def options_of(app: Any) -> TransportOptions:
+    """The options that `transport.App` carries."""
+    return cast(TransportOptions, app.penstock)

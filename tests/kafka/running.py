@@ -1,0 +1,120 @@
+"""A small topology and `penstock run` over it as child processes, for tests that break things while it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock.record import Header, Record
+from penstock.registry.directory import DirectoryRegistry
+from penstock.testing import Broker, create_topics, produce, read_all, unique, wait_for
+from penstock.testing import models as onnx_models
+
+SCHEMA = {"type": "record", "name": "Reading", "fields": [{"name": "id", "type": "string"}, {"name": "x", "type": "double"}]}
+
+TOPOLOGY = """\
+topology: doubles
+sources:
+  readings: {{topic: {source}, schema: reading.avsc, id: id, dead_letter: {dead}}}
+nodes:
+  double: {{kind: model, model: double@1}}
+sinks:
+  doubled: {{topic: {sink}, fields: {{id: id, y: double}}}}
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """The topology `doubles` on topics of its own."""
+
+    broker: Broker
+    folder: Path
+    source: str
+    sink: str
+    dead: str
+    application: str
+    partitions: int
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "doubles.yaml"
+
+    @property
+    def group(self) -> str:
+        return f"{self.application}.doubles"
+
+    def send(self, ids: Iterable[int], *, headers: Sequence[Header] = ()) -> None:
+        produce(self.broker, [self.reading(number, headers) for number in ids])
+
+    def reading(self, number: int, headers: Sequence[Header] = ()) -> Record:
+        value = json.dumps({"id": str(number), "x": number / 2}).encode()
+        return Record(self.source, value, str(number).encode(), headers, partition=number % self.partitions)
+
+    def answers(self) -> list[Record]:
+        return read_all(self.broker, self.sink)
+
+    def wait_for_answers(self, count: int, timeout: float = 30.0) -> None:
+        wait_for(lambda: len(self.answers()) >= count, f"{count} answers", timeout, 0.2)
+
+    def run(self, *flags: str, **settings: str) -> Running:
+        return Running(self, flags, settings)
+
+
+class Running:
+    """A `penstock run` process. Stops on leaving the `with` block, however it is left."""
+
+    def __init__(self, job: Job, flags: Sequence[str] = (), settings: dict[str, str] | None = None) -> None:
+        self.log_file = job.folder / f"{unique('worker')}.log"
+        defaults = {"brokers": job.broker.bootstrap, "application": job.application, "session_timeout": "3", "commit_interval": "0.3"}
+        given = {**defaults, **(settings or {})}
+        environment = {f"PENSTOCK_{name.upper()}": value for name, value in given.items()}
+        command = [sys.executable, "-m", "penstock", "run", str(job.file), *flags]
+        with self.log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=job.folder, env={**os.environ, **environment}
+            )
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def wait_until_assigned(self, timeout: float = 30.0) -> None:
+        wait_for(lambda: "assigned " in self.log or self.process.poll() is not None, f"partitions for the worker:\n{self.log}", timeout)
+        assert self.process.poll() is None, self.log
+
+    def stop(self, timeout: float = 30.0) -> int:
+        """SIGTERM; the exit code."""
+        self.process.terminate()
+        return self.process.wait(timeout)
+
+    def wait(self, timeout: float = 60.0) -> int:
+        """The exit code of a worker that ends by itself."""
+        return self.process.wait(timeout)
+
+
+def make_job(
+    broker: Broker, folder: Path, *, partitions: int = 4, dead_letter: bool = True, sink_config: dict[str, str] | None = None
+) -> Job:
+    """Registers the model, writes the files, makes the topics."""
+    name = unique("readings")
+    job = Job(broker, folder, name, f"{name}.doubled", f"{name}.dead-letter", unique("app"), partitions)
+    (folder / "schemas").mkdir()
+    (folder / "schemas" / "reading.avsc").write_text(json.dumps(SCHEMA))
+    DirectoryRegistry(folder / "models").publish("double", onnx_models.linear([2.0]), version="1")
+    job.file.write_text(TOPOLOGY.format(source=job.source, sink=job.sink, dead=job.dead))
+    create_topics(broker, {job.source: partitions, **({job.dead: partitions} if dead_letter else {})})
+    create_topics(broker, {job.sink: partitions}, sink_config)
+    return job

@@ -1,0 +1,217 @@
+"""`penstock run` on a real broker: what it writes, how it stops, and that nothing is lost whatever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from penstock.record import Record
+from penstock.testing import Broker, committed, create_topics, end_offsets, produce, read_all, unique, wait_for
+from tests.kafka.running import Job, make_job
+
+pytestmark = pytest.mark.broker
+
+
+def ids(job: Job) -> Counter[str]:
+    return Counter(json.loads(record.value or b"")["id"] for record in job.answers())
+
+
+def test_answers_keep_key_partition_and_timestamp_and_carry_their_origin(broker: Broker, tmp_path: Path) -> None:
+    job = make_job(broker, tmp_path)
+    trace = [("traceparent", b"00-abc"), ("x-request-id", b"7")]
+    with job.run() as worker:
+        job.send(range(40), headers=trace)
+        job.wait_for_answers(40)
+        assert worker.stop() == 0, worker.log
+    asked = {record.key: record for record in read_all(broker, job.source)}
+    for answer in job.answers():
+        question = asked[answer.key]
+        assert json.loads(answer.value or b"") == {"id": (answer.key or b"").decode(), "y": float(answer.key or 0)}
+        assert (answer.partition, answer.timestamp) == (question.partition, question.timestamp)
+        assert dict(answer.headers) == {
+            "penstock-topology": b"doubles",
+            "penstock-models": b"double=double@1",
+            "penstock-source": f"{job.source}/{question.partition}/{question.offset}".encode(),
+            **dict(trace),
+        }
+    assert committed(broker, job.group, job.source) == end_offsets(broker, job.source)
+
+
+def test_bad_records_become_dead_letters_and_their_neighbours_do_not_notice(broker: Broker, tmp_path: Path) -> None:
+    job = make_job(broker, tmp_path, partitions=1)
+    bad = [b"{not json", b'{"id": "a"}', b'{"id": "b", "x": "text"}', b"\xff\xfe", None, b'{"id": "c", "x": 1e999}']
+    records = [Record(job.source, value, b"bad", [("trace", b"1")], 1_700_000_000_000 + at) for at, value in enumerate(bad)]
+    with job.run() as worker:
+        produce(broker, [job.reading(0), *records, job.reading(1)])
+        job.wait_for_answers(2)
+        wait_for(lambda: len(read_all(broker, job.dead)) == len(bad), "all dead letters")
+        assert worker.stop() == 0, worker.log
+    assert ids(job) == Counter(["0", "1"])
+    letters = read_all(broker, job.dead)
+    assert [(letter.key, letter.value, letter.timestamp) for letter in letters] == [(one.key, one.value, one.timestamp) for one in records]
+    headers = dict(letters[0].headers)
+    assert headers["trace"] == b"1"
+    assert headers["__streams.errors.exception"] == b"penstock.errors.DecodeError"
+    assert (headers["__streams.errors.topic"], headers["__streams.errors.partition"]) == (job.source.encode(), b"0")
+    assert [dict(letter.headers)["__streams.errors.offset"] for letter in letters] == [b"1", b"2", b"3", b"4", b"5", b"6"]
+    assert b"JSON" in (headers["__streams.errors.message"] or b"")
+
+
+def test_an_output_too_large_for_its_topic_is_a_dead_letter(broker: Broker, tmp_path: Path) -> None:
+    job = make_job(broker, tmp_path, partitions=1, sink_config={"max.message.bytes": "2000"})
+    huge = Record(job.source, json.dumps({"id": "z" * 5000, "x": 1.0}).encode(), b"huge")
+    with job.run() as worker:
+        produce(broker, [job.reading(0), huge, job.reading(1)])
+        job.wait_for_answers(2)
+        assert worker.stop() == 0, worker.log
+    (letter,) = read_all(broker, job.dead)
+    assert letter.value == huge.value
+    assert dict(letter.headers)["__streams.errors.exception"] == b"penstock.errors.EncodeError"
+    assert committed(broker, job.group, job.source) == {0: 3}
+
+
+def test_a_dead_letter_topic_that_cannot_be_written_stops_the_worker(broker: Broker, tmp_path: Path) -> None:
+    """Losing a record silently would be worse: the worker stops, and its offset is not committed."""
+    job = make_job(broker, tmp_path, partitions=1, dead_letter=False)
+    create_topics(broker, {job.dead: 1}, {"max.message.bytes": "200"})
+    with job.run() as worker:
+        job.send([0])
+        job.wait_for_answers(1)
+        produce(broker, [Record(job.source, b"{" + b"x" * 1000, b"bad"), job.reading(1)])
+        assert worker.wait() == 6, worker.log
+        assert "dead-letter" in worker.log
+    assert committed(broker, job.group, job.source)[0] <= 1
+
+
+@pytest.mark.broker("restart")
+def test_killing_one_of_two_workers_loses_nothing(broker: Broker, tmp_path: Path) -> None:
+    """Kill -9 in mid-stream: every id is in the output, and committed offsets never ran ahead of it."""
+    job = make_job(broker, tmp_path)
+    total = 60_000
+    with job.run() as survivor, job.run() as victim:
+        survivor.wait_until_assigned()
+        victim.wait_until_assigned()
+        sender = threading.Thread(target=lambda: [job.send(range(at, at + 2000)) for at in range(0, total, 2000)])
+        sender.start()
+        wait_for(lambda: sum(end_offsets(broker, job.sink).values()) > total // 4, "a quarter of the answers", 30)
+        victim.process.kill()
+        victim.process.wait()
+        upto = committed(broker, job.group, job.source)
+        finished = {dict(one.headers)["penstock-source"] for one in job.answers()}
+        ahead = [
+            (partition, offset)
+            for partition, end in upto.items()
+            for offset in range(end)
+            if f"{job.source}/{partition}/{offset}".encode() not in finished
+        ]
+        assert not ahead, f"committed but not in the output: {ahead[:5]}"
+        sender.join()
+        wait_for(lambda: sum(committed(broker, job.group, job.source).values()) == total, f"all {total} committed\n{survivor.log}", 60, 0.3)
+        assert survivor.stop() == 0, survivor.log
+    seen = ids(job)
+    missing = [number for number in range(total) if str(number) not in seen]
+    assert not missing, f"{len(missing)} lost: {missing[:5]}"
+    # At least once: only what was not committed when the worker died may come twice, with the same position.
+    positions = Counter((dict(one.headers)["penstock-source"] or b"").decode() for one in job.answers())
+    early = [at for at, times in positions.items() if times > 1 and int(at.rsplit("/", 1)[1]) < upto[int(at.rsplit("/", 2)[1])]]
+    assert not early, f"committed, and yet scored again: {early[:5]}"
+
+
+def test_sigterm_under_load_finishes_and_commits_what_is_in_flight(broker: Broker, tmp_path: Path) -> None:
+    job = make_job(broker, tmp_path)
+    job.send(range(30_000))
+    with job.run() as worker:
+        wait_for(lambda: sum(end_offsets(broker, job.sink).values()) > 1000, "the first answers", 30)
+        assert worker.stop() == 0, worker.log
+    done = sum(committed(broker, job.group, job.source).values())
+    assert sum(end_offsets(broker, job.sink).values()) == done, "what was answered is committed, to the record"
+    with job.run() as worker:
+        job.wait_for_answers(30_000)
+        os.kill(worker.process.pid, signal.SIGINT)
+        assert worker.wait() == 0, worker.log
+    assert ids(job) == Counter(map(str, range(30_000))), "nothing lost, nothing doubled"
+
+
+def test_workers_on_one_host_share_the_partitions_and_come_back_when_killed(broker: Broker, tmp_path: Path) -> None:
+    job = make_job(broker, tmp_path)
+    with job.run("--workers", "2") as supervisor:
+        wait_for(lambda: supervisor.log.count("assigned ") >= 2, "two workers with partitions", 40)
+        job.send(range(1000))
+        job.wait_for_answers(1000)
+        first = int(supervisor.log.split("worker 1 is process ")[1].split()[0])
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: supervisor.log.count("worker 1 is process ") == 2, "the worker to be started again")
+        job.send(range(1000, 2000))
+        wait_for(lambda: set(ids(job)) >= set(map(str, range(2000))), "all ids", 40)
+        assert supervisor.stop() == 0, supervisor.log
+
+
+@pytest.mark.broker("restart")
+def test_a_broker_that_dies_and_comes_back_costs_nothing(broker: Broker, tmp_path: Path) -> None:
+    job = make_job(broker, tmp_path)
+    with job.run() as worker:
+        job.send(range(2000))
+        job.wait_for_answers(2000)
+        broker.kill()
+        broker.restart()
+        job.send(range(2000, 4000))
+        wait_for(lambda: set(ids(job)) >= set(map(str, range(4000))), f"all ids\n{worker.log}", 60)
+        assert worker.stop() == 0, worker.log
+    assert committed(broker, job.group, job.source) == end_offsets(broker, job.source)
+
+
+def test_brokers_that_do_not_answer_end_in_their_own_exit_code(broker: Broker, tmp_path: Path) -> None:
+    job = make_job(broker, tmp_path)
+    with job.run(brokers="127.0.0.1:1", broker_timeout="1.5") as worker:
+        assert worker.wait() == 4
+        assert "no broker answered at 127.0.0.1:1" in worker.log
+
+
+@pytest.mark.broker("restart")
+def test_brokers_that_go_away_for_good_end_the_worker(broker: Broker, tmp_path: Path) -> None:
+    job = make_job(broker, tmp_path)
+    with job.run(broker_timeout="4", drain_timeout="2") as worker:
+        worker.wait_until_assigned()
+        broker.kill()
+        try:
+            assert worker.wait() == 4, worker.log
+        finally:
+            broker.restart()
+
+
+def test_missing_topics_are_named_with_the_command_that_makes_them(broker: Broker, tmp_path: Path) -> None:
+    job = make_job(broker, tmp_path)
+    job.file.write_text(job.file.read_text().replace(job.sink, missing := unique("missing")))
+    with job.run() as worker:
+        assert worker.wait() == 5
+        assert missing in worker.log
+        assert "penstock topics create" in worker.log
+
+
+def test_too_few_partitions_for_the_outputs_is_said_before_anything_is_read(broker: Broker, tmp_path: Path) -> None:
+    job = make_job(broker, tmp_path)
+    narrow = unique("narrow")
+    create_topics(broker, {narrow: 2})
+    job.file.write_text(job.file.read_text().replace(job.sink, narrow))
+    with job.run() as worker:
+        assert worker.wait() == 2
+        assert f"{narrow} has 2 partitions, but {job.source} has 4" in worker.log
+
+
+def test_a_changed_model_file_stops_the_worker_before_any_event_is_read(broker: Broker, tmp_path: Path) -> None:
+    job = make_job(broker, tmp_path)
+    job.send([1])
+    file = tmp_path / "models" / "double" / "1" / "model.onnx"
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes() + b" ")
+    with job.run() as worker:
+        assert worker.wait() == 3
+        assert "double@1" in worker.log
+    assert committed(broker, job.group, job.source)[0] == 0
+    assert not job.answers()
