@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from penstock.errors import Problem, TopologyError
 from penstock.schema import Schema
 from penstock.signature import Signature, Tensor
+from penstock.topology.clashes import clashes
 from penstock.topology.feeds import Feeder
 from penstock.topology.names import did_you_mean
 from penstock.topology.order import order
@@ -54,6 +55,8 @@ def check(
     What is missing in the mappings is passed over in silence: whoever could not load it has said so.
     """
     report = Report(topology.file)
+    for mark, message, fix in clashes(topology):
+        report.add(mark, message, fix)
     graph = _Graph(topology, Names(topology, schemas, signatures, report))
     for source in topology.sources:
         if source.name in schemas:

@@ -189,8 +189,9 @@ class Feeder:
         shape = self._axes(ref, field, None, where)
         if shape is None:
             return None
-        if field.optional and ref.index is not None:
-            self.report.add(ref.mark, f"{where}: {ref.text!r} picks an element of an array that may be null", f"write {field.name}")
+        if field.optional and field.items is not None:
+            message = f"{where}: the array field {field.name!r} may be null, and a row of an array column cannot"
+            self.report.add(ref.mark, message, "leave it out, or forbid null in the schema")
             return None
         column = self.columns.add(field.name, field.dtype, shape, Missing("fill", None) if field.optional else Missing())
         return self._picked(ref, Part(column.name), field.dtype, shape, where)

@@ -47,6 +47,7 @@ FLIGHT = Schema(
         Field("day", "int"),
         Field("embedding", "array", items=Field("items", "float"), size=4),
         Field("track", "array", items=Field("items", "double")),
+        Field("history", "array", items=Field("items", "double"), size=3, optional=True, default=None),
         Field("departed_at", "timestamp", unit="ms"),
         Field("seats", "int", optional=True, default=100),
         Field("raw", "bytes"),

@@ -107,6 +107,7 @@ def test_steps_follow_what_they_read_whatever_the_file_says(
         ("key: flight_id", "key: raw", "a key is text or a whole number"),
         ("delay: dep_delay,", "delay: raw,", "the field 'raw' is a bytes, which cannot be written"),
         ("delay: dep_delay,", "delay: track,", "the array field 'track' has no fixed size"),
+        ("delay: dep_delay,", "delay: history,", "the array field 'history' may be null, and a row of an array column cannot"),
         ("score: stack", "score: stak", "sinks.predictions.fields.score: 'stak' is neither a field nor a node (did you mean 'stack'?)"),
     ],
 )

@@ -123,34 +123,6 @@ extra: 1
     ]
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "expected"),
-    [
-        ("  features:\n", "  departures:\n", "'departures' is a node here and a source on line 3"),
-        ("topic: flights.predictions", "topic: flights.departures", "is read by the source 'departures': events would go in circles"),
-        ("topic: flights.predictions", "topic: flights.departures.dead-letter", "is the dead-letter topic of the source 'departures'"),
-        ("topic: flights.predictions", "topic: __consumer_offsets", "reserved"),
-        ("topic: flights.predictions", "topic: ..", "'..' is not a topic name"),
-        ("topic: flights.departures", f"topic: {'x' * 240}", "has 252 characters, Kafka allows 249"),
-        ("    id:", "    dead_letter: flights.departures\n    id:", "the dead-letter topic 'flights.departures' is a topic that is read"),
-        ("    key:", "    format: avro\n    key:", "sinks.predictions: the format avro needs a schema"),
-        ("nodes:", "  again: {topic: flights.departures, schema: f.avsc}\nnodes:", "is read by 'departures' already"),
-        ("sinks:", "sinks:\n  x: {topic: flights.predictions, schema: x.avsc, fields: [a]}", "in another format or schema"),
-        ("sinks:", "sinks:\n  x: {topic: x, fields: [a.b, c.b]}", "two fields are called 'b'"),
-        ("sinks:", "sinks:\n  x: {topic: x, fields: ['a.dense/Bias:0']}", "'dense/Bias:0' cannot name a field"),
-    ],
-)
-def test_clashes_between_values(text: str, old: str, new: str, expected: str) -> None:
-    found = problems_in(text.replace(old, new, 1))
-    assert len(found) == 1
-    assert expected in found[0]
-
-
-def test_two_sinks_may_share_a_topic_in_one_format(text: str) -> None:
-    changed = text + "  more: {topic: flights.predictions, fields: [flight_id]}\n"
-    assert [sink.topic for sink in parse_text(changed).sinks] == ["flights.predictions"] * 2
-
-
 def test_file_is_named_in_problems_and_in_the_topology(tmp_path: Path, text: str) -> None:
     path = tmp_path / "flights.yaml"
     path.write_text(text, encoding="utf-8-sig")

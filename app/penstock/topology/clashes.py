@@ -1,0 +1,69 @@
+"""What is wrong between the values of one file: names that mean two things, topics that would feed themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from penstock.topology.names import FIELD, topic_problem
+from penstock.topology.spec import Mark, Sink, Topology
+
+__all__ = ["clashes"]
+
+Clash = tuple[Mark, str, str]
+
+
+def clashes(topology: Topology) -> Iterator[Clash]:
+    """Every clash: its place, what it is, and a fix."""
+    sources = {source.name: source for source in topology.sources}
+    for node in topology.nodes:
+        if node.name in sources:
+            line = sources[node.name].mark.line
+            yield node.mark, f"{node.name!r} is a node here and a source on line {line}", "rename one, so that a reference means one thing"
+    for sink in topology.sinks:
+        yield from _sink_clashes(sink)
+    yield from _topic_clashes(topology)
+
+
+def _sink_clashes(sink: Sink) -> Iterator[Clash]:
+    if sink.format != "json" and sink.schema is None:
+        yield sink.mark, f"sinks.{sink.name}: the format {sink.format} needs a schema", "add schema: FILE.avsc"
+    seen: set[str] = set()
+    for name, source in sink.fields:
+        if not re.fullmatch(FIELD, name):
+            yield source.mark, f"sinks.{sink.name}: {name!r} cannot name a field", f"name it yourself: fields: {{NAME: {source.text}}}"
+        if name in seen:
+            yield source.mark, f"sinks.{sink.name}: two fields are called {name!r}", f"name them yourself: fields: {{NAME: {source.text}}}"
+        seen.add(name)
+
+
+def _topic_clashes(topology: Topology) -> Iterator[Clash]:
+    read_by: dict[str, str] = {}
+    for source in topology.sources:
+        for topic in (source.topic, source.dead_letter):
+            if problem := topic_problem(topic):
+                yield source.mark, f"sources.{source.name}: {problem}", "choose another name"
+        if source.topic in read_by:
+            message = f"sources.{source.name}: the topic {source.topic!r} is read by {read_by[source.topic]!r} already"
+            yield source.mark, message, "one source a topic; several nodes may read it"
+        read_by.setdefault(source.topic, source.name)
+    dead = {source.dead_letter: source for source in reversed(topology.sources)}
+    for topic, source in dead.items():
+        if topic in read_by:
+            yield source.mark, f"sources.{source.name}: the dead-letter topic {topic!r} is a topic that is read", "choose another name"
+    written: dict[str, Sink] = {}
+    for sink in topology.sinks:
+        if problem := topic_problem(sink.topic):
+            yield sink.mark, f"sinks.{sink.name}: {problem}", "choose another name"
+        if sink.topic in read_by:
+            message = (
+                f"sinks.{sink.name}: the topic {sink.topic!r} is read by the source {read_by[sink.topic]!r}: events would go in circles"
+            )
+            yield sink.mark, message, "write to another topic"
+        if sink.topic in dead:
+            message = f"sinks.{sink.name}: {sink.topic!r} is the dead-letter topic of the source {dead[sink.topic].name!r}"
+            yield sink.mark, message, "write to another topic"
+        first = written.setdefault(sink.topic, sink)
+        if first is not sink and (first.format, first.schema) != (sink.format, sink.schema):
+            message = f"sinks.{sink.name}: the topic {sink.topic!r} is written by {first.name!r} in another format or schema"
+            yield sink.mark, message, "one format and schema a topic"

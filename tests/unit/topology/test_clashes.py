@@ -1,0 +1,36 @@
+"""Names that mean two things and topics that would feed themselves; found without schemas and models."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock.topology.check import check
+from penstock.topology.parse import parse_text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("  features:\n", "  departures:\n", "'departures' is a node here and a source on line 3"),
+        ("topic: flights.predictions", "topic: flights.departures", "is read by the source 'departures': events would go in circles"),
+        ("topic: flights.predictions", "topic: flights.departures.dead-letter", "is the dead-letter topic of the source 'departures'"),
+        ("topic: flights.predictions", "topic: __consumer_offsets", "reserved"),
+        ("topic: flights.predictions", "topic: ..", "'..' is not a topic name"),
+        ("topic: flights.departures", f"topic: {'x' * 240}", "has 252 characters, Kafka allows 249"),
+        ("    id:", "    dead_letter: flights.departures\n    id:", "the dead-letter topic 'flights.departures' is a topic that is read"),
+        ("    key:", "    format: avro\n    key:", "sinks.predictions: the format avro needs a schema"),
+        ("nodes:", "  again: {topic: flights.departures, schema: f.avsc}\nnodes:", "is read by 'departures' already"),
+        ("sinks:", "sinks:\n  x: {topic: flights.predictions, schema: x.avsc, fields: [a]}", "in another format or schema"),
+        ("sinks:", "sinks:\n  x: {topic: x, fields: [logistic.b, trees.b]}", "two fields are called 'b'"),
+        ("sinks:", "sinks:\n  x: {topic: x, fields: ['logistic.dense/Bias:0']}", "'dense/Bias:0' cannot name a field"),
+    ],
+)
+def test_clashes_between_values(text: str, old: str, new: str, expected: str) -> None:
+    _, found = check(parse_text(text.replace(old, new, 1)), {}, {}, {})
+    assert len(found) == 1
+    assert expected in found[0].message
+
+
+def test_two_sinks_may_share_a_topic_in_one_format(text: str) -> None:
+    changed = text + "  more: {topic: flights.predictions, fields: [flight_id]}\n"
+    assert check(parse_text(changed), {}, {}, {})[1] == []
