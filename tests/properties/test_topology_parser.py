@@ -1,4 +1,4 @@
-"""Whatever is in a topology file, the parser gives a Topology or a TopologyError, the same one each time, with real lines."""
+"""Whatever is in a topology file, parsing and checking end in values or in a TopologyError, the same one each time, with real lines."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import Problem, TopologyError
+from penstock.schema import Field, Schema
+from penstock.signature import Signature, Tensor
 from penstock.topology import draw
+from penstock.topology.check import wire
 from penstock.topology.parse import parse, parse_text
 from penstock.topology.spec import Topology
+from penstock.topology.wiring import Wiring
 
 GOOD = """\
 topology: flights
@@ -108,6 +112,60 @@ def test_any_bytes(tmp_path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with pytest.raises(TopologyError):  # 200 bytes at random are no topology
         parse(path)
+
+
+FLIGHT = Schema(
+    "Flight",
+    (
+        Field("flight_id", "string"),
+        Field("departed_at", "timestamp", unit="ms"),
+        Field("dep_delay", "double", optional=True, default=None),
+        Field("month", "int"),
+        Field("day", "int"),
+        Field("track", "array", items=Field("items", "float")),
+        Field("raw", "bytes"),
+    ),
+)
+FEATURES = Signature(
+    (Tensor("delay", "float32", (1,)), Tensor("again", "float64"), Tensor("date", "int64", (None,))),
+    (Tensor("probabilities", "float32", (2,)), Tensor("label", "int64")),
+)
+STACK = Signature((Tensor("p", "float32", (1,)),), (Tensor("score", "float32", (1,)),))
+WORDS = [word.span() for word in re.finditer(r"[\w.@-]+(\[\d\])?", GOOD)]
+REFS = [
+    *(field.name for field in FLIGHT.fields),
+    *("features", "stack", "departures", "features.label", "features.probabilities", "departures.month", "track[2]", "stack.score[0]"),
+    *("features.probabilities[7]", "[month, dep_delay]", "{field: dep_delay, missing: nan}", "{field: track, missing: x}"),
+]
+
+
+@given(st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from(REFS)), max_size=4, unique_by=lambda edit: edit[0]))
+@settings(deadline=None, max_examples=300)
+def test_names_swapped_at_random_are_wired_or_refused(edits: list[tuple[tuple[int, int], str]]) -> None:
+    """Every column of a wiring is read from a field that is there, and every part of it is a column or an output that was asked for."""
+    text = GOOD
+    for (start, end), word in sorted(edits, reverse=True):
+        text = text[:start] + word + text[end:]
+    try:
+        topology = parse_text(text)
+        signatures = {node.name: FEATURES if node.name == "features" else STACK for node in topology.nodes}
+        wiring = wire(topology, {source.name: FLIGHT for source in topology.sources}, signatures)
+    except TopologyError as error:
+        refused = error.problems
+    else:
+        refused = ()
+        holds_together(wiring)
+    assert all(1 <= problem.line <= lines_of(text) for problem in refused)
+
+
+def holds_together(wiring: Wiring) -> None:
+    for flow in wiring.flows:
+        made = {column.name for column in flow.columns}
+        assert {column.field for column in flow.columns} <= {field.name for field in FLIGHT.fields}
+        for step in flow.steps:
+            assert {part.column for feed in step.feeds for part in feed.parts} <= made, "a step reads only what was made before it"
+            made |= {f"{step.node.name}.{tensor.name}" for tensor in step.outputs}
+        assert {field.part.column for emit in flow.emits for field in emit.fields} <= made
 
 
 def test_unchanged_file_is_good() -> None:
