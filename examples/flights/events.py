@@ -70,9 +70,8 @@ class Replay:
             yield Departure(row["flight_id"], row["departed_at"], _line(row))
 
 
-def replay() -> Replay:
-    """The real data where they are installed, else the sample."""
-    folder = package()
+def replay(folder: Path | None) -> Replay:
+    """The data in `folder` (what `package()` gives); None: the sample."""
     if folder is not None:
         frame = table(folder, REPLAY)
         known = {row["flight_id"]: Arrival(row["arr_delay"], row["arrived_at"]) for row in arrivals(frame)}

@@ -1,0 +1,206 @@
+"""What the demo shows: a live picture on a terminal, a line every few seconds elsewhere, a summary at the end.
+
+All of it is made from a Tally; nothing here reads a clock or a topic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from rich.columns import Columns
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from penstock.cli.demo.tally import HISTOGRAM_BINS, NODES, Tally
+
+__all__ = ["Facts", "Screen", "as_json", "frame", "line", "summary"]
+
+FRAME_S: Final = 0.25
+LINE_S: Final = 3.0
+RECENT: Final = 5_000
+BAR: Final = 20
+_EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What does not change during a run: the file, the data, the broker in the words that are shown, and events a second asked for."""
+
+    topology: str
+    data: str
+    broker: str
+    speed: int
+
+
+class Screen:
+    """Shows a tally now and then: `show` is cheap between two frames."""
+
+    def __init__(self, console: Console, facts: Facts, tally: Tally, live: Live | None) -> None:
+        self._console, self._facts, self._tally, self._live = console, facts, tally, live
+        self._every = LINE_S if live is None else FRAME_S
+        self._next = 0.0
+
+    def due(self, now: float) -> bool:
+        """Is it time for the next frame?"""
+        return now >= self._next
+
+    def show(self, now: float) -> None:
+        """Draws the tally as it stands at `now`."""
+        self._next = now + self._every
+        rate = self._tally.rate(now)
+        if self._live is None:
+            self._console.print(line(self._tally, rate))
+        else:
+            self._live.update(frame(self._facts, self._tally, rate, self._console.height), refresh=True)
+
+
+@contextmanager
+def opened(console: Console, facts: Facts, tally: Tally) -> Iterator[Screen]:
+    """A live picture where the console is a terminal, else the facts once and then lines."""
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            yield Screen(console, facts, tally, live)
+    else:
+        console.print(_head(facts))
+        yield Screen(console, facts, tally, None)
+
+
+def line(tally: Tally, rate: float) -> str:
+    """The tally in one line, for a log."""
+    p50, p99 = tally.latency(50, RECENT), tally.latency(99, RECENT)
+    auc = " ".join(f"{node} {_auc(tally, node)}" for node in NODES)
+    return (
+        f"{_moment(tally.event_time)}  in {tally.sent:,} out {tally.received:,} dead {tally.dead_letters:,}  "
+        f"{rate:,.0f} events/s  p50 {p50:.1f} ms p99 {p99:.1f} ms  AUC {auc}"
+    )
+
+
+def frame(facts: Facts, tally: Tally, rate: float, height: int) -> RenderableType:
+    """The picture, at most `height` lines: the latest flights are left out where there is no room for them."""
+    parts: list[RenderableType] = [Panel(_head(facts), title="[bold]penstock demo[/]", title_align="left", border_style="cyan")]
+    parts += [_progress(tally), Text(), Columns([_stream(tally, rate, facts.speed), _histogram(tally)], padding=(0, 4))]
+    if height >= 32:
+        parts += [Text(), _latest(tally)]
+    parts.append(Text("Ctrl-C stops", style="dim"))
+    return Group(*parts)
+
+
+def summary(facts: Facts, tally: Tally, ready: float, *, complete: bool = True) -> RenderableType:
+    """What the run came to. `ready` is how many seconds the worker took to its first answer."""
+    rows = _rows()
+    seconds = max(tally.ended - tally.started, 1e-9)
+    rows.add_row("events", f"{tally.received:,} scored of {tally.sent:,} sent" + ("" if complete else " (stopped early)"))
+    rows.add_row("throughput", f"{(tally.received - 1) / seconds:,.0f} events/s for {seconds:.1f} s (asked for: {facts.speed:,} a second)")
+    rows.add_row("latency", f"p50 {tally.latency(50):.1f} ms, p99 {tally.latency(99):.1f} ms, from send to receipt in this process")
+    rows.add_row("truth", f"{int(tally.judged.sum()):,} flights landed, {_share(tally.late.sum(), tally.judged.sum())} of them late")
+    rows.add_row("", f"{tally.diverted:,} diverted: scored, never judged")
+    rows.add_row("AUC", ", ".join(f"{node} {_auc(tally, node)}" for node in NODES))
+    rows.add_row("dead letters", f"{tally.dead_letters:,}" + (f", the first: {tally.first_dead_letter}" if tally.dead_letters else ""))
+    rows.add_row("first answer", f"{ready:.1f} s after the worker was started")
+    rows.add_row("broker", facts.broker)
+    return Group(Text("summary", style="bold"), rows)
+
+
+def as_json(facts: Facts, tally: Tally, ready: float) -> dict[str, Any]:
+    """The summary for programs; times in seconds, latencies in ms."""
+    seconds = max(tally.ended - tally.started, 1e-9)
+    return {
+        "data": facts.data, "broker": facts.broker, "sent": tally.sent, "received": tally.received, "dead_letters": tally.dead_letters,
+        "seconds": seconds, "events_per_second": (tally.received - 1) / seconds, "first_answer_seconds": ready,
+        "latency_ms": {"p50": tally.latency(50), "p99": tally.latency(99)},
+        "landed": int(tally.judged.sum()), "late": int(tally.late.sum()), "diverted": tally.diverted,
+        "auc": {node: tally.auc[node].value for node in NODES},
+    }  # fmt: skip
+
+
+def bar(share: float, width: int = BAR) -> str:
+    """`share` (0..1) of `width` cells, to an eighth of a cell."""
+    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
+    return ("█" * (eighths // 8) + (_EIGHTHS[eighths % 8] if eighths % 8 else "")).ljust(width)
+
+
+def _head(facts: Facts) -> RenderableType:
+    rows = _rows()
+    rows.add_row("topology", facts.topology)
+    rows.add_row("data", facts.data)
+    rows.add_row("broker", Text(facts.broker, style="yellow"))
+    return rows
+
+
+def _progress(tally: Tally) -> RenderableType:
+    row = Table.grid(padding=(0, 1), expand=True)
+    row.add_column(no_wrap=True)
+    row.add_column(ratio=1)
+    row.add_column(no_wrap=True, justify="right")
+    row.add_row(f" {_moment(tally.event_time)}", ProgressBar(total=tally.total, completed=tally.sent), f"{tally.sent / tally.total:.0%} ")
+    return row
+
+
+def _stream(tally: Tally, rate: float, speed: int) -> RenderableType:
+    rows = _rows()
+    rows.add_row("[bold]stream[/]", "")
+    rows.add_row("throughput", f"[bold green]{rate:,.0f}[/] events/s (of {speed:,})")
+    rows.add_row("latency p50", f"[bold]{tally.latency(50, RECENT):.1f}[/] ms")
+    rows.add_row("latency p99", f"[bold]{tally.latency(99, RECENT):.1f}[/] ms")
+    rows.add_row("events in", f"{tally.sent:,}")
+    rows.add_row("scored", f"{tally.received:,}")
+    rows.add_row("dead letters", Text(f"{tally.dead_letters:,}", style="red" if tally.dead_letters else ""))
+    rows.add_row("in the air", f"{tally.in_air:,}")
+    rows.add_row("", "")
+    rows.add_row("[bold]AUC so far[/]", "")
+    for node in NODES:
+        rows.add_row(node, f"[bold cyan]{_auc(tally, node)}[/]")
+    return rows
+
+
+def _histogram(tally: Tally) -> RenderableType:
+    rows = Table.grid(padding=(0, 1))
+    rows.add_row("[bold]score[/]", "[bold]flights[/]", "", "[bold]late in truth[/]")
+    for number in range(HISTOGRAM_BINS):
+        share = tally.scores[number] / max(int(tally.scores.sum()), 1)
+        low, high = number / HISTOGRAM_BINS, (number + 1) / HISTOGRAM_BINS
+        truth = _share(tally.late[number], tally.judged[number])
+        rows.add_row(f"{low:.1f}-{high:.1f}", Text(bar(share), style="cyan"), f"{share:4.0%}", truth)
+    return rows
+
+
+def _latest(tally: Tally) -> RenderableType:
+    rows = Table.grid(padding=(0, 2))
+    rows.add_row("[bold]just landed[/]", "[bold]to[/]", *(f"[bold]{node}[/]" for node in NODES), "[bold]truth[/]")
+    for verdict in reversed(tally.latest):
+        scores = (f"{score:.2f}" for score in verdict.prediction.scores)
+        rows.add_row(verdict.prediction.flight_id, verdict.prediction.dest, *scores, _truth(verdict.arr_delay, late=verdict.late))
+    return rows
+
+
+def _truth(arr_delay: float, *, late: bool) -> Text:
+    when = f"{arr_delay:.0f} min late" if arr_delay > 0 else f"{-arr_delay:.0f} min early" if arr_delay < 0 else "on time"
+    return Text(when, style="red" if late else "green")
+
+
+def _rows() -> Table:
+    rows = Table.grid(padding=(0, 2))
+    rows.add_column(style="dim", no_wrap=True)
+    rows.add_column()
+    return rows
+
+
+def _auc(tally: Tally, node: str) -> str:
+    value = tally.auc[node].value
+    return "  -  " if value is None else f"{value:.4f}"
+
+
+def _share(part: Any, whole: Any) -> str:
+    return f"{part / whole:.0%}" if whole else "-"
+
+
+def _moment(milliseconds: int) -> str:
+    return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M} UTC"

