@@ -1,4 +1,4 @@
-"""One broker for the whole run, and the mark `broker`, whose arguments are the abilities that a test needs of it."""
+"""One broker for the whole run, and the mark `broker`, whose arguments are the abilities that a test needs beyond creating topics."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
+
 from penstock.testing.broker import Broker, open_broker
 
 _opened: list[Broker] = []
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "broker(*abilities): runs on the best Kafka broker to be had, which must have these abilities")
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +24,7 @@ def shared_broker() -> Iterator[Broker]:
 def broker(shared_broker: Broker, request: pytest.FixtureRequest) -> Broker:
     """The broker, if it can do what the test's mark asks for; else the test is skipped with the broker's reason."""
     mark = request.node.get_closest_marker("broker")
-    for ability in mark.args if mark else ():
+    for ability in ("create_topics", *mark.args) if mark else ():
         if ability in shared_broker.lacks:
             pytest.skip(f"{shared_broker.kind} broker: {shared_broker.lacks[ability]}")
     return shared_broker

@@ -10,13 +10,13 @@ import sys
 import pytest
 from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient
+
 from penstock.errors import DeliveryFailed, TransportUnavailable
 from penstock.record import Record
 from penstock.testing.broker import Broker, JvmBroker, MockBroker, open_broker
 from penstock.testing.topics import committed, create_topics, end_offsets, produce, read_all, unique, wait_for
 
 
-@pytest.mark.broker
 def test_a_real_broker_is_used_where_java_and_maven_answer(broker: Broker) -> None:
     """Falling back to the mock cluster in silence would make most of this folder prove nothing."""
     if not (os.environ.get("PENSTOCK_BROKERS") or (shutil.which("java") and shutil.which("mvn"))):
@@ -24,7 +24,7 @@ def test_a_real_broker_is_used_where_java_and_maven_answer(broker: Broker) -> No
     assert broker.kind != "mock"
 
 
-@pytest.mark.broker("create_topics")
+@pytest.mark.broker
 def test_records_come_back_as_they_were_sent(broker: Broker) -> None:
     topic = unique("kit")
     create_topics(broker, {topic: 2})
@@ -35,7 +35,7 @@ def test_records_come_back_as_they_were_sent(broker: Broker) -> None:
     assert committed(broker, unique("group"), topic) == {0: 0, 1: 0}
 
 
-@pytest.mark.broker("create_topics", "topic_config")
+@pytest.mark.broker("topic_config")
 def test_a_refused_record_is_an_error(broker: Broker) -> None:
     topic = unique("small")
     create_topics(broker, {topic: 1}, {"max.message.bytes": "1000"})
@@ -43,7 +43,7 @@ def test_a_refused_record_is_an_error(broker: Broker) -> None:
         produce(broker, [Record(topic, b"x" * 5000)])
 
 
-@pytest.mark.broker("create_topics")
+@pytest.mark.broker
 def test_aborted_records_are_seen_only_by_those_who_ask(broker: Broker) -> None:
     topic = unique("aborted")
     create_topics(broker, {topic: 1})
@@ -57,7 +57,6 @@ def test_aborted_records_are_seen_only_by_those_who_ask(broker: Broker) -> None:
     assert [record.value for record in read_all(broker, topic, "read_uncommitted")] == [b"never"]
 
 
-@pytest.mark.broker
 def test_the_mock_cluster_serves_topics_without_creating_them() -> None:
     with open_broker(kinds=("mock",)) as mock:
         assert mock.kind == "mock"

@@ -51,6 +51,22 @@ class Broker:
     def stop(self) -> None:
         """Ends what was started for it, and returns when that is gone; a second call does nothing."""
 
+    def kill(self) -> None:
+        """SIGKILL, as when a machine fails; the data stay for `restart`. Raises TransportUnavailable where that cannot be done."""
+        raise TransportUnavailable(self.lacks["restart"])
+
+    def restart(self) -> None:
+        """Kills it if it runs, starts it on the same address with the same data, and returns when it answers. Raises as `kill`."""
+        raise TransportUnavailable(self.lacks["restart"])
+
+    def pause(self) -> None:
+        """SIGSTOP: it holds its connections and answers nobody, until `resume`. Raises as `kill`."""
+        raise TransportUnavailable(self.lacks["pause"])
+
+    def resume(self) -> None:
+        """SIGCONT. Raises as `kill`."""
+        raise TransportUnavailable(self.lacks["pause"])
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.bootstrap!r})"
 
@@ -106,20 +122,16 @@ class JvmBroker(Broker):
         return self._kafka.log
 
     def kill(self) -> None:
-        """SIGKILL, as when a machine fails; the data stay for `restart`."""
         self._kafka.kill()
 
     def restart(self) -> None:
-        """Kills it if it runs, starts it on the same address with the same data, and returns when it answers."""
         self._kafka.kill()
         self._kafka.start()
 
     def pause(self) -> None:
-        """SIGSTOP: it holds its connections and answers nobody."""
         self._kafka.pause()
 
     def resume(self) -> None:
-        """SIGCONT."""
         self._kafka.resume()
 
     def stop(self) -> None:

@@ -19,7 +19,7 @@ import time
 import uuid
 from pathlib import Path
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from penstock.errors import TransportUnavailable
@@ -198,8 +198,11 @@ class JvmKafka:
                 raise TransportUnavailable(f"Kafka ended with {code} before it was ready; its log ends:\n{self.log[-1500:]}")
             try:
                 client.list_topics(timeout=0.25)
-            except KafkaException:
-                continue
+                # The first question about a group makes the offsets topic; until its leader is there, groups get errors.
+                client.describe_consumer_groups(["nobody"], request_timeout=1)["nobody"].result()
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
+                    continue
             return
         raise TransportUnavailable(f"Kafka was not ready after {READY_S:g} s; its log ends:\n{self.log[-1500:]}")
 

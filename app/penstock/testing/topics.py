@@ -44,15 +44,9 @@ def produce(broker: Broker, records: Iterable[Record]) -> None:
     Timestamps of 0 are set by the client; offsets are ignored. Raises DeliveryFailed with the first refusal.
     """
     refused: list[KafkaError] = []
-    producer = Producer(
-        {
-            "bootstrap.servers": broker.bootstrap,
-            "enable.idempotence": True,
-            "log_level": 3,
-            "linger.ms": 5,
-            "queue.buffering.max.messages": 0,
-        }
-    )
+    # Without retries nothing is sent twice, and without idempotence the first record need not wait half a second for a producer id.
+    options = {"bootstrap.servers": broker.bootstrap, "retries": 0, "linger.ms": 5, "queue.buffering.max.messages": 0, "log_level": 3}
+    producer = Producer(options)
 
     def delivered(error: KafkaError | None, _: object) -> None:
         if error is not None:
@@ -77,6 +71,7 @@ def read_all(broker: Broker, topic: str, isolation: Isolation = "read_committed"
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
+            "fetch.wait.max.ms": 10,  # the end of a partition is told at once
             "isolation.level": isolation,
         }
     )
