@@ -1,0 +1,25 @@
+# A worker: `docker build -t penstock .`, then `docker run penstock run topologies/flights.yaml --brokers ...`.
+# The first stage builds, the second has Python, the installed packages and the files that a worker reads; nothing to build with.
+
+FROM python:3.12.11-slim-bookworm AS build
+WORKDIR /src
+RUN python -m venv /opt/penstock
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY app app
+RUN /opt/penstock/bin/pip install --no-cache-dir --no-compile -c constraints.txt . \
+ && /opt/penstock/bin/pip uninstall --yes pip
+
+FROM python:3.12.11-slim-bookworm
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin penstock
+COPY --from=build /opt/penstock /opt/penstock
+WORKDIR /srv/penstock
+COPY topologies topologies
+COPY schemas schemas
+COPY models models
+# Runs on a read-only root: nothing is written but under /tmp, and Faust is told to make its folder there too.
+ENV PATH=/opt/penstock/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 APP_DATADIR=/tmp/faust
+USER 10001
+# A worker serves no port. It exits when it cannot go on, and the restart policy of whoever runs it is the cure.
+HEALTHCHECK NONE
+ENTRYPOINT ["penstock"]
+CMD ["--help"]
