@@ -5,22 +5,26 @@
     assert driver.events("predictions")[0]["score"] < 0.5
 
 What comes out is what a worker would have produced: the same models, bytes, keys, headers, timestamps, dead letters.
+Only the partition of a sink that has a key of its own is another one than Kafka's.
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from penstock import runtime
 from penstock.codecs import event_reader, event_writer
 from penstock.record import Header, Record
 from penstock.runners.pipeline import Pipeline, Slice
+from penstock.topology.names import did_you_mean
 
-__all__ = ["TopologyDriver"]
+__all__ = ["TopologyDriver", "explain"]
 
+T = TypeVar("T")
 START = 1_600_000_000_000  # ms since the epoch: where the virtual clock begins
 
 
@@ -42,16 +46,21 @@ class TopologyDriver:
     ) -> None:
         loaded = runtime.load(Path(topology), models=Path(models), schemas=Path(schemas))
         self.topology = loaded.topology
-        self.plan = runtime.prepare(loaded)
+        self.schemas = loaded.schemas
+        self.plan = runtime.prepare(loaded, warm_rows=chunk_rows)
         self.partitions = partitions
         self.now = START
         self._topics: dict[str, list[Record]] = {}
         self._ends: dict[tuple[str, int], int] = {}
+        self._sources = {source.name: source for source in self.topology.sources}
         self._pipelines = {
             name: Pipeline(self.plan, name, chunk_rows=chunk_rows, partition_for=self._partition_for) for name in self.plan.flows
         }
         self._writers = {source.name: event_writer(source.format, loaded.schemas[source.name]) for source in self.topology.sources}
         self._readers = {sink.name: event_reader(sink.format, loaded.sink_schemas.get(sink.name)) for sink in self.topology.sinks}
+        self._sinks = {sink.name: sink.topic for sink in self.topology.sinks}
+        inputs = [topic for source in self.topology.sources for topic in (source.topic, source.dead_letter)]
+        self._known = dict.fromkeys([*inputs, *self._sinks.values()])
 
     def advance(self, seconds: float) -> None:
         """Moves the virtual clock, which stamps the records that are sent without a timestamp."""
@@ -61,43 +70,53 @@ class TopologyDriver:
         self, source: str, *events: Mapping[str, Any] | bytes | None, key: bytes | None = None, headers: Sequence[Header] = (),
         timestamp: int | None = None, partition: int = 0,
     ) -> None:  # fmt: skip
-        """Publishes events to a source and processes them: mappings are written in the source's format, bytes are sent as they are."""
-        topic = self._source_topic(source)
-        write = self._writers[source]
-        values = [event if event is None or isinstance(event, bytes) else write(event) for event in events]
+        """Publishes events to a source and processes them, as many at once as a worker would.
+
+        Mappings are written in the source's format, bytes are sent as they are, None is a tombstone. Key, headers and
+        `timestamp` (ms since the epoch; the virtual clock when omitted) are those of each of the events. Raises ValueError
+        for a mapping that the format cannot hold (JSON holds any), and for a partition that is not there.
+        """
         stamp = self.now if timestamp is None else timestamp
-        records = [self._append(Record(topic, value, key, tuple(headers), stamp, partition)) for value in values]
+        self.send_records(source, [Record("", self.write(source, event), key, headers, stamp, partition) for event in events])
+
+    def send_records(self, source: str, records: Iterable[Record]) -> None:
+        """The same for records with key, headers, timestamp and partition of their own. Their topic and offset are set here."""
+        topic = _named("source", source, self._sources).topic
+        by_partition: dict[int, list[Record]] = {}
+        for record in records:
+            if not 0 <= record.partition < self.partitions:
+                raise ValueError(f"{topic} has no partition {record.partition}: this driver was made with {self.partitions}")
+            stored = self._append(record._replace(topic=topic, headers=tuple(record.headers)))
+            by_partition.setdefault(stored.partition, []).append(stored)
         pipeline = self._pipelines[source]
-        for chunk in pipeline.chunks([Slice(topic, partition, records)]):
+        for chunk in pipeline.chunks(Slice(topic, partition, taken) for partition, taken in by_partition.items()):
             for parcel in pipeline.process(chunk):
-                for stamped, out_key, value, out_headers in parcel.records:
-                    self._append(Record(parcel.topic, value, out_key, tuple(out_headers), stamped, parcel.partition))
+                for stamped, key, value, headers in parcel.records:
+                    self._append(Record(parcel.topic, value, key, tuple(headers), stamped, parcel.partition))
+
+    def write(self, source: str, event: Mapping[str, Any] | bytes | None) -> bytes | None:
+        """The event's bytes in the source's format. Raises ValueError when the format cannot hold it."""
+        write = _named("source", source, self._writers)
+        return event if event is None or isinstance(event, bytes) else write(event)
 
     def records(self, topic: str) -> list[Record]:
-        """Everything in a topic, in the order of its offsets. `topic` may also be the name of a sink."""
-        sink = next((sink for sink in self.topology.sinks if sink.name == topic), None)
-        return list(self._topics.get(sink.topic if sink else topic, ()))
+        """Everything in a topic, in the order in which it came. `topic` may also be the name of a sink. Raises KeyError for any other."""
+        found = self._sinks.get(topic, topic)
+        _named("topic", found, self._known)
+        return list(self._topics.get(found, ()))
 
     def events(self, sink: str) -> list[dict[str, Any]]:
-        """What was published to a sink, read in its format."""
-        read = self._readers[sink]
+        """What was published to a sink's topic, read in its format. Raises KeyError for a sink that is not there."""
+        read = _named("sink", sink, self._readers)
         return [read(record.value or b"") for record in self.records(sink)]
 
     def dead_letters(self, source: str) -> list[Record]:
-        """What could not be processed of a source, with the reason in the headers `__streams.errors.*`."""
-        declared = self.topology.source(source)
-        return self.records(declared.dead_letter) if declared else []
+        """What could not be processed of a source, with the reason in the headers `__streams.errors.*`. Raises KeyError."""
+        return self.records(_named("source", source, self._sources).dead_letter)
 
     def clear(self) -> None:
         """Forgets every record, not the offsets."""
         self._topics.clear()
-
-    def _source_topic(self, source: str) -> str:
-        declared = self.topology.source(source)
-        if declared is None:
-            known = ", ".join(one.name for one in self.topology.sources)
-            raise KeyError(f"{self.topology.file} has no source {source!r}; it has: {known}")
-        return declared.topic
 
     def _append(self, record: Record) -> Record:
         place = record.topic, record.partition
@@ -108,18 +127,21 @@ class TopologyDriver:
 
     def _partition_for(self, topic: str, key: bytes | None) -> int:
         """Any stable choice will do without a broker: CRC-32 of the key."""
-        import zlib
-
         return zlib.crc32(key or b"") % self.partitions
 
 
+def _named(what: str, name: str, known: Mapping[str, T]) -> T:
+    """A mistyped name must not look like a topic that stayed empty."""
+    if name not in known:
+        raise KeyError(f"there is no {what} {name!r}; {did_you_mean(name, known)}")
+    return known[name]
+
+
 def explain(records: Iterable[Record]) -> str:
-    """Dead letters as text, for the message of a failed assertion."""
+    """Dead letters as text, a line each, for the message of a failed assertion."""
     lines = []
     for record in records:
         headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
-        value = (record.value or b"").decode(errors="replace")
-        lines.append(
-            f"offset {headers.get('__streams.errors.offset')}: {headers.get('__streams.errors.message')} <- {json.dumps(value)[:200]}"
-        )
+        reason = f"offset {headers.get('__streams.errors.offset')}: {headers.get('__streams.errors.message')}"
+        lines.append(f"{reason} <- {json.dumps((record.value or b'').decode(errors='replace'), ensure_ascii=False)[:200]}")
     return "\n".join(lines)

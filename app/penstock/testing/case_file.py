@@ -1,0 +1,280 @@
+"""`NAME.test.yaml`: examples beside a topology. Each case gives events to sources, and says what comes out of sinks and dead letters.
+
+    topology: flights.yaml        # the default: the file of the same name without `.test`
+    cases:
+      - name: an early flight is on time
+        given:
+          departures:
+            - {flight_id: A, dep_delay: -5, ...}               # an event
+            - {event: {flight_id: B, ...}, key: k, headers: {x-request-id: r1}, timestamp: 1372675320000}
+            - {raw: "not JSON"}                                # or {base64: ...}, or null for a tombstone
+        expect:
+          predictions:
+            - {flight_id: A, score: {below: 0.2}}              # {above, below}, {near, within}, a value, a list of these
+            - {flight_id: B}
+          dead_letters:
+            departures:
+              - {message: malformed, stage: decode}            # a part of the message; the stage, or the node's name
+
+Strict: what comes out is counted and in this order, and what a case does not expect must not come out: a sink or
+dead-letter topic that is not named stays empty. Fields that are not named may be anything. A number in place of a
+list only counts: `predictions: 2`. The whole file is checked before anything runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from penstock.errors import ConfigError, Problem
+from penstock.record import Header, Record
+from penstock.testing.cases import Case, Expected
+from penstock.testing.driver import TopologyDriver
+from penstock.testing.expect import Rule, contains, plain, rule
+from penstock.topology.document import Listed, Mapped, Scalar, Value, read
+from penstock.topology.names import did_you_mean
+from penstock.topology.parse import text_of
+from penstock.topology.spec import Mark
+
+__all__ = ["SUFFIX", "CaseFile", "read_cases"]
+
+SUFFIX: Final = ".test.yaml"
+
+_FORMS: Final = ("event", "raw", "base64")
+_RECORD: Final = (*_FORMS, "key", "headers", "timestamp")
+_LETTER: Final = ("message", "stage")
+
+
+@dataclass(frozen=True, slots=True)
+class CaseFile:
+    """A file of cases, checked, and the driver of its topology, ready to run them one after the other."""
+
+    file: str
+    driver: TopologyDriver
+    cases: tuple[Case, ...]
+
+
+def read_cases(path: str | Path, *, models: str | Path = "models", schemas: str | Path = "schemas") -> CaseFile:
+    """The cases of the file, and the driver of its topology.
+
+    Raises ConfigError with every problem of the file; TopologyError and ModelError when the topology cannot be run.
+    """
+    file = str(path)
+    root, problems = read(text_of(path, f"a file of cases (NAME{SUFFIX})"), file)
+    if root is None or problems:
+        raise ConfigError(problems)
+    reader = _Reader(file)
+    top = reader.keys(root, "the file", ("cases",), ("topology",))
+    topology = reader.topology(Path(path), top.get("topology"))
+    if topology is None or not top:
+        raise ConfigError(sorted(reader.problems))
+    driver = TopologyDriver(topology, models=models, schemas=schemas)
+    cases = _Cases(file, driver, reader.problems).read(top.get("cases"))
+    if reader.problems:
+        raise ConfigError(sorted(reader.problems))
+    return CaseFile(file, driver, cases)
+
+
+class _Reader:
+    """Takes marked values apart; what is wrong gathers in `problems`."""
+
+    def __init__(self, file: str, problems: list[Problem] | None = None) -> None:
+        self.file = file
+        self.problems: list[Problem] = [] if problems is None else problems
+
+    def report(self, mark: Mark, message: str, fix: str = "") -> None:
+        self.problems.append(Problem(self.file, mark.line, mark.column, message, fix))
+
+    def unknown(self, key: Scalar, what: str, known: Iterable[str]) -> None:
+        self.report(key.mark, f"unknown {what} {key.text!r}", did_you_mean(key.text, known))
+
+    def mapping(self, value: Value | None, what: str, fix: str = "") -> tuple[tuple[Scalar, Value], ...]:
+        """The pairs of a mapping that has any; of anything else none, which is reported."""
+        if isinstance(value, Mapped) and value.items:
+            return value.items
+        if value is not None:
+            self.report(value.mark, f"{what} must be a mapping of at least one key", fix)
+        return ()
+
+    def keys(self, value: Value, what: str, required: Iterable[str], optional: Iterable[str]) -> dict[str, Value]:
+        """A mapping with fixed keys; those that are not known are reported and left out."""
+        required, known = tuple(required), (*required, *optional)
+        pairs = self.mapping(value, what, f"with the keys {', '.join(known)}")
+        for key, _ in pairs:
+            if key.text not in known:
+                self.unknown(key, "key", known)
+        found = {key.text: item for key, item in pairs if key.text in known}
+        for name in required:
+            if pairs and name not in found:
+                self.report(value.mark, f"{what}: the key {name!r} is missing", f"add {name}:")
+        return found
+
+    def text(self, value: Value, what: str) -> str | None:
+        if isinstance(value, Scalar) and isinstance(value.value, str) and value.value:
+            return value.value
+        self.report(value.mark, f"{what} must be text", f'quote it: "{value.text}"' if isinstance(value, Scalar) and value.text else "")
+        return None
+
+    def topology(self, path: Path, named: Value | None) -> Path | None:
+        """The topology's file: the one that is named, else the one of the same name without `.test`."""
+        if named is not None:
+            name = self.text(named, "topology")
+            mark = named.mark
+        else:
+            name = path.name.removesuffix(SUFFIX) + ".yaml" if path.name.endswith(SUFFIX) else None
+            mark = Mark(1, 1)
+        if name is None:
+            if named is None:
+                self.report(mark, "which topology is tested?", f"add topology: NAME.yaml, or name the file NAME{SUFFIX}")
+            return None
+        found = path.parent / name
+        if not found.is_file():
+            self.report(mark, f"there is no topology {found}", "add or correct topology: FILE, relative to this file")
+            return None
+        return found
+
+
+class _Cases(_Reader):
+    """Reads the cases of a file, by what its topology and schemas know."""
+
+    def __init__(self, file: str, driver: TopologyDriver, problems: list[Problem]) -> None:
+        super().__init__(file, problems)
+        self.driver = driver
+        topology = driver.topology
+        self.sources = {source.name: source for source in topology.sources}
+        self.sinks = {sink.name: sink for sink in topology.sinks}
+        self.stages = ("decode", *(node.name for node in topology.nodes), "encode")
+
+    def read(self, value: Value | None) -> tuple[Case, ...]:
+        if not isinstance(value, Listed) or not value.items:
+            if value is not None:
+                self.report(value.mark, "cases must be a list", "- name: ...")
+            return ()
+        cases = [self.case(item) for item in value.items]
+        first: dict[str, Mark] = {}
+        for case in cases:
+            if case.name in first:
+                self.report(case.mark, f"two cases are called {case.name!r}, the first on line {first[case.name].line}", "rename one")
+            first.setdefault(case.name, case.mark)
+        return tuple(cases)
+
+    def case(self, value: Value) -> Case:
+        keys = self.keys(value, "a case", ("name", "given", "expect"), ())
+        name = self.text(keys["name"], "name") if "name" in keys else None
+        given = self.mapping(keys.get("given"), "given", "the name of a source, and its events as a list")
+        expect = self.mapping(keys.get("expect"), "expect", "the name of a sink, and its events as a list")
+        return Case(
+            # Cases without a name have been reported; their places keep them apart.
+            name or f"line {value.mark.line}",
+            tuple((key.text, self.records(key, item)) for key, item in given),
+            tuple(one for key, item in expect for one in self.expected(key, item)),
+            value.mark,
+        )
+
+    # -- given -----------------------------------------------------------------------------------------------------
+
+    def records(self, source: Scalar, value: Value) -> tuple[Record, ...]:
+        if source.text not in self.sources:
+            self.unknown(source, "source", self.sources)
+            return ()
+        if not isinstance(value, Listed):
+            self.report(value.mark, f"given.{source.text} must be a list of events", "begin each with a dash")
+            return ()
+        return tuple(self.record(source.text, item) for item in value.items)
+
+    def record(self, source: str, value: Value) -> Record:
+        if isinstance(value, Scalar) and value.value is None:
+            return Record("", None, timestamp=self.driver.now)
+        names = {key.text for key, _ in value.items} if isinstance(value, Mapped) else set()
+        wrapped = len(names.intersection(_FORMS)) == 1 and names.issubset(_RECORD)
+        if not wrapped:
+            return Record("", self.event(source, value), timestamp=self.driver.now)
+        keys = self.keys(value, "a record", (), _RECORD)
+        form = next(name for name in _FORMS if name in keys)
+        body = self.event(source, keys[form]) if form == "event" else self.body(keys[form], form)
+        key = self.text(keys["key"], "key") if "key" in keys else None
+        headers, timestamp = self.headers(keys.get("headers")), self.timestamp(keys.get("timestamp"))
+        return Record("", body, None if key is None else key.encode(), headers, timestamp)
+
+    def event(self, source: str, value: Value) -> bytes | None:
+        schema = self.driver.schemas[source]
+        if not isinstance(value, Mapped):
+            self.report(value.mark, f"an event of {source} must be a mapping", 'or {raw: "text"}, {base64: ...}, null')
+            return None
+        known = [field.name for field in schema.fields]
+        for key, _ in value.items:
+            if key.text not in known:
+                self.report(key.mark, f"{schema.path or schema.name} has no field {key.text!r}", did_you_mean(key.text, known))
+        try:
+            return self.driver.write(source, plain(value))
+        except (ValueError, TypeError) as error:  # TypeError: the Avro library on a value of another type
+            self.report(value.mark, f"cannot be written in the format of {source}: {error}", "correct it, or give the bytes: {base64: ...}")
+            return None
+
+    def body(self, value: Value, form: str) -> bytes | None:
+        if not isinstance(value, Scalar):
+            self.report(value.mark, f"{form} must be text", "")
+            return None
+        if form == "raw":
+            return value.text.encode()
+        try:
+            return base64.b64decode(value.text, validate=True)
+        except (binascii.Error, ValueError) as error:
+            self.report(value.mark, f"not base64: {error}", "")
+            return None
+
+    def headers(self, value: Value | None) -> tuple[Header, ...]:
+        pairs = self.mapping(value, "headers", "{name: text}")
+        return tuple((key.text, None if plain(item) is None else (self.text(item, key.text) or "").encode()) for key, item in pairs)
+
+    def timestamp(self, value: Value | None) -> int:
+        number = self.driver.now if value is None else plain(value)
+        if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**63:
+            return number
+        self.report(value.mark if value else Mark(), "timestamp must be a whole number of ms since the epoch", "")
+        return 0
+
+    # -- expect ----------------------------------------------------------------------------------------------------
+
+    def expected(self, key: Scalar, value: Value) -> Iterable[Expected]:
+        if key.text == "dead_letters":
+            for source, letters in self.mapping(value, "dead_letters", "the name of a source, and its dead letters as a list"):
+                if source.text in self.sources:
+                    topic = self.sources[source.text].dead_letter
+                    yield self.outputs(f"dead_letters.{source.text}", topic, letters, source.mark, _LETTER)
+                else:
+                    self.unknown(source, "source", self.sources)
+        elif key.text in self.sinks:
+            topic = self.sinks[key.text].topic
+            fields = [name for sink in self.sinks.values() if sink.topic == topic for name, _ in sink.fields]
+            yield self.outputs(key.text, topic, value, key.mark, fields)
+        else:
+            self.unknown(key, "sink", [*self.sinks, "dead_letters"])
+
+    def outputs(self, where: str, topic: str, value: Value, mark: Mark, fields: Iterable[str]) -> Expected:
+        count = plain(value)
+        if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
+            return Expected(where, topic, count, (), mark)
+        if not isinstance(value, Listed):
+            self.report(value.mark, f"{where} must be a list of what comes out, or how many", "")
+            return Expected(where, topic, 0, (), mark)
+        return Expected(where, topic, len(value.items), tuple(self.rules(item, where, fields) for item in value.items), mark)
+
+    def rules(self, value: Value, where: str, fields: Iterable[str]) -> dict[str, Rule]:
+        if isinstance(value, Mapped) and not value.items:
+            return {}
+        found = self.keys(value, f"what {where} holds", (), fields)
+        letter = fields is _LETTER
+        rules = {name: self.letter(name, item) if letter else rule(item, self.report) for name, item in found.items()}
+        return {name: one for name, one in rules.items() if one is not None}
+
+    def letter(self, name: str, value: Value) -> Rule | None:
+        if self.text(value, name) is None or not isinstance(value, Scalar):
+            return None
+        if name == "stage" and value.text not in self.stages:
+            self.unknown(value, "stage", self.stages)
+        return contains(value) if name == "message" else rule(value, self.report)

@@ -1,0 +1,90 @@
+"""A case: records for sources, and what every sink and dead-letter topic must hold once they went through the plan.
+
+Values and one function; `case_file` reads them from a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from penstock.record import Record
+from penstock.testing.driver import TopologyDriver
+from penstock.testing.expect import Rule, show
+from penstock.topology.spec import Mark
+
+__all__ = ["Case", "Expected", "Mismatch", "run_case"]
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a topic holds after a case: `count` records, each of which meets its rules. Without rows it is only counted."""
+
+    where: str
+    topic: str
+    count: int
+    rows: tuple[Mapping[str, Rule], ...]
+    mark: Mark
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One example: records by source, in the file's order, and what each topic must hold afterwards."""
+
+    name: str
+    given: tuple[tuple[str, tuple[Record, ...]], ...]
+    expected: tuple[Expected, ...]
+    mark: Mark
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """A place where something else came out, in words, and where the file says what was expected."""
+
+    where: str
+    expected: str
+    got: str
+    mark: Mark
+
+
+def run_case(driver: TopologyDriver, case: Case) -> tuple[Mismatch, ...]:
+    """Runs a case on the driver, which forgets what it held. Everything that came out otherwise; nothing when the case holds."""
+    driver.clear()
+    for source, records in case.given:
+        driver.send_records(source, records)
+    named = {expected.topic: expected for expected in case.expected}
+    found: list[Mismatch] = []
+    for where, topic, rows in _outcome(driver):
+        found += _compare(named.get(topic) or Expected(where, topic, 0, (), case.mark), rows)
+    return tuple(found)
+
+
+def _outcome(driver: TopologyDriver) -> Iterable[tuple[str, str, list[dict[str, Any]]]]:
+    """Every topic that is written, once: how it is called, its name, and what it holds."""
+    for topic, sink in {sink.topic: sink for sink in driver.topology.sinks}.items():
+        yield sink.name, topic, driver.events(sink.name)
+    for topic, source in {source.dead_letter: source for source in driver.topology.sources}.items():
+        letters = [dict(record.headers) for record in driver.records(topic)]
+        rows = [{"message": _text(one, "__streams.errors.message"), "stage": _text(one, "penstock-stage")} for one in letters]
+        yield f"dead_letters.{source.name}", topic, rows
+
+
+def _text(headers: Mapping[str, bytes | None], name: str) -> str:
+    return (headers.get(name) or b"").decode(errors="replace")
+
+
+def _compare(expected: Expected, rows: list[dict[str, Any]]) -> Iterable[Mismatch]:
+    if len(rows) != expected.count:
+        got = "nothing" if not rows else f"{len(rows)}: {', '.join(show(row) for row in rows[:3])}{', ...' if len(rows) > 3 else ''}"
+        yield Mismatch(expected.where, f"{expected.count or 'nothing'}{_records(expected.count)}", got, expected.mark)
+        return
+    for number, (rules, row) in enumerate(zip(expected.rows, rows, strict=bool(expected.rows))):
+        for name, one in rules.items():
+            if name not in row or not one.holds(row[name]):
+                got = show(row[name]) if name in row else "no such field"
+                yield Mismatch(f"{expected.where}[{number}].{name}", one.words, got, one.mark)
+
+
+def _records(count: int) -> str:
+    return "" if not count else " record" if count == 1 else " records"
