@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import isnan
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -104,7 +105,11 @@ class AvroDecoder:
             fit = narrow == wide if wide.dtype.kind == "i" else np.isfinite(narrow)
             if b"\0" in fit.tobytes():
                 self._unfit(column, narrow, fit, errors)
-        return replace(batch, columns=arrays).fail(errors)
+        narrowed = replace(batch, columns=arrays)
+        if not errors:
+            return narrowed
+        failed = narrowed.fail(errors)
+        return replace(failed, failures=tuple(sorted(failed.failures, key=attrgetter("row"))))
 
     def _unfit(self, column: Column, narrow: Array, fit: Array, errors: dict[int, RecordError]) -> None:
         if isinstance(column.missing.value, float) and isnan(column.missing.value):

@@ -118,7 +118,8 @@ def _fill(column: Column, schema: Schema) -> Any:
         return None
     text, value = column.dtype == "string", column.missing.value
     try:
-        made = np.full(column.shape, value, object if text else column.dtype)
+        with np.errstate(all="ignore"):  # what does not fit is seen by comparing
+            made = np.full(column.shape, value, object if text else column.dtype)
         if isinstance(value, str) == text and (column.dtype in ("float32", "float64") or bool(np.all(made == value))):
             return made.tolist()
         reason = f"it is no {column.dtype}"
@@ -130,12 +131,14 @@ def _fill(column: Column, schema: Schema) -> Any:
 
 def _array(values: Any, make: _Make, size: int, nulls: Array | None = None) -> Array:
     """The values as the array `[size, *shape]`, read-only when it was packed; a null becomes the fill."""
+    holes: Any = nulls if nulls is not None and make.fill is not None and nulls.any() else None
     if isinstance(values, np.ndarray):
-        made: Array = values.astype(make.dtype, copy=False)
-        if nulls is not None and nulls.any():
-            made = made.copy()
-            made[nulls] = make.fill
+        made: Array = values.astype(make.dtype, copy=holes is not None)
+        if holes is not None:
+            made[holes] = make.fill
         return made
+    if holes is not None:
+        values = [make.fill if hole else value for value, hole in zip(values, holes.tolist(), strict=True)]
     flat: Any = values
     if make.fill is not None and None in values:
         flat = [make.fill if value is None else value for value in values]

@@ -49,6 +49,10 @@ def load_schema(path: str | Path) -> Schema:
         raise SchemaError(Problem(file, 0, 0, f"unknown type {error.name!r}", "define a named type before its first use")) from None
     except SchemaParseException as error:
         raise SchemaError(Problem(file, 0, 0, str(error), "see the Avro specification")) from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        # What the pass above does not look into (nested records, maps), the Avro library takes for granted.
+        message = f"not Avro: a type lacks {error}" if isinstance(error, KeyError) else f"not Avro: {error}"
+        raise SchemaError(Problem(file, 0, 0, message, "see the Avro specification")) from None
     return Schema(name=raw["name"], fields=fields, avro=avro, path=file)
 
 
