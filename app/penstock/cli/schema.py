@@ -1,0 +1,176 @@
+"""`penstock schema`: what events look like, whether they do, and what a topology file may hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.markup import escape
+
+from penstock.cli.output import err, format_option, out, print_json, table
+from penstock.codecs import decoder, load_schema
+from penstock.codecs.infer import infer as infer_schema
+from penstock.errors import Problem, SchemaError
+from penstock.schema import REQUIRED, Field, Schema
+from penstock.topology.language import json_schema
+
+__all__ = ["schema"]
+
+_EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
+_CHUNK = 256
+
+
+@click.group()
+def schema() -> None:
+    """List, show, check and propose event schemas (Avro, *.avsc); print the JSON Schema of topology files.
+
+    \b
+      penstock schema show schemas/flight.avsc
+      penstock schema check schemas/flight.avsc --events sample.ndjson
+      penstock schema infer sample.ndjson > schemas/mine.avsc
+    """
+
+
+@schema.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path), default="schemas")
+@format_option
+def ls(directory: Path, form: str) -> None:
+    """List the schemas in DIRECTORY (schemas/ unless given)."""
+    found = _load(sorted(directory.rglob("*.avsc")))
+    if form == "json":
+        print_json([{"file": each.path, "name": each.name, "fields": len(each.fields)} for each in found])
+        return
+    listing = table("", "file", "name", "fields")
+    for each in found:
+        listing.add_row(escape(each.path), escape(each.name), str(len(each.fields)))
+    out.print(listing)
+
+
+@schema.command()
+@click.argument("file", type=_EXISTING)
+@format_option
+def show(file: Path, form: str) -> None:
+    """Show the fields of a schema: type, default, and the tensor that each can feed."""
+    found = load_schema(file)
+    rows = [
+        {"name": field.name, "type": _type(field), "default": _default(field), "feeds": _feeds(field), "doc": field.doc}
+        for field in found.fields
+    ]
+    if form == "json":
+        print_json({"file": found.path, "name": found.name, "fields": rows})
+        return
+    listing = table(escape(f"{found.name} ({found.path})"), "field", "type", "default", "feeds", "doc")
+    for row in rows:
+        listing.add_row(*(escape(cell) for cell in row.values()))
+    out.print(listing)
+
+
+@schema.command()
+@click.argument("files", nargs=-1, required=True, type=_EXISTING)
+@click.option("--events", type=_EXISTING, help="JSON events, one a line, to hold against the schema (one FILE then).")
+@format_option
+def check(files: tuple[Path, ...], events: Path | None, form: str) -> int:
+    """Check schema files, and events against one; exit 1 when an event is none.
+
+    Every problem of every file comes at once; every bad event with its line and the reason.
+    """
+    if events is not None and len(files) > 1:
+        raise click.UsageError("--events are held against one schema; give one FILE")
+    found = _load(files)
+    total, bad = _check_events(found[0], events) if events is not None else (0, [])
+    if form == "json":
+        print_json(
+            {"schemas": [each.path for each in found], "events": total, "bad": [{"line": line, "reason": reason} for line, reason in bad]}
+        )
+        return 1 if bad else 0
+    for each in found:
+        out.print(f"{escape(each.path)}: {escape(each.name)}, {len(each.fields)} fields")
+    if events is not None:
+        for line, reason in bad:
+            out.print(f"{escape(str(events))}:{line}: {escape(reason)}")
+        out.print(f"{total} events, {len(bad)} bad")
+    return 1 if bad else 0
+
+
+@schema.command()
+@click.argument("events", type=_EXISTING)
+@click.option("--name", default="Event", show_default=True, help="Name of the record.")
+def infer(events: Path, name: str) -> None:
+    """Propose a schema from sample EVENTS, JSON objects one a line. A start to edit: a sample does not show everything."""
+    proposed = infer_schema(_parsed(events), name)
+    print_json(proposed)
+    err.print(f"{len(proposed['fields'])} fields. Check the types and what may be null, then: penstock schema check FILE --events {events}")
+
+
+@schema.command()
+def topology() -> None:
+    """Print the JSON Schema of topology files, from which editors complete them."""
+    print_json(json_schema())
+
+
+def _load(files: Iterable[Path]) -> list[Schema]:
+    """The schemas of all files. Raises SchemaError with the problems of all."""
+    found: list[Schema] = []
+    problems: list[Problem] = []
+    for file in files:
+        try:
+            found.append(load_schema(file))
+        except SchemaError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise SchemaError(problems)
+    return found
+
+
+def _lines(events: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers."""
+    with events.open("rb") as opened:
+        for number, line in enumerate(opened, 1):
+            if line.strip():
+                yield number, line.rstrip(b"\r\n")
+
+
+def _check_events(found: Schema, events: Path) -> tuple[int, list[tuple[int, str]]]:
+    """How many events there are, and the line and reason of each bad one."""
+    decode = decoder("json", found, []).decode
+    total, bad = 0, []
+    for chunk in _chunks(_lines(events)):
+        total += len(chunk)
+        failures = decode([line for _, line in chunk]).failures
+        bad += [(chunk[failure.row][0], str(failure.error)) for failure in failures]
+    return total, bad
+
+
+def _chunks(lines: Iterator[tuple[int, bytes]]) -> Iterator[Sequence[tuple[int, bytes]]]:
+    while chunk := list(islice(lines, _CHUNK)):
+        yield chunk
+
+
+def _parsed(events: Path) -> Iterator[Any]:
+    for number, line in _lines(events):
+        try:
+            yield json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise SchemaError(Problem(str(events), number, 1, f"no JSON: {error}", "one JSON object a line")) from None
+
+
+def _type(field: Field) -> str:
+    kind = f"timestamp ({field.unit})" if field.kind == "timestamp" else field.kind
+    if field.items is not None:
+        kind = f"{_type(field.items)}[{field.size or ''}]"
+    elif field.symbols:
+        kind = f"enum {' '.join(field.symbols)}"
+    return f"{kind} or null" if field.optional else kind
+
+
+def _default(field: Field) -> str:
+    return "" if field.default is REQUIRED else json.dumps(field.default, ensure_ascii=False)
+
+
+def _feeds(field: Field) -> str:
+    axes = ", ".join(["N", *("?" if axis is None else str(axis) for axis in field.shape)])
+    return f"{field.dtype}[{axes}]" if field.dtype else "nothing"

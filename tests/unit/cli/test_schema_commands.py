@@ -1,0 +1,146 @@
+"""`penstock schema`, from the outside: arguments in; exit code, stdout and stderr out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from penstock.cli.main import main
+
+SCHEMA = {
+    "type": "record",
+    "name": "Event",
+    "fields": [
+        {"name": "id", "type": "string", "doc": "Who."},
+        {"name": "x", "type": ["null", "float"], "default": None},
+        {"name": "v", "type": {"type": "array", "items": "int", "size": 3}},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        {"name": "raw", "type": "bytes"},
+    ],
+}
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs `penstock schema ...` in a folder with the one schema `schemas/event.avsc`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    Path("schemas").mkdir()
+    Path("schemas/event.avsc").write_text(json.dumps(SCHEMA))
+
+    def call(*arguments: str) -> Done:
+        code = main(["schema", *arguments])
+        return Done(code, *capfd.readouterr())
+
+    return call
+
+
+def test_ls_lists_what_is_there(run: Run) -> None:
+    assert run("ls", "--format", "json").json == [{"file": "schemas/event.avsc", "name": "Event", "fields": 5}]
+    assert "schemas/event.avsc" in run("ls").out
+
+
+def test_show_tells_what_each_field_can_feed(run: Run) -> None:
+    fields = run("show", "schemas/event.avsc", "--format", "json").json["fields"]
+    assert [(field["name"], field["type"], field["default"], field["feeds"]) for field in fields] == [
+        ("id", "string", "", "string[N]"),
+        ("x", "float or null", "null", "float32[N]"),
+        ("v", "int[3]", "", "int32[N, 3]"),
+        ("at", "timestamp (ms)", "", "int64[N]"),
+        ("raw", "bytes", "", "nothing"),
+    ]
+    assert "int32[N, 3]" in run("show", "schemas/event.avsc").out
+
+
+def test_check_reports_every_problem_of_every_file(run: Run) -> None:
+    Path("schemas/bad.avsc").write_text('{"type": "record", "name": "B", "fields": [{"name": "x", "type": "flot"}, {"name": "y"}]}')
+    Path("schemas/worse.avsc").write_text("{")
+    done = run("check", "schemas/bad.avsc", "schemas/event.avsc", "schemas/worse.avsc")
+    assert done.code == 2
+    assert "3 problems" in done.err
+    assert "schemas/worse.avsc:1:2: not JSON" in done.err
+    assert run("check", "schemas/event.avsc").out == "schemas/event.avsc: Event, 5 fields\n"
+
+
+def test_check_finds_the_bad_events_by_line(run: Run) -> None:
+    """Blank lines are no events, and count as lines."""
+    good = json.dumps({"id": "a", "v": [1, 2, 3], "at": 0, "raw": ""})
+    Path("events.ndjson").write_text("\n".join([good, "", "{", *[good] * 300, good.replace("[1, 2, 3]", "[1]"), ""]))
+    done = run("check", "schemas/event.avsc", "--events", "events.ndjson")
+    assert done.code == 1
+    said = done.out.splitlines()
+    assert said[1].startswith("events.ndjson:3: ")
+    assert said[2].startswith("events.ndjson:304: ")
+    assert said[3] == "303 events, 2 bad"
+    told = run("check", "schemas/event.avsc", "--events", "events.ndjson", "--format", "json").json
+    assert (told["events"], [bad["line"] for bad in told["bad"]]) == (303, [3, 304])
+    Path("events.ndjson").write_text(good)
+    assert run("check", "schemas/event.avsc", "--events", "events.ndjson").code == 0
+
+
+def test_check_holds_events_against_one_schema(run: Run) -> None:
+    Path("events.ndjson").write_text("")
+    done = run("check", "schemas/event.avsc", "schemas/event.avsc", "--events", "events.ndjson")
+    assert done.code == 2
+    assert "one FILE" in done.err
+
+
+def test_inferred_schema_takes_the_events_it_came_from(run: Run) -> None:
+    events = [
+        {"id": "a", "n": 1, "x": 1, "ok": True, "v": [1, 2.5], "w": [1]},
+        {"id": "b", "n": 2**40, "x": 0.5, "ok": False, "v": [3, 4], "w": [], "note": "late"},
+        {"id": "c", "n": 3, "x": None, "ok": True, "v": [0, 0], "w": [2, 3]},
+    ]
+    Path("events.ndjson").write_text("\n".join(map(json.dumps, events)))
+    done = run("infer", "events.ndjson", "--name", "Mine")
+    assert {field["name"]: field["type"] for field in done.json["fields"]} == {
+        "id": "string",
+        "n": "long",
+        "x": ["null", "double"],
+        "ok": "boolean",
+        "v": {"type": "array", "items": "double", "size": 2},
+        "w": {"type": "array", "items": "long"},
+        "note": ["null", "string"],
+    }
+    Path("mine.avsc").write_text(done.out)
+    assert run("check", "mine.avsc", "--events", "events.ndjson").code == 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ("", "no events"),
+        ("[1]", "event 1 is no JSON object"),
+        ("{}\n{", "events.ndjson:2:1: no JSON"),
+        ('{"x": 1}\n{"x": "a"}', "now int and now str"),
+        ('{"x": null}', "null in every event"),
+        ('{"x": {}}', "is an object"),
+        ('{"x-y": 1}', "not an Avro name"),
+    ],
+)
+def test_infer_says_why_no_schema_fits(run: Run, lines: str, says: str) -> None:
+    Path("events.ndjson").write_text(lines)
+    done = run("infer", "events.ndjson")
+    assert done.code == 2
+    assert says in done.err
+
+
+def test_topology_prints_the_json_schema_of_topology_files(run: Run) -> None:
+    assert "sources" in run("topology").json["properties"]
