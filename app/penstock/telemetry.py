@@ -109,8 +109,6 @@ class Metrics:
     records_in: int = _metric("counter", "Records taken from the sources.", unit="records")
     records_out: int = _metric("counter", "Predictions acknowledged by the brokers.", unit="records")
     dead_letters: int = _metric("counter", "Records acknowledged in a dead-letter topic.", unit="records")
-    bytes_in: int = _metric("counter", "Bytes of the values taken.", unit="bytes")
-    bytes_out: int = _metric("counter", "Bytes of the values produced.", unit="bytes")
     batches: int = _metric("counter", "Batches finished: every output acknowledged.", unit="batches")
     offloaded: int = _metric("counter", "Batches that ran beside the event loop because they take long.", unit="batches")
     splits: int = _metric("counter", "Times that a batch was divided to find the row on which a model fails.", unit="splits")
@@ -118,13 +116,11 @@ class Metrics:
     decode_seconds: float = _metric("counter", "Time spent turning bytes into columns.", unit="s", default=0.0)
     execute_seconds: float = _metric("counter", "Time spent in the plan, models included.", unit="s", default=0.0)
     encode_seconds: float = _metric("counter", "Time spent turning columns into bytes.", unit="s", default=0.0)
-    send_seconds: float = _metric("counter", "Time spent handing outputs to the producer, not waiting for brokers.", unit="s", default=0.0)
 
     commits: int = _metric("counter", "Commits of offsets that the brokers accepted.", unit="commits")
     commit_failures: int = _metric("counter", "Commits of offsets that the brokers refused.", unit="commits")
     rebalances: int = _metric("counter", "Times that partitions were assigned anew.", unit="rebalances")
     refetches: int = _metric("counter", "Batches that did not begin at the expected offset and were fetched again.", unit="batches")
-    retries: int = _metric("counter", "Requests tried again because brokers were away.", unit="requests")
 
     partitions: int = _metric("gauge", "Partitions assigned now.", unit="partitions")
     in_flight_batches: int = _metric("gauge", "Batches whose outputs are not acknowledged yet.", unit="batches")

@@ -22,7 +22,8 @@ from typing import NamedTuple
 from penstock.batch import Batch, Failure
 from penstock.engine import Emission, Flow, Plan, execute
 from penstock.errors import RecordError
-from penstock.record import Header, Outgoing, RecordLike
+from penstock.parcel import Parcel
+from penstock.record import Header, RecordLike
 from penstock.telemetry import Metrics
 
 __all__ = ["Chunk", "Parcel", "Pipeline", "Slice"]
@@ -46,16 +47,6 @@ class Chunk:
 
     slices: tuple[Slice, ...]
     rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class Parcel:
-    """Records for one partition of a topic, in order."""
-
-    topic: str
-    partition: int
-    records: list[Outgoing]
-    dead: bool = False
 
 
 class _Written(NamedTuple):
@@ -149,62 +140,57 @@ class Pipeline:
     # -- 4 ---------------------------------------------------------------------------------------------------------
 
     def _address(self, emission: Emission, chunk: Chunk, records: Sequence[RecordLike], written: _Written) -> Iterator[Parcel]:
-        topic = emission.emit.sink.topic
+        """Outputs keep their input's key, timestamp and partition, unless the sink has a key; our headers, then what came along."""
         values, keys, rows, _ = written
+        topic = emission.emit.sink.topic
         if rows is None and keys is None and len(chunk.slices) == 1:
-            (one,) = chunk.slices
-            yield Parcel(topic, one.partition, self._outputs(one, records, values))
+            yield self._parcel(topic, chunk.slices[0].partition, chunk.slices[0], records, values, None)
             return
-        by_partition: dict[int, list[Outgoing]] = {}
-        places = [one for one in chunk.slices for _ in one.records]
-        for at, number in enumerate(range(len(records)) if rows is None else rows):
-            one = places[number]
-            outputs = self._outputs(one, [records[number]], [values[at]])
-            if keys is None:
-                by_partition.setdefault(one.partition, []).extend(outputs)
-            else:
-                ((timestamp, _, value, headers),) = outputs
-                by_partition.setdefault(self._partition_for(topic, keys[at]), []).append((timestamp, keys[at], value, headers))
-        for partition, addressed in by_partition.items():
-            yield Parcel(topic, partition, addressed)
+        groups: dict[tuple[int, int], list[int]] = {}
+        places = [number for number, one in enumerate(chunk.slices) for _ in one.records]
+        numbers = range(len(records)) if rows is None else rows
+        for at, number in enumerate(numbers):
+            place = places[number]
+            partition = chunk.slices[place].partition if keys is None else self._partition_for(topic, keys[at])
+            groups.setdefault((place, partition), []).append(at)
+        for (place, partition), ats in groups.items():
+            inputs = [records[numbers[at]] for at in ats]
+            own = None if keys is None else [keys[at] for at in ats]
+            yield self._parcel(topic, partition, chunk.slices[place], inputs, [values[at] for at in ats], own)
 
-    def _outputs(self, one: Slice, records: Sequence[RecordLike], values: Sequence[bytes]) -> list[Outgoing]:
-        """The input's key and timestamp, our headers, and behind them what came with the input (tracing ids and such)."""
-        topology, models = self._about
-        position = f"{one.topic}/{one.partition}/".encode() + b"%d"
-        source = f"{OWN}source"
-        return [
-            (
-                record.timestamp,
-                record.key,
-                value,
-                [topology, models, (source, position % record.offset), *_passing(record.headers)]
-                if record.headers
-                else [topology, models, (source, position % record.offset)],
-            )
-            for record, value in zip(records, values, strict=True)
-        ]
+    def _parcel(
+        self, topic: str, partition: int, one: Slice, inputs: Sequence[RecordLike], values: Sequence[bytes], keys: Sequence[bytes] | None
+    ) -> Parcel:
+        came = [record.headers for record in inputs]
+        extra = [_passing(headers) for headers in came] if any(came) else None
+        origin = f"{OWN}source", f"{one.topic}/{one.partition}/".encode()
+        return Parcel(topic, partition, inputs, values, keys, self._about, origin, extra)
 
     # -- 5 ---------------------------------------------------------------------------------------------------------
 
     def _bury(self, chunk: Chunk, failures: Iterable[Failure]) -> Iterator[Parcel]:
-        by_slice: dict[int, list[Outgoing]] = {}
+        by_slice: dict[int, list[tuple[RecordLike, RecordError]]] = {}
         places = [(at, record) for at, one in enumerate(chunk.slices) for record in one.records]
         first: dict[int, RecordError] = {}  # a record that several sinks refuse is one dead letter, not several
         for failure in failures:
             first.setdefault(failure.row, failure.error)
         for row in sorted(first):
             at, record = places[row]
-            by_slice.setdefault(at, []).append(dead_letter(chunk.slices[at], record, first[row]))
-        for at, letters in by_slice.items():
-            yield Parcel(self._dead_letter, chunk.slices[at].partition, letters, dead=True)
+            by_slice.setdefault(at, []).append((record, first[row]))
+        for at, failed in by_slice.items():
+            yield self.dead_letters(chunk.slices[at], failed)
+
+    def dead_letters(self, one: Slice, failed: Sequence[tuple[RecordLike, RecordError]]) -> Parcel:
+        """The records as they came, with the reason in headers that have the names Kafka Streams gives them (KIP-1034)."""
+        inputs = [record for record, _ in failed]
+        extra = [[*record.headers, *_reasons(one, record, error)] for record, error in failed]
+        return Parcel(self._dead_letter, one.partition, inputs, [record.value for record in inputs], extra=extra, dead=True)
 
 
-def dead_letter(one: Slice, record: RecordLike, error: RecordError) -> Outgoing:
-    """The record as it came, with the reason in headers that have the names Kafka Streams gives them (KIP-1034)."""
+def _reasons(one: Slice, record: RecordLike, error: RecordError) -> list[Header]:
     kind = type(error)
     trace = "".join(traceback.format_exception(error))[-TRACE_LIMIT:]
-    reasons: list[Header] = [
+    return [
         ("__streams.errors.exception", f"{kind.__module__}.{kind.__qualname__}".encode()),
         ("__streams.errors.stacktrace", trace.encode(errors="replace")),
         ("__streams.errors.message", str(error).encode(errors="replace")),
@@ -213,7 +199,6 @@ def dead_letter(one: Slice, record: RecordLike, error: RecordError) -> Outgoing:
         ("__streams.errors.offset", b"%d" % record.offset),
         (f"{OWN}stage", error.stage.encode()),
     ]
-    return record.timestamp, record.key, record.value, [*record.headers, *reasons]
 
 
 def _cut(one: Slice, rows: int) -> Iterator[Slice]:

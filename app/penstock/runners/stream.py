@@ -15,13 +15,14 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any, cast
 
 from penstock.engine import Plan
 from penstock.errors import EncodeError, InferenceError, PenstockError, SettingsError, TransportError, TransportUnavailable
-from penstock.record import Outgoing
-from penstock.runners.pipeline import Chunk, Parcel, Pipeline, Slice, dead_letter
+from penstock.parcel import Parcel
+from penstock.runners.pipeline import Chunk, Pipeline, Slice
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
 from penstock.transports.kafka.connection import Admin, TopicInfo, aiokafka_arguments
@@ -90,6 +91,7 @@ class StreamRunner:
             session_timeout=settings.session_timeout,
             rebalance_timeout=max(settings.drain_timeout * 2, settings.session_timeout),
             broker_timeout=settings.broker_timeout,
+            metrics=self.metrics,
         )
 
     # -- the app's life --------------------------------------------------------------------------------------------
@@ -117,6 +119,7 @@ class StreamRunner:
         finally:
             collector.cancel()
             await self._stop(app)
+            logger.info("stopped", extra={name: value for name, value in self.metrics.snapshot().items() if isinstance(value, int | float)})
         if self._failure is not None:
             raise _as_ours(self._failure) from self._failure
 
@@ -192,13 +195,13 @@ class Stage:
         if not taken:
             return
         slices = [Slice(*span.partition, records) for span, records in taken]
-        parcels: dict[tuple[str, int, bool], list[Outgoing]] = {}
-        async for chunk_parcels in self._process(slices):  # 2
-            for parcel in chunk_parcels:
-                parcels.setdefault((parcel.topic, parcel.partition, parcel.dead), []).extend(parcel.records)
+        parcels: dict[tuple[str, int], list[Parcel]] = {}
+        async for made in self._process(slices):  # 2
+            for parcel in made:
+                parcels.setdefault((parcel.topic, parcel.partition), []).append(parcel)
         futures = []
-        for (topic, partition, dead), records in parcels.items():  # 3
-            futures += await self._send(topic, partition, dead, records, slices)
+        for (topic, partition), addressed in parcels.items():  # 3
+            futures += await self._send(topic, partition, addressed, slices)
 
         async def settle() -> None:  # 5
             try:
@@ -208,7 +211,7 @@ class Stage:
                 return
             for span, _ in taken:
                 consumer.finish(span)
-            self._count(slices, parcels, time.monotonic() - began)
+            self._count(slices, parcels.values(), time.monotonic() - began)
 
         task = asyncio.create_task(settle())
         self.runner._sending.add(task)
@@ -244,43 +247,35 @@ class Stage:
         fitting = int(BATCH_SECONDS / max(self._row_seconds, 1e-9))
         self.runner.consumer.batch_rows = max(1, min(self.runner.settings.max_batch_rows, fitting))
 
-    async def _send(self, topic: str, partition: int, dead: bool, records: list[Outgoing], slices: list[Slice]) -> list[Any]:
-        producer = self.runner.producer
-        if dead:  # a dead-letter topic may have fewer partitions than its source
+    async def _send(self, topic: str, partition: int, parcels: list[Parcel], slices: list[Slice]) -> list[Any]:
+        """Hands the parcels over; an output that its topic cannot take becomes a dead letter of its input."""
+        if parcels[0].dead:  # a dead-letter topic may have fewer partitions than its source
             partition %= self.runner.topics[topic].partitions
-        while True:
-            try:
-                return await producer.send_records(topic, partition, records)
-            except RecordTooLarge as error:
-                if dead:
-                    raise
-                letter, source = self._too_large(records.pop(error.index), slices, error)
-                futures = await self._send(self.pipeline.flow.wired.source.dead_letter, source, True, [letter], slices)
-                return futures + await self._send(topic, partition, dead, records, slices)
+        try:
+            return await self.runner.producer.send_parcels(topic, partition, parcels)
+        except RecordTooLarge as error:
+            if parcels[0].dead:
+                raise
+            (one,) = error.parcel.inputs
+            place = next(place for place in slices if any(record is one for record in place.records))
+            letter = self.pipeline.dead_letters(place, [(one, EncodeError(str(error)))])
+            futures = await self._send(letter.topic, letter.partition, [letter], slices)
+            left = [parcel.without(one) if any(record is one for record in parcel.inputs) else parcel for parcel in parcels]
+            left = [parcel for parcel in left if len(parcel)]
+            return futures + (await self._send(topic, partition, left, slices) if left else [])
 
-    def _too_large(self, output: Outgoing, slices: list[Slice], error: RecordTooLarge) -> tuple[Outgoing, int]:
-        """The dead letter of the input that this output came from (its headers say which), and the input's partition."""
-        position = next(value for name, value in output[3] if name == "penstock-source")
-        topic, partition, offset = (position or b"").decode().rsplit("/", 2)
-        for one in slices:
-            if one.topic == topic and one.partition == int(partition):
-                for record in one.records:
-                    if record.offset == int(offset):
-                        return dead_letter(one, record, EncodeError(str(error))), one.partition
-        raise error
-
-    def _count(self, slices: list[Slice], parcels: Mapping[tuple[str, int, bool], list[Outgoing]], seconds: float) -> None:
+    def _count(self, slices: list[Slice], parcels: Iterable[list[Parcel]], seconds: float) -> None:
         metrics = self.runner.metrics
         rows = sum(len(one.records) for one in slices)
         metrics.batches += 1
         metrics.records_in += rows
         metrics.batch_rows.observe(rows)
         metrics.batch_seconds.observe(seconds)
-        for (_, _, dead), records in parcels.items():
-            if dead:
-                metrics.dead_letters += len(records)
+        for parcel in chain.from_iterable(parcels):
+            if parcel.dead:
+                metrics.dead_letters += len(parcel)
             else:
-                metrics.records_out += len(records)
+                metrics.records_out += len(parcel)
 
 
 def _as_ours(error: BaseException) -> BaseException:

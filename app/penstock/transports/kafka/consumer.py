@@ -56,6 +56,7 @@ class Consumer(base.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.options = options_of(self.app)
+        self.metrics = self.options.metrics
         self.tracker = Tracker()
         self.batch_rows: int = self.options.max_batch_rows
         self._client: AIOKafkaConsumer | None = None
@@ -123,6 +124,7 @@ class Consumer(base.Consumer):
     def _room(self) -> bool:
         """Whether more may be taken: batches and bytes that were taken and are not acknowledged are bounded."""
         tracker, options = self.tracker, self.options
+        self.metrics.in_flight_batches, self.metrics.in_flight_bytes = tracker.in_flight, tracker.in_flight_bytes
         return tracker.in_flight < options.max_in_flight_batches and tracker.in_flight_bytes < options.max_in_flight_bytes
 
     def _take(self) -> Iterable[ConsumerMessage]:
@@ -165,6 +167,7 @@ class Consumer(base.Consumer):
 
     def _seek_back(self, partition: Partition, expected: int, found: int) -> None:
         """Somebody moved the position. Back to where we were, unless the broker no longer has that place."""
+        self.metrics.refetches += 1
         self.client.seek(TopicPartition(*partition), expected)
         if self._lost.get(partition) == (expected, found):
             raise TransportError(
@@ -194,12 +197,15 @@ class Consumer(base.Consumer):
             try:
                 await asyncio.wait_for(client.commit(wanted), self.options.broker_timeout)
             except (CommitFailedError, IllegalStateError):
+                self.metrics.commit_failures += 1
                 logger.info("the group has rebalanced: its new owners commit", extra={"partitions": len(offsets)})
                 return False
             except (KafkaError, TimeoutError) as error:
+                self.metrics.commit_failures += 1
                 logger.warning("commit failed, will be tried again: %r", error)
                 return False
             tracker.committed(offsets, epoch)
+            self.metrics.commits += 1
             return True
 
     def give_up(self) -> None:
@@ -241,6 +247,8 @@ class Consumer(base.Consumer):
         for tp, offset in positions.items():
             client.seek(tp, offset)
         self._lost.clear()
+        self.metrics.rebalances += 1
+        self.metrics.partitions = len(positions)
         self.tracker.assign({(tp.topic, tp.partition): offset for tp, offset in positions.items()})
         logger.info("assigned %s", ", ".join(f"{tp.topic}/{tp.partition}@{at}" for tp, at in positions.items()) or "nothing")
 

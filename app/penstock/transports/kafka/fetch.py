@@ -79,6 +79,7 @@ class RawFetcher:
                     seek(tp, at, start)
                     continue
                 rows = _unpack(records)
+                records._records_iterator = None  # a cycle that would keep the fetched bytes until the collector comes
                 result._assignment.state_value(tp).consumed_to(records.next_fetch_offset)
                 taken += len(rows)
                 yield Fetched((tp.topic, tp.partition), start, records.next_fetch_offset, rows)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from penstock.telemetry import Metrics
+
 __all__ = ["TransportOptions", "options_of"]
 
 
@@ -33,6 +35,7 @@ class TransportOptions:
     session_timeout: float = 10.0
     rebalance_timeout: float = 60.0
     broker_timeout: float = 60.0
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 def options_of(app: Any) -> TransportOptions:

@@ -14,11 +14,11 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
-from aiokafka.producer.message_accumulator import BatchBuilder
 from faust.transport import producer as base
 
 from penstock.errors import DeliveryFailed
-from penstock.record import Outgoing
+from penstock.parcel import Parcel
+from penstock.transports.kafka.encode import Full, RecordBatch
 from penstock.transports.kafka.options import options_of
 
 __all__ = ["Producer", "RecordTooLarge", "delivered"]
@@ -29,11 +29,11 @@ DEFAULT_LIMIT = 1_048_588  # max.message.bytes of a topic that says nothing, as 
 
 
 class RecordTooLarge(DeliveryFailed):
-    """Record number `index` of those given is larger than its topic takes. Nothing of the call was sent."""
+    """The one output of `parcel` is larger than its topic takes. Nothing of the call was sent."""
 
-    def __init__(self, topic: str, index: int, size: int, limit: int) -> None:
-        super().__init__(f"a record of {size} bytes is larger than {topic} takes ({limit} bytes, its max.message.bytes)")
-        self.index = index
+    def __init__(self, topic: str, parcel: Parcel, limit: int) -> None:
+        super().__init__(f"the output is larger than {topic} takes ({limit} bytes: its max.message.bytes, or our own limit for a batch)")
+        self.parcel = parcel
 
 
 class Producer(base.Producer):
@@ -82,32 +82,47 @@ class Producer(base.Producer):
         partitions = sorted(self.client.client.cluster.partitions_for_topic(topic) or ())
         return int(self._partition(key, partitions, partitions))
 
-    async def send_records(self, topic: str, partition: int, records: Sequence[Outgoing]) -> list[Awaitable[Any]]:
-        """Queues the records in order; returns a future for each record batch, done when the broker has acknowledged it.
+    async def send_parcels(self, topic: str, partition: int, parcels: Sequence[Parcel]) -> list[Awaitable[Any]]:
+        """Queues the parcels, all of one partition, in order; returns a future for each record batch that they became.
 
-        Waits while the partition's previous batch has not been put on the wire, which is the back-pressure. Raises
-        RecordTooLarge before anything is sent, DeliveryFailed when the producer can no longer send.
+        A future is done when the broker has acknowledged its batch. Waits while the partition's previous batch has not
+        been put on the wire, which is the back-pressure. Raises RecordTooLarge before anything is sent, and
+        DeliveryFailed when the producer can no longer send.
         """
         limit = min(self.limits.get(topic, DEFAULT_LIMIT), self.options.batch_bytes)
-        client = self.client
-        batches: list[BatchBuilder] = []
-        append = None
-        for index, (timestamp, key, value, headers) in enumerate(records):
-            if append is None or append(timestamp=timestamp, key=key, value=value, headers=headers) is None:
-                batch = BatchBuilder(limit, client._message_accumulator._compression_type)
-                append = batch.append
-                append(timestamp=timestamp, key=key, value=value, headers=headers)  # the first record always fits, so ask
-                if batch.size() > limit:
-                    raise RecordTooLarge(topic, index, batch.size(), limit)
-                batches.append(batch)
+        batches = _pack(topic, parcels, limit, self.options.compression)
         futures: list[Awaitable[Any]] = []
         try:
-            for batch in batches:
-                batch.close()
-                futures.append(await client.send_batch(batch, topic, partition=partition))
+            for batch in batches:  # one after the other: their order is the outputs' order
+                future = await self.client.send_batch(batch, topic, partition=partition)
+                futures += (future,)
         except KafkaError as error:
             raise DeliveryFailed(f"{topic}/{partition}: {error!r}") from error
         return futures
+
+
+def _pack(topic: str, parcels: Sequence[Parcel], limit: int, compression: str) -> list[RecordBatch]:
+    """The parcels in as few batches as their size allows. Raises RecordTooLarge for an output that no batch takes."""
+    batches: list[RecordBatch] = []
+    todo = list(reversed(parcels))
+    while todo:
+        parcel = todo.pop()
+        if batches:
+            try:
+                batches[-1].add(parcel)
+                continue
+            except Full:
+                pass
+        fresh = RecordBatch(limit, compression)
+        try:
+            fresh.add(parcel)
+        except Full:
+            if len(parcel) == 1:
+                raise RecordTooLarge(topic, parcel, limit) from None
+            todo += reversed(parcel.halves())
+        else:
+            batches.append(fresh)
+    return batches
 
 
 async def delivered(futures: Iterable[Awaitable[Any]]) -> None:

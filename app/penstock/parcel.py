@@ -1,0 +1,82 @@
+"""Parcel: outputs for one partition of a topic, as columns; what they share is said once.
+
+A worker makes hundreds of thousands of outputs a second, so there is no object an output: lists of the inputs and of
+the values, beside them the headers that all have in common. A transport writes them as they are; `records` spells
+them out one by one for everybody who has the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from penstock.record import Header, Outgoing, RecordLike
+
+__all__ = ["Parcel"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """One output for each of `inputs`, in order.
+
+    An output has its input's timestamp, and its key unless `keys` gives others. Its headers are `common`, then (when
+    `origin` is given) one named `origin[0]` that holds `origin[1]` followed by the input's offset in decimal, then what
+    `extra` has for it. `dead` marks dead letters.
+    """
+
+    topic: str
+    partition: int
+    inputs: Sequence[RecordLike]
+    values: Sequence[bytes | None]
+    keys: Sequence[bytes] | None = None
+    common: tuple[Header, ...] = ()
+    origin: tuple[str, bytes] | None = None
+    extra: Sequence[Sequence[Header]] | None = None
+    dead: bool = False
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def records(self) -> list[Outgoing]:
+        """The outputs one by one."""
+        return [
+            (
+                one.timestamp,
+                one.key if self.keys is None else self.keys[at],
+                self.values[at],
+                [
+                    *self.common,
+                    *([(self.origin[0], self.origin[1] + b"%d" % one.offset)] if self.origin else []),
+                    *(self.extra[at] if self.extra is not None else ()),
+                ],
+            )
+            for at, one in enumerate(self.inputs)
+        ]
+
+    def part(self, start: int, stop: int) -> Parcel:
+        """The outputs [start, stop)."""
+        return replace(
+            self,
+            inputs=self.inputs[start:stop],
+            values=self.values[start:stop],
+            keys=None if self.keys is None else self.keys[start:stop],
+            extra=None if self.extra is None else self.extra[start:stop],
+        )
+
+    def halves(self) -> tuple[Parcel, Parcel]:
+        """The same outputs in two parcels."""
+        middle = len(self) // 2
+        return self.part(0, middle), self.part(middle, len(self))
+
+    def without(self, one: RecordLike) -> Parcel:
+        """The parcel less the output to this input."""
+        at = next(at for at, other in enumerate(self.inputs) if other is one)
+        left, right = self.part(0, at), self.part(at + 1, len(self))
+        return replace(
+            self,
+            inputs=[*left.inputs, *right.inputs],
+            values=[*left.values, *right.values],
+            keys=None if left.keys is None or right.keys is None else [*left.keys, *right.keys],
+            extra=None if left.extra is None or right.extra is None else [*left.extra, *right.extra],
+        )
