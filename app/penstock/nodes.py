@@ -87,12 +87,13 @@ class Node:
                         todo.append(half)
                 else:
                     good.append((half, arrays))
-        left = batch.fail(bad)
         good.sort(key=lambda part: int(part[0][0]))
-        if good:
-            merged = [np.concatenate([arrays[i] for _, arrays in good]) for i in range(len(self.outputs))]
-            left = left.with_columns(dict(zip(self.columns, merged, strict=True)))
-        return left
+        try:
+            merged = [np.concatenate([arrays[i] for _, arrays in good]) for i in range(len(self.outputs))] if good else []
+        except ValueError:  # their widths differ: an open axis that is as long as the rows in the run make it
+            uneven = InferenceError(f"{self.version} gives answers whose shape depends on the rows beside them", stage=self.name)
+            return batch.fail({**dict.fromkeys(range(batch.size), uneven), **bad})
+        return batch.fail(bad).with_columns(dict(zip(self.columns, merged, strict=bool(good))))
 
     def _blame(self, error: InferenceError) -> InferenceError:
         return InferenceError(f"{self.version} cannot score the event: {error}", stage=self.name)
