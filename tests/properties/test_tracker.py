@@ -1,0 +1,198 @@
+"""Positions under any order of taking, finishing, committing and rebalancing, against a model that is a log and three sets.
+
+The world is the other half of the model: a broker that stores commits, requests that are lost, answers that come late
+or in another order, and another worker that goes on where the broker says while a partition is away. The law that all of
+this is for: whatever the broker has stored, every position below it was finished by somebody. Nothing is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+
+from penstock.transports.kafka.tracker import Partition, Span, Tracker
+
+PARTITIONS: list[Partition] = [("t", 0), ("t", 1), ("u", 0)]
+partitions = st.sampled_from(PARTITIONS)
+lengths = st.integers(1, 5)
+
+
+@dataclass
+class Line:
+    """What the model knows of a partition: what the broker stored, which positions anybody has finished, and our assignment of it."""
+
+    stored: int = 0
+    done: set[int] = field(default_factory=set)
+    ours: bool = False
+    begin: int = 0  # where our assignment began
+    next: int = 0
+    acked: int = 0  # the highest commit whose answer has reached us
+    finished: set[int] = field(default_factory=set)  # in this assignment
+
+    def prefix(self) -> int:
+        """The first position of this assignment that is not finished."""
+        at = self.begin
+        while at in self.finished:
+            at += 1
+        return at
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit that the broker has stored, and whose answer is still under way."""
+
+    offsets: Mapping[Partition, int]
+    epoch: int
+
+
+class Positions(RuleBasedStateMachine):
+    """One worker's tracker, the broker, and the rest of its group."""
+
+    spans: Bundle[Span] = Bundle("spans")
+    commits: Bundle[Commit] = Bundle("commits")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tracker = Tracker()
+        self.lines = {partition: Line() for partition in PARTITIONS}
+        self.alive: dict[int, Span] = {}  # taken in this assignment and not finished
+        self.started: set[int] = set()
+
+    # -- rebalances ------------------------------------------------------------------------------------------------
+
+    @initialize()
+    def begin(self) -> None:
+        """Most runs would otherwise begin with nothing to do."""
+        self.rebalance(set(PARTITIONS[:2]))
+
+    @rule(ours=st.sets(partitions))
+    def rebalance(self, ours: set[Partition]) -> None:
+        """A new assignment, each partition from where the broker says, whatever is under way."""
+        self.alive.clear()
+        self.started.clear()
+        for partition, line in self.lines.items():
+            line.ours = partition in ours
+            line.begin = line.next = line.acked = line.stored
+            line.finished.clear()
+        positions = {partition: self.lines[partition].stored for partition in ours}
+        if positions:
+            self.tracker.assign(positions)
+        else:
+            self.tracker.revoke()
+
+    @rule(partition=partitions, length=lengths)
+    def another_worker_goes_on(self, partition: Partition, length: int) -> None:
+        """While the partition is not ours, its owner finishes and commits."""
+        line = self.lines[partition]
+        if not line.ours:
+            line.done.update(range(line.stored, line.stored + length))
+            line.stored += length
+
+    # -- batches ---------------------------------------------------------------------------------------------------
+
+    @rule(target=spans, partition=partitions, length=lengths, size=st.integers(0, 100))
+    def take(self, partition: Partition, length: int, size: int) -> Span:
+        line = self.lines[partition]
+        if not line.ours:
+            assert self.tracker.expected(partition) is None
+            with pytest.raises(ValueError, match="not assigned"):
+                self.tracker.take(partition, line.next, line.next + length, size)
+            return Span(partition, line.next, line.next + length, size, -1)  # of no assignment: as late as can be
+        span = self.tracker.take(partition, line.next, line.next + length, size)
+        line.next += length
+        self.alive[id(span)] = span
+        return span
+
+    @rule(partition=partitions, off=st.integers(-5, 5), length=st.integers(-1, 5))
+    def take_from_elsewhere(self, partition: Partition, off: int, length: int) -> None:
+        """A fetch that raced with a seek, or read twice: it changes nothing."""
+        line = self.lines[partition]
+        if line.ours and (off or length < 1):
+            with pytest.raises(ValueError, match="expected"):
+                self.tracker.take(partition, line.next + off, line.next + off + length)
+
+    @rule(partition=partitions, length=lengths)
+    def skip(self, partition: Partition, length: int) -> None:
+        """Positions without a record are finished as they are taken; that is no loss."""
+        line = self.lines[partition]
+        if line.ours:
+            self.tracker.skip(partition, line.next, line.next + length)
+            skipped = range(line.next, line.next + length)
+            line.finished.update(skipped)
+            line.done.update(skipped)
+            line.next += length
+
+    @rule(span=spans)
+    def start(self, span: Span) -> None:
+        known = id(span) in self.alive
+        finished = span.finished
+        assert self.tracker.start(span) == (span.epoch == self.tracker.epoch)
+        if known and not finished:
+            self.started.add(id(span))
+
+    @rule(span=spans)
+    def finish(self, span: Span) -> None:
+        """In any order, several times, and long after the partition went away."""
+        self.tracker.finish(span)
+        if self.alive.pop(id(span), None) is not None:
+            self.started.discard(id(span))
+            positions = range(span.start, span.end)
+            self.lines[span.partition].finished.update(positions)
+            self.lines[span.partition].done.update(positions)
+
+    # -- commits ---------------------------------------------------------------------------------------------------
+
+    @rule(target=commits, arrives=st.booleans())
+    def commit(self, arrives: bool) -> Commit:
+        """What may be committed is sent; the broker stores it, or the request is lost. It never tells the broker to go back."""
+        offsets = self.tracker.committable()
+        if not arrives:
+            return Commit({}, self.tracker.epoch)
+        for partition, offset in offsets.items():
+            line = self.lines[partition]
+            assert offset >= line.stored
+            line.stored = offset
+        return Commit(offsets, self.tracker.epoch)
+
+    @rule(commit=consumes(commits))
+    def hear(self, commit: Commit) -> None:
+        """The answer, in whatever order, perhaps after another rebalance."""
+        self.tracker.committed(commit.offsets, commit.epoch)
+        if commit.epoch == self.tracker.epoch:
+            for partition, offset in commit.offsets.items():
+                line = self.lines[partition]
+                line.acked = max(line.acked, offset)
+
+    # -- the laws --------------------------------------------------------------------------------------------------
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        """Every position below what the broker stored was finished, by us while it was ours or by another."""
+        for line in self.lines.values():
+            assert line.done.issuperset(range(line.stored))
+
+    @invariant()
+    def committable_is_the_finished_prefix(self) -> None:
+        expected = {partition: line.prefix() for partition, line in self.lines.items() if line.ours and line.prefix() > line.acked}
+        assert self.tracker.committable() == expected
+
+    @invariant()
+    def positions_are_the_models(self) -> None:
+        for partition, line in self.lines.items():
+            assert self.tracker.expected(partition) == (line.next if line.ours else None)
+        assert set(self.tracker.partitions) == {partition for partition, line in self.lines.items() if line.ours}
+
+    @invariant()
+    def what_is_in_flight_is_counted(self) -> None:
+        assert self.tracker.in_flight == len(self.alive)
+        assert self.tracker.in_flight_bytes == sum(span.size for span in self.alive.values())
+        assert self.tracker.working == len(self.started)
+
+
+Positions.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestPositions = Positions.TestCase
