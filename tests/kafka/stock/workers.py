@@ -54,6 +54,7 @@ class Worker:
 
     def __init__(self, lane: Lane, name: str, command: list[str], environment: Mapping[str, str] | None = None) -> None:
         self.name = name
+        self.dismissed = False  # its end was asked for
         self._log = lane.folder / f"{unique(name)}.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -81,11 +82,13 @@ class Worker:
 
     def kill(self) -> None:
         """SIGKILL, and nothing is left of it."""
+        self.dismissed = True
         self._process.kill()
         self._process.wait()
 
     def stop(self, timeout: float) -> int:
         """SIGTERM; the exit code."""
+        self.dismissed = True
         self._process.terminate()
         return self._process.wait(timeout)
 
