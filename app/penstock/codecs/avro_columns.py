@@ -3,7 +3,8 @@
 The bodies lie end to end in one buffer and each row keeps its own position, which only ever grows. So a row whose
 position ends exactly at its own last byte has read nothing but its own bytes, whatever its neighbours hold; every
 other row, and every row with something unusual (a number of nine bytes, an array in two blocks), is left to
-`avro_rows`, which judges it alone. At chunks of 256 rows this is an order of magnitude faster than a row at a time.
+`avro_rows`, which judges it alone. The more rows, the better: for events of 13 fields it takes 1.1 µs an event at 256 rows
+and 0.75 at 1,024, where `avro_rows` takes 10 and fastavro 3.3. Half of that is the making of four Python strings.
 """
 
 from __future__ import annotations

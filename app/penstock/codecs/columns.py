@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import chain
 from math import prod
+from operator import itemgetter
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
@@ -27,6 +28,9 @@ _CODES: Final = {
 _BITS: Final = {"int": 32, "long": 64, "timestamp": 64}
 FLOATS: Final = ("float", "double")
 _NUMBERS: Final = ("boolean", "int", "long", "timestamp", *FLOATS)
+# From so many rows on, what an array costs beside its values is less than what making several at once costs.
+_MANY: Final = 32
+
 _FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 _FLOAT64_MAX: Final = float(np.finfo(np.float64).max)
 
@@ -52,16 +56,31 @@ class _Make(NamedTuple):
     fill: Any
 
 
+class _Group(NamedTuple):
+    """Plain columns of one dtype, made as the rows of one array: what an array costs beside its values is paid once."""
+
+    names: tuple[str, ...]
+    pick: itemgetter[Any]
+    dtype: np.dtype[Any]
+    code: str
+
+
 class Assembler:
     """Makes the columns asked for out of the fields' values. Raises SchemaError for a column that its field cannot feed."""
 
     def __init__(self, schema: Schema, columns: Sequence[Column]) -> None:
         problems = [problem for column in columns if (problem := _clash(schema, column)) is not None]
+        shapes = {column.field: column.shape for column in reversed(columns)}
+        for column in columns:
+            if column.shape != shapes[column.field]:
+                message = f"field {column.field!r} is asked for as an array of {list(shapes[column.field])} and of {list(column.shape)}"
+                problems.append(Problem(schema.path or schema.name, 0, 0, message, "a field has one shape"))
         if problems:
             raise SchemaError(problems)
         self.columns = tuple(columns)
         place = {field.name: i for i, field in enumerate(schema.fields)}
         self._makes = [_make(place[column.field], column, schema) for column in columns]
+        self._groups, self._singles = _grouped(self._makes)
 
     def rejects_null(self, field: str) -> bool:
         """Whether a null in the field fails its row."""
@@ -83,7 +102,13 @@ class Assembler:
         """
         if not fields:
             fields = [()] * (1 + max((make.field for make in self._makes), default=0))
-        return {make.name: _array(fields[make.field], make, size, nulls[make.field] if nulls else None) for make in self._makes}
+        if nulls is not None or size >= _MANY:
+            return {make.name: _array(fields[make.field], make, size, nulls[make.field] if nulls else None) for make in self._makes}
+        arrays = {make.name: _array(fields[make.field], make, size) for make in self._singles}
+        for group in self._groups:
+            flat = _made(chain.from_iterable(group.pick(fields)), group.dtype, group.code, size * len(group.names))
+            arrays.update(zip(group.names, flat.reshape(len(group.names), size), strict=True))
+        return arrays
 
 
 def _clash(schema: Schema, column: Column) -> Problem | None:
@@ -110,6 +135,21 @@ def _make(field: int, column: Column, schema: Schema) -> _Make:
     code = _CODES.get(column.dtype, "")
     dtype = np.dtype(column.dtype if code else object)
     return _Make(field, column.name, dtype, code, column.shape, prod(column.shape), _fill(column, schema))
+
+
+def _grouped(makes: Sequence[_Make]) -> tuple[list[_Group], list[_Make]]:
+    """The columns that can be made together (one value a row, never null), and the others."""
+    alike: dict[np.dtype[Any], list[_Make]] = {}
+    for make in makes:
+        if not make.shape and make.fill is None:
+            alike.setdefault(make.dtype, []).append(make)
+    together = [group for group in alike.values() if len(group) > 1]
+    groups = [
+        _Group(tuple(make.name for make in group), itemgetter(*(make.field for make in group)), group[0].dtype, group[0].code)
+        for group in together
+    ]
+    grouped = {make.name for group in together for make in group}
+    return groups, [make for make in makes if make.name not in grouped]
 
 
 def _fill(column: Column, schema: Schema) -> Any:
@@ -145,9 +185,12 @@ def _array(values: Any, make: _Make, size: int, nulls: Array | None = None) -> A
     for _ in make.shape:
         flat = chain.from_iterable(flat)
     count = size * make.width
-    packed = _packer(make.code, count).pack(*flat) if make.code else None
-    made = np.fromiter(flat, make.dtype, count) if packed is None else np.frombuffer(packed, make.dtype)
+    made = _made(flat, make.dtype, make.code, count)
     return made.reshape(size, *make.shape) if make.shape else made
+
+
+def _made(flat: Iterable[Any], dtype: np.dtype[Any], code: str, count: int) -> Array:
+    return np.frombuffer(_packer(code, count).pack(*flat), dtype) if code else np.fromiter(flat, dtype, count)
 
 
 @lru_cache(maxsize=4096)

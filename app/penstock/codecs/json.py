@@ -59,7 +59,8 @@ class JsonDecoder:
             joined = b"".join(values)  # type: ignore[arg-type]  # a None is what the except is for
         except TypeError:
             return False
-        return len(joined) <= self._max_bytes and joined.isascii()
+        short = len(joined) <= self._max_bytes or max(map(len, values)) <= self._max_bytes  # type: ignore[arg-type]  # none is None here
+        return short and joined.isascii()
 
     def _decode_checked(self, value: bytes | None) -> Any:
         if value is None:

@@ -207,6 +207,17 @@ def test_column_that_its_field_cannot_feed_is_refused(make_schema: MakeSchema, c
         decoder("json", schema, [column])
 
 
+def test_field_has_one_shape_in_all_its_columns(make_schema: MakeSchema) -> None:
+    schema = make_schema({"v": {"type": "array", "items": "float"}})
+    with pytest.raises(SchemaError, match=r"as an array of \[2\] and of \[3\]"):
+        decoder("json", schema, [Column("a", "v", "float32", (2,)), Column("b", "v", "float32", (3,))])
+
+
+def test_max_bytes_holds_for_a_record_not_for_the_batch(make_schema: MakeSchema) -> None:
+    small = decoder("json", make_schema({"x": "int"}), [Column("x", "x", "int32")], max_bytes=8)
+    assert [failure.row for failure in small.decode([b'{"x":10}', b'{"x":100}', b'{"x":10}']).failures] == [1]
+
+
 def test_encoded_rows_are_objects_in_the_order_of_the_fields() -> None:
     """A newline inside a string is escaped, so a value is always one line."""
     fields = [Tensor("id", "string"), Tensor("ok", "bool"), Tensor("n", "int64"), Tensor("v", "float32", (2,))]
