@@ -61,8 +61,7 @@ class StreamRunner:
 
     def _look_at_topics(self) -> Mapping[str, TopicInfo]:
         flows = [flow.wired for flow in self.plan.flows.values()]
-        written = {emit.sink.topic for flow in flows for emit in flow.emits} | {flow.source.dead_letter for flow in flows}
-        topics = Admin(self.settings).describe(written | {flow.source.topic for flow in flows})
+        topics = Admin(self.settings).describe(self._written() | {flow.source.topic for flow in flows})
         for flow in flows:
             for emit in flow.emits:
                 have, need = topics[emit.sink.topic].partitions, topics[flow.source.topic].partitions
@@ -73,10 +72,15 @@ class StreamRunner:
                     )
         return topics
 
+    def _written(self) -> set[str]:
+        flows = [flow.wired for flow in self.plan.flows.values()]
+        return {emit.sink.topic for flow in flows for emit in flow.emits} | {flow.source.dead_letter for flow in flows}
+
     def _options(self) -> TransportOptions:
         settings = self.settings
         return TransportOptions(
             connection=aiokafka_arguments(settings),
+            writes=tuple(sorted(self._written())),
             limits={name: topic.max_message_bytes for name, topic in self.topics.items() if topic.max_message_bytes is not None},
             start_from=settings.start_from,
             group_instance_id=settings.group_instance_id,
@@ -84,6 +88,7 @@ class StreamRunner:
             max_in_flight_batches=settings.max_in_flight_batches,
             max_in_flight_bytes=settings.max_in_flight_bytes,
             fetch_bytes=settings.fetch_bytes,
+            fetch_wait_ms=settings.fetch_wait_ms,
             fetch_linger_ms=settings.fetch_linger_ms,
             compression=settings.compression,
             commit_interval=settings.commit_interval,

@@ -94,7 +94,9 @@ def _broker(stack: ExitStack, settings: Settings, topology: Topology) -> tuple[S
         return settings, f"{settings.brokers} - Kafka, as given"
     broker = MockBroker()
     stack.callback(broker.stop)
-    return replace(settings, brokers=broker.bootstrap, security_protocol="PLAINTEXT"), f"{broker.bootstrap} - {DEVELOPMENT}"
+    # The mock holds every fetch for its full time, whatever arrives meanwhile.
+    settings = replace(settings, brokers=broker.bootstrap, security_protocol="PLAINTEXT", fetch_wait_ms=10)
+    return settings, f"{broker.bootstrap} - {DEVELOPMENT}"
 
 
 def _config() -> list[str]:

@@ -52,7 +52,14 @@ def running(clone: Clone, settings: Settings, options: Sequence[str] = ()) -> It
     """A worker on the brokers of `settings`, stopped at the end. `options` go before the command: `("--config", FILE)`."""
     command = [sys.executable, "-m", "penstock", *options, "run", str(clone.topology), "--brokers", settings.brokers]
     command += ["--models", str(clone.models), "--schemas", str(clone.schemas), "--application", settings.application]
-    command += ["--workers", str(settings.workers), "--security-protocol", settings.security_protocol]
+    command += [
+        "--fetch-wait-ms",
+        str(settings.fetch_wait_ms),
+        "--workers",
+        str(settings.workers),
+        "--security-protocol",
+        settings.security_protocol,
+    ]
     command += ["--insecure-plaintext" if settings.insecure_plaintext else "--no-insecure-plaintext"]
     with tempfile.TemporaryDirectory(prefix="penstock-demo-") as folder:
         log = Path(folder) / "worker.log"

@@ -22,6 +22,8 @@ __all__ = ["Admin", "TopicInfo", "aiokafka_arguments", "librdkafka_arguments"]
 
 logger = logging.getLogger(__name__)
 
+PATIENCE = 2.0  # seconds for an answer that one can do without
+
 
 def aiokafka_arguments(settings: Settings) -> dict[str, Any]:
     """What AIOKafkaConsumer and AIOKafkaProducer need to connect."""
@@ -136,8 +138,8 @@ class Admin:
         return {name: TopicInfo(partitions[name], limits.get(name)) for name in wanted}
 
     def _limits(self, names: Iterable[str]) -> dict[str, int]:
-        """max.message.bytes by topic; empty where the broker does not say (no permission, or a mock cluster)."""
-        asked = self._client.describe_configs([ConfigResource(ResourceType.TOPIC, name) for name in names], request_timeout=10)
+        """max.message.bytes by topic; empty where the broker does not say (no permission, or a mock cluster, which never answers)."""
+        asked = self._client.describe_configs([ConfigResource(ResourceType.TOPIC, name) for name in names], request_timeout=PATIENCE)
         limits = {}
         for resource, answer in asked.items():
             try:

@@ -33,7 +33,7 @@ __all__ = ["Consumer", "Delivery"]
 
 logger = logging.getLogger(__name__)
 
-FETCH_WAIT = 0.5  # seconds a fetch waits at the broker, and the loop for it
+LOOK_UP = 0.5  # seconds after which the fetch loop looks whether it should still run
 YEAR_MS = 365 * 24 * 3600 * 1000  # an idle worker must never leave the group by itself: it has to take over some day
 
 
@@ -81,7 +81,7 @@ class Consumer(base.Consumer):
             auto_offset_reset=options.start_from,
             isolation_level="read_committed",
             max_partition_fetch_bytes=options.fetch_bytes,
-            fetch_max_wait_ms=int(FETCH_WAIT * 1000),
+            fetch_max_wait_ms=options.fetch_wait_ms,
             check_crcs=True,
             max_poll_interval_ms=YEAR_MS,
             session_timeout_ms=int(options.session_timeout * 1000),
@@ -117,7 +117,7 @@ class Consumer(base.Consumer):
                 self._changed.clear()
                 await self._changed.wait()
                 continue
-            await self.raw.wait(FETCH_WAIT)
+            await self.raw.wait(LOOK_UP)
             for message in self._take():
                 await self.callback(message)
 

@@ -15,11 +15,12 @@ __all__ = ["TransportOptions", "options_of"]
 class TransportOptions:
     """What the transport needs to know beyond Faust's own settings. Times in seconds, sizes in bytes.
 
-    `connection` holds aiokafka's arguments for reaching the brokers (addresses, TLS, SASL, client id); `limits` the
-    max.message.bytes of each topic that is written.
+    `connection` holds aiokafka's arguments for reaching the brokers (addresses, TLS, SASL, client id), `writes` the topics
+    that will be written, `limits` the max.message.bytes of those that say.
     """
 
     connection: Mapping[str, Any]
+    writes: tuple[str, ...] = ()
     limits: Mapping[str, int] = field(default_factory=dict)
     start_from: str = "earliest"
     group_instance_id: str = ""
@@ -27,6 +28,7 @@ class TransportOptions:
     max_in_flight_batches: int = 16
     max_in_flight_bytes: int = 33_554_432
     fetch_bytes: int = 1_048_576
+    fetch_wait_ms: int = 500
     fetch_linger_ms: float = 1.0
     batch_bytes: int = 1_000_000
     compression: str = "none"

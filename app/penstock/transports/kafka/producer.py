@@ -61,6 +61,8 @@ class Producer(base.Producer):
             request_timeout_ms=int(options.broker_timeout * 1000),
         )
         await self._client.start()
+        # The partitions of what will be written must be known before the first key is given one.
+        await asyncio.gather(*(self._client.partitions_for(topic) for topic in options.writes))
 
     async def on_stop(self) -> None:
         if self._client is not None:

@@ -36,6 +36,9 @@ class NoTables(TableManager):
 class App(faust.App):
     """A Faust app that carries the transport's options, with the parts of Faust switched off that are not used."""
 
+    def _create_directories(self) -> None:
+        """None: nothing is kept on disk."""
+
     def __init__(self, id: str, brokers: str, options: TransportOptions) -> None:
         self.penstock = options
         super().__init__(
