@@ -2,7 +2,7 @@
 
 The command line is that of any contender: `--bootstrap --input --output --models --group --state`. `--models` holds
 feat.onnx, lr.onnx and gb.onnx, which are registered once, beside them, before anything is measured (a real deployment
-does that when it ships a model). Then `penstock run` takes over this process.
+does that when it ships a model). Then `penstock run` takes over this process, with the options that are not ours.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SCHEMA = """{{"type": "record", "name": "Flight", "fields": [{fields}]}}"""
 TOPOLOGY = """\
 topology: bench
 sources:
-  flights: {{topic: "{input}", format: {format}, schema: flight.avsc, id: event_id, dead_letter: "{dead_letter}"}}
+  flights: {{topic: "{input}", format: {format}, schema: flight.avsc, id: event_id, dead_letter: "{output}.dead-letter"}}
 nodes:
   feat: {{kind: feature, model: feat@1}}
   lr: {{kind: model, model: lr@1, inputs: {{X: feat}}}}
@@ -65,6 +65,22 @@ def registry(models: Path) -> Path:
     return root
 
 
+def write_schema(folder: Path) -> Path:
+    """The events' schema as `flight.avsc` in `folder`, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "flight.avsc"
+    path.write_text(SCHEMA.format(fields=", ".join(f'{{"name": "{name}", "type": "{kind}"}}' for name, kind in FIELDS.items())))
+    return path
+
+
+def write_topology(folder: Path, *, input: str, output: str, format: str = "json") -> Path:
+    """The job as `bench.yaml` in `folder`, its schema beside it."""
+    write_schema(folder)
+    path = folder / "bench.yaml"
+    path.write_text(TOPOLOGY.format(input=input, output=output, format=format))
+    return path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("bootstrap", "input", "output", "models", "group", "state"):
@@ -72,12 +88,7 @@ def main() -> None:
     parser.add_argument("--format", default="json", choices=["json", "avro"])
     arguments, more = parser.parse_known_args()
     state = Path(arguments.state)
-    state.mkdir(parents=True, exist_ok=True)
-    fields = ", ".join(f'{{"name": "{name}", "type": "{kind}"}}' for name, kind in FIELDS.items())
-    (state / "flight.avsc").write_text(SCHEMA.format(fields=fields))
-    topology = state / "bench.yaml"
-    dead_letter = f"{arguments.output}.dead-letter"
-    topology.write_text(TOPOLOGY.format(input=arguments.input, output=arguments.output, format=arguments.format, dead_letter=dead_letter))
+    topology = write_topology(state, input=arguments.input, output=arguments.output, format=arguments.format)
     penstock = [sys.executable, "-m", "penstock"]
     common = [str(topology), "--brokers", arguments.bootstrap]
     create = [*penstock, "topics", "create", *common]

@@ -1,0 +1,173 @@
+"""`python -m benchmarks`: our own benchmark; `peers`, `micro`, `profile` and `report` are the other ways to look."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from confluent_kafka import KafkaException
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks import results
+from benchmarks.report import block, markdown, sheets, show, where, write
+from benchmarks.suite import RUNS, Options, run
+from benchmarks.workload import ROOT
+from penstock.cli.output import err, out
+from penstock.errors import PenstockError
+
+FOLDER = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+
+
+@contextmanager
+def progress_bar() -> Iterator[ProgressBar]:
+    """One line that says what is being done; at few refreshes, since it runs on the cores that are measured."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, refresh_per_second=2, transient=True) as drawn:
+        yield ProgressBar(drawn)
+
+
+class ProgressBar:
+    """Called with what is being done, how far, of how much."""
+
+    def __init__(self, drawn: Progress) -> None:
+        self._drawn = drawn
+        self._task = drawn.add_task("")
+        self._what = ""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what != self._what:
+            self._what = what
+            self._drawn.reset(self._task)
+        self._drawn.update(self._task, description=what, completed=done, total=total)
+
+
+def new_file(name: str) -> Path:
+    return FOLDER / f"{datetime.now(UTC):%Y-%m-%dT%H%M%S}-{name}.jsonl"
+
+
+@click.group(invoke_without_command=True)
+@click.option("--n", default=900_000, show_default=True, type=click.IntRange(1000), help="Outputs of a throughput run.")
+@click.option("--repeat", default=3, show_default=True, type=click.IntRange(1), help="Rounds; figures are medians.")
+@click.option("--only", multiple=True, type=click.Choice(RUNS), help="Only these runs (may be repeated).")
+@click.option("--bootstrap", help="Brokers to use (HOST:PORT). [default: Kafka in a container, or from Maven Central with Java]")
+@click.option("--rate", default=2000, show_default=True, type=click.IntRange(1), help="Events/s of the paced run.")
+@click.option("--seconds", default=15, show_default=True, type=click.IntRange(1), help="How long the paced run is measured.")
+@click.option("--timeout", default=180.0, show_default=True, help="Seconds after which a run has failed.")
+@click.option("--quick", is_flag=True, help="A minute to see that it works: 60,000 outputs, one round, 3 s paced.")
+@click.option(
+    "--out", "path", type=click.Path(path_type=Path), help="Results file to append to. [default: a new one in benchmarks/results]"
+)
+@click.pass_context
+def main(
+    context: click.Context, n: int, repeat: int, only: tuple[str, ...], bootstrap: str | None, rate: int, seconds: int, timeout: float,
+    quick: bool, path: Path | None,
+) -> None:  # fmt: skip
+    """Measure Penstock, plain Faust and the models alone on the same job, in one sitting. Needs the extra `dev`."""
+    if context.invoked_subcommand is not None:
+        return
+    path = path or new_file("own")
+    n, repeat, seconds, warmup = (60_000, 1, 3, 2) if quick else (n, repeat, seconds, 10)
+    with progress_bar() as progress:
+        run(Options(n, repeat, only or RUNS, bootstrap, rate, seconds, warmup, timeout), path, progress)
+    show(*sheets(results.load(path)))
+    err.print(f"written to {path}", markup=False)
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--page", "pages", multiple=True, type=click.Path(exists=True, path_type=Path), help="[default: README.md and docs/performance.md]"
+)
+def report(files: tuple[Path, ...], pages: tuple[Path, ...]) -> None:
+    """Write the figures of results FILES between the benchmark markers of the pages; README.md gets the first table of each."""
+    sittings = [results.load(file) for file in files]
+    for page in pages or PAGES:
+        write(page, "\n\n".join(block(sitting, brief=page.name == "README.md") for sitting in sittings))
+        out.print(f"{page}: written")
+
+
+@main.command()
+@click.option("--rows", default=100_000, show_default=True, type=click.IntRange(1000), help="Different events that go through.")
+@click.option(
+    "--page", type=click.Path(exists=True, path_type=Path), help="Also write the table between the `stages` markers of this page."
+)
+def micro(rows: int, page: Path | None) -> None:
+    """CPU µs an event of each stage of the pipeline, in one thread, without Kafka."""
+    from benchmarks.micro import measure
+
+    with progress_bar() as progress:
+        sheet = measure(rows, progress)
+    show(sheet)
+    if page:
+        write(page, f"{markdown(sheet, title=False)}\n\n{sheet.title}; {where(results.machine())}.", "stages")
+
+
+@main.command()
+@click.option("--seconds", default=8, show_default=True, type=click.IntRange(1), help="How long to sample.")
+@click.option(
+    "--n", default=2_000_000, show_default=True, type=click.IntRange(1000), help="Events in the backlog: it must outlast the sampling."
+)
+@click.option("--bootstrap", help="Brokers to use (HOST:PORT).")
+def profile(seconds: int, n: int, bootstrap: str | None) -> None:
+    """Where a worker's time goes under backlog, by function (needs py-spy)."""
+    from benchmarks.profile import profile as look
+
+    with progress_bar() as progress:
+        found = look(seconds, n, bootstrap, progress)
+    show(*found)
+
+
+@main.command()
+@click.option(
+    "--peers", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help="[default: shared/peers beside the checkout]"
+)
+@click.option(
+    "--peer", "names", multiple=True, default=("flink-batch", "faust"), show_default=True, help="Whom to measure against (may be repeated)."
+)
+@click.option("--copies", default=2, show_default=True, type=click.IntRange(1), help="Also measure ours with so many workers.")
+@click.option(
+    "--n", default=900_000, show_default=True, type=click.IntRange(1000), help="Outputs of a run; plain Faust gets 200,000 at the most."
+)
+@click.option("--repeat", default=3, show_default=True, type=click.IntRange(1), help="Rounds; figures are medians.")
+@click.option("--latency", is_flag=True, help="Measure the paced latency, too.")
+@click.option(
+    "--bootstrap", help="A broker of that harness that runs already, its topic `flights` filled. [default: its own, started and stopped]"
+)
+@click.option("--work", type=click.Path(path_type=Path), default=ROOT / "build" / "peers", help="Where it builds. [default: build/peers]")
+@click.option("--no-setup", is_flag=True, help="Everything in --work is built already.")
+@click.option("--out", "path", type=click.Path(path_type=Path), help="Results file to append to.")
+def peers(
+    folder: Path | None, names: tuple[str, ...], copies: int, n: int, repeat: int, latency: bool, bootstrap: str | None, work: Path,
+    no_setup: bool, path: Path | None,
+) -> None:  # fmt: skip
+    """Measure against other systems, with the reference harness where it lies beside the checkout, in turns with ours."""
+    from benchmarks.peers import Harness, compare
+
+    path = path or new_file("peers")
+    with progress_bar() as progress, Harness.prepared(folder, work, names, bootstrap, setup=not no_setup, progress=progress) as harness:
+        compare(harness, names, copies=copies, n=n, repeat=repeat, latency=latency, path=path, progress=progress)
+    show(*sheets(results.load(path)))
+    err.print(f"written to {path}", markup=False)
+
+
+def _ended(number: int, frame: object) -> None:
+    raise KeyboardInterrupt  # as Ctrl-C: everything that was started is stopped on the way out
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _ended)
+    try:
+        main(standalone_mode=False)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit("interrupted; everything that was started has been stopped")
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (PenstockError, KafkaException) as error:
+        sys.exit(f"benchmarks: {error}")

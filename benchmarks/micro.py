@@ -1,0 +1,110 @@
+"""What each stage of the pipeline costs: the parts of `Pipeline.process` called one by one, over rows that have not been seen before.
+
+The records are those that a worker has, taken out of record batches by the client's own parser; the cyclic collector is off,
+as in a worker. Left out is what is Kafka's: fetching, parsing, sending. Chunks of 1 show what an event costs that comes alone.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
+
+from benchmarks.measure import Progress
+from benchmarks.penstock_job import registry, write_topology
+from benchmarks.report import Sheet
+from benchmarks.workload import export_models, flights, key
+from penstock import runtime
+from penstock.engine import execute
+from penstock.record import RecordLike
+from penstock.runners.pipeline import Pipeline, Slice
+from penstock.transports.kafka.encode import RecordBatch
+
+CHUNKS = (1, 64, 256, 1024)
+STAGES = ("decode", "execute", "encode", "address", "build batch")
+BATCH_BYTES = 1 << 20
+FEW = 2_000  # rows are enough for chunks of one, which take a hundred times as long
+PASSES = 3
+
+
+def measure(rows: int, progress: Progress) -> Sheet:
+    """A table of CPU µs an event, by stage, format and chunk size: medians of PASSES."""
+    progress("reading flights", 0, 1)
+    data = flights(rows)
+    columns: list[Mapping[str, float]] = []
+    with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder, _no_collector():
+        models = registry(export_models(Path(folder) / "models"))
+        for form in ("json", "avro"):
+            topology = write_topology(Path(folder) / form, input="flights", output="scores", format=form)
+            plan = runtime.prepare(runtime.load(topology, models=models, schemas=topology.parent))
+            records = _fetched(data.values(rows, form, topology.parent))
+            for at, size in enumerate(CHUNKS):
+                progress(f"{form}, chunks of {size:,}", at, len(CHUNKS))
+                pipeline = Pipeline(plan, "flights", chunk_rows=size, partition_for=lambda topic, key: 0)
+                columns.append(stages(pipeline, records if size > 1 else records[:FEW]))
+    heads = (f"{form} {size}" for form in ("JSON", "Avro") for size in CHUNKS)
+    rows_drawn = tuple((stage, *(f"{column[stage]:.2f}" for column in columns)) for stage in (*STAGES, "all"))
+    return Sheet("CPU µs an event in one thread, by format and rows of a chunk", ("", *heads), rows_drawn)
+
+
+def stages(pipeline: Pipeline, records: Sequence[RecordLike]) -> dict[str, float]:
+    """µs an event of every stage, and `all` of them together."""
+    passes = [_once(pipeline, records) for _ in range(PASSES)]
+    return {stage: statistics.median(one[stage] for one in passes) for stage in (*STAGES, "all")}
+
+
+def _once(pipeline: Pipeline, records: Sequence[RecordLike]) -> dict[str, float]:
+    flow, spent, now = pipeline.flow, dict.fromkeys(STAGES, 0.0), time.thread_time
+    (emission,) = flow.emissions
+    for chunk in pipeline.chunks([Slice("flights", 0, records)]):
+        t0 = now()
+        batch = flow.decoder.decode([record.value for record in chunk.slices[0].records])
+        t1 = now()
+        batch = execute(flow, batch)
+        t2 = now()
+        written = pipeline._encode(emission, batch)
+        t3 = now()
+        (parcel,) = pipeline._address(emission, chunk, chunk.slices[0].records, written)
+        t4 = now()
+        built = RecordBatch(BATCH_BYTES)
+        built.add(parcel)
+        built._build()
+        t5 = now()
+        for stage, seconds in zip(STAGES, (t1 - t0, t2 - t1, t3 - t2, t4 - t3, t5 - t4), strict=True):
+            spent[stage] += seconds
+    each = {stage: seconds / len(records) * 1e6 for stage, seconds in spent.items()}
+    return each | {"all": sum(each.values())}
+
+
+def _fetched(values: Iterable[bytes]) -> list[RecordLike]:
+    """The values as records of one partition, in the form in which a fetch brings them."""
+    batches: list[BatchBuilder] = []
+    for at, value in enumerate(values):
+        record = {"timestamp": 1_600_000_000_000 + at, "key": key(at), "value": value}
+        if not batches or batches[-1].append(**record) is None:
+            batches.append(BatchBuilder(BATCH_BYTES, 0))
+            batches[-1].append(**record)
+    records: list[RecordLike] = []
+    for batch in batches:
+        batch.close()
+        source = MemoryRecords(bytes(batch._build()))
+        while source.has_next():
+            records.extend(source.next_batch())
+    return records
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -1,0 +1,154 @@
+"""Other systems on the same job, measured by the reference harness where it lies beside the checkout; it knows us by a command line.
+
+The harness is a folder with `setup.sh`, `broker/broker.sh`, `load.py` and `measure.py`. It may be read-only, so a copy of it is
+used; everything it makes goes to the work folder. Its runs and ours take turns: ours, a peer, ours, a peer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import results
+from benchmarks.measure import Progress
+from benchmarks.penstock_job import registry
+from benchmarks.results import Result
+from benchmarks.workload import ROOT
+from penstock.errors import ConfigError, WorkerFailed
+
+EVENTS = 1_000_000  # in its topic
+SLOW = {"faust": 200_000, "faust-take": 300_000}  # outputs that are enough
+BUILT_AS = {"flink-batch": "flink", "faust-take": "faust"}
+OWN_BROKER = "127.0.0.1:19092"
+# `env` hands over to Python, so the process that is measured is ours.
+COMMAND = (
+    "env PYTHONPATH={root} {python} -m benchmarks.penstock_job --bootstrap {{bootstrap}} --input {{input}} --output {{output}} "
+    "--models {{models}} --group {{group}} --state {{state}}"
+)
+FIGURES = {"rss_peak_mb": "rss_mb", "excess": "duplicates"}  # its names for ours
+
+
+@dataclass(frozen=True, slots=True)
+class Harness:
+    """The copy that is used, its work folder, and the broker with the filled topic."""
+
+    folder: Path
+    work: Path
+    bootstrap: str
+
+    @classmethod
+    @contextmanager
+    def prepared(
+        cls, folder: Path | None, work: Path, peers: Sequence[str], bootstrap: str | None, *, setup: bool, progress: Progress
+    ) -> Iterator[Harness]:
+        """Copied, built for these peers, its broker running with a filled topic; a broker that was started is stopped at the end."""
+        folder = folder or ROOT.parent / "shared" / "peers"
+        if not (folder / "measure.py").exists():
+            raise ConfigError(f"{folder} has no measure.py; next: name the folder of the reference harness with --peers")
+        work = work.resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        made = cls(_copy(folder, work / "harness"), work, bootstrap or OWN_BROKER)
+        if setup:
+            progress("building the peers (minutes, once)", 0, 1)
+            made.call("sh", "setup.sh", *dict.fromkeys(("tools", *(BUILT_AS.get(peer, peer) for peer in peers))))
+        registry(work / "models")  # beforehand, as a deployment does
+        if bootstrap:
+            yield made
+            return
+        try:
+            progress("starting its broker", 0, 1)
+            made.call("sh", "broker/broker.sh", "start")
+            progress("filling its topic", 0, 1)
+            made.fill()
+            yield made
+        finally:
+            made.call("sh", "broker/broker.sh", "stop")
+
+    @property
+    def python(self) -> str:
+        return str(self.work / "venv-tools" / "bin" / "python")
+
+    def fill(self) -> None:
+        """Its input topic, unless an earlier sitting has filled it: the broker keeps its data."""
+        from confluent_kafka.admin import AdminClient
+
+        if "flights" not in AdminClient({"bootstrap.servers": self.bootstrap}).list_topics(timeout=30).topics:
+            self.call(self.python, "load.py", "--work", str(self.work), "--bootstrap", self.bootstrap, "--n", str(EVENTS))
+
+    def measure(self, mode: str, name: str, *, n: int, workers: int = 1, command: str | None = None) -> Result:
+        """One run of its measure.py. Raises WorkerFailed, with what it said, when the run did not succeed."""
+        who = ["--name", name, "--cmd", command, "--copies", str(workers)] if command else ["--peer", name]
+        at = ["--work", str(self.work), "--bootstrap", self.bootstrap, "--n", str(n)]
+        return converted(name, json.loads(self.call(self.python, "measure.py", mode, *who, *at).splitlines()[-1]))
+
+    def call(self, *command: str) -> str:
+        """Runs one of its programs to the end; its standard output. Interrupted, the program is asked to stop what it started."""
+        process = subprocess.Popen(
+            command, cwd=self.folder, env={**os.environ, "PEERS_WORK": str(self.work)}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        try:
+            said, complained = process.communicate()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGINT)  # at which measure.py stops its peer
+            process.communicate()
+            raise
+        if process.returncode:
+            raise WorkerFailed(
+                f"{' '.join(command[:3])} failed with exit code {process.returncode}:\n{(said + complained).strip()[-1500:]}", 1
+            )
+        return said
+
+
+def converted(name: str, line: dict[str, Any]) -> Result:
+    """A line of measure.py as a result. Raises WorkerFailed when the run did not succeed."""
+    if line["status"] != "ok":
+        raise WorkerFailed(f"{name}: {line['status']}; its log: {line.get('log', 'none')}", 1)
+    mode = "paced" if line["mode"] == "latency" else "throughput"
+    figures = {
+        FIGURES.get(name, name): float(value) for name, value in line.items() if type(value) in (int, float) and name not in ("n", "copies")
+    }
+    return Result(mode, name, int(line.get("n") or line["events"]), figures, str(line["check"]))
+
+
+def compare(
+    harness: Harness, peers: Sequence[str], *, copies: int, n: int, repeat: int, latency: bool, path: Path, progress: Progress
+) -> None:
+    """Measures ours and the peers in turns, and appends each run to the results file `path`."""
+    results.append(path, results.machine(broker="Kafka of the reference harness", flights="the reference harness's events"))
+    command = COMMAND.format(root=ROOT, python=sys.executable)
+    ours = [("penstock", 1)] + ([(f"penstock-{copies}", copies)] if copies > 1 else [])
+    for mode in ("throughput", "latency") if latency else ("throughput",):
+        turns = list(in_turns(ours if mode == "throughput" else ours[:1], peers)) * repeat
+        for at, (name, workers) in enumerate(turns):
+            progress(f"{mode}: {name}", at, len(turns))
+            run = harness.measure(mode, name, n=min(n, SLOW.get(name, n)), workers=workers, command=command if workers else None)
+            results.append(path, run)
+
+
+def in_turns(ours: Sequence[tuple[str, int]], peers: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Ours (name, workers) and the peers (name, 0) alternately, ours first."""
+    for own, peer in itertools.zip_longest(ours, peers):
+        if own is not None:
+            yield own
+        if peer is not None:
+            yield peer, 0
+
+
+def _copy(folder: Path, to: Path) -> Path:
+    """A copy of the harness that may be written; one that is there already has its programs built, and stays."""
+    if not to.exists():
+        shutil.copytree(folder, to, symlinks=True, ignore=shutil.ignore_patterns("work", "*-data"))
+        for path in (to, *to.rglob("*")):
+            path.chmod(path.stat().st_mode | 0o200)
+    return to
