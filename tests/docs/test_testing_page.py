@@ -31,7 +31,7 @@ def test_examples_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: p
     monkeypatch.chdir(ROOT)
     shutil.copy(ROOT / "topologies/flights.yaml", tmp_path)
     (cases,) = snippets("yaml")
-    (tmp_path / "page.test.yaml").write_text(cases)
+    (tmp_path / "flights.test.yaml").write_text(cases)
     assert main(["test", str(tmp_path)]) == 0, capfd.readouterr()
 
 

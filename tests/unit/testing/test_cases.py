@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from penstock.errors import ConfigError, TopologyError
 from penstock.testing.case_file import CaseFile, read_cases
@@ -252,6 +255,21 @@ def test_topology_that_is_not_there_is_told(tmp_path: Path, name: str, text: str
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=problem):
         read_cases(tmp_path / name)
+
+
+PIECES = ["[]", "{}", "null", "3", "true", "- ", ".inf", ": ", "\t", "!x", "'", "&a ", "*a", "9" * 40, "\n", "  ", "", "id", "-1.5e400"]
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 12), st.sampled_from(PIECES)), min_size=1, max_size=4))
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_reader_raises_nothing_but_its_own_error(read: Read, edits: list[tuple[float, int, str]]) -> None:
+    """Whatever an editor leaves behind half-way."""
+    text = HEAD + GOOD + GOOD.replace("an order", "another").replace("total: 11", "total: {near: 11, within: 1}")
+    for place, length, piece in edits:
+        at = int(place * len(text))
+        text = text[:at] + piece + text[at + length :]
+    with contextlib.suppress(ConfigError):
+        assert read(text).cases
 
 
 def test_file_that_is_not_there_is_a_topology_error(tmp_path: Path) -> None:
