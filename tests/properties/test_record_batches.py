@@ -44,9 +44,9 @@ def parcels(draw: st.DrawFn) -> Parcel:
     )
 
 
-def read(data: bytes) -> tuple[list[Outgoing], list[int]]:
+def read(data: bytes | bytearray) -> tuple[list[Outgoing], list[int]]:
     """The records of one batch, checksum verified, and their offsets."""
-    source = MemoryRecords(data)
+    source = MemoryRecords(bytes(data))
     batch = source.next_batch()
     assert batch.validate_crc()
     rows = list(batch)

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from operator import attrgetter
 from typing import NamedTuple
 
 from penstock.batch import Batch, Failure
@@ -29,6 +30,7 @@ from penstock.telemetry import Metrics
 __all__ = ["Chunk", "Parcel", "Pipeline", "Slice"]
 
 OWN = "penstock-"  # headers that describe an output; those of an earlier topology are replaced
+_VALUE, _HEADERS = attrgetter("value"), attrgetter("headers")  # mapped, they cost half of a comprehension
 TRACE_LIMIT = 8192  # characters of a stack trace in a dead letter
 
 
@@ -101,7 +103,7 @@ class Pipeline:
         records = chunk.slices[0].records if len(chunk.slices) == 1 else [record for one in chunk.slices for record in one.records]
 
         began = time.perf_counter()
-        batch = self.flow.decoder.decode([record.value for record in records])  # 1
+        batch = self.flow.decoder.decode(list(map(_VALUE, records)))  # 1
         decoded = time.perf_counter()
         batch = execute(self.flow, batch, isolate=isolate)  # 2
         executed = time.perf_counter()
@@ -161,8 +163,7 @@ class Pipeline:
     def _parcel(
         self, topic: str, partition: int, one: Slice, inputs: Sequence[RecordLike], values: Sequence[bytes], keys: Sequence[bytes] | None
     ) -> Parcel:
-        came = [record.headers for record in inputs]
-        extra = [_passing(headers) for headers in came] if any(came) else None
+        extra = [_passing(headers) for headers in map(_HEADERS, inputs)] if any(map(_HEADERS, inputs)) else None
         origin = f"{OWN}source", f"{one.topic}/{one.partition}/".encode()
         return Parcel(topic, partition, inputs, values, keys, self._about, origin, extra)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from aiokafka.codec import gzip_encode, lz4_encode, snappy_encode, zstd_encode
@@ -23,9 +24,11 @@ from penstock.record import Header
 __all__ = ["Full", "RecordBatch"]
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
+_BEFORE_CRC = struct.Struct(">qiibI")
 _AFTER_CRC = struct.Struct(">hiqqqhii")
 _CRC_END = 21  # bytes before what the checksum covers
 _NO_BYTES = b"\x01"  # the length -1
+_TIMESTAMP, _KEY, _OFFSET = attrgetter("timestamp"), attrgetter("key"), attrgetter("offset")
 
 _CODECS: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
     "gzip": (1, gzip_encode),
@@ -64,11 +67,11 @@ class RecordBatch:
         self._count = 0
         self._first = self._last = 0  # timestamps, ms
         self._producer = (-1, -1, -1)
-        self._built: bytes | None = None
+        self._built: bytearray | None = None
 
     def add(self, parcel: Parcel) -> None:
         """Adds all outputs of a parcel. Raises Full, and adds nothing, when they do not fit."""
-        stamps = [one.timestamp for one in parcel.inputs]
+        stamps = list(map(_TIMESTAMP, parcel.inputs))
         first = self._first if self._count else stamps[0]
         try:
             body = _encode_plain(parcel, stamps, first, self._count)
@@ -100,22 +103,25 @@ class RecordBatch:
     def _set_producer_state(self, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
         self._producer = (producer_id, producer_epoch, base_sequence)
 
-    def _build(self) -> bytes:
+    def _build(self) -> bytearray:
         if self._built is None:
             self._built = self._assemble()
             self._parts.clear()
         return self._built
 
-    def _assemble(self) -> bytes:
+    def _assemble(self) -> bytearray:
         attributes, body = 0, b"".join(self._parts)
         if self._compression != "none":
             codec, compress = _CODECS[self._compression]
             smaller = compress(body)
             if len(smaller) < len(body):
                 attributes, body = codec, smaller
-        covered = _AFTER_CRC.pack(attributes, self._count - 1, self._first, self._last, *self._producer, self._count) + body
-        length = len(covered) + _CRC_END - 12  # counted from behind the length itself
-        return b"".join((struct.pack(">qiibI", 0, length, -1, 2, calc_crc32c(covered)), covered))
+        batch = bytearray(_HEADER.size)
+        batch += body
+        length = len(batch) - 12  # counted from behind the length itself
+        _AFTER_CRC.pack_into(batch, _CRC_END, attributes, self._count - 1, self._first, self._last, *self._producer, self._count)
+        _BEFORE_CRC.pack_into(batch, 0, 0, length, -1, 2, calc_crc32c(memoryview(batch)[_CRC_END:]))
+        return batch
 
 
 def _encode_plain(parcel: Parcel, stamps: Sequence[int], first: int, number: int) -> bytes:
@@ -127,13 +133,14 @@ def _encode_plain(parcel: Parcel, stamps: Sequence[int], first: int, number: int
     name = title.encode()
     head = varint[len(parcel.common) + 1] + b"".join(map(_header, parcel.common)) + varint[len(name)] + name
     origin = prefix.replace(b"%", b"%%") + b"%d"
-    keys = [one.key for one in parcel.inputs] if parcel.keys is None else parcel.keys
+    offsets = map(_OFFSET, parcel.inputs)
+    keys = map(_KEY, parcel.inputs) if parcel.keys is None else parcel.keys
     out: list[bytes] = []
     put = out.append
     join = b"".join
-    rows: Any = zip(parcel.inputs, stamps, keys, parcel.values, strict=True)  # a null key or value is a TypeError, as it should be
-    for one, stamp, key, value in rows:
-        position = origin % one.offset
+    rows: Any = zip(offsets, stamps, keys, parcel.values, strict=True)  # a null key or value is a TypeError, as it should be
+    for offset, stamp, key, value in rows:
+        position = origin % offset
         # fmt: off
         record = join((
             b"\0", varint[stamp - first], varint[number], varint[len(key)], key, varint[len(value)], value,
