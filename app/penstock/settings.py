@@ -85,7 +85,7 @@ class Settings:
 
     fetch_bytes: int = _setting(1 * MIB, "Bytes asked of each partition in one fetch.", unit="bytes", low=1 * KIB, high=1 * GIB)
     fetch_wait_ms: int = _setting(500, "How long brokers hold a fetch open until an event arrives.", unit="ms", low=1, high=30_000)
-    fetch_linger_ms: float = _setting(1.0, "How long a small batch waits for company at low rates.", unit="ms", low=0, high=1000)
+    fetch_linger_ms: float = _setting(2.0, "How long a small batch waits for company at low rates.", unit="ms", low=0, high=1000)
     start_from: str = _setting("earliest", "Where a group begins that has no committed offset.", choices=("earliest", "latest"))
     drain_timeout: float = _setting(30.0, "How long a stopping worker finishes what is in flight.", unit="s", low=0, high=3600)
     session_timeout: float = _setting(10.0, "Silence after which Kafka gives a worker's partitions to others.", unit="s", low=1, high=1800)

@@ -97,7 +97,12 @@ def test_killing_one_of_two_workers_loses_nothing(broker: Broker, tmp_path: Path
     with job.run() as survivor, job.run() as victim:
         survivor.wait_until_assigned()
         victim.wait_until_assigned()
-        sender = threading.Thread(target=lambda: [job.send(range(at, at + 2000)) for at in range(0, total, 2000)])
+
+        def load() -> None:
+            for at in range(0, total, 2000):
+                job.send(range(at, at + 2000))
+
+        sender = threading.Thread(target=load)
         sender.start()
         wait_for(lambda: sum(end_offsets(broker, job.sink).values()) > total // 4, "a quarter of the answers", 30)
         victim.process.kill()

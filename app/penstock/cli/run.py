@@ -13,8 +13,8 @@ __all__ = ["run"]
 
 SETTINGS = (
     "brokers", "workers", "application", "models", "schemas", "start_from", "commit_interval", "max_batch_rows", "chunk_rows",
-    "fetch_linger_ms", "fetch_wait_ms", "drain_timeout", "session_timeout", "broker_timeout", "compression", "group_instance_id", "security_protocol",
-    "insecure_plaintext",
+    "fetch_linger_ms", "fetch_wait_ms", "drain_timeout", "session_timeout", "broker_timeout", "compression", "group_instance_id",
+    "security_protocol", "insecure_plaintext",
 )  # fmt: skip
 
 
