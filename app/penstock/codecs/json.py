@@ -27,6 +27,8 @@ _PLAIN: Final[Mapping[str, Any]] = {"boolean": bool, "string": str, "bytes": str
 class JsonDecoder:
     """Decodes JSON objects by a schema: every field of it is checked, the columns asked for are made."""
 
+    spread = 1
+
     def __init__(self, schema: Schema, columns: Sequence[Column], *, max_bytes: int) -> None:
         self._assembler = Assembler(schema, columns)
         self._decode = msgspec.json.Decoder(_row_type(schema, self._assembler)).decode

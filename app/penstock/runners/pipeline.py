@@ -76,7 +76,7 @@ class Pipeline:
         metrics: Metrics | None = None,
     ) -> None:
         self.flow: Flow = plan.flows[source]
-        self.chunk_rows = chunk_rows
+        self.chunk_rows = chunk_rows * self.flow.decoder.spread
         self.metrics = metrics or Metrics()
         self._partition_for = partition_for
         self._dead_letter = self.flow.wired.source.dead_letter
