@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-__all__ = ["REQUIRED", "Column", "Field", "Kind", "Missing", "Schema"]
+__all__ = ["REQUIRED", "Column", "Field", "Kind", "Missing", "Schema", "innermost", "writes"]
 
 Kind = Literal["boolean", "int", "long", "float", "double", "string", "bytes", "enum", "array", "timestamp", "record", "map"]
 
@@ -61,6 +61,29 @@ _DTYPES = {
 }  # fmt: skip
 
 
+# What an output may write into a field: every value of the dtype has a place in the kind.
+_WRITES: Final = {
+    "boolean": frozenset({"bool"}),
+    "int": frozenset({"int8", "int16", "int32", "uint8", "uint16"}),
+    "long": frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"}),
+    "timestamp": frozenset({"int32", "int64", "uint32"}),
+    "float": frozenset({"float32"}),
+    "double": frozenset({"float32", "float64"}),
+    "string": frozenset({"string"}),
+    "enum": frozenset({"string"}),
+}
+
+
+def innermost(field: Field) -> Field:
+    """The field itself, or of an array what its items are made of."""
+    return field if field.items is None else innermost(field.items)
+
+
+def writes(dtype: str, field: Field) -> bool:
+    """Whether values of `dtype` can be written to the field (of an array: to its innermost items)."""
+    return dtype in _WRITES.get(innermost(field).kind, frozenset())
+
+
 @dataclass(frozen=True, slots=True)
 class Schema:
     """A record schema. `avro` is the parsed Avro JSON as fastavro takes it; `path` is the file, for messages."""
@@ -78,7 +101,8 @@ class Schema:
 class Missing:
     """What a null becomes in a column: `action` "reject" makes the row a failure, "fill" puts `value` in its place.
 
-    `nan` in YAML is Missing("fill", float("nan")): then NaN is also allowed in the data.
+    `nan` in YAML is Missing("fill", float("nan")): then NaN is also allowed in the data. Missing("fill", None) keeps null
+    as None, for a scalar that is only copied to a sink: its column is an object array, whatever its dtype.
     """
 
     action: Literal["reject", "fill"] = "reject"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import fastavro
+import numpy as np
 
 from penstock.batch import Array
 from penstock.codecs.outputs import Outputs
@@ -51,6 +52,12 @@ class AvroEncoder:
         size = len(columns[0])
         cells: list[Sequence[bytes]] = [[self._prefix] * size]
         for field, constant, at in self._plan:
+            # A null in a field that is not optional has failed its row, so that it is looked for only where rows have failed.
+            holed = at >= 0 and columns[at].dtype.kind == "O" and (field.optional or errors)
+            nulls = [value is None for value in columns[at].tolist()] if holed and field.items is None else []
+            if any(nulls):
+                cells.append(_optional_cells(field, constant, columns[at], nulls, errors))
+                continue
             if constant or at < 0:
                 cells.append([constant] * size)
             if at >= 0:
@@ -59,6 +66,13 @@ class AvroEncoder:
         for row in errors:
             written[row] = b""
         return written, errors
+
+
+def _optional_cells(field: Field, branch: bytes, column: Array, nulls: list[bool], errors: dict[int, RecordError]) -> Sequence[bytes]:
+    """The values of a column with nulls, each behind its branch of the union of null and one type."""
+    held = np.where(nulls, "" if field.dtype == "string" else 0, column)
+    null = b"" if not branch else b"\0" if branch == b"\2" else b"\2"  # b"": the schema forbids it, and the row has failed
+    return [null if hole else branch + cell for hole, cell in zip(nulls, _cells(field, held, errors), strict=True)]
 
 
 def _cells(field: Field, column: Array, errors: dict[int, RecordError]) -> Sequence[bytes]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from penstock.batch import Array
 from penstock.errors import Problem, SchemaError
-from penstock.schema import Column, Schema
+from penstock.schema import Column, Missing, Schema
 
 __all__ = ["FLOATS", "Assembler", "bounds"]
 
@@ -53,7 +53,9 @@ class _Make(NamedTuple):
     code: str
     shape: tuple[int, ...]
     width: int
+    fills: bool
     fill: Any
+    passes: bool
 
 
 class _Group(NamedTuple):
@@ -134,14 +136,16 @@ def _clash(schema: Schema, column: Column) -> Problem | None:
 def _make(field: int, column: Column, schema: Schema) -> _Make:
     code = _CODES.get(column.dtype, "")
     dtype = np.dtype(column.dtype if code else object)
-    return _Make(field, column.name, dtype, code, column.shape, prod(column.shape), _fill(column, schema))
+    fills, passes = column.missing.action == "fill", column.missing == Missing("fill", None)
+    fill = _stand_in(column, schema) if passes else _fill(column, schema) if fills else None
+    return _Make(field, column.name, dtype, code, column.shape, prod(column.shape), fills, fill, passes)
 
 
 def _grouped(makes: Sequence[_Make]) -> tuple[list[_Group], list[_Make]]:
     """The columns that can be made together (one value a row, never null), and the others."""
     alike: dict[np.dtype[Any], list[_Make]] = {}
     for make in makes:
-        if not make.shape and make.fill is None:
+        if not make.shape and not make.fills:
             alike.setdefault(make.dtype, []).append(make)
     together = [group for group in alike.values() if len(group) > 1]
     groups = [
@@ -152,10 +156,17 @@ def _grouped(makes: Sequence[_Make]) -> tuple[list[_Group], list[_Make]]:
     return groups, [make for make in makes if make.name not in grouped]
 
 
+def _stand_in(column: Column, schema: Schema) -> Any:
+    """What holds the place of a null that stays one, until the column is made. Raises SchemaError where none can stay."""
+    field = schema.field(column.field)
+    if column.shape or field is None or field.dtype != column.dtype:
+        message = f"field {column.field!r} cannot keep its nulls as {column.dtype}{list(column.shape) if column.shape else ''}"
+        raise SchemaError(Problem(schema.path or schema.name, 0, 0, message, "null stays in scalars of the field's own type only"))
+    return "" if column.dtype == "string" else 0
+
+
 def _fill(column: Column, schema: Schema) -> Any:
     """What stands in for a null: a scalar, or nested lists of the column's shape. Raises SchemaError when it is no value of the dtype."""
-    if column.missing.action == "reject":
-        return None
     text, value = column.dtype == "string", column.missing.value
     try:
         with np.errstate(all="ignore"):  # what does not fit is seen by comparing
@@ -170,23 +181,37 @@ def _fill(column: Column, schema: Schema) -> Any:
 
 
 def _array(values: Any, make: _Make, size: int, nulls: Array | None = None) -> Array:
-    """The values as the array `[size, *shape]`, read-only when it was packed; a null becomes the fill."""
-    holes: Any = nulls if nulls is not None and make.fill is not None and nulls.any() else None
+    """The values as the array `[size, *shape]`, read-only when it was packed; a null becomes the fill, or stays None."""
+    holes = _holes(values, make, nulls)
     if isinstance(values, np.ndarray):
         made: Array = values.astype(make.dtype, copy=holes is not None)
         if holes is not None:
             made[holes] = make.fill
+    else:
+        flat: Any = values
+        if holes is not None:
+            flat = [make.fill if hole else value for value, hole in zip(values, holes.tolist(), strict=True)]
+        for _ in make.shape:
+            flat = chain.from_iterable(flat)
+        made = _made(flat, make.dtype, make.code, size * make.width)
+        made = made.reshape(size, *make.shape) if make.shape else made
+    if not make.passes:
         return made
+    kept = made.astype(object)
     if holes is not None:
-        values = [make.fill if hole else value for value, hole in zip(values, holes.tolist(), strict=True)]
-    flat: Any = values
-    if make.fill is not None and None in values:
-        flat = [make.fill if value is None else value for value in values]
-    for _ in make.shape:
-        flat = chain.from_iterable(flat)
-    count = size * make.width
-    made = _made(flat, make.dtype, make.code, count)
-    return made.reshape(size, *make.shape) if make.shape else made
+        kept[holes] = None
+    return kept
+
+
+def _holes(values: Any, make: _Make, nulls: Array | None) -> Array | None:
+    """Which rows are null, None when none is or a null has failed its row already."""
+    if not make.fills:
+        return None
+    if nulls is not None:
+        return nulls if nulls.any() else None
+    if isinstance(values, np.ndarray) or None not in values:
+        return None
+    return np.fromiter((value is None for value in values), bool, len(values))
 
 
 def _made(flat: Iterable[Any], dtype: np.dtype[Any], code: str, count: int) -> Array:

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from math import isfinite
 
 import numpy as np
 
 from penstock.batch import Array
 from penstock.errors import EncodeError, Problem, RecordError, SchemaError
-from penstock.schema import REQUIRED, Field, Schema
+from penstock.schema import REQUIRED, Field, Schema, innermost, writes
 from penstock.signature import Tensor
 
 __all__ = ["Outputs"]
-
-_FITTING: Final = {
-    "boolean": {"bool"},
-    "int": {"int8", "int16", "int32", "uint8", "uint16"},
-    "long": {"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"},
-    "timestamp": {"int64", "uint32", "int32"},
-    "float": {"float32"},
-    "double": {"float32", "float64"},
-    "string": {"string"},
-    "enum": {"string"},
-}  # fmt: skip
 
 
 class Outputs:
@@ -34,31 +23,44 @@ class Outputs:
         if problems:
             raise SchemaError(problems)
         self.fields = tuple(fields)
-        declared = [schema and schema.field(field.name) for field in fields]
-        self._symbols = [frozenset(_inner(field).symbols) if field else frozenset() for field in declared]
+        self._declared = [schema.field(field.name) if schema else None for field in fields]
 
     def check(self, columns: Sequence[Array]) -> dict[int, RecordError]:
-        """The rows that cannot be written: a number that is not finite, a string that is none or no symbol of its enum."""
+        """The rows that cannot be written: a number that is not finite, a forbidden null, a string that is no symbol of its enum."""
         errors: dict[int, RecordError] = {}
-        for field, symbols, column in zip(self.fields, self._symbols, columns, strict=True):
+        for field, declared, column in zip(self.fields, self._declared, columns, strict=True):
             if column.dtype.kind == "f":
                 fine = np.isfinite(column)
                 if not fine.all():
                     _note(errors, ~fine, f"field {field.name!r} is not a finite number")
-            elif symbols:
-                fine = np.array([value in symbols for value in column.ravel().tolist()], bool).reshape(column.shape)
-                if not fine.all():
-                    _note(errors, ~fine, f"field {field.name!r} is none of the enum's symbols")
+            elif column.dtype.kind == "O":
+                _check_objects(field, declared, column, errors)
         return errors
+
+
+def _check_objects(field: Tensor, declared: Field | None, column: Array, errors: dict[int, RecordError]) -> None:
+    """Strings, and whatever has nulls beside its values."""
+    values = column.ravel().tolist()
+    if declared is not None and not declared.optional and None in values:
+        _note(errors, _where(column, [value is None for value in values]), f"field {field.name!r} is null, which the sink's schema forbids")
+    if field.dtype in ("float32", "float64"):
+        _note(
+            errors,
+            _where(column, [value is not None and not isfinite(value) for value in values]),
+            f"field {field.name!r} is not a finite number",
+        )
+    elif declared is not None and (symbols := innermost(declared).symbols) and not set(values) <= {*symbols, None}:
+        bad = [value is not None and value not in symbols for value in values]
+        _note(errors, _where(column, bad), f"field {field.name!r} is none of the enum's symbols")
+
+
+def _where(column: Array, bad: list[bool]) -> Array:
+    return np.array(bad, bool).reshape(column.shape)
 
 
 def _note(errors: dict[int, RecordError], bad: Array, message: str) -> None:
     for row in np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1)).tolist():
         errors.setdefault(row, EncodeError(message))
-
-
-def _inner(field: Field) -> Field:
-    return field if field.items is None else _inner(field.items)
 
 
 def _clashes(fields: Sequence[Tensor], schema: Schema) -> list[Problem]:
@@ -68,7 +70,7 @@ def _clashes(fields: Sequence[Tensor], schema: Schema) -> list[Problem]:
         field = schema.field(output.name)
         if field is None:
             problems.append(Problem(file, 0, 0, f"the sink writes {output.name!r}, which is no field", "declare it in the schema"))
-        elif output.dtype not in _FITTING.get(_inner(field).kind, ()) or not _same_axes(field, output):
+        elif not writes(output.dtype, field) or not _same_axes(field, output):
             message = f"field {field.name!r} is {field.kind} and cannot hold {output}"
             problems.append(Problem(file, 0, 0, message, "declare a type that holds it"))
     written = {output.name for output in fields}

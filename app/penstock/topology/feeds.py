@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from penstock.schema import REQUIRED, Column, Field, Missing, Schema
+from penstock.schema import REQUIRED, Column, Field, Missing, Schema, innermost, writes
 from penstock.signature import Tensor
-from penstock.topology.fit import Axes, converts, fills, fit, innermost, joined, writes
+from penstock.topology.fit import Axes, converts, fills, fit, joined
 from penstock.topology.resolve import FromField, FromNode, Report, Target, Wire
 from penstock.topology.spec import Node, Ref, Sink, Source
 from penstock.topology.wiring import Emit, Feed, OutputField, Part, Step

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
-from penstock.schema import Field
+from penstock.schema import Field, innermost
 
-__all__ = ["Axes", "converts", "fills", "fit", "innermost", "joined", "writes"]
+__all__ = ["Axes", "converts", "fills", "fit", "joined"]
 
 Axes = tuple[int | None, ...]
 
@@ -31,31 +31,11 @@ _FEEDS: Final = {
     "string": frozenset({"string"}),
     "enum": frozenset({"string"}),
 }
-_WRITES: Final = {
-    "boolean": frozenset({"bool"}),
-    "int": frozenset({"int8", "int16", "int32", "uint8", "uint16"}),
-    "long": frozenset({"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"}),
-    "timestamp": frozenset({"int32", "int64", "uint32"}),
-    "float": frozenset({"float32"}),
-    "double": _FLOATS,
-    "string": frozenset({"string"}),
-    "enum": frozenset({"string"}),
-}
-
-
-def innermost(field: Field) -> Field:
-    """The field itself, or of an array what its items are made of."""
-    return field if field.items is None else innermost(field.items)
 
 
 def converts(field: Field, dtype: str) -> bool:
     """Whether the field's values have a place in a tensor of `dtype`."""
     return field.dtype != "" and dtype in _FEEDS[innermost(field).kind]
-
-
-def writes(dtype: str, field: Field) -> bool:
-    """Whether values of `dtype` can be written to the field of a sink's schema."""
-    return dtype in _WRITES.get(innermost(field).kind, frozenset())
 
 
 def fills(value: Any, field: Field, dtype: str) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from penstock.schema import Field, Kind
 from penstock.signature import DTYPES
-from penstock.topology.fit import Axes, converts, fills, fit, joined, writes
+from penstock.topology.fit import Axes, converts, fills, fit, joined
 
 FLOATS = {"float32", "float64"}
 UNDECLARED = {"int8", "int16", "uint8", "uint16", "uint32", "uint64"}
@@ -34,21 +34,6 @@ def test_what_each_kind_of_field_feeds(kind: Kind, dtypes: set[str]) -> None:
     assert {dtype for dtype in DTYPES if converts(Field("f", kind), dtype)} == dtypes
     listed = Field("f", "array", items=Field("items", kind), size=2)
     assert {dtype for dtype in DTYPES if converts(listed, dtype)} == dtypes
-
-
-@pytest.mark.parametrize(
-    ("kind", "dtypes"),
-    [
-        ("boolean", {"bool"}),
-        ("int", {"int8", "int16", "int32", "uint8", "uint16"}),
-        ("float", {"float32"}),
-        ("double", FLOATS),
-        ("string", {"string"}),
-        ("bytes", set()),
-    ],
-)
-def test_what_each_kind_of_sink_field_holds(kind: Kind, dtypes: set[str]) -> None:
-    assert {dtype for dtype in DTYPES if writes(dtype, Field("f", kind))} == dtypes
 
 
 @pytest.mark.parametrize(
