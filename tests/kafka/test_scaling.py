@@ -1,0 +1,93 @@
+"""Workers come, go, freeze and thaw while events flow."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from penstock.record import Record
+from penstock.testing import Broker, committed, end_offsets, wait_for
+from tests.kafka.running import Job, make_job
+
+pytestmark = pytest.mark.broker
+
+TOTAL = 40_000
+
+
+@contextmanager
+def load(job: Job) -> Iterator[None]:
+    """TOTAL events in the background, in bursts that wait for the answers to catch up, so that the load lasts as long as the test."""
+    stop = threading.Event()
+
+    def send() -> None:
+        for at in range(0, TOTAL, 1000):
+            job.send(range(at, at + 1000))
+            wait_for(lambda sent=at: stop.is_set() or sum(end_offsets(job.broker, job.sink).values()) > sent - 4000, "answers", 60)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def answered(job: Job) -> Counter[str]:
+    return Counter(json.loads(record.value or b"")["id"] for record in job.answers())
+
+
+def wait_until_done(job: Job, log: str) -> None:
+    wait_for(lambda: sum(committed(job.broker, job.group, job.source).values()) == TOTAL, f"all {TOTAL} committed\n{log}", 90, 0.3)
+
+
+def test_workers_that_join_and_leave_in_order_lose_and_double_nothing(broker: Broker, tmp_path: Path) -> None:
+    """1 → 2 → 3 → 2 → 1 workers under load: what is under way is finished and committed before partitions move."""
+    job = make_job(broker, tmp_path, partitions=6)
+    with job.run() as first, job.run(client_id="second") as second:
+        first.wait_until_assigned()
+        with load(job):
+            second.wait_until_assigned()
+            with job.run(client_id="third") as third:
+                third.wait_until_assigned()
+                assert second.stop() == 0, second.log
+                assert third.stop() == 0, third.log
+        wait_until_done(job, first.log)
+        assert first.stop() == 0, first.log
+    assert answered(job) == Counter(map(str, range(TOTAL)))
+
+
+def test_a_frozen_worker_loses_its_partitions_and_what_it_wakes_up_with_is_not_committed(broker: Broker, tmp_path: Path) -> None:
+    """SIGSTOP for twice the session timeout: the other worker takes over; the thawed one comes back as a member among others."""
+    job = make_job(broker, tmp_path)
+    with job.run(drain_timeout="5") as steady, job.run(client_id="frozen", drain_timeout="5") as frozen:
+        steady.wait_until_assigned()
+        frozen.wait_until_assigned()
+        with load(job):
+            wait_for(lambda: sum(end_offsets(broker, job.sink).values()) > 2000, "the first answers", 30)
+            os.kill(frozen.process.pid, signal.SIGSTOP)
+            before = steady.log.count("assigned ")
+            wait_for(lambda: steady.log.count("assigned ") > before, "the steady worker to take over", 30)
+            upto = committed(broker, job.group, job.source)
+            os.kill(frozen.process.pid, signal.SIGCONT)
+        wait_until_done(job, steady.log + frozen.log)
+        assert steady.stop() == 0, steady.log
+        assert frozen.stop() == 0, frozen.log
+    assert set(answered(job)) == set(map(str, range(TOTAL)))
+    again = [at for at, times in Counter(map(position, job.answers())).items() if times > 1]
+    early = [(partition, offset) for partition, offset in again if offset < upto[partition]]
+    assert not early, f"committed, and yet scored again: {early[:5]}"
+
+
+def position(answer: Record) -> tuple[int, int]:
+    """The partition and offset of the event that this answers."""
+    _, partition, offset = (dict(answer.headers)["penstock-source"] or b"").decode().rsplit("/", 2)
+    return int(partition), int(offset)
