@@ -6,6 +6,7 @@ and it can be cheated, since `{"a":1},{"a":[{}` and `{}]}` are no events alone b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
@@ -20,6 +21,12 @@ from penstock.schema import REQUIRED, Column, Field, Schema
 from penstock.signature import Tensor
 
 __all__ = ["JsonDecoder", "JsonEncoder"]
+
+# What msgspec allows is what the interpreter's stack allows, which differs from version to version and from caller to caller.
+_MAX_DEPTH: Final = 500
+_TOO_DEEP: Final = f"nested too deeply, more than {_MAX_DEPTH} levels"
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.?)*+(?:"|\Z)', re.DOTALL)
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
 _PLAIN: Final[Mapping[str, Any]] = {"boolean": bool, "string": str, "bytes": str, "record": dict, "map": dict}
 
@@ -56,12 +63,13 @@ class JsonDecoder:
         return Batch(len(rows), columns, good, tuple(failures))
 
     def _harmless(self, values: Sequence[bytes | None]) -> bool:
-        """No null, none too long, all ASCII: one look at the joined batch saves three at each row."""
+        """No null, none long enough to nest too deeply, all ASCII: one look at the joined batch saves four at each row."""
         try:
             joined = b"".join(values)  # type: ignore[arg-type]  # a None is what the except is for
         except TypeError:
             return False
-        short = len(joined) <= self._max_bytes or max(map(len, values)) <= self._max_bytes  # type: ignore[arg-type]  # none is None here
+        few = min(self._max_bytes, 2 * _MAX_DEPTH)  # every level takes a bracket to open and one to close
+        short = len(joined) <= few or max(map(len, values)) <= few  # type: ignore[arg-type]  # none is None here
         return short and joined.isascii()
 
     def _decode_checked(self, value: bytes | None) -> Any:
@@ -71,12 +79,21 @@ class JsonDecoder:
             raise DecodeError(f"{len(value)} bytes, more than the {self._max_bytes} allowed (max_bytes of the source)")
         if not value.isascii():
             value.decode()
+        if value.count(b"[") + value.count(b"{") > _MAX_DEPTH and _depth(value) > _MAX_DEPTH:
+            raise DecodeError(_TOO_DEEP)
         return self._decode(value)
+
+
+def _depth(value: bytes) -> int:
+    """How deep the brackets outside of strings are nested."""
+    brackets = np.frombuffer(_STRING.sub(b"", value).translate(None, _NO_BRACKETS), np.uint8)
+    opening = (brackets == ord("[")) | (brackets == ord("{"))
+    return int(np.cumsum(np.where(opening, 1, -1)).max(initial=0))
 
 
 def _explain(error: Exception) -> DecodeError:
     if isinstance(error, RecursionError):
-        return DecodeError("nested too deeply")
+        return DecodeError(_TOO_DEEP)
     if isinstance(error, UnicodeDecodeError):
         return DecodeError(f"invalid UTF-8: {error.reason} (byte {error.start})")
     return DecodeError(str(error))

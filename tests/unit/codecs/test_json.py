@@ -97,12 +97,26 @@ def test_bad_value_fails_alone_and_says_why(numbers: Decoder, bad: bytes | None,
     assert batch.columns["i"].tolist() == [10, 12]
 
 
-@pytest.mark.parametrize("depth", [2_000, 100_000])
+def nested(depth: int, fill: bytes = b"") -> bytes:
+    """An event of so many levels, itself being the first."""
+    return b'{"x":1,"y":' + b"[" * (depth - 1) + fill + b"]" * (depth - 1) + b"}"
+
+
+@pytest.mark.parametrize("depth", [501, 2_000, 100_000])
 def test_nesting_without_end_is_a_failure(make_schema: MakeSchema, depth: int) -> None:
+    """Also where brackets in strings and strings that never end would lead a count astray."""
     small = decoder("json", make_schema({"x": "int"}), [Column("x", "x", "int32")])
-    deep = b'{"x":1,"y":' + b"[" * depth + b"]" * depth + b"}"
-    (failure,) = small.decode([deep]).failures
-    assert "nested too deeply" in str(failure.error)
+    for fill in (b"", rb'"]]}\"]","\\"'):
+        (failure,) = small.decode([b'{"x":1}', nested(depth, fill)]).failures
+        assert (failure.row, str(failure.error)) == (1, "nested too deeply, more than 500 levels")
+    assert len(small.decode([b"[" * depth, b'{"x":"' + b'\\"' * depth, b'{"x":1,"y":"' + b"[" * depth]).failures) == 3
+
+
+def test_five_hundred_levels_and_any_number_of_brackets_beside_each_other_are_fine(make_schema: MakeSchema) -> None:
+    small = decoder("json", make_schema({"x": "int"}), [Column("x", "x", "int32")])
+    wide = b'{"x":1,"y":[' + b",".join([b"[{}]"] * 2_000) + b"]}"
+    quoted = b'{"x":1,"y":"' + b"[{" * 2_000 + b'"}'
+    assert small.decode([nested(500), nested(500, rb'"[[[\"[["'), wide, quoted]).columns["x"].tolist() == [1, 1, 1, 1]
 
 
 def test_rows_that_are_events_only_together_fail_apart(make_schema: MakeSchema) -> None:

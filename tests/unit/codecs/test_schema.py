@@ -105,7 +105,7 @@ def test_all_problems_come_at_once_with_field_and_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says", "line"),
     [
-        ('{\n "type": "record",\n}', "not JSON", 3),
+        ('{\n "type": "record"\n "name"}', "not JSON", 3),
         ("[]", "the top level is no record", 0),
         ('"int"', "the top level is no record", 0),
         ('{"type": "record", "name": "E"}', "the record has no fields", 0),
