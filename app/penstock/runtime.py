@@ -46,11 +46,11 @@ def load(path: str | Path, *, models: Path, schemas: Path) -> Loaded:
     """
     topology = parse(path)
     shelf = _Shelf(topology.file, models, schemas)
-    asked = [(one.name, shelf.schema(f"sources.{one.name}", one.schema, one.mark)) for one in topology.sources]
+    asked = [(one.name, shelf.schema(f"sources.{one.name}", one.schema, one.at("schema"))) for one in topology.sources]
     source_schemas = {name: schema for name, schema in asked if schema}
-    asked = [(one.name, shelf.schema(f"sinks.{one.name}", one.schema, one.mark)) for one in topology.sinks if one.schema]
+    asked = [(one.name, shelf.schema(f"sinks.{one.name}", one.schema, one.at("schema"))) for one in topology.sinks if one.schema]
     sink_schemas = {name: schema for name, schema in asked if schema}
-    resolved = [(node.name, shelf.artifact(f"nodes.{node.name}", node.model, node.mark)) for node in topology.nodes]
+    resolved = [(node.name, shelf.artifact(f"nodes.{node.name}", node.model, node.at("model"))) for node in topology.nodes]
     artifacts = {name: artifact for name, artifact in resolved if artifact}
     signatures = {name: artifact.signature for name, artifact in artifacts.items()}
     wiring, problems = check(topology, source_schemas, signatures, sink_schemas)

@@ -64,9 +64,9 @@ def test_problems_of_every_kind_come_at_once(root: Path) -> None:
     (root / "t.yaml").write_text(text.replace("{x: scaled}", "{x: scald.y}"))
     found = problems(root)
     assert found[:4] == [
-        "t.yaml:2:11: sources.s: there is no schema file schemas/evnt.avsc (did you mean 'event.avsc'?)",
-        "t.yaml:4:3: nodes.scaled: version or alias '7' of scale is not in models; versions and aliases: 1",
-        "t.yaml:5:3: nodes.score: there is no model 'scor' in models; did you mean 'score'?; models: scale, score",
+        "t.yaml:2:34: sources.s: there is no schema file schemas/evnt.avsc (did you mean 'event.avsc'?)",
+        "t.yaml:4:34: nodes.scaled: version or alias '7' of scale is not in models; versions and aliases: 1",
+        "t.yaml:5:31: nodes.score: there is no model 'scor' in models; did you mean 'score'?; models: scale, score",
         "t.yaml:5:54: nodes.score.inputs.x: 'scald.y': there is no source or node 'scald' (did you mean 'scaled'?)",
     ]
     assert found[4].startswith("schemas/out.avsc:1:2: not JSON")

@@ -37,10 +37,10 @@ def wire(
     report = Report(topology.file)
     for source in topology.sources:
         if source.name not in schemas:
-            report.add(source.mark, f"sources.{source.name}: its schema was not given", f"load {source.schema}")
+            report.add(source.at("schema"), f"sources.{source.name}: its schema was not given", f"load {source.schema}")
     for node in topology.nodes:
         if node.name not in signatures:
-            report.add(node.mark, f"nodes.{node.name}: the signature of {node.model} was not given", f"resolve {node.model}")
+            report.add(node.at("model"), f"nodes.{node.name}: the signature of {node.model} was not given", f"resolve {node.model}")
     wiring, problems = check(topology, schemas, signatures, sink_schemas or {})
     if problems := [*report.problems(), *problems]:
         raise TopologyError(problems)
@@ -76,9 +76,9 @@ def _check_source(source: Source, schema: Schema, report: Report) -> None:
             continue
         field = schema.field(name)
         if field is None:
-            report.add(source.mark, f"sources.{source.name}.{key}: {source.schema} has no field {name!r}", did_you_mean(name, known))
+            report.add(source.at(key), f"sources.{source.name}.{key}: {source.schema} has no field {name!r}", did_you_mean(name, known))
         elif field.kind not in kinds:
-            report.add(source.mark, f"sources.{source.name}.{key}: the field {name!r} is of kind {field.kind}", says)
+            report.add(source.at(key), f"sources.{source.name}.{key}: the field {name!r} is of kind {field.kind}", says)
 
 
 class _Graph:

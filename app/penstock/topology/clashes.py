@@ -27,7 +27,7 @@ def clashes(topology: Topology) -> Iterator[Clash]:
 
 def _sink_clashes(sink: Sink) -> Iterator[Clash]:
     if sink.format != "json" and sink.schema is None:
-        yield sink.mark, f"sinks.{sink.name}: the format {sink.format} needs a schema", "add schema: FILE.avsc"
+        yield sink.at("format"), f"sinks.{sink.name}: the format {sink.format} needs a schema", "add schema: FILE.avsc"
     seen: set[str] = set()
     for name, source in sink.fields:
         if not re.fullmatch(FIELD, name):
@@ -40,30 +40,36 @@ def _sink_clashes(sink: Sink) -> Iterator[Clash]:
 def _topic_clashes(topology: Topology) -> Iterator[Clash]:
     read_by: dict[str, str] = {}
     for source in topology.sources:
-        for topic in (source.topic, source.dead_letter):
-            if problem := topic_problem(topic):
-                yield source.mark, f"sources.{source.name}: {problem}", "choose another name"
+        if problem := topic_problem(source.topic):
+            yield source.at("topic"), f"sources.{source.name}: {problem}", "choose another name"
+        # One that is made from the topic's name fails with it, which needs no second word.
+        if ("dead_letter" in source.marks or not problem) and (dead_problem := topic_problem(source.dead_letter)):
+            yield source.at("dead_letter", "topic"), f"sources.{source.name}: {dead_problem}", "choose another name"
         if source.topic in read_by:
             message = f"sources.{source.name}: the topic {source.topic!r} is read by {read_by[source.topic]!r} already"
-            yield source.mark, message, "one source a topic; several nodes may read it"
+            yield source.at("topic"), message, "one source a topic; several nodes may read it"
         read_by.setdefault(source.topic, source.name)
     dead = {source.dead_letter: source for source in reversed(topology.sources)}
     for topic, source in dead.items():
         if topic in read_by:
-            yield source.mark, f"sources.{source.name}: the dead-letter topic {topic!r} is a topic that is read", "choose another name"
+            yield (
+                source.at("dead_letter", "topic"),
+                f"sources.{source.name}: the dead-letter topic {topic!r} is a topic that is read",
+                "choose another name",
+            )
     written: dict[str, Sink] = {}
     for sink in topology.sinks:
         if problem := topic_problem(sink.topic):
-            yield sink.mark, f"sinks.{sink.name}: {problem}", "choose another name"
+            yield sink.at("topic"), f"sinks.{sink.name}: {problem}", "choose another name"
         if sink.topic in read_by:
             message = (
                 f"sinks.{sink.name}: the topic {sink.topic!r} is read by the source {read_by[sink.topic]!r}: events would go in circles"
             )
-            yield sink.mark, message, "write to another topic"
+            yield sink.at("topic"), message, "write to another topic"
         if sink.topic in dead:
             message = f"sinks.{sink.name}: {sink.topic!r} is the dead-letter topic of the source {dead[sink.topic].name!r}"
-            yield sink.mark, message, "write to another topic"
+            yield sink.at("topic"), message, "write to another topic"
         first = written.setdefault(sink.topic, sink)
         if first is not sink and (first.format, first.schema) != (sink.format, sink.schema):
             message = f"sinks.{sink.name}: the topic {sink.topic!r} is written by {first.name!r} in another format or schema"
-            yield sink.mark, message, "one format and schema a topic"
+            yield sink.at("topic"), message, "one format and schema a topic"

@@ -76,7 +76,7 @@ class Feeder:
         for asked in schema.fields if schema else ():
             if asked.default is REQUIRED and asked.name not in written:
                 message = f"{where}: the schema {sink.schema} asks for {asked.name!r}, which the sink does not write"
-                self.report.add(sink.mark, message, f"add {asked.name} to fields, or give it a default in the schema")
+                self.report.add(sink.at("fields"), message, f"add {asked.name} to fields, or give it a default in the schema")
         part = None if sink.key is None or key is None else self._key(sink.key, key, f"{where}.key")
         return Emit(sink, tuple(made), part)
 

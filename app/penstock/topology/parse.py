@@ -17,7 +17,7 @@ from penstock.topology.conform import conform
 from penstock.topology.document import MAX_BYTES, Listed, Mapped, Scalar, Value, read
 from penstock.topology.language import TOPOLOGY
 from penstock.topology.names import ref
-from penstock.topology.spec import Format, Input, ModelRef, Node, Ref, Sink, Source, Topology
+from penstock.topology.spec import Format, Input, Mark, ModelRef, Node, Ref, Sink, Source, Topology
 
 __all__ = ["parse", "parse_text", "text_of"]
 
@@ -66,7 +66,7 @@ def _topology(root: Value, file: str) -> Topology:
 def _source(name: Scalar, value: Value) -> Source:
     keys = {key: cast(Scalar, item).value for key, item in _keys(value).items()}
     given: dict[str, Any] = {"dead_letter": f"{keys['topic']}.dead-letter", **keys}
-    return Source(name=name.text, mark=name.mark, **given)
+    return Source(name=name.text, mark=name.mark, marks=_marks(value), **given)
 
 
 def _node(name: Scalar, value: Value) -> Node:
@@ -74,7 +74,7 @@ def _node(name: Scalar, value: Value) -> Node:
     model, version = _word(keys["model"]).split("@")
     inputs = tuple(_input(key, item) for key, item in _items(keys.get("inputs")))
     kind: Any = _word(keys["kind"])
-    return Node(name.text, kind, ModelRef(model, version), inputs, name.mark)
+    return Node(name.text, kind, ModelRef(model, version), inputs, mark=name.mark, marks=_marks(value))
 
 
 def _input(tensor: Scalar, value: Value) -> Input:
@@ -112,6 +112,7 @@ def _sink(name: Scalar, value: Value) -> Sink:
         schema=_word(keys["schema"]) if "schema" in keys else None,
         key=_refs(keys["key"])[0] if "key" in keys else None,
         mark=name.mark,
+        marks=_marks(value),
     )
 
 
@@ -123,6 +124,10 @@ def _refs(value: Value) -> tuple[Ref, ...]:
 
 def _keys(value: Value) -> dict[str, Value]:
     return {key.text: item for key, item in _items(value)}
+
+
+def _marks(value: Value) -> dict[str, Mark]:
+    return {key: item.mark for key, item in _keys(value).items()}
 
 
 def _items(value: Value | None) -> tuple[tuple[Scalar, Value], ...]:

@@ -6,12 +6,13 @@ source's fields can reach, so a graph with two sources is compiled into two flow
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from penstock.schema import Missing
 
-__all__ = ["Input", "Mark", "ModelRef", "Node", "Ref", "Sink", "Source", "Topology"]
+__all__ = ["Entry", "Input", "Mark", "ModelRef", "Node", "Ref", "Sink", "Source", "Topology"]
 
 Format = Literal["json", "avro", "avro-confluent"]
 
@@ -22,6 +23,18 @@ class Mark:
 
     line: int = 0
     column: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What a source, a node and a sink share: where its name stands, and where the values of its keys stand."""
+
+    mark: Mark = field(default=Mark(), compare=False)
+    marks: Mapping[str, Mark] = field(default_factory=dict, compare=False)
+
+    def at(self, *keys: str) -> Mark:
+        """The place of the first of these keys' values that the file has; of the name when it has none of them."""
+        return next((self.marks[key] for key in keys if key in self.marks), self.mark)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +74,7 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Source(Entry):
     """Events of one topic. `id` names the field that identifies an event, `time` the field with its event time."""
 
     name: str
@@ -72,22 +85,20 @@ class Source:
     time: str | None = None
     dead_letter: str = ""
     max_bytes: int = 1_048_576
-    mark: Mark = field(default=Mark(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class Node(Entry):
     """A registered model at a place in the graph. `inputs` holds what the file says; the rest is wired by name."""
 
     name: str
     kind: Literal["feature", "model", "ensemble"]
     model: ModelRef
     inputs: tuple[Input, ...] = ()
-    mark: Mark = field(default=Mark(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Sink:
+class Sink(Entry):
     """Predictions to one topic. `fields` are the fields of the output event, in order; `key` None keeps the input's key."""
 
     name: str
@@ -96,7 +107,6 @@ class Sink:
     format: Format = "json"
     schema: str | None = None
     key: Ref | None = None
-    mark: Mark = field(default=Mark(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,11 @@ def test_steps_follow_what_they_read_whatever_the_file_says(
     assert [step.node.name for step in flow.steps] == ["features", "logistic", "trees", "stack"]
 
 
+def test_problem_with_id_or_time_is_told_where_its_value_stands(problems: Problems) -> None:
+    found = problems("id: flight_id\n    t", "id: fligt_id\n    t", "time: departed_at", "time: carrier")
+    assert [line.split(": ")[0] for line in found] == ["t.yaml:6:9", "t.yaml:7:11"]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [

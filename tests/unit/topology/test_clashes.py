@@ -31,6 +31,22 @@ def test_clashes_between_values(text: str, old: str, new: str, expected: str) ->
     assert expected in found[0].message
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "place"),
+    [
+        ("topic: flights.predictions", "topic: flights.departures", (20, 12)),
+        ("topic: flights.departures", "topic: __offsets", (4, 12)),
+        ("topic: flights.departures", f"topic: {'x' * 240}", (4, 12)),
+        ("    id:", "    dead_letter: flights.departures\n    id:", (6, 18)),
+        ("    key:", "    format: avro\n    key:", (21, 13)),
+        ("nodes:", "  again: {topic: flights.departures, schema: f.avsc}\nnodes:", (8, 18)),
+    ],
+)
+def test_clash_is_told_where_the_value_stands(text: str, old: str, new: str, place: tuple[int, int]) -> None:
+    _, (found,) = check(parse_text(text.replace(old, new, 1)), {}, {}, {})
+    assert (found.line, found.column) == place
+
+
 def test_two_sinks_may_share_a_topic_in_one_format(text: str) -> None:
     changed = text + "  more: {topic: flights.predictions, fields: [flight_id]}\n"
     assert check(parse_text(changed), {}, {}, {})[1] == []
