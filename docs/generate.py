@@ -110,7 +110,8 @@ def cli_page() -> str:
     """The help of every command."""
     parts = []
     for path, command in commands():
-        shown = command.get_help(click.Context(command, info_name=path, terminal_width=110, max_content_width=110))
+        names = cli.context_settings["help_option_names"]  # handed down by the group, as it is when a command is called
+        shown = command.get_help(click.Context(command, info_name=path, terminal_width=110, max_content_width=110, help_option_names=names))
         parts.append(f"## {path}\n\n```\n" + "\n".join(line.rstrip() for line in shown.splitlines()) + "\n```\n")
     return "# Command line\n\nWhat `--help` says of every command.\n\n" + "\n".join(parts)
 

@@ -15,7 +15,7 @@ import pytest
 
 from penstock.batch import Array
 from penstock.errors import InferenceError, ModelCorrupt, ModelMismatch
-from penstock.model.session import Session
+from penstock.model.session import Session, _Watchdog
 from penstock.signature import DTYPES, Signature, Tensor
 from penstock.testing import models
 
@@ -95,12 +95,16 @@ def test_only_a_run_that_is_too_old_is_stopped() -> None:
 
 
 def test_the_watchdog_ends_with_the_last_session_and_comes_back_with_the_next() -> None:
+    watchdog = _Watchdog()  # one of our own: that of the process watches the sessions of other tests, too
     for _ in range(2):
-        session = Session.load(models.constant(1), deadline=0.02)
-        (watchdog,) = [thread for thread in threading.enumerate() if thread.name == "penstock-model-deadline"]
+        session = Session.load(models.constant(1), deadline=None)
+        session.deadline = 0.02
+        watchdog.watch(session)
+        thread = watchdog._thread
+        assert thread is not None
         del session
-        watchdog.join(timeout=10)
-        assert not watchdog.is_alive()
+        thread.join(timeout=10)
+        assert not thread.is_alive()
 
 
 def test_warming_up_survives_a_model_that_refuses_zeros() -> None:
