@@ -14,8 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from penstock.cli.options import with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
-from penstock.errors import ConfigError, PenstockError
+from penstock.errors import ConfigError, ModelCorrupt, PenstockError
 from penstock.model.artifact import Artifact
+from penstock.model.contents import MAX_BYTES
 from penstock.model.golden import GoldenRecord, parse
 from penstock.model.quarantine import quarantine
 from penstock.model.session import Session
@@ -67,6 +68,8 @@ def push(
     not that it is right: give real ones where you can.
     """
     check_names(name, version=version, alias=alias)
+    if (size := file.stat().st_size) > MAX_BYTES:
+        raise ModelCorrupt(f"{file} has {size:,} bytes, the limit is {MAX_BYTES:,}")
     data = file.read_bytes()
     figures = dict(_figure(text) for text in metrics)
     records = _tried(data, golden)

@@ -8,6 +8,7 @@ a few times per deadline for a run that is too old and sets the terminate flag o
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ __all__ = ["DEADLINE", "Session"]
 DEADLINE: Final = 2.0
 _QUIET: Final = 4  # fatal only: errors come back as exceptions, and a second copy of them on stderr is noise
 
+_CPP: Final = re.compile(r"/onnxruntime_src/\S+:\d+ .*?\)(?: const)? (?=\S)")
 _DTYPES: Final = {
     "tensor(float)": "float32", "tensor(double)": "float64", "tensor(bool)": "bool", "tensor(string)": "string",
     **{f"tensor({kind}{bits})": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
@@ -212,6 +214,7 @@ def _zeros(tensor: Tensor, size: int) -> Array:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of onnxruntime's message without its own error-code preamble."""
+    """The first line of onnxruntime's message without its own error-code preamble and without the C++ function that raised it."""
     text = str(error).strip().split("\n", 1)[0]
-    return text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text or type(error).__name__
+    text = text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text
+    return _CPP.sub("", text) or type(error).__name__

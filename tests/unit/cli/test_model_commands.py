@@ -179,3 +179,10 @@ def test_verify_of_what_is_not_there_fails(run: Run, registry: DirectoryRegistry
 def test_the_registry_is_where_the_flag_says(run: Run) -> None:
     run("push", "linear.onnx", "--name", "score", "--models", "elsewhere")
     assert DirectoryRegistry("elsewhere").names() == ["score"]
+
+
+def test_file_over_the_limit_is_refused_before_it_is_read(run: Run) -> None:
+    with open("huge.onnx", "wb") as file:
+        file.truncate(2**40)
+    done = run("push", "huge.onnx", "--name", "huge")
+    assert (done.code, done.err) == (3, "error: huge.onnx has 1,099,511,627,776 bytes, the limit is 536,870,912\n")

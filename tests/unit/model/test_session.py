@@ -246,3 +246,10 @@ def test_other_threads_go_on_while_a_model_runs() -> None:
     done.set()
     thread.join()
     assert len(beats) >= 3
+
+
+def test_reason_does_not_name_the_cpp_function_that_raised_it() -> None:
+    future = onnx.ModelProto.FromString(models.linear([1]))
+    future.ir_version = 99
+    with pytest.raises(ModelCorrupt, match=r"^the model does not load: Unsupported model IR version: 99, max supported IR version: \d+$"):
+        Session.load(future.SerializeToString())
