@@ -26,7 +26,7 @@ from mode import Service
 from penstock.errors import TransportError, TransportUnavailable
 from penstock.record import RecordLike
 from penstock.transports.kafka.fetch import Fetched, RawFetcher
-from penstock.transports.kafka.options import options_of
+from penstock.transports.kafka.options import FAUST_LOGGER, options_of
 from penstock.transports.kafka.tracker import Partition, Span, Tracker
 
 __all__ = ["Consumer", "Delivery"]
@@ -50,7 +50,7 @@ class Consumer(base.Consumer):
     Settings come from `app.penstock` (`penstock.transports.kafka.transport.TransportSettings`).
     """
 
-    logger = logger
+    logger = FAUST_LOGGER
     consumer_stopped_errors = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from penstock.telemetry import Metrics
 
-__all__ = ["TransportOptions", "options_of"]
+__all__ = ["FAUST_LOGGER", "TransportOptions", "options_of"]
+
+
+# What Faust says of each step of our services belongs with what it says of its own: heard from WARNING on.
+FAUST_LOGGER: Final = logging.getLogger("faust.penstock")
 
 
 @dataclass(frozen=True, slots=True)

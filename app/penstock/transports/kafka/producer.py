@@ -19,7 +19,7 @@ from faust.transport import producer as base
 from penstock.errors import DeliveryFailed
 from penstock.parcel import Parcel
 from penstock.transports.kafka.encode import Full, RecordBatch
-from penstock.transports.kafka.options import options_of
+from penstock.transports.kafka.options import FAUST_LOGGER, options_of
 
 __all__ = ["Producer", "RecordTooLarge", "delivered"]
 
@@ -39,7 +39,7 @@ class RecordTooLarge(DeliveryFailed):
 class Producer(base.Producer):
     """Sends whole partitions' worth of records. `limits` gives max.message.bytes of each topic that it writes."""
 
-    logger = logger
+    logger = FAUST_LOGGER
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -10,7 +10,7 @@ from faust.transport import base
 from yarl import URL
 
 from penstock.transports.kafka.consumer import Consumer
-from penstock.transports.kafka.options import TransportOptions
+from penstock.transports.kafka.options import FAUST_LOGGER, TransportOptions
 from penstock.transports.kafka.producer import Producer
 
 __all__ = ["App", "Transport"]
@@ -28,6 +28,8 @@ class Transport(base.Transport):
 class NoTables(TableManager):
     """Faust's table manager without tables: it still drives the end of a rebalance, but waits a second for none to be declared."""
 
+    logger = FAUST_LOGGER
+
     async def on_start(self) -> None:
         await self._update_channels()
         await self.recovery.start()
@@ -35,6 +37,8 @@ class NoTables(TableManager):
 
 class App(faust.App):
     """A Faust app that carries the transport's options, with the parts of Faust switched off that are not used."""
+
+    logger = FAUST_LOGGER
 
     def _create_directories(self) -> None:
         """None: nothing is kept on disk."""
