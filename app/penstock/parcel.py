@@ -69,14 +69,16 @@ class Parcel:
         middle = len(self) // 2
         return self.part(0, middle), self.part(middle, len(self))
 
-    def without(self, one: RecordLike) -> Parcel:
-        """The parcel less the output to this input."""
-        at = next(at for at, other in enumerate(self.inputs) if other is one)
-        left, right = self.part(0, at), self.part(at + 1, len(self))
+    def without(self, inputs: Sequence[RecordLike]) -> Parcel:
+        """The parcel less the outputs to these inputs."""
+        gone = {id(one) for one in inputs}
+        keep = [at for at, one in enumerate(self.inputs) if id(one) not in gone]
+        if len(keep) == len(self):
+            return self
         return replace(
             self,
-            inputs=[*left.inputs, *right.inputs],
-            values=[*left.values, *right.values],
-            keys=None if left.keys is None or right.keys is None else [*left.keys, *right.keys],
-            extra=None if left.extra is None or right.extra is None else [*left.extra, *right.extra],
+            inputs=[self.inputs[at] for at in keep],
+            values=[self.values[at] for at in keep],
+            keys=None if self.keys is None else [self.keys[at] for at in keep],
+            extra=None if self.extra is None else [self.extra[at] for at in keep],
         )

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from confluent_kafka import ConsumerGroupState, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from penstock.record import Record
 from penstock.testing import Broker, committed, create_topics, end_offsets, produce, read_all, unique, wait_for
@@ -155,6 +158,87 @@ def test_workers_on_one_host_share_the_partitions_and_come_back_when_killed(brok
         job.send(range(1000, 2000))
         wait_for(lambda: set(ids(job)) >= set(map(str, range(2000))), "all ids", 40)
         assert supervisor.stop() == 0, supervisor.log
+
+
+def test_workers_told_to_stop_together_double_nothing(broker: Broker, tmp_path: Path) -> None:
+    """The first to leave makes the group rebalance while the others still finish what is in flight."""
+    job = make_job(broker, tmp_path)
+    with job.run() as one, job.run() as other:
+        one.wait_until_assigned()
+        other.wait_until_assigned()
+        job.send(range(30_000))
+        wait_for(lambda: sum(end_offsets(broker, job.sink).values()) > 1000, "the first answers", 30)
+        one.process.terminate()
+        assert (other.stop(), one.wait()) == (0, 0), one.log + other.log
+    assert committed(broker, job.group, job.source) == end_offsets(broker, job.sink), "what was answered is committed, to the record"
+
+
+def test_a_worker_that_waits_for_the_group_stops_when_told_to(broker: Broker, tmp_path: Path) -> None:
+    job = make_job(broker, tmp_path)
+    with job.run(session_timeout="30") as silent:
+        silent.wait_until_assigned()
+        os.kill(silent.process.pid, signal.SIGSTOP)
+        with job.run(session_timeout="30") as waiting:
+            groups = AdminClient({"bootstrap.servers": broker.bootstrap})
+
+            def rebalances() -> bool:
+                state = groups.describe_consumer_groups([job.group])[job.group].result(10).state
+                return state is ConsumerGroupState.PREPARING_REBALANCING
+
+            wait_for(rebalances, "the second worker to join, and the group to wait for the first")
+            assert waiting.stop(15) == 0, waiting.log
+
+
+def test_a_group_that_starts_at_the_end_finds_that_place_again(broker: Broker, tmp_path: Path) -> None:
+    """Also when it has read nothing yet: what arrives while no worker runs would be lost otherwise."""
+    job = make_job(broker, tmp_path)
+    job.send(range(10))
+    with job.run(start_from="latest") as worker:
+        worker.wait_until_assigned()
+        assert worker.stop() == 0, worker.log
+    job.send(range(10, 20))
+    with job.run(start_from="latest") as worker:
+        job.wait_for_answers(10)
+        assert worker.stop() == 0, worker.log
+    assert ids(job) == Counter(map(str, range(10, 20)))
+
+
+@pytest.mark.parametrize("start_from", ["earliest", "latest"])
+def test_records_deleted_before_they_were_read_stop_the_worker(broker: Broker, tmp_path: Path, start_from: str) -> None:
+    """A jump over them, to either end of the topic, would be a silent loss."""
+    job = make_job(broker, tmp_path, partitions=1)
+    job.send(range(5))
+    with job.run() as worker:
+        job.wait_for_answers(5)
+        assert worker.stop() == 0, worker.log
+    job.send(range(5, 20))
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    for answer in admin.delete_records([TopicPartition(job.source, 0, 15)]).values():
+        answer.result(10)
+    with job.run(start_from=start_from) as worker:
+        assert worker.wait() == 4, worker.log
+        assert "offset 5 is out of range" in worker.log
+    assert committed(broker, job.group, job.source) == {0: 5}
+
+
+def test_many_outputs_too_large_for_their_topic_are_as_many_dead_letters(broker: Broker, tmp_path: Path) -> None:
+    job = make_job(broker, tmp_path, partitions=1, sink_config={"max.message.bytes": "100"})
+    job.send(range(3000))
+    with job.run() as worker:
+        wait_for(lambda: sum(end_offsets(broker, job.dead).values()) == 3000, "all dead letters", 20)
+        assert worker.stop() == 0, worker.log
+        assert "records_out=0 dead_letters=3000" in worker.log
+    assert committed(broker, job.group, job.source) == {0: 3000}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent was killed")
+def test_workers_do_not_outlive_a_killed_supervisor(broker: Broker, tmp_path: Path) -> None:
+    job = make_job(broker, tmp_path)
+    with job.run("--workers", "2", "--group-instance-id", "host") as supervisor:
+        wait_for(lambda: supervisor.log.count("assigned ") >= 2, f"two workers, each a member of its own\n{supervisor.log}", 40)
+        pids = [int(line.split()[0]) for line in supervisor.log.split(" is process ")[1:]]
+        supervisor.process.kill()
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), f"the end of its workers\n{supervisor.log}")
 
 
 @pytest.mark.broker("restart")

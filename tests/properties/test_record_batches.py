@@ -88,14 +88,14 @@ def test_compressed_batches_read_back_too(compression: str, one: Parcel) -> None
     assert read(batch._build())[0] == one.records
 
 
-def test_an_output_larger_than_a_batch_is_named_and_nothing_is_sent() -> None:
-    rows = [Record("in", None, b"k", (), 1, 0, offset) for offset in range(5)]
-    parcel = Parcel("topic", 0, rows, [b"a", b"b", b"x" * 5000, b"c", b"d"])
+def test_outputs_larger_than_a_batch_are_named_and_nothing_is_sent() -> None:
+    rows = [Record("in", None, b"k", (), 1, 0, offset) for offset in range(6)]
+    parcel = Parcel("topic", 0, rows, [b"a", b"b", b"x" * 5000, b"c", b"d", b"y" * 5000])
     with pytest.raises(RecordTooLarge, match="topic takes \\(1000 bytes") as caught:
         _pack("topic", [parcel], 1000, "none")
-    assert list(caught.value.parcel.inputs) == [rows[2]]
+    assert list(caught.value.inputs) == [rows[2], rows[5]]
     assert isinstance(caught.value, DeliveryFailed)
-    assert parcel.without(rows[2]).values == [b"a", b"b", b"c", b"d"]
+    assert parcel.without([rows[2], rows[5]]).values == [b"a", b"b", b"c", b"d"]
 
 
 def test_a_full_batch_adds_nothing() -> None:

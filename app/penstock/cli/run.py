@@ -37,7 +37,7 @@ def run(topology: Path, settings: Settings) -> None:
     if settings.workers > 1:
         from penstock.runners.workers import supervise
 
-        supervise(settings.workers, settings.drain_timeout + settings.session_timeout)
+        supervise(settings.workers, settings.drain_timeout + settings.session_timeout, settings.group_instance_id)
         return
     from penstock import runtime
     from penstock.runners.stream import StreamRunner

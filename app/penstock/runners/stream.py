@@ -11,6 +11,7 @@ have their turn in between. A model that needs longer than a slice may last runs
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import logging
 import signal
@@ -20,8 +21,9 @@ from itertools import chain
 from typing import Any, cast
 
 from penstock.engine import Plan
-from penstock.errors import EncodeError, InferenceError, PenstockError, SettingsError, TransportError, TransportUnavailable
+from penstock.errors import EncodeError, InferenceError, PenstockError, RecordError, SettingsError, TransportUnavailable
 from penstock.parcel import Parcel
+from penstock.record import RecordLike
 from penstock.runners.pipeline import Chunk, Pipeline, Slice
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
@@ -37,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 BATCH_SECONDS = 1.0  # a delivery should take no longer: rebalances and shutdowns wait for it
 COLLECT_EVERY = 10.0  # seconds between two runs of the cyclic garbage collector
+GRACE = 5.0  # seconds that a stop may take on top of its bound, before the process ends the hard way
 
 
 class StreamRunner:
@@ -55,7 +58,10 @@ class StreamRunner:
     def run(self) -> None:
         """Returns after a clean stop (SIGTERM, Ctrl-C). Raises TransportError when the brokers or a topic are to blame."""
         self.topics = self._look_at_topics()
-        asyncio.run(self._main())
+        try:
+            asyncio.run(self._main())
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
     # -- before anything is read ---------------------------------------------------------------------------------
 
@@ -112,25 +118,34 @@ class StreamRunner:
             source = app.topic(flow.wired.source.topic, key_serializer="raw", value_serializer="raw")
             app.agent(source, name=f"{self.plan.topology}.{name}")(self._agent(name))
         collector = asyncio.create_task(self._collect_garbage())
+        start = asyncio.create_task(app.start())
+        ends = {asyncio.create_task(self._over.wait()), asyncio.create_task(app._crashed.wait())}
         try:
-            await app.start()
-            logger.info("running %s as group %s", self.plan.topology, group, extra=dict(self.plan.versions))
-            crash = asyncio.create_task(app._crashed.wait())
-            await asyncio.wait({asyncio.create_task(self._over.wait()), crash}, return_when=asyncio.FIRST_COMPLETED)
+            # Told to stop while it starts, which includes waiting for the group, a worker must not wait for its partitions first.
+            await asyncio.wait({start, *ends}, return_when=asyncio.FIRST_COMPLETED)
+            if start.done():
+                start.result()
+                logger.info("running %s as group %s", self.plan.topology, group, extra=dict(self.plan.versions))
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             self._failure = self._failure or app.crash_reason
             logger.info("stopping: finishing what is in flight")
         except Exception as error:  # noqa: BLE001  the client libraries raise what they like; told apart below
             self._failure = error
         finally:
             collector.cancel()
+            start.cancel()
+            await asyncio.wait({start}, timeout=GRACE)
             await self._stop(app)
             logger.info("stopped", extra={name: value for name, value in self.metrics.snapshot().items() if isinstance(value, int | float)})
         if self._failure is not None:
             raise _as_ours(self._failure) from self._failure
 
     async def _stop(self, app: App) -> None:
+        bound = self.settings.drain_timeout + self.settings.session_timeout
+        # A model that does not return holds its thread, and so the end of the process; client libraries swallow cancellation.
+        faulthandler.dump_traceback_later(bound + GRACE, exit=True, file=2)
         try:
-            await asyncio.wait_for(app.stop(), self.settings.drain_timeout + self.settings.session_timeout)
+            await asyncio.wait_for(app.stop(), bound)
         except TimeoutError:
             logger.error("stopping took longer than allowed; what was not committed will be processed again")
 
@@ -150,7 +165,7 @@ class StreamRunner:
         try:
             while True:
                 await asyncio.sleep(COLLECT_EVERY)
-                gc.collect(1)
+                gc.collect()  # what was there at the start is frozen, so this is cheap
         finally:
             gc.enable()
             gc.unfreeze()
@@ -159,13 +174,12 @@ class StreamRunner:
 
     def _agent(self, source: str) -> Callable[[Any], Any]:
         async def agent(stream: Any) -> None:
-            stage = Stage(self, source)
-            async for event in stream.noack().events():
-                try:
+            try:
+                stage = Stage(self, source)
+                async for event in stream.noack().events():
                     await stage.handle(event.message.value)
-                except Exception as error:  # noqa: BLE001  whatever it is, nothing after it may be committed
-                    self.fail(error)
-                    return
+            except Exception as error:  # noqa: BLE001  whatever it is, nothing after it may be committed, nor Faust restart the agent
+                self.fail(error)
 
         return agent
 
@@ -204,6 +218,8 @@ class Stage:
         async for made in self._process(slices):  # 2
             for parcel in made:
                 parcels.setdefault((parcel.topic, parcel.partition), []).append(parcel)
+            if not consumer.tracker.current(taken[0][0]):  # a delivery is of one assignment, and this one's drain has run out of time
+                return
         futures = []
         for (topic, partition), addressed in parcels.items():  # 3
             futures += await self._send(topic, partition, addressed, slices)
@@ -211,12 +227,11 @@ class Stage:
         async def settle() -> None:  # 5
             try:
                 await delivered(futures)
-            except TransportError as error:
+                for span, _ in taken:
+                    consumer.finish(span)
+                self._count(slices, parcels.values(), time.monotonic() - began)
+            except Exception as error:  # noqa: BLE001  a task's exception is seen by nobody else
                 self.runner.fail(error)
-                return
-            for span, _ in taken:
-                consumer.finish(span)
-            self._count(slices, parcels.values(), time.monotonic() - began)
 
         task = asyncio.create_task(settle())
         self.runner._sending.add(task)
@@ -253,7 +268,7 @@ class Stage:
         self.runner.consumer.batch_rows = max(1, min(self.runner.settings.max_batch_rows, fitting))
 
     async def _send(self, topic: str, partition: int, parcels: list[Parcel], slices: list[Slice]) -> list[Any]:
-        """Hands the parcels over; an output that its topic cannot take becomes a dead letter of its input."""
+        """Hands the parcels over; outputs that their topic cannot take become dead letters of their inputs."""
         if parcels[0].dead:  # a dead-letter topic may have fewer partitions than its source
             partition %= self.runner.topics[topic].partitions
         try:
@@ -261,13 +276,16 @@ class Stage:
         except RecordTooLarge as error:
             if parcels[0].dead:
                 raise
-            (one,) = error.parcel.inputs
-            place = next(place for place in slices if any(record is one for record in place.records))
-            letter = self.pipeline.dead_letters(place, [(one, EncodeError(str(error)))])
-            futures = await self._send(letter.topic, letter.partition, [letter], slices)
-            left = [parcel.without(one) if any(record is one for record in parcel.inputs) else parcel for parcel in parcels]
-            left = [parcel for parcel in left if len(parcel)]
-            return futures + (await self._send(topic, partition, left, slices) if left else [])
+            futures: list[Any] = []
+            large = {id(record) for record in error.inputs}
+            for place in slices:
+                failed: list[tuple[RecordLike, RecordError]] = [(one, EncodeError(str(error))) for one in place.records if id(one) in large]
+                if failed:
+                    letter = self.pipeline.dead_letters(place, failed)
+                    futures += await self._send(letter.topic, letter.partition, [letter], slices)
+                    self.runner.metrics.dead_letters += len(letter)
+            parcels[:] = [parcel for parcel in (parcel.without(error.inputs) for parcel in parcels) if len(parcel)]  # what counts as sent
+            return futures + (await self.runner.producer.send_parcels(topic, partition, parcels) if parcels else [])
 
     def _count(self, slices: list[Slice], parcels: Iterable[list[Parcel]], seconds: float) -> None:
         metrics = self.runner.metrics

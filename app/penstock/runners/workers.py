@@ -7,6 +7,7 @@ error has a reason that a restart does not cure, so the others are stopped and i
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from types import FrameType
 
 from penstock.errors import WorkerFailed
@@ -25,28 +27,36 @@ logger = logging.getLogger(__name__)
 RESTARTS = 5  # of one worker, within
 WINDOW = 60.0  # seconds; more than that is no accident
 POLL = 0.2  # seconds between two looks at the workers
+GRACE = 10.0  # seconds beyond the workers' own bound: they end themselves first, and say where they hung
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 class _Worker:
     """One process, and when it was started lately."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, group_instance_id: str) -> None:
         self.number = number
+        # Two members of one static identity would put each other out of the group.
+        self._own = ["--group-instance-id", f"{group_instance_id}-{number}"] if group_instance_id else []
         self.starts: deque[float] = deque(maxlen=RESTARTS + 1)
         self.start()
 
     def start(self) -> None:
         self.starts.append(time.monotonic())
         # The last --workers wins: the same command line, for one worker. A process group of its own keeps Ctrl-C in one hand.
-        self.process = subprocess.Popen([sys.executable, "-m", "penstock", *sys.argv[1:], "--workers", "1"], start_new_session=True)
+        command = [sys.executable, "-m", "penstock", *sys.argv[1:], "--workers", "1", *self._own]
+        self.process = subprocess.Popen(command, start_new_session=True, preexec_fn=_ends_with(os.getpid()))  # noqa: PLW1509  no threads here
         logger.info("worker %d is process %d", self.number, self.process.pid)
 
     def crash_loops(self) -> bool:
         return len(self.starts) > RESTARTS and time.monotonic() - self.starts[0] < WINDOW
 
 
-def supervise(count: int, patience: float) -> None:
+def supervise(count: int, patience: float, group_instance_id: str = "") -> None:
     """Runs `count` workers until SIGTERM or Ctrl-C; `patience` is how many seconds they have to finish.
+
+    With a `group_instance_id`, each worker's is that and its number. On Linux the workers end, as on SIGTERM, when
+    this process is killed.
 
     Raises WorkerFailed with the exit code of the first worker that gave up.
     """
@@ -57,8 +67,9 @@ def supervise(count: int, patience: float) -> None:
         stopping = True
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    workers = [_Worker(number) for number in range(1, count + 1)]
+    workers: list[_Worker] = []
     try:
+        workers.extend(_Worker(number, group_instance_id) for number in range(1, count + 1))
         while not stopping:
             for worker in workers:
                 code = worker.process.poll()
@@ -72,9 +83,23 @@ def supervise(count: int, patience: float) -> None:
                 worker.start()
             time.sleep(POLL)
     finally:
-        _stop(workers, patience)
+        _stop(workers, patience + GRACE)
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _ends_with(parent: int) -> Callable[[], None] | None:
+    """What a child does first, so that it is told to stop when `parent` dies, however that happens. None where the system cannot."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+
+    def before_exec() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died in between
+            os._exit(1)
+
+    return before_exec
 
 
 def _stop(workers: list[_Worker], patience: float) -> None:

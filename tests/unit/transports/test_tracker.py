@@ -1,4 +1,4 @@
-"""The five rules of positions, one after the other; `tests/properties/test_tracker.py` tries them in any order."""
+"""The rules of positions, one after the other; `tests/properties/test_tracker.py` tries them in any order."""
 
 from __future__ import annotations
 
@@ -123,3 +123,21 @@ def test_tracker_knows_no_kafka() -> None:
     script = "import sys, penstock.transports.kafka.tracker; print(*{name.partition('.')[0] for name in sys.modules})"
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert {"faust", "aiokafka", "confluent_kafka", "mode", "numpy"}.isdisjoint(shown.stdout.split())
+
+
+def test_a_place_that_the_broker_does_not_know_yet_is_committable_before_the_first_event() -> None:
+    tracker = Tracker()
+    tracker.assign({TP: 7, OTHER: 3}, {TP})
+    assert tracker.committable() == {TP: 7}
+    tracker.committed({TP: 7}, tracker.epoch)
+    assert tracker.committable() == {}
+
+
+def test_a_drain_lets_nothing_more_start_until_the_next_assignment() -> None:
+    tracker = Tracker()
+    tracker.assign({TP: 0})
+    tracker.drain()
+    assert not tracker.start(tracker.take(TP, 0, 1))
+    assert tracker.working == 0
+    tracker.assign({TP: 0})
+    assert tracker.start(tracker.take(TP, 0, 1))

@@ -33,6 +33,7 @@ __all__ = ["Consumer", "Delivery"]
 
 logger = logging.getLogger(__name__)
 
+LEAVE = 5.0  # seconds for leaving the group; aiokafka would first wait for a rebalance that another member holds up
 LOOK_UP = 0.5  # seconds after which the fetch loop looks whether it should still run
 YEAR_MS = 365 * 24 * 3600 * 1000  # an idle worker must never leave the group by itself: it has to take over some day
 
@@ -65,7 +66,10 @@ class Consumer(base.Consumer):
         self._changed = asyncio.Event()  # set whenever a span is finished or the assignment changes
         self._committing = asyncio.Lock()
         self._gave_up = False
-        self._lost: dict[Partition, tuple[int, int]] = {}
+        self._lost: dict[Partition, int] = {}
+        self._owned = 0  # counts assignments; 0 while there is none
+        self._assignments = 0
+        self._partitions: dict[str, int] = {}  # of each topic, when this worker first saw it
         self._heard = time.monotonic()
 
     # -- life cycle ----------------------------------------------------------------------------------------------
@@ -78,9 +82,12 @@ class Consumer(base.Consumer):
             group_instance_id=options.group_instance_id or None,
             partition_assignment_strategy=[self.app.assignor],
             enable_auto_commit=False,
-            auto_offset_reset=options.start_from,
+            auto_offset_reset="none",  # `perform_seek` knows every position; one that the broker lacks is an error
             isolation_level="read_committed",
             max_partition_fetch_bytes=options.fetch_bytes,
+            fetch_max_bytes=max(
+                options.fetch_bytes, options.max_in_flight_bytes // 2
+            ),  # one more answer waits while this much is in flight
             fetch_max_wait_ms=options.fetch_wait_ms,
             check_crcs=True,
             max_poll_interval_ms=YEAR_MS,
@@ -94,7 +101,10 @@ class Consumer(base.Consumer):
     async def on_stop(self) -> None:
         await self.wait_empty()
         if self._client is not None:
-            await self._client.stop()
+            try:
+                await asyncio.wait_for(self._client.stop(), LEAVE)
+            except TimeoutError:
+                logger.warning("the group could not be left in time; its session timeout will do that")
 
     def close(self) -> None:
         """Faust calls this when a rebalance meets a stopping app; `on_stop` closes the client."""
@@ -165,19 +175,19 @@ class Consumer(base.Consumer):
             None, None, None, tp, generation_id=self.app.consumer_generation_id,
         )  # fmt: skip
 
-    def _seek_back(self, partition: Partition, expected: int, found: int) -> None:
-        """Somebody moved the position. Back to where we were, unless the broker no longer has that place."""
+    def _seek_back(self, partition: Partition, expected: int, found: int | None) -> None:
+        """Somebody moved the position, or the broker does not have it: asked once more, since its leader may have changed."""
         self.metrics.refetches += 1
         self.client.seek(TopicPartition(*partition), expected)
-        if self._lost.get(partition) == (expected, found):
+        if found is None and self._lost.get(partition) == expected:
             raise TransportError(
-                f"{partition[0]}/{partition[1]}: the records from offset {expected} to {found} were deleted by the broker before they "
-                "were read (retention). Raise the topic's retention; to go on without them, move the group's offset: "
+                f"{partition[0]}/{partition[1]}: offset {expected} is out of range: its record was deleted before it was read "
+                "(retention), or the topic was made anew. Raise the topic's retention; to go on without, move the group's offset: "
                 f"kafka-consumer-groups --group {self.app.conf.id} --topic {partition[0]}:{partition[1]} "
                 "--reset-offsets --to-earliest --execute"
             )
-        if found > expected:
-            self._lost[partition] = (expected, found)
+        if found is None:
+            self._lost[partition] = expected
 
     # -- what was finished ---------------------------------------------------------------------------------------
 
@@ -202,6 +212,11 @@ class Consumer(base.Consumer):
                 return False
             except (KafkaError, TimeoutError) as error:
                 self.metrics.commit_failures += 1
+                if (
+                    isinstance(error, KafkaError) and not error.retriable
+                ):  # no permission, for one: what is scored now would be scored again
+                    await self.crash(error)
+                    return False
                 logger.warning("commit failed, will be tried again: %r", error)
                 return False
             tracker.committed(offsets, epoch)
@@ -219,6 +234,7 @@ class Consumer(base.Consumer):
         Called when partitions are revoked and when the worker stops. What was taken and not started is read again by
         the next owner; so is what did not finish in time, which is where an at-least-once duplicate can come from.
         """
+        self.tracker.drain()
         deadline = time.monotonic() + self.options.drain_timeout
         while self.tracker.working and not self._gave_up and (left := deadline - time.monotonic()) > 0:
             self._changed.clear()
@@ -231,36 +247,69 @@ class Consumer(base.Consumer):
     # -- rebalancing ---------------------------------------------------------------------------------------------
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        self._owned = 0
         await super().on_partitions_revoked(revoked)
+        if self.app.should_stop:  # Faust drains, but not when it is stopping: workers that stop together disturb each other's drain
+            await self.wait_empty()
         self.tracker.revoke()
         self._changed.set()
 
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        self._assignments += 1
+        self._owned = self._assignments
+        await super().on_partitions_assigned(assigned, generation_id)
+
     async def perform_seek(self) -> None:
-        """Faust calls this once the assignment is complete: every partition starts at its committed position."""
-        client = self.client
-        assigned = sorted(client.assignment())
-        committed = await asyncio.gather(*(client.committed(tp) for tp in assigned))
-        new = [tp for tp, offset in zip(assigned, committed, strict=True) if offset is None]
-        ends = client.beginning_offsets if self.options.start_from == "earliest" else client.end_offsets
-        first = await ends(new) if new else {}
-        positions = {tp: first[tp] if offset is None else offset for tp, offset in zip(assigned, committed, strict=True)}
+        """Faust calls this once the assignment is complete: every partition starts at its committed position.
+
+        Raises IllegalStateError when the group has begun to rebalance again, which Faust waits for, and
+        TransportUnavailable after `broker_timeout` (a wait that Faust ends itself would leave the worker idle for ever).
+        """
+        client, owned = self.client, self._owned
+        try:
+            async with asyncio.timeout(self.options.broker_timeout):
+                positions, fresh = await self._positions(sorted(client.assignment()))
+        except TimeoutError as error:
+            raise TransportUnavailable(
+                f"the brokers did not tell the committed offsets within {self.options.broker_timeout:g} s"
+            ) from error
+        if not owned or owned != self._owned:
+            raise IllegalStateError("the group is rebalancing again")
         for tp, offset in positions.items():
             client.seek(tp, offset)
         self._lost.clear()
         self.metrics.rebalances += 1
         self.metrics.partitions = len(positions)
-        self.tracker.assign({(tp.topic, tp.partition): offset for tp, offset in positions.items()})
+        self.tracker.assign(
+            {(tp.topic, tp.partition): offset for tp, offset in positions.items()}, {(tp.topic, tp.partition) for tp in fresh}
+        )
         logger.info("assigned %s", ", ".join(f"{tp.topic}/{tp.partition}@{at}" for tp, at in positions.items()) or "nothing")
+
+    async def _positions(self, assigned: list[TopicPartition]) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+        """Where each partition starts, and which of these places are not committed yet.
+
+        `start_from` is for topics that the group has not read. A partition that was added while it reads starts at its
+        beginning: its first events came before anybody could be assigned to it.
+        """
+        client = self.client
+        committed = dict(zip(assigned, await asyncio.gather(*(client.committed(tp) for tp in assigned)), strict=True))
+        for tp in assigned:
+            self._partitions.setdefault(tp.topic, self.topic_partitions(tp.topic) or 0)
+        new = {tp for tp, offset in committed.items() if offset is None}
+        late = {tp for tp in new if self.options.start_from == "latest" and tp.partition < self._partitions[tp.topic]}
+        fresh = {**(await client.beginning_offsets(new - late) if new - late else {}), **(await client.end_offsets(late) if late else {})}
+        return {tp: fresh[tp] if offset is None else offset for tp, offset in committed.items()}, fresh
 
     # -- health --------------------------------------------------------------------------------------------------
 
     @Service.task
     async def _watch_broker(self) -> None:
-        """Stops the worker when the brokers have not answered for `broker_timeout` seconds; aiokafka would retry for ever."""
+        """Stops the worker when aiokafka has given up, or the brokers have not answered for `broker_timeout` seconds."""
         async for _ in self.itertimer(min(5.0, self.options.broker_timeout / 4), name="broker watch"):
             client = self._client
             if client is None:
                 continue
+            self.raw.check()
             try:
                 await asyncio.wait_for(client._client.fetch_all_metadata(), 5.0)
                 self._heard = time.monotonic()

@@ -6,7 +6,8 @@ records are accepted only when the fetch began at exactly the expected position,
 position and the first record was left out by the broker and by nobody else.
 
 Private parts of aiokafka 0.14.0 that are touched, all of them in this file: `Fetcher._records`, `FetchResult`,
-`PartitionRecords`, `Fetcher._create_fetch_waiter`, `Fetcher._notify`, `Fetcher._wait_consume_future`.
+`PartitionRecords`, `Fetcher._create_fetch_waiter`, `Fetcher._notify`, `Fetcher._wait_consume_future`, `Fetcher.error_future`,
+`GroupCoordinator.check_errors`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult, PartitionRecords
-from aiokafka.errors import CorruptRecordException
+from aiokafka.errors import CorruptRecordException, KafkaError, OffsetOutOfRangeError
 
 from penstock.record import RecordLike
 from penstock.transports.kafka.tracker import Partition
@@ -41,8 +42,19 @@ class RawFetcher:
 
     def __init__(self, consumer: AIOKafkaConsumer, *, linger: float = 0.0) -> None:
         self._fetcher = consumer._fetcher
-        self._subscriptions = consumer._subscription
+        self._coordinator = consumer._coordinator
         self._linger = linger
+
+    def check(self) -> None:
+        """Raises what has ended aiokafka's own tasks.
+
+        It waits for somebody to ask before it joins the group again, and a task that has died tells nobody: unasked, a
+        worker would hold its partitions and read nothing for ever.
+        """
+        self._coordinator.check_errors()
+        if self._fetcher.error_future.done():
+            self._fetcher.error_future.result()
+            raise KafkaError("aiokafka has stopped fetching")
 
     async def wait(self, timeout: float) -> None:
         """Until something has been fetched, at most `timeout` seconds. Raises what made fetching impossible."""
@@ -57,21 +69,27 @@ class RawFetcher:
             if not waiter.done():
                 waiter.cancel()
 
-    def take(self, expected: Callable[[Partition], int | None], seek: Callable[[Partition, int, int], None]) -> Iterator[Fetched]:
+    def take(self, expected: Callable[[Partition], int | None], seek: Callable[[Partition, int, int | None], None]) -> Iterator[Fetched]:
         """Everything that lies ready, partition by partition, each from its expected position.
 
-        A result that begins elsewhere is dropped, and `seek(partition, expected, found)` is called instead. Raises the
-        broker's error for a partition (not authorised, corrupt, record larger than the fetch size).
+        A result that begins elsewhere is dropped, and `seek(partition, expected, found)` is called instead, with None when
+        the broker has no such offset. Raises its other errors (not authorised, corrupt, record larger than the fetch size).
         """
         fetcher = self._fetcher
         taken = 0
         try:
             for tp, result in list(fetcher._records.items()):
                 del fetcher._records[tp]
-                if type(result) is not FetchResult:
-                    result.check_raise()
                 at = expected(tp)
-                if at is None or not result.has_more() or not result.check_assignment(tp):
+                if at is None:
+                    continue
+                if type(result) is not FetchResult:
+                    try:
+                        result.check_raise()
+                    except OffsetOutOfRangeError:
+                        seek(tp, at, None)
+                        continue
+                if not result.has_more() or not result.check_assignment(tp):
                     continue
                 records: PartitionRecords = result._partition_records
                 start = records.next_fetch_offset

@@ -18,6 +18,7 @@ from faust.transport import producer as base
 
 from penstock.errors import DeliveryFailed
 from penstock.parcel import Parcel
+from penstock.record import RecordLike
 from penstock.transports.kafka.encode import Full, RecordBatch
 from penstock.transports.kafka.options import FAUST_LOGGER, options_of
 
@@ -29,11 +30,11 @@ DEFAULT_LIMIT = 1_048_588  # max.message.bytes of a topic that says nothing, as 
 
 
 class RecordTooLarge(DeliveryFailed):
-    """The one output of `parcel` is larger than its topic takes. Nothing of the call was sent."""
+    """The outputs to `inputs` are each larger than their topic takes. Nothing of the call was sent."""
 
-    def __init__(self, topic: str, parcel: Parcel, limit: int) -> None:
+    def __init__(self, topic: str, inputs: Sequence[RecordLike], limit: int) -> None:
         super().__init__(f"the output is larger than {topic} takes ({limit} bytes: its max.message.bytes, or our own limit for a batch)")
-        self.parcel = parcel
+        self.inputs = inputs
 
 
 class Producer(base.Producer):
@@ -100,12 +101,15 @@ class Producer(base.Producer):
                 futures += (future,)
         except KafkaError as error:
             raise DeliveryFailed(f"{topic}/{partition}: {error!r}") from error
+        except AssertionError as error:  # how aiokafka says that the partition does not exist: one was added to the source alone
+            raise DeliveryFailed(f"{topic} has no partition {partition}; give it as many as the topics whose outputs it takes") from error
         return futures
 
 
 def _pack(topic: str, parcels: Sequence[Parcel], limit: int, compression: str) -> list[RecordBatch]:
-    """The parcels in as few batches as their size allows. Raises RecordTooLarge for an output that no batch takes."""
+    """The parcels in as few batches as their size allows. Raises RecordTooLarge with all outputs that no batch takes."""
     batches: list[RecordBatch] = []
+    large: list[RecordLike] = []
     todo = list(reversed(parcels))
     while todo:
         parcel = todo.pop()
@@ -120,10 +124,13 @@ def _pack(topic: str, parcels: Sequence[Parcel], limit: int, compression: str) -
             fresh.add(parcel)
         except Full:
             if len(parcel) == 1:
-                raise RecordTooLarge(topic, parcel, limit) from None
-            todo += reversed(parcel.halves())
+                large += parcel.inputs
+            else:
+                todo += reversed(parcel.halves())
         else:
             batches.append(fresh)
+    if large:
+        raise RecordTooLarge(topic, large, limit)
     return batches
 
 

@@ -8,7 +8,8 @@ The rules, one assignment at a time:
    a span is the half-open range of positions [start, end), whatever number of records it holds.
 3. A span is finished when everything that it caused was acknowledged by the broker. There are no partial finishes.
 4. What may be committed is the end of the contiguous run of finished spans, never more.
-5. A new assignment is a new epoch. Spans of an earlier epoch are forgotten: finishing one changes nothing, because
+5. Who drains the tracker lets nothing more be started: what is done after its last commit would be done twice.
+6. A new assignment is a new epoch. Spans of an earlier epoch are forgotten: finishing one changes nothing, because
    another worker may own the partition, and this one will read again from the committed offset.
 
 Pure: no I/O, no clock, no Kafka. `tests/properties/test_tracker.py` holds the laws.
@@ -17,7 +18,7 @@ Pure: no I/O, no clock, no Kafka. `tests/properties/test_tracker.py` holds the l
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 __all__ = ["Partition", "Span", "Tracker"]
@@ -56,12 +57,22 @@ class Tracker:
         self.in_flight = 0
         self.in_flight_bytes = 0
         self._lines: dict[Partition, _Line] = {}
+        self._draining = False
 
-    def assign(self, positions: Mapping[Partition, int]) -> None:
-        """A new assignment: each partition starts at its committed position. All earlier spans are forgotten."""
+    def assign(self, positions: Mapping[Partition, int], fresh: Collection[Partition] = ()) -> None:
+        """A new assignment: each partition starts at its position. All earlier spans are forgotten.
+
+        The positions of those in `fresh` are not the broker's yet, so they are committable as they stand: a group that
+        starts at the end of a topic must find that place again, also when it stops before the first event.
+        """
         self.epoch += 1
         self.in_flight = self.in_flight_bytes = 0
-        self._lines = {partition: _Line(at, at, at) for partition, at in positions.items()}
+        self._draining = False
+        self._lines = {partition: _Line(at, at, -1 if partition in fresh else at) for partition, at in positions.items()}
+
+    def drain(self) -> None:
+        """Nothing more may be started until the next assignment."""
+        self._draining = True
 
     def revoke(self) -> None:
         """Nothing is assigned any more."""
@@ -94,9 +105,13 @@ class Tracker:
         self.finish(self.take(partition, start, end))
 
     def start(self, span: Span) -> bool:
-        """Marks the span as being worked on. False, and nothing to do, when its assignment has passed."""
-        span.started = span.epoch == self.epoch
+        """Marks the span as being worked on. False, and nothing to do, when its assignment has passed or is being drained."""
+        span.started = self.current(span) and not self._draining
         return span.started
+
+    def current(self, span: Span) -> bool:
+        """Whether the span's assignment still holds."""
+        return span.epoch == self.epoch
 
     def finish(self, span: Span) -> None:
         """Everything that the span caused is acknowledged. Ignored when its assignment has passed."""
