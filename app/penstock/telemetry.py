@@ -68,7 +68,8 @@ class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
         line = f"{stamp}.{int(record.msecs):03d} {record.levelname:<5} {record.name}: {record.getMessage()}"
-        pairs = "".join(f" {name}={value}" for name, value in _extra(record).items())
+        shown = ((name, f"{value:.4g}" if isinstance(value, float) else value) for name, value in _extra(record).items())
+        pairs = "".join(f" {name}={value}" for name, value in shown)
         trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
         return line + (f" {pairs}" if pairs else "") + trace
 

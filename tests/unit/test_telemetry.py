@@ -47,8 +47,8 @@ def test_json_record_holds_the_exception_in_one_line() -> None:
 def test_text_record_reads_as_a_sentence_with_pairs() -> None:
     stream = io.StringIO()
     configure("info", "text", stream=stream)
-    logging.getLogger("penstock.x").warning("slow", extra={"ms": 12})
-    assert stream.getvalue().endswith(" WARNING penstock.x: slow  ms=12\n")
+    logging.getLogger("penstock.x").warning("slow", extra={"ms": 12, "share": 0.00012345678})
+    assert stream.getvalue().endswith(" WARNING penstock.x: slow  ms=12 share=0.0001235\n")
 
 
 def test_level_holds_and_libraries_are_quieter() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 from rich.console import Console
@@ -14,7 +16,10 @@ __all__ = ["err", "format_option", "out", "print_json", "table"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-out = Console(highlight=False, soft_wrap=True)
+# What is piped is read by a pager, a log or grep, which fold lines themselves or need them whole; COLUMNS says otherwise.
+_WIDTH: Final = None if sys.stdout.isatty() else shutil.get_terminal_size((160, 24)).columns
+
+out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

@@ -136,12 +136,12 @@ def test_problems_of_all_files_are_told_and_nothing_runs(run: Run) -> None:
     assert (done.code, done.out) == (2, "")
     assert "error: 2 problems" in done.err
     assert "topologies/a.test.yaml:5:14: unknown sink 'doubld' (did you mean 'doubled'?)" in done.err
-    assert "topologies/broken.yaml:3:9: nodes.double: there is no model 'duoble'" in done.err
+    assert "topologies/broken.yaml:3:38: nodes.double: there is no model 'duoble'" in done.err
     done = run("--format", "json")
     assert (done.code, done.err) == (2, "")
     assert [(one["file"], one["line"], one["column"]) for one in done.json["problems"]] == [
         ("topologies/a.test.yaml", 5, 14),
-        ("topologies/broken.yaml", 3, 9),
+        ("topologies/broken.yaml", 3, 38),
     ]
 
 

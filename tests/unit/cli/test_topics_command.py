@@ -1,0 +1,74 @@
+"""`penstock topics`, as far as it goes without a broker: what is needed, and what is said when nothing can be asked."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from penstock.cli.main import main
+from penstock.cli.topics import needed
+
+TOPOLOGY = """\
+topology: t
+sources:
+  orders: {topic: orders, schema: order.avsc}
+  returns: {topic: returns, schema: return.avsc, dead_letter: lost-returns}
+nodes: {n: {kind: model, model: n@1}}
+sinks:
+  scores: {topic: scores, fields: [n]}
+  audit: {topic: audit, fields: [n]}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Neither the schemas nor the model of it exist: topics can be made before them."""
+    path = tmp_path / "t.yaml"
+    path.write_text(TOPOLOGY)
+    return path
+
+
+def test_every_topic_has_its_role(file: Path) -> None:
+    assert needed(file) == {
+        "orders": "source orders",
+        "returns": "source returns",
+        "scores": "sink scores",
+        "audit": "sink audit",
+        "orders.dead-letter": "dead letters of orders",
+        "lost-returns": "dead letters of returns",
+    }
+
+
+@pytest.mark.parametrize("command", ["ls", "create"])
+def test_brokers_that_do_not_answer_have_their_exit_code_and_are_not_waited_for_longer(
+    command: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    began = time.monotonic()
+    assert main(["topics", command, str(file), "--brokers", "127.0.0.1:1", "--broker-timeout", "0.5"]) == 4
+    assert time.monotonic() - began < 10
+    assert "no broker answered at 127.0.0.1:1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["ls", "create"])
+def test_file_that_is_no_topology_is_told_before_any_broker_is_asked(command: str, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(TOPOLOGY.replace("topic: scores", "tpic: scores"))
+    assert main(["topics", command, str(file), "--brokers", "127.0.0.1:1"]) == 2
+    assert "unknown key 'tpic' (did you mean 'topic'?)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["ls", "create"])
+def test_command_without_brokers_says_how_to_name_them(
+    command: str, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(file.parent)
+    monkeypatch.delenv("PENSTOCK_BROKERS", raising=False)
+    assert main(["topics", command, str(file)]) == 2
+    assert "--brokers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [("--partitions", "0"), ("--partitions", "many"), ("--replication", "-2")])
+def test_numbers_that_no_cluster_takes_are_refused(flags: tuple[str, str], file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["topics", "create", str(file), *flags]) == 2
+    assert flags[0] in capsys.readouterr().err
