@@ -58,6 +58,8 @@ BAD = [
     "topology: t\nsources: {s: {topic: a, schema: a.avsc, max_bytes: true}}\n" + NODES + SINKS,
 ]
 
+FILES = [file for file in sorted((PUBLISHED.parents[1] / "topologies").glob("*.yaml")) if not file.name.endswith(".test.yaml")]
+
 
 @pytest.fixture(scope="module")
 def published() -> Any:
@@ -83,6 +85,15 @@ def test_parser_and_schema_refuse_the_same(published: Any, text: str) -> None:
     assert not jsonschema.Draft202012Validator(published).is_valid(yaml.safe_load(text))
     with pytest.raises(TopologyError):
         parse_text(text)
+
+
+@pytest.mark.parametrize("file", FILES, ids=[file.name for file in FILES])
+def test_editors_find_the_schema_from_a_topology_file(published: Any, file: Path) -> None:
+    """Its first line leads to the published schema, and the file is what that schema allows."""
+    text = file.read_text(encoding="utf-8")
+    key, _, path = text.splitlines()[0].partition("$schema=")
+    assert (key, (file.parent / path).resolve()) == ("# yaml-language-server: ", PUBLISHED)
+    jsonschema.Draft202012Validator(published).validate(yaml.safe_load(text))
 
 
 def test_every_key_says_what_it_is_for(published: Any) -> None:
