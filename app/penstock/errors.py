@@ -16,6 +16,7 @@ PenstockError
 │   └── EncodeError
 └── TransportError           the world outside: retried with back-off, then the worker stops
     ├── TransportUnavailable
+    ├── AccessRefused        login or certificate; never retried
     ├── TopicMissing         a topic the topology names does not exist
     ├── DeliveryFailed
     └── WorkerFailed         a worker process gave up; its exit code is passed on
@@ -27,6 +28,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 __all__ = [
+    "AccessRefused",
     "ConfigError",
     "DecodeError",
     "DeliveryFailed",
@@ -156,6 +158,10 @@ class TransportError(PenstockError):
 
 class TransportUnavailable(TransportError):
     """The brokers did not answer within the time allowed."""
+
+
+class AccessRefused(TransportError):
+    """The brokers refused our login or certificate, or theirs is not to be trusted. Never retried: a person must act."""
 
 
 class TopicMissing(TransportError):

@@ -14,6 +14,7 @@ the settings file (which is committed), and is never shown.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import math
 import os
 import re
@@ -25,7 +26,19 @@ from typing import Any, Final, NamedTuple
 
 from penstock.errors import Problem, SettingsError
 
-__all__ = ["DEFAULT_FILE", "PREFIX", "Described", "Secret", "Settings", "describe", "environment_name", "flag_name", "load", "resolve"]
+__all__ = [
+    "DEFAULT_FILE",
+    "PREFIX",
+    "Described",
+    "Secret",
+    "Settings",
+    "describe",
+    "environment_name",
+    "flag_name",
+    "in_the_clear",
+    "load",
+    "resolve",
+]
 
 PREFIX: Final = "PENSTOCK_"
 DEFAULT_FILE: Final = Path("penstock.toml")
@@ -386,14 +399,23 @@ def _conflicts(settings: Settings, given: Mapping[str, _Given]) -> Iterator[Prob
         )
     if (settings.ssl_certfile is None) != (settings.ssl_keyfile is None):
         yield at("ssl_certfile").problem("ssl_certfile and ssl_keyfile go together", "set both or neither")
-    far = [broker for broker in settings.brokers.split(",") if broker.strip() and not _is_loopback(broker)]
-    if far and settings.security_protocol.endswith("PLAINTEXT") and not settings.insecure_plaintext:
+    if far := in_the_clear(settings):
         yield at("brokers").problem(
-            f"{far[0].strip()} would be spoken to without encryption",
+            f"{', '.join(far)} would be spoken to without encryption",
             "set security_protocol to SSL or SASL_SSL, or allow it with insecure_plaintext",
         )
 
 
+def in_the_clear(settings: Settings) -> list[str]:
+    """The brokers beyond this host that would be spoken to without encryption though nobody has allowed it."""
+    if settings.insecure_plaintext or not settings.security_protocol.endswith("PLAINTEXT"):
+        return []
+    return [broker for one in settings.brokers.split(",") if (broker := one.strip()) and not _is_loopback(broker)]
+
+
 def _is_loopback(broker: str) -> bool:
-    host = broker.strip().rpartition(":")[0].strip("[]") or broker.strip()
-    return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
+    host = broker.rpartition(":")[0].strip("[]") or broker
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -49,6 +49,7 @@ EXIT_CODES: Final[Mapping[type[BaseException], int]] = {
     errors.TransportUnavailable: 4,
     errors.TopicMissing: 5,
     errors.DeliveryFailed: 6,
+    errors.AccessRefused: 7,
     errors.TransportError: 4,
     errors.RecordError: 1,
     errors.PenstockError: 1,
@@ -70,7 +71,8 @@ Exit codes:
   0    done                         4    the brokers did not answer
   1    a check failed, or a bug     5    a topic is missing
   2    usage, settings or files     6    an output was refused
-  3    a model cannot serve         130  interrupted
+  3    a model cannot serve         7    login or certificate refused
+                                    130  interrupted
 
 \b
 Completion: eval "$(_PENSTOCK_COMPLETE=bash_source penstock)"   (or zsh_source, fish_source)

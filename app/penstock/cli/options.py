@@ -6,14 +6,20 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 from penstock import telemetry
 from penstock.settings import Settings, flag_name, resolve
 
-__all__ = ["Invocation", "setting_flags", "with_settings"]
+__all__ = ["CONNECTION", "Invocation", "setting_flags", "with_settings"]
+
+# How the brokers are reached; the password itself has no flag.
+CONNECTION: Final = (
+    "brokers", "broker_timeout", "security_protocol", "insecure_plaintext", "ssl_cafile", "ssl_certfile", "ssl_keyfile",
+    "sasl_mechanism", "sasl_username", "sasl_password_file",
+)  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -6,21 +6,20 @@ from pathlib import Path
 
 import click
 
-from penstock.cli.options import with_settings
+from penstock.cli.options import CONNECTION, with_settings
 from penstock.settings import Settings
 
 __all__ = ["run"]
 
 SETTINGS = (
-    "brokers", "workers", "application", "models", "schemas", "start_from", "commit_interval", "max_batch_rows", "chunk_rows",
-    "fetch_linger_ms", "fetch_wait_ms", "drain_timeout", "session_timeout", "broker_timeout", "compression", "group_instance_id",
-    "security_protocol", "insecure_plaintext",
+    "workers", "application", "models", "schemas", "start_from", "commit_interval", "max_batch_rows", "chunk_rows",
+    "fetch_linger_ms", "fetch_wait_ms", "drain_timeout", "session_timeout", "compression", "group_instance_id",
 )  # fmt: skip
 
 
 @click.command()
 @click.argument("topology", type=click.Path(path_type=Path))
-@with_settings(*SETTINGS)
+@with_settings(*CONNECTION, *SETTINGS)
 def run(topology: Path, settings: Settings) -> None:
     """Run TOPOLOGY on Kafka: events in, predictions out, until Ctrl-C or SIGTERM.
 

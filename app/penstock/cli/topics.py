@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from penstock.cli.options import with_settings
+from penstock.cli.options import CONNECTION, with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
 from penstock.settings import Settings
 
@@ -31,7 +31,7 @@ def topics() -> None:
 @topics.command("ls")
 @click.argument("topology", type=click.Path(path_type=Path))
 @format_option
-@with_settings("brokers", "security_protocol", "insecure_plaintext", "broker_timeout")
+@with_settings(*CONNECTION)
 def ls(topology: Path, form: str, settings: Settings) -> int:
     """Show the topics of TOPOLOGY and whether they exist. Exit code 1 when one is missing."""
     from penstock.transports.kafka.connection import Admin
@@ -57,7 +57,7 @@ def ls(topology: Path, form: str, settings: Settings) -> int:
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be created.")
 @format_option
-@with_settings("brokers", "security_protocol", "insecure_plaintext", "broker_timeout")
+@with_settings(*CONNECTION)
 def create(topology: Path, partitions: int | None, replication: int, dry_run: bool, form: str, settings: Settings) -> None:
     """Create the topics of TOPOLOGY that do not exist yet. Those that exist are left as they are.
 

@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 from confluent_kafka import KafkaError, KafkaException
@@ -47,8 +48,9 @@ _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
 _PROPERTIES = """process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners={listeners},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners={listeners}
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,{protocols}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs={data}
@@ -103,9 +105,19 @@ def _fetch() -> None:
 
 
 class JvmKafka:
-    """One Kafka node, running from construction to `stop`. Raises TransportUnavailable when it does not come up."""
+    """One Kafka node, running from construction to `stop`. Raises TransportUnavailable when it does not come up.
 
-    def __init__(self) -> None:
+    `bootstrap` speaks plaintext. `listeners` (name -> security protocol) are opened beside it, each on the port of this
+    host that `addresses` tells; `properties` are added to the node's, and `scram` (user -> password) are its SCRAM-SHA-512 users.
+    """
+
+    def __init__(
+        self,
+        *,
+        listeners: Mapping[str, str] | None = None,
+        properties: Mapping[str, str] | None = None,
+        scram: Mapping[str, str] | None = None,
+    ) -> None:
         self._libs = jars()
         self._home = Path(tempfile.mkdtemp(prefix="penstock-kafka-"))
         self._log = self._home / "server.log"
@@ -113,11 +125,19 @@ class JvmKafka:
         self._watchdog: subprocess.Popen[bytes] | None = None
         atexit.register(self.stop)
         try:
-            port, controller = _free_ports()
-            self.bootstrap = f"127.0.0.1:{port}"
-            properties = _PROPERTIES.format(port=port, controller=controller, data=self._home / "data")
-            (self._home / "server.properties").write_text(properties)
-            self._format()
+            protocols = {"PLAINTEXT": "PLAINTEXT", **(listeners or {})}
+            controller, *ports = _free_ports(1 + len(protocols))
+            self.addresses = {name: f"127.0.0.1:{port}" for name, port in zip(protocols, ports, strict=True)}
+            self.bootstrap = self.addresses["PLAINTEXT"]
+            written = _PROPERTIES.format(
+                listeners=",".join(f"{name}://{address}" for name, address in self.addresses.items()),
+                protocols=",".join(f"{name}:{protocol}" for name, protocol in protocols.items()),
+                controller=controller,
+                data=self._home / "data",
+            )
+            written += "".join(f"{name}={value}\n" for name, value in (properties or {}).items())
+            (self._home / "server.properties").write_text(written)
+            self._format(scram or {})
             self.start()
         except BaseException:
             self.stop()
@@ -182,9 +202,11 @@ class JvmKafka:
         flags = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
         return ["java", *flags, "-cp", f"{self._libs}/*"]
 
-    def _format(self) -> None:
+    def _format(self, scram: Mapping[str, str]) -> None:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode().replace("-", "A")
         command = [*self._java(), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._home / "server.properties")]
+        for user, password in scram.items():
+            command += ["--add-scram", f"SCRAM-SHA-512=[name={user},password={password}]"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise TransportUnavailable(f"Kafka could not format its storage: {(done.stdout + done.stderr).strip()[-500:]}")
@@ -207,8 +229,8 @@ class JvmKafka:
         raise TransportUnavailable(f"Kafka was not ready after {READY_S:g} s; its log ends:\n{self.log[-1500:]}")
 
 
-def _free_ports() -> tuple[int, int]:
-    """A port for clients and one for the controller that nobody listens on."""
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on."""
     found: list[int] = []
     for port in random.sample(_PORTS, 200):
         with socket.socket() as probe:
@@ -217,6 +239,6 @@ def _free_ports() -> tuple[int, int]:
             except OSError:
                 continue
         found.append(port)
-        if len(found) == 2:
-            return found[0], found[1]
-    raise TransportUnavailable(f"no two free ports between {_PORTS.start} and {_PORTS.stop}")
+        if len(found) == count:
+            return found
+    raise TransportUnavailable(f"no {count} free ports between {_PORTS.start} and {_PORTS.stop}")

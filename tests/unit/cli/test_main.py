@@ -143,3 +143,14 @@ def test_settings_lists_value_and_source(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["--config", str(path), "--log-level", "warning", "settings", "--changed", "--format", "json"]) == 0
     shown = {one["name"]: (one["value"], one["source"]) for one in json.loads(capsys.readouterr().out)}
     assert shown == {"workers": ("4", f"{path}:1"), "log_level": ("warning", "--log-level")}
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_settings_shows_that_there_is_a_password_and_not_which(
+    form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PENSTOCK_SASL_PASSWORD", "hunter2")
+    assert main(["settings", "--format", form]) == 0
+    shown = capsys.readouterr().out
+    assert "***" in shown
+    assert "hunter2" not in shown

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
+import re
 import ssl
 import time
 from collections.abc import Iterable, Mapping
@@ -15,8 +15,8 @@ from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
-from penstock.errors import SettingsError, TopicMissing, TransportError, TransportUnavailable
-from penstock.settings import Settings
+from penstock.errors import AccessRefused, SettingsError, TopicMissing, TransportError, TransportUnavailable
+from penstock.settings import Settings, in_the_clear
 
 __all__ = ["Admin", "TopicInfo", "aiokafka_arguments", "librdkafka_arguments"]
 
@@ -34,10 +34,7 @@ def aiokafka_arguments(settings: Settings) -> dict[str, Any]:
         "security_protocol": settings.security_protocol,
     }
     if settings.security_protocol.endswith("SSL"):
-        context = ssl.create_default_context(cafile=settings.ssl_cafile)
-        if settings.ssl_certfile:
-            context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
-        arguments["ssl_context"] = context
+        arguments["ssl_context"] = _tls(settings)
     if settings.security_protocol.startswith("SASL"):
         arguments |= {
             "sasl_mechanism": settings.sasl_mechanism,
@@ -55,6 +52,8 @@ def librdkafka_arguments(settings: Settings) -> dict[str, Any]:
         "client.id": settings.client_id,
         "security.protocol": settings.security_protocol,
     }
+    if settings.security_protocol.endswith("SSL"):
+        _tls(settings)  # says which file is wrong; librdkafka does not, and would ask the terminal for a passphrase
     files = {
         "ssl.ca.location": settings.ssl_cafile,
         "ssl.certificate.location": settings.ssl_certfile,
@@ -74,23 +73,34 @@ def check(settings: Settings) -> None:
     """Raises SettingsError without brokers, and for plaintext to another host that nobody has allowed."""
     if not settings.brokers:
         raise SettingsError("no brokers given: use --brokers HOST:PORT or PENSTOCK_BROKERS (`penstock demo` brings its own)")
-    if settings.security_protocol.endswith("PLAINTEXT") and not settings.insecure_plaintext:
-        far = [address for address in settings.brokers.split(",") if not _is_loopback(address.strip())]
-        if far:
-            raise SettingsError(
-                f"{', '.join(far)}: not this host, and {settings.security_protocol} would send events and passwords in the clear; "
-                "use --security-protocol SSL or SASL_SSL, or --insecure-plaintext on a network that you trust"
-            )
+    if far := in_the_clear(settings):
+        raise SettingsError(
+            f"{', '.join(far)}: not this host, and {settings.security_protocol} would send events and passwords in the clear; "
+            "use --security-protocol SSL or SASL_SSL, or --insecure-plaintext on a network that you trust"
+        )
 
 
-def _is_loopback(address: str) -> bool:
-    host = address.rsplit(":", 1)[0].strip("[]")
-    if host == "localhost":
-        return True
+def _tls(settings: Settings) -> ssl.SSLContext:
+    """Whom to trust and what to show; the broker's name is checked. Raises SettingsError that names the file to blame."""
+
+    def encrypted() -> str:
+        raise SettingsError(
+            f"ssl_keyfile: {settings.ssl_keyfile} is encrypted; give a key without a passphrase, readable by this user only"
+        )
+
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        context = ssl.create_default_context(cafile=settings.ssl_cafile)
+    except OSError as error:  # an SSLError is one
+        raise SettingsError(f"ssl_cafile: {settings.ssl_cafile} cannot be used: {error}; it holds certificates in PEM") from error
+    if settings.ssl_certfile:
+        try:
+            context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile, encrypted)
+        except OSError as error:
+            pair = f"{settings.ssl_certfile} and {settings.ssl_keyfile}"
+            raise SettingsError(
+                f"ssl_certfile, ssl_keyfile: {pair} cannot be used: {error}; they are a certificate and its key in PEM"
+            ) from error
+    return context
 
 
 class TopicInfo(NamedTuple):
@@ -101,15 +111,21 @@ class TopicInfo(NamedTuple):
 
 
 class Admin:
-    """Topics, asked with patience: brokers that do not answer are tried again for `broker_timeout` seconds."""
+    """Topics, asked with patience: brokers that do not answer are tried again for `broker_timeout` seconds.
+
+    A login or a certificate that is refused ends that at once: waiting does not cure it.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._brokers = settings.brokers
         self._patience = settings.broker_timeout
-        self._client = AdminClient({**librdkafka_arguments(settings), "log_level": 0}, logger=logging.getLogger("penstock.quiet"))
+        self._user = settings.sasl_username or (f"the owner of {settings.ssl_certfile}" if settings.ssl_certfile else "")
+        self._trouble: KafkaError | None = None  # what librdkafka met last while it connected; its exceptions only say that it failed
+        arguments = {**librdkafka_arguments(settings), "log_level": 0, "error_cb": self._met}
+        self._client = AdminClient(arguments, logger=logging.getLogger("penstock.quiet"))
 
     def partitions(self) -> dict[str, int]:
-        """Every topic of the cluster with the number of its partitions. Raises TransportUnavailable."""
+        """Every topic of the cluster with the number of its partitions. Raises TransportUnavailable, AccessRefused."""
         deadline = time.monotonic() + self._patience
         pause = 0.25
         while True:
@@ -118,22 +134,33 @@ class Admin:
                 topics = self._client.list_topics(timeout=min(left, 5.0)).topics
                 return {name: len(topic.partitions) for name, topic in topics.items()}
             except KafkaException as error:
+                self._client.poll(0)  # calls `_met`
+                if (refusal := _refusal(self._trouble)) is not None:
+                    raise refusal from error
+                reason = self._trouble.str() if self._trouble else _reason(error)
                 if time.monotonic() + pause >= deadline:
                     raise TransportUnavailable(
-                        f"no broker answered at {self._brokers} within {self._patience:g} s ({_reason(error)}); "
+                        f"no broker answered at {self._brokers} within {self._patience:g} s ({reason}); "
                         "is it running, and reachable from here? --broker-timeout says how long to try"
                     ) from error
-                logger.warning("no broker answers at %s yet, trying again: %s", self._brokers, _reason(error))
+                logger.warning("no broker answers at %s yet, trying again: %s", self._brokers, reason)
             time.sleep(pause)
             pause = min(pause * 2, 5.0)
 
+    def _met(self, error: KafkaError) -> None:
+        if error.code() != KafkaError._ALL_BROKERS_DOWN and _refusal(self._trouble) is None:
+            self._trouble = error
+
     def describe(self, names: Iterable[str]) -> dict[str, TopicInfo]:
-        """These topics. Raises TopicMissing with all that do not exist, TransportUnavailable."""
+        """These topics. Raises TopicMissing with all that do not exist or may not be seen, TransportUnavailable, AccessRefused."""
         wanted = sorted(set(names))
         partitions = self.partitions()
         missing = [name for name in wanted if not partitions.get(name)]
         if missing:
-            raise TopicMissing(f"no such topic: {', '.join(missing)}; `penstock topics create TOPOLOGY` makes what a topology needs")
+            unseen = f" (or may not be seen by {self._user})" if self._user else ""
+            raise TopicMissing(
+                f"no such topic{unseen}: {', '.join(missing)}; `penstock topics create TOPOLOGY` makes what a topology needs"
+            )
         limits = self._limits(wanted)
         return {name: TopicInfo(partitions[name], limits.get(name)) for name in wanted}
 
@@ -165,6 +192,22 @@ class Admin:
             if time.monotonic() > deadline:
                 raise TransportUnavailable("topics were created, but have no leaders yet")
             time.sleep(0.05)
+
+
+def _refusal(trouble: KafkaError | None) -> AccessRefused | None:
+    """What met us as a refusal that no patience cures; None when it is none."""
+    if trouble is None:
+        return None
+    if trouble.code() == KafkaError._AUTHENTICATION:
+        return AccessRefused(f"authentication failed: {trouble.str()}; look at sasl_mechanism, sasl_username and the password")
+    if trouble.code() == KafkaError._SSL or "certificate verify failed" in trouble.str():  # the code depends on which call it met
+        return AccessRefused(
+            f"the broker's certificate was not accepted: {trouble.str()}; ssl_cafile must hold the authority that signed it, "
+            "and it must be issued for the host that brokers names"
+        )
+    if re.search(r"alert (\w+ )?(certificate|unknown ca)", trouble.str()):
+        return AccessRefused(f"the broker did not accept our certificate: {trouble.str()}; look at ssl_certfile and ssl_keyfile")
+    return None
 
 
 def _reason(error: KafkaException) -> str:

@@ -24,7 +24,7 @@ class TransportOptions:
     that will be written, `limits` the max.message.bytes of those that say.
     """
 
-    connection: Mapping[str, Any]
+    connection: Mapping[str, Any] = field(repr=False)  # holds the password
     writes: tuple[str, ...] = ()
     limits: Mapping[str, int] = field(default_factory=dict)
     start_from: str = "earliest"
