@@ -41,7 +41,7 @@ def model() -> None:
     """
 
 
-@model.command()
+@model.command(short_help="Check an ONNX file and register it.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--name", required=True, help="Lower-case letters, digits, '.', '_', '-'.")
 @click.option("--version", help="Begins with a digit; the next whole number unless given.")
@@ -115,7 +115,7 @@ def ls(settings: Settings, form: str) -> None:
     out.print(shown)
 
 
-@model.command()
+@model.command(short_help="Show a version: tensors, metrics, origin.")
 @click.argument("reference", metavar="NAME[@VERSION]")
 @with_settings("models")
 @format_option
@@ -147,7 +147,7 @@ def show(reference: str, settings: Settings, form: str) -> None:
     out.print(shown)
 
 
-@model.command()
+@model.command(short_help="Point an alias at a version.")
 @click.argument("name")
 @click.argument("alias")
 @click.argument("version")
@@ -161,7 +161,7 @@ def alias(name: str, alias: str, version: str, settings: Settings) -> None:
     out.print(f"{name}@{alias} points at {now}" + (f", before at {before}" if before else ""))
 
 
-@model.command(name="verify")
+@model.command(name="verify", short_help="Check digests, signatures and golden records.")
 @click.argument("references", nargs=-1, metavar="[NAME[@VERSION]]...")
 @with_settings("models")
 @format_option

@@ -50,7 +50,7 @@ def ls(directory: Path, form: str) -> None:
     out.print(listing)
 
 
-@schema.command()
+@schema.command(short_help="Show the fields, and the tensors they can feed.")
 @click.argument("file", type=_EXISTING)
 @format_option
 def show(file: Path, form: str) -> None:
@@ -69,7 +69,7 @@ def show(file: Path, form: str) -> None:
     out.print(listing)
 
 
-@schema.command()
+@schema.command(short_help="Check schema files, and events against one.")
 @click.argument("files", nargs=-1, required=True, type=_EXISTING)
 @click.option("--events", type=_EXISTING, help="JSON events, one a line, to hold against the schema (one FILE then).")
 @format_option
@@ -96,7 +96,7 @@ def check(files: tuple[Path, ...], events: Path | None, form: str) -> int:
     return 1 if bad else 0
 
 
-@schema.command()
+@schema.command(short_help="Propose a schema from sample events.")
 @click.argument("events", type=_EXISTING)
 @click.option("--name", default="Event", show_default=True, help="Name of the record.")
 def infer(events: Path, name: str) -> None:
@@ -106,7 +106,7 @@ def infer(events: Path, name: str) -> None:
     err.print(f"{len(proposed['fields'])} fields. Check the types and what may be null, then: penstock schema check FILE --events {events}")
 
 
-@schema.command()
+@schema.command(short_help="Print the JSON Schema of topology files.")
 def topology() -> None:
     """Print the JSON Schema of topology files, from which editors complete them."""
     print_json(json_schema())

@@ -176,7 +176,7 @@ def test_partition_that_is_not_there_is_refused(driver: TopologyDriver, order: E
 
 def test_topology_is_checked_as_a_worker_does(shop: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text((shop / "shop.yaml").read_text().replace("table@1", "tabel@1"))
-    with pytest.raises(TopologyError, match=r"bad.yaml:7:3: nodes.base: .*did you mean 'table'"):
+    with pytest.raises(TopologyError, match=r"bad.yaml:7:30: nodes.base: .*did you mean 'table'"):
         TopologyDriver(tmp_path / "bad.yaml", models=shop / "models", schemas=shop / "schemas")
 
 
