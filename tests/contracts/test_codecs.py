@@ -29,6 +29,7 @@ def test_format_keeps_the_contract(format: Format, tmp_path: Path) -> None:
 @dataclass
 class _Decoder:
     decode: Callable[[Sequence[bytes | None]], Batch]
+    spread: int = 1
 
 
 @dataclass

@@ -33,7 +33,7 @@ class Outputs:
                 fine = np.isfinite(column)
                 if not fine.all():
                     _note(errors, ~fine, f"field {field.name!r} is not a finite number")
-            elif column.dtype.kind == "O":
+            elif column.dtype.kind == "O" and (declared is not None or field.dtype != "string"):
                 _check_objects(field, declared, column, errors)
         return errors
 
