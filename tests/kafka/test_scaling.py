@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,10 @@ def load(job: Job) -> Iterator[None]:
     def send() -> None:
         for at in range(0, TOTAL, 1000):
             job.send(range(at, at + 1000))
-            wait_for(lambda sent=at: stop.is_set() or sum(end_offsets(job.broker, job.sink).values()) > sent - 4000, "answers", 60)
+            wait_for(partial(caught_up, at - 4000), "answers", 60)
+
+    def caught_up(count: int) -> bool:
+        return stop.is_set() or sum(end_offsets(job.broker, job.sink).values()) > count
 
     thread = threading.Thread(target=send)
     thread.start()

@@ -134,7 +134,6 @@ class Consumer(base.Consumer):
     def _room(self) -> bool:
         """Whether more may be taken: batches and bytes that were taken and are not acknowledged are bounded."""
         tracker, options = self.tracker, self.options
-        self.metrics.in_flight_batches, self.metrics.in_flight_bytes = tracker.in_flight, tracker.in_flight_bytes
         return tracker.in_flight < options.max_in_flight_batches and tracker.in_flight_bytes < options.max_in_flight_bytes
 
     def _take(self) -> Iterable[ConsumerMessage]:
@@ -159,6 +158,7 @@ class Consumer(base.Consumer):
         count = 0
         for piece in cut:
             span = self.tracker.take(piece.partition, piece.start, piece.end, _size(piece.records))
+            self._gauge()
             if group and count + len(piece.records) > rows:
                 yield self._message(group)
                 group, count = [], 0
@@ -194,7 +194,11 @@ class Consumer(base.Consumer):
     def finish(self, span: Span) -> None:
         """Everything that the span caused was acknowledged by the broker."""
         self.tracker.finish(span)
+        self._gauge()
         self._changed.set()
+
+    def _gauge(self) -> None:
+        self.metrics.in_flight_batches, self.metrics.in_flight_bytes = self.tracker.in_flight, self.tracker.in_flight_bytes
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Commits every finished prefix. True when the broker stored offsets; a failure changes nothing and is tried again."""

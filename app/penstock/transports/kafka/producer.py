@@ -7,7 +7,6 @@ doubles nor reorders. Nothing is swallowed: whoever sends awaits the futures, an
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,8 +22,6 @@ from penstock.transports.kafka.encode import Full, RecordBatch
 from penstock.transports.kafka.options import FAUST_LOGGER, options_of
 
 __all__ = ["Producer", "RecordTooLarge", "delivered"]
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_LIMIT = 1_048_588  # max.message.bytes of a topic that says nothing, as brokers have it
 
