@@ -11,23 +11,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, cast
 
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
-from faust.transport import consumer as base
 from faust.types import TP, ConsumerMessage
 from mode import Service
 
 from penstock.errors import TransportError, TransportUnavailable
 from penstock.record import RecordLike
 from penstock.transports.kafka.fetch import Fetched, RawFetcher
-from penstock.transports.kafka.options import FAUST_LOGGER, options_of
-from penstock.transports.kafka.tracker import Partition, Span, Tracker
+from penstock.transports.kafka.options import options_of
+from penstock.transports.kafka.shell import Shell
+from penstock.transports.kafka.tracker import Partition, Span
 
 __all__ = ["Consumer", "Delivery"]
 
@@ -45,24 +45,18 @@ class Delivery:
     batches: tuple[tuple[Span, list[RecordLike]], ...]
 
 
-class Consumer(base.Consumer):
+class Consumer(Shell):
     """Delivers `Delivery` events in order, commits what was finished, gives back what was not.
 
-    Settings come from `app.penstock` (`penstock.transports.kafka.transport.TransportSettings`).
+    Settings come from `app.penstock` (`options.TransportOptions`).
     """
-
-    logger = FAUST_LOGGER
-    consumer_stopped_errors = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.options = options_of(self.app)
         self.metrics = self.options.metrics
-        self.tracker = Tracker()
         self.batch_rows: int = self.options.max_batch_rows
-        self._client: AIOKafkaConsumer | None = None
         self.raw: RawFetcher
-        self._listener = _Listener(self)
         self._changed = asyncio.Event()  # set whenever a span is finished or the assignment changes
         self._committing = asyncio.Lock()
         self._gave_up = False
@@ -105,15 +99,6 @@ class Consumer(base.Consumer):
                 await asyncio.wait_for(self._client.stop(), LEAVE)
             except TimeoutError:
                 logger.warning("the group could not be left in time; its session timeout will do that")
-
-    def close(self) -> None:
-        """Faust calls this when a rebalance meets a stopping app; `on_stop` closes the client."""
-
-    @property
-    def client(self) -> AIOKafkaConsumer:
-        if self._client is None:
-            raise RuntimeError("the consumer has not been started")
-        return self._client
 
     # -- fetching ------------------------------------------------------------------------------------------------
 
@@ -322,92 +307,6 @@ class Consumer(base.Consumer):
                 logger.warning("brokers do not answer for %.0f s: %r", silent, error)
                 if silent > self.options.broker_timeout:
                     await self.crash(TransportUnavailable(f"the brokers have not answered for {silent:.0f} s ({error!r})"))
-
-    # -- what Faust asks of a consumer ---------------------------------------------------------------------------
-
-    async def subscribe(self, topics: Iterable[str]) -> None:
-        self.client.subscribe(topics=sorted(topics), listener=self._listener)
-
-    def assignment(self) -> set[TP]:
-        return {TP(tp.topic, tp.partition) for tp in self._client.assignment()} if self._client is not None else set()
-
-    def track_message(self, message: Any) -> None:
-        """Nothing: spans track."""
-
-    def ack(self, message: Any) -> bool:
-        """Nothing: `finish` acknowledges, when the outputs have been."""
-        return False
-
-    async def verify_all_partitions_active(self) -> None:
-        """Nothing: `_watch_broker` watches."""
-
-    def on_buffer_full(self, tp: TP) -> None:
-        """Nothing: `_room` bounds what is in flight, by batches and bytes."""
-
-    on_buffer_drop = on_buffer_full
-
-    def highwater(self, tp: TP) -> int:
-        return self._client.highwater(TopicPartition(*tp)) or 0 if self._client is not None else 0
-
-    def topic_partitions(self, topic: str) -> int | None:
-        partitions = self._client.partitions_for_topic(topic) if self._client is not None else None
-        return len(partitions) if partitions else None
-
-    def key_partition(self, topic: str, key: bytes | None, partition: int | None = None) -> int | None:
-        return partition
-
-    async def position(self, tp: TP) -> int | None:
-        return self.tracker.expected((tp.topic, tp.partition))
-
-    async def seek_to_committed(self) -> Mapping[TP, int]:
-        await self.perform_seek()
-        return {TP(*partition): self.tracker.expected(partition) or 0 for partition in self.tracker.partitions}
-
-    async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
-        return cast(Mapping[TP, int], await self.client.beginning_offsets(partitions))
-
-    async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
-        return cast(Mapping[TP, int], await self.client.end_offsets(partitions))
-
-    async def create_topic(self, topic: str, *args: Any, **kwargs: Any) -> None:
-        raise TransportError(f"topic {topic!r} is not created by a worker: run `penstock topics create`")
-
-    def _new_topicpartition(self, topic: str, partition: int) -> TP:
-        return TP(topic, partition)
-
-    # Tables, transactions and per-record fetching are Faust features that this transport does not carry.
-
-    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        raise TransportError("offsets are committed by spans")
-
-    async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
-        raise TransportError("records are fetched by batches")
-
-    def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
-        raise TransportError("records are fetched by batches")
-
-    async def _seek(self, partition: TP, offset: int) -> None:
-        raise TransportError("positions are kept by the tracker")
-
-    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
-        raise TransportError("positions are kept by the tracker")
-
-
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
-    """Passes aiokafka's rebalance callbacks on to Faust, in the same loop."""
-
-    def __init__(self, consumer: Consumer) -> None:
-        self._consumer = consumer
-
-    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        self._consumer.app.on_rebalance_start()
-        await self._consumer.on_partitions_revoked({TP(tp.topic, tp.partition) for tp in revoked})
-
-    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        consumer = self._consumer
-        generation = consumer.client._coordinator.generation
-        consumer.app.consumer_generation_id = generation
-        await consumer.on_partitions_assigned({TP(tp.topic, tp.partition) for tp in assigned}, generation)
 
 
 def _cut(fetched: Fetched, rows: int) -> Iterable[Fetched]:
