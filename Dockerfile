@@ -3,8 +3,10 @@
 
 FROM python:3.12.11-slim-bookworm AS build
 WORKDIR /src
+# For the native part, which is optional; nothing of the compiler is in the second stage.
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
 RUN python -m venv /opt/penstock
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml setup.py constraints.txt README.md LICENSE ./
 COPY app app
 RUN /opt/penstock/bin/pip install --no-cache-dir --no-compile -c constraints.txt . \
  && /opt/penstock/bin/pip uninstall --yes pip

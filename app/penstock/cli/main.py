@@ -19,6 +19,7 @@ import click
 
 from penstock import errors
 from penstock.cli.options import Invocation, setting_flags
+from penstock.native import native
 
 __all__ = ["COMMANDS", "EXIT_CODES", "class_code", "cli", "exit_code", "main"]
 
@@ -109,12 +110,19 @@ class _Lazy(click.Group):
 def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
         metadata = importlib.import_module("importlib.metadata")  # slow to import, and only needed here
-        click.echo(f"penstock {metadata.version('penstock')}")
+        click.echo(f"penstock {metadata.version('penstock')} ({'with' if native else 'without'} its native part)")
         ctx.exit()
 
 
 @click.group(cls=_Lazy, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version, and how it was built.",
+)
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings file, instead of penstock.toml.")
 @setting_flags("log_level", "log_format", "debug")
 @click.make_pass_decorator(Invocation, ensure=True)

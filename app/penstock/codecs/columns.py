@@ -19,7 +19,7 @@ from penstock.batch import Array
 from penstock.errors import Problem, SchemaError
 from penstock.schema import Column, Missing, Schema
 
-__all__ = ["FLOATS", "Assembler", "bounds"]
+__all__ = ["FLOATS", "Assembler", "Make", "bounds"]
 
 _CODES: Final = {
     "bool": "?", "int8": "b", "int16": "h", "int32": "i", "int64": "q",
@@ -44,7 +44,7 @@ def bounds(kind: str, dtypes: Iterable[str]) -> tuple[float, float]:
     return max(int(info.min) for info in ranges), min(int(info.max) for info in ranges)
 
 
-class _Make(NamedTuple):
+class Make(NamedTuple):
     """One column, with all that can be worked out before the first row."""
 
     field: int
@@ -81,8 +81,8 @@ class Assembler:
             raise SchemaError(problems)
         self.columns = tuple(columns)
         place = {field.name: i for i, field in enumerate(schema.fields)}
-        self._makes = [_make(place[column.field], column, schema) for column in columns]
-        self._groups, self._singles = _grouped(self._makes)
+        self.makes = [_make(place[column.field], column, schema) for column in columns]
+        self._groups, self._singles = _grouped(self.makes)
 
     def rejects_null(self, field: str) -> bool:
         """Whether a null in the field fails its row."""
@@ -103,9 +103,9 @@ class Assembler:
         when there are no rows. An array cannot hold null: `nulls` marks them, field by field.
         """
         if not fields:
-            fields = [()] * (1 + max((make.field for make in self._makes), default=0))
+            fields = [()] * (1 + max((make.field for make in self.makes), default=0))
         if nulls is not None or size >= _MANY:
-            return {make.name: _array(fields[make.field], make, size, nulls[make.field] if nulls else None) for make in self._makes}
+            return {make.name: _array(fields[make.field], make, size, nulls[make.field] if nulls else None) for make in self.makes}
         arrays = {make.name: _array(fields[make.field], make, size) for make in self._singles}
         for group in self._groups:
             flat = _made(chain.from_iterable(group.pick(fields)), group.dtype, group.code, size * len(group.names))
@@ -133,17 +133,17 @@ def _clash(schema: Schema, column: Column) -> Problem | None:
     return Problem(schema.path or schema.name, 0, 0, message, "change the type or the input")
 
 
-def _make(field: int, column: Column, schema: Schema) -> _Make:
+def _make(field: int, column: Column, schema: Schema) -> Make:
     code = _CODES.get(column.dtype, "")
     dtype = np.dtype(column.dtype if code else object)
     fills, passes = column.missing.action == "fill", column.missing == Missing("fill", None)
     fill = _stand_in(column, schema) if passes else _fill(column, schema) if fills else None
-    return _Make(field, column.name, dtype, code, column.shape, prod(column.shape), fills, fill, passes)
+    return Make(field, column.name, dtype, code, column.shape, prod(column.shape), fills, fill, passes)
 
 
-def _grouped(makes: Sequence[_Make]) -> tuple[list[_Group], list[_Make]]:
+def _grouped(makes: Sequence[Make]) -> tuple[list[_Group], list[Make]]:
     """The columns that can be made together (one value a row, never null), and the others."""
-    alike: dict[np.dtype[Any], list[_Make]] = {}
+    alike: dict[np.dtype[Any], list[Make]] = {}
     for make in makes:
         if not make.shape and not make.fills:
             alike.setdefault(make.dtype, []).append(make)
@@ -180,7 +180,7 @@ def _fill(column: Column, schema: Schema) -> Any:
     raise SchemaError(Problem(schema.path or schema.name, 0, 0, message, "give a value of that type"))
 
 
-def _array(values: Any, make: _Make, size: int, nulls: Array | None = None) -> Array:
+def _array(values: Any, make: Make, size: int, nulls: Array | None = None) -> Array:
     """The values as the array `[size, *shape]`, read-only when it was packed; a null becomes the fill, or stays None."""
     holes = _holes(values, make, nulls)
     if isinstance(values, np.ndarray):
@@ -203,7 +203,7 @@ def _array(values: Any, make: _Make, size: int, nulls: Array | None = None) -> A
     return kept
 
 
-def _holes(values: Any, make: _Make, nulls: Array | None) -> Array | None:
+def _holes(values: Any, make: Make, nulls: Array | None) -> Array | None:
     """Which rows are null, None when none is or a null has failed its row already."""
     if not make.fills:
         return None

@@ -14,6 +14,7 @@ import pytest
 
 from penstock import errors
 from penstock.cli.main import COMMANDS, EXIT_CODES, cli, exit_code, main
+from penstock.native import native
 
 
 @pytest.fixture
@@ -50,7 +51,9 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out.startswith("penstock 0.")
+    shown = capsys.readouterr().out
+    assert shown.startswith("penstock 0.")
+    assert ("without" if native is None else "with") + " its native part" in shown
 
 
 def test_module_runs_as_the_script_does() -> None:

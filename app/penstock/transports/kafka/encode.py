@@ -18,11 +18,13 @@ from typing import Any
 from aiokafka.codec import gzip_encode, lz4_encode, snappy_encode, zstd_encode
 from aiokafka.record.util import calc_crc32c
 
+from penstock.native import native as installed
 from penstock.parcel import Parcel
 from penstock.record import Header
 
 __all__ = ["Full", "RecordBatch"]
 
+_crc32c: Callable[[Any], int] = calc_crc32c if installed is None else installed.crc32c
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 _BEFORE_CRC = struct.Struct(">qiibI")
 _AFTER_CRC = struct.Struct(">hiqqqhii")
@@ -57,10 +59,11 @@ class Full(Exception):
 
 
 class RecordBatch:
-    """A batch of at most `limit` bytes before compression."""
+    """A batch of at most `limit` bytes before compression. `native` allows the native part, where it is installed."""
 
-    def __init__(self, limit: int, compression: str = "none") -> None:
+    def __init__(self, limit: int, compression: str = "none", *, native: bool = True) -> None:
         self._limit = limit
+        self._native = installed if native else None
         self._compression = compression
         self._parts: list[bytes] = []
         self._size = _HEADER.size
@@ -71,20 +74,31 @@ class RecordBatch:
 
     def add(self, parcel: Parcel) -> None:
         """Adds all outputs of a parcel. Raises Full, and adds nothing, when they do not fit."""
-        stamps = list(map(_TIMESTAMP, parcel.inputs))
-        first = self._first if self._count else stamps[0]
-        try:
-            body = _encode_plain(parcel, stamps, first, self._count)
-        except (IndexError, TypeError):  # a length or a time span out of the ordinary, a null key, headers of its own
-            body = _encode(parcel, stamps, first, self._count)
+        body, first, latest = self._encode(parcel)
         if self._size + len(body) > self._limit:
             raise Full
         self._parts.append(body)
         self._size += len(body)
-        latest = max(stamps)
         self._last = max(self._last, latest) if self._count else latest
         self._first = first
-        self._count += len(stamps)
+        self._count += len(parcel)
+
+    def _encode(self, parcel: Parcel) -> tuple[bytes, int, int]:
+        """The outputs as records, the batch's first timestamp, and the latest of these outputs."""
+        begun = self._first if self._count else None
+        if self._native is not None and parcel.extra is None:
+            head, origin = _head(parcel)
+            try:
+                return self._native.encode_records(parcel.inputs, parcel.keys, parcel.values, head, origin, begun, self._count)
+            except (TypeError, ValueError, OverflowError):
+                pass  # out of the ordinary: Python says whether it is an error
+        stamps = list(map(_TIMESTAMP, parcel.inputs))
+        first = stamps[0] if begun is None else begun
+        try:
+            body = _encode_plain(parcel, stamps, first, self._count)
+        except (IndexError, TypeError):  # a length or a time span out of the ordinary, a null key, headers of its own
+            body = _encode(parcel, stamps, first, self._count)
+        return body, first, max(stamps)
 
     # -- what aiokafka's accumulator and sender ask of a builder ---------------------------------------------------
 
@@ -120,18 +134,25 @@ class RecordBatch:
         batch += body
         length = len(batch) - 12  # counted from behind the length itself
         _AFTER_CRC.pack_into(batch, _CRC_END, attributes, self._count - 1, self._first, self._last, *self._producer, self._count)
-        _BEFORE_CRC.pack_into(batch, 0, 0, length, -1, 2, calc_crc32c(memoryview(batch)[_CRC_END:]))
+        _BEFORE_CRC.pack_into(batch, 0, 0, length, -1, 2, _crc32c(memoryview(batch)[_CRC_END:]))
         return batch
+
+
+def _head(parcel: Parcel) -> tuple[bytes, bytes | None]:
+    """What follows the value in each output: the headers in common and the name of the position's; and how the position begins."""
+    common = b"".join(map(_header, parcel.common))
+    if parcel.origin is None:
+        return _varint(len(parcel.common)) + common, None
+    title, prefix = parcel.origin
+    return _varint(len(parcel.common) + 1) + common + _sized(title.encode()), prefix
 
 
 def _encode_plain(parcel: Parcel, stamps: Sequence[int], first: int, number: int) -> bytes:
     """The way of nearly all outputs: a key, a value, the shared headers and the position. Raises IndexError or TypeError for others."""
-    if parcel.origin is None or parcel.extra is not None or min(stamps) < first:
+    head, prefix = _head(parcel)
+    if prefix is None or parcel.extra is not None or min(stamps) < first:
         raise TypeError
     varint = _READY
-    title, prefix = parcel.origin
-    name = title.encode()
-    head = varint[len(parcel.common) + 1] + b"".join(map(_header, parcel.common)) + varint[len(name)] + name
     origin = prefix.replace(b"%", b"%%") + b"%d"
     offsets = map(_OFFSET, parcel.inputs)
     keys = map(_KEY, parcel.inputs) if parcel.keys is None else parcel.keys

@@ -6,8 +6,8 @@ records are accepted only when the fetch began at exactly the expected position,
 position and the first record was left out by the broker and by nobody else.
 
 Private parts of aiokafka 0.14.0 that are touched, all of them in this file: `Fetcher._records`, `FetchResult`,
-`PartitionRecords`, `Fetcher._create_fetch_waiter`, `Fetcher._notify`, `Fetcher._wait_consume_future`, `Fetcher.error_future`,
-`GroupCoordinator.check_errors`.
+`PartitionRecords`, `MemoryRecords.__reduce__`, `Fetcher._create_fetch_waiter`, `Fetcher._notify`, `Fetcher._wait_consume_future`,
+`Fetcher.error_future`, `GroupCoordinator.check_errors`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult, PartitionRecords
 from aiokafka.errors import CorruptRecordException, KafkaError, OffsetOutOfRangeError
 
+from penstock.native import Native
+from penstock.native import native as installed
 from penstock.record import RecordLike
 from penstock.transports.kafka.tracker import Partition
 
 __all__ = ["Fetched", "RawFetcher"]
+
+_LENGTH, _CRC_END = 8, 21  # positions in a record batch: of its length, and of what its checksum covers
 
 
 class Fetched(NamedTuple):
@@ -122,16 +126,26 @@ def _resolve(waiter: asyncio.Future[Any]) -> None:
         waiter.set_result(None)
 
 
-def _unpack(records: PartitionRecords) -> list[RecordLike]:
-    """All committed records from `records.next_fetch_offset` on, as aiokafka parsed them; moves `next_fetch_offset`.
+def _unpack(records: PartitionRecords, *, native: bool = True) -> list[RecordLike]:
+    """All committed records from `records.next_fetch_offset` on, as they were parsed; moves `next_fetch_offset`.
 
     The same walk as aiokafka's `PartitionRecords._unpack_records`, a record batch instead of a record at a time.
+    `native` allows the native part, where it is installed.
     """
     rows: list[RecordLike] = []
     source = records._records
+    part = installed if native else None
+    data, stop = (None, 0) if part is None else _bytes_of(source)
     while source.has_next():
         batch = source.next_batch()
-        if records._check_crcs and not batch.validate_crc():
+        start = stop
+        raw = None
+        if data is not None:
+            stop += 12 + int.from_bytes(data[start + _LENGTH : start + 12])
+            raw = data if batch.magic == 2 else None  # older batches are aiokafka's
+        if records._check_crcs and not (
+            batch.validate_crc() if raw is None or part is None else part.crc32c(memoryview(raw)[start + _CRC_END : stop]) == batch.crc
+        ):
             raise CorruptRecordException(f"{records._tp}: wrong checksum in the batch at offset {batch.base_offset}")
         if records._isolation_level == READ_COMMITTED and batch.producer_id is not None:
             records._consume_aborted_up_to(batch.base_offset)
@@ -141,11 +155,29 @@ def _unpack(records: PartitionRecords) -> list[RecordLike]:
                 records.next_fetch_offset = batch.next_offset
                 continue
         if not batch.is_control_batch:
+            if part is not None and raw is not None and not batch.compression_type:
+                rows += _records(part, raw, start, records)
             # A compressed batch is sent whole, also the part before the position that was asked for.
-            if batch.base_offset < records.next_fetch_offset:
+            elif batch.base_offset < records.next_fetch_offset:
                 rows.extend(record for record in batch if record.offset >= records.next_fetch_offset)
             else:
                 rows.extend(batch)
         # The batch keeps its last offset when compaction has removed its last record.
         records.next_fetch_offset = batch.next_offset
     return rows
+
+
+def _bytes_of(source: Any) -> tuple[bytes | None, int]:
+    """What a `MemoryRecords` parses, and where it stands: it tells only who would copy it. None, when it does not tell."""
+    match source.__reduce__():
+        case (_, _, (bytes() as data, int(at))):
+            return data, at
+        case _:
+            return None, 0
+
+
+def _records(part: Native, data: bytes, start: int, records: PartitionRecords) -> list[RecordLike]:
+    try:
+        return part.unpack_records(data, start, records.next_fetch_offset)
+    except ValueError as error:
+        raise CorruptRecordException(f"{records._tp}: {error}") from error

@@ -1,0 +1,941 @@
+/* The optional native part of Penstock: what a worker does for every event and Python does slowly.
+ *
+ *   crc32c(data) -> int                   checksum of a record batch
+ *   encode_records(...) -> (body, first, latest)   outputs -> the records of a batch, message format 2
+ *   unpack_records(data, start, least) -> [Record]   the records of an uncompressed batch
+ *   JsonColumns(fields, max_bytes).decode(values, blocks) -> [row, ...]   plain JSON events -> columns
+ *
+ * Every function has a counterpart in Python that is the authority. What is out of the ordinary is not handled here: it
+ * is an exception or, for JSON, a row number handed back, and the caller goes the other way. So the one law is: what is
+ * accepted here, Python accepts too, with an equal result (tests/properties/test_native.py).
+ *
+ * Bytes objects end with a NUL that is not counted. The parser of JSON leans on it: it only ever steps over a byte that
+ * it has recognised, NUL is never one of them, and so no step leaves the value. Whatever looks further ahead checks `end`.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+#include <float.h>
+#include <math.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+#if !defined(FLT_EVAL_METHOD) || FLT_EVAL_METHOD != 0
+#error "the exact path of decimals needs arithmetic in double; without this module Python does the work"
+#endif
+
+typedef unsigned char byte;
+
+/* -- crc32c -------------------------------------------------------------------------------------------------------- */
+
+static uint32_t crc_table[8][256];
+
+static void crc_prepare(void) {
+    for (uint32_t i = 0; i < 256; i++) {
+        uint32_t crc = i;
+        for (int bit = 0; bit < 8; bit++)
+            crc = crc & 1 ? (crc >> 1) ^ 0x82F63B78u : crc >> 1;
+        crc_table[0][i] = crc;
+    }
+    for (uint32_t i = 0; i < 256; i++)
+        for (int k = 1; k < 8; k++)
+            crc_table[k][i] = (crc_table[k - 1][i] >> 8) ^ crc_table[0][crc_table[k - 1][i] & 0xFF];
+}
+
+static uint32_t crc_sliced(uint32_t crc, const byte *p, Py_ssize_t left) {
+    for (; left >= 8; p += 8, left -= 8) {
+        crc ^= (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+        crc = crc_table[7][crc & 0xFF] ^ crc_table[6][crc >> 8 & 0xFF] ^ crc_table[5][crc >> 16 & 0xFF] ^ crc_table[4][crc >> 24]
+            ^ crc_table[3][p[4]] ^ crc_table[2][p[5]] ^ crc_table[1][p[6]] ^ crc_table[0][p[7]];
+    }
+    for (; left > 0; p++, left--)
+        crc = (crc >> 8) ^ crc_table[0][(crc ^ *p) & 0xFF];
+    return crc;
+}
+
+static uint32_t (*crc_update)(uint32_t, const byte *, Py_ssize_t) = crc_sliced;
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define CRC_IN_HARDWARE
+__attribute__((target("sse4.2"))) static uint32_t crc_hardware(uint32_t crc, const byte *p, Py_ssize_t left) {
+    uint64_t wide = crc;
+    for (; left >= 8; p += 8, left -= 8) {
+        uint64_t word;
+        memcpy(&word, p, 8);
+        wide = __builtin_ia32_crc32di(wide, word);
+    }
+    crc = (uint32_t)wide;
+    for (; left > 0; p++, left--)
+        crc = __builtin_ia32_crc32qi(crc, *p);
+    return crc;
+}
+#endif
+
+static PyObject *crc32c(PyObject *module, PyObject *args) {
+    Py_buffer view;
+    int portable = 0; /* for tests: the way without the instruction */
+    if (!PyArg_ParseTuple(args, "y*|p:crc32c", &view, &portable))
+        return NULL;
+    uint32_t crc = (portable ? crc_sliced : crc_update)(0xFFFFFFFFu, view.buf, view.len) ^ 0xFFFFFFFFu;
+    PyBuffer_Release(&view);
+    return PyLong_FromUnsignedLong(crc);
+}
+
+/* -- Record: what a fetch brings ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    long long offset, timestamp;
+    PyObject *key, *value, *headers; /* bytes, str and tuples of them: no cycle can arise, so no garbage collection */
+} Record;
+
+static void record_free(Record *self) {
+    Py_XDECREF(self->key);
+    Py_XDECREF(self->value);
+    Py_XDECREF(self->headers);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyMemberDef record_members[] = {
+    {"offset", T_LONGLONG, offsetof(Record, offset), READONLY, NULL},
+    {"timestamp", T_LONGLONG, offsetof(Record, timestamp), READONLY, "ms since the epoch, UTC"},
+    {"key", T_OBJECT_EX, offsetof(Record, key), READONLY, NULL},
+    {"value", T_OBJECT_EX, offsetof(Record, value), READONLY, NULL},
+    {"headers", T_OBJECT_EX, offsetof(Record, headers), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyTypeObject RecordType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "penstock._native.Record",
+    .tp_doc = "A record of a fetched batch, as penstock.record.RecordLike describes it.",
+    .tp_basicsize = sizeof(Record),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_dealloc = (destructor)record_free,
+    .tp_members = record_members,
+};
+
+/* -- unpack_records: a batch to its records ------------------------------------------------------------------------ */
+
+typedef struct {
+    const byte *p, *end;
+    bool bad;
+} Reader;
+
+static int64_t read_varint(Reader *r) {
+    uint64_t raw = 0;
+    for (int shift = 0; shift < 64 && r->p < r->end; shift += 7) {
+        byte b = *r->p++;
+        raw |= (uint64_t)(b & 0x7F) << shift;
+        if (!(b & 0x80))
+            return (int64_t)(raw >> 1) ^ -(int64_t)(raw & 1);
+    }
+    r->bad = true;
+    return 0;
+}
+
+/* New bytes, None for the length -1; NULL when the reader is bad or memory is out. */
+static PyObject *read_sized(Reader *r) {
+    int64_t size = read_varint(r);
+    if (r->bad || size > r->end - r->p) {
+        r->bad = true;
+        return NULL;
+    }
+    if (size < 0)
+        Py_RETURN_NONE;
+    PyObject *made = PyBytes_FromStringAndSize((const char *)r->p, (Py_ssize_t)size);
+    r->p += size;
+    return made;
+}
+
+static PyObject *read_headers(Reader *r) {
+    int64_t count = read_varint(r);
+    if (r->bad || count < 0 || count > (r->end - r->p) / 2) { /* a header is two lengths at least */
+        r->bad = true;
+        return NULL;
+    }
+    PyObject *headers = PyTuple_New((Py_ssize_t)count);
+    for (Py_ssize_t i = 0; headers && i < count; i++) {
+        PyObject *name = NULL, *value = NULL, *pair = NULL;
+        int64_t size = read_varint(r);
+        if (r->bad || size < 0 || size > r->end - r->p)
+            r->bad = true;
+        else {
+            name = PyUnicode_DecodeUTF8((const char *)r->p, (Py_ssize_t)size, NULL);
+            r->p += size;
+        }
+        if (name && (value = read_sized(r)))
+            pair = PyTuple_Pack(2, name, value);
+        Py_XDECREF(name);
+        Py_XDECREF(value);
+        if (pair)
+            PyTuple_SET_ITEM(headers, i, pair);
+        else
+            Py_CLEAR(headers);
+    }
+    return headers;
+}
+
+static uint64_t big_endian(const byte *p, int size) {
+    uint64_t number = 0;
+    while (size--)
+        number = number << 8 | *p++;
+    return number;
+}
+
+enum { LENGTH_AT = 8, MAGIC_AT = 16, ATTRIBUTES_AT = 21, FIRST_AT = 27, LATEST_AT = 35, COUNT_AT = 57, BATCH_HEADER = 61 };
+
+static PyObject *unpack_records(PyObject *module, PyObject *args) {
+    Py_buffer view;
+    Py_ssize_t start;
+    long long least;
+    if (!PyArg_ParseTuple(args, "y*nL:unpack_records", &view, &start, &least))
+        return NULL;
+    PyObject *records = NULL;
+    const byte *head = (const byte *)view.buf + start;
+    if (start < 0 || start > view.len - BATCH_HEADER)
+        goto malformed;
+    int64_t size = (int32_t)big_endian(head + LENGTH_AT, 4);
+    int attributes = (int)big_endian(head + ATTRIBUTES_AT, 2);
+    if (size < BATCH_HEADER - 12 || size > view.len - start - 12 || head[MAGIC_AT] != 2 || attributes & 7)
+        goto malformed;
+    uint64_t base = big_endian(head, 8), first = big_endian(head + FIRST_AT, 8), latest = big_endian(head + LATEST_AT, 8);
+    int64_t count = (int32_t)big_endian(head + COUNT_AT, 4);
+    Reader r = {head + BATCH_HEADER, head + 12 + size, false};
+    if (!(records = PyList_New(0)))
+        goto done;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t length = read_varint(&r);
+        if (r.bad || length < 0 || length > r.end - r.p)
+            goto malformed;
+        const byte *stop = r.p + length;
+        read_varint(&r); /* attributes of a record: none are defined */
+        uint64_t stamp = first + (uint64_t)read_varint(&r);
+        int64_t offset = (int64_t)(base + (uint64_t)read_varint(&r));
+        if (r.bad)
+            goto malformed;
+        if (offset < least) { /* sent along, since a batch is sent whole; or asked for again */
+            r.p = stop;
+            continue;
+        }
+        Record *record = PyObject_New(Record, &RecordType);
+        if (!record)
+            goto failed;
+        record->offset = offset;
+        record->timestamp = (int64_t)(attributes & 8 ? latest : stamp); /* bit 3: the time of appending, one for all */
+        record->key = record->value = record->headers = NULL;
+        if ((record->key = read_sized(&r)) && (record->value = read_sized(&r)))
+            record->headers = read_headers(&r);
+        int kept = record->headers && r.p == stop ? PyList_Append(records, (PyObject *)record) : -1;
+        Py_DECREF(record);
+        if (kept < 0)
+            goto failed;
+    }
+    if (r.p == r.end)
+        goto done;
+malformed:
+    PyErr_Clear();
+    PyErr_SetString(PyExc_ValueError, "not an uncompressed record batch of format 2, or a damaged one");
+failed:
+    if (!PyErr_Occurred())
+        PyErr_SetString(PyExc_ValueError, "a damaged record");
+    Py_CLEAR(records);
+done:
+    PyBuffer_Release(&view);
+    return records;
+}
+
+/* -- encode_records: outputs to the records of a batch ------------------------------------------------------------- */
+
+typedef struct {
+    PyObject *bytes;
+    byte *p, *end;
+} Writer;
+
+static bool reserve(Writer *w, Py_ssize_t more) {
+    if (w->end - w->p >= more)
+        return true;
+    Py_ssize_t used = w->p - (byte *)PyBytes_AS_STRING(w->bytes), size = PyBytes_GET_SIZE(w->bytes);
+    if (more > PY_SSIZE_T_MAX / 4 || size > PY_SSIZE_T_MAX / 4) {
+        PyErr_NoMemory();
+        return false;
+    }
+    size = 2 * size + more;
+    if (_PyBytes_Resize(&w->bytes, size) < 0)
+        return false;
+    w->p = (byte *)PyBytes_AS_STRING(w->bytes) + used;
+    w->end = (byte *)PyBytes_AS_STRING(w->bytes) + size;
+    return true;
+}
+
+static uint64_t zigzag(int64_t number) { return (uint64_t)number << 1 ^ (number < 0 ? UINT64_MAX : 0); }
+
+static int varint_size(int64_t number) {
+    int size = 1;
+    for (uint64_t raw = zigzag(number); raw > 0x7F; raw >>= 7)
+        size++;
+    return size;
+}
+
+static void put_varint(Writer *w, int64_t number) {
+    uint64_t raw = zigzag(number);
+    for (; raw > 0x7F; raw >>= 7)
+        *w->p++ = (byte)(raw | 0x80);
+    *w->p++ = (byte)raw;
+}
+
+static void put(Writer *w, const void *from, Py_ssize_t size) {
+    memcpy(w->p, from, (size_t)size);
+    w->p += size;
+}
+
+static void put_sized(Writer *w, PyObject *value) { /* bytes or None */
+    put_varint(w, value == Py_None ? -1 : PyBytes_GET_SIZE(value));
+    if (value != Py_None)
+        put(w, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value));
+}
+
+static Py_ssize_t sized_size(PyObject *value) {
+    return value == Py_None ? 1 : varint_size(PyBytes_GET_SIZE(value)) + PyBytes_GET_SIZE(value);
+}
+
+static PyObject *name_offset, *name_timestamp, *name_key;
+
+static bool number_of(PyObject *input, PyObject *name, long long *number) {
+    PyObject *value = PyObject_GetAttr(input, name);
+    if (!value)
+        return false;
+    *number = PyLong_Check(value) ? PyLong_AsLongLong(value) : -1;
+    if (!PyLong_Check(value))
+        PyErr_Format(PyExc_TypeError, "%U is no int", name);
+    Py_DECREF(value);
+    return !PyErr_Occurred();
+}
+
+/* One record; `key` is what the sink has of its own, or NULL for that of the input. */
+static bool put_record(Writer *w, PyObject *input, PyObject *key, PyObject *value, PyObject *head, PyObject *origin,
+                       long long *first, long long *latest, bool begins, int64_t number) {
+    long long offset, stamp, delta;
+    bool fine = false;
+    if (Py_IS_TYPE(input, &RecordType)) {
+        offset = ((Record *)input)->offset;
+        stamp = ((Record *)input)->timestamp;
+        key = Py_NewRef(key ? key : ((Record *)input)->key);
+    } else {
+        if (!number_of(input, name_offset, &offset) || !number_of(input, name_timestamp, &stamp))
+            return false;
+        key = key ? Py_NewRef(key) : PyObject_GetAttr(input, name_key);
+        if (!key)
+            return false;
+    }
+    if (begins)
+        *first = *latest = stamp;
+    if (stamp > *latest)
+        *latest = stamp;
+    if ((key != Py_None && !PyBytes_Check(key)) || (value != Py_None && !PyBytes_Check(value))) {
+        PyErr_SetString(PyExc_TypeError, "a key or a value is neither bytes nor None");
+        goto done;
+    }
+    if ((*first < 0 && stamp > LLONG_MAX + *first) || (*first > 0 && stamp < LLONG_MIN + *first)) {
+        PyErr_SetString(PyExc_OverflowError, "the timestamps are too far apart");
+        goto done;
+    }
+    delta = stamp - *first;
+    char position[24];
+    int digits = origin == Py_None ? 0 : snprintf(position, sizeof position, "%lld", offset);
+    Py_ssize_t sized = origin == Py_None ? 0 : PyBytes_GET_SIZE(origin) + digits;
+    Py_ssize_t size = 1 + varint_size(delta) + varint_size(number) + sized_size(key) + sized_size(value) + PyBytes_GET_SIZE(head)
+                    + (origin == Py_None ? 0 : varint_size(sized) + sized);
+    if (!reserve(w, size + 10))
+        goto done;
+    put_varint(w, size);
+    *w->p++ = 0;
+    put_varint(w, delta);
+    put_varint(w, number);
+    put_sized(w, key);
+    put_sized(w, value);
+    put(w, PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head));
+    if (origin != Py_None) {
+        put_varint(w, sized);
+        put(w, PyBytes_AS_STRING(origin), PyBytes_GET_SIZE(origin));
+        put(w, position, digits);
+    }
+    fine = true;
+done:
+    Py_DECREF(key);
+    return fine;
+}
+
+static PyObject *encode_records(PyObject *module, PyObject *args) {
+    PyObject *inputs, *keys, *values, *head, *origin, *given, *made = NULL;
+    long long number, first = 0, latest = 0;
+    if (!PyArg_ParseTuple(args, "OOOSOOL:encode_records", &inputs, &keys, &values, &head, &origin, &given, &number))
+        return NULL;
+    if (origin != Py_None && !PyBytes_Check(origin)) {
+        PyErr_SetString(PyExc_TypeError, "the origin is neither bytes nor None");
+        return NULL;
+    }
+    if (given != Py_None && (first = PyLong_AsLongLong(given)) == -1 && PyErr_Occurred())
+        return NULL;
+    latest = first;
+    /* Tuples, so that nothing an input's attribute runs can change what is walked over. */
+    Writer w = {NULL, NULL, NULL};
+    inputs = PySequence_Tuple(inputs);
+    values = PySequence_Tuple(values);
+    keys = keys == Py_None ? Py_NewRef(keys) : PySequence_Tuple(keys);
+    if (!inputs || !values || !keys)
+        goto done;
+    Py_ssize_t count = PyTuple_GET_SIZE(inputs);
+    if (PyTuple_GET_SIZE(values) != count || (keys != Py_None && PyTuple_GET_SIZE(keys) != count)) {
+        PyErr_SetString(PyExc_ValueError, "inputs, keys and values differ in length");
+        goto done;
+    }
+    if (number < 0 || number > INT32_MAX - count) {
+        PyErr_SetString(PyExc_OverflowError, "more records than a batch holds");
+        goto done;
+    }
+    w.bytes = PyBytes_FromStringAndSize(NULL, 1024);
+    if (!w.bytes)
+        goto done;
+    w.p = (byte *)PyBytes_AS_STRING(w.bytes);
+    w.end = w.p + 1024;
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (!put_record(&w, PyTuple_GET_ITEM(inputs, i), keys == Py_None ? NULL : PyTuple_GET_ITEM(keys, i), PyTuple_GET_ITEM(values, i),
+                        head, origin, &first, &latest, given == Py_None && i == 0, number + i))
+            goto done;
+    if (_PyBytes_Resize(&w.bytes, w.p - (byte *)PyBytes_AS_STRING(w.bytes)) == 0)
+        made = Py_BuildValue("(OLL)", w.bytes, first, latest);
+done:
+    Py_XDECREF(w.bytes);
+    Py_XDECREF(inputs);
+    Py_XDECREF(values);
+    Py_XDECREF(keys);
+    return made;
+}
+
+/* -- JsonColumns: plain events to columns -------------------------------------------------------------------------- */
+
+enum { CACHED = 512, SHORT = 8 }; /* texts of at most SHORT bytes come again and again: carriers, airports, codes */
+
+typedef struct {
+    int block;
+    Py_ssize_t row; /* of the block: one column */
+    char code;      /* as in the struct module, 'O' for str */
+    PyObject *fill; /* bytes of one number, or a str; None where a null is refused */
+    byte *base;     /* of the column, while decoding */
+} Target;
+
+typedef struct {
+    PyObject *name, *symbols; /* str; a tuple of str, for an enum */
+    const char *text;
+    Py_ssize_t size;
+    char kind; /* b boolean, i whole, f floating, s string, e enum */
+    bool nullable;
+    long long low, high;
+    double top;
+    Py_ssize_t count, next; /* targets; the field that came behind this one the last time */
+    Target *targets;
+    uint64_t seen; /* the last row that had it */
+} Field;
+
+typedef struct {
+    PyObject_HEAD
+    Py_ssize_t count, first, max_bytes;
+    Field *fields;
+    uint64_t row;
+    bool busy;
+    PyObject *cache[CACHED];
+} JsonColumns;
+
+static const double TENS[23] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+                                1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+static byte plain[256]; /* bytes that stand for themselves in a string */
+
+static Py_ssize_t width(char code) {
+    switch (code) {
+    case '?': case 'b': case 'B': return 1;
+    case 'h': case 'H': return 2;
+    case 'i': case 'I': case 'f': return 4;
+    case 'q': case 'Q': case 'd': return 8;
+    case 'O': return sizeof(PyObject *);
+    default: return 0;
+    }
+}
+
+static const byte *skip_space(const byte *p) {
+    while (*p == ' ' || *p == '\n' || *p == '\r' || *p == '\t')
+        p++;
+    return p;
+}
+
+static const byte *skip_word(const byte *p, const byte *end, const char *word, Py_ssize_t size) {
+    return end - p >= size && !memcmp(p, word, (size_t)size) ? p + size : NULL;
+}
+
+/* Behind the closing quote of a plain string; NULL for any other. */
+static const byte *skip_string(const byte *p) {
+    if (*p++ != '"')
+        return NULL;
+    while (plain[*p])
+        p++;
+    return *p == '"' ? p + 1 : NULL;
+}
+
+typedef struct {
+    bool whole;
+    long long integer;
+    double real;
+} Number;
+
+/* A number whose value is beyond doubt: a whole one of at most 18 digits, a decimal that one exact operation makes (Clinger)
+   or that Python's own correctly rounded conversion makes. NULL for any other; "-0" too, of which there are two opinions. */
+static const byte *read_number(const byte *p, Number *out) {
+    const byte *start = p, *digits;
+    bool minus = *p == '-', wide = false;
+    uint64_t mantissa = 0;
+    int power = 0, exponent = 0, count;
+    p += minus;
+    digits = p;
+    for (; *p >= '0' && *p <= '9'; p++)
+        mantissa = mantissa * 10 + (*p - '0');
+    if (p == digits || p - digits > 18 || (*digits == '0' && p - digits > 1))
+        return NULL;
+    count = (int)(p - digits);
+    out->whole = *p != '.' && *p != 'e' && *p != 'E';
+    if (out->whole) {
+        if (minus && mantissa == 0)
+            return NULL;
+        out->integer = minus ? -(long long)mantissa : (long long)mantissa;
+        out->real = (double)out->integer;
+        return p;
+    }
+    if (*p == '.') {
+        const byte *point = p++;
+        for (; *p >= '0' && *p <= '9'; p++) {
+            if (count < 18)
+                mantissa = mantissa * 10 + (*p - '0');
+            else
+                wide = true;
+            count++;
+            if (p - point > 40)
+                return NULL;
+        }
+        power = -(int)(p - point - 1);
+        if (power == 0)
+            return NULL;
+    }
+    if (*p == 'e' || *p == 'E') {
+        bool negative = *++p == '-';
+        p += *p == '-' || *p == '+';
+        digits = p;
+        for (; *p >= '0' && *p <= '9' && p - digits < 4; p++)
+            exponent = exponent * 10 + (*p - '0');
+        if (p == digits || p - digits > 3)
+            return NULL;
+        power += negative ? -exponent : exponent;
+    }
+    if (!wide && mantissa <= 1ull << 53 && power >= -22 && power <= 22) {
+        double exact = (double)mantissa;
+        exact = power < 0 ? exact / TENS[-power] : exact * TENS[power];
+        out->real = minus ? -exact : exact;
+        return p;
+    }
+    char *behind;
+    out->real = PyOS_string_to_double((const char *)start, &behind, NULL);
+    if (behind != (const char *)p) {
+        PyErr_Clear();
+        return NULL;
+    }
+    return fabs(out->real) > 1e-300 && fabs(out->real) < 1e300 ? p : NULL;
+}
+
+static void store_integer(const Target *t, Py_ssize_t at, long long number) {
+    switch (t->code) {
+    case '?': case 'b': case 'B': t->base[at] = (byte)number; break;
+    case 'h': case 'H': ((uint16_t *)t->base)[at] = (uint16_t)number; break;
+    case 'i': case 'I': ((uint32_t *)t->base)[at] = (uint32_t)number; break;
+    case 'q': case 'Q': ((uint64_t *)t->base)[at] = (uint64_t)number; break;
+    case 'f': ((float *)t->base)[at] = (float)(double)number; break;
+    case 'd': ((double *)t->base)[at] = (double)number; break;
+    }
+}
+
+static void store_object(const Target *t, Py_ssize_t at, PyObject *value) {
+    PyObject **slot = (PyObject **)t->base + at, *old = *slot;
+    *slot = Py_NewRef(value);
+    Py_XDECREF(old);
+}
+
+static void store_null(const Target *t, Py_ssize_t at) {
+    if (t->code == 'O')
+        store_object(t, at, t->fill);
+    else
+        memcpy(t->base + at * width(t->code), PyBytes_AS_STRING(t->fill), (size_t)width(t->code));
+}
+
+/* A new reference to the text as str; a short one may have been made before. */
+static PyObject *text_of(JsonColumns *self, const byte *p, Py_ssize_t size) {
+    if (size == 0 || size > SHORT)
+        return PyUnicode_DecodeASCII((const char *)p, size, NULL);
+    uint64_t word = 0;
+    for (Py_ssize_t i = 0; i < size; i++)
+        word = word << 8 | p[i];
+    PyObject **slot = &self->cache[(word * 0x9E3779B97F4A7C15ull) >> 55];
+    if (!*slot || PyUnicode_GET_LENGTH(*slot) != size || memcmp(PyUnicode_1BYTE_DATA(*slot), p, (size_t)size)) {
+        PyObject *made = PyUnicode_DecodeASCII((const char *)p, size, NULL);
+        if (!made)
+            return NULL;
+        Py_XSETREF(*slot, made);
+    }
+    return Py_NewRef(*slot);
+}
+
+/* The symbol that the text is, borrowed, or NULL. */
+static PyObject *symbol_of(const Field *f, const byte *p, Py_ssize_t size) {
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(f->symbols); i++) {
+        PyObject *symbol = PyTuple_GET_ITEM(f->symbols, i);
+        if (PyUnicode_GET_LENGTH(symbol) == size && !memcmp(PyUnicode_1BYTE_DATA(symbol), p, (size_t)size))
+            return symbol;
+    }
+    return NULL;
+}
+
+/* Behind the value, which was stored; NULL when it is not plain. MemoryError is set and NULL returned when memory is out. */
+static const byte *read_value(JsonColumns *self, const Field *f, const byte *p, const byte *end, Py_ssize_t at) {
+    const byte *start = p;
+    Number number;
+    if (*p == 'n') {
+        if (!f->nullable || !(p = skip_word(p, end, "null", 4)))
+            return NULL;
+        for (Py_ssize_t i = 0; i < f->count; i++)
+            store_null(&f->targets[i], at);
+        return p;
+    }
+    switch (f->kind) {
+    case 'b':
+        p = *p == 't' ? skip_word(p, end, "true", 4) : skip_word(p, end, "false", 5);
+        for (Py_ssize_t i = 0; p && i < f->count; i++)
+            store_integer(&f->targets[i], at, *start == 't');
+        return p;
+    case 'i':
+        p = read_number(p, &number);
+        if (!p || !number.whole || number.integer < f->low || number.integer > f->high)
+            return NULL;
+        for (Py_ssize_t i = 0; i < f->count; i++)
+            store_integer(&f->targets[i], at, number.integer);
+        return p;
+    case 'f':
+        p = read_number(p, &number);
+        if (!p || fabs(number.real) > f->top || (number.whole && fabs(number.real) > 9007199254740992.0))
+            return NULL;
+        for (Py_ssize_t i = 0; i < f->count; i++) {
+            const Target *t = &f->targets[i];
+            if (t->code == 'f')
+                ((float *)t->base)[at] = (float)number.real;
+            else
+                ((double *)t->base)[at] = number.real;
+        }
+        return p;
+    default:
+        if (!(p = skip_string(p)))
+            return NULL;
+        Py_ssize_t size = p - start - 2;
+        PyObject *text = NULL;
+        if (f->kind == 'e') {
+            if (!(text = symbol_of(f, start + 1, size)))
+                return NULL;
+            Py_INCREF(text);
+        } else if (f->count && !(text = text_of(self, start + 1, size)))
+            return NULL;
+        for (Py_ssize_t i = 0; i < f->count; i++)
+            store_object(&f->targets[i], at, text);
+        Py_XDECREF(text);
+        return p;
+    }
+}
+
+/* Behind a value that no field has a place for; nested ones are not plain. */
+static const byte *skip_value(const byte *p, const byte *end) {
+    Number number;
+    switch (*p) {
+    case '"': return skip_string(p);
+    case 't': return skip_word(p, end, "true", 4);
+    case 'f': return skip_word(p, end, "false", 5);
+    case 'n': return skip_word(p, end, "null", 4);
+    default: return read_number(p, &number);
+    }
+}
+
+/* The field that a name (without quotes) is of, or NULL; `guess` is tried before, and learns. */
+static Field *find(JsonColumns *self, Py_ssize_t *guess, const byte *p, Py_ssize_t size) {
+    for (Py_ssize_t i = 0; i < self->count; i++)
+        if (self->fields[i].size == size && !memcmp(self->fields[i].text, p, (size_t)size)) {
+            *guess = i;
+            return &self->fields[i];
+        }
+    return NULL;
+}
+
+/* Whether the value is a plain event; then row `at` of every column is written. */
+static bool read_row(JsonColumns *self, const byte *p, const byte *end, Py_ssize_t at) {
+    Py_ssize_t found = 0, *guess = &self->first;
+    self->row++;
+    p = skip_space(p);
+    if (*p++ != '{')
+        return false;
+    p = skip_space(p);
+    if (*p == '}')
+        p++;
+    else
+        for (;;) {
+            Field *f = &self->fields[*guess];
+            const byte *name = p + 1;
+            if (*p == '"' && end - name > f->size && !memcmp(name, f->text, (size_t)f->size) && name[f->size] == '"')
+                p = name + f->size + 1;
+            else {
+                if (!(p = skip_string(p)))
+                    return false;
+                f = find(self, guess, name, p - name - 1);
+            }
+            p = skip_space(p);
+            if (*p++ != ':')
+                return false;
+            p = skip_space(p);
+            if (f) {
+                if (f->seen == self->row) /* a name said twice */
+                    return false;
+                f->seen = self->row;
+                found++;
+                guess = &f->next;
+            }
+            if (!(p = f ? read_value(self, f, p, end, at) : skip_value(p, end)))
+                return false;
+            p = skip_space(p);
+            if (*p == '}') {
+                p++;
+                break;
+            }
+            if (*p++ != ',')
+                return false;
+            p = skip_space(p);
+        }
+    return found == self->count && skip_space(p) == end;
+}
+
+/* Every target's base within the blocks, or an exception when a block is not of the shape and type that the plan says. */
+static bool place(JsonColumns *self, const Py_buffer *views, Py_ssize_t blocks, Py_ssize_t rows) {
+    for (Py_ssize_t i = 0; i < self->count; i++)
+        for (Py_ssize_t k = 0; k < self->fields[i].count; k++) {
+            Target *t = &self->fields[i].targets[k];
+            Py_ssize_t wide = width(t->code);
+            const Py_buffer *v = t->block < blocks ? &views[t->block] : NULL;
+            bool typed = v && v->itemsize == wide && v->format && !v->format[1] && (t->code == 'O') == (v->format[0] == 'O');
+            if (!typed || (uintptr_t)v->buf % (uintptr_t)wide || (rows && v->len / wide / rows <= t->row)) {
+                PyErr_Format(PyExc_ValueError, "the block of field %R has another type or size than its columns", self->fields[i].name);
+                return false;
+            }
+            t->base = (byte *)v->buf + t->row * rows * wide;
+        }
+    return true;
+}
+
+static PyObject *json_decode(JsonColumns *self, PyObject *args) {
+    PyObject *values, *arrays, *left = NULL;
+    Py_buffer views[16];
+    Py_ssize_t taken = 0;
+    if (!PyArg_ParseTuple(args, "OO!:decode", &values, &PyTuple_Type, &arrays))
+        return NULL;
+    if (self->busy || PyTuple_GET_SIZE(arrays) > 16) {
+        PyErr_SetString(PyExc_RuntimeError, self->busy ? "it is decoding already" : "more than 16 blocks");
+        return NULL;
+    }
+    if (!(values = PySequence_Tuple(values)))
+        return NULL;
+    self->busy = true;
+    Py_ssize_t rows = PyTuple_GET_SIZE(values);
+    for (; taken < PyTuple_GET_SIZE(arrays); taken++)
+        if (PyObject_GetBuffer(PyTuple_GET_ITEM(arrays, taken), &views[taken], PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE | PyBUF_FORMAT) < 0)
+            goto done;
+    if (!place(self, views, taken, rows) || !(left = PyList_New(0)))
+        goto done;
+    for (Py_ssize_t at = 0; at < rows; at++) {
+        PyObject *value = PyTuple_GET_ITEM(values, at);
+        if (PyBytes_Check(value) && PyBytes_GET_SIZE(value) <= self->max_bytes) {
+            const byte *text = (const byte *)PyBytes_AS_STRING(value);
+            if (read_row(self, text, text + PyBytes_GET_SIZE(value), at))
+                continue;
+        }
+        PyObject *number = PyErr_Occurred() ? NULL : PyLong_FromSsize_t(at);
+        if (!number || PyList_Append(left, number) < 0)
+            Py_CLEAR(left);
+        Py_XDECREF(number);
+        if (!left)
+            break;
+    }
+done:
+    while (taken--)
+        PyBuffer_Release(&views[taken]);
+    self->busy = false;
+    Py_DECREF(values);
+    return left;
+}
+
+static void json_free(JsonColumns *self) {
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        Field *f = &self->fields[i];
+        for (Py_ssize_t k = 0; k < f->count; k++)
+            Py_XDECREF(f->targets[k].fill);
+        PyMem_Free(f->targets);
+        Py_XDECREF(f->name);
+        Py_XDECREF(f->symbols);
+    }
+    PyMem_Free(self->fields);
+    for (int i = 0; i < CACHED; i++)
+        Py_XDECREF(self->cache[i]);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static bool plain_text(PyObject *text) {
+    if (!PyUnicode_Check(text) || !PyUnicode_IS_ASCII(text))
+        return false;
+    for (Py_ssize_t i = 0; i < PyUnicode_GET_LENGTH(text); i++)
+        if (!plain[PyUnicode_1BYTE_DATA(text)[i]])
+            return false;
+    return true;
+}
+
+static bool read_target(Target *t, const Field *f, PyObject *given) {
+    int code;
+    if (!PyArg_ParseTuple(given, "inCO:target", &t->block, &t->row, &code, &t->fill))
+        return false;
+    t->code = (char)code;
+    Py_INCREF(t->fill);
+    bool text = f->kind == 's' || f->kind == 'e';
+    bool fed = f->kind == 'f' ? (code == 'f' && f->top <= FLT_MAX) || code == 'd' : text ? code == 'O' : code != 'O' && code != '?';
+    bool filled = code == 'O' ? PyUnicode_Check(t->fill) : PyBytes_Check(t->fill) && PyBytes_GET_SIZE(t->fill) == width(t->code);
+    if (t->block < 0 || t->row < 0 || code > 127 || !width(t->code) || !(fed || (f->kind == 'b' && code == '?'))
+        || (!filled && (f->nullable || t->fill != Py_None))) {
+        PyErr_Format(PyExc_ValueError, "a column that field %R cannot feed", f->name);
+        return false;
+    }
+    return true;
+}
+
+static bool read_field(Field *f, PyObject *given) {
+    PyObject *targets;
+    int kind, nullable;
+    if (!PyArg_ParseTuple(given, "UCpLLdO!O!:field", &f->name, &kind, &nullable, &f->low, &f->high, &f->top, &PyTuple_Type, &f->symbols,
+                          &PyTuple_Type, &targets)) {
+        f->name = f->symbols = NULL; /* borrowed */
+        return false;
+    }
+    Py_INCREF(f->name);
+    Py_INCREF(f->symbols);
+    f->kind = (char)kind;
+    f->nullable = nullable;
+    bool fine = kind < 128 && kind && strchr("bifse", kind) && plain_text(f->name);
+    for (Py_ssize_t i = 0; fine && i < PyTuple_GET_SIZE(f->symbols); i++)
+        fine = plain_text(PyTuple_GET_ITEM(f->symbols, i));
+    if (!fine) {
+        PyErr_Format(PyExc_ValueError, "field %R is not plain", f->name);
+        return false;
+    }
+    f->text = (const char *)PyUnicode_1BYTE_DATA(f->name);
+    f->size = PyUnicode_GET_LENGTH(f->name);
+    if (!(f->targets = PyMem_Calloc((size_t)PyTuple_GET_SIZE(targets) + 1, sizeof(Target)))) {
+        PyErr_NoMemory();
+        return false;
+    }
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(targets); i++) {
+        f->count = i + 1;
+        if (!read_target(&f->targets[i], f, PyTuple_GET_ITEM(targets, i)))
+            return false;
+    }
+    return true;
+}
+
+static PyObject *json_new(PyTypeObject *type, PyObject *args, PyObject *named) {
+    PyObject *fields;
+    Py_ssize_t max_bytes;
+    if (named && PyDict_GET_SIZE(named)) {
+        PyErr_SetString(PyExc_TypeError, "JsonColumns takes no named arguments");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "O!n:JsonColumns", &PyTuple_Type, &fields, &max_bytes))
+        return NULL;
+    if (!PyTuple_GET_SIZE(fields)) {
+        PyErr_SetString(PyExc_ValueError, "no fields");
+        return NULL;
+    }
+    JsonColumns *self = (JsonColumns *)type->tp_alloc(type, 0);
+    if (!self)
+        return NULL;
+    self->max_bytes = max_bytes;
+    if (!(self->fields = PyMem_Calloc((size_t)PyTuple_GET_SIZE(fields), sizeof(Field)))) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(fields); i++) {
+        self->count = i + 1;
+        self->fields[i].next = (i + 1) % PyTuple_GET_SIZE(fields);
+        if (!read_field(&self->fields[i], PyTuple_GET_ITEM(fields, i))) {
+            Py_DECREF(self);
+            return NULL;
+        }
+    }
+    return (PyObject *)self;
+}
+
+static PyMethodDef json_methods[] = {
+    {"decode", (PyCFunction)json_decode, METH_VARARGS, "Writes plain rows into the blocks; the numbers of the other rows."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyTypeObject JsonColumnsType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "penstock._native.JsonColumns",
+    .tp_doc = "Decodes plain JSON events of one schema straight into columns.",
+    .tp_basicsize = sizeof(JsonColumns),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = json_new,
+    .tp_dealloc = (destructor)json_free,
+    .tp_methods = json_methods,
+};
+
+/* -- the module ---------------------------------------------------------------------------------------------------- */
+
+static PyMethodDef functions[] = {
+    {"crc32c", crc32c, METH_VARARGS, "The CRC-32C of bytes."},
+    {"encode_records", encode_records, METH_VARARGS, "Outputs as the records of a batch, and the first and the latest timestamp."},
+    {"unpack_records", unpack_records, METH_VARARGS, "The records of the batch at `start` with at least that offset."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, .m_name = "penstock._native", .m_doc = "What Python does slowly, for every event.", .m_size = -1,
+    .m_methods = functions,
+};
+
+PyMODINIT_FUNC PyInit__native(void) {
+    crc_prepare();
+    for (int c = 0x20; c < 0x80; c++)
+        plain[c] = c != '"' && c != '\\';
+#ifdef CRC_IN_HARDWARE
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("sse4.2"))
+        crc_update = crc_hardware;
+#endif
+    name_offset = PyUnicode_InternFromString("offset");
+    name_timestamp = PyUnicode_InternFromString("timestamp");
+    name_key = PyUnicode_InternFromString("key");
+    if (!name_offset || !name_timestamp || !name_key || PyType_Ready(&RecordType) < 0 || PyType_Ready(&JsonColumnsType) < 0)
+        return NULL;
+    PyObject *module = PyModule_Create(&definition);
+    if (module && (PyModule_AddObjectRef(module, "Record", (PyObject *)&RecordType) < 0
+                   || PyModule_AddObjectRef(module, "JsonColumns", (PyObject *)&JsonColumnsType) < 0))
+        Py_CLEAR(module);
+    return module;
+}

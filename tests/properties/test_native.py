@@ -1,0 +1,314 @@
+"""Laws of the native part: whatever goes in, what comes out is what Python makes of it, bit by bit and word by word."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import pytest
+from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED, PartitionRecords
+from aiokafka.errors import CorruptRecordException
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.record.util import calc_crc32c
+from aiokafka.structs import TopicPartition
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock.batch import Batch
+from penstock.codecs.json import JsonDecoder
+from penstock.parcel import Parcel
+from penstock.record import Record
+from penstock.schema import REQUIRED, Column, Field, Missing, Schema
+from penstock.transports.kafka.encode import RecordBatch
+from penstock.transports.kafka.fetch import _unpack
+
+native = pytest.importorskip("penstock._native", reason="the native part is not built")
+
+INTS: Final = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+FED: Final[dict[str, tuple[str, ...]]] = {
+    "boolean": ("bool", "float32", "int64", "uint8"),
+    "int": (*INTS, "float32", "float64"),
+    "long": (*INTS, "float32", "float64"),
+    "timestamp": ("int64", "float64"),
+    "float": ("float32", "float64"),
+    "double": ("float32", "float64"),
+    "string": ("string",),
+    "enum": ("string",),
+    "bytes": (),
+}
+SYMBOLS: Final = ("EWR", "JFK", "L", "")
+NAMES: Final = ("a", "b", "ab", "year", "event_id", "x y", "n" * 40)
+DIGITS: Final = st.text("0123456789", min_size=1, max_size=24)
+EDGES: Final = [sign * (2**bits + step) for bits in (7, 8, 15, 16, 31, 32, 53, 63, 64) for step in (-1, 0, 1) for sign in (1, -1)]
+ODD: Final = [
+    "-0", "-0.0", "0.0", "0e5", "1e22", "1e23", "9007199254740993.0", "3.4028234663852886e38", "3.4028235677973366e38", "3.5e38",
+    "1e308", "1e309", "5e-324", "2.2250738585072011e-308", "1e-400", "NaN", "Infinity", "0x1", "1_0",
+]  # fmt: skip
+SPELLED: Final = st.builds(
+    "{}{}{}{}".format,
+    st.sampled_from(["", "-", "+"]),
+    st.sampled_from(["", "0", "00", "7"]) | DIGITS,
+    st.sampled_from(["", "."]) | DIGITS.map(".{}".format),
+    st.just("") | st.builds("{}{}{}".format, st.sampled_from("eE"), st.sampled_from(["", "-", "+"]), st.integers(0, 400) | st.just("")),
+)
+NUMBERS: Final = st.one_of(
+    st.integers(-130, 300).map(str),
+    st.sampled_from(EDGES).map(str),
+    st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    st.floats(allow_nan=False, allow_infinity=False, width=32).map(repr),
+    st.floats(-1000, 1000).map("{:.3f}".format),
+    SPELLED,
+    st.sampled_from(ODD),
+)
+TEXTS: Final = st.one_of(
+    st.sampled_from(SYMBOLS),
+    st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters='"\\'), max_size=20),
+    st.text(max_size=6),
+    st.sampled_from(['\\"', "\\u0041", "\\", "\x00", "a\x00b", "\x7f", "\x1f", "\t", "é", "\ud800"]),
+).map(lambda text: f'"{text}"')
+WORDS: Final = st.sampled_from(["true", "false", "null", "tru", "nul", "True", "[]", "[1]", "{}", '{"a":1}', "", "nulll", "truefalse"])
+VALUES: Final = st.one_of(NUMBERS, TEXTS, WORDS)
+LIKELY: Final[dict[str, st.SearchStrategy[str]]] = {
+    "boolean": st.sampled_from(["true", "false"]),
+    **dict.fromkeys(("int", "long", "timestamp", "float", "double"), NUMBERS),
+    **dict.fromkeys(("string", "bytes"), TEXTS),
+    "enum": st.sampled_from(SYMBOLS).map('"{}"'.format),
+}
+SPACE: Final = st.sampled_from(["", "", "", " ", "\n\t", "\r", "  ", "\x0b", "\x00"])
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> tuple[Schema, list[Column]]:
+    names = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=5, unique=True))
+    fields, columns = [], []
+    for name in names:
+        kind: Any = draw(st.sampled_from(sorted(FED)))
+        optional = draw(st.booleans())
+        default = None if optional and draw(st.booleans()) else REQUIRED
+        fields.append(Field(name, kind, optional, default, SYMBOLS if kind == "enum" else ()))
+        for at, dtype in enumerate(draw(st.lists(st.sampled_from(FED[kind]), max_size=2)) if FED[kind] else ()):
+            fills: list[Any] = ["none"] if dtype == "string" else [True] if dtype == "bool" else [0, 7]
+            fills += [float("nan"), -1.5] if dtype[0] == "f" else []
+            missing = Missing("fill", draw(st.sampled_from(fills))) if draw(st.booleans()) else Missing()
+            columns.append(Column(f"{name}.{at}", name, dtype, missing=missing))
+    return Schema("Event", tuple(fields)), columns
+
+
+@st.composite
+def events(draw: st.DrawFn, schema: Schema) -> bytes:
+    """An event of the schema, in half of the draws with something that may be wrong with it."""
+    tame = draw(st.booleans())
+    pairs = [(f'"{field.name}"', draw(LIKELY[field.kind] if tame else LIKELY[field.kind] | VALUES)) for field in schema.fields]
+    if not tame:
+        pairs = draw(st.permutations(pairs))
+        more = st.tuples(st.sampled_from([*(f'"{name}"' for name in NAMES), '"unknown"', '"\\u0061"', '"é"', "a", '"a']), VALUES)
+        pairs += draw(st.lists(more, max_size=2))
+        pairs = draw(st.permutations(pairs))[: draw(st.integers(max(0, len(pairs) - 1), len(pairs)))]
+
+    def gap() -> str:
+        return "" if tame else draw(SPACE)
+
+    body = ",".join(gap() + name + gap() + ":" + gap() + value + gap() for name, value in pairs)
+    text = f"{gap()}{{{gap()}{body}}}{gap()}".encode(errors="surrogatepass")
+    if not tame and draw(st.booleans()):
+        at, cut = draw(st.integers(0, len(text))), draw(st.integers(0, 3))
+        put = draw(st.binary(max_size=3) | st.sampled_from([b",", b"}", b"{", b'"', b":", b"\x00", b"\\", b"e", b".", b"-", b"\xff", b" "]))
+        text = text[:at] + put + text[at + cut :]
+    return text
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> tuple[Schema, list[Column], list[bytes | None]]:
+    schema, columns = draw(plans())
+    return (
+        schema,
+        columns,
+        draw(st.lists(st.one_of(events(schema), events(schema), events(schema), st.none(), st.binary(max_size=8)), max_size=8)),
+    )
+
+
+def same(one: Batch, other: Batch) -> None:
+    assert one.size == other.size
+    assert (one.rows is None) == (other.rows is None)
+    assert one.rows is None or other.rows is None or one.rows.tolist() == other.rows.tolist()
+    assert [(failure.row, type(failure.error), str(failure.error)) for failure in one.failures] == [
+        (failure.row, type(failure.error), str(failure.error)) for failure in other.failures
+    ]
+    assert set(one.columns) == set(other.columns)
+    for name, column in one.columns.items():
+        expected = other.columns[name]
+        assert (column.dtype, column.shape) == (expected.dtype, expected.shape)
+        if column.dtype == object:
+            assert column.tolist() == expected.tolist()
+            assert all(type(value) is str for value in column)
+        else:
+            assert column.tobytes() == expected.tobytes(), name
+
+
+@given(batches())
+@settings(max_examples=300, deadline=None)
+def test_events_become_the_same_batch(drawn: tuple[Schema, list[Column], list[bytes | None]]) -> None:
+    schema, columns, values = drawn
+    fast, slow = (JsonDecoder(schema, columns, max_bytes=300, native=way) for way in (True, False))
+    for _ in range(2):  # the second time it knows the order of the names and has its short texts
+        same(fast.decode(values), slow.decode(values))
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=30))
+@settings(max_examples=300, deadline=None)
+def test_numbers_become_the_same_bits(numbers: list[str]) -> None:
+    """Every spelling of a number, as every kind and in every width."""
+    kinds = {"i": "int", "l": "long", "f": "float", "d": "double"}
+    for name, kind in kinds.items():
+        schema = Schema("Event", (Field(name, kind),))  # type: ignore[arg-type]  # a name of a kind
+        for dtype in FED[kind]:
+            values = [f'{{"{name}":{number}}}'.encode() for number in numbers]
+            made = [JsonDecoder(schema, [Column("c", name, dtype)], max_bytes=300, native=way).decode(values) for way in (True, False)]
+            same(*made)
+
+
+STAMPS: Final = st.integers(-(2**63), 2**63 - 1) | st.integers(0, 2**42) | st.integers(1_700_000_000_000, 1_700_000_000_300)
+BYTES: Final = st.binary(max_size=8)
+LONG: Final = st.integers(0, 70_000).map(bytes)
+HEADERS: Final = st.lists(st.tuples(st.text(max_size=4), st.none() | BYTES), max_size=3)
+
+
+@st.composite
+def parcels(draw: st.DrawFn) -> Parcel:
+    size = draw(st.integers(1, 5))
+
+    def column(of: st.SearchStrategy[Any]) -> list[Any]:
+        return draw(st.lists(of, min_size=size, max_size=size))
+
+    rows = zip(column(st.none() | BYTES), column(STAMPS), column(st.integers(0, 2**63 - 1)), strict=True)
+    inputs = [Record("in", None, key, (), stamp, 0, offset) for key, stamp, offset in rows]
+    keys = draw(st.none() | st.just(column(BYTES)))
+    origin = draw(st.none() | st.tuples(st.text(max_size=4), BYTES | st.just(b"100%/")))
+    return Parcel("topic", 0, inputs, column(st.none() | BYTES | LONG), keys, tuple(draw(HEADERS)), origin)
+
+
+@given(st.lists(parcels(), min_size=1, max_size=3))
+@settings(max_examples=300, deadline=None)
+def test_outputs_become_the_same_bytes(many: list[Parcel]) -> None:
+    made = []
+    for way in (True, False):
+        batch = RecordBatch(1 << 30, native=way)
+        try:
+            for parcel in many:
+                batch.add(parcel)
+            made.append(bytes(batch._build()))
+        except struct.error as error:
+            made.append(str(error).encode())
+    assert made[0] == made[1]
+
+
+@st.composite
+def stored(draw: st.DrawFn) -> bytes:
+    batch = BatchBuilder(1 << 20, 0)
+    for _ in range(draw(st.integers(1, 5))):
+        headers = draw(HEADERS)
+        batch.append(
+            timestamp=draw(st.integers(0, 2**42)), key=draw(st.none() | BYTES), value=draw(st.none() | BYTES | LONG), headers=headers
+        )
+    batch.close()
+    return bytes(batch._build())
+
+
+def spelled(records: Sequence[Any]) -> list[tuple[Any, ...]]:
+    return [(one.offset, one.timestamp, one.key, one.value, list(one.headers)) for one in records]
+
+
+@given(st.lists(stored(), min_size=1, max_size=3), st.integers(-1, 6), st.binary(max_size=9))
+@settings(max_examples=200, deadline=None)
+def test_stored_batches_become_the_same_records(many: list[bytes], least: int, behind: bytes) -> None:
+    data, at = b"".join(many) + behind, 0
+    for one in many:
+        expected = [record for record in MemoryRecords(one).next_batch() if record.offset >= least]
+        assert spelled(native.unpack_records(data, at, least)) == spelled(expected)
+        at += len(one)
+
+
+def fetched(data: bytes, start: int, isolation: int) -> PartitionRecords:
+    """As a fetch that asked for `start` brings it; producer 7 has aborted a transaction at offset 2."""
+    return PartitionRecords(TopicPartition("in", 0), MemoryRecords(data), [(7, 2)], start, None, None, True, isolation)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0, 1, 2, 3, 4]), st.integers(1, 4), st.sampled_from([-1, 7, 8])), min_size=1, max_size=5),
+    st.integers(0, 9),
+    st.sampled_from([READ_UNCOMMITTED, READ_COMMITTED]),
+    st.integers(0, 40),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_fetch_becomes_the_same_records(many: list[tuple[int, int, int]], start: int, isolation: int, cut: int) -> None:
+    """Batches of every compression, some of transactions, the last one cut off as brokers do."""
+    data, at = b"", 0
+    for codec, count, producer in many:
+        batch = DefaultRecordBatchBuilder(2, codec, producer >= 0, producer, 0, 0, 1 << 20)
+        for number in range(count):
+            batch.append(number, 1000 + at + number, b"key", b"value" * number, [("h", None)] * (number % 3))
+        data += struct.pack(">q", at) + bytes(batch.build())[8:]
+        at += count
+    made = []
+    for way in (True, False):
+        records = fetched(data[: len(data) - cut], start, isolation)
+        made.append((spelled(_unpack(records, native=way)), records.next_fetch_offset))
+    assert made[0] == made[1]
+
+
+def test_a_damaged_fetch_is_refused_by_its_checksum() -> None:
+    batch = BatchBuilder(1 << 20, 0)
+    batch.append(timestamp=1, key=b"key", value=b"value")
+    batch.close()
+    data = bytes(batch._build())
+    assert len(_unpack(fetched(data, 0, READ_UNCOMMITTED))) == 1
+    for way in (True, False):
+        with pytest.raises(CorruptRecordException, match="checksum"):
+            _unpack(fetched(data[:-2] + b"x" + data[-1:], 0, READ_UNCOMMITTED), native=way)
+
+
+@given(stored(), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=4), st.integers(0, 300))
+@settings(max_examples=500, deadline=None)
+def test_damaged_batches_are_refused_or_read_and_nothing_else(data: bytes, changes: list[tuple[int, int]], cut: int) -> None:
+    """aiokafka's own parser may read beyond such a batch, so there is nothing to compare with."""
+    damaged = bytearray(data)
+    for at, byte in changes:
+        damaged[at % len(damaged)] = byte
+    for piece in (bytes(damaged), bytes(damaged[: len(damaged) - cut])):
+        try:
+            records = native.unpack_records(piece, 0, 0)
+        except ValueError:
+            continue
+        assert all(isinstance(record.value, bytes | None) for record in records)
+
+
+@given(st.binary(max_size=70), st.integers(0, 9))
+@settings(max_examples=200, deadline=None)
+def test_checksums_are_the_same(data: bytes, start: int) -> None:
+    view = memoryview(data)[start:]
+    assert native.crc32c(view) == native.crc32c(view, True) == calc_crc32c(bytes(view))
+
+
+@given(st.integers(0, 50))
+@settings(max_examples=20, deadline=None)
+def test_plain_events_take_the_native_way(rows: int) -> None:
+    """Otherwise the laws above would hold for a part that does nothing."""
+    schema = Schema(
+        "Event", (Field("i", "int"), Field("d", "double"), Field("s", "string"), Field("o", "float", True), Field("b", "boolean"))
+    )
+    columns = [
+        Column("i", "i", "float32"), Column("d", "d", "float64"), Column("s", "s", "string"), Column("b", "b", "bool"),
+        Column("o", "o", "float32", missing=Missing("fill", float("nan"))),
+    ]  # fmt: skip
+    plain = JsonDecoder(schema, columns, max_bytes=300)._plain
+    assert plain is not None
+    values = [b'{"i": %d, "d":0.1234567890123456789,\n"s":"text","unknown":[],"o":null,"b":true}' % row for row in range(rows)]
+    assert plain.decode(values)[1] == [*range(rows)]
+    made, left = plain.decode([value.replace(b"[]", b'"x"') for value in values])
+    assert left == []
+    assert made["i"].tolist() == [*range(rows)]
+    assert np.isnan(made["o"]).all()
