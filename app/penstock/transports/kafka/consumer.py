@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 LEAVE = 5.0  # seconds for leaving the group; aiokafka would first wait for a rebalance that another member holds up
 LOOK_UP = 0.5  # seconds after which the fetch loop looks whether it should still run
+HEARTBEAT = 0.5  # seconds; a member learns by its next heartbeat that another wants to join, and holds everybody up until then
 YEAR_MS = 365 * 24 * 3600 * 1000  # an idle worker must never leave the group by itself: it has to take over some day
 
 
@@ -86,7 +87,7 @@ class Consumer(Shell):
             check_crcs=True,
             max_poll_interval_ms=YEAR_MS,
             session_timeout_ms=int(options.session_timeout * 1000),
-            heartbeat_interval_ms=int(options.session_timeout * 1000 / 5),
+            heartbeat_interval_ms=int(min(HEARTBEAT, options.session_timeout / 5) * 1000),
             rebalance_timeout_ms=int(options.rebalance_timeout * 1000),
         )
         await self._client.start()
