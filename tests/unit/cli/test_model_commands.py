@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
@@ -13,19 +10,7 @@ from penstock.cli.main import main
 from penstock.model.golden import GoldenRecord, dump
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import models
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Done]
+from tests.unit.cli.done import Done, Run
 
 
 @pytest.fixture

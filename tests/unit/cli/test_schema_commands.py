@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
 from penstock.cli.main import main
+from tests.unit.cli.done import Done, Run
 
 SCHEMA = {
     "type": "record",
@@ -22,19 +21,6 @@ SCHEMA = {
         {"name": "raw", "type": "bytes"},
     ],
 }
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Done]
 
 
 @pytest.fixture

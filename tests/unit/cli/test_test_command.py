@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
 from penstock.cli.main import main
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import models
+from tests.unit.cli.done import Done, Run
 
 TOPOLOGY = """\
 topology: double
@@ -28,19 +27,6 @@ cases:
     given: {numbers: [{x: two}]}
     expect: {dead_letters: {numbers: [{stage: decode}]}}
 """
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Done]
 
 
 @pytest.fixture
