@@ -14,6 +14,7 @@ PenstockError
 │   ├── DecodeError
 │   ├── InferenceError
 │   └── EncodeError
+├── ControlError             a release was not made, or a control message means nothing here; what is live stays
 └── TransportError           the world outside: retried with back-off, then the worker stops
     ├── TransportUnavailable
     ├── AccessRefused        login or certificate; never retried
@@ -30,6 +31,7 @@ from dataclasses import dataclass
 __all__ = [
     "AccessRefused",
     "ConfigError",
+    "ControlError",
     "DecodeError",
     "DeliveryFailed",
     "EncodeError",
@@ -150,6 +152,14 @@ class EncodeError(RecordError):
     """The result cannot be written to the sink."""
 
     stage = "encode"
+
+
+class ControlError(PenstockError):
+    """A release was not made, or a control message means nothing here. `.code` is the reason in one word, for counting."""
+
+    def __init__(self, message: str, *, code: str = "illegal") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class TransportError(PenstockError):

@@ -87,6 +87,7 @@ class Settings:
     application: str = _setting("penstock", "First part of the consumer group's name; workers of one application share the partitions.")
     models: Path = _setting(Path("models"), "Folder of the model registry.")
     schemas: Path = _setting(Path("schemas"), "Folder of the event schemas (*.avsc).")
+    topologies: Path = _setting(Path("topologies"), "Folder in which a topology is looked for that is given by its name.")
     workers: int = _setting(1, "Worker processes on this host; one a core is a good number.", low=1, high=1024)
 
     commit_interval: float = _setting(1.0, "Longest time between two commits of offsets.", unit="s", low=0.01, high=3600)
@@ -106,6 +107,16 @@ class Settings:
     compression: str = _setting("none", "Compression of what is produced.", choices=("none", "gzip", "lz4", "zstd", "snappy"))
     client_id: str = _setting("penstock", "Name under which brokers log this client.")
     group_instance_id: str = _setting("", "Static membership: a restart within the session timeout moves no partitions; empty: none.")
+
+    releases: bool = _setting(True, "Follow the control topic: models are swapped while the stream runs.")
+    trust: Path = _setting(Path("trust.toml"), "File of the keys whose control messages are obeyed (`penstock keys`).")
+    unsigned_control: bool = _setting(False, "Obey control messages without a signature: for development only.")
+    signing_key: Path | None = _setting(None, "The private key (PEM) that signs the control messages of this command.", kind=Path)
+    roots: str = _setting("", "More registry roots to fetch models from, separated by commas: folders, or https URLs.")
+    cache: Path = _setting(Path("~/.cache/penstock"), "Folder of fetched models, by digest; shared by the workers of a host.")
+    model_bytes: int = _setting(512 * MIB, "Largest model file that is fetched.", unit="bytes", low=1 * KIB)
+    stage_timeout: float = _setting(120.0, "How long a worker may take to make a release ready.", unit="s", low=1, high=86_400)
+    status_interval: float = _setting(2.0, "How often a worker tells that it is alive.", unit="s", low=0.1, high=60)
 
     security_protocol: str = _setting("PLAINTEXT", "How brokers are spoken to.", choices=("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"))
     insecure_plaintext: bool = _setting(False, "Allow brokers beyond this host without encryption.")

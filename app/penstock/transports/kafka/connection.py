@@ -147,6 +147,11 @@ class Admin:
             time.sleep(pause)
             pause = min(pause * 2, 5.0)
 
+    def cluster_id(self) -> str:
+        """The id that the cluster was given when it was made. Raises TransportUnavailable, AccessRefused."""
+        self.partitions()  # the patience
+        return str(self._client.list_topics(timeout=PATIENCE).cluster_id)
+
     def _met(self, error: KafkaError) -> None:
         if error.code() != KafkaError._ALL_BROKERS_DOWN and _refusal(self._trouble) is None:
             self._trouble = error

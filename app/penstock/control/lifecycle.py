@@ -1,0 +1,64 @@
+"""A release's states on one worker, as a table of the moves that are legal.
+
+    announced → fetching → verifying → quarantined → fitting → proving → warming → ready → live → previous → retired
+        └──────────┴───────────┴────────────┴───────────┴─────────┴─────────┴────────┴→ failed | aborted | stale
+
+`ready` may be reached from `announced` at once: a rollback binds what is still loaded. `failed`, `aborted` (the operator took it back),
+`stale` (another release was put in force first) and `retired` (its plan was given back) are ends. A release that was put in
+force elsewhere while it failed here stays `failed`: this worker goes on with the plan that it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final
+
+from penstock.errors import ControlError
+
+__all__ = ["ENDS", "MOVES", "STAGING", "State", "move"]
+
+
+class State(StrEnum):
+    """Where a release stands on this worker."""
+
+    ANNOUNCED = "announced"
+    FETCHING = "fetching"
+    VERIFYING = "verifying"
+    QUARANTINED = "quarantined"
+    FITTING = "fitting"
+    PROVING = "proving"
+    WARMING = "warming"
+    READY = "ready"
+    LIVE = "live"
+    PREVIOUS = "previous"
+    RETIRED = "retired"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    STALE = "stale"
+
+
+STAGING: Final = (
+    State.ANNOUNCED, State.FETCHING, State.VERIFYING, State.QUARANTINED, State.FITTING, State.PROVING, State.WARMING
+)  # fmt: skip
+_GIVEN_UP: Final = frozenset({State.FAILED, State.ABORTED, State.STALE})
+
+MOVES: Final[Mapping[State, frozenset[State]]] = {
+    **{here: frozenset({there}) | _GIVEN_UP for here, there in zip(STAGING, (*STAGING[1:], State.READY), strict=True)},
+    State.ANNOUNCED: frozenset({State.FETCHING, State.READY}) | _GIVEN_UP,
+    State.READY: frozenset({State.LIVE, State.ABORTED, State.STALE, State.FAILED}),
+    State.LIVE: frozenset({State.PREVIOUS}),
+    State.PREVIOUS: frozenset({State.RETIRED}),
+    State.RETIRED: frozenset(),
+    State.FAILED: frozenset(),
+    State.ABORTED: frozenset(),
+    State.STALE: frozenset(),
+}
+ENDS: Final = frozenset(state for state, moves in MOVES.items() if not moves)
+
+
+def move(here: State, there: State) -> State:
+    """`there`, when the move is legal. Raises ControlError that names both."""
+    if there not in MOVES[here]:
+        raise ControlError(f"a release that is {here} cannot become {there}", code="illegal-move")
+    return there

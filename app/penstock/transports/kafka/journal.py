@@ -1,0 +1,156 @@
+"""A topic of one partition as a journal that everybody reads whole: no group, from the beginning, then its tail.
+
+For the control and the status topic. Reading is a coroutine of whoever owns the loop; nothing is committed, and nothing is
+skipped: a journal that has lost its beginning, or was made anew, is an error and not a fresh start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.structs import TopicPartition
+
+from penstock.errors import TransportError, TransportUnavailable
+
+__all__ = ["Entry", "Reader", "Writer"]
+
+WAIT_MS = 500  # how long the broker holds a fetch open; what arrives is delivered at once
+SLICE = 256  # entries handed over together, so that a flood leaves the loop to others
+
+
+class Entry(NamedTuple):
+    """One record. `timestamp` is in ms; `stamped` says that the broker set it (LogAppendTime), not the writer."""
+
+    offset: int
+    timestamp: int
+    stamped: bool
+    key: bytes | None
+    value: bytes | None
+
+
+class Reader:
+    """Partition 0 of `topic`. Use as an async context manager; `connection` are aiokafka's arguments.
+
+    Raises TransportUnavailable when the brokers do not answer within `patience` seconds.
+    """
+
+    def __init__(self, connection: Mapping[str, Any], topic: str, *, patience: float) -> None:
+        self.topic = topic
+        self.position = 0
+        self._partition = TopicPartition(topic, 0)
+        self._patience = patience
+        self._connection = connection
+
+    async def __aenter__(self) -> Self:
+        self._client = AIOKafkaConsumer(
+            **self._connection,
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            fetch_max_wait_ms=WAIT_MS,
+            max_poll_records=SLICE,
+        )
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._client.start()
+                self._client.assign([self._partition])
+                self.position = (await self._client.beginning_offsets([self._partition]))[self._partition]
+                self._client.seek(self._partition, self.position)
+        except (KafkaError, OSError, TimeoutError) as error:
+            await self._client.stop()
+            raise TransportUnavailable(f"{self.topic} cannot be read: {error!r}") from error
+        except BaseException:
+            await self._client.stop()
+            raise
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._client.stop()
+
+    async def end(self) -> int:
+        """The offset behind the last record, as the brokers have it now."""
+        try:
+            async with asyncio.timeout(self._patience):
+                offsets: Mapping[TopicPartition, int] = await self._client.end_offsets([self._partition])
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise TransportUnavailable(f"the end of {self.topic} is not told: {error!r}") from error
+        return offsets[self._partition]
+
+    async def rewind(self) -> None:
+        """Reads from the beginning again."""
+        self.position = (await self._client.beginning_offsets([self._partition]))[self._partition]
+        self._client.seek(self._partition, self.position)
+
+    async def take(self, wait: float = WAIT_MS / 1000) -> list[Entry]:
+        """What has arrived, in order; after `wait` seconds nothing. Raises TransportError when the journal is not the one it was.
+
+        Brokers that are away are waited for: aiokafka connects again by itself.
+        """
+        try:
+            found = await self._client.getmany(self._partition, timeout_ms=int(wait * 1000), max_records=SLICE)
+        except OffsetOutOfRangeError as error:
+            raise TransportError(
+                f"{self.topic} no longer holds offset {self.position}: it was made anew, or has lost records; "
+                "it must be kept for ever (`penstock topics create` makes it so)"
+            ) from error
+        entries = [
+            Entry(one.offset, one.timestamp, one.timestamp_type == 1, one.key, one.value) for records in found.values() for one in records
+        ]
+        if entries:
+            self.position = entries[-1].offset + 1
+        return entries
+
+    async def until(self, offset: int) -> AsyncIterator[list[Entry]]:
+        """Everything from where it stands up to `offset`, in slices. An offset that holds no record (compacted) counts as read."""
+        while self.position < offset:
+            entries = await self.take()
+            if not entries:
+                with contextlib.suppress(KafkaError):
+                    self.position = max(self.position, await self._client.position(self._partition))
+            yield entries
+
+
+class Writer:
+    """Writes to partition 0 of journals. Use as an async context manager.
+
+    Each write is acknowledged by all replicas in sync; retries do not double it.
+    """
+
+    def __init__(self, connection: Mapping[str, Any], *, patience: float) -> None:
+        self._connection = connection
+        self._patience = patience
+
+    async def __aenter__(self) -> Self:
+        self._client = AIOKafkaProducer(
+            **self._connection, acks="all", enable_idempotence=True, linger_ms=0, request_timeout_ms=int(self._patience * 1000)
+        )
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._client.start()
+        except (KafkaError, OSError, TimeoutError) as error:
+            await self._client.stop()
+            raise TransportUnavailable(f"the brokers cannot be written to: {error!r}") from error
+        except BaseException:
+            await self._client.stop()
+            raise
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._client.stop()
+
+    async def write(self, topic: str, key: bytes, value: bytes | None) -> int:
+        """Appends a record (None: a tombstone) and returns its offset. Raises TransportError when it was not acknowledged."""
+        try:
+            async with asyncio.timeout(self._patience):
+                written = await self._client.send_and_wait(topic, value, key=key, partition=0)
+        except TimeoutError as error:
+            raise TransportUnavailable(f"{topic}: not acknowledged within {self._patience:g} s") from error
+        except (KafkaError, OSError) as error:
+            raise TransportError(f"{topic}: not written: {error!r}") from error
+        return int(written.offset)
