@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 from uuid import UUID
 
 import msgspec
@@ -119,7 +119,7 @@ def parse(data: bytes) -> Message:
         version = msgspec.json.decode(data, type=_Versioned).version
         if version > _VERSION:
             raise ControlError(f"a message of version {version}; this Penstock reads up to {_VERSION}: upgrade it", code="newer")
-        return _DECODER.decode(data)
+        return cast(Message, _DECODER.decode(data))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # a ValidationError is a DecodeError
         raise ControlError(f"not a control message: {error}", code="malformed") from error
 

@@ -10,7 +10,7 @@ Two kinds of records:
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, cast
 
 import msgspec
 
@@ -91,6 +91,6 @@ def encode(status: Status) -> bytes:
 def parse(data: bytes) -> Status:
     """The value of a status record. Raises ControlError: a stranger may have written there."""
     try:
-        return _DECODER.decode(data)
+        return cast(Status, _DECODER.decode(data))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ControlError(f"not a status record: {error}") from error

@@ -1,0 +1,37 @@
+"""The two topics of a topology's releases: what they are called, and how they must be configured to keep their promise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from penstock.control.messages import MAX_BYTES
+
+__all__ = ["CONTROL_CONFIG", "STATUS_CONFIG", "Topics"]
+
+# Kept for ever, and stamped by the brokers: a key's time of trust is held against their clock, not the signer's.
+CONTROL_CONFIG: Final[Mapping[str, str]] = {
+    "cleanup.policy": "delete",
+    "retention.ms": "-1",
+    "retention.bytes": "-1",
+    "message.timestamp.type": "LogAppendTime",
+    "max.message.bytes": str(2 * MAX_BYTES),  # a signature adds a third, and a batch its own header
+}
+STATUS_CONFIG: Final[Mapping[str, str]] = {
+    "cleanup.policy": "compact",
+    "message.timestamp.type": "LogAppendTime",
+    "segment.ms": str(3600 * 1000),  # only closed segments are compacted
+    "min.cleanable.dirty.ratio": "0.1",
+}
+
+
+class Topics(NamedTuple):
+    """Their names: `APPLICATION.TOPOLOGY.control` and `.status`, unless the topology file says otherwise."""
+
+    control: str
+    status: str
+
+    @classmethod
+    def of(cls, application: str, topology: str, *, control: str = "", status: str = "") -> Topics:
+        group = f"{application}.{topology}"
+        return cls(control or f"{group}.control", status or f"{group}.status")
