@@ -36,6 +36,7 @@ sinks:
     topic: flights.predictions
     key: flight_id
     fields: {score: stack, flight_id: flight_id}
+releases: {signatures: off, on_invalid: rollback, check_every: 5, control: flights.control}
 """
 PIECES = [
     *re.findall(r"\w+|\s+|[^\w\s]", GOOD),
@@ -90,6 +91,7 @@ def test_any_text(text: str) -> None:
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
+@example("---")
 @settings(deadline=None)
 def test_any_words_of_the_language(text: str) -> None:
     holds(text)

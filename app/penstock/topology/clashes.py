@@ -23,6 +23,7 @@ def clashes(topology: Topology) -> Iterator[Clash]:
     for sink in topology.sinks:
         yield from _sink_clashes(sink)
     yield from _topic_clashes(topology)
+    yield from _release_clashes(topology)
 
 
 def _sink_clashes(sink: Sink) -> Iterator[Clash]:
@@ -73,3 +74,19 @@ def _topic_clashes(topology: Topology) -> Iterator[Clash]:
         if first is not sink and (first.format, first.schema) != (sink.format, sink.schema):
             message = f"sinks.{sink.name}: the topic {sink.topic!r} is written by {first.name!r} in another format or schema"
             yield sink.at("topic"), message, "one format and schema a topic"
+
+
+def _release_clashes(topology: Topology) -> Iterator[Clash]:
+    """The topics of the releases carry nothing else. Their default names are not known here, so only named ones are held against others."""
+    releases = topology.releases
+    used = {sink.topic: f"written by the sink {sink.name!r}" for sink in topology.sinks}
+    used |= {source.dead_letter: f"the dead-letter topic of the source {source.name!r}" for source in topology.sources}
+    used |= {source.topic: f"read by the source {source.name!r}" for source in topology.sources}
+    for key, topic in (("control", releases.control), ("status", releases.status)):
+        if not topic:
+            continue
+        if problem := topic_problem(topic):
+            yield releases.at(key), f"releases.{key}: {problem}", "choose another name"
+        elif topic in used:
+            yield releases.at(key), f"releases.{key}: the topic {topic!r} is {used[topic]}", "give it a topic of its own"
+        used[topic] = f"releases.{key} already"

@@ -109,6 +109,7 @@ class _Reader:
         self._aliases = 0
         self._documents = 0
         self._values = 0
+        self._lines = 1
 
     def report(self, mark: Mark, message: str, fix: str = "") -> None:
         self.problems.append(Problem(self.file, mark.line, mark.column, message, fix))
@@ -118,6 +119,7 @@ class _Reader:
         raise _Stop
 
     def measure(self, text: str) -> None:
+        self._lines = len(_BREAK.findall(text)) + 1
         try:
             size = len(text.encode())
         except UnicodeEncodeError as error:
@@ -128,7 +130,8 @@ class _Reader:
                 self.stop(Mark(1, 1), f"the file has {size:,} bytes, a topology at most {MAX_BYTES:,}", "split it")
 
     def take(self, event: Any) -> None:
-        mark = Mark(event.start_mark.line + 1, event.start_mark.column + 1)
+        # What an empty document holds stands, for the reader, on the line after its last one.
+        mark = Mark(min(event.start_mark.line + 1, self._lines), event.start_mark.column + 1)
         match event:
             case yaml.DocumentStartEvent():
                 self._documents += 1

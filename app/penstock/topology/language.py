@@ -142,12 +142,23 @@ _SINK: Final = Keys(
     }
 )
 
+_RELEASES: Final = Keys(
+    {
+        "signatures": Key(Choice(("off", "warn", "require")), "Whether models must carry an OpenSSF signature.", default="off"),
+        "on_invalid": Key(Choice(("report", "rollback")), "What happens when a live model fails its periodic check.", default="report"),
+        "check_every": Key(Whole(0, 86_400), "Seconds between two checks of the live models; 0 for never.", default=60),
+        "control": Key(_TOPIC, "The topic with the releases; <application>.<topology>.control when omitted."),
+        "status": Key(_TOPIC, "The topic where workers tell how they are; <application>.<topology>.status when omitted."),
+    }
+)
+
 TOPOLOGY: Final = Keys(
     {
         "topology": Key(_NAME, "The topology's name.", required=True),
         "sources": Key(Named("source", _NAME, _SOURCE), "Topics to read events from.", required=True),
         "nodes": Key(Named("node", _NAME, _NODE), "Registered models and what they read.", required=True),
         "sinks": Key(Named("sink", _NAME, _SINK), "Topics to write predictions to.", required=True),
+        "releases": Key(_RELEASES, "How models are swapped while the stream runs."),
     }
 )
 

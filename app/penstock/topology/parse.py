@@ -17,7 +17,7 @@ from penstock.topology.conform import conform
 from penstock.topology.document import MAX_BYTES, Listed, Mapped, Scalar, Value, read
 from penstock.topology.language import TOPOLOGY
 from penstock.topology.names import ref
-from penstock.topology.spec import Format, Input, Mark, ModelRef, Node, Ref, Sink, Source, Topology
+from penstock.topology.spec import Format, Input, Mark, ModelRef, Node, Ref, Releases, Sink, Source, Topology
 
 __all__ = ["parse", "parse_text", "text_of"]
 
@@ -59,13 +59,14 @@ def _topology(root: Value, file: str) -> Topology:
         sources=tuple(_source(key, value) for key, value in _items(top["sources"])),
         nodes=tuple(_node(key, value) for key, value in _items(top["nodes"])),
         sinks=tuple(_sink(key, value) for key, value in _items(top["sinks"])),
+        releases=_releases(top["releases"]) if "releases" in top else Releases(),
         file=file,
     )
 
 
 def _source(name: Scalar, value: Value) -> Source:
-    keys = {key: cast(Scalar, item).value for key, item in _keys(value).items()}
-    given: dict[str, Any] = {"dead_letter": f"{keys['topic']}.dead-letter", **keys}
+    keys = _plain(value)
+    given = {"dead_letter": f"{keys['topic']}.dead-letter", **keys}
     return Source(name=name.text, mark=name.mark, marks=_marks(value), **given)
 
 
@@ -116,6 +117,10 @@ def _sink(name: Scalar, value: Value) -> Sink:
     )
 
 
+def _releases(value: Value) -> Releases:
+    return Releases(mark=value.mark, marks=_marks(value), **_plain(value))
+
+
 def _refs(value: Value) -> tuple[Ref, ...]:
     scalars = value.items if isinstance(value, Listed) else (value,)
     found = (ref(_word(scalar), scalar.mark) for scalar in scalars)
@@ -124,6 +129,11 @@ def _refs(value: Value) -> tuple[Ref, ...]:
 
 def _keys(value: Value) -> dict[str, Value]:
     return {key.text: item for key, item in _items(value)}
+
+
+def _plain(value: Value) -> dict[str, Any]:
+    """The values of a mapping that holds nothing but scalars."""
+    return {key.text: cast(Scalar, item).value for key, item in _items(value)}
 
 
 def _marks(value: Value) -> dict[str, Mark]:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from penstock.schema import Missing
 
-__all__ = ["Entry", "Input", "Mark", "ModelRef", "Node", "Ref", "Sink", "Source", "Topology"]
+__all__ = ["Entry", "Input", "Mark", "ModelRef", "Node", "Ref", "Releases", "Sink", "Source", "Topology"]
 
 Format = Literal["json", "avro", "avro-confluent"]
 
@@ -110,6 +110,22 @@ class Sink(Entry):
 
 
 @dataclass(frozen=True, slots=True)
+class Releases(Entry):
+    """How models are swapped while the stream runs.
+
+    `signatures` says whether models must be signed, `on_invalid` what happens when a live one fails its periodic check,
+    `check_every` how often that is made, in seconds (0: never). `control` and `status` are topics; "" when the file names
+    none: the default is made with the application's name, which is a setting.
+    """
+
+    signatures: Literal["off", "warn", "require"] = "off"
+    on_invalid: Literal["report", "rollback"] = "report"
+    check_every: int = 60
+    control: str = ""
+    status: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Topology:
     """A whole file."""
 
@@ -117,6 +133,7 @@ class Topology:
     sources: tuple[Source, ...]
     nodes: tuple[Node, ...]
     sinks: tuple[Sink, ...]
+    releases: Releases = Releases()
     file: str = "<topology>"
 
     def source(self, name: str) -> Source | None:

@@ -47,6 +47,22 @@ def test_clash_is_told_where_the_value_stands(text: str, old: str, new: str, pla
     assert (found.line, found.column) == place
 
 
+@pytest.mark.parametrize(
+    ("said", "column", "expected"),
+    [
+        ("control: flights.departures", 21, "releases.control: the topic 'flights.departures' is read by the source 'departures'"),
+        ("status: flights.predictions", 20, "releases.status: the topic 'flights.predictions' is written by the sink 'predictions'"),
+        ("status: flights.departures.dead-letter", 20, "is the dead-letter topic of the source 'departures'"),
+        ("control: one, status: one", 34, "releases.status: the topic 'one' is releases.control already"),
+        ("control: __consumer_offsets", 21, "releases.control: the topic '__consumer_offsets' is reserved"),
+    ],
+)
+def test_topics_of_releases_carry_nothing_else(text: str, said: str, column: int, expected: str) -> None:
+    _, (found,) = check(parse_text(f"{text}releases: {{{said}}}\n"), {}, {}, {})
+    assert (found.line, found.column) == (23, column)
+    assert expected in found.message
+
+
 def test_two_sinks_may_share_a_topic_in_one_format(text: str) -> None:
     changed = text + "  more: {topic: flights.predictions, fields: [flight_id]}\n"
     assert check(parse_text(changed), {}, {}, {})[1] == []

@@ -10,7 +10,7 @@ import pytest
 from penstock.errors import TopologyError
 from penstock.schema import Missing
 from penstock.topology.parse import parse, parse_text
-from penstock.topology.spec import Mark, ModelRef, Ref
+from penstock.topology.spec import Mark, ModelRef, Ref, Releases
 
 
 def problems_in(text: str) -> list[str]:
@@ -48,6 +48,43 @@ def test_values_are_what_the_file_says(text: str) -> None:
 def test_optional_keys_of_a_source(text: str) -> None:
     source = parse_text(text.replace("    id:", "    format: avro\n    dead_letter: my.dlq\n    max_bytes: 10\n    id:")).sources[0]
     assert (source.format, source.dead_letter, source.max_bytes) == ("avro", "my.dlq", 10)
+
+
+def test_releases_have_defaults(text: str) -> None:
+    """Also when the key is there and says little; the names of topics are made where the application is known."""
+    assert parse_text(text).releases == Releases("off", "report", 60, "", "")
+    assert parse_text(text + "releases: {check_every: 0}\n").releases == Releases(check_every=0)
+
+
+def test_releases_are_what_the_file_says(text: str) -> None:
+    said = "releases: {signatures: require, on_invalid: rollback, check_every: 86400, control: flights.releases, status: flights.workers}\n"
+    assert parse_text(text + said).releases == Releases("require", "rollback", 86_400, "flights.releases", "flights.workers")
+
+
+@pytest.mark.parametrize("word", ["off", '"off"', "'off'"])
+def test_off_is_a_word(text: str, word: str) -> None:
+    """In YAML 1.1 it is a boolean."""
+    assert parse_text(f"{text}releases: {{signatures: {word}}}\n").releases.signatures == "off"
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("signatures: false", "23:24: releases.signatures: 'false' is not one of off, warn, require (known: off, warn, require)"),
+        ("signatures: on", "23:24: releases.signatures: 'on' is not one of off, warn, require (known: off, warn, require)"),
+        ("on_invalid: roll-back", "23:24: releases.on_invalid: 'roll-back' is not one of report, rollback (did you mean 'rollback'?)"),
+        ("check_every: 60s", "23:25: releases.check_every: expected a whole number from 0 to 86400, found '60s'"),
+        ("check_every: 86401", "23:25: releases.check_every: 86401 is out of range (from 0 to 86400)"),
+        (
+            "control: a b",
+            "23:21: releases.control: 'a b' is not a topic name (letters, digits, '.', '_' and '-')"
+            " (rename it, for example flights.departures)",
+        ),
+        ("check_evry: 1", "23:12: releases: unknown key 'check_evry' (did you mean 'check_every'?)"),
+    ],
+)
+def test_releases_that_are_refused(text: str, said: str, expected: str) -> None:
+    assert problems_in(f"{text}releases: {{{said}}}\n") == [f"t.yaml:{expected}"]
 
 
 def test_listed_sink_fields_are_named_by_their_last_part(text: str) -> None:
@@ -119,7 +156,7 @@ extra: 1
         " (rename it, for example flights.departures)",
         "t.yaml:9:27: sinks.s.fields: no field is named here (name at least one field)",
         "t.yaml:10:6: sinks.t: expected a mapping with topic, fields, format, schema, key, found nothing",
-        "t.yaml:11:1: unknown key 'extra' (known: topology, sources, nodes, sinks)",
+        "t.yaml:11:1: unknown key 'extra' (known: topology, sources, nodes, sinks, releases)",
     ]
 
 
