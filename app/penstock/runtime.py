@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from penstock.schema import Schema
 from penstock.topology.check import check
 from penstock.topology.names import did_you_mean
 from penstock.topology.parse import parse
+from penstock.topology.requirements import unmet
 from penstock.topology.spec import Mark, ModelRef, Topology
 from penstock.topology.wiring import Wiring
 
@@ -54,7 +55,7 @@ def load(path: str | Path, *, models: Path, schemas: Path) -> Loaded:
     artifacts = {name: artifact for name, artifact in resolved if artifact}
     signatures = {name: artifact.signature for name, artifact in artifacts.items()}
     wiring, problems = check(topology, source_schemas, signatures, sink_schemas)
-    if problems := [*shelf.problems, *problems]:
+    if problems := [*shelf.problems, *problems, *_unmet(topology, artifacts)]:
         raise TopologyError(sorted(dict.fromkeys(problems), key=lambda one: (one.file != topology.file, one.file, one.line, one.column)))
     return Loaded(topology, wiring, source_schemas, sink_schemas, artifacts)
 
@@ -74,6 +75,18 @@ def prepare(loaded: Loaded, *, warm_rows: int = 256) -> Plan:
     models = {node: sessions[str(artifact)] for node, artifact in loaded.artifacts.items()}
     versions = {node: str(artifact) for node, artifact in loaded.artifacts.items()}
     return compile(loaded.wiring, models, versions, loaded.schemas, loaded.sink_schemas)
+
+
+def _unmet(topology: Topology, artifacts: Mapping[str, Artifact]) -> Iterator[Problem]:
+    """A problem for each requirement of a node that its model's metrics do not meet."""
+    for node in topology.nodes:
+        if (artifact := artifacts.get(node.name)) is None:
+            continue
+        for one in node.require:
+            for message in unmet([one], artifact.manifest.metrics):
+                where = f"nodes.{node.name}.require: {artifact}"
+                fix = "choose a version that meets it, or change the requirement"
+                yield Problem(topology.file, one.mark.line, one.mark.column, f"{where}: {message}", fix)
 
 
 class _Shelf:

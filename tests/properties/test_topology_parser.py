@@ -30,7 +30,7 @@ nodes:
       delay: &delay {field: dep_delay, missing: 0}
       again: *delay
       date: [month, day]
-  stack: {kind: ensemble, model: stack@live, inputs: {p: ["features.probabilities[1]"]}}
+  stack: {kind: ensemble, model: stack@live, inputs: {p: ["features.probabilities[1]"]}, require: {auc: ">= 0.85", loss: < 1}}
 sinks:
   predictions:
     topic: flights.predictions

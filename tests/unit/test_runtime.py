@@ -34,7 +34,7 @@ def root(tmp_path: Path) -> Path:
     registry = DirectoryRegistry(tmp_path / "models")
     registry.publish("scale", tiny.identity())
     registry.publish("score", tiny.identity())
-    registry.publish("score", tiny.identity())
+    registry.publish("score", tiny.identity(), metrics={"auc": 0.9, "log_loss": 0.5})
     registry.alias("score", "live", "2")
     return tmp_path
 
@@ -84,6 +84,23 @@ def test_types_are_held_against_the_registered_signature(root: Path) -> None:
 def test_sink_schema_is_held_against_what_is_written(root: Path) -> None:
     (root / "schemas/out.avsc").write_text(json.dumps(OUT).replace("float", "long"))
     assert "the sink's schema says a long" in problems(root)[0]
+
+
+def test_version_that_meets_what_is_required_is_loaded(root: Path) -> None:
+    (root / "t.yaml").write_text(TEXT.replace("inputs: {x: scaled}", "inputs: {x: scaled}, require: {auc: '>= 0.9', log_loss: < 0.6}"))
+    assert loaded(root).artifacts["score"].version == "2"
+
+
+def test_version_that_does_not_meet_what_is_required_is_refused(root: Path) -> None:
+    """Each threshold at its own place, also of a metric that is not there, or of a version without any."""
+    text = TEXT.replace("inputs: {x: scaled}", "inputs: {x: scaled}, require: {auc: '> 0.9', log_loss: < 0.6, brier: < 1}")
+    (root / "t.yaml").write_text(text.replace("inputs: {x: amount}", "inputs: {x: amount}, require: {rows: '> 0'}"))
+    fix = "(choose a version that meets it, or change the requirement)"
+    assert problems(root) == [
+        f"t.yaml:4:74: nodes.scaled.require: scale@1: rows is missing, required is > 0; there are no metrics {fix}",
+        f"t.yaml:5:74: nodes.score.require: score@2: auc is 0.9, required is > 0.9 {fix}",
+        f"t.yaml:5:105: nodes.score.require: score@2: brier is missing, required is < 1; known: auc, log_loss {fix}",
+    ]
 
 
 def test_manifest_that_cannot_be_read_is_named(root: Path) -> None:

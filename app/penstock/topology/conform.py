@@ -16,6 +16,7 @@ __all__ = ["conform"]
 _FIXES = {
     "name@version or name@alias": "a version begins with a digit, an alias with a letter: flight-features@1 or flight-features@live",
     "a topic name (letters, digits, '.', '_' and '-')": "rename it, for example flights.departures",
+    "a threshold: >=, <=, > or < and a number": 'for example ">= 0.85", with quotes',
     "a file of the schemas folder": "give the path inside the folder, for example flight.avsc",
 }
 
@@ -58,7 +59,7 @@ def _differ_scalar(value: Scalar, shape: Shape, path: str) -> Iterator[Differenc
                 yield value.mark, f"{path}: {_short(text)!r} is not {what}", _FIXES.get(what, "")
         case Text(what, _), _:
             text = _short(value.text)
-            fix = f'quote it: "{text}"' if re.fullmatch(shape.pattern, value.text) else ""
+            fix = f'quote it: "{text}"' if re.fullmatch(shape.pattern, value.text) else _FIXES.get(what, "")
             yield value.mark, f"{path}: expected {what}, found the {_kind(value)} {text}", fix
         case Choice(values), _:
             if value.value not in values:

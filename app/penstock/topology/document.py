@@ -30,6 +30,7 @@ _BOOL: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False
 _INT: Final = re.compile(r"[-+]?[0-9]{1,30}")
 _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INF: Final = re.compile(r"([-+]?)\.(inf|Inf|INF)")
+_COMPARISON: Final = re.compile(r":\s+>=?\s*[-+.0-9]")  # to YAML a folded text begins here
 _BREAK: Final = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 
 
@@ -227,4 +228,6 @@ def _syntax(error: Exception, text: str, file: str) -> Problem:
     message = " ".join(part for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part)
     indent = lines[line - 1][: len(lines[line - 1]) - len(lines[line - 1].lstrip())]
     fix = "a tab: YAML is indented with spaces only" if "\t" in indent else "check indentation, quotes and brackets here and just above"
+    if _COMPARISON.search(lines[line - 1]):
+        fix = 'quote what begins with >: ">= 0.85"'
     return Problem(file, line, column, f"not YAML: {message}", fix)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from penstock.topology.names import FIELD, MODEL, NAME, REF, TOPIC
+from penstock.topology.requirements import THRESHOLD
 
 __all__ = ["TOPOLOGY", "Choice", "Forms", "Key", "Keys", "Listing", "Literal", "Named", "Shape", "Text", "Whole", "json_schema"]
 
@@ -96,6 +97,8 @@ _TOPIC: Final = Text("a topic name (letters, digits, '.', '_' and '-')", TOPIC)
 _FILE: Final = Text("a file of the schemas folder", r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
 _MODEL: Final = Text("name@version or name@alias", MODEL)
 _REF: Final = Text("a reference: field, source.field, node or node.output, each with an optional [index]", REF)
+_METRIC: Final = Text("the name of a metric", r"^\S(.*\S)?$")
+_THRESHOLD: Final = Text("a threshold: >=, <=, > or < and a number", THRESHOLD)
 
 _MISSING: Final = Key(Literal(), "What stands for null: a value, nan, or reject (the row goes to the dead-letter topic).")
 
@@ -129,6 +132,7 @@ _NODE: Final = Keys(
         "kind": Key(Choice(("feature", "model", "ensemble")), "What the node is for.", required=True),
         "model": Key(_MODEL, "The registered model.", required=True),
         "inputs": Key(Named("tensor", _TENSOR, _INPUT, empty=True), "Where input tensors come from; by equal name when omitted."),
+        "require": Key(Named("metric", _METRIC, _THRESHOLD), "What the metrics of the model's manifest must meet before it may serve."),
     }
 )
 

@@ -17,7 +17,8 @@ from penstock.topology.conform import conform
 from penstock.topology.document import MAX_BYTES, Listed, Mapped, Scalar, Value, read
 from penstock.topology.language import TOPOLOGY
 from penstock.topology.names import ref
-from penstock.topology.spec import Format, Input, Mark, ModelRef, Node, Ref, Releases, Sink, Source, Topology
+from penstock.topology.requirements import requirement
+from penstock.topology.spec import Format, Input, Mark, ModelRef, Node, Ref, Releases, Requirement, Sink, Source, Topology
 
 __all__ = ["parse", "parse_text", "text_of"]
 
@@ -75,7 +76,20 @@ def _node(name: Scalar, value: Value) -> Node:
     model, version = _word(keys["model"]).split("@")
     inputs = tuple(_input(key, item) for key, item in _items(keys.get("inputs")))
     kind: Any = _word(keys["kind"])
-    return Node(name.text, kind, ModelRef(model, version), inputs, mark=name.mark, marks=_marks(value))
+    return Node(
+        name=name.text,
+        kind=kind,
+        model=ModelRef(model, version),
+        inputs=inputs,
+        require=_requirements(keys.get("require")),
+        mark=name.mark,
+        marks=_marks(value),
+    )
+
+
+def _requirements(value: Value | None) -> tuple[Requirement, ...]:
+    found = (requirement(metric.text, _word(item), metric.mark) for metric, item in _items(value))
+    return tuple(each for each in found if each is not None)  # none is None: their text has conformed
 
 
 def _input(tensor: Scalar, value: Value) -> Input:

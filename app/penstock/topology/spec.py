@@ -12,7 +12,7 @@ from typing import Literal
 
 from penstock.schema import Missing
 
-__all__ = ["Entry", "Input", "Mark", "ModelRef", "Node", "Ref", "Releases", "Sink", "Source", "Topology"]
+__all__ = ["Entry", "Input", "Mark", "ModelRef", "Node", "Ref", "Releases", "Requirement", "Sink", "Source", "Topology"]
 
 Format = Literal["json", "avro", "avro-confluent"]
 
@@ -74,6 +74,16 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
+class Requirement:
+    """`metric comparison bound`, as in `auc >= 0.85`: what the manifest of a node's model must say. `comparison` is >=, <=, > or <."""
+
+    metric: str
+    comparison: str
+    bound: float
+    mark: Mark = field(default=Mark(), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Source(Entry):
     """Events of one topic. `id` names the field that identifies an event, `time` the field with its event time."""
 
@@ -95,6 +105,7 @@ class Node(Entry):
     kind: Literal["feature", "model", "ensemble"]
     model: ModelRef
     inputs: tuple[Input, ...] = ()
+    require: tuple[Requirement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,13 +51,14 @@ def test_drawing_is_what_draw_prints() -> None:
 
 
 def test_problems_are_what_validate_prints(tmp_path: Path) -> None:
-    """The example's file is the flights topology with six mistakes."""
+    """The example's file is the flights topology with seven mistakes."""
     broken = FILE.read_text(encoding="utf-8")
     for old, new in (
         ("    id: flight_id\n", "    id: fligth_id\n"),
         ("{field: dep_delay, missing: nan}", "dep_delay\n      hour: tailnum"),
         ("flight-logistic@production\n    inputs: {X: features", "flight-logistic@production\n    inputs: {X: feature"),
         ("flight-trees@production", "flight-trees@9"),
+        ('log_loss: "< 0.4"', 'log_loss: "< 0.2"'),
         ("topic: flights.predictions", "topic: flights.departures"),
     ):
         assert broken.count(old) == 1, old

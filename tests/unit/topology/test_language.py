@@ -27,6 +27,7 @@ GOOD = [
     HEAD + "nodes: {n: {kind: ensemble, model: m@live, inputs: {x: a, y: [a, b], z: {field: a, missing: nan}}}}\n" + SINKS,
     HEAD + "nodes: {n: {kind: feature, model: m@1.2-rc, inputs: {'onnx::Gemm_0': {stack: [a, n.b/c:0], missing: true}}}}\n" + SINKS,
     HEAD + "nodes: {n: {kind: model, model: m@1, inputs: {}}}\n" + SINKS,
+    HEAD + "nodes: {n: {kind: model, model: m@1, require: {auc: '>= 0.85', log loss: '<-1.5e-3'}}}\n" + SINKS,
     HEAD + NODES + SINKS + "releases: {}\n",
     HEAD + NODES + SINKS + "releases: {signatures: 'off', on_invalid: rollback, check_every: 0, control: c, status: d}\n",
     "topology: t\nsources: {s: {topic: a, schema: a.avsc, format: avro-confluent, id: i, time: t, dead_letter: d, max_bytes: 1}}\n"
@@ -40,6 +41,10 @@ BAD = [
     HEAD + NODES,
     HEAD + "nodes: {}\n" + SINKS,
     HEAD + NODES + SINKS + "more: 1",
+    HEAD + "nodes: {n: {kind: model, model: m@1, require: {}}}\n" + SINKS,
+    HEAD + "nodes: {n: {kind: model, model: m@1, require: {auc: 0.85}}}\n" + SINKS,
+    HEAD + "nodes: {n: {kind: model, model: m@1, require: {auc: '0.85'}}}\n" + SINKS,
+    HEAD + "nodes: {n: {kind: model, model: m@1, require: {'': '< 1'}}}\n" + SINKS,
     HEAD + NODES + SINKS + "releases:\n",
     HEAD + NODES + SINKS + "releases: {signatures: false}\n",
     HEAD + NODES + SINKS + "releases: {check_every: -1}\n",

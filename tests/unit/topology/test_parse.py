@@ -10,7 +10,7 @@ import pytest
 from penstock.errors import TopologyError
 from penstock.schema import Missing
 from penstock.topology.parse import parse, parse_text
-from penstock.topology.spec import Mark, ModelRef, Ref, Releases
+from penstock.topology.spec import Mark, ModelRef, Ref, Releases, Requirement
 
 
 def problems_in(text: str) -> list[str]:
@@ -48,6 +48,42 @@ def test_values_are_what_the_file_says(text: str) -> None:
 def test_optional_keys_of_a_source(text: str) -> None:
     source = parse_text(text.replace("    id:", "    format: avro\n    dead_letter: my.dlq\n    max_bytes: 10\n    id:")).sources[0]
     assert (source.format, source.dead_letter, source.max_bytes) == ("avro", "my.dlq", 10)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "comparison", "bound"),
+    [('">= 0.85"', ">=", 0.85), ('"<=-1"', "<=", -1.0), ("< .5e-3", "<", 0.0005), ("'>  +12.'", ">", 12.0)],
+)
+def test_requirements_are_taken_apart(text: str, threshold: str, comparison: str, bound: float) -> None:
+    node = parse_text(text.replace("flight-trees@live}", f"flight-trees@live, require: {{auc: {threshold}, log loss: < 1}}}}")).nodes[2]
+    assert node.require == (Requirement("auc", comparison, bound), Requirement("log loss", "<", 1.0))
+    assert [one.mark for one in node.require] == [Mark(16, 60), Mark(16, 60 + len(f"auc: {threshold}, "))]
+
+
+@pytest.mark.parametrize(
+    ("said", "column", "expected"),
+    [
+        ("auc: 0.85", 65, 'expected a threshold: >=, <=, > or < and a number, found the number 0.85 (for example ">= 0.85", with quotes)'),
+        ("auc: '= 0.85'", 65, "'= 0.85' is not a threshold: >=, <=, > or < and a number (for example \">= 0.85\", with quotes)"),
+        ("auc: '>= .nan'", 65, "'>= .nan' is not a threshold"),
+        ("auc: '>= 1e999'", 65, "'>= 1e999' is not a threshold"),
+        ("", 59, "nodes.trees.require: no metric is named here (name at least one metric)"),
+    ],
+)
+def test_requirements_that_are_refused(text: str, said: str, column: int, expected: str) -> None:
+    (problem,) = problems_in(text.replace("flight-trees@live}", f"flight-trees@live, require: {{{said}}}}}"))
+    assert problem.startswith(f"t.yaml:16:{column}: nodes.trees.require")
+    assert expected in problem
+
+
+@pytest.mark.parametrize(
+    "said", ["require: {auc: >= 0.85}", "require:\n      auc: >= 0.85", "require:\n      auc: > 0.85", "require:\n      auc: >0.85"]
+)
+def test_comparison_without_quotes_is_told_to_have_some(text: str, said: str) -> None:
+    """To YAML `>` begins a folded text, which its own message is no help with."""
+    (problem,) = problems_in(text.replace("    kind: feature\n", f"    kind: feature\n    {said}\n"))
+    assert problem.startswith(f"t.yaml:{10 + said.count(chr(10)) + 1}:")
+    assert problem.endswith('(quote what begins with >: ">= 0.85")')
 
 
 def test_releases_have_defaults(text: str) -> None:
