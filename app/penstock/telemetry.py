@@ -123,6 +123,12 @@ class Metrics:
     rebalances: int = _metric("counter", "Times that partitions were assigned anew.", unit="rebalances")
     refetches: int = _metric("counter", "Batches that did not begin at the expected offset and were fetched again.", unit="batches")
 
+    swaps: int = _metric("counter", "Times that another generation was put in force.", unit="swaps")
+    releases_failed: int = _metric("counter", "Times that a release could not be made ready.", unit="releases")
+    control_refused: int = _metric("counter", "Control messages that meant nothing here.", unit="messages")
+    validity_failures: int = _metric("counter", "Times that a live model did not give what its golden records say.", unit="failures")
+
+    generation: int = _metric("gauge", "The generation that this worker scores with.")
     partitions: int = _metric("gauge", "Partitions assigned now.", unit="partitions")
     in_flight_batches: int = _metric("gauge", "Batches whose outputs are not acknowledged yet.", unit="batches")
     in_flight_bytes: int = _metric("gauge", "Bytes of the batches in flight.", unit="bytes")

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import click
 
 from penstock.cli.options import CONNECTION, with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
+from penstock.control.topics import CONTROL_CONFIG, STATUS_CONFIG, Topics
 from penstock.settings import Settings
+from penstock.topology.parse import parse
+from penstock.topology.spec import Topology
 
 __all__ = ["topics"]
 
 
-def needed(topology_file: Path) -> dict[str, str]:
-    """Every topic of a topology, and what it is for, in the order of the file."""
-    from penstock.topology import parse
+class Need(NamedTuple):
+    """What a topic is for; the partitions (None: as many as the sources have) and the configuration that it must have."""
 
-    topology = parse(topology_file)
-    roles = {source.topic: f"source {source.name}" for source in topology.sources}
-    roles |= {sink.topic: f"sink {sink.name}" for sink in topology.sinks}
-    return roles | {source.dead_letter: f"dead letters of {source.name}" for source in topology.sources}
+    role: str
+    partitions: int | None = None
+    config: Mapping[str, str] = MappingProxyType({})
+
+
+def needed(topology: Topology, application: str) -> dict[str, Need]:
+    """Every topic of a topology, and what it is for, in the order of the file."""
+    releases = Topics.of(application, topology.name, control=topology.releases.control, status=topology.releases.status)
+    needs = {source.topic: Need(f"source {source.name}") for source in topology.sources}
+    needs |= {sink.topic: Need(f"sink {sink.name}") for sink in topology.sinks}
+    needs |= {source.dead_letter: Need(f"dead letters of {source.name}") for source in topology.sources}
+    return needs | {
+        releases.control: Need("releases: the control log", 1, CONTROL_CONFIG),
+        releases.status: Need("releases: what workers report", 1, STATUS_CONFIG),
+    }
 
 
 @click.group()
@@ -31,14 +47,16 @@ def topics() -> None:
 @topics.command("ls")
 @click.argument("topology", type=click.Path(path_type=Path))
 @format_option
-@with_settings(*CONNECTION)
+@with_settings(*CONNECTION, "application")
 def ls(topology: Path, form: str, settings: Settings) -> int:
     """Show the topics of TOPOLOGY and whether they exist. Exit code 1 when one is missing."""
     from penstock.transports.kafka.connection import Admin
 
-    roles = needed(topology)
     there = Admin(settings).partitions()
-    rows = [{"topic": name, "role": role, "partitions": there.get(name, 0)} for name, role in roles.items()]
+    rows = [
+        {"topic": name, "role": need.role, "partitions": there.get(name, 0)}
+        for name, need in needed(parse(topology), settings.application).items()
+    ]
     if form == "json":
         print_json(rows)
     else:
@@ -57,34 +75,35 @@ def ls(topology: Path, form: str, settings: Settings) -> int:
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be created.")
 @format_option
-@with_settings(*CONNECTION)
+@with_settings(*CONNECTION, "application")
 def create(topology: Path, partitions: int | None, replication: int, dry_run: bool, form: str, settings: Settings) -> None:
     """Create the topics of TOPOLOGY that do not exist yet. Those that exist are left as they are.
 
     Predictions keep their input's partition, so all topics get the same number: `--partitions`, or the largest number
-    that a source of the topology has already, or 4.
+    that a source of the topology has already, or 4. The control log and the status topic have one; their names begin with
+    --application, and they are configured to keep what they must (for ever, and the last word of each worker).
     """
-    from penstock.topology import parse
     from penstock.transports.kafka.connection import Admin
 
-    roles = needed(topology)
+    declared = parse(topology)
+    needs = needed(declared, settings.application)
     admin = Admin(settings)
     there = admin.partitions()
-    count = partitions or max((there.get(source.topic, 0) for source in parse(topology).sources), default=0) or 4
-    missing = {name: count for name in roles if not there.get(name)}
+    count = partitions or max((there.get(source.topic, 0) for source in declared.sources), default=0) or 4
+    missing = {name: need.partitions or count for name, need in needs.items() if not there.get(name)}
     if missing and not dry_run:
-        admin.create(missing, replication=replication)
+        for config in {tuple(needs[name].config.items()) for name in missing}:
+            alike = {name: number for name, number in missing.items() if tuple(needs[name].config.items()) == config}
+            admin.create(alike, replication=replication, config=dict(config))
     if form == "json":
         print_json(
-            [{"topic": name, "created": name in missing and not dry_run, "partitions": missing.get(name) or there[name]} for name in roles]
+            [{"topic": name, "created": name in missing and not dry_run, "partitions": missing.get(name) or there[name]} for name in needs]
         )
         return
-    for name, role in roles.items():
-        state = (
-            f"{'would be created' if dry_run else 'created'} with {count} partitions"
-            if name in missing
-            else f"exists with {there[name]} partitions"
-        )
-        out.print(f"{name:40} {state:32} {role}", markup=False)
+    for name, need in needs.items():
+        many = missing.get(name) or there[name]
+        state = ("would be created" if dry_run else "created") if name in missing else "exists"
+        state += f" with {many} partition{'s' if many > 1 else ''}"
+        out.print(f"{name:40} {state:32} {need.role}", markup=False)
     if not missing:
         err.print("Nothing to do.")

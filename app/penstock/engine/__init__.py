@@ -2,6 +2,7 @@
 
 from penstock.engine.compile import compile
 from penstock.engine.execute import execute
+from penstock.engine.live import Live, Serving
 from penstock.engine.plan import Emission, Flow, Plan
 
-__all__ = ["Emission", "Flow", "Plan", "compile", "execute"]
+__all__ = ["Emission", "Flow", "Live", "Plan", "Serving", "compile", "execute"]

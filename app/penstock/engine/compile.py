@@ -13,8 +13,12 @@ from penstock.nodes import Node, Runs
 from penstock.schema import Schema
 from penstock.signature import Tensor
 from penstock.topology import wiring
+from penstock.topology.fit import fit
+from penstock.topology.parameters import misfit
 
 __all__ = ["compile"]
+
+Parameters = Mapping[str, object]
 
 
 def compile(
@@ -23,42 +27,56 @@ def compile(
     versions: Mapping[str, str],
     schemas: Mapping[str, Schema],
     sink_schemas: Mapping[str, Schema] | None = None,
+    parameters: Mapping[str, Parameters] | None = None,
 ) -> Plan:
     """A runnable plan.
 
     `models` and `versions` (`name@version`) are by node name, `schemas` by source name, `sink_schemas` by sink name.
+    `parameters`, by node name, are values in place of the file's. Raises ValueError for one that the file does not declare
+    or that does not fit its tensor: `check_parameters` tells before.
     """
-    sink_schemas = sink_schemas or {}
-    flows = {flow.source.name: _flow(flow, models, versions, schemas[flow.source.name], sink_schemas) for flow in wired.flows}
+    sink_schemas, parameters = sink_schemas or {}, parameters or {}
+    for name, given in parameters.items():
+        node = wired.topology.node(name)
+        if undeclared := set(given).difference(node.parameters if node else ()):
+            raise ValueError(f"nodes.{name}.parameters: the topology declares no {', '.join(sorted(undeclared))}")
+    flows = {flow.source.name: _flow(flow, models, versions, schemas[flow.source.name], sink_schemas, parameters) for flow in wired.flows}
     return Plan(wired.topology.name, flows, {node.name: versions[node.name] for node in wired.topology.nodes})
 
 
 def _flow(
-    flow: wiring.Flow, models: Mapping[str, Runs], versions: Mapping[str, str], schema: Schema, sink_schemas: Mapping[str, Schema]
+    flow: wiring.Flow,
+    models: Mapping[str, Runs],
+    versions: Mapping[str, str],
+    schema: Schema,
+    sink_schemas: Mapping[str, Schema],
+    parameters: Mapping[str, Parameters],
 ) -> Flow:
     source = flow.source
     return Flow(
         wired=flow,
         decoder=decoder(source.format, schema, flow.columns, max_bytes=source.max_bytes),
-        nodes=tuple(_node(step, models[step.node.name], versions[step.node.name]) for step in flow.steps),
+        nodes=tuple(_node(step, models[step.node.name], versions[step.node.name], parameters.get(step.node.name, {})) for step in flow.steps),
         emissions=tuple(_emission(emit, sink_schemas.get(emit.sink.name)) for emit in flow.emits),
     )
 
 
-def _node(step: wiring.Step, model: Runs, version: str) -> Node:
+def _node(step: wiring.Step, model: Runs, version: str, parameters: Parameters) -> Node:
     name = step.node.name
     return Node(
         name=name,
         version=version,
         model=model,
-        feeds=tuple((feed.tensor.name, _feed(feed)) for feed in step.feeds),
+        feeds=tuple((feed.tensor.name, _feed(feed, parameters)) for feed in step.feeds),
         outputs=tuple(tensor.name for tensor in step.outputs),
         columns=tuple(f"{name}.{tensor.name}" for tensor in step.outputs),
     )
 
 
-def _feed(feed: wiring.Feed) -> Pick:
+def _feed(feed: wiring.Feed, parameters: Parameters) -> Pick:
     """How the input tensor is made: contiguous and of the tensor's rank, without a copy where the column already is."""
+    if feed.constant is not None:
+        return _constant(feed.tensor, parameters.get(feed.tensor.name, feed.constant))
     picks = [_pick(part) for part in feed.parts]
     rank = len(feed.tensor.shape) + 1
     if not feed.stacked:
@@ -72,6 +90,23 @@ def _feed(feed: wiring.Feed) -> Pick:
         return _as_rank(np.concatenate(parts, axis=-1), rank)
 
     return stack
+
+
+def _constant(tensor: Tensor, value: object) -> Pick:
+    """The value for every row. Rows are made for the largest batch so far; a smaller one takes the first of them, contiguous as they are."""
+    if found := misfit(tensor, value):
+        raise ValueError(f"{found[0]} ({found[1]})")
+    row = np.array(value, dtype=object if tensor.dtype == "string" else tensor.dtype)
+    rows = row.reshape(1, *fit(row.shape, tensor.shape) or ())
+
+    def repeat(columns: Mapping[str, Array]) -> Array:
+        nonlocal rows
+        made, size = rows, len(next(iter(columns.values())))  # some node or field feeds another tensor, so there is a column
+        if size > len(made):
+            rows = made = np.repeat(made[:1], size, axis=0)
+        return made[:size]
+
+    return repeat
 
 
 def _as_rank(array: Array, rank: int) -> Array:

@@ -90,7 +90,7 @@ class Reader:
     async def take(self, wait: float = WAIT_MS / 1000) -> list[Entry]:
         """What has arrived, in order; after `wait` seconds nothing. Raises TransportError when the journal is not the one it was.
 
-        Brokers that are away are waited for: aiokafka connects again by itself.
+        Brokers that are away are waited for: aiokafka connects again by itself. Raises TransportUnavailable for what may pass.
         """
         try:
             found = await self._client.getmany(self._partition, timeout_ms=int(wait * 1000), max_records=SLICE)
@@ -99,6 +99,8 @@ class Reader:
                 f"{self.topic} no longer holds offset {self.position}: it was made anew, or has lost records; "
                 "it must be kept for ever (`penstock topics create` makes it so)"
             ) from error
+        except KafkaError as error:
+            raise TransportUnavailable(f"{self.topic} cannot be read: {error!r}") from error
         entries = [
             Entry(one.offset, one.timestamp, one.timestamp_type == 1, one.key, one.value) for records in found.values() for one in records
         ]
