@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from penstock.control.messages import Abort, Activate, Binding, Message, Release
+from penstock.control.messages import UNPRINTABLE, Abort, Activate, Binding, Message, Release
 from penstock.errors import ControlError
 
 if TYPE_CHECKING:  # the client of Kafka is not needed to fold
@@ -229,5 +229,4 @@ class Log:
 
 def _tame(text: str) -> str:
     """What may be shown on a terminal and kept: no control characters, and of a long text the beginning."""
-    cut = text[:_WHY]
-    return cut if cut.isprintable() else "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in cut)
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text[:_WHY])

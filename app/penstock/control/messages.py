@@ -8,11 +8,16 @@ A message is one JSON object of at most `MAX_BYTES`, inside a signature (`trust`
 3. A release binds **every** node of its topology, so it can be read, audited and taken back to without what came before.
    A binding names a version by the digests of its files; the URI only says where to look for them.
 4. The record's key is the release's id, a UUID of version 7 (RFC 9562), made by whoever announces it.
+5. What one reader takes, all take: no field twice, no deep nesting, no number beyond 64 bits, and nothing that depends on the
+   Python that reads. Names and reasons are one line without control characters, since people read them on terminals.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -25,20 +30,46 @@ from penstock.errors import ControlError
 from penstock.registry.names import NAME, VERSION
 from penstock.topology.names import NAME as NODE
 
-__all__ = ["MAX_BYTES", "Abort", "Activate", "Binding", "Message", "Release", "encode", "new_id", "parse", "same", "timestamp"]
+__all__ = [
+    "MAX_BYTES",
+    "UNPRINTABLE",
+    "Abort",
+    "Activate",
+    "Binding",
+    "Message",
+    "Release",
+    "encode",
+    "json_schema",
+    "new_id",
+    "parse",
+    "same",
+    "timestamp",
+]
 
 _VERSION: Final = 1
 MAX_BYTES: Final = 65_536
 
-_UUID7: Final = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
-_URI: Final = f"^models:/{NAME.pattern}/{VERSION.pattern}$"
+# Controls of terminals, and what changes the direction of text: written so that Python and JSON Schema mean the same.
+_CONTROLS: Final = r"\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069"
+UNPRINTABLE: Final = re.compile(f"[{_CONTROLS}]")
+
+_END: Final = r"$(?!\n)"  # Python's $ alone also matches before a line break at the end
+_UUID7: Final = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}" + _END
+_URI: Final = f"^models:/{NAME.pattern}/{VERSION.pattern}{_END}"
+_TIME: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z" + _END
+_LINE: Final = f"^[^{_CONTROLS}]*{_END}"
+_MOST: Final = 2**53 - 1  # whole numbers that every reader of JSON has
+_DEPTH: Final = 32
 
 Id = Annotated[str, msgspec.Meta(pattern=_UUID7, description="The release, a UUID of version 7.")]
-Digest = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
-Time = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z$", description="RFC 3339, UTC.")]
-Prose = Annotated[str, msgspec.Meta(max_length=1024)]
-NodeName = Annotated[str, msgspec.Meta(pattern=NODE)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
+Digest = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}" + _END)]
+Time = Annotated[str, msgspec.Meta(pattern=_TIME, description="RFC 3339, UTC.")]
+Prose = Annotated[str, msgspec.Meta(max_length=1024, pattern=_LINE, description="One line.")]
+Author = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=_LINE, description="Who says so; signed, the key's name.")]
+Cluster = Annotated[str, msgspec.Meta(max_length=255, pattern=_LINE, description="The id of the Kafka cluster.")]
+NodeName = Annotated[str, msgspec.Meta(pattern=NODE + r"(?!\n)")]
+Parameter = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=_LINE)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=_MOST)]
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -47,7 +78,15 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     uri: Annotated[str, msgspec.Meta(pattern=_URI, description="models:/NAME/VERSION, in whatever registry the worker is allowed to ask.")]
     digest: Annotated[Digest, msgspec.Meta(description="Of model.onnx.")]
     manifest: Annotated[Digest, msgspec.Meta(description="Of model.toml, which names the digest of the golden records.")]
-    parameters: Annotated[dict[str, Any], msgspec.Meta(description="Constants that feed input tensors of the model.")] = {}
+    parameters: Annotated[
+        dict[Parameter, Any],
+        msgspec.Meta(description="Constants that feed input tensors of the model: booleans, numbers, strings, and lists of these."),
+    ] = {}
+
+    def __post_init__(self) -> None:
+        for name, value in self.parameters.items():
+            if not _constant(value):
+                raise ValueError(f"parameter {name}: a boolean, a finite number, an integer of 64 bits, a string, or a list of these")
 
     @property
     def name(self) -> str:
@@ -66,11 +105,19 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
 
     id: Id
     topology: NodeName
-    cluster: Annotated[str, msgspec.Meta(description="The id of the Kafka cluster.")]
+    cluster: Cluster
     time: Time
-    author: Annotated[str, msgspec.Meta(max_length=200, description="Who says so; who signed is proven by the signature.")]
+    author: Author
     reason: Prose = ""
-    version: Annotated[int, msgspec.Meta(ge=1)] = _VERSION
+    version: Annotated[int, msgspec.Meta(ge=1, le=_VERSION)] = _VERSION
+
+    def __post_init__(self) -> None:
+        self.at_ms  # noqa: B018  a 31st of June has the form of a time, and is none
+
+    @property
+    def at_ms(self) -> int:
+        """`time` as Unix time in ms."""
+        return int(datetime.fromisoformat(self.time).timestamp() * 1000)
 
 
 class Release(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="release"):
@@ -82,6 +129,16 @@ class Release(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="rele
         dict[NodeName, Binding], msgspec.Meta(description="With base 0: what generation 0, the topology file's own, was bound to.")
     ] = {}
     restores: Annotated[Count | None, msgspec.Meta(description="The generation whose bindings these are, when it is a rollback.")] = None
+    aliases: Annotated[
+        dict[NodeName, Parameter], msgspec.Meta(description="Of the nodes whose version was asked for as NAME@ALIAS: that.")
+    ] = {}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.baseline and self.base:
+            raise ValueError("a baseline is said with base 0 only")
+        if self.restores is not None and self.restores > self.base:
+            raise ValueError(f"generation {self.restores}, which it restores, comes after its base {self.base}")
 
 
 class Activate(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="activate"):
@@ -103,11 +160,15 @@ class _Versioned(msgspec.Struct):
 
 
 def encode(message: Message) -> bytes:
-    """The message as JSON. Raises ControlError when it is larger than a reader takes."""
+    """The message as JSON. Raises ControlError when readers would refuse it: too large, or a field that is not as it has to be."""
     fields = msgspec.to_builtins(message)
     data = _ENCODER.encode({"version": message.version, **fields})  # the version is always said, also where it is the default
     if len(data) > MAX_BYTES:
         raise ControlError(f"the message has {len(data):,} bytes, the limit is {MAX_BYTES:,}; a shorter reason, or fewer parameters?")
+    try:
+        parse(data)
+    except ControlError as error:
+        raise ControlError(f"this would be refused by every reader: {error}", code=error.code) from error
     return data
 
 
@@ -116,12 +177,62 @@ def parse(data: bytes) -> Message:
     if len(data) > MAX_BYTES:
         raise ControlError(f"a message of {len(data):,} bytes, the limit is {MAX_BYTES:,}", code="too-large")
     try:
+        if _depth(data) > _DEPTH:  # how deep a parser can go depends on who calls it
+            raise ValueError(f"nested deeper than {_DEPTH}")
         version = msgspec.json.decode(data, type=_Versioned).version
         if version > _VERSION:
             raise ControlError(f"a message of version {version}; this Penstock reads up to {_VERSION}: upgrade it", code="newer")
+        json.loads(data, object_pairs_hook=_once)
         return cast(Message, _DECODER.decode(data))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # a ValidationError is a DecodeError
+    except (ValueError, RecursionError) as error:  # what msgspec and json raise are ValueErrors
         raise ControlError(f"not a control message: {error}", code="malformed") from error
+
+
+# A string whole (an open one up to the end, so that the scan is linear), or a bracket.
+_TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
+
+
+def _depth(data: bytes) -> int:
+    depth = deepest = 0
+    for token in _TOKEN.findall(data):
+        if token in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token in b"]}":
+            depth -= 1
+    return deepest
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Of a name that stands twice, two readers may take two values."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return found
+
+
+def _constant(value: Any) -> bool:
+    """Whether this can feed a tensor."""
+    if isinstance(value, list):
+        return all(_constant(one) for one in value)
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return math.isfinite(value) if isinstance(value, float) else isinstance(value, str)
+
+
+def json_schema() -> dict[str, Any]:
+    """What a message looks like, as a JSON Schema (draft 2020-12), published in `schemas/control.schema.json`."""
+    (shape,), definitions = msgspec.json.schema_components([Message])
+    for definition in definitions.values():
+        if "version" in definition["properties"]:
+            definition["required"].append("version")  # its default is for those who make a message
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Penstock control message",
+        "description": "What a record of a control topic says, inside its signature (JWS).",
+        **shape,
+        "$defs": definitions,
+    }
 
 
 def new_id(*, ms: int | None = None, random: bytes | None = None) -> str:
