@@ -16,6 +16,7 @@ from penstock.schema import Column
 from penstock.settings import Settings
 from penstock.signature import Tensor
 from penstock.topology.draw import mermaid, text
+from penstock.topology.parameters import shown
 from penstock.topology.parse import parse
 from penstock.topology.wiring import Emit, Feed, Flow, Part, Step
 
@@ -103,7 +104,8 @@ def _step(step: Step, loaded: Loaded) -> dict[str, Any]:
         "kind": step.node.kind,
         "model": str(step.node.model),
         "version": loaded.artifacts[step.node.name].version,
-        "inputs": {feed.tensor.name: [_part(part) for part in feed.parts] for feed in step.feeds},
+        "inputs": {feed.tensor.name: [_part(part) for part in feed.parts] for feed in step.feeds if feed.parts},
+        "parameters": {feed.tensor.name: feed.constant for feed in step.feeds if not feed.parts},
         "outputs": [tensor.name for tensor in step.outputs],
     }
 
@@ -144,6 +146,8 @@ def _print_flow(flow: Flow, loaded: Loaded) -> None:
 
 
 def _fed(feed: Feed) -> str:
+    if not feed.parts:
+        return f"{feed.tensor} = {shown(feed.constant)}"
     parts = ", ".join(map(_part, feed.parts))
     return f"{feed.tensor} <- {f'[{parts}]' if feed.stacked else parts}"
 

@@ -56,7 +56,9 @@ def _flow(
     return Flow(
         wired=flow,
         decoder=decoder(source.format, schema, flow.columns, max_bytes=source.max_bytes),
-        nodes=tuple(_node(step, models[step.node.name], versions[step.node.name], parameters.get(step.node.name, {})) for step in flow.steps),
+        nodes=tuple(
+            _node(step, models[step.node.name], versions[step.node.name], parameters.get(step.node.name, {})) for step in flow.steps
+        ),
         emissions=tuple(_emission(emit, sink_schemas.get(emit.sink.name)) for emit in flow.emits),
     )
 
@@ -93,7 +95,7 @@ def _feed(feed: wiring.Feed, parameters: Parameters) -> Pick:
 
 
 def _constant(tensor: Tensor, value: object) -> Pick:
-    """The value for every row. Rows are made for the largest batch so far; a smaller one takes the first of them, contiguous as they are."""
+    """The value for every row. Rows are made for the largest batch so far; a smaller one takes the first of them, which are contiguous."""
     if found := misfit(tensor, value):
         raise ValueError(f"{found[0]} ({found[1]})")
     row = np.array(value, dtype=object if tensor.dtype == "string" else tensor.dtype)

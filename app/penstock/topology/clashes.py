@@ -20,6 +20,9 @@ def clashes(topology: Topology) -> Iterator[Clash]:
         if node.name in sources:
             line = sources[node.name].mark.line
             yield node.mark, f"{node.name!r} is a node here and a source on line {line}", "rename one, so that a reference means one thing"
+        for name in {entry.tensor: None for entry in node.inputs if entry.tensor in node.parameters}:
+            message = f"nodes.{node.name}: the tensor {name!r} is in inputs and in parameters"
+            yield node.at(f"parameters.{name}"), message, "keep it in inputs if events feed it, in parameters if it is a constant"
     for sink in topology.sinks:
         yield from _sink_clashes(sink)
     yield from _topic_clashes(topology)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from penstock.errors import Problem
 from penstock.topology.document import Listed, Mapped, Scalar, Value
-from penstock.topology.language import Choice, Forms, Keys, Listing, Literal, Named, Shape, Text, Whole
+from penstock.topology.language import Choice, Forms, Keys, Listing, Literal, Named, Nested, Shape, Text, Whole
 from penstock.topology.names import any_of, did_you_mean
 from penstock.topology.spec import Mark
 
@@ -33,6 +33,10 @@ def _differ(value: Value, shape: Shape, path: str) -> Iterator[Difference]:
     match shape, value:
         case Text() | Choice() | Whole() | Literal(), Scalar(value=found) if found is not None:
             yield from _differ_scalar(value, shape, path)
+        case Nested(), Scalar(value=found) if found is not None:
+            return
+        case Nested(), Listed():
+            yield from _differ(value, Listing(shape), path)
         case Listing(of), Listed(items=items):
             if not items:
                 yield value.mark, f"{path}: the list is empty", "name at least one, or remove the key"
@@ -132,8 +136,8 @@ def _expected(shape: Shape) -> str:
             return " | ".join(values)
         case Whole(low, high):
             return f"a whole number from {low} to {high}"
-        case Literal():
-            return "a number, text or a boolean"
+        case Literal() | Nested():
+            return "a number, text or a boolean" + (", or lists of them" if shape == Nested() else "")
         case Listing():
             return "a list"
         case Named(what=what):

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from penstock.topology.order import order
-from penstock.topology.spec import Ref, Topology
+from penstock.topology.parameters import shown
+from penstock.topology.spec import Node, Ref, Topology
 from penstock.topology.wiring import Part, Wiring
 
 __all__ = ["mermaid", "text"]
@@ -27,6 +28,7 @@ class _Item:
     reads: tuple[str, ...]
 
 
+_ENTITIES = str.maketrans({one: f"#{ord(one)};" for one in '"<>#&'})  # in a parameter's text they would end the label
 _SHAPES = {"source": ("([", "])"), "feature": ("[", "]"), "model": ("[", "]"), "ensemble": ("{{", "}}"), "sink": ("[(", ")]")}
 
 
@@ -37,7 +39,7 @@ def mermaid(topology: Topology, wiring: Wiring | None = None) -> str:
     lines = ["flowchart LR"]
     for item in items:
         opened, closed = _SHAPES[item.kind]
-        lines.append(f'    {ids[item.name]}{opened}"<b>{item.label}</b><br/>{item.detail}"{closed}')
+        lines.append(f'    {ids[item.name]}{opened}"<b>{item.label}</b><br/>{item.detail.translate(_ENTITIES)}"{closed}')
     lines += [f"    {ids[read]} --> {ids[item.name]}" for item in items for read in item.reads]
     return "\n".join(lines) + "\n"
 
@@ -61,13 +63,17 @@ def _items(topology: Topology, wiring: Wiring | None) -> list[_Item]:
     ordered, _ = order({name: [read for read in edges[name] if read in nodes] for name in nodes})
     items = [_Item(f"sources.{one.name}", "source", one.name, f"{one.topic} ({one.format}, {one.schema})", ()) for one in topology.sources]
     placed = [(name, nodes[name]) for name in dict.fromkeys([*ordered, *nodes])]
-    items += [_Item(name, node.kind, node.name, str(node.model), tuple(edges[name])) for name, node in placed]
+    items += [_Item(name, node.kind, node.name, _detail(node), tuple(edges[name])) for name, node in placed]
     for sink in topology.sinks:
         shown = ", ".join(field for field, _ in sink.fields)
         items.append(
             _Item(f"sinks.{sink.name}", "sink", sink.name, f"{sink.topic} ({sink.format}): {shown}", tuple(edges[f"sinks.{sink.name}"]))
         )
     return items
+
+
+def _detail(node: Node) -> str:
+    return "; ".join([str(node.model), *(f"{name}: {shown(value)}" for name, value in node.parameters.items())])
 
 
 def _edges_of_wiring(wiring: Wiring) -> dict[str, dict[str, None]]:

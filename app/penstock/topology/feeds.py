@@ -83,6 +83,8 @@ class Feeder:
     def _feed(self, node: Node, wire: Wire) -> Feed | None:
         where = f"nodes.{node.name}.inputs.{wire.tensor.name}"
         tensor, entry = wire.tensor, wire.input
+        if wire.constant is not None:
+            return Feed(tensor, (), constant=wire.constant)
         if entry.missing is not None and all(isinstance(target, FromNode) for target in wire.targets):
             self.report.add(entry.mark, f"{where}: missing is for fields, outputs of nodes are never null", "remove missing")
         wanted = tensor.shape if not entry.stacked else None

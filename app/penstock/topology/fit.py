@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from penstock.schema import Field, innermost
 
-__all__ = ["Axes", "converts", "fills", "fit", "joined"]
+__all__ = ["Axes", "converts", "fills", "fit", "holds", "joined", "whole_numbers"]
 
 Axes = tuple[int | None, ...]
 
@@ -40,20 +40,32 @@ def converts(field: Field, dtype: str) -> bool:
 
 def fills(value: Any, field: Field, dtype: str) -> bool:
     """Whether `value` (of a `missing:` rule) can stand for a null of the field in a tensor of `dtype`."""
+    if isinstance(value, bool) and dtype not in ("bool", "string"):
+        return innermost(field).kind == "boolean"
+    return holds(value, dtype)
+
+
+def holds(value: Any, dtype: str) -> bool:
+    """Whether a tensor of `dtype` has a place for `value`: a number in its range (NaN is one for floats), a bool, a str."""
     match dtype:
         case "string":
             return isinstance(value, str)
         case "bool":
             return isinstance(value, bool)
         case _ if isinstance(value, bool):
-            return innermost(field).kind == "boolean"
+            return False
         case "float32" | "float64":
             largest = _FLOAT32_MAX if dtype == "float32" else sys.float_info.max
             return isinstance(value, int | float) and (value != value or abs(value) <= largest)
         case _:
-            bits = int(dtype.removeprefix("u").removeprefix("int"))
-            low, high = (0, 2**bits) if dtype.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1))
-            return isinstance(value, int) and low <= value < high
+            low, high = whole_numbers(dtype)
+            return isinstance(value, int) and low <= value <= high
+
+
+def whole_numbers(dtype: str) -> tuple[int, int]:
+    """The least and the greatest number of an integer dtype."""
+    bits = int(dtype.removeprefix("u").removeprefix("int"))
+    return (0, 2**bits - 1) if dtype.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
 def fit(given: Axes, wanted: Axes) -> Axes | None:

@@ -13,7 +13,9 @@ from typing import Any, Final
 from penstock.topology.names import FIELD, MODEL, NAME, REF, TOPIC
 from penstock.topology.requirements import THRESHOLD
 
-__all__ = ["TOPOLOGY", "Choice", "Forms", "Key", "Keys", "Listing", "Literal", "Named", "Shape", "Text", "Whole", "json_schema"]
+__all__ = [
+    "TOPOLOGY", "Choice", "Forms", "Key", "Keys", "Listing", "Literal", "Named", "Nested", "Shape", "Text", "Whole", "json_schema",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,11 @@ class Whole:
 @dataclass(frozen=True, slots=True)
 class Literal:
     """A number, a string or a boolean."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """A literal, or a list of at least one of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +95,7 @@ class Forms:
     mapping: Shape | None = None
 
 
-Shape = Text | Choice | Whole | Literal | Listing | Named | Keys | Forms
+Shape = Text | Choice | Whole | Literal | Nested | Listing | Named | Keys | Forms
 
 _NAME: Final = Text("a name (letters, digits, _ and -, not beginning with a digit)", NAME)
 _FIELD: Final = Text("a field name (letters, digits and _)", FIELD)
@@ -132,6 +139,9 @@ _NODE: Final = Keys(
         "kind": Key(Choice(("feature", "model", "ensemble")), "What the node is for.", required=True),
         "model": Key(_MODEL, "The registered model.", required=True),
         "inputs": Key(Named("tensor", _TENSOR, _INPUT, empty=True), "Where input tensors come from; by equal name when omitted."),
+        "parameters": Key(
+            Named("tensor", _TENSOR, Nested(), empty=True), "Input tensors with one value for all events, which a release may change."
+        ),
         "require": Key(Named("metric", _METRIC, _THRESHOLD), "What the metrics of the model's manifest must meet before it may serve."),
     }
 )
@@ -174,6 +184,7 @@ def json_schema() -> dict[str, Any]:
         "title": "Penstock topology",
         "description": "Sources, nodes and sinks of one stream of predictions.",
         **_schema(TOPOLOGY),
+        "$defs": {"nested": {"anyOf": [_schema(Literal()), _schema(Listing(Nested()))]}},
     }
 
 
@@ -185,8 +196,8 @@ def _schema(shape: Shape) -> dict[str, Any]:
             return {"enum": list(values)}
         case Whole(low, high):
             return {"type": "integer", "minimum": low, "maximum": high}
-        case Literal():
-            return {"type": ["number", "string", "boolean"]}
+        case Literal() | Nested():
+            return {"$ref": "#/$defs/nested"} if shape == Nested() else {"type": ["number", "string", "boolean"]}
         case Listing(of):
             return {"type": "array", "minItems": 1, "items": _schema(of)}
         case Named(_, key, of, empty):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from penstock.errors import Problem, TopologyError
@@ -18,7 +19,7 @@ from penstock.topology.document import MAX_BYTES, Listed, Mapped, Scalar, Value,
 from penstock.topology.language import TOPOLOGY
 from penstock.topology.names import ref
 from penstock.topology.requirements import requirement
-from penstock.topology.spec import Format, Input, Mark, ModelRef, Node, Ref, Releases, Requirement, Sink, Source, Topology
+from penstock.topology.spec import Constant, Format, Input, Mark, ModelRef, Node, Ref, Releases, Requirement, Sink, Source, Topology
 
 __all__ = ["parse", "parse_text", "text_of"]
 
@@ -82,9 +83,14 @@ def _node(name: Scalar, value: Value) -> Node:
         model=ModelRef(model, version),
         inputs=inputs,
         require=_requirements(keys.get("require")),
+        parameters=MappingProxyType({tensor.text: _constant(item) for tensor, item in _items(keys.get("parameters"))}),
         mark=name.mark,
-        marks=_marks(value),
+        marks=_marks(value) | {f"parameters.{tensor.text}": tensor.mark for tensor, _ in _items(keys.get("parameters"))},
     )
+
+
+def _constant(value: Value) -> Constant:
+    return tuple(map(_constant, value.items)) if isinstance(value, Listed) else cast(Constant, cast(Scalar, value).value)
 
 
 def _requirements(value: Value | None) -> tuple[Requirement, ...]:

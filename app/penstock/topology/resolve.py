@@ -13,7 +13,8 @@ from penstock.errors import Problem
 from penstock.schema import Schema
 from penstock.signature import Signature, Tensor
 from penstock.topology.names import any_of, did_you_mean
-from penstock.topology.spec import Input, Mark, Node, Ref, Topology
+from penstock.topology.parameters import misfit
+from penstock.topology.spec import Constant, Input, Mark, Node, Ref, Topology
 
 __all__ = ["FromField", "FromNode", "Names", "Report", "Target", "Wire"]
 
@@ -54,11 +55,15 @@ Target = FromField | FromNode
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """An input tensor of a node and what its refs mean; a None there is a ref that leads nowhere and was reported."""
+    """An input tensor of a node and what its refs mean; a None there is a ref that leads nowhere and was reported.
+
+    A parameter has no refs but a `constant`.
+    """
 
     tensor: Tensor
     input: Input
     targets: tuple[Target | None, ...]
+    constant: Constant | None = None
 
 
 class Names:
@@ -103,8 +108,12 @@ class Names:
                 fix = did_you_mean(name, [tensor for tensor in tensors if tensor not in given] or tensors)
                 self.report.add(entry.mark, f"nodes.{node.name}.inputs: {node.model} has no input tensor {name!r}", fix)
                 self.dangling = True
+        self._check_parameters(node, signature)
         wires = []
         for tensor in signature.inputs:
+            if tensor.name in node.parameters and tensor.name not in given:
+                wires.append(Wire(tensor, Input(tensor.name, ()), (), node.parameters[tensor.name]))
+                continue
             found = given.get(tensor.name) or self._default(node, tensor)
             if found is not None:
                 targets = self._targets(found.refs, f"nodes.{node.name}.inputs.{tensor.name}")
@@ -160,6 +169,19 @@ class Names:
     def _targets(self, refs: Iterable[Ref], where: str) -> tuple[Target | None, ...]:
         return tuple(self.target(ref, where) for ref in refs)
 
+    def _check_parameters(self, node: Node, signature: Signature) -> None:
+        where = f"nodes.{node.name}.parameters"
+        for name, value in node.parameters.items():
+            mark, tensor = node.at(f"parameters.{name}"), signature.input(name)
+            if tensor is None:
+                fix = did_you_mean(name, [one.name for one in signature.inputs])
+                self.report.add(mark, f"{where}: {node.model} has no input tensor {name!r}", fix)
+            elif found := misfit(tensor, value):
+                self.report.add(mark, f"{where}.{name}: {found[0]}", found[1])
+        if signature.inputs and all(tensor.name in node.parameters for tensor in signature.inputs):
+            message = f"{where}: every input tensor of {node.model} is a parameter, so each event would get the same answer"
+            self.report.add(node.at("parameters"), message, "feed one of them from a field or another node")
+
     def _default(self, node: Node, tensor: Tensor) -> Input | None:
         others = {name: signature for name, signature in self.signatures.items() if name != node.name}
         candidates = [Ref(tensor.name, tensor.name, mark=node.mark)] if self.has_field(tensor.name) else []
@@ -176,7 +198,7 @@ class Names:
             found = ", ".join(candidate.text for candidate in candidates)
             self.report.add(node.mark, f"nodes.{node.name}: the input tensor `{tensor}` has several sources by its name: {found}", fix)
         elif len(self.schemas) == len(self.topology.sources) and len(self.signatures) == len(self.topology.nodes):
-            fix = f"add inputs: {{{tensor.name}: FIELD or NODE.OUTPUT}}"
+            fix = f"add inputs: {{{tensor.name}: FIELD or NODE.OUTPUT}}, or parameters: {{{tensor.name}: VALUE}} for a constant"
             message = f"nodes.{node.name}: nothing feeds the input tensor `{tensor}`, and no field or output has its name"
             self.report.add(node.mark, message, fix)
         return None

@@ -12,9 +12,10 @@ from typing import Literal
 
 from penstock.schema import Missing
 
-__all__ = ["Entry", "Input", "Mark", "ModelRef", "Node", "Ref", "Releases", "Requirement", "Sink", "Source", "Topology"]
+__all__ = ["Constant", "Entry", "Input", "Mark", "ModelRef", "Node", "Ref", "Releases", "Requirement", "Sink", "Source", "Topology"]
 
 Format = Literal["json", "avro", "avro-confluent"]
+Constant = bool | int | float | str | tuple["Constant", ...]  # tuples are nested as the axes of a tensor are
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +100,17 @@ class Source(Entry):
 
 @dataclass(frozen=True, slots=True)
 class Node(Entry):
-    """A registered model at a place in the graph. `inputs` holds what the file says; the rest is wired by name."""
+    """A registered model at a place in the graph. `inputs` holds what the file says; the rest is wired by name.
+
+    `parameters` are input tensors that no event and no node feeds: each has one value for all rows.
+    """
 
     name: str
     kind: Literal["feature", "model", "ensemble"]
     model: ModelRef
     inputs: tuple[Input, ...] = ()
     require: tuple[Requirement, ...] = ()
+    parameters: Mapping[str, Constant] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

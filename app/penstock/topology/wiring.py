@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from penstock.schema import Column
 from penstock.signature import Tensor
-from penstock.topology.spec import Node, Sink, Source, Topology
+from penstock.topology.spec import Constant, Node, Sink, Source, Topology
 
 __all__ = ["Emit", "Feed", "Flow", "OutputField", "Part", "Step", "Wiring"]
 
@@ -24,11 +24,16 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """One input tensor of a step: one part, reshaped to the tensor's axes, or several stacked along the last axis."""
+    """One input tensor of a step: one part, reshaped to the tensor's axes, or several stacked along the last axis.
+
+    Without a part it is a parameter: every row gets `constant`. Its tensor is the model's own, open axes and all, because
+    another value may take the constant's place.
+    """
 
     tensor: Tensor
     parts: tuple[Part, ...]
     stacked: bool = False
+    constant: Constant | None = None
 
 
 @dataclass(frozen=True, slots=True)
