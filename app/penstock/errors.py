@@ -9,7 +9,8 @@ PenstockError
 │   ├── ModelNotFound
 │   ├── ModelExists          versions are immutable
 │   ├── ModelCorrupt         the digest differs, it does not load, or golden records fail
-│   └── ModelMismatch        its signature does not fit the nodes that read it
+│   ├── ModelMismatch        its signature does not fit the nodes that read it
+│   └── ModelUntrusted       nobody whom we trust has signed these files
 ├── RecordError              one record cannot go on: becomes a Failure, then a dead letter
 │   ├── DecodeError
 │   ├── InferenceError
@@ -41,6 +42,7 @@ __all__ = [
     "ModelExists",
     "ModelMismatch",
     "ModelNotFound",
+    "ModelUntrusted",
     "PenstockError",
     "Problem",
     "RecordError",
@@ -125,6 +127,10 @@ class ModelCorrupt(ModelError):
 
 class ModelMismatch(ModelError):
     """The signature does not fit the nodes that read it."""
+
+
+class ModelUntrusted(ModelError):
+    """Nobody whom we trust has signed these files, or it cannot be told."""
 
 
 class RecordError(PenstockError):

@@ -86,6 +86,9 @@ class Settings:
     brokers: str = _setting("", "Kafka bootstrap servers, host:port separated by commas; empty: none given.")
     application: str = _setting("penstock", "First part of the consumer group's name; workers of one application share the partitions.")
     models: Path = _setting(Path("models"), "Folder of the model registry.")
+    model_trust: Path | None = _setting(
+        None, "Folder of the public keys (*.pem) and certificate authorities (*.crt) whose models are trusted.", kind=Path
+    )
     schemas: Path = _setting(Path("schemas"), "Folder of the event schemas (*.avsc).")
     topologies: Path = _setting(Path("topologies"), "Folder in which a topology is looked for that is given by its name.")
     workers: int = _setting(1, "Worker processes on this host; one a core is a good number.", low=1, high=1024)

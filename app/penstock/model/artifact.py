@@ -1,11 +1,14 @@
 """Artifact: one registered model version on disk, and what its manifest says of it; a value, nothing is loaded.
 
-A version is a folder of three files: `model.onnx`, `model.toml` (the manifest) and `golden.json` (the golden records).
+A version is a folder of three files: `model.onnx`, `model.toml` (the manifest) and `golden.json` (the golden records), and of
+`model.sig` when somebody vouches for them (`penstock.model.trust`). An artifact pins the digests of the three when it is opened,
+and gives out no byte that differs from them: who signed these digests signed what is loaded.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,16 +20,21 @@ from penstock.model.golden import GoldenRecord
 from penstock.model.manifest import Manifest
 from penstock.signature import Signature
 
-__all__ = ["GOLDEN_FILE", "MANIFEST_FILE", "MODEL_FILE", "Artifact", "digest_of", "open_artifact"]
+__all__ = ["BUNDLE_FILE", "BUNDLE_LIMIT", "GOLDEN_FILE", "MANIFEST_FILE", "MODEL_FILE", "Artifact", "digest_of", "open_artifact"]
 
 MODEL_FILE: Final = "model.onnx"
 MANIFEST_FILE: Final = "model.toml"
 GOLDEN_FILE: Final = "golden.json"
+BUNDLE_FILE: Final = "model.sig"
+BUNDLE_LIMIT: Final = 1024**2  # a bundle is 2 KB with a key, and 1 KB more for each certificate
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A model version. `digest` is "sha256:..." of model.onnx, `size` its bytes, both as the manifest says them."""
+    """A model version. `digest` is "sha256:..." of model.onnx, `size` its bytes, both as the manifest says them.
+
+    `manifest_digest` is "sha256:..." of the bytes of model.toml that were read.
+    """
 
     name: str
     version: str
@@ -35,9 +43,25 @@ class Artifact:
     size: int
     signature: Signature
     manifest: Manifest
+    manifest_digest: str
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """The digest of each of the three files, by the file's name; `read` and `golden_records` hold the files to them."""
+        return {MODEL_FILE: self.digest, MANIFEST_FILE: self.manifest_digest, GOLDEN_FILE: self.manifest.golden.digest}
+
+    def bundle(self) -> bytes | None:
+        """The content of model.sig, at most one byte more than BUNDLE_LIMIT; None when there is none. Raises ModelCorrupt."""
+        try:
+            with open(self.path / BUNDLE_FILE, "rb") as opened:
+                return opened.read(BUNDLE_LIMIT + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self.corrupt(BUNDLE_FILE, f"cannot be read: {error.strerror}") from error
 
     def read(self, *, max_bytes: int = MAX_BYTES) -> bytes:
         """The bytes of model.onnx. Raises ModelCorrupt when they are too many, or not those that were pushed."""
@@ -83,11 +107,12 @@ def open_artifact(path: Path, name: str, version: str) -> Artifact:
     """
     file = path / MANIFEST_FILE
     try:
-        text = file.read_text(encoding="utf-8")
+        data = file.read_bytes()
+        text = data.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ModelCorrupt(f"model {name}@{version}: {file} cannot be read: {error}", name=name, version=version) from error
     found = manifest.parse(text, file=str(file))
     if (found.name, found.version) != (name, version):
         said = f"{file} is of {found.name}@{found.version}, but it lies in the folder of {name}@{version}"
         raise ModelCorrupt(f"model {name}@{version}: {said}: folders are not renamed or copied, push it again", name=name, version=version)
-    return Artifact(name, version, path, found.digest, found.size, found.signature, found)
+    return Artifact(name, version, path, found.digest, found.size, found.signature, found, digest_of(data))

@@ -3,7 +3,7 @@
 No locks are needed, on local disks or shared ones, because of three rules:
 1. A version is written in a folder beside its place (`.push-…`), synced, and renamed into it: it is there whole or not at all, and
    of two publishers of one number the second rename fails.
-2. A version's files are never written again (and are read-only).
+2. A version's files are never written again (and are read-only). Its signature, `model.sig`, is put beside them by a rename.
 3. An alias is a file of its own, replaced by rename, so a reader sees the old version or the new one.
 A publisher that was killed leaves a `.push-…` folder or file; nobody reads it, and a later push sweeps it away once it is an hour old.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from penstock.errors import ConfigError, InferenceError, ModelCorrupt, ModelExists, ModelNotFound
-from penstock.model.artifact import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, Artifact, digest_of, open_artifact
+from penstock.model.artifact import BUNDLE_FILE, GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, Artifact, digest_of, open_artifact
 from penstock.model.golden import ATOL, RTOL, GoldenRecord, dump
 from penstock.model.golden import parse as parse_golden
 from penstock.model.manifest import PROVENANCE, Golden, Manifest, render
@@ -109,6 +109,29 @@ class DirectoryRegistry:
             )
             raise self._not_found(name, version, f"{what} is not in {self.root}", version, [*versions, *aliases], "versions and aliases")
         return open_artifact(self.root / name / found, name, found)
+
+    def add_bundle(self, artifact: Artifact, bundle: bytes, *, replace: bool = False) -> Path:
+        """Puts a signature (the content of model.sig) beside the version's files, whole or not at all. Returns its path.
+
+        Raises ModelExists when there is one and `replace` is not said.
+        """
+        place = artifact.path / BUNDLE_FILE
+        descriptor, name = tempfile.mkstemp(prefix=_PUSH, dir=self.root / artifact.name)
+        os.close(descriptor)
+        written = Path(name)
+        try:
+            _write(written, bundle)
+            if replace:
+                os.replace(written, place)
+            else:
+                os.link(written, place)  # unlike a rename, it does not replace
+        except FileExistsError as error:
+            what = f"model {artifact} is signed already ({place}); replace the signature with --replace"
+            raise ModelExists(what, name=artifact.name, version=artifact.version) from error
+        finally:
+            written.unlink(missing_ok=True)
+        _sync_folder(artifact.path)
+        return place
 
     def names(self) -> list[str]:
         """See `Registry.names`."""
