@@ -90,12 +90,12 @@ def main() -> None:
     state = Path(arguments.state)
     topology = write_topology(state, input=arguments.input, output=arguments.output, format=arguments.format)
     penstock = [sys.executable, "-m", "penstock"]
-    common = [str(topology), "--brokers", arguments.bootstrap]
+    common = [str(topology), "--brokers", arguments.bootstrap, "--application", arguments.group]
     create = [*penstock, "topics", "create", *common]
     if os.spawnv(os.P_WAIT, sys.executable, create):
         sys.exit("the topics could not be created")
     models = registry(Path(arguments.models))
-    run = ["run", *common, "--models", str(models), "--schemas", str(state), "--application", arguments.group, *more]
+    run = ["run", *common, "--models", str(models), "--schemas", str(state), *more]
     os.execv(sys.executable, [*penstock, *run])
 
 

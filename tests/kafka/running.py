@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from penstock.control.topics import Topics
 from penstock.record import Header, Record
 from penstock.registry.directory import DirectoryRegistry
-from penstock.testing import Broker, create_topics, produce, read_all, unique, wait_for
+from penstock.testing import Broker, create_release_topics, create_topics, produce, read_all, unique, wait_for
 from penstock.testing import models as onnx_models
 
 SCHEMA = {"type": "record", "name": "Reading", "fields": [{"name": "id", "type": "string"}, {"name": "x", "type": "double"}]}
@@ -48,6 +49,10 @@ class Job:
     def group(self) -> str:
         return f"{self.application}.doubles"
 
+    @property
+    def releases(self) -> Topics:
+        return Topics.of(self.application, "doubles")
+
     def send(self, ids: Iterable[int], *, headers: Sequence[Header] = ()) -> None:
         produce(self.broker, [self.reading(number, headers) for number in ids])
 
@@ -70,7 +75,7 @@ class Running:
 
     def __init__(self, job: Job, flags: Sequence[str] = (), settings: dict[str, str] | None = None) -> None:
         self.log_file = job.folder / f"{unique('worker')}.log"
-        defaults = {"brokers": job.broker.bootstrap, "application": job.application, "session_timeout": "3", "commit_interval": "0.3"}
+        defaults = {"brokers": job.broker.bootstrap, "application": job.application, "session_timeout": "3", "commit_interval": "0.3", "cache": str(job.folder / "cache")}
         given = {**defaults, **(settings or {})}
         environment = {f"PENSTOCK_{name.upper()}": value for name, value in given.items()}
         command = [sys.executable, "-m", "penstock", "run", str(job.file), *flags]
@@ -117,4 +122,5 @@ def make_job(
     job.file.write_text(TOPOLOGY.format(source=job.source, sink=job.sink, dead=job.dead))
     create_topics(broker, {job.source: partitions, **({job.dead: partitions} if dead_letter else {})})
     create_topics(broker, {job.sink: partitions}, sink_config)
+    create_release_topics(broker, job.application, "doubles")
     return job

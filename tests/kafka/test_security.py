@@ -130,7 +130,8 @@ def allow(site: Site, job: Job) -> None:
     read, write, look = AclOperation.READ, AclOperation.WRITE, AclOperation.DESCRIBE_CONFIGS
     topic, group = ResourceType.TOPIC, ResourceType.GROUP
     needed = [(topic, job.source, read), (topic, job.sink, write), (topic, job.dead, write), (group, job.group, read)]
-    needed += [(topic, name, look) for name in (job.source, job.sink, job.dead)]
+    needed += [(topic, job.releases.control, read), (topic, job.releases.status, write)]
+    needed += [(topic, name, look) for name in (job.source, job.sink, job.dead, *job.releases)]
     rules = [
         AclBinding(kind, name, ResourcePatternType.LITERAL, f"User:{WORKER}", "*", operation, AclPermissionType.ALLOW)
         for kind, name, operation in needed

@@ -6,7 +6,7 @@
 from typing import TYPE_CHECKING, Any
 
 from penstock.testing.broker import Broker, MockBroker, open_broker
-from penstock.testing.topics import committed, create_topics, end_offsets, produce, read_all, unique, wait_for
+from penstock.testing.topics import committed, create_release_topics, create_topics, end_offsets, produce, read_all, unique, wait_for
 
 if TYPE_CHECKING:
     from penstock.testing.driver import TopologyDriver
@@ -16,6 +16,7 @@ __all__ = [
     "MockBroker",
     "TopologyDriver",
     "committed",
+    "create_release_topics",
     "create_topics",
     "end_offsets",
     "open_broker",

@@ -16,6 +16,7 @@ __all__ = [
     "add",
     "category_number",
     "constant",
+    "crashing",
     "endless",
     "gather",
     "hungry",
@@ -28,6 +29,7 @@ __all__ = [
     "ratio",
     "sum_over_rows",
     "tensor",
+    "trapping",
     "zip_map",
 ]
 
@@ -149,6 +151,23 @@ def hungry(elements: int = 2**32, *, x: str = "x", y: str = "y") -> bytes:
         helper.make_node("Add", [x, "total"], [y]),
     ]
     return model(nodes, [tensor(x)], [tensor(y)], {"nothing": np.int64(0), "elements": np.array([elements])})
+
+
+def crashing(depth: int = 20_000) -> bytes:
+    """Kills the process that loads it (SIGSEGV): functions that call one another so deep that the runtime's stack overflows."""
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("own", 1)]
+    calls = [helper.make_node(f"f{at + 1}", ["a"], ["b"], domain="own") for at in range(depth)]
+    bodies = [*calls, helper.make_node("Neg", ["a"], ["b"])]
+    functions = [helper.make_function("own", f"f{at}", ["a"], ["b"], [body], opsets) for at, body in enumerate(bodies)]
+    graph = helper.make_graph([helper.make_node("f0", ["x"], ["y"], domain="own")], "tiny", [tensor("x")], [tensor("y")])
+    return bytes(helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=9).SerializeToString())
+
+
+def trapping(*, x: str = "x", y: str = "y") -> bytes:
+    """Loads, and kills the process that runs it on a row of 0 (SIGFPE): the least int64 divided by -1, which no processor can do."""
+    nodes = [helper.make_node("Add", [x, "least"], ["low"]), helper.make_node("Div", ["low", "minus_one"], [y])]
+    values = {"least": np.int64(-(2**63)), "minus_one": np.int64(-1)}
+    return model(nodes, [tensor(x, "int64")], [tensor(y, "int64")], values)
 
 
 def sum_over_rows(*, x: str = "x", y: str = "y") -> bytes:

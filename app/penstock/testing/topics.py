@@ -11,11 +11,12 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from penstock.control.topics import CONTROL_CONFIG, STATUS_CONFIG, Topics
 from penstock.errors import DeliveryFailed
 from penstock.record import Header, Record
 from penstock.testing.broker import Broker
 
-__all__ = ["committed", "create_topics", "end_offsets", "produce", "read_all", "unique", "wait_for"]
+__all__ = ["committed", "create_release_topics", "create_topics", "end_offsets", "produce", "read_all", "unique", "wait_for"]
 
 Isolation = Literal["read_committed", "read_uncommitted"]
 TIMEOUT_S = 15.0
@@ -36,6 +37,14 @@ def create_topics(broker: Broker, topics: Mapping[str, int], config: Mapping[str
     for future in admin.create_topics(wanted).values():
         future.result(TIMEOUT_S)
     wait_for(lambda: all(_led(admin, name, count) for name, count in topics.items()), f"leaders for {', '.join(topics)}")
+
+
+def create_release_topics(broker: Broker, application: str, topology: str) -> Topics:
+    """Creates the control log and the status topic of a topology, as `penstock topics create` does, and returns their names."""
+    topics = Topics.of(application, topology)
+    create_topics(broker, {topics.control: 1}, CONTROL_CONFIG)
+    create_topics(broker, {topics.status: 1}, STATUS_CONFIG)
+    return topics
 
 
 def produce(broker: Broker, records: Iterable[Record]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import psutil
 
 from penstock.testing.broker import Broker
-from penstock.testing.topics import create_topics, unique
+from penstock.testing.topics import create_release_topics, create_topics, unique
 from tests.kafka.stock.probe import register, write_topology
 
 __all__ = ["IMPLEMENTATIONS", "Implementation", "Lane", "Slow", "Worker", "make_lane"]
@@ -46,6 +46,7 @@ def make_lane(broker: Broker, folder: Path, partitions: int = 1, *, answer_bytes
     made = Lane(broker, folder, unique("lane"), partitions)
     create_topics(broker, {made.name: partitions, made.dead: partitions})
     create_topics(broker, {made.sink: partitions}, {"max.message.bytes": str(answer_bytes)})
+    create_release_topics(broker, made.name, "probe")
     return made
 
 
