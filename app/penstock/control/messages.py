@@ -193,6 +193,9 @@ _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def _depth(data: bytes) -> int:
+    """How deep the JSON is nested; 0 when it cannot be too deep."""
+    if data.count(b"[") + data.count(b"{") <= _DEPTH:
+        return 0
     depth = deepest = 0
     for token in _TOKEN.findall(data):
         if token in b"[{":
