@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from penstock.codecs import load_schema
 from penstock.engine import Plan, compile
-from penstock.errors import ConfigError, ModelError, Problem, SchemaError, TopologyError
+from penstock.errors import ConfigError, ModelError, ModelUntrusted, Problem, SchemaError, TopologyError
 from penstock.model.artifact import Artifact
 from penstock.model.session import Session
+from penstock.model.trust import ModelTrust, Policy, judge, load_trust
 from penstock.model.verify import verify
 from penstock.registry.directory import DirectoryRegistry
 from penstock.schema import Schema
@@ -22,6 +25,8 @@ from penstock.topology.spec import Mark, ModelRef, Topology
 from penstock.topology.wiring import Wiring
 
 __all__ = ["Loaded", "load", "prepare"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +65,36 @@ def load(path: str | Path, *, models: Path, schemas: Path) -> Loaded:
     return Loaded(topology, wiring, source_schemas, sink_schemas, artifacts)
 
 
-def prepare(loaded: Loaded, *, warm_rows: int = 256) -> Plan:
-    """The plan, ready to serve: every model verified (digest, signature, golden records), loaded and warm.
+def prepare(loaded: Loaded, *, warm_rows: int = 256, model_trust: Path | None = None, signatures: Policy | None = None) -> Plan:
+    """The plan, ready to serve: every model judged by its signature, verified (digest, signature, golden records), loaded and warm.
 
-    `warm_rows` is the batch size that the models are warmed up at, beside single rows. Raises ModelCorrupt or
-    ModelMismatch that names the model; nothing is served then.
+    `warm_rows` is the batch size that the models are warmed up at, beside single rows. `model_trust` is the folder of those whose
+    models are trusted, and `signatures` the policy, the topology's own unless given; what `warn` lets pass is logged. Raises
+    ModelUntrusted, ModelCorrupt or ModelMismatch that names the model; nothing is served then.
     """
+    policy = signatures or loaded.topology.releases.signatures
+    trust = load_trust(model_trust) if model_trust and policy != "off" else None
     sessions: dict[str, Session] = {}
     for artifact in loaded.artifacts.values():
         if str(artifact) not in sessions:
+            _admit(policy, artifact, trust)
             session = sessions[str(artifact)] = Session.load(artifact)
             verify(artifact, session)
             session.warm_up((1, warm_rows))
     models = {node: sessions[str(artifact)] for node, artifact in loaded.artifacts.items()}
     versions = {node: str(artifact) for node, artifact in loaded.artifacts.items()}
     return compile(loaded.wiring, models, versions, loaded.schemas, loaded.sink_schemas)
+
+
+def _admit(policy: Policy, artifact: Artifact, trust: ModelTrust | None) -> None:
+    """Ends it here for a model that may not serve: nothing of it has been loaded yet."""
+    verdict = judge(policy, artifact, trust, now=datetime.now(UTC))
+    if not verdict.accepted:
+        raise ModelUntrusted(verdict.message, name=artifact.name, version=artifact.version)
+    if verdict.message:
+        logger.warning("%s", verdict.message)
+    elif verdict.signer:
+        logger.info("model %s is signed by %s", artifact, verdict.signer)
 
 
 def _unmet(topology: Topology, artifacts: Mapping[str, Artifact]) -> Iterator[Problem]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from penstock.errors import TopologyError
+from penstock.errors import ModelCorrupt, ModelUntrusted, TopologyError
+from penstock.model.signing import sign
 from penstock.registry.directory import DirectoryRegistry
-from penstock.runtime import Loaded, load
+from penstock.runtime import Loaded, load, prepare
 from penstock.testing import models as tiny
+from tests.unit.model.issued import private_pem, public_pem
 
 TEXT = """\
 topology: t
@@ -113,3 +117,72 @@ def test_manifest_that_cannot_be_read_is_named(root: Path) -> None:
 def test_every_model_that_is_missing_is_named_at_its_own_node(root: Path) -> None:
     (root / "t.yaml").write_text(TEXT.replace("scale@1", "gone@1").replace("score@live", "gone@1"))
     assert [problem.split(":")[1] for problem in problems(root)] == ["4", "5"]
+
+
+# --- who may serve ------------------------------------------------------------------------------------------------------
+
+
+def signed(root: Path, policy: str, *references: str) -> Path:
+    """Signs versions with one key, sets the topology's policy, and returns the folder that trusts the key."""
+    (root / "trusted").mkdir()
+    key = ec.generate_private_key(ec.SECP256R1())
+    (root / "private.pem").write_bytes(private_pem(key))
+    (root / "trusted/us.pem").write_bytes(public_pem(key))
+    registry = DirectoryRegistry(root / "models")
+    for reference in references:
+        artifact = registry.resolve(*reference.split("@"))
+        made = sign(artifact.digests, subject=artifact.version, key=root / "private.pem", now=datetime.now(UTC))
+        registry.add_bundle(artifact, made.bundle)
+    (root / "t.yaml").write_text(TEXT + f"releases: {{signatures: {policy}}}\n")
+    return root / "trusted"
+
+
+def test_signed_models_serve_where_signatures_are_required(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trusted = signed(root, "require", "scale@1", "score@2")
+    with caplog.at_level("INFO", "penstock.runtime"):
+        plan = prepare(loaded(root), model_trust=trusted)
+    assert dict(plan.versions) == {"scaled": "scale@1", "score": "score@2"}
+    assert [record.getMessage().partition(" (")[0] for record in caplog.records] == [
+        "model scale@1 is signed by key us.pem",
+        "model score@2 is signed by key us.pem",
+    ]
+
+
+def test_unsigned_model_is_refused_before_it_is_loaded(root: Path) -> None:
+    """What is not to be trusted is no input for the model runtime: the file is not even read."""
+    trusted = signed(root, "require", "scale@1")
+    (root / "models/score/2/model.onnx").unlink()
+    with pytest.raises(
+        ModelUntrusted, match=r"^model score@2: it is not signed \(no model\.sig in .*/score/2\): penstock model sign"
+    ) as caught:
+        prepare(loaded(root), model_trust=trusted)
+    assert (caught.value.name, caught.value.version) == ("score", "2")
+
+
+def test_nobody_is_trusted_unless_it_is_said(root: Path) -> None:
+    signed(root, "require", "scale@1", "score@2")
+    with pytest.raises(ModelUntrusted, match="nobody is trusted: set model_trust"):
+        prepare(loaded(root))
+
+
+def test_what_is_wrong_is_only_told_where_the_policy_warns(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trusted = signed(root, "warn", "scale@1")
+    prepare(loaded(root), model_trust=trusted)
+    assert ["it is not signed" in record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [True]
+
+
+def test_signatures_are_not_looked_at_where_they_are_off(root: Path) -> None:
+    """Not even the folder of keys has to be there."""
+    signed(root, "off")
+    (root / "models/scale/1/model.sig").write_text("garbage")
+    assert prepare(loaded(root), model_trust=root / "absent").versions["scaled"] == "scale@1"
+
+
+def test_files_that_change_after_they_were_judged_do_not_serve(root: Path) -> None:
+    """The digests that were signed are those that the version was opened with, and every later read is held to them."""
+    trusted = signed(root, "require", "scale@1", "score@2")
+    found = loaded(root)
+    (root / "models/scale/1/model.onnx").unlink()
+    (root / "models/scale/1/model.onnx").write_bytes(tiny.linear([1]))
+    with pytest.raises(ModelCorrupt, match=r"model\.onnx is not the file that was pushed"):
+        prepare(found, model_trust=trusted)
