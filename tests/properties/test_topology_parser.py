@@ -30,7 +30,7 @@ nodes:
       delay: &delay {field: dep_delay, missing: 0}
       again: *delay
       date: [month, day]
-  stack: {kind: ensemble, model: stack@live, inputs: {p: ["features.probabilities[1]"]}, require: {auc: ">= 0.85", loss: < 1}}
+  stack: {kind: ensemble, model: stack@live, inputs: {p: ["features.probabilities[1]"]}, require: {auc: ">= 0.85", loss: < 1}, parameters: {w: [0.5, 1], on: true}}
 sinks:
   predictions:
     topic: flights.predictions
@@ -132,7 +132,7 @@ FEATURES = Signature(
     (Tensor("delay", "float32", (1,)), Tensor("again", "float64"), Tensor("date", "int64", (None,))),
     (Tensor("probabilities", "float32", (2,)), Tensor("label", "int64")),
 )
-STACK = Signature((Tensor("p", "float32", (1,)),), (Tensor("score", "float32", (1,)),))
+STACK = Signature((Tensor("p", "float32", (1,)), Tensor("w", "float32", (2,)), Tensor("on", "bool")), (Tensor("score", "float32", (1,)),))
 WORDS = [word.span() for word in re.finditer(r"[\w.@-]+(\[\d\])?", GOOD)]
 REFS = [
     *(field.name for field in FLIGHT.fields),

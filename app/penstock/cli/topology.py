@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.table import Table
+from rich.text import Text
 
 from penstock.cli.options import with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
@@ -128,21 +130,26 @@ def _print_flow(flow: Flow, loaded: Loaded) -> None:
     out.print(f"  records that cannot be scored go to {source.dead_letter}\n", markup=False)
     columns = table("columns read", "column", "field", "type", "null")
     for column in flow.columns:
-        columns.add_row(column.name, column.field, _type(column.dtype, column.shape), _missing(column))
+        _add(columns, column.name, column.field, _type(column.dtype, column.shape), _missing(column))
     steps = table("steps", "", "node", "model", "inputs", "outputs asked")
     for number, step in enumerate(flow.steps, 1):
         model = f"{step.node.model.name}@{loaded.artifacts[step.node.name].version}"
         alias = "" if model == str(step.node.model) else f" ({step.node.model.version})"
         outputs = "\n".join(str(tensor) for tensor in step.outputs)
-        steps.add_row(str(number), step.node.name, model + alias, "\n".join(map(_fed, step.feeds)), outputs)
+        _add(steps, str(number), step.node.name, model + alias, "\n".join(map(_fed, step.feeds)), outputs)
     sinks = table("sinks", "sink", "topic", "format", "key", "fields")
     for emit in flow.emits:
         fields = "\n".join(f"{field.name} <- {_part(field.part)}" for field in emit.fields)
         key = "the input's" if emit.key is None else _part(emit.key)
-        sinks.add_row(emit.sink.name, emit.sink.topic, emit.sink.format, key, fields)
+        _add(sinks, emit.sink.name, emit.sink.topic, emit.sink.format, key, fields)
     for each in (columns, steps, sinks):
         out.print(each)
         out.print()
+
+
+def _add(made: Table, *cells: str) -> None:
+    """A row of plain text: `[month, day]` is no markup."""
+    made.add_row(*map(Text, cells))
 
 
 def _fed(feed: Feed) -> str:

@@ -28,7 +28,7 @@ def check_parameters(node: Node, signature: Signature, parameters: Mapping[str, 
     for name, value in {**node.parameters, **parameters}.items():
         tensor = signature.input(name)
         if name not in node.parameters:
-            fix = did_you_mean(name, node.parameters) or "a release changes what the file declares: add it there"
+            fix = did_you_mean(name, node.parameters) or "a release changes what the topology declares"
             messages.append(f"{where}: the topology gives the node no parameter {name!r} ({fix})")
         elif tensor is None:
             known = ", ".join(one.name for one in signature.inputs)
@@ -44,7 +44,7 @@ def misfit(tensor: Tensor, value: object) -> tuple[str, str] | None:
     if axes is None:
         why = "the lists in its value differ in length or depth"
     elif 0 in axes or fit(axes, tensor.shape) is None:
-        why = f"its value has the axes {list(axes)}" if axes else "its value is no list"
+        why = f"its value has the axes {shown(axes)}" if axes else "its value is no list"
     elif wrong := [one for one in scalars if one != one or not holds(one, tensor.dtype)]:
         why = f"{shown(wrong[0])} is no {tensor.dtype}"
     else:

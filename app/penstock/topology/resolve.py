@@ -6,7 +6,7 @@ another node. Exactly one of them must exist; the file has to say which where th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from penstock.errors import Problem
@@ -108,7 +108,7 @@ class Names:
                 fix = did_you_mean(name, [tensor for tensor in tensors if tensor not in given] or tensors)
                 self.report.add(entry.mark, f"nodes.{node.name}.inputs: {node.model} has no input tensor {name!r}", fix)
                 self.dangling = True
-        self._check_parameters(node, signature)
+        self._check_parameters(node, signature, given)
         wires = []
         for tensor in signature.inputs:
             if tensor.name in node.parameters and tensor.name not in given:
@@ -169,7 +169,7 @@ class Names:
     def _targets(self, refs: Iterable[Ref], where: str) -> tuple[Target | None, ...]:
         return tuple(self.target(ref, where) for ref in refs)
 
-    def _check_parameters(self, node: Node, signature: Signature) -> None:
+    def _check_parameters(self, node: Node, signature: Signature, given: Container[str]) -> None:
         where = f"nodes.{node.name}.parameters"
         for name, value in node.parameters.items():
             mark, tensor = node.at(f"parameters.{name}"), signature.input(name)
@@ -178,7 +178,7 @@ class Names:
                 self.report.add(mark, f"{where}: {node.model} has no input tensor {name!r}", fix)
             elif found := misfit(tensor, value):
                 self.report.add(mark, f"{where}.{name}: {found[0]}", found[1])
-        if signature.inputs and all(tensor.name in node.parameters for tensor in signature.inputs):
+        if signature.inputs and all(tensor.name in node.parameters and tensor.name not in given for tensor in signature.inputs):
             message = f"{where}: every input tensor of {node.model} is a parameter, so each event would get the same answer"
             self.report.add(node.at("parameters"), message, "feed one of them from a field or another node")
 

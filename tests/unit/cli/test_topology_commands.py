@@ -113,6 +113,31 @@ def test_plan_as_json(root: Path) -> None:
     assert flow["sinks"][0]["fields"]["score"] == {"from": "score.y[0]", "type": "float32[N]"}
 
 
+@pytest.fixture
+def weighted(root: Path) -> Path:
+    """A topology with a stacked input and parameters beside it."""
+    text = TEXT.replace("score@live, inputs: {x: scaled}", "add@1, inputs: {a: [scaled]}, parameters: {b: 0.25}")
+    (root / "weighted.yaml").write_text(text.replace("x: {field: amount, missing: nan}", "x: {stack: [amount], missing: nan}"))
+    DirectoryRegistry(root / "models").publish("add", tiny.add())
+    return root
+
+
+def test_plan_shows_stacked_inputs_and_parameters(weighted: Path) -> None:
+    shown = run(plan, weighted, "weighted.yaml").stdout
+    for expected in ("x: float32[N, 1] <- [amount]", "a: float32[N, 1] <- [scaled.y]", "b: float32[N, 1] = 0.25"):
+        assert expected in shown, shown
+
+
+def test_plan_as_json_tells_parameters_from_inputs(weighted: Path) -> None:
+    (flow,) = json.loads(run(plan, weighted, "weighted.yaml", "--format", "json").stdout)["flows"]
+    assert [(step["inputs"], step["parameters"]) for step in flow["steps"]] == [({"x": ["amount"]}, {}), ({"a": ["scaled.y"]}, {"b": 0.25})]
+
+
+@pytest.mark.parametrize("style", ["text", "mermaid"])
+def test_drawing_shows_parameters(weighted: Path, style: str) -> None:
+    assert "add@1; b: 0.25" in run(draw, weighted, "weighted.yaml", "--as", style).stdout
+
+
 def test_plan_of_what_is_not_valid_raises(root: Path) -> None:
     """The command line turns it into a list and exit code 2."""
     assert isinstance(run(plan, root, "bad.yaml").exception, TopologyError)

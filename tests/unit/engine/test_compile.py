@@ -48,11 +48,11 @@ class Watched:
         return self.session.run(outputs, feeds)
 
 
-def flow(nodes: str, fields: str, runs: Mapping[str, Watched]) -> Flow:
+def flow(nodes: str, fields: str, runs: Mapping[str, Watched], parameters: Mapping[str, Mapping[str, object]] | None = None) -> Flow:
     """The compiled flow of a topology with these nodes (YAML) and one sink with these fields."""
     text = f"{HEAD}nodes:\n{nodes}\nsinks: {{out: {{topic: out, fields: {fields}}}}}\n"
     wired = wire(parse_text(text), {"s": EVENT}, {name: model.signature for name, model in runs.items()})
-    return compile(wired, runs, dict.fromkeys(runs, "m@1"), {"s": EVENT}).flows["s"]
+    return compile(wired, runs, dict.fromkeys(runs, "m@1"), {"s": EVENT}, parameters=parameters).flows["s"]
 
 
 def rows(size: int) -> list[bytes]:
@@ -134,6 +134,85 @@ def test_second_node_is_spared_when_the_first_refuses_every_row() -> None:
     done = execute(made, Batch(1, {"a": np.array(["text"], object), "b": np.zeros(1, np.float32)}))
     assert (done.size, runs["second"].asked) == (0, [])
     assert done.failures[0].error.stage == "first"
+
+
+CONSTANT = "  n: {kind: model, model: m@1, inputs: {a: a}, parameters: {k: %s}}"
+
+
+def beside(dtype: str, shape: tuple[int | None, ...]) -> bytes:
+    """Gives back its inputs `a` and `k` as `x` and `y`; `k` has this type."""
+    nodes = [helper.make_node("Identity", ["a"], ["x"]), helper.make_node("Identity", ["k"], ["y"])]
+    inputs = [models.tensor("a"), models.tensor("k", dtype, shape)]
+    return models.model(nodes, inputs, [models.tensor("x"), models.tensor("y", dtype, shape)])
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "shape", "row"),
+    [
+        ("0.5", "float32", (), 0.5),
+        ("0.5", "float32", (1,), [0.5]),
+        ("[0.5]", "float64", (), 0.5),
+        ("[1, 2.5]", "float64", (2,), [1.0, 2.5]),
+        ("[1, 2, 3]", "float32", (None,), [1, 2, 3]),
+        ("[[1, 2, 3], [4, 5, 6]]", "int16", (2, 3), [[1, 2, 3], [4, 5, 6]]),
+        ("18446744073709551615", "uint64", (), 2**64 - 1),
+        ("[true, false]", "bool", (2,), [True, False]),
+        ("[on, off]", "string", (2,), ["on", "off"]),
+    ],
+)
+def test_parameter_is_the_same_for_every_row(value: str, dtype: str, shape: tuple[int | None, ...], row: object) -> None:
+    """Of a batch of any size, and through the runtime, which gives it back; after a large batch also."""
+    watched = Watched(beside(dtype, shape))
+    made = flow(CONSTANT % value, "{x: n.x, y: n.y}", {"n": watched})
+    for size in (1, 3, 2, 200, 1):
+        done = execute(made, made.decoder.decode(rows(size)))
+        fed = watched.fed["k"]
+        assert fed.flags.c_contiguous
+        assert fed.dtype == np.dtype(object if dtype == "string" else dtype)
+        np.testing.assert_array_equal(fed, np.array([row] * size, fed.dtype))
+        np.testing.assert_array_equal(done.columns["n.y"], fed)
+
+
+def test_parameter_fits_what_is_left_of_a_batch() -> None:
+    """A batch that fails is divided, and its parts are of all sizes."""
+    nodes = [helper.make_node("Cast", ["a"], ["at"], to=7), helper.make_node("Gather", ["table", "at"], ["found"])]
+    nodes.append(helper.make_node("Add", ["found", "k"], ["y"]))
+    table = {"table": np.array([10, 20, 30, 40], np.float32)}
+    watched = Watched(models.model(nodes, [models.tensor("a"), models.tensor("k")], [models.tensor("y")], table))
+    made = flow(CONSTANT % "0.5", "{y: n.y}", {"n": watched})
+    done = execute(made, made.decoder.decode(rows(7)))
+    assert done.columns["n.y"].ravel().tolist() == [10.5, 20.5, 30.5, 40.5]
+    assert [failure.row for failure in done.failures] == [4, 5, 6]
+
+
+def test_other_values_take_the_place_of_the_file_s() -> None:
+    """Where an axis is open another length will do; what is not named stays."""
+    nodes = [helper.make_node("ReduceSum", ["k", "axis"], ["total"], keepdims=1), helper.make_node("Sum", ["a", "total", "l"], ["y"])]
+    inputs = [models.tensor("a"), models.tensor("k", shape=(None,)), models.tensor("l")]
+    runs = {"n": Watched(models.model(nodes, inputs, [models.tensor("y")], {"axis": np.array([1])}))}
+    file = "  n: {kind: model, model: m@1, inputs: {a: a}, parameters: {k: [1, 2], l: 100}}"
+    for parameters, expected in (
+        (None, 103),
+        ({}, 103),
+        ({"n": {}}, 103),
+        ({"n": {"k": [5, 5, 5]}}, 115),
+        ({"n": {"k": (5,), "l": 0}}, 5),
+    ):
+        made = flow(file, "{y: n.y}", runs, parameters)
+        assert execute(made, made.decoder.decode(rows(2))).columns["n.y"].ravel().tolist() == [expected, expected + 1]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"n": {"k": [1, 2]}}, r"the tensor is `k: float32\[N, 1\]`, its value has the axes \[2\] \(give a finite number\)"),
+        ({"n": {"b": 1, "a": 1}}, "nodes.n.parameters: the topology declares no a, b"),
+        ({"m": {"k": 1}}, "nodes.m.parameters: the topology declares no k"),
+    ],
+)
+def test_values_that_were_not_checked_are_refused(parameters: Mapping[str, Mapping[str, object]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        flow(CONSTANT % "1", "{y: n.y}", {"n": Watched(beside("float32", (1,)))}, parameters)
 
 
 def two_outputs() -> bytes:

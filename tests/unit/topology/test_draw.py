@@ -57,6 +57,14 @@ def test_without_a_wiring_what_the_file_says_is_drawn(text: str) -> None:
     assert "model_2 --> ensemble_4" in drawn
 
 
+def test_parameters_cannot_break_the_drawing(text: str) -> None:
+    """Their text is the author's: a quote would end a label of Mermaid."""
+    changed = text.replace("model: stack@2,", """model: stack@2, parameters: {mode: '"<b>#1\n\nx', w: [0.5, 2]},""")
+    assert 'stack@2; mode: "\\"<b>#1\\nx"; w: [0.5, 2]\n' in draw.text(parse_text(changed))
+    (line,) = [line for line in draw.mermaid(parse_text(changed)).splitlines() if "stack@2" in line]
+    assert line.endswith('<br/>stack@2; mode: #34;\\#34;#60;b#62;#35;1\\nx#34;; w: [0.5, 2]"}}')
+
+
 def test_several_sources_and_a_cycle_are_drawn_too() -> None:
     """A drawing is most wanted while a topology is not right yet."""
     text = """\
