@@ -21,7 +21,7 @@ AXES = st.lists(st.sampled_from([None, 1, 2, 3]), max_size=3).map(tuple)
 def rows(draw: st.DrawFn, dtype: str) -> Any:
     """Values that are more likely to be rows: lists of equal length of what the dtype holds."""
     kinds = {"bool": st.booleans(), "string": st.text(max_size=3)}
-    scalars = kinds.get(dtype, st.integers(0, 100) if "int" in dtype else st.floats(-1e30, 1e30))
+    scalars = kinds.get(dtype, st.integers(0, 300) if "int" in dtype else st.floats(width=32))
     value: Any = draw(scalars)
     for size in draw(st.lists(st.integers(1, 3), max_size=3)):
         value = [value] * size
