@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from penstock.codecs import load_schema
+from penstock.control.messages import Binding
+from penstock.control.store import Store
+from penstock.control.updater import Build, Updater
 from penstock.engine import Plan, compile
-from penstock.errors import ConfigError, ModelError, ModelUntrusted, Problem, SchemaError, TopologyError
+from penstock.errors import ConfigError, ModelError, ModelMismatch, ModelUntrusted, Problem, SchemaError, TopologyError
 from penstock.model.artifact import Artifact
 from penstock.model.session import Session
 from penstock.model.trust import ModelTrust, Policy, judge, load_trust
 from penstock.model.verify import verify
 from penstock.registry.directory import DirectoryRegistry
 from penstock.schema import Schema
+from penstock.settings import Settings
 from penstock.topology.check import check
 from penstock.topology.names import did_you_mean
+from penstock.topology.parameters import check_parameters
 from penstock.topology.parse import parse
 from penstock.topology.requirements import unmet
 from penstock.topology.spec import Mark, ModelRef, Topology
 from penstock.topology.wiring import Wiring
 
-__all__ = ["Loaded", "load", "prepare"]
+__all__ = ["Loaded", "bindings", "load", "prepare", "rebuild", "sessions", "updater"]
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +87,74 @@ def prepare(loaded: Loaded, *, warm_rows: int = 256, model_trust: Path | None = 
             session = sessions[str(artifact)] = Session.load(artifact)
             verify(artifact, session)
             session.warm_up((1, warm_rows))
-    models = {node: sessions[str(artifact)] for node, artifact in loaded.artifacts.items()}
+    return _compile(loaded, {node: sessions[str(artifact)] for node, artifact in loaded.artifacts.items()}, {})
+
+
+def bindings(loaded: Loaded) -> dict[str, Binding]:
+    """Generation 0 as a release would say it: what each node of the file is bound to."""
+    return {
+        node: Binding(uri=f"models:/{one.name}/{one.version}", digest=one.digest, manifest=one.manifest_digest)
+        for node, one in loaded.artifacts.items()
+    }
+
+
+def sessions(plan: Plan) -> dict[str, Session]:
+    """The loaded models of a plan, by node."""
+    return {node.name: node.model for flow in plan.flows.values() for node in flow.nodes if isinstance(node.model, Session)}
+
+
+def rebuild(
+    loaded: Loaded, artifacts: Mapping[str, Artifact], sessions: Mapping[str, Session], parameters: Mapping[str, Mapping[str, object]]
+) -> Plan:
+    """The plan of the same topology with these versions, loaded, and these parameters in place of the file's; all by node name.
+
+    Raises ModelMismatch with everything that does not fit: nodes that are not the topology's, names, dtypes, shapes and who reads
+    them, requirements that the metrics do not meet, parameters.
+    """
+    return _fit(loaded, artifacts, parameters)(sessions)
+
+
+def updater(loaded: Loaded, settings: Settings) -> Updater[Plan]:
+    """What makes releases of the topology ready on this worker. Raises SettingsError when a registry root is none."""
+    cache, policy = settings.cache.expanduser(), loaded.topology.releases.signatures
+    roots = [str(settings.models), *(root for one in settings.roots.split(",") if (root := one.strip()))]
+
+    def vouch(artifact: Artifact) -> None:  # the keys are read each time: one may be added while the worker runs
+        _admit(policy, artifact, load_trust(settings.model_trust) if settings.model_trust else None)
+
+    return Updater(
+        Store(cache, roots, settings.model_bytes),
+        partial(_fit, loaded),
+        cache=cache,
+        timeout=settings.stage_timeout,
+        warm_rows=settings.chunk_rows,
+        vouch=None if policy == "off" else vouch,
+    )
+
+
+def _fit(loaded: Loaded, artifacts: Mapping[str, Artifact], parameters: Mapping[str, Mapping[str, object]]) -> Build[Plan]:
+    """What makes the plan of loaded models. Raises ModelMismatch; see `rebuild`."""
+    topology = loaded.topology
+    nodes = {node.name for node in topology.nodes}
+    found = [
+        f"the topology {topology.name} has no node {name!r}: is this release of another version of it?" for name in artifacts.keys() - nodes
+    ]
+    found += [f"nodes.{name}: the release does not bind it, and it has to bind every node" for name in nodes - artifacts.keys()]
+    signatures = {name: artifact.signature for name, artifact in artifacts.items() if name in nodes}
+    wiring, problems = check(topology, loaded.schemas, signatures, loaded.sink_schemas)
+    found += [str(one) for one in (*problems, *_unmet(topology, artifacts))]
+    for node in topology.nodes:
+        if node.name in signatures:
+            found += check_parameters(node, signatures[node.name], parameters.get(node.name, {}))
+    if found:
+        bound = ", ".join(f"{name}={artifact}" for name, artifact in artifacts.items())
+        raise ModelMismatch(f"{bound} does not fit the topology: " + "; ".join(dict.fromkeys(found)))
+    return partial(_compile, replace(loaded, wiring=wiring, artifacts=artifacts), parameters=parameters)
+
+
+def _compile(loaded: Loaded, sessions: Mapping[str, Session], parameters: Mapping[str, Mapping[str, object]]) -> Plan:
     versions = {node: str(artifact) for node, artifact in loaded.artifacts.items()}
-    return compile(loaded.wiring, models, versions, loaded.schemas, loaded.sink_schemas)
+    return compile(loaded.wiring, sessions, versions, loaded.schemas, loaded.sink_schemas, parameters)
 
 
 def _admit(policy: Policy, artifact: Artifact, trust: ModelTrust | None) -> None:

@@ -36,6 +36,7 @@ __all__ = [
     "environment_name",
     "flag_name",
     "in_the_clear",
+    "is_loopback",
     "load",
     "resolve",
 ]
@@ -424,11 +425,15 @@ def in_the_clear(settings: Settings) -> list[str]:
     """The brokers beyond this host that would be spoken to without encryption though nobody has allowed it."""
     if settings.insecure_plaintext or not settings.security_protocol.endswith("PLAINTEXT"):
         return []
-    return [broker for one in settings.brokers.split(",") if (broker := one.strip()) and not _is_loopback(broker)]
+    return [broker for one in settings.brokers.split(",") if (broker := one.strip()) and not is_loopback(_host(broker))]
 
 
-def _is_loopback(broker: str) -> bool:
-    host = broker.rpartition(":")[0].strip("[]") or broker
+def _host(broker: str) -> str:
+    return broker.rpartition(":")[0].strip("[]") or broker
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the host, a name or an address, is this one."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,40 +1,54 @@
 """An unknown model runs first in a child process, so that one that crashes, hangs or eats memory takes no worker along.
 
-The child (`python -m penstock.model.quarantine FILE`) limits its own memory and CPU time, loads the file, runs it on made-up and on
-golden inputs at batch sizes 1, 2 and 256, and checks that every output has a row for each row, is finite, and that a row's answer
-does not depend on the rows beside it. It says what it found as one JSON object on stdout; whatever kills it, the parent reports.
+The child (`python -m penstock.model.quarantine FILE`) goes to the end of the queue for the processor, limits its own memory and CPU
+time, loads the file, runs it on made-up and on golden inputs at batch sizes 1, 2 and 256, and checks that every output has a row for each
+row, is finite, and that a row's answer does not depend on the rows beside it. It says what it found as one JSON object on stdout; whatever
+kills it, the parent reports. It ends with the parent, however that ends.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import hashlib
+import importlib.metadata
+import io
 import json
+import os
+import platform
 import resource
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import onnx
 
 from penstock.batch import Array
-from penstock.errors import ConfigError, InferenceError, ModelCorrupt, ModelError, ModelMismatch
+from penstock.errors import ConfigError, ControlError, InferenceError, ModelCorrupt, ModelError, ModelMismatch
+from penstock.host import ends_with, locked, private_folder, write_whole
+from penstock.model.artifact import GOLDEN_FILE
 from penstock.model.golden import feeds_of, parse
+from penstock.model.sealed import Sealed
 from penstock.model.session import Session
 from penstock.model.synthetic import synthetic_feeds
 
-__all__ = ["SIZES", "Findings", "Limits", "quarantine"]
+__all__ = ["SIZES", "Findings", "Limits", "quarantine", "quarantine_once"]
 
 SIZES: Final = (1, 2, 256)
 _NAMES: Final = {"ModelCorrupt": ModelCorrupt, "ModelMismatch": ModelMismatch}
 # A row alone may take other instructions than the row in a batch; what differs by more than this is another answer.
 _ATOL: Final = 1e-4
 _RTOL: Final = 1e-3
+_NICE: Final = 10
+_SAID: Final = 256 * 1024  # bytes that a child may write, all of them on stdout and stderr
+_POLL: Final = 0.05  # seconds between two looks at the child
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,39 +68,110 @@ class Findings:
     remarks: tuple[str, ...]
 
 
-def quarantine(model: bytes, *, golden: str | None = None, limits: Limits | None = None) -> Findings:
+def _never() -> bool:
+    return False
+
+
+def quarantine(
+    model: bytes | Sealed, *, golden: str | None = None, limits: Limits | None = None, stopped: Callable[[], bool] = _never
+) -> Findings:
     """Tries the model in a child process; `golden` is the text of a golden file, whose inputs are run too.
 
-    Raises ModelCorrupt or ModelMismatch with the reason when it does not pass.
+    Raises ModelCorrupt or ModelMismatch with the reason when it does not pass, and ControlError when `stopped()` says so
+    meanwhile: the child is killed then.
     """
+    if isinstance(model, bytes):
+        with Sealed(io.BytesIO(model), limit=len(model)) as sealed:
+            return quarantine(sealed, golden=golden, limits=limits, stopped=stopped)
     limits = limits or Limits()
-    with tempfile.TemporaryDirectory(prefix="penstock-quarantine-") as folder:
-        file = Path(folder) / "model.onnx"
-        file.write_bytes(model)
-        command = [sys.executable, "-B", "-m", "penstock.model.quarantine", str(file)]
-        if golden is not None:
-            records = Path(folder) / "golden.json"
-            records.write_text(golden, encoding="utf-8")
-            command += ["--golden", str(records)]
-        command += [f"--{name}={value}" for name, value in asdict(limits).items()]
+    command = [sys.executable, "-B", "-m", "penstock.model.quarantine", str(model.path), f"--parent={os.getpid()}"]
+    command += [f"--{name}={value}" for name, value in asdict(limits).items()]
+    if golden is None:
+        return _watch(command, (model.descriptor,), limits, stopped)
+    text = golden.encode()
+    with Sealed(io.BytesIO(text), limit=len(text)) as records:
+        return _watch([*command, f"--golden={records.path}"], (model.descriptor, records.descriptor), limits, stopped)
+
+
+def quarantine_once(model: Sealed, *, golden: str, cache: Path, limits: Limits | None = None, stopped: Callable[[], bool]) -> Findings:
+    """As `quarantine`, but what has passed on this host, with these golden records, limits and versions, is remembered below `cache`.
+
+    Of several workers with one model, one runs the child and the others wait for it. A refusal is not remembered: it may have
+    been the host's fault.
+    """
+    folder = private_folder(cache / "quarantine")
+    name = f"{model.digest.removeprefix('sha256:')}-{_circumstances(golden, limits or Limits())}"
+    file = folder / f"{name}.json"
+    with locked(folder / f"{name}.lock", stopped):
+        if (findings := _remembered(file)) is None:
+            findings = quarantine(model, golden=golden, limits=limits, stopped=stopped)
+            write_whole(file, json.dumps({"model": model.digest, **asdict(findings)}).encode())
+    return findings
+
+
+def _circumstances(golden: str, limits: Limits) -> str:
+    """All that could make the same file behave otherwise, as a few digits."""
+    said = [hashlib.sha256(golden.encode()).hexdigest(), asdict(limits), *_versions()]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _versions() -> tuple[str, ...]:
+    packages = ("penstock", "onnxruntime", "onnx", "numpy")
+    return (platform.machine(), platform.python_version(), *(importlib.metadata.version(name) for name in packages))
+
+
+def _remembered(file: Path) -> Findings | None:
+    try:
+        return Findings(tuple(json.loads(file.read_bytes())["remarks"]))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # not tried yet, or damaged: then it is tried again
+        return None
+
+
+def _watch(command: list[str], descriptors: tuple[int, ...], limits: Limits, stopped: Callable[[], bool]) -> Findings:
+    """Runs the child to its end, or kills it with whatever it started."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:  # no pipes: the child's limit on files holds for them
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, pass_fds=descriptors, start_new_session=True)
         try:
-            child = subprocess.run(command, capture_output=True, timeout=limits.wall, check=False, stdin=subprocess.DEVNULL)
-        except subprocess.TimeoutExpired as error:
-            raise ModelCorrupt(f"the model did not finish within {limits.wall:g} s in quarantine") from error
-    return _read(child, limits)
+            _wait(child, limits, stopped)
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+        return _read(child.returncode, _content(out), _content(err), limits)
 
 
-def _read(child: subprocess.CompletedProcess[bytes], limits: Limits) -> Findings:
+def _wait(child: subprocess.Popen[bytes], limits: Limits, stopped: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + limits.wall
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise ModelCorrupt(f"the model did not finish within {limits.wall:g} s in quarantine")
+        if stopped():
+            raise ControlError("stopped while the model was in quarantine", code="stopped")
+        try:
+            child.wait(min(left, _POLL))
+        except subprocess.TimeoutExpired:
+            continue
+        return
+
+
+def _content(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read(_SAID)
+
+
+def _read(code: int, out: bytes, err: bytes, limits: Limits) -> Findings:
     """What the child said, or how it died."""
-    if child.returncode < 0:
-        died = signal.Signals(-child.returncode)
+    if code < 0:
+        died = signal.Signals(-code)
         why = f"used more than {limits.cpu} s of CPU" if died == signal.SIGXCPU else f"killed its process ({died.name})"
         raise ModelCorrupt(f"the model {why} in quarantine")
     try:
-        said = json.loads(child.stdout)
+        said = json.loads(out)
     except ValueError as error:
-        last = child.stderr.decode(errors="replace").strip().rsplit("\n", 1)[-1]
-        raise ModelCorrupt(f"the model ended its process in quarantine (exit code {child.returncode}): {last}") from error
+        last = err.decode(errors="replace").strip().rsplit("\n", 1)[-1]
+        raise ModelCorrupt(f"the model ended its process in quarantine (exit code {code}): {last}") from error
     if "error" in said:
         raise _NAMES[said["error"]](said["message"])
     return Findings(tuple(said["remarks"]))
@@ -102,7 +187,11 @@ def main() -> None:
     parser.add_argument("--cpu", type=int, default=usual.cpu, help="seconds of CPU (default %(default)s)")
     parser.add_argument("--wall", type=float, default=usual.wall, help="seconds in all (default %(default)s)")
     parser.add_argument("--run", type=float, default=usual.run, help="seconds for one run (default %(default)s)")
+    parser.add_argument("--parent", type=int, help="the process to end with")
     asked = parser.parse_args()
+    if asked.parent and (begin := ends_with(asked.parent, signal.SIGKILL)):
+        begin()
+    os.nice(_NICE)
     _limit(asked.memory, asked.cpu)
     try:
         said: dict[str, Any] = {"remarks": _try(asked.file, asked.golden, min(asked.run, asked.wall))}
@@ -118,7 +207,7 @@ def _limit(memory: int, cpu: int) -> None:
         _lower(resource.RLIMIT_AS, memory, memory)
     _lower(resource.RLIMIT_CPU, cpu, cpu + 1)  # SIGXCPU first, SIGKILL a second later
     _lower(resource.RLIMIT_CORE, 0, 0)
-    _lower(resource.RLIMIT_FSIZE, 0, 0)  # it writes no files
+    _lower(resource.RLIMIT_FSIZE, _SAID, _SAID)  # it writes no files but what it says
 
 
 def _lower(kind: int, soft: int, hard: int) -> None:
@@ -152,7 +241,7 @@ def _try(file: Path, golden_file: Path | None, deadline: float) -> list[str]:
 def _golden_feeds(session: Session, file: Path) -> Iterator[Mapping[str, Array]]:
     """The golden inputs, repeated to the greatest batch size."""
     try:
-        records = parse(file.read_text(encoding="utf-8"), session.signature, file=file.name)
+        records = parse(file.read_text(encoding="utf-8"), session.signature, file=GOLDEN_FILE)
     except ConfigError as error:
         raise ModelMismatch(f"the golden records do not fit the model: {error}") from error
     for feeds in feeds_of(records, session.signature):

@@ -1,9 +1,10 @@
 """Session: a model ready to run; the only file that knows onnxruntime.
 
-A model is loaded from bytes, never from a path, so it cannot reach another file. `run` is on the hot path. Measured at a batch of 1
-(`docs/models.md` has the table): `InferenceSession.run` checks names that the plan has checked already and builds a new RunOptions each
-time, 1 to 4 µs a call; so its inner session is called, with RunOptions made once. A run has a deadline: a watchdog thread looks
-a few times per deadline for a run that is too old and sets the terminate flag of its options, so a run itself only notes the time.
+A model is loaded from bytes that were checked to stand alone (`contents`), never from a file that may change, so it cannot reach
+another file. `run` is on the hot path. Measured at a batch of 1 (`docs/models.md` has the table): `InferenceSession.run` checks names that
+the plan has checked already and builds a new RunOptions each time, 1 to 4 µs a call; so its inner session is called, with RunOptions made
+once. A run has a deadline: a watchdog thread looks a few times per deadline for a run that is too old and sets the terminate flag of its
+options, so a run itself only notes the time.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from penstock.batch import Array
 from penstock.errors import InferenceError, ModelCorrupt, ModelError, ModelMismatch
 from penstock.model.artifact import Artifact
 from penstock.model.contents import MAX_BYTES, check_contents
+from penstock.model.sealed import Sealed
 from penstock.signature import Signature, Tensor
 
 __all__ = ["DEADLINE", "Session"]
@@ -61,19 +63,29 @@ class Session:
         differs from its manifest or does not load, ModelMismatch when its tensors are not rows of values.
         """
         if isinstance(model, bytes):
-            return cls._open(model, "the model", threads, deadline, max_bytes)
+            check_contents(model, max_bytes=max_bytes)
+            return cls._open(model, "the model", threads, deadline)
         try:
-            return cls._open(model.read(max_bytes=max_bytes), str(model), threads, deadline, max_bytes)
+            data = model.read(max_bytes=max_bytes)
+            check_contents(data, label=str(model), max_bytes=max_bytes)
+            return cls._open(data, str(model), threads, deadline)
         except ModelError as error:
             error.name, error.version = model.name, model.version
             raise
 
     @classmethod
-    def _open(cls, data: bytes, label: str, threads: int, deadline: float | None, max_bytes: int) -> Session:
-        check_contents(data, label=label, max_bytes=max_bytes)
+    def load_sealed(cls, model: Sealed, *, label: str, threads: int = 1, deadline: float | None = DEADLINE) -> Session:
+        """Loads bytes that have passed quarantine, where `check_contents` was asked: to parse them here would hold the interpreter's lock.
+
+        Raises ModelCorrupt and ModelMismatch as `load` does.
+        """
+        return cls._open(str(model.path), label, threads, deadline)
+
+    @classmethod
+    def _open(cls, source: bytes | str, label: str, threads: int, deadline: float | None) -> Session:
         try:
             # enable_fallback=0: else onnxruntime, failing, prints to stdout and tries the same provider again.
-            inference = ort.InferenceSession(data, _session_options(threads), providers=["CPUExecutionProvider"], enable_fallback=0)
+            inference = ort.InferenceSession(source, _session_options(threads), providers=["CPUExecutionProvider"], enable_fallback=0)
         except Exception as error:
             raise ModelCorrupt(f"{label} does not load: {_reason(error)}") from error
         session = cls(inference, label=label, deadline=deadline)

@@ -7,7 +7,6 @@ error has a reason that a restart does not cure, so the others are stopped and i
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
@@ -15,10 +14,10 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
 from types import FrameType
 
 from penstock.errors import WorkerFailed
+from penstock.host import ends_with
 
 __all__ = ["supervise"]
 
@@ -28,7 +27,6 @@ RESTARTS = 5  # of one worker, within
 WINDOW = 60.0  # seconds; more than that is no accident
 POLL = 0.2  # seconds between two looks at the workers
 GRACE = 10.0  # seconds beyond the workers' own bound: they end themselves first, and say where they hung
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 class _Worker:
@@ -45,7 +43,7 @@ class _Worker:
         self.starts.append(time.monotonic())
         # The last --workers wins: the same command line, for one worker. A process group of its own keeps Ctrl-C in one hand.
         command = [sys.executable, "-m", "penstock", *sys.argv[1:], "--workers", "1", *self._own]
-        self.process = subprocess.Popen(command, start_new_session=True, preexec_fn=_ends_with(os.getpid()))  # noqa: PLW1509  no threads here
+        self.process = subprocess.Popen(command, start_new_session=True, preexec_fn=ends_with(os.getpid(), signal.SIGTERM))  # noqa: PLW1509  no threads here
         logger.info("worker %d is process %d", self.number, self.process.pid)
 
     def crash_loops(self) -> bool:
@@ -86,20 +84,6 @@ def supervise(count: int, patience: float, group_instance_id: str = "") -> None:
         _stop(workers, patience + GRACE)
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _ends_with(parent: int) -> Callable[[], None] | None:
-    """What a child does first, so that it is told to stop when `parent` dies, however that happens. None where the system cannot."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-
-    def before_exec() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died in between
-            os._exit(1)
-
-    return before_exec
 
 
 def _stop(workers: list[_Worker], patience: float) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -50,17 +47,16 @@ def test_a_memory_hog_is_refused() -> None:
 
 
 def test_a_crash_of_the_child_is_reported_with_its_signal() -> None:
-    died = subprocess.run(
-        [sys.executable, "-c", f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})"], capture_output=True, check=False
-    )
-    with pytest.raises(ModelCorrupt, match=r"killed its process \(SIGSEGV\) in quarantine"):
-        module._read(died, Limits())
+    """A real file that overflows the stack of the runtime when it is loaded, and one that divides as no processor can."""
+    with pytest.raises(ModelCorrupt, match=r"the model killed its process \(SIGSEGV\) in quarantine"):
+        quarantine(models.crashing())
+    with pytest.raises(ModelCorrupt, match=r"the model killed its process \(SIGFPE\) in quarantine"):
+        quarantine(models.trapping())
 
 
 def test_a_child_that_exits_without_a_word_is_reported_with_its_last_line() -> None:
-    died = subprocess.run([sys.executable, "-c", "import sys; sys.exit('out of luck')"], capture_output=True, check=False)
     with pytest.raises(ModelCorrupt, match=r"ended its process in quarantine \(exit code 1\): out of luck"):
-        module._read(died, Limits())
+        module._read(1, b"", b"Traceback ...\nout of luck\n", Limits())
 
 
 @pytest.mark.parametrize("data", [b"", models.linear([1])[:40], b"\xff" * 100], ids=["empty", "truncated", "garbage"])
