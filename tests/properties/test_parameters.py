@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.signature import DTYPES, Tensor
@@ -18,20 +19,22 @@ AXES = st.lists(st.sampled_from([None, 1, 2, 3]), max_size=3).map(tuple)
 
 
 @st.composite
-def rows(draw: st.DrawFn, dtype: str) -> Any:
-    """Values that are more likely to be rows: lists of equal length of what the dtype holds."""
-    kinds = {"bool": st.booleans(), "string": st.text(max_size=3)}
-    scalars = kinds.get(dtype, st.integers(0, 300) if "int" in dtype else st.floats(width=32))
-    value: Any = draw(scalars)
-    for size in draw(st.lists(st.integers(1, 3), max_size=3)):
-        value = [value] * size
-    return value
+def rows(draw: st.DrawFn, dtype: str, shape: tuple[int | None, ...]) -> Any:
+    """Values with the axes of the tensor, of scalars that it may hold or just not."""
+    kinds: dict[str, st.SearchStrategy[Any]] = {"bool": st.booleans(), "string": st.text(max_size=3)}
+    numbers = st.integers(0, 300) if "int" in dtype else st.floats(width=32) | st.sampled_from([math.nan, math.inf, 1e39, 1])
+    value = kinds.get(dtype, numbers)
+    for axis in reversed(shape):
+        size = axis or draw(st.integers(1, 3))
+        value = st.lists(value, min_size=size, max_size=size)
+    return draw(value)
 
 
 @given(st.data(), st.sampled_from(DTYPES), AXES)
+@settings(max_examples=300)
 def test_what_passes_becomes_an_array_without_loss(data: st.DataObject, dtype: str, shape: tuple[int | None, ...]) -> None:
     tensor = Tensor("t", dtype, shape)
-    value = data.draw(VALUES | rows(dtype))
+    value = data.draw(VALUES | rows(dtype, shape))
     if found := misfit(tensor, value):
         assert all(found)
         return

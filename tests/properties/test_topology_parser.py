@@ -30,7 +30,12 @@ nodes:
       delay: &delay {field: dep_delay, missing: 0}
       again: *delay
       date: [month, day]
-  stack: {kind: ensemble, model: stack@live, inputs: {p: ["features.probabilities[1]"]}, require: {auc: ">= 0.85", loss: < 1}, parameters: {w: [0.5, 1], on: true}}
+  stack:
+    kind: ensemble
+    model: stack@live
+    inputs: {p: ["features.probabilities[1]"]}
+    require: {auc: ">= 0.85", loss: < 1}
+    parameters: {w: [0.5, 1], on: true}
 sinks:
   predictions:
     topic: flights.predictions
