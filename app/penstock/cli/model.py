@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from rich.markup import escape
@@ -14,12 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from penstock.cli.options import with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
-from penstock.errors import ConfigError, ModelCorrupt, PenstockError
+from penstock.errors import ConfigError, ModelCorrupt, ModelUntrusted, PenstockError
 from penstock.model.artifact import Artifact
 from penstock.model.contents import MAX_BYTES
 from penstock.model.golden import GoldenRecord, parse
 from penstock.model.quarantine import quarantine
 from penstock.model.session import Session
+from penstock.model.trust import EXTRA, ModelTrust, Policy, judge, load_trust
 from penstock.model.verify import verify
 from penstock.registry.base import Registry
 from penstock.registry.directory import DirectoryRegistry
@@ -28,10 +31,12 @@ from penstock.settings import Settings
 
 __all__ = ["model"]
 
+_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+
 
 @click.group()
 def model() -> None:
-    """Push, list, show, alias and verify registered models.
+    """Push, list, show, alias, sign and verify registered models.
 
     \b
     A model is NAME@VERSION or NAME@ALIAS. Versions never change; aliases point at one version and may move.
@@ -42,12 +47,10 @@ def model() -> None:
 
 
 @model.command(short_help="Check an ONNX file and register it.")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=_FILE)
 @click.option("--name", required=True, help="Lower-case letters, digits, '.', '_', '-'.")
 @click.option("--version", help="Begins with a digit; the next whole number unless given.")
-@click.option(
-    "--golden", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Golden records (JSON); else some are made up."
-)
+@click.option("--golden", type=_FILE, help="Golden records (JSON); else some are made up.")
 @click.option("--metrics", multiple=True, metavar="NAME=NUMBER", help="A figure of quality; may be given several times.")
 @click.option("--description", default="", help="One line for people.")
 @click.option("--training-data", default="", help="Provenance: what it was trained on.")
@@ -115,16 +118,17 @@ def ls(settings: Settings, form: str) -> None:
     out.print(shown)
 
 
-@model.command(short_help="Show a version: tensors, metrics, origin.")
+@model.command(short_help="Show a version: tensors, metrics, origin, who signed it.")
 @click.argument("reference", metavar="NAME[@VERSION]")
-@with_settings("models")
+@with_settings("models", "model_trust")
 @format_option
 def show(reference: str, settings: Settings, form: str) -> None:
-    """Show a version: its tensors, metrics and where it came from. Without a version, the latest."""
+    """Show a version: its tensors, metrics, where it came from and who signed it. Without a version, the latest."""
     registry = DirectoryRegistry(settings.models)
     artifact = registry.resolve(*_asked(registry, (reference,))[-1])
+    signature = _signature(artifact, _trust(settings))
     if form == "json":
-        print_json(_described(artifact, registry))
+        print_json({**_described(artifact, registry), "signature": signature})
         return
     manifest = artifact.manifest
     golden, records = manifest.golden, len(artifact.golden_records())
@@ -135,6 +139,7 @@ def show(reference: str, settings: Settings, form: str) -> None:
         "size": f"{artifact.size:,} bytes",
         "aliases": ", ".join(_aliases_of(artifact, registry)),
         "golden records": f"{records} {golden.origin}, met within {golden.atol:g} + {golden.rtol:g} x expected",
+        "signature": signature,
         **{f"metric {name}": f"{value:g}" for name, value in manifest.metrics.items()},
         **{name.replace("_", " "): text for name, text in manifest.provenance.items()},
     }
@@ -161,16 +166,73 @@ def alias(name: str, alias: str, version: str, settings: Settings) -> None:
     out.print(f"{name}@{alias} points at {now}" + (f", before at {before}" if before else ""))
 
 
-@model.command(name="verify", short_help="Check digests, signatures and golden records.")
-@click.argument("references", nargs=-1, metavar="[NAME[@VERSION]]...")
+@model.command(short_help="Sign a version: vouch for its files with a key.")
+@click.argument("reference", metavar="NAME@VERSION")
+@click.option("--key", required=True, type=_FILE, help="Private key (PEM; P-256, P-384 or P-521).")
+@click.option("--certificate", type=_FILE, help="The key's certificate (PEM): then those who trust its authority trust the model.")
+@click.option("--chain", multiple=True, type=_FILE, help="Certificates that lead from --certificate to the authority (PEM).")
+@click.option("--password-file", type=_FILE, help="The key's password, line end removed; else it is asked for.")
+@click.option("--replace", is_flag=True, help="Replace the signature that is there.")
 @with_settings("models")
 @format_option
-def verify_command(references: tuple[str, ...], settings: Settings, form: str) -> int:
-    """Check digests, signatures and golden records: of all models, or of those named. Exits with 3 when one fails.
+def sign(
+    reference: str, key: Path, certificate: Path | None, chain: tuple[Path, ...], password_file: Path | None, replace: bool,
+    settings: Settings, form: str,
+) -> None:  # fmt: skip
+    """Sign a version, in the OpenSSF model-signing format: `model.sig` beside its files. Nothing is asked of the network.
+
+    \b
+      penstock model sign flight-lr@3 --key private.pem
+      penstock model sign flight-lr@3 --key alice.key --certificate alice.crt --chain team-ca.crt
+
+    The files must be those that were pushed. Whoever is to check the signature needs the public key (openssl pkey -in private.pem
+    -pubout) or the authority's certificate in the folder that `model_trust` names.
+    """
+    if chain and certificate is None:
+        raise ConfigError("--chain leads from a certificate to its authority: give --certificate too")
+    name, _, version = reference.partition("@")
+    if not version:
+        raise ConfigError(f"{reference!r}: say which version is signed, as NAME@VERSION or NAME@ALIAS")
+    registry = DirectoryRegistry(settings.models)
+    artifact = registry.resolve(name, version)
+    # What is signed is what was pushed: reading holds the files to the digests.
+    artifact.read()
+    artifact.golden_records()
+    try:
+        from penstock.model import signing  # heavy, and only there with the extra
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{EXTRA} ({error})") from error
+    signed = signing.sign(
+        artifact.digests,
+        subject=artifact.version,
+        key=key,
+        password=_password(key, password_file) if signing.is_encrypted(key) else None,
+        certificates=(certificate, *chain) if certificate else (),
+        now=datetime.now(UTC),
+    )
+    place = registry.add_bundle(artifact, signed.bundle, replace=replace)
+    if form == "json":
+        print_json({"name": artifact.name, "version": artifact.version, "path": place, "signer": asdict(signed.signer)})
+    else:
+        out.print(f"signed {artifact} with {signed.signer}: {place}", markup=False)
+
+
+@model.command(name="verify", short_help="Check digests, tensors, golden records and who signed.")
+@click.argument("references", nargs=-1, metavar="[NAME[@VERSION]]...")
+@click.option(
+    "--signatures", type=click.Choice(["off", "warn", "require"]),
+    help="Whether a version must be signed by those whom model_trust names; `warn` when that is set, unless given.",
+)  # fmt: skip
+@with_settings("models", "model_trust")
+@format_option
+def verify_command(references: tuple[str, ...], signatures: Policy | None, settings: Settings, form: str) -> int:
+    """Check digests, tensors, golden records and signatures: of all models, or of those named. Exits with 3 when one fails.
 
     NAME alone means all its versions.
     """
     registry = DirectoryRegistry(settings.models)
+    trust = _trust(settings)
+    policy: Policy = signatures or ("warn" if trust else "off")
     asked = _asked(registry, references)
     results = []
     with Progress(TextColumn("verifying {task.description}"), BarColumn(), MofNCompleteColumn(), console=err, transient=True) as progress:
@@ -178,7 +240,7 @@ def verify_command(references: tuple[str, ...], settings: Settings, form: str) -
         for name, version in asked:
             label = f"{name}@{version}".rstrip("@")
             progress.update(task, description=label)
-            results.append({"model": label, **_verdict(registry, name, version)})
+            results.append({"model": label, **_verdict(registry, name, version, policy, trust)})
             progress.advance(task)
     failed = [result for result in results if not result["ok"]]
     if form == "json":
@@ -190,12 +252,42 @@ def verify_command(references: tuple[str, ...], settings: Settings, form: str) -
     return 3 if failed else 0
 
 
-def _verdict(registry: Registry, name: str, version: str) -> dict[str, Any]:
+def _verdict(registry: Registry, name: str, version: str, policy: Policy, trust: ModelTrust | None) -> dict[str, Any]:
     try:
-        report = verify(registry.resolve(name, version))
+        artifact = registry.resolve(name, version)
+        verdict = judge(policy, artifact, trust, now=datetime.now(UTC))
+        if not verdict.accepted:
+            raise ModelUntrusted(verdict.message)
+        report = verify(artifact)
     except PenstockError as error:
         return {"ok": False, "message": str(error)}
-    return {"ok": True, "message": f"{report.records} golden records met ({report.origin})"}
+    told = f"{report.records} golden records met ({report.origin})"
+    told += f"; signed by {verdict.signer}" if verdict.signer else f"; WARNING: {verdict.message}" if verdict.message else ""
+    return {"ok": True, "message": told}
+
+
+def _trust(settings: Settings) -> ModelTrust | None:
+    return load_trust(settings.model_trust) if settings.model_trust else None
+
+
+def _signature(artifact: Artifact, trust: ModelTrust | None) -> str:
+    """What can be said of the version's signature, for people."""
+    if artifact.bundle() is None:
+        return "none"
+    if trust is None:
+        return "not checked: say with --model-trust whose keys are trusted"
+    verdict = judge("require", artifact, trust, now=datetime.now(UTC))
+    return str(verdict.signer or f"NOT TRUSTED: {verdict.message}")
+
+
+def _password(key: Path, file: Path | None) -> bytes:
+    """Of an encrypted key: from a file or a terminal, never from a flag, which process lists show."""
+    if file is not None:
+        return file.read_bytes().rstrip(b"\r\n")
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{key} is encrypted and there is no terminal to ask on: give --password-file")
+    password: str = click.prompt(f"Password of {key}", hide_input=True, err=True)
+    return password.encode()
 
 
 def _asked(registry: Registry, references: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from penstock.settings import Settings
 __all__ = ["run"]
 
 SETTINGS = (
-    "workers", "application", "models", "schemas", "start_from", "commit_interval", "max_batch_rows", "chunk_rows",
+    "workers", "application", "models", "model_trust", "schemas", "start_from", "commit_interval", "max_batch_rows", "chunk_rows",
     "fetch_linger_ms", "fetch_wait_ms", "drain_timeout", "session_timeout", "compression", "group_instance_id",
 )  # fmt: skip
 

@@ -170,10 +170,11 @@ def _signer(material: VerificationMaterial, trust: ModelTrust, now: datetime) ->
 
 def _trusted_leaf(chain: Sequence[bytes], trust: ModelTrust, now: datetime) -> x509.Certificate:
     """The first certificate, which the others lead to an authority from; every one of them is valid now."""
+    now = now.astimezone(UTC)
     store = crypto.X509Store()
     for certificate in [one for pem in trust.authorities for one in _certificates(pem)]:
         store.add_cert(crypto.X509.from_cryptography(certificate))
-    store.set_time(now.astimezone(UTC))
+    store.set_time(now)
     try:
         leaf, *others = [crypto.load_certificate(crypto.FILETYPE_ASN1, one) for one in chain]
         crypto.X509StoreContext(store, leaf, others).verify_certificate()

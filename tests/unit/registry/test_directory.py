@@ -37,6 +37,26 @@ def test_a_version_is_three_files_that_nobody_may_write(registry: DirectoryRegis
     assert stat.S_IMODE(path.stat().st_mode) == 0o755
 
 
+def test_of_many_signatures_at_once_one_is_kept_whole(registry: DirectoryRegistry) -> None:
+    """All others are told that it is signed, and nothing of theirs is left."""
+    artifact = registry.publish("score", models.constant(1))
+    bundles = [bytes([number]) * 100_000 for number in range(8)]
+
+    def sign(bundle: bytes) -> bool:
+        try:
+            return registry.add_bundle(artifact, bundle) == artifact.path / "model.sig"
+        except ModelExists:
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(sign, bundles))
+    assert sum(won) == 1
+    assert artifact.bundle() == bundles[won.index(True)]
+    assert entries(artifact.path.parent) == ["1"]
+    registry.add_bundle(artifact, b"another", replace=True)
+    assert artifact.bundle() == b"another"
+
+
 def test_a_refused_publish_leaves_nothing_behind(registry: DirectoryRegistry) -> None:
     registry.publish("score", models.constant(1))
     with pytest.raises(ModelExists, match=r"model score@1 exists, and versions never change; push it under the next version"):
