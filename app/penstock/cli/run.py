@@ -14,6 +14,7 @@ __all__ = ["run"]
 SETTINGS = (
     "workers", "application", "models", "model_trust", "schemas", "start_from", "commit_interval", "max_batch_rows", "chunk_rows",
     "fetch_linger_ms", "fetch_wait_ms", "drain_timeout", "session_timeout", "compression", "group_instance_id",
+    "releases", "trust", "unsigned_control", "signing_key", "roots", "cache", "stage_timeout", "status_interval",
 )  # fmt: skip
 
 
@@ -41,5 +42,4 @@ def run(topology: Path, settings: Settings) -> None:
     from penstock import runtime
     from penstock.runners.stream import StreamRunner
 
-    loaded = runtime.load(topology, models=settings.models, schemas=settings.schemas)
-    StreamRunner(runtime.prepare(loaded, warm_rows=settings.chunk_rows), settings).run()
+    StreamRunner(runtime.load(topology, models=settings.models, schemas=settings.schemas), settings).run()

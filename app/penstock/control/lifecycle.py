@@ -3,9 +3,9 @@
     announced → fetching → verifying → quarantined → fitting → proving → warming → ready → live → previous → retired
         └──────────┴───────────┴────────────┴───────────┴─────────┴─────────┴────────┴→ failed | aborted | stale
 
-`ready` may be reached from `announced` at once: a rollback binds what is still loaded. `failed`, `aborted` (the operator took it back),
-`stale` (another release was put in force first) and `retired` (its plan was given back) are ends. A release that was put in
-force elsewhere while it failed here stays `failed`: this worker goes on with the plan that it has.
+`ready` may be reached from `announced` at once: a rollback binds what is still loaded. `aborted` (the operator took it back),
+`stale` (another release was put in force first) and `retired` (its plan was given back) are ends. So is `failed`, unless the
+release was put in force all the same: then this worker goes on with the plan that it has, and tries again (`announced`).
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ MOVES: Final[Mapping[State, frozenset[State]]] = {
     State.LIVE: frozenset({State.PREVIOUS}),
     State.PREVIOUS: frozenset({State.RETIRED}),
     State.RETIRED: frozenset(),
-    State.FAILED: frozenset(),
+    State.FAILED: frozenset({State.ANNOUNCED}),
     State.ABORTED: frozenset(),
     State.STALE: frozenset(),
 }
-ENDS: Final = frozenset(state for state, moves in MOVES.items() if not moves)
+ENDS: Final = frozenset({State.RETIRED, State.FAILED, State.ABORTED, State.STALE})
 
 
 def move(here: State, there: State) -> State:

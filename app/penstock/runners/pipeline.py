@@ -63,7 +63,8 @@ class _Written(NamedTuple):
 class Pipeline:
     """The flow of one source, with everything that is the same for all its records made once.
 
-    `partition_for(topic, key)` chooses the partition of a sink that has a key of its own.
+    `generation` is the plan's place in the control log, told in every output's headers. `partition_for(topic, key)` chooses
+    the partition of a sink that has a key of its own.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Pipeline:
         plan: Plan,
         source: str,
         *,
+        generation: int = 0,
         chunk_rows: int = 256,
         partition_for: Callable[[str, bytes | None], int],
         metrics: Metrics | None = None,
@@ -81,7 +83,11 @@ class Pipeline:
         self._partition_for = partition_for
         self._dead_letter = self.flow.wired.source.dead_letter
         versions = ",".join(f"{node}={version}" for node, version in plan.versions.items())
-        self._about: tuple[Header, ...] = ((f"{OWN}topology", plan.topology.encode()), (f"{OWN}models", versions.encode()))
+        self._about: tuple[Header, ...] = (
+            (f"{OWN}topology", plan.topology.encode()),
+            (f"{OWN}generation", b"%d" % generation),
+            (f"{OWN}models", versions.encode()),
+        )
 
     def chunks(self, slices: Iterable[Slice]) -> Iterator[Chunk]:
         """Cuts large slices and puts small ones together, so that a chunk holds at most `chunk_rows` rows."""

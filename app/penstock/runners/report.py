@@ -6,6 +6,7 @@ Nobody scores worse because this cannot be written: what fails is logged and sai
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Final
@@ -60,10 +61,8 @@ class Reporter:
             self._changed.clear()
             await self._tell()
             await asyncio.sleep(APART)
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), self._interval)
-            except TimeoutError:
-                pass
 
     async def close(self) -> None:
         """What is left to be said, then the worker's record is taken away: it has stopped, and is not lost."""

@@ -17,20 +17,29 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
 from itertools import chain
 from typing import Any, cast
 
-from penstock.engine import Plan
+from faust.types import TP
+
+from penstock import runtime
+from penstock.control.status import Place
+from penstock.control.topics import Topics
+from penstock.engine import Live, Serving
 from penstock.errors import EncodeError, InferenceError, PenstockError, RecordError, SettingsError, TransportUnavailable
 from penstock.parcel import Parcel
 from penstock.record import RecordLike
 from penstock.runners.pipeline import Chunk, Pipeline, Slice
+from penstock.runners.releases import Releases
+from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
 from penstock.transports.kafka.connection import Admin, TopicInfo, aiokafka_arguments
 from penstock.transports.kafka.consumer import Consumer, Delivery
 from penstock.transports.kafka.options import TransportOptions
 from penstock.transports.kafka.producer import Producer, RecordTooLarge, delivered
+from penstock.transports.kafka.tracker import Span
 from penstock.transports.kafka.transport import App
 
 __all__ = ["StreamRunner"]
@@ -43,31 +52,44 @@ GRACE = 5.0  # seconds that a stop may take on top of its bound, before the proc
 
 
 class StreamRunner:
-    """Runs a plan on Kafka until it is told to stop. One per process; `run` blocks."""
+    """Runs a topology on Kafka until it is told to stop. One per process; `run` blocks."""
 
-    def __init__(self, plan: Plan, settings: Settings) -> None:
-        self.plan = plan
+    def __init__(self, loaded: Loaded, settings: Settings) -> None:
+        self.loaded = loaded
+        self.name = loaded.topology.name
         self.settings = settings
         self.metrics = Metrics()
+        self.live: Live
+        self.releases: Releases | None = None
         self.topics: Mapping[str, TopicInfo] = {}
+        self.app: App | None = None
         self._failure: BaseException | None = None
         self._over: asyncio.Event
         self.models = asyncio.Lock()  # a session runs once at a time, also when another source's chunk is in a thread
         self._sending: set[asyncio.Task[None]] = set()
 
     def run(self) -> None:
-        """Returns after a clean stop (SIGTERM, Ctrl-C). Raises TransportError when the brokers or a topic are to blame."""
-        self.topics = self._look_at_topics()
+        """Returns after a clean stop (SIGTERM, Ctrl-C).
+
+        Raises TransportError when the brokers or a topic are to blame, ModelError or ControlError when the generation in force
+        cannot be served.
+        """
+        admin = Admin(self.settings)
+        self.topics = self._look_at_topics(admin)
         try:
-            asyncio.run(self._main())
+            asyncio.run(self._main(admin.cluster_id() if self.settings.releases else ""))
         finally:
             faulthandler.cancel_dump_traceback_later()
 
     # -- before anything is read ---------------------------------------------------------------------------------
 
-    def _look_at_topics(self) -> Mapping[str, TopicInfo]:
-        flows = [flow.wired for flow in self.plan.flows.values()]
-        topics = Admin(self.settings).describe(self._written() | {flow.source.topic for flow in flows})
+    def _look_at_topics(self, admin: Admin) -> Mapping[str, TopicInfo]:
+        flows = self.loaded.wiring.flows
+        declared = self.loaded.topology.releases
+        journals = Topics.of(self.settings.application, self.name, control=declared.control, status=declared.status)
+        topics = admin.describe(
+            self._written() | {flow.source.topic for flow in flows} | ({*journals} if self.settings.releases else set())
+        )
         for flow in flows:
             for emit in flow.emits:
                 have, need = topics[emit.sink.topic].partitions, topics[flow.source.topic].partitions
@@ -79,7 +101,7 @@ class StreamRunner:
         return topics
 
     def _written(self) -> set[str]:
-        flows = [flow.wired for flow in self.plan.flows.values()]
+        flows = self.loaded.wiring.flows
         return {emit.sink.topic for flow in flows for emit in flow.emits} | {flow.source.dead_letter for flow in flows}
 
     def _options(self) -> TransportOptions:
@@ -103,20 +125,59 @@ class StreamRunner:
             rebalance_timeout=max(settings.drain_timeout * 2, settings.session_timeout),
             broker_timeout=settings.broker_timeout,
             metrics=self.metrics,
+            before_reading=self._assigned,
         )
 
     # -- the app's life --------------------------------------------------------------------------------------------
 
-    async def _main(self) -> None:
+    async def _main(self, cluster: str) -> None:
         self._over = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._over.set)
-        group = f"{self.settings.application}.{self.plan.topology}"
+        async with AsyncExitStack() as stack:
+            # Told to stop while the generation in force is brought up, a worker must not finish that first.
+            up, over = asyncio.create_task(self._bring_up(stack, cluster)), asyncio.create_task(self._over.wait())
+            await asyncio.wait({up, over}, return_when=asyncio.FIRST_COMPLETED)
+            over.cancel()
+            if up.done():
+                up.result()
+                await self._stream()
+            else:
+                up.cancel()
+                await asyncio.wait({up})
+
+    async def _bring_up(self, stack: AsyncExitStack, cluster: str) -> None:
+        """`live` is what the control log has in force, and is followed from now on; without releases, what the file binds."""
+        if self.settings.releases:
+            releases = Releases(self.loaded, self.settings, cluster, self.metrics, self.models)
+            releases.places = self._places
+            self.releases = await stack.enter_async_context(releases.following(self.fail))
+            self.live = self.releases.live
+        else:
+            self.live = Live(
+                Serving(0, runtime.prepare(self.loaded, warm_rows=self.settings.chunk_rows, model_trust=self.settings.model_trust))
+            )
+
+    def _places(self) -> dict[str, Place]:
+        """The next offset of each partition that is assigned now, and how many records lie behind it."""
+        places = {}
+        for topic, partition in self.consumer.tracker.partitions if self.app is not None else ():
+            position, end = self.consumer.tracker.expected((topic, partition)) or 0, self.consumer.highwater(TP(topic, partition))
+            places[f"{topic}/{partition}"] = Place(position=position, lag=max(end - position, 0) if end else None)
+        return places
+
+    async def _assigned(self) -> None:
+        """Before the first event of an assignment: no partition falls back to an earlier generation."""
+        if self.releases is not None:
+            await self.releases.caught_up()
+
+    async def _stream(self) -> None:
+        group = f"{self.settings.application}.{self.name}"
         self.app = app = App(group, self.settings.brokers, self._options())
-        for name, flow in self.plan.flows.items():
-            source = app.topic(flow.wired.source.topic, key_serializer="raw", value_serializer="raw")
-            app.agent(source, name=f"{self.plan.topology}.{name}")(self._agent(name))
+        for flow in self.loaded.wiring.flows:
+            source = app.topic(flow.source.topic, key_serializer="raw", value_serializer="raw")
+            app.agent(source, name=f"{self.name}.{flow.source.name}")(self._agent(flow.source.name))
         collector = asyncio.create_task(self._collect_garbage())
         start = asyncio.create_task(app.start())
         ends = {asyncio.create_task(self._over.wait()), asyncio.create_task(app._crashed.wait())}
@@ -125,7 +186,7 @@ class StreamRunner:
             await asyncio.wait({start, *ends}, return_when=asyncio.FIRST_COMPLETED)
             if start.done():
                 start.result()
-                logger.info("running %s as group %s", self.plan.topology, group, extra=dict(self.plan.versions))
+                logger.info("running %s as group %s", self.name, group, extra=dict(self.live.current.plan.versions))
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             self._failure = self._failure or app.crash_reason
             logger.info("stopping: finishing what is in flight")
@@ -149,12 +210,13 @@ class StreamRunner:
         except TimeoutError:
             logger.error("stopping took longer than allowed; what was not committed will be processed again")
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException | None) -> None:
         """Ends the run with this error. Nothing past what was acknowledged is committed."""
         if self._failure is None:
             self._failure = error
             logger.error("stopping because of: %s", error)
-        self.consumer.give_up()
+        if self.app is not None:
+            self.consumer.give_up()
         self._over.set()
 
     async def _collect_garbage(self) -> None:
@@ -185,10 +247,12 @@ class StreamRunner:
 
     @property
     def consumer(self) -> Consumer:
+        assert self.app is not None, "there is a consumer once the app is made"
         return cast(Consumer, self.app.consumer)
 
     @property
     def producer(self) -> Producer:
+        assert self.app is not None, "there is a producer once the app is made"
         return cast(Producer, self.app.producer)
 
 
@@ -197,13 +261,9 @@ class Stage:
 
     def __init__(self, runner: StreamRunner, source: str) -> None:
         self.runner = runner
-        self.pipeline = Pipeline(
-            runner.plan,
-            source,
-            chunk_rows=runner.settings.chunk_rows,
-            partition_for=runner.producer.partition_for,
-            metrics=runner.metrics,
-        )
+        self.source = source
+        self._serving: Serving | None = None
+        self._pipeline: Pipeline
         self._offload_after = runner.settings.offload_after_ms / 1000
         self._row_seconds = 0.0  # measured, smoothed
 
@@ -214,8 +274,9 @@ class Stage:
         if not taken:
             return
         slices = [Slice(*span.partition, records) for span, records in taken]
+        pipeline = self._in_force(taken)
         parcels: dict[tuple[str, int], list[Parcel]] = {}
-        async for made in self._process(slices):  # 2
+        async for made in self._process(pipeline, slices):  # 2
             for parcel in made:
                 parcels.setdefault((parcel.topic, parcel.partition), []).append(parcel)
             if not consumer.tracker.current(taken[0][0]):  # a delivery is of one assignment, and this one's drain has run out of time
@@ -237,29 +298,48 @@ class Stage:
         self.runner._sending.add(task)
         task.add_done_callback(self.runner._sending.discard)
 
-    async def _process(self, slices: list[Slice]) -> AsyncIterator[list[Parcel]]:
+    def _in_force(self, taken: list[tuple[Span, list[RecordLike]]]) -> Pipeline:
+        """The pipeline of the generation in force, for the whole delivery; a swap shows from the next one on."""
+        runner = self.runner
+        serving = runner.live.current
+        if serving is not self._serving:
+            self._serving = serving
+            self._pipeline = Pipeline(
+                serving.plan,
+                self.source,
+                generation=serving.generation,
+                chunk_rows=runner.settings.chunk_rows,
+                partition_for=runner.producer.partition_for,
+                metrics=runner.metrics,
+            )
+        if runner.releases is not None:
+            for span, _ in taken:
+                runner.releases.reporter.scores(span.partition, span.start, serving.generation)
+        return self._pipeline
+
+    async def _process(self, pipeline: Pipeline, slices: list[Slice]) -> AsyncIterator[list[Parcel]]:
         """The chunks in order, each in one slice of the loop's time, or in a thread when it is expected to take long."""
         first = True
-        for chunk in self.pipeline.chunks(slices):
+        for chunk in pipeline.chunks(slices):
             if not first:
                 await asyncio.sleep(0)
             first = False
             async with self.runner.models:
                 began = time.perf_counter()
                 if self._row_seconds * chunk.rows > self._offload_after:
-                    parcels = await self._beside(chunk)
+                    parcels = await self._beside(pipeline, chunk)
                 else:
                     try:
-                        parcels = self.pipeline.process(chunk, isolate=False)
+                        parcels = pipeline.process(chunk, isolate=False)
                     except InferenceError:
                         self.runner.metrics.splits += 1
-                        parcels = await self._beside(chunk)
+                        parcels = await self._beside(pipeline, chunk)
                 self._measure((time.perf_counter() - began) / chunk.rows)
             yield parcels
 
-    async def _beside(self, chunk: Chunk) -> list[Parcel]:
+    async def _beside(self, pipeline: Pipeline, chunk: Chunk) -> list[Parcel]:
         self.runner.metrics.offloaded += 1
-        return await asyncio.to_thread(self.pipeline.process, chunk)
+        return await asyncio.to_thread(pipeline.process, chunk)
 
     def _measure(self, row_seconds: float) -> None:
         """Adapts how many rows the consumer puts into a delivery, so that one takes about BATCH_SECONDS at the most."""
@@ -281,7 +361,7 @@ class Stage:
             for place in slices:
                 failed: list[tuple[RecordLike, RecordError]] = [(one, EncodeError(str(error))) for one in place.records if id(one) in large]
                 if failed:
-                    letter = self.pipeline.dead_letters(place, failed)
+                    letter = self._pipeline.dead_letters(place, failed)
                     futures += await self._send(letter.topic, letter.partition, [letter], slices)
                     self.runner.metrics.dead_letters += len(letter)
             parcels[:] = [parcel for parcel in (parcel.without(error.inputs) for parcel in parcels) if len(parcel)]  # what counts as sent

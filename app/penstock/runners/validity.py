@@ -8,7 +8,7 @@ fail because a registry is away.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -33,16 +33,16 @@ class Probe:
     rtol: float
 
     @classmethod
-    def of(cls, plan: Plan, artifacts: Mapping[str, Artifact]) -> Iterator[Self]:
+    def all(cls, plan: Plan, artifacts: Mapping[str, Artifact]) -> list[Self]:
         """A probe for each session of the plan; `artifacts` are by node name. Raises ModelError when records cannot be read."""
-        seen: set[int] = set()
+        found: dict[int, Self] = {}
         for flow in plan.flows.values():
             for node in flow.nodes:
                 artifact = artifacts[node.name]
-                if id(node.model) not in seen and isinstance(node.model, Session):
-                    seen.add(id(node.model))
+                if id(node.model) not in found and isinstance(node.model, Session):
                     golden = artifact.manifest.golden
-                    yield cls(str(artifact), node.model, artifact.golden_records(), golden.atol, golden.rtol)
+                    found[id(node.model)] = cls(str(artifact), node.model, artifact.golden_records(), golden.atol, golden.rtol)
+        return [*found.values()]
 
     async def failure(self, models: asyncio.Lock) -> str:
         """What is wrong with the model, "" when nothing is. `models` is held while it runs, as for every run of a live session."""

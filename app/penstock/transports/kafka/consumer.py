@@ -256,6 +256,8 @@ class Consumer(Shell):
         TransportUnavailable after `broker_timeout` (a wait that Faust ends itself would leave the worker idle for ever).
         """
         client, owned = self.client, self._owned
+        if self.options.before_reading is not None:
+            await self.options.before_reading()
         try:
             async with asyncio.timeout(self.options.broker_timeout):
                 positions, fresh = await self._positions(sorted(client.assignment()))

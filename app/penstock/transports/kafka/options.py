@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -43,6 +43,7 @@ class TransportOptions:
     rebalance_timeout: float = 60.0
     broker_timeout: float = 60.0
     metrics: Metrics = field(default_factory=Metrics)
+    before_reading: Callable[[], Awaitable[None]] | None = None  # awaited at each assignment, before its first fetch
 
 
 def options_of(app: Any) -> TransportOptions:
