@@ -15,11 +15,13 @@ PenstockError
 │   ├── DecodeError
 │   ├── InferenceError
 │   └── EncodeError
+├── Untraceable              what stands there does not lead back to what made it: not ours, or its headers are not true
 ├── ControlError             a release was not made, or a control message means nothing here; what is live stays
 └── TransportError           the world outside: retried with back-off, then the worker stops
     ├── TransportUnavailable
     ├── AccessRefused        login or certificate; never retried
     ├── TopicMissing         a topic the topology names does not exist
+    ├── RecordMissing        no record stands there: not yet, or no longer
     ├── DeliveryFailed
     └── WorkerFailed         a worker process gave up; its exit code is passed on
 """
@@ -46,12 +48,14 @@ __all__ = [
     "PenstockError",
     "Problem",
     "RecordError",
+    "RecordMissing",
     "SchemaError",
     "SettingsError",
     "TopicMissing",
     "TopologyError",
     "TransportError",
     "TransportUnavailable",
+    "Untraceable",
     "WorkerFailed",
 ]
 
@@ -168,6 +172,10 @@ class ControlError(PenstockError):
         self.code = code
 
 
+class Untraceable(PenstockError):
+    """A record that does not lead back to what made it: nobody of ours wrote it, or its headers contradict the control log."""
+
+
 class TransportError(PenstockError):
     """The world outside failed."""
 
@@ -182,6 +190,10 @@ class AccessRefused(TransportError):
 
 class TopicMissing(TransportError):
     """A topic that the topology names does not exist."""
+
+
+class RecordMissing(TransportError):
+    """No record stands at this position: it was not written yet, or is no longer kept."""
 
 
 class DeliveryFailed(TransportError):

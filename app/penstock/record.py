@@ -1,11 +1,11 @@
-"""Record: one Kafka record as bytes, and where it stood."""
+"""Record: one Kafka record as bytes, and the Position where it stands."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-__all__ = ["Header", "Outgoing", "Record", "RecordLike"]
+__all__ = ["Header", "Outgoing", "Position", "Record", "RecordLike"]
 
 Header = tuple[str, bytes | None]
 
@@ -38,3 +38,24 @@ class Record(NamedTuple):
     timestamp: int = 0
     partition: int = 0
     offset: int = 0
+
+
+class Position(NamedTuple):
+    """Where a record stands, written TOPIC:PARTITION:OFFSET."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    @classmethod
+    def parse(cls, text: str, separator: str = ":") -> Position:
+        """The position that `str` writes; names of topics have neither ":" nor "/". Raises ValueError for any other text."""
+        topic, *numbers = text.split(separator)
+        if not topic or len(numbers) != 2 or not all(one.isascii() and one.isdecimal() and len(one) < 20 for one in numbers):
+            raise ValueError(
+                f"{text!r} is no position: write TOPIC{separator}PARTITION{separator}OFFSET, such as scores{separator}0{separator}42"
+            )
+        return cls(topic, int(numbers[0]), int(numbers[1]))
+
+    def __str__(self) -> str:
+        return f"{self.topic}:{self.partition}:{self.offset}"

@@ -30,7 +30,7 @@ from penstock.topology.requirements import unmet
 from penstock.topology.spec import Mark, ModelRef, Topology
 from penstock.topology.wiring import Wiring
 
-__all__ = ["Loaded", "bindings", "load", "prepare", "rebuild", "sessions", "updater"]
+__all__ = ["Loaded", "bindings", "load", "prepare", "rebuild", "sessions", "store", "updater"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,20 +50,22 @@ class Loaded:
     artifacts: Mapping[str, Artifact]
 
 
-def load(path: str | Path, *, models: Path, schemas: Path) -> Loaded:
-    """The topology in the file `path` with the schemas of the folder `schemas` and the models of the registry `models`.
+def load(path: str | Path | Topology, *, models: Path, schemas: Path, artifacts: Mapping[str, Artifact] | None = None) -> Loaded:
+    """The topology, or the one in the file `path`, with the schemas of the folder `schemas` and the models of the registry `models`.
 
-    Raises TopologyError with every problem of every kind: in the file, in a schema, a model that is not there, names
-    and types that do not fit. Models are not loaded, and their files not verified; that is done when they are to serve.
+    `artifacts`, by node name, are taken in place of what the topology names. Raises TopologyError with every problem of every kind:
+    in the file, in a schema, a model that is not there, names and types that do not fit. Models are not loaded, and their files not
+    verified; that is done when they are to serve.
     """
-    topology = parse(path)
+    topology = path if isinstance(path, Topology) else parse(path)
     shelf = _Shelf(topology.file, models, schemas)
     asked = [(one.name, shelf.schema(f"sources.{one.name}", one.schema, one.at("schema"))) for one in topology.sources]
     source_schemas = {name: schema for name, schema in asked if schema}
     asked = [(one.name, shelf.schema(f"sinks.{one.name}", one.schema, one.at("schema"))) for one in topology.sinks if one.schema]
     sink_schemas = {name: schema for name, schema in asked if schema}
-    resolved = [(node.name, shelf.artifact(f"nodes.{node.name}", node.model, node.at("model"))) for node in topology.nodes]
-    artifacts = {name: artifact for name, artifact in resolved if artifact}
+    if artifacts is None:
+        resolved = [(node.name, shelf.artifact(f"nodes.{node.name}", node.model, node.at("model"))) for node in topology.nodes]
+        artifacts = {name: artifact for name, artifact in resolved if artifact}
     signatures = {name: artifact.signature for name, artifact in artifacts.items()}
     wiring, problems = check(topology, source_schemas, signatures, sink_schemas)
     if problems := [*shelf.problems, *problems, *_unmet(topology, artifacts)]:
@@ -114,18 +116,23 @@ def rebuild(
     return _fit(loaded, artifacts, parameters)(sessions)
 
 
+def store(settings: Settings) -> Store:
+    """Where the models of releases come from: the registry, then the other roots. Raises SettingsError when one of them is none."""
+    roots = [str(settings.models), *(root for one in settings.roots.split(",") if (root := one.strip()))]
+    return Store(settings.cache.expanduser(), roots, settings.model_bytes)
+
+
 def updater(loaded: Loaded, settings: Settings) -> Updater[Plan]:
     """What makes releases of the topology ready on this worker. Raises SettingsError when a registry root is none."""
-    cache, policy = settings.cache.expanduser(), loaded.topology.releases.signatures
-    roots = [str(settings.models), *(root for one in settings.roots.split(",") if (root := one.strip()))]
+    policy = loaded.topology.releases.signatures
 
     def vouch(artifact: Artifact) -> None:  # the keys are read each time: one may be added while the worker runs
         _admit(policy, artifact, load_trust(settings.model_trust) if settings.model_trust else None)
 
     return Updater(
-        Store(cache, roots, settings.model_bytes),
+        store(settings),
         partial(_fit, loaded),
-        cache=cache,
+        cache=settings.cache.expanduser(),
         timeout=settings.stage_timeout,
         warm_rows=settings.chunk_rows,
         vouch=None if policy == "off" else vouch,

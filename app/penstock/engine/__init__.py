@@ -4,5 +4,6 @@ from penstock.engine.compile import compile
 from penstock.engine.execute import execute
 from penstock.engine.live import Live, Serving
 from penstock.engine.plan import Emission, Flow, Plan
+from penstock.engine.watch import Run, watched
 
-__all__ = ["Emission", "Flow", "Live", "Plan", "Serving", "compile", "execute"]
+__all__ = ["Emission", "Flow", "Live", "Plan", "Run", "Serving", "compile", "execute", "watched"]

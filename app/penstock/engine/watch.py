@@ -1,0 +1,45 @@
+"""A flow that tells what passes: the same steps, run by the same `execute`, with a witness beside each model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from penstock.batch import Array
+from penstock.engine.plan import Flow
+from penstock.errors import InferenceError
+from penstock.nodes import Node
+
+__all__ = ["Run", "watched"]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a node's model: what it was fed and what it gave, by tensor; `error` is why it gave nothing."""
+
+    node: str
+    version: str
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+    error: InferenceError | None = None
+
+
+def watched(flow: Flow, tell: Callable[[Run], None]) -> Flow:
+    """The flow, telling each run of a model as it ends. A batch in which a row fails is several runs: see `nodes`."""
+    return replace(flow, nodes=tuple(replace(node, model=_Witness(node, tell)) for node in flow.nodes))
+
+
+class _Witness:
+    """Runs a node's model, and tells."""
+
+    def __init__(self, node: Node, tell: Callable[[Run], None]) -> None:
+        self._name, self._version, self._model, self._tell = node.name, node.version, node.model, tell
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        try:
+            arrays = self._model.run(outputs, feeds)
+        except InferenceError as error:
+            self._tell(Run(self._name, self._version, feeds, {}, error))
+            raise
+        self._tell(Run(self._name, self._version, feeds, dict(zip(outputs, arrays, strict=True))))
+        return arrays

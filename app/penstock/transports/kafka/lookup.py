@@ -1,0 +1,69 @@
+"""One record at its position, read without a group: nothing is committed, and no worker gives up a partition for it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
+from aiokafka.structs import ConsumerRecord, TopicPartition
+
+from penstock.errors import RecordMissing, TransportUnavailable
+from penstock.record import Position, Record
+from penstock.settings import Settings
+from penstock.transports.kafka.connection import Admin, aiokafka_arguments
+
+__all__ = ["read_at"]
+
+
+def read_at(settings: Settings, position: Position) -> Record:
+    """The record that stands there. Blocks; not to be called on an event loop.
+
+    Raises TopicMissing, RecordMissing that says which offsets there are, TransportUnavailable, AccessRefused.
+    """
+    partitions = Admin(settings).describe([position.topic])[position.topic].partitions
+    if position.partition >= partitions:
+        numbered = "is 0" if partitions == 1 else f"are 0 to {partitions - 1}"
+        raise RecordMissing(f"{position}: there is no such partition; those of {position.topic} {numbered}")
+    return asyncio.run(_read_at(settings, position))
+
+
+async def _read_at(settings: Settings, position: Position) -> Record:
+    client = AIOKafkaConsumer(
+        **aiokafka_arguments(settings),
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        isolation_level="read_committed",
+    )
+    try:
+        async with asyncio.timeout(settings.broker_timeout):
+            await client.start()
+            found = await _find(client, position)
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise TransportUnavailable(f"{position} cannot be read: {error!r}") from error
+    finally:
+        await client.stop()
+    return Record(position.topic, found.value, found.key, tuple(found.headers), found.timestamp, position.partition, position.offset)
+
+
+async def _find(client: AIOKafkaConsumer, position: Position) -> ConsumerRecord[bytes, bytes]:
+    place = TopicPartition(position.topic, position.partition)
+    client.assign([place])
+    begin, end = (await client.beginning_offsets([place]))[place], (await client.end_offsets([place]))[place]
+    if not begin <= position.offset < end:
+        raise RecordMissing(f"{position}: {_absence(position.offset, begin, end)}")
+    client.seek(place, position.offset)
+    while not (found := (await client.getmany(place, max_records=1, timeout_ms=200)).get(place)):
+        if await client.position(place) > position.offset:
+            raise RecordMissing(f"{position}: no record stands there; it was compacted away, or is a mark of a transaction")
+    if found[0].offset != position.offset:
+        raise RecordMissing(f"{position}: no record stands there any more; the next one is at offset {found[0].offset}")
+    return found[0]
+
+
+def _absence(offset: int, begin: int, end: int) -> str:
+    if begin == end:
+        return "the partition is empty" + (f"; everything before offset {end} was deleted (retention)" if end else "")
+    there = f"the partition holds offsets {begin} to {end - 1}"
+    return f"{there}; what came before was deleted (retention)" if offset < begin else there
