@@ -39,6 +39,7 @@ def test_answers_keep_key_partition_and_timestamp_and_carry_their_origin(broker:
         assert (answer.partition, answer.timestamp) == (question.partition, question.timestamp)
         assert dict(answer.headers) == {
             "penstock-topology": b"doubles",
+            "penstock-generation": b"0",
             "penstock-models": b"double=double@1",
             "penstock-source": f"{job.source}/{question.partition}/{question.offset}".encode(),
             **dict(trace),

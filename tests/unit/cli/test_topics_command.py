@@ -9,6 +9,7 @@ import pytest
 
 from penstock.cli.main import main
 from penstock.cli.topics import needed
+from penstock.topology.parse import parse
 
 TOPOLOGY = """\
 topology: t
@@ -31,14 +32,18 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_every_topic_has_its_role(file: Path) -> None:
-    assert needed(file) == {
+    needs = needed(parse(file), "shop")
+    assert {name: need.role for name, need in needs.items()} == {
         "orders": "source orders",
         "returns": "source returns",
         "scores": "sink scores",
         "audit": "sink audit",
         "orders.dead-letter": "dead letters of orders",
         "lost-returns": "dead letters of returns",
+        "shop.t.control": "releases: the control log",
+        "shop.t.status": "releases: what workers report",
     }
+    assert [name for name, need in needs.items() if need.partitions == 1] == ["shop.t.control", "shop.t.status"]
 
 
 @pytest.mark.parametrize("command", ["ls", "create"])

@@ -54,6 +54,7 @@ def test_key_timestamp_and_headers_pass_through(driver: TopologyDriver, order: E
     assert (record.key, record.timestamp, record.partition) == (b"k", 77, 1)
     assert list(record.headers) == [
         ("penstock-topology", b"shop"),
+        ("penstock-generation", b"0"),
         ("penstock-models", b"weight=weigh@1,base=table@1,total=sum@1,refund=double@1"),
         ("penstock-source", b"orders/1/%d" % offset),
         *given[:3],
