@@ -55,6 +55,7 @@ EXIT_CODES: Final[Mapping[type[BaseException], int]] = {
     errors.ModelError: 3,
     errors.TransportUnavailable: 4,
     errors.TopicMissing: 5,
+    errors.RecordMissing: 5,
     errors.DeliveryFailed: 6,
     errors.AccessRefused: 7,
     errors.TransportError: 4,
@@ -77,7 +78,7 @@ Three commands to begin with:
 \b
 Exit codes:
   0    done                         4    the brokers did not answer
-  1    a check failed, or a bug     5    a topic is missing
+  1    a check failed, or a bug     5    a topic or record is missing
   2    usage, settings or files     6    an output was refused
   3    a model cannot serve         7    login or certificate refused
   8    a release was not made       130  interrupted
