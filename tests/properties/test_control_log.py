@@ -1,0 +1,213 @@
+"""The fold under anything that may stand on a control topic, against a model that reads the rules the slow way.
+
+Few ids and few bases, so that messages meet; real seals and the real judge, so that what is refused is refused for cause.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock.control.log import Kind, Log, Standing
+from penstock.control.messages import Abort, Activate, Message, Release
+from penstock.control.trust import Judge, SigningKey
+from penstock.transports.kafka.journal import Entry
+from tests.unit.control.making import NOW_MS, abort, activate, bytes_of, entry, release, trusting
+
+ALICE, MALLORY = SigningKey.new("alice"), SigningKey.new("mallory")
+TRUST = trusting(ALICE)
+SIGNED = Judge("flights", "cluster-1", TRUST)
+BARE = Judge("flights", "cluster-1", TRUST, unsigned=True)
+
+numbers = st.integers(1, 6)
+messages: st.SearchStrategy[Message] = st.one_of(
+    st.builds(release, numbers, st.integers(0, 3)), st.builds(activate, numbers), st.builds(abort, numbers)
+)
+
+
+def changed(message: Message, **fields: Any) -> Entry:
+    """A message that says more, or otherwise, than the types of this version do."""
+    return entry(0, message, value=json.dumps({**json.loads(bytes_of(message)), **fields}).encode())
+
+
+refused = st.one_of(
+    st.builds(lambda message: entry(0, message, MALLORY), messages),
+    st.builds(lambda message: entry(0, message, ALICE, stamped=False), messages),
+    st.builds(lambda message, late: entry(0, message, timestamp=NOW_MS + late), messages, st.sampled_from([-300_001, 300_001, 2**62])),
+    st.builds(lambda message: entry(0, message)._replace(key=b"another"), messages),
+    st.builds(lambda message: entry(0, message, value=None), messages),
+    st.builds(lambda message: changed(message, version=2), messages),
+    st.builds(lambda message: changed(message, topology="trains"), messages),
+    st.builds(lambda message: changed(message, cluster="cluster-2"), messages),
+    st.builds(lambda message: changed(message, kind="revert"), messages),
+    st.builds(lambda message, cut: entry(0, message, value=bytes_of(message, ALICE)[:cut]), messages, st.integers(0, 300)),
+    st.builds(Entry, st.just(0), st.integers(), st.booleans(), st.none() | st.binary(), st.none() | st.binary()),
+)
+
+
+@st.composite
+def topics(draw: st.DrawFn) -> list[Entry]:
+    """A control topic at growing offsets, not without gaps. Most of it is what operators would say next, so that generations grow."""
+    log = Log(BARE)
+    found: list[Entry] = []
+    for what in draw(
+        st.lists(st.sampled_from(("release", "release", "activate", "activate", "abort", "any", "refused")), min_size=4, max_size=30)
+    ):
+        if what == "refused":
+            record = draw(refused)
+        else:
+            signed = draw(st.booleans())
+            record = entry(0, draw(messages) if what == "any" else sensible(draw, what, log), ALICE if signed else None)
+        found.append(record._replace(offset=log.position + draw(st.sampled_from((0, 0, 0, 2)))))
+        log.apply(found[-1])
+    return found
+
+
+def sensible(draw: st.DrawFn, what: str, log: Log) -> Message:
+    """A release on the generation in force, more often than not; a word about one that is pending or at least known, where there is one."""
+    if what == "release":
+        return release(draw(numbers), max(0, log.generation + draw(st.sampled_from((0, 0, 0, -1, 1)))))
+    spoken_of = [one.id for one in log.pending] if draw(st.booleans()) else list(log.releases)
+    number = draw(st.sampled_from([int(id[-4:], 16) for id in spoken_of]) if spoken_of else numbers)
+    return activate(number) if what == "activate" else abort(number)
+
+
+def fold(entries: Sequence[Entry], judge: Judge = BARE) -> Log:
+    log = Log(judge)
+    for each in entries:
+        log.apply(each)
+    return log
+
+
+def state(log: Log) -> tuple[Any, ...]:
+    """What is in force and what may come in force."""
+    return log.generation, log.bindings, list(log.generations), dict(log.releases), log.pending
+
+
+def everything(log: Log) -> tuple[Any, ...]:
+    return *state(log), log.refused, list(log.last_refused), log.position
+
+
+@given(topics(), st.data())
+@settings(deadline=None)
+def test_any_two_readers_agree(entries: list[Entry], data: st.DataObject) -> None:
+    """One reads at once; the other again and again from anywhere before where it stands, as after a lost connection."""
+    log = Log(BARE)
+    while log.position < (entries[-1].offset + 1 if entries else 0):
+        behind = next(index for index, each in enumerate(entries) if each.offset >= log.position)
+        begin = data.draw(st.integers(0, behind))
+        for each in entries[begin : data.draw(st.integers(behind + 1, len(entries)))]:
+            log.apply(each)
+    assert everything(log) == everything(fold(entries))
+
+
+@given(topics())
+@settings(deadline=None)
+def test_every_entry_does_what_its_outcome_says_and_nothing_else(entries: list[Entry]) -> None:
+    log = Log(BARE)
+    for each in entries:
+        before, pending, count = state(log), {one.id for one in log.pending}, log.refused.total()
+        outcome = log.apply(each)
+        assert log.generation == before[0] + (outcome.kind is Kind.ACTIVATED)
+        assert log.refused.total() == count + (outcome.kind is Kind.REFUSED)
+        now = {one.id for one in log.pending}
+        match outcome.kind:
+            case Kind.IGNORED | Kind.REFUSED:
+                assert state(log) == before
+                assert outcome.why
+            case Kind.RELEASED:
+                assert now == pending | {outcome.id}
+            case Kind.REJECTED:
+                assert now == pending
+            case Kind.ABORTED:
+                assert now == pending - {outcome.id}
+            case Kind.ACTIVATED:
+                assert now == set()
+                assert set(outcome.lost) == pending - {outcome.id}
+                assert log.bindings == log.generations[-1].release.bindings
+                assert log.generations[-1].release.id == outcome.id
+
+
+@given(topics())
+@settings(deadline=None)
+def test_of_the_releases_on_one_base_at_most_one_is_ever_in_force(entries: list[Entry]) -> None:
+    log = fold(entries)
+    assert [generation.release.base for generation in log.generations] == list(range(log.generation))
+    ids = [generation.release.id for generation in log.generations]
+    assert len(set(ids)) == len(ids)
+    assert [id for id, known in log.releases.items() if known.standing is Standing.ACTIVE] == ids[-1:]
+    assert {one.base for one in log.pending} <= {log.generation}
+
+
+@given(topics())
+@settings(deadline=None)
+def test_refused_entries_might_as_well_not_be_there(entries: list[Entry]) -> None:
+    log = Log(BARE)
+    kept = [each for each in entries if log.apply(each).kind is not Kind.REFUSED]
+    assert state(fold(kept)) == state(log)
+
+
+@given(topics(), st.data())
+@settings(deadline=None)
+def test_unknown_fields_change_nothing(entries: list[Entry], data: st.DataObject) -> None:
+    """A later Penstock may say more within version 1."""
+
+    def more(one: Entry) -> Entry:
+        if not (one.value or b"").startswith(b"{") or data.draw(st.booleans()):
+            return one
+        try:
+            fields = json.loads(one.value or b"")
+        except ValueError:
+            return one
+        return one._replace(value=json.dumps({**fields, "mood": {"deep": [1, "x", None]}}).encode())
+
+    assert state(fold([more(each) for each in entries])) == state(fold(entries))
+
+
+@given(topics())
+@settings(deadline=None)
+def test_what_is_not_signed_is_nothing_to_a_reader_that_wants_signatures(entries: list[Entry]) -> None:
+    signed = [each for each in entries if each.value is None or not each.value.startswith(b"{")]
+    assert state(fold(entries, SIGNED)) == state(fold(signed, SIGNED)) == state(fold(signed))
+
+
+@given(topics(), st.integers(0, 40))
+@settings(deadline=None)
+def test_key_that_is_revoked_takes_nothing_back(entries: list[Entry], revoked: int) -> None:
+    """The broker's stamps grow with the offsets here; what was signed before the revocation stays as it was."""
+    entries = [each._replace(timestamp=NOW_MS + 1000 * each.offset) for each in entries]
+    at = f"{revoked // 60:02}:{revoked % 60:02}"  # NOW_MS is eight o'clock
+    later = Judge("flights", "cluster-1", trusting(ALICE, revoked=f"2027-01-15T08:{at}Z"))
+    kept = [each for each in entries if each.timestamp < NOW_MS + 1000 * revoked]
+    assert state(fold(entries, later)) == state(fold(kept, SIGNED))
+
+
+@given(topics())
+@settings(deadline=None)
+def test_fold_is_what_the_rules_say(entries: list[Entry]) -> None:
+    """The rules once more, read the slow way: for each activation by looking again at all that was admitted before."""
+    log = fold(entries)
+    past: list[tuple[Message, int]] = []  # with the generation that was in force then
+    winners: list[Release] = []
+    for message in (BARE(each) for each in entries if fold([each]).refused.total() == 0):
+        generation = len(winners)
+        if isinstance(message, Activate):
+            winners += [one for one in waiting(past, generation) if one.id == message.id]
+        past.append((message, generation))
+    assert [generation.release for generation in log.generations] == winners
+    assert log.pending == waiting(past, len(winners))
+
+
+def waiting(past: Sequence[tuple[Message, int]], generation: int) -> list[Release]:
+    """The releases that could be activated now: each the first of its id, made for this generation while it was in force, not aborted."""
+    found = []
+    for index, (one, then) in enumerate(past):
+        first = not any(other.id == one.id for other, _ in past[:index] if isinstance(other, Release))
+        aborted = any(later.id == one.id for later, _ in past[index:] if isinstance(later, Abort))
+        if isinstance(one, Release) and first and not aborted and one.base == then == generation:
+            found.append(one)
+    return found
