@@ -216,7 +216,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _constant(value: Any) -> bool:
     """Whether this can feed a tensor."""
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return all(_constant(one) for one in value)
     if isinstance(value, int):
         return -(2**63) <= value < 2**63
