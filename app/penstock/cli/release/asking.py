@@ -1,0 +1,68 @@
+"""What the operator's commands share: the topology by file or name, the settings they read, and how an operator is run to its end."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final, TypeVar
+
+import click
+
+from penstock.cli.options import CONNECTION
+from penstock.cli.output import err
+from penstock.control.operator import Operator, operate
+from penstock.errors import ConfigError
+from penstock.settings import Settings
+from penstock.topology.names import did_you_mean
+from penstock.topology.parse import parse
+from penstock.topology.spec import Topology
+
+__all__ = ["LOOKING", "SPEAKING", "ask", "named", "topology_argument"]
+
+T = TypeVar("T")
+
+LOOKING: Final = (*CONNECTION, "application", "topologies", "trust", "unsigned_control", "status_interval")
+SPEAKING: Final = (*LOOKING, "signing_key", "models", "schemas", "stage_timeout")
+
+_UNSIGNED: Final = "UNSIGNED: whoever can write to the control topic can swap the models. For development only."
+
+
+def topology_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds TOPOLOGY, given to the command as the text `topology`; `named` makes the topology of it."""
+    return click.argument("topology", metavar="TOPOLOGY")(command)
+
+
+def named(text: str, settings: Settings) -> Topology:
+    """The topology in the file `text`, or the one of this name in the folder of the topologies. Raises TopologyError, ConfigError."""
+    if (path := Path(text)).is_file() or path.suffix in {".yaml", ".yml"}:
+        return parse(path)
+    known = {file.stem: file for file in sorted(settings.topologies.glob("*.y*ml")) if not file.stem.endswith(".test")}
+    if text in known:
+        return parse(known[text])
+    fix = did_you_mean(text, known)
+    raise ConfigError(f"{text!r} is no file, and no topology in {settings.topologies}" + (f" ({fix})" if fix else ""))
+
+
+def ask(settings: Settings, topology: Topology, act: Callable[[Operator], Awaitable[T]], *, speaks: bool = False) -> T:
+    """What `act` gives with an open operator. One that `speaks` without a signature is shouted at. SIGTERM interrupts as Ctrl-C does."""
+    if speaks and settings.unsigned_control and settings.signing_key is None:
+        err.print(_UNSIGNED, style="bold red")
+    with _terminated_is_interrupted():
+        return operate(settings, topology, act)
+
+
+@contextmanager
+def _terminated_is_interrupted() -> Iterator[None]:
+    """An operator that is told to stop takes back what it announced."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

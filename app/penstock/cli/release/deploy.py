@@ -1,0 +1,218 @@
+"""`penstock deploy`, `rollback` and `abort`: what an operator says, and how it went."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from penstock.cli.options import with_settings
+from penstock.cli.output import err, format_option, out, print_json
+from penstock.cli.release.asking import SPEAKING, ask, named, topology_argument
+from penstock.cli.release.screen import Screen
+from penstock.cli.release.words import difference_json, duration, release_json, short, stand_json
+from penstock.control.operator import Deployed, Operator
+from penstock.control.proposal import Change, Proposal
+from penstock.errors import ConfigError, ControlError
+from penstock.settings import Settings
+from penstock.topology.spec import Topology
+
+__all__ = ["abort", "deploy", "rollback"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+Act = Callable[[Operator, Callable[..., None]], Awaitable[Deployed]]
+
+_min_ready = click.option(
+    "--min-ready", type=click.IntRange(0), metavar="N", help="So many ready workers are enough. [default: all that are live, at least one]"
+)
+_timeout = click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="S",
+    help="Seconds until it is given up. [default: --stage-timeout, and 10 s]",
+)
+_dry_run = click.option("--dry-run", is_flag=True, help="Only show what would change, and check it; say nothing to anybody.")
+
+
+@click.command()
+@topology_argument
+@click.argument("changes", nargs=-1, metavar="[NODE=NAME@VERSION]...")
+@click.option("--set", "parameters", multiple=True, metavar="NODE.PARAM=JSON", help="A parameter of a node; null: the file's value again.")
+@click.option("--reason", default="", help="Why, for those who read the history.")
+@_dry_run
+@click.option("--wait/--no-wait", default=True, help="See it through; or only announce it, and go on later with --resume.")
+@_min_ready
+@_timeout
+@click.option("--resume", metavar="ID", help="Go on with a release that was announced; the beginning of its id is enough.")
+@with_settings(*SPEAKING)
+@format_option
+def deploy(
+    topology: str, changes: tuple[str, ...], parameters: tuple[str, ...], reason: str, dry_run: bool, wait: bool, min_ready: int | None,
+    timeout: float | None, resume: str | None, settings: Settings, form: str,
+) -> int:  # fmt: skip
+    """Swap models of TOPOLOGY (a file, or its name) while the stream runs.
+
+    \b
+      penstock deploy flights trees=flights-trees@2 --reason "retrained on autumn"
+      penstock deploy flights features=flight-features@3 trees=flights-trees@production
+      penstock deploy flights --set stack.threshold=0.4
+
+    Every live worker fetches, checks, tries and warms the new models while the old ones score. When all are ready, they
+    switch together, between two batches; if one fails, the release is aborted, its reasons are printed, and nothing has
+    changed. Nodes that are not named stay as they are. An alias is resolved now, once.
+
+    Ctrl-C before the switch aborts the release. An operator that dies leaves it pending: go on with it by --resume ID,
+    or end it with `penstock abort`. Exit code 8: it was not put in force. 1: it is, but a worker has not switched.
+    """
+    wanted = _changes(changes, parameters)
+    if bool(wanted) == bool(resume):
+        raise click.UsageError(
+            "name what to change, as NODE=NAME@VERSION or --set NODE.PARAM=JSON; or a release to go on with, by --resume ID"
+        )
+    found = named(topology, settings)
+    if resume:
+        return _see_through(
+            settings, found, form, lambda it, show: it.resume(resume, min_ready=min_ready, timeout=timeout, on_progress=show)
+        )
+    if dry_run:
+        return _show(found, ask(settings, found, lambda it: it.propose(wanted)), form)
+    act = functools.partial(Operator.deploy, changes=wanted, reason=reason, min_ready=min_ready, timeout=timeout, wait=wait)
+    return _see_through(settings, found, form, lambda it, show: act(it, on_progress=show))
+
+
+@click.command()
+@topology_argument
+@click.option("--to", metavar="GENERATION|ID", help="What to go back to. [default: the generation before this one]")
+@click.option("--reason", default="", help="Why, for those who read the history.")
+@_dry_run
+@_min_ready
+@_timeout
+@with_settings(*SPEAKING)
+@format_option
+def rollback(
+    topology: str, to: str | None, reason: str, dry_run: bool, min_ready: int | None, timeout: float | None, settings: Settings, form: str
+) -> int:
+    """Take a release of TOPOLOGY back: bind again what an earlier generation bound.
+
+    \b
+      penstock rollback flights --reason "too many alarms"
+      penstock rollback flights --to 3
+
+    A rollback is a release like any other, with its own entry in the history; a second one takes the first one back.
+    Workers keep the plan before the current one loaded, so going back to it takes no time. 0 is what the topology file bound
+    before the first release. Exit codes as of `deploy`.
+    """
+    found = named(topology, settings)
+    if dry_run:
+        return _show(found, ask(settings, found, lambda it: it.propose_rollback(to)), form)
+    act = functools.partial(Operator.rollback, to=to, reason=reason, min_ready=min_ready, timeout=timeout)
+    return _see_through(settings, found, form, lambda it, show: act(it, on_progress=show))
+
+
+@click.command()
+@topology_argument
+@click.argument("id")
+@click.option("--reason", default="", help="Why, for those who read the history.")
+@with_settings(*SPEAKING)
+@format_option
+def abort(topology: str, id: str, reason: str, settings: Settings, form: str) -> None:
+    """End the release ID of TOPOLOGY, which was announced and is not in force. The beginning of an id is enough.
+
+    What is in force is not aborted but taken back: `penstock rollback`. Exit code 8 when the release is not pending.
+    """
+    release = ask(settings, named(topology, settings), lambda it: it.abort(id, reason), speaks=True)
+    if form == "json":
+        print_json({"aborted": release_json(release)})
+    else:
+        out.print(f"aborted {release.id} by {release.author}: {release.reason or 'no reason given'}", markup=False)
+
+
+def _changes(models: tuple[str, ...], parameters: tuple[str, ...]) -> dict[str, Change]:
+    """What was typed, by node. Raises ConfigError."""
+    changes: dict[str, Change] = {}
+    for text in models:
+        node, separator, reference = text.partition("=")
+        if not (node and separator):
+            raise ConfigError(f"{text!r}: write NODE=NAME@VERSION, like trees=flights-trees@2")
+        if node in changes:
+            raise ConfigError(f"{node} is given twice")
+        changes[node] = Change.to(reference)
+    for text in parameters:
+        place, separator, value = text.partition("=")
+        node, dot, name = place.partition(".")
+        if not (node and dot and name and separator):
+            raise ConfigError(f"--set {text!r}: write NODE.PARAM=JSON, like stack.threshold=0.4")
+        try:
+            given = json.loads(value)
+        except ValueError as error:
+            raise ConfigError(
+                f"--set {text!r}: not JSON ({error}); a text stands in double quotes, which the shell must not eat"
+            ) from error
+        before = changes.get(node, Change())
+        changes[node] = Change(before.model, {**before.parameters, name: given})
+    return changes
+
+
+def _show(topology: Topology, proposal: Proposal, form: str) -> int:
+    if form == "json":
+        print_json({"topology": topology.name, "base": proposal.base, "valid": True, "changes": difference_json(proposal.differences)})
+        return 0
+    out.print(f"{topology.name}: generation {proposal.base} → {proposal.base + 1} would change", markup=False)
+    for one in proposal.differences:
+        out.print(f"  {one}", markup=False)
+    out.print("files, requirements and tensors fit; nothing was said to anybody", markup=False)
+    return 0
+
+
+def _see_through(settings: Settings, topology: Topology, form: str, act: Act) -> int:
+    """Runs the deploy with a screen, says how it went, and gives the exit code."""
+    with Screen(err) as screen:
+        try:
+            deployed = ask(settings, topology, lambda it: act(it, screen.show), speaks=True)
+        except ControlError as error:
+            if form == "json":
+                print_json({"released": False, "code": error.code, "error": str(error), **_told(screen, {})})
+            raise
+    if form == "json":
+        print_json(_json(deployed, screen))
+    else:
+        _print(topology, deployed)
+    return 1 if deployed.late else 0
+
+
+def _json(deployed: Deployed, screen: Screen) -> dict[str, Any]:
+    return {
+        "released": deployed.generation is not None,
+        "generation": deployed.generation,
+        "changes": difference_json(deployed.changes),
+        **_told(screen, deployed.seconds or {}),
+    }
+
+
+def _told(screen: Screen, seconds: Mapping[str, float]) -> dict[str, Any]:
+    last = screen.last
+    if last is None:
+        return {"release": None, "workers": []}
+    workers = [stand_json(one, last.generations.get(one.worker), seconds.get(one.worker)) for one in last.stands]
+    return {"release": release_json(last.release), "workers": workers}
+
+
+def _print(topology: Topology, deployed: Deployed) -> None:
+    release = deployed.release
+    if deployed.generation is None:
+        out.print(f"{topology.name}: release {release.id} is announced, and not in force", markup=False)
+        out.print(f"go on with it:  penstock deploy {topology.name} --resume {short(release.id)}", markup=False)
+        return
+    out.print(f"{topology.name}: generation {deployed.generation} is in force", style="green", markup=False)
+    for one in deployed.changes:
+        out.print(f"  {one}", markup=False)
+    if deployed.seconds:
+        slowest = max(deployed.seconds.values())
+        out.print(
+            f"  {len(deployed.seconds)} switched, the last within {duration(slowest)} of `activate`, by the broker's clock", markup=False
+        )
+    for late in deployed.late:
+        out.print(f"  not switched: {late}", style="red", markup=False)

@@ -1,0 +1,182 @@
+"""`penstock history` and `penstock releases`: what was in force and since when, and everything that was ever announced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import msgspec
+from rich.markup import escape
+
+from penstock.cli.options import with_settings
+from penstock.cli.output import format_option, out, print_json, table
+from penstock.cli.release.asking import LOOKING, ask, named, topology_argument
+from penstock.cli.release.words import coloured, known_json, moment, short
+from penstock.control.fleet import Worker
+from penstock.control.log import Known, Log
+from penstock.control.operator import Operator
+from penstock.control.proposal import changes_of, find
+from penstock.control.rollout import Stand, stands
+from penstock.control.status import Boundary
+from penstock.settings import Settings
+
+__all__ = ["history", "releases"]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Both topics, as of now."""
+
+    log: Log
+    workers: Sequence[Worker]
+    boundaries: Sequence[Boundary]
+
+
+async def _look(operator: Operator) -> _Seen:
+    await operator.refresh()
+    return _Seen(operator.log, operator.fleet.workers(), operator.fleet.boundaries())
+
+
+@click.command()
+@topology_argument
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="So many of the newest.")
+@click.option("--all", "everything", is_flag=True, help="Also what is pending, was aborted or rejected.")
+@click.option("--boundaries", is_flag=True, help="Also the first offset of each generation in each input partition.")
+@with_settings(*LOOKING)
+@format_option
+def history(topology: str, limit: int, everything: bool, boundaries: bool, settings: Settings, form: str) -> None:
+    """Show the generations of TOPOLOGY, the newest first: when, by whom, why, and what was changed.
+
+    A boundary says from which input offset on a worker scored with a generation: so every prediction is of a known generation,
+    which its headers name too.
+    """
+    seen = ask(settings, named(topology, settings), _look)
+    shown = [known for known in seen.log.releases.values() if everything or known.standing in {"active", "superseded"}]
+    shown = sorted(shown, key=lambda known: known.offset, reverse=True)[:limit]
+    if form == "json":
+        print_json(
+            {
+                "generation": seen.log.generation,
+                "releases": [known_json(seen.log, known) for known in shown],
+                **({"boundaries": [msgspec.to_builtins(one) for one in seen.boundaries]} if boundaries else {}),
+            }
+        )
+        return
+    _print_releases(seen.log, shown, everything=everything)
+    if boundaries:
+        out.print()
+        _print_boundaries(seen.boundaries)
+
+
+@click.group()
+def releases() -> None:
+    """List releases, whatever became of them, or show one.
+
+    \b
+      penstock releases ls flights
+      penstock releases show flights 0199d3c2
+    """
+
+
+@releases.command("ls")
+@topology_argument
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="So many of the newest.")
+@with_settings(*LOOKING)
+@format_option
+def ls(topology: str, limit: int, settings: Settings, form: str) -> None:
+    """List what was announced for TOPOLOGY, the newest first, and what became of it."""
+    log = ask(settings, named(topology, settings), _look).log
+    shown = sorted(log.releases.values(), key=lambda known: known.offset, reverse=True)[:limit]
+    if form == "json":
+        print_json([known_json(log, known) for known in shown])
+    else:
+        _print_releases(log, shown, everything=True)
+
+
+@releases.command("show")
+@topology_argument
+@click.argument("id")
+@with_settings(*LOOKING)
+@format_option
+def show(topology: str, id: str, settings: Settings, form: str) -> None:
+    """Show the release ID of TOPOLOGY whole: what it binds by which digests, and where it stands on each worker.
+
+    The beginning of an id is enough.
+    """
+    seen = ask(settings, named(topology, settings), _look)
+    known = find(seen.log, id)
+    told = [one for one in stands(seen.workers, known.release.id) if one.state]
+    if form == "json":
+        print_json({**known_json(seen.log, known), "workers": [one._asdict() for one in told]})
+        return
+    _print_release(seen.log, known, told)
+
+
+def _print_releases(log: Log, shown: Sequence[Known], *, everything: bool) -> None:
+    numbers = {one.release.id: one for one in log.generations}
+    listed = table("", "generation", *(["standing"] if everything else []), "release", "announced", "by", "changes", "reason")
+    for known in shown:
+        release = known.release
+        generation = numbers.get(release.id)
+        by = release.author
+        if generation and generation.activated_by != by:
+            by += f", activated by {generation.activated_by}"
+        number = (
+            f"[green]{generation.number}[/]" if generation and known.standing == "active" else str(generation.number if generation else "")
+        )
+        standing = [coloured(known.standing)] if everything else []
+        changes = "\n".join(map(str, changes_of(log, release)))
+        back = "" if release.restores is None else f"(back to {release.restores}) "
+        why = f"\n{known.why}" if known.standing in {"aborted", "rejected"} else ""
+        listed.add_row(
+            number, *standing, short(release.id), moment(known.at_ms), escape(by), escape(changes), escape(f"{back}{release.reason}{why}")
+        )
+    if not log.generations:
+        out.print("generation 0 is in force: what the topology file binds; nothing was put in force yet")
+    if shown:
+        out.print(listed)
+    elif log.generations:
+        out.print("nothing to show")
+
+
+def _print_boundaries(boundaries: Sequence[Boundary]) -> None:
+    if not boundaries:
+        out.print("no worker has told a boundary yet")
+        return
+    listed = table("", "topic", "partition", "from offset", "generation", "worker", "by the worker's clock")
+    for one in boundaries:
+        listed.add_row(one.topic, str(one.partition), str(one.offset), str(one.generation), escape(one.worker), one.time)
+    out.print(listed)
+
+
+def _print_release(log: Log, known: Known, told: Sequence[Stand]) -> None:
+    release = known.release
+    about: dict[str, Any] = {
+        "standing": coloured(known.standing) + (f" {escape(known.why)}" if known.why else ""),
+        "announced": f"{moment(known.at_ms)} by {escape(release.author)}, at offset {known.offset}",
+        "for generation": f"{release.base}",
+        "reason": escape(release.reason) or "-",
+    }
+    for generation in log.generations:
+        if generation.release.id == release.id:
+            about["generation"] = f"{generation.number}, since {moment(generation.at_ms)}, activated by {escape(generation.activated_by)}"
+    if release.restores is not None:
+        about["back to"] = f"generation {release.restores}"
+    shown = table(release.id, "", "")
+    for name, text in about.items():
+        shown.add_row(name, text)
+    out.print(shown)
+    changed = {one.node for one in changes_of(log, release)}
+    bound = table("\nbinds", "node", "model", "", "model.onnx", "model.toml", "parameters")
+    for node, binding in release.bindings.items():
+        note = ("changed" if node in changed else "") + (f", by {release.aliases[node]}" if node in release.aliases else "")
+        parameters = ", ".join(f"{name}={value}" for name, value in binding.parameters.items())
+        bound.add_row(node, str(binding), escape(note), binding.digest, binding.manifest, escape(parameters))
+    out.print(bound)
+    if told:
+        workers = table("\non the workers", "worker", "state", "", "since")
+        for one in told:
+            workers.add_row(escape(one.worker), coloured(one.state) if one.live else f"[red]{one.step}[/]", escape(one.detail), one.since)
+        out.print(workers)

@@ -1,0 +1,76 @@
+"""A deploy as it goes: on a terminal a table that changes, elsewhere a line for each thing that a worker says."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, ExitStack
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from penstock.cli.output import table
+from penstock.cli.release.words import COLOURS, short
+from penstock.control.operator import Phase, Progress
+from penstock.control.rollout import Stand
+
+__all__ = ["Screen"]
+
+
+class Screen(AbstractContextManager["Screen"]):
+    """Give `show` to an operator as its `on_progress`. `last` is what was told last, None before anything was."""
+
+    def __init__(self, console: Console) -> None:
+        self.last: Progress | None = None
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        self._stack = ExitStack()
+        if self._live:
+            self._stack.enter_context(self._live)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.close()
+
+    def show(self, progress: Progress) -> None:
+        """Tells what has changed."""
+        before, self.last = self.last, progress
+        news = _news(before, progress)
+        if before is None or before.phase is not progress.phase:
+            news.insert(0 if progress.phase is not Phase.ABORTED else len(news), _headline(progress))
+        if self._live:
+            self._live.update(_table(progress), refresh=True)
+            news = [line for line in news if not line.startswith(" ")]
+        for line in news:
+            self._console.print(line)
+
+
+def _news(before: Progress | None, now: Progress) -> list[str]:
+    """A line for each worker that has said something new of the release."""
+    known = before.stands if before else ()
+    return [f"  {escape(str(one))}" for one in now.stands if one not in known and (one.state or not one.live)]
+
+
+def _headline(progress: Progress) -> str:
+    release = progress.release
+    if progress.phase is Phase.ABORTED:
+        return f"[red]aborted[/] {release.id}; what is in force stays as it is"
+    if progress.phase is Phase.ACTIVATED:
+        return f"[green]activated[/] {release.id}"
+    return f"announced {release.id} by {escape(release.author)}" + (f": {escape(release.reason)}" if release.reason else "")
+
+
+def _table(progress: Progress) -> Table:
+    shown = table("", "worker", "state", f"of {short(progress.release.id)}", "generation")
+    for one in progress.stands:
+        shown.add_row(escape(one.worker), _state(one), escape(one.detail), str(progress.generations.get(one.worker, "")))
+    return shown
+
+
+def _state(stand: Stand) -> str:
+    colour = COLOURS.get(stand.state, "cyan") if stand.live else "red"
+    return f"[{colour}]{stand.step}[/]"

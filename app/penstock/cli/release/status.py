@@ -1,0 +1,159 @@
+"""`penstock status`: the generation in force, how every worker is, and whether a person should look."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.text import Text
+
+from penstock.cli.options import with_settings
+from penstock.cli.output import format_option, out, print_json, table
+from penstock.cli.release.asking import LOOKING, ask, named, topology_argument
+from penstock.cli.release.words import COLOURS, duration, known_json, moment, release_json, short
+from penstock.control.fleet import Worker
+from penstock.control.lifecycle import ENDS
+from penstock.control.operator import Operator
+from penstock.settings import Settings
+
+__all__ = ["status"]
+
+
+@click.command()
+@topology_argument
+@click.option("--watch", is_flag=True, help="Again every second, until Ctrl-C.")
+@with_settings(*LOOKING)
+@format_option
+def status(topology: str, watch: bool, settings: Settings, form: str) -> int:
+    """Show the generation of TOPOLOGY in force, each worker, and where the releases stand on it.
+
+    A worker counts as lost when it has not said a word for five times --status-interval, at least 10 s; after an hour it is no
+    longer shown. Exit code 1 when a person should look: no live worker, one that is lost or not ready, scores with another
+    generation than the one in force, or tells of a problem.
+    """
+    found = named(topology, settings)
+    if not watch:
+        return ask(settings, found, lambda it: _once(it, form))
+    try:
+        return ask(settings, found, lambda it: _again(it, form))
+    except KeyboardInterrupt:
+        return 0
+
+
+async def _once(operator: Operator, form: str) -> int:
+    await operator.refresh()
+    if form == "json":
+        print_json(_json(operator))
+    else:
+        out.print(_picture(operator))
+    return 1 if any(_wrong(operator)) else 0
+
+
+async def _again(operator: Operator, form: str) -> int:
+    if form == "json":
+        while True:
+            await operator.refresh()
+            click.echo(json.dumps(_json(operator), ensure_ascii=False, default=str))
+            await asyncio.sleep(1)
+    with Live(console=out, auto_refresh=False) as live:
+        while True:
+            await operator.refresh()
+            live.update(_picture(operator), refresh=True)
+            await asyncio.sleep(1)
+
+
+def _wrong(operator: Operator) -> Iterator[str]:
+    """What a person should look at."""
+    log, workers = operator.log, operator.fleet.workers()
+    if not any(one.live for one in workers):
+        yield "no live worker"
+    if newer := log.refused["newer"]:
+        yield f"{newer} control messages are of a newer version: what is shown here may not be what is in force; upgrade this Penstock"
+    for one in workers:
+        if not one.live:
+            yield f"{one.name} has not said a word for {_age(operator, one)}"
+            continue
+        if one.generation != log.generation:
+            why = next((told.detail for told in one.status.releases if told.state == "failed" and log.generations
+                        and told.id == log.generations[-1].release.id), "")  # fmt: skip
+            yield f"{one.name} scores with generation {one.generation}, in force is {log.generation}" + (f": {why}" if why else "")
+        if not one.status.ready:
+            yield f"{one.name} is not ready"
+        yield from (f"{one.name}: {problem}" for problem in one.status.problems)
+
+
+def _age(operator: Operator, worker: Worker) -> str:
+    return duration(max(operator.fleet.clock.now_ms() - worker.said_ms, 0) / 1000)
+
+
+def _json(operator: Operator) -> dict[str, Any]:
+    log = operator.log
+    return {
+        "topology": operator.topology.name,
+        "generation": log.generation,
+        "release": release_json(log.generations[-1].release) if log.generations else None,
+        "pending": [known_json(log, log.releases[one.id]) for one in log.pending],
+        "refused": dict(log.refused),
+        "wrong": list(_wrong(operator)),
+        "workers": [{**msgspec.to_builtins(one.status), "live": one.live, "said": moment(one.said_ms)} for one in operator.fleet.workers()],
+    }
+
+
+def _picture(operator: Operator) -> RenderableType:
+    log = operator.log
+    parts: list[RenderableType] = [Text.from_markup(f"[bold]{operator.topology.name}[/]: {_in_force(operator)}")]
+    parts += [Text(f"pending: {one.id} by {one.author}: {one.reason or 'no reason given'}", style="yellow") for one in log.pending]
+    shown = table("", "worker", "", "generation", "ready", "partitions", "lag", "releases", "said")
+    for one in operator.fleet.workers():
+        told, places = one.status, one.status.partitions
+        lags = [place.lag for place in places.values() if place.lag is not None]
+        shown.add_row(
+            escape(one.name),
+            "[green]live[/]" if one.live else "[red]lost[/]",
+            str(one.generation) if one.generation == log.generation else f"[red]{one.generation}[/]",
+            "yes" if told.ready else "[red]no[/]",
+            " ".join(places) or "-",
+            f"{sum(lags):,}" if lags else "-",
+            "\n".join(_releases(operator, one)) or "-",
+            f"{_age(operator, one)} ago",
+        )
+    if shown.row_count:
+        parts += [Text(), shown]
+    refused: Counter[str] = Counter(log.refused)
+    if refused:
+        counted = ", ".join(f"{count} {code}" for code, count in refused.items())
+        last = log.last_refused[-1]
+        parts += [Text(), Text(f"refused control messages: {counted}; the last, at offset {last.offset}: {last.why}", style="yellow")]
+    if any(one.live and one.status.unsigned for one in operator.fleet.workers()):
+        parts.append(Text("UNSIGNED: workers obey control messages that nobody has signed. For development only.", style="bold red"))
+    if wrong := list(_wrong(operator)):
+        parts += [Text(), *(Text(f"! {one}", style="red") for one in wrong)]
+    return Group(*parts)
+
+
+def _in_force(operator: Operator) -> str:
+    log = operator.log
+    if not log.generations:
+        return "generation [bold]0[/], what the topology file binds"
+    newest = log.generations[-1]
+    release = newest.release
+    by = f"release {short(release.id)} by {escape(release.author)}" + (f": {escape(release.reason)}" if release.reason else "")
+    return f"generation [bold]{newest.number}[/] since {moment(newest.at_ms)}, {by}"
+
+
+def _releases(operator: Operator, worker: Worker) -> Iterator[str]:
+    """Those that are under way on the worker, and those of which a person wants the reason: the ends only while they are recent."""
+    newest = {one.release.id for one in operator.log.generations[-2:]} | {one.id for one in operator.log.pending}
+    for told in worker.status.releases[-5:]:
+        if told.state not in ENDS or told.id in newest or told is worker.status.releases[-1]:
+            colour = COLOURS.get(told.state, "")
+            state = f"[{colour}]{told.state}[/]" if colour else told.state
+            yield f"{short(told.id)} {state}" + (f": {escape(told.detail)}" if told.detail else "")

@@ -1,0 +1,84 @@
+"""Releases in words and as JSON: times, ids, who and what, the same in every command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from penstock.control.log import Known, Log
+from penstock.control.messages import Binding, Release
+from penstock.control.proposal import Difference, changes_of
+from penstock.control.rollout import Stand
+
+__all__ = [
+    "COLOURS", "binding_json", "coloured", "difference_json", "duration", "known_json", "moment", "release_json", "short", "stand_json",
+]  # fmt: skip
+
+COLOURS: Final = {
+    "pending": "yellow", "active": "green", "superseded": "", "aborted": "red", "rejected": "red",
+    "ready": "green", "live": "green", "failed": "red", "stale": "red",
+}  # fmt: skip
+
+
+def short(id: str) -> str:
+    """The beginning of an id: its time, to the millisecond. Every command takes it."""
+    return id[:13]
+
+
+def moment(ms: int) -> str:
+    """A broker's stamp in UTC, to the second."""
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%SZ}"
+
+
+def duration(seconds: float) -> str:
+    """`34 ms`, `12 s`, `3 min`, `2 h`, `5 d`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def binding_json(binding: Binding | None) -> Any:
+    return None if binding is None else {"model": str(binding), **msgspec.to_builtins(binding)}
+
+
+def difference_json(found: Iterable[Difference]) -> list[dict[str, Any]]:
+    return [{"node": one.node, "before": binding_json(one.before), "after": binding_json(one.after)} for one in found]
+
+
+def release_json(release: Release) -> dict[str, Any]:
+    """Everything that it says."""
+    return {
+        "id": release.id, "topology": release.topology, "base": release.base, "author": release.author, "time": release.time,
+        "reason": release.reason, "restores": release.restores, "aliases": release.aliases,
+        "bindings": {node: binding_json(binding) for node, binding in release.bindings.items()},
+    }  # fmt: skip
+
+
+def known_json(log: Log, known: Known) -> dict[str, Any]:
+    """A release, what became of it, and what it changes."""
+    generation = next((one for one in log.generations if one.release.id == known.release.id), None)
+    return {
+        **release_json(known.release),
+        "standing": known.standing.value, "why": known.why, "announced": moment(known.at_ms), "offset": known.offset,
+        "generation": generation and generation.number, "activated": generation and moment(generation.at_ms),
+        "activated_by": generation and generation.activated_by,
+        "changes": difference_json(changes_of(log, known.release)),
+    }  # fmt: skip
+
+
+def stand_json(stand: Stand, generation: int | None, seconds: float | None = None) -> dict[str, Any]:
+    """Where a release stands on a worker, the generation that the worker scores with, and how long it took to switch."""
+    told = {"worker": stand.worker, "live": stand.live, "state": stand.state, "detail": stand.detail}
+    return {**told, "generation": generation, "seconds": seconds}
+
+
+def coloured(state: str) -> str:
+    """A standing or a state, in its colour."""
+    colour = COLOURS.get(state, "")
+    return f"[{colour}]{state}[/]" if colour else state

@@ -1,0 +1,119 @@
+"""The workers of a topology as the status topic tells of them, and where each generation began in each input partition.
+
+A worker is **live** while its last word is younger than `silence`; then it is **lost**. A lost one is passed over after `FORGET_S`:
+a worker that was killed never takes its record away. Ages are held against the brokers' clock, which stamps every record: this
+host's clock stands in for it until a record has been seen arriving, so that a host whose clock is wrong does not bury the living.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from penstock.control.status import Boundary, WorkerStatus, key_of, parse
+from penstock.errors import ControlError
+
+if TYPE_CHECKING:
+    from penstock.transports.kafka.journal import Entry
+
+__all__ = ["FORGET_S", "BrokerClock", "Fleet", "Worker", "silence_after"]
+
+FORGET_S: Final = 3600.0
+_LEAST_SILENCE_S: Final = 10.0
+
+
+def silence_after(interval: float) -> float:
+    """Seconds without a word after which a worker that speaks every `interval` seconds counts as lost."""
+    return max(5 * interval, _LEAST_SILENCE_S)
+
+
+class Worker(NamedTuple):
+    """A worker's last word. `said_ms` is the broker's stamp of it, `since_ms` of the first word with its generation that was read.
+
+    `came_from` is the generation that it told of before, None when it told of no other since reading began.
+    """
+
+    status: WorkerStatus
+    said_ms: int
+    since_ms: int
+    live: bool = True
+    came_from: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.status.worker
+
+    @property
+    def generation(self) -> int:
+        return self.status.generation
+
+
+class BrokerClock:
+    """The brokers' time, read off their stamps. `wall` gives this host's Unix time in seconds."""
+
+    def __init__(self, wall: Callable[[], float] = time.time) -> None:
+        self._wall = wall
+        self._ahead = 0.0  # ms, of this host
+        self._newest = 0
+
+    def saw(self, stamp_ms: int) -> None:
+        """A record of this stamp was read, of whatever age."""
+        self._newest = max(self._newest, stamp_ms)
+
+    def heard(self, stamp_ms: int) -> None:
+        """A record of this stamp has arrived just now."""
+        self.saw(stamp_ms)
+        self._ahead = stamp_ms - self._wall() * 1000
+
+    def now_ms(self) -> float:
+        return max(self._wall() * 1000 + self._ahead, self._newest)
+
+
+class Fleet:
+    """The state after the records of the status topic that were applied so far; compaction does not change it."""
+
+    def __init__(self, silence: float, clock: BrokerClock | None = None) -> None:
+        self.clock = clock or BrokerClock()
+        self.silence = silence
+        self.strange = 0  # records that say nothing: a stranger's, or of a newer version
+        self._last: dict[str, Worker] = {}
+        self._boundaries: dict[bytes, Boundary] = {}
+
+    def apply(self, entry: Entry) -> None:
+        """Takes the next record. What is not a status is counted, and changes nothing."""
+        self.clock.saw(entry.timestamp)
+        key = entry.key or b""
+        if entry.value is None:
+            self._last.pop(key.decode(errors="replace").removeprefix("worker/"), None)
+            self._boundaries.pop(key, None)
+            return
+        try:
+            status = parse(entry.value)
+        except ControlError:
+            self.strange += 1
+            return
+        if key != key_of(status):  # compaction would make something else of it than this fold
+            self.strange += 1
+        elif isinstance(status, Boundary):
+            self._boundaries[key] = status
+        else:
+            before = self._last.get(status.worker)
+            if before and before.generation == status.generation:
+                self._last[status.worker] = before._replace(status=status, said_ms=entry.timestamp)
+            else:
+                self._last[status.worker] = Worker(status, entry.timestamp, entry.timestamp, came_from=before and before.generation)
+
+    def workers(self) -> list[Worker]:
+        """All that spoke within the last hour, by name; whether each is live is judged now."""
+        now = self.clock.now_ms()
+        told = (worker._replace(live=now - worker.said_ms <= self.silence * 1000) for worker in self._last.values())
+        return sorted((worker for worker in told if now - worker.said_ms <= FORGET_S * 1000), key=lambda worker: worker.name)
+
+    def live(self) -> list[Worker]:
+        """Those that are live now, by name."""
+        return [worker for worker in self.workers() if worker.live]
+
+    def boundaries(self) -> list[Boundary]:
+        """All that were recorded, by topic, partition and offset."""
+        return sorted(self._boundaries.values(), key=lambda one: (one.topic, one.partition, one.offset))

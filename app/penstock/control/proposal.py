@@ -1,0 +1,181 @@
+"""A release before it is announced: what is bound now, what is asked for, and what it comes to once every name is resolved.
+
+1. What is bound now is what the control log has in force. At generation 0 it is what the topology file binds; where the file
+   names an alias, it is the version that the live workers say they took, if they agree: an alias may have moved since they started,
+   and a release leaves as it is what it does not name.
+2. A reference, `name@version` or `name@alias`, is resolved to one version and its digests, once. Everything after speaks of digests.
+3. A release says of which aliases it is the answer, so that `penstock watch` knows what it has dealt with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+
+from penstock.control.fleet import Worker
+from penstock.control.log import Known, Log
+from penstock.control.messages import Binding, Release, same
+from penstock.errors import ConfigError, ControlError, Problem
+from penstock.registry.base import Registry
+from penstock.registry.names import ALIAS
+from penstock.topology.names import did_you_mean
+from penstock.topology.spec import ModelRef, Node, Topology
+
+__all__ = ["Change", "Difference", "Proposal", "bind", "bound_now", "changes_of", "differences", "find", "propose", "restore"]
+
+
+class Change(NamedTuple):
+    """What is asked of a node: another model (None: the same), other parameters (None: the topology file's value again)."""
+
+    model: ModelRef | None = None
+    parameters: Mapping[str, Any] = {}
+
+    @classmethod
+    def to(cls, reference: str) -> Change:
+        """`name@version` or `name@alias`. Raises ConfigError."""
+        name, separator, version = reference.partition("@")
+        if not (name and separator and version):
+            raise ConfigError(f"{reference!r} names no version: write NAME@VERSION or NAME@ALIAS, like flights-trees@2")
+        return cls(ModelRef(name, version))
+
+
+class Difference(NamedTuple):
+    """A node before (None: it was not bound) and after."""
+
+    node: str
+    before: Binding | None
+    after: Binding
+
+    def __str__(self) -> str:
+        if self.before is None:
+            return f"{self.node}: {self.after}"
+        if (self.before.digest, self.before.manifest) != (self.after.digest, self.after.manifest):
+            text = f"{self.node}: {self.before} → {self.after}"
+        else:
+            text = f"{self.node}: {self.after}"
+        names = dict.fromkeys([*self.before.parameters, *self.after.parameters])
+        for name in names:
+            was, will = self.before.parameters.get(name), self.after.parameters.get(name)
+            if was != will:
+                text += f", {name} {was} → {will}"
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What a release is going to say, before it has an id and anybody has heard of it."""
+
+    base: int
+    bindings: Mapping[str, Binding]
+    differences: tuple[Difference, ...]
+    baseline: Mapping[str, Binding] = field(default_factory=dict)
+    restores: int | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+def bind(registry: Registry, model: ModelRef, parameters: Mapping[str, Any] | None = None) -> Binding:
+    """The version, or the one that the alias points at now. Raises ModelNotFound, ModelCorrupt, ConfigError."""
+    artifact = registry.resolve(model.name, model.version)
+    return Binding(
+        uri=f"models:/{artifact.name}/{artifact.version}",
+        digest=artifact.digest,
+        manifest=artifact.manifest_digest,
+        parameters=dict(parameters or {}),
+    )
+
+
+def bound_now(topology: Topology, log: Log, workers: Iterable[Worker], registry: Registry) -> dict[str, Binding]:
+    """What every node of the topology is bound to now, as the head of this module says. Raises ModelNotFound, ModelCorrupt, ConfigError."""
+    if log.bindings is None:
+        served = [worker.status.models for worker in workers if worker.live and worker.generation == 0]
+        return {node.name: bind(registry, _taken(node, served), node.parameters) for node in topology.nodes}
+    return {node.name: log.bindings.get(node.name) or bind(registry, node.model, node.parameters) for node in topology.nodes}
+
+
+def propose(topology: Topology, log: Log, now: Mapping[str, Binding], changes: Mapping[str, Change], registry: Registry) -> Proposal:
+    """The release that makes these changes to what is bound `now`.
+
+    Raises ConfigError for a node that the topology lacks, ModelNotFound, and ControlError when nothing would change.
+    """
+    if unknown := [node for node in changes if topology.node(node) is None]:
+        known = [node.name for node in topology.nodes]
+        raise ConfigError([Problem("", 0, 0, f"{topology.name} has no node {node!r}", did_you_mean(node, known)) for node in unknown])
+    bindings = dict(now)
+    for node, change in changes.items():
+        before, declared = now[node], topology.node(node)
+        given = {name: value for name, value in change.parameters.items() if value is not None}
+        kept = {name: value for name, value in before.parameters.items() if name not in change.parameters}
+        parameters = {**(declared.parameters if declared else {}), **kept, **given}
+        bindings[node] = (
+            bind(registry, change.model, parameters) if change.model else msgspec.structs.replace(before, parameters=parameters)
+        )
+    aliases = {node: str(change.model) for node, change in changes.items() if change.model and ALIAS.fullmatch(change.model.version)}
+    return _proposal(log, now, bindings, aliases=aliases)
+
+
+def restore(log: Log, now: Mapping[str, Binding], to: str | int | None) -> Proposal:
+    """The release that binds again what a generation bound: the one before (None), a number, or the one that a release id made.
+
+    Raises ControlError when there is none, or when it is what is bound `now`.
+    """
+    generation = log.generation - 1 if to is None else _number(log, str(to))
+    if generation < 0:
+        raise ControlError("nothing was released yet: what is in force is what the topology file binds, there is nothing to go back to")
+    bindings = log.bound(generation)
+    if bindings is None:
+        raise ControlError(f"generation {generation}: nobody said what it was bound to; deploy the versions that you want by name")
+    return _proposal(log, now, bindings, restores=generation)
+
+
+def find(log: Log, part: str) -> Known:
+    """The release whose id begins with `part`. Raises ControlError when there is none, or several."""
+    found = [known for id, known in log.releases.items() if id.startswith(part.lower())] if part else []
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = ", ".join(known.release.id for known in found[:5])
+        raise ControlError(f"{part} is the beginning of {len(found)} releases, write more of it: {listed}")
+    raise ControlError(f"there is no release {part!r}; `penstock releases ls` lists them")
+
+
+def _proposal(log: Log, now: Mapping[str, Binding], bindings: Mapping[str, Binding], **more: Any) -> Proposal:
+    changed = tuple(differences(now, bindings))
+    if not changed:
+        listed = ", ".join(f"{node} {binding}" for node, binding in bindings.items())
+        raise ControlError(f"this changes nothing: generation {log.generation} is bound like that already ({listed})", code="no-change")
+    return Proposal(log.generation, bindings, changed, baseline={} if log.generation else now, **more)
+
+
+def changes_of(log: Log, release: Release) -> tuple[Difference, ...]:
+    """What the release changes in the generation that it was made for."""
+    return tuple(differences(release.baseline or log.bound(release.base), release.bindings))
+
+
+def differences(before: Mapping[str, Binding] | None, after: Mapping[str, Binding]) -> Iterator[Difference]:
+    """The nodes whose files or parameters differ, in the order of `after`. Without a `before` all of them."""
+    for node, binding in after.items():
+        was = (before or {}).get(node)
+        if was is None or not same({node: was}, {node: binding}):
+            yield Difference(node, was, binding)
+
+
+def _taken(node: Node, served: Iterable[Mapping[str, str]]) -> ModelRef:
+    """The version of the node that the workers took at their start if they agree, else what the file says."""
+    versions = {models.get(node.name, "") for models in served}
+    name, _, version = versions.pop().partition("@") if len(versions) == 1 else ("", "", "")
+    return ModelRef(name, version) if version else node.model
+
+
+def _number(log: Log, text: str) -> int:
+    if text.isdecimal() and len(text) < 8:  # a longer one is the beginning of an id
+        if int(text) > log.generation:
+            raise ControlError(f"there is no generation {text}: the newest is {log.generation}")
+        return int(text)
+    release = find(log, text).release
+    for generation in log.generations:
+        if generation.release.id == release.id:
+            return generation.number
+    raise ControlError(f"release {release.id} was never in force; `penstock history` lists what was")

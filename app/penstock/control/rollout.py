@@ -1,0 +1,85 @@
+"""When a release is put in force and when it is given up: a pure function of what the live workers say of it.
+
+| live workers | without `min_ready` | with `min_ready` N |
+|---|---|---|
+| all ready, at least one | activate | activate if they are N |
+| N ready, others not yet | wait for them | activate: the others switch as they become ready |
+| one failed | give up | give up only if fewer than N are left that are ready or still at work |
+| none | wait: those that were there may come back, and time runs out | activate if N is 0 |
+
+A worker that is lost has no vote; one that joins meanwhile has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import Enum, auto
+from typing import Final, NamedTuple
+
+from penstock.control.fleet import Worker
+from penstock.control.lifecycle import State
+
+__all__ = ["Stand", "Verdict", "stands", "verdict"]
+
+_READY: Final = frozenset({State.READY, State.LIVE})
+_FAILED: Final = frozenset({State.FAILED, State.ABORTED, State.STALE})
+UNHEARD: Final = "has not heard of it"
+
+
+class Stand(NamedTuple):
+    """Where a release stands on one worker: a `lifecycle.State`, or "" while the worker has said nothing of it. A lost one has no vote."""
+
+    worker: str
+    state: str
+    detail: str = ""
+    since: str = ""
+    live: bool = True
+
+    @property
+    def ready(self) -> bool:
+        return self.state in _READY
+
+    @property
+    def failed(self) -> bool:
+        return self.state in _FAILED
+
+    def __str__(self) -> str:
+        return f"{self.worker}: {self.step}" + (f": {self.detail}" if self.detail else "")
+
+    @property
+    def step(self) -> str:
+        """The state in words."""
+        return (self.state or UNHEARD) if self.live else f"lost{f' while {self.state}' if self.state else ''}"
+
+
+class Verdict(Enum):
+    """What to do now."""
+
+    WAIT = auto()
+    ACTIVATE = auto()
+    GIVE_UP = auto()
+
+
+def stands(workers: Iterable[Worker], release: str) -> list[Stand]:
+    """Where the release stands on each of the workers."""
+    found = []
+    for worker in workers:
+        told = next((one for one in worker.status.releases if one.id == release), None)
+        found.append(
+            Stand(worker.name, told.state, told.detail, told.since, worker.live) if told else Stand(worker.name, "", live=worker.live)
+        )
+    return found
+
+
+def verdict(stands: Sequence[Stand], min_ready: int | None) -> Verdict:
+    """See the table above."""
+    live = [one for one in stands if one.live]
+    ready = sum(one.ready for one in live)
+    failed = sum(one.failed for one in live)
+    if min_ready is None:
+        if failed:
+            return Verdict.GIVE_UP
+        return Verdict.ACTIVATE if live and ready == len(live) else Verdict.WAIT
+    if ready >= min_ready:
+        return Verdict.ACTIVATE
+    return Verdict.GIVE_UP if failed and len(live) - failed < min_ready else Verdict.WAIT

@@ -1,0 +1,178 @@
+"""Workers that score nothing: they fold the control topic, and say on the status topic what they are told to.
+
+So what an operator does can be tried against workers that fail, fall silent or never get ready, without bringing that about in real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from penstock.control.lifecycle import State
+from penstock.control.log import Kind, Log
+from penstock.control.messages import timestamp
+from penstock.control.status import Boundary, Place, Progress, WorkerStatus, encode, key_of
+from penstock.control.topics import Topics
+from penstock.control.trust import Judge, Trust
+from penstock.registry.directory import DirectoryRegistry
+from penstock.settings import Settings
+from penstock.testing import Broker, create_release_topics, unique
+from penstock.testing import models as tiny
+from penstock.topology.parse import parse
+from penstock.topology.spec import Topology
+from penstock.transports.kafka.connection import Admin, aiokafka_arguments
+from penstock.transports.kafka.journal import Reader, Writer
+
+SCHEMA = '{"type": "record", "name": "Card", "fields": [{"name": "id", "type": "string"}, {"name": "amount", "type": "double"}]}'
+TOPOLOGY = """\
+topology: payments
+sources: {cards: {topic: cards, schema: card.avsc, id: id}}
+nodes:
+  scaled: {kind: feature, model: scale@1, inputs: {x: amount}}
+  score: {kind: model, model: score@production, inputs: {x: scaled}}
+sinks: {scores: {topic: scores, fields: {id: id, score: score}}}
+"""
+
+READY = (State.ANNOUNCED, State.FETCHING, State.QUARANTINED, State.READY)
+STUCK = (State.ANNOUNCED, State.FETCHING)
+FAILS = (State.ANNOUNCED, State.FETCHING, State.FAILED)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A topology with models scale@1 and score@1..3 (production: 1), and topics of its own for its releases."""
+
+    folder: Path
+    settings: Settings
+    topology: Topology
+    topics: Topics
+
+    @property
+    def registry(self) -> DirectoryRegistry:
+        return DirectoryRegistry(self.settings.models)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What every command is given."""
+        told = self.settings
+        return (
+            "--brokers", told.brokers, "--application", told.application, "--models", str(told.models), "--schemas", str(told.schemas),
+            "--unsigned-control",
+        )  # fmt: skip
+
+
+def make_stage(broker: Broker, folder: Path) -> Stage:
+    (folder / "payments.yaml").write_text(TOPOLOGY)
+    (folder / "schemas").mkdir()
+    (folder / "schemas" / "card.avsc").write_text(SCHEMA)
+    registry = DirectoryRegistry(folder / "models")
+    registry.publish("scale", tiny.linear([1.0]))
+    for weight in (1.0, 2.0, 3.0):
+        registry.publish("score", tiny.linear([weight]), metrics={"auc": 0.5 + weight / 10})
+    registry.alias("score", "production", "1")
+    settings = Settings(
+        brokers=broker.bootstrap, application=unique("app"), models=folder / "models", schemas=folder / "schemas", broker_timeout=15.0,
+        unsigned_control=True, trust=folder / "trust.toml",
+    )  # fmt: skip
+    return Stage(folder, settings, parse(folder / "payments.yaml"), create_release_topics(broker, settings.application, "payments"))
+
+
+@dataclass
+class Puppet:
+    """One of them. `script` is what it says of every release; FAILED with `reason`."""
+
+    name: str
+    script: Sequence[State] = READY
+    reason: str = "the digest of model.onnx differs"
+    models: Mapping[str, str] = field(default_factory=lambda: {"scaled": "scale@1", "score": "score@1"})
+    generation: int = 0
+    said: list[Progress] = field(default_factory=list)
+
+    def status(self, wanted: int, topology: str) -> WorkerStatus:
+        return WorkerStatus(
+            worker=self.name, topology=topology, host="here", pid=1, started=timestamp(), time=timestamp(), generation=self.generation,
+            wanted=wanted, ready=True, models=dict(self.models), releases=list(self.said),
+            partitions={"cards-0": Place(position=10 * self.generation, lag=3)},
+        )  # fmt: skip
+
+    def say(self, id: str, state: State) -> None:
+        detail = self.reason if state is State.FAILED else ""
+        self.said = [one for one in self.said if one.id != id] + [Progress(id=id, state=state, detail=detail, since=timestamp())]
+
+
+class Puppets:
+    """Several of them in a thread. On leaving they take their status away, as workers do that stop."""
+
+    def __init__(self, stage: Stage, *puppets: Puppet) -> None:
+        self._stage, self._puppets = stage, puppets
+        self._done = threading.Event()
+        self._heard = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="puppets")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._heard.wait(20), "the puppets have not said a word"
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._done.set()
+        self._thread.join(20)
+
+    async def _serve(self) -> None:
+        stage = self._stage
+        cluster = Admin(stage.settings).cluster_id()
+        connection = aiokafka_arguments(stage.settings)
+        self._log = Log(Judge(stage.topology.name, cluster, Trust.load(stage.settings.trust), stage.settings.unsigned_control))
+        async with Reader(connection, stage.topics.control, patience=15) as control, Writer(connection, patience=15) as self._writer:
+            await self._tell()
+            self._heard.set()
+            last = time.monotonic()
+            while not self._done.is_set():
+                for entry in await control.take(0.05):
+                    outcome = self._log.apply(entry)
+                    if outcome.kind is Kind.RELEASED:
+                        await self._stage_all(outcome.id or "")
+                    elif outcome.kind is Kind.ACTIVATED:
+                        await self._activate_all(outcome.id or "")
+                if time.monotonic() - last > 0.3:
+                    last = time.monotonic()
+                    await self._tell()
+            for one in self._puppets:
+                await self._writer.write(stage.topics.status, f"worker/{one.name}".encode(), None)
+
+    async def _stage_all(self, id: str) -> None:
+        for step in range(max(len(one.script) for one in self._puppets)):
+            for one in self._puppets:
+                if step < len(one.script):
+                    one.say(id, one.script[step])
+            await self._tell()
+
+    async def _activate_all(self, id: str) -> None:
+        for one in self._puppets:
+            if State.READY in one.script:
+                one.generation = self._log.generation
+                one.say(id, State.LIVE)
+                boundary = Boundary(
+                    topic="cards", partition=0, offset=10 * one.generation, generation=one.generation, worker=one.name, time=timestamp()
+                )
+                await self._writer.write(self._stage.topics.status, key_of(boundary), encode(boundary))
+        await self._tell()
+
+    async def _tell(self) -> None:
+        for one in self._puppets:
+            status = one.status(self._log.generation, self._stage.topology.name)
+            await self._writer.write(self._stage.topics.status, key_of(status), encode(status))
+
+
+def together(*contexts: Puppets) -> ExitStack:
+    stack = ExitStack()
+    for one in contexts:
+        stack.enter_context(one)
+    return stack
