@@ -52,11 +52,9 @@ def ls(topology: Path, form: str, settings: Settings) -> int:
     """Show the topics of TOPOLOGY and whether they exist. Exit code 1 when one is missing."""
     from penstock.transports.kafka.connection import Admin
 
+    needs = needed(parse(topology), settings.application)
     there = Admin(settings).partitions()
-    rows = [
-        {"topic": name, "role": need.role, "partitions": there.get(name, 0)}
-        for name, need in needed(parse(topology), settings.application).items()
-    ]
+    rows = [{"topic": name, "role": need.role, "partitions": there.get(name, 0)} for name, need in needs.items()]
     if form == "json":
         print_json(rows)
     else:
