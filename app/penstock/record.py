@@ -39,6 +39,10 @@ class Record(NamedTuple):
     partition: int = 0
     offset: int = 0
 
+    @property
+    def position(self) -> Position:
+        return Position(self.topic, self.partition, self.offset)
+
 
 class Position(NamedTuple):
     """Where a record stands, written TOPIC:PARTITION:OFFSET."""

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import fastavro
 
-from penstock.codecs.avro_resolve import frame
+from penstock.codecs.avro_resolve import frame, load_ids
 from penstock.errors import SchemaError
 from penstock.schema import Schema
 
@@ -36,11 +36,29 @@ def event_reader(format: str, schema: Schema | None) -> Callable[[bytes], dict[s
     """Reads events in a format, by the schema they were written with."""
     if format == "json":
         return json.loads
-    prefix, avro = _avro(format, schema)
-    return lambda value: cast(dict[str, Any], fastavro.schemaless_reader(io.BytesIO(value[len(prefix) :]), avro, None))
+    if format == "avro" or schema is None:
+        _, avro = _avro(format, schema)
+        return lambda value: _datum(value, avro)
+    writers = load_ids(_ids(schema))
+
+    def read(value: bytes) -> dict[str, Any]:
+        number = int.from_bytes(value[1:5])
+        if value[:1] != b"\0" or len(value) < 5 or number not in writers:
+            raise ValueError(f"it does not begin with the id of a schema in {_ids(schema)}")
+        return _datum(value[5:], writers[number].avro)
+
+    return read
+
+
+def _datum(body: bytes, avro: Any) -> dict[str, Any]:
+    return cast(dict[str, Any], fastavro.schemaless_reader(io.BytesIO(body), avro, None))
 
 
 def _avro(format: str, schema: Schema | None) -> tuple[bytes, Any]:
     if schema is None:
         raise SchemaError(f"format {format} needs a schema")
-    return frame(schema, Path(schema.path).parent / "ids") if format == "avro-confluent" else b"", schema.avro
+    return frame(schema, _ids(schema)) if format == "avro-confluent" else b"", schema.avro
+
+
+def _ids(schema: Schema) -> Path:
+    return Path(schema.path).parent / "ids"

@@ -1,0 +1,128 @@
+"""Which versions a record is explained with, and who says so; and the plan that they make.
+
+A prediction of a generation that was released: what the control log binds, by digest, folded as a worker would fold it. Of
+generation 0, or where no log is read: the versions that the headers name, which nothing proves but the result. A dead letter: what
+would score now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from penstock import runtime
+from penstock.control.log import Log
+from penstock.control.messages import Binding, Release
+from penstock.control.topics import Topics
+from penstock.control.trust import Judge, Trust
+from penstock.engine import Plan
+from penstock.errors import ConfigError, Problem, TopicMissing, Untraceable
+from penstock.model.artifact import Artifact
+from penstock.record import Position
+from penstock.registry.directory import DirectoryRegistry
+from penstock.runners.explain.provenance import Origin
+from penstock.runtime import Loaded
+from penstock.settings import Settings
+from penstock.topology.spec import ModelRef, Topology
+from penstock.transports.kafka.connection import Admin, aiokafka_arguments
+from penstock.transports.kafka.journal import Reader
+
+__all__ = ["Bound", "bound_now", "bound_then", "load_bound"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The versions that are run, by node, and who says that it is these: with a `release` they were held to its digests."""
+
+    generation: int
+    said_by: Literal["control log", "headers", "topology file"]
+    artifacts: Mapping[str, Artifact]
+    release: Release | None = None
+
+
+def bound_then(said: Origin, topology: Topology, position: Position, settings: Settings) -> Bound:
+    """What made the prediction. Raises Untraceable when its headers contradict the control log, ModelError, TopicMissing."""
+    if not said.generation or not settings.releases:
+        return Bound(said.generation, "headers", _resolved(said.models, settings))
+    log = _fold(topology, settings)
+    bindings = log.bound(said.generation)
+    if bindings is None:
+        refused = ", ".join(f"{count} {code}" for code, count in log.refused.items())
+        raise Untraceable(
+            f"{position} says that generation {said.generation} made it, but the control log has {log.generation}"
+            + (f" (entries refused here: {refused}; is {settings.trust} what the workers trust?)" if refused else "")
+            + ": a bug, or a forgery"
+        )
+    claimed, real = {node: str(model) for node, model in said.models.items()}, {node: str(one) for node, one in bindings.items()}
+    if claimed != real:
+        differ = [node for node in {**real, **claimed} if claimed.get(node) != real.get(node)]
+        listed = ", ".join(f"{node} is {claimed.get(node)} in the headers and {real.get(node)} in the log" for node in differ)
+        raise Untraceable(f"{position} contradicts the control log: in generation {said.generation}, {listed}: a bug, or a forgery")
+    return _released(said.generation, log, topology, settings)
+
+
+def bound_now(topology: Topology, settings: Settings) -> Bound:
+    """What would score now. Raises ModelError, TopicMissing."""
+    if settings.releases and (log := _fold(topology, settings)).generation:
+        return _released(log.generation, log, topology, settings)
+    return Bound(0, "topology file", _resolved({node.name: node.model for node in topology.nodes}, settings))
+
+
+def _released(generation: int, log: Log, topology: Topology, settings: Settings) -> Bound:
+    release = log.generations[generation - 1].release
+    store, signed = runtime.store(settings), topology.releases.signatures != "off"
+    artifacts = {node: store.fetch(one, stopped=lambda: False, signature=signed) for node, one in release.bindings.items()}
+    return Bound(generation, "control log", artifacts, release)
+
+
+def _resolved(models: Mapping[str, ModelRef], settings: Settings) -> dict[str, Artifact]:
+    registry = DirectoryRegistry(settings.models)
+    return {node: registry.resolve(model.name, model.version) for node, model in models.items()}
+
+
+def _fold(topology: Topology, settings: Settings) -> Log:
+    """The control log, judged as a worker with these settings judges it."""
+    named = topology.releases
+    topic = Topics.of(settings.application, topology.name, control=named.control, status=named.status).control
+    admin = Admin(settings)
+    try:
+        admin.describe([topic])
+    except TopicMissing as error:
+        raise TopicMissing(
+            f"{error}; --application has to be the workers' (here {settings.application}); without a control log: --no-releases"
+        ) from error
+    log = Log(Judge(topology.name, admin.cluster_id(), Trust.load(settings.trust), settings.unsigned_control))
+
+    async def read() -> None:
+        async with Reader(aiokafka_arguments(settings), topic, patience=settings.broker_timeout) as reader:
+            async for entries in reader.until(await reader.end()):
+                for entry in entries:
+                    log.apply(entry)
+
+    asyncio.run(read())
+    return log
+
+
+def load_bound(topology: Topology, bound: Bound, settings: Settings) -> tuple[Loaded, Plan]:
+    """The topology with these versions and the release's parameters. What it requires of metrics today is not asked of them.
+
+    Raises ConfigError for versions of other nodes than the topology's, or that do not fit it; ModelCorrupt, ModelUntrusted.
+    """
+    if differ := bound.artifacts.keys() ^ {node.name for node in topology.nodes}:
+        what = f"generation {bound.generation} binds other nodes than this file has: {', '.join(sorted(differ))}"
+        raise ConfigError(Problem(topology.file, 0, 0, what, "explain with the file that the workers run"))
+    given: Mapping[str, Binding] = bound.release.bindings if bound.release else {}
+    nodes = tuple(
+        replace(
+            node,
+            model=ModelRef(bound.artifacts[node.name].name, bound.artifacts[node.name].version),
+            parameters={**node.parameters, **(given[node.name].parameters if node.name in given else {})},
+            require=(),
+        )
+        for node in topology.nodes
+    )
+    as_bound = replace(topology, nodes=nodes)
+    loaded = runtime.load(as_bound, models=settings.models, schemas=settings.schemas, artifacts=bound.artifacts)
+    return loaded, runtime.prepare(loaded, warm_rows=1, model_trust=settings.model_trust)
