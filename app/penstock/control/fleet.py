@@ -8,6 +8,7 @@ host's clock stands in for it until a record has been seen arriving, so that a h
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -76,7 +77,8 @@ class Fleet:
     def __init__(self, silence: float, clock: BrokerClock | None = None) -> None:
         self.clock = clock or BrokerClock()
         self.silence = silence
-        self.strange = 0  # records that say nothing: a stranger's, or of a newer version
+        self.strange: Counter[str] = Counter()  # records that say nothing, by why: a stranger's, or of a newer version
+        self.last_strange = ""  # what is wrong with the last one
         self._last: dict[str, Worker] = {}
         self._boundaries: dict[bytes, Boundary] = {}
 
@@ -90,12 +92,13 @@ class Fleet:
             return
         try:
             status = parse(entry.value)
-        except ControlError:
-            self.strange += 1
+            if key != key_of(status):  # compaction would make something else of it than this fold
+                raise ControlError("not a status record: its key is another's", code="wrong-key")
+        except ControlError as error:
+            self.strange[error.code] += 1
+            self.last_strange = str(error)
             return
-        if key != key_of(status):  # compaction would make something else of it than this fold
-            self.strange += 1
-        elif isinstance(status, Boundary):
+        if isinstance(status, Boundary):
             self._boundaries[key] = status
         else:
             before = self._last.get(status.worker)

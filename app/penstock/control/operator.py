@@ -21,6 +21,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Final, NamedTuple, Self, TypeVar
 
+from penstock.control.aliases import Moves, moves
 from penstock.control.desk import Desk
 from penstock.control.fleet import Fleet, Worker
 from penstock.control.log import Generation, Log, Standing
@@ -137,6 +138,10 @@ class Operator:
         """What every node is bound to now. Raises ModelNotFound for a node that only the topology file binds, to what is not there."""
         return bound_now(self.topology, self.log, self.fleet.workers(), self._registry)
 
+    def author(self) -> str:
+        """Who speaks here, as the history will say. Raises ConfigError when the settings give no voice, or one that nobody obeys."""
+        return self._desk.voice().author
+
     # --- what should be ------------------------------------------------------------------------------------------------
 
     async def propose(self, changes: Mapping[str, Change | str]) -> Proposal:
@@ -150,6 +155,11 @@ class Operator:
         proposal = propose(self.topology, self.log, self.bindings(), wanted, self._registry)
         await asyncio.to_thread(precheck, self.topology, proposal, self._registry, self.settings.schemas)
         return proposal
+
+    async def moved_aliases(self) -> Moves:
+        """For which nodes a release is due because an alias of the topology file has moved; see `aliases`."""
+        await self.refresh()
+        return moves(self.topology, self.log, self.bindings(), self._registry)
 
     async def propose_rollback(self, to: str | int | None = None) -> Proposal:
         """What a rollback would announce: to the generation before, to a number, or to what a release id (or its beginning) made."""

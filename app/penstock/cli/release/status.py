@@ -77,6 +77,8 @@ def _wrong(operator: Operator) -> Iterator[str]:
         yield "no live worker"
     if newer := log.refused["newer"]:
         yield f"{newer} control messages are of a newer version: what is shown here may not be what is in force; upgrade this Penstock"
+    if newer := operator.fleet.strange["newer"]:
+        yield f"{newer} status records are of a newer version: workers are not shown here; upgrade this Penstock"
     for one in workers:
         if not one.live:
             yield f"{one.name} has not said a word for {_age(operator, one)}"
@@ -102,6 +104,7 @@ def _json(operator: Operator) -> dict[str, Any]:
         "release": release_json(log.generations[-1].release) if log.generations else None,
         "pending": [known_json(log, log.releases[one.id]) for one in log.pending],
         "refused": dict(log.refused),
+        "strange": dict(operator.fleet.strange),
         "wrong": list(_wrong(operator)),
         "workers": [{**msgspec.to_builtins(one.status), "live": one.live, "said": moment(one.said_ms)} for one in operator.fleet.workers()],
     }
@@ -132,6 +135,8 @@ def _picture(operator: Operator) -> RenderableType:
         counted = ", ".join(f"{count} {code}" for code, count in refused.items())
         last = log.last_refused[-1]
         parts += [Text(), Text(f"refused control messages: {counted}; the last, at offset {last.offset}: {last.why}", style="yellow")]
+    if strange := operator.fleet.strange.total():
+        parts.append(Text(f"{strange} status records say nothing; the last: {operator.fleet.last_strange}", style="yellow"))
     if any(one.live and one.status.unsigned for one in operator.fleet.workers()):
         parts.append(Text("UNSIGNED: workers obey control messages that nobody has signed. For development only.", style="bold red"))
     if wrong := list(_wrong(operator)):
