@@ -16,6 +16,7 @@ from penstock.control.updater import Build, Updater
 from penstock.engine import Plan, compile
 from penstock.errors import ConfigError, ModelError, ModelMismatch, ModelUntrusted, Problem, SchemaError, TopologyError
 from penstock.model.artifact import Artifact
+from penstock.model.quarantine import Limits
 from penstock.model.session import Session
 from penstock.model.trust import ModelTrust, Policy, judge, load_trust
 from penstock.model.verify import verify
@@ -136,6 +137,7 @@ def updater(loaded: Loaded, settings: Settings) -> Updater[Plan]:
         timeout=settings.stage_timeout,
         warm_rows=settings.chunk_rows,
         vouch=None if policy == "off" else vouch,
+        limits=Limits(wall=settings.stage_timeout),
     )
 
 

@@ -9,7 +9,9 @@
 
 What a plan of this worker has loaded already is taken as it is: it has been through all of this, and it must not be run here, since
 the plan in force may be running it. Nothing here touches that plan. A worker serves meanwhile, in the same interpreter: so what would
-hold its lock for long (parsing a model, copying it) is left to the child, or is done by libraries that let go of it.
+hold its lock for long (parsing a model, copying it) is left to the child, or is done by libraries that let go of it. With a model of
+100 MB the loop waits 11 ms at most. The thread that stages keeps the worker's priority: at a lower one it is put aside by other processes
+with the lock in its hand, and the loop waits with it (measured on a busy host: up to 500 ms, against 40). Only the child is nice.
 """
 
 from __future__ import annotations
@@ -177,7 +179,7 @@ class Updater(Generic[P]):
 
 
 def _prove(case: _Case) -> None:
-    case.session = Session.load_sealed(case.sealed, label=str(case.artifact))
+    case.session = Session.load_file(case.sealed.path, label=str(case.artifact))
     verify(case.artifact, case.session)
 
 

@@ -13,6 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -23,7 +24,6 @@ from penstock.batch import Array
 from penstock.errors import InferenceError, ModelCorrupt, ModelError, ModelMismatch
 from penstock.model.artifact import Artifact
 from penstock.model.contents import MAX_BYTES, check_contents
-from penstock.model.sealed import Sealed
 from penstock.signature import Signature, Tensor
 
 __all__ = ["DEADLINE", "Session"]
@@ -74,12 +74,12 @@ class Session:
             raise
 
     @classmethod
-    def load_sealed(cls, model: Sealed, *, label: str, threads: int = 1, deadline: float | None = DEADLINE) -> Session:
-        """Loads bytes that have passed quarantine, where `check_contents` was asked: to parse them here would hold the interpreter's lock.
+    def load_file(cls, path: Path, *, label: str, threads: int = 1, deadline: float | None = DEADLINE) -> Session:
+        """Loads a file that nobody can change (`Sealed.path`) and that has passed `check_contents`, in quarantine for example.
 
-        Raises ModelCorrupt and ModelMismatch as `load` does.
+        Unlike `load` it does not hold the interpreter's lock while it parses or copies the model. Raises ModelCorrupt and ModelMismatch.
         """
-        return cls._open(str(model.path), label, threads, deadline)
+        return cls._open(str(path), label, threads, deadline)
 
     @classmethod
     def _open(cls, source: bytes | str, label: str, threads: int, deadline: float | None) -> Session:

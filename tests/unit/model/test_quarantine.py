@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 
-from penstock.errors import ModelCorrupt, ModelMismatch
+from penstock.errors import ControlError, ModelCorrupt, ModelMismatch
 from penstock.model import quarantine as module
 from penstock.model.golden import GoldenRecord, dump
-from penstock.model.quarantine import Findings, Limits, quarantine
+from penstock.model.quarantine import Findings, Limits, quarantine, quarantine_once
+from penstock.model.sealed import Sealed
+from penstock.model.session import Session
 from penstock.testing import models
+
+T = TypeVar("T")
 
 
 @pytest.mark.parametrize(
@@ -26,8 +38,18 @@ def test_a_sound_model_passes_without_remarks(data: bytes) -> None:
 
 
 def test_a_run_that_hangs_is_stopped_at_the_deadline() -> None:
-    with pytest.raises(ModelCorrupt, match=r"on 256 made-up rows: the model was stopped: a run took longer than 0\.2 s"):
+    with pytest.raises(ModelCorrupt, match=r"on 256 made-up rows: the model was stopped: a run took longer than 1 s"):
         quarantine(models.endless(), limits=Limits(run=0.2))
+
+
+def test_a_run_that_is_too_slow_is_told_by_its_cpu_time() -> None:
+    """On a busy host the clock says little about the model."""
+    session = Session.load(models.endless(500_000), deadline=None)
+    feeds, began = {"x": np.ones((256, 1), np.float32)}, time.thread_time()
+    session.run(["y"], feeds)
+    session.deadline = (time.thread_time() - began) / 2 * module._PATIENCE
+    with pytest.raises(ModelCorrupt, match=r"on 256 slow rows: a run took .* s of CPU, the limit is .* s$"):
+        module._run(session, feeds, "slow rows", "")
 
 
 def test_a_child_that_hangs_as_a_whole_is_killed() -> None:
@@ -41,9 +63,11 @@ def test_too_much_cpu_is_named() -> None:
 
 
 def test_a_memory_hog_is_refused() -> None:
-    """2^32 floats are 16 GiB; the limit is what stops it, on a host of any size."""
+    """2^32 floats are 16 GiB, and then 50 GB; the limit is what stops it, on a host of any size."""
     with pytest.raises(ModelCorrupt, match=r"Failed to allocate memory for requested buffer of size 17179869184"):
         quarantine(models.hungry(2**32))
+    with pytest.raises(ModelCorrupt, match=r"Failed to allocate memory for requested buffer of size 50000000000"):
+        quarantine(models.hungry(12_500_000_000))
 
 
 def test_a_crash_of_the_child_is_reported_with_its_signal() -> None:
@@ -118,5 +142,100 @@ def test_golden_rows_that_do_not_fit_are_a_mismatch() -> None:
 
 def test_the_child_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    quarantine(models.linear([1]))
+    quarantine(models.linear([1]), golden=dump([GoldenRecord({"x": [1.0]}, {"y": [1.0]})]))
     assert os.listdir(tmp_path) == []
+
+
+def test_who_is_told_to_stop_kills_the_child() -> None:
+    began = time.monotonic()
+    with pytest.raises(ControlError, match="stopped while the model was in quarantine") as caught:
+        quarantine(models.endless(), limits=Limits(run=30), stopped=lambda: time.monotonic() - began > 1)
+    assert caught.value.code == "stopped"
+    assert time.monotonic() - began < 5
+    assert psutil.Process().children() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent is dead")
+def test_the_child_ends_with_a_worker_that_is_killed() -> None:
+    """Also with one that has no time to kill it."""
+    code = (
+        "from penstock.model.quarantine import *; from penstock.testing import models; quarantine(models.endless(), limits=Limits(run=60))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as worker:
+        parent = psutil.Process(worker.pid)
+        child = eventually(lambda: next((one for one in parent.children() if one.nice() == 10), None))  # it is nice once it is bound to us
+        worker.kill()
+    child.wait(5)
+
+
+# --- remembered ------------------------------------------------------------------------------------------------------
+
+
+def sealed(data: bytes) -> Sealed:
+    return Sealed(io.BytesIO(data), limit=len(data))
+
+
+GOLDEN = dump([GoldenRecord({"x": [1.0]}, {"y": [1.0]})])
+
+
+def once(data: bytes, cache: Path, golden: str = GOLDEN, limits: Limits | None = None) -> float:
+    """The seconds of CPU of the children that it took."""
+    began = os.times().children_user
+    with sealed(data) as model:
+        quarantine_once(model, golden=golden, cache=cache, limits=limits, stopped=lambda: False)
+    return os.times().children_user - began
+
+
+def test_what_has_passed_is_not_tried_again(tmp_path: Path) -> None:
+    """Unless the golden records or the limits are others."""
+    assert once(models.linear([1]), tmp_path) > 0
+    assert once(models.linear([1]), tmp_path) == 0
+    assert once(models.linear([1]), tmp_path, golden=GOLDEN + " ") > 0
+    assert once(models.linear([1]), tmp_path, limits=Limits(cpu=50)) > 0
+    (file, *_) = (tmp_path / "quarantine").glob("*.json")
+    assert json.loads(file.read_bytes())["remarks"] == []
+
+
+def test_remarks_are_remembered_and_a_refusal_is_not(tmp_path: Path) -> None:
+    picky, golden = models.gather([5.0]), dump([GoldenRecord({"x": [0]}, {"y": [5.0]})])
+    with sealed(picky) as model:
+        first, again = (quarantine_once(model, golden=golden, cache=tmp_path, stopped=lambda: False) for _ in range(2))
+    assert first == again != Findings(())
+    with sealed(models.ratio()) as model, pytest.raises(ModelMismatch):
+        quarantine_once(model, golden=GOLDEN, cache=tmp_path, stopped=lambda: False)
+    assert len(list((tmp_path / "quarantine").glob("*.json"))) == 1
+
+
+def test_what_was_remembered_and_cannot_be_read_is_tried_again(tmp_path: Path) -> None:
+    once(models.linear([1]), tmp_path)
+    (file,) = (tmp_path / "quarantine").glob("*.json")
+    file.write_text('{"remarks": nu')
+    assert once(models.linear([1]), tmp_path) > 0
+
+
+def test_of_several_workers_one_runs_the_child(tmp_path: Path) -> None:
+    code = (
+        "import io, os, sys, pathlib; from penstock.testing import models; from penstock.model.sealed import Sealed\n"
+        "from penstock.model.quarantine import quarantine_once\n"
+        "data = models.linear([1]); model = Sealed(io.BytesIO(data), limit=len(data))\n"
+        f"quarantine_once(model, golden={GOLDEN!r}, cache=pathlib.Path(sys.argv[1]), stopped=lambda: False)\n"
+        "print(os.times().children_user > 0)"
+    )
+    workers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert sorted(worker.communicate()[0].strip() for worker in workers) == ["False", "False", "True"]
+
+
+def test_a_folder_that_others_may_write_to_is_not_believed(tmp_path: Path) -> None:
+    (tmp_path / "quarantine").mkdir()
+    (tmp_path / "quarantine").chmod(0o777)
+    with pytest.raises(ControlError, match="may be written by others: chmod 700 it"):
+        once(models.linear([1]), tmp_path)
+
+
+def eventually(found: Callable[[], T | None], seconds: float = 20.0) -> T:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if (value := found()) is not None:
+            return value
+        time.sleep(0.02)
+    raise AssertionError("it did not come to be")
