@@ -1,4 +1,4 @@
-"""`penstock schema`: what events look like, whether they do, and what a topology file may hold."""
+"""`penstock schema`: what events look like, whether they do, and what topology files, control messages and status records may hold."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from rich.markup import escape
 from penstock.cli.output import err, format_option, out, print_json, table
 from penstock.codecs import decoder, load_schema
 from penstock.codecs.infer import infer as infer_schema
+from penstock.control import messages
+from penstock.control import status as records
 from penstock.errors import Problem, SchemaError
 from penstock.schema import REQUIRED, Field, Schema
 from penstock.topology.language import json_schema
@@ -26,7 +28,7 @@ _CHUNK = 256
 
 @click.group()
 def schema() -> None:
-    """List, show, check and propose event schemas (Avro, *.avsc); print the JSON Schema of topology files.
+    """List, show, check and propose event schemas (Avro, *.avsc); print the JSON Schemas of what Penstock reads and writes.
 
     \b
       penstock schema show schemas/flight.avsc
@@ -110,6 +112,18 @@ def infer(events: Path, name: str) -> None:
 def topology() -> None:
     """Print the JSON Schema of topology files, from which editors complete them."""
     print_json(json_schema())
+
+
+@schema.command(short_help="Print the JSON Schema of control messages.")
+def control() -> None:
+    """Print the JSON Schema of the messages of a control topic, as they stand inside their signature."""
+    print_json(messages.json_schema())
+
+
+@schema.command(short_help="Print the JSON Schema of status records.")
+def status() -> None:
+    """Print the JSON Schema of what workers write to a status topic."""
+    print_json(records.json_schema())
 
 
 def _load(files: Iterable[Path]) -> list[Schema]:

@@ -6,26 +6,32 @@ Two kinds of records:
   record away (an empty value); one that was killed is told by the age of its last word.
 - `boundary/TOPIC/PARTITION/OFFSET`: from this input offset on, the worker scored with this generation, until the next boundary
   of the partition. One is written whenever a worker begins with a partition, and at each change of generation.
+
+Nobody signs here, so a reader believes little: texts are for people, and are read as one line that steers no terminal.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Final, cast
+from typing import Annotated, Any, Final, cast
 
 import msgspec
 
+from penstock.control.messages import UNPRINTABLE
 from penstock.errors import ControlError
 
-__all__ = ["Boundary", "Place", "Progress", "Status", "WorkerStatus", "encode", "key_of", "parse"]
+__all__ = ["Boundary", "Place", "Progress", "Status", "WorkerStatus", "encode", "json_schema", "key_of", "parse"]
 
 VERSION: Final = 1
+
+Whole = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Version = Annotated[int, msgspec.Meta(ge=1, le=VERSION)]
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Where a worker stands in a partition of its input. `lag` is None while the end of the log is not known."""
 
-    position: Annotated[int, msgspec.Meta(description="The next offset to take.")]
-    lag: int | None = None
+    position: Annotated[Whole, msgspec.Meta(description="The next offset to take.")]
+    lag: Whole | None = None
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -43,36 +49,40 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     worker: str
     topology: str
     host: str
-    pid: int
+    pid: Whole
     started: str
     time: str
-    generation: Annotated[int, msgspec.Meta(description="The generation that it scores with.")]
-    wanted: Annotated[int, msgspec.Meta(description="The generation that the control log has in force.")]
+    generation: Annotated[Whole, msgspec.Meta(description="The generation that it scores with.")]
+    wanted: Annotated[Whole, msgspec.Meta(description="The generation that the control log has in force.")]
     ready: Annotated[bool, msgspec.Meta(description="Partitions assigned, models warm, outputs writable.")]
     models: dict[str, str] = {}
     partitions: dict[str, Place] = {}
     releases: list[Progress] = []
-    refused: Annotated[dict[str, int], msgspec.Meta(description="Control messages that meant nothing here, by reason.")] = {}
+    refused: Annotated[dict[str, Whole], msgspec.Meta(description="Control messages that meant nothing here, by reason.")] = {}
     problems: Annotated[list[str], msgspec.Meta(description="What a person should look at.")] = []
     unsigned: Annotated[bool, msgspec.Meta(description="Takes control messages without a signature: for development only.")] = False
-    version: int = VERSION
+    version: Version = VERSION
 
 
 class Boundary(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="boundary"):
     """From `offset` on, `worker` scored this partition with `generation`."""
 
     topic: str
-    partition: int
-    offset: int
-    generation: int
+    partition: Whole
+    offset: Whole
+    generation: Whole
     worker: str
     time: str
-    version: int = VERSION
+    version: Version = VERSION
 
 
 Status = WorkerStatus | Boundary
 
-_DECODER: Final = msgspec.json.Decoder(Status)
+
+class _Versioned(msgspec.Struct):
+    version: int = VERSION
+
+
 _ENCODER: Final = msgspec.json.Encoder()
 
 
@@ -89,8 +99,32 @@ def encode(status: Status) -> bytes:
 
 
 def parse(data: bytes) -> Status:
-    """The value of a status record. Raises ControlError: a stranger may have written there."""
+    """The value of a status record. Raises ControlError: a stranger may have written there; `.code` is `newer` or `malformed`."""
     try:
-        return cast(Status, _DECODER.decode(data))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ControlError(f"not a status record: {error}") from error
+        version = msgspec.json.decode(data, type=_Versioned).version
+        if version > VERSION:
+            raise ControlError(f"a status of version {version}; this Penstock reads up to {VERSION}: upgrade it", code="newer")
+        return cast(Status, msgspec.convert(_plain(msgspec.json.decode(data)), Status))
+    except (ValueError, RecursionError) as error:  # what msgspec raises are ValueErrors
+        raise ControlError(f"not a status record: {error}", code="malformed") from error
+
+
+def _plain(value: Any) -> Any:
+    """The value with a blank for each control character in its texts."""
+    if isinstance(value, str):
+        return UNPRINTABLE.sub(" ", value)
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return {_plain(name): _plain(one) for name, one in value.items()} if isinstance(value, dict) else value
+
+
+def json_schema() -> dict[str, Any]:
+    """What a status looks like, as a JSON Schema (draft 2020-12), published in `schemas/status.schema.json`."""
+    (shape,), definitions = msgspec.json.schema_components([Status])
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Penstock status record",
+        "description": "What a record of a status topic says.",
+        **shape,
+        "$defs": definitions,
+    }

@@ -130,3 +130,11 @@ def test_infer_says_why_no_schema_fits(run: Run, lines: str, says: str) -> None:
 
 def test_topology_prints_the_json_schema_of_topology_files(run: Run) -> None:
     assert "sources" in run("topology").json["properties"]
+
+
+@pytest.mark.parametrize(("command", "names"), [("control", "Penstock control message"), ("status", "Penstock status record")])
+def test_schemas_of_the_control_and_status_topics_are_printed(run: Run, command: str, names: str) -> None:
+    """As they are published."""
+    published = Path(__file__).parents[3] / f"schemas/{command}.schema.json"
+    assert run(command).json["title"] == names
+    assert run(command).out == published.read_text(encoding="utf-8")
