@@ -61,12 +61,13 @@ def locked(file: Path, stopped: Callable[[], bool]) -> Iterator[None]:
         os.close(descriptor)  # and with it the lock
 
 
-def write_whole(file: Path, data: bytes) -> None:
+def write_whole(file: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Writes the file so that a reader sees all of it or what was there before."""
     descriptor, written = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
     try:
         with open(descriptor, "wb") as opened:
             opened.write(data)
+            os.fchmod(descriptor, mode)
         os.replace(written, file)
     except BaseException:
         os.unlink(written)

@@ -19,48 +19,26 @@ Where unsigned messages are allowed (for development), a value that begins with 
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import os
-import re
-import stat
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Final, Literal, NoReturn
 
 import msgspec
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from penstock.control.keys import SigningKey, from_text, public_key, to_text
 from penstock.control.messages import MAX_BYTES, Message, encode, parse, timestamp
-from penstock.errors import ConfigError, ControlError, Problem
-from penstock.topology.names import NAME
+from penstock.control.trust_file import Trust, TrustedKey
+from penstock.errors import ControlError
 
 if TYPE_CHECKING:  # the client of Kafka is not needed to judge
     from penstock.transports.kafka.journal import Entry
 
-__all__ = [
-    "CLOCK_MS",
-    "KEY_NAME",
-    "MAX_SEALED",
-    "Judge",
-    "SigningKey",
-    "Trust",
-    "TrustedKey",
-    "key_id",
-    "public_key",
-    "public_text",
-    "seal",
-]
+__all__ = ["CLOCK_MS", "MAX_SEALED", "Judge", "SigningKey", "Trust", "seal"]
 
 MAX_SEALED: Final = MAX_BYTES * 4 // 3 + 512
 CLOCK_MS: Final = 5 * 60 * 1000
-KEY_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 _SIGNATURE: Final = 86  # characters of 64 bytes
 _HEAD: Final = 512  # characters of the longest header that is looked at; ours has 130
 
@@ -79,219 +57,14 @@ class _Header(msgspec.Struct, forbid_unknown_fields=True):
 _HEADER: Final = msgspec.json.Decoder(_Header)
 
 
-# --- keys -------------------------------------------------------------------------------------------------------------
-
-
-def public_text(public: Ed25519PublicKey) -> str:
-    """A public key as people hand it on: its 32 bytes in base64url, 43 characters."""
-    return _encode(public.public_bytes_raw()).decode()
-
-
-def public_key(text: str) -> Ed25519PublicKey:
-    """The key of a `public_text`. Raises ValueError when it is none."""
-    data = _decode(text.encode("ascii", "replace"))
-    if len(data) != 32:
-        raise ValueError(f"{len(data)} bytes, an Ed25519 key has 32")
-    return Ed25519PublicKey.from_public_bytes(data)
-
-
-def key_id(public: str) -> str:
-    """The thumbprint of a public key (RFC 7638) by which headers name it."""
-    return _encode(hashlib.sha256(f'{{"crv":"Ed25519","kty":"OKP","x":"{public}"}}'.encode()).digest()).decode()
-
-
-@dataclass(frozen=True)
-class SigningKey:
-    """A private key, and the public part that others trust. `name` is its file's."""
-
-    name: str
-    private: Ed25519PrivateKey = field(repr=False)
-
-    @property
-    def public(self) -> str:
-        return public_text(self.private.public_key())
-
-    @property
-    def kid(self) -> str:
-        return key_id(self.public)
-
-    @classmethod
-    def new(cls, name: str) -> SigningKey:
-        return cls(name, Ed25519PrivateKey.generate())
-
-    @classmethod
-    def load(cls, path: Path) -> SigningKey:
-        """The key of a PEM file (PKCS 8, without a passphrase). Raises ConfigError, also when others may read the file."""
-        place, path = str(path), path.expanduser()
-        try:
-            with path.open("rb") as file:
-                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-                data = file.read(65_536)
-        except OSError as error:
-            raise ConfigError(Problem(place, 0, 0, f"cannot be read: {error.strerror}", "`penstock keys new NAME` makes a key")) from None
-        if mode & 0o037:
-            raise ConfigError(Problem(place, 0, 0, f"others may read or change this key (mode {mode:04o})", f"chmod 600 {place}"))
-        try:
-            key = load_pem_private_key(data, password=None)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # a TypeError asks for a passphrase
-            raise ConfigError(Problem(place, 0, 0, f"no private key in PEM without a passphrase: {error}")) from None
-        if not isinstance(key, Ed25519PrivateKey):
-            raise ConfigError(Problem(place, 0, 0, "not an Ed25519 key", "`penstock keys new NAME` makes one"))
-        return cls(path.stem, key)
-
-    def save(self, path: Path) -> None:
-        """Writes the key for its owner's eyes only. Raises ConfigError when there is a file already: keys are never replaced."""
-        path = path.expanduser()
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            raise ConfigError(Problem(str(path), 0, 0, "there is a file already", "choose another name, or --out")) from None
-        with open(descriptor, "wb") as file:
-            file.write(self.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-
-
-# --- the trust file ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class TrustedKey:
-    """A key of the trust file: `public` in base64url, the topologies it is for ("*": all), and when it is trusted, Unix time in ms."""
-
-    name: str
-    public: str
-    topologies: frozenset[str]
-    trusted_ms: int
-    revoked_ms: int | None = None
-    comment: str = field(default="", compare=False)
-
-    @property
-    def kid(self) -> str:
-        return key_id(self.public)
-
-    def serves(self, topology: str) -> bool:
-        """Whether it may speak for this topology."""
-        return not self.topologies.isdisjoint({topology, "*"})
-
-
-@dataclass(frozen=True, slots=True)
-class Trust:
-    """The keys that are obeyed, by key id. Equal when the same keys are trusted for the same topologies at the same times."""
-
-    keys: Mapping[str, TrustedKey] = field(default_factory=dict)
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """The trust file; without one no key is trusted. Raises ConfigError with everything that is wrong in it."""
-        try:
-            text = path.expanduser().read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return cls()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(Problem(str(path), 0, 0, f"cannot be read: {error}")) from None
-        return cls.parse(text, file=str(path))
-
-    @classmethod
-    def parse(cls, text: str, *, file: str) -> Self:
-        """The trust file from its text. Raises ConfigError with everything that is wrong in it, each with the key's line."""
-        try:
-            document = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(Problem(file, 0, 0, f"not TOML: {error}")) from None
-        tables = document.get("keys", {})
-        problems = [Problem(file, 0, 0, f"{name}: not known here", "each key is a table: [keys.NAME]") for name in set(document) - {"keys"}]
-        if not isinstance(tables, dict):
-            raise ConfigError([*problems, Problem(file, 0, 0, "keys: not a table", "each key is a table: [keys.NAME]")])
-        keys: dict[str, TrustedKey] = {}
-        for name, table in tables.items():
-            found = list(_complaints(name, table))
-            if not found:
-                key = _trusted(name, table)
-                if other := keys.get(key.kid):
-                    found = [f"public: this is also the key of {other.name}; a key has one name"]
-                keys[key.kid] = key
-            problems += [Problem(file, *_place(name, text), f"keys.{name}{_dot(complaint)}") for complaint in found]
-        if problems:
-            raise ConfigError(sorted(problems))
-        return cls(keys)
-
-    def named(self, name: str) -> TrustedKey | None:
-        """The key of this name."""
-        return next((key for key in self.keys.values() if key.name == name), None)
-
-
-_FIELDS: Final = ("kid", "public", "topologies", "trusted", "revoked", "comment")
-
-
-def _complaints(name: str, table: Any) -> Iterator[str]:
-    """What is wrong with a key's table: "field: what"."""
-    if not KEY_NAME.fullmatch(name):
-        yield ": a name is made of letters, digits, '_' and '-' (64 characters at most)"
-    if not isinstance(table, dict):
-        yield ": not a table"
-        return
-    yield from (f"{unknown}: not known here; a key has {', '.join(_FIELDS)}" for unknown in table if unknown not in _FIELDS)
-    yield from _public_complaints(table)
-    topologies = table.get("topologies")
-    if not isinstance(topologies, list) or not topologies or not all(isinstance(one, str) and _is_topology(one) for one in topologies):
-        yield 'topologies: a list of topologies\' names is needed, such as ["flights"], or ["*"] for all'
-    for when in ("trusted", "revoked"):
-        value = table.get(when)
-        if not (isinstance(value, datetime) and value.tzinfo) and (when in table or when == "trusted"):
-            yield f"{when}: a time with its zone is needed, such as 2026-01-31T12:00:00Z, without quotes"
-    if not isinstance(table.get("comment", ""), str):
-        yield "comment: a text is needed"
-
-
-def _public_complaints(table: Mapping[str, Any]) -> Iterator[str]:
-    public = table.get("public")
-    if not isinstance(public, str):
-        yield "public: the public key is needed, as `penstock keys public` prints it"
-        return
-    try:
-        public_key(public)
-    except ValueError as error:
-        yield f"public: not a public key as `penstock keys public` prints it: {error}"
-        return
-    if table.get("kid", key_id(public)) != key_id(public):
-        yield f"kid: this public key's id is {key_id(public)}; one of the two is another key's"
-
-
-def _is_topology(name: str) -> bool:
-    return name == "*" or re.fullmatch(NAME, name) is not None
-
-
-def _trusted(name: str, table: Mapping[str, Any]) -> TrustedKey:
-    def ms(when: datetime) -> int:
-        return int(when.timestamp() * 1000)
-
-    revoked = table.get("revoked")
-    return TrustedKey(
-        name, table["public"], frozenset(table["topologies"]), ms(table["trusted"]), revoked and ms(revoked), table.get("comment", "")
-    )
-
-
-def _dot(complaint: str) -> str:
-    return complaint if complaint.startswith(":") else f".{complaint}"
-
-
-def _place(name: str, text: str) -> tuple[int, int]:
-    """Line and column of a key's table, as it is usually written: tomllib does not say."""
-    found = re.search(rf"^[ \t]*\[\s*keys\s*\.\s*[\"']?{re.escape(name)}[\"']?\s*\]", text, re.MULTILINE)
-    return (text.count("\n", 0, found.start()) + 1, 1) if found else (0, 0)
-
-
-# --- the seal ---------------------------------------------------------------------------------------------------------
-
-
 def seal(message: Message, key: SigningKey | None) -> bytes:
     """The value of the message's record: signed, or bare where there is no key. Raises ControlError when readers would refuse it."""
     payload = encode(message)
     if key is None:
         return payload
     header = msgspec.json.encode({"alg": ALGORITHM, "typ": TYPE, "kid": key.kid})
-    signed = _encode(header) + b"." + _encode(payload)
-    return signed + b"." + _encode(key.private.sign(signed))
+    signed = to_text(header) + b"." + to_text(payload)
+    return signed + b"." + to_text(key.private.sign(signed))
 
 
 @dataclass(frozen=True)
@@ -337,8 +110,8 @@ class Judge:
         key = self._key(header)
         self._trusts(key, entry)
         try:
-            self._publics[key.kid].verify(_decode(signature), signed)
-            return key, _decode(payload)
+            self._publics[key.kid].verify(from_text(signature), signed)
+            return key, from_text(payload)
         except InvalidSignature:
             _refuse("bad-signature", f"the signature is not {key.name}'s")
         except ValueError as error:
@@ -346,7 +119,7 @@ class Judge:
 
     def _key(self, header: bytes) -> TrustedKey:
         try:
-            kid = _HEADER.decode(_decode(header)).kid
+            kid = _HEADER.decode(from_text(header)).kid
         except ValueError as error:
             _refuse("malformed", f"the header is not that of a signed message: {error}")
         return self.trust.keys.get(kid) or _refuse("unknown-key", f"key {kid} is not in the trust file")
@@ -386,19 +159,3 @@ _LAST: Final = 253_402_300_799_000  # the end of the year 9999, after which a ti
 
 def _time(ms: int) -> str:
     return timestamp(min(max(ms, 0), _LAST) / 1000)
-
-
-def _encode(data: bytes) -> bytes:
-    """Base64url without padding."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=")
-
-
-def _decode(text: bytes) -> bytes:
-    """Of base64url without padding, in its one canonical form. Raises ValueError for anything else."""
-    data = binascii.a2b_base64(text.translate(_TO_BASE64) + b"=" * (-len(text) % 4), strict_mode=True)
-    if _encode(data) != text:
-        raise ValueError("not in its one canonical form")
-    return data
-
-
-_TO_BASE64: Final = bytes.maketrans(b"-_+/", b"+/--")

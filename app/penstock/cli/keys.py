@@ -1,0 +1,254 @@
+"""`penstock keys`: who may release, in three steps: a key is made, handed on, and trusted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from rich.markup import escape
+
+from penstock.cli.options import with_settings
+from penstock.cli.output import err, format_option, out, print_json, table
+from penstock.control.keys import SigningKey, public_key
+from penstock.control.trust_file import KEY_NAME, Trust, TrustedKey, is_topology, with_key, with_revocation
+from penstock.errors import ConfigError, Problem
+from penstock.host import write_whole
+from penstock.settings import Settings
+
+__all__ = ["keys"]
+
+HOME: Final = Path("~/.config/penstock/keys")
+
+
+class _Name(click.ParamType):
+    """A key's name, which is also its file's and its author's."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not KEY_NAME.fullmatch(value):
+            self.fail(f"{value!r}: a name is made of letters, digits, '_' and '-' (64 characters at most)", param, ctx)
+        return str(value)
+
+
+class _Time(click.ParamType):
+    """A time with its zone, as Unix time in ms."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            when = datetime.fromisoformat(value)
+        except ValueError as error:
+            self.fail(f"{value!r}: {error}", param, ctx)
+        if when.tzinfo is None:
+            self.fail(f"{value!r}: the zone is missing, as in 2026-01-31T12:00:00Z", param, ctx)
+        return int(when.timestamp() * 1000)
+
+
+class _Topology(click.ParamType):
+    """A topology's name, or "*"."""
+
+    name = "topology"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not is_topology(value):
+            self.fail(f"{value!r} is no topology's name", param, ctx)
+        return str(value)
+
+
+@click.group()
+def keys() -> None:
+    """Make the keys that sign releases, and say which are trusted.
+
+    Workers obey a release, an activation or an abort only if it is signed with a key that their trust file holds for the topology.
+    The private key stays with whoever releases; the public one goes into the trust file, which every worker reads.
+
+    \b
+      penstock keys new alice --topology flights        Alice makes a key, and sends on the line that is printed:
+      penstock keys trust alice --public 11qY... --topology flights
+                                                        whoever keeps trust.toml takes her key into it
+      penstock deploy flights trees=flights-trees@2 --signing-key ~/.config/penstock/keys/alice.pem
+                                                        Alice releases
+      penstock keys revoke alice                        from now on she may not; what she released stays
+      penstock keys ls                                  who may what
+    """
+
+
+@keys.command(short_help="Make a key.")
+@click.argument("name", type=_Name())
+@click.option(
+    "--out", "path", type=click.Path(dir_okay=False, path_type=Path), help=f"File of the private key, instead of {HOME}/NAME.pem."
+)
+@click.option(
+    "--topology", "topologies", type=_Topology(), multiple=True, metavar="NAME", help="What it is meant for; may be given several times."
+)
+@format_option
+def new(name: str, path: Path | None, topologies: tuple[str, ...], form: str) -> None:
+    """Make a key: the private part in a file that only you can read, the public part printed with what to do with it."""
+    path = _file(name) if path is None else path
+    key = SigningKey.new(name)
+    key.save(path)
+    line = f"penstock keys trust {name} --public {key.public} " + " ".join(f"--topology {one}" for one in topologies or ("TOPOLOGY",))
+    if form == "json":
+        print_json({**_shown(key), "file": str(path), "trust": line})
+        return
+    out.print(
+        f"key {key.kid} of {name}, private part in {escape(str(path))}\n\nSend this to whoever keeps the trust file; it is no secret:\n"
+        f"  {escape(line)}\n\nThen release with it:\n  export PENSTOCK_SIGNING_KEY={escape(str(path))}"
+    )
+
+
+@keys.command(short_help="Print the public part of a key.")
+@click.argument("key", metavar="NAME|FILE")
+@format_option
+def public(key: str, form: str) -> None:
+    """Print the public part of a private key: of a NAME, or of a FILE in PEM."""
+    found = SigningKey.load(Path(key) if "/" in key or Path(key).exists() else _file(key))
+    if form == "json":
+        print_json(_shown(found))
+    else:
+        click.echo(found.public)
+
+
+@keys.command(short_help="List the keys that are trusted, and your own.")
+@with_settings("trust")
+@format_option
+def ls(settings: Settings, form: str) -> None:
+    """List the keys of the trust file, and your own that are not in it."""
+    trusted, own = Trust.load(settings.trust).keys, {key.kid: (path, key) for path, key in _own()}
+    rows = [{**_row(key), "private": str(own[key.kid][0]) if key.kid in own else None} for key in trusted.values()]
+    rows += [{**_shown(key), "standing": "not in the file", "private": str(path)} for path, key in own.values() if key.kid not in trusted]
+    rows.sort(key=lambda row: row["name"])
+    if form == "json":
+        print_json(rows)
+        return
+    listing = table(
+        escape(f"keys ({settings.trust})"), "name", "standing", "topologies", "trusted", "revoked", "key", "private part", "comment"
+    )
+    for row in rows:
+        shown = {**row, "topologies": ", ".join(row.get("topologies", []))}
+        listing.add_row(*(escape(str(shown.get(name) or "")) for name in _COLUMNS))
+    out.print(listing)
+
+
+@keys.command(short_help="Trust a key for some topologies.")
+@click.argument("name", type=_Name())
+@click.option("--public", "text", metavar="TEXT", help="The public part, as `keys new` prints it; else that of your own key of this name.")
+@click.option(
+    "--topology",
+    "topologies",
+    type=_Topology(),
+    multiple=True,
+    required=True,
+    metavar="NAME",
+    help="A topology that it may release; '*' for all.",
+)
+@click.option("--from", "begin", type=_Time(), help="Trusted from then on, such as 2026-01-31T12:00:00Z; now unless given.")
+@click.option("--comment", default="", help="A line for people.")
+@with_settings("trust")
+@format_option
+def trust(
+    name: str, text: str | None, topologies: tuple[str, ...], begin: int | None, comment: str, settings: Settings, form: str
+) -> None:  # fmt: skip
+    """Take a public key into the trust file, under the name that its releases will bear.
+
+    \b
+      penstock keys trust alice --public 11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo --topology flights
+
+    Workers read the file again when it changes; bring it to where they run.
+    """
+    if text is None:
+        text = SigningKey.load(_file(name)).public
+    try:
+        public_key(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no public key as `keys new` prints it: {error}", param_hint="--public") from None
+    key = TrustedKey(name, text, frozenset(topologies), _now() if begin is None else begin, comment=comment)
+    _edit(settings.trust, lambda before, file: with_key(before, key, file=file))
+    _say(settings.trust, name, f"{name} may release {', '.join(topologies)}", form)
+
+
+@keys.command(short_help="Trust a key no longer.")
+@click.argument("name", type=_Name())
+@click.option("--at", type=_Time(), help="Not trusted from then on, such as 2026-01-31T12:00:00Z; now unless given.")
+@with_settings("trust")
+@format_option
+def revoke(name: str, at: int | None, settings: Settings, form: str) -> None:
+    """Trust a key no longer. What it signed before stays in force; a release that is pending can be aborted.
+
+    An earlier --at is for a key that was stolen: what was signed since is taken out of the history, generations with it. Workers then
+    go back to what was in force before, and people deploy again what was right.
+    """
+    _edit(settings.trust, lambda before, file: with_revocation(before, name, _now() if at is None else at, file=file))
+    _say(settings.trust, name, f"{name} may not release any more", form)
+
+
+_COLUMNS: Final = ("name", "standing", "topologies", "trusted", "revoked", "key", "private", "comment")
+
+
+def _row(key: TrustedKey) -> dict[str, Any]:
+    return {
+        "name": key.name,
+        "standing": _standing(key, _now()),
+        "topologies": sorted(key.topologies),
+        "trusted": _time(key.trusted_ms),
+        "revoked": None if key.revoked_ms is None else _time(key.revoked_ms),
+        "key": key.kid,
+        "public": key.public,
+        "comment": key.comment,
+    }
+
+
+def _standing(key: TrustedKey, now_ms: int) -> str:
+    if key.revoked_ms is not None and key.revoked_ms <= now_ms:
+        return "revoked"
+    return "trusted" if key.trusted_ms <= now_ms else "not yet"
+
+
+def _own() -> Iterator[tuple[Path, SigningKey]]:
+    """The private keys in their usual folder; what cannot be used there is told."""
+    for path in sorted(HOME.expanduser().glob("*.pem")):
+        try:
+            yield path, SigningKey.load(path)
+        except ConfigError as error:
+            err.print(escape(str(error)))
+
+
+def _edit(path: Path, change: Callable[[str, str], str]) -> None:
+    """Writes the trust file anew, whole or not at all; a link stays one."""
+    target = path.expanduser().resolve()
+    try:
+        before, mode = (target.read_text(encoding="utf-8"), target.stat().st_mode & 0o777) if target.exists() else ("", 0o644)
+        write_whole(target, change(before, str(path)).encode(), mode=mode)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(Problem(str(path), 0, 0, f"cannot be written: {error}")) from None
+
+
+def _say(path: Path, name: str, text: str, form: str) -> None:
+    if form == "json":
+        key = Trust.load(path).named(name)
+        assert key is not None, f"{name} has just been written"
+        print_json(_row(key))
+    else:
+        out.print(escape(f"{path}: {text}"))
+
+
+def _file(name: str) -> Path:
+    return HOME.expanduser() / f"{name}.pem"
+
+
+def _shown(key: SigningKey) -> dict[str, str]:
+    return {"name": key.name, "key": key.kid, "public": key.public}
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def _time(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
