@@ -162,7 +162,8 @@ def _fit(loaded: Loaded, artifacts: Mapping[str, Artifact], parameters: Mapping[
 
 
 def _compile(loaded: Loaded, sessions: Mapping[str, Session], parameters: Mapping[str, Mapping[str, object]]) -> Plan:
-    versions = {node: str(artifact) for node, artifact in loaded.artifacts.items()}
+    # In the topology's order, whatever order a release says them in: outputs of all generations name them alike.
+    versions = {node.name: str(loaded.artifacts[node.name]) for node in loaded.topology.nodes}
     return compile(loaded.wiring, sessions, versions, loaded.schemas, loaded.sink_schemas, parameters)
 
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from penstock.errors import ModelCorrupt, ModelUntrusted, TopologyError
 from penstock.model.signing import sign
 from penstock.registry.directory import DirectoryRegistry
-from penstock.runtime import Loaded, load, prepare
+from penstock.runtime import Loaded, load, prepare, rebuild, sessions
 from penstock.testing import models as tiny
 from tests.unit.model.issued import private_pem, public_pem
 
@@ -120,6 +120,14 @@ def test_every_model_that_is_missing_is_named_at_its_own_node(root: Path) -> Non
 
 
 # --- who may serve ------------------------------------------------------------------------------------------------------
+
+
+def test_plan_names_its_versions_in_the_order_of_the_topology(root: Path) -> None:
+    """A release says them in another one, and outputs of all generations name them alike."""
+    first = loaded(root)
+    turned = dict(reversed(first.artifacts.items()))
+    plan = rebuild(first, turned, sessions(prepare(first)), {})
+    assert [*plan.versions] == ["scaled", "score"]
 
 
 def signed(root: Path, policy: str, *references: str) -> Path:
