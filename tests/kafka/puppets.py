@@ -9,7 +9,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -113,6 +112,7 @@ class Puppets:
     def __init__(self, stage: Stage, *puppets: Puppet) -> None:
         self._stage, self._puppets = stage, puppets
         self._done = threading.Event()
+        self._killed = False
         self._heard = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="puppets")
 
@@ -124,6 +124,11 @@ class Puppets:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._done.set()
         self._thread.join(20)
+
+    def fall_silent(self) -> None:
+        """Never another word, and no farewell: as when they are killed."""
+        self._killed = True
+        self._done.set()
 
     async def _serve(self) -> None:
         stage = self._stage
@@ -144,7 +149,7 @@ class Puppets:
                 if time.monotonic() - last > 0.3:
                     last = time.monotonic()
                     await self._tell()
-            for one in self._puppets:
+            for one in () if self._killed else self._puppets:
                 await self._writer.write(stage.topics.status, f"worker/{one.name}".encode(), None)
 
     async def _stage_all(self, id: str) -> None:
@@ -169,10 +174,3 @@ class Puppets:
         for one in self._puppets:
             status = one.status(self._log.generation, self._stage.topology.name)
             await self._writer.write(self._stage.topics.status, key_of(status), encode(status))
-
-
-def together(*contexts: Puppets) -> ExitStack:
-    stack = ExitStack()
-    for one in contexts:
-        stack.enter_context(one)
-    return stack

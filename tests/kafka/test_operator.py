@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from penstock.control.operator import Deployed, Phase, Progress, operate
+from penstock.control.lifecycle import State
+from penstock.control.log import Log, Standing
+from penstock.control.operator import Deployed, Operator, Phase, Progress, operate
+from penstock.control.trust import SigningKey
+from penstock.errors import ConfigError, ControlError
 from penstock.testing import Broker
-from tests.kafka.puppets import Puppet, Puppets, Stage, make_stage
+from tests.kafka.puppets import FAILS, STUCK, Puppet, Puppets, Stage, make_stage
 
 pytestmark = pytest.mark.broker
+
+CHANGE = {"score": "score@2"}
 
 
 @pytest.fixture
@@ -18,19 +27,188 @@ def stage(broker: Broker, tmp_path: Path) -> Stage:
     return make_stage(broker, tmp_path)
 
 
-def deploy(stage: Stage, changes: dict[str, str], told: list[Progress] | None = None) -> Deployed:
-    watcher = (lambda _: None) if told is None else told.append
-    return operate(stage.settings, stage.topology, lambda it: it.deploy(changes, reason="better", on_progress=watcher))
+def unwatched(_progress: Progress) -> object:
+    return None
+
+
+def deploy(
+    stage: Stage, changes: dict[str, str] = CHANGE, *, watch: Callable[[Progress], object] = unwatched,
+    min_ready: int | None = None, timeout: float | None = None, wait: bool = True,
+) -> Deployed:  # fmt: skip
+    async def act(operator: Operator) -> Deployed:
+        return await operator.deploy(changes, reason="better", min_ready=min_ready, timeout=timeout, wait=wait, on_progress=watch)
+
+    return operate(stage.settings, stage.topology, act)
+
+
+def log_of(stage: Stage) -> Log:
+    return operate(stage.settings, stage.topology, lambda it: it.state())
+
+
+def standings(stage: Stage) -> list[Standing]:
+    return [known.standing for known in log_of(stage).releases.values()]
 
 
 def test_release_is_in_force_once_every_worker_was_ready(stage: Stage) -> None:
     told: list[Progress] = []
     with Puppets(stage, Puppet("a"), Puppet("b")):
-        deployed = deploy(stage, {"score": "score@2"}, told)
-        assert deployed.generation == 1
-        assert deployed.late == ()
+        deployed = deploy(stage, watch=told.append)
+        assert (deployed.generation, deployed.late) == (1, ())
         assert set(deployed.seconds or {}) == {"a", "b"}
         assert [str(one) for one in deployed.release.bindings.values()] == ["scale@1", "score@2"]
         assert [str(one) for one in deployed.release.baseline.values()] == ["scale@1", "score@1"]
         assert told[0].phase is Phase.ANNOUNCED
+        assert told[-1].phase is Phase.ACTIVATED
         assert told[-1].generations == {"a": 1, "b": 1}
+        before = next(one for one in reversed(told) if one.phase is Phase.ANNOUNCED)
+        assert [one.state for one in before.stands] == ["ready", "ready"], "it was activated when both were ready"
+
+
+def test_one_worker_that_fails_ends_the_release_with_its_reason(stage: Stage) -> None:
+    told: list[Progress] = []
+    with Puppets(stage, Puppet("a"), Puppet("b", FAILS)):
+        with pytest.raises(ControlError, match=r"1 of 2 live workers cannot make it ready\n  b: failed: the digest of model.onnx differs"):
+            deploy(stage, watch=told.append)
+        assert told[-1].phase is Phase.ABORTED
+        log = log_of(stage)
+        (known,) = log.releases.values()
+        assert (log.generation, known.standing) == (0, Standing.ABORTED)
+        assert "b: failed: the digest of model.onnx differs" in known.why
+
+
+def test_worker_that_does_not_get_ready_is_told_with_the_step_it_is_in(stage: Stage) -> None:
+    with Puppets(stage, Puppet("a"), Puppet("b", STUCK)):
+        with pytest.raises(ControlError, match=r"1 of 2 live workers not ready within 1 s\n  b: fetching"):
+            deploy(stage, timeout=1)
+        assert standings(stage) == [Standing.ABORTED]
+
+
+def test_so_many_ready_workers_are_enough(stage: Stage) -> None:
+    with Puppets(stage, Puppet("a"), Puppet("b", FAILS)):
+        deployed = deploy(stage, min_ready=1)
+    assert deployed.generation == 1
+    assert set(deployed.seconds or {}) == {"a"}
+    assert [str(one) for one in deployed.late] == ["b: failed: the digest of model.onnx differs"]
+
+
+def test_without_a_live_worker_nothing_is_announced_unless_none_is_asked_for(stage: Stage) -> None:
+    with pytest.raises(ControlError, match="no live worker of payments"):
+        deploy(stage)
+    assert standings(stage) == []
+    assert deploy(stage, min_ready=0).generation == 1
+
+
+def test_worker_that_falls_silent_while_staging_holds_up_nobody(stage: Stage) -> None:
+    """As when it was killed: the last that it said is `fetching`."""
+
+    async def act(operator: Operator) -> Deployed:
+        operator.fleet.silence = 1.0
+        silenced = False
+
+        def told(progress: Progress) -> None:
+            nonlocal silenced
+            stuck = [one for one in progress.stands if one.worker == "b" and one.state == State.FETCHING]
+            if stuck and not silenced:
+                silenced = True
+                doomed.fall_silent()
+
+        return await operator.deploy(CHANGE, on_progress=told)
+
+    doomed = Puppets(stage, Puppet("b", STUCK))
+    with Puppets(stage, Puppet("a")), doomed:
+        deployed = operate(stage.settings, stage.topology, act)
+    assert (deployed.generation, set(deployed.seconds or {}), deployed.late) == (1, {"a"}, ())
+
+
+def test_of_two_operators_one_wins_and_the_other_is_told_who(stage: Stage) -> None:
+    """Both announce for generation 0 before either can activate: the puppets begin only then."""
+
+    async def both() -> list[Deployed | BaseException]:
+        async with Operator(stage.settings, stage.topology) as one, Operator(stage.settings, stage.topology) as other:
+            first = await one.deploy({"score": "score@2"}, wait=False)
+            second = await other.deploy({"score": "score@3"}, wait=False)
+            assert first.generation is second.generation is None
+            results = await asyncio.gather(one.resume(first.release.id), other.resume(second.release.id), return_exceptions=True)
+            return [*results]
+
+    with Puppets(stage, Puppet("a"), Puppet("b")):
+        results = asyncio.run(both())
+    (won,) = [one for one in results if isinstance(one, Deployed)]
+    (lost,) = [one for one in results if isinstance(one, ControlError)]
+    assert won.generation == 1
+    assert f"lost: generation 1 is in force: release {won.release.id} by {won.release.author}" in str(lost)
+    assert sorted(standings(stage)) == [Standing.ACTIVE, Standing.REJECTED]
+
+
+def test_operator_that_was_interrupted_takes_back_what_it_announced(stage: Stage) -> None:
+    told: list[Progress] = []
+
+    async def interrupted() -> None:
+        async with Operator(stage.settings, stage.topology) as operator:
+            announced = asyncio.Event()
+
+            def watch(progress: Progress) -> None:
+                told.append(progress)
+                announced.set()
+
+            task = asyncio.create_task(operator.deploy(CHANGE, on_progress=watch))
+            await announced.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    with Puppets(stage, Puppet("a", STUCK)):
+        asyncio.run(interrupted())
+    assert told[-1].phase is Phase.ABORTED
+    (known,) = log_of(stage).releases.values()
+    assert known.standing is Standing.ABORTED
+    assert known.why.endswith("interrupted")
+
+
+def test_release_that_was_left_is_gone_on_with_or_aborted_by_another(stage: Stage) -> None:
+    with Puppets(stage, Puppet("a")):
+        left = deploy(stage, wait=False)
+        done = operate(stage.settings, stage.topology, lambda it: it.resume(left.release.id[:20]))
+        assert (done.generation, done.release) == (1, left.release)
+        again = operate(stage.settings, stage.topology, lambda it: it.resume(left.release.id))
+        assert again.generation == 1, "it is in force already"
+        left = deploy(stage, {"score": "score@3"}, wait=False)
+        assert operate(stage.settings, stage.topology, lambda it: it.abort(left.release.id, "no")) == left.release
+        with pytest.raises(ControlError, match=r"was aborted: by .*: no"):
+            operate(stage.settings, stage.topology, lambda it: it.resume(left.release.id))
+        active = done.release.id
+        with pytest.raises(ControlError, match="it is active; take it back with `penstock rollback`"):
+            operate(stage.settings, stage.topology, lambda it: it.abort(active))
+
+
+def test_rollback_binds_again_what_was_bound(stage: Stage) -> None:
+    with Puppets(stage, Puppet("a")):
+        deploy(stage)
+        back = operate(stage.settings, stage.topology, lambda it: it.rollback(reason="too many alarms"))
+        assert (back.generation, back.release.restores) == (2, 0)
+        assert str(back.release.bindings["score"]) == "score@1"
+        forth = operate(stage.settings, stage.topology, lambda it: it.rollback("1"))
+        assert (forth.generation, str(forth.release.bindings["score"])) == (3, "score@2")
+
+
+def test_signed_releases_need_a_key_that_is_trusted_here(stage: Stage) -> None:
+    key = SigningKey.new("alice")
+    key.save(stage.folder / "alice.pem")
+    trust = f'[keys.ops-alice]\npublic = "{key.public}"\ntopologies = ["{{}}"]\ntrusted = 2026-01-01T00:00:00Z\n'
+    signed = replace(stage, settings=replace(stage.settings, unsigned_control=False))
+    with pytest.raises(ConfigError, match=r"--signing-key FILE.*penstock keys new.*--unsigned-control"):
+        deploy(signed, min_ready=0)
+    signed = replace(signed, settings=replace(signed.settings, signing_key=stage.folder / "alice.pem"))
+    with pytest.raises(ConfigError, match="is not in the trust file"):
+        deploy(signed, min_ready=0)
+    stage.settings.trust.write_text(trust.format("others"))
+    with pytest.raises(ConfigError, match="ops-alice may not speak for payments, only for others"):
+        deploy(signed, min_ready=0)
+    assert standings(stage) == [], "nobody heard of it"
+    stage.settings.trust.write_text(trust.format("payments"))
+    with Puppets(signed, Puppet("a")):
+        deployed = deploy(signed)
+        assert (deployed.generation, deployed.release.author) == (1, "ops-alice")
+        stage.settings.trust.write_text("")
+        with pytest.raises(ControlError, match=r"worker a obeys generation 1, but .* the newest is 0: .*refused here: 2 unknown-key"):
+            deploy(stage, {"score": "score@3"})

@@ -75,7 +75,7 @@ class Deployed:
     late: tuple[Stand, ...] = ()
 
 
-Watcher = Callable[[Progress], None]
+Watcher = Callable[[Progress], object]
 
 
 def _unwatched(_progress: Progress) -> None:

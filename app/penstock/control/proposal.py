@@ -170,7 +170,7 @@ def _taken(node: Node, served: Iterable[Mapping[str, str]]) -> ModelRef:
 
 
 def _number(log: Log, text: str) -> int:
-    if text.isdecimal() and len(text) < 8:  # a longer one is the beginning of an id
+    if text.isdecimal() and (text == "0" or text[0] != "0"):  # ids begin with a 0, for some centuries
         if int(text) > log.generation:
             raise ControlError(f"there is no generation {text}: the newest is {log.generation}")
         return int(text)

@@ -1,0 +1,64 @@
+"""When a release is put in force, and when it is given up: the table at the top of `rollout`, row by row."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock.control.rollout import Stand, Verdict, stands, verdict
+from penstock.control.status import Progress
+from tests.unit.control.fleets import worker
+
+READY, FAILED, STAGING, UNHEARD = (Stand("w", state) for state in ("ready", "failed", "proving", ""))
+LOST = Stand("w", "ready", live=False)
+WAIT, ACTIVATE, GIVE_UP = Verdict.WAIT, Verdict.ACTIVATE, Verdict.GIVE_UP
+
+
+@pytest.mark.parametrize(
+    ("live", "min_ready", "expected"),
+    [
+        ([READY, READY], None, ACTIVATE),
+        ([READY, Stand("w", "live")], None, ACTIVATE),
+        ([READY, STAGING], None, WAIT),
+        ([READY, UNHEARD], None, WAIT),
+        ([READY, FAILED], None, GIVE_UP),
+        ([STAGING, FAILED], None, GIVE_UP),
+        ([], None, WAIT),
+        ([READY, LOST], None, ACTIVATE),
+        ([LOST], None, WAIT),
+        ([READY, STAGING], 1, ACTIVATE),
+        ([READY, FAILED], 1, ACTIVATE),
+        ([STAGING, FAILED], 1, WAIT),
+        ([READY, READY, FAILED], 3, GIVE_UP),
+        ([READY, READY], 3, WAIT),
+        ([READY, LOST], 2, WAIT),
+        ([], 0, ACTIVATE),
+        ([FAILED], 0, ACTIVATE),
+    ],
+)
+def test_verdict(live: list[Stand], min_ready: int | None, expected: Verdict) -> None:
+    assert verdict(live, min_ready) is expected
+
+
+@pytest.mark.parametrize("state", ["failed", "stale", "aborted"])
+def test_worker_that_cannot_come_to_it_ends_the_wait(state: str) -> None:
+    assert verdict([READY, Stand("w", state)], None) is GIVE_UP
+
+
+def test_state_of_a_newer_worker_is_neither_ready_nor_failed() -> None:
+    assert verdict([READY, Stand("w", "polishing")], None) is WAIT
+
+
+def test_stand_is_what_the_worker_says_of_this_release() -> None:
+    told = [Progress(id="one", state="live"), Progress(id="two", state="failed", detail="no such digest", since="now")]
+    silent = worker("b", live=False)
+    assert stands([worker("a", releases=told), silent], "two") == [
+        Stand("a", "failed", "no such digest", "now"),
+        Stand("b", "", live=False),
+    ]
+
+
+def test_stand_in_words() -> None:
+    assert str(Stand("a", "failed", "no such digest")) == "a: failed: no such digest"
+    assert str(Stand("a", "")) == "a: has not heard of it"
+    assert str(Stand("a", "proving", live=False)) == "a: lost while proving"
+    assert str(Stand("a", "", live=False)) == "a: lost"
