@@ -124,6 +124,25 @@ def profile(seconds: int, n: int, bootstrap: str | None) -> None:
 
 
 @main.command()
+@click.option("--n", default=900_000, show_default=True, type=click.IntRange(1000), help="Outputs of a throughput run.")
+@click.option("--repeat", default=3, show_default=True, type=click.IntRange(1), help="Rounds; figures are medians.")
+@click.option("--rate", default=2000, show_default=True, type=click.IntRange(1), help="Events/s of the paced runs.")
+@click.option("--seconds", default=15, show_default=True, type=click.IntRange(1), help="How long a paced run is measured.")
+@click.option("--bootstrap", help="Brokers to use (HOST:PORT).")
+@click.option("--timeout", default=180.0, show_default=True, help="Seconds after which a run has failed.")
+@click.option("--out", "path", type=click.Path(path_type=Path), help="Results file to append to.")
+def releases(n: int, repeat: int, rate: int, seconds: int, bootstrap: str | None, timeout: float, path: Path | None) -> None:
+    """What it costs to swap models under the stream, in turns with the same stream without."""
+    from benchmarks.releases import run as measure
+
+    path = path or new_file("releases")
+    with progress_bar() as progress:
+        measure(Options(n, repeat, (), bootstrap, rate, seconds, 6, timeout), path, progress)
+    show(*sheets(results.load(path)))
+    err.print(f"written to {path}", markup=False)
+
+
+@main.command()
 @click.option(
     "--peers", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help="[default: shared/peers beside the checkout]"
 )

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +37,9 @@ Progress = Callable[[str, int, int], None]  # what is being done, how far, of ho
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What the runs of one sitting share. `work` is a scratch folder, `timeout` (seconds) ends a run that does not get there."""
+    """What the runs of one sitting share. `work` is a scratch folder, `timeout` (seconds) ends a run that does not get there,
+    `groups` are the consumer groups of the runs so far.
+    """
 
     cluster: Cluster
     flights: Flights
@@ -45,11 +47,13 @@ class Bench:
     work: Path
     timeout: float
     progress: Progress
+    groups: list[str] = field(default_factory=list)
 
     def command(self, contender: Contender, input: str, output: str) -> list[str]:
         """Its command line, as a new consumer group with a new scratch folder (both are named after the output topic)."""
         state = self.work / output
         state.mkdir()
+        self.groups.append(output)
         return contender.command(
             bootstrap=self.cluster.broker.bootstrap, input=input, output=output, models=self.models, group=output, state=state
         )

@@ -19,6 +19,8 @@ TITLES: Mapping[str, str] = {name: one.title for name, one in CONTENDERS.items()
     "flink": "Flink, per record", "flink-batch": "Flink, micro-batched by hand", "kstreams": "Kafka Streams",
     "spark": "Spark Structured Streaming", "quix": "Quix Streams", "bytewax": "Bytewax",
     "faust-take": "plain Faust, take(1024)", "onnx": "the three models alone, no Kafka",
+    "penstock-swapping": "Penstock, 1 worker, swapping", "penstock-large": "Penstock, 1 worker, staging 100 MB",
+    "penstock-3": "Penstock, 3 workers, swapping",
 }  # fmt: skip
 
 Column = tuple[str, str, str]  # figure, head, format
@@ -27,16 +29,26 @@ COLUMNS: Mapping[str, Sequence[Column]] = {
     "throughput": (
         ("ev_s", "events/s", ",.0f"), ("cpu_us_ev", "CPU µs/event", ".2f"), ("cores", "cores", ".2f"),
         ("other_cores", "other cores", ".2f"), ("rss_mb", "peak RSS MB", ",.0f"),
-        ("start_s", "first output s", ".1f"), ("duplicates", "duplicates", ".0f"),
+        ("start_s", "first output s", ".1f"), ("duplicates", "duplicates", ".0f"), ("swaps", "swaps", ".0f"),
     ),
     "paced": (
         ("rate", "events/s", ",.0f"), ("p50_ms", "p50 ms", ".1f"), ("p90_ms", "p90 ms", ".1f"),
         ("p99_ms", "p99 ms", ".1f"), ("max_ms", "max ms", ".0f"), ("cpu_us_ev", "CPU µs/event", ".0f"),
-        ("missing", "missing", ".0f"), ("duplicates", "duplicates", ".0f"),
+        ("missing", "missing", ".0f"), ("duplicates", "duplicates", ".0f"), ("swaps", "swaps", ".0f"),
     ),
     "compute": (("cpu_us_ev", "CPU µs/event", ".2f"),),
+    "switch": (
+        ("swaps", "swaps", ".0f"), ("switch_ms", "switch ms", ".0f"), ("switch_max_ms", "at most ms", ".0f"),
+        ("rollback_ms", "rollback ms", ".0f"), ("rollback_max_ms", "at most ms", ".0f"), ("duplicates", "duplicates", ".0f"),
+        ("missing", "missing", ".0f"),
+    ),
 }  # fmt: skip
-HEADS = {"throughput": "Under backlog", "paced": "At a steady rate", "compute": "Compute alone"}
+HEADS = {
+    "throughput": "Under backlog",
+    "paced": "At a steady rate",
+    "compute": "Compute alone",
+    "switch": "From activate to the last worker",
+}
 
 
 @dataclass(frozen=True, slots=True)

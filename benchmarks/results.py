@@ -76,7 +76,7 @@ def _of(contender: str, figure: str, mode: str = "throughput") -> Point:
     return mode, contender, figure
 
 
-SPEED, CPU, ONE, TWO, FLINK = "ev_s", "cpu_us_ev", "penstock", "penstock-2", "flink-batch"
+SPEED, CPU, ONE, TWO, FLINK, SWAPPING = "ev_s", "cpu_us_ev", "penstock", "penstock-2", "flink-batch", "penstock-swapping"
 ONNX = _of("onnx", CPU, "compute")
 
 TARGETS = (
@@ -91,6 +91,13 @@ TARGETS = (
     Target("paced: CPU µs an event", _of(ONE, CPU, "paced"), 200),
     Target("peak RSS of a worker under backlog, MB", _of(ONE, "rss_mb"), 350),
     Target("first output after start, s", _of(ONE, "start_s"), 3),
+    Target("events/s while models are swapped, over without", _of(SWAPPING, SPEED), 0.95, True, _of(ONE, SPEED)),
+    Target("paced p99 while models are swapped, over without", _of(SWAPPING, "p99_ms", "paced"), 2, over=_of(ONE, "p99_ms", "paced")),
+    Target(
+        "paced p99 while 100 MB are made ready, over without", _of("penstock-large", "p99_ms", "paced"), 2, over=_of(ONE, "p99_ms", "paced")
+    ),
+    Target("activate to the last of 3 workers, ms", _of("penstock-3", "switch_ms", "switch"), 200),
+    Target("the same for a rollback, ms", _of("penstock-3", "rollback_ms", "switch"), 200),
 )
 
 

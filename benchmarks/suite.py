@@ -42,7 +42,7 @@ def run(options: Options, path: Path, progress: Progress) -> None:
     data = flights(surplus)
     progress("starting Kafka", 0, 1)
     with open_broker(options.bootstrap, kinds=KINDS) as broker, tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
-        facts = results.machine(broker=_describe(broker), flights=f"{data.source}, {len(data.rows):,} different flights")
+        facts = results.machine(broker=described(broker), flights=f"{data.source}, {len(data.rows):,} different flights")
         results.append(path, facts)
         work = Path(folder)
         models = export_models(work / "models")
@@ -77,7 +77,8 @@ def _one(bench: Bench, name: str, inputs: dict[str, str], options: Options) -> R
     return throughput(bench, contender, inputs[contender.format], max(options.n // contender.share, 1))
 
 
-def _describe(broker: Broker) -> str:
+def described(broker: Broker) -> str:
+    """The broker, for the caption of a table."""
     from penstock.testing.jvm_kafka import KAFKA_VERSION
 
     return f"Kafka {KAFKA_VERSION}" if broker.kind == "jvm" else f"Kafka ({broker.kind})"

@@ -1,0 +1,255 @@
+"""What releases cost: the same job with and without models being swapped under it, in turns, in one sitting.
+
+throughput  a backlog, one worker; beside it release after release, each announced as soon as the one before is in force, each loading
+            models anew (four versions take turns, two stay loaded).
+paced       2,000 events a second, one worker, likewise; and while a model of 100 MB is made ready, which is never put in force.
+switch      three workers under the paced load: from the broker's stamp of `activate` to its stamp of the last worker's word that it scores
+            with the new generation, which is an upper bound of the switch; a rollback likewise.
+
+The versions differ in their bytes and not in their answers, so the outputs are compared as in every other run. What a host does once for
+a version (the quarantine) was done before. Messages are not signed here: a signature costs 0.1 ms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from benchmarks import results
+from benchmarks.contender import Contender
+from benchmarks.kafka import Cluster
+from benchmarks.measure import Bench, Progress, paced, throughput
+from benchmarks.penstock_job import registry, write_topology
+from benchmarks.results import Figures, Result
+from benchmarks.suite import KINDS, Options, described
+from benchmarks.workload import export_models, flights
+from penstock import runtime
+from penstock.control.lifecycle import State
+from penstock.control.messages import Release, new_id, timestamp
+from penstock.control.operator import Operator
+from penstock.errors import ControlError, TopicMissing
+from penstock.registry.directory import DirectoryRegistry
+from penstock.settings import Settings
+from penstock.testing.broker import open_broker
+from penstock.topology.parse import parse
+
+VERSIONS = ("1", "2", "3", "4")
+LARGE = "1.100MB"
+LARGE_BYTES = 100_000_000
+
+Act = Callable[[Operator, "Swaps"], Coroutine[Any, Any, None]]
+
+
+@dataclass(slots=True)
+class Swaps:
+    """What was done beside a run: seconds from each activation to the last worker's switch; how often something was made ready."""
+
+    deploys: list[float] = field(default_factory=list)
+    rollbacks: list[float] = field(default_factory=list)
+    staged: int = 0
+
+    def figures(self) -> Figures:
+        every = {"switch": self.deploys, "rollback": self.rollbacks}
+        made = {"swaps": float(len(self.deploys) + len(self.rollbacks)), "staged": float(self.staged)}
+        for name, seconds in every.items():
+            if seconds:
+                made |= {f"{name}_ms": statistics.median(seconds) * 1e3, f"{name}_max_ms": max(seconds) * 1e3}
+        return made
+
+
+def run(options: Options, path: Path, progress: Progress) -> None:
+    """Measures, and appends to the results file `path` as it goes."""
+    progress("reading flights", 0, 1)
+    surplus = options.n + options.n // 10
+    data = flights(surplus)
+    with open_broker(options.bootstrap, kinds=KINDS) as broker, tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
+        results.append(path, results.machine(broker=described(broker), flights=f"{data.source}, {len(data.rows):,} different flights"))
+        work = Path(folder)
+        models = export_models(work / "models")
+        publish(registry(models))
+        bench = Bench(Cluster(broker), data, models, work, options.timeout, progress)
+        how = {"rate": options.rate, "seconds": options.seconds, "warmup": options.warmup}
+        try:
+            backlog = bench.cluster.topic("flights-json")
+            for sent in bench.cluster.fill(backlog, data.values(surplus, "json", work)):
+                progress("filling a topic", sent, surplus)
+            progress("trying the versions in quarantine, once", 0, 1)
+            _prime(registry(models), work)
+            for _ in range(options.repeat):
+                plain, swapping = _job("penstock", work), _job("penstock-swapping", work)
+                results.append(path, throughput(bench, plain, backlog, options.n))
+                results.append(path, beside(bench, swapping, _swap, lambda job: throughput(bench, job, backlog, options.n)))
+                results.append(path, paced(bench, plain, **how))
+                results.append(path, beside(bench, swapping, _swap, lambda job: paced(bench, job, **how)))
+                large = _job("penstock-large", work)
+                results.append(path, beside(bench, large, _stage_large, lambda job: paced(bench, job, **how)))
+                three = _job("penstock-3", work, "--workers", "3")
+                found = beside(bench, three, _swap_and_take_back, lambda job: paced(bench, job, **how))
+                results.append(path, Result("switch", three.name, int(found.figures["swaps"]), found.figures, found.check))
+        finally:
+            bench.cluster.close()
+
+
+def publish(root: Path) -> None:
+    """Further versions of the trees, and the large one, in the registry of the job."""
+    shelf = DirectoryRegistry(root)
+    first = shelf.resolve("gb", "1")
+    for version in VERSIONS[1:]:
+        if version not in shelf.versions("gb"):
+            shelf.publish("gb", variant(first.read(), version), version=version, golden=first.golden_records(), description="other bytes")
+    if LARGE not in shelf.versions("gb"):
+        shelf.publish("gb", padded(first.read()), version=LARGE, golden=first.golden_records(), description="100 MB")
+
+
+def _prime(root: Path, work: Path) -> None:
+    """Makes every version ready once, so that the host's cache holds them and knows that they have passed."""
+    folder = work / "prime"
+    loaded = runtime.load(write_topology(folder, input="in", output="out"), models=root, schemas=folder)
+    updater = runtime.updater(loaded, Settings(models=root, schemas=folder, cache=work / "cache"))
+    for version in (*VERSIONS, LARGE):
+        bound = runtime.bindings(replace(loaded, artifacts={**loaded.artifacts, "gb": DirectoryRegistry(root).resolve("gb", version)}))
+        release = Release(id=new_id(), topology="bench", cluster="", time=timestamp(), author="benchmark", base=0, bindings=bound)
+        updater.stage(release, lambda _state, _detail: None)
+
+
+def variant(model: bytes, name: str) -> bytes:
+    """The same model under another digest."""
+    changed = onnx.ModelProto.FromString(model)
+    changed.doc_string = f"variant {name}"
+    data: bytes = changed.SerializeToString()
+    return data
+
+
+def padded(model: bytes) -> bytes:
+    """The same answers from a file of 100 MB: a table of weights is looked up and multiplied by nought."""
+    changed = onnx.ModelProto.FromString(model)
+    graph = changed.graph
+    table = np.random.default_rng(7).standard_normal(LARGE_BYTES // 4, dtype=np.float32)
+    graph.initializer.append(numpy_helper.from_array(table, "pad.table"))
+    graph.initializer.append(numpy_helper.from_array(np.array([5], np.int64), "pad.row"))
+    graph.initializer.append(numpy_helper.from_array(np.array([0], np.float32), "pad.nought"))
+    output = next(one for one in graph.output if one.type.tensor_type.elem_type == TensorProto.FLOAT)
+    plain = f"{output.name}.plain"
+    for node in graph.node:
+        node.output[:] = [plain if name == output.name else name for name in node.output]
+    graph.node.extend(
+        [
+            helper.make_node("Gather", ["pad.table", "pad.row"], ["pad.value"]),
+            helper.make_node("Mul", ["pad.value", "pad.nought"], ["pad.zero"]),
+            helper.make_node("Add", [plain, "pad.zero"], [output.name]),
+        ]
+    )
+    data: bytes = changed.SerializeToString()
+    return data
+
+
+def _job(name: str, work: Path, *options: str) -> Contender:
+    title = {"penstock-swapping": "Penstock, 1 worker, swapping", "penstock-3": "Penstock, 3 workers, swapping"}.get(name, name)
+    return Contender(name, title, "benchmarks.penstock_job", ("--unsigned-control", "--cache", str(work / "cache"), *options))
+
+
+def beside(bench: Bench, contender: Contender, act: Act, measure: Callable[[Contender], Result]) -> Result:
+    """The run, with an operator at work beside it from the time that its workers are up; its figures with the operator's."""
+    swaps, groups = Swaps(), len(bench.groups)
+    over = threading.Event()
+    failed: list[BaseException] = []
+
+    def operate() -> None:
+        try:
+            while len(bench.groups) == groups and not over.wait(0.05):
+                pass
+            if not over.is_set():
+                asyncio.run(_operate(bench, bench.groups[-1], act, swaps, over))
+        except BaseException as error:  # noqa: BLE001  raised where the run ends
+            failed.append(error)
+
+    thread = threading.Thread(target=operate, name="operator")
+    thread.start()
+    try:
+        found = measure(contender)
+    finally:
+        over.set()
+        thread.join()
+    if failed:
+        raise failed[0]
+    return Result(found.mode, found.contender, found.n, {**found.figures, **swaps.figures()}, found.check)
+
+
+async def _operate(bench: Bench, group: str, act: Act, swaps: Swaps, over: threading.Event) -> None:
+    state = bench.work / group
+    settings = Settings(
+        brokers=bench.cluster.broker.bootstrap, application=group, models=registry(bench.models), schemas=state, unsigned_control=True
+    )
+    while not (state / "bench.yaml").exists() and not over.is_set():
+        await asyncio.sleep(0.05)
+    topology = parse(state / "bench.yaml")
+    while not over.is_set():
+        try:
+            async with Operator(settings, topology) as operator:
+                while not any(one.live and one.status.ready for one in await operator.workers()):
+                    if over.is_set():
+                        return None
+                    await asyncio.sleep(0.05)
+                work = asyncio.ensure_future(act(operator, swaps))
+                while not over.is_set() and not work.done():
+                    await asyncio.sleep(0.05)
+                if work.done():
+                    return work.result()
+                work.cancel()
+                await asyncio.wait([work])
+                return None
+        except TopicMissing:  # the contender makes its topics first
+            await asyncio.sleep(0.1)
+    return None
+
+
+async def _swap(operator: Operator, swaps: Swaps) -> None:
+    """Release after release, until cancelled."""
+    at = 0
+    while True:
+        at += 1
+        await _deploy(operator, VERSIONS[at % len(VERSIONS)], swaps)
+
+
+async def _swap_and_take_back(operator: Operator, swaps: Swaps) -> None:
+    at = 0
+    while True:
+        at += 1
+        await _deploy(operator, VERSIONS[1 + at % (len(VERSIONS) - 1)], swaps)
+        taken_back = await operator.rollback(reason="benchmark")
+        swaps.rollbacks.append(max((taken_back.seconds or {}).values()))
+
+
+async def _stage_large(operator: Operator, swaps: Swaps) -> None:
+    while True:
+        await _stage(operator, LARGE)
+        swaps.staged += 1
+
+
+async def _deploy(operator: Operator, version: str, swaps: Swaps) -> None:
+    deployed = await operator.deploy({"gb": f"gb@{version}"}, reason="benchmark")
+    swaps.deploys.append(max((deployed.seconds or {}).values()))
+
+
+async def _stage(operator: Operator, version: str) -> None:
+    """Announced, made ready by every worker, and taken back."""
+    announced = await operator.deploy({"gb": f"gb@{version}"}, reason="benchmark", wait=False)
+    id = announced.release.id
+    while True:
+        told = [one for worker in await operator.workers() if worker.live for one in worker.status.releases if one.id == id]
+        if any(one.state == State.FAILED for one in told):
+            raise ControlError(f"{version} could not be made ready: {told[0].detail}")
+        if told and all(one.state == State.READY for one in told):
+            break
+        await asyncio.sleep(0.02)
+    await operator.abort(id, "benchmark")
