@@ -122,7 +122,7 @@ def ls(settings: Settings, form: str) -> None:
     """List the keys of the trust file, and your own that are not in it."""
     trusted, own = Trust.load(settings.trust).keys, {key.kid: (path, key) for path, key in _own()}
     rows = [{**_row(key), "private": str(own[key.kid][0]) if key.kid in own else None} for key in trusted.values()]
-    rows += [{**_shown(key), "standing": "not in the file", "private": str(path)} for path, key in own.values() if key.kid not in trusted]
+    rows += [{**_UNKNOWN, **_shown(key), "private": str(path)} for path, key in own.values() if key.kid not in trusted]
     rows.sort(key=lambda row: row["name"])
     if form == "json":
         print_json(rows)
@@ -131,8 +131,8 @@ def ls(settings: Settings, form: str) -> None:
         escape(f"keys ({settings.trust})"), "name", "standing", "topologies", "trusted", "revoked", "key", "private part", "comment"
     )
     for row in rows:
-        shown = {**row, "topologies": ", ".join(row.get("topologies", []))}
-        listing.add_row(*(escape(str(shown.get(name) or "")) for name in _COLUMNS))
+        shown = {**row, "topologies": ", ".join(row["topologies"])}
+        listing.add_row(*(escape(shown[name] or "") for name in _COLUMNS))
     out.print(listing)
 
 
@@ -189,6 +189,7 @@ def revoke(name: str, at: int | None, settings: Settings, form: str) -> None:
 
 
 _COLUMNS: Final = ("name", "standing", "topologies", "trusted", "revoked", "key", "private", "comment")
+_UNKNOWN: Final[dict[str, Any]] = {"standing": "not in the file", "topologies": [], "trusted": None, "revoked": None, "comment": ""}
 
 
 def _row(key: TrustedKey) -> dict[str, Any]:

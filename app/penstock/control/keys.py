@@ -102,9 +102,9 @@ class SigningKey:
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            raise ConfigError(Problem(str(path), 0, 0, "there is a file already", "choose another name, or --out")) from None
         except OSError as error:
+            if path.exists():
+                raise ConfigError(Problem(str(path), 0, 0, "there is a file already", "choose another name, or --out")) from None
             raise ConfigError(Problem(str(path), 0, 0, f"cannot be written: {error.strerror}")) from None
         with open(descriptor, "wb") as file:
             file.write(self.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
