@@ -91,7 +91,7 @@ class Consumer(Shell):
             rebalance_timeout_ms=int(options.rebalance_timeout * 1000),
         )
         await self._client.start()
-        self.raw = RawFetcher(self._client, linger=options.fetch_linger_ms / 1000)
+        self.raw = RawFetcher(self._client, linger_ms=options.fetch_linger_ms)
 
     async def on_stop(self) -> None:
         await self.wait_empty()

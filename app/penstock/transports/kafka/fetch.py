@@ -7,12 +7,14 @@ position and the first record was left out by the broker and by nobody else.
 
 Private parts of aiokafka 0.14.0 that are touched, all of them in this file: `Fetcher._records`, `FetchResult`,
 `PartitionRecords`, `MemoryRecords.__reduce__`, `Fetcher._create_fetch_waiter`, `Fetcher._notify`, `Fetcher._wait_consume_future`,
-`Fetcher.error_future`, `GroupCoordinator.check_errors`.
+`Fetcher.error_future`, `Fetcher._get_actions_per_node`, `Fetcher._fetch_min_bytes`, `Fetcher._fetch_max_wait_ms`,
+`GroupCoordinator.check_errors`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -40,14 +42,24 @@ class Fetched(NamedTuple):
 
 
 class RawFetcher:
-    """The fetched records of a started consumer. `linger` (seconds) holds back the next fetch after a small one."""
+    """The fetched records of a started consumer. After a small fetch the next one gathers for `linger_ms`, at the broker.
 
-    SMALL = 64  # records; below, a fetch was not part of a backlog, and a short wait gathers more for the next one
+    A fetch is answered as soon as one event is there. At low rates that would be a round trip, a Faust event, the model
+    calls and a produce request for a single row; a short wait shares them among several. It is the broker that waits: a
+    timer here would be one more time to wake up, and what comes during the request's own way would be left for the next.
+    """
 
-    def __init__(self, consumer: AIOKafkaConsumer, *, linger: float = 0.0) -> None:
-        self._fetcher = consumer._fetcher
+    SMALL = 64  # records; below, a fetch was not part of a backlog
+    ENOUGH = 65536  # bytes that end a wait early
+
+    def __init__(self, consumer: AIOKafkaConsumer, *, linger_ms: float = 0.0) -> None:
+        self._fetcher = fetcher = consumer._fetcher
         self._coordinator = consumer._coordinator
-        self._linger = linger
+        self._limits = fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms
+        self._gathering = (self.ENOUGH, math.ceil(linger_ms)) if linger_ms else self._limits
+        self._gather = False  # whether the next fetch is to gather
+        self._requests = fetcher._get_actions_per_node
+        fetcher._get_actions_per_node = self._next_requests
 
     def check(self) -> None:
         """Raises what has ended aiokafka's own tasks.
@@ -109,16 +121,17 @@ class RawFetcher:
             self._ask_again(taken)
 
     def _ask_again(self, taken: int) -> None:
-        """Lets aiokafka send the next fetch: at once under a backlog, after the linger when events trickle in.
+        self._gather = 0 < taken < self.SMALL
+        self._fetcher._notify(self._fetcher._wait_consume_future)
 
-        A fetch answers as soon as one event is there. At low rates that is a round trip, a Faust event, three model
-        calls and a produce request for a single row; one or two milliseconds of patience share them among several.
-        """
-        notify, future = self._fetcher._notify, self._fetcher._wait_consume_future
-        if self._linger and 0 < taken < self.SMALL:
-            asyncio.get_running_loop().call_later(self._linger, notify, future)
-        else:
-            notify(future)
+    def _next_requests(self, assignment: Any) -> tuple[Any, ...]:
+        """What aiokafka is to ask the brokers next. One fetch gathers; if it brings nothing, the one after waits for a first event."""
+        fetcher = self._fetcher
+        fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = self._gathering if self._gather else self._limits
+        actions: tuple[Any, ...] = self._requests(assignment)
+        if actions[0]:  # fetch requests
+            self._gather = False
+        return actions
 
 
 def _resolve(waiter: asyncio.Future[Any]) -> None:
