@@ -124,8 +124,11 @@ class Website:
         """See `Root.open`."""
         url = urljoin(self._base.geturl(), path)
         for _ in range(1 + _REDIRECTS):
-            with contextlib.closing(self._connection()) as connection, _ended_by(stopped, connection):
-                response = _answer(connection, urlsplit(url).path, start, stopped)
+            with (
+                contextlib.closing(self._connection()) as connection,
+                _ended_by(stopped, connection),
+                contextlib.closing(_answer(connection, urlsplit(url).path, start, stopped)) as response,
+            ):
                 if response.status in (301, 302, 303, 307, 308):
                     url = self._within(urljoin(url, response.headers.get("Location", "")))
                 elif response.status == 416 and start:  # the file is shorter than what we have of it

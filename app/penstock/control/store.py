@@ -80,13 +80,12 @@ class Store:
         allowed = 20 * self._max_bytes if max_bytes is None else max_bytes
         now, total, gone = time.time(), 0, []
         kept = {digest.replace(":", "-") for digest in keep}
-        found = [(one.stat().st_mtime, one) for one in private_folder(self._models).iterdir() if one.is_dir()]
-        for used, folder in sorted(found, reverse=True):
-            size = sum(file.stat().st_size for file in folder.iterdir())
+        found = [(*_use_of(one), one) for one in private_folder(self._models).iterdir() if one.suffix != ".lock"]
+        for used, size, folder in sorted(found, reverse=True):
             age = now - used
             if folder.name not in kept and age > _DAY and (age > unused_days * _DAY or total + size > allowed):
                 with contextlib.suppress(ControlError), locked(folder.with_suffix(".lock"), lambda: True):  # held: it is in use
-                    shutil.rmtree(folder)
+                    shutil.rmtree(folder, ignore_errors=True)
                     gone.append(folder.name.replace("-", ":", 1))
             else:
                 total += size
@@ -161,6 +160,14 @@ def _continue(root: Root, path: str, part: Path, start: int, limit: int, stopped
                 file.truncate(0)
                 raise ModelCorrupt(f"{path} goes on after {limit:,} bytes, where it had to end")
             file.write(piece)
+
+
+def _use_of(folder: Path) -> tuple[float, int]:
+    """When it was used last, and its bytes; long ago and nothing when another worker gives it back at this moment."""
+    try:
+        return folder.stat().st_mtime, sum(file.stat().st_size for file in folder.iterdir())
+    except FileNotFoundError:
+        return 0.0, 0
 
 
 def _digest(file: Path, stopped: Callable[[], bool]) -> str | None:

@@ -66,7 +66,7 @@ class _Version(NamedTuple):
     digest: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class _Case:
     """One version of the release on its way: the nodes that it is for, `shared` when it is loaded already, and what the steps add."""
 

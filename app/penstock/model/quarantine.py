@@ -146,11 +146,11 @@ def _watch(command: list[str], descriptors: tuple[int, ...], limits: Limits, sto
 def _wait(child: subprocess.Popen[bytes], limits: Limits, stopped: Callable[[], bool]) -> None:
     deadline = time.monotonic() + limits.wall
     while True:
+        if stopped():
+            raise ControlError("stopped while the model was in quarantine", code="stopped")
         left = deadline - time.monotonic()
         if left <= 0:
             raise ModelCorrupt(f"the model did not finish within {limits.wall:g} s in quarantine")
-        if stopped():
-            raise ControlError("stopped while the model was in quarantine", code="stopped")
         try:
             child.wait(min(left, _POLL))
         except subprocess.TimeoutExpired:
