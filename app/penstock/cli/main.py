@@ -42,6 +42,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "deploy": Command("penstock.cli.release.deploy:deploy", "Swap models while the stream runs."),
     "rollback": Command("penstock.cli.release.deploy:rollback", "Take a release back."),
     "abort": Command("penstock.cli.release.deploy:abort", "End a release that was announced and is not in force."),
+    "watch": Command("penstock.cli.release.watch:watch", "Release what an alias of the registry is moved to."),
     "status": Command("penstock.cli.release.status:status", "Show the generation in force, and how every worker is."),
     "history": Command("penstock.cli.release.history:history", "Show what was in force, since when, by whom and why."),
     "releases": Command("penstock.cli.release.history:releases", "List all releases, or show one whole."),
