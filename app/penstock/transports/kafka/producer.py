@@ -7,7 +7,7 @@ doubles nor reorders. Nothing is swallowed: whoever sends awaits the futures, an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -18,6 +18,7 @@ from faust.transport import producer as base
 from penstock.errors import DeliveryFailed
 from penstock.parcel import Parcel
 from penstock.record import RecordLike
+from penstock.transports.kafka.dispatch import Dispatcher
 from penstock.transports.kafka.encode import Full, RecordBatch
 from penstock.transports.kafka.options import FAUST_LOGGER, options_of
 
@@ -45,6 +46,7 @@ class Producer(base.Producer):
         self.limits: Mapping[str, int] = self.options.limits
         self._partition = DefaultPartitioner()
         self._client: AIOKafkaProducer | None = None
+        self._dispatcher: Dispatcher
 
     async def on_start(self) -> None:
         options = self.options
@@ -59,6 +61,7 @@ class Producer(base.Producer):
             request_timeout_ms=int(options.broker_timeout * 1000),
         )
         await self._client.start()
+        self._dispatcher = Dispatcher(self._client)
         # The partitions of what will be written must be known before the first key is given one.
         await asyncio.gather(*(self._client.partitions_for(topic) for topic in options.writes))
 
@@ -82,7 +85,7 @@ class Producer(base.Producer):
         partitions = sorted(self.client.client.cluster.partitions_for_topic(topic) or ())
         return int(self._partition(key, partitions, partitions))
 
-    async def send_parcels(self, topic: str, partition: int, parcels: Sequence[Parcel]) -> list[Awaitable[Any]]:
+    async def send_parcels(self, topic: str, partition: int, parcels: Sequence[Parcel]) -> list[asyncio.Future[Any]]:
         """Queues the parcels, all of one partition, in order; returns a future for each record batch that they became.
 
         A future is done when the broker has acknowledged its batch. Waits while the partition's previous batch has not
@@ -91,11 +94,12 @@ class Producer(base.Producer):
         """
         limit = min(self.limits.get(topic, DEFAULT_LIMIT), self.options.batch_bytes)
         batches = _pack(topic, parcels, limit, self.options.compression)
-        futures: list[Awaitable[Any]] = []
+        client = self.client
+        futures: list[asyncio.Future[Any]] = []
         try:
             for batch in batches:  # one after the other: their order is the outputs' order
-                future = await self.client.send_batch(batch, topic, partition=partition)
-                futures += (future,)
+                future = self._dispatcher.offer(batch, topic, partition)
+                futures += (future or await client.send_batch(batch, topic, partition=partition),)
         except KafkaError as error:
             raise DeliveryFailed(f"{topic}/{partition}: {error!r}") from error
         except AssertionError as error:  # how aiokafka says that the partition does not exist: one was added to the source alone
@@ -131,9 +135,12 @@ def _pack(topic: str, parcels: Sequence[Parcel], limit: int, compression: str) -
     return batches
 
 
-async def delivered(futures: Iterable[Awaitable[Any]]) -> None:
+async def delivered(futures: Sequence[asyncio.Future[Any]]) -> None:
     """Waits until every batch is acknowledged. Raises DeliveryFailed with the broker's reason for the first that was not."""
-    results = await asyncio.gather(*futures, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise DeliveryFailed(f"the broker refused a batch of outputs: {result!r}") from result
+    for future in futures:  # an answer is for all batches of a request: once the first is done, the others are
+        if not future.done():
+            await asyncio.wait((future,))
+    errors = [asyncio.CancelledError() if future.cancelled() else future.exception() for future in futures]
+    for error in errors:
+        if error is not None:
+            raise DeliveryFailed(f"the broker refused a batch of outputs: {error!r}") from error
