@@ -46,6 +46,8 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "status": Command("penstock.cli.release.status:status", "Show the generation in force, and how every worker is."),
     "history": Command("penstock.cli.release.history:history", "Show what was in force, since when, by whom and why."),
     "releases": Command("penstock.cli.release.history:releases", "List all releases, or show one whole."),
+    "explain": Command("penstock.cli.explain:explain", "Trace one prediction to its input and models, and make it once more."),
+    "keys": Command("penstock.cli.keys:keys", "Make the keys that sign releases, and say which are trusted."),
     "topics": Command("penstock.cli.topics:topics", "List or create the topics that a topology needs."),
     "schema": Command("penstock.cli.schema:schema", "Check event schemas; print the JSON Schema of topology files."),
     "settings": Command("penstock.cli.settings:settings", "Show every setting, its value, and where it came from."),
