@@ -89,7 +89,8 @@ def _authority(bound: Bound) -> str:
         reason = f", {bound.release.reason}" if bound.release.reason else ""
         return f"bound by the control log, release {bound.release.id} by {bound.release.author}{reason}; digests checked"
     if bound.said_by == "headers":
-        return "the versions that the record's headers name, from the registry"
+        parameters = "; no control log was read, so the parameters are the file's" if bound.generation else ""
+        return f"the versions that the record's headers name, from the registry{parameters}"
     return "nothing was released: what the topology file binds today"
 
 
@@ -134,7 +135,7 @@ def _conclusion(verdict: Verdict, same_bytes: bool) -> str:
         )
     if verdict is Verdict.CLOSE:
         return "equal within 1e-6, not to the last digit: a row alone may take other instructions of the processor than in its batch"
-    return "equal, byte by byte" if same_bytes else "equal in every field; the bytes differ (the order of fields, or how it is framed)"
+    return "equal, byte by byte" if same_bytes else "equal in every field; the bytes differ (order of fields, sign of a zero, framing)"
 
 
 def _show_fate(found: Explanation, recorded: DeadLetter) -> None:

@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from penstock import runtime
+from penstock.control.desk import Desk
 from penstock.control.log import Log
 from penstock.control.messages import Binding, Release
-from penstock.control.topics import Topics
-from penstock.control.trust import Judge, Trust
 from penstock.engine import Plan
 from penstock.errors import ConfigError, Problem, TopicMissing, Untraceable
 from penstock.model.artifact import Artifact
@@ -26,8 +25,6 @@ from penstock.runners.explain.provenance import Origin
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.topology.spec import ModelRef, Topology
-from penstock.transports.kafka.connection import Admin, aiokafka_arguments
-from penstock.transports.kafka.journal import Reader
 
 __all__ = ["Bound", "bound_now", "bound_then", "load_bound"]
 
@@ -49,18 +46,22 @@ def bound_then(said: Origin, topology: Topology, position: Position, settings: S
     log = _fold(topology, settings)
     bindings = log.bound(said.generation)
     if bindings is None:
-        refused = ", ".join(f"{count} {code}" for code, count in log.refused.items())
-        raise Untraceable(
-            f"{position} says that generation {said.generation} made it, but the control log has {log.generation}"
-            + (f" (entries refused here: {refused}; is {settings.trust} what the workers trust?)" if refused else "")
-            + ": a bug, or a forgery"
-        )
+        raise Untraceable(f"{position} says that generation {said.generation} made it, but {_newest(log, settings)}: a bug, or a forgery")
     claimed, real = {node: str(model) for node, model in said.models.items()}, {node: str(one) for node, one in bindings.items()}
     if claimed != real:
         differ = [node for node in {**real, **claimed} if claimed.get(node) != real.get(node)]
         listed = ", ".join(f"{node} is {claimed.get(node)} in the headers and {real.get(node)} in the log" for node in differ)
         raise Untraceable(f"{position} contradicts the control log: in generation {said.generation}, {listed}: a bug, or a forgery")
     return _released(said.generation, log, topology, settings)
+
+
+def _newest(log: Log, settings: Settings) -> str:
+    """How far the log goes, and whether it may only seem so, because somebody is trusted less here than by the workers."""
+    refused = ", ".join(f"{count} {code}" for code, count in log.refused.items())
+    doubt = (
+        f" by what is trusted here, which refuses {refused} (settings trust={settings.trust}, unsigned_control; as the workers have them?)"
+    )
+    return f"the newest one of the control log is {log.generation}" + (doubt if refused else "")
 
 
 def bound_now(topology: Topology, settings: Settings) -> Bound:
@@ -84,25 +85,17 @@ def _resolved(models: Mapping[str, ModelRef], settings: Settings) -> dict[str, A
 
 def _fold(topology: Topology, settings: Settings) -> Log:
     """The control log, judged as a worker with these settings judges it."""
-    named = topology.releases
-    topic = Topics.of(settings.application, topology.name, control=named.control, status=named.status).control
-    admin = Admin(settings)
+
+    async def read() -> Log:
+        async with Desk(settings, topology) as desk:
+            return desk.log
+
     try:
-        admin.describe([topic])
+        return asyncio.run(read())
     except TopicMissing as error:
         raise TopicMissing(
             f"{error}; --application has to be the workers' (here {settings.application}); without a control log: --no-releases"
         ) from error
-    log = Log(Judge(topology.name, admin.cluster_id(), Trust.load(settings.trust), settings.unsigned_control))
-
-    async def read() -> None:
-        async with Reader(aiokafka_arguments(settings), topic, patience=settings.broker_timeout) as reader:
-            async for entries in reader.until(await reader.end()):
-                for entry in entries:
-                    log.apply(entry)
-
-    asyncio.run(read())
-    return log
 
 
 def load_bound(topology: Topology, bound: Bound, settings: Settings) -> tuple[Loaded, Plan]:

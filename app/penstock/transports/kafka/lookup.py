@@ -23,8 +23,8 @@ def read_at(settings: Settings, position: Position) -> Record:
     """
     partitions = Admin(settings).describe([position.topic])[position.topic].partitions
     if position.partition >= partitions:
-        numbered = "is 0" if partitions == 1 else f"are 0 to {partitions - 1}"
-        raise RecordMissing(f"{position}: there is no such partition; those of {position.topic} {numbered}")
+        last = f", the last one is {partitions - 1}" if partitions > 1 else ", which is 0"
+        raise RecordMissing(f"{position}: {position.topic} has {partitions} partition{'s' if partitions > 1 else ''}{last}")
     return asyncio.run(_read_at(settings, position))
 
 
@@ -37,7 +37,7 @@ async def _read_at(settings: Settings, position: Position) -> Record:
         isolation_level="read_committed",
     )
     try:
-        async with asyncio.timeout(settings.broker_timeout):
+        async with asyncio.timeout(max(settings.broker_timeout, 1.0)):
             await client.start()
             found = await _find(client, position)
     except (KafkaError, OSError, TimeoutError) as error:
