@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError
+from aiokafka.structs import TopicPartition
+from confluent_kafka import Producer
 
 from penstock.parcel import Parcel
 from penstock.record import Record
@@ -122,3 +124,24 @@ def test_what_meets_a_dead_broker_arrives_once_and_in_order(broker: Broker) -> N
         assert one.short > 1
 
     assert run(broker, scenario)[0] == [b"before", b"0", b"1", b"2"]
+
+
+def test_each_leader_gets_a_request_of_its_own() -> None:
+    """On librdkafka's mock cluster, whose topics have four partitions that it spreads over its brokers."""
+    cluster = Producer({"test.mock.num.brokers": 3, "log_level": 2})
+    try:
+        brokers = cluster.list_topics(timeout=10).brokers.values()
+        broker, topic = Broker(",".join(f"{one.host}:{one.port}" for one in brokers)), unique("dispatch")
+
+        async def scenario() -> set[int]:
+            async with way(broker, topic) as one:
+                for number in range(20):
+                    for partition in range(4):
+                        await one.send(partition, b"%d" % number)
+                    assert {answer.offset for answer in await asyncio.gather(*one.futures[-4:])} == {number}
+                assert (one.short, one.long) == (80, 0)
+                return {one.producer.client.cluster.leader_for_partition(TopicPartition(topic, partition)) for partition in range(4)}
+
+        assert len(asyncio.run(scenario())) > 1
+    finally:
+        cluster.close()
