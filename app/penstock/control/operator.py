@@ -236,8 +236,8 @@ class Operator:
         if known.standing is Standing.PENDING:
             await self._desk.say(Abort(**self._desk.opening(known.release.id, reason)))
             known = self.log.releases[known.release.id]
-        if known.standing is Standing.ABORTED:
-            return known.release
+            if known.standing is Standing.ABORTED:
+                return known.release
         advice = "; take it back with `penstock rollback`" if known.standing is Standing.ACTIVE else f" ({known.why})"
         raise ControlError(f"release {known.release.id} is not pending, it is {known.standing}{advice}", code="not-pending")
 

@@ -127,7 +127,7 @@ def abort(topology: str, id: str, reason: str, settings: Settings, form: str) ->
     if form == "json":
         print_json({"aborted": release_json(release)})
     else:
-        out.print(f"aborted {release.id} by {release.author}: {release.reason or 'no reason given'}", markup=False)
+        out.print(f"aborted {release.id}, which {release.author} announced: {release.reason or 'no reason given'}", markup=False)
 
 
 def _changes(models: tuple[str, ...], parameters: tuple[str, ...]) -> dict[str, Change]:

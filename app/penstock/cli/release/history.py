@@ -169,11 +169,12 @@ def _print_release(log: Log, known: Known, told: Sequence[Stand]) -> None:
         shown.add_row(name, text)
     out.print(shown)
     changed = {one.node for one in changes_of(log, release)}
-    bound = table("\nbinds", "node", "model", "", "model.onnx", "model.toml", "parameters")
+    bound = table("\nbinds", "node", "model", "files", "")
     for node, binding in release.bindings.items():
         note = ("changed" if node in changed else "") + (f", by {release.aliases[node]}" if node in release.aliases else "")
-        parameters = ", ".join(f"{name}={value}" for name, value in binding.parameters.items())
-        bound.add_row(node, str(binding), escape(note), binding.digest, binding.manifest, escape(parameters))
+        parameters = [f"{name} = {value}" for name, value in binding.parameters.items()]
+        files = f"model.onnx {binding.digest}\nmodel.toml {binding.manifest}"
+        bound.add_row(node, str(binding), files, escape("\n".join([*filter(None, [note]), *parameters])))
     out.print(bound)
     if told:
         workers = table("\non the workers", "worker", "state", "", "since")

@@ -1,0 +1,218 @@
+"""The operator's commands as they are typed: what they print, as text and as JSON, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.cli.main import main
+from penstock.control.log import Log, Standing
+from penstock.control.operator import operate
+from penstock.testing import Broker, wait_for
+from tests.kafka.puppets import FAILS, STUCK, Puppet, Puppets, Stage, make_stage
+
+pytestmark = pytest.mark.broker
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def stage(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """Settings as a shell would have them: from the environment."""
+    made = make_stage(broker, tmp_path)
+    for name, value in environment(made).items():
+        monkeypatch.setenv(name, value)
+    return made
+
+
+def environment(stage: Stage) -> dict[str, str]:
+    told = stage.settings
+    return {
+        "PENSTOCK_BROKERS": told.brokers, "PENSTOCK_APPLICATION": told.application, "PENSTOCK_MODELS": str(told.models),
+        "PENSTOCK_SCHEMAS": str(told.schemas), "PENSTOCK_TOPOLOGIES": str(stage.folder), "PENSTOCK_TRUST": str(told.trust),
+        "PENSTOCK_UNSIGNED_CONTROL": "true",
+    }  # fmt: skip
+
+
+def said(capsys: Captured, *command: str) -> tuple[int, str, str]:
+    code = main(command)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def answered(capsys: Captured, *command: str) -> tuple[int, Any]:
+    code, out, _ = said(capsys, *command, "--format", "json")
+    return code, json.loads(out)
+
+
+def log_of(stage: Stage) -> Log:
+    return operate(stage.settings, stage.topology, lambda it: it.state())
+
+
+def test_deploy_tells_each_step_of_each_worker_and_what_came_of_it(stage: Stage, capsys: Captured) -> None:
+    with Puppets(stage, Puppet("a"), Puppet("b")):
+        code, out, err = said(capsys, "deploy", "payments", "score=score@2", "--reason", "retrained")
+        assert code == 0
+        assert out.splitlines()[:2] == ["payments: generation 1 is in force", "  score: score@1 → score@2"]
+        assert "2 switched, the last within" in out
+        lines = err.splitlines()
+        assert lines[0].startswith("UNSIGNED: ")
+        assert lines[1].startswith("announced ")
+        assert lines[1].endswith(": retrained")
+        (activated,) = [number for number, line in enumerate(lines) if line.startswith("activated ")]
+        assert {"  a: ready", "  b: ready"} <= set(lines[:activated])
+        assert {"  a: live", "  b: live"} <= set(lines[activated:])
+
+
+def test_deploy_as_json(stage: Stage, capsys: Captured) -> None:
+    with Puppets(stage, Puppet("a")):
+        code, told = answered(capsys, "deploy", str(stage.folder / "payments.yaml"), "score=score@2")
+    assert (code, told["released"], told["generation"]) == (0, True, 1)
+    assert [(one["node"], one["before"]["model"], one["after"]["model"]) for one in told["changes"]] == [("score", "score@1", "score@2")]
+    (worker,) = told["workers"]
+    assert (worker["worker"], worker["state"], worker["generation"]) == ("a", "live", 1)
+    assert 0 <= worker["seconds"] < 10
+
+
+def test_failed_deploy_ends_with_8_and_every_reason(stage: Stage, capsys: Captured) -> None:
+    with Puppets(stage, Puppet("a"), Puppet("b", FAILS)):
+        code, out, err = said(capsys, "deploy", "payments", "score=score@2")
+        assert (code, out) == (8, "")
+        assert err.splitlines()[-1] == "  b: failed: the digest of model.onnx differs"
+        code, told = answered(capsys, "deploy", "payments", "score=score@2")
+    assert (code, told["released"], told["code"]) == (8, False, "not-ready")
+    reasons = {one["worker"]: one["detail"] for one in told["workers"]}
+    assert reasons["b"] == "the digest of model.onnx differs"
+
+
+def test_dry_run_shows_and_checks_and_says_nothing(stage: Stage, capsys: Captured) -> None:
+    code, out, err = said(capsys, "deploy", "payments", "score=score@2", "--dry-run")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[:2] == ["payments: generation 0 → 1 would change", "  score: score@1 → score@2"]
+    code, told = answered(capsys, "deploy", "payments", "score=score@2", "--dry-run")
+    assert (code, told["base"], told["valid"]) == (0, 0, True)
+    assert said(capsys, "deploy", "payments", "score=score@1", "--dry-run")[0] == 8
+    assert log_of(stage).position == 0
+
+
+def test_rollback_history_and_releases_tell_the_same_story(stage: Stage, capsys: Captured) -> None:
+    with Puppets(stage, Puppet("a")):
+        assert said(capsys, "history", "payments")[1].startswith("generation 0 is in force")
+        assert said(capsys, "deploy", "payments", "score=score@2", "--reason", "one")[0] == 0
+        code, out, _ = said(capsys, "rollback", "payments", "--reason", "alarms", "--dry-run")
+        assert (code, out.splitlines()[1]) == (0, "  score: score@2 → score@1")
+        assert said(capsys, "rollback", "payments", "--reason", "alarms")[0] == 0
+        left = answered(capsys, "deploy", "payments", "score=score@3", "--no-wait")
+        _, told = answered(capsys, "history", "payments", "--boundaries")
+        assert told["generation"] == 2
+        assert [(one["generation"], one["reason"], one["restores"]) for one in told["releases"]] == [(2, "alarms", 0), (1, "one", None)]
+        assert [(one["offset"], one["generation"]) for one in told["boundaries"]] == [(10, 1), (20, 2)]
+        _, told = answered(capsys, "history", "payments", "--all", "--limit", "2")
+        assert [one["standing"] for one in told["releases"]] == ["pending", "active"]
+        out = said(capsys, "history", "payments", "--all", "--boundaries")[1]
+        for part in ("pending", "active", "superseded", "(back to 0) alarms", "score: score@1 → score@2", "from offset"):
+            assert part in out
+        id = told["releases"][0]["id"]
+        code, told = answered(capsys, "releases", "show", "payments", id[:30])
+        assert (code, told["id"], told["standing"], told["bindings"]["score"]["model"]) == (0, id, "pending", "score@3")
+        out = said(capsys, "releases", "show", "payments", id)[1]
+        assert told["bindings"]["score"]["digest"] in out
+        assert "on the workers" in out
+        code, out, _ = said(capsys, "abort", "payments", id, "--reason", "not today")
+        assert code == 0
+        assert out.startswith(f"aborted {id}")
+        assert said(capsys, "abort", "payments", id)[0] == 8
+        _, listed = answered(capsys, "releases", "ls", "payments")
+        assert [one["standing"] for one in listed] == ["aborted", "active", "superseded"]
+        assert "not today" in said(capsys, "releases", "ls", "payments")[1]
+    assert left[0] == 0
+
+
+def test_status_tells_when_a_person_should_look(stage: Stage, capsys: Captured) -> None:
+    code, out, _ = said(capsys, "status", "payments")
+    assert (code, "! no live worker" in out) == (1, True)
+    good, behind = Puppet("a"), Puppet("b", FAILS)
+    with Puppets(stage, good, behind):
+        code, out, _ = said(capsys, "status", "payments")
+        assert code == 0
+        assert "generation 0, what the topology file binds" in out
+        assert main(["deploy", "payments", "score=score@2", "--min-ready", "1", "--reason", "hurry"]) == 1, "b has not switched"
+        assert "not switched: b: failed" in capsys.readouterr().out
+        code, out, _ = said(capsys, "status", "payments")
+        assert code == 1
+        assert "! b scores with generation 0, in force is 1: the digest of model.onnx differs" in out
+        code, told = answered(capsys, "status", "payments")
+        assert (code, told["generation"], told["release"]["reason"]) == (1, 1, "hurry")
+        assert [(one["worker"], one["live"], one["generation"]) for one in told["workers"]] == [("a", True, 1), ("b", True, 0)]
+        assert told["wrong"] == ["b scores with generation 0, in force is 1: the digest of model.onnx differs"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_deploy_is_taken_back_and_ends_with_130(stage: Stage, number: signal.Signals) -> None:
+    with Puppets(stage, Puppet("a", STUCK)):
+        with started(stage, "deploy", "payments", "score=score@2") as process:
+            wait_for(lambda: [known.standing for known in log_of(stage).releases.values()] == [Standing.PENDING], "the release", 30)
+            process.send_signal(number)
+            out, err = process.communicate(timeout=30)
+        assert (process.returncode, out) == (130, "")
+        assert "aborted " in err
+        assert err.splitlines()[-1] == "interrupted"
+        assert [known.standing for known in log_of(stage).releases.values()] == [Standing.ABORTED]
+
+
+def test_operator_that_was_killed_leaves_a_release_that_another_goes_on_with(stage: Stage, capsys: Captured) -> None:
+    with Puppets(stage, Puppet("a", STUCK)):
+        with started(stage, "deploy", "payments", "score=score@2") as process:
+            wait_for(lambda: bool(log_of(stage).pending), "the release", 30)
+            process.kill()
+        (pending,) = log_of(stage).pending
+        assert log_of(stage).generation == 0
+        assert pending.id in said(capsys, "status", "payments")[1]
+    with Puppets(stage, Puppet("a")):
+        code, out, _ = said(capsys, "deploy", "payments", "--resume", pending.id[:18])
+    assert code == 0
+    assert out.startswith("payments: generation 1 is in force")
+
+
+def test_watch_releases_what_an_alias_was_moved_to_and_that_once(stage: Stage, capsys: Captured) -> None:
+    with Puppets(stage, Puppet("a")):
+        assert said(capsys, "watch", "payments", "--once")[:2] == (0, "")
+        stage.registry.alias("score", "production", "2")
+        code, out, _ = said(capsys, "watch", "payments", "--once")
+        assert (code, out.splitlines()) == (0, ["score@production moved from 1 to 2", "generation 1 is in force"])
+        assert said(capsys, "watch", "payments", "--once")[:2] == (0, "")
+        assert main(["rollback", "payments"]) == 0
+        capsys.readouterr()
+        assert said(capsys, "watch", "payments", "--once")[:2] == (0, ""), "who rolled it back is not overruled"
+        (release, _) = log_of(stage).generations
+        assert (release.release.reason, release.release.aliases) == ("score@production moved from 1 to 2", {"score": "score@production"})
+
+
+def test_watch_goes_on_after_an_error_and_stops_cleanly(stage: Stage) -> None:
+    with Puppets(stage, Puppet("a")):
+        assert main(["deploy", "payments", "score=score@3"]) == 0
+    with started(stage, "watch", "payments", "--interval", "0.2") as process:
+        stage.registry.alias("score", "production", "2")
+        assert process.stderr is not None
+        heard = iter(process.stderr.readline, "")
+        assert next((line for line in heard if "no live worker" in line), "")
+        with Puppets(stage, Puppet("a", generation=1)):
+            wait_for(lambda: log_of(stage).generation == 2, "the release", 30)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+    assert (process.returncode, err.splitlines()[-1]) == (0, "stopped")
+    assert "score@production moved from 1 to 2" in out
+
+
+def started(stage: Stage, *command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "penstock", *command],
+        env={**os.environ, **environment(stage)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip

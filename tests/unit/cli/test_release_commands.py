@@ -1,0 +1,106 @@
+"""The operator's commands as far as they go without a broker: what is typed wrong is told before anybody is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from penstock.cli.main import main
+from penstock.cli.release.asking import named
+from penstock.cli.release.words import duration, moment, short
+from penstock.errors import ConfigError, TopologyError
+from penstock.settings import Settings
+
+TEXT = """\
+topology: payments
+sources: {cards: {topic: cards, schema: card.avsc}}
+nodes: {score: {kind: model, model: score@1, inputs: {x: amount}}}
+sinks: {scores: {topic: scores, fields: [score]}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "topologies").mkdir()
+    (tmp_path / "topologies" / "payments.yaml").write_text(TEXT)
+    (tmp_path / "topologies" / "payments.test.yaml").write_text("cases: []")
+    (tmp_path / "elsewhere.yaml").write_text(TEXT.replace("payments", "elsewhere"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("text", "name"), [("payments", "payments"), ("topologies/payments.yaml", "payments"), ("elsewhere.yaml", "elsewhere")]
+)
+def test_topology_is_named_by_its_name_or_its_file(text: str, name: str) -> None:
+    assert named(text, Settings()).name == name
+
+
+@pytest.mark.usefixtures("folder")
+def test_unknown_name_is_told_with_the_one_that_was_meant() -> None:
+    with pytest.raises(ConfigError, match=r"'payment' is no file, and no topology in topologies \(did you mean 'payments'\?\)"):
+        named("payment", Settings())
+    with pytest.raises(ConfigError, match="no topology in nowhere"):
+        named("payments", Settings(topologies=Path("nowhere")))
+    with pytest.raises(TopologyError, match=r"payment\.yaml: cannot be read"):
+        named("payment.yaml", Settings())
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "name what to change"),
+        (["score=score@2", "--resume", "01"], "name what to change"),
+        (["score"], "'score': write NODE=NAME@VERSION"),
+        (["=score@2"], "write NODE=NAME@VERSION"),
+        (["score=score"], "'score' names no version"),
+        (["score=score@1", "score=score@2"], "score is given twice"),
+        (["--set", "score=1"], "write NODE.PARAM=JSON"),
+        (["--set", "score.limit"], "write NODE.PARAM=JSON"),
+        (["--set", "score.limit=low"], "not JSON"),
+        (["score=score@2", "--min-ready", "-1"], "--min-ready"),
+        (["score=score@2", "--timeout", "0"], "--timeout"),
+    ],
+)
+def test_what_is_typed_wrong_is_told_before_a_broker_is_asked(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["deploy", "payments", *arguments, "--brokers", "127.0.0.1:1"]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("folder")
+def test_topology_without_an_alias_has_nothing_to_follow(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["watch", "payments", "--brokers", "127.0.0.1:1"]) == 2
+    assert "payments names no alias" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["deploy", "payments", "score=score@2"],
+        ["rollback", "payments"],
+        ["abort", "payments", "01"],
+        ["status", "payments"],
+        ["history", "payments"],
+        ["releases", "ls", "payments"],
+        ["releases", "show", "payments", "01"],
+    ],
+)
+def test_brokers_that_do_not_answer_have_their_exit_code(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "--brokers", "127.0.0.1:1", "--broker-timeout", "0.2"]) == 4
+    assert "no broker answered at 127.0.0.1:1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0344, "34 ms"), (1, "1 s"), (119, "119 s"), (180, "3 min"), (7199, "120 min"), (7200, "2 h"), (432_000, "5 d")]
+)
+def test_durations_in_words(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_stamps_and_ids_in_short() -> None:
+    assert moment(1_700_000_000_999) == "2023-11-14 22:13:20Z"
+    assert short("01a1fe87-944c-748a-a2cb-8eb3433a1ddf") == "01a1fe87-944c"
