@@ -10,15 +10,16 @@
 What a plan of this worker has loaded already is taken as it is: it has been through all of this, and it must not be run here, since
 the plan in force may be running it. Nothing here touches that plan. A worker serves meanwhile, in the same interpreter: so what would
 hold its lock for long (parsing a model, copying it) is left to the child, or is done by libraries that let go of it. With a model of
-100 MB the loop waits 11 ms at most. The thread that stages keeps the worker's priority: at a lower one it is put aside by other processes
+100 MB the loop waits 16 ms at most. The thread that stages keeps the worker's priority: at a lower one it is put aside by other processes
 with the lock in its hand, and the loop waits with it (measured on a busy host: up to 500 ms, against 40). Only the child is nice.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,8 @@ from penstock.model.session import Session
 from penstock.model.verify import verify
 
 __all__ = ["Build", "Fit", "Staged", "Tell", "Updater"]
+
+logger = logging.getLogger(__name__)
 
 P = TypeVar("P")
 P_co = TypeVar("P_co", covariant=True)
@@ -127,6 +130,12 @@ class Updater(Generic[P]):
             if error.code != "stopped" or stopped():
                 raise
             raise ControlError(f"not ready within {self._timeout:g} s (setting stage_timeout): {error}", code="timeout") from error
+
+    def prune(self, kept: Iterable[Binding]) -> None:
+        """Gives back what of the cache no release has used for long, but for these; after an activation. Blocks as `stage` does."""
+        gone = self._store.prune({binding.manifest for binding in kept})
+        if gone:
+            logger.info("given back from the cache: %s", ", ".join(gone))
 
     def _stage(self, release: Release, tell: Tell, stopped: Stopped) -> Staged[P]:
         cases = self._cases(release.bindings)

@@ -1,14 +1,11 @@
 """An unknown model runs first in a child process, so that one that crashes, hangs or eats memory takes no worker along.
 
-The child (`python -m penstock.model.quarantine FILE`) goes to the end of the queue for the processor, limits its own memory and CPU
-time, loads the file, runs it on made-up and on golden inputs at batch sizes 1, 2 and 256, and checks that every output has a row for each
-row, is finite, and that a row's answer does not depend on the rows beside it. It says what it found as one JSON object on stdout; whatever
-kills it, the parent reports. It ends with the parent, however that ends.
+The child is `python -m penstock.model.trial FILE`: it gives way to others, keeps within its limits, and says what it found as one JSON
+object on stdout; whatever kills it, the parent reports. It ends with the parent, however that ends.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
 import hashlib
 import importlib.metadata
@@ -16,40 +13,24 @@ import io
 import json
 import os
 import platform
-import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
-import numpy as np
-import onnx
-
-from penstock.batch import Array
-from penstock.errors import ConfigError, ControlError, InferenceError, ModelCorrupt, ModelError, ModelMismatch
-from penstock.host import ends_with, locked, private_folder, write_whole
-from penstock.model.artifact import GOLDEN_FILE
-from penstock.model.contents import check_contents
-from penstock.model.golden import feeds_of, parse
+from penstock.errors import ControlError, ModelCorrupt, ModelMismatch
+from penstock.host import locked, private_folder, write_whole
 from penstock.model.sealed import Sealed
-from penstock.model.session import Session
-from penstock.model.synthetic import synthetic_feeds
 
-__all__ = ["SIZES", "Findings", "Limits", "quarantine", "quarantine_once"]
+__all__ = ["SAID", "Findings", "Limits", "quarantine", "quarantine_once"]
 
-SIZES: Final = (1, 2, 256)
+SAID: Final = 256 * 1024  # bytes that a child may write, all of them on stdout and stderr
 _NAMES: Final = {"ModelCorrupt": ModelCorrupt, "ModelMismatch": ModelMismatch}
-# A row alone may take other instructions than the row in a batch; what differs by more than this is another answer.
-_ATOL: Final = 1e-4
-_RTOL: Final = 1e-3
-_NICE: Final = 10
-_SAID: Final = 256 * 1024  # bytes that a child may write, all of them on stdout and stderr
-_PATIENCE: Final = 5  # a run may take so many times its CPU time: on a busy host a nice child gets a fifth of a core
 _POLL: Final = 0.05  # seconds between two looks at the child
 
 
@@ -86,7 +67,7 @@ def quarantine(
         with Sealed(io.BytesIO(model), limit=len(model)) as sealed:
             return quarantine(sealed, golden=golden, limits=limits, stopped=stopped)
     limits = limits or Limits()
-    command = [sys.executable, "-B", "-m", "penstock.model.quarantine", str(model.path), f"--parent={os.getpid()}"]
+    command = [sys.executable, "-B", "-m", "penstock.model.trial", str(model.path), f"--parent={os.getpid()}"]
     command += [f"--{name}={value}" for name, value in asdict(limits).items()]
     if golden is None:
         return _watch(command, (model.descriptor,), limits, stopped)
@@ -160,7 +141,7 @@ def _wait(child: subprocess.Popen[bytes], limits: Limits, stopped: Callable[[], 
 
 def _content(file: BinaryIO) -> bytes:
     file.seek(0)
-    return file.read(_SAID)
+    return file.read(SAID)
 
 
 def _read(code: int, out: bytes, err: bytes, limits: Limits) -> Findings:
@@ -177,121 +158,3 @@ def _read(code: int, out: bytes, err: bytes, limits: Limits) -> Findings:
     if "error" in said:
         raise _NAMES[said["error"]](said["message"])
     return Findings(tuple(said["remarks"]))
-
-
-def main() -> None:
-    """The child: tries a file within the limits and prints what it found as JSON."""
-    usual = Limits()
-    parser = argparse.ArgumentParser(prog="python -m penstock.model.quarantine", description=main.__doc__)
-    parser.add_argument("file", type=Path, help="an ONNX file")
-    parser.add_argument("--golden", type=Path, help="golden records whose inputs are run too")
-    parser.add_argument("--memory", type=int, default=usual.memory, help="bytes of address space (default %(default)s)")
-    parser.add_argument("--cpu", type=int, default=usual.cpu, help="seconds of CPU (default %(default)s)")
-    parser.add_argument("--wall", type=float, default=usual.wall, help="seconds in all (default %(default)s)")
-    parser.add_argument("--run", type=float, default=usual.run, help="seconds of CPU for one run (default %(default)s)")
-    parser.add_argument("--parent", type=int, help="the process to end with")
-    asked = parser.parse_args()
-    if asked.parent and (begin := ends_with(asked.parent, signal.SIGKILL)):
-        begin()
-    os.nice(_NICE)
-    _limit(asked.memory, asked.cpu)
-    try:
-        said: dict[str, Any] = {"remarks": _try(asked.file, asked.golden, min(asked.run * _PATIENCE, asked.wall))}
-    except ModelError as error:
-        said = {"error": type(error).__name__, "message": str(error)}
-    except MemoryError:
-        said = {"error": ModelCorrupt.__name__, "message": f"the model needs more than {asked.memory:,} bytes of memory"}
-    sys.stdout.write(json.dumps(said) + "\n")
-
-
-def _limit(memory: int, cpu: int) -> None:
-    if sys.platform != "darwin":  # macOS refuses a limit below the shared libraries that every process maps
-        _lower(resource.RLIMIT_AS, memory, memory)
-    _lower(resource.RLIMIT_CPU, cpu, cpu + 1)  # SIGXCPU first, SIGKILL a second later
-    _lower(resource.RLIMIT_CORE, 0, 0)
-    _lower(resource.RLIMIT_FSIZE, _SAID, _SAID)  # it writes no files but what it says
-
-
-def _lower(kind: int, soft: int, hard: int) -> None:
-    """Sets the limits, but never above what this process was given."""
-    _, given = resource.getrlimit(kind)
-    if given != resource.RLIM_INFINITY:
-        soft, hard = min(soft, given), min(hard, given)
-    resource.setrlimit(kind, (soft, hard))
-
-
-def _try(file: Path, golden_file: Path | None, deadline: float) -> list[str]:
-    check_contents(file.read_bytes())  # read again below: a copy of a large file, kept meanwhile, counts against the limit
-    session = Session.load_file(file, label="the model", deadline=deadline)
-    try:
-        onnx.checker.check_model(file.read_bytes())
-    except onnx.checker.ValidationError as error:
-        raise ModelCorrupt(f"the model breaks the ONNX specification: {str(error).strip().splitlines()[0]}") from error
-    made_up = synthetic_feeds(session.signature, max(SIZES))
-    if golden_file is None:
-        _run(session, made_up, "made-up rows", "; if real rows do not do this, give some as golden records")
-        return []
-    for feeds in _golden_feeds(session, golden_file):
-        _run(session, feeds, "golden rows", "")
-    try:
-        _run(session, made_up, "made-up rows", "")
-    except ModelCorrupt as error:
-        return [f"not a fault, since the golden rows pass: {error}"]
-    return []
-
-
-def _golden_feeds(session: Session, file: Path) -> Iterator[Mapping[str, Array]]:
-    """The golden inputs, repeated to the greatest batch size."""
-    try:
-        records = parse(file.read_text(encoding="utf-8"), session.signature, file=GOLDEN_FILE)
-    except ConfigError as error:
-        raise ModelMismatch(f"the golden records do not fit the model: {error}") from error
-    for feeds in feeds_of(records, session.signature):
-        repeats = -(-max(SIZES) // len(next(iter(feeds.values()))))
-        yield {name: np.concatenate([array] * repeats)[: max(SIZES)] for name, array in feeds.items()}
-
-
-def _run(session: Session, feeds: Mapping[str, Array], what: str, hint: str) -> None:
-    """Runs the first rows of the batch at each size; the answers must be those of the whole batch."""
-    names = [tensor.name for tensor in session.signature.outputs]
-    seen: dict[int, list[Array]] = {}
-    for size in sorted(SIZES, reverse=True):
-        where, began = f"{size} {what}", time.thread_time()
-        try:
-            outputs = session.run(names, {name: np.ascontiguousarray(array[:size]) for name, array in feeds.items()})
-        except InferenceError as error:
-            raise ModelCorrupt(f"on {where}: {error}{hint}") from error
-        if session.deadline and (used := time.thread_time() - began) > session.deadline / _PATIENCE:
-            raise ModelCorrupt(f"on {where}: a run took {used:.2g} s of CPU, the limit is {session.deadline / _PATIENCE:g} s")
-        for name, output in zip(names, outputs, strict=True):
-            _check_shape(name, output, size, where)
-            _check_finite(name, output, where, hint)
-        seen[size] = outputs
-    for size in SIZES[:-1]:
-        for name, alone, together in zip(names, seen[size], seen[max(SIZES)], strict=True):
-            _check_independent(name, alone, together[:size], f"{size} {what}")
-
-
-def _check_shape(name: str, output: Array, size: int, where: str) -> None:
-    if output.ndim == 0 or len(output) != size:
-        raise ModelCorrupt(f"on {where}: output {name!r} has the shape {list(output.shape)}; its first axis must be the {size} rows")
-
-
-def _check_finite(name: str, output: Array, where: str, hint: str) -> None:
-    if output.dtype.kind == "f" and not np.isfinite(output).all():
-        raise ModelCorrupt(f"on {where}: output {name!r} is not finite{hint}")
-
-
-def _check_independent(name: str, alone: Array, together: Array, where: str) -> None:
-    same = alone.shape == together.shape and (
-        np.allclose(alone, together, atol=_ATOL, rtol=_RTOL) if alone.dtype.kind == "f" else bool((alone == together).all())
-    )
-    if not same:
-        raise ModelCorrupt(
-            f"on {where}: output {name!r} is {alone[0].tolist()!r} for a row by itself and {together[0].tolist()!r} for the same row "
-            f"in a batch of {max(SIZES)}; a row's answer must not depend on its neighbours, nor on chance"
-        )
-
-
-if __name__ == "__main__":
-    main()

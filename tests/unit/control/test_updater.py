@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import re
 import time
 from collections.abc import Callable
@@ -146,6 +147,14 @@ def test_the_registry_may_be_away_once_the_files_are_here(updater: Updater[Plan]
     staged(updater, loaded)
     registry.root.rename(registry.root.with_name("away"))
     assert staged(updater, loaded).plan.versions["score"] == "score@1"
+
+
+def test_files_that_no_release_needs_are_given_back(updater: Updater[Plan], loaded: Loaded) -> None:
+    found = staged(updater, loaded)
+    for artifact in found.artifacts.values():
+        os.utime(artifact.path, (0, 0))
+    updater.prune([runtime.bindings(loaded)["score"]])
+    assert [artifact.path.exists() for artifact in found.artifacts.values()] == [False, True]
 
 
 def refused(updater: Updater[Plan], loaded: Loaded, kind: type[ModelError], **bound: Binding) -> str:

@@ -19,6 +19,7 @@ import pytest
 
 from penstock.errors import ControlError, ModelCorrupt, ModelMismatch
 from penstock.model import quarantine as module
+from penstock.model import trial
 from penstock.model.golden import GoldenRecord, dump
 from penstock.model.quarantine import Findings, Limits, quarantine, quarantine_once
 from penstock.model.sealed import Sealed
@@ -47,9 +48,9 @@ def test_a_run_that_is_too_slow_is_told_by_its_cpu_time() -> None:
     session = Session.load(models.endless(500_000), deadline=None)
     feeds, began = {"x": np.ones((256, 1), np.float32)}, time.thread_time()
     session.run(["y"], feeds)
-    session.deadline = (time.thread_time() - began) / 2 * module._PATIENCE
+    session.deadline = (time.thread_time() - began) / 2 * trial._PATIENCE
     with pytest.raises(ModelCorrupt, match=r"on 256 slow rows: a run took .* s of CPU, the limit is .* s$"):
-        module._run(session, feeds, "slow rows", "")
+        trial._run(session, feeds, "slow rows", "")
 
 
 def test_a_child_that_hangs_as_a_whole_is_killed() -> None:
