@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from penstock.control.messages import Abort, Activate, Binding, Message, Release, encode, new_id, timestamp
+from penstock.control.messages import Abort, Activate, Binding, Message, Release, new_id, timestamp
 from penstock.control.trust import SigningKey, Trust, seal
 from penstock.transports.kafka.journal import Entry
 
@@ -44,7 +44,7 @@ def abort(number: int = 1, **fields: Any) -> Abort:
 
 
 def bytes_of(message: Message, key: SigningKey | None = None) -> bytes:
-    return seal(message, key) if key else encode(message)
+    return seal(message, key)
 
 
 def entry(offset: int, message: Message, key: SigningKey | None = None, **fields: Any) -> Entry:
