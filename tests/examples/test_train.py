@@ -25,6 +25,7 @@ import train
 metrics = pytest.importorskip("sklearn.metrics")
 
 NAMES = ("flight-features", "flight-logistic", "flight-stack", "flight-trees")
+COMMITTED = (*((name, "1", train.ALIAS) for name in NAMES), ("flight-stack", "2", train.CANDIDATE), ("flight-trees", "2", train.CANDIDATE))
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,36 @@ def test_check_tells_the_same_models_from_others(
     assert "flight-trees@1: differs from the one trained now" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def retrained(halves: tuple[pd.DataFrame, pd.DataFrame], trained: dict[str, train.Trained]) -> dict[str, train.Trained]:
+    fitting, judging = halves
+    since = judging[judging.month.isin(train.SINCE)]
+    return train.retrain(trained["flight-features"].onnx, trained["flight-logistic"].onnx, fitting, since, judging)
+
+
+def test_candidates_are_measured_on_months_that_they_have_not_seen(
+    halves: tuple[pd.DataFrame, pd.DataFrame], retrained: dict[str, train.Trained]
+) -> None:
+    unseen = halves[1].month.to_numpy() >= 10
+    late = halves[1].arr_delay.to_numpy() > train.LATE
+    for made in retrained.values():
+        assert made.metrics["auc"] == pytest.approx(metrics.roc_auc_score(late[unseen], made.run()[unseen, 1]))
+        assert made.metrics["conversion_error"] < 5e-6
+
+
+def test_candidates_differ_from_what_they_are_to_follow_and_take_the_same_tensors(
+    trained: dict[str, train.Trained], retrained: dict[str, train.Trained], tmp_path: Path
+) -> None:
+    registry = DirectoryRegistry(tmp_path)
+    train.register(registry, trained, np.arange(5), "January to June")
+    train.register(registry, retrained, np.arange(5), "January to September", train.CANDIDATE)
+    for name, made in retrained.items():
+        assert registry.aliases(name) == {"production": "1", "candidate": "2"}
+        assert registry.resolve(name, "1").signature == registry.resolve(name, "2").signature
+        assert train.difference(registry.resolve(name, "1"), made) > train.TOLERANCE
+    assert train.check(registry, retrained, train.CANDIDATE) == 0
+
+
 def test_registering_the_same_models_again_makes_no_version(trained: dict[str, train.Trained], tmp_path: Path) -> None:
     registry = DirectoryRegistry(tmp_path)
     for _ in range(2):
@@ -71,10 +102,12 @@ def test_registering_the_same_models_again_makes_no_version(trained: dict[str, t
     assert [registry.versions(name) for name in trained] == [["1"]] * len(trained)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_committed_model_is_what_was_pushed(name: str, root: Path) -> None:
+@pytest.mark.parametrize(("name", "version", "alias"), COMMITTED)
+def test_committed_model_is_what_was_pushed(name: str, version: str, alias: str, root: Path) -> None:
     """Digest, signature and the golden records of real flights, new destinations among them."""
-    artifact = DirectoryRegistry(root / "models").resolve(name, train.ALIAS)
+    registry = DirectoryRegistry(root / "models")
+    assert registry.aliases(name)[alias] == version
+    artifact = registry.resolve(name, version)
     report = verify(artifact)
     assert report.origin == "given"
     assert report.records >= 20
