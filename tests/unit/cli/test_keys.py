@@ -166,7 +166,7 @@ def test_what_cannot_be_edited_safely_is_left_alone(run: Run, text: str) -> None
 
 
 def test_key_is_not_added_where_the_file_would_be_no_toml(run: Run) -> None:
-    text = "keys.bob = {public = '11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo', topologies = ['*'], trusted = 2026-01-01T00:00:00Z}"
+    text = "keys = {bob = {public = '11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo', topologies = ['*'], trusted = 2026-01-01T00:00:00Z}}"
     Path("trust.toml").write_text(text)
     run("new", "alice")
     done = run("trust", "alice", "--topology", "flights")
