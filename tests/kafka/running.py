@@ -31,7 +31,7 @@ sinks:
 
 @dataclass(frozen=True)
 class Job:
-    """The topology `doubles` on topics of its own."""
+    """A topology, `doubles` unless said otherwise, on topics of its own."""
 
     broker: Broker
     folder: Path
@@ -40,18 +40,19 @@ class Job:
     dead: str
     application: str
     partitions: int
+    topology: str = "doubles"
 
     @property
     def file(self) -> Path:
-        return self.folder / "doubles.yaml"
+        return self.folder / f"{self.topology}.yaml"
 
     @property
     def group(self) -> str:
-        return f"{self.application}.doubles"
+        return f"{self.application}.{self.topology}"
 
     @property
     def releases(self) -> Topics:
-        return Topics.of(self.application, "doubles")
+        return Topics.of(self.application, self.topology)
 
     def send(self, ids: Iterable[int], *, headers: Sequence[Header] = ()) -> None:
         produce(self.broker, [self.reading(number, headers) for number in ids])
@@ -75,7 +76,13 @@ class Running:
 
     def __init__(self, job: Job, flags: Sequence[str] = (), settings: dict[str, str] | None = None) -> None:
         self.log_file = job.folder / f"{unique('worker')}.log"
-        defaults = {"brokers": job.broker.bootstrap, "application": job.application, "session_timeout": "3", "commit_interval": "0.3", "cache": str(job.folder / "cache")}
+        defaults = {
+            "brokers": job.broker.bootstrap,
+            "application": job.application,
+            "session_timeout": "3",
+            "commit_interval": "0.3",
+            "cache": str(job.folder / "cache"),
+        }
         given = {**defaults, **(settings or {})}
         environment = {f"PENSTOCK_{name.upper()}": value for name, value in given.items()}
         command = [sys.executable, "-m", "penstock", "run", str(job.file), *flags]
