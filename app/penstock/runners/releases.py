@@ -104,6 +104,7 @@ class Releases:
         self._cases: dict[str, _Case] = {}
         self._kept: list[_Kept] = []  # of the current plan and of the previous one
         self._updater = runtime.updater(loaded, settings)
+        self._pruned = 0  # the generation after which the cache was tidied last
         self._executor = ThreadPoolExecutor(1, "staging")
         self._wake = asyncio.Event()
         self._moved = asyncio.Condition()
@@ -333,12 +334,23 @@ class Releases:
             case = self._next()
             if case is None:
                 self._wake.clear()
+                await self._prune()
                 await self._wake.wait()
                 continue
             await self._stage(case)
             self._reconcile()
             async with self._moved:
                 self._moved.notify_all()
+
+    async def _prune(self) -> None:
+        """Gives back what the host's cache has not used for long; once a generation, when there is nothing else to do."""
+        if self._pruned != (generation := self.live.current.generation):
+            self._pruned = generation
+            kept = [binding for one in self._kept for binding in one.bindings.values()]
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._executor, self._updater.prune, kept)
+            except (PenstockError, OSError) as error:
+                logger.warning("the cache of models was not tidied: %s", error)
 
     def _next(self) -> _Case | None:
         """What is in force comes first, then what was announced first."""
