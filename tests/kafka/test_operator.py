@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,13 @@ from penstock.control.log import Log, Standing
 from penstock.control.operator import Deployed, Operator, Phase, Progress, operate
 from penstock.control.trust import SigningKey
 from penstock.errors import ConfigError, ControlError
+from penstock.registry.directory import DirectoryRegistry
+from penstock.settings import Settings
 from penstock.testing import Broker
+from penstock.testing import models as tiny
+from penstock.topology.parse import parse
 from tests.kafka.puppets import FAILS, STUCK, Puppet, Puppets, Stage, make_stage
+from tests.kafka.running import make_job
 
 pytestmark = pytest.mark.broker
 
@@ -212,3 +218,36 @@ def test_signed_releases_need_a_key_that_is_trusted_here(stage: Stage) -> None:
         stage.settings.trust.write_text("")
         with pytest.raises(ControlError, match=r"worker a obeys generation 1, but .* the newest is 0: .*refused here: 2 unknown-key"):
             deploy(stage, {"score": "score@3"})
+
+
+def test_real_workers_switch_and_go_back_between_two_batches(broker: Broker, tmp_path: Path) -> None:
+    """`penstock run`, twice: what was sent before, between and after is answered by the model of its time, each event once."""
+    job = make_job(broker, tmp_path)
+    DirectoryRegistry(tmp_path / "models").publish("double", tiny.linear([3.0]), version="2")
+    settings = Settings(
+        brokers=broker.bootstrap, application=job.application, models=tmp_path / "models", schemas=tmp_path / "schemas",
+        unsigned_control=True, trust=tmp_path / "trust.toml", broker_timeout=15.0,
+    )  # fmt: skip
+    topology = parse(job.file)
+    with job.run(unsigned_control="true") as one, job.run(unsigned_control="true") as other:
+        one.wait_until_assigned()
+        other.wait_until_assigned()
+        job.send(range(400))
+        job.wait_for_answers(400)
+        deployed = operate(settings, topology, lambda it: it.deploy({"double": "double@2"}, reason="tripled"))
+        assert (deployed.generation, deployed.late, len(deployed.seconds or {})) == (1, (), 2)
+        job.send(range(400, 800))
+        job.wait_for_answers(800)
+        back = operate(settings, topology, lambda it: it.rollback())
+        assert (back.generation, back.late, len(back.seconds or {})) == (2, (), 2)
+        job.send(range(800, 1200))
+        job.wait_for_answers(1200)
+        boundaries = operate(settings, topology, lambda it: it.boundaries())
+        assert (one.stop(), other.stop()) == (0, 0), one.log + other.log
+        assert operate(settings, topology, lambda it: it.workers()) == [], "they took their records away"
+    answers = {int(found["id"]): found["y"] for found in (json.loads(record.value or b"") for record in job.answers())}
+    assert len(job.answers()) == len(answers) == 1200
+    factors = {id: 3 if 400 <= id < 800 else 2 for id in answers}
+    assert answers == pytest.approx({id: factor * id / 2 for id, factor in factors.items()})
+    newest = {(found.partition, found.generation): found.offset for found in boundaries}
+    assert newest.items() >= {((partition, generation), 100 * generation) for partition in range(4) for generation in (1, 2)}

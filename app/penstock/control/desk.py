@@ -24,25 +24,36 @@ from penstock.topology.spec import Topology
 from penstock.transports.kafka.connection import Admin, aiokafka_arguments
 from penstock.transports.kafka.journal import Entry, Reader, Writer
 
-__all__ = ["Desk"]
+__all__ = ["Desk", "introduced"]
 
 _REASON: Final = 1000  # characters; a message takes some more
 _ECHO_S: Final = 0.5
+
+
+def introduced(settings: Settings, topology: Topology) -> str:
+    """The id of the cluster. Raises TopicMissing when the topics of the topology's releases were not made there. Blocks, with patience."""
+    admin = Admin(settings)
+    admin.describe(_topics(settings, topology))
+    return admin.cluster_id()
+
+
+def _topics(settings: Settings, topology: Topology) -> Topics:
+    releases = topology.releases
+    return Topics.of(settings.application, topology.name, control=releases.control, status=releases.status)
 
 
 class Desk:
     """Use as an async context manager; entering it reads both topics to their ends.
 
     Raises TransportUnavailable or AccessRefused for brokers that do not answer, TopicMissing, ConfigError for a trust file that
-    cannot be used.
+    cannot be used. `cluster` is what `introduced` gave, for those who have asked already.
     """
 
     log: Log
 
-    def __init__(self, settings: Settings, topology: Topology) -> None:
-        self._settings, self._topology = settings, topology
-        releases = topology.releases
-        self.topics = Topics.of(settings.application, topology.name, control=releases.control, status=releases.status)
+    def __init__(self, settings: Settings, topology: Topology, cluster: str = "") -> None:
+        self._settings, self._topology, self._cluster = settings, topology, cluster
+        self.topics = _topics(settings, topology)
         self.fleet = Fleet(silence_after(settings.status_interval))
         self._arguments = aiokafka_arguments(settings)
         self._patience = max(settings.broker_timeout, 1.0)
@@ -50,7 +61,7 @@ class Desk:
         self._writer: Writer | None = None
 
     async def __aenter__(self) -> Self:
-        self._cluster = await asyncio.to_thread(self._introduced)
+        self._cluster = self._cluster or await asyncio.to_thread(introduced, self._settings, self._topology)
         self._trust = Trust.load(self._settings.trust)
         self.log = Log(Judge(self._topology.name, self._cluster, self._trust, self._settings.unsigned_control))
         async with AsyncExitStack() as stack:
@@ -62,11 +73,6 @@ class Desk:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._stack.aclose()
-
-    def _introduced(self) -> str:
-        admin = Admin(self._settings)
-        admin.describe(self.topics)
-        return admin.cluster_id()
 
     def _reader(self, topic: str) -> Reader:
         return Reader(self._arguments, topic, patience=self._patience)

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self, TypeVar
 
 from penstock.control.aliases import Moves, moves
-from penstock.control.desk import Desk
+from penstock.control.desk import Desk, introduced
 from penstock.control.fleet import Fleet, Worker
 from penstock.control.log import Generation, Log, Standing
 from penstock.control.messages import Abort, Activate, Binding, Release, new_id
@@ -89,10 +89,10 @@ class Operator:
     made, ConfigError for a trust file that cannot be used.
     """
 
-    def __init__(self, settings: Settings, topology: Topology) -> None:
+    def __init__(self, settings: Settings, topology: Topology, cluster: str = "") -> None:
         self.settings = settings
         self.topology = topology
-        self._desk = Desk(settings, topology)
+        self._desk = Desk(settings, topology, cluster)
         self._registry = DirectoryRegistry(settings.models)
         self._told: Progress | None = None
 
@@ -336,9 +336,10 @@ class Operator:
 
 def operate(settings: Settings, topology: Topology, act: Callable[[Operator], Awaitable[T]]) -> T:
     """`act` with an open Operator, for programs without an event loop: `operate(settings, topology, lambda it: it.deploy(...))`."""
+    cluster = introduced(settings, topology)  # here, where an interrupt need not wait for brokers that do not answer
 
     async def run() -> T:
-        async with Operator(settings, topology) as operator:
+        async with Operator(settings, topology, cluster) as operator:
             return await act(operator)
 
     return asyncio.run(run())

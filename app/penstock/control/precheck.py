@@ -10,6 +10,7 @@ A version that stays and is not in this registry, or is another one here, is pas
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from penstock.codecs import load_schema
@@ -21,7 +22,7 @@ from penstock.registry.base import Registry
 from penstock.topology.check import check
 from penstock.topology.parameters import check_parameters
 from penstock.topology.requirements import unmet
-from penstock.topology.spec import Node, Topology
+from penstock.topology.spec import ModelRef, Node, Topology
 
 __all__ = ["precheck"]
 
@@ -39,12 +40,18 @@ def precheck(topology: Topology, proposal: Proposal, registry: Registry, schemas
     signatures = {name: artifact.signature for name, artifact in artifacts.items()}
     sources = {one.name: load_schema(schemas / one.schema) for one in topology.sources}
     sinks = {one.name: load_schema(schemas / one.schema) for one in topology.sinks if one.schema}
-    problems = check(topology, sources, signatures, sinks)[1]
+    problems = check(_as_bound(topology, proposal), sources, signatures, sinks)[1]
     for node in topology.nodes:
         if node.name in changed & artifacts.keys():
             problems += _misfits(topology.file, node, artifacts[node.name], proposal.bindings[node.name])
     if problems:
         raise TopologyError(dict.fromkeys(problems))
+
+
+def _as_bound(topology: Topology, proposal: Proposal) -> Topology:
+    """The topology with the versions of the proposal in place of its own, so that problems name these."""
+    models = {node: ModelRef(binding.name, binding.version) for node, binding in proposal.bindings.items()}
+    return replace(topology, nodes=tuple(replace(node, model=models.get(node.name, node.model)) for node in topology.nodes))
 
 
 def _same_version(registry: Registry, binding: Binding) -> Artifact | None:

@@ -273,7 +273,7 @@ def test_everything_that_does_not_fit_is_told_at_once(world: World) -> None:
 
 
 def test_tensors_that_differ_are_told(world: World) -> None:
-    with pytest.raises(TopologyError, match="score@production has no input tensor 'a'"):
+    with pytest.raises(TopologyError, match="score@3 has no input tensor 'a'"):
         world.check(score="score@3")
 
 

@@ -133,6 +133,9 @@ def _print_releases(log: Log, shown: Sequence[Known], *, everything: bool) -> No
         listed.add_row(
             number, *standing, short(release.id), moment(known.at_ms), escape(by), escape(changes), escape(f"{back}{release.reason}{why}")
         )
+    if log.generations and log.generations[0].release.id in {known.release.id for known in shown}:
+        bound = "\n".join(f"{node}: {binding}" for node, binding in (log.bound(0) or {}).items())
+        listed.add_row("0", *([""] if everything else []), "", "", "", bound, "what the topology file bound")
     if not log.generations:
         out.print("generation 0 is in force: what the topology file binds; nothing was put in force yet")
     if shown:
@@ -147,7 +150,7 @@ def _print_boundaries(boundaries: Sequence[Boundary]) -> None:
         return
     listed = table("", "topic", "partition", "from offset", "generation", "worker", "by the worker's clock")
     for one in boundaries:
-        listed.add_row(one.topic, str(one.partition), str(one.offset), str(one.generation), escape(one.worker), one.time)
+        listed.add_row(escape(one.topic), str(one.partition), str(one.offset), str(one.generation), escape(one.worker), one.time)
     out.print(listed)
 
 
@@ -179,5 +182,7 @@ def _print_release(log: Log, known: Known, told: Sequence[Stand]) -> None:
     if told:
         workers = table("\non the workers", "worker", "state", "", "since")
         for one in told:
-            workers.add_row(escape(one.worker), coloured(one.state) if one.live else f"[red]{one.step}[/]", escape(one.detail), one.since)
+            workers.add_row(
+                escape(one.worker), coloured(one.state) if one.live else f"[red]{escape(one.step)}[/]", escape(one.detail), one.since
+            )
         out.print(workers)

@@ -73,4 +73,4 @@ def _table(progress: Progress) -> Table:
 
 def _state(stand: Stand) -> str:
     colour = COLOURS.get(stand.state, "cyan") if stand.live else "red"
-    return f"[{colour}]{stand.step}[/]"
+    return f"[{colour}]{escape(stand.step)}[/]"

@@ -18,9 +18,10 @@ from rich.text import Text
 from penstock.cli.options import with_settings
 from penstock.cli.output import format_option, out, print_json, table
 from penstock.cli.release.asking import LOOKING, ask, named, topology_argument
-from penstock.cli.release.words import COLOURS, duration, known_json, moment, release_json, short
+from penstock.cli.release.words import coloured, duration, known_json, moment, release_json, short
 from penstock.control.fleet import Worker
 from penstock.control.lifecycle import ENDS
+from penstock.control.messages import timestamp
 from penstock.control.operator import Operator
 from penstock.settings import Settings
 
@@ -106,7 +107,9 @@ def _json(operator: Operator) -> dict[str, Any]:
         "refused": dict(log.refused),
         "strange": dict(operator.fleet.strange),
         "wrong": list(_wrong(operator)),
-        "workers": [{**msgspec.to_builtins(one.status), "live": one.live, "said": moment(one.said_ms)} for one in operator.fleet.workers()],
+        "workers": [
+            {**msgspec.to_builtins(one.status), "live": one.live, "said": timestamp(one.said_ms / 1000)} for one in operator.fleet.workers()
+        ],
     }
 
 
@@ -123,7 +126,7 @@ def _picture(operator: Operator) -> RenderableType:
             "[green]live[/]" if one.live else "[red]lost[/]",
             str(one.generation) if one.generation == log.generation else f"[red]{one.generation}[/]",
             "yes" if told.ready else "[red]no[/]",
-            " ".join(places) or "-",
+            escape(" ".join(places)) or "-",
             f"{sum(lags):,}" if lags else "-",
             "\n".join(_releases(operator, one)) or "-",
             f"{_age(operator, one)} ago",
@@ -159,6 +162,4 @@ def _releases(operator: Operator, worker: Worker) -> Iterator[str]:
     newest = {one.release.id for one in operator.log.generations[-2:]} | {one.id for one in operator.log.pending}
     for told in worker.status.releases[-5:]:
         if told.state not in ENDS or told.id in newest or told is worker.status.releases[-1]:
-            colour = COLOURS.get(told.state, "")
-            state = f"[{colour}]{told.state}[/]" if colour else told.state
-            yield f"{short(told.id)} {state}" + (f": {escape(told.detail)}" if told.detail else "")
+            yield f"{escape(short(told.id))} {coloured(told.state)}" + (f": {escape(told.detail)}" if told.detail else "")

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
+from rich.markup import escape
 
 from penstock.control.log import Known, Log
-from penstock.control.messages import Binding, Release
+from penstock.control.messages import Binding, Release, timestamp
 from penstock.control.proposal import Difference, changes_of
 from penstock.control.rollout import Stand
 
@@ -65,8 +66,8 @@ def known_json(log: Log, known: Known) -> dict[str, Any]:
     generation = next((one for one in log.generations if one.release.id == known.release.id), None)
     return {
         **release_json(known.release),
-        "standing": known.standing.value, "why": known.why, "announced": moment(known.at_ms), "offset": known.offset,
-        "generation": generation and generation.number, "activated": generation and moment(generation.at_ms),
+        "standing": known.standing.value, "why": known.why, "announced": timestamp(known.at_ms / 1000), "offset": known.offset,
+        "generation": generation and generation.number, "activated": generation and timestamp(generation.at_ms / 1000),
         "activated_by": generation and generation.activated_by,
         "changes": difference_json(changes_of(log, known.release)),
     }  # fmt: skip
@@ -79,6 +80,6 @@ def stand_json(stand: Stand, generation: int | None, seconds: float | None = Non
 
 
 def coloured(state: str) -> str:
-    """A standing or a state, in its colour."""
+    """A standing or a state, in its colour, as markup."""
     colour = COLOURS.get(state, "")
-    return f"[{colour}]{state}[/]" if colour else state
+    return f"[{colour}]{state}[/]" if colour else escape(state)
