@@ -41,7 +41,7 @@ class Loaded:
     """A valid topology and everything that it names.
 
     `schemas` are by source name, `sink_schemas` by the name of the sinks that have one, `artifacts` by node name: the
-    version that the node's alias pointed at when it was read.
+    version that the node's alias pointed at when it was read. `absent` are the models that the file names and the registry has not.
     """
 
     topology: Topology
@@ -49,14 +49,18 @@ class Loaded:
     schemas: Mapping[str, Schema]
     sink_schemas: Mapping[str, Schema]
     artifacts: Mapping[str, Artifact]
+    absent: tuple[Problem, ...] = ()
 
 
-def load(path: str | Path | Topology, *, models: Path, schemas: Path, artifacts: Mapping[str, Artifact] | None = None) -> Loaded:
+def load(
+    path: str | Path | Topology, *, models: Path, schemas: Path, artifacts: Mapping[str, Artifact] | None = None, absent: bool = False
+) -> Loaded:
     """The topology, or the one in the file `path`, with the schemas of the folder `schemas` and the models of the registry `models`.
 
     `artifacts`, by node name, are taken in place of what the topology names. Raises TopologyError with every problem of every kind:
     in the file, in a schema, a model that is not there, names and types that do not fit. Models are not loaded, and their files not
-    verified; that is done when they are to serve.
+    verified; that is done when they are to serve. With `absent`, a model that is not there is no problem before `prepare`: the control
+    log may bind others.
     """
     topology = path if isinstance(path, Topology) else parse(path)
     shelf = _Shelf(topology.file, models, schemas)
@@ -69,9 +73,11 @@ def load(path: str | Path | Topology, *, models: Path, schemas: Path, artifacts:
         artifacts = {name: artifact for name, artifact in resolved if artifact}
     signatures = {name: artifact.signature for name, artifact in artifacts.items()}
     wiring, problems = check(topology, source_schemas, signatures, sink_schemas)
-    if problems := [*shelf.problems, *problems, *_unmet(topology, artifacts)]:
-        raise TopologyError(sorted(dict.fromkeys(problems), key=lambda one: (one.file != topology.file, one.file, one.line, one.column)))
-    return Loaded(topology, wiring, source_schemas, sink_schemas, artifacts)
+    problems = [*shelf.problems, *problems, *_unmet(topology, artifacts)]
+    if problems or (shelf.absent and not absent):
+        found = dict.fromkeys([*problems, *shelf.absent])
+        raise TopologyError(sorted(found, key=lambda one: (one.file != topology.file, one.file, one.line, one.column)))
+    return Loaded(topology, wiring, source_schemas, sink_schemas, artifacts, tuple(shelf.absent))
 
 
 def prepare(loaded: Loaded, *, warm_rows: int = 256, model_trust: Path | None = None, signatures: Policy | None = None) -> Plan:
@@ -79,8 +85,11 @@ def prepare(loaded: Loaded, *, warm_rows: int = 256, model_trust: Path | None = 
 
     `warm_rows` is the batch size that the models are warmed up at, beside single rows. `model_trust` is the folder of those whose
     models are trusted, and `signatures` the policy, the topology's own unless given; what `warn` lets pass is logged. Raises
-    ModelUntrusted, ModelCorrupt or ModelMismatch that names the model; nothing is served then.
+    ModelUntrusted, ModelCorrupt or ModelMismatch that names the model, and TopologyError for models that are absent; nothing is
+    served then.
     """
+    if loaded.absent:
+        raise TopologyError(loaded.absent)
     policy = signatures or loaded.topology.releases.signatures
     trust = load_trust(model_trust) if model_trust and policy != "off" else None
     sessions: dict[str, Session] = {}
@@ -195,6 +204,7 @@ class _Shelf:
 
     def __init__(self, file: str, models: Path, schemas: Path) -> None:
         self.problems: list[Problem] = []
+        self.absent: list[Problem] = []
         self._file = file
         self._registry = DirectoryRegistry(models)
         self._folder = schemas
@@ -227,7 +237,7 @@ class _Shelf:
                 self._artifacts[model] = None
         found = self._artifacts[model]
         if isinstance(found, ModelError):
-            self._report(mark, f"{where}: {found}")
+            self.absent.append(Problem(self._file, mark.line, mark.column, f"{where}: {found}"))
             return None
         return found
 

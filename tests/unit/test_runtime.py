@@ -10,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from penstock.errors import ModelCorrupt, ModelUntrusted, TopologyError
+from penstock.model.session import Session
 from penstock.model.signing import sign
 from penstock.registry.directory import DirectoryRegistry
 from penstock.runtime import Loaded, load, prepare, rebuild, sessions
@@ -75,6 +76,22 @@ def test_problems_of_every_kind_come_at_once(root: Path) -> None:
     ]
     assert found[4].startswith("schemas/out.avsc:1:2: not JSON")
     assert len(found) == 5
+
+
+def test_models_that_are_not_there_are_no_problem_where_the_control_log_binds_others(root: Path) -> None:
+    """They are one as soon as they are to serve."""
+    (root / "t.yaml").write_text(TEXT.replace("scale@1", "scale@7"))
+    (missing,) = problems(root)
+    found = load(root / "t.yaml", models=root / "models", schemas=root / "schemas", absent=True)
+    with pytest.raises(TopologyError, match="alias '7' of scale is not in"):
+        prepare(found)
+    assert [str(problem).replace(f"{root}/", "") for problem in found.absent] == [missing]
+    (flow,) = found.wiring.flows
+    assert (flow.source.topic, [emit.sink.topic for emit in flow.emits]) == ("in", ["out"])
+    artifacts = {"scaled": DirectoryRegistry(root / "models").resolve("scale", "1"), **found.artifacts}
+    assert rebuild(
+        found, artifacts, {"scaled": Session.load(artifacts["scaled"]), "score": Session.load(artifacts["score"])}, {}
+    ).versions == {"scaled": "scale@1", "score": "score@2"}
 
 
 def test_types_are_held_against_the_registered_signature(root: Path) -> None:

@@ -42,4 +42,5 @@ def run(topology: Path, settings: Settings) -> None:
     from penstock import runtime
     from penstock.runners.stream import StreamRunner
 
-    StreamRunner(runtime.load(topology, models=settings.models, schemas=settings.schemas), settings).run()
+    loaded = runtime.load(topology, models=settings.models, schemas=settings.schemas, absent=settings.releases)
+    StreamRunner(loaded, settings).run()

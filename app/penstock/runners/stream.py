@@ -93,7 +93,7 @@ class StreamRunner:
         for flow in flows:
             for emit in flow.emits:
                 have, need = topics[emit.sink.topic].partitions, topics[flow.source.topic].partitions
-                if emit.key is None and have < need:
+                if emit.sink.key is None and have < need:
                     raise SettingsError(
                         f"topic {emit.sink.topic} has {have} partitions, but {flow.source.topic} has {need}: outputs keep their "
                         f"input's partition, so it needs as many; or give sink {emit.sink.name!r} a `key:` of its own"
