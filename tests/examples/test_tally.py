@@ -55,12 +55,19 @@ def test_area_is_unknown_until_both_outcomes_were_seen() -> None:
     assert auc.value == 0.5
 
 
-def prediction(flight_id: str, score: float = 0.5) -> Prediction:
-    return Prediction(flight_id, "UA", "SFO", (score, score, score))
+def prediction(flight_id: str, score: float = 0.5, generation: int = 0) -> Prediction:
+    return Prediction(flight_id, "UA", "SFO", (score, score, score), generation)
+
+
+def tally_of(total: int, *generations: int, sent: int = 0) -> Tally:
+    tally = Tally(total, sent)
+    for generation in generations or (0,):
+        tally.began(generation, {"trees": f"flight-trees@{generation + 1}"}, float(generation))
+    return tally
 
 
 def test_prediction_is_judged_when_its_flight_has_landed() -> None:
-    tally = Tally(total=2, sent=2)
+    tally = tally_of(2, sent=2)
     tally.predicted(prediction("later"), 0.001, (20.0, 3_000))
     tally.predicted(prediction("sooner"), 0.001, (-5.0, 2_000))
     tally.event_time = 2_500
@@ -74,15 +81,32 @@ def test_prediction_is_judged_when_its_flight_has_landed() -> None:
 
 
 def test_diverted_flight_is_scored_and_never_judged() -> None:
-    tally = Tally(total=1, sent=1)
+    tally = tally_of(1, sent=1)
     tally.predicted(prediction("diverted"), 0.001, None)
     tally.land_all()
     assert (tally.received, tally.diverted, int(tally.judged.sum()), tally.outstanding) == (1, 1, 0, 0)
 
 
+def test_each_generation_is_judged_by_what_it_said_itself() -> None:
+    """Generation 0 ranks the two flights wrongly, generation 1 rightly; together they are half right."""
+    tally = tally_of(4, 0, 1, sent=4)
+    for generation, scores in ((0, (0.9, 0.1)), (1, (0.1, 0.9))):
+        for score, delay in zip(scores, (0.0, 60.0), strict=True):
+            tally.predicted(prediction(f"{generation}-{delay}", score, generation), 0.001, (delay, 1_000))
+    tally.land_all()
+    assert {number: (one.outputs, one.auc["trees"].value) for number, one in tally.generations.items()} == {0: (2, 0.0), 1: (2, 1.0)}
+    assert tally.auc["trees"].value == 0.5
+
+
+def test_generation_begins_with_its_first_output() -> None:
+    tally = tally_of(2, 0)
+    tally.began(0, {"trees": "flight-trees@9"}, 7.0)
+    assert (tally.generations[0].models, tally.generations[0].first) == ({"trees": "flight-trees@1"}, 0.0)
+
+
 def test_first_answer_is_not_a_latency() -> None:
     """It waited for the worker to start."""
-    tally = Tally(total=3, sent=3)
+    tally = tally_of(3, sent=3)
     tally.predicted(prediction("first"), None, None)
     assert tally.latency(50) == 0.0
     tally.predicted(prediction("second"), 0.002, None)

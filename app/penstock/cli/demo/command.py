@@ -1,4 +1,4 @@
-"""`penstock demo`: puts broker, worker, replay and screen together."""
+"""`penstock demo`: puts broker, worker, replay, releases and screen together."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
@@ -15,12 +17,16 @@ import click
 from rich.console import Console
 
 from penstock.cli.demo import view
+from penstock.cli.demo.acts import Acts
 from penstock.cli.demo.clone import find_clone
-from penstock.cli.demo.replay import Link, replay
+from penstock.cli.demo.replay import Link, Room, replay
+from penstock.cli.demo.swaps import FEWEST, Swaps, signed
 from penstock.cli.demo.tally import Tally
 from penstock.cli.demo.worker import running
 from penstock.cli.options import Invocation, with_settings
 from penstock.cli.output import err, format_option, out, print_json
+from penstock.control.topics import Topics
+from penstock.errors import TopicMissing
 from penstock.settings import Settings
 from penstock.testing.broker import MockBroker
 from penstock.topology.parse import parse
@@ -31,36 +37,48 @@ __all__ = ["demo"]
 
 APPLICATION = "penstock-demo"
 DEVELOPMENT = "development broker, embedded, memory only: not for production"
+SEVERAL = "the embedded broker does not always let a second worker into the group; several workers want a real Kafka: --brokers"
+SIGNED = "signed with a key made for this run"
+UNSIGNED = "not signed (--unsigned-control): for development only"
 
 
 @click.command()
 @click.option("--speed", type=click.IntRange(min=1), default=5_000, show_default=True, help="Events a second.")
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after so many events; all of July to December when not given.")
+@click.option("--swap/--no-swap", default=True, show_default=True, help="End with a deploy of retrained models, and a rollback.")
 @with_settings("brokers", "workers", "security_protocol", "insecure_plaintext")
 @format_option
-def demo(speed: int, limit: int | None, settings: Settings, form: str) -> int:
-    """Score the flights that left New York from July to December 2013, live.
+def demo(speed: int, limit: int | None, swap: bool, settings: Settings, form: str) -> int:
+    """Score the flights that left New York from July to December 2013, live, and swap the models meanwhile.
 
     They are sent in the order in which they left, scored by `topologies/flights.yaml` (features, a logistic regression, boosted
-    trees, and a stack of both), and held against their true arrival once they have landed. Kafka is embedded in this process
-    unless --brokers or PENSTOCK_BROKERS names a real one. Runs from a clone of the repository.
+    trees, and a stack of both), and held against their true arrival once they have landed. In November models that were trained
+    on January to September are deployed, and in December they are taken back. Kafka is embedded in this process unless --brokers
+    or PENSTOCK_BROKERS names a real one. Runs from a clone of the repository.
     """
     console = err if form == "json" else out
     clone = find_clone()
     topology = parse(clone.topology)
     with ExitStack() as stack:
         stack.enter_context(_terminated_is_interrupted())
-        settings, said = _broker(stack, settings, topology)
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="penstock-demo-")))
+        settings = replace(settings, application=APPLICATION, models=clone.models, schemas=clone.schemas)
+        settings = replace(settings, releases=swap, cache=folder / "cache")  # its own: what was checked before is checked again
+        settings, said, seal = _broker(stack, settings, clone.topology, topology, folder)
         began = time.perf_counter()
-        link = stack.enter_context(Link(librdkafka_arguments(settings), topology))
-        worker = stack.enter_context(running(clone, settings, _config()))
+        link = stack.enter_context(Link(librdkafka_arguments(settings), topology, _topics(settings, topology)))
+        advice = SEVERAL if settings.workers > 1 and settings.unsigned_control else ""
+        worker = stack.enter_context(running(settings, clone.topology, folder, _config(), advice))
         with _busy(console, "reading the flights of 2013 ..."):
             events = clone.events()
             flights = events.replay(events.package())
         total = min(limit or flights.total, flights.total)
-        facts = view.Facts("topologies/flights.yaml", _data(flights, total), said, speed)
-        tally, ready = Tally(total), 0.0
-        with view.opened(console, facts, tally) as screen:
+        if swap and total < FEWEST:
+            raise click.UsageError(f"{total} events leave no room for a deploy and a rollback: --limit {FEWEST} at least, or --no-swap")
+        swaps = stack.enter_context(Swaps(settings, topology, total)) if swap else None
+        facts = view.Facts("topologies/flights.yaml", _data(flights, total), said, seal if swaps else "", speed)
+        tally, ready, acts = Tally(total), 0.0, swaps.acts if swaps else ()
+        with view.opened(console, facts, tally, acts) as screen:
 
             def tick() -> None:
                 nonlocal ready
@@ -72,31 +90,47 @@ def demo(speed: int, limit: int | None, settings: Settings, form: str) -> int:
                     tally.land()
                     screen.show(now)
 
+            def room() -> Room:
+                return swaps.room(tally.answered) if swaps else Room(total, scarce=False)
+
             try:
-                replay(link, itertools.islice(flights.departures(), total), flights.arrivals, tally, speed, tick)
+                replay(link, itertools.islice(flights.departures(), total), flights.arrivals, tally, speed, tick, room)
             except KeyboardInterrupt:
                 tally.ended = time.perf_counter()
-                console.print(view.summary(facts, tally, ready, complete=False))
+                console.print(view.summary(facts, tally, ready, acts, complete=False))
                 raise
     if form == "json":
-        print_json(view.as_json(facts, tally, ready))
+        print_json(view.as_json(facts, tally, ready, acts))
     else:
-        console.print(view.summary(facts, tally, ready))
-    return _verdict(tally)
+        console.print(view.summary(facts, tally, ready, acts))
+    return _verdict(tally, acts)
 
 
-def _broker(stack: ExitStack, settings: Settings, topology: Topology) -> tuple[Settings, str]:
-    """The settings with the broker to use, and what to say of it. Raises TopicMissing when a real one lacks a topic."""
-    settings = replace(settings, application=APPLICATION)
+def _broker(stack: ExitStack, settings: Settings, file: Path, topology: Topology, folder: Path) -> tuple[Settings, str, str]:
+    """The settings with the broker to use, what to say of it, and how releases are sealed there.
+
+    Raises TopicMissing when a real one lacks a topic.
+    """
     if settings.brokers:
         source, sink = topology.sources[0], topology.sinks[0]
-        Admin(settings).describe((source.topic, source.dead_letter, sink.topic))
-        return settings, f"{settings.brokers} - Kafka, as given"
+        try:
+            Admin(settings).describe((source.topic, source.dead_letter, sink.topic, *_topics(settings, topology)))
+        except TopicMissing as error:
+            make = f"penstock topics create {file} --application {APPLICATION} --brokers {settings.brokers}"
+            raise TopicMissing(f"{error}; for the demo: {make}") from error
+        return signed(replace(settings, unsigned_control=False), folder), f"{settings.brokers} - Kafka, as given", SIGNED
     broker = MockBroker()
     stack.callback(broker.stop)
-    # The mock holds every fetch for its full time, whatever arrives meanwhile.
+    # The mock holds every fetch for its full time, whatever arrives meanwhile; and only Kafka can stamp what signatures are held against.
     settings = replace(settings, brokers=broker.bootstrap, security_protocol="PLAINTEXT", fetch_wait_ms=10)
-    return settings, f"{broker.bootstrap} - {DEVELOPMENT}"
+    return replace(settings, unsigned_control=True, signing_key=None), f"{broker.bootstrap} - {DEVELOPMENT}", UNSIGNED
+
+
+def _topics(settings: Settings, topology: Topology) -> tuple[str, ...]:
+    """The control and the status topic, when there will be releases."""
+    releases = topology.releases
+    named = Topics.of(settings.application, topology.name, control=releases.control, status=releases.status)
+    return named if settings.releases else ()
 
 
 def _config() -> list[str]:
@@ -111,13 +145,25 @@ def _data(flights: Any, total: int) -> str:
     return f"{many}, from {flights.source}{advice}"
 
 
-def _verdict(tally: Tally) -> int:
-    """Exit code 0 when every event became a prediction, else 1 with the reason on stderr."""
-    if tally.received == tally.sent == tally.total:
-        return 0
-    because = f"{tally.dead_letters:,} events went to the dead-letter topic, the first because: {tally.first_dead_letter}"
-    err.print(f"error: {tally.total - tally.received:,} of {tally.total:,} predictions are missing: {because}", markup=False)
-    return 1
+def _verdict(tally: Tally, acts: Acts) -> int:
+    """Exit code 0 when every event became one prediction and both releases came into force, else 1 with the reasons on stderr."""
+    reasons = []
+    if not tally.received == tally.sent == tally.total:
+        because = f"{tally.dead_letters:,} events went to the dead-letter topic, the first because: {tally.first_dead_letter}"
+        reasons.append(f"{tally.total - tally.received:,} of {tally.total:,} predictions are missing: {because}")
+    if tally.doubled:
+        reasons.append(f"{tally.doubled:,} events were answered twice")
+    for act in acts:
+        if act.error:
+            reasons.append(f"`{act.command}` came to nothing: {act.error}")
+            break
+        if not act.good:
+            reasons.append(f"`{act.command}`: not every worker has switched: {'; '.join(map(str, act.late))}")
+        elif act.generation not in tally.generations:
+            reasons.append(f"`{act.command}`: generation {act.generation} is in force, and no output says so")
+    for reason in reasons:
+        err.print(f"error: {reason}", markup=False)
+    return 1 if reasons else 0
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What the demo counts: events in and out, how long each took, and how well each node has foretold what then happened.
 
 A prediction is judged when its flight has landed in event time, not before: until then it waits among those in the air.
+All of it is counted once for the whole run, and once for each generation of models that has spoken.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from penstock.batch import Array
 
-__all__ = ["LATE", "NODES", "Auc", "Prediction", "Tally", "Verdict"]
+__all__ = ["LATE", "NODES", "Auc", "Generation", "Prediction", "Tally", "Verdict"]
 
 LATE = 15.0  # minutes
 NODES = ("logistic", "trees", "stack")
@@ -24,12 +25,13 @@ LATEST = 8
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """How likely each of NODES holds a late arrival to be, 0 to 1."""
+    """How likely each of NODES holds a late arrival to be, 0 to 1; `generation` is that of the models that said so."""
 
     flight_id: str
     carrier: str
     dest: str
     scores: tuple[float, ...]
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -73,6 +75,9 @@ class Auc:
         # Not `@`: for so long a vector BLAS wakes its threads, which then spin on the cores that the worker needs.
         return float((self._late * (below + self._not / 2)).sum() / pairs)
 
+    def __str__(self) -> str:
+        return "  -  " if self.value is None else f"{self.value:.4f}"
+
     @property
     def resolution(self) -> float:
         """The largest possible distance of `value` from the exact area."""
@@ -80,13 +85,31 @@ class Auc:
         return float((self._late * self._not).sum() / 2 / pairs) if pairs else 0.0
 
 
+def _areas() -> dict[str, Auc]:
+    return {node: Auc() for node in NODES}
+
+
+@dataclass
+class Generation:
+    """What came of one generation: `models` by node as its first output names them, `first` when that came (the caller's clock)."""
+
+    models: dict[str, str]
+    first: float
+    outputs: int = 0
+    auc: dict[str, Auc] = field(default_factory=_areas)
+
+
 @dataclass
 class Tally:
-    """Everything the demo has seen so far. `event_time` is in ms since the epoch, other times in seconds of the caller's clock."""
+    """Everything the demo has seen so far. `event_time` is in ms since the epoch, other times in seconds of the caller's clock.
+
+    `doubled` are outputs whose event had been answered before.
+    """
 
     total: int
     sent: int = 0
     received: int = 0
+    doubled: int = 0
     dead_letters: int = 0
     first_dead_letter: str = ""
     diverted: int = 0
@@ -94,7 +117,8 @@ class Tally:
     started: float = 0.0
     ended: float = 0.0
     latencies: array[float] = field(default_factory=lambda: array("f"))
-    auc: dict[str, Auc] = field(default_factory=lambda: {node: Auc() for node in NODES})
+    auc: dict[str, Auc] = field(default_factory=_areas)
+    generations: dict[int, Generation] = field(default_factory=dict)
     latest: deque[Verdict] = field(default_factory=lambda: deque(maxlen=LATEST))
     scores: Array = field(default_factory=lambda: np.zeros(HISTOGRAM_BINS, np.int64))
     late: Array = field(default_factory=lambda: np.zeros(HISTOGRAM_BINS, np.int64))
@@ -105,12 +129,21 @@ class Tally:
     @property
     def outstanding(self) -> int:
         """Events sent that came back neither as a prediction nor as a dead letter."""
-        return self.sent - self.received - self.dead_letters
+        return self.sent - self.answered
+
+    @property
+    def answered(self) -> int:
+        """Events that came back, as a prediction or as a dead letter."""
+        return self.received + self.dead_letters
 
     @property
     def in_air(self) -> int:
         """Predictions whose flight has not landed yet."""
         return len(self._air)
+
+    def began(self, generation: int, models: dict[str, str], now: float) -> None:
+        """An output of `generation` has come; the first one tells of which models it is made."""
+        self.generations.setdefault(generation, Generation(models, now))
 
     def predicted(self, prediction: Prediction, latency: float | None, arrival: tuple[float, int] | None) -> None:
         """A prediction has come, `latency` seconds after its event was sent (None: not to be counted).
@@ -118,6 +151,7 @@ class Tally:
         `arrival` is (arr_delay, arrived_at), None when the flight was diverted.
         """
         self.received += 1
+        self.generations[prediction.generation].outputs += 1
         if latency is not None:
             self.latencies.append(latency)
         self.scores[_bin(prediction.scores[-1])] += 1
@@ -156,12 +190,20 @@ class Tally:
             return
         late = np.array([verdict.late for verdict in landed])
         scores = np.array([verdict.prediction.scores for verdict in landed])
-        for column, node in enumerate(NODES):
-            self.auc[node].add(scores[:, column], late)
+        _add(self.auc, scores, late)
+        made_by = np.array([verdict.prediction.generation for verdict in landed])
+        for number in np.unique(made_by).tolist():
+            mine = made_by == number
+            _add(self.generations[number].auc, scores[mine], late[mine])
         bins = np.minimum((scores[:, -1] * HISTOGRAM_BINS).astype(int), HISTOGRAM_BINS - 1)
         self.judged += np.bincount(bins, minlength=HISTOGRAM_BINS)
         self.late += np.bincount(bins[late], minlength=HISTOGRAM_BINS)
         self.latest.extend(landed[-LATEST:])
+
+
+def _add(areas: dict[str, Auc], scores: Array, late: Array) -> None:
+    for column, node in enumerate(NODES):
+        areas[node].add(scores[:, column], late)
 
 
 def _bin(score: float) -> int:

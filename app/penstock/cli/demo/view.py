@@ -1,6 +1,6 @@
 """What the demo shows: a live picture on a terminal, a line every few seconds elsewhere, a summary at the end.
 
-All of it is made from a Tally; nothing here reads a clock or a topic.
+All of it is made from a Tally and the two acts of Swaps; nothing here reads a clock or a topic.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from penstock.cli.demo.acts import Acts, came_to, folded, generations, stage, switch
 from penstock.cli.demo.tally import HISTOGRAM_BINS, NODES, Tally
 
 __all__ = ["Facts", "Screen", "as_json", "frame", "line", "summary"]
@@ -27,25 +28,27 @@ FRAME_S: Final = 0.25
 LINE_S: Final = 3.0
 RECENT: Final = 5_000
 BAR: Final = 20
+NARROW: Final = 100  # columns; below, the bars are shorter
 WAITING: Final = "the worker is starting: it verifies and warms its models, and joins its group ..."
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What does not change during a run: the file, the data, the broker in the words that are shown, and events a second asked for."""
+    """What does not change during a run: file, data, broker and releases in the words that are shown, and events a second asked for."""
 
     topology: str
     data: str
     broker: str
+    releases: str
     speed: int
 
 
 class Screen:
-    """Shows a tally now and then: `show` is cheap between two frames."""
+    """Shows a tally and the acts now and then."""
 
-    def __init__(self, console: Console, facts: Facts, tally: Tally, live: Live | None) -> None:
-        self._console, self._facts, self._tally, self._live = console, facts, tally, live
+    def __init__(self, console: Console, facts: Facts, tally: Tally, acts: Acts, live: Live | None) -> None:
+        self._console, self._facts, self._tally, self._acts, self._live = console, facts, tally, acts, live
         self._every = LINE_S if live is None else FRAME_S
         self._next = 0.0
 
@@ -58,68 +61,94 @@ class Screen:
         self._next = now + self._every
         rate = self._tally.rate(now)
         if self._live is None:
-            self._console.print(line(self._tally, rate))
+            self._console.print(line(self._tally, self._acts, rate), markup=False)
         else:
-            self._live.update(frame(self._facts, self._tally, rate, self._console.height), refresh=True)
+            self._live.update(frame(self._console, self._facts, self._tally, self._acts, rate), refresh=True)
 
 
 @contextmanager
-def opened(console: Console, facts: Facts, tally: Tally) -> Iterator[Screen]:
+def opened(console: Console, facts: Facts, tally: Tally, acts: Acts) -> Iterator[Screen]:
     """A live picture where the console is a terminal, else the facts once and then lines."""
     if console.is_terminal:
         with Live(console=console, auto_refresh=False, transient=True) as live:
-            yield Screen(console, facts, tally, live)
+            yield Screen(console, facts, tally, acts, live)
     else:
         console.print(_head(facts))
-        yield Screen(console, facts, tally, None)
+        yield Screen(console, facts, tally, acts, None)
 
 
-def line(tally: Tally, rate: float) -> str:
+def line(tally: Tally, acts: Acts, rate: float) -> str:
     """The tally in one line, for a log."""
     if not tally.received:
         return WAITING
     p50, p99 = tally.latency(50, RECENT), tally.latency(99, RECENT)
-    auc = " ".join(f"{node} {_auc(tally, node)}" for node in NODES)
+    auc = " ".join(f"{node} {tally.auc[node]}" for node in NODES)
     return (
         f"{_moment(tally.event_time)}  in {tally.sent:,} out {tally.received:,} dead {tally.dead_letters:,}  "
-        f"{rate:,.0f} events/s  p50 {p50:.1f} ms p99 {p99:.1f} ms  AUC {auc}"
+        f"{rate:,.0f} events/s  p50 {p50:.1f} ms p99 {p99:.1f} ms  AUC {auc}  generation {max(tally.generations)}"
+        + "".join(f"\n  {act.command}: {'; '.join(map(str, act.stands)) or 'begun'}" for act in acts if act.began and not act.over)
     )
 
 
-def frame(facts: Facts, tally: Tally, rate: float, height: int) -> RenderableType:
-    """The picture, at most `height` lines: the latest flights are left out where there is no room for them."""
-    parts: list[RenderableType] = [Panel(_head(facts), title="[bold]penstock demo[/]", title_align="left", border_style="cyan")]
-    parts += [_progress(tally), Text(), Columns([_stream(tally, rate, facts.speed), _histogram(tally)], padding=(0, 4))]
-    if height >= 32:
-        parts += [Text(), _latest(tally)]
-    parts.append(Text("Ctrl-C stops" if tally.received else WAITING, style="dim"))
-    return Group(*parts)
+def frame(console: Console, facts: Facts, tally: Tally, acts: Acts, rate: float) -> RenderableType:
+    """The picture: what fits on the console, the least important left out first."""
+    narrow = console.width < NARROW
+    head = Panel(folded(_head(facts)), title="[bold]penstock demo[/]", title_align="left", border_style="cyan")
+    tables = Columns([_stream(tally, rate, facts.speed), _histogram(tally, narrow=narrow)], padding=(0, 2 if narrow else 4))
+    middle: list[RenderableType] = [_progress(tally), Text()]
+    swaps: list[RenderableType] = [Text(), stage(tally, acts)] if acts else []
+    end: list[RenderableType] = [Text("Ctrl-C stops" if tally.received else WAITING, style="dim")]
+    for parts in (
+        [head, *middle, tables, *swaps, Text(), _latest(tally), *end],
+        [head, *middle, tables, *swaps, *end],
+        [*middle, tables, *swaps, *end],
+    ):
+        if len(console.render_lines(Group(*parts))) <= console.height:
+            return Group(*parts)
+    return Group(*middle, *(swaps[1:] if any(act.began for act in acts) else [tables]), *end)
 
 
-def summary(facts: Facts, tally: Tally, ready: float, *, complete: bool = True) -> RenderableType:
+def summary(facts: Facts, tally: Tally, ready: float, acts: Acts, *, complete: bool = True) -> RenderableType:
     """What the run came to. `ready` is how many seconds the worker took to its first answer."""
     seconds, landed = max(tally.ended - tally.started, 1e-9), int(tally.judged.sum())
-    return _lines(
+    told = _lines(
         events=f"{tally.received:,} scored of {tally.sent:,} sent" + ("" if complete else " (stopped early)"),
+        ids=f"{tally.answered:,} answered, {tally.outstanding:,} {'lost' if complete else 'not answered yet'}, {tally.doubled:,} doubled",
         throughput=f"{max(tally.received - 1, 0) / seconds:,.0f} events/s for {seconds:.1f} s (asked for: {facts.speed:,} a second)",
         latency=f"p50 {tally.latency(50):.1f} ms, p99 {tally.latency(99):.1f} ms, from send to receipt in this process",
         truth=f"{landed:,} flights landed, {_share(tally.late.sum(), landed)} of them late; {tally.diverted:,} diverted, never judged",
-        AUC=", ".join(f"{node} {_auc(tally, node).strip()}" for node in NODES),
+        AUC=", ".join(f"{node} {str(tally.auc[node]).strip()}" for node in NODES),
         dead_letters=f"{tally.dead_letters:,}" + (f", the first: {tally.first_dead_letter}" if tally.dead_letters else ""),
         first_answer=f"{ready:.1f} s after the worker was started",
         broker=facts.broker,
     )
+    if not any(act.began for act in acts):
+        return told
+    released = _lines(**{name: came_to(act, tally) for name, act in zip(("deployed", "rolled back"), acts, strict=True)})
+    return Group(told, released, Text(), generations(tally))
 
 
-def as_json(facts: Facts, tally: Tally, ready: float) -> dict[str, Any]:
+def as_json(facts: Facts, tally: Tally, ready: float, acts: Acts) -> dict[str, Any]:
     """The summary for programs; times in seconds, latencies in ms."""
     seconds = max(tally.ended - tally.started, 1e-9)
     return {
         "data": facts.data, "broker": facts.broker, "sent": tally.sent, "received": tally.received, "dead_letters": tally.dead_letters,
+        "doubled": tally.doubled,
         "seconds": seconds, "events_per_second": max(tally.received - 1, 0) / seconds, "first_answer_seconds": ready,
         "latency_ms": {"p50": tally.latency(50), "p99": tally.latency(99)},
         "landed": int(tally.judged.sum()), "late": int(tally.late.sum()), "diverted": tally.diverted,
         "auc": {node: tally.auc[node].value for node in NODES},
+        "releases": [
+            {
+                "command": act.command, "generation": act.generation, "error": act.error,
+                "ready_seconds": act.ready - act.began, "switch_seconds": switch(act, tally),
+            }
+            for act in acts
+        ],
+        "generations": [
+            {"generation": number, "outputs": one.outputs, "models": one.models, "auc": {node: one.auc[node].value for node in NODES}}
+            for number, one in sorted(tally.generations.items())
+        ],
     }  # fmt: skip
 
 
@@ -130,7 +159,8 @@ def bar(share: float, width: int = BAR) -> str:
 
 
 def _head(facts: Facts) -> Text:
-    return _lines(topology=facts.topology, data=facts.data, broker=facts.broker)
+    releases = {"releases": facts.releases} if facts.releases else {}
+    return _lines(topology=facts.topology, data=facts.data, broker=facts.broker, **releases)
 
 
 def _lines(**values: str) -> Text:
@@ -138,7 +168,7 @@ def _lines(**values: str) -> Text:
     text = Text()
     for name, value in values.items():
         text.append(f"{name.replace('_', ' '):<14}", style="dim")
-        text.append(f"{value}\n", style="yellow" if name == "broker" else "")
+        text.append(f"{value}\n", style="yellow" if name in ("broker", "releases") else "")
     text.right_crop(1)
     return text
 
@@ -165,18 +195,18 @@ def _stream(tally: Tally, rate: float, speed: int) -> RenderableType:
     rows.add_row("", "")
     rows.add_row("[bold]AUC so far[/]", "")
     for node in NODES:
-        rows.add_row(node, f"[bold cyan]{_auc(tally, node)}[/]")
+        rows.add_row(node, f"[bold cyan]{tally.auc[node]}[/]")
     return rows
 
 
-def _histogram(tally: Tally) -> RenderableType:
+def _histogram(tally: Tally, *, narrow: bool) -> RenderableType:
     rows = Table.grid(padding=(0, 2))
-    rows.add_row("[bold]score[/]", "[bold]flights[/]", "", "[bold]late in truth[/]")
+    rows.add_row("[bold]score[/]", "[bold]flights[/]", "", f"[bold]{'late' if narrow else 'late in truth'}[/]")
     for number in range(HISTOGRAM_BINS):
         share = tally.scores[number] / max(int(tally.scores.sum()), 1)
         low, high = number / HISTOGRAM_BINS, (number + 1) / HISTOGRAM_BINS
         truth = _share(tally.late[number], tally.judged[number])
-        rows.add_row(f"{low:.1f}-{high:.1f}", Text(bar(share), style="cyan"), f"{share:4.0%}", truth)
+        rows.add_row(f"{low:.1f}-{high:.1f}", Text(bar(share, BAR // 2 if narrow else BAR), style="cyan"), f"{share:4.0%}", truth)
     return rows
 
 
@@ -199,11 +229,6 @@ def _rows() -> Table:
     rows.add_column(style="dim", no_wrap=True)
     rows.add_column()
     return rows
-
-
-def _auc(tally: Tally, node: str) -> str:
-    value = tally.auc[node].value
-    return "  -  " if value is None else f"{value:.4f}"
 
 
 def _share(part: Any, whole: Any) -> str:

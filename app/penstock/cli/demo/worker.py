@@ -6,34 +6,38 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from penstock.cli.demo.clone import Clone
 from penstock.errors import PenstockError
-from penstock.settings import Settings
+from penstock.settings import Settings, flag_name
 
 __all__ = ["Worker", "running"]
 
 STOP_S = 10.0
 _TAIL_LINES = 15
+_OURS = (
+    "brokers", "application", "models", "schemas", "fetch_wait_ms", "workers", "security_protocol", "insecure_plaintext",
+    "releases", "trust", "unsigned_control", "cache",
+)  # fmt: skip
 
 
 class Worker:
-    """A running `penstock run`, its log in a file of its own."""
+    """A running `penstock run`, its log in a file of its own. `advice` is what to do when it has stopped by itself."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, advice: str = "") -> None:
         self._process = process
         self.log = log
+        self._advice = advice
 
     def check(self) -> None:
         """Raises PenstockError with the end of its log when it has stopped."""
         code = self._process.poll()
         if code is not None:
             lines = self.log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
-            raise PenstockError("\n  ".join([f"the worker stopped with exit code {code}; the end of its log:", *lines]))
+            advice = [self._advice] if self._advice else []
+            raise PenstockError("\n  ".join([f"the worker stopped with exit code {code}; the end of its log:", *lines, *advice]))
 
     def stop(self) -> bool:
         """SIGTERM, so that it finishes and commits what is in flight; True when it ended with exit code 0 by itself."""
@@ -48,26 +52,25 @@ class Worker:
 
 
 @contextmanager
-def running(clone: Clone, settings: Settings, options: Sequence[str] = ()) -> Iterator[Worker]:
-    """A worker on the brokers of `settings`, stopped at the end. `options` go before the command: `("--config", FILE)`."""
-    command = [sys.executable, "-m", "penstock", *options, "run", str(clone.topology), "--brokers", settings.brokers]
-    command += ["--models", str(clone.models), "--schemas", str(clone.schemas), "--application", settings.application]
-    command += [
-        "--fetch-wait-ms",
-        str(settings.fetch_wait_ms),
-        "--workers",
-        str(settings.workers),
-        "--security-protocol",
-        settings.security_protocol,
-    ]
-    command += ["--insecure-plaintext" if settings.insecure_plaintext else "--no-insecure-plaintext"]
-    with tempfile.TemporaryDirectory(prefix="penstock-demo-") as folder:
-        log = Path(folder) / "worker.log"
-        with open(log, "wb") as file:
-            # A session of its own: Ctrl-C reaches only us, and we stop it when we have read what it still sends.
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
-        worker = Worker(process, log)
-        try:
-            yield worker
-        finally:
-            worker.stop()
+def running(settings: Settings, topology: Path, folder: Path, options: Sequence[str] = (), advice: str = "") -> Iterator[Worker]:
+    """A worker with these settings, stopped at the end; its log is in `folder`. `options` go before the command: `("--config", FILE)`."""
+    command = [sys.executable, "-m", "penstock", *options, "run", str(topology), *_flags(settings)]
+    log = folder / "worker.log"
+    with open(log, "wb") as file:
+        # A session of its own: Ctrl-C reaches only us, and we stop it when we have read what it still sends.
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+    worker = Worker(process, log, advice)
+    try:
+        yield worker
+    finally:
+        worker.stop()
+
+
+def _flags(settings: Settings) -> Iterator[str]:
+    """What the demo decides for the worker; what else the user has set reaches it as it reached us."""
+    for name in _OURS:
+        flag, value = flag_name(name), getattr(settings, name)
+        if isinstance(value, bool):
+            yield flag if value else f"--no-{flag[2:]}"
+        else:
+            yield from (flag, str(value))

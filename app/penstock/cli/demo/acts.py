@@ -1,0 +1,86 @@
+"""How the demo's releases look: the command, each worker's way through the steps, and the outputs of each generation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from penstock.cli.demo.swaps import RETRAINED, Act
+from penstock.cli.demo.tally import Tally
+from penstock.control.lifecycle import STAGING, State
+from penstock.control.rollout import Stand
+
+__all__ = ["Acts", "came_to", "folded", "generations", "stage", "switch"]
+
+Acts = Sequence[Act]  # the deploy and the rollback, or nothing
+
+NAME: Final = 24  # columns of a worker's name
+_STEPS: Final = (*STAGING, State.READY, State.LIVE)
+
+
+def stage(tally: Tally, acts: Acts) -> RenderableType:
+    """The commands as a person would type them, where the release stands on each worker, and what each generation has said."""
+    parts: list[RenderableType] = []
+    for act in acts:
+        if act.began:
+            parts.append(folded(Text(f"$ {act.command}", style="bold green")))
+            came = folded(Text("  " + came_to(act, tally), style="red" if act.error else ""))
+            parts.append(came if act.over else _workers(act.stands))
+        else:
+            parts.append(folded(Text(f"$ {act.command}   at event {act.begins:,}", style="dim")))
+    return Group(*parts, Text(), generations(tally)) if acts[0].began else Group(*parts)
+
+
+def _workers(stands: Sequence[Stand]) -> RenderableType:
+    """A line a worker: how many of the steps are done, the one that it is at, and what it says of it."""
+    rows = Table.grid(padding=(0, 1))
+    rows.add_column(max_width=NAME, no_wrap=True)
+    rows.add_column(no_wrap=True)
+    rows.add_column(no_wrap=True, style="bold")
+    rows.add_column(no_wrap=True, overflow="ellipsis", style="dim")
+    for stand in stands:
+        done = _STEPS.index(State(stand.state)) + 1 if stand.state in _STEPS else 0
+        bad = stand.failed or not stand.live
+        steps = Text("▰" * done + "▱" * (len(_STEPS) - done), "red" if bad else "cyan")
+        rows.add_row(Text(f"  {stand.worker}"), steps, stand.step, Text(stand.detail))
+    return rows
+
+
+def came_to(act: Act, tally: Tally) -> str:
+    """A release in one line."""
+    if act.error:
+        return f"failed: {act.error}"
+    if act.result is None:
+        return "stopped before it was in force" if act.began else "not begun"
+    many = len(act.stands)
+    seconds = switch(act, tally)
+    said = f"first output {seconds * 1000:,.0f} ms after activate" if seconds is not None else "no output yet"
+    late = f"; not switched: {'; '.join(map(str, act.late))}" if act.late else ""
+    workers = "1 worker" if many == 1 else f"{many} workers"
+    return f"generation {act.generation}: ready on {workers} after {act.ready - act.began:.1f} s, {said}{late}"
+
+
+def switch(act: Act, tally: Tally) -> float | None:
+    """Seconds from `activate` to the first output of the new generation, in this process' hands."""
+    made = tally.generations.get(act.generation) if act.generation is not None else None
+    return made.first - act.ready if made else None
+
+
+def generations(tally: Tally) -> RenderableType:
+    """How many outputs each generation has made, with which models, and how well it ranked the flights that it scored."""
+    rows = Table.grid(padding=(0, 2))
+    rows.add_row(*(Text(name, "bold") for name in ("generation", "outputs", *RETRAINED, *(f"AUC {node}" for node in RETRAINED))))
+    for number, one in sorted(tally.generations.items()):
+        models, areas = (one.models.get(node, "") for node in RETRAINED), (str(one.auc[node]) for node in RETRAINED)
+        rows.add_row(str(number), f"{one.outputs:,}", *models, *areas)
+    return rows
+
+
+def folded(text: Text) -> Text:
+    """Folded at the console's width, also on one that leaves folding to whoever reads it."""
+    text.no_wrap, text.overflow = False, "fold"
+    return text

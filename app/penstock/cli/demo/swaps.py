@@ -1,0 +1,159 @@
+"""The demo's two releases: retrained models are deployed while events flow, and taken back a little later.
+
+They are made by `penstock.control.operator`, the Python API behind `penstock deploy` and `penstock rollback`, in a thread with an event
+loop of its own. The replay asks `room` before it sends, and so these marks hold, in shares of all events:
+
+    0.80  answered: the deploy begins            0.94  not passed before the new generation is in force
+    0.95  answered: the rollback begins          0.99  not passed before the old models are back
+
+A release that fails leaves the models in force as they are: the replay goes on, and the summary says what went wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from penstock.cli.demo.replay import Room
+from penstock.control.operator import Deployed, Operator, Phase, Progress
+from penstock.control.rollout import Stand
+from penstock.control.trust import SigningKey
+from penstock.errors import PenstockError
+from penstock.settings import Settings
+from penstock.topology.spec import Topology
+
+__all__ = ["FEWEST", "REASON", "RETRAINED", "Act", "Swaps", "marks", "signed"]
+
+RETRAINED: Final = {"trees": "flight-trees@2", "stack": "flight-stack@2"}
+REASON: Final = "retrained on January to September"
+SECOND_THOUGHTS: Final = "the demo takes it back"
+FEWEST: Final = 3  # events: one for each generation
+
+
+@dataclass(slots=True)
+class Act:
+    """A release of the demo, and how far it is. `begins` and `holds` are numbers of events, times are `time.perf_counter`'s."""
+
+    command: str
+    begins: int
+    holds: int
+    due: asyncio.Event = field(default_factory=asyncio.Event)
+    stands: tuple[Stand, ...] = ()
+    began: float = 0.0
+    ready: float = 0.0
+    result: Deployed | None = None
+    error: str = ""
+
+    @property
+    def over(self) -> bool:
+        return self.result is not None or bool(self.error)
+
+    @property
+    def good(self) -> bool:
+        """In force on every live worker."""
+        return self.result is not None and not self.late
+
+    @property
+    def generation(self) -> int | None:
+        """The one that it has made."""
+        return self.result.generation if self.result else None
+
+    @property
+    def late(self) -> tuple[Stand, ...]:
+        """The workers that have not switched."""
+        return self.result.late if self.result else ()
+
+    def saw(self, told: Progress) -> None:
+        """The operator's watcher. `activate` is said right after it told of the last change that made the release ready."""
+        self.stands = told.stands
+        if told.phase is Phase.ANNOUNCED:
+            self.ready = time.perf_counter()
+
+
+class Swaps:
+    """Use as a context manager, while a worker runs. `deploy` and `rollback` may be looked at at any time."""
+
+    def __init__(self, settings: Settings, topology: Topology, total: int) -> None:
+        """`total` is the number of all events, FEWEST or more."""
+        self._settings, self._topology, self._total = settings, topology, total
+        (deploy, deployed), (rollback, rolled_back) = marks(total)
+        changes = " ".join(f"{node}={model}" for node, model in RETRAINED.items())
+        self.deploy = Act(f'penstock deploy {topology.name} {changes} --reason "{REASON}"', deploy, deployed)
+        self.rollback = Act(f"penstock rollback {topology.name}", rollback, rolled_back)
+        self._loop = asyncio.new_event_loop()
+        self._task = self._loop.create_task(self._carry_out())
+        self._thread = threading.Thread(target=self._run, name="releases", daemon=True)
+
+    @property
+    def acts(self) -> tuple[Act, Act]:
+        return self.deploy, self.rollback
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """A release that is under way is aborted."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join()
+        self._loop.close()
+
+    def room(self, answered: int) -> Room:
+        """What may be sent now that `answered` events are answered; begins the release whose turn it is. Raises what broke the thread."""
+        for act in self.acts:
+            if act.over:
+                continue
+            if not self._thread.is_alive():
+                self._task.result()
+            if answered < act.begins:
+                return Room(act.begins, scarce=False)
+            if not act.due.is_set():
+                self._loop.call_soon_threadsafe(act.due.set)
+            return Room(act.holds, scarce=True)
+        return Room(self._total, scarce=False)
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(asyncio.wait({self._task}))
+        finally:
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+
+    async def _carry_out(self) -> None:
+        try:
+            async with Operator(self._settings, self._topology) as operator:
+                await self.deploy.due.wait()
+                self.deploy.began = time.perf_counter()
+                self.deploy.result = await operator.deploy(RETRAINED, reason=REASON, on_progress=self.deploy.saw)
+                await self.rollback.due.wait()
+                self.rollback.began = time.perf_counter()
+                self.rollback.result = await operator.rollback(reason=SECOND_THOUGHTS, on_progress=self.rollback.saw)
+        except PenstockError as error:
+            if not self.deploy.over:
+                self.deploy.error = str(error)
+            self.rollback.error = "there was nothing to take back" if self.deploy.error else str(error)
+
+
+def marks(total: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Where deploy and rollback begin and hold, of `total` events (FEWEST or more): every generation gets one at least."""
+    back = min(int(total * 0.99), total - 1)
+    again = min(int(total * 0.95), back)
+    forth = min(int(total * 0.94), again - 1)
+    return (min(int(total * 0.8), forth), forth), (again, back)
+
+
+def signed(settings: Settings, folder: Path) -> Settings:
+    """`settings` with a key made for this run, and a trust file that holds no other; both are written to `folder`.
+
+    So the control log of a real cluster begins anew for each demo: what earlier ones said was signed by keys that nobody trusts any more.
+    """
+    key = SigningKey.new("demo")
+    path, trust = folder / "demo.pem", folder / "trust.toml"
+    key.save(path)
+    trust.write_text(f'[keys.demo]\npublic = "{key.public}"\ntopologies = ["*"]\ntrusted = 1970-01-01T00:00:00Z\n', encoding="utf-8")
+    return replace(settings, signing_key=path, trust=trust)
