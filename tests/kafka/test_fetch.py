@@ -94,6 +94,22 @@ def test_an_event_after_a_silence_does_not_wait_for_company(broker: Broker) -> N
     asyncio.run(scenario())
 
 
+def test_rare_events_do_not_wait_for_each_other(broker: Broker) -> None:
+    topic = topic_with(broker, 1)
+
+    async def scenario() -> None:
+        async with reading(broker, topic) as reader:
+            await reader.take()
+            await asyncio.sleep(LINGER * 2.5)
+            for _ in range(2):
+                await asyncio.to_thread(send, broker, topic, 1)
+                rows, seconds = await reader.take()
+                assert rows == 1
+                assert seconds < AT_ONCE
+
+    asyncio.run(scenario())
+
+
 def test_a_backlog_is_never_waited_for(broker: Broker) -> None:
     topic = topic_with(broker, RawFetcher.SMALL)
 

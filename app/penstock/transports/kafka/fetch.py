@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -45,8 +46,9 @@ class RawFetcher:
     """The fetched records of a started consumer. After a small fetch the next one gathers for `linger_ms`, at the broker.
 
     A fetch is answered as soon as one event is there. At low rates that would be a round trip, a Faust event, the model
-    calls and a produce request for a single row; a short wait shares them among several. It is the broker that waits: a
-    timer here would be one more time to wake up, and what comes during the request's own way would be left for the next.
+    calls and a produce request for a single row; a short wait shares them among several, unless events are so rare that
+    it would bring none. It is the broker that waits, in whole milliseconds (rounded up): a timer here would be one more
+    time to wake up, and what comes while the request is on its way would be left for the next one.
     """
 
     SMALL = 64  # records; below, a fetch was not part of a backlog
@@ -56,8 +58,10 @@ class RawFetcher:
         self._fetcher = fetcher = consumer._fetcher
         self._coordinator = consumer._coordinator
         self._limits = fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms
-        self._gathering = (self.ENOUGH, math.ceil(linger_ms)) if linger_ms else self._limits
+        self._gathering = self.ENOUGH, math.ceil(linger_ms)
         self._gather = False  # whether the next fetch is to gather
+        self._rare = linger_ms / 1000 * 2  # seconds between two events, from which on waiting is not worth a fetch
+        self._last = time.monotonic()  # when something was taken
         self._requests = fetcher._get_actions_per_node
         fetcher._get_actions_per_node = self._next_requests
 
@@ -121,7 +125,10 @@ class RawFetcher:
             self._ask_again(taken)
 
     def _ask_again(self, taken: int) -> None:
-        self._gather = 0 < taken < self.SMALL
+        now = time.monotonic()
+        self._gather = taken < self.SMALL and now - self._last < taken * self._rare
+        if taken:
+            self._last = now
         self._fetcher._notify(self._fetcher._wait_consume_future)
 
     def _next_requests(self, assignment: Any) -> tuple[Any, ...]:
