@@ -11,7 +11,7 @@ The state is a function of the entries, in the order of their offsets, and of th
    they are rejected, and told what won. So of the releases made for one generation at most one is ever in force, the one whose
    activation the topic holds first.
 5. **An abort** ends a pending release. What is in force is not aborted but followed by another release: a rollback.
-6. An activation or an abort of anything else is ignored, with the reason.
+6. An activation or an abort of anything else is ignored, with the reason. What is ignored by rule 3 or 6 is counted: `repeated`, `moot`.
 
 Releases that were aborted or rejected are kept with their bindings while they are among the last `MAX_ENDED`; of earlier ones only the
 id is remembered. An entry costs the same time at any length of the log.
@@ -100,7 +100,8 @@ class Refusal(NamedTuple):
 class Log:
     """The state after the entries that were applied so far. Read its attributes; only `apply` changes them.
 
-    `generations` begin with number 1, the newest last. `refused` counts by code, `position` is the offset behind the last entry.
+    `generations` begin with number 1, the newest last. `refused` and `ignored` count by code what changed nothing; `position` is the
+    offset behind the last entry.
     """
 
     def __init__(self, judge: Callable[[Entry], Message]) -> None:
@@ -111,6 +112,7 @@ class Log:
         self.generations: list[Generation] = []
         self.releases: dict[str, Known] = {}
         self.refused: Counter[str] = Counter()
+        self.ignored: Counter[str] = Counter()
         self.last_refused: deque[Refusal] = deque(maxlen=MAX_REFUSED)
         self.position = 0
 
@@ -156,7 +158,7 @@ class Log:
 
     def _release(self, entry: Entry, release: Release) -> Outcome:
         if release.id in self.releases or release.id in self._spent:
-            return Outcome(Kind.IGNORED, release.id, "this id was used before")
+            return self._ignore("repeated", release.id, "this id was used before")
         why = self._objection(release)
         standing = Standing.REJECTED if why else Standing.PENDING
         self.releases[release.id] = Known(release, entry.offset, entry.timestamp, standing, why)
@@ -212,7 +214,11 @@ class Log:
                 why += ": roll back instead"
         else:
             why = "the release has ended" if message.id in self._spent else "there is no such release"
-        return Outcome(Kind.IGNORED, message.id, why)
+        return self._ignore("moot", message.id, why)
+
+    def _ignore(self, code: str, id: str, why: str) -> Outcome:
+        self.ignored[code] += 1
+        return Outcome(Kind.IGNORED, id, why)
 
     def _settle(self, id: str, standing: Standing, why: str) -> Known:
         known = self.releases[id] = self.releases[id]._replace(standing=standing, why=_tame(why))

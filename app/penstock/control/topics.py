@@ -9,19 +9,22 @@ from penstock.control.messages import MAX_BYTES
 
 __all__ = ["CONTROL_CONFIG", "STATUS_CONFIG", "Topics"]
 
-# Kept for ever, and stamped by the brokers: a key's time of trust is held against their clock, not the signer's.
+# Kept for ever, and stamped by the brokers: a key's time of trust is held against their clock, not the signer's. The limit of size is
+# on what comes out of a batch, since the brokers unpack it: else 60 kB would unpack to 60 MB in every worker.
 CONTROL_CONFIG: Final[Mapping[str, str]] = {
     "cleanup.policy": "delete",
     "retention.ms": "-1",
     "retention.bytes": "-1",
     "message.timestamp.type": "LogAppendTime",
     "max.message.bytes": str(2 * MAX_BYTES),  # a signature adds a third, and a batch its own header
+    "compression.type": "uncompressed",
 }
 STATUS_CONFIG: Final[Mapping[str, str]] = {
     "cleanup.policy": "compact",
     "message.timestamp.type": "LogAppendTime",
     "segment.ms": str(3600 * 1000),  # only closed segments are compacted
     "min.cleanable.dirty.ratio": "0.1",
+    "compression.type": "uncompressed",
 }
 
 

@@ -224,7 +224,7 @@ class Releases:
                     self._heard(self._log.apply(entry), entry.offset)
                 await asyncio.sleep(0)
             if entries:
-                self._metrics.control_refused = sum(self._log.refused.values())
+                self._metrics.control_refused = self._log.refused.total() + self._log.ignored.total()
                 self._reconcile()
             async with self._moved:
                 self._moved.notify_all()
@@ -276,6 +276,8 @@ class Releases:
                 self._end(case, State.STALE, known.why)
         if wanted is not None and wanted.staged is not None:
             self._switch(wanted)
+        elif wanted is not None and wanted.state is State.FAILED:
+            self._cannot_serve(wanted)
         for ended in [one.release.id for one in self._cases.values() if one.state in ENDS][:-TOLD]:
             del self._cases[ended]
         self._wake.set()
@@ -320,6 +322,9 @@ class Releases:
             case.release.reason or "no reason given",
             extra=dict(self.live.current.plan.versions),
         )
+
+    def _cannot_serve(self, case: _Case) -> None:
+        self._problem("behind", f"generation {self._log.generation} is in force, and this worker cannot serve it: {case.detail}")
 
     def _end(self, case: _Case, state: State, why: str) -> None:
         case.stop.set()
@@ -377,8 +382,6 @@ class Releases:
             case.again = time.monotonic() + case.pause
             asyncio.get_running_loop().call_later(case.pause, self._wake.set)
             case.pause = min(case.pause * 2, AGAIN[1])
-            if case is self._wanted():
-                self._problem("behind", f"generation {self._log.generation} is in force, and this worker cannot serve it: {case.detail}")
         else:
             if case.state not in ENDS:
                 case.staged = staged
@@ -457,7 +460,7 @@ class Releases:
             models=dict(current.plan.versions),
             partitions=self.places(),
             releases=[Progress(id=one.release.id, state=one.state, detail=one.detail, since=one.since) for one in self._cases.values()],
-            refused=dict(self._log.refused),
+            refused=dict(self._log.refused + self._log.ignored),
             problems=list(self.problems.values()),
             unsigned=self._settings.unsigned_control,
         )

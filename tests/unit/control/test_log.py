@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 
 from penstock.control.log import MAX_ENDED, MAX_PENDING, MAX_REFUSED, Kind, Log, Standing
-from penstock.control.messages import MAX_BYTES, Message, encode, parse
+from penstock.control.messages import MAX_BYTES, Activate, Message, encode, parse
 from penstock.transports.kafka.journal import Entry
 from tests.unit.control.making import NOW_MS, abort, activate, binding, entry, id_of, release
 
@@ -92,6 +92,7 @@ def test_repetition_changes_nothing(repeated: Message) -> None:
     """A release by its id, even when it says something else."""
     log = folded(release(), activate())
     assert log.apply(entry(5, repeated)).kind is Kind.IGNORED
+    assert log.ignored == {"moot" if isinstance(repeated, Activate) else "repeated": 1}
     assert (log.generation, log.bindings, standings(log)) == (1, {"trees": binding(1)}, [Standing.ACTIVE])
 
 
@@ -152,7 +153,7 @@ def test_entry_that_is_handed_over_again_is_not_folded_again() -> None:
     given = [entry(0, release()), Entry(1, NOW_MS, True, None, b"junk"), entry(2, activate())]
     outcomes = [log.apply(each) for each in (*given, *given[1:])]
     assert outcomes[3:] == [(Kind.IGNORED, None, "folded before", ())] * 2
-    assert (log.generation, log.refused.total(), log.position) == (1, 1, 3)
+    assert (log.generation, log.refused.total(), log.ignored.total(), log.position) == (1, 1, 0, 3)
 
 
 def test_ended_releases_do_not_pile_up_and_do_not_come_back() -> None:

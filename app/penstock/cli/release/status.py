@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -104,7 +103,7 @@ def _json(operator: Operator) -> dict[str, Any]:
         "generation": log.generation,
         "release": release_json(log.generations[-1].release) if log.generations else None,
         "pending": [known_json(log, log.releases[one.id]) for one in log.pending],
-        "refused": dict(log.refused),
+        "refused": dict(log.refused + log.ignored),
         "strange": dict(operator.fleet.strange),
         "wrong": list(_wrong(operator)),
         "workers": [
@@ -133,11 +132,10 @@ def _picture(operator: Operator) -> RenderableType:
         )
     if shown.row_count:
         parts += [Text(), shown]
-    refused: Counter[str] = Counter(log.refused)
-    if refused:
-        counted = ", ".join(f"{count} {code}" for code, count in refused.items())
-        last = log.last_refused[-1]
-        parts += [Text(), Text(f"refused control messages: {counted}; the last, at offset {last.offset}: {last.why}", style="yellow")]
+    if vain := log.refused + log.ignored:
+        counted = ", ".join(f"{count} {code}" for code, count in vain.items())
+        last = f"; the last refused, at offset {log.last_refused[-1].offset}: {log.last_refused[-1].why}" if log.last_refused else ""
+        parts += [Text(), Text(f"control messages that meant nothing: {counted}{last}", style="yellow")]
     if strange := operator.fleet.strange.total():
         parts.append(Text(f"{strange} status records say nothing; the last: {operator.fleet.last_strange}", style="yellow"))
     if any(one.live and one.status.unsigned for one in operator.fleet.workers()):
