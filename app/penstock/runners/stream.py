@@ -21,8 +21,6 @@ from contextlib import AsyncExitStack
 from itertools import chain
 from typing import Any, cast
 
-from faust.types import TP
-
 from penstock import runtime
 from penstock.control.status import Place
 from penstock.control.topics import Topics
@@ -163,8 +161,8 @@ class StreamRunner:
         """The next offset of each partition that is assigned now, and how many records lie behind it."""
         places = {}
         for topic, partition in self.consumer.tracker.partitions if self.app is not None else ():
-            position, end = self.consumer.tracker.expected((topic, partition)) or 0, self.consumer.highwater(TP(topic, partition))
-            places[f"{topic}/{partition}"] = Place(position=position, lag=max(end - position, 0) if end else None)
+            position, end = self.consumer.tracker.expected((topic, partition)) or 0, self.consumer.end_of((topic, partition))
+            places[f"{topic}/{partition}"] = Place(position=position, lag=None if end is None else max(end - position, 0))
         return places
 
     async def _assigned(self) -> None:

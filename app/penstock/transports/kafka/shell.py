@@ -16,7 +16,7 @@ from faust.types import TP, ConsumerMessage
 
 from penstock.errors import TransportError
 from penstock.transports.kafka.options import FAUST_LOGGER
-from penstock.transports.kafka.tracker import Tracker
+from penstock.transports.kafka.tracker import Partition, Tracker
 
 __all__ = ["Shell"]
 
@@ -64,7 +64,15 @@ class Shell(base.Consumer):
     on_buffer_drop = on_buffer_full
 
     def highwater(self, tp: TP) -> int:
-        return self._client.highwater(TopicPartition(*tp)) or 0 if self._client is not None else 0
+        return self.end_of((tp.topic, tp.partition)) or 0
+
+    def end_of(self, partition: Partition) -> int | None:
+        """The end of a partition as its last fetch told it; None before there was one, or when it is not assigned (any more)."""
+        asked = TopicPartition(*partition)
+        if self._client is None or asked not in self._client.assignment():
+            return None
+        end = self._client.highwater(asked)
+        return None if end is None else int(end)
 
     def topic_partitions(self, topic: str) -> int | None:
         partitions = self._client.partitions_for_topic(topic) if self._client is not None else None
