@@ -14,7 +14,7 @@ The state is a function of the entries, in the order of their offsets, and of th
 6. An activation or an abort of anything else is ignored, with the reason. What is ignored by rule 3 or 6 is counted: `repeated`, `moot`.
 
 Releases that were aborted or rejected are kept with their bindings while they are among the last `MAX_ENDED`; of earlier ones only the
-id is remembered. An entry costs the same time at any length of the log.
+id is remembered. A binding that goes on unchanged is held once. An entry costs the same time at any length of the log.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from penstock.control.messages import UNPRINTABLE, Abort, Activate, Binding, Message, Release
+import msgspec
+
+from penstock.control.messages import UNPRINTABLE, Abort, Activate, Binding, Message, Release, same
 from penstock.errors import ControlError
 
 if TYPE_CHECKING:  # the client of Kafka is not needed to fold
@@ -161,12 +163,21 @@ class Log:
             return self._ignore("repeated", release.id, "this id was used before")
         why = self._objection(release)
         standing = Standing.REJECTED if why else Standing.PENDING
-        self.releases[release.id] = Known(release, entry.offset, entry.timestamp, standing, why)
+        self.releases[release.id] = Known(self._sharing(release), entry.offset, entry.timestamp, standing, why)
         if why:
             self._forget(release.id)
             return Outcome(Kind.REJECTED, release.id, why)
         self._pending[release.id] = None
         return Outcome(Kind.RELEASED, release.id)
+
+    def _sharing(self, release: Release) -> Release:
+        """The same, of which what stays as it is in force is not held a second time: most of a release, and the log is kept for ever."""
+        bindings = dict(release.bindings)
+        for node, before in (self.bindings or {}).items():
+            binding = bindings.get(node)
+            if binding is not None and before.uri == binding.uri and same({node: before}, {node: binding}):
+                bindings[node] = before
+        return msgspec.structs.replace(release, bindings=bindings)
 
     def _objection(self, release: Release) -> str:
         """Why the release cannot be pending, "" when it can."""

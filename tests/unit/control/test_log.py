@@ -50,6 +50,19 @@ def test_next_release_supersedes_the_one_in_force() -> None:
     assert [generation.number for generation in log.generations] == [1, 2]
 
 
+def test_binding_that_stays_as_it_is_is_held_once() -> None:
+    """The log is kept for ever, and most of a release is what was bound before; but True is not 1, though Python calls them equal."""
+    one, two, true = (binding(2, parameters={"x": value}) for value in (1, 2, True))
+    log = folded(release(1, bindings={"trees": binding(1), "stack": one}), activate(1))
+    first = log.bindings or {}
+    for number, (stack, shared) in enumerate([(one, True), (two, False), (true, False)], 2):
+        log.apply(entry(log.position, release(number, base=1, bindings={"trees": binding(1), "stack": stack})))
+        held = log.pending[-1].bindings
+        assert held["trees"] is first["trees"]
+        assert (held["stack"] is first["stack"]) is shared
+        assert encode(log.pending[-1]) == encode(release(number, base=1, bindings={"trees": binding(1), "stack": stack}))
+
+
 def test_release_on_a_stale_base_is_rejected_and_told_what_is_in_force() -> None:
     log = folded(release(1), activate(1, author="bob"))
     outcome = log.apply(entry(9, release(2, base=0)))
