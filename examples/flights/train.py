@@ -16,7 +16,7 @@ is fitted on keeps its rule: of July to September the logistic regression speaks
 differ in the last bit; a value that stands right at the threshold of a tree then goes the other way. Measured on the
 flights of July to December: up to 0.12 of a probability when trees were fitted on scikit-learn's features, 3e-7 as it is now.
 
-    python examples/flights/train.py           trains (five minutes) and registers in models/ what predicts otherwise than its alias there
+    python examples/flights/train.py           trains (7 min of processor time), registers in models/ what predicts otherwise than its alias
     python examples/flights/train.py --check   trains and compares with what is registered; exit 1 when the predictions differ
 """
 
