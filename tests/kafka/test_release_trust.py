@@ -1,0 +1,248 @@
+"""Who is obeyed, on a real Kafka: what others write to the control topic changes nothing, and `penstock status` counts it by reason."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from confluent_kafka import KafkaError, Producer
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from penstock.control.keys import SigningKey, from_text, to_text
+from penstock.control.messages import Abort, Activate, Message, Release, new_id, parse, timestamp
+from penstock.control.trust import seal
+from penstock.record import Record
+from penstock.testing import Broker, produce, read_all
+from tests.kafka.operating import (
+    Flow,
+    announced,
+    configure,
+    in_force,
+    new_key,
+    peak,
+    penstock,
+    push,
+    state_of,
+    status,
+    told_by,
+    trusted,
+    wait_until,
+    wait_until_ready,
+)
+from tests.kafka.running import Job, make_job
+from tests.unit.model.issued import private_pem, public_pem
+
+pytestmark = pytest.mark.broker
+
+FLOOD = 50_000
+
+
+@pytest.fixture
+def job(broker: Broker, tmp_path: Path) -> Job:
+    """A job whose releases must be signed; alice may release for it, bob for another topology."""
+    made = make_job(broker, tmp_path)
+    configure(made, trust=str(tmp_path / "trust.toml"), signing_key=str(tmp_path / "alice.pem"))
+    trusted(made, "alice")
+    trusted(made, "bob", "others")
+    return made
+
+
+def key_of(job: Job, name: str) -> SigningKey:
+    return SigningKey.load(job.folder / f"{name}.pem")
+
+
+def said(job: Job) -> list[Record]:
+    """What stands on the control topic."""
+    return read_all(job.broker, job.releases.control)
+
+
+def opened(record: Record) -> Message:
+    return parse(from_text((record.value or b"").split(b".")[1]))
+
+
+def write(job: Job, *values: bytes, id: str = "") -> None:
+    """Writes to the control topic, past all commands."""
+    produce(job.broker, [Record(job.releases.control, value, id.encode() or None) for value in values])
+
+
+def say(job: Job, message: Message, key: SigningKey | None) -> None:
+    write(job, seal(message, key), id=message.id)
+
+
+def signed(payload: bytes, key: SigningKey, kid: SigningKey | None = None) -> bytes:
+    """The payload, whatever it is, signed by `key` in the name of `kid`."""
+    header = json.dumps({"alg": "EdDSA", "typ": "penstock-control+json", "kid": (kid or key).kid}).encode()
+    text = to_text(header) + b"." + to_text(payload)
+    return text + b"." + to_text(key.private.sign(text))
+
+
+def test_what_others_say_is_refused_by_reason_and_changes_nothing(job: Job) -> None:
+    alice, bob, mallory = key_of(job, "alice"), key_of(job, "bob"), SigningKey.load(Path(new_key(job, "mallory")))
+    with job.run() as worker, Flow(job) as flow:
+        wait_until_ready(job, worker)
+        given_up = announced(job, push(job, 9.0))
+        assert penstock(job, "abort", "doubles", given_up).code == 0
+        in_force(job, push(job, 3.0))
+        before = said(job)
+        real = next(one for one in map(opened, before) if isinstance(one, Release) and one.id != given_up)
+
+        def another(**fields: Any) -> Release:
+            return msgspec.structs.replace(real, **{"id": new_id(), "base": 1, "baseline": {}, "time": timestamp(), **fields})
+
+        old = timestamp(time.time() - 600)
+        say(job, another(), None)
+        say(job, another(author="mallory"), mallory)
+        say(job, another(author="bob"), bob)
+        say(job, another(author="bob"), alice)
+        say(job, another(topology="others"), alice)
+        say(job, another(cluster="another"), alice)
+        say(job, another(time=old), alice)
+        say(job, another(time=timestamp(time.time() + 600)), alice)
+        say(job, Activate(**{**opening(another()), "time": old}), alice)
+        say(job, Abort(**opening(another())), alice)
+        for record in before:  # the releases, the activation and the abort, byte for byte
+            produce(job.broker, [Record(job.releases.control, record.value, record.key)])
+        forged = another()
+        write(job, signed(msgspec.json.encode(forged), mallory, alice), id=forged.id)
+        newer = {**msgspec.to_builtins(forged), "version": 2}
+        write(job, signed(json.dumps(newer).encode(), alice), id=forged.id)
+        write(job, seal(forged, alice), id=new_id())
+        write(job, b"\x00\xff" * 50, b"{", b"", b"a.b.c", b"x" * 100_000)
+        refused = {
+            "unsigned": 2, "unknown-key": 1, "not-allowed": 1, "author": 1, "wrong-topology": 1, "wrong-cluster": 1, "clock": 3, "moot": 3,
+            "repeated": 2, "bad-signature": 1, "newer": 1, "wrong-key": 1, "malformed": 2, "empty": 1, "too-large": 1,
+        }  # fmt: skip
+        told = wait_until(job, worker, "all of it refused", lambda told: sum(told.get("refused", {}).values()) == sum(refused.values()))
+        assert told["refused"] == refused == status(job)["refused"]
+        assert (told["generation"], told["wanted"]) == (1, 1)
+        assert "2 repeated" in penstock(job, "status", "doubles").out
+        assert status(job)["pending"] == []
+        flow.wait_for_more()
+        in_force(job, push(job, 4.0))
+        flow.wait_for_more()
+    assert flow.scored() == {(0, 2.0), (1, 3.0), (2, 4.0)}
+
+
+def opening(message: Message) -> dict[str, Any]:
+    """What the message says of itself, for another one about the same release."""
+    return {name: getattr(message, name) for name in ("id", "topology", "cluster", "time", "author")}
+
+
+def test_a_flood_costs_the_reading_of_it(job: Job) -> None:
+    """A fifth of it in alice's name, so that it is held against her key."""
+    alice, mallory = key_of(job, "alice"), SigningKey.new("mallory")
+
+    def junk() -> Iterator[tuple[str, bytes]]:
+        lie = signed(b"{}", mallory, alice)
+        for number in range(FLOOD):
+            yield job.releases.control, lie if number % 5 == 0 else b"%d " % number * 30
+
+    with job.run() as worker, Flow(job) as flow:
+        wait_until_ready(job, worker)
+        in_force(job, push(job, 3.0))
+        flow.wait_for_more()
+        before = peak(worker)
+        assert handed_over(job, junk(), **{"batch.size": 65_536}) == {None}
+        flow.wait_for_more()
+        refused = {"bad-signature": FLOOD // 5, "malformed": FLOOD - FLOOD // 5}
+        wait_until(job, worker, "the flood", lambda told: told.get("refused") == refused)
+        assert peak(worker) - before < 50 * 1024**2
+        in_force(job, push(job, 4.0))
+        flow.wait_for_more()
+    assert flow.scored() == {(0, 2.0), (1, 3.0), (2, 4.0)}
+
+
+def test_what_unpacks_to_more_than_a_message_may_be_is_refused_by_the_broker(job: Job) -> None:
+    bombs = [(topic, b"\0" * 50_000_000) for topic in job.releases]
+    codes = handed_over(job, bombs, **{"compression.type": "gzip", "message.max.bytes": 100_000_000})
+    assert codes == {KafkaError.MSG_SIZE_TOO_LARGE}
+
+
+def handed_over(job: Job, values: Iterable[tuple[str, bytes]], **options: str | int) -> set[int | None]:
+    """Writes values to topics as fast as it goes; the codes of the broker's answers, None where it took one."""
+    codes: set[int | None] = set()
+    producer = Producer({"bootstrap.servers": job.broker.bootstrap, "retries": 0, **options})
+    for topic, value in values:
+        producer.produce(topic, value, b"key", on_delivery=lambda error, _: codes.add(error.code() if error else None))
+        producer.poll(0)
+    producer.flush()
+    producer.close()
+    return codes
+
+
+def test_a_key_is_trusted_and_revoked_while_the_worker_runs(job: Job) -> None:
+    with job.run() as worker, Flow(job) as flow:
+        wait_until_ready(job, worker)
+        in_force(job, push(job, 3.0))
+        carol = new_key(job, "carol")
+        done = penstock(job, "deploy", "doubles", f"double={push(job, 4.0)}", "--signing-key", carol)
+        assert done.code == 2
+        assert "nobody would obey it" in done.err
+        flow.wait_for_more()
+
+        public = penstock(job, "keys", "public", carol).out.strip()
+        assert penstock(job, "keys", "trust", "carol", "--public", public, "--topology", "doubles").code == 0
+        stolen = datetime.now(UTC).isoformat()
+        in_force(job, "double@3", "--signing-key", carol)
+        flow.wait_for_more()
+
+        assert penstock(job, "keys", "revoke", "alice").code == 0
+        done = penstock(job, "deploy", "doubles", f"double={push(job, 5.0)}")
+        assert done.code == 8
+        assert "revoked" in done.err
+        told = wait_until(job, worker, "the refusal", lambda told: told.get("refused") == {"revoked": 1})
+        assert told["generation"] == told["wanted"] == 2
+        assert [one["author"] for one in history(job)] == ["alice", "carol"]
+        flow.wait_for_more()
+
+        assert penstock(job, "keys", "revoke", "carol", "--at", stolen).code == 0
+        told = wait_until(job, worker, "what was in force before", lambda told: told["generation"] == 1)
+        assert told["models"] == {"double": "double@2"}
+        assert told["refused"]["revoked"] >= 3
+        flow.wait_for_more()
+    assert flow.scored() == {(0, 2.0), (1, 3.0), (2, 4.0)}
+
+
+def history(job: Job) -> list[dict[str, str]]:
+    """The releases that were put in force, the oldest first."""
+    found = penstock(job, "releases", "ls", "doubles", "--format", "json")
+    assert found.code == 0, found.err
+    return sorted((one for one in found.json if one["generation"]), key=lambda one: int(one["generation"]))
+
+
+def test_a_model_that_a_stranger_signed_is_not_loaded(job: Job, tmp_path: Path) -> None:
+    job.file.write_text(f"{job.file.read_text()}releases: {{signatures: require}}\n")
+    (tmp_path / "model-keys").mkdir()
+    for name in ("ours", "stranger"):
+        key = ec.generate_private_key(ec.SECP256R1())
+        (tmp_path / f"{name}.pem").write_bytes(private_pem(key))
+        (tmp_path / f"{name}.public").write_bytes(public_pem(key))
+    (tmp_path / "ours.public").rename(tmp_path / "model-keys" / "ours.pem")
+    sign(job, "double@1", "ours")
+    with job.run("--model-trust", str(tmp_path / "model-keys")) as worker, Flow(job) as flow:
+        wait_until_ready(job, worker)
+        version = push(job, 3.0)
+        for reason, signer in (("it is not signed", ""), ("which is none of the trusted keys: ours.pem", "stranger")):
+            if signer:
+                sign(job, version, signer)
+            done = penstock(job, "deploy", "doubles", f"double={version}", "--format", "json")
+            assert done.code == 8
+            state, why = state_of(told_by(job, worker), done.json["release"]["id"])
+            assert (state, why.split(":")[0]) == ("failed", "verifying")
+            assert reason in why
+            flow.wait_for_more()
+        (tmp_path / "stranger.public").rename(tmp_path / "model-keys" / "stranger.pem")
+        in_force(job, version)
+        flow.wait_for_more()
+    assert flow.scored() == {(0, 2.0), (1, 3.0)}
+
+
+def sign(job: Job, version: str, name: str) -> None:
+    done = penstock(job, "model", "sign", version, "--models", str(job.folder / "models"), "--key", str(job.folder / f"{name}.pem"))
+    assert done.code == 0, done.err
