@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ class Way:
 
     async def send(self, partition: int, value: bytes) -> None:
         batch = RecordBatch(1 << 20)
-        batch.add(Parcel(self.topic, partition, [Record(self.topic, value, b"key", timestamp=1)], [value]))
+        batch.add(Parcel(self.topic, partition, [Record(self.topic, value, b"key", timestamp=int(time.time() * 1000))], [value]))
         future = self.dispatcher.offer(batch, self.topic, partition)
         if future is None:
             self.long += 1
