@@ -15,7 +15,7 @@ ARGS ?=
 # Tests that need a real Kafka are skipped where none can be had, and a tenth of the code is not reached then.
 COVERAGE := $(if $(shell command -v java),95,85)
 
-.PHONY: help demo test check bench docs models format clean
+.PHONY: help demo test soak check bench docs models format clean
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  ARGS=... is handed on: make demo ARGS='--speed 20', make test ARGS='-k settings'"
@@ -25,6 +25,9 @@ demo: $(VENV)/demo.stamp ## score half a year of real flights, live, in this ter
 
 test: $(VENV)/dev.stamp ## run every test, on a real Kafka where there is one to be had
 	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--cov --cov-report=term --cov-fail-under=$(COVERAGE))
+
+soak: $(VENV)/dev.stamp ## swap models a thousand times in one worker, and see that nothing of it grows
+	$(BIN)/python -m pytest -s tests/kafka/test_swap_soak.py --soak $(if $(ARGS),$(ARGS),1000)
 
 check: $(VENV)/dev.stamp ## style, types, layers, and pages that are in step with the code
 	$(BIN)/ruff check

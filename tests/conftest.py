@@ -7,6 +7,12 @@ import os
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--soak", type=int, default=200, metavar="SWAPS", help="how often one worker swaps models in the soak test (make soak: 1000)"
+    )
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """A setting in the shell of whoever runs the tests must not change what they see. (The broker for a run is chosen before this.)"""
