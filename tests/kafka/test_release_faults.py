@@ -313,13 +313,13 @@ def test_without_its_topics_a_worker_says_how_they_are_made_or_runs_without_rele
 # -- while it is live --------------------------------------------------------------------------------------------------
 
 
-def fickle(threshold: float = 0.7, right_for: int = 16) -> bytes:
+def fickle(threshold: float = 0.7, right_for: int = 16, seeds_from: int = 1) -> bytes:
     """Multiplies by 2, and by chance adds 100: never in the first `right_for` runs of a session, then in about a third of them.
 
     So it is right while it is made ready, and wrong later, as on a machine whose memory fails. The chance is that of the runtime, whose
     seed makes each session go through the same one: here seeds are tried until one is as it has to be.
     """
-    for seed in range(1, 100_000):
+    for seed in range(seeds_from, seeds_from + 50_000):
         chance = helper.make_node("RandomUniform", [], ["chance"], shape=[1], seed=float(seed))
         nodes = [
             chance,
@@ -336,22 +336,34 @@ def fickle(threshold: float = 0.7, right_for: int = 16) -> bytes:
     raise AssertionError("no seed is right for so long")
 
 
-@pytest.mark.parametrize("on_invalid", ["report", "rollback"])
-def test_a_live_model_that_fails_its_check_is_told_and_taken_back_where_the_topology_says_so(job: Job, on_invalid: str) -> None:
-    job.file.write_text(f"{job.file.read_text()}releases: {{check_every: 1, on_invalid: {on_invalid}}}\n")
-    configure(job, trust=str(job.folder / "trust.toml"))
-    operator, worker_key = trusted(job, "operator"), trusted(job, "worker")
-    with job.run("--signing-key", worker_key) as worker:
+def test_a_live_model_that_fails_its_check_is_told(job: Job) -> None:
+    checked_every_second(job, "report")
+    with job.run() as worker, Flow(job) as flow:
         wait_until_ready(job, worker)
-        in_force(job, push(job, fickle()), "--signing-key", operator)
-        if on_invalid == "rollback":
-            told = wait_until(job, worker, "the rollback", lambda told: told["generation"] == 2)
-            release = status(job)["release"]
-            assert (release["author"], release["restores"], release["bindings"]["double"]["model"]) == ("worker", 0, "double@1")
-            why = release["reason"]
-        else:
-            told = wait_until(job, worker, "its problem", lambda told: bool(told.get("problems")))
-            (why,) = told["problems"]
-            assert told["generation"] == 1
-        assert "double@2 does not meet its golden records any more" in why
-        assert "expected" in why
+        in_force(job, push(job, fickle()))
+        told = wait_until(job, worker, "its problem", lambda told: bool(told.get("problems")))
+        assert "double@2 does not meet its golden records any more" in told["problems"][0]
+        assert told["generation"] == 1
+        flow.wait_for_more()
+
+
+def test_a_live_model_that_fails_its_check_is_taken_back_once_by_a_release_that_the_worker_signs(job: Job) -> None:
+    """What comes back is no better here: then a person must look, instead of workers that release for ever."""
+    push(job, fickle())
+    job.file.write_text(job.file.read_text().replace("double@1", "double@2"))
+    checked_every_second(job, "rollback")
+    configure(job, trust=str(job.folder / "trust.toml"))
+    operator, own = trusted(job, "operator"), trusted(job, "worker")
+    with job.run("--signing-key", own) as worker:
+        wait_until_ready(job, worker)
+        in_force(job, push(job, fickle(seeds_from=50_000)), "--signing-key", operator)
+        wait_until(job, worker, "the rollback", lambda told: told["generation"] == 2)
+        release = status(job)["release"]
+        assert (release["author"], release["restores"], release["bindings"]["double"]["model"]) == ("worker", 0, "double@2")
+        assert "double@3 does not meet its golden records any more" in release["reason"]
+        wait_for(lambda: "generation 2 is invalid, and a rollback itself" in worker.log, "the end of it", 60.0)
+        assert status(job)["generation"] == 2
+
+
+def checked_every_second(job: Job, on_invalid: str) -> None:
+    job.file.write_text(f"{job.file.read_text()}releases: {{check_every: 1, on_invalid: {on_invalid}}}\n")

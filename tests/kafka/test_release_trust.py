@@ -160,8 +160,8 @@ def test_a_flood_costs_the_reading_of_it(job: Job) -> None:
 
 def test_what_unpacks_to_more_than_a_message_may_be_is_refused_by_the_broker(job: Job) -> None:
     bombs = [(topic, b"\0" * 50_000_000) for topic in job.releases]
-    codes = handed_over(job, bombs, **{"compression.type": "gzip", "message.max.bytes": 100_000_000})
-    assert codes == {KafkaError.MSG_SIZE_TOO_LARGE}
+    packed: dict[str, str | int] = {"compression.type": "gzip", "message.max.bytes": 100_000_000}
+    assert handed_over(job, bombs, **packed) == {KafkaError.MSG_SIZE_TOO_LARGE}
 
 
 def handed_over(job: Job, values: Iterable[tuple[str, bytes]], **options: str | int) -> set[int | None]:

@@ -205,9 +205,9 @@ class Releases:
 
     async def _follow(self) -> None:
         while True:
-            if self._trust != self._folded_with:
-                await self._fold_anew()
             try:
+                if self._trust != self._folded_with:
+                    await self._fold_anew()
                 entries = await self._reader.take()
             except TransportUnavailable as error:
                 self._problem("control", f"the control topic cannot be read: {error}")
@@ -423,15 +423,24 @@ class Releases:
             self._metrics.validity_failures += len(failures)
             self._problem("validity", "; ".join(failures))
             if failures and serving is self.live.current and self._loaded.topology.releases.on_invalid == "rollback":
-                await self._take_back(failures[0])
+                await self._take_back(serving.generation, failures[0])
 
-    async def _take_back(self, why: str) -> None:
-        if not self.live.current.generation:
+    async def _take_back(self, generation: int, why: str) -> None:
+        """Brings back what was in force before `generation`, if that is still the newest: its release is followed by ours or by nobody's.
+
+        A rollback is not taken back in its turn: two generations that fail would follow one another for ever.
+        """
+        if not generation:
             logger.error("generation 0 is invalid, and there is none before it to go back to")
             return
         try:
             async with Operator(self._settings, self._loaded.topology) as operator:
-                await operator.rollback(reason=f"{self.worker}: {why}"[:1000])
+                if operator.log.generation == generation and operator.log.generations[-1].release.restores is not None:
+                    logger.error("generation %d is invalid, and a rollback itself: a person must look", generation)
+                    return
+                proposal = await operator.propose_rollback(generation - 1)
+                if proposal.base == generation:  # else somebody was first
+                    await operator.carry_out(proposal, reason=f"{self.worker}: {why}"[:1000])
         except PenstockError as error:  # another worker was first, or the operator; else it is tried at the next check
             logger.warning("not rolled back by this worker: %s", error)
 

@@ -84,7 +84,11 @@ class Reader:
 
     async def rewind(self) -> None:
         """Reads from the beginning again."""
-        self.position = (await self._client.beginning_offsets([self._partition]))[self._partition]
+        try:
+            async with asyncio.timeout(self._patience):
+                self.position = (await self._client.beginning_offsets([self._partition]))[self._partition]
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise TransportUnavailable(f"the beginning of {self.topic} is not told: {error!r}") from error
         self._client.seek(self._partition, self.position)
 
     async def take(self, wait: float = WAIT_MS / 1000) -> list[Entry]:
