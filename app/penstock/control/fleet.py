@@ -118,5 +118,14 @@ class Fleet:
         return [worker for worker in self.workers() if worker.live]
 
     def boundaries(self) -> list[Boundary]:
-        """All that were recorded, by topic, partition and offset."""
-        return sorted(self._boundaries.values(), key=lambda one: (one.topic, one.partition, one.offset))
+        """Where each generation began, by topic, partition and offset.
+
+        In a partition generations only grow. One that is lower than that of an earlier offset was recorded by a worker that was killed
+        before its offsets were committed: whoever went on in its place, with a newer generation, scored these events again.
+        """
+        found: list[Boundary] = []
+        for one in sorted(self._boundaries.values(), key=lambda one: (one.topic, one.partition, one.offset)):
+            last = found[-1] if found else one
+            if (last.topic, last.partition) != (one.topic, one.partition) or last.generation <= one.generation:
+                found.append(one)
+        return found

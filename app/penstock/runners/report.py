@@ -70,10 +70,11 @@ class Reporter:
         await self._write(status.key_of(self._describe()), None)
 
     async def _tell(self) -> None:
-        waiting, self._boundaries = self._boundaries, []
-        said: list[Status] = [*waiting, self._describe()]
+        """Boundaries wait until they are acknowledged: a worker that is stopped meanwhile says them again in `close`."""
+        said: list[Status] = [*self._boundaries, self._describe()]
         written = await asyncio.gather(*(self._write(status.key_of(one), status.encode(one)) for one in said))
-        self._boundaries = [one for one, good in zip(waiting, written, strict=False) if not good] + self._boundaries
+        acknowledged = {one for one, good in zip(said, written, strict=True) if good and isinstance(one, Boundary)}
+        self._boundaries = [one for one in self._boundaries if one not in acknowledged]
 
     async def _write(self, key: bytes, value: bytes | None) -> bool:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from penstock.control.fleet import FORGET_S, BrokerClock, Fleet, silence_after
-from penstock.control.status import Boundary
+from penstock.control.status import Boundary, encode, key_of
 from penstock.transports.kafka.journal import Entry
 from tests.unit.control.fleets import status, word
 
@@ -99,6 +99,16 @@ def test_boundaries_are_told_in_order_and_may_be_taken_away() -> None:
     assert made.boundaries() == [first, second, other]
     made.apply(Entry(9, NOW, True, b"boundary/t/0/9", None))
     assert made.boundaries() == [second, other]
+
+
+def test_boundary_of_a_worker_that_was_killed_gives_way_to_those_of_who_went_on_in_its_place() -> None:
+    """`a` had scored from 150 on with generation 4, but committed up to 120 only, from where `b` goes on with generation 5."""
+    made = fleet(Wall())
+    said = [(0, 100, 3, "a"), (0, 150, 4, "a"), (0, 120, 5, "b"), (1, 90, 3, "a"), (1, 110, 3, "b")]
+    for at, (partition, offset, generation, worker) in enumerate(said):
+        boundary = Boundary(topic="t", partition=partition, offset=offset, generation=generation, worker=worker, time="")
+        made.apply(Entry(at, NOW, True, key_of(boundary), encode(boundary)))
+    assert [(one.partition, one.offset, one.generation) for one in made.boundaries()] == [(0, 100, 3), (0, 120, 5), (1, 90, 3), (1, 110, 3)]
 
 
 @pytest.mark.parametrize(
