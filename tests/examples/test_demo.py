@@ -102,6 +102,19 @@ def test_interrupted_demo_says_how_far_it_came_and_leaves_nobody_behind(root: Pa
     assert not Path(f"/proc/{workers[0]}").exists()
 
 
+def test_demo_interrupted_while_workers_get_ready_takes_its_release_back(root: Path) -> None:
+    with subprocess.Popen([*DEMO, "--limit", "12000"], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            if line.startswith("  penstock deploy"):
+                break
+        running.send_signal(signal.SIGINT)
+        out, _ = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "deployed      stopped before it was in force" in out
+    assert "rolled back   not begun" in out
+
+
 def test_outside_a_clone_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("penstock.cli.demo.clone.__file__", str(tmp_path / "site-packages" / "clone.py"))
     with pytest.raises(ConfigError, match="clone the repository, and call `make demo` there"):

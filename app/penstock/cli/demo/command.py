@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -78,10 +78,11 @@ def demo(speed: int, limit: int | None, swap: bool, settings: Settings, form: st
         swaps = stack.enter_context(Swaps(settings, topology, total)) if swap else None
         facts = view.Facts("topologies/flights.yaml", _data(flights, total), said, seal if swaps else "", speed)
         tally, ready, acts = Tally(total), 0.0, swaps.acts if swaps else ()
-        with view.opened(console, facts, tally, acts) as screen:
+        with _noted() as stop_if_told, view.opened(console, facts, tally, acts) as screen:
 
             def tick() -> None:
                 nonlocal ready
+                stop_if_told()
                 now = time.perf_counter()
                 if tally.received and not ready:
                     ready = now - began
@@ -174,6 +175,29 @@ def _busy(console: Console, what: str) -> Iterator[None]:
     else:
         console.print(what)
         yield
+
+
+@contextmanager
+def _noted() -> Iterator[Callable[[], None]]:
+    """Inside, SIGINT and SIGTERM are only noted, and the function that is given raises KeyboardInterrupt where that is safe.
+
+    Raised within a call of the Kafka client, it now and then comes out of there as a TypeError.
+    """
+    told: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        told.append(number)
+
+    def stop_if_told() -> None:
+        if told:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop_if_told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

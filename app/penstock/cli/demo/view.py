@@ -21,6 +21,7 @@ from rich.text import Text
 
 from penstock.cli.demo.acts import Acts, came_to, folded, generations, stage, switch
 from penstock.cli.demo.tally import HISTOGRAM_BINS, NODES, Tally
+from penstock.control.rollout import Stand
 
 __all__ = ["Facts", "Screen", "as_json", "frame", "line", "summary"]
 
@@ -50,20 +51,23 @@ class Screen:
     def __init__(self, console: Console, facts: Facts, tally: Tally, acts: Acts, live: Live | None) -> None:
         self._console, self._facts, self._tally, self._acts, self._live = console, facts, tally, acts, live
         self._every = LINE_S if live is None else FRAME_S
-        self._next = 0.0
+        self._next, self._shown = 0.0, self._steps()
 
     def due(self, now: float) -> bool:
-        """Is it time for the next frame?"""
-        return now >= self._next
+        """Is it time for the next frame? In a log each step of a release has its line, too."""
+        return now >= self._next or (self._live is None and self._steps() != self._shown)
 
     def show(self, now: float) -> None:
         """Draws the tally as it stands at `now`."""
-        self._next = now + self._every
+        self._next, self._shown = now + self._every, self._steps()
         rate = self._tally.rate(now)
         if self._live is None:
             self._console.print(line(self._tally, self._acts, rate), markup=False)
         else:
             self._live.update(frame(self._console, self._facts, self._tally, self._acts, rate), refresh=True)
+
+    def _steps(self) -> list[tuple[bool, bool, tuple[Stand, ...]]]:
+        return [(act.began > 0, act.over, act.stands) for act in self._acts]
 
 
 @contextmanager
