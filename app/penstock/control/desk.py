@@ -75,7 +75,7 @@ class Desk:
         await self._stack.aclose()
 
     def _reader(self, topic: str) -> Reader:
-        return Reader(self._arguments, topic, patience=self._patience)
+        return Reader(self._arguments, topic, patience=self._patience, wait_ms=self._settings.fetch_wait_ms)
 
     async def refresh(self) -> None:
         """Reads both topics to their ends: the workers' first, so that none of them knows more of the releases than we then do."""

@@ -119,7 +119,7 @@ class Releases:
         settings = self._settings
         connection, patience = aiokafka_arguments(settings), max(settings.broker_timeout, 1.0)
         async with (
-            Reader(connection, self.topics.control, patience=patience) as self._reader,
+            Reader(connection, self.topics.control, patience=patience, wait_ms=settings.fetch_wait_ms) as self._reader,
             Writer(connection, patience=patience) as writer,
         ):
             self.reporter = Reporter(writer, self.topics.status, self.worker, self._describe, interval=settings.status_interval)

@@ -15,7 +15,7 @@ from penstock.control import status
 from penstock.control.messages import timestamp
 from penstock.control.status import Boundary, Status, WorkerStatus
 from penstock.errors import TransportError
-from penstock.transports.kafka.journal import Writer
+from penstock.transports.kafka.journal import FAREWELL, Writer
 from penstock.transports.kafka.tracker import Partition
 
 __all__ = ["Reporter"]
@@ -66,8 +66,12 @@ class Reporter:
 
     async def close(self) -> None:
         """What is left to be said, then the worker's record is taken away: it has stopped, and is not lost."""
-        await self._tell()
-        await self._write(status.key_of(self._describe()), None)
+        try:
+            async with asyncio.timeout(FAREWELL):
+                await self._tell()
+                await self._write(status.key_of(self._describe()), None)
+        except TimeoutError:
+            logger.warning("the status topic was not told that this worker stops")
 
     async def _tell(self) -> None:
         """Boundaries wait until they are acknowledged: a worker that is stopped meanwhile says them again in `close`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -18,9 +19,11 @@ from aiokafka.structs import TopicPartition
 
 from penstock.errors import TransportError, TransportUnavailable
 
-__all__ = ["Entry", "Reader", "Writer"]
+__all__ = ["FAREWELL", "Entry", "Reader", "Writer"]
 
-WAIT_MS = 500  # how long the broker holds a fetch open; what arrives is delivered at once
+logger = logging.getLogger(__name__)
+
+FAREWELL = 3.0  # seconds for leaving brokers that may be gone
 SLICE = 256  # entries handed over together, so that a flood leaves the loop to others
 
 
@@ -37,11 +40,13 @@ class Entry(NamedTuple):
 class Reader:
     """Partition 0 of `topic`. Use as an async context manager; `connection` are aiokafka's arguments.
 
-    Raises TransportUnavailable when the brokers do not answer within `patience` seconds.
+    `wait_ms` is how long the broker holds a fetch open; what arrives is delivered at once. Raises TransportUnavailable when
+    the brokers do not answer within `patience` seconds.
     """
 
-    def __init__(self, connection: Mapping[str, Any], topic: str, *, patience: float) -> None:
+    def __init__(self, connection: Mapping[str, Any], topic: str, *, patience: float, wait_ms: int = 500) -> None:
         self.topic = topic
+        self._wait_ms = wait_ms
         self.position = 0
         self._partition = TopicPartition(topic, 0)
         self._patience = patience
@@ -53,7 +58,7 @@ class Reader:
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="none",
-            fetch_max_wait_ms=WAIT_MS,
+            fetch_max_wait_ms=self._wait_ms,
             max_poll_records=SLICE,
         )
         try:
@@ -63,15 +68,15 @@ class Reader:
                 self.position = (await self._client.beginning_offsets([self._partition]))[self._partition]
                 self._client.seek(self._partition, self.position)
         except (KafkaError, OSError, TimeoutError) as error:
-            await self._client.stop()
+            await _leave(self._client)
             raise TransportUnavailable(f"{self.topic} cannot be read: {error!r}") from error
         except BaseException:
-            await self._client.stop()
+            await _leave(self._client)
             raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self._client.stop()
+        await _leave(self._client)
 
     async def end(self) -> int:
         """The offset behind the last record, as the brokers have it now."""
@@ -91,7 +96,7 @@ class Reader:
             raise TransportUnavailable(f"the beginning of {self.topic} is not told: {error!r}") from error
         self._client.seek(self._partition, self.position)
 
-    async def take(self, wait: float = WAIT_MS / 1000) -> list[Entry]:
+    async def take(self, wait: float = 0.5) -> list[Entry]:
         """What has arrived, in order; after `wait` seconds nothing. Raises TransportError when the journal is not the one it was.
 
         Brokers that are away are waited for: aiokafka connects again by itself. Raises TransportUnavailable for what may pass.
@@ -125,7 +130,8 @@ class Reader:
 class Writer:
     """Writes to partition 0 of journals. Use as an async context manager.
 
-    Each write is acknowledged by all replicas in sync; retries do not double it.
+    Each write is acknowledged by all replicas in sync. A retry may double it, which means nothing to who reads a journal by its keys;
+    in return a write ends when brokers are gone: an idempotent producer would try for ever, and could not be stopped.
     """
 
     def __init__(self, connection: Mapping[str, Any], *, patience: float) -> None:
@@ -134,21 +140,21 @@ class Writer:
 
     async def __aenter__(self) -> Self:
         self._client = AIOKafkaProducer(
-            **self._connection, acks="all", enable_idempotence=True, linger_ms=0, request_timeout_ms=int(self._patience * 1000)
+            **self._connection, acks="all", enable_idempotence=False, linger_ms=0, request_timeout_ms=int(self._patience * 1000)
         )
         try:
             async with asyncio.timeout(self._patience):
                 await self._client.start()
         except (KafkaError, OSError, TimeoutError) as error:
-            await self._client.stop()
+            await _leave(self._client)
             raise TransportUnavailable(f"the brokers cannot be written to: {error!r}") from error
         except BaseException:
-            await self._client.stop()
+            await _leave(self._client)
             raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self._client.stop()
+        await _leave(self._client)
 
     async def write(self, topic: str, key: bytes, value: bytes | None) -> int:
         """Appends a record (None: a tombstone) and returns its offset. Raises TransportError when it was not acknowledged."""
@@ -160,3 +166,17 @@ class Writer:
         except (KafkaError, OSError) as error:
             raise TransportError(f"{topic}: not written: {error!r}") from error
         return int(written.offset)
+
+
+async def _leave(client: Any) -> None:
+    """Stops a client, in bounded time and without an error of its own, also when the brokers have gone for good.
+
+    What had to be written was awaited by whoever wrote it. aiokafka flushes first, and a task of its own that it cancels
+    may come out of its `stop` as if we had been cancelled.
+    """
+    stopping = asyncio.ensure_future(client.stop())
+    await asyncio.wait({stopping}, timeout=FAREWELL)  # not `wait_for`, which waits on where cancelling does not help
+    if not stopping.done():
+        stopping.cancel()
+    elif not stopping.cancelled() and (error := stopping.exception()) is not None:
+        logger.debug("a client was not stopped in order: %r", error)
