@@ -8,19 +8,26 @@ from __future__ import annotations
 import shutil
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from confluent_kafka.admin import AdminClient
 from onnx import TensorProto, helper
 
+from penstock import settings
+from penstock.control.operator import Operator, operate
+from penstock.control.topics import CONTROL_CONFIG
 from penstock.model.artifact import MODEL_FILE
 from penstock.model.session import Session
 from penstock.registry.directory import DirectoryRegistry
-from penstock.testing import Broker, wait_for
+from penstock.testing import Broker, create_topics, wait_for
 from penstock.testing import models as onnx_models
+from penstock.topology.parse import parse
 from tests.kafka.operating import (
+    CONFIG,
     Command,
     Flow,
     announced,
@@ -192,8 +199,7 @@ def test_the_death_of_a_worker_that_stages_ends_neither_the_deploy_nor_the_other
 
 
 def test_a_worker_that_starts_after_ten_releases_serves_the_tenth_from_its_first_event(job: Job, tmp_path: Path) -> None:
-    for factor in range(3, 13):
-        in_force(job, push(job, float(factor)), "--min-ready", "0")
+    in_force_one_after_the_other(job, [push(job, float(factor)) for factor in range(3, 13)])
     job.send(range(1, 101))
     with job.run() as worker:
         job.wait_for_answers(100)
@@ -207,6 +213,14 @@ def test_a_worker_that_starts_after_ten_releases_serves_the_tenth_from_its_first
     flow = Flow(job)
     flow.count = 200
     assert flow.scored() == {(10, 12.0)}
+
+
+def in_force_one_after_the_other(job: Job, models: Sequence[str]) -> None:
+    async def deploy(operator: Operator) -> None:
+        for model in models:
+            await operator.deploy({"double": model}, min_ready=0)
+
+    operate(settings.load({}, file=job.folder / CONFIG), parse(job.file), deploy)
 
 
 def test_a_worker_that_cannot_reach_the_registry_goes_on_and_takes_the_release_when_it_can(job: Job, tmp_path: Path) -> None:
@@ -259,36 +273,35 @@ def test_a_broker_that_dies_in_mid_release_delays_it(broker: Broker, job: Job) -
     assert flow.scored() == {(0, 2.0), (1, 3.0)}
 
 
-def test_an_operator_that_dies_leaves_what_is_in_force_and_another_one_goes_on_or_aborts(job: Job) -> None:
+def test_operators_that_die_leave_what_is_in_force_and_others_abort_or_go_on(job: Job) -> None:
+    version = push(job, slow(3.0))
     with job.run() as worker, Flow(job) as flow:
         wait_until_ready(job, worker)
-        for generation, (factor, ends) in enumerate([(3.0, "resumed"), (4.0, "aborted")]):
-            with Command(job, "deploy", "doubles", f"double={push(job, slow(factor))}") as deploy:
+        for reason in ("the first", "the second"):
+            with Command(job, "deploy", "doubles", f"double={version}", "--reason", reason) as deploy:
                 deploy.wait_until_said("announced")
                 deploy.process.kill()
                 deploy.process.wait()
-            told = status(job)
-            (pending,) = told["pending"]
-            assert told["generation"] == generation
-            wait_until_stands(job, worker, pending["id"], "ready")
-            flow.wait_for_more()
-            assert status(job)["generation"] == generation
-            if ends == "resumed":
-                assert penstock(job, "deploy", "doubles", "--resume", pending["id"][:13]).code == 0
-                assert status(job)["generation"] == 1
-            else:
-                assert penstock(job, "abort", "doubles", pending["id"], "--reason", "its operator died").code == 0
-                assert "its operator died" in penstock(job, "releases", "show", "doubles", pending["id"]).out
-                assert "its operator died" in wait_until_stands(job, worker, pending["id"], "aborted")
+        told = status(job)
+        first, second = (one["id"] for one in told["pending"])
+        assert told["generation"] == 0
+        for release in (first, second):
+            wait_until_stands(job, worker, release, "ready")
+        flow.wait_for_more()
+        assert penstock(job, "abort", "doubles", first, "--reason", "its operator died").code == 0
+        assert "its operator died" in wait_until_stands(job, worker, first, "aborted")
+        assert "its operator died" in penstock(job, "releases", "show", "doubles", first).out
+        assert penstock(job, "deploy", "doubles", "--resume", second).code == 0
+        assert status(job)["release"]["id"] == second
         flow.wait_for_more()
     assert flow.scored() == {(0, 2.0), (1, 3.0)}
 
 
 def test_of_two_operators_at_once_one_wins_and_the_other_is_told_who(job: Job) -> None:
-    versions = [push(job, slow(3.0)), push(job, slow(4.0))]
+    version = push(job, slow(3.0))
     with job.run() as worker, Flow(job) as flow:
         wait_until_ready(job, worker)
-        first, second = (Command(job, "deploy", "doubles", f"double={version}") for version in versions)
+        first, second = (Command(job, "deploy", "doubles", f"double={version}", "--reason", reason) for reason in "ab")
         with first, second:
             codes = {first.process.wait(90): first, second.process.wait(90): second}
             assert set(codes) == {0, 8}, (first.said, second.said)
@@ -296,7 +309,7 @@ def test_of_two_operators_at_once_one_wins_and_the_other_is_told_who(job: Job) -
             assert won in codes[0].said
             assert f"generation 1 is in force: release {won}" in codes[8].said
         flow.wait_for_more()
-    assert {generation for generation, _ in flow.scored()} == {0, 1}
+    assert flow.scored() == {(0, 2.0), (1, 3.0)}
 
 
 def test_without_its_topics_a_worker_says_how_they_are_made_or_runs_without_releases(job: Job) -> None:
@@ -308,6 +321,27 @@ def test_without_its_topics_a_worker_says_how_they_are_made_or_runs_without_rele
         job.send(range(1, 11))
         job.wait_for_answers(10)
         assert worker.stop() == 0, worker.log
+
+
+def test_a_control_log_that_is_made_anew_is_believed_by_nobody(broker: Broker, job: Job) -> None:
+    """Not even when it says something again."""
+    with job.run() as worker, Flow(job) as flow:
+        wait_until_ready(job, worker)
+        in_force(job, push(job, 3.0))
+        flow.wait_for_more()
+        admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+        for deleted in admin.delete_topics([job.releases.control]).values():
+            deleted.result(15)
+        wait_for(lambda: job.releases.control not in admin.list_topics(timeout=5).topics, "the end of the control topic")
+        create_topics(broker, {job.releases.control: 1}, CONTROL_CONFIG)
+        told = wait_until(job, worker, "its problem", lambda told: bool(told.get("problems")))
+        assert "it was made anew, or has lost records" in told["problems"][0]
+        assert "goes on with generation 1" in told["problems"][0]
+        done = penstock(job, "deploy", "doubles", f"double={push(job, 4.0)}")
+        assert done.code == 8
+        assert "obeys generation 1" in done.err
+        flow.wait_for_more()
+    assert flow.scored() == {(0, 2.0), (1, 3.0)}
 
 
 # -- while it is live --------------------------------------------------------------------------------------------------
