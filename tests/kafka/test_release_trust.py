@@ -18,7 +18,7 @@ from penstock.control.keys import SigningKey, from_text, to_text
 from penstock.control.messages import Abort, Activate, Message, Release, new_id, parse, timestamp
 from penstock.control.trust import seal
 from penstock.record import Record
-from penstock.testing import Broker, produce, read_all
+from penstock.testing import Broker, produce, read_all, wait_for
 from tests.kafka.operating import (
     Flow,
     announced,
@@ -34,6 +34,7 @@ from tests.kafka.operating import (
     trusted,
     wait_until,
     wait_until_ready,
+    wait_until_stands,
 )
 from tests.kafka.running import Job, make_job
 from tests.unit.model.issued import private_pem, public_pem
@@ -201,10 +202,22 @@ def test_a_key_is_trusted_and_revoked_while_the_worker_runs(job: Job) -> None:
         assert [one["author"] for one in history(job)] == ["alice", "carol"]
         flow.wait_for_more()
 
+        pending = announced(job, "double@4", "--signing-key", carol)
+        wait_until_stands(job, worker, pending, "ready")
         assert penstock(job, "keys", "revoke", "carol", "--at", stolen).code == 0
         told = wait_until(job, worker, "what was in force before", lambda told: told["generation"] == 1)
         assert told["models"] == {"double": "double@2"}
-        assert told["refused"]["revoked"] >= 3
+        assert "problems" not in told
+        assert told["refused"]["revoked"] == 4
+        assert "nobody has announced it" in wait_until_stands(job, worker, pending, "stale")
+        flow.wait_for_more()
+
+        (job.folder / "trust.toml").write_text("[keys.alice]\npublic = 7\n")
+        wait_for(lambda: "the keys that were trusted before are trusted still" in worker.log, "the word that the file is wrong")
+        (job.folder / "trust.toml").unlink()
+        told = wait_until(job, worker, "the loss of trust", lambda told: told["wanted"] == 0)
+        assert told["generation"] == 1
+        assert told["problems"] == ["by the keys trusted now nothing was released; generation 1 goes on"]
         flow.wait_for_more()
     assert flow.scored() == {(0, 2.0), (1, 3.0), (2, 4.0)}
 
