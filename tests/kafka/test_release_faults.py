@@ -128,14 +128,14 @@ def test_a_model_that_crashes_hungers_or_lies_costs_the_worker_nothing(job: Job)
 def test_a_model_that_hangs_is_stopped_and_events_go_on_meanwhile(job: Job) -> None:
     """Nor does anybody wait for it who aborts the release, interrupts the deploy or stops the worker."""
     hanging = push_bad(job, onnx_models.endless())
-    with job.run() as worker:
+    with job.run("--stage-timeout", "4") as worker:
         with Flow(job) as flow:
             wait_until_ready(job, worker)
             with Command(job, "deploy", "doubles", f"double={hanging}") as deploy:
                 deploy.wait_until_said("quarantined")
                 flow.wait_for_more()
                 assert deploy.process.wait(60) == 8
-                assert "a run took longer than 10 s" in deploy.said
+                assert "not ready within 4 s (setting stage_timeout): quarantined: nodes.double" in deploy.said
             with Command(job, "deploy", "doubles", f"double={hanging}") as deploy:
                 wait_until_tried(worker)
                 deploy.process.send_signal(signal.SIGINT)
@@ -347,7 +347,7 @@ def test_a_control_log_that_is_made_anew_is_believed_by_nobody(broker: Broker, j
 # -- while it is live --------------------------------------------------------------------------------------------------
 
 
-def fickle(threshold: float = 0.5, right_for: int = 9, seeds_from: int = 1) -> bytes:
+def fickle(threshold: float = 0.5, right_for: int = 7, seeds_from: int = 1) -> bytes:
     """Multiplies by 2, and by chance adds 100: never in the first `right_for` runs of a session, then in about half of them.
 
     So it is right while it is made ready, and wrong later, as on a machine whose memory fails. The chance is that of the runtime, whose
@@ -370,26 +370,17 @@ def fickle(threshold: float = 0.5, right_for: int = 9, seeds_from: int = 1) -> b
     raise AssertionError("no seed is right for so long")
 
 
-def test_a_live_model_that_fails_its_check_is_told(job: Job) -> None:
-    checked_every_second(job, "report")
-    with job.run() as worker, Flow(job) as flow:
-        wait_until_ready(job, worker)
-        in_force(job, push(job, fickle()))
-        told = wait_until(job, worker, "its problem", lambda told: bool(told.get("problems")))
-        assert "double@2 does not meet its golden records any more" in told["problems"][0]
-        assert told["generation"] == 1
-        flow.wait_for_more()
-
-
-def test_a_live_model_that_fails_its_check_is_taken_back_once_by_a_release_that_the_worker_signs(job: Job) -> None:
-    """What comes back is no better here: then a person must look, instead of workers that release for ever."""
+def test_a_live_model_that_fails_its_check_is_told_and_taken_back_once_by_a_release_that_the_worker_signs(job: Job) -> None:
+    """What the file binds is no better here: it is told, and workers do not release for ever."""
     push(job, fickle())
     job.file.write_text(job.file.read_text().replace("double@1", "double@2"))
-    checked_every_second(job, "rollback")
+    job.file.write_text(job.file.read_text() + "releases: {check_every: 1, on_invalid: rollback}\n")
     configure(job, trust=str(job.folder / "trust.toml"))
     operator, own = trusted(job, "operator"), trusted(job, "worker")
     with job.run("--signing-key", own) as worker:
-        wait_until_ready(job, worker)
+        told = wait_until(job, worker, "its problem", lambda told: bool(told.get("problems")))
+        assert "double@2 does not meet its golden records any more" in told["problems"][0]
+        assert (told["generation"], told["ready"]) == (0, True)
         in_force(job, push(job, fickle(seeds_from=50_000)), "--signing-key", operator)
         wait_until(job, worker, "the rollback", lambda told: told["generation"] == 2)
         release = status(job)["release"]
@@ -397,7 +388,3 @@ def test_a_live_model_that_fails_its_check_is_taken_back_once_by_a_release_that_
         assert "double@3 does not meet its golden records any more" in release["reason"]
         wait_for(lambda: "generation 2 is invalid, and a rollback itself" in worker.log, "the end of it", 60.0)
         assert status(job)["generation"] == 2
-
-
-def checked_every_second(job: Job, on_invalid: str) -> None:
-    job.file.write_text(f"{job.file.read_text()}releases: {{check_every: 1, on_invalid: {on_invalid}}}\n")

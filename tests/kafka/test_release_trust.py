@@ -215,9 +215,9 @@ def test_a_key_is_trusted_and_revoked_while_the_worker_runs(job: Job) -> None:
         (job.folder / "trust.toml").write_text("[keys.alice]\npublic = 7\n")
         wait_for(lambda: "the keys that were trusted before are trusted still" in worker.log, "the word that the file is wrong")
         (job.folder / "trust.toml").unlink()
-        told = wait_until(job, worker, "the loss of trust", lambda told: told["wanted"] == 0)
-        assert told["generation"] == 1
-        assert told["problems"] == ["by the keys trusted now nothing was released; generation 1 goes on"]
+        lost = ["by the keys trusted now nothing was released; generation 1 goes on"]
+        told = wait_until(job, worker, "the loss of trust", lambda told: told.get("problems") == lost)
+        assert (told["generation"], told["wanted"]) == (1, 0)
         flow.wait_for_more()
     assert flow.scored() == {(0, 2.0), (1, 3.0), (2, 4.0)}
 
