@@ -250,7 +250,7 @@ class Releases:
 
     def _heard(self, outcome: Outcome, offset: int) -> None:
         # What changes nothing may be said a hundred thousand times by whoever wants to fill a disk; the status counts it.
-        level = logging.DEBUG if outcome.kind in (Kind.REFUSED, Kind.IGNORED) else logging.INFO
+        level = logging.DEBUG if outcome.kind in (Kind.REFUSED, Kind.IGNORED) or offset < self._fold_until else logging.INFO
         logger.log(level, "control: %s %s", outcome.kind, outcome.id or "", extra={"offset": offset, "why": outcome.why})
 
     # -- what follows from it ----------------------------------------------------------------------------------------
@@ -261,16 +261,17 @@ class Releases:
         if self._reader.position < self._fold_until:
             return
         for release in log.pending:
-            self._cases.setdefault(release.id, _Case(release))
-        wanted, current = self._wanted(), self.live.current.generation
-        self._problem(
-            "trust-lost", f"by the keys trusted now nothing was released; generation {current} goes on" if current > log.generation else ""
-        )
+            before = self._cases.get(release.id)
+            if before is None or before.state in (State.ABORTED, State.STALE):  # the latter only where the log was folded anew
+                self._cases[release.id] = _Case(release)
+        wanted = self._wanted()
         for case in self._cases.values():
             known = log.releases.get(case.release.id)
-            if case is wanted or case.state in ENDS or case.state in (State.LIVE, State.PREVIOUS) or known is None:
+            if case is wanted or case.state in ENDS or case.state in (State.LIVE, State.PREVIOUS):
                 continue
-            if known.standing is Standing.ABORTED:
+            if known is None:
+                self._end(case, State.STALE, "by the keys trusted now nobody has announced it")
+            elif known.standing is Standing.ABORTED:
                 self._end(case, State.ABORTED, known.why)
             elif known.standing is not Standing.PENDING:
                 self._end(case, State.STALE, known.why)
@@ -278,7 +279,10 @@ class Releases:
             self._switch(wanted)
         elif wanted is not None and wanted.state is State.FAILED:
             self._cannot_serve(wanted)
-        for ended in [one.release.id for one in self._cases.values() if one.state in ENDS][:-TOLD]:
+        current = self.live.current.generation
+        newest = f"generation {log.generation} is the newest" if log.generation else "nothing was released"
+        self._problem("trust-lost", f"by the keys trusted now {newest}; generation {current} goes on" if current > log.generation else "")
+        for ended in [one.release.id for one in self._cases.values() if one.state in ENDS and one is not wanted][:-TOLD]:
             del self._cases[ended]
         self._wake.set()
         self.reporter.changed()
