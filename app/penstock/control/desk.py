@@ -66,7 +66,7 @@ class Desk:
         self.log = Log(Judge(self._topology.name, self._cluster, self._trust, self._settings.unsigned_control))
         async with AsyncExitStack() as stack:
             self._status = await stack.enter_async_context(self._reader(self.topics.status))
-            self._control = await stack.enter_async_context(self._reader(self.topics.control))
+            self._control = await stack.enter_async_context(self._reader(self.topics.control, whole=True))
             await self.refresh()
             self._stack = stack.pop_all()
         return self
@@ -74,8 +74,8 @@ class Desk:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._stack.aclose()
 
-    def _reader(self, topic: str) -> Reader:
-        return Reader(self._arguments, topic, patience=self._patience, wait_ms=self._settings.fetch_wait_ms)
+    def _reader(self, topic: str, *, whole: bool = False) -> Reader:
+        return Reader(self._arguments, topic, patience=self._patience, wait_ms=self._settings.fetch_wait_ms, whole=whole)
 
     async def refresh(self) -> None:
         """Reads both topics to their ends: the workers' first, so that none of them knows more of the releases than we then do."""

@@ -100,7 +100,9 @@ class Releases:
         self._started = timestamp()
         self._trust = Trust.load(settings.trust)
         self._log = self._empty()
+        self._folded = 0  # the log is folded up to here, and what follows from it is done
         self._fold_until = 0  # while the log is being folded anew, nothing is decided before this offset
+        self._lost = False  # the log is not the one it was: what is live stays live
         self._cases: dict[str, _Case] = {}
         self._kept: list[_Kept] = []  # of the current plan and of the previous one
         self._updater = runtime.updater(loaded, settings)
@@ -119,7 +121,7 @@ class Releases:
         settings = self._settings
         connection, patience = aiokafka_arguments(settings), max(settings.broker_timeout, 1.0)
         async with (
-            Reader(connection, self.topics.control, patience=patience, wait_ms=settings.fetch_wait_ms) as self._reader,
+            Reader(connection, self.topics.control, patience=patience, wait_ms=settings.fetch_wait_ms, whole=True) as self._reader,
             Writer(connection, patience=patience) as writer,
         ):
             self.reporter = Reporter(writer, self.topics.status, self.worker, self._describe, interval=settings.status_interval)
@@ -154,18 +156,23 @@ class Releases:
 
         Raises TransportUnavailable when the brokers do not tell where the log ends.
         """
-        end, patience = await self._reader.end(), self._settings.broker_timeout
-        try:
-            async with asyncio.timeout(patience), self._moved:
-                await self._moved.wait_for(lambda: self._reader.position >= end)
-        except TimeoutError as error:
-            raise TransportUnavailable(f"{self.topics.control} was not read to its end within {patience:g} s") from error
+        patience = max(self._settings.broker_timeout, 1.0)
+        if not self._lost:
+            await self._follow_to_the_end(patience)
         try:
             async with asyncio.timeout(min(patience, self._settings.stage_timeout)), self._moved:
                 await self._moved.wait_for(lambda: not self._behind())
         except TimeoutError:
             logger.warning("generation %d is not ready here yet: scoring goes on with the one before", self._log.generation)
         self.reporter.assigned()
+
+    async def _follow_to_the_end(self, patience: float) -> None:
+        end = await self._reader.end()
+        try:
+            async with asyncio.timeout(patience), self._moved:
+                await self._moved.wait_for(lambda: self._folded >= end or self._lost)
+        except TimeoutError as error:
+            raise TransportUnavailable(f"{self.topics.control} was not read to its end within {patience:g} s") from error
 
     # -- the log -----------------------------------------------------------------------------------------------------
 
@@ -193,6 +200,7 @@ class Releases:
             self._compare_with_the_file(release.bindings)
         self._metrics.generation = self.live.current.generation
         logger.info("generation %d is in force", self.live.current.generation, extra=dict(self.live.current.plan.versions))
+        self._folded = self._reader.position
         self._reconcile()
 
     def _compare_with_the_file(self, bound: Mapping[str, Binding]) -> None:
@@ -217,13 +225,17 @@ class Releases:
                 self._problem(
                     "control", f"{error}; this worker goes on with generation {self.live.current.generation}, and hears of no other"
                 )
+                self._lost = True
+                async with self._moved:
+                    self._moved.notify_all()
                 return  # a log that was made anew is nobody's to believe
             self._problem("control")
             for at in range(0, len(entries), 32):  # a signature is some 0.1 ms, and the loop belongs to everybody
                 for entry in entries[at : at + 32]:
                     self._heard(self._log.apply(entry), entry.offset)
                 await asyncio.sleep(0)
-            if entries:
+            if self._folded != self._reader.position:  # also past what is no record
+                self._folded = self._reader.position
                 self._metrics.control_refused = self._log.refused.total() + self._log.ignored.total()
                 self._reconcile()
             async with self._moved:
@@ -246,7 +258,7 @@ class Releases:
         logger.info("the trusted keys have changed: the control log is folded anew")
         self._fold_until = await self._reader.end()
         await self._reader.rewind()
-        self._log = self._empty()
+        self._folded, self._log = self._reader.position, self._empty()
 
     def _heard(self, outcome: Outcome, offset: int) -> None:
         # What changes nothing may be said a hundred thousand times by whoever wants to fill a disk; the status counts it.
@@ -258,7 +270,7 @@ class Releases:
     def _reconcile(self) -> None:
         """Makes this worker's cases what the log says they are, and puts in force what is to be."""
         log = self._log
-        if self._reader.position < self._fold_until:
+        if self._folding():
             return
         for release in log.pending:
             before = self._cases.get(release.id)
@@ -282,15 +294,17 @@ class Releases:
         current = self.live.current.generation
         newest = f"generation {log.generation} is the newest" if log.generation else "nothing was released"
         self._problem("trust-lost", f"by the keys trusted now {newest}; generation {current} goes on" if current > log.generation else "")
-        for ended in [one.release.id for one in self._cases.values() if one.state in ENDS and one is not wanted][:-TOLD]:
-            del self._cases[ended]
+        pending = {release.id for release in log.pending}  # one of these that has failed would be made ready again, if it were forgotten
+        over = [id for id, one in self._cases.items() if one.state in ENDS and one is not wanted and id not in pending]
+        for id in over[:-TOLD]:
+            del self._cases[id]
         self._wake.set()
         self.reporter.changed()
 
     def _wanted(self) -> _Case | None:
         """The release in force, while this worker does not score with it."""
         log, current = self._log, self.live.current
-        if not log.generation or log.generations[-1].release.id == current.release:
+        if self._folding() or not log.generation or log.generations[-1].release.id == current.release:
             return None
         release = log.generations[-1].release
         case = self._cases.setdefault(release.id, _Case(release))
@@ -298,12 +312,14 @@ class Releases:
             case = self._cases[release.id] = _Case(release)
         return case
 
+    def _folding(self) -> bool:
+        """Whether the log is being folded anew, and does not say yet what is in force."""
+        return self._folded < self._fold_until
+
     def _behind(self) -> bool:
         """Whether a newer generation is in force, and this worker may still come to serve it."""
-        if self._reader.position < self._fold_until:
-            return True
         wanted = self._wanted()
-        return wanted is not None and wanted.state is not State.FAILED
+        return self._folding() or (wanted is not None and wanted.state is not State.FAILED)
 
     def _switch(self, case: _Case) -> None:
         assert case.staged is not None

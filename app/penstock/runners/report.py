@@ -62,7 +62,8 @@ class Reporter:
             await self._tell()
             await asyncio.sleep(APART)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), self._interval)
+                async with asyncio.timeout(self._interval):  # `wait_for` of Python 3.11 loses a cancellation that meets a change
+                    await self._changed.wait()
 
     async def close(self) -> None:
         """What is left to be said, then the worker's record is taken away: it has stopped, and is not lost."""

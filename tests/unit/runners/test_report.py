@@ -90,3 +90,20 @@ def test_boundary_is_said_again_until_the_brokers_have_it() -> None:
         assert topic.offsets() == [7]
 
     asyncio.run(act())
+
+
+def test_stop_is_obeyed_also_in_the_moment_of_a_change() -> None:
+    """`asyncio.wait_for` of Python 3.11 swallows such a cancellation, and whoever waits for the task waits for ever."""
+
+    async def act() -> None:
+        topic = Topic()
+        told = Reporter(cast(Writer, topic), "status", "a", describe, interval=60.0)
+        running = asyncio.create_task(told.run())
+        while not topic.kept or not told._changed._waiters:  # noqa: ASYNC110  until it waits for a change
+            await asyncio.sleep(0.001)
+        told.changed()
+        running.cancel()
+        done, _ = await asyncio.wait({running}, timeout=5)
+        assert done
+
+    asyncio.run(act())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -41,11 +42,13 @@ class Reader:
     """Partition 0 of `topic`. Use as an async context manager; `connection` are aiokafka's arguments.
 
     `wait_ms` is how long the broker holds a fetch open; what arrives is delivered at once. Raises TransportUnavailable when
-    the brokers do not answer within `patience` seconds.
+    the brokers do not answer within `patience` seconds, and TransportError for a journal that must be `whole` and has lost
+    its beginning.
     """
 
-    def __init__(self, connection: Mapping[str, Any], topic: str, *, patience: float, wait_ms: int = 500) -> None:
+    def __init__(self, connection: Mapping[str, Any], topic: str, *, patience: float, wait_ms: int = 500, whole: bool = False) -> None:
         self.topic = topic
+        self._whole = whole
         self._wait_ms = wait_ms
         self.position = 0
         self._partition = TopicPartition(topic, 0)
@@ -65,8 +68,7 @@ class Reader:
             async with asyncio.timeout(self._patience):
                 await self._client.start()
                 self._client.assign([self._partition])
-                self.position = (await self._client.beginning_offsets([self._partition]))[self._partition]
-                self._client.seek(self._partition, self.position)
+                await self._to_the_beginning()
         except (KafkaError, OSError, TimeoutError) as error:
             await _leave(self._client)
             raise TransportUnavailable(f"{self.topic} cannot be read: {error!r}") from error
@@ -91,10 +93,19 @@ class Reader:
         """Reads from the beginning again."""
         try:
             async with asyncio.timeout(self._patience):
-                self.position = (await self._client.beginning_offsets([self._partition]))[self._partition]
+                await self._to_the_beginning()
         except (KafkaError, OSError, TimeoutError) as error:
             raise TransportUnavailable(f"the beginning of {self.topic} is not told: {error!r}") from error
-        self._client.seek(self._partition, self.position)
+
+    async def _to_the_beginning(self) -> None:
+        beginning = (await self._client.beginning_offsets([self._partition]))[self._partition]
+        if self._whole and beginning:
+            raise TransportError(
+                f"{self.topic} has lost its first {beginning} records, and what is in force cannot be told without them: it must be kept "
+                "for ever. Give it another name in the topology file (releases), make that (`penstock topics create`), and deploy there"
+            )
+        self.position = beginning
+        self._client.seek(self._partition, beginning)
 
     async def take(self, wait: float = 0.5) -> list[Entry]:
         """What has arrived, in order; after `wait` seconds nothing. Raises TransportError when the journal is not the one it was.
@@ -115,15 +126,23 @@ class Reader:
         ]
         if entries:
             self.position = entries[-1].offset + 1
+        else:  # what is no record to be read (compacted, the end of a transaction) is passed over
+            with contextlib.suppress(KafkaError):
+                self.position = max(self.position, await self._client.position(self._partition))
         return entries
 
     async def until(self, offset: int) -> AsyncIterator[list[Entry]]:
-        """Everything from where it stands up to `offset`, in slices. An offset that holds no record (compacted) counts as read."""
-        while self.position < offset:
+        """Everything from where it stands up to `offset`, in slices. An offset that holds no record (compacted) counts as read.
+
+        Raises as `take`, and TransportUnavailable when nothing comes for `patience` seconds.
+        """
+        heard = time.monotonic()
+        while (before := self.position) < offset:
             entries = await self.take()
-            if not entries:
-                with contextlib.suppress(KafkaError):
-                    self.position = max(self.position, await self._client.position(self._partition))
+            if self.position > before:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > self._patience:
+                raise TransportUnavailable(f"{self.topic}: offset {before} did not come within {self._patience:g} s")
             yield entries
 
 

@@ -55,8 +55,9 @@ class App(faust.App):
             autodiscover=False,
             broker_commit_interval=options.commit_interval,
             broker_session_timeout=options.session_timeout,
-            # Longer than our own patience: when this one ends, Faust's recovery service ends without a word.
-            broker_request_timeout=max(options.broker_timeout, options.session_timeout) * 2,
+            # Longer than our own patience, which `perform_seek` has four times: when this one ends, Faust's recovery service ends
+            # without a word.
+            broker_request_timeout=max(options.broker_timeout, options.session_timeout) * 5,
             stream_wait_empty=True,
             stream_buffer_maxsize=options.max_in_flight_batches + 1,
             processing_guarantee="at_least_once",

@@ -1,0 +1,212 @@
+"""One worker's side of the control log on a real Kafka, in this process: what it makes of one that is odd, flooded, cut or made anew."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from penstock import runtime
+from penstock.control.lifecycle import State
+from penstock.control.messages import Activate, Binding, Message, Release, new_id, timestamp
+from penstock.control.topics import CONTROL_CONFIG
+from penstock.control.trust import seal
+from penstock.errors import TransportError, TransportUnavailable
+from penstock.record import Record
+from penstock.registry.directory import DirectoryRegistry
+from penstock.runners.releases import Releases
+from penstock.settings import Settings
+from penstock.telemetry import Metrics
+from penstock.testing import Broker, create_topics, produce, wait_for
+from penstock.testing import models as onnx_models
+from penstock.transports.kafka.connection import Admin, aiokafka_arguments
+from penstock.transports.kafka.journal import Reader
+from tests.kafka.running import Job, make_job
+
+pytestmark = pytest.mark.broker
+
+T = TypeVar("T")
+PATIENCE_S = 3.0
+NOWHERE = Binding(uri="models:/double/77", digest=f"sha256:{0:064}", manifest=f"sha256:{0:064}")
+
+
+@pytest.fixture
+def job(broker: Broker, tmp_path: Path) -> Job:
+    return make_job(broker, tmp_path)
+
+
+class Following:
+    """A worker that follows the log, scoring nothing, and an operator who says what he likes."""
+
+    def __init__(self, job: Job, releases: Releases, cluster: str) -> None:
+        self.job, self.releases, self.cluster = job, releases, cluster
+
+    def release(self, base: int, binding: Binding) -> Release:
+        return Release(**self._opening(new_id()), base=base, bindings={"double": binding})
+
+    def activation(self, release: Release) -> Activate:
+        return Activate(**self._opening(release.id))
+
+    def _opening(self, id: str) -> dict[str, Any]:
+        return {"id": id, "topology": "doubles", "cluster": self.cluster, "time": timestamp(), "author": "somebody"}
+
+    async def say(self, *messages: Message | bytes) -> None:
+        """Writes messages, or whatever bytes."""
+        written = [(b"?", one) if isinstance(one, bytes) else (one.id.encode(), seal(one, None)) for one in messages]
+        await asyncio.to_thread(
+            produce, self.job.broker, [Record(self.job.releases.control, value, key, partition=0) for key, value in written]
+        )
+
+    def state(self, release: Release) -> State | None:
+        case = self.releases._cases.get(release.id)
+        return case.state if case else None
+
+    async def until(self, what: str, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(60):
+            while not holds():  # noqa: ASYNC110  many conditions, and none of them has an event
+                await asyncio.sleep(0.01)
+
+    async def in_force(self, factor: float) -> None:
+        """Registers a version, and sees it in force here."""
+        generation = self.releases.live.current.generation
+        release = self.release(generation, push(self.job, factor))
+        await self.say(release)
+        await self.say(self.activation(release))
+        await self.until("the next generation", lambda: self.releases.live.current.generation == generation + 1)
+
+
+def push(job: Job, factor: float) -> Binding:
+    found = DirectoryRegistry(job.folder / "models").publish("double", onnx_models.linear([factor]))
+    return Binding(uri=f"models:/double/{found.version}", digest=found.digest, manifest=found.manifest_digest)
+
+
+def settings_of(job: Job) -> Settings:
+    return Settings(
+        brokers=job.broker.bootstrap, application=job.application, models=job.folder / "models", schemas=job.folder / "schemas",
+        cache=job.folder / "cache", unsigned_control=True, broker_timeout=PATIENCE_S, status_interval=0.5,
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def following(job: Job) -> AsyncIterator[Following]:
+    settings = settings_of(job)
+    cluster = await asyncio.to_thread(Admin(settings).cluster_id)
+    loaded = runtime.load(job.file, models=settings.models, schemas=settings.schemas)
+    failures: list[BaseException | None] = []
+    async with Releases(loaded, settings, cluster, Metrics(), asyncio.Lock()).following(failures.append) as releases:
+        yield Following(job, releases, cluster)
+    assert failures == []
+
+
+def run(act: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    return asyncio.run(asyncio.wait_for(act(), 120))
+
+
+def test_who_has_caught_up_scores_with_what_is_in_force_however_much_else_was_said(job: Job) -> None:
+    """A slice of the log is folded in pieces: what was read of it is not what was folded."""
+
+    async def act() -> None:
+        async with following(job) as it:
+            releases, release = it.releases, it.release(0, push(job, 3.0))
+            await it.say(release)
+            await it.until("a release that is ready", lambda: it.state(release) is State.READY)
+            end = releases._reader.position + 221
+
+            async def told_at_once() -> int:
+                return end
+
+            releases._reader.end = told_at_once  # type: ignore[method-assign]  # a broker that is quicker than this host
+            saying = asyncio.create_task(it.say(*[b"?"] * 220, it.activation(release)))
+            while releases._reader.position < end:  # noqa: ASYNC110  the moment between two pieces is what this is about
+                await asyncio.sleep(0)
+            await releases.caught_up()
+            assert releases.live.current.generation == 1
+            await saying
+
+    run(act)
+
+
+def test_what_takes_an_offset_of_the_log_and_is_no_record_is_waited_for_by_nobody(job: Job) -> None:
+    """The end of a transaction takes an offset, and whoever may write to the topic may write it."""
+
+    def transact() -> None:
+        producer = Producer({"bootstrap.servers": job.broker.bootstrap, "transactional.id": job.application})
+        producer.init_transactions()
+        producer.begin_transaction()
+        producer.produce(job.releases.control, b"?", b"?", partition=0)
+        producer.commit_transaction()
+
+    async def act() -> None:
+        async with following(job) as it:
+            await asyncio.to_thread(transact)
+            await it.releases.caught_up()
+            await it.in_force(3.0)
+            await it.releases.caught_up()
+
+    run(act)
+
+
+def test_a_journal_that_brings_nothing_any_more_is_not_waited_for_for_ever(job: Job) -> None:
+    async def act() -> None:
+        async with Reader(aiokafka_arguments(settings_of(job)), job.releases.control, patience=1.0) as reader:
+            async for _ in reader.until(1):
+                pass
+
+    with pytest.raises(TransportUnavailable, match="offset 0 did not come within 1 s"):
+        run(act)
+
+
+def test_many_pending_releases_that_failed_are_each_tried_once(job: Job) -> None:
+    async def act() -> None:
+        async with following(job) as it:
+            await it.say(*(it.release(0, NOWHERE) for _ in range(30)))
+            await it.until("failures", lambda: it.releases._metrics.releases_failed >= 30)
+            await it.say(last := it.release(0, push(job, 3.0)))
+            await it.until("the last one", lambda: it.state(last) is State.READY)
+            assert it.releases._metrics.releases_failed == 30
+
+    run(act)
+
+
+def test_a_log_that_has_lost_its_beginning_says_nothing_to_anybody(job: Job) -> None:
+    """Folded from its middle it would say that nothing was released, and a worker would serve what the topology file binds."""
+
+    async def act() -> None:
+        async with following(job) as it:
+            await it.in_force(3.0)
+
+    run(act)
+    admin = AdminClient({"bootstrap.servers": job.broker.bootstrap})
+    for deleted in admin.delete_records([TopicPartition(job.releases.control, 0, 1)]).values():
+        deleted.result(15)
+    with pytest.raises(TransportError, match="has lost its first 1 records"):
+        run(act)
+
+
+def test_a_log_that_was_made_anew_is_not_believed_and_partitions_move_all_the_same(job: Job) -> None:
+    admin = AdminClient({"bootstrap.servers": job.broker.bootstrap})
+
+    def anew() -> None:
+        control = job.releases.control
+        for deleted in admin.delete_topics([control]).values():
+            deleted.result(15)
+        wait_for(lambda: control not in admin.list_topics(timeout=15).topics, "the topic's end")
+        create_topics(job.broker, {control: 1}, CONTROL_CONFIG)
+
+    async def act() -> None:
+        async with following(job) as it:
+            await it.in_force(3.0)
+            await asyncio.to_thread(anew)
+            await it.until("the problem", lambda: "it was made anew" in it.releases.problems.get("control", ""))
+            await it.say(*[b"?"] * 10)
+            await it.releases.caught_up()
+            assert it.releases.live.current.generation == 1
+            assert "hears of no other" in it.releases.problems["control"]
+
+    run(act)
