@@ -23,7 +23,7 @@ from penstock.registry.directory import DirectoryRegistry
 from penstock.runners.releases import Releases
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
-from penstock.testing import Broker, create_topics, produce, wait_for
+from penstock.testing import Broker, committed, create_topics, end_offsets, produce, wait_for
 from penstock.testing import models as onnx_models
 from penstock.transports.kafka.connection import Admin, aiokafka_arguments
 from penstock.transports.kafka.journal import Reader
@@ -210,3 +210,18 @@ def test_a_log_that_was_made_anew_is_not_believed_and_partitions_move_all_the_sa
             assert "hears of no other" in it.releases.problems["control"]
 
     run(act)
+
+
+@pytest.mark.broker("pause")
+def test_a_worker_that_is_stopped_while_the_brokers_are_silent_ends_in_time_and_in_order(broker: Broker, job: Job) -> None:
+    with job.run("--unsigned-control", drain_timeout="2", session_timeout="3") as worker:
+        worker.wait_until_assigned()
+        job.send(range(1, 9))
+        ends = end_offsets(broker, job.source)
+        wait_for(lambda: committed(broker, job.group, job.source) == ends, "the commit")  # so nothing is left to be done
+        broker.pause()
+        try:
+            assert worker.stop() == 0, worker.log
+        finally:
+            broker.resume()
+        assert "was not told that this worker stops" in worker.log

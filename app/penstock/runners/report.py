@@ -68,7 +68,7 @@ class Reporter:
     async def close(self) -> None:
         """What is left to be said, then the worker's record is taken away: it has stopped, and is not lost."""
         try:
-            async with asyncio.timeout(FAREWELL):
+            async with asyncio.timeout(2 * FAREWELL):
                 await self._tell()
                 await self._write(status.key_of(self._describe()), None)
         except TimeoutError:

@@ -24,7 +24,7 @@ __all__ = ["FAREWELL", "Entry", "Reader", "Writer"]
 
 logger = logging.getLogger(__name__)
 
-FAREWELL = 3.0  # seconds for leaving brokers that may be gone
+FAREWELL = 1.0  # seconds for leaving brokers that may be gone: a worker has several to leave, within its grace
 SLICE = 256  # entries handed over together, so that a flood leaves the loop to others
 
 
