@@ -99,6 +99,7 @@ class Fleet:
             self.last_strange = str(error)
             return
         if isinstance(status, Boundary):
+            self._boundaries.pop(key, None)  # they stand in the order in which they were written last
             self._boundaries[key] = status
         else:
             before = self._last.get(status.worker)
@@ -120,12 +121,15 @@ class Fleet:
     def boundaries(self) -> list[Boundary]:
         """Where each generation began, by topic, partition and offset.
 
-        In a partition generations only grow. One that is lower than that of an earlier offset was recorded by a worker that was killed
-        before its offsets were committed: whoever went on in its place, with a newer generation, scored these events again.
+        One that was recorded before that of an earlier offset with a newer generation was recorded by a worker that was killed before
+        its offsets were committed: whoever went on in its place scored these events again. One that was recorded after it says that
+        the partition fell back, to a worker that cannot serve what is in force.
         """
+        written = {key_of(one): at for at, one in enumerate(self._boundaries.values())}
         found: list[Boundary] = []
         for one in sorted(self._boundaries.values(), key=lambda one: (one.topic, one.partition, one.offset)):
             last = found[-1] if found else one
-            if (last.topic, last.partition) != (one.topic, one.partition) or last.generation <= one.generation:
+            elsewhere, later = (last.topic, last.partition) != (one.topic, one.partition), written[key_of(one)] > written[key_of(last)]
+            if elsewhere or later or last.generation <= one.generation:
                 found.append(one)
         return found

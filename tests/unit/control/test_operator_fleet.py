@@ -111,6 +111,15 @@ def test_boundary_of_a_worker_that_was_killed_gives_way_to_those_of_who_went_on_
     assert [(one.partition, one.offset, one.generation) for one in made.boundaries()] == [(0, 100, 3), (0, 120, 5), (1, 90, 3), (1, 110, 3)]
 
 
+def test_boundary_of_a_worker_that_fell_back_is_told() -> None:
+    """`b` took the partition over from `a`, and cannot serve generation 5: what its outputs say is in the history, too."""
+    made = fleet(Wall())
+    for at, (offset, generation, worker) in enumerate([(100, 5, "a"), (150, 4, "b")]):
+        boundary = Boundary(topic="t", partition=0, offset=offset, generation=generation, worker=worker, time="")
+        made.apply(Entry(at, NOW, True, key_of(boundary), encode(boundary)))
+    assert [(one.offset, one.generation) for one in made.boundaries()] == [(100, 5), (150, 4)]
+
+
 @pytest.mark.parametrize(
     ("key", "value", "code"),
     [
