@@ -11,11 +11,10 @@ from typing import Any, TypeVar
 import pytest
 
 from penstock.control.operator import Operator
-from penstock.errors import ControlError
 from penstock.record import Record
 from penstock.registry.directory import DirectoryRegistry
 from penstock.settings import Settings
-from penstock.testing import Broker, wait_for
+from penstock.testing import Broker
 from penstock.testing import models as onnx_models
 from penstock.topology.parse import parse
 from tests.kafka.running import Job, make_job

@@ -47,8 +47,8 @@ def test_topics_are_listed_created_and_then_left_alone(
     assert topics("ls") == 1
     assert capsys.readouterr().out.count("missing") == 5
     assert topics("create", "--dry-run") == 0
-    shown = capsys.readouterr().out
-    assert (shown.count("would be created with 4 partitions"), shown.count("would be created with 1 partition ")) == (3, 2)
+    planned = capsys.readouterr().out
+    assert (planned.count("would be created with 4 partitions"), planned.count("would be created with 1 partition ")) == (3, 2)
     assert topics("ls") == 1, "a dry run creates nothing"
     capsys.readouterr()
     assert topics("create", "--partitions", "3", "--replication", "1", "--format", "json") == 0

@@ -142,7 +142,7 @@ def test_every_model_that_is_missing_is_named_at_its_own_node(root: Path) -> Non
 def test_plan_names_its_versions_in_the_order_of_the_topology(root: Path) -> None:
     """A release says them in another one, and outputs of all generations name them alike."""
     first = loaded(root)
-    turned = dict(reversed(first.artifacts.items()))
+    turned = dict(reversed([*first.artifacts.items()]))
     plan = rebuild(first, turned, sessions(prepare(first)), {})
     assert [*plan.versions] == ["scaled", "score"]
 

@@ -42,6 +42,9 @@ def _topics(settings: Settings, topology: Topology) -> Topics:
     return Topics.of(settings.application, topology.name, control=releases.control, status=releases.status)
 
 
+WAIT_MS = 50  # a question for the end of a topic waits behind a fetch that is held open; who operates is not there for long
+
+
 class Desk:
     """Use as an async context manager; entering it reads both topics to their ends.
 
@@ -75,7 +78,7 @@ class Desk:
         await self._stack.aclose()
 
     def _reader(self, topic: str, *, whole: bool = False) -> Reader:
-        return Reader(self._arguments, topic, patience=self._patience, wait_ms=self._settings.fetch_wait_ms, whole=whole)
+        return Reader(self._arguments, topic, patience=self._patience, wait_ms=min(self._settings.fetch_wait_ms, WAIT_MS), whole=whole)
 
     async def refresh(self) -> None:
         """Reads both topics to their ends: the workers' first, so that none of them knows more of the releases than we then do."""

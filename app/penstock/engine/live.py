@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from penstock.engine.plan import Plan
 
@@ -20,15 +21,20 @@ class Serving:
     release: str = ""
 
 
-class Live:
-    """What scores now, and what would score again after a rollback; both stay loaded."""
+S = TypeVar("S", bound=Serving)
 
-    def __init__(self, serving: Serving) -> None:
+
+class Live(Generic[S]):
+    """What scores now, and what would score again after a rollback; both stay loaded, and what was before them is given back."""
+
+    def __init__(self, serving: S) -> None:
         self.current = serving
-        self.previous: Serving | None = None
+        self.previous: S | None = None
 
-    def swap(self, following: Serving) -> Serving | None:
-        """Puts `following` in force. Returns what is no longer kept: the plan before the one that was in force until now."""
-        given_back = self.previous
+    @property
+    def loaded(self) -> tuple[S, ...]:
+        return (self.current,) if self.previous is None else (self.current, self.previous)
+
+    def swap(self, following: S) -> None:
+        """Puts `following` in force."""
         self.previous, self.current = self.current, following
-        return given_back

@@ -35,6 +35,7 @@ from penstock.control.trust import Judge, Trust
 from penstock.control.updater import Staged
 from penstock.engine import Live, Plan, Serving
 from penstock.errors import ModelError, PenstockError, SettingsError, TransportError, TransportUnavailable
+from penstock.model.artifact import Artifact
 from penstock.runners.report import Reporter
 from penstock.runners.validity import Probe
 from penstock.runtime import Loaded
@@ -47,9 +48,11 @@ __all__ = ["Releases"]
 
 logger = logging.getLogger(__name__)
 
+WAIT_MS: Final = 200  # a question for the end of the log, at each assignment, waits behind a fetch that is held open
 READY_AT_ONCE: Final = 4  # releases that may wait, loaded, to be activated; more are only announced
 TOLD: Final = 20  # ended releases that the status still tells
 AGAIN: Final = (5.0, 60.0)  # seconds before a failed release that is in force is tried again: first, and at the most
+PROSE: Final = 2000  # characters of a reason that are told: a record has a limit, and a worker that is not heard looks lost
 LOOK: Final = 2.0  # seconds between two looks at the file of trusted keys
 
 
@@ -70,12 +73,12 @@ class _Case:
         self.state, self.detail, self.since = move(self.state, there), detail, timestamp()
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """A plan that is loaded: what it binds, and what it was made of."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Served(Serving):
+    """A plan in force, what it binds, and the versions that it was made of."""
 
     bindings: Mapping[str, Binding]
-    staged: Staged[Plan]
+    artifacts: Mapping[str, Artifact]
 
 
 class Releases:
@@ -84,7 +87,7 @@ class Releases:
     Use `following`: it reads the log, brings up the generation in force, and stops everything at the end.
     """
 
-    live: Live
+    live: Live[_Served]
     reporter: Reporter
 
     def __init__(self, loaded: Loaded, settings: Settings, cluster: str, metrics: Metrics, models: asyncio.Lock) -> None:
@@ -97,6 +100,8 @@ class Releases:
         self.places: Callable[[], dict[str, Place]] = dict  # where it stands in its partitions; whoever reads them says so
         self._stopping = False
         self.problems: dict[str, str] = {}
+        if settings.unsigned_control:
+            logger.warning("UNSIGNED: whoever can write to %s can swap the models. For development only", self.topics.control)
         self._started = timestamp()
         self._trust = Trust.load(settings.trust)
         self._log = self._empty()
@@ -104,7 +109,7 @@ class Releases:
         self._fold_until = 0  # while the log is being folded anew, nothing is decided before this offset
         self._lost = False  # the log is not the one it was: what is live stays live
         self._cases: dict[str, _Case] = {}
-        self._kept: list[_Kept] = []  # of the current plan and of the previous one
+        self._in_force = 0  # the generation that the log says, as of when it was folded last
         self._updater = runtime.updater(loaded, settings)
         self._pruned = 0  # the generation after which the cache was tidied last
         self._executor = ThreadPoolExecutor(1, "staging")
@@ -121,7 +126,9 @@ class Releases:
         settings = self._settings
         connection, patience = aiokafka_arguments(settings), max(settings.broker_timeout, 1.0)
         async with (
-            Reader(connection, self.topics.control, patience=patience, wait_ms=settings.fetch_wait_ms, whole=True) as self._reader,
+            Reader(
+                connection, self.topics.control, patience=patience, wait_ms=min(settings.fetch_wait_ms, WAIT_MS), whole=True
+            ) as self._reader,
             Writer(connection, patience=patience) as writer,
         ):
             self.reporter = Reporter(writer, self.topics.status, self.worker, self._describe, interval=settings.status_interval)
@@ -187,16 +194,14 @@ class Releases:
                 self._log.apply(entry)
         if not self._log.generation:
             plan = runtime.prepare(self._loaded, warm_rows=self._settings.chunk_rows, model_trust=self._settings.model_trust)
-            self.live = Live(Serving(0, plan))
-            self._kept = [_Kept(runtime.bindings(self._loaded), Staged(plan, self._loaded.artifacts))]
+            self.live = Live(_Served(0, plan, bindings=runtime.bindings(self._loaded), artifacts=self._loaded.artifacts))
             self._updater.adopt(self._loaded.artifacts, runtime.sessions(plan))
         else:
             release = self._log.generations[-1].release
             case = self._cases[release.id] = _Case(release)
             staged = await self._beside(case)
             case.state = State.LIVE
-            self.live = Live(Serving(self._log.generation, staged.plan, release.id))
-            self._kept = [_Kept(release.bindings, staged)]
+            self.live = Live(self._served(release, staged))
             self._compare_with_the_file(release.bindings)
         self._metrics.generation = self.live.current.generation
         logger.info("generation %d is in force", self.live.current.generation, extra=dict(self.live.current.plan.versions))
@@ -272,6 +277,7 @@ class Releases:
         log = self._log
         if self._folding():
             return
+        self._in_force = log.generation
         for release in log.pending:
             before = self._cases.get(release.id)
             if before is None or before.state in (State.ABORTED, State.STALE):  # the latter only where the log was folded anew
@@ -321,17 +327,19 @@ class Releases:
         wanted = self._wanted()
         return self._folding() or (wanted is not None and wanted.state is not State.FAILED)
 
+    def _served(self, release: Release, staged: Staged[Plan]) -> _Served:
+        return _Served(self._log.generation, staged.plan, release.id, bindings=release.bindings, artifacts=staged.artifacts)
+
     def _switch(self, case: _Case) -> None:
         assert case.staged is not None
         generation = self._log.generation
-        self.live.swap(Serving(generation, case.staged.plan, case.release.id))
+        self.live.swap(self._served(case.release, case.staged))
         for one in self._cases.values():
             if one.state is State.PREVIOUS:
                 one.move(State.RETIRED)
             elif one.state is State.LIVE:
                 one.move(State.PREVIOUS)
         case.move(State.LIVE)
-        self._kept = [_Kept(case.release.bindings, case.staged), self._kept[0]]
         case.staged = None
         self._metrics.swaps += 1
         self._metrics.generation = generation
@@ -371,7 +379,7 @@ class Releases:
         """Gives back what the host's cache has not used for long; once a generation, when there is nothing else to do."""
         if self._pruned != (generation := self.live.current.generation):
             self._pruned = generation
-            kept = [binding for one in self._kept for binding in one.bindings.values()]
+            kept = [binding for one in self.live.loaded for binding in one.bindings.values()]
             try:
                 await asyncio.get_running_loop().run_in_executor(self._executor, self._updater.prune, kept)
             except (PenstockError, OSError) as error:
@@ -385,9 +393,12 @@ class Releases:
             wanted.stop.clear()
         if wanted is not None and wanted.state is State.ANNOUNCED:
             return wanted
-        if sum(case.state is State.READY for case in self._cases.values()) >= READY_AT_ONCE:
-            return None
-        return next((case for case in self._cases.values() if case.state is State.ANNOUNCED), None)
+        announced = [case for case in self._cases.values() if case.state is State.ANNOUNCED]
+        if sum(case.state is State.READY for case in self._cases.values()) < READY_AT_ONCE:
+            return next(iter(announced), None)
+        for case in announced:
+            case.detail = f"waits until one of the {READY_AT_ONCE} releases that are ready is activated or aborted"
+        return None
 
     async def _stage(self, case: _Case) -> None:
         try:
@@ -409,7 +420,7 @@ class Releases:
                 logger.info("release %s is ready", case.release.id)
 
     def _loaded_already(self, bindings: Mapping[str, Binding]) -> Staged[Plan] | None:
-        return next((kept.staged for kept in self._kept if same(kept.bindings, bindings)), None)
+        return next((Staged(one.plan, one.artifacts) for one in self.live.loaded if same(one.bindings, bindings)), None)
 
     async def _beside(self, case: _Case) -> Staged[Plan]:
         loop = asyncio.get_running_loop()
@@ -433,10 +444,10 @@ class Releases:
         checked: tuple[Serving, list[Probe]] | None = None
         while True:
             await asyncio.sleep(every)
-            serving, artifacts = self.live.current, self._kept[0].staged.artifacts
+            serving = self.live.current
             try:
                 if checked is None or checked[0] is not serving:
-                    checked = serving, await asyncio.to_thread(Probe.all, serving.plan, artifacts)
+                    checked = serving, await asyncio.to_thread(Probe.all, serving.plan, serving.artifacts)
                 failures = [found for probe in checked[1] if (found := await probe.failure(self._models))]
             except ModelError as error:
                 failures = [f"the live models cannot be checked: {error}"]
@@ -484,12 +495,14 @@ class Releases:
             started=self._started,
             time=timestamp(),
             generation=current.generation,
-            wanted=self._log.generation,
+            wanted=self._in_force,
             ready=self._metrics.rebalances > 0 and not self._stopping,
             models=dict(current.plan.versions),
             partitions=self.places(),
-            releases=[Progress(id=one.release.id, state=one.state, detail=one.detail, since=one.since) for one in self._cases.values()],
+            releases=[
+                Progress(id=one.release.id, state=one.state, detail=one.detail[:PROSE], since=one.since) for one in self._cases.values()
+            ],
             refused=dict(self._log.refused + self._log.ignored),
-            problems=list(self.problems.values()),
+            problems=[what[:PROSE] for what in self.problems.values()],
             unsigned=self._settings.unsigned_control,
         )

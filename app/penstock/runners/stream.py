@@ -57,7 +57,7 @@ class StreamRunner:
         self.name = loaded.topology.name
         self.settings = settings
         self.metrics = Metrics()
-        self.live: Live
+        self.live: Live[Any]
         self.releases: Releases | None = None
         self.topics: Mapping[str, TopicInfo] = {}
         self.app: App | None = None

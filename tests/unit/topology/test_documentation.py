@@ -20,7 +20,6 @@ ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/topologies.md").read_text(encoding="utf-8")
 FLIGHTS, PAYMENTS = (block for block in re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) if block.startswith("topology"))
 FILE = ROOT / "topologies/flights.yaml"
-FOLDERS = {"models": ROOT / "models", "schemas": ROOT / "schemas"}
 
 
 def shown(first: str) -> list[str]:
@@ -46,7 +45,7 @@ def test_example_of_several_sources_wires_as_told() -> None:
 
 
 def test_drawing_is_what_draw_prints() -> None:
-    loaded = load(FILE, **FOLDERS)
+    loaded = load(FILE, models=ROOT / "models", schemas=ROOT / "schemas")
     assert text(loaded.topology, loaded.wiring).splitlines() == shown("penstock draw topologies/flights.yaml")
 
 
@@ -66,7 +65,7 @@ def test_problems_are_what_validate_prints(tmp_path: Path) -> None:
     file = tmp_path / "flights.yaml"
     file.write_text(broken, encoding="utf-8")
     with pytest.raises(TopologyError) as caught:
-        load(file, **FOLDERS)
+        load(file, models=ROOT / "models", schemas=ROOT / "schemas")
     found = [str(problem).replace(f"{tmp_path}/", "").replace(f"{ROOT}/", "") for problem in caught.value.problems]
     example = re.findall(r"^flights\.yaml:.*sources.*?(?=^```)", PAGE, re.MULTILINE | re.DOTALL)[0].splitlines()
     assert [*found, f"flights.yaml: {len(found)} problems"] == example

@@ -195,7 +195,7 @@ class Consumer(Shell):
                 return False
             wanted = {TopicPartition(*partition): OffsetAndMetadata(offset, "") for partition, offset in offsets.items()}
             try:
-                await asyncio.wait_for(client.commit(wanted), self.options.broker_timeout)
+                await asyncio.wait_for(client.commit(wanted), self._commit_patience())
             except (CommitFailedError, IllegalStateError):
                 self.metrics.commit_failures += 1
                 logger.info("the group has rebalanced: its new owners commit", extra={"partitions": len(offsets)})
@@ -212,6 +212,11 @@ class Consumer(Shell):
             tracker.committed(offsets, epoch)
             self.metrics.commits += 1
             return True
+
+    def _commit_patience(self) -> float:
+        """Seconds. A worker that stops has its drain and the session's time, and must come to its own end within them."""
+        options = self.options
+        return min(options.broker_timeout, options.session_timeout) if self.app.should_stop else options.broker_timeout
 
     def give_up(self) -> None:
         """What is being worked on will not be finished: a drain waits for it no longer. What was finished is still committed."""
@@ -306,6 +311,8 @@ class Consumer(Shell):
                 await asyncio.wait_for(client._client.fetch_all_metadata(), 5.0)
                 self._heard = time.monotonic()
             except (KafkaError, TimeoutError, OSError) as error:
+                if self.should_stop:  # the client was closed under the question
+                    return
                 silent = time.monotonic() - self._heard
                 logger.warning("brokers do not answer for %.0f s: %r", silent, error)
                 if silent > self.options.broker_timeout:
