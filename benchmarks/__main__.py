@@ -124,7 +124,7 @@ def profile(seconds: int, n: int, bootstrap: str | None) -> None:
 
 
 @main.command()
-@click.option("--n", default=900_000, show_default=True, type=click.IntRange(1000), help="Outputs of a throughput run.")
+@click.option("--n", default=3_000_000, show_default=True, type=click.IntRange(1000), help="Outputs of a throughput run.")
 @click.option("--repeat", default=3, show_default=True, type=click.IntRange(1), help="Rounds; figures are medians.")
 @click.option("--rate", default=2000, show_default=True, type=click.IntRange(1), help="Events/s of the paced runs.")
 @click.option("--seconds", default=15, show_default=True, type=click.IntRange(1), help="How long a paced run is measured.")

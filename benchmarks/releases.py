@@ -1,7 +1,8 @@
 """What releases cost: the same job with and without models being swapped under it, in turns, in one sitting.
 
-throughput  a backlog, one worker; beside it release after release, each announced as soon as the one before is in force, each loading
-            models anew (four versions take turns, two stay loaded).
+throughput  a backlog, one worker; beside it, for a second in every two, release after release, each announced as soon as the one before is
+            in force, each loading a model anew (four versions take turns, two stay loaded). The seconds with and without are of one
+            run, since two runs minutes apart differ by more than what is asked.
 paced       2,000 events a second, one worker, likewise; and while a model of 100 MB is made ready, which is never put in force.
 switch      three workers under the paced load: from the broker's stamp of `activate` to its stamp of the last worker's word that it scores
             with the new generation, which is an upper bound of the switch; a rollback likewise.
@@ -16,6 +17,7 @@ import asyncio
 import statistics
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,6 +48,7 @@ from penstock.topology.parse import parse
 VERSIONS = ("1", "2", "3", "4")
 LARGE = "1.100MB"
 LARGE_BYTES = 100_000_000
+TURN, EDGE = 1.0, 0.05  # seconds
 
 Act = Callable[[Operator, "Swaps"], Coroutine[Any, Any, None]]
 
@@ -87,8 +90,9 @@ def run(options: Options, path: Path, progress: Progress) -> None:
             _prime(registry(models), work)
             for _ in range(options.repeat):
                 plain, swapping = _job("penstock", work), _job("penstock-swapping", work)
-                results.append(path, throughput(bench, plain, backlog, options.n))
-                results.append(path, beside(bench, swapping, _swap, lambda job: throughput(bench, job, backlog, options.n)))
+                for job, again in ((swapping, True), (_job("penstock-swap-1s", work), False)):
+                    for found in by_turns(bench, job, backlog, options.n, again=again):
+                        results.append(path, found)
                 results.append(path, paced(bench, plain, **how))
                 results.append(path, beside(bench, swapping, _swap, lambda job: paced(bench, job, **how)))
                 large = _job("penstock-large", work)
@@ -185,6 +189,41 @@ def beside(bench: Bench, contender: Contender, act: Act, measure: Callable[[Cont
     return Result(found.mode, found.contender, found.n, {**found.figures, **swaps.figures()}, found.check)
 
 
+def by_turns(bench: Bench, contender: Contender, backlog: str, n: int, *, again: bool) -> list[Result]:
+    """The rates of one worker under backlog, in the seconds without and with releases: one, or, with `again`, one after the other.
+
+    The first turn and the edges are left out.
+    """
+    turns: list[tuple[float, float, bool]] = []
+
+    async def act(operator: Operator, swaps: Swaps) -> None:
+        at = 0
+        while True:
+            began = time.time()
+            await asyncio.sleep(TURN)
+            turns.append((began, time.time(), False))
+            began = time.time()
+            while time.time() - began < TURN:
+                at += 1
+                await _deploy(operator, VERSIONS[at % len(VERSIONS)], swaps)
+                if not again:
+                    await asyncio.sleep(max(began + TURN - time.time(), 0))
+            turns.append((began, time.time(), True))
+
+    found = beside(bench, contender, act, lambda job: throughput(bench, job, backlog, n))
+    stamps = np.sort(np.fromiter((seen.at for seen in bench.cluster.read(bench.groups[-1])), np.int64)) / 1e3
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    for began, ended, swapping in turns[1:]:
+        low, high = began + EDGE, ended - EDGE
+        if high <= stamps[n - 1] and high > low:
+            rates[swapping].append(float(np.searchsorted(stamps, high) - np.searchsorted(stamps, low)) / (high - low))
+    made = {False: {}, True: {name: found.figures[name] for name in ("swaps", "duplicates", "rss_mb")}}
+    return [
+        Result("throughput", name, found.n, {**made[swapping], "ev_s": statistics.mean(rates[swapping])}, found.check)
+        for name, swapping in ((f"{contender.name}-not", False), (contender.name, True))
+    ]
+
+
 async def _operate(bench: Bench, group: str, act: Act, swaps: Swaps, over: threading.Event) -> None:
     state = bench.work / group
     settings = Settings(
@@ -204,6 +243,9 @@ async def _operate(bench: Bench, group: str, act: Act, swaps: Swaps, over: threa
                 while not over.is_set() and not work.done():
                     await asyncio.sleep(0.05)
                 if work.done():
+                    error = work.exception()
+                    if isinstance(error, ControlError) and error.code == "no-workers" and over.wait(30):
+                        return None  # the run came to its end, and its workers were gone first
                     return work.result()
                 work.cancel()
                 await asyncio.wait([work])

@@ -19,8 +19,10 @@ TITLES: Mapping[str, str] = {name: one.title for name, one in CONTENDERS.items()
     "flink": "Flink, per record", "flink-batch": "Flink, micro-batched by hand", "kstreams": "Kafka Streams",
     "spark": "Spark Structured Streaming", "quix": "Quix Streams", "bytewax": "Bytewax",
     "faust-take": "plain Faust, take(1024)", "onnx": "the three models alone, no Kafka",
-    "penstock-swapping": "Penstock, 1 worker, swapping", "penstock-large": "Penstock, 1 worker, staging 100 MB",
-    "penstock-3": "Penstock, 3 workers, swapping",
+    "penstock-swapping": "Penstock, 1 worker, releases back to back", "penstock-swapping-not": "the same worker, seconds without",
+    "penstock-swap-1s": "Penstock, 1 worker, a release a second", "penstock-swap-1s-not": "the same worker, seconds without",
+    "penstock-large": "Penstock, 1 worker, 100 MB made ready over and over",
+    "penstock-3": "Penstock, 3 workers, back and forth",
 }  # fmt: skip
 
 Column = tuple[str, str, str]  # figure, head, format
@@ -34,7 +36,7 @@ COLUMNS: Mapping[str, Sequence[Column]] = {
     "paced": (
         ("rate", "events/s", ",.0f"), ("p50_ms", "p50 ms", ".1f"), ("p90_ms", "p90 ms", ".1f"),
         ("p99_ms", "p99 ms", ".1f"), ("max_ms", "max ms", ".0f"), ("cpu_us_ev", "CPU µs/event", ".0f"),
-        ("missing", "missing", ".0f"), ("duplicates", "duplicates", ".0f"), ("swaps", "swaps", ".0f"),
+        ("missing", "missing", ".0f"), ("duplicates", "duplicates", ".0f"), ("swaps", "swaps", ".0f"), ("staged", "made ready", ".0f"),
     ),
     "compute": (("cpu_us_ev", "CPU µs/event", ".2f"),),
     "switch": (

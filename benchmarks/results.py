@@ -91,7 +91,10 @@ TARGETS = (
     Target("paced: CPU µs an event", _of(ONE, CPU, "paced"), 200),
     Target("peak RSS of a worker under backlog, MB", _of(ONE, "rss_mb"), 350),
     Target("first output after start, s", _of(ONE, "start_s"), 3),
-    Target("events/s while models are swapped, over without", _of(SWAPPING, SPEED), 0.95, True, _of(ONE, SPEED)),
+    Target("events/s with releases back to back, over without", _of(SWAPPING, SPEED), 0.95, True, _of(f"{SWAPPING}-not", SPEED)),
+    Target(
+        "events/s with a release a second, over without", _of("penstock-swap-1s", SPEED), 0.95, True, _of("penstock-swap-1s-not", SPEED)
+    ),
     Target("paced p99 while models are swapped, over without", _of(SWAPPING, "p99_ms", "paced"), 2, over=_of(ONE, "p99_ms", "paced")),
     Target(
         "paced p99 while 100 MB are made ready, over without", _of("penstock-large", "p99_ms", "paced"), 2, over=_of(ONE, "p99_ms", "paced")
