@@ -19,7 +19,8 @@ COPY topologies topologies
 COPY schemas schemas
 COPY models models
 # Runs on a read-only root: nothing is written but under /tmp, and Faust is told to make its folder there too.
-ENV PATH=/opt/penstock/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 APP_DATADIR=/tmp/faust
+ENV PATH=/opt/penstock/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 APP_DATADIR=/tmp/faust \
+    PENSTOCK_CACHE=/tmp/penstock-cache
 USER 10001
 # A worker serves no port. It exits when it cannot go on, and the restart policy of whoever runs it is the cure.
 HEALTHCHECK NONE

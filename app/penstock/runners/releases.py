@@ -28,16 +28,15 @@ from penstock import runtime
 from penstock.control.lifecycle import ENDS, State, move
 from penstock.control.log import Kind, Log, Outcome, Standing
 from penstock.control.messages import Binding, Release, new_id, same, timestamp
-from penstock.control.operator import Operator
 from penstock.control.status import Place, Progress, WorkerStatus
 from penstock.control.topics import Topics
 from penstock.control.trust import Judge, Trust
 from penstock.control.updater import Staged
 from penstock.engine import Live, Plan, Serving
-from penstock.errors import ModelError, PenstockError, SettingsError, TransportError, TransportUnavailable
+from penstock.errors import PenstockError, SettingsError, TransportError, TransportUnavailable
 from penstock.model.artifact import Artifact
 from penstock.runners.report import Reporter
-from penstock.runners.validity import Probe
+from penstock.runners.validity import Validity, take_back
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
@@ -440,40 +439,16 @@ class Releases:
     # -- while live ------------------------------------------------------------------------------------------------
 
     async def _check_forever(self, every: float) -> None:
-        """Every live model against its golden records; one that fails is told once, and taken back where the topology says so."""
-        checked: tuple[Serving, list[Probe]] | None = None
+        """Every live model against its golden records; one that fails is told, and taken back where the topology says so."""
+        topology, validity = self._loaded.topology, Validity(self._models)
         while True:
             await asyncio.sleep(every)
             serving = self.live.current
-            try:
-                if checked is None or checked[0] is not serving:
-                    checked = serving, await asyncio.to_thread(Probe.all, serving.plan, serving.artifacts)
-                failures = [found for probe in checked[1] if (found := await probe.failure(self._models))]
-            except ModelError as error:
-                failures = [f"the live models cannot be checked: {error}"]
+            failures = await validity.failures(serving.plan, serving.artifacts)
             self._metrics.validity_failures += len(failures)
             self._problem("validity", "; ".join(failures))
-            if failures and serving is self.live.current and self._loaded.topology.releases.on_invalid == "rollback":
-                await self._take_back(serving.generation, failures[0])
-
-    async def _take_back(self, generation: int, why: str) -> None:
-        """Brings back what was in force before `generation`, if that is still the newest: its release is followed by ours or by nobody's.
-
-        A rollback is not taken back in its turn: two generations that fail would follow one another for ever.
-        """
-        if not generation:
-            logger.error("generation 0 is invalid, and there is none before it to go back to")
-            return
-        try:
-            async with Operator(self._settings, self._loaded.topology) as operator:
-                if operator.log.generation == generation and operator.log.generations[-1].release.restores is not None:
-                    logger.error("generation %d is invalid, and a rollback itself: a person must look", generation)
-                    return
-                proposal = await operator.propose_rollback(generation - 1)
-                if proposal.base == generation:  # else somebody was first
-                    await operator.carry_out(proposal, reason=f"{self.worker}: {why}"[:1000])
-        except PenstockError as error:  # another worker was first, or the operator; else it is tried at the next check
-            logger.warning("not rolled back by this worker: %s", error)
+            if failures and serving is self.live.current and topology.releases.on_invalid == "rollback":
+                await take_back(self._settings, topology, serving.generation, f"{self.worker}: {failures[0]}")
 
     # -- what is told ------------------------------------------------------------------------------------------------
 

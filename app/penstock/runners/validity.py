@@ -2,24 +2,30 @@
 
 A model that was right at its start and is wrong now points at the machine (memory, a library replaced under the process), not at
 the data; drift of the data is another question. The records are read once, when a plan goes live: the check must not
-fail because a registry is away.
+fail because a registry is away. What fails can be taken back, by a release like any other.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from penstock.control.operator import Operator
 from penstock.engine import Plan
-from penstock.errors import InferenceError, ModelError
+from penstock.errors import InferenceError, ModelError, PenstockError
 from penstock.model.artifact import Artifact
 from penstock.model.golden import GoldenRecord
 from penstock.model.session import Session
 from penstock.model.verify import check_golden
+from penstock.settings import Settings
+from penstock.topology.spec import Topology
 
-__all__ = ["Probe"]
+__all__ = ["Probe", "Validity", "take_back"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +58,40 @@ class Probe:
             except (InferenceError, ModelError) as error:
                 return f"{self.version} does not meet its golden records any more: {error}"
         return ""
+
+
+class Validity:
+    """Checks whatever is in force. `models` is held while a model is run."""
+
+    def __init__(self, models: asyncio.Lock) -> None:
+        self._models = models
+        self._probes: tuple[Plan, list[Probe]] | None = None
+
+    async def failures(self, plan: Plan, artifacts: Mapping[str, Artifact]) -> list[str]:
+        """What is wrong with the models of the plan; the first time with their golden records, as read then."""
+        try:
+            if self._probes is None or self._probes[0] is not plan:
+                self._probes = plan, await asyncio.to_thread(Probe.all, plan, artifacts)
+        except ModelError as error:
+            return [f"the live models cannot be checked: {error}"]
+        return [found for probe in self._probes[1] if (found := await probe.failure(self._models))]
+
+
+async def take_back(settings: Settings, topology: Topology, generation: int, why: str) -> None:
+    """Brings back what was in force before `generation`, if that is still the newest: its release is followed by ours or by nobody's.
+
+    A rollback is not taken back in its turn: two generations that fail would follow one another for ever.
+    """
+    if not generation:
+        logger.error("generation 0 is invalid, and there is none before it to go back to")
+        return
+    try:
+        async with Operator(settings, topology) as operator:
+            if operator.log.generation == generation and operator.log.generations[-1].release.restores is not None:
+                logger.error("generation %d is invalid, and a rollback itself: a person must look", generation)
+                return
+            proposal = await operator.propose_rollback(generation - 1)
+            if proposal.base == generation:  # else somebody was first
+                await operator.carry_out(proposal, reason=why[:1000])
+    except PenstockError as error:  # another worker was first, or the operator; else it is tried at the next check
+        logger.warning("not rolled back by this worker: %s", error)
