@@ -3,7 +3,8 @@
 throughput  a backlog, one worker; beside it, for a second in every two, release after release, each announced as soon as the one before is
             in force, each loading a model anew (four versions take turns, two stay loaded). The seconds with and without are of one
             run, since two runs minutes apart differ by more than what is asked.
-paced       2,000 events a second, one worker, likewise; and while a model of 100 MB is made ready, which is never put in force.
+paced       2,000 events a second, one worker, likewise; and while a model of 100 MB is made ready every few
+            seconds and never put in force.
 switch      three workers under the paced load: from the broker's stamp of `activate` to its stamp of the last worker's word that it scores
             with the new generation, which is an upper bound of the switch; a rollback likewise.
 
@@ -48,7 +49,7 @@ from penstock.topology.parse import parse
 VERSIONS = ("1", "2", "3", "4")
 LARGE = "1.100MB"
 LARGE_BYTES = 100_000_000
-TURN, EDGE = 1.0, 0.05  # seconds
+TURN, EDGE, REST = 1.0, 0.05, 4.0  # seconds
 
 Act = Callable[[Operator, "Swaps"], Coroutine[Any, Any, None]]
 
@@ -276,6 +277,7 @@ async def _stage_large(operator: Operator, swaps: Swaps) -> None:
     while True:
         await _stage(operator, LARGE)
         swaps.staged += 1
+        await asyncio.sleep(REST)
 
 
 async def _deploy(operator: Operator, version: str, swaps: Swaps) -> None:

@@ -21,7 +21,7 @@ TITLES: Mapping[str, str] = {name: one.title for name, one in CONTENDERS.items()
     "faust-take": "plain Faust, take(1024)", "onnx": "the three models alone, no Kafka",
     "penstock-swapping": "Penstock, 1 worker, releases back to back", "penstock-swapping-not": "the same worker, seconds without",
     "penstock-swap-1s": "Penstock, 1 worker, a release a second", "penstock-swap-1s-not": "the same worker, seconds without",
-    "penstock-large": "Penstock, 1 worker, 100 MB made ready over and over",
+    "penstock-large": "Penstock, 1 worker, 100 MB made ready every few seconds",
     "penstock-3": "Penstock, 3 workers, back and forth",
 }  # fmt: skip
 

@@ -97,7 +97,10 @@ TARGETS = (
     ),
     Target("paced p99 while models are swapped, over without", _of(SWAPPING, "p99_ms", "paced"), 2, over=_of(ONE, "p99_ms", "paced")),
     Target(
-        "paced p99 while 100 MB are made ready, over without", _of("penstock-large", "p99_ms", "paced"), 2, over=_of(ONE, "p99_ms", "paced")
+        "paced p99 while 100 MB are made ready every few seconds, over without",
+        _of("penstock-large", "p99_ms", "paced"),
+        2,
+        over=_of(ONE, "p99_ms", "paced"),
     ),
     Target("activate to the last of 3 workers, ms", _of("penstock-3", "switch_ms", "switch"), 200),
     Target("the same for a rollback, ms", _of("penstock-3", "rollback_ms", "switch"), 200),
