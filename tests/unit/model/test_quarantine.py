@@ -148,12 +148,12 @@ def test_the_child_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_who_is_told_to_stop_kills_the_child() -> None:
-    began = time.monotonic()
+    before, began = set(psutil.Process().children()), time.monotonic()
     with pytest.raises(ControlError, match="stopped while the model was in quarantine") as caught:
         quarantine(models.endless(), limits=Limits(run=30), stopped=lambda: time.monotonic() - began > 1)
     assert caught.value.code == "stopped"
     assert time.monotonic() - began < 5
-    assert psutil.Process().children() == []
+    assert set(psutil.Process().children()) <= before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent is dead")
