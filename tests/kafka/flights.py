@@ -11,7 +11,7 @@ import shutil
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,8 +26,7 @@ from penstock.control import operator
 from penstock.control.messages import timestamp
 from penstock.control.operator import Operator
 from penstock.control.trust import SigningKey
-from penstock.model.artifact import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, Artifact, digest_of, open_artifact
-from penstock.model.manifest import render
+from penstock.model.artifact import MODEL_FILE, Artifact
 from penstock.record import Record
 from penstock.registry.directory import DirectoryRegistry
 from penstock.settings import Settings
@@ -106,24 +105,6 @@ def renamed(job: Job, name: str) -> bytes:
         node.input[:] = ["Z" if one == "X" else one for one in node.input]
     model.graph.input[0].name = "Z"
     return bytes(model.SerializeToString())
-
-
-def forge(artifact: Artifact, *, model: bytes | None = None, golden: bytes | None = None) -> Artifact:
-    """Puts other files into a version, and their digests into its manifest: what a push would have refused, but a root may hold."""
-    manifest = artifact.manifest
-    if model is not None:
-        _replace_file(artifact.path / MODEL_FILE, model)
-        manifest = replace(manifest, digest=digest_of(model), size=len(model))
-    if golden is not None:
-        _replace_file(artifact.path / GOLDEN_FILE, golden)
-        manifest = replace(manifest, golden=replace(manifest.golden, digest=digest_of(golden)))
-    _replace_file(artifact.path / MANIFEST_FILE, render(manifest).encode())
-    return open_artifact(artifact.path, artifact.name, artifact.version)
-
-
-def _replace_file(path: Path, data: bytes) -> None:
-    path.unlink()
-    path.write_bytes(data)
 
 
 # -- events ------------------------------------------------------------------------------------------------------------

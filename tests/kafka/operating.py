@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,12 +16,11 @@ from typing import Any, Self
 import psutil
 
 from penstock.cli.main import main
-from penstock.model.artifact import MANIFEST_FILE, MODEL_FILE, digest_of
-from penstock.model.manifest import render
 from penstock.record import Record
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import models as onnx_models
 from penstock.testing import unique, wait_for
+from tests.kafka.forging import forge
 from tests.kafka.running import Job, Running
 from tests.unit.cli.done import Done
 
@@ -42,6 +40,12 @@ def configure(job: Job, **settings: str | float | bool) -> None:
         **settings,
     }
     (job.folder / CONFIG).write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in given.items()))
+
+
+def must_be_signed(job: Job) -> None:
+    """Releases of the job must be signed, and alice signs them."""
+    configure(job, trust=str(job.folder / "trust.toml"), signing_key=str(job.folder / "alice.pem"))
+    trusted(job, "alice")
 
 
 def penstock(job: Job, *arguments: str) -> Done:
@@ -184,16 +188,7 @@ def push(job: Job, model: float | bytes) -> str:
 def push_bad(job: Job, model: bytes) -> str:
     """As `push`, past the checks of a push: the manifest is that of a sound model, but for the digest of this one."""
     sound = DirectoryRegistry(job.folder / "models").publish("double", onnx_models.linear([2.0]))
-    manifest = replace(sound.manifest, digest=digest_of(model), size=len(model))
-    for name, data in ((MODEL_FILE, model), (MANIFEST_FILE, render(manifest).encode())):
-        replace_file(sound.path / name, data)
-    return str(sound)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Other content for a file that a registry wrote."""
-    path.unlink()
-    path.write_bytes(data)
+    return str(forge(sound, model=model))
 
 
 # -- events ------------------------------------------------------------------------------------------------------------

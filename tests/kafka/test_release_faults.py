@@ -26,6 +26,7 @@ from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import Broker, create_topics, wait_for
 from penstock.testing import models as onnx_models
 from penstock.topology.parse import parse
+from tests.kafka.forging import replace_file
 from tests.kafka.operating import (
     CONFIG,
     Command,
@@ -39,7 +40,6 @@ from tests.kafka.operating import (
     penstock,
     push,
     push_bad,
-    replace_file,
     state_of,
     status,
     told_by,

@@ -22,8 +22,8 @@ from penstock.testing import Broker, produce, read_all, wait_for
 from tests.kafka.operating import (
     Flow,
     announced,
-    configure,
     in_force,
+    must_be_signed,
     new_key,
     peak,
     penstock,
@@ -48,8 +48,7 @@ FLOOD = 50_000
 def job(broker: Broker, tmp_path: Path) -> Job:
     """A job whose releases must be signed; alice may release for it, bob for another topology."""
     made = make_job(broker, tmp_path)
-    configure(made, trust=str(tmp_path / "trust.toml"), signing_key=str(tmp_path / "alice.pem"))
-    trusted(made, "alice")
+    must_be_signed(made)
     trusted(made, "bob", "others")
     return made
 

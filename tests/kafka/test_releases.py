@@ -16,7 +16,7 @@ from penstock.settings import load
 from penstock.testing import Broker
 from penstock.testing import models as onnx_models
 from penstock.topology.parse import parse
-from tests.kafka.operating import CONFIG, configure, factor_of, generation_of, penstock, push, trusted, wait_until_ready
+from tests.kafka.operating import CONFIG, factor_of, generation_of, must_be_signed, penstock, push, wait_until_ready
 from tests.kafka.running import Job, Running, make_job
 
 pytestmark = pytest.mark.broker
@@ -26,8 +26,7 @@ pytestmark = pytest.mark.broker
 def job(broker: Broker, tmp_path: Path) -> Job:
     """A job whose releases alice signs."""
     made = make_job(broker, tmp_path)
-    configure(made, trust=str(tmp_path / "trust.toml"), signing_key=str(tmp_path / "alice.pem"))
-    trusted(made, "alice")
+    must_be_signed(made)
     return made
 
 

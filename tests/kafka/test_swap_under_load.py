@@ -13,7 +13,8 @@ from penstock.errors import ControlError, TopologyError
 from penstock.model.artifact import GOLDEN_FILE, Artifact
 from penstock.testing import Broker, wait_for
 from tests.kafka.evidence import check, gather, ranges, wait_until_done
-from tests.kafka.flights import METRICS, Departures, forge, make_flights, operate, push, registry_of, renamed, reweighted
+from tests.kafka.flights import METRICS, Departures, make_flights, operate, push, registry_of, renamed, reweighted
+from tests.kafka.forging import forge
 from tests.kafka.running import Job, Running
 
 pytestmark = pytest.mark.broker

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -64,17 +65,9 @@ class Reader:
             fetch_max_wait_ms=self._wait_ms,
             max_poll_records=SLICE,
         )
-        try:
-            async with asyncio.timeout(self._patience):
-                await self._client.start()
-                self._client.assign([self._partition])
-                await self._to_the_beginning()
-        except (KafkaError, OSError, TimeoutError) as error:
-            await _leave(self._client)
-            raise TransportUnavailable(f"{self.topic} cannot be read: {error!r}") from error
-        except BaseException:
-            await _leave(self._client)
-            raise
+        async with _begun(self._client, self._patience, f"{self.topic} cannot be read"):
+            self._client.assign([self._partition])
+            await self._to_the_beginning()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -161,16 +154,8 @@ class Writer:
         self._client = AIOKafkaProducer(
             **self._connection, acks="all", enable_idempotence=False, linger_ms=0, request_timeout_ms=int(self._patience * 1000)
         )
-        try:
-            async with asyncio.timeout(self._patience):
-                await self._client.start()
-        except (KafkaError, OSError, TimeoutError) as error:
-            await _leave(self._client)
-            raise TransportUnavailable(f"the brokers cannot be written to: {error!r}") from error
-        except BaseException:
-            await _leave(self._client)
-            raise
-        return self
+        async with _begun(self._client, self._patience, "the brokers cannot be written to"):
+            return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await _leave(self._client)
@@ -185,6 +170,20 @@ class Writer:
         except (KafkaError, OSError) as error:
             raise TransportError(f"{topic}: not written: {error!r}") from error
         return int(written.offset)
+
+
+@asynccontextmanager
+async def _begun(client: Any, patience: float, trouble: str) -> AsyncIterator[None]:
+    """A client that is started, and left again when what follows fails. All of it within `patience` seconds."""
+    try:
+        async with asyncio.timeout(patience):
+            await client.start()
+            yield
+    except BaseException as error:
+        await _leave(client)
+        if isinstance(error, (KafkaError, OSError, TimeoutError)):
+            raise TransportUnavailable(f"{trouble}: {error!r}") from error
+        raise
 
 
 async def _leave(client: Any) -> None:
