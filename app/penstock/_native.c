@@ -2,11 +2,11 @@
  *
  *   crc32c(data) -> int                   checksum of a record batch
  *   encode_records(...) -> (body, first, latest)   outputs -> the records of a batch, message format 2
- *   unpack_records(data, start, least) -> [Record]   the records of an uncompressed batch
+ *   unpack_fetch(data, least) -> ([Record], next)    the records of fetched batches, uncompressed
  *   JsonColumns(fields, max_bytes).decode(values, blocks) -> [row, ...]   plain JSON events -> columns
  *
  * Every function has a counterpart in Python that is the authority. What is out of the ordinary is not handled here: it
- * is an exception or, for JSON, a row number handed back, and the caller goes the other way. So the one law is: what is
+ * is an exception, None or, for JSON, a row number handed back, and the caller goes the other way. So the one law is: what is
  * accepted here, Python accepts too, with an equal result (tests/properties/test_native.py).
  *
  * Bytes objects end with a NUL that is not counted. The parser of JSON leans on it: it only ever steps over a byte that
@@ -118,7 +118,7 @@ static PyTypeObject RecordType = {
     .tp_members = record_members,
 };
 
-/* -- unpack_records: a batch to its records ------------------------------------------------------------------------ */
+/* -- unpack_fetch: fetched batches to their records ---------------------------------------------------------------- */
 
 typedef struct {
     const byte *p, *end;
@@ -186,66 +186,79 @@ static uint64_t big_endian(const byte *p, int size) {
     return number;
 }
 
-enum { LENGTH_AT = 8, MAGIC_AT = 16, ATTRIBUTES_AT = 21, FIRST_AT = 27, LATEST_AT = 35, COUNT_AT = 57, BATCH_HEADER = 61 };
+enum {
+    LENGTH_AT = 8, MAGIC_AT = 16, CRC_AT = 17, ATTRIBUTES_AT = 21, LAST_AT = 23, FIRST_AT = 27, LATEST_AT = 35, COUNT_AT = 57, BATCH_HEADER = 61,
+};
+enum { COMPRESSED = 7, APPEND_TIME = 8, CONTROL = 32 }; /* attributes of a batch */
 
-static PyObject *unpack_records(PyObject *module, PyObject *args) {
-    Py_buffer view;
-    Py_ssize_t start;
-    long long least;
-    if (!PyArg_ParseTuple(args, "y*nL:unpack_records", &view, &start, &least))
-        return NULL;
-    PyObject *records = NULL;
-    const byte *head = (const byte *)view.buf + start;
-    if (start < 0 || start > view.len - BATCH_HEADER)
-        goto malformed;
-    int64_t size = (int32_t)big_endian(head + LENGTH_AT, 4);
+/* Appends the batch's records from offset `least` on. False with an exception, or without one when the batch is damaged. */
+static bool append_batch(PyObject *records, const byte *head, const byte *end, long long least) {
     int attributes = (int)big_endian(head + ATTRIBUTES_AT, 2);
-    if (size < BATCH_HEADER - 12 || size > view.len - start - 12 || head[MAGIC_AT] != 2 || attributes & 7)
-        goto malformed;
     uint64_t base = big_endian(head, 8), first = big_endian(head + FIRST_AT, 8), latest = big_endian(head + LATEST_AT, 8);
     int64_t count = (int32_t)big_endian(head + COUNT_AT, 4);
-    Reader r = {head + BATCH_HEADER, head + 12 + size, false};
-    if (!(records = PyList_New(0)))
-        goto done;
+    Reader r = {head + BATCH_HEADER, end, false};
     for (int64_t i = 0; i < count; i++) {
         int64_t length = read_varint(&r);
         if (r.bad || length < 0 || length > r.end - r.p)
-            goto malformed;
+            return false;
         const byte *stop = r.p + length;
         read_varint(&r); /* attributes of a record: none are defined */
         uint64_t stamp = first + (uint64_t)read_varint(&r);
         int64_t offset = (int64_t)(base + (uint64_t)read_varint(&r));
         if (r.bad)
-            goto malformed;
-        if (offset < least) { /* sent along, since a batch is sent whole; or asked for again */
+            return false;
+        if (offset < least) { /* sent along, since a batch is sent whole */
             r.p = stop;
             continue;
         }
         Record *record = PyObject_New(Record, &RecordType);
         if (!record)
-            goto failed;
+            return false;
         record->offset = offset;
-        record->timestamp = (int64_t)(attributes & 8 ? latest : stamp); /* bit 3: the time of appending, one for all */
+        record->timestamp = (int64_t)(attributes & APPEND_TIME ? latest : stamp); /* the time of appending is one for all */
         record->key = record->value = record->headers = NULL;
         if ((record->key = read_sized(&r)) && (record->value = read_sized(&r)))
             record->headers = read_headers(&r);
         int kept = record->headers && r.p == stop ? PyList_Append(records, (PyObject *)record) : -1;
         Py_DECREF(record);
         if (kept < 0)
-            goto failed;
+            return false;
     }
-    if (r.p == r.end)
-        goto done;
-malformed:
-    PyErr_Clear();
-    PyErr_SetString(PyExc_ValueError, "not an uncompressed record batch of format 2, or a damaged one");
-failed:
-    if (!PyErr_Occurred())
-        PyErr_SetString(PyExc_ValueError, "a damaged record");
-    Py_CLEAR(records);
-done:
+    return r.p == r.end;
+}
+
+static PyObject *unpack_fetch(PyObject *module, PyObject *args) {
+    Py_buffer view;
+    long long least;
+    if (!PyArg_ParseTuple(args, "y*L:unpack_fetch", &view, &least))
+        return NULL;
+    const byte *head = view.buf, *end = head + view.len;
+    int64_t next = least;
+    PyObject *found = NULL, *records = PyList_New(0);
+    bool plain = records != NULL;
+    while (plain && end - head >= 12) {
+        int64_t size = 12 + (int64_t)(int32_t)big_endian(head + LENGTH_AT, 4);
+        if (size > end - head)
+            break; /* the last one may have been cut */
+        int attributes = size < BATCH_HEADER ? -1 : (int)big_endian(head + ATTRIBUTES_AT, 2);
+        plain = attributes >= 0 && head[MAGIC_AT] == 2 && !(attributes & COMPRESSED) &&
+                (crc_update(0xFFFFFFFFu, head + ATTRIBUTES_AT, size - ATTRIBUTES_AT) ^ 0xFFFFFFFFu) == big_endian(head + CRC_AT, 4) &&
+                (attributes & CONTROL || append_batch(records, head, head + size, least));
+        if (plain) {
+            int64_t behind = (int64_t)(big_endian(head, 8) + big_endian(head + LAST_AT, 4) + 1); /* also of records that were compacted away */
+            next = behind > next ? behind : next;
+        }
+        head += size;
+    }
     PyBuffer_Release(&view);
-    return records;
+    if (plain)
+        found = Py_BuildValue("OL", records, (long long)next);
+    else if (!PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_ValueError)) { /* also a name that is no UTF-8 */
+        PyErr_Clear();
+        found = Py_NewRef(Py_None);
+    }
+    Py_XDECREF(records);
+    return found;
 }
 
 /* -- encode_records: outputs to the records of a batch ------------------------------------------------------------- */
@@ -910,7 +923,7 @@ static PyTypeObject JsonColumnsType = {
 static PyMethodDef functions[] = {
     {"crc32c", crc32c, METH_VARARGS, "The CRC-32C of bytes."},
     {"encode_records", encode_records, METH_VARARGS, "Outputs as the records of a batch, and the first and the latest timestamp."},
-    {"unpack_records", unpack_records, METH_VARARGS, "The records of the batch at `start` with at least that offset."},
+    {"unpack_fetch", unpack_fetch, METH_VARARGS, "The records of fetched batches from an offset on, and the next offset; None for others."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -43,7 +43,7 @@ class Batch:
 
     def with_columns(self, columns: Mapping[str, Array]) -> Batch:
         """The same rows with more columns."""
-        return replace(self, columns={**self.columns, **columns})
+        return Batch(self.size, {**self.columns, **columns}, self.rows, self.failures)
 
     def take(self, keep: Array) -> Batch:
         """Only the live rows at the positions `keep` (ascending integers). Failures ride along."""

@@ -39,8 +39,12 @@ class Native(Protocol):
     def crc32c(self, data: bytes | bytearray | memoryview, portable: bool = False, /) -> int:
         """The CRC-32C of the bytes; `portable`: by tables, although the processor has an instruction."""
 
-    def unpack_records(self, data: bytes, start: int, least: int, /) -> list[RecordLike]:
-        """The records from offset `least` on of the uncompressed batch at `data[start]`. Raises ValueError when it is damaged."""
+    def unpack_fetch(self, data: bytes, least: int, /) -> tuple[list[RecordLike], int] | None:
+        """The records from offset `least` on of the record batches in `data`, and the offset behind them.
+
+        Transaction markers are passed over, and so is a last batch that is not whole. None when a batch is compressed, of an
+        old format, or damaged (its checksum is compared).
+        """
 
     def encode_records(
         self,

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
+import confluent_kafka
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.structs import TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from penstock.record import Record
 from penstock.testing import Broker, create_topics, produce, unique
@@ -23,32 +27,33 @@ AT_ONCE = LINGER * 0.8
 class Reader:
     """Takes what one partition has, from its beginning."""
 
-    def __init__(self, consumer: AIOKafkaConsumer, topic: str) -> None:
-        self._raw = RawFetcher(consumer, linger_ms=LINGER * 1000)
+    def __init__(self, consumer: AIOKafkaConsumer, topic: str, linger: float = LINGER) -> None:
+        self._raw = RawFetcher(consumer, linger_ms=linger * 1000)
         self._topic = topic
         self._next = 0
+        self.lost: list[tuple[int, int | None]] = []
 
     async def take(self) -> tuple[int, float]:
         """Waits for records; how many there were, and the seconds that it took."""
         loop = asyncio.get_running_loop()
         began, rows = loop.time(), 0
-        while not rows:
+        while not rows and not self.lost:
             await self._raw.wait(30.0)
-            for fetched in self._raw.take(lambda partition: self._next, lambda *_: pytest.fail("the position has moved")):
+            for fetched in self._raw.take(lambda _: self._next, lambda _, expected, found: self.lost.append((expected, found))):
                 self._next = fetched.end
                 rows += len(fetched.records)
         return rows, loop.time() - began
 
 
 @asynccontextmanager
-async def reading(broker: Broker, topic: str) -> AsyncIterator[Reader]:
+async def reading(broker: Broker, topic: str, linger: float = LINGER) -> AsyncIterator[Reader]:
     consumer = AIOKafkaConsumer(bootstrap_servers=broker.bootstrap, isolation_level="read_committed", auto_offset_reset="none")
     await consumer.start()
     try:
         partition = TopicPartition(topic, 0)
         consumer.assign([partition])
         consumer.seek(partition, 0)
-        yield Reader(consumer, topic)
+        yield Reader(consumer, topic, linger)
     finally:
         await consumer.stop()
 
@@ -58,6 +63,13 @@ def topic_with(broker: Broker, count: int) -> str:
     create_topics(broker, {topic: 1})
     send(broker, topic, count)
     return topic
+
+
+def delete(broker: Broker, topic: str, before: int) -> None:
+    """Deletes the records before the offset."""
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    for answer in admin.delete_records([confluent_kafka.TopicPartition(topic, 0, before)]).values():
+        answer.result()
 
 
 def send(broker: Broker, topic: str, count: int) -> None:
@@ -120,5 +132,74 @@ def test_a_backlog_is_never_waited_for(broker: Broker) -> None:
             rows, seconds = await reader.take()
             assert rows == 1
             assert seconds < AT_ONCE
+
+    asyncio.run(scenario())
+
+
+@pytest.fixture
+def theirs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one for each fetch that aiokafka makes itself."""
+    made: list[int] = []
+    process = Fetcher._proc_fetch_request
+
+    async def counted(self: Fetcher, assignment: Any, node: int, request: Any) -> Any:
+        made.append(node)
+        return await process(self, assignment, node, request)
+
+    monkeypatch.setattr(Fetcher, "_proc_fetch_request", counted)
+    return made
+
+
+def test_only_the_first_fetch_is_aiokafkas(broker: Broker, theirs: list[int]) -> None:
+    topic = topic_with(broker, 1)
+
+    async def scenario() -> None:
+        async with reading(broker, topic, linger=0.001) as reader:
+            assert (await reader.take())[0] == 1
+            for _ in range(20):
+                await asyncio.to_thread(send, broker, topic, 1)
+                assert (await reader.take())[0] == 1
+        assert len(theirs) == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.broker("topic_config")
+def test_an_answer_with_an_error_is_left_to_aiokafka(broker: Broker, theirs: list[int]) -> None:
+    """The records that will be asked for next are deleted; what aiokafka makes of that is passed on."""
+    topic = topic_with(broker, 1)
+
+    async def scenario() -> None:
+        async with reading(broker, topic, linger=0.001) as reader:
+            assert (await reader.take())[0] == 1
+            await asyncio.to_thread(send, broker, topic, 1)
+            assert (await reader.take())[0] == 1
+            assert len(theirs) == 1
+            for _ in range(5):
+                send(broker, topic, 1)  # the first is the answer, and the others are gone before it is read: the event loop is held up
+            delete(broker, topic, 7)
+            async with asyncio.timeout(60):
+                while not reader.lost:
+                    await reader.take()
+            ((_, found),) = reader.lost
+            assert found is None
+            assert len(theirs) == 2
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.broker("restart")
+def test_reading_goes_on_when_the_broker_comes_back(broker: Broker, theirs: list[int]) -> None:
+    topic = topic_with(broker, 1)
+
+    async def scenario() -> None:
+        async with reading(broker, topic, linger=0.001) as reader:
+            for _ in range(2):
+                assert (await reader.take())[0] == 1
+                await asyncio.to_thread(broker.kill)
+                await asyncio.to_thread(broker.restart)
+                await asyncio.to_thread(send, broker, topic, 1)
+            assert (await reader.take())[0] == 1
+        assert len(theirs) > 1
 
     asyncio.run(scenario())

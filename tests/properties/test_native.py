@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import numpy as np
 import pytest
-from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED, PartitionRecords
 from aiokafka.errors import CorruptRecordException
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
@@ -24,7 +23,7 @@ from penstock.parcel import Parcel
 from penstock.record import Record
 from penstock.schema import REQUIRED, Column, Field, Missing, Schema
 from penstock.transports.kafka.encode import RecordBatch
-from penstock.transports.kafka.fetch import _unpack
+from penstock.transports.kafka.fetch import _Answer
 
 native = pytest.importorskip("penstock._native", reason="the native part is not built")
 
@@ -222,42 +221,71 @@ def spelled(records: Sequence[Any]) -> list[tuple[Any, ...]]:
     return [(one.offset, one.timestamp, one.key, one.value, list(one.headers)) for one in records]
 
 
-@given(st.lists(stored(), min_size=1, max_size=3), st.integers(-1, 6), st.binary(max_size=9))
+def answer(data: bytes, start: int, *, aborted: bool = False) -> _Answer:
+    """As a fetch that asked for `start` brings it; producer 7 has aborted a transaction at offset 2, or nobody has."""
+    return _Answer(TopicPartition("in", 0), None, start, data, [(7, 2)] if aborted else [])
+
+
+def both(one: _Answer) -> list[tuple[list[tuple[Any, ...]], int]]:
+    return [(spelled(records), position) for records, position in (one.unpack(native=True), one.unpack(native=False))]
+
+
+def log_of(batches: Sequence[bytes]) -> bytes:
+    """The batches one behind the other, as a log holds them."""
+    data, at = b"", 0
+    for batch in batches:
+        data += struct.pack(">q", at) + batch[8:]
+        at += MemoryRecords(batch).next_batch().next_offset
+    return data
+
+
+@given(st.lists(stored(), min_size=1, max_size=3), st.integers(0, 6), st.binary(max_size=9))
 @settings(max_examples=200, deadline=None)
-def test_stored_batches_become_the_same_records(many: list[bytes], least: int, behind: bytes) -> None:
-    data, at = b"".join(many) + behind, 0
-    for one in many:
-        expected = [record for record in MemoryRecords(one).next_batch() if record.offset >= least]
-        assert spelled(native.unpack_records(data, at, least)) == spelled(expected)
-        at += len(one)
-
-
-def fetched(data: bytes, start: int, isolation: int) -> PartitionRecords:
-    """As a fetch that asked for `start` brings it; producer 7 has aborted a transaction at offset 2."""
-    return PartitionRecords(TopicPartition("in", 0), MemoryRecords(data), [(7, 2)], start, None, None, True, isolation)
+def test_stored_batches_become_the_same_records(many: list[bytes], start: int, behind: bytes) -> None:
+    native_way, plain_way = both(answer(log_of(many) + behind, start))
+    assert native_way == plain_way
+    assert native.unpack_fetch(log_of(many) + behind, start) is not None
 
 
 @given(
     st.lists(st.tuples(st.sampled_from([0, 1, 2, 3, 4]), st.integers(1, 4), st.sampled_from([-1, 7, 8])), min_size=1, max_size=5),
     st.integers(0, 9),
-    st.sampled_from([READ_UNCOMMITTED, READ_COMMITTED]),
+    st.booleans(),
     st.integers(0, 40),
 )
 @settings(max_examples=200, deadline=None)
-def test_a_fetch_becomes_the_same_records(many: list[tuple[int, int, int]], start: int, isolation: int, cut: int) -> None:
-    """Batches of every compression, some of transactions, the last one cut off as brokers do."""
-    data, at = b"", 0
+def test_a_fetch_becomes_the_same_records(many: list[tuple[int, int, int]], start: int, aborted: bool, cut: int) -> None:
+    """Batches of every compression, some of transactions, some of these aborted, the last one cut off as brokers do."""
+    batches = []
     for codec, count, producer in many:
         batch = DefaultRecordBatchBuilder(2, codec, producer >= 0, producer, 0, 0, 1 << 20)
         for number in range(count):
-            batch.append(number, 1000 + at + number, b"key", b"value" * number, [("h", None)] * (number % 3))
-        data += struct.pack(">q", at) + bytes(batch.build())[8:]
-        at += count
-    made = []
-    for way in (True, False):
-        records = fetched(data[: len(data) - cut], start, isolation)
-        made.append((spelled(_unpack(records, native=way)), records.next_fetch_offset))
-    assert made[0] == made[1]
+            batch.append(number, 1000 + number, b"key", b"value" * number, [("h", None)] * (number % 3))
+        batches.append(bytes(batch.build()))
+    data = log_of(batches)
+    native_way, plain_way = both(answer(data[: len(data) - cut], start, aborted=aborted))
+    assert native_way == plain_way
+
+
+def marker(producer: int, kind: int) -> bytes:
+    """The end of a transaction (kind 0: aborted, 1: committed), which is a batch of one control record."""
+    batch = DefaultRecordBatchBuilder(2, 0, True, producer, 0, 0, 1 << 20)
+    batch.append(0, 1000, struct.pack(">hh", 0, kind), struct.pack(">hi", 0, 0), [])
+    built = bytearray(batch.build())
+    built[22] |= 0x20
+    built[17:21] = struct.pack(">I", native.crc32c(bytes(built[21:])))
+    return bytes(built)
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_transaction_markers_are_passed_over(kind: int) -> None:
+    batch = DefaultRecordBatchBuilder(2, 0, True, 7, 0, 0, 1 << 20)
+    for number in range(2):
+        batch.append(number, 1000, b"key", b"value", [])
+    data = log_of([bytes(batch.build()), marker(7, kind)])
+    native_way, plain_way = both(answer(data, 0))
+    assert native_way == plain_way
+    assert (len(native_way[0]), native_way[1]) == (2, 3)
 
 
 def test_a_damaged_fetch_is_refused_by_its_checksum() -> None:
@@ -265,25 +293,24 @@ def test_a_damaged_fetch_is_refused_by_its_checksum() -> None:
     batch.append(timestamp=1, key=b"key", value=b"value")
     batch.close()
     data = bytes(batch._build())
-    assert len(_unpack(fetched(data, 0, READ_UNCOMMITTED))) == 1
+    assert len(answer(data, 0).unpack()[0]) == 1
     for way in (True, False):
         with pytest.raises(CorruptRecordException, match="checksum"):
-            _unpack(fetched(data[:-2] + b"x" + data[-1:], 0, READ_UNCOMMITTED), native=way)
+            answer(data[:-2] + b"x" + data[-1:], 0).unpack(native=way)
 
 
-@given(stored(), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=4), st.integers(0, 300))
+@given(stored(), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=4), st.integers(0, 300), st.booleans())
 @settings(max_examples=500, deadline=None)
-def test_damaged_batches_are_refused_or_read_and_nothing_else(data: bytes, changes: list[tuple[int, int]], cut: int) -> None:
-    """aiokafka's own parser may read beyond such a batch, so there is nothing to compare with."""
+def test_damaged_batches_are_refused_or_read_and_nothing_else(data: bytes, changes: list[tuple[int, int]], cut: int, sealed: bool) -> None:
+    """aiokafka's own parser may read beyond such a batch, so there is nothing to compare with. `sealed`: damaged by its producer."""
     damaged = bytearray(data)
     for at, byte in changes:
         damaged[at % len(damaged)] = byte
+    if sealed:
+        damaged[17:21] = struct.pack(">I", native.crc32c(bytes(damaged[21:])))
     for piece in (bytes(damaged), bytes(damaged[: len(damaged) - cut])):
-        try:
-            records = native.unpack_records(piece, 0, 0)
-        except ValueError:
-            continue
-        assert all(isinstance(record.value, bytes | None) for record in records)
+        found = native.unpack_fetch(piece, 0)
+        assert found is None or all(isinstance(record.value, bytes | None) for record in found[0])
 
 
 @given(st.binary(max_size=70), st.integers(0, 9))

@@ -25,7 +25,7 @@ from penstock import runtime
 from penstock.control.status import Place
 from penstock.control.topics import Topics
 from penstock.engine import Live, Serving
-from penstock.errors import EncodeError, InferenceError, PenstockError, RecordError, SettingsError, TransportUnavailable
+from penstock.errors import DeliveryFailed, EncodeError, InferenceError, PenstockError, RecordError, SettingsError, TransportUnavailable
 from penstock.parcel import Parcel
 from penstock.record import RecordLike
 from penstock.runners.pipeline import Chunk, Pipeline, Slice
@@ -36,7 +36,7 @@ from penstock.telemetry import Metrics
 from penstock.transports.kafka.connection import Admin, TopicInfo, aiokafka_arguments
 from penstock.transports.kafka.consumer import Consumer, Delivery
 from penstock.transports.kafka.options import TransportOptions
-from penstock.transports.kafka.producer import Producer, RecordTooLarge, delivered
+from penstock.transports.kafka.producer import Producer, RecordTooLarge, when_delivered
 from penstock.transports.kafka.tracker import Span
 from penstock.transports.kafka.transport import App
 
@@ -64,7 +64,6 @@ class StreamRunner:
         self._failure: BaseException | None = None
         self._over: asyncio.Event
         self.models = asyncio.Lock()  # a session runs once at a time, also when another source's chunk is in a thread
-        self._sending: set[asyncio.Task[None]] = set()
 
     def run(self) -> None:
         """Returns after a clean stop (SIGTERM, Ctrl-C).
@@ -283,18 +282,19 @@ class Stage:
         for (topic, partition), addressed in parcels.items():  # 3
             futures += await self._send(topic, partition, addressed, slices)
 
-        async def settle() -> None:  # 5
+        self.runner.producer.push()
+
+        def settle(refused: DeliveryFailed | None) -> None:  # 5
             try:
-                await delivered(futures)
+                if refused is not None:
+                    raise refused
                 for span, _ in taken:
                     consumer.finish(span)
                 self._count(slices, parcels.values(), time.monotonic() - began)
-            except Exception as error:  # noqa: BLE001  a task's exception is seen by nobody else
+            except Exception as error:  # noqa: BLE001  nobody else sees what a callback raises
                 self.runner.fail(error)
 
-        task = asyncio.create_task(settle())
-        self.runner._sending.add(task)
-        task.add_done_callback(self.runner._sending.discard)
+        when_delivered(futures, settle)
 
     def _in_force(self, taken: list[tuple[Span, list[RecordLike]]]) -> Pipeline:
         """The pipeline of the generation in force, for the whole delivery; a swap shows from the next one on."""

@@ -1,29 +1,88 @@
 """Puts record batches on the wire in the turn of the event loop in which they were made, when nothing is in the way.
 
 aiokafka's sender is a task that is woken by a new batch, looks what may be sent, starts a task for each request and is
-woken again when one is done: at low rates that costs as much as the requests themselves. Here the request is started
-by whoever brings the batches. Its sending, its answer, retries and sequence numbers are aiokafka's, and so is
-everything that is out of the ordinary: a broker that still has a request under way, a leader that is not known, a
-batch that waits to be sent again.
+woken again when one is done: at low rates that costs as much as the requests themselves. Here a request is sent by
+whoever brings the batches, on the short way (`direct`), or by the answer that they had to wait for. Sequence numbers are
+aiokafka's, and so is everything that is out of the ordinary: a broker without a connection, a leader that is not
+known, a batch that waits to be sent again, an answer that tells of an error, or none.
+
+The rule that keeps the order: a broker has one request under way, ours or aiokafka's, and a partition's next batch is with us
+or with aiokafka's sender, never with both.
 
 Private parts of aiokafka 0.14.0 that are touched, all of them in this file: `AIOKafkaProducer._sender`, `._message_accumulator` and
-`._txn_manager`; `Sender._in_flight`, `._muted_partitions`, `._send_produce_req` and `._fail_all`; `MessageAccumulator._batches`,
-`._batch_ttl`, `._closed`, `._exception`, `._cluster`, `._pop_batch`, `._wakeup` and `._waiter_future`.
+`._txn_manager`; `Sender._in_flight`, `._muted_partitions`, `._request_timeout_ms` and `._fail_all`; `SendProduceReqHandler`;
+`MessageAccumulator._batches`, `._pending_batches`, `._batch_ttl`, `._closed`, `._exception`, `._cluster`, `._wakeup` and `._waiter_future`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
+import io
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.producer.message_accumulator import MessageBatch
+from aiokafka.producer.sender import SendProduceReqHandler
+from aiokafka.protocol.produce import ProduceResponse_v7
 from aiokafka.structs import TopicPartition
 
+from penstock.transports.kafka.direct import Direct, Line
 from penstock.transports.kafka.encode import RecordBatch
+from penstock.transports.kafka.wire import PRODUCE, parse_produce, produce_request
 
-__all__ = ["Dispatcher"]
+__all__ = ["Dispatcher", "Turn"]
+
+
+class Turn:
+    """The batches that were offered together, as a future: done when all are acknowledged; the first that is not fails it.
+
+    Unlike a future's, its callbacks are called at once: by the answer, and not at the event loop's next turn.
+    """
+
+    __slots__ = ("_callbacks", "_error", "_left")
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._error: BaseException | None = None
+        self._callbacks: list[Callable[[Turn], None]] = []
+
+    def done(self) -> bool:
+        return not self._left
+
+    def cancelled(self) -> bool:
+        return False
+
+    def exception(self) -> BaseException | None:
+        return self._error
+
+    def add_done_callback(self, callback: Callable[[Turn], None]) -> None:
+        """Calls it when every batch is settled, now if that is so already."""
+        if self.done():
+            callback(self)
+        else:
+            self._callbacks.append(callback)
+
+    def add(self) -> None:
+        self._left += 1
+
+    def settle(self, error: BaseException | None = None) -> None:
+        """One batch was acknowledged, or will not be."""
+        self._error = self._error or error
+        self._left -= 1
+        if not self._left:
+            for callback in self._callbacks:
+                callback(self)
+
+    def settle_with(self, message: asyncio.Future[Any]) -> None:
+        """As aiokafka has settled the batch's own future."""
+        self.settle(asyncio.CancelledError() if message.cancelled() else message.exception())
+
+
+class _Offer(NamedTuple):
+    batch: RecordBatch
+    turn: Turn
 
 
 class Dispatcher:
@@ -33,58 +92,170 @@ class Dispatcher:
         self._sender = producer._sender
         self._accumulator = producer._message_accumulator
         self._state = producer._txn_manager
-        self._offered: list[TopicPartition] = []
+        self._direct = Direct(producer.client)
+        self._offers: dict[TopicPartition, _Offer] = {}  # not sent yet
+        self._turn: Turn | None = None
+        self._ours: set[int] = set()  # brokers with a request of ours under way
+        self._pushed: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def offer(self, batch: RecordBatch, topic: str, partition: int) -> asyncio.Future[Any] | None:
-        """Takes the batch; its future is done when the broker has acknowledged it, and must not be cancelled.
+    async def room(self, topic: str, partition: int) -> None:
+        """Waits until the partition's last batch is on the wire. That is the back-pressure."""
+        tp = TopicPartition(topic, partition)
+        if tp in self._offers:
+            self.push()
+        while tp in self._offers:
+            if self._pushed is None:
+                self._pushed = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._pushed)
 
-        None when something is in the way. Then the producer's own `send_batch` knows what to do, and keeps the order.
+    def offer(self, batch: RecordBatch, topic: str, partition: int) -> Turn | None:
+        """Takes the batch, for which there must be room; `push` sends it.
+
+        None when something is in the way; then the producer's own `send_batch` knows what to do, and keeps the order.
         """
         tp, accumulator = TopicPartition(topic, partition), self._accumulator
-        if accumulator._closed or accumulator._exception is not None or tp in accumulator._batches or self._free_leader(tp) is None:
+        if accumulator._closed or accumulator._exception is not None or tp in accumulator._batches or not self._state.has_pid():
             return None
-        message = MessageBatch(tp, batch, accumulator._batch_ttl, 0)
-        accumulator._batches[tp].append(message)
-        if not self._offered:
-            self._start(self._dispatch())
-        self._offered.append(tp)
-        future: asyncio.Future[Any] = message.future
-        return future
+        leader = self._leader(tp)
+        if leader is None or (self._busy(leader, tp) and leader not in self._ours):
+            return None
+        if self._turn is None:
+            self._turn = Turn()
+        self._turn.add()
+        self._offers[tp] = _Offer(batch, self._turn)
+        return self._turn
 
-    def _free_leader(self, tp: TopicPartition) -> int | None:
-        """The broker that the partition's next batch may be sent to now."""
+    def push(self) -> None:
+        """Sends what may be sent, in one request for each broker; what has to wait goes with the answer that it waits for."""
+        self._turn = None
+        requests: dict[int, dict[TopicPartition, _Offer]] = {}
+        for tp in tuple(self._offers):
+            leader = self._leader(tp)
+            if leader is None:
+                self._leave(tp)
+            elif not self._busy(leader, tp):
+                requests.setdefault(leader, {})[tp] = self._offers.pop(tp)
+            elif leader not in self._ours:
+                self._leave(tp)
+        for node, offers in requests.items():
+            if line := self._direct.line(node, PRODUCE):
+                self._send(line, node, offers)
+            else:
+                self._offers.update(offers)
+                for tp in offers:
+                    self._leave(tp)
+        if self._pushed is not None and not self._pushed.done():
+            self._pushed.set_result(None)
+            self._pushed = None
+
+    def _leader(self, tp: TopicPartition) -> int | None:
         leader: int | None = self._accumulator._cluster.leader_for_partition(tp)
-        if leader in (None, -1) or leader in self._sender._in_flight or tp in self._sender._muted_partitions or not self._state.has_pid():
-            return None
-        return leader
+        return None if leader == -1 else leader
 
-    async def _dispatch(self) -> None:
-        """One request for each broker, with all that was offered for it. What cannot go now is left to the sender."""
-        accumulator, sender = self._accumulator, self._sender
-        requests: dict[int, dict[TopicPartition, MessageBatch]] = {}
-        for tp in self._offered:
-            if tp in accumulator._batches and (leader := self._free_leader(tp)) is not None:
-                requests.setdefault(leader, {})[tp] = accumulator._pop_batch(tp)
-        self._offered.clear()
-        if not requests:
+    def _busy(self, leader: int, tp: TopicPartition) -> bool:
+        """Whether the partition's next batch has to wait for an answer, ours or aiokafka's."""
+        return leader in self._sender._in_flight or tp in self._sender._muted_partitions
+
+    def _leave(self, tp: TopicPartition) -> None:
+        """Leaves a partition's batch to aiokafka's sender."""
+        batch, turn = self._offers.pop(tp)
+        message = MessageBatch(tp, batch, self._accumulator._batch_ttl, 0)
+        message.future.add_done_callback(turn.settle_with)
+        self._accumulator._batches[tp].append(message)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._accumulator._batches:
+            self._accumulator._wakeup(self._accumulator._waiter_future)
+
+    # -- a request of ours -----------------------------------------------------------------------------------------
+
+    def _send(self, line: Line, node: int, offers: dict[TopicPartition, _Offer]) -> None:
+        sender, state = self._sender, self._state
+        topics: dict[str, list[tuple[int, bytearray]]] = {}
+        for tp, (batch, _) in offers.items():
+            batch._set_producer_state(state.producer_id, state.producer_epoch, state.sequence_number(tp))
+            state.increment_sequence_number(tp, batch.record_count())
+            topics.setdefault(tp.topic, []).append((tp.partition, batch._build()))
+
+        def answered(data: bytes, at: int) -> None:
+            try:
+                parts = parse_produce(data, at)
+            except ValueError as problem:
+                lost(KafkaConnectionError(str(problem)))
+                return
+            if len(parts) != len(offers) or any(part.error for part in parts):
+                self._start(node, offers, ProduceResponse_v7.decode(io.BytesIO(data[at:])))
+                return
+            self._free(node, offers)
+            for _, turn in offers.values():
+                turn.settle()
+
+        def lost(error: KafkaError) -> None:
+            self._start(node, offers, error)
+
+        self._ours.add(node)
+        sender._in_flight.add(node)
+        sender._muted_partitions.update(offers)
+        line.call(PRODUCE, produce_request(topics, timeout_ms=sender._request_timeout_ms), answered, lost)
+
+    def _free(self, node: int, offers: dict[TopicPartition, _Offer]) -> None:
+        self._ours.remove(node)
+        self._sender._in_flight.remove(node)
+        self._sender._muted_partitions.difference_update(offers)
+        if self._offers:
+            self.push()
+        self._wake()
+
+    # -- what is out of the ordinary -------------------------------------------------------------------------------
+
+    def _start(self, node: int, offers: dict[TopicPartition, _Offer], outcome: Any) -> None:
+        if self._accumulator._closed:
+            for _, turn in offers.values():
+                turn.settle(outcome if isinstance(outcome, KafkaError) else KafkaConnectionError("the producer was stopped"))
             return
-        for node, batches in requests.items():
-            sender._in_flight.add(node)
-            sender._muted_partitions.update(batches)
-        *others, (node, batches) = requests.items()
-        for other in others:
-            self._start(sender._send_produce_req(*other))
-        await sender._send_produce_req(node, batches)
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(self._conclude(node, offers, outcome))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
+    async def _conclude(self, node: int, offers: dict[TopicPartition, _Offer], outcome: Any) -> None:
+        """Has aiokafka do what an answer or an error asks for: fail batches, send them again, look for their new leader."""
+        pending = self._accumulator._pending_batches
+        messages: dict[TopicPartition, MessageBatch] = {}
+        for tp, (batch, turn) in offers.items():
+            message = messages[tp] = MessageBatch(tp, batch, self._accumulator._batch_ttl, 0)
+            message.drain_ready()  # it has been sent, so it keeps its sequence number
+            pending.add(message)
+            message.future.add_done_callback(lambda _, message=message: pending.discard(message))
+            message.future.add_done_callback(turn.settle_with)
+        handler = SendProduceReqHandler(self._sender, messages)
+        handler._client = _Known(handler._client, outcome)
+        await handler.do(node)
+        self._free(node, offers)
+
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """As the sender does after a request: an error that nothing has foreseen fails all batches; else what waits is sent."""
+        """As the sender does after a request: an error that nothing has foreseen fails all batches."""
         self._tasks.discard(task)
         self._sender._fail_all(task)
-        if self._accumulator._batches:
-            self._accumulator._wakeup(self._accumulator._waiter_future)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            for _, turn in self._offers.values():
+                turn.settle(error)
+            self._offers.clear()
+            self.push()
+
+
+class _Known:
+    """A client that answers with what has come already."""
+
+    def __init__(self, client: Any, outcome: Any) -> None:
+        self._client = client
+        self._outcome = outcome
+
+    async def send(self, node: int, request: Any) -> Any:
+        if isinstance(self._outcome, KafkaError):
+            raise self._outcome
+        return self._outcome
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)

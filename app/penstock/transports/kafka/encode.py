@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
@@ -87,7 +88,7 @@ class RecordBatch:
         """The outputs as records, the batch's first timestamp, and the latest of these outputs."""
         begun = self._first if self._count else None
         if self._native is not None and parcel.extra is None:
-            head, origin = _head(parcel)
+            head, origin = _head(parcel.common, parcel.origin)
             try:
                 return self._native.encode_records(parcel.inputs, parcel.keys, parcel.values, head, origin, begun, self._count)
             except (TypeError, ValueError, OverflowError):
@@ -138,18 +139,22 @@ class RecordBatch:
         return batch
 
 
-def _head(parcel: Parcel) -> tuple[bytes, bytes | None]:
-    """What follows the value in each output: the headers in common and the name of the position's; and how the position begins."""
-    common = b"".join(map(_header, parcel.common))
-    if parcel.origin is None:
-        return _varint(len(parcel.common)) + common, None
-    title, prefix = parcel.origin
-    return _varint(len(parcel.common) + 1) + common + _sized(title.encode()), prefix
+@lru_cache(maxsize=4096)
+def _head(common: tuple[Header, ...], origin: tuple[str, bytes] | None) -> tuple[bytes, bytes | None]:
+    """What follows the value in each output: the headers in common and the name of the position's; and how the position begins.
+
+    Of few kinds: a generation gives a partition's outputs one.
+    """
+    shared = b"".join(map(_header, common))
+    if origin is None:
+        return _varint(len(common)) + shared, None
+    title, prefix = origin
+    return _varint(len(common) + 1) + shared + _sized(title.encode()), prefix
 
 
 def _encode_plain(parcel: Parcel, stamps: Sequence[int], first: int, number: int) -> bytes:
     """The way of nearly all outputs: a key, a value, the shared headers and the position. Raises IndexError or TypeError for others."""
-    head, prefix = _head(parcel)
+    head, prefix = _head(parcel.common, parcel.origin)
     if prefix is None or parcel.extra is not None or min(stamps) < first:
         raise TypeError
     varint = _READY

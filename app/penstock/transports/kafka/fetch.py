@@ -5,32 +5,41 @@ step earlier, and with the position that the broker was asked for, which is what
 records are accepted only when the fetch began at exactly the expected position, so whatever is missing between that
 position and the first record was left out by the broker and by nobody else.
 
-Private parts of aiokafka 0.14.0 that are touched, all of them in this file: `Fetcher._records`, `FetchResult`,
-`PartitionRecords`, `MemoryRecords.__reduce__`, `Fetcher._create_fetch_waiter`, `Fetcher._notify`, `Fetcher._wait_consume_future`,
-`Fetcher.error_future`, `Fetcher._get_actions_per_node`, `Fetcher._fetch_min_bytes`, `Fetcher._fetch_max_wait_ms`,
-`GroupCoordinator.check_errors`.
+A fetch that follows another is asked for here, on the short way (`direct`). Every other one is aiokafka's: the first of an
+assignment, the one after an error, after a change of leader, or when a partition has no position.
+
+Private parts of aiokafka 0.14.0 that are touched, all of them in this file: `FetchResult`, `PartitionRecords`,
+`GroupCoordinator.check_errors`; of `Fetcher`: `_records`, `_in_flight`, `_subscriptions`, `_client`,
+`_fetch_waiters`, `_notify`, `_wait_consume_future`, `error_future`, `_get_actions_per_node`, `_fetch_min_bytes`, `_fetch_max_wait_ms`,
+`_fetch_max_bytes`, `_max_partition_fetch_bytes`, `_isolation_level`, `_check_crcs`, `_prefetch_backoff`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult, PartitionRecords
 from aiokafka.errors import CorruptRecordException, KafkaError, OffsetOutOfRangeError
+from aiokafka.record import MemoryRecords
+from aiokafka.structs import TopicPartition
 
-from penstock.native import Native
 from penstock.native import native as installed
 from penstock.record import RecordLike
+from penstock.transports.kafka.direct import Direct
 from penstock.transports.kafka.tracker import Partition
+from penstock.transports.kafka.wire import FETCH, fetch_request, parse_fetch
 
 __all__ = ["Fetched", "RawFetcher"]
 
-_LENGTH, _CRC_END = 8, 21  # positions in a record batch: of its length, and of what its checksum covers
+logger = logging.getLogger(__name__)
 
 
 class Fetched(NamedTuple):
@@ -40,6 +49,40 @@ class Fetched(NamedTuple):
     start: int
     end: int
     records: list[RecordLike]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a fetch of ours brought for one partition, kept where aiokafka keeps its own: the records from `start` on, as bytes."""
+
+    tp: TopicPartition
+    assignment: Any
+    start: int
+    records: bytes
+    aborted: Sequence[tuple[int, int]] = ()
+    backoff: float = 0.0
+
+    def calculate_backoff(self) -> float:
+        """Seconds for which aiokafka leaves the partition's broker alone."""
+        return self.backoff
+
+    def current(self) -> bool:
+        """Whether the partition still stands where it stood when this was asked for."""
+        if not self.assignment.active:
+            return False
+        state = self.assignment.state_value(self.tp)
+        return not state.paused and state.position == self.start
+
+    def unpack(self, *, native: bool = True) -> tuple[list[RecordLike], int]:
+        """The records as they were parsed, and the position behind them. Raises CorruptRecordException.
+
+        `native` allows the native part, where it is installed.
+        """
+        if native and installed is not None and not self.aborted:
+            found = installed.unpack_fetch(self.records, self.start)
+            if found is not None:
+                return found
+        return _walk(PartitionRecords(self.tp, MemoryRecords(self.records), self.aborted, self.start, None, None, True, READ_COMMITTED))
 
 
 class RawFetcher:
@@ -64,6 +107,8 @@ class RawFetcher:
         self._last = time.monotonic()  # when something was taken
         self._requests = fetcher._get_actions_per_node
         fetcher._get_actions_per_node = self._next_requests
+        self._direct = Direct(fetcher._client)
+        self._odd: set[int] = set()  # brokers whose last answer only aiokafka understands
 
     def check(self) -> None:
         """Raises what has ended aiokafka's own tasks.
@@ -103,42 +148,148 @@ class RawFetcher:
                 at = expected(tp)
                 if at is None:
                     continue
-                if type(result) is not FetchResult:
+                read: Callable[[], tuple[list[RecordLike], int]]
+                if type(result) is _Answer:
+                    current, start, assignment, read = result.current(), result.start, result.assignment, result.unpack
+                elif type(result) is FetchResult:
+                    if not result.has_more() or not result.check_assignment(tp):
+                        continue
+                    records = result._partition_records
+                    current, start, assignment, read = True, records.next_fetch_offset, result._assignment, partial(_walk, records)
+                else:
                     try:
                         result.check_raise()
                     except OffsetOutOfRangeError:
                         seek(tp, at, None)
-                        continue
-                if not result.has_more() or not result.check_assignment(tp):
                     continue
-                records: PartitionRecords = result._partition_records
-                start = records.next_fetch_offset
+                if not current:
+                    continue
                 if start != at:
                     seek(tp, at, start)
                     continue
-                rows = _unpack(records)
-                records._records_iterator = None  # a cycle that would keep the fetched bytes until the collector comes
-                result._assignment.state_value(tp).consumed_to(records.next_fetch_offset)
+                rows, end = read()
+                assignment.state_value(tp).consumed_to(end)
                 taken += len(rows)
-                yield Fetched((tp.topic, tp.partition), start, records.next_fetch_offset, rows)
+                yield Fetched((tp.topic, tp.partition), start, end, rows)
         finally:
             self._ask_again(taken)
+
+    # -- asking --------------------------------------------------------------------------------------------------
 
     def _ask_again(self, taken: int) -> None:
         now = time.monotonic()
         self._gather = taken < self.SMALL and now - self._last < taken * self._rare
         if taken:
             self._last = now
-        self._fetcher._notify(self._fetcher._wait_consume_future)
+        if not self._ask():
+            self._fetcher._notify(self._fetcher._wait_consume_future)
 
     def _next_requests(self, assignment: Any) -> tuple[Any, ...]:
-        """What aiokafka is to ask the brokers next. One fetch gathers; if it brings nothing, the one after waits for a first event."""
+        """What aiokafka is to ask the brokers next."""
         fetcher = self._fetcher
         fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = self._gathering if self._gather else self._limits
         actions: tuple[Any, ...] = self._requests(assignment)
-        if actions[0]:  # fetch requests
-            self._gather = False
+        requests = actions[0]
+        if requests:
+            self._asked()
+        self._odd.difference_update(node for node, _ in requests)
         return actions
+
+    def _asked(self) -> None:
+        self._gather = False  # one fetch gathers; if it brings nothing, the one after waits for a first event
+
+    def _ask(self) -> bool:
+        """Asks each broker that has answered for what comes next. False when aiokafka has to look after one of them."""
+        fetcher = self._fetcher
+        subscription = fetcher._subscriptions.subscription
+        assignment = None if subscription is None else subscription.assignment
+        if assignment is None or not assignment.active or fetcher._closed:
+            return False
+        wanted: dict[int | None, list[tuple[TopicPartition, int]]] = {}
+        busy: set[int | None] = set(fetcher._in_flight)
+        alone = True
+        for tp in assignment.tps:
+            node, state = fetcher._select_read_replica(tp), assignment.state_value(tp)
+            if tp in fetcher._records:
+                busy.add(node)
+            elif node in busy or state.paused:
+                continue
+            elif node in (None, -1) or node in self._odd or not state.has_valid_position:
+                alone = False
+                busy.add(node)
+            else:
+                wanted.setdefault(node, []).append((tp, state.position))
+        for node, positions in wanted.items():
+            if node not in busy:
+                alone &= self._ask_one(node, assignment, positions)
+        return alone and bool(wanted)
+
+    def _ask_one(self, node: Any, assignment: Any, positions: list[tuple[TopicPartition, int]]) -> bool:
+        line = self._direct.line(node, FETCH)
+        if line is None:
+            return False
+        fetcher = self._fetcher
+        least, wait = self._gathering if self._gather else self._limits
+        topics: dict[str, list[tuple[int, int]]] = {}
+        for tp, position in positions:
+            topics.setdefault(tp.topic, []).append((tp.partition, position))
+        body = fetch_request(
+            topics,
+            wait_ms=wait,
+            min_bytes=least,
+            max_bytes=fetcher._fetch_max_bytes,
+            partition_bytes=fetcher._max_partition_fetch_bytes,
+            isolation=fetcher._isolation_level,
+        )
+
+        def answered(data: bytes, at: int) -> None:
+            fetcher._in_flight.discard(node)
+            if not assignment.active:
+                fetcher._notify(fetcher._wait_consume_future)  # it may wait for this to ask for the next assignment's
+                return
+            if not self._keep(data, at, assignment, dict(positions)):
+                self._odd.add(node)
+            if fetcher._records:
+                for waiter in fetcher._fetch_waiters:
+                    fetcher._notify(waiter)
+            elif not self._ask():
+                fetcher._notify(fetcher._wait_consume_future)
+
+        def lost(error: KafkaError) -> None:
+            fetcher._in_flight.discard(node)
+            fetcher._notify(fetcher._wait_consume_future)
+
+        fetcher._in_flight.add(node)
+        line.call(FETCH, body, answered, lost)
+        self._asked()
+        return True
+
+    def _keep(self, data: bytes, at: int, assignment: Any, positions: dict[TopicPartition, int]) -> bool:
+        """Keeps fetched records where aiokafka would have put them. False when it should ask itself, and see why there are none."""
+        fetcher = self._fetcher
+        try:
+            error, parts = parse_fetch(data, at)
+        except ValueError as problem:
+            logger.warning("a fetch is repeated: %s", problem)
+            return False
+        plain = not error
+        now = int(time.time() * 1000)
+        for part in parts:
+            tp = TopicPartition(part.topic, part.partition)
+            state = assignment.state_value(tp)
+            if part.error:
+                plain = False
+                continue
+            if not state.has_valid_position or state.position != positions[tp]:
+                continue
+            state.highwater, state.lso, state.timestamp = part.high_watermark, part.last_stable_offset, now
+            if not part.records:
+                continue
+            if 12 + int.from_bytes(part.records[8:12]) > len(part.records):  # not one whole batch fits into a fetch
+                plain = False
+                continue
+            fetcher._records[tp] = _Answer(tp, assignment, positions[tp], part.records, part.aborted, fetcher._prefetch_backoff)
+        return plain
 
 
 def _resolve(waiter: asyncio.Future[Any]) -> None:
@@ -146,58 +297,32 @@ def _resolve(waiter: asyncio.Future[Any]) -> None:
         waiter.set_result(None)
 
 
-def _unpack(records: PartitionRecords, *, native: bool = True) -> list[RecordLike]:
-    """All committed records from `records.next_fetch_offset` on, as they were parsed; moves `next_fetch_offset`.
+def _walk(records: PartitionRecords) -> tuple[list[RecordLike], int]:
+    """All committed records from `records.next_fetch_offset` on, as they were parsed, and the position behind them.
 
     The same walk as aiokafka's `PartitionRecords._unpack_records`, a record batch instead of a record at a time.
-    `native` allows the native part, where it is installed.
     """
     rows: list[RecordLike] = []
     source = records._records
-    part = installed if native else None
-    data, stop = (None, 0) if part is None else _bytes_of(source)
+    start: int = records.next_fetch_offset
+    position = start
     while source.has_next():
         batch = source.next_batch()
-        start = stop
-        raw = None
-        if data is not None:
-            stop += 12 + int.from_bytes(data[start + _LENGTH : start + 12])
-            raw = data if batch.magic == 2 else None  # older batches are aiokafka's
-        if records._check_crcs and not (
-            batch.validate_crc() if raw is None or part is None else part.crc32c(memoryview(raw)[start + _CRC_END : stop]) == batch.crc
-        ):
+        if records._check_crcs and not batch.validate_crc():
             raise CorruptRecordException(f"{records._tp}: wrong checksum in the batch at offset {batch.base_offset}")
+        aborted = False
         if records._isolation_level == READ_COMMITTED and batch.producer_id is not None:
             records._consume_aborted_up_to(batch.base_offset)
             if batch.is_control_batch and records._contains_abort_marker(batch):
                 records._aborted_producers.discard(batch.producer_id)
-            if batch.is_transactional and batch.producer_id in records._aborted_producers:
-                records.next_fetch_offset = batch.next_offset
-                continue
-        if not batch.is_control_batch:
-            if part is not None and raw is not None and not batch.compression_type:
-                rows += _records(part, raw, start, records)
-            # A compressed batch is sent whole, also the part before the position that was asked for.
-            elif batch.base_offset < records.next_fetch_offset:
-                rows.extend(record for record in batch if record.offset >= records.next_fetch_offset)
+            aborted = batch.is_transactional and batch.producer_id in records._aborted_producers
+        if not batch.is_control_batch and not aborted:
+            # A batch is sent whole, also the part before the position that was asked for.
+            if batch.base_offset < start:
+                rows.extend(record for record in batch if record.offset >= start)
             else:
                 rows.extend(batch)
         # The batch keeps its last offset when compaction has removed its last record.
-        records.next_fetch_offset = batch.next_offset
-    return rows
-
-
-def _bytes_of(source: Any) -> tuple[bytes | None, int]:
-    """What a `MemoryRecords` parses, and where it stands: it tells only who would copy it. None, when it does not tell."""
-    match source.__reduce__():
-        case (_, _, (bytes() as data, int(at))):
-            return data, at
-        case _:
-            return None, 0
-
-
-def _records(part: Native, data: bytes, start: int, records: PartitionRecords) -> list[RecordLike]:
-    try:
-        return part.unpack_records(data, start, records.next_fetch_offset)
-    except ValueError as error:
-        raise CorruptRecordException(f"{records._tp}: {error}") from error
+        position = max(position, batch.next_offset)
+    records._records_iterator = None  # a cycle that would keep the fetched bytes until the collector comes
+    return rows, position

@@ -7,7 +7,7 @@ doubles nor reorders. Nothing is swallowed: whoever sends awaits the futures, an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -18,11 +18,11 @@ from faust.transport import producer as base
 from penstock.errors import DeliveryFailed
 from penstock.parcel import Parcel
 from penstock.record import RecordLike
-from penstock.transports.kafka.dispatch import Dispatcher
+from penstock.transports.kafka.dispatch import Dispatcher, Turn
 from penstock.transports.kafka.encode import Full, RecordBatch
 from penstock.transports.kafka.options import FAUST_LOGGER, options_of
 
-__all__ = ["Producer", "RecordTooLarge", "delivered"]
+__all__ = ["Producer", "RecordTooLarge", "when_delivered"]
 
 DEFAULT_LIMIT = 1_048_588  # max.message.bytes of a topic that says nothing, as brokers have it
 
@@ -85,19 +85,19 @@ class Producer(base.Producer):
         partitions = sorted(self.client.client.cluster.partitions_for_topic(topic) or ())
         return int(self._partition(key, partitions, partitions))
 
-    async def send_parcels(self, topic: str, partition: int, parcels: Sequence[Parcel]) -> list[asyncio.Future[Any]]:
-        """Queues the parcels, all of one partition, in order; returns a future for each record batch that they became.
+    async def send_parcels(self, topic: str, partition: int, parcels: Sequence[Parcel]) -> list[Turn | asyncio.Future[Any]]:
+        """Queues the parcels, all of one partition, in order; returns futures that are done when all of them are acknowledged.
 
-        A future is done when the broker has acknowledged its batch. Waits while the partition's previous batch has not
-        been put on the wire, which is the back-pressure. Raises RecordTooLarge before anything is sent, and
-        DeliveryFailed when the producer can no longer send.
+        `push` puts them on the wire. Waits while the partition's previous batch has not been put there, which is the
+        back-pressure. Raises RecordTooLarge before anything is sent, and DeliveryFailed when the producer can no longer send.
         """
         limit = min(self.limits.get(topic, DEFAULT_LIMIT), self.options.batch_bytes)
         batches = _pack(topic, parcels, limit, self.options.compression)
         client = self.client
-        futures: list[asyncio.Future[Any]] = []
+        futures: list[Turn | asyncio.Future[Any]] = []
         try:
             for batch in batches:  # one after the other: their order is the outputs' order
+                await self._dispatcher.room(topic, partition)
                 future = self._dispatcher.offer(batch, topic, partition)
                 futures += (future or await client.send_batch(batch, topic, partition=partition),)
         except KafkaError as error:
@@ -105,6 +105,10 @@ class Producer(base.Producer):
         except AssertionError as error:  # how aiokafka says that the partition does not exist: one was added to the source alone
             raise DeliveryFailed(f"{topic} has no partition {partition}; give it as many as the topics whose outputs it takes") from error
         return futures
+
+    def push(self) -> None:
+        """Puts on the wire what was queued, as soon as nothing is in its way."""
+        self._dispatcher.push()
 
 
 def _pack(topic: str, parcels: Sequence[Parcel], limit: int, compression: str) -> list[RecordBatch]:
@@ -135,12 +139,21 @@ def _pack(topic: str, parcels: Sequence[Parcel], limit: int, compression: str) -
     return batches
 
 
-async def delivered(futures: Sequence[asyncio.Future[Any]]) -> None:
-    """Waits until every batch is acknowledged. Raises DeliveryFailed with the broker's reason for the first that was not."""
-    for future in futures:  # an answer is for all batches of a request: once the first is done, the others are
-        if not future.done():
-            await asyncio.wait((future,))
-    errors = [asyncio.CancelledError() if future.cancelled() else future.exception() for future in futures]
-    for error in errors:
+def when_delivered(futures: Iterable[Turn | asyncio.Future[Any]], then: Callable[[DeliveryFailed | None], None]) -> None:
+    """Calls `then` once all these futures of `send_parcels` are done, with the broker's reason if it refused a batch. It must not raise."""
+    left = set(futures)
+    refused: list[DeliveryFailed] = []
+
+    def settled(future: Turn | asyncio.Future[Any]) -> None:
+        left.discard(future)
+        error = asyncio.CancelledError() if future.cancelled() else future.exception()
         if error is not None:
-            raise DeliveryFailed(f"the broker refused a batch of outputs: {error!r}") from error
+            refused.append(DeliveryFailed(f"the broker refused a batch of outputs: {error!r}"))
+            refused[-1].__cause__ = error
+        if not left:
+            then(refused[0] if refused else None)
+
+    for future in tuple(left):
+        future.add_done_callback(settled)
+    if not left:
+        then(None)

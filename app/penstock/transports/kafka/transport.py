@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 import faust
 from faust.tables.manager import TableManager
 from faust.transport import base
+from mode.types import ServiceT
 from yarl import URL
 
 from penstock.transports.kafka.consumer import Consumer
@@ -42,6 +44,13 @@ class App(faust.App):
 
     def _create_directories(self) -> None:
         """None: nothing is kept on disk."""
+
+    def on_init_dependencies(self) -> Iterable[ServiceT]:
+        """With a sensor that does nothing in place of Faust's monitor, which keeps figures of every event that nobody reads."""
+        dependencies = super().on_init_dependencies()
+        self.sensors.remove(self.monitor)
+        self.sensors.add(faust.Sensor())
+        return dependencies
 
     def __init__(self, id: str, brokers: str, options: TransportOptions) -> None:
         self.penstock = options
