@@ -24,6 +24,7 @@ from benchmarks.measure import Progress
 from benchmarks.penstock_job import registry
 from benchmarks.results import Result
 from benchmarks.workload import ROOT
+from penstock.cli.output import err
 from penstock.errors import ConfigError, WorkerFailed
 
 EVENTS = 1_000_000  # in its topic
@@ -110,8 +111,14 @@ class Harness:
         return said
 
 
+class Behind(WorkerFailed):
+    """A contender that does not get as far as being measured at the steady rate."""
+
+
 def converted(name: str, line: dict[str, Any]) -> Result:
-    """A line of measure.py as a result. Raises WorkerFailed when the run did not succeed."""
+    """A line of measure.py as a result. Raises WorkerFailed when the run did not succeed, Behind when it could not keep the pace."""
+    if line["status"] == "never caught up":
+        raise Behind(f"{name} fell behind the pace, or ended; its log: {line['log']}", 1)
     if line["status"] != "ok":
         raise WorkerFailed(f"{name}: {line['status']}; its log: {line.get('log', 'none')}", 1)
     mode = "paced" if line["mode"] == "latency" else "throughput"
@@ -124,7 +131,10 @@ def converted(name: str, line: dict[str, Any]) -> Result:
 def compare(
     harness: Harness, peers: Sequence[str], *, copies: int, n: int, repeat: int, latency: bool, path: Path, progress: Progress
 ) -> None:
-    """Measures ours and the peers in turns, and appends each run to the results file `path`."""
+    """Measures ours and the peers in turns, and appends each run to the results file `path`.
+
+    A peer that cannot keep the pace at a steady rate has no row there, and that is said.
+    """
     results.append(path, results.machine(broker="Kafka of the reference harness", flights="the reference harness's events"))
     command = COMMAND.format(root=ROOT, python=sys.executable)
     ours = [("penstock", 1)] + ([(f"penstock-{copies}", copies)] if copies > 1 else [])
@@ -132,7 +142,13 @@ def compare(
         turns = list(in_turns(ours if mode == "throughput" else ours[:1], peers)) * repeat
         for at, (name, workers) in enumerate(turns):
             progress(f"{mode}: {name}", at, len(turns))
-            run = harness.measure(mode, name, n=min(n, SLOW.get(name, n)), workers=workers, command=command if workers else None)
+            try:
+                run = harness.measure(mode, name, n=min(n, SLOW.get(name, n)), workers=workers, command=command if workers else None)
+            except Behind as error:
+                if workers:
+                    raise
+                err.print(f"no row for it: {error}", markup=False)
+                continue
             results.append(path, run)
 
 

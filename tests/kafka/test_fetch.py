@@ -203,3 +203,33 @@ def test_reading_goes_on_when_the_broker_comes_back(broker: Broker, theirs: list
         assert len(theirs) > 1
 
     asyncio.run(scenario())
+
+
+def test_a_backlog_larger_than_an_answer_leaves_no_partition_behind(broker: Broker) -> None:
+    """Each answer holds what one partition has to give, and the broker fills it in the order of the question."""
+    topic, partitions = unique("fetch"), 4
+    create_topics(broker, {topic: partitions})
+    for _ in range(20):  # batches of their own
+        produce(broker, [Record(topic, b"x" * 1000, partition=partition) for partition in range(partitions)])
+
+    async def scenario() -> list[int]:
+        limits = {"fetch_max_bytes": 2500, "max_partition_fetch_bytes": 2500}
+        consumer = AIOKafkaConsumer(bootstrap_servers=broker.bootstrap, auto_offset_reset="none", **limits)
+        await consumer.start()
+        try:
+            consumer.assign([TopicPartition(topic, partition) for partition in range(partitions)])
+            for tp in consumer.assignment():
+                consumer.seek(tp, 0)
+            raw, at = RawFetcher(consumer), dict.fromkeys(range(partitions), 0)
+            served: list[int] = []
+            while len(served) < partitions * 4:
+                await raw.wait(30.0)
+                for fetched in raw.take(lambda one: at[one[1]], lambda *_: pytest.fail("the position has moved")):
+                    at[fetched.partition[1]] = fetched.end
+                    served.append(fetched.partition[1])
+            return served
+        finally:
+            await consumer.stop()
+
+    served = asyncio.run(scenario())[partitions:]  # aiokafka asks for the first ones, in any order
+    assert all(set(served[at : at + partitions]) == set(range(partitions)) for at in range(0, len(served) - partitions, partitions)), served

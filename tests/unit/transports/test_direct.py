@@ -81,7 +81,7 @@ class Calls:
     def send(self, body: bytes) -> None:
         outcome: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._outcomes.append(outcome)
-        self._line.call(FETCH, body, lambda data, at: outcome.set_result(data[at:]), outcome.set_exception)
+        self._line.call(FETCH, [body], lambda data, at: outcome.set_result(data[at:]), outcome.set_exception)
 
     async def outcomes(self) -> list[bytes | BaseException]:
         async with asyncio.timeout(30):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
@@ -87,7 +87,7 @@ class Line(asyncio.Protocol):
         """Whether nothing is on its way in: only then is it known where the next frame begins."""
         return not conn._requests and not conn._reader._buffer
 
-    def call(self, api: Api, body: bytes, answered: Answered, lost: Lost) -> None:
+    def call(self, api: Api, body: Sequence[bytes | bytearray], answered: Answered, lost: Lost) -> None:
         """Sends a request. Either `answered` or `lost` is called, once, and not before this returns; neither may raise."""
         conn = self.conn
         number = conn._next_correlation_id()

@@ -96,7 +96,7 @@ class Dispatcher:
         self._offers: dict[TopicPartition, _Offer] = {}  # not sent yet
         self._turn: Turn | None = None
         self._ours: set[int] = set()  # brokers with a request of ours under way
-        self._pushed: asyncio.Future[None] | None = None
+        self._moved: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def room(self, topic: str, partition: int) -> None:
@@ -105,9 +105,23 @@ class Dispatcher:
         if tp in self._offers:
             self.push()
         while tp in self._offers:
-            if self._pushed is None:
-                self._pushed = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._pushed)
+            await self._progress()
+
+    async def flush(self) -> None:
+        """Waits until nothing that was offered waits for anything here. What aiokafka's sender was left with, it flushes."""
+        self.push()
+        while self._offers or self._ours:
+            await self._progress()
+
+    async def _progress(self) -> None:
+        """Waits until something was sent, or answered."""
+        if self._moved is None or self._moved.done():
+            self._moved = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._moved)
+
+    def _progressed(self) -> None:
+        if self._moved is not None and not self._moved.done():
+            self._moved.set_result(None)
 
     def offer(self, batch: RecordBatch, topic: str, partition: int) -> Turn | None:
         """Takes the batch, for which there must be room; `push` sends it.
@@ -145,9 +159,7 @@ class Dispatcher:
                 self._offers.update(offers)
                 for tp in offers:
                     self._leave(tp)
-        if self._pushed is not None and not self._pushed.done():
-            self._pushed.set_result(None)
-            self._pushed = None
+        self._progressed()
 
     def _leader(self, tp: TopicPartition) -> int | None:
         leader: int | None = self._accumulator._cluster.leader_for_partition(tp)
@@ -188,9 +200,9 @@ class Dispatcher:
             if len(parts) != len(offers) or any(part.error for part in parts):
                 self._start(node, offers, ProduceResponse_v7.decode(io.BytesIO(data[at:])))
                 return
-            self._free(node, offers)
             for _, turn in offers.values():
                 turn.settle()
+            self._free(node, offers)
 
         def lost(error: KafkaError) -> None:
             self._start(node, offers, error)
@@ -201,12 +213,13 @@ class Dispatcher:
         line.call(PRODUCE, produce_request(topics, timeout_ms=sender._request_timeout_ms), answered, lost)
 
     def _free(self, node: int, offers: dict[TopicPartition, _Offer]) -> None:
-        self._ours.remove(node)
-        self._sender._in_flight.remove(node)
+        self._ours.discard(node)
+        self._sender._in_flight.discard(node)
         self._sender._muted_partitions.difference_update(offers)
         if self._offers:
             self.push()
         self._wake()
+        self._progressed()
 
     # -- what is out of the ordinary -------------------------------------------------------------------------------
 
@@ -214,6 +227,8 @@ class Dispatcher:
         if self._accumulator._closed:
             for _, turn in offers.values():
                 turn.settle(outcome if isinstance(outcome, KafkaError) else KafkaConnectionError("the producer was stopped"))
+            self._ours.discard(node)
+            self._progressed()
             return
         task = asyncio.create_task(self._conclude(node, offers, outcome))
         self._tasks.add(task)
@@ -242,6 +257,7 @@ class Dispatcher:
             for _, turn in self._offers.values():
                 turn.settle(error)
             self._offers.clear()
+            self._ours.clear()
             self.push()
 
 

@@ -33,7 +33,7 @@ from aiokafka.structs import TopicPartition
 
 from penstock.native import native as installed
 from penstock.record import RecordLike
-from penstock.transports.kafka.direct import Direct
+from penstock.transports.kafka.direct import Direct, Line
 from penstock.transports.kafka.tracker import Partition
 from penstock.transports.kafka.wire import FETCH, fetch_request, parse_fetch
 
@@ -109,6 +109,7 @@ class RawFetcher:
         fetcher._get_actions_per_node = self._next_requests
         self._direct = Direct(fetcher._client)
         self._odd: set[int] = set()  # brokers whose last answer only aiokafka understands
+        self._served: dict[TopicPartition, float] = {}  # when a partition last brought records
 
     def check(self) -> None:
         """Raises what has ended aiokafka's own tasks.
@@ -205,8 +206,8 @@ class RawFetcher:
         assignment = None if subscription is None else subscription.assignment
         if assignment is None or not assignment.active or fetcher._closed:
             return False
-        wanted: dict[int | None, list[tuple[TopicPartition, int]]] = {}
-        busy: set[int | None] = set(fetcher._in_flight)
+        wanted: dict[int, list[tuple[TopicPartition, int]]] = {}
+        busy: set[int] = set(fetcher._in_flight)
         alone = True
         for tp in assignment.tps:
             node, state = fetcher._select_read_replica(tp), assignment.state_value(tp)
@@ -219,17 +220,25 @@ class RawFetcher:
                 busy.add(node)
             else:
                 wanted.setdefault(node, []).append((tp, state.position))
+        limits = self._gathering if self._gather else self._limits
         for node, positions in wanted.items():
-            if node not in busy:
-                alone &= self._ask_one(node, assignment, positions)
+            if node in busy:
+                continue
+            if line := self._direct.line(node, FETCH):
+                self._ask_one(line, node, assignment, positions, limits)
+                self._asked()
+            else:
+                alone = False
         return alone and bool(wanted)
 
-    def _ask_one(self, node: Any, assignment: Any, positions: list[tuple[TopicPartition, int]]) -> bool:
-        line = self._direct.line(node, FETCH)
-        if line is None:
-            return False
+    def _ask_one(
+        self, line: Line, node: Any, assignment: Any, positions: list[tuple[TopicPartition, int]], limits: tuple[int, int]
+    ) -> None:
         fetcher = self._fetcher
-        least, wait = self._gathering if self._gather else self._limits
+        least, wait = limits
+        if len(positions) * fetcher._max_partition_fetch_bytes > fetcher._fetch_max_bytes:
+            # An answer is filled in the order of the question: who has waited longest comes first, or the last would starve.
+            positions.sort(key=lambda one: self._served.get(one[0], 0.0))
         topics: dict[str, list[tuple[int, int]]] = {}
         for tp, position in positions:
             topics.setdefault(tp.topic, []).append((tp.partition, position))
@@ -261,8 +270,6 @@ class RawFetcher:
 
         fetcher._in_flight.add(node)
         line.call(FETCH, body, answered, lost)
-        self._asked()
-        return True
 
     def _keep(self, data: bytes, at: int, assignment: Any, positions: dict[TopicPartition, int]) -> bool:
         """Keeps fetched records where aiokafka would have put them. False when it should ask itself, and see why there are none."""
@@ -273,7 +280,7 @@ class RawFetcher:
             logger.warning("a fetch is repeated: %s", problem)
             return False
         plain = not error
-        now = int(time.time() * 1000)
+        now = time.time()
         for part in parts:
             tp = TopicPartition(part.topic, part.partition)
             state = assignment.state_value(tp)
@@ -282,12 +289,13 @@ class RawFetcher:
                 continue
             if not state.has_valid_position or state.position != positions[tp]:
                 continue
-            state.highwater, state.lso, state.timestamp = part.high_watermark, part.last_stable_offset, now
+            state.highwater, state.lso, state.timestamp = part.high_watermark, part.last_stable_offset, int(now * 1000)
             if not part.records:
                 continue
             if 12 + int.from_bytes(part.records[8:12]) > len(part.records):  # not one whole batch fits into a fetch
                 plain = False
                 continue
+            self._served[tp] = now
             fetcher._records[tp] = _Answer(tp, assignment, positions[tp], part.records, part.aborted, fetcher._prefetch_backoff)
         return plain
 

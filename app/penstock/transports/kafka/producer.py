@@ -78,6 +78,7 @@ class Producer(base.Producer):
     async def flush(self) -> None:
         """Waits for what was sent; the futures tell whether it arrived."""
         if self._client is not None:
+            await self._dispatcher.flush()
             await self._client.flush()
 
     def partition_for(self, topic: str, key: bytes | None) -> int:
@@ -142,6 +143,9 @@ def _pack(topic: str, parcels: Sequence[Parcel], limit: int, compression: str) -
 def when_delivered(futures: Iterable[Turn | asyncio.Future[Any]], then: Callable[[DeliveryFailed | None], None]) -> None:
     """Calls `then` once all these futures of `send_parcels` are done, with the broker's reason if it refused a batch. It must not raise."""
     left = set(futures)
+    if not left:
+        then(None)
+        return
     refused: list[DeliveryFailed] = []
 
     def settled(future: Turn | asyncio.Future[Any]) -> None:
@@ -155,5 +159,3 @@ def when_delivered(futures: Iterable[Turn | asyncio.Future[Any]], then: Callable
 
     for future in tuple(left):
         future.add_done_callback(settled)
-    if not left:
-        then(None)

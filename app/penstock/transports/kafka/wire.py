@@ -10,9 +10,9 @@ The layout: https://kafka.apache.org/protocol (KIP-98, KIP-110, KIP-227, KIP-320
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 __all__ = [
     "FETCH",
@@ -82,22 +82,23 @@ class ProducePart(NamedTuple):
     log_start: int
 
 
-def frame(api: Api, correlation_id: int, client_id: str, body: bytes) -> bytes:
-    """A request as it goes over the connection."""
+def frame(api: Api, correlation_id: int, client_id: str, body: Sequence[bytes | bytearray]) -> bytes:
+    """A request as it goes over the connection. `body` is in pieces, so that large ones are copied once."""
     client = _string(client_id)
-    return b"".join((_FRAME.pack(_FRAME.size - 4 + len(client) + len(body), *api, correlation_id), client, body))
+    size = _FRAME.size - 4 + len(client) + sum(map(len, body))
+    return b"".join((_FRAME.pack(size, *api, correlation_id), client, *body))
 
 
 def fetch_request(
     topics: Mapping[str, Sequence[tuple[int, int]]], *, wait_ms: int, min_bytes: int, max_bytes: int, partition_bytes: int, isolation: int
-) -> bytes:
+) -> list[bytes]:
     """Asks for each topic's (partition, offset). The limits are bytes of the answer; `isolation` is 1 for committed records only."""
     out = [_FETCH.pack(_NOBODY, wait_ms, min_bytes, max_bytes, isolation, 0, -1, len(topics))]
     for topic, partitions in topics.items():
         out += (_string(topic), _COUNT.pack(len(partitions)))
         out += [_FETCH_PARTITION.pack(partition, _NOBODY, offset, _NOBODY, partition_bytes) for partition, offset in partitions]
     out.append(_FETCH_END)
-    return b"".join(out)
+    return out
 
 
 def parse_fetch(data: bytes, at: int) -> tuple[int, list[FetchPart]]:
@@ -126,15 +127,14 @@ def parse_fetch(data: bytes, at: int) -> tuple[int, list[FetchPart]]:
     return error, _whole(data, at, out)
 
 
-def produce_request(topics: Mapping[str, Iterable[tuple[int, Any]]], *, timeout_ms: int) -> bytes:
+def produce_request(topics: Mapping[str, Sequence[tuple[int, bytes | bytearray]]], *, timeout_ms: int) -> list[bytes | bytearray]:
     """Sends each topic's (partition, record batch), to be acknowledged by all replicas in sync."""
-    out: list[Any] = [_PRODUCE.pack(_NOBODY, -1, timeout_ms, len(topics))]
+    out: list[bytes | bytearray] = [_PRODUCE.pack(_NOBODY, -1, timeout_ms, len(topics))]
     for topic, partitions in topics.items():
-        batches = tuple(partitions)
-        out += (_string(topic), _COUNT.pack(len(batches)))
-        for partition, records in batches:
+        out += (_string(topic), _COUNT.pack(len(partitions)))
+        for partition, records in partitions:
             out += (_PRODUCE_PARTITION.pack(partition, len(records)), records)
-    return b"".join(out)
+    return out
 
 
 def parse_produce(data: bytes, at: int) -> list[ProducePart]:
