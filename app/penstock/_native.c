@@ -207,10 +207,6 @@ static bool append_batch(PyObject *records, const byte *head, const byte *end, l
         int64_t offset = (int64_t)(base + (uint64_t)read_varint(&r));
         if (r.bad)
             return false;
-        if (offset < least) { /* sent along, since a batch is sent whole */
-            r.p = stop;
-            continue;
-        }
         Record *record = PyObject_New(Record, &RecordType);
         if (!record)
             return false;
@@ -219,7 +215,9 @@ static bool append_batch(PyObject *records, const byte *head, const byte *end, l
         record->key = record->value = record->headers = NULL;
         if ((record->key = read_sized(&r)) && (record->value = read_sized(&r)))
             record->headers = read_headers(&r);
-        int kept = record->headers && r.p == stop ? PyList_Append(records, (PyObject *)record) : -1;
+        int kept = -1;
+        if (record->headers && r.p == stop) /* one before `least` is sent along, since a batch is sent whole */
+            kept = offset < least ? 0 : PyList_Append(records, (PyObject *)record);
         Py_DECREF(record);
         if (kept < 0)
             return false;
@@ -245,7 +243,7 @@ static PyObject *unpack_fetch(PyObject *module, PyObject *args) {
                 (crc_update(0xFFFFFFFFu, head + ATTRIBUTES_AT, size - ATTRIBUTES_AT) ^ 0xFFFFFFFFu) == big_endian(head + CRC_AT, 4) &&
                 (attributes & CONTROL || append_batch(records, head, head + size, least));
         if (plain) {
-            int64_t behind = (int64_t)(big_endian(head, 8) + big_endian(head + LAST_AT, 4) + 1); /* also of records that were compacted away */
+            int64_t last = (int32_t)big_endian(head + LAST_AT, 4), behind = (int64_t)(big_endian(head, 8) + (uint64_t)last + 1); /* also of records that were compacted away */
             next = behind > next ? behind : next;
         }
         head += size;

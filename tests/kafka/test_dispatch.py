@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import MessageSizeTooLargeError
+from aiokafka.errors import MessageSizeTooLargeError, NotEnoughReplicasError
+from aiokafka.protocol.produce import ProduceResponse_v7
 from confluent_kafka import Producer
 
 from penstock.errors import DeliveryFailed
 from penstock.parcel import Parcel
 from penstock.record import Record
 from penstock.testing import Broker, create_topics, read_all, unique, wait_for
+from penstock.transports.kafka.direct import Line
 from penstock.transports.kafka.dispatch import Dispatcher, Turn
 from penstock.transports.kafka.encode import RecordBatch
 from penstock.transports.kafka.producer import when_delivered
+from penstock.transports.kafka.wire import Api
 
 pytestmark = pytest.mark.broker
 
@@ -113,9 +116,41 @@ def test_order_holds_when_batches_go_both_ways(broker: Broker) -> None:
                 await one.arrived()
         await one.arrived()
         assert one.short > PARTITIONS
-        assert one.long > 200 // 5 * PARTITIONS  # also when nobody asked for it
+        assert one.long == 200 // 5 * PARTITIONS  # those that were sent aside
 
     assert run(broker, scenario) == [[b"%d" % number for number in range(200)]] * PARTITIONS
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_batch_that_is_refused_for_now_is_not_overtaken(broker: Broker, monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    """Too few replicas for the first, while the second waits for its answer. `known`: the producer has written to the partition before."""
+    topic = unique("dispatch")
+    create_topics(broker, {topic: 2})
+
+    async def main() -> None:
+        async with way(broker, topic) as one:
+            await one.send(0 if known else 1, b"before")
+            await one.arrived()
+            refuse_once(monkeypatch, topic)
+            for value in (b"first", b"second"):
+                await one.send(0, value)
+                one.dispatcher.push()
+            await one.arrived()
+
+    asyncio.run(main())
+    assert [one.value for one in read_all(broker, topic) if one.partition == 0] == [b"before"] * known + [b"first", b"second"]
+
+
+def refuse_once(monkeypatch: pytest.MonkeyPatch, topic: str) -> None:
+    """The next produce request, of the topic's partition 0, does not reach the broker; it is answered as by one that lacks replicas."""
+    call = Line.call
+    refusal = ProduceResponse_v7([(topic, [(0, NotEnoughReplicasError.errno, -1, -1, -1)])], 0).encode()
+
+    def refused(self: Line, api: Api, body: Sequence[bytes | bytearray], answered: Callable[[bytes, int], None], lost: Any) -> None:
+        monkeypatch.setattr(Line, "call", call)
+        asyncio.get_running_loop().call_later(0.05, answered, refusal, 0)
+
+    monkeypatch.setattr(Line, "call", refused)
 
 
 @pytest.mark.broker("topic_config")
@@ -128,6 +163,29 @@ def test_a_refusal_is_seen(broker: Broker) -> None:
         assert one.short == 1
 
     assert run(broker, scenario, **{"max.message.bytes": "1000"})[0] == []
+
+
+def test_what_the_sender_has_is_not_starved(broker: Broker) -> None:
+    """Another writer to the same broker always has a batch waiting; the one that lies with aiokafka's sender still has its turn."""
+
+    async def scenario(one: Way) -> None:
+        await one.send(0, b"0")
+        await one.send(1, b"0")
+        await one.arrived()
+        aside: asyncio.Future[Any] | None = None
+        for number in range(1, 200):
+            await one.send(0, b"%d" % number)
+            one.dispatcher.push()
+            if number == 3:  # a request is under way, and a batch waits for it
+                batch = RecordBatch(1 << 20)
+                batch.add(Parcel(one.topic, 1, [Record(one.topic, b"aside", b"key", timestamp=1)], [b"aside"]))
+                aside = await one.producer.send_batch(batch, one.topic, partition=1)
+            if aside is not None and aside.done():
+                break
+        assert number < 20
+        await one.arrived()
+
+    assert run(broker, scenario)[1] == [b"0", b"aside"]
 
 
 @pytest.mark.broker("restart")

@@ -175,6 +175,24 @@ def test_a_silent_broker_fails_all_requests_and_loses_its_connection() -> None:
     run(scenario)
 
 
+def test_a_request_of_aiokafkas_that_nobody_waits_for_does_not_shield_a_silent_broker() -> None:
+    async def silent(writer: asyncio.StreamWriter, requests: list[tuple[int, int, bytes]]) -> None:
+        pass
+
+    async def scenario() -> None:
+        async with connected(silent) as conn:
+            calls = Calls(Line(conn))
+            given_up = asyncio.ensure_future(conn.send(MetadataRequest([])))
+            await asyncio.sleep(0)  # until it is sent
+            given_up.cancel()
+            calls.send(b"1")
+            (error,) = await calls.outcomes()
+            assert isinstance(error, KafkaError)
+            assert not conn.connected()
+
+    run(scenario)
+
+
 def test_a_slow_broker_is_given_its_time() -> None:
     """Each answer comes in time, all together do not."""
 

@@ -68,6 +68,11 @@ class Direct:
             line = self._lines[node] = Line(conn)
         return line if api in line.apis else None
 
+    def deaf(self, node: int, api: Api) -> bool:
+        """Whether the broker is known not to speak `api`."""
+        line = self._lines.get(node)
+        return line is not None and api not in line.apis
+
 
 class Line(asyncio.Protocol):
     """Takes a connection's reading over from aiokafka's task; its answers are still handed to it."""
@@ -163,10 +168,11 @@ class Line(asyncio.Protocol):
         conn = self.conn
         if not conn._requests or not conn.connected():
             return
-        _, _, call = conn._requests[0]
         left: float = conn._request_timeout
-        if type(call) is _Call:
-            left += call.sent - time.monotonic()
+        # One of aiokafka's may lie before ours, given up by whoever waited for it, so that nobody else watches over it.
+        ours = next((call for _, _, call in conn._requests if type(call) is _Call), None)
+        if ours is not None:
+            left += ours.sent - time.monotonic()
         if left > 0:
             self._look_again(left)
         else:

@@ -6,8 +6,8 @@ whoever brings the batches, on the short way (`direct`), or by the answer that t
 aiokafka's, and so is everything that is out of the ordinary: a broker without a connection, a leader that is not
 known, a batch that waits to be sent again, an answer that tells of an error, or none.
 
-The rule that keeps the order: a broker has one request under way, ours or aiokafka's, and a partition's next batch is with us
-or with aiokafka's sender, never with both.
+The rule that keeps the order: nothing is sent here to a broker for which aiokafka's sender has a batch, waiting or under way.
+What was offered before it got one is left to it, behind that one; what comes after waits until it has none.
 
 Private parts of aiokafka 0.14.0 that are touched, all of them in this file: `AIOKafkaProducer._sender`, `._message_accumulator` and
 `._txn_manager`; `Sender._in_flight`, `._muted_partitions`, `._request_timeout_ms` and `._fail_all`; `SendProduceReqHandler`;
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 from aiokafka.producer.message_accumulator import MessageBatch
 from aiokafka.producer.sender import SendProduceReqHandler
 from aiokafka.protocol.produce import ProduceResponse_v7
@@ -96,16 +96,27 @@ class Dispatcher:
         self._offers: dict[TopicPartition, _Offer] = {}  # not sent yet
         self._turn: Turn | None = None
         self._ours: set[int] = set()  # brokers with a request of ours under way
+        self._deaf: set[int] = set()  # brokers that do not speak our version
         self._moved: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def room(self, topic: str, partition: int) -> None:
-        """Waits until the partition's last batch is on the wire. That is the back-pressure."""
+        """Waits until the partition's last batch is on the wire, and the sender has none for its broker. That is the back-pressure.
+
+        Raises KafkaTimeoutError when the brokers take nothing for as long as a request may take.
+        """
         tp = TopicPartition(topic, partition)
-        if tp in self._offers:
-            self.push()
-        while tp in self._offers:
-            await self._progress()
+        patience = self._sender._request_timeout_ms / 1000
+        while True:
+            if tp in self._offers:
+                self.push()
+            if tp not in self._offers and self._leader(tp) not in self._with_sender() - self._deaf:
+                return
+            try:
+                async with asyncio.timeout(patience):
+                    await self._progress()
+            except TimeoutError as error:
+                raise KafkaTimeoutError(f"{topic}/{partition}: nothing could be sent for {patience:g} s") from error
 
     async def flush(self) -> None:
         """Waits until nothing that was offered waits for anything here. What aiokafka's sender was left with, it flushes."""
@@ -114,25 +125,32 @@ class Dispatcher:
             await self._progress()
 
     async def _progress(self) -> None:
-        """Waits until something was sent, or answered."""
+        """Waits until something was sent, or answered, here or at aiokafka's sender."""
         if self._moved is None or self._moved.done():
             self._moved = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._moved)
+        theirs = [batch.future for batch in self._accumulator._pending_batches]
+        theirs += [batch.future for batches in self._accumulator._batches.values() for batch in batches]
+        await asyncio.wait((self._moved, *theirs), return_when=asyncio.FIRST_COMPLETED)
 
     def _progressed(self) -> None:
         if self._moved is not None and not self._moved.done():
             self._moved.set_result(None)
 
+    def _with_sender(self) -> set[int | None]:
+        """The brokers for which aiokafka's sender has batches. Waiting for all of a broker's keeps what is sent here from starving them."""
+        accumulator = self._accumulator
+        brokers: set[int | None] = self._sender._in_flight - self._ours
+        if accumulator._batches or accumulator._pending_batches:
+            brokers |= {self._leader(tp) for tp in accumulator._batches} | {self._leader(one.tp) for one in accumulator._pending_batches}
+        return brokers
+
     def offer(self, batch: RecordBatch, topic: str, partition: int) -> Turn | None:
         """Takes the batch, for which there must be room; `push` sends it.
 
-        None when something is in the way; then the producer's own `send_batch` knows what to do, and keeps the order.
+        None when the producer's own `send_batch` must say what is the matter, or the broker does not speak our version.
         """
         tp, accumulator = TopicPartition(topic, partition), self._accumulator
-        if accumulator._closed or accumulator._exception is not None or tp in accumulator._batches or not self._state.has_pid():
-            return None
-        leader = self._leader(tp)
-        if leader is None or (self._busy(leader, tp) and leader not in self._ours):
+        if accumulator._closed or accumulator._exception is not None or not self._state.has_pid() or self._leader(tp) in self._deaf:
             return None
         if self._turn is None:
             self._turn = Turn()
@@ -144,18 +162,19 @@ class Dispatcher:
         """Sends what may be sent, in one request for each broker; what has to wait goes with the answer that it waits for."""
         self._turn = None
         requests: dict[int, dict[TopicPartition, _Offer]] = {}
+        with_sender = self._with_sender() | {None}
         for tp in tuple(self._offers):
             leader = self._leader(tp)
-            if leader is None:
+            if leader is None or leader in with_sender:
                 self._leave(tp)
-            elif not self._busy(leader, tp):
+            elif leader not in self._ours and tp not in self._sender._muted_partitions:
                 requests.setdefault(leader, {})[tp] = self._offers.pop(tp)
-            elif leader not in self._ours:
-                self._leave(tp)
         for node, offers in requests.items():
             if line := self._direct.line(node, PRODUCE):
                 self._send(line, node, offers)
             else:
+                if self._direct.deaf(node, PRODUCE):
+                    self._deaf.add(node)
                 self._offers.update(offers)
                 for tp in offers:
                     self._leave(tp)
@@ -164,10 +183,6 @@ class Dispatcher:
     def _leader(self, tp: TopicPartition) -> int | None:
         leader: int | None = self._accumulator._cluster.leader_for_partition(tp)
         return None if leader == -1 else leader
-
-    def _busy(self, leader: int, tp: TopicPartition) -> bool:
-        """Whether the partition's next batch has to wait for an answer, ours or aiokafka's."""
-        return leader in self._sender._in_flight or tp in self._sender._muted_partitions
 
     def _leave(self, tp: TopicPartition) -> None:
         """Leaves a partition's batch to aiokafka's sender."""
@@ -224,7 +239,7 @@ class Dispatcher:
     # -- what is out of the ordinary -------------------------------------------------------------------------------
 
     def _start(self, node: int, offers: dict[TopicPartition, _Offer], outcome: Any) -> None:
-        if self._accumulator._closed:
+        if self._sender.sender_task.done():  # nobody is left who could send them again
             for _, turn in offers.values():
                 turn.settle(outcome if isinstance(outcome, KafkaError) else KafkaConnectionError("the producer was stopped"))
             self._ours.discard(node)

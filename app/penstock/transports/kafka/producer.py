@@ -67,6 +67,7 @@ class Producer(base.Producer):
 
     async def on_stop(self) -> None:
         if self._client is not None:
+            await self._dispatcher.flush()
             await self._client.stop()
 
     @property
