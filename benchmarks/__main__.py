@@ -154,7 +154,7 @@ def releases(n: int, repeat: int, rate: int, seconds: int, bootstrap: str | None
     "--n", default=900_000, show_default=True, type=click.IntRange(1000), help="Outputs of a run; plain Faust gets 200,000 at the most."
 )
 @click.option("--repeat", default=3, show_default=True, type=click.IntRange(1), help="Rounds; figures are medians.")
-@click.option("--latency", is_flag=True, help="Measure the paced latency, too.")
+@click.option("--only", type=click.Choice(["throughput", "paced"]), help="Under backlog, or at a steady rate. [default: both]")
 @click.option(
     "--bootstrap", help="A broker of that harness that runs already, its topic `flights` filled. [default: its own, started and stopped]"
 )
@@ -162,15 +162,15 @@ def releases(n: int, repeat: int, rate: int, seconds: int, bootstrap: str | None
 @click.option("--no-setup", is_flag=True, help="Everything in --work is built already.")
 @click.option("--out", "path", type=click.Path(path_type=Path), help="Results file to append to.")
 def peers(
-    folder: Path | None, names: tuple[str, ...], copies: int, n: int, repeat: int, latency: bool, bootstrap: str | None, work: Path,
+    folder: Path | None, names: tuple[str, ...], copies: int, n: int, repeat: int, only: str | None, bootstrap: str | None, work: Path,
     no_setup: bool, path: Path | None,
 ) -> None:  # fmt: skip
     """Measure against other systems, with the reference harness where it lies beside the checkout, in turns with ours."""
-    from benchmarks.peers import Harness, compare
+    from benchmarks.peers import MODES, Harness, compare
 
     path = path or new_file("peers")
     with progress_bar() as progress, Harness.prepared(folder, work, names, bootstrap, setup=not no_setup, progress=progress) as harness:
-        compare(harness, names, copies=copies, n=n, repeat=repeat, latency=latency, path=path, progress=progress)
+        compare(harness, names, copies=copies, n=n, repeat=repeat, modes=[only] if only else list(MODES), path=path, progress=progress)
     show(*sheets(results.load(path)))
     err.print(f"written to {path}", markup=False)
 

@@ -27,6 +27,7 @@ from benchmarks.workload import ROOT
 from penstock.cli.output import err
 from penstock.errors import ConfigError, WorkerFailed
 
+MODES = {"throughput": "throughput", "paced": "latency"}  # ours for its own
 EVENTS = 1_000_000  # in its topic
 SLOW = {"faust": 200_000, "faust-take": 300_000}  # outputs that are enough
 BUILT_AS = {"flink-batch": "flink", "faust-take": "faust"}
@@ -121,7 +122,7 @@ def converted(name: str, line: dict[str, Any]) -> Result:
         raise Behind(f"{name} fell behind the pace, or ended; its log: {line['log']}", 1)
     if line["status"] != "ok":
         raise WorkerFailed(f"{name}: {line['status']}; its log: {line.get('log', 'none')}", 1)
-    mode = "paced" if line["mode"] == "latency" else "throughput"
+    mode = next(ours for ours, its in MODES.items() if its == line["mode"])
     figures = {
         FIGURES.get(name, name): float(value) for name, value in line.items() if type(value) in (int, float) and name not in ("n", "copies")
     }
@@ -129,7 +130,7 @@ def converted(name: str, line: dict[str, Any]) -> Result:
 
 
 def compare(
-    harness: Harness, peers: Sequence[str], *, copies: int, n: int, repeat: int, latency: bool, path: Path, progress: Progress
+    harness: Harness, peers: Sequence[str], *, copies: int, n: int, repeat: int, modes: Sequence[str], path: Path, progress: Progress
 ) -> None:
     """Measures ours and the peers in turns, and appends each run to the results file `path`.
 
@@ -138,12 +139,12 @@ def compare(
     results.append(path, results.machine(broker="Kafka of the reference harness", flights="the reference harness's events"))
     command = COMMAND.format(root=ROOT, python=sys.executable)
     ours = [("penstock", 1)] + ([(f"penstock-{copies}", copies)] if copies > 1 else [])
-    for mode in ("throughput", "latency") if latency else ("throughput",):
+    for mode in modes:
         turns = list(in_turns(ours if mode == "throughput" else ours[:1], peers)) * repeat
         for at, (name, workers) in enumerate(turns):
             progress(f"{mode}: {name}", at, len(turns))
             try:
-                run = harness.measure(mode, name, n=min(n, SLOW.get(name, n)), workers=workers, command=command if workers else None)
+                run = harness.measure(MODES[mode], name, n=min(n, SLOW.get(name, n)), workers=workers, command=command if workers else None)
             except Behind as error:
                 if workers:
                     raise
