@@ -281,7 +281,6 @@ class Stage:
         futures = []
         for (topic, partition), addressed in parcels.items():  # 3
             futures += await self._send(topic, partition, addressed, slices)
-
         self.runner.producer.push()
 
         def settle(refused: DeliveryFailed | None) -> None:  # 5

@@ -211,36 +211,29 @@ def test_a_slow_broker_is_given_its_time() -> None:
     run(scenario)
 
 
+async def fails_and_closes(answer: Answer) -> None:
+    async with connected(answer) as conn:
+        calls = Calls(Line(conn))
+        calls.send(b"1")
+        (error,) = await calls.outcomes()
+        assert isinstance(error, KafkaError)
+        assert not conn.connected()
+
+
 def test_a_broker_that_hangs_up_fails_all_requests() -> None:
     async def hang_up(writer: asyncio.StreamWriter, requests: list[tuple[int, int, bytes]]) -> None:
         writer.write(framed(requests[-1][1], b"whole")[:-1])
         writer.close()
 
-    async def scenario() -> None:
-        async with connected(hang_up) as conn:
-            calls = Calls(Line(conn))
-            calls.send(b"1")
-            (error,) = await calls.outcomes()
-            assert isinstance(error, KafkaError)
-            assert not conn.connected()
-
-    run(scenario)
+    run(lambda: fails_and_closes(hang_up))
 
 
 def test_an_answer_to_another_request_closes_the_connection(caplog: pytest.LogCaptureFixture) -> None:
     async def confused(writer: asyncio.StreamWriter, requests: list[tuple[int, int, bytes]]) -> None:
         writer.write(framed(requests[-1][1] + 7, b"?"))
 
-    async def scenario() -> None:
-        async with connected(confused) as conn:
-            calls = Calls(Line(conn))
-            calls.send(b"1")
-            (error,) = await calls.outcomes()
-            assert isinstance(error, KafkaError)
-            assert not conn.connected()
-
     with caplog.at_level(logging.ERROR):
-        run(scenario)
+        run(lambda: fails_and_closes(confused))
     assert "was not understood" in caplog.text
 
 

@@ -147,10 +147,12 @@ class Dispatcher:
     def offer(self, batch: RecordBatch, topic: str, partition: int) -> Turn | None:
         """Takes the batch, for which there must be room; `push` sends it.
 
-        None when the producer's own `send_batch` must say what is the matter, or the broker does not speak our version.
+        None when the producer's own `send_batch` must say what is the matter, as for a partition that does not exist, or when
+        the broker does not speak our version.
         """
         tp, accumulator = TopicPartition(topic, partition), self._accumulator
-        if accumulator._closed or accumulator._exception is not None or not self._state.has_pid() or self._leader(tp) in self._deaf:
+        leader = self._leader(tp)
+        if accumulator._closed or accumulator._exception is not None or not self._state.has_pid() or leader is None or leader in self._deaf:
             return None
         if self._turn is None:
             self._turn = Turn()

@@ -9,9 +9,9 @@ A fetch that follows another is asked for here, on the short way (`direct`). Eve
 assignment, the one after an error, after a change of leader, or when a partition has no position.
 
 Private parts of aiokafka 0.14.0 that are touched, all of them in this file: `FetchResult`, `PartitionRecords`,
-`GroupCoordinator.check_errors`; of `Fetcher`: `_records`, `_in_flight`, `_subscriptions`, `_client`,
-`_fetch_waiters`, `_notify`, `_wait_consume_future`, `error_future`, `_get_actions_per_node`, `_fetch_min_bytes`, `_fetch_max_wait_ms`,
-`_fetch_max_bytes`, `_max_partition_fetch_bytes`, `_isolation_level`, `_check_crcs`, `_prefetch_backoff`.
+`GroupCoordinator.check_errors`; of `Fetcher`: `_records`, `_in_flight`, `_subscriptions`, `_client`, `_closed`, `_create_fetch_waiter`,
+`_fetch_waiters`, `_notify`, `_wait_consume_future`, `error_future`, `_get_actions_per_node`, `_select_read_replica`, `_fetch_min_bytes`,
+`_fetch_max_wait_ms`, `_fetch_max_bytes`, `_max_partition_fetch_bytes`, `_isolation_level`, `_prefetch_backoff`.
 """
 
 from __future__ import annotations
@@ -151,19 +151,19 @@ class RawFetcher:
                     continue
                 read: Callable[[], tuple[list[RecordLike], int]]
                 if type(result) is _Answer:
-                    current, start, assignment, read = result.current(), result.start, result.assignment, result.unpack
+                    if not result.current():
+                        continue
+                    start, assignment, read = result.start, result.assignment, result.unpack
                 elif type(result) is FetchResult:
                     if not result.has_more() or not result.check_assignment(tp):
                         continue
                     records = result._partition_records
-                    current, start, assignment, read = True, records.next_fetch_offset, result._assignment, partial(_walk, records)
+                    start, assignment, read = records.next_fetch_offset, result._assignment, partial(_walk, records)
                 else:
                     try:
                         result.check_raise()
                     except OffsetOutOfRangeError:
                         seek(tp, at, None)
-                    continue
-                if not current:
                     continue
                 if start != at:
                     seek(tp, at, start)
