@@ -153,6 +153,16 @@ def refuse_once(monkeypatch: pytest.MonkeyPatch, topic: str) -> None:
     monkeypatch.setattr(Line, "call", refused)
 
 
+def test_a_partition_that_does_not_exist_is_refused_at_once(broker: Broker) -> None:
+    async def scenario(one: Way) -> None:
+        await one.send(0, b"0")
+        await one.arrived()
+        with pytest.raises(AssertionError, match="partition"):  # aiokafka's, which `Producer` puts into words
+            await one.send(PARTITIONS, b"1")
+
+    assert run(broker, scenario) == [[b"0"], [], []]
+
+
 @pytest.mark.broker("topic_config")
 def test_a_refusal_is_seen(broker: Broker) -> None:
     async def scenario(one: Way) -> None:
