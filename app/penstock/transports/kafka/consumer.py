@@ -134,8 +134,8 @@ class Consumer(Shell):
     def _messages(self, batches: list[Fetched]) -> Iterable[ConsumerMessage]:
         """One event for small batches; a batch of more than `batch_rows` is cut, so that none takes too long.
 
-        The pieces of different partitions take turns: aiokafka queues one batch a partition, so by the time a
-        partition's next piece is sent, its last one is on the wire.
+        The pieces of different partitions take turns: one batch a partition may wait to be sent, and by the time a
+        partition's next piece is done, its last one is on the wire.
         """
         rows = self.batch_rows
         turns = zip_longest(*(_cut(fetched, rows) for fetched in batches))
