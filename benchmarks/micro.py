@@ -1,4 +1,4 @@
-"""What each stage of the pipeline costs: the parts of `Pipeline.process` called one by one, over rows that have not been seen before.
+"""What each step of the pipeline costs: the parts of `Pipeline.process` called one by one, over rows that have not been seen before.
 
 The records are those that a worker has, taken out of record batches by the client's own parser; the cyclic collector is off,
 as in a worker. Left out is what is Kafka's: fetching, parsing, sending. Chunks of 1 show what an event costs that comes alone.
@@ -28,14 +28,14 @@ from penstock.runners.pipeline import Pipeline, Slice
 from penstock.transports.kafka.encode import RecordBatch
 
 CHUNKS = (1, 64, 256, 1024)
-STAGES = ("decode", "execute", "encode", "address", "build batch")
+STEPS = ("decode", "execute", "encode", "address", "build batch")
 BATCH_BYTES = 1 << 20
 FEW = 2_000  # rows are enough for chunks of one, which take a hundred times as long
 PASSES = 3
 
 
 def measure(rows: int, progress: Progress) -> Sheet:
-    """A table of CPU µs an event, by stage, format and chunk size: medians of PASSES."""
+    """A table of CPU µs an event, by step, format and chunk size: medians of PASSES."""
     progress("reading flights", 0, 1)
     data = flights(rows)
     columns: list[Mapping[str, float]] = []
@@ -48,26 +48,26 @@ def measure(rows: int, progress: Progress) -> Sheet:
             for at, size in enumerate(CHUNKS):
                 progress(f"{form}, chunks of {size:,}", at, len(CHUNKS))
                 pipeline = Pipeline(plan, "flights", chunk_rows=size, partition_for=lambda topic, key: 0)
-                columns.append(stages(pipeline, records if size > 1 else records[:FEW]))
+                columns.append(steps(pipeline, records if size > 1 else records[:FEW]))
     heads = (f"{form} {size}" for form in ("JSON", "Avro") for size in CHUNKS)
-    rows_drawn = tuple((stage, *(f"{column[stage]:.2f}" for column in columns)) for stage in (*STAGES, "all"))
+    rows_drawn = tuple((step, *(f"{column[step]:.2f}" for column in columns)) for step in (*STEPS, "all"))
     return Sheet("CPU µs an event in one thread, by format and rows of a chunk", ("", *heads), rows_drawn)
 
 
-def stages(pipeline: Pipeline, records: Sequence[RecordLike]) -> dict[str, float]:
-    """µs an event of every stage, and `all` of them together."""
+def steps(pipeline: Pipeline, records: Sequence[RecordLike]) -> dict[str, float]:
+    """µs an event of every step, and `all` of them together."""
     passes = [_once(pipeline, records) for _ in range(PASSES)]
-    return {stage: statistics.median(one[stage] for one in passes) for stage in (*STAGES, "all")}
+    return {step: statistics.median(one[step] for one in passes) for step in (*STEPS, "all")}
 
 
 def _once(pipeline: Pipeline, records: Sequence[RecordLike]) -> dict[str, float]:
-    flow, spent, now = pipeline.flow, dict.fromkeys(STAGES, 0.0), time.thread_time
-    (emission,) = flow.emissions
+    stage, spent, now = pipeline.stage, dict.fromkeys(STEPS, 0.0), time.thread_time
+    (emission,) = stage.emissions
     for chunk in pipeline.chunks([Slice("flights", 0, records)]):
         t0 = now()
-        batch = flow.decoder.decode([record.value for record in chunk.slices[0].records])
+        batch = stage.decoder.decode([record.value for record in chunk.slices[0].records])
         t1 = now()
-        batch = execute(flow, batch)
+        batch = execute(stage, batch)
         t2 = now()
         written = pipeline._encode(emission, batch)
         t3 = now()
@@ -77,9 +77,9 @@ def _once(pipeline: Pipeline, records: Sequence[RecordLike]) -> dict[str, float]
         built.add(parcel)
         built._build()
         t5 = now()
-        for stage, seconds in zip(STAGES, (t1 - t0, t2 - t1, t3 - t2, t4 - t3, t5 - t4), strict=True):
-            spent[stage] += seconds
-    each = {stage: seconds / len(records) * 1e6 for stage, seconds in spent.items()}
+        for step, seconds in zip(STEPS, (t1 - t0, t2 - t1, t3 - t2, t4 - t3, t5 - t4), strict=True):
+            spent[step] += seconds
+    each = {step: seconds / len(records) * 1e6 for step, seconds in spent.items()}
     return each | {"all": sum(each.values())}
 
 

@@ -8,8 +8,8 @@ For programs that score without Kafka, the whole way from a file to scores:
 
     loaded = penstock.load("topologies/flights.yaml", models=Path("models"), schemas=Path("schemas"))
     plan = penstock.prepare(loaded)
-    flow = plan.flows["departures"]
-    batch = penstock.execute(flow, flow.decoder.decode(values))
+    stage = plan.stages["departures"]
+    batch = penstock.execute(stage, stage.decoder.decode(values))
 
 Importing the package costs nothing: each of its names is fetched when it is first used.
 """

@@ -112,7 +112,7 @@ def bindings(loaded: Loaded) -> dict[str, Binding]:
 
 def sessions(plan: Plan) -> dict[str, Session]:
     """The loaded models of a plan, by node."""
-    return {node.name: node.model for flow in plan.flows.values() for node in flow.nodes if isinstance(node.model, Session)}
+    return {node.name: node.model for stage in plan.stages.values() for node in stage.nodes if isinstance(node.model, Session)}
 
 
 def rebuild(

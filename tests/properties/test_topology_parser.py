@@ -166,13 +166,13 @@ def test_names_swapped_at_random_are_wired_or_refused(edits: list[tuple[tuple[in
 
 
 def holds_together(wiring: Wiring) -> None:
-    for flow in wiring.flows:
-        made = {column.name for column in flow.columns}
-        assert {column.field for column in flow.columns} <= {field.name for field in FLIGHT.fields}
-        for step in flow.steps:
+    for stage in wiring.stages:
+        made = {column.name for column in stage.inputs[0].columns}
+        assert {column.field for column in stage.inputs[0].columns} <= {field.name for field in FLIGHT.fields}
+        for step in stage.steps:
             assert {part.column for feed in step.feeds for part in feed.parts} <= made, "a step reads only what was made before it"
             made |= {f"{step.node.name}.{tensor.name}" for tensor in step.outputs}
-        assert {field.part.column for emit in flow.emits for field in emit.fields} <= made
+        assert {field.part.column for emit in stage.emits for field in emit.fields} <= made
 
 
 def test_unchanged_file_is_good() -> None:

@@ -57,7 +57,7 @@ def problems(root: Path) -> list[str]:
 def test_everything_that_is_named_is_there(root: Path) -> None:
     found = loaded(root)
     assert found.topology.name == "t"
-    assert [step.node.name for step in found.wiring.flows[0].steps] == ["scaled", "score"]
+    assert [step.node.name for step in found.wiring.stages[0].steps] == ["scaled", "score"]
     assert (found.schemas["s"].name, found.sink_schemas["p"].name) == ("Event", "Out")
     assert {name: str(artifact) for name, artifact in found.artifacts.items()} == {"scaled": "scale@1", "score": "score@2"}
 
@@ -86,8 +86,8 @@ def test_models_that_are_not_there_are_no_problem_where_the_control_log_binds_ot
     with pytest.raises(TopologyError, match="alias '7' of scale is not in"):
         prepare(found)
     assert [str(problem).replace(f"{root}/", "") for problem in found.absent] == [missing]
-    (flow,) = found.wiring.flows
-    assert (flow.source.topic, [emit.sink.topic for emit in flow.emits]) == ("in", ["out"])
+    (stage,) = found.wiring.stages
+    assert (stage.source.topic, [emit.sink.topic for emit in stage.emits]) == ("in", ["out"])
     artifacts = {"scaled": DirectoryRegistry(root / "models").resolve("scale", "1"), **found.artifacts}
     assert rebuild(
         found, artifacts, {"scaled": Session.load(artifacts["scaled"]), "score": Session.load(artifacts["score"])}, {}

@@ -20,7 +20,7 @@ from penstock.signature import Tensor
 from penstock.topology.draw import mermaid, text
 from penstock.topology.parameters import shown
 from penstock.topology.parse import parse
-from penstock.topology.wiring import Emit, Feed, Flow, Part, Step
+from penstock.topology.wiring import Emit, Feed, Part, Stage, Step
 
 __all__ = ["draw", "plan", "validate"]
 
@@ -61,10 +61,10 @@ def plan(topology: Path, settings: Settings, form: str) -> None:
     """Show what running the topology FILE does: for each source the columns read, the steps in order, topics written."""
     loaded = load(topology, models=settings.models, schemas=settings.schemas)
     if form == "json":
-        print_json({"topology": loaded.topology.name, "flows": [_flow(flow, loaded) for flow in loaded.wiring.flows]})
+        print_json({"topology": loaded.topology.name, "stages": [_stage(stage, loaded) for stage in loaded.wiring.stages]})
         return
-    for flow in loaded.wiring.flows:
-        _print_flow(flow, loaded)
+    for stage in loaded.wiring.stages:
+        _print_stage(stage, loaded)
 
 
 @click.command()
@@ -83,8 +83,8 @@ def draw(topology: Path, settings: Settings, style: str) -> None:
     click.echo({"text": text, "mermaid": mermaid}[style](parsed, wiring), nl=False)
 
 
-def _flow(flow: Flow, loaded: Loaded) -> dict[str, Any]:
-    source = flow.source
+def _stage(stage: Stage, loaded: Loaded) -> dict[str, Any]:
+    source = stage.source
     return {
         "source": source.name,
         "topic": source.topic,
@@ -93,10 +93,10 @@ def _flow(flow: Flow, loaded: Loaded) -> dict[str, Any]:
         "dead_letter": source.dead_letter,
         "columns": [
             {"name": one.name, "field": one.field, "dtype": one.dtype, "shape": list(one.shape), "missing": _missing(one)}
-            for one in flow.columns
+            for one in stage.inputs[0].columns
         ],
-        "steps": [_step(step, loaded) for step in flow.steps],
-        "sinks": [_sink(emit) for emit in flow.emits],
+        "steps": [_step(step, loaded) for step in stage.steps],
+        "sinks": [_sink(emit) for emit in stage.emits],
     }
 
 
@@ -124,21 +124,21 @@ def _sink(emit: Emit) -> dict[str, Any]:
     }
 
 
-def _print_flow(flow: Flow, loaded: Loaded) -> None:
-    source = flow.source
+def _print_stage(stage: Stage, loaded: Loaded) -> None:
+    source = stage.source
     out.print(f"[bold]source {source.name}[/bold]: {source.topic} ({source.format}, {source.schema})")
     out.print(f"  records that cannot be scored go to {source.dead_letter}\n", markup=False)
     columns = table("columns read", "column", "field", "type", "null")
-    for column in flow.columns:
+    for column in stage.inputs[0].columns:
         _add(columns, column.name, column.field, _type(column.dtype, column.shape), _missing(column))
     steps = table("steps", "", "node", "model", "inputs", "outputs asked")
-    for number, step in enumerate(flow.steps, 1):
+    for number, step in enumerate(stage.steps, 1):
         model = f"{step.node.model.name}@{loaded.artifacts[step.node.name].version}"
         alias = "" if model == str(step.node.model) else f" ({step.node.model.version})"
         outputs = "\n".join(str(tensor) for tensor in step.outputs)
         _add(steps, str(number), step.node.name, model + alias, "\n".join(map(_fed, step.feeds)), outputs)
     sinks = table("sinks", "sink", "topic", "format", "key", "fields")
-    for emit in flow.emits:
+    for emit in stage.emits:
         fields = "\n".join(f"{field.name} <- {_part(field.part)}" for field in emit.fields)
         key = "the input's" if emit.key is None else _part(emit.key)
         _add(sinks, emit.sink.name, emit.sink.topic, emit.sink.format, key, fields)

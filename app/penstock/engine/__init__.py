@@ -3,7 +3,7 @@
 from penstock.engine.compile import compile
 from penstock.engine.execute import execute
 from penstock.engine.live import Live, Serving
-from penstock.engine.plan import Emission, Flow, Plan
+from penstock.engine.plan import Emission, Plan, Stage
 from penstock.engine.watch import Run, watched
 
-__all__ = ["Emission", "Flow", "Live", "Plan", "Run", "Serving", "compile", "execute", "watched"]
+__all__ = ["Emission", "Live", "Plan", "Run", "Serving", "Stage", "compile", "execute", "watched"]

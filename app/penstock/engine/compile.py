@@ -8,7 +8,7 @@ import numpy as np
 
 from penstock.batch import Array
 from penstock.codecs import decoder, encoder
-from penstock.engine.plan import Emission, Flow, Pick, Plan
+from penstock.engine.plan import Emission, Pick, Plan, Stage
 from penstock.nodes import Node, Runs
 from penstock.schema import Schema
 from penstock.signature import Tensor
@@ -40,26 +40,26 @@ def compile(
         node = wired.topology.node(name)
         if undeclared := set(given).difference(node.parameters if node else ()):
             raise ValueError(f"nodes.{name}.parameters: the topology declares no {', '.join(sorted(undeclared))}")
-    flows = {flow.source.name: _flow(flow, models, versions, schemas[flow.source.name], sink_schemas, parameters) for flow in wired.flows}
-    return Plan(wired.topology.name, flows, {node.name: versions[node.name] for node in wired.topology.nodes})
+    stages = {one.name: _stage(one, models, versions, schemas[one.source.name], sink_schemas, parameters) for one in wired.stages}
+    return Plan(wired.topology.name, stages, {node.name: versions[node.name] for node in wired.topology.nodes})
 
 
-def _flow(
-    flow: wiring.Flow,
+def _stage(
+    stage: wiring.Stage,
     models: Mapping[str, Runs],
     versions: Mapping[str, str],
     schema: Schema,
     sink_schemas: Mapping[str, Schema],
     parameters: Mapping[str, Parameters],
-) -> Flow:
-    source = flow.source
-    return Flow(
-        wired=flow,
-        decoder=decoder(source.format, schema, flow.columns, max_bytes=source.max_bytes),
+) -> Stage:
+    source = stage.source
+    return Stage(
+        wired=stage,
+        decoder=decoder(source.format, schema, stage.inputs[0].columns, max_bytes=source.max_bytes),
         nodes=tuple(
-            _node(step, models[step.node.name], versions[step.node.name], parameters.get(step.node.name, {})) for step in flow.steps
+            _node(step, models[step.node.name], versions[step.node.name], parameters.get(step.node.name, {})) for step in stage.steps
         ),
-        emissions=tuple(_emission(emit, sink_schemas.get(emit.sink.name)) for emit in flow.emits),
+        emissions=tuple(_emission(emit, sink_schemas.get(emit.sink.name)) for emit in stage.emits),
     )
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from penstock.batch import Batch
-from penstock.engine.plan import Flow
+from penstock.engine.plan import Stage
 
 __all__ = ["execute"]
 
 
-def execute(flow: Flow, batch: Batch, *, isolate: bool = True) -> Batch:
-    """Runs a decoded batch through the flow's nodes; their outputs are new columns, failed rows ride along.
+def execute(stage: Stage, batch: Batch, *, isolate: bool = True) -> Batch:
+    """Runs a decoded batch through the stage's nodes; their outputs are new columns, failed rows ride along.
 
     `isolate=False` raises InferenceError where a model raises, instead of looking for the guilty rows, which can take
     as many runs as there are rows: a caller on an event loop does that elsewhere.
     """
-    for node in flow.nodes:
+    for node in stage.nodes:
         if not batch.size:
             break
         batch = node.run(batch, isolate=isolate)

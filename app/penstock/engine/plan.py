@@ -9,16 +9,16 @@ from penstock.batch import Array
 from penstock.codecs.base import Decoder, Encoder
 from penstock.nodes import Node
 from penstock.topology.wiring import Emit
-from penstock.topology.wiring import Flow as Wired
+from penstock.topology.wiring import Stage as Wired
 
-__all__ = ["Emission", "Flow", "Plan"]
+__all__ = ["Emission", "Plan", "Stage"]
 
 Pick = Callable[[Mapping[str, Array]], Array]
 
 
 @dataclass(frozen=True, slots=True)
 class Emission:
-    """What a flow writes to one sink: how each output field is picked from the columns, and the encoder of the whole."""
+    """What a stage writes to one sink: how each output field is picked from the columns, and the encoder of the whole."""
 
     emit: Emit
     picks: tuple[Pick, ...]
@@ -27,7 +27,7 @@ class Emission:
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
+class Stage:
     """The way of the events of one source: decoded, through the nodes in order, to the emissions."""
 
     wired: Wired
@@ -38,8 +38,8 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One flow a source. `versions` names the exact model version of every node, in the order of the file."""
+    """`stages` by name. `versions` names the exact model version of every node, in the order of the file."""
 
     topology: str
-    flows: Mapping[str, Flow]
+    stages: Mapping[str, Stage]
     versions: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""A flow that tells what passes: the same steps, run by the same `execute`, with a witness beside each model."""
+"""A stage that tells what passes: the same steps, run by the same `execute`, with a witness beside each model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from penstock.batch import Array
-from penstock.engine.plan import Flow
+from penstock.engine.plan import Stage
 from penstock.errors import InferenceError
 from penstock.nodes import Node
 
@@ -24,9 +24,9 @@ class Run:
     error: InferenceError | None = None
 
 
-def watched(flow: Flow, tell: Callable[[Run], None]) -> Flow:
-    """The flow, telling each run of a model as it ends. A batch in which a row fails is several runs: see `nodes`."""
-    return replace(flow, nodes=tuple(replace(node, model=_Witness(node, tell)) for node in flow.nodes))
+def watched(stage: Stage, tell: Callable[[Run], None]) -> Stage:
+    """The stage, telling each run of a model as it ends. A batch in which a row fails is several runs: see `nodes`."""
+    return replace(stage, nodes=tuple(replace(node, model=_Witness(node, tell)) for node in stage.nodes))
 
 
 class _Witness:

@@ -21,7 +21,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from penstock.batch import Batch, Failure
-from penstock.engine import Emission, Flow, Plan, execute
+from penstock.engine import Emission, Plan, Stage, execute
 from penstock.errors import RecordError
 from penstock.parcel import Parcel
 from penstock.record import Header, RecordLike
@@ -61,7 +61,7 @@ class _Written(NamedTuple):
 
 
 class Pipeline:
-    """The flow of one source, with everything that is the same for all its records made once.
+    """The stage of one source, with everything that is the same for all its records made once.
 
     `generation` is the plan's place in the control log, told in every output's headers. `partition_for(topic, key)` chooses
     the partition of a sink that has a key of its own.
@@ -77,11 +77,11 @@ class Pipeline:
         partition_for: Callable[[str, bytes | None], int],
         metrics: Metrics | None = None,
     ) -> None:
-        self.flow: Flow = plan.flows[source]
-        self.chunk_rows = chunk_rows * self.flow.decoder.spread
+        self.stage: Stage = plan.stages[source]
+        self.chunk_rows = chunk_rows * self.stage.decoder.spread
         self.metrics = metrics or Metrics()
         self._partition_for = partition_for
-        self._dead_letter = self.flow.wired.source.dead_letter
+        self._dead_letter = self.stage.wired.source.dead_letter
         versions = ",".join(f"{node}={version}" for node, version in plan.versions.items())
         self._about: tuple[Header, ...] = (
             (f"{OWN}topology", plan.topology.encode()),
@@ -109,13 +109,13 @@ class Pipeline:
         records = chunk.slices[0].records if len(chunk.slices) == 1 else [record for one in chunk.slices for record in one.records]
 
         began = time.perf_counter()
-        batch = self.flow.decoder.decode(list(map(_VALUE, records)))  # 1
+        batch = self.stage.decoder.decode(list(map(_VALUE, records)))  # 1
         decoded = time.perf_counter()
-        batch = execute(self.flow, batch, isolate=isolate)  # 2
+        batch = execute(self.stage, batch, isolate=isolate)  # 2
         executed = time.perf_counter()
         failures = batch.failures
         parcels: list[Parcel] = []
-        for emission in self.flow.emissions:
+        for emission in self.stage.emissions:
             written = self._encode(emission, batch)  # 3
             failures += written.failures
             parcels += self._address(emission, chunk, records, written)  # 4

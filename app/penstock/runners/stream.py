@@ -81,25 +81,25 @@ class StreamRunner:
     # -- before anything is read ---------------------------------------------------------------------------------
 
     def _look_at_topics(self, admin: Admin) -> Mapping[str, TopicInfo]:
-        flows = self.loaded.wiring.flows
+        stages = self.loaded.wiring.stages
         declared = self.loaded.topology.releases
         journals = Topics.of(self.settings.application, self.name, control=declared.control, status=declared.status)
         topics = admin.describe(
-            self._written() | {flow.source.topic for flow in flows} | ({*journals} if self.settings.releases else set())
+            self._written() | {stage.source.topic for stage in stages} | ({*journals} if self.settings.releases else set())
         )
-        for flow in flows:
-            for emit in flow.emits:
-                have, need = topics[emit.sink.topic].partitions, topics[flow.source.topic].partitions
+        for stage in stages:
+            for emit in stage.emits:
+                have, need = topics[emit.sink.topic].partitions, topics[stage.source.topic].partitions
                 if emit.sink.key is None and have < need:
                     raise SettingsError(
-                        f"topic {emit.sink.topic} has {have} partitions, but {flow.source.topic} has {need}: outputs keep their "
+                        f"topic {emit.sink.topic} has {have} partitions, but {stage.source.topic} has {need}: outputs keep their "
                         f"input's partition, so it needs as many; or give sink {emit.sink.name!r} a `key:` of its own"
                     )
         return topics
 
     def _written(self) -> set[str]:
-        flows = self.loaded.wiring.flows
-        return {emit.sink.topic for flow in flows for emit in flow.emits} | {flow.source.dead_letter for flow in flows}
+        stages = self.loaded.wiring.stages
+        return {emit.sink.topic for stage in stages for emit in stage.emits} | {stage.source.dead_letter for stage in stages}
 
     def _options(self) -> TransportOptions:
         settings = self.settings
@@ -172,9 +172,9 @@ class StreamRunner:
     async def _stream(self) -> None:
         group = f"{self.settings.application}.{self.name}"
         self.app = app = App(group, self.settings.brokers, self._options())
-        for flow in self.loaded.wiring.flows:
-            source = app.topic(flow.source.topic, key_serializer="raw", value_serializer="raw")
-            app.agent(source, name=f"{self.name}.{flow.source.name}")(self._agent(flow.source.name))
+        for stage in self.loaded.wiring.stages:
+            source = app.topic(stage.source.topic, key_serializer="raw", value_serializer="raw")
+            app.agent(source, name=f"{self.name}.{stage.source.name}")(self._agent(stage.source.name))
         collector = asyncio.create_task(self._collect_garbage())
         start = asyncio.create_task(app.start())
         ends = {asyncio.create_task(self._over.wait()), asyncio.create_task(app._crashed.wait())}
@@ -234,9 +234,9 @@ class StreamRunner:
     def _agent(self, source: str) -> Callable[[Any], Any]:
         async def agent(stream: Any) -> None:
             try:
-                stage = Stage(self, source)
+                deliveries = Deliveries(self, source)
                 async for event in stream.noack().events():
-                    await stage.handle(event.message.value)
+                    await deliveries.handle(event.message.value)
             except Exception as error:  # noqa: BLE001  whatever it is, nothing after it may be committed, nor Faust restart the agent
                 self.fail(error)
 
@@ -253,7 +253,7 @@ class StreamRunner:
         return cast(Producer, self.app.producer)
 
 
-class Stage:
+class Deliveries:
     """One source's deliveries, in order."""
 
     def __init__(self, runner: StreamRunner, source: str) -> None:

@@ -42,8 +42,8 @@ class Probe:
     def all(cls, plan: Plan, artifacts: Mapping[str, Artifact]) -> list[Self]:
         """A probe for each session of the plan; `artifacts` are by node name. Raises ModelError when records cannot be read."""
         found: dict[int, Self] = {}
-        for flow in plan.flows.values():
-            for node in flow.nodes:
+        for stage in plan.stages.values():
+            for node in stage.nodes:
                 artifact = artifacts[node.name]
                 if id(node.model) not in found and isinstance(node.model, Session):
                     golden = artifact.manifest.golden

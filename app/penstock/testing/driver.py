@@ -55,7 +55,7 @@ class TopologyDriver:
         self._ends: dict[tuple[str, int], int] = {}
         self._sources = {source.name: source for source in self.topology.sources}
         self._pipelines = {
-            name: Pipeline(self.plan, name, chunk_rows=chunk_rows, partition_for=self._partition_for) for name in self.plan.flows
+            name: Pipeline(self.plan, name, chunk_rows=chunk_rows, partition_for=self._partition_for) for name in self.plan.stages
         }
         self._writers = {source.name: event_writer(source.format, loaded.schemas[source.name]) for source in self.topology.sources}
         self._readers = {sink.name: event_reader(sink.format, loaded.sink_schemas.get(sink.name)) for sink in self.topology.sinks}

@@ -1,6 +1,6 @@
 """A topology against the schemas and signatures it names: every name resolved, every type held against its reader, per source.
 
-An event has one source. So one graph becomes one flow a source: the nodes and sinks that its fields can feed, directly or
+An event has one source. So one graph becomes one stage per source: the nodes and sinks that its fields can feed, directly or
 through other nodes. A node or sink that no single source can feed is a problem (streams are not joined here), so is a
 node that no sink reads and a source that reaches no sink.
 """
@@ -18,7 +18,7 @@ from penstock.topology.names import did_you_mean
 from penstock.topology.order import order
 from penstock.topology.resolve import FromField, FromNode, Names, Report, Target, Wire
 from penstock.topology.spec import Node, Ref, Sink, Source, Topology
-from penstock.topology.wiring import Flow, Wiring
+from penstock.topology.wiring import Input, Stage, Wiring
 
 __all__ = ["check", "wire"]
 
@@ -62,8 +62,8 @@ def check(
         if source.name in schemas:
             _check_source(source, schemas[source.name], report)
     graph.check_use()
-    flows = tuple(graph.flow(source, schemas[source.name], sink_schemas) for source in topology.sources if source.name in schemas)
-    return Wiring(topology, flows), report.problems()
+    stages = tuple(graph.stage(source, schemas[source.name], sink_schemas) for source in topology.sources if source.name in schemas)
+    return Wiring(topology, stages), report.problems()
 
 
 def _check_source(source: Source, schema: Schema, report: Report) -> None:
@@ -149,8 +149,8 @@ class _Graph:
     def feeds(self, source: Source, sink: Sink) -> bool:
         return all(self.fed(source, target, self.runs[source.name]) for _, target in self.read_by_sink(sink))
 
-    def flow(self, source: Source, schema: Schema, sink_schemas: Mapping[str, Schema]) -> Flow:
-        """The flow of one source. Nodes that no sink reads are typed too, so that all their problems show at once."""
+    def stage(self, source: Source, schema: Schema, sink_schemas: Mapping[str, Schema]) -> Stage:
+        """The stage of one source. Nodes that no sink reads are typed too, so that all their problems show at once."""
         sinks = [sink for sink in self.topology.sinks if self.feeds(source, sink)]
         needed = self._upstream(sinks) | (set(self.wires) - self._upstream(self.topology.sinks))
         nodes = [node for name in self.order if name in needed & self.runs[source.name] and (node := self.topology.node(name))]
@@ -159,7 +159,7 @@ class _Graph:
         feeder = Feeder(source, schema, self.report)
         steps = [feeder.step(node, self.wires[node.name], self._outputs(node, asked)) for node in nodes]
         emits = [feeder.emit(sink, self.fields[sink.name], self.keys[sink.name], sink_schemas.get(sink.name)) for sink in sinks]
-        return Flow(source, feeder.columns.all(), tuple(steps), tuple(emits))
+        return Stage(source.name, (Input(source, feeder.columns.all()),), tuple(steps), tuple(emits))
 
     def _outputs(self, node: Node, asked: Iterable[Target | None]) -> tuple[Tensor, ...]:
         signature = self.names.signatures.get(node.name)

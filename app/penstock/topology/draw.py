@@ -78,14 +78,14 @@ def _detail(node: Node) -> str:
 
 def _edges_of_wiring(wiring: Wiring) -> dict[str, dict[str, None]]:
     edges: dict[str, dict[str, None]] = _no_edges(wiring.topology)
-    for flow in wiring.flows:
-        for step in flow.steps:
+    for stage in wiring.stages:
+        for step in stage.steps:
             for part in (part for feed in step.feeds for part in feed.parts):
-                edges[f"nodes.{step.node.name}"][_origin(part, flow.source.name)] = None
-        for emit in flow.emits:
+                edges[f"nodes.{step.node.name}"][_origin(part, stage.source.name)] = None
+        for emit in stage.emits:
             parts = [field.part for field in emit.fields]
             for part in parts if emit.key is None else [*parts, emit.key]:
-                edges[f"sinks.{emit.sink.name}"][_origin(part, flow.source.name)] = None
+                edges[f"sinks.{emit.sink.name}"][_origin(part, stage.source.name)] = None
     return edges
 
 

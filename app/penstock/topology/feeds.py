@@ -235,7 +235,7 @@ class Feeder:
 
     def _field(self, target: FromField) -> Field:
         field = self.schema.field(target.name)
-        assert field is not None, "a flow reads only fields that its source has"
+        assert field is not None, "a stage reads only fields that its source has"
         return field
 
 

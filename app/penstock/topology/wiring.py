@@ -11,7 +11,7 @@ from penstock.schema import Column
 from penstock.signature import Tensor
 from penstock.topology.spec import Constant, Node, Sink, Source, Topology
 
-__all__ = ["Emit", "Feed", "Flow", "OutputField", "Part", "Step", "Wiring"]
+__all__ = ["Each", "Emit", "Feed", "Input", "OutputField", "Part", "Stage", "Step", "Wiring"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +65,33 @@ class Emit:
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
-    """Everything that an event of one source goes through: decode `columns`, run `steps` in order, write `emits`."""
+class Input:
+    """One topic that a stage reads: its source, and the columns that its events are decoded to."""
 
     source: Source
     columns: tuple[Column, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Each:
+    """How a stage gathers its rows: each event on its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Everything that an event goes through in one process: decode the inputs' columns, gather, run `steps` in order, write `emits`."""
+
+    name: str
+    inputs: tuple[Input, ...]
     steps: tuple[Step, ...]
     emits: tuple[Emit, ...]
+    gather: Each = Each()
+
+    @property
+    def source(self) -> Source:
+        """The source of a stage with one input."""
+        (only,) = self.inputs
+        return only.source
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,4 +99,4 @@ class Wiring:
     """A topology with every name resolved."""
 
     topology: Topology
-    flows: tuple[Flow, ...]
+    stages: tuple[Stage, ...]

@@ -98,19 +98,19 @@ def test_plan_names_columns_steps_and_topics(root: Path) -> None:
 
 def test_plan_as_json(root: Path) -> None:
     shown = json.loads(run(plan, root, "good.yaml", "--format", "json").stdout)
-    (flow,) = shown["flows"]
-    assert flow["dead_letter"] == "cards.dead-letter"
-    assert [(one["name"], one["dtype"], one["missing"]) for one in flow["columns"]] == [
+    (stage,) = shown["stages"]
+    assert stage["dead_letter"] == "cards.dead-letter"
+    assert [(one["name"], one["dtype"], one["missing"]) for one in stage["columns"]] == [
         ("amount", "float32", "nan"),
         ("id", "string", "rejected"),
         ("amount:float64", "float64", "null"),
     ]
-    assert [(step["node"], step["version"], step["inputs"], step["outputs"]) for step in flow["steps"]] == [
+    assert [(step["node"], step["version"], step["inputs"], step["outputs"]) for step in stage["steps"]] == [
         ("scaled", "1", {"x": ["amount"]}, ["y"]),
         ("score", "1", {"x": ["scaled.y"]}, ["y"]),
     ]
-    assert flow["sinks"][0]["key"] == "id"
-    assert flow["sinks"][0]["fields"]["score"] == {"from": "score.y[0]", "type": "float32[N]"}
+    assert stage["sinks"][0]["key"] == "id"
+    assert stage["sinks"][0]["fields"]["score"] == {"from": "score.y[0]", "type": "float32[N]"}
 
 
 @pytest.fixture
@@ -129,8 +129,11 @@ def test_plan_shows_stacked_inputs_and_parameters(weighted: Path) -> None:
 
 
 def test_plan_as_json_tells_parameters_from_inputs(weighted: Path) -> None:
-    (flow,) = json.loads(run(plan, weighted, "weighted.yaml", "--format", "json").stdout)["flows"]
-    assert [(step["inputs"], step["parameters"]) for step in flow["steps"]] == [({"x": ["amount"]}, {}), ({"a": ["scaled.y"]}, {"b": 0.25})]
+    (stage,) = json.loads(run(plan, weighted, "weighted.yaml", "--format", "json").stdout)["stages"]
+    assert [(step["inputs"], step["parameters"]) for step in stage["steps"]] == [
+        ({"x": ["amount"]}, {}),
+        ({"a": ["scaled.y"]}, {"b": 0.25}),
+    ]
 
 
 @pytest.mark.parametrize("style", ["text", "mermaid"])

@@ -90,7 +90,7 @@ def staged(updater: Updater[Plan], loaded: Loaded, **bound: Binding) -> Staged[P
 
 def score(plan: Plan, amount: float) -> float:
     columns = {"amount": np.array([amount], np.float32)}
-    for node in plan.flows["s"].nodes:
+    for node in plan.stages["s"].nodes:
         (columns[node.columns[0]],) = node.model.run(node.outputs, {tensor: feed(columns) for tensor, feed in node.feeds})
     return float(columns["score.y"][0, 0])
 

@@ -10,7 +10,7 @@ from onnx import helper
 
 from penstock.batch import Array, Batch
 from penstock.engine import compile, execute
-from penstock.engine.plan import Flow
+from penstock.engine.plan import Stage
 from penstock.model.session import Session
 from penstock.schema import Field, Schema
 from penstock.signature import Signature
@@ -48,11 +48,11 @@ class Watched:
         return self.session.run(outputs, feeds)
 
 
-def flow(nodes: str, fields: str, runs: Mapping[str, Watched], parameters: Mapping[str, Mapping[str, object]] | None = None) -> Flow:
-    """The compiled flow of a topology with these nodes (YAML) and one sink with these fields."""
+def stage(nodes: str, fields: str, runs: Mapping[str, Watched], parameters: Mapping[str, Mapping[str, object]] | None = None) -> Stage:
+    """The compiled stage of a topology with these nodes (YAML) and one sink with these fields."""
     text = f"{HEAD}nodes:\n{nodes}\nsinks: {{out: {{topic: out, fields: {fields}}}}}\n"
     wired = wire(parse_text(text), {"s": EVENT}, {name: model.signature for name, model in runs.items()})
-    return compile(wired, runs, dict.fromkeys(runs, "m@1"), {"s": EVENT}, parameters=parameters).flows["s"]
+    return compile(wired, runs, dict.fromkeys(runs, "m@1"), {"s": EVENT}, parameters=parameters).stages["s"]
 
 
 def rows(size: int) -> list[bytes]:
@@ -62,7 +62,7 @@ def rows(size: int) -> list[bytes]:
 def fed(inputs: str, model: bytes) -> Array:
     """What the model's input x is for three rows when the file says `inputs`."""
     watched = Watched(model)
-    made = flow(f"  n: {{kind: model, model: m@1, inputs: {{x: {inputs}}}}}", "{y: n.y}", {"n": watched})
+    made = stage(f"  n: {{kind: model, model: m@1, inputs: {{x: {inputs}}}}}", "{y: n.y}", {"n": watched})
     execute(made, made.decoder.decode(rows(3)))
     array = watched.fed["x"]
     assert array.flags.c_contiguous
@@ -93,7 +93,7 @@ def test_tensor_is_fed_as_the_file_says(inputs: str, shape: tuple[int | None, ..
 
 def test_column_that_fits_is_not_copied() -> None:
     watched = Watched(models.identity(shape=(3,)))
-    made = flow("  n: {kind: model, model: m@1, inputs: {x: v}}", "{y: n.y}", {"n": watched})
+    made = stage("  n: {kind: model, model: m@1, inputs: {x: v}}", "{y: n.y}", {"n": watched})
     batch = made.decoder.decode(rows(4))
     execute(made, batch)
     assert np.shares_memory(watched.fed["x"], batch.columns["v"])
@@ -102,7 +102,7 @@ def test_column_that_fits_is_not_copied() -> None:
 def test_only_outputs_that_are_read_are_asked() -> None:
     watched = Watched(two_outputs())
     for fields, asked in (("{y: n.double}", ("double",)), ("{y: n.half, z: n.double}", ("double", "half"))):
-        made = flow("  n: {kind: model, model: m@1, inputs: {x: a}}", fields, {"n": watched})
+        made = stage("  n: {kind: model, model: m@1, inputs: {x: a}}", fields, {"n": watched})
         done = execute(made, made.decoder.decode(rows(2)))
         assert set(watched.asked[-1]) == set(asked)
         assert {name for name in done.columns if name.startswith("n.")} == {f"n.{name}" for name in asked}
@@ -112,7 +112,7 @@ def test_nodes_run_in_the_order_of_their_wiring() -> None:
     """Whatever the order of the file: `late` stands first and reads what `early` gives."""
     runs = {"late": Watched(models.linear([2.0])), "early": Watched(models.linear([10.0]))}
     nodes = "  late: {kind: model, model: m@1, inputs: {x: early.y}}\n  early: {kind: feature, model: m@1, inputs: {x: a}}"
-    made = flow(nodes, "{y: late.y}", runs)
+    made = stage(nodes, "{y: late.y}", runs)
     done = execute(made, made.decoder.decode(rows(3)))
     assert done.columns["late.y"].ravel().tolist() == [0, 20, 40]
 
@@ -120,7 +120,7 @@ def test_nodes_run_in_the_order_of_their_wiring() -> None:
 def test_batch_without_rows_runs_no_model() -> None:
     """Neither when nothing came, nor when nothing is left."""
     watched = Watched(models.linear([1.0]))
-    made = flow("  n: {kind: model, model: m@1, inputs: {x: a}}", "{y: n.y}", {"n": watched})
+    made = stage("  n: {kind: model, model: m@1, inputs: {x: a}}", "{y: n.y}", {"n": watched})
     done = execute(made, made.decoder.decode([b"nope", None]))
     assert (done.size, [failure.row for failure in done.failures]) == (0, [0, 1])
     assert execute(made, Batch(0)).size == 0
@@ -130,7 +130,7 @@ def test_batch_without_rows_runs_no_model() -> None:
 def test_second_node_is_spared_when_the_first_refuses_every_row() -> None:
     runs = {"first": Watched(models.log()), "second": Watched(models.identity(shape=(2,)))}
     nodes = "  first: {kind: model, model: m@1, inputs: {x: a}}\n  second: {kind: model, model: m@1, inputs: {x: [first.y, b]}}"
-    made = flow(nodes, "{y: second.y}", runs)
+    made = stage(nodes, "{y: second.y}", runs)
     done = execute(made, Batch(1, {"a": np.array(["text"], object), "b": np.zeros(1, np.float32)}))
     assert (done.size, runs["second"].asked) == (0, [])
     assert done.failures[0].error.stage == "first"
@@ -163,7 +163,7 @@ def beside(dtype: str, shape: tuple[int | None, ...]) -> bytes:
 def test_parameter_is_the_same_for_every_row(value: str, dtype: str, shape: tuple[int | None, ...], row: object) -> None:
     """Of a batch of any size, and through the runtime, which gives it back; after a large batch also."""
     watched = Watched(beside(dtype, shape))
-    made = flow(CONSTANT % value, "{x: n.x, y: n.y}", {"n": watched})
+    made = stage(CONSTANT % value, "{x: n.x, y: n.y}", {"n": watched})
     for size in (1, 3, 2, 200, 1):
         done = execute(made, made.decoder.decode(rows(size)))
         fed = watched.fed["k"]
@@ -179,7 +179,7 @@ def test_parameter_fits_what_is_left_of_a_batch() -> None:
     nodes.append(helper.make_node("Add", ["found", "k"], ["y"]))
     table = {"table": np.array([10, 20, 30, 40], np.float32)}
     watched = Watched(models.model(nodes, [models.tensor("a"), models.tensor("k")], [models.tensor("y")], table))
-    made = flow(CONSTANT % "0.5", "{y: n.y}", {"n": watched})
+    made = stage(CONSTANT % "0.5", "{y: n.y}", {"n": watched})
     done = execute(made, made.decoder.decode(rows(7)))
     assert done.columns["n.y"].ravel().tolist() == [10.5, 20.5, 30.5, 40.5]
     assert [failure.row for failure in done.failures] == [4, 5, 6]
@@ -198,7 +198,7 @@ def test_other_values_take_the_place_of_the_file_s() -> None:
         ({"n": {"k": [5, 5, 5]}}, 115),
         ({"n": {"k": (5,), "l": 0}}, 5),
     ):
-        made = flow(file, "{y: n.y}", runs, parameters)
+        made = stage(file, "{y: n.y}", runs, parameters)
         assert execute(made, made.decoder.decode(rows(2))).columns["n.y"].ravel().tolist() == [expected, expected + 1]
 
 
@@ -212,7 +212,7 @@ def test_other_values_take_the_place_of_the_file_s() -> None:
 )
 def test_values_that_were_not_checked_are_refused(parameters: Mapping[str, Mapping[str, object]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        flow(CONSTANT % "1", "{y: n.y}", {"n": Watched(beside("float32", (1,)))}, parameters)
+        stage(CONSTANT % "1", "{y: n.y}", {"n": Watched(beside("float32", (1,)))}, parameters)
 
 
 def two_outputs() -> bytes:

@@ -24,8 +24,8 @@ def wired(text: str, schemas: dict[str, Schema], signatures: dict[str, Signature
 
 def test_columns_steps_and_emits(text: str, schemas: dict[str, Schema], signatures: dict[str, Signature]) -> None:
     """One look at everything that the engine is given."""
-    (flow,) = wired(text, schemas, signatures).flows
-    assert flow.columns == (
+    (stage,) = wired(text, schemas, signatures).stages
+    assert stage.inputs[0].columns == (
         Column("carrier", "carrier", "string"),
         Column("dep_delay", "dep_delay", "float32", (), Missing("fill", 0)),
         Column("month", "month", "int64"),
@@ -34,8 +34,8 @@ def test_columns_steps_and_emits(text: str, schemas: dict[str, Schema], signatur
         Column("flight_id", "flight_id", "string"),
         Column("dep_delay:float64", "dep_delay", "float64", (), Missing("fill", None)),
     )
-    assert [step.node.name for step in flow.steps] == ["features", "logistic", "trees", "stack"]
-    features, logistic, trees, stack = flow.steps
+    assert [step.node.name for step in stage.steps] == ["features", "logistic", "trees", "stack"]
+    features, logistic, trees, stack = stage.steps
     assert features.feeds == (
         Feed(Tensor("carrier", "string", (1,)), (Part("carrier"),)),
         Feed(Tensor("delay", "float32", (1,)), (Part("dep_delay"),)),
@@ -47,7 +47,7 @@ def test_columns_steps_and_emits(text: str, schemas: dict[str, Schema], signatur
     assert [tensor.name for tensor in logistic.outputs] == ["probabilities"], "the label is read by nobody, so it is not asked for"
     parts = (Part("logistic.probabilities", 1), Part("trees.probabilities", 1))
     assert stack.feeds == (Feed(Tensor("p", "float32", (2,)), parts, stacked=True),)
-    (emit,) = flow.emits
+    (emit,) = stage.emits
     assert emit.key == Part("flight_id")
     assert emit.fields == (
         OutputField("flight_id", Part("flight_id"), "string"),
@@ -64,8 +64,8 @@ def test_steps_follow_what_they_read_whatever_the_file_says(
     nodes = lines.index("nodes:\n")
     stack = next(i for i, line in enumerate(lines) if line.startswith("  stack"))
     moved = [*lines[: nodes + 1], lines[stack], *lines[nodes + 1 : stack], *lines[stack + 1 :]]
-    (flow,) = wired("".join(moved), schemas, signatures).flows
-    assert [step.node.name for step in flow.steps] == ["features", "logistic", "trees", "stack"]
+    (stage,) = wired("".join(moved), schemas, signatures).stages
+    assert [step.node.name for step in stage.steps] == ["features", "logistic", "trees", "stack"]
 
 
 def test_problem_with_id_or_time_is_told_where_its_value_stands(problems: Problems) -> None:
@@ -171,8 +171,8 @@ sinks: {p: {topic: b, fields: [second]}}
         first = Signature((FLOAT,), (Tensor(output, "float32", (1,)),))
         second = Signature((Tensor(tensor, "float32", (1,)),), (Tensor("y", "float32", (1,)),))
         schema = Schema("A", (Field("number", "float"), Field("t", "float")))
-        (flow,) = wired(self.TEXT, {"s": schema}, {"first": first, "second": second}).flows
-        return flow.steps[-1].feeds[0].parts[0]
+        (stage,) = wired(self.TEXT, {"s": schema}, {"first": first, "second": second}).stages
+        return stage.steps[-1].feeds[0].parts[0]
 
     @pytest.mark.parametrize(("tensor", "column"), [("variable", "first.variable"), ("first", "first.variable")])
     def test_output_or_node_of_that_name(self, tensor: str, column: str) -> None:
@@ -217,8 +217,8 @@ nodes: {{n: {{kind: model, model: m@1, inputs: {{x: {entry}}}}}}}
 sinks: {{p: {{topic: b, fields: [n]}}}}
 """
         signature = Signature((tensor,), (Tensor("y", "float32", (1,)),))
-        (flow,) = wired(text, {"s": Schema("A", (field,), path="a.avsc")}, {"n": signature}).flows
-        return flow.columns[0]
+        (stage,) = wired(text, {"s": Schema("A", (field,), path="a.avsc")}, {"n": signature}).stages
+        return stage.inputs[0].columns[0]
 
     @pytest.mark.parametrize("shape", [(), (1,), (None,), (1, 1)])
     def test_scalar_feeds_one_column(self, shape: tuple[int | None, ...]) -> None:
@@ -277,18 +277,18 @@ E = Signature((Tensor("a", "float32", (1,)), Tensor("b", "float32", (1,))), (Ten
 
 
 class TestSeveralSources:
-    """One graph, a flow for each source."""
+    """One graph, a stage for each source."""
 
     def wire(self, text: str, sea: Schema = SEA) -> Wiring:
         return wired(text, {"air": AIR, "sea": sea}, {"common": M, "wind": M, "both": E})
 
-    def test_each_flow_has_what_its_source_can_feed(self) -> None:
-        air, sea = self.wire(SEVERAL).flows
+    def test_each_stage_has_what_its_source_can_feed(self) -> None:
+        air, sea = self.wire(SEVERAL).stages
         assert [step.node.name for step in air.steps] == ["common", "wind", "both"]
         assert [emit.sink.name for emit in air.emits] == ["all", "airs"]
         assert [step.node.name for step in sea.steps] == ["common"]
         assert [emit.sink.name for emit in sea.emits] == ["all"]
-        assert [column.name for column in sea.columns] == ["shared"]
+        assert [column.name for column in sea.inputs[0].columns] == ["shared"]
 
     def test_node_that_needs_two_sources(self) -> None:
         with pytest.raises(TopologyError) as caught:
@@ -358,16 +358,16 @@ class TestSinkSchemas:
         """`[N, 1]` is a number for a scalar field, and a list of one for an array."""
         listed = Schema("Out", (Field("score", "array", items=Field("items", "float")),))
         start = text.index("    key:")
-        (flow,) = wired(
+        (stage,) = wired(
             text[:start] + "    schema: out.avsc\n    fields: {score: stack}\n", schemas, signatures, {"predictions": listed}
-        ).flows
-        assert flow.emits[0].fields == (OutputField("score", Part("stack.score"), "float32", (1,)),)
+        ).stages
+        assert stage.emits[0].fields == (OutputField("score", Part("stack.score"), "float32", (1,)),)
 
 
 def test_key_of_an_optional_field_refuses_null(text: str, schemas: dict[str, Schema], signatures: dict[str, Signature]) -> None:
     """A record without its key would land in any partition, out of order."""
-    (flow,) = wired(text.replace("key: flight_id", "key: seats"), schemas, signatures).flows
-    assert Column("seats", "seats", "int32", (), Missing("reject")) in flow.columns
+    (stage,) = wired(text.replace("key: flight_id", "key: seats"), schemas, signatures).stages
+    assert Column("seats", "seats", "int32", (), Missing("reject")) in stage.inputs[0].columns
 
 
 def test_what_was_not_given_is_a_problem_of_wire(text: str) -> None:

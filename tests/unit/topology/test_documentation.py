@@ -39,7 +39,7 @@ def test_example_of_several_sources_wires_as_told() -> None:
     }
     out = (Tensor("y", "float32", (1,)),)
     signatures = {"risk": Signature((Tensor("amount", "float32", (1,)),), out), "fraud": Signature((Tensor("x", "string", (1,)),), out)}
-    cards, transfers = wire(parse_text(PAYMENTS), schemas, signatures).flows
+    cards, transfers = wire(parse_text(PAYMENTS), schemas, signatures).stages
     assert [emit.sink.name for emit in cards.emits] == ["all", "of-cards"]
     assert [emit.sink.name for emit in transfers.emits] == ["all"]
 

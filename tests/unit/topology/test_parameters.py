@@ -73,10 +73,10 @@ def test_what_is_no_value(edit: Edit, said: str, expected: str) -> None:
 
 
 def test_parameters_are_feeds_in_the_order_of_the_model(edit: Edit, schemas: dict[str, Schema], signatures: dict[str, Signature]) -> None:
-    (flow,) = wire(parse_text(edit()), schemas, signatures | {"stack": STACK}).flows
+    (stage,) = wire(parse_text(edit()), schemas, signatures | {"stack": STACK}).stages
     p, weights, threshold = STACK.inputs
     parts = (Part("logistic.probabilities", 1), Part("trees.probabilities", 1))
-    assert flow.steps[-1].feeds == (Feed(p, parts, True), Feed(weights, (), constant=(0.3, 0.7)), Feed(threshold, (), constant=0.5))
+    assert stage.steps[-1].feeds == (Feed(p, parts, True), Feed(weights, (), constant=(0.3, 0.7)), Feed(threshold, (), constant=0.5))
 
 
 def test_parameter_comes_before_a_field_of_its_name(schemas: dict[str, Schema]) -> None:
@@ -87,8 +87,8 @@ nodes: {n: {kind: model, model: m@1, parameters: {month: 7}}}
 sinks: {p: {topic: b, fields: [n]}}
 """
     signature = Signature((Tensor("month", "int64", (1,)), Tensor("day", "int64", (1,))), (Tensor("y", "float32", (1,)),))
-    (flow,) = wire(parse_text(text), schemas, {"n": signature}).flows
-    assert [column.name for column in flow.columns] == ["day"]
+    (stage,) = wire(parse_text(text), schemas, {"n": signature}).stages
+    assert [column.name for column in stage.inputs[0].columns] == ["day"]
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,8 @@ class Rerun:
 def rerun(loaded: Loaded, plan: Plan, source: str, record: Record) -> Rerun:
     """Runs the record as an event of the source. A record that fails is a `failure`, as it is on a worker."""
     runs: list[Run] = []
-    flow = watched(plan.flows[source], runs.append)
-    pipeline = Pipeline(replace(plan, flows={source: flow}), source, partition_for=lambda _topic, _key: record.partition)
+    stage = watched(plan.stages[source], runs.append)
+    pipeline = Pipeline(replace(plan, stages={source: stage}), source, partition_for=lambda _topic, _key: record.partition)
     parcels = pipeline.process(Chunk((Slice(record.topic, record.partition, [record]),), 1))
     outputs, failure = [], None
     for parcel in parcels:
@@ -52,7 +52,7 @@ def rerun(loaded: Loaded, plan: Plan, source: str, record: Record) -> Rerun:
             letter = provenance(Record(parcel.topic, value, key, headers, timestamp))
             failure = letter if isinstance(letter, DeadLetter) else None
             continue
-        sinks = [emission.emit.sink for emission in flow.emissions if emission.emit.sink.topic == parcel.topic]
+        sinks = [emission.emit.sink for emission in stage.emissions if emission.emit.sink.topic == parcel.topic]
         event = read_event(sinks[0].format, loaded.sink_schemas.get(sinks[0].name), value)
         outputs.append(Output(", ".join(sink.name for sink in sinks), parcel.topic, key, value or b"", event))
     return Rerun(_event(loaded, source, record), tuple(runs), tuple(outputs), failure)
