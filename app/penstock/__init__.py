@@ -7,9 +7,9 @@ For programs that score without Kafka, the whole way from a file to scores:
     import penstock
 
     loaded = penstock.load("topologies/flights.yaml", models=Path("models"), schemas=Path("schemas"))
-    plan = penstock.prepare(loaded)
-    stage = plan.stages["departures"]
-    batch = penstock.execute(stage, stage.decoder.decode(values))
+    program = penstock.prepare(loaded)
+    batch = program.ports["departures"].decoder.decode(values)
+    batch = penstock.execute(program.plan.stages["departures"], batch)
 
 Importing the package costs nothing: each of its names is fetched when it is first used.
 """
@@ -21,16 +21,18 @@ if TYPE_CHECKING:
     from penstock.batch import Batch
     from penstock.engine import Plan, execute
     from penstock.errors import PenstockError
+    from penstock.pipeline import Program
     from penstock.runtime import Loaded, load, prepare
     from penstock.settings import Settings
 
-__all__ = ["Batch", "Loaded", "PenstockError", "Plan", "Settings", "execute", "load", "prepare"]
+__all__ = ["Batch", "Loaded", "PenstockError", "Plan", "Program", "Settings", "execute", "load", "prepare"]
 
 _HOMES = {
     "Batch": "batch",
     "Loaded": "runtime",
     "PenstockError": "errors",
     "Plan": "engine",
+    "Program": "pipeline",
     "Settings": "settings",
     "execute": "engine",
     "load": "runtime",
