@@ -23,14 +23,13 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
-from penstock.errors import ControlError, SettingsError
+from penstock.errors import FetchError, SettingsError, Stopped
 from penstock.settings import is_loopback
 
-__all__ = ["ABSENT", "AGAIN", "STOPPED", "Opened", "Root", "root_of"]
+__all__ = ["ABSENT", "AGAIN", "Opened", "Root", "root_of"]
 
 ABSENT: Final = "absent"  # codes of the errors here: there is no such file,
-AGAIN: Final = "again"  # it was cut, or the server has no time: what has come is good,
-STOPPED: Final = "stopped"  # told to stop; anything else is "refused"
+AGAIN: Final = "again"  # it was cut, or the server has no time: what has come is good; anything else is "refused"
 CONNECT: Final = 5.0  # seconds
 SILENCE: Final = 10.0
 _REDIRECTS: Final = 5
@@ -39,7 +38,7 @@ _POLL: Final = 0.1
 
 
 class Opened(NamedTuple):
-    """A file being read: which byte it begins with, and its pieces. Taking them raises ControlError."""
+    """A file being read: which byte it begins with, and its pieces. Taking them raises FetchError or Stopped."""
 
     start: int
     pieces: Iterator[bytes]
@@ -49,7 +48,7 @@ class Root(Protocol):
     """A place with models; `str` of it is what a person wrote."""
 
     def open(self, path: str, start: int, stopped: Callable[[], bool]) -> AbstractContextManager[Opened]:
-        """Reads NAME/VERSION/FILE from byte `start` on, or from its beginning. Raises ControlError with one of the codes above."""
+        """Reads NAME/VERSION/FILE from byte `start` on, or from its beginning. Raises FetchError with one of the codes above, Stopped."""
 
 
 def root_of(text: str) -> Root:
@@ -74,29 +73,29 @@ class Folder:
             descriptor = self._descriptor(path)
         except (FileNotFoundError, NotADirectoryError):
             what = f"there is no {path}" if self._root.is_dir() else "there is no such folder"
-            raise ControlError(what, code=ABSENT) from None
+            raise FetchError(what, code=ABSENT) from None
         except OSError as error:
-            raise ControlError(f"{path} cannot be read: {error.strerror}", code="refused") from error
+            raise FetchError(f"{path} cannot be read: {error.strerror}") from error
         with open(descriptor, "rb", buffering=0) as file:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
-                raise ControlError(f"{path} is no file", code="refused")
+                raise FetchError(f"{path} is no file")
             yield Opened(file.seek(start if start <= found.st_size else 0), self._pieces(file, path, stopped))
 
     def _descriptor(self, path: str) -> int:
         real = (self._root / path).resolve(strict=True)
         if not real.is_relative_to(self._root.resolve()):
-            raise ControlError(f"{path} leads out of the folder, to {real}", code="refused")
+            raise FetchError(f"{path} leads out of the folder, to {real}")
         return os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait for its writer
 
     def _pieces(self, file: Readable, path: str, stopped: Callable[[], bool]) -> Iterator[bytes]:
         while True:
             if stopped():
-                raise ControlError("stopped", code=STOPPED)
+                raise Stopped
             try:
                 piece = file.read(_PIECE)
             except OSError as error:
-                raise ControlError(f"{path} cannot be read: {error.strerror}", code=AGAIN) from error
+                raise FetchError(f"{path} cannot be read: {error.strerror}", code=AGAIN) from error
             if not piece:
                 return
             yield piece
@@ -136,7 +135,7 @@ class Website:
                 else:
                     yield Opened(_start(response, path, start), _pieces(response, stopped))
                     return
-        raise ControlError(f"{path}: more than {_REDIRECTS} redirects", code="refused")
+        raise FetchError(f"{path}: more than {_REDIRECTS} redirects")
 
     def _connection(self) -> http.client.HTTPConnection:
         host, port = self._base.hostname or "", self._base.port
@@ -149,7 +148,7 @@ class Website:
         path = posixpath.normpath(unquote(found.path))
         same = (found.scheme, found.netloc) == (self._base.scheme, self._base.netloc)
         if not same or not path.startswith(unquote(self._base.path)) or found.query:
-            raise ControlError(f"a redirect out of the root, to {url}", code="refused")
+            raise FetchError(f"a redirect out of the root, to {url}")
         return url
 
 
@@ -181,12 +180,12 @@ def _problem(url: SplitResult) -> str:
 def _ended_by(stopped: Callable[[], bool], connection: http.client.HTTPConnection) -> Iterator[None]:
     """Connects, and shuts the connection when `stopped` says so: whoever waits for an answer is woken by that."""
     if stopped():
-        raise ControlError("stopped", code=STOPPED)
+        raise Stopped
     try:
         connection.connect()
     except OSError as error:
         code = "refused" if isinstance(error, ssl.SSLCertVerificationError) else AGAIN
-        raise ControlError(f"cannot connect: {error.strerror or error}", code=code) from error
+        raise FetchError(f"cannot connect: {error.strerror or error}", code=code) from error
     sock: socket.socket = connection.sock
     sock.settimeout(SILENCE)
     done = threading.Event()
@@ -217,18 +216,18 @@ def _answer(connection: http.client.HTTPConnection, path: str, start: int, stopp
 
 
 def _start(response: http.client.HTTPResponse, path: str, start: int) -> int:
-    """Which byte the answer begins with. Raises ControlError when it is not the file."""
+    """Which byte the answer begins with. Raises FetchError when it is not the file."""
     if response.status in (404, 410):
-        raise ControlError(f"there is no {path}", code=ABSENT)
+        raise FetchError(f"there is no {path}", code=ABSENT)
     if response.status not in (200, 206):
         busy = response.status in (408, 429) or response.status >= 500
-        raise ControlError(f"{path}: {response.status} {response.reason}", code=AGAIN if busy else "refused")
+        raise FetchError(f"{path}: {response.status} {response.reason}", code=AGAIN if busy else "refused")
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise ControlError(f"{path} comes as {response.headers['Content-Encoding']}, though it was asked for as it is", code="refused")
+        raise FetchError(f"{path} comes as {response.headers['Content-Encoding']}, though it was asked for as it is")
     if response.status == 200:
         return 0
     if not start or not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-        raise ControlError(f"{path}: another range than was asked for", code="refused")
+        raise FetchError(f"{path}: another range than was asked for")
     return start
 
 
@@ -248,9 +247,9 @@ def _pieces(response: http.client.HTTPResponse, stopped: Callable[[], bool]) -> 
         yield piece
 
 
-def _cut(error: Exception | None, stopped: Callable[[], bool]) -> ControlError:
+def _cut(error: Exception | None, stopped: Callable[[], bool]) -> FetchError | Stopped:
     if stopped():
-        return ControlError("stopped", code=STOPPED)
+        return Stopped()
     if isinstance(error, TimeoutError):
-        return ControlError(f"silent for {SILENCE:g} s", code=AGAIN)
-    return ControlError(f"the connection was cut{f': {error}' if error else ''}", code=AGAIN)
+        return FetchError(f"silent for {SILENCE:g} s", code=AGAIN)
+    return FetchError(f"the connection was cut{f': {error}' if error else ''}", code=AGAIN)

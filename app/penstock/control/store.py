@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Final
 
 from penstock.control.messages import Binding
-from penstock.control.roots import ABSENT, AGAIN, STOPPED, Root, root_of
-from penstock.errors import ConfigError, ControlError, ModelCorrupt, ModelError, ModelNotFound, PenstockError
+from penstock.control.roots import ABSENT, AGAIN, Root, root_of
+from penstock.errors import ConfigError, FetchError, ModelCorrupt, ModelError, ModelNotFound, PenstockError, Stopped
 from penstock.host import locked, private_folder, write_whole
 from penstock.model.artifact import BUNDLE_FILE, BUNDLE_LIMIT, GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, Artifact, open_artifact
 
@@ -50,7 +50,7 @@ class Store:
     def fetch(self, binding: Binding, *, stopped: Callable[[], bool], signature: bool = False) -> Artifact:
         """The version that the binding names, in the cache, with the digests that it says; with `signature`, also what signs it.
 
-        Raises ModelError that names every root and why it did not do, and ControlError with the code `stopped` when told to stop.
+        Raises ModelError that names every root and why it did not do, and Stopped when `stopped()` is true.
         """
         folder = private_folder(self._models) / binding.manifest.replace(":", "-")
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -61,9 +61,7 @@ class Store:
             for root in self._roots:
                 try:
                     artifact = self._complete(root, folder, binding, stopped)
-                except (ControlError, ModelError) as error:
-                    if isinstance(error, ControlError) and error.code == STOPPED:
-                        raise
+                except (FetchError, ModelError) as error:
                     reasons.append((root, error))
                 else:
                     if signature:
@@ -84,7 +82,7 @@ class Store:
         for used, size, folder in sorted(found, reverse=True):
             age = now - used
             if folder.name not in kept and age > _DAY and (age > unused_days * _DAY or total + size > allowed):
-                with contextlib.suppress(ControlError), locked(folder.with_suffix(".lock"), lambda: True):  # held: it is in use
+                with contextlib.suppress(Stopped), locked(folder.with_suffix(".lock"), lambda: True):  # held: it is in use
                     shutil.rmtree(folder, ignore_errors=True)
                     gone.append(folder.name.replace("-", ":", 1))
             else:
@@ -116,11 +114,9 @@ class Store:
             try:
                 with root.open(f"{binding.name}/{binding.version}/{BUNDLE_FILE}", 0, stopped) as opened:
                     write_whole(folder / BUNDLE_FILE, _at_most(BUNDLE_LIMIT, opened.pieces))
-            except ControlError as error:
-                if error.code == STOPPED:
-                    raise
-            else:
-                return
+            except FetchError:
+                continue
+            return
 
 
 def _take(root: Root, path: str, file: Path, digest: str, limit: int, stopped: Callable[[], bool]) -> None:
@@ -133,7 +129,7 @@ def _take(root: Root, path: str, file: Path, digest: str, limit: int, stopped: C
         before = part.stat().st_size if part.exists() else 0
         try:
             _continue(root, path, part, before, limit, stopped)
-        except ControlError as error:
+        except FetchError as error:
             gained = part.exists() and part.stat().st_size > before
             fruitless = 0 if gained else fruitless + 1
             if error.code != AGAIN or fruitless >= _TRIES:
@@ -177,7 +173,7 @@ def _digest(file: Path, stopped: Callable[[], bool]) -> str | None:
         with open(file, "rb", buffering=0) as opened:
             while piece := opened.read(_PIECE):
                 if stopped():
-                    raise ControlError("stopped", code=STOPPED)
+                    raise Stopped
                 hashed.update(piece)
     except FileNotFoundError:
         return None
@@ -198,14 +194,14 @@ def _pause(seconds: float, stopped: Callable[[], bool]) -> None:
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         if stopped():
-            raise ControlError("stopped", code=STOPPED)
+            raise Stopped
         time.sleep(min(left, 0.1))
 
 
 def _nowhere(binding: Binding, reasons: list[tuple[Root, PenstockError]]) -> ModelError:
     """All roots and their reasons; a version that is there but wrong weighs more than one that is not there."""
     told = "; ".join(f"{root}: {error}" for root, error in reasons)
-    absent = all(isinstance(error, ControlError) and error.code == ABSENT for _, error in reasons)
+    absent = all(isinstance(error, FetchError) and error.code == ABSENT for _, error in reasons)
     wrong = any(isinstance(error, ModelError) for _, error in reasons)
     kind = ModelCorrupt if wrong else ModelNotFound
     what = "is in no registry root" if absent else "could be fetched from no registry root"

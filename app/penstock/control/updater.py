@@ -29,7 +29,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from penstock.control.lifecycle import State
 from penstock.control.messages import Binding, Release
 from penstock.control.store import Store
-from penstock.errors import ControlError, ModelError, PenstockError
+from penstock.errors import ControlError, ModelError, PenstockError, Stopped
 from penstock.model.artifact import GOLDEN_FILE, MODEL_FILE, Artifact
 from penstock.model.quarantine import Limits, quarantine_once
 from penstock.model.sealed import Sealed
@@ -44,7 +44,7 @@ P = TypeVar("P")
 P_co = TypeVar("P_co", covariant=True)
 
 Tell = Callable[[State, str], None]
-Stopped = Callable[[], bool]
+Stopping = Callable[[], bool]
 Build = Callable[[Mapping[str, Session]], P]  # loaded models by node -> the plan
 
 
@@ -116,18 +116,18 @@ class Updater(Generic[P]):
             self._sessions[_Version(artifact.manifest_digest, artifact.digest)] = session
             self._artifacts[session] = artifact
 
-    def stage(self, release: Release, tell: Tell, stopped: Stopped = lambda: False) -> Staged[P]:
+    def stage(self, release: Release, tell: Tell, stopped: Stopping = lambda: False) -> Staged[P]:
         """The release's plan, loaded and warm. Blocks: call it in a thread of its own.
 
         `tell` hears of each step once or more (details change), from the first to the last; that it is ready, or has failed, is
         for the caller to say. `stopped` is asked all the time. Raises ModelError or ControlError that names step, model and
-        nodes; ControlError's code is `stopped` when told to stop, `timeout` when it took too long.
+        nodes (its code is `timeout` when it took too long), and Stopped when `stopped()` is true.
         """
         deadline = time.monotonic() + self._timeout
         try:
             return self._stage(release, tell, lambda: stopped() or time.monotonic() >= deadline)
-        except ControlError as error:
-            if error.code != "stopped" or stopped():
+        except Stopped as error:
+            if stopped():
                 raise
             raise ControlError(f"not ready within {self._timeout:g} s (setting stage_timeout): {error}", code="timeout") from error
 
@@ -137,7 +137,7 @@ class Updater(Generic[P]):
         if gone:
             logger.info("given back from the cache: %s", ", ".join(gone))
 
-    def _stage(self, release: Release, tell: Tell, stopped: Stopped) -> Staged[P]:
+    def _stage(self, release: Release, tell: Tell, stopped: Stopping) -> Staged[P]:
         cases = self._cases(release.bindings)
 
         def each(state: State, step: Callable[[_Case], None]) -> None:
@@ -169,20 +169,20 @@ class Updater(Generic[P]):
             cases[version].nodes.append(node)
         return list(cases.values())
 
-    def _fetch(self, case: _Case, stopped: Stopped) -> None:
+    def _fetch(self, case: _Case, stopped: Stopping) -> None:
         case.artifact = self._store.fetch(case.binding, stopped=stopped, signature=self._vouch is not None)
 
-    def _verify(self, case: _Case, seals: ExitStack, stopped: Stopped) -> None:
+    def _verify(self, case: _Case, seals: ExitStack, stopped: Stopping) -> None:
         with open(case.artifact.path / MODEL_FILE, "rb", buffering=0) as file:
             case.sealed = seals.enter_context(Sealed(file, limit=case.artifact.size, stopped=stopped))
         if stopped():
-            raise ControlError("stopped", code="stopped")
+            raise Stopped
         if case.sealed.digest != case.artifact.digest:
             raise case.artifact.corrupt(MODEL_FILE, f"is {case.sealed.digest} now: the cache is damaged, or somebody writes there")
         if self._vouch is not None:
             self._vouch(case.artifact)
 
-    def _quarantine(self, case: _Case, stopped: Stopped) -> None:
+    def _quarantine(self, case: _Case, stopped: Stopping) -> None:
         golden = (case.artifact.path / GOLDEN_FILE).read_text(encoding="utf-8")  # believed in step 5, by its digest
         quarantine_once(case.sealed, golden=golden, cache=self._cache, limits=self._limits, stopped=stopped)
 
@@ -192,13 +192,13 @@ def _prove(case: _Case) -> None:
     verify(case.artifact, case.session)
 
 
-def _each(cases: Sequence[_Case], state: State, step: Callable[[_Case], None], tell: Tell, stopped: Stopped) -> None:
+def _each(cases: Sequence[_Case], state: State, step: Callable[[_Case], None], tell: Tell, stopped: Stopping) -> None:
     """The step for each version, told one by one; it is told also when there is nothing to do in it."""
     if not cases:
         tell(state, "")
     for number, case in enumerate(cases, 1):
         if stopped():
-            raise ControlError("stopped", code="stopped")
+            raise Stopped
         tell(state, f"{case.binding} ({number} of {len(cases)})" if len(cases) > 1 else str(case.binding))
         with _blaming(state, case):
             step(case)
@@ -212,5 +212,7 @@ def _blaming(state: State, case: _Case) -> Iterator[None]:
         yield
     except ModelError as error:
         raise type(error)(f"{about}: {error}", name=case.binding.name, version=case.binding.version) from error
+    except Stopped as error:
+        raise Stopped(f"{about}: {error}") from error
     except (PenstockError, OSError) as error:  # OSError: no space left, too many open files
         raise ControlError(f"{about}: {error}", code=error.code if isinstance(error, ControlError) else "host") from error
