@@ -9,9 +9,8 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from penstock.binding import Binding
 from penstock.codecs import load_schema
-from penstock.control.messages import Binding
-from penstock.control.store import Store
 from penstock.control.updater import Build, Updater
 from penstock.engine import Plan, compile
 from penstock.errors import ConfigError, ModelError, ModelMismatch, ModelUntrusted, Problem, SchemaError, TopologyError
@@ -20,7 +19,7 @@ from penstock.model.quarantine import Limits
 from penstock.model.session import Session
 from penstock.model.trust import ModelTrust, Policy, judge, load_trust
 from penstock.model.verify import verify
-from penstock.registry.directory import DirectoryRegistry
+from penstock.registry.open import open_cache, open_registry
 from penstock.schema import Schema
 from penstock.settings import Settings
 from penstock.topology.check import check
@@ -31,7 +30,7 @@ from penstock.topology.requirements import unmet
 from penstock.topology.spec import Mark, ModelRef, Topology
 from penstock.topology.wiring import Wiring
 
-__all__ = ["Loaded", "bindings", "load", "prepare", "rebuild", "sessions", "store", "updater"]
+__all__ = ["Loaded", "bindings", "load", "prepare", "rebuild", "sessions", "updater"]
 
 logger = logging.getLogger(__name__)
 
@@ -126,12 +125,6 @@ def rebuild(
     return _fit(loaded, artifacts, parameters)(sessions)
 
 
-def store(settings: Settings) -> Store:
-    """Where the models of releases come from: the registry, then the other roots. Raises SettingsError when one of them is none."""
-    roots = [str(settings.models), *(root for one in settings.roots.split(",") if (root := one.strip()))]
-    return Store(settings.cache.expanduser(), roots, settings.model_bytes)
-
-
 def updater(loaded: Loaded, settings: Settings) -> Updater[Plan]:
     """What makes releases of the topology ready on this worker. Raises SettingsError when a registry root is none."""
     policy = loaded.topology.releases.signatures
@@ -140,7 +133,7 @@ def updater(loaded: Loaded, settings: Settings) -> Updater[Plan]:
         _admit(policy, artifact, load_trust(settings.model_trust) if settings.model_trust else None)
 
     return Updater(
-        store(settings),
+        open_cache(settings),
         partial(_fit, loaded),
         cache=settings.cache.expanduser(),
         timeout=settings.stage_timeout,
@@ -206,7 +199,7 @@ class _Shelf:
         self.problems: list[Problem] = []
         self.absent: list[Problem] = []
         self._file = file
-        self._registry = DirectoryRegistry(models)
+        self._registry = open_registry(models)
         self._folder = schemas
         self._schemas: dict[str, Schema | None] = {}
         self._artifacts: dict[ModelRef, Artifact | ModelError | None] = {}

@@ -13,8 +13,9 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from penstock import runtime
+from penstock.binding import Binding
 from penstock.control.lifecycle import State
-from penstock.control.messages import Activate, Binding, Message, Release, new_id, timestamp
+from penstock.control.messages import Activate, Message, Release, new_id, timestamp
 from penstock.control.topics import CONTROL_CONFIG
 from penstock.control.trust import seal
 from penstock.errors import TransportError, TransportUnavailable

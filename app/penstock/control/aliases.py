@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from penstock.binding import Binding
 from penstock.control.log import Log, Standing
-from penstock.control.messages import Binding
 from penstock.control.proposal import Change, bind
 from penstock.errors import ModelError
 from penstock.registry.base import Registry

@@ -21,17 +21,18 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Final, NamedTuple, Self, TypeVar
 
+from penstock.binding import Binding
 from penstock.control.aliases import Moves, moves
 from penstock.control.desk import Desk, introduced
 from penstock.control.fleet import Fleet, Worker
 from penstock.control.log import Generation, Log, Standing
-from penstock.control.messages import Abort, Activate, Binding, Release, new_id
+from penstock.control.messages import Abort, Activate, Release, new_id
 from penstock.control.precheck import precheck
 from penstock.control.proposal import Change, Difference, Proposal, bound_now, changes_of, find, propose, restore
 from penstock.control.rollout import Stand, Verdict, stands, verdict
 from penstock.control.status import Boundary
 from penstock.errors import ControlError, TransportUnavailable
-from penstock.registry.directory import DirectoryRegistry
+from penstock.registry.open import open_registry
 from penstock.settings import Settings
 from penstock.topology.spec import Topology
 
@@ -93,7 +94,7 @@ class Operator:
         self.settings = settings
         self.topology = topology
         self._desk = Desk(settings, topology, cluster)
-        self._registry = DirectoryRegistry(settings.models)
+        self._registry = open_registry(settings.models)
         self._told: Progress | None = None
 
     async def __aenter__(self) -> Self:

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from penstock.binding import Binding
 from penstock.codecs import load_schema
-from penstock.control.messages import Binding
 from penstock.control.proposal import Proposal
 from penstock.errors import ModelError, Problem, TopologyError
 from penstock.model.artifact import Artifact

@@ -26,15 +26,16 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from penstock.binding import Binding
 from penstock.control.lifecycle import State
-from penstock.control.messages import Binding, Release
-from penstock.control.store import Store
+from penstock.control.messages import Release
 from penstock.errors import ControlError, ModelError, PenstockError, Stopped
 from penstock.model.artifact import GOLDEN_FILE, MODEL_FILE, Artifact
 from penstock.model.quarantine import Limits, quarantine_once
 from penstock.model.sealed import Sealed
 from penstock.model.session import Session
 from penstock.model.verify import verify
+from penstock.registry.cache import Cache
 
 __all__ = ["Build", "Fit", "Staged", "Tell", "Updater"]
 
@@ -90,7 +91,7 @@ class Updater(Generic[P]):
 
     def __init__(
         self,
-        store: Store,
+        models: Cache,
         fit: Fit[P],
         *,
         cache: Path,
@@ -99,7 +100,7 @@ class Updater(Generic[P]):
         vouch: Callable[[Artifact], None] | None = None,
         limits: Limits | None = None,
     ) -> None:
-        self._store = store
+        self._models = models
         self._fit = fit
         self._cache = cache
         self._timeout = timeout
@@ -133,7 +134,7 @@ class Updater(Generic[P]):
 
     def prune(self, kept: Iterable[Binding]) -> None:
         """Gives back what of the cache no release has used for long, but for these; after an activation. Blocks as `stage` does."""
-        gone = self._store.prune({binding.manifest for binding in kept})
+        gone = self._models.prune({binding.manifest for binding in kept})
         if gone:
             logger.info("given back from the cache: %s", ", ".join(gone))
 
@@ -170,7 +171,7 @@ class Updater(Generic[P]):
         return list(cases.values())
 
     def _fetch(self, case: _Case, stopped: Stopping) -> None:
-        case.artifact = self._store.fetch(case.binding, stopped=stopped, signature=self._vouch is not None)
+        case.artifact = self._models.fetch(case.binding, stopped=stopped, signature=self._vouch is not None)
 
     def _verify(self, case: _Case, seals: ExitStack, stopped: Stopping) -> None:
         with open(case.artifact.path / MODEL_FILE, "rb", buffering=0) as file:

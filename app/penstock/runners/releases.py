@@ -25,9 +25,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from penstock import runtime
+from penstock.binding import Binding, same
 from penstock.control.lifecycle import ENDS, State, move
 from penstock.control.log import Kind, Log, Outcome, Standing
-from penstock.control.messages import Binding, Release, new_id, same, timestamp
+from penstock.control.messages import Release, new_id, timestamp
 from penstock.control.status import Place, Progress, WorkerStatus
 from penstock.control.topics import Topics
 from penstock.control.trust import Judge, Trust

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from penstock.binding import Binding
 from penstock.control.aliases import moves
 from penstock.control.fleet import Worker
 from penstock.control.log import Log
-from penstock.control.messages import Abort, Activate, Binding, Message, Release, encode, new_id, parse, timestamp
+from penstock.control.messages import Abort, Activate, Message, Release, encode, new_id, parse, timestamp
 from penstock.control.precheck import precheck
 from penstock.control.proposal import Change, Proposal, bind, bound_now, changes_of, find, propose, restore
 from penstock.errors import ConfigError, ControlError, ModelCorrupt, ModelNotFound, TopologyError

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from penstock import runtime
+from penstock.binding import Binding
 from penstock.control.lifecycle import STAGING, State, move
-from penstock.control.messages import Binding
 from penstock.control.updater import Staged, Updater
 from penstock.engine import Plan
 from penstock.errors import ControlError, ModelCorrupt, ModelError, ModelMismatch, ModelNotFound, ModelUntrusted, Stopped

@@ -13,14 +13,15 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from penstock import runtime
+from penstock.binding import Binding
 from penstock.control.desk import Desk
 from penstock.control.log import Log
-from penstock.control.messages import Binding, Release
+from penstock.control.messages import Release
 from penstock.engine import Plan
 from penstock.errors import ConfigError, Problem, TopicMissing, Untraceable
 from penstock.model.artifact import Artifact
 from penstock.record import Position
-from penstock.registry.directory import DirectoryRegistry
+from penstock.registry.open import open_cache, open_registry
 from penstock.runners.explain.provenance import Origin
 from penstock.runtime import Loaded
 from penstock.settings import Settings
@@ -73,13 +74,13 @@ def bound_now(topology: Topology, settings: Settings) -> Bound:
 
 def _released(generation: int, log: Log, topology: Topology, settings: Settings) -> Bound:
     release = log.generations[generation - 1].release
-    store, signed = runtime.store(settings), topology.releases.signatures != "off"
-    artifacts = {node: store.fetch(one, stopped=lambda: False, signature=signed) for node, one in release.bindings.items()}
+    cache, signed = open_cache(settings), topology.releases.signatures != "off"
+    artifacts = {node: cache.fetch(one, stopped=lambda: False, signature=signed) for node, one in release.bindings.items()}
     return Bound(generation, "control log", artifacts, release)
 
 
 def _resolved(models: Mapping[str, ModelRef], settings: Settings) -> dict[str, Artifact]:
-    registry = DirectoryRegistry(settings.models)
+    registry = open_registry(settings.models)
     return {node: registry.resolve(model.name, model.version) for node, model in models.items()}
 
 

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from penstock.control import roots
-from penstock.control.messages import Binding
-from penstock.control.store import Store
+from penstock.binding import Binding
 from penstock.errors import ModelCorrupt, ModelNotFound, SettingsError, Stopped
 from penstock.model.artifact import Artifact
+from penstock.registry import roots
+from penstock.registry.cache import Cache
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import models
-from tests.unit.control.web import Site, serve
+from tests.unit.registry.web import Site, serve
 
 LIMIT = 10_000_000
 
@@ -54,11 +54,11 @@ def site(registry: DirectoryRegistry) -> Iterator[Site]:
 
 @pytest.fixture(autouse=True)
 def _no_long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penstock.control.store._PAUSE", 0.001)
+    monkeypatch.setattr("penstock.registry.cache._PAUSE", 0.001)
 
 
-def store(tmp_path: Path, *places: object, max_bytes: int = LIMIT) -> Store:
-    return Store(tmp_path / "cache", [str(place) for place in places], max_bytes)
+def store(tmp_path: Path, *places: object, max_bytes: int = LIMIT) -> Cache:
+    return Cache(tmp_path / "cache", [str(place) for place in places], max_bytes)
 
 
 def fetched(tmp_path: Path, site: Site, binding: Binding) -> Artifact:
@@ -119,9 +119,9 @@ def test_what_is_damaged_in_the_cache_is_fetched_again(tmp_path: Path, site: Sit
 
 def test_the_workers_of_a_host_fetch_it_once(tmp_path: Path, site: Site, binding: Binding) -> None:
     code = (
-        "import sys; from pathlib import Path; from penstock.control.store import Store; from penstock.control.messages import Binding\n"
+        "import sys; from pathlib import Path; from penstock.registry.cache import Cache; from penstock.binding import Binding\n"
         "binding = Binding(uri='models:/m/1', digest=sys.argv[3], manifest=sys.argv[4])\n"
-        "Store(Path(sys.argv[1]), [sys.argv[2]], 10**9).fetch(binding, stopped=lambda: False).read()"
+        "Cache(Path(sys.argv[1]), [sys.argv[2]], 10**9).fetch(binding, stopped=lambda: False).read()"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "cache"), site.url, binding.digest, binding.manifest]
     workers = [subprocess.Popen(command) for _ in range(3)]
@@ -208,7 +208,7 @@ def test_an_endless_body_is_ended(tmp_path: Path, site: Site, binding: Binding, 
         while not site.ended.is_set():
             handler.wfile.write(b"x" * 65_536)
 
-    monkeypatch.setattr("penstock.control.store._GOLDEN_LIMIT", 1_000_000)
+    monkeypatch.setattr("penstock.registry.cache._GOLDEN_LIMIT", 1_000_000)
     site.instead[f"/models/m/1/{file}"] = endless
     with pytest.raises(ModelCorrupt, match=rf"m/1/{file} goes on after [\d,]+ bytes, where it had to end"):
         fetched(tmp_path, site, binding)

@@ -20,13 +20,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from penstock.control.messages import Binding
-from penstock.control.roots import ABSENT, AGAIN, Root, root_of
+from penstock.binding import Binding
 from penstock.errors import ConfigError, FetchError, ModelCorrupt, ModelError, ModelNotFound, PenstockError, Stopped
 from penstock.host import locked, private_folder, write_whole
 from penstock.model.artifact import BUNDLE_FILE, BUNDLE_LIMIT, GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, Artifact, open_artifact
+from penstock.registry.roots import ABSENT, AGAIN, Root, root_of
 
-__all__ = ["Store"]
+__all__ = ["Cache"]
 
 _MANIFEST_LIMIT: Final = 1024**2
 _GOLDEN_LIMIT: Final = 64 * 1024**2
@@ -36,7 +36,7 @@ _PAUSE: Final = 0.2  # seconds after the first of them, then twice as long, and 
 _DAY: Final = 24 * 3600.0
 
 
-class Store:
+class Cache:
     """The cache in the folder `cache`, filled from `roots` in their order (folders and https URLs).
 
     `max_bytes` is the size of the largest model that is fetched. Raises SettingsError when a root is none.
