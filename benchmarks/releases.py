@@ -124,7 +124,7 @@ def _prime(root: Path, work: Path) -> None:
     for version in (*VERSIONS, LARGE):
         bound = runtime.bindings(replace(loaded, artifacts={**loaded.artifacts, "gb": DirectoryRegistry(root).resolve("gb", version)}))
         release = Release(id=new_id(), topology="bench", cluster="", time=timestamp(), author="benchmark", base=0, bindings=bound)
-        updater.stage(release, lambda _state, _detail: None)
+        updater.prepare(release, lambda _state, _detail: None)
 
 
 def variant(model: bytes, name: str) -> bytes:

@@ -142,20 +142,20 @@ class ModelUntrusted(ModelError):
 
 
 class RecordError(PenstockError):
-    """One record cannot go on. `.stage` is where: decode, a node's name, or encode."""
+    """One record cannot go on. `.where` is decode, a node's name, or encode."""
 
-    stage = "process"
+    where = "process"
 
-    def __init__(self, message: str, *, stage: str = "") -> None:
+    def __init__(self, message: str, *, where: str = "") -> None:
         super().__init__(message)
-        if stage:
-            self.stage = stage
+        if where:
+            self.where = where
 
 
 class DecodeError(RecordError):
     """The bytes are not an event of the source's schema."""
 
-    stage = "decode"
+    where = "decode"
 
 
 class InferenceError(RecordError):
@@ -165,7 +165,7 @@ class InferenceError(RecordError):
 class EncodeError(RecordError):
     """The result cannot be written to the sink."""
 
-    stage = "encode"
+    where = "encode"
 
 
 class ControlError(PenstockError):

@@ -136,10 +136,10 @@ def updater(loaded: Loaded, settings: Settings) -> Updater[Plan]:
         open_cache(settings),
         partial(_fit, loaded),
         cache=settings.cache.expanduser(),
-        timeout=settings.stage_timeout,
+        timeout=settings.prepare_timeout,
         warm_rows=settings.chunk_rows,
         vouch=None if policy == "off" else vouch,
-        limits=Limits(wall=settings.stage_timeout),
+        limits=Limits(wall=settings.prepare_timeout),
     )
 
 

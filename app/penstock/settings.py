@@ -119,7 +119,7 @@ class Settings:
     roots: str = _setting("", "More registry roots to fetch models from, separated by commas: folders, or https URLs.")
     cache: Path = _setting(Path("~/.cache/penstock"), "Folder of fetched models, by digest; shared by the workers of a host.")
     model_bytes: int = _setting(512 * MIB, "Largest model file that is fetched.", unit="bytes", low=1 * KIB)
-    stage_timeout: float = _setting(120.0, "How long a worker may take to make a release ready.", unit="s", low=1, high=86_400)
+    prepare_timeout: float = _setting(120.0, "How long a worker may take to make a release ready.", unit="s", low=1, high=86_400)
     status_interval: float = _setting(2.0, "How often a worker tells that it is alive.", unit="s", low=0.1, high=60)
 
     security_protocol: str = _setting("PLAINTEXT", "How brokers are spoken to.", choices=("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"))

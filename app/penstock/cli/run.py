@@ -14,7 +14,7 @@ __all__ = ["run"]
 SETTINGS = (
     "workers", "application", "models", "model_trust", "schemas", "start_from", "commit_interval", "max_batch_rows", "chunk_rows",
     "fetch_linger_ms", "fetch_wait_ms", "drain_timeout", "session_timeout", "compression", "group_instance_id",
-    "releases", "trust", "unsigned_control", "signing_key", "roots", "cache", "stage_timeout", "status_interval",
+    "releases", "trust", "unsigned_control", "signing_key", "roots", "cache", "prepare_timeout", "status_interval",
 )  # fmt: skip
 
 

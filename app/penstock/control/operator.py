@@ -189,7 +189,7 @@ class Operator:
     ) -> Deployed:  # fmt: skip
         """Announces the release, waits until it is ready on all live workers (or on `min_ready`), puts it in force, sees them switch.
 
-        `timeout` (by default a little more than the workers' `stage_timeout`) is how many seconds they have to become ready. Without
+        `timeout` (by default a little more than the workers' `prepare_timeout`) is how many seconds they have to become ready. Without
         `wait` the release is announced and left to `resume`. Cancelled before it is in force, the release is aborted.
         Raises ControlError when the release was not put in force, with the reason of each worker, or who was first; TransportError
         when the brokers went away: the release may be pending then.
@@ -264,7 +264,7 @@ class Operator:
     async def _until_ready(self, release: Release, min_ready: int | None, timeout: float | None, on_progress: Watcher) -> None:
         """Returns when the release is in force, by us or by somebody else. Raises ControlError when it is not going to be."""
         clock = asyncio.get_running_loop().time
-        limit = self.settings.stage_timeout + self.fleet.silence if timeout is None else timeout
+        limit = self.settings.prepare_timeout + self.fleet.silence if timeout is None else timeout
         deadline = clock() + limit
         while self._standing(release) is Standing.PENDING:
             now = self._tell(on_progress, Phase.ANNOUNCED, release)

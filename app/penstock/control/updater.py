@@ -10,7 +10,7 @@
 What a plan of this worker has loaded already is taken as it is: it has been through all of this, and it must not be run here, since
 the plan in force may be running it. Nothing here touches that plan. A worker serves meanwhile, in the same interpreter: so what would
 hold its lock for long (parsing a model, copying it) is left to the child, or is done by libraries that let go of it. With a model of
-100 MB the loop waits 16 ms at most. The thread that stages keeps the worker's priority: at a lower one it is put aside by other processes
+100 MB the loop waits 16 ms at most. The thread that prepares keeps the worker's priority: at a lower one it is put aside by other processes
 with the lock in its hand, and the loop waits with it (measured on a busy host: up to 500 ms, against 40). Only the child is nice.
 """
 
@@ -37,7 +37,7 @@ from penstock.model.session import Session
 from penstock.model.verify import verify
 from penstock.registry.cache import Cache
 
-__all__ = ["Build", "Fit", "Staged", "Tell", "Updater"]
+__all__ = ["Build", "Fit", "Prepared", "Tell", "Updater"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Fit(Protocol[P_co]):
 
 
 @dataclass(frozen=True, slots=True)
-class Staged(Generic[P]):
+class Prepared(Generic[P]):
     """A release made ready: its plan, and the version of each node, whose files are in the cache."""
 
     plan: P
@@ -83,7 +83,7 @@ class _Case:
 
 
 class Updater(Generic[P]):
-    """Stages releases, one at a time. `warm_rows` is the batch size that models are warmed up at, beside single rows.
+    """Prepares releases, one at a time. `warm_rows` is the batch size that models are warmed up at, beside single rows.
 
     `vouch` looks at who signed a version and raises ModelUntrusted; None where the policy is not to look. `timeout` is how
     long a release may take, in seconds.
@@ -117,7 +117,7 @@ class Updater(Generic[P]):
             self._sessions[_Version(artifact.manifest_digest, artifact.digest)] = session
             self._artifacts[session] = artifact
 
-    def stage(self, release: Release, tell: Tell, stopped: Stopping = lambda: False) -> Staged[P]:
+    def prepare(self, release: Release, tell: Tell, stopped: Stopping = lambda: False) -> Prepared[P]:
         """The release's plan, loaded and warm. Blocks: call it in a thread of its own.
 
         `tell` hears of each step once or more (details change), from the first to the last; that it is ready, or has failed, is
@@ -126,19 +126,19 @@ class Updater(Generic[P]):
         """
         deadline = time.monotonic() + self._timeout
         try:
-            return self._stage(release, tell, lambda: stopped() or time.monotonic() >= deadline)
+            return self._prepare(release, tell, lambda: stopped() or time.monotonic() >= deadline)
         except Stopped as error:
             if stopped():
                 raise
-            raise ControlError(f"not ready within {self._timeout:g} s (setting stage_timeout): {error}", code="timeout") from error
+            raise ControlError(f"not ready within {self._timeout:g} s (setting prepare_timeout): {error}", code="timeout") from error
 
     def prune(self, kept: Iterable[Binding]) -> None:
-        """Gives back what of the cache no release has used for long, but for these; after an activation. Blocks as `stage` does."""
+        """Gives back what of the cache no release has used for long, but for these; after an activation. Blocks as `prepare` does."""
         gone = self._models.prune({binding.manifest for binding in kept})
         if gone:
             logger.info("given back from the cache: %s", ", ".join(gone))
 
-    def _stage(self, release: Release, tell: Tell, stopped: Stopping) -> Staged[P]:
+    def _prepare(self, release: Release, tell: Tell, stopped: Stopping) -> Prepared[P]:
         cases = self._cases(release.bindings)
 
         def each(state: State, step: Callable[[_Case], None]) -> None:
@@ -156,7 +156,7 @@ class Updater(Generic[P]):
         sessions = {node: case.session for case in cases for node in case.nodes}
         plan = build(sessions)
         self.adopt(artifacts, sessions)
-        return Staged(plan, artifacts)
+        return Prepared(plan, artifacts)
 
     def _cases(self, bindings: Mapping[str, Binding]) -> list[_Case]:
         """The versions of a release, each once, with what is loaded of them."""

@@ -204,7 +204,7 @@ def _reasons(one: Slice, record: RecordLike, error: RecordError) -> list[Header]
         ("__streams.errors.topic", one.topic.encode()),
         ("__streams.errors.partition", b"%d" % one.partition),
         ("__streams.errors.offset", b"%d" % record.offset),
-        (f"{OWN}stage", error.stage.encode()),
+        (f"{OWN}stage", error.where.encode()),
     ]
 
 

@@ -4,7 +4,7 @@
    may have scored it with a generation that this worker has not heard of, and a partition never falls back.
 2. After each slice of the log, `_reconcile` compares what the log says with what this worker has, and nothing else decides: so
    it does not matter in which pieces the log came, or whether it was folded anew because the trusted keys have changed.
-3. Staging runs beside the loop, one release at a time: first what is in force already, then what is pending.
+3. Preparation runs beside the loop, one release at a time: first what is in force already, then what is pending.
 4. While live, every model is held against its golden records again, by a timer; with `on_invalid: rollback` one that fails
    brings the previous generation back, by a release like any other.
 5. Whatever fails, the live plan goes on. A release that was put in force and failed here is tried again, with growing pauses.
@@ -32,7 +32,7 @@ from penstock.control.messages import Release, new_id, timestamp
 from penstock.control.status import Place, Progress, WorkerStatus
 from penstock.control.topics import Topics
 from penstock.control.trust import Judge, Trust
-from penstock.control.updater import Staged
+from penstock.control.updater import Prepared
 from penstock.engine import Live, Plan, Serving
 from penstock.errors import PenstockError, SettingsError, TransportError, TransportUnavailable
 from penstock.model.artifact import Artifact
@@ -64,7 +64,7 @@ class _Case:
     state: State = State.ANNOUNCED
     detail: str = ""
     since: str = field(default_factory=timestamp)
-    staged: Staged[Plan] | None = None
+    prepared: Prepared[Plan] | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     pause: float = AGAIN[0]
     again: float = 0.0  # monotonic time before which it is not tried again
@@ -112,7 +112,7 @@ class Releases:
         self._in_force = 0  # the generation that the log says, as of when it was folded last
         self._updater = runtime.updater(loaded, settings)
         self._pruned = 0  # the generation after which the cache was tidied last
-        self._executor = ThreadPoolExecutor(1, "staging")
+        self._executor = ThreadPoolExecutor(1, "preparation")
         self._wake = asyncio.Event()
         self._moved = asyncio.Condition()
 
@@ -152,7 +152,7 @@ class Releases:
 
     def _duties(self) -> Iterator[Coroutine[Any, Any, None]]:
         yield self._follow()
-        yield self._stage_forever()
+        yield self._prepare_forever()
         yield self._watch_trust()
         yield self.reporter.run()
         if self._loaded.topology.releases.check_every:
@@ -167,7 +167,7 @@ class Releases:
         if not self._lost:
             await self._follow_to_the_end(patience)
         try:
-            async with asyncio.timeout(min(patience, self._settings.stage_timeout)), self._moved:
+            async with asyncio.timeout(min(patience, self._settings.prepare_timeout)), self._moved:
                 await self._moved.wait_for(lambda: not self._behind())
         except TimeoutError:
             logger.warning("generation %d is not ready here yet: scoring goes on with the one before", self._log.generation)
@@ -199,9 +199,9 @@ class Releases:
         else:
             release = self._log.generations[-1].release
             case = self._cases[release.id] = _Case(release)
-            staged = await self._beside(case)
+            prepared = await self._beside(case)
             case.state = State.LIVE
-            self.live = Live(self._served(release, staged))
+            self.live = Live(self._served(release, prepared))
             self._compare_with_the_file(release.bindings)
         self._metrics.generation = self.live.current.generation
         logger.info("generation %d is in force", self.live.current.generation, extra=dict(self.live.current.plan.versions))
@@ -293,7 +293,7 @@ class Releases:
                 self._end(case, State.ABORTED, known.why)
             elif known.standing is not Standing.PENDING:
                 self._end(case, State.STALE, known.why)
-        if wanted is not None and wanted.staged is not None:
+        if wanted is not None and wanted.prepared is not None:
             self._switch(wanted)
         elif wanted is not None and wanted.state is State.FAILED:
             self._cannot_serve(wanted)
@@ -327,20 +327,20 @@ class Releases:
         wanted = self._wanted()
         return self._folding() or (wanted is not None and wanted.state is not State.FAILED)
 
-    def _served(self, release: Release, staged: Staged[Plan]) -> _Served:
-        return _Served(self._log.generation, staged.plan, release.id, bindings=release.bindings, artifacts=staged.artifacts)
+    def _served(self, release: Release, prepared: Prepared[Plan]) -> _Served:
+        return _Served(self._log.generation, prepared.plan, release.id, bindings=release.bindings, artifacts=prepared.artifacts)
 
     def _switch(self, case: _Case) -> None:
-        assert case.staged is not None
+        assert case.prepared is not None
         generation = self._log.generation
-        self.live.swap(self._served(case.release, case.staged))
+        self.live.swap(self._served(case.release, case.prepared))
         for one in self._cases.values():
             if one.state is State.PREVIOUS:
                 one.move(State.RETIRED)
             elif one.state is State.LIVE:
                 one.move(State.PREVIOUS)
         case.move(State.LIVE)
-        case.staged = None
+        case.prepared = None
         self._metrics.swaps += 1
         self._metrics.generation = generation
         self._problem("behind")
@@ -356,13 +356,13 @@ class Releases:
 
     def _end(self, case: _Case, state: State, why: str) -> None:
         case.stop.set()
-        case.staged = None
+        case.prepared = None
         case.move(state, why)
         logger.info("release %s is %s: %s", case.release.id, state, why)
 
-    # -- staging -----------------------------------------------------------------------------------------------------
+    # -- preparation -----------------------------------------------------------------------------------------------------
 
-    async def _stage_forever(self) -> None:
+    async def _prepare_forever(self) -> None:
         while True:
             case = self._next()
             if case is None:
@@ -370,7 +370,7 @@ class Releases:
                 await self._prune()
                 await self._wake.wait()
                 continue
-            await self._stage(case)
+            await self._prepare(case)
             self._reconcile()
             async with self._moved:
                 self._moved.notify_all()
@@ -400,9 +400,9 @@ class Releases:
             case.detail = f"waits until one of the {READY_AT_ONCE} releases that are ready is activated or aborted"
         return None
 
-    async def _stage(self, case: _Case) -> None:
+    async def _prepare(self, case: _Case) -> None:
         try:
-            staged = self._loaded_already(case.release.bindings) or await self._beside(case)
+            prepared = self._loaded_already(case.release.bindings) or await self._beside(case)
         except Exception as error:  # whatever a model's file brings about, the live plan goes on
             if case.state in ENDS:
                 return
@@ -415,20 +415,20 @@ class Releases:
             case.pause = min(case.pause * 2, AGAIN[1])
         else:
             if case.state not in ENDS:
-                case.staged = staged
+                case.prepared = prepared
                 case.move(State.READY)
                 logger.info("release %s is ready", case.release.id)
 
-    def _loaded_already(self, bindings: Mapping[str, Binding]) -> Staged[Plan] | None:
-        return next((Staged(one.plan, one.artifacts) for one in self.live.loaded if same(one.bindings, bindings)), None)
+    def _loaded_already(self, bindings: Mapping[str, Binding]) -> Prepared[Plan] | None:
+        return next((Prepared(one.plan, one.artifacts) for one in self.live.loaded if same(one.bindings, bindings)), None)
 
-    async def _beside(self, case: _Case) -> Staged[Plan]:
+    async def _beside(self, case: _Case) -> Prepared[Plan]:
         loop = asyncio.get_running_loop()
 
         def tell(state: State, detail: str = "") -> None:
             loop.call_soon_threadsafe(self._tell, case, state, detail)
 
-        return await loop.run_in_executor(self._executor, self._updater.stage, case.release, tell, case.stop.is_set)
+        return await loop.run_in_executor(self._executor, self._updater.prepare, case.release, tell, case.stop.is_set)
 
     def _tell(self, case: _Case, state: State, detail: str) -> None:
         if case.state not in ENDS and not case.stop.is_set():

@@ -17,8 +17,8 @@ import pytest
 
 from penstock import runtime
 from penstock.binding import Binding
-from penstock.control.lifecycle import STAGING, State, move
-from penstock.control.updater import Staged, Updater
+from penstock.control.lifecycle import PREPARING, State, move
+from penstock.control.updater import Prepared, Updater
 from penstock.engine import Plan
 from penstock.errors import ControlError, ModelCorrupt, ModelError, ModelMismatch, ModelNotFound, ModelUntrusted, Stopped
 from penstock.model.artifact import digest_of
@@ -83,9 +83,9 @@ def publish(registry: DirectoryRegistry) -> Publish:
     return publish
 
 
-def staged(updater: Updater[Plan], loaded: Loaded, **bound: Binding) -> Staged[Plan]:
+def prepared(updater: Updater[Plan], loaded: Loaded, **bound: Binding) -> Prepared[Plan]:
     """The topology's own versions, but for the nodes that are named, made ready."""
-    return updater.stage(release(1, bindings={**runtime.bindings(loaded), **bound}), lambda state, detail: None)
+    return updater.prepare(release(1, bindings={**runtime.bindings(loaded), **bound}), lambda state, detail: None)
 
 
 def score(plan: Plan, amount: float) -> float:
@@ -99,7 +99,7 @@ def test_a_release_becomes_a_plan(updater: Updater[Plan], loaded: Loaded, publis
     """Here: with other models for both nodes, and another value of a parameter."""
     two = publish("scale", models.linear([3.0]))
     other = publish("score", models.mean(), {"b": 5.0}, metrics=GOOD)
-    found = staged(updater, loaded, scaled=two, score=other)
+    found = prepared(updater, loaded, scaled=two, score=other)
     assert found.plan.versions == {"scaled": "scale@2", "score": "score@2"}
     assert score(found.plan, 1.0) == 4.0
     assert {node: one.manifest_digest for node, one in found.artifacts.items()} == {"scaled": two.manifest, "score": other.manifest}
@@ -107,12 +107,12 @@ def test_a_release_becomes_a_plan(updater: Updater[Plan], loaded: Loaded, publis
 
 def test_each_step_is_told_in_the_order_of_the_lifecycle(updater: Updater[Plan], loaded: Loaded) -> None:
     told: list[tuple[State, str]] = []
-    updater.stage(release(1, bindings=runtime.bindings(loaded)), lambda state, detail: told.append((state, detail)))
+    updater.prepare(release(1, bindings=runtime.bindings(loaded)), lambda state, detail: told.append((state, detail)))
     assert (State.FETCHING, "score@1 (2 of 2)") in told
     here = State.ANNOUNCED
     for there in dict.fromkeys(state for state, _ in told):
         here = move(here, there)
-    assert here is STAGING[-1]
+    assert here is PREPARING[-1]
 
 
 def test_what_a_plan_has_loaded_is_shared_and_not_run(
@@ -130,13 +130,13 @@ def test_what_a_plan_has_loaded_is_shared_and_not_run(
         return run(self, *args)
 
     monkeypatch.setattr(Session, "run", running)
-    found = staged(updater, loaded, scaled=changed)
+    found = prepared(updater, loaded, scaled=changed)
     assert runtime.sessions(found.plan)["score"] is live["score"]
     assert set(ran) == {"scale@2"}
 
 
 def test_what_no_plan_needs_any_more_is_given_back(updater: Updater[Plan], loaded: Loaded) -> None:
-    first = staged(updater, loaded)
+    first = prepared(updater, loaded)
     known = len(updater._sessions)
     del first
     gc.collect()
@@ -144,13 +144,13 @@ def test_what_no_plan_needs_any_more_is_given_back(updater: Updater[Plan], loade
 
 
 def test_the_registry_may_be_away_once_the_files_are_here(updater: Updater[Plan], loaded: Loaded, registry: DirectoryRegistry) -> None:
-    staged(updater, loaded)
+    prepared(updater, loaded)
     registry.root.rename(registry.root.with_name("away"))
-    assert staged(updater, loaded).plan.versions["score"] == "score@1"
+    assert prepared(updater, loaded).plan.versions["score"] == "score@1"
 
 
 def test_files_that_no_release_needs_are_given_back(updater: Updater[Plan], loaded: Loaded) -> None:
-    found = staged(updater, loaded)
+    found = prepared(updater, loaded)
     for artifact in found.artifacts.values():
         os.utime(artifact.path, (0, 0))
     updater.prune([runtime.bindings(loaded)["score"]])
@@ -159,7 +159,7 @@ def test_files_that_no_release_needs_are_given_back(updater: Updater[Plan], load
 
 def refused(updater: Updater[Plan], loaded: Loaded, kind: type[ModelError], **bound: Binding) -> str:
     with pytest.raises(kind) as caught:
-        staged(updater, loaded, **bound)
+        prepared(updater, loaded, **bound)
     assert (caught.value.name, caught.value.version) != ("", "") or kind is ModelMismatch
     return str(caught.value)
 
@@ -220,7 +220,7 @@ def test_a_model_that_does_not_fit_is_refused_with_all_that_is_wrong(updater: Up
 def test_a_release_of_another_shape_of_the_topology_is_refused(updater: Updater[Plan], loaded: Loaded) -> None:
     bound = runtime.bindings(loaded)
     with pytest.raises(ModelMismatch) as caught:
-        updater.stage(release(1, bindings={"scaled": bound["scaled"], "more": bound["score"]}), lambda state, detail: None)
+        updater.prepare(release(1, bindings={"scaled": bound["scaled"], "more": bound["score"]}), lambda state, detail: None)
     assert "the topology flights has no node 'more'" in str(caught.value)
     assert "nodes.score: the release does not bind it" in str(caught.value)
 
@@ -236,14 +236,14 @@ def test_a_model_that_nobody_vouches_for_is_refused_where_the_topology_asks(load
     asking = replace(loaded, topology=replace(loaded.topology, releases=replace(loaded.topology.releases, signatures="require")))
     told: list[State] = []
     with pytest.raises(ModelUntrusted, match=r"verifying: nodes.scaled: scale@1: "):
-        runtime.updater(asking, settings).stage(release(1, bindings=runtime.bindings(loaded)), lambda state, detail: told.append(state))
+        runtime.updater(asking, settings).prepare(release(1, bindings=runtime.bindings(loaded)), lambda state, detail: told.append(state))
     assert State.QUARANTINED not in told
 
 
 def test_who_is_told_to_stop_stops(updater: Updater[Plan], loaded: Loaded) -> None:
     told: list[State] = []
     with pytest.raises(Stopped, match=r"quarantined: nodes.scaled: scale@1: stopped"):
-        updater.stage(
+        updater.prepare(
             release(1, bindings=runtime.bindings(loaded)), lambda state, detail: told.append(state), lambda: State.QUARANTINED in told
         )
     assert told[-1] is State.QUARANTINED
@@ -251,11 +251,11 @@ def test_who_is_told_to_stop_stops(updater: Updater[Plan], loaded: Loaded) -> No
 
 def test_a_release_that_takes_too_long_is_given_up(loaded: Loaded, settings: Settings) -> None:
     began = time.monotonic()
-    impatient = runtime.updater(loaded, replace(settings, stage_timeout=0.2))
+    impatient = runtime.updater(loaded, replace(settings, prepare_timeout=0.2))
     with pytest.raises(
-        ControlError, match=r"not ready within 0.2 s \(setting stage_timeout\): quarantined: nodes.scaled: scale@1: "
+        ControlError, match=r"not ready within 0.2 s \(setting prepare_timeout\): quarantined: nodes.scaled: scale@1: "
     ) as caught:
-        staged(impatient, loaded)
+        prepared(impatient, loaded)
     assert caught.value.code == "timeout"
     assert time.monotonic() - began < 5
 
@@ -266,5 +266,5 @@ def test_a_full_disk_is_an_error_of_this_host(updater: Updater[Plan], loaded: Lo
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(ControlError, match=r"fetching: nodes.scaled: scale@1: .*No space left on device") as caught:
-        staged(updater, loaded)
+        prepared(updater, loaded)
     assert caught.value.code == "host"

@@ -32,7 +32,7 @@ _timeout = click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     metavar="S",
-    help="Seconds until it is given up. [default: --stage-timeout, and 10 s]",
+    help="Seconds until it is given up. [default: --prepare-timeout, and 10 s]",
 )
 _dry_run = click.option("--dry-run", is_flag=True, help="Only show what would change, and check it; say nothing to anybody.")
 

@@ -35,10 +35,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record that could not be processed: the record as it came, and the `stage` (decode, encode, a node) that it failed at."""
+    """A record that could not be processed: the record as it came, and where it failed (decode, encode or a node)."""
 
     input: Record
-    stage: str
+    where: str
     message: str
 
 
