@@ -9,20 +9,16 @@ A version that stays and is not in this registry, or is another one here, is pas
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from penstock.binding import Binding
 from penstock.codecs import load_schema
 from penstock.control.proposal import Proposal
-from penstock.errors import ModelError, Problem, TopologyError
+from penstock.errors import ModelError, TopologyError
+from penstock.fit import as_bound, fit
 from penstock.model.artifact import Artifact
 from penstock.registry.base import Registry
-from penstock.topology.check import check
-from penstock.topology.parameters import check_parameters
-from penstock.topology.requirements import unmet
-from penstock.topology.spec import ModelRef, Node, Topology
+from penstock.topology.spec import ModelRef, Topology
 
 __all__ = ["precheck"]
 
@@ -37,21 +33,13 @@ def precheck(topology: Topology, proposal: Proposal, registry: Registry, schemas
             if name in changed:
                 artifact.read()
                 artifact.golden_records()
-    signatures = {name: artifact.signature for name, artifact in artifacts.items()}
     sources = {one.name: load_schema(schemas / one.schema) for one in topology.sources}
     sinks = {one.name: load_schema(schemas / one.schema) for one in topology.sinks if one.schema}
-    problems = check(_as_bound(topology, proposal), sources, signatures, sinks)[1]
-    for node in topology.nodes:
-        if node.name in changed & artifacts.keys():
-            problems += _misfits(topology.file, node, artifacts[node.name], proposal.bindings[node.name])
+    bound = as_bound(topology, {node: ModelRef(one.name, one.version) for node, one in proposal.bindings.items()})
+    parameters = {node: one.parameters for node, one in proposal.bindings.items()}
+    problems = fit(bound, sources, sinks, artifacts, parameters, judged=changed)[1]
     if problems:
-        raise TopologyError(dict.fromkeys(problems))
-
-
-def _as_bound(topology: Topology, proposal: Proposal) -> Topology:
-    """The topology with the versions of the proposal in place of its own, so that problems name these."""
-    models = {node: ModelRef(binding.name, binding.version) for node, binding in proposal.bindings.items()}
-    return replace(topology, nodes=tuple(replace(node, model=models.get(node.name, node.model)) for node in topology.nodes))
+        raise TopologyError(problems)
 
 
 def _same_version(registry: Registry, binding: Binding) -> Artifact | None:
@@ -60,12 +48,3 @@ def _same_version(registry: Registry, binding: Binding) -> Artifact | None:
     except ModelError:
         return None
     return found if (found.digest, found.manifest_digest) == (binding.digest, binding.manifest) else None
-
-
-def _misfits(file: str, node: Node, artifact: Artifact, binding: Binding) -> Iterator[Problem]:
-    for message in unmet(node.require, artifact.manifest.metrics):
-        mark = node.at("require")
-        yield Problem(file, mark.line, mark.column, f"nodes.{node.name}.require: {artifact}: {message}")
-    for message in check_parameters(node, artifact.signature, binding.parameters):
-        mark = node.at("parameters")
-        yield Problem(file, mark.line, mark.column, message)

@@ -18,7 +18,8 @@ from penstock.control.desk import Desk
 from penstock.control.log import Log
 from penstock.control.messages import Release
 from penstock.engine import Plan
-from penstock.errors import ConfigError, Problem, TopicMissing, Untraceable
+from penstock.errors import ConfigError, TopicMissing, Untraceable
+from penstock.fit import as_bound, strays
 from penstock.model.artifact import Artifact
 from penstock.record import Position
 from penstock.registry.open import open_cache, open_registry
@@ -104,19 +105,13 @@ def load_bound(topology: Topology, bound: Bound, settings: Settings) -> tuple[Lo
 
     Raises ConfigError for versions of other nodes than the topology's, or that do not fit it; ModelCorrupt, ModelUntrusted.
     """
-    if differ := bound.artifacts.keys() ^ {node.name for node in topology.nodes}:
-        what = f"generation {bound.generation} binds other nodes than this file has: {', '.join(sorted(differ))}"
-        raise ConfigError(Problem(topology.file, 0, 0, what, "explain with the file that the workers run"))
+    if found := strays(topology, bound.artifacts, by=f"generation {bound.generation}", fix="explain with the file that the workers run"):
+        raise ConfigError(found)
     given: Mapping[str, Binding] = bound.release.bindings if bound.release else {}
+    named = as_bound(topology, {node: ModelRef(one.name, one.version) for node, one in bound.artifacts.items()})
     nodes = tuple(
-        replace(
-            node,
-            model=ModelRef(bound.artifacts[node.name].name, bound.artifacts[node.name].version),
-            parameters={**node.parameters, **(given[node.name].parameters if node.name in given else {})},
-            require=(),
-        )
-        for node in topology.nodes
+        replace(node, parameters={**node.parameters, **(given[node.name].parameters if node.name in given else {})}, require=())
+        for node in named.nodes
     )
-    as_bound = replace(topology, nodes=nodes)
-    loaded = runtime.load(as_bound, models=settings.models, schemas=settings.schemas, artifacts=bound.artifacts)
+    loaded = runtime.load(replace(named, nodes=nodes), models=settings.models, schemas=settings.schemas, artifacts=bound.artifacts)
     return loaded, runtime.prepare(loaded, warm_rows=1, model_trust=settings.model_trust)
