@@ -6,29 +6,25 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 from penstock.binding import Binding
 from penstock.codecs import load_schema
-from penstock.control.updater import Build, Updater
 from penstock.engine import Plan, compile
 from penstock.errors import ConfigError, ModelError, ModelMismatch, ModelUntrusted, Problem, SchemaError, TopologyError
 from penstock.fit import as_bound, fit, strays
 from penstock.model.artifact import Artifact
-from penstock.model.quarantine import Limits
 from penstock.model.session import Session
 from penstock.model.trust import ModelTrust, Policy, judge, load_trust
 from penstock.model.verify import verify
-from penstock.registry.open import open_cache, open_registry
+from penstock.registry.open import open_registry
 from penstock.schema import Schema
-from penstock.settings import Settings
 from penstock.topology.names import did_you_mean
 from penstock.topology.parse import parse
 from penstock.topology.spec import Mark, ModelRef, Topology
 from penstock.topology.wiring import Wiring
 
-__all__ = ["Loaded", "admit", "bindings", "load", "plan", "prepare", "rebind", "sessions", "updater"]
+__all__ = ["Loaded", "admit", "bindings", "load", "plan", "prepare", "rebind", "sessions"]
 
 logger = logging.getLogger(__name__)
 
@@ -132,29 +128,8 @@ def sessions(plan: Plan) -> dict[str, Session]:
     return {node.name: node.model for stage in plan.stages.values() for node in stage.nodes if isinstance(node.model, Session)}
 
 
-def updater(loaded: Loaded, settings: Settings) -> Updater[Plan]:
-    """What makes releases of the topology ready on this worker. Raises SettingsError when a registry root is none."""
-    policy = loaded.topology.releases.signatures
-
-    def vouch(artifact: Artifact) -> None:  # the keys are read each time: one may be added while the worker runs
-        admit(policy, artifact, load_trust(settings.model_trust) if settings.model_trust else None)
-
-    def fitted(artifacts: Mapping[str, Artifact], parameters: Mapping[str, Mapping[str, object]]) -> Build[Plan]:
-        return partial(plan, rebind(loaded, artifacts, parameters), parameters=parameters)
-
-    return Updater(
-        open_cache(settings),
-        fitted,
-        cache=settings.cache.expanduser(),
-        timeout=settings.prepare_timeout,
-        warm_rows=settings.chunk_rows,
-        vouch=None if policy == "off" else vouch,
-        limits=Limits(wall=settings.prepare_timeout),
-    )
-
-
 def admit(policy: Policy, artifact: Artifact, trust: ModelTrust | None) -> None:
-    """Ends it here for a model that may not serve: nothing of it has been loaded yet."""
+    """Raises ModelUntrusted for a version that may not serve, before it is loaded. Logs who signed it, and what `warn` lets pass."""
     verdict = judge(policy, artifact, trust, now=datetime.now(UTC))
     if not verdict.accepted:
         raise ModelUntrusted(verdict.message, name=artifact.name, version=artifact.version)

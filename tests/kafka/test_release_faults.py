@@ -18,10 +18,10 @@ from confluent_kafka.admin import AdminClient
 from onnx import TensorProto, helper
 
 from penstock import settings
-from penstock.control.operator import Operator, operate
 from penstock.control.topics import CONTROL_CONFIG
 from penstock.model.artifact import MODEL_FILE
 from penstock.model.session import Session
+from penstock.operate.operator import Operator, operate
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import Broker, create_topics, wait_for
 from penstock.testing import models as onnx_models

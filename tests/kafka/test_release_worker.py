@@ -21,13 +21,13 @@ from penstock.control.trust import seal
 from penstock.errors import TransportError, TransportUnavailable
 from penstock.record import Record
 from penstock.registry.directory import DirectoryRegistry
-from penstock.runners.releases import Releases
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
 from penstock.testing import Broker, committed, create_topics, end_offsets, produce, wait_for
 from penstock.testing import models as onnx_models
 from penstock.transports.kafka.connection import Admin, aiokafka_arguments
 from penstock.transports.kafka.journal import Reader
+from penstock.worker.follower import Releases
 from tests.kafka.running import Job, make_job
 
 pytestmark = pytest.mark.broker

@@ -17,9 +17,9 @@ from penstock.cli.output import format_option, out, print_json, table
 from penstock.cli.release.asking import named
 from penstock.control.messages import UNPRINTABLE
 from penstock.engine import Run
+from penstock.explain import ABSENT, Bound, Compared, DeadLetter, Explanation, Verdict
+from penstock.explain import explain as trace
 from penstock.record import Position
-from penstock.runners.explain import ABSENT, Bound, Compared, DeadLetter, Explanation, Verdict
-from penstock.runners.explain import explain as trace
 from penstock.settings import Settings
 
 __all__ = ["explain"]

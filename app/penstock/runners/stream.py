@@ -29,7 +29,6 @@ from penstock.errors import DeliveryFailed, EncodeError, InferenceError, Penstoc
 from penstock.parcel import Parcel
 from penstock.record import RecordLike
 from penstock.runners.pipeline import Chunk, Pipeline, Slice
-from penstock.runners.releases import Releases
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
@@ -39,6 +38,7 @@ from penstock.transports.kafka.options import TransportOptions
 from penstock.transports.kafka.producer import Producer, RecordTooLarge, when_delivered
 from penstock.transports.kafka.tracker import Span
 from penstock.transports.kafka.transport import App
+from penstock.worker.follower import Releases
 
 __all__ = ["StreamRunner"]
 

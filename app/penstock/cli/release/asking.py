@@ -13,8 +13,8 @@ import click
 
 from penstock.cli.options import CONNECTION
 from penstock.cli.output import err
-from penstock.control.operator import Operator, operate
 from penstock.errors import ConfigError
+from penstock.operate.operator import Operator, operate
 from penstock.settings import Settings
 from penstock.topology.names import did_you_mean
 from penstock.topology.parse import parse

@@ -14,9 +14,9 @@ from penstock.cli.output import err, format_option, out, print_json
 from penstock.cli.release.asking import SPEAKING, ask, named, topology_argument
 from penstock.cli.release.screen import Screen
 from penstock.cli.release.words import difference_json, duration, release_json, short, stand_json
-from penstock.control.operator import Deployed, Operator
 from penstock.control.proposal import Change, Proposal
 from penstock.errors import ConfigError, ControlError
+from penstock.operate.operator import Deployed, Operator
 from penstock.settings import Settings
 from penstock.topology.spec import Topology
 

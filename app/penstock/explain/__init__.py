@@ -11,10 +11,10 @@ A dead letter holds its input itself, and is run through what is in force today:
 written to any topic. Models come the way a worker takes them, and are held to the same digests, golden records and signatures.
 """
 
-from penstock.runners.explain.bound import Bound
-from penstock.runners.explain.comparison import ABSENT, Compared, Verdict
-from penstock.runners.explain.explanation import Comparison, Explanation, explain
-from penstock.runners.explain.provenance import DeadLetter
-from penstock.runners.explain.rerun import Output, Rerun
+from penstock.explain.bound import Bound
+from penstock.explain.comparison import ABSENT, Compared, Verdict
+from penstock.explain.explanation import Comparison, Explanation, explain
+from penstock.explain.provenance import DeadLetter
+from penstock.explain.rerun import Output, Rerun
 
 __all__ = ["ABSENT", "Bound", "Compared", "Comparison", "DeadLetter", "Explanation", "Output", "Rerun", "Verdict", "explain"]

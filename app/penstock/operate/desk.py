@@ -17,8 +17,8 @@ from penstock.control.log import Log
 from penstock.control.messages import UNPRINTABLE, Message, timestamp
 from penstock.control.topics import Topics
 from penstock.control.trust import Judge, Trust
-from penstock.control.voice import Voice
 from penstock.errors import ControlError, TransportUnavailable
+from penstock.operate.voice import Voice
 from penstock.settings import Settings
 from penstock.topology.spec import Topology
 from penstock.transports.kafka.connection import Admin, aiokafka_arguments

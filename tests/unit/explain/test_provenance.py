@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from penstock.errors import Untraceable
+from penstock.explain.provenance import DeadLetter, Origin, provenance
 from penstock.record import Position, Record
 from penstock.registry.directory import DirectoryRegistry
-from penstock.runners.explain.provenance import DeadLetter, Origin, provenance
 from penstock.testing import models as tiny
 from penstock.testing.driver import TopologyDriver
 from penstock.topology.spec import ModelRef

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from penstock.errors import ConfigError, DecodeError, Problem, RecordMissing, SchemaError, TopicMissing
+from penstock.explain.bound import Bound, bound_now, bound_then, load_bound
+from penstock.explain.comparison import Compared, Verdict, compare, compare_values, worst
+from penstock.explain.provenance import DeadLetter, Origin, provenance
+from penstock.explain.rerun import Rerun, read_event, rerun
 from penstock.record import Position, Record
-from penstock.runners.explain.bound import Bound, bound_now, bound_then, load_bound
-from penstock.runners.explain.comparison import Compared, Verdict, compare, compare_values, worst
-from penstock.runners.explain.provenance import DeadLetter, Origin, provenance
-from penstock.runners.explain.rerun import Rerun, read_event, rerun
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.topology.parse import parse

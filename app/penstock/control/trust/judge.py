@@ -27,15 +27,15 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from penstock.control.keys import SigningKey, from_text, public_key, to_text
 from penstock.control.messages import MAX_BYTES, Message, encode, parse, timestamp
-from penstock.control.trust_file import Trust, TrustedKey
+from penstock.control.trust.file import Trust, TrustedKey
+from penstock.control.trust.keys import SigningKey, from_text, public_key, to_text
 from penstock.errors import ControlError
 
 if TYPE_CHECKING:  # the client of Kafka is not needed to judge
     from penstock.transports.kafka.journal import Entry
 
-__all__ = ["CLOCK_MS", "MAX_SEALED", "Judge", "SigningKey", "Trust", "seal"]
+__all__ = ["CLOCK_MS", "MAX_SEALED", "Judge", "seal"]
 
 MAX_SEALED: Final = MAX_BYTES * 4 // 3 + 512
 CLOCK_MS: Final = 5 * 60 * 1000

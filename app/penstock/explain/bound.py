@@ -14,16 +14,16 @@ from typing import Literal
 
 from penstock import runtime
 from penstock.binding import Binding
-from penstock.control.desk import Desk
 from penstock.control.log import Log
 from penstock.control.messages import Release
 from penstock.engine import Plan
 from penstock.errors import ConfigError, TopicMissing, Untraceable
+from penstock.explain.provenance import Origin
 from penstock.fit import as_bound, strays
 from penstock.model.artifact import Artifact
+from penstock.operate.desk import Desk
 from penstock.record import Position
 from penstock.registry.open import open_cache, open_registry
-from penstock.runners.explain.provenance import Origin
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.topology.spec import ModelRef, Topology

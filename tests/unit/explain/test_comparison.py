@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from penstock.runners.explain.comparison import ABSENT, Compared, Verdict, compare, compare_values, worst
+from penstock.explain.comparison import ABSENT, Compared, Verdict, compare, compare_values, worst
 
 EQUAL, CLOSE, DIFFERENT = Verdict
 

@@ -18,7 +18,6 @@ import pytest
 from penstock import runtime
 from penstock.binding import Binding
 from penstock.control.lifecycle import PREPARING, State, move
-from penstock.control.updater import Prepared, Updater
 from penstock.engine import Plan
 from penstock.errors import ControlError, ModelCorrupt, ModelError, ModelMismatch, ModelNotFound, ModelUntrusted, Stopped
 from penstock.model.artifact import digest_of
@@ -29,6 +28,7 @@ from penstock.registry.directory import DirectoryRegistry
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.testing import models
+from penstock.worker.preparation import Preparation, Prepared
 from tests.unit.control.making import release
 
 TEXT = """\
@@ -64,8 +64,8 @@ def loaded(tmp_path: Path, registry: DirectoryRegistry) -> Loaded:
 
 
 @pytest.fixture
-def updater(loaded: Loaded, settings: Settings) -> Updater[Plan]:
-    return runtime.updater(loaded, settings)
+def preparation(loaded: Loaded, settings: Settings) -> Preparation:
+    return Preparation(loaded, settings)
 
 
 Publish = Callable[..., Binding]
@@ -83,9 +83,9 @@ def publish(registry: DirectoryRegistry) -> Publish:
     return publish
 
 
-def prepared(updater: Updater[Plan], loaded: Loaded, **bound: Binding) -> Prepared[Plan]:
+def prepared(preparation: Preparation, loaded: Loaded, **bound: Binding) -> Prepared:
     """The topology's own versions, but for the nodes that are named, made ready."""
-    return updater.prepare(release(1, bindings={**runtime.bindings(loaded), **bound}), lambda state, detail: None)
+    return preparation.prepare(release(1, bindings={**runtime.bindings(loaded), **bound}), lambda state, detail: None)
 
 
 def score(plan: Plan, amount: float) -> float:
@@ -95,19 +95,19 @@ def score(plan: Plan, amount: float) -> float:
     return float(columns["score.y"][0, 0])
 
 
-def test_a_release_becomes_a_plan(updater: Updater[Plan], loaded: Loaded, publish: Publish) -> None:
+def test_a_release_becomes_a_plan(preparation: Preparation, loaded: Loaded, publish: Publish) -> None:
     """Here: with other models for both nodes, and another value of a parameter."""
     two = publish("scale", models.linear([3.0]))
     other = publish("score", models.mean(), {"b": 5.0}, metrics=GOOD)
-    found = prepared(updater, loaded, scaled=two, score=other)
+    found = prepared(preparation, loaded, scaled=two, score=other)
     assert found.plan.versions == {"scaled": "scale@2", "score": "score@2"}
     assert score(found.plan, 1.0) == 4.0
     assert {node: one.manifest_digest for node, one in found.artifacts.items()} == {"scaled": two.manifest, "score": other.manifest}
 
 
-def test_each_step_is_told_in_the_order_of_the_lifecycle(updater: Updater[Plan], loaded: Loaded) -> None:
+def test_each_step_is_told_in_the_order_of_the_lifecycle(preparation: Preparation, loaded: Loaded) -> None:
     told: list[tuple[State, str]] = []
-    updater.prepare(release(1, bindings=runtime.bindings(loaded)), lambda state, detail: told.append((state, detail)))
+    preparation.prepare(release(1, bindings=runtime.bindings(loaded)), lambda state, detail: told.append((state, detail)))
     assert (State.FETCHING, "score@1 (2 of 2)") in told
     here = State.ANNOUNCED
     for there in dict.fromkeys(state for state, _ in told):
@@ -116,12 +116,12 @@ def test_each_step_is_told_in_the_order_of_the_lifecycle(updater: Updater[Plan],
 
 
 def test_what_a_plan_has_loaded_is_shared_and_not_run(
-    updater: Updater[Plan], loaded: Loaded, publish: Publish, monkeypatch: pytest.MonkeyPatch
+    preparation: Preparation, loaded: Loaded, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The plan in force may be running it in another thread."""
     plan = runtime.prepare(loaded)
     live = runtime.sessions(plan)
-    updater.adopt(loaded.artifacts, live)
+    preparation.adopt(loaded.artifacts, live)
     changed = publish("scale", models.linear([2.0]))
     run, ran = Session.run, []
 
@@ -130,36 +130,36 @@ def test_what_a_plan_has_loaded_is_shared_and_not_run(
         return run(self, *args)
 
     monkeypatch.setattr(Session, "run", running)
-    found = prepared(updater, loaded, scaled=changed)
+    found = prepared(preparation, loaded, scaled=changed)
     assert runtime.sessions(found.plan)["score"] is live["score"]
     assert set(ran) == {"scale@2"}
 
 
-def test_what_no_plan_needs_any_more_is_given_back(updater: Updater[Plan], loaded: Loaded) -> None:
-    first = prepared(updater, loaded)
-    known = len(updater._sessions)
+def test_what_no_plan_needs_any_more_is_given_back(preparation: Preparation, loaded: Loaded) -> None:
+    first = prepared(preparation, loaded)
+    known = len(preparation._sessions)
     del first
     gc.collect()
-    assert (known, len(updater._sessions)) == (2, 0)
+    assert (known, len(preparation._sessions)) == (2, 0)
 
 
-def test_the_registry_may_be_away_once_the_files_are_here(updater: Updater[Plan], loaded: Loaded, registry: DirectoryRegistry) -> None:
-    prepared(updater, loaded)
+def test_the_registry_may_be_away_once_the_files_are_here(preparation: Preparation, loaded: Loaded, registry: DirectoryRegistry) -> None:
+    prepared(preparation, loaded)
     registry.root.rename(registry.root.with_name("away"))
-    assert prepared(updater, loaded).plan.versions["score"] == "score@1"
+    assert prepared(preparation, loaded).plan.versions["score"] == "score@1"
 
 
-def test_files_that_no_release_needs_are_given_back(updater: Updater[Plan], loaded: Loaded) -> None:
-    found = prepared(updater, loaded)
+def test_files_that_no_release_needs_are_given_back(preparation: Preparation, loaded: Loaded) -> None:
+    found = prepared(preparation, loaded)
     for artifact in found.artifacts.values():
         os.utime(artifact.path, (0, 0))
-    updater.prune([runtime.bindings(loaded)["score"]])
+    preparation.prune([runtime.bindings(loaded)["score"]])
     assert [artifact.path.exists() for artifact in found.artifacts.values()] == [False, True]
 
 
-def refused(updater: Updater[Plan], loaded: Loaded, kind: type[ModelError], **bound: Binding) -> str:
+def refused(preparation: Preparation, loaded: Loaded, kind: type[ModelError], **bound: Binding) -> str:
     with pytest.raises(kind) as caught:
-        prepared(updater, loaded, **bound)
+        prepared(preparation, loaded, **bound)
     assert (caught.value.name, caught.value.version) != ("", "") or kind is ModelMismatch
     return str(caught.value)
 
@@ -175,10 +175,10 @@ def refused(updater: Updater[Plan], loaded: Loaded, kind: type[ModelError], **bo
     ids=["crashes", "allocates 50 GB", "gives NaN", "hangs"],
 )
 def test_a_model_that_does_harm_is_refused_in_quarantine(
-    updater: Updater[Plan], loaded: Loaded, registry: DirectoryRegistry, data: bytes, why: str
+    preparation: Preparation, loaded: Loaded, registry: DirectoryRegistry, data: bytes, why: str
 ) -> None:
     """A registry takes no such file, so the files are put there by hand, as somebody would who means harm."""
-    message = refused(updater, loaded, ModelCorrupt, scaled=planted(registry, data))
+    message = refused(preparation, loaded, ModelCorrupt, scaled=planted(registry, data))
     assert message.startswith("quarantined: nodes.scaled: scale@2: ")
     assert re.search(why, message)
 
@@ -196,16 +196,16 @@ def planted(registry: DirectoryRegistry, data: bytes) -> Binding:
     return Binding(uri="models:/scale/2", digest=digest_of(data), manifest=digest_of(text))
 
 
-def test_a_model_that_lies_about_its_answers_is_refused(updater: Updater[Plan], loaded: Loaded, registry: DirectoryRegistry) -> None:
-    message = refused(updater, loaded, ModelCorrupt, scaled=planted(registry, models.identity()))
+def test_a_model_that_lies_about_its_answers_is_refused(preparation: Preparation, loaded: Loaded, registry: DirectoryRegistry) -> None:
+    message = refused(preparation, loaded, ModelCorrupt, scaled=planted(registry, models.identity()))
     assert message.startswith("proving: nodes.scaled: scale@2: ")
     assert "golden record 1, output 'y': expected [0.0], got [-1.0]" in message
 
 
-def test_a_model_that_does_not_fit_is_refused_with_all_that_is_wrong(updater: Updater[Plan], loaded: Loaded, publish: Publish) -> None:
+def test_a_model_that_does_not_fit_is_refused_with_all_that_is_wrong(preparation: Preparation, loaded: Loaded, publish: Publish) -> None:
     wide = publish("scale", models.identity(shape=(3,)))
     other = publish("score", models.join_text(), {"c": 1}, metrics={"auc": 0.5})
-    message = refused(updater, loaded, ModelMismatch, scaled=wide, score=other)
+    message = refused(preparation, loaded, ModelMismatch, scaled=wide, score=other)
     assert message.startswith("scaled=scale@2, score=score@2 does not fit the topology: ")
     for part in (
         "nodes.scaled.inputs.x: the tensor is `x: float32[N, 3]`",
@@ -217,17 +217,17 @@ def test_a_model_that_does_not_fit_is_refused_with_all_that_is_wrong(updater: Up
         assert part in message
 
 
-def test_a_release_of_another_shape_of_the_topology_is_refused(updater: Updater[Plan], loaded: Loaded) -> None:
+def test_a_release_of_another_shape_of_the_topology_is_refused(preparation: Preparation, loaded: Loaded) -> None:
     bound = runtime.bindings(loaded)
     with pytest.raises(ModelMismatch) as caught:
-        updater.prepare(release(1, bindings={"scaled": bound["scaled"], "more": bound["score"]}), lambda state, detail: None)
+        preparation.prepare(release(1, bindings={"scaled": bound["scaled"], "more": bound["score"]}), lambda state, detail: None)
     assert "the topology flights has no node 'more'" in str(caught.value)
     assert "nodes.score: the release does not bind it" in str(caught.value)
 
 
-def test_a_version_that_is_nowhere_is_refused(updater: Updater[Plan], loaded: Loaded) -> None:
+def test_a_version_that_is_nowhere_is_refused(preparation: Preparation, loaded: Loaded) -> None:
     nowhere = Binding(uri="models:/scale/7", digest="sha256:" + "1" * 64, manifest="sha256:" + "2" * 64)
-    message = refused(updater, loaded, ModelNotFound, scaled=nowhere)
+    message = refused(preparation, loaded, ModelNotFound, scaled=nowhere)
     assert message.startswith("fetching: nodes.scaled: scale@7: scale@7 is in no registry root: ")
 
 
@@ -236,14 +236,14 @@ def test_a_model_that_nobody_vouches_for_is_refused_where_the_topology_asks(load
     asking = replace(loaded, topology=replace(loaded.topology, releases=replace(loaded.topology.releases, signatures="require")))
     told: list[State] = []
     with pytest.raises(ModelUntrusted, match=r"verifying: nodes.scaled: scale@1: "):
-        runtime.updater(asking, settings).prepare(release(1, bindings=runtime.bindings(loaded)), lambda state, detail: told.append(state))
+        Preparation(asking, settings).prepare(release(1, bindings=runtime.bindings(loaded)), lambda state, detail: told.append(state))
     assert State.QUARANTINED not in told
 
 
-def test_who_is_told_to_stop_stops(updater: Updater[Plan], loaded: Loaded) -> None:
+def test_who_is_told_to_stop_stops(preparation: Preparation, loaded: Loaded) -> None:
     told: list[State] = []
     with pytest.raises(Stopped, match=r"quarantined: nodes.scaled: scale@1: stopped"):
-        updater.prepare(
+        preparation.prepare(
             release(1, bindings=runtime.bindings(loaded)), lambda state, detail: told.append(state), lambda: State.QUARANTINED in told
         )
     assert told[-1] is State.QUARANTINED
@@ -251,7 +251,7 @@ def test_who_is_told_to_stop_stops(updater: Updater[Plan], loaded: Loaded) -> No
 
 def test_a_release_that_takes_too_long_is_given_up(loaded: Loaded, settings: Settings) -> None:
     began = time.monotonic()
-    impatient = runtime.updater(loaded, replace(settings, prepare_timeout=0.2))
+    impatient = Preparation(loaded, replace(settings, prepare_timeout=0.2))
     with pytest.raises(
         ControlError, match=r"not ready within 0.2 s \(setting prepare_timeout\): quarantined: nodes.scaled: scale@1: "
     ) as caught:
@@ -260,11 +260,11 @@ def test_a_release_that_takes_too_long_is_given_up(loaded: Loaded, settings: Set
     assert time.monotonic() - began < 5
 
 
-def test_a_full_disk_is_an_error_of_this_host(updater: Updater[Plan], loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error_of_this_host(preparation: Preparation, loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(ControlError, match=r"fetching: nodes.scaled: scale@1: .*No space left on device") as caught:
-        prepared(updater, loaded)
+        prepared(preparation, loaded)
     assert caught.value.code == "host"

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self
 
-from penstock.control.keys import key_id, public_key
+from penstock.control.trust.keys import key_id, public_key
 from penstock.errors import ConfigError, Problem
 from penstock.topology.names import NAME
 

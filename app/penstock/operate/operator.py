@@ -22,16 +22,16 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self, TypeVar
 
 from penstock.binding import Binding
-from penstock.control.aliases import Moves, moves
-from penstock.control.desk import Desk, introduced
 from penstock.control.fleet import Fleet, Worker
 from penstock.control.log import Generation, Log, Standing
 from penstock.control.messages import Abort, Activate, Release, new_id
-from penstock.control.precheck import precheck
 from penstock.control.proposal import Change, Difference, Proposal, bound_now, changes_of, find, propose, restore
 from penstock.control.rollout import Stand, Verdict, stands, verdict
 from penstock.control.status import Boundary
 from penstock.errors import ControlError, TransportUnavailable
+from penstock.operate.aliases import Moves, moves
+from penstock.operate.desk import Desk, introduced
+from penstock.operate.precheck import precheck
 from penstock.registry.open import open_registry
 from penstock.settings import Settings
 from penstock.topology.spec import Topology

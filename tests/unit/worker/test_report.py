@@ -8,8 +8,8 @@ from typing import cast
 from penstock.control.messages import timestamp
 from penstock.control.status import Boundary, WorkerStatus, parse
 from penstock.errors import TransportUnavailable
-from penstock.runners.report import Reporter
 from penstock.transports.kafka.journal import Writer
+from penstock.worker.report import Reporter
 
 
 class Topic:

@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from penstock.control.operator import Operator
 from penstock.engine import Plan
 from penstock.errors import InferenceError, ModelError, PenstockError
 from penstock.model.artifact import Artifact
 from penstock.model.golden import GoldenRecord
 from penstock.model.session import Session
 from penstock.model.verify import check_golden
+from penstock.operate.operator import Operator
 from penstock.settings import Settings
 from penstock.topology.spec import Topology
 

@@ -9,8 +9,8 @@ from typing import Any
 from penstock.codecs import event_reader
 from penstock.engine import Plan, Run, watched
 from penstock.errors import DecodeError
+from penstock.explain.provenance import DeadLetter, provenance
 from penstock.record import Record
-from penstock.runners.explain.provenance import DeadLetter, provenance
 from penstock.runners.pipeline import Chunk, Pipeline, Slice
 from penstock.runtime import Loaded
 from penstock.schema import Schema

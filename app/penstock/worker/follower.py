@@ -32,17 +32,17 @@ from penstock.control.messages import Release, new_id, timestamp
 from penstock.control.status import Place, Progress, WorkerStatus
 from penstock.control.topics import Topics
 from penstock.control.trust import Judge, Trust
-from penstock.control.updater import Prepared
-from penstock.engine import Live, Plan, Serving
+from penstock.engine import Live, Serving
 from penstock.errors import PenstockError, SettingsError, TransportError, TransportUnavailable
 from penstock.model.artifact import Artifact
-from penstock.runners.report import Reporter
-from penstock.runners.validity import Validity, take_back
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
 from penstock.transports.kafka.connection import aiokafka_arguments
 from penstock.transports.kafka.journal import Reader, Writer
+from penstock.worker.checks import Validity, take_back
+from penstock.worker.preparation import Preparation, Prepared
+from penstock.worker.report import Reporter
 
 __all__ = ["Releases"]
 
@@ -64,7 +64,7 @@ class _Case:
     state: State = State.ANNOUNCED
     detail: str = ""
     since: str = field(default_factory=timestamp)
-    prepared: Prepared[Plan] | None = None
+    prepared: Prepared | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     pause: float = AGAIN[0]
     again: float = 0.0  # monotonic time before which it is not tried again
@@ -110,7 +110,7 @@ class Releases:
         self._lost = False  # the log is not the one it was: what is live stays live
         self._cases: dict[str, _Case] = {}
         self._in_force = 0  # the generation that the log says, as of when it was folded last
-        self._updater = runtime.updater(loaded, settings)
+        self._preparation = Preparation(loaded, settings)
         self._pruned = 0  # the generation after which the cache was tidied last
         self._executor = ThreadPoolExecutor(1, "preparation")
         self._wake = asyncio.Event()
@@ -195,7 +195,7 @@ class Releases:
         if not self._log.generation:
             plan = runtime.prepare(self._loaded, warm_rows=self._settings.chunk_rows, model_trust=self._settings.model_trust)
             self.live = Live(_Served(0, plan, bindings=runtime.bindings(self._loaded), artifacts=self._loaded.artifacts))
-            self._updater.adopt(self._loaded.artifacts, runtime.sessions(plan))
+            self._preparation.adopt(self._loaded.artifacts, runtime.sessions(plan))
         else:
             release = self._log.generations[-1].release
             case = self._cases[release.id] = _Case(release)
@@ -327,7 +327,7 @@ class Releases:
         wanted = self._wanted()
         return self._folding() or (wanted is not None and wanted.state is not State.FAILED)
 
-    def _served(self, release: Release, prepared: Prepared[Plan]) -> _Served:
+    def _served(self, release: Release, prepared: Prepared) -> _Served:
         return _Served(self._log.generation, prepared.plan, release.id, bindings=release.bindings, artifacts=prepared.artifacts)
 
     def _switch(self, case: _Case) -> None:
@@ -381,7 +381,7 @@ class Releases:
             self._pruned = generation
             kept = [binding for one in self.live.loaded for binding in one.bindings.values()]
             try:
-                await asyncio.get_running_loop().run_in_executor(self._executor, self._updater.prune, kept)
+                await asyncio.get_running_loop().run_in_executor(self._executor, self._preparation.prune, kept)
             except (PenstockError, OSError) as error:
                 logger.warning("the cache of models was not tidied: %s", error)
 
@@ -419,16 +419,16 @@ class Releases:
                 case.move(State.READY)
                 logger.info("release %s is ready", case.release.id)
 
-    def _loaded_already(self, bindings: Mapping[str, Binding]) -> Prepared[Plan] | None:
+    def _loaded_already(self, bindings: Mapping[str, Binding]) -> Prepared | None:
         return next((Prepared(one.plan, one.artifacts) for one in self.live.loaded if same(one.bindings, bindings)), None)
 
-    async def _beside(self, case: _Case) -> Prepared[Plan]:
+    async def _beside(self, case: _Case) -> Prepared:
         loop = asyncio.get_running_loop()
 
         def tell(state: State, detail: str = "") -> None:
             loop.call_soon_threadsafe(self._tell, case, state, detail)
 
-        return await loop.run_in_executor(self._executor, self._updater.prepare, case.release, tell, case.stop.is_set)
+        return await loop.run_in_executor(self._executor, self._preparation.prepare, case.release, tell, case.stop.is_set)
 
     def _tell(self, case: _Case, state: State, detail: str) -> None:
         if case.state not in ENDS and not case.stop.is_set():

@@ -22,44 +22,38 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from penstock import runtime
 from penstock.binding import Binding
 from penstock.control.lifecycle import State
 from penstock.control.messages import Release
+from penstock.engine import Plan
 from penstock.errors import ControlError, ModelError, PenstockError, Stopped
 from penstock.model.artifact import GOLDEN_FILE, MODEL_FILE, Artifact
 from penstock.model.quarantine import Limits, quarantine_once
 from penstock.model.sealed import Sealed
 from penstock.model.session import Session
+from penstock.model.trust import load_trust
 from penstock.model.verify import verify
-from penstock.registry.cache import Cache
+from penstock.registry.open import open_cache
+from penstock.runtime import Loaded
+from penstock.settings import Settings
 
-__all__ = ["Build", "Fit", "Prepared", "Tell", "Updater"]
+__all__ = ["Preparation", "Prepared", "Tell"]
 
 logger = logging.getLogger(__name__)
 
-P = TypeVar("P")
-P_co = TypeVar("P_co", covariant=True)
-
 Tell = Callable[[State, str], None]
 Stopping = Callable[[], bool]
-Build = Callable[[Mapping[str, Session]], P]  # loaded models by node -> the plan
-
-
-class Fit(Protocol[P_co]):
-    """Step 4. `artifacts` and `parameters` are by node; raises ModelMismatch with all that does not fit, else says how the plan is made."""
-
-    def __call__(self, artifacts: Mapping[str, Artifact], parameters: Mapping[str, Mapping[str, Any]]) -> Build[P_co]: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared(Generic[P]):
+class Prepared:
     """A release made ready: its plan, and the version of each node, whose files are in the cache."""
 
-    plan: P
+    plan: Plan
     artifacts: Mapping[str, Artifact]
 
 
@@ -71,7 +65,7 @@ class _Version(NamedTuple):
 
 
 @dataclass(slots=True, repr=False)
-class _Case:
+class _Piece:
     """One version of the release on its way: the nodes that it is for, `shared` when it is loaded already, and what the steps add."""
 
     binding: Binding
@@ -82,31 +76,18 @@ class _Case:
     session: Session = field(init=False)
 
 
-class Updater(Generic[P]):
-    """Prepares releases, one at a time. `warm_rows` is the batch size that models are warmed up at, beside single rows.
+class Preparation:
+    """Prepares releases of a topology, one at a time. Raises SettingsError for a registry root that cannot be used."""
 
-    `vouch` looks at who signed a version and raises ModelUntrusted; None where the policy is not to look. `timeout` is how
-    long a release may take, in seconds.
-    """
-
-    def __init__(
-        self,
-        models: Cache,
-        fit: Fit[P],
-        *,
-        cache: Path,
-        timeout: float,
-        warm_rows: int = 256,
-        vouch: Callable[[Artifact], None] | None = None,
-        limits: Limits | None = None,
-    ) -> None:
-        self._models = models
-        self._fit = fit
-        self._cache = cache
-        self._timeout = timeout
-        self._sizes = (1, warm_rows)
-        self._vouch = vouch
-        self._limits = limits
+    def __init__(self, loaded: Loaded, settings: Settings) -> None:
+        self._loaded = loaded
+        self._models = open_cache(settings)
+        self._cache = settings.cache.expanduser()
+        self._timeout = settings.prepare_timeout
+        self._sizes = (1, settings.chunk_rows)
+        self._policy = loaded.topology.releases.signatures
+        self._model_trust = settings.model_trust
+        self._limits = Limits(wall=settings.prepare_timeout)
         self._sessions: WeakValueDictionary[_Version, Session] = WeakValueDictionary()
         self._artifacts: WeakKeyDictionary[Session, Artifact] = WeakKeyDictionary()
 
@@ -117,7 +98,7 @@ class Updater(Generic[P]):
             self._sessions[_Version(artifact.manifest_digest, artifact.digest)] = session
             self._artifacts[session] = artifact
 
-    def prepare(self, release: Release, tell: Tell, stopped: Stopping = lambda: False) -> Prepared[P]:
+    def prepare(self, release: Release, tell: Tell, stopped: Stopping = lambda: False) -> Prepared:
         """The release's plan, loaded and warm. Blocks: call it in a thread of its own.
 
         `tell` hears of each step once or more (details change), from the first to the last; that it is ready, or has failed, is
@@ -138,81 +119,82 @@ class Updater(Generic[P]):
         if gone:
             logger.info("given back from the cache: %s", ", ".join(gone))
 
-    def _prepare(self, release: Release, tell: Tell, stopped: Stopping) -> Prepared[P]:
-        cases = self._cases(release.bindings)
+    def _prepare(self, release: Release, tell: Tell, stopped: Stopping) -> Prepared:
+        pieces = self._pieces(release.bindings)
 
-        def each(state: State, step: Callable[[_Case], None]) -> None:
-            _each([case for case in cases if case.shared is None], state, step, tell, stopped)
+        def each(state: State, step: Callable[[_Piece], None]) -> None:
+            _each([piece for piece in pieces if piece.shared is None], state, step, tell, stopped)
 
         with ExitStack() as seals:
-            each(State.FETCHING, lambda case: self._fetch(case, stopped))  # 1
-            each(State.VERIFYING, lambda case: self._verify(case, seals, stopped))  # 2
-            each(State.QUARANTINED, lambda case: self._quarantine(case, stopped))  # 3
+            each(State.FETCHING, lambda piece: self._fetch(piece, stopped))  # 1
+            each(State.VERIFYING, lambda piece: self._verify(piece, seals, stopped))  # 2
+            each(State.QUARANTINED, lambda piece: self._quarantine(piece, stopped))  # 3
             tell(State.FITTING, "")  # 4
-            artifacts = {node: case.artifact for case in cases for node in case.nodes}
-            build = self._fit(artifacts, {node: binding.parameters for node, binding in release.bindings.items()})
+            artifacts = {node: piece.artifact for piece in pieces for node in piece.nodes}
+            parameters = {node: binding.parameters for node, binding in release.bindings.items()}
+            loaded = runtime.rebind(self._loaded, artifacts, parameters)
             each(State.PROVING, _prove)  # 5
-        each(State.WARMING, lambda case: case.session.warm_up(self._sizes))  # 6
-        sessions = {node: case.session for case in cases for node in case.nodes}
-        plan = build(sessions)
+        each(State.WARMING, lambda piece: piece.session.warm_up(self._sizes))  # 6
+        sessions = {node: piece.session for piece in pieces for node in piece.nodes}
+        plan = runtime.plan(loaded, sessions, parameters)
         self.adopt(artifacts, sessions)
         return Prepared(plan, artifacts)
 
-    def _cases(self, bindings: Mapping[str, Binding]) -> list[_Case]:
+    def _pieces(self, bindings: Mapping[str, Binding]) -> list[_Piece]:
         """The versions of a release, each once, with what is loaded of them."""
-        cases: dict[_Version, _Case] = {}
+        pieces: dict[_Version, _Piece] = {}
         for node, binding in bindings.items():
             version = _Version(binding.manifest, binding.digest)
-            if version not in cases:
-                cases[version] = case = _Case(binding, shared=self._sessions.get(version))
-                if case.shared is not None:
-                    case.session, case.artifact = case.shared, self._artifacts[case.shared]
-            cases[version].nodes.append(node)
-        return list(cases.values())
+            if version not in pieces:
+                pieces[version] = piece = _Piece(binding, shared=self._sessions.get(version))
+                if piece.shared is not None:
+                    piece.session, piece.artifact = piece.shared, self._artifacts[piece.shared]
+            pieces[version].nodes.append(node)
+        return list(pieces.values())
 
-    def _fetch(self, case: _Case, stopped: Stopping) -> None:
-        case.artifact = self._models.fetch(case.binding, stopped=stopped, signature=self._vouch is not None)
+    def _fetch(self, piece: _Piece, stopped: Stopping) -> None:
+        piece.artifact = self._models.fetch(piece.binding, stopped=stopped, signature=self._policy != "off")
 
-    def _verify(self, case: _Case, seals: ExitStack, stopped: Stopping) -> None:
-        with open(case.artifact.path / MODEL_FILE, "rb", buffering=0) as file:
-            case.sealed = seals.enter_context(Sealed(file, limit=case.artifact.size, stopped=stopped))
+    def _verify(self, piece: _Piece, seals: ExitStack, stopped: Stopping) -> None:
+        with open(piece.artifact.path / MODEL_FILE, "rb", buffering=0) as file:
+            piece.sealed = seals.enter_context(Sealed(file, limit=piece.artifact.size, stopped=stopped))
         if stopped():
             raise Stopped
-        if case.sealed.digest != case.artifact.digest:
-            raise case.artifact.corrupt(MODEL_FILE, f"is {case.sealed.digest} now: the cache is damaged, or somebody writes there")
-        if self._vouch is not None:
-            self._vouch(case.artifact)
+        if piece.sealed.digest != piece.artifact.digest:
+            raise piece.artifact.corrupt(MODEL_FILE, f"is {piece.sealed.digest} now: the cache is damaged, or somebody writes there")
+        if self._policy != "off":  # the keys are read each time: one may be added while the worker runs
+            runtime.admit(self._policy, piece.artifact, load_trust(self._model_trust) if self._model_trust else None)
 
-    def _quarantine(self, case: _Case, stopped: Stopping) -> None:
-        golden = (case.artifact.path / GOLDEN_FILE).read_text(encoding="utf-8")  # believed in step 5, by its digest
-        quarantine_once(case.sealed, golden=golden, cache=self._cache, limits=self._limits, stopped=stopped)
-
-
-def _prove(case: _Case) -> None:
-    case.session = Session.load_file(case.sealed.path, label=str(case.artifact))
-    verify(case.artifact, case.session)
+    def _quarantine(self, piece: _Piece, stopped: Stopping) -> None:
+        golden = (piece.artifact.path / GOLDEN_FILE).read_text(encoding="utf-8")  # believed in step 5, by its digest
+        quarantine_once(piece.sealed, golden=golden, cache=self._cache, limits=self._limits, stopped=stopped)
 
 
-def _each(cases: Sequence[_Case], state: State, step: Callable[[_Case], None], tell: Tell, stopped: Stopping) -> None:
+def _prove(piece: _Piece) -> None:
+    piece.session = Session.load_file(piece.sealed.path, label=str(piece.artifact))
+    verify(piece.artifact, piece.session)
+
+
+def _each(pieces: Sequence[_Piece], state: State, step: Callable[[_Piece], None], tell: Tell, stopped: Stopping) -> None:
     """The step for each version, told one by one; it is told also when there is nothing to do in it."""
-    if not cases:
+    if not pieces:
         tell(state, "")
-    for number, case in enumerate(cases, 1):
+    for number, piece in enumerate(pieces, 1):
         if stopped():
             raise Stopped
-        tell(state, f"{case.binding} ({number} of {len(cases)})" if len(cases) > 1 else str(case.binding))
-        with _blaming(state, case):
-            step(case)
+        tell(state, f"{piece.binding} ({number} of {len(pieces)})" if len(pieces) > 1 else str(piece.binding))
+        with _blaming(state, piece):
+            step(piece)
 
 
 @contextlib.contextmanager
-def _blaming(state: State, case: _Case) -> Iterator[None]:
+def _blaming(state: State, piece: _Piece) -> Iterator[None]:
     """Puts before an error which step it was, and for which nodes."""
-    about = f"{state}: {', '.join(f'nodes.{node}' for node in case.nodes)}: {case.binding}"
+    about = f"{state}: {', '.join(f'nodes.{node}' for node in piece.nodes)}: {piece.binding}"
     try:
         yield
     except ModelError as error:
-        raise type(error)(f"{about}: {error}", name=case.binding.name, version=case.binding.version) from error
+        raise type(error)(f"{about}: {error}", name=piece.binding.name, version=piece.binding.version) from error
     except Stopped as error:
         raise Stopped(f"{about}: {error}") from error
     except (PenstockError, OSError) as error:  # OSError: no space left, too many open files
