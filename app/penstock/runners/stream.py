@@ -38,7 +38,7 @@ from penstock.transports.kafka.options import TransportOptions
 from penstock.transports.kafka.producer import Producer, RecordTooLarge, when_delivered
 from penstock.transports.kafka.tracker import Span
 from penstock.transports.kafka.transport import App
-from penstock.worker.follower import Releases
+from penstock.worker.follower import Follower
 
 __all__ = ["StreamRunner"]
 
@@ -58,7 +58,7 @@ class StreamRunner:
         self.settings = settings
         self.metrics = Metrics()
         self.live: Live[Any]
-        self.releases: Releases | None = None
+        self.releases: Follower | None = None
         self.topics: Mapping[str, TopicInfo] = {}
         self.app: App | None = None
         self._failure: BaseException | None = None
@@ -147,7 +147,7 @@ class StreamRunner:
     async def _bring_up(self, stack: AsyncExitStack, cluster: str) -> None:
         """`live` is what the control log has in force, and is followed from now on; without releases, what the file binds."""
         if self.settings.releases:
-            releases = Releases(self.loaded, self.settings, cluster, self.metrics, self.models)
+            releases = Follower(self.loaded, self.settings, cluster, self.metrics, self.models)
             releases.places = self._places
             self.releases = await stack.enter_async_context(releases.following(self.fail))
             self.live = self.releases.live

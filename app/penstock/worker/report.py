@@ -18,11 +18,33 @@ from penstock.errors import TransportError
 from penstock.transports.kafka.journal import FAREWELL, Writer
 from penstock.transports.kafka.tracker import Partition
 
-__all__ = ["Reporter"]
+__all__ = ["Problems", "Reporter"]
 
 logger = logging.getLogger(__name__)
 
 APART: Final = 0.02  # seconds between two reports at least: a burst of changes is one
+
+
+class Problems:
+    """What a person should look at, one text per subject. A new one is logged."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, str] = {}
+
+    def say(self, about: str, what: str = "") -> None:
+        """There is this problem; empty: there is none about this (any more)."""
+        if what and self._said.get(about) != what:
+            logger.warning("%s", what)
+            self._said[about] = what
+        elif not what:
+            self._said.pop(about, None)
+
+    def about(self, subject: str) -> str:
+        """The problem, "" when there is none."""
+        return self._said.get(subject, "")
+
+    def all(self) -> list[str]:
+        return list(self._said.values())
 
 
 class Reporter:
