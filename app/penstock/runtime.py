@@ -15,7 +15,8 @@ from penstock.errors import ConfigError, ModelError, ModelMismatch, ModelUntrust
 from penstock.fit import as_bound, fit, strays
 from penstock.model.artifact import Artifact
 from penstock.model.session import Session
-from penstock.model.trust import ModelTrust, Policy, judge, load_trust
+from penstock.model.signer import ModelTrust
+from penstock.model.trust import Policy, judge, load_trust
 from penstock.model.verify import verify
 from penstock.registry.open import open_registry
 from penstock.schema import Schema

@@ -22,7 +22,8 @@ from penstock.model.contents import MAX_BYTES
 from penstock.model.golden import GoldenRecord, parse
 from penstock.model.quarantine import quarantine
 from penstock.model.session import Session
-from penstock.model.trust import EXTRA, ModelTrust, Policy, judge, load_trust
+from penstock.model.signer import ModelTrust
+from penstock.model.trust import EXTRA, Policy, judge, load_trust
 from penstock.model.verify import verify
 from penstock.registry.base import Registry
 from penstock.registry.names import check_names

@@ -21,7 +21,7 @@ from penstock.errors import ControlError, TransportUnavailable
 from penstock.operate.voice import Voice
 from penstock.settings import Settings
 from penstock.topology.spec import Topology
-from penstock.transports.kafka.connection import Admin, aiokafka_arguments
+from penstock.transports.kafka.connection import Admin, aiokafka_arguments, patience_of
 from penstock.transports.kafka.journal import Entry, Reader, Writer
 
 __all__ = ["Desk", "introduced"]
@@ -33,13 +33,8 @@ _ECHO_S: Final = 0.5
 def introduced(settings: Settings, topology: Topology) -> str:
     """The id of the cluster. Raises TopicMissing when the topics of the topology's releases were not made there. Blocks, with patience."""
     admin = Admin(settings)
-    admin.describe(_topics(settings, topology))
+    admin.describe(Topics.declared(settings.application, topology))
     return admin.cluster_id()
-
-
-def _topics(settings: Settings, topology: Topology) -> Topics:
-    releases = topology.releases
-    return Topics.of(settings.application, topology.name, control=releases.control, status=releases.status)
 
 
 WAIT_MS = 50  # a question for the end of a topic waits behind a fetch that is held open; who operates is not there for long
@@ -56,10 +51,10 @@ class Desk:
 
     def __init__(self, settings: Settings, topology: Topology, cluster: str = "") -> None:
         self._settings, self._topology, self._cluster = settings, topology, cluster
-        self.topics = _topics(settings, topology)
+        self.topics = Topics.declared(settings.application, topology)
         self.fleet = Fleet(silence_after(settings.status_interval))
         self._arguments = aiokafka_arguments(settings)
-        self._patience = max(settings.broker_timeout, 1.0)
+        self._patience = patience_of(settings)
         self._voice: Voice | None = None
         self._writer: Writer | None = None
 

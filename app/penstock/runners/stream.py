@@ -32,7 +32,7 @@ from penstock.runners.pipeline import Chunk, Pipeline, Slice
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
-from penstock.transports.kafka.connection import Admin, TopicInfo, aiokafka_arguments
+from penstock.transports.kafka.connection import Admin, TopicInfo
 from penstock.transports.kafka.consumer import Consumer, Delivery
 from penstock.transports.kafka.options import TransportOptions
 from penstock.transports.kafka.producer import Producer, RecordTooLarge, when_delivered
@@ -82,8 +82,7 @@ class StreamRunner:
 
     def _look_at_topics(self, admin: Admin) -> Mapping[str, TopicInfo]:
         stages = self.loaded.wiring.stages
-        declared = self.loaded.topology.releases
-        journals = Topics.of(self.settings.application, self.name, control=declared.control, status=declared.status)
+        journals = Topics.declared(self.settings.application, self.loaded.topology)
         topics = admin.describe(
             self._written() | {stage.source.topic for stage in stages} | ({*journals} if self.settings.releases else set())
         )
@@ -102,25 +101,10 @@ class StreamRunner:
         return {emit.sink.topic for stage in stages for emit in stage.emits} | {stage.source.dead_letter for stage in stages}
 
     def _options(self) -> TransportOptions:
-        settings = self.settings
-        return TransportOptions(
-            connection=aiokafka_arguments(settings),
+        return TransportOptions.of(
+            self.settings,
             writes=tuple(sorted(self._written())),
             limits={name: topic.max_message_bytes for name, topic in self.topics.items() if topic.max_message_bytes is not None},
-            start_from=settings.start_from,
-            group_instance_id=settings.group_instance_id,
-            max_batch_rows=settings.max_batch_rows,
-            max_in_flight_batches=settings.max_in_flight_batches,
-            max_in_flight_bytes=settings.max_in_flight_bytes,
-            fetch_bytes=settings.fetch_bytes,
-            fetch_wait_ms=settings.fetch_wait_ms,
-            fetch_linger_ms=settings.fetch_linger_ms,
-            compression=settings.compression,
-            commit_interval=settings.commit_interval,
-            drain_timeout=settings.drain_timeout,
-            session_timeout=settings.session_timeout,
-            rebalance_timeout=max(settings.drain_timeout * 2, settings.session_timeout),
-            broker_timeout=settings.broker_timeout,
             metrics=self.metrics,
             before_reading=self._assigned,
         )

@@ -36,7 +36,7 @@ from penstock.model.artifact import Artifact
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
-from penstock.transports.kafka.connection import aiokafka_arguments
+from penstock.transports.kafka.connection import aiokafka_arguments, patience_of
 from penstock.transports.kafka.journal import Reader, Writer
 from penstock.worker.beside import Beside
 from penstock.worker.checks import Validity, take_back
@@ -80,7 +80,7 @@ class Follower:
         topology = loaded.topology
         if topology.releases.on_invalid == "rollback" and settings.signing_key is None and not settings.unsigned_control:
             raise SettingsError("`on_invalid: rollback` makes releases, so the worker needs a key to sign them with: --signing-key FILE")
-        self.topics = Topics.of(settings.application, topology.name, control=topology.releases.control, status=topology.releases.status)
+        self.topics = Topics.declared(settings.application, topology)
         self.worker = settings.group_instance_id or f"{socket.gethostname()}.{os.getpid()}.{new_id()[-4:]}"
         self.places: Callable[[], dict[str, Place]] = dict  # where it is in its partitions; the runner that reads them sets it
         self.problems = Problems()
@@ -106,7 +106,7 @@ class Follower:
         """
         settings = self._settings
         trust = Trust.load(settings.trust)
-        connection, patience = aiokafka_arguments(settings), max(settings.broker_timeout, 1.0)
+        connection, patience = aiokafka_arguments(settings), patience_of(settings)
         wait_ms = min(settings.fetch_wait_ms, WAIT_MS)
         async with (
             Reader(connection, self.topics.control, patience=patience, wait_ms=wait_ms, whole=True) as reader,
@@ -148,7 +148,7 @@ class Follower:
 
         Raises TransportUnavailable when the brokers do not tell where the log ends.
         """
-        patience = max(self._settings.broker_timeout, 1.0)
+        patience = patience_of(self._settings)
         if not self.folding.lost:
             end = await self.folding.reader.end()
             try:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Self, cast
 
+from penstock.settings import Settings
 from penstock.telemetry import Metrics
+from penstock.transports.kafka.connection import aiokafka_arguments
 
 __all__ = ["FAUST_LOGGER", "TransportOptions", "options_of"]
 
@@ -16,34 +18,44 @@ __all__ = ["FAUST_LOGGER", "TransportOptions", "options_of"]
 FAUST_LOGGER: Final = logging.getLogger("faust.penstock")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TransportOptions:
     """What the transport needs to know beyond Faust's own settings. Times in seconds, sizes in bytes.
 
     `connection` holds aiokafka's arguments for reaching the brokers (addresses, TLS, SASL, client id), `writes` the topics
-    that will be written, `limits` the max.message.bytes of those that say.
+    that will be written, `limits` the max.message.bytes of those that say. What has the name of a setting has no default here.
     """
 
     connection: Mapping[str, Any] = field(repr=False)  # holds the password
     writes: tuple[str, ...] = ()
     limits: Mapping[str, int] = field(default_factory=dict)
-    start_from: str = "earliest"
-    group_instance_id: str = ""
-    max_batch_rows: int = 4096
-    max_in_flight_batches: int = 16
-    max_in_flight_bytes: int = 33_554_432
-    fetch_bytes: int = 1_048_576
-    fetch_wait_ms: int = 500
-    fetch_linger_ms: float = 1.0
+    start_from: str
+    group_instance_id: str
+    max_batch_rows: int
+    max_in_flight_batches: int
+    max_in_flight_bytes: int
+    fetch_bytes: int
+    fetch_wait_ms: int
+    fetch_linger_ms: float
     batch_bytes: int = 1_000_000
-    compression: str = "none"
-    commit_interval: float = 1.0
-    drain_timeout: float = 30.0
-    session_timeout: float = 10.0
-    rebalance_timeout: float = 60.0
-    broker_timeout: float = 60.0
+    compression: str
+    commit_interval: float
+    drain_timeout: float
+    session_timeout: float
+    broker_timeout: float
     metrics: Metrics = field(default_factory=Metrics)
     before_reading: Callable[[], Awaitable[None]] | None = None  # awaited at each assignment, before its first fetch
+
+    @property
+    def rebalance_timeout(self) -> float:
+        return max(self.drain_timeout * 2, self.session_timeout)
+
+    @classmethod
+    def of(cls, settings: Settings, **more: Any) -> Self:
+        """The options that settings give; `more` are the others."""
+        declared = {one.name for one in fields(Settings)}
+        given = {one.name: getattr(settings, one.name) for one in fields(cls) if one.name in declared}
+        return cls(**{"connection": aiokafka_arguments(settings), **given, **more})
 
 
 def options_of(app: Any) -> TransportOptions:
