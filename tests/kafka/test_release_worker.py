@@ -74,11 +74,11 @@ class Following:
 
     async def in_force(self, factor: float) -> None:
         """Registers a version, and sees it in force here."""
-        generation = self.releases.live.current.generation
+        generation = self.releases.deployment.generation
         release = self.release(generation, push(self.job, factor))
         await self.say(release)
         await self.say(self.activation(release))
-        await self.until("the next generation", lambda: self.releases.live.current.generation == generation + 1)
+        await self.until("the next generation", lambda: self.releases.deployment.generation == generation + 1)
 
 
 def push(job: Job, factor: float) -> Binding:
@@ -126,7 +126,7 @@ def test_who_has_caught_up_scores_with_what_is_in_force_however_much_else_was_sa
             while releases._reader.position < end:  # noqa: ASYNC110  the moment between two pieces is what this is about
                 await asyncio.sleep(0)
             await releases.caught_up()
-            assert releases.live.current.generation == 1
+            assert releases.deployment.generation == 1
             await saying
 
     run(act)
@@ -206,7 +206,7 @@ def test_a_log_that_was_made_anew_is_not_believed_and_partitions_move_all_the_sa
             await it.until("the problem", lambda: "it was made anew" in it.releases.problems.get("control", ""))
             await it.say(*[b"?"] * 10)
             await it.releases.caught_up()
-            assert it.releases.live.current.generation == 1
+            assert it.releases.deployment.generation == 1
             assert "hears of no other" in it.releases.problems["control"]
 
     run(act)

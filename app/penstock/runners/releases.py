@@ -32,7 +32,7 @@ from penstock.control.status import Place, Progress, WorkerStatus
 from penstock.control.topics import Topics
 from penstock.control.trust import Judge, Trust
 from penstock.control.updater import Staged
-from penstock.engine import Live, Plan, Serving
+from penstock.engine import Deployment, Plan, Serving
 from penstock.errors import PenstockError, SettingsError, TransportError, TransportUnavailable
 from penstock.model.artifact import Artifact
 from penstock.runners.report import Reporter
@@ -81,12 +81,12 @@ class _Served(Serving):
 
 
 class Releases:
-    """Follows the releases of one topology for one worker. `live` is what the worker scores with.
+    """Follows the releases of one topology for one worker. `deployment` is what the worker scores with; a swap assigns the next one.
 
     Use `following`: it reads the log, brings up the generation in force, and stops everything at the end.
     """
 
-    live: Live[_Served]
+    deployment: Deployment[_Served]
     reporter: Reporter
 
     def __init__(self, loaded: Loaded, settings: Settings, cluster: str, metrics: Metrics, models: asyncio.Lock) -> None:
@@ -117,7 +117,7 @@ class Releases:
 
     @asynccontextmanager
     async def following(self, fail: Callable[[BaseException | None], None]) -> AsyncIterator[Self]:
-        """The generation in force is `live` inside; what comes later is followed in the background. `fail` is told of a bug there.
+        """The generation in force is `deployment` inside; what comes later is followed in the background. `fail` is told of a bug there.
 
         Raises TransportUnavailable when the log cannot be read, ModelError or ControlError when the generation in force
         cannot be served here.
@@ -193,17 +193,17 @@ class Releases:
                 self._log.apply(entry)
         if not self._log.generation:
             plan = runtime.prepare(self._loaded, warm_rows=self._settings.chunk_rows, model_trust=self._settings.model_trust)
-            self.live = Live(_Served(0, plan, bindings=runtime.bindings(self._loaded), artifacts=self._loaded.artifacts))
+            self.deployment = Deployment(_Served(0, plan, bindings=runtime.bindings(self._loaded), artifacts=self._loaded.artifacts))
             self._updater.adopt(self._loaded.artifacts, runtime.sessions(plan))
         else:
             release = self._log.generations[-1].release
             case = self._cases[release.id] = _Case(release)
             staged = await self._beside(case)
             case.state = State.LIVE
-            self.live = Live(self._served(release, staged))
+            self.deployment = Deployment(self._served(release, staged))
             self._compare_with_the_file(release.bindings)
-        self._metrics.generation = self.live.current.generation
-        logger.info("generation %d is in force", self.live.current.generation, extra=dict(self.live.current.plan.versions))
+        self._metrics.generation = self.deployment.generation
+        logger.info("generation %d is in force", self.deployment.generation, extra=dict(self.deployment.primary.plan.versions))
         self._folded = self._reader.position
         self._reconcile()
 
@@ -227,7 +227,7 @@ class Releases:
                 continue
             except TransportError as error:
                 self._problem(
-                    "control", f"{error}; this worker goes on with generation {self.live.current.generation}, and hears of no other"
+                    "control", f"{error}; this worker goes on with generation {self.deployment.generation}, and hears of no other"
                 )
                 self._lost = True
                 async with self._moved:
@@ -296,7 +296,7 @@ class Releases:
             self._switch(wanted)
         elif wanted is not None and wanted.state is State.FAILED:
             self._cannot_serve(wanted)
-        current = self.live.current.generation
+        current = self.deployment.generation
         newest = f"generation {log.generation} is the newest" if log.generation else "nothing was released"
         self._problem("trust-lost", f"by the keys trusted now {newest}; generation {current} goes on" if current > log.generation else "")
         pending = {release.id for release in log.pending}  # one of these that has failed would be made ready again, if it were forgotten
@@ -308,7 +308,7 @@ class Releases:
 
     def _wanted(self) -> _Case | None:
         """The release in force, while this worker does not score with it."""
-        log, current = self._log, self.live.current
+        log, current = self._log, self.deployment.primary
         if self._folding() or not log.generation or log.generations[-1].release.id == current.release:
             return None
         release = log.generations[-1].release
@@ -332,7 +332,7 @@ class Releases:
     def _switch(self, case: _Case) -> None:
         assert case.staged is not None
         generation = self._log.generation
-        self.live.swap(self._served(case.release, case.staged))
+        self.deployment = self.deployment.followed_by(self._served(case.release, case.staged))
         for one in self._cases.values():
             if one.state is State.PREVIOUS:
                 one.move(State.RETIRED)
@@ -347,7 +347,7 @@ class Releases:
             "generation %d is in force: %s",
             generation,
             case.release.reason or "no reason given",
-            extra=dict(self.live.current.plan.versions),
+            extra=dict(self.deployment.primary.plan.versions),
         )
 
     def _cannot_serve(self, case: _Case) -> None:
@@ -376,9 +376,9 @@ class Releases:
 
     async def _prune(self) -> None:
         """Gives back what the host's cache has not used for long; once a generation, when there is nothing else to do."""
-        if self._pruned != (generation := self.live.current.generation):
+        if self._pruned != (generation := self.deployment.generation):
             self._pruned = generation
-            kept = [binding for one in self.live.loaded for binding in one.bindings.values()]
+            kept = [binding for one in self.deployment.loaded for binding in one.bindings.values()]
             try:
                 await asyncio.get_running_loop().run_in_executor(self._executor, self._updater.prune, kept)
             except (PenstockError, OSError) as error:
@@ -419,7 +419,7 @@ class Releases:
                 logger.info("release %s is ready", case.release.id)
 
     def _loaded_already(self, bindings: Mapping[str, Binding]) -> Staged[Plan] | None:
-        return next((Staged(one.plan, one.artifacts) for one in self.live.loaded if same(one.bindings, bindings)), None)
+        return next((Staged(one.plan, one.artifacts) for one in self.deployment.loaded if same(one.bindings, bindings)), None)
 
     async def _beside(self, case: _Case) -> Staged[Plan]:
         loop = asyncio.get_running_loop()
@@ -443,11 +443,11 @@ class Releases:
         topology, validity = self._loaded.topology, Validity(self._models)
         while True:
             await asyncio.sleep(every)
-            serving = self.live.current
+            serving = self.deployment.primary
             failures = await validity.failures(serving.plan, serving.artifacts)
             self._metrics.validity_failures += len(failures)
             self._problem("validity", "; ".join(failures))
-            if failures and serving is self.live.current and topology.releases.on_invalid == "rollback":
+            if failures and serving is self.deployment.primary and topology.releases.on_invalid == "rollback":
                 await take_back(self._settings, topology, serving.generation, f"{self.worker}: {failures[0]}")
 
     # -- what is told ------------------------------------------------------------------------------------------------
@@ -461,7 +461,7 @@ class Releases:
             self.problems.pop(about, None)
 
     def _describe(self) -> WorkerStatus:
-        current = self.live.current
+        current = self.deployment.primary
         return WorkerStatus(
             worker=self.worker,
             topology=self._loaded.topology.name,

@@ -24,7 +24,7 @@ from typing import Any, cast
 from penstock import runtime
 from penstock.control.status import Place
 from penstock.control.topics import Topics
-from penstock.engine import Live, Serving
+from penstock.engine import Deployment, Serving
 from penstock.errors import DeliveryFailed, EncodeError, InferenceError, PenstockError, RecordError, SettingsError, TransportUnavailable
 from penstock.parcel import Parcel
 from penstock.record import RecordLike
@@ -57,7 +57,7 @@ class StreamRunner:
         self.name = loaded.topology.name
         self.settings = settings
         self.metrics = Metrics()
-        self.live: Live[Any]
+        self._own: Deployment[Any]
         self.releases: Releases | None = None
         self.topics: Mapping[str, TopicInfo] = {}
         self.app: App | None = None
@@ -145,16 +145,20 @@ class StreamRunner:
                 await asyncio.wait({up})
 
     async def _bring_up(self, stack: AsyncExitStack, cluster: str) -> None:
-        """`live` is what the control log has in force, and is followed from now on; without releases, what the file binds."""
+        """`deployment` is what the control log has in force, and is followed from now on; without releases, what the file binds."""
         if self.settings.releases:
             releases = Releases(self.loaded, self.settings, cluster, self.metrics, self.models)
             releases.places = self._places
             self.releases = await stack.enter_async_context(releases.following(self.fail))
-            self.live = self.releases.live
         else:
-            self.live = Live(
+            self._own = Deployment(
                 Serving(0, runtime.prepare(self.loaded, warm_rows=self.settings.chunk_rows, model_trust=self.settings.model_trust))
             )
+
+    @property
+    def deployment(self) -> Deployment[Any]:
+        """What scores now."""
+        return self.releases.deployment if self.releases is not None else self._own
 
     def _places(self) -> dict[str, Place]:
         """The next offset of each partition that is assigned now, and how many records lie behind it."""
@@ -183,7 +187,7 @@ class StreamRunner:
             await asyncio.wait({start, *ends}, return_when=asyncio.FIRST_COMPLETED)
             if start.done():
                 start.result()
-                logger.info("running %s as group %s", self.name, group, extra=dict(self.live.current.plan.versions))
+                logger.info("running %s as group %s", self.name, group, extra=dict(self.deployment.primary.plan.versions))
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             self._failure = self._failure or app.crash_reason
             logger.info("stopping: finishing what is in flight")
@@ -298,7 +302,7 @@ class Deliveries:
     def _in_force(self, taken: list[tuple[Span, list[RecordLike]]]) -> Pipeline:
         """The pipeline of the generation in force, for the whole delivery; a swap shows from the next one on."""
         runner = self.runner
-        serving = runner.live.current
+        serving = runner.deployment.primary
         if serving is not self._serving:
             self._serving = serving
             self._pipeline = Pipeline(
