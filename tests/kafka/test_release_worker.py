@@ -54,7 +54,10 @@ class Following:
         return Activate(**self._opening(release.id))
 
     def _opening(self, id: str) -> dict[str, Any]:
-        return {"id": id, "topology": "doubles", "cluster": self.cluster, "time": timestamp(), "author": "somebody"}
+        return {
+            "id": id, "topology": "doubles", "cluster": self.cluster, "control_topic": self.job.releases.control, "time": timestamp(),
+            "author": "somebody",
+        }  # fmt: skip
 
     async def say(self, *messages: Message | bytes) -> None:
         """Writes messages, or whatever bytes."""

@@ -27,7 +27,7 @@ from typing import Any, Final, Self
 from penstock import runtime
 from penstock.control.lifecycle import ENDS, State, move
 from penstock.control.log import Kind, Log, Outcome, Standing
-from penstock.control.messages import Binding, Release, new_id, same, timestamp
+from penstock.control.messages import NEWEST, Binding, Release, new_id, same, timestamp
 from penstock.control.status import Place, Progress, WorkerStatus
 from penstock.control.topics import Topics
 from penstock.control.trust import Judge, Trust
@@ -184,7 +184,9 @@ class Releases:
 
     def _empty(self) -> Log:
         self._folded_with = self._trust
-        return Log(Judge(self._loaded.topology.name, self._cluster, self._trust, unsigned=self._settings.unsigned_control))
+        return Log(
+            Judge(self._loaded.topology.name, self._cluster, self.topics.control, self._trust, unsigned=self._settings.unsigned_control)
+        )
 
     async def _bring_up(self) -> None:
         """Folds what is there, and makes the generation in force the live one."""
@@ -480,4 +482,5 @@ class Releases:
             refused=dict(self._log.refused + self._log.ignored),
             problems=[what[:PROSE] for what in self.problems.values()],
             unsigned=self._settings.unsigned_control,
+            reads=NEWEST,
         )
