@@ -154,6 +154,32 @@ def test_status_tells_when_a_person_should_look(stage: Stage, capsys: Captured) 
         assert told["wrong"] == ["b scores with generation 0, in force is 1: the digest of model.onnx differs"]
 
 
+def test_commands_that_write_end_with_8_and_name_the_workers_to_upgrade(stage: Stage, capsys: Captured) -> None:
+    with Puppets(stage, Puppet("a"), Puppet.old("old")):
+        for command in (["deploy", "payments", "score=score@2"], ["rollback", "payments", "--to", "0"]):
+            code, out, err = said(capsys, *command, "--min-ready", "1")
+            assert (code, out) == (8, "")
+            *_, headline, line = err.splitlines()
+            assert headline == (
+                "error: 1 of 2 live workers run an older Penstock. Nothing was written; upgrade and restart these workers first:"
+            )
+            assert line == "  old: it reads control messages up to version 1; this Penstock writes version 2"
+        code, told = answered(capsys, "deploy", "payments", "score=score@2")
+        assert (code, told["released"], told["code"], told["release"]) == (8, False, "old-workers", None)
+        stage.registry.alias("score", "production", "2")
+        assert said(capsys, "watch", "payments", "--once")[0] == 8
+        assert said(capsys, "deploy", "payments", "score=score@2", "--dry-run")[0] == 0
+        code, out, _ = said(capsys, "status", "payments")
+        assert code == 1
+        assert "! old runs an older Penstock: it reads control messages up to version 1" in out
+        code, told = answered(capsys, "status", "payments")
+        assert (code, [(one["worker"], one["reads"]) for one in told["workers"]]) == (1, [("a", 2), ("old", 1)])
+    assert log_of(stage).position == 0
+    with Puppets(stage, Puppet("a")):
+        assert said(capsys, "status", "payments")[0] == 0, "the old one was stopped"
+        assert said(capsys, "deploy", "payments", "score=score@2")[0] == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_deploy_is_taken_back_and_ends_with_130(stage: Stage, number: signal.Signals) -> None:
     with Puppets(stage, Puppet("a", STUCK)):
