@@ -113,11 +113,14 @@ def test_rollback_history_and_releases_tell_the_same_story(stage: Stage, capsys:
         _, told = answered(capsys, "history", "payments", "--boundaries")
         assert told["generation"] == 2
         assert [(one["generation"], one["reason"], one["restores"]) for one in told["releases"]] == [(2, "alarms", 0), (1, "one", None)]
+        assert [(one["version"], one["strategy"], one["control_topic"]) for one in told["releases"]] == [
+            (2, {"kind": "single"}, stage.topics.control)
+        ] * 2
         assert [(one["offset"], one["generation"]) for one in told["boundaries"]] == [(10, 1), (20, 2)]
         _, told = answered(capsys, "history", "payments", "--all", "--limit", "2")
         assert [one["standing"] for one in told["releases"]] == ["pending", "active"]
         out = said(capsys, "history", "payments", "--all", "--boundaries")[1]
-        for part in ("pending", "active", "superseded", "(back to 0) alarms", "score: score@1 → score@2", "from offset"):
+        for part in ("pending", "active", "superseded", "(back to 0) alarms", "score: score@1 → score@2", "from offset", "single"):
             assert part in out
         id = told["releases"][0]["id"]
         code, told = answered(capsys, "releases", "show", "payments", id[:30])
@@ -125,6 +128,7 @@ def test_rollback_history_and_releases_tell_the_same_story(stage: Stage, capsys:
         out = said(capsys, "releases", "show", "payments", id)[1]
         assert told["bindings"]["score"]["digest"] in out
         assert "on the workers" in out
+        assert "single" in out
         code, out, _ = said(capsys, "abort", "payments", id, "--reason", "not today")
         assert code == 0
         assert out.startswith(f"aborted {id}")

@@ -17,7 +17,7 @@ import msgspec
 
 from penstock.errors import ControlError
 
-__all__ = ["SINGLE", "STRATEGIES", "Single", "Strategy", "check_known"]
+__all__ = ["SINGLE", "STRATEGIES", "Single", "Strategy", "check_known", "kind_of"]
 
 
 class Single(msgspec.Struct, frozen=True, tag_field="kind", tag="single", forbid_unknown_fields=True):
@@ -28,6 +28,11 @@ Strategy = Single
 SINGLE: Final = Single()
 STRATEGIES: Final[Mapping[str, type[msgspec.Struct]]] = {"single": Single}
 _UNKNOWN: Final = "unknown-strategy"
+
+
+def kind_of(strategy: Strategy) -> str:
+    """The strategy's name, as people write it."""
+    return str(type(strategy).__struct_config__.tag)
 
 
 def check_known(given: Any) -> None:
