@@ -24,10 +24,9 @@ from penstock.registry.directory import DirectoryRegistry
 from penstock.schema import Schema
 from penstock.settings import Settings
 from penstock.topology.check import check
+from penstock.topology.kinds import Bound, kind_of
 from penstock.topology.names import did_you_mean
-from penstock.topology.parameters import check_parameters
 from penstock.topology.parse import parse
-from penstock.topology.requirements import unmet
 from penstock.topology.spec import Mark, ModelRef, Topology
 from penstock.topology.wiring import Wiring
 
@@ -69,11 +68,11 @@ def load(
     asked = [(one.name, shelf.schema(f"sinks.{one.name}", one.schema, one.at("schema"))) for one in topology.sinks if one.schema]
     sink_schemas = {name: schema for name, schema in asked if schema}
     if artifacts is None:
-        resolved = [(node.name, shelf.artifact(f"nodes.{node.name}", node.model, node.at("model"))) for node in topology.nodes]
+        resolved = [(node.name, shelf.artifact(f"nodes.{node.name}", node.model, node.at("model"))) for node in topology.model_nodes]
         artifacts = {name: artifact for name, artifact in resolved if artifact}
     signatures = {name: artifact.signature for name, artifact in artifacts.items()}
     wiring, problems = check(topology, source_schemas, signatures, sink_schemas)
-    problems = [*shelf.problems, *problems, *_unmet(topology, artifacts)]
+    problems = [*shelf.problems, *problems, *_misfits(topology, artifacts, {})]
     if problems or (shelf.absent and not absent):
         found = dict.fromkeys([*problems, *shelf.absent])
         raise TopologyError(sorted(found, key=lambda one: (one.file != topology.file, one.file, one.line, one.column)))
@@ -153,17 +152,15 @@ def updater(loaded: Loaded, settings: Settings) -> Updater[Plan]:
 def _fit(loaded: Loaded, artifacts: Mapping[str, Artifact], parameters: Mapping[str, Mapping[str, object]]) -> Build[Plan]:
     """What makes the plan of loaded models. Raises ModelMismatch; see `rebuild`."""
     topology = loaded.topology
-    nodes = {node.name for node in topology.nodes}
+    nodes = {node.name for node in topology.model_nodes}
     found = [
         f"the topology {topology.name} has no node {name!r}: is this release of another version of it?" for name in artifacts.keys() - nodes
     ]
     found += [f"nodes.{name}: the release does not bind it, and it has to bind every node" for name in nodes - artifacts.keys()]
     signatures = {name: artifact.signature for name, artifact in artifacts.items() if name in nodes}
     wiring, problems = check(topology, loaded.schemas, signatures, loaded.sink_schemas)
-    found += [str(one) for one in (*problems, *_unmet(topology, artifacts))]
-    for node in topology.nodes:
-        if node.name in signatures:
-            found += check_parameters(node, signatures[node.name], parameters.get(node.name, {}))
+    given = {name: parameters.get(name, {}) for name in nodes}
+    found += [str(one) for one in (*problems, *_misfits(topology, artifacts, given))]
     if found:
         bound = ", ".join(f"{name}={artifact}" for name, artifact in artifacts.items())
         raise ModelMismatch(f"{bound} does not fit the topology: " + "; ".join(dict.fromkeys(found)))
@@ -172,7 +169,7 @@ def _fit(loaded: Loaded, artifacts: Mapping[str, Artifact], parameters: Mapping[
 
 def _compile(loaded: Loaded, sessions: Mapping[str, Session], parameters: Mapping[str, Mapping[str, object]]) -> Plan:
     # In the topology's order, whatever order a release says them in: outputs of all generations name them alike.
-    versions = {node.name: str(loaded.artifacts[node.name]) for node in loaded.topology.nodes}
+    versions = {node.name: str(loaded.artifacts[node.name]) for node in loaded.topology.model_nodes}
     return compile(loaded.wiring, sessions, versions, loaded.schemas, loaded.sink_schemas, parameters)
 
 
@@ -187,16 +184,16 @@ def _admit(policy: Policy, artifact: Artifact, trust: ModelTrust | None) -> None
         logger.info("model %s is signed by %s", artifact, verdict.signer)
 
 
-def _unmet(topology: Topology, artifacts: Mapping[str, Artifact]) -> Iterator[Problem]:
-    """A problem for each requirement of a node that its model's metrics do not meet."""
-    for node in topology.nodes:
-        if (artifact := artifacts.get(node.name)) is None:
-            continue
-        for one in node.require:
-            for message in unmet([one], artifact.manifest.metrics):
-                where = f"nodes.{node.name}.require: {artifact}"
-                fix = "choose a version that meets it, or change the requirement"
-                yield Problem(topology.file, one.mark.line, one.mark.column, f"{where}: {message}", fix)
+def _misfits(topology: Topology, artifacts: Mapping[str, Artifact], parameters: Mapping[str, Mapping[str, object]]) -> Iterator[Problem]:
+    """What is wrong between a node and the version that it is bound to, beyond its tensors.
+
+    A node that is not in `parameters` keeps those of the file.
+    """
+    for node in topology.model_nodes:
+        if (artifact := artifacts.get(node.name)) is not None:
+            bound = Bound(str(artifact), artifact.signature, artifact.manifest.metrics, parameters.get(node.name))
+            for mark, message, fix in kind_of(node).fit(node, bound):
+                yield Problem(topology.file, mark.line, mark.column, message, fix)
 
 
 class _Shelf:

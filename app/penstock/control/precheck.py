@@ -20,9 +20,8 @@ from penstock.errors import ModelError, Problem, TopologyError
 from penstock.model.artifact import Artifact
 from penstock.registry.base import Registry
 from penstock.topology.check import check
-from penstock.topology.parameters import check_parameters
-from penstock.topology.requirements import unmet
-from penstock.topology.spec import ModelRef, Node, Topology
+from penstock.topology.kinds import Bound, kind_of
+from penstock.topology.spec import ModelNode, ModelRef, Topology
 
 __all__ = ["precheck"]
 
@@ -41,7 +40,7 @@ def precheck(topology: Topology, proposal: Proposal, registry: Registry, schemas
     sources = {one.name: load_schema(schemas / one.schema) for one in topology.sources}
     sinks = {one.name: load_schema(schemas / one.schema) for one in topology.sinks if one.schema}
     problems = check(_as_bound(topology, proposal), sources, signatures, sinks)[1]
-    for node in topology.nodes:
+    for node in topology.model_nodes:
         if node.name in changed & artifacts.keys():
             problems += _misfits(topology.file, node, artifacts[node.name], proposal.bindings[node.name])
     if problems:
@@ -51,7 +50,7 @@ def precheck(topology: Topology, proposal: Proposal, registry: Registry, schemas
 def _as_bound(topology: Topology, proposal: Proposal) -> Topology:
     """The topology with the versions of the proposal in place of its own, so that problems name these."""
     models = {node: ModelRef(binding.name, binding.version) for node, binding in proposal.bindings.items()}
-    return replace(topology, nodes=tuple(replace(node, model=models.get(node.name, node.model)) for node in topology.nodes))
+    return topology.with_nodes(replace(node, model=models.get(node.name, node.model)) for node in topology.model_nodes)
 
 
 def _same_version(registry: Registry, binding: Binding) -> Artifact | None:
@@ -62,10 +61,7 @@ def _same_version(registry: Registry, binding: Binding) -> Artifact | None:
     return found if (found.digest, found.manifest_digest) == (binding.digest, binding.manifest) else None
 
 
-def _misfits(file: str, node: Node, artifact: Artifact, binding: Binding) -> Iterator[Problem]:
-    for message in unmet(node.require, artifact.manifest.metrics):
-        mark = node.at("require")
-        yield Problem(file, mark.line, mark.column, f"nodes.{node.name}.require: {artifact}: {message}")
-    for message in check_parameters(node, artifact.signature, binding.parameters):
-        mark = node.at("parameters")
-        yield Problem(file, mark.line, mark.column, message)
+def _misfits(file: str, node: ModelNode, artifact: Artifact, binding: Binding) -> Iterator[Problem]:
+    bound = Bound(str(artifact), artifact.signature, artifact.manifest.metrics, binding.parameters)
+    for mark, message, fix in kind_of(node).fit(node, bound):
+        yield Problem(file, mark.line, mark.column, message, fix)

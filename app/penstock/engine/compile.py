@@ -37,7 +37,7 @@ def compile(
     """
     sink_schemas, parameters = sink_schemas or {}, parameters or {}
     for name, given in parameters.items():
-        node = wired.topology.node(name)
+        node = wired.topology.model_node(name)
         if undeclared := set(given).difference(node.parameters if node else ()):
             raise ValueError(f"nodes.{name}.parameters: the topology declares no {', '.join(sorted(undeclared))}")
     stages = {one.name: _stage(one, models, versions, schemas[one.source.name], sink_schemas, parameters) for one in wired.stages}

@@ -1,8 +1,8 @@
-"""A topology against the schemas and signatures it names: every name resolved, every type held against its reader, per source.
+"""A topology compared with the schemas and signatures that it names: every name resolved, every type compared with its reader.
 
 An event has one source. So one graph becomes one stage per source: the nodes and sinks that its fields can feed, directly or
-through other nodes. A node or sink that no single source can feed is a problem (streams are not joined here), so is a
-node that no sink reads and a source that reaches no sink.
+through other nodes. A node or sink that no single source can feed is a problem (streams are not joined here); so are a
+node that no sink reads and a source that reaches no sink. A stage may read what another stage writes (`chains`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from collections.abc import Iterable, Mapping
 from penstock.errors import Problem, TopologyError
 from penstock.schema import Schema
 from penstock.signature import Signature, Tensor
+from penstock.topology.chains import readers, stage_order
 from penstock.topology.clashes import clashes
 from penstock.topology.feeds import Feeder
+from penstock.topology.kinds import kind_of
 from penstock.topology.names import did_you_mean
 from penstock.topology.order import order
 from penstock.topology.resolve import FromField, FromNode, Names, Report, Target, Wire
@@ -38,7 +40,7 @@ def wire(
     for source in topology.sources:
         if source.name not in schemas:
             report.add(source.at("schema"), f"sources.{source.name}: its schema was not given", f"load {source.schema}")
-    for node in topology.nodes:
+    for node in topology.model_nodes:
         if node.name not in signatures:
             report.add(node.at("model"), f"nodes.{node.name}: the signature of {node.model} was not given", f"resolve {node.model}")
     wiring, problems = check(topology, schemas, signatures, sink_schemas or {})
@@ -57,12 +59,21 @@ def check(
     report = Report(topology.file)
     for mark, message, fix in clashes(topology):
         report.add(mark, message, fix)
-    graph = _Graph(topology, Names(topology, schemas, signatures, report))
+    known = {node.name: kind_of(node).signature(node, signatures.get(node.name)) for node in topology.nodes}
+    names = Names(topology, schemas, {name: signature for name, signature in known.items() if signature is not None}, report)
+    graph = _Graph(topology, names)
     for source in topology.sources:
         if source.name in schemas:
             _check_source(source, schemas[source.name], report)
     graph.check_use()
-    stages = tuple(graph.stage(source, schemas[source.name], sink_schemas) for source in topology.sources if source.name in schemas)
+    ordered, circles = stage_order(topology, graph.sinks())
+    for mark, message, fix in circles:
+        report.add(mark, message, fix)
+    # What goes in circles is reported as that, not as a handover that does not fit as well.
+    downstream = {source.name: schemas[source.name] for source in topology.sources if source.name in ordered and source.name in schemas}
+    all_of_them = dict.fromkeys([*ordered, *(source.name for source in topology.sources)])
+    sources = [found for name in all_of_them if name in schemas and (found := topology.source(name))]
+    stages = tuple(graph.stage(source, schemas[source.name], sink_schemas, downstream) for source in sources)
     return Wiring(topology, stages), report.problems()
 
 
@@ -88,7 +99,7 @@ class _Graph:
         self.topology = topology
         self.names = names
         self.report = names.report
-        self.wires: dict[str, list[Wire]] = {node.name: names.wires(node) for node in topology.nodes}
+        self.wires: dict[str, list[Wire]] = {node.name: kind_of(node).wires(node, names) for node in topology.nodes}
         self.fields: dict[str, dict[str, Target | None]] = {}
         self.keys: dict[str, Target | None] = {}
         for sink in topology.sinks:
@@ -149,8 +160,22 @@ class _Graph:
     def feeds(self, source: Source, sink: Sink) -> bool:
         return all(self.fed(source, target, self.runs[source.name]) for _, target in self.read_by_sink(sink))
 
-    def stage(self, source: Source, schema: Schema, sink_schemas: Mapping[str, Schema]) -> Stage:
-        """The stage of one source. Nodes that no sink reads are typed too, so that all their problems show at once."""
+    def sinks(self) -> dict[str, list[Sink]]:
+        """The sinks that each source feeds. While a name leads nowhere, a sink that several sources seem to feed counts for none."""
+        read = [target for node in self.topology.nodes for _, target in self.read_by_node(node)]
+        read += [target for sink in self.topology.sinks for _, target in self.read_by_sink(sink)]
+        certain = not self.names.dangling and None not in read
+        fed = {sink.name: [source.name for source in self.topology.sources if self.feeds(source, sink)] for sink in self.topology.sinks}
+        return {
+            source.name: [sink for sink in self.topology.sinks if source.name in fed[sink.name] and (certain or len(fed[sink.name]) == 1)]
+            for source in self.topology.sources
+        }
+
+    def stage(self, source: Source, schema: Schema, sink_schemas: Mapping[str, Schema], downstream: Mapping[str, Schema]) -> Stage:
+        """The stage of one source; `downstream` are the schemas of the sources that may read what it writes.
+
+        Nodes that no sink reads are typed too, so that all their problems show at once.
+        """
         sinks = [sink for sink in self.topology.sinks if self.feeds(source, sink)]
         needed = self._upstream(sinks) | (set(self.wires) - self._upstream(self.topology.sinks))
         nodes = [node for name in self.order if name in needed & self.runs[source.name] and (node := self.topology.node(name))]
@@ -158,7 +183,16 @@ class _Graph:
         asked += [target for node in nodes for _, target in self.read_by_node(node)]
         feeder = Feeder(source, schema, self.report)
         steps = [feeder.step(node, self.wires[node.name], self._outputs(node, asked)) for node in nodes]
-        emits = [feeder.emit(sink, self.fields[sink.name], self.keys[sink.name], sink_schemas.get(sink.name)) for sink in sinks]
+        emits = [
+            feeder.emit(
+                sink,
+                self.fields[sink.name],
+                self.keys[sink.name],
+                sink_schemas.get(sink.name),
+                [(reader, downstream[reader.name]) for reader in readers(self.topology, sink) if reader.name in downstream],
+            )
+            for sink in sinks
+        ]
         return Stage(source.name, (Input(source, feeder.columns.all()),), tuple(steps), tuple(emits))
 
     def _outputs(self, node: Node, asked: Iterable[Target | None]) -> tuple[Tensor, ...]:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from penstock.errors import Problem
 from penstock.topology.document import Listed, Mapped, Scalar, Value
-from penstock.topology.language import Choice, Forms, Keys, Listing, Literal, Named, Nested, Shape, Text, Whole
 from penstock.topology.names import any_of, did_you_mean
+from penstock.topology.shapes import Choice, Forms, Keys, Kinds, Listing, Literal, Named, Nested, Shape, Text, Whole
 from penstock.topology.spec import Mark
 
 __all__ = ["conform"]
@@ -46,6 +46,9 @@ def _differ(value: Value, shape: Shape, path: str) -> Iterator[Difference]:
             yield from _differ_names(value, shape, path)
         case Keys(), Mapped():
             yield from _differ_keys(value, shape, path)
+        case Kinds(), Mapped():
+            kind = value.get("kind")
+            yield from _differ_keys(value, shape.named(kind.value if isinstance(kind, Scalar) else None), path)
         case Forms(), _ if form := _form(shape, value):
             yield from _differ(value, form, path)
         case _:
@@ -142,8 +145,8 @@ def _expected(shape: Shape) -> str:
             return "a list"
         case Named(what=what):
             return f"a mapping with a key for each {what}"
-        case Keys(keys=keys):
-            return f"a mapping with {', '.join(keys)}"
+        case Keys() | Kinds():
+            return f"a mapping with {', '.join(shape.keys if isinstance(shape, Keys) else shape.named(None).keys)}"
         case Forms(text, listing, mapping):
             forms = {"a reference": text, "a list": listing, "a mapping": mapping}
             return " or ".join(words for words, form in forms.items() if form is not None)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from penstock.topology.kinds import kind_of
 from penstock.topology.order import order
-from penstock.topology.parameters import shown
-from penstock.topology.spec import Node, Ref, Topology
+from penstock.topology.spec import Node, Ref, Sink, Source, Topology
 from penstock.topology.wiring import Part, Wiring
 
 __all__ = ["mermaid", "text"]
@@ -19,17 +19,17 @@ __all__ = ["mermaid", "text"]
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """A vertex: `name` is unique (`sources.NAME`, ...), `reads` are the names of what it reads."""
+    """A vertex: `name` is unique (`sources.NAME`, ...), `reads` are the names of what it reads, `outline` is its shape in Mermaid."""
 
     name: str
     kind: str
     label: str
     detail: str
     reads: tuple[str, ...]
+    outline: tuple[str, str]
 
 
 _ENTITIES = str.maketrans({one: f"#{ord(one)};" for one in '"<>#&'})  # in a parameter's text they would end the label
-_SHAPES = {"source": ("([", "])"), "feature": ("[", "]"), "model": ("[", "]"), "ensemble": ("{{", "}}"), "sink": ("[(", ")]")}
 
 
 def mermaid(topology: Topology, wiring: Wiring | None = None) -> str:
@@ -38,7 +38,7 @@ def mermaid(topology: Topology, wiring: Wiring | None = None) -> str:
     ids = {item.name: f"{item.kind}_{number}" for number, item in enumerate(items)}
     lines = ["flowchart LR"]
     for item in items:
-        opened, closed = _SHAPES[item.kind]
+        opened, closed = item.outline
         lines.append(f'    {ids[item.name]}{opened}"<b>{item.label}</b><br/>{item.detail.translate(_ENTITIES)}"{closed}')
     lines += [f"    {ids[read]} --> {ids[item.name]}" for item in items for read in item.reads]
     return "\n".join(lines) + "\n"
@@ -57,23 +57,30 @@ def text(topology: Topology, wiring: Wiring | None = None) -> str:
 
 
 def _items(topology: Topology, wiring: Wiring | None) -> list[_Item]:
-    """Sources, nodes in an order in which they can run (those in a cycle last), sinks."""
+    """Sources, nodes and sinks, each after what it reads and otherwise in this order; those in a cycle last."""
     edges = _edges_of_file(topology) if wiring is None else _edges_of_wiring(wiring)
-    nodes = {f"nodes.{node.name}": node for node in topology.nodes}
-    ordered, _ = order({name: [read for read in edges[name] if read in nodes] for name in nodes})
-    items = [_Item(f"sources.{one.name}", "source", one.name, f"{one.topic} ({one.format}, {one.schema})", ()) for one in topology.sources]
-    placed = [(name, nodes[name]) for name in dict.fromkeys([*ordered, *nodes])]
-    items += [_Item(name, node.kind, node.name, _detail(node), tuple(edges[name])) for name, node in placed]
-    for sink in topology.sinks:
-        shown = ", ".join(field for field, _ in sink.fields)
-        items.append(
-            _Item(f"sinks.{sink.name}", "sink", sink.name, f"{sink.topic} ({sink.format}): {shown}", tuple(edges[f"sinks.{sink.name}"]))
-        )
-    return items
+    items = [_source(topology, source) for source in topology.sources]
+    items += [_node(node, tuple(edges[f"nodes.{node.name}"])) for node in topology.nodes]
+    items += [_sink(sink, tuple(edges[f"sinks.{sink.name}"])) for sink in topology.sinks]
+    by_name = {item.name: item for item in items}
+    ordered, _ = order({item.name: item.reads for item in items})
+    return [by_name[name] for name in dict.fromkeys([*ordered, *by_name])]
 
 
-def _detail(node: Node) -> str:
-    return "; ".join([str(node.model), *(f"{name}: {shown(value)}" for name, value in node.parameters.items())])
+def _source(topology: Topology, source: Source) -> _Item:
+    fed_by = tuple(f"sinks.{sink.name}" for sink in topology.sinks if sink.topic == source.topic)
+    detail = f"{source.topic} ({source.format}, {source.schema})"
+    return _Item(f"sources.{source.name}", "source", source.name, detail, fed_by, ("([", "])"))
+
+
+def _node(node: Node, reads: tuple[str, ...]) -> _Item:
+    kind = kind_of(node)
+    return _Item(f"nodes.{node.name}", node.kind, node.name, kind.detail(node), reads, kind.outline)
+
+
+def _sink(sink: Sink, reads: tuple[str, ...]) -> _Item:
+    detail = f"{sink.topic} ({sink.format}): {', '.join(field for field, _ in sink.fields)}"
+    return _Item(f"sinks.{sink.name}", "sink", sink.name, detail, reads, ("[(", ")]"))
 
 
 def _edges_of_wiring(wiring: Wiring) -> dict[str, dict[str, None]]:
@@ -98,12 +105,12 @@ def _origin(part: Part, source: str) -> str:
 def _edges_of_file(topology: Topology) -> dict[str, dict[str, None]]:
     edges = _no_edges(topology)
     for node in topology.nodes:
-        refs = [ref for entry in node.inputs for ref in entry.refs]
+        refs = kind_of(node).refs(node)
         # Without any entry all tensors are wired by name, most likely to fields.
         edges[f"nodes.{node.name}"].update(_meant(topology, refs) if refs else _meant(topology, [Ref("", "")]))
     for sink in topology.sinks:
-        refs = [ref for _, ref in sink.fields]
-        edges[f"sinks.{sink.name}"].update(_meant(topology, refs if sink.key is None else [*refs, sink.key]))
+        written = [ref for _, ref in sink.fields]
+        edges[f"sinks.{sink.name}"].update(_meant(topology, written if sink.key is None else [*written, sink.key]))
     return edges
 
 

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from penstock.signature import Signature, Tensor
 from penstock.topology.fit import Axes, fit, holds, whole_numbers
 from penstock.topology.names import did_you_mean
-from penstock.topology.spec import Node
+from penstock.topology.spec import ModelNode
 
 __all__ = ["check_parameters", "misfit", "shown"]
 
 
-def check_parameters(node: Node, signature: Signature, parameters: Mapping[str, object]) -> list[str]:
+def check_parameters(node: ModelNode, signature: Signature, parameters: Mapping[str, object]) -> list[str]:
     """What is wrong with `parameters` in place of those that the file gives the node, for a model of this signature.
 
     Values are numbers, strings, booleans, or lists of them, nested as deep as the tensor has axes. A parameter that is

@@ -6,17 +6,18 @@ another node. Exactly one of them must exist; the file has to say which where th
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from penstock.errors import Problem
 from penstock.schema import Schema
 from penstock.signature import Signature, Tensor
 from penstock.topology.names import any_of, did_you_mean
-from penstock.topology.parameters import misfit
 from penstock.topology.spec import Constant, Input, Mark, Node, Ref, Topology
 
-__all__ = ["FromField", "FromNode", "Names", "Report", "Target", "Wire"]
+__all__ = ["Finding", "FromField", "FromNode", "Names", "Report", "Target", "Wire"]
+
+Finding = tuple[Mark, str, str]  # where it is, what is wrong, what to do
 
 
 class Report:
@@ -85,40 +86,46 @@ class Names:
             schema = self.schemas.get(ref.head)
             if schema is not None and schema.field(ref.tail) is None:
                 fix = did_you_mean(ref.tail, [field.name for field in schema.fields])
-                self._nowhere(ref, f"{where}: the source {ref.head!r} has no field {ref.tail!r}", fix)
+                self.nowhere(ref.mark, f"{where}: the source {ref.head!r} has no field {ref.tail!r}", fix)
                 return None
             return FromField(ref.tail, ref.head)
         if self.topology.node(ref.head):
             return self._output(ref, where)
         fix = did_you_mean(ref.head, self._heads())
-        self._nowhere(ref, f"{where}: {ref.text!r}: there is no source or node {ref.head!r}", fix)
+        self.nowhere(ref.mark, f"{where}: {ref.text!r}: there is no source or node {ref.head!r}", fix)
         return None
 
-    def wires(self, node: Node) -> list[Wire]:
-        """Every input tensor of the node's model, in the model's order, and what feeds it."""
-        signature = self.signatures.get(node.name)
-        if signature is None:
-            for entry in node.inputs:
-                self._targets(entry.refs, f"nodes.{node.name}.inputs.{entry.tensor}")
-            return []
-        tensors = [tensor.name for tensor in signature.inputs]
-        given = {entry.tensor: entry for entry in node.inputs}
-        for name, entry in given.items():
-            if name not in tensors:
-                fix = did_you_mean(name, [tensor for tensor in tensors if tensor not in given] or tensors)
-                self.report.add(entry.mark, f"nodes.{node.name}.inputs: {node.model} has no input tensor {name!r}", fix)
-                self.dangling = True
-        self._check_parameters(node, signature, given)
-        wires = []
-        for tensor in signature.inputs:
-            if tensor.name in node.parameters and tensor.name not in given:
-                wires.append(Wire(tensor, Input(tensor.name, ()), (), node.parameters[tensor.name]))
-                continue
-            found = given.get(tensor.name) or self._default(node, tensor)
-            if found is not None:
-                targets = self._targets(found.refs, f"nodes.{node.name}.inputs.{tensor.name}")
-                wires.append(Wire(tensor, found, targets))
-        return wires
+    def targets(self, refs: Iterable[Ref], where: str) -> tuple[Target | None, ...]:
+        return tuple(self.target(ref, where) for ref in refs)
+
+    def by_name(self, node: Node, tensor: Tensor, hint: str = "") -> Input | None:
+        """What feeds an input tensor that the file leaves out; None, with a problem, when that is nothing or several things.
+
+        `hint` is what the node's kind offers beside an entry of `inputs`.
+        """
+        others = {name: signature for name, signature in self.signatures.items() if name != node.name}
+        candidates = [Ref(tensor.name, tensor.name, mark=node.mark)] if self.has_field(tensor.name) else []
+        for name, signature in others.items():
+            if name == tensor.name and len(signature.outputs) == 1:
+                candidates.append(Ref(name, name, mark=node.mark))
+            elif signature.output(tensor.name):
+                candidates.append(Ref(f"{name}.{tensor.name}", name, tensor.name, mark=node.mark))
+        if len(candidates) == 1:
+            return Input(tensor.name, tuple(candidates), mark=node.mark)
+        self.dangling = True
+        if candidates:
+            fix = f"say which: inputs: {{{tensor.name}: ...}}"
+            found = ", ".join(candidate.text for candidate in candidates)
+            self.report.add(node.mark, f"nodes.{node.name}: the input tensor `{tensor}` has several sources by its name: {found}", fix)
+        elif len(self.schemas) == len(self.topology.sources) and len(self.signatures) == len(self.topology.nodes):
+            message = f"nodes.{node.name}: nothing feeds the input tensor `{tensor}`, and no field or output has its name"
+            self.report.add(node.mark, message, f"add inputs: {{{tensor.name}: FIELD or NODE.OUTPUT}}{hint}")
+        return None
+
+    def nowhere(self, mark: Mark, message: str, fix: str) -> None:
+        """Reports a name that means nothing."""
+        self.dangling = True
+        self.report.add(mark, message, fix)
 
     def has_field(self, name: str) -> bool:
         """Whether some source has the field."""
@@ -138,11 +145,11 @@ class Names:
         if source:
             known = self.schemas.get(source.name)
             fix = f"one of its fields: {', '.join(f'{source.name}.{field.name}' for field in known.fields[:3])}, ..." if known else ""
-            self._nowhere(ref, f"{where}: {ref.text!r} is a source, not a field", fix)
+            self.nowhere(ref.mark, f"{where}: {ref.text!r} is a source, not a field", fix)
         elif len(self.schemas) < len(self.topology.sources):
             self.dangling = True  # it may be a field of a schema that could not be read, which was reported
         else:
-            self._nowhere(ref, f"{where}: {ref.text!r} is neither a field nor a node", did_you_mean(ref.head, self._heads()))
+            self.nowhere(ref.mark, f"{where}: {ref.text!r} is neither a field nor a node", did_you_mean(ref.head, self._heads()))
         return None
 
     def _output(self, ref: Ref, where: str) -> Target | None:
@@ -158,50 +165,9 @@ class Names:
             return None
         tensor = signature.output(ref.tail)
         if tensor is None:
-            self._nowhere(ref, f"{where}: the node {ref.head!r} has no output {ref.tail!r}", did_you_mean(ref.tail, outputs))
+            self.nowhere(ref.mark, f"{where}: the node {ref.head!r} has no output {ref.tail!r}", did_you_mean(ref.tail, outputs))
             return None
         return FromNode(ref.head, tensor)
-
-    def _nowhere(self, ref: Ref, message: str, fix: str) -> None:
-        self.dangling = True
-        self.report.add(ref.mark, message, fix)
-
-    def _targets(self, refs: Iterable[Ref], where: str) -> tuple[Target | None, ...]:
-        return tuple(self.target(ref, where) for ref in refs)
-
-    def _check_parameters(self, node: Node, signature: Signature, given: Container[str]) -> None:
-        where = f"nodes.{node.name}.parameters"
-        for name, value in node.parameters.items():
-            mark, tensor = node.at(f"parameters.{name}"), signature.input(name)
-            if tensor is None:
-                fix = did_you_mean(name, [one.name for one in signature.inputs])
-                self.report.add(mark, f"{where}: {node.model} has no input tensor {name!r}", fix)
-            elif found := misfit(tensor, value):
-                self.report.add(mark, f"{where}.{name}: {found[0]}", found[1])
-        if signature.inputs and all(tensor.name in node.parameters and tensor.name not in given for tensor in signature.inputs):
-            message = f"{where}: every input tensor of {node.model} is a parameter, so each event would get the same answer"
-            self.report.add(node.at("parameters"), message, "feed one of them from a field or another node")
-
-    def _default(self, node: Node, tensor: Tensor) -> Input | None:
-        others = {name: signature for name, signature in self.signatures.items() if name != node.name}
-        candidates = [Ref(tensor.name, tensor.name, mark=node.mark)] if self.has_field(tensor.name) else []
-        for name, signature in others.items():
-            if name == tensor.name and len(signature.outputs) == 1:
-                candidates.append(Ref(name, name, mark=node.mark))
-            elif signature.output(tensor.name):
-                candidates.append(Ref(f"{name}.{tensor.name}", name, tensor.name, mark=node.mark))
-        if len(candidates) == 1:
-            return Input(tensor.name, tuple(candidates), mark=node.mark)
-        self.dangling = True
-        if candidates:
-            fix = f"say which: inputs: {{{tensor.name}: ...}}"
-            found = ", ".join(candidate.text for candidate in candidates)
-            self.report.add(node.mark, f"nodes.{node.name}: the input tensor `{tensor}` has several sources by its name: {found}", fix)
-        elif len(self.schemas) == len(self.topology.sources) and len(self.signatures) == len(self.topology.nodes):
-            fix = f"add inputs: {{{tensor.name}: FIELD or NODE.OUTPUT}}, or parameters: {{{tensor.name}: VALUE}} for a constant"
-            message = f"nodes.{node.name}: nothing feeds the input tensor `{tensor}`, and no field or output has its name"
-            self.report.add(node.mark, message, fix)
-        return None
 
     def _heads(self) -> Iterable[str]:
         yield from (field.name for schema in self.schemas.values() for field in schema.fields)

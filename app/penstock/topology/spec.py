@@ -1,18 +1,21 @@
 """A topology as the file declares it: frozen values, each with the place where it stands in the file.
 
 `sources -> nodes -> sinks`. Several sources share one graph: an event runs the nodes and sinks that its own
-source's fields can reach, so a graph with two sources is compiled into two flows (see `wiring`).
+source's fields can reach, so a graph with two sources is wired into two stages (see `wiring`). A node is of one of
+several kinds; the file of a kind in `kinds` holds the value that this kind adds to `Node`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from penstock.schema import Missing
 
-__all__ = ["Constant", "Entry", "Input", "Mark", "ModelRef", "Node", "Ref", "Releases", "Requirement", "Sink", "Source", "Topology"]
+__all__ = [
+    "Constant", "Entry", "Input", "Mark", "ModelNode", "ModelRef", "Node", "Ref", "Releases", "Requirement", "Sink", "Source", "Topology",
+]  # fmt: skip
 
 Format = Literal["json", "avro", "avro-confluent"]
 Constant = bool | int | float | str | tuple["Constant", ...]  # tuples are nested as the axes of a tensor are
@@ -100,13 +103,20 @@ class Source(Entry):
 
 @dataclass(frozen=True, slots=True)
 class Node(Entry):
-    """A registered model at a place in the graph. `inputs` holds what the file says; the rest is wired by name.
-
-    `parameters` are input tensors that no event and no node feeds: each has one value for all rows.
-    """
+    """A place in the graph where columns are computed: what the nodes of every kind share. `kind` is a row of `kinds.KINDS`."""
 
     name: str
-    kind: Literal["feature", "model", "ensemble"]
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelNode(Node):
+    """A registered model at a place in the graph; a release may bind another version. The kinds feature, model and ensemble.
+
+    `inputs` holds what the file says; the rest is wired by name. `parameters` are input tensors that no event and no node
+    feeds: each has one value for all rows.
+    """
+
     model: ModelRef
     inputs: tuple[Input, ...] = ()
     require: tuple[Requirement, ...] = ()
@@ -157,3 +167,16 @@ class Topology:
 
     def node(self, name: str) -> Node | None:
         return next((node for node in self.nodes if node.name == name), None)
+
+    @property
+    def model_nodes(self) -> tuple[ModelNode, ...]:
+        """The nodes that a release binds to versions of models."""
+        return tuple(node for node in self.nodes if isinstance(node, ModelNode))
+
+    def with_nodes(self, nodes: Iterable[Node]) -> Topology:
+        """The topology with these nodes in place of its own of the same names."""
+        changed = {node.name: node for node in nodes}
+        return replace(self, nodes=tuple(changed.get(node.name, node) for node in self.nodes))
+
+    def model_node(self, name: str) -> ModelNode | None:
+        return next((node for node in self.model_nodes if node.name == name), None)

@@ -99,8 +99,9 @@ def test_plan_names_columns_steps_and_topics(root: Path) -> None:
 def test_plan_as_json(root: Path) -> None:
     shown = json.loads(run(plan, root, "good.yaml", "--format", "json").stdout)
     (stage,) = shown["stages"]
-    assert stage["dead_letter"] == "cards.dead-letter"
-    assert [(one["name"], one["dtype"], one["missing"]) for one in stage["columns"]] == [
+    (read,) = stage["inputs"]
+    assert (stage["stage"], read["source"], read["dead_letter"], read["written_by"]) == ("cards", "cards", "cards.dead-letter", [])
+    assert [(one["name"], one["dtype"], one["missing"]) for one in read["columns"]] == [
         ("amount", "float32", "nan"),
         ("id", "string", "rejected"),
         ("amount:float64", "float64", "null"),

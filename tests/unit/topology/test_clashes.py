@@ -1,4 +1,4 @@
-"""Names that mean two things and topics that would feed themselves; found without schemas and models."""
+"""Names that mean two things and topics that carry two things; found without schemas and models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from penstock.topology.parse import parse_text
     ("old", "new", "expected"),
     [
         ("  features:\n", "  departures:\n", "'departures' is a node here and a source on line 3"),
-        ("topic: flights.predictions", "topic: flights.departures", "is read by the source 'departures': events would go in circles"),
+        (
+            "topic: flights.predictions",
+            "topic: flights.departures",
+            "events would go in circles: source departures -> topic flights.departures -> source departures",
+        ),
         ("topic: flights.predictions", "topic: flights.departures.dead-letter", "is the dead-letter topic of the source 'departures'"),
         ("topic: flights.predictions", "topic: __consumer_offsets", "reserved"),
         ("topic: flights.predictions", "topic: ..", "'..' is not a topic name"),

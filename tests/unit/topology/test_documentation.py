@@ -13,8 +13,9 @@ from penstock.schema import Field, Schema
 from penstock.signature import Signature, Tensor
 from penstock.topology.check import wire
 from penstock.topology.draw import text
-from penstock.topology.language import TOPOLOGY, Forms, Keys, Named, Shape
+from penstock.topology.language import TOPOLOGY
 from penstock.topology.parse import parse_text
+from penstock.topology.shapes import Forms, Keys, Kinds, Named, Shape
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/topologies.md").read_text(encoding="utf-8")
@@ -78,6 +79,8 @@ def test_every_key_is_in_a_table() -> None:
                 return [*rows, *(name for row in rows.values() for name in keys(row.shape))]
             case Named(of=of):
                 return keys(of)
+            case Kinds():
+                return [name for _, group in shape.groups() for name in keys(group)]
             case Forms(mapping=mapping) if mapping is not None:
                 return keys(mapping)
             case _:

@@ -15,7 +15,7 @@ from penstock.signature import Signature, Tensor
 from penstock.topology.check import wire
 from penstock.topology.parameters import check_parameters, misfit, shown
 from penstock.topology.parse import parse_text
-from penstock.topology.spec import ModelRef, Node
+from penstock.topology.spec import ModelNode, ModelRef
 from penstock.topology.wiring import Feed, Part
 
 STACK = Signature(
@@ -49,7 +49,7 @@ def problems(schemas: dict[str, Schema], signatures: dict[str, Signature]) -> Ca
 
 
 def test_values_are_frozen(edit: Edit) -> None:
-    node = parse_text(edit("parameters: {a: 1, b: no, c: [true, [1.5, x]]}")).nodes[3]
+    node = parse_text(edit("parameters: {a: 1, b: no, c: [true, [1.5, x]]}")).model_nodes[3]
     assert dict(node.parameters) == {"a": 1, "b": "no", "c": (True, (1.5, "x"))}
     with pytest.raises(TypeError):
         node.parameters["a"] = 2  # type: ignore[index]  # what is asserted
@@ -190,7 +190,7 @@ def test_depth_of_a_value_exhausts_nothing() -> None:
 class TestRelease:
     """Values in place of the file's."""
 
-    NODE = Node("stack", "ensemble", ModelRef("stack", "2"), parameters={"weights": (0.3, 0.7), "threshold": 0.5})
+    NODE = ModelNode("stack", "ensemble", ModelRef("stack", "2"), parameters={"weights": (0.3, 0.7), "threshold": 0.5})
 
     def test_other_values_are_fine(self) -> None:
         assert check_parameters(self.NODE, STACK, {"weights": [0.5, 0.5]}) == []
@@ -206,7 +206,7 @@ class TestRelease:
         ]
 
     def test_node_without_parameters_has_none_to_change(self) -> None:
-        node = Node("n", "model", ModelRef("m", "1"))
+        node = ModelNode("n", "model", ModelRef("m", "1"))
         assert check_parameters(node, STACK, {"weights": [1, 1]}) == [
             "nodes.n.parameters: the topology gives the node no parameter 'weights' (a release changes what the topology declares)"
         ]

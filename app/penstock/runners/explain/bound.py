@@ -68,7 +68,7 @@ def bound_now(topology: Topology, settings: Settings) -> Bound:
     """What would score now. Raises ModelError, TopicMissing."""
     if settings.releases and (log := _fold(topology, settings)).generation:
         return _released(log.generation, log, topology, settings)
-    return Bound(0, "topology file", _resolved({node.name: node.model for node in topology.nodes}, settings))
+    return Bound(0, "topology file", _resolved({node.name: node.model for node in topology.model_nodes}, settings))
 
 
 def _released(generation: int, log: Log, topology: Topology, settings: Settings) -> Bound:
@@ -103,19 +103,18 @@ def load_bound(topology: Topology, bound: Bound, settings: Settings) -> tuple[Lo
 
     Raises ConfigError for versions of other nodes than the topology's, or that do not fit it; ModelCorrupt, ModelUntrusted.
     """
-    if differ := bound.artifacts.keys() ^ {node.name for node in topology.nodes}:
+    if differ := bound.artifacts.keys() ^ {node.name for node in topology.model_nodes}:
         what = f"generation {bound.generation} binds other nodes than this file has: {', '.join(sorted(differ))}"
         raise ConfigError(Problem(topology.file, 0, 0, what, "explain with the file that the workers run"))
     given: Mapping[str, Binding] = bound.release.bindings if bound.release else {}
-    nodes = tuple(
+    as_bound = topology.with_nodes(
         replace(
             node,
             model=ModelRef(bound.artifacts[node.name].name, bound.artifacts[node.name].version),
             parameters={**node.parameters, **(given[node.name].parameters if node.name in given else {})},
             require=(),
         )
-        for node in topology.nodes
+        for node in topology.model_nodes
     )
-    as_bound = replace(topology, nodes=nodes)
     loaded = runtime.load(as_bound, models=settings.models, schemas=settings.schemas, artifacts=bound.artifacts)
     return loaded, runtime.prepare(loaded, warm_rows=1, model_trust=settings.model_trust)
