@@ -135,8 +135,10 @@ class Names:
         node, source = self.topology.node(ref.head), self.topology.source(ref.head)
         if node and self.has_field(ref.head):
             owner = next(name for name, schema in self.schemas.items() if schema.field(ref.head))
-            fix = f"rename the node, or write {owner}.{ref.head} for the field"
-            self.report.add(ref.mark, f"{where}: {ref.text!r} is both a node and a field", fix)
+            signature = self.signatures.get(node.name)
+            output = signature.outputs[0].name if signature and signature.outputs else "OUTPUT"
+            fix = f"write {owner}.{ref.head} for the field or {ref.head}.{output} for the node, or rename one of them"
+            self.nowhere(ref.mark, f"{where}: {ref.text!r} is both a node and a field", fix)
             return None
         if node:
             return self._output(ref, where)

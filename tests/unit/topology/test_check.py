@@ -201,7 +201,8 @@ sinks: {p: {topic: b, fields: {m: month}}}
 """
     one = {"month": Signature((FLOAT,), (Tensor("y", "float32", (1,)),))}
     with pytest.raises(
-        TopologyError, match=r"'month' is both a node and a field \(rename the node, or write departures.month for the field\)"
+        TopologyError,
+        match=r"'month' is both a node and a field \(write departures.month for the field or month.y for the node,",
     ):
         wired(text, schemas, one)
 
