@@ -31,7 +31,7 @@ def wire(
     signatures: Mapping[str, Signature],
     sink_schemas: Mapping[str, Schema] | None = None,
 ) -> Wiring:
-    """The topology with every name resolved.
+    """Returns the topology with every name resolved.
 
     `schemas` are by source name, `signatures` by node name, `sink_schemas` by the name of the sinks that have one.
     Raises TopologyError with all problems.
@@ -52,9 +52,9 @@ def wire(
 def check(
     topology: Topology, schemas: Mapping[str, Schema], signatures: Mapping[str, Signature], sink_schemas: Mapping[str, Schema]
 ) -> tuple[Wiring, list[Problem]]:
-    """The wiring, whole when there are no problems, and the problems, in the file's order.
+    """Returns the wiring, which is complete when there are no problems, and the problems in the file's order.
 
-    What is missing in the mappings is passed over in silence: whoever could not load it has said so.
+    What the mappings lack is not reported: the code that could not load it has reported it.
     """
     report = Report(topology.file)
     for mark, message, fix in clashes(topology):
@@ -69,7 +69,7 @@ def check(
     ordered, circles = stage_order(topology, graph.sinks())
     for mark, message, fix in circles:
         report.add(mark, message, fix)
-    # What goes in circles is reported as that, not as a handover that does not fit as well.
+    # A circle is reported once, and not also as events that the next stage cannot read.
     downstream = {source.name: schemas[source.name] for source in topology.sources if source.name in ordered and source.name in schemas}
     all_of_them = dict.fromkeys([*ordered, *(source.name for source in topology.sources)])
     sources = [found for name in all_of_them if name in schemas and (found := topology.source(name))]
@@ -93,7 +93,7 @@ def _check_source(source: Source, schema: Schema, report: Report) -> None:
 
 
 class _Graph:
-    """The topology with its names resolved: who reads whom, who can be fed by which source."""
+    """The topology with its names resolved: what reads what, and which source can feed it."""
 
     def __init__(self, topology: Topology, names: Names) -> None:
         self.topology = topology
@@ -125,7 +125,7 @@ class _Graph:
         return read if sink.key is None else [*read, (sink.key, self.keys[sink.name])]
 
     def fed(self, source: Source, target: Target | None, running: Iterable[str]) -> bool:
-        """Whether an event of the source has what the target means. A broken ref was reported and counts as fed."""
+        """Whether an event of the source has what the target means. A broken ref has been reported and counts as fed."""
         match target:
             case None:
                 return True
@@ -136,7 +136,7 @@ class _Graph:
                 return node in running
 
     def check_use(self) -> None:
-        """Reports what cannot be fed, what nobody reads, and sources that lead nowhere."""
+        """Reports what cannot be fed, nodes that nothing reads, and sources that reach no sink."""
         everywhere = set().union(*self.runs.values())
         hopeless = [node for node in self.topology.nodes if node.name in self.order and node.name not in everywhere]
         unfed = {node.name for node in self.topology.nodes} - everywhere
@@ -146,7 +146,7 @@ class _Graph:
         for sink in starved:
             self._explain(f"sinks.{sink.name}", sink, self.read_by_sink(sink), unfed)
         if self.names.dangling:
-            return  # a mistyped name would show once more as somebody that nobody reads
+            return  # a mistyped name would be reported again, as a node that no sink reads
         used = self._upstream(self.topology.sinks)
         for node in self.topology.nodes:
             if node.name not in used:
@@ -161,7 +161,10 @@ class _Graph:
         return all(self.fed(source, target, self.runs[source.name]) for _, target in self.read_by_sink(sink))
 
     def sinks(self) -> dict[str, list[Sink]]:
-        """The sinks that each source feeds. While a name leads nowhere, a sink that several sources seem to feed counts for none."""
+        """Returns the sinks that each source feeds.
+
+        While a name leads nowhere, a sink that several sources seem to feed counts for none of them.
+        """
         read = [target for node in self.topology.nodes for _, target in self.read_by_node(node)]
         read += [target for sink in self.topology.sinks for _, target in self.read_by_sink(sink)]
         certain = not self.names.dangling and None not in read
@@ -172,9 +175,9 @@ class _Graph:
         }
 
     def stage(self, source: Source, schema: Schema, sink_schemas: Mapping[str, Schema], downstream: Mapping[str, Schema]) -> Stage:
-        """The stage of one source; `downstream` are the schemas of the sources that may read what it writes.
+        """Returns the stage of one source; `downstream` are the schemas of the sources that may read what it writes.
 
-        Nodes that no sink reads are typed too, so that all their problems show at once.
+        Nodes that no sink reads are checked too, so that all their problems are reported at once.
         """
         sinks = [sink for sink in self.topology.sinks if self.feeds(source, sink)]
         needed = self._upstream(sinks) | (set(self.wires) - self._upstream(self.topology.sinks))
@@ -209,7 +212,7 @@ class _Graph:
         return running
 
     def _upstream(self, sinks: Iterable[Sink]) -> set[str]:
-        """The nodes that the sinks read, and those that these read, and so on."""
+        """Returns the nodes that the sinks read, directly or through other nodes."""
         found: set[str] = set()
         todo = [name for sink in sinks for name in _nodes_in(target for _, target in self.read_by_sink(sink))]
         while todo:
@@ -220,14 +223,14 @@ class _Graph:
         return found
 
     def _explain(self, where: str, item: Node | Sink, read: list[tuple[Ref, Target | None]], unfed: set[str]) -> None:
-        """Says which source lacks what, unless the reason is a node that is in the report already."""
+        """Reports which source lacks what, unless the reason is a node that has been reported."""
         if any(isinstance(target, FromNode) and target.node in unfed for _, target in read):
             return
         lacks = []
         for source in self.topology.sources:
             missing = dict.fromkeys(ref.text for ref, target in read if not self.fed(source, target, self.runs[source.name]))
             lacks.append(f"{source.name} lacks {', '.join(missing)}")
-        fix = "an event has one source: read what one source has, or join the streams before"
+        fix = "an event has one source: read only what one source has, or join the streams before they get here"
         self.report.add(item.mark, f"{where}: no single source feeds it: {'; '.join(lacks)}", fix)
 
 

@@ -15,7 +15,7 @@ __all__ = ["clashes"]
 
 
 def clashes(topology: Topology) -> Iterator[Finding]:
-    """Every clash: its place, what it is, and a fix."""
+    """Yields every clash: its place, what it is, and a fix."""
     sources = {source.name: source for source in topology.sources}
     for node in topology.nodes:
         if node.name in sources:
@@ -45,19 +45,19 @@ def _topic_clashes(topology: Topology) -> Iterator[Finding]:
     for source in topology.sources:
         if problem := topic_problem(source.topic):
             yield source.at("topic"), f"sources.{source.name}: {problem}", "choose another name"
-        # One that is made from the topic's name fails with it, which needs no second word.
+        # A default name is made from the topic's name and fails with it: one message is enough.
         if ("dead_letter" in source.marks or not problem) and (dead_problem := topic_problem(source.dead_letter)):
             yield source.at("dead_letter", "topic"), f"sources.{source.name}: {dead_problem}", "choose another name"
         if source.topic in read_by:
-            message = f"sources.{source.name}: the topic {source.topic!r} is read by {read_by[source.topic]!r} already"
-            yield source.at("topic"), message, "one source a topic; several nodes may read it"
+            message = f"sources.{source.name}: the topic {source.topic!r} is already read by {read_by[source.topic]!r}"
+            yield source.at("topic"), message, "use one source per topic; several nodes may read it"
         read_by.setdefault(source.topic, source.name)
     dead = {source.dead_letter: source for source in reversed(topology.sources)}
     for topic, source in dead.items():
         if topic in read_by:
             yield (
                 source.at("dead_letter", "topic"),
-                f"sources.{source.name}: the dead-letter topic {topic!r} is a topic that is read",
+                f"sources.{source.name}: the dead-letter topic {topic!r} is a topic that a source reads",
                 "choose another name",
             )
     yield from _written_topic_clashes(topology, dead)
@@ -82,11 +82,14 @@ def _written_topic_clashes(topology: Topology, dead: Mapping[str, Source]) -> It
         first = written.setdefault(sink.topic, sink)
         if first is not sink and (first.format, first.schema) != (sink.format, sink.schema):
             message = f"sinks.{sink.name}: the topic {sink.topic!r} is written by {first.name!r} in another format or schema"
-            yield sink.at("topic"), message, "one format and schema a topic"
+            yield sink.at("topic"), message, "use one format and schema per topic"
 
 
 def _release_clashes(topology: Topology) -> Iterator[Finding]:
-    """The topics of the releases carry nothing else. Their default names are not known here, so only named ones are held against others."""
+    """Yields clashes with the topics of the releases, which carry nothing else.
+
+    Default names are not known here, so only topics that the file names are compared.
+    """
     releases = topology.releases
     used = {sink.topic: f"written by the sink {sink.name!r}" for sink in topology.sinks}
     used |= {source.dead_letter: f"the dead-letter topic of the source {source.name!r}" for source in topology.sources}
@@ -97,5 +100,5 @@ def _release_clashes(topology: Topology) -> Iterator[Finding]:
         if problem := topic_problem(topic):
             yield releases.at(key), f"releases.{key}: {problem}", "choose another name"
         elif topic in used:
-            yield releases.at(key), f"releases.{key}: the topic {topic!r} is {used[topic]}", "give it a topic of its own"
-        used[topic] = f"releases.{key} already"
+            yield releases.at(key), f"releases.{key}: the topic {topic!r} is {used[topic]}", "use a separate topic"
+        used[topic] = f"already releases.{key}"

@@ -1,4 +1,4 @@
-"""Holds a marked value against the language's table; says everything that differs, each at its place."""
+"""Compares a marked value with the language's table, and reports every difference at its place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FIXES = {
 
 
 def conform(value: Value, shape: Shape, file: str) -> list[Problem]:
-    """All the differences between `value` and `shape`, in the file's order; none means that it may be built."""
+    """Returns every difference between `value` and `shape`, in the file's order; a value without differences can be built."""
     return [Problem(file, mark.line, mark.column, message, fix) for mark, message, fix in _differ(value, shape, "")]
 
 
@@ -107,7 +107,7 @@ def _differ_keys(value: Mapped, shape: Keys, path: str) -> Iterator[Difference]:
 
 
 def _short(text: str) -> str:
-    """What fits into a message."""
+    """Shortens a text so that it fits into a message."""
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 

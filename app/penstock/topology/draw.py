@@ -1,7 +1,8 @@
 """A topology as a picture: Mermaid for pages, rails like those of `git log --graph` for a terminal.
 
-With a wiring every edge is drawn as it is. Without one a name that is no node is a field, drawn from every source that it
-may belong to, and tensors that are wired by their names only are not seen.
+With a wiring every edge is exact. Without a wiring a name that is not a node counts as a field, drawn from every source
+that it may belong to, and tensors that are wired only by their names are not drawn. A source whose topic a sink writes is
+drawn below that sink.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ class _Item:
     outline: tuple[str, str]
 
 
-_ENTITIES = str.maketrans({one: f"#{ord(one)};" for one in '"<>#&'})  # in a parameter's text they would end the label
+_ENTITIES = str.maketrans({one: f"#{ord(one)};" for one in '"<>#&'})  # in the text of a parameter these would end the label
 
 
 def mermaid(topology: Topology, wiring: Wiring | None = None) -> str:
-    """A Mermaid flowchart, as GitHub and many editors show it."""
+    """Returns a Mermaid flowchart, which GitHub and many editors show."""
     items = _items(topology, wiring)
     ids = {item.name: f"{item.kind}_{number}" for number, item in enumerate(items)}
     lines = ["flowchart LR"]
@@ -45,7 +46,7 @@ def mermaid(topology: Topology, wiring: Wiring | None = None) -> str:
 
 
 def text(topology: Topology, wiring: Wiring | None = None) -> str:
-    """A drawing for a terminal: one line a vertex, its inputs as rails from above."""
+    """Returns a drawing for a terminal: one line per vertex, its inputs as rails from above."""
     items = _items(topology, wiring)
     rails = list(_rails(items))
     width = max(map(len, rails))
@@ -57,7 +58,7 @@ def text(topology: Topology, wiring: Wiring | None = None) -> str:
 
 
 def _items(topology: Topology, wiring: Wiring | None) -> list[_Item]:
-    """Sources, nodes and sinks, each after what it reads and otherwise in this order; those in a cycle last."""
+    """Returns sources, nodes and sinks, each after what it reads and otherwise in this order; those in a cycle come last."""
     edges = _edges_of_file(topology) if wiring is None else _edges_of_wiring(wiring)
     items = [_source(topology, source) for source in topology.sources]
     items += [_node(node, tuple(edges[f"nodes.{node.name}"])) for node in topology.nodes]
@@ -97,7 +98,7 @@ def _edges_of_wiring(wiring: Wiring) -> dict[str, dict[str, None]]:
 
 
 def _origin(part: Part, source: str) -> str:
-    """Who makes the part's column: columns of nodes are called NODE.OUTPUT, those of fields have no dot."""
+    """Returns the vertex that makes the part's column: a column of a node is named NODE.OUTPUT, one of a field has no dot."""
     node, dot, _ = part.column.partition(".")
     return f"nodes.{node}" if dot else f"sources.{source}"
 
@@ -106,7 +107,7 @@ def _edges_of_file(topology: Topology) -> dict[str, dict[str, None]]:
     edges = _no_edges(topology)
     for node in topology.nodes:
         refs = kind_of(node).refs(node)
-        # Without any entry all tensors are wired by name, most likely to fields.
+        # Without references all tensors are wired by name, most likely to fields.
         edges[f"nodes.{node.name}"].update(_meant(topology, refs) if refs else _meant(topology, [Ref("", "")]))
     for sink in topology.sinks:
         written = [ref for _, ref in sink.fields]
@@ -131,7 +132,7 @@ def _no_edges(topology: Topology) -> dict[str, dict[str, None]]:
 
 
 def _rails(items: list[_Item]) -> Iterator[str]:
-    """The rails beside each item: a lane goes down from an item until its last reader, which joins it from the right."""
+    """Yields the rails beside each item: a lane goes down from an item to its last reader, which joins it from the right."""
     last = {read: number for number, item in enumerate(items) for read in item.reads}
     lanes: list[str | None] = []
     for number, item in enumerate(items):

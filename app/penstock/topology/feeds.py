@@ -1,4 +1,4 @@
-"""One source's part of the wiring: its names become columns, and every dtype and axis is held against what reads it."""
+"""The wiring of one source: names become columns, and every dtype and axis is compared with what reads it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Columns", "Feeder"]
 
 
 class Columns:
-    """The columns that a flow asks its decoder for; a field that is read in several ways has several."""
+    """The columns that a stage asks its decoder for; a field that is read in several ways has several columns."""
 
     def __init__(self) -> None:
         self._made: dict[str, Column] = {}
@@ -27,7 +27,7 @@ class Columns:
         name, number = field, 1
         while name in self._made:
             column = self._made[name]
-            # By their text: NaN is not equal to itself, and 0 is equal to False.
+            # Compared by their text: NaN does not equal itself, and 0 equals False.
             if repr((column.field, column.dtype, column.shape, column.missing)) == repr((field, dtype, shape, missing)):
                 return column
             number += 1
@@ -41,7 +41,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """What a reference gives: the part of the batch, its dtype, and the axes of one value."""
+    """What a reference means: a part of the batch, its dtype, and the axes of one value."""
 
     part: Part
     dtype: str
@@ -49,7 +49,7 @@ class _Given:
 
 
 class Feeder:
-    """Makes steps and emits for the events of one source; what does not fit goes to the report."""
+    """Makes the steps and emits for the events of one source, and reports what does not fit."""
 
     def __init__(self, source: Source, schema: Schema, report: Report) -> None:
         self.source = source
@@ -58,7 +58,7 @@ class Feeder:
         self.columns = Columns()
 
     def step(self, node: Node, wires: list[Wire], outputs: tuple[Tensor, ...]) -> Step:
-        """The node with a feed for each wire; one that does not fit is left out."""
+        """Returns the node with a feed per wire; a wire that does not fit is left out."""
         feeds = (self._feed(node, wire) for wire in wires)
         return Step(node, tuple(feed for feed in feeds if feed is not None), outputs)
 
@@ -70,7 +70,7 @@ class Feeder:
         schema: Schema | None,
         readers: Iterable[tuple[Source, Schema]] = (),
     ) -> Emit:
-        """What the sink is given. `schema` is the sink's own, if it has one; `readers` are the sources that read its topic."""
+        """Returns what the sink writes. `schema` is the sink's own, if it has one; `readers` are the sources that read its topic."""
         where = f"sinks.{sink.name}"
         made: list[Written] = []
         for name, ref in sink.fields:
@@ -120,7 +120,9 @@ class Feeder:
             if target.tensor.dtype != tensor.dtype:
                 message = f"{where}: the tensor is `{tensor}`, {ref.text!r} gives `{target.tensor}`"
                 self.report.add(
-                    ref.mark, message, f"between models dtypes are equal: export one of them with {tensor.dtype} or {target.tensor.dtype}"
+                    ref.mark,
+                    message,
+                    f"dtypes between models must be equal: export one of them with {tensor.dtype} or {target.tensor.dtype}",
                 )
                 return None
             return self._picked(ref, Part(f"{target.node}.{target.tensor.name}"), target.tensor.dtype, target.tensor.shape, where)
@@ -136,7 +138,7 @@ class Feeder:
         return self._picked(ref, Part(column.name), tensor.dtype, shape, where)
 
     def _picked(self, ref: Ref, part: Part, dtype: str, axes: Axes, where: str) -> _Given | None:
-        """The part, or its element `[index]` of the last axis."""
+        """Returns the part, or its element `[index]` of the last axis."""
         if ref.index is None:
             return _Given(part, dtype, axes)
         if not axes:
@@ -149,7 +151,7 @@ class Feeder:
         return _Given(Part(part.column, ref.index), dtype, axes[:-1])
 
     def _axes(self, ref: Ref, field: Field, wanted: Axes | None, where: str) -> tuple[int, ...] | None:
-        """The axes of the field's column: the schema's, its open ones by the tensor's; None when one stays open."""
+        """Returns the axes of the field's column: those of the schema, with open ones taken from the tensor; None when one stays open."""
         axes = field.shape
         if wanted is not None and ref.index is None and len(wanted) == len(axes):
             axes = tuple(w if axis is None else axis for axis, w in zip(axes, wanted, strict=True))
@@ -162,13 +164,13 @@ class Feeder:
 
     def _missing(self, ref: Ref, field: Field, dtype: str, rule: Missing | None, where: str) -> Missing:
         if rule is not None and rule.action == "fill" and not fills(rule.value, field, dtype):
-            message = f"{where}: missing: {rule.value!r} is no {dtype}, and the field {field.name!r} is {described(field)}"
+            message = f"{where}: missing: {rule.value!r} is not of type {dtype}, and the field {field.name!r} is {described(field)}"
             self.report.add(ref.mark, message, f"give a {dtype} value, or missing: reject")
             return Missing()
         if rule is not None and (field.optional or (isinstance(rule.value, float) and math.isnan(rule.value))):
             return rule
         if not field.optional or rule is not None:
-            return Missing()  # null cannot come, so that every such rule means the same column
+            return Missing()  # null cannot occur, so every such rule means the same column
         if field.default is not REQUIRED and field.default is not None:
             return Missing("fill", field.default)
         fix = f"add a rule: {{field: {field.name}, missing: VALUE}}, or missing: {'nan' if dtype.startswith('float') else 'reject'}"
@@ -189,7 +191,7 @@ class Feeder:
         return OutputField(name, given.part, given.dtype, given.axes)
 
     def _passed(self, ref: Ref, field: Field, where: str) -> _Given | None:
-        """A field that goes to a sink as it is; null stays null."""
+        """Returns a field that is copied to a sink; null stays null."""
         if not field.dtype:
             fix = "leave it out, or declare it with a type that has columns"
             self.report.add(ref.mark, f"{where}: the field {field.name!r} is {described(field)}, which cannot be written", fix)
@@ -214,7 +216,7 @@ class Feeder:
             axes = self._axes(ref, field, None, where)
             if axes is None:
                 return None
-            # A null is refused: records without a key would scatter over the partitions.
+            # Null is refused: records without a key would scatter over the partitions.
             column = self.columns.add(field.name, field.dtype, axes, Missing()) if field.dtype else None
             given = self._picked(ref, Part(column.name if column else field.name), field.dtype, axes, where)
         if given is None:
@@ -222,7 +224,7 @@ class Feeder:
         if given.axes not in ((), (1,)) or not (given.dtype == "string" or "int" in given.dtype):
             self.report.add(
                 ref.mark,
-                f"{where}: {ref.text!r} is {shown(given.dtype, given.axes)}, a key is text or a whole number",
+                f"{where}: {ref.text!r} is {shown(given.dtype, given.axes)}, a key must be text or a whole number",
                 "name another field",
             )
             return None
@@ -235,7 +237,7 @@ class Feeder:
 
 
 def _level(parts: list[_Given]) -> list[_Given]:
-    """Beside scalars, a part `[N, 1]` is one too."""
+    """Treats a part `[N, 1]` beside scalars as a scalar."""
     if all(part.axes for part in parts):
         return parts
     return [_Given(Part(part.part.column, 0), part.dtype, ()) if part.axes == (1,) and part.part.index is None else part for part in parts]
@@ -255,4 +257,4 @@ def _shape_fix(tensor: Tensor, axes: Axes | None) -> str:
         return f"stack {tensor.shape[0]} fields: {tensor.name}: [A, B, ...]"
     if len(axes) == len(tensor.shape) + 1:
         return "pick one element: NAME[0]"
-    return "axes are equal or open; the first one is always the rows"
+    return "axes must be equal or open; the first axis is always the rows"

@@ -38,7 +38,7 @@ _SOURCE: Final = Keys(
         "format": Key(Choice(("json", "avro", "avro-confluent")), "How values are encoded.", default="json"),
         "id": Key(FIELD_NAME, "The field that identifies an event."),
         "time": Key(FIELD_NAME, "The field with the event time: a timestamp, or a long in ms."),
-        "dead_letter": Key(TOPIC_NAME, "Where records go that cannot be scored; <topic>.dead-letter when omitted."),
+        "dead_letter": Key(TOPIC_NAME, "The topic for records that cannot be scored; <topic>.dead-letter when omitted."),
         "max_bytes": Key(Whole(1, 104_857_600), "Larger values go to the dead-letter topic unread.", default=1_048_576),
     }
 )
@@ -63,7 +63,7 @@ _RELEASES: Final = Keys(
         "on_invalid": Key(Choice(("report", "rollback")), "What happens when a live model fails its periodic check.", default="report"),
         "check_every": Key(Whole(0, 86_400), "Seconds between two checks of the live models; 0 for never.", default=60),
         "control": Key(TOPIC_NAME, "The topic with the releases; <application>.<topology>.control when omitted."),
-        "status": Key(TOPIC_NAME, "The topic where workers tell how they are; <application>.<topology>.status when omitted."),
+        "status": Key(TOPIC_NAME, "The topic where workers report their state; <application>.<topology>.status when omitted."),
     }
 )
 
@@ -79,7 +79,7 @@ TOPOLOGY: Final = Keys(
 
 
 def json_schema() -> dict[str, Any]:
-    """The language as a JSON Schema (draft 2020-12), as published in `schemas/topology.schema.json`."""
+    """Returns the language as a JSON Schema (draft 2020-12), which `schemas/topology.schema.json` publishes."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Penstock topology",

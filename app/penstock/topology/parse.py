@@ -1,8 +1,8 @@
 """A topology file becomes a Topology, or a TopologyError with everything that is wrong in it.
 
-1. `document` reads the YAML into marked values. 2. `conform` holds them against the language's table. 3. What fits is
-built into frozen values here. Whether the values go together (names that lead somewhere, topics that do not clash, types
-that fit) is for `check.wire` to say.
+1. `document` reads the YAML into marked values. 2. `conform` compares them with the language's table. 3. This module builds
+frozen values from what conforms; `kinds` builds the nodes. `check` decides whether the values fit together: names that
+lead somewhere, topics that do not clash, types that fit.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ __all__ = ["parse", "parse_text", "text_of"]
 
 
 def parse(path: str | Path) -> Topology:
-    """The topology in the file at `path`. Raises TopologyError, also when the file cannot be read."""
+    """Returns the topology in the file at `path`. Raises TopologyError, also when the file cannot be read."""
     return parse_text(text_of(path), str(path))
 
 
 def text_of(path: str | Path, what: str = "a topology file") -> str:
-    """The text of a file of YAML, at most one byte more than `document.read` takes. Raises TopologyError; `what` should be there."""
+    """Returns the text of a YAML file, at most one byte more than `document.read` accepts. Raises TopologyError; `what` names the file."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -42,7 +42,7 @@ def text_of(path: str | Path, what: str = "a topology file") -> str:
 
 
 def parse_text(text: str, file: str = "<topology>") -> Topology:
-    """The topology in `text`; `file` is its name in messages. Raises TopologyError."""
+    """Returns the topology in `text`; `file` is its name in messages. Raises TopologyError."""
     root, problems = read(text, file)
     if root is not None:
         problems += conform(root, TOPOLOGY, file)

@@ -1,7 +1,7 @@
 """What every name on a right-hand side means: a field of the event or the output of a node; and the inputs that the file leaves out.
 
 A tensor without an entry is fed by what has its name: the field T, the node T (by its only output), or the output T of
-another node. Exactly one of them must exist; the file has to say which where there are several.
+another node. Exactly one of them must exist; when there are several, the file must name one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Finding = tuple[Mark, str, str]  # where it is, what is wrong, what to do
 
 
 class Report:
-    """Problems as they are found; the same one is kept once."""
+    """Collects problems as they are found, each once."""
 
     def __init__(self, file: str) -> None:
         self._file = file
@@ -31,13 +31,13 @@ class Report:
         self._found[Problem(self._file, mark.line, mark.column, message, fix)] = None
 
     def problems(self) -> list[Problem]:
-        """All of them in the file's order."""
+        """Returns all problems in the file's order."""
         return sorted(self._found, key=lambda problem: (problem.line, problem.column))
 
 
 @dataclass(frozen=True, slots=True)
 class FromField:
-    """A field of the event: of `source` only, or (None) of whichever source the event came from."""
+    """A field of the event: of `source` only, or of any source that has it (None)."""
 
     name: str
     source: str | None = None
@@ -56,9 +56,9 @@ Target = FromField | FromNode
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """An input tensor of a node and what its refs mean; a None there is a ref that leads nowhere and was reported.
+    """An input tensor of a node and what its refs mean; None is a ref that leads nowhere and has been reported.
 
-    A parameter has no refs but a `constant`.
+    A parameter has a `constant` and no refs.
     """
 
     tensor: Tensor
@@ -68,18 +68,18 @@ class Wire:
 
 
 class Names:
-    """The names of a topology. A schema or signature that is not known silences what only it could say."""
+    """The names of a topology. What depends on an unknown schema or signature is not reported."""
 
     def __init__(self, topology: Topology, schemas: Mapping[str, Schema], signatures: Mapping[str, Signature], report: Report) -> None:
         self.topology = topology
         self.schemas = schemas
         self.signatures = signatures
         self.report = report
-        # Where something is broken already, "nobody reads it" would only say so once more.
+        # While something is broken, "no sink reads it" would only report the same mistake again.
         self.dangling = len(schemas) < len(topology.sources) or len(signatures) < len(topology.nodes)
 
     def target(self, ref: Ref, where: str) -> Target | None:
-        """What the ref means; None, with a problem in the report, when it means nothing or two things."""
+        """Returns what the ref means, or None and reports a problem when it means nothing or two things."""
         if ref.tail is None:
             return self._bare(ref, where)
         if self.topology.source(ref.head):
@@ -99,7 +99,7 @@ class Names:
         return tuple(self.target(ref, where) for ref in refs)
 
     def by_name(self, node: Node, tensor: Tensor, hint: str = "") -> Input | None:
-        """What feeds an input tensor that the file leaves out; None, with a problem, when that is nothing or several things.
+        """Returns what feeds an input tensor that the file leaves out, or None and reports a problem when nothing or several things could.
 
         `hint` is what the node's kind offers beside an entry of `inputs`.
         """
@@ -114,9 +114,9 @@ class Names:
             return Input(tensor.name, tuple(candidates), mark=node.mark)
         self.dangling = True
         if candidates:
-            fix = f"say which: inputs: {{{tensor.name}: ...}}"
+            fix = f"name one: inputs: {{{tensor.name}: ...}}"
             found = ", ".join(candidate.text for candidate in candidates)
-            self.report.add(node.mark, f"nodes.{node.name}: the input tensor `{tensor}` has several sources by its name: {found}", fix)
+            self.report.add(node.mark, f"nodes.{node.name}: several things have the name of the input tensor `{tensor}`: {found}", fix)
         elif len(self.schemas) == len(self.topology.sources) and len(self.signatures) == len(self.topology.nodes):
             message = f"nodes.{node.name}: nothing feeds the input tensor `{tensor}`, and no field or output has its name"
             self.report.add(node.mark, message, f"add inputs: {{{tensor.name}: FIELD or NODE.OUTPUT}}{hint}")
@@ -149,7 +149,7 @@ class Names:
             fix = f"one of its fields: {', '.join(f'{source.name}.{field.name}' for field in known.fields[:3])}, ..." if known else ""
             self.nowhere(ref.mark, f"{where}: {ref.text!r} is a source, not a field", fix)
         elif len(self.schemas) < len(self.topology.sources):
-            self.dangling = True  # it may be a field of a schema that could not be read, which was reported
+            self.dangling = True  # it may be a field of a schema that could not be read, which has been reported
         else:
             self.nowhere(ref.mark, f"{where}: {ref.text!r} is neither a field nor a node", did_you_mean(ref.head, self._heads()))
         return None

@@ -40,7 +40,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A string that matches `pattern`; `what` says so in words."""
+    """A string that matches `pattern`; `what` describes it in words."""
 
     what: str
     pattern: str
@@ -68,12 +68,12 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Nested:
-    """A literal, or a list of at least one of these."""
+    """A literal, or a list with at least one literal or list."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A list of at least one."""
+    """A list with at least one item."""
 
     of: Shape
 
@@ -100,7 +100,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """A mapping with fixed keys. Of the keys in `one_of` exactly one must be there."""
+    """A mapping with fixed keys. Exactly one of the keys in `one_of` must be there."""
 
     keys: Mapping[str, Key]
     one_of: tuple[str, ...] = ()
@@ -129,7 +129,7 @@ class Kinds:
     of: Mapping[str, HasKeys]
 
     def groups(self) -> list[tuple[tuple[str, ...], Keys]]:
-        """The kinds that have the same keys, and all their keys, in the order of the table."""
+        """Returns the kinds that share the same keys, and these keys with `kind`, in the order of the table."""
         groups: list[tuple[list[str], Keys]] = []
         for kind, row in self.of.items():
             same = next((kinds for kinds, keys in groups if keys == row.keys), None)
@@ -140,7 +140,7 @@ class Kinds:
         return [(tuple(kinds), self._with_kind(tuple(kinds), keys)) for kinds, keys in groups]
 
     def named(self, kind: object) -> Keys:
-        """The keys of one kind; for a kind that is not in the table every key that some kind has, required where all require it."""
+        """Returns the keys of one kind. For an unknown kind these are the keys of all kinds, required where all kinds require them."""
         for kinds, keys in self.groups():
             if kind in kinds:
                 return self._with_kind(tuple(self.of), keys)
@@ -166,7 +166,7 @@ REFERENCE: Final = Text("a reference: field, source.field, node or node.output, 
 METRIC_NAME: Final = Text("the name of a metric", r"^\S(.*\S)?$")
 THRESHOLD_TEXT: Final = Text("a threshold: >=, <=, > or < and a number", THRESHOLD)
 
-MISSING: Final = Key(Literal(), "What stands for null: a value, nan, or reject (the row goes to the dead-letter topic).")
+MISSING: Final = Key(Literal(), "What replaces null: a value, nan, or reject (the row goes to the dead-letter topic).")
 
 INPUT: Final = Forms(
     text=REFERENCE,

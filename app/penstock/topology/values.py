@@ -1,4 +1,4 @@
-"""Marked values that conform to the language, taken apart: what the parser and every kind of node build their values of."""
+"""Marked values that conform to the language, taken apart for the parser and the kinds of nodes, which build their values from them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["constant", "inputs", "items", "keys", "marks", "plain", "refs", "wor
 
 
 def items(value: Value | None) -> tuple[tuple[Scalar, Value], ...]:
-    """The entries of a mapping; none for anything else."""
+    """Returns the entries of a mapping; nothing for any other value."""
     return value.items if isinstance(value, Mapped) else ()
 
 
@@ -23,12 +23,12 @@ def keys(value: Value | None) -> dict[str, Value]:
 
 
 def marks(value: Value) -> dict[str, Mark]:
-    """Where the value of each key stands."""
+    """Returns the place of each key's value."""
     return {key: item.mark for key, item in keys(value).items()}
 
 
 def plain(value: Value) -> dict[str, Any]:
-    """The values of a mapping that holds only scalars."""
+    """Returns the values of a mapping that holds only scalars."""
     return {key.text: cast(Scalar, item).value for key, item in items(value)}
 
 
@@ -37,10 +37,10 @@ def word(value: Value) -> str:
 
 
 def refs(value: Value) -> tuple[Ref, ...]:
-    """The references in a list, or the only one."""
+    """Returns the references in a list, or the only one."""
     scalars = value.items if isinstance(value, Listed) else (value,)
     found = (ref(word(scalar), scalar.mark) for scalar in scalars)
-    return tuple(each for each in found if each is not None)  # none is None: their text has conformed
+    return tuple(each for each in found if each is not None)  # conforming text is always a reference
 
 
 def constant(value: Value) -> Constant:
@@ -48,7 +48,7 @@ def constant(value: Value) -> Constant:
 
 
 def inputs(value: Value | None) -> tuple[Input, ...]:
-    """The entries of a key `inputs`, in the file's order."""
+    """Returns the entries of a key `inputs`, in the file's order."""
     return tuple(_input(tensor, item) for tensor, item in items(value))
 
 

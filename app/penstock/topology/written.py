@@ -1,9 +1,9 @@
 """What a sink writes, compared with the schemas that describe it: the sink's own, and those of the sources that read its topic.
 
-1. The sink's own schema declares every field that is written, with a type that holds every value, and asks for no other.
+1. The sink's own schema declares every field that is written, with a type that holds every value, and requires no other.
 2. A source that reads the topic has the sink's format. In JSON it must be able to read every event that the sink writes, so
    rule 1 holds for its schema too, and an enum must have every symbol that may come.
-3. Bare Avro does not say which schema wrote it, so both have the same one. With Confluent's five bytes the source
+3. Bare Avro does not carry its schema, so both have the same one. With Confluent's five bytes the source
    resolves the sink's schema by Avro's rules, and finds it in the folder `ids/` that is beside its own.
 """
 
@@ -33,53 +33,53 @@ class Written:
 
 
 def fits_schema(sink: Sink, written: Sequence[Written], schema: Schema, whose: str = "the sink's schema") -> Iterator[Finding]:
-    """What is wrong with writing these fields by the schema; `whose` names it in messages."""
+    """Yields what is wrong with writing these fields by the schema; `whose` names it in messages."""
     file = schema.path or schema.name
     for one in written:
         where, declared = f"sinks.{sink.name}.fields.{one.output.name}", schema.field(one.output.name)
         if declared is None:
             yield one.ref.mark, f"{where}: {whose} has no field {one.output.name!r}", f"declare it in {file}, or leave it out"
         elif not _holds(declared, one.output):
-            message = f"{where}: {one.ref.text!r} is {shown(one.output.dtype, one.output.shape)}, {whose} says {described(declared)}"
+            message = f"{where}: {one.ref.text!r} is {shown(one.output.dtype, one.output.shape)}, {whose} declares {described(declared)}"
             yield one.ref.mark, message, f"declare a type in {file} that holds it"
         elif one.copied is not None and one.copied.optional and not declared.optional:
             message = f"{where}: the field {one.ref.text!r} may be null, in {whose} it may not"
             yield one.ref.mark, message, f"allow null in {file}"
         elif one.copied is not None and one.copied.unit and declared.unit not in ("", one.copied.unit):
-            message = f"{where}: the field {one.ref.text!r} counts in {one.copied.unit}, {whose} says {declared.unit}"
+            message = f"{where}: the field {one.ref.text!r} counts in {one.copied.unit}, {whose} declares {declared.unit}"
             yield one.ref.mark, message, f"declare the same unit in {file}"
     names = {name for name, _ in sink.fields}
     for asked in schema.fields:
         if asked.default is REQUIRED and asked.name not in names:
             who = f"the schema {sink.schema}" if whose == "the sink's schema" else whose
-            message = f"sinks.{sink.name}: {who} asks for {asked.name!r}, which the sink does not write"
+            message = f"sinks.{sink.name}: {who} requires {asked.name!r}, which the sink does not write"
             yield sink.at("fields"), message, f"add {asked.name} to fields, or give it a default in {file}"
 
 
 def fits_reader(sink: Sink, written: Sequence[Written], own: Schema | None, source: Source, schema: Schema) -> Iterator[Finding]:
-    """What is wrong with reading what the sink writes as events of `source`; `own` is the sink's schema, if it has one."""
+    """Yields what keeps `source` from reading what the sink writes; `own` is the sink's schema, if it has one."""
     line = source.at("schema", "topic").line
     whose = f"the schema of the source {source.name!r} on line {line}"
     match sink.format:
         case _ if sink.format != source.format or sink.schema == source.schema:
-            return  # the first was reported by `clashes`; in the second case the sink's own schema says it all
+            return  # `clashes` reports the first; in the second case `fits_schema` has compared with that schema
         case "json":
             yield from fits_schema(sink, written, schema, whose)
             yield from _symbols(sink, written, own, schema, whose)
         case "avro" if own is not None and own.avro != schema.avro:
-            message = f"sinks.{sink.name}: {whose} is {source.schema}, and events in bare avro do not say that {sink.schema} wrote them"
+            message = f"sinks.{sink.name}: {whose} is {source.schema}, and bare avro does not carry {sink.schema}, which wrote it"
             yield sink.at("schema"), message, "give both the same schema, or use avro-confluent"
         case "avro-confluent" if own is not None:
             yield from _resolution(sink, own, source, schema, whose)
 
 
 def shown(dtype: str, axes: Axes) -> str:
-    """A dtype with its axes, as in `float32[N, 2]`."""
+    """Returns a dtype with its axes, as in `float32[N, 2]`."""
     return str(Tensor("", dtype, axes)).removeprefix(": ")
 
 
 def described(field: Field) -> str:
-    """The field's type in words."""
+    """Returns the field's type in words."""
     if field.items is None:
         return f"an {field.kind}" if field.kind in ("int", "enum") else f"a {field.kind}"
     sizes = "x".join("?" if axis is None else str(axis) for axis in field.shape)
@@ -93,7 +93,7 @@ def _holds(declared: Field, output: OutputField) -> bool:
 
 
 def _symbols(sink: Sink, written: Sequence[Written], own: Schema | None, schema: Schema, whose: str) -> Iterator[Finding]:
-    """Text for an enum of the reader that need not be one of its symbols. The sink's own schema or the copied field may limit it."""
+    """Yields outputs that may be none of the symbols that the reader declares. The sink's own schema or the copied field may limit them."""
     for one in written:
         declared = schema.field(one.output.name)
         if declared is None or not (symbols := innermost(declared).symbols) or not _holds(declared, one.output):
@@ -113,7 +113,7 @@ def _resolution(sink: Sink, own: Schema, source: Source, schema: Schema, whose: 
     for field in schema.fields:
         known = own.field(field.name)
         if known is None and field.default is REQUIRED:
-            message = f"sinks.{sink.name}: {whose} asks for {field.name!r}, which {sink.schema} does not have"
+            message = f"sinks.{sink.name}: {whose} requires {field.name!r}, which {sink.schema} does not have"
             yield sink.at("schema"), message, f"give it a default in {schema.path or schema.name}"
         elif known is not None and (not resolves(known, field) or (known.optional and not field.optional)):
             read, nullable = described(field), " that may be null" if known.optional else ""

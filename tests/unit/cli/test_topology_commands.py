@@ -153,7 +153,7 @@ def test_validate_names_both_lines_of_a_chain_that_does_not_fit(chained: Path) -
     assert result.exit_code == 2
     unknown, lacking, _ = result.stderr.splitlines()
     where = "the schema of the source 'scored' on line 2"
-    assert f"sinks.scores: {where} asks for 'score', which the sink does not write" in unknown
+    assert f"sinks.scores: {where} requires 'score', which the sink does not write" in unknown
     assert f"sinks.scores.fields.result: {where} has no field 'result'" in lacking
 
 

@@ -134,22 +134,22 @@ class TestWhatTheNextStageReads:
         ("changed", "place", "expected"),
         [
             ({"risk": None}, "16:57", "fields.risk: {} has no field 'risk' (declare it in scored.avsc, or leave it out)"),
-            ({"risk": Field("risk", "string")}, "16:57", "fields.risk: 'risk.y' is float32[N], {} says a string (declare a type in"),
-            ({"risk": Field("risk", "int")}, "16:57", "fields.risk: 'risk.y' is float32[N], {} says an int"),
-            ({"order": Field("order", "long")}, "16:21", "fields.order: 'orders.id' is string[N], {} says a long"),
+            ({"risk": Field("risk", "string")}, "16:57", "fields.risk: 'risk.y' is float32[N], {} declares a string (declare a type in"),
+            ({"risk": Field("risk", "int")}, "16:57", "fields.risk: 'risk.y' is float32[N], {} declares an int"),
+            ({"order": Field("order", "long")}, "16:21", "fields.order: 'orders.id' is string[N], {} declares a long"),
             (
                 {"risk": Field("risk", "array", items=Field("items", "float"), size=1)},
                 "16:57",
-                "fields.risk: 'risk.y' is float32[N], {} says an array of 1 float",
+                "fields.risk: 'risk.y' is float32[N], {} declares an array of 1 float",
             ),
             ({"note": Field("note", "string")}, "16:86", "fields.note: the field 'orders.note' may be null, in {} it may not"),
-            ({"at": Field("at", "timestamp", unit="us")}, "16:69", "fields.at: the field 'orders.at' counts in ms, {} says us"),
+            ({"at": Field("at", "timestamp", unit="us")}, "16:69", "fields.at: the field 'orders.at' counts in ms, {} declares us"),
             (
                 {"kind": Field("kind", "enum", symbols=("A",))},
                 "16:38",
                 "fields.kind: 'orders.kind' need not be one of the symbols in {} (declare it as a string in scored.avsc, or give",
             ),
-            ({"more": Field("more", "int")}, "16:13", "{} asks for 'more', which the sink does not write (add more to fields, or give it"),
+            ({"more": Field("more", "int")}, "16:13", "{} requires 'more', which the sink does not write (add more to fields, or give it"),
         ],
     )
     def test_json(self, changed: dict[str, Field | None], place: str, expected: str) -> None:
@@ -174,7 +174,7 @@ class TestWhatTheNextStageReads:
         text = CHAIN.replace("    topic: scored\n    f", "    topic: scored\n    schema: scored.avsc\n    f")
         fields = fields_of(risk=Field("risk", "string"))
         (found,) = refused(lambda: wired(text, fields, own=Schema("Scored", fields, path="scored.avsc")))
-        assert "'risk.y' is float32[N], the sink's schema says a string" in found
+        assert "'risk.y' is float32[N], the sink's schema declares a string" in found
 
 
 class TestAvro:
@@ -190,8 +190,8 @@ class TestAvro:
     def test_bare_avro_has_one_schema(self) -> None:
         wired(self.text("avro"), own=self.own({"name": "one"}), avro={"name": "one"})
         assert refused(lambda: wired(self.text("avro"), own=self.own({"name": "one"}), avro={"name": "two"})) == [
-            "t.yaml:17:13: sinks.first: the schema of the source 'scored' on line 5 is scored.avsc, and events in bare avro do not say "
-            "that own.avsc wrote them (give both the same schema, or use avro-confluent)"
+            "t.yaml:17:13: sinks.first: the schema of the source 'scored' on line 5 is scored.avsc, and bare avro does not carry own.avsc, "
+            "which wrote it (give both the same schema, or use avro-confluent)"
         ]
 
     @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ class TestAvro:
         [
             ({"later": None}, {}, ""),
             ({"risk": Field("risk", "float")}, {"risk": Field("risk", "double")}, ""),
-            ({}, {"more": Field("more", "int")}, "asks for 'more', which own.avsc does not have (give it a default in scored.avsc)"),
+            ({}, {"more": Field("more", "int")}, "requires 'more', which own.avsc does not have (give it a default in scored.avsc)"),
             ({}, {"risk": Field("risk", "string")}, "reads 'risk' as a string, in own.avsc it is a float (keep to Avro's promotions)"),
             ({}, {"note": Field("note", "string")}, "reads 'note' as a string, in own.avsc it is a string that may be null"),
         ],
@@ -228,7 +228,7 @@ def test_own_schema_of_a_sink_has_the_unit_of_the_field() -> None:
     own = Schema("Own", fields_of(at=Field("at", "timestamp", unit="us")), path="own.avsc")
     text = CHAIN.replace("    topic: scored\n    f", "    topic: other\n    schema: own.avsc\n    f")
     (found,) = refused(lambda: wired(text, own=own))
-    assert "the field 'orders.at' counts in ms, the sink's schema says us (declare the same unit in own.avsc)" in found
+    assert "the field 'orders.at' counts in ms, the sink's schema declares us (declare the same unit in own.avsc)" in found
 
 
 def test_drawings_show_the_way_through_the_topic() -> None:

@@ -84,7 +84,7 @@ def test_comparison_without_quotes_is_told_to_have_some(text: str, said: str) ->
     """To YAML `>` begins a folded text, which its own message is no help with."""
     (problem,) = problems_in(text.replace("    kind: feature\n", f"    kind: feature\n    {said}\n"))
     assert problem.startswith(f"t.yaml:{10 + said.count(chr(10)) + 1}:")
-    assert problem.endswith('(quote what begins with >: ">= 0.85")')
+    assert problem.endswith('(put text that begins with > in quotes: ">= 0.85")')
 
 
 def test_releases_have_defaults(text: str) -> None:

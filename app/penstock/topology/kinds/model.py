@@ -31,7 +31,8 @@ _KEYS: Final = Keys(
             Named("tensor", TENSOR_NAME, Nested(), empty=True), "Input tensors with one value for all events, which a release may change."
         ),
         "require": Key(
-            Named("metric", METRIC_NAME, THRESHOLD_TEXT), "What the metrics of the model's manifest must meet before it may serve."
+            Named("metric", METRIC_NAME, THRESHOLD_TEXT),
+            "Thresholds that the metrics of the model's manifest must meet before it may serve.",
         ),
     }
 )
@@ -114,7 +115,7 @@ class ModelKind(Kind[ModelNode]):
 
 def _requirements(value: Value | None) -> tuple[Requirement, ...]:
     found = (requirement(metric.text, word(item), metric.mark) for metric, item in items(value))
-    return tuple(each for each in found if each is not None)  # none is None: their text has conformed
+    return tuple(each for each in found if each is not None)  # conforming text is always a threshold
 
 
 def _check_parameters(node: ModelNode, signature: Signature, given: Container[str], names: Names) -> None:
