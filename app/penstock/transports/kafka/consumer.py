@@ -286,7 +286,8 @@ class Consumer(Shell):
         """Where each partition starts, and which of these places are not committed yet.
 
         `start_from` is for topics that the group has not read. A partition that was added while it reads starts at its
-        beginning: its first events came before anybody could be assigned to it.
+        beginning: its first events came before anybody could be assigned to it. So does a topic that another stage writes:
+        that stage may have begun on another worker already.
         """
         client = self.client
         committed = dict(zip(assigned, await asyncio.gather(*(client.committed(tp) for tp in assigned)), strict=True))
@@ -294,6 +295,7 @@ class Consumer(Shell):
             self._partitions.setdefault(tp.topic, self.topic_partitions(tp.topic) or 0)
         new = {tp for tp, offset in committed.items() if offset is None}
         late = {tp for tp in new if self.options.start_from == "latest" and tp.partition < self._partitions[tp.topic]}
+        late = {tp for tp in late if tp.topic not in self.options.writes}
         fresh = {**(await client.beginning_offsets(new - late) if new - late else {}), **(await client.end_offsets(late) if late else {})}
         return {tp: fresh[tp] if offset is None else offset for tp, offset in committed.items()}, fresh
 
