@@ -66,20 +66,22 @@ def check(
         if source.name in schemas:
             _check_source(source, schemas[source.name], report)
     graph.check_use()
-    ordered, circles = stage_order(topology, graph.sinks())
+    written = graph.sinks()
+    ordered, circles = stage_order(topology, written)
     for mark, message, fix in circles:
         report.add(mark, message, fix)
-    # A circle is reported once, and not also as events that the next stage cannot read.
-    downstream = {source.name: schemas[source.name] for source in topology.sources if source.name in ordered and source.name in schemas}
-    all_of_them = dict.fromkeys([*ordered, *(source.name for source in topology.sources)])
-    sources = [found for name in all_of_them if name in schemas and (found := topology.source(name))]
-    stages = tuple(graph.stage(source, schemas[source.name], sink_schemas, downstream) for source in sources)
-    return Wiring(topology, stages), report.problems()
+    stages = []
+    for name in dict.fromkeys([*ordered, *written]):
+        if (found := topology.source(name)) is not None and name in schemas:
+            # A circle is reported once, and not also as events that the next stage cannot read.
+            known_readers = {sink.name: [one for one in readers(topology, sink) if one.name in ordered] for sink in written[name]}
+            stages.append(graph.stage(found, schemas, sink_schemas, known_readers))
+    return Wiring(topology, tuple(stages)), report.problems()
 
 
 def _check_source(source: Source, schema: Schema, report: Report) -> None:
     known = [field.name for field in schema.fields]
-    for key, name, kinds, says in (
+    for key, name, kinds, fix in (
         ("id", source.id, ("string", "enum", "int", "long"), "an id is a string or a whole number"),
         ("time", source.time, ("timestamp", "long"), "an event time is a timestamp, or a long in ms"),
     ):
@@ -89,7 +91,7 @@ def _check_source(source: Source, schema: Schema, report: Report) -> None:
         if field is None:
             report.add(source.at(key), f"sources.{source.name}.{key}: {source.schema} has no field {name!r}", did_you_mean(name, known))
         elif field.kind not in kinds:
-            report.add(source.at(key), f"sources.{source.name}.{key}: the field {name!r} is of kind {field.kind}", says)
+            report.add(source.at(key), f"sources.{source.name}.{key}: the field {name!r} is of kind {field.kind}", fix)
 
 
 class _Graph:
@@ -174,8 +176,10 @@ class _Graph:
             for source in self.topology.sources
         }
 
-    def stage(self, source: Source, schema: Schema, sink_schemas: Mapping[str, Schema], downstream: Mapping[str, Schema]) -> Stage:
-        """Returns the stage of one source; `downstream` are the schemas of the sources that may read what it writes.
+    def stage(
+        self, source: Source, schemas: Mapping[str, Schema], sink_schemas: Mapping[str, Schema], readers: Mapping[str, list[Source]]
+    ) -> Stage:
+        """Returns the stage of one source; `readers`, by sink name, are the sources that read what it writes.
 
         Nodes that no sink reads are checked too, so that all their problems are reported at once.
         """
@@ -184,7 +188,7 @@ class _Graph:
         nodes = [node for name in self.order if name in needed & self.runs[source.name] and (node := self.topology.node(name))]
         asked = [target for sink in sinks for _, target in self.read_by_sink(sink)]
         asked += [target for node in nodes for _, target in self.read_by_node(node)]
-        feeder = Feeder(source, schema, self.report)
+        feeder = Feeder(source, schemas[source.name], self.report)
         steps = [feeder.step(node, self.wires[node.name], self._outputs(node, asked)) for node in nodes]
         emits = [
             feeder.emit(
@@ -192,7 +196,7 @@ class _Graph:
                 self.fields[sink.name],
                 self.keys[sink.name],
                 sink_schemas.get(sink.name),
-                [(reader, downstream[reader.name]) for reader in readers(self.topology, sink) if reader.name in downstream],
+                [(reader, schemas[reader.name]) for reader in readers.get(sink.name, ()) if reader.name in schemas],
             )
             for sink in sinks
         ]

@@ -141,9 +141,8 @@ class Kinds:
 
     def named(self, kind: object) -> Keys:
         """Returns the keys of one kind. For an unknown kind these are the keys of all kinds, required where all kinds require them."""
-        for kinds, keys in self.groups():
-            if kind in kinds:
-                return self._with_kind(tuple(self.of), keys)
+        if isinstance(kind, str) and kind in self.of:
+            return self._with_kind(tuple(self.of), self.of[kind].keys)
         rows = [row.keys for row in self.of.values()]
         merged = {name: key for row in reversed(rows) for name, key in row.keys.items()}
         required = {name for name in merged if all(name in row.keys and row.keys[name].required for row in rows)}
