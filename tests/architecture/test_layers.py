@@ -29,6 +29,7 @@ HOMES = {
     "sigstore_models": ("model/signing.py",),
     "OpenSSL": ("model/signing.py",),
     "yaml": ("topology/document.py",),
+    "prometheus_client": ("telemetry/export.py",),
     "os.environ": ("settings.py",),
     "os.getenv": ("settings.py",),
     "pickle": (),

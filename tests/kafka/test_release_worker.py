@@ -166,10 +166,10 @@ def test_many_pending_releases_that_failed_are_each_tried_once(job: Job) -> None
     async def act() -> None:
         async with following(job) as it:
             await it.say(*(it.release(0, NOWHERE) for _ in range(30)))
-            await it.until("failures", lambda: it.releases._metrics.releases_failed >= 30)
+            await it.until("failures", lambda: it.releases._metrics.releases_failed.value >= 30)
             await it.say(last := it.release(0, push(job, 3.0)))
             await it.until("the last one", lambda: it.state(last) is State.READY)
-            assert it.releases._metrics.releases_failed == 30
+            assert it.releases._metrics.releases_failed.value == 30
 
     run(act)
 

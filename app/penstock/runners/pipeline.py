@@ -25,7 +25,7 @@ from penstock.engine import Emission, Plan, Stage, execute
 from penstock.errors import RecordError
 from penstock.parcel import Parcel
 from penstock.record import Header, RecordLike
-from penstock.telemetry import Metrics
+from penstock.telemetry.metrics import Metrics, NodeMeter
 
 __all__ = ["Chunk", "Parcel", "Pipeline", "Slice"]
 
@@ -80,6 +80,7 @@ class Pipeline:
         self.stage: Stage = plan.stages[source]
         self.chunk_rows = chunk_rows * self.stage.decoder.spread
         self.metrics = metrics or Metrics()
+        self._meter = NodeMeter({node.name: self.metrics.node(node.name, node.version) for node in self.stage.nodes})
         self._partition_for = partition_for
         self._dead_letter = self.stage.wired.source.dead_letter
         versions = ",".join(f"{node}={version}" for node, version in plan.versions.items())
@@ -111,7 +112,8 @@ class Pipeline:
         began = time.perf_counter()
         batch = self.stage.decoder.decode(list(map(_VALUE, records)))  # 1
         decoded = time.perf_counter()
-        batch = execute(self.stage, batch, isolate=isolate)  # 2
+        self._meter.start(decoded)
+        batch = execute(self.stage, batch, isolate=isolate, tell=self._meter)  # 2
         executed = time.perf_counter()
         failures = batch.failures
         parcels: list[Parcel] = []
@@ -121,9 +123,10 @@ class Pipeline:
             parcels += self._address(emission, chunk, records, written)  # 4
         if failures:
             parcels += self._bury(chunk, failures)  # 5
-        metrics.decode_seconds += decoded - began
-        metrics.execute_seconds += executed - decoded
-        metrics.encode_seconds += time.perf_counter() - executed
+        self._meter.count()
+        metrics.decode_seconds.inc(decoded - began)
+        metrics.execute_seconds.inc(executed - decoded)
+        metrics.encode_seconds.inc(time.perf_counter() - executed)
         return parcels
 
     # -- 3 ---------------------------------------------------------------------------------------------------------

@@ -113,6 +113,7 @@ class Releases:
         self._pruned = 0  # the generation after which the cache was tidied last
         self._executor = ThreadPoolExecutor(1, "staging")
         self._wake = asyncio.Event()
+        metrics.control_refused.set_function(lambda: {(cause,): count for cause, count in (self._log.refused + self._log.ignored).items()})
         self._moved = asyncio.Condition()
 
     @asynccontextmanager
@@ -202,7 +203,7 @@ class Releases:
             case.state = State.LIVE
             self.live = Live(self._served(release, staged))
             self._compare_with_the_file(release.bindings)
-        self._metrics.generation = self.live.current.generation
+        self._metrics.generation.set(self.live.current.generation)
         logger.info("generation %d is in force", self.live.current.generation, extra=dict(self.live.current.plan.versions))
         self._folded = self._reader.position
         self._reconcile()
@@ -240,7 +241,6 @@ class Releases:
                 await asyncio.sleep(0)
             if self._folded != self._reader.position:  # also past what is no record
                 self._folded = self._reader.position
-                self._metrics.control_refused = self._log.refused.total() + self._log.ignored.total()
                 self._reconcile()
             async with self._moved:
                 self._moved.notify_all()
@@ -340,8 +340,9 @@ class Releases:
                 one.move(State.PREVIOUS)
         case.move(State.LIVE)
         case.staged = None
-        self._metrics.swaps += 1
-        self._metrics.generation = generation
+        self._metrics.swaps.inc()
+        self._metrics.generation.set(generation)
+        self._metrics.retain_nodes({pair for one in self.live.loaded for pair in one.plan.versions.items()})
         self._problem("behind")
         logger.info(
             "generation %d is in force: %s",
@@ -408,7 +409,7 @@ class Releases:
             known = isinstance(error, PenstockError)
             logger.warning("release %s failed here: %s", case.release.id, error, exc_info=None if known else error)
             case.move(State.FAILED, str(error) if known else repr(error))
-            self._metrics.releases_failed += 1
+            self._metrics.releases_failed.inc()
             case.again = time.monotonic() + case.pause
             asyncio.get_running_loop().call_later(case.pause, self._wake.set)
             case.pause = min(case.pause * 2, AGAIN[1])
@@ -445,7 +446,7 @@ class Releases:
             await asyncio.sleep(every)
             serving = self.live.current
             failures = await validity.failures(serving.plan, serving.artifacts)
-            self._metrics.validity_failures += len(failures)
+            self._metrics.validity_failures.inc(len(failures))
             self._problem("validity", "; ".join(failures))
             if failures and serving is self.live.current and topology.releases.on_invalid == "rollback":
                 await take_back(self._settings, topology, serving.generation, f"{self.worker}: {failures[0]}")
@@ -471,7 +472,7 @@ class Releases:
             time=timestamp(),
             generation=current.generation,
             wanted=self._in_force,
-            ready=self._metrics.rebalances > 0 and not self._stopping,
+            ready=self._metrics.rebalances.value > 0 and not self._stopping,
             models=dict(current.plan.versions),
             partitions=self.places(),
             releases=[

@@ -329,13 +329,13 @@ class Deliveries:
                     try:
                         parcels = pipeline.process(chunk, isolate=False)
                     except InferenceError:
-                        self.runner.metrics.splits += 1
+                        self.runner.metrics.splits.inc()
                         parcels = await self._beside(pipeline, chunk)
                 self._measure((time.perf_counter() - began) / chunk.rows)
             yield parcels
 
     async def _beside(self, pipeline: Pipeline, chunk: Chunk) -> list[Parcel]:
-        self.runner.metrics.offloaded += 1
+        self.runner.metrics.offloaded.inc()
         return await asyncio.to_thread(pipeline.process, chunk)
 
     def _measure(self, row_seconds: float) -> None:
@@ -360,22 +360,22 @@ class Deliveries:
                 if failed:
                     letter = self._pipeline.dead_letters(place, failed)
                     futures += await self._send(letter.topic, letter.partition, [letter], slices)
-                    self.runner.metrics.dead_letters += len(letter)
+                    self.runner.metrics.dead_letters.inc(len(letter))
             parcels[:] = [parcel for parcel in (parcel.without(error.inputs) for parcel in parcels) if len(parcel)]  # what counts as sent
             return futures + (await self.runner.producer.send_parcels(topic, partition, parcels) if parcels else [])
 
     def _count(self, slices: list[Slice], parcels: Iterable[list[Parcel]], seconds: float) -> None:
         metrics = self.runner.metrics
         rows = sum(len(one.records) for one in slices)
-        metrics.batches += 1
-        metrics.records_in += rows
+        metrics.batches.inc()
+        metrics.records_in.inc(rows)
         metrics.batch_rows.observe(rows)
         metrics.batch_seconds.observe(seconds)
         for parcel in chain.from_iterable(parcels):
             if parcel.dead:
-                metrics.dead_letters += len(parcel)
+                metrics.dead_letters.inc(len(parcel))
             else:
-                metrics.records_out += len(parcel)
+                metrics.records_out.inc(len(parcel))
 
 
 def _as_ours(error: BaseException) -> BaseException:

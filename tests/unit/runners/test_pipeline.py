@@ -119,4 +119,4 @@ def test_time_of_each_step_is_counted(plan: Plan) -> None:
     metrics = Metrics()
     made = Pipeline(plan, "items", partition_for=lambda topic, key: 0, metrics=metrics)
     outputs(made, slices([5]))
-    assert min(metrics.decode_seconds, metrics.execute_seconds, metrics.encode_seconds) > 0
+    assert min(metrics.decode_seconds.value, metrics.execute_seconds.value, metrics.encode_seconds.value) > 0

@@ -56,6 +56,8 @@ class Consumer(Shell):
         super().__init__(*args, **kwargs)
         self.options = options_of(self.app)
         self.metrics = self.options.metrics
+        self.metrics.in_flight_batches.set_function(lambda: self.tracker.in_flight)
+        self.metrics.in_flight_bytes.set_function(lambda: self.tracker.in_flight_bytes)
         self.batch_rows: int = self.options.max_batch_rows
         self.raw: RawFetcher
         self._changed = asyncio.Event()  # set whenever a span is finished or the assignment changes
@@ -144,7 +146,6 @@ class Consumer(Shell):
         count = 0
         for piece in cut:
             span = self.tracker.take(piece.partition, piece.start, piece.end, _size(piece.records))
-            self._gauge()
             if group and count + len(piece.records) > rows:
                 yield self._message(group)
                 group, count = [], 0
@@ -163,7 +164,7 @@ class Consumer(Shell):
 
     def _seek_back(self, partition: Partition, expected: int, found: int | None) -> None:
         """Somebody moved the position, or the broker does not have it: asked once more, since its leader may have changed."""
-        self.metrics.refetches += 1
+        self.metrics.refetches.inc()
         self.client.seek(TopicPartition(*partition), expected)
         if found is None and self._lost.get(partition) == expected:
             raise TransportError(
@@ -180,11 +181,7 @@ class Consumer(Shell):
     def finish(self, span: Span) -> None:
         """Everything that the span caused was acknowledged by the broker."""
         self.tracker.finish(span)
-        self._gauge()
         self._changed.set()
-
-    def _gauge(self) -> None:
-        self.metrics.in_flight_batches, self.metrics.in_flight_bytes = self.tracker.in_flight, self.tracker.in_flight_bytes
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Commits every finished prefix. True when the broker stored offsets; a failure changes nothing and is tried again."""
@@ -197,11 +194,11 @@ class Consumer(Shell):
             try:
                 await asyncio.wait_for(client.commit(wanted), self._commit_patience())
             except (CommitFailedError, IllegalStateError):
-                self.metrics.commit_failures += 1
+                self.metrics.commit_failures.inc()
                 logger.info("the group has rebalanced: its new owners commit", extra={"partitions": len(offsets)})
                 return False
             except (KafkaError, TimeoutError) as error:
-                self.metrics.commit_failures += 1
+                self.metrics.commit_failures.inc()
                 if (
                     isinstance(error, KafkaError) and not error.retriable
                 ):  # no permission, for one: what is scored now would be scored again
@@ -210,7 +207,7 @@ class Consumer(Shell):
                 logger.warning("commit failed, will be tried again: %r", error)
                 return False
             tracker.committed(offsets, epoch)
-            self.metrics.commits += 1
+            self.metrics.commits.inc()
             return True
 
     def _commit_patience(self) -> float:
@@ -275,8 +272,8 @@ class Consumer(Shell):
         for tp, offset in positions.items():
             client.seek(tp, offset)
         self._lost.clear()
-        self.metrics.rebalances += 1
-        self.metrics.partitions = len(positions)
+        self.metrics.rebalances.inc()
+        self.metrics.partitions.set(len(positions))
         self.tracker.assign(
             {(tp.topic, tp.partition): offset for tp, offset in positions.items()}, {(tp.topic, tp.partition) for tp in fresh}
         )
