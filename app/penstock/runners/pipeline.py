@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from penstock.batch import Batch, Failure
 from penstock.engine import Emission, Plan, Stage, execute
+from penstock.engine.observe import Observers
 from penstock.errors import RecordError
 from penstock.parcel import Parcel
 from penstock.record import Header, RecordLike
@@ -76,10 +77,13 @@ class Pipeline:
         chunk_rows: int = 256,
         partition_for: Callable[[str, bytes | None], int],
         metrics: Metrics | None = None,
+        observers: Observers | None = None,
     ) -> None:
         self.stage: Stage = plan.stages[source]
         self.chunk_rows = chunk_rows * self.stage.decoder.spread
         self.metrics = metrics or Metrics()
+        self.observers = observers or Observers()
+        self._generation = generation
         self._meter = NodeMeter({node.name: self.metrics.node(node.name, node.version) for node in self.stage.nodes})
         self._partition_for = partition_for
         self._dead_letter = self.stage.wired.source.dead_letter
@@ -127,6 +131,8 @@ class Pipeline:
         metrics.decode_seconds.inc(decoded - began)
         metrics.execute_seconds.inc(executed - decoded)
         metrics.encode_seconds.inc(time.perf_counter() - executed)
+        if self.observers:
+            self.observers.saw(self.stage, batch, generation=self._generation)
         return parcels
 
     # -- 3 ---------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from penstock import runtime
 from penstock.codecs import event_reader, event_writer
+from penstock.engine.observe import Observers
 from penstock.record import Header, Record
 from penstock.runners.pipeline import Pipeline, Slice
 from penstock.topology.names import did_you_mean
@@ -32,7 +33,8 @@ class TopologyDriver:
     """A topology as one function from records to records.
 
     `topology` is the file; `models` and `schemas` the folders that it names things in. `partitions` is how many every
-    topic has. Everything is checked and loaded as a worker does it. Raises TopologyError, SchemaError, ModelError.
+    topic has. `observers` are shown the chunks.
+    Everything is checked and loaded as a worker does it. Raises TopologyError, SchemaError, ModelError.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class TopologyDriver:
         schemas: str | Path = "schemas",
         partitions: int = 1,
         chunk_rows: int = 256,
+        observers: Observers | None = None,
     ) -> None:
         loaded = runtime.load(Path(topology), models=Path(models), schemas=Path(schemas))
         self.topology = loaded.topology
@@ -55,7 +58,8 @@ class TopologyDriver:
         self._ends: dict[tuple[str, int], int] = {}
         self._sources = {source.name: source for source in self.topology.sources}
         self._pipelines = {
-            name: Pipeline(self.plan, name, chunk_rows=chunk_rows, partition_for=self._partition_for) for name in self.plan.stages
+            name: Pipeline(self.plan, name, chunk_rows=chunk_rows, partition_for=self._partition_for, observers=observers)
+            for name in self.plan.stages
         }
         self._writers = {source.name: event_writer(source.format, loaded.schemas[source.name]) for source in self.topology.sources}
         self._readers = {sink.name: event_reader(sink.format, loaded.sink_schemas.get(sink.name)) for sink in self.topology.sinks}
