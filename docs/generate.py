@@ -65,7 +65,7 @@ def metrics() -> str:
     head = ("metric", "kind", "unit", "labels", "what it is")
     return f"""# Metrics
 
-What the page `/metrics` of a worker shows, declared in `penstock.telemetry.metrics.Metrics`. The page
+What the page `/metrics` of a worker shows ([monitoring](../monitoring.md)), declared in `penstock.telemetry.metrics.Metrics`. The page
 also has the standard `process_*` families (memory, CPU time, open files).
 
 {_table(head, rows(FAMILIES.values()))}

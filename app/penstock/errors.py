@@ -23,6 +23,7 @@ PenstockError
     ├── TopicMissing         a topic the topology names does not exist
     ├── RecordMissing        no record stands there: not yet, or no longer
     ├── DeliveryFailed
+    ├── Stalled              a worker stood still without a reason; it ends to be started again
     └── WorkerFailed         a worker process gave up; its exit code is passed on
 """
 
@@ -51,6 +52,7 @@ __all__ = [
     "RecordMissing",
     "SchemaError",
     "SettingsError",
+    "Stalled",
     "TopicMissing",
     "TopologyError",
     "TransportError",
@@ -198,6 +200,10 @@ class RecordMissing(TransportError):
 
 class DeliveryFailed(TransportError):
     """The broker refused an output; nothing past its input was committed."""
+
+
+class Stalled(TransportError):
+    """Something stood still without a reason for `stall_timeout` seconds; nothing past what was acknowledged is committed."""
 
 
 class WorkerFailed(TransportError):

@@ -30,6 +30,8 @@ HOMES = {
     "OpenSSL": ("model/signing.py",),
     "yaml": ("topology/document.py",),
     "prometheus_client": ("telemetry/export.py",),
+    "starlette": ("serving/app.py",),
+    "uvicorn": ("serving/app.py",),
     "os.environ": ("settings.py",),
     "os.getenv": ("settings.py",),
     "pickle": (),

@@ -97,6 +97,7 @@ class Releases:
         self.topics = Topics.of(settings.application, topology.name, control=topology.releases.control, status=topology.releases.status)
         self.worker = settings.group_instance_id or f"{socket.gethostname()}.{os.getpid()}.{new_id()[-4:]}"
         self.places: Callable[[], dict[str, Place]] = dict  # where it stands in its partitions; whoever reads them says so
+        self.ready: Callable[[], bool] = lambda: False  # whether the worker is ready; the runner sets what computes it
         self._stopping = False
         self.problems: dict[str, str] = {}
         if settings.unsigned_control:
@@ -461,6 +462,10 @@ class Releases:
         elif not what:
             self.problems.pop(about, None)
 
+    def out_of_touch(self) -> str:
+        """Why the control log is not followed at this moment; empty when it is."""
+        return self.problems.get("control", "")
+
     def _describe(self) -> WorkerStatus:
         current = self.live.current
         return WorkerStatus(
@@ -472,7 +477,7 @@ class Releases:
             time=timestamp(),
             generation=current.generation,
             wanted=self._in_force,
-            ready=self._metrics.rebalances.value > 0 and not self._stopping,
+            ready=self.ready() and not self._stopping,
             models=dict(current.plan.versions),
             partitions=self.places(),
             releases=[

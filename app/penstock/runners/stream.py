@@ -16,8 +16,8 @@ import gc
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from itertools import chain
 from typing import Any, cast
 
@@ -25,14 +25,19 @@ from penstock import runtime
 from penstock.control.status import Place
 from penstock.control.topics import Topics
 from penstock.engine import Live, Serving
+from penstock.engine.observe import Observers
 from penstock.errors import DeliveryFailed, EncodeError, InferenceError, PenstockError, RecordError, SettingsError, TransportUnavailable
+from penstock.model.session import Session
 from penstock.parcel import Parcel
 from penstock.record import RecordLike
+from penstock.runners.health import Phase
 from penstock.runners.pipeline import Chunk, Pipeline, Slice
 from penstock.runners.releases import Releases
+from penstock.runners.vitals import Vitals
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
+from penstock.telemetry.health import Pages
 from penstock.transports.kafka.connection import Admin, TopicInfo, aiokafka_arguments
 from penstock.transports.kafka.consumer import Consumer, Delivery
 from penstock.transports.kafka.options import TransportOptions
@@ -44,6 +49,8 @@ __all__ = ["StreamRunner"]
 
 logger = logging.getLogger(__name__)
 
+Serve = Callable[[Pages], AbstractAsyncContextManager[None]]
+
 BATCH_SECONDS = 1.0  # a delivery should take no longer: rebalances and shutdowns wait for it
 COLLECT_EVERY = 10.0  # seconds between two runs of the cyclic garbage collector
 GRACE = 5.0  # seconds that a stop may take on top of its bound, before the process ends the hard way
@@ -52,7 +59,8 @@ GRACE = 5.0  # seconds that a stop may take on top of its bound, before the proc
 class StreamRunner:
     """Runs a topology on Kafka until it is told to stop. One per process; `run` blocks."""
 
-    def __init__(self, loaded: Loaded, settings: Settings) -> None:
+    def __init__(self, loaded: Loaded, settings: Settings, *, serve: Serve | None = None) -> None:
+        """`serve` shows the monitoring pages for as long as the worker lives."""
         self.loaded = loaded
         self.name = loaded.topology.name
         self.settings = settings
@@ -63,6 +71,17 @@ class StreamRunner:
         self.app: App | None = None
         self._failure: BaseException | None = None
         self._over: asyncio.Event
+        self.observers = Observers(metrics=self.metrics)
+        self._serve = serve
+        self.vitals = Vitals(
+            settings,
+            self.metrics,
+            {stage.source.name: stage.source.topic for stage in loaded.wiring.stages},
+            consumer=lambda: None if self.app is None else self.consumer.standing(),
+            sessions=self._sessions,
+            control=lambda: "" if self.releases is None else self.releases.out_of_touch(),
+            models=lambda: "" if hasattr(self, "live") else "being made ready",
+        )
         self.models = asyncio.Lock()  # a session runs once at a time, also when another source's chunk is in a thread
 
     def run(self) -> None:
@@ -133,6 +152,8 @@ class StreamRunner:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._over.set)
         async with AsyncExitStack() as stack:
+            if self._serve is not None:
+                await stack.enter_async_context(self._serve(self.vitals))
             # Told to stop while the generation in force is brought up, a worker must not finish that first.
             up, over = asyncio.create_task(self._bring_up(stack, cluster)), asyncio.create_task(self._over.wait())
             await asyncio.wait({up, over}, return_when=asyncio.FIRST_COMPLETED)
@@ -148,7 +169,7 @@ class StreamRunner:
         """`live` is what the control log has in force, and is followed from now on; without releases, what the file binds."""
         if self.settings.releases:
             releases = Releases(self.loaded, self.settings, cluster, self.metrics, self.models)
-            releases.places = self._places
+            releases.places, releases.ready = self._places, lambda: self.vitals.health().ready
             self.releases = await stack.enter_async_context(releases.following(self.fail))
             self.live = self.releases.live
         else:
@@ -158,11 +179,13 @@ class StreamRunner:
 
     def _places(self) -> dict[str, Place]:
         """The next offset of each partition that is assigned now, and how many records lie behind it."""
-        places = {}
-        for topic, partition in self.consumer.tracker.partitions if self.app is not None else ():
-            position, end = self.consumer.tracker.expected((topic, partition)) or 0, self.consumer.end_of((topic, partition))
-            places[f"{topic}/{partition}"] = Place(position=position, lag=None if end is None else max(end - position, 0))
-        return places
+        partitions = self.consumer.standing().partitions if self.app is not None else ()
+        return {"/".join(map(str, one.partition)): Place(position=one.position, lag=one.backlog) for one in partitions}
+
+    def _sessions(self) -> Iterator[Session]:
+        """The models that may run now."""
+        for serving in self.live.loaded if hasattr(self, "live") else ():
+            yield from runtime.sessions(serving.plan).values()
 
     async def _assigned(self) -> None:
         """Before the first event of an assignment: no partition falls back to an earlier generation."""
@@ -176,6 +199,8 @@ class StreamRunner:
             source = app.topic(stage.source.topic, key_serializer="raw", value_serializer="raw")
             app.agent(source, name=f"{self.name}.{stage.source.name}")(self._agent(stage.source.name))
         collector = asyncio.create_task(self._collect_garbage())
+        watchdog = asyncio.create_task(self.vitals.watch())
+        watchdog.add_done_callback(lambda task: None if task.cancelled() else self.fail(task.exception()))
         start = asyncio.create_task(app.start())
         ends = {asyncio.create_task(self._over.wait()), asyncio.create_task(app._crashed.wait())}
         try:
@@ -183,6 +208,9 @@ class StreamRunner:
             await asyncio.wait({start, *ends}, return_when=asyncio.FIRST_COMPLETED)
             if start.done():
                 start.result()
+                self.vitals.phase = Phase.RUNNING
+                if self.releases is not None:
+                    self.releases.reporter.changed()
                 logger.info("running %s as group %s", self.name, group, extra=dict(self.live.current.plan.versions))
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             self._failure = self._failure or app.crash_reason
@@ -190,6 +218,8 @@ class StreamRunner:
         except Exception as error:  # noqa: BLE001  the client libraries raise what they like; told apart below
             self._failure = error
         finally:
+            self.vitals.phase = Phase.STOPPING
+            watchdog.cancel()
             collector.cancel()
             start.cancel()
             await asyncio.wait({start}, timeout=GRACE)
@@ -308,6 +338,7 @@ class Deliveries:
                 chunk_rows=runner.settings.chunk_rows,
                 partition_for=runner.producer.partition_for,
                 metrics=runner.metrics,
+                observers=runner.observers,
             )
         if runner.releases is not None:
             for span, _ in taken:

@@ -17,7 +17,9 @@ from prometheus_client.registry import Collector
 from penstock.telemetry.families import Counter, Family, Gauge, Histogram, Labels
 from penstock.telemetry.metrics import FAMILIES, SUPERVISOR, Metrics
 
-__all__ = ["WORKER", "Exporter", "Merged", "encode", "registry"]
+__all__ = ["WORKER", "Exporter", "Merged", "Registry", "encode", "registry"]
+
+Registry = CollectorRegistry
 
 WORKER: Final = "worker"  # the label that a supervisor adds
 

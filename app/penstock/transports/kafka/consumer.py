@@ -27,6 +27,7 @@ from penstock.record import RecordLike
 from penstock.transports.kafka.fetch import Fetched, RawFetcher
 from penstock.transports.kafka.options import options_of
 from penstock.transports.kafka.shell import Shell
+from penstock.transports.kafka.state import ConsumerState, PartitionState
 from penstock.transports.kafka.tracker import Partition, Span
 
 __all__ = ["Consumer", "Delivery"]
@@ -68,6 +69,10 @@ class Consumer(Shell):
         self._assignments = 0
         self._partitions: dict[str, int] = {}  # of each topic, when this worker first saw it
         self._heard = time.monotonic()
+        self._settled = False  # an assignment is complete, and no rebalance has begun since
+        self._newest: dict[Partition, float] = {}  # timestamp of the newest record taken, seconds since the epoch
+        self._answering = True
+        self._seen: Any = None  # the cluster as the brokers described it last
 
     # -- life cycle ----------------------------------------------------------------------------------------------
 
@@ -128,6 +133,7 @@ class Consumer(Shell):
         topics: dict[str, list[Fetched]] = {}
         for fetched in self.raw.take(self.tracker.expected, self._seek_back):
             if fetched.records:
+                self._newest[fetched.partition] = fetched.records[-1].timestamp / 1000
                 topics.setdefault(fetched.partition[0], []).append(fetched)
             elif fetched.end > fetched.start:
                 self.tracker.skip(fetched.partition, fetched.start, fetched.end)
@@ -240,6 +246,7 @@ class Consumer(Shell):
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         self._owned = 0
+        self._settled = False
         await super().on_partitions_revoked(revoked)
         if self.app.should_stop:  # Faust drains, but not when it is stopping: workers that stop together disturb each other's drain
             await self.wait_empty()
@@ -277,6 +284,8 @@ class Consumer(Shell):
         self.tracker.assign(
             {(tp.topic, tp.partition): offset for tp, offset in positions.items()}, {(tp.topic, tp.partition) for tp in fresh}
         )
+        self._newest.clear()
+        self._settled = True
         logger.info("assigned %s", ", ".join(f"{tp.topic}/{tp.partition}@{at}" for tp, at in positions.items()) or "nothing")
 
     async def _positions(self, assigned: list[TopicPartition]) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
@@ -305,15 +314,48 @@ class Consumer(Shell):
                 continue
             self.raw.check()
             try:
-                await asyncio.wait_for(client._client.fetch_all_metadata(), 5.0)
-                self._heard = time.monotonic()
+                self._seen = await asyncio.wait_for(client._client.fetch_all_metadata(), 5.0)
+                self._heard, self._answering = time.monotonic(), True
             except (KafkaError, TimeoutError, OSError) as error:
                 if self.should_stop:  # the client was closed under the question
                     return
+                self._answering = False
                 silent = time.monotonic() - self._heard
                 logger.warning("brokers do not answer for %.0f s: %r", silent, error)
                 if silent > self.options.broker_timeout:
                     await self.crash(TransportUnavailable(f"the brokers have not answered for {silent:.0f} s ({error!r})"))
+
+    def standing(self) -> ConsumerState:
+        """How the consumer stands now. What the brokers have is as of the last look of `_watch_broker`."""
+        tracker, seen = self.tracker, self._seen
+        return ConsumerState(
+            settled=self._settled,
+            room=self._room(),
+            in_flight=tracker.in_flight,
+            answering=self._answering,
+            missing=tuple(topic for topic in self._topics() if seen is not None and not seen.partitions_for_topic(topic)),
+            unled=tuple(topic for topic in self.options.writes if seen is not None and _unled(seen, topic)),
+            partitions=tuple(self._state_of(one) for one in tracker.partitions),
+        )
+
+    def _topics(self) -> list[str]:
+        read = (self._client.subscription() or ()) if self._client is not None else ()
+        return sorted({*read, *self.options.writes})
+
+    def _state_of(self, partition: Partition) -> PartitionState:
+        leader = None if self._seen is None else self._seen.leader_for_partition(TopicPartition(*partition))
+        return PartitionState(
+            partition,
+            position=self.tracker.expected(partition) or 0,
+            end=self.end_of(partition),
+            heard=self.heard_of(partition),
+            newest=self._newest.get(partition),
+            leader=leader != -1,
+        )
+
+
+def _unled(cluster: Any, topic: str) -> bool:
+    return any(cluster.leader_for_partition(TopicPartition(topic, one)) == -1 for one in cluster.partitions_for_topic(topic) or ())
 
 
 def _cut(fetched: Fetched, rows: int) -> Iterable[Fetched]:

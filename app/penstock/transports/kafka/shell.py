@@ -67,12 +67,23 @@ class Shell(base.Consumer):
         return self.end_of((tp.topic, tp.partition)) or 0
 
     def end_of(self, partition: Partition) -> int | None:
-        """The end of a partition as its last fetch told it; None before there was one, or when it is not assigned (any more)."""
+        """The last stable offset as the partition's last fetch gave it: what is behind it cannot be read yet.
+
+        None before the first answer, or when the partition is not assigned (any more).
+        """
         asked = TopicPartition(*partition)
         if self._client is None or asked not in self._client.assignment():
             return None
-        end = self._client.highwater(asked)
-        return None if end is None else int(end)
+        end = self._client.last_stable_offset(asked)
+        return None if end is None or end < 0 else int(end)
+
+    def heard_of(self, partition: Partition) -> float | None:
+        """When a fetch of the partition was answered last, in seconds since the epoch; None as for `end_of`."""
+        asked = TopicPartition(*partition)
+        if self._client is None or asked not in self._client.assignment():
+            return None
+        at = self._client.last_poll_timestamp(asked)
+        return None if at is None else at / 1000
 
     def topic_partitions(self, topic: str) -> int | None:
         partitions = self._client.partitions_for_topic(topic) if self._client is not None else None
