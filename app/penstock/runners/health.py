@@ -10,6 +10,7 @@ is in flight. A clock runs while nothing moves and nothing of this list explains
 3. A partition has no leader, or everything in it that can be read has been read, and fetches are answered.
 4. Back-pressure: no more is taken while enough is in flight. Then the clock of what is in flight counts.
 5. Of what is in flight something goes on, or a model runs that is within its deadline.
+6. The whole process was paused.
 
 What it is for: a worker that holds partitions and silently reads nothing, as when its topic is deleted, or when a task of a client
 library has died.
@@ -103,7 +104,12 @@ class Watchdog:
     _now: float = 0.0
 
     def look(self, now: float, picture: Picture) -> None:
-        """Moves the clocks on to this picture of the worker."""
+        """Moves the clocks on to this picture of the worker.
+
+        A gap of half a bound between two looks stops them all: the process was paused, or its loop was blocked, and nothing could go on.
+        """
+        if now - self._now > self.bound / 2:
+            self._since = {}
         self._now = now
         still = dict(_still(picture, self._last))
         self._since = {what: self._since.get(what, now) for what, stands in still.items() if stands}

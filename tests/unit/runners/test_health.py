@@ -102,6 +102,16 @@ def test_an_excuse_in_between_winds_the_clock_again() -> None:
     assert rung(pictures) == (125.0, set())
 
 
+def test_a_process_that_was_paused_has_its_whole_bound_again() -> None:
+    """SIGSTOP, or a virtual machine that was moved: the monotonic clock went on, and nothing else did."""
+    watchdog, still = Watchdog(BOUND, FLIGHT_BOUND), worker(PartitionState(ZERO, 10, end=50, heard=1.0))
+    for now in (0, 5, 10, 3600, 3605, 3610, 3640):
+        watchdog.look(now, still)
+    assert watchdog.stalled() == {}
+    watchdog.look(3660, still)
+    assert watchdog.stalled() == {ZERO: 60}
+
+
 def test_explains_what_stands_still() -> None:
     picture = worker(PartitionState(ZERO, 10, end=50), PartitionState(ONE, 7, end=7), in_flight=16)
     assert explain(ZERO, 61.4, picture) == "flights/0 has stood still at offset 10 for 61 s: 40 records wait"
