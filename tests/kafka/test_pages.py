@@ -108,6 +108,19 @@ def test_pages_of_one_worker(job: Job) -> None:
         assert worker.stop() == 0, worker.log
 
 
+def test_an_idle_worker_is_no_stall(job: Job) -> None:
+    """With a bound of two seconds, the watchdog looks on for several bounds, and the worker still reads what comes then."""
+    with job.run(http="127.0.0.1:0", stall_timeout="2") as worker:
+        wait_until_ready(worker)
+        looks = scrape(worker)["penstock_watchdog_looks_total{}"]
+        wait_for(lambda: worker.process.poll() is not None or scrape(worker)["penstock_watchdog_looks_total{}"] > looks + 40, "looks", 60)
+        assert worker.process.poll() is None, worker.log
+        assert ask(worker, "/healthz")[1]["sources"] == {"readings": "idle: caught up"}
+        job.send(range(8))
+        job.wait_for_answers(8)
+        assert worker.stop() == 0, worker.log
+
+
 def test_a_port_in_use_ends_the_command_before_it_starts_anything(job: Job) -> None:
     with job.run(http="127.0.0.1:0") as first:
         wait_for(lambda: "serving /healthz" in first.log, first.log, 30)

@@ -116,6 +116,7 @@ class Vitals:
         """One look of the watchdog. Raises Stalled."""
         picture = self.picture()
         self._watchdog.look(now, picture)
+        self._metrics.watchdog_looks.inc()
         if stalled := self._watchdog.stalled():
             found = "; ".join(explain(what, seconds, picture) for what, seconds in stalled.items())
             raise Stalled(f"{found}. The worker ends, so that it can be started again (setting stall_timeout)")

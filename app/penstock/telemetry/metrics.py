@@ -91,6 +91,8 @@ class Metrics:
     )
     observer_seconds: Labelled[Counter] = _counter("Time spent in an observer.", unit="s", labels=("observer",))
 
+    watchdog_looks: Counter = _counter("Looks of the watchdog over this worker.", unit="looks")
+
     generation: Gauge = _gauge("The generation that this worker scores with.")
     partitions: Gauge = _gauge("Partitions assigned now.", unit="partitions")
     in_flight_batches: Gauge = _gauge("Batches whose outputs are not acknowledged yet.", unit="batches")
