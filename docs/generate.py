@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +17,8 @@ import click
 from penstock import errors
 from penstock.cli.main import class_code, cli
 from penstock.settings import Settings, describe
-from penstock.telemetry import Metrics
+from penstock.telemetry.families import Family
+from penstock.telemetry.metrics import FAMILIES, SUPERVISOR
 
 REFERENCE: Final = Path(__file__).parent / "reference"
 
@@ -57,13 +57,22 @@ in force, and where each value came from.
 
 
 def metrics() -> str:
-    """One row a field of Metrics."""
-    rows = [(_code(one.name), one.metadata["kind"], one.metadata["unit"], one.metadata["help"]) for one in fields(Metrics)]
+    """One row per metric family."""
+
+    def rows(families: Iterable[Family]) -> list[tuple[str, ...]]:
+        return [(_code(one.exported), one.kind, one.unit, ", ".join(map(_code, one.labels)), one.help) for one in families]
+
+    head = ("metric", "kind", "unit", "labels", "what it is")
     return f"""# Metrics
 
-What a worker counts about itself, declared in `penstock.telemetry.Metrics`.
+What the page `/metrics` of a worker shows ([monitoring](../monitoring.md)), declared in `penstock.telemetry.metrics.Metrics`. The page
+also has the standard `process_*` families (memory, CPU time, open files).
 
-{_table(("metric", "kind", "unit", "what it is"), rows)}
+{_table(head, rows(FAMILIES.values()))}
+
+With `--workers N`, every series has the label `worker` (1 to N), and the supervisor adds:
+
+{_table(head, rows(SUPERVISOR))}
 """
 
 

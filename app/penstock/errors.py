@@ -25,6 +25,7 @@ PenstockError
     ├── TopicMissing         a topic the topology names does not exist
     ├── RecordMissing        no record stands there: not yet, or no longer
     ├── DeliveryFailed
+    ├── Stalled              a worker stood still without a reason; it ends to be started again
     └── WorkerFailed         a worker process gave up; its exit code is passed on
 """
 
@@ -54,6 +55,7 @@ __all__ = [
     "RecordMissing",
     "SchemaError",
     "SettingsError",
+    "Stalled",
     "Stopped",
     "TopicMissing",
     "TopologyError",
@@ -217,6 +219,10 @@ class RecordMissing(TransportError):
 
 class DeliveryFailed(TransportError):
     """The broker refused an output; nothing past its input was committed."""
+
+
+class Stalled(TransportError):
+    """Something stood still without a reason for `stall_timeout` seconds; nothing past what was acknowledged is committed."""
 
 
 class WorkerFailed(TransportError):

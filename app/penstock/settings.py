@@ -112,6 +112,9 @@ class Settings:
     drain_timeout: float = _setting(30.0, "How long a stopping worker finishes what is in flight.", unit="s", low=0, high=3600)
     session_timeout: float = _setting(10.0, "Silence after which Kafka gives a worker's partitions to others.", unit="s", low=1, high=1800)
     broker_timeout: float = _setting(60.0, "How long unreachable brokers are tried again before the worker exits.", unit="s", low=0)
+    stall_timeout: float = _setting(
+        60.0, "How long a worker may stand still while events wait, without a reason, before it ends; 0: for ever.", unit="s", low=0
+    )
     compression: str = _setting("none", "Compression of what is produced.", choices=("none", "gzip", "lz4", "zstd", "snappy"))
     client_id: str = _setting("penstock", "Name under which brokers log this client.", run=False)
     group_instance_id: str = _setting("", "Static membership: a restart within the session timeout moves no partitions; empty: none.")
@@ -136,6 +139,9 @@ class Settings:
     sasl_password: Secret = _setting(Secret(), "Password to log in with; from the environment only.", secret=True, run=False)
     sasl_password_file: Path | None = _setting(None, "File whose content is the password, line end removed.", kind=Path)
 
+    http: str = _setting(
+        "", "Where /healthz, /readyz and /metrics are served: HOST:PORT (port 0: any free one) or unix:PATH; empty: nowhere."
+    )
     log_level: str = _setting("info", "Least severe log record that is written.", choices=("debug", "info", "warning", "error"), run=False)
     log_format: str = _setting("text", "Log records for people, or one JSON object a line.", choices=("text", "json"), run=False)
     debug: bool = _setting(False, "Show the traceback of an error.", run=False)

@@ -61,6 +61,7 @@ class Broken:
     fault: Callable[[ModelNode, Batch], Batch]
 
     name: str = "broken"
+    version: str = ""
     stateful: bool = False
 
     def run(self, batch: Batch, context: Context = WHOLE) -> Batch:

@@ -170,10 +170,10 @@ def test_many_pending_releases_that_failed_are_each_tried_once(job: Job) -> None
     async def act() -> None:
         async with following(job) as it:
             await it.say(*(it.release(0, NOWHERE) for _ in range(30)))
-            await it.until("failures", lambda: it.releases._metrics.releases_failed >= 30)
+            await it.until("failures", lambda: it.releases._metrics.releases_failed.value >= 30)
             await it.say(last := it.release(0, push(job, 3.0)))
             await it.until("the last one", lambda: it.state(last) is State.READY)
-            assert it.releases._metrics.releases_failed == 30
+            assert it.releases._metrics.releases_failed.value == 30
 
     run(act)
 
@@ -229,3 +229,23 @@ def test_a_worker_that_is_stopped_while_the_brokers_are_silent_ends_in_time_and_
         finally:
             broker.resume()
         assert "was not told that this worker stops" in worker.log
+
+
+def test_versions_that_are_unloaded_and_causes_of_refusal_bound_the_series(job: Job) -> None:
+    """The generation that scores and the one before have series by node; a refused message is counted under its cause."""
+
+    async def act() -> None:
+        async with following(job) as it:
+            metrics = it.releases._metrics
+            for factor in (3.0, 4.0, 5.0):
+                for node, version in it.releases.deployment.primary.plan.versions.items():
+                    metrics.node(node, version).rows.inc(10)
+                await it.in_force(factor)
+            loaded = {one.plan.versions["double"].partition("@")[2] for one in it.releases.deployment.loaded}
+            assert len(loaded) == 2
+            assert {version for (_, _, version), _ in metrics.node_rows} <= loaded
+            assert metrics.generation.value == 3
+            await it.say(b"?")
+            await it.until("the refusal", lambda: metrics.snapshot()["control_refused"] == {"malformed": 1})
+
+    run(act)

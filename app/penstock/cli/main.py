@@ -61,6 +61,7 @@ EXIT_CODES: Final[Mapping[type[BaseException], int]] = {
     errors.RecordMissing: 5,
     errors.DeliveryFailed: 6,
     errors.AccessRefused: 7,
+    errors.Stalled: 9,
     errors.TransportError: 4,
     errors.ControlError: 8,
     errors.FetchError: 3,
@@ -86,7 +87,8 @@ Exit codes:
   1    a check failed, or a bug     5    a topic or record is missing
   2    usage, settings or files     6    an output was refused
   3    a model cannot serve         7    login or certificate refused
-  8    a release was not made       130  interrupted
+  8    a release was not made       9    a worker stood still
+  130  interrupted
 
 \b
 Completion: eval "$(_PENSTOCK_COMPLETE=bash_source penstock)"   (or zsh_source, fish_source)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from penstock.cli.options import CONNECTION, with_settings
 from penstock.settings import Settings, run_flags
+
+if TYPE_CHECKING:
+    from penstock.telemetry.health import Pages
 
 __all__ = ["run"]
 
@@ -27,14 +34,31 @@ def run(topology: Path, settings: Settings) -> None:
       penstock run topologies/flights.yaml --brokers localhost:9092 --workers 2
 
     Workers of one --application share the partitions, on this host and on others. Exit codes: `penstock --help`.
+    --http 127.0.0.1:9100 serves /healthz, /readyz and /metrics, for all --workers together.
     """
+    serve = _pages(settings)
     if settings.workers > 1:
-        from penstock.runners.workers import supervise
+        from penstock.runners.supervisor import supervise
 
-        supervise(settings.workers, settings.drain_timeout + settings.session_timeout, settings.group_instance_id)
+        supervise(
+            settings.workers,
+            settings.drain_timeout + settings.session_timeout,
+            settings.group_instance_id,
+            serve=serve,
+            start_timeout=settings.broker_timeout + settings.prepare_timeout,
+        )
         return
     from penstock import runtime
     from penstock.runners.stream import StreamRunner
 
     loaded = runtime.load(topology, models=settings.models, schemas=settings.schemas, absent=settings.releases)
-    StreamRunner(loaded, settings).run()
+    StreamRunner(loaded, settings, serve=serve).run()
+
+
+def _pages(settings: Settings) -> Callable[[Pages], AbstractAsyncContextManager[None]] | None:
+    """What serves the monitoring pages; None where nobody asked for them. The socket is bound here, before anything starts."""
+    if not settings.http:
+        return None
+    from penstock.serving.app import listen, serving
+
+    return functools.partial(serving, listen(settings.http))

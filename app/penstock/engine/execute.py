@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from penstock.batch import Batch
 from penstock.engine.plan import Stage
 from penstock.nodes import HASTY, WHOLE
 
 __all__ = ["Execution", "execute"]
+
+
+Tell = Callable[[str, int, int], None]
 
 
 class Execution:
@@ -19,16 +24,21 @@ class Execution:
         self.batch = batch
         self.next = 0
 
-    def run(self, *, isolate: bool = True) -> Batch:
+    def run(self, *, isolate: bool = True, tell: Tell | None = None) -> Batch:
         """Runs the nodes that are left; their outputs are new columns, failed rows ride along.
 
         `isolate=False` raises InferenceError where a model raises, instead of looking for the guilty rows, which can take as
         many runs as there are rows. A second call goes on at the node that raised, with everything that was computed before.
+
+        `tell` is called after each node with its name, the rows that entered it, and the rows that go on: the clock is the caller's.
         """
         nodes, context = self.stage.nodes, WHOLE if isolate else HASTY
-        while self.next < len(nodes) and self.batch.size:
-            self.batch = nodes[self.next].run(self.batch, context)
+        while self.next < len(nodes) and (rows := self.batch.size):
+            node = nodes[self.next]
+            self.batch = node.run(self.batch, context)
             self.next += 1
+            if tell is not None:
+                tell(node.name, rows, self.batch.size)
         return self.batch
 
 

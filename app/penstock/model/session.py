@@ -127,6 +127,11 @@ class Session:
             except InferenceError:
                 continue
 
+    def within_deadline(self, now: float) -> bool:
+        """Whether a run is under way at the monotonic time `now` that the watchdog has no reason to stop, or is about to stop."""
+        began = self._began
+        return bool(began) and (self.deadline is None or now - began < 2 * self.deadline)
+
     def stop_if_late(self, now: float) -> None:
         """Called by the watchdog: stops the run that began more than `deadline` seconds before `now`, if it was late at the last look too.
 

@@ -38,6 +38,10 @@ class Node(Protocol):
     @property
     def name(self) -> str: ...
     @property
+    def version(self) -> str:
+        """`name@version` of its model, "" where it has none."""
+
+    @property
     def stateful(self) -> bool: ...
 
     def run(self, batch: Batch, context: Context = WHOLE) -> Batch:

@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
+from penstock.engine.observe import Observers
 from penstock.errors import InferenceError, SettingsError
 from penstock.parcel import Parcel
 from penstock.pipeline.commit import Commit
@@ -94,7 +95,8 @@ class Delivery:
     """The loop of one worker. `stages` names the stage that reads each topic; `serving` returns what scores now.
 
     `fail` is called with what ends the loop: an error that no record causes. `begins(partition, offset, generation)` is called
-    before a span is scored. `models` is held while a model runs: a session runs once at a time.
+    before a span is scored. `models` is held while a model runs: a session runs once at a time. `observers` are
+    shown the chunks.
 
     Raises SettingsError when source or sink lacks an ability that the strategy needs.
     """
@@ -112,6 +114,7 @@ class Delivery:
         metrics: Metrics | None = None,
         begins: Callable[[Partition, int, int], None] | None = None,
         models: asyncio.Lock | None = None,
+        observers: Observers | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         for end in (source, sink):
@@ -123,10 +126,14 @@ class Delivery:
         self._stages, self._serving, self._fail, self._begins = stages, serving, fail, begins
         self._pace, self._clock = pace, clock
         self._models = models or asyncio.Lock()
+        self._observers = observers
         self._scorers: dict[str, _Scorer] = {}
         self._changed = asyncio.Event()  # a span has ended, or the assignment has changed
         self._ended = False
-        source.positions.changed = self._on_change
+        positions = source.positions
+        positions.changed = self._changed.set
+        self.metrics.in_flight_batches.set_function(lambda: positions.in_flight)
+        self.metrics.in_flight_bytes.set_function(lambda: positions.in_flight_bytes)
 
     # -- back-pressure ---------------------------------------------------------------------------------------------
 
@@ -140,11 +147,6 @@ class Delivery:
         while not self.has_room():
             self._changed.clear()
             await self._changed.wait()
-
-    def _on_change(self) -> None:
-        positions = self._source.positions
-        self.metrics.in_flight_batches, self.metrics.in_flight_bytes = positions.in_flight, positions.in_flight_bytes
-        self._changed.set()
 
     # -- one group after the other -----------------------------------------------------------------------------------
 
@@ -217,6 +219,7 @@ class Delivery:
                 generation=serving.generation,
                 chunk_rows=self._pace.chunk_rows,
                 metrics=self.metrics,
+                observers=self._observers,
             )
             scorer = self._scorers[topic] = _Scorer(serving, pipeline, 0.0 if scorer is None else scorer.row_seconds)
         if self._begins is not None:
@@ -233,11 +236,11 @@ class Delivery:
                 try:
                     parcels = pipeline.complete(passing, isolate=False)
                 except InferenceError:
-                    self.metrics.splits += 1
-                    self.metrics.offloaded += 1
+                    self.metrics.splits.inc()
+                    self.metrics.offloaded.inc()
                     parcels = await asyncio.to_thread(pipeline.complete, passing)
             else:
-                self.metrics.offloaded += 1
+                self.metrics.offloaded.inc()
                 parcels = await asyncio.to_thread(pipeline.process, chunk)
             self._measure(scorer, (time.perf_counter() - began) / chunk.rows)
         return parcels
@@ -250,15 +253,15 @@ class Delivery:
     def _count(self, spans: Sequence[Span], parcels: Sequence[Parcel], seconds: float) -> None:
         metrics = self.metrics
         rows = sum(len(span.records) for span in spans)
-        metrics.batches += 1
-        metrics.records_in += rows
+        metrics.batches.inc()
+        metrics.records_in.inc(rows)
         metrics.batch_rows.observe(rows)
         metrics.batch_seconds.observe(seconds)
         for parcel in parcels:
             if parcel.dead:
-                metrics.dead_letters += len(parcel)
+                metrics.dead_letters.inc(len(parcel))
             else:
-                metrics.records_out += len(parcel)
+                metrics.records_out.inc(len(parcel))
 
     # -- the end of an assignment --------------------------------------------------------------------------------------
 

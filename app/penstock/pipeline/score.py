@@ -24,12 +24,13 @@ from typing import NamedTuple
 
 from penstock.batch import Batch, Failure, Origin, Table
 from penstock.engine import Execution, Output
+from penstock.engine.observe import Observers
 from penstock.errors import EncodeError, RecordError
 from penstock.parcel import Parcel
 from penstock.pipeline.letters import ID, OWN, dead_letters
 from penstock.pipeline.ports import Program
 from penstock.record import Header, RecordLike
-from penstock.telemetry import Metrics
+from penstock.telemetry.metrics import Metrics, NodeMeter
 from penstock.transports.base import Sink
 from penstock.transports.tracker import Partition
 
@@ -90,11 +91,15 @@ class Pipeline:
         generation: int = 0,
         chunk_rows: int = 256,
         metrics: Metrics | None = None,
+        observers: Observers | None = None,
     ) -> None:
         self.stage = program.plan.stages[stage]
         self.port = program.ports[stage]
         self.chunk_rows = chunk_rows * self.port.decoder.spread
         self.metrics = metrics or Metrics()
+        self.observers = observers or Observers()
+        self._generation = generation
+        self._meter = NodeMeter({node.name: self.metrics.node(node.name, node.version) for node in self.stage.nodes})
         self._sink = sink
         self._topology = program.plan.topology
         self._dead_letter = self.port.source.dead_letter
@@ -128,14 +133,16 @@ class Pipeline:
         began = time.perf_counter()
         batch = self.port.decode(chunk.records).with_origin(Origin(chunk.records, chunk.places))
         passing = Pass(chunk, Execution(self.stage, batch), self._identify(batch, chunk))
-        self.metrics.decode_seconds += time.perf_counter() - began
+        self.metrics.decode_seconds.inc(time.perf_counter() - began)
         return passing
 
     def complete(self, passing: Pass, *, isolate: bool = True) -> list[Parcel]:
         """Steps 2 to 5. `isolate` as in `engine.Execution`: where InferenceError is raised, a second call goes on from there."""
         metrics = self.metrics
         began = time.perf_counter()
-        batch = passing.execution.run(isolate=isolate)  # 2
+        if not passing.execution.next:
+            self._meter.start(began)
+        batch = passing.execution.run(isolate=isolate, tell=self._meter)  # 2
         executed = time.perf_counter()
         failures = [*batch.failures]
         parcels: list[Parcel] = []
@@ -149,8 +156,11 @@ class Pipeline:
                     parcels.append(fitting)
         if failures:
             parcels += self._bury(passing, failures)  # 5
-        metrics.execute_seconds += executed - began
-        metrics.encode_seconds += time.perf_counter() - executed
+        self._meter.count()
+        metrics.execute_seconds.inc(executed - began)
+        metrics.encode_seconds.inc(time.perf_counter() - executed)
+        if self.observers:
+            self.observers.saw(self.stage, batch, generation=self._generation)
         return parcels
 
     def process(self, chunk: Chunk) -> list[Parcel]:

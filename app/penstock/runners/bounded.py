@@ -72,4 +72,4 @@ async def run(
 
 
 def _ran(metrics: Metrics, complete: bool) -> Ran:
-    return Ran(metrics.records_in, metrics.records_out, metrics.dead_letters, complete)
+    return Ran(int(metrics.records_in.value), int(metrics.records_out.value), int(metrics.dead_letters.value), complete)

@@ -11,8 +11,8 @@ import faulthandler
 import gc
 import logging
 import signal
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,20 +20,28 @@ from penstock import runtime
 from penstock.control.status import Place
 from penstock.control.topics import Topics
 from penstock.engine import Deployment, Serving
+from penstock.engine.observe import Observers
 from penstock.errors import PenstockError, SettingsError, TransportUnavailable
+from penstock.model.session import Session
 from penstock.pipeline import AtLeastOnce, Delivery, Pace, Program
+from penstock.runners.health import Phase
+from penstock.runners.vitals import Vitals
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
+from penstock.telemetry.health import Pages
 from penstock.transports.kafka.connection import Admin, TopicInfo
 from penstock.transports.kafka.faust import App, Hosted
 from penstock.transports.kafka.sink import KafkaSink
 from penstock.transports.kafka.source import KafkaSource
+from penstock.transports.kafka.state import SourceState
 from penstock.worker.follower import Follower
 
 __all__ = ["StreamRunner"]
 
 logger = logging.getLogger(__name__)
+
+Serve = Callable[[Pages], AbstractAsyncContextManager[None]]
 
 COLLECT_EVERY = 10.0  # seconds between two runs of the cyclic garbage collector
 GRACE = 5.0  # seconds that a stop may take on top of its bound, before the process ends the hard way
@@ -49,18 +57,30 @@ class _FromFile(Serving):
 class StreamRunner:
     """Runs a topology on Kafka until it is told to stop. One per process; `run` blocks."""
 
-    def __init__(self, loaded: Loaded, settings: Settings) -> None:
+    def __init__(self, loaded: Loaded, settings: Settings, *, serve: Serve | None = None) -> None:
+        """`serve` shows the monitoring pages for as long as the worker lives."""
         self.loaded = loaded
         self.name = loaded.topology.name
         self.settings = settings
         self.metrics = Metrics()
-        self._own: Deployment[Any]
+        self._own: Deployment[Any] | None = None
         self.releases: Follower | None = None
         self.topics: Mapping[str, TopicInfo] = {}
         self.source: KafkaSource | None = None
         self.delivery: Delivery | None = None
         self._failure: BaseException | None = None
         self._over: asyncio.Event
+        self.observers = Observers(metrics=self.metrics)
+        self._serve = serve
+        self.vitals = Vitals(
+            settings,
+            self.metrics,
+            {stage.source.name: stage.source.topic for stage in loaded.wiring.stages},
+            consumer=self._standing,
+            sessions=self._sessions,
+            control=lambda: "" if self.releases is None else self.releases.out_of_touch(),
+            models=lambda: "being made ready" if self.deployment is None else "",
+        )
         self.models = asyncio.Lock()  # a session runs once at a time, also when another source's chunk is in a thread
 
     def run(self) -> None:
@@ -106,6 +126,8 @@ class StreamRunner:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._over.set)
         async with AsyncExitStack() as stack:
+            if self._serve is not None:
+                await stack.enter_async_context(self._serve(self.vitals))
             # Told to stop while the generation in force is brought up, a worker must not finish that first.
             up, over = asyncio.create_task(self._bring_up(stack, cluster)), asyncio.create_task(self._over.wait())
             await asyncio.wait({up, over}, return_when=asyncio.FIRST_COMPLETED)
@@ -121,26 +143,33 @@ class StreamRunner:
         """`deployment` is what the control log has in force, and is followed from now on; without releases, what the file binds."""
         if self.settings.releases:
             releases = Follower(self.loaded, self.settings, cluster, self.metrics, self.models)
-            releases.places = self._places
+            releases.places, releases.ready = self._places, lambda: self.vitals.health().ready
             self.releases = await stack.enter_async_context(releases.following(self.fail))
         else:
             program = runtime.prepare(self.loaded, warm_rows=self.settings.chunk_rows, model_trust=self.settings.model_trust)
             self._own = Deployment(_FromFile(0, program.plan, program=program))
 
     @property
-    def deployment(self) -> Deployment[Any]:
-        """What scores now."""
+    def deployment(self) -> Deployment[Any] | None:
+        """What scores now; None before a first one is up."""
         return self.releases.deployment if self.releases is not None else self._own
 
     def _places(self) -> dict[str, Place]:
         """The next offset of each partition that is assigned now, and how many records lie behind it."""
-        source, places = self.source, {}
-        if source is None:
-            return {}
-        for topic, partition in source.positions.partitions:
-            position, end = source.positions.expected((topic, partition)) or 0, source.end_of((topic, partition))
-            places[f"{topic}/{partition}"] = Place(position=position, lag=None if end is None else max(end - position, 0))
-        return places
+        state = self._standing()
+        partitions = () if state is None else state.partitions
+        return {"/".join(map(str, one.partition)): Place(position=one.position, lag=one.backlog) for one in partitions}
+
+    def _standing(self) -> SourceState | None:
+        """How the source stands now; None before there is one."""
+        if self.source is None or self.delivery is None or not self.source.started:
+            return None
+        return self.source.standing(room=self.delivery.has_room())
+
+    def _sessions(self) -> Iterator[Session]:
+        """The models that may run now."""
+        for serving in () if self.deployment is None else self.deployment.loaded:
+            yield from runtime.sessions(serving.program).values()
 
     async def _assigned(self) -> None:
         """Before the first event of an assignment: no partition falls back to an earlier generation."""
@@ -150,6 +179,8 @@ class StreamRunner:
     async def _stream(self) -> None:
         app = self._host()
         collector = asyncio.create_task(self._collect_garbage())
+        watchdog = asyncio.create_task(self.vitals.watch())
+        watchdog.add_done_callback(lambda task: None if task.cancelled() else self.fail(task.exception()))
         start = asyncio.create_task(app.start())
         ends = {asyncio.create_task(self._over.wait()), asyncio.create_task(app._crashed.wait())}
         try:
@@ -157,13 +188,19 @@ class StreamRunner:
             await asyncio.wait({start, *ends}, return_when=asyncio.FIRST_COMPLETED)
             if start.done():
                 start.result()
-                logger.info("running %s as group %s", self.name, app.conf.id, extra=dict(self.deployment.primary.plan.versions))
+                self.vitals.phase = Phase.RUNNING
+                if self.releases is not None:
+                    self.releases.reporter.changed()
+                versions = {} if self.deployment is None else dict(self.deployment.primary.plan.versions)
+                logger.info("running %s as group %s", self.name, app.conf.id, extra=versions)
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             self._failure = self._failure or app.crash_reason
             logger.info("stopping: finishing what is in flight")
         except Exception as error:  # noqa: BLE001  the client libraries raise what they like; told apart below
             self._failure = error
         finally:
+            self.vitals.phase = Phase.STOPPING
+            watchdog.cancel()
             collector.cancel()
             start.cancel()
             await asyncio.wait({start}, timeout=GRACE)
@@ -183,12 +220,13 @@ class StreamRunner:
             sink,
             AtLeastOnce(self.source),
             stages={stage.source.topic: stage.name for stage in self.loaded.wiring.stages},
-            serving=lambda: self.deployment.primary,
+            serving=self._serving,
             fail=self.fail,
             pace=Pace.of(settings),
             metrics=self.metrics,
             begins=None if self.releases is None else self.releases.reporter.scores,
             models=self.models,
+            observers=self.observers,
         )
         app = App(settings, Hosted(self.source, sink, self.delivery))
         for stage in self.loaded.wiring.stages:
@@ -226,6 +264,10 @@ class StreamRunner:
         finally:
             gc.enable()
             gc.unfreeze()
+
+    def _serving(self) -> Any:
+        assert self.deployment is not None, "nothing is read before a deployment is up"
+        return self.deployment.primary
 
     def _agent(self, delivery: Delivery) -> Callable[[Any], Any]:
         async def agent(stream: Any) -> None:

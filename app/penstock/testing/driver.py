@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from penstock import runtime
 from penstock.codecs import event_reader, event_writer
+from penstock.engine.observe import Observers
 from penstock.pipeline import AtLeastOnce, Delivery, Fixed, Pace
 from penstock.record import Header, Record
 from penstock.topology.names import did_you_mean
@@ -35,7 +36,8 @@ class TopologyDriver:
     """A topology as one function from records to records.
 
     `topology` is the file; `models` and `schemas` the folders that it names things in. `partitions` is how many every
-    topic has. Everything is checked and loaded as a worker does it. Raises TopologyError, SchemaError, ModelError.
+    topic has. `observers` are shown the chunks.
+    Everything is checked and loaded as a worker does it. Raises TopologyError, SchemaError, ModelError.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class TopologyDriver:
         schemas: str | Path = "schemas",
         partitions: int = 1,
         chunk_rows: int = 256,
+        observers: Observers | None = None,
     ) -> None:
         loaded = runtime.load(Path(topology), models=Path(models), schemas=Path(schemas))
         self.topology = loaded.topology
@@ -72,6 +75,7 @@ class TopologyDriver:
             serving=Fixed(self.program),
             fail=self._problems.append,
             pace=Pace(chunk_rows=chunk_rows),
+            observers=observers,
         )
         self._loop = asyncio.new_event_loop()
         weakref.finalize(self, self._loop.close)

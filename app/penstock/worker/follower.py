@@ -37,6 +37,7 @@ from penstock.pipeline import Program
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
+from penstock.telemetry.families import Labels
 from penstock.transports.kafka.connection import aiokafka_arguments, patience_of
 from penstock.transports.kafka.journal import Reader, Writer
 from penstock.worker.beside import Beside
@@ -85,6 +86,7 @@ class Follower:
         self.topics = Topics.declared(settings.application, topology)
         self.worker = settings.group_instance_id or f"{socket.gethostname()}.{os.getpid()}.{new_id()[-4:]}"
         self.places: Callable[[], dict[str, Place]] = dict  # where it is in its partitions; the runner that reads them sets it
+        self.ready: Callable[[], bool] = lambda: False  # whether the worker is ready; the runner sets what computes it
         self.problems = Problems()
         if settings.unsigned_control:
             logger.warning("UNSIGNED: whoever can write to %s can swap the models. For development only", self.topics.control)
@@ -115,6 +117,7 @@ class Follower:
             Writer(connection, patience=patience) as writer,
         ):
             self.folding = Folding(reader, self._judge, trust)
+            self._metrics.control_refused.set_function(self._refused)
             self.reporter = Reporter(writer, self.topics.status, self.worker, self._describe, interval=settings.status_interval)
             try:
                 await self._bring_up()
@@ -185,7 +188,7 @@ class Follower:
             self.deployment = Deployment(_served(log.generation, release, await self._beside.prepare(release)))
             self._compare_with_the_file(release.bindings)
             self._jobs.put_nowait(self._prune)
-        self._metrics.generation = self.deployment.generation
+        self._metrics.generation.set(self.deployment.generation)
         logger.info("generation %d is in force", self.deployment.generation, extra=dict(self.deployment.primary.plan.versions))
         self._decide()
 
@@ -214,8 +217,6 @@ class Follower:
                 return
             self.problems.say("control")
             if further:
-                log = self.folding.log
-                self._metrics.control_refused = log.refused.total() + log.ignored.total()
                 self._decide()
 
     async def _watch_trust(self) -> None:
@@ -268,8 +269,9 @@ class Follower:
     def _switch(self, release: Release, generation: int) -> None:
         self.deployment = self.deployment.followed_by(_served(generation, release, self._plans.pop(release.id)))
         self._jobs.put_nowait(self._prune)
-        self._metrics.swaps += 1
-        self._metrics.generation = generation
+        self._metrics.swaps.inc()
+        self._metrics.generation.set(generation)
+        self._metrics.retain_nodes({pair for one in self.deployment.loaded for pair in one.plan.versions.items()})
         versions = dict(self.deployment.primary.plan.versions)
         logger.info("generation %d is in force: %s", generation, release.reason or "no reason given", extra=versions)
 
@@ -292,7 +294,7 @@ class Follower:
             known = isinstance(error, PenstockError)
             if not self.cases.stopped:
                 logger.warning("release %s failed here: %s", release.id, error, exc_info=None if known else error)
-                self._metrics.releases_failed += 1
+                self._metrics.releases_failed.inc()
             self.cases = self.cases.failed(release.id, str(error) if known else repr(error), _now())
         else:
             if not self.cases.stopped:
@@ -325,12 +327,21 @@ class Follower:
             await asyncio.sleep(every)
             serving = self.deployment.primary
             failures = await validity.failures(serving.plan, serving.artifacts)
-            self._metrics.validity_failures += len(failures)
+            self._metrics.validity_failures.inc(len(failures))
             self.problems.say("validity", "; ".join(failures))
             if failures and serving is self.deployment.primary and topology.releases.on_invalid == "rollback":
                 await take_back(self._settings, topology, serving.generation, f"{self.worker}: {failures[0]}")
 
     # -- what is reported --------------------------------------------------------------------------------------------
+
+    def out_of_touch(self) -> str:
+        """Why the control log is not followed at this moment; empty when it is."""
+        return self.problems.about("control")
+
+    def _refused(self) -> dict[Labels, float]:
+        """Control messages that were refused or had no effect, by cause."""
+        log = self.folding.log
+        return {(cause,): float(count) for cause, count in (log.refused + log.ignored).items()}
 
     def _describe(self) -> WorkerStatus:
         current, log = self.deployment.primary, self.folding.log
@@ -343,7 +354,7 @@ class Follower:
             time=timestamp(),
             generation=current.generation,
             wanted=self._in_force,
-            ready=self._metrics.rebalances > 0 and not self._stopping,
+            ready=self.ready() and not self._stopping,
             models=dict(current.plan.versions),
             partitions=self.places(),
             releases=[Progress(id=id, state=one.state, detail=one.detail[:PROSE], since=one.since) for id, one in self.cases.known.items()],

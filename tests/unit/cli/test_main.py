@@ -38,6 +38,7 @@ def test_help_imports_no_heavy_library() -> None:
     loaded = set(shown.stdout.splitlines()[-1].split())
     assert "penstock.cli.main" in loaded
     assert loaded.isdisjoint({"faust", "aiokafka", "onnxruntime", "onnx", "numpy", "rich", "confluent_kafka", "penstock.cli.run"})
+    assert loaded.isdisjoint({"prometheus_client", "starlette", "uvicorn"})
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -208,7 +208,7 @@ def test_guilty_row_is_looked_for_beside_the_loop_and_the_chunk_is_decoded_once(
         await worker.step()
         assert [json.loads(record.value or b"")["item"] for record in worker.prices] == [0, 2]
         assert len(worker.memory.records("items.dead-letter")) == 1
-        assert (worker.delivery.metrics.splits, worker.delivery.metrics.offloaded) == (1, 1)
+        assert (worker.delivery.metrics.splits.value, worker.delivery.metrics.offloaded.value) == (1, 1)
 
     scenario(main)
 

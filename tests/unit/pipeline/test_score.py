@@ -159,4 +159,4 @@ def test_time_of_each_step_is_counted(program: Program) -> None:
     metrics = Metrics()
     made = Pipeline(program, "items", sink=MemorySink(Memory()), metrics=metrics)
     outputs(made, spans([5]))
-    assert min(metrics.decode_seconds, metrics.execute_seconds, metrics.encode_seconds) > 0
+    assert min(metrics.decode_seconds.value, metrics.execute_seconds.value, metrics.encode_seconds.value) > 0

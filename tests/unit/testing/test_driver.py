@@ -185,3 +185,12 @@ def test_topology_is_checked_as_a_worker_does(shop: Path, tmp_path: Path) -> Non
 
 def test_driver_is_offered_by_the_test_kit() -> None:
     assert testing.TopologyDriver is TopologyDriver
+
+
+def test_trace_context_passes_untouched(driver: TopologyDriver, order: Event) -> None:
+    """W3C trace headers come out on every output and on the dead letter as they came in: byte by byte, and once."""
+    trace = [("traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"), ("tracestate", b"vendor=1,other=2")]
+    driver.send("orders", order(), b"{not json", headers=trace)
+    for record in (*driver.records("scores"), *driver.records("by_item"), *driver.dead_letters("orders")):
+        assert [header for header in record.headers if header[0].startswith("trace")] == trace
+    assert len(driver.dead_letters("orders")) == 1

@@ -136,6 +136,7 @@ class Consumer(base_consumer.Consumer):
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         self._owned = 0
+        self.source.settled = False
         await super().on_partitions_revoked(revoked)
         if self.app.should_stop:  # Faust drains, but not when it is stopping: workers that stop together disturb each other's drain
             await self.wait_empty()

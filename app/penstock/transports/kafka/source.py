@@ -23,6 +23,7 @@ from penstock.telemetry import Metrics
 from penstock.transports.base import Abilities, cut, size_of
 from penstock.transports.kafka.connection import aiokafka_arguments
 from penstock.transports.kafka.fetch import Fetched, RawFetcher
+from penstock.transports.kafka.state import PartitionState, SourceState
 from penstock.transports.tracker import Partition, Span, Tracker
 
 __all__ = ["KafkaSource"]
@@ -65,7 +66,11 @@ class KafkaSource:
         self._open.set()
         self._lost: dict[Partition, int] = {}
         self._partitions: dict[str, int] = {}  # of each topic, when this worker first saw it
+        self.settled = False  # an assignment is complete, and no rebalance has begun since; the host takes it back
+        self._newest: dict[Partition, float] = {}  # timestamp of the newest record taken, seconds since the epoch
         self._heard = time.monotonic()
+        self._answering = True
+        self._seen: Any = None  # the cluster as the brokers described it last
 
     @property
     def client(self) -> AIOKafkaConsumer:
@@ -153,6 +158,7 @@ class KafkaSource:
         pieces = []
         for one in fetched:
             if one.records:
+                self._newest[one.partition] = one.records[-1].timestamp / 1000
                 pieces.append(
                     [(one.partition, first, last, some, size_of(some)) for first, last, some in cut(one.start, one.end, one.records, rows)]
                 )
@@ -164,7 +170,7 @@ class KafkaSource:
 
     def _seek_back(self, partition: Partition, expected: int, found: int | None) -> None:
         """Somebody moved the position, or the broker does not have it: asked once more, since its leader may have changed."""
-        self._metrics.refetches += 1
+        self._metrics.refetches.inc()
         self.client.seek(TopicPartition(*partition), expected)
         if found is None and self._lost.get(partition) == expected:
             raise TransportError(
@@ -186,16 +192,16 @@ class KafkaSource:
         try:
             await asyncio.wait_for(self._client.commit(wanted), self._commit_patience())
         except (CommitFailedError, IllegalStateError):
-            self._metrics.commit_failures += 1
+            self._metrics.commit_failures.inc()
             logger.info("the group has rebalanced: its new owners commit", extra={"partitions": len(offsets)})
             return False
         except (KafkaError, TimeoutError) as error:
-            self._metrics.commit_failures += 1
+            self._metrics.commit_failures.inc()
             if isinstance(error, KafkaError) and not error.retriable:  # no permission, for one: what is scored now would be scored again
                 raise TransportUnavailable(f"the brokers are not usable: {error!r}") from error
             logger.warning("commit failed, will be tried again: %r", error)
             return False
-        self._metrics.commits += 1
+        self._metrics.commits.inc()
         return True
 
     def _commit_patience(self) -> float:
@@ -224,11 +230,13 @@ class KafkaSource:
         for tp, offset in positions.items():
             client.seek(tp, offset)
         self._lost.clear()
-        self._metrics.rebalances += 1
-        self._metrics.partitions = len(positions)
+        self._metrics.rebalances.inc()
+        self._metrics.partitions.set(len(positions))
         self.positions.assign(
             {(tp.topic, tp.partition): offset for tp, offset in positions.items()}, {(tp.topic, tp.partition) for tp in fresh}
         )
+        self._newest.clear()
+        self.settled = True
         logger.info("assigned %s", ", ".join(f"{tp.topic}/{tp.partition}@{at}" for tp, at in positions.items()) or "nothing")
 
     async def _committed(self, assigned: list[TopicPartition]) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
@@ -256,12 +264,49 @@ class KafkaSource:
         return len(found) if found else None
 
     def end_of(self, partition: Partition) -> int | None:
-        """The end of a partition as its last fetch told it; None before there was one, or when it is not assigned (any more)."""
+        """The last stable offset as the partition's last fetch gave it: what is behind it cannot be read yet.
+
+        None before the first answer, or when the partition is not assigned (any more).
+        """
         asked = TopicPartition(*partition)
         if self._client is None or asked not in self._client.assignment():
             return None
-        end = self._client.highwater(asked)
-        return None if end is None else int(end)
+        end = self._client.last_stable_offset(asked)
+        return None if end is None or end < 0 else int(end)
+
+    def heard_of(self, partition: Partition) -> float | None:
+        """When a fetch of the partition was answered last, in seconds since the epoch; None as for `end_of`."""
+        asked = TopicPartition(*partition)
+        if self._client is None or asked not in self._client.assignment():
+            return None
+        at = self._client.last_poll_timestamp(asked)
+        return None if at is None else at / 1000
+
+    def standing(self, *, room: bool) -> SourceState:
+        """How the source stands now. What the brokers have is as of the last look of `watch`; `room` is the loop's."""
+        seen = self._seen
+        read = (self._client.subscription() or ()) if self._client is not None else ()
+        topics = sorted({*read, *self._written})
+        return SourceState(
+            settled=self.settled,
+            room=room,
+            in_flight=self.positions.in_flight,
+            answering=self._answering,
+            missing=tuple(topic for topic in topics if seen is not None and not seen.partitions_for_topic(topic)),
+            unled=tuple(topic for topic in sorted(self._written) if seen is not None and _unled(seen, topic)),
+            partitions=tuple(self._state_of(one) for one in self.positions.partitions),
+        )
+
+    def _state_of(self, partition: Partition) -> PartitionState:
+        leader = None if self._seen is None else self._seen.leader_for_partition(TopicPartition(*partition))
+        return PartitionState(
+            partition,
+            position=self.positions.expected(partition) or 0,
+            end=self.end_of(partition),
+            heard=self.heard_of(partition),
+            newest=self._newest.get(partition),
+            leader=leader != -1,
+        )
 
     async def watch(self, until: Callable[[], bool]) -> None:
         """Returns once `until()`. Raises what has ended aiokafka, or TransportUnavailable when the brokers are silent for too long."""
@@ -273,12 +318,17 @@ class KafkaSource:
                 continue
             self._raw.check()
             try:
-                await asyncio.wait_for(client._client.fetch_all_metadata(), 5.0)
-                self._heard = time.monotonic()
+                self._seen = await asyncio.wait_for(client._client.fetch_all_metadata(), 5.0)
+                self._heard, self._answering = time.monotonic(), True
             except (KafkaError, TimeoutError, OSError) as error:
                 if until():  # the client was closed under the question
                     return
+                self._answering = False
                 silent = time.monotonic() - self._heard
                 logger.warning("brokers do not answer for %.0f s: %r", silent, error)
                 if silent > patience:
                     raise TransportUnavailable(f"the brokers have not answered for {silent:.0f} s ({error!r})") from error
+
+
+def _unled(cluster: Any, topic: str) -> bool:
+    return any(cluster.leader_for_partition(TopicPartition(topic, one)) == -1 for one in cluster.partitions_for_topic(topic) or ())

@@ -1,4 +1,4 @@
-"""Log records keep their fields in both forms; metrics are plain numbers."""
+"""Log records keep their fields in both forms."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from penstock.telemetry import NOISY, Histogram, Metrics, configure
+from penstock.telemetry import NOISY, configure
 
 
 @pytest.fixture(autouse=True)
@@ -64,21 +64,3 @@ def test_configuring_again_replaces_the_handler() -> None:
     configure("error", "text", stream=second)
     logging.getLogger("penstock.x").error("once")
     assert (first.getvalue(), second.getvalue().count("once")) == ("", 1)
-
-
-def test_histogram_counts_at_or_below_each_bound() -> None:
-    histogram = Histogram([1, 10])
-    for value in (1, 2, 10, 11):
-        histogram.observe(value)
-    assert histogram.snapshot() == {"count": 4, "sum": 24.0, "buckets": [(1, 1), (10, 2), (None, 1)]}
-
-
-def test_snapshot_is_a_copy() -> None:
-    """Whoever exports it sees one moment."""
-    metrics = Metrics()
-    metrics.records_in += 256
-    metrics.batch_rows.observe(256)
-    before = metrics.snapshot()
-    metrics.records_in += 1
-    metrics.batch_rows.observe(1)
-    assert (before["records_in"], before["batch_rows"]["count"]) == (256, 1)

@@ -1,0 +1,77 @@
+"""Observers: what looks at executed batches and changes nothing. Drift, experiments and shadows are observers.
+
+1. An observer is shown a sample of the chunks, by chance and by its own seed: the same chunks in the same order give the same sample.
+2. It is shown a chunk once, after its outputs were made, so that nothing it does to the columns reaches an output.
+3. One that raises is counted, logged and switched off. The stream goes on as without it.
+
+An observer runs in the place of the chunk, between two slices of the event loop or in the thread of a slow model: it must be quick.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Iterable
+from typing import Protocol
+
+from penstock.batch import Batch
+from penstock.engine.plan import Stage
+from penstock.telemetry import Metrics
+
+__all__ = ["Observer", "Observers", "Sampled"]
+
+logger = logging.getLogger(__name__)
+
+
+class Observer(Protocol):
+    """`name` is its label in the metrics: one of few, known before the stream runs."""
+
+    @property
+    def name(self) -> str: ...
+
+    def saw(self, stage: Stage, batch: Batch, *, generation: int) -> None:
+        """The stage's nodes have run over these rows: their columns are in `batch`, and the rows that failed in `batch.failures`."""
+
+
+class Sampled:
+    """An observer with the share of chunks that it is shown, from 0 to 1, and the seed of its choice."""
+
+    def __init__(self, observer: Observer, share: float = 1.0, *, seed: int = 0) -> None:
+        if not 0 <= share <= 1:
+            raise ValueError(f"the share of chunks that {observer.name} is shown is {share}; it must be between 0 and 1")
+        self.observer = observer
+        self.share = share
+        self._chance = random.Random(seed)
+
+    def chosen(self) -> bool:
+        """Draws for the next chunk. Every chunk is one draw, so that the choice depends on the chunks' order alone."""
+        return self._chance.random() < self.share
+
+
+class Observers:
+    """Those of one worker. `saw` is called once per chunk and raises nothing; false while there is no observer, which costs one check."""
+
+    def __init__(self, sampled: Iterable[Sampled | Observer] = (), metrics: Metrics | None = None) -> None:
+        self._on = [one if isinstance(one, Sampled) else Sampled(one) for one in sampled]
+        self._metrics = metrics or Metrics()
+
+    def __bool__(self) -> bool:
+        return bool(self._on)
+
+    def saw(self, stage: Stage, batch: Batch, *, generation: int) -> None:
+        for one in tuple(self._on):
+            if one.chosen():
+                self._show(one, stage, batch, generation)
+
+    def _show(self, sampled: Sampled, stage: Stage, batch: Batch, generation: int) -> None:
+        name, metrics = sampled.observer.name, self._metrics
+        began = time.perf_counter()
+        try:
+            sampled.observer.saw(stage, batch, generation=generation)
+        except Exception:
+            self._on.remove(sampled)
+            metrics.observer_failures.labels(name).inc()
+            logger.exception("the observer %s failed and is switched off; the stream goes on without it", name)
+        metrics.observed.labels(name).inc()
+        metrics.observer_seconds.labels(name).inc(time.perf_counter() - began)

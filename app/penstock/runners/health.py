@@ -1,0 +1,206 @@
+"""Whether a worker is alive and ready: pure functions of a `Picture` of it, and the watchdog's clocks.
+
+Ready: partitions are assigned, or the worker is known to be spare; the control log is folded; models are warm; outputs can be written.
+
+Alive: every source makes progress, or has a reason not to. The watchdog keeps a clock per partition, per source topic and for what
+is in flight. A clock runs while nothing moves and nothing of this list explains it; it rings when it has run for its bound:
+
+1. The worker starts or stops.
+2. The group is rebalancing, or the brokers do not answer (which ends a worker after `broker_timeout`).
+3. A partition has no leader, or everything in it that can be read has been read, and fetches are answered.
+4. Back-pressure: no more is taken while enough is in flight. Then the clock of what is in flight counts.
+5. Of what is in flight something goes on, or a model runs that is within its deadline.
+6. The whole process was paused.
+
+What it is for: a worker that holds partitions and silently reads nothing, as when its topic is deleted, or when a task of a client
+library has died.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from penstock.telemetry.health import Condition, Health
+from penstock.transports.kafka.state import PartitionState, SourceState
+
+__all__ = ["Phase", "Picture", "Watchdog", "health", "readiness"]
+
+FLIGHT: Final = "in flight"
+
+
+class Phase(StrEnum):
+    """Where a worker is in its life."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A worker at one moment. `sources` gives the topic of each source by its name.
+
+    `progress` changes whenever something in flight goes on; `busy`: a model runs, and is within its deadline. `control` and
+    `models` are why the control log is not folded, or the models are not warm; empty when they are.
+    """
+
+    phase: Phase
+    sources: Mapping[str, str]
+    consumer: SourceState | None = None
+    progress: Hashable = 0
+    busy: bool = False
+    control: str = ""
+    models: str = ""
+
+
+def readiness(picture: Picture) -> tuple[Condition, ...]:
+    """The conditions of readiness, always all of them, in one order."""
+    return (
+        Condition("running", picture.phase is Phase.RUNNING, picture.phase.value),
+        _partitions(picture.consumer),
+        Condition("control", not picture.control, picture.control or "folded"),
+        Condition("models", not picture.models, picture.models or "warm"),
+        _outputs(picture),
+    )
+
+
+def _partitions(consumer: SourceState | None) -> Condition:
+    settled = consumer is not None and consumer.settled
+    if not settled or consumer is None:
+        return Condition("partitions", False, "waiting for the group to assign them")
+    count = len(consumer.partitions)
+    return Condition("partitions", True, f"{count} assigned" if count else "none: this worker is a spare")
+
+
+def _outputs(picture: Picture) -> Condition:
+    consumer = picture.consumer
+    if consumer is None:
+        return Condition("outputs", False, "not connected")
+    if not consumer.answering:
+        return Condition("outputs", False, "the brokers do not answer")
+    written = [topic for topic in consumer.missing if topic not in picture.sources.values()]
+    if written:
+        return Condition("outputs", False, f"the brokers have no topic {', '.join(written)}")
+    if consumer.unled:
+        return Condition("outputs", False, f"{', '.join(consumer.unled)} has a partition without a leader")
+    return Condition("outputs", True, "writable")
+
+
+@dataclass(slots=True)
+class Watchdog:
+    """Clocks over a sequence of pictures. `bound` is how many seconds a partition may stand still without an excuse.
+
+    What is in flight has `flight_bound`: the brokers have their own time to answer first.
+    """
+
+    bound: float
+    flight_bound: float
+    _since: dict[Hashable, float] = field(default_factory=dict)  # when each clock began to run
+    _last: dict[Hashable, Hashable] = field(default_factory=dict)  # what moved, as it was at the last look
+    _now: float = 0.0
+
+    def look(self, now: float, picture: Picture) -> None:
+        """Moves the clocks on to this picture of the worker.
+
+        A gap of half a bound between two looks stops them all: the process was paused, or its loop was blocked, and nothing could go on.
+        """
+        if now - self._now > self.bound / 2:
+            self._since = {}
+        self._now = now
+        still = dict(_still(picture, self._last))
+        self._since = {what: self._since.get(what, now) for what, stands in still.items() if stands}
+        self._last = dict(_moving(picture))
+
+    def stalled(self, share: float = 1.0) -> dict[Hashable, float]:
+        """What has stood still for this share of its bound, and for how many seconds: partitions, topics, or FLIGHT."""
+        limits = {what: (self.flight_bound if what == FLIGHT else self.bound) * share for what in self._since}
+        return {what: self._now - since for what, since in self._since.items() if self._now - since >= limits[what]}
+
+
+def _moving(picture: Picture) -> Iterator[tuple[Hashable, Hashable]]:
+    yield FLIGHT, picture.progress
+    for one in picture.consumer.partitions if picture.consumer else ():
+        yield one.partition, (one.position, one.heard)
+
+
+def _still(picture: Picture, last: Mapping[Hashable, Hashable]) -> Iterator[tuple[Hashable, bool]]:
+    """Each thing that is watched, and whether it stands still without an excuse."""
+    consumer = picture.consumer
+    if consumer is None or picture.phase is not Phase.RUNNING or not consumer.answering:
+        return
+    for topic in picture.sources.values():
+        yield topic, topic in consumer.missing
+    if not consumer.settled:
+        return
+    yield FLIGHT, consumer.in_flight > 0 and not picture.busy and last.get(FLIGHT) == picture.progress
+    for one in consumer.partitions:
+        yield one.partition, consumer.room and one.leader and not _goes_on(one, last.get(one.partition))
+
+
+def _goes_on(one: PartitionState, last: Hashable) -> bool:
+    """A partition that was not seen before counts as moving: its clock begins at the next look."""
+    if last is None or not isinstance(last, tuple):
+        return True
+    position, heard = last
+    return bool(one.position != position or (one.heard != heard and one.heard is not None and not one.backlog))
+
+
+def health(picture: Picture, watchdog: Watchdog) -> Health:
+    """Alive by the watchdog, at half of its bounds: a page shows that something stalls before the worker ends because of it."""
+    stalled = watchdog.stalled(0.5)
+    sources = [_source(name, topic, picture, stalled) for name, topic in picture.sources.items()]
+    return Health(tuple(sources), readiness(picture))
+
+
+def _source(name: str, topic: str, picture: Picture, stalled: Mapping[Hashable, float]) -> Condition:
+    consumer = picture.consumer
+    mine = [one for one in consumer.partitions if one.partition[0] == topic] if consumer is not None else []
+    if stopped := "; ".join(explain(what, seconds, picture) for what, seconds in stalled.items() if _concerns(what, topic)):
+        return Condition(name, False, stopped)
+    return Condition(name, True, _state(topic, picture.phase, consumer, mine))
+
+
+def _state(topic: str, phase: Phase, consumer: SourceState | None, mine: list[PartitionState]) -> str:
+    if phase is not Phase.RUNNING or consumer is None:
+        return phase.value
+    if not consumer.answering:
+        return "the brokers do not answer"
+    if not consumer.settled:
+        return "idle: waiting for the group to assign partitions"
+    if not mine:
+        return f"idle: every partition of {topic} is assigned to another worker"
+    if unled := [one for one in mine if not one.leader]:
+        return f"idle: {_name(unled[0].partition)} has no leader"
+    backlog = sum(one.backlog or 0 for one in mine)
+    if not backlog:
+        return "idle: caught up"
+    return f"{'reading' if consumer.room else 'waiting for acknowledgements'}: {backlog} records behind in {len(mine)} partitions"
+
+
+def _concerns(what: Hashable, topic: str) -> bool:
+    return what in (FLIGHT, topic) or (isinstance(what, tuple) and what[0] == topic)
+
+
+def _name(partition: tuple[str, int]) -> str:
+    return f"{partition[0]}/{partition[1]}"
+
+
+def explain(what: Hashable, seconds: float, picture: Picture) -> str:
+    """One sentence on something that stands still: what, since when, and what is known of the reason."""
+    consumer = picture.consumer
+    age = f"for {math.floor(seconds)} s"
+    if what == FLIGHT:
+        count = consumer.in_flight if consumer is not None else 0
+        return f"none of {count} batches in flight has gone on {age}"
+    if isinstance(what, str):
+        why = "it was deleted (`penstock topics create` makes it again), or this user may no longer see it"
+        return f"the brokers have had no topic {what} {age}: {why}"
+    one = next((one for one in (consumer.partitions if consumer else ()) if one.partition == what), None)
+    if one is None:
+        return f"{what} has stood still {age}"
+    waiting = f"{one.backlog} records wait" if one.backlog else "fetches are not answered"
+    return f"{_name(one.partition)} has stood still at offset {one.position} {age}: {waiting}"

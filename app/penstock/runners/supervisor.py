@@ -1,0 +1,225 @@
+"""Several workers on one host: the same command once per core, started, watched and stopped together.
+
+Each worker is a process of its own in the same consumer group, so Kafka shares the partitions among them, not this process. A
+worker that is killed by a signal is started again (its partitions go to the others in the meantime); one that ends with an
+error has a reason that a restart does not cure, so the others are stopped and its exit code is passed on.
+
+With `--http`, each worker shows its pages on a Unix socket in a private folder, and this process shows them as one: it asks every worker
+at the moment of the request, so a worker that was killed is `penstock_up{worker="2"} 0` and takes no page with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from pathlib import Path
+
+from penstock.errors import WorkerFailed
+from penstock.host import ends_with
+from penstock.telemetry.health import Pages, Verdict
+
+__all__ = ["supervise"]
+
+logger = logging.getLogger(__name__)
+
+RESTARTS = 5  # of one worker, within
+WINDOW = 60.0  # seconds; more than that is no accident
+POLL = 0.2  # seconds between two looks at the workers
+GRACE = 10.0  # seconds beyond the workers' own bound: they end themselves first, and report where they hung
+ANSWER = 3.0  # seconds for a worker to answer; Prometheus gives a scrape ten
+PAGE_BYTES = 32 * 1024 * 1024
+
+Serve = Callable[[Pages], AbstractAsyncContextManager[None]]
+
+
+class _Worker:
+    """One process, and when it was started lately. `page` is the socket of its pages, None where nobody asks for them."""
+
+    def __init__(self, number: int, group_instance_id: str, page: Path | None) -> None:
+        self.number = number
+        self.page = page
+        # Two members of one static identity would put each other out of the group.
+        self._own = ["--group-instance-id", f"{group_instance_id}-{number}"] if group_instance_id else []
+        self._own += ["--http", "" if page is None else f"unix:{page}"]
+        self.starts: deque[float] = deque(maxlen=RESTARTS + 1)
+        self.restarts = -1
+        self.start()
+
+    def start(self) -> None:
+        self.starts.append(time.monotonic())
+        self.restarts += 1
+        # The last --workers wins: the same command line, for one worker. A process group of its own keeps Ctrl-C in one hand.
+        command = [sys.executable, "-m", "penstock", *sys.argv[1:], "--workers", "1", *self._own]
+        self.process = subprocess.Popen(command, start_new_session=True, preexec_fn=ends_with(os.getpid(), signal.SIGTERM))  # noqa: PLW1509  no threads here
+        logger.info("worker %d is process %d", self.number, self.process.pid)
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was started last."""
+        return time.monotonic() - self.starts[-1]
+
+    def crash_loops(self) -> bool:
+        return len(self.starts) > RESTARTS and time.monotonic() - self.starts[0] < WINDOW
+
+
+def supervise(count: int, patience: float, group_instance_id: str = "", *, serve: Serve | None = None, start_timeout: float = 60.0) -> None:
+    """Runs `count` workers until SIGTERM or Ctrl-C; `patience` is how many seconds they have to finish.
+
+    With a `group_instance_id`, each worker's is that and its number. `serve` shows their monitoring pages as one; a worker
+    has `start_timeout` seconds after a start until its pages answer. On Linux the workers end, as on SIGTERM, when this
+    process is killed.
+
+    Raises WorkerFailed with the exit code of the first worker that gave up.
+    """
+    asyncio.run(_supervise(count, patience, group_instance_id, serve, start_timeout))
+
+
+async def _supervise(count: int, patience: float, group_instance_id: str, serve: Serve | None, start_timeout: float) -> None:
+    # No executor, and no thread: a worker gets its signal when the thread that started it ends.
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    workers: list[_Worker] = []
+    async with AsyncExitStack() as stack:
+        folder = None
+        if serve is not None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-")))  # mode 0700
+            await stack.enter_async_context(serve(_Fleet(workers, start_timeout)))
+        try:
+            workers.extend(_Worker(number, group_instance_id, folder and folder / f"{number}.sock") for number in range(1, count + 1))
+            while not stopping.is_set():
+                for worker in workers:
+                    _look_at(worker)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(POLL):
+                        await stopping.wait()
+        finally:
+            await _stop(workers, patience + GRACE)
+
+
+def _look_at(worker: _Worker) -> None:
+    """Starts a worker again that was killed. Raises WorkerFailed for one that ended by itself."""
+    code = worker.process.poll()
+    if code is None:
+        return
+    if code >= 0:
+        raise WorkerFailed(f"worker {worker.number} ended with exit code {code}; the others are being stopped", code or 1)
+    if worker.crash_loops():
+        raise WorkerFailed(f"worker {worker.number} was killed {RESTARTS} times within {WINDOW:g} s", 1)
+    logger.warning("worker %d was ended by %s and is started again", worker.number, signal.Signals(-code).name)
+    worker.start()
+
+
+async def _stop(workers: Sequence[_Worker], patience: float) -> None:
+    running = [worker for worker in workers if worker.process.poll() is None]
+    for worker in running:
+        os.kill(worker.process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline and any(worker.process.poll() is None for worker in running):  # noqa: ASYNC110  a process has no event
+        await asyncio.sleep(POLL / 4)
+    for worker in running:
+        if worker.process.poll() is None:
+            logger.error(
+                "worker %d did not finish within %g s and is killed; what it had not committed will be scored again",
+                worker.number,
+                patience,
+            )
+            worker.process.kill()
+            worker.process.wait()
+
+
+class _Fleet:
+    """The pages of all workers as one. Implements `telemetry.health.Pages`."""
+
+    def __init__(self, workers: Sequence[_Worker], start_timeout: float) -> None:
+        self._workers, self._start_timeout = workers, start_timeout
+
+    async def alive(self) -> Verdict:
+        """A worker that is being started is alive for as long as a start may take: this process starts it again when it is killed."""
+        verdicts = await self._ask("/healthz", "alive")
+        for worker in self._workers:
+            found = verdicts[str(worker.number)]
+            if not found.good and "error" in found.body and worker.age < self._start_timeout:
+                verdicts[str(worker.number)] = Verdict(True, {**found.body, "alive": True, "starting": True})
+        return _together("alive", "stalled", verdicts)
+
+    async def ready(self) -> Verdict:
+        return _together("ready", "missing", await self._ask("/readyz", "ready"))
+
+    async def metrics(self, accept: str) -> tuple[bytes, str]:
+        from penstock.telemetry import export
+
+        pages = await asyncio.gather(*(_get(worker.page, "/metrics") for worker in self._workers))
+        names = [str(worker.number) for worker in self._workers]
+        texts = {name: body.decode() if status == 200 else None for name, (status, body) in zip(names, pages, strict=True)}
+        restarts = {name: worker.restarts for name, worker in zip(names, self._workers, strict=True)}
+        return export.encode(export.Merged(texts, restarts), accept)
+
+    async def _ask(self, path: str, word: str) -> dict[str, Verdict]:
+        answers = await asyncio.gather(*(_get(worker.page, path) for worker in self._workers))
+        return {str(worker.number): _verdict(word, *answer) for worker, answer in zip(self._workers, answers, strict=True)}
+
+
+def _verdict(word: str, status: int, body: bytes) -> Verdict:
+    """A worker's own answer; one that cannot be read has the reason as `error`."""
+    try:
+        found = json.loads(body) if status in (200, 503) else None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        return Verdict(False, {word: False, "error": body.decode(errors="replace") if not status else f"the worker answered {status}"})
+    return Verdict(status == 200, found)
+
+
+def _together(word: str, reasons: str, verdicts: dict[str, Verdict]) -> Verdict:
+    """Good when all workers are; the reasons name the worker."""
+    good = bool(verdicts) and all(one.good for one in verdicts.values())
+    bad = {name: one.body.get(reasons) or [one.body.get("error")] for name, one in verdicts.items() if not one.good}
+    named = [f"worker {name}: {reason}" for name, found in bad.items() for reason in found]
+    return Verdict(good, {word: good, reasons: named, "workers": {name: one.body for name, one in verdicts.items()}})
+
+
+async def _get(page: Path | None, path: str) -> tuple[int, bytes]:
+    """Status and body of a worker's page; status 0 and the reason when there is no answer."""
+    try:
+        async with asyncio.timeout(ANSWER):
+            reader, writer = await asyncio.open_unix_connection(page)
+            try:
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n".encode())
+                answer = await _whole(reader)
+            finally:
+                writer.close()
+    except TimeoutError:
+        return 0, f"no answer within {ANSWER:g} s".encode()
+    except OSError as error:
+        return 0, f"no answer: {error.strerror or error}".encode()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    words = head.split(b" ", 2)
+    length = next((int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), -1)
+    if len(words) < 3 or not words[1].isdigit() or length != len(body):
+        return 0, b"half an answer"
+    return int(words[1]), body
+
+
+async def _whole(reader: asyncio.StreamReader) -> bytes:
+    """Everything up to the end of the stream. Raises OSError when that is too much."""
+    parts: list[bytes] = []
+    size = 0
+    while part := await reader.read(1 << 16):
+        size += len(part)
+        if size > PAGE_BYTES:
+            raise OSError(f"a page of more than {PAGE_BYTES} bytes")
+        parts.append(part)
+    return b"".join(parts)

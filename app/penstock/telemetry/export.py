@@ -1,0 +1,107 @@
+"""Metrics in the Prometheus formats, through prometheus-client: a registry per worker, and several workers' pages as one.
+
+The numbers are read when they are asked for. Nothing is registered globally.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from penstock.telemetry.families import Counter, Family, Gauge, Histogram, Labels
+from penstock.telemetry.metrics import FAMILIES, SUPERVISOR, Metrics
+
+__all__ = ["WORKER", "Exporter", "Merged", "Registry", "encode", "registry"]
+
+Registry = CollectorRegistry
+
+WORKER: Final = "worker"  # the label that a supervisor adds
+
+
+class Exporter(Collector):
+    """Everything in a worker's `Metrics`, as it is at the moment of the scrape."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        for family in FAMILIES.values():
+            held = self._metrics[family.name]
+            yield _exported(family, [((), held)] if isinstance(held, Counter | Gauge | Histogram) else held)
+
+
+def _exported(family: Family, cells: Iterable[tuple[Labels, Counter | Gauge | Histogram | float]]) -> Metric:
+    made: Any = _KINDS[family.kind](family.exported.removesuffix("_total"), family.help, labels=family.labels)
+    for labels, cell in cells:
+        if isinstance(cell, Histogram):
+            made.add_metric(labels, _cumulative(cell), cell.sum)
+        else:
+            made.add_metric(labels, cell if isinstance(cell, int | float) else cell.value)
+    whole: Metric = made
+    return whole
+
+
+_KINDS: Final[Mapping[str, Any]] = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily, "histogram": HistogramMetricFamily}
+
+
+def _cumulative(cell: Histogram) -> list[tuple[str, float]]:
+    """Prometheus counts everything at or below a bound, ours only what fell between two."""
+    total, buckets = 0, []
+    for bound, count in zip((*map(str, map(float, cell.bounds)), "+Inf"), cell.counts, strict=True):
+        total += count
+        buckets.append((bound, float(total)))
+    return buckets
+
+
+def registry(metrics: Metrics) -> CollectorRegistry:
+    """A registry with the worker's metrics and the standard `process_*` families of its process."""
+    made = CollectorRegistry(auto_describe=False)
+    made.register(Exporter(metrics))
+    ProcessCollector(registry=made)
+    return made
+
+
+def encode(collector: Collector, accept: str = "") -> tuple[bytes, str]:
+    """The page in the format that an `Accept` header asks for, and its content type. Plain text unless OpenMetrics is asked for."""
+    encoder, content_type = choose_encoder(accept)
+    return encoder(collector), content_type
+
+
+class Merged(Collector):
+    """The pages of several workers as one, each series with the label `worker`; what cannot be read is missing, and `up` is 0.
+
+    `pages` is each worker's page in the plain text format, None where it did not answer. `restarts` is by worker.
+    """
+
+    def __init__(self, pages: Mapping[str, str | None], restarts: Mapping[str, int]) -> None:
+        self._pages = pages
+        self._restarts = restarts
+
+    def collect(self) -> Iterator[Metric]:
+        merged: dict[str, Metric] = {}
+        up: dict[Labels, float] = {}
+        for worker, page in self._pages.items():
+            families = _parse(page)
+            up[worker,] = float(families is not None)
+            for family in families or ():
+                whole = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                for sample in family.samples:
+                    whole.samples.append(sample._replace(labels={WORKER: worker, **sample.labels}))
+        numbers: Sequence[Mapping[Labels, float]] = (up, {(worker,): count for worker, count in self._restarts.items()})
+        for declared, values in zip(SUPERVISOR, numbers, strict=True):
+            yield _exported(declared, values.items())
+        yield from merged.values()
+
+
+def _parse(page: str | None) -> list[Metric] | None:
+    """None for what is no page: half of one must not count as a worker that is up."""
+    try:
+        return None if page is None else list(text_string_to_metric_families(page))
+    except ValueError:
+        return None

@@ -1,0 +1,58 @@
+"""How a source stands, as values: what the monitoring pages, the status topic and the watchdog are computed from.
+
+Taken when somebody asks, from what the last answers of the brokers said. It costs the loop nothing in between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from penstock.transports.tracker import Partition
+
+__all__ = ["PartitionState", "SourceState"]
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionState:
+    """One assigned partition. `position` is the next offset to take.
+
+    `end` is the last stable offset: what is behind it belongs to transactions that are not decided, and cannot be read
+    yet. `heard` and `newest` are seconds since the epoch: when a fetch was answered last, and the timestamp of the newest
+    record that was taken. None: not known yet. `leader` is whether a broker leads the partition.
+    """
+
+    partition: Partition
+    position: int
+    end: int | None = None
+    heard: float | None = None
+    newest: float | None = None
+    leader: bool = True
+
+    @property
+    def backlog(self) -> int | None:
+        """How many offsets a read-committed reader has yet to read; None before the first answer."""
+        return None if self.end is None else max(self.end - self.position, 0)
+
+    def seconds_behind(self, now: float) -> float | None:
+        """Age of the newest record taken, 0 without a backlog; None where that is not known."""
+        if self.backlog == 0:
+            return 0.0
+        return None if self.backlog is None or self.newest is None else max(now - self.newest, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """The whole source. `settled`: an assignment is complete, and no rebalance has begun since.
+
+    `room`: more may be taken; otherwise back-pressure waits for acknowledgements. `answering`: the brokers answered when
+    they were asked last. `missing` are topics to read or write that the brokers do not have; `unled` are topics to write of which
+    a partition has no leader.
+    """
+
+    settled: bool
+    room: bool
+    in_flight: int
+    answering: bool
+    missing: tuple[str, ...] = ()
+    unled: tuple[str, ...] = ()
+    partitions: tuple[PartitionState, ...] = ()
