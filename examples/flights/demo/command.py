@@ -14,15 +14,16 @@ from types import FrameType
 from typing import Any
 
 import click
+import events
 from rich.console import Console
 
-from penstock.cli.demo import view
-from penstock.cli.demo.acts import Acts
-from penstock.cli.demo.clone import find_clone
-from penstock.cli.demo.replay import Link, Room, replay
-from penstock.cli.demo.swaps import FEWEST, Swaps, signed
-from penstock.cli.demo.tally import Tally
-from penstock.cli.demo.worker import running
+from demo import view
+from demo.acts import Acts
+from demo.clone import MODELS, SCHEMAS, TOPOLOGY
+from demo.replay import Link, Room, replay
+from demo.swaps import FEWEST, Swaps, signed
+from demo.tally import Tally
+from demo.worker import running
 from penstock.cli.options import Invocation, with_settings
 from penstock.cli.output import err, format_option, out, print_json
 from penstock.control.topics import Topics
@@ -57,20 +58,18 @@ def demo(speed: int, limit: int | None, swap: bool, settings: Settings, form: st
     or PENSTOCK_BROKERS names a real one. Runs from a clone of the repository.
     """
     console = err if form == "json" else out
-    clone = find_clone()
-    topology = parse(clone.topology)
+    topology = parse(TOPOLOGY)
     with ExitStack() as stack:
         stack.enter_context(_terminated_is_interrupted())
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="penstock-demo-")))
-        settings = replace(settings, application=APPLICATION, models=clone.models, schemas=clone.schemas)
+        settings = replace(settings, application=APPLICATION, models=MODELS, schemas=SCHEMAS)
         settings = replace(settings, releases=swap, cache=folder / "cache")  # its own: what was checked before is checked again
-        settings, said, seal = _broker(stack, settings, clone.topology, topology, folder)
+        settings, said, seal = _broker(stack, settings, TOPOLOGY, topology, folder)
         began = time.perf_counter()
         link = stack.enter_context(Link(librdkafka_arguments(settings), topology, _topics(settings, topology)))
         advice = SEVERAL if settings.workers > 1 and settings.unsigned_control else ""
-        worker = stack.enter_context(running(settings, clone.topology, folder, _config(), advice))
+        worker = stack.enter_context(running(settings, TOPOLOGY, folder, _config(), advice))
         with _busy(console, "reading the flights of 2013 ..."):
-            events = clone.events()
             flights = events.replay(events.package())
         total = min(limit or flights.total, flights.total)
         if swap and total < FEWEST:

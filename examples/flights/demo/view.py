@@ -19,8 +19,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from penstock.cli.demo.acts import Acts, came_to, folded, generations, stage, switch
-from penstock.cli.demo.tally import HISTOGRAM_BINS, NODES, Tally
+from demo.acts import Acts, came_to, folded, generations, stage, switch
+from demo.tally import HISTOGRAM_BINS, NODES, Tally
 from penstock.control.rollout import Stand
 
 __all__ = ["Facts", "Screen", "as_json", "frame", "line", "summary"]

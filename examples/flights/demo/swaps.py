@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from penstock.cli.demo.replay import Room
+from demo.replay import Room
 from penstock.control.operator import Deployed, Operator, Phase, Progress
 from penstock.control.rollout import Stand
 from penstock.control.trust import SigningKey
