@@ -17,7 +17,7 @@ import click
 import events
 from rich.console import Console
 
-from demo import view
+from demo import recording, view
 from demo.acts import Acts
 from demo.clone import MODELS, SCHEMAS, TOPOLOGY
 from demo.replay import Link, Room, replay
@@ -47,9 +47,10 @@ UNSIGNED = "not signed (--unsigned-control): for development only"
 @click.option("--speed", type=click.IntRange(min=1), default=5_000, show_default=True, help="Events a second.")
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after so many events; all of July to December when not given.")
 @click.option("--swap/--no-swap", default=True, show_default=True, help="End with a deploy of retrained models, and a rollback.")
+@click.option("--record", type=click.Path(dir_okay=False, path_type=Path), help="Write the last picture to this file, as SVG.")
 @with_settings("brokers", "workers", "security_protocol", "insecure_plaintext")
 @format_option
-def demo(speed: int, limit: int | None, swap: bool, settings: Settings, form: str) -> int:
+def demo(speed: int, limit: int | None, swap: bool, record: Path | None, settings: Settings, form: str) -> int:
     """Score the flights that left New York from July to December 2013, live, and swap the models meanwhile.
 
     They are sent in the order in which they left, scored by `topologies/flights.yaml` (features, a logistic regression, boosted
@@ -99,6 +100,9 @@ def demo(speed: int, limit: int | None, swap: bool, settings: Settings, form: st
                 tally.ended = time.perf_counter()
                 console.print(view.summary(facts, tally, ready, acts, complete=False))
                 raise
+    if record:
+        canvas = recording.console()
+        recording.save(record, view.frame(canvas, facts, tally, acts, tally.rate(tally.ended)), canvas)
     if form == "json":
         print_json(view.as_json(facts, tally, ready, acts))
     else:
