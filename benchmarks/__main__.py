@@ -96,7 +96,7 @@ def report(files: tuple[Path, ...], pages: tuple[Path, ...]) -> None:
     "--page", type=click.Path(exists=True, path_type=Path), help="Also write the table between the `stages` markers of this page."
 )
 def micro(rows: int, page: Path | None) -> None:
-    """CPU µs an event of each stage of the pipeline, in one thread, without Kafka."""
+    """CPU µs per event of each stage of the pipeline, in one thread, without Kafka."""
     from benchmarks.micro import measure
 
     with progress_bar() as progress:

@@ -14,7 +14,7 @@ from typing import Final
 __all__ = ["WIDTH", "prose", "wrapped"]
 
 WIDTH: Final = 120
-_FIXED: Final = re.compile(r"\||<|#|\[[^\]]+\]: |\[!?\[|:::|Medians, measured|CPU µs an event in|\s*$|---")
+_FIXED: Final = re.compile(r"\||<|#|\[[^\]]+\]: |\[!?\[|:::|Medians, measured|CPU µs per event in|\s*$|---")
 _ITEM: Final = re.compile(r"(\s*)([-*] |\d+\. )")
 _WORD: Final = re.compile(r"(?:`[^`]*`|\[[^\]]*\](?=[(\[])|\S)+")  # code and the text of a link stay in one piece
 
