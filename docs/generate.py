@@ -24,6 +24,7 @@ from penstock.telemetry import Metrics
 from penstock.topology.language import json_schema
 
 REFERENCE: Final = Path(__file__).parent / "reference"
+DECISIONS: Final = Path(__file__).parent / "decisions"
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -208,6 +209,24 @@ def _summary(value: object) -> str:
     return re.split(r"(?<=\.)\s|: ", first, maxsplit=1)[0].rstrip(":")
 
 
+def decisions_page() -> str:
+    """One row per decision, newest first, with its title and date."""
+    rows = []
+    for page in sorted(DECISIONS.glob("[0-9]*.md"), reverse=True):
+        text = page.read_text(encoding="utf-8")
+        title = re.search(r"^# (\d+) (.+)$", text, re.MULTILINE)
+        date = re.search(r"^(\d{4}-\d\d-\d\d)", text, re.MULTILINE)
+        assert title is not None, f"{page.name} does not begin with its number and title"
+        assert date is not None, f"{page.name} has no date"
+        rows.append((title[1], f"[{title[2]}](../decisions/{page.name})", date[1]))
+    return f"""# Decisions
+
+Where an alternative was real, a page records why it lost. Decisions are never edited; a newer one supersedes them.
+
+{_table(("number", "decision", "date"), rows)}
+"""
+
+
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "settings.md": settings,
     "cli.md": cli_page,
@@ -215,6 +234,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "metrics.md": metrics,
     "topology.md": language_page,
     "python.md": python_page,
+    "decisions.md": decisions_page,
 }
 
 
