@@ -102,7 +102,7 @@ def demo(speed: int, limit: int | None, swap: bool, record: Path | None, setting
                 raise
     if record:
         canvas = recording.console()
-        recording.save(record, view.frame(canvas, facts, tally, acts, tally.rate(tally.ended)), canvas)
+        recording.save(record, view.frame(canvas, facts, tally, acts, tally.rate(tally.ended), ended=True), canvas)
     if form == "json":
         print_json(view.as_json(facts, tally, ready, acts))
     else:
