@@ -56,7 +56,7 @@ format: $(VENV)/dev.stamp ## put the code and the pages into their style
 	$(BIN)/python docs/wrap.py README.md docs/*.md docs/how-to/*.md docs/tutorial/*.md
 
 clean: ## remove the virtual environment and every cache
-	rm -rf $(VENV) .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build
+	rm -rf $(VENV) .cache .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build
 	rm -f app/penstock/_native.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
