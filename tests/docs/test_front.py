@@ -73,6 +73,13 @@ def test_readme_links_are_absolute_and_used() -> None:
     assert [name for name in targets if f"[{name}]" not in body] == []
 
 
+def test_package_and_site_name_the_same_repository() -> None:
+    """The package's links, the README and the site lead to one place."""
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"].get("urls", {})
+    assert [url for url in urls.values() if not url.startswith(SITE["repo_url"])] == []
+    assert HOME in README
+
+
 def test_every_page_is_in_the_navigation() -> None:
     """Decisions are in the list that is written from them."""
 
