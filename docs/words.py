@@ -38,7 +38,7 @@ IDIOMS: Final[Mapping[str, str]] = {
     "in force": "active, current",
     "given back|gives? back": "released, returned",
     "of which|of whom": "split the sentence",
-    "(?:is|are|that) none": "is not a ...",
+    "(?:is|are|that) (?-i:none)": "is not a ...",
     "of its own": "separate, its",
     "stands (?:in|on|at|for|there|still)": "is in, is at",
     "meanwhile": "while ..., during",
