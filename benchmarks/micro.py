@@ -22,10 +22,10 @@ from benchmarks.penstock_job import registry, write_topology
 from benchmarks.report import Sheet
 from benchmarks.workload import export_models, flights, key
 from penstock import runtime
-from penstock.engine import execute
+from penstock.pipeline import Pipeline
 from penstock.record import RecordLike
-from penstock.runners.pipeline import Pipeline, Slice
 from penstock.transports.kafka.encode import RecordBatch
+from penstock.transports.memory import Memory, MemorySink
 
 CHUNKS = (1, 64, 256, 1024)
 STEPS = ("decode", "execute", "encode", "address", "build batch")
@@ -43,11 +43,11 @@ def measure(rows: int, progress: Progress) -> Sheet:
         models = registry(export_models(Path(folder) / "models"))
         for form in ("json", "avro"):
             topology = write_topology(Path(folder) / form, input="flights", output="scores", format=form)
-            plan = runtime.prepare(runtime.load(topology, models=models, schemas=topology.parent))
+            program = runtime.prepare(runtime.load(topology, models=models, schemas=topology.parent))
             records = _fetched(data.values(rows, form, topology.parent))
             for at, size in enumerate(CHUNKS):
                 progress(f"{form}, chunks of {size:,}", at, len(CHUNKS))
-                pipeline = Pipeline(plan, "flights", chunk_rows=size, partition_for=lambda topic, key: 0)
+                pipeline = Pipeline(program, "flights", chunk_rows=size, sink=MemorySink(Memory()))
                 columns.append(steps(pipeline, records if size > 1 else records[:FEW]))
     heads = (f"{form} {size}" for form in ("JSON", "Avro") for size in CHUNKS)
     rows_drawn = tuple((step, *(f"{column[step]:.2f}" for column in columns)) for step in (*STEPS, "all"))
@@ -62,16 +62,17 @@ def steps(pipeline: Pipeline, records: Sequence[RecordLike]) -> dict[str, float]
 
 def _once(pipeline: Pipeline, records: Sequence[RecordLike]) -> dict[str, float]:
     stage, spent, now = pipeline.stage, dict.fromkeys(STEPS, 0.0), time.thread_time
-    (emission,) = stage.emissions
-    for chunk in pipeline.chunks([Slice("flights", 0, records)]):
+    (output,) = stage.outputs
+    for chunk in pipeline.chunks([(("flights", 0), records)]):
         t0 = now()
-        batch = stage.decoder.decode([record.value for record in chunk.slices[0].records])
+        passing = pipeline.begin(chunk)
         t1 = now()
-        batch = execute(stage, batch)
+        batch = passing.execution.run()
         t2 = now()
-        written = pipeline._encode(emission, batch)
+        written = pipeline._encode(output, batch)
         t3 = now()
-        (parcel,) = pipeline._address(emission, chunk, chunk.slices[0].records, written)
+        ((parcel, numbers),) = pipeline._address(output, passing, written)
+        parcel, _ = pipeline._fitting(parcel, numbers)
         t4 = now()
         built = RecordBatch(BATCH_BYTES)
         built.add(parcel)

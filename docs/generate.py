@@ -175,7 +175,7 @@ def _holds(schema: Mapping[str, Any]) -> str:
 PYTHON: Final[Mapping[str, tuple[str, ...]]] = {
     "Run a topology without Kafka": ("TopologyDriver", "Record", "Position"),
     "Topologies": ("parse", "parse_text", "Topology", "load", "Loaded", "load_schema", "Schema"),
-    "Plans": ("prepare", "Plan", "execute", "Batch", "Failure"),
+    "Plans": ("prepare", "Program", "Plan", "execute", "Batch", "Failure"),
     "Models": ("DirectoryRegistry", "Artifact", "GoldenRecord", "quarantine", "Session", "verify"),
     "Settings": ("Settings",),
     "A broker for tests": ("open_broker", "Broker"),

@@ -9,7 +9,12 @@ Score events from a program, without Kafka, through the same plan that a worker 
     (prediction,) = driver.events("predictions")
 
 Or use the parts: `parse` reads a topology file, `load` adds its schemas and models, `prepare` verifies and loads the models, and
-`execute` runs columns through the plan.
+`execute` runs columns through a stage of the plan:
+
+    loaded = penstock.load("topologies/flights.yaml", models=Path("models"), schemas=Path("schemas"))
+    program = penstock.prepare(loaded)
+    batch = program.ports["departures"].decoder.decode(values)
+    batch = penstock.execute(program.plan.stages["departures"], batch)
 
 Importing the package costs nothing: each of its names is fetched when it is first used.
 """
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
     from penstock.model.quarantine import quarantine
     from penstock.model.session import Session
     from penstock.model.verify import verify
+    from penstock.pipeline import Program
     from penstock.record import Position, Record
     from penstock.registry.directory import DirectoryRegistry
     from penstock.runtime import Loaded, load, prepare
@@ -63,6 +69,7 @@ __all__ = [
     "Plan",
     "Position",
     "Problem",
+    "Program",
     "Record",
     "RecordError",
     "Schema",
@@ -100,6 +107,7 @@ _HOMES = {
     "Plan": "engine",
     "Position": "record",
     "Problem": "errors",
+    "Program": "pipeline",
     "Record": "record",
     "RecordError": "errors",
     "Schema": "schema",

@@ -326,11 +326,18 @@ static bool number_of(PyObject *input, PyObject *name, long long *number) {
     return !PyErr_Occurred();
 }
 
+/* What names an event: the header's sized name, and the ids as a tuple of str, or the bytes that its offset follows. */
+typedef struct {
+    PyObject *title, *ids;
+} Identity;
+
 /* One record; `key` is what the sink has of its own, or NULL for that of the input. */
 static bool put_record(Writer *w, PyObject *input, PyObject *key, PyObject *value, PyObject *head, PyObject *origin,
-                       long long *first, long long *latest, bool begins, int64_t number) {
+                       const Identity *identity, Py_ssize_t row, long long *first, long long *latest, bool begins, int64_t number) {
     long long offset, stamp, delta;
-    bool fine = false;
+    const char *id = NULL;
+    Py_ssize_t id_size = 0, named = 0;
+    bool fine = false, own = false;
     if (Py_IS_TYPE(input, &RecordType)) {
         offset = ((Record *)input)->offset;
         stamp = ((Record *)input)->timestamp;
@@ -356,10 +363,21 @@ static bool put_record(Writer *w, PyObject *input, PyObject *key, PyObject *valu
     }
     delta = stamp - *first;
     char position[24];
-    int digits = origin == Py_None ? 0 : snprintf(position, sizeof position, "%lld", offset);
+    int digits = snprintf(position, sizeof position, "%lld", offset);
     Py_ssize_t sized = origin == Py_None ? 0 : PyBytes_GET_SIZE(origin) + digits;
+    if (identity->title != Py_None) {
+        own = PyTuple_Check(identity->ids);
+        if (own) {
+            id = PyUnicode_AsUTF8AndSize(PyTuple_GET_ITEM(identity->ids, row), &id_size); /* a TypeError unless it is a str */
+            if (!id)
+                goto done;
+        } else {
+            id_size = PyBytes_GET_SIZE(identity->ids) + digits;
+        }
+        named = PyBytes_GET_SIZE(identity->title) + varint_size(id_size) + id_size;
+    }
     Py_ssize_t size = 1 + varint_size(delta) + varint_size(number) + sized_size(key) + sized_size(value) + PyBytes_GET_SIZE(head)
-                    + (origin == Py_None ? 0 : varint_size(sized) + sized);
+                    + (origin == Py_None ? 0 : varint_size(sized) + sized) + named;
     if (!reserve(w, size + 10))
         goto done;
     put_varint(w, size);
@@ -374,6 +392,16 @@ static bool put_record(Writer *w, PyObject *input, PyObject *key, PyObject *valu
         put(w, PyBytes_AS_STRING(origin), PyBytes_GET_SIZE(origin));
         put(w, position, digits);
     }
+    if (identity->title != Py_None) {
+        put(w, PyBytes_AS_STRING(identity->title), PyBytes_GET_SIZE(identity->title));
+        put_varint(w, id_size);
+        if (own) {
+            put(w, id, id_size);
+        } else {
+            put(w, PyBytes_AS_STRING(identity->ids), PyBytes_GET_SIZE(identity->ids));
+            put(w, position, digits);
+        }
+    }
     fine = true;
 done:
     Py_DECREF(key);
@@ -382,11 +410,13 @@ done:
 
 static PyObject *encode_records(PyObject *module, PyObject *args) {
     PyObject *inputs, *keys, *values, *head, *origin, *given, *made = NULL;
+    Identity identity;
     long long number, first = 0, latest = 0;
-    if (!PyArg_ParseTuple(args, "OOOSOOL:encode_records", &inputs, &keys, &values, &head, &origin, &given, &number))
+    if (!PyArg_ParseTuple(args, "OOOSOOOOL:encode_records", &inputs, &keys, &values, &head, &origin, &identity.title, &identity.ids,
+                          &given, &number))
         return NULL;
-    if (origin != Py_None && !PyBytes_Check(origin)) {
-        PyErr_SetString(PyExc_TypeError, "the origin is neither bytes nor None");
+    if ((origin != Py_None && !PyBytes_Check(origin)) || (identity.title != Py_None && !PyBytes_Check(identity.title))) {
+        PyErr_SetString(PyExc_TypeError, "the origin or the title is neither bytes nor None");
         return NULL;
     }
     if (given != Py_None && (first = PyLong_AsLongLong(given)) == -1 && PyErr_Occurred())
@@ -397,11 +427,13 @@ static PyObject *encode_records(PyObject *module, PyObject *args) {
     inputs = PySequence_Tuple(inputs);
     values = PySequence_Tuple(values);
     keys = keys == Py_None ? Py_NewRef(keys) : PySequence_Tuple(keys);
-    if (!inputs || !values || !keys)
+    identity.ids = PyBytes_Check(identity.ids) || identity.title == Py_None ? Py_NewRef(identity.ids) : PySequence_Tuple(identity.ids);
+    if (!inputs || !values || !keys || !identity.ids)
         goto done;
     Py_ssize_t count = PyTuple_GET_SIZE(inputs);
-    if (PyTuple_GET_SIZE(values) != count || (keys != Py_None && PyTuple_GET_SIZE(keys) != count)) {
-        PyErr_SetString(PyExc_ValueError, "inputs, keys and values differ in length");
+    if (PyTuple_GET_SIZE(values) != count || (keys != Py_None && PyTuple_GET_SIZE(keys) != count)
+        || (PyTuple_Check(identity.ids) && PyTuple_GET_SIZE(identity.ids) != count)) {
+        PyErr_SetString(PyExc_ValueError, "inputs, keys, values and ids differ in length");
         goto done;
     }
     if (number < 0 || number > INT32_MAX - count) {
@@ -415,7 +447,7 @@ static PyObject *encode_records(PyObject *module, PyObject *args) {
     w.end = w.p + 1024;
     for (Py_ssize_t i = 0; i < count; i++)
         if (!put_record(&w, PyTuple_GET_ITEM(inputs, i), keys == Py_None ? NULL : PyTuple_GET_ITEM(keys, i), PyTuple_GET_ITEM(values, i),
-                        head, origin, &first, &latest, given == Py_None && i == 0, number + i))
+                        head, origin, &identity, i, &first, &latest, given == Py_None && i == 0, number + i))
             goto done;
     if (_PyBytes_Resize(&w.bytes, w.p - (byte *)PyBytes_AS_STRING(w.bytes)) == 0)
         made = Py_BuildValue("(OLL)", w.bytes, first, latest);
@@ -424,6 +456,7 @@ done:
     Py_XDECREF(inputs);
     Py_XDECREF(values);
     Py_XDECREF(keys);
+    Py_XDECREF(identity.ids);
     return made;
 }
 

@@ -1,4 +1,4 @@
-"""Batch: rows as named columns, the number each row had when it came in, and the Failure of each row that fell out.
+"""Batch: rows as named columns, the number each row had when it came in, where it came from, and the Failure of each row that fell out.
 
 A failed row is data. It leaves the columns at once, so that no later step sees it, and rides along in
 `failures` until the pipeline writes its dead letter; the rows beside it never notice.
@@ -6,18 +6,25 @@ A failed row is data. It leaves the columns at once, so that no later step sees 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain, repeat
+from operator import attrgetter
+from typing import Any, overload
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from penstock.errors import RecordError
+from penstock.record import Record, RecordLike
 
-__all__ = ["Array", "Batch", "Failure"]
+__all__ = ["Array", "Batch", "Failure", "Origin", "Table"]
 
 Array = npt.NDArray[Any]
+
+_KEY, _TIMESTAMP, _OFFSET = attrgetter("key"), attrgetter("timestamp"), attrgetter("offset")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,32 +35,72 @@ class Failure:
     error: RecordError
 
 
+class Origin:
+    """Where the rows of a chunk came from: runs of `records`, each of one partition. Its columns are made when they are first read.
+
+    `places` gives for each run its topic, its partition and how many records it has, in the order of the records.
+    """
+
+    def __init__(self, records: Sequence[RecordLike], places: Sequence[tuple[str, int, int]]) -> None:
+        self.records = records
+        self.places = places
+
+    @cached_property
+    def keys(self) -> Array:
+        """Each record's key, bytes or None: object [N]."""
+        return np.fromiter(map(_KEY, self.records), object, len(self.records))
+
+    @cached_property
+    def timestamps(self) -> Array:
+        """Each record's timestamp, ms since the epoch, UTC: int64 [N]."""
+        return np.fromiter(map(_TIMESTAMP, self.records), np.int64, len(self.records))
+
+    @cached_property
+    def offsets(self) -> Array:
+        """Each record's offset in its partition: int64 [N]."""
+        return np.fromiter(map(_OFFSET, self.records), np.int64, len(self.records))
+
+    @cached_property
+    def partitions(self) -> Array:
+        """Each record's partition: int32 [N]."""
+        runs = (repeat(partition, count) for _, partition, count in self.places)
+        return np.fromiter(chain.from_iterable(runs), np.int32, len(self.records))
+
+    @cached_property
+    def positions(self) -> list[str]:
+        """Each record's position, TOPIC:PARTITION:OFFSET."""
+        runs = (repeat(f"{topic}:{partition}:", count) for topic, partition, count in self.places)
+        return [f"{place}{record.offset}" for place, record in zip(chain.from_iterable(runs), self.records, strict=True)]
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """`size` live rows as named columns, each an array whose first axis is the rows.
 
     `rows` gives the incoming row number of each live row, ascending; None means that none has failed and
-    row i came in as row i. `failures` holds the others. Together they are exactly the rows that came in.
+    row i came in as row i. `failures` holds the others. Together they are exactly the rows that came in. `origin` is None
+    for columns that did not come from records.
     """
 
     size: int
     columns: Mapping[str, Array] = field(default_factory=dict)
     rows: Array | None = None
     failures: tuple[Failure, ...] = ()
+    origin: Origin | None = None
 
     def with_columns(self, columns: Mapping[str, Array]) -> Batch:
         """The same rows with more columns."""
-        return Batch(self.size, {**self.columns, **columns}, self.rows, self.failures)
+        return Batch(self.size, {**self.columns, **columns}, self.rows, self.failures, self.origin)
+
+    def with_origin(self, origin: Origin) -> Batch:
+        """The same rows, and where they came from."""
+        return Batch(self.size, self.columns, self.rows, self.failures, origin)
 
     def take(self, keep: Array) -> Batch:
         """Only the live rows at the positions `keep` (ascending integers). Failures ride along."""
         rows = np.arange(self.size) if self.rows is None else self.rows
-        return Batch(
-            size=len(keep),
-            columns={name: column[keep] for name, column in self.columns.items()},
-            rows=rows[keep],
-            failures=self.failures,
-        )
+        columns = {name: column[keep] for name, column in self.columns.items()}
+        return Batch(len(keep), columns, rows[keep], self.failures, self.origin)
 
     def fail(self, errors: Mapping[int, RecordError]) -> Batch:
         """Without the live rows at the positions in `errors`; each becomes a Failure."""
@@ -63,4 +110,85 @@ class Batch:
         number = list(numbers)
         keep = np.array([i for i in range(self.size) if i not in errors], dtype=np.intp)
         failed = tuple(Failure(number[i], errors[i]) for i in sorted(errors))
-        return replace(self.take(keep), failures=self.failures + failed)
+        left = self.take(keep)
+        return Batch(left.size, left.columns, left.rows, self.failures + failed, self.origin)
+
+    # -- where the live rows came from: made when they are first read, and free until then ----------------------------
+
+    @property
+    def keys(self) -> Array:
+        """The records' keys, bytes or None: object [size]. Raises ValueError when the batch has no origin; so do those below."""
+        return self._of(self._from.keys)
+
+    @property
+    def timestamps(self) -> Array:
+        """The records' timestamps, ms since the epoch, UTC: int64 [size]."""
+        return self._of(self._from.timestamps)
+
+    @property
+    def partitions(self) -> Array:
+        """The partitions of the records' topics: int32 [size]."""
+        return self._of(self._from.partitions)
+
+    @property
+    def offsets(self) -> Array:
+        """The records' offsets: int64 [size]."""
+        return self._of(self._from.offsets)
+
+    @property
+    def _from(self) -> Origin:
+        if self.origin is None:
+            raise ValueError("this batch has no origin: its columns did not come from records")
+        return self.origin
+
+    def _of(self, column: Array) -> Array:
+        return column if self.rows is None else column[self.rows]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table(Sequence[RecordLike]):
+    """Rows that are columns already, by field name: what a columnar file or an Arrow table yields instead of encoded records.
+
+    `columns` hold `[N, ...]`; `nulls` marks the rows of a field that are null (bool `[N]`), and a field without nulls is not
+    in it. As a sequence it is its rows one by one, each a record whose value is the row as JSON: made only for a row that is
+    asked for, such as one that becomes a dead letter. A slice is a Table over the same memory.
+    """
+
+    topic: str
+    columns: Mapping[str, Array]
+    nulls: Mapping[str, Array] = field(default_factory=dict)
+    partition: int = 0
+    offset: int = 0
+    timestamps: Array | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+    @overload
+    def __getitem__(self, at: int) -> RecordLike: ...
+    @overload
+    def __getitem__(self, at: slice) -> Table: ...
+    def __getitem__(self, at: int | slice) -> RecordLike | Table:
+        if isinstance(at, slice):
+            begin, _, step = at.indices(len(self))
+            if step != 1:
+                raise ValueError("a table is cut into runs of rows")
+            columns = {name: column[at] for name, column in self.columns.items()}
+            nulls = {name: mask[at] for name, mask in self.nulls.items()}
+            stamps = None if self.timestamps is None else self.timestamps[at]
+            return Table(self.topic, columns, nulls, self.partition, self.offset + begin, stamps)
+        row = range(len(self))[at]
+        event = {
+            name: None if name in self.nulls and self.nulls[name][row] else _plain(column[row]) for name, column in self.columns.items()
+        }
+        stamp = 0 if self.timestamps is None else int(self.timestamps[row])
+        return Record(self.topic, msgspec.json.encode(event), None, (), stamp, self.partition, self.offset + row)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the columns; of text, what its references take."""
+        return sum(column.nbytes for column in self.columns.values())
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

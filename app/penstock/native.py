@@ -53,6 +53,8 @@ class Native(Protocol):
         values: Sequence[bytes | None],
         head: bytes,
         origin: bytes | None,
+        title: bytes | None,
+        ids: bytes | Sequence[str] | None,
         first: int | None,
         number: int,
         /,
@@ -60,7 +62,9 @@ class Native(Protocol):
         """An output for each input as records of a batch; the batch's first timestamp; the latest of these outputs.
 
         `head` follows the value in each: the count of the headers, the headers, and, when `origin` is given, the name of
-        one more, whose value is `origin` and the input's offset. `first` is the batch's first timestamp, None when it
+        one more, whose value is `origin` and the input's offset. When `title` is given, a last header follows: `title` is its
+        name with its length, and its value is that of `ids`, or `ids` and the input's offset where these are bytes.
+        `first` is the batch's first timestamp, None when it
         begins here; `number` is the place of the first output in it. Raises TypeError, ValueError or OverflowError for
         what it leaves to Python.
         """

@@ -7,7 +7,7 @@ them out one by one for everybody who has the time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from penstock.record import Header, Outgoing, RecordLike
@@ -20,8 +20,9 @@ class Parcel:
     """One output for each of `inputs`, in order.
 
     An output has its input's timestamp, and its key unless `keys` gives others. Its headers are `common`, then (when
-    `origin` is given) one named `origin[0]` that holds `origin[1]` followed by the input's offset in decimal, then what
-    `extra` has for it. `dead` marks dead letters.
+    `origin` is given) one named `origin[0]` that holds `origin[1]` followed by the input's offset in decimal, then (when
+    `identity` is given) one named `identity[0]` with the event's id, then what `extra` has for it. The id is that of `ids`;
+    without them it is `identity[1]` followed by the input's offset. `dead` marks dead letters.
     """
 
     topic: str
@@ -31,6 +32,8 @@ class Parcel:
     keys: Sequence[bytes] | None = None
     common: tuple[Header, ...] = ()
     origin: tuple[str, bytes] | None = None
+    identity: tuple[str, str] | None = None
+    ids: Sequence[str] | None = None
     extra: Sequence[Sequence[Header]] | None = None
     dead: bool = False
 
@@ -48,11 +51,16 @@ class Parcel:
                 [
                     *self.common,
                     *([(self.origin[0], self.origin[1] + b"%d" % one.offset)] if self.origin else []),
+                    *([(self.identity[0], self._id(at, one).encode())] if self.identity else []),
                     *(self.extra[at] if self.extra is not None else ()),
                 ],
             )
             for at, one in enumerate(self.inputs)
         ]
+
+    def _id(self, at: int, one: RecordLike) -> str:
+        assert self.identity is not None
+        return f"{self.identity[1]}{one.offset}" if self.ids is None else self.ids[at]
 
     def part(self, start: int, stop: int) -> Parcel:
         """The outputs [start, stop)."""
@@ -61,6 +69,7 @@ class Parcel:
             inputs=self.inputs[start:stop],
             values=self.values[start:stop],
             keys=None if self.keys is None else self.keys[start:stop],
+            ids=None if self.ids is None else self.ids[start:stop],
             extra=None if self.extra is None else self.extra[start:stop],
         )
 
@@ -69,16 +78,14 @@ class Parcel:
         middle = len(self) // 2
         return self.part(0, middle), self.part(middle, len(self))
 
-    def without(self, inputs: Sequence[RecordLike]) -> Parcel:
-        """The parcel less the outputs to these inputs."""
-        gone = {id(one) for one in inputs}
-        keep = [at for at, one in enumerate(self.inputs) if id(one) not in gone]
-        if len(keep) == len(self):
-            return self
+    def without(self, gone: Collection[int]) -> Parcel:
+        """The parcel less the outputs at these places."""
+        keep = [at for at in range(len(self)) if at not in gone]
         return replace(
             self,
             inputs=[self.inputs[at] for at in keep],
             values=[self.values[at] for at in keep],
             keys=None if self.keys is None else [self.keys[at] for at in keep],
+            ids=None if self.ids is None else [self.ids[at] for at in keep],
             extra=None if self.extra is None else [self.extra[at] for at in keep],
         )

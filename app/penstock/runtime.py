@@ -20,6 +20,8 @@ from penstock.model.quarantine import Limits
 from penstock.model.session import Session
 from penstock.model.trust import ModelTrust, Policy, judge, load_trust
 from penstock.model.verify import verify
+from penstock.nodes import ModelNode
+from penstock.pipeline.ports import Program, ports
 from penstock.registry.directory import DirectoryRegistry
 from penstock.schema import Schema
 from penstock.settings import Settings
@@ -80,8 +82,8 @@ def load(
     return Loaded(topology, wiring, source_schemas, sink_schemas, artifacts, tuple(shelf.absent))
 
 
-def prepare(loaded: Loaded, *, warm_rows: int = 256, model_trust: Path | None = None, signatures: Policy | None = None) -> Plan:
-    """The plan, ready to serve: every model judged by its signature, verified (digest, signature, golden records), loaded and warm.
+def prepare(loaded: Loaded, *, warm_rows: int = 256, model_trust: Path | None = None, signatures: Policy | None = None) -> Program:
+    """The program, ready to serve: every model judged by its signature, verified (digest, signature, golden records), loaded and warm.
 
     `warm_rows` is the batch size that the models are warmed up at, beside single rows. `model_trust` is the folder of those whose
     models are trusted, and `signatures` the policy, the topology's own unless given; what `warn` lets pass is logged. Raises
@@ -112,13 +114,18 @@ def bindings(loaded: Loaded) -> dict[str, Binding]:
 
 def sessions(plan: Plan) -> dict[str, Session]:
     """The loaded models of a plan, by node."""
-    return {node.name: node.model for stage in plan.stages.values() for node in stage.nodes if isinstance(node.model, Session)}
+    return {
+        node.name: node.model
+        for stage in plan.stages.values()
+        for node in stage.nodes
+        if isinstance(node, ModelNode) and isinstance(node.model, Session)
+    }
 
 
 def rebuild(
     loaded: Loaded, artifacts: Mapping[str, Artifact], sessions: Mapping[str, Session], parameters: Mapping[str, Mapping[str, object]]
-) -> Plan:
-    """The plan of the same topology with these versions, loaded, and these parameters in place of the file's; all by node name.
+) -> Program:
+    """The program of the same topology with these versions, loaded, and these parameters in place of the file's; all by node name.
 
     Raises ModelMismatch with everything that does not fit: nodes that are not the topology's, names, dtypes, shapes and who reads
     them, requirements that the metrics do not meet, parameters.
@@ -132,7 +139,7 @@ def store(settings: Settings) -> Store:
     return Store(settings.cache.expanduser(), roots, settings.model_bytes)
 
 
-def updater(loaded: Loaded, settings: Settings) -> Updater[Plan]:
+def updater(loaded: Loaded, settings: Settings) -> Updater[Program]:
     """What makes releases of the topology ready on this worker. Raises SettingsError when a registry root is none."""
     policy = loaded.topology.releases.signatures
 
@@ -150,8 +157,8 @@ def updater(loaded: Loaded, settings: Settings) -> Updater[Plan]:
     )
 
 
-def _fit(loaded: Loaded, artifacts: Mapping[str, Artifact], parameters: Mapping[str, Mapping[str, object]]) -> Build[Plan]:
-    """What makes the plan of loaded models. Raises ModelMismatch; see `rebuild`."""
+def _fit(loaded: Loaded, artifacts: Mapping[str, Artifact], parameters: Mapping[str, Mapping[str, object]]) -> Build[Program]:
+    """What makes the program of loaded models. Raises ModelMismatch; see `rebuild`."""
     topology = loaded.topology
     nodes = {node.name for node in topology.nodes}
     found = [
@@ -170,10 +177,11 @@ def _fit(loaded: Loaded, artifacts: Mapping[str, Artifact], parameters: Mapping[
     return partial(_compile, replace(loaded, wiring=wiring, artifacts=artifacts), parameters=parameters)
 
 
-def _compile(loaded: Loaded, sessions: Mapping[str, Session], parameters: Mapping[str, Mapping[str, object]]) -> Plan:
+def _compile(loaded: Loaded, sessions: Mapping[str, Session], parameters: Mapping[str, Mapping[str, object]]) -> Program:
     # In the topology's order, whatever order a release says them in: outputs of all generations name them alike.
     versions = {node.name: str(loaded.artifacts[node.name]) for node in loaded.topology.nodes}
-    return compile(loaded.wiring, sessions, versions, loaded.schemas, loaded.sink_schemas, parameters)
+    plan = compile(loaded.wiring, sessions, versions, parameters)
+    return Program(plan, ports(loaded.wiring, loaded.schemas, loaded.sink_schemas))
 
 
 def _admit(policy: Policy, artifact: Artifact, trust: ModelTrust | None) -> None:

@@ -17,6 +17,7 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--no-cov", *sys.argv[1:]]
 """
 SUITES = [
     "tests/unit/codecs",
+    "tests/unit/pipeline",
     "tests/unit/runners",
     "tests/unit/testing",
     "tests/contracts/test_codecs.py",

@@ -12,18 +12,18 @@ import pytest
 from penstock.batch import Array, Batch
 from penstock.errors import InferenceError
 from penstock.model.session import Session
-from penstock.nodes import Node
+from penstock.nodes import HASTY, WHOLE, Context, ModelNode
 from penstock.testing import models
 from penstock.testing.check_node import check_node
 
 
-def node(model: bytes, *tensors: str, shape: tuple[int, ...] = (1,)) -> Node:
+def node(model: bytes, *tensors: str, shape: tuple[int, ...] = (1,)) -> ModelNode:
     """A node over columns `[N]` that have the names of the model's inputs."""
 
     def feed(name: str) -> Callable[[Mapping[str, Array]], Array]:
         return lambda columns: columns[name].reshape(-1, *shape)
 
-    return Node("n", "tiny@1", Session.load(model), tuple((name, feed(name)) for name in tensors), ("y",), ("n.y",))
+    return ModelNode("n", "tiny@1", Session.load(model), tuple((name, feed(name)) for name in tensors), ("y",), ("n.y",))
 
 
 FLOATS = np.array([1, 2, 3, 4, 5], np.float32)
@@ -57,48 +57,51 @@ def test_model_that_mixes_rows_breaks_the_contract() -> None:
 class Broken:
     """A good node with one fault."""
 
-    inner: Node
-    fault: Callable[[Node, Batch], Batch]
+    inner: ModelNode
+    fault: Callable[[ModelNode, Batch], Batch]
 
-    def run(self, batch: Batch, *, isolate: bool = True) -> Batch:
+    name: str = "broken"
+    stateful: bool = False
+
+    def run(self, batch: Batch, context: Context = WHOLE) -> Batch:
         return self.fault(self.inner, batch)
 
 
-def _drops_failed_rows(inner: Node, batch: Batch) -> Batch:
+def _drops_failed_rows(inner: ModelNode, batch: Batch) -> Batch:
     return replace(inner.run(batch), failures=batch.failures)
 
 
-def _fails_all_for_one(inner: Node, batch: Batch) -> Batch:
+def _fails_all_for_one(inner: ModelNode, batch: Batch) -> Batch:
     try:
-        return inner.run(batch, isolate=False)
+        return inner.run(batch, HASTY)
     except InferenceError as error:
         return batch.fail(dict.fromkeys(range(batch.size), error))
 
 
-def _forgets_earlier_failures(inner: Node, batch: Batch) -> Batch:
+def _forgets_earlier_failures(inner: ModelNode, batch: Batch) -> Batch:
     return inner.run(replace(batch, failures=()))
 
 
-def _forgets_row_numbers(inner: Node, batch: Batch) -> Batch:
+def _forgets_row_numbers(inner: ModelNode, batch: Batch) -> Batch:
     return replace(inner.run(batch), rows=None)
 
 
-def _writes_into_its_input(inner: Node, batch: Batch) -> Batch:
+def _writes_into_its_input(inner: ModelNode, batch: Batch) -> Batch:
     done = inner.run(batch)
     batch.columns["x"][0] += 1
     return done
 
 
-def _drops_columns(inner: Node, batch: Batch) -> Batch:
+def _drops_columns(inner: ModelNode, batch: Batch) -> Batch:
     done = inner.run(batch)
     return replace(done, columns={"n.y": done.columns["n.y"]}) if done.size else done
 
 
-def _adds_nothing(inner: Node, batch: Batch) -> Batch:
+def _adds_nothing(inner: ModelNode, batch: Batch) -> Batch:
     return batch
 
 
-def _reverses(inner: Node, batch: Batch) -> Batch:
+def _reverses(inner: ModelNode, batch: Batch) -> Batch:
     done = inner.run(batch)
     return done.with_columns({"n.y": done.columns["n.y"][::-1]}) if done.size else done
 

@@ -19,10 +19,10 @@ from penstock.errors import DeliveryFailed
 from penstock.parcel import Parcel
 from penstock.record import Record
 from penstock.testing import Broker, create_topics, read_all, unique, wait_for
+from penstock.transports.base import Sent
 from penstock.transports.kafka.direct import Line
-from penstock.transports.kafka.dispatch import Dispatcher, Turn
+from penstock.transports.kafka.dispatch import Dispatcher
 from penstock.transports.kafka.encode import RecordBatch
-from penstock.transports.kafka.producer import when_delivered
 from penstock.transports.kafka.wire import Api
 
 pytestmark = pytest.mark.broker
@@ -39,33 +39,27 @@ class Way:
     topic: str
     short: int = 0
     long: int = 0
-    futures: list[Turn | asyncio.Future[Any]] = field(default_factory=list)
+    sent: Sent = field(default_factory=Sent)
 
     async def send(self, partition: int, value: bytes, *, aside: bool = False) -> None:
         batch = RecordBatch(1 << 20)
         batch.add(Parcel(self.topic, partition, [Record(self.topic, value, b"key", timestamp=int(time.time() * 1000))], [value]))
         await self.dispatcher.room(self.topic, partition)
-        future = None if aside else self.dispatcher.offer(batch, self.topic, partition)
-        if future is None:
+        if not aside and self.dispatcher.offer(batch, self.topic, partition, self.sent):
+            self.short += 1
+        else:
             self.long += 1
             future = await self.producer.send_batch(batch, self.topic, partition=partition)
-        else:
-            self.short += 1
-        self.futures.append(future)
+            self.sent.add()
+            future.add_done_callback(self.sent.settle_with)
 
     async def arrived(self) -> None:
         """Waits until all that was sent is acknowledged. Raises what the broker had against it."""
         self.dispatcher.push()
-        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def then(refused: DeliveryFailed | None) -> None:
-            if refused is None:
-                answer.set_result(None)
-            else:
-                answer.set_exception(refused)
-
-        when_delivered(self.futures, then)
-        await answer
+        if not self.sent.done():
+            await self.sent.settled()
+        elif error := self.sent.exception():
+            raise error
 
 
 @asynccontextmanager

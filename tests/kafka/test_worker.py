@@ -42,6 +42,7 @@ def test_answers_keep_key_partition_and_timestamp_and_carry_their_origin(broker:
             "penstock-generation": b"0",
             "penstock-models": b"double=double@1",
             "penstock-source": f"{job.source}/{question.partition}/{question.offset}".encode(),
+            "penstock-id": answer.key,  # the key and the source's id field hold the same here
             **dict(trace),
         }
     assert committed(broker, job.group, job.source) == end_offsets(broker, job.source)

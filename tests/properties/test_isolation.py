@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from penstock.batch import Batch
 from penstock.errors import RecordError
 from penstock.model.session import Session
-from penstock.nodes import Node
+from penstock.nodes import ModelNode
 from penstock.testing import models
 
 TABLE = [10.0, 20.0, 30.0]
@@ -18,8 +18,8 @@ BAD = len(TABLE)  # the first number that is in no row of the table: the model r
 _session = Session.load(models.gather(TABLE))
 
 
-def _node(name: str, column: str) -> Node:
-    return Node(name, f"{name}@1", _session, (("x", lambda columns: columns[column].reshape(-1, 1)),), ("y",), (f"{name}.y",))
+def _node(name: str, column: str) -> ModelNode:
+    return ModelNode(name, f"{name}@1", _session, (("x", lambda columns: columns[column].reshape(-1, 1)),), ("y",), (f"{name}.y",))
 
 
 first, second = _node("first", "a"), _node("second", "b")

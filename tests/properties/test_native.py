@@ -187,7 +187,9 @@ def parcels(draw: st.DrawFn) -> Parcel:
     inputs = [Record("in", None, key, (), stamp, 0, offset) for key, stamp, offset in rows]
     keys = draw(st.none() | st.just(column(BYTES)))
     origin = draw(st.none() | st.tuples(st.text(max_size=4), BYTES | st.just(b"100%/")))
-    return Parcel("topic", 0, inputs, column(st.none() | BYTES | LONG), keys, tuple(draw(HEADERS)), origin)
+    identity = draw(st.none() | st.tuples(st.text(max_size=4), st.text(max_size=8) | st.just("50%:")))
+    ids = draw(st.none() | st.just(column(st.text(max_size=8))))
+    return Parcel("topic", 0, inputs, column(st.none() | BYTES | LONG), keys, tuple(draw(HEADERS)), origin, identity, ids)
 
 
 @given(st.lists(parcels(), min_size=1, max_size=3))

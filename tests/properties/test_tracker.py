@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from penstock.transports.kafka.tracker import Partition, Span, Tracker
+from penstock.transports.tracker import Partition, Span, Tracker
 
 PARTITIONS: list[Partition] = [("t", 0), ("t", 1), ("u", 0)]
 partitions = st.sampled_from(PARTITIONS)
@@ -62,6 +62,7 @@ class Positions(RuleBasedStateMachine):
         self.lines = {partition: Line() for partition in PARTITIONS}
         self.alive: dict[int, Span] = {}  # taken in this assignment and not finished
         self.started: set[int] = set()
+        self.rewound: set[Partition] = set()
 
     # -- rebalances ------------------------------------------------------------------------------------------------
 
@@ -75,6 +76,7 @@ class Positions(RuleBasedStateMachine):
         """A new assignment, each partition from where the broker says, whatever is under way."""
         self.alive.clear()
         self.started.clear()
+        self.rewound.clear()
         for partition, line in self.lines.items():
             line.ours = partition in ours
             line.begin = line.next = line.acked = line.stored
@@ -101,9 +103,9 @@ class Positions(RuleBasedStateMachine):
         if not line.ours:
             assert self.tracker.expected(partition) is None
             with pytest.raises(ValueError, match="not assigned"):
-                self.tracker.take(partition, line.next, line.next + length, size)
-            return Span(partition, line.next, line.next + length, size, -1)  # of no assignment: as late as can be
-        span = self.tracker.take(partition, line.next, line.next + length, size)
+                self.tracker.take(partition, line.next, line.next + length, size=size)
+            return Span(partition, line.next, line.next + length, (), size, -1, self.tracker)  # of no assignment: as late as can be
+        span = self.tracker.take(partition, line.next, line.next + length, size=size)
         line.next += length
         self.alive[id(span)] = span
         return span
@@ -131,19 +133,41 @@ class Positions(RuleBasedStateMachine):
     def start(self, span: Span) -> None:
         known = id(span) in self.alive
         finished = span.finished
-        assert self.tracker.start(span) == (span.epoch == self.tracker.epoch)
+        assert span.begin() == (span.epoch == self.tracker.epoch and not span.dropped)
         if known and not finished:
             self.started.add(id(span))
 
     @rule(span=spans)
     def finish(self, span: Span) -> None:
         """In any order, several times, and long after the partition went away."""
-        self.tracker.finish(span)
+        span.finish()
         if self.alive.pop(id(span), None) is not None:
             self.started.discard(id(span))
             positions = range(span.start, span.end)
             self.lines[span.partition].finished.update(positions)
             self.lines[span.partition].done.update(positions)
+
+    @rule(span=spans)
+    def abandon(self, span: Span) -> None:
+        """The partition goes back to the span's start; what was taken behind it is read again as well."""
+        known = id(span) in self.alive
+        span.abandon()
+        if not known:
+            return
+        line = self.lines[span.partition]
+        line.next = span.start
+        line.finished.difference_update([at for at in line.finished if at >= span.start])
+        for one in [one for one in self.alive.values() if one.partition == span.partition and one.start >= span.start]:
+            assert one.dropped
+            del self.alive[id(one)]
+            self.started.discard(id(one))
+        self.rewound.add(span.partition)
+
+    @rule()
+    def seek(self) -> None:
+        """The source learns where to read again, once."""
+        assert self.tracker.rewound() == {partition: self.lines[partition].next for partition in self.rewound}
+        self.rewound.clear()
 
     # -- commits ---------------------------------------------------------------------------------------------------
 

@@ -91,7 +91,7 @@ def test_models_that_are_not_there_are_no_problem_where_the_control_log_binds_ot
     artifacts = {"scaled": DirectoryRegistry(root / "models").resolve("scale", "1"), **found.artifacts}
     assert rebuild(
         found, artifacts, {"scaled": Session.load(artifacts["scaled"]), "score": Session.load(artifacts["score"])}, {}
-    ).versions == {"scaled": "scale@1", "score": "score@2"}
+    ).plan.versions == {"scaled": "scale@1", "score": "score@2"}
 
 
 def test_types_are_held_against_the_registered_signature(root: Path) -> None:
@@ -143,8 +143,8 @@ def test_plan_names_its_versions_in_the_order_of_the_topology(root: Path) -> Non
     """A release says them in another one, and outputs of all generations name them alike."""
     first = loaded(root)
     turned = dict(reversed([*first.artifacts.items()]))
-    plan = rebuild(first, turned, sessions(prepare(first)), {})
-    assert [*plan.versions] == ["scaled", "score"]
+    plan = rebuild(first, turned, sessions(prepare(first).plan), {})
+    assert [*plan.plan.versions] == ["scaled", "score"]
 
 
 def signed(root: Path, policy: str, *references: str) -> Path:
@@ -166,7 +166,7 @@ def test_signed_models_serve_where_signatures_are_required(root: Path, caplog: p
     trusted = signed(root, "require", "scale@1", "score@2")
     with caplog.at_level("INFO", "penstock.runtime"):
         plan = prepare(loaded(root), model_trust=trusted)
-    assert dict(plan.versions) == {"scaled": "scale@1", "score": "score@2"}
+    assert dict(plan.plan.versions) == {"scaled": "scale@1", "score": "score@2"}
     assert [record.getMessage().partition(" (")[0] for record in caplog.records] == [
         "model scale@1 is signed by key us.pem",
         "model score@2 is signed by key us.pem",
@@ -200,7 +200,7 @@ def test_signatures_are_not_looked_at_where_they_are_off(root: Path) -> None:
     """Not even the folder of keys has to be there."""
     signed(root, "off")
     (root / "models/scale/1/model.sig").write_text("garbage")
-    assert prepare(loaded(root), model_trust=root / "absent").versions["scaled"] == "scale@1"
+    assert prepare(loaded(root), model_trust=root / "absent").plan.versions["scaled"] == "scale@1"
 
 
 def test_files_that_change_after_they_were_judged_do_not_serve(root: Path) -> None:

@@ -13,11 +13,12 @@ from penstock.codecs.base import Decoder, Encoder
 from penstock.codecs.event import event_reader, event_writer
 from penstock.codecs.json import JsonDecoder, JsonEncoder
 from penstock.codecs.schema import load_schema
+from penstock.codecs.table import TableDecoder
 from penstock.errors import SchemaError
 from penstock.schema import Column, Schema
 from penstock.signature import Tensor
 
-__all__ = ["Decoder", "Encoder", "Format", "decoder", "encoder", "event_reader", "event_writer", "load_schema"]
+__all__ = ["Decoder", "Encoder", "Format", "TableDecoder", "decoder", "encoder", "event_reader", "event_writer", "load_schema"]
 
 Format = Literal["json", "avro", "avro-confluent"]
 

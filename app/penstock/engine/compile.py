@@ -1,4 +1,4 @@
-"""(Wiring, loaded models, schemas) → Plan: names become functions over columns, once, so that the hot loop looks nothing up."""
+"""(Wiring, loaded models) → Plan: names become functions over columns, once, so that the hot loop looks nothing up."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from penstock.batch import Array
-from penstock.codecs import decoder, encoder
-from penstock.engine.plan import Emission, Pick, Plan, Stage
-from penstock.nodes import Node, Runs
-from penstock.schema import Schema
+from penstock.engine.plan import Output, Pick, Plan, Stage
+from penstock.nodes import ModelNode, Node, Runs
 from penstock.signature import Tensor
 from penstock.topology import wiring
 from penstock.topology.fit import fit
@@ -22,50 +20,33 @@ Parameters = Mapping[str, object]
 
 
 def compile(
-    wired: wiring.Wiring,
-    models: Mapping[str, Runs],
-    versions: Mapping[str, str],
-    schemas: Mapping[str, Schema],
-    sink_schemas: Mapping[str, Schema] | None = None,
-    parameters: Mapping[str, Parameters] | None = None,
+    wired: wiring.Wiring, models: Mapping[str, Runs], versions: Mapping[str, str], parameters: Mapping[str, Parameters] | None = None
 ) -> Plan:
     """A runnable plan.
 
-    `models` and `versions` (`name@version`) are by node name, `schemas` by source name, `sink_schemas` by sink name.
-    `parameters`, by node name, are values in place of the file's. Raises ValueError for one that the file does not declare
-    or that does not fit its tensor: `check_parameters` tells before.
+    `models` and `versions` (`name@version`) are by node name. `parameters`, by node name, are values in place of the file's.
+    Raises ValueError for one that the file does not declare or that does not fit its tensor: `check_parameters` finds it before.
     """
-    sink_schemas, parameters = sink_schemas or {}, parameters or {}
+    parameters = parameters or {}
     for name, given in parameters.items():
         node = wired.topology.node(name)
         if undeclared := set(given).difference(node.parameters if node else ()):
             raise ValueError(f"nodes.{name}.parameters: the topology declares no {', '.join(sorted(undeclared))}")
-    stages = {one.name: _stage(one, models, versions, schemas[one.source.name], sink_schemas, parameters) for one in wired.stages}
+
+    def made(step: wiring.Step) -> Node:
+        name = step.node.name
+        return _node(step, models[name], versions[name], parameters.get(name, {}))
+
+    stages = {
+        stage.name: Stage(stage, tuple(made(step) for step in stage.steps), tuple(_output(emit) for emit in stage.emits))
+        for stage in wired.stages
+    }
     return Plan(wired.topology.name, stages, {node.name: versions[node.name] for node in wired.topology.nodes})
 
 
-def _stage(
-    stage: wiring.Stage,
-    models: Mapping[str, Runs],
-    versions: Mapping[str, str],
-    schema: Schema,
-    sink_schemas: Mapping[str, Schema],
-    parameters: Mapping[str, Parameters],
-) -> Stage:
-    source = stage.source
-    return Stage(
-        wired=stage,
-        decoder=decoder(source.format, schema, stage.inputs[0].columns, max_bytes=source.max_bytes),
-        nodes=tuple(
-            _node(step, models[step.node.name], versions[step.node.name], parameters.get(step.node.name, {})) for step in stage.steps
-        ),
-        emissions=tuple(_emission(emit, sink_schemas.get(emit.sink.name)) for emit in stage.emits),
-    )
-
-
-def _node(step: wiring.Step, model: Runs, version: str, parameters: Parameters) -> Node:
+def _node(step: wiring.Step, model: Runs, version: str, parameters: Parameters) -> ModelNode:
     name = step.node.name
-    return Node(
+    return ModelNode(
         name=name,
         version=version,
         model=model,
@@ -127,10 +108,5 @@ def _pick(part: wiring.Part) -> Pick:
     return lambda columns: columns[name][..., index]
 
 
-def _emission(emit: wiring.Emit, schema: Schema | None) -> Emission:
-    return Emission(
-        emit=emit,
-        picks=tuple(_pick(field.part) for field in emit.fields),
-        key=None if emit.key is None else _pick(emit.key),
-        encoder=encoder(emit.sink.format, [Tensor(field.name, field.dtype, field.shape) for field in emit.fields], schema),
-    )
+def _output(emit: wiring.Emit) -> Output:
+    return Output(emit, tuple(_pick(field.part) for field in emit.fields), None if emit.key is None else _pick(emit.key))

@@ -1,4 +1,4 @@
-"""Plan: a topology bound to loaded models, as immutable values that every runner shares."""
+"""Plan: a topology bound to loaded models, as immutable values that every runner shares. Columns in, columns out."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from penstock.batch import Array
-from penstock.codecs.base import Decoder, Encoder
 from penstock.nodes import Node
-from penstock.topology.wiring import Emit
-from penstock.topology.wiring import Stage as Wired
+from penstock.topology import wiring
 
-__all__ = ["Emission", "Plan", "Stage"]
+__all__ = ["Output", "Pick", "Plan", "Stage"]
 
 Pick = Callable[[Mapping[str, Array]], Array]
 
 
 @dataclass(frozen=True, slots=True)
-class Emission:
-    """What a stage writes to one sink: how each output field is picked from the columns, and the encoder of the whole."""
+class Output:
+    """What a stage gives to one sink: how each field, and the key of its own if it has one, is picked from the columns."""
 
-    emit: Emit
+    emit: wiring.Emit
     picks: tuple[Pick, ...]
     key: Pick | None
-    encoder: Encoder
+
+    def columns(self, columns: Mapping[str, Array]) -> dict[str, Array]:
+        """The fields of the output event by name, each `[N, ...]`."""
+        return {field.name: pick(columns) for field, pick in zip(self.emit.fields, self.picks, strict=True)}
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The way of the events of one source: decoded, through the nodes in order, to the emissions."""
+    """What the rows of one stage go through: the nodes in order, then the outputs."""
 
-    wired: Wired
-    decoder: Decoder
+    wired: wiring.Stage
     nodes: tuple[Node, ...]
-    emissions: tuple[Emission, ...]
+    outputs: tuple[Output, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from penstock.batch import Array
 from penstock.engine.plan import Stage
 from penstock.errors import InferenceError
-from penstock.nodes import Node
+from penstock.nodes import ModelNode
 
 __all__ = ["Run", "watched"]
 
@@ -26,13 +26,14 @@ class Run:
 
 def watched(stage: Stage, tell: Callable[[Run], None]) -> Stage:
     """The stage, telling each run of a model as it ends. A batch in which a row fails is several runs: see `nodes`."""
-    return replace(stage, nodes=tuple(replace(node, model=_Witness(node, tell)) for node in stage.nodes))
+    nodes = (replace(node, model=_Witness(node, tell)) if isinstance(node, ModelNode) else node for node in stage.nodes)
+    return replace(stage, nodes=tuple(nodes))
 
 
 class _Witness:
     """Runs a node's model, and tells."""
 
-    def __init__(self, node: Node, tell: Callable[[Run], None]) -> None:
+    def __init__(self, node: ModelNode, tell: Callable[[Run], None]) -> None:
         self._name, self._version, self._model, self._tell = node.name, node.version, node.model, tell
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:

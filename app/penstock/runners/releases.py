@@ -32,9 +32,10 @@ from penstock.control.status import Place, Progress, WorkerStatus
 from penstock.control.topics import Topics
 from penstock.control.trust import Judge, Trust
 from penstock.control.updater import Staged
-from penstock.engine import Live, Plan, Serving
+from penstock.engine import Live, Serving
 from penstock.errors import PenstockError, SettingsError, TransportError, TransportUnavailable
 from penstock.model.artifact import Artifact
+from penstock.pipeline import Program
 from penstock.runners.report import Reporter
 from penstock.runners.validity import Validity, take_back
 from penstock.runtime import Loaded
@@ -63,7 +64,7 @@ class _Case:
     state: State = State.ANNOUNCED
     detail: str = ""
     since: str = field(default_factory=timestamp)
-    staged: Staged[Plan] | None = None
+    staged: Staged[Program] | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     pause: float = AGAIN[0]
     again: float = 0.0  # monotonic time before which it is not tried again
@@ -76,6 +77,7 @@ class _Case:
 class _Served(Serving):
     """A plan in force, what it binds, and the versions that it was made of."""
 
+    program: Program
     bindings: Mapping[str, Binding]
     artifacts: Mapping[str, Artifact]
 
@@ -192,9 +194,10 @@ class Releases:
             for entry in entries:
                 self._log.apply(entry)
         if not self._log.generation:
-            plan = runtime.prepare(self._loaded, warm_rows=self._settings.chunk_rows, model_trust=self._settings.model_trust)
-            self.live = Live(_Served(0, plan, bindings=runtime.bindings(self._loaded), artifacts=self._loaded.artifacts))
-            self._updater.adopt(self._loaded.artifacts, runtime.sessions(plan))
+            made = runtime.prepare(self._loaded, warm_rows=self._settings.chunk_rows, model_trust=self._settings.model_trust)
+            bound = runtime.bindings(self._loaded)
+            self.live = Live(_Served(0, made.plan, program=made, bindings=bound, artifacts=self._loaded.artifacts))
+            self._updater.adopt(self._loaded.artifacts, runtime.sessions(made.plan))
         else:
             release = self._log.generations[-1].release
             case = self._cases[release.id] = _Case(release)
@@ -326,8 +329,9 @@ class Releases:
         wanted = self._wanted()
         return self._folding() or (wanted is not None and wanted.state is not State.FAILED)
 
-    def _served(self, release: Release, staged: Staged[Plan]) -> _Served:
-        return _Served(self._log.generation, staged.plan, release.id, bindings=release.bindings, artifacts=staged.artifacts)
+    def _served(self, release: Release, staged: Staged[Program]) -> _Served:
+        made = staged.plan
+        return _Served(self._log.generation, made.plan, release.id, program=made, bindings=release.bindings, artifacts=staged.artifacts)
 
     def _switch(self, case: _Case) -> None:
         assert case.staged is not None
@@ -418,10 +422,10 @@ class Releases:
                 case.move(State.READY)
                 logger.info("release %s is ready", case.release.id)
 
-    def _loaded_already(self, bindings: Mapping[str, Binding]) -> Staged[Plan] | None:
-        return next((Staged(one.plan, one.artifacts) for one in self.live.loaded if same(one.bindings, bindings)), None)
+    def _loaded_already(self, bindings: Mapping[str, Binding]) -> Staged[Program] | None:
+        return next((Staged(one.program, one.artifacts) for one in self.live.loaded if same(one.bindings, bindings)), None)
 
-    async def _beside(self, case: _Case) -> Staged[Plan]:
+    async def _beside(self, case: _Case) -> Staged[Program]:
         loop = asyncio.get_running_loop()
 
         def tell(state: State, detail: str = "") -> None:

@@ -16,7 +16,7 @@ from penstock.control.messages import timestamp
 from penstock.control.status import Boundary, Status, WorkerStatus
 from penstock.errors import TransportError
 from penstock.transports.kafka.journal import FAREWELL, Writer
-from penstock.transports.kafka.tracker import Partition
+from penstock.transports.tracker import Partition
 
 __all__ = ["Reporter"]
 

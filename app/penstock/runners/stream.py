@@ -1,8 +1,4 @@
-"""The stream runner: a Faust app with one agent a source, each leading its deliveries through a pipeline.
-
-A delivery's journey: 1. is its assignment still ours? 2. chunks through the pipeline, 3. outputs and dead letters to
-the producer, in order, 4. the next delivery, while 5. this one waits for the broker's acknowledgements and only then
-finishes its spans, which is what lets their offsets be committed.
+"""The stream runner: a Faust app with one agent per source, which hands what its topic yields to the one delivery loop.
 
 The event loop belongs to everybody: the models run on it in slices of one chunk, and heartbeats, fetches and sends
 have their turn in between. A model that needs longer than a slice may last runs in a thread instead.
@@ -15,38 +11,39 @@ import faulthandler
 import gc
 import logging
 import signal
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from itertools import chain
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 from penstock import runtime
 from penstock.control.status import Place
 from penstock.control.topics import Topics
 from penstock.engine import Live, Serving
-from penstock.errors import DeliveryFailed, EncodeError, InferenceError, PenstockError, RecordError, SettingsError, TransportUnavailable
-from penstock.parcel import Parcel
-from penstock.record import RecordLike
-from penstock.runners.pipeline import Chunk, Pipeline, Slice
+from penstock.errors import PenstockError, SettingsError, TransportUnavailable
+from penstock.pipeline import AtLeastOnce, Delivery, Pace, Program
 from penstock.runners.releases import Releases
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
-from penstock.transports.kafka.connection import Admin, TopicInfo, aiokafka_arguments
-from penstock.transports.kafka.consumer import Consumer, Delivery
-from penstock.transports.kafka.options import TransportOptions
-from penstock.transports.kafka.producer import Producer, RecordTooLarge, when_delivered
-from penstock.transports.kafka.tracker import Span
-from penstock.transports.kafka.transport import App
+from penstock.transports.kafka.connection import Admin, TopicInfo
+from penstock.transports.kafka.faust import App, Hosted
+from penstock.transports.kafka.sink import KafkaSink
+from penstock.transports.kafka.source import KafkaSource
 
 __all__ = ["StreamRunner"]
 
 logger = logging.getLogger(__name__)
 
-BATCH_SECONDS = 1.0  # a delivery should take no longer: rebalances and shutdowns wait for it
 COLLECT_EVERY = 10.0  # seconds between two runs of the cyclic garbage collector
 GRACE = 5.0  # seconds that a stop may take on top of its bound, before the process ends the hard way
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FromFile(Serving):
+    """What the topology file binds, where no releases are followed."""
+
+    program: Program
 
 
 class StreamRunner:
@@ -60,7 +57,8 @@ class StreamRunner:
         self.live: Live[Any]
         self.releases: Releases | None = None
         self.topics: Mapping[str, TopicInfo] = {}
-        self.app: App | None = None
+        self.source: KafkaSource | None = None
+        self.delivery: Delivery | None = None
         self._failure: BaseException | None = None
         self._over: asyncio.Event
         self.models = asyncio.Lock()  # a session runs once at a time, also when another source's chunk is in a thread
@@ -101,30 +99,6 @@ class StreamRunner:
         stages = self.loaded.wiring.stages
         return {emit.sink.topic for stage in stages for emit in stage.emits} | {stage.source.dead_letter for stage in stages}
 
-    def _options(self) -> TransportOptions:
-        settings = self.settings
-        return TransportOptions(
-            connection=aiokafka_arguments(settings),
-            writes=tuple(sorted(self._written())),
-            limits={name: topic.max_message_bytes for name, topic in self.topics.items() if topic.max_message_bytes is not None},
-            start_from=settings.start_from,
-            group_instance_id=settings.group_instance_id,
-            max_batch_rows=settings.max_batch_rows,
-            max_in_flight_batches=settings.max_in_flight_batches,
-            max_in_flight_bytes=settings.max_in_flight_bytes,
-            fetch_bytes=settings.fetch_bytes,
-            fetch_wait_ms=settings.fetch_wait_ms,
-            fetch_linger_ms=settings.fetch_linger_ms,
-            compression=settings.compression,
-            commit_interval=settings.commit_interval,
-            drain_timeout=settings.drain_timeout,
-            session_timeout=settings.session_timeout,
-            rebalance_timeout=max(settings.drain_timeout * 2, settings.session_timeout),
-            broker_timeout=settings.broker_timeout,
-            metrics=self.metrics,
-            before_reading=self._assigned,
-        )
-
     # -- the app's life --------------------------------------------------------------------------------------------
 
     async def _main(self, cluster: str) -> None:
@@ -152,15 +126,16 @@ class StreamRunner:
             self.releases = await stack.enter_async_context(releases.following(self.fail))
             self.live = self.releases.live
         else:
-            self.live = Live(
-                Serving(0, runtime.prepare(self.loaded, warm_rows=self.settings.chunk_rows, model_trust=self.settings.model_trust))
-            )
+            program = runtime.prepare(self.loaded, warm_rows=self.settings.chunk_rows, model_trust=self.settings.model_trust)
+            self.live = Live(_FromFile(0, program.plan, program=program))
 
     def _places(self) -> dict[str, Place]:
         """The next offset of each partition that is assigned now, and how many records lie behind it."""
-        places = {}
-        for topic, partition in self.consumer.tracker.partitions if self.app is not None else ():
-            position, end = self.consumer.tracker.expected((topic, partition)) or 0, self.consumer.end_of((topic, partition))
+        source, places = self.source, {}
+        if source is None:
+            return {}
+        for topic, partition in source.positions.partitions:
+            position, end = source.positions.expected((topic, partition)) or 0, source.end_of((topic, partition))
             places[f"{topic}/{partition}"] = Place(position=position, lag=None if end is None else max(end - position, 0))
         return places
 
@@ -170,11 +145,7 @@ class StreamRunner:
             await self.releases.caught_up()
 
     async def _stream(self) -> None:
-        group = f"{self.settings.application}.{self.name}"
-        self.app = app = App(group, self.settings.brokers, self._options())
-        for stage in self.loaded.wiring.stages:
-            source = app.topic(stage.source.topic, key_serializer="raw", value_serializer="raw")
-            app.agent(source, name=f"{self.name}.{stage.source.name}")(self._agent(stage.source.name))
+        app = self._host()
         collector = asyncio.create_task(self._collect_garbage())
         start = asyncio.create_task(app.start())
         ends = {asyncio.create_task(self._over.wait()), asyncio.create_task(app._crashed.wait())}
@@ -183,7 +154,7 @@ class StreamRunner:
             await asyncio.wait({start, *ends}, return_when=asyncio.FIRST_COMPLETED)
             if start.done():
                 start.result()
-                logger.info("running %s as group %s", self.name, group, extra=dict(self.live.current.plan.versions))
+                logger.info("running %s as group %s", self.name, app.conf.id, extra=dict(self.live.current.plan.versions))
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             self._failure = self._failure or app.crash_reason
             logger.info("stopping: finishing what is in flight")
@@ -197,6 +168,36 @@ class StreamRunner:
             logger.info("stopped", extra={name: value for name, value in self.metrics.snapshot().items() if isinstance(value, int | float)})
         if self._failure is not None:
             raise _as_ours(self._failure) from self._failure
+
+    def _host(self) -> App:
+        """The app, and in it the source, the sink and the loop between them."""
+        settings = self.settings
+        group = f"{settings.application}.{self.name}"
+        self.source = KafkaSource(settings, group, metrics=self.metrics, before_reading=self._assigned)
+        sink = KafkaSink(settings, {name: self.topics[name] for name in sorted(self._written())})
+        self.delivery = Delivery(
+            self.source,
+            sink,
+            AtLeastOnce(self.source),
+            stages={stage.source.topic: stage.name for stage in self.loaded.wiring.stages},
+            serving=lambda: self.live.current,
+            fail=self.fail,
+            pace=Pace(
+                chunk_rows=settings.chunk_rows,
+                group_rows=settings.max_batch_rows,
+                in_flight=settings.max_in_flight_batches,
+                in_flight_bytes=settings.max_in_flight_bytes,
+                offload_after=settings.offload_after_ms / 1000,
+            ),
+            metrics=self.metrics,
+            begins=None if self.releases is None else self.releases.reporter.scores,
+            models=self.models,
+        )
+        app = App(settings, Hosted(self.source, sink, self.delivery))
+        for stage in self.loaded.wiring.stages:
+            topic = app.topic(stage.source.topic, key_serializer="raw", value_serializer="raw")
+            app.agent(topic, name=f"{self.name}.{stage.name}")(self._agent(self.delivery))
+        return app
 
     async def _stop(self, app: App) -> None:
         bound = self.settings.drain_timeout + self.settings.session_timeout
@@ -212,8 +213,8 @@ class StreamRunner:
         if self._failure is None:
             self._failure = error
             logger.error("stopping because of: %s", error)
-        if self.app is not None:
-            self.consumer.give_up()
+        if self.delivery is not None:
+            self.delivery.terminate()
         self._over.set()
 
     async def _collect_garbage(self) -> None:
@@ -229,153 +230,15 @@ class StreamRunner:
             gc.enable()
             gc.unfreeze()
 
-    # -- one source ------------------------------------------------------------------------------------------------
-
-    def _agent(self, source: str) -> Callable[[Any], Any]:
+    def _agent(self, delivery: Delivery) -> Callable[[Any], Any]:
         async def agent(stream: Any) -> None:
             try:
-                deliveries = Deliveries(self, source)
                 async for event in stream.noack().events():
-                    await deliveries.handle(event.message.value)
+                    await delivery.submit(event.message.value)
             except Exception as error:  # noqa: BLE001  whatever it is, nothing after it may be committed, nor Faust restart the agent
                 self.fail(error)
 
         return agent
-
-    @property
-    def consumer(self) -> Consumer:
-        assert self.app is not None, "there is a consumer once the app is made"
-        return cast(Consumer, self.app.consumer)
-
-    @property
-    def producer(self) -> Producer:
-        assert self.app is not None, "there is a producer once the app is made"
-        return cast(Producer, self.app.producer)
-
-
-class Deliveries:
-    """One source's deliveries, in order."""
-
-    def __init__(self, runner: StreamRunner, source: str) -> None:
-        self.runner = runner
-        self.source = source
-        self._serving: Serving | None = None
-        self._pipeline: Pipeline
-        self._offload_after = runner.settings.offload_after_ms / 1000
-        self._row_seconds = 0.0  # measured, smoothed
-
-    async def handle(self, delivery: Delivery) -> None:
-        """Steps 1 to 5 of the module's docstring. Raises TransportError when outputs cannot be handed over."""
-        consumer, began = self.runner.consumer, time.monotonic()
-        taken = [(span, records) for span, records in delivery.batches if consumer.tracker.start(span)]  # 1
-        if not taken:
-            return
-        slices = [Slice(*span.partition, records) for span, records in taken]
-        pipeline = self._in_force(taken)
-        parcels: dict[tuple[str, int], list[Parcel]] = {}
-        async for made in self._process(pipeline, slices):  # 2
-            for parcel in made:
-                parcels.setdefault((parcel.topic, parcel.partition), []).append(parcel)
-            if not consumer.tracker.current(taken[0][0]):  # a delivery is of one assignment, and this one's drain has run out of time
-                return
-        futures = []
-        for (topic, partition), addressed in parcels.items():  # 3
-            futures += await self._send(topic, partition, addressed, slices)
-        self.runner.producer.push()
-
-        def settle(refused: DeliveryFailed | None) -> None:  # 5
-            try:
-                if refused is not None:
-                    raise refused
-                for span, _ in taken:
-                    consumer.finish(span)
-                self._count(slices, parcels.values(), time.monotonic() - began)
-            except Exception as error:  # noqa: BLE001  nobody else sees what a callback raises
-                self.runner.fail(error)
-
-        when_delivered(futures, settle)
-
-    def _in_force(self, taken: list[tuple[Span, list[RecordLike]]]) -> Pipeline:
-        """The pipeline of the generation in force, for the whole delivery; a swap shows from the next one on."""
-        runner = self.runner
-        serving = runner.live.current
-        if serving is not self._serving:
-            self._serving = serving
-            self._pipeline = Pipeline(
-                serving.plan,
-                self.source,
-                generation=serving.generation,
-                chunk_rows=runner.settings.chunk_rows,
-                partition_for=runner.producer.partition_for,
-                metrics=runner.metrics,
-            )
-        if runner.releases is not None:
-            for span, _ in taken:
-                runner.releases.reporter.scores(span.partition, span.start, serving.generation)
-        return self._pipeline
-
-    async def _process(self, pipeline: Pipeline, slices: list[Slice]) -> AsyncIterator[list[Parcel]]:
-        """The chunks in order, each in one slice of the loop's time, or in a thread when it is expected to take long."""
-        first = True
-        for chunk in pipeline.chunks(slices):
-            if not first:
-                await asyncio.sleep(0)
-            first = False
-            async with self.runner.models:
-                began = time.perf_counter()
-                if self._row_seconds * chunk.rows > self._offload_after:
-                    parcels = await self._beside(pipeline, chunk)
-                else:
-                    try:
-                        parcels = pipeline.process(chunk, isolate=False)
-                    except InferenceError:
-                        self.runner.metrics.splits += 1
-                        parcels = await self._beside(pipeline, chunk)
-                self._measure((time.perf_counter() - began) / chunk.rows)
-            yield parcels
-
-    async def _beside(self, pipeline: Pipeline, chunk: Chunk) -> list[Parcel]:
-        self.runner.metrics.offloaded += 1
-        return await asyncio.to_thread(pipeline.process, chunk)
-
-    def _measure(self, row_seconds: float) -> None:
-        """Adapts how many rows the consumer puts into a delivery, so that one takes about BATCH_SECONDS at the most."""
-        self._row_seconds += (row_seconds - self._row_seconds) * 0.2
-        fitting = int(BATCH_SECONDS / max(self._row_seconds, 1e-9))
-        self.runner.consumer.batch_rows = max(1, min(self.runner.settings.max_batch_rows, fitting))
-
-    async def _send(self, topic: str, partition: int, parcels: list[Parcel], slices: list[Slice]) -> list[Any]:
-        """Hands the parcels over; outputs that their topic cannot take become dead letters of their inputs."""
-        if parcels[0].dead:  # a dead-letter topic may have fewer partitions than its source
-            partition %= self.runner.topics[topic].partitions
-        try:
-            return await self.runner.producer.send_parcels(topic, partition, parcels)
-        except RecordTooLarge as error:
-            if parcels[0].dead:
-                raise
-            futures: list[Any] = []
-            large = {id(record) for record in error.inputs}
-            for place in slices:
-                failed: list[tuple[RecordLike, RecordError]] = [(one, EncodeError(str(error))) for one in place.records if id(one) in large]
-                if failed:
-                    letter = self._pipeline.dead_letters(place, failed)
-                    futures += await self._send(letter.topic, letter.partition, [letter], slices)
-                    self.runner.metrics.dead_letters += len(letter)
-            parcels[:] = [parcel for parcel in (parcel.without(error.inputs) for parcel in parcels) if len(parcel)]  # what counts as sent
-            return futures + (await self.runner.producer.send_parcels(topic, partition, parcels) if parcels else [])
-
-    def _count(self, slices: list[Slice], parcels: Iterable[list[Parcel]], seconds: float) -> None:
-        metrics = self.runner.metrics
-        rows = sum(len(one.records) for one in slices)
-        metrics.batches += 1
-        metrics.records_in += rows
-        metrics.batch_rows.observe(rows)
-        metrics.batch_seconds.observe(seconds)
-        for parcel in chain.from_iterable(parcels):
-            if parcel.dead:
-                metrics.dead_letters += len(parcel)
-            else:
-                metrics.records_out += len(parcel)
 
 
 def _as_ours(error: BaseException) -> BaseException:

@@ -20,6 +20,7 @@ from penstock.model.artifact import Artifact
 from penstock.model.golden import GoldenRecord
 from penstock.model.session import Session
 from penstock.model.verify import check_golden
+from penstock.nodes import ModelNode
 from penstock.settings import Settings
 from penstock.topology.spec import Topology
 
@@ -45,7 +46,7 @@ class Probe:
         for stage in plan.stages.values():
             for node in stage.nodes:
                 artifact = artifacts[node.name]
-                if id(node.model) not in found and isinstance(node.model, Session):
+                if isinstance(node, ModelNode) and isinstance(node.model, Session) and id(node.model) not in found:
                     golden = artifact.manifest.golden
                     found[id(node.model)] = cls(str(artifact), node.model, artifact.golden_records(), golden.atol, golden.rtol)
         return [*found.values()]

@@ -12,14 +12,14 @@ import numpy as np
 
 from penstock.batch import Array, Batch, Failure
 from penstock.errors import DecodeError, InferenceError, RecordError
-from penstock.nodes import Runnable
+from penstock.nodes import HASTY, Node
 
 __all__ = ["check_node"]
 
 Columns = Mapping[str, Array]
 
 
-def check_node(node: Runnable, good: Columns, bad: Columns | None = None, *, rtol: float = 1e-5) -> None:
+def check_node(node: Node, good: Columns, bad: Columns | None = None, *, rtol: float = 1e-5) -> None:
     """Asserts everything that a node promises.
 
     `good` are at least three rows that it scores and `bad` at least one that it refuses, as the columns that it reads, each
@@ -35,7 +35,7 @@ def check_node(node: Runnable, good: Columns, bad: Columns | None = None, *, rto
         _raises_when_it_is_not_to_look_for_the_guilty(node, good, bad)
 
 
-def _adds_columns_and_keeps_the_rest(node: Runnable, good: Columns) -> Columns:
+def _adds_columns_and_keeps_the_rest(node: Node, good: Columns) -> Columns:
     batch = _batch(good)
     assert batch.size >= 3, "give at least three rows that are scored"
     before = {name: column.copy() for name, column in good.items()}
@@ -52,7 +52,7 @@ def _adds_columns_and_keeps_the_rest(node: Runnable, good: Columns) -> Columns:
     return added
 
 
-def _scores_each_row_for_itself(node: Runnable, good: Columns, scored: Columns, rtol: float) -> None:
+def _scores_each_row_for_itself(node: Node, good: Columns, scored: Columns, rtol: float) -> None:
     """Alone, in another order, beside others: the same answer."""
     size = len(next(iter(good.values())))
     for rows in (*([row] for row in range(size)), list(reversed(range(size))), list(range(size)) * 2):
@@ -60,7 +60,7 @@ def _scores_each_row_for_itself(node: Runnable, good: Columns, scored: Columns, 
         _equal(done, _rows(scored, rows), list(range(len(rows))), rtol, "a row depends on the rows beside it")
 
 
-def _lets_earlier_failures_ride_along(node: Runnable, good: Columns, scored: Columns, rtol: float) -> None:
+def _lets_earlier_failures_ride_along(node: Node, good: Columns, scored: Columns, rtol: float) -> None:
     """Rows 0 and 2 failed before; what is left goes by its own numbers."""
     size = len(next(iter(good.values())))
     error = DecodeError("failed before")
@@ -70,7 +70,7 @@ def _lets_earlier_failures_ride_along(node: Runnable, good: Columns, scored: Col
     _equal(done, _rows(scored, left), left, rtol, "failed rows change the others")
 
 
-def _fails_exactly_the_bad_rows(node: Runnable, good: Columns, scored: Columns, bad: Columns, rtol: float) -> None:
+def _fails_exactly_the_bad_rows(node: Node, good: Columns, scored: Columns, bad: Columns, rtol: float) -> None:
     """Bad rows first, last, in the middle, several: each fails under its number, and the good rows score as if they were alone."""
     size, count = (len(next(iter(columns.values()))) for columns in (good, bad))
     for at in ([0], [size], [1], [0, size], list(range(size + 1)), [1, 1]):
@@ -87,7 +87,7 @@ def _fails_exactly_the_bad_rows(node: Runnable, good: Columns, scored: Columns, 
         _equal(done, scored, [row for row, (fine, _) in enumerate(mixed) if fine], rtol, "bad rows change their neighbours")
 
 
-def _may_lose_every_row(node: Runnable, bad: Columns) -> None:
+def _may_lose_every_row(node: Node, bad: Columns) -> None:
     for count in (1, 5):
         batch = _batch(_rows(bad, [0] * count))
         done = node.run(batch)
@@ -95,12 +95,12 @@ def _may_lose_every_row(node: Runnable, bad: Columns) -> None:
         assert all(len(column) == 0 for column in done.columns.values()), "a batch without rows has columns with rows"
 
 
-def _raises_when_it_is_not_to_look_for_the_guilty(node: Runnable, good: Columns, bad: Columns) -> None:
-    """`isolate=False` must not take the time to look; a node that knows the guilty rows anyway may just fail them."""
+def _raises_when_it_is_not_to_look_for_the_guilty(node: Node, good: Columns, bad: Columns) -> None:
+    """Without `context.isolate` it must not take the time to look; a node that knows the guilty rows anyway may just fail them."""
     columns = {name: np.concatenate([good[name], bad[name][:1]]) for name in good}
     size = len(next(iter(good.values())))
     try:
-        done = node.run(_batch(columns), isolate=False)
+        done = node.run(_batch(columns), HASTY)
     except InferenceError:
         return
     assert [failure.row for failure in done.failures] == [size], "without isolation: InferenceError, or exactly the bad row fails"

@@ -1,4 +1,4 @@
-"""TopologyDriver: records in, records out, through the real plan and pipeline, without a broker and without time passing.
+"""TopologyDriver: records in, records out, through the real plan and the real delivery loop, without a broker and without time passing.
 
     driver = TopologyDriver("topologies/flights.yaml")
     driver.send("departures", {"flight_id": "2013-07-01-UA-1545-EWR", "dep_delay": 2.0, ...})
@@ -10,17 +10,20 @@ Only the partition of a sink that has a key of its own is another one than Kafka
 
 from __future__ import annotations
 
+import asyncio
 import json
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+import weakref
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 from penstock import runtime
 from penstock.codecs import event_reader, event_writer
+from penstock.pipeline import AtLeastOnce, Delivery, Fixed, Pace
 from penstock.record import Header, Record
-from penstock.runners.pipeline import Pipeline, Slice
 from penstock.topology.names import did_you_mean
+from penstock.transports.memory import Memory, MemorySink, MemorySource
 
 __all__ = ["TopologyDriver", "explain"]
 
@@ -48,20 +51,30 @@ class TopologyDriver:
         self.topology = loaded.topology
         self.schemas = loaded.schemas
         # A test asks what is computed, not who may serve.
-        self.plan = runtime.prepare(loaded, warm_rows=chunk_rows, signatures="off")
+        self.program = runtime.prepare(loaded, warm_rows=chunk_rows, signatures="off")
         self.partitions = partitions
         self.now = START
-        self._topics: dict[str, list[Record]] = {}
-        self._ends: dict[tuple[str, int], int] = {}
+        self._memory = Memory(partitions)
         self._sources = {source.name: source for source in self.topology.sources}
-        self._pipelines = {
-            name: Pipeline(self.plan, name, chunk_rows=chunk_rows, partition_for=self._partition_for) for name in self.plan.stages
-        }
         self._writers = {source.name: event_writer(source.format, loaded.schemas[source.name]) for source in self.topology.sources}
         self._readers = {sink.name: event_reader(sink.format, loaded.sink_schemas.get(sink.name)) for sink in self.topology.sinks}
         self._sinks = {sink.name: sink.topic for sink in self.topology.sinks}
         inputs = [topic for source in self.topology.sources for topic in (source.topic, source.dead_letter)]
         self._known = dict.fromkeys([*inputs, *self._sinks.values()])
+        source = MemorySource(self._memory, [one.topic for one in self.topology.sources])
+        source.assign()
+        self._problems: list[BaseException] = []
+        self._delivery = Delivery(
+            source,
+            MemorySink(self._memory),
+            AtLeastOnce(source),
+            stages={one.source.topic: one.name for one in loaded.wiring.stages},
+            serving=Fixed(self.program),
+            fail=self._problems.append,
+            pace=Pace(chunk_rows=chunk_rows),
+        )
+        self._loop = asyncio.new_event_loop()
+        weakref.finalize(self, self._loop.close)
 
     def advance(self, seconds: float) -> None:
         """Moves the virtual clock, which stamps the records that are sent without a timestamp."""
@@ -83,17 +96,28 @@ class TopologyDriver:
     def send_records(self, source: str, records: Iterable[Record]) -> None:
         """The same for records with key, headers, timestamp and partition of their own. Their topic and offset are set here."""
         topic = _named("source", source, self._sources).topic
-        by_partition: dict[int, list[Record]] = {}
-        for record in records:
+        for record in (given := list(records)):
             if not 0 <= record.partition < self.partitions:
                 raise ValueError(f"{topic} has no partition {record.partition}: this driver was made with {self.partitions}")
-            stored = self._append(record._replace(topic=topic, headers=tuple(record.headers)))
-            by_partition.setdefault(stored.partition, []).append(stored)
-        pipeline = self._pipelines[source]
-        for chunk in pipeline.chunks(Slice(topic, partition, taken) for partition, taken in by_partition.items()):
-            for parcel in pipeline.process(chunk):
-                for stamped, key, value, headers in parcel.records:
-                    self._append(Record(parcel.topic, value, key, tuple(headers), stamped, parcel.partition))
+        for record in given:
+            self._memory.append(record._replace(topic=topic))
+        self._run(self._deliver())
+
+    async def _deliver(self) -> None:
+        await self._delivery.drive()
+        await self._delivery.poll()
+        if self._problems:
+            raise self._problems.pop()
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs it to its end, also where an event loop is running already, as in a notebook."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self._loop.run_until_complete(work)
+        else:
+            with ThreadPoolExecutor(1) as beside:
+                beside.submit(self._loop.run_until_complete, work).result()
 
     def write(self, source: str, event: Mapping[str, Any] | bytes | None) -> bytes | None:
         """The event's bytes in the source's format. Raises ValueError when the format cannot hold it."""
@@ -104,7 +128,7 @@ class TopologyDriver:
         """Everything in a topic, in the order in which it came. `topic` may also be the name of a sink. Raises KeyError for any other."""
         found = self._sinks.get(topic, topic)
         _named("topic", found, self._known)
-        return list(self._topics.get(found, ()))
+        return self._memory.records(found)
 
     def events(self, sink: str) -> list[dict[str, Any]]:
         """What was published to a sink's topic, read in its format. Raises KeyError for a sink that is not there."""
@@ -117,18 +141,7 @@ class TopologyDriver:
 
     def clear(self) -> None:
         """Forgets every record, not the offsets."""
-        self._topics.clear()
-
-    def _append(self, record: Record) -> Record:
-        place = record.topic, record.partition
-        stored = record._replace(offset=self._ends.get(place, 0))
-        self._ends[place] = stored.offset + 1
-        self._topics.setdefault(record.topic, []).append(stored)
-        return stored
-
-    def _partition_for(self, topic: str, key: bytes | None) -> int:
-        """Any stable choice will do without a broker: CRC-32 of the key."""
-        return zlib.crc32(key or b"") % self.partitions
+        self._memory.clear()
 
 
 def _named(what: str, name: str, known: Mapping[str, T]) -> T:

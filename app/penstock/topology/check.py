@@ -159,7 +159,8 @@ class _Graph:
         feeder = Feeder(source, schema, self.report)
         steps = [feeder.step(node, self.wires[node.name], self._outputs(node, asked)) for node in nodes]
         emits = [feeder.emit(sink, self.fields[sink.name], self.keys[sink.name], sink_schemas.get(sink.name)) for sink in sinks]
-        return Stage(source.name, (Input(source, feeder.columns.all()),), tuple(steps), tuple(emits))
+        id = feeder.id()
+        return Stage(source.name, (Input(source, feeder.columns.all(), id),), tuple(steps), tuple(emits))
 
     def _outputs(self, node: Node, asked: Iterable[Target | None]) -> tuple[Tensor, ...]:
         signature = self.names.signatures.get(node.name)

@@ -80,6 +80,13 @@ class Feeder:
         part = None if sink.key is None or key is None else self._key(sink.key, key, f"{where}.key")
         return Emit(sink, tuple(made), part)
 
+    def id(self) -> str | None:
+        """The column of the events' ids: the source's `id` field as it is, null where it is null."""
+        field = self.schema.field(self.source.id) if self.source.id is not None else None
+        if field is None or field.items is not None or not field.dtype:
+            return None
+        return self.columns.add(field.name, field.dtype, (), Missing("fill", None) if field.optional else Missing()).name
+
     def _feed(self, node: Node, wire: Wire) -> Feed | None:
         where = f"nodes.{node.name}.inputs.{wire.tensor.name}"
         tensor, entry = wire.tensor, wire.input

@@ -66,10 +66,11 @@ class Emit:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One topic that a stage reads: its source, and the columns that its events are decoded to."""
+    """One topic that a stage reads: its source, the columns that its events are decoded to, and the one of these that is their id."""
 
     source: Source
     columns: tuple[Column, ...]
+    id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""Where records come from and go; one package a medium."""
+"""Where records come from and go: `base` is the port, and each medium a module or a package."""

@@ -14,7 +14,7 @@ import faust
 from faust.transport.consumer import Consumer
 from faust.types import TP, ConsumerMessage
 
-from penstock.transports.kafka.tracker import Span, Tracker
+from penstock.transports.tracker import Span, Tracker
 
 __all__ = ["Book", "FaustBook", "PenstockBook"]
 
@@ -93,7 +93,7 @@ class FaustBook(Consumer):
     async def finish_unsent(self, offset: int) -> None:
         buffer: Any = self.app.producer.buffer
         buffer.app = self.app
-        await buffer.start()
+        await buffer.begin()
         try:
             _SlowTopic(self.app).send_soon(value=b"output")
             await self.finish(offset)
@@ -157,7 +157,7 @@ class PenstockBook:
         assert start is not None
         for offset in [offset for offset in self._log if offset >= start]:
             span = self._tracker.take(self._partition, start, offset + 1)
-            self._tracker.start(span)
+            self._tracker.begin(span)
             self._spans[offset], start = span, offset + 1
             self.read.append(offset)
             if len(self.read) == moved_after:

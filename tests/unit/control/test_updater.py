@@ -16,15 +16,17 @@ import numpy as np
 import pytest
 
 from penstock import runtime
+from penstock.batch import Batch
 from penstock.control.lifecycle import STAGING, State, move
 from penstock.control.messages import Binding
 from penstock.control.updater import Staged, Updater
-from penstock.engine import Plan
+from penstock.engine import execute
 from penstock.errors import ControlError, ModelCorrupt, ModelError, ModelMismatch, ModelNotFound, ModelUntrusted
 from penstock.model.artifact import digest_of
 from penstock.model.golden import GoldenRecord, dump
 from penstock.model.manifest import Golden, render
 from penstock.model.session import Session
+from penstock.pipeline import Program
 from penstock.registry.directory import DirectoryRegistry
 from penstock.runtime import Loaded
 from penstock.settings import Settings
@@ -64,7 +66,7 @@ def loaded(tmp_path: Path, registry: DirectoryRegistry) -> Loaded:
 
 
 @pytest.fixture
-def updater(loaded: Loaded, settings: Settings) -> Updater[Plan]:
+def updater(loaded: Loaded, settings: Settings) -> Updater[Program]:
     return runtime.updater(loaded, settings)
 
 
@@ -83,29 +85,27 @@ def publish(registry: DirectoryRegistry) -> Publish:
     return publish
 
 
-def staged(updater: Updater[Plan], loaded: Loaded, **bound: Binding) -> Staged[Plan]:
+def staged(updater: Updater[Program], loaded: Loaded, **bound: Binding) -> Staged[Program]:
     """The topology's own versions, but for the nodes that are named, made ready."""
     return updater.stage(release(1, bindings={**runtime.bindings(loaded), **bound}), lambda state, detail: None)
 
 
-def score(plan: Plan, amount: float) -> float:
-    columns = {"amount": np.array([amount], np.float32)}
-    for node in plan.stages["s"].nodes:
-        (columns[node.columns[0]],) = node.model.run(node.outputs, {tensor: feed(columns) for tensor, feed in node.feeds})
-    return float(columns["score.y"][0, 0])
+def score(program: Program, amount: float) -> float:
+    batch = execute(program.plan.stages["s"], Batch(1, {"amount": np.array([amount], np.float32)}))
+    return float(batch.columns["score.y"][0, 0])
 
 
-def test_a_release_becomes_a_plan(updater: Updater[Plan], loaded: Loaded, publish: Publish) -> None:
+def test_a_release_becomes_a_plan(updater: Updater[Program], loaded: Loaded, publish: Publish) -> None:
     """Here: with other models for both nodes, and another value of a parameter."""
     two = publish("scale", models.linear([3.0]))
     other = publish("score", models.mean(), {"b": 5.0}, metrics=GOOD)
     found = staged(updater, loaded, scaled=two, score=other)
-    assert found.plan.versions == {"scaled": "scale@2", "score": "score@2"}
+    assert found.plan.plan.versions == {"scaled": "scale@2", "score": "score@2"}
     assert score(found.plan, 1.0) == 4.0
     assert {node: one.manifest_digest for node, one in found.artifacts.items()} == {"scaled": two.manifest, "score": other.manifest}
 
 
-def test_each_step_is_told_in_the_order_of_the_lifecycle(updater: Updater[Plan], loaded: Loaded) -> None:
+def test_each_step_is_told_in_the_order_of_the_lifecycle(updater: Updater[Program], loaded: Loaded) -> None:
     told: list[tuple[State, str]] = []
     updater.stage(release(1, bindings=runtime.bindings(loaded)), lambda state, detail: told.append((state, detail)))
     assert (State.FETCHING, "score@1 (2 of 2)") in told
@@ -116,10 +116,10 @@ def test_each_step_is_told_in_the_order_of_the_lifecycle(updater: Updater[Plan],
 
 
 def test_what_a_plan_has_loaded_is_shared_and_not_run(
-    updater: Updater[Plan], loaded: Loaded, publish: Publish, monkeypatch: pytest.MonkeyPatch
+    updater: Updater[Program], loaded: Loaded, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The plan in force may be running it in another thread."""
-    plan = runtime.prepare(loaded)
+    plan = runtime.prepare(loaded).plan
     live = runtime.sessions(plan)
     updater.adopt(loaded.artifacts, live)
     changed = publish("scale", models.linear([2.0]))
@@ -131,11 +131,11 @@ def test_what_a_plan_has_loaded_is_shared_and_not_run(
 
     monkeypatch.setattr(Session, "run", running)
     found = staged(updater, loaded, scaled=changed)
-    assert runtime.sessions(found.plan)["score"] is live["score"]
+    assert runtime.sessions(found.plan.plan)["score"] is live["score"]
     assert set(ran) == {"scale@2"}
 
 
-def test_what_no_plan_needs_any_more_is_given_back(updater: Updater[Plan], loaded: Loaded) -> None:
+def test_what_no_plan_needs_any_more_is_given_back(updater: Updater[Program], loaded: Loaded) -> None:
     first = staged(updater, loaded)
     known = len(updater._sessions)
     del first
@@ -143,13 +143,13 @@ def test_what_no_plan_needs_any_more_is_given_back(updater: Updater[Plan], loade
     assert (known, len(updater._sessions)) == (2, 0)
 
 
-def test_the_registry_may_be_away_once_the_files_are_here(updater: Updater[Plan], loaded: Loaded, registry: DirectoryRegistry) -> None:
+def test_the_registry_may_be_away_once_the_files_are_here(updater: Updater[Program], loaded: Loaded, registry: DirectoryRegistry) -> None:
     staged(updater, loaded)
     registry.root.rename(registry.root.with_name("away"))
-    assert staged(updater, loaded).plan.versions["score"] == "score@1"
+    assert staged(updater, loaded).plan.plan.versions["score"] == "score@1"
 
 
-def test_files_that_no_release_needs_are_given_back(updater: Updater[Plan], loaded: Loaded) -> None:
+def test_files_that_no_release_needs_are_given_back(updater: Updater[Program], loaded: Loaded) -> None:
     found = staged(updater, loaded)
     for artifact in found.artifacts.values():
         os.utime(artifact.path, (0, 0))
@@ -157,7 +157,7 @@ def test_files_that_no_release_needs_are_given_back(updater: Updater[Plan], load
     assert [artifact.path.exists() for artifact in found.artifacts.values()] == [False, True]
 
 
-def refused(updater: Updater[Plan], loaded: Loaded, kind: type[ModelError], **bound: Binding) -> str:
+def refused(updater: Updater[Program], loaded: Loaded, kind: type[ModelError], **bound: Binding) -> str:
     with pytest.raises(kind) as caught:
         staged(updater, loaded, **bound)
     assert (caught.value.name, caught.value.version) != ("", "") or kind is ModelMismatch
@@ -175,7 +175,7 @@ def refused(updater: Updater[Plan], loaded: Loaded, kind: type[ModelError], **bo
     ids=["crashes", "allocates 50 GB", "gives NaN", "hangs"],
 )
 def test_a_model_that_does_harm_is_refused_in_quarantine(
-    updater: Updater[Plan], loaded: Loaded, registry: DirectoryRegistry, data: bytes, why: str
+    updater: Updater[Program], loaded: Loaded, registry: DirectoryRegistry, data: bytes, why: str
 ) -> None:
     """A registry takes no such file, so the files are put there by hand, as somebody would who means harm."""
     message = refused(updater, loaded, ModelCorrupt, scaled=planted(registry, data))
@@ -196,13 +196,13 @@ def planted(registry: DirectoryRegistry, data: bytes) -> Binding:
     return Binding(uri="models:/scale/2", digest=digest_of(data), manifest=digest_of(text))
 
 
-def test_a_model_that_lies_about_its_answers_is_refused(updater: Updater[Plan], loaded: Loaded, registry: DirectoryRegistry) -> None:
+def test_a_model_that_lies_about_its_answers_is_refused(updater: Updater[Program], loaded: Loaded, registry: DirectoryRegistry) -> None:
     message = refused(updater, loaded, ModelCorrupt, scaled=planted(registry, models.identity()))
     assert message.startswith("proving: nodes.scaled: scale@2: ")
     assert "golden record 1, output 'y': expected [0.0], got [-1.0]" in message
 
 
-def test_a_model_that_does_not_fit_is_refused_with_all_that_is_wrong(updater: Updater[Plan], loaded: Loaded, publish: Publish) -> None:
+def test_a_model_that_does_not_fit_is_refused_with_all_that_is_wrong(updater: Updater[Program], loaded: Loaded, publish: Publish) -> None:
     wide = publish("scale", models.identity(shape=(3,)))
     other = publish("score", models.join_text(), {"c": 1}, metrics={"auc": 0.5})
     message = refused(updater, loaded, ModelMismatch, scaled=wide, score=other)
@@ -217,7 +217,7 @@ def test_a_model_that_does_not_fit_is_refused_with_all_that_is_wrong(updater: Up
         assert part in message
 
 
-def test_a_release_of_another_shape_of_the_topology_is_refused(updater: Updater[Plan], loaded: Loaded) -> None:
+def test_a_release_of_another_shape_of_the_topology_is_refused(updater: Updater[Program], loaded: Loaded) -> None:
     bound = runtime.bindings(loaded)
     with pytest.raises(ModelMismatch) as caught:
         updater.stage(release(1, bindings={"scaled": bound["scaled"], "more": bound["score"]}), lambda state, detail: None)
@@ -225,7 +225,7 @@ def test_a_release_of_another_shape_of_the_topology_is_refused(updater: Updater[
     assert "nodes.score: the release does not bind it" in str(caught.value)
 
 
-def test_a_version_that_is_nowhere_is_refused(updater: Updater[Plan], loaded: Loaded) -> None:
+def test_a_version_that_is_nowhere_is_refused(updater: Updater[Program], loaded: Loaded) -> None:
     nowhere = Binding(uri="models:/scale/7", digest="sha256:" + "1" * 64, manifest="sha256:" + "2" * 64)
     message = refused(updater, loaded, ModelNotFound, scaled=nowhere)
     assert message.startswith("fetching: nodes.scaled: scale@7: scale@7 is in no registry root: ")
@@ -240,7 +240,7 @@ def test_a_model_that_nobody_vouches_for_is_refused_where_the_topology_asks(load
     assert State.QUARANTINED not in told
 
 
-def test_who_is_told_to_stop_stops(updater: Updater[Plan], loaded: Loaded) -> None:
+def test_who_is_told_to_stop_stops(updater: Updater[Program], loaded: Loaded) -> None:
     told: list[State] = []
     with pytest.raises(ControlError) as caught:
         updater.stage(
@@ -261,7 +261,7 @@ def test_a_release_that_takes_too_long_is_given_up(loaded: Loaded, settings: Set
     assert time.monotonic() - began < 5
 
 
-def test_a_full_disk_is_an_error_of_this_host(updater: Updater[Plan], loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error_of_this_host(updater: Updater[Program], loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 

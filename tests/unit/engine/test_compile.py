@@ -9,6 +9,7 @@ import pytest
 from onnx import helper
 
 from penstock.batch import Array, Batch
+from penstock.codecs import decoder
 from penstock.engine import compile, execute
 from penstock.engine.plan import Stage
 from penstock.model.session import Session
@@ -52,7 +53,12 @@ def stage(nodes: str, fields: str, runs: Mapping[str, Watched], parameters: Mapp
     """The compiled stage of a topology with these nodes (YAML) and one sink with these fields."""
     text = f"{HEAD}nodes:\n{nodes}\nsinks: {{out: {{topic: out, fields: {fields}}}}}\n"
     wired = wire(parse_text(text), {"s": EVENT}, {name: model.signature for name, model in runs.items()})
-    return compile(wired, runs, dict.fromkeys(runs, "m@1"), {"s": EVENT}, parameters=parameters).stages["s"]
+    return compile(wired, runs, dict.fromkeys(runs, "m@1"), parameters).stages["s"]
+
+
+def decoded(stage: Stage, values: Sequence[bytes | None]) -> Batch:
+    """The events' columns, as the stage's port makes them."""
+    return decoder("json", EVENT, stage.wired.inputs[0].columns).decode(values)
 
 
 def rows(size: int) -> list[bytes]:
@@ -63,7 +69,7 @@ def fed(inputs: str, model: bytes) -> Array:
     """What the model's input x is for three rows when the file says `inputs`."""
     watched = Watched(model)
     made = stage(f"  n: {{kind: model, model: m@1, inputs: {{x: {inputs}}}}}", "{y: n.y}", {"n": watched})
-    execute(made, made.decoder.decode(rows(3)))
+    execute(made, decoded(made, rows(3)))
     array = watched.fed["x"]
     assert array.flags.c_contiguous
     assert array.dtype == np.float32
@@ -94,7 +100,7 @@ def test_tensor_is_fed_as_the_file_says(inputs: str, shape: tuple[int | None, ..
 def test_column_that_fits_is_not_copied() -> None:
     watched = Watched(models.identity(shape=(3,)))
     made = stage("  n: {kind: model, model: m@1, inputs: {x: v}}", "{y: n.y}", {"n": watched})
-    batch = made.decoder.decode(rows(4))
+    batch = decoded(made, rows(4))
     execute(made, batch)
     assert np.shares_memory(watched.fed["x"], batch.columns["v"])
 
@@ -103,7 +109,7 @@ def test_only_outputs_that_are_read_are_asked() -> None:
     watched = Watched(two_outputs())
     for fields, asked in (("{y: n.double}", ("double",)), ("{y: n.half, z: n.double}", ("double", "half"))):
         made = stage("  n: {kind: model, model: m@1, inputs: {x: a}}", fields, {"n": watched})
-        done = execute(made, made.decoder.decode(rows(2)))
+        done = execute(made, decoded(made, rows(2)))
         assert set(watched.asked[-1]) == set(asked)
         assert {name for name in done.columns if name.startswith("n.")} == {f"n.{name}" for name in asked}
 
@@ -113,7 +119,7 @@ def test_nodes_run_in_the_order_of_their_wiring() -> None:
     runs = {"late": Watched(models.linear([2.0])), "early": Watched(models.linear([10.0]))}
     nodes = "  late: {kind: model, model: m@1, inputs: {x: early.y}}\n  early: {kind: feature, model: m@1, inputs: {x: a}}"
     made = stage(nodes, "{y: late.y}", runs)
-    done = execute(made, made.decoder.decode(rows(3)))
+    done = execute(made, decoded(made, rows(3)))
     assert done.columns["late.y"].ravel().tolist() == [0, 20, 40]
 
 
@@ -121,7 +127,7 @@ def test_batch_without_rows_runs_no_model() -> None:
     """Neither when nothing came, nor when nothing is left."""
     watched = Watched(models.linear([1.0]))
     made = stage("  n: {kind: model, model: m@1, inputs: {x: a}}", "{y: n.y}", {"n": watched})
-    done = execute(made, made.decoder.decode([b"nope", None]))
+    done = execute(made, decoded(made, [b"nope", None]))
     assert (done.size, [failure.row for failure in done.failures]) == (0, [0, 1])
     assert execute(made, Batch(0)).size == 0
     assert watched.asked == []
@@ -165,7 +171,7 @@ def test_parameter_is_the_same_for_every_row(value: str, dtype: str, shape: tupl
     watched = Watched(beside(dtype, shape))
     made = stage(CONSTANT % value, "{x: n.x, y: n.y}", {"n": watched})
     for size in (1, 3, 2, 200, 1):
-        done = execute(made, made.decoder.decode(rows(size)))
+        done = execute(made, decoded(made, rows(size)))
         fed = watched.fed["k"]
         assert fed.flags.c_contiguous
         assert fed.dtype == np.dtype(object if dtype == "string" else dtype)
@@ -180,7 +186,7 @@ def test_parameter_fits_what_is_left_of_a_batch() -> None:
     table = {"table": np.array([10, 20, 30, 40], np.float32)}
     watched = Watched(models.model(nodes, [models.tensor("a"), models.tensor("k")], [models.tensor("y")], table))
     made = stage(CONSTANT % "0.5", "{y: n.y}", {"n": watched})
-    done = execute(made, made.decoder.decode(rows(7)))
+    done = execute(made, decoded(made, rows(7)))
     assert done.columns["n.y"].ravel().tolist() == [10.5, 20.5, 30.5, 40.5]
     assert [failure.row for failure in done.failures] == [4, 5, 6]
 
@@ -199,7 +205,7 @@ def test_other_values_take_the_place_of_the_file_s() -> None:
         ({"n": {"k": (5,), "l": 0}}, 5),
     ):
         made = stage(file, "{y: n.y}", runs, parameters)
-        assert execute(made, made.decoder.decode(rows(2))).columns["n.y"].ravel().tolist() == [expected, expected + 1]
+        assert execute(made, decoded(made, rows(2))).columns["n.y"].ravel().tolist() == [expected, expected + 1]
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def test_key_timestamp_and_headers_pass_through(driver: TopologyDriver, order: E
         ("penstock-generation", b"0"),
         ("penstock-models", b"weight=weigh@1,base=table@1,total=sum@1,refund=double@1"),
         ("penstock-source", b"orders/1/%d" % offset),
+        ("penstock-id", driver.events("scores")[0]["id"].encode()),
         *given[:3],
     ]
 
@@ -114,6 +115,7 @@ def test_dead_letter_is_the_record_as_it_came_with_the_reason(driver: TopologyDr
         ("__streams.errors.partition", b"2"),
         ("__streams.errors.offset", b"%d" % record.offset),
         ("penstock-stage", b"decode"),
+        ("penstock-id", b"orders:2:%d" % record.offset),
     ]
     assert driver.events("scores") == []
 

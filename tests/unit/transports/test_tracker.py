@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from penstock.transports.kafka.tracker import Tracker
+from penstock.transports.tracker import Tracker
 
 TP = ("t", 0)
 OTHER = ("t", 1)
@@ -95,17 +95,17 @@ def test_commit_of_an_earlier_assignment_changes_nothing(tracker: Tracker) -> No
 
 def test_batch_of_an_earlier_assignment_is_not_started(tracker: Tracker) -> None:
     span, late = tracker.take(TP, 10, 15), tracker.take(OTHER, 0, 1)
-    assert tracker.start(span)
+    assert tracker.begin(span)
     assert tracker.working == 1
     tracker.assign({TP: 10})
-    assert not tracker.start(late)
+    assert not tracker.begin(late)
     assert tracker.working == 0
 
 
 def test_drain_waits_for_what_was_started(tracker: Tracker) -> None:
     """A batch that waits in a queue is left to whoever reads it next."""
     started, waiting = tracker.take(TP, 10, 15), tracker.take(TP, 15, 16)
-    tracker.start(started)
+    tracker.begin(started)
     assert (tracker.working, tracker.in_flight) == (1, 2)
     tracker.finish(started)
     assert (tracker.working, tracker.in_flight, waiting.finished) == (0, 1, False)
@@ -120,7 +120,7 @@ def test_second_finish_of_a_batch_changes_nothing(tracker: Tracker) -> None:
 
 def test_tracker_knows_no_kafka() -> None:
     """It is pure: importing it brings along neither the client nor Faust."""
-    script = "import sys, penstock.transports.kafka.tracker; print(*{name.partition('.')[0] for name in sys.modules})"
+    script = "import sys, penstock.transports.tracker; print(*{name.partition('.')[0] for name in sys.modules})"
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert {"faust", "aiokafka", "confluent_kafka", "mode", "numpy"}.isdisjoint(shown.stdout.split())
 
@@ -137,7 +137,7 @@ def test_a_drain_lets_nothing_more_start_until_the_next_assignment() -> None:
     tracker = Tracker()
     tracker.assign({TP: 0})
     tracker.drain()
-    assert not tracker.start(tracker.take(TP, 0, 1))
+    assert not tracker.begin(tracker.take(TP, 0, 1))
     assert tracker.working == 0
     tracker.assign({TP: 0})
-    assert tracker.start(tracker.take(TP, 0, 1))
+    assert tracker.begin(tracker.take(TP, 0, 1))

@@ -16,9 +16,9 @@ from penstock import runtime
 from penstock.control.desk import Desk
 from penstock.control.log import Log
 from penstock.control.messages import Binding, Release
-from penstock.engine import Plan
 from penstock.errors import ConfigError, Problem, TopicMissing, Untraceable
 from penstock.model.artifact import Artifact
+from penstock.pipeline import Program
 from penstock.record import Position
 from penstock.registry.directory import DirectoryRegistry
 from penstock.runners.explain.provenance import Origin
@@ -98,7 +98,7 @@ def _fold(topology: Topology, settings: Settings) -> Log:
         ) from error
 
 
-def load_bound(topology: Topology, bound: Bound, settings: Settings) -> tuple[Loaded, Plan]:
+def load_bound(topology: Topology, bound: Bound, settings: Settings) -> tuple[Loaded, Program]:
     """The topology with these versions and the release's parameters. What it requires of metrics today is not asked of them.
 
     Raises ConfigError for versions of other nodes than the topology's, or that do not fit it; ModelCorrupt, ModelUntrusted.

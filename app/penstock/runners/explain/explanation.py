@@ -77,8 +77,8 @@ def explain(position: Position, settings: Settings, topology: Topology | None = 
         came = read_at(settings, said.source)  # 3
     except (RecordMissing, TopicMissing) as error:
         raise type(error)(f"{position}: the input that it was made of is gone: {error}") from error
-    loaded, plan = load_bound(topology, bound, settings)
-    again = rerun(loaded, plan, source.name, came)  # 4
+    loaded, program = load_bound(topology, bound, settings)
+    again = rerun(loaded, program, source.name, came)  # 4
     return Explanation(record, topology, bound, source, came, again, _compare(record, again, loaded))  # 5
 
 
@@ -88,8 +88,8 @@ def _explain_dead_letter(record: Record, said: DeadLetter, settings: Settings, t
         raise ConfigError(f"{position} is a dead letter, which does not say of which topology: penstock explain TOPOLOGY {position}")
     source = _source(topology, said.input.topic, position)
     bound = bound_now(topology, settings)
-    loaded, plan = load_bound(topology, bound, settings)
-    return Explanation(record, topology, bound, source, said.input, rerun(loaded, plan, source.name, said.input), recorded=said)
+    loaded, program = load_bound(topology, bound, settings)
+    return Explanation(record, topology, bound, source, said.input, rerun(loaded, program, source.name, said.input), recorded=said)
 
 
 # -- the topology file -------------------------------------------------------------------------------------------------

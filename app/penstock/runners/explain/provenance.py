@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from penstock.errors import Untraceable
+from penstock.pipeline.letters import OWN
 from penstock.record import Position, Record
 from penstock.registry.names import NAME as MODEL
 from penstock.registry.names import VERSION
-from penstock.runners.pipeline import OWN
 from penstock.topology.names import NAME
 from penstock.topology.spec import ModelRef
 

@@ -1,5 +1,6 @@
-"""Kafka at record-batch grain inside Faust's shell.
+"""Kafka at record-batch grain, hosted by Faust.
 
-`tracker` keeps the offsets (pure), `fetch` takes raw records from aiokafka, `consumer` and `producer` are what Faust
-is given in place of its own, `transport` is their entry point (`penstock://host:port`).
+`source` and `sink` are the transport (`transports.base`): `fetch` takes raw records from aiokafka, `encode` makes record batches
+and `dispatch` sends them; `direct` and `wire` are the two hot requests, on aiokafka's connections past its tasks. `faust` is the
+host (`penstock://host:port`). `journal` reads and writes the control and status topics.
 """

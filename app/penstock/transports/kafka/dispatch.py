@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer
@@ -28,61 +27,17 @@ from aiokafka.producer.sender import SendProduceReqHandler
 from aiokafka.protocol.produce import ProduceResponse_v7
 from aiokafka.structs import TopicPartition
 
+from penstock.transports.base import Sent
 from penstock.transports.kafka.direct import Direct, Line
 from penstock.transports.kafka.encode import RecordBatch
 from penstock.transports.kafka.wire import PRODUCE, parse_produce, produce_request
 
-__all__ = ["Dispatcher", "Turn"]
-
-
-class Turn:
-    """The batches that were offered together, as a future: done when all are acknowledged; the first that is not fails it.
-
-    Unlike a future's, its callbacks are called at once: by the answer, and not at the event loop's next turn.
-    """
-
-    __slots__ = ("_callbacks", "_error", "_left")
-
-    def __init__(self) -> None:
-        self._left = 0
-        self._error: BaseException | None = None
-        self._callbacks: list[Callable[[Turn], None]] = []
-
-    def done(self) -> bool:
-        return not self._left
-
-    def cancelled(self) -> bool:
-        return False
-
-    def exception(self) -> BaseException | None:
-        return self._error
-
-    def add_done_callback(self, callback: Callable[[Turn], None]) -> None:
-        """Calls it when every batch is settled, now if that is so already."""
-        if self.done():
-            callback(self)
-        else:
-            self._callbacks.append(callback)
-
-    def add(self) -> None:
-        self._left += 1
-
-    def settle(self, error: BaseException | None = None) -> None:
-        """One batch was acknowledged, or will not be."""
-        self._error = self._error or error
-        self._left -= 1
-        if not self._left:
-            for callback in self._callbacks:
-                callback(self)
-
-    def settle_with(self, message: asyncio.Future[Any]) -> None:
-        """As aiokafka has settled the batch's own future."""
-        self.settle(asyncio.CancelledError() if message.cancelled() else message.exception())
+__all__ = ["Dispatcher"]
 
 
 class _Offer(NamedTuple):
     batch: RecordBatch
-    turn: Turn
+    sent: Sent
 
 
 class Dispatcher:
@@ -94,7 +49,6 @@ class Dispatcher:
         self._state = producer._txn_manager
         self._direct = Direct(producer.client)
         self._offers: dict[TopicPartition, _Offer] = {}  # not sent yet
-        self._turn: Turn | None = None
         self._ours: set[int] = set()  # brokers with a request of ours under way
         self._deaf: set[int] = set()  # brokers that do not speak our version
         self._moved: asyncio.Future[None] | None = None
@@ -144,25 +98,22 @@ class Dispatcher:
             brokers |= {self._leader(tp) for tp in accumulator._batches} | {self._leader(one.tp) for one in accumulator._pending_batches}
         return brokers
 
-    def offer(self, batch: RecordBatch, topic: str, partition: int) -> Turn | None:
-        """Takes the batch, for which there must be room; `push` sends it.
+    def offer(self, batch: RecordBatch, topic: str, partition: int, sent: Sent) -> bool:
+        """Takes the batch, for which there must be room, as a part of `sent`; `push` sends it.
 
-        None when the producer's own `send_batch` must say what is the matter, as for a partition that does not exist, or when
+        False when the producer's own `send_batch` must say what is the matter, as for a partition that does not exist, or when
         the broker does not speak our version.
         """
         tp, accumulator = TopicPartition(topic, partition), self._accumulator
         leader = self._leader(tp)
         if accumulator._closed or accumulator._exception is not None or not self._state.has_pid() or leader is None or leader in self._deaf:
-            return None
-        if self._turn is None:
-            self._turn = Turn()
-        self._turn.add()
-        self._offers[tp] = _Offer(batch, self._turn)
-        return self._turn
+            return False
+        sent.add()
+        self._offers[tp] = _Offer(batch, sent)
+        return True
 
     def push(self) -> None:
         """Sends what may be sent, in one request for each broker; what has to wait goes with the answer that it waits for."""
-        self._turn = None
         requests: dict[int, dict[TopicPartition, _Offer]] = {}
         with_sender = self._with_sender() | {None}
         for tp in tuple(self._offers):
@@ -188,9 +139,9 @@ class Dispatcher:
 
     def _leave(self, tp: TopicPartition) -> None:
         """Leaves a partition's batch to aiokafka's sender."""
-        batch, turn = self._offers.pop(tp)
+        batch, sent = self._offers.pop(tp)
         message = MessageBatch(tp, batch, self._accumulator._batch_ttl, 0)
-        message.future.add_done_callback(turn.settle_with)
+        message.future.add_done_callback(sent.settle_with)
         self._accumulator._batches[tp].append(message)
         self._wake()
 
@@ -217,8 +168,8 @@ class Dispatcher:
             if len(parts) != len(offers) or any(part.error for part in parts):
                 self._start(node, offers, ProduceResponse_v7.decode(io.BytesIO(data[at:])))
                 return
-            for _, turn in offers.values():
-                turn.settle()
+            for _, sent in offers.values():
+                sent.settle()
             self._free(node, offers)
 
         def lost(error: KafkaError) -> None:
@@ -242,8 +193,8 @@ class Dispatcher:
 
     def _start(self, node: int, offers: dict[TopicPartition, _Offer], outcome: Any) -> None:
         if self._sender.sender_task.done():  # nobody is left who could send them again
-            for _, turn in offers.values():
-                turn.settle(outcome if isinstance(outcome, KafkaError) else KafkaConnectionError("the producer was stopped"))
+            for _, sent in offers.values():
+                sent.settle(outcome if isinstance(outcome, KafkaError) else KafkaConnectionError("the producer was stopped"))
             self._ours.discard(node)
             self._progressed()
             return
@@ -255,12 +206,12 @@ class Dispatcher:
         """Has aiokafka do what an answer or an error asks for: fail batches, send them again, look for their new leader."""
         pending = self._accumulator._pending_batches
         messages: dict[TopicPartition, MessageBatch] = {}
-        for tp, (batch, turn) in offers.items():
+        for tp, (batch, sent) in offers.items():
             message = messages[tp] = MessageBatch(tp, batch, self._accumulator._batch_ttl, 0)
             message.drain_ready()  # it has been sent, so it keeps its sequence number
             pending.add(message)
             message.future.add_done_callback(lambda _, message=message: pending.discard(message))
-            message.future.add_done_callback(turn.settle_with)
+            message.future.add_done_callback(sent.settle_with)
         handler = SendProduceReqHandler(self._sender, messages)
         handler._client = _Known(handler._client, outcome)
         await handler.do(node)
@@ -271,8 +222,8 @@ class Dispatcher:
         self._tasks.discard(task)
         self._sender._fail_all(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            for _, turn in self._offers.values():
-                turn.settle(error)
+            for _, sent in self._offers.values():
+                sent.settle(error)
             self._offers.clear()
             self._ours.clear()
             self.push()

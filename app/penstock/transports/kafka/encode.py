@@ -88,9 +88,10 @@ class RecordBatch:
         """The outputs as records, the batch's first timestamp, and the latest of these outputs."""
         begun = self._first if self._count else None
         if self._native is not None and parcel.extra is None:
-            head, origin = _head(parcel.common, parcel.origin)
+            head, origin, title, place = _head(parcel.common, parcel.origin, parcel.identity)
+            ids = place if parcel.ids is None else parcel.ids
             try:
-                return self._native.encode_records(parcel.inputs, parcel.keys, parcel.values, head, origin, begun, self._count)
+                return self._native.encode_records(parcel.inputs, parcel.keys, parcel.values, head, origin, title, ids, begun, self._count)
             except (TypeError, ValueError, OverflowError):
                 pass  # out of the ordinary: Python says whether it is an error
         stamps = list(map(_TIMESTAMP, parcel.inputs))
@@ -140,37 +141,41 @@ class RecordBatch:
 
 
 @lru_cache(maxsize=4096)
-def _head(common: tuple[Header, ...], origin: tuple[str, bytes] | None) -> tuple[bytes, bytes | None]:
-    """What follows the value in each output: the headers in common and the name of the position's; and how the position begins.
+def _head(
+    common: tuple[Header, ...], origin: tuple[str, bytes] | None, identity: tuple[str, str] | None
+) -> tuple[bytes, bytes | None, bytes | None, bytes | None]:
+    """What follows the value in each output: the headers in common and the name of the position's; how the position begins; the name
+    of the id's header; how an id that is a position begins.
 
     Of few kinds: a generation gives a partition's outputs one.
     """
-    shared = b"".join(map(_header, common))
-    if origin is None:
-        return _varint(len(common)) + shared, None
-    title, prefix = origin
-    return _varint(len(common) + 1) + shared + _sized(title.encode()), prefix
+    count = len(common) + (origin is not None) + (identity is not None)
+    shared = _varint(count) + b"".join(map(_header, common))
+    title, place = (None, None) if identity is None else (_sized(identity[0].encode()), identity[1].encode())
+    return (shared, None, title, place) if origin is None else (shared + _sized(origin[0].encode()), origin[1], title, place)
 
 
 def _encode_plain(parcel: Parcel, stamps: Sequence[int], first: int, number: int) -> bytes:
     """The way of nearly all outputs: a key, a value, the shared headers and the position. Raises IndexError or TypeError for others."""
-    head, prefix = _head(parcel.common, parcel.origin)
-    if prefix is None or parcel.extra is not None or min(stamps) < first:
+    head, prefix, title, place = _head(parcel.common, parcel.origin, parcel.identity)
+    if prefix is None or title is None or place is None or parcel.extra is not None or min(stamps) < first:
         raise TypeError
     varint = _READY
     origin = prefix.replace(b"%", b"%%") + b"%d"
-    offsets = map(_OFFSET, parcel.inputs)
+    offsets = [*map(_OFFSET, parcel.inputs)]
+    named = place.replace(b"%", b"%%") + b"%d"
+    ids = [named % offset for offset in offsets] if parcel.ids is None else map(str.encode, parcel.ids)
     keys = map(_KEY, parcel.inputs) if parcel.keys is None else parcel.keys
     out: list[bytes] = []
     put = out.append
     join = b"".join
-    rows: Any = zip(offsets, stamps, keys, parcel.values, strict=True)  # a null key or value is a TypeError, as it should be
-    for offset, stamp, key, value in rows:
+    rows: Any = zip(offsets, stamps, keys, parcel.values, ids, strict=True)  # a null key or value is a TypeError, as it should be
+    for offset, stamp, key, value, id in rows:
         position = origin % offset
         # fmt: off
         record = join((
             b"\0", varint[stamp - first], varint[number], varint[len(key)], key, varint[len(value)], value,
-            head, varint[len(position)], position,
+            head, varint[len(position)], position, title, varint[len(id)], id,
         ))
         # fmt: on
         put(varint[len(record)])

@@ -5,13 +5,14 @@ step earlier, and with the position that the broker was asked for, which is what
 records are accepted only when the fetch began at exactly the expected position, so whatever is missing between that
 position and the first record was left out by the broker and by nobody else.
 
-A fetch that follows another is asked for here, on the short way (`direct`). Every other one is aiokafka's: the first of an
+A fetch that follows another is asked for here, on the short way (`direct`), and its answer is kept here until it is taken; meanwhile
+its broker counts as busy, so that aiokafka does not ask for the same records. Every other fetch is aiokafka's: the first of an
 assignment, the one after an error, after a change of leader, or when a partition has no position.
 
 Private parts of aiokafka 0.14.0 that are touched, all of them in this file: `FetchResult`, `PartitionRecords`,
-`GroupCoordinator.check_errors`; of `Fetcher`: `_records`, `_in_flight`, `_subscriptions`, `_client`, `_closed`, `_create_fetch_waiter`,
-`_fetch_waiters`, `_notify`, `_wait_consume_future`, `error_future`, `_get_actions_per_node`, `_select_read_replica`, `_fetch_min_bytes`,
-`_fetch_max_wait_ms`, `_fetch_max_bytes`, `_max_partition_fetch_bytes`, `_isolation_level`, `_prefetch_backoff`.
+`GroupCoordinator.check_errors`; of `Fetcher`: `_records` (read and emptied), `_in_flight`, `_subscriptions`, `_client`,
+`_closed`, `_create_fetch_waiter`, `_fetch_waiters`, `_notify`, `_wait_consume_future`, `error_future`, `_get_actions_per_node`,
+`_select_read_replica`, `_fetch_min_bytes`, `_fetch_max_wait_ms`, `_fetch_max_bytes`, `_max_partition_fetch_bytes`, `_isolation_level`.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from aiokafka.structs import TopicPartition
 from penstock.native import native as installed
 from penstock.record import RecordLike
 from penstock.transports.kafka.direct import Direct, Line
-from penstock.transports.kafka.tracker import Partition
 from penstock.transports.kafka.wire import FETCH, fetch_request, parse_fetch
+from penstock.transports.tracker import Partition
 
 __all__ = ["Fetched", "RawFetcher"]
 
@@ -53,18 +54,13 @@ class Fetched(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What a fetch of ours brought for one partition, kept where aiokafka keeps its own: the records from `start` on, as bytes."""
+    """What a fetch of ours brought for one partition: the records from `start` on, as bytes."""
 
     tp: TopicPartition
     assignment: Any
     start: int
     records: bytes
     aborted: Sequence[tuple[int, int]] = ()
-    backoff: float = 0.0
-
-    def calculate_backoff(self) -> float:
-        """Seconds for which aiokafka leaves the partition's broker alone."""
-        return self.backoff
 
     def current(self) -> bool:
         """Whether the partition still stands where it stood when this was asked for."""
@@ -108,6 +104,8 @@ class RawFetcher:
         self._requests = fetcher._get_actions_per_node
         fetcher._get_actions_per_node = self._next_requests
         self._direct = Direct(fetcher._client)
+        self._answers: dict[TopicPartition, _Answer] = {}  # not taken yet
+        self._holding: set[int] = set()  # brokers whose answer is among these; in flight for aiokafka until it is taken
         self._odd: set[int] = set()  # brokers whose last answer only aiokafka understands
         self._served: dict[TopicPartition, float] = {}  # when a partition last brought records
 
@@ -124,7 +122,7 @@ class RawFetcher:
 
     async def wait(self, timeout: float) -> None:
         """Until something has been fetched, at most `timeout` seconds. Raises what made fetching impossible."""
-        if self._fetcher._records:
+        if self._answers or self._fetcher._records:
             return
         waiter = self._fetcher._create_fetch_waiter()
         handle = asyncio.get_running_loop().call_later(timeout, _resolve, waiter)
@@ -141,41 +139,51 @@ class RawFetcher:
         A result that begins elsewhere is dropped, and `seek(partition, expected, found)` is called instead, with None when
         the broker has no such offset. Raises its other errors (not authorised, corrupt, record larger than the fetch size).
         """
-        fetcher = self._fetcher
         taken = 0
         try:
-            for tp, result in list(fetcher._records.items()):
-                del fetcher._records[tp]
-                at = expected(tp)
-                if at is None:
-                    continue
-                read: Callable[[], tuple[list[RecordLike], int]]
-                if type(result) is _Answer:
-                    if not result.current():
-                        continue
-                    start, assignment, read = result.start, result.assignment, result.unpack
-                elif type(result) is FetchResult:
-                    if not result.has_more() or not result.check_assignment(tp):
-                        continue
-                    records = result._partition_records
-                    start, assignment, read = records.next_fetch_offset, result._assignment, partial(_walk, records)
-                else:
-                    try:
-                        result.check_raise()
-                    except OffsetOutOfRangeError:
-                        seek(tp, at, None)
-                    continue
-                if start != at:
-                    seek(tp, at, start)
-                    continue
-                rows, end = read()
-                assignment.state_value(tp).consumed_to(end)
-                taken += len(rows)
-                yield Fetched((tp.topic, tp.partition), start, end, rows)
+            for fetched in self._ready(expected, seek):
+                taken += len(fetched.records)
+                yield fetched
         finally:
+            self._release()
             self._ask_again(taken)
 
+    def _ready(self, expected: Callable[[Partition], int | None], seek: Callable[[Partition, int, int | None], None]) -> Iterator[Fetched]:
+        fetcher = self._fetcher
+        answers, self._answers = self._answers, {}
+        for tp, answer in answers.items():
+            at = expected(tp)
+            if at is None or not answer.current():
+                continue
+            if answer.start != at:
+                seek(tp, at, answer.start)
+                continue
+            yield _read(tp, answer.start, answer.assignment, answer.unpack)
+        for tp, result in list(fetcher._records.items()):
+            del fetcher._records[tp]
+            at = expected(tp)
+            if at is None:
+                continue
+            if type(result) is not FetchResult:
+                try:
+                    result.check_raise()
+                except OffsetOutOfRangeError:
+                    seek(tp, at, None)
+                continue
+            if not result.has_more() or not result.check_assignment(tp):
+                continue
+            records = result._partition_records
+            if records.next_fetch_offset != at:
+                seek(tp, at, records.next_fetch_offset)
+                continue
+            yield _read(tp, at, result._assignment, partial(_walk, records))
+
     # -- asking --------------------------------------------------------------------------------------------------
+
+    def _release(self) -> None:
+        """The brokers whose answers have been taken, or were dropped, may be asked again."""
+        self._fetcher._in_flight -= self._holding
+        self._holding.clear()
 
     def _ask_again(self, taken: int) -> None:
         now = time.monotonic()
@@ -188,6 +196,9 @@ class RawFetcher:
     def _next_requests(self, assignment: Any) -> tuple[Any, ...]:
         """What aiokafka is to ask the brokers next."""
         fetcher = self._fetcher
+        if self._answers and not any(answer.assignment is assignment for answer in self._answers.values()):
+            self._answers.clear()  # of an assignment that has ended
+            self._release()
         fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms = self._gathering if self._gather else self._limits
         actions: tuple[Any, ...] = self._requests(assignment)
         requests = actions[0]
@@ -258,7 +269,10 @@ class RawFetcher:
                 return
             if not self._keep(data, at, assignment, dict(positions)):
                 self._odd.add(node)
-            if fetcher._records:
+            if any(tp in self._answers for tp, _ in positions):
+                self._holding.add(node)
+                fetcher._in_flight.add(node)
+            if self._answers:
                 for waiter in fetcher._fetch_waiters:
                     fetcher._notify(waiter)
             elif not self._ask():
@@ -272,8 +286,7 @@ class RawFetcher:
         line.call(FETCH, body, answered, lost)
 
     def _keep(self, data: bytes, at: int, assignment: Any, positions: dict[TopicPartition, int]) -> bool:
-        """Keeps fetched records where aiokafka would have put them. False when it should ask itself, and see why there are none."""
-        fetcher = self._fetcher
+        """Keeps what was fetched until it is taken. False when it should ask itself, and see why there are none."""
         try:
             error, parts = parse_fetch(data, at)
         except ValueError as problem:
@@ -296,8 +309,14 @@ class RawFetcher:
                 plain = False
                 continue
             self._served[tp] = now
-            fetcher._records[tp] = _Answer(tp, assignment, positions[tp], part.records, part.aborted, fetcher._prefetch_backoff)
+            self._answers[tp] = _Answer(tp, assignment, positions[tp], part.records, part.aborted)
         return plain
+
+
+def _read(tp: TopicPartition, start: int, assignment: Any, read: Callable[[], tuple[list[RecordLike], int]]) -> Fetched:
+    rows, end = read()
+    assignment.state_value(tp).consumed_to(end)
+    return Fetched((tp.topic, tp.partition), start, end, rows)
 
 
 def _resolve(waiter: asyncio.Future[Any]) -> None:

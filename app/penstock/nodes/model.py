@@ -1,24 +1,22 @@
-"""What a step computes: one registered model over the columns of a batch. Features, models and ensembles differ only
-in how they are wired, so there is one node.
+"""A model over the columns of a batch: features, models and ensembles differ only in how they are wired, so there is one node for them.
 
-A model that raises over a batch is asked again for each half, and so on down to the guilty rows: they fail, their
+A model that raises over a batch is run again for each half, and so on down to the guilty rows: they fail, their
 neighbours do not notice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from penstock.batch import Array, Batch
 from penstock.errors import InferenceError, RecordError
+from penstock.nodes.base import WHOLE, Context, Feed
 
-__all__ = ["Node", "Runnable", "Runs"]
-
-Feed = Callable[[Mapping[str, Array]], Array]
+__all__ = ["ModelNode", "Runs"]
 
 
 class Runs(Protocol):
@@ -28,17 +26,11 @@ class Runs(Protocol):
         """The named outputs for the named inputs, first axes equal. Raises InferenceError."""
 
 
-class Runnable(Protocol):
-    """The one signature: features, models, ensembles, and whatever wraps them."""
-
-    def run(self, batch: Batch, *, isolate: bool = True) -> Batch: ...
-
-
 @dataclass(frozen=True, slots=True)
-class Node:
-    """`model` run over `feeds` (input tensor -> how its array is made of the batch's columns).
+class ModelNode:
+    """`model`, run over `feeds` (input tensor -> how its array is made of the batch's columns).
 
-    `outputs` are the model's outputs that somebody reads, and `columns` the names they get in the batch.
+    `outputs` are the model's outputs that are read, and `columns` the names that they get in the batch.
     """
 
     name: str
@@ -47,15 +39,14 @@ class Node:
     feeds: tuple[tuple[str, Feed], ...]
     outputs: tuple[str, ...]
     columns: tuple[str, ...]
+    stateful: ClassVar[bool] = False
 
-    def run(self, batch: Batch, *, isolate: bool = True) -> Batch:
-        """The batch with this node's columns. With `isolate`, rows over which the model raises become failures;
-        without, InferenceError is raised (the caller wants to try again where it may take longer).
-        """
+    def run(self, batch: Batch, context: Context = WHOLE) -> Batch:
+        """The batch with this node's columns; rows over which the model raises become failures. See `nodes.base` for `context`."""
         try:
             arrays = self._infer(batch.columns, batch.size)
         except InferenceError as error:
-            if not isolate:
+            if not context.isolate:
                 raise
             return self._isolate(batch, error)
         return batch.with_columns(dict(zip(self.columns, arrays, strict=True)))

@@ -11,17 +11,17 @@ from onnx import TensorProto, helper
 from penstock.batch import Array, Batch
 from penstock.errors import InferenceError
 from penstock.model.session import Session
-from penstock.nodes import Node, Runs
+from penstock.nodes import HASTY, ModelNode, Runs
 from penstock.testing import models
 
 
-def node_of(model: bytes | Runs, name: str, *, deadline: float = 2.0) -> Node:
+def node_of(model: bytes | Runs, name: str, *, deadline: float = 2.0) -> ModelNode:
     """A node over the column `x`."""
     runs = Session.load(model, deadline=deadline) if isinstance(model, bytes) else model
-    return Node(name, f"{name}@1", runs, (("x", lambda columns: columns["x"].reshape(-1, 1)),), ("y",), (f"{name}.y",))
+    return ModelNode(name, f"{name}@1", runs, (("x", lambda columns: columns["x"].reshape(-1, 1)),), ("y",), (f"{name}.y",))
 
 
-def gather_node(model: Runs | None = None) -> Node:
+def gather_node(model: Runs | None = None) -> ModelNode:
     """Rows 0 to 2 are scored as 10, 20, 30; any other number makes the model raise for the whole batch."""
     return node_of(model or models.gather([10, 20, 30]), "table")
 
@@ -62,7 +62,7 @@ def test_search_for_one_guilty_row_halves_the_rest() -> None:
 def test_without_isolation_the_error_is_raised_and_nothing_searched() -> None:
     asked = Asked(Session.load(models.gather([10, 20, 30])))
     with pytest.raises(InferenceError, match="idx=9"):
-        gather_node(asked).run(batch(0, 9, 2), isolate=False)
+        gather_node(asked).run(batch(0, 9, 2), HASTY)
     assert asked.sizes == [3]
 
 
@@ -81,7 +81,7 @@ def test_answers_for_other_rows_than_asked_are_refused() -> None:
     distinct = models.model([helper.make_node("Unique", ["x"], ["y"], axis=0)], [models.tensor("x")], [models.tensor("y")])
     node = node_of(distinct, "total")
     with pytest.raises(InferenceError, match=r"total@1 gave y of shape \(1, 1\) for 3 rows"):
-        node.run(Batch(3, {"x": np.ones(3, np.float32)}), isolate=False)
+        node.run(Batch(3, {"x": np.ones(3, np.float32)}), HASTY)
 
 
 def test_answers_of_changing_width_fail_their_rows() -> None:

@@ -1,0 +1,100 @@
+"""Rows that are columns already: each column is checked and cast as a decoder would make it, and no row becomes bytes on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from penstock.batch import Array, Batch, Failure, Table
+from penstock.codecs.columns import FLOATS, Assembler, bounds
+from penstock.errors import DecodeError
+from penstock.schema import REQUIRED, Column, Field, Schema, innermost
+
+__all__ = ["TableDecoder"]
+
+
+class TableDecoder:
+    """From the columns of a Table, by field name, to the columns that a stage reads.
+
+    A field that the table lacks is its default in every row; without one every row fails. Raises SchemaError for columns that
+    their fields cannot feed.
+    """
+
+    def __init__(self, schema: Schema, columns: Sequence[Column]) -> None:
+        self._assembler = Assembler(schema, columns)
+        read = {column.field for column in columns}
+        self._fields = [(field, field.name in read) for field in schema.fields]
+
+    def decode(self, table: Table) -> Batch:
+        """The rows as one batch, and a Failure (DecodeError) for each that the columns cannot hold. Never raises for what is in them."""
+        size = len(table)
+        errors: dict[int, DecodeError] = {}
+        given: list[Any] = []
+        nulls: list[Array | None] = []
+        for field, read in self._fields:
+            if not read:
+                given.append(())
+                nulls.append(None)
+                continue
+            values, holes = self._given(table, field, size)
+            self._check(field, values, holes, errors)
+            given.append(values)
+            nulls.append(holes)
+        if not errors:
+            return Batch(size, self._assembler.arrays(given, size, nulls))
+        keep = np.array([row for row in range(size) if row not in errors], dtype=np.intp)
+        left = [values[keep] if len(values) else values for values in given]
+        columns = self._assembler.arrays(left, len(keep), [None if holes is None else holes[keep] for holes in nulls])
+        return Batch(len(keep), columns, keep, tuple(Failure(row, errors[row]) for row in sorted(errors)))
+
+    def _given(self, table: Table, field: Field, size: int) -> tuple[Array, Array | None]:
+        """The field's values, and which of them are null."""
+        values = table.columns.get(field.name)
+        holes = table.nulls.get(field.name)
+        if values is not None:
+            if values.dtype == object and holes is None:
+                holes = np.fromiter((value is None for value in values), bool, size)
+            return values, holes if holes is not None and holes.any() else None
+        absent = field.default is REQUIRED or field.default is None
+        dtype = object if innermost(field).dtype == "string" else innermost(field).dtype
+        made = np.full((size,), "" if dtype is object else 0, dtype) if absent else np.array([field.default] * size, dtype)
+        return made, np.ones(size, bool) if absent else None
+
+    def _check(self, field: Field, values: Array, holes: Array | None, errors: dict[int, DecodeError]) -> None:
+        """Fails the rows whose value no column of the field holds."""
+        live = np.ones(len(values), bool) if holes is None else ~holes
+        if holes is not None and self._assembler.rejects_null(field.name):
+            self._fail(errors, holes, f"field {field.name!r} is null")
+        shape = self._assembler.shape(field.name)
+        if values.shape[1:] != shape:
+            self._fail(errors, live, f"field {field.name!r} is {list(values.shape[1:])}, and {list(shape)} is read")
+            return
+        kind = innermost(field).kind
+        if kind in ("string", "enum"):
+            texts = values.reshape(len(values), -1).tolist()
+            known = innermost(field).symbols if kind == "enum" else None
+            wrong = np.array(
+                [any(not isinstance(one, str) or (known is not None and one not in known) for one in row) for row in texts], bool
+            )
+            self._fail(errors, wrong & live, f"field {field.name!r} is no {kind} of the schema")
+            return
+        numbers = "biuf" if kind in FLOATS else "biu"
+        if values.dtype.kind not in numbers:
+            self._fail(errors, live, f"field {field.name!r} is {values.dtype}, the schema says {kind}")
+            return
+        if kind == "boolean":
+            self._fail(errors, live & (values.dtype.kind != "b"), f"field {field.name!r} is {values.dtype}, the schema says boolean")
+            return
+        least, most = bounds(kind, self._assembler.dtypes(field.name))
+        with np.errstate(invalid="ignore"):
+            outside = ~((values >= least) & (values <= most))
+        if self._assembler.takes_nan(field.name):
+            outside &= ~np.isnan(values) if values.dtype.kind == "f" else True
+        self._fail(errors, live & outside.reshape(len(values), -1).any(axis=1), f"field {field.name!r} is out of range")
+
+    @staticmethod
+    def _fail(errors: dict[int, DecodeError], rows: Array, why: str) -> None:
+        for row in np.flatnonzero(rows).tolist():
+            errors.setdefault(row, DecodeError(why))

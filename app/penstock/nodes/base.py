@@ -1,0 +1,43 @@
+"""What every node has: one signature, `run(batch, context) -> batch`, for models and for whatever wraps them or has state.
+
+1. A node adds columns. It keeps those that it was given as they are, and it never writes into them.
+2. A row that it cannot answer for becomes a failure of that row; the rows beside it do not notice.
+3. With `context.isolate` false, a node whose model raises over the whole batch raises InferenceError and has done nothing:
+   the caller runs the same node on the same batch again, where it may take longer to find the guilty rows.
+4. Running the same chunk a second time gives the same answers and leaves the same state as running it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from penstock.batch import Array, Batch
+
+__all__ = ["HASTY", "WHOLE", "Context", "Feed", "Node"]
+
+Feed = Callable[[Mapping[str, Array]], Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a run of a chunk knows beside its rows: whether guilty rows are looked for, or the first error is raised."""
+
+    isolate: bool = True
+
+
+WHOLE: Final = Context()
+HASTY: Final = Context(isolate=False)
+
+
+class Node(Protocol):
+    """One step of a plan. `stateful` nodes remember something from chunk to chunk."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def stateful(self) -> bool: ...
+
+    def run(self, batch: Batch, context: Context = WHOLE) -> Batch:
+        """The batch with this node's columns. Raises InferenceError only where `context` asks for it."""

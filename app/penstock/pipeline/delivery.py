@@ -1,0 +1,295 @@
+"""Delivery: the one loop from taking to acknowledging, on every transport.
+
+A group of spans goes through these steps:
+
+1. begin      the spans whose assignment still holds; the others were dropped
+2. score      in chunks (`score`), each in one slice of the event loop's time, or in a thread when it is expected to take long
+3. send       outputs and dead letters, in order
+4. go on      with the next group, while
+5. finish     this one waits for its acknowledgements: then the strategy (`commit`) finishes its spans
+
+Its life, for one assignment after the other:
+
+| state   | `submit`            | goes on to                                              |
+|---------|---------------------|---------------------------------------------------------|
+| open    | takes spans         | closing (`close`), ended (`terminate`)                  |
+| closing | spans are dropped   | open, by the next assignment of the source's positions  |
+| ended   | spans are dropped   | nothing                                                 |
+
+The loop owns the back-pressure: spans that were taken and are not finished are bounded in number and bytes, and a source
+takes the next ones only when there is `room`. It has no clock of its own and knows no broker: the source, the sink, the
+programs and the clock are given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from penstock.errors import InferenceError, SettingsError
+from penstock.parcel import Parcel
+from penstock.pipeline.commit import Commit
+from penstock.pipeline.ports import Program
+from penstock.pipeline.score import Chunk, Pipeline
+from penstock.telemetry import Metrics
+from penstock.transports.base import Sink, Source
+from penstock.transports.tracker import Partition, Span
+
+__all__ = ["Delivery", "Fixed", "Pace", "Served"]
+
+logger = logging.getLogger(__name__)
+
+GROUP_SECONDS = 1.0  # a group should take no longer: rebalances and shutdowns wait for it
+
+
+class Served(Protocol):
+    """What scores now: a program and its generation."""
+
+    @property
+    def generation(self) -> int: ...
+    @property
+    def program(self) -> Program: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """What serves where nothing is released: one program for ever, as generation 0."""
+
+    program: Program
+    generation: int = 0
+
+    def __call__(self) -> Fixed:
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How much is done at once. Rows, bytes and seconds."""
+
+    chunk_rows: int = 256
+    group_rows: int = 2048
+    in_flight: int = 16
+    in_flight_bytes: int = 32 * 1024**2
+    offload_after: float = 0.05
+
+
+class Delivery:
+    """The loop of one worker. `stages` names the stage that reads each topic; `serving` returns what scores now.
+
+    `fail` is called with what ends the loop: an error that no record causes. `begins(partition, offset, generation)` is called
+    before a span is scored. `models` is held while a model runs: a session runs once at a time.
+
+    Raises SettingsError when source or sink lacks an ability that the strategy needs.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        sink: Sink,
+        commit: Commit,
+        *,
+        stages: Mapping[str, str],
+        serving: Callable[[], Served],
+        fail: Callable[[BaseException], None],
+        pace: Pace = Pace(),
+        metrics: Metrics | None = None,
+        begins: Callable[[Partition, int, int], None] | None = None,
+        models: asyncio.Lock | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        for end in (source, sink):
+            if lacking := end.abilities.lacks(commit.needs):
+                raise SettingsError(f"{type(commit).__name__} needs {' and '.join(lacking)}, which {type(end).__name__} does not offer")
+        self.rows = pace.group_rows
+        self.metrics = metrics or Metrics()
+        self._source, self._sink, self._commit = source, sink, commit
+        self._stages, self._serving, self._fail, self._begins = stages, serving, fail, begins
+        self._pace, self._clock = pace, clock
+        self._models = models or asyncio.Lock()
+        self._scorers: dict[str, _Scorer] = {}
+        self._changed = asyncio.Event()  # a span has ended, or the assignment has changed
+        self._ended = False
+        source.positions.changed = self._on_change
+
+    # -- back-pressure ---------------------------------------------------------------------------------------------
+
+    def has_room(self) -> bool:
+        """Whether more may be taken: what was taken and is not finished is bounded."""
+        positions, pace = self._source.positions, self._pace
+        return positions.in_flight < pace.in_flight and positions.in_flight_bytes < pace.in_flight_bytes
+
+    async def room(self) -> None:
+        """Waits until more may be taken."""
+        while not self.has_room():
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _on_change(self) -> None:
+        positions = self._source.positions
+        self.metrics.in_flight_batches, self.metrics.in_flight_bytes = positions.in_flight, positions.in_flight_bytes
+        self._changed.set()
+
+    # -- one group after the other -----------------------------------------------------------------------------------
+
+    async def submit(self, spans: Sequence[Span]) -> None:
+        """Leads spans of one topic through steps 1 to 4, in groups. Raises TransportError when outputs cannot be handed over."""
+        for group in self._groups(spans):
+            if not self._ended:
+                await self._deliver(group)
+
+    async def drive(self) -> None:
+        """Takes from the source until its input ends. What was handed over may still be on its way then: see `close`."""
+        while not self._ended:
+            await self.room()
+            spans = await self._source.take(self.rows)
+            if not spans:
+                return
+            for of_one_topic in _by_topic(spans):
+                await self.submit(of_one_topic)
+
+    def _groups(self, spans: Sequence[Span]) -> Iterator[list[Span]]:
+        """Small spans together, up to `rows` rows; how many these are may change meanwhile."""
+        group: list[Span] = []
+        count = 0
+        for span in spans:
+            if group and count + len(span.records) > self.rows:
+                yield group
+                group, count = [], 0
+            group.append(span)
+            count += len(span.records)
+        if group:
+            yield group
+
+    async def _deliver(self, group: Sequence[Span]) -> None:
+        began = self._clock()
+        spans = [span for span in group if span.begin()]  # 1
+        if not spans:
+            return
+        scorer = self._scorer(spans)
+        parcels: list[Parcel] = []
+        first = True
+        for chunk in scorer.pipeline.chunks((span.partition, span.records) for span in spans):  # 2
+            if not first:
+                await asyncio.sleep(0)
+            first = False
+            parcels += await self._score(scorer, chunk)
+            if not spans[0].current:  # a group is of one assignment, and this one's drain has run out of time
+                return
+        sent = await self._sink.send(parcels)  # 3
+
+        def ended(error: BaseException | None) -> None:
+            try:
+                if error is not None:
+                    self._fail(error)
+                else:
+                    self._count(spans, parcels, self._clock() - began)
+            except Exception as bug:  # noqa: BLE001  what a callback raises is seen by no one else
+                self._fail(bug)
+
+        self._commit.done(spans, sent, ended)  # 5
+
+    def _scorer(self, spans: Sequence[Span]) -> _Scorer:
+        """The pipeline of what serves now, for the whole group; a swap shows from the next group on."""
+        topic, serving = spans[0].partition[0], self._serving()
+        scorer = self._scorers.get(topic)
+        if scorer is None or scorer.serving is not serving:
+            pipeline = Pipeline(
+                serving.program,
+                self._stages[topic],
+                sink=self._sink,
+                generation=serving.generation,
+                chunk_rows=self._pace.chunk_rows,
+                metrics=self.metrics,
+            )
+            scorer = self._scorers[topic] = _Scorer(serving, pipeline, 0.0 if scorer is None else scorer.row_seconds)
+        if self._begins is not None:
+            for span in spans:
+                self._begins(span.partition, span.start, serving.generation)
+        return scorer
+
+    async def _score(self, scorer: _Scorer, chunk: Chunk) -> list[Parcel]:
+        async with self._models:
+            began = time.perf_counter()
+            pipeline = scorer.pipeline
+            if scorer.row_seconds * chunk.rows <= self._pace.offload_after:
+                passing = pipeline.begin(chunk)
+                try:
+                    parcels = pipeline.complete(passing, isolate=False)
+                except InferenceError:
+                    self.metrics.splits += 1
+                    self.metrics.offloaded += 1
+                    parcels = await asyncio.to_thread(pipeline.complete, passing)
+            else:
+                self.metrics.offloaded += 1
+                parcels = await asyncio.to_thread(pipeline.process, chunk)
+            self._measure(scorer, (time.perf_counter() - began) / chunk.rows)
+        return parcels
+
+    def _measure(self, scorer: _Scorer, row_seconds: float) -> None:
+        """Adapts how many rows make a group, so that one takes about GROUP_SECONDS at the most."""
+        scorer.row_seconds += (row_seconds - scorer.row_seconds) * 0.2
+        self.rows = max(1, min(self._pace.group_rows, int(GROUP_SECONDS / max(scorer.row_seconds, 1e-9))))
+
+    def _count(self, spans: Sequence[Span], parcels: Sequence[Parcel], seconds: float) -> None:
+        metrics = self.metrics
+        rows = sum(len(span.records) for span in spans)
+        metrics.batches += 1
+        metrics.records_in += rows
+        metrics.batch_rows.observe(rows)
+        metrics.batch_seconds.observe(seconds)
+        for parcel in parcels:
+            if parcel.dead:
+                metrics.dead_letters += len(parcel)
+            else:
+                metrics.records_out += len(parcel)
+
+    # -- the end of an assignment --------------------------------------------------------------------------------------
+
+    async def poll(self) -> bool:
+        """What is due from time to time: the runner's timer calls it. True when positions were stored."""
+        return await self._commit.store()
+
+    async def close(self, patience: float) -> None:
+        """Waits until what was begun is finished, at most `patience` seconds, then stores it. Nothing begins meanwhile.
+
+        Called when the assignment ends and when the worker stops. What was taken and not begun is read again by the next owner; so
+        is what did not finish in time, which is where an at-least-once duplicate can come from.
+        """
+        positions = self._source.positions
+        positions.drain()
+        deadline = self._clock() + patience
+        while positions.working and not self._ended and (left := deadline - self._clock()) > 0:
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(left):
+                    await self._changed.wait()
+            except TimeoutError:
+                logger.warning("%d batches were not finished in time and will be processed again", positions.working)
+        await self._commit.store()
+
+    def terminate(self) -> None:
+        """Ends the loop: what was begun will not be finished, and `close` waits for it no longer. What is finished can still be stored."""
+        self._ended = True
+        self._changed.set()
+
+
+class _Scorer:
+    """The pipeline of one stage, what it was made of, and the measured seconds per row."""
+
+    __slots__ = ("pipeline", "row_seconds", "serving")
+
+    def __init__(self, serving: Served, pipeline: Pipeline, row_seconds: float) -> None:
+        self.serving = serving
+        self.pipeline = pipeline
+        self.row_seconds = row_seconds
+
+
+def _by_topic(spans: Sequence[Span]) -> list[list[Span]]:
+    topics: dict[str, list[Span]] = {}
+    for span in spans:
+        topics.setdefault(span.partition[0], []).append(span)
+    return list(topics.values())

@@ -1,0 +1,79 @@
+"""Ports: where a stage meets its topics. Bytes become columns and columns become bytes here, so that the engine knows no format.
+
+Ports are made for one plan, since columns follow its models' signatures; a release that is prepared has both (`Program`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+from penstock.batch import Batch, Table
+from penstock.codecs import Decoder, Encoder, TableDecoder, decoder, encoder
+from penstock.engine import Plan
+from penstock.record import RecordLike
+from penstock.schema import Schema
+from penstock.signature import Tensor
+from penstock.topology import wiring
+from penstock.topology.spec import Source
+
+__all__ = ["Port", "Program", "ports"]
+
+_VALUE = attrgetter("value")  # mapped, it costs half of a comprehension
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """What leads records into one stage, and its outputs out.
+
+    `encoders` are by sink name. `id` is the column with the events' ids, None where the source names no field; `chained` says
+    whether the source's topic is written by a sink of the same topology, whose events keep the ids that they entered with.
+    """
+
+    source: Source
+    decoder: Decoder
+    table: TableDecoder
+    encoders: Mapping[str, Encoder]
+    id: str | None
+    chained: bool
+
+    def decode(self, records: Sequence[RecordLike]) -> Batch:
+        """The records' columns, and a Failure for each that is no event. Rows of a Table are columns already."""
+        if isinstance(records, Table):
+            return self.table.decode(records)
+        return self.decoder.decode(list(map(_VALUE, records)))
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A plan, and by stage name the ports that it was made with: all that turns records into outputs."""
+
+    plan: Plan
+    ports: Mapping[str, Port]
+
+
+def ports(wired: wiring.Wiring, schemas: Mapping[str, Schema], sink_schemas: Mapping[str, Schema]) -> dict[str, Port]:
+    """The port of each stage, by name. `schemas` are by source name, `sink_schemas` by sink name.
+
+    Raises SchemaError for a format that cannot carry what it is given.
+    """
+    written = {sink.topic for sink in wired.topology.sinks}
+    return {stage.name: _port(stage, written, schemas, sink_schemas) for stage in wired.stages}
+
+
+def _port(stage: wiring.Stage, written: set[str], schemas: Mapping[str, Schema], sink_schemas: Mapping[str, Schema]) -> Port:
+    (only,) = stage.inputs
+    source, schema = only.source, schemas[only.source.name]
+    return Port(
+        source=source,
+        decoder=decoder(source.format, schema, only.columns, max_bytes=source.max_bytes),
+        table=TableDecoder(schema, only.columns),
+        encoders={emit.sink.name: _encoder(emit, sink_schemas.get(emit.sink.name)) for emit in stage.emits},
+        id=only.id,
+        chained=source.topic in written,
+    )
+
+
+def _encoder(emit: wiring.Emit, schema: Schema | None) -> Encoder:
+    return encoder(emit.sink.format, [Tensor(field.name, field.dtype, field.shape) for field in emit.fields], schema)

@@ -1,0 +1,304 @@
+"""Pipeline: what happens to the records of one stage between taking and sending, in numbered steps.
+
+1. decode       bytes to columns; what is no event fails
+2. execute      the plan's nodes; rows on which a model fails, fail
+3. encode       columns to the sinks' bytes; what cannot be written, or is larger than its topic takes, fails
+4. address      topic, partition, key, timestamp, headers and id of each output
+5. dead-letter  the failed records, as they came, with the reason in their headers
+
+Sending, and acknowledging after that, is the loop's (`delivery`). Nothing here waits, and nothing here raises because of a
+record.
+
+An event's **id** is what its source's `id` field holds; without one it is the id that it entered the topology with: of a topic
+that the same topology writes, the header of its record, else its position TOPIC:PARTITION:OFFSET. It travels as the header
+`penstock-id` of outputs and dead letters.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import NamedTuple
+
+from penstock.batch import Batch, Failure, Origin, Table
+from penstock.engine import Execution, Output
+from penstock.errors import EncodeError, RecordError
+from penstock.parcel import Parcel
+from penstock.pipeline.letters import ID, OWN, dead_letters
+from penstock.pipeline.ports import Program
+from penstock.record import Header, RecordLike
+from penstock.telemetry import Metrics
+from penstock.transports.base import Sink
+from penstock.transports.tracker import Partition
+
+__all__ = ["Chunk", "Pass", "Pipeline"]
+
+_HEADERS, _KEY = attrgetter("headers"), attrgetter("key")  # mapped, they cost half of a comprehension
+AROUND = 256  # bytes of an output beside its key, its value, and its headers' texts: lengths, counts, the batch's own header
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Rows that go through the models together: a piece of a large span, or several small spans.
+
+    `places` gives for each run of records that stands together its topic, its partition and its number of records.
+    """
+
+    records: Sequence[RecordLike]
+    places: tuple[tuple[str, int, int], ...]
+
+    @property
+    def rows(self) -> int:
+        return len(self.records)
+
+
+class Pass:
+    """A chunk on its way through the steps: what was computed so far is not computed again."""
+
+    __slots__ = ("chunk", "execution", "ids")
+
+    def __init__(self, chunk: Chunk, execution: Execution, ids: list[str] | None) -> None:
+        self.chunk = chunk
+        self.execution = execution
+        self.ids = ids
+
+
+class _Written(NamedTuple):
+    """What one sink gets of a chunk: values, their keys if the sink has its own, their row numbers (None: all rows), and who failed."""
+
+    values: list[bytes]
+    keys: list[bytes] | None
+    rows: list[int] | None
+    failures: tuple[Failure, ...]
+
+
+class Pipeline:
+    """One stage of a program, with everything that is the same for all its records made once.
+
+    `generation` is the program's place in the control log, which every output's headers carry. `sink` gives the partition of
+    an output that has a key of its own, and says what is too large for a topic.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        stage: str,
+        *,
+        sink: Sink,
+        generation: int = 0,
+        chunk_rows: int = 256,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.stage = program.plan.stages[stage]
+        self.port = program.ports[stage]
+        self.chunk_rows = chunk_rows * self.port.decoder.spread
+        self.metrics = metrics or Metrics()
+        self._sink = sink
+        self._topology = program.plan.topology
+        self._dead_letter = self.port.source.dead_letter
+        versions = ",".join(f"{node}={version}" for node, version in program.plan.versions.items())
+        self._about: tuple[Header, ...] = (
+            (f"{OWN}topology", self._topology.encode()),
+            (f"{OWN}generation", b"%d" % generation),
+            (f"{OWN}models", versions.encode()),
+        )
+        self._around = AROUND + sum(len(name) + len(value or b"") for name, value in self._about)
+
+    def chunks(self, spans: Iterable[tuple[Partition, Sequence[RecordLike]]]) -> Iterator[Chunk]:
+        """Cuts large spans and puts small ones together, so that a chunk holds at most `chunk_rows` rows. Tables stay alone."""
+        limit = self.chunk_rows
+        group: list[tuple[Partition, Sequence[RecordLike]]] = []
+        rows = 0
+        for place, records in spans:
+            alone = isinstance(records, Table)
+            for at in range(0, len(records), limit):
+                piece = records if len(records) <= limit else records[at : at + limit]
+                if group and (rows + len(piece) > limit or alone):
+                    yield _chunk(group)
+                    group, rows = [], 0
+                group.append((place, piece))
+                rows = limit if alone else rows + len(piece)
+        if group:
+            yield _chunk(group)
+
+    def begin(self, chunk: Chunk) -> Pass:
+        """Step 1, and the events' ids."""
+        began = time.perf_counter()
+        batch = self.port.decode(chunk.records).with_origin(Origin(chunk.records, chunk.places))
+        passing = Pass(chunk, Execution(self.stage, batch), self._identify(batch, chunk))
+        self.metrics.decode_seconds += time.perf_counter() - began
+        return passing
+
+    def complete(self, passing: Pass, *, isolate: bool = True) -> list[Parcel]:
+        """Steps 2 to 5. `isolate` as in `engine.Execution`: where InferenceError is raised, a second call goes on from there."""
+        metrics = self.metrics
+        began = time.perf_counter()
+        batch = passing.execution.run(isolate=isolate)  # 2
+        executed = time.perf_counter()
+        failures = [*batch.failures]
+        parcels: list[Parcel] = []
+        for output in self.stage.outputs:
+            written = self._encode(output, batch)  # 3
+            failures += written.failures
+            for parcel, numbers in self._address(output, passing, written):  # 4
+                fitting, large = self._fitting(parcel, numbers)
+                failures += large
+                if len(fitting):
+                    parcels.append(fitting)
+        if failures:
+            parcels += self._bury(passing, failures)  # 5
+        metrics.execute_seconds += executed - began
+        metrics.encode_seconds += time.perf_counter() - executed
+        return parcels
+
+    def process(self, chunk: Chunk) -> list[Parcel]:
+        """Steps 1 to 5."""
+        return self.complete(self.begin(chunk))
+
+    # -- 1 ---------------------------------------------------------------------------------------------------------
+
+    def _identify(self, batch: Batch, chunk: Chunk) -> list[str] | None:
+        """The id of each row that came in; None where every row's is its position."""
+        if self.port.id is None or not batch.size:
+            return self._inherited(chunk) if self.port.chained else None
+        found = batch.columns[self.port.id].tolist()
+        if not isinstance(found[0], str):
+            found = [None if one is None else str(one) for one in found]
+        if batch.rows is None and None not in found:
+            return list(found)
+        ids = self._inherited(chunk) or _positions(chunk)
+        for row, id in zip(range(batch.size) if batch.rows is None else batch.rows.tolist(), found, strict=True):
+            if id is not None:
+                ids[row] = id
+        return ids
+
+    def _inherited(self, chunk: Chunk) -> list[str] | None:
+        """The ids that events of a topic of our own came with."""
+        if not self.port.chained or not any(map(_HEADERS, chunk.records)):
+            return None
+        ids = _positions(chunk)
+        ours = f"{OWN}topology", self._topology.encode()
+        for row, headers in enumerate(map(_HEADERS, chunk.records)):
+            if ours in headers and (came := dict(headers).get(ID)):
+                ids[row] = came.decode(errors="replace")
+        return ids
+
+    # -- 3 ---------------------------------------------------------------------------------------------------------
+
+    def _encode(self, output: Output, batch: Batch) -> _Written:
+        if not batch.size:
+            return _Written([], None, [], ())
+        encoder = self.port.encoders[output.emit.sink.name]
+        values, errors = encoder.encode([pick(batch.columns) for pick in output.picks])
+        keys = None if output.key is None else [_key(key) for key in output.key(batch.columns).tolist()]
+        rows = None if batch.rows is None else batch.rows.tolist()
+        if not errors:
+            return _Written(values, keys, rows, ())
+        numbers = range(batch.size) if rows is None else rows
+        left = [at for at in range(batch.size) if at not in errors]
+        return _Written(
+            [values[at] for at in left],
+            None if keys is None else [keys[at] for at in left],
+            [numbers[at] for at in left],
+            tuple(Failure(numbers[at], error) for at, error in errors.items()),
+        )
+
+    def _fitting(self, parcel: Parcel, numbers: Sequence[int]) -> tuple[Parcel, list[Failure]]:
+        """The parcel without the outputs that no batch of their topic takes, and these as failures."""
+        limit = self._sink.limit(parcel.topic)
+        if _weight(parcel) + self._around * len(parcel) <= limit:
+            return parcel, []
+        large = [at for at in range(len(parcel)) if not self._fits(parcel.part(at, at + 1), limit)]
+        if not large:
+            return parcel, []
+        reason = f"the output is larger than {parcel.topic} takes ({limit} bytes: its max.message.bytes, or our own limit for a batch)"
+        return parcel.without(large), [Failure(numbers[at], EncodeError(reason)) for at in large]
+
+    def _fits(self, one: Parcel, limit: int) -> bool:
+        return _weight(one) + self._around <= limit or self._sink.fits(one)
+
+    # -- 4 ---------------------------------------------------------------------------------------------------------
+
+    def _address(self, output: Output, passing: Pass, written: _Written) -> Iterator[tuple[Parcel, Sequence[int]]]:
+        """Outputs keep their input's key, timestamp and partition, unless the sink has a key; our headers, then what came along.
+
+        Each parcel with the row numbers of its outputs.
+        """
+        values, keys, rows, _ = written
+        chunk, topic = passing.chunk, output.emit.sink.topic
+        if rows is None and keys is None and len(chunk.places) == 1:
+            place = chunk.places[0][:2]
+            yield self._parcel(topic, place[1], place, chunk.records, values, None, passing.ids), range(len(values))
+            return
+        groups: dict[tuple[int, int], list[int]] = {}
+        runs = [run for run, (_, _, count) in enumerate(chunk.places) for _ in range(count)]
+        numbers = range(chunk.rows) if rows is None else rows
+        for at, number in enumerate(numbers):
+            run = runs[number]
+            partition = chunk.places[run][1] if keys is None else self._sink.partition_for(topic, keys[at])
+            groups.setdefault((run, partition), []).append(at)
+        for (run, partition), ats in groups.items():
+            those = [numbers[at] for at in ats]
+            inputs = [chunk.records[number] for number in those]
+            own = None if keys is None else [keys[at] for at in ats]
+            ids = None if passing.ids is None else [passing.ids[number] for number in those]
+            yield self._parcel(topic, partition, chunk.places[run][:2], inputs, [values[at] for at in ats], own, ids), those
+
+    def _parcel(
+        self,
+        topic: str,
+        partition: int,
+        place: tuple[str, int],
+        inputs: Sequence[RecordLike],
+        values: Sequence[bytes],
+        keys: Sequence[bytes] | None,
+        ids: Sequence[str] | None,
+    ) -> Parcel:
+        extra = [_passing(headers) for headers in map(_HEADERS, inputs)] if any(map(_HEADERS, inputs)) else None
+        origin = f"{OWN}source", f"{place[0]}/{place[1]}/".encode()
+        return Parcel(topic, partition, inputs, values, keys, self._about, origin, (ID, f"{place[0]}:{place[1]}:"), ids, extra)
+
+    # -- 5 ---------------------------------------------------------------------------------------------------------
+
+    def _bury(self, passing: Pass, failures: Iterable[Failure]) -> Iterator[Parcel]:
+        chunk, ids = passing.chunk, passing.ids
+        first: dict[int, RecordError] = {}  # a record that several sinks refuse is one dead letter, not several
+        for failure in failures:
+            first.setdefault(failure.row, failure.error)
+        start = 0
+        for topic, partition, count in chunk.places:
+            rows = [row for row in sorted(first) if start <= row < start + count]
+            if rows:
+                failed = [(chunk.records[row], first[row]) for row in rows]
+                yield dead_letters(self._dead_letter, (topic, partition), failed, None if ids is None else [ids[row] for row in rows])
+            start += count
+
+
+def _chunk(pieces: Sequence[tuple[Partition, Sequence[RecordLike]]]) -> Chunk:
+    places = tuple((topic, partition, len(records)) for (topic, partition), records in pieces)
+    return Chunk(pieces[0][1] if len(pieces) == 1 else [record for _, records in pieces for record in records], places)
+
+
+def _positions(chunk: Chunk) -> list[str]:
+    return [*Origin(chunk.records, chunk.places).positions]
+
+
+def _weight(parcel: Parcel) -> int:
+    """Bytes of the values, keys, ids and headers of each output's own: nearly all that its size depends on."""
+    weight = sum(map(len, filter(None, parcel.values)))
+    weight += sum(map(len, filter(None, map(_KEY, parcel.inputs) if parcel.keys is None else parcel.keys)))
+    if parcel.ids is not None:
+        weight += 4 * sum(map(len, parcel.ids))  # a character of UTF-8 has at most four bytes
+    if parcel.extra is not None:
+        weight += sum(4 * len(name) + len(value or b"") + 10 for headers in parcel.extra for name, value in headers)
+    return weight
+
+
+def _passing(headers: Sequence[Header]) -> list[Header]:
+    return [header for header in headers if not header[0].startswith(OWN)]
+
+
+def _key(value: object) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()

@@ -1,0 +1,75 @@
+"""The bounded runner: one loop over an input that has an end, to a sink, through the same delivery loop as the stream.
+
+`penstock test` and `penstock batch` run on it. It reports its progress, stores how far it is from time to time, and ends early
+without loss when it is told to: what was begun is finished and stored, and the next run resumes there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from penstock.pipeline import AtLeastOnce, Delivery, Fixed, Pace, Program
+from penstock.telemetry import Metrics
+from penstock.transports.base import Sink, Source
+
+__all__ = ["Ran", "run"]
+
+STORE_EVERY = 1.0  # seconds
+PATIENCE = 60.0  # seconds for what was begun to be acknowledged, at the end
+
+
+class Ran(NamedTuple):
+    """What a run came to: the records taken, the outputs, the dead letters, and whether the input's end was reached."""
+
+    read: int
+    written: int
+    failed: int
+    complete: bool
+
+
+async def run(
+    program: Program,
+    source: Source,
+    sink: Sink,
+    *,
+    stages: Mapping[str, str],
+    pace: Pace | None = None,
+    progress: Callable[[Ran], None] = lambda _: None,
+    stopped: asyncio.Event | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Ran:
+    """Leads everything that the source has through the program; `stages` names the stage that reads each topic.
+
+    Set, `stopped` ends the run after the group that is under way. Raises TransportError when the source, or the sink, fails.
+    """
+    metrics = Metrics()
+    problems: list[BaseException] = []
+    delivery = Delivery(
+        source, sink, AtLeastOnce(source), stages=stages, serving=Fixed(program), fail=problems.append, pace=pace or Pace(), metrics=metrics
+    )
+    stored, complete = clock(), False
+    while not problems and not (stopped is not None and stopped.is_set()):
+        await delivery.room()
+        spans = await source.take(delivery.rows)
+        if not spans:
+            complete = True
+            break
+        await delivery.submit(spans)
+        progress(_ran(metrics, False))
+        if clock() - stored >= STORE_EVERY:
+            await delivery.poll()
+            stored = clock()
+        await asyncio.sleep(0)  # a signal is heard here
+    if problems:
+        raise problems[0]
+    await delivery.close(PATIENCE)
+    if problems:
+        raise problems[0]
+    return _ran(metrics, complete)
+
+
+def _ran(metrics: Metrics, complete: bool) -> Ran:
+    return Ran(metrics.records_in, metrics.records_out, metrics.dead_letters, complete)

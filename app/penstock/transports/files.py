@@ -1,0 +1,226 @@
+"""Files as a transport: events in, one per line (NDJSON), outputs out, one file per topic. Bounded, and it resumes where it stopped.
+
+A position is a byte of the input file, where a line begins. What is finished is stored in a checkpoint beside the output,
+together with how long each output file was then; a run that resumes cuts the outputs to that length, so that an output is
+written once, however often the run was ended, also by a power cut: outputs are on the disk before the checkpoint is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import msgspec
+
+from penstock.errors import ConfigError, DeliveryFailed, Problem, TransportError
+from penstock.host import write_whole
+from penstock.parcel import Parcel
+from penstock.record import Record
+from penstock.transports.base import Abilities, Sent
+from penstock.transports.tracker import Partition, Span, Tracker
+
+__all__ = ["Checkpoint", "FileSink", "FileSource"]
+
+READ = 1 << 20  # bytes that are read at a time
+LONGEST = 104_857_600  # bytes of a line: what `max_bytes` of a source allows at the most
+
+
+class _Kept(msgspec.Struct):
+    """What a checkpoint file holds: the input and how far it was read, and the length of each output file, by topic."""
+
+    input: str
+    position: int
+    rows: int
+    outputs: dict[str, int]
+
+
+class Checkpoint:
+    """Where a run stands, in a file beside its output. `resume` says whether an earlier run's is taken up."""
+
+    def __init__(self, path: Path, input: Path, *, resume: bool = False) -> None:
+        self.path = path
+        self._input = str(input.resolve())
+        self.position = self.rows = 0
+        self.outputs: dict[str, int] = {}
+        if resume:
+            self._load()
+
+    def _load(self) -> None:
+        try:
+            kept = msgspec.json.decode(self.path.read_bytes(), type=_Kept)
+        except FileNotFoundError:
+            return  # the earlier run was ended before its first checkpoint
+        except (OSError, msgspec.DecodeError) as error:
+            raise ConfigError(Problem(str(self.path), 0, 0, f"not a checkpoint: {error}", "remove it, and run without --resume")) from error
+        if kept.input != self._input:
+            message = f"the run that is to be resumed read {kept.input}, not {self._input}"
+            raise ConfigError(Problem(str(self.path), 0, 0, message, "give the same input, or run without --resume"))
+        self.position, self.rows, self.outputs = kept.position, kept.rows, kept.outputs
+
+    def save(self, position: int, rows: int, outputs: Mapping[str, int]) -> None:
+        """Replaces the file, whole."""
+        self.position, self.rows = position, rows
+        write_whole(self.path, msgspec.json.encode(_Kept(self._input, position, rows, dict(outputs))), mode=0o644)
+
+    def done(self) -> None:
+        """The run has come to its end: nothing is left to resume."""
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+
+
+class FileSource:
+    """The lines of a file as the records of partition 0 of `topic`, from the checkpoint on, at most `limit` of them.
+
+    Empty lines are passed over. Raises ConfigError for a file that cannot be read.
+    """
+
+    abilities: Final = Abilities(replay=True, bounded=True)
+
+    def __init__(
+        self, path: Path, topic: str, *, checkpoint: Checkpoint | None = None, sink: FileSink | None = None, limit: int | None = None
+    ) -> None:
+        self.positions = Tracker()
+        self.size = _readable(path)
+        self._partition: Partition = (topic, 0)
+        self._file: BinaryIO = path.open("rb")
+        self._checkpoint, self._sink = checkpoint, sink
+        begin, rows = (0, 0) if checkpoint is None else (checkpoint.position, checkpoint.rows)
+        self._rows = {begin: rows}  # how many records lie before each position at which a span begins or ends
+        self._last = None if limit is None else rows + limit
+        self._file.seek(begin)
+        self.positions.assign({self._partition: begin})
+        self._open = asyncio.Event()
+        self._open.set()
+
+    def close(self) -> None:
+        self._file.close()
+
+    async def take(self, rows: int) -> Sequence[Span]:
+        """See `Source.take`."""
+        await self._open.wait()
+        for position in self.positions.rewound().values():
+            self._file.seek(position)
+        at = self.positions.expected(self._partition) or 0
+        records: list[Record] = []
+        read, size, end = self._rows[at], 0, at
+        rows = rows if self._last is None else min(rows, self._last - read)
+        while len(records) < rows and size < READ:
+            line = self._file.readline(LONGEST + 1)
+            if not line:
+                break
+            if len(line) > LONGEST:
+                raise TransportError(f"{self._file.name}: the line at byte {end} has more than {LONGEST:,} bytes: is it NDJSON?")
+            value = line.rstrip(b"\r\n")
+            if value:
+                records.append(Record(self._partition[0], value, None, (), 0, 0, end))
+            end += len(line)
+            size += len(line)
+        if end == at:
+            return ()
+        self._rows[end] = read + len(records)
+        if not records:  # nothing but empty lines
+            self.positions.skip(self._partition, at, end)
+            return await self.take(rows)
+        return [self.positions.take(self._partition, at, end, records, size)]
+
+    def pause(self) -> None:
+        """See `Source.pause`."""
+        self._open.clear()
+
+    def resume(self) -> None:
+        """See `Source.resume`."""
+        self._open.set()
+
+    async def store(self, offsets: Mapping[Partition, int]) -> bool:
+        """See `Source.store`. Outputs reach the disk first."""
+        position = offsets[self._partition]
+        if self._checkpoint is not None and self._sink is not None:
+            self._checkpoint.save(position, self._rows[position], self._sink.flush())
+        self._rows = {end: count for end, count in self._rows.items() if end >= position}
+        return True
+
+
+class FileSink:
+    """Each topic's outputs as lines of its file in `folder`: an output's value as it is, a dead letter as an object with its reason.
+
+    A value is one line of JSON, as sinks of the format json write it. Raises ConfigError for a folder that cannot be written.
+    """
+
+    abilities: Final = Abilities(replay=True)
+
+    def __init__(self, paths: Mapping[str, Path], *, checkpoint: Checkpoint | None = None) -> None:
+        self._files: dict[str, BinaryIO] = {}
+        for topic, path in paths.items():
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = path.open("r+b" if checkpoint is not None and topic in checkpoint.outputs and path.exists() else "w+b")
+            except OSError as error:
+                raise ConfigError(Problem(str(path), 0, 0, f"cannot be written: {error.strerror}", "give another --out")) from error
+            file.truncate(0 if checkpoint is None else checkpoint.outputs.get(topic, 0))
+            file.seek(0, os.SEEK_END)
+            self._files[topic] = file
+
+    def limit(self, topic: str) -> int:
+        """See `Sink.limit`: a line may be as long as it likes."""
+        return 1 << 62
+
+    def fits(self, parcel: Parcel) -> bool:
+        """See `Sink.fits`."""
+        return True
+
+    def partition_for(self, topic: str, key: bytes | None) -> int:
+        """A file has one partition."""
+        return 0
+
+    async def send(self, parcels: Sequence[Parcel]) -> Sent:
+        """See `Sink.send`."""
+        sent = Sent(1)
+        try:
+            for parcel in parcels:
+                lines = [_letter(key, value, headers) for _, key, value, headers in parcel.records] if parcel.dead else parcel.values
+                self._files[parcel.topic].write(b"".join(b"%b\n" % (line or b"null") for line in lines))
+        except OSError as error:
+            raise DeliveryFailed(f"{error.filename or 'the output'} cannot be written: {error.strerror}") from error
+        sent.settle()
+        return sent
+
+    def flush(self) -> dict[str, int]:
+        """Brings everything to the disk. The length of each file, by topic."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        return {topic: file.tell() for topic, file in self._files.items()}
+
+    def close(self) -> None:
+        self.flush()
+        for file in self._files.values():
+            file.close()
+
+
+def _readable(path: Path) -> int:
+    try:
+        with path.open("rb"):
+            return path.stat().st_size
+    except OSError as error:
+        raise ConfigError(Problem(str(path), 0, 0, f"cannot be read: {error.strerror}", "give a file of events, one per line")) from error
+
+
+def _letter(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> bytes:
+    """A dead letter as JSON: its id, why it failed and where, and the value as text, or as base64 where it is none."""
+    said = {name: (text or b"").decode(errors="replace") for name, text in headers}
+    event: dict[str, object] = {
+        "id": said.get("penstock-id", ""),
+        "message": said.get("__streams.errors.message", ""),
+        "failed_at": said.get("penstock-stage", ""),
+    }
+    if value is not None:
+        try:
+            event["value"] = value.decode()
+        except UnicodeDecodeError:
+            event["base64"] = base64.b64encode(value).decode()
+    return msgspec.json.encode(event)

@@ -1,0 +1,315 @@
+"""Faust as the host of the loop: `faust.App(..., broker="penstock://host:port")` with our source and sink in place of its own.
+
+What Faust still does: subscribe, share the partitions, call the rebalance hooks, keep the commit timer, host the agents. All of
+its bookkeeping of offsets, record by record, in ways that lose events, is answered by the tracker, by the client, or not
+at all. What can no longer happen is listed, case by case, in `docs/decisions/0001-record-batches-through-faust.md`.
+
+One Faust event is what one `take` yielded of one topic: its value is the spans, which the topic's agent hands to the loop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Protocol, TypeVar, cast
+
+import faust
+from aiokafka import ConsumerRebalanceListener
+from aiokafka.structs import TopicPartition
+from faust.tables.manager import TableManager
+from faust.transport import base
+from faust.transport import consumer as base_consumer
+from faust.transport import producer as base_producer
+from faust.types import TP, ConsumerMessage
+from mode import Service
+from mode.types import ServiceT
+from yarl import URL
+
+from penstock.errors import TransportError
+from penstock.settings import Settings
+from penstock.transports.kafka.sink import KafkaSink
+from penstock.transports.kafka.source import KafkaSource
+from penstock.transports.tracker import Span
+
+__all__ = ["App", "Hosted", "Loop", "Transport"]
+
+T = TypeVar("T")
+
+# What Faust logs of each step of our services belongs with what it logs of its own: written from WARNING on.
+FAUST_LOGGER: Final = logging.getLogger("faust.penstock")
+LOOK_UP = 0.5  # seconds after which the fetch loop looks whether it should still run
+
+
+class Loop(Protocol):
+    """What Faust's hooks ask of `pipeline.Delivery`."""
+
+    rows: int
+
+    async def room(self) -> None: ...
+    async def poll(self) -> bool: ...
+    async def close(self, patience: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """What an app hosts."""
+
+    source: KafkaSource
+    sink: KafkaSink
+    loop: Loop
+
+
+class Consumer(base_consumer.Consumer):
+    """Faust's consumer around our source."""
+
+    logger = FAUST_LOGGER
+    consumer_stopped_errors = ()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        hosted = cast(App, self.app).penstock
+        self.source, self.penstock_loop = hosted.source, hosted.loop
+        self.source.stopping = lambda: bool(self.app.should_stop)
+        self._listener = Listener(self)
+        self._owned = 0  # counts assignments; 0 while there is none
+        self._assignments = 0
+
+    # -- life cycle ----------------------------------------------------------------------------------------------
+
+    async def on_start(self) -> None:
+        await self.source.start(self.app.assignor)
+
+    async def on_stop(self) -> None:
+        await self.wait_empty()
+        await self.source.stop()
+
+    def close(self) -> None:
+        """Faust calls this when a rebalance meets a stopping app; `on_stop` closes the client."""
+
+    @Service.task
+    async def _watch_broker(self) -> None:
+        """Ends the worker when aiokafka has given up, or the brokers are silent for too long."""
+        await self._or_crash(self.source.watch(lambda: bool(self.should_stop)), None)
+
+    async def _or_crash(self, work: Awaitable[T], otherwise: T) -> T:
+        """The work's result; a TransportError of it ends the worker."""
+        try:
+            return await work
+        except TransportError as error:
+            await self.crash(error)
+            return otherwise
+
+    # -- fetching ------------------------------------------------------------------------------------------------
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        """Faust's fetcher task: room, take, deliver, for as long as the app runs."""
+        source, loop = self.source, self.penstock_loop
+        while not (self.should_stop or fetcher.should_stop):
+            if not self.flow_active:
+                await self.wait(cast(Any, self.can_resume_flow))
+                continue
+            await loop.room()
+            topics: dict[str, list[Span]] = {}
+            for span in await source.look(loop.rows, LOOK_UP):
+                topics.setdefault(span.partition[0], []).append(span)
+            for spans in topics.values():
+                await self.callback(self._message(spans))
+
+    def _message(self, spans: Sequence[Span]) -> ConsumerMessage:
+        span = spans[-1]
+        tp = TP(*span.partition)
+        return ConsumerMessage(
+            tp.topic, tp.partition, span.end - 1, span.records[-1].timestamp / 1000, 0, None, None, cast(Any, spans),
+            None, None, None, tp, generation_id=self.app.consumer_generation_id,
+        )  # fmt: skip
+
+    # -- committing and rebalancing ------------------------------------------------------------------------------
+
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """What Faust's commit timer calls."""
+        return await self._or_crash(self.penstock_loop.poll(), False)
+
+    async def wait_empty(self) -> None:
+        """Ends the loop's work of this assignment: called when partitions are revoked and when the worker stops."""
+        await self._or_crash(self.penstock_loop.close(self.source.settings.drain_timeout), None)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        self._owned = 0
+        await super().on_partitions_revoked(revoked)
+        if self.app.should_stop:  # Faust drains, but not when it is stopping: workers that stop together disturb each other's drain
+            await self.wait_empty()
+        self.source.positions.revoke()
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        self._assignments += 1
+        self._owned = self._assignments
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def perform_seek(self) -> None:
+        """Faust calls this once the assignment is complete. Faust waits for an IllegalStateError of it to pass."""
+        owned = self._owned
+        await self.source.place(lambda: bool(owned) and owned == self._owned)
+
+    async def subscribe(self, topics: Iterable[str]) -> None:
+        self.source.subscribe(topics, self._listener)
+
+    def assignment(self) -> set[TP]:
+        return {TP(tp.topic, tp.partition) for tp in self.source.client.assignment()} if self.source.started else set()
+
+    # -- what Faust asks beside, and the tracker or the client answers ---------------------------------------------
+
+    def highwater(self, tp: TP) -> int:
+        return self.source.end_of((tp.topic, tp.partition)) or 0
+
+    def topic_partitions(self, topic: str) -> int | None:
+        return self.source.partitions_of(topic)
+
+    def key_partition(self, topic: str, key: bytes | None, partition: int | None = None) -> int | None:
+        return partition
+
+    async def position(self, tp: TP) -> int | None:
+        return self.source.positions.expected((tp.topic, tp.partition))
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        await self.perform_seek()
+        positions = self.source.positions
+        return {TP(*partition): positions.expected(partition) or 0 for partition in positions.partitions}
+
+    async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
+        return cast(Mapping[TP, int], await self.source.client.beginning_offsets(partitions))
+
+    async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
+        return cast(Mapping[TP, int], await self.source.client.end_offsets(partitions))
+
+    def _new_topicpartition(self, topic: str, partition: int) -> TP:
+        return TP(topic, partition)
+
+    # -- what Faust asks beside, and our loop has no use for -------------------------------------------------------
+
+    def track_message(self, message: Any) -> None:
+        """Nothing: spans track."""
+
+    def ack(self, message: Any) -> bool:
+        """Nothing: a span is finished when its outputs have been acknowledged."""
+        return False
+
+    async def verify_all_partitions_active(self) -> None:
+        """Nothing: `_watch_broker` watches."""
+
+    def on_buffer_full(self, tp: TP) -> None:
+        """Nothing: the loop bounds what is in flight, by batches and bytes."""
+
+    on_buffer_drop = on_buffer_full
+
+    async def create_topic(self, topic: str, *args: Any, **kwargs: Any) -> None:
+        raise TransportError(f"topic {topic!r} is not created by a worker: run `penstock topics create`")
+
+    # Tables, transactions and per-record fetching are Faust features that this transport does not carry.
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        raise TransportError("offsets are committed by spans")
+
+    async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
+        raise TransportError("records are fetched by batches")
+
+    def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
+        raise TransportError("records are fetched by batches")
+
+    async def _seek(self, partition: TP, offset: int) -> None:
+        raise TransportError("positions are kept by the tracker")
+
+    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
+        raise TransportError("positions are kept by the tracker")
+
+
+class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
+    """Passes aiokafka's rebalance callbacks on to Faust, in the same loop."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        self._consumer.app.on_rebalance_start()
+        await self._consumer.on_partitions_revoked({TP(tp.topic, tp.partition) for tp in revoked})
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        consumer = self._consumer
+        generation = consumer.source.client._coordinator.generation
+        consumer.app.consumer_generation_id = generation
+        await consumer.on_partitions_assigned({TP(tp.topic, tp.partition) for tp in assigned}, generation)
+
+
+class Producer(base_producer.Producer):
+    """Faust's producer around our sink."""
+
+    logger = FAUST_LOGGER
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sink = cast(App, self.app).penstock.sink
+
+    async def on_start(self) -> None:
+        await self.sink.start()
+
+    async def on_stop(self) -> None:
+        await self.sink.stop()
+
+    async def flush(self) -> None:
+        await self.sink.flush()
+
+
+class Transport(base.Transport):
+    """Faust's transport interface over both."""
+
+    Consumer: ClassVar[type[Consumer]] = Consumer
+    Producer: ClassVar[type[Producer]] = Producer
+    default_port: ClassVar[int] = 9092
+    driver_version = "penstock"
+
+
+class NoTables(TableManager):
+    """Faust's table manager without tables: it still drives the end of a rebalance, but waits a second for none to be declared."""
+
+    logger = FAUST_LOGGER
+
+    async def on_start(self) -> None:
+        await self._update_channels()
+        await self.recovery.start()
+
+
+class App(faust.App):
+    """A Faust app that carries what it hosts, with the parts of Faust switched off that are not used."""
+
+    logger = FAUST_LOGGER
+
+    def _create_directories(self) -> None:
+        """None: nothing is kept on disk."""
+
+    def on_init_dependencies(self) -> Iterable[ServiceT]:
+        """With a sensor that does nothing in place of Faust's monitor, which keeps figures of every event that nobody reads."""
+        dependencies = super().on_init_dependencies()
+        self.sensors.remove(self.monitor)
+        self.sensors.add(faust.Sensor())
+        return dependencies
+
+    def __init__(self, settings: Settings, hosted: Hosted) -> None:
+        self.penstock = hosted
+        super().__init__(
+            hosted.source.group,
+            broker=[URL(f"penstock://{address.strip()}") for address in settings.brokers.split(",")],
+            store="memory://",
+            topic_disable_leader=True,
+            topic_allow_declare=False,
+            web_enabled=False,
+            autodiscover=False,
+            broker_commit_interval=settings.commit_interval,
+            broker_session_timeout=settings.session_timeout,
+            # Longer than our own patience, which `perform_seek` has four times: when this one ends, Faust's recovery service ends
+            # without a word.
+            broker_request_timeout=max(settings.broker_timeout, settings.session_timeout) * 5,
+            stream_wait_empty=True,
+            stream_buffer_maxsize=settings.max_in_flight_batches + 1,
+            processing_guarantee="at_least_once",
+            TableManager=NoTables,
+        )

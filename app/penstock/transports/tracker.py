@@ -1,0 +1,205 @@
+"""Which offset is next, which spans are under way, and what may be committed: the truth about positions, for every transport.
+
+The rules, one assignment at a time:
+
+1. `expected[tp]` is the next offset to take. A span is taken only from there; records that begin elsewhere are dropped and
+   fetched again. So nothing is skipped and nothing is taken twice.
+2. A gap in the log (compaction, transaction markers, aborted records) is part of the span that was read across it:
+   a span is the half-open range of positions [start, end), whatever number of records it holds.
+3. A span is finished when everything that it caused was acknowledged. There are no partial finishes.
+4. What may be committed is the end of the contiguous run of finished spans, never more.
+5. A span that is abandoned is read again: the partition goes back to its start, and the spans taken behind it are dropped.
+6. While draining, no new span begins: work finished after the final commit would be repeated by the next owner.
+7. A new assignment is a new epoch. Spans of an earlier epoch are dropped: finishing one changes nothing, because
+   another worker may own the partition, and this one reads again from the committed offset.
+
+Pure: no I/O, no clock, no Kafka. `tests/properties/test_tracker.py` holds the laws.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from penstock.record import RecordLike
+
+__all__ = ["Partition", "Span", "Tracker"]
+
+Partition = tuple[str, int]
+
+
+def _unheard() -> None:
+    """The hook of a tracker that has no listener."""
+
+
+@dataclass(slots=True, eq=False)
+class Span:
+    """Positions [start, end) of a partition that were taken together, with their records and their acknowledgement.
+
+    `records` are encoded records, or the rows of a `batch.Table`, which are columns already. `size` is in bytes.
+    The holder of a span calls `begin` first, and `finish` or `abandon` in the end.
+    """
+
+    partition: Partition
+    start: int
+    end: int
+    records: Sequence[RecordLike]
+    size: int
+    epoch: int
+    _tracker: Tracker
+    begun: bool = False
+    finished: bool = False
+    dropped: bool = False
+
+    def begin(self) -> bool:
+        """Marks the span as being worked on. False, with nothing to do, when it was dropped, or the tracker drains."""
+        return self._tracker.begin(self)
+
+    @property
+    def current(self) -> bool:
+        """Whether the assignment under which it was taken still holds."""
+        return self._tracker.current(self)
+
+    def finish(self) -> None:
+        """Everything that the span caused is acknowledged. Ignored when the span was dropped."""
+        self._tracker.finish(self)
+
+    def abandon(self) -> None:
+        """Nothing that the span caused counts: its records are read again. Ignored when the span was dropped."""
+        self._tracker.abandon(self)
+
+
+@dataclass(slots=True)
+class _Line:
+    """One partition: the next position to take, and the spans under way in the order in which they were taken."""
+
+    expected: int
+    safe: int
+    committed: int
+    spans: deque[Span] = field(default_factory=deque)
+
+
+class Tracker:
+    """Positions of all partitions assigned to this worker. `changed` is called when a span ends and at each assignment."""
+
+    def __init__(self) -> None:
+        self.changed: Callable[[], None] = _unheard
+        self.epoch = 0
+        self.in_flight = 0
+        self.in_flight_bytes = 0
+        self._lines: dict[Partition, _Line] = {}
+        self._rewound: set[Partition] = set()
+        self._draining = False
+
+    def assign(self, positions: Mapping[Partition, int], fresh: Collection[Partition] = ()) -> None:
+        """A new assignment: each partition starts at its position. All earlier spans are dropped.
+
+        The positions of those in `fresh` are not stored anywhere yet, so they are committable as they are: a group that
+        starts at the end of a topic must find that position again, also when it stops before the first event.
+        """
+        self.epoch += 1
+        self.in_flight = self.in_flight_bytes = 0
+        self._draining = False
+        self._rewound.clear()
+        self._lines = {partition: _Line(at, at, -1 if partition in fresh else at) for partition, at in positions.items()}
+        self.changed()
+
+    def drain(self) -> None:
+        """Lets no span begin until the next assignment."""
+        self._draining = True
+
+    def revoke(self) -> None:
+        """Nothing is assigned any more."""
+        self.assign({})
+
+    @property
+    def partitions(self) -> tuple[Partition, ...]:
+        return tuple(self._lines)
+
+    def expected(self, partition: Partition) -> int | None:
+        """The next position to take, None when the partition is not assigned."""
+        line = self._lines.get(partition)
+        return None if line is None else line.expected
+
+    def take(self, partition: Partition, start: int, end: int, records: Sequence[RecordLike] = (), size: int = 0) -> Span:
+        """Takes [start, end). Raises ValueError unless `start` is the expected position and the range is not empty."""
+        line = self._lines.get(partition)
+        if line is None or start != line.expected or end <= start:
+            expected = "nothing: it is not assigned" if line is None else str(line.expected)
+            raise ValueError(f"{partition}: took [{start}, {end}), expected {expected}")
+        span = Span(partition, start, end, records, size, self.epoch, self)
+        line.expected = end
+        line.spans.append(span)
+        self.in_flight += 1
+        self.in_flight_bytes += size
+        return span
+
+    def skip(self, partition: Partition, start: int, end: int) -> None:
+        """Takes and finishes [start, end), which holds no record to process (markers, aborted or compacted records)."""
+        self.finish(self.take(partition, start, end))
+
+    def begin(self, span: Span) -> bool:
+        """See `Span.begin`."""
+        span.begun = self.current(span) and not span.dropped and not self._draining
+        return span.begun
+
+    def current(self, span: Span) -> bool:
+        """See `Span.current`."""
+        return span.epoch == self.epoch
+
+    def finish(self, span: Span) -> None:
+        """See `Span.finish`."""
+        if span.epoch != self.epoch or span.finished or span.dropped:
+            return
+        span.finished = True
+        self._leaves(span)
+        line = self._lines[span.partition]
+        while line.spans and line.spans[0].finished:
+            line.safe = line.spans.popleft().end
+        self.changed()
+
+    def abandon(self, span: Span) -> None:
+        """See `Span.abandon`."""
+        if span.epoch != self.epoch or span.finished or span.dropped:
+            return
+        line = self._lines[span.partition]
+        while line.spans and line.expected > span.start:
+            last = line.spans.pop()
+            last.dropped = True
+            line.expected = last.start
+            if not last.finished:
+                self._leaves(last)
+        self._rewound.add(span.partition)
+        self.changed()
+
+    def rewound(self) -> dict[Partition, int]:
+        """The partitions that went back since this was last called, and their next positions: the source seeks there."""
+        found = {partition: self._lines[partition].expected for partition in self._rewound if partition in self._lines}
+        self._rewound.clear()
+        return found
+
+    def _leaves(self, span: Span) -> None:
+        self.in_flight -= 1
+        self.in_flight_bytes -= span.size
+
+    @property
+    def working(self) -> int:
+        """Spans that were begun and have not ended; what a drain has to wait for."""
+        return sum(span.begun and not span.finished for line in self._lines.values() for span in line.spans)
+
+    def unfinished(self) -> list[Span]:
+        """The spans that were taken and have not ended."""
+        return [span for line in self._lines.values() for span in line.spans if not span.finished]
+
+    def committable(self) -> dict[Partition, int]:
+        """For each partition that has moved, the position up to which everything is finished."""
+        return {partition: line.safe for partition, line in self._lines.items() if line.safe > line.committed}
+
+    def committed(self, offsets: Mapping[Partition, int], epoch: int) -> None:
+        """The offsets, which `committable` returned in `epoch`, are stored."""
+        if epoch != self.epoch:
+            return
+        for partition, offset in offsets.items():
+            line = self._lines[partition]
+            line.committed = max(line.committed, offset)

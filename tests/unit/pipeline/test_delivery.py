@@ -1,0 +1,252 @@
+"""The loop's promises one by one, over the memory transport: back-pressure, acknowledgements, swaps, the end of an assignment."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock import runtime
+from penstock.errors import DeliveryFailed, SettingsError
+from penstock.pipeline import AtLeastOnce, Delivery, Fixed, Pace, Program
+from penstock.record import Record
+from penstock.registry.directory import DirectoryRegistry
+from penstock.testing import models
+from penstock.transports.base import Abilities
+from penstock.transports.memory import Memory, MemorySink, MemorySource
+
+TOPOLOGY = """\
+topology: table
+sources: {items: {topic: items, schema: item.avsc, id: name}}
+nodes: {price: {kind: model, model: table@1, inputs: {x: item}}}
+sinks: {prices: {topic: prices, fields: {item: item, price: price}}}
+"""
+FIELDS = [{"name": "item", "type": "long"}, {"name": "name", "type": ["null", "string"], "default": None}]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    folder = tmp_path_factory.mktemp("delivery")
+    (folder / "item.avsc").write_text(json.dumps({"type": "record", "name": "Item", "fields": FIELDS}))
+    (folder / "table.yaml").write_text(TOPOLOGY)
+    DirectoryRegistry(folder / "models").publish("table", models.gather([10, 20, 30]))
+    return runtime.prepare(runtime.load(folder / "table.yaml", models=folder / "models", schemas=Path(folder)))
+
+
+@dataclass
+class Worker:
+    """A loop over a broker in memory; `errors` is what has ended it."""
+
+    program: Program
+    pace: Pace = field(default_factory=Pace)
+    limits: dict[str, int] = field(default_factory=dict)
+    errors: list[BaseException] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.memory = Memory()
+        self.source = MemorySource(self.memory, ["items"])
+        self.sink = MemorySink(self.memory, limits=self.limits)
+        self.serving: Any = Fixed(self.program)
+        self.delivery = Delivery(
+            self.source,
+            self.sink,
+            AtLeastOnce(self.source),
+            stages={"items": "items"},
+            serving=lambda: self.serving,
+            fail=self.errors.append,
+            pace=self.pace,
+        )
+        self.source.assign()
+
+    def send(self, *events: dict[str, Any]) -> None:
+        for event in events:
+            self.memory.append(Record("items", json.dumps(event).encode()))
+
+    async def step(self) -> None:
+        await self.delivery.submit(await self.source.take(self.delivery.rows))
+
+    @property
+    def prices(self) -> list[Record]:
+        return self.memory.records("prices")
+
+    @property
+    def stored(self) -> int:
+        return self.memory.stored.get(("items", 0), 0)
+
+
+def scenario(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(work())
+
+
+def test_a_position_is_stored_when_the_outputs_before_it_are_acknowledged_and_not_before(program: Program) -> None:
+    async def main() -> None:
+        worker = Worker(program)
+        worker.sink.hold()
+        worker.send({"item": 0})
+        await worker.step()
+        worker.send({"item": 1}, {"item": 2})
+        await worker.step()
+        assert len(worker.prices) == 3
+        first, second = worker.sink.held
+        second.settle()
+        assert not await worker.delivery.poll()
+        first.settle()
+        assert await worker.delivery.poll()
+        assert worker.stored == 3
+
+    scenario(main)
+
+
+def test_no_more_is_taken_than_may_be_in_flight(program: Program) -> None:
+    async def main() -> None:
+        worker = Worker(program, Pace(in_flight=2))
+        worker.sink.hold()
+        for number in range(2):
+            worker.send({"item": number})
+            await worker.step()
+        assert not worker.delivery.has_room()
+        waiting = asyncio.ensure_future(worker.delivery.room())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        worker.sink.held.pop(0).settle()
+        await waiting
+
+    scenario(main)
+
+
+def test_a_refused_output_ends_the_loop_and_nothing_past_it_is_stored(program: Program) -> None:
+    async def main() -> None:
+        worker = Worker(program)
+        worker.send({"item": 0})
+        await worker.step()
+        worker.sink.refuse()
+        worker.send({"item": 1})
+        await worker.step()
+        (error,) = worker.errors
+        assert isinstance(error, DeliveryFailed)
+        worker.send({"item": 2})
+        await worker.step()
+        await worker.delivery.poll()
+        assert worker.stored == 1
+
+    scenario(main)
+
+
+def test_a_swap_shows_from_the_next_group_on(program: Program) -> None:
+    """A group sees one generation from its first row to its last, also when models are swapped while it is scored."""
+
+    async def main() -> None:
+        worker = Worker(program, Pace(chunk_rows=1))
+        worker.send(*({"item": 0} for _ in range(4)))
+        working = asyncio.ensure_future(worker.step())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        worker.serving = Fixed(program, generation=1)
+        await working
+        worker.send({"item": 0})
+        await worker.step()
+        assert [dict(record.headers)["penstock-generation"] for record in worker.prices] == [b"0"] * 4 + [b"1"]
+
+    scenario(main)
+
+
+def test_close_waits_for_acknowledgements_and_stores_them(program: Program) -> None:
+    async def main() -> None:
+        worker = Worker(program)
+        worker.sink.hold()
+        worker.send({"item": 0})
+        await worker.step()
+        closing = asyncio.ensure_future(worker.delivery.close(60))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not closing.done()
+        worker.sink.release()
+        await closing
+        assert worker.stored == 1
+
+    scenario(main)
+
+
+def test_nothing_begins_while_the_loop_is_closed_until_the_next_assignment(program: Program) -> None:
+    async def main() -> None:
+        worker = Worker(program)
+        worker.send({"item": 0})
+        spans = await worker.source.take(10)
+        await worker.delivery.close(0)
+        await worker.delivery.submit(spans)
+        assert worker.prices == []
+        worker.source.assign()
+        await worker.step()
+        assert len(worker.prices) == 1
+
+    scenario(main)
+
+
+def test_a_loop_that_is_terminated_waits_for_nothing(program: Program) -> None:
+    async def main() -> None:
+        worker = Worker(program)
+        worker.sink.hold()
+        worker.send({"item": 0})
+        await worker.step()
+        worker.delivery.terminate()
+        await worker.delivery.close(3600)
+        assert worker.stored == 0
+
+    scenario(main)
+
+
+def test_guilty_row_is_looked_for_beside_the_loop_and_the_chunk_is_decoded_once(program: Program) -> None:
+    async def main() -> None:
+        worker = Worker(program)
+        worker.send({"item": 0}, {"item": 7}, {"item": 2})
+        await worker.step()
+        assert [json.loads(record.value or b"")["item"] for record in worker.prices] == [0, 2]
+        assert len(worker.memory.records("items.dead-letter")) == 1
+        assert (worker.delivery.metrics.splits, worker.delivery.metrics.offloaded) == (1, 1)
+
+    scenario(main)
+
+
+def test_output_larger_than_its_topic_takes_becomes_a_dead_letter_of_its_event(program: Program) -> None:
+    async def main() -> None:
+        worker = Worker(program, limits={"prices": 700})
+        worker.send({"item": 0, "name": "a"}, {"item": 1, "name": "b" * 700}, {"item": 2, "name": "c"})
+        await worker.step()
+        assert [dict(record.headers)["penstock-id"] for record in worker.prices] == [b"a", b"c"]
+        (letter,) = worker.memory.records("items.dead-letter")
+        assert b"larger than prices takes (700 bytes" in (dict(letter.headers)["__streams.errors.message"] or b"")
+        assert dict(letter.headers)["penstock-id"] == b"b" * 700
+        assert await worker.delivery.poll()
+        assert worker.stored == 3
+
+    scenario(main)
+
+
+def test_id_field_that_is_null_gives_way_to_the_position(program: Program) -> None:
+    async def main() -> None:
+        worker = Worker(program)
+        worker.send({"item": 0, "name": "a"}, {"item": 1, "name": None}, {"item": 1})
+        await worker.step()
+        assert [dict(record.headers)["penstock-id"] for record in worker.prices] == [b"a", b"items:0:1", b"items:0:2"]
+
+    scenario(main)
+
+
+def test_guarantee_that_the_transport_cannot_keep_is_refused(program: Program) -> None:
+    worker = Worker(program)
+    worker.source.abilities = Abilities(replay=False)
+    with pytest.raises(SettingsError, match="AtLeastOnce needs replay, which MemorySource does not offer"):
+        Delivery(
+            worker.source,
+            worker.sink,
+            AtLeastOnce(worker.source),
+            stages={},
+            serving=Fixed(program),
+            fail=worker.errors.append,
+        )
