@@ -39,12 +39,13 @@ from benchmarks.workload import export_models, flights
 from penstock import runtime
 from penstock.control.lifecycle import State
 from penstock.control.messages import Release, new_id, timestamp
-from penstock.control.operator import Operator
 from penstock.errors import ControlError, TopicMissing
+from penstock.operate.operator import Operator
 from penstock.registry.directory import DirectoryRegistry
 from penstock.settings import Settings
 from penstock.testing.broker import open_broker
 from penstock.topology.parse import parse
+from penstock.worker.preparation import Preparation
 
 VERSIONS = ("1", "2", "3", "4")
 LARGE = "1.100MB"
@@ -120,11 +121,11 @@ def _prime(root: Path, work: Path) -> None:
     """Makes every version ready once, so that the host's cache holds them and knows that they have passed."""
     folder = work / "prime"
     loaded = runtime.load(write_topology(folder, input="in", output="out"), models=root, schemas=folder)
-    updater = runtime.updater(loaded, Settings(models=root, schemas=folder, cache=work / "cache"))
+    preparation = Preparation(loaded, Settings(models=root, schemas=folder, cache=work / "cache"))
     for version in (*VERSIONS, LARGE):
         bound = runtime.bindings(replace(loaded, artifacts={**loaded.artifacts, "gb": DirectoryRegistry(root).resolve("gb", version)}))
         release = Release(id=new_id(), topology="bench", cluster="", time=timestamp(), author="benchmark", base=0, bindings=bound)
-        updater.stage(release, lambda _state, _detail: None)
+        preparation.prepare(release, lambda _state, _detail: None)
 
 
 def variant(model: bytes, name: str) -> bytes:

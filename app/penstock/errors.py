@@ -17,6 +17,8 @@ PenstockError
 │   └── EncodeError
 ├── Untraceable              what stands there does not lead back to what made it: not ours, or its headers are not true
 ├── ControlError             a release was not made, or a control message means nothing here; what is live stays
+├── FetchError               a file of a version does not come from this root: try again, or ask the next root
+├── Stopped                  the caller cancelled the work: clean up and pass it on; nothing failed
 └── TransportError           the world outside: retried with back-off, then the worker stops
     ├── TransportUnavailable
     ├── AccessRefused        login or certificate; never retried
@@ -38,6 +40,7 @@ __all__ = [
     "DecodeError",
     "DeliveryFailed",
     "EncodeError",
+    "FetchError",
     "InferenceError",
     "ModelCorrupt",
     "ModelError",
@@ -51,6 +54,7 @@ __all__ = [
     "RecordMissing",
     "SchemaError",
     "SettingsError",
+    "Stopped",
     "TopicMissing",
     "TopologyError",
     "TransportError",
@@ -138,20 +142,20 @@ class ModelUntrusted(ModelError):
 
 
 class RecordError(PenstockError):
-    """One record cannot go on. `.stage` is where: decode, a node's name, or encode."""
+    """One record cannot go on. `.where` is decode, a node's name, or encode."""
 
-    stage = "process"
+    where = "process"
 
-    def __init__(self, message: str, *, stage: str = "") -> None:
+    def __init__(self, message: str, *, where: str = "") -> None:
         super().__init__(message)
-        if stage:
-            self.stage = stage
+        if where:
+            self.where = where
 
 
 class DecodeError(RecordError):
     """The bytes are not an event of the source's schema."""
 
-    stage = "decode"
+    where = "decode"
 
 
 class InferenceError(RecordError):
@@ -161,7 +165,7 @@ class InferenceError(RecordError):
 class EncodeError(RecordError):
     """The result cannot be written to the sink."""
 
-    stage = "encode"
+    where = "encode"
 
 
 class ControlError(PenstockError):
@@ -170,6 +174,21 @@ class ControlError(PenstockError):
     def __init__(self, message: str, *, code: str = "illegal") -> None:
         super().__init__(message)
         self.code = code
+
+
+class FetchError(PenstockError):
+    """A file of a model version does not come from a registry root. `.code` is `absent`, `again` (cut or busy) or `refused`."""
+
+    def __init__(self, message: str, *, code: str = "refused") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Stopped(PenstockError):
+    """The caller cancelled the work before it was done."""
+
+    def __init__(self, message: str = "stopped") -> None:
+        super().__init__(message)
 
 
 class Untraceable(PenstockError):

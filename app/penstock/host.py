@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from penstock.errors import ControlError
+from penstock.errors import SettingsError, Stopped
 
 __all__ = ["ends_with", "locked", "private_folder", "write_whole"]
 
@@ -42,7 +42,7 @@ def ends_with(parent: int, number: signal.Signals) -> Callable[[], None] | None:
 
 @contextlib.contextmanager
 def locked(file: Path, stopped: Callable[[], bool]) -> Iterator[None]:
-    """Holds the lock of that name, waiting for other processes and threads. Raises ControlError when `stopped()` says so meanwhile.
+    """Holds the lock of that name, waiting for other processes and threads. Raises Stopped when `stopped()` says so meanwhile.
 
     The file stays: were it removed, two could hold locks on two files of one name.
     """
@@ -54,7 +54,7 @@ def locked(file: Path, stopped: Callable[[], bool]) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if stopped():
-                    raise ControlError(f"stopped while another process held {file}", code="stopped") from None
+                    raise Stopped(f"stopped while another process held {file}") from None
                 time.sleep(_POLL)
         yield
     finally:
@@ -75,9 +75,9 @@ def write_whole(file: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 
 def private_folder(path: Path) -> Path:
-    """The folder, made if need be, in which nobody else may write. Raises ControlError when it is another's, or open to others."""
+    """The folder, made if need be, in which nobody else may write. Raises SettingsError when it is another's, or open to others."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = path.stat()
     if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
-        raise ControlError(f"{path} may be written by others: chmod 700 it, or set another cache", code="cache")
+        raise SettingsError(f"{path} may be written by others: chmod 700 it, or set another cache")
     return path

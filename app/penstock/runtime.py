@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
+from penstock.binding import Binding
 from penstock.codecs import load_schema
-from penstock.control.messages import Binding
-from penstock.control.store import Store
-from penstock.control.updater import Build, Updater
-from penstock.engine import Plan, compile
+from penstock.engine import compile
 from penstock.errors import ConfigError, ModelError, ModelMismatch, ModelUntrusted, Problem, SchemaError, TopologyError
+from penstock.fit import as_bound, fit, strays
 from penstock.model.artifact import Artifact
-from penstock.model.quarantine import Limits
 from penstock.model.session import Session
-from penstock.model.trust import ModelTrust, Policy, judge, load_trust
+from penstock.model.signer import ModelTrust
+from penstock.model.trust import Policy, judge, load_trust
 from penstock.model.verify import verify
 from penstock.nodes import ModelNode
 from penstock.pipeline.ports import Program, ports
-from penstock.registry.directory import DirectoryRegistry
+from penstock.registry.open import open_registry
 from penstock.schema import Schema
-from penstock.settings import Settings
-from penstock.topology.check import check
 from penstock.topology.names import did_you_mean
-from penstock.topology.parameters import check_parameters
 from penstock.topology.parse import parse
-from penstock.topology.requirements import unmet
 from penstock.topology.spec import Mark, ModelRef, Topology
 from penstock.topology.wiring import Wiring
 
-__all__ = ["Loaded", "bindings", "load", "prepare", "rebuild", "sessions", "store", "updater"]
+__all__ = ["Loaded", "admit", "bindings", "load", "prepare", "program", "rebind", "sessions"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +67,8 @@ def load(
     if artifacts is None:
         resolved = [(node.name, shelf.artifact(f"nodes.{node.name}", node.model, node.at("model"))) for node in topology.nodes]
         artifacts = {name: artifact for name, artifact in resolved if artifact}
-    signatures = {name: artifact.signature for name, artifact in artifacts.items()}
-    wiring, problems = check(topology, source_schemas, signatures, sink_schemas)
-    problems = [*shelf.problems, *problems, *_unmet(topology, artifacts)]
+    wiring, problems = fit(topology, source_schemas, sink_schemas, artifacts)
+    problems = [*shelf.problems, *problems]
     if problems or (shelf.absent and not absent):
         found = dict.fromkeys([*problems, *shelf.absent])
         raise TopologyError(sorted(found, key=lambda one: (one.file != topology.file, one.file, one.line, one.column)))
@@ -97,11 +90,33 @@ def prepare(loaded: Loaded, *, warm_rows: int = 256, model_trust: Path | None = 
     sessions: dict[str, Session] = {}
     for artifact in loaded.artifacts.values():
         if str(artifact) not in sessions:
-            _admit(policy, artifact, trust)
+            admit(policy, artifact, trust)
             session = sessions[str(artifact)] = Session.load(artifact)
             verify(artifact, session)
             session.warm_up((1, warm_rows))
-    return _compile(loaded, {node: sessions[str(artifact)] for node, artifact in loaded.artifacts.items()}, {})
+    return program(loaded, {node: sessions[str(artifact)] for node, artifact in loaded.artifacts.items()}, {})
+
+
+def rebind(loaded: Loaded, artifacts: Mapping[str, Artifact], parameters: Mapping[str, Mapping[str, object]]) -> Loaded:
+    """The same topology with these versions in place of the file's; `parameters` are those of `program`. All by node name.
+
+    Raises ModelMismatch with everything that does not fit: nodes that are not the topology's, names, dtypes, shapes and who reads
+    them, requirements that the metrics do not meet, parameters.
+    """
+    topology = as_bound(loaded.topology, {name: ModelRef(one.name, one.version) for name, one in artifacts.items()})
+    wiring, problems = fit(topology, loaded.schemas, loaded.sink_schemas, artifacts, parameters)
+    if found := [*strays(topology, artifacts), *problems]:
+        bound = ", ".join(f"{name}={artifact}" for name, artifact in artifacts.items())
+        raise ModelMismatch(f"{bound} does not fit the topology: " + "; ".join(map(str, found)))
+    return replace(loaded, wiring=wiring, artifacts=artifacts)
+
+
+def program(loaded: Loaded, sessions: Mapping[str, Session], parameters: Mapping[str, Mapping[str, object]]) -> Program:
+    """The plan of the loaded models and its ports, by node name, with these parameters in place of the file's."""
+    # In the topology's order, whatever order a release says them in: outputs of all generations name them alike.
+    versions = {node.name: str(loaded.artifacts[node.name]) for node in loaded.topology.nodes}
+    plan = compile(loaded.wiring, sessions, versions, parameters)
+    return Program(plan, ports(loaded.wiring, loaded.schemas, loaded.sink_schemas))
 
 
 def bindings(loaded: Loaded) -> dict[str, Binding]:
@@ -112,80 +127,18 @@ def bindings(loaded: Loaded) -> dict[str, Binding]:
     }
 
 
-def sessions(plan: Plan) -> dict[str, Session]:
-    """The loaded models of a plan, by node."""
+def sessions(program: Program) -> dict[str, Session]:
+    """The loaded models of a program, by node."""
     return {
         node.name: node.model
-        for stage in plan.stages.values()
+        for stage in program.plan.stages.values()
         for node in stage.nodes
         if isinstance(node, ModelNode) and isinstance(node.model, Session)
     }
 
 
-def rebuild(
-    loaded: Loaded, artifacts: Mapping[str, Artifact], sessions: Mapping[str, Session], parameters: Mapping[str, Mapping[str, object]]
-) -> Program:
-    """The program of the same topology with these versions, loaded, and these parameters in place of the file's; all by node name.
-
-    Raises ModelMismatch with everything that does not fit: nodes that are not the topology's, names, dtypes, shapes and who reads
-    them, requirements that the metrics do not meet, parameters.
-    """
-    return _fit(loaded, artifacts, parameters)(sessions)
-
-
-def store(settings: Settings) -> Store:
-    """Where the models of releases come from: the registry, then the other roots. Raises SettingsError when one of them is none."""
-    roots = [str(settings.models), *(root for one in settings.roots.split(",") if (root := one.strip()))]
-    return Store(settings.cache.expanduser(), roots, settings.model_bytes)
-
-
-def updater(loaded: Loaded, settings: Settings) -> Updater[Program]:
-    """What makes releases of the topology ready on this worker. Raises SettingsError when a registry root is none."""
-    policy = loaded.topology.releases.signatures
-
-    def vouch(artifact: Artifact) -> None:  # the keys are read each time: one may be added while the worker runs
-        _admit(policy, artifact, load_trust(settings.model_trust) if settings.model_trust else None)
-
-    return Updater(
-        store(settings),
-        partial(_fit, loaded),
-        cache=settings.cache.expanduser(),
-        timeout=settings.stage_timeout,
-        warm_rows=settings.chunk_rows,
-        vouch=None if policy == "off" else vouch,
-        limits=Limits(wall=settings.stage_timeout),
-    )
-
-
-def _fit(loaded: Loaded, artifacts: Mapping[str, Artifact], parameters: Mapping[str, Mapping[str, object]]) -> Build[Program]:
-    """What makes the program of loaded models. Raises ModelMismatch; see `rebuild`."""
-    topology = loaded.topology
-    nodes = {node.name for node in topology.nodes}
-    found = [
-        f"the topology {topology.name} has no node {name!r}: is this release of another version of it?" for name in artifacts.keys() - nodes
-    ]
-    found += [f"nodes.{name}: the release does not bind it, and it has to bind every node" for name in nodes - artifacts.keys()]
-    signatures = {name: artifact.signature for name, artifact in artifacts.items() if name in nodes}
-    wiring, problems = check(topology, loaded.schemas, signatures, loaded.sink_schemas)
-    found += [str(one) for one in (*problems, *_unmet(topology, artifacts))]
-    for node in topology.nodes:
-        if node.name in signatures:
-            found += check_parameters(node, signatures[node.name], parameters.get(node.name, {}))
-    if found:
-        bound = ", ".join(f"{name}={artifact}" for name, artifact in artifacts.items())
-        raise ModelMismatch(f"{bound} does not fit the topology: " + "; ".join(dict.fromkeys(found)))
-    return partial(_compile, replace(loaded, wiring=wiring, artifacts=artifacts), parameters=parameters)
-
-
-def _compile(loaded: Loaded, sessions: Mapping[str, Session], parameters: Mapping[str, Mapping[str, object]]) -> Program:
-    # In the topology's order, whatever order a release says them in: outputs of all generations name them alike.
-    versions = {node.name: str(loaded.artifacts[node.name]) for node in loaded.topology.nodes}
-    plan = compile(loaded.wiring, sessions, versions, parameters)
-    return Program(plan, ports(loaded.wiring, loaded.schemas, loaded.sink_schemas))
-
-
-def _admit(policy: Policy, artifact: Artifact, trust: ModelTrust | None) -> None:
-    """Ends it here for a model that may not serve: nothing of it has been loaded yet."""
+def admit(policy: Policy, artifact: Artifact, trust: ModelTrust | None) -> None:
+    """Raises ModelUntrusted for a version that may not serve, before it is loaded. Logs who signed it, and what `warn` lets pass."""
     verdict = judge(policy, artifact, trust, now=datetime.now(UTC))
     if not verdict.accepted:
         raise ModelUntrusted(verdict.message, name=artifact.name, version=artifact.version)
@@ -195,18 +148,6 @@ def _admit(policy: Policy, artifact: Artifact, trust: ModelTrust | None) -> None
         logger.info("model %s is signed by %s", artifact, verdict.signer)
 
 
-def _unmet(topology: Topology, artifacts: Mapping[str, Artifact]) -> Iterator[Problem]:
-    """A problem for each requirement of a node that its model's metrics do not meet."""
-    for node in topology.nodes:
-        if (artifact := artifacts.get(node.name)) is None:
-            continue
-        for one in node.require:
-            for message in unmet([one], artifact.manifest.metrics):
-                where = f"nodes.{node.name}.require: {artifact}"
-                fix = "choose a version that meets it, or change the requirement"
-                yield Problem(topology.file, one.mark.line, one.mark.column, f"{where}: {message}", fix)
-
-
 class _Shelf:
     """Fetches what the topology names, each thing once; what cannot be had is a problem at the line that names it."""
 
@@ -214,7 +155,7 @@ class _Shelf:
         self.problems: list[Problem] = []
         self.absent: list[Problem] = []
         self._file = file
-        self._registry = DirectoryRegistry(models)
+        self._registry = open_registry(models)
         self._folder = schemas
         self._schemas: dict[str, Schema | None] = {}
         self._artifacts: dict[ModelRef, Artifact | ModelError | None] = {}

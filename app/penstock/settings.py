@@ -39,6 +39,7 @@ __all__ = [
     "is_loopback",
     "load",
     "resolve",
+    "run_flags",
 ]
 
 PREFIX: Final = "PENSTOCK_"
@@ -72,11 +73,14 @@ class Secret:
 
 def _setting(
     default: Any, help: str, *, unit: str = "", kind: type | None = None, low: float = -math.inf, high: float = math.inf,
-    choices: tuple[str, ...] = (), secret: bool = False,
+    choices: tuple[str, ...] = (), secret: bool = False, run: bool = True,
 ) -> Any:  # fmt: skip
-    """A field of Settings. `kind` is the default's type unless given; `low` and `high` are allowed values themselves."""
+    """A field of Settings. `kind` is the default's type unless given; `low` and `high` are allowed values themselves.
+
+    `run` gives `penstock run` a flag for it.
+    """
     kind = kind or (Path if isinstance(default, Path) else type(default))
-    declared = {"help": help, "unit": unit, "kind": kind, "low": low, "high": high, "choices": choices, "secret": secret}
+    declared = {"help": help, "unit": unit, "kind": kind, "low": low, "high": high, "choices": choices, "secret": secret, "run": run}
     return field(default=default, metadata=declared)
 
 
@@ -91,17 +95,17 @@ class Settings:
         None, "Folder of the public keys (*.pem) and certificate authorities (*.crt) whose models are trusted.", kind=Path
     )
     schemas: Path = _setting(Path("schemas"), "Folder of the event schemas (*.avsc).")
-    topologies: Path = _setting(Path("topologies"), "Folder in which a topology is looked for that is given by its name.")
+    topologies: Path = _setting(Path("topologies"), "Folder in which a topology is looked for that is given by its name.", run=False)
     workers: int = _setting(1, "Worker processes on this host; one a core is a good number.", low=1, high=1024)
 
     commit_interval: float = _setting(1.0, "Longest time between two commits of offsets.", unit="s", low=0.01, high=3600)
     chunk_rows: int = _setting(256, "Rows of one pass through the models; small enough for the processor's cache.", unit="rows", low=1)
     max_batch_rows: int = _setting(2048, "Most rows that are one unit of work between two looks at the network.", unit="rows", low=1)
-    max_in_flight_batches: int = _setting(16, "Batches taken from Kafka whose outputs are not acknowledged yet.", low=1)
-    max_in_flight_bytes: int = _setting(32 * MIB, "Bytes of the batches in flight.", unit="bytes", low=64 * KIB)
-    offload_after_ms: float = _setting(50.0, "A batch that takes longer than this runs beside the event loop.", unit="ms", low=1)
+    max_in_flight_batches: int = _setting(16, "Batches taken from Kafka whose outputs are not acknowledged yet.", low=1, run=False)
+    max_in_flight_bytes: int = _setting(32 * MIB, "Bytes of the batches in flight.", unit="bytes", low=64 * KIB, run=False)
+    offload_after_ms: float = _setting(50.0, "A batch that takes longer than this runs beside the event loop.", unit="ms", low=1, run=False)
 
-    fetch_bytes: int = _setting(1 * MIB, "Bytes asked of each partition in one fetch.", unit="bytes", low=1 * KIB, high=1 * GIB)
+    fetch_bytes: int = _setting(1 * MIB, "Bytes asked of each partition in one fetch.", unit="bytes", low=1 * KIB, high=1 * GIB, run=False)
     fetch_wait_ms: int = _setting(500, "How long brokers hold a fetch open until an event arrives.", unit="ms", low=1, high=30_000)
     fetch_linger_ms: float = _setting(2.0, "How long a small batch waits for company at low rates.", unit="ms", low=0, high=1000)
     start_from: str = _setting("earliest", "Where a group begins that has no committed offset.", choices=("earliest", "latest"))
@@ -109,7 +113,7 @@ class Settings:
     session_timeout: float = _setting(10.0, "Silence after which Kafka gives a worker's partitions to others.", unit="s", low=1, high=1800)
     broker_timeout: float = _setting(60.0, "How long unreachable brokers are tried again before the worker exits.", unit="s", low=0)
     compression: str = _setting("none", "Compression of what is produced.", choices=("none", "gzip", "lz4", "zstd", "snappy"))
-    client_id: str = _setting("penstock", "Name under which brokers log this client.")
+    client_id: str = _setting("penstock", "Name under which brokers log this client.", run=False)
     group_instance_id: str = _setting("", "Static membership: a restart within the session timeout moves no partitions; empty: none.")
 
     releases: bool = _setting(True, "Follow the control topic: models are swapped while the stream runs.")
@@ -118,8 +122,8 @@ class Settings:
     signing_key: Path | None = _setting(None, "The private key (PEM) that signs the control messages of this command.", kind=Path)
     roots: str = _setting("", "More registry roots to fetch models from, separated by commas: folders, or https URLs.")
     cache: Path = _setting(Path("~/.cache/penstock"), "Folder of fetched models, by digest; shared by the workers of a host.")
-    model_bytes: int = _setting(512 * MIB, "Largest model file that is fetched.", unit="bytes", low=1 * KIB)
-    stage_timeout: float = _setting(120.0, "How long a worker may take to make a release ready.", unit="s", low=1, high=86_400)
+    model_bytes: int = _setting(512 * MIB, "Largest model file that is fetched.", unit="bytes", low=1 * KIB, run=False)
+    prepare_timeout: float = _setting(120.0, "How long a worker may take to make a release ready.", unit="s", low=1, high=86_400)
     status_interval: float = _setting(2.0, "How often a worker tells that it is alive.", unit="s", low=0.1, high=60)
 
     security_protocol: str = _setting("PLAINTEXT", "How brokers are spoken to.", choices=("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"))
@@ -129,12 +133,17 @@ class Settings:
     ssl_keyfile: Path | None = _setting(None, "The key of this client's certificate (PEM).", kind=Path)
     sasl_mechanism: str = _setting("SCRAM-SHA-512", "How to log in.", choices=("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"))
     sasl_username: str = _setting("", "User to log in as.")
-    sasl_password: Secret = _setting(Secret(), "Password to log in with; from the environment only.", secret=True)
+    sasl_password: Secret = _setting(Secret(), "Password to log in with; from the environment only.", secret=True, run=False)
     sasl_password_file: Path | None = _setting(None, "File whose content is the password, line end removed.", kind=Path)
 
-    log_level: str = _setting("info", "Least severe log record that is written.", choices=("debug", "info", "warning", "error"))
-    log_format: str = _setting("text", "Log records for people, or one JSON object a line.", choices=("text", "json"))
-    debug: bool = _setting(False, "Show the traceback of an error.")
+    log_level: str = _setting("info", "Least severe log record that is written.", choices=("debug", "info", "warning", "error"), run=False)
+    log_format: str = _setting("text", "Log records for people, or one JSON object a line.", choices=("text", "json"), run=False)
+    debug: bool = _setting(False, "Show the traceback of an error.", run=False)
+
+
+def run_flags() -> tuple[str, ...]:
+    """The settings that `penstock run` has a flag for, in the order in which they are declared."""
+    return tuple(declared.name for declared in fields(Settings) if declared.metadata["run"])
 
 
 class Described(NamedTuple):

@@ -138,8 +138,11 @@ def _defines(node: ast.stmt) -> Iterator[str]:
 
 
 def test_engine_never_awaits() -> None:
-    """The hot loop runs the same in a stream, in a file and in a test because nothing in it waits for the world."""
+    """The hot loop runs the same in a stream, in a file and in a test because nothing in it waits for the world.
+
+    The rules of `control` are tested without a broker for the same reason.
+    """
     waiting = (ast.Await, ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith)
-    for folder in ("engine", "nodes", "codecs", "model", "topology"):
+    for folder in ("engine", "nodes", "codecs", "model", "topology", "control"):
         for path in sorted((PACKAGE / folder).rglob("*.py")):
             assert not any(isinstance(node, waiting) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))), path

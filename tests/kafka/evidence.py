@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from penstock.control.log import Log
-from penstock.control.operator import Operator
 from penstock.control.status import Boundary
+from penstock.operate.operator import Operator
 from penstock.testing import committed, end_offsets, read_all, wait_for
 from penstock.topology.parse import parse
 from tests.kafka.flights import Flight, operate, recomputed

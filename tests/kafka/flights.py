@@ -22,11 +22,11 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
-from penstock.control import operator
 from penstock.control.messages import timestamp
-from penstock.control.operator import Operator
 from penstock.control.trust import SigningKey
 from penstock.model.artifact import MODEL_FILE, Artifact
+from penstock.operate import operator
+from penstock.operate.operator import Operator
 from penstock.record import Record
 from penstock.registry.directory import DirectoryRegistry
 from penstock.settings import Settings

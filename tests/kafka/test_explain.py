@@ -15,8 +15,8 @@ from confluent_kafka.admin import AdminClient
 from onnx import helper
 
 from penstock.cli.main import main
-from penstock.control.operator import operate
 from penstock.control.proposal import Change
+from penstock.operate.operator import operate
 from penstock.record import Position, Record
 from penstock.registry.directory import DirectoryRegistry
 from penstock.settings import Settings

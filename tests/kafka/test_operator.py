@@ -12,9 +12,9 @@ import pytest
 
 from penstock.control.lifecycle import State
 from penstock.control.log import Log, Standing
-from penstock.control.operator import Deployed, Operator, Phase, Progress, operate
 from penstock.control.trust import SigningKey
 from penstock.errors import ConfigError, ControlError
+from penstock.operate.operator import Deployed, Operator, Phase, Progress, operate
 from penstock.registry.directory import DirectoryRegistry
 from penstock.settings import Settings
 from penstock.testing import Broker

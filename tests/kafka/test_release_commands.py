@@ -14,7 +14,7 @@ import pytest
 
 from penstock.cli.main import main
 from penstock.control.log import Log, Standing
-from penstock.control.operator import operate
+from penstock.operate.operator import operate
 from penstock.testing import Broker, wait_for
 from tests.kafka.puppets import FAILS, STUCK, Puppet, Puppets, Stage, make_stage
 

@@ -18,10 +18,10 @@ from confluent_kafka.admin import AdminClient
 from onnx import TensorProto, helper
 
 from penstock import settings
-from penstock.control.operator import Operator, operate
 from penstock.control.topics import CONTROL_CONFIG
 from penstock.model.artifact import MODEL_FILE
 from penstock.model.session import Session
+from penstock.operate.operator import Operator, operate
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import Broker, create_topics, wait_for
 from penstock.testing import models as onnx_models
@@ -106,7 +106,7 @@ def test_a_model_that_crashes_hungers_or_lies_costs_the_worker_nothing(job: Job)
     with job.run() as worker, Flow(job) as flow:
         wait_until_ready(job, worker)
         flow.wait_for_more()
-        in_force(job, push(job, 3.0))  # so that what staging needs once is loaded
+        in_force(job, push(job, 3.0))  # so that what a preparation needs once is loaded
         before = peak(worker)
         for reason, model in BAD_MODELS.items():
             version = push_bad(job, model)
@@ -128,14 +128,14 @@ def test_a_model_that_crashes_hungers_or_lies_costs_the_worker_nothing(job: Job)
 def test_a_model_that_hangs_is_stopped_and_events_go_on_meanwhile(job: Job) -> None:
     """Nor does anybody wait for it who aborts the release, interrupts the deploy or stops the worker."""
     hanging = push_bad(job, onnx_models.endless())
-    with job.run("--stage-timeout", "4") as worker:
+    with job.run("--prepare-timeout", "4") as worker:
         with Flow(job) as flow:
             wait_until_ready(job, worker)
             with Command(job, "deploy", "doubles", f"double={hanging}") as deploy:
                 deploy.wait_until_said("quarantined")
                 flow.wait_for_more()
                 assert deploy.process.wait(60) == 8
-                assert "not ready within 4 s (setting stage_timeout): quarantined: nodes.double" in deploy.said
+                assert "not ready within 4 s (setting prepare_timeout): quarantined: nodes.double" in deploy.said
             with Command(job, "deploy", "doubles", f"double={hanging}") as deploy:
                 wait_until_tried(worker)
                 deploy.process.send_signal(signal.SIGINT)

@@ -14,9 +14,9 @@ import pytest
 from confluent_kafka import KafkaError, Producer
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from penstock.control.keys import SigningKey, from_text, to_text
 from penstock.control.messages import Abort, Activate, Message, Release, new_id, parse, timestamp
 from penstock.control.trust import seal
+from penstock.control.trust.keys import SigningKey, from_text, to_text
 from penstock.record import Record
 from penstock.testing import Broker, produce, read_all, wait_for
 from tests.kafka.operating import (

@@ -13,20 +13,21 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from penstock import runtime
+from penstock.binding import Binding
 from penstock.control.lifecycle import State
-from penstock.control.messages import Activate, Binding, Message, Release, new_id, timestamp
+from penstock.control.messages import Activate, Message, Release, new_id, timestamp
 from penstock.control.topics import CONTROL_CONFIG
 from penstock.control.trust import seal
 from penstock.errors import TransportError, TransportUnavailable
 from penstock.record import Record
 from penstock.registry.directory import DirectoryRegistry
-from penstock.runners.releases import Releases
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
 from penstock.testing import Broker, committed, create_topics, end_offsets, produce, wait_for
 from penstock.testing import models as onnx_models
 from penstock.transports.kafka.connection import Admin, aiokafka_arguments
 from penstock.transports.kafka.journal import Reader
+from penstock.worker.follower import Follower
 from tests.kafka.running import Job, make_job
 
 pytestmark = pytest.mark.broker
@@ -44,7 +45,7 @@ def job(broker: Broker, tmp_path: Path) -> Job:
 class Following:
     """A worker that follows the log, scoring nothing, and an operator who says what he likes."""
 
-    def __init__(self, job: Job, releases: Releases, cluster: str) -> None:
+    def __init__(self, job: Job, releases: Follower, cluster: str) -> None:
         self.job, self.releases, self.cluster = job, releases, cluster
 
     def release(self, base: int, binding: Binding) -> Release:
@@ -64,7 +65,7 @@ class Following:
         )
 
     def state(self, release: Release) -> State | None:
-        case = self.releases._cases.get(release.id)
+        case = self.releases.cases.known.get(release.id)
         return case.state if case else None
 
     async def until(self, what: str, holds: Callable[[], bool]) -> None:
@@ -99,7 +100,7 @@ async def following(job: Job) -> AsyncIterator[Following]:
     cluster = await asyncio.to_thread(Admin(settings).cluster_id)
     loaded = runtime.load(job.file, models=settings.models, schemas=settings.schemas)
     failures: list[BaseException | None] = []
-    async with Releases(loaded, settings, cluster, Metrics(), asyncio.Lock()).following(failures.append) as releases:
+    async with Follower(loaded, settings, cluster, Metrics(), asyncio.Lock()).following(failures.append) as releases:
         yield Following(job, releases, cluster)
     assert failures == []
 
@@ -116,14 +117,14 @@ def test_who_has_caught_up_scores_with_what_is_in_force_however_much_else_was_sa
             releases, release = it.releases, it.release(0, push(job, 3.0))
             await it.say(release)
             await it.until("a release that is ready", lambda: it.state(release) is State.READY)
-            end = releases._reader.position + 221
+            end = releases.folding.reader.position + 221
 
             async def told_at_once() -> int:
                 return end
 
-            releases._reader.end = told_at_once  # type: ignore[method-assign]  # a broker that is quicker than this host
+            releases.folding.reader.end = told_at_once  # type: ignore[method-assign]  # a broker that is quicker than this host
             saying = asyncio.create_task(it.say(*[b"?"] * 220, it.activation(release)))
-            while releases._reader.position < end:  # noqa: ASYNC110  the moment between two pieces is what this is about
+            while releases.folding.reader.position < end:  # noqa: ASYNC110  the moment between two pieces is what this is about
                 await asyncio.sleep(0)
             await releases.caught_up()
             assert releases.live.current.generation == 1
@@ -203,11 +204,11 @@ def test_a_log_that_was_made_anew_is_not_believed_and_partitions_move_all_the_sa
         async with following(job) as it:
             await it.in_force(3.0)
             await asyncio.to_thread(anew)
-            await it.until("the problem", lambda: "it was made anew" in it.releases.problems.get("control", ""))
+            await it.until("the problem", lambda: "it was made anew" in it.releases.problems.about("control"))
             await it.say(*[b"?"] * 10)
             await it.releases.caught_up()
             assert it.releases.live.current.generation == 1
-            assert "hears of no other" in it.releases.problems["control"]
+            assert "hears of no other" in it.releases.problems.about("control")
 
     run(act)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from onnx import helper
 
-from penstock.control.operator import operate
+from penstock.operate.operator import operate
 from penstock.record import Position
 from penstock.registry.directory import DirectoryRegistry
 from penstock.settings import load

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple, Self
 import psutil
 import pytest
 
+from penstock.binding import Binding
 from penstock.control.lifecycle import State
-from penstock.control.messages import Activate, Binding, Release, new_id, timestamp
+from penstock.control.messages import Activate, Release, new_id, timestamp
 from penstock.control.proposal import bind
 from penstock.control.status import WorkerStatus, parse
 from penstock.control.trust import SigningKey, seal

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from penstock.control.operator import Operator
 from penstock.errors import ControlError, TopologyError
 from penstock.model.artifact import GOLDEN_FILE, Artifact
+from penstock.operate.operator import Operator
 from penstock.testing import Broker, wait_for
 from tests.kafka.evidence import check, gather, ranges, wait_until_done
 from tests.kafka.flights import METRICS, Departures, make_flights, operate, push, registry_of, renamed, reweighted

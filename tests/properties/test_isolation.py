@@ -38,7 +38,7 @@ def test_exactly_the_bad_rows_fail_and_the_others_keep_their_order(values: list[
 
     scored = [row for row, (a, b) in enumerate(values) if BAD not in (a, b)]
     assert (list(range(len(values))) if batch.rows is None else batch.rows.tolist()) == scored
-    assert {failure.row: failure.error.stage for failure in batch.failures} == {
+    assert {failure.row: failure.error.where for failure in batch.failures} == {
         row: "first" if a == BAD else "second" for row, (a, b) in enumerate(values) if BAD in (a, b)
     }
     assert len(batch.failures) == len(values) - len(scored)

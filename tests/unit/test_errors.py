@@ -26,9 +26,9 @@ def test_config_error_holds_all_problems() -> None:
     assert str(ConfigError("nothing to run")) == "nothing to run"
 
 
-def test_record_error_tells_its_stage() -> None:
+def test_record_error_says_where() -> None:
     """The class knows, unless whoever raises it knows better."""
-    assert (DecodeError("x").stage, RecordError("x").stage, RecordError("x", stage="trees").stage) == ("decode", "process", "trees")
+    assert (DecodeError("x").where, RecordError("x").where, RecordError("x", where="trees").where) == ("decode", "process", "trees")
 
 
 def test_model_error_names_the_version() -> None:

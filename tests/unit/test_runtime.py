@@ -13,7 +13,7 @@ from penstock.errors import ModelCorrupt, ModelUntrusted, TopologyError
 from penstock.model.session import Session
 from penstock.model.signing import sign
 from penstock.registry.directory import DirectoryRegistry
-from penstock.runtime import Loaded, load, prepare, rebuild, sessions
+from penstock.runtime import Loaded, load, prepare, program, rebind, sessions
 from penstock.testing import models as tiny
 from tests.unit.model.issued import private_pem, public_pem
 
@@ -89,9 +89,8 @@ def test_models_that_are_not_there_are_no_problem_where_the_control_log_binds_ot
     (stage,) = found.wiring.stages
     assert (stage.source.topic, [emit.sink.topic for emit in stage.emits]) == ("in", ["out"])
     artifacts = {"scaled": DirectoryRegistry(root / "models").resolve("scale", "1"), **found.artifacts}
-    assert rebuild(
-        found, artifacts, {"scaled": Session.load(artifacts["scaled"]), "score": Session.load(artifacts["score"])}, {}
-    ).plan.versions == {"scaled": "scale@1", "score": "score@2"}
+    loaded_models = {"scaled": Session.load(artifacts["scaled"]), "score": Session.load(artifacts["score"])}
+    assert program(rebind(found, artifacts, {}), loaded_models, {}).plan.versions == {"scaled": "scale@1", "score": "score@2"}
 
 
 def test_types_are_held_against_the_registered_signature(root: Path) -> None:
@@ -143,8 +142,8 @@ def test_plan_names_its_versions_in_the_order_of_the_topology(root: Path) -> Non
     """A release says them in another one, and outputs of all generations name them alike."""
     first = loaded(root)
     turned = dict(reversed([*first.artifacts.items()]))
-    plan = rebuild(first, turned, sessions(prepare(first).plan), {})
-    assert [*plan.plan.versions] == ["scaled", "score"]
+    made = program(rebind(first, turned, {}), sessions(prepare(first)), {})
+    assert [*made.plan.versions] == ["scaled", "score"]
 
 
 def signed(root: Path, policy: str, *references: str) -> Path:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.errors import SettingsError
-from penstock.settings import MIB, Secret, Settings, describe, environment_name, flag_name, load, resolve
+from penstock.settings import MIB, Secret, Settings, describe, environment_name, flag_name, load, resolve, run_flags
 
 
 @pytest.fixture
@@ -205,3 +205,9 @@ def test_every_setting_is_described() -> None:
     described = describe(*resolve({}, environ={}))
     assert [one.name for one in described] == [field.name for field in dataclasses.fields(Settings)]
     assert all(one.help.endswith(".") and one.source == "default" for one in described)
+
+
+def test_run_has_a_flag_for_every_setting_but_a_password_and_what_comes_before_the_command() -> None:
+    """A new setting gets its flag where it is declared."""
+    assert not {"sasl_password", "log_level", "debug"} & set(run_flags())
+    assert {"brokers", "workers", "max_batch_rows", "prepare_timeout"} <= set(run_flags())

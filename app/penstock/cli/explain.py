@@ -17,9 +17,9 @@ from penstock.cli.output import format_option, out, print_json, table
 from penstock.cli.release.asking import named
 from penstock.control.messages import UNPRINTABLE
 from penstock.engine import Run
+from penstock.explain import ABSENT, Bound, Compared, DeadLetter, Explanation, Verdict
+from penstock.explain import explain as trace
 from penstock.record import Position
-from penstock.runners.explain import ABSENT, Bound, Compared, DeadLetter, Explanation, Verdict
-from penstock.runners.explain import explain as trace
 from penstock.settings import Settings
 
 __all__ = ["explain"]
@@ -148,7 +148,7 @@ def _show_fate(found: Explanation, recorded: DeadLetter) -> None:
 
 
 def _reason(failed: DeadLetter) -> str:
-    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", f"{failed.stage}: {failed.message}")
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", f"{failed.where}: {failed.message}")
 
 
 def _heading(title: str, rest: str) -> None:
@@ -241,7 +241,7 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def _failure(failed: DeadLetter | None) -> dict[str, str] | None:
-    return {"stage": failed.stage, "message": failed.message} if failed else None
+    return {"stage": failed.where, "message": failed.message} if failed else None
 
 
 def _compared(one: Compared) -> dict[str, Any]:

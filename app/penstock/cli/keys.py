@@ -13,8 +13,8 @@ from rich.markup import escape
 
 from penstock.cli.options import with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
-from penstock.control.keys import SigningKey, public_key
-from penstock.control.trust_file import KEY_NAME, Trust, TrustedKey, is_topology, with_key, with_revocation
+from penstock.control.trust.file import KEY_NAME, Trust, TrustedKey, is_topology, with_key, with_revocation
+from penstock.control.trust.keys import SigningKey, public_key
 from penstock.errors import ConfigError, Problem
 from penstock.host import write_whole
 from penstock.settings import Settings

@@ -63,6 +63,8 @@ EXIT_CODES: Final[Mapping[type[BaseException], int]] = {
     errors.AccessRefused: 7,
     errors.TransportError: 4,
     errors.ControlError: 8,
+    errors.FetchError: 3,
+    errors.Stopped: 130,
     errors.RecordError: 1,
     errors.PenstockError: 1,
     click.ClickException: 2,

@@ -22,11 +22,12 @@ from penstock.model.contents import MAX_BYTES
 from penstock.model.golden import GoldenRecord, parse
 from penstock.model.quarantine import quarantine
 from penstock.model.session import Session
-from penstock.model.trust import EXTRA, ModelTrust, Policy, judge, load_trust
+from penstock.model.signer import ModelTrust
+from penstock.model.trust import EXTRA, Policy, judge, load_trust
 from penstock.model.verify import verify
 from penstock.registry.base import Registry
-from penstock.registry.directory import DirectoryRegistry
 from penstock.registry.names import check_names
+from penstock.registry.open import open_registry
 from penstock.settings import Settings
 
 __all__ = ["model"]
@@ -76,7 +77,7 @@ def push(
     data = file.read_bytes()
     figures = dict(_figure(text) for text in metrics)
     records = _tried(data, golden)
-    registry = DirectoryRegistry(settings.models)
+    registry = open_registry(settings.models)
     pushed = registry.publish(
         name,
         data,
@@ -101,7 +102,7 @@ def push(
 @format_option
 def ls(settings: Settings, form: str) -> None:
     """List models, their versions and aliases."""
-    registry = DirectoryRegistry(settings.models)
+    registry = open_registry(settings.models)
     names = registry.names()
     if form == "json":
         print_json([{"name": name, "versions": registry.versions(name), "aliases": registry.aliases(name)} for name in names])
@@ -124,7 +125,7 @@ def ls(settings: Settings, form: str) -> None:
 @format_option
 def show(reference: str, settings: Settings, form: str) -> None:
     """Show a version: its tensors, metrics, where it came from and who signed it. Without a version, the latest."""
-    registry = DirectoryRegistry(settings.models)
+    registry = open_registry(settings.models)
     artifact = registry.resolve(*_asked(registry, (reference,))[-1])
     signature = _signature(artifact, _trust(settings))
     if form == "json":
@@ -159,7 +160,7 @@ def show(reference: str, settings: Settings, form: str) -> None:
 @with_settings("models")
 def alias(name: str, alias: str, version: str, settings: Settings) -> None:
     """Point ALIAS of the model NAME at VERSION; running workers are not affected."""
-    registry = DirectoryRegistry(settings.models)
+    registry = open_registry(settings.models)
     before = registry.aliases(name).get(alias)
     registry.alias(name, alias, version)
     now = registry.aliases(name)[alias]
@@ -193,7 +194,7 @@ def sign(
     name, _, version = reference.partition("@")
     if not version:
         raise ConfigError(f"{reference!r}: say which version is signed, as NAME@VERSION or NAME@ALIAS")
-    registry = DirectoryRegistry(settings.models)
+    registry = open_registry(settings.models)
     artifact = registry.resolve(name, version)
     # What is signed is what was pushed: reading holds the files to the digests.
     artifact.read()
@@ -230,7 +231,7 @@ def verify_command(references: tuple[str, ...], signatures: Policy | None, setti
 
     NAME alone means all its versions.
     """
-    registry = DirectoryRegistry(settings.models)
+    registry = open_registry(settings.models)
     trust = _trust(settings)
     policy: Policy = signatures or ("warn" if trust else "off")
     asked = _asked(registry, references)

@@ -7,20 +7,14 @@ from pathlib import Path
 import click
 
 from penstock.cli.options import CONNECTION, with_settings
-from penstock.settings import Settings
+from penstock.settings import Settings, run_flags
 
 __all__ = ["run"]
-
-SETTINGS = (
-    "workers", "application", "models", "model_trust", "schemas", "start_from", "commit_interval", "max_batch_rows", "chunk_rows",
-    "fetch_linger_ms", "fetch_wait_ms", "drain_timeout", "session_timeout", "compression", "group_instance_id",
-    "releases", "trust", "unsigned_control", "signing_key", "roots", "cache", "stage_timeout", "status_interval",
-)  # fmt: skip
 
 
 @click.command()
 @click.argument("topology", type=click.Path(path_type=Path))
-@with_settings(*CONNECTION, *SETTINGS)
+@with_settings(*CONNECTION, *(name for name in run_flags() if name not in CONNECTION))
 def run(topology: Path, settings: Settings) -> None:
     """Run TOPOLOGY on Kafka: events in, predictions out, until Ctrl-C or SIGTERM.
 

@@ -29,7 +29,7 @@ class Need(NamedTuple):
 
 def needed(topology: Topology, application: str) -> dict[str, Need]:
     """Every topic of a topology, and what it is for, in the order of the file."""
-    releases = Topics.of(application, topology.name, control=topology.releases.control, status=topology.releases.status)
+    releases = Topics.declared(application, topology)
     needs = {source.topic: Need(f"source {source.name}") for source in topology.sources}
     needs |= {sink.topic: Need(f"sink {sink.name}") for sink in topology.sinks}
     needs |= {source.dead_letter: Need(f"dead letters of {source.name}") for source in topology.sources}

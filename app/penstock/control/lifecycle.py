@@ -16,7 +16,7 @@ from typing import Final
 
 from penstock.errors import ControlError
 
-__all__ = ["ENDS", "MOVES", "STAGING", "State", "move"]
+__all__ = ["ENDS", "MOVES", "PREPARING", "State", "move"]
 
 
 class State(StrEnum):
@@ -38,13 +38,13 @@ class State(StrEnum):
     STALE = "stale"
 
 
-STAGING: Final = (
+PREPARING: Final = (
     State.ANNOUNCED, State.FETCHING, State.VERIFYING, State.QUARANTINED, State.FITTING, State.PROVING, State.WARMING
 )  # fmt: skip
 _GIVEN_UP: Final = frozenset({State.FAILED, State.ABORTED, State.STALE})
 
 MOVES: Final[Mapping[State, frozenset[State]]] = {
-    **{here: frozenset({there}) | _GIVEN_UP for here, there in zip(STAGING, (*STAGING[1:], State.READY), strict=True)},
+    **{here: frozenset({there}) | _GIVEN_UP for here, there in zip(PREPARING, (*PREPARING[1:], State.READY), strict=True)},
     State.ANNOUNCED: frozenset({State.FETCHING, State.READY}) | _GIVEN_UP,
     State.READY: frozenset({State.LIVE, State.ABORTED, State.STALE, State.FAILED}),
     State.LIVE: frozenset({State.PREVIOUS}),

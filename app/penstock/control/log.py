@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from penstock.control.messages import UNPRINTABLE, Abort, Activate, Binding, Message, Release, same
+from penstock.binding import Binding, same
+from penstock.control.messages import UNPRINTABLE, Abort, Activate, Message, Release
 from penstock.errors import ControlError
 
 if TYPE_CHECKING:  # the client of Kafka is not needed to fold

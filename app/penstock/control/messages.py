@@ -15,19 +15,17 @@ A message is one JSON object of at most `MAX_BYTES`, inside a signature (`trust`
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, cast
 from uuid import UUID
 
 import msgspec
 
+from penstock.binding import CONTROLS, END, LINE, Binding, Parameter
 from penstock.errors import ControlError
-from penstock.registry.names import NAME, VERSION
 from penstock.topology.names import NAME as NODE
 
 __all__ = [
@@ -35,69 +33,32 @@ __all__ = [
     "UNPRINTABLE",
     "Abort",
     "Activate",
-    "Binding",
     "Message",
     "Release",
     "encode",
     "json_schema",
     "new_id",
     "parse",
-    "same",
     "timestamp",
 ]
 
 _VERSION: Final = 1
 MAX_BYTES: Final = 65_536
 
-# Controls of terminals, and what changes the direction of text: written so that Python and JSON Schema mean the same.
-_CONTROLS: Final = r"\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069"
-UNPRINTABLE: Final = re.compile(f"[{_CONTROLS}]")
+UNPRINTABLE: Final = re.compile(f"[{CONTROLS}]")
 
-_END: Final = r"$(?!\n)"  # Python's $ alone also matches before a line break at the end
-_UUID7: Final = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}" + _END
-_URI: Final = f"^models:/{NAME.pattern}/{VERSION.pattern}{_END}"
-_TIME: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z" + _END
-_LINE: Final = f"^[^{_CONTROLS}]*{_END}"
+_UUID7: Final = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}" + END
+_TIME: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z" + END
 _MOST: Final = 2**53 - 1  # whole numbers that every reader of JSON has
 _DEPTH: Final = 32
 
 Id = Annotated[str, msgspec.Meta(pattern=_UUID7, description="The release, a UUID of version 7.")]
-Digest = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}" + _END)]
 Time = Annotated[str, msgspec.Meta(pattern=_TIME, description="RFC 3339, UTC.")]
-Prose = Annotated[str, msgspec.Meta(max_length=1024, pattern=_LINE, description="One line.")]
-Author = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=_LINE, description="Who says so; signed, the key's name.")]
-Cluster = Annotated[str, msgspec.Meta(max_length=255, pattern=_LINE, description="The id of the Kafka cluster.")]
+Prose = Annotated[str, msgspec.Meta(max_length=1024, pattern=LINE, description="One line.")]
+Author = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=LINE, description="Who says so; signed, the key's name.")]
+Cluster = Annotated[str, msgspec.Meta(max_length=255, pattern=LINE, description="The id of the Kafka cluster.")]
 NodeName = Annotated[str, msgspec.Meta(pattern=NODE + r"(?!\n)")]
-Parameter = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=_LINE)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=_MOST)]
-
-
-class Binding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The model version that a node runs: where to look for it, and what must be found there."""
-
-    uri: Annotated[str, msgspec.Meta(pattern=_URI, description="models:/NAME/VERSION, in whatever registry the worker is allowed to ask.")]
-    digest: Annotated[Digest, msgspec.Meta(description="Of model.onnx.")]
-    manifest: Annotated[Digest, msgspec.Meta(description="Of model.toml, which names the digest of the golden records.")]
-    parameters: Annotated[
-        dict[Parameter, Any],
-        msgspec.Meta(description="Constants that feed input tensors of the model: booleans, numbers, strings, and lists of these."),
-    ] = {}
-
-    def __post_init__(self) -> None:
-        for name, value in self.parameters.items():
-            if not _constant(value):
-                raise ValueError(f"parameter {name}: a boolean, a finite number, an integer of 64 bits, a string, or a list of these")
-
-    @property
-    def name(self) -> str:
-        return self.uri.split("/")[1]
-
-    @property
-    def version(self) -> str:
-        return self.uri.split("/")[2]
-
-    def __str__(self) -> str:
-        return f"{self.name}@{self.version}"
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):
@@ -214,15 +175,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _constant(value: Any) -> bool:
-    """Whether this can feed a tensor."""
-    if isinstance(value, list | tuple):
-        return all(_constant(one) for one in value)
-    if isinstance(value, int):
-        return -(2**63) <= value < 2**63
-    return math.isfinite(value) if isinstance(value, float) else isinstance(value, str)
-
-
 def json_schema() -> dict[str, Any]:
     """What a message looks like, as a JSON Schema (draft 2020-12), published in `schemas/control.schema.json`."""
     (shape,), definitions = msgspec.json.schema_components([Message])
@@ -249,12 +201,3 @@ def new_id(*, ms: int | None = None, random: bytes | None = None) -> str:
 def timestamp(seconds: float | None = None) -> str:
     """Unix time (now unless given) as messages write it."""
     return datetime.fromtimestamp(time.time() if seconds is None else seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
-
-
-def same(one: Mapping[str, Binding], other: Mapping[str, Binding]) -> bool:
-    """Whether both bind the same files with the same parameters; where they were found does not matter."""
-    return {node: _identity(binding) for node, binding in one.items()} == {node: _identity(binding) for node, binding in other.items()}
-
-
-def _identity(binding: Binding) -> tuple[str, str, str]:
-    return binding.digest, binding.manifest, _ENCODER.encode(binding.parameters).decode()

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from penstock.binding import Binding, same
 from penstock.control.fleet import Worker
 from penstock.control.log import Known, Log
-from penstock.control.messages import Binding, Release, same
+from penstock.control.messages import Release
 from penstock.errors import ConfigError, ControlError, Problem
 from penstock.registry.base import Registry
 from penstock.registry.names import ALIAS

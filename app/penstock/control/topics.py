@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from penstock.control.messages import MAX_BYTES
+from penstock.topology.spec import Topology
 
 __all__ = ["CONTROL_CONFIG", "STATUS_CONFIG", "Topics"]
 
@@ -38,3 +39,8 @@ class Topics(NamedTuple):
     def of(cls, application: str, topology: str, *, control: str = "", status: str = "") -> Topics:
         group = f"{application}.{topology}"
         return cls(control or f"{group}.control", status or f"{group}.status")
+
+    @classmethod
+    def declared(cls, application: str, topology: Topology) -> Topics:
+        """Those of this topology, as its file has them."""
+        return cls.of(application, topology.name, control=topology.releases.control, status=topology.releases.status)

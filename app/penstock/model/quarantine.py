@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from penstock.errors import ControlError, ModelCorrupt, ModelMismatch
+from penstock.errors import ModelCorrupt, ModelMismatch, Stopped
 from penstock.host import locked, private_folder, write_whole
 from penstock.model.sealed import Sealed
 
@@ -60,8 +60,8 @@ def quarantine(
 ) -> Findings:
     """Tries the model in a child process; `golden` is the text of a golden file, whose inputs are run too.
 
-    Raises ModelCorrupt or ModelMismatch with the reason when it does not pass, and ControlError when `stopped()` becomes
-    true before the end: the child is killed then.
+    Raises ModelCorrupt or ModelMismatch with the reason when it does not pass, and Stopped when `stopped()` becomes true
+    before the end: the child is killed then.
     """
     if isinstance(model, bytes):
         with Sealed(io.BytesIO(model), limit=len(model)) as sealed:
@@ -128,7 +128,7 @@ def _wait(child: subprocess.Popen[bytes], limits: Limits, stopped: Callable[[], 
     deadline = time.monotonic() + limits.wall
     while True:
         if stopped():
-            raise ControlError("stopped while the model was in quarantine", code="stopped")
+            raise Stopped("stopped while the model was in quarantine")
         left = deadline - time.monotonic()
         if left <= 0:
             raise ModelCorrupt(f"the model did not finish within {limits.wall:g} s in quarantine")

@@ -33,7 +33,7 @@ from sigstore_models.bundle.v1 import Bundle, VerificationMaterial
 
 from penstock.errors import ConfigError, ModelUntrusted
 from penstock.model.artifact import BUNDLE_FILE, BUNDLE_LIMIT
-from penstock.model.trust import ModelTrust, Pem, Signer
+from penstock.model.signer import ModelTrust, Pem, Signer
 
 __all__ = ["Signed", "check_signature", "is_encrypted", "sign"]
 

@@ -12,45 +12,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from penstock.errors import ConfigError, ModelUntrusted
 from penstock.model.artifact import BUNDLE_FILE, Artifact
+from penstock.model.signer import ModelTrust, Pem, Signer
 
-__all__ = ["EXTRA", "ModelTrust", "Pem", "Policy", "Signer", "Verdict", "judge", "load_trust", "signer_of"]
+__all__ = ["EXTRA", "Policy", "Verdict", "judge", "load_trust", "signer_of"]
 
 Policy = Literal["off", "warn", "require"]
 EXTRA: Final = "model signatures need an extra: pip install 'penstock[signing]'"
-
-
-class Pem(NamedTuple):
-    """A file in PEM and what it held when it was read."""
-
-    file: Path
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ModelTrust:
-    """Whose signatures count: those of these public keys, and of every certificate that one of these authorities has issued."""
-
-    keys: tuple[Pem, ...] = ()
-    authorities: tuple[Pem, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Signer:
-    """Who signed. `name` is the file of the trusted key, or the certificate's subject.
-
-    `fingerprint` is "sha256:..." of the public key in PEM (what `sha256sum` says of its file), or of the certificate in DER.
-    """
-
-    kind: Literal["key", "certificate"]
-    name: str
-    fingerprint: str
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.name} ({self.fingerprint})"
 
 
 @dataclass(frozen=True, slots=True)

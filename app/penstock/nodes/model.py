@@ -55,7 +55,7 @@ class ModelNode:
         arrays = self.model.run(self.outputs, {tensor: feed(columns) for tensor, feed in self.feeds})
         for name, array in zip(self.outputs, arrays, strict=True):
             if array.shape[:1] != (size,):
-                raise InferenceError(f"{self.version} gave {name} of shape {array.shape} for {size} rows", stage=self.name)
+                raise InferenceError(f"{self.version} gave {name} of shape {array.shape} for {size} rows", where=self.name)
         return arrays
 
     def _isolate(self, batch: Batch, error: InferenceError) -> Batch:
@@ -82,9 +82,9 @@ class ModelNode:
         try:
             merged = [np.concatenate([arrays[i] for _, arrays in good]) for i in range(len(self.outputs))] if good else []
         except ValueError:  # their widths differ: an open axis that is as long as the rows in the run make it
-            uneven = InferenceError(f"{self.version} gives answers whose shape depends on the rows beside them", stage=self.name)
+            uneven = InferenceError(f"{self.version} gives answers whose shape depends on the rows beside them", where=self.name)
             return batch.fail({**dict.fromkeys(range(batch.size), uneven), **bad})
         return batch.fail(bad).with_columns(dict(zip(self.columns, merged, strict=bool(good))))
 
     def _blame(self, error: InferenceError) -> InferenceError:
-        return InferenceError(f"{self.version} cannot score the event: {error}", stage=self.name)
+        return InferenceError(f"{self.version} cannot score the event: {error}", where=self.name)

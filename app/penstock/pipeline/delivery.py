@@ -28,13 +28,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol, Self
 
 from penstock.errors import InferenceError, SettingsError
 from penstock.parcel import Parcel
 from penstock.pipeline.commit import Commit
 from penstock.pipeline.ports import Program
 from penstock.pipeline.score import Chunk, Pipeline
+from penstock.settings import Settings
 from penstock.telemetry import Metrics
 from penstock.transports.base import Sink, Source
 from penstock.transports.tracker import Partition, Span
@@ -43,6 +44,7 @@ __all__ = ["Delivery", "Fixed", "Pace", "Served"]
 
 logger = logging.getLogger(__name__)
 
+_DEFAULT: Final = Settings()
 GROUP_SECONDS = 1.0  # a group should take no longer: rebalances and shutdowns wait for it
 
 
@@ -68,13 +70,24 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How much is done at once. Rows, bytes and seconds."""
+    """How much is done at once, in rows, bytes and seconds. The defaults are those of the settings."""
 
-    chunk_rows: int = 256
-    group_rows: int = 2048
-    in_flight: int = 16
-    in_flight_bytes: int = 32 * 1024**2
-    offload_after: float = 0.05
+    chunk_rows: int = _DEFAULT.chunk_rows
+    group_rows: int = _DEFAULT.max_batch_rows
+    in_flight: int = _DEFAULT.max_in_flight_batches
+    in_flight_bytes: int = _DEFAULT.max_in_flight_bytes
+    offload_after: float = _DEFAULT.offload_after_ms / 1000
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """What the settings say."""
+        return cls(
+            chunk_rows=settings.chunk_rows,
+            group_rows=settings.max_batch_rows,
+            in_flight=settings.max_in_flight_batches,
+            in_flight_bytes=settings.max_in_flight_bytes,
+            offload_after=settings.offload_after_ms / 1000,
+        )
 
 
 class Delivery:

@@ -38,5 +38,5 @@ def _reasons(came_from: tuple[str, int], record: RecordLike, error: RecordError)
         ("__streams.errors.topic", came_from[0].encode()),
         ("__streams.errors.partition", b"%d" % came_from[1]),
         ("__streams.errors.offset", b"%d" % record.offset),
-        (f"{OWN}stage", error.stage.encode()),
+        (f"{OWN}stage", error.where.encode()),
     ]

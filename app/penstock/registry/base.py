@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from penstock.model.artifact import Artifact
@@ -35,6 +36,12 @@ class Registry(Protocol):
 
     def resolve(self, name: str, version: str) -> Artifact:
         """The version, or the one that the alias points at. Raises ModelNotFound, saying what there is instead."""
+
+    def add_bundle(self, artifact: Artifact, bundle: bytes, *, replace: bool = False) -> str | Path:
+        """Puts a signature (the content of model.sig) beside the version's files, whole or not at all. Returns where it is, for people.
+
+        Raises ModelExists when there is one and `replace` is not given.
+        """
 
     def names(self) -> list[str]:
         """Every registered name, sorted."""

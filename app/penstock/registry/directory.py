@@ -111,10 +111,7 @@ class DirectoryRegistry:
         return open_artifact(self.root / name / found, name, found)
 
     def add_bundle(self, artifact: Artifact, bundle: bytes, *, replace: bool = False) -> Path:
-        """Puts a signature (the content of model.sig) beside the version's files, whole or not at all. Returns its path.
-
-        Raises ModelExists when there is one and `replace` is not said.
-        """
+        """See `Registry.add_bundle`."""
         place = artifact.path / BUNDLE_FILE
         descriptor, name = tempfile.mkstemp(prefix=_PUSH, dir=self.root / artifact.name)
         os.close(descriptor)

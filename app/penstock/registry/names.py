@@ -8,12 +8,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from penstock.binding import NAME, VERSION
 from penstock.errors import ConfigError, Problem
 
 __all__ = ["ALIAS", "NAME", "VERSION", "check_names"]
 
-NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
-VERSION: Final = re.compile(r"[0-9][A-Za-z0-9._-]{0,99}")
 ALIAS: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
 
 _RULES: Final = {

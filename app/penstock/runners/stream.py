@@ -22,7 +22,6 @@ from penstock.control.topics import Topics
 from penstock.engine import Live, Serving
 from penstock.errors import PenstockError, SettingsError, TransportUnavailable
 from penstock.pipeline import AtLeastOnce, Delivery, Pace, Program
-from penstock.runners.releases import Releases
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
@@ -30,6 +29,7 @@ from penstock.transports.kafka.connection import Admin, TopicInfo
 from penstock.transports.kafka.faust import App, Hosted
 from penstock.transports.kafka.sink import KafkaSink
 from penstock.transports.kafka.source import KafkaSource
+from penstock.worker.follower import Follower
 
 __all__ = ["StreamRunner"]
 
@@ -55,7 +55,7 @@ class StreamRunner:
         self.settings = settings
         self.metrics = Metrics()
         self.live: Live[Any]
-        self.releases: Releases | None = None
+        self.releases: Follower | None = None
         self.topics: Mapping[str, TopicInfo] = {}
         self.source: KafkaSource | None = None
         self.delivery: Delivery | None = None
@@ -80,8 +80,7 @@ class StreamRunner:
 
     def _look_at_topics(self, admin: Admin) -> Mapping[str, TopicInfo]:
         stages = self.loaded.wiring.stages
-        declared = self.loaded.topology.releases
-        journals = Topics.of(self.settings.application, self.name, control=declared.control, status=declared.status)
+        journals = Topics.declared(self.settings.application, self.loaded.topology)
         topics = admin.describe(
             self._written() | {stage.source.topic for stage in stages} | ({*journals} if self.settings.releases else set())
         )
@@ -121,7 +120,7 @@ class StreamRunner:
     async def _bring_up(self, stack: AsyncExitStack, cluster: str) -> None:
         """`live` is what the control log has in force, and is followed from now on; without releases, what the file binds."""
         if self.settings.releases:
-            releases = Releases(self.loaded, self.settings, cluster, self.metrics, self.models)
+            releases = Follower(self.loaded, self.settings, cluster, self.metrics, self.models)
             releases.places = self._places
             self.releases = await stack.enter_async_context(releases.following(self.fail))
             self.live = self.releases.live
@@ -182,13 +181,7 @@ class StreamRunner:
             stages={stage.source.topic: stage.name for stage in self.loaded.wiring.stages},
             serving=lambda: self.live.current,
             fail=self.fail,
-            pace=Pace(
-                chunk_rows=settings.chunk_rows,
-                group_rows=settings.max_batch_rows,
-                in_flight=settings.max_in_flight_batches,
-                in_flight_bytes=settings.max_in_flight_bytes,
-                offload_after=settings.offload_after_ms / 1000,
-            ),
+            pace=Pace.of(settings),
             metrics=self.metrics,
             begins=None if self.releases is None else self.releases.reporter.scores,
             models=self.models,

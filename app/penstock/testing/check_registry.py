@@ -26,6 +26,7 @@ def check_registry(registry: Registry) -> None:
     _never_changes_a_version(registry)
     _refuses_what_cannot_serve(registry)
     _moves_aliases(registry)
+    _keeps_the_signature_beside_a_version(registry)
     _refuses_names_that_are_paths(registry)
 
 
@@ -92,6 +93,21 @@ def _moves_aliases(registry: Registry) -> None:
     error = _raises(ModelNotFound, lambda: registry.resolve("count", "livve"))
     assert "did you mean 'live'" in str(error)
     assert "2.1, 9, 10" in str(error), "the message lists what there is instead"
+
+
+def _keeps_the_signature_beside_a_version(registry: Registry) -> None:
+    signed = registry.resolve("count", "9")
+    assert signed.bundle() is None
+    assert str(registry.add_bundle(signed, b"first"))
+    assert registry.resolve("count", "9").bundle() == b"first"
+    error = _raises(ModelExists, lambda: registry.add_bundle(signed, b"second"))
+    assert "count@9" in str(error)
+    assert registry.resolve("count", "9").bundle() == b"first", "a signature is replaced on purpose only"
+    registry.add_bundle(signed, b"second", replace=True)
+    assert registry.resolve("count", "9").bundle() == b"second"
+    assert registry.resolve("count", "9") == signed, "a signature changes nothing of the version"
+    assert registry.versions("count") == ["2.1", "9", "10"], "and is no version"
+    assert registry.resolve("count", "10").bundle() is None, "it belongs to one version"
 
 
 def _refuses_names_that_are_paths(registry: Registry) -> None:

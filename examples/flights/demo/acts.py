@@ -11,7 +11,7 @@ from rich.text import Text
 
 from demo.swaps import RETRAINED, Act
 from demo.tally import Tally
-from penstock.control.lifecycle import STAGING, State
+from penstock.control.lifecycle import PREPARING, State
 from penstock.control.rollout import Stand
 
 __all__ = ["Acts", "came_to", "folded", "generations", "stage", "switch"]
@@ -19,7 +19,7 @@ __all__ = ["Acts", "came_to", "folded", "generations", "stage", "switch"]
 Acts = Sequence[Act]  # the deploy and the rollback, or nothing
 
 NAME: Final = 24  # columns of a worker's name
-_STEPS: Final = (*STAGING, State.READY, State.LIVE)
+_STEPS: Final = (*PREPARING, State.READY, State.LIVE)
 
 
 def stage(tally: Tally, acts: Acts) -> RenderableType:

@@ -1,6 +1,6 @@
 """The demo's two releases: retrained models are deployed while events flow, and taken back a little later.
 
-They are made by `penstock.control.operator`, the Python API behind `penstock deploy` and `penstock rollback`, in a thread with an event
+They are made by `penstock.operate.operator`, the Python API behind `penstock deploy` and `penstock rollback`, in a thread with an event
 loop of its own. The replay asks `room` before it sends, and so these marks hold, in shares of all events:
 
     0.80  answered: the deploy begins            0.94  not passed before the new generation is in force
@@ -20,10 +20,10 @@ from types import TracebackType
 from typing import Final, Self
 
 from demo.replay import Room
-from penstock.control.operator import Deployed, Operator, Phase, Progress
 from penstock.control.rollout import Stand
 from penstock.control.trust import SigningKey
 from penstock.errors import PenstockError
+from penstock.operate.operator import Deployed, Operator, Phase, Progress
 from penstock.settings import Settings
 from penstock.topology.spec import Topology
 

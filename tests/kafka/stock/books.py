@@ -93,7 +93,7 @@ class FaustBook(Consumer):
     async def finish_unsent(self, offset: int) -> None:
         buffer: Any = self.app.producer.buffer
         buffer.app = self.app
-        await buffer.begin()
+        await buffer.start()
         try:
             _SlowTopic(self.app).send_soon(value=b"output")
             await self.finish(offset)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from penstock.cli.main import main
-from penstock.control.keys import SigningKey
 from penstock.control.trust import Judge, Trust
+from penstock.control.trust.keys import SigningKey
 from penstock.errors import ControlError
 from tests.unit.cli.done import Done, Run
 from tests.unit.control.making import NOW_MS, entry, release

@@ -90,6 +90,8 @@ def test_every_error_has_its_exit_code(name: str) -> None:
         (errors.TransportUnavailable("nobody at localhost:1"), 4, "error: nobody at localhost:1"),
         (errors.TopicMissing("flights"), 5, "error: flights"),
         (errors.DeliveryFailed("refused"), 6, "error: refused"),
+        (errors.FetchError("cannot connect", code="again"), 3, "error: cannot connect"),
+        (errors.Stopped("stopped while the model was in quarantine"), 130, "error: stopped while the model was in quarantine"),
         (errors.WorkerFailed("worker 2 gave up", 5), 5, "error: worker 2 gave up"),
         (errors.DecodeError("bad"), 1, "error: bad"),
         (KeyError("x"), 1, "error: KeyError: 'x'\nThis is a bug."),

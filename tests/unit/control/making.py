@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from penstock.control.messages import Abort, Activate, Binding, Message, Release, new_id, timestamp
+from penstock.binding import Binding
+from penstock.control.messages import Abort, Activate, Message, Release, new_id, timestamp
 from penstock.control.trust import SigningKey, Trust, seal
 from penstock.transports.kafka.journal import Entry
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.control.lifecycle import ENDS, MOVES, STAGING, State, move
+from penstock.control.lifecycle import ENDS, MOVES, PREPARING, State, move
 from penstock.errors import ControlError
 
-PATHS = [*zip(STAGING, (*STAGING[1:], State.READY), strict=True), (State.READY, State.LIVE), (State.LIVE, State.PREVIOUS)]
+PATHS = [*zip(PREPARING, (*PREPARING[1:], State.READY), strict=True), (State.READY, State.LIVE), (State.LIVE, State.PREVIOUS)]
 
 
 def reachable(begin: State, *without: State) -> set[State]:
@@ -31,7 +31,7 @@ def test_way_of_a_release_is_legal(here: State, there: State) -> None:
     assert move(here, there) is there
 
 
-@pytest.mark.parametrize("here", [*STAGING, State.READY])
+@pytest.mark.parametrize("here", [*PREPARING, State.READY])
 @pytest.mark.parametrize("there", [State.FAILED, State.ABORTED, State.STALE])
 def test_release_can_be_given_up_until_it_is_live(here: State, there: State) -> None:
     assert move(here, there) is there
@@ -41,7 +41,7 @@ def test_nothing_is_live_that_was_not_ready() -> None:
     """Nor is there another way to be ready than through every check, but for what is loaded still."""
     assert [here for here in State if State.LIVE in MOVES[here]] == [State.READY]
     assert State.LIVE not in reachable(State.ANNOUNCED, State.READY)
-    for skipped in STAGING[2:]:
+    for skipped in PREPARING[2:]:
         assert State.READY not in reachable(State.FETCHING, skipped, State.ANNOUNCED)
 
 

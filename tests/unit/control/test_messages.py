@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.control.messages import MAX_BYTES, UNPRINTABLE, Binding, Message, encode, json_schema, new_id, parse, same, timestamp
+from penstock.binding import Binding, same
+from penstock.control.messages import MAX_BYTES, UNPRINTABLE, Message, encode, json_schema, new_id, parse, timestamp
 from penstock.errors import ControlError
 from tests.unit.control.making import NOW_MS, abort, activate, binding, release
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from penstock.control.aliases import moves
+from penstock.binding import Binding
 from penstock.control.fleet import Worker
 from penstock.control.log import Log
-from penstock.control.messages import Abort, Activate, Binding, Message, Release, encode, new_id, parse, timestamp
-from penstock.control.precheck import precheck
+from penstock.control.messages import Abort, Activate, Message, Release, encode, new_id, parse, timestamp
 from penstock.control.proposal import Change, Proposal, bind, bound_now, changes_of, find, propose, restore
 from penstock.errors import ConfigError, ControlError, ModelCorrupt, ModelNotFound, TopologyError
+from penstock.operate.aliases import moves
+from penstock.operate.precheck import precheck
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import models as tiny
 from penstock.topology.parse import parse_text

@@ -8,7 +8,7 @@ from penstock.control.rollout import Stand, Verdict, stands, verdict
 from penstock.control.status import Progress
 from tests.unit.control.fleets import worker
 
-READY, FAILED, STAGING, UNHEARD = (Stand("w", state) for state in ("ready", "failed", "proving", ""))
+READY, FAILED, AT_WORK, UNHEARD = (Stand("w", state) for state in ("ready", "failed", "proving", ""))
 LOST = Stand("w", "ready", live=False)
 WAIT, ACTIVATE, GIVE_UP = Verdict.WAIT, Verdict.ACTIVATE, Verdict.GIVE_UP
 
@@ -18,16 +18,16 @@ WAIT, ACTIVATE, GIVE_UP = Verdict.WAIT, Verdict.ACTIVATE, Verdict.GIVE_UP
     [
         ([READY, READY], None, ACTIVATE),
         ([READY, Stand("w", "live")], None, ACTIVATE),
-        ([READY, STAGING], None, WAIT),
+        ([READY, AT_WORK], None, WAIT),
         ([READY, UNHEARD], None, WAIT),
         ([READY, FAILED], None, GIVE_UP),
-        ([STAGING, FAILED], None, GIVE_UP),
+        ([AT_WORK, FAILED], None, GIVE_UP),
         ([], None, WAIT),
         ([READY, LOST], None, ACTIVATE),
         ([LOST], None, WAIT),
-        ([READY, STAGING], 1, ACTIVATE),
+        ([READY, AT_WORK], 1, ACTIVATE),
         ([READY, FAILED], 1, ACTIVATE),
-        ([STAGING, FAILED], 1, WAIT),
+        ([AT_WORK, FAILED], 1, WAIT),
         ([READY, READY, FAILED], 3, GIVE_UP),
         ([READY, READY], 3, WAIT),
         ([READY, LOST], 2, WAIT),

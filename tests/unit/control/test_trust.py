@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jwt.api_jws import PyJWS
 
-from penstock.control.keys import SigningKey, key_id, public_key
+from penstock.binding import Binding
 from penstock.control.log import Kind, Log
-from penstock.control.messages import MAX_BYTES, Binding, encode
+from penstock.control.messages import MAX_BYTES, encode
 from penstock.control.trust import CLOCK_MS, MAX_SEALED, Judge, Trust, seal
+from penstock.control.trust.keys import SigningKey, key_id, public_key
 from penstock.errors import ConfigError, ControlError
 from penstock.transports.kafka.journal import Entry
 from tests.unit.control.making import NOW_MS, activate, binding, entry, release, trust_file, trusting

@@ -139,7 +139,7 @@ def test_second_node_is_spared_when_the_first_refuses_every_row() -> None:
     made = stage(nodes, "{y: second.y}", runs)
     done = execute(made, Batch(1, {"a": np.array(["text"], object), "b": np.zeros(1, np.float32)}))
     assert (done.size, runs["second"].asked) == (0, [])
-    assert done.failures[0].error.stage == "first"
+    assert done.failures[0].error.where == "first"
 
 
 CONSTANT = "  n: {kind: model, model: m@1, inputs: {a: a}, parameters: {k: %s}}"

@@ -53,4 +53,4 @@ def test_run_that_fails_is_told_with_its_reason_and_nothing_runs_after_it(progra
     assert (run.node, run.outputs) == ("picked", {})
     assert run.inputs["x"].tolist() == [[7]]
     assert "refused the batch" in str(run.error)
-    assert [failure.error.stage for failure in batch.failures] == ["picked"]
+    assert [failure.error.where for failure in batch.failures] == ["picked"]

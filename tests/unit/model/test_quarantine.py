@@ -17,7 +17,7 @@ import onnx
 import psutil
 import pytest
 
-from penstock.errors import ControlError, ModelCorrupt, ModelMismatch
+from penstock.errors import ModelCorrupt, ModelMismatch, SettingsError, Stopped
 from penstock.model import quarantine as module
 from penstock.model import trial
 from penstock.model.golden import GoldenRecord, dump
@@ -149,9 +149,8 @@ def test_the_child_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_who_is_told_to_stop_kills_the_child() -> None:
     before, began = set(psutil.Process().children()), time.monotonic()
-    with pytest.raises(ControlError, match="stopped while the model was in quarantine") as caught:
+    with pytest.raises(Stopped, match="stopped while the model was in quarantine"):
         quarantine(models.endless(), limits=Limits(run=30), stopped=lambda: time.monotonic() - began > 1)
-    assert caught.value.code == "stopped"
     assert time.monotonic() - began < 5
     assert set(psutil.Process().children()) <= before
 
@@ -229,7 +228,7 @@ def test_of_several_workers_one_runs_the_child(tmp_path: Path) -> None:
 def test_a_folder_that_others_may_write_to_is_not_believed(tmp_path: Path) -> None:
     (tmp_path / "quarantine").mkdir()
     (tmp_path / "quarantine").chmod(0o777)
-    with pytest.raises(ControlError, match="may be written by others: chmod 700 it"):
+    with pytest.raises(SettingsError, match="may be written by others: chmod 700 it"):
         once(models.linear([1]), tmp_path)
 
 

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from penstock.errors import ConfigError, ModelUntrusted
 from penstock.model.artifact import Artifact, digest_of
+from penstock.model.signer import ModelTrust, Pem, Signer
 from penstock.model.signing import Signed, check_signature, is_encrypted, sign
-from penstock.model.trust import ModelTrust, Pem, Signer
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import models
 from tests.unit.model.issued import NOW, Issued, PrivateKey, authority, issue, private_pem, public_pem

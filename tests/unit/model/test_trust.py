@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from penstock.errors import ConfigError, ModelCorrupt, ModelUntrusted
 from penstock.model.artifact import Artifact, open_artifact
+from penstock.model.signer import ModelTrust, Pem
 from penstock.model.signing import sign
-from penstock.model.trust import ModelTrust, Pem, Policy, judge, load_trust, signer_of
+from penstock.model.trust import Policy, judge, load_trust, signer_of
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import models
 from tests.unit.model.issued import NOW, authority, private_pem, public_pem

@@ -39,7 +39,7 @@ def test_guilty_row_fails_and_says_why() -> None:
     done = gather_node().run(batch(0, 9, 2))
     assert done.columns["table.y"].tolist() == [[10], [30]]
     (failure,) = done.failures
-    assert (failure.row, failure.error.stage, type(failure.error)) == (1, "table", InferenceError)
+    assert (failure.row, failure.error.where, type(failure.error)) == (1, "table", InferenceError)
     assert str(failure.error).startswith("table@1 cannot score the event: the model refused the batch: ")
     assert "idx=9" in str(failure.error)
 

@@ -13,8 +13,8 @@ import click
 
 from penstock.cli.options import CONNECTION
 from penstock.cli.output import err
-from penstock.control.operator import Operator, operate
 from penstock.errors import ConfigError
+from penstock.operate.operator import Operator, operate
 from penstock.settings import Settings
 from penstock.topology.names import did_you_mean
 from penstock.topology.parse import parse
@@ -25,7 +25,7 @@ __all__ = ["LOOKING", "SPEAKING", "ask", "named", "topology_argument"]
 T = TypeVar("T")
 
 LOOKING: Final = (*CONNECTION, "application", "topologies", "trust", "unsigned_control", "status_interval")
-SPEAKING: Final = (*LOOKING, "signing_key", "models", "schemas", "stage_timeout")
+SPEAKING: Final = (*LOOKING, "signing_key", "models", "schemas", "prepare_timeout")
 
 _UNSIGNED: Final = "UNSIGNED: whoever can write to the control topic can swap the models. For development only."
 

@@ -14,9 +14,9 @@ from penstock.cli.output import err, format_option, out, print_json
 from penstock.cli.release.asking import SPEAKING, ask, named, topology_argument
 from penstock.cli.release.screen import Screen
 from penstock.cli.release.words import difference_json, duration, release_json, short, stand_json
-from penstock.control.operator import Deployed, Operator
 from penstock.control.proposal import Change, Proposal
 from penstock.errors import ConfigError, ControlError
+from penstock.operate.operator import Deployed, Operator
 from penstock.settings import Settings
 from penstock.topology.spec import Topology
 
@@ -32,7 +32,7 @@ _timeout = click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     metavar="S",
-    help="Seconds until it is given up. [default: --stage-timeout, and 10 s]",
+    help="Seconds until it is given up. [default: --prepare-timeout, and 10 s]",
 )
 _dry_run = click.option("--dry-run", is_flag=True, help="Only show what would change, and check it; say nothing to anybody.")
 

@@ -16,10 +16,10 @@ from penstock.cli.release.asking import LOOKING, ask, named, topology_argument
 from penstock.cli.release.words import coloured, known_json, moment, short
 from penstock.control.fleet import Worker
 from penstock.control.log import Known, Log
-from penstock.control.operator import Operator
 from penstock.control.proposal import changes_of, find
 from penstock.control.rollout import Stand, stands
 from penstock.control.status import Boundary
+from penstock.operate.operator import Operator
 from penstock.settings import Settings
 
 __all__ = ["history", "releases"]

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from penstock.cli.output import table
 from penstock.cli.release.words import COLOURS, short
-from penstock.control.operator import Phase, Progress
 from penstock.control.rollout import Stand
+from penstock.operate.operator import Phase, Progress
 
 __all__ = ["Screen"]
 

@@ -21,7 +21,7 @@ from penstock.cli.release.words import coloured, duration, known_json, moment, r
 from penstock.control.fleet import Worker
 from penstock.control.lifecycle import ENDS
 from penstock.control.messages import timestamp
-from penstock.control.operator import Operator
+from penstock.operate.operator import Operator
 from penstock.settings import Settings
 
 __all__ = ["status"]

@@ -12,8 +12,8 @@ from penstock.cli.options import with_settings
 from penstock.cli.output import err, format_option, out
 from penstock.cli.release.asking import SPEAKING, ask, named, topology_argument
 from penstock.cli.release.screen import Screen
-from penstock.control.operator import Operator
 from penstock.errors import AccessRefused, ConfigError, PenstockError, TransportError
+from penstock.operate.operator import Operator
 from penstock.registry.names import ALIAS
 from penstock.settings import Settings
 

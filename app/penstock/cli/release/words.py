@@ -9,8 +9,9 @@ from typing import Any, Final
 import msgspec
 from rich.markup import escape
 
+from penstock.binding import Binding
 from penstock.control.log import Known, Log
-from penstock.control.messages import Binding, Release, timestamp
+from penstock.control.messages import Release, timestamp
 from penstock.control.proposal import Difference, changes_of
 from penstock.control.rollout import Stand
 

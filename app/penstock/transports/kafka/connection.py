@@ -18,11 +18,16 @@ from confluent_kafka.cimpl import NewTopic
 from penstock.errors import AccessRefused, SettingsError, TopicMissing, TransportError, TransportUnavailable
 from penstock.settings import Settings, in_the_clear
 
-__all__ = ["Admin", "TopicInfo", "aiokafka_arguments", "librdkafka_arguments"]
+__all__ = ["Admin", "TopicInfo", "aiokafka_arguments", "librdkafka_arguments", "patience_of"]
 
 logger = logging.getLogger(__name__)
 
 PATIENCE = 2.0  # seconds for an answer that one can do without
+
+
+def patience_of(settings: Settings) -> float:
+    """Seconds to wait for an answer of the brokers; at least one, also where `broker_timeout` allows no second try."""
+    return max(settings.broker_timeout, 1.0)
 
 
 def aiokafka_arguments(settings: Settings) -> dict[str, Any]:

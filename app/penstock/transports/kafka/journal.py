@@ -20,6 +20,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from aiokafka.structs import TopicPartition
 
 from penstock.errors import TransportError, TransportUnavailable
+from penstock.transports.kafka.unavailable import unavailable
 
 __all__ = ["FAREWELL", "Entry", "Reader", "Writer"]
 
@@ -75,20 +76,16 @@ class Reader:
 
     async def end(self) -> int:
         """The offset behind the last record, as the brokers have it now."""
-        try:
+        with unavailable(f"the end of {self.topic} is not told"):
             async with asyncio.timeout(self._patience):
                 offsets: Mapping[TopicPartition, int] = await self._client.end_offsets([self._partition])
-        except (KafkaError, OSError, TimeoutError) as error:
-            raise TransportUnavailable(f"the end of {self.topic} is not told: {error!r}") from error
         return offsets[self._partition]
 
     async def rewind(self) -> None:
         """Reads from the beginning again."""
-        try:
+        with unavailable(f"the beginning of {self.topic} is not told"):
             async with asyncio.timeout(self._patience):
                 await self._to_the_beginning()
-        except (KafkaError, OSError, TimeoutError) as error:
-            raise TransportUnavailable(f"the beginning of {self.topic} is not told: {error!r}") from error
 
     async def _to_the_beginning(self) -> None:
         beginning = (await self._client.beginning_offsets([self._partition]))[self._partition]
@@ -175,15 +172,14 @@ class Writer:
 @asynccontextmanager
 async def _begun(client: Any, patience: float, trouble: str) -> AsyncIterator[None]:
     """A client that is started, and left again when what follows fails. All of it within `patience` seconds."""
-    try:
-        async with asyncio.timeout(patience):
-            await client.start()
-            yield
-    except BaseException as error:
-        await _leave(client)
-        if isinstance(error, (KafkaError, OSError, TimeoutError)):
-            raise TransportUnavailable(f"{trouble}: {error!r}") from error
-        raise
+    with unavailable(trouble):
+        try:
+            async with asyncio.timeout(patience):
+                await client.start()
+                yield
+        except BaseException:
+            await _leave(client)
+            raise
 
 
 async def _leave(client: Any) -> None:

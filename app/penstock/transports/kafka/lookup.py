@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from penstock.errors import RecordMissing, TransportUnavailable
+from penstock.errors import RecordMissing
 from penstock.record import Position, Record
 from penstock.settings import Settings
-from penstock.transports.kafka.connection import Admin, aiokafka_arguments
+from penstock.transports.kafka.connection import Admin, aiokafka_arguments, patience_of
+from penstock.transports.kafka.unavailable import unavailable
 
 __all__ = ["read_at"]
 
@@ -36,14 +36,13 @@ async def _read_at(settings: Settings, position: Position) -> Record:
         auto_offset_reset="none",
         isolation_level="read_committed",
     )
-    try:
-        async with asyncio.timeout(max(settings.broker_timeout, 1.0)):
-            await client.start()
-            found = await _find(client, position)
-    except (KafkaError, OSError, TimeoutError) as error:
-        raise TransportUnavailable(f"{position} cannot be read: {error!r}") from error
-    finally:
-        await client.stop()
+    with unavailable(f"{position} cannot be read"):
+        try:
+            async with asyncio.timeout(patience_of(settings)):
+                await client.start()
+                found = await _find(client, position)
+        finally:
+            await client.stop()
     return Record(position.topic, found.value, found.key, tuple(found.headers), found.timestamp, position.partition, position.offset)
 
 

@@ -1,0 +1,76 @@
+"""A binding: the model version that a node runs, by the digests of its files, and the parameters that it runs with.
+
+What releases, the registry and its cache share. The URI says where to look for the version; the digests say what must be found there.
+A name of a model and a version are safe as a folder and in a URL; people read them, so they are one line without control characters.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+import msgspec
+
+__all__ = ["CONTROLS", "END", "LINE", "NAME", "VERSION", "Binding", "Parameter", "same"]
+
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+VERSION: Final = re.compile(r"[0-9][A-Za-z0-9._-]{0,99}")
+
+# Controls of terminals, and what changes the direction of text: written so that Python and JSON Schema mean the same.
+CONTROLS: Final = r"\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069"
+END: Final = r"$(?!\n)"  # Python's $ alone also matches before a line break at the end
+LINE: Final = f"^[^{CONTROLS}]*{END}"
+_URI: Final = f"^models:/{NAME.pattern}/{VERSION.pattern}{END}"
+
+Digest = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}" + END)]
+Parameter = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=LINE)]
+
+_ENCODER: Final = msgspec.json.Encoder(order="deterministic")
+
+
+class Binding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The model version that a node runs: where to look for it, and what must be found there."""
+
+    uri: Annotated[str, msgspec.Meta(pattern=_URI, description="models:/NAME/VERSION, in whatever registry the worker is allowed to ask.")]
+    digest: Annotated[Digest, msgspec.Meta(description="Of model.onnx.")]
+    manifest: Annotated[Digest, msgspec.Meta(description="Of model.toml, which names the digest of the golden records.")]
+    parameters: Annotated[
+        dict[Parameter, Any],
+        msgspec.Meta(description="Constants that feed input tensors of the model: booleans, numbers, strings, and lists of these."),
+    ] = {}
+
+    def __post_init__(self) -> None:
+        for name, value in self.parameters.items():
+            if not _constant(value):
+                raise ValueError(f"parameter {name}: a boolean, a finite number, an integer of 64 bits, a string, or a list of these")
+
+    @property
+    def name(self) -> str:
+        return self.uri.split("/")[1]
+
+    @property
+    def version(self) -> str:
+        return self.uri.split("/")[2]
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+def same(one: Mapping[str, Binding], other: Mapping[str, Binding]) -> bool:
+    """Whether both bind the same files with the same parameters; where they were found does not matter."""
+    return {node: _identity(binding) for node, binding in one.items()} == {node: _identity(binding) for node, binding in other.items()}
+
+
+def _identity(binding: Binding) -> tuple[str, str, str]:
+    return binding.digest, binding.manifest, _ENCODER.encode(binding.parameters).decode()
+
+
+def _constant(value: Any) -> bool:
+    """Whether this can feed a tensor."""
+    if isinstance(value, list | tuple):
+        return all(_constant(one) for one in value)
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return math.isfinite(value) if isinstance(value, float) else isinstance(value, str)

@@ -1,0 +1,7 @@
+"""Whose control messages are obeyed: `keys`, the trust `file` that names them, and the `judge` of each entry of the control topic."""
+
+from penstock.control.trust.file import Trust
+from penstock.control.trust.judge import CLOCK_MS, MAX_SEALED, Judge, seal
+from penstock.control.trust.keys import SigningKey
+
+__all__ = ["CLOCK_MS", "MAX_SEALED", "Judge", "SigningKey", "Trust", "seal"]

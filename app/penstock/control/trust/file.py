@@ -1,0 +1,219 @@
+"""The trust file: whose control messages are obeyed, for which topologies, and from when to when.
+
+    [keys.alice]
+    public = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"
+    topologies = ["flights"]            # or ["*"]: all
+    trusted = 2026-01-31T12:00:00Z
+    revoked = 2026-06-30T12:00:00Z      # once it is no longer trusted
+    comment = "Alice, data science"     # for people
+    kid = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"   # the key's id, as messages name it; checked when it is there
+
+A key that was trusted is revoked and never taken out: what it signed while it was trusted stays in the history, and goes with it.
+Edits are made in the text, so that comments stay, and count only when the text then means what was to be meant.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Self
+
+from penstock.control.trust.keys import key_id, public_key
+from penstock.errors import ConfigError, Problem
+from penstock.topology.names import NAME
+
+__all__ = ["KEY_NAME", "Trust", "TrustedKey", "is_topology", "with_key", "with_revocation"]
+
+KEY_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedKey:
+    """A key of the trust file: `public` in base64url, the topologies it is for ("*": all), and when it is trusted, Unix time in ms."""
+
+    name: str
+    public: str
+    topologies: frozenset[str]
+    trusted_ms: int
+    revoked_ms: int | None = None
+    comment: str = field(default="", compare=False)
+
+    @property
+    def kid(self) -> str:
+        return key_id(self.public)
+
+    def serves(self, topology: str) -> bool:
+        """Whether it may speak for this topology."""
+        return not self.topologies.isdisjoint({topology, "*"})
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """The keys that are obeyed, by key id. Equal when the same keys are trusted for the same topologies at the same times."""
+
+    keys: Mapping[str, TrustedKey] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The trust file; without one no key is trusted. Raises ConfigError with everything that is wrong in it."""
+        try:
+            text = path.expanduser().read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return cls()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(Problem(str(path), 0, 0, f"cannot be read: {error}")) from None
+        return cls.parse(text, file=str(path))
+
+    @classmethod
+    def parse(cls, text: str, *, file: str) -> Self:
+        """The trust file from its text. Raises ConfigError with everything that is wrong in it, each with the key's line."""
+        try:
+            document = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(Problem(file, 0, 0, f"not TOML: {error}")) from None
+        tables = document.get("keys", {})
+        problems = [Problem(file, 0, 0, f"{name}: not known here", "each key is a table: [keys.NAME]") for name in set(document) - {"keys"}]
+        if not isinstance(tables, dict):
+            raise ConfigError([*problems, Problem(file, 0, 0, "keys: not a table", "each key is a table: [keys.NAME]")])
+        keys: dict[str, TrustedKey] = {}
+        for name, table in tables.items():
+            found = list(_complaints(name, table))
+            if not found:
+                key = _trusted(name, table)
+                if other := keys.get(key.kid):
+                    found = [f"public: this is also the key of {other.name}; a key has one name"]
+                keys[key.kid] = key
+            problems += [Problem(file, *_place(name, text), f"keys.{name}{_dot(complaint)}") for complaint in found]
+        if problems:
+            raise ConfigError(sorted(problems))
+        return cls(keys)
+
+    def named(self, name: str) -> TrustedKey | None:
+        """The key of this name."""
+        return next((key for key in self.keys.values() if key.name == name), None)
+
+
+_FIELDS: Final = ("kid", "public", "topologies", "trusted", "revoked", "comment")
+
+
+def _complaints(name: str, table: Any) -> Iterator[str]:
+    """What is wrong with a key's table: "field: what"."""
+    if not KEY_NAME.fullmatch(name):
+        yield ": a name is made of letters, digits, '_' and '-' (64 characters at most)"
+    if not isinstance(table, dict):
+        yield ": not a table"
+        return
+    yield from (f"{unknown}: not known here; a key has {', '.join(_FIELDS)}" for unknown in table if unknown not in _FIELDS)
+    yield from _public_complaints(table)
+    topologies = table.get("topologies")
+    if not isinstance(topologies, list) or not topologies or not all(isinstance(one, str) and is_topology(one) for one in topologies):
+        yield 'topologies: a list of topologies\' names is needed, such as ["flights"], or ["*"] for all'
+    for when in ("trusted", "revoked"):
+        value = table.get(when)
+        if not (isinstance(value, datetime) and value.tzinfo) and (when in table or when == "trusted"):
+            yield f"{when}: a time with its zone is needed, such as 2026-01-31T12:00:00Z, without quotes"
+    if not isinstance(table.get("comment", ""), str):
+        yield "comment: a text is needed"
+
+
+def _public_complaints(table: Mapping[str, Any]) -> Iterator[str]:
+    public = table.get("public")
+    if not isinstance(public, str):
+        yield "public: the public key is needed, as `penstock keys public` prints it"
+        return
+    try:
+        public_key(public)
+    except ValueError as error:
+        yield f"public: not a public key as `penstock keys public` prints it: {error}"
+        return
+    if table.get("kid", key_id(public)) != key_id(public):
+        yield f"kid: this public key's id is {key_id(public)}; one of the two is another key's"
+
+
+def is_topology(name: str) -> bool:
+    """Whether a key can be for this: a topology's name, or "*"."""
+    return name == "*" or re.fullmatch(NAME, name) is not None
+
+
+def _trusted(name: str, table: Mapping[str, Any]) -> TrustedKey:
+    def ms(when: datetime) -> int:
+        return int(when.timestamp() * 1000)
+
+    revoked = table.get("revoked")
+    return TrustedKey(
+        name, table["public"], frozenset(table["topologies"]), ms(table["trusted"]), revoked and ms(revoked), table.get("comment", "")
+    )
+
+
+def _dot(complaint: str) -> str:
+    return complaint if complaint.startswith(":") else f".{complaint}"
+
+
+def _place(name: str, text: str) -> tuple[int, int]:
+    """Line and column of a key's table, as it is usually written: tomllib does not say."""
+    found = re.search(rf"^[ \t]*\[\s*keys\s*\.\s*[\"']?{re.escape(name)}[\"']?\s*\]", text, re.MULTILINE)
+    return (text.count("\n", 0, found.start()) + 1, 1) if found else (0, 0)
+
+
+def with_key(text: str, key: TrustedKey, *, file: str) -> str:
+    """The trust file with one more key, trusted from that second on.
+
+    Raises ConfigError when the name or the key is there already, or it cannot be put there.
+    """
+    before = Trust.parse(text, file=file)
+    key = replace(key, trusted_ms=key.trusted_ms // 1000 * 1000)
+    if key.name in {one.name for one in before.keys.values()}:
+        raise ConfigError(Problem(file, *_place(key.name, text), f"there is a key {key.name} already", "choose another name, or edit it"))
+    if other := before.keys.get(key.kid):
+        raise ConfigError(Problem(file, *_place(other.name, text), f"this key is there already, as {other.name}", "edit it"))
+    lines = [
+        f"[keys.{key.name}]",
+        f'public = "{key.public}"',
+        f'kid = "{key.kid}"',
+        f"topologies = [{', '.join(_quoted(one) for one in sorted(key.topologies))}]",
+        f"trusted = {_written(key.trusted_ms)}",
+        *([f"comment = {_quoted(key.comment)}"] if key.comment else []),
+    ]
+    begun = text.rstrip("\n")
+    return _checked("\n".join([*([begun, ""] if begun else []), *lines, ""]), Trust({**before.keys, key.kid: key}), file=file)
+
+
+def with_revocation(text: str, name: str, at_ms: int, *, file: str) -> str:
+    """The trust file with a key that is trusted no longer from then on. Raises ConfigError when it is not there, or was revoked before."""
+    before = Trust.parse(text, file=file)
+    key = before.named(name)
+    if key is None:
+        known = ", ".join(sorted(one.name for one in before.keys.values())) or "none"
+        raise ConfigError(Problem(file, 0, 0, f"there is no key {name}", f"known: {known}"))
+    line, column = _place(name, text)
+    if key.revoked_ms is not None:
+        raise ConfigError(Problem(file, line, column, f"{name} was revoked at {_written(key.revoked_ms)}", "another time is set by hand"))
+    lines = text.split("\n")
+    at_ms = at_ms // 1000 * 1000
+    lines[line:line] = [f"revoked = {_written(at_ms)}"] if line else []
+    return _checked("\n".join(lines), Trust({**before.keys, key.kid: replace(key, revoked_ms=at_ms)}), file=file)
+
+
+def _checked(text: str, meant: Trust, *, file: str) -> str:
+    """The text, when it means that: TOML has many ways to write a table, and only the usual one is edited."""
+    try:
+        found: Trust | None = Trust.parse(text, file=file)
+    except ConfigError:
+        found = None
+    if found != meant:
+        raise ConfigError(Problem(file, 0, 0, "its tables are not written as [keys.NAME], so it is not edited here", "edit it by hand"))
+    return text
+
+
+def _quoted(text: str) -> str:
+    """A TOML string; what JSON writes is one, but for DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _written(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,161 @@
+"""Who is obeyed: the keys of the trust file, the seal around a message, and the judge who admits an entry of the control topic.
+
+A sealed message is a JWS in its compact form (RFC 7515): `header.message.signature`, each in base64url. Of all that a JWS may be, this
+is the one form that is taken: Ed25519, the header's three fields and no other, and a key that the trust file holds. An entry is
+admitted when all of this is true, asked in this order, the cheap questions first:
+
+1. It has a value, of at most `MAX_SEALED` bytes, in three parts, the first of which is our header.
+2. The header's key is in the trust file, for this topology, and the **broker** stamped the entry while the key was trusted: from
+   `trusted` on, and before `revoked`. The broker's clock and not the signer's, which a stolen key could set back.
+3. The signature is the key's, over the bytes as they stand. Only now is the message parsed.
+4. The message is well formed (`messages`), for this topology and this cluster, its id is the record's key, its author is the key's name.
+5. Its time is within `CLOCK_MS` of the broker's stamp, so what is sent again later means nothing.
+
+All of this is about the entry and the trust file, so folding again gives the same state, as long as keys are revoked and never
+taken out: with a key goes what it signed.
+
+Where unsigned messages are allowed (for development), a value that begins with `{` is taken as the bare message; the rest holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal, NoReturn
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from penstock.control.messages import MAX_BYTES, Message, encode, parse, timestamp
+from penstock.control.trust.file import Trust, TrustedKey
+from penstock.control.trust.keys import SigningKey, from_text, public_key, to_text
+from penstock.errors import ControlError
+
+if TYPE_CHECKING:  # the client of Kafka is not needed to judge
+    from penstock.transports.kafka.journal import Entry
+
+__all__ = ["CLOCK_MS", "MAX_SEALED", "Judge", "seal"]
+
+MAX_SEALED: Final = MAX_BYTES * 4 // 3 + 512
+CLOCK_MS: Final = 5 * 60 * 1000
+_SIGNATURE: Final = 86  # characters of 64 bytes
+_HEAD: Final = 512  # characters of the longest header that is looked at; ours has 130
+
+ALGORITHM: Final = "EdDSA"
+TYPE: Final = "penstock-control+json"
+
+
+class _Header(msgspec.Struct, forbid_unknown_fields=True):
+    """All that a header may say. A field that we do not know (`crit`, `jwk`, `b64`) would change what the signature means."""
+
+    alg: Literal["EdDSA"]
+    typ: Literal["penstock-control+json"]
+    kid: str
+
+
+_HEADER: Final = msgspec.json.Decoder(_Header)
+
+
+def seal(message: Message, key: SigningKey | None) -> bytes:
+    """The value of the message's record: signed, or bare where there is no key. Raises ControlError when readers would refuse it."""
+    payload = encode(message)
+    if key is None:
+        return payload
+    header = msgspec.json.encode({"alg": ALGORITHM, "typ": TYPE, "kid": key.kid})
+    signed = to_text(header) + b"." + to_text(payload)
+    return signed + b"." + to_text(key.private.sign(signed))
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Admits the entries of one topology's control topic on one cluster, as the top of this module says.
+
+    `judge(entry)` is the message, or raises ControlError whose `.code` is the reason: empty, too-large, unsigned, malformed,
+    unknown-key, not-allowed, unstamped, not-yet-trusted, revoked, bad-signature, newer, wrong-topology, wrong-cluster, wrong-key,
+    author, clock.
+    """
+
+    topology: str
+    cluster: str
+    trust: Trust
+    unsigned: bool = False
+    _publics: Mapping[str, Ed25519PublicKey] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_publics", {kid: public_key(key.public) for kid, key in self.trust.keys.items()})
+
+    def __call__(self, entry: Entry) -> Message:
+        value = entry.value
+        if not value:
+            _refuse("empty", "the record has no value")
+        if len(value) > MAX_SEALED:
+            _refuse("too-large", f"{len(value):,} bytes, the limit is {MAX_SEALED:,}")
+        if value[:1] == b"{":
+            if not self.unsigned:
+                _refuse("unsigned", "the message is not signed: set `signing_key` where it is sent from")
+            key, payload = None, value
+        else:
+            key, payload = self._open(value, entry)
+        message = parse(payload)
+        self._fits(message, entry, key)
+        return message
+
+    def _open(self, value: bytes, entry: Entry) -> tuple[TrustedKey, bytes]:
+        """The key that signed and what it signed."""
+        signed, _, signature = value.rpartition(b".")
+        header, dot, payload = signed.partition(b".")
+        if not dot or len(header) > _HEAD or len(signature) != _SIGNATURE:
+            _refuse("malformed", "neither a message nor a signed one")
+        key = self._key(header)
+        self._trusts(key, entry)
+        try:
+            self._publics[key.kid].verify(from_text(signature), signed)
+            return key, from_text(payload)
+        except InvalidSignature:
+            _refuse("bad-signature", f"the signature is not {key.name}'s")
+        except ValueError as error:
+            _refuse("malformed", f"not base64url: {error}")
+
+    def _key(self, header: bytes) -> TrustedKey:
+        try:
+            kid = _HEADER.decode(from_text(header)).kid
+        except ValueError as error:
+            _refuse("malformed", f"the header is not that of a signed message: {error}")
+        return self.trust.keys.get(kid) or _refuse("unknown-key", f"key {kid} is not in the trust file")
+
+    def _trusts(self, key: TrustedKey, entry: Entry) -> None:
+        """The key is trusted for this topology, at the time of the broker's stamp."""
+        if not key.serves(self.topology):
+            _refuse("not-allowed", f"{key.name} may not speak for {self.topology}, only for {', '.join(sorted(key.topologies))}")
+        if not entry.stamped:
+            _refuse("unstamped", "the topic takes the writer's word for the time; it needs message.timestamp.type=LogAppendTime")
+        if entry.timestamp < key.trusted_ms:
+            _refuse("not-yet-trusted", f"{key.name} is trusted from {_time(key.trusted_ms)} on, this was sent at {_time(entry.timestamp)}")
+        if key.revoked_ms is not None and entry.timestamp >= key.revoked_ms:
+            _refuse("revoked", f"{key.name} was revoked at {_time(key.revoked_ms)}, this was sent at {_time(entry.timestamp)}")
+
+    def _fits(self, message: Message, entry: Entry, key: TrustedKey | None) -> None:
+        """The message is meant for us, and for now."""
+        if message.topology != self.topology:
+            _refuse("wrong-topology", f"the message is for the topology {message.topology}")
+        if message.cluster != self.cluster:
+            _refuse("wrong-cluster", f"the message is for the cluster {message.cluster}, this is {self.cluster}")
+        if entry.key != message.id.encode():
+            _refuse("wrong-key", f"the message is about release {message.id}, the record's key is another")
+        if key is not None and message.author != key.name:
+            _refuse("author", f"{key.name} signed as {message.author}")
+        if entry.stamped and abs(message.at_ms - entry.timestamp) > CLOCK_MS:
+            late = f"the message says {message.time}, the broker {_time(entry.timestamp)}"
+            _refuse("clock", f"{late}: it was sent again, or a clock is wrong")
+
+
+def _refuse(code: str, why: str) -> NoReturn:
+    raise ControlError(why, code=code)
+
+
+_LAST: Final = 253_402_300_799_000  # the end of the year 9999, after which a time cannot be written
+
+
+def _time(ms: int) -> str:
+    return timestamp(min(max(ms, 0), _LAST) / 1000)

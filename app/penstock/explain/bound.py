@@ -1,0 +1,117 @@
+"""Which versions a record is explained with, and who says so; and the plan that they make.
+
+A prediction of a generation that was released: what the control log binds, by digest, folded as a worker would fold it. Of
+generation 0, or where no log is read: the versions that the headers name, which nothing proves but the result. A dead letter: what
+would score now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from penstock import runtime
+from penstock.binding import Binding
+from penstock.control.log import Log
+from penstock.control.messages import Release
+from penstock.errors import ConfigError, TopicMissing, Untraceable
+from penstock.explain.provenance import Origin
+from penstock.fit import as_bound, strays
+from penstock.model.artifact import Artifact
+from penstock.operate.desk import Desk
+from penstock.pipeline import Program
+from penstock.record import Position
+from penstock.registry.open import open_cache, open_registry
+from penstock.runtime import Loaded
+from penstock.settings import Settings
+from penstock.topology.spec import ModelRef, Topology
+
+__all__ = ["Bound", "bound_now", "bound_then", "load_bound"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The versions that are run, by node, and who says that it is these: with a `release` they were held to its digests."""
+
+    generation: int
+    said_by: Literal["control log", "headers", "topology file"]
+    artifacts: Mapping[str, Artifact]
+    release: Release | None = None
+
+
+def bound_then(said: Origin, topology: Topology, position: Position, settings: Settings) -> Bound:
+    """What made the prediction. Raises Untraceable when its headers contradict the control log, ModelError, TopicMissing."""
+    if not said.generation or not settings.releases:
+        return Bound(said.generation, "headers", _resolved(said.models, settings))
+    log = _fold(topology, settings)
+    bindings = log.bound(said.generation)
+    if bindings is None:
+        raise Untraceable(f"{position} says that generation {said.generation} made it, but {_newest(log, settings)}: a bug, or a forgery")
+    claimed, real = {node: str(model) for node, model in said.models.items()}, {node: str(one) for node, one in bindings.items()}
+    if claimed != real:
+        differ = [node for node in {**real, **claimed} if claimed.get(node) != real.get(node)]
+        listed = ", ".join(f"{node} is {claimed.get(node)} in the headers and {real.get(node)} in the log" for node in differ)
+        raise Untraceable(f"{position} contradicts the control log: in generation {said.generation}, {listed}: a bug, or a forgery")
+    return _released(said.generation, log, topology, settings)
+
+
+def _newest(log: Log, settings: Settings) -> str:
+    """How far the log goes, and whether it may only seem so, because somebody is trusted less here than by the workers."""
+    refused = ", ".join(f"{count} {code}" for code, count in log.refused.items())
+    doubt = (
+        f" by what is trusted here, which refuses {refused} (settings trust={settings.trust}, unsigned_control; as the workers have them?)"
+    )
+    return f"the newest one of the control log is {log.generation}" + (doubt if refused else "")
+
+
+def bound_now(topology: Topology, settings: Settings) -> Bound:
+    """What would score now. Raises ModelError, TopicMissing."""
+    if settings.releases and (log := _fold(topology, settings)).generation:
+        return _released(log.generation, log, topology, settings)
+    return Bound(0, "topology file", _resolved({node.name: node.model for node in topology.nodes}, settings))
+
+
+def _released(generation: int, log: Log, topology: Topology, settings: Settings) -> Bound:
+    release = log.generations[generation - 1].release
+    cache, signed = open_cache(settings), topology.releases.signatures != "off"
+    artifacts = {node: cache.fetch(one, stopped=lambda: False, signature=signed) for node, one in release.bindings.items()}
+    return Bound(generation, "control log", artifacts, release)
+
+
+def _resolved(models: Mapping[str, ModelRef], settings: Settings) -> dict[str, Artifact]:
+    registry = open_registry(settings.models)
+    return {node: registry.resolve(model.name, model.version) for node, model in models.items()}
+
+
+def _fold(topology: Topology, settings: Settings) -> Log:
+    """The control log, judged as a worker with these settings judges it."""
+
+    async def read() -> Log:
+        async with Desk(settings, topology) as desk:
+            return desk.log
+
+    try:
+        return asyncio.run(read())
+    except TopicMissing as error:
+        raise TopicMissing(
+            f"{error}; --application has to be the workers' (here {settings.application}); without a control log: --no-releases"
+        ) from error
+
+
+def load_bound(topology: Topology, bound: Bound, settings: Settings) -> tuple[Loaded, Program]:
+    """The topology with these versions and the release's parameters. What it requires of metrics today is not asked of them.
+
+    Raises ConfigError for versions of other nodes than the topology's, or that do not fit it; ModelCorrupt, ModelUntrusted.
+    """
+    if found := strays(topology, bound.artifacts, by=f"generation {bound.generation}", fix="explain with the file that the workers run"):
+        raise ConfigError(found)
+    given: Mapping[str, Binding] = bound.release.bindings if bound.release else {}
+    named = as_bound(topology, {node: ModelRef(one.name, one.version) for node, one in bound.artifacts.items()})
+    nodes = tuple(
+        replace(node, parameters={**node.parameters, **(given[node.name].parameters if node.name in given else {})}, require=())
+        for node in named.nodes
+    )
+    loaded = runtime.load(replace(named, nodes=nodes), models=settings.models, schemas=settings.schemas, artifacts=bound.artifacts)
+    return loaded, runtime.prepare(loaded, warm_rows=1, model_trust=settings.model_trust)

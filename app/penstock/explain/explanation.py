@@ -1,0 +1,154 @@
+"""One record explained: the steps that the package lists, in their order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from penstock.errors import ConfigError, DecodeError, Problem, RecordMissing, SchemaError, TopicMissing
+from penstock.explain.bound import Bound, bound_now, bound_then, load_bound
+from penstock.explain.comparison import Compared, Verdict, compare, compare_values, worst
+from penstock.explain.provenance import DeadLetter, Origin, provenance
+from penstock.explain.rerun import Rerun, read_event, rerun
+from penstock.record import Position, Record
+from penstock.runtime import Loaded
+from penstock.settings import Settings
+from penstock.topology.parse import parse
+from penstock.topology.spec import Source, Topology
+from penstock.transports.kafka.lookup import read_at
+
+__all__ = ["Comparison", "Explanation", "explain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A published record beside the one that comes out again."""
+
+    sink: str
+    key: Compared
+    fields: tuple[Compared, ...]
+    same_bytes: bool
+
+    @property
+    def verdict(self) -> Verdict:
+        return worst(one.verdict for one in (self.key, *self.fields))
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The record that stands at a position, and all that made it.
+
+    Of a prediction, `comparison` is None when nothing comes out for its topic any more. Of a dead letter, `recorded` is what was
+    written with it.
+    """
+
+    record: Record
+    topology: Topology
+    bound: Bound
+    source: Source
+    input: Record
+    rerun: Rerun
+    comparison: Comparison | None = None
+    recorded: DeadLetter | None = None
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether the prediction comes out again as it was published; None of a dead letter, of which nothing was published."""
+        if self.recorded is not None:
+            return None
+        return self.comparison.verdict if self.comparison else Verdict.DIFFERENT
+
+
+def explain(position: Position, settings: Settings, topology: Topology | None = None) -> Explanation:
+    """Explains the record at the position. Without a `topology`, the file in `settings.topologies` is read that has the name which
+    the record gives. Blocks; not to be called on an event loop.
+
+    Raises TopicMissing, RecordMissing for a record or its input that is not there (any more), Untraceable for a record that is not
+    ours or contradicts the control log, ConfigError for a topology that is not the record's, ModelError for a version that cannot be
+    had, TransportUnavailable, AccessRefused.
+    """
+    record = read_at(settings, position)  # 1
+    said = provenance(record)
+    if isinstance(said, DeadLetter):
+        return _explain_dead_letter(record, said, settings, topology)
+    topology = topology or _named(said.topology, position, settings)
+    source = _source_of(said, topology, position)
+    bound = bound_then(said, topology, position, settings)  # 2
+    try:
+        came = read_at(settings, said.source)  # 3
+    except (RecordMissing, TopicMissing) as error:
+        raise type(error)(f"{position}: the input that it was made of is gone: {error}") from error
+    loaded, program = load_bound(topology, bound, settings)
+    again = rerun(loaded, program, source.name, came)  # 4
+    return Explanation(record, topology, bound, source, came, again, _compare(record, again, loaded))  # 5
+
+
+def _explain_dead_letter(record: Record, said: DeadLetter, settings: Settings, topology: Topology | None) -> Explanation:
+    position = record.position
+    if topology is None:
+        raise ConfigError(f"{position} is a dead letter, which does not say of which topology: penstock explain TOPOLOGY {position}")
+    source = _source(topology, said.input.topic, position)
+    bound = bound_now(topology, settings)
+    loaded, program = load_bound(topology, bound, settings)
+    return Explanation(record, topology, bound, source, said.input, rerun(loaded, program, source.name, said.input), recorded=said)
+
+
+# -- the topology file -------------------------------------------------------------------------------------------------
+
+
+def _named(name: str, position: Position, settings: Settings) -> Topology:
+    path = settings.topologies / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{position} was written by the topology {name}, and there is no {path}: penstock explain FILE {position}")
+    return parse(path)
+
+
+def _source_of(said: Origin, topology: Topology, position: Position) -> Source:
+    """The source that the record came from. Raises ConfigError when the topology is not the one that made the record."""
+    if topology.name != said.topology:
+        raise ConfigError(Problem(topology.file, 0, 0, f"this is {topology.name}, and {position} was written by {said.topology}"))
+    nodes = [node.name for node in topology.nodes]
+    gone, new = [one for one in said.models if one not in nodes], [one for one in nodes if one not in said.models]
+    changes = [*(f"it had the node {one!r}" for one in gone), *(f"it had no node {one!r}" for one in new)]
+    if changes:
+        raise _changed(topology, f"when {position} was written, {', '.join(changes)}", position)
+    if all(sink.topic != position.topic for sink in topology.sinks):
+        raise _changed(topology, f"no sink writes to {position.topic}", position)
+    return _source(topology, said.source.topic, position)
+
+
+def _source(topology: Topology, topic: str, position: Position) -> Source:
+    for source in topology.sources:
+        if source.topic == topic:
+            return source
+    raise _changed(topology, f"{position} came from the topic {topic}, which no source reads", position)
+
+
+def _changed(topology: Topology, message: str, position: Position) -> ConfigError:
+    fix = f"the file has changed since: penstock explain FILE {position}, with the file as it was"
+    return ConfigError(Problem(topology.file, 0, 0, message, fix))
+
+
+# -- 5: as published, and again ----------------------------------------------------------------------------------------
+
+
+def _compare(record: Record, again: Rerun, loaded: Loaded) -> Comparison | None:
+    """The record beside what comes out for its topic; where two sinks write there, beside the one that is more like it."""
+    sink = next(sink for sink in loaded.topology.sinks if sink.topic == record.topic)
+    try:
+        published = read_event(sink.format, loaded.sink_schemas.get(sink.name), record.value)
+    except DecodeError as error:
+        message = f"{record.position} is no event of the sink {sink.name}: {error}"
+        raise SchemaError(
+            Problem(loaded.topology.file, sink.mark.line, sink.mark.column, message, "has its schema changed since?")
+        ) from error
+    found = [
+        Comparison(
+            one.sink,
+            Compared("key", record.key, one.key, compare_values(record.key, one.key)),
+            compare(published, one.event),
+            record.value == one.value,
+        )
+        for one in again.outputs
+        if one.topic == record.topic
+    ]
+    return min(found, key=lambda one: list(Verdict).index(one.verdict), default=None)

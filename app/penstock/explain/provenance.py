@@ -1,0 +1,80 @@
+"""What a record of ours says of itself in its headers: where a prediction came from, or what went wrong with a dead letter.
+
+`pipeline` writes these headers. Anybody who may write to the topic can write them too, so what is read here is a claim.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from penstock.errors import Untraceable
+from penstock.pipeline.letters import OWN
+from penstock.record import Position, Record
+from penstock.registry.names import NAME as MODEL
+from penstock.registry.names import VERSION
+from penstock.topology.names import NAME
+from penstock.topology.spec import ModelRef
+
+__all__ = ["DeadLetter", "Origin", "provenance"]
+
+_STREAMS: Final = "__streams.errors."
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A prediction: the topology and generation that made it, the exact version of each node, and where its input stands."""
+
+    topology: str
+    generation: int
+    models: Mapping[str, ModelRef]
+    source: Position
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that could not be processed: the record as it came, and where it failed (decode, encode or a node)."""
+
+    input: Record
+    where: str
+    message: str
+
+
+def provenance(record: Record) -> Origin | DeadLetter:
+    """What the headers say. Raises Untraceable for a record that has none of ours, or not as we write them."""
+    said = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
+    try:
+        if f"{OWN}stage" in said:  # a prediction never has it: what came along with its input is not passed on
+            return _dead_letter(record, said)
+        return Origin(
+            topology=_matched(NAME, said[f"{OWN}topology"]),
+            generation=int(_matched("[0-9]{1,15}", said.get(f"{OWN}generation", "0"))),
+            models=dict(map(_model, said[f"{OWN}models"].split(","))),
+            source=Position.parse(said[f"{OWN}source"], "/"),
+        )
+    except KeyError as error:
+        raise Untraceable(f"{record.position}: no worker of Penstock wrote this record: it has no header {error.args[0]}") from None
+    except ValueError as error:
+        raise Untraceable(f"{record.position}: its headers are not as a worker of Penstock writes them: {error}") from None
+
+
+def _dead_letter(record: Record, said: Mapping[str, str]) -> DeadLetter:
+    came = Position.parse("/".join(said[f"{_STREAMS}{part}"] for part in ("topic", "partition", "offset")), "/")
+    names = [name for name, _ in record.headers]
+    ours = max(at for at, name in enumerate(names) if name == f"{_STREAMS}exception")  # from there on; what stands before came along
+    there = Record(came.topic, record.value, record.key, record.headers[:ours], record.timestamp, came.partition, came.offset)
+    return DeadLetter(there, said[f"{OWN}stage"], said[f"{_STREAMS}message"])
+
+
+def _model(text: str) -> tuple[str, ModelRef]:
+    node, _, reference = text.partition("=")
+    name, _, version = reference.partition("@")
+    return _matched(NAME, node), ModelRef(_matched(MODEL.pattern, name), _matched(VERSION.pattern, version))
+
+
+def _matched(pattern: str, text: str) -> str:
+    if re.fullmatch(pattern, text) is None:
+        raise ValueError(f"{text[:100]!r}")
+    return text

@@ -1,0 +1,107 @@
+"""One event alone through a program, by the road that a worker takes: the same delivery loop, with each model watched."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from penstock.codecs import event_reader
+from penstock.engine import Run, Stage, watched
+from penstock.errors import DecodeError
+from penstock.explain.provenance import DeadLetter, provenance
+from penstock.pipeline import AtLeastOnce, Delivery, Fixed, Program
+from penstock.record import Record
+from penstock.runtime import Loaded
+from penstock.schema import Schema
+from penstock.topology.spec import Sink
+from penstock.transports.memory import Memory, MemorySink, MemorySource
+
+__all__ = ["Output", "Rerun", "read_event", "rerun"]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What comes out for a topic; `sink` names the sinks that write there."""
+
+    sink: str
+    topic: str
+    key: bytes | None
+    value: bytes
+    event: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rerun:
+    """The event, decoded whole (None: it is no event); every run of a model, in order; what came out; what failed (None: nothing)."""
+
+    event: Mapping[str, Any] | None
+    runs: tuple[Run, ...]
+    outputs: tuple[Output, ...]
+    failure: DeadLetter | None
+
+
+def rerun(loaded: Loaded, program: Program, source: str, record: Record) -> Rerun:
+    """Runs the record as an event of the source. A record that fails is a `failure`, as it is on a worker. Blocks."""
+    runs: list[Run] = []
+    stage = watched(program.plan.stages[source], runs.append)
+    seen = replace(program, plan=replace(program.plan, stages={source: stage}))
+    memory = asyncio.run(_delivered(seen, source, record))
+    outputs = []
+    for topic, sinks in _sinks_by_topic(stage).items():
+        for one in memory.records(topic):
+            event = read_event(sinks[0].format, loaded.sink_schemas.get(sinks[0].name), one.value)
+            outputs.append(Output(", ".join(sink.name for sink in sinks), topic, one.key, one.value or b"", event))
+    letters = [provenance(one) for one in memory.records(stage.wired.source.dead_letter)]
+    failure = next((one for one in letters if isinstance(one, DeadLetter)), None)
+    return Rerun(_event(loaded, source, record), tuple(runs), tuple(outputs), failure)
+
+
+async def _delivered(program: Program, source: str, record: Record) -> Memory:
+    """The topics after the loop has led the record from its own position through the stage."""
+    memory = Memory(record.partition + 1)
+    memory.begin((record.topic, record.partition), record.offset)
+    memory.append(record)
+    taken = MemorySource(memory, [record.topic])
+    taken.assign([(record.topic, record.partition)])
+    problems: list[BaseException] = []
+    delivery = Delivery(
+        taken,
+        MemorySink(memory),
+        AtLeastOnce(taken),
+        stages={record.topic: source},
+        serving=Fixed(program),
+        fail=problems.append,
+    )
+    await delivery.drive()
+    if problems:
+        raise problems[0]
+    return memory
+
+
+def _sinks_by_topic(stage: Stage) -> dict[str, list[Sink]]:
+    topics: dict[str, list[Sink]] = {}
+    for output in stage.outputs:
+        topics.setdefault(output.emit.sink.topic, []).append(output.emit.sink)
+    return topics
+
+
+def read_event(format: str, schema: Schema | None, value: bytes | None) -> Mapping[str, Any]:
+    """The value as an event. Raises DecodeError when it is none."""
+    read: Callable[[bytes], Any] = event_reader(format, schema)
+    try:
+        event = read(value or b"")
+    except Exception as error:  # what the Avro library raises depends on where wrong bytes lead it
+        raise DecodeError(f"{type(error).__name__}: {error}") from error
+    if not isinstance(event, Mapping):
+        raise DecodeError("it is no object")
+    return event
+
+
+def _event(loaded: Loaded, source: str, record: Record) -> Mapping[str, Any] | None:
+    declared = loaded.topology.source(source)
+    try:
+        return read_event(declared.format, loaded.schemas[source], record.value) if declared else None
+    except DecodeError:  # the failure says it better
+        return None

@@ -1,0 +1,1 @@
+"""The operator's side of releases: reads both topics, proposes, checks, and writes what should happen."""

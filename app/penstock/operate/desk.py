@@ -1,0 +1,141 @@
+"""Both topics of a topology's releases, open: folded as they are read, and spoken on.
+
+Nothing happens between two calls: what arrives is taken by whoever waits for it, so a caller never sees the state change behind
+its back. What is said counts once it was read back; until then nobody can know what was said before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Final, Self
+
+from penstock.control.fleet import Fleet, silence_after
+from penstock.control.log import Log
+from penstock.control.messages import UNPRINTABLE, Message, timestamp
+from penstock.control.topics import Topics
+from penstock.control.trust import Judge, Trust
+from penstock.errors import ControlError, TransportUnavailable
+from penstock.operate.voice import Voice
+from penstock.settings import Settings
+from penstock.topology.spec import Topology
+from penstock.transports.kafka.connection import Admin, aiokafka_arguments, patience_of
+from penstock.transports.kafka.journal import Entry, Reader, Writer
+
+__all__ = ["Desk", "introduced"]
+
+_REASON: Final = 1000  # characters; a message takes some more
+_ECHO_S: Final = 0.5
+
+
+def introduced(settings: Settings, topology: Topology) -> str:
+    """The id of the cluster. Raises TopicMissing when the topics of the topology's releases were not made there. Blocks, with patience."""
+    admin = Admin(settings)
+    admin.describe(Topics.declared(settings.application, topology))
+    return admin.cluster_id()
+
+
+WAIT_MS = 50  # a question for the end of a topic waits behind a fetch that is held open; who operates is not there for long
+
+
+class Desk:
+    """Use as an async context manager; entering it reads both topics to their ends.
+
+    Raises TransportUnavailable or AccessRefused for brokers that do not answer, TopicMissing, ConfigError for a trust file that
+    cannot be used. `cluster` is what `introduced` gave, for those who have asked already.
+    """
+
+    log: Log
+
+    def __init__(self, settings: Settings, topology: Topology, cluster: str = "") -> None:
+        self._settings, self._topology, self._cluster = settings, topology, cluster
+        self.topics = Topics.declared(settings.application, topology)
+        self.fleet = Fleet(silence_after(settings.status_interval))
+        self._arguments = aiokafka_arguments(settings)
+        self._patience = patience_of(settings)
+        self._voice: Voice | None = None
+        self._writer: Writer | None = None
+
+    async def __aenter__(self) -> Self:
+        self._cluster = self._cluster or await asyncio.to_thread(introduced, self._settings, self._topology)
+        self._trust = Trust.load(self._settings.trust)
+        self.log = Log(Judge(self._topology.name, self._cluster, self._trust, self._settings.unsigned_control))
+        async with AsyncExitStack() as stack:
+            self._status = await stack.enter_async_context(self._reader(self.topics.status))
+            self._control = await stack.enter_async_context(self._reader(self.topics.control, whole=True))
+            await self.refresh()
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._stack.aclose()
+
+    def _reader(self, topic: str, *, whole: bool = False) -> Reader:
+        return Reader(self._arguments, topic, patience=self._patience, wait_ms=min(self._settings.fetch_wait_ms, WAIT_MS), whole=whole)
+
+    async def refresh(self) -> None:
+        """Reads both topics to their ends: the workers' first, so that none of them knows more of the releases than we then do."""
+        async for entries in self._status.until(await self._status.end()):
+            for entry in entries:
+                self.fleet.apply(entry)
+        async for entries in self._control.until(await self._control.end()):
+            for entry in entries:
+                self.log.apply(entry)
+
+    async def look(self, wait: float) -> None:
+        """Takes what arrives on either topic first, within `wait` seconds."""
+        takes = {asyncio.create_task(reader.take(wait)): reader for reader in (self._control, self._status)}
+        try:
+            await asyncio.wait(takes, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in takes:
+                task.cancel()  # nothing is lost: what was not handed over stays with the client
+            await asyncio.wait(takes)
+        for task, reader in takes.items():
+            if not task.cancelled():
+                self._take(task.result(), self.log.apply if reader is self._control else self.fleet.apply)
+
+    def _take(self, entries: list[Entry], apply: Callable[[Entry], object]) -> None:
+        for entry in entries:
+            apply(entry)
+            self.fleet.clock.heard(entry.timestamp)
+
+    async def say(self, message: Message) -> None:
+        """Writes the message, and returns when it was read back. Raises ControlError when readers refuse it, TransportError."""
+        if self._writer is None:
+            self._writer = await self._stack.enter_async_context(Writer(self._arguments, patience=self._patience))
+        offset = await self._writer.write(self.topics.control, message.id.encode(), self.voice().seal(message))
+        try:
+            async with asyncio.timeout(self._patience):
+                while self.log.position <= offset:
+                    await self.look(_ECHO_S)
+        except TimeoutError as error:
+            raise TransportUnavailable(f"{self.topics.control}: what was written is not read back within {self._patience:g} s") from error
+        if refused := next((one for one in self.log.last_refused if one.offset == offset), None):
+            raise ControlError(f"nobody obeys the message: {refused.why}", code=refused.code)
+
+    def opening(self, id: str, reason: str = "") -> dict[str, Any]:
+        """The fields that every message has. Raises ConfigError when there is nobody to speak."""
+        return {
+            "id": id,
+            "topology": self._topology.name,
+            "cluster": self._cluster,
+            "time": timestamp(),
+            "author": self.voice().author,
+            "reason": UNPRINTABLE.sub(" ", reason)[:_REASON],
+        }
+
+    def voice(self) -> Voice:
+        """Who speaks here. Raises ConfigError when the settings name nobody."""
+        if self._voice is None:
+            self._voice = Voice.of(self._settings, self._trust, self._topology.name)
+        return self._voice
+
+    def refusals(self) -> str:
+        """The entries that were refused here, for those who look for the reason of something else; "" when there are none."""
+        if not self.log.refused:
+            return ""
+        counted = ", ".join(f"{count} {code}" for code, count in self.log.refused.items())
+        return f"refused here: {counted}; the last: {self.log.last_refused[-1].why}"

@@ -1,0 +1,346 @@
+"""The operator: follows both topics of a topology's releases, and says what should happen.
+
+A deploy, step by step; `rollout` holds the rule of step 3:
+
+1. Read both topics to their end. What is bound now and what is asked for make a proposal (`proposal`).
+2. Announce the release. It counts once it was read back from the topic: of two operators both may have announced theirs.
+3. Follow the workers until the release is ready on them, or cannot be.
+4. Say `activate`, and read it back: had another release been put in force first, this one has lost; or say `abort` and why.
+5. Follow the workers until they say that they score with the new generation.
+
+Nothing is held that is not on the topics: an operator that dies leaves what is in force as it is, and a release that is pending;
+any other operator may go on with it at step 3, or abort it. Only one that is interrupted aborts its own release.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import TracebackType
+from typing import Final, NamedTuple, Self, TypeVar
+
+from penstock.binding import Binding
+from penstock.control.fleet import Fleet, Worker
+from penstock.control.log import Generation, Log, Standing
+from penstock.control.messages import Abort, Activate, Release, new_id
+from penstock.control.proposal import Change, Difference, Proposal, bound_now, changes_of, find, propose, restore
+from penstock.control.rollout import Stand, Verdict, stands, verdict
+from penstock.control.status import Boundary
+from penstock.errors import ControlError, TransportUnavailable
+from penstock.operate.aliases import Moves, moves
+from penstock.operate.desk import Desk, introduced
+from penstock.operate.precheck import precheck
+from penstock.registry.open import open_registry
+from penstock.settings import Settings
+from penstock.topology.spec import Topology
+
+__all__ = ["Deployed", "Operator", "Phase", "Progress", "operate"]
+
+T = TypeVar("T")
+LOOK_S: Final = 0.5  # between two looks at the clocks while nobody says anything
+FAREWELL_S: Final = 10.0  # for the abort of one who was interrupted
+
+
+class Phase(StrEnum):
+    """How far a deploy is."""
+
+    ANNOUNCED = "announced"
+    ACTIVATED = "activated"
+    ABORTED = "aborted"
+
+
+class Progress(NamedTuple):
+    """What has changed: told to whoever watches a deploy. `stands` is one a worker, lost ones included."""
+
+    phase: Phase
+    release: Release
+    stands: tuple[Stand, ...]
+    generations: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """What a deploy came to.
+
+    `generation` is None when the release was only announced. `seconds` holds for each worker that switched the time from the broker's
+    stamp of `activate` to its stamp of the worker's first word that says so: an upper bound of the time to the switch, by one clock.
+    `late` names the live workers that had not switched when time ran out or cannot switch, and why.
+    """
+
+    release: Release
+    changes: tuple[Difference, ...]
+    generation: int | None = None
+    seconds: Mapping[str, float] | None = None
+    late: tuple[Stand, ...] = ()
+
+
+Watcher = Callable[[Progress], object]
+
+
+def _unwatched(_progress: Progress) -> None:
+    """Nobody wants to know."""
+
+
+class Operator:
+    """Use as an async context manager; `operate` does it for programs without an event loop.
+
+    Raises TransportUnavailable or AccessRefused for brokers that do not answer, TopicMissing when the topics of the releases were not
+    made, ConfigError for a trust file that cannot be used.
+    """
+
+    def __init__(self, settings: Settings, topology: Topology, cluster: str = "") -> None:
+        self.settings = settings
+        self.topology = topology
+        self._desk = Desk(settings, topology, cluster)
+        self._registry = open_registry(settings.models)
+        self._told: Progress | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._desk.__aenter__()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._desk.__aexit__(kind, error, trace)
+
+    @property
+    def log(self) -> Log:
+        """The fold of the control topic, as far as it was read."""
+        return self._desk.log
+
+    @property
+    def fleet(self) -> Fleet:
+        """The fold of the status topic, as far as it was read."""
+        return self._desk.fleet
+
+    # --- what is -------------------------------------------------------------------------------------------------------
+
+    async def refresh(self) -> None:
+        """Reads both topics to their ends as of now."""
+        await self._desk.refresh()
+
+    async def state(self) -> Log:
+        """The fold of the control topic as of now."""
+        await self.refresh()
+        return self.log
+
+    async def workers(self) -> list[Worker]:
+        """The workers that spoke within the last hour, by name; `.live` says which are lost."""
+        await self.refresh()
+        return self.fleet.workers()
+
+    async def boundaries(self) -> list[Boundary]:
+        """Where each generation began, by topic, partition and offset."""
+        await self.refresh()
+        return self.fleet.boundaries()
+
+    def bindings(self) -> Mapping[str, Binding]:
+        """What every node is bound to now. Raises ModelNotFound for a node that only the topology file binds, to what is not there."""
+        return bound_now(self.topology, self.log, self.fleet.workers(), self._registry)
+
+    def author(self) -> str:
+        """Who speaks here, as the history will say. Raises ConfigError when the settings give no voice, or one that nobody obeys."""
+        return self._desk.voice().author
+
+    # --- what should be ------------------------------------------------------------------------------------------------
+
+    async def propose(self, changes: Mapping[str, Change | str]) -> Proposal:
+        """What a deploy of these changes (node -> reference or Change) would announce: the dry run. Nothing is said to anybody.
+
+        Raises ConfigError, ModelNotFound, ModelCorrupt, TopologyError with everything that does not fit; ControlError when nothing
+        would change.
+        """
+        await self.refresh()
+        wanted = {node: Change.to(change) if isinstance(change, str) else change for node, change in changes.items()}
+        proposal = propose(self.topology, self.log, self.bindings(), wanted, self._registry)
+        await asyncio.to_thread(precheck, self.topology, proposal, self._registry, self.settings.schemas)
+        return proposal
+
+    async def moved_aliases(self) -> Moves:
+        """For which nodes a release is due because an alias of the topology file has moved; see `aliases`."""
+        await self.refresh()
+        return moves(self.topology, self.log, self.bindings(), self._registry)
+
+    async def propose_rollback(self, to: str | int | None = None) -> Proposal:
+        """What a rollback would announce: to the generation before, to a number, or to what a release id (or its beginning) made."""
+        await self.refresh()
+        return restore(self.log, self.bindings(), to)
+
+    async def deploy(
+        self, changes: Mapping[str, Change | str], *, reason: str = "", min_ready: int | None = None, timeout: float | None = None,
+        wait: bool = True, on_progress: Watcher = _unwatched,
+    ) -> Deployed:  # fmt: skip
+        """Proposes the changes and carries them out; see `carry_out`."""
+        proposal = await self.propose(changes)
+        return await self.carry_out(proposal, reason=reason, min_ready=min_ready, timeout=timeout, wait=wait, on_progress=on_progress)
+
+    async def rollback(
+        self, to: str | int | None = None, *, reason: str = "", min_ready: int | None = None, timeout: float | None = None,
+        wait: bool = True, on_progress: Watcher = _unwatched,
+    ) -> Deployed:  # fmt: skip
+        """Binds again what a generation bound, by default the one before; a release like any other. See `carry_out`."""
+        proposal = await self.propose_rollback(to)
+        return await self.carry_out(proposal, reason=reason, min_ready=min_ready, timeout=timeout, wait=wait, on_progress=on_progress)
+
+    async def carry_out(
+        self, proposal: Proposal, *, reason: str = "", min_ready: int | None = None, timeout: float | None = None,
+        wait: bool = True, on_progress: Watcher = _unwatched,
+    ) -> Deployed:  # fmt: skip
+        """Announces the release, waits until it is ready on all live workers (or on `min_ready`), puts it in force, sees them switch.
+
+        `timeout` (by default a little more than the workers' `prepare_timeout`) is how many seconds they have to become ready. Without
+        `wait` the release is announced and left to `resume`. Cancelled before it is in force, the release is aborted.
+        Raises ControlError when the release was not put in force, with the reason of each worker, or who was first; TransportError
+        when the brokers went away: the release may be pending then.
+        """
+        self._check_workers(min_ready)
+        release = Release(
+            base=proposal.base,
+            bindings=dict(proposal.bindings),
+            baseline=dict(proposal.baseline),
+            restores=proposal.restores,
+            aliases=dict(proposal.aliases),
+            **self._desk.opening(new_id(), reason),
+        )
+        try:
+            await self._desk.say(release)
+            self._standing(release)
+            self._tell(on_progress, Phase.ANNOUNCED, release)
+            if not wait:
+                return Deployed(release, changes_of(self.log, release))
+            await self._until_ready(release, min_ready, timeout, on_progress)
+        except asyncio.CancelledError:
+            await self._take_back(release, "interrupted", on_progress)
+            raise
+        return await self._until_switched(release, on_progress)
+
+    async def resume(
+        self, id: str, *, min_ready: int | None = None, timeout: float | None = None, on_progress: Watcher = _unwatched
+    ) -> Deployed:
+        """Goes on with a release that somebody has announced (`id` or its beginning); as `carry_out`."""
+        await self.refresh()
+        release = find(self.log, id).release
+        if self._standing(release) is Standing.PENDING:
+            self._check_workers(min_ready)
+            try:
+                await self._until_ready(release, min_ready, timeout, on_progress)
+            except asyncio.CancelledError:
+                await self._take_back(release, "interrupted", on_progress)
+                raise
+        return await self._until_switched(release, on_progress)
+
+    async def abort(self, id: str, reason: str = "") -> Release:
+        """Ends a pending release (`id` or its beginning). Raises ControlError when it is not pending (any more)."""
+        await self.refresh()
+        known = find(self.log, id)
+        if known.standing is Standing.PENDING:
+            await self._desk.say(Abort(**self._desk.opening(known.release.id, reason)))
+            known = self.log.releases[known.release.id]
+            if known.standing is Standing.ABORTED:
+                return known.release
+        advice = "; take it back with `penstock rollback`" if known.standing is Standing.ACTIVE else f" ({known.why})"
+        raise ControlError(f"release {known.release.id} is not pending, it is {known.standing}{advice}", code="not-pending")
+
+    # --- the steps -----------------------------------------------------------------------------------------------------
+
+    def _check_workers(self, min_ready: int | None) -> None:
+        workers = self.fleet.workers()
+        if blind := [one for one in workers if one.live and one.status.wanted > self.log.generation]:
+            raise ControlError(
+                f"worker {blind[0].name} obeys generation {blind[0].status.wanted}, but by the keys that are trusted here the newest is "
+                f"{self.log.generation}: is {self.settings.trust} the workers' trust file? {self._desk.refusals()}",
+                code="other-trust",
+            )
+        if min_ready == 0 or any(one.live for one in workers):
+            return
+        last = f"; the last words of {', '.join(one.name for one in workers)} are too old" if workers else ""
+        raise ControlError(
+            f"no live worker of {self.topology.name} to make it ready{last}; start one (`penstock run`), or deploy for those that will "
+            "come: --min-ready 0",
+            code="no-workers",
+        )
+
+    async def _until_ready(self, release: Release, min_ready: int | None, timeout: float | None, on_progress: Watcher) -> None:
+        """Returns when the release is in force, by us or by somebody else. Raises ControlError when it is not going to be."""
+        clock = asyncio.get_running_loop().time
+        limit = self.settings.prepare_timeout + self.fleet.silence if timeout is None else timeout
+        deadline = clock() + limit
+        while self._standing(release) is Standing.PENDING:
+            now = self._tell(on_progress, Phase.ANNOUNCED, release)
+            live = [one for one in now if one.live]
+            found = verdict(now, min_ready)
+            if found is Verdict.ACTIVATE:
+                await self._desk.say(Activate(**self._desk.opening(release.id)))
+            elif found is Verdict.GIVE_UP:
+                failed = [one for one in live if one.failed]
+                await self._give_up(release, failed, f"{len(failed)} of {len(live)} live workers cannot make it ready", on_progress)
+            elif clock() >= deadline:
+                behind = [one for one in live if not one.ready]
+                await self._give_up(release, behind, f"{len(behind)} of {len(live)} live workers not ready within {limit:g} s", on_progress)
+            else:
+                await self._desk.look(min(LOOK_S, max(deadline - clock(), 0.01)))
+
+    async def _until_switched(self, release: Release, on_progress: Watcher) -> Deployed:
+        generation = next(one for one in reversed(self.log.generations) if one.release.id == release.id)
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self.fleet.silence
+        while True:
+            now = self._tell(on_progress, Phase.ACTIVATED, release)
+            behind = {one.name for one in self.fleet.live() if one.generation < generation.number}
+            late = tuple(one for one in now if one.worker in behind)
+            if all(one.failed for one in late) or clock() >= deadline:
+                return Deployed(release, changes_of(self.log, release), generation.number, self._seconds(generation), late)
+            await self._desk.look(LOOK_S)
+
+    def _seconds(self, generation: Generation) -> dict[str, float]:
+        switched = [one for one in self.fleet.workers() if one.generation == generation.number and one.came_from is not None]
+        return {one.name: max(one.since_ms - generation.at_ms, 0) / 1000 for one in switched}
+
+    async def _give_up(self, release: Release, why: list[Stand], what: str, on_progress: Watcher) -> None:
+        """Says `abort` with each worker's reason, and raises ControlError with them, unless the release was in force first."""
+        await self._take_back(release, ": ".join([what, "; ".join(map(str, why))]) if why else what, on_progress)
+        if self.log.releases[release.id].standing is Standing.ABORTED:
+            listed = "".join(f"\n  {one}" for one in why)
+            raise ControlError(f"release {release.id} was aborted: {what}{listed}", code="not-ready")
+
+    async def _take_back(self, release: Release, reason: str, on_progress: Watcher) -> None:
+        """Says `abort`; what comes of it is what the topic says: somebody may have put the release in force meanwhile."""
+        try:
+            async with asyncio.timeout(FAREWELL_S):
+                await self._desk.say(Abort(**self._desk.opening(release.id, reason)))
+        except TimeoutError as error:
+            raise TransportUnavailable(f"release {release.id} may be pending: the brokers do not take its abort") from error
+        known = self.log.releases.get(release.id)
+        if known is not None and known.standing in {Standing.ABORTED, Standing.ACTIVE}:
+            self._tell(on_progress, Phase.ABORTED if known.standing is Standing.ABORTED else Phase.ACTIVATED, release)
+
+    def _standing(self, release: Release) -> Standing:
+        """PENDING or ACTIVE. Raises ControlError that says what became of the release otherwise."""
+        known = self.log.releases[release.id]
+        if known.standing in {Standing.PENDING, Standing.ACTIVE}:
+            return known.standing
+        code = {Standing.ABORTED: "aborted", Standing.SUPERSEDED: "superseded"}.get(known.standing, "lost")
+        raise ControlError(f"release {release.id} was {known.standing}: {known.why}", code=code)
+
+    def _tell(self, on_progress: Watcher, phase: Phase, release: Release) -> tuple[Stand, ...]:
+        """Where the release stands, told when it differs from what was told last."""
+        announced = self.log.releases[release.id].at_ms
+        taking_part = [one for one in self.fleet.workers() if one.live or one.said_ms >= announced]
+        generations = {one.name: one.generation for one in taking_part}
+        progress = Progress(phase, release, tuple(stands(taking_part, release.id)), generations)
+        if progress != self._told:
+            self._told = progress
+            on_progress(progress)
+        return progress.stands
+
+
+def operate(settings: Settings, topology: Topology, act: Callable[[Operator], Awaitable[T]]) -> T:
+    """`act` with an open Operator, for programs without an event loop: `operate(settings, topology, lambda it: it.deploy(...))`."""
+    cluster = introduced(settings, topology)  # here, where an interrupt need not wait for brokers that do not answer
+
+    async def run() -> T:
+        async with Operator(settings, topology, cluster) as operator:
+            return await act(operator)
+
+    return asyncio.run(run())

@@ -1,0 +1,50 @@
+"""What can be found wrong with a proposal before anybody hears of it: the checks of a worker that need no model to be run.
+
+1. Every file of a version that is to come in is the one that was pushed, by its digest.
+2. The metrics in its manifest meet what the node requires.
+3. Its tensors and parameters fit the topology, together with all the others.
+
+A version that stays and is not in this registry, or is another one here, is passed over: it serves already.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from penstock.binding import Binding
+from penstock.codecs import load_schema
+from penstock.control.proposal import Proposal
+from penstock.errors import ModelError, TopologyError
+from penstock.fit import as_bound, fit
+from penstock.model.artifact import Artifact
+from penstock.registry.base import Registry
+from penstock.topology.spec import ModelRef, Topology
+
+__all__ = ["precheck"]
+
+
+def precheck(topology: Topology, proposal: Proposal, registry: Registry, schemas: Path) -> None:
+    """Raises ModelCorrupt for a file that is not what was pushed, SchemaError, and TopologyError with everything that does not fit."""
+    changed = {one.node for one in proposal.differences}
+    artifacts: dict[str, Artifact] = {}
+    for name, binding in proposal.bindings.items():
+        if (artifact := _same_version(registry, binding)) is not None:
+            artifacts[name] = artifact
+            if name in changed:
+                artifact.read()
+                artifact.golden_records()
+    sources = {one.name: load_schema(schemas / one.schema) for one in topology.sources}
+    sinks = {one.name: load_schema(schemas / one.schema) for one in topology.sinks if one.schema}
+    bound = as_bound(topology, {node: ModelRef(one.name, one.version) for node, one in proposal.bindings.items()})
+    parameters = {node: one.parameters for node, one in proposal.bindings.items()}
+    problems = fit(bound, sources, sinks, artifacts, parameters, judged=changed)[1]
+    if problems:
+        raise TopologyError(problems)
+
+
+def _same_version(registry: Registry, binding: Binding) -> Artifact | None:
+    try:
+        found = registry.resolve(binding.name, binding.version)
+    except ModelError:
+        return None
+    return found if (found.digest, found.manifest_digest) == (binding.digest, binding.manifest) else None

@@ -1,0 +1,80 @@
+"""The control log as far as this worker has folded it, and by which keys: folded anew, from its beginning, when the trusted keys change.
+
+While it is folded anew it does not say yet what is in force, so nothing may be decided from it: it is not `whole`. A log that was made
+anew, or has lost its beginning, is `lost`: what it says from then on counts for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from penstock.control.log import Kind, Log, Outcome
+from penstock.control.trust import Judge, Trust
+from penstock.errors import TransportError, TransportUnavailable
+from penstock.transports.kafka.journal import Reader
+
+__all__ = ["Folding"]
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE: Final = 32  # entries between two turns of the event loop: checking a signature takes some 0.1 ms
+
+
+class Folding:
+    """`judge` makes the judge for the keys of a trust file. Assign `trust` to fold by other keys from the next `advance` on."""
+
+    def __init__(self, reader: Reader, judge: Callable[[Trust], Judge], trust: Trust) -> None:
+        self.reader, self.trust = reader, trust
+        self._judge = judge
+        self._folded_by = trust
+        self._anew_until = 0
+        self.log = Log(judge(trust))
+        self.position = 0  # the log is folded up to here
+        self.lost = False
+
+    @property
+    def whole(self) -> bool:
+        return self.position >= self._anew_until
+
+    async def to_the_end(self) -> None:
+        """Folds what is there now. Raises TransportError."""
+        async for entries in self.reader.until(await self.reader.end()):
+            for entry in entries:
+                self.log.apply(entry)
+        self.position = self.reader.position
+
+    async def advance(self) -> bool:
+        """Folds what has arrived; whether the log goes further than before. Raises TransportUnavailable for what may pass.
+
+        Raises TransportError when the log is `lost`.
+        """
+        try:
+            if self.trust != self._folded_by:
+                await self._begin_anew()
+            entries = await self.reader.take()
+        except TransportUnavailable:
+            raise
+        except TransportError:
+            self.lost = True
+            raise
+        for at in range(0, len(entries), _AT_ONCE):
+            for entry in entries[at : at + _AT_ONCE]:
+                self._heard(self.log.apply(entry), entry.offset)
+            await asyncio.sleep(0)
+        before, self.position = self.position, self.reader.position  # also past what is no record
+        return self.position != before
+
+    async def _begin_anew(self) -> None:
+        logger.info("the trusted keys have changed: the control log is folded anew")
+        trust, end = self.trust, await self.reader.end()
+        await self.reader.rewind()
+        self.position, self._anew_until = self.reader.position, end
+        self.log, self._folded_by = Log(self._judge(trust)), trust
+
+    def _heard(self, outcome: Outcome, offset: int) -> None:
+        # What changes nothing may be sent a hundred thousand times, to fill a disk; the status counts it.
+        level = logging.DEBUG if outcome.kind in (Kind.REFUSED, Kind.IGNORED) or offset < self._anew_until else logging.INFO
+        logger.log(level, "control: %s %s", outcome.kind, outcome.id or "", extra={"offset": offset, "why": outcome.why})

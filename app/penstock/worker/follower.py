@@ -1,0 +1,362 @@
+"""Follows the releases of one topology for one worker: folds the control log, asks `control.cases` what follows, and carries that out.
+
+1. The log is folded to its end before the first event, and again at every assignment of partitions: the worker that had a partition before
+   may have scored it with a generation that this one has not read of yet, and a partition never falls back.
+2. After each slice of the log, and whenever a preparation ends, `reconcile` says what to do; nothing else decides.
+3. Preparations run beside the event loop (`beside`), one at a time.
+4. While live, every model is checked against its golden records by a timer (`checks`); with `on_invalid: rollback` one that fails brings
+   the previous generation back, by a release like any other.
+5. Whatever fails, the live plan goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Self
+
+from penstock import runtime
+from penstock.binding import Binding, same
+from penstock.control.cases import Cases, Effect, End, Now, Prepare, Retry, Scoring, Switch, Warn, behind, reconcile
+from penstock.control.lifecycle import State
+from penstock.control.messages import Release, new_id, timestamp
+from penstock.control.status import Place, Progress, WorkerStatus
+from penstock.control.topics import Topics
+from penstock.control.trust import Judge, Trust
+from penstock.engine import Live, Serving
+from penstock.errors import PenstockError, SettingsError, Stopped, TransportError, TransportUnavailable
+from penstock.model.artifact import Artifact
+from penstock.pipeline import Program
+from penstock.runtime import Loaded
+from penstock.settings import Settings
+from penstock.telemetry import Metrics
+from penstock.transports.kafka.connection import aiokafka_arguments, patience_of
+from penstock.transports.kafka.journal import Reader, Writer
+from penstock.worker.beside import Beside
+from penstock.worker.checks import Validity, take_back
+from penstock.worker.folding import Folding
+from penstock.worker.preparation import Preparation, Prepared
+from penstock.worker.report import Problems, Reporter
+
+__all__ = ["Follower", "Served"]
+
+logger = logging.getLogger(__name__)
+
+WAIT_MS: Final = 200  # a question for the end of the log, at each assignment, waits behind a fetch that is held open
+PAUSE: Final = 5.0  # seconds before a control topic that could not be read is read again
+LOOK: Final = 2.0  # seconds between two looks at the file of trusted keys
+PROSE: Final = 2000  # characters of a reason that are reported: a record has a limit, and a worker that reports nothing looks lost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served(Serving):
+    """A plan in force, what it binds, and the versions that it was made of."""
+
+    program: Program
+    bindings: Mapping[str, Binding]
+    artifacts: Mapping[str, Artifact]
+
+
+Job = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Follower:
+    """Follows the releases of one topology for one worker. `live` is what the worker scores with.
+
+    Use `following`: it reads the log, brings up the generation in force, and stops everything at the end.
+    """
+
+    live: Live[Served]
+    reporter: Reporter
+    folding: Folding
+
+    def __init__(self, loaded: Loaded, settings: Settings, cluster: str, metrics: Metrics, models: asyncio.Lock) -> None:
+        self._loaded, self._settings, self._cluster, self._metrics, self._models = loaded, settings, cluster, metrics, models
+        topology = loaded.topology
+        if topology.releases.on_invalid == "rollback" and settings.signing_key is None and not settings.unsigned_control:
+            raise SettingsError("`on_invalid: rollback` makes releases, so the worker needs a key to sign them with: --signing-key FILE")
+        self.topics = Topics.declared(settings.application, topology)
+        self.worker = settings.group_instance_id or f"{socket.gethostname()}.{os.getpid()}.{new_id()[-4:]}"
+        self.places: Callable[[], dict[str, Place]] = dict  # where it is in its partitions; the runner that reads them sets it
+        self.problems = Problems()
+        if settings.unsigned_control:
+            logger.warning("UNSIGNED: whoever can write to %s can swap the models. For development only", self.topics.control)
+        self.cases = Cases()
+        self._plans: dict[str, Prepared] = {}  # of the releases that are ready, by id
+        self._preparation = Preparation(loaded, settings)
+        self._beside = Beside(self._preparation, self._told)
+        self._jobs: asyncio.Queue[Job] = asyncio.Queue()  # one after another
+        self._retry: asyncio.TimerHandle | None = None
+        self._moved = asyncio.Event()
+        self._in_force = 0  # the generation that the log says, as of when it was whole last
+        self._started = timestamp()
+        self._stopping = False
+
+    @asynccontextmanager
+    async def following(self, fail: Callable[[BaseException | None], None]) -> AsyncIterator[Self]:
+        """The generation in force is `live` inside; what comes later is followed in the background. `fail` is called for a bug there.
+
+        Raises TransportUnavailable when the log cannot be read, ModelError or ControlError when the generation in force
+        cannot be served here.
+        """
+        settings = self._settings
+        trust = Trust.load(settings.trust)
+        connection, patience = aiokafka_arguments(settings), patience_of(settings)
+        wait_ms = min(settings.fetch_wait_ms, WAIT_MS)
+        async with (
+            Reader(connection, self.topics.control, patience=patience, wait_ms=wait_ms, whole=True) as reader,
+            Writer(connection, patience=patience) as writer,
+        ):
+            self.folding = Folding(reader, self._judge, trust)
+            self.reporter = Reporter(writer, self.topics.status, self.worker, self._describe, interval=settings.status_interval)
+            try:
+                await self._bring_up()
+                tasks = [asyncio.create_task(one) for one in self._duties()]
+                for task in tasks:
+                    task.add_done_callback(lambda task: None if task.cancelled() or task.exception() is None else fail(task.exception()))
+                try:
+                    yield self
+                finally:
+                    self._stopping = True
+                    for task in tasks:
+                        task.cancel()
+                    await asyncio.wait(tasks)
+                    await self.reporter.close()
+            finally:
+                if self._retry is not None:
+                    self._retry.cancel()
+                self._beside.close()
+
+    def _judge(self, trust: Trust) -> Judge:
+        return Judge(self._loaded.topology.name, self._cluster, trust, unsigned=self._settings.unsigned_control)
+
+    def _duties(self) -> Iterator[Coroutine[Any, Any, None]]:
+        yield self._follow()
+        yield self._work()
+        yield self._watch_trust()
+        yield self.reporter.run()
+        if self._loaded.topology.releases.check_every:
+            yield self._check_forever(self._loaded.topology.releases.check_every)
+
+    async def caught_up(self) -> None:
+        """Returns when this worker scores with the generation that the log has in force now, or cannot.
+
+        Raises TransportUnavailable when the brokers do not tell where the log ends.
+        """
+        patience = patience_of(self._settings)
+        if not self.folding.lost:
+            end = await self.folding.reader.end()
+            try:
+                await self._until(lambda: self.folding.position >= end or self.folding.lost, patience)
+            except TimeoutError as error:
+                raise TransportUnavailable(f"{self.topics.control} was not read to its end within {patience:g} s") from error
+        try:
+            await self._until(lambda: self.folding.whole and not self._behind(), min(patience, self._settings.prepare_timeout))
+        except TimeoutError:
+            logger.warning("generation %d is not ready here yet: scoring goes on with the one before", self.folding.log.generation)
+        self.reporter.assigned()
+
+    async def _until(self, holds: Callable[[], bool], seconds: float) -> None:
+        async with asyncio.timeout(seconds):
+            while not holds():
+                self._moved.clear()
+                await self._moved.wait()
+
+    # -- the start ---------------------------------------------------------------------------------------------------
+
+    async def _bring_up(self) -> None:
+        """Folds what is there, and makes the generation in force the live one."""
+        await self.folding.to_the_end()
+        log = self.folding.log
+        if not log.generation:
+            made = runtime.prepare(self._loaded, warm_rows=self._settings.chunk_rows, model_trust=self._settings.model_trust)
+            bound = runtime.bindings(self._loaded)
+            self.live = Live(Served(0, made.plan, program=made, bindings=bound, artifacts=self._loaded.artifacts))
+            self._preparation.adopt(self._loaded.artifacts, runtime.sessions(made))
+        else:
+            release = log.generations[-1].release
+            self.live = Live(_served(log.generation, release, await self._beside.prepare(release)))
+            self._compare_with_the_file(release.bindings)
+            self._jobs.put_nowait(self._prune)
+        self._metrics.generation = self.live.current.generation
+        logger.info("generation %d is in force", self.live.current.generation, extra=dict(self.live.current.plan.versions))
+        self._decide()
+
+    def _compare_with_the_file(self, bound: Mapping[str, Binding]) -> None:
+        declared = {node.name: str(node.model) for node in self._loaded.topology.nodes}
+        differs = [
+            f"{name}: {bound[name]}, the file says {said}" for name, said in declared.items() if name in bound and str(bound[name]) != said
+        ]
+        if differs:
+            logger.info("the control log binds, not the topology file: %s", "; ".join(differs))
+
+    # -- the log -----------------------------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                further = await self.folding.advance()
+            except TransportUnavailable as error:
+                self.problems.say("control", f"the control topic cannot be read: {error}")
+                await asyncio.sleep(PAUSE)
+                continue
+            except TransportError as error:  # a log that was made anew counts for nothing
+                current = self.live.current.generation
+                self.problems.say("control", f"{error}; this worker goes on with generation {current}, and hears of no other")
+                self._moved.set()
+                return
+            self.problems.say("control")
+            if further:
+                log = self.folding.log
+                self._metrics.control_refused = log.refused.total() + log.ignored.total()
+                self._decide()
+
+    async def _watch_trust(self) -> None:
+        """Keys that were trusted or revoked since: `folding` judges the log anew, from its beginning."""
+        while True:
+            await asyncio.sleep(LOOK)
+            try:
+                self.folding.trust = await asyncio.to_thread(Trust.load, self._settings.trust)
+            except PenstockError as error:
+                self.problems.say("trust", f"{error}; the keys that were trusted before are trusted still")
+            else:
+                self.problems.say("trust")
+
+    # -- what follows from it ----------------------------------------------------------------------------------------
+
+    def _scoring(self) -> Scoring:
+        current, previous = self.live.current, self.live.previous
+        return Scoring(current.generation, current.release, previous.release if previous else "")
+
+    def _behind(self) -> bool:
+        return behind(self.folding.log, self.cases, self._scoring())
+
+    def _decide(self) -> None:
+        if self.folding.whole:
+            self._in_force = self.folding.log.generation
+            self.cases, effects = reconcile(self.folding.log, self.cases, self._scoring(), _now())
+            for effect in effects:
+                self._carry_out(effect)
+        self.reporter.changed()
+        self._moved.set()
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Prepare(release):
+                self._jobs.put_nowait(partial(self._prepare, release))
+            case Switch(release, generation):
+                self._switch(release, generation)
+            case End(release, state, why):
+                self._plans.pop(release.id, None)
+                if release.id == self.cases.preparing:
+                    self._beside.stop()
+                logger.info("release %s is %s: %s", release.id, state, why)
+            case Warn(about, what):
+                self.problems.say(about, what)
+            case Retry(at):
+                if self._retry is not None:
+                    self._retry.cancel()
+                self._retry = asyncio.get_running_loop().call_later(max(at - time.monotonic(), 0), self._jobs.put_nowait, self._look_again)
+
+    def _switch(self, release: Release, generation: int) -> None:
+        self.live.swap(_served(generation, release, self._plans.pop(release.id)))
+        self._jobs.put_nowait(self._prune)
+        self._metrics.swaps += 1
+        self._metrics.generation = generation
+        versions = dict(self.live.current.plan.versions)
+        logger.info("generation %d is in force: %s", generation, release.reason or "no reason given", extra=versions)
+
+    # -- preparation -------------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        while True:
+            job = await self._jobs.get()
+            await job()
+
+    async def _look_again(self) -> None:
+        self._decide()
+
+    async def _prepare(self, release: Release) -> None:
+        try:
+            if self.cases.stopped:  # before it was begun
+                raise Stopped
+            prepared = self._loaded_already(release.bindings) or await self._beside.prepare(release)
+        except Exception as error:  # whatever a model's file brings about, the live plan goes on
+            known = isinstance(error, PenstockError)
+            if not self.cases.stopped:
+                logger.warning("release %s failed here: %s", release.id, error, exc_info=None if known else error)
+                self._metrics.releases_failed += 1
+            self.cases = self.cases.failed(release.id, str(error) if known else repr(error), _now())
+        else:
+            if not self.cases.stopped:
+                self._plans[release.id] = prepared
+                logger.info("release %s is ready", release.id)
+            self.cases = self.cases.ready(release.id, _now())
+        self._decide()
+
+    def _loaded_already(self, bindings: Mapping[str, Binding]) -> Prepared | None:
+        return next((Prepared(one.program, one.artifacts) for one in self.live.loaded if same(one.bindings, bindings)), None)
+
+    def _told(self, id: str, state: State, detail: str) -> None:
+        self.cases = self.cases.progress(id, state, detail, _now())
+        self.reporter.changed()
+
+    async def _prune(self) -> None:
+        """Gives back what the host's cache has not used for long, after a change of generation."""
+        kept = [binding for one in self.live.loaded for binding in one.bindings.values()]
+        try:
+            await self._beside.prune(kept)
+        except (PenstockError, OSError) as error:
+            logger.warning("the cache of models was not tidied: %s", error)
+
+    # -- while live ------------------------------------------------------------------------------------------------
+
+    async def _check_forever(self, every: float) -> None:
+        """Every live model against its golden records; one that fails is reported, and taken back where the topology says so."""
+        topology, validity = self._loaded.topology, Validity(self._models)
+        while True:
+            await asyncio.sleep(every)
+            serving = self.live.current
+            failures = await validity.failures(serving.plan, serving.artifacts)
+            self._metrics.validity_failures += len(failures)
+            self.problems.say("validity", "; ".join(failures))
+            if failures and serving is self.live.current and topology.releases.on_invalid == "rollback":
+                await take_back(self._settings, topology, serving.generation, f"{self.worker}: {failures[0]}")
+
+    # -- what is reported --------------------------------------------------------------------------------------------
+
+    def _describe(self) -> WorkerStatus:
+        current, log = self.live.current, self.folding.log
+        return WorkerStatus(
+            worker=self.worker,
+            topology=self._loaded.topology.name,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started=self._started,
+            time=timestamp(),
+            generation=current.generation,
+            wanted=self._in_force,
+            ready=self._metrics.rebalances > 0 and not self._stopping,
+            models=dict(current.plan.versions),
+            partitions=self.places(),
+            releases=[Progress(id=id, state=one.state, detail=one.detail[:PROSE], since=one.since) for id, one in self.cases.known.items()],
+            refused=dict(log.refused + log.ignored),
+            problems=[what[:PROSE] for what in self.problems.all()],
+            unsigned=self._settings.unsigned_control,
+        )
+
+
+def _served(generation: int, release: Release, prepared: Prepared) -> Served:
+    made = prepared.program
+    return Served(generation, made.plan, release.id, program=made, bindings=release.bindings, artifacts=prepared.artifacts)
+
+
+def _now() -> Now:
+    return Now(time.monotonic(), timestamp())

@@ -1,0 +1,201 @@
+"""Makes one release ready on this worker, while the plan in force goes on, in numbered steps; each is a state of `lifecycle`.
+
+1. fetch       its files into the cache of this host, only from the registry roots
+2. verify      model.onnx by its digest, from then on sealed; and who signed it, by the topology's policy
+3. quarantine  in a child process, once a host
+4. fit         the topology against the new signatures, metrics and parameters
+5. prove       loaded in this process, it answers as its golden records say
+6. warm        at the batch sizes that it will see; then the plan is made
+
+What a plan of this worker has loaded already is taken as it is: it has been through all of this, and it must not be run here, since
+the plan in force may be running it. Nothing here touches that plan. A worker serves meanwhile, in the same interpreter: so what would
+hold its lock for long (parsing a model, copying it) is left to the child, or is done by libraries that let go of it. With a model of
+100 MB the loop waits 16 ms at most. The thread that prepares keeps the worker's priority: at a lower one it is put aside by other processes
+with the lock in its hand, and the loop waits with it (measured on a busy host: up to 500 ms, against 40). Only the child is nice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from penstock import runtime
+from penstock.binding import Binding
+from penstock.control.lifecycle import State
+from penstock.control.messages import Release
+from penstock.errors import ControlError, ModelError, PenstockError, Stopped
+from penstock.model.artifact import GOLDEN_FILE, MODEL_FILE, Artifact
+from penstock.model.quarantine import Limits, quarantine_once
+from penstock.model.sealed import Sealed
+from penstock.model.session import Session
+from penstock.model.trust import load_trust
+from penstock.model.verify import verify
+from penstock.pipeline import Program
+from penstock.registry.open import open_cache
+from penstock.runtime import Loaded
+from penstock.settings import Settings
+
+__all__ = ["Preparation", "Prepared", "Tell"]
+
+logger = logging.getLogger(__name__)
+
+Tell = Callable[[State, str], None]
+Stopping = Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A release made ready: its plan, and the version of each node, whose files are in the cache."""
+
+    program: Program
+    artifacts: Mapping[str, Artifact]
+
+
+class _Version(NamedTuple):
+    """What makes two bindings the same version: not its name, and not where it was found."""
+
+    manifest: str
+    digest: str
+
+
+@dataclass(slots=True, repr=False)
+class _Piece:
+    """One version of the release on its way: the nodes that it is for, `shared` when it is loaded already, and what the steps add."""
+
+    binding: Binding
+    shared: Session | None
+    nodes: list[str] = field(default_factory=list)
+    artifact: Artifact = field(init=False)
+    sealed: Sealed = field(init=False)
+    session: Session = field(init=False)
+
+
+class Preparation:
+    """Prepares releases of a topology, one at a time. Raises SettingsError for a registry root that cannot be used."""
+
+    def __init__(self, loaded: Loaded, settings: Settings) -> None:
+        self._loaded = loaded
+        self._models = open_cache(settings)
+        self._cache = settings.cache.expanduser()
+        self._timeout = settings.prepare_timeout
+        self._sizes = (1, settings.chunk_rows)
+        self._policy = loaded.topology.releases.signatures
+        self._model_trust = settings.model_trust
+        self._limits = Limits(wall=settings.prepare_timeout)
+        self._sessions: WeakValueDictionary[_Version, Session] = WeakValueDictionary()
+        self._artifacts: WeakKeyDictionary[Session, Artifact] = WeakKeyDictionary()
+
+    def adopt(self, artifacts: Mapping[str, Artifact], sessions: Mapping[str, Session]) -> None:
+        """Makes known what was loaded elsewhere, by node: a release that binds it shares it. Kept no longer than its plan."""
+        for node, session in sessions.items():
+            artifact = artifacts[node]
+            self._sessions[_Version(artifact.manifest_digest, artifact.digest)] = session
+            self._artifacts[session] = artifact
+
+    def prepare(self, release: Release, tell: Tell, stopped: Stopping = lambda: False) -> Prepared:
+        """The release's plan, loaded and warm. Blocks: call it in a thread of its own.
+
+        `tell` hears of each step once or more (details change), from the first to the last; that it is ready, or has failed, is
+        for the caller to say. `stopped` is asked all the time. Raises ModelError or ControlError that names step, model and
+        nodes (its code is `timeout` when it took too long), and Stopped when `stopped()` is true.
+        """
+        deadline = time.monotonic() + self._timeout
+        try:
+            return self._prepare(release, tell, lambda: stopped() or time.monotonic() >= deadline)
+        except Stopped as error:
+            if stopped():
+                raise
+            raise ControlError(f"not ready within {self._timeout:g} s (setting prepare_timeout): {error}", code="timeout") from error
+
+    def prune(self, kept: Iterable[Binding]) -> None:
+        """Gives back what of the cache no release has used for long, but for these; after an activation. Blocks as `prepare` does."""
+        gone = self._models.prune({binding.manifest for binding in kept})
+        if gone:
+            logger.info("given back from the cache: %s", ", ".join(gone))
+
+    def _prepare(self, release: Release, tell: Tell, stopped: Stopping) -> Prepared:
+        pieces = self._pieces(release.bindings)
+
+        def each(state: State, step: Callable[[_Piece], None]) -> None:
+            _each([piece for piece in pieces if piece.shared is None], state, step, tell, stopped)
+
+        with ExitStack() as seals:
+            each(State.FETCHING, lambda piece: self._fetch(piece, stopped))  # 1
+            each(State.VERIFYING, lambda piece: self._verify(piece, seals, stopped))  # 2
+            each(State.QUARANTINED, lambda piece: self._quarantine(piece, stopped))  # 3
+            tell(State.FITTING, "")  # 4
+            artifacts = {node: piece.artifact for piece in pieces for node in piece.nodes}
+            parameters = {node: binding.parameters for node, binding in release.bindings.items()}
+            loaded = runtime.rebind(self._loaded, artifacts, parameters)
+            each(State.PROVING, _prove)  # 5
+        each(State.WARMING, lambda piece: piece.session.warm_up(self._sizes))  # 6
+        sessions = {node: piece.session for piece in pieces for node in piece.nodes}
+        program = runtime.program(loaded, sessions, parameters)
+        self.adopt(artifacts, sessions)
+        return Prepared(program, artifacts)
+
+    def _pieces(self, bindings: Mapping[str, Binding]) -> list[_Piece]:
+        """The versions of a release, each once, with what is loaded of them."""
+        pieces: dict[_Version, _Piece] = {}
+        for node, binding in bindings.items():
+            version = _Version(binding.manifest, binding.digest)
+            if version not in pieces:
+                pieces[version] = piece = _Piece(binding, shared=self._sessions.get(version))
+                if piece.shared is not None:
+                    piece.session, piece.artifact = piece.shared, self._artifacts[piece.shared]
+            pieces[version].nodes.append(node)
+        return list(pieces.values())
+
+    def _fetch(self, piece: _Piece, stopped: Stopping) -> None:
+        piece.artifact = self._models.fetch(piece.binding, stopped=stopped, signature=self._policy != "off")
+
+    def _verify(self, piece: _Piece, seals: ExitStack, stopped: Stopping) -> None:
+        with open(piece.artifact.path / MODEL_FILE, "rb", buffering=0) as file:
+            piece.sealed = seals.enter_context(Sealed(file, limit=piece.artifact.size, stopped=stopped))
+        if stopped():
+            raise Stopped
+        if piece.sealed.digest != piece.artifact.digest:
+            raise piece.artifact.corrupt(MODEL_FILE, f"is {piece.sealed.digest} now: the cache is damaged, or somebody writes there")
+        if self._policy != "off":  # the keys are read each time: one may be added while the worker runs
+            runtime.admit(self._policy, piece.artifact, load_trust(self._model_trust) if self._model_trust else None)
+
+    def _quarantine(self, piece: _Piece, stopped: Stopping) -> None:
+        golden = (piece.artifact.path / GOLDEN_FILE).read_text(encoding="utf-8")  # believed in step 5, by its digest
+        quarantine_once(piece.sealed, golden=golden, cache=self._cache, limits=self._limits, stopped=stopped)
+
+
+def _prove(piece: _Piece) -> None:
+    piece.session = Session.load_file(piece.sealed.path, label=str(piece.artifact))
+    verify(piece.artifact, piece.session)
+
+
+def _each(pieces: Sequence[_Piece], state: State, step: Callable[[_Piece], None], tell: Tell, stopped: Stopping) -> None:
+    """The step for each version, told one by one; it is told also when there is nothing to do in it."""
+    if not pieces:
+        tell(state, "")
+    for number, piece in enumerate(pieces, 1):
+        if stopped():
+            raise Stopped
+        tell(state, f"{piece.binding} ({number} of {len(pieces)})" if len(pieces) > 1 else str(piece.binding))
+        with _blaming(state, piece):
+            step(piece)
+
+
+@contextlib.contextmanager
+def _blaming(state: State, piece: _Piece) -> Iterator[None]:
+    """Puts before an error which step it was, and for which nodes."""
+    about = f"{state}: {', '.join(f'nodes.{node}' for node in piece.nodes)}: {piece.binding}"
+    try:
+        yield
+    except ModelError as error:
+        raise type(error)(f"{about}: {error}", name=piece.binding.name, version=piece.binding.version) from error
+    except Stopped as error:
+        raise Stopped(f"{about}: {error}") from error
+    except (PenstockError, OSError) as error:  # OSError: no space left, too many open files
+        raise ControlError(f"{about}: {error}", code=error.code if isinstance(error, ControlError) else "host") from error

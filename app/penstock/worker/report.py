@@ -1,0 +1,112 @@
+"""What a worker says on the status topic: how it is, every few seconds and when something changes, and where generations begin.
+
+Nobody scores worse because this cannot be written: what fails is logged and said again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from penstock.control import status
+from penstock.control.messages import timestamp
+from penstock.control.status import Boundary, Status, WorkerStatus
+from penstock.errors import TransportError
+from penstock.transports.kafka.journal import FAREWELL, Writer
+from penstock.transports.tracker import Partition
+
+__all__ = ["Problems", "Reporter"]
+
+logger = logging.getLogger(__name__)
+
+APART: Final = 0.02  # seconds between two reports at least: a burst of changes is one
+
+
+class Problems:
+    """What a person should look at, one text per subject. A new one is logged."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, str] = {}
+
+    def say(self, about: str, what: str = "") -> None:
+        """There is this problem; empty: there is none about this (any more)."""
+        if what and self._said.get(about) != what:
+            logger.warning("%s", what)
+            self._said[about] = what
+        elif not what:
+            self._said.pop(about, None)
+
+    def about(self, subject: str) -> str:
+        """The problem, "" when there is none."""
+        return self._said.get(subject, "")
+
+    def all(self) -> list[str]:
+        return list(self._said.values())
+
+
+class Reporter:
+    """Writes what `describe` says of the worker, and boundaries. `run` is a task of the worker's loop."""
+
+    def __init__(self, writer: Writer, topic: str, worker: str, describe: Callable[[], WorkerStatus], *, interval: float) -> None:
+        self._writer, self._topic, self._worker = writer, topic, worker
+        self._describe = describe
+        self._interval = interval
+        self._changed = asyncio.Event()
+        self._boundaries: list[Boundary] = []
+        self._generations: dict[Partition, int] = {}  # that each partition of this assignment was scored with last
+
+    def changed(self) -> None:
+        """Something changed: a report is due at once."""
+        self._changed.set()
+
+    def assigned(self) -> None:
+        """A new assignment: whatever comes next from a partition is where this worker begins with it."""
+        self._generations.clear()
+        self._changed.set()
+
+    def scores(self, partition: Partition, offset: int, generation: int) -> None:
+        """The worker is about to score `partition` from `offset` on. Called for each batch; a change of generation is a boundary."""
+        if self._generations.get(partition) != generation:
+            self._generations[partition] = generation
+            self._boundaries.append(
+                Boundary(
+                    topic=partition[0], partition=partition[1], offset=offset, generation=generation, worker=self._worker, time=timestamp()
+                )
+            )
+            self._changed.set()
+
+    async def run(self) -> None:
+        while True:
+            self._changed.clear()
+            await self._tell()
+            await asyncio.sleep(APART)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):  # `wait_for` of Python 3.11 loses a cancellation that meets a change
+                    await self._changed.wait()
+
+    async def close(self) -> None:
+        """What is left to be said, then the worker's record is taken away: it has stopped, and is not lost."""
+        try:
+            async with asyncio.timeout(2 * FAREWELL):
+                await self._tell()
+                await self._write(status.key_of(self._describe()), None)
+        except TimeoutError:
+            logger.warning("the status topic was not told that this worker stops")
+
+    async def _tell(self) -> None:
+        """Boundaries wait until they are acknowledged: a worker that is stopped meanwhile says them again in `close`."""
+        said: list[Status] = [*self._boundaries, self._describe()]
+        written = await asyncio.gather(*(self._write(status.key_of(one), status.encode(one)) for one in said))
+        acknowledged = {one for one, good in zip(said, written, strict=True) if good and isinstance(one, Boundary)}
+        self._boundaries = [one for one in self._boundaries if one not in acknowledged]
+
+    async def _write(self, key: bytes, value: bytes | None) -> bool:
+        try:
+            await self._writer.write(self._topic, key, value)
+        except TransportError as error:
+            logger.warning("the status was not told: %s", error)
+            return False
+        return True
