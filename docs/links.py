@@ -49,7 +49,7 @@ def broken(site: Path) -> Iterator[str]:
             target = site / unquote(parts.path).lstrip("/")
             target = target / "index.html" if target.is_dir() else target
             if not target.is_file():
-                yield f"{path.relative_to(site)}: {link}: no such page"
+                yield f"{path.relative_to(site)}: {link}: no such page; a file outside docs/ is linked by its address in the repository"
             elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
                 yield f"{path.relative_to(site)}: {link}: no such anchor"
 
