@@ -124,7 +124,9 @@ def _prime(root: Path, work: Path) -> None:
     preparation = Preparation(loaded, Settings(models=root, schemas=folder, cache=work / "cache"))
     for version in (*VERSIONS, LARGE):
         bound = runtime.bindings(replace(loaded, artifacts={**loaded.artifacts, "gb": DirectoryRegistry(root).resolve("gb", version)}))
-        release = Release(id=new_id(), topology="bench", cluster="", time=timestamp(), author="benchmark", base=0, bindings=bound)
+        release = Release(
+            id=new_id(), topology="bench", cluster="", control_topic="bench", time=timestamp(), author="benchmark", base=0, bindings=bound
+        )
         preparation.prepare(release, lambda _state, _detail: None)
 
 

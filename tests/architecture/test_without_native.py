@@ -18,7 +18,6 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--no-cov", *sys.argv[1:]]
 SUITES = [
     "tests/unit/codecs",
     "tests/unit/pipeline",
-    "tests/unit/runners",
     "tests/unit/testing",
     "tests/contracts/test_codecs.py",
     "tests/properties/test_record_batches.py",

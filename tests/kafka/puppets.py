@@ -16,7 +16,7 @@ from typing import Self
 
 from penstock.control.lifecycle import State
 from penstock.control.log import Kind, Log
-from penstock.control.messages import timestamp
+from penstock.control.messages import NEWEST, timestamp
 from penstock.control.status import Boundary, Place, Progress, WorkerStatus, encode, key_of
 from penstock.control.topics import Topics
 from penstock.control.trust import Judge, Trust
@@ -85,19 +85,29 @@ def make_stage(broker: Broker, folder: Path) -> Stage:
 
 @dataclass
 class Puppet:
-    """One of them. `script` is what it says of every release; FAILED with `reason`."""
+    """One of them. `script` is what it says of every release; FAILED with `reason`.
+
+    One that reads an older version than is written refuses every entry as newer, and has nothing to say of a release.
+    """
 
     name: str
     script: Sequence[State] = READY
     reason: str = "the digest of model.onnx differs"
     models: Mapping[str, str] = field(default_factory=lambda: {"scaled": "scale@1", "score": "score@1"})
     generation: int = 0
+    reads: int = NEWEST
     said: list[Progress] = field(default_factory=list)
+    newer: int = 0
+
+    @classmethod
+    def old(cls, name: str) -> Self:
+        return cls(name, script=(), reads=NEWEST - 1)
 
     def status(self, wanted: int, topology: str) -> WorkerStatus:
         return WorkerStatus(
             worker=self.name, topology=topology, host="here", pid=1, started=timestamp(), time=timestamp(), generation=self.generation,
-            wanted=wanted, ready=True, models=dict(self.models), releases=list(self.said),
+            wanted=self.generation if self.reads < NEWEST else wanted, ready=True, models=dict(self.models), releases=list(self.said),
+            reads=self.reads, refused={"newer": self.newer} if self.newer else {},
             partitions={"cards-0": Place(position=10 * self.generation, lag=3)},
         )  # fmt: skip
 
@@ -134,13 +144,17 @@ class Puppets:
         stage = self._stage
         cluster = Admin(stage.settings).cluster_id()
         connection = aiokafka_arguments(stage.settings)
-        self._log = Log(Judge(stage.topology.name, cluster, Trust.load(stage.settings.trust), stage.settings.unsigned_control))
+        self._log = Log(
+            Judge(stage.topology.name, cluster, stage.topics.control, Trust.load(stage.settings.trust), stage.settings.unsigned_control)
+        )
         async with Reader(connection, stage.topics.control, patience=15) as control, Writer(connection, patience=15) as self._writer:
             await self._tell()
             self._heard.set()
             last = time.monotonic()
             while not self._done.is_set():
                 for entry in await control.take(0.05):
+                    for one in self._puppets:
+                        one.newer += one.reads < NEWEST
                     outcome = self._log.apply(entry)
                     if outcome.kind is Kind.RELEASED:
                         await self._stage_all(outcome.id or "")

@@ -72,9 +72,12 @@ class Job:
 
 
 class Running:
-    """A `penstock run` process. Stops on leaving the `with` block, however it is left."""
+    """A `penstock run` process. Stops on leaving the `with` block, however it is left.
 
-    def __init__(self, job: Job, flags: Sequence[str] = (), settings: dict[str, str] | None = None) -> None:
+    With `code`, the folder that holds another version's package, that version runs.
+    """
+
+    def __init__(self, job: Job, flags: Sequence[str] = (), settings: dict[str, str] | None = None, *, code: Path | None = None) -> None:
         self.log_file = job.folder / f"{unique('worker')}.log"
         defaults = {
             "brokers": job.broker.bootstrap,
@@ -85,6 +88,8 @@ class Running:
         }
         given = {**defaults, **(settings or {})}
         environment = {f"PENSTOCK_{name.upper()}": value for name, value in given.items()}
+        if code is not None:
+            environment["PYTHONPATH"] = str(code)
         command = [sys.executable, "-m", "penstock", "run", str(job.file), *flags]
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(

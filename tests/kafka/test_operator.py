@@ -104,6 +104,55 @@ def test_without_a_live_worker_nothing_is_announced_unless_none_is_asked_for(sta
     assert deploy(stage, min_ready=0).generation == 1
 
 
+def test_nothing_is_written_while_a_live_worker_cannot_read_it(stage: Stage) -> None:
+    """Not even where fewer ready workers would be enough: the old one would go on with the models of before."""
+    with Puppets(stage, Puppet("a")):
+        pending = deploy(stage, {"score": "score@3"}, wait=False).release.id
+        position = log_of(stage).position
+        with Puppets(stage, Puppet.old("old"), Puppet.old("older")):
+
+            async def each(operator: Operator) -> None:
+                for attempt in (
+                    lambda: operator.deploy(CHANGE), lambda: operator.deploy(CHANGE, min_ready=0),
+                    lambda: operator.deploy(CHANGE, wait=False),
+                    lambda: operator.rollback(0), lambda: operator.rollback(0, min_ready=1),
+                    lambda: operator.resume(pending), lambda: operator.resume(pending, min_ready=0), lambda: operator.abort(pending),
+                ):  # fmt: skip
+                    with pytest.raises(ControlError) as caught:
+                        await attempt()
+                    assert caught.value.code == "old-workers"
+                    told = str(caught.value).splitlines()
+                    assert told[0].startswith("2 of 3 live workers run an older Penstock. Nothing was written;")
+                    assert [line.partition(":")[0] for line in told[1:]] == ["  old", "  older"]
+                await operator.propose(CHANGE)
+
+            operate(stage.settings, stage.topology, each)
+        assert log_of(stage).position == position
+        assert deploy(stage).generation == 1, "the old ones have stopped"
+
+
+@pytest.mark.parametrize("min_ready", [None, 2])
+def test_worker_that_starts_too_old_after_the_check_ends_the_release(stage: Stage, min_ready: int | None) -> None:
+    told: list[Progress] = []
+    late = Puppets(stage, Puppet.old("old"))
+
+    def watch(progress: Progress) -> None:
+        if not told:
+            late.__enter__()
+        told.append(progress)
+
+    with Puppets(stage, Puppet("a"), Puppet("b", STUCK)):
+        try:
+            with pytest.raises(ControlError, match=r"1 of 3 live workers run an older Penstock: upgrade them\n  old: failed: it reads "):
+                deploy(stage, min_ready=min_ready, watch=watch)
+        finally:
+            late.__exit__(None, None, None)
+        log = log_of(stage)
+        (known,) = log.releases.values()
+        assert (log.generation, known.standing) == (0, Standing.ABORTED)
+        assert "old: failed: it reads control messages up to version 1" in known.why
+
+
 def test_worker_that_falls_silent_while_staging_holds_up_nobody(stage: Stage) -> None:
     """As when it was killed: the last that it said is `fetching`."""
 

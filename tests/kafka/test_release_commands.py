@@ -113,11 +113,14 @@ def test_rollback_history_and_releases_tell_the_same_story(stage: Stage, capsys:
         _, told = answered(capsys, "history", "payments", "--boundaries")
         assert told["generation"] == 2
         assert [(one["generation"], one["reason"], one["restores"]) for one in told["releases"]] == [(2, "alarms", 0), (1, "one", None)]
+        assert [(one["version"], one["strategy"], one["control_topic"]) for one in told["releases"]] == [
+            (2, {"kind": "single"}, stage.topics.control)
+        ] * 2
         assert [(one["offset"], one["generation"]) for one in told["boundaries"]] == [(10, 1), (20, 2)]
         _, told = answered(capsys, "history", "payments", "--all", "--limit", "2")
         assert [one["standing"] for one in told["releases"]] == ["pending", "active"]
         out = said(capsys, "history", "payments", "--all", "--boundaries")[1]
-        for part in ("pending", "active", "superseded", "(back to 0) alarms", "score: score@1 → score@2", "from offset"):
+        for part in ("pending", "active", "superseded", "(back to 0) alarms", "score: score@1 → score@2", "from offset", "single"):
             assert part in out
         id = told["releases"][0]["id"]
         code, told = answered(capsys, "releases", "show", "payments", id[:30])
@@ -125,6 +128,7 @@ def test_rollback_history_and_releases_tell_the_same_story(stage: Stage, capsys:
         out = said(capsys, "releases", "show", "payments", id)[1]
         assert told["bindings"]["score"]["digest"] in out
         assert "on the workers" in out
+        assert "single" in out
         code, out, _ = said(capsys, "abort", "payments", id, "--reason", "not today")
         assert code == 0
         assert out.startswith(f"aborted {id}")
@@ -152,6 +156,32 @@ def test_status_tells_when_a_person_should_look(stage: Stage, capsys: Captured) 
         assert (code, told["generation"], told["release"]["reason"]) == (1, 1, "hurry")
         assert [(one["worker"], one["live"], one["generation"]) for one in told["workers"]] == [("a", True, 1), ("b", True, 0)]
         assert told["wrong"] == ["b scores with generation 0, in force is 1: the digest of model.onnx differs"]
+
+
+def test_commands_that_write_end_with_8_and_name_the_workers_to_upgrade(stage: Stage, capsys: Captured) -> None:
+    with Puppets(stage, Puppet("a"), Puppet.old("old")):
+        for command in (["deploy", "payments", "score=score@2"], ["rollback", "payments", "--to", "0"]):
+            code, out, err = said(capsys, *command, "--min-ready", "1")
+            assert (code, out) == (8, "")
+            *_, headline, line = err.splitlines()
+            assert headline == (
+                "error: 1 of 2 live workers run an older Penstock. Nothing was written; upgrade and restart these workers first:"
+            )
+            assert line == "  old: it reads control messages up to version 1; this Penstock writes version 2"
+        code, told = answered(capsys, "deploy", "payments", "score=score@2")
+        assert (code, told["released"], told["code"], told["release"]) == (8, False, "old-workers", None)
+        stage.registry.alias("score", "production", "2")
+        assert said(capsys, "watch", "payments", "--once")[0] == 8
+        assert said(capsys, "deploy", "payments", "score=score@2", "--dry-run")[0] == 0
+        code, out, _ = said(capsys, "status", "payments")
+        assert code == 1
+        assert "! old runs an older Penstock: it reads control messages up to version 1" in out
+        code, told = answered(capsys, "status", "payments")
+        assert (code, [(one["worker"], one["reads"]) for one in told["workers"]]) == (1, [("a", 2), ("old", 1)])
+    assert log_of(stage).position == 0
+    with Puppets(stage, Puppet("a")):
+        assert said(capsys, "status", "payments")[0] == 0, "the old one was stopped"
+        assert said(capsys, "deploy", "payments", "score=score@2")[0] == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import KafkaError, Producer
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from penstock.control.messages import Abort, Activate, Message, Release, new_id, parse, timestamp
+from penstock.control.messages import Abort, Activate, Message, Release, encode, new_id, parse, timestamp
 from penstock.control.trust import seal
 from penstock.control.trust.keys import SigningKey, from_text, to_text
 from penstock.record import Record
@@ -102,6 +102,8 @@ def test_what_others_say_is_refused_by_reason_and_changes_nothing(job: Job) -> N
         say(job, another(author="bob"), alice)
         say(job, another(topology="others"), alice)
         say(job, another(cluster="another"), alice)
+        say(job, another(control_topic="others.doubles.control"), alice)
+        say(job, another(version=1, control_topic=""), alice)
         say(job, another(time=old), alice)
         say(job, another(time=timestamp(time.time() + 600)), alice)
         say(job, Activate(**{**opening(another()), "time": old}), alice)
@@ -110,13 +112,15 @@ def test_what_others_say_is_refused_by_reason_and_changes_nothing(job: Job) -> N
             produce(job.broker, [Record(job.releases.control, record.value, record.key)])
         forged = another()
         write(job, signed(msgspec.json.encode(forged), mallory, alice), id=forged.id)
-        newer = {**msgspec.to_builtins(forged), "version": 2}
-        write(job, signed(json.dumps(newer).encode(), alice), id=forged.id)
+        for more in ({"version": 3}, {"kind": "promote"}, {"strategy": {"kind": "canary", "share": 0.01}}, {"version": 1}):
+            later = {**json.loads(encode(forged)), **more}
+            write(job, signed(json.dumps(later).encode(), alice), id=forged.id)
         write(job, seal(forged, alice), id=new_id())
         write(job, b"\x00\xff" * 50, b"{", b"", b"a.b.c", b"x" * 100_000)
         refused = {
-            "unsigned": 2, "unknown-key": 1, "not-allowed": 1, "author": 1, "wrong-topology": 1, "wrong-cluster": 1, "clock": 3, "moot": 3,
-            "repeated": 2, "bad-signature": 1, "newer": 1, "wrong-key": 1, "malformed": 2, "empty": 1, "too-large": 1,
+            "unsigned": 2, "unknown-key": 1, "not-allowed": 1, "author": 1, "wrong-topology": 1, "wrong-cluster": 1, "wrong-topic": 1,
+            "old-version": 1, "clock": 3, "moot": 3, "repeated": 2, "bad-signature": 1, "newer": 1, "unknown-kind": 1,
+            "unknown-strategy": 1, "wrong-key": 1, "malformed": 3, "empty": 1, "too-large": 1,
         }  # fmt: skip
         told = wait_until(job, worker, "all of it refused", lambda told: sum(told.get("refused", {}).values()) == sum(refused.values()))
         assert told["refused"] == refused == status(job)["refused"]
@@ -131,7 +135,7 @@ def test_what_others_say_is_refused_by_reason_and_changes_nothing(job: Job) -> N
 
 def opening(message: Message) -> dict[str, Any]:
     """What the message says of itself, for another one about the same release."""
-    return {name: getattr(message, name) for name in ("id", "topology", "cluster", "time", "author")}
+    return {name: getattr(message, name) for name in ("id", "topology", "cluster", "control_topic", "time", "author")}
 
 
 def test_a_flood_costs_the_reading_of_it(job: Job) -> None:

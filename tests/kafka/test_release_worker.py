@@ -55,7 +55,10 @@ class Following:
         return Activate(**self._opening(release.id))
 
     def _opening(self, id: str) -> dict[str, Any]:
-        return {"id": id, "topology": "doubles", "cluster": self.cluster, "time": timestamp(), "author": "somebody"}
+        return {
+            "id": id, "topology": "doubles", "cluster": self.cluster, "control_topic": self.job.releases.control, "time": timestamp(),
+            "author": "somebody",
+        }  # fmt: skip
 
     async def say(self, *messages: Message | bytes) -> None:
         """Writes messages, or whatever bytes."""
@@ -75,11 +78,11 @@ class Following:
 
     async def in_force(self, factor: float) -> None:
         """Registers a version, and sees it in force here."""
-        generation = self.releases.live.current.generation
+        generation = self.releases.deployment.generation
         release = self.release(generation, push(self.job, factor))
         await self.say(release)
         await self.say(self.activation(release))
-        await self.until("the next generation", lambda: self.releases.live.current.generation == generation + 1)
+        await self.until("the next generation", lambda: self.releases.deployment.generation == generation + 1)
 
 
 def push(job: Job, factor: float) -> Binding:
@@ -127,7 +130,7 @@ def test_who_has_caught_up_scores_with_what_is_in_force_however_much_else_was_sa
             while releases.folding.reader.position < end:  # noqa: ASYNC110  the moment between two pieces is what this is about
                 await asyncio.sleep(0)
             await releases.caught_up()
-            assert releases.live.current.generation == 1
+            assert releases.deployment.generation == 1
             await saying
 
     run(act)
@@ -207,7 +210,7 @@ def test_a_log_that_was_made_anew_is_not_believed_and_partitions_move_all_the_sa
             await it.until("the problem", lambda: "it was made anew" in it.releases.problems.about("control"))
             await it.say(*[b"?"] * 10)
             await it.releases.caught_up()
-            assert it.releases.live.current.generation == 1
+            assert it.releases.deployment.generation == 1
             assert "hears of no other" in it.releases.problems.about("control")
 
     run(act)

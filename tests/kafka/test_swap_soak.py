@@ -82,7 +82,8 @@ class Swapper:
 
     async def swap(self, bindings: Mapping[str, Binding]) -> tuple[float, float]:
         """Returns when the worker says that it scores with these: the seconds to `ready`, and those to the switch."""
-        opening: dict[str, Any] = {"id": new_id(), "topology": "flights", "cluster": self._cluster, "author": self._key.name}
+        where = {"topology": "flights", "cluster": self._cluster, "control_topic": self._job.releases.control}
+        opening: dict[str, Any] = {"id": new_id(), **where, "author": self._key.name}
         async with asyncio.timeout(PATIENCE_S):
             began = time.monotonic()
             baseline = {} if self._generation else dict(self._baseline)

@@ -41,12 +41,12 @@ from penstock.control.messages import Message, Release
 from penstock.control.trust import Judge, SigningKey
 from penstock.errors import ControlError
 from penstock.transports.kafka.journal import Entry
-from tests.unit.control.making import abort, activate, entry, id_of, release, trusting
+from tests.unit.control.making import CONTROL, abort, activate, entry, id_of, release, trusting
 
 ALICE, BOB = SigningKey.new("alice"), SigningKey.new("bob")
 KEYS = {"alice": ALICE, "bob": BOB}
 JUDGES: dict[tuple[str, ...], Judge] = {
-    names: Judge("flights", "cluster-1", trusting(*(KEYS[name] for name in names)))
+    names: Judge("flights", "cluster-1", CONTROL, trusting(*(KEYS[name] for name in names)))
     for names in ((), ("alice",), ("bob",), ("alice", "bob"))
 }
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from penstock.control.messages import NEWEST
 from penstock.control.status import Boundary, WorkerStatus, key_of, parse
 from penstock.errors import ControlError
 
@@ -48,6 +49,15 @@ class Worker(NamedTuple):
     @property
     def generation(self) -> int:
         return self.status.generation
+
+    @property
+    def outdated(self) -> str:
+        """Why the worker cannot follow the control messages that are written here; "" when it can."""
+        if self.status.reads >= NEWEST:
+            return ""
+        newer = self.status.refused.get("newer", 0)
+        met = f" and has refused {newer} of a newer version" if newer else ""
+        return f"it reads control messages up to version {self.status.reads}{met}; this Penstock writes version {NEWEST}"
 
 
 class BrokerClock:

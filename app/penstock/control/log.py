@@ -4,6 +4,9 @@ The state is a function of the entries, in the order of their offsets, and of th
 
 1. **Admission.** An entry that the judge refuses (`trust`) changes nothing. It is counted by the code of the refusal, and the last
    ones are kept with their reasons. An offset that was folded before is ignored, so entries may be handed over again.
+   The version of the entries never falls: once an entry of version 2 was admitted, one of version 1 is refused (`old-version`).
+   So a message signed before an upgrade cannot be used after it, and the first entry of version 2 must itself be admitted:
+   one that is forged locks no writer of version 1 out.
 2. **Generation 0** is what the topology file binds. Each activation makes the next generation, and nothing else does.
 3. **A release** is pending when its base is the generation in force and fewer than `MAX_PENDING` are pending, else it is rejected.
    An id is used once: another release with it is ignored, whatever became of the first, so that nothing comes back by repetition.
@@ -104,7 +107,7 @@ class Log:
     """The state after the entries that were applied so far. Read its attributes; only `apply` changes them.
 
     `generations` begin with number 1, the newest last. `refused` and `ignored` count by code what changed nothing; `position` is the
-    offset behind the last entry.
+    offset behind the last entry; `version` is the newest version of an admitted entry.
     """
 
     def __init__(self, judge: Callable[[Entry], Message]) -> None:
@@ -118,6 +121,7 @@ class Log:
         self.ignored: Counter[str] = Counter()
         self.last_refused: deque[Refusal] = deque(maxlen=MAX_REFUSED)
         self.position = 0
+        self.version = 1
 
     @property
     def generation(self) -> int:
@@ -147,8 +151,11 @@ class Log:
         self.position = entry.offset + 1
         try:
             message = self._judge(entry)
+            if message.version < self.version:
+                raise ControlError(f"a message of version {message.version}, after one of version {self.version}", code="old-version")
         except ControlError as error:
             return self._refuse(entry, error)
+        self.version = message.version
         if isinstance(message, Release):
             return self._release(entry, message)
         return self._activate(entry, message) if isinstance(message, Activate) else self._abort(message)

@@ -2,14 +2,17 @@
 
 A message is one JSON object of at most `MAX_BYTES`, inside a signature (`trust`). Its rules:
 
-1. `version` says how to read it. Readers refuse a higher version than theirs; within a version, fields that they do not
-   know are ignored, so a field may only be added if ignoring it is right.
-2. `topology` and `cluster` say what it is for; elsewhere it means nothing, however well it is signed.
+1. `version` decides how it is read. Readers refuse a higher version than theirs; within a version, fields that they do not
+   know are ignored, so a field may only be added if ignoring it is right. Kinds and strategies may be added within version 2:
+   a reader refuses those that it does not know (`unknown-kind`, `unknown-strategy`).
+2. `topology`, `cluster` and `control_topic` name what it is for; elsewhere it means nothing, however well it is signed.
 3. A release binds **every** node of its topology, so it can be read, audited and taken back to without what came before.
    A binding names a version by the digests of its files; the URI only says where to look for them.
 4. The record's key is the release's id, a UUID of version 7 (RFC 9562), made by whoever announces it.
 5. What one reader takes, all take: no field twice, no deep nesting, no number beyond 64 bits, and nothing that depends on the
    Python that reads. Names and reasons are one line without control characters, since people read them on terminals.
+6. Version 1 has neither `control_topic` nor `strategy`, and with one of them it is malformed: readers of version 1 ignored the
+   field, so they put such a release fully in force. Read here, a release of version 1 has the strategy `single`.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, cast
 from uuid import UUID
@@ -25,11 +29,14 @@ from uuid import UUID
 import msgspec
 
 from penstock.binding import CONTROLS, END, LINE, Binding, Parameter
+from penstock.control.strategy import SINGLE, Strategy, check_known
 from penstock.errors import ControlError
 from penstock.topology.names import NAME as NODE
 
 __all__ = [
+    "AHEAD",
     "MAX_BYTES",
+    "NEWEST",
     "UNPRINTABLE",
     "Abort",
     "Activate",
@@ -42,7 +49,8 @@ __all__ = [
     "timestamp",
 ]
 
-_VERSION: Final = 1
+NEWEST: Final = 2  # what is written; every version up to it is read
+AHEAD: Final = ("newer", "unknown-kind", "unknown-strategy")  # the codes of what only a later Penstock reads
 MAX_BYTES: Final = 65_536
 
 UNPRINTABLE: Final = re.compile(f"[{CONTROLS}]")
@@ -57,12 +65,15 @@ Time = Annotated[str, msgspec.Meta(pattern=_TIME, description="RFC 3339, UTC.")]
 Prose = Annotated[str, msgspec.Meta(max_length=1024, pattern=LINE, description="One line.")]
 Author = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=LINE, description="Who says so; signed, the key's name.")]
 Cluster = Annotated[str, msgspec.Meta(max_length=255, pattern=LINE, description="The id of the Kafka cluster.")]
+ControlTopic = Annotated[
+    str, msgspec.Meta(pattern=r"^[a-zA-Z0-9._-]{1,249}" + END, description="The Kafka topic that it is written to; since version 2.")
+]
 NodeName = Annotated[str, msgspec.Meta(pattern=NODE + r"(?!\n)")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=_MOST)]
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind"):
-    """What every message says."""
+    """The fields of every message."""
 
     id: Id
     topology: NodeName
@@ -70,9 +81,12 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     time: Time
     author: Author
     reason: Prose = ""
-    version: Annotated[int, msgspec.Meta(ge=1, le=_VERSION)] = _VERSION
+    control_topic: ControlTopic = ""
+    version: Annotated[int, msgspec.Meta(ge=1, le=NEWEST)] = NEWEST
 
     def __post_init__(self) -> None:
+        if (self.version > 1) is not bool(self.control_topic):
+            raise ValueError("a message names its control topic, from version 2 on")
         self.at_ms  # noqa: B018  a 31st of June has the form of a time, and is none
 
     @property
@@ -86,6 +100,7 @@ class Release(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="rele
 
     base: Annotated[Count, msgspec.Meta(description="The generation that this release follows.")]
     bindings: Annotated[dict[NodeName, Binding], msgspec.Meta(min_length=1)]
+    strategy: Annotated[Strategy, msgspec.Meta(description="How it replaces what is live; since version 2.")] = SINGLE
     baseline: Annotated[
         dict[NodeName, Binding], msgspec.Meta(description="With base 0: what generation 0, the topology file's own, was bound to.")
     ] = {}
@@ -116,14 +131,22 @@ _DECODER: Final = msgspec.json.Decoder(Message)
 _ENCODER: Final = msgspec.json.Encoder(order="deterministic")
 
 
+_KINDS: Final = ("release", "activate", "abort")
+_SINCE_2: Final = frozenset({"control_topic", "strategy"})
+
+
 class _Versioned(msgspec.Struct):
     version: int
 
 
 def encode(message: Message) -> bytes:
     """The message as JSON. Raises ControlError when readers would refuse it: too large, or a field that is not as it has to be."""
-    fields = msgspec.to_builtins(message)
-    data = _ENCODER.encode({"version": message.version, **fields})  # the version is always said, also where it is the default
+    fields = {"version": message.version, **msgspec.to_builtins(message)}  # written also where it is the default
+    if isinstance(message, Release) and message.version > 1:
+        fields["strategy"] = msgspec.to_builtins(message.strategy)  # likewise
+    elif isinstance(message, Release) and message.strategy == SINGLE:
+        fields.pop("strategy", None)  # version 1 means it, and does not name it
+    data = _ENCODER.encode(fields)
     if len(data) > MAX_BYTES:
         raise ControlError(f"the message has {len(data):,} bytes, the limit is {MAX_BYTES:,}; a shorter reason, or fewer parameters?")
     try:
@@ -134,19 +157,34 @@ def encode(message: Message) -> bytes:
 
 
 def parse(data: bytes) -> Message:
-    """The message. Raises ControlError that says what is wrong with it; `.code` is `too-large`, `newer` or `malformed`."""
+    """The message. Raises ControlError with what is wrong with it; `.code` is `too-large`, `newer`, `malformed`, or one of rule 1's."""
     if len(data) > MAX_BYTES:
         raise ControlError(f"a message of {len(data):,} bytes, the limit is {MAX_BYTES:,}", code="too-large")
     try:
         if _depth(data) > _DEPTH:  # how deep a parser can go depends on who calls it
             raise ValueError(f"nested deeper than {_DEPTH}")
         version = msgspec.json.decode(data, type=_Versioned).version
-        if version > _VERSION:
-            raise ControlError(f"a message of version {version}; this Penstock reads up to {_VERSION}: upgrade it", code="newer")
-        json.loads(data, object_pairs_hook=_once)
+        if version > NEWEST:
+            raise ControlError(f"a message of version {version}; this Penstock reads up to {NEWEST}: upgrade it", code="newer")
+        _check_version(version, json.loads(data, object_pairs_hook=_once))
         return cast(Message, _DECODER.decode(data))
     except (ValueError, RecursionError) as error:  # what msgspec and json raise are ValueErrors
         raise ControlError(f"not a control message: {error}", code="malformed") from error
+
+
+def _check_version(version: int, fields: Mapping[str, Any]) -> None:
+    """Rules 1 and 6, for what the decoder would ignore or take for its default. Raises ControlError, or ValueError for `malformed`."""
+    if version < 2:
+        if later := sorted(_SINCE_2 & fields.keys()):
+            raise ValueError(f"version 1 has no {' and no '.join(later)}; version 2 has")
+        return
+    kind = fields.get("kind")
+    if isinstance(kind, str) and kind not in _KINDS:
+        raise ControlError(f"a message of the kind {kind!r}; this Penstock knows {', '.join(_KINDS)}: upgrade it", code="unknown-kind")
+    if kind == "release":
+        if "strategy" not in fields:
+            raise ValueError("a release names its strategy, from version 2 on")
+        check_known(fields["strategy"])
 
 
 # A string whole (an open one up to the end, so that the scan is linear), or a bracket.
@@ -179,12 +217,19 @@ def json_schema() -> dict[str, Any]:
     """What a message looks like, as a JSON Schema (draft 2020-12), published in `schemas/control.schema.json`."""
     (shape,), definitions = msgspec.json.schema_components([Message])
     for definition in definitions.values():
-        if "version" in definition["properties"]:
-            definition["required"].append("version")  # its default is for those who make a message
+        properties = definition["properties"]
+        if "version" in properties:
+            later = sorted(_SINCE_2 & properties.keys())
+            for name in ("version", *later):
+                properties[name].pop("default", None)  # the default is for those who make a message
+            definition["required"].append("version")
+            definition["if"] = {"properties": {"version": {"const": 1}}}
+            definition["then"] = {"properties": dict.fromkeys(sorted(_SINCE_2), False)}
+            definition["else"] = {"required": later}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Penstock control message",
-        "description": "What a record of a control topic says, inside its signature (JWS).",
+        "description": "What a record of a control topic holds, inside its signature (JWS).",
         **shape,
         "$defs": definitions,
     }

@@ -7,7 +7,8 @@
 | one failed | give up | give up only if fewer than N are left that are ready or still at work |
 | none | wait: those that were there may come back, and time runs out | activate if N is 0 |
 
-A worker that is lost has no vote; one that joins meanwhile has.
+A worker that is lost has no vote; one that joins meanwhile has. A live worker of an older Penstock, which cannot read the messages
+that are written here, ends a release whatever `min_ready` is (`outdated`): it would go on with the models of before.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Final, NamedTuple
 from penstock.control.fleet import Worker
 from penstock.control.lifecycle import State
 
-__all__ = ["Stand", "Verdict", "stands", "verdict"]
+__all__ = ["Stand", "Verdict", "outdated", "stands", "verdict"]
 
 _READY: Final = frozenset({State.READY, State.LIVE})
 _FAILED: Final = frozenset({State.FAILED, State.ABORTED, State.STALE})
@@ -58,6 +59,11 @@ class Verdict(Enum):
     WAIT = auto()
     ACTIVATE = auto()
     GIVE_UP = auto()
+
+
+def outdated(workers: Iterable[Worker]) -> list[Stand]:
+    """The live workers that cannot read what is written here, each as failed with the reason."""
+    return [Stand(worker.name, State.FAILED, worker.outdated) for worker in workers if worker.live and worker.outdated]
 
 
 def stands(workers: Iterable[Worker], release: str) -> list[Stand]:

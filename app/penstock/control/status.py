@@ -61,6 +61,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     refused: Annotated[dict[str, Whole], msgspec.Meta(description="Control messages that meant nothing here, by reason.")] = {}
     problems: Annotated[list[str], msgspec.Meta(description="What a person should look at.")] = []
     unsigned: Annotated[bool, msgspec.Meta(description="Takes control messages without a signature: for development only.")] = False
+    reads: Annotated[int, msgspec.Meta(ge=1, le=2**31, description="The newest version of control messages that it reads; absent: 1.")] = 1
     version: Version = VERSION
 
 

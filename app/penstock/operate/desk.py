@@ -61,7 +61,7 @@ class Desk:
     async def __aenter__(self) -> Self:
         self._cluster = self._cluster or await asyncio.to_thread(introduced, self._settings, self._topology)
         self._trust = Trust.load(self._settings.trust)
-        self.log = Log(Judge(self._topology.name, self._cluster, self._trust, self._settings.unsigned_control))
+        self.log = Log(Judge(self._topology.name, self._cluster, self.topics.control, self._trust, self._settings.unsigned_control))
         async with AsyncExitStack() as stack:
             self._status = await stack.enter_async_context(self._reader(self.topics.status))
             self._control = await stack.enter_async_context(self._reader(self.topics.control, whole=True))
@@ -122,6 +122,7 @@ class Desk:
             "id": id,
             "topology": self._topology.name,
             "cluster": self._cluster,
+            "control_topic": self.topics.control,
             "time": timestamp(),
             "author": self.voice().author,
             "reason": UNPRINTABLE.sub(" ", reason)[:_REASON],

@@ -3,7 +3,8 @@
 A deploy, step by step; `rollout` holds the rule of step 3:
 
 1. Read both topics to their end. What is bound now and what is asked for make a proposal (`proposal`).
-2. Announce the release. It counts once it was read back from the topic: of two operators both may have announced theirs.
+2. Check that there are live workers and that each can read what is going to be written. Announce the release. It counts once it was
+   read back from the topic: of two operators both may have announced theirs.
 3. Follow the workers until the release is ready on them, or cannot be.
 4. Say `activate`, and read it back: had another release been put in force first, this one has lost; or say `abort` and why.
 5. Follow the workers until they say that they score with the new generation.
@@ -26,7 +27,7 @@ from penstock.control.fleet import Fleet, Worker
 from penstock.control.log import Generation, Log, Standing
 from penstock.control.messages import Abort, Activate, Release, new_id
 from penstock.control.proposal import Change, Difference, Proposal, bound_now, changes_of, find, propose, restore
-from penstock.control.rollout import Stand, Verdict, stands, verdict
+from penstock.control.rollout import Stand, Verdict, outdated, stands, verdict
 from penstock.control.status import Boundary
 from penstock.errors import ControlError, TransportUnavailable
 from penstock.operate.aliases import Moves, moves
@@ -172,6 +173,8 @@ class Operator:
         wait: bool = True, on_progress: Watcher = _unwatched,
     ) -> Deployed:  # fmt: skip
         """Proposes the changes and carries them out; see `carry_out`."""
+        await self.refresh()
+        self._check_readers()
         proposal = await self.propose(changes)
         return await self.carry_out(proposal, reason=reason, min_ready=min_ready, timeout=timeout, wait=wait, on_progress=on_progress)
 
@@ -180,6 +183,8 @@ class Operator:
         wait: bool = True, on_progress: Watcher = _unwatched,
     ) -> Deployed:  # fmt: skip
         """Binds again what a generation bound, by default the one before; a release like any other. See `carry_out`."""
+        await self.refresh()
+        self._check_readers()
         proposal = await self.propose_rollback(to)
         return await self.carry_out(proposal, reason=reason, min_ready=min_ready, timeout=timeout, wait=wait, on_progress=on_progress)
 
@@ -235,6 +240,7 @@ class Operator:
         await self.refresh()
         known = find(self.log, id)
         if known.standing is Standing.PENDING:
+            self._check_readers()
             await self._desk.say(Abort(**self._desk.opening(known.release.id, reason)))
             known = self.log.releases[known.release.id]
             if known.standing is Standing.ABORTED:
@@ -244,7 +250,18 @@ class Operator:
 
     # --- the steps -----------------------------------------------------------------------------------------------------
 
+    def _check_readers(self) -> None:
+        """Nothing is written that a live worker cannot read: it would go on with the models of before, beside those that switch."""
+        if old := outdated(self.fleet.workers()):
+            listed = "".join(f"\n  {one.worker}: {one.detail}" for one in old)
+            raise ControlError(
+                f"{len(old)} of {len(self.fleet.live())} live workers run an older Penstock. Nothing was written; upgrade and restart "
+                f"these workers first:{listed}",
+                code="old-workers",
+            )
+
     def _check_workers(self, min_ready: int | None) -> None:
+        self._check_readers()
         workers = self.fleet.workers()
         if blind := [one for one in workers if one.live and one.status.wanted > self.log.generation]:
             raise ControlError(
@@ -270,7 +287,11 @@ class Operator:
             now = self._tell(on_progress, Phase.ANNOUNCED, release)
             live = [one for one in now if one.live]
             found = verdict(now, min_ready)
-            if found is Verdict.ACTIVATE:
+            if old := outdated(self.fleet.workers()):  # one that started after the check
+                await self._give_up(
+                    release, old, f"{len(old)} of {len(live)} live workers run an older Penstock: upgrade them", on_progress
+                )
+            elif found is Verdict.ACTIVATE:
                 await self._desk.say(Activate(**self._desk.opening(release.id)))
             elif found is Verdict.GIVE_UP:
                 failed = [one for one in live if one.failed]
@@ -328,7 +349,8 @@ class Operator:
         announced = self.log.releases[release.id].at_ms
         taking_part = [one for one in self.fleet.workers() if one.live or one.said_ms >= announced]
         generations = {one.name: one.generation for one in taking_part}
-        progress = Progress(phase, release, tuple(stands(taking_part, release.id)), generations)
+        old = {one.worker: one for one in outdated(taking_part)}
+        progress = Progress(phase, release, tuple(old.get(one.worker, one) for one in stands(taking_part, release.id)), generations)
         if progress != self._told:
             self._told = progress
             on_progress(progress)

@@ -19,7 +19,7 @@ from typing import Any
 from penstock import runtime
 from penstock.control.status import Place
 from penstock.control.topics import Topics
-from penstock.engine import Live, Serving
+from penstock.engine import Deployment, Serving
 from penstock.errors import PenstockError, SettingsError, TransportUnavailable
 from penstock.pipeline import AtLeastOnce, Delivery, Pace, Program
 from penstock.runtime import Loaded
@@ -54,7 +54,7 @@ class StreamRunner:
         self.name = loaded.topology.name
         self.settings = settings
         self.metrics = Metrics()
-        self.live: Live[Any]
+        self._own: Deployment[Any]
         self.releases: Follower | None = None
         self.topics: Mapping[str, TopicInfo] = {}
         self.source: KafkaSource | None = None
@@ -118,15 +118,19 @@ class StreamRunner:
                 await asyncio.wait({up})
 
     async def _bring_up(self, stack: AsyncExitStack, cluster: str) -> None:
-        """`live` is what the control log has in force, and is followed from now on; without releases, what the file binds."""
+        """`deployment` is what the control log has in force, and is followed from now on; without releases, what the file binds."""
         if self.settings.releases:
             releases = Follower(self.loaded, self.settings, cluster, self.metrics, self.models)
             releases.places = self._places
             self.releases = await stack.enter_async_context(releases.following(self.fail))
-            self.live = self.releases.live
         else:
             program = runtime.prepare(self.loaded, warm_rows=self.settings.chunk_rows, model_trust=self.settings.model_trust)
-            self.live = Live(_FromFile(0, program.plan, program=program))
+            self._own = Deployment(_FromFile(0, program.plan, program=program))
+
+    @property
+    def deployment(self) -> Deployment[Any]:
+        """What scores now."""
+        return self.releases.deployment if self.releases is not None else self._own
 
     def _places(self) -> dict[str, Place]:
         """The next offset of each partition that is assigned now, and how many records lie behind it."""
@@ -153,7 +157,7 @@ class StreamRunner:
             await asyncio.wait({start, *ends}, return_when=asyncio.FIRST_COMPLETED)
             if start.done():
                 start.result()
-                logger.info("running %s as group %s", self.name, app.conf.id, extra=dict(self.live.current.plan.versions))
+                logger.info("running %s as group %s", self.name, app.conf.id, extra=dict(self.deployment.primary.plan.versions))
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             self._failure = self._failure or app.crash_reason
             logger.info("stopping: finishing what is in flight")
@@ -179,7 +183,7 @@ class StreamRunner:
             sink,
             AtLeastOnce(self.source),
             stages={stage.source.topic: stage.name for stage in self.loaded.wiring.stages},
-            serving=lambda: self.live.current,
+            serving=lambda: self.deployment.primary,
             fail=self.fail,
             pace=Pace.of(settings),
             metrics=self.metrics,

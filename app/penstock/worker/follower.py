@@ -26,11 +26,11 @@ from penstock import runtime
 from penstock.binding import Binding, same
 from penstock.control.cases import Cases, Effect, End, Now, Prepare, Retry, Scoring, Switch, Warn, behind, reconcile
 from penstock.control.lifecycle import State
-from penstock.control.messages import Release, new_id, timestamp
+from penstock.control.messages import NEWEST, Release, new_id, timestamp
 from penstock.control.status import Place, Progress, WorkerStatus
 from penstock.control.topics import Topics
 from penstock.control.trust import Judge, Trust
-from penstock.engine import Live, Serving
+from penstock.engine import Deployment, Serving
 from penstock.errors import PenstockError, SettingsError, Stopped, TransportError, TransportUnavailable
 from penstock.model.artifact import Artifact
 from penstock.pipeline import Program
@@ -68,12 +68,12 @@ Job = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Follower:
-    """Follows the releases of one topology for one worker. `live` is what the worker scores with.
+    """Follows the releases of one topology for one worker. `deployment` is what the worker scores with; a swap assigns the next one.
 
     Use `following`: it reads the log, brings up the generation in force, and stops everything at the end.
     """
 
-    live: Live[Served]
+    deployment: Deployment[Served]
     reporter: Reporter
     folding: Folding
 
@@ -101,7 +101,7 @@ class Follower:
 
     @asynccontextmanager
     async def following(self, fail: Callable[[BaseException | None], None]) -> AsyncIterator[Self]:
-        """The generation in force is `live` inside; what comes later is followed in the background. `fail` is called for a bug there.
+        """The generation in force is `deployment` inside; what comes later is followed in the background. `fail` is called for a bug there.
 
         Raises TransportUnavailable when the log cannot be read, ModelError or ControlError when the generation in force
         cannot be served here.
@@ -135,7 +135,7 @@ class Follower:
                 self._beside.close()
 
     def _judge(self, trust: Trust) -> Judge:
-        return Judge(self._loaded.topology.name, self._cluster, trust, unsigned=self._settings.unsigned_control)
+        return Judge(self._loaded.topology.name, self._cluster, self.topics.control, trust, unsigned=self._settings.unsigned_control)
 
     def _duties(self) -> Iterator[Coroutine[Any, Any, None]]:
         yield self._follow()
@@ -178,15 +178,15 @@ class Follower:
         if not log.generation:
             made = runtime.prepare(self._loaded, warm_rows=self._settings.chunk_rows, model_trust=self._settings.model_trust)
             bound = runtime.bindings(self._loaded)
-            self.live = Live(Served(0, made.plan, program=made, bindings=bound, artifacts=self._loaded.artifacts))
+            self.deployment = Deployment(Served(0, made.plan, program=made, bindings=bound, artifacts=self._loaded.artifacts))
             self._preparation.adopt(self._loaded.artifacts, runtime.sessions(made))
         else:
             release = log.generations[-1].release
-            self.live = Live(_served(log.generation, release, await self._beside.prepare(release)))
+            self.deployment = Deployment(_served(log.generation, release, await self._beside.prepare(release)))
             self._compare_with_the_file(release.bindings)
             self._jobs.put_nowait(self._prune)
-        self._metrics.generation = self.live.current.generation
-        logger.info("generation %d is in force", self.live.current.generation, extra=dict(self.live.current.plan.versions))
+        self._metrics.generation = self.deployment.generation
+        logger.info("generation %d is in force", self.deployment.generation, extra=dict(self.deployment.primary.plan.versions))
         self._decide()
 
     def _compare_with_the_file(self, bound: Mapping[str, Binding]) -> None:
@@ -208,7 +208,7 @@ class Follower:
                 await asyncio.sleep(PAUSE)
                 continue
             except TransportError as error:  # a log that was made anew counts for nothing
-                current = self.live.current.generation
+                current = self.deployment.generation
                 self.problems.say("control", f"{error}; this worker goes on with generation {current}, and hears of no other")
                 self._moved.set()
                 return
@@ -232,7 +232,7 @@ class Follower:
     # -- what follows from it ----------------------------------------------------------------------------------------
 
     def _scoring(self) -> Scoring:
-        current, previous = self.live.current, self.live.previous
+        current, previous = self.deployment.primary, self.deployment.previous
         return Scoring(current.generation, current.release, previous.release if previous else "")
 
     def _behind(self) -> bool:
@@ -266,11 +266,11 @@ class Follower:
                 self._retry = asyncio.get_running_loop().call_later(max(at - time.monotonic(), 0), self._jobs.put_nowait, self._look_again)
 
     def _switch(self, release: Release, generation: int) -> None:
-        self.live.swap(_served(generation, release, self._plans.pop(release.id)))
+        self.deployment = self.deployment.followed_by(_served(generation, release, self._plans.pop(release.id)))
         self._jobs.put_nowait(self._prune)
         self._metrics.swaps += 1
         self._metrics.generation = generation
-        versions = dict(self.live.current.plan.versions)
+        versions = dict(self.deployment.primary.plan.versions)
         logger.info("generation %d is in force: %s", generation, release.reason or "no reason given", extra=versions)
 
     # -- preparation -------------------------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ class Follower:
         self._decide()
 
     def _loaded_already(self, bindings: Mapping[str, Binding]) -> Prepared | None:
-        return next((Prepared(one.program, one.artifacts) for one in self.live.loaded if same(one.bindings, bindings)), None)
+        return next((Prepared(one.program, one.artifacts) for one in self.deployment.loaded if same(one.bindings, bindings)), None)
 
     def _told(self, id: str, state: State, detail: str) -> None:
         self.cases = self.cases.progress(id, state, detail, _now())
@@ -310,7 +310,7 @@ class Follower:
 
     async def _prune(self) -> None:
         """Gives back what the host's cache has not used for long, after a change of generation."""
-        kept = [binding for one in self.live.loaded for binding in one.bindings.values()]
+        kept = [binding for one in self.deployment.loaded for binding in one.bindings.values()]
         try:
             await self._beside.prune(kept)
         except (PenstockError, OSError) as error:
@@ -323,17 +323,17 @@ class Follower:
         topology, validity = self._loaded.topology, Validity(self._models)
         while True:
             await asyncio.sleep(every)
-            serving = self.live.current
+            serving = self.deployment.primary
             failures = await validity.failures(serving.plan, serving.artifacts)
             self._metrics.validity_failures += len(failures)
             self.problems.say("validity", "; ".join(failures))
-            if failures and serving is self.live.current and topology.releases.on_invalid == "rollback":
+            if failures and serving is self.deployment.primary and topology.releases.on_invalid == "rollback":
                 await take_back(self._settings, topology, serving.generation, f"{self.worker}: {failures[0]}")
 
     # -- what is reported --------------------------------------------------------------------------------------------
 
     def _describe(self) -> WorkerStatus:
-        current, log = self.live.current, self.folding.log
+        current, log = self.deployment.primary, self.folding.log
         return WorkerStatus(
             worker=self.worker,
             topology=self._loaded.topology.name,
@@ -350,6 +350,7 @@ class Follower:
             refused=dict(log.refused + log.ignored),
             problems=[what[:PROSE] for what in self.problems.all()],
             unsigned=self._settings.unsigned_control,
+            reads=NEWEST,
         )
 
 

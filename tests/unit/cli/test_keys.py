@@ -15,7 +15,7 @@ from penstock.control.trust import Judge, Trust
 from penstock.control.trust.keys import SigningKey
 from penstock.errors import ControlError
 from tests.unit.cli.done import Done, Run
-from tests.unit.control.making import NOW_MS, entry, release
+from tests.unit.control.making import CONTROL, NOW_MS, entry, release
 
 HAND_MADE = """\
 # Who may release. Reviewed by two people.
@@ -56,7 +56,7 @@ def test_key_is_made_handed_on_and_trusted(run: Run) -> None:
     (line,) = (line for line in done.out.splitlines() if line.startswith("  penstock keys trust"))
     assert run(*shlex.split(line)[2:], "--comment", 'the "first"', "--from", "2026-01-31T13:00:00+01:00").code == 0
     assert tomllib.loads(Path("trust.toml").read_text())["keys"]["alice"].keys() == {"public", "kid", "topologies", "trusted", "comment"}
-    judge = Judge("flights", "cluster-1", Trust.load(Path("trust.toml")))
+    judge = Judge("flights", "cluster-1", CONTROL, Trust.load(Path("trust.toml")))
     assert judge(entry(0, release(), key)) == release()
     (listed,) = run("ls", "--format", "json").json
     assert listed == {
@@ -110,7 +110,7 @@ def test_revoked_key_signs_nothing_from_then_on(run: Run) -> None:
     run("trust", "alice", "--topology", "flights", "--from", "2026-01-01T00:00:00Z")
     done = run("revoke", "alice", "--at", "2027-01-15T08:00:00Z", "--format", "json").json
     assert (done["revoked"], done["standing"]) == ("2027-01-15T08:00:00Z", "trusted")
-    judge = Judge("flights", "cluster-1", Trust.load(Path("trust.toml")))
+    judge = Judge("flights", "cluster-1", CONTROL, Trust.load(Path("trust.toml")))
     said = entry(0, release(), SigningKey.load(own("alice")))
     assert judge(said._replace(timestamp=NOW_MS - 1)) == release()
     with pytest.raises(ControlError, match="alice was revoked"):

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from penstock.control.fleet import Worker
+from penstock.control.messages import NEWEST
 from penstock.control.status import Progress, Status, WorkerStatus, encode, key_of
 from penstock.transports.kafka.journal import Entry
 
 
 def status(
-    name: str = "a", *, generation: int = 0, releases: Sequence[Progress] = (), models: Mapping[str, str] | None = None
-) -> WorkerStatus:
+    name: str = "a", *, generation: int = 0, releases: Sequence[Progress] = (), models: Mapping[str, str] | None = None,
+    reads: int = NEWEST,
+) -> WorkerStatus:  # fmt: skip
     return WorkerStatus(
         worker=name, topology="payments", host="here", pid=1, started="", time="", generation=generation, wanted=generation, ready=True,
-        releases=list(releases), models=dict(models or {}),
+        releases=list(releases), models=dict(models or {}), reads=reads,
     )  # fmt: skip
 
 

@@ -9,10 +9,13 @@ from penstock.control.messages import Abort, Activate, Message, Release, new_id,
 from penstock.control.trust import SigningKey, Trust, seal
 from penstock.transports.kafka.journal import Entry
 
-__all__ = ["NOW_MS", "TOPOLOGY", "abort", "activate", "binding", "bytes_of", "entry", "id_of", "release", "trust_file", "trusting"]
+__all__ = [
+    "CONTROL", "NOW_MS", "TOPOLOGY", "abort", "activate", "binding", "bytes_of", "entry", "id_of", "release", "trust_file", "trusting",
+]  # fmt: skip
 
 TOPOLOGY = "flights"
 CLUSTER = "cluster-1"
+CONTROL = "penstock.flights.control"
 NOW_MS = 1_800_000_000_000
 
 
@@ -27,8 +30,9 @@ def binding(version: int = 1, **fields: Any) -> Binding:
 
 
 def _said(number: int, fields: dict[str, Any]) -> dict[str, Any]:
-    time = timestamp(NOW_MS / 1000)
-    return {"id": id_of(number), "topology": TOPOLOGY, "cluster": CLUSTER, "time": time, "author": "alice", **fields}
+    """The fields of every message. With `version=1` there is no topic among them."""
+    where = {"topology": TOPOLOGY, "cluster": CLUSTER, "control_topic": CONTROL if fields.get("version", 2) > 1 else ""}
+    return {"id": id_of(number), **where, "time": timestamp(NOW_MS / 1000), "author": "alice", **fields}
 
 
 def release(number: int = 1, base: int = 0, **fields: Any) -> Release:

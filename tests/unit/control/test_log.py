@@ -161,6 +161,29 @@ def test_refusal_does_not_keep_or_show_what_it_quotes() -> None:
     assert "\x1b" not in log.last_refused[0].why
 
 
+def test_entries_of_version_1_fold_as_they_were_before_the_first_of_version_2() -> None:
+    log = folded(release(1, version=1), activate(1, version=1), release(2, base=1, version=1))
+    assert (log.generation, log.version, log.bindings) == (1, 1, {"trees": binding(1)})
+    log.apply(entry(log.position, activate(2)))
+    assert (log.generation, log.version, log.bindings) == (2, 2, {"trees": binding(2)})
+
+
+@pytest.mark.parametrize("late", [release(2, base=1, version=1), activate(3, version=1), abort(3, version=1)])
+def test_entry_of_version_1_after_one_of_version_2_is_refused(late: Message) -> None:
+    log = folded(release(1), activate(1), release(3, base=1))
+    outcome = log.apply(entry(log.position, late))
+    assert outcome == (Kind.REFUSED, None, "a message of version 1, after one of version 2", ())
+    assert (log.refused, log.generation, log.pending) == ({"old-version": 1}, 1, [release(3, base=1)])
+
+
+def test_any_admitted_entry_of_version_2_is_the_end_of_version_1() -> None:
+    """Also one that changes nothing: it proves that somebody trusted writes version 2."""
+    log = folded(release(1, version=1), abort(7))
+    assert log.ignored == {"moot": 1}
+    assert log.apply(entry(log.position, activate(1, version=1))).kind is Kind.REFUSED
+    assert log.apply(entry(log.position, activate(1))).kind is Kind.ACTIVATED
+
+
 def test_entry_that_is_handed_over_again_is_not_folded_again() -> None:
     log = Log(judge)
     given = [entry(0, release()), Entry(1, NOW_MS, True, None, b"junk"), entry(2, activate())]

@@ -10,12 +10,14 @@ from typing import Any
 from uuid import UUID
 
 import jsonschema
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.binding import Binding, same
 from penstock.control.messages import MAX_BYTES, UNPRINTABLE, Message, encode, json_schema, new_id, parse, timestamp
+from penstock.control.strategy import SINGLE, STRATEGIES, Single, Strategy
 from penstock.errors import ControlError
 from tests.unit.control.making import NOW_MS, abort, activate, binding, release
 
@@ -27,6 +29,7 @@ SAID: list[Message] = [
     release(baseline={"trees": binding(3)}),
     activate(),
     abort(reason="too slow"),
+    *(made(version=1) for made in (release, activate, abort)),
 ]
 
 
@@ -50,7 +53,7 @@ def published() -> jsonschema.Draft202012Validator:
 @pytest.mark.parametrize("message", SAID)
 def test_message_reads_as_it_was_said(message: Message, published: jsonschema.Draft202012Validator) -> None:
     assert parse(encode(message)) == message
-    assert fields(message)["version"] == 1
+    assert fields(message)["version"] == message.version
     published.validate(fields(message))
 
 
@@ -65,7 +68,9 @@ def test_published_schema_is_a_schema() -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        {"kind": "revert"}, {"kind": None}, {"version": 0}, {"version": "1"}, {"version": None},
+        {"kind": None}, {"version": 0}, {"version": "1"}, {"version": None}, {"version": 1},
+        {"control_topic": ""}, {"control_topic": "a b"}, {"control_topic": "a" * 250}, {"control_topic": "a\n"}, {"control_topic": None},
+        {"strategy": None}, {"strategy": "single"}, {"strategy": {}}, {"strategy": {"kind": 1}}, {"strategy": [{"kind": "single"}]},
         {"id": "1"}, {"id": release().id + "\n"}, {"id": release().id.upper()}, {"id": "00000000-0000-4000-8000-000000000000"},
         {"topology": "a b"}, {"topology": "flights\n"}, {"topology": ""},
         {"cluster": "c\n"}, {"cluster": "c" * 256}, {"cluster": None},
@@ -159,11 +164,66 @@ def test_depth_is_told_in_linear_time() -> None:
     assert code(b"[" * 40 + b'"' + b'\\"' * 32_000) == "malformed"
 
 
+@pytest.mark.parametrize("message", [release(version=1), activate(version=1), abort(version=1)])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"strategy": {"kind": "single"}}, {"strategy": {"kind": "canary", "share": 0.01}}, {"strategy": None},
+        {"control_topic": "penstock.flights.control"}, {"control_topic": ""}, {"kind": "revert"},
+    ],
+)  # fmt: skip
+def test_version_1_has_no_field_of_version_2(message: Message, changed: dict[str, Any], published: jsonschema.Draft202012Validator) -> None:
+    """Readers of version 1 ignored a strategy, and put the release in force for every row; no reader may go on with that."""
+    said = {**fields(message), **changed}
+    assert code(json.dumps(said).encode()) == "malformed"
+    assert not published.is_valid(said)
+
+
+@pytest.mark.parametrize("name", ["control_topic", "strategy"])
+def test_version_2_names_its_topic_and_its_strategy(name: str, published: jsonschema.Draft202012Validator) -> None:
+    """A default would be a guess of the reader's."""
+    said = {field: value for field, value in fields(release()).items() if field != name}
+    assert code(json.dumps(said).encode()) == "malformed"
+    assert not published.is_valid(said)
+
+
+def test_release_of_version_1_reads_as_the_one_strategy_that_there_was() -> None:
+    assert parse(encode(release(version=1))) == release(version=1)
+    assert release(version=1).strategy == release().strategy == SINGLE
+    assert encode(release(version=1, strategy=Single())) == encode(release(version=1)), "which value it is does not matter"
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [{"kind": "canary"}, {"kind": ""}, {"kind": "canary", "share": {"deep": []}}, {"kind": "single", "share": 0.05}, {"kind": "Single"}],
+)
+def test_strategy_that_is_not_known_is_never_taken_for_another(
+    strategy: dict[str, Any], published: jsonschema.Draft202012Validator
+) -> None:
+    """Neither a kind nor a field of a kind may be ignored: the release would score every row."""
+    said = {**fields(release()), "strategy": strategy}
+    assert code(json.dumps(said).encode()) == "unknown-strategy"
+    assert not published.is_valid(said)
+
+
+def test_kind_that_is_not_known_is_refused_as_that() -> None:
+    """A later Penstock may write more kinds within version 2: the reader is old, the message is not damaged."""
+    for kind in ("promote", "pause", ""):
+        assert code(json.dumps({**fields(activate()), "kind": kind}).encode()) == "unknown-kind"
+
+
+def test_every_strategy_is_in_the_table_of_strategies() -> None:
+    """The table decides what is refused, the type what is decoded."""
+    assert {kind: msgspec.convert({"kind": kind}, Strategy) for kind in STRATEGIES} == {"single": SINGLE}
+
+
 def test_fields_of_a_later_version_are_ignored_and_a_later_version_is_not_read() -> None:
-    assert parse(json.dumps({**fields(release()), "canary": {"percent": 5}}).encode()) == release()
-    for version in (2, 2**70):
+    for version in (1, 2):
+        said = release(version=version)
+        assert parse(json.dumps({**fields(said), "canary": {"percent": 5}}).encode()) == said
+    for version in (3, 2**70):
         assert code(json.dumps({**fields(release()), "version": version}).encode()) == "newer"
-    assert code(b'{"version": 2, "kind": "freeze"}') == "newer"
+    assert code(b'{"version": 3, "kind": "freeze"}') == "newer"
     unsaid = {name: value for name, value in fields(release()).items() if name != "version"}
     assert code(json.dumps(unsaid).encode()) == "malformed"
 
@@ -187,7 +247,7 @@ def test_number_that_json_cannot_say_is_not_a_parameter() -> None:
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_parser_raises_nothing_but_control_errors(data: bytes) -> None:
-    assert code(data) in {"malformed", "newer"}
+    assert code(data) in {"malformed", "newer", "unknown-kind"}
 
 
 def test_new_ids_are_uuids_that_sort_by_their_time() -> None:

@@ -88,7 +88,7 @@ class World:
 
 
 def opening(id: str) -> dict[str, Any]:
-    return {"id": id, "topology": "payments", "cluster": "c", "time": timestamp(), "author": "alice"}
+    return {"id": id, "topology": "payments", "cluster": "c", "control_topic": "control", "time": timestamp(), "author": "alice"}
 
 
 @pytest.fixture

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from penstock.control.rollout import Stand, Verdict, stands, verdict
+from penstock.control.fleet import Worker
+from penstock.control.rollout import Stand, Verdict, outdated, stands, verdict
 from penstock.control.status import Progress
-from tests.unit.control.fleets import worker
+from tests.unit.control.fleets import status, worker
 
 READY, FAILED, AT_WORK, UNHEARD = (Stand("w", state) for state in ("ready", "failed", "proving", ""))
 LOST = Stand("w", "ready", live=False)
@@ -55,6 +57,21 @@ def test_stand_is_what_the_worker_says_of_this_release() -> None:
         Stand("a", "failed", "no such digest", "now"),
         Stand("b", "", live=False),
     ]
+
+
+def test_live_worker_that_reads_an_older_version_is_outdated_and_a_lost_one_has_no_vote() -> None:
+    old = Worker(msgspec.structs.replace(status("old", reads=1), refused={"newer": 3}), 0, 0)
+    lost = Worker(status("lost", reads=1), 0, 0, live=False)
+    (found,) = outdated([worker("a"), old, lost])
+    assert found.failed
+    assert str(found) == (
+        "old: failed: it reads control messages up to version 1 and has refused 3 of a newer version; this Penstock writes version 2"
+    )
+
+
+def test_worker_of_a_later_penstock_is_not_outdated() -> None:
+    """A later version reads this one, as this one reads version 1."""
+    assert outdated([Worker(status("later", reads=9), 0, 0)]) == []
 
 
 def test_stand_in_words() -> None:

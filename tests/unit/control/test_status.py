@@ -22,7 +22,7 @@ PLAIN = WorkerStatus(
 FULL = WorkerStatus(
     worker="w", topology="flights", host="host-1", pid=17, started=TIME, time=TIME, generation=0, wanted=0, ready=False,
     models={"trees": "flight-trees@2"}, partitions={"flights/0": Place(position=2**62, lag=0), "flights/1": Place(position=0)},
-    releases=[Progress(id="1", state="failed", detail="größer")], refused={"unsigned": 3}, problems=["look"], unsigned=True,
+    releases=[Progress(id="1", state="failed", detail="größer")], refused={"unsigned": 3}, problems=["look"], unsigned=True, reads=2,
 )  # fmt: skip
 BOUNDARY = Boundary(topic="flights", partition=3, offset=17, generation=2, worker="w", time=TIME)
 
@@ -68,6 +68,20 @@ def test_what_is_no_status_is_refused(changed: dict[str, Any]) -> None:
         parse(json.dumps(said).encode())
     assert caught.value.code == "malformed"
     assert not jsonschema.Draft202012Validator(json_schema()).is_valid(said)
+
+
+def test_worker_that_does_not_name_what_it_reads_reads_version_1() -> None:
+    """Workers before version 2 of the control messages did not know the question."""
+    found = parse(encode(PLAIN))
+    assert b"reads" not in encode(PLAIN)
+    assert isinstance(found, WorkerStatus)
+    assert found.reads == 1
+
+
+@pytest.mark.parametrize("reads", [0, -1, "2", 2**31 + 1, 1.5])
+def test_worker_that_reads_no_version_is_refused(reads: Any) -> None:
+    with pytest.raises(ControlError, match="not a status record"):
+        parse(json.dumps({**json.loads(encode(FULL)), "reads": reads}).encode())
 
 
 def test_status_of_a_later_version_is_not_guessed_at() -> None:

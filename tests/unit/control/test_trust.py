@@ -23,11 +23,11 @@ from penstock.control.trust import CLOCK_MS, MAX_SEALED, Judge, Trust, seal
 from penstock.control.trust.keys import SigningKey, key_id, public_key
 from penstock.errors import ConfigError, ControlError
 from penstock.transports.kafka.journal import Entry
-from tests.unit.control.making import NOW_MS, activate, binding, entry, release, trust_file, trusting
+from tests.unit.control.making import CONTROL, NOW_MS, abort, activate, binding, entry, release, trust_file, trusting
 
 ALICE, MALLORY = SigningKey.new("alice"), SigningKey.new("mallory")
 TRUST = trusting(ALICE)
-JUDGE = Judge("flights", "cluster-1", TRUST)
+JUDGE = Judge("flights", "cluster-1", CONTROL, TRUST)
 HEADER = {"alg": "EdDSA", "typ": "penstock-control+json", "kid": ALICE.kid}
 
 
@@ -80,7 +80,7 @@ def test_key_id_is_the_thumbprint_of_the_standard() -> None:
 
 def test_stranger_is_not_obeyed() -> None:
     assert code(entry(0, release(), MALLORY)) == "unknown-key"
-    assert code(entry(0, release(), ALICE), Judge("flights", "cluster-1", Trust())) == "unknown-key"
+    assert code(entry(0, release(), ALICE), Judge("flights", "cluster-1", CONTROL, Trust())) == "unknown-key"
 
 
 def test_stranger_who_names_a_trusted_key_is_not_obeyed() -> None:
@@ -89,8 +89,8 @@ def test_stranger_who_names_a_trusted_key_is_not_obeyed() -> None:
 
 def test_key_speaks_for_its_topologies_only() -> None:
     trust = trusting(ALICE, topologies='["trains", "ships"]')
-    assert code(entry(0, release(), ALICE), Judge("flights", "cluster-1", trust)) == "not-allowed"
-    assert code(entry(0, release(), ALICE), Judge("flights", "cluster-1", trusting(ALICE, topologies='["*"]'))) == ""
+    assert code(entry(0, release(), ALICE), Judge("flights", "cluster-1", CONTROL, trust)) == "not-allowed"
+    assert code(entry(0, release(), ALICE), Judge("flights", "cluster-1", CONTROL, trusting(ALICE, topologies='["*"]'))) == ""
 
 
 def test_author_is_the_name_of_the_key() -> None:
@@ -104,12 +104,12 @@ def test_author_is_the_name_of_the_key() -> None:
 )
 def test_key_is_trusted_from_a_time_to_a_time_by_the_brokers_clock(stamp: int, why: str) -> None:
     trust = trusting(ALICE, trusted="2027-01-15T07:59:00Z", revoked="2027-01-15T09:01:00+01:00")
-    assert code(entry(0, release(), ALICE, timestamp=NOW_MS + stamp), Judge("flights", "cluster-1", trust)) == why
+    assert code(entry(0, release(), ALICE, timestamp=NOW_MS + stamp), Judge("flights", "cluster-1", CONTROL, trust)) == why
 
 
 def test_backdated_message_does_not_help_a_revoked_key() -> None:
     """Whoever stole it chooses the message's time, not the broker's; nor does a topic count that takes the writer's word."""
-    judge = Judge("flights", "cluster-1", trusting(ALICE, revoked="2027-01-15T08:00:00Z"))
+    judge = Judge("flights", "cluster-1", CONTROL, trusting(ALICE, revoked="2027-01-15T08:00:00Z"))
     backdated = entry(0, release(time="2027-01-15T07:59:59Z"), ALICE, timestamp=NOW_MS + 1)
     assert code(backdated, judge) == "revoked"
     assert code(backdated._replace(timestamp=NOW_MS - 1000, stamped=False), judge) == "unstamped"
@@ -121,8 +121,18 @@ def test_backdated_message_does_not_help_a_revoked_key() -> None:
 def test_message_for_elsewhere_is_refused_however_well_it_is_signed() -> None:
     assert code(entry(0, release(topology="trains"), ALICE)) == "wrong-topology"
     assert code(entry(0, release(cluster="cluster-2"), ALICE)) == "wrong-cluster"
+    assert code(entry(0, release(control_topic="staging.flights.control"), ALICE)) == "wrong-topic"
     assert code(entry(0, release(), ALICE)._replace(key=release(2).id.encode())) == "wrong-key"
     assert code(entry(0, release(), ALICE)._replace(key=None)) == "wrong-key"
+
+
+def test_copy_in_the_log_of_another_application_is_refused_since_version_2() -> None:
+    """The same topology may run twice on a cluster, for production and for a trial; byte for byte the same record in both logs."""
+    other = Judge("flights", "cluster-1", "trial.flights.control", TRUST)
+    for message in (release(), activate(), abort()):
+        given = entry(0, message, ALICE)
+        assert (code(given), code(given, other)) == ("", "wrong-topic")
+    assert code(entry(0, release(version=1), ALICE), other) == "", "version 1 names no topic"
 
 
 @pytest.mark.parametrize("late", [CLOCK_MS + 1, -CLOCK_MS - 1])
@@ -139,8 +149,31 @@ def test_message_that_is_sent_again_at_once_changes_nothing() -> None:
     assert (log.generation, len(log.releases), log.refused.total()) == (1, 1, 0)
 
 
+def test_message_signed_before_an_upgrade_is_of_no_use_after_it() -> None:
+    """Even within the five minutes, and even if it was never written: its release is pending, only its activation was held back."""
+    log = Log(JUDGE)
+    for each in (entry(0, release(1, version=1), ALICE), entry(1, release(2), ALICE)):
+        log.apply(each)
+    assert log.apply(entry(2, activate(1, version=1), ALICE)).kind is Kind.REFUSED
+    assert (log.generation, log.refused) == (0, {"old-version": 1})
+    assert log.apply(entry(3, activate(1), ALICE)).kind is Kind.ACTIVATED, "a person who signs it now is obeyed"
+
+
+def test_forged_message_of_version_2_locks_nobody_out() -> None:
+    """Else one record of junk would silence every operator of version 1."""
+    log = Log(JUDGE)
+    for offset, forgery in enumerate((
+        entry(0, release(9)), entry(0, release(9), MALLORY), forged(payload=encode(release(9)), key=MALLORY),
+        entry(0, release(9, control_topic="trial.flights.control"), ALICE), entry(0, release(9), ALICE, timestamp=NOW_MS + CLOCK_MS + 1),
+        forged(payload=encode(release(9)).replace(b"single", b"canary")),
+    )):  # fmt: skip
+        assert log.apply(forgery._replace(offset=offset)).kind is Kind.REFUSED
+    assert log.version == 1
+    assert log.apply(entry(10, release(1, version=1), ALICE)).kind is Kind.RELEASED
+
+
 def test_newer_message_is_refused_as_newer_and_only_when_it_is_signed() -> None:
-    newer = json.dumps({"version": 2, "kind": "freeze"}).encode()
+    newer = json.dumps({"version": 3, "kind": "freeze"}).encode()
     assert code(forged(payload=newer)) == "newer"
     assert code(forged(payload=newer, key=MALLORY)) == "bad-signature"
 
@@ -180,7 +213,7 @@ def test_payload_under_the_signature_of_another_is_refused() -> None:
 
 def test_header_of_another_key_over_a_good_signature_is_refused() -> None:
     """A signature covers the header, so it cannot be moved to another key, or be taken over by one."""
-    judge = Judge("flights", "cluster-1", trusting(ALICE, MALLORY))
+    judge = Judge("flights", "cluster-1", CONTROL, trusting(ALICE, MALLORY))
     swapped = entry(0, release(), value=b".".join((parts(seal(release(), MALLORY))[0], *parts(seal(release(), ALICE))[1:])))
     assert code(swapped, judge) == "bad-signature"
 
@@ -253,7 +286,7 @@ def test_not_one_byte_of_a_sealed_message_may_be_changed(data: st.DataObject) ->
 
 @given(st.binary(max_size=300), st.booleans())
 def test_junk_is_refused_and_nothing_worse(value: bytes, unsigned: bool) -> None:
-    assert code(entry(0, release(), value=value), Judge("flights", "cluster-1", TRUST, unsigned=unsigned)) != ""
+    assert code(entry(0, release(), value=value), Judge("flights", "cluster-1", CONTROL, TRUST, unsigned=unsigned)) != ""
 
 
 # --- unsigned, for development ----------------------------------------------------------------------------------------
@@ -261,7 +294,7 @@ def test_junk_is_refused_and_nothing_worse(value: bytes, unsigned: bool) -> None
 
 def test_unsigned_message_is_admitted_where_it_is_allowed() -> None:
     """All else is asked of it too; a signed one is as it always is."""
-    judge = Judge("flights", "cluster-1", TRUST, unsigned=True)
+    judge = Judge("flights", "cluster-1", CONTROL, TRUST, unsigned=True)
     assert judge(entry(0, release(author="anybody"))).author == "anybody"
     assert code(entry(0, release(), stamped=False), judge) == ""
     assert code(entry(0, release(topology="trains")), judge) == "wrong-topology"

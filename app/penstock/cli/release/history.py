@@ -19,6 +19,7 @@ from penstock.control.log import Known, Log
 from penstock.control.proposal import changes_of, find
 from penstock.control.rollout import Stand, stands
 from penstock.control.status import Boundary
+from penstock.control.strategy import kind_of
 from penstock.operate.operator import Operator
 from penstock.settings import Settings
 
@@ -116,7 +117,7 @@ def show(topology: str, id: str, settings: Settings, form: str) -> None:
 
 def _print_releases(log: Log, shown: Sequence[Known], *, everything: bool) -> None:
     numbers = {one.release.id: one for one in log.generations}
-    listed = table("", "generation", *(["standing"] if everything else []), "release", "announced", "by", "changes", "reason")
+    listed = table("", "generation", *(["standing"] if everything else []), "release", "strategy", "announced", "by", "changes", "reason")
     for known in shown:
         release = known.release
         generation = numbers.get(release.id)
@@ -131,11 +132,18 @@ def _print_releases(log: Log, shown: Sequence[Known], *, everything: bool) -> No
         back = "" if release.restores is None else f"(back to {release.restores}) "
         why = f"\n{known.why}" if known.standing in {"aborted", "rejected"} else ""
         listed.add_row(
-            number, *standing, short(release.id), moment(known.at_ms), escape(by), escape(changes), escape(f"{back}{release.reason}{why}")
+            number,
+            *standing,
+            short(release.id),
+            kind_of(release.strategy),
+            moment(known.at_ms),
+            escape(by),
+            escape(changes),
+            escape(f"{back}{release.reason}{why}"),
         )
     if log.generations and log.generations[0].release.id in {known.release.id for known in shown}:
         bound = "\n".join(f"{node}: {binding}" for node, binding in (log.bound(0) or {}).items())
-        listed.add_row("0", *([""] if everything else []), "", "", "", bound, "what the topology file bound")
+        listed.add_row("0", *([""] if everything else []), "", "", "", "", bound, "what the topology file bound")
     if not log.generations:
         out.print("generation 0 is in force: what the topology file binds; nothing was put in force yet")
     if shown:
@@ -160,6 +168,7 @@ def _print_release(log: Log, known: Known, told: Sequence[Stand]) -> None:
         "standing": coloured(known.standing) + (f" {escape(known.why)}" if known.why else ""),
         "announced": f"{moment(known.at_ms)} by {escape(release.author)}, at offset {known.offset}",
         "for generation": f"{release.base}",
+        "strategy": kind_of(release.strategy),
         "reason": escape(release.reason) or "-",
     }
     for generation in log.generations:

@@ -20,7 +20,7 @@ from penstock.cli.release.asking import LOOKING, ask, named, topology_argument
 from penstock.cli.release.words import coloured, duration, known_json, moment, release_json, short
 from penstock.control.fleet import Worker
 from penstock.control.lifecycle import ENDS
-from penstock.control.messages import timestamp
+from penstock.control.messages import AHEAD, timestamp
 from penstock.operate.operator import Operator
 from penstock.settings import Settings
 
@@ -37,7 +37,7 @@ def status(topology: str, watch: bool, settings: Settings, form: str) -> int:
 
     A worker counts as lost when it has not said a word for five times --status-interval, at least 10 s; after an hour it is no
     longer shown. Exit code 1 when a person should look: no live worker, one that is lost or not ready, scores with another
-    generation than the one in force, or tells of a problem.
+    generation than the one in force, runs a Penstock too old to be released to, or reports a problem.
     """
     found = named(topology, settings)
     if not watch:
@@ -75,7 +75,7 @@ def _wrong(operator: Operator) -> Iterator[str]:
     log, workers = operator.log, operator.fleet.workers()
     if not any(one.live for one in workers):
         yield "no live worker"
-    if newer := log.refused["newer"]:
+    if newer := sum(log.refused[code] for code in AHEAD):
         yield f"{newer} control messages are of a newer version: what is shown here may not be what is in force; upgrade this Penstock"
     if newer := operator.fleet.strange["newer"]:
         yield f"{newer} status records are of a newer version: workers are not shown here; upgrade this Penstock"
@@ -87,6 +87,8 @@ def _wrong(operator: Operator) -> Iterator[str]:
             why = next((told.detail for told in one.status.releases if told.state == "failed" and log.generations
                         and told.id == log.generations[-1].release.id), "")  # fmt: skip
             yield f"{one.name} scores with generation {one.generation}, in force is {log.generation}" + (f": {why}" if why else "")
+        if one.outdated:
+            yield f"{one.name} runs an older Penstock: {one.outdated}; upgrade it and restart it, no release can be made until then"
         if not one.status.ready:
             yield f"{one.name} is not ready"
         yield from (f"{one.name}: {problem}" for problem in one.status.problems)
@@ -107,7 +109,8 @@ def _json(operator: Operator) -> dict[str, Any]:
         "strange": dict(operator.fleet.strange),
         "wrong": list(_wrong(operator)),
         "workers": [
-            {**msgspec.to_builtins(one.status), "live": one.live, "said": timestamp(one.said_ms / 1000)} for one in operator.fleet.workers()
+            {**msgspec.to_builtins(one.status), "reads": one.status.reads, "live": one.live, "said": timestamp(one.said_ms / 1000)}
+            for one in operator.fleet.workers()
         ],
     }
 

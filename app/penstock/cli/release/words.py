@@ -58,6 +58,7 @@ def release_json(release: Release) -> dict[str, Any]:
     return {
         "id": release.id, "topology": release.topology, "base": release.base, "author": release.author, "time": release.time,
         "reason": release.reason, "restores": release.restores, "aliases": release.aliases,
+        "strategy": msgspec.to_builtins(release.strategy), "version": release.version, "control_topic": release.control_topic or None,
         "bindings": {node: binding_json(binding) for node, binding in release.bindings.items()},
     }  # fmt: skip
 

@@ -8,7 +8,8 @@ admitted when all of this is true, asked in this order, the cheap questions firs
 2. The header's key is in the trust file, for this topology, and the **broker** stamped the entry while the key was trusted: from
    `trusted` on, and before `revoked`. The broker's clock and not the signer's, which a stolen key could set back.
 3. The signature is the key's, over the bytes as they stand. Only now is the message parsed.
-4. The message is well formed (`messages`), for this topology and this cluster, its id is the record's key, its author is the key's name.
+4. The message is well formed (`messages`), for this topology, this cluster and (from version 2 on) the topic that the entry was read
+   from, its id is the record's key, its author is the key's name.
 5. Its time is within `CLOCK_MS` of the broker's stamp, so what is sent again later means nothing.
 
 All of this is about the entry and the trust file, so folding again gives the same state, as long as keys are revoked and never
@@ -72,12 +73,13 @@ class Judge:
     """Admits the entries of one topology's control topic on one cluster, as the top of this module says.
 
     `judge(entry)` is the message, or raises ControlError whose `.code` is the reason: empty, too-large, unsigned, malformed,
-    unknown-key, not-allowed, unstamped, not-yet-trusted, revoked, bad-signature, newer, wrong-topology, wrong-cluster, wrong-key,
-    author, clock.
+    unknown-key, not-allowed, unstamped, not-yet-trusted, revoked, bad-signature, newer, unknown-kind, unknown-strategy, wrong-topology,
+    wrong-cluster, wrong-topic, wrong-key, author, clock. Whether the version may still stand where it stands is for the `log` to judge.
     """
 
     topology: str
     cluster: str
+    control_topic: str
     trust: Trust
     unsigned: bool = False
     _publics: Mapping[str, Ed25519PublicKey] = field(init=False, repr=False, compare=False)
@@ -141,6 +143,8 @@ class Judge:
             _refuse("wrong-topology", f"the message is for the topology {message.topology}")
         if message.cluster != self.cluster:
             _refuse("wrong-cluster", f"the message is for the cluster {message.cluster}, this is {self.cluster}")
+        if message.version > 1 and message.control_topic != self.control_topic:
+            _refuse("wrong-topic", f"the message was written to the topic {message.control_topic}, this is {self.control_topic}")
         if entry.key != message.id.encode():
             _refuse("wrong-key", f"the message is about release {message.id}, the record's key is another")
         if key is not None and message.author != key.name:
