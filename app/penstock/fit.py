@@ -17,9 +17,8 @@ from penstock.errors import Problem
 from penstock.model.artifact import Artifact
 from penstock.schema import Schema
 from penstock.topology.check import check
-from penstock.topology.parameters import check_parameters
-from penstock.topology.requirements import unmet
-from penstock.topology.spec import ModelRef, Node, Topology
+from penstock.topology.kinds import Bound, kind_of
+from penstock.topology.spec import ModelNode, ModelRef, Topology
 from penstock.topology.wiring import Wiring
 
 __all__ = ["as_bound", "fit", "strays"]
@@ -39,19 +38,18 @@ def fit(
     `versions` and `parameters` (None: the file's own) are by node. A node without a version is passed over: whoever could not get it has
     reported that. `judged` are the nodes of which steps 3 and 4 are asked (None: all): a version that serves already has been asked.
     """
-    nodes = [node for node in topology.nodes if node.name in versions]
+    nodes = [node for node in topology.model_nodes if node.name in versions]
     wiring, problems = check(topology, schemas, {node.name: versions[node.name].signature for node in nodes}, sink_schemas)
     for node in nodes:
         if judged is None or node.name in judged:
-            problems += _unmet(topology.file, node, versions[node.name])
-            if parameters is not None:
-                problems += _misfits(topology.file, node, versions[node.name], parameters.get(node.name, {}))
+            given = None if parameters is None else parameters.get(node.name, {})
+            problems += _misfits(topology.file, node, versions[node.name], given)
     return wiring, list(dict.fromkeys(problems))
 
 
 def strays(topology: Topology, bound: Collection[str], *, by: str = "the release", fix: str = "") -> list[Problem]:
     """Step 1: a problem for each name in `bound` that is no node, and for each node that is not in it. `by` is who binds them."""
-    nodes = {node.name: node for node in topology.nodes}
+    nodes = {node.name: node for node in topology.model_nodes}
     fix = fix or "was the topology file changed since?"
     unknown = [
         Problem(topology.file, 0, 0, f"the topology {topology.name} has no node {name!r}, which {by} binds", fix)
@@ -68,18 +66,10 @@ def strays(topology: Topology, bound: Collection[str], *, by: str = "the release
 
 def as_bound(topology: Topology, models: Mapping[str, ModelRef]) -> Topology:
     """The topology with these versions in place of its own, by node, so that problems name them."""
-    return replace(topology, nodes=tuple(replace(node, model=models.get(node.name, node.model)) for node in topology.nodes))
+    return topology.with_nodes(replace(node, model=models.get(node.name, node.model)) for node in topology.model_nodes)
 
 
-def _unmet(file: str, node: Node, version: Artifact) -> Iterator[Problem]:
-    for one in node.require:
-        for message in unmet([one], version.manifest.metrics):
-            where = f"nodes.{node.name}.require: {version}"
-            fix = "choose a version that meets it, or change the requirement"
-            yield Problem(file, one.mark.line, one.mark.column, f"{where}: {message}", fix)
-
-
-def _misfits(file: str, node: Node, version: Artifact, parameters: Mapping[str, object]) -> Iterator[Problem]:
-    mark = node.at("parameters")
-    for message in check_parameters(node, version.signature, parameters):
-        yield Problem(file, mark.line, mark.column, message)
+def _misfits(file: str, node: ModelNode, version: Artifact, parameters: Mapping[str, object] | None) -> Iterator[Problem]:
+    bound = Bound(str(version), version.signature, version.manifest.metrics, parameters)
+    for mark, message, fix in kind_of(node).fit(node, bound):
+        yield Problem(file, mark.line, mark.column, message, fix)

@@ -65,7 +65,7 @@ def load(
     asked = [(one.name, shelf.schema(f"sinks.{one.name}", one.schema, one.at("schema"))) for one in topology.sinks if one.schema]
     sink_schemas = {name: schema for name, schema in asked if schema}
     if artifacts is None:
-        resolved = [(node.name, shelf.artifact(f"nodes.{node.name}", node.model, node.at("model"))) for node in topology.nodes]
+        resolved = [(node.name, shelf.artifact(f"nodes.{node.name}", node.model, node.at("model"))) for node in topology.model_nodes]
         artifacts = {name: artifact for name, artifact in resolved if artifact}
     wiring, problems = fit(topology, source_schemas, sink_schemas, artifacts)
     problems = [*shelf.problems, *problems]
@@ -114,7 +114,7 @@ def rebind(loaded: Loaded, artifacts: Mapping[str, Artifact], parameters: Mappin
 def program(loaded: Loaded, sessions: Mapping[str, Session], parameters: Mapping[str, Mapping[str, object]]) -> Program:
     """The plan of the loaded models and its ports, by node name, with these parameters in place of the file's."""
     # In the topology's order, whatever order a release says them in: outputs of all generations name them alike.
-    versions = {node.name: str(loaded.artifacts[node.name]) for node in loaded.topology.nodes}
+    versions = {node.name: str(loaded.artifacts[node.name]) for node in loaded.topology.model_nodes}
     plan = compile(loaded.wiring, sessions, versions, parameters)
     return Program(plan, ports(loaded.wiring, loaded.schemas, loaded.sink_schemas))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-__all__ = ["REQUIRED", "Column", "Field", "Kind", "Missing", "Schema", "innermost", "writes"]
+__all__ = ["REQUIRED", "Column", "Field", "Kind", "Missing", "Schema", "innermost", "resolves", "writes"]
 
 Kind = Literal["boolean", "int", "long", "float", "double", "string", "bytes", "enum", "array", "timestamp", "record", "map"]
 
@@ -82,6 +82,22 @@ def innermost(field: Field) -> Field:
 def writes(dtype: str, field: Field) -> bool:
     """Whether values of `dtype` can be written to the field (of an array: to its innermost items)."""
     return dtype in _WRITES.get(innermost(field).kind, frozenset())
+
+
+# Avro's promotions; a timestamp is a number of its unit.
+_PROMOTES: Final = {
+    "int": frozenset({"int", "long", "float", "double", "timestamp"}),
+    "long": frozenset({"long", "float", "double", "timestamp"}),
+    "timestamp": frozenset({"long", "float", "double", "timestamp"}),
+    "float": frozenset({"float", "double"}),
+}
+
+
+def resolves(written: Field, read: Field) -> bool:
+    """Whether Avro reads a field that was written as `written` as `read`."""
+    if written.items is not None and read.items is not None:
+        return resolves(written.items, read.items)
+    return read.kind in _PROMOTES.get(written.kind, (written.kind,)) and (not written.unit or read.unit in ("", written.unit))
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ def make_flights(broker: Broker, folder: Path, *, partitions: int = 6) -> Job:
     job = Job(broker, folder, name, f"{name}.predictions", f"{name}.dead-letter", unique("app"), partitions, "flights")
     text = (ROOT / "topologies/flights.yaml").read_text().replace("flights.departures", f"{job.source}\n    dead_letter: {job.dead}")
     job.file.write_text(text.replace("flights.predictions", job.sink))
-    for node in parse(job.file).nodes:
+    for node in parse(job.file).model_nodes:
         shutil.copytree(ROOT / "models" / node.model.name, folder / "models" / node.model.name)
     shutil.copytree(ROOT / "schemas", folder / "schemas")
     key = SigningKey.new("operator")

@@ -103,7 +103,7 @@ def test_types_are_held_against_the_registered_signature(root: Path) -> None:
 
 def test_sink_schema_is_held_against_what_is_written(root: Path) -> None:
     (root / "schemas/out.avsc").write_text(json.dumps(OUT).replace("float", "long"))
-    assert "the sink's schema says a long" in problems(root)[0]
+    assert "the sink's schema declares a long" in problems(root)[0]
 
 
 def test_version_that_meets_what_is_required_is_loaded(root: Path) -> None:

@@ -30,10 +30,14 @@ class Need(NamedTuple):
 def needed(topology: Topology, application: str) -> dict[str, Need]:
     """Every topic of a topology, and what it is for, in the order of the file."""
     releases = Topics.declared(application, topology)
-    needs = {source.topic: Need(f"source {source.name}") for source in topology.sources}
-    needs |= {sink.topic: Need(f"sink {sink.name}") for sink in topology.sinks}
-    needs |= {source.dead_letter: Need(f"dead letters of {source.name}") for source in topology.sources}
-    return needs | {
+    roles: dict[str, list[str]] = {}  # a topic may have several: in a chain what a sink writes is what a source reads
+    for source in topology.sources:
+        roles.setdefault(source.topic, []).append(f"source {source.name}")
+    for sink in topology.sinks:
+        roles.setdefault(sink.topic, []).append(f"sink {sink.name}")
+    for source in topology.sources:
+        roles.setdefault(source.dead_letter, []).append(f"dead letters of {source.name}")
+    return {topic: Need(", ".join(said)) for topic, said in roles.items()} | {
         releases.control: Need("releases: the control log", 1, CONTROL_CONFIG),
         releases.status: Need("releases: what workers report", 1, STATUS_CONFIG),
     }

@@ -18,9 +18,11 @@ from penstock.schema import Column
 from penstock.settings import Settings
 from penstock.signature import Tensor
 from penstock.topology.draw import mermaid, text
+from penstock.topology.kinds import kind_of
 from penstock.topology.parameters import shown
 from penstock.topology.parse import parse
-from penstock.topology.wiring import Emit, Feed, Part, Stage, Step
+from penstock.topology.spec import ModelNode, Node
+from penstock.topology.wiring import Emit, Feed, Input, Part, Stage, Step
 
 __all__ = ["draw", "plan", "validate"]
 
@@ -58,7 +60,7 @@ def validate(ctx: click.Context, /, topology: Path, settings: Settings, form: st
 @with_settings("models", "schemas")
 @format_option
 def plan(topology: Path, settings: Settings, form: str) -> None:
-    """Show what running the topology FILE does: for each source the columns read, the steps in order, topics written."""
+    """Show what running the topology FILE does, stage by stage: the columns read, the steps in order, the topics written."""
     loaded = load(topology, models=settings.models, schemas=settings.schemas)
     if form == "json":
         print_json({"topology": loaded.topology.name, "stages": [_stage(stage, loaded) for stage in loaded.wiring.stages]})
@@ -84,28 +86,37 @@ def draw(topology: Path, settings: Settings, style: str) -> None:
 
 
 def _stage(stage: Stage, loaded: Loaded) -> dict[str, Any]:
-    source = stage.source
     return {
-        "source": source.name,
-        "topic": source.topic,
-        "format": source.format,
-        "schema": source.schema,
-        "dead_letter": source.dead_letter,
-        "columns": [
-            {"name": one.name, "field": one.field, "dtype": one.dtype, "shape": list(one.shape), "missing": _missing(one)}
-            for one in stage.inputs[0].columns
-        ],
+        "stage": stage.name,
+        "inputs": [_input(one, loaded) for one in stage.inputs],
         "steps": [_step(step, loaded) for step in stage.steps],
         "sinks": [_sink(emit) for emit in stage.emits],
     }
 
 
-def _step(step: Step, loaded: Loaded) -> dict[str, Any]:
+def _input(one: Input, loaded: Loaded) -> dict[str, Any]:
+    source = one.source
     return {
-        "node": step.node.name,
-        "kind": step.node.kind,
-        "model": str(step.node.model),
-        "version": loaded.artifacts[step.node.name].version,
+        "source": source.name,
+        "topic": source.topic,
+        "format": source.format,
+        "schema": source.schema,
+        "written_by": [sink.name for sink in loaded.topology.sinks if sink.topic == source.topic],
+        "dead_letter": source.dead_letter,
+        "columns": [
+            {"name": column.name, "field": column.field, "dtype": column.dtype, "shape": list(column.shape), "missing": _missing(column)}
+            for column in one.columns
+        ],
+    }
+
+
+def _step(step: Step, loaded: Loaded) -> dict[str, Any]:
+    node = step.node
+    model = {"model": str(node.model), "version": loaded.artifacts[node.name].version} if isinstance(node, ModelNode) else {}
+    return {
+        "node": node.name,
+        "kind": node.kind,
+        **model,
         "inputs": {feed.tensor.name: [_part(part) for part in feed.parts] for feed in step.feeds if feed.parts},
         "parameters": {feed.tensor.name: feed.constant for feed in step.feeds if not feed.parts},
         "outputs": [tensor.name for tensor in step.outputs],
@@ -125,26 +136,41 @@ def _sink(emit: Emit) -> dict[str, Any]:
 
 
 def _print_stage(stage: Stage, loaded: Loaded) -> None:
-    source = stage.source
-    out.print(f"[bold]source {source.name}[/bold]: {source.topic} ({source.format}, {source.schema})")
-    out.print(f"  records that cannot be scored go to {source.dead_letter}\n", markup=False)
-    columns = table("columns read", "column", "field", "type", "null")
-    for column in stage.inputs[0].columns:
-        _add(columns, column.name, column.field, _type(column.dtype, column.shape), _missing(column))
+    for one in stage.inputs:
+        _print_input(one, loaded)
     steps = table("steps", "", "node", "model", "inputs", "outputs asked")
     for number, step in enumerate(stage.steps, 1):
-        model = f"{step.node.model.name}@{loaded.artifacts[step.node.name].version}"
-        alias = "" if model == str(step.node.model) else f" ({step.node.model.version})"
         outputs = "\n".join(str(tensor) for tensor in step.outputs)
-        _add(steps, str(number), step.node.name, model + alias, "\n".join(map(_fed, step.feeds)), outputs)
+        _add(steps, str(number), step.node.name, _computed_by(step.node, loaded), "\n".join(map(_fed, step.feeds)), outputs)
     sinks = table("sinks", "sink", "topic", "format", "key", "fields")
     for emit in stage.emits:
         fields = "\n".join(f"{field.name} <- {_part(field.part)}" for field in emit.fields)
         key = "the input's" if emit.key is None else _part(emit.key)
         _add(sinks, emit.sink.name, emit.sink.topic, emit.sink.format, key, fields)
-    for each in (columns, steps, sinks):
+    for each in (steps, sinks):
         out.print(each)
         out.print()
+
+
+def _print_input(one: Input, loaded: Loaded) -> None:
+    source = one.source
+    writers = [sink.name for sink in loaded.topology.sinks if sink.topic == source.topic]
+    written = f", written by {' and '.join(f'the sink {name}' for name in writers)}" if writers else ""
+    out.print(f"[bold]source {source.name}[/bold]: {source.topic} ({source.format}, {source.schema}){written}")
+    out.print(f"  records that cannot be scored go to {source.dead_letter}\n", markup=False)
+    columns = table("columns read", "column", "field", "type", "null")
+    for column in one.columns:
+        _add(columns, column.name, column.field, _type(column.dtype, column.shape), _missing(column))
+    out.print(columns)
+    out.print()
+
+
+def _computed_by(node: Node, loaded: Loaded) -> str:
+    """What a node's column says: of a model the exact version, and the alias that named it."""
+    if not isinstance(node, ModelNode):
+        return kind_of(node).detail(node)
+    model = f"{node.model.name}@{loaded.artifacts[node.name].version}"
+    return model if model == str(node.model) else f"{model} ({node.model.version})"
 
 
 def _add(made: Table, *cells: str) -> None:

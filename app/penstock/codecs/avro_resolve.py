@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from penstock.codecs.schema import load_schema
 from penstock.errors import Problem, SchemaError
-from penstock.schema import REQUIRED, Field, Schema
+from penstock.schema import REQUIRED, Schema, resolves
 
 __all__ = ["defaults", "frame", "load_ids", "shadowed_symbols"]
-
-_PROMOTES: Final[Mapping[str, frozenset[str]]] = {
-    "int": frozenset({"int", "long", "float", "double", "timestamp"}),
-    "long": frozenset({"long", "float", "double", "timestamp"}),
-    "timestamp": frozenset({"long", "float", "double", "timestamp"}),
-    "float": frozenset({"float", "double"}),
-}
 
 
 def load_ids(directory: Path) -> dict[int, Schema]:
@@ -56,7 +49,7 @@ def defaults(writer: Schema, reader: Schema) -> dict[str, Any]:
             problems.append(_unresolved(writer, f"has no field {field.name!r}", f"give it a default in {reader.path}"))
         elif written is None:
             lacking[field.name] = field.default
-        elif not _readable(written, field):
+        elif not resolves(written, field):
             message = f"field {field.name!r} is {written.kind}, read as {field.kind}"
             problems.append(_unresolved(writer, message, "keep to Avro's promotions"))
     if problems:
@@ -72,12 +65,6 @@ def shadowed_symbols(writer: Schema, reader: Schema, names: Sequence[str]) -> li
         if written is not None and read is not None and read.kind == "enum" and not set(written.symbols) <= set(read.symbols):
             found.append((i, frozenset(read.symbols)))
     return found
-
-
-def _readable(written: Field, read: Field) -> bool:
-    if written.items is not None and read.items is not None:
-        return _readable(written.items, read.items)
-    return read.kind in _PROMOTES.get(written.kind, (written.kind,)) and (not written.unit or read.unit in ("", written.unit))
 
 
 def _unresolved(writer: Schema, message: str, fix: str) -> Problem:

@@ -12,7 +12,7 @@ __all__ = ["Decoder", "Encoder"]
 
 
 class Decoder(Protocol):
-    """Made once for a source: by its schema and the columns that its flow reads.
+    """Made once for a source: by its schema and the columns that its stage reads.
 
     `spread` is how many chunks' worth of rows it wants at a time: 1 when its cost is by the row, more when much of it is
     by the call.

@@ -23,7 +23,7 @@ from penstock.errors import ConfigError, ControlError, Problem
 from penstock.registry.base import Registry
 from penstock.registry.names import ALIAS
 from penstock.topology.names import did_you_mean
-from penstock.topology.spec import ModelRef, Node, Topology
+from penstock.topology.spec import ModelNode, ModelRef, Topology
 
 __all__ = ["Change", "Difference", "Proposal", "bind", "bound_now", "changes_of", "differences", "find", "propose", "restore"]
 
@@ -92,8 +92,8 @@ def bound_now(topology: Topology, log: Log, workers: Iterable[Worker], registry:
     """What every node of the topology is bound to now, as the head of this module says. Raises ModelNotFound, ModelCorrupt, ConfigError."""
     if log.bindings is None:
         served = [worker.status.models for worker in workers if worker.live and worker.generation == 0]
-        return {node.name: bind(registry, _taken(node, served), node.parameters) for node in topology.nodes}
-    return {node.name: log.bindings.get(node.name) or bind(registry, node.model, node.parameters) for node in topology.nodes}
+        return {node.name: bind(registry, _taken(node, served), node.parameters) for node in topology.model_nodes}
+    return {node.name: log.bindings.get(node.name) or bind(registry, node.model, node.parameters) for node in topology.model_nodes}
 
 
 def propose(topology: Topology, log: Log, now: Mapping[str, Binding], changes: Mapping[str, Change], registry: Registry) -> Proposal:
@@ -101,12 +101,12 @@ def propose(topology: Topology, log: Log, now: Mapping[str, Binding], changes: M
 
     Raises ConfigError for a node that the topology lacks, ModelNotFound, and ControlError when nothing would change.
     """
-    if unknown := [node for node in changes if topology.node(node) is None]:
-        known = [node.name for node in topology.nodes]
+    if unknown := [node for node in changes if topology.model_node(node) is None]:
+        known = [node.name for node in topology.model_nodes]
         raise ConfigError([Problem("", 0, 0, f"{topology.name} has no node {node!r}", did_you_mean(node, known)) for node in unknown])
     bindings = dict(now)
     for node, change in changes.items():
-        before, declared = now[node], topology.node(node)
+        before, declared = now[node], topology.model_node(node)
         given = {name: value for name, value in change.parameters.items() if value is not None}
         kept = {name: value for name, value in before.parameters.items() if name not in change.parameters}
         parameters = {**(declared.parameters if declared else {}), **kept, **given}
@@ -163,7 +163,7 @@ def differences(before: Mapping[str, Binding] | None, after: Mapping[str, Bindin
             yield Difference(node, was, binding)
 
 
-def _taken(node: Node, served: Iterable[Mapping[str, str]]) -> ModelRef:
+def _taken(node: ModelNode, served: Iterable[Mapping[str, str]]) -> ModelRef:
     """The version of the node that the workers took at their start if they agree, else what the file says."""
     versions = {models.get(node.name, "") for models in served}
     name, _, version = versions.pop().partition("@") if len(versions) == 1 else ("", "", "")

@@ -8,7 +8,7 @@ import numpy as np
 
 from penstock.batch import Array
 from penstock.engine.plan import Output, Pick, Plan, Stage
-from penstock.nodes import ModelNode, Node, Runs
+from penstock.nodes import MAKERS, Node, Runs
 from penstock.signature import Tensor
 from penstock.topology import wiring
 from penstock.topology.fit import fit
@@ -29,31 +29,20 @@ def compile(
     """
     parameters = parameters or {}
     for name, given in parameters.items():
-        node = wired.topology.node(name)
+        node = wired.topology.model_node(name)
         if undeclared := set(given).difference(node.parameters if node else ()):
             raise ValueError(f"nodes.{name}.parameters: the topology declares no {', '.join(sorted(undeclared))}")
 
     def made(step: wiring.Step) -> Node:
         name = step.node.name
-        return _node(step, models[name], versions[name], parameters.get(name, {}))
+        feeds = tuple((feed.tensor.name, _feed(feed, parameters.get(name, {}))) for feed in step.feeds)
+        return MAKERS[type(step.node)](step, feeds, models.get(name), versions.get(name, ""))
 
     stages = {
         stage.name: Stage(stage, tuple(made(step) for step in stage.steps), tuple(_output(emit) for emit in stage.emits))
         for stage in wired.stages
     }
-    return Plan(wired.topology.name, stages, {node.name: versions[node.name] for node in wired.topology.nodes})
-
-
-def _node(step: wiring.Step, model: Runs, version: str, parameters: Parameters) -> ModelNode:
-    name = step.node.name
-    return ModelNode(
-        name=name,
-        version=version,
-        model=model,
-        feeds=tuple((feed.tensor.name, _feed(feed, parameters)) for feed in step.feeds),
-        outputs=tuple(tensor.name for tensor in step.outputs),
-        columns=tuple(f"{name}.{tensor.name}" for tensor in step.outputs),
-    )
+    return Plan(wired.topology.name, stages, {node.name: versions[node.name] for node in wired.topology.model_nodes})
 
 
 def _feed(feed: wiring.Feed, parameters: Parameters) -> Pick:

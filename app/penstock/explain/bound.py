@@ -70,7 +70,7 @@ def bound_now(topology: Topology, settings: Settings) -> Bound:
     """What would score now. Raises ModelError, TopicMissing."""
     if settings.releases and (log := _fold(topology, settings)).generation:
         return _released(log.generation, log, topology, settings)
-    return Bound(0, "topology file", _resolved({node.name: node.model for node in topology.nodes}, settings))
+    return Bound(0, "topology file", _resolved({node.name: node.model for node in topology.model_nodes}, settings))
 
 
 def _released(generation: int, log: Log, topology: Topology, settings: Settings) -> Bound:
@@ -109,9 +109,9 @@ def load_bound(topology: Topology, bound: Bound, settings: Settings) -> tuple[Lo
         raise ConfigError(found)
     given: Mapping[str, Binding] = bound.release.bindings if bound.release else {}
     named = as_bound(topology, {node: ModelRef(one.name, one.version) for node, one in bound.artifacts.items()})
-    nodes = tuple(
+    as_run = named.with_nodes(
         replace(node, parameters={**node.parameters, **(given[node.name].parameters if node.name in given else {})}, require=())
-        for node in named.nodes
+        for node in named.model_nodes
     )
-    loaded = runtime.load(replace(named, nodes=nodes), models=settings.models, schemas=settings.schemas, artifacts=bound.artifacts)
+    loaded = runtime.load(as_run, models=settings.models, schemas=settings.schemas, artifacts=bound.artifacts)
     return loaded, runtime.prepare(loaded, warm_rows=1, model_trust=settings.model_trust)

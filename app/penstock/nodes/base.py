@@ -15,9 +15,10 @@ from typing import Final, Protocol
 
 from penstock.batch import Array, Batch
 
-__all__ = ["HASTY", "WHOLE", "Context", "Feed", "Node"]
+__all__ = ["HASTY", "WHOLE", "Context", "Feed", "Feeds", "Node"]
 
 Feed = Callable[[Mapping[str, Array]], Array]
+Feeds = tuple[tuple[str, Feed], ...]  # input tensor -> how its array is made of the batch's columns
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ import numpy as np
 
 from penstock.batch import Array, Batch
 from penstock.errors import InferenceError, RecordError
-from penstock.nodes.base import WHOLE, Context, Feed
+from penstock.nodes.base import WHOLE, Context, Feeds
+from penstock.topology.wiring import Step
 
-__all__ = ["ModelNode", "Runs"]
+__all__ = ["ModelNode", "Runs", "make"]
 
 
 class Runs(Protocol):
@@ -36,7 +37,7 @@ class ModelNode:
     name: str
     version: str
     model: Runs
-    feeds: tuple[tuple[str, Feed], ...]
+    feeds: Feeds
     outputs: tuple[str, ...]
     columns: tuple[str, ...]
     stateful: ClassVar[bool] = False
@@ -88,3 +89,12 @@ class ModelNode:
 
     def _blame(self, error: InferenceError) -> InferenceError:
         return InferenceError(f"{self.version} cannot score the event: {error}", where=self.name)
+
+
+def make(step: Step, feeds: Feeds, model: Runs | None, version: str) -> ModelNode:
+    """The node of a step. Raises ValueError when the step's model was not given."""
+    name = step.node.name
+    if model is None:
+        raise ValueError(f"nodes.{name}: its model was not given")
+    columns = tuple(f"{name}.{tensor.name}" for tensor in step.outputs)
+    return ModelNode(name, version, model, feeds, tuple(tensor.name for tensor in step.outputs), columns)

@@ -22,7 +22,7 @@ from penstock.control.proposal import Change, bind
 from penstock.errors import ModelError
 from penstock.registry.base import Registry
 from penstock.registry.names import ALIAS
-from penstock.topology.spec import Node, Topology
+from penstock.topology.spec import ModelNode, Topology
 
 __all__ = ["Moves", "moves"]
 
@@ -43,7 +43,7 @@ def moves(topology: Topology, log: Log, now: Mapping[str, Binding], registry: Re
     """What is due by the rules above; `now` is what is bound."""
     changes: dict[str, Change] = {}
     words, problems = [], []
-    for node in topology.nodes:
+    for node in topology.model_nodes:
         if not ALIAS.fullmatch(node.model.version):
             continue
         try:
@@ -59,7 +59,7 @@ def moves(topology: Topology, log: Log, now: Mapping[str, Binding], registry: Re
     return Moves(changes, tuple(dict.fromkeys(words)), tuple(problems))
 
 
-def _last(node: Node, log: Log, now: Mapping[str, Binding]) -> Binding:
+def _last(node: ModelNode, log: Log, now: Mapping[str, Binding]) -> Binding:
     answers = [
         known
         for known in log.releases.values()

@@ -176,7 +176,7 @@ class StreamRunner:
         """The app, and in it the source, the sink and the loop between them."""
         settings = self.settings
         group = f"{settings.application}.{self.name}"
-        self.source = KafkaSource(settings, group, metrics=self.metrics, before_reading=self._assigned)
+        self.source = KafkaSource(settings, group, metrics=self.metrics, written=self._written(), before_reading=self._assigned)
         sink = KafkaSink(settings, {name: self.topics[name] for name in sorted(self._written())})
         self.delivery = Delivery(
             self.source,

@@ -1,8 +1,8 @@
-"""A topology against the schemas and signatures it names: every name resolved, every type held against its reader, per source.
+"""A topology compared with the schemas and signatures that it names: every name resolved, every type compared with its reader.
 
 An event has one source. So one graph becomes one stage per source: the nodes and sinks that its fields can feed, directly or
-through other nodes. A node or sink that no single source can feed is a problem (streams are not joined here), so is a
-node that no sink reads and a source that reaches no sink.
+through other nodes. A node or sink that no single source can feed is a problem (streams are not joined here); so are a
+node that no sink reads and a source that reaches no sink. A stage may read what another stage writes (`chains`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from collections.abc import Iterable, Mapping
 from penstock.errors import Problem, TopologyError
 from penstock.schema import Schema
 from penstock.signature import Signature, Tensor
+from penstock.topology.chains import readers, stage_order
 from penstock.topology.clashes import clashes
 from penstock.topology.feeds import Feeder
+from penstock.topology.kinds import kind_of
 from penstock.topology.names import did_you_mean
 from penstock.topology.order import order
 from penstock.topology.resolve import FromField, FromNode, Names, Report, Target, Wire
@@ -29,7 +31,7 @@ def wire(
     signatures: Mapping[str, Signature],
     sink_schemas: Mapping[str, Schema] | None = None,
 ) -> Wiring:
-    """The topology with every name resolved.
+    """Returns the topology with every name resolved.
 
     `schemas` are by source name, `signatures` by node name, `sink_schemas` by the name of the sinks that have one.
     Raises TopologyError with all problems.
@@ -38,7 +40,7 @@ def wire(
     for source in topology.sources:
         if source.name not in schemas:
             report.add(source.at("schema"), f"sources.{source.name}: its schema was not given", f"load {source.schema}")
-    for node in topology.nodes:
+    for node in topology.model_nodes:
         if node.name not in signatures:
             report.add(node.at("model"), f"nodes.{node.name}: the signature of {node.model} was not given", f"resolve {node.model}")
     wiring, problems = check(topology, schemas, signatures, sink_schemas or {})
@@ -50,25 +52,36 @@ def wire(
 def check(
     topology: Topology, schemas: Mapping[str, Schema], signatures: Mapping[str, Signature], sink_schemas: Mapping[str, Schema]
 ) -> tuple[Wiring, list[Problem]]:
-    """The wiring, whole when there are no problems, and the problems, in the file's order.
+    """Returns the wiring, which is complete when there are no problems, and the problems in the file's order.
 
-    What is missing in the mappings is passed over in silence: whoever could not load it has said so.
+    What the mappings lack is not reported: the code that could not load it has reported it.
     """
     report = Report(topology.file)
     for mark, message, fix in clashes(topology):
         report.add(mark, message, fix)
-    graph = _Graph(topology, Names(topology, schemas, signatures, report))
+    known = {node.name: kind_of(node).signature(node, signatures.get(node.name)) for node in topology.nodes}
+    names = Names(topology, schemas, {name: signature for name, signature in known.items() if signature is not None}, report)
+    graph = _Graph(topology, names)
     for source in topology.sources:
         if source.name in schemas:
             _check_source(source, schemas[source.name], report)
     graph.check_use()
-    stages = tuple(graph.stage(source, schemas[source.name], sink_schemas) for source in topology.sources if source.name in schemas)
-    return Wiring(topology, stages), report.problems()
+    written = graph.sinks()
+    ordered, circles = stage_order(topology, written)
+    for mark, message, fix in circles:
+        report.add(mark, message, fix)
+    stages = []
+    for name in dict.fromkeys([*ordered, *written]):
+        if (found := topology.source(name)) is not None and name in schemas:
+            # A circle is reported once, and not also as events that the next stage cannot read.
+            known_readers = {sink.name: [one for one in readers(topology, sink) if one.name in ordered] for sink in written[name]}
+            stages.append(graph.stage(found, schemas, sink_schemas, known_readers))
+    return Wiring(topology, tuple(stages)), report.problems()
 
 
 def _check_source(source: Source, schema: Schema, report: Report) -> None:
     known = [field.name for field in schema.fields]
-    for key, name, kinds, says in (
+    for key, name, kinds, fix in (
         ("id", source.id, ("string", "enum", "int", "long"), "an id is a string or a whole number"),
         ("time", source.time, ("timestamp", "long"), "an event time is a timestamp, or a long in ms"),
     ):
@@ -78,17 +91,17 @@ def _check_source(source: Source, schema: Schema, report: Report) -> None:
         if field is None:
             report.add(source.at(key), f"sources.{source.name}.{key}: {source.schema} has no field {name!r}", did_you_mean(name, known))
         elif field.kind not in kinds:
-            report.add(source.at(key), f"sources.{source.name}.{key}: the field {name!r} is of kind {field.kind}", says)
+            report.add(source.at(key), f"sources.{source.name}.{key}: the field {name!r} is of kind {field.kind}", fix)
 
 
 class _Graph:
-    """The topology with its names resolved: who reads whom, who can be fed by which source."""
+    """The topology with its names resolved: what reads what, and which source can feed it."""
 
     def __init__(self, topology: Topology, names: Names) -> None:
         self.topology = topology
         self.names = names
         self.report = names.report
-        self.wires: dict[str, list[Wire]] = {node.name: names.wires(node) for node in topology.nodes}
+        self.wires: dict[str, list[Wire]] = {node.name: kind_of(node).wires(node, names) for node in topology.nodes}
         self.fields: dict[str, dict[str, Target | None]] = {}
         self.keys: dict[str, Target | None] = {}
         for sink in topology.sinks:
@@ -114,7 +127,7 @@ class _Graph:
         return read if sink.key is None else [*read, (sink.key, self.keys[sink.name])]
 
     def fed(self, source: Source, target: Target | None, running: Iterable[str]) -> bool:
-        """Whether an event of the source has what the target means. A broken ref was reported and counts as fed."""
+        """Whether an event of the source has what the target means. A broken ref has been reported and counts as fed."""
         match target:
             case None:
                 return True
@@ -125,7 +138,7 @@ class _Graph:
                 return node in running
 
     def check_use(self) -> None:
-        """Reports what cannot be fed, what nobody reads, and sources that lead nowhere."""
+        """Reports what cannot be fed, nodes that nothing reads, and sources that reach no sink."""
         everywhere = set().union(*self.runs.values())
         hopeless = [node for node in self.topology.nodes if node.name in self.order and node.name not in everywhere]
         unfed = {node.name for node in self.topology.nodes} - everywhere
@@ -135,7 +148,7 @@ class _Graph:
         for sink in starved:
             self._explain(f"sinks.{sink.name}", sink, self.read_by_sink(sink), unfed)
         if self.names.dangling:
-            return  # a mistyped name would show once more as somebody that nobody reads
+            return  # a mistyped name would be reported again, as a node that no sink reads
         used = self._upstream(self.topology.sinks)
         for node in self.topology.nodes:
             if node.name not in used:
@@ -149,16 +162,44 @@ class _Graph:
     def feeds(self, source: Source, sink: Sink) -> bool:
         return all(self.fed(source, target, self.runs[source.name]) for _, target in self.read_by_sink(sink))
 
-    def stage(self, source: Source, schema: Schema, sink_schemas: Mapping[str, Schema]) -> Stage:
-        """The stage of one source. Nodes that no sink reads are typed too, so that all their problems show at once."""
+    def sinks(self) -> dict[str, list[Sink]]:
+        """Returns the sinks that each source feeds.
+
+        While a name leads nowhere, a sink that several sources seem to feed counts for none of them.
+        """
+        read = [target for node in self.topology.nodes for _, target in self.read_by_node(node)]
+        read += [target for sink in self.topology.sinks for _, target in self.read_by_sink(sink)]
+        certain = not self.names.dangling and None not in read
+        fed = {sink.name: [source.name for source in self.topology.sources if self.feeds(source, sink)] for sink in self.topology.sinks}
+        return {
+            source.name: [sink for sink in self.topology.sinks if source.name in fed[sink.name] and (certain or len(fed[sink.name]) == 1)]
+            for source in self.topology.sources
+        }
+
+    def stage(
+        self, source: Source, schemas: Mapping[str, Schema], sink_schemas: Mapping[str, Schema], readers: Mapping[str, list[Source]]
+    ) -> Stage:
+        """Returns the stage of one source; `readers`, by sink name, are the sources that read what it writes.
+
+        Nodes that no sink reads are checked too, so that all their problems are reported at once.
+        """
         sinks = [sink for sink in self.topology.sinks if self.feeds(source, sink)]
         needed = self._upstream(sinks) | (set(self.wires) - self._upstream(self.topology.sinks))
         nodes = [node for name in self.order if name in needed & self.runs[source.name] and (node := self.topology.node(name))]
         asked = [target for sink in sinks for _, target in self.read_by_sink(sink)]
         asked += [target for node in nodes for _, target in self.read_by_node(node)]
-        feeder = Feeder(source, schema, self.report)
+        feeder = Feeder(source, schemas[source.name], self.report)
         steps = [feeder.step(node, self.wires[node.name], self._outputs(node, asked)) for node in nodes]
-        emits = [feeder.emit(sink, self.fields[sink.name], self.keys[sink.name], sink_schemas.get(sink.name)) for sink in sinks]
+        emits = [
+            feeder.emit(
+                sink,
+                self.fields[sink.name],
+                self.keys[sink.name],
+                sink_schemas.get(sink.name),
+                [(reader, schemas[reader.name]) for reader in readers.get(sink.name, ()) if reader.name in schemas],
+            )
+            for sink in sinks
+        ]
         id = feeder.id()
         return Stage(source.name, (Input(source, feeder.columns.all(), id),), tuple(steps), tuple(emits))
 
@@ -176,7 +217,7 @@ class _Graph:
         return running
 
     def _upstream(self, sinks: Iterable[Sink]) -> set[str]:
-        """The nodes that the sinks read, and those that these read, and so on."""
+        """Returns the nodes that the sinks read, directly or through other nodes."""
         found: set[str] = set()
         todo = [name for sink in sinks for name in _nodes_in(target for _, target in self.read_by_sink(sink))]
         while todo:
@@ -187,14 +228,14 @@ class _Graph:
         return found
 
     def _explain(self, where: str, item: Node | Sink, read: list[tuple[Ref, Target | None]], unfed: set[str]) -> None:
-        """Says which source lacks what, unless the reason is a node that is in the report already."""
+        """Reports which source lacks what, unless the reason is a node that has been reported."""
         if any(isinstance(target, FromNode) and target.node in unfed for _, target in read):
             return
         lacks = []
         for source in self.topology.sources:
             missing = dict.fromkeys(ref.text for ref, target in read if not self.fed(source, target, self.runs[source.name]))
             lacks.append(f"{source.name} lacks {', '.join(missing)}")
-        fix = "an event has one source: read what one source has, or join the streams before"
+        fix = "an event has one source: read only what one source has, or join the streams before they get here"
         self.report.add(item.mark, f"{where}: no single source feeds it: {'; '.join(lacks)}", fix)
 
 

@@ -1,35 +1,34 @@
-"""What is wrong between the values of one file: names that mean two things, topics that would feed themselves."""
+"""What is wrong between the values of one file: names that mean two things, topics that carry two things."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from penstock.topology.chains import readers
+from penstock.topology.kinds import kind_of
 from penstock.topology.names import FIELD, topic_problem
-from penstock.topology.spec import Mark, Sink, Topology
+from penstock.topology.resolve import Finding
+from penstock.topology.spec import Sink, Source, Topology
 
 __all__ = ["clashes"]
 
-Clash = tuple[Mark, str, str]
 
-
-def clashes(topology: Topology) -> Iterator[Clash]:
-    """Every clash: its place, what it is, and a fix."""
+def clashes(topology: Topology) -> Iterator[Finding]:
+    """Yields every clash: its place, what it is, and a fix."""
     sources = {source.name: source for source in topology.sources}
     for node in topology.nodes:
         if node.name in sources:
             line = sources[node.name].mark.line
             yield node.mark, f"{node.name!r} is a node here and a source on line {line}", "rename one, so that a reference means one thing"
-        for name in {entry.tensor: None for entry in node.inputs if entry.tensor in node.parameters}:
-            message = f"nodes.{node.name}: the tensor {name!r} is in inputs and in parameters"
-            yield node.at(f"parameters.{name}"), message, "keep it in inputs if events feed it, in parameters if it is a constant"
+        yield from kind_of(node).clashes(node)
     for sink in topology.sinks:
         yield from _sink_clashes(sink)
     yield from _topic_clashes(topology)
     yield from _release_clashes(topology)
 
 
-def _sink_clashes(sink: Sink) -> Iterator[Clash]:
+def _sink_clashes(sink: Sink) -> Iterator[Finding]:
     if sink.format != "json" and sink.schema is None:
         yield sink.at("format"), f"sinks.{sink.name}: the format {sink.format} needs a schema", "add schema: FILE.avsc"
     seen: set[str] = set()
@@ -41,46 +40,56 @@ def _sink_clashes(sink: Sink) -> Iterator[Clash]:
         seen.add(name)
 
 
-def _topic_clashes(topology: Topology) -> Iterator[Clash]:
+def _topic_clashes(topology: Topology) -> Iterator[Finding]:
     read_by: dict[str, str] = {}
     for source in topology.sources:
         if problem := topic_problem(source.topic):
             yield source.at("topic"), f"sources.{source.name}: {problem}", "choose another name"
-        # One that is made from the topic's name fails with it, which needs no second word.
+        # A default name is made from the topic's name and fails with it: one message is enough.
         if ("dead_letter" in source.marks or not problem) and (dead_problem := topic_problem(source.dead_letter)):
             yield source.at("dead_letter", "topic"), f"sources.{source.name}: {dead_problem}", "choose another name"
         if source.topic in read_by:
-            message = f"sources.{source.name}: the topic {source.topic!r} is read by {read_by[source.topic]!r} already"
-            yield source.at("topic"), message, "one source a topic; several nodes may read it"
+            message = f"sources.{source.name}: the topic {source.topic!r} is already read by {read_by[source.topic]!r}"
+            yield source.at("topic"), message, "use one source per topic; several nodes may read it"
         read_by.setdefault(source.topic, source.name)
     dead = {source.dead_letter: source for source in reversed(topology.sources)}
     for topic, source in dead.items():
         if topic in read_by:
             yield (
                 source.at("dead_letter", "topic"),
-                f"sources.{source.name}: the dead-letter topic {topic!r} is a topic that is read",
+                f"sources.{source.name}: the dead-letter topic {topic!r} is a topic that a source reads",
                 "choose another name",
             )
+    yield from _written_topic_clashes(topology, dead)
+
+
+def _written_topic_clashes(topology: Topology, dead: Mapping[str, Source]) -> Iterator[Finding]:
+    """`dead` are the sources by their dead-letter topics."""
     written: dict[str, Sink] = {}
     for sink in topology.sinks:
         if problem := topic_problem(sink.topic):
             yield sink.at("topic"), f"sinks.{sink.name}: {problem}", "choose another name"
-        if sink.topic in read_by:
-            message = (
-                f"sinks.{sink.name}: the topic {sink.topic!r} is read by the source {read_by[sink.topic]!r}: events would go in circles"
-            )
-            yield sink.at("topic"), message, "write to another topic"
+        for source in readers(topology, sink):
+            if source.format != sink.format:
+                line = source.at("format", "topic").line
+                message = (
+                    f"writes {sink.format} to {sink.topic!r}, and the source {source.name!r} on line {line} reads {source.format} there"
+                )
+                yield sink.at("format", "topic"), f"sinks.{sink.name}: {message}", "give both the same format"
         if sink.topic in dead:
             message = f"sinks.{sink.name}: {sink.topic!r} is the dead-letter topic of the source {dead[sink.topic].name!r}"
             yield sink.at("topic"), message, "write to another topic"
         first = written.setdefault(sink.topic, sink)
         if first is not sink and (first.format, first.schema) != (sink.format, sink.schema):
             message = f"sinks.{sink.name}: the topic {sink.topic!r} is written by {first.name!r} in another format or schema"
-            yield sink.at("topic"), message, "one format and schema a topic"
+            yield sink.at("topic"), message, "use one format and schema per topic"
 
 
-def _release_clashes(topology: Topology) -> Iterator[Clash]:
-    """The topics of the releases carry nothing else. Their default names are not known here, so only named ones are held against others."""
+def _release_clashes(topology: Topology) -> Iterator[Finding]:
+    """Yields clashes with the topics of the releases, which carry nothing else.
+
+    Default names are not known here, so only topics that the file names are compared.
+    """
     releases = topology.releases
     used = {sink.topic: f"written by the sink {sink.name!r}" for sink in topology.sinks}
     used |= {source.dead_letter: f"the dead-letter topic of the source {source.name!r}" for source in topology.sources}
@@ -91,5 +100,5 @@ def _release_clashes(topology: Topology) -> Iterator[Clash]:
         if problem := topic_problem(topic):
             yield releases.at(key), f"releases.{key}: {problem}", "choose another name"
         elif topic in used:
-            yield releases.at(key), f"releases.{key}: the topic {topic!r} is {used[topic]}", "give it a topic of its own"
-        used[topic] = f"releases.{key} already"
+            yield releases.at(key), f"releases.{key}: the topic {topic!r} is {used[topic]}", "use a separate topic"
+        used[topic] = f"already releases.{key}"

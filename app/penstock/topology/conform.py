@@ -1,4 +1,4 @@
-"""Holds a marked value against the language's table; says everything that differs, each at its place."""
+"""Compares a marked value with the language's table, and reports every difference at its place."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from penstock.errors import Problem
 from penstock.topology.document import Listed, Mapped, Scalar, Value
-from penstock.topology.language import Choice, Forms, Keys, Listing, Literal, Named, Nested, Shape, Text, Whole
 from penstock.topology.names import any_of, did_you_mean
+from penstock.topology.shapes import Choice, Forms, Keys, Kinds, Listing, Literal, Named, Nested, Shape, Text, Whole
 from penstock.topology.spec import Mark
 
 __all__ = ["conform"]
@@ -22,7 +22,7 @@ _FIXES = {
 
 
 def conform(value: Value, shape: Shape, file: str) -> list[Problem]:
-    """All the differences between `value` and `shape`, in the file's order; none means that it may be built."""
+    """Returns every difference between `value` and `shape`, in the file's order; a value without differences can be built."""
     return [Problem(file, mark.line, mark.column, message, fix) for mark, message, fix in _differ(value, shape, "")]
 
 
@@ -46,6 +46,9 @@ def _differ(value: Value, shape: Shape, path: str) -> Iterator[Difference]:
             yield from _differ_names(value, shape, path)
         case Keys(), Mapped():
             yield from _differ_keys(value, shape, path)
+        case Kinds(), Mapped():
+            kind = value.get("kind")
+            yield from _differ_keys(value, shape.named(kind.value if isinstance(kind, Scalar) else None), path)
         case Forms(), _ if form := _form(shape, value):
             yield from _differ(value, form, path)
         case _:
@@ -104,7 +107,7 @@ def _differ_keys(value: Mapped, shape: Keys, path: str) -> Iterator[Difference]:
 
 
 def _short(text: str) -> str:
-    """What fits into a message."""
+    """Shortens a text so that it fits into a message."""
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
@@ -142,8 +145,8 @@ def _expected(shape: Shape) -> str:
             return "a list"
         case Named(what=what):
             return f"a mapping with a key for each {what}"
-        case Keys(keys=keys):
-            return f"a mapping with {', '.join(keys)}"
+        case Keys() | Kinds():
+            return f"a mapping with {', '.join(shape.keys if isinstance(shape, Keys) else shape.named(None).keys)}"
         case Forms(text, listing, mapping):
             forms = {"a reference": text, "a list": listing, "a mapping": mapping}
             return " or ".join(words for words, form in forms.items() if form is not None)

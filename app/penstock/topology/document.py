@@ -1,8 +1,8 @@
-"""YAML text as marked values: every scalar, list and mapping knows its line, and none of them can hurt.
+"""YAML text as marked values: every scalar, list and mapping has its line, and no text can harm the reader.
 
 Scalars follow the YAML 1.2 core schema, as editors do: `no`, `on` and `12:30` are text, only `true` and `false` are
-booleans. Nothing is constructed from tags, nothing is read from the environment, and what anchors may blow up is bounded
-while it is read: size, depth, number of aliases and the number of values after they are expanded.
+booleans. Nothing is constructed from tags and nothing is read from the environment. What anchors can multiply is limited
+while it is read: size, depth, the number of aliases, and the number of values after aliases are expanded.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _BOOL: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False
 _INT: Final = re.compile(r"[-+]?[0-9]{1,30}")
 _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INF: Final = re.compile(r"([-+]?)\.(inf|Inf|INF)")
-_COMPARISON: Final = re.compile(r":\s+>=?\s*[-+.0-9]")  # to YAML a folded text begins here
+_COMPARISON: Final = re.compile(r":\s+>=?\s*[-+.0-9]")  # YAML takes this > for the begin of a folded text
 _BREAK: Final = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """One word: `value` is a str, int, float, bool or None; `text` is what the file says."""
+    """One word: `value` is a str, int, float, bool or None; `text` is how the file writes it."""
 
     value: str | int | float | bool | None
     text: str
@@ -46,7 +46,7 @@ class Scalar:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A sequence. `weight` counts the values inside with every alias expanded."""
+    """A sequence. `weight` counts the values inside, with every alias expanded."""
 
     items: tuple[Value, ...]
     mark: Mark
@@ -55,7 +55,7 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """A mapping, its keys in the file's order and without the duplicates."""
+    """A mapping: its keys in the file's order, without duplicates."""
 
     items: tuple[tuple[Scalar, Value], ...]
     mark: Mark
@@ -69,11 +69,11 @@ Value = Scalar | Listed | Mapped
 
 
 class _Stop(Exception):
-    """Reading on makes no sense; the problem is in the list already."""
+    """Ends the reading; the problem is in the list."""
 
 
 def read(text: str, file: str) -> tuple[Value | None, list[Problem]]:
-    """The only document in `text`, None when there is none to go on with, and everything wrong with it as YAML."""
+    """Returns the only document in `text` (None when nothing usable is left), and every problem with it as YAML."""
     reader = _Reader(file)
     try:
         reader.measure(text)
@@ -83,7 +83,7 @@ def read(text: str, file: str) -> tuple[Value | None, list[Problem]]:
             reader.stop(Mark(1, 1), "the file is empty", "begin with 'topology: NAME'")
     except _Stop:
         return None, reader.problems
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: the pure Python reader on absurd escapes
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: raised by the pure Python reader for impossible escapes
         reader.problems.append(_syntax(error, text, file))
         return None, reader.problems
     return reader.root, reader.problems
@@ -91,7 +91,7 @@ def read(text: str, file: str) -> tuple[Value | None, list[Problem]]:
 
 @dataclass(slots=True)
 class _Open:
-    """A list or mapping whose end has not come yet."""
+    """A list or mapping whose end was not read yet."""
 
     event: Any
     mark: Mark
@@ -125,19 +125,19 @@ class _Reader:
             size = len(text.encode())
         except UnicodeEncodeError as error:
             line = len(_BREAK.findall(text[: error.start])) + 1
-            self.stop(Mark(line, 1), "half a surrogate pair is no character", "save the file as UTF-8")
+            self.stop(Mark(line, 1), "half a surrogate pair is not a character", "save the file as UTF-8")
         else:
             if size > MAX_BYTES:
-                self.stop(Mark(1, 1), f"the file has {size:,} bytes, a topology at most {MAX_BYTES:,}", "split it")
+                self.stop(Mark(1, 1), f"the file has {size:,} bytes, the limit is {MAX_BYTES:,}", "split the topology")
 
     def take(self, event: Any) -> None:
-        # What an empty document holds stands, for the reader, on the line after its last one.
+        # The reader places the value of an empty document on the line after the last one.
         mark = Mark(min(event.start_mark.line + 1, self._lines), event.start_mark.column + 1)
         match event:
             case yaml.DocumentStartEvent():
                 self._documents += 1
                 if self._documents > 1:
-                    self.stop(mark, "a second document begins here", "one topology a file")
+                    self.stop(mark, "a second document begins here", "write one topology per file")
             case yaml.AliasEvent():
                 self._alias(event, mark)
             case yaml.ScalarEvent():
@@ -147,7 +147,7 @@ class _Reader:
             case yaml.SequenceStartEvent() | yaml.MappingStartEvent():
                 self._no_tag(event, mark)
                 if len(self._open) >= MAX_DEPTH:
-                    self.stop(mark, f"nested more than {MAX_DEPTH} levels deep", "a topology needs six")
+                    self.stop(mark, f"nested more than {MAX_DEPTH} levels deep", "a topology needs only six")
                 self._open.append(_Open(event, mark))
             case yaml.SequenceEndEvent():
                 done = self._open.pop()
@@ -213,7 +213,7 @@ def _resolve(text: str) -> str | int | float | bool | None:
 
 
 def _syntax(error: Exception, text: str, file: str) -> Problem:
-    """A YAML error as a Problem on a line that the file really has (an unexpected end is past the last one)."""
+    """Turns a YAML error into a Problem on a line that the file has: the mark of an unexpected end is after the last one."""
     lines = _BREAK.split(text)
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if mark is None:
@@ -222,12 +222,16 @@ def _syntax(error: Exception, text: str, file: str) -> Problem:
         message = getattr(error, "reason", None) or str(error)
         return Problem(file, line, 1, f"not YAML: {message}", "remove the character, save the file as UTF-8")
     if mark.line >= len(lines) - 1 and getattr(error, "context_mark", None) is not None:
-        mark = min((mark, error.context_mark), key=lambda one: one.line)  # type: ignore[attr-defined]  # where what never ends began
+        mark = min((mark, error.context_mark), key=lambda one: one.line)  # type: ignore[attr-defined]  # the place where the unclosed value begins
     line = min(mark.line + 1, len(lines))
     column = mark.column + 1 if mark.line < len(lines) else len(lines[-1]) + 1
     message = " ".join(part for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part)
     indent = lines[line - 1][: len(lines[line - 1]) - len(lines[line - 1].lstrip())]
-    fix = "a tab: YAML is indented with spaces only" if "\t" in indent else "check indentation, quotes and brackets here and just above"
+    fix = (
+        "replace the tab: YAML is indented with spaces only"
+        if "\t" in indent
+        else "check indentation, quotes and brackets here and just above"
+    )
     if _COMPARISON.search(lines[line - 1]):
-        fix = 'quote what begins with >: ">= 0.85"'
+        fix = 'put text that begins with > in quotes: ">= 0.85"'
     return Problem(file, line, column, f"not YAML: {message}", fix)

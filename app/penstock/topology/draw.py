@@ -1,7 +1,8 @@
 """A topology as a picture: Mermaid for pages, rails like those of `git log --graph` for a terminal.
 
-With a wiring every edge is drawn as it is. Without one a name that is no node is a field, drawn from every source that it
-may belong to, and tensors that are wired by their names only are not seen.
+With a wiring every edge is exact. Without a wiring a name that is not a node counts as a field, drawn from every source
+that it may belong to, and tensors that are wired only by their names are not drawn. A source whose topic a sink writes is
+drawn below that sink.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from penstock.topology.kinds import kind_of
 from penstock.topology.order import order
-from penstock.topology.parameters import shown
-from penstock.topology.spec import Node, Ref, Topology
+from penstock.topology.spec import Node, Ref, Sink, Source, Topology
 from penstock.topology.wiring import Part, Wiring
 
 __all__ = ["mermaid", "text"]
@@ -19,33 +20,33 @@ __all__ = ["mermaid", "text"]
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """A vertex: `name` is unique (`sources.NAME`, ...), `reads` are the names of what it reads."""
+    """A vertex: `name` is unique (`sources.NAME`, ...), `reads` are the names of what it reads, `outline` is its shape in Mermaid."""
 
     name: str
     kind: str
     label: str
     detail: str
     reads: tuple[str, ...]
+    outline: tuple[str, str]
 
 
-_ENTITIES = str.maketrans({one: f"#{ord(one)};" for one in '"<>#&'})  # in a parameter's text they would end the label
-_SHAPES = {"source": ("([", "])"), "feature": ("[", "]"), "model": ("[", "]"), "ensemble": ("{{", "}}"), "sink": ("[(", ")]")}
+_ENTITIES = str.maketrans({one: f"#{ord(one)};" for one in '"<>#&'})  # in the text of a parameter these would end the label
 
 
 def mermaid(topology: Topology, wiring: Wiring | None = None) -> str:
-    """A Mermaid flowchart, as GitHub and many editors show it."""
+    """Returns a Mermaid flowchart, which GitHub and many editors show."""
     items = _items(topology, wiring)
     ids = {item.name: f"{item.kind}_{number}" for number, item in enumerate(items)}
     lines = ["flowchart LR"]
     for item in items:
-        opened, closed = _SHAPES[item.kind]
+        opened, closed = item.outline
         lines.append(f'    {ids[item.name]}{opened}"<b>{item.label}</b><br/>{item.detail.translate(_ENTITIES)}"{closed}')
     lines += [f"    {ids[read]} --> {ids[item.name]}" for item in items for read in item.reads]
     return "\n".join(lines) + "\n"
 
 
 def text(topology: Topology, wiring: Wiring | None = None) -> str:
-    """A drawing for a terminal: one line a vertex, its inputs as rails from above."""
+    """Returns a drawing for a terminal: one line per vertex, its inputs as rails from above."""
     items = _items(topology, wiring)
     rails = list(_rails(items))
     width = max(map(len, rails))
@@ -57,23 +58,30 @@ def text(topology: Topology, wiring: Wiring | None = None) -> str:
 
 
 def _items(topology: Topology, wiring: Wiring | None) -> list[_Item]:
-    """Sources, nodes in an order in which they can run (those in a cycle last), sinks."""
+    """Returns sources, nodes and sinks, each after what it reads and otherwise in this order; those in a cycle come last."""
     edges = _edges_of_file(topology) if wiring is None else _edges_of_wiring(wiring)
-    nodes = {f"nodes.{node.name}": node for node in topology.nodes}
-    ordered, _ = order({name: [read for read in edges[name] if read in nodes] for name in nodes})
-    items = [_Item(f"sources.{one.name}", "source", one.name, f"{one.topic} ({one.format}, {one.schema})", ()) for one in topology.sources]
-    placed = [(name, nodes[name]) for name in dict.fromkeys([*ordered, *nodes])]
-    items += [_Item(name, node.kind, node.name, _detail(node), tuple(edges[name])) for name, node in placed]
-    for sink in topology.sinks:
-        shown = ", ".join(field for field, _ in sink.fields)
-        items.append(
-            _Item(f"sinks.{sink.name}", "sink", sink.name, f"{sink.topic} ({sink.format}): {shown}", tuple(edges[f"sinks.{sink.name}"]))
-        )
-    return items
+    items = [_source(topology, source) for source in topology.sources]
+    items += [_node(node, tuple(edges[f"nodes.{node.name}"])) for node in topology.nodes]
+    items += [_sink(sink, tuple(edges[f"sinks.{sink.name}"])) for sink in topology.sinks]
+    by_name = {item.name: item for item in items}
+    ordered, _ = order({item.name: item.reads for item in items})
+    return [by_name[name] for name in dict.fromkeys([*ordered, *by_name])]
 
 
-def _detail(node: Node) -> str:
-    return "; ".join([str(node.model), *(f"{name}: {shown(value)}" for name, value in node.parameters.items())])
+def _source(topology: Topology, source: Source) -> _Item:
+    fed_by = tuple(f"sinks.{sink.name}" for sink in topology.sinks if sink.topic == source.topic)
+    detail = f"{source.topic} ({source.format}, {source.schema})"
+    return _Item(f"sources.{source.name}", "source", source.name, detail, fed_by, ("([", "])"))
+
+
+def _node(node: Node, reads: tuple[str, ...]) -> _Item:
+    kind = kind_of(node)
+    return _Item(f"nodes.{node.name}", node.kind, node.name, kind.detail(node), reads, kind.outline)
+
+
+def _sink(sink: Sink, reads: tuple[str, ...]) -> _Item:
+    detail = f"{sink.topic} ({sink.format}): {', '.join(field for field, _ in sink.fields)}"
+    return _Item(f"sinks.{sink.name}", "sink", sink.name, detail, reads, ("[(", ")]"))
 
 
 def _edges_of_wiring(wiring: Wiring) -> dict[str, dict[str, None]]:
@@ -90,7 +98,7 @@ def _edges_of_wiring(wiring: Wiring) -> dict[str, dict[str, None]]:
 
 
 def _origin(part: Part, source: str) -> str:
-    """Who makes the part's column: columns of nodes are called NODE.OUTPUT, those of fields have no dot."""
+    """Returns the vertex that makes the part's column: a column of a node is named NODE.OUTPUT, one of a field has no dot."""
     node, dot, _ = part.column.partition(".")
     return f"nodes.{node}" if dot else f"sources.{source}"
 
@@ -98,12 +106,12 @@ def _origin(part: Part, source: str) -> str:
 def _edges_of_file(topology: Topology) -> dict[str, dict[str, None]]:
     edges = _no_edges(topology)
     for node in topology.nodes:
-        refs = [ref for entry in node.inputs for ref in entry.refs]
-        # Without any entry all tensors are wired by name, most likely to fields.
+        refs = kind_of(node).refs(node)
+        # Without references all tensors are wired by name, most likely to fields.
         edges[f"nodes.{node.name}"].update(_meant(topology, refs) if refs else _meant(topology, [Ref("", "")]))
     for sink in topology.sinks:
-        refs = [ref for _, ref in sink.fields]
-        edges[f"sinks.{sink.name}"].update(_meant(topology, refs if sink.key is None else [*refs, sink.key]))
+        written = [ref for _, ref in sink.fields]
+        edges[f"sinks.{sink.name}"].update(_meant(topology, written if sink.key is None else [*written, sink.key]))
     return edges
 
 
@@ -124,7 +132,7 @@ def _no_edges(topology: Topology) -> dict[str, dict[str, None]]:
 
 
 def _rails(items: list[_Item]) -> Iterator[str]:
-    """The rails beside each item: a lane goes down from an item until its last reader, which joins it from the right."""
+    """Yields the rails beside each item: a lane goes down from an item to its last reader, which joins it from the right."""
     last = {read: number for number, item in enumerate(items) for read in item.reads}
     lanes: list[str | None] = []
     for number, item in enumerate(items):

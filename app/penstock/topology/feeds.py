@@ -1,23 +1,24 @@
-"""One source's part of the wiring: its names become columns, and every dtype and axis is held against what reads it."""
+"""The wiring of one source: names become columns, and every dtype and axis is compared with what reads it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from penstock.schema import REQUIRED, Column, Field, Missing, Schema, innermost, writes
+from penstock.schema import REQUIRED, Column, Field, Missing, Schema
 from penstock.signature import Tensor
 from penstock.topology.fit import Axes, converts, fills, fit, joined
 from penstock.topology.resolve import FromField, FromNode, Report, Target, Wire
 from penstock.topology.spec import Node, Ref, Sink, Source
 from penstock.topology.wiring import Emit, Feed, OutputField, Part, Step
+from penstock.topology.written import Written, described, fits_reader, fits_schema, shown
 
 __all__ = ["Columns", "Feeder"]
 
 
 class Columns:
-    """The columns that a flow asks its decoder for; a field that is read in several ways has several."""
+    """The columns that a stage asks its decoder for; a field that is read in several ways has several columns."""
 
     def __init__(self) -> None:
         self._made: dict[str, Column] = {}
@@ -26,7 +27,7 @@ class Columns:
         name, number = field, 1
         while name in self._made:
             column = self._made[name]
-            # By their text: NaN is not equal to itself, and 0 is equal to False.
+            # Compared by their text: NaN does not equal itself, and 0 equals False.
             if repr((column.field, column.dtype, column.shape, column.missing)) == repr((field, dtype, shape, missing)):
                 return column
             number += 1
@@ -40,7 +41,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """What a reference gives: the part of the batch, its dtype, and the axes of one value."""
+    """What a reference means: a part of the batch, its dtype, and the axes of one value."""
 
     part: Part
     dtype: str
@@ -48,7 +49,7 @@ class _Given:
 
 
 class Feeder:
-    """Makes steps and emits for the events of one source; what does not fit goes to the report."""
+    """Makes the steps and emits for the events of one source, and reports what does not fit."""
 
     def __init__(self, source: Source, schema: Schema, report: Report) -> None:
         self.source = source
@@ -57,28 +58,33 @@ class Feeder:
         self.columns = Columns()
 
     def step(self, node: Node, wires: list[Wire], outputs: tuple[Tensor, ...]) -> Step:
-        """The node with a feed for each wire; one that does not fit is left out."""
+        """Returns the node with a feed per wire; a wire that does not fit is left out."""
         feeds = (self._feed(node, wire) for wire in wires)
         return Step(node, tuple(feed for feed in feeds if feed is not None), outputs)
 
-    def emit(self, sink: Sink, fields: Mapping[str, Target | None], key: Target | None, schema: Schema | None) -> Emit:
-        """What the sink is given; `schema` is the sink's own, if it has one."""
+    def emit(
+        self,
+        sink: Sink,
+        fields: Mapping[str, Target | None],
+        key: Target | None,
+        schema: Schema | None,
+        readers: Iterable[tuple[Source, Schema]] = (),
+    ) -> Emit:
+        """Returns what the sink writes. `schema` is the sink's own, if it has one; `readers` are the sources that read its topic."""
         where = f"sinks.{sink.name}"
-        made = []
+        made: list[Written] = []
         for name, ref in sink.fields:
             target = fields[name]
             declared = schema.field(name) if schema else None
-            if target is not None and (field := self._output(name, ref, target, declared, f"{where}.fields.{name}")) is not None:
-                made.append(field)
-                if schema is not None:
-                    self._check_written(field, ref, target, declared, schema, f"{where}.fields.{name}")
-        written = {name for name, _ in sink.fields}
-        for asked in schema.fields if schema else ():
-            if asked.default is REQUIRED and asked.name not in written:
-                message = f"{where}: the schema {sink.schema} asks for {asked.name!r}, which the sink does not write"
-                self.report.add(sink.at("fields"), message, f"add {asked.name} to fields, or give it a default in the schema")
+            if target is not None and (output := self._output(name, ref, target, declared, f"{where}.fields.{name}")) is not None:
+                made.append(Written(output, ref, self._field(target) if isinstance(target, FromField) else None))
+        found = list(fits_schema(sink, made, schema)) if schema is not None else []
+        for source, read in readers:
+            found += fits_reader(sink, made, schema, source, read)
+        for mark, message, fix in found:
+            self.report.add(mark, message, fix)
         part = None if sink.key is None or key is None else self._key(sink.key, key, f"{where}.key")
-        return Emit(sink, tuple(made), part)
+        return Emit(sink, tuple(one.output for one in made), part)
 
     def id(self) -> str | None:
         """The column of the events' ids: the source's `id` field as it is, null where it is null."""
@@ -108,8 +114,8 @@ class Feeder:
         axes = joined([each.axes for each in found]) if entry.stacked else found[0].axes
         fitted = None if axes is None else fit(axes, tensor.shape)
         if fitted is None:
-            got = ", ".join(f"{ref.text} as {_shown(each.dtype, each.axes)}" for ref, each in zip(entry.refs, found, strict=True))
-            together = f", together {_shown(tensor.dtype, axes)}" if entry.stacked and axes is not None else ""
+            got = ", ".join(f"{ref.text} as {shown(each.dtype, each.axes)}" for ref, each in zip(entry.refs, found, strict=True))
+            together = f", together {shown(tensor.dtype, axes)}" if entry.stacked and axes is not None else ""
             self.report.add(entry.mark, f"{where}: the tensor is `{tensor}`, it gets {got}{together}", _shape_fix(tensor, axes))
             return None
         return Feed(Tensor(tensor.name, tensor.dtype, fitted), tuple(each.part for each in found), entry.stacked)
@@ -121,13 +127,15 @@ class Feeder:
             if target.tensor.dtype != tensor.dtype:
                 message = f"{where}: the tensor is `{tensor}`, {ref.text!r} gives `{target.tensor}`"
                 self.report.add(
-                    ref.mark, message, f"between models dtypes are equal: export one of them with {tensor.dtype} or {target.tensor.dtype}"
+                    ref.mark,
+                    message,
+                    f"dtypes between models must be equal: export one of them with {tensor.dtype} or {target.tensor.dtype}",
                 )
                 return None
             return self._picked(ref, Part(f"{target.node}.{target.tensor.name}"), target.tensor.dtype, target.tensor.shape, where)
         field = self._field(target)
         if not converts(field, tensor.dtype):
-            message = f"{where}: the tensor is `{tensor}`, the field {field.name!r} is {_described(field)}"
+            message = f"{where}: the tensor is `{tensor}`, the field {field.name!r} is {described(field)}"
             self.report.add(ref.mark, message, _dtype_fix(field, tensor.dtype))
             return None
         shape = self._axes(ref, field, wanted, where)
@@ -137,7 +145,7 @@ class Feeder:
         return self._picked(ref, Part(column.name), tensor.dtype, shape, where)
 
     def _picked(self, ref: Ref, part: Part, dtype: str, axes: Axes, where: str) -> _Given | None:
-        """The part, or its element `[index]` of the last axis."""
+        """Returns the part, or its element `[index]` of the last axis."""
         if ref.index is None:
             return _Given(part, dtype, axes)
         if not axes:
@@ -150,7 +158,7 @@ class Feeder:
         return _Given(Part(part.column, ref.index), dtype, axes[:-1])
 
     def _axes(self, ref: Ref, field: Field, wanted: Axes | None, where: str) -> tuple[int, ...] | None:
-        """The axes of the field's column: the schema's, its open ones by the tensor's; None when one stays open."""
+        """Returns the axes of the field's column: those of the schema, with open ones taken from the tensor; None when one stays open."""
         axes = field.shape
         if wanted is not None and ref.index is None and len(wanted) == len(axes):
             axes = tuple(w if axis is None else axis for axis, w in zip(axes, wanted, strict=True))
@@ -163,13 +171,13 @@ class Feeder:
 
     def _missing(self, ref: Ref, field: Field, dtype: str, rule: Missing | None, where: str) -> Missing:
         if rule is not None and rule.action == "fill" and not fills(rule.value, field, dtype):
-            message = f"{where}: missing: {rule.value!r} is no {dtype}, and the field {field.name!r} is {_described(field)}"
+            message = f"{where}: missing: {rule.value!r} is not of type {dtype}, and the field {field.name!r} is {described(field)}"
             self.report.add(ref.mark, message, f"give a {dtype} value, or missing: reject")
             return Missing()
         if rule is not None and (field.optional or (isinstance(rule.value, float) and math.isnan(rule.value))):
             return rule
         if not field.optional or rule is not None:
-            return Missing()  # null cannot come, so that every such rule means the same column
+            return Missing()  # null cannot occur, so every such rule means the same column
         if field.default is not REQUIRED and field.default is not None:
             return Missing("fill", field.default)
         fix = f"add a rule: {{field: {field.name}, missing: VALUE}}, or missing: {'nan' if dtype.startswith('float') else 'reject'}"
@@ -190,10 +198,10 @@ class Feeder:
         return OutputField(name, given.part, given.dtype, given.axes)
 
     def _passed(self, ref: Ref, field: Field, where: str) -> _Given | None:
-        """A field that goes to a sink as it is; null stays null."""
+        """Returns a field that is copied to a sink; null stays null."""
         if not field.dtype:
             fix = "leave it out, or declare it with a type that has columns"
-            self.report.add(ref.mark, f"{where}: the field {field.name!r} is {_described(field)}, which cannot be written", fix)
+            self.report.add(ref.mark, f"{where}: the field {field.name!r} is {described(field)}, which cannot be written", fix)
             return None
         shape = self._axes(ref, field, None, where)
         if shape is None:
@@ -205,17 +213,6 @@ class Feeder:
         column = self.columns.add(field.name, field.dtype, shape, Missing("fill", None) if field.optional else Missing())
         return self._picked(ref, Part(column.name), field.dtype, shape, where)
 
-    def _check_written(self, output: OutputField, ref: Ref, target: Target, declared: Field | None, schema: Schema, where: str) -> None:
-        file = schema.path or schema.name
-        if declared is None:
-            self.report.add(ref.mark, f"{where}: the sink's schema has no field {output.name!r}", f"declare it in {file}, or leave it out")
-        elif not writes(output.dtype, declared) or fit(output.shape, declared.shape) is None or len(output.shape) != len(declared.shape):
-            message = f"{where}: {ref.text!r} is {_shown(output.dtype, output.shape)}, the sink's schema says {_described(declared)}"
-            self.report.add(ref.mark, message, f"declare a type in {file} that holds it")
-        elif isinstance(target, FromField) and self._field(target).optional and not declared.optional:
-            message = f"{where}: the field {ref.text!r} may be null, in the sink's schema it may not"
-            self.report.add(ref.mark, message, f"allow null in {file}")
-
     def _key(self, ref: Ref, target: Target, where: str) -> Part | None:
         if isinstance(target, FromNode):
             if target.tensor is None:
@@ -226,7 +223,7 @@ class Feeder:
             axes = self._axes(ref, field, None, where)
             if axes is None:
                 return None
-            # A null is refused: records without a key would scatter over the partitions.
+            # Null is refused: records without a key would scatter over the partitions.
             column = self.columns.add(field.name, field.dtype, axes, Missing()) if field.dtype else None
             given = self._picked(ref, Part(column.name if column else field.name), field.dtype, axes, where)
         if given is None:
@@ -234,7 +231,7 @@ class Feeder:
         if given.axes not in ((), (1,)) or not (given.dtype == "string" or "int" in given.dtype):
             self.report.add(
                 ref.mark,
-                f"{where}: {ref.text!r} is {_shown(given.dtype, given.axes)}, a key is text or a whole number",
+                f"{where}: {ref.text!r} is {shown(given.dtype, given.axes)}, a key must be text or a whole number",
                 "name another field",
             )
             return None
@@ -247,23 +244,10 @@ class Feeder:
 
 
 def _level(parts: list[_Given]) -> list[_Given]:
-    """Beside scalars, a part `[N, 1]` is one too."""
+    """Treats a part `[N, 1]` beside scalars as a scalar."""
     if all(part.axes for part in parts):
         return parts
     return [_Given(Part(part.part.column, 0), part.dtype, ()) if part.axes == (1,) and part.part.index is None else part for part in parts]
-
-
-def _shown(dtype: str, axes: Axes) -> str:
-    return str(Tensor("", dtype, axes)).removeprefix(": ")
-
-
-def _described(field: Field) -> str:
-    """The field's type as a person says it."""
-    if field.items is None:
-        return f"an {field.kind}" if field.kind in ("int", "enum") else f"a {field.kind}"
-    sizes = "x".join("?" if axis is None else str(axis) for axis in field.shape)
-    nullable = " that may be null" if innermost(field) is not field and field.items.optional else ""
-    return f"an array of {sizes} {innermost(field).kind}{nullable}"
 
 
 def _dtype_fix(field: Field, dtype: str) -> str:
@@ -280,4 +264,4 @@ def _shape_fix(tensor: Tensor, axes: Axes | None) -> str:
         return f"stack {tensor.shape[0]} fields: {tensor.name}: [A, B, ...]"
     if len(axes) == len(tensor.shape) + 1:
         return "pick one element: NAME[0]"
-    return "axes are equal or open; the first one is always the rows"
+    return "axes must be equal or open; the first axis is always the rows"

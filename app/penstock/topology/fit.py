@@ -1,9 +1,9 @@
-"""The type rules: what may feed what. Pure functions over dtypes and axes; `check` turns a "no" into a Problem.
+"""The type rules: what may feed what. Pure functions over dtypes and axes; `feeds` and `written` report what does not fit.
 
-A field feeds a tensor when every value of its type has a place in the dtype: whole numbers and booleans any float, whole
-numbers a whole number at least as wide, floats a float (64 to 32 bits is allowed, models are trained in 32), text text.
-Unsigned and small integers, which Avro cannot declare, take any whole number, checked at each event. Between two nodes
-dtypes are equal. Axes are equal or open; `[N]` and `[N, 1]` are the same column.
+A field feeds a tensor when the dtype can hold every value of the field's type. Whole numbers and booleans feed any float.
+Whole numbers feed integers that are at least as wide. Floats feed floats (64 to 32 bits is allowed, since models are
+trained in 32). Text feeds text. Avro cannot declare unsigned and small integers: these take any whole number, checked at
+each event. Between two nodes dtypes are equal. Axes are equal or open; `[N]` and `[N, 1]` are the same column.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ _FEEDS: Final = {
 
 
 def converts(field: Field, dtype: str) -> bool:
-    """Whether the field's values have a place in a tensor of `dtype`."""
+    """Whether a tensor of `dtype` can hold the field's values."""
     return field.dtype != "" and dtype in _FEEDS[innermost(field).kind]
 
 
 def fills(value: Any, field: Field, dtype: str) -> bool:
-    """Whether `value` (of a `missing:` rule) can stand for a null of the field in a tensor of `dtype`."""
+    """Whether `value` (of a `missing:` rule) can replace a null of the field in a tensor of `dtype`."""
     if isinstance(value, bool) and dtype not in ("bool", "string"):
         return innermost(field).kind == "boolean"
     return holds(value, dtype)
 
 
 def holds(value: Any, dtype: str) -> bool:
-    """Whether a tensor of `dtype` has a place for `value`: a number in its range (NaN is one for floats), a bool, a str."""
+    """Whether a tensor of `dtype` can hold `value`: a number in its range (a float may be NaN), a bool or a str."""
     match dtype:
         case "string":
             return isinstance(value, str)
@@ -63,13 +63,13 @@ def holds(value: Any, dtype: str) -> bool:
 
 
 def whole_numbers(dtype: str) -> tuple[int, int]:
-    """The least and the greatest number of an integer dtype."""
+    """Returns the least and the greatest number of an integer dtype."""
     bits = int(dtype.removeprefix("u").removeprefix("int"))
     return (0, 2**bits - 1) if dtype.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
 def fit(given: Axes, wanted: Axes) -> Axes | None:
-    """The axes that a tensor of axes `wanted` has when axes `given` feed it, None when they cannot."""
+    """Returns the axes that a tensor of axes `wanted` has when axes `given` feed it, or None when they cannot."""
     if len(given) == len(wanted):
         axes = tuple(w if g is None else g for g, w in zip(given, wanted, strict=True))
         return axes if all(w is None or w == axis for w, axis in zip(wanted, axes, strict=True)) else None
@@ -79,7 +79,7 @@ def fit(given: Axes, wanted: Axes) -> Axes | None:
 
 
 def joined(parts: Sequence[Axes]) -> Axes | None:
-    """The axes of several parts joined along the last axis, None when their axes do not allow it."""
+    """Returns the axes of several parts joined along the last axis, or None when they cannot be joined."""
     if all(axes == () for axes in parts):
         return (len(parts),)
     lead = parts[0][:-1]

@@ -1,158 +1,59 @@
-"""The language as a table: which keys there are, what each may hold and what it means.
+"""The language as a table: which keys a topology file may have, what each may hold and what it means.
 
 The parser checks files against this table and `json_schema` publishes it, so an editor completes exactly what the
-parser takes. A new key is a row here and a line in `parse.py`.
+parser takes. A new key is a row here and a line in `parse`; the keys of a node are those of its kind (`kinds`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
-from penstock.topology.names import FIELD, MODEL, NAME, REF, TOPIC
-from penstock.topology.requirements import THRESHOLD
-
-__all__ = [
-    "TOPOLOGY", "Choice", "Forms", "Key", "Keys", "Listing", "Literal", "Named", "Nested", "Shape", "Text", "Whole", "json_schema",
-]  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A string that matches `pattern`; `what` says so in words."""
-
-    what: str
-    pattern: str
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One of a few words."""
-
-    values: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """An integer between two bounds, both allowed."""
-
-    low: int
-    high: int
-
-
-@dataclass(frozen=True, slots=True)
-class Literal:
-    """A number, a string or a boolean."""
-
-
-@dataclass(frozen=True, slots=True)
-class Nested:
-    """A literal, or a list of at least one of these."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """A list of at least one."""
-
-    of: Shape
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """A mapping whose keys are names that the author chooses; at least one unless `empty`."""
-
-    what: str
-    key: Text
-    of: Shape
-    empty: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """A key of a mapping with fixed keys."""
-
-    shape: Shape
-    doc: str
-    required: bool = False
-    default: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """A mapping with fixed keys. Of the keys in `one_of` exactly one must be there."""
-
-    keys: Mapping[str, Key]
-    one_of: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Forms:
-    """The same thing written as text, as a list or as a mapping."""
-
-    text: Shape | None = None
-    listing: Shape | None = None
-    mapping: Shape | None = None
-
-
-Shape = Text | Choice | Whole | Literal | Nested | Listing | Named | Keys | Forms
-
-_NAME: Final = Text("a name (letters, digits, _ and -, not beginning with a digit)", NAME)
-_FIELD: Final = Text("a field name (letters, digits and _)", FIELD)
-_TENSOR: Final = Text("a tensor name", r"^\S(.*\S)?$")
-_TOPIC: Final = Text("a topic name (letters, digits, '.', '_' and '-')", TOPIC)
-_FILE: Final = Text("a file of the schemas folder", r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
-_MODEL: Final = Text("name@version or name@alias", MODEL)
-_REF: Final = Text("a reference: field, source.field, node or node.output, each with an optional [index]", REF)
-_METRIC: Final = Text("the name of a metric", r"^\S(.*\S)?$")
-_THRESHOLD: Final = Text("a threshold: >=, <=, > or < and a number", THRESHOLD)
-
-_MISSING: Final = Key(Literal(), "What stands for null: a value, nan, or reject (the row goes to the dead-letter topic).")
-
-_INPUT: Final = Forms(
-    text=_REF,
-    listing=Listing(_REF),
-    mapping=Keys(
-        {
-            "field": Key(_REF, "Where the tensor comes from."),
-            "stack": Key(Listing(_REF), "Several scalars or arrays joined along the last axis, in this order."),
-            "missing": _MISSING,
-        },
-        one_of=("field", "stack"),
-    ),
+from penstock.topology.kinds import KINDS
+from penstock.topology.shapes import (
+    ENTRY_NAME,
+    FIELD_NAME,
+    FILE_NAME,
+    REFERENCE,
+    TOPIC_NAME,
+    Choice,
+    Forms,
+    Key,
+    Keys,
+    Kinds,
+    Listing,
+    Literal,
+    Named,
+    Nested,
+    Shape,
+    Text,
+    Whole,
 )
+
+__all__ = ["TOPOLOGY", "json_schema"]
 
 _SOURCE: Final = Keys(
     {
-        "topic": Key(_TOPIC, "The Kafka topic to read.", required=True),
-        "schema": Key(_FILE, "The event's Avro schema, a file of the schemas folder.", required=True),
+        "topic": Key(TOPIC_NAME, "The Kafka topic to read.", required=True),
+        "schema": Key(FILE_NAME, "The event's Avro schema, a file of the schemas folder.", required=True),
         "format": Key(Choice(("json", "avro", "avro-confluent")), "How values are encoded.", default="json"),
-        "id": Key(_FIELD, "The field that identifies an event."),
-        "time": Key(_FIELD, "The field with the event time: a timestamp, or a long in ms."),
-        "dead_letter": Key(_TOPIC, "Where records go that cannot be scored; <topic>.dead-letter when omitted."),
+        "id": Key(FIELD_NAME, "The field that identifies an event."),
+        "time": Key(FIELD_NAME, "The field with the event time: a timestamp, or a long in ms."),
+        "dead_letter": Key(TOPIC_NAME, "The topic for records that cannot be scored; <topic>.dead-letter when omitted."),
         "max_bytes": Key(Whole(1, 104_857_600), "Larger values go to the dead-letter topic unread.", default=1_048_576),
-    }
-)
-
-_NODE: Final = Keys(
-    {
-        "kind": Key(Choice(("feature", "model", "ensemble")), "What the node is for.", required=True),
-        "model": Key(_MODEL, "The registered model.", required=True),
-        "inputs": Key(Named("tensor", _TENSOR, _INPUT, empty=True), "Where input tensors come from; by equal name when omitted."),
-        "parameters": Key(
-            Named("tensor", _TENSOR, Nested(), empty=True), "Input tensors with one value for all events, which a release may change."
-        ),
-        "require": Key(Named("metric", _METRIC, _THRESHOLD), "What the metrics of the model's manifest must meet before it may serve."),
     }
 )
 
 _SINK: Final = Keys(
     {
-        "topic": Key(_TOPIC, "The Kafka topic to write.", required=True),
-        "fields": Key(Forms(listing=Listing(_REF), mapping=Named("field", _FIELD, _REF)), "The fields of the output event.", required=True),
+        "topic": Key(TOPIC_NAME, "The Kafka topic to write.", required=True),
+        "fields": Key(
+            Forms(listing=Listing(REFERENCE), mapping=Named("field", FIELD_NAME, REFERENCE)),
+            "The fields of the output event.",
+            required=True,
+        ),
         "format": Key(Choice(("json", "avro", "avro-confluent")), "How values are encoded.", default="json"),
-        "schema": Key(_FILE, "The output's Avro schema, a file of the schemas folder; avro needs it."),
-        "key": Key(_REF, "The record's key; the input's key when omitted."),
+        "schema": Key(FILE_NAME, "The output's Avro schema, a file of the schemas folder; avro needs it."),
+        "key": Key(REFERENCE, "The record's key; the input's key when omitted."),
     }
 )
 
@@ -161,24 +62,24 @@ _RELEASES: Final = Keys(
         "signatures": Key(Choice(("off", "warn", "require")), "Whether models must carry an OpenSSF signature.", default="off"),
         "on_invalid": Key(Choice(("report", "rollback")), "What happens when a live model fails its periodic check.", default="report"),
         "check_every": Key(Whole(0, 86_400), "Seconds between two checks of the live models; 0 for never.", default=60),
-        "control": Key(_TOPIC, "The topic with the releases; <application>.<topology>.control when omitted."),
-        "status": Key(_TOPIC, "The topic where workers tell how they are; <application>.<topology>.status when omitted."),
+        "control": Key(TOPIC_NAME, "The topic with the releases; <application>.<topology>.control when omitted."),
+        "status": Key(TOPIC_NAME, "The topic where workers report their state; <application>.<topology>.status when omitted."),
     }
 )
 
 TOPOLOGY: Final = Keys(
     {
-        "topology": Key(_NAME, "The topology's name.", required=True),
-        "sources": Key(Named("source", _NAME, _SOURCE), "Topics to read events from.", required=True),
-        "nodes": Key(Named("node", _NAME, _NODE), "Registered models and what they read.", required=True),
-        "sinks": Key(Named("sink", _NAME, _SINK), "Topics to write predictions to.", required=True),
+        "topology": Key(ENTRY_NAME, "The topology's name.", required=True),
+        "sources": Key(Named("source", ENTRY_NAME, _SOURCE), "Topics to read events from.", required=True),
+        "nodes": Key(Named("node", ENTRY_NAME, Kinds(KINDS)), "Registered models and what they read.", required=True),
+        "sinks": Key(Named("sink", ENTRY_NAME, _SINK), "Topics to write predictions to.", required=True),
         "releases": Key(_RELEASES, "How models are swapped while the stream runs."),
     }
 )
 
 
 def json_schema() -> dict[str, Any]:
-    """The language as a JSON Schema (draft 2020-12), as published in `schemas/topology.schema.json`."""
+    """Returns the language as a JSON Schema (draft 2020-12), which `schemas/topology.schema.json` publishes."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Penstock topology",
@@ -203,8 +104,9 @@ def _schema(shape: Shape) -> dict[str, Any]:
         case Named(_, key, of, empty):
             names = {"propertyNames": {"pattern": key.pattern}, "additionalProperties": _schema(of)}
             return {"type": "object", "minProperties": 0 if empty else 1, **names}
-        case Forms(text, listing, mapping):
-            return {"anyOf": [_schema(form) for form in (text, listing, mapping) if form is not None]}
+        case Forms() | Kinds():
+            schemas = [_schema(form) for form in _forms(shape)]
+            return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
         case Keys(keys, one_of):
             return {
                 "type": "object",
@@ -213,6 +115,12 @@ def _schema(shape: Shape) -> dict[str, Any]:
                 "additionalProperties": False,
                 **({"oneOf": [{"required": [name]} for name in one_of]} if one_of else {}),
             }
+
+
+def _forms(shape: Forms | Kinds) -> list[Shape]:
+    if isinstance(shape, Kinds):
+        return [keys for _, keys in shape.groups()]
+    return [form for form in (shape.text, shape.listing, shape.mapping) if form is not None]
 
 
 def _property(key: Key) -> dict[str, Any]:

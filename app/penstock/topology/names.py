@@ -1,4 +1,4 @@
-"""What names may look like, and which known one a mistyped name was probably meant to be."""
+"""What names may look like, and which known name a mistyped one probably means."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ NAME: Final = r"^[A-Za-z_][A-Za-z0-9_-]{0,99}$"
 FIELD: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,199}$"
 MODEL: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}@[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 TOPIC: Final = r"^[A-Za-z0-9._-]{1,249}$"
-# The part behind the dot may be the output of any exporter (`dense/BiasAdd:0`), so only blanks and brackets end it.
+# The part after the dot may come from any exporter (`dense/BiasAdd:0`), so only blanks and brackets end it.
 REF: Final = r"^([A-Za-z_][A-Za-z0-9_-]*)(?:\.([^\s\[\].][^\s\[\]]*))?(?:\[([0-9]{1,6})\])?$"
 
 
 def ref(text: str, mark: Mark) -> Ref | None:
-    """`text` taken apart, None when it is no reference."""
+    """Splits `text` into a Ref; returns None when it is not a reference."""
     found = re.fullmatch(REF, text)
     if not found:
         return None
@@ -29,7 +29,7 @@ def ref(text: str, mark: Mark) -> Ref | None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A fix for an unknown name: the closest known one, or all of them when they are few."""
+    """Returns a fix for an unknown name: the closest known name, or all of them when they are few."""
     choices = list(dict.fromkeys(known))
     if close := difflib.get_close_matches(name, choices, n=1):
         return f"did you mean {close[0]!r}?"
@@ -41,11 +41,11 @@ def any_of(names: Iterable[str]) -> str:
 
 
 def topic_problem(topic: str) -> str:
-    """Why Kafka would not take `topic` as a name, "" when it would."""
+    """Returns why Kafka refuses `topic` as a name, or "" when it accepts it."""
     if topic in {".", ".."}:
         return f"{topic!r} is not a topic name"
     if topic.startswith("__"):
-        return f"the topic {topic!r} is reserved: names with two leading underscores are Kafka's own"
+        return f"the topic {topic!r} is reserved: Kafka uses names that begin with two underscores"
     if len(topic) > 249:
         return f"the topic name {topic[:40]!r}... has {len(topic)} characters, Kafka allows 249"
     return "" if re.fullmatch(TOPIC, topic) else f"the topic {topic!r} has characters that Kafka does not allow"

@@ -1,4 +1,4 @@
-"""The order in which nodes can run: each after those it reads, otherwise as in the file."""
+"""The order in which things can run: each after those that it reads, otherwise as in the file."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ __all__ = ["order"]
 
 
 def order(reads: Mapping[str, Collection[str]]) -> tuple[list[str], list[list[str]]]:
-    """(the nodes that can be ordered, the cycles). `reads` says which nodes each node reads.
+    """Returns (the names that can be ordered, the cycles). `reads` holds the names that each name reads.
 
-    A cycle is a path that ends where it begins. Nodes in a cycle, and those that read them, are not in the order.
+    A cycle is a path in the direction of the data that ends where it begins. Names in a cycle, and those that read them,
+    are not in the order.
     """
     ordered: list[str] = []
     waiting = list(reads)
@@ -21,7 +22,7 @@ def order(reads: Mapping[str, Collection[str]]) -> tuple[list[str], list[list[st
 
 
 def _cycles(reads: dict[str, list[str]]) -> list[list[str]]:
-    """One cycle of each knot, found by walking against the stream until a node comes again."""
+    """Returns one cycle per knot, found by walking upstream until a name comes again."""
     cycles: list[list[str]] = []
     seen: set[str] = set()
     for start in reads:

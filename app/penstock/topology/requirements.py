@@ -11,19 +11,19 @@ from penstock.topology.spec import Mark, Requirement
 
 __all__ = ["THRESHOLD", "requirement", "unmet"]
 
-# As many digits as nobody needs, and no exponent with which a bound could become infinite.
+# More digits than anyone needs, and no exponent that makes a bound infinite.
 THRESHOLD: Final = r"^(>=|<=|>|<) *([-+]?(?:[0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})(?:[eE][-+]?[0-9]{1,2})?)$"
 _HOLDS: Final = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 
 
 def requirement(metric: str, text: str, mark: Mark) -> Requirement | None:
-    """`text` (">= 0.85") taken apart, None when it is no threshold."""
+    """Splits `text` (">= 0.85") into a Requirement; returns None when it is not a threshold."""
     found = re.fullmatch(THRESHOLD, text)
     return Requirement(metric, found[1], float(found[2]), mark) if found else None
 
 
 def unmet(requirements: Iterable[Requirement], metrics: Mapping[str, float]) -> list[str]:
-    """What is wrong with `metrics`: a message for each requirement that they do not meet. A NaN meets none."""
+    """Returns a message for each requirement that `metrics` do not meet. NaN meets no requirement."""
     messages = []
     for one in requirements:
         bound = f"{one.comparison} {one.bound:.15g}"
@@ -31,7 +31,7 @@ def unmet(requirements: Iterable[Requirement], metrics: Mapping[str, float]) -> 
             there = f"known: {', '.join(metrics)}" if metrics else "there are no metrics"
             messages.append(f"{one.metric} is missing, required is {bound}; {there}")
         elif not _HOLDS[one.comparison](value := metrics[one.metric], one.bound):
-            short = f"{value:.6g}"  # where rounding makes it meet the bound, it is shown in full
+            short = f"{value:.6g}"  # a value that would meet the bound once rounded is shown in full
             shown = repr(value) if _HOLDS[one.comparison](float(short), one.bound) else short
             messages.append(f"{one.metric} is {shown}, required is {bound}")
     return messages

@@ -1,26 +1,27 @@
 """What every name on a right-hand side means: a field of the event or the output of a node; and the inputs that the file leaves out.
 
 A tensor without an entry is fed by what has its name: the field T, the node T (by its only output), or the output T of
-another node. Exactly one of them must exist; the file has to say which where there are several.
+another node. Exactly one of them must exist; when there are several, the file must name one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from penstock.errors import Problem
 from penstock.schema import Schema
 from penstock.signature import Signature, Tensor
 from penstock.topology.names import any_of, did_you_mean
-from penstock.topology.parameters import misfit
 from penstock.topology.spec import Constant, Input, Mark, Node, Ref, Topology
 
-__all__ = ["FromField", "FromNode", "Names", "Report", "Target", "Wire"]
+__all__ = ["Finding", "FromField", "FromNode", "Names", "Report", "Target", "Wire"]
+
+Finding = tuple[Mark, str, str]  # where it is, what is wrong, what to do
 
 
 class Report:
-    """Problems as they are found; the same one is kept once."""
+    """Collects problems as they are found, each once."""
 
     def __init__(self, file: str) -> None:
         self._file = file
@@ -30,13 +31,13 @@ class Report:
         self._found[Problem(self._file, mark.line, mark.column, message, fix)] = None
 
     def problems(self) -> list[Problem]:
-        """All of them in the file's order."""
+        """Returns all problems in the file's order."""
         return sorted(self._found, key=lambda problem: (problem.line, problem.column))
 
 
 @dataclass(frozen=True, slots=True)
 class FromField:
-    """A field of the event: of `source` only, or (None) of whichever source the event came from."""
+    """A field of the event: of `source` only, or of any source that has it (None)."""
 
     name: str
     source: str | None = None
@@ -55,9 +56,9 @@ Target = FromField | FromNode
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """An input tensor of a node and what its refs mean; a None there is a ref that leads nowhere and was reported.
+    """An input tensor of a node and what its refs mean; None is a ref that leads nowhere and has been reported.
 
-    A parameter has no refs but a `constant`.
+    A parameter has a `constant` and no refs.
     """
 
     tensor: Tensor
@@ -67,58 +68,64 @@ class Wire:
 
 
 class Names:
-    """The names of a topology. A schema or signature that is not known silences what only it could say."""
+    """The names of a topology. What depends on an unknown schema or signature is not reported."""
 
     def __init__(self, topology: Topology, schemas: Mapping[str, Schema], signatures: Mapping[str, Signature], report: Report) -> None:
         self.topology = topology
         self.schemas = schemas
         self.signatures = signatures
         self.report = report
-        # Where something is broken already, "nobody reads it" would only say so once more.
+        # While something is broken, "no sink reads it" would only report the same mistake again.
         self.dangling = len(schemas) < len(topology.sources) or len(signatures) < len(topology.nodes)
 
     def target(self, ref: Ref, where: str) -> Target | None:
-        """What the ref means; None, with a problem in the report, when it means nothing or two things."""
+        """Returns what the ref means, or None and reports a problem when it means nothing or two things."""
         if ref.tail is None:
             return self._bare(ref, where)
         if self.topology.source(ref.head):
             schema = self.schemas.get(ref.head)
             if schema is not None and schema.field(ref.tail) is None:
                 fix = did_you_mean(ref.tail, [field.name for field in schema.fields])
-                self._nowhere(ref, f"{where}: the source {ref.head!r} has no field {ref.tail!r}", fix)
+                self.nowhere(ref.mark, f"{where}: the source {ref.head!r} has no field {ref.tail!r}", fix)
                 return None
             return FromField(ref.tail, ref.head)
         if self.topology.node(ref.head):
             return self._output(ref, where)
         fix = did_you_mean(ref.head, self._heads())
-        self._nowhere(ref, f"{where}: {ref.text!r}: there is no source or node {ref.head!r}", fix)
+        self.nowhere(ref.mark, f"{where}: {ref.text!r}: there is no source or node {ref.head!r}", fix)
         return None
 
-    def wires(self, node: Node) -> list[Wire]:
-        """Every input tensor of the node's model, in the model's order, and what feeds it."""
-        signature = self.signatures.get(node.name)
-        if signature is None:
-            for entry in node.inputs:
-                self._targets(entry.refs, f"nodes.{node.name}.inputs.{entry.tensor}")
-            return []
-        tensors = [tensor.name for tensor in signature.inputs]
-        given = {entry.tensor: entry for entry in node.inputs}
-        for name, entry in given.items():
-            if name not in tensors:
-                fix = did_you_mean(name, [tensor for tensor in tensors if tensor not in given] or tensors)
-                self.report.add(entry.mark, f"nodes.{node.name}.inputs: {node.model} has no input tensor {name!r}", fix)
-                self.dangling = True
-        self._check_parameters(node, signature, given)
-        wires = []
-        for tensor in signature.inputs:
-            if tensor.name in node.parameters and tensor.name not in given:
-                wires.append(Wire(tensor, Input(tensor.name, ()), (), node.parameters[tensor.name]))
-                continue
-            found = given.get(tensor.name) or self._default(node, tensor)
-            if found is not None:
-                targets = self._targets(found.refs, f"nodes.{node.name}.inputs.{tensor.name}")
-                wires.append(Wire(tensor, found, targets))
-        return wires
+    def targets(self, refs: Iterable[Ref], where: str) -> tuple[Target | None, ...]:
+        return tuple(self.target(ref, where) for ref in refs)
+
+    def by_name(self, node: Node, tensor: Tensor, hint: str = "") -> Input | None:
+        """Returns what feeds an input tensor that the file leaves out, or None and reports a problem when nothing or several things could.
+
+        `hint` is what the node's kind offers beside an entry of `inputs`.
+        """
+        others = {name: signature for name, signature in self.signatures.items() if name != node.name}
+        candidates = [Ref(tensor.name, tensor.name, mark=node.mark)] if self.has_field(tensor.name) else []
+        for name, signature in others.items():
+            if name == tensor.name and len(signature.outputs) == 1:
+                candidates.append(Ref(name, name, mark=node.mark))
+            elif signature.output(tensor.name):
+                candidates.append(Ref(f"{name}.{tensor.name}", name, tensor.name, mark=node.mark))
+        if len(candidates) == 1:
+            return Input(tensor.name, tuple(candidates), mark=node.mark)
+        self.dangling = True
+        if candidates:
+            fix = f"name one: inputs: {{{tensor.name}: ...}}"
+            found = ", ".join(candidate.text for candidate in candidates)
+            self.report.add(node.mark, f"nodes.{node.name}: several things have the name of the input tensor `{tensor}`: {found}", fix)
+        elif len(self.schemas) == len(self.topology.sources) and len(self.signatures) == len(self.topology.nodes):
+            message = f"nodes.{node.name}: nothing feeds the input tensor `{tensor}`, and no field or output has its name"
+            self.report.add(node.mark, message, f"add inputs: {{{tensor.name}: FIELD or NODE.OUTPUT}}{hint}")
+        return None
+
+    def nowhere(self, mark: Mark, message: str, fix: str) -> None:
+        """Reports a name that means nothing."""
+        self.dangling = True
+        self.report.add(mark, message, fix)
 
     def has_field(self, name: str) -> bool:
         """Whether some source has the field."""
@@ -128,8 +135,10 @@ class Names:
         node, source = self.topology.node(ref.head), self.topology.source(ref.head)
         if node and self.has_field(ref.head):
             owner = next(name for name, schema in self.schemas.items() if schema.field(ref.head))
-            fix = f"rename the node, or write {owner}.{ref.head} for the field"
-            self.report.add(ref.mark, f"{where}: {ref.text!r} is both a node and a field", fix)
+            signature = self.signatures.get(node.name)
+            output = signature.outputs[0].name if signature and signature.outputs else "OUTPUT"
+            fix = f"write {owner}.{ref.head} for the field or {ref.head}.{output} for the node, or rename one of them"
+            self.nowhere(ref.mark, f"{where}: {ref.text!r} is both a node and a field", fix)
             return None
         if node:
             return self._output(ref, where)
@@ -138,11 +147,11 @@ class Names:
         if source:
             known = self.schemas.get(source.name)
             fix = f"one of its fields: {', '.join(f'{source.name}.{field.name}' for field in known.fields[:3])}, ..." if known else ""
-            self._nowhere(ref, f"{where}: {ref.text!r} is a source, not a field", fix)
+            self.nowhere(ref.mark, f"{where}: {ref.text!r} is a source, not a field", fix)
         elif len(self.schemas) < len(self.topology.sources):
-            self.dangling = True  # it may be a field of a schema that could not be read, which was reported
+            self.dangling = True  # it may be a field of a schema that could not be read, which has been reported
         else:
-            self._nowhere(ref, f"{where}: {ref.text!r} is neither a field nor a node", did_you_mean(ref.head, self._heads()))
+            self.nowhere(ref.mark, f"{where}: {ref.text!r} is neither a field nor a node", did_you_mean(ref.head, self._heads()))
         return None
 
     def _output(self, ref: Ref, where: str) -> Target | None:
@@ -158,50 +167,9 @@ class Names:
             return None
         tensor = signature.output(ref.tail)
         if tensor is None:
-            self._nowhere(ref, f"{where}: the node {ref.head!r} has no output {ref.tail!r}", did_you_mean(ref.tail, outputs))
+            self.nowhere(ref.mark, f"{where}: the node {ref.head!r} has no output {ref.tail!r}", did_you_mean(ref.tail, outputs))
             return None
         return FromNode(ref.head, tensor)
-
-    def _nowhere(self, ref: Ref, message: str, fix: str) -> None:
-        self.dangling = True
-        self.report.add(ref.mark, message, fix)
-
-    def _targets(self, refs: Iterable[Ref], where: str) -> tuple[Target | None, ...]:
-        return tuple(self.target(ref, where) for ref in refs)
-
-    def _check_parameters(self, node: Node, signature: Signature, given: Container[str]) -> None:
-        where = f"nodes.{node.name}.parameters"
-        for name, value in node.parameters.items():
-            mark, tensor = node.at(f"parameters.{name}"), signature.input(name)
-            if tensor is None:
-                fix = did_you_mean(name, [one.name for one in signature.inputs])
-                self.report.add(mark, f"{where}: {node.model} has no input tensor {name!r}", fix)
-            elif found := misfit(tensor, value):
-                self.report.add(mark, f"{where}.{name}: {found[0]}", found[1])
-        if signature.inputs and all(tensor.name in node.parameters and tensor.name not in given for tensor in signature.inputs):
-            message = f"{where}: every input tensor of {node.model} is a parameter, so each event would get the same answer"
-            self.report.add(node.at("parameters"), message, "feed one of them from a field or another node")
-
-    def _default(self, node: Node, tensor: Tensor) -> Input | None:
-        others = {name: signature for name, signature in self.signatures.items() if name != node.name}
-        candidates = [Ref(tensor.name, tensor.name, mark=node.mark)] if self.has_field(tensor.name) else []
-        for name, signature in others.items():
-            if name == tensor.name and len(signature.outputs) == 1:
-                candidates.append(Ref(name, name, mark=node.mark))
-            elif signature.output(tensor.name):
-                candidates.append(Ref(f"{name}.{tensor.name}", name, tensor.name, mark=node.mark))
-        if len(candidates) == 1:
-            return Input(tensor.name, tuple(candidates), mark=node.mark)
-        self.dangling = True
-        if candidates:
-            fix = f"say which: inputs: {{{tensor.name}: ...}}"
-            found = ", ".join(candidate.text for candidate in candidates)
-            self.report.add(node.mark, f"nodes.{node.name}: the input tensor `{tensor}` has several sources by its name: {found}", fix)
-        elif len(self.schemas) == len(self.topology.sources) and len(self.signatures) == len(self.topology.nodes):
-            fix = f"add inputs: {{{tensor.name}: FIELD or NODE.OUTPUT}}, or parameters: {{{tensor.name}: VALUE}} for a constant"
-            message = f"nodes.{node.name}: nothing feeds the input tensor `{tensor}`, and no field or output has its name"
-            self.report.add(node.mark, message, fix)
-        return None
 
     def _heads(self) -> Iterable[str]:
         yield from (field.name for schema in self.schemas.values() for field in schema.fields)

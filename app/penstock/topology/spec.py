@@ -1,21 +1,24 @@
-"""A topology as the file declares it: frozen values, each with the place where it stands in the file.
+"""A topology as the file declares it: frozen values, each with its place in the file.
 
-`sources -> nodes -> sinks`. Several sources share one graph: an event runs the nodes and sinks that its own
-source's fields can reach, so a graph with two sources is compiled into two flows (see `wiring`).
+`sources -> nodes -> sinks`. Several sources share one graph: an event runs the nodes and sinks that the fields of its own
+source can reach, so a graph with two sources is wired into two stages (see `wiring`). A node is of one of
+several kinds; each kind has a file in `kinds`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from penstock.schema import Missing
 
-__all__ = ["Constant", "Entry", "Input", "Mark", "ModelRef", "Node", "Ref", "Releases", "Requirement", "Sink", "Source", "Topology"]
+__all__ = [
+    "Constant", "Entry", "Input", "Mark", "ModelNode", "ModelRef", "Node", "Ref", "Releases", "Requirement", "Sink", "Source", "Topology",
+]  # fmt: skip
 
 Format = Literal["json", "avro", "avro-confluent"]
-Constant = bool | int | float | str | tuple["Constant", ...]  # tuples are nested as the axes of a tensor are
+Constant = bool | int | float | str | tuple["Constant", ...]  # tuples are nested like the axes of a tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +31,13 @@ class Mark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What a source, a node and a sink share: where its name stands, and where the values of its keys stand."""
+    """What sources, nodes and sinks share: the place of the name, and the places of the values of the keys."""
 
     mark: Mark = field(default=Mark(), compare=False)
     marks: Mapping[str, Mark] = field(default_factory=dict, compare=False)
 
     def at(self, *keys: str) -> Mark:
-        """The place of the first of these keys' values that the file has; of the name when it has none of them."""
+        """Returns the place of the first of these keys that the file has, or the place of the name when it has none of them."""
         return next((self.marks[key] for key in keys if key in self.marks), self.mark)
 
 
@@ -65,7 +68,7 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """Where one input tensor of a node comes from. Several refs are stacked along the last axis, in this order."""
+    """What feeds one input tensor of a node. Several refs are stacked along the last axis, in this order."""
 
     tensor: str
     refs: tuple[Ref, ...]
@@ -76,7 +79,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """`metric comparison bound`, as in `auc >= 0.85`: what the manifest of a node's model must say. `comparison` is >=, <=, > or <."""
+    """`metric comparison bound`, as in `auc >= 0.85`: a condition on the manifest of a node's model. `comparison` is >=, <=, > or <."""
 
     metric: str
     comparison: str
@@ -100,13 +103,20 @@ class Source(Entry):
 
 @dataclass(frozen=True, slots=True)
 class Node(Entry):
-    """A registered model at a place in the graph. `inputs` holds what the file says; the rest is wired by name.
-
-    `parameters` are input tensors that no event and no node feeds: each has one value for all rows.
-    """
+    """A place in the graph where columns are computed: what the nodes of every kind share. `kind` is a row of `kinds.KINDS`."""
 
     name: str
-    kind: Literal["feature", "model", "ensemble"]
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelNode(Node):
+    """A registered model at a place in the graph; a release may bind another version. The kinds feature, model and ensemble.
+
+    `inputs` holds the entries of the file; other tensors are wired by name. `parameters` are input tensors that neither an
+    event nor a node feeds: each has one value for all rows.
+    """
+
     model: ModelRef
     inputs: tuple[Input, ...] = ()
     require: tuple[Requirement, ...] = ()
@@ -129,9 +139,9 @@ class Sink(Entry):
 class Releases(Entry):
     """How models are swapped while the stream runs.
 
-    `signatures` says whether models must be signed, `on_invalid` what happens when a live one fails its periodic check,
-    `check_every` how often that is made, in seconds (0: never). `control` and `status` are topics; "" when the file names
-    none: the default is made with the application's name, which is a setting.
+    `signatures` sets whether models must be signed, `on_invalid` what happens when a live model fails its periodic check, and
+    `check_every` the seconds between two checks (0: never). `control` and `status` are topics, "" when the file does not
+    name one: the default contains the application's name, which is a setting.
     """
 
     signatures: Literal["off", "warn", "require"] = "off"
@@ -157,3 +167,16 @@ class Topology:
 
     def node(self, name: str) -> Node | None:
         return next((node for node in self.nodes if node.name == name), None)
+
+    @property
+    def model_nodes(self) -> tuple[ModelNode, ...]:
+        """The nodes that a release binds to model versions."""
+        return tuple(node for node in self.nodes if isinstance(node, ModelNode))
+
+    def with_nodes(self, nodes: Iterable[Node]) -> Topology:
+        """Returns the topology with each of these nodes in place of the node with the same name."""
+        changed = {node.name: node for node in nodes}
+        return replace(self, nodes=tuple(changed.get(node.name, node) for node in self.nodes))
+
+    def model_node(self, name: str) -> ModelNode | None:
+        return next((node for node in self.model_nodes if node.name == name), None)

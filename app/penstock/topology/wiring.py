@@ -1,6 +1,6 @@
-"""Wiring: every name of a topology resolved to the column it means, per source; what `engine.compile` turns into a plan.
+"""Wiring: every name of a topology resolved to the column that it means, stage by stage; `engine.compile` turns it into a plan.
 
-Values only. `penstock.topology.check.wire` makes them and finds every problem on the way.
+Values only. `penstock.topology.check.wire` makes them, and reports every problem that it finds.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Part:
 class Feed:
     """One input tensor of a step: one part, reshaped to the tensor's axes, or several stacked along the last axis.
 
-    Without a part it is a parameter: every row gets `constant`. Its tensor is the model's own, open axes and all, because
-    another value may take the constant's place.
+    Without a part it is a parameter: every row gets `constant`. Its tensor keeps the open axes of the model, because a
+    release may replace the constant.
     """
 
     tensor: Tensor
@@ -38,7 +38,7 @@ class Feed:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A node in its flow: its feeds, and the outputs that somebody reads (only these are asked of the model)."""
+    """A node in its stage: its feeds, and the outputs that something reads (the node computes only these)."""
 
     node: Node
     feeds: tuple[Feed, ...]
@@ -57,7 +57,7 @@ class OutputField:
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """What a flow writes to a sink. `key` None keeps the input's key; a key column is a string or integer column."""
+    """What a stage writes to a sink. `key` None keeps the input's key; a key column is a string or integer column."""
 
     sink: Sink
     fields: tuple[OutputField, ...]
@@ -66,7 +66,7 @@ class Emit:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One topic that a stage reads: its source, the columns that its events are decoded to, and the one of these that is their id."""
+    """One topic that a stage reads: its source, the columns that its events are decoded into, and which of these is their id."""
 
     source: Source
     columns: tuple[Column, ...]
@@ -80,7 +80,10 @@ class Each:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Everything that an event goes through in one process: decode the inputs' columns, gather, run `steps` in order, write `emits`."""
+    """Everything that an event goes through in one process: decode the inputs' columns, gather, run `steps` in order, write `emits`.
+
+    The name of a stage with one input is the name of its source.
+    """
 
     name: str
     inputs: tuple[Input, ...]
@@ -97,7 +100,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """A topology with every name resolved."""
+    """A topology with every name resolved. `stages` come in an order in which each stands after those that feed it."""
 
     topology: Topology
     stages: tuple[Stage, ...]

@@ -190,7 +190,7 @@ class Follower:
         self._decide()
 
     def _compare_with_the_file(self, bound: Mapping[str, Binding]) -> None:
-        declared = {node.name: str(node.model) for node in self._loaded.topology.nodes}
+        declared = {node.name: str(node.model) for node in self._loaded.topology.model_nodes}
         differs = [
             f"{name}: {bound[name]}, the file says {said}" for name, said in declared.items() if name in bound and str(bound[name]) != said
         ]

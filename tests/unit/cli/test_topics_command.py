@@ -46,6 +46,18 @@ def test_every_topic_has_its_role(file: Path) -> None:
     assert [name for name, need in needs.items() if need.partitions == 1] == ["shop.t.control", "shop.t.status"]
 
 
+def test_topic_that_is_written_and_read_is_there_once(file: Path) -> None:
+    """In a chain what a sink writes is what a source reads; two sinks may share a topic too."""
+    file.write_text(TOPOLOGY.replace("topic: returns,", "topic: scores,").replace("topic: audit,", "topic: scores,"))
+    needs = needed(parse(file), "shop")
+    assert [(name, need.role) for name, need in needs.items()][:3] == [
+        ("orders", "source orders"),
+        ("scores", "source returns, sink scores, sink audit"),
+        ("orders.dead-letter", "dead letters of orders"),
+    ]
+    assert needs["scores"].partitions is None, "as many as the other topics have"
+
+
 @pytest.mark.parametrize("command", ["ls", "create"])
 def test_brokers_that_do_not_answer_have_their_exit_code_and_are_not_waited_for_longer(
     command: str, file: Path, capsys: pytest.CaptureFixture[str]

@@ -99,8 +99,9 @@ def test_plan_names_columns_steps_and_topics(root: Path) -> None:
 def test_plan_as_json(root: Path) -> None:
     shown = json.loads(run(plan, root, "good.yaml", "--format", "json").stdout)
     (stage,) = shown["stages"]
-    assert stage["dead_letter"] == "cards.dead-letter"
-    assert [(one["name"], one["dtype"], one["missing"]) for one in stage["columns"]] == [
+    (read,) = stage["inputs"]
+    assert (stage["stage"], read["source"], read["dead_letter"], read["written_by"]) == ("cards", "cards", "cards.dead-letter", [])
+    assert [(one["name"], one["dtype"], one["missing"]) for one in read["columns"]] == [
         ("amount", "float32", "nan"),
         ("id", "string", "rejected"),
         ("amount:float64", "float64", "null"),
@@ -111,6 +112,49 @@ def test_plan_as_json(root: Path) -> None:
     ]
     assert stage["sinks"][0]["key"] == "id"
     assert stage["sinks"][0]["fields"]["score"] == {"from": "score.y[0]", "type": "float32[N]"}
+
+
+@pytest.fixture
+def chained(root: Path) -> Path:
+    """A second stage, first in the file, that reads the scores of the first."""
+    text = TEXT.replace("sources: {cards", "sources: {scored: {topic: scores, schema: scored.avsc}, cards")
+    text = text.replace("nodes:", "nodes:\n  again: {kind: model, model: score@live, inputs: {x: scored.score}}")
+    text = text.replace("{id: id, score: score, amount: amount}}}", "{score: score.y}}, last: {topic: last, fields: [again]}}")
+    (root / "chain.yaml").write_text(text.replace("key: id", "key: cards.id"))
+    scored = {"type": "record", "name": "Scored", "fields": [{"name": "score", "type": "float"}]}
+    (root / "schemas/scored.avsc").write_text(json.dumps(scored))
+    return root
+
+
+def test_plan_shows_stages_in_the_order_of_the_chain(chained: Path) -> None:
+    shown = run(plan, chained, "chain.yaml").stdout
+    heads = [line for line in shown.splitlines() if line.startswith("source ")]
+    assert heads == ["source cards: cards (json, card.avsc)", "source scored: scores (json, scored.avsc), written by the sink scores"]
+    first, second = json.loads(run(plan, chained, "chain.yaml", "--format", "json").stdout)["stages"]
+    assert [(one["source"], one["written_by"]) for one in first["inputs"] + second["inputs"]] == [("cards", []), ("scored", ["scores"])]
+    assert [step["node"] for step in second["steps"]] == ["again"]
+
+
+def test_validate_and_draw_know_a_chain(chained: Path) -> None:
+    assert run(validate, chained, "chain.yaml").stdout.endswith("payments is valid: 2 sources, 3 nodes, 2 sinks\n")
+    drawn = [line.split()[1:3] for line in run(draw, chained, "chain.yaml").stdout.replace("│", "").splitlines()[1:]]
+    assert [name for name in drawn if name[0] in ("source", "sink")] == [
+        ["source", "cards"],
+        ["sink", "scores"],
+        ["source", "scored"],
+        ["sink", "last"],
+    ]
+
+
+def test_validate_names_both_lines_of_a_chain_that_does_not_fit(chained: Path) -> None:
+    text = (chained / "chain.yaml").read_text()
+    (chained / "chain.yaml").write_text(text.replace("{score: score.y}", "{result: score.y}"))
+    result = run(validate, chained, "chain.yaml")
+    assert result.exit_code == 2
+    unknown, lacking, _ = result.stderr.splitlines()
+    where = "the schema of the source 'scored' on line 2"
+    assert f"sinks.scores: {where} requires 'score', which the sink does not write" in unknown
+    assert f"sinks.scores.fields.result: {where} has no field 'result'" in lacking
 
 
 @pytest.fixture

@@ -270,7 +270,7 @@ def test_everything_that_does_not_fit_is_told_at_once(world: World) -> None:
     text = str(error.value)
     assert "nodes.score.require: score@4: auc is 0.4, required is >= 0.5" in text
     assert "nodes.score.parameters.b:" in text
-    assert "gives the node no parameter 'c'" in text
+    assert "declares no parameter 'c'" in text
 
 
 def test_tensors_that_differ_are_told(world: World) -> None:

@@ -88,10 +88,10 @@ def test_problem_with_id_or_time_is_told_where_its_value_stands(problems: Proble
         ("[month, day]", "[month, day, month]", "it gets month as int64[N], day as int64[N], month as int64[N], together int64[N, 3]"),
         ("[month, day]", "month", "it gets month as int64[N] (stack 2 fields: date: [A, B, ...])"),
         ("{field: dep_delay, missing: 0}", "dep_delay", "the field 'dep_delay' may be null, and a tensor cannot"),
-        ("missing: 0", "missing: none", "missing: 'none' is no float32, and the field 'dep_delay' is a double"),
-        ("missing: 0", "missing: true", "missing: True is no float32"),
-        ("missing: 0", "missing: 1e39", "missing: 1e+39 is no float32"),
-        ("missing: 0", "missing: .inf", "missing: inf is no float32"),
+        ("missing: 0", "missing: none", "missing: 'none' is not of type float32, and the field 'dep_delay' is a double"),
+        ("missing: 0", "missing: true", "missing: True is not of type float32"),
+        ("missing: 0", "missing: 1e39", "missing: 1e+39 is not of type float32"),
+        ("missing: 0", "missing: .inf", "missing: inf is not of type float32"),
         ("{field: dep_delay, missing: 0}", "embedding", "it gets embedding as float32[N, 4]"),
         ("{field: dep_delay, missing: 0}", "'embedding[4]'", "'embedding[4]' is out of range, the last axis has 4 (from 0 to 3)"),
         ("{field: dep_delay, missing: 0}", "'month[0]'", "'month[0]' picks an element of a scalar (write month)"),
@@ -108,8 +108,8 @@ def test_problem_with_id_or_time_is_told_where_its_value_stands(problems: Proble
         ),
         ("id: flight_id\n    t", "id: dep_delay\n    t", "sources.departures.id: the field 'dep_delay' is of kind double"),
         ("time: departed_at", "time: carrier", "the field 'carrier' is of kind enum (an event time is a timestamp, or a long in ms)"),
-        ("key: flight_id", "key: stack", "'stack' is float32[N, 1], a key is text or a whole number"),
-        ("key: flight_id", "key: raw", "a key is text or a whole number"),
+        ("key: flight_id", "key: stack", "'stack' is float32[N, 1], a key must be text or a whole number"),
+        ("key: flight_id", "key: raw", "a key must be text or a whole number"),
         ("delay: dep_delay,", "delay: raw,", "the field 'raw' is a bytes, which cannot be written"),
         ("delay: dep_delay,", "delay: track,", "the array field 'track' has no fixed size"),
         ("delay: dep_delay,", "delay: history,", "the array field 'history' may be null, and a row of an array column cannot"),
@@ -179,7 +179,9 @@ sinks: {p: {topic: b, fields: [second]}}
         assert self.wire("variable", tensor) == Part(column)
 
     def test_several_things_of_that_name_are_asked_about(self) -> None:
-        with pytest.raises(TopologyError, match=r"`t: float32\[N, 1\]` has several sources by its name: t, first.t \(say which"):
+        with pytest.raises(
+            TopologyError, match=r"several things have the name of the input tensor `t: float32\[N, 1\]`: t, first.t \(name one"
+        ):
             self.wire("t", "t")
 
     def test_nothing_of_that_name(self) -> None:
@@ -201,7 +203,8 @@ sinks: {p: {topic: b, fields: {m: month}}}
 """
     one = {"month": Signature((FLOAT,), (Tensor("y", "float32", (1,)),))}
     with pytest.raises(
-        TopologyError, match=r"'month' is both a node and a field \(rename the node, or write departures.month for the field\)"
+        TopologyError,
+        match=r"'month' is both a node and a field \(write departures.month for the field or month.y for the node,",
     ):
         wired(text, schemas, one)
 
@@ -295,7 +298,7 @@ class TestSeveralSources:
             self.wire(SEVERAL.replace("{x: shared}", "{x: sea.shared}"))
         assert [str(problem) for problem in caught.value.problems] == [
             "t.yaml:8:3: nodes.both: no single source feeds it: air lacks common; sea lacks wind"
-            " (an event has one source: read what one source has, or join the streams before)"
+            " (an event has one source: read only what one source has, or join the streams before they get here)"
         ]
 
     def test_sink_that_needs_two_sources(self) -> None:
@@ -342,11 +345,11 @@ class TestSinkSchemas:
         ("changed", "expected"),
         [
             ({"delay": Field("delay", "double")}, "the field 'dep_delay' may be null, in the sink's schema it may not"),
-            ({"score": Field("score", "string")}, "'stack' is float32[N], the sink's schema says a string"),
-            ({"score": Field("score", "int")}, "'stack' is float32[N], the sink's schema says an int"),
+            ({"score": Field("score", "string")}, "'stack' is float32[N], the sink's schema declares a string"),
+            ({"score": Field("score", "int")}, "'stack' is float32[N], the sink's schema declares an int"),
             ({"score": None}, "the sink's schema has no field 'score'"),
-            ({"more": Field("more", "int")}, "the schema out.avsc asks for 'more', which the sink does not write"),
-            ({"trees": Field("trees", "array", items=Field("items", "float"))}, "the sink's schema says an array of ? float"),
+            ({"more": Field("more", "int")}, "the schema out.avsc requires 'more', which the sink does not write"),
+            ({"trees": Field("trees", "array", items=Field("items", "float"))}, "the sink's schema declares an array of ? float"),
         ],
     )
     def test_clashes(self, problems: Problems, changed: dict[str, Field | None], expected: str) -> None:

@@ -1,4 +1,4 @@
-"""Names that mean two things and topics that would feed themselves; found without schemas and models."""
+"""Names that mean two things and topics that carry two things; found without schemas and models."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ from penstock.topology.parse import parse_text
     ("old", "new", "expected"),
     [
         ("  features:\n", "  departures:\n", "'departures' is a node here and a source on line 3"),
-        ("topic: flights.predictions", "topic: flights.departures", "is read by the source 'departures': events would go in circles"),
+        (
+            "topic: flights.predictions",
+            "topic: flights.departures",
+            "events would go in circles: source departures -> topic flights.departures -> source departures",
+        ),
         ("topic: flights.predictions", "topic: flights.departures.dead-letter", "is the dead-letter topic of the source 'departures'"),
         ("topic: flights.predictions", "topic: __consumer_offsets", "reserved"),
         ("topic: flights.predictions", "topic: ..", "'..' is not a topic name"),
         ("topic: flights.departures", f"topic: {'x' * 240}", "has 252 characters, Kafka allows 249"),
-        ("    id:", "    dead_letter: flights.departures\n    id:", "the dead-letter topic 'flights.departures' is a topic that is read"),
+        (
+            "    id:",
+            "    dead_letter: flights.departures\n    id:",
+            "the dead-letter topic 'flights.departures' is a topic that a source reads",
+        ),
         ("    key:", "    format: avro\n    key:", "sinks.predictions: the format avro needs a schema"),
-        ("nodes:", "  again: {topic: flights.departures, schema: f.avsc}\nnodes:", "is read by 'departures' already"),
+        ("nodes:", "  again: {topic: flights.departures, schema: f.avsc}\nnodes:", "is already read by 'departures'"),
         ("sinks:", "sinks:\n  x: {topic: flights.predictions, schema: x.avsc, fields: [a]}", "in another format or schema"),
         ("sinks:", "sinks:\n  x: {topic: x, fields: [logistic.b, trees.b]}", "two fields are called 'b'"),
         ("sinks:", "sinks:\n  x: {topic: x, fields: ['logistic.dense/Bias:0']}", "'dense/Bias:0' cannot name a field"),
@@ -53,7 +61,7 @@ def test_clash_is_told_where_the_value_stands(text: str, old: str, new: str, pla
         ("control: flights.departures", 21, "releases.control: the topic 'flights.departures' is read by the source 'departures'"),
         ("status: flights.predictions", 20, "releases.status: the topic 'flights.predictions' is written by the sink 'predictions'"),
         ("status: flights.departures.dead-letter", 20, "is the dead-letter topic of the source 'departures'"),
-        ("control: one, status: one", 34, "releases.status: the topic 'one' is releases.control already"),
+        ("control: one, status: one", 34, "releases.status: the topic 'one' is already releases.control"),
         ("control: __consumer_offsets", 21, "releases.control: the topic '__consumer_offsets' is reserved"),
     ],
 )

@@ -13,12 +13,15 @@ from penstock.schema import Field, Schema
 from penstock.signature import Signature, Tensor
 from penstock.topology.check import wire
 from penstock.topology.draw import text
-from penstock.topology.language import TOPOLOGY, Forms, Keys, Named, Shape
+from penstock.topology.language import TOPOLOGY
 from penstock.topology.parse import parse_text
+from penstock.topology.shapes import Forms, Keys, Kinds, Named, Shape
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/topologies.md").read_text(encoding="utf-8")
-FLIGHTS, PAYMENTS = (block for block in re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) if block.startswith("topology"))
+FLIGHTS, PAYMENTS, ORDERS = (
+    block for block in re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) if block.startswith("topology")
+)
 FILE = ROOT / "topologies/flights.yaml"
 
 
@@ -42,6 +45,19 @@ def test_example_of_several_sources_wires_as_told() -> None:
     cards, transfers = wire(parse_text(PAYMENTS), schemas, signatures).stages
     assert [emit.sink.name for emit in cards.emits] == ["all", "of-cards"]
     assert [emit.sink.name for emit in transfers.emits] == ["all"]
+
+
+def test_example_of_a_chain_wires_and_draws_as_told() -> None:
+    topology = parse_text(ORDERS)
+    order = Schema("Order", (Field("id", "string"), Field("customer", "string"), Field("amount", "double")))
+    scored = Schema("Scored", (Field("id", "string"), Field("risk", "float")))
+    one = Signature((Tensor("x", "float32", (1,)),), (Tensor("y", "float32", (1,)),))
+    wiring = wire(topology, {"orders": order, "scored": scored}, {"risk": one, "review": one})
+    assert [(stage.name, [emit.sink.name for emit in stage.emits]) for stage in wiring.stages] == [
+        ("orders", ["scores"]),
+        ("scored", ["reviews"]),
+    ]
+    assert text(topology, wiring).splitlines() == shown("penstock draw orders.yaml")
 
 
 def test_drawing_is_what_draw_prints() -> None:
@@ -78,6 +94,8 @@ def test_every_key_is_in_a_table() -> None:
                 return [*rows, *(name for row in rows.values() for name in keys(row.shape))]
             case Named(of=of):
                 return keys(of)
+            case Kinds():
+                return [name for _, group in shape.groups() for name in keys(group)]
             case Forms(mapping=mapping) if mapping is not None:
                 return keys(mapping)
             case _:

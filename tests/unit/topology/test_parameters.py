@@ -15,7 +15,7 @@ from penstock.signature import Signature, Tensor
 from penstock.topology.check import wire
 from penstock.topology.parameters import check_parameters, misfit, shown
 from penstock.topology.parse import parse_text
-from penstock.topology.spec import ModelRef, Node
+from penstock.topology.spec import ModelNode, ModelRef
 from penstock.topology.wiring import Feed, Part
 
 STACK = Signature(
@@ -49,7 +49,7 @@ def problems(schemas: dict[str, Schema], signatures: dict[str, Signature]) -> Ca
 
 
 def test_values_are_frozen(edit: Edit) -> None:
-    node = parse_text(edit("parameters: {a: 1, b: no, c: [true, [1.5, x]]}")).nodes[3]
+    node = parse_text(edit("parameters: {a: 1, b: no, c: [true, [1.5, x]]}")).model_nodes[3]
     assert dict(node.parameters) == {"a": 1, "b": "no", "c": (True, (1.5, "x"))}
     with pytest.raises(TypeError):
         node.parameters["a"] = 2  # type: ignore[index]  # what is asserted
@@ -110,7 +110,7 @@ sinks: {p: {topic: b, fields: [n]}}
         ),
         (
             "weights: 1, threshold: 0.5",
-            "17:56: nodes.stack.parameters.weights: the tensor is `weights: float32[N, 2]`, its value is no list"
+            "17:56: nodes.stack.parameters.weights: the tensor is `weights: float32[N, 2]`, its value is not a list"
             " (give a list of 2 finite numbers)",
         ),
     ],
@@ -149,18 +149,18 @@ MISFITS: list[tuple[Tensor, Any, str, str]] = [
     (Tensor("t", "float32"), [1, 2], "its value has the axes [2]", "give a finite number"),
     (Tensor("t", "float32", (2, None)), [[1, 2], [3]], "the lists in its value differ in length or depth", "give lists of the axes [2, ?]"),
     (Tensor("t", "float32", (2,)), [1, [2]], "the lists in its value differ in length or depth", "give a list of 2 finite numbers"),
-    (Tensor("t", "float32", (2,)), [1, math.nan], "NaN is no float32", "give a list of 2 finite numbers"),
-    (Tensor("t", "float64"), math.inf, "Infinity is no float64", "give a finite number"),
-    (Tensor("t", "float32"), 1e39, "1e+39 is no float32", "give a finite number"),
-    (Tensor("t", "float32"), True, "true is no float32", "give a finite number"),
-    (Tensor("t", "float32"), "0.5", '"0.5" is no float32', "give a finite number"),
-    (Tensor("t", "uint8", (1,)), 256, "256 is no uint8", "give a whole number from 0 to 255"),
-    (Tensor("t", "int8", (2,)), [-128, -129], "-129 is no int8", "give a list of 2 whole numbers from -128 to 127"),
-    (Tensor("t", "int64"), 1.0, "1.0 is no int64", "give a whole number from -9223372036854775808"),
-    (Tensor("t", "bool"), 1, "1 is no bool", "give true or false"),
-    (Tensor("t", "string", (2,)), ["a", 1], "1 is no string", "give a list of 2 texts"),
-    (Tensor("t", "float32"), None, "null is no float32", "give a finite number"),
-    (Tensor("t", "float32"), {"a": 1}, '{"a": 1} is no float32', "give a finite number"),
+    (Tensor("t", "float32", (2,)), [1, math.nan], "NaN is not of type float32", "give a list of 2 finite numbers"),
+    (Tensor("t", "float64"), math.inf, "Infinity is not of type float64", "give a finite number"),
+    (Tensor("t", "float32"), 1e39, "1e+39 is not of type float32", "give a finite number"),
+    (Tensor("t", "float32"), True, "true is not of type float32", "give a finite number"),
+    (Tensor("t", "float32"), "0.5", '"0.5" is not of type float32', "give a finite number"),
+    (Tensor("t", "uint8", (1,)), 256, "256 is not of type uint8", "give a whole number from 0 to 255"),
+    (Tensor("t", "int8", (2,)), [-128, -129], "-129 is not of type int8", "give a list of 2 whole numbers from -128 to 127"),
+    (Tensor("t", "int64"), 1.0, "1.0 is not of type int64", "give a whole number from -9223372036854775808"),
+    (Tensor("t", "bool"), 1, "1 is not of type bool", "give true or false"),
+    (Tensor("t", "string", (2,)), ["a", 1], "1 is not of type string", "give a list of 2 texts"),
+    (Tensor("t", "float32"), None, "null is not of type float32", "give a finite number"),
+    (Tensor("t", "float32"), {"a": 1}, '{"a": 1} is not of type float32', "give a finite number"),
 ]
 
 
@@ -190,7 +190,7 @@ def test_depth_of_a_value_exhausts_nothing() -> None:
 class TestRelease:
     """Values in place of the file's."""
 
-    NODE = Node("stack", "ensemble", ModelRef("stack", "2"), parameters={"weights": (0.3, 0.7), "threshold": 0.5})
+    NODE = ModelNode("stack", "ensemble", ModelRef("stack", "2"), parameters={"weights": (0.3, 0.7), "threshold": 0.5})
 
     def test_other_values_are_fine(self) -> None:
         assert check_parameters(self.NODE, STACK, {"weights": [0.5, 0.5]}) == []
@@ -200,15 +200,16 @@ class TestRelease:
         assert check_parameters(self.NODE, STACK, {"weights": [1], "threshold": "high", "bias": 1, "wieghts": 2}) == [
             "nodes.stack.parameters.weights: the tensor is `weights: float32[N, 2]`, its value has the axes [1]"
             " (give a list of 2 finite numbers)",
-            'nodes.stack.parameters.threshold: the tensor is `threshold: float32[N, 1]`, "high" is no float32 (give a finite number)',
-            "nodes.stack.parameters: the topology gives the node no parameter 'bias' (known: weights, threshold)",
-            "nodes.stack.parameters: the topology gives the node no parameter 'wieghts' (did you mean 'weights'?)",
+            'nodes.stack.parameters.threshold: the tensor is `threshold: float32[N, 1]`, "high" is not of type float32'
+            " (give a finite number)",
+            "nodes.stack.parameters: the topology declares no parameter 'bias' (known: weights, threshold)",
+            "nodes.stack.parameters: the topology declares no parameter 'wieghts' (did you mean 'weights'?)",
         ]
 
     def test_node_without_parameters_has_none_to_change(self) -> None:
-        node = Node("n", "model", ModelRef("m", "1"))
+        node = ModelNode("n", "model", ModelRef("m", "1"))
         assert check_parameters(node, STACK, {"weights": [1, 1]}) == [
-            "nodes.n.parameters: the topology gives the node no parameter 'weights' (a release changes what the topology declares)"
+            "nodes.n.parameters: the topology declares no parameter 'weights' (a release can change only what the topology declares)"
         ]
 
     def test_values_of_the_file_are_held_against_another_model_too(self) -> None:

@@ -31,7 +31,7 @@ def test_values_are_what_the_file_says(text: str) -> None:
         "departed_at",
     )
     assert (source.dead_letter, source.max_bytes, source.mark) == ("flights.departures.dead-letter", 1_048_576, Mark(3, 3))
-    features, logistic, trees, stack = topology.nodes
+    features, logistic, trees, stack = topology.model_nodes
     assert features.model == ModelRef("flight-features", "1")
     assert [(one.tensor, [ref.text for ref in one.refs], one.stacked) for one in features.inputs] == [
         ("delay", ["dep_delay"], False),
@@ -55,7 +55,8 @@ def test_optional_keys_of_a_source(text: str) -> None:
     [('">= 0.85"', ">=", 0.85), ('"<=-1"', "<=", -1.0), ("< .5e-3", "<", 0.0005), ("'>  +12.'", ">", 12.0)],
 )
 def test_requirements_are_taken_apart(text: str, threshold: str, comparison: str, bound: float) -> None:
-    node = parse_text(text.replace("flight-trees@live}", f"flight-trees@live, require: {{auc: {threshold}, log loss: < 1}}}}")).nodes[2]
+    changed = text.replace("flight-trees@live}", f"flight-trees@live, require: {{auc: {threshold}, log loss: < 1}}}}")
+    node = parse_text(changed).model_nodes[2]
     assert node.require == (Requirement("auc", comparison, bound), Requirement("log loss", "<", 1.0))
     assert [one.mark for one in node.require] == [Mark(16, 60), Mark(16, 60 + len(f"auc: {threshold}, "))]
 
@@ -83,7 +84,7 @@ def test_comparison_without_quotes_is_told_to_have_some(text: str, said: str) ->
     """To YAML `>` begins a folded text, which its own message is no help with."""
     (problem,) = problems_in(text.replace("    kind: feature\n", f"    kind: feature\n    {said}\n"))
     assert problem.startswith(f"t.yaml:{10 + said.count(chr(10)) + 1}:")
-    assert problem.endswith('(quote what begins with >: ">= 0.85")')
+    assert problem.endswith('(put text that begins with > in quotes: ">= 0.85")')
 
 
 def test_releases_have_defaults(text: str) -> None:
@@ -134,18 +135,18 @@ def test_listed_sink_fields_are_named_by_their_last_part(text: str) -> None:
     [("reject", Missing("reject")), ("0.5", Missing("fill", 0.5)), ("UNKNOWN", Missing("fill", "UNKNOWN")), ("no", Missing("fill", "no"))],
 )
 def test_missing_rules(text: str, rule: str, expected: Missing) -> None:
-    assert parse_text(text.replace("missing: 0", f"missing: {rule}")).nodes[0].inputs[0].missing == expected
+    assert parse_text(text.replace("missing: 0", f"missing: {rule}")).model_nodes[0].inputs[0].missing == expected
 
 
 @pytest.mark.parametrize("rule", ["nan", ".nan"])
 def test_missing_nan(text: str, rule: str) -> None:
-    missing = parse_text(text.replace("missing: 0", f"missing: {rule}")).nodes[0].inputs[0].missing
+    missing = parse_text(text.replace("missing: 0", f"missing: {rule}")).model_nodes[0].inputs[0].missing
     assert missing is not None
     assert math.isnan(missing.value)
 
 
 def test_stack_with_a_missing_rule(text: str) -> None:
-    found = parse_text(text.replace("date: [month, day]", "date: {stack: [month, day], missing: -1}")).nodes[0].inputs[1]
+    found = parse_text(text.replace("date: [month, day]", "date: {stack: [month, day], missing: -1}")).model_nodes[0].inputs[1]
     assert (found.stacked, len(found.refs), found.missing) == (True, 2, Missing("fill", -1))
 
 
@@ -154,7 +155,7 @@ def test_one_alias_may_serve_two_nodes(text: str) -> None:
         "flight-trees@live}", "flight-trees@live, inputs: *x}"
     )
     topology = parse_text(changed)
-    assert topology.nodes[1].inputs == topology.nodes[2].inputs
+    assert topology.model_nodes[1].inputs == topology.model_nodes[2].inputs
 
 
 def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:

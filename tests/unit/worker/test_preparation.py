@@ -211,7 +211,7 @@ def test_a_model_that_does_not_fit_is_refused_with_all_that_is_wrong(preparation
         "nodes.scaled.inputs.x: the tensor is `x: float32[N, 3]`",
         "nodes.score.inputs.a: the tensor is `a: string[N, 1]`",
         "nodes.score.require: score@2: auc is 0.5, required is >= 0.7",
-        "nodes.score.parameters: the topology gives the node no parameter 'c'",
+        "nodes.score.parameters: the topology declares no parameter 'c'",
         "nodes.score.parameters.b: the tensor is `b: string[N, 1]`",
     ):
         assert part in message

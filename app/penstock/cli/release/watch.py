@@ -40,7 +40,7 @@ def watch(topology: str, once: bool, interval: float, min_ready: int | None, tim
     are told and do not end it; Ctrl-C does. With --once the exit code is that of `deploy`, and 0 when nothing was due.
     """
     found = named(topology, settings)
-    followed = [f"{node.name} ({node.model})" for node in found.nodes if ALIAS.fullmatch(node.model.version)]
+    followed = [f"{node.name} ({node.model})" for node in found.model_nodes if ALIAS.fullmatch(node.model.version)]
     if not followed:
         raise ConfigError(f"{found.name} names no alias, so there is nothing to follow: write NAME@ALIAS at a node of {found.file}")
     look = _Look(min_ready, timeout, form)

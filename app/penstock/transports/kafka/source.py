@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Final
 
@@ -37,20 +37,27 @@ YEAR_MS = 365 * 24 * 3600 * 1000  # an idle worker must never leave the group by
 class KafkaSource:
     """Yields the records of the partitions that the group gives to this worker.
 
-    `before_reading` is awaited at each assignment, before its first fetch. `stopping()` says whether the worker is being
-    stopped: then nothing waits longer than a session may last.
+    `written` are the topics that the same topology writes. `before_reading` is awaited at each assignment, before its first
+    fetch. While `stopping()` says that the worker is being stopped, nothing waits longer than a session may last.
     """
 
     abilities: Final = Abilities(replay=True)
 
     def __init__(
-        self, settings: Settings, group: str, *, metrics: Metrics, before_reading: Callable[[], Awaitable[None]] | None = None
+        self,
+        settings: Settings,
+        group: str,
+        *,
+        metrics: Metrics,
+        written: Collection[str] = (),
+        before_reading: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.settings = settings
         self.group = group
         self.positions = Tracker()
         self.stopping: Callable[[], bool] = lambda: False
         self._metrics = metrics
+        self._written = written
         self._before_reading = before_reading
         self._client: AIOKafkaConsumer | None = None
         self._raw: RawFetcher
@@ -228,7 +235,8 @@ class KafkaSource:
         """Where each partition starts, and which of these places are not committed yet.
 
         `start_from` is for topics that the group has not read. A partition that was added while it reads starts at its
-        beginning: its first events came before anybody could be assigned to it.
+        beginning: its first events came before anybody could be assigned to it. So does a topic that another stage writes:
+        that stage may have begun on another worker already.
         """
         client = self.client
         committed = dict(zip(assigned, await asyncio.gather(*(client.committed(tp) for tp in assigned)), strict=True))
@@ -236,6 +244,7 @@ class KafkaSource:
             self._partitions.setdefault(tp.topic, self.partitions_of(tp.topic) or 0)
         new = {tp for tp, offset in committed.items() if offset is None}
         late = {tp for tp in new if self.settings.start_from == "latest" and tp.partition < self._partitions[tp.topic]}
+        late = {tp for tp in late if tp.topic not in self._written}
         fresh = {**(await client.beginning_offsets(new - late) if new - late else {}), **(await client.end_offsets(late) if late else {})}
         return {tp: fresh[tp] if offset is None else offset for tp, offset in committed.items()}, fresh
 

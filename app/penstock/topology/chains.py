@@ -1,0 +1,46 @@
+"""Chains: a stage that reads a topic which another stage of the topology writes. Orders the stages, and finds the circles.
+
+Stages that write to one another in a circle are refused: an event would go round for ever, and each round would add more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from penstock.topology.order import order
+from penstock.topology.resolve import Finding
+from penstock.topology.spec import Sink, Source, Topology
+
+__all__ = ["readers", "stage_order"]
+
+
+def readers(topology: Topology, sink: Sink) -> tuple[Source, ...]:
+    """The sources that read what the sink writes."""
+    return tuple(source for source in topology.sources if source.topic == sink.topic)
+
+
+def stage_order(topology: Topology, sinks: Mapping[str, Sequence[Sink]]) -> tuple[list[str], list[Finding]]:
+    """(the sources, each after those that feed it and otherwise as in the file; a finding for each circle).
+
+    `sinks` are those that the stage of each source writes. A source in a circle, or fed by one, is not in the order.
+    """
+    ordered, circles = order({source.name: [name for name in sinks if _link(sinks, name, source)] for source in topology.sources})
+    return ordered, list(_explain(topology, sinks, circles))
+
+
+def _link(sinks: Mapping[str, Sequence[Sink]], writer: str, reader: Source) -> Sink | None:
+    return next((sink for sink in sinks[writer] if sink.topic == reader.topic), None)
+
+
+def _explain(topology: Topology, sinks: Mapping[str, Sequence[Sink]], circles: list[list[str]]) -> Iterator[Finding]:
+    places = {source.name: place for place, source in enumerate(topology.sources)}
+    for circle in circles:
+        first = circle.index(min(circle, key=lambda name: places[name]))
+        path = [topology.sources[places[name]] for name in (*circle[first:-1], *circle[:first])]
+        way = "".join(f" -> topic {source.topic} -> source {source.name}" for source in (*path[1:], path[0]))
+        back = _link(sinks, path[-1].name, path[0])
+        assert back is not None, "a circle is made of links"
+        fix = "write to a topic that none of these sources reads"
+        if len(topology.sources) > 1:
+            fix += "; to limit a sink to one source, name its fields SOURCE.FIELD"
+        yield back.at("topic"), f"sinks.{back.name}: events would go in circles: source {path[0].name}{way}", fix

@@ -1,0 +1,183 @@
+"""The shapes that a value of a topology file may have, and the texts and inputs that several keys share.
+
+Values only: `conform` compares a file with them, `language` publishes them as a JSON Schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+from penstock.topology.names import FIELD, MODEL, NAME, REF, TOPIC
+from penstock.topology.requirements import THRESHOLD
+
+__all__ = [
+    "ENTRY_NAME",
+    "FIELD_NAME",
+    "FILE_NAME",
+    "INPUTS",
+    "METRIC_NAME",
+    "MODEL_NAME",
+    "REFERENCE",
+    "TENSOR_NAME",
+    "THRESHOLD_TEXT",
+    "TOPIC_NAME",
+    "Choice",
+    "Forms",
+    "Key",
+    "Keys",
+    "Kinds",
+    "Listing",
+    "Literal",
+    "Named",
+    "Nested",
+    "Shape",
+    "Text",
+    "Whole",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A string that matches `pattern`; `what` describes it in words."""
+
+    what: str
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of a few words."""
+
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """An integer between two bounds, both allowed."""
+
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """A number, a string or a boolean."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """A literal, or a list with at least one literal or list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A list with at least one item."""
+
+    of: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A mapping whose keys are names that the author chooses; at least one unless `empty`."""
+
+    what: str
+    key: Text
+    of: Shape
+    empty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key of a mapping with fixed keys."""
+
+    shape: Shape
+    doc: str
+    required: bool = False
+    default: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """A mapping with fixed keys. Exactly one of the keys in `one_of` must be there."""
+
+    keys: Mapping[str, Key]
+    one_of: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """The same thing written as text, as a list or as a mapping."""
+
+    text: Shape | None = None
+    listing: Shape | None = None
+    mapping: Shape | None = None
+
+
+class HasKeys(Protocol):
+    """A member of a family of mappings."""
+
+    @property
+    def keys(self) -> Keys: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Kinds:
+    """A mapping whose key `kind` names a row of the table `of`; the other keys are those of the row."""
+
+    of: Mapping[str, HasKeys]
+
+    def groups(self) -> list[tuple[tuple[str, ...], Keys]]:
+        """Returns the kinds that share the same keys, and these keys with `kind`, in the order of the table."""
+        groups: list[tuple[list[str], Keys]] = []
+        for kind, row in self.of.items():
+            same = next((kinds for kinds, keys in groups if keys == row.keys), None)
+            if same is None:
+                groups.append(([kind], row.keys))
+            else:
+                same.append(kind)
+        return [(tuple(kinds), self._with_kind(tuple(kinds), keys)) for kinds, keys in groups]
+
+    def named(self, kind: object) -> Keys:
+        """Returns the keys of one kind. For an unknown kind these are the keys of all kinds, required where all kinds require them."""
+        if isinstance(kind, str) and kind in self.of:
+            return self._with_kind(tuple(self.of), self.of[kind].keys)
+        rows = [row.keys for row in self.of.values()]
+        merged = {name: key for row in reversed(rows) for name, key in row.keys.items()}
+        required = {name for name in merged if all(name in row.keys and row.keys[name].required for row in rows)}
+        return self._with_kind(tuple(self.of), Keys({name: replace(key, required=name in required) for name, key in merged.items()}))
+
+    @staticmethod
+    def _with_kind(kinds: tuple[str, ...], keys: Keys) -> Keys:
+        return Keys({"kind": Key(Choice(kinds), "What the node is for.", required=True), **keys.keys}, keys.one_of)
+
+
+Shape = Text | Choice | Whole | Literal | Nested | Listing | Named | Keys | Forms | Kinds
+
+ENTRY_NAME: Final = Text("a name (letters, digits, _ and -, not beginning with a digit)", NAME)
+FIELD_NAME: Final = Text("a field name (letters, digits and _)", FIELD)
+TENSOR_NAME: Final = Text("a tensor name", r"^\S(.*\S)?$")
+TOPIC_NAME: Final = Text("a topic name (letters, digits, '.', '_' and '-')", TOPIC)
+FILE_NAME: Final = Text("a file of the schemas folder", r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
+MODEL_NAME: Final = Text("name@version or name@alias", MODEL)
+REFERENCE: Final = Text("a reference: field, source.field, node or node.output, each with an optional [index]", REF)
+METRIC_NAME: Final = Text("the name of a metric", r"^\S(.*\S)?$")
+THRESHOLD_TEXT: Final = Text("a threshold: >=, <=, > or < and a number", THRESHOLD)
+
+MISSING: Final = Key(Literal(), "What replaces null: a value, nan, or reject (the row goes to the dead-letter topic).")
+
+INPUT: Final = Forms(
+    text=REFERENCE,
+    listing=Listing(REFERENCE),
+    mapping=Keys(
+        {
+            "field": Key(REFERENCE, "Where the tensor comes from."),
+            "stack": Key(Listing(REFERENCE), "Several scalars or arrays joined along the last axis, in this order."),
+            "missing": MISSING,
+        },
+        one_of=("field", "stack"),
+    ),
+)
+
+INPUTS: Final = Key(Named("tensor", TENSOR_NAME, INPUT, empty=True), "Where input tensors come from; by equal name when omitted.")

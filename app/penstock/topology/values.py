@@ -1,0 +1,72 @@
+"""Marked values that conform to the language, taken apart for the parser and the kinds of nodes, which build their values from them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+from penstock.schema import Missing
+from penstock.topology.document import Listed, Mapped, Scalar, Value
+from penstock.topology.names import ref
+from penstock.topology.spec import Constant, Input, Mark, Ref
+
+__all__ = ["constant", "inputs", "items", "keys", "marks", "plain", "refs", "word"]
+
+
+def items(value: Value | None) -> tuple[tuple[Scalar, Value], ...]:
+    """Returns the entries of a mapping; nothing for any other value."""
+    return value.items if isinstance(value, Mapped) else ()
+
+
+def keys(value: Value | None) -> dict[str, Value]:
+    return {key.text: item for key, item in items(value)}
+
+
+def marks(value: Value) -> dict[str, Mark]:
+    """Returns the place of each key's value."""
+    return {key: item.mark for key, item in keys(value).items()}
+
+
+def plain(value: Value) -> dict[str, Any]:
+    """Returns the values of a mapping that holds only scalars."""
+    return {key.text: cast(Scalar, item).value for key, item in items(value)}
+
+
+def word(value: Value) -> str:
+    return cast(Scalar, value).text
+
+
+def refs(value: Value) -> tuple[Ref, ...]:
+    """Returns the references in a list, or the only one."""
+    scalars = value.items if isinstance(value, Listed) else (value,)
+    found = (ref(word(scalar), scalar.mark) for scalar in scalars)
+    return tuple(each for each in found if each is not None)  # conforming text is always a reference
+
+
+def constant(value: Value) -> Constant:
+    return tuple(map(constant, value.items)) if isinstance(value, Listed) else cast(Constant, cast(Scalar, value).value)
+
+
+def inputs(value: Value | None) -> tuple[Input, ...]:
+    """Returns the entries of a key `inputs`, in the file's order."""
+    return tuple(_input(tensor, item) for tensor, item in items(value))
+
+
+def _input(tensor: Scalar, value: Value) -> Input:
+    if not isinstance(value, Mapped):
+        return Input(tensor.text, refs(value), isinstance(value, Listed), None, tensor.mark)
+    given = keys(value)
+    found = refs(given["stack"] if "stack" in given else given["field"])
+    return Input(tensor.text, found, "stack" in given, _missing(given.get("missing")), tensor.mark)
+
+
+def _missing(value: Value | None) -> Missing | None:
+    match value:
+        case None:
+            return None
+        case Scalar(value="reject"):
+            return Missing("reject")
+        case Scalar(value="nan"):
+            return Missing("fill", math.nan)
+        case _:
+            return Missing("fill", cast(Scalar, value).value)
