@@ -15,7 +15,7 @@ ARGS ?=
 # Tests that need a real Kafka are skipped where none can be had, and a tenth of the code is not reached then.
 COVERAGE := $(if $(shell command -v java),95,85)
 
-.PHONY: help demo test soak check bench docs models format clean
+.PHONY: help demo test soak check bench docs site models format clean
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  ARGS=... is handed on: make demo ARGS='--speed 20', make test ARGS='-k settings'"
@@ -35,6 +35,7 @@ check: $(VENV)/dev.stamp ## style, types, layers, and pages that are in step wit
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python docs/words.py
 
 bench: $(VENV)/dev.stamp ## measure what is claimed, on this machine
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -42,15 +43,20 @@ bench: $(VENV)/dev.stamp ## measure what is claimed, on this machine
 docs: $(VENV)/dev.stamp ## write docs/reference/ from the code
 	$(BIN)/python docs/generate.py
 
+site: $(VENV)/dev.stamp ## build the documentation site in build/site; a link that leads nowhere is an error
+	$(BIN)/zensical build --strict
+	$(BIN)/python docs/links.py build/site
+
 models: $(VENV)/dev.stamp ## train the example's models again and register them
 	$(BIN)/python examples/flights/train.py $(ARGS)
 
-format: $(VENV)/dev.stamp ## put the code into its style
+format: $(VENV)/dev.stamp ## put the code and the pages into their style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+	$(BIN)/python docs/wrap.py README.md docs/*.md docs/how-to/*.md docs/tutorial/*.md
 
 clean: ## remove the virtual environment and every cache
-	rm -rf $(VENV) .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build
+	rm -rf $(VENV) .cache .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build
 	rm -f app/penstock/_native.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -21,7 +21,7 @@ from penstock.cli.output import err, out
 from penstock.errors import PenstockError
 
 FOLDER = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+PAGES = (ROOT / "docs" / "performance.md",)
 
 
 @contextmanager
@@ -81,14 +81,12 @@ def main(
 
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "--page", "pages", multiple=True, type=click.Path(exists=True, path_type=Path), help="[default: README.md and docs/performance.md]"
-)
+@click.option("--page", "pages", multiple=True, type=click.Path(exists=True, path_type=Path), help="[default: docs/performance.md]")
 def report(files: tuple[Path, ...], pages: tuple[Path, ...]) -> None:
-    """Write the figures of results FILES between the benchmark markers of the pages; README.md gets the first table of each."""
+    """Write the figures of results FILES between the benchmark markers of the pages."""
     sittings = [results.load(file) for file in files]
     for page in pages or PAGES:
-        write(page, "\n\n".join(block(sitting, brief=page.name == "README.md") for sitting in sittings))
+        write(page, "\n\n".join(block(sitting) for sitting in sittings))
         out.print(f"{page}: written")
 
 
@@ -98,7 +96,7 @@ def report(files: tuple[Path, ...], pages: tuple[Path, ...]) -> None:
     "--page", type=click.Path(exists=True, path_type=Path), help="Also write the table between the `stages` markers of this page."
 )
 def micro(rows: int, page: Path | None) -> None:
-    """CPU µs an event of each stage of the pipeline, in one thread, without Kafka."""
+    """CPU µs per event of each stage of the pipeline, in one thread, without Kafka."""
     from benchmarks.micro import measure
 
     with progress_bar() as progress:

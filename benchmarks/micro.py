@@ -35,7 +35,7 @@ PASSES = 3
 
 
 def measure(rows: int, progress: Progress) -> Sheet:
-    """A table of CPU µs an event, by step, format and chunk size: medians of PASSES."""
+    """A table of CPU µs per event, by step, format and chunk size: medians of PASSES."""
     progress("reading flights", 0, 1)
     data = flights(rows)
     columns: list[Mapping[str, float]] = []
@@ -51,11 +51,11 @@ def measure(rows: int, progress: Progress) -> Sheet:
                 columns.append(steps(pipeline, records if size > 1 else records[:FEW]))
     heads = (f"{form} {size}" for form in ("JSON", "Avro") for size in CHUNKS)
     rows_drawn = tuple((step, *(f"{column[step]:.2f}" for column in columns)) for step in (*STEPS, "all"))
-    return Sheet("CPU µs an event in one thread, by format and rows of a chunk", ("", *heads), rows_drawn)
+    return Sheet("CPU µs per event in one thread, by format and rows of a chunk", ("", *heads), rows_drawn)
 
 
 def steps(pipeline: Pipeline, records: Sequence[RecordLike]) -> dict[str, float]:
-    """µs an event of every step, and `all` of them together."""
+    """µs per event of every step, and `all` of them together."""
     passes = [_once(pipeline, records) for _ in range(PASSES)]
     return {step: statistics.median(one[step] for one in passes) for step in (*STEPS, "all")}
 

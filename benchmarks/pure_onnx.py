@@ -15,7 +15,7 @@ from benchmarks.workload import Flights, Scorer
 
 
 def pure_onnx(models: Path, flights: Flights, *, rows: int = 100_000, chunk: int = 256, passes: int = 3) -> float:
-    """CPU µs an event: the median of `passes` over at most `rows` different flights."""
+    """CPU µs per event: the median of `passes` over at most `rows` different flights."""
     scorer = Scorer(models)
     fresh = list(itertools.islice(flights.rows, rows))
     feeds = [scorer.feeds(fresh[at : at + chunk]) for at in range(0, len(fresh), chunk)]

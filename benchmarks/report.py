@@ -124,10 +124,9 @@ def markdown(sheet: Sheet, *, title: bool = True) -> str:
     return (f"### {sheet.title}\n\n" if title else "") + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def block(sitting: Sitting, *, brief: bool) -> str:
-    """What a page shows of a sitting; `brief`: the first table only."""
-    made = sheets(sitting)[: 1 if brief else None]
-    return "\n\n".join([*(markdown(sheet, title=not brief) for sheet in made), caption(sitting)])
+def block(sitting: Sitting) -> str:
+    """What a page shows of a sitting."""
+    return "\n\n".join([*map(markdown, sheets(sitting)), caption(sitting)])
 
 
 def write(page: Path, text: str, marker: str = "benchmark") -> None:

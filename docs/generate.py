@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
+import penstock
 from penstock import errors
 from penstock.cli.main import class_code, cli
 from penstock.settings import Settings, describe
 from penstock.telemetry.families import Family
 from penstock.telemetry.metrics import FAMILIES, SUPERVISOR
+from penstock.topology.language import json_schema
 
 REFERENCE: Final = Path(__file__).parent / "reference"
+DECISIONS: Final = Path(__file__).parent / "decisions"
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     head = list(head)
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in line) + " |" for line in lines)
 
 
 def _code(text: str) -> str:
@@ -34,7 +38,7 @@ def _code(text: str) -> str:
 
 
 def settings() -> str:
-    """One row a field of Settings."""
+    """One row per field of Settings."""
     rows = [
         (
             _code(one.name),
@@ -46,11 +50,11 @@ def settings() -> str:
     ]
     return f"""# Settings
 
-A value comes from the first that has one: a flag (`--commit-interval 2`), the environment (`PENSTOCK_COMMIT_INTERVAL=2`), a file
-(`commit_interval = 2` in `penstock.toml`, or in the file that `--config` or `PENSTOCK_CONFIG` names), the default below. A command takes
-as flags the settings that it reads (`--help` lists them); environment and file take all. Sizes may be written `8MiB`. A password is
-read from the environment or from the file that `sasl_password_file` names, and from nowhere else. `penstock settings` shows what is
-in force, and where each value came from.
+A value comes from the first place that has one: a flag (`--commit-interval 2`), the environment
+(`PENSTOCK_COMMIT_INTERVAL=2`), a file (`commit_interval = 2` in `penstock.toml`, or in the file that `--config` or
+`PENSTOCK_CONFIG` names), the default below. A command takes as flags the settings that it reads (`--help` lists them);
+environment and file take all. Sizes may be written `8MiB`. A password is read from the environment or from the file
+that `sasl_password_file` names, and from nowhere else. `penstock settings` prints each value and where it came from.
 
 {_table(("setting", "default", "unit", "what it does"), rows)}
 """
@@ -86,13 +90,13 @@ def _exit(kind: type[errors.PenstockError]) -> str:
 
 
 def errors_page() -> str:
-    """The tree, and one row a class."""
+    """The tree, and one row per class."""
     tree = (errors.__doc__ or "").partition("\n\n")[2].strip()
     rows = [(_code(one.__name__), (one.__doc__ or "").partition("\n")[0], _exit(one)) for one in _errors()]
     return f"""# Errors
 
-Everything that Penstock raises on purpose, grouped by what the catcher does about it. The last column is the exit code of the
-command line; 0 is success, 130 an interruption, and 1 also an error that Penstock did not foresee.
+Everything that Penstock raises on purpose, grouped by what the catcher does about it. The last column is the exit code
+of the command line; 0 is success, 130 an interruption, and 1 also an error that Penstock did not foresee.
 
 ```
 {tree}
@@ -122,7 +126,114 @@ def cli_page() -> str:
         names = cli.context_settings["help_option_names"]  # handed down by the group, as it is when a command is called
         shown = command.get_help(click.Context(command, info_name=path, terminal_width=110, max_content_width=110, help_option_names=names))
         parts.append(f"## {path}\n\n```\n" + "\n".join(line.rstrip() for line in shown.splitlines()) + "\n```\n")
-    return "# Command line\n\nWhat `--help` says of every command.\n\n" + "\n".join(parts)
+    return "# Command line\n\nWhat `--help` prints for every command.\n\n" + "\n".join(parts)
+
+
+def language_page() -> str:
+    """One section per mapping of the topology language, one row per key."""
+    head = ("key", "default", "holds", "what it does")
+    sections = "\n\n".join(f"## {path}\n\n{_table(head, rows)}" for path, rows in _mappings(json_schema()))
+    return f"""# Topology language
+
+Every key of a topology file. [Topologies](../topologies.md) explains them with examples. `penstock schema topology`
+prints the same language as a JSON Schema, for editors.
+
+{sections}
+"""
+
+
+Rows = list[tuple[str, str, str, str]]
+
+
+def _mappings(schema: Mapping[str, Any], path: str = "") -> Iterable[tuple[str, Rows]]:
+    """The rows of each mapping with fixed keys in a JSON Schema, and where in a file it is."""
+    properties = schema.get("properties", {})
+    if properties:
+        required = schema.get("required", ())
+        rows = [
+            (_code(name), "required" if name in required else _code(_default(one)), _holds(one), one.get("description", ""))
+            for name, one in properties.items()
+        ]
+        yield _code(path) if path else "A topology file", rows
+    for name, one in properties.items():
+        yield from _mappings(one, f"{path}.{name}".lstrip("."))
+    for form in (*schema.get("anyOf", ()), *(one for one in schema.get("oneOf", ()) if "properties" in one)):
+        yield from _mappings(form, path)
+    if isinstance(rest := schema.get("additionalProperties"), Mapping):
+        yield from _mappings(rest, f"{path}.NAME")
+
+
+def _default(schema: Mapping[str, Any]) -> str:
+    return str(schema["default"]) if "default" in schema else ""
+
+
+def _holds(schema: Mapping[str, Any]) -> str:
+    """A JSON Schema in a few words."""
+    if "enum" in schema:
+        return ", ".join(map(_code, schema["enum"]))
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(_holds(one) for one in schema["anyOf"]))
+    if "minimum" in schema and "maximum" in schema:
+        return f"{schema['minimum']} to {schema['maximum']}"
+    kinds = schema.get("type", "value")
+    names = {"string": "text", "object": "mapping", "array": "list"}
+    return " or ".join(names.get(kind, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds))
+
+
+# Every name of `penstock.__all__`, in the order in which a reader wants them; tests/docs finds one that is missing here.
+PYTHON: Final[Mapping[str, tuple[str, ...]]] = {
+    "Run a topology without Kafka": ("TopologyDriver", "Record", "Position"),
+    "Topologies": ("parse", "parse_text", "Topology", "load", "Loaded", "load_schema", "Schema"),
+    "Plans": ("prepare", "Program", "Plan", "execute", "Batch", "Failure"),
+    "Models": ("DirectoryRegistry", "Artifact", "GoldenRecord", "quarantine", "Session", "verify"),
+    "Settings": ("Settings",),
+    "A broker for tests": ("open_broker", "Broker"),
+    "Errors": (
+        "PenstockError", "ConfigError", "SettingsError", "TopologyError", "SchemaError", "Problem",
+        "ModelError", "RecordError", "ControlError", "TransportError",
+    ),
+}  # fmt: skip
+
+
+def python_page() -> str:
+    """A summary of every public name, and the place where the site renders its docstring."""
+    parts = []
+    for title, names in PYTHON.items():
+        rows = [(f"[`{name}`][penstock.{name}]", _summary(getattr(penstock, name))) for name in names]
+        parts.append(f"## {title}\n\n{_table(('name', 'what it is'), rows)}\n\n" + "\n\n".join(f"::: penstock.{name}" for name in names))
+    sections = "\n\n".join(parts)
+    return f"""# Python API
+
+`import penstock` offers these names, and fetches each when it is first used. Everything else is private: it may change
+in any release. The operator's side of releases is described in [Releases](../releases.md), contract checks for parts of
+your own in [Testing](../testing.md).
+
+{sections}
+"""
+
+
+def _summary(value: object) -> str:
+    """The first sentence of its docstring."""
+    first = (inspect.getdoc(value) or "").partition("\n\n")[0].replace("\n", " ")
+    return re.split(r"(?<=\.)\s|: ", first, maxsplit=1)[0].rstrip(":")
+
+
+def decisions_page() -> str:
+    """One row per decision, newest first, with its title and date."""
+    rows = []
+    for page in sorted(DECISIONS.glob("[0-9]*.md"), reverse=True):
+        text = page.read_text(encoding="utf-8")
+        title = re.search(r"^# (\d+) (.+)$", text, re.MULTILINE)
+        date = re.search(r"^(\d{4}-\d\d-\d\d)", text, re.MULTILINE)
+        assert title is not None, f"{page.name} does not begin with its number and title"
+        assert date is not None, f"{page.name} has no date"
+        rows.append((title[1], f"[{title[2]}](../decisions/{page.name})", date[1]))
+    return f"""# Decisions
+
+Where an alternative was real, a page records why it lost. Decisions are never edited; a newer one supersedes them.
+
+{_table(("number", "decision", "date"), rows)}
+"""
 
 
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
@@ -130,6 +241,9 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "cli.md": cli_page,
     "errors.md": errors_page,
     "metrics.md": metrics,
+    "topology.md": language_page,
+    "python.md": python_page,
+    "decisions.md": decisions_page,
 }
 
 

@@ -60,16 +60,16 @@ def test_page_keeps_what_is_around_the_block(file: Path, tmp_path: Path) -> None
     page = tmp_path / "page.md"
     page.write_text("before\n\n<!-- benchmark -->\n\nafter\n")
     write(page, "old")
-    write(page, block(results.load(file), brief=True))
+    write(page, block(results.load(file)))
     text = page.read_text()
-    assert text.startswith("before\n\n<!-- benchmark -->\n|")
+    assert text.startswith("before\n\n<!-- benchmark -->\n### ")
     assert text.endswith("\n<!-- /benchmark -->\n\nafter\n")
     assert "old" not in text
     assert "| Penstock, 1 worker | 3 | 900,000 | 100,000 | 4.00 |" in text
 
 
-def test_full_block_has_the_targets(file: Path) -> None:
-    text = block(results.load(file), brief=False)
+def test_block_has_the_targets(file: Path) -> None:
+    text = block(results.load(file))
     assert "### Targets" in text
     assert "| events/s, 1 worker over plain Faust | 25.00 | ≥ 40 | no |" in text
 

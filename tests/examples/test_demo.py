@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,12 +14,19 @@ from typing import Any
 
 import pytest
 
-from penstock.cli.demo.clone import find_clone
+from penstock.cli.demo import find_examples
 from penstock.errors import ConfigError, TransportUnavailable
 from penstock.testing.broker import open_broker
 
 PENSTOCK = [sys.executable, "-m", "penstock"]
 DEMO = [*PENSTOCK, "demo"]
+ROOT = Path(__file__).parents[2]
+INSTALLED = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))  # before the clone that this environment is installed from
+from penstock.cli.main import main
+sys.exit(main())
+"""
 
 
 def test_demo_scores_every_event_swaps_the_models_and_takes_them_back(root: Path) -> None:
@@ -116,13 +125,30 @@ def test_demo_interrupted_while_workers_get_ready_takes_its_release_back(root: P
 
 
 def test_outside_a_clone_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penstock.cli.demo.clone.__file__", str(tmp_path / "site-packages" / "clone.py"))
+    monkeypatch.setattr("penstock.cli.demo.__file__", str(tmp_path / "site-packages" / "penstock" / "cli" / "demo.py"))
     with pytest.raises(ConfigError, match="clone the repository, and call `make demo` there"):
-        find_clone(tmp_path)
+        find_examples(tmp_path)
 
 
-def test_clone_is_found_from_a_folder_inside_it(root: Path) -> None:
-    assert find_clone(root / "examples" / "flights").root == root
+def test_outside_a_clone_the_command_ends_with_the_message(tmp_path: Path) -> None:
+    """Whatever is asked for, also by those who installed the package and have no clone."""
+    installed = tmp_path / "site-packages"
+    shutil.copytree(ROOT / "app" / "penstock", installed / "penstock", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-c", INSTALLED, str(installed), "demo", "--limit", "20"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: the demo runs from a clone of Penstock")
+
+
+def test_examples_are_found_from_a_folder_inside_the_clone(root: Path) -> None:
+    assert find_examples(root / "examples" / "flights" / "sample") == root / "examples" / "flights"
+
+
+def test_package_names_no_module_of_the_example() -> None:
+    """The wheel works without `examples/`: only the command looks for it, by path, when it is called."""
+    package = ROOT / "app" / "penstock"
+    found = [path.name for path in package.rglob("*.py") if re.search(r"^\s*(from|import) (demo|events)\b", path.read_text(), re.MULTILINE)]
+    assert found == []
 
 
 def _children(pid: int) -> list[int]:

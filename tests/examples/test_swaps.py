@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 
 import pytest
+from demo import view
+from demo.acts import Acts
+from demo.swaps import FEWEST, Act, marks
+from demo.tally import Prediction, Tally
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from penstock.cli.demo import view
-from penstock.cli.demo.acts import Acts
-from penstock.cli.demo.swaps import FEWEST, Act, marks
-from penstock.cli.demo.tally import Prediction, Tally
 from penstock.control.rollout import Stand
 
 FACTS = view.Facts("topologies/flights.yaml", "167,246 flights of July to December 2013", "127.0.0.1:9092 - a broker", "not signed", 5_000)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,6 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
-from penstock.cli.demo.clone import find_clone
 from penstock.control.messages import timestamp
 from penstock.control.trust import SigningKey
 from penstock.model.artifact import MODEL_FILE, Artifact
@@ -36,7 +36,7 @@ from tests.kafka.running import Job
 
 T = TypeVar("T")
 
-CLONE = find_clone(Path(__file__).parent)
+ROOT = Path(__file__).parents[2]
 METRICS = {"auc": 0.9, "log_loss": 0.3}  # what the topology asks for at least
 KEY = "operator.pem"
 NUMBERS = ("hour", "minute", "dep_delay", "distance", "sched_arr_time")
@@ -47,11 +47,11 @@ def make_flights(broker: Broker, folder: Path, *, partitions: int = 6) -> Job:
     """`topologies/flights.yaml` with topics of its own, a copy of the registry, and a key that may release for it."""
     name = unique("departures")
     job = Job(broker, folder, name, f"{name}.predictions", f"{name}.dead-letter", unique("app"), partitions, "flights")
-    text = CLONE.topology.read_text().replace("flights.departures", f"{job.source}\n    dead_letter: {job.dead}")
+    text = (ROOT / "topologies/flights.yaml").read_text().replace("flights.departures", f"{job.source}\n    dead_letter: {job.dead}")
     job.file.write_text(text.replace("flights.predictions", job.sink))
     for node in parse(job.file).model_nodes:
-        shutil.copytree(CLONE.models / node.model.name, folder / "models" / node.model.name)
-    shutil.copytree(CLONE.schemas, folder / "schemas")
+        shutil.copytree(ROOT / "models" / node.model.name, folder / "models" / node.model.name)
+    shutil.copytree(ROOT / "schemas", folder / "schemas")
     key = SigningKey.new("operator")
     key.save(folder / KEY)
     trusted = f'[keys.operator]\npublic = "{key.public}"\ntopologies = ["flights"]\ntrusted = {timestamp(0)}\n'
@@ -121,7 +121,11 @@ class Flight:
 @cache
 def _once() -> Sequence[Flight]:
     """Half a year of flights, or the committed sample where the package with them is not installed."""
-    events = CLONE.events()
+    sys.path.insert(0, str(ROOT / "examples" / "flights"))  # scripts of an example, not a package
+    try:
+        import events
+    finally:
+        sys.path.pop(0)
     return [Flight(one.flight_id, one.value) for one in events.replay(events.package()).departures()]
 
 

@@ -244,7 +244,7 @@ def test_a_model_that_a_stranger_signed_is_not_loaded(job: Job, tmp_path: Path) 
     with job.run("--model-trust", str(tmp_path / "model-keys")) as worker, Flow(job) as flow:
         wait_until_ready(job, worker)
         version = push(job, 3.0)
-        for reason, signer in (("it is not signed", ""), ("which is none of the trusted keys: ours.pem", "stranger")):
+        for reason, signer in (("it is not signed", ""), ("which is not one of the trusted keys: ours.pem", "stranger")):
             if signer:
                 sign(job, version, signer)
             done = penstock(job, "deploy", "doubles", f"double={version}", "--format", "json")

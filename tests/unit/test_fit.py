@@ -70,7 +70,7 @@ def test_everything_that_is_wrong_comes_at_once_and_names_the_version(world: Wor
     for part in (
         "score@3 has no input tensor 'a'",
         "nodes.score.require: score@3: auc is 0.4, required is >= 0.5",
-        "nodes.score.parameters: the topology gives the node no parameter 'c'",
+        "nodes.score.parameters: the topology declares no parameter 'c'",
     ):
         assert any(part in one for one in found), (part, found)
     assert len(set(found)) == len(found)

@@ -185,7 +185,7 @@ def test_unsigned_model_is_refused_before_it_is_loaded(root: Path) -> None:
 
 def test_nobody_is_trusted_unless_it_is_said(root: Path) -> None:
     signed(root, "require", "scale@1", "score@2")
-    with pytest.raises(ModelUntrusted, match="nobody is trusted: set model_trust"):
+    with pytest.raises(ModelUntrusted, match="no key is trusted: set model_trust"):
         prepare(loaded(root))
 
 

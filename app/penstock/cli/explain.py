@@ -47,7 +47,7 @@ def explain(words: tuple[str, ...], settings: Settings, form: str) -> int:
     with the digests there; of generation 0, or with --no-releases, the versions that the headers name are taken from
     the registry. The one event is run through that plan again, and every field stands beside what was published.
 
-    TOPOLOGY is a file or a name; without it the record says the name. A position in a dead-letter topic shows what was
+    TOPOLOGY is a file or a name; without it, the record's headers name it. A position in a dead-letter topic shows what was
     recorded, and what becomes of the event today. Exit code 1 when a field is DIFFERENT, or when the headers are not
     true; nothing is written to any topic.
     """

@@ -67,7 +67,7 @@ def push(
 ) -> None:  # fmt: skip
     """Check an ONNX file and register it as a new version.
 
-    The file is first tried in a process of its own: it must load without custom operators or other files, run at batch sizes 1, 2
+    The file is first tried in a separate process: it must load without custom operators or other files, run at batch sizes 1, 2
     and 256, and give finite outputs with a row for each row. Golden records that are made up pin what the model answers today,
     not that it is right: give real ones where you can.
     """
@@ -186,7 +186,7 @@ def sign(
       penstock model sign flight-lr@3 --key private.pem
       penstock model sign flight-lr@3 --key alice.key --certificate alice.crt --chain team-ca.crt
 
-    The files must be those that were pushed. Whoever is to check the signature needs the public key (openssl pkey -in private.pem
+    The files must be those that were pushed. To check the signature, a person needs the public key (openssl pkey -in private.pem
     -pubout) or the authority's certificate in the folder that `model_trust` names.
     """
     if chain and certificate is None:
@@ -296,7 +296,7 @@ def _asked(registry: Registry, references: tuple[str, ...]) -> list[tuple[str, s
     pairs: list[tuple[str, str]] = []
     for reference in references or registry.names():
         name, _, version = reference.partition("@")
-        # A name that is not there stays in the list: resolving it says so, with what there is instead.
+        # A name that is not there stays in the list: resolving it reports that, with what there is instead.
         versions = [version] if version else registry.versions(name) or [""]
         pairs.extend((name, one) for one in versions)
     return list(dict.fromkeys(pairs))

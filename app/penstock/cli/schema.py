@@ -73,15 +73,15 @@ def show(file: Path, form: str) -> None:
 
 @schema.command(short_help="Check schema files, and events against one.")
 @click.argument("files", nargs=-1, required=True, type=_EXISTING)
-@click.option("--events", type=_EXISTING, help="JSON events, one a line, to hold against the schema (one FILE then).")
+@click.option("--events", type=_EXISTING, help="JSON events, one per line, to compare with the schema (one FILE then).")
 @format_option
 def check(files: tuple[Path, ...], events: Path | None, form: str) -> int:
-    """Check schema files, and events against one; exit 1 when an event is none.
+    """Check schema files, and events against one; exit 1 when an event is not valid.
 
     Every problem of every file comes at once; every bad event with its line and the reason.
     """
     if events is not None and len(files) > 1:
-        raise click.UsageError("--events are held against one schema; give one FILE")
+        raise click.UsageError("--events are compared with one schema; give one FILE")
     found = _load(files)
     total, bad = _check_events(found[0], events) if events is not None else (0, [])
     if form == "json":
@@ -102,7 +102,7 @@ def check(files: tuple[Path, ...], events: Path | None, form: str) -> int:
 @click.argument("events", type=_EXISTING)
 @click.option("--name", default="Event", show_default=True, help="Name of the record.")
 def infer(events: Path, name: str) -> None:
-    """Propose a schema from sample EVENTS, JSON objects one a line. A start to edit: a sample does not show everything."""
+    """Propose a schema from sample EVENTS, JSON objects, one per line. A start to edit: a sample does not show everything."""
     proposed = infer_schema(_parsed(events), name)
     print_json(proposed)
     err.print(f"{len(proposed['fields'])} fields. Check the types and what may be null, then: penstock schema check FILE --events {events}")

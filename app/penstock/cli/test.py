@@ -41,7 +41,7 @@ def test(paths: tuple[Path, ...], settings: Settings, part: str, form: str) -> i
     """Run the examples beside a topology: events in, expected outputs out, no broker.
 
     A file NAME.test.yaml holds cases for NAME.yaml: what is given to sources, and what must come out of sinks and dead
-    letters. Either name may be given; a folder stands for all the *.test.yaml in it. Without FILES: topologies/.
+    letters. Either name may be given; a folder means all the *.test.yaml in it. Without FILES: topologies/.
 
     Exit codes: 0 every case holds, 1 some do not, 2 a file cannot be run (all problems are listed, nothing is run).
     """

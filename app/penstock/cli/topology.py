@@ -76,7 +76,7 @@ def plan(topology: Path, settings: Settings, form: str) -> None:
     "--as", "style", type=click.Choice(["text", "mermaid"]), default="text", show_default=True, help="For a terminal, or for pages."
 )
 def draw(topology: Path, settings: Settings, style: str) -> None:
-    """Draw the topology FILE. A file that is not valid yet is drawn as far as it says who reads whom."""
+    """Draw the topology FILE. A file that is not valid yet is drawn as far as its references can be followed."""
     parsed, wiring = parse(topology), None
     try:
         wiring = load(topology, models=settings.models, schemas=settings.schemas).wiring

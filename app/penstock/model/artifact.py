@@ -1,7 +1,7 @@
 """Artifact: one registered model version on disk, and what its manifest says of it; a value, nothing is loaded.
 
 A version is a folder of three files: `model.onnx`, `model.toml` (the manifest) and `golden.json` (the golden records), and of
-`model.sig` when somebody vouches for them (`penstock.model.trust`). An artifact pins the digests of the three when it is opened,
+`model.sig` when they are signed (`penstock.model.trust`). An artifact pins the digests of the three when it is opened,
 and gives out no byte that differs from them: who signed these digests signed what is loaded.
 """
 
@@ -54,7 +54,7 @@ class Artifact:
         return {MODEL_FILE: self.digest, MANIFEST_FILE: self.manifest_digest, GOLDEN_FILE: self.manifest.golden.digest}
 
     def bundle(self) -> bytes | None:
-        """The content of model.sig, at most one byte more than BUNDLE_LIMIT; None when there is none. Raises ModelCorrupt."""
+        """The content of model.sig, at most one byte more than BUNDLE_LIMIT; None without one. Raises ModelCorrupt."""
         try:
             with open(self.path / BUNDLE_FILE, "rb") as opened:
                 return opened.read(BUNDLE_LIMIT + 1)

@@ -5,7 +5,7 @@
     ]}
 
 Each value is one row's, so without the rows axis: a number, string or bool for a `[N]` tensor, nested lists for more axes.
-null stands for NaN. Every input is given; outputs may be left out. Integers, strings and bools must be met exactly, floats
+null means NaN. Every input is given; outputs may be left out. Integers, strings and bools must be met exactly, floats
 within `atol + rtol * |expected|`.
 """
 
@@ -67,7 +67,7 @@ def parse(text: str, signature: Signature, *, file: str = "golden.json") -> tupl
 
 
 def dump(records: Iterable[GoldenRecord]) -> str:
-    """The text of a golden file, one record a line."""
+    """The text of a golden file, one record per line."""
     lines = (json.dumps({"inputs": dict(r.inputs), "outputs": dict(r.outputs)}, ensure_ascii=False, allow_nan=False) for r in records)
     return '{"records": [\n' + ",\n".join(f"  {line}" for line in lines) + "\n]}\n"
 

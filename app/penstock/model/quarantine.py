@@ -60,8 +60,8 @@ def quarantine(
 ) -> Findings:
     """Tries the model in a child process; `golden` is the text of a golden file, whose inputs are run too.
 
-    Raises ModelCorrupt or ModelMismatch with the reason when it does not pass, and Stopped when `stopped()` says so
-    meanwhile: the child is killed then.
+    Raises ModelCorrupt or ModelMismatch with the reason when it does not pass, and Stopped when `stopped()` becomes true
+    before the end: the child is killed then.
     """
     if isinstance(model, bytes):
         with Sealed(io.BytesIO(model), limit=len(model)) as sealed:

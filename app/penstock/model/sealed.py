@@ -1,7 +1,7 @@
-"""Sealed: the bytes of a model file, which nobody can change any more; what was checked is what is loaded.
+"""Sealed: the bytes of a model file, which no process can change any more; what was checked is what is loaded.
 
 On Linux they lie in memory that the kernel has sealed (memfd_create(2)), which has a path that a child process can open too, and that
-the model runtime can load from. That matters to a worker that serves meanwhile: from a path the runtime loads without holding the
+the model runtime can load from. That matters to a worker that is serving: from a path the runtime loads without holding the
 interpreter's lock, while of bytes it first makes a copy under it (measured: 53 ms for 100 MB, against 3 ms).
 """
 

@@ -75,7 +75,7 @@ class Session:
 
     @classmethod
     def load_file(cls, path: Path, *, label: str, threads: int = 1, deadline: float | None = DEADLINE) -> Session:
-        """Loads a file that nobody can change (`Sealed.path`) and that has passed `check_contents`, in quarantine for example.
+        """Loads a file that cannot change (`Sealed.path`) and that has passed `check_contents`, in quarantine for example.
 
         Unlike `load` it does not hold the interpreter's lock while it parses or copies the model. Raises ModelCorrupt and ModelMismatch.
         """

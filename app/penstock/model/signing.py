@@ -1,13 +1,13 @@
-"""Signatures in the OpenSSF model-signing format: the only file that imports that library, and what is held against a model's digests.
+"""Signatures in the OpenSSF model-signing format: the only file that imports that library, and what is compared with a model's digests.
 
 A bundle is checked in this order, and each step may end it:
 1. It is read: at most 1 MiB, one signature.
 2. Who made it is found among the trusted: a public key by its fingerprint, or a certificate that leads to an authority, is valid
    now, and was issued for signing.
-3. The signature is held against that key.
+3. The signature is checked with that key.
 4. What was signed names exactly the files of a version, with the digests that they have.
 
-The library writes the format and reads it. Two things of its own checks are not used: it takes a certificate for valid that has
+The library writes the format and reads it. Two of its checks are not used: it takes a certificate for valid that has
 expired since, and one that was issued for something else. Private parts of it are touched: its version is pinned exactly.
 """
 
@@ -153,7 +153,7 @@ def _read(bundle: bytes) -> Bundle:
 
 
 def _signer(material: VerificationMaterial, trust: ModelTrust, now: datetime) -> tuple[Signer, ec.EllipticCurvePublicKey]:
-    """Who says to have signed, and the key that would prove it. Raises ModelUntrusted when that is nobody we trust."""
+    """The claimed signer, and the key that would prove it. Raises ModelUntrusted when it is not a trusted one."""
     if material.x509_certificate_chain is not None:
         leaf = _trusted_leaf([one.raw_bytes for one in material.x509_certificate_chain.certificates], trust, now)
         return _named(leaf), _for_signing(leaf)
@@ -163,7 +163,7 @@ def _signer(material: VerificationMaterial, trust: ModelTrust, now: datetime) ->
     asked = f"{_HASH}:{material.public_key.hint}"
     if asked not in keys:
         known = ", ".join(f"{pem.file.name} ({fingerprint})" for fingerprint, (pem, _) in keys.items()) or "none"
-        raise ModelUntrusted(f"it is signed with the key {asked[:80]!r}, which is none of the trusted keys: {known}")
+        raise ModelUntrusted(f"it is signed with the key {asked[:80]!r}, which is not one of the trusted keys: {known}")
     pem, key = keys[asked]
     return Signer("key", pem.file.name, asked), key
 
@@ -225,7 +225,7 @@ def _trusted_keys(trust: ModelTrust) -> Iterator[tuple[Pem, ec.EllipticCurvePubl
         try:
             key = serialization.load_pem_public_key(pem.data)
         except (ValueError, UnsupportedAlgorithm) as error:
-            what = "a private key, which nobody else may have" if b"PRIVATE KEY" in pem.data else "no public key in PEM"
+            what = "a private key, which must stay with its owner" if b"PRIVATE KEY" in pem.data else "no public key in PEM"
             raise ConfigError(f"model_trust: {pem.file} is {what}; give the public one: openssl pkey -in KEY -pubout") from error
         if not _fits(key):
             raise ConfigError(f"model_trust: {pem.file} is another key than P-256, P-384 or P-521, which models are signed with")

@@ -1,4 +1,4 @@
-"""Made-up inputs for a model of which nothing is known but its signature: seeded, small, and the same on every machine.
+"""Made-up inputs for a model, from its signature alone: seeded, small, and the same on every machine.
 
 Golden records made from them pin what a model answers today, not that it is right.
 """

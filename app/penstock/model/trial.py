@@ -72,7 +72,7 @@ def _limit(memory: int, cpu: int) -> None:
         _lower(resource.RLIMIT_AS, memory, memory)
     _lower(resource.RLIMIT_CPU, cpu, cpu + 1)  # SIGXCPU first, SIGKILL a second later
     _lower(resource.RLIMIT_CORE, 0, 0)
-    _lower(resource.RLIMIT_FSIZE, SAID, SAID)  # it writes no files but what it says
+    _lower(resource.RLIMIT_FSIZE, SAID, SAID)  # it writes no files but its two outputs
 
 
 def _lower(kind: int, soft: int, hard: int) -> None:
@@ -84,7 +84,7 @@ def _lower(kind: int, soft: int, hard: int) -> None:
 
 
 def _try(file: Path, golden_file: Path | None, deadline: float) -> list[str]:
-    check_contents(file.read_bytes())  # read again below: a copy of a large file, kept meanwhile, counts against the limit
+    check_contents(file.read_bytes())  # read again below: a copy of a large file, kept until the end, counts against the limit
     session = Session.load_file(file, label="the model", deadline=deadline)
     try:
         onnx.checker.check_model(file.read_bytes())

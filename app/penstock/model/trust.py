@@ -1,6 +1,6 @@
 """Whose models may serve: public keys and authorities that a person put into a folder, and what a topology's policy makes of a signature.
 
-A policy is `off` (signatures are not looked at), `warn` (what is wrong with one is told, and the model serves) or `require` (it does
+A policy is `off` (signatures are not looked at), `warn` (what is wrong with one is logged, and the model serves) or `require` (it does
 not serve). What is compared is an artifact's digests, pinned when it was opened, so it is judged before a byte of the model is
 loaded, and what is loaded afterwards is what was judged. The check itself needs the extra `signing` and is in
 `penstock.model.signing`, which is imported when there is a signature to check.
@@ -59,13 +59,13 @@ def judge(policy: Policy, artifact: Artifact, trust: ModelTrust | None, *, now: 
 
 
 def signer_of(artifact: Artifact, trust: ModelTrust | None, *, now: datetime) -> Signer:
-    """Who of those that `trust` names has signed the version. Raises ModelUntrusted that says why nobody has."""
+    """Who of those that `trust` names has signed the version. Raises ModelUntrusted with the reason when none of them has."""
     try:
         bundle = artifact.bundle()
         if bundle is None:
             raise ModelUntrusted(f"it is not signed (no {BUNDLE_FILE} in {artifact.path}): penstock model sign {artifact} --key FILE")
         if trust is None:
-            raise ModelUntrusted("nobody is trusted: set model_trust to the folder of the keys whose models may serve")
+            raise ModelUntrusted("no key is trusted: set model_trust to the folder of the keys whose models may serve")
         try:
             from penstock.model.signing import check_signature  # heavy, and only there with the extra
         except ModuleNotFoundError as error:

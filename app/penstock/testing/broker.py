@@ -6,7 +6,7 @@
 4. `mock`        librdkafka's mock cluster inside this process: always there, but only a part of Kafka
 
 What a broker cannot do is data: `Broker.lacks` maps each missing ability to its reason, so that a test that needs it can be skipped
-with that reason. What was tried before the broker in hand is told by `Broker.passed_over`.
+with that reason. `Broker.passed_over` lists what was tried before.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Broker:
         raise TransportUnavailable(self.lacks["restart"])
 
     def pause(self) -> None:
-        """SIGSTOP: it holds its connections and answers nobody, until `resume`. Raises as `kill`."""
+        """SIGSTOP: it holds its connections and answers no request, until `resume`. Raises as `kill`."""
         raise TransportUnavailable(self.lacks["pause"])
 
     def resume(self) -> None:
@@ -72,7 +72,7 @@ class Broker:
 
 
 class ExternalBroker(Broker):
-    """Brokers that somebody else runs."""
+    """Brokers that run already."""
 
     kind: Kind = "external"
     lacks: Mapping[Ability, str] = {
@@ -154,7 +154,7 @@ class MockBroker(Broker):
     }
 
     def __init__(self, timeout: float = 10.0) -> None:
-        # log_level 2: it would announce on stderr that it ignores bootstrap.servers, which nobody gave.
+        # log_level 2: it would announce on stderr that it ignores bootstrap.servers, which was not given.
         self._holder: Producer | None = Producer({"test.mock.num.brokers": 1, "log_level": 2})
         try:
             found = self._holder.list_topics(timeout=timeout).brokers.values()

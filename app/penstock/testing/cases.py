@@ -19,7 +19,7 @@ __all__ = ["Case", "Expected", "Mismatch", "run_case"]
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a topic holds after a case: `count` records, each of which meets its rules. Without rows it is only counted."""
+    """What a topic holds after a case: `count` records that each meet their rules. Without rows it is only counted."""
 
     where: str
     topic: str
@@ -40,7 +40,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """A place where something else came out, in words, and where the file says what was expected."""
+    """A place where something else came out, in words, and where in the file the expectation is."""
 
     where: str
     expected: str

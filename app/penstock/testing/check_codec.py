@@ -50,7 +50,7 @@ def check_codec(
     make_encoder: Callable[[Sequence[Tensor], Schema], Encoder],
     bad: Sequence[bytes] = (b"", b"\xff" * 20),
 ) -> None:
-    """Asserts what the pipeline relies on, for a codec of events of `CODEC_SCHEMA`; `bad` are values that are none.
+    """Asserts what the pipeline relies on, for a codec of events of `CODEC_SCHEMA`; `bad` are values that are not events.
 
     Values come back as they went, in order, whether one or a hundred at a time; no rows are no rows; a bad value is one
     Failure under its own row number, with a DecodeError, and takes no neighbour along; a row that cannot be written is b""

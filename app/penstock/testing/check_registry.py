@@ -92,7 +92,7 @@ def _moves_aliases(registry: Registry) -> None:
     assert registry.resolve("count", "live").version == "10"
     error = _raises(ModelNotFound, lambda: registry.resolve("count", "livve"))
     assert "did you mean 'live'" in str(error)
-    assert "2.1, 9, 10" in str(error), "it says what there is instead"
+    assert "2.1, 9, 10" in str(error), "the message lists what there is instead"
 
 
 def _keeps_the_signature_beside_a_version(registry: Registry) -> None:

@@ -1,4 +1,4 @@
-"""What one output must be, as a test file says it: a value, a range, a number near another, a list of these."""
+"""What one output must be, as a test file gives it: a value, a range, a number near another, a list of these."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FLOAT32: Final = 6e-8  # relative: half the distance of two neighbouring float3
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a value must be: `words` for people, `holds` for the value, `mark` where the file says it."""
+    """What a value must be: `words` for people, `holds` for the value, `mark` the place in the file."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -30,7 +30,7 @@ class Rule:
 
 
 def rule(value: Value, report: Report) -> Rule | None:
-    """The rule that `value` writes down; None when it is none, which `report` was told."""
+    """The rule that `value` writes down; None when it is not a rule, and `report` has the problem."""
     match value:
         case Scalar(value=expected):
             return Rule(show(expected), lambda got: _same(got, expected), value.mark)

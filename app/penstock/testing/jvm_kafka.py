@@ -108,7 +108,7 @@ class JvmKafka:
     """One Kafka node, running from construction to `stop`. Raises TransportUnavailable when it does not come up.
 
     `bootstrap` speaks plaintext. `listeners` (name -> security protocol) are opened beside it, each on the port of this
-    host that `addresses` tells; `properties` are added to the node's, and `scram` (user -> password) are its SCRAM-SHA-512 users.
+    host that `addresses` gives; `properties` are added to the node's, and `scram` (user -> password) are its SCRAM-SHA-512 users.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class JvmKafka:
 
     def kill(self) -> None:
         """SIGKILL; the data stay."""
-        # The watchdog goes first: it must never fire at a process id that the system has given to somebody else.
+        # The watchdog goes first: it must never fire at a process id that the system has given to another process.
         for process in (self._watchdog, self._process):
             if process is not None:
                 process.kill()
@@ -230,7 +230,7 @@ class JvmKafka:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
+    """Ports that no process listens on."""
     found: list[int] = []
     for port in random.sample(_PORTS, 200):
         with socket.socket() as probe:

@@ -60,7 +60,7 @@ def model(
 
 
 def identity(dtype: str = "float32", shape: Sequence[int | None] = (1,), *, x: str = "x", y: str = "y") -> bytes:
-    """Gives back what it takes, of any dtype and shape."""
+    """Returns what it takes, of any dtype and shape."""
     return model([helper.make_node("Identity", [x], [y])], [tensor(x, dtype, shape)], [tensor(y, dtype, shape)])
 
 
@@ -82,7 +82,7 @@ def linear(weights: Sequence[float], bias: float = 0.0, *, x: str = "x", y: str 
 
 
 def constant(value: float, *, x: str = "x", y: str = "y") -> bytes:
-    """The same number for every row: tells by its answer which version served."""
+    """The same number for every row: its answer shows which version served."""
     nodes = [helper.make_node("Mul", [x, "zero"], ["nothing"]), helper.make_node("Add", ["nothing", "value"], [y])]
     return model(nodes, [tensor(x)], [tensor(y)], {"zero": np.float32(0), "value": np.float32(value)})
 
@@ -124,7 +124,7 @@ def gather(values: Sequence[float], *, x: str = "x", y: str = "y") -> bytes:
 
 
 def endless(turns: int = 2**62, *, x: str = "x", y: str = "y") -> bytes:
-    """A Loop of so many turns: practically for ever by default, slow on purpose with less."""
+    """A Loop of so many turns: practically without end by default, slow on purpose with less."""
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["still"]), helper.make_node("Neg", ["value"], ["next"])],
         "body",

@@ -80,7 +80,7 @@ def read_all(broker: Broker, topic: str, isolation: Isolation = "read_committed"
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
-            "fetch.wait.max.ms": 10,  # the end of a partition is told at once
+            "fetch.wait.max.ms": 10,  # the end of a partition is reported at once
             "isolation.level": isolation,
         }
     )

@@ -170,7 +170,7 @@ def test_verify_warns_of_what_is_not_signed_unless_it_must_be(run: Run) -> None:
     assert required.code == 3
     assert [(one["model"], one["ok"]) for one in required.json] == [("score@1", True), ("score@2", False)]
     assert run("verify", "--model-trust", "trusted", "--signatures", "off").out.count("; ") == 0
-    assert "nobody is trusted: set model_trust" in run("verify", "score@1", "--signatures", "require").out
+    assert "no key is trusted: set model_trust" in run("verify", "score@1", "--signatures", "require").out
 
 
 def test_tampering_and_strangers_are_told(run: Run) -> None:

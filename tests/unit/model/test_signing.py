@@ -352,7 +352,7 @@ def test_files_that_are_no_keys_are_named(tmp_path: Path, signed: Signed) -> Non
         material = json.loads(signed.bundle)["verificationMaterial"] if trust.keys else {"x509CertificateChain": chain}
         check_signature(FILES, forged(signed, lambda document: document.update(verificationMaterial=material)), trust, now=NOW)
 
-    with pytest.raises(ConfigError, match=r"model_trust: a\.pem is a private key, which nobody else may have; give the public one"):
+    with pytest.raises(ConfigError, match=r"model_trust: a\.pem is a private key, which must stay with its owner; give the public one"):
         check("a.pem", private_pem(KEY))
     with pytest.raises(ConfigError, match=r"model_trust: a\.pem is no public key in PEM"):
         check("a.pem", b"key")

@@ -19,8 +19,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from penstock.cli.demo.acts import Acts, came_to, folded, generations, stage, switch
-from penstock.cli.demo.tally import HISTOGRAM_BINS, NODES, Tally
+from demo.acts import Acts, came_to, folded, generations, stage, switch
+from demo.tally import HISTOGRAM_BINS, NODES, Tally
 from penstock.control.rollout import Stand
 
 __all__ = ["Facts", "Screen", "as_json", "frame", "line", "summary"]
@@ -94,14 +94,14 @@ def line(tally: Tally, acts: Acts, rate: float) -> str:
     )
 
 
-def frame(console: Console, facts: Facts, tally: Tally, acts: Acts, rate: float) -> RenderableType:
-    """The picture: what fits on the console, the least important left out first."""
+def frame(console: Console, facts: Facts, tally: Tally, acts: Acts, rate: float, *, ended: bool = False) -> RenderableType:
+    """The picture: what fits on the console, the least important left out first. `ended`: nothing is left to be stopped."""
     narrow = console.width < NARROW
     head = Panel(folded(_head(facts)), title="[bold]penstock demo[/]", title_align="left", border_style="cyan")
     tables = Columns([_stream(tally, rate, facts.speed), _histogram(tally, narrow=narrow)], padding=(0, 2 if narrow else 4))
     middle: list[RenderableType] = [_progress(tally), Text()]
     swaps: list[RenderableType] = [Text(), stage(tally, acts)] if acts else []
-    end: list[RenderableType] = [Text("Ctrl-C stops" if tally.received else WAITING, style="dim")]
+    end: list[RenderableType] = [] if ended else [Text("Ctrl-C stops" if tally.received else WAITING, style="dim")]
     for parts in (
         [head, *middle, tables, *swaps, Text(), _latest(tally), *end],
         [head, *middle, tables, *swaps, *end],

@@ -14,15 +14,16 @@ from types import FrameType
 from typing import Any
 
 import click
+import events
 from rich.console import Console
 
-from penstock.cli.demo import view
-from penstock.cli.demo.acts import Acts
-from penstock.cli.demo.clone import find_clone
-from penstock.cli.demo.replay import Link, Room, replay
-from penstock.cli.demo.swaps import FEWEST, Swaps, signed
-from penstock.cli.demo.tally import Tally
-from penstock.cli.demo.worker import running
+from demo import recording, view
+from demo.acts import Acts
+from demo.clone import MODELS, SCHEMAS, TOPOLOGY
+from demo.replay import Link, Room, replay
+from demo.swaps import FEWEST, Swaps, signed
+from demo.tally import Tally
+from demo.worker import running
 from penstock.cli.options import Invocation, with_settings
 from penstock.cli.output import err, format_option, out, print_json
 from penstock.control.topics import Topics
@@ -46,9 +47,10 @@ UNSIGNED = "not signed (--unsigned-control): for development only"
 @click.option("--speed", type=click.IntRange(min=1), default=5_000, show_default=True, help="Events a second.")
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after so many events; all of July to December when not given.")
 @click.option("--swap/--no-swap", default=True, show_default=True, help="End with a deploy of retrained models, and a rollback.")
+@click.option("--record", type=click.Path(dir_okay=False, path_type=Path), help="Write the last picture to this file, as SVG.")
 @with_settings("brokers", "workers", "security_protocol", "insecure_plaintext")
 @format_option
-def demo(speed: int, limit: int | None, swap: bool, settings: Settings, form: str) -> int:
+def demo(speed: int, limit: int | None, swap: bool, record: Path | None, settings: Settings, form: str) -> int:
     """Score the flights that left New York from July to December 2013, live, and swap the models meanwhile.
 
     They are sent in the order in which they left, scored by `topologies/flights.yaml` (features, a logistic regression, boosted
@@ -57,20 +59,18 @@ def demo(speed: int, limit: int | None, swap: bool, settings: Settings, form: st
     or PENSTOCK_BROKERS names a real one. Runs from a clone of the repository.
     """
     console = err if form == "json" else out
-    clone = find_clone()
-    topology = parse(clone.topology)
+    topology = parse(TOPOLOGY)
     with ExitStack() as stack:
         stack.enter_context(_terminated_is_interrupted())
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="penstock-demo-")))
-        settings = replace(settings, application=APPLICATION, models=clone.models, schemas=clone.schemas)
+        settings = replace(settings, application=APPLICATION, models=MODELS, schemas=SCHEMAS)
         settings = replace(settings, releases=swap, cache=folder / "cache")  # its own: what was checked before is checked again
-        settings, said, seal = _broker(stack, settings, clone.topology, topology, folder)
+        settings, said, seal = _broker(stack, settings, TOPOLOGY, topology, folder)
         began = time.perf_counter()
         link = stack.enter_context(Link(librdkafka_arguments(settings), topology, _topics(settings, topology)))
         advice = SEVERAL if settings.workers > 1 and settings.unsigned_control else ""
-        worker = stack.enter_context(running(settings, clone.topology, folder, _config(), advice))
+        worker = stack.enter_context(running(settings, TOPOLOGY, folder, _config(), advice))
         with _busy(console, "reading the flights of 2013 ..."):
-            events = clone.events()
             flights = events.replay(events.package())
         total = min(limit or flights.total, flights.total)
         if swap and total < FEWEST:
@@ -100,6 +100,9 @@ def demo(speed: int, limit: int | None, swap: bool, settings: Settings, form: st
                 tally.ended = time.perf_counter()
                 console.print(view.summary(facts, tally, ready, acts, complete=False))
                 raise
+    if record:
+        canvas = recording.console()
+        recording.save(record, view.frame(canvas, facts, tally, acts, tally.rate(tally.ended), ended=True), canvas)
     if form == "json":
         print_json(view.as_json(facts, tally, ready, acts))
     else:

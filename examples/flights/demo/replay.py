@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from penstock.cli.demo.tally import Prediction, Tally
+from demo.tally import Prediction, Tally
 from penstock.errors import DeliveryFailed, PenstockError, TransportUnavailable
 from penstock.topology.spec import Topology
 

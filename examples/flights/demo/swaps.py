@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from penstock.cli.demo.replay import Room
+from demo.replay import Room
 from penstock.control.rollout import Stand
 from penstock.control.trust import SigningKey
 from penstock.errors import PenstockError

@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from penstock.cli.demo.swaps import RETRAINED, Act
-from penstock.cli.demo.tally import Tally
+from demo.swaps import RETRAINED, Act
+from demo.tally import Tally
 from penstock.control.lifecycle import PREPARING, State
 from penstock.control.rollout import Stand
 

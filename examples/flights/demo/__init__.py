@@ -1,0 +1,1 @@
+"""The demo: half a year of real flights through a real worker, watched live. `penstock demo` finds it in a clone and runs it."""
