@@ -1,4 +1,4 @@
-# Everything a person does with this repository; `make` alone lists it. CI runs `make check` and `make test`.
+# Everything a person does with this repository; `make` alone lists it. CI runs `make check`, `test`, `floors` and `dist`.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -18,7 +18,7 @@ BUILD = CC=gcc LDSHARED="gcc -shared -s" CFLAGS="-O3 -g0 -DNDEBUG -fwrapv -Wall 
 # Tests that need a real Kafka are skipped where none can be had, and a tenth of the code is not reached then.
 COVERAGE := $(if $(shell command -v java),95,85)
 
-.PHONY: help demo test soak check bench docs models format dist try clean
+.PHONY: help demo test soak check bench docs models format dist try floors version clean
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  ARGS=... is handed on: make demo ARGS='--speed 20', make test ARGS='-k settings'"
@@ -64,6 +64,13 @@ try: ## install the Linux wheel of dist/ into an empty environment of PYTHON, an
 	build/try/bin/penstock --version | grep "with its native part"
 	build/try/bin/python -m pytest -q -p no:cacheprovider tests/properties/test_native.py tests/unit/test_settings.py
 
+floors: $(VENV)-floors/stamp ## run the unit tests with the oldest versions of every dependency that pyproject.toml allows
+	$(VENV)-floors/bin/python -m pytest -q -p no:cacheprovider tests/unit $(ARGS)
+
+version: ## see that VERSION=X.Y.Z is what pyproject.toml and CHANGELOG.md name
+	grep -qx 'version = "$(VERSION)"' pyproject.toml || { echo "pyproject.toml names another version than $(VERSION)" >&2; exit 1; }
+	grep -q '^## \[$(VERSION)\] - ' CHANGELOG.md || { echo "CHANGELOG.md has no section [$(VERSION)] - YEAR-MONTH-DAY" >&2; exit 1; }
+
 format: $(VENV)/dev.stamp ## put the code into its style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -89,6 +96,12 @@ $(VENV)/dev.stamp: pyproject.toml constraints.txt setup.py app/penstock/_native.
 	@rm -f app/penstock/_native.*.so  # Python would prefer one that was built for this version alone
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/demo.stamp
+
+$(VENV)-floors/stamp: pyproject.toml floors.txt setup.py app/penstock/_native.c
+	@echo "installing Penstock with the oldest versions that it allows (once)"
+	@rm -rf $(VENV)-floors && $(PYTHON) -m venv $(VENV)-floors
+	@$(VENV)-floors/bin/python -m pip --disable-pip-version-check --quiet install -c floors.txt '.[signing,test]'
+	@touch $@
 
 # Beside the tools of `dev`, since nothing else needs them.
 $(VENV)/dist.stamp: pyproject.toml constraints.txt | $(BIN)/python
