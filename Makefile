@@ -76,7 +76,7 @@ format: $(VENV)/dev.stamp ## put the code into its style
 	$(BIN)/ruff format
 
 clean: ## remove the virtual environment and every cache
-	rm -rf $(VENV) .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build
+	rm -rf $(VENV) $(VENV)-floors dist .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build
 	rm -f app/penstock/_native.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -100,7 +100,7 @@ $(VENV)/dev.stamp: pyproject.toml constraints.txt setup.py app/penstock/_native.
 $(VENV)-floors/stamp: pyproject.toml floors.txt setup.py app/penstock/_native.c
 	@echo "installing Penstock with the oldest versions that it allows (once)"
 	@rm -rf $(VENV)-floors && $(PYTHON) -m venv $(VENV)-floors
-	@$(VENV)-floors/bin/python -m pip --disable-pip-version-check --quiet install -c floors.txt '.[signing,test]'
+	@$(VENV)-floors/bin/python -m pip --disable-pip-version-check --quiet install -c floors.txt -e '.[signing,test]'
 	@touch $@
 
 # Beside the tools of `dev`, since nothing else needs them.
