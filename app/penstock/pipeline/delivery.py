@@ -38,7 +38,7 @@ from penstock.pipeline.ports import Program
 from penstock.pipeline.score import Chunk, Pipeline
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
-from penstock.transports.base import Sink, Source
+from penstock.transports.base import Sink, Source, by_topic
 from penstock.transports.tracker import Partition, Span
 
 __all__ = ["Delivery", "Fixed", "Pace", "Served"]
@@ -163,7 +163,7 @@ class Delivery:
             spans = await self._source.take(self.rows)
             if not spans:
                 return
-            for of_one_topic in _by_topic(spans):
+            for of_one_topic in by_topic(spans):
                 await self.submit(of_one_topic)
 
     def _groups(self, spans: Sequence[Span]) -> Iterator[list[Span]]:
@@ -302,10 +302,3 @@ class _Scorer:
         self.serving = serving
         self.pipeline = pipeline
         self.row_seconds = row_seconds
-
-
-def _by_topic(spans: Sequence[Span]) -> list[list[Span]]:
-    topics: dict[str, list[Span]] = {}
-    for span in spans:
-        topics.setdefault(span.partition[0], []).append(span)
-    return list(topics.values())
