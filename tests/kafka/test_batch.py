@@ -16,7 +16,7 @@ from penstock.errors import TopicMissing
 from penstock.record import Record
 from penstock.registry.directory import DirectoryRegistry
 from penstock.settings import Settings
-from penstock.testing import Broker, create_topics, models, produce, unique
+from penstock.testing import Broker, create_topics, models, produce, read_all, unique, wait_for
 from penstock.transports.kafka.extent import KafkaExtent
 
 pytestmark = pytest.mark.broker
@@ -87,6 +87,7 @@ def test_aborted_transactions_are_not_part_of_it_and_their_marks_are_no_obstacle
         producer.begin_transaction()
         producer.produce(topic, b'{"x": %d}' % number, partition=0)
         producer.commit_transaction(30) if commit else producer.abort_transaction(30)
+    wait_for(lambda: values([100])[0] in [record.value for record in read_all(broker, topic)], "the marks, which come a little later")
     assert read(broker, topic)[0] == values([*range(0, 20, 2), 100])
 
 

@@ -80,9 +80,11 @@ class KafkaExtent:
             async with asyncio.timeout(max(patience, 1.0)):
                 await self._client.start()
                 await self._find_edges()
-        except (KafkaError, OSError, TimeoutError) as error:
+        except BaseException as error:  # whatever has ended it, the client has begun to start
             await self._client.stop()
-            raise TransportUnavailable(f"{self._topic} cannot be read: {error!r}") from error
+            if isinstance(error, KafkaError | OSError | TimeoutError):
+                raise TransportUnavailable(f"{self._topic} cannot be read: {error!r}") from error
+            raise
 
     async def _find_edges(self) -> None:
         client, topic = self._client, self._topic
