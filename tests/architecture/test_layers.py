@@ -22,8 +22,8 @@ PACKAGE = ROOT / "app" / "penstock"
 # A library, or a thing in one, and the only places that may name it ("" is nowhere).
 HOMES = {
     "onnxruntime": ("model/session.py",),
-    "faust": ("transports/kafka/", "runners/stream.py"),
-    "aiokafka": ("transports/kafka/", "runners/stream.py"),
+    "faust": ("transports/kafka/faust.py",),
+    "aiokafka": ("transports/kafka/",),
     "model_signing": ("model/signing.py",),
     "sigstore": (),
     "sigstore_models": ("model/signing.py",),

@@ -102,6 +102,18 @@ def _adds_nothing(inner: ModelNode, batch: Batch) -> Batch:
     return batch
 
 
+class _Counts:
+    """A node that remembers how often it ran."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def __call__(self, inner: ModelNode, batch: Batch) -> Batch:
+        self.runs += 1
+        done = inner.run(batch)
+        return done.with_columns({"n.y": done.columns["n.y"] + self.runs}) if done.size else done
+
+
 def _reverses(inner: ModelNode, batch: Batch) -> Batch:
     done = inner.run(batch)
     return done.with_columns({"n.y": done.columns["n.y"][::-1]}) if done.size else done
@@ -118,6 +130,7 @@ def _reverses(inner: ModelNode, batch: Batch) -> Batch:
         _drops_columns,
         _adds_nothing,
         _reverses,
+        _Counts(),
     ],
 )
 def test_broken_node_is_found_out(fault: Any) -> None:

@@ -21,7 +21,7 @@ from penstock.control.status import Place
 from penstock.control.topics import Topics
 from penstock.engine import Deployment, Serving
 from penstock.engine.observe import Observers
-from penstock.errors import PenstockError, SettingsError, TransportUnavailable
+from penstock.errors import SettingsError
 from penstock.model.session import Session
 from penstock.pipeline import AtLeastOnce, Delivery, Pace, Program
 from penstock.runners.health import Phase
@@ -35,6 +35,7 @@ from penstock.transports.kafka.faust import App, Hosted
 from penstock.transports.kafka.sink import KafkaSink
 from penstock.transports.kafka.source import KafkaSource
 from penstock.transports.kafka.state import SourceState
+from penstock.transports.kafka.unavailable import as_ours
 from penstock.worker.follower import Follower
 
 __all__ = ["StreamRunner"]
@@ -207,7 +208,7 @@ class StreamRunner:
             await self._stop(app)
             logger.info("stopped", extra={name: value for name, value in self.metrics.snapshot().items() if isinstance(value, int | float)})
         if self._failure is not None:
-            raise _as_ours(self._failure) from self._failure
+            raise as_ours(self._failure) from self._failure
 
     def _host(self) -> App:
         """The app, and in it the source, the sink and the loop between them."""
@@ -278,12 +279,3 @@ class StreamRunner:
                 self.fail(error)
 
         return agent
-
-
-def _as_ours(error: BaseException) -> BaseException:
-    """Client errors in our words: who catches needs to know whether it is the brokers' fault."""
-    from aiokafka.errors import KafkaError
-
-    if isinstance(error, PenstockError) or not isinstance(error, (KafkaError, OSError)):
-        return error
-    return TransportUnavailable(f"the brokers are not usable: {error!r}")

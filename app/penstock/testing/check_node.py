@@ -27,6 +27,7 @@ def check_node(node: Node, good: Columns, bad: Columns | None = None, *, rtol: f
     since a model may add up in another order at another batch size.
     """
     scored = _adds_columns_and_keeps_the_rest(node, good)
+    _gives_the_same_again(node, good, scored)
     _scores_each_row_for_itself(node, good, scored, rtol)
     _lets_earlier_failures_ride_along(node, good, scored, rtol)
     if bad is not None:
@@ -50,6 +51,14 @@ def _adds_columns_and_keeps_the_rest(node: Node, good: Columns) -> Columns:
     for name, column in added.items():
         assert column.shape[:1] == (batch.size,), f"column {name!r} has {column.shape} for {batch.size} rows"
     return added
+
+
+def _gives_the_same_again(node: Node, good: Columns, scored: Columns) -> None:
+    """A chunk that is run a second time gives the same answers, bit by bit: it has left no trace in the node."""
+    for _ in range(2):
+        done = node.run(_batch(good))
+        for name, column in scored.items():
+            np.testing.assert_array_equal(done.columns[name], column, f"a second run of the chunk gives other answers in {name!r}")
 
 
 def _scores_each_row_for_itself(node: Node, good: Columns, scored: Columns, rtol: float) -> None:

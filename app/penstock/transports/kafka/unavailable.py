@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 from aiokafka.errors import KafkaError
 
-from penstock.errors import TransportUnavailable
+from penstock.errors import PenstockError, TransportUnavailable
 
-__all__ = ["unavailable"]
+__all__ = ["as_ours", "unavailable"]
 
 
 @contextmanager
@@ -19,3 +19,10 @@ def unavailable(what: str) -> Iterator[None]:
         yield
     except (KafkaError, OSError, TimeoutError) as error:
         raise TransportUnavailable(f"{what}: {error!r}") from error
+
+
+def as_ours(error: BaseException) -> BaseException:
+    """The error that ended a worker, as one of ours where the brokers are to blame; any other as it is."""
+    if isinstance(error, PenstockError) or not isinstance(error, KafkaError | OSError):
+        return error
+    return TransportUnavailable(f"the brokers are not usable: {error!r}")
