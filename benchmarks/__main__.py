@@ -153,9 +153,7 @@ def releases(n: int, repeat: int, rate: int, seconds: int, bootstrap: str | None
 )
 @click.option("--repeat", default=3, show_default=True, type=click.IntRange(1), help="Rounds; figures are medians.")
 @click.option("--only", type=click.Choice(["throughput", "paced"]), help="Under backlog, or at a steady rate. [default: both]")
-@click.option(
-    "--bootstrap", help="A running broker of that harness with a filled topic `flights`. [default: start and stop one]"
-)
+@click.option("--bootstrap", help="A running broker of that harness with a filled topic `flights`. [default: start and stop one]")
 @click.option("--work", type=click.Path(path_type=Path), default=ROOT / "build" / "peers", help="Its build folder. [default: build/peers]")
 @click.option("--no-setup", is_flag=True, help="Skip the builds, which are in --work already.")
 @click.option("--out", "path", type=click.Path(path_type=Path), help="Results file to append to.")

@@ -1,12 +1,12 @@
 """Measures the cost of releases: the same job with and without model swaps, in turns, in one session.
 
-throughput  a backlog, one worker; in every other second, release after release, each announced when the previous one
+throughput  a backlog, one worker; in every other second, release after release, each announced after the previous one
             is active, each loading a model (four versions take turns, two stay loaded). The seconds with and without are from one
             run, because two runs minutes apart differ by more than the measured effect.
 paced       2,000 events per second, one worker, likewise; and while a model of 100 MB is loaded every few
             seconds but never activated.
-switch      three workers under the paced load: from the broker's stamp of `activate` to its stamp of the last worker's report that it scores
-            with the new generation, which is an upper bound of the switch; a rollback likewise.
+switch      three workers under the paced load: from the broker's stamp of `activate` to its stamp of the last worker's report that it
+            scores with the new generation, which is an upper bound of the switch; a rollback likewise.
 
 The versions differ in their bytes but not in their outputs, so the outputs are compared as in every other run. Work that a host does once
 per version (the quarantine) is done before. Messages are not signed here: a signature costs 0.1 ms.
