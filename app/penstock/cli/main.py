@@ -41,7 +41,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "test": Command("penstock.cli.test:test", "Run the examples beside a topology (*.test.yaml), without a broker."),
     "model": Command("penstock.cli.model:model", "Push, list, show, alias, sign and verify registered models."),
     "deploy": Command("penstock.cli.release.deploy:deploy", "Swap models while the stream runs."),
-    "rollback": Command("penstock.cli.release.deploy:rollback", "Return to the generation before a release."),
+    "rollback": Command("penstock.cli.release.deploy:rollback", "Return to an earlier generation."),
     "abort": Command("penstock.cli.release.deploy:abort", "Cancel a release that was announced but is not active yet."),
     "watch": Command("penstock.cli.release.watch:watch", "Release a model version when a registry alias moves to it."),
     "status": Command("penstock.cli.release.status:status", "Show the active generation and the state of every worker."),

@@ -94,9 +94,7 @@ def push(
         return
     out.print(f"pushed {pushed} to {pushed.path}" + (f", and {name}@{alias} points at it" if alias else ""))
     if records is None:
-        err.print(
-            "its golden records were generated: they fix today's outputs and do not show that they are correct (--golden: real ones)"
-        )
+        err.print("its golden records were generated: they fix today's outputs and do not show that they are correct (--golden: real ones)")
 
 
 @model.command()
