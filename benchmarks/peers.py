@@ -100,16 +100,16 @@ class Harness:
             stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
         try:
-            said, complained = process.communicate()
+            output, errors = process.communicate()
         except BaseException:
             os.killpg(process.pid, signal.SIGINT)  # measure.py then stops its peer
             process.communicate()
             raise
         if process.returncode:
             raise WorkerFailed(
-                f"{' '.join(command[:3])} failed with exit code {process.returncode}:\n{(said + complained).strip()[-1500:]}", 1
+                f"{' '.join(command[:3])} failed with exit code {process.returncode}:\n{(output + errors).strip()[-1500:]}", 1
             )
-        return said
+        return output
 
 
 class Behind(WorkerFailed):

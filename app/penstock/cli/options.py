@@ -77,6 +77,6 @@ def with_settings(*names: str) -> Callable[[F], F]:
             settings, _ = click.get_current_context().ensure_object(Invocation).resolve(flags)
             return command(*args, settings=settings, **options)
 
-        return setting_flags(*names)(run)  # type: ignore[return-value]  # click keeps the callable, its type says less
+        return setting_flags(*names)(run)  # type: ignore[return-value]  # click keeps the callable, its type does not declare that
 
     return decorate

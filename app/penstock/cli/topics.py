@@ -37,7 +37,7 @@ def needed(topology: Topology, application: str) -> dict[str, Need]:
         roles.setdefault(sink.topic, []).append(f"sink {sink.name}")
     for source in topology.sources:
         roles.setdefault(source.dead_letter, []).append(f"dead letters of {source.name}")
-    return {topic: Need(", ".join(said)) for topic, said in roles.items()} | {
+    return {topic: Need(", ".join(labels)) for topic, labels in roles.items()} | {
         releases.control: Need("releases: the control log", 1, CONTROL_CONFIG),
         releases.status: Need("releases: what workers report", 1, STATUS_CONFIG),
     }

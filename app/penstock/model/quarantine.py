@@ -27,9 +27,9 @@ from penstock.errors import ModelCorrupt, ModelMismatch, Stopped
 from penstock.host import locked, private_folder, write_whole
 from penstock.model.sealed import Sealed
 
-__all__ = ["SAID", "Findings", "Limits", "quarantine", "quarantine_once"]
+__all__ = ["MAX_REPORT", "Findings", "Limits", "quarantine", "quarantine_once"]
 
-SAID: Final = 256 * 1024  # bytes that a child may write to each of stdout and stderr
+MAX_REPORT: Final = 256 * 1024  # bytes that a child may write to each of stdout and stderr
 _NAMES: Final = {"ModelCorrupt": ModelCorrupt, "ModelMismatch": ModelMismatch}
 _POLL: Final = 0.05  # seconds between two checks of the child
 
@@ -94,8 +94,8 @@ def quarantine_once(model: Sealed, *, golden: str, cache: Path, limits: Limits |
 
 def _circumstances(golden: str, limits: Limits) -> str:
     """Returns a short hash of everything that could make the same file behave differently."""
-    said = [hashlib.sha256(golden.encode()).hexdigest(), asdict(limits), *_versions()]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+    facts = [hashlib.sha256(golden.encode()).hexdigest(), asdict(limits), *_versions()]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 @functools.cache
@@ -141,7 +141,7 @@ def _wait(child: subprocess.Popen[bytes], limits: Limits, stopped: Callable[[], 
 
 def _content(file: BinaryIO) -> bytes:
     file.seek(0)
-    return file.read(SAID)
+    return file.read(MAX_REPORT)
 
 
 def _read(code: int, out: bytes, err: bytes, limits: Limits) -> Findings:
@@ -151,10 +151,10 @@ def _read(code: int, out: bytes, err: bytes, limits: Limits) -> Findings:
         why = f"used more than {limits.cpu} s of CPU" if died == signal.SIGXCPU else f"killed its process ({died.name})"
         raise ModelCorrupt(f"the model {why} in quarantine")
     try:
-        said = json.loads(out)
+        report = json.loads(out)
     except ValueError as error:
         last = err.decode(errors="replace").strip().rsplit("\n", 1)[-1]
         raise ModelCorrupt(f"the model ended its process in quarantine (exit code {code}): {last}") from error
-    if "error" in said:
-        raise _NAMES[said["error"]](said["message"])
-    return Findings(tuple(said["remarks"]))
+    if "error" in report:
+        raise _NAMES[report["error"]](report["message"])
+    return Findings(tuple(report["remarks"]))

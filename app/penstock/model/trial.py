@@ -28,7 +28,7 @@ from penstock.host import ends_with
 from penstock.model.artifact import GOLDEN_FILE
 from penstock.model.contents import check_contents
 from penstock.model.golden import feeds_of, parse
-from penstock.model.quarantine import SAID, Limits
+from penstock.model.quarantine import MAX_REPORT, Limits
 from penstock.model.session import Session
 from penstock.model.synthetic import synthetic_feeds
 
@@ -59,12 +59,12 @@ def main() -> None:
     os.nice(_NICE)
     _limit(asked.memory, asked.cpu)
     try:
-        said: dict[str, Any] = {"remarks": _try(asked.file, asked.golden, min(asked.run * _PATIENCE, asked.wall))}
+        report: dict[str, Any] = {"remarks": _try(asked.file, asked.golden, min(asked.run * _PATIENCE, asked.wall))}
     except ModelError as error:
-        said = {"error": type(error).__name__, "message": str(error)}
+        report = {"error": type(error).__name__, "message": str(error)}
     except MemoryError:
-        said = {"error": ModelCorrupt.__name__, "message": f"the model needs more than {asked.memory:,} bytes of memory"}
-    sys.stdout.write(json.dumps(said) + "\n")
+        report = {"error": ModelCorrupt.__name__, "message": f"the model needs more than {asked.memory:,} bytes of memory"}
+    sys.stdout.write(json.dumps(report) + "\n")
 
 
 def _limit(memory: int, cpu: int) -> None:
@@ -72,7 +72,7 @@ def _limit(memory: int, cpu: int) -> None:
         _lower(resource.RLIMIT_AS, memory, memory)
     _lower(resource.RLIMIT_CPU, cpu, cpu + 1)  # SIGXCPU first, SIGKILL a second later
     _lower(resource.RLIMIT_CORE, 0, 0)
-    _lower(resource.RLIMIT_FSIZE, SAID, SAID)  # its two outputs are the only files that it writes
+    _lower(resource.RLIMIT_FSIZE, MAX_REPORT, MAX_REPORT)  # its two outputs are the only files that it writes
 
 
 def _lower(kind: int, soft: int, hard: int) -> None:

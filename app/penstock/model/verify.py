@@ -72,7 +72,10 @@ def _sound(label: str, outputs: Mapping[str, Array], size: int) -> None:
 
 
 def _same_signature(artifact: Artifact, found: Signature) -> None:
-    for kind, said, real in (("inputs", artifact.signature.inputs, found.inputs), ("outputs", artifact.signature.outputs, found.outputs)):
-        if said != real:
-            says, has = (", ".join(map(str, tensors)) for tensors in (said, real))
-            raise artifact.corrupt(MANIFEST_FILE, f"lists the {kind} {says}, but the model has {has}; push it as a new version")
+    for kind, declared, real in (
+        ("inputs", artifact.signature.inputs, found.inputs),
+        ("outputs", artifact.signature.outputs, found.outputs),
+    ):
+        if declared != real:
+            listed, has = (", ".join(map(str, tensors)) for tensors in (declared, real))
+            raise artifact.corrupt(MANIFEST_FILE, f"lists the {kind} {listed}, but the model has {has}; push it as a new version")

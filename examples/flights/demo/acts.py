@@ -58,10 +58,10 @@ def came_to(act: Act, tally: Tally) -> str:
         return "stopped before it was active" if act.began else "not started"
     many = len(act.stands)
     seconds = switch(act, tally)
-    said = f"first output {seconds * 1000:,.0f} ms after activate" if seconds is not None else "no output yet"
+    first = f"first output {seconds * 1000:,.0f} ms after activate" if seconds is not None else "no output yet"
     late = f"; not switched: {'; '.join(map(str, act.late))}" if act.late else ""
     workers = "1 worker" if many == 1 else f"{many} workers"
-    return f"generation {act.generation}: ready on {workers} after {act.ready - act.began:.1f} s, {said}{late}"
+    return f"generation {act.generation}: ready on {workers} after {act.ready - act.began:.1f} s, {first}{late}"
 
 
 def switch(act: Act, tally: Tally) -> float | None:

@@ -65,7 +65,7 @@ def demo(speed: int, limit: int | None, swap: bool, record: Path | None, setting
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="penstock-demo-")))
         settings = replace(settings, application=APPLICATION, models=MODELS, schemas=SCHEMAS)
         settings = replace(settings, releases=swap, cache=folder / "cache")  # a separate cache, so that models are checked again
-        settings, said, seal = _broker(stack, settings, TOPOLOGY, topology, folder)
+        settings, described, seal = _broker(stack, settings, TOPOLOGY, topology, folder)
         began = time.perf_counter()
         link = stack.enter_context(Link(librdkafka_arguments(settings), topology, _topics(settings, topology)))
         advice = SEVERAL if settings.workers > 1 and settings.unsigned_control else ""
@@ -76,7 +76,7 @@ def demo(speed: int, limit: int | None, swap: bool, record: Path | None, setting
         if swap and total < FEWEST:
             raise click.UsageError(f"{total} events leave no room for a deploy and a rollback: --limit {FEWEST} at least, or --no-swap")
         swaps = stack.enter_context(Swaps(settings, topology, total)) if swap else None
-        facts = view.Facts("topologies/flights.yaml", _data(flights, total), said, seal if swaps else "", speed)
+        facts = view.Facts("topologies/flights.yaml", _data(flights, total), described, seal if swaps else "", speed)
         tally, ready, acts = Tally(total), 0.0, swaps.acts if swaps else ()
         with _noted() as stop_if_told, view.opened(console, facts, tally, acts) as screen:
 

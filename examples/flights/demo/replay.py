@@ -258,11 +258,11 @@ def _headers(message: Message) -> dict[str, bytes | None]:
 
 def _models(headers: Mapping[str, bytes | None]) -> dict[str, str]:
     """Returns name@version by node, from the worker's headers."""
-    said = (headers.get(MODELS) or b"").decode()
-    return dict(pair.split("=", 1) for pair in said.split(",") if pair)
+    text = (headers.get(MODELS) or b"").decode()
+    return dict(pair.split("=", 1) for pair in text.split(",") if pair)
 
 
 def _reason(headers: Mapping[str, bytes | None]) -> str:
     """Returns the worker's reason why it could not score the event."""
-    said = headers.get("__streams.errors.message") or headers.get("__streams.errors.exception") or b"no reason is given"
-    return said.decode(errors="replace")
+    text = headers.get("__streams.errors.message") or headers.get("__streams.errors.exception") or b"no reason is given"
+    return text.decode(errors="replace")
