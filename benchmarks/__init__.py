@@ -1,1 +1,1 @@
-"""What is claimed about speed, and the commands that measure it. `python -m benchmarks` (or `make bench`) runs them all."""
+"""The performance claims, and the commands that measure them. `python -m benchmarks` (or `make bench`) runs them all."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: our own benchmark; `peers`, `micro`, `profile` and `report` are the other ways to look."""
+"""`python -m benchmarks`: the main benchmark; `peers`, `micro`, `profile` and `report` are further commands."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ PAGES = (ROOT / "docs" / "performance.md",)
 
 @contextmanager
 def progress_bar() -> Iterator[ProgressBar]:
-    """One line that says what is being done; at few refreshes, since it runs on the cores that are measured."""
+    """Shows the current activity on one line. It refreshes rarely, because it runs on the cores that are measured."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, refresh_per_second=2, transient=True) as drawn:
         yield ProgressBar(drawn)
 
 
 class ProgressBar:
-    """Called with what is being done, how far, of how much."""
+    """Called with the activity, its progress and its total."""
 
     def __init__(self, drawn: Progress) -> None:
         self._drawn = drawn
@@ -57,9 +57,9 @@ def new_file(name: str) -> Path:
 @click.option("--only", multiple=True, type=click.Choice(RUNS), help="Only these runs (may be repeated).")
 @click.option("--bootstrap", help="Brokers to use (HOST:PORT). [default: Kafka in a container, or from Maven Central with Java]")
 @click.option("--rate", default=2000, show_default=True, type=click.IntRange(1), help="Events/s of the paced run.")
-@click.option("--seconds", default=15, show_default=True, type=click.IntRange(1), help="How long the paced run is measured.")
+@click.option("--seconds", default=15, show_default=True, type=click.IntRange(1), help="Seconds of measurement in the paced run.")
 @click.option("--timeout", default=180.0, show_default=True, help="Seconds after which a run has failed.")
-@click.option("--quick", is_flag=True, help="A minute to see that it works: 60,000 outputs, one round, 3 s paced.")
+@click.option("--quick", is_flag=True, help="A check in one minute: 60,000 outputs, one round, 3 s paced.")
 @click.option(
     "--out", "path", type=click.Path(path_type=Path), help="Results file to append to. [default: a new one in benchmarks/results]"
 )
@@ -68,7 +68,7 @@ def main(
     context: click.Context, n: int, repeat: int, only: tuple[str, ...], bootstrap: str | None, rate: int, seconds: int, timeout: float,
     quick: bool, path: Path | None,
 ) -> None:  # fmt: skip
-    """Measure Penstock, plain Faust and the models alone on the same job, in one sitting. Needs the extra `dev`."""
+    """Measure Penstock, plain Faust and the models alone on the same job, in one session. Needs the extra `dev`."""
     if context.invoked_subcommand is not None:
         return
     path = path or new_file("own")
@@ -91,7 +91,7 @@ def report(files: tuple[Path, ...], pages: tuple[Path, ...]) -> None:
 
 
 @main.command()
-@click.option("--rows", default=100_000, show_default=True, type=click.IntRange(1000), help="Different events that go through.")
+@click.option("--rows", default=100_000, show_default=True, type=click.IntRange(1000), help="Number of different events.")
 @click.option(
     "--page", type=click.Path(exists=True, path_type=Path), help="Also write the table between the `stages` markers of this page."
 )
@@ -107,13 +107,13 @@ def micro(rows: int, page: Path | None) -> None:
 
 
 @main.command()
-@click.option("--seconds", default=8, show_default=True, type=click.IntRange(1), help="How long to sample.")
+@click.option("--seconds", default=8, show_default=True, type=click.IntRange(1), help="Seconds of sampling.")
 @click.option(
-    "--n", default=2_000_000, show_default=True, type=click.IntRange(1000), help="Events in the backlog: it must outlast the sampling."
+    "--n", default=2_000_000, show_default=True, type=click.IntRange(1000), help="Events in the backlog; it must outlast the sampling."
 )
 @click.option("--bootstrap", help="Brokers to use (HOST:PORT).")
 def profile(seconds: int, n: int, bootstrap: str | None) -> None:
-    """Where a worker's time goes under backlog, by function (needs py-spy)."""
+    """Show where a worker spends its time under backlog, by function (needs py-spy)."""
     from benchmarks.profile import profile as look
 
     with progress_bar() as progress:
@@ -125,12 +125,12 @@ def profile(seconds: int, n: int, bootstrap: str | None) -> None:
 @click.option("--n", default=3_000_000, show_default=True, type=click.IntRange(1000), help="Outputs of a throughput run.")
 @click.option("--repeat", default=3, show_default=True, type=click.IntRange(1), help="Rounds; figures are medians.")
 @click.option("--rate", default=2000, show_default=True, type=click.IntRange(1), help="Events/s of the paced runs.")
-@click.option("--seconds", default=15, show_default=True, type=click.IntRange(1), help="How long a paced run is measured.")
+@click.option("--seconds", default=15, show_default=True, type=click.IntRange(1), help="Seconds of measurement in a paced run.")
 @click.option("--bootstrap", help="Brokers to use (HOST:PORT).")
 @click.option("--timeout", default=180.0, show_default=True, help="Seconds after which a run has failed.")
 @click.option("--out", "path", type=click.Path(path_type=Path), help="Results file to append to.")
 def releases(n: int, repeat: int, rate: int, seconds: int, bootstrap: str | None, timeout: float, path: Path | None) -> None:
-    """What it costs to swap models under the stream, in turns with the same stream without."""
+    """Measure the cost of model swaps: the same stream with and without swaps, in turns."""
     from benchmarks.releases import run as measure
 
     path = path or new_file("releases")
@@ -145,25 +145,23 @@ def releases(n: int, repeat: int, rate: int, seconds: int, bootstrap: str | None
     "--peers", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help="[default: shared/peers beside the checkout]"
 )
 @click.option(
-    "--peer", "names", multiple=True, default=("flink-batch", "faust"), show_default=True, help="Whom to measure against (may be repeated)."
+    "--peer", "names", multiple=True, default=("flink-batch", "faust"), show_default=True, help="A peer to compare with (may be repeated)."
 )
-@click.option("--copies", default=2, show_default=True, type=click.IntRange(1), help="Also measure ours with so many workers.")
+@click.option("--copies", default=2, show_default=True, type=click.IntRange(1), help="Also measure Penstock with this many workers.")
 @click.option(
-    "--n", default=900_000, show_default=True, type=click.IntRange(1000), help="Outputs of a run; plain Faust gets 200,000 at the most."
+    "--n", default=900_000, show_default=True, type=click.IntRange(1000), help="Outputs of a run; at most 200,000 for plain Faust."
 )
 @click.option("--repeat", default=3, show_default=True, type=click.IntRange(1), help="Rounds; figures are medians.")
 @click.option("--only", type=click.Choice(["throughput", "paced"]), help="Under backlog, or at a steady rate. [default: both]")
-@click.option(
-    "--bootstrap", help="A broker of that harness that runs already, its topic `flights` filled. [default: its own, started and stopped]"
-)
-@click.option("--work", type=click.Path(path_type=Path), default=ROOT / "build" / "peers", help="Where it builds. [default: build/peers]")
-@click.option("--no-setup", is_flag=True, help="Everything in --work is built already.")
+@click.option("--bootstrap", help="A running broker of that harness with a filled topic `flights`. [default: start and stop one]")
+@click.option("--work", type=click.Path(path_type=Path), default=ROOT / "build" / "peers", help="Its build folder. [default: build/peers]")
+@click.option("--no-setup", is_flag=True, help="Skip the builds, which are in --work already.")
 @click.option("--out", "path", type=click.Path(path_type=Path), help="Results file to append to.")
 def peers(
     folder: Path | None, names: tuple[str, ...], copies: int, n: int, repeat: int, only: str | None, bootstrap: str | None, work: Path,
     no_setup: bool, path: Path | None,
 ) -> None:  # fmt: skip
-    """Measure against other systems, with the reference harness where it lies beside the checkout, in turns with ours."""
+    """Compare with other systems, with the reference harness beside the checkout, in turns with Penstock."""
     from benchmarks.peers import MODES, Harness, compare
 
     path = path or new_file("peers")
@@ -174,7 +172,7 @@ def peers(
 
 
 def _ended(number: int, frame: object) -> None:
-    raise KeyboardInterrupt  # as Ctrl-C: everything that was started is stopped on the way out
+    raise KeyboardInterrupt  # like Ctrl-C: every started process is stopped before the exit
 
 
 if __name__ == "__main__":

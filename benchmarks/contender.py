@@ -1,4 +1,4 @@
-"""A contender is a command line; running, it is a tree of processes whose CPU time and memory are read from outside."""
+"""A contender is a command line. When it runs, it is a tree of processes, and its CPU time and memory are read from outside."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import psutil
 from benchmarks.workload import ROOT
 from penstock.errors import WorkerFailed
 
-PATIENCE = 40.0  # seconds to stop in an orderly way
-SCAN_EVERY = 1.0  # seconds between two looks for new children
+PATIENCE = 40.0  # seconds for an orderly stop
+SCAN_EVERY = 1.0  # seconds between two searches for new child processes
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One system under test. `share`: it is measured over 1/share of the events, being that much slower."""
+    """One system under test. `share`: it is measured over 1/share of the events, because it is that much slower."""
 
     name: str
     title: str
@@ -60,7 +60,7 @@ class Running:
         self.log = log
         self.began = time.time()
         with log.open("wb") as output:
-            # A session of its own: Ctrl-C in the terminal is the harness's, which then stops this in an orderly way.
+            # A separate session: Ctrl-C in the terminal reaches only the harness, which then stops this in an orderly way.
             self.process = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
@@ -70,7 +70,7 @@ class Running:
         self.rss_peak = 0
 
     def cpu(self) -> float:
-        """User and system seconds of the tree so far, of processes that have ended as well. Notes the memory on the way."""
+        """Returns user and system seconds of the tree so far, including ended processes. Also updates the peak memory."""
         self._scan()
         rss = 0
         for pid, process in self._tree.items():
@@ -79,19 +79,19 @@ class Running:
                     times = process.cpu_times()
                     rss += process.memory_info().rss
             except psutil.Error:
-                continue  # it has ended: what it had used is known
+                continue  # it has ended: its last values are kept
             self._cpu[pid] = times.user + times.system
         self.rss_peak = max(self.rss_peak, rss)
         return sum(self._cpu.values())
 
     def check(self) -> None:
-        """Raises WorkerFailed, with the end of its log, when it has ended by itself."""
+        """Raises WorkerFailed with the end of its log when it has exited."""
         if (code := self.process.poll()) is not None:
             tail = self.log.read_text(errors="replace").strip()[-1500:]
             raise WorkerFailed(f"the contender ended with exit code {code}; its output ends:\n{tail}", 1)
 
     def stop(self) -> None:
-        """SIGTERM, and after PATIENCE seconds SIGKILL for whatever of the tree is left."""
+        """Sends SIGTERM, and after PATIENCE seconds SIGKILL to the rest of the tree."""
         self._scanned = 0.0
         self._scan()
         self.process.terminate()
@@ -101,7 +101,7 @@ class Running:
             self.process.kill()
             self.process.wait()
         finally:
-            left = [process for process in self._tree.values() if process.is_running()]  # never a stranger with a reused id
+            left = [process for process in self._tree.values() if process.is_running()]  # never another process with a reused id
             for process in left:
                 process.kill()
             psutil.wait_procs(left, timeout=10)
@@ -118,7 +118,7 @@ class Running:
 
 @contextmanager
 def running(command: list[str], log: Path) -> Iterator[Running]:
-    """The command, running; stopped at the end, whatever happens."""
+    """Runs the command, and stops it at the end in all cases."""
     started = Running(command, log)
     try:
         yield started
@@ -127,6 +127,6 @@ def running(command: list[str], log: Path) -> Iterator[Running]:
 
 
 def busy() -> float:
-    """CPU seconds that the whole machine has worked so far."""
+    """Returns the CPU seconds of the whole machine so far."""
     times = psutil.cpu_times()
     return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0) - getattr(times, "steal", 0.0))

@@ -1,6 +1,6 @@
-"""The same job on plain Faust, as its documentation shows it: `async for`, one event at a time, each sent on its own.
+"""The same job on plain Faust, as in its documentation: `async for`, one event at a time, each sent separately.
 
-Where there was a choice it is the faster one: raw serializers with msgspec for the JSON (Faust's own would use the standard
+Faster options are used where they exist: raw serializers with msgspec for the JSON (Faust's own would use the standard
 library), no web server, no leader topic, 5 ms of linger.
 """
 

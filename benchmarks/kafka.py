@@ -1,4 +1,4 @@
-"""The harness's own hands on Kafka: topics made for a run, filled, watched and read back, by a client that no contender is made of."""
+"""The harness's access to Kafka: creates, fills, watches and reads the topics of a run, with a client that no contender uses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # its stubs forget it
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # missing in its stubs
 
 from benchmarks.workload import key
 from penstock.errors import TransportUnavailable
@@ -16,11 +16,11 @@ from penstock.testing.broker import Broker
 from penstock.testing.topics import create_topics, unique
 
 PARTITIONS = 4
-QUIET = 2  # a broker that was stopped after use is no error
+QUIET = 2  # a broker that is stopped after use is not an error
 
 
 class Seen(NamedTuple):
-    """A record read back; `at` is its timestamp in ms: the broker's append time where the topic was made so."""
+    """A record read back; `at` is its timestamp in ms: the broker's append time if the topic is configured for it."""
 
     key: bytes
     value: bytes
@@ -49,7 +49,7 @@ class Cluster:
         return made
 
     def close(self) -> None:
-        """Deletes what was made, dead-letter topics included."""
+        """Deletes the created topics, including dead-letter topics."""
         there = self._admin.list_topics(timeout=10).topics
         if mine := [name for name in self._made if name in there]:
             for future in self._admin.delete_topics(mine).values():
@@ -67,7 +67,7 @@ class Cluster:
         )
 
     def fill(self, topic: str, values: Iterable[bytes]) -> Iterator[int]:
-        """Sends the values as events 0, 1, 2, ... spread evenly; yields how many, from time to time."""
+        """Sends the values as events 0, 1, 2, ... spread evenly; yields their number from time to time."""
         producer = self.producer(20)
         at = 0
         for at, value in enumerate(values):
@@ -85,13 +85,13 @@ class Cluster:
         yield at + 1
 
     def ends(self, topic: str) -> int:
-        """How many records a topic holds."""
+        """Returns the number of records in a topic."""
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
         asked = {TopicPartition(topic, partition): latest for partition in range(PARTITIONS)}
         return sum(future.result().offset for future in self._admin.list_offsets(asked, request_timeout=10).values())
 
     def read(self, topic: str) -> Iterator[Seen]:
-        """Everything that is in a topic now."""
+        """Yields all current records of a topic."""
         consumer = Consumer(
             {
                 "bootstrap.servers": self.broker.bootstrap,

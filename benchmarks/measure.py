@@ -1,12 +1,12 @@
-"""How each figure is taken; the contender is a black box, only Kafka's clock and the process tree are asked.
+"""How each figure is measured. The contender is a black box: only Kafka's clock and the process tree are read.
 
-throughput  a full input topic, a new output topic stamped by the broker. `ev_s`: outputs over time, from the first output's
-            append to the N-th's, those of the very first millisecond not counted. `cpu_us_ev`: user and system time of the
-            process tree between the first look that found outputs and the one that found N, an output. `cores` the contender
-            used, `other_cores` everything else on the machine did (broker, harness, strangers: above 0.5 a figure is suspect
-            unless the broker is that busy). `rss_mb`: peak of the tree's resident memory (pages that are shared count for each).
-            `start_s`: from process start to the first output. `duplicates`: outputs of a key beyond one.
-paced       new topics, `rate` events a second sent evenly, each stamped when it is produced. After the contender has caught up
+throughput  a full input topic, a new output topic stamped by the broker. `ev_s`: outputs per second, from the first output's
+            append to the N-th's, without those of the first millisecond. `cpu_us_ev`: user and system time of the process
+            tree per output, between the first check that found outputs and the one that found N. `cores` is the use of the
+            contender, `other_cores` that of everything else (broker, harness, other processes: above 0.5 a figure is
+            doubtful, unless the broker is that busy). `rss_mb`: peak of the tree's resident memory (pages that are shared count for each).
+            `start_s`: from process start to the first output. `duplicates`: outputs per key after the first.
+paced       new topics, `rate` events per second sent evenly, each stamped when it is produced. After the contender has caught up
             and `warmup` seconds, `seconds` are measured: the append time of an event's output minus its stamp, joined by key.
 Both compare about 2,000 outputs with the models run directly.
 """
@@ -30,14 +30,14 @@ from penstock.batch import Array
 from penstock.errors import TransportUnavailable
 
 SAMPLE = 2000
-LOOK_EVERY = 0.2  # seconds between two looks at topic and processes
+LOOK_EVERY = 0.2  # seconds between two checks of topic and processes
 
-Progress = Callable[[str, int, int], None]  # what is being done, how far, of how much
+Progress = Callable[[str, int, int], None]  # the activity, its progress, its total
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What the runs of one sitting share. `work` is a scratch folder, `timeout` (seconds) ends a run that does not get there,
+    """The shared state of the runs of one session. `work` is a scratch folder, `timeout` (seconds) ends a run that does not finish,
     `groups` are the consumer groups of the runs so far.
     """
 
@@ -50,7 +50,7 @@ class Bench:
     groups: list[str] = field(default_factory=list)
 
     def command(self, contender: Contender, input: str, output: str) -> list[str]:
-        """Its command line, as a new consumer group with a new scratch folder (both are named after the output topic)."""
+        """Returns its command line, with a new consumer group and a new scratch folder (both are named after the output topic)."""
         state = self.work / output
         state.mkdir()
         self.groups.append(output)
@@ -60,7 +60,7 @@ class Bench:
 
 
 class Look(NamedTuple):
-    """One look at a running contender: when, outputs so far, CPU seconds of its tree and of the machine."""
+    """One check of a running contender: the time, outputs so far, CPU seconds of its tree and of the machine."""
 
     at: float
     outputs: int
@@ -69,7 +69,7 @@ class Look(NamedTuple):
 
 
 def throughput(bench: Bench, contender: Contender, input: str, n: int) -> Result:
-    """`n` outputs from a topic that holds at least as many events. Raises WorkerFailed, TransportUnavailable on a time-out."""
+    """`n` outputs from a topic that holds at least as many events. Raises WorkerFailed; TransportUnavailable on a timeout."""
     output = bench.cluster.topic(contender.name, append_time=True)
     with running(bench.command(contender, input, output), bench.work / f"{output}.log") as started:
         looks = list(_watch(bench, contender, started, output, n))
@@ -97,14 +97,14 @@ def _watch(bench: Bench, contender: Contender, started: Running, output: str, n:
 
 
 def rate_of(stamps: Array, n: int) -> Figures:
-    """Events a second over the first `n` of the append times (ms)."""
+    """Events per second over the first `n` of the append times (ms)."""
     first = np.sort(stamps)[:n]
     counted = int((first > first[0]).sum())
     return {"ev_s": counted / (float(first[-1] - first[0]) / 1e3)} if counted else {}
 
 
 def cpu_of(looks: Sequence[Look]) -> Figures:
-    """CPU µs an output and cores used, between the first look and the last; nothing when there was but one."""
+    """Returns CPU µs per output and cores used, between the first and the last check; nothing when there was only one."""
     first, last = looks[0], looks[-1]
     if last.outputs == first.outputs:
         return {}
@@ -131,7 +131,7 @@ def _read(bench: Bench, output: str) -> tuple[Array, Array, list[tuple[bytes, by
 
 
 def paced(bench: Bench, contender: Contender, *, rate: int, seconds: int, warmup: int) -> Result:
-    """Latency at `rate` events a second. Raises WorkerFailed, TransportUnavailable when it never catches up."""
+    """Measures latency at `rate` events per second. Raises WorkerFailed; TransportUnavailable when it never catches up."""
     input, output = bench.cluster.topic("paced"), bench.cluster.topic(contender.name, append_time=True)
     most = rate * (int(bench.timeout) + warmup + seconds + 10)
     feed = _Feed(bench.cluster.producer(0), input, bench.flights.values(most, contender.format, bench.work), rate)
@@ -167,7 +167,7 @@ def paced(bench: Bench, contender: Contender, *, rate: int, seconds: int, warmup
 
 
 def latency_of(sent: Array, got: Array) -> Figures:
-    """Percentiles of the time between two stamps (ms) of the same events, where 0 is an output that never came."""
+    """Percentiles of the time between two stamps (ms) of the same events; 0 is a missing output."""
     there = got > 0
     if not there.any():
         return {"missing": float(len(got))}
@@ -177,7 +177,7 @@ def latency_of(sent: Array, got: Array) -> Figures:
 
 
 class _Feed:
-    """Sends events evenly, each stamped at the moment it is handed over."""
+    """Sends events evenly, each stamped when it is passed to the client."""
 
     def __init__(self, producer: Producer, topic: str, values: Iterator[bytes], rate: int) -> None:
         self._producer, self._topic, self._values, self._rate = producer, topic, values, rate
@@ -197,7 +197,7 @@ class _Feed:
 
 
 def _arrive(bench: Bench, started: Running, output: str, wanted: int) -> None:
-    """Until the outputs are there, or 30 s have passed: what is missing then is counted as missing."""
+    """Waits until all outputs are there, or for 30 s: outputs that are still missing are counted as missing."""
     deadline = time.monotonic() + 30
     while bench.cluster.ends(output) < wanted and time.monotonic() < deadline:
         started.check()
@@ -205,7 +205,7 @@ def _arrive(bench: Bench, started: Running, output: str, wanted: int) -> None:
 
 
 def _stamps(bench: Bench, topic: str, count: int) -> Array:
-    """The timestamp of each event number; of doubled ones the first."""
+    """The timestamp of each event number; the first one of duplicates."""
     stamps = np.zeros(count, np.int64)
     for seen in bench.cluster.read(topic):
         at = number(seen.key)

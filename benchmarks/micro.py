@@ -1,7 +1,7 @@
-"""What each step of the pipeline costs: the parts of `Pipeline.process` called one by one, over rows that have not been seen before.
+"""Measures the cost of each step of the pipeline: calls the parts of `Pipeline.process` one by one, over rows that it has not seen before.
 
-The records are those that a worker has, taken out of record batches by the client's own parser; the cyclic collector is off,
-as in a worker. Left out is what is Kafka's: fetching, parsing, sending. Chunks of 1 show what an event costs that comes alone.
+The records are like those of a worker, parsed from record batches by the client's parser. The cyclic collector is off, as in a
+worker. Kafka's part is omitted: fetching, parsing, sending. Chunks of 1 show the cost of an event that comes alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from penstock.transports.memory import Memory, MemorySink
 CHUNKS = (1, 64, 256, 1024)
 STEPS = ("decode", "execute", "encode", "address", "build batch")
 BATCH_BYTES = 1 << 20
-FEW = 2_000  # rows are enough for chunks of one, which take a hundred times as long
+FEW = 2_000  # rows for chunks of one, which take a hundred times as long
 PASSES = 3
 
 
@@ -55,7 +55,7 @@ def measure(rows: int, progress: Progress) -> Sheet:
 
 
 def steps(pipeline: Pipeline, records: Sequence[RecordLike]) -> dict[str, float]:
-    """µs per event of every step, and `all` of them together."""
+    """Returns µs per event of every step, and of `all` steps together."""
     passes = [_once(pipeline, records) for _ in range(PASSES)]
     return {step: statistics.median(one[step] for one in passes) for step in (*STEPS, "all")}
 
@@ -85,7 +85,7 @@ def _once(pipeline: Pipeline, records: Sequence[RecordLike]) -> dict[str, float]
 
 
 def _fetched(values: Iterable[bytes]) -> list[RecordLike]:
-    """The values as records of one partition, in the form in which a fetch brings them."""
+    """Returns the values as records of one partition, in the form of a fetch."""
     batches: list[BatchBuilder] = []
     for at, value in enumerate(values):
         record = {"timestamp": 1_600_000_000_000 + at, "key": key(at), "value": value}

@@ -1,7 +1,7 @@
-"""Other systems on the same job, measured by the reference harness where it lies beside the checkout; it knows us by a command line.
+"""Measures other systems on the same job, with the reference harness beside the checkout. The harness runs Penstock by a command line.
 
 The harness is a folder with `setup.sh`, `broker/broker.sh`, `load.py` and `measure.py`. It may be read-only, so a copy of it is
-used; everything it makes goes to the work folder. Its runs and ours take turns: ours, a peer, ours, a peer.
+used, and all its output goes to the work folder. Its runs and ours alternate: ours, a peer, ours, a peer.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from benchmarks.workload import ROOT
 from penstock.cli.output import err
 from penstock.errors import ConfigError, WorkerFailed
 
-MODES = {"throughput": "throughput", "paced": "latency"}  # ours for its own
-EVENTS = 1_000_000  # in its topic
-SLOW = {"faust": 200_000, "faust-take": 300_000}  # outputs that are enough
+MODES = {"throughput": "throughput", "paced": "latency"}  # our name -> its name
+EVENTS = 1_000_000  # events in its topic
+SLOW = {"faust": 200_000, "faust-take": 300_000}  # outputs of the slow ones
 BUILT_AS = {"flink-batch": "flink", "faust-take": "faust"}
 OWN_BROKER = "127.0.0.1:19092"
-# `env` hands over to Python, so the process that is measured is ours.
+# `env` is replaced by Python, so the measured process is ours.
 COMMAND = (
     "env PYTHONPATH={root} {python} -m benchmarks.penstock_job --bootstrap {{bootstrap}} --input {{input}} --output {{output}} "
     "--models {{models}} --group {{group}} --state {{state}}"
 )
-FIGURES = {"rss_peak_mb": "rss_mb", "excess": "duplicates"}  # its names for ours
+FIGURES = {"rss_peak_mb": "rss_mb", "excess": "duplicates"}  # its name -> our name
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +53,17 @@ class Harness:
     def prepared(
         cls, folder: Path | None, work: Path, peers: Sequence[str], bootstrap: str | None, *, setup: bool, progress: Progress
     ) -> Iterator[Harness]:
-        """Copied, built for these peers, its broker running with a filled topic; a broker that was started is stopped at the end."""
+        """Copies and builds the harness for these peers, and starts its broker with a filled topic. Stops a started broker at the end."""
         folder = folder or ROOT.parent / "shared" / "peers"
         if not (folder / "measure.py").exists():
-            raise ConfigError(f"{folder} has no measure.py; next: name the folder of the reference harness with --peers")
+            raise ConfigError(f"{folder} has no measure.py; next: give the folder of the reference harness with --peers")
         work = work.resolve()
         work.mkdir(parents=True, exist_ok=True)
         made = cls(_copy(folder, work / "harness"), work, bootstrap or OWN_BROKER)
         if setup:
             progress("building the peers (minutes, once)", 0, 1)
             made.call("sh", "setup.sh", *dict.fromkeys(("tools", *(BUILT_AS.get(peer, peer) for peer in peers))))
-        registry(work / "models")  # beforehand, as a deployment does
+        registry(work / "models")  # before the measurement, as in a deployment
         if bootstrap:
             yield made
             return
@@ -81,45 +81,45 @@ class Harness:
         return str(self.work / "venv-tools" / "bin" / "python")
 
     def fill(self) -> None:
-        """Its input topic, unless an earlier sitting has filled it: the broker keeps its data."""
+        """Fills its input topic, unless an earlier session has filled it: the broker keeps its data."""
         from confluent_kafka.admin import AdminClient
 
         if "flights" not in AdminClient({"bootstrap.servers": self.bootstrap}).list_topics(timeout=30).topics:
             self.call(self.python, "load.py", "--work", str(self.work), "--bootstrap", self.bootstrap, "--n", str(EVENTS))
 
     def measure(self, mode: str, name: str, *, n: int, workers: int = 1, command: str | None = None) -> Result:
-        """One run of its measure.py. Raises WorkerFailed, with what it said, when the run did not succeed."""
+        """Runs its measure.py once. Raises WorkerFailed with its output when the run did not succeed."""
         who = ["--name", name, "--cmd", command, "--copies", str(workers)] if command else ["--peer", name]
         at = ["--work", str(self.work), "--bootstrap", self.bootstrap, "--n", str(n)]
         return converted(name, json.loads(self.call(self.python, "measure.py", mode, *who, *at).splitlines()[-1]))
 
     def call(self, *command: str) -> str:
-        """Runs one of its programs to the end; its standard output. Interrupted, the program is asked to stop what it started."""
+        """Runs one of its programs to the end and returns its standard output. On an interrupt, the program stops its processes."""
         process = subprocess.Popen(
             command, cwd=self.folder, env={**os.environ, "PEERS_WORK": str(self.work)}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
         try:
-            said, complained = process.communicate()
+            output, errors = process.communicate()
         except BaseException:
-            os.killpg(process.pid, signal.SIGINT)  # at which measure.py stops its peer
+            os.killpg(process.pid, signal.SIGINT)  # measure.py then stops its peer
             process.communicate()
             raise
         if process.returncode:
             raise WorkerFailed(
-                f"{' '.join(command[:3])} failed with exit code {process.returncode}:\n{(said + complained).strip()[-1500:]}", 1
+                f"{' '.join(command[:3])} failed with exit code {process.returncode}:\n{(output + errors).strip()[-1500:]}", 1
             )
-        return said
+        return output
 
 
 class Behind(WorkerFailed):
-    """A contender that does not get as far as being measured at the steady rate."""
+    """A contender that cannot be measured at the steady rate, because it falls behind."""
 
 
 def converted(name: str, line: dict[str, Any]) -> Result:
-    """A line of measure.py as a result. Raises WorkerFailed when the run did not succeed, Behind when it could not keep the pace."""
+    """Converts a line of measure.py to a result. Raises WorkerFailed when the run did not succeed, Behind when it could not keep up."""
     if line["status"] == "never caught up":
-        raise Behind(f"{name} fell behind the pace, or ended; its log: {line['log']}", 1)
+        raise Behind(f"{name} fell behind the rate, or exited; its log: {line['log']}", 1)
     if line["status"] != "ok":
         raise WorkerFailed(f"{name}: {line['status']}; its log: {line.get('log', 'none')}", 1)
     mode = next(ours for ours, its in MODES.items() if its == line["mode"])
@@ -134,7 +134,7 @@ def compare(
 ) -> None:
     """Measures ours and the peers in turns, and appends each run to the results file `path`.
 
-    A peer that cannot keep the pace at a steady rate has no row there, and that is said.
+    A peer that cannot keep up with the steady rate has no row; a message reports that.
     """
     results.append(path, results.machine(broker="Kafka of the reference harness", flights="the reference harness's events"))
     command = COMMAND.format(root=ROOT, python=sys.executable)
@@ -154,7 +154,7 @@ def compare(
 
 
 def in_turns(ours: Sequence[tuple[str, int]], peers: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Ours (name, workers) and the peers (name, 0) alternately, ours first."""
+    """Returns ours (name, workers) and the peers (name, 0) alternately, ours first."""
     for own, peer in itertools.zip_longest(ours, peers):
         if own is not None:
             yield own
@@ -163,7 +163,7 @@ def in_turns(ours: Sequence[tuple[str, int]], peers: Sequence[str]) -> Iterator[
 
 
 def _copy(folder: Path, to: Path) -> Path:
-    """A copy of the harness that may be written; one that is there already has its programs built, and stays."""
+    """Returns a writable copy of the harness. An existing copy has its programs built and is reused."""
     if not to.exists():
         shutil.copytree(folder, to, symlinks=True, ignore=shutil.ignore_patterns("work", "*-data"))
         for path in (to, *to.rglob("*")):

@@ -1,8 +1,8 @@
 """The benchmark job on Penstock: flights in, features → logistic regression and boosted trees → their mean, out as JSON.
 
-The command line is that of any contender: `--bootstrap --input --output --models --group --state`. `--models` holds
+The command line is the same for every contender: `--bootstrap --input --output --models --group --state`. `--models` holds
 feat.onnx, lr.onnx and gb.onnx, which are registered once, beside them, before anything is measured (a real deployment
-does that when it ships a model). Then `penstock run` takes over this process, with the options that are not ours.
+does that when it ships a model). Then `penstock run` replaces this process, with the remaining options.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ sinks:
 
 
 def average() -> bytes:
-    """The mean of two numbers, as a model of its own: the job is three models and an ensemble, none of them fused."""
+    """The mean of two numbers, as a separate model: the job is three models and an ensemble, and none of them are fused."""
     inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None]) for name in "ab"]
     output = helper.make_tensor_value_info("score", TensorProto.FLOAT, [None])
     graph = helper.make_graph([helper.make_node("Mean", ["a", "b"], ["score"])], "average", inputs, [output])
@@ -51,7 +51,7 @@ def average() -> bytes:
 
 
 def registry(models: Path) -> Path:
-    """The models registered once, in a folder beside them that is named by their content."""
+    """Registers the models once, in a folder beside them that is named by their content."""
     files = {name: (models / f"{name}.onnx").read_bytes() for name in ("feat", "lr", "gb")} | {"average": average()}
     digest = hashlib.sha256(b"".join(files.values())).hexdigest()[:12]
     root = models.parent / f"registry-{digest}"
@@ -66,7 +66,7 @@ def registry(models: Path) -> Path:
 
 
 def write_schema(folder: Path) -> Path:
-    """The events' schema as `flight.avsc` in `folder`, which is made."""
+    """Writes the events' schema to `flight.avsc` in `folder`, which it creates."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "flight.avsc"
     path.write_text(SCHEMA.format(fields=", ".join(f'{{"name": "{name}", "type": "{kind}"}}' for name, kind in FIELDS.items())))
@@ -74,7 +74,7 @@ def write_schema(folder: Path) -> Path:
 
 
 def write_topology(folder: Path, *, input: str, output: str, format: str = "json") -> Path:
-    """The job as `bench.yaml` in `folder`, its schema beside it."""
+    """Writes the job to `bench.yaml` in `folder`, with its schema."""
     write_schema(folder)
     path = folder / "bench.yaml"
     path.write_text(TOPOLOGY.format(input=input, output=output, format=format))

@@ -1,4 +1,4 @@
-"""Where a worker's time goes under backlog: py-spy samples it from outside, and the samples are added up by function."""
+"""Shows where a worker spends its time under backlog: py-spy samples it from outside, and the samples are summed by function."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def profile(seconds: int, n: int, bootstrap: str | None, progress: Progress) -> 
     """Two tables: by the function that was running, and by every function that was on the stack."""
     spy = shutil.which("py-spy") or shutil.which("py-spy", path=str(Path(sys.executable).parent))
     if spy is None:
-        raise ConfigError("py-spy is not installed; next: pip install py-spy, or `python -m benchmarks micro`, which needs nothing")
+        raise ConfigError("py-spy is not installed; next: pip install py-spy, or `python -m benchmarks micro`, which needs no installation")
     progress("reading flights", 0, 1)
     data = flights(n)
     with open_broker(bootstrap, kinds=KINDS) as broker, tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
@@ -54,9 +54,9 @@ def profile(seconds: int, n: int, bootstrap: str | None, progress: Progress) -> 
                 command = [spy, "record", "--pid", str(started.process.pid), "--duration", str(seconds), "--rate", str(SAMPLES_A_SECOND)]
                 asked = subprocess.run([*command, "--format", "raw", "--output", str(folded)], capture_output=True, text=True, check=False)
                 if asked.returncode:
-                    raise ConfigError(f"py-spy could not look at the worker: {asked.stderr.strip()[-500:]}")
+                    raise ConfigError(f"py-spy could not sample the worker: {asked.stderr.strip()[-500:]}")
                 if bench.cluster.ends(output) >= n:
-                    raise TransportError(f"the backlog ended before the sampling; next: a larger --n than {n:,}")
+                    raise TransportError(f"the backlog ended before the sampling; next: give a larger --n than {n:,}")
         finally:
             bench.cluster.close()
         return _sheets(folded.read_text().splitlines())
@@ -77,7 +77,7 @@ def _sheets(folded: Iterable[str]) -> list[Sheet]:
 def tally(folded: Iterable[str]) -> tuple[Counter[str], Counter[str], int]:
     """py-spy's raw lines (`frame;frame;frame count`) by the last frame and by every frame below LOOP, and their sum.
 
-    Other threads (the models' watchdog) wait and do nothing, and what is above the loop is the same for all: both are left out.
+    Omits other threads (the models' watchdog), which only wait, and the frames above the loop, which are the same in all samples.
     """
     last: Counter[str] = Counter()
     every: Counter[str] = Counter()

@@ -1,7 +1,7 @@
-"""What the three models cost and nothing else: the floor under every figure.
+"""Measures the cost of the three models alone: the lower bound of every figure.
 
-The sessions are those that a worker has (same options, one thread), the rows come in chunks and are never seen twice
-within a pass: a repeated batch flatters, for branch predictor and cache know it. Time is the CPU time of the thread.
+The sessions are those of a worker (same options, one thread). The rows come in chunks and are never repeated within a pass:
+a repeated batch is faster, because branch predictor and cache have seen it. Time is the CPU time of the thread.
 """
 
 from __future__ import annotations

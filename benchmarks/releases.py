@@ -1,15 +1,15 @@
-"""What releases cost: the same job with and without models being swapped under it, in turns, in one sitting.
+"""Measures the cost of releases: the same job with and without model swaps, in turns, in one session.
 
-throughput  a backlog, one worker; beside it, for a second in every two, release after release, each announced as soon as the one before is
-            in force, each loading a model anew (four versions take turns, two stay loaded). The seconds with and without are of one
-            run, since two runs minutes apart differ by more than what is asked.
-paced       2,000 events a second, one worker, likewise; and while a model of 100 MB is made ready every few
-            seconds and never put in force.
-switch      three workers under the paced load: from the broker's stamp of `activate` to its stamp of the last worker's word that it scores
-            with the new generation, which is an upper bound of the switch; a rollback likewise.
+throughput  a backlog, one worker; in every other second, release after release, each announced after the previous one
+            is active, each loading a model (four versions take turns, two stay loaded). The seconds with and without are from one
+            run, because two runs minutes apart differ by more than the measured effect.
+paced       2,000 events per second, one worker, likewise; and while a model of 100 MB is loaded every few
+            seconds but never activated.
+switch      three workers under the paced load: from the broker's stamp of `activate` to its stamp of the last worker's report that it
+            scores with the new generation, which is an upper bound of the switch; a rollback likewise.
 
-The versions differ in their bytes and not in their answers, so the outputs are compared as in every other run. What a host does once for
-a version (the quarantine) was done before. Messages are not signed here: a signature costs 0.1 ms.
+The versions differ in their bytes but not in their outputs, so the outputs are compared as in every other run. Work that a host does once
+per version (the quarantine) is done before. Messages are not signed here: a signature costs 0.1 ms.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ Act = Callable[[Operator, "Swaps"], Coroutine[Any, Any, None]]
 
 @dataclass(slots=True)
 class Swaps:
-    """What was done beside a run: seconds from each activation to the last worker's switch; how often something was made ready."""
+    """Releases during a run: seconds from each activation to the last worker's switch, and how often a model was loaded."""
 
     deploys: list[float] = field(default_factory=list)
     rollbacks: list[float] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Swaps:
 
 
 def run(options: Options, path: Path, progress: Progress) -> None:
-    """Measures, and appends to the results file `path` as it goes."""
+    """Measures, and appends each result to the results file `path`."""
     progress("reading flights", 0, 1)
     surplus = options.n + options.n // 10
     data = flights(surplus)
@@ -118,7 +118,7 @@ def publish(root: Path) -> None:
 
 
 def _prime(root: Path, work: Path) -> None:
-    """Makes every version ready once, so that the host's cache holds them and knows that they have passed."""
+    """Loads every version once, so that the host's cache holds the files and the results of the quarantine."""
     folder = work / "prime"
     loaded = runtime.load(write_topology(folder, input="in", output="out"), models=root, schemas=folder)
     preparation = Preparation(loaded, Settings(models=root, schemas=folder, cache=work / "cache"))
@@ -139,7 +139,7 @@ def variant(model: bytes, name: str) -> bytes:
 
 
 def padded(model: bytes) -> bytes:
-    """The same answers from a file of 100 MB: a table of weights is looked up and multiplied by nought."""
+    """The same outputs from a file of 100 MB: the result of a lookup in a table of weights is multiplied by zero."""
     changed = onnx.ModelProto.FromString(model)
     graph = changed.graph
     table = np.random.default_rng(7).standard_normal(LARGE_BYTES // 4, dtype=np.float32)
@@ -167,7 +167,7 @@ def _job(name: str, work: Path, *options: str) -> Contender:
 
 
 def beside(bench: Bench, contender: Contender, act: Act, measure: Callable[[Contender], Result]) -> Result:
-    """The run, with an operator at work beside it from the time that its workers are up; its figures with the operator's."""
+    """Runs it with an operator beside it, from the time when its workers are ready. Returns its figures with the operator's."""
     swaps, groups = Swaps(), len(bench.groups)
     over = threading.Event()
     failed: list[BaseException] = []
@@ -178,7 +178,7 @@ def beside(bench: Bench, contender: Contender, act: Act, measure: Callable[[Cont
                 pass
             if not over.is_set():
                 asyncio.run(_operate(bench, bench.groups[-1], act, swaps, over))
-        except BaseException as error:  # noqa: BLE001  raised where the run ends
+        except BaseException as error:  # noqa: BLE001  raised again at the end of the run
             failed.append(error)
 
     thread = threading.Thread(target=operate, name="operator")
@@ -194,9 +194,9 @@ def beside(bench: Bench, contender: Contender, act: Act, measure: Callable[[Cont
 
 
 def by_turns(bench: Bench, contender: Contender, backlog: str, n: int, *, again: bool) -> list[Result]:
-    """The rates of one worker under backlog, in the seconds without and with releases: one, or, with `again`, one after the other.
+    """Returns the rates of one worker under backlog, in the seconds without and with releases: one release, or with `again` many.
 
-    The first turn and the edges are left out.
+    Omits the first turn and the edges.
     """
     turns: list[tuple[float, float, bool]] = []
 
@@ -249,18 +249,18 @@ async def _operate(bench: Bench, group: str, act: Act, swaps: Swaps, over: threa
                 if work.done():
                     error = work.exception()
                     if isinstance(error, ControlError) and error.code == "no-workers" and over.wait(30):
-                        return None  # the run came to its end, and its workers were gone first
+                        return None  # the run has ended, and its workers exited first
                     return work.result()
                 work.cancel()
                 await asyncio.wait([work])
                 return None
-        except TopicMissing:  # the contender makes its topics first
+        except TopicMissing:  # the contender creates its topics first
             await asyncio.sleep(0.1)
     return None
 
 
 async def _swap(operator: Operator, swaps: Swaps) -> None:
-    """Release after release, until cancelled."""
+    """Makes release after release, until cancelled."""
     at = 0
     while True:
         at += 1
@@ -289,7 +289,7 @@ async def _deploy(operator: Operator, version: str, swaps: Swaps) -> None:
 
 
 async def _stage(operator: Operator, version: str) -> None:
-    """Announced, made ready by every worker, and taken back."""
+    """Announces a release, waits until every worker is ready, and aborts it."""
     announced = await operator.deploy({"gb": f"gb@{version}"}, reason="benchmark", wait=False)
     id = announced.release.id
     while True:

@@ -1,4 +1,4 @@
-"""Results as tables: in the terminal, and as blocks between the markers of the pages, so that no figure is typed by hand."""
+"""Results as tables: in the terminal, and as blocks between the markers of the pages, so that no figure is written by hand."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Sheet:
 
 
 def sheets(sitting: Sitting) -> list[Sheet]:
-    """Everything measured, medians over the runs, a table a mode; and the targets that could be judged."""
+    """Returns all measurements as medians over the runs, one table per mode, and the targets that could be checked."""
     made = []
     for mode, columns in COLUMNS.items():
         names = dict.fromkeys(one.contender for one in sitting.results if one.mode == mode)
@@ -94,7 +94,7 @@ def _row(sitting: Sitting, mode: str, name: str, columns: Sequence[Column]) -> t
 
 
 def caption(sitting: Sitting) -> str:
-    """Where and when, in two sentences."""
+    """Describes where and when, in two sentences."""
     facts = sitting.machine
     return f"Medians, {where(facts)}, which broker and harness share. {facts['broker']}. Events: {facts['flights']}, repeated."
 
@@ -109,7 +109,7 @@ def where(facts: Mapping[str, Any]) -> str:
 
 
 def show(*sheets: Sheet) -> None:
-    """Tables in the terminal; in a file they are as wide as they need to be."""
+    """Prints tables to the terminal; in a file they are as wide as necessary."""
     console = out if out.is_terminal else Console(width=160, highlight=False)
     for sheet in sheets:
         drawn = table(sheet.title, *sheet.columns)
@@ -119,18 +119,18 @@ def show(*sheets: Sheet) -> None:
 
 
 def markdown(sheet: Sheet, *, title: bool = True) -> str:
-    """A table for a page, under its title."""
+    """Returns a table for a page, under its title."""
     lines = [sheet.columns, ("---",) + ("---:",) * (len(sheet.columns) - 1), *sheet.rows]
     return (f"### {sheet.title}\n\n" if title else "") + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def block(sitting: Sitting) -> str:
-    """What a page shows of a sitting."""
+    """Returns the part of a session that a page shows."""
     return "\n\n".join([*map(markdown, sheets(sitting)), caption(sitting)])
 
 
 def write(page: Path, text: str, marker: str = "benchmark") -> None:
-    """Puts text between the markers of a page. Raises ConfigError when the page has no place for it."""
+    """Writes text between the markers of a page. Raises ConfigError when the page has no markers."""
     begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
     before, found, after = page.read_text(encoding="utf-8").partition(begin)
     if not found:

@@ -1,4 +1,4 @@
-"""What was measured, as lines of JSON: the machine first, then a line a run; and the targets that figures are held against."""
+"""Measurements as lines of JSON: the machine first, then one line per run; and the targets that figures are compared with."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PACKAGES = ("faust-streaming", "aiokafka", "onnxruntime", "numpy", "msgspec", "f
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One run. `mode` is throughput, paced or compute; `figures` are by the names of `measure`; `check` is "ok" or what is wrong."""
+    """One run. `mode` is throughput, paced or compute; `figures` are by the names of `measure`; `check` is "ok" or the problem."""
 
     mode: str
     contender: str
@@ -41,7 +41,7 @@ class Sitting:
     results: tuple[Result, ...]
 
     def figures(self, mode: str, contender: str, figure: str) -> list[float]:
-        """This figure of every run that has it."""
+        """Returns this figure of every run that has it."""
         asked = [one for one in self.results if (one.mode, one.contender) == (mode, contender)]
         return [one.figures[figure] for one in asked if figure in one.figures]
 
@@ -64,7 +64,7 @@ class Target:
     over: Point | None = None
 
     def value(self, sitting: Sitting) -> float | None:
-        """None when the sitting has not measured it."""
+        """Returns None when the session has not measured it."""
         of, over = sitting.median(*self.of), sitting.median(*self.over) if self.over else 1.0
         return of / over if of is not None and over else None
 
@@ -108,7 +108,7 @@ TARGETS = (
 
 
 def machine(**more: Any) -> dict[str, Any]:
-    """What a figure depends on: processor, cores, memory, kernel, versions, commit, and now."""
+    """Returns what a figure depends on: processor, cores, memory, kernel, versions, commit, and the time."""
     cpu = next((line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
     memory = next((int(line.split()[1]) / 2**20 for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0.0)
     return {
@@ -125,7 +125,7 @@ def machine(**more: Any) -> dict[str, Any]:
 
 
 def append(path: Path, line: Mapping[str, Any] | Result) -> None:
-    """One more line of a results file, whose folder is made."""
+    """Appends a line to a results file; creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(line, Result):
         figures = {name: round(value, 3) for name, value in line.figures.items()}
@@ -135,7 +135,7 @@ def append(path: Path, line: Mapping[str, Any] | Result) -> None:
 
 
 def load(path: Path) -> Sitting:
-    """A results file. Raises ConfigError, naming file and line, for what is none."""
+    """Reads a results file. Raises ConfigError that names file and line for any other file."""
     facts: Mapping[str, Any] = {}
     results: list[Result] = []
     for at, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -147,10 +147,10 @@ def load(path: Path) -> Sitting:
                 facts = line
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(
-                f"{path}:{at} is no line of a results file ({error!r}); next: measure again with `python -m benchmarks`"
+                f"{path}:{at} is not a line of a results file ({error!r}); next: measure again with `python -m benchmarks`"
             ) from None
     if not facts:
-        raise ConfigError(f"{path} does not begin with the machine that was measured; next: measure again with `python -m benchmarks`")
+        raise ConfigError(f"{path} does not begin with the measured machine; next: measure again with `python -m benchmarks`")
     return Sitting(facts, tuple(results))
 
 

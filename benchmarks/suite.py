@@ -1,4 +1,4 @@
-"""Our own benchmark: everything that is claimed, in one sitting, on one broker, in turns, so that a noisy minute hits all alike."""
+"""The main benchmark: all claims, in one session, on one broker, in turns, so that a noisy minute affects all contenders alike."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from benchmarks.workload import export_models, flights
 from penstock.testing.broker import Broker, Kind, open_broker
 
 RUNS = (*CONTENDERS, "onnx", "paced")
-KINDS: tuple[Kind, ...] = ("external", "container", "jvm")  # not the mock cluster: it keeps too little, and is no Kafka to be measured on
+KINDS: tuple[Kind, ...] = ("external", "container", "jvm")  # not the mock cluster: it keeps too little, and is not a Kafka to measure on
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How much is measured. `n` is the number of outputs of a throughput run."""
+    """The amount of measurement. `n` is the number of outputs of a throughput run."""
 
     n: int
     repeat: int
@@ -36,9 +36,9 @@ class Options:
 
 
 def run(options: Options, path: Path, progress: Progress) -> None:
-    """Measures, and appends to the results file `path` as it goes. Whatever was started is ended, also when it raises."""
+    """Measures, and appends each result to the results file `path`. Ends every started process, also when it raises."""
     progress("reading flights", 0, 1)
-    surplus = options.n + options.n // 10  # so that no partition runs dry before the N-th output
+    surplus = options.n + options.n // 10  # so that no partition is empty before the N-th output
     data = flights(surplus)
     progress("starting Kafka", 0, 1)
     with open_broker(options.bootstrap, kinds=KINDS) as broker, tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
@@ -46,7 +46,7 @@ def run(options: Options, path: Path, progress: Progress) -> None:
         results.append(path, facts)
         work = Path(folder)
         models = export_models(work / "models")
-        registry(models)  # beforehand, as a deployment does
+        registry(models)  # before the measurement, as in a deployment
         bench = Bench(Cluster(broker), data, models, work, options.timeout, progress)
         try:
             inputs = _inputs(bench, options.only, surplus)
@@ -58,7 +58,7 @@ def run(options: Options, path: Path, progress: Progress) -> None:
 
 
 def _inputs(bench: Bench, only: Sequence[str], count: int) -> dict[str, str]:
-    """A topic full of events for every format that is needed."""
+    """Fills one topic with events per required format."""
     inputs: dict[str, str] = {}
     for format in dict.fromkeys(CONTENDERS[name].format for name in only if name in CONTENDERS):
         inputs[format] = bench.cluster.topic(f"flights-{format}")

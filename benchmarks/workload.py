@@ -1,7 +1,7 @@
-"""What every contender gets: the same flights as numbered events, and the same three models, which also say what is right.
+"""The input of every contender: the same flights as numbered events, and the same three models, which also give the expected outputs.
 
 Event number i is `f` and eight digits, its key and its `event_id`; the flights are repeated until there are enough events,
-the numbers are not, so a missing or doubled output can be told.
+but the numbers are not, so a missing or duplicate output is detected.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def number(key: bytes) -> int:
 
 
 class Flights:
-    """Real flights, as events without end. `source` says where they are from."""
+    """Real flights, as events without end. `source` describes their origin."""
 
     def __init__(self, rows: Sequence[Row], source: str) -> None:
         self.rows = rows
@@ -65,7 +65,7 @@ class Flights:
 
 
 def flights(count: int) -> Flights:
-    """At most `count` different flights: the data package's where it is installed, else the committed sample's."""
+    """Returns at most `count` different flights, from the data package if it is installed, else from the committed sample."""
     sys.path.insert(0, str(ROOT / "examples" / "flights"))  # scripts of an example, not a package
     try:
         import events
@@ -87,7 +87,7 @@ def export_models(folder: Path) -> Path:
 
 
 class Scorer:
-    """The three models of a folder, run directly: what is compute and nothing else, and what outputs are compared with."""
+    """The three models of a folder, run directly: the pure compute cost, and the reference for outputs."""
 
     def __init__(self, models: Path) -> None:
         self.feat, self.lr, self.gb = (Session.load((models / f"{name}.onnx").read_bytes(), deadline=None) for name in MODELS)
@@ -107,7 +107,7 @@ class Scorer:
 
 
 def check(scorer: Scorer, flights: Flights, outputs: Sequence[tuple[bytes, bytes]]) -> str:
-    """ "ok" when every output (key, value) is what the models say of its event, else what is wrong."""
+    """Returns "ok" when every output (key, value) equals the models' output for its event, else the problem."""
     read = [msgspec.json.decode(value) for _, value in outputs]
     for (at, _), output in zip(outputs, read, strict=True):
         if output[ID].encode() != at:

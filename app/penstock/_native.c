@@ -1,16 +1,16 @@
-/* The optional native part of Penstock: what a worker does for every event and Python does slowly.
+/* The optional native part of Penstock: work per event that is slow in Python.
  *
  *   crc32c(data) -> int                   checksum of a record batch
  *   encode_records(...) -> (body, first, latest)   outputs -> the records of a batch, message format 2
  *   unpack_fetch(data, least) -> ([Record], next)    the records of fetched batches, uncompressed
  *   JsonColumns(fields, max_bytes).decode(values, blocks) -> [row, ...]   plain JSON events -> columns
  *
- * Every function has a counterpart in Python that is the authority. What is out of the ordinary is not handled here: it
- * is an exception, None or, for JSON, a row number handed back, and the caller goes the other way. So the one law is: what is
- * accepted here, Python accepts too, with an equal result (tests/properties/test_native.py).
+ * Every function has a counterpart in Python, which is the reference. Unusual input is not handled here: the function
+ * raises, returns None or, for JSON, returns the row number, and the caller uses Python. The one rule: input that is
+ * accepted here is also accepted by Python, with an equal result (tests/properties/test_native.py).
  *
- * Bytes objects end with a NUL that is not counted. The parser of JSON leans on it: it only ever steps over a byte that
- * it has recognised, NUL is never one of them, and so no step leaves the value. Whatever looks further ahead checks `end`.
+ * Bytes objects end with a NUL that is not counted. The JSON parser relies on it: it only steps over bytes that it has
+ * recognised, and NUL is never one of them, so no step leaves the value. Code that reads further ahead checks `end`.
  */
 
 /* The limited API of CPython 3.11: one binary serves 3.11 and every later version (docs/decisions/0014). */
@@ -27,13 +27,13 @@
 #include <string.h>
 
 #if !defined(FLT_EVAL_METHOD) || FLT_EVAL_METHOD != 0
-#error "the exact path of decimals needs arithmetic in double; without this module Python does the work"
+#error "the exact path of decimals needs arithmetic in double; without this module, Python is used"
 #endif
 
 typedef unsigned char byte;
 
 /* -- what the limited API lacks ------------------------------------------------------------------------------------
- * The short accessors read CPython's structs; the limited API has checked functions in their place. Measured: 0.07 µs per
+ * The short accessors read CPython's structs; the limited API has checked functions instead. Measured: 0.07 µs per
  * event, less than 1 % of a worker's (docs/decisions/0014). */
 
 #define PyBytes_AS_STRING PyBytes_AsString
@@ -43,7 +43,7 @@ typedef unsigned char byte;
 #define PyTuple_GET_SIZE PyTuple_Size
 #define PyTuple_SET_ITEM PyTuple_SetItem
 #define PyUnicode_GET_LENGTH PyUnicode_GetLength
-#define PyUnicode_1BYTE_DATA(text) ((const byte *)PyUnicode_AsUTF8AndSize(text, NULL)) /* of ASCII: its UTF-8 is the same bytes */
+#define PyUnicode_1BYTE_DATA(text) ((const byte *)PyUnicode_AsUTF8AndSize(text, NULL)) /* for ASCII, its UTF-8 has the same bytes */
 
 static bool PyUnicode_IS_ASCII(PyObject *text) {
     Py_ssize_t size;
@@ -54,7 +54,7 @@ static bool PyUnicode_IS_ASCII(PyObject *text) {
     return false;
 }
 
-/* As the private function does it: the bytes have one owner, and are none after an error. It copies; bodies are rarely resized. */
+/* Like the private function: the bytes have one owner, and NULL replaces them after an error. It copies; bodies are rarely resized. */
 static int resize_bytes(PyObject **bytes, Py_ssize_t size) {
     PyObject *old = *bytes;
     Py_ssize_t kept = PyBytes_Size(old) < size ? PyBytes_Size(old) : size;
@@ -102,7 +102,7 @@ static uint32_t (*crc_update)(uint32_t, const byte *, Py_ssize_t) = crc_sliced;
 #define CRC_IN_HARDWARE
 #include <cpuid.h>
 #ifdef __clang__
-#define WITH_CRC "sse4.2,crc32" /* clang takes the instruction for a feature of its own, which GCC before 11 does not know */
+#define WITH_CRC "sse4.2,crc32" /* for clang the instruction is a separate feature, which GCC before 11 does not know */
 #else
 #define WITH_CRC "sse4.2"
 #endif
@@ -122,7 +122,7 @@ __attribute__((target(WITH_CRC))) static uint32_t crc_hardware(uint32_t crc, con
 
 static PyObject *crc32c(PyObject *module, PyObject *args) {
     Py_buffer view;
-    int portable = 0; /* for tests: the way without the instruction */
+    int portable = 0; /* for tests: the code without the instruction */
     if (!PyArg_ParseTuple(args, "y*|p:crc32c", &view, &portable))
         return NULL;
     uint32_t crc = (portable ? crc_sliced : crc_update)(0xFFFFFFFFu, view.buf, view.len) ^ 0xFFFFFFFFu;
@@ -137,12 +137,12 @@ static void free_object(PyObject *self) {
     Py_DECREF(type);
 }
 
-/* -- Record: what a fetch brings ----------------------------------------------------------------------------------- */
+/* -- Record: a fetched record ----------------------------------------------------------------------------------- */
 
 typedef struct {
     PyObject_HEAD
     long long offset, timestamp;
-    PyObject *key, *value, *headers; /* bytes, str and tuples of them: no cycle can arise, so no garbage collection */
+    PyObject *key, *value, *headers; /* bytes, str and tuples of them: cycles are impossible, so it needs no garbage collection */
 } Record;
 
 static void record_free(Record *self) {
@@ -162,7 +162,7 @@ static PyMemberDef record_members[] = {
 };
 
 static PyType_Slot record_slots[] = {
-    {Py_tp_doc, "A record of a fetched batch, as penstock.record.RecordLike describes it."},
+    {Py_tp_doc, "A record of a fetched batch, a penstock.record.RecordLike."},
     {Py_tp_dealloc, record_free},
     {Py_tp_members, record_members},
     {0, NULL},
@@ -175,9 +175,9 @@ static PyType_Spec record_spec = {
     .slots = record_slots,
 };
 
-static PyTypeObject *RecordType; /* made of the specification when the module is imported */
+static PyTypeObject *RecordType; /* created from the specification when the module is imported */
 
-/* -- unpack_fetch: fetched batches to their records ---------------------------------------------------------------- */
+/* -- unpack_fetch: fetched batches to records ---------------------------------------------------------------- */
 
 typedef struct {
     const byte *p, *end;
@@ -196,7 +196,7 @@ static int64_t read_varint(Reader *r) {
     return 0;
 }
 
-/* New bytes, None for the length -1; NULL when the reader is bad or memory is out. */
+/* Returns new bytes, None for the length -1; NULL when the reader is bad or memory is exhausted. */
 static PyObject *read_sized(Reader *r) {
     int64_t size = read_varint(r);
     if (r->bad || size > r->end - r->p) {
@@ -212,7 +212,7 @@ static PyObject *read_sized(Reader *r) {
 
 static PyObject *read_headers(Reader *r) {
     int64_t count = read_varint(r);
-    if (r->bad || count < 0 || count > (r->end - r->p) / 2) { /* a header is two lengths at least */
+    if (r->bad || count < 0 || count > (r->end - r->p) / 2) { /* a header has at least two lengths */
         r->bad = true;
         return NULL;
     }
@@ -270,12 +270,12 @@ static bool append_batch(PyObject *records, const byte *head, const byte *end, l
         if (!record)
             return false;
         record->offset = offset;
-        record->timestamp = (int64_t)(attributes & APPEND_TIME ? latest : stamp); /* the time of appending is one for all */
+        record->timestamp = (int64_t)(attributes & APPEND_TIME ? latest : stamp); /* the append time is the same for all records */
         record->key = record->value = record->headers = NULL;
         if ((record->key = read_sized(&r)) && (record->value = read_sized(&r)))
             record->headers = read_headers(&r);
         int kept = -1;
-        if (record->headers && r.p == stop) /* one before `least` is sent along, since a batch is sent whole */
+        if (record->headers && r.p == stop) /* a batch is sent whole, so it may contain records before `least` */
             kept = offset < least ? 0 : PyList_Append(records, (PyObject *)record);
         Py_DECREF(record);
         if (kept < 0)
@@ -296,13 +296,13 @@ static PyObject *unpack_fetch(PyObject *module, PyObject *args) {
     while (plain && end - head >= 12) {
         int64_t size = 12 + (int64_t)(int32_t)big_endian(head + LENGTH_AT, 4);
         if (size > end - head)
-            break; /* the last one may have been cut */
+            break; /* the last batch may be incomplete */
         int attributes = size < BATCH_HEADER ? -1 : (int)big_endian(head + ATTRIBUTES_AT, 2);
         plain = attributes >= 0 && head[MAGIC_AT] == 2 && !(attributes & COMPRESSED) &&
                 (crc_update(0xFFFFFFFFu, head + ATTRIBUTES_AT, size - ATTRIBUTES_AT) ^ 0xFFFFFFFFu) == big_endian(head + CRC_AT, 4) &&
                 (attributes & CONTROL || append_batch(records, head, head + size, least));
         if (plain) {
-            int64_t last = (int32_t)big_endian(head + LAST_AT, 4), behind = (int64_t)(big_endian(head, 8) + (uint64_t)last + 1); /* also of records that were compacted away */
+            int64_t last = (int32_t)big_endian(head + LAST_AT, 4), behind = (int64_t)(big_endian(head, 8) + (uint64_t)last + 1); /* includes records that compaction removed */
             next = behind > next ? behind : next;
         }
         head += size;
@@ -310,7 +310,7 @@ static PyObject *unpack_fetch(PyObject *module, PyObject *args) {
     PyBuffer_Release(&view);
     if (plain)
         found = Py_BuildValue("OL", records, (long long)next);
-    else if (!PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_ValueError)) { /* also a name that is no UTF-8 */
+    else if (!PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_ValueError)) { /* also for a name that is not UTF-8 */
         PyErr_Clear();
         found = Py_NewRef(Py_None);
     }
@@ -318,7 +318,7 @@ static PyObject *unpack_fetch(PyObject *module, PyObject *args) {
     return found;
 }
 
-/* -- encode_records: outputs to the records of a batch ------------------------------------------------------------- */
+/* -- encode_records: outputs to records of a batch ------------------------------------------------------------- */
 
 typedef struct {
     PyObject *bytes;
@@ -382,17 +382,17 @@ static bool number_of(PyObject *input, PyObject *name, long long *number) {
         return false;
     *number = PyLong_Check(value) ? PyLong_AsLongLong(value) : -1;
     if (!PyLong_Check(value))
-        PyErr_Format(PyExc_TypeError, "%U is no int", name);
+        PyErr_Format(PyExc_TypeError, "%U is not an int", name);
     Py_DECREF(value);
     return !PyErr_Occurred();
 }
 
-/* What names an event: the header's sized name, and the ids as a tuple of str, or the bytes that its offset follows. */
+/* The id of an event: the header's sized name, and the ids as a tuple of str, or the bytes before the offset. */
 typedef struct {
     PyObject *title, *ids;
 } Identity;
 
-/* One record; `key` is what the sink has of its own, or NULL for that of the input. */
+/* Writes one record; `key` is the sink's own key, or NULL for the input's. */
 static bool put_record(Writer *w, PyObject *input, PyObject *key, PyObject *value, PyObject *head, PyObject *origin,
                        const Identity *identity, Py_ssize_t row, long long *first, long long *latest, bool begins, int64_t number) {
     long long offset, stamp, delta;
@@ -483,7 +483,7 @@ static PyObject *encode_records(PyObject *module, PyObject *args) {
     if (given != Py_None && (first = PyLong_AsLongLong(given)) == -1 && PyErr_Occurred())
         return NULL;
     latest = first;
-    /* Tuples, so that nothing an input's attribute runs can change what is walked over. */
+    /* Tuples, so that code run by an input's attribute cannot change the sequences during the loop. */
     Writer w = {NULL, NULL, NULL};
     inputs = PySequence_Tuple(inputs);
     values = PySequence_Tuple(values);
@@ -523,13 +523,13 @@ done:
 
 /* -- JsonColumns: plain events to columns -------------------------------------------------------------------------- */
 
-enum { CACHED = 512, SHORT = 8 }; /* texts of at most SHORT bytes come again and again: carriers, airports, codes */
+enum { CACHED = 512, SHORT = 8 }; /* texts of at most SHORT bytes often repeat: carriers, airports, codes */
 
 typedef struct {
     int block;
-    Py_ssize_t row; /* of the block: one column */
-    char code;      /* as in the struct module, 'O' for str */
-    PyObject *fill; /* bytes of one number, or a str; None where a null is refused */
+    Py_ssize_t row; /* in the block: one column */
+    char code;      /* a code of the struct module, 'O' for str */
+    PyObject *fill; /* bytes of one number, or a str; None where null is rejected */
     byte *base;     /* of the column, while decoding */
 } Target;
 
@@ -541,7 +541,7 @@ typedef struct {
     bool nullable;
     long long low, high;
     double top;
-    Py_ssize_t count, next; /* targets; the field that came behind this one the last time */
+    Py_ssize_t count, next; /* targets; the field that followed this one in the previous event */
     Target *targets;
     uint64_t seen; /* the last row that had it */
 } Field;
@@ -557,7 +557,7 @@ typedef struct {
 
 static const double TENS[23] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
                                 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
-static byte plain[256]; /* bytes that stand for themselves in a string */
+static byte plain[256]; /* bytes that need no escape in a string */
 
 static Py_ssize_t width(char code) {
     switch (code) {
@@ -580,7 +580,7 @@ static const byte *skip_word(const byte *p, const byte *end, const char *word, P
     return end - p >= size && !memcmp(p, word, (size_t)size) ? p + size : NULL;
 }
 
-/* Behind the closing quote of a plain string; NULL for any other. */
+/* Returns the position after the closing quote of a plain string; NULL for any other. */
 static const byte *skip_string(const byte *p) {
     if (*p++ != '"')
         return NULL;
@@ -595,8 +595,8 @@ typedef struct {
     double real;
 } Number;
 
-/* A number whose value is beyond doubt: a whole one of at most 18 digits, a decimal that one exact operation makes (Clinger)
-   or that Python's own correctly rounded conversion makes. NULL for any other; "-0" too, of which there are two opinions. */
+/* Reads a number with an unambiguous value: an integer of at most 18 digits, or a decimal from one exact operation (Clinger)
+   or from Python's correctly rounded conversion. Returns NULL for any other, and for "-0", which parsers read differently. */
 static const byte *read_number(const byte *p, Number *out) {
     const byte *start = p, *digits;
     bool minus = *p == '-', wide = false;
@@ -681,7 +681,7 @@ static void store_null(const Target *t, Py_ssize_t at) {
         memcpy(t->base + at * width(t->code), PyBytes_AS_STRING(t->fill), (size_t)width(t->code));
 }
 
-/* A new reference to the text as str; a short one may have been made before. */
+/* Returns a new reference to the text as str; a short one may be cached. */
 static PyObject *text_of(JsonColumns *self, const byte *p, Py_ssize_t size) {
     if (size == 0 || size > SHORT)
         return PyUnicode_DecodeASCII((const char *)p, size, NULL);
@@ -698,7 +698,7 @@ static PyObject *text_of(JsonColumns *self, const byte *p, Py_ssize_t size) {
     return Py_NewRef(*slot);
 }
 
-/* The symbol that the text is, borrowed, or NULL. */
+/* Returns the symbol equal to the text, borrowed, or NULL. */
 static PyObject *symbol_of(const Field *f, const byte *p, Py_ssize_t size) {
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(f->symbols); i++) {
         PyObject *symbol = PyTuple_GET_ITEM(f->symbols, i);
@@ -708,7 +708,7 @@ static PyObject *symbol_of(const Field *f, const byte *p, Py_ssize_t size) {
     return NULL;
 }
 
-/* Behind the value, which was stored; NULL when it is not plain. MemoryError is set and NULL returned when memory is out. */
+/* Stores the value and returns the position after it; NULL when it is not plain, or with MemoryError set. */
 static const byte *read_value(JsonColumns *self, const Field *f, const byte *p, const byte *end, Py_ssize_t at) {
     const byte *start = p;
     Number number;
@@ -762,7 +762,7 @@ static const byte *read_value(JsonColumns *self, const Field *f, const byte *p, 
     }
 }
 
-/* Behind a value that no field has a place for; nested ones are not plain. */
+/* Returns the position after a value of an unknown field; nested values are not plain. */
 static const byte *skip_value(const byte *p, const byte *end) {
     Number number;
     switch (*p) {
@@ -774,7 +774,7 @@ static const byte *skip_value(const byte *p, const byte *end) {
     }
 }
 
-/* The field that a name (without quotes) is of, or NULL; `guess` is tried before, and learns. */
+/* Returns the field of a name (without quotes), or NULL; `guess` is tried first, and is updated. */
 static Field *find(JsonColumns *self, Py_ssize_t *guess, const byte *p, Py_ssize_t size) {
     for (Py_ssize_t i = 0; i < self->count; i++)
         if (self->fields[i].size == size && !memcmp(self->fields[i].text, p, (size_t)size)) {
@@ -784,7 +784,7 @@ static Field *find(JsonColumns *self, Py_ssize_t *guess, const byte *p, Py_ssize
     return NULL;
 }
 
-/* Whether the value is a plain event; then row `at` of every column is written. */
+/* Returns whether the value is a plain event, and if so writes row `at` of every column. */
 static bool read_row(JsonColumns *self, const byte *p, const byte *end, Py_ssize_t at) {
     Py_ssize_t found = 0, *guess = &self->first;
     self->row++;
@@ -810,7 +810,7 @@ static bool read_row(JsonColumns *self, const byte *p, const byte *end, Py_ssize
                 return false;
             p = skip_space(p);
             if (f) {
-                if (f->seen == self->row) /* a name said twice */
+                if (f->seen == self->row) /* a duplicate name */
                     return false;
                 f->seen = self->row;
                 found++;
@@ -830,7 +830,7 @@ static bool read_row(JsonColumns *self, const byte *p, const byte *end, Py_ssize
     return found == self->count && skip_space(p) == end;
 }
 
-/* Every target's base within the blocks, or an exception when a block is not of the shape and type that the plan says. */
+/* Sets every target's base in the blocks; raises when a block does not have the shape and type of the plan. */
 static bool place(JsonColumns *self, const Py_buffer *views, Py_ssize_t blocks, Py_ssize_t rows) {
     for (Py_ssize_t i = 0; i < self->count; i++)
         for (Py_ssize_t k = 0; k < self->fields[i].count; k++) {
@@ -854,7 +854,7 @@ static PyObject *json_decode(JsonColumns *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "OO!:decode", &values, &PyTuple_Type, &arrays))
         return NULL;
     if (self->busy || PyTuple_GET_SIZE(arrays) > 16) {
-        PyErr_SetString(PyExc_RuntimeError, self->busy ? "it is decoding already" : "more than 16 blocks");
+        PyErr_SetString(PyExc_RuntimeError, self->busy ? "a decode is already running" : "more than 16 blocks");
         return NULL;
     }
     if (!(values = PySequence_Tuple(values)))
@@ -995,12 +995,12 @@ static PyObject *json_new(PyTypeObject *type, PyObject *args, PyObject *named) {
 }
 
 static PyMethodDef json_methods[] = {
-    {"decode", (PyCFunction)json_decode, METH_VARARGS, "Writes plain rows into the blocks; the numbers of the other rows."},
+    {"decode", (PyCFunction)json_decode, METH_VARARGS, "Writes plain rows into the blocks; returns the numbers of the other rows."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot json_slots[] = {
-    {Py_tp_doc, "Decodes plain JSON events of one schema straight into columns."},
+    {Py_tp_doc, "Decodes plain JSON events of one schema directly into columns."},
     {Py_tp_new, json_new},
     {Py_tp_dealloc, json_free},
     {Py_tp_methods, json_methods},
@@ -1024,7 +1024,7 @@ static PyMethodDef functions[] = {
 };
 
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, .m_name = "penstock._native", .m_doc = "What Python does slowly, for every event.", .m_size = -1,
+    PyModuleDef_HEAD_INIT, .m_name = "penstock._native", .m_doc = "Work per event that is slow in Python.", .m_size = -1,
     .m_methods = functions,
 };
 
@@ -1033,7 +1033,7 @@ PyMODINIT_FUNC PyInit__native(void) {
     for (int c = 0x20; c < 0x80; c++)
         plain[c] = c != '"' && c != '\\';
 #ifdef CRC_IN_HARDWARE
-    unsigned a, b, c, d; /* asked of the processor: __builtin_cpu_supports is always false in what zig's runtime library links */
+    unsigned a, b, c, d; /* asks the processor, because __builtin_cpu_supports is always false with zig's runtime library */
     if (__get_cpuid(1, &a, &b, &c, &d) && c & 1u << 20) /* SSE4.2 */
         crc_update = crc_hardware;
 #endif

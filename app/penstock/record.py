@@ -1,4 +1,4 @@
-"""Record: one Kafka record as bytes, and the Position where it stands."""
+"""Record: one Kafka record as bytes, and its Position."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Outgoing = tuple[int, bytes | None, bytes | None, list[Header]]
 
 
 class RecordLike(Protocol):
-    """What the pipeline reads of a record. aiokafka's parsed record has it as it is, so none is copied."""
+    """The attributes of a record that the pipeline reads. aiokafka's parsed record has them, so it is not copied."""
 
     @property
     def offset(self) -> int: ...
@@ -45,7 +45,7 @@ class Record(NamedTuple):
 
 
 class Position(NamedTuple):
-    """Where a record stands, written TOPIC:PARTITION:OFFSET."""
+    """The place of a record, written TOPIC:PARTITION:OFFSET."""
 
     topic: str
     partition: int
@@ -53,11 +53,11 @@ class Position(NamedTuple):
 
     @classmethod
     def parse(cls, text: str, separator: str = ":") -> Position:
-        """The position that `str` writes; names of topics have neither ":" nor "/". Raises ValueError for any other text."""
+        """Parses the text that `str` writes; topic names contain neither ":" nor "/". Raises ValueError for any other text."""
         topic, *numbers = text.split(separator)
         if not topic or len(numbers) != 2 or not all(one.isascii() and one.isdecimal() and len(one) < 20 for one in numbers):
             raise ValueError(
-                f"{text!r} is no position: write TOPIC{separator}PARTITION{separator}OFFSET, such as scores{separator}0{separator}42"
+                f"{text!r} is not a position: write TOPIC{separator}PARTITION{separator}OFFSET, such as scores{separator}0{separator}42"
             )
         return cls(topic, int(numbers[0]), int(numbers[1]))
 

@@ -1,6 +1,6 @@
-"""An event schema: the fields of an Avro record (`schemas/*.avsc`), the one schema language for JSON and Avro alike.
+"""An event schema: the fields of an Avro record (`schemas/*.avsc`), the one schema language for both JSON and Avro.
 
-Values only; `penstock.codecs` turns bytes into columns by them, `penstock.topology` checks wiring against them.
+Values only. `penstock.codecs` uses them to turn bytes into columns, `penstock.topology` to check wiring.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Kind = Literal["boolean", "int", "long", "float", "double", "string", "bytes", "
 
 
 class _Required:
-    """The default of a field that has none."""
+    """The default of a field without a default."""
 
     def __repr__(self) -> str:
         return "REQUIRED"
@@ -28,7 +28,7 @@ class Field:
     """One field of a schema.
 
     `kind` is the Avro type without its null; a logical timestamp is "timestamp" with `unit` "ms" or "us", carried as an
-    integer since the epoch, UTC. `optional` says that null is allowed. An array has `items`, and `size` when the schema
+    integer since the epoch, UTC. `optional` allows null. An array has `items`, and `size` when the schema
     fixes its length (the attribute `"size": 8` beside `"items"`).
     """
 
@@ -44,7 +44,7 @@ class Field:
 
     @property
     def dtype(self) -> str:
-        """The tensor dtype that holds the field (of an array: its innermost items) without loss, "" when none does."""
+        """The tensor dtype that holds the field (of an array: its innermost items) without loss; "" when there is no such dtype."""
         if self.items is not None:
             return "" if self.items.optional else self.items.dtype
         return _DTYPES.get(self.kind, "")
@@ -61,7 +61,7 @@ _DTYPES = {
 }  # fmt: skip
 
 
-# What an output may write into a field: every value of the dtype has a place in the kind.
+# The dtypes that an output may write into a field: the kind can hold every value of the dtype.
 _WRITES: Final = {
     "boolean": frozenset({"bool"}),
     "int": frozenset({"int8", "int16", "int32", "uint8", "uint16"}),
@@ -75,7 +75,7 @@ _WRITES: Final = {
 
 
 def innermost(field: Field) -> Field:
-    """The field itself, or of an array what its items are made of."""
+    """Returns the field itself, or the innermost items of an array."""
     return field if field.items is None else innermost(field.items)
 
 
@@ -84,7 +84,7 @@ def writes(dtype: str, field: Field) -> bool:
     return dtype in _WRITES.get(innermost(field).kind, frozenset())
 
 
-# Avro's promotions; a timestamp is a number of its unit.
+# Avro's promotions; a timestamp counts as a number of its unit.
 _PROMOTES: Final = {
     "int": frozenset({"int", "long", "float", "double", "timestamp"}),
     "long": frozenset({"long", "float", "double", "timestamp"}),
@@ -94,7 +94,7 @@ _PROMOTES: Final = {
 
 
 def resolves(written: Field, read: Field) -> bool:
-    """Whether Avro reads a field that was written as `written` as `read`."""
+    """Whether Avro can read a field with the type `read` that was written with the type `written`."""
     if written.items is not None and read.items is not None:
         return resolves(written.items, read.items)
     return read.kind in _PROMOTES.get(written.kind, (written.kind,)) and (not written.unit or read.unit in ("", written.unit))
@@ -102,7 +102,7 @@ def resolves(written: Field, read: Field) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """A record schema. `avro` is the parsed Avro JSON as fastavro takes it; `path` is the file, for messages."""
+    """A record schema. `avro` is the parsed Avro JSON for fastavro; `path` is the file, for messages."""
 
     name: str
     fields: tuple[Field, ...]
@@ -115,7 +115,7 @@ class Schema:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What a null becomes in a column: `action` "reject" makes the row a failure, "fill" puts `value` in its place.
+    """The replacement of a null in a column: `action` "reject" makes the row a failure, "fill" puts `value` in its place.
 
     `nan` in YAML is Missing("fill", float("nan")): then NaN is also allowed in the data. Missing("fill", None) keeps null
     as None, for a scalar that is only copied to a sink: its column is an object array, whatever its dtype.
@@ -127,7 +127,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A field of the event as a column of the batch: what a decoder is asked to make.
+    """A field of the event as a column of the batch: the output of a decoder.
 
     The array has `dtype` and the shape `[N, *shape]`; strings are object arrays of `str`. A value that does not fit
     (wrong length, out of range, not finite, null without a fill) fails its row with a DecodeError that names the field.

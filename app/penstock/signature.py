@@ -1,4 +1,4 @@
-"""What a model takes and gives: named tensors with a dtype and a shape, and nothing about where they come from."""
+"""The inputs and outputs of a model: named tensors with a dtype and a shape, independent of their sources."""
 
 from __future__ import annotations
 

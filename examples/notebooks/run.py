@@ -1,9 +1,9 @@
-"""Runs a notebook's cells in order, in one namespace and without a kernel, and compares what they print with what is stored.
+"""Runs a notebook's cells in order, in one namespace and without a kernel, and compares their output with the stored one.
 
-python examples/notebooks/run.py FILE            exits with 1 and names the first cell that prints something else
-python examples/notebooks/run.py FILE --write    stores what the cells print
+python examples/notebooks/run.py FILE            exits with 1 and names the first cell with another output
+python examples/notebooks/run.py FILE --write    stores the cells' output
 
-Cells are plain Python that prints its results: no magics, no pictures. So Jupyter shows what is stored, and a test can run it.
+Cells are plain Python that prints its results: no magics, no pictures. So Jupyter shows the stored output, and a test can run it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["outputs", "stored"]
 
 
 def outputs(notebook: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Each code cell with what it prints; what a cell raises goes to the caller."""
+    """Yields each code cell with its output. An error of a cell is raised to the caller."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for number, cell in enumerate(notebook["cells"]):
         if cell["cell_type"] == "code":
@@ -33,7 +33,7 @@ def outputs(notebook: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def stored(cell: dict[str, Any]) -> str:
-    """What the notebook shows below a code cell."""
+    """Returns the stored output of a code cell."""
     return "".join(line for output in cell["outputs"] for line in output["text"])
 
 

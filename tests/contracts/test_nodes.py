@@ -49,7 +49,7 @@ def test_node_of_arrays_keeps_the_contract() -> None:
 
 
 def test_model_that_mixes_rows_breaks_the_contract() -> None:
-    with pytest.raises(AssertionError, match="a row depends on the rows beside it"):
+    with pytest.raises(AssertionError, match="a row depends on other rows"):
         check_node(node(models.sum_over_rows(), "x"), {"x": FLOATS})
 
 

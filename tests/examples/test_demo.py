@@ -120,13 +120,13 @@ def test_demo_interrupted_while_workers_get_ready_takes_its_release_back(root: P
         running.send_signal(signal.SIGINT)
         out, _ = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert "deployed      stopped before it was in force" in out
-    assert "rolled back   not begun" in out
+    assert "deployed      stopped before it was active" in out
+    assert "rolled back   not started" in out
 
 
 def test_outside_a_clone_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("penstock.cli.demo.__file__", str(tmp_path / "site-packages" / "penstock" / "cli" / "demo.py"))
-    with pytest.raises(ConfigError, match="clone the repository, and call `make demo` there"):
+    with pytest.raises(ConfigError, match="clone the repository and run `make demo` there"):
         find_examples(tmp_path)
 
 

@@ -66,10 +66,10 @@ def test_frame_shows_the_latest_flights_where_there_is_room() -> None:
 
 def test_failed_release_is_told_with_its_reason_and_what_followed_was_not_tried() -> None:
     deploy, rollback = acts()
-    deploy.began, deploy.error, rollback.error = 1.0, "flight-trees@2 is not there", "there was nothing to take back"
+    deploy.began, deploy.error, rollback.error = 1.0, "flight-trees@2 is not there", "there was nothing to roll back"
     console = Console(width=120, file=io.StringIO())
     console.print(view.summary(FACTS, tally(), 1.0, (deploy, rollback)))
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     assert "deployed      failed: flight-trees@2 is not there" in text
-    assert "rolled back   failed: there was nothing to take back" in text
+    assert "rolled back   failed: there was nothing to roll back" in text

@@ -221,7 +221,7 @@ def test_file_of_another_topology_or_of_another_time_is_refused(job: Job, explai
         ("{sink}:7:0", 5, "{sink}:7:0: {sink} has 1 partition, which is 0"),
         ("nowhere:0:0", 5, "no such topic: nowhere"),
         ("{source}:0:0", 1, "{source}:0:0: no worker of Penstock wrote this record: it has no header penstock-topology"),
-        ("{sink}:0", 2, "is no position: write TOPIC:PARTITION:OFFSET"),
+        ("{sink}:0", 2, "is not a position: write TOPIC:PARTITION:OFFSET"),
     ],
 )
 def test_place_without_a_prediction_is_told(job: Job, explain: Explain, place: str, code: int, said: str) -> None:

@@ -199,7 +199,7 @@ def test_a_deleted_topic_ends_the_worker(job: Job, admin: AdminClient) -> None:
         wait_for(lambda: ask(worker, "/healthz")[0] == 503, "a page that shows it", 30, 0.2)
         assert job.source in ask(worker, "/healthz")[1]["stalled"][0]
         assert worker.wait(40) == 9, worker.log
-        assert re.search(rf"^error: .*{re.escape(job.source)}.*(deleted|stood still)", worker.log, re.MULTILINE), worker.log
+        assert re.search(rf"^error: .*{re.escape(job.source)}.*(deleted|made no progress)", worker.log, re.MULTILINE), worker.log
 
 
 def test_a_topic_that_was_made_anew_ends_the_worker(job: Job, admin: AdminClient) -> None:

@@ -1,1 +1,1 @@
-"""What a person types: one module a command, imported when it is called."""
+"""The commands that a person types: one module per command, imported when the command is called."""

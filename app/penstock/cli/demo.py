@@ -1,6 +1,6 @@
-"""`penstock demo`: the command of the example in `examples/flights/demo`, which is no part of this package.
+"""`penstock demo`: the command of the example in `examples/flights/demo`, which is not part of this package.
 
-The example runs from a clone of the repository, where its topology, models and flights are. Outside of one, the command prints what to do.
+The example runs from a clone of the repository, which holds its topology, models and flights. Elsewhere, the command prints what to do.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _HELP: Final = "Score half a year of real flights, live, and swap the models. Ru
 
 
 def find_examples(start: Path | None = None) -> Path:
-    """The folder `examples/flights` of the clone that holds `start` (the current directory unless given), else of the clone that this
-    package is installed from (`pip install -e`).
+    """Returns the folder `examples/flights` of the clone that contains `start` (default: the current directory), or else of the clone
+    that this package is installed from (`pip install -e`).
 
-    Raises ConfigError when there is neither.
+    Raises ConfigError when neither exists.
     """
     begin = (start or Path.cwd()).resolve()
     for root in (begin, *begin.parents, *Path(__file__).resolve().parents):
@@ -32,18 +32,18 @@ def find_examples(start: Path | None = None) -> Path:
             return root / _EXAMPLES
     raise ConfigError(
         f"the demo runs from a clone of Penstock, and {begin} is not in one: its flights, models and topology are not part of the package; "
-        "clone the repository, and call `make demo` there"
+        "clone the repository and run `make demo` there"
     )
 
 
 def _command() -> click.Command:
-    """The example's own command; outside a clone, one that raises the error which `find_examples` raised."""
+    """Returns the command of the example; outside a clone, a command that raises the error from `find_examples`."""
     try:
         examples = find_examples()
     except ConfigError as error:
         return _missing(error)
     if str(examples) not in sys.path:
-        sys.path.insert(0, str(examples))  # an example is a folder of scripts, which import each other from where they lie
+        sys.path.insert(0, str(examples))  # the scripts of an example import each other from their own folder
     command = importlib.import_module("demo.command").demo
     assert isinstance(command, click.Command), f"{examples / 'demo'} has no click command"
     return command

@@ -1,6 +1,6 @@
 """The command line: one table of commands, one table of exit codes, and the place where errors become messages.
 
-A command's module is imported when the command is called, so that `penstock --help` answers at once: it imports
+A command's module is imported when the command is called, so `penstock --help` is fast: it imports
 neither the stream library nor the model runtime.
 """
 
@@ -25,31 +25,31 @@ __all__ = ["COMMANDS", "EXIT_CODES", "class_code", "cli", "exit_code", "main"]
 
 
 class Command(NamedTuple):
-    """Where a command lives, as "module:attribute", and what it is for, in one line."""
+    """Where a command is defined, as "module:attribute", and its purpose in one line."""
 
     target: str
     help: str
 
 
 COMMANDS: Final[Mapping[str, Command]] = {
-    "demo": Command("penstock.cli.demo:demo", "Score half a year of real flights, live, on a broker inside this process."),
-    "new": Command("penstock.cli.new:new", "Write a small working project to begin from."),
+    "demo": Command("penstock.cli.demo:demo", "Score half a year of real flights live, on a broker inside this process."),
+    "new": Command("penstock.cli.new:new", "Write a small working project to start from."),
     "run": Command("penstock.cli.run:run", "Run a topology on Kafka: events in, predictions out."),
-    "validate": Command("penstock.cli.topology:validate", "Check a topology file whole; list every problem with its line."),
+    "validate": Command("penstock.cli.topology:validate", "Check a topology file; list every problem with its line."),
     "plan": Command("penstock.cli.topology:plan", "Show what running a topology will do: topics, steps, columns."),
     "draw": Command("penstock.cli.topology:draw", "Draw a topology, as text or as Mermaid."),
     "test": Command("penstock.cli.test:test", "Run the examples beside a topology (*.test.yaml), without a broker."),
     "batch": Command("penstock.cli.batch:batch", "Run a topology once over a file of events, or over a piece of a topic."),
     "model": Command("penstock.cli.model:model", "Push, list, show, alias, sign and verify registered models."),
     "deploy": Command("penstock.cli.release.deploy:deploy", "Swap models while the stream runs."),
-    "rollback": Command("penstock.cli.release.deploy:rollback", "Take a release back."),
-    "abort": Command("penstock.cli.release.deploy:abort", "End a release that was announced and is not in force."),
-    "watch": Command("penstock.cli.release.watch:watch", "Release what an alias of the registry is moved to."),
-    "status": Command("penstock.cli.release.status:status", "Show the generation in force, and how every worker is."),
-    "history": Command("penstock.cli.release.history:history", "Show what was in force, since when, by whom and why."),
-    "releases": Command("penstock.cli.release.history:releases", "List all releases, or show one whole."),
-    "explain": Command("penstock.cli.explain:explain", "Trace one prediction to its input and models, and make it once more."),
-    "keys": Command("penstock.cli.keys:keys", "Make the keys that sign releases, and say which are trusted."),
+    "rollback": Command("penstock.cli.release.deploy:rollback", "Return to an earlier generation."),
+    "abort": Command("penstock.cli.release.deploy:abort", "Cancel a release that was announced but is not active yet."),
+    "watch": Command("penstock.cli.release.watch:watch", "Release a model version when a registry alias moves to it."),
+    "status": Command("penstock.cli.release.status:status", "Show the active generation and the state of every worker."),
+    "history": Command("penstock.cli.release.history:history", "Show which generations were active, since when, by whom and why."),
+    "releases": Command("penstock.cli.release.history:releases", "List all releases, or show one in full."),
+    "explain": Command("penstock.cli.explain:explain", "Trace one prediction to its input and models, and compute it again."),
+    "keys": Command("penstock.cli.keys:keys", "Make the keys that sign releases, and set which keys are trusted."),
     "topics": Command("penstock.cli.topics:topics", "List or create the topics that a topology needs."),
     "schema": Command("penstock.cli.schema:schema", "Check event schemas; print the JSON Schema of topology files."),
     "settings": Command("penstock.cli.settings:settings", "Show every setting, its value, and where it came from."),
@@ -80,7 +80,7 @@ _EPILOG = """
 \b
 Three commands to begin with:
   penstock demo                             watch real flights being scored
-  penstock validate topologies/flights.yaml is it right, and if not, where
+  penstock validate topologies/flights.yaml check the file; list problems by line
   penstock run topologies/flights.yaml      score events of your Kafka
 
 \b
@@ -89,7 +89,7 @@ Exit codes:
   1    a check failed, or a bug     5    a topic or record is missing
   2    usage, settings or files     6    an output was refused
   3    a model cannot serve         7    login or certificate refused
-  8    a release was not made       9    a worker stood still
+  8    a release was not made       9    a worker made no progress
   130  interrupted
 
 \b
@@ -113,7 +113,7 @@ class _Lazy(click.Group):
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        # A command is imported before the callback of the group runs, so an import that fails has to know already.
+        # A command is imported before the callback of the group runs, so the flag must be set before an import can fail.
         ctx.ensure_object(Invocation).debug = bool(ctx.params["debug"])
         if args[0] not in COMMANDS and (close := difflib.get_close_matches(args[0], COMMANDS, n=1)):
             ctx.fail(f"No such command {args[0]!r}. Did you mean {close[0]!r}?")
@@ -138,29 +138,29 @@ def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> N
     is_eager=True,
     expose_value=False,
     callback=_version,
-    help="Show the version, and how it was built.",
+    help="Show the version and how it was built.",
 )
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings file, instead of penstock.toml.")
 @setting_flags("log_level", "log_format", "debug")
 @click.make_pass_decorator(Invocation, ensure=True)
 def cli(invocation: Invocation, /, config: Path | None, **flags: Any) -> None:
-    """Lead Kafka events through a topology of ONNX models to prediction topics."""
+    """Score Kafka events with a topology of ONNX models, and write predictions to topics."""
     invocation.config = config
     invocation.flags = flags
 
 
 def exit_code(error: BaseException) -> int:
-    """The code of the error's class; a worker's own code is passed on."""
+    """Returns the exit code of the error's class. The code of a failed worker is passed on."""
     return error.code if isinstance(error, errors.WorkerFailed) else class_code(type(error))
 
 
 def class_code(kind: type[BaseException]) -> int:
-    """The row of the class in EXIT_CODES, or that of its nearest parent that has one."""
+    """Returns the code of the class in EXIT_CODES, or that of its nearest parent in the table."""
     return next(EXIT_CODES[parent] for parent in kind.__mro__ if parent in EXIT_CODES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and gives its exit code: 0, the integer that the command returned, or its error's row in EXIT_CODES.
+    """Runs a command and returns its exit code: 0, the integer that the command returned, or the code of its error in EXIT_CODES.
 
     Errors are written to stderr without a traceback; `--debug` or PENSTOCK_DEBUG=1 shows it.
     """
@@ -168,10 +168,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = cli.main(arguments, prog_name="penstock", standalone_mode=False, obj=invocation)
     except BrokenPipeError:
-        # The reader has left (`penstock draw | head`). Python would complain once more when it flushes at exit.
+        # The reader has closed the pipe (`penstock draw | head`). Without this, Python reports the error again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the outermost place: everything becomes a message and a code
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the outermost handler turns every error into a message and a code
         if invocation.debug and not isinstance(error, click.ClickException):
             traceback.print_exc()
         _report(error)

@@ -1,4 +1,4 @@
-"""`penstock model`: what is in the registry, and how it gets there."""
+"""`penstock model`: shows what the registry holds, and adds models to it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def model() -> None:
     """Push, list, show, alias, sign and verify registered models.
 
     \b
-    A model is NAME@VERSION or NAME@ALIAS. Versions never change; aliases point at one version and may move.
+    A model is NAME@VERSION or NAME@ALIAS. Versions never change. An alias points at one version and may move.
       penstock model push lr.onnx --name flight-lr --metrics auc=0.71 --alias live
       penstock model ls
       penstock model show flight-lr@live
@@ -50,9 +50,9 @@ def model() -> None:
 @model.command(short_help="Check an ONNX file and register it.")
 @click.argument("file", type=_FILE)
 @click.option("--name", required=True, help="Lower-case letters, digits, '.', '_', '-'.")
-@click.option("--version", help="Begins with a digit; the next whole number unless given.")
-@click.option("--golden", type=_FILE, help="Golden records (JSON); else some are made up.")
-@click.option("--metrics", multiple=True, metavar="NAME=NUMBER", help="A figure of quality; may be given several times.")
+@click.option("--version", help="Begins with a digit. [default: the next whole number]")
+@click.option("--golden", type=_FILE, help="Golden records (JSON). [default: the model's outputs for generated rows]")
+@click.option("--metrics", multiple=True, metavar="NAME=NUMBER", help="A quality metric; may be given several times.")
 @click.option("--description", default="", help="One line for people.")
 @click.option("--training-data", default="", help="Provenance: what it was trained on.")
 @click.option("--code", default="", help="Provenance: repository and commit of the training code.")
@@ -67,9 +67,9 @@ def push(
 ) -> None:  # fmt: skip
     """Check an ONNX file and register it as a new version.
 
-    The file is first tried in a separate process: it must load without custom operators or other files, run at batch sizes 1, 2
-    and 256, and give finite outputs with a row for each row. Golden records that are made up pin what the model answers today,
-    not that it is right: give real ones where you can.
+    The file is first tried in a separate process. It must load without custom operators or other files, run at batch sizes 1, 2
+    and 256, and return finite outputs with one row per input row. Generated golden records fix today's outputs of the model; they
+    do not show that the outputs are correct. Give real records where you can.
     """
     check_names(name, version=version, alias=alias)
     if (size := file.stat().st_size) > MAX_BYTES:
@@ -94,7 +94,7 @@ def push(
         return
     out.print(f"pushed {pushed} to {pushed.path}" + (f", and {name}@{alias} points at it" if alias else ""))
     if records is None:
-        err.print("its golden records were made up: they pin what it answers today, not that it is right (give real ones with --golden)")
+        err.print("its golden records were generated: they fix today's outputs and do not show that they are correct (--golden: real ones)")
 
 
 @model.command()
@@ -139,7 +139,7 @@ def show(reference: str, settings: Settings, form: str) -> None:
         "digest": artifact.digest,
         "size": f"{artifact.size:,} bytes",
         "aliases": ", ".join(_aliases_of(artifact, registry)),
-        "golden records": f"{records} {golden.origin}, met within {golden.atol:g} + {golden.rtol:g} x expected",
+        "golden records": f"{records} {golden.origin}, compared within {golden.atol:g} + {golden.rtol:g} x expected",
         "signature": signature,
         **{f"metric {name}": f"{value:g}" for name, value in manifest.metrics.items()},
         **{name.replace("_", " "): text for name, text in manifest.provenance.items()},
@@ -164,43 +164,43 @@ def alias(name: str, alias: str, version: str, settings: Settings) -> None:
     before = registry.aliases(name).get(alias)
     registry.alias(name, alias, version)
     now = registry.aliases(name)[alias]
-    out.print(f"{name}@{alias} points at {now}" + (f", before at {before}" if before else ""))
+    out.print(f"{name}@{alias} points at {now}" + (f", previously at {before}" if before else ""))
 
 
-@model.command(short_help="Sign a version: vouch for its files with a key.")
+@model.command(short_help="Sign the files of a version with a key.")
 @click.argument("reference", metavar="NAME@VERSION")
 @click.option("--key", required=True, type=_FILE, help="Private key (PEM; P-256, P-384 or P-521).")
-@click.option("--certificate", type=_FILE, help="The key's certificate (PEM): then those who trust its authority trust the model.")
+@click.option("--certificate", type=_FILE, help="The key's certificate (PEM). A worker that trusts its authority then trusts the model.")
 @click.option("--chain", multiple=True, type=_FILE, help="Certificates that lead from --certificate to the authority (PEM).")
-@click.option("--password-file", type=_FILE, help="The key's password, line end removed; else it is asked for.")
-@click.option("--replace", is_flag=True, help="Replace the signature that is there.")
+@click.option("--password-file", type=_FILE, help="File with the key's password; its line end is ignored. [default: a prompt]")
+@click.option("--replace", is_flag=True, help="Replace an existing signature.")
 @with_settings("models")
 @format_option
 def sign(
     reference: str, key: Path, certificate: Path | None, chain: tuple[Path, ...], password_file: Path | None, replace: bool,
     settings: Settings, form: str,
 ) -> None:  # fmt: skip
-    """Sign a version, in the OpenSSF model-signing format: `model.sig` beside its files. Nothing is asked of the network.
+    """Sign a version, in the OpenSSF model-signing format: `model.sig` beside its files. No network is used.
 
     \b
       penstock model sign flight-lr@3 --key private.pem
       penstock model sign flight-lr@3 --key alice.key --certificate alice.crt --chain team-ca.crt
 
-    The files must be those that were pushed. To check the signature, a person needs the public key (openssl pkey -in private.pem
-    -pubout) or the authority's certificate in the folder that `model_trust` names.
+    The files must be those that were pushed. Checking the signature needs the public key (openssl pkey -in private.pem -pubout)
+    or the authority's certificate, in the folder that `model_trust` names.
     """
     if chain and certificate is None:
         raise ConfigError("--chain leads from a certificate to its authority: give --certificate too")
     name, _, version = reference.partition("@")
     if not version:
-        raise ConfigError(f"{reference!r}: say which version is signed, as NAME@VERSION or NAME@ALIAS")
+        raise ConfigError(f"{reference!r}: name the version to sign, as NAME@VERSION or NAME@ALIAS")
     registry = open_registry(settings.models)
     artifact = registry.resolve(name, version)
-    # What is signed is what was pushed: reading holds the files to the digests.
+    # Reading compares the files with their digests, so that only what was pushed is signed.
     artifact.read()
     artifact.golden_records()
     try:
-        from penstock.model import signing  # heavy, and only there with the extra
+        from penstock.model import signing  # imported here: it is slow to load and needs the extra
     except ModuleNotFoundError as error:
         raise ConfigError(f"{EXTRA} ({error})") from error
     signed = signing.sign(
@@ -218,16 +218,16 @@ def sign(
         out.print(f"signed {artifact} with {signed.signer}: {place}", markup=False)
 
 
-@model.command(name="verify", short_help="Check digests, tensors, golden records and who signed.")
+@model.command(name="verify", short_help="Check digests, tensors, golden records and signatures.")
 @click.argument("references", nargs=-1, metavar="[NAME[@VERSION]]...")
 @click.option(
     "--signatures", type=click.Choice(["off", "warn", "require"]),
-    help="Whether a version must be signed by those whom model_trust names; `warn` when that is set, unless given.",
+    help="Whether a version must carry a signature that model_trust accepts. [default: warn if model_trust is set, else off]",
 )  # fmt: skip
 @with_settings("models", "model_trust")
 @format_option
 def verify_command(references: tuple[str, ...], signatures: Policy | None, settings: Settings, form: str) -> int:
-    """Check digests, tensors, golden records and signatures: of all models, or of those named. Exits with 3 when one fails.
+    """Check digests, tensors, golden records and signatures of all models, or of those named. Exit code 3 when one fails.
 
     NAME alone means all its versions.
     """
@@ -249,7 +249,7 @@ def verify_command(references: tuple[str, ...], signatures: Policy | None, setti
     else:
         for result in results:
             out.print(f"{'ok    ' if result['ok'] else 'FAILED'} {result['model']}: {result['message']}", markup=False)
-        out.print(f"{len(results) - len(failed)} of {len(results)} versions are what was pushed")
+        out.print(f"{len(results) - len(failed)} of {len(results)} versions are unchanged since they were pushed")
     return 3 if failed else 0
 
 
@@ -262,9 +262,9 @@ def _verdict(registry: Registry, name: str, version: str, policy: Policy, trust:
         report = verify(artifact)
     except PenstockError as error:
         return {"ok": False, "message": str(error)}
-    told = f"{report.records} golden records met ({report.origin})"
-    told += f"; signed by {verdict.signer}" if verdict.signer else f"; WARNING: {verdict.message}" if verdict.message else ""
-    return {"ok": True, "message": told}
+    message = f"{report.records} golden records passed ({report.origin})"
+    message += f"; signed by {verdict.signer}" if verdict.signer else f"; WARNING: {verdict.message}" if verdict.message else ""
+    return {"ok": True, "message": message}
 
 
 def _trust(settings: Settings) -> ModelTrust | None:
@@ -272,38 +272,38 @@ def _trust(settings: Settings) -> ModelTrust | None:
 
 
 def _signature(artifact: Artifact, trust: ModelTrust | None) -> str:
-    """What can be said of the version's signature, for people."""
+    """Describes the version's signature, for people."""
     if artifact.bundle() is None:
         return "none"
     if trust is None:
-        return "not checked: say with --model-trust whose keys are trusted"
+        return "not checked: give the trusted keys with --model-trust"
     verdict = judge("require", artifact, trust, now=datetime.now(UTC))
     return str(verdict.signer or f"NOT TRUSTED: {verdict.message}")
 
 
 def _password(key: Path, file: Path | None) -> bytes:
-    """Of an encrypted key: from a file or a terminal, never from a flag, which process lists show."""
+    """Returns the password of an encrypted key: from a file or a terminal, never from a flag, which process lists show."""
     if file is not None:
         return file.read_bytes().rstrip(b"\r\n")
     if not sys.stdin.isatty():
-        raise ConfigError(f"{key} is encrypted and there is no terminal to ask on: give --password-file")
+        raise ConfigError(f"{key} is encrypted and there is no terminal for a prompt: give --password-file")
     password: str = click.prompt(f"Password of {key}", hide_input=True, err=True)
     return password.encode()
 
 
 def _asked(registry: Registry, references: tuple[str, ...]) -> list[tuple[str, str]]:
-    """The (name, version or alias) pairs that the references mean; a name alone means all its versions, no references all names."""
+    """Returns the (name, version or alias) pairs of the references. A name alone means all its versions; no references mean all names."""
     pairs: list[tuple[str, str]] = []
     for reference in references or registry.names():
         name, _, version = reference.partition("@")
-        # A name that is not there stays in the list: resolving it reports that, with what there is instead.
+        # An unknown name stays in the list: resolving it raises an error that lists the known names.
         versions = [version] if version else registry.versions(name) or [""]
         pairs.extend((name, one) for one in versions)
     return list(dict.fromkeys(pairs))
 
 
 def _tried(data: bytes, golden: Path | None) -> tuple[GoldenRecord, ...] | None:
-    """Puts the model through quarantine, and only then reads the golden records against its signature."""
+    """Runs the model in quarantine, and only then parses the golden records by its signature."""
     if golden is None:
         remarks = quarantine(data).remarks
         records = None
@@ -317,7 +317,7 @@ def _tried(data: bytes, golden: Path | None) -> tuple[GoldenRecord, ...] | None:
 
 
 def _figure(text: str) -> tuple[str, float]:
-    """`auc=0.71` as a pair."""
+    """Parses `auc=0.71` to a pair."""
     name, separator, number = text.partition("=")
     try:
         value = float(number)

@@ -1,4 +1,4 @@
-"""Settings as flags: the options of a command are made from the fields of `Settings`, so that both say the same."""
+"""Settings as flags: the options of a command are made from the fields of `Settings`, so that both always agree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from penstock.settings import Settings, flag_name, resolve
 
 __all__ = ["CONNECTION", "Invocation", "setting_flags", "with_settings"]
 
-# How the brokers are reached; the password itself has no flag.
+# How the brokers are reached. The password has no flag, because process lists show flags.
 CONNECTION: Final = (
     "brokers", "broker_timeout", "security_protocol", "insecure_plaintext", "ssl_cafile", "ssl_certfile", "ssl_keyfile",
     "sasl_mechanism", "sasl_username", "sasl_password_file",
@@ -26,14 +26,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(slots=True)
 class Invocation:
-    """What was said before the command's name: `penstock --config FILE --log-level debug run`."""
+    """The options before the command's name: `penstock --config FILE --log-level debug run`."""
 
     config: Path | None = None
     flags: dict[str, Any] = field(default_factory=dict)
     debug: bool = False
 
     def resolve(self, flags: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:
-        """The settings in force with a command's own flags on top, and where each came from; logging follows them."""
+        """Returns the settings, with a command's own flags first, and the origin of each. Configures logging by them."""
         settings, sources = resolve({**self.flags, **flags}, file=self.config)
         telemetry.configure(settings.log_level, settings.log_format)
         self.debug = settings.debug
@@ -41,20 +41,20 @@ class Invocation:
 
 
 def setting_flags(*names: str) -> Callable[[F], F]:
-    """Adds a flag for each of these fields of Settings. None is passed for a flag that is not given."""
+    """Adds a flag for each of these fields of Settings. A flag that is not given is passed as None."""
     declared = {one.name: one for one in fields(Settings)}
 
     def decorate(command: F) -> F:
         for name in reversed(names):
             metadata = declared[name].metadata
-            told = metadata["help"] + (f" [{metadata['unit']}]" if metadata["unit"] else "")
+            text = metadata["help"] + (f" [{metadata['unit']}]" if metadata["unit"] else "")
             if metadata["kind"] is bool:
-                command = click.option(f"{flag_name(name)}/--no-{flag_name(name)[2:]}", name, default=None, help=told)(command)
+                command = click.option(f"{flag_name(name)}/--no-{flag_name(name)[2:]}", name, default=None, help=text)(command)
             elif metadata["choices"]:
                 kind = click.Choice(metadata["choices"], case_sensitive=False)
-                command = click.option(flag_name(name), name, type=kind, help=told)(command)
-            else:  # taken as text: `settings.load` parses it and says what is wrong, as for every other source
-                command = click.option(flag_name(name), name, metavar=metadata["kind"].__name__.upper(), help=told)(command)
+                command = click.option(flag_name(name), name, type=kind, help=text)(command)
+            else:  # passed on as text: `settings.load` parses it and reports problems, as for every other source
+                command = click.option(flag_name(name), name, metavar=metadata["kind"].__name__.upper(), help=text)(command)
         return command
 
     return decorate
@@ -77,6 +77,6 @@ def with_settings(*names: str) -> Callable[[F], F]:
             settings, _ = click.get_current_context().ensure_object(Invocation).resolve(flags)
             return command(*args, settings=settings, **options)
 
-        return setting_flags(*names)(run)  # type: ignore[return-value]  # click keeps the callable, its type says less
+        return setting_flags(*names)(run)  # type: ignore[return-value]  # click keeps the callable, its type does not declare that
 
     return decorate

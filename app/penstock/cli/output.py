@@ -1,4 +1,4 @@
-"""How commands speak: text for people on stdout, JSON for programs with `--format json`, everything else on stderr."""
+"""How commands print: text for people on stdout, JSON for programs with `--format json`, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["err", "format_option", "out", "print_json", "table"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# What is piped is read by a pager, a log or grep, which fold lines themselves or need them whole; COLUMNS says otherwise.
+# Piped output is read by a pager, a log or grep. They fold lines themselves or need whole lines, unless COLUMNS sets a width.
 _WIDTH: Final = None if sys.stdout.isatty() else shutil.get_terminal_size((160, 24)).columns
 
 out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
@@ -24,19 +24,19 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def format_option(command: F) -> F:
-    """Adds `--format text|json`, given to the command as the argument `form`."""
+    """Adds `--format text|json`, which the command receives as the argument `form`."""
     return click.option(
         "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="For people, or for programs."
     )(command)
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout, indented."""
+    """Prints one indented JSON document on stdout."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 def table(title: str, *columns: str) -> Table:
-    """A table in the house style; add rows and print it with `out`."""
+    """Returns an empty table in the common style; add rows and print it with `out`."""
     made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
         made.add_column(column, overflow="fold")

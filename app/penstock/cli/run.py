@@ -26,8 +26,8 @@ def run(topology: Path, settings: Settings) -> None:
     """Run TOPOLOGY on Kafka: events in, predictions out, until Ctrl-C or SIGTERM.
 
     Everything is checked before the first event is read: the file, the schemas, every model (digest and golden
-    records), the topics. Offsets are committed after the outputs that they caused were acknowledged, so nothing is
-    lost; after a crash the last second or so is scored again, with the same event ids (at least once).
+    records), the topics. The brokers acknowledge the outputs of an event before its offset is committed, so nothing is
+    lost. After a crash, about the last second is scored again with the same event ids (at least once).
 
     \b
       penstock topics create topologies/flights.yaml --brokers localhost:9092
@@ -56,7 +56,7 @@ def run(topology: Path, settings: Settings) -> None:
 
 
 def _pages(settings: Settings) -> Callable[[Pages], AbstractAsyncContextManager[None]] | None:
-    """What serves the monitoring pages; None where nobody asked for them. The socket is bound here, before anything starts."""
+    """Returns the server of the monitoring pages, or None without `--http`. The socket is bound here, before anything starts."""
     if not settings.http:
         return None
     from penstock.serving.app import listen, serving

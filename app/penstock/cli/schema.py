@@ -1,4 +1,4 @@
-"""`penstock schema`: what events look like, whether they do, and what topology files, control messages and status records may hold."""
+"""`penstock schema`: event schemas, checks of events, and the JSON Schemas of topology files, control messages and status records."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def schema() -> None:
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path), default="schemas")
 @format_option
 def ls(directory: Path, form: str) -> None:
-    """List the schemas in DIRECTORY (schemas/ unless given)."""
+    """List the schemas in DIRECTORY (default: schemas/)."""
     found = _load(sorted(directory.rglob("*.avsc")))
     if form == "json":
         print_json([{"file": each.path, "name": each.name, "fields": len(each.fields)} for each in found])
@@ -52,7 +52,7 @@ def ls(directory: Path, form: str) -> None:
     out.print(listing)
 
 
-@schema.command(short_help="Show the fields, and the tensors they can feed.")
+@schema.command(short_help="Show the fields and the tensors that they can feed.")
 @click.argument("file", type=_EXISTING)
 @format_option
 def show(file: Path, form: str) -> None:
@@ -78,10 +78,10 @@ def show(file: Path, form: str) -> None:
 def check(files: tuple[Path, ...], events: Path | None, form: str) -> int:
     """Check schema files, and events against one; exit 1 when an event is not valid.
 
-    Every problem of every file comes at once; every bad event with its line and the reason.
+    Lists every problem of every file, and every bad event with its line and the reason.
     """
     if events is not None and len(files) > 1:
-        raise click.UsageError("--events are compared with one schema; give one FILE")
+        raise click.UsageError("--events compares events with one schema; give one FILE")
     found = _load(files)
     total, bad = _check_events(found[0], events) if events is not None else (0, [])
     if form == "json":
@@ -102,7 +102,7 @@ def check(files: tuple[Path, ...], events: Path | None, form: str) -> int:
 @click.argument("events", type=_EXISTING)
 @click.option("--name", default="Event", show_default=True, help="Name of the record.")
 def infer(events: Path, name: str) -> None:
-    """Propose a schema from sample EVENTS, JSON objects, one per line. A start to edit: a sample does not show everything."""
+    """Propose a schema from sample EVENTS, JSON objects, one per line. Edit the result: a sample does not show every case."""
     proposed = infer_schema(_parsed(events), name)
     print_json(proposed)
     err.print(f"{len(proposed['fields'])} fields. Check the types and what may be null, then: penstock schema check FILE --events {events}")
@@ -110,13 +110,13 @@ def infer(events: Path, name: str) -> None:
 
 @schema.command(short_help="Print the JSON Schema of topology files.")
 def topology() -> None:
-    """Print the JSON Schema of topology files, from which editors complete them."""
+    """Print the JSON Schema of topology files, for completion in editors."""
     print_json(json_schema())
 
 
 @schema.command(short_help="Print the JSON Schema of control messages.")
 def control() -> None:
-    """Print the JSON Schema of the messages of a control topic, as they stand inside their signature."""
+    """Print the JSON Schema of the messages of a control topic (the signed payload)."""
     print_json(messages.json_schema())
 
 
@@ -127,7 +127,7 @@ def status() -> None:
 
 
 def _load(files: Iterable[Path]) -> list[Schema]:
-    """The schemas of all files. Raises SchemaError with the problems of all."""
+    """Loads all files. Raises SchemaError with the problems of all of them."""
     found: list[Schema] = []
     problems: list[Problem] = []
     for file in files:
@@ -141,7 +141,7 @@ def _load(files: Iterable[Path]) -> list[Schema]:
 
 
 def _lines(events: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers."""
+    """Yields the lines that are not blank, with their numbers."""
     with events.open("rb") as opened:
         for number, line in enumerate(opened, 1):
             if line.strip():
@@ -149,7 +149,7 @@ def _lines(events: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _check_events(found: Schema, events: Path) -> tuple[int, list[tuple[int, str]]]:
-    """How many events there are, and the line and reason of each bad one."""
+    """Returns the number of events, and the line and reason of each bad event."""
     decode = decoder("json", found, []).decode
     total, bad = 0, []
     for chunk in _chunks(_lines(events)):
@@ -169,7 +169,7 @@ def _parsed(events: Path) -> Iterator[Any]:
         try:
             yield json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise SchemaError(Problem(str(events), number, 1, f"no JSON: {error}", "one JSON object a line")) from None
+            raise SchemaError(Problem(str(events), number, 1, f"not JSON: {error}", "write one JSON object per line")) from None
 
 
 def _type(field: Field) -> str:

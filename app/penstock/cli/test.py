@@ -1,4 +1,4 @@
-"""`penstock test`: the examples beside a topology, run through the real plan without a broker."""
+"""`penstock test`: runs the examples beside a topology through the real plan, without a broker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["test"]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A case that was run: it holds when nothing came out otherwise."""
+    """A case that was run. It passed when it has no mismatches."""
 
     file: str
     case: Case
@@ -35,17 +35,17 @@ class Result:
 @click.command()
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path, exists=True), metavar="[FILES or FOLDERS]")
 @with_settings("models", "schemas")
-@click.option("-k", "part", default="", metavar="TEXT", help="Only the cases with this text in their name.")
+@click.option("-k", "part", default="", metavar="TEXT", help="Run only cases with this text in their name.")
 @format_option
 def test(paths: tuple[Path, ...], settings: Settings, part: str, form: str) -> int:
     """Run the examples beside a topology: events in, expected outputs out, no broker.
 
-    A file NAME.test.yaml holds cases for NAME.yaml: what is given to sources, and what must come out of sinks and dead
-    letters. Either name may be given; a folder means all the *.test.yaml in it. Without FILES: topologies/.
+    A file NAME.test.yaml holds cases for NAME.yaml: the events of the sources, and the expected records of sinks and dead-letter
+    topics. Give either name, or a folder for all *.test.yaml files in it. The default is topologies/.
 
-    Exit codes: 0 every case holds, 1 some do not, 2 a file cannot be run (all problems are listed, nothing is run).
+    Exit codes: 0 every case passed, 1 a case failed, 2 a file cannot be run (all problems are listed and no case is run).
     """
-    # With the stream's machinery and the model runtime behind it: `--help` does without.
+    # Imported here because they load the pipeline and the model runtime, which `--help` does not need.
     from penstock.testing.case_file import SUFFIX, read_cases
     from penstock.testing.cases import run_case
 
@@ -68,11 +68,11 @@ def test(paths: tuple[Path, ...], settings: Settings, part: str, form: str) -> i
 
 
 def _files(paths: Iterable[Path], suffix: str) -> list[Path]:
-    """Every file of cases that the paths stand for, once, in order."""
+    """Returns every file of cases that the paths name, once, in order."""
     found: list[Path] = []
     for path in paths:
         if not path.exists():
-            raise click.UsageError(f"there is no folder {path} here: name the files to run, or where they are")
+            raise click.UsageError(f"there is no folder {path} here: give the files to run, or their folder")
         if path.is_dir():
             inside = sorted(path.rglob(f"*{suffix}"))
             if not inside:

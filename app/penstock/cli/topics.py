@@ -1,4 +1,4 @@
-"""`penstock topics`: what a topology reads and writes, and making what is missing."""
+"""`penstock topics`: lists the topics that a topology reads and writes, and creates those that are missing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["topics"]
 
 
 class Need(NamedTuple):
-    """What a topic is for; the partitions (None: as many as the sources have) and the configuration that it must have."""
+    """The role of a topic, its partitions (None: as many as the sources have) and the configuration that it must have."""
 
     role: str
     partitions: int | None = None
@@ -28,16 +28,16 @@ class Need(NamedTuple):
 
 
 def needed(topology: Topology, application: str) -> dict[str, Need]:
-    """Every topic of a topology, and what it is for, in the order of the file."""
+    """Returns every topic of a topology with its role, in the order of the file."""
     releases = Topics.declared(application, topology)
-    roles: dict[str, list[str]] = {}  # a topic may have several: in a chain what a sink writes is what a source reads
+    roles: dict[str, list[str]] = {}  # a topic may have several roles: in a chain, a source reads what a sink writes
     for source in topology.sources:
         roles.setdefault(source.topic, []).append(f"source {source.name}")
     for sink in topology.sinks:
         roles.setdefault(sink.topic, []).append(f"sink {sink.name}")
     for source in topology.sources:
         roles.setdefault(source.dead_letter, []).append(f"dead letters of {source.name}")
-    return {topic: Need(", ".join(said)) for topic, said in roles.items()} | {
+    return {topic: Need(", ".join(labels)) for topic, labels in roles.items()} | {
         releases.control: Need("releases: the control log", 1, CONTROL_CONFIG),
         releases.status: Need("releases: what workers report", 1, STATUS_CONFIG),
     }
@@ -75,15 +75,15 @@ def ls(topology: Path, form: str, settings: Settings) -> int:
 @click.option(
     "--replication", type=click.IntRange(-1, 100), default=-1, show_default=True, help="Copies of each partition; -1: the brokers' default."
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be created.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be created.")
 @format_option
 @with_settings(*CONNECTION, "application")
 def create(topology: Path, partitions: int | None, replication: int, dry_run: bool, form: str, settings: Settings) -> None:
-    """Create the topics of TOPOLOGY that do not exist yet. Those that exist are left as they are.
+    """Create the topics of TOPOLOGY that do not exist yet. Existing topics are not changed.
 
-    Predictions keep their input's partition, so all topics get the same number: `--partitions`, or the largest number
-    that a source of the topology has already, or 4. The control log and the status topic have one; their names begin with
-    --application, and they are configured to keep what they must (for ever, and the last word of each worker).
+    Predictions keep their input's partition, so all topics get the same number: `--partitions`, else the largest number
+    that a source of the topology already has, else 4. The control log and the status topic have one partition, and their names
+    begin with --application. The control log keeps every message; the status topic keeps the last report of each worker.
     """
     from penstock.transports.kafka.connection import Admin
 

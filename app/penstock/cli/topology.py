@@ -1,4 +1,4 @@
-"""`penstock validate`, `plan` and `draw`: a topology file looked at without a broker, and without running a model."""
+"""`penstock validate`, `plan` and `draw`: inspect a topology file without a broker and without running a model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _file = click.argument("topology", type=click.Path(path_type=Path), metavar="FIL
 @format_option
 @click.pass_context
 def validate(ctx: click.Context, /, topology: Path, settings: Settings, form: str) -> None:
-    """Check the topology FILE whole: keys, names, models, types. Lists every problem with its line; exit code 2 if there are any."""
+    """Check the topology FILE: keys, names, models, types. Lists every problem with its line. Exit code 2 if there are any."""
     try:
         loaded = load(topology, models=settings.models, schemas=settings.schemas)
     except TopologyError as error:
@@ -73,15 +73,15 @@ def plan(topology: Path, settings: Settings, form: str) -> None:
 @_file
 @with_settings("models", "schemas")
 @click.option(
-    "--as", "style", type=click.Choice(["text", "mermaid"]), default="text", show_default=True, help="For a terminal, or for pages."
+    "--as", "style", type=click.Choice(["text", "mermaid"]), default="text", show_default=True, help="For a terminal, or for web pages."
 )
 def draw(topology: Path, settings: Settings, style: str) -> None:
-    """Draw the topology FILE. A file that is not valid yet is drawn as far as its references can be followed."""
+    """Draw the topology FILE. An invalid file is drawn as far as its references resolve."""
     parsed, wiring = parse(topology), None
     try:
         wiring = load(topology, models=settings.models, schemas=settings.schemas).wiring
     except TopologyError:
-        err.print("drawn by the file alone, without what is wired by name: `penstock validate` says why", markup=False)
+        err.print("drawn from the file alone, without the wires that follow from names: run `penstock validate` to see why", markup=False)
     click.echo({"text": text, "mermaid": mermaid}[style](parsed, wiring), nl=False)
 
 
@@ -138,7 +138,7 @@ def _sink(emit: Emit) -> dict[str, Any]:
 def _print_stage(stage: Stage, loaded: Loaded) -> None:
     for one in stage.inputs:
         _print_input(one, loaded)
-    steps = table("steps", "", "node", "model", "inputs", "outputs asked")
+    steps = table("steps", "", "node", "model", "inputs", "outputs read")
     for number, step in enumerate(stage.steps, 1):
         outputs = "\n".join(str(tensor) for tensor in step.outputs)
         _add(steps, str(number), step.node.name, _computed_by(step.node, loaded), "\n".join(map(_fed, step.feeds)), outputs)
@@ -157,7 +157,7 @@ def _print_input(one: Input, loaded: Loaded) -> None:
     writers = [sink.name for sink in loaded.topology.sinks if sink.topic == source.topic]
     written = f", written by {' and '.join(f'the sink {name}' for name in writers)}" if writers else ""
     out.print(f"[bold]source {source.name}[/bold]: {source.topic} ({source.format}, {source.schema}){written}")
-    out.print(f"  records that cannot be scored go to {source.dead_letter}\n", markup=False)
+    out.print(f"  records that cannot be scored are written to {source.dead_letter}\n", markup=False)
     columns = table("columns read", "column", "field", "type", "null")
     for column in one.columns:
         _add(columns, column.name, column.field, _type(column.dtype, column.shape), _missing(column))
@@ -166,7 +166,7 @@ def _print_input(one: Input, loaded: Loaded) -> None:
 
 
 def _computed_by(node: Node, loaded: Loaded) -> str:
-    """What a node's column says: of a model the exact version, and the alias that named it."""
+    """Returns the cell of a node: for a model, the exact version and the alias that selected it."""
     if not isinstance(node, ModelNode):
         return kind_of(node).detail(node)
     model = f"{node.model.name}@{loaded.artifacts[node.name].version}"
@@ -174,7 +174,7 @@ def _computed_by(node: Node, loaded: Loaded) -> str:
 
 
 def _add(made: Table, *cells: str) -> None:
-    """A row of plain text: `[month, day]` is no markup."""
+    """Adds a row of plain text, so that `[month, day]` is not read as markup."""
     made.add_row(*map(Text, cells))
 
 
@@ -194,7 +194,7 @@ def _type(dtype: str, shape: tuple[int | None, ...]) -> str:
 
 
 def _missing(column: Column) -> str:
-    """What happens to a null, in words."""
+    """Describes what happens to a null."""
     if column.missing.action == "reject":
         return "rejected"
     return "null" if column.missing.value is None else str(column.missing.value)

@@ -1,4 +1,4 @@
-"""Bytes to columns and back: one file a format. `decoder` and `encoder` pick it by name."""
+"""Bytes to columns and back: one file per format. `decoder` and `encoder` select it by name."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Format = Literal["json", "avro", "avro-confluent"]
 def decoder(
     format: Format, schema: Schema, columns: Sequence[Column], *, max_bytes: int = 1_048_576, ids: str | Path | None = None
 ) -> Decoder:
-    """A decoder of events of `schema` into `columns`.
+    """Returns a decoder of events of `schema` into `columns`.
 
-    For `avro-confluent`, `ids` is the directory of writer schemas named by their id (`17.avsc`); by default `ids/` beside the
-    schema's own file. Raises SchemaError when a column cannot be fed from its field, or a writer schema does not resolve.
+    For `avro-confluent`, `ids` is the directory of writer schemas named by their id (`17.avsc`); the default is `ids/` beside the
+    schema's file. Raises SchemaError when a column cannot be fed from its field, or a writer schema does not resolve.
     """
     match format:
         case "json":
@@ -43,7 +43,7 @@ def decoder(
 
 
 def encoder(format: Format, fields: Sequence[Tensor], schema: Schema | None = None, *, ids: str | Path | None = None) -> Encoder:
-    """An encoder of rows with these fields; Avro needs a schema. Raises SchemaError when the fields do not fit it.
+    """Returns an encoder of rows with these fields; Avro needs a schema. Raises SchemaError when the fields do not fit it.
 
     For `avro-confluent`, the schema must be among those of `ids` (see `decoder`): its id goes before each datum.
     """

@@ -1,4 +1,4 @@
-"""Writer to reader: what one schema wrote, as another reads it. Decided once per pair of schemas, never per record."""
+"""Resolves a writer schema to a reader schema: once per pair of schemas, never per record."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ __all__ = ["defaults", "frame", "load_ids", "shadowed_symbols"]
 
 
 def load_ids(directory: Path) -> dict[int, Schema]:
-    """The writer schemas of `directory`, by the id that the file name is: `17.avsc`. Raises SchemaError with all problems."""
+    """Loads the writer schemas of `directory`. The file name is the id: `17.avsc`. Raises SchemaError with all problems."""
     found: dict[int, Schema] = {}
     problems: list[Problem] = []
     for file in sorted(directory.glob("*.avsc")):
         try:
             if not (file.stem.isascii() and file.stem.isdecimal()):
-                raise SchemaError(Problem(str(file), 0, 0, "the name is no schema id", "name it as the registry numbers it: 17.avsc"))
+                raise SchemaError(Problem(str(file), 0, 0, "the file name is not a schema id", "use the id of the registry: 17.avsc"))
             found[int(file.stem)] = load_schema(file)
         except SchemaError as error:
             problems.extend(error.problems)
     if not found and not problems:
-        problems.append(Problem(str(directory), 0, 0, "no writer schemas there", "put each one there under its id: 17.avsc"))
+        problems.append(Problem(str(directory), 0, 0, "the folder has no writer schemas", "add each one under its id: 17.avsc"))
     if problems:
         raise SchemaError(problems)
     return found
 
 
 def frame(schema: Schema, directory: Path) -> bytes:
-    """Confluent's five bytes for the id under which `directory` holds this schema. Raises SchemaError when it does not."""
+    """Returns Confluent's five bytes for the id of this schema in `directory`. Raises SchemaError when it is not there."""
     for number, known in sorted(load_ids(directory).items()):
         if known.avro == schema.avro:
             return b"\0" + number.to_bytes(4, "big")
@@ -40,7 +40,7 @@ def frame(schema: Schema, directory: Path) -> bytes:
 
 
 def defaults(writer: Schema, reader: Schema) -> dict[str, Any]:
-    """The reader's fields that the writer lacks, with their defaults. Raises SchemaError where the two do not resolve."""
+    """Returns the reader's fields that the writer lacks, with their defaults. Raises SchemaError where the two do not resolve."""
     lacking: dict[str, Any] = {}
     problems: list[Problem] = []
     for field in reader.fields:
@@ -50,15 +50,15 @@ def defaults(writer: Schema, reader: Schema) -> dict[str, Any]:
         elif written is None:
             lacking[field.name] = field.default
         elif not resolves(written, field):
-            message = f"field {field.name!r} is {written.kind}, read as {field.kind}"
-            problems.append(_unresolved(writer, message, "keep to Avro's promotions"))
+            message = f"field {field.name!r} is {written.kind} and cannot be read as {field.kind}"
+            problems.append(_unresolved(writer, message, "use a type that Avro promotes"))
     if problems:
         raise SchemaError(problems)
     return lacking
 
 
 def shadowed_symbols(writer: Schema, reader: Schema, names: Sequence[str]) -> list[tuple[int, frozenset[str]]]:
-    """For each of the enums `names` that the writer knows more symbols of: its position, and the symbols that the reader knows."""
+    """For each enum of `names` to which the writer adds symbols: its position, and the reader's symbols."""
     found = []
     for i, name in enumerate(names):
         written, read = writer.field(name), reader.field(name)

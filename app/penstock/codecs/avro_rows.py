@@ -1,7 +1,8 @@
-"""One Avro datum at a time, trusting nothing: each reader takes the bytes and a position, and gives the value and the next.
+"""Decodes one Avro datum at a time, from untrusted bytes: each reader takes the bytes and a position, and returns the value and
+the next position.
 
-Written out rather than left to a library because a body comes from anyone who may produce to the topic: counts are held
-against the bytes that are left before anything is made of them, and a body must end where its last field ends.
+This is not left to a library, because every producer to the topic can send any body. Each count is compared with the bytes
+that are left before memory is allocated for it, and a body must end where its last field ends.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ _MAX_DEPTH: Final = 64
 
 
 def datum_reader(avro: Mapping[str, Any], names: list[str]) -> DatumReader:
-    """A reader of single datums of the parsed record schema `avro`: the values of the fields `names`, in that order.
+    """Returns a reader of single datums of the parsed record schema `avro`: the values of the fields `names`, in that order.
 
-    Raises DecodeError for bytes that are no such datum, or go on behind it.
+    The reader raises DecodeError for bytes that are not such a datum, or that continue after it.
     """
     named = dict(avro["__named_schemas"])
     slots = {name: i for i, name in enumerate(names)}
@@ -35,7 +36,7 @@ def datum_reader(avro: Mapping[str, Any], names: list[str]) -> DatumReader:
         values: list[Any] = [None] * len(names)
         at, field = 0, 0
         try:
-            for field, (slot, reader) in enumerate(readers):  # noqa: B007  # `field` names the culprit below
+            for field, (slot, reader) in enumerate(readers):  # noqa: B007  # the error messages below read `field`
                 value, at = reader(body, at)
                 if slot >= 0:
                     values[slot] = value
@@ -44,7 +45,7 @@ def datum_reader(avro: Mapping[str, Any], names: list[str]) -> DatumReader:
         except UnicodeDecodeError as error:
             raise DecodeError(f"invalid UTF-8 in field {avro['fields'][field]['name']!r}: {error.reason}") from None
         if at != len(body):
-            raise DecodeError(f"{len(body) - at} bytes behind the datum")
+            raise DecodeError(f"{len(body) - at} bytes after the datum")
         return values
 
     return read
@@ -55,7 +56,7 @@ class _Malformed(Exception):
 
 
 def _reader(avro: Any, named: Mapping[str, Any], *, text: bool, depth: int = 0) -> Reader:
-    """The reader of a type. Strings are made into text only where somebody reads them; what a name stands for is read when met."""
+    """Returns the reader of a type. Only strings of requested fields are decoded to text; named types are resolved when they are read."""
 
     def inner(avro: Any) -> Reader:
         return _reader(avro, named, text=text, depth=depth)
@@ -94,7 +95,7 @@ def _later(name: str, named: Mapping[str, Any], text: bool, depth: int) -> Reade
 
 
 def _take(body: bytes, at: int, size: int) -> int:
-    """The end of `size` bytes from `at`."""
+    """Returns the end of `size` bytes from `at`."""
     if size < 0:
         raise _Malformed(f"negative length {size}")
     if at + size > len(body):
@@ -109,7 +110,7 @@ def _null(body: bytes, at: int) -> tuple[None, int]:
 def _boolean(body: bytes, at: int) -> tuple[bool, int]:
     end = _take(body, at, 1)
     if body[at] > 1:
-        raise _Malformed(f"{body[at]:#04x} is no boolean")
+        raise _Malformed(f"{body[at]:#04x} is not a boolean")
     return body[at] == 1, end
 
 
@@ -129,7 +130,7 @@ def _long(body: bytes, at: int) -> tuple[int, int]:
 def _int(body: bytes, at: int) -> tuple[int, int]:
     number, at = _long(body, at)
     if not -(2**31) <= number < 2**31:
-        raise _Malformed(f"{number} is no 32-bit number")
+        raise _Malformed(f"{number} is not a 32-bit number")
     return number, at
 
 
@@ -183,7 +184,7 @@ def _union(branches: list[Reader]) -> Reader:
 
 
 def _record(readers: list[Reader]) -> Reader:
-    """Nested records feed no tensor: they are walked, not kept."""
+    """Nested records feed no tensor: they are skipped."""
 
     def read(body: bytes, at: int) -> tuple[None, int]:
         for reader in readers:
@@ -194,7 +195,7 @@ def _record(readers: list[Reader]) -> Reader:
 
 
 def _blocks(item: Reader, *, keyed: bool) -> Reader:
-    """Arrays and maps. Maps feed no tensor: their keys are walked, not kept."""
+    """Arrays and maps. Maps feed no tensor: their keys are skipped."""
 
     def read(body: bytes, at: int) -> tuple[list[Any], int]:
         items: list[Any] = []
@@ -205,7 +206,7 @@ def _blocks(item: Reader, *, keyed: bool) -> Reader:
             if count < 0:
                 count, (size, at) = -count, _long(body, at)
                 _take(body, at, size)
-            # An item may take no byte at all (null, an empty record), so the count itself is held against the body.
+            # An item may have no bytes (null, an empty record), so the count itself is compared with the body's length.
             _take(body, at, count)
             for _ in range(count):
                 if keyed:

@@ -1,4 +1,4 @@
-"""Columns to Avro datums, a column at a time: each becomes a list of cells, and a row is its cells joined."""
+"""Columns to Avro datums, a column at a time: each column becomes a list of cells, and a row is its joined cells."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["AvroEncoder"]
 
 
 def _varint(number: int) -> bytes:
-    """A whole number of at most 64 bits as Avro's zigzag varint."""
+    """Returns a whole number of at most 64 bits as Avro's zigzag varint."""
     rest = number << 1 ^ number >> 63
     out = bytearray()
     while rest > 127:
@@ -47,12 +47,12 @@ class AvroEncoder:
             self._plan.append((field, branch if at >= 0 else _default(field, raw, schema), at))
 
     def encode(self, columns: Sequence[Array]) -> tuple[list[bytes], Mapping[int, RecordError]]:
-        """The rows as one datum each; b"" and an EncodeError for a row with a number that is not finite or a bad string."""
+        """Returns one datum per row. A row with a non-finite number or a bad string has b"" and an EncodeError."""
         errors = self._outputs.check(columns)
         size = len(columns[0])
         cells: list[Sequence[bytes]] = [[self._prefix] * size]
         for field, constant, at in self._plan:
-            # A null in a field that is not optional has failed its row, so that it is looked for only where rows have failed.
+            # A null in a field that is not optional has failed its row, so nulls are searched only when rows have failed.
             holed = at >= 0 and columns[at].dtype.kind == "O" and (field.optional or errors)
             nulls = [value is None for value in columns[at].tolist()] if holed and field.items is None else []
             if any(nulls):
@@ -69,14 +69,14 @@ class AvroEncoder:
 
 
 def _optional_cells(field: Field, branch: bytes, column: Array, nulls: list[bool], errors: dict[int, RecordError]) -> Sequence[bytes]:
-    """The values of a column with nulls, each behind its branch of the union of null and one type."""
+    """Returns the values of a column with nulls, each after its branch index in the union of null and one type."""
     held = np.where(nulls, "" if field.dtype == "string" else 0, column)
     null = b"" if not branch else b"\0" if branch == b"\2" else b"\2"  # b"": the schema forbids it, and the row has failed
     return [null if hole else branch + cell for hole, cell in zip(nulls, _cells(field, held, errors), strict=True)]
 
 
 def _cells(field: Field, column: Array, errors: dict[int, RecordError]) -> Sequence[bytes]:
-    """The values of a column, each as its bytes."""
+    """Returns the values of a column, each as bytes."""
     if field.items is not None:
         return _arrays(field.items, column, errors)
     match field.kind:
@@ -101,14 +101,14 @@ def _strings(values: list[str], errors: dict[int, RecordError]) -> list[bytes]:
         try:
             raw = value.encode()
         except UnicodeEncodeError as error:
-            errors.setdefault(row, EncodeError(f"a string that is no Unicode text: {error.reason}"))
+            errors.setdefault(row, EncodeError(f"a string is not valid Unicode: {error.reason}"))
             raw = b""
         cells.append((_SMALL[len(raw)] if len(raw) < 8192 else _varint(len(raw))) + raw)
     return cells
 
 
 def _arrays(items: Field, column: Array, errors: dict[int, RecordError]) -> list[bytes]:
-    """One block an array; the cells of all rows are made together and then dealt out."""
+    """One block per array; the cells of all rows are made together and then distributed."""
     size = column.shape[1]
     if size == 0:
         return [b"\0"] * len(column)
@@ -120,12 +120,12 @@ def _arrays(items: Field, column: Array, errors: dict[int, RecordError]) -> list
 
 
 def _branch(union: list[Any]) -> int:
-    """The index of the branch that is not null."""
+    """Returns the index of the branch that is not null."""
     return next(i for i, branch in enumerate(union) if branch != "null")
 
 
 def _default(field: Field, raw: Mapping[str, Any], schema: Schema) -> bytes:
-    """The cell of a field that the sink leaves to its default."""
+    """Returns the cell of a field that the sink leaves at its default."""
     value = field.default
     one = fastavro.parse_schema({"type": "record", "name": "Default", "fields": [raw]}, named_schemas=dict(schema.avro["__named_schemas"]))
     out = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What a format has to offer: decode a batch of values into columns, encode columns into values."""
+"""What a format provides: a decoder from a batch of values to columns, and an encoder from columns to values."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ __all__ = ["Decoder", "Encoder"]
 
 
 class Decoder(Protocol):
-    """Made once for a source: by its schema and the columns that its stage reads.
+    """Created once per source, from its schema and the columns that its stage reads.
 
-    `spread` is how many chunks' worth of rows it wants at a time: 1 when its cost is by the row, more when much of it is
-    by the call.
+    `spread` is the number of chunks that it should decode per call: 1 when its cost is per row, more when much of the cost
+    is per call.
     """
 
     spread: int
 
     def decode(self, values: Sequence[bytes | None]) -> Batch:
-        """The values as one batch: the columns asked for, and a Failure (DecodeError) for each value that is none.
+        """Returns the values as one batch: the requested columns, and a Failure (DecodeError) per value that is not an event.
 
         Never raises for what is in `values`.
         """
 
 
 class Encoder(Protocol):
-    """Made once for a sink: by its output fields."""
+    """Created once per sink, from its output fields."""
 
     def encode(self, columns: Sequence[Array]) -> tuple[list[bytes], Mapping[int, RecordError]]:
-        """The rows of the columns (one array a field, in order, each `[N, ...]`) as N values.
+        """Returns the rows of the columns (one array per field, in order, each `[N, ...]`) as N values.
 
         A row that cannot be written has b"" and an EncodeError under its position.
         """

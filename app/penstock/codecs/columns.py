@@ -1,6 +1,6 @@
 """From decoded values to the arrays of a batch: the half of a decoder that does not depend on the format.
 
-Measured at chunks of 256 rows: packing a column with `struct` costs 0.016 µs a value, `np.array` 0.024.
+Measured at chunks of 256 rows: packing a column with `struct` costs 0.016 µs per value, `np.array` 0.024.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CODES: Final = {
 _BITS: Final = {"int": 32, "long": 64, "timestamp": 64}
 FLOATS: Final = ("float", "double")
 _NUMBERS: Final = ("boolean", "int", "long", "timestamp", *FLOATS)
-# From so many rows on, what an array costs beside its values is less than what making several at once costs.
+# From this number of rows on, the fixed cost per array is less than the cost of making several arrays at once.
 _MANY: Final = 32
 
 _FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
@@ -36,7 +36,7 @@ _FLOAT64_MAX: Final = float(np.finfo(np.float64).max)
 
 
 def bounds(kind: str, dtypes: Iterable[str]) -> tuple[float, float]:
-    """The least and the greatest number of an Avro kind that tensors of all these dtypes hold; whole numbers for a whole kind."""
+    """Returns the least and the greatest number of an Avro kind that tensors of all these dtypes hold; integers for an integer kind."""
     if kind in FLOATS:
         top = _FLOAT32_MAX if kind == "float" or "float32" in dtypes else _FLOAT64_MAX
         return -top, top
@@ -45,7 +45,7 @@ def bounds(kind: str, dtypes: Iterable[str]) -> tuple[float, float]:
 
 
 class Make(NamedTuple):
-    """One column, with all that can be worked out before the first row."""
+    """One column, with everything that is computed before the first row."""
 
     field: int
     name: str
@@ -59,7 +59,7 @@ class Make(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """Plain columns of one dtype, made as the rows of one array: what an array costs beside its values is paid once."""
+    """Plain columns of one dtype, made as the rows of one array, so that the fixed cost of an array is paid once."""
 
     names: tuple[str, ...]
     pick: itemgetter[Any]
@@ -68,14 +68,14 @@ class _Group(NamedTuple):
 
 
 class Assembler:
-    """Makes the columns asked for out of the fields' values. Raises SchemaError for a column that its field cannot feed."""
+    """Makes the requested columns from the fields' values. Raises SchemaError for a column that its field cannot feed."""
 
     def __init__(self, schema: Schema, columns: Sequence[Column]) -> None:
         problems = [problem for column in columns if (problem := _clash(schema, column)) is not None]
         shapes = {column.field: column.shape for column in reversed(columns)}
         for column in columns:
             if column.shape != shapes[column.field]:
-                message = f"field {column.field!r} is asked for as an array of {list(shapes[column.field])} and of {list(column.shape)}"
+                message = f"field {column.field!r} is read as an array of {list(shapes[column.field])} and of {list(column.shape)}"
                 problems.append(Problem(schema.path or schema.name, 0, 0, message, "a field has one shape"))
         if problems:
             raise SchemaError(problems)
@@ -93,18 +93,18 @@ class Assembler:
         return all(isinstance(one.missing.value, float) and math.isnan(one.missing.value) for one in self.columns if one.field == field)
 
     def shape(self, field: str) -> tuple[int, ...]:
-        """The axes that the columns of the field demand, () when there is none."""
+        """Returns the axes that the columns of the field require; () when they require none."""
         return next((column.shape for column in self.columns if column.field == field), ())
 
     def dtypes(self, field: str) -> list[str]:
-        """The dtypes of the columns of the field."""
+        """Returns the dtypes of the columns of the field."""
         return [column.dtype for column in self.columns if column.field == field]
 
     def arrays(self, fields: Sequence[Any], size: int, nulls: Sequence[Array | None] | None = None) -> dict[str, Array]:
-        """The columns of `size` rows.
+        """Returns the columns of `size` rows.
 
-        `fields` holds, for each field of the schema in its order, the values as a sequence or as an array; it may be empty
-        when there are no rows. An array cannot hold null: `nulls` marks them, field by field.
+        `fields` holds the values of each field, in the order of the schema, as a sequence or an array. It may be empty when
+        there are no rows. An array cannot hold null, so `nulls` marks the nulls of each field.
         """
         if not fields:
             fields = [()] * (1 + max((make.field for make in self.makes), default=0))
@@ -118,10 +118,10 @@ class Assembler:
 
 
 def _clash(schema: Schema, column: Column) -> Problem | None:
-    """What is wrong with feeding `column` from its field."""
+    """Returns the problem with feeding `column` from its field; None when there is no problem."""
     field = schema.field(column.field)
     if field is None:
-        return Problem(schema.path or schema.name, 0, 0, f"there is no field {column.field!r}", "declare it, or read another")
+        return Problem(schema.path or schema.name, 0, 0, f"there is no field {column.field!r}", "declare it, or read another field")
     axes, inner = field.shape, field
     while inner.items is not None:
         inner = inner.items
@@ -146,7 +146,7 @@ def _make(field: int, column: Column, schema: Schema) -> Make:
 
 
 def _grouped(makes: Sequence[Make]) -> tuple[list[_Group], list[Make]]:
-    """The columns that can be made together (one value a row, never null), and the others."""
+    """Returns the columns that can be made together (one value per row, never null), and the others."""
     alike: dict[np.dtype[Any], list[Make]] = {}
     for make in makes:
         if not make.shape and not make.fills:
@@ -161,31 +161,31 @@ def _grouped(makes: Sequence[Make]) -> tuple[list[_Group], list[Make]]:
 
 
 def _stand_in(column: Column, schema: Schema) -> Any:
-    """What holds the place of a null that stays one, until the column is made. Raises SchemaError where none can stay."""
+    """Returns the placeholder of a null that is kept, until the column is made. Raises SchemaError where the column cannot keep nulls."""
     field = schema.field(column.field)
     if column.shape or field is None or field.dtype != column.dtype:
         message = f"field {column.field!r} cannot keep its nulls as {column.dtype}{list(column.shape) if column.shape else ''}"
-        raise SchemaError(Problem(schema.path or schema.name, 0, 0, message, "null stays in scalars of the field's own type only"))
+        raise SchemaError(Problem(schema.path or schema.name, 0, 0, message, "only a scalar column of the field's type can keep nulls"))
     return "" if column.dtype == "string" else 0
 
 
 def _fill(column: Column, schema: Schema) -> Any:
-    """What stands in for a null: a scalar, or nested lists of the column's shape. Raises SchemaError when it is no value of the dtype."""
+    """Returns the replacement of a null: a scalar, or nested lists of the column's shape. Raises SchemaError when it does not fit."""
     text, value = column.dtype == "string", column.missing.value
     try:
-        with np.errstate(all="ignore"):  # what does not fit is seen by comparing
+        with np.errstate(all="ignore"):  # the comparison finds values that do not fit
             made = np.full(column.shape, value, object if text else column.dtype)
         if isinstance(value, str) == text and (column.dtype in ("float32", "float64") or bool(np.all(made == value))):
             return made.tolist()
-        reason = f"it is no {column.dtype}"
+        reason = f"it is not a value of {column.dtype}"
     except (TypeError, ValueError, OverflowError) as error:
         reason = str(error)
-    message = f"missing: {value!r} cannot stand in for field {column.field!r}: {reason}"
+    message = f"missing: {value!r} cannot replace a null of field {column.field!r}: {reason}"
     raise SchemaError(Problem(schema.path or schema.name, 0, 0, message, "give a value of that type"))
 
 
 def _array(values: Any, make: Make, size: int, nulls: Array | None = None) -> Array:
-    """The values as the array `[size, *shape]`, read-only when it was packed; a null becomes the fill, or stays None."""
+    """Returns the values as the array `[size, *shape]`, read-only when it was packed. A null becomes the fill, or stays None."""
     holes = _holes(values, make, nulls)
     if isinstance(values, np.ndarray):
         made: Array = values.astype(make.dtype, copy=holes is not None)
@@ -208,7 +208,7 @@ def _array(values: Any, make: Make, size: int, nulls: Array | None = None) -> Ar
 
 
 def _holes(values: Any, make: Make, nulls: Array | None) -> Array | None:
-    """Which rows are null, None when none is or a null has failed its row already."""
+    """Returns which rows are null; None when no row is null, or when nulls have failed their rows already."""
     if not make.fills:
         return None
     if nulls is not None:

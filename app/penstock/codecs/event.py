@@ -1,4 +1,4 @@
-"""One event at a time, as a mapping: for tests, examples and tools, where speed is no matter and a stack trace is welcome."""
+"""One event at a time, as a mapping: for tests, examples and tools, which need clear errors rather than speed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["event_reader", "event_writer"]
 
 
 def event_writer(format: str, schema: Schema | None) -> Callable[[Mapping[str, Any]], bytes]:
-    """Writes events in a format: JSON as it is given, Avro by the schema. The function raises ValueError for what does not fit it."""
+    """Returns a function that writes events in a format: JSON as given, Avro by the schema. It raises ValueError for a bad event."""
     if format == "json":
         return lambda event: json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
     prefix, avro = _avro(format, schema)
@@ -33,7 +33,7 @@ def event_writer(format: str, schema: Schema | None) -> Callable[[Mapping[str, A
 
 
 def event_reader(format: str, schema: Schema | None) -> Callable[[bytes], dict[str, Any]]:
-    """Reads events in a format, by the schema they were written with."""
+    """Returns a function that reads events in a format, by the schema that they were written with."""
     if format == "json":
         return json.loads
     if format == "avro" or schema is None:
@@ -44,7 +44,7 @@ def event_reader(format: str, schema: Schema | None) -> Callable[[bytes], dict[s
     def read(value: bytes) -> dict[str, Any]:
         number = int.from_bytes(value[1:5])
         if value[:1] != b"\0" or len(value) < 5 or number not in writers:
-            raise ValueError(f"it does not begin with the id of a schema in {_ids(schema)}")
+            raise ValueError(f"the value does not begin with the id of a schema in {_ids(schema)}")
         return _datum(value[5:], writers[number].avro)
 
     return read

@@ -1,4 +1,4 @@
-"""A schema proposed from sample events: a start to edit, since a sample never shows what a field may still become."""
+"""Proposes a schema from sample events. The result must be edited, because a sample does not show every value of a field."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def infer(events: Iterable[Any], name: str) -> dict[str, Any]:
-    """The Avro record schema that all the events (parsed JSON objects) fit. Raises SchemaError where none does.
+    """Returns an Avro record schema that all the events (parsed JSON objects) fit. Raises SchemaError when no schema fits.
 
     A field that is null or absent in some event is optional, with null as its default; numbers are `long` or `double`;
     an array that always has the same length has that `size`.
@@ -24,11 +24,11 @@ def infer(events: Iterable[Any], name: str) -> dict[str, Any]:
     for event in events:
         count += 1
         if not isinstance(event, Mapping):
-            raise SchemaError(f"event {count} is no JSON object")
+            raise SchemaError(f"event {count} is not a JSON object")
         for field, value in event.items():
             seen.setdefault(field, []).append(value)
     if not seen:
-        raise SchemaError("there are no events to learn fields from")
+        raise SchemaError("there are no events to infer fields from")
     return {"type": "record", "name": name, "fields": [_field(field, values, count) for field, values in seen.items()]}
 
 
@@ -59,4 +59,4 @@ def _type(name: str, values: list[Any]) -> Any:
         return {"type": "array", "items": _type(name, items), **({"size": sizes.pop()} if len(sizes) == 1 else {})}
     if kinds == {dict}:
         raise SchemaError(f"field {name!r} is an object, which feeds no tensor; drop it, or flatten it")
-    raise SchemaError(f"field {name!r} is now {' and now '.join(sorted(kind.__name__ for kind in kinds))}; no one type holds it")
+    raise SchemaError(f"field {name!r} has values of the types {' and '.join(sorted(kind.__name__ for kind in kinds))}; use one type")

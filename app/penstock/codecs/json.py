@@ -1,7 +1,7 @@
-"""JSON objects: each value is decoded on its own by one C call, so no byte of a bad record can reach its neighbours.
+"""JSON objects: each value is decoded separately by one C call, so a bad record cannot affect its neighbours.
 
-Joining a batch into one document and decoding that was measured too: it is no faster (0.42 µs an event either way)
-and it can be cheated, since `{"a":1},{"a":[{}` and `{}]}` are no events alone but two events together.
+Joining a batch into one document and decoding that was measured too: it is not faster (0.42 µs per event either way)
+and it is not safe, since `{"a":1},{"a":[{}` and `{}]}` are not events alone, but two events when joined.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from penstock.signature import Tensor
 
 __all__ = ["JsonDecoder", "JsonEncoder"]
 
-# What msgspec allows is what the interpreter's stack allows, which differs from version to version and from caller to caller.
+# msgspec allows as much nesting as the interpreter's stack, which differs between versions and callers. This limit does not.
 _MAX_DEPTH: Final = 500
 _TOO_DEEP: Final = f"nested too deeply, more than {_MAX_DEPTH} levels"
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.?)*+(?:"|\Z)', re.DOTALL)
@@ -33,10 +33,10 @@ _PLAIN: Final[Mapping[str, Any]] = {"boolean": bool, "string": str, "bytes": str
 
 
 class JsonDecoder:
-    """Decodes JSON objects by a schema: every field of it is checked, the columns asked for are made.
+    """Decodes JSON objects by a schema: checks every field of it, and makes the requested columns.
 
-    The native part, where it is installed and `native` lets it, takes the plain rows; all others go the way of Python,
-    which alone says what is no event.
+    The native part, where it is installed and `native` allows it, decodes the plain rows. Python decodes all others; only
+    Python rejects events.
     """
 
     spread = 1
@@ -48,7 +48,7 @@ class JsonDecoder:
         self._max_bytes = max_bytes
 
     def decode(self, values: Sequence[bytes | None]) -> Batch:
-        """The values as columns, and a Failure for each that is no event of the schema. Never raises for its content."""
+        """Returns the values as columns, and a Failure per value that is not an event of the schema. Never raises for a value's content."""
         if self._plain is None:
             return self._decode_each(values)
         columns, left = self._plain.decode(values)
@@ -70,7 +70,7 @@ class JsonDecoder:
         pending: Iterator[bytes | None] = iter(values)
         while True:
             try:
-                # What precedes the bad value is kept in `rows`, and `pending` goes on behind it: a bad row costs one exception.
+                # Values before the bad one are kept in `rows`, and `pending` continues after it: a bad row costs one exception.
                 rows.extend(map(decode, pending))
                 break
             except (ValueError, RecursionError) as error:
@@ -84,13 +84,13 @@ class JsonDecoder:
         return Batch(len(rows), columns, good, tuple(failures))
 
     def _harmless(self, values: Sequence[bytes | None]) -> bool:
-        """No null, none long enough to nest too deeply, all ASCII: one look at the joined batch saves four at each row."""
+        """Whether no value is null or long enough to nest too deeply, and all are ASCII: one check of the batch saves four per row."""
         try:
-            joined = b"".join(values)  # type: ignore[arg-type]  # a None is what the except is for
+            joined = b"".join(values)  # type: ignore[arg-type]  # the except handles a None
         except TypeError:
             return False
-        few = min(self._max_bytes, 2 * _MAX_DEPTH)  # every level takes a bracket to open and one to close
-        short = len(joined) <= few or max(map(len, values)) <= few  # type: ignore[arg-type]  # none is None here
+        few = min(self._max_bytes, 2 * _MAX_DEPTH)  # every level has an opening and a closing bracket
+        short = len(joined) <= few or max(map(len, values)) <= few  # type: ignore[arg-type]  # no value is None here
         return short and joined.isascii()
 
     def _decode_checked(self, value: bytes | None) -> Any:
@@ -106,7 +106,7 @@ class JsonDecoder:
 
 
 def _depth(value: bytes) -> int:
-    """How deep the brackets outside of strings are nested."""
+    """Returns the depth of nested brackets outside strings."""
     brackets = np.frombuffer(_STRING.sub(b"", value).translate(None, _NO_BRACKETS), np.uint8)
     opening = (brackets == ord("[")) | (brackets == ord("{"))
     return int(np.cumsum(np.where(opening, 1, -1)).max(initial=0))
@@ -121,7 +121,7 @@ def _explain(error: Exception) -> DecodeError:
 
 
 def _row_type(schema: Schema, assembler: Assembler) -> type[msgspec.Struct]:
-    """A struct with a slot for each field of the schema, in its order; slots are numbered since any name is legal in Avro."""
+    """Returns a struct with one slot per field of the schema, in order. Slots have numbers, because a field may have any Avro name."""
     slots: list[tuple[str, Any, Any]] = []
     for i, field in enumerate(schema.fields):
         nullable = field.optional and not assembler.rejects_null(field.name)
@@ -142,7 +142,7 @@ def _always(value: Any) -> Callable[[], Any]:
 
 
 def _type(field: Field, dtypes: Sequence[str], shape: tuple[int, ...]) -> Any:
-    """The msgspec type of a field's values, narrowed to what its columns can hold."""
+    """Returns the msgspec type of a field's values, narrowed to the range of its columns."""
     if field.kind in _PLAIN:
         return _PLAIN[field.kind]
     if field.kind == "enum":
@@ -169,7 +169,7 @@ class JsonEncoder:
         self._encode = msgspec.json.Encoder().encode
 
     def encode(self, columns: Sequence[Array]) -> tuple[list[bytes], Mapping[int, RecordError]]:
-        """The rows as one JSON object each; b"" and an EncodeError for a row with a number that is not finite or a bad string."""
+        """Returns one JSON object per row. A row with a non-finite number or a bad string has b"" and an EncodeError."""
         errors = self._outputs.check(columns)
         written: list[bytes] = []
         pending = map(self._row, *map(np.ndarray.tolist, columns))
@@ -178,7 +178,7 @@ class JsonEncoder:
                 written.extend(map(self._encode, pending))
                 break
             except UnicodeEncodeError as error:
-                errors.setdefault(len(written), EncodeError(f"a string that is no Unicode text: {error.reason}"))
+                errors.setdefault(len(written), EncodeError(f"a string is not valid Unicode: {error.reason}"))
                 written.append(b"")
         for row in errors:
             written[row] = b""

@@ -1,8 +1,8 @@
-"""The plan by which the native part reads plain JSON events: what each field may be, and where its columns lie.
+"""The plan by which the native part reads plain JSON events: the allowed values of each field, and the place of its columns.
 
-Plain is what needs no second look: a flat object with every field of the schema once, ASCII without escapes, numbers
-whose value is beyond doubt. Rows that are not plain are named, not judged: `JsonDecoder` decodes those as if nothing
-of this were here.
+A plain event is a flat object with every field of the schema once, ASCII without escapes, and numbers whose value is
+unambiguous. The native part returns the numbers of the other rows and does not reject them: `JsonDecoder` decodes them in
+Python.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _KINDS: Final = {
 
 
 class PlainColumns:
-    """Columns of one dtype lie in one block, so that the arrays of a batch are few."""
+    """Columns of one dtype share a block, so that a batch has few arrays."""
 
     def __init__(self, part: Native, schema: Schema, assembler: Assembler, max_bytes: int) -> None:
         alike: dict[np.dtype[Any], list[Make]] = {}
@@ -36,7 +36,7 @@ class PlainColumns:
         targets: list[list[NativeTarget]] = [[] for _ in schema.fields]
         for block, makes in enumerate(alike.values()):
             for row, make in enumerate(makes):
-                # A null that passes as null is no plain value: its row goes the other way.
+                # A null that is kept as null is not a plain value: Python decodes its row.
                 fill = None if make.passes or make.fill is None else pack(f"={make.code}", make.fill) if make.code else make.fill
                 targets[make.field].append((block, row, make.code or "O", fill))
         fields: list[NativeField] = []
@@ -51,7 +51,7 @@ class PlainColumns:
         self._native = part.JsonColumns(tuple(fields), max_bytes)
 
     def decode(self, values: Sequence[bytes | None]) -> tuple[dict[str, Array], list[int]]:
-        """The columns, and the rows that are not plain: what the columns hold there means nothing."""
+        """Returns the columns, and the rows that are not plain: the columns' values in those rows are undefined."""
         size = len(values)
         blocks = tuple([np.empty((len(names), size), dtype) for dtype, names in self._blocks])
         left = self._native.decode(values, blocks)
@@ -62,8 +62,8 @@ class PlainColumns:
 
 
 def plain_columns(schema: Schema, assembler: Assembler, max_bytes: int) -> PlainColumns | None:
-    """None when the native part is not there, or no event of the schema can be plain: it has nested values, or names beyond ASCII;
-    or when a column of numbers lets null pass, since its array then depends on the rows.
+    """Returns None without the native part, or when no event of the schema can be plain (nested values, names that are not ASCII),
+    or when a numeric column keeps null, because its array then depends on the rows.
     """
     nested = any(field.kind not in _KINDS for field in schema.fields)
     passing = any(make.passes and make.code for make in assembler.makes)

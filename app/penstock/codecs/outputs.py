@@ -1,4 +1,4 @@
-"""What a sink may write: output fields checked against the sink's schema once, and their rows for what no format can say."""
+"""Checks what a sink writes: output fields with the sink's schema once, and each row for values that no format can express."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Outputs:
         self._declared = [schema.field(field.name) if schema else None for field in fields]
 
     def check(self, columns: Sequence[Array]) -> dict[int, RecordError]:
-        """The rows that cannot be written: a number that is not finite, a forbidden null, a string that is no symbol of its enum."""
+        """Returns the rows that cannot be written: a non-finite number, a forbidden null, or a string that is not a symbol of its enum."""
         errors: dict[int, RecordError] = {}
         for field, declared, column in zip(self.fields, self._declared, columns, strict=True):
             if column.dtype.kind == "f":
@@ -39,7 +39,7 @@ class Outputs:
 
 
 def _check_objects(field: Tensor, declared: Field | None, column: Array, errors: dict[int, RecordError]) -> None:
-    """Strings, and whatever has nulls beside its values."""
+    """Checks strings, and every column that may hold nulls."""
     values = column.ravel().tolist()
     if declared is not None and not declared.optional and None in values:
         _note(errors, _where(column, [value is None for value in values]), f"field {field.name!r} is null, which the sink's schema forbids")
@@ -51,7 +51,7 @@ def _check_objects(field: Tensor, declared: Field | None, column: Array, errors:
         )
     elif declared is not None and (symbols := innermost(declared).symbols) and not set(values) <= {*symbols, None}:
         bad = [value is not None and value not in symbols for value in values]
-        _note(errors, _where(column, bad), f"field {field.name!r} is none of the enum's symbols")
+        _note(errors, _where(column, bad), f"field {field.name!r} is not a symbol of the enum")
 
 
 def _where(column: Array, bad: list[bool]) -> Array:
@@ -69,10 +69,10 @@ def _clashes(fields: Sequence[Tensor], schema: Schema) -> list[Problem]:
     for output in fields:
         field = schema.field(output.name)
         if field is None:
-            problems.append(Problem(file, 0, 0, f"the sink writes {output.name!r}, which is no field", "declare it in the schema"))
+            problems.append(Problem(file, 0, 0, f"the sink writes {output.name!r}, which is not a field", "declare it in the schema"))
         elif not writes(output.dtype, field) or not _same_axes(field, output):
             message = f"field {field.name!r} is {field.kind} and cannot hold {output}"
-            problems.append(Problem(file, 0, 0, message, "declare a type that holds it"))
+            problems.append(Problem(file, 0, 0, message, "declare a type that can hold it"))
     written = {output.name for output in fields}
     for field in schema.fields:
         if field.default is REQUIRED and field.name not in written:

@@ -1,7 +1,7 @@
-"""A schema file (`*.avsc`) becomes a Schema: one pass over the Avro JSON that collects every problem before it gives up.
+"""Reads a schema file (`*.avsc`) into a Schema: one pass over the Avro JSON that collects every problem.
 
-The Avro library has the last word on what is Avro; the pass before it exists because that library stops at the first
-problem, names no line, and drops the attribute `size` that fixes an array's length.
+The Avro library then decides whether the file is valid Avro. The pass before it is needed because that library stops at the
+first problem, reports no line, and drops the attribute `size` that fixes an array's length.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _RANGES: Final = {"int": 2**31, "long": 2**63, "timestamp": 2**63}
 
 
 def load_schema(path: str | Path) -> Schema:
-    """The schema in the Avro file `path`. Raises SchemaError with all problems of the file."""
+    """Loads the schema in the Avro file `path`. Raises SchemaError with all problems of the file."""
     file = str(path)
     text = _read(Path(path), file)
     reader = _Reader(file, text)
@@ -50,7 +50,7 @@ def load_schema(path: str | Path) -> Schema:
     except SchemaParseException as error:
         raise SchemaError(Problem(file, 0, 0, str(error), "see the Avro specification")) from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        # What the pass above does not look into (nested records, maps), the Avro library takes for granted.
+        # The pass above does not check nested records and maps, and the Avro library assumes that they are well-formed.
         message = f"not Avro: a type lacks {error}" if isinstance(error, KeyError) else f"not Avro: {error}"
         raise SchemaError(Problem(file, 0, 0, message, "see the Avro specification")) from None
     return Schema(name=raw["name"], fields=fields, avro=avro, path=file)
@@ -63,7 +63,7 @@ def _read(path: Path, file: str) -> str:
     except OSError as error:
         raise SchemaError(Problem(file, 0, 0, f"cannot be read: {error.strerror}", "check the path and its permissions")) from None
     if len(data) > MAX_SCHEMA_BYTES:
-        raise SchemaError(Problem(file, 0, 0, f"larger than {MAX_SCHEMA_BYTES} bytes", "this is no schema, or it wants splitting"))
+        raise SchemaError(Problem(file, 0, 0, f"larger than {MAX_SCHEMA_BYTES} bytes", "split it, or check that it is a schema"))
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -76,7 +76,7 @@ class _Unusable(Exception):
 
 
 class _Reader:
-    """Walks the Avro JSON of one file; what is wrong gathers in `problems`, and a field that is wrong is left out."""
+    """Walks the Avro JSON of one file. Collects problems in `problems`, and omits fields with problems."""
 
     def __init__(self, file: str, text: str) -> None:
         self.file = file
@@ -86,7 +86,7 @@ class _Reader:
 
     def record(self, raw: Any) -> tuple[Field, ...]:
         if not isinstance(raw, dict) or raw.get("type") != "record":
-            self.problem("", "the top level is no record", 'begin with {"type": "record", "name": ..., "fields": [...]}')
+            self.problem("", "the top level is not a record", 'begin with {"type": "record", "name": ..., "fields": [...]}')
             return ()
         if not isinstance(raw.get("name"), str):
             self.problem("", "the record has no name", 'add "name"')
@@ -110,7 +110,7 @@ class _Reader:
             self.problem("", f"a field without name or type: {json.dumps(entry)[:80]}", 'write {"name": ..., "type": ...}')
             return None
         if not _NAME.fullmatch(name):
-            self.problem(name, "not an Avro name", "letters, digits and _ only, a digit not first")
+            self.problem(name, "not an Avro name", "use letters, digits and _, and do not begin with a digit")
             return None
         try:
             attributes = self.type(entry["type"])
@@ -119,12 +119,12 @@ class _Reader:
             return None
         made = Field(name=name, default=entry.get("default", REQUIRED), doc=str(entry.get("doc", "")), **attributes)
         if made.default is not REQUIRED and not fits(made, made.default):
-            self.problem(name, f"the default {json.dumps(made.default)} is no {made.kind}", "give a default of the field's type")
+            self.problem(name, f"the default {json.dumps(made.default)} is not a valid {made.kind}", "give a default of the field's type")
             return None
         return made
 
     def type(self, declared: Any) -> dict[str, Any]:
-        """The attributes of a Field (all but name, default and doc) that an Avro type stands for. Raises _Unusable."""
+        """Returns the attributes of a Field (all but name, default and doc) for an Avro type. Raises _Unusable."""
         if isinstance(declared, list):
             return self.union(declared)
         if isinstance(declared, str):
@@ -134,7 +134,7 @@ class _Reader:
                 return self.type(known)
             raise _Unusable(f"unknown type {declared!r}", f"{', '.join(_PRIMITIVES)}, enum, array, or a type defined above")
         if not isinstance(declared, dict):
-            raise _Unusable(f"{json.dumps(declared)} is no type", "give a type's name, or an object with a type")
+            raise _Unusable(f"{json.dumps(declared)} is not a type", "give a type's name, or an object with a type")
         return self.complex(declared)
 
     def union(self, branches: list[Any]) -> dict[str, Any]:
@@ -165,11 +165,11 @@ class _Reader:
     def array(self, declared: dict[str, Any]) -> dict[str, Any]:
         size = declared.get("size")
         if size is not None and (type(size) is not int or size < 1):
-            raise _Unusable(f'"size": {json.dumps(size)} is no length', "a whole number from 1")
+            raise _Unusable(f'"size": {json.dumps(size)} is not a length', "write a whole number from 1")
         return {"kind": "array", "items": Field(name="items", **self.type(declared.get("items"))), "size": size}
 
     def problem(self, name: str, message: str, fix: str) -> None:
-        """Notes what is wrong with the field `name`, at the line where that name stands."""
+        """Adds a problem of the field `name`, at the line of that name."""
         at = re.search(rf'"name"\s*:\s*{re.escape(json.dumps(name))}', self.text) if name else None
         line = self.text.count("\n", 0, at.start()) + 1 if at else 0
         column = at.start() - self.text.rfind("\n", 0, at.start()) if at else 0
@@ -177,7 +177,7 @@ class _Reader:
 
 
 def fits(field: Field, value: Any) -> bool:
-    """Whether `value`, as JSON gives it, is a value of the field."""
+    """Whether `value`, as parsed from JSON, is a value of the field."""
     if value is None:
         return field.optional
     match field.kind:

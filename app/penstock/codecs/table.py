@@ -1,4 +1,4 @@
-"""Rows that are columns already: each column is checked and cast as a decoder would make it, and no row becomes bytes on the way."""
+"""Decodes rows that are columns already: checks and casts each column to what a decoder would make, without converting rows to bytes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["TableDecoder"]
 
 
 class TableDecoder:
-    """From the columns of a Table, by field name, to the columns that a stage reads.
+    """Turns the columns of a Table, by field name, into the columns that a stage reads.
 
-    A field that the table lacks is its default in every row; without one every row fails. Raises SchemaError for columns that
+    A field that the table lacks has its default in every row; without a default every row fails. Raises SchemaError for columns that
     their fields cannot feed.
     """
 
@@ -28,7 +28,7 @@ class TableDecoder:
         self._fields = [(field, field.name in read) for field in schema.fields]
 
     def decode(self, table: Table) -> Batch:
-        """The rows as one batch, and a Failure (DecodeError) for each that the columns cannot hold. Never raises for what is in them."""
+        """Returns the rows as one batch, and a Failure (DecodeError) per row that the columns cannot hold. Never raises for its content."""
         size = len(table)
         errors: dict[int, DecodeError] = {}
         given: list[Any] = []
@@ -50,7 +50,7 @@ class TableDecoder:
         return Batch(len(keep), columns, keep, tuple(Failure(row, errors[row]) for row in sorted(errors)))
 
     def _given(self, table: Table, field: Field, size: int) -> tuple[Array, Array | None]:
-        """The field's values, and which of them are null."""
+        """Returns the field's values, and which of them are null."""
         values = table.columns.get(field.name)
         holes = table.nulls.get(field.name)
         if values is not None:
@@ -63,13 +63,13 @@ class TableDecoder:
         return made, np.ones(size, bool) if absent else None
 
     def _check(self, field: Field, values: Array, holes: Array | None, errors: dict[int, DecodeError]) -> None:
-        """Fails the rows whose value no column of the field holds."""
+        """Fails the rows whose value the columns of the field cannot hold."""
         live = np.ones(len(values), bool) if holes is None else ~holes
         if holes is not None and self._assembler.rejects_null(field.name):
             self._fail(errors, holes, f"field {field.name!r} is null")
         shape = self._assembler.shape(field.name)
         if values.shape[1:] != shape:
-            self._fail(errors, live, f"field {field.name!r} is {list(values.shape[1:])}, and {list(shape)} is read")
+            self._fail(errors, live, f"field {field.name!r} has the shape {list(values.shape[1:])}, but {list(shape)} is read")
             return
         kind = innermost(field).kind
         if kind in ("string", "enum"):
@@ -78,14 +78,14 @@ class TableDecoder:
             wrong = np.array(
                 [any(not isinstance(one, str) or (known is not None and one not in known) for one in row) for row in texts], bool
             )
-            self._fail(errors, wrong & live, f"field {field.name!r} is no {kind} of the schema")
+            self._fail(errors, wrong & live, f"field {field.name!r} is not a valid {kind} of the schema")
             return
         numbers = "biuf" if kind in FLOATS else "biu"
         if values.dtype.kind not in numbers:
-            self._fail(errors, live, f"field {field.name!r} is {values.dtype}, the schema says {kind}")
+            self._fail(errors, live, f"field {field.name!r} is {values.dtype}, but {kind} in the schema")
             return
         if kind == "boolean":
-            self._fail(errors, live & (values.dtype.kind != "b"), f"field {field.name!r} is {values.dtype}, the schema says boolean")
+            self._fail(errors, live & (values.dtype.kind != "b"), f"field {field.name!r} is {values.dtype}, but boolean in the schema")
             return
         least, most = bounds(kind, self._assembler.dtypes(field.name))
         with np.errstate(invalid="ignore"):

@@ -1,1 +1,1 @@
-"""One model, from file to serving: what the file may hold, what its manifest says, loading, running, checking."""
+"""One model, from file to serving: the permitted content of the file, the manifest, loading, running, checking."""

@@ -1,8 +1,8 @@
-"""Artifact: one registered model version on disk, and what its manifest says of it; a value, nothing is loaded.
+"""Artifact: one registered model version on disk, and its manifest. It is a value; nothing is loaded.
 
-A version is a folder of three files: `model.onnx`, `model.toml` (the manifest) and `golden.json` (the golden records), and of
-`model.sig` when they are signed (`penstock.model.trust`). An artifact pins the digests of the three when it is opened,
-and gives out no byte that differs from them: who signed these digests signed what is loaded.
+A version is a folder of three files: `model.onnx`, `model.toml` (the manifest) and `golden.json` (the golden records), and
+`model.sig` when they are signed (`penstock.model.trust`). An artifact fixes the digests of the three when it is opened,
+and returns no byte that differs from them, so a signature over these digests covers what is loaded.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BUNDLE_LIMIT: Final = 1024**2  # a bundle is 2 KB with a key, and 1 KB more for 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A model version. `digest` is "sha256:..." of model.onnx, `size` its bytes, both as the manifest says them.
+    """A model version. `digest` is "sha256:..." of model.onnx, `size` its bytes; both are those of the manifest.
 
     `manifest_digest` is "sha256:..." of the bytes of model.toml that were read.
     """
@@ -50,11 +50,11 @@ class Artifact:
 
     @property
     def digests(self) -> Mapping[str, str]:
-        """The digest of each of the three files, by the file's name; `read` and `golden_records` hold the files to them."""
+        """The digest of each of the three files, by the file's name. `read` and `golden_records` compare the files with them."""
         return {MODEL_FILE: self.digest, MANIFEST_FILE: self.manifest_digest, GOLDEN_FILE: self.manifest.golden.digest}
 
     def bundle(self) -> bytes | None:
-        """The content of model.sig, at most one byte more than BUNDLE_LIMIT; None without one. Raises ModelCorrupt."""
+        """Returns the content of model.sig, at most one byte more than BUNDLE_LIMIT; None without the file. Raises ModelCorrupt."""
         try:
             with open(self.path / BUNDLE_FILE, "rb") as opened:
                 return opened.read(BUNDLE_LIMIT + 1)
@@ -64,13 +64,13 @@ class Artifact:
             raise self.corrupt(BUNDLE_FILE, f"cannot be read: {error.strerror}") from error
 
     def read(self, *, max_bytes: int = MAX_BYTES) -> bytes:
-        """The bytes of model.onnx. Raises ModelCorrupt when they are too many, or not those that were pushed."""
+        """Returns the bytes of model.onnx. Raises ModelCorrupt when the file is too large, or is not the one that was pushed."""
         if self.size > max_bytes:
             raise self.corrupt(MODEL_FILE, f"has {self.size:,} bytes, the limit is {max_bytes:,}")
         return self._read(MODEL_FILE, self.digest, max_bytes)
 
     def golden_records(self) -> tuple[GoldenRecord, ...]:
-        """The golden records. Raises ModelCorrupt when the file is not the one that was pushed, or does not fit the signature."""
+        """Returns the golden records. Raises ModelCorrupt when the file is not the one that was pushed, or does not fit the signature."""
         data = self._read(GOLDEN_FILE, self.manifest.golden.digest, MAX_BYTES)
         try:
             return golden.parse(data.decode(), self.signature, file=str(self.path / GOLDEN_FILE))
@@ -78,7 +78,7 @@ class Artifact:
             raise self.corrupt(GOLDEN_FILE, f"cannot be used: {error}") from error
 
     def corrupt(self, file: str, what: str) -> ModelCorrupt:
-        """The error for something wrong with one of the version's files."""
+        """Returns the error for a problem with one of the version's files."""
         return ModelCorrupt(f"model {self}: {self.path / file} {what}", name=self.name, version=self.version)
 
     def _read(self, file: str, digest: str, max_bytes: int) -> bytes:
@@ -90,7 +90,7 @@ class Artifact:
         found = digest_of(data)
         if found != digest:
             raise self.corrupt(
-                file, f"is not the file that was pushed: {MANIFEST_FILE} says {digest}, it is {found}; push it as a new version"
+                file, f"is not the file that was pushed: {MANIFEST_FILE} has {digest}, the file has {found}; push it as a new version"
             )
         return data
 
@@ -101,9 +101,9 @@ def digest_of(data: bytes) -> str:
 
 
 def open_artifact(path: Path, name: str, version: str) -> Artifact:
-    """The version in the folder `path`, which must be registered under `name` and `version`.
+    """Opens the version in the folder `path`, which must be registered under `name` and `version`.
 
-    Reads the manifest only. Raises ConfigError, naming file and key, when it cannot be used.
+    Reads the manifest only. Raises ConfigError that names file and key when it cannot be used.
     """
     file = path / MANIFEST_FILE
     try:
@@ -113,6 +113,6 @@ def open_artifact(path: Path, name: str, version: str) -> Artifact:
         raise ModelCorrupt(f"model {name}@{version}: {file} cannot be read: {error}", name=name, version=version) from error
     found = manifest.parse(text, file=str(file))
     if (found.name, found.version) != (name, version):
-        said = f"{file} is of {found.name}@{found.version}, but it lies in the folder of {name}@{version}"
-        raise ModelCorrupt(f"model {name}@{version}: {said}: folders are not renamed or copied, push it again", name=name, version=version)
+        problem = f"{file} describes {found.name}@{found.version}, but it is in the folder of {name}@{version}"
+        raise ModelCorrupt(f"model {name}@{version}: {problem}: do not rename or copy folders; push it again", name=name, version=version)
     return Artifact(name, version, path, found.digest, found.size, found.signature, found, digest_of(data))

@@ -1,7 +1,7 @@
-"""What a model file may hold, read from its protobuf before anything of it runs.
+"""Checks the content of a model file, from its protobuf, before it runs.
 
-Refused: files over the size limit, tensors kept in other files (a model comes as bytes and reads nothing else), and operators
-outside the ONNX standard, which would need a custom library in the process.
+Rejected are files over the size limit, tensors in other files (a model is loaded from bytes and reads no other file), and
+operators outside the ONNX standard, which would need a custom library in the process.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]  # its types are a package apart
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]  # its types are in another package
 
 from penstock.errors import ModelCorrupt
 
@@ -21,7 +21,7 @@ MAX_BYTES: Final = 512 * 1024 * 1024
 
 
 def check_contents(data: bytes, *, label: str = "the model", max_bytes: int = MAX_BYTES) -> None:
-    """Raises ModelCorrupt, naming the tensor or operator, unless `data` is an ONNX file that stands alone and uses standard operators."""
+    """Raises ModelCorrupt that names the tensor or operator, unless `data` is a self-contained ONNX file with standard operators only."""
     if len(data) > max_bytes:
         raise ModelCorrupt(f"{label} has {len(data):,} bytes, the limit is {max_bytes:,}")
     try:
@@ -29,24 +29,24 @@ def check_contents(data: bytes, *, label: str = "the model", max_bytes: int = MA
     except DecodeError as error:
         raise ModelCorrupt(f"{label} is not an ONNX file, or it is truncated: {error}") from error
     if not model.HasField("graph") or not model.graph.node:
-        raise ModelCorrupt(f"{label} is not an ONNX file: it holds no graph")
+        raise ModelCorrupt(f"{label} is not an ONNX file: it contains no graph")
     own = {function.domain for function in model.functions}
     for node in _nodes(model):
         if node.domain not in DOMAINS | own:
             raise ModelCorrupt(
                 f"{label} uses the operator {node.domain}.{node.op_type} (node {node.name!r}); "
-                "only the domains ai.onnx and ai.onnx.ml are run: export without custom or fused operators"
+                "only the domains ai.onnx and ai.onnx.ml are supported: export without custom or fused operators"
             )
     for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise ModelCorrupt(
                 f"{label} keeps the tensor {tensor.name!r} in another file; "
-                "save it as one: onnx.save(model, path, save_as_external_data=False)"
+                "save the model as one file: onnx.save(model, path, save_as_external_data=False)"
             )
 
 
 def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    """The graph and all that are nested in it or in the functions: without recursion, since nesting is the file's choice."""
+    """Yields the graph and all graphs nested in it or in functions. It does not recurse, because the file controls the depth."""
     waiting = [model.graph]
     for function in model.functions:
         waiting.extend(_inner(function.node))

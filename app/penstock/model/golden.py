@@ -4,9 +4,9 @@
       {"inputs": {"X": [0.5, 1.0]}, "outputs": {"probabilities": [0.25, 0.75]}}
     ]}
 
-Each value is one row's, so without the rows axis: a number, string or bool for a `[N]` tensor, nested lists for more axes.
-null means NaN. Every input is given; outputs may be left out. Integers, strings and bools must be met exactly, floats
-within `atol + rtol * |expected|`.
+Each value belongs to one row, so it has no rows axis: a number, string or bool for a `[N]` tensor, nested lists for more axes.
+null means NaN. Every input is given; outputs may be left out. Integers, strings and bools must be equal, floats
+must agree within `atol + rtol * |expected|`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class GoldenRecord:
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """Record `record` (from 1) expected something else of `output`."""
+    """A difference: record `record` (from 1) expected another value of `output`."""
 
     record: int
     output: str
@@ -51,7 +51,7 @@ class Miss:
 
 
 def parse(text: str, signature: Signature, *, file: str = "golden.json") -> tuple[GoldenRecord, ...]:
-    """The records of a golden file. Raises ConfigError with everything in it that does not fit the signature."""
+    """Parses a golden file. Raises ConfigError with every value that does not fit the signature."""
     try:
         document = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -67,13 +67,13 @@ def parse(text: str, signature: Signature, *, file: str = "golden.json") -> tupl
 
 
 def dump(records: Iterable[GoldenRecord]) -> str:
-    """The text of a golden file, one record per line."""
+    """Returns the text of a golden file, one record per line."""
     lines = (json.dumps({"inputs": dict(r.inputs), "outputs": dict(r.outputs)}, ensure_ascii=False, allow_nan=False) for r in records)
     return '{"records": [\n' + ",\n".join(f"  {line}" for line in lines) + "\n]}\n"
 
 
 def feeds_of(records: Sequence[GoldenRecord], signature: Signature) -> list[dict[str, Array]]:
-    """The inputs of the records as batches, in order: of up to 256 rows when all have the same shapes, else of one."""
+    """Yields the inputs of the records as batches, in order: up to 256 rows per batch when all have the same shapes, else one row."""
     rows = [{t.name: _array(record.inputs[t.name], t) for t in signature.inputs} for record in records]
     if len({tuple(array.shape for array in row.values()) for row in rows}) == 1:
         chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
@@ -82,7 +82,7 @@ def feeds_of(records: Sequence[GoldenRecord], signature: Signature) -> list[dict
 
 
 def rows_of(arrays: Mapping[str, Array]) -> list[dict[str, Any]]:
-    """The rows of some arrays (each `[N, ...]`) as golden values: floats in the fewest digits that give the same number back."""
+    """Returns the rows of arrays (each `[N, ...]`) as golden values, with floats in the fewest digits that parse to the same number."""
     columns = {name: [_plain(row) for row in array] for name, array in arrays.items()}
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
@@ -90,7 +90,7 @@ def rows_of(arrays: Mapping[str, Array]) -> list[dict[str, Any]]:
 def compare(
     records: Sequence[GoldenRecord], got: Sequence[Mapping[str, Any]], signature: Signature, *, atol: float, rtol: float
 ) -> list[Miss]:
-    """Where the rows that a model gave (as `rows_of` makes them) miss what the records expect."""
+    """Returns the differences between the rows of a model (in the form of `rows_of`) and the records' expectations."""
     misses = []
     for number, (record, row) in enumerate(zip(records, got, strict=True), 1):
         for name, expected in record.outputs.items():
@@ -122,7 +122,7 @@ def _problems(record: Any, signature: Signature, where: str) -> Iterable[str]:
             elif part == "inputs":
                 yield f"{where}: the input {tensor.name!r} is missing"
     if not record["outputs"]:
-        yield f"{where}: no output is given, so there is nothing to check"
+        yield f"{where}: give at least one output to check"
 
 
 def _misfit(value: Any, tensor: Tensor, where: str) -> Iterable[str]:
@@ -136,7 +136,7 @@ _SCALARS: Final[Mapping[str, tuple[type, ...]]] = {"f": (int, float, type(None))
 
 
 def _array(value: Any, tensor: Tensor) -> Array:
-    """One row's value as an array of the tensor's inner shape. Raises ValueError where it does not fit."""
+    """Returns one row's value as an array of the tensor's inner shape. Raises ValueError when it does not fit."""
     dtype = np.dtype(object if tensor.dtype == "string" else tensor.dtype)
     flat: list[Any] = []
     shape = _flatten(value, len(tensor.shape), flat)
@@ -144,7 +144,7 @@ def _array(value: Any, tensor: Tensor) -> Array:
         raise ValueError(f"one row has the shape {list(shape)}")
     for item in flat:
         if not isinstance(item, _SCALARS[dtype.kind]) or (isinstance(item, bool) and dtype.kind != "b"):
-            raise ValueError(f"{item!r} is no {tensor.dtype}")
+            raise ValueError(f"{item!r} is not a value of {tensor.dtype}")
     return np.array([np.nan if item is None else item for item in flat], dtype=dtype).reshape(shape)
 
 
@@ -162,7 +162,7 @@ def _flatten(value: Any, depth: int, into: list[Any]) -> tuple[int, ...]:
 
 
 def _plain(value: Any) -> Any:
-    """A row of an array as JSON can hold it."""
+    """Returns a row of an array as JSON values."""
     if isinstance(value, np.ndarray):
         return [_plain(item) for item in value]
     if isinstance(value, np.floating):

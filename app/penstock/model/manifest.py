@@ -1,7 +1,7 @@
-"""`model.toml`: what is known of a model version, written once when it is pushed; the file that people read first.
+"""`model.toml`: the description of a model version, written once by the push. People read this file first.
 
 It holds the digests of `model.onnx` and `golden.json`, the signature, and where the model came from. The writer below writes
-exactly what the reader takes; a person may edit the prose, while digests and signature are checked against the model at every start.
+exactly what the reader accepts. A person may edit the prose; digests and signature are compared with the model at every start.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """The golden records of a version: the digest of their file, and how closely they must be met.
+    """The golden records of a version: the digest of their file, and the tolerance.
 
-    `origin` is "given" when a person supplied them, "synthetic" when the push made them up from the model's own answers.
+    `origin` is "given" when a person supplied them, "synthetic" when the push generated them from the model's outputs.
     """
 
     digest: str
@@ -53,7 +53,7 @@ class Manifest:
 
 
 def render(manifest: Manifest) -> str:
-    """The text of model.toml."""
+    """Returns the text of model.toml."""
     m = manifest
     lines = [
         f"name = {_toml(m.name)}",
@@ -82,7 +82,7 @@ def render(manifest: Manifest) -> str:
 
 
 def parse(text: str, *, file: str) -> Manifest:
-    """The content of a model.toml. Raises ConfigError with all problems, each naming the file and the key."""
+    """Parses a model.toml. Raises ConfigError with all problems; each names the file and the key."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -113,7 +113,7 @@ def parse(text: str, *, file: str) -> Manifest:
 
 
 class _Reader:
-    """Takes typed values out of a TOML table and remembers everything that is not as it should be."""
+    """Takes typed values from a TOML table and collects every problem."""
 
     def __init__(self, document: Mapping[str, Any], file: str, prefix: str = "", problems: list[Problem] | None = None) -> None:
         self.document = document
@@ -127,8 +127,8 @@ class _Reader:
             found = float(found)
         if isinstance(found, kind) and not isinstance(found, bool) and not (isinstance(found, float) and not math.isfinite(found)):
             return found
-        said = "is missing" if found is None else f"is {found!r}, which is no {_KINDS[kind]}"
-        self.problem(f"{self.prefix}{key} {said}")
+        problem = "is missing" if found is None else f"is {found!r}, which is not {_KINDS[kind]}"
+        self.problem(f"{self.prefix}{key} {problem}")
         return default
 
     def table(self, key: str, *, required: bool = True) -> _Reader:
@@ -155,12 +155,12 @@ class _Reader:
         return Tensor(name, dtype, tuple(axis if isinstance(axis, int) else None for axis in shape))
 
     def problem(self, message: str) -> None:
-        self.problems.append(Problem(self.file, 0, 0, message, "push the model again rather than editing by hand"))
+        self.problems.append(Problem(self.file, 0, 0, message, "push the model again; do not edit this part by hand"))
 
 
-_KINDS: Final[Mapping[type, str]] = {str: "string", int: "integer", float: "finite number", list: "list"}
+_KINDS: Final[Mapping[type, str]] = {str: "a string", int: "an integer", float: "a finite number", list: "a list"}
 
 
 def _toml(text: str) -> str:
-    """A TOML basic string: JSON's escapes are TOML's, except that TOML wants DEL escaped too."""
+    """Returns a TOML basic string. The escapes are those of JSON, but TOML also requires DEL to be escaped."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

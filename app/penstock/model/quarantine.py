@@ -1,7 +1,7 @@
-"""An unknown model runs first in a child process, so that one that crashes, hangs or eats memory takes no worker along.
+"""Runs an unknown model first in a child process, so that a model that crashes, hangs or uses up memory does not end a worker.
 
-The child is `python -m penstock.model.trial FILE`: it gives way to others, keeps within its limits, and says what it found as one JSON
-object on stdout; whatever kills it, the parent reports. It ends with the parent, however that ends.
+The child is `python -m penstock.model.trial FILE`. It runs at low priority and within limits, and prints its findings as one JSON
+object on stdout. When it is killed, the parent reports the cause. It ends when the parent ends, for any reason.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from penstock.errors import ModelCorrupt, ModelMismatch, Stopped
 from penstock.host import locked, private_folder, write_whole
 from penstock.model.sealed import Sealed
 
-__all__ = ["SAID", "Findings", "Limits", "quarantine", "quarantine_once"]
+__all__ = ["MAX_REPORT", "Findings", "Limits", "quarantine", "quarantine_once"]
 
-SAID: Final = 256 * 1024  # bytes that a child may write, all of them on stdout and stderr
+MAX_REPORT: Final = 256 * 1024  # bytes that a child may write to each of stdout and stderr
 _NAMES: Final = {"ModelCorrupt": ModelCorrupt, "ModelMismatch": ModelMismatch}
-_POLL: Final = 0.05  # seconds between two looks at the child
+_POLL: Final = 0.05  # seconds between two checks of the child
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the child may use: bytes of address space, seconds of CPU, seconds in all, and seconds of CPU for one run."""
+    """The limits of the child: bytes of address space, seconds of CPU, seconds in total, and seconds of CPU per run."""
 
     memory: int = 4 * 1024**3
     cpu: int = 60
@@ -46,7 +46,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """A file that passed. `remarks` are what a person should know: the made-up rows were refused, for example."""
+    """A file that passed. `remarks` are for people, for example that the model refused the generated rows."""
 
     remarks: tuple[str, ...]
 
@@ -58,10 +58,10 @@ def _never() -> bool:
 def quarantine(
     model: bytes | Sealed, *, golden: str | None = None, limits: Limits | None = None, stopped: Callable[[], bool] = _never
 ) -> Findings:
-    """Tries the model in a child process; `golden` is the text of a golden file, whose inputs are run too.
+    """Tries the model in a child process; `golden` is the text of a golden file; its inputs are run too.
 
-    Raises ModelCorrupt or ModelMismatch with the reason when it does not pass, and Stopped when `stopped()` becomes true
-    before the end: the child is killed then.
+    Raises ModelCorrupt or ModelMismatch with the reason when it does not pass. Raises Stopped, and kills the child, when
+    `stopped()` becomes true before the end.
     """
     if isinstance(model, bytes):
         with Sealed(io.BytesIO(model), limit=len(model)) as sealed:
@@ -77,10 +77,10 @@ def quarantine(
 
 
 def quarantine_once(model: Sealed, *, golden: str, cache: Path, limits: Limits | None = None, stopped: Callable[[], bool]) -> Findings:
-    """As `quarantine`, but what has passed on this host, with these golden records, limits and versions, is remembered below `cache`.
+    """Like `quarantine`, but stores in `cache` which models passed on this host with these golden records, limits and versions.
 
-    Of several workers with one model, one runs the child and the others wait for it. A refusal is not remembered: it may have
-    been the host's fault.
+    Of several workers with one model, one runs the child and the others wait for it. A rejection is not stored, because the
+    host may have caused it.
     """
     folder = private_folder(cache / "quarantine")
     name = f"{model.digest.removeprefix('sha256:')}-{_circumstances(golden, limits or Limits())}"
@@ -93,9 +93,9 @@ def quarantine_once(model: Sealed, *, golden: str, cache: Path, limits: Limits |
 
 
 def _circumstances(golden: str, limits: Limits) -> str:
-    """All that could make the same file behave otherwise, as a few digits."""
-    said = [hashlib.sha256(golden.encode()).hexdigest(), asdict(limits), *_versions()]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+    """Returns a short hash of everything that could make the same file behave differently."""
+    facts = [hashlib.sha256(golden.encode()).hexdigest(), asdict(limits), *_versions()]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 @functools.cache
@@ -107,13 +107,13 @@ def _versions() -> tuple[str, ...]:
 def _remembered(file: Path) -> Findings | None:
     try:
         return Findings(tuple(json.loads(file.read_bytes())["remarks"]))
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # not tried yet, or damaged: then it is tried again
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # not tried yet, or the entry is damaged: try it again
         return None
 
 
 def _watch(command: list[str], descriptors: tuple[int, ...], limits: Limits, stopped: Callable[[], bool]) -> Findings:
-    """Runs the child to its end, or kills it with whatever it started."""
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:  # no pipes: the child's limit on files holds for them
+    """Runs the child to its end, or kills it together with the processes that it started."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:  # no pipes: the child's limit on file size applies
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, pass_fds=descriptors, start_new_session=True)
         try:
             _wait(child, limits, stopped)
@@ -141,20 +141,20 @@ def _wait(child: subprocess.Popen[bytes], limits: Limits, stopped: Callable[[], 
 
 def _content(file: BinaryIO) -> bytes:
     file.seek(0)
-    return file.read(SAID)
+    return file.read(MAX_REPORT)
 
 
 def _read(code: int, out: bytes, err: bytes, limits: Limits) -> Findings:
-    """What the child said, or how it died."""
+    """Returns the child's report. Raises ModelCorrupt or ModelMismatch with its error, or with the way it died."""
     if code < 0:
         died = signal.Signals(-code)
         why = f"used more than {limits.cpu} s of CPU" if died == signal.SIGXCPU else f"killed its process ({died.name})"
         raise ModelCorrupt(f"the model {why} in quarantine")
     try:
-        said = json.loads(out)
+        report = json.loads(out)
     except ValueError as error:
         last = err.decode(errors="replace").strip().rsplit("\n", 1)[-1]
         raise ModelCorrupt(f"the model ended its process in quarantine (exit code {code}): {last}") from error
-    if "error" in said:
-        raise _NAMES[said["error"]](said["message"])
-    return Findings(tuple(said["remarks"]))
+    if "error" in report:
+        raise _NAMES[report["error"]](report["message"])
+    return Findings(tuple(report["remarks"]))

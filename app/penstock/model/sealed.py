@@ -1,8 +1,8 @@
-"""Sealed: the bytes of a model file, which no process can change any more; what was checked is what is loaded.
+"""Sealed: the bytes of a model file that no process can change any more, so what was checked is what is loaded.
 
-On Linux they lie in memory that the kernel has sealed (memfd_create(2)), which has a path that a child process can open too, and that
-the model runtime can load from. That matters to a worker that is serving: from a path the runtime loads without holding the
-interpreter's lock, while of bytes it first makes a copy under it (measured: 53 ms for 100 MB, against 3 ms).
+On Linux they are in memory that the kernel has sealed (memfd_create(2)). It has a path that a child process can open and that
+the model runtime can load from. That matters for a worker that is serving: the runtime loads a path without the interpreter's
+lock, but copies bytes while it holds the lock (measured: 53 ms for 100 MB, compared with 3 ms).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _PIECE: Final = 1024 * 1024
 
 
 class Sealed:
-    """`digest` is "sha256:..." of the bytes, `size` their number, `descriptor` what a child must be given to open `path`."""
+    """`digest` is "sha256:..." of the bytes, `size` their number, `descriptor` the one that a child must inherit to open `path`."""
 
     def __init__(self, source: BinaryIO, *, limit: int, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Takes `source` in pieces. It ends early beyond `limit` bytes, or when `stopped()` says so: then the digest is not the file's."""
+        """Reads `source` in pieces. Ends early after `limit` bytes, or when `stopped()` is true; the digest then is not the file's."""
         self._file = _memory()
         self.descriptor = self._file.fileno()
         self.size = 0
@@ -41,15 +41,15 @@ class Sealed:
 
     @property
     def path(self) -> Path:
-        """Where this process, and a child that inherits the descriptor, can open it."""
+        """The path under which this process, and a child that inherits the descriptor, can open it."""
         return Path(f"/proc/self/fd/{self.descriptor}") if sys.platform == "linux" else Path(self._file.name)
 
     def read(self) -> bytes:
-        """All of it."""
+        """Returns all bytes."""
         return self.path.read_bytes()
 
     def close(self) -> None:
-        """Gives the memory back. What has it open, or has loaded it, keeps it."""
+        """Releases the memory. A process that has it open, or has loaded it, keeps it."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -68,7 +68,7 @@ if sys.platform == "linux":
         seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
         fcntl.fcntl(file.fileno(), fcntl.F_ADD_SEALS, seals)
 
-else:  # a file that only this user can reach, gone when it is closed
+else:  # a file that only this user can open, removed when it is closed
 
     def _memory() -> BinaryIO:
         return tempfile.NamedTemporaryFile(prefix="penstock-model-")  # type: ignore[return-value]

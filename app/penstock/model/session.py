@@ -1,10 +1,10 @@
-"""Session: a model ready to run; the only file that knows onnxruntime.
+"""Session: a model ready to run. This is the only file that imports onnxruntime.
 
-A model is loaded from bytes that were checked to stand alone (`contents`), never from a file that may change, so it cannot reach
-another file. `run` is on the hot path. Measured at a batch of 1 (`docs/models.md` has the table): `InferenceSession.run` checks names that
-the plan has checked already and builds a new RunOptions each time, 1 to 4 µs a call; so its inner session is called, with RunOptions made
-once. A run has a deadline: a watchdog thread looks a few times per deadline for a run that is too old and sets the terminate flag of its
-options, so a run itself only notes the time.
+A model is loaded from bytes that were checked to be self-contained (`contents`), never from a file that may change, so it cannot
+read another file. `run` is on the hot path. Measured at a batch of 1 (`docs/models.md` has the table): `InferenceSession.run` checks
+names that the plan has checked already and builds new RunOptions each time, 1 to 4 µs per call. So `run` calls its inner session, with
+RunOptions made once. A run has a deadline: a watchdog thread checks a few times per deadline for a run that is too old and sets the
+terminate flag of its options, so a run only stores the time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from penstock.signature import Signature, Tensor
 __all__ = ["DEADLINE", "Session"]
 
 DEADLINE: Final = 2.0
-_QUIET: Final = 4  # fatal only: errors come back as exceptions, and a second copy of them on stderr is noise
+_QUIET: Final = 4  # fatal only: errors come back as exceptions, and a second copy on stderr is not useful
 
 _CPP: Final = re.compile(r"/onnxruntime_src/\S+:\d+ .*?\)(?: const)? (?=\S)")
 _DTYPES: Final = {
@@ -57,9 +57,9 @@ class Session:
 
     @classmethod
     def load(cls, model: Artifact | bytes, *, threads: int = 1, deadline: float | None = DEADLINE, max_bytes: int = MAX_BYTES) -> Session:
-        """Loads a registered version (its digest is checked on the way) or the bytes of an ONNX file.
+        """Loads a registered version (checking its digest) or the bytes of an ONNX file.
 
-        `deadline` is the longest that one run may take, in seconds; None sets no limit. Raises ModelCorrupt when the file
+        `deadline` is the longest permitted time of one run, in seconds; None sets no limit. Raises ModelCorrupt when the file
         differs from its manifest or does not load, ModelMismatch when its tensors are not rows of values.
         """
         if isinstance(model, bytes):
@@ -77,14 +77,14 @@ class Session:
     def load_file(cls, path: Path, *, label: str, threads: int = 1, deadline: float | None = DEADLINE) -> Session:
         """Loads a file that cannot change (`Sealed.path`) and that has passed `check_contents`, in quarantine for example.
 
-        Unlike `load` it does not hold the interpreter's lock while it parses or copies the model. Raises ModelCorrupt and ModelMismatch.
+        Unlike `load`, it parses and copies the model without the interpreter's lock. Raises ModelCorrupt and ModelMismatch.
         """
         return cls._open(str(path), label, threads, deadline)
 
     @classmethod
     def _open(cls, source: bytes | str, label: str, threads: int, deadline: float | None) -> Session:
         try:
-            # enable_fallback=0: else onnxruntime, failing, prints to stdout and tries the same provider again.
+            # enable_fallback=0: otherwise a failing onnxruntime prints to stdout and tries the same provider again.
             inference = ort.InferenceSession(source, _session_options(threads), providers=["CPUExecutionProvider"], enable_fallback=0)
         except Exception as error:
             raise ModelCorrupt(f"{label} does not load: {_reason(error)}") from error
@@ -94,7 +94,7 @@ class Session:
         return session
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
-        """The named outputs for the rows in `feeds`, in order; each array's first axis is the rows.
+        """Returns the named outputs for the rows in `feeds`, in order; each array's first axis is the rows.
 
         Every input must be there, with its tensor's dtype and shape `[N, *shape]`, C-contiguous, strings as an object array.
         Raises InferenceError when the model refuses the batch or runs past the deadline.
@@ -112,13 +112,13 @@ class Session:
             self._began = 0.0
         if self.deadline is not None and age >= self.deadline:
             raise InferenceError(f"{self.label} was stopped: a run took longer than {self.deadline:g} s")
-        # The flag was meant for the run before, which ended just as the watchdog set it.
+        # The flag was set for the previous run, which ended at that moment.
         return self.run(outputs, feeds)
 
     def warm_up(self, sizes: Sequence[int] = (1, 256)) -> None:
-        """Runs rows of zeros (strings: empty) at the given batch sizes, so that the first event finds memory and code warm.
+        """Runs rows of zeros (strings: empty) at the given batch sizes, so that memory and code are warm for the first event.
 
-        A model may refuse such rows (a category it has never seen): that is no fault, and the refusal is ignored.
+        A model may refuse such rows (an unknown category). That is not an error, and the refusal is ignored.
         """
         outputs = [tensor.name for tensor in self.signature.outputs]
         for size in sizes:
@@ -128,14 +128,14 @@ class Session:
                 continue
 
     def within_deadline(self, now: float) -> bool:
-        """Whether a run is under way at the monotonic time `now` that the watchdog has no reason to stop, or is about to stop."""
+        """Whether a run is in progress at the monotonic time `now` and is not overdue. The watchdog stops it before twice its deadline."""
         began = self._began
         return bool(began) and (self.deadline is None or now - began < 2 * self.deadline)
 
     def stop_if_late(self, now: float) -> None:
-        """Called by the watchdog: stops the run that began more than `deadline` seconds before `now`, if it was late at the last look too.
+        """Called by the watchdog: stops a run that began more than `deadline` seconds before `now`, if it was also late at the last check.
 
-        Seen late once, the run may be innocent: the whole process may have been paused, and the run ends as soon as it goes on.
+        A run that is late once may be healthy: if the whole process was paused, the run ends soon after the process resumes.
         """
         began = self._began
         if began and self.deadline is not None and now - began >= self.deadline:
@@ -156,10 +156,10 @@ class _Watchdog:
     def watch(self, session: Session) -> None:
         with self._lock:
             self._sessions.add(session)
-            if self._thread is None or not self._thread.is_alive():  # not alive: this process was forked from one that had it
+            if self._thread is None or not self._thread.is_alive():  # not alive: this process was forked from a process that had the thread
                 self._thread = threading.Thread(target=self._watch, name="penstock-model-deadline", daemon=True)
                 self._thread.start()
-        self._wake.set()  # the new deadline may be shorter than the pause under way
+        self._wake.set()  # the new deadline may be shorter than the current pause
 
     def _watch(self) -> None:
         while pause := self._look():
@@ -167,7 +167,7 @@ class _Watchdog:
             self._wake.clear()
 
     def _look(self) -> float:
-        """Looks at every session once. Returns the seconds until the next look, 0 when none is left to look at."""
+        """Checks every session once. Returns the seconds until the next check, 0 when no session is left."""
         with self._lock:
             sessions = list(self._sessions)
             if not sessions:
@@ -187,7 +187,7 @@ def _session_options(threads: int) -> ort.SessionOptions:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    # A pattern is kept for every batch size ever seen: memory grew by about 1 MB per 200 sizes, and it was no faster.
+    # The memory pattern keeps an entry per batch size: memory grew by about 1 MB per 200 sizes, without being faster.
     options.enable_mem_pattern = False
     options.log_severity_level = _QUIET
     return options
@@ -231,7 +231,7 @@ def _zeros(tensor: Tensor, size: int) -> Array:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of onnxruntime's message without its own error-code preamble and without the C++ function that raised it."""
+    """Returns the first line of onnxruntime's message without the error-code prefix and the name of the C++ function."""
     text = str(error).strip().split("\n", 1)[0]
     text = text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text
     return _CPP.sub("", text) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Who may sign models and who has signed one: the values that `trust` (which decides) and `signing` (which checks) share."""
+"""The trusted signers and the signer of a model: values that `trust` (which decides) and `signing` (which checks) share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["ModelTrust", "Pem", "Signer"]
 
 
 class Pem(NamedTuple):
-    """A file in PEM and what it held when it was read."""
+    """A PEM file and its content when it was read."""
 
     file: Path
     data: bytes
@@ -18,7 +18,7 @@ class Pem(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ModelTrust:
-    """Whose signatures count: those of these public keys, and of every certificate that one of these authorities has issued."""
+    """The trusted signers: these public keys, and every certificate that one of these authorities has issued."""
 
     keys: tuple[Pem, ...] = ()
     authorities: tuple[Pem, ...] = ()
@@ -26,9 +26,9 @@ class ModelTrust:
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """Who signed. `name` is the file of the trusted key, or the certificate's subject.
+    """The signer. `name` is the file of the trusted key, or the certificate's subject.
 
-    `fingerprint` is "sha256:..." of the public key in PEM (what `sha256sum` says of its file), or of the certificate in DER.
+    `fingerprint` is "sha256:..." of the public key in PEM (as `sha256sum` prints for its file), or of the certificate in DER.
     """
 
     kind: Literal["key", "certificate"]

@@ -1,14 +1,14 @@
-"""Signatures in the OpenSSF model-signing format: the only file that imports that library, and what is compared with a model's digests.
+"""Signatures in the OpenSSF model-signing format, compared with a model's digests. Only this file imports that library.
 
-A bundle is checked in this order, and each step may end it:
+A bundle is checked in this order, and each step may reject it:
 1. It is read: at most 1 MiB, one signature.
-2. Who made it is found among the trusted: a public key by its fingerprint, or a certificate that leads to an authority, is valid
-   now, and was issued for signing.
+2. Its signer is found among the trusted ones: a public key by its fingerprint, or a certificate that leads to an authority, is
+   valid now, and was issued for signing.
 3. The signature is checked with that key.
-4. What was signed names exactly the files of a version, with the digests that they have.
+4. The signed statement names exactly the files of a version, with their digests.
 
-The library writes the format and reads it. Two of its checks are not used: it takes a certificate for valid that has
-expired since, and one that was issued for something else. Private parts of it are touched: its version is pinned exactly.
+The library writes the format and reads it. Two of its checks are not used: it accepts a certificate that has expired
+since, and one that was issued for another purpose. This file uses private parts of it, so its version is pinned exactly.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from penstock.model.signer import ModelTrust, Pem, Signer
 __all__ = ["Signed", "check_signature", "is_encrypted", "sign"]
 
 _HASH: Final = "sha256"
-# What the library and its readers raise for JSON that has another form than they expect.
+# Errors that the library and its readers raise for JSON of an unexpected form.
 _MISFIT: Final = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
 class Signed(NamedTuple):
-    """A bundle, the content of a model.sig, and who made it."""
+    """A bundle (the content of a model.sig) and its signer."""
 
     bundle: bytes
     signer: Signer
 
 
 def check_signature(digests: Mapping[str, str], bundle: bytes, trust: ModelTrust, *, now: datetime) -> Signer:
-    """Who of those that `trust` names has signed exactly these files.
+    """Returns the signer in `trust` that has signed exactly these files.
 
     `digests` maps the name of each file to the "sha256:..." of the bytes that are used; `now` has a time zone. Raises ModelUntrusted
-    that says what is wrong, and ConfigError when a file of `trust` is no key or certificate.
+    with the reason, and ConfigError when a file of `trust` is not a key or certificate.
     """
     read = _read(bundle)
     signer, key = _signer(read.verification_material, trust, now)
@@ -62,7 +62,7 @@ def check_signature(digests: Mapping[str, str], bundle: bytes, trust: ModelTrust
     except InvalidSignature as error:
         raise ModelUntrusted(f"{BUNDLE_FILE} was altered, or was not made by {signer}") from error
     except _MISFIT as error:
-        raise ModelUntrusted(f"what {signer} signed is no statement of the OpenSSF model-signing format 1.0: {error!r:.200}") from error
+        raise ModelUntrusted(f"the statement of {signer} is not one of the OpenSSF model-signing format 1.0: {error!r:.200}") from error
     _same(digests, signed)
     return signer
 
@@ -76,9 +76,9 @@ def sign(
     certificates: Sequence[Path] = (),
     now: datetime,
 ) -> Signed:
-    """Signs the files with these digests ("sha256:...", by name); `subject` is for people, the name of their folder.
+    """Signs the files with these digests ("sha256:...", by name); `subject` is the name of their folder, for people.
 
-    `key` is a private elliptic curve key in PEM (P-256, P-384 or P-521). With `certificates` (PEM), the first is the key's own and the
+    `key` is a private elliptic curve key in PEM (P-256, P-384 or P-521). With `certificates` (PEM), the first belongs to the key and the
     others lead to an authority. Raises ConfigError that names the file when one cannot be used.
     """
     private = _private_key(key, password)
@@ -107,7 +107,7 @@ def is_encrypted(key: Path) -> bool:
 
 
 class _Verifier(sign_sigstore_pb.Verifier):
-    """Checks a bundle against one key, wherever that was had from."""
+    """Checks a bundle with one key, from any source."""
 
     def __init__(self, key: ec.EllipticCurvePublicKey) -> None:
         self._key = key
@@ -121,14 +121,14 @@ class _Verifier(sign_sigstore_pb.Verifier):
 
 
 class _KeySigner(sign_ec_key.Signer):
-    """The library's, with a key that is loaded already."""
+    """The library's verifier, with a key that is loaded already."""
 
     def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
         self._private_key = key
 
 
 class _CertificateSigner(sign_certificate.Signer):
-    """The library's, with what is loaded already: it takes neither a password nor a certificate without a chain."""
+    """The library's signer, with a loaded key and certificates: the library takes neither a password nor a certificate without a chain."""
 
     def __init__(self, key: ec.EllipticCurvePrivateKey, chain: Sequence[x509.Certificate]) -> None:
         self._private_key = key
@@ -146,14 +146,14 @@ def _read(bundle: bytes) -> Bundle:
         document["verificationMaterial"].setdefault("tlogEntries", [])  # some tools leave it out
         read = Bundle.from_dict(document)
     except _MISFIT as error:
-        raise ModelUntrusted(f"{BUNDLE_FILE} is no bundle of the OpenSSF model-signing format 1.0 (model-signing 1.1 or later)") from error
+        raise ModelUntrusted(f"{BUNDLE_FILE} is not a bundle of the OpenSSF model-signing format 1.0 (model-signing >= 1.1)") from error
     if read.dsse_envelope is None or len(read.dsse_envelope.signatures) != 1:
         raise ModelUntrusted(f"{BUNDLE_FILE} must hold one statement with one signature")
     return read
 
 
 def _signer(material: VerificationMaterial, trust: ModelTrust, now: datetime) -> tuple[Signer, ec.EllipticCurvePublicKey]:
-    """The claimed signer, and the key that would prove it. Raises ModelUntrusted when it is not a trusted one."""
+    """Returns the claimed signer, and the key that must verify the signature. Raises ModelUntrusted when the signer is not trusted."""
     if material.x509_certificate_chain is not None:
         leaf = _trusted_leaf([one.raw_bytes for one in material.x509_certificate_chain.certificates], trust, now)
         return _named(leaf), _for_signing(leaf)
@@ -169,7 +169,7 @@ def _signer(material: VerificationMaterial, trust: ModelTrust, now: datetime) ->
 
 
 def _trusted_leaf(chain: Sequence[bytes], trust: ModelTrust, now: datetime) -> x509.Certificate:
-    """The first certificate, which the others lead to an authority from; every one of them is valid now."""
+    """Returns the first certificate. The others lead from it to an authority, and all are valid now. Raises ModelUntrusted otherwise."""
     now = now.astimezone(UTC)
     store = crypto.X509Store()
     for certificate in [one for pem in trust.authorities for one in _certificates(pem)]:
@@ -180,13 +180,13 @@ def _trusted_leaf(chain: Sequence[bytes], trust: ModelTrust, now: datetime) -> x
         crypto.X509StoreContext(store, leaf, others).verify_certificate()
         return leaf.to_cryptography()
     except crypto.X509StoreContextError as error:
-        raise ModelUntrusted(f"its certificate is not to be trusted at {now:%Y-%m-%d %H:%M} UTC: {error}") from error
+        raise ModelUntrusted(f"its certificate is not trusted at {now:%Y-%m-%d %H:%M} UTC: {error}") from error
     except (ValueError, crypto.Error) as error:
         raise ModelUntrusted(f"the certificates in {BUNDLE_FILE} cannot be read") from error
 
 
 def _for_signing(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
-    """The certificate's key. Raises ModelUntrusted when it was issued for something else than signing, such as a server's TLS."""
+    """Returns the certificate's key. Raises ModelUntrusted when it was issued for another purpose than signing, such as a server's TLS."""
     try:
         extensions, key = certificate.extensions, certificate.public_key()
     except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
@@ -199,22 +199,22 @@ def _for_signing(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
             " digitalSignature, and its extended key usage, if it has one, codeSigning"
         )
     if not _fits(key):
-        raise ModelUntrusted(f"the certificate of {certificate.subject.rfc4514_string()} has another key than P-256, P-384 or P-521")
+        raise ModelUntrusted(f"the certificate of {certificate.subject.rfc4514_string()} has a key that is not P-256, P-384 or P-521")
     return key
 
 
 def _same(digests: Mapping[str, str], signed: statements.Manifest) -> None:
     found = {one.identifier: one.digest for one in signed.resource_descriptors()}
-    problems = [f"{file!r:.80} was signed and is no file of a version" for file in found if file not in digests]
+    problems = [f"{file!r:.80} was signed but is not a file of a version" for file in found if file not in digests]
     for file, digest in sorted(digests.items()):
         if file not in found:
             problems.append(f"{file} was not signed")
         elif found[file].algorithm != _HASH:
-            problems.append(f"{file} was signed by another digest ({found[file].algorithm!r:.20}) than SHA-256")
+            problems.append(f"{file} was signed with the digest {found[file].algorithm!r:.20}, not SHA-256")
         elif f"{_HASH}:{found[file].digest_hex}" != digest:
             problems.append(f"{file} is not the file that was signed")
     if problems:
-        raise ModelUntrusted(f"{'; '.join(problems[:6])}; it must be signed again (penstock model sign)")
+        raise ModelUntrusted(f"{'; '.join(problems[:6])}; sign it again (penstock model sign)")
 
 
 # --- keys and certificates ----------------------------------------------------------------------------------------------
@@ -225,10 +225,10 @@ def _trusted_keys(trust: ModelTrust) -> Iterator[tuple[Pem, ec.EllipticCurvePubl
         try:
             key = serialization.load_pem_public_key(pem.data)
         except (ValueError, UnsupportedAlgorithm) as error:
-            what = "a private key, which must stay with its owner" if b"PRIVATE KEY" in pem.data else "no public key in PEM"
+            what = "a private key, which must stay with its owner" if b"PRIVATE KEY" in pem.data else "not a public key in PEM"
             raise ConfigError(f"model_trust: {pem.file} is {what}; give the public one: openssl pkey -in KEY -pubout") from error
         if not _fits(key):
-            raise ConfigError(f"model_trust: {pem.file} is another key than P-256, P-384 or P-521, which models are signed with")
+            raise ConfigError(f"model_trust: {pem.file} is not a P-256, P-384 or P-521 key; models are signed with one of these")
         yield pem, key
 
 
@@ -242,28 +242,28 @@ def _certificates(pem: Pem) -> list[x509.Certificate]:
 def _private_key(file: Path, password: bytes | None) -> ec.EllipticCurvePrivateKey:
     try:
         key = serialization.load_pem_private_key(_opened(file).data, password)
-    except TypeError as error:  # a password too many or too few
+    except TypeError as error:  # a password is missing, or given for a key without one
         raise ConfigError(f"{file}: {error}") from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"{file} is no private key in PEM, or the password is wrong: {error}") from error
+        raise ConfigError(f"{file} is not a private key in PEM, or the password is wrong: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not _fits(key.public_key()):
-        raise ConfigError(f"{file} is another key than P-256, P-384 or P-521, which models are signed with")
+        raise ConfigError(f"{file} is not a P-256, P-384 or P-521 key; models are signed with one of these")
     return key
 
 
 def _fits(key: object) -> TypeGuard[ec.EllipticCurvePublicKey]:
-    """Whether it is a key that the format knows."""
+    """Whether the format allows the key."""
     return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1 | ec.SECP521R1)
 
 
 def _issued_for(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, file: str, now: datetime) -> None:
-    """What a check would refuse is not signed with in the first place."""
+    """Raises ConfigError for a certificate that a later check of the signature would reject."""
     try:
         public = _for_signing(certificate)
     except ModelUntrusted as error:
         raise ConfigError(f"{file}: {error}") from error
     if public != key.public_key():
-        raise ConfigError(f"{file} is not the certificate of this key: the certificate comes first, then those that lead to the authority")
+        raise ConfigError(f"{file} is not the certificate of this key: give the key's certificate first, then the chain to the authority")
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
         raise ConfigError(f"{file} is valid from {certificate.not_valid_before_utc} to {certificate.not_valid_after_utc}")
 
@@ -280,6 +280,6 @@ def _named(certificate: x509.Certificate) -> Signer:
 
 
 def _fingerprint(key: ec.EllipticCurvePublicKey) -> str:
-    """As the format has it: of the key in PEM."""
+    """Returns the fingerprint that the format uses: that of the key in PEM."""
     pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     return f"{_HASH}:{hashlib.sha256(pem).hexdigest()}"

@@ -1,6 +1,6 @@
-"""Made-up inputs for a model, from its signature alone: seeded, small, and the same on every machine.
+"""Generated inputs for a model, from its signature alone: seeded, small, and the same on every machine.
 
-Golden records made from them pin what a model answers today, not that it is right.
+Golden records made from them fix a model's outputs of today; they do not show that the outputs are correct.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _OPEN_AXIS: Final = 3
 
 
 def synthetic_feeds(signature: Signature, size: int, *, seed: int = 0) -> dict[str, Array]:
-    """`size` rows: floats from 0 to 1, integers 0 and 1 (safe as an index), any bool, a few words; open axes have size 3."""
+    """Returns `size` rows: floats from 0 to 1, integers 0 and 1 (safe as an index), any bool, a few words; open axes have size 3."""
     random = np.random.default_rng(seed)
     return {tensor.name: _column(random, tensor, size) for tensor in signature.inputs}
 
 
 def synthetic_records(session: Session, *, size: int = 8, seed: int = 0) -> tuple[GoldenRecord, ...]:
-    """Golden records of what the model answers to made-up rows. Raises ModelCorrupt when it refuses them."""
+    """Returns golden records of the model's outputs for generated rows. Raises ModelCorrupt when it refuses them."""
     inputs = rows_of(synthetic_feeds(session.signature, size, seed=seed))
     asked = [GoldenRecord(row, {}) for row in inputs]
     try:
         rows = answers(session, asked)
     except RecordError as error:
-        raise ModelCorrupt(f"made-up rows do not run: {error}; if real rows do not do this, give some as golden records") from error
+        raise ModelCorrupt(f"generated rows do not run: {error}; if real rows run, give some as golden records") from error
     return tuple(GoldenRecord(row, answer) for row, answer in zip(inputs, rows, strict=True))
 
 

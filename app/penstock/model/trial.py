@@ -1,9 +1,9 @@
-"""The child of the quarantine: tries one file within its limits, and says what it found as one JSON object on stdout.
+"""The child of the quarantine: tries one file within limits, and prints the result as one JSON object on stdout.
 
     python -m penstock.model.trial FILE [--golden FILE]
 
-It loads the file, runs it on made-up and on golden inputs at batch sizes 1, 2 and 256, and checks that every output has a row for each
-row, is finite, and that a row's answer does not depend on the rows beside it.
+It loads the file, runs it on generated and on golden inputs at batch sizes 1, 2 and 256, and checks that every output has one row per
+input row and is finite, and that a row's output does not depend on the other rows.
 """
 
 from __future__ import annotations
@@ -28,43 +28,43 @@ from penstock.host import ends_with
 from penstock.model.artifact import GOLDEN_FILE
 from penstock.model.contents import check_contents
 from penstock.model.golden import feeds_of, parse
-from penstock.model.quarantine import SAID, Limits
+from penstock.model.quarantine import MAX_REPORT, Limits
 from penstock.model.session import Session
 from penstock.model.synthetic import synthetic_feeds
 
 __all__ = ["SIZES"]
 
 SIZES: Final = (1, 2, 256)
-# A row alone may take other instructions than the row in a batch; what differs by more than this is another answer.
+# The CPU may use other instructions for a single row than for a batch. A larger difference counts as a different output.
 _ATOL: Final = 1e-4
 _RTOL: Final = 1e-3
 _NICE: Final = 10
-_PATIENCE: Final = 5  # a run may take so many times its CPU time: on a busy host a nice child gets a fifth of a core
+_PATIENCE: Final = 5  # wall time per CPU time of a run: on a busy host, a low-priority child gets a fifth of a core
 
 
 def main() -> None:
-    """The child: tries a file within the limits and prints what it found as JSON."""
+    """Tries a file within the limits and prints the result as JSON."""
     usual = Limits()
     parser = argparse.ArgumentParser(prog="python -m penstock.model.trial", description=main.__doc__)
     parser.add_argument("file", type=Path, help="an ONNX file")
-    parser.add_argument("--golden", type=Path, help="golden records whose inputs are run too")
+    parser.add_argument("--golden", type=Path, help="golden records; their inputs are run too")
     parser.add_argument("--memory", type=int, default=usual.memory, help="bytes of address space (default %(default)s)")
     parser.add_argument("--cpu", type=int, default=usual.cpu, help="seconds of CPU (default %(default)s)")
-    parser.add_argument("--wall", type=float, default=usual.wall, help="seconds in all (default %(default)s)")
-    parser.add_argument("--run", type=float, default=usual.run, help="seconds of CPU for one run (default %(default)s)")
-    parser.add_argument("--parent", type=int, help="the process to end with")
+    parser.add_argument("--wall", type=float, default=usual.wall, help="seconds in total (default %(default)s)")
+    parser.add_argument("--run", type=float, default=usual.run, help="seconds of CPU per run (default %(default)s)")
+    parser.add_argument("--parent", type=int, help="end when this process ends")
     asked = parser.parse_args()
     if asked.parent and (begin := ends_with(asked.parent, signal.SIGKILL)):
         begin()
     os.nice(_NICE)
     _limit(asked.memory, asked.cpu)
     try:
-        said: dict[str, Any] = {"remarks": _try(asked.file, asked.golden, min(asked.run * _PATIENCE, asked.wall))}
+        report: dict[str, Any] = {"remarks": _try(asked.file, asked.golden, min(asked.run * _PATIENCE, asked.wall))}
     except ModelError as error:
-        said = {"error": type(error).__name__, "message": str(error)}
+        report = {"error": type(error).__name__, "message": str(error)}
     except MemoryError:
-        said = {"error": ModelCorrupt.__name__, "message": f"the model needs more than {asked.memory:,} bytes of memory"}
-    sys.stdout.write(json.dumps(said) + "\n")
+        report = {"error": ModelCorrupt.__name__, "message": f"the model needs more than {asked.memory:,} bytes of memory"}
+    sys.stdout.write(json.dumps(report) + "\n")
 
 
 def _limit(memory: int, cpu: int) -> None:
@@ -72,11 +72,11 @@ def _limit(memory: int, cpu: int) -> None:
         _lower(resource.RLIMIT_AS, memory, memory)
     _lower(resource.RLIMIT_CPU, cpu, cpu + 1)  # SIGXCPU first, SIGKILL a second later
     _lower(resource.RLIMIT_CORE, 0, 0)
-    _lower(resource.RLIMIT_FSIZE, SAID, SAID)  # it writes no files but its two outputs
+    _lower(resource.RLIMIT_FSIZE, MAX_REPORT, MAX_REPORT)  # its two outputs are the only files that it writes
 
 
 def _lower(kind: int, soft: int, hard: int) -> None:
-    """Sets the limits, but never above what this process was given."""
+    """Sets the limits, but never above the current limits of this process."""
     _, given = resource.getrlimit(kind)
     if given != resource.RLIM_INFINITY:
         soft, hard = min(soft, given), min(hard, given)
@@ -84,7 +84,7 @@ def _lower(kind: int, soft: int, hard: int) -> None:
 
 
 def _try(file: Path, golden_file: Path | None, deadline: float) -> list[str]:
-    check_contents(file.read_bytes())  # read again below: a copy of a large file, kept until the end, counts against the limit
+    check_contents(file.read_bytes())  # the file is read again below: a kept copy of a large file would count towards the limit
     session = Session.load_file(file, label="the model", deadline=deadline)
     try:
         onnx.checker.check_model(file.read_bytes())
@@ -92,19 +92,19 @@ def _try(file: Path, golden_file: Path | None, deadline: float) -> list[str]:
         raise ModelCorrupt(f"the model breaks the ONNX specification: {str(error).strip().splitlines()[0]}") from error
     made_up = synthetic_feeds(session.signature, max(SIZES))
     if golden_file is None:
-        _run(session, made_up, "made-up rows", "; if real rows do not do this, give some as golden records")
+        _run(session, made_up, "generated rows", "; if real rows pass, give some as golden records")
         return []
     for feeds in _golden_feeds(session, golden_file):
         _run(session, feeds, "golden rows", "")
     try:
-        _run(session, made_up, "made-up rows", "")
+        _run(session, made_up, "generated rows", "")
     except ModelCorrupt as error:
-        return [f"not a fault, since the golden rows pass: {error}"]
+        return [f"not a problem, because the golden rows pass: {error}"]
     return []
 
 
 def _golden_feeds(session: Session, file: Path) -> Iterator[Mapping[str, Array]]:
-    """The golden inputs, repeated to the greatest batch size."""
+    """Returns the golden inputs, repeated to the greatest batch size."""
     try:
         records = parse(file.read_text(encoding="utf-8"), session.signature, file=GOLDEN_FILE)
     except ConfigError as error:
@@ -115,7 +115,7 @@ def _golden_feeds(session: Session, file: Path) -> Iterator[Mapping[str, Array]]
 
 
 def _run(session: Session, feeds: Mapping[str, Array], what: str, hint: str) -> None:
-    """Runs the first rows of the batch at each size; the answers must be those of the whole batch."""
+    """Runs the first rows of the batch at each size; the outputs must equal those of the whole batch."""
     names = [tensor.name for tensor in session.signature.outputs]
     seen: dict[int, list[Array]] = {}
     for size in sorted(SIZES, reverse=True):
@@ -151,8 +151,8 @@ def _check_independent(name: str, alone: Array, together: Array, where: str) -> 
     )
     if not same:
         raise ModelCorrupt(
-            f"on {where}: output {name!r} is {alone[0].tolist()!r} for a row by itself and {together[0].tolist()!r} for the same row "
-            f"in a batch of {max(SIZES)}; a row's answer must not depend on its neighbours, nor on chance"
+            f"on {where}: output {name!r} is {alone[0].tolist()!r} for a row alone and {together[0].tolist()!r} for the same row "
+            f"in a batch of {max(SIZES)}; a row's output must not depend on other rows or on chance"
         )
 
 

@@ -1,8 +1,8 @@
-"""Whose models may serve: public keys and authorities that a person put into a folder, and what a topology's policy makes of a signature.
+"""Decides whose models may serve: by public keys and authorities in a folder, and a topology's policy for signatures.
 
-A policy is `off` (signatures are not looked at), `warn` (what is wrong with one is logged, and the model serves) or `require` (it does
-not serve). What is compared is an artifact's digests, pinned when it was opened, so it is judged before a byte of the model is
-loaded, and what is loaded afterwards is what was judged. The check itself needs the extra `signing` and is in
+A policy is `off` (signatures are not checked), `warn` (a problem is logged, and the model serves) or `require` (a model with a problem
+does not serve). The check compares an artifact's digests, which are fixed when it is opened. So it happens before a byte of the model
+is loaded, and what is loaded later is what was checked. The check itself needs the extra `signing` and is in
 `penstock.model.signing`, which is imported when there is a signature to check.
 """
 
@@ -26,7 +26,7 @@ EXTRA: Final = "model signatures need an extra: pip install 'penstock[signing]'"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a version may serve. `message` is what to tell people, empty when all is well; `signer` is known when the signature holds."""
+    """Whether a version may serve. `message` is for people and empty without a problem; `signer` is set when the signature is valid."""
 
     accepted: bool
     message: str = ""
@@ -34,9 +34,9 @@ class Verdict:
 
 
 def load_trust(*places: Path) -> ModelTrust:
-    """Reads what to trust: files, or folders of them: `*.pem` is a public key, `*.crt` certificates of authorities.
+    """Reads the trusted signers, from files or folders of files: `*.pem` is a public key, `*.crt` holds certificates of authorities.
 
-    Raises ConfigError when a place cannot be read, or there is nothing in it.
+    Raises ConfigError when a place cannot be read or is empty.
     """
     files = [file for place in places for file in _files(place)]
     return ModelTrust(
@@ -46,9 +46,9 @@ def load_trust(*places: Path) -> ModelTrust:
 
 
 def judge(policy: Policy, artifact: Artifact, trust: ModelTrust | None, *, now: datetime) -> Verdict:
-    """What the policy makes of the version's signature at the time `now` (with a time zone). Never raises ModelUntrusted.
+    """Applies the policy to the version's signature at the time `now` (with a time zone). Never raises ModelUntrusted.
 
-    Raises ConfigError when a file of `trust` is no key or certificate, and ModelCorrupt when the signature cannot be read.
+    Raises ConfigError when a file of `trust` is not a key or certificate, and ModelCorrupt when the signature cannot be read.
     """
     if policy == "off":
         return Verdict(True)
@@ -59,15 +59,15 @@ def judge(policy: Policy, artifact: Artifact, trust: ModelTrust | None, *, now: 
 
 
 def signer_of(artifact: Artifact, trust: ModelTrust | None, *, now: datetime) -> Signer:
-    """Who of those that `trust` names has signed the version. Raises ModelUntrusted with the reason when none of them has."""
+    """Returns the signer in `trust` that has signed the version. Raises ModelUntrusted with the reason when there is no such signer."""
     try:
         bundle = artifact.bundle()
         if bundle is None:
             raise ModelUntrusted(f"it is not signed (no {BUNDLE_FILE} in {artifact.path}): penstock model sign {artifact} --key FILE")
         if trust is None:
-            raise ModelUntrusted("no key is trusted: set model_trust to the folder of the keys whose models may serve")
+            raise ModelUntrusted("no key is trusted: set model_trust to the folder with the trusted public keys")
         try:
-            from penstock.model.signing import check_signature  # heavy, and only there with the extra
+            from penstock.model.signing import check_signature  # imported here: it is slow to load and needs the extra
         except ModuleNotFoundError as error:
             raise ModelUntrusted(f"its signature cannot be checked: {EXTRA} ({error})") from error
         return check_signature(artifact.digests, bundle, trust, now=now)

@@ -1,4 +1,4 @@
-"""Is a registered version still what was pushed, and does it still answer as it did? Asked at every start, before any event is read."""
+"""Checks that a registered version is what was pushed, and returns the same outputs. Runs at every start, before any event is read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Report", "answers", "check_golden", "verify"]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A version that passed: how many golden records it met, and whether people gave them ("given") or the push ("synthetic")."""
+    """A version that passed: the number of golden records, and whether people gave them ("given") or the push ("synthetic")."""
 
     artifact: Artifact
     records: int
@@ -28,9 +28,9 @@ class Report:
 
 
 def verify(artifact: Artifact, session: Session | None = None) -> Report:
-    """Checks digests, signature, and the golden records, by running them; pass the `session` when the version is loaded already.
+    """Checks digests, signature, and golden records, by running them. Pass the `session` when the version is loaded already.
 
-    Raises ModelCorrupt that names model, version, file, and the first golden record and output that are off.
+    Raises ModelCorrupt that names model, version, file, and the first golden record and output that differ.
     """
     session = session or Session.load(artifact)
     _same_signature(artifact, session.signature)
@@ -38,12 +38,12 @@ def verify(artifact: Artifact, session: Session | None = None) -> Report:
     try:
         check_golden(session, records, atol=golden.atol, rtol=golden.rtol)
     except InferenceError as error:
-        raise artifact.corrupt(MODEL_FILE, f"does not answer as its golden records say ({GOLDEN_FILE}): {error}") from error
+        raise artifact.corrupt(MODEL_FILE, f"does not return the outputs of its golden records ({GOLDEN_FILE}): {error}") from error
     return Report(artifact, len(records), golden.origin)
 
 
 def check_golden(session: Session, records: Sequence[GoldenRecord], *, atol: float, rtol: float) -> None:
-    """Runs the records. Raises InferenceError that names the first record and output that are off, with what was expected and got."""
+    """Runs the records. Raises InferenceError with the first record and output that differ, the expected value and the actual one."""
     misses = compare(records, answers(session, records), session.signature, atol=atol, rtol=rtol)
     if misses:
         more = f", and {len(misses) - 1} more" if len(misses) > 1 else ""
@@ -51,7 +51,7 @@ def check_golden(session: Session, records: Sequence[GoldenRecord], *, atol: flo
 
 
 def answers(session: Session, records: Sequence[GoldenRecord]) -> list[Mapping[str, Any]]:
-    """What the model gives for the records, a row each. Raises InferenceError when it refuses one, or gives a number that is not finite."""
+    """Returns the model's outputs for the records, one row each. Raises InferenceError when it refuses one or an output is not finite."""
     names = [tensor.name for tensor in session.signature.outputs]
     rows: list[Mapping[str, Any]] = []
     for feeds in feeds_of(records, session.signature):
@@ -72,7 +72,10 @@ def _sound(label: str, outputs: Mapping[str, Array], size: int) -> None:
 
 
 def _same_signature(artifact: Artifact, found: Signature) -> None:
-    for kind, said, real in (("inputs", artifact.signature.inputs, found.inputs), ("outputs", artifact.signature.outputs, found.outputs)):
-        if said != real:
-            says, has = (", ".join(map(str, tensors)) for tensors in (said, real))
-            raise artifact.corrupt(MANIFEST_FILE, f"says that the {kind} are {says}; the model's are {has}; push it as a new version")
+    for kind, declared, real in (
+        ("inputs", artifact.signature.inputs, found.inputs),
+        ("outputs", artifact.signature.outputs, found.outputs),
+    ):
+        if declared != real:
+            listed, has = (", ".join(map(str, tensors)) for tensors in (declared, real))
+            raise artifact.corrupt(MANIFEST_FILE, f"lists the {kind} {listed}, but the model has {has}; push it as a new version")

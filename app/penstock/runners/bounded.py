@@ -1,7 +1,7 @@
-"""The bounded runner: one loop over an input that has an end, to a sink, through the same delivery loop as the stream.
+"""The bounded runner: reads an input that has an end and writes to a sink, through the same delivery loop as the stream.
 
-`penstock test` and `penstock batch` run on it. It reports its progress, stores how far it is from time to time, and ends early
-without loss when it is told to: what was begun is finished and stored, and the next run resumes there.
+`penstock test` and `penstock batch` run on it. It reports its progress and stores its position from time to time. When it
+is stopped early, it finishes and stores the work in progress, and the next run resumes there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from penstock.transports.base import Sink, Source, by_topic
 __all__ = ["Bounded", "Ran", "run"]
 
 STORE_EVERY = 1.0  # seconds
-PATIENCE = 60.0  # seconds for what was begun to be acknowledged, at the end
+PATIENCE = 60.0  # seconds at the end for the acknowledgement of the work in progress
 
 
 class Bounded(Source, Protocol):
@@ -32,7 +32,7 @@ class Bounded(Source, Protocol):
 
 
 class Ran(NamedTuple):
-    """What a run came to: the records taken, the outputs, the dead letters, and whether the input's end was reached."""
+    """The result of a run: the records taken, the outputs, the dead letters, and whether the input's end was reached."""
 
     read: int
     written: int
@@ -52,9 +52,9 @@ async def run(
     observers: Observers | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Ran:
-    """Leads everything that the source has through the program; `stages` names the stage that reads each topic.
+    """Runs every record of the source through the program; `stages` names the stage that reads each topic.
 
-    Set, `stopped` ends the run after the group that is under way. Raises TransportError when the source, or the sink, fails.
+    Setting `stopped` ends the run after the current group. Raises TransportError when the source, or the sink, fails.
     """
     metrics = Metrics()
     problems: list[BaseException] = []
@@ -82,7 +82,7 @@ async def run(
         if clock() - stored >= STORE_EVERY:
             await delivery.poll()
             stored = clock()
-        await asyncio.sleep(0)  # a signal is heard here
+        await asyncio.sleep(0)  # signals are handled here
     if problems:
         raise problems[0]
     await delivery.close(PATIENCE)

@@ -1,19 +1,19 @@
 """Whether a worker is alive and ready: pure functions of a `Picture` of it, and the watchdog's clocks.
 
-Ready: partitions are assigned, or the worker is known to be spare; the control log is folded; models are warm; outputs can be written.
+Ready: partitions are assigned, or the worker is a spare; the control log is folded; models are warm; outputs can be written.
 
-Alive: every source makes progress, or has a reason not to. The watchdog keeps a clock per partition, per source topic and for what
-is in flight. A clock runs while nothing moves and nothing of this list explains it; it rings when it has run for its bound:
+Alive: every source makes progress, or has a reason not to. The watchdog keeps a clock per partition, per source topic and for the
+batches in flight. A clock runs while nothing moves without one of the reasons below. At its bound, the worker is stalled:
 
 1. The worker starts or stops.
 2. The group is rebalancing, or the brokers do not answer (which ends a worker after `broker_timeout`).
 3. A partition has no leader, or everything in it that can be read has been read, and fetches are answered.
-4. Back-pressure: no more is taken while enough is in flight. Then the clock of what is in flight counts.
-5. Of what is in flight something goes on, or a model runs that is within its deadline.
+4. Back-pressure: no more is taken while enough is in flight. Then the clock of the batches in flight runs.
+5. A batch in flight makes progress, or a model runs within its deadline.
 6. The whole process was paused.
 
-What it is for: a worker that holds partitions and silently reads nothing, as when its topic is deleted, or when a task of a client
-library has died.
+This finds a worker that holds partitions and silently reads nothing, for example because its topic was deleted, or because a task of
+a client library has died.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FLIGHT: Final = "in flight"
 
 
 class Phase(StrEnum):
-    """Where a worker is in its life."""
+    """The phase of a worker's life."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -44,8 +44,8 @@ class Phase(StrEnum):
 class Picture:
     """A worker at one moment. `sources` gives the topic of each source by its name.
 
-    `progress` changes whenever something in flight goes on; `busy`: a model runs, and is within its deadline. `control` and
-    `models` are why the control log is not folded, or the models are not warm; empty when they are.
+    `progress` changes when a batch in flight makes progress. `busy`: a model runs within its deadline. `control` and `models` are
+    the reasons why the control log is not folded or the models are not warm; empty when they are.
     """
 
     phase: Phase
@@ -58,7 +58,7 @@ class Picture:
 
 
 def readiness(picture: Picture) -> tuple[Condition, ...]:
-    """The conditions of readiness, always all of them, in one order."""
+    """Returns all conditions of readiness, always in the same order."""
     return (
         Condition("running", picture.phase is Phase.RUNNING, picture.phase.value),
         _partitions(picture.consumer),
@@ -71,7 +71,7 @@ def readiness(picture: Picture) -> tuple[Condition, ...]:
 def _partitions(consumer: SourceState | None) -> Condition:
     settled = consumer is not None and consumer.settled
     if not settled or consumer is None:
-        return Condition("partitions", False, "waiting for the group to assign them")
+        return Condition("partitions", False, "waiting for the group to assign partitions")
     count = len(consumer.partitions)
     return Condition("partitions", True, f"{count} assigned" if count else "none: this worker is a spare")
 
@@ -92,21 +92,21 @@ def _outputs(picture: Picture) -> Condition:
 
 @dataclass(slots=True)
 class Watchdog:
-    """Clocks over a sequence of pictures. `bound` is how many seconds a partition may stand still without an excuse.
+    """Clocks over a sequence of pictures. `bound` is how many seconds a partition may make no progress without a reason.
 
-    What is in flight has `flight_bound`: the brokers have their own time to answer first.
+    For batches in flight it is `flight_bound`, which leaves the brokers their own time to answer.
     """
 
     bound: float
     flight_bound: float
     _since: dict[Hashable, float] = field(default_factory=dict)  # when each clock began to run
-    _last: dict[Hashable, Hashable] = field(default_factory=dict)  # what moved, as it was at the last look
+    _last: dict[Hashable, Hashable] = field(default_factory=dict)  # the values at the last check
     _now: float = 0.0
 
     def look(self, now: float, picture: Picture) -> None:
-        """Moves the clocks on to this picture of the worker.
+        """Updates the clocks from this picture of the worker.
 
-        A gap of half a bound between two looks stops them all: the process was paused, or its loop was blocked, and nothing could go on.
+        A gap of half a bound between two checks resets all clocks: the process was paused or its loop blocked, so nothing could progress.
         """
         if now - self._now > self.bound / 2:
             self._since = {}
@@ -116,7 +116,7 @@ class Watchdog:
         self._last = dict(_moving(picture))
 
     def stalled(self, share: float = 1.0) -> dict[Hashable, float]:
-        """What has stood still for this share of its bound, and for how many seconds: partitions, topics, or FLIGHT."""
+        """Returns what made no progress for this share of its bound (partitions, topics or FLIGHT), and for how many seconds."""
         limits = {what: (self.flight_bound if what == FLIGHT else self.bound) * share for what in self._since}
         return {what: self._now - since for what, since in self._since.items() if self._now - since >= limits[what]}
 
@@ -128,7 +128,7 @@ def _moving(picture: Picture) -> Iterator[tuple[Hashable, Hashable]]:
 
 
 def _still(picture: Picture, last: Mapping[Hashable, Hashable]) -> Iterator[tuple[Hashable, bool]]:
-    """Each thing that is watched, and whether it stands still without an excuse."""
+    """Yields each watched thing, and whether it makes no progress without a reason."""
     consumer = picture.consumer
     if consumer is None or picture.phase is not Phase.RUNNING or not consumer.answering:
         return
@@ -142,7 +142,7 @@ def _still(picture: Picture, last: Mapping[Hashable, Hashable]) -> Iterator[tupl
 
 
 def _goes_on(one: PartitionState, last: Hashable) -> bool:
-    """A partition that was not seen before counts as moving: its clock begins at the next look."""
+    """A new partition counts as moving: its clock begins at the next check."""
     if last is None or not isinstance(last, tuple):
         return True
     position, heard = last
@@ -150,7 +150,7 @@ def _goes_on(one: PartitionState, last: Hashable) -> bool:
 
 
 def health(picture: Picture, watchdog: Watchdog) -> Health:
-    """Alive by the watchdog, at half of its bounds: a page shows that something stalls before the worker ends because of it."""
+    """Returns the health at half of the watchdog's bounds, so that a page shows a stall before the worker ends because of it."""
     stalled = watchdog.stalled(0.5)
     sources = [_source(name, topic, picture, stalled) for name, topic in picture.sources.items()]
     return Health(tuple(sources), readiness(picture))
@@ -190,17 +190,17 @@ def _name(partition: tuple[str, int]) -> str:
 
 
 def explain(what: Hashable, seconds: float, picture: Picture) -> str:
-    """One sentence on something that stands still: what, since when, and what is known of the reason."""
+    """Describes a stall in one sentence: what, since when, and the known reason."""
     consumer = picture.consumer
     age = f"for {math.floor(seconds)} s"
     if what == FLIGHT:
         count = consumer.in_flight if consumer is not None else 0
-        return f"none of {count} batches in flight has gone on {age}"
+        return f"none of {count} batches in flight has made progress {age}"
     if isinstance(what, str):
-        why = "it was deleted (`penstock topics create` makes it again), or this user may no longer see it"
+        why = "it was deleted (`penstock topics create` creates it again), or this user has no access any more"
         return f"the brokers have had no topic {what} {age}: {why}"
     one = next((one for one in (consumer.partitions if consumer else ()) if one.partition == what), None)
     if one is None:
-        return f"{what} has stood still {age}"
+        return f"{what} has made no progress {age}"
     waiting = f"{one.backlog} records wait" if one.backlog else "fetches are not answered"
-    return f"{_name(one.partition)} has stood still at offset {one.position} {age}: {waiting}"
+    return f"{_name(one.partition)} has made no progress at offset {one.position} {age}: {waiting}"

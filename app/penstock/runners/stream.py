@@ -1,7 +1,7 @@
-"""The stream runner: a Faust app with one agent per source, which hands what its topic yields to the one delivery loop.
+"""The stream runner: a Faust app with one agent per source, which passes the records of its topic to the one delivery loop.
 
-The event loop belongs to everybody: the models run on it in slices of one chunk, and heartbeats, fetches and sends
-have their turn in between. A model that needs longer than a slice may last runs in a thread instead.
+Models run on the event loop, one chunk at a time, so that heartbeats, fetches and sends run between chunks. A model that
+takes too long for the loop runs in a thread instead.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ logger = logging.getLogger(__name__)
 Serve = Callable[[Pages], AbstractAsyncContextManager[None]]
 
 COLLECT_EVERY = 10.0  # seconds between two runs of the cyclic garbage collector
-GRACE = 5.0  # seconds that a stop may take on top of its bound, before the process ends the hard way
+GRACE = 5.0  # seconds that a stop may exceed its bound, before the process exits without cleanup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _FromFile(Serving):
-    """What the topology file binds, where no releases are followed."""
+    """The bindings of the topology file, used without releases."""
 
     program: Program
 
 
 class StreamRunner:
-    """Runs a topology on Kafka until it is told to stop. One per process; `run` blocks."""
+    """Runs a topology on Kafka until it is stopped. One per process; `run` blocks."""
 
     def __init__(self, loaded: Loaded, settings: Settings, *, serve: Serve | None = None) -> None:
-        """`serve` shows the monitoring pages for as long as the worker lives."""
+        """`serve` serves the monitoring pages while the worker lives."""
         self.loaded = loaded
         self.name = loaded.topology.name
         self.settings = settings
@@ -82,12 +82,12 @@ class StreamRunner:
             control=lambda: "" if self.releases is None else self.releases.out_of_touch(),
             models=lambda: "being made ready" if self.deployment is None else "",
         )
-        self.models = asyncio.Lock()  # a session runs once at a time, also when another source's chunk is in a thread
+        self.models = asyncio.Lock()  # a session has one run at a time, also while another source's chunk is in a thread
 
     def run(self) -> None:
         """Returns after a clean stop (SIGTERM, Ctrl-C).
 
-        Raises TransportError when the brokers or a topic are to blame, ModelError or ControlError when the generation in force
+        Raises TransportError for a problem with the brokers or a topic, ModelError or ControlError when the active generation
         cannot be served.
         """
         admin = Admin(self.settings)
@@ -111,7 +111,7 @@ class StreamRunner:
                 if emit.sink.key is None and have < need:
                     raise SettingsError(
                         f"topic {emit.sink.topic} has {have} partitions, but {stage.source.topic} has {need}: outputs keep their "
-                        f"input's partition, so it needs as many; or give sink {emit.sink.name!r} a `key:` of its own"
+                        f"input's partition, so it needs as many; or give sink {emit.sink.name!r} its own `key:`"
                     )
         return topics
 
@@ -129,7 +129,7 @@ class StreamRunner:
         async with AsyncExitStack() as stack:
             if self._serve is not None:
                 await stack.enter_async_context(self._serve(self.vitals))
-            # Told to stop while the generation in force is brought up, a worker must not finish that first.
+            # A worker that is stopped while it loads the active generation must not finish loading first.
             up, over = asyncio.create_task(self._bring_up(stack, cluster)), asyncio.create_task(self._over.wait())
             await asyncio.wait({up, over}, return_when=asyncio.FIRST_COMPLETED)
             over.cancel()
@@ -141,7 +141,7 @@ class StreamRunner:
                 await asyncio.wait({up})
 
     async def _bring_up(self, stack: AsyncExitStack, cluster: str) -> None:
-        """`deployment` is what the control log has in force, and is followed from now on; without releases, what the file binds."""
+        """Sets `deployment`: the active generation of the control log, which it then follows. Without releases, the file's bindings."""
         if self.settings.releases:
             releases = Follower(self.loaded, self.settings, cluster, self.metrics, self.models)
             releases.places, releases.ready = self._places, lambda: self.vitals.health().ready
@@ -152,17 +152,17 @@ class StreamRunner:
 
     @property
     def deployment(self) -> Deployment[Any] | None:
-        """What scores now; None before a first one is up."""
+        """The plan that scores now; None before the first one is loaded."""
         return self.releases.deployment if self.releases is not None else self._own
 
     def _places(self) -> dict[str, Place]:
-        """The next offset of each partition that is assigned now, and how many records lie behind it."""
+        """The next offset of each assigned partition, and the number of records after it."""
         state = self._standing()
         partitions = () if state is None else state.partitions
         return {"/".join(map(str, one.partition)): Place(position=one.position, lag=one.backlog) for one in partitions}
 
     def _standing(self) -> SourceState | None:
-        """How the source stands now; None before there is one."""
+        """The state of the source; None before there is one."""
         if self.source is None or self.delivery is None or not self.source.started:
             return None
         return self.source.standing(room=self.delivery.has_room())
@@ -173,7 +173,7 @@ class StreamRunner:
             yield from runtime.sessions(serving.program).values()
 
     async def _assigned(self) -> None:
-        """Before the first event of an assignment: no partition falls back to an earlier generation."""
+        """Runs before the first event of an assignment, so that no partition falls back to an earlier generation."""
         if self.releases is not None:
             await self.releases.caught_up()
 
@@ -185,7 +185,7 @@ class StreamRunner:
         start = asyncio.create_task(app.start())
         ends = {asyncio.create_task(self._over.wait()), asyncio.create_task(app._crashed.wait())}
         try:
-            # Told to stop while it starts, which includes waiting for the group, a worker must not wait for its partitions first.
+            # A worker that is stopped while it starts, also while it waits for the group, must not wait for its partitions first.
             await asyncio.wait({start, *ends}, return_when=asyncio.FIRST_COMPLETED)
             if start.done():
                 start.result()
@@ -197,7 +197,7 @@ class StreamRunner:
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             self._failure = self._failure or app.crash_reason
             logger.info("stopping: finishing what is in flight")
-        except Exception as error:  # noqa: BLE001  the client libraries raise what they like; told apart below
+        except Exception as error:  # noqa: BLE001  the client libraries raise any class; sorted below
             self._failure = error
         finally:
             self.vitals.phase = Phase.STOPPING
@@ -211,7 +211,7 @@ class StreamRunner:
             raise as_ours(self._failure) from self._failure
 
     def _host(self) -> App:
-        """The app, and in it the source, the sink and the loop between them."""
+        """Builds the app, with the source, the sink and the loop between them."""
         settings = self.settings
         group = f"{settings.application}.{self.name}"
         self.source = KafkaSource(settings, group, metrics=self.metrics, written=self._written(), before_reading=self._assigned)
@@ -237,15 +237,15 @@ class StreamRunner:
 
     async def _stop(self, app: App) -> None:
         bound = self.settings.drain_timeout + self.settings.session_timeout
-        # A model that does not return holds its thread, and so the end of the process; client libraries swallow cancellation.
+        # A model that does not return blocks its thread, and thereby the exit of the process; client libraries suppress cancellation.
         faulthandler.dump_traceback_later(bound + GRACE, exit=True, file=2)
         try:
             await asyncio.wait_for(app.stop(), bound)
         except TimeoutError:
-            logger.error("stopping took longer than allowed; what was not committed will be processed again")
+            logger.error("stopping took longer than allowed; uncommitted records will be processed again")
 
     def fail(self, error: BaseException | None) -> None:
-        """Ends the run with this error. Nothing past what was acknowledged is committed."""
+        """Ends the run with this error. Only acknowledged work is committed."""
         if self._failure is None:
             self._failure = error
             logger.error("stopping because of: %s", error)
@@ -261,7 +261,7 @@ class StreamRunner:
         try:
             while True:
                 await asyncio.sleep(COLLECT_EVERY)
-                gc.collect()  # what was there at the start is frozen, so this is cheap
+                gc.collect()  # objects from the start are frozen, so this is cheap
         finally:
             gc.enable()
             gc.unfreeze()
@@ -275,7 +275,7 @@ class StreamRunner:
             try:
                 async for event in stream.noack().events():
                     await delivery.submit(event.message.value)
-            except Exception as error:  # noqa: BLE001  whatever it is, nothing after it may be committed, nor Faust restart the agent
+            except Exception as error:  # noqa: BLE001  after any error, nothing may be committed and Faust must not restart the agent
                 self.fail(error)
 
         return agent

@@ -1,11 +1,11 @@
 """Several workers on one host: the same command once per core, started, watched and stopped together.
 
-Each worker is a process of its own in the same consumer group, so Kafka shares the partitions among them, not this process. A
-worker that is killed by a signal is started again (its partitions go to the others in the meantime); one that ends with an
-error has a reason that a restart does not cure, so the others are stopped and its exit code is passed on.
+Each worker is a separate process in the same consumer group, so Kafka, not this process, distributes the partitions. A
+worker that is killed by a signal is started again (until then, the others have its partitions). A restart does
+not help a worker that ends with an error, so the others are stopped and its exit code is returned.
 
-With `--http`, each worker shows its pages on a Unix socket in a private folder, and this process shows them as one: it asks every worker
-at the moment of the request, so a worker that was killed is `penstock_up{worker="2"} 0` and takes no page with it.
+With `--http`, each worker serves its pages on a Unix socket in a private folder, and this process serves them as one. It queries every
+worker at the request, so a killed worker appears as `penstock_up{worker="2"} 0` and the page still works.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ __all__ = ["supervise"]
 logger = logging.getLogger(__name__)
 
 RESTARTS = 5  # of one worker, within
-WINDOW = 60.0  # seconds; more than that is no accident
-POLL = 0.2  # seconds between two looks at the workers
-GRACE = 10.0  # seconds beyond the workers' own bound: they end themselves first, and report where they hung
+WINDOW = 60.0  # seconds; more restarts than that have a permanent cause
+POLL = 0.2  # seconds between two checks of the workers
+GRACE = 10.0  # seconds beyond the workers' own bound: they exit first and report where they were blocked
 ANSWER = 3.0  # seconds for a worker to answer; Prometheus gives a scrape ten
 PAGE_BYTES = 32 * 1024 * 1024
 
@@ -44,12 +44,12 @@ Serve = Callable[[Pages], AbstractAsyncContextManager[None]]
 
 
 class _Worker:
-    """One process, and when it was started lately. `page` is the socket of its pages, None where nobody asks for them."""
+    """One process, and the times of its recent starts. `page` is the socket of its pages, None without `--http`."""
 
     def __init__(self, number: int, group_instance_id: str, page: Path | None) -> None:
         self.number = number
         self.page = page
-        # Two members of one static identity would put each other out of the group.
+        # Two members with one static identity would remove each other from the group.
         self._own = ["--group-instance-id", f"{group_instance_id}-{number}"] if group_instance_id else []
         self._own += ["--http", "" if page is None else f"unix:{page}"]
         self.starts: deque[float] = deque(maxlen=RESTARTS + 1)
@@ -59,14 +59,14 @@ class _Worker:
     def start(self) -> None:
         self.starts.append(time.monotonic())
         self.restarts += 1
-        # The last --workers wins: the same command line, for one worker. A process group of its own keeps Ctrl-C in one hand.
+        # The last --workers wins: the same command line, for one worker. With a separate process group, only this process gets Ctrl-C.
         command = [sys.executable, "-m", "penstock", *sys.argv[1:], "--workers", "1", *self._own]
         self.process = subprocess.Popen(command, start_new_session=True, preexec_fn=ends_with(os.getpid(), signal.SIGTERM))  # noqa: PLW1509  no threads here
         logger.info("worker %d is process %d", self.number, self.process.pid)
 
     @property
     def age(self) -> float:
-        """Seconds since it was started last."""
+        """Seconds since its last start."""
         return time.monotonic() - self.starts[-1]
 
     def crash_loops(self) -> bool:
@@ -74,19 +74,19 @@ class _Worker:
 
 
 def supervise(count: int, patience: float, group_instance_id: str = "", *, serve: Serve | None = None, start_timeout: float = 60.0) -> None:
-    """Runs `count` workers until SIGTERM or Ctrl-C; `patience` is how many seconds they have to finish.
+    """Runs `count` workers until SIGTERM or Ctrl-C; they have `patience` seconds to finish.
 
-    With a `group_instance_id`, each worker's is that and its number. `serve` shows their monitoring pages as one; a worker
-    has `start_timeout` seconds after a start until its pages answer. On Linux the workers end, as on SIGTERM, when this
-    process is killed.
+    With a `group_instance_id`, each worker appends its number to it. `serve` serves their monitoring pages as one; after a
+    start, a worker has `start_timeout` seconds until its pages must answer. On Linux the workers end, as on SIGTERM, when
+    this process is killed.
 
-    Raises WorkerFailed with the exit code of the first worker that gave up.
+    Raises WorkerFailed with the exit code of the first worker that failed.
     """
     asyncio.run(_supervise(count, patience, group_instance_id, serve, start_timeout))
 
 
 async def _supervise(count: int, patience: float, group_instance_id: str, serve: Serve | None, start_timeout: float) -> None:
-    # No executor, and no thread: a worker gets its signal when the thread that started it ends.
+    # No executor and no thread: a worker receives its signal when the thread that started it ends.
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -110,7 +110,7 @@ async def _supervise(count: int, patience: float, group_instance_id: str, serve:
 
 
 def _look_at(worker: _Worker) -> None:
-    """Starts a worker again that was killed. Raises WorkerFailed for one that ended by itself."""
+    """Restarts a worker that was killed. Raises WorkerFailed for one that exited."""
     code = worker.process.poll()
     if code is None:
         return
@@ -118,7 +118,7 @@ def _look_at(worker: _Worker) -> None:
         raise WorkerFailed(f"worker {worker.number} ended with exit code {code}; the others are being stopped", code or 1)
     if worker.crash_loops():
         raise WorkerFailed(f"worker {worker.number} was killed {RESTARTS} times within {WINDOW:g} s", 1)
-    logger.warning("worker %d was ended by %s and is started again", worker.number, signal.Signals(-code).name)
+    logger.warning("worker %d was killed by %s and is started again", worker.number, signal.Signals(-code).name)
     worker.start()
 
 
@@ -132,7 +132,7 @@ async def _stop(workers: Sequence[_Worker], patience: float) -> None:
     for worker in running:
         if worker.process.poll() is None:
             logger.error(
-                "worker %d did not finish within %g s and is killed; what it had not committed will be scored again",
+                "worker %d did not finish within %g s and is killed; uncommitted records will be scored again",
                 worker.number,
                 patience,
             )
@@ -147,7 +147,7 @@ class _Fleet:
         self._workers, self._start_timeout = workers, start_timeout
 
     async def alive(self) -> Verdict:
-        """A worker that is being started is alive for as long as a start may take: this process starts it again when it is killed."""
+        """A starting worker counts as alive for as long as a start may take, because this process restarts it when it is killed."""
         verdicts = await self._ask("/healthz", "alive")
         for worker in self._workers:
             found = verdicts[str(worker.number)]
@@ -173,7 +173,7 @@ class _Fleet:
 
 
 def _verdict(word: str, status: int, body: bytes) -> Verdict:
-    """A worker's own answer; one that cannot be read has the reason as `error`."""
+    """Returns a worker's answer; an unreadable answer has the reason as `error`."""
     try:
         found = json.loads(body) if status in (200, 503) else None
     except ValueError:
@@ -184,7 +184,7 @@ def _verdict(word: str, status: int, body: bytes) -> Verdict:
 
 
 def _together(word: str, reasons: str, verdicts: dict[str, Verdict]) -> Verdict:
-    """Good when all workers are; the reasons name the worker."""
+    """Returns a verdict that is good when all workers are; the reasons name the worker."""
     good = bool(verdicts) and all(one.good for one in verdicts.values())
     bad = {name: one.body.get(reasons) or [one.body.get("error")] for name, one in verdicts.items() if not one.good}
     named = [f"worker {name}: {reason}" for name, found in bad.items() for reason in found]
@@ -192,7 +192,7 @@ def _together(word: str, reasons: str, verdicts: dict[str, Verdict]) -> Verdict:
 
 
 async def _get(page: Path | None, path: str) -> tuple[int, bytes]:
-    """Status and body of a worker's page; status 0 and the reason when there is no answer."""
+    """Returns status and body of a worker's page; status 0 and the reason when there is no answer."""
     try:
         async with asyncio.timeout(ANSWER):
             reader, writer = await asyncio.open_unix_connection(page)
@@ -209,12 +209,12 @@ async def _get(page: Path | None, path: str) -> tuple[int, bytes]:
     words = head.split(b" ", 2)
     length = next((int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), -1)
     if len(words) < 3 or not words[1].isdigit() or length != len(body):
-        return 0, b"half an answer"
+        return 0, b"incomplete answer"
     return int(words[1]), body
 
 
 async def _whole(reader: asyncio.StreamReader) -> bytes:
-    """Everything up to the end of the stream. Raises OSError when that is too much."""
+    """Reads to the end of the stream. Raises OSError when that is too much."""
     parts: list[bytes] = []
     size = 0
     while part := await reader.read(1 << 16):

@@ -1,7 +1,7 @@
-"""A worker's vital signs: read from its parts when somebody asks, and watched by a timer.
+"""A worker's vital signs: read from its parts on request, and checked by a timer.
 
-The metrics that can be computed, the pages `/healthz`, `/readyz` and `/metrics`, the status topic's `ready`, and the watchdog all use
-the same picture of the worker, so that they cannot contradict each other.
+The computed metrics, the pages `/healthz`, `/readyz` and `/metrics`, the status topic's `ready`, and the watchdog all use the same
+picture of the worker, so they cannot contradict each other.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Vitals"]
 
-LOOKS: Final = 12  # of the watchdog within its bound
-FRESH: Final = 0.25  # seconds for which a page of metrics is shown again: a reader that hurries must not slow the stream
+LOOKS: Final = 12  # checks of the watchdog within its bound
+FRESH: Final = 0.25  # seconds for which a metrics page is reused: frequent scrapes must not slow the stream
 
 
 class Vitals:
-    """The vital signs of one worker. The runner sets `phase`; the rest is asked for.
+    """The vital signs of one worker. The runner sets `phase`; the rest is read by functions.
 
-    `consumer` gives its state, None while there is none; `sessions` the models that may run now; `control` and `models` why the control log
+    `consumer` returns its state, None before it exists; `sessions` the loaded models; `control` and `models` the reason why the control log
     is not folded or the models are not warm ("" when they are). Implements `telemetry.health.Pages`.
     """
 
@@ -51,10 +51,10 @@ class Vitals:
         self.phase = Phase.STARTING
         self._metrics, self._sources = metrics, sources
         self._consumer, self._sessions, self._control, self._models = consumer, sessions, control, models
-        # A fetch without news is answered after `fetch_wait_ms`, so a shorter bound would ring for an idle topic.
+        # A fetch without records is answered after `fetch_wait_ms`, so a shorter bound would end a worker with an idle topic.
         bound = max(settings.stall_timeout, settings.fetch_wait_ms / 1000 * 3) if settings.stall_timeout else math.inf
         self._watchdog = Watchdog(bound, bound + settings.broker_timeout)
-        self._page: tuple[str, float, tuple[bytes, str]] = ("", -math.inf, (b"", ""))  # the last one: for whom, when, what
+        self._page: tuple[str, float, tuple[bytes, str]] = ("", -math.inf, (b"", ""))  # the last page: its format, its time, its content
         self._collector: Registry | None = None
         metrics.next_offset.set_function(lambda: self._by_partition(lambda one: one.position))
         metrics.backlog_records.set_function(lambda: self._by_partition(lambda one: one.backlog))
@@ -67,7 +67,7 @@ class Vitals:
         return {(topic, str(partition)): number for (topic, partition), number in found.items() if number is not None}
 
     def picture(self) -> Picture:
-        """The worker now."""
+        """Returns the worker's state now."""
         metrics, now = self._metrics, time.monotonic()
         return Picture(
             phase=self.phase,
@@ -80,7 +80,7 @@ class Vitals:
         )
 
     def health(self) -> Health:
-        """Alive and ready, and why not."""
+        """Returns whether the worker is alive and ready, with reasons."""
         return health(self.picture(), self._watchdog)
 
     # -- the pages -------------------------------------------------------------------------------------------------
@@ -106,17 +106,17 @@ class Vitals:
     # -- the watchdog ------------------------------------------------------------------------------------------------
 
     async def watch(self) -> None:
-        """Returns never. Raises Stalled when something has stood still without an excuse for its bound."""
+        """Never returns. Raises Stalled when something made no progress for its bound without a reason."""
         pause = min(self._watchdog.bound / LOOKS, 5.0)
         while True:
             await asyncio.sleep(pause)
             self.look(time.monotonic())
 
     def look(self, now: float) -> None:
-        """One look of the watchdog. Raises Stalled."""
+        """Runs one check of the watchdog. Raises Stalled."""
         picture = self.picture()
         self._watchdog.look(now, picture)
         self._metrics.watchdog_looks.inc()
         if stalled := self._watchdog.stalled():
             found = "; ".join(explain(what, seconds, picture) for what, seconds in stalled.items())
-            raise Stalled(f"{found}. The worker ends, so that it can be started again (setting stall_timeout)")
+            raise Stalled(f"{found}. The worker exits so that it can be restarted (setting stall_timeout)")

@@ -1,1 +1,1 @@
-"""The one HTTP app of a process. Runners do not know it: the command line hands it to them."""
+"""The one HTTP app of a process. Runners do not import it: the command line passes it to them."""

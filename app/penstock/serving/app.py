@@ -1,10 +1,10 @@
-"""The HTTP app: `/healthz`, `/readyz` and `/metrics`, in the event loop of the process whose pages they are.
+"""The HTTP app: `/healthz`, `/readyz` and `/metrics`, in the event loop of the process that they describe.
 
-The three pages show no payloads, so they may listen beyond this host. They are bounded, since strangers may reach them: GET and HEAD
-only, no request bodies, a request's head of at most 16 KiB, answers for at most 64 connections at a time, each closed after 30 seconds.
+The three pages show no payloads, so they may be served to other hosts. Because untrusted clients may reach them, they are bounded: GET
+and HEAD only, no request bodies, a request head of at most 16 KiB, at most 64 connections at a time, each closed after 30 seconds.
 
-The socket is bound by `listen`, before anything else starts: a port that is in use ends the command while it has done nothing yet.
-Features that answer over HTTP add routes to this app; there is no second server.
+`listen` binds the socket before anything else starts, so that a port in use ends the command before it has any effect.
+Other features with HTTP endpoints add routes to this app; there is no second server.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ __all__ = ["listen", "make_app", "serving"]
 
 logger = logging.getLogger(__name__)
 
-HEAD_BYTES: Final = 16 * 1024  # of a request's head that has not come whole
+HEAD_BYTES: Final = 16 * 1024  # of an incomplete request head
 CONNECTIONS: Final = 64
-LIFETIME: Final = 30.0  # seconds of a connection; a scraper makes a new one
+LIFETIME: Final = 30.0  # seconds of a connection; a scraper opens a new one
 IDLE: Final = 5  # seconds of silence between two requests
 BACKLOG: Final = 64  # connections that wait to be accepted
 _ADDRESS: Final = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]/]*):(?P<port>\d{1,5})")
@@ -45,9 +45,9 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def listen(address: str) -> socket.socket:
-    """A socket bound to `HOST:PORT` (an empty host: every interface; port 0: any free one) or to `unix:PATH`.
+    """Returns a socket bound to `HOST:PORT` (an empty host: every interface; port 0: any free one) or to `unix:PATH`.
 
-    Raises SettingsError when the address is none, or cannot be had.
+    Raises SettingsError when the address is invalid or cannot be bound.
     """
     kind, _, path = address.partition(":")
     try:
@@ -60,12 +60,12 @@ def listen(address: str) -> socket.socket:
 def _listen_tcp(address: str) -> socket.socket:
     found = _ADDRESS.fullmatch(address)
     if found is None or int(found["port"]) > 65535:
-        raise SettingsError(f"http: {address!r} is no address; write HOST:PORT, like 127.0.0.1:9100, or unix:PATH")
+        raise SettingsError(f"http: {address!r} is not an address; write HOST:PORT, like 127.0.0.1:9100, or unix:PATH")
     host = found["host"].strip("[]")
     family, kind, protocol, _, place = socket.getaddrinfo(host or "0.0.0.0", int(found["port"]), type=socket.SOCK_STREAM)[0]  # noqa: S104  as asked
     made = socket.socket(family, kind, protocol)
     try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart need not wait for the old connections to be forgotten
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart need not wait until the system drops the old connections
         made.bind(place)
         made.listen(BACKLOG)
     except OSError:
@@ -75,7 +75,7 @@ def _listen_tcp(address: str) -> socket.socket:
 
 
 def _listen_unix(path: str) -> socket.socket:
-    """A socket that a process left behind is replaced: it is private to its folder, and one that is in use answers."""
+    """Replaces a socket file that a dead process left. Its folder is private, and a socket in use would accept a connection."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -95,7 +95,7 @@ def _answers(path: str) -> bool:
 
 
 def make_app(pages: Pages) -> Starlette:
-    """The app over what stands behind its pages."""
+    """Returns the app that serves these pages."""
 
     def page(answer: Callable[[], Awaitable[Verdict]]) -> Endpoint:
         async def endpoint(request: Request) -> Response:
@@ -119,11 +119,11 @@ def make_app(pages: Pages) -> Starlette:
 
 
 def _bodiless(endpoint: Endpoint) -> Endpoint:
-    """A body is not read, and its connection is closed."""
+    """Rejects a request with a body without reading it, and closes the connection."""
 
     async def answer(request: Request) -> Response:
         if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
-            return Response("this page takes no body\n", 413, headers={"connection": "close"}, media_type="text/plain")
+            return Response("this page accepts no body\n", 413, headers={"connection": "close"}, media_type="text/plain")
         response = await endpoint(request)
         response.headers["cache-control"] = "no-store"
         return response
@@ -159,7 +159,7 @@ def _shown(bound: socket.socket) -> str:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the process has its own."""
+    """uvicorn without its signal handlers, because the process has its own."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -167,7 +167,7 @@ class _Server(uvicorn.Server):
 
 
 class _Connection(H11Protocol):
-    """A connection that ends after LIFETIME: uvicorn would wait for the rest of a request's head for ever."""
+    """A connection that ends after LIFETIME: uvicorn would wait without end for the rest of a request head."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)

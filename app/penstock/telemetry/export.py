@@ -1,6 +1,6 @@
-"""Metrics in the Prometheus formats, through prometheus-client: a registry per worker, and several workers' pages as one.
+"""Metrics in the Prometheus formats, through prometheus-client: a registry per worker, and one page for several workers.
 
-The numbers are read when they are asked for. Nothing is registered globally.
+The numbers are read at the scrape. Nothing is registered globally.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WORKER: Final = "worker"  # the label that a supervisor adds
 
 
 class Exporter(Collector):
-    """Everything in a worker's `Metrics`, as it is at the moment of the scrape."""
+    """Collects everything in a worker's `Metrics` at the moment of the scrape."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -51,7 +51,7 @@ _KINDS: Final[Mapping[str, Any]] = {"counter": CounterMetricFamily, "gauge": Gau
 
 
 def _cumulative(cell: Histogram) -> list[tuple[str, float]]:
-    """Prometheus counts everything at or below a bound, ours only what fell between two."""
+    """Returns cumulative counts: Prometheus counts all values at or below a bound, our histogram those between two bounds."""
     total, buckets = 0, []
     for bound, count in zip((*map(str, map(float, cell.bounds)), "+Inf"), cell.counts, strict=True):
         total += count
@@ -60,7 +60,7 @@ def _cumulative(cell: Histogram) -> list[tuple[str, float]]:
 
 
 def registry(metrics: Metrics) -> CollectorRegistry:
-    """A registry with the worker's metrics and the standard `process_*` families of its process."""
+    """Returns a registry with the worker's metrics and the standard `process_*` families of its process."""
     made = CollectorRegistry(auto_describe=False)
     made.register(Exporter(metrics))
     ProcessCollector(registry=made)
@@ -68,15 +68,15 @@ def registry(metrics: Metrics) -> CollectorRegistry:
 
 
 def encode(collector: Collector, accept: str = "") -> tuple[bytes, str]:
-    """The page in the format that an `Accept` header asks for, and its content type. Plain text unless OpenMetrics is asked for."""
+    """Returns the page in the format of the `Accept` header, and its content type. The default is plain text; OpenMetrics on request."""
     encoder, content_type = choose_encoder(accept)
     return encoder(collector), content_type
 
 
 class Merged(Collector):
-    """The pages of several workers as one, each series with the label `worker`; what cannot be read is missing, and `up` is 0.
+    """Joins the pages of several workers; each series gets the label `worker`. A page that cannot be read is omitted, and its `up` is 0.
 
-    `pages` is each worker's page in the plain text format, None where it did not answer. `restarts` is by worker.
+    `pages` holds each worker's page in the plain text format, None where the worker did not answer. `restarts` is by worker.
     """
 
     def __init__(self, pages: Mapping[str, str | None], restarts: Mapping[str, int]) -> None:
@@ -100,7 +100,7 @@ class Merged(Collector):
 
 
 def _parse(page: str | None) -> list[Metric] | None:
-    """None for what is no page: half of one must not count as a worker that is up."""
+    """Returns None for an invalid page: a worker with an incomplete page must not count as up."""
     try:
         return None if page is None else list(text_string_to_metric_families(page))
     except ValueError:

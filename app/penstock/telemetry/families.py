@@ -1,8 +1,8 @@
 """What a metric family is, and the cells that hold its numbers.
 
 A cell is a plain number behind a method: `counter.inc(256)` takes about 0.1 µs where prometheus-client's takes 1 µs or more,
-because it takes no lock. The rule that allows this: a cell has one writer at a time. The event loop writes most cells; the
-cells of a chunk are written by whichever thread runs that chunk, and the lock around the models admits one chunk at a time.
+because it takes no lock. This is safe because a cell has one writer at a time. The event loop writes most cells; the
+cells of a chunk are written by the thread that runs the chunk, and the lock around the models admits one chunk at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Labels = tuple[str, ...]  # the values of a family's labels, in the order in whi
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric family, under the attribute `name` of `Metrics`. `scraped` families are computed when somebody reads them."""
+    """One metric family, under the attribute `name` of `Metrics`. `scraped` families are computed when they are read."""
 
     name: str
     kind: Kind
@@ -37,7 +37,7 @@ class Family:
         return f"{PREFIX}{self.name}{'_total' if self.kind == 'counter' else ''}"
 
     def cell(self) -> Counter | Gauge | Histogram:
-        """A new cell of the family's kind."""
+        """Returns a new cell of the family's kind."""
         if self.kind == "histogram":
             return Histogram(self.bounds)
         return Counter() if self.kind == "counter" else Gauge()
@@ -59,7 +59,7 @@ class Counter:
 
 
 class Gauge:
-    """A number that is set, or computed by a function each time that somebody reads it."""
+    """A number that is set, or computed by a function at each read."""
 
     __slots__ = ("_function", "_value")
 
@@ -75,7 +75,7 @@ class Gauge:
         self._value = value
 
     def set_function(self, function: Callable[[], float]) -> None:
-        """Computes the value from now on; `set` has no effect after this."""
+        """Sets the function that computes the value; `set` has no effect after this."""
         self._function = function
 
     def snapshot(self) -> float:
@@ -83,7 +83,7 @@ class Gauge:
 
 
 class Histogram:
-    """Counts of values at or below each bound; the last count is that of the values above all bounds."""
+    """Counts of values at or below each bound; the last count is for values above all bounds."""
 
     __slots__ = ("bounds", "count", "counts", "sum")
 
@@ -116,7 +116,7 @@ class Labelled(Generic[C]):
         self._cells: dict[Labels, C] = {}
 
     def labels(self, *values: str) -> C:
-        """The cell of these label values; it is made when it is first asked for."""
+        """Returns the cell of these label values; the first call creates it."""
         if len(values) != len(self.family.labels):
             raise ValueError(f"{self.family.name} has the labels {', '.join(self.family.labels)}; got {values}")
         if values not in self._cells:
@@ -124,7 +124,7 @@ class Labelled(Generic[C]):
         return self._cells[values]
 
     def retain(self, wanted: Callable[[Labels], bool]) -> None:
-        """Drops every cell whose label values are not wanted. A cell that somebody still holds counts on, unseen."""
+        """Drops every cell whose label values are not wanted. A dropped cell that is still bound counts on, but is not exported."""
         self._cells = {values: cell for values, cell in self._cells.items() if wanted(values)}
 
     def __iter__(self) -> Iterator[tuple[Labels, C]]:
@@ -135,7 +135,7 @@ class Labelled(Generic[C]):
 
 
 class Scraped:
-    """A family whose series exist only while somebody reads them: a function gives value by label values."""
+    """A family whose series are computed at each read: a function returns the values by label values."""
 
     __slots__ = ("_function", "family")
 

@@ -1,4 +1,4 @@
-"""What a worker answers when it is asked how it is: named conditions, as values. `runners/health.py` computes them."""
+"""The health of a worker: named conditions, as values. `runners/health.py` computes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Condition", "Health", "Pages", "Verdict"]
 
 
 class Condition(NamedTuple):
-    """Something that holds or does not, and why."""
+    """A condition that holds or not, with its reason."""
 
     name: str
     holds: bool
@@ -18,7 +18,7 @@ class Condition(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The answer of a page: good or not, and what it shows."""
+    """The answer of a page: good or not, and its content."""
 
     good: bool
     body: Mapping[str, Any]
@@ -26,7 +26,7 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """`sources` has a condition per source: it makes progress, or is idle for the stated reason. `conditions` are those of readiness."""
+    """`sources` has one condition per source: it makes progress, or is idle for the given reason. `conditions` are those of readiness."""
 
     sources: tuple[Condition, ...]
     conditions: tuple[Condition, ...]
@@ -40,12 +40,12 @@ class Health:
         return all(one.holds for one in self.conditions)
 
     def liveness(self) -> Verdict:
-        """What `/healthz` answers."""
+        """Returns the answer of `/healthz`."""
         body = {"alive": self.alive, "stalled": _failing(self.sources), "sources": {one.name: one.detail for one in self.sources}}
         return Verdict(self.alive, body)
 
     def readiness(self) -> Verdict:
-        """What `/readyz` answers."""
+        """Returns the answer of `/readyz`."""
         body = {"ready": self.ready, "missing": _failing(self.conditions), "conditions": {one.name: one.detail for one in self.conditions}}
         return Verdict(self.ready, body)
 
@@ -55,11 +55,11 @@ def _failing(conditions: tuple[Condition, ...]) -> list[str]:
 
 
 class Pages(Protocol):
-    """What stands behind the three pages, in a worker or in a supervisor."""
+    """The content of the three pages, in a worker or in a supervisor."""
 
     async def alive(self) -> Verdict: ...
 
     async def ready(self) -> Verdict: ...
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
-        """The page of metrics in the format that the `Accept` header asks for, and its content type."""
+        """Returns the metrics page in the format of the `Accept` header, and its content type."""

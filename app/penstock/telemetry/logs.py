@@ -17,8 +17,8 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 def configure(level: str, form: str, *, stream: TextIO | None = None) -> None:
     """Writes log records from `level` on to `stream` (stderr unless given) as "text" or "json". May be called again.
 
-    The client libraries are held at WARNING or above: faust and aiokafka build debug records that are then dropped,
-    which was 10 % of plain Faust's time.
+    The client libraries log at WARNING or above. Below that, faust and aiokafka build debug records that are then dropped,
+    which took 10 % of plain Faust's time.
     """
     handler = logging.StreamHandler(stream)
     handler.set_name(_HANDLER)
@@ -38,7 +38,7 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class _Json(logging.Formatter):
-    """One object a line: time (UTC, ms), level, logger, message, the extra fields, and the exception if there is one."""
+    """One object per line: time (UTC, ms), level, logger, message, the extra fields, and the exception if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))

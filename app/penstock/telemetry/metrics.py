@@ -62,8 +62,8 @@ class Metrics:
     records_out: Counter = _counter("Predictions acknowledged by the brokers.", unit="records")
     dead_letters: Counter = _counter("Records acknowledged in a dead-letter topic.", unit="records")
     batches: Counter = _counter("Batches finished: every output acknowledged.", unit="batches")
-    offloaded: Counter = _counter("Chunks that ran beside the event loop because they take long.", unit="chunks")
-    splits: Counter = _counter("Chunks that were divided to find the row on which a model fails.", unit="chunks")
+    offloaded: Counter = _counter("Chunks that ran in a thread beside the event loop because they take long.", unit="chunks")
+    splits: Counter = _counter("Chunks that were split to find the row that a model fails on.", unit="chunks")
 
     decode_seconds: Counter = _counter("Time spent turning bytes into columns.", unit="s")
     execute_seconds: Counter = _counter("Time spent in the plan, models included.", unit="s")
@@ -87,17 +87,17 @@ class Metrics:
 
     observed: Labelled[Counter] = _counter("Chunks shown to an observer.", unit="chunks", labels=("observer",))
     observer_failures: Labelled[Counter] = _counter(
-        "Observers that raised; the first failure switches the observer off.", unit="failures", labels=("observer",)
+        "Failures of observers. The first failure disables the observer.", unit="failures", labels=("observer",)
     )
     observer_seconds: Labelled[Counter] = _counter("Time spent in an observer.", unit="s", labels=("observer",))
 
-    watchdog_looks: Counter = _counter("Looks of the watchdog over this worker.", unit="looks")
+    watchdog_looks: Counter = _counter("Checks of this worker by the watchdog.", unit="looks")
 
     generation: Gauge = _gauge("The generation that this worker scores with.")
     partitions: Gauge = _gauge("Partitions assigned now.", unit="partitions")
     in_flight_batches: Gauge = _gauge("Batches whose outputs are not acknowledged yet.", unit="batches")
     in_flight_bytes: Gauge = _gauge("Bytes of the batches in flight.", unit="bytes")
-    ready: Scraped = _gauge("1 for each condition of readiness that holds, 0 for one that does not.", labels=("condition",), scraped=True)
+    ready: Scraped = _gauge("1 for each condition of readiness that holds, else 0.", labels=("condition",), scraped=True)
 
     next_offset: Scraped = _gauge("The next offset to take.", unit="offset", labels=PARTITION, scraped=True)
     backlog_records: Scraped = _gauge(
@@ -121,7 +121,7 @@ class Metrics:
             setattr(self, name, _held(family))
 
     def __getitem__(self, name: str) -> Counter | Gauge | Histogram | Labelled[Any] | Scraped:
-        """What holds the numbers of the family."""
+        """Returns the object that holds the numbers of the family."""
         found: Counter | Gauge | Histogram | Labelled[Any] | Scraped = getattr(self, name)
         return found
 
@@ -130,12 +130,12 @@ class Metrics:
         return {name: self[name].snapshot() for name in FAMILIES}
 
     def node(self, node: str, version: str) -> NodeCells:
-        """The cells of a node that runs this version, which is written `flight-lr@3`."""
+        """Returns the cells of a node that runs this version (`flight-lr@3`)."""
         labels = (node, *model_of(version))
         return NodeCells(self.node_rows.labels(*labels), self.node_failures.labels(*labels), self.node_seconds.labels(*labels))
 
     def retain_nodes(self, loaded: Collection[tuple[str, str]]) -> None:
-        """Drops the series of each node and version that is not among these pairs: what is unloaded leaves no series behind."""
+        """Drops the series of each node and version that is not in these pairs, so that an unloaded model has no series."""
         wanted = {(node, *model_of(version)) for node, version in loaded}
         for family in (self.node_rows, self.node_failures, self.node_seconds):
             family.retain(wanted.__contains__)
@@ -149,7 +149,7 @@ def _held(family: Family) -> Counter | Gauge | Histogram | Labelled[Any] | Scrap
 
 FAMILIES: Final[Mapping[str, Family]] = {name: one.named(name) for name, one in vars(Metrics).items() if isinstance(one, _Declared)}
 
-SUPERVISOR: Final = (  # what `penstock run --workers N` adds; every series of a worker has the label `worker` there
+SUPERVISOR: Final = (  # added by `penstock run --workers N`, where every series of a worker has the label `worker`
     Family("up", "gauge", "1 for a worker that answered the scrape, 0 for one that did not.", "", ("worker",)),
     Family("worker_restarts", "counter", "Times that a worker was killed and started again.", "starts", ("worker",)),
 )
@@ -164,7 +164,7 @@ def model_of(version: str) -> tuple[str, str]:
 class NodeMeter:
     """A stopwatch over the nodes of a stage: `start` once per chunk, one call after each node (as `execute` makes it), then `count`.
 
-    A chunk that is given up before `count` leaves no trace: its rows are counted when it runs again. One object serves a
+    A chunk that is abandoned before `count` is not counted: its rows are counted when it runs again. One object serves a
     pipeline, which is safe because a pipeline runs one chunk at a time.
     """
 
@@ -181,7 +181,7 @@ class NodeMeter:
         self._laps.clear()
 
     def __call__(self, node: str, rows: int, left: int) -> None:
-        """The node has run over `rows` rows, and `left` of them go on."""
+        """Counts that the node has run over `rows` rows and `left` of them did not fail."""
         self._laps.append((node, rows, left, self._clock()))
 
     def count(self) -> None:

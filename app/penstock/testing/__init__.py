@@ -1,6 +1,6 @@
-"""What our tests use and users' tests may: a topology without a broker, a broker for one run, contract checks, tiny models.
+"""Test support for Penstock and its users: a topology without a broker, a broker for one run, contract checks, tiny models.
 
-`TopologyDriver` loads models, so it brings the model runtime along; it is fetched when it is first used.
+`TopologyDriver` needs the model runtime, so it is imported at its first use.
 """
 
 from typing import TYPE_CHECKING, Any

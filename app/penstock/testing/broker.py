@@ -1,12 +1,12 @@
-"""A Kafka broker for one test run: the best that this machine can give, in a fixed order.
+"""A Kafka broker for one test run: the first of these kinds that this machine can provide.
 
-1. `external`    brokers that were named (`PENSTOCK_BROKERS` in our own suite); nothing is started or stopped
-2. `container`   testcontainers, where a Docker engine answers
-3. `jvm`         Apache Kafka from Maven Central as a child process, where java and mvn answer (see `jvm_kafka`)
-4. `mock`        librdkafka's mock cluster inside this process: always there, but only a part of Kafka
+1. `external`    given brokers (`PENSTOCK_BROKERS` in the project's suite); nothing is started or stopped
+2. `container`   testcontainers, when a Docker engine answers
+3. `jvm`         Apache Kafka from Maven Central as a child process, when java and mvn are available (see `jvm_kafka`)
+4. `mock`        librdkafka's mock cluster inside this process: always available, but only a part of Kafka
 
-What a broker cannot do is data: `Broker.lacks` maps each missing ability to its reason, so that a test that needs it can be skipped
-with that reason. `Broker.passed_over` lists what was tried before.
+`Broker.lacks` maps each missing ability of a broker to its reason, so that a test that needs the ability is skipped with that
+reason. `Broker.passed_over` lists the kinds that were tried before.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ABILITIES: tuple[Ability, ...] = ("create_topics", "topic_config", "restart", "
 
 
 class Broker:
-    """A running broker: `bootstrap` is what clients connect to, `lacks` what it cannot do and why."""
+    """A running broker: `bootstrap` is the address for clients, `lacks` maps missing abilities to reasons."""
 
     kind: Kind
     lacks: Mapping[Ability, str] = {}
@@ -45,26 +45,26 @@ class Broker:
 
     @property
     def capabilities(self) -> frozenset[Ability]:
-        """What it can do."""
+        """Returns its abilities."""
         return frozenset(ability for ability in _ABILITIES if ability not in self.lacks)
 
     def stop(self) -> None:
-        """Ends what was started for it, and returns when that is gone; a second call does nothing."""
+        """Ends everything that was started for it, and returns when that has ended. A second call does nothing."""
 
     def kill(self) -> None:
-        """SIGKILL, as when a machine fails; the data stay for `restart`. Raises TransportUnavailable where that cannot be done."""
+        """Sends SIGKILL, like a failed machine; the data remain for `restart`. Raises TransportUnavailable if that is impossible."""
         raise TransportUnavailable(self.lacks["restart"])
 
     def restart(self) -> None:
-        """Kills it if it runs, starts it on the same address with the same data, and returns when it answers. Raises as `kill`."""
+        """Kills it if it runs, starts it on the same address with the same data, and returns when it answers. Raises like `kill`."""
         raise TransportUnavailable(self.lacks["restart"])
 
     def pause(self) -> None:
-        """SIGSTOP: it holds its connections and answers no request, until `resume`. Raises as `kill`."""
+        """Sends SIGSTOP: it keeps its connections but answers no request until `resume`. Raises like `kill`."""
         raise TransportUnavailable(self.lacks["pause"])
 
     def resume(self) -> None:
-        """SIGCONT. Raises as `kill`."""
+        """Sends SIGCONT. Raises like `kill`."""
         raise TransportUnavailable(self.lacks["pause"])
 
     def __repr__(self) -> str:
@@ -72,26 +72,26 @@ class Broker:
 
 
 class ExternalBroker(Broker):
-    """Brokers that run already."""
+    """Brokers that are running already."""
 
     kind: Kind = "external"
     lacks: Mapping[Ability, str] = {
-        "restart": "these brokers were not started here, so they are not ours to kill",
-        "pause": "these brokers were not started here, so they are not ours to pause",
+        "restart": "these brokers were not started here, so they must not be killed",
+        "pause": "these brokers were not started here, so they must not be paused",
     }
 
 
 class ContainerBroker(Broker):
-    """Kafka (KRaft) in a container that testcontainers holds."""
+    """Kafka (KRaft) in a container of testcontainers."""
 
     kind: Kind = "container"
     lacks: Mapping[Ability, str] = {
-        "restart": "a restarted container comes back on another port, so clients would not find it",
-        "pause": "pausing is only wired for a broker that is a child process",
+        "restart": "a restarted container has another port, so clients cannot reconnect",
+        "pause": "only a broker that is a child process can be paused",
     }
 
     def __init__(self) -> None:
-        from testcontainers.community.kafka import KafkaContainer  # here: an optional extra, and slow to import
+        from testcontainers.community.kafka import KafkaContainer  # imported here: an optional extra, and slow to import
 
         self._container: Any = KafkaContainer(KAFKA_IMAGE).with_kraft()
         self._container.start()
@@ -103,7 +103,7 @@ class ContainerBroker(Broker):
 
 
 class JvmBroker(Broker):
-    """Apache Kafka in a Java process of ours, which may be killed, restarted and paused."""
+    """Apache Kafka in a child process, which may be killed, restarted and paused."""
 
     kind: Kind = "jvm"
 
@@ -118,7 +118,7 @@ class JvmBroker(Broker):
 
     @property
     def log(self) -> str:
-        """What the broker has written to its log so far."""
+        """Returns the broker's log so far."""
         return self._kafka.log
 
     def kill(self) -> None:
@@ -140,21 +140,21 @@ class JvmBroker(Broker):
 
 
 class MockBroker(Broker):
-    """librdkafka's mock cluster, held by a producer in this process: a development broker, in memory only.
+    """librdkafka's mock cluster, inside a producer of this process: a development broker, in memory only.
 
-    It makes a topic with 4 partitions when one is first asked for, and keeps about 5 MB of each partition.
+    It creates a topic with 4 partitions at the first request for it, and keeps about 5 MB of each partition.
     """
 
     kind: Kind = "mock"
     lacks: Mapping[Ability, str] = {
-        "create_topics": "librdkafka's mock cluster has no CreateTopics: a topic appears with 4 partitions when it is first asked for",
+        "create_topics": "librdkafka's mock cluster has no CreateTopics: the first request for a topic creates it with 4 partitions",
         "topic_config": "librdkafka's mock cluster has no topic settings (no compaction, no size limits)",
-        "restart": "librdkafka's mock cluster lives in this process and in memory only",
-        "pause": "librdkafka's mock cluster lives in this process",
+        "restart": "librdkafka's mock cluster runs in this process and in memory only",
+        "pause": "librdkafka's mock cluster runs in this process",
     }
 
     def __init__(self, timeout: float = 10.0) -> None:
-        # log_level 2: it would announce on stderr that it ignores bootstrap.servers, which was not given.
+        # log_level 2: otherwise it reports on stderr that it ignores bootstrap.servers, which was not given.
         self._holder: Producer | None = Producer({"test.mock.num.brokers": 1, "log_level": 2})
         try:
             found = self._holder.list_topics(timeout=timeout).brokers.values()
@@ -164,7 +164,7 @@ class MockBroker(Broker):
         super().__init__(",".join(f"{broker.host}:{broker.port}" for broker in found))
 
     def stop(self) -> None:
-        """Closes the cluster; whatever it held is gone."""
+        """Closes the cluster and drops its data."""
         if self._holder is not None:
             self._holder.close()
             self._holder = None
@@ -172,10 +172,10 @@ class MockBroker(Broker):
 
 @contextmanager
 def open_broker(brokers: str | None = None, *, kinds: tuple[Kind, ...] = ("external", "container", "jvm", "mock")) -> Iterator[Broker]:
-    """The first broker of `kinds` that this machine can give, stopped at the end.
+    """Yields the first broker of `kinds` that this machine can provide, and stops it at the end.
 
-    `brokers` is a bootstrap list ("host:port,host:port"); named brokers are taken without looking further.
-    Raises TransportUnavailable when none of `kinds` can be had; the message has the reason of each.
+    `brokers` is a bootstrap list ("host:port,host:port"); given brokers are used without trying other kinds.
+    Raises TransportUnavailable when none of `kinds` is available; the message has the reason of each.
     """
     broker = _first(brokers, kinds)
     try:
@@ -194,12 +194,12 @@ def _first(brokers: str | None, kinds: tuple[Kind, ...]) -> Broker:
         else:
             broker.passed_over = tuple(reasons)
             return broker
-    raise TransportUnavailable("no broker for tests could be had\n  " + "\n  ".join(reasons))
+    raise TransportUnavailable("no broker for tests is available\n  " + "\n  ".join(reasons))
 
 
 def _external(brokers: str | None) -> Broker:
     if not brokers:
-        raise TransportUnavailable("no brokers were named (PENSTOCK_BROKERS is not set)")
+        raise TransportUnavailable("no brokers were given (PENSTOCK_BROKERS is not set)")
     return ExternalBroker(brokers)
 
 

@@ -1,4 +1,4 @@
-"""`NAME.test.yaml`: examples beside a topology. Each case gives events to sources, and says what comes out of sinks and dead letters.
+"""`NAME.test.yaml`: examples beside a topology. Each case has events for sources, and expected outputs of sinks and dead-letter topics.
 
     topology: flights.yaml        # the default: the file of the same name without `.test`
     cases:
@@ -16,9 +16,9 @@
             departures:
               - {message: malformed, stage: decode}            # a part of the message; the stage, or the node's name
 
-Strict: what comes out is counted and in this order, and what a case does not expect must not come out: a sink or
-dead-letter topic that is not named stays empty. Fields that are not named may be anything. A number in place of a
-list only counts: `predictions: 2`. The whole file is checked before anything runs.
+Expectations are strict: the outputs must have this number and this order, and a sink or dead-letter topic that a case does
+not name must stay empty. Fields that are not named may have any value. A number in place of a list checks only the count:
+`predictions: 2`. The whole file is checked before any case runs.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _LETTER: Final = ("message", "stage")
 
 @dataclass(frozen=True, slots=True)
 class CaseFile:
-    """A file of cases, checked, and the driver of its topology, ready to run them one after the other."""
+    """A checked file of cases, and the driver of its topology, which runs them one after the other."""
 
     file: str
     driver: TopologyDriver
@@ -59,7 +59,7 @@ class CaseFile:
 
 
 def read_cases(path: str | Path, *, models: str | Path = "models", schemas: str | Path = "schemas") -> CaseFile:
-    """The cases of the file, and the driver of its topology.
+    """Reads the cases of the file, and creates the driver of its topology.
 
     Raises ConfigError with every problem of the file; TopologyError and ModelError when the topology cannot be run.
     """
@@ -80,7 +80,7 @@ def read_cases(path: str | Path, *, models: str | Path = "models", schemas: str 
 
 
 class _Reader:
-    """Takes marked values apart; what is wrong gathers in `problems`."""
+    """Unpacks marked values, and collects problems in `problems`."""
 
     def __init__(self, file: str, problems: list[Problem] | None = None) -> None:
         self.file = file
@@ -93,7 +93,7 @@ class _Reader:
         self.report(key.mark, f"unknown {what} {key.text!r}", did_you_mean(key.text, known))
 
     def mapping(self, value: Value | None, what: str, fix: str = "") -> tuple[tuple[Scalar, Value], ...]:
-        """The pairs of a mapping that has any; of anything else none, which is reported."""
+        """Returns the pairs of a non-empty mapping. For any other value, returns no pairs and reports a problem."""
         if isinstance(value, Mapped) and value.items:
             return value.items
         if value is not None:
@@ -101,7 +101,7 @@ class _Reader:
         return ()
 
     def keys(self, value: Value, what: str, required: Iterable[str], optional: Iterable[str]) -> dict[str, Value]:
-        """A mapping with fixed keys; those that are not known are reported and left out."""
+        """Returns a mapping with fixed keys. Unknown keys are reported and omitted."""
         required, known = tuple(required), (*required, *optional)
         pairs = self.mapping(value, what, f"with the keys {', '.join(known)}")
         for key, _ in pairs:
@@ -120,7 +120,7 @@ class _Reader:
         return None
 
     def topology(self, path: Path, named: Value | None) -> Path | None:
-        """The topology's file: the one that is named, else the one of the same name without `.test`."""
+        """Returns the topology's file: the given one, else the one with the same name without `.test`."""
         if named is not None:
             name = self.text(named, "topology")
             mark = named.mark
@@ -129,7 +129,7 @@ class _Reader:
             mark = Mark(1, 1)
         if name is None:
             if named is None:
-                self.report(mark, "which topology is tested?", f"add topology: NAME.yaml, or name the file NAME{SUFFIX}")
+                self.report(mark, "the topology is missing", f"add topology: NAME.yaml, or name the file NAME{SUFFIX}")
             return None
         found = path.parent / name
         if not found.is_file():
@@ -139,7 +139,7 @@ class _Reader:
 
 
 class _Cases(_Reader):
-    """Reads the cases of a file, by what its topology and schemas know."""
+    """Reads the cases of a file, by its topology and schemas."""
 
     def __init__(self, file: str, driver: TopologyDriver, problems: list[Problem]) -> None:
         super().__init__(file, problems)
@@ -165,10 +165,10 @@ class _Cases(_Reader):
     def case(self, value: Value) -> Case:
         keys = self.keys(value, "a case", ("name", "given", "expect"), ())
         name = self.text(keys["name"], "name") if "name" in keys else None
-        given = self.mapping(keys.get("given"), "given", "the name of a source, and its events as a list")
-        expect = self.mapping(keys.get("expect"), "expect", "the name of a sink, and its events as a list")
+        given = self.mapping(keys.get("given"), "given", "the name of a source, with its events as a list")
+        expect = self.mapping(keys.get("expect"), "expect", "the name of a sink, with its events as a list")
         return Case(
-            # Cases without a name have been reported; their places keep them apart.
+            # Cases without a name have been reported; their lines distinguish them.
             name or f"line {value.mark.line}",
             tuple((key.text, self.records(key, item)) for key, item in given),
             tuple(one for key, item in expect for one in self.expected(key, item)),
@@ -242,7 +242,7 @@ class _Cases(_Reader):
 
     def expected(self, key: Scalar, value: Value) -> Iterable[Expected]:
         if key.text == "dead_letters":
-            for source, letters in self.mapping(value, "dead_letters", "the name of a source, and its dead letters as a list"):
+            for source, letters in self.mapping(value, "dead_letters", "the name of a source, with its dead letters as a list"):
                 if source.text in self.sources:
                     topic = self.sources[source.text].dead_letter
                     yield self.outputs(f"dead_letters.{source.text}", topic, letters, source.mark, _LETTER)
@@ -260,7 +260,7 @@ class _Cases(_Reader):
         if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
             return Expected(where, topic, count, (), mark)
         if not isinstance(value, Listed):
-            self.report(value.mark, f"{where} must be a list of what comes out, or how many", "")
+            self.report(value.mark, f"{where} must be a list of expected outputs, or their number", "")
             return Expected(where, topic, 0, (), mark)
         return Expected(where, topic, len(value.items), tuple(self.rules(item, where, fields) for item in value.items), mark)
 

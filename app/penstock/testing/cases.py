@@ -1,6 +1,6 @@
-"""A case: records for sources, and what every sink and dead-letter topic must hold once they went through the plan.
+"""A case: records for sources, and the expected content of every sink and dead-letter topic after the plan has processed them.
 
-Values and one function; `case_file` reads them from a file.
+This module has values and one function; `case_file` reads them from a file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Case", "Expected", "Mismatch", "run_case"]
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a topic holds after a case: `count` records that each meet their rules. Without rows it is only counted."""
+    """The expected content of a topic after a case: `count` records that each match their rules. Without rows, it checks only the count."""
 
     where: str
     topic: str
@@ -30,7 +30,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One example: records by source, in the file's order, and what each topic must hold afterwards."""
+    """One example: records by source, in the file's order, and the expected content of each topic afterwards."""
 
     name: str
     given: tuple[tuple[str, tuple[Record, ...]], ...]
@@ -40,7 +40,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """A place where something else came out, in words, and where in the file the expectation is."""
+    """A difference from an expectation, in words, with the expectation's place in the file."""
 
     where: str
     expected: str
@@ -49,7 +49,7 @@ class Mismatch:
 
 
 def run_case(driver: TopologyDriver, case: Case) -> tuple[Mismatch, ...]:
-    """Runs a case on the driver, which forgets what it held. Everything that came out otherwise; nothing when the case holds."""
+    """Clears the driver and runs a case on it. Returns every mismatch; none means that the case passed."""
     driver.clear()
     for source, records in case.given:
         driver.send_records(source, records)
@@ -61,7 +61,7 @@ def run_case(driver: TopologyDriver, case: Case) -> tuple[Mismatch, ...]:
 
 
 def _outcome(driver: TopologyDriver) -> Iterable[tuple[str, str, list[dict[str, Any]]]]:
-    """Every topic that is written, once: how it is called, its name, and what it holds."""
+    """Yields every output topic once: its label, its name, and its content."""
     for topic, sink in {sink.topic: sink for sink in driver.topology.sinks}.items():
         yield sink.name, topic, driver.events(sink.name)
     for topic, source in {source.dead_letter: source for source in driver.topology.sources}.items():

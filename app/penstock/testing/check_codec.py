@@ -1,4 +1,4 @@
-"""The contract of a codec, as a function: run it over one's own format to know that a pipeline may trust it."""
+"""The contract of a codec, as a function. A pipeline can use a format that passes it."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def check_codec(
 ) -> None:
     """Asserts what the pipeline relies on, for a codec of events of `CODEC_SCHEMA`; `bad` are values that are not events.
 
-    Values come back as they went, in order, whether one or a hundred at a time; no rows are no rows; a bad value is one
-    Failure under its own row number, with a DecodeError, and takes no neighbour along; a row that cannot be written is b""
-    with an EncodeError, and takes no neighbour along.
+    Encoded values decode to the same rows, in order, one or a hundred at a time. No rows give no values. A bad value is one
+    Failure with a DecodeError under its row number, and a row that cannot be written is b"" with an EncodeError; neither
+    changes other rows.
     """
     columns, fields = _columns(), _fields()
     decode, encode = make_decoder(CODEC_SCHEMA, columns).decode, make_encoder(fields, CODEC_SCHEMA).encode
@@ -81,17 +81,17 @@ def _check_round_trips(
         assert encode(one)[0] == [values[at]], "a row is written differently alone"
         _same(decode([values[at]]), one, 1)
     _same(decode([]), [column[:0] for column in rows], 0)
-    assert encode([column[:0] for column in rows])[0] == [], "no rows became values"
+    assert encode([column[:0] for column in rows])[0] == [], "encoding no rows gave values"
 
 
 def _check_isolation(decode: Callable[[Sequence[bytes | None]], Batch], values: Sequence[bytes], at: int, bad: bytes | None) -> None:
     mixed: list[bytes | None] = [*values[:at], bad, *values[at + 1 :]]
     batch = decode(mixed)
     assert [failure.row for failure in batch.failures] == [at], f"{bad!r} at row {at} failed the rows {batch.failures}"
-    assert isinstance(batch.failures[0].error, DecodeError), f"{batch.failures[0].error!r} is no DecodeError"
-    assert batch.rows is not None, "rows are numbered as if none had failed"
+    assert isinstance(batch.failures[0].error, DecodeError), f"{batch.failures[0].error!r} is not a DecodeError"
+    assert batch.rows is not None, "rows are numbered as if no row had failed"
     keep = [row for row in range(_ROWS) if row != at]
-    assert batch.rows.tolist() == keep, "the rows that are left have other numbers than they came in with"
+    assert batch.rows.tolist() == keep, "the remaining rows have lost their original numbers"
     _same(batch, [column[keep] for column in _rows(_ROWS)], _ROWS - 1)
 
 
@@ -103,7 +103,7 @@ def _check_refusal(encode: Callable[[Sequence[Array]], tuple[list[bytes], object
     written, errors = encode(broken)
     assert isinstance(errors, dict), "the errors are a mapping from row to EncodeError"
     assert sorted(errors) == [7, 9], f"rows 7 and 9 hold numbers that are not finite; {sorted(errors)} failed"
-    assert all(isinstance(error, EncodeError) for error in errors.values()), f"{errors} are no EncodeErrors"
+    assert all(isinstance(error, EncodeError) for error in errors.values()), f"{errors} are not EncodeErrors"
     assert written == [b"" if row in errors else value for row, value in enumerate(values)], "a bad row changed its neighbours"
 
 
@@ -125,7 +125,7 @@ def _fields() -> list[Tensor]:
 
 
 def _rows(size: int) -> list[Array]:
-    """Ordinary values and those at the edges; each row differs from every other."""
+    """Returns ordinary values and edge cases; each row differs from every other."""
     random = np.random.default_rng(7)
     count = random.integers(-(2**62), 2**62, size)
     count[:4] = -(2**63), 2**63 - 1, 0, -1

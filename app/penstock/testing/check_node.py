@@ -1,7 +1,7 @@
-"""The contract of whatever has the one signature `run(batch) -> batch`, as one function: give it a node, rows it scores, rows it refuses.
+"""The contract of a node (`run(batch, context) -> batch`), as one function: give it a node, rows that it scores, and rows that it refuses.
 
-A row is an island: what is beside it changes neither whether it fails nor what it scores. A row is never lost: it is in the
-columns or among the failures, under the number it came in with. And a node adds: it keeps what it was given as it was.
+Rows are independent: other rows change neither whether a row fails nor its result. No row is lost: it is in the columns or
+among the failures, under its original number. A node only adds columns: the given ones are kept unchanged.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Columns = Mapping[str, Array]
 def check_node(node: Node, good: Columns, bad: Columns | None = None, *, rtol: float = 1e-5) -> None:
     """Asserts everything that a node promises.
 
-    `good` are at least three rows that it scores and `bad` at least one that it refuses, as the columns that it reads, each
-    `[N, ...]`; without `bad`, what it does with a row that it refuses is not looked at. Floats must be equal up to `rtol`,
-    since a model may add up in another order at another batch size.
+    `good` holds at least three rows that it scores, and `bad` at least one that it refuses, as the columns that it reads, each
+    `[N, ...]`. Without `bad`, refused rows are not checked. Floats must be equal up to `rtol`, because a model may sum in
+    another order at another batch size.
     """
     scored = _adds_columns_and_keeps_the_rest(node, good)
     _gives_the_same_again(node, good, scored)
@@ -42,10 +42,10 @@ def _adds_columns_and_keeps_the_rest(node: Node, good: Columns) -> Columns:
     before = {name: column.copy() for name, column in good.items()}
     done = node.run(batch)
     assert (done.size, done.failures) == (batch.size, ()), f"rows that should be scored failed: {_reasons(done)}"
-    assert list(batch.columns) == list(before), "the batch that was given has changed"
+    assert list(batch.columns) == list(before), "the node has changed the given batch"
     for name, column in before.items():
-        np.testing.assert_array_equal(batch.columns[name], column, f"the node has written into the column {name!r} that it was given")
-        np.testing.assert_array_equal(done.columns[name], column, f"the column {name!r} that was given is not kept")
+        np.testing.assert_array_equal(batch.columns[name], column, f"the node has written into the given column {name!r}")
+        np.testing.assert_array_equal(done.columns[name], column, f"the given column {name!r} is not kept")
     added = {name: column for name, column in done.columns.items() if name not in before}
     assert added, "no column was added"
     for name, column in added.items():
@@ -62,25 +62,25 @@ def _gives_the_same_again(node: Node, good: Columns, scored: Columns) -> None:
 
 
 def _scores_each_row_for_itself(node: Node, good: Columns, scored: Columns, rtol: float) -> None:
-    """Alone, in another order, beside others: the same answer."""
+    """A row has the same result alone, in another order, and beside other rows."""
     size = len(next(iter(good.values())))
     for rows in (*([row] for row in range(size)), list(reversed(range(size))), list(range(size)) * 2):
         done = node.run(_batch(_rows(good, rows)))
-        _equal(done, _rows(scored, rows), list(range(len(rows))), rtol, "a row depends on the rows beside it")
+        _equal(done, _rows(scored, rows), list(range(len(rows))), rtol, "a row depends on other rows")
 
 
 def _lets_earlier_failures_ride_along(node: Node, good: Columns, scored: Columns, rtol: float) -> None:
-    """Rows 0 and 2 failed before; what is left goes by its own numbers."""
+    """Rows 0 and 2 failed before; the remaining rows keep their numbers."""
     size = len(next(iter(good.values())))
     error = DecodeError("failed before")
     done = node.run(_batch(good).fail({0: error, 2: error}))
     left = [row for row in range(size) if row not in (0, 2)]
-    assert done.failures == (Failure(0, error), Failure(2, error)), f"failures that were there are not kept as they were: {_reasons(done)}"
-    _equal(done, _rows(scored, left), left, rtol, "failed rows change the others")
+    assert done.failures == (Failure(0, error), Failure(2, error)), f"earlier failures are not kept unchanged: {_reasons(done)}"
+    _equal(done, _rows(scored, left), left, rtol, "failed rows change other rows")
 
 
 def _fails_exactly_the_bad_rows(node: Node, good: Columns, scored: Columns, bad: Columns, rtol: float) -> None:
-    """Bad rows first, last, in the middle, several: each fails under its number, and the good rows score as if they were alone."""
+    """Bad rows first, last, in the middle, several: each fails under its number, and the good rows have the same results as alone."""
     size, count = (len(next(iter(columns.values()))) for columns in (good, bad))
     for at in ([0], [size], [1], [0, size], list(range(size + 1)), [1, 1]):
         mixed: list[tuple[bool, int]] = [(True, row) for row in range(size)]
@@ -91,9 +91,9 @@ def _fails_exactly_the_bad_rows(node: Node, good: Columns, scored: Columns, bad:
         guilty = [row for row, (fine, _) in enumerate(mixed) if not fine]
         assert [failure.row for failure in done.failures] == guilty, f"rows {guilty} are bad; failed: {_reasons(done)}"
         for failure in done.failures:
-            assert isinstance(failure.error, RecordError), f"{failure.error!r} is no RecordError"
-            assert str(failure.error), "a failure must say why"
-        _equal(done, scored, [row for row, (fine, _) in enumerate(mixed) if fine], rtol, "bad rows change their neighbours")
+            assert isinstance(failure.error, RecordError), f"{failure.error!r} is not a RecordError"
+            assert str(failure.error), "a failure must have a message"
+        _equal(done, scored, [row for row, (fine, _) in enumerate(mixed) if fine], rtol, "bad rows change other rows")
 
 
 def _may_lose_every_row(node: Node, bad: Columns) -> None:
@@ -105,7 +105,7 @@ def _may_lose_every_row(node: Node, bad: Columns) -> None:
 
 
 def _raises_when_it_is_not_to_look_for_the_guilty(node: Node, good: Columns, bad: Columns) -> None:
-    """Without `context.isolate` it must not take the time to look; a node that knows the guilty rows anyway may just fail them."""
+    """Without `context.isolate`, a node must not search for bad rows. A node that knows them anyway may fail them."""
     columns = {name: np.concatenate([good[name], bad[name][:1]]) for name in good}
     size = len(next(iter(good.values())))
     try:
@@ -124,7 +124,7 @@ def _rows(columns: Columns, rows: Sequence[int]) -> dict[str, Array]:
 
 
 def _equal(done: Batch, scored: Columns, numbers: Sequence[int], rtol: float, why: str) -> None:
-    assert done.size == len(numbers), f"{why}: {done.size} rows are left of {len(numbers)}: {_reasons(done)}"
+    assert done.size == len(numbers), f"{why}: {done.size} of {len(numbers)} rows are left: {_reasons(done)}"
     kept = list(range(done.size)) if done.rows is None else done.rows.tolist()
     assert kept == list(numbers), f"{why}: rows {kept} are left, not {list(numbers)}"
     for name, column in scored.items():

@@ -1,4 +1,4 @@
-"""The contract of a registry, as one function: give it an empty one."""
+"""The contract of a registry, as one function: call it with an empty registry."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _gives_back_what_was_published(registry: Registry) -> None:
         "score", model, golden=golden, metrics={"auc": 0.75}, provenance={"author": "contract"}, description='a "quoted" line\nand [more] ü'
     )
     found = registry.resolve("score", "1")
-    assert found == published, "publish gives what resolve gives"
+    assert found == published, "publish and resolve return the same"
     assert found.read() == model
     assert (found.name, found.version, found.size) == ("score", "1", len(model))
     assert found.signature == Session.load(model).signature
@@ -92,7 +92,7 @@ def _moves_aliases(registry: Registry) -> None:
     assert registry.resolve("count", "live").version == "10"
     error = _raises(ModelNotFound, lambda: registry.resolve("count", "livve"))
     assert "did you mean 'live'" in str(error)
-    assert "2.1, 9, 10" in str(error), "the message lists what there is instead"
+    assert "2.1, 9, 10" in str(error), "the message lists the existing versions"
 
 
 def _keeps_the_signature_beside_a_version(registry: Registry) -> None:
@@ -102,12 +102,12 @@ def _keeps_the_signature_beside_a_version(registry: Registry) -> None:
     assert registry.resolve("count", "9").bundle() == b"first"
     error = _raises(ModelExists, lambda: registry.add_bundle(signed, b"second"))
     assert "count@9" in str(error)
-    assert registry.resolve("count", "9").bundle() == b"first", "a signature is replaced on purpose only"
+    assert registry.resolve("count", "9").bundle() == b"first", "a signature is replaced only on request"
     registry.add_bundle(signed, b"second", replace=True)
     assert registry.resolve("count", "9").bundle() == b"second"
-    assert registry.resolve("count", "9") == signed, "a signature changes nothing of the version"
-    assert registry.versions("count") == ["2.1", "9", "10"], "and is no version"
-    assert registry.resolve("count", "10").bundle() is None, "it belongs to one version"
+    assert registry.resolve("count", "9") == signed, "a signature does not change the version"
+    assert registry.versions("count") == ["2.1", "9", "10"], "a signature is not a version"
+    assert registry.resolve("count", "10").bundle() is None, "a signature belongs to one version"
 
 
 def _refuses_names_that_are_paths(registry: Registry) -> None:

@@ -1,4 +1,4 @@
-"""What one output must be, as a test file gives it: a value, a range, a number near another, a list of these."""
+"""The expectation of one output in a test file: a value, a range, a number near another, or a list of these."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["Report", "Rule", "contains", "plain", "rule", "show"]
 Report = Callable[[Mark, str, str], None]
 
 _KEYS: Final = ("above", "below", "near", "within")
-_FLOAT32: Final = 6e-8  # relative: half the distance of two neighbouring float32
+_FLOAT32: Final = 6e-8  # relative: half the distance of two adjacent float32 numbers
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a value must be: `words` for people, `holds` for the value, `mark` the place in the file."""
+    """The expectation of a value: `words` for people, `holds` checks the value, `mark` is the place in the file."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -30,7 +30,7 @@ class Rule:
 
 
 def rule(value: Value, report: Report) -> Rule | None:
-    """The rule that `value` writes down; None when it is not a rule, and `report` has the problem."""
+    """Parses the rule in `value`; returns None when it is not a rule, and passes the problem to `report`."""
     match value:
         case Scalar(value=expected):
             return Rule(show(expected), lambda got: _same(got, expected), value.mark)
@@ -41,18 +41,18 @@ def rule(value: Value, report: Report) -> Rule | None:
 
 
 def contains(value: Scalar) -> Rule:
-    """The rule for a text in which the given text occurs."""
+    """Returns the rule for a text that contains the given text."""
     return Rule(f"text with {show(value.text)}", lambda got: isinstance(got, str) and value.text in got, value.mark)
 
 
 def show(value: Any) -> str:
-    """A value as the file would write it, shortened to a line."""
+    """Returns a value in the file's notation, shortened to one line."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def plain(value: Value) -> Any:
-    """The value without its marks: a mapping, list, str, int, float, bool or None."""
+    """Returns the value without its marks: a mapping, list, str, int, float, bool or None."""
     match value:
         case Scalar(value=scalar):
             return scalar
@@ -81,7 +81,7 @@ def _range(value: Mapped, report: Report) -> Rule | None:
         elif isinstance(item, Scalar) and isinstance(item.value, int | float) and _number(item.value):
             numbers[key.text] = item.value
         else:
-            report(item.mark, f"{key.text} takes a number", "")
+            report(item.mark, f"{key.text} must be a number", "")
     if len(numbers) < len(value.items):
         return None
     words = " and ".join(f"{name} {show(number)}" for name, number in numbers.items())
@@ -90,12 +90,12 @@ def _range(value: Mapped, report: Report) -> Rule | None:
             low, high = numbers.get("above", -math.inf), numbers.get("below", math.inf)
             if low < high:
                 return Rule(words, lambda got: _number(got) and low < got < high, value.mark)
-            report(value.mark, f"no number is {words}", "above is the smaller one")
+            report(value.mark, f"no number is {words}", "above must be less than below")
         case names if names == {"near", "within"} and numbers["within"] >= 0:
             near, within = numbers["near"], numbers["within"]
             return Rule(f"near {show(near)} within {show(within)}", lambda got: _number(got) and abs(got - near) <= within, value.mark)
         case _:
-            report(value.mark, "this is no range", "write {above: 0.5}, {above: 0.5, below: 0.9} or {near: 0.7, within: 0.01}")
+            report(value.mark, "this is not a range", "write {above: 0.5}, {above: 0.5, below: 0.9} or {near: 0.7, within: 0.01}")
     return None
 
 
@@ -104,7 +104,7 @@ def _number(value: Any) -> bool:
 
 
 def _same(got: Any, expected: Any) -> bool:
-    """Equal, of one kind; numbers with a fraction up to what a float32 can tell apart, since that is what most models answer in."""
+    """Whether both are equal and of one kind. Fractions are compared at the precision of float32, which most models return."""
     if _number(got) and _number(expected):
         return got == expected or (isinstance(expected, float) and math.isclose(got, expected, rel_tol=_FLOAT32))
     return type(got) is type(expected) and bool(got == expected)

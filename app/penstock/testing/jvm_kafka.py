@@ -1,7 +1,7 @@
-"""Apache Kafka as a child process: jars from Maven Central once, one KRaft node on free ports, gone without a trace at the end.
+"""Apache Kafka as a child process: jars from Maven Central once, one KRaft node on free ports, removed completely at the end.
 
-Nothing of it outlives the test run: the process is reaped on `stop` and at exit, and a watchdog ends it and removes its data
-when this process dies without a word (kill -9), because the watchdog's standard input then closes.
+It never outlives the test run: the process is ended on `stop` and at exit. When this process is killed (kill -9), a
+watchdog ends the node and removes its data, because the watchdog's standard input then closes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["KAFKA_VERSION", "JvmKafka", "jars", "require_java"]
 KAFKA_VERSION = "4.1.1"
 CACHE = Path.home() / ".cache" / "penstock" / f"kafka-{KAFKA_VERSION}"
 READY_S = 60.0
-# Below the range from which outgoing connections take their ports: a port stays free for a restart.
+# Below the range of ephemeral ports, so that a port stays free for a restart.
 _PORTS = range(20_000, 32_000)
 
 _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
@@ -43,8 +43,8 @@ _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
 </project>
 """
 
-# Tests create their topics and need short sessions, prompt groups and prompt compaction, and a killed node back soon: the
-# controller refuses it until its former session has run out. The rest are Kafka's defaults for one node.
+# Tests create their topics and need short sessions, fast groups and fast compaction. They also restart a killed node soon,
+# and the controller rejects the node until its former session has expired. The rest are Kafka's defaults for one node.
 _PROPERTIES = """process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
@@ -73,7 +73,7 @@ log.initial.task.delay.ms=500
 
 
 def require_java() -> None:
-    """Raises TransportUnavailable, with the reason, where Kafka cannot run: no Java, or neither jars nor Maven to fetch them."""
+    """Raises TransportUnavailable with the reason when Kafka cannot run: no Java, or neither jars nor Maven to fetch them."""
     if shutil.which("java") is None:
         raise TransportUnavailable("there is no java command")
     if not _fetched().exists() and shutil.which("mvn") is None:
@@ -81,7 +81,7 @@ def require_java() -> None:
 
 
 def jars() -> Path:
-    """The folder with Kafka's jars, fetched on the first call; processes that ask at once wait for the one that fetches."""
+    """Returns the folder with Kafka's jars. The first call fetches them; concurrent processes wait for it."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -105,10 +105,10 @@ def _fetch() -> None:
 
 
 class JvmKafka:
-    """One Kafka node, running from construction to `stop`. Raises TransportUnavailable when it does not come up.
+    """One Kafka node, running from construction to `stop`. Raises TransportUnavailable when it does not start.
 
-    `bootstrap` speaks plaintext. `listeners` (name -> security protocol) are opened beside it, each on the port of this
-    host that `addresses` gives; `properties` are added to the node's, and `scram` (user -> password) are its SCRAM-SHA-512 users.
+    `bootstrap` is plaintext. `listeners` (name -> security protocol) are opened beside it, each at its address in
+    `addresses`. `properties` are added to the node's, and `scram` (user -> password) are its SCRAM-SHA-512 users.
     """
 
     def __init__(
@@ -151,11 +151,11 @@ class JvmKafka:
 
     @property
     def log(self) -> str:
-        """What the node has logged so far."""
+        """Returns the node's log so far."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def start(self) -> None:
-        """Starts the node on the data that it has, and returns when it answers clients."""
+        """Starts the node with its existing data, and returns when it answers clients."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._java(), "kafka.Kafka", str(self._home / "server.properties")],
@@ -171,8 +171,8 @@ class JvmKafka:
         self._wait_ready()
 
     def kill(self) -> None:
-        """SIGKILL; the data stay."""
-        # The watchdog goes first: it must never fire at a process id that the system has given to another process.
+        """Sends SIGKILL; the data remain."""
+        # The watchdog goes first: it must never kill a process id that the system has assigned to another process.
         for process in (self._watchdog, self._process):
             if process is not None:
                 process.kill()
@@ -192,13 +192,13 @@ class JvmKafka:
         self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """Ends the node and removes its folder. The data are thrown away, so an orderly shutdown would buy nothing."""
+        """Ends the node and removes its folder. The data are discarded, so an orderly shutdown has no benefit."""
         self.kill()
         shutil.rmtree(self._home, ignore_errors=True)
         atexit.unregister(self.stop)
 
     def _java(self) -> list[str]:
-        # Only the first compiler: a broker that lives for a minute never earns back the second one's time.
+        # Only the first compiler: in a broker that runs for a minute, the second one costs more time than it saves.
         flags = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
         return ["java", *flags, "-cp", f"{self._libs}/*"]
 
@@ -220,8 +220,8 @@ class JvmKafka:
                 raise TransportUnavailable(f"Kafka ended with {code} before it was ready; its log ends:\n{self.log[-1500:]}")
             try:
                 client.list_topics(timeout=0.25)
-                # The first question about a group makes the offsets topic; until its leader is there, groups get errors.
-                client.describe_consumer_groups(["nobody"], request_timeout=1)["nobody"].result()
+                # The first request about a group creates the offsets topic; until it has a leader, groups get errors.
+                client.describe_consumer_groups(["absent"], request_timeout=1)["absent"].result()
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
                     continue
@@ -230,7 +230,7 @@ class JvmKafka:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that no process listens on."""
+    """Returns ports that no process listens on."""
     found: list[int] = []
     for port in random.sample(_PORTS, 200):
         with socket.socket() as probe:

@@ -1,6 +1,6 @@
 """Tiny ONNX models built in memory: each a few nodes that do one thing, well or badly, as bytes ready to load or push.
 
-Floats are float32, a row is the first axis, and tensors are named as the arguments say; `y` is the default output.
+Floats are float32, the first axis is the rows, and the arguments name the tensors; `y` is the default output.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def model(
     outputs: Sequence[onnx.ValueInfoProto],
     initializers: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The bytes of a model of these nodes. Initializers are given as arrays (or what numpy makes arrays of)."""
+    """Returns the bytes of a model of these nodes. Initializers are arrays or array-likes."""
     tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in (initializers or {}).items()]
     graph = helper.make_graph(list(nodes), "tiny", list(inputs), list(outputs), tensors)
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", 3)]
@@ -60,7 +60,7 @@ def model(
 
 
 def identity(dtype: str = "float32", shape: Sequence[int | None] = (1,), *, x: str = "x", y: str = "y") -> bytes:
-    """Returns what it takes, of any dtype and shape."""
+    """Returns its input unchanged, of any dtype and shape."""
     return model([helper.make_node("Identity", [x], [y])], [tensor(x, dtype, shape)], [tensor(y, dtype, shape)])
 
 
@@ -82,19 +82,19 @@ def linear(weights: Sequence[float], bias: float = 0.0, *, x: str = "x", y: str 
 
 
 def constant(value: float, *, x: str = "x", y: str = "y") -> bytes:
-    """The same number for every row: its answer shows which version served."""
+    """The same number for every row: its output shows which version served."""
     nodes = [helper.make_node("Mul", [x, "zero"], ["nothing"]), helper.make_node("Add", ["nothing", "value"], [y])]
     return model(nodes, [tensor(x)], [tensor(y)], {"zero": np.float32(0), "value": np.float32(value)})
 
 
 def join_text(*, a: str = "a", b: str = "b", y: str = "y") -> bytes:
-    """Two strings as one."""
+    """Concatenates two strings."""
     columns = [tensor(a, "string"), tensor(b, "string")]
     return model([helper.make_node("StringConcat", [a, b], [y])], columns, [tensor(y, "string")])
 
 
 def category_number(categories: Sequence[str], *, x: str = "x", y: str = "y") -> bytes:
-    """The number of a category, -1 for one that is not in the list: `[N, 1]` strings to `[N, 1]` int64."""
+    """The index of a category, -1 for an unknown one: `[N, 1]` strings to `[N, 1]` int64."""
     encode = helper.make_node(
         "LabelEncoder",
         [x],
@@ -113,7 +113,7 @@ def ratio(*, a: str = "a", b: str = "b", y: str = "y") -> bytes:
 
 
 def log(*, x: str = "x", y: str = "y") -> bytes:
-    """The logarithm: NaN for what is negative."""
+    """The logarithm: NaN for negative numbers."""
     return model([helper.make_node("Log", [x], [y])], [tensor(x)], [tensor(y)])
 
 
@@ -124,7 +124,7 @@ def gather(values: Sequence[float], *, x: str = "x", y: str = "y") -> bytes:
 
 
 def endless(turns: int = 2**62, *, x: str = "x", y: str = "y") -> bytes:
-    """A Loop of so many turns: practically without end by default, slow on purpose with less."""
+    """A Loop of this many turns: practically endless by default, deliberately slow with fewer."""
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["still"]), helper.make_node("Neg", ["value"], ["next"])],
         "body",
@@ -140,11 +140,11 @@ def endless(turns: int = 2**62, *, x: str = "x", y: str = "y") -> bytes:
 
 
 def hungry(elements: int = 2**32, *, x: str = "x", y: str = "y") -> bytes:
-    """Asks for `4 * elements` bytes when it runs."""
+    """Allocates `4 * elements` bytes when it runs."""
     nodes = [
         helper.make_node("Cast", [x], ["whole"], to=TensorProto.INT64),
         helper.make_node("ReduceMax", ["whole"], ["most"], keepdims=0),
-        helper.make_node("Mul", ["most", "nothing"], ["zero"]),  # of the input, so that the size is known at run time only
+        helper.make_node("Mul", ["most", "nothing"], ["zero"]),  # depends on the input, so that the size is known only at run time
         helper.make_node("Add", ["zero", "elements"], ["size"]),
         helper.make_node("ConstantOfShape", ["size"], ["big"]),
         helper.make_node("ReduceSum", ["big"], ["total"], keepdims=0),
@@ -154,7 +154,7 @@ def hungry(elements: int = 2**32, *, x: str = "x", y: str = "y") -> bytes:
 
 
 def crashing(depth: int = 20_000) -> bytes:
-    """Kills the process that loads it (SIGSEGV): functions that call one another so deep that the runtime's stack overflows."""
+    """Kills the process that loads it (SIGSEGV): nested function calls that overflow the runtime's stack."""
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("own", 1)]
     calls = [helper.make_node(f"f{at + 1}", ["a"], ["b"], domain="own") for at in range(depth)]
     bodies = [*calls, helper.make_node("Neg", ["a"], ["b"])]
@@ -164,20 +164,20 @@ def crashing(depth: int = 20_000) -> bytes:
 
 
 def trapping(*, x: str = "x", y: str = "y") -> bytes:
-    """Loads, and kills the process that runs it on a row of 0 (SIGFPE): the least int64 divided by -1, which no processor can do."""
+    """Loads, and kills the process that runs it on a row of 0 (SIGFPE): the least int64 divided by -1, which overflows."""
     nodes = [helper.make_node("Add", [x, "least"], ["low"]), helper.make_node("Div", ["low", "minus_one"], [y])]
     values = {"least": np.int64(-(2**63)), "minus_one": np.int64(-1)}
     return model(nodes, [tensor(x, "int64")], [tensor(y, "int64")], values)
 
 
 def sum_over_rows(*, x: str = "x", y: str = "y") -> bytes:
-    """Each row's answer depends on the rows beside it: the first axis is used as something else than rows."""
+    """Each row's output depends on the other rows: the model does not treat the first axis as rows."""
     nodes = [helper.make_node("ReduceSum", [x, "axis"], ["total"], keepdims=1), helper.make_node("Div", [x, "total"], [y])]
     return model(nodes, [tensor(x)], [tensor(y)], {"axis": np.array([0])})
 
 
 def zip_map() -> bytes:
-    """A classifier whose probabilities are a list of dictionaries, as scikit-learn's converter makes them when left alone."""
+    """A classifier whose probabilities are a list of dictionaries, as scikit-learn's converter makes them by default."""
     nodes = [helper.make_node("ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[0, 1])]
     value = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
     output = helper.make_value_info("y", helper.make_sequence_type_proto(value))

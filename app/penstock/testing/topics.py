@@ -1,4 +1,4 @@
-"""What a test asks of topics and groups on any broker: make them, fill them, read them whole, see what a group has committed."""
+"""Topics and groups for tests on any broker: create, fill and read topics, and read what a group has committed."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ TIMEOUT_S = 15.0
 
 
 def unique(name: str) -> str:
-    """A name that no other test uses, for a topic or a group: tests share one broker and never clean up after each other."""
+    """Returns a unique name for a topic or a group: tests share one broker and do not clean up."""
     return f"{name}-{uuid.uuid4().hex[:8]}"
 
 
 def create_topics(broker: Broker, topics: Mapping[str, int], config: Mapping[str, str] | None = None) -> None:
     """Creates each topic with its number of partitions, and `config` for all. Returns when every partition has a leader.
 
-    Raises KafkaException when one exists already, or on a broker that cannot create topics.
+    Raises KafkaException when a topic exists already, or on a broker that cannot create topics.
     """
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
     wanted = [NewTopic(name, num_partitions=count, replication_factor=1, config=dict(config or {})) for name, count in topics.items()]
@@ -48,12 +48,12 @@ def create_release_topics(broker: Broker, application: str, topology: str) -> To
 
 
 def produce(broker: Broker, records: Iterable[Record]) -> None:
-    """Sends records to the partition each of them names, and returns when the broker has them all.
+    """Sends each record to its partition, and returns when the broker has all records.
 
-    Timestamps of 0 are set by the client; offsets are ignored. Raises DeliveryFailed with the first refusal.
+    Timestamps of 0 are set by the client; offsets are ignored. Raises DeliveryFailed with the first error.
     """
     refused: list[KafkaError] = []
-    # Without retries nothing is sent twice, and without idempotence the first record need not wait half a second for a producer id.
+    # Without retries no record is sent twice; without idempotence the first record does not wait half a second for a producer id.
     options = {"bootstrap.servers": broker.bootstrap, "retries": 0, "linger.ms": 5, "queue.buffering.max.messages": 0, "log_level": 3}
     producer = Producer(options)
 
@@ -72,7 +72,7 @@ def produce(broker: Broker, records: Iterable[Record]) -> None:
 
 
 def read_all(broker: Broker, topic: str, isolation: Isolation = "read_committed") -> list[Record]:
-    """Every record of a topic from its beginning to its end as of now, in order of partition and offset."""
+    """Returns every record of a topic from its beginning to its current end, in order of partition and offset."""
     consumer = Consumer(
         {
             "bootstrap.servers": broker.bootstrap,
@@ -93,7 +93,7 @@ def read_all(broker: Broker, topic: str, isolation: Isolation = "read_committed"
 
 
 def end_offsets(broker: Broker, topic: str) -> dict[int, int]:
-    """The offset that the next record of each partition would get (transaction markers count)."""
+    """Returns the offset that the next record of each partition would get (transaction markers count)."""
     consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": unique("reader"), "isolation.level": "read_uncommitted"})
     try:
         found = {
@@ -106,7 +106,7 @@ def end_offsets(broker: Broker, topic: str) -> dict[int, int]:
 
 
 def committed(broker: Broker, group: str, topic: str) -> dict[int, int]:
-    """What a group has committed on each partition; 0 where it has committed nothing. Asking does not join the group."""
+    """Returns the committed offset of a group for each partition; 0 without a commit. The call does not join the group."""
     consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": group})
     try:
         asked = [TopicPartition(topic, partition) for partition in _partitions(consumer, topic)]
@@ -116,7 +116,7 @@ def committed(broker: Broker, group: str, topic: str) -> dict[int, int]:
 
 
 def wait_for(condition: Callable[[], bool], what: str, timeout: float = TIMEOUT_S, interval: float = 0.05) -> None:
-    """Asks until `condition()` holds; AssertionError that names `what` when it does not within `timeout` seconds."""
+    """Polls until `condition()` is true. Raises AssertionError that names `what` when it is not within `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
@@ -143,7 +143,7 @@ def _record(message: Message) -> Record:
         topic=message.topic() or "",
         value=message.value(),
         key=message.key(),
-        headers=tuple(cast("list[Header]", message.headers() or [])),  # never a dict nor text: those are what `produce` takes
+        headers=tuple(cast("list[Header]", message.headers() or [])),  # neither a dict nor text, which only `produce` accepts
         timestamp=message.timestamp()[1],
         partition=message.partition() or 0,
         offset=message.offset() or 0,

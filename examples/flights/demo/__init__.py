@@ -1,1 +1,1 @@
-"""The demo: half a year of real flights through a real worker, watched live. `penstock demo` finds it in a clone and runs it."""
+"""The demo: a live view of half a year of real flights through a real worker. `penstock demo` finds it in a clone and runs it."""

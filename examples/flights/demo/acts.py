@@ -1,4 +1,4 @@
-"""How the demo's releases look: the command, each worker's way through the steps, and the outputs of each generation."""
+"""The view of the demo's releases: the command, each worker's progress, and the outputs of each generation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STEPS: Final = (*PREPARING, State.READY, State.LIVE)
 
 
 def stage(tally: Tally, acts: Acts) -> RenderableType:
-    """The commands as a person would type them, where the release stands on each worker, and what each generation has said."""
+    """The commands as a person would type them, the state of the release on each worker, and the results of each generation."""
     parts: list[RenderableType] = []
     for act in acts:
         if act.began:
@@ -36,7 +36,7 @@ def stage(tally: Tally, acts: Acts) -> RenderableType:
 
 
 def _workers(stands: Sequence[Stand]) -> RenderableType:
-    """A line a worker: how many of the steps are done, the one that it is at, and what it says of it."""
+    """One line per worker: the number of finished steps, the current step, and its detail."""
     rows = Table.grid(padding=(0, 1))
     rows.add_column(max_width=NAME, no_wrap=True)
     rows.add_column(no_wrap=True)
@@ -55,23 +55,23 @@ def came_to(act: Act, tally: Tally) -> str:
     if act.error:
         return f"failed: {act.error}"
     if act.result is None:
-        return "stopped before it was in force" if act.began else "not begun"
+        return "stopped before it was active" if act.began else "not started"
     many = len(act.stands)
     seconds = switch(act, tally)
-    said = f"first output {seconds * 1000:,.0f} ms after activate" if seconds is not None else "no output yet"
+    first = f"first output {seconds * 1000:,.0f} ms after activate" if seconds is not None else "no output yet"
     late = f"; not switched: {'; '.join(map(str, act.late))}" if act.late else ""
     workers = "1 worker" if many == 1 else f"{many} workers"
-    return f"generation {act.generation}: ready on {workers} after {act.ready - act.began:.1f} s, {said}{late}"
+    return f"generation {act.generation}: ready on {workers} after {act.ready - act.began:.1f} s, {first}{late}"
 
 
 def switch(act: Act, tally: Tally) -> float | None:
-    """Seconds from `activate` to the first output of the new generation, in this process' hands."""
+    """Seconds from `activate` to the first output of the new generation that this process received."""
     made = tally.generations.get(act.generation) if act.generation is not None else None
     return made.first - act.ready if made else None
 
 
 def generations(tally: Tally) -> RenderableType:
-    """How many outputs each generation has made, with which models, and how well it ranked the flights that it scored."""
+    """The number of outputs of each generation, its models, and how well it ranked the flights that it scored."""
     rows = Table.grid(padding=(0, 2))
     rows.add_row(*(Text(name, "bold") for name in ("generation", "outputs", *RETRAINED, *(f"AUC {node}" for node in RETRAINED))))
     for number, one in sorted(tally.generations.items()):
@@ -81,6 +81,6 @@ def generations(tally: Tally) -> RenderableType:
 
 
 def folded(text: Text) -> Text:
-    """Folded at the console's width, also on one that leaves folding to whoever reads it."""
+    """Folds the text at the console's width, also for a console that does not fold."""
     text.no_wrap, text.overflow = False, "fold"
     return text

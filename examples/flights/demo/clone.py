@@ -1,4 +1,4 @@
-"""Where the demo's files are: the topology, the models and the schemas of the clone that this folder is in."""
+"""The paths of the demo's files: the topology, the models and the schemas of the clone with this folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`penstock demo`: puts broker, worker, replay, releases and screen together."""
+"""`penstock demo`: connects broker, worker, replay, releases and screen."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ __all__ = ["demo"]
 
 APPLICATION = "penstock-demo"
 DEVELOPMENT = "development broker, embedded, memory only: not for production"
-SEVERAL = "the embedded broker does not always let a second worker into the group; several workers want a real Kafka: --brokers"
+SEVERAL = "the embedded broker does not always admit a second worker to the group; use a real Kafka for several workers: --brokers"
 SIGNED = "signed with a key made for this run"
 UNSIGNED = "not signed (--unsigned-control): for development only"
 
 
 @click.command()
-@click.option("--speed", type=click.IntRange(min=1), default=5_000, show_default=True, help="Events a second.")
-@click.option("--limit", type=click.IntRange(min=1), help="Stop after so many events; all of July to December when not given.")
+@click.option("--speed", type=click.IntRange(min=1), default=5_000, show_default=True, help="Events per second.")
+@click.option("--limit", type=click.IntRange(min=1), help="Stop after this many events. [default: all of July to December]")
 @click.option("--swap/--no-swap", default=True, show_default=True, help="End with a deploy of retrained models, and a rollback.")
-@click.option("--record", type=click.Path(dir_okay=False, path_type=Path), help="Write the last picture to this file, as SVG.")
+@click.option("--record", type=click.Path(dir_okay=False, path_type=Path), help="Write the last screen to this file, as SVG.")
 @with_settings("brokers", "workers", "security_protocol", "insecure_plaintext")
 @format_option
 def demo(speed: int, limit: int | None, swap: bool, record: Path | None, settings: Settings, form: str) -> int:
-    """Score the flights that left New York from July to December 2013, live, and swap the models meanwhile.
+    """Score the flights that left New York from July to December 2013, live, and swap the models while they stream.
 
-    They are sent in the order in which they left, scored by `topologies/flights.yaml` (features, a logistic regression, boosted
-    trees, and a stack of both), and held against their true arrival once they have landed. In November models that were trained
-    on January to September are deployed, and in December they are taken back. Kafka is embedded in this process unless --brokers
-    or PENSTOCK_BROKERS names a real one. Runs from a clone of the repository.
+    The flights are sent in the order of departure, scored by `topologies/flights.yaml` (features, a logistic regression, boosted
+    trees, and a stack of both), and compared with their true arrival after they have landed. In November, the demo deploys models
+    that were trained on January to September, and in December it rolls them back. Kafka is embedded in this process unless
+    --brokers or PENSTOCK_BROKERS names a real one. Runs from a clone of the repository.
     """
     console = err if form == "json" else out
     topology = parse(TOPOLOGY)
@@ -64,8 +64,8 @@ def demo(speed: int, limit: int | None, swap: bool, record: Path | None, setting
         stack.enter_context(_terminated_is_interrupted())
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="penstock-demo-")))
         settings = replace(settings, application=APPLICATION, models=MODELS, schemas=SCHEMAS)
-        settings = replace(settings, releases=swap, cache=folder / "cache")  # its own: what was checked before is checked again
-        settings, said, seal = _broker(stack, settings, TOPOLOGY, topology, folder)
+        settings = replace(settings, releases=swap, cache=folder / "cache")  # a separate cache, so that models are checked again
+        settings, described, seal = _broker(stack, settings, TOPOLOGY, topology, folder)
         began = time.perf_counter()
         link = stack.enter_context(Link(librdkafka_arguments(settings), topology, _topics(settings, topology)))
         advice = SEVERAL if settings.workers > 1 and settings.unsigned_control else ""
@@ -76,7 +76,7 @@ def demo(speed: int, limit: int | None, swap: bool, record: Path | None, setting
         if swap and total < FEWEST:
             raise click.UsageError(f"{total} events leave no room for a deploy and a rollback: --limit {FEWEST} at least, or --no-swap")
         swaps = stack.enter_context(Swaps(settings, topology, total)) if swap else None
-        facts = view.Facts("topologies/flights.yaml", _data(flights, total), said, seal if swaps else "", speed)
+        facts = view.Facts("topologies/flights.yaml", _data(flights, total), described, seal if swaps else "", speed)
         tally, ready, acts = Tally(total), 0.0, swaps.acts if swaps else ()
         with _noted() as stop_if_told, view.opened(console, facts, tally, acts) as screen:
 
@@ -111,9 +111,9 @@ def demo(speed: int, limit: int | None, swap: bool, record: Path | None, setting
 
 
 def _broker(stack: ExitStack, settings: Settings, file: Path, topology: Topology, folder: Path) -> tuple[Settings, str, str]:
-    """The settings with the broker to use, what to say of it, and how releases are sealed there.
+    """Yields the settings with the broker, its description, and how releases are signed there.
 
-    Raises TopicMissing when a real one lacks a topic.
+    Raises TopicMissing when a real broker lacks a topic.
     """
     if settings.brokers:
         source, sink = topology.sources[0], topology.sinks[0]
@@ -125,20 +125,20 @@ def _broker(stack: ExitStack, settings: Settings, file: Path, topology: Topology
         return signed(replace(settings, unsigned_control=False), folder), f"{settings.brokers} - Kafka, as given", SIGNED
     broker = MockBroker()
     stack.callback(broker.stop)
-    # The mock holds every fetch for its full time, whatever arrives meanwhile; and only Kafka can stamp what signatures are held against.
+    # The mock holds every fetch for its full time, even if records arrive. It does not stamp records, which signatures need.
     settings = replace(settings, brokers=broker.bootstrap, security_protocol="PLAINTEXT", fetch_wait_ms=10)
     return replace(settings, unsigned_control=True, signing_key=None), f"{broker.bootstrap} - {DEVELOPMENT}", UNSIGNED
 
 
 def _topics(settings: Settings, topology: Topology) -> tuple[str, ...]:
-    """The control and the status topic, when there will be releases."""
+    """Returns the control and the status topic, when there will be releases."""
     releases = topology.releases
     named = Topics.of(settings.application, topology.name, control=releases.control, status=releases.status)
     return named if settings.releases else ()
 
 
 def _config() -> list[str]:
-    """The settings file that was named, for the worker."""
+    """Returns the options that pass the given settings file to the worker."""
     named = click.get_current_context().ensure_object(Invocation).config
     return ["--config", str(named)] if named else []
 
@@ -150,7 +150,7 @@ def _data(flights: Any, total: int) -> str:
 
 
 def _verdict(tally: Tally, acts: Acts) -> int:
-    """Exit code 0 when every event became one prediction and both releases came into force, else 1 with the reasons on stderr."""
+    """Exit code 0 when every event became one prediction and both releases became active, else 1 with the reasons on stderr."""
     reasons = []
     if not tally.received == tally.sent == tally.total:
         because = f"{tally.dead_letters:,} events went to the dead-letter topic, the first because: {tally.first_dead_letter}"
@@ -159,12 +159,12 @@ def _verdict(tally: Tally, acts: Acts) -> int:
         reasons.append(f"{tally.doubled:,} events were answered twice")
     for act in acts:
         if act.error:
-            reasons.append(f"`{act.command}` came to nothing: {act.error}")
+            reasons.append(f"`{act.command}` failed: {act.error}")
             break
         if not act.good:
             reasons.append(f"`{act.command}`: not every worker has switched: {'; '.join(map(str, act.late))}")
         elif act.generation not in tally.generations:
-            reasons.append(f"`{act.command}`: generation {act.generation} is in force, and no output says so")
+            reasons.append(f"`{act.command}`: generation {act.generation} is active, but no output names it")
     for reason in reasons:
         err.print(f"error: {reason}", markup=False)
     return 1 if reasons else 0
@@ -182,9 +182,9 @@ def _busy(console: Console, what: str) -> Iterator[None]:
 
 @contextmanager
 def _noted() -> Iterator[Callable[[], None]]:
-    """Inside, SIGINT and SIGTERM are only noted, and the function that is given raises KeyboardInterrupt where that is safe.
+    """Inside the block, SIGINT and SIGTERM are only recorded, and the yielded function raises KeyboardInterrupt where that is safe.
 
-    Raised within a call of the Kafka client, it now and then comes out of there as a TypeError.
+    When it is raised within a call of the Kafka client, the client sometimes raises a TypeError instead.
     """
     told: list[int] = []
 

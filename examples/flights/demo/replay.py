@@ -1,15 +1,15 @@
-"""The demo's end of the stream: departures go out at a chosen speed, predictions come back and are judged.
+"""The demo's client: sends departures at a chosen speed, receives predictions and judges them.
 
-Each turn of the loop: 1. sends what is due, 2. takes what has come, 3. lets the caller look (`tick`).
-Events go out in bursts of BURST_S seconds, which the client packs into one record batch a partition: the embedded broker hands
-out one batch a partition and fetch, however small, and with single events it came to a standstill at 1,000 a second. No
-more than WINDOW events are on their way at a time. So a slow worker slows the replay down (in bursts of AT_ONCE), and the embedded
-broker, which keeps about 5 MB of a partition, never drops what was not read yet.
+Each turn of the loop: 1. sends the due events, 2. receives predictions, 3. calls `tick` of the caller.
+Events are sent in bursts of BURST_S seconds, which the client packs into one record batch per partition: the embedded broker
+returns one batch per partition and fetch, and with single events it stopped at 1,000 per second. At most WINDOW events are
+in flight. So a slow worker slows the replay down (in bursts of AT_ONCE), and the embedded broker, which keeps about 5 MB per
+partition, never drops unread events.
 
-Every event carries the header RUN, which the worker passes on: what an earlier demo left in the topics of a real Kafka is not counted.
+Every event has the header RUN, which the worker copies, so that outputs of an earlier demo in a real Kafka are not counted.
 
-`room` says how many events may have been sent by now: some are kept for what comes after a swap. While one is under way and they
-run out, the replay slows down rather than stops, so that there is a stream to swap under.
+`room` returns how many events may have been sent by now: some are kept for the time after a swap. When they run out during a
+swap, the replay slows down but does not stop, so that events flow during the swap.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ AT_ONCE: Final = 1_000
 BURST_S: Final = 0.01
 START_S: Final = 60.0
 STALL_S: Final = 30.0
-SLOWING_S: Final = 2.0  # a mark that would be reached within so many seconds slows the replay down
+SLOWING_S: Final = 2.0  # a limit that would be reached within these seconds slows the replay down
 TIMEOUT_S: Final = 15.0
 
 Arrivals = Mapping[str, tuple[float, int]]
 
 
 class Room(NamedTuple):
-    """How many events may have been sent by now, and whether they are to be made to last."""
+    """How many events may have been sent by now, and whether the replay should slow down to make them last."""
 
     mark: int
     scarce: bool
@@ -73,10 +73,10 @@ class _Output(msgspec.Struct):
 
 
 class Link:
-    """A producer of departures and a consumer of what comes of them. Use it as a context manager."""
+    """A producer of departures and a consumer of their outputs. Use it as a context manager."""
 
     def __init__(self, client: Mapping[str, Any], topology: Topology, journals: Iterable[str] = ()) -> None:
-        """`client` is librdkafka's configuration, `journals` are the topics of the releases, if there will be any.
+        """`client` is librdkafka's configuration, `journals` are the topics of the releases, if there are any.
 
         Raises TransportUnavailable when the brokers do not answer or lack a topic.
         """
@@ -91,10 +91,10 @@ class Link:
             {**client, "group.id": "penstock-demo-screen", "enable.auto.commit": False, "fetch.wait.max.ms": 10, "log_level": 2}
         )
         try:
-            # The embedded broker makes a topic when it is first asked for, so the worker finds them all.
+            # The embedded broker creates a topic at the first request for it, so the worker finds them all.
             partitions = {topic: self._partitions(topic) for topic in (source.topic, sink.topic, source.dead_letter, *journals)}
             read = [TopicPartition(topic, number) for topic in (sink.topic, source.dead_letter) for number in partitions[topic]]
-            # What comes from now on: the ends of the partitions are asked for before anything is sent.
+            # Only new records count: the ends of the partitions are read before anything is sent.
             for partition in read:
                 partition.offset = self._consumer.get_watermark_offsets(partition, TIMEOUT_S)[1]
             self._consumer.assign(read)
@@ -110,20 +110,20 @@ class Link:
         self.close()
 
     def close(self) -> None:
-        """Drops what has not been sent yet."""
+        """Drops events that are not sent yet."""
         self._producer.purge()
         self._producer.close()
         self._consumer.close()
 
     def send(self, departure: Departure) -> None:
-        """Sends one event, keyed by its flight. Raises DeliveryFailed when an earlier one was refused."""
+        """Sends one event, keyed by its flight. Raises DeliveryFailed when the broker refused an earlier one."""
         if self._refused is not None:
             raise DeliveryFailed(f"the broker refused an event: {self._refused}")
         self._sent_at[departure.flight_id] = time.perf_counter()
         self._producer.produce(self._departures, departure.value, departure.flight_id, on_delivery=self._delivered, headers=self._run)
 
     def finish(self, tally: Tally, arrivals: Arrivals) -> None:
-        """Takes what stands in the topics behind the last answer: an event that was answered twice shows there."""
+        """Reads the topics to their ends, where a second output of an event would be."""
         ends = [TopicPartition(one.topic, one.partition, self._consumer.get_watermark_offsets(one, TIMEOUT_S)[1]) for one in self._read]
         deadline = time.perf_counter() + TIMEOUT_S
         while any(have.offset < end.offset for have, end in zip(self._positions(), ends, strict=True)):
@@ -132,12 +132,12 @@ class Link:
             self.receive(tally, arrivals, 0.05)
 
     def _positions(self) -> list[TopicPartition]:
-        """The next offsets to read; those that the consumer starts at, where it has read nothing yet."""
+        """Returns the next offsets to read; the start offsets where nothing was read yet."""
         told = self._consumer.position(self._read)
         return [begin if have.offset < 0 else have for have, begin in zip(told, self._read, strict=True)]
 
     def receive(self, tally: Tally, arrivals: Arrivals, wait: float, *, timed: bool = True) -> None:
-        """Counts what has come, waiting `wait` seconds for the first of it."""
+        """Counts the received records; waits up to `wait` seconds for the first one."""
         self._producer.poll(0)
         first = self._consumer.poll(wait)
         if first is None:
@@ -151,7 +151,7 @@ class Link:
                 self._take(message, headers, tally, arrivals, now, timed)
 
     def unanswered(self) -> list[str]:
-        """The flights whose events were sent and not answered."""
+        """Returns the flights whose events have no output yet."""
         return list(self._sent_at)
 
     def _take(
@@ -166,7 +166,7 @@ class Link:
             return
         output = self._decode(message.value() or b"")
         sent = self._sent_at.pop(output.flight_id, None)
-        if sent is None:  # the worker's second answer to an event, as at-least-once allows after a failure
+        if sent is None:  # a second output of an event, which at-least-once permits after a failure
             tally.doubled += 1
             return
         generation = int(headers[GENERATION] or 0)
@@ -191,10 +191,10 @@ def replay(
     link: Link, departures: Iterator[Departure], arrivals: Arrivals, tally: Tally, speed: float, tick: Callable[[], None],
     room: Callable[[], Room],
 ) -> None:  # fmt: skip
-    """Sends the departures, `speed` a second, until all are answered. `tick` is called every turn: it shows, and raises to stop.
+    """Sends the departures, `speed` per second, until all have outputs. Calls `tick` every turn; it updates the view, and raises to stop.
 
-    The first event goes alone: its answer says that the worker is ready, and its latency is not counted.
-    Raises PenstockError when answers stay out.
+    The first event is sent alone: its output shows that the worker is ready, and its latency is not counted.
+    Raises PenstockError when outputs do not arrive.
     """
     _send(link, departures, tally, 1)
     _settle(link, arrivals, tally, tick, START_S, "the worker did not score its first event", timed=False)
@@ -203,7 +203,7 @@ def replay(
     while tally.sent < tally.total:
         now, (mark, scarce) = time.perf_counter(), room()
         pace = min(speed, (mark - tally.sent) / SLOWING_S) if scarce else speed
-        # Time that was lost is not made up for: after a pause the replay goes on at its speed.
+        # Lost time is not caught up: after a pause, the replay continues at its speed.
         due, last = min(due + (now - last) * pace, AT_ONCE), now
         if due >= max(1.0, min(pace * BURST_S, AT_ONCE)) and tally.outstanding <= WINDOW - AT_ONCE:
             due -= _send(link, departures, tally, min(int(due), mark - tally.sent))
@@ -220,7 +220,7 @@ def replay(
 
 
 def _send(link: Link, departures: Iterator[Departure], tally: Tally, most: int) -> int:
-    """Sends up to `most` events and says how many there were."""
+    """Sends up to `most` events and returns their number."""
     count = 0
     while count < most and (departure := next(departures, None)) is not None:
         link.send(departure)
@@ -233,7 +233,7 @@ def _send(link: Link, departures: Iterator[Departure], tally: Tally, most: int) 
 def _settle(
     link: Link, arrivals: Arrivals, tally: Tally, tick: Callable[[], None], within: float, what: str, *, timed: bool = True
 ) -> None:
-    """Until everything sent is answered; PenstockError when nothing has come for `within` seconds."""
+    """Waits until every sent event has an output. Raises PenstockError when nothing arrives for `within` seconds."""
     progress, left = time.perf_counter(), tally.outstanding
     while tally.outstanding:
         link.receive(tally, arrivals, 0.05, timed=timed)
@@ -247,22 +247,22 @@ def _settle(
 def _silence(link: Link, tally: Tally, seconds: float, what: str) -> PenstockError:
     missing = link.unanswered()
     return PenstockError(
-        f"{what}: of {tally.sent:,} events sent {len(missing):,} were not answered, and nothing has come for {seconds:g} s; "
+        f"{what}: of {tally.sent:,} events sent {len(missing):,} have no output, and nothing has arrived for {seconds:g} s; "
         f"the first is {missing[0]}"
     )
 
 
 def _headers(message: Message) -> dict[str, bytes | None]:
-    return dict(cast(list[tuple[str, bytes | None]], message.headers() or []))  # what is declared is what may be sent
+    return dict(cast(list[tuple[str, bytes | None]], message.headers() or []))  # the declared type is the one for sending
 
 
 def _models(headers: Mapping[str, bytes | None]) -> dict[str, str]:
-    """name@version by node, as the worker says what it scored with."""
-    said = (headers.get(MODELS) or b"").decode()
-    return dict(pair.split("=", 1) for pair in said.split(",") if pair)
+    """Returns name@version by node, from the worker's headers."""
+    text = (headers.get(MODELS) or b"").decode()
+    return dict(pair.split("=", 1) for pair in text.split(",") if pair)
 
 
 def _reason(headers: Mapping[str, bytes | None]) -> str:
-    """Why the worker could not score it, in its own words."""
-    said = headers.get("__streams.errors.message") or headers.get("__streams.errors.exception") or b"it does not say why"
-    return said.decode(errors="replace")
+    """Returns the worker's reason why it could not score the event."""
+    text = headers.get("__streams.errors.message") or headers.get("__streams.errors.exception") or b"no reason is given"
+    return text.decode(errors="replace")

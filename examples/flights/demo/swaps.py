@@ -1,12 +1,12 @@
-"""The demo's two releases: retrained models are deployed while events flow, and taken back a little later.
+"""The demo's two releases: retrained models are deployed while events flow, and rolled back a little later.
 
-They are made by `penstock.operate.operator`, the Python API behind `penstock deploy` and `penstock rollback`, in a thread with an event
-loop of its own. The replay asks `room` before it sends, and so these marks hold, in shares of all events:
+They use `penstock.operate.operator`, the Python API behind `penstock deploy` and `penstock rollback`, in a thread with its own event
+loop. The replay calls `room` before it sends, which enforces these limits, in shares of all events:
 
-    0.80  answered: the deploy begins            0.94  not passed before the new generation is in force
-    0.95  answered: the rollback begins          0.99  not passed before the old models are back
+    0.80  received: the deploy begins            0.94  not passed before the new generation is active
+    0.95  received: the rollback begins          0.99  not passed before the old models are back
 
-A release that fails leaves the models in force as they are: the replay goes on, and the summary says what went wrong.
+A release that fails leaves the active models as they are: the replay continues, and the summary shows the error.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FEWEST: Final = 3  # events: one for each generation
 
 @dataclass(slots=True)
 class Act:
-    """A release of the demo, and how far it is. `begins` and `holds` are numbers of events, times are `time.perf_counter`'s."""
+    """A release of the demo, and its progress. `begins` and `holds` are numbers of events, times are `time.perf_counter`'s."""
 
     command: str
     begins: int
@@ -55,12 +55,12 @@ class Act:
 
     @property
     def good(self) -> bool:
-        """In force on every live worker."""
+        """Active on every live worker."""
         return self.result is not None and not self.late
 
     @property
     def generation(self) -> int | None:
-        """The one that it has made."""
+        """The generation that it created."""
         return self.result.generation if self.result else None
 
     @property
@@ -69,14 +69,14 @@ class Act:
         return self.result.late if self.result else ()
 
     def saw(self, told: Progress) -> None:
-        """The operator's watcher. `activate` is said right after it told of the last change that made the release ready."""
+        """The operator's watcher. `activate` is sent right after the change that made the release ready."""
         self.stands = told.stands
         if told.phase is Phase.ANNOUNCED:
             self.ready = time.perf_counter()
 
 
 class Swaps:
-    """Use as a context manager, while a worker runs. `deploy` and `rollback` may be looked at at any time."""
+    """Use as a context manager, while a worker runs. `deploy` and `rollback` may be read at any time."""
 
     def __init__(self, settings: Settings, topology: Topology, total: int) -> None:
         """`total` is the number of all events, FEWEST or more."""
@@ -98,14 +98,14 @@ class Swaps:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """A release that is under way is aborted."""
+        """Aborts a release in progress."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join()
         self._loop.close()
 
     def room(self, answered: int) -> Room:
-        """What may be sent now that `answered` events are answered; begins the release whose turn it is. Raises what broke the thread."""
+        """Returns what may be sent after `answered` outputs; begins the next release when it is due. Raises an error of the thread."""
         for act in self.acts:
             if act.over:
                 continue
@@ -136,11 +136,11 @@ class Swaps:
         except PenstockError as error:
             if not self.deploy.over:
                 self.deploy.error = str(error)
-            self.rollback.error = "there was nothing to take back" if self.deploy.error else str(error)
+            self.rollback.error = "there was nothing to roll back" if self.deploy.error else str(error)
 
 
 def marks(total: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Where deploy and rollback begin and hold, of `total` events (FEWEST or more): every generation gets one at least."""
+    """Where deploy and rollback begin and hold, of `total` events (FEWEST or more): every generation gets at least one."""
     back = min(int(total * 0.99), total - 1)
     again = min(int(total * 0.95), back)
     forth = min(int(total * 0.94), again - 1)
@@ -148,9 +148,9 @@ def marks(total: int) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def signed(settings: Settings, folder: Path) -> Settings:
-    """`settings` with a key made for this run, and a trust file that holds no other; both are written to `folder`.
+    """`settings` with a key made for this run, and a trust file with only this key; writes both to `folder`.
 
-    So the control log of a real cluster begins anew for each demo: what earlier ones said was signed by keys that nobody trusts any more.
+    So the control log of a real cluster starts empty for each demo: messages of earlier demos have keys that are not trusted any more.
     """
     key = SigningKey.new("demo")
     path, trust = folder / "demo.pem", folder / "trust.toml"

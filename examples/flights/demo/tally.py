@@ -1,7 +1,7 @@
-"""What the demo counts: events in and out, how long each took, and how well each node has foretold what then happened.
+"""The demo's counts: events in and out, their latency, and the quality of each node's predictions.
 
-A prediction is judged when its flight has landed in event time, not before: until then it waits among those in the air.
-All of it is counted once for the whole run, and once for each generation of models that has spoken.
+A prediction is judged when its flight has landed in event time; until then it counts as in the air. Everything is counted
+for the whole run, and for each generation of models with outputs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LATEST = 8
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """How likely each of NODES holds a late arrival to be, 0 to 1; `generation` is that of the models that said so."""
+    """The probability of a late arrival by each of NODES, 0 to 1; `generation` is that of the models."""
 
     flight_id: str
     carrier: str
@@ -59,7 +59,7 @@ class Auc:
         self._not = np.zeros(bins, np.int64)
 
     def add(self, scores: Array, late: Array) -> None:
-        """Counts `[N]` scores and whether each came true, `[N]` bool."""
+        """Counts `[N]` scores and their outcomes, `[N]` bool."""
         bins = len(self._late)
         place = np.minimum((scores * bins).astype(np.int64), bins - 1)
         self._late += np.bincount(place[late], minlength=bins)
@@ -72,7 +72,7 @@ class Auc:
         if not pairs:
             return None
         below = np.cumsum(self._not) - self._not
-        # Not `@`: for so long a vector BLAS wakes its threads, which then spin on the cores that the worker needs.
+        # Not `@`: for a vector of this length, BLAS starts threads, which then spin on the cores that the worker needs.
         return float((self._late * (below + self._not / 2)).sum() / pairs)
 
     def __str__(self) -> str:
@@ -91,7 +91,7 @@ def _areas() -> dict[str, Auc]:
 
 @dataclass
 class Generation:
-    """What came of one generation: `models` by node as its first output names them, `first` when that came (the caller's clock)."""
+    """The results of one generation: `models` by node from its first output, `first` the time of that output (the caller's clock)."""
 
     models: dict[str, str]
     first: float
@@ -103,7 +103,7 @@ class Generation:
 class Tally:
     """Everything the demo has seen so far. `event_time` is in ms since the epoch, other times in seconds of the caller's clock.
 
-    `doubled` are outputs whose event had been answered before.
+    `doubled` counts outputs of events that already had one.
     """
 
     total: int
@@ -142,11 +142,11 @@ class Tally:
         return len(self._air)
 
     def began(self, generation: int, models: dict[str, str], now: float) -> None:
-        """An output of `generation` has come; the first one tells of which models it is made."""
+        """Counts an output of `generation`; the first one names its models."""
         self.generations.setdefault(generation, Generation(models, now))
 
     def predicted(self, prediction: Prediction, latency: float | None, arrival: tuple[float, int] | None) -> None:
-        """A prediction has come, `latency` seconds after its event was sent (None: not to be counted).
+        """Counts a prediction, received `latency` seconds after its event was sent (None: do not count the latency).
 
         `arrival` is (arr_delay, arrived_at), None when the flight was diverted.
         """
@@ -173,7 +173,7 @@ class Tally:
         self._judge(landed)
 
     def rate(self, now: float, window: float = 2.0) -> float:
-        """Predictions a second over the last `window` seconds; call it regularly."""
+        """Predictions per second over the last `window` seconds; call it regularly."""
         self._recent.append((now, self.received))
         while len(self._recent) > 2 and now - self._recent[1][0] >= window:
             self._recent.popleft()

@@ -1,6 +1,6 @@
-"""What the demo shows: a live picture on a terminal, a line every few seconds elsewhere, a summary at the end.
+"""The demo's output: a live screen on a terminal, a line every few seconds elsewhere, a summary at the end.
 
-All of it is made from a Tally and the two acts of Swaps; nothing here reads a clock or a topic.
+It is made from a Tally and the two acts of Swaps only; this module reads no clock and no topic.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What does not change during a run: file, data, broker and releases in the words that are shown, and events a second asked for."""
+    """The constants of a run: file, data, broker and releases as shown, and the requested events per second."""
 
     topology: str
     data: str
@@ -54,11 +54,11 @@ class Screen:
         self._next, self._shown = 0.0, self._steps()
 
     def due(self, now: float) -> bool:
-        """Is it time for the next frame? In a log each step of a release has its line, too."""
+        """Whether it is time for the next frame. In a log, each step of a release also has a line."""
         return now >= self._next or (self._live is None and self._steps() != self._shown)
 
     def show(self, now: float) -> None:
-        """Draws the tally as it stands at `now`."""
+        """Draws the tally at `now`."""
         self._next, self._shown = now + self._every, self._steps()
         rate = self._tally.rate(now)
         if self._live is None:
@@ -72,7 +72,7 @@ class Screen:
 
 @contextmanager
 def opened(console: Console, facts: Facts, tally: Tally, acts: Acts) -> Iterator[Screen]:
-    """A live picture where the console is a terminal, else the facts once and then lines."""
+    """Draws a live screen when the console is a terminal, else prints the facts once and then lines."""
     if console.is_terminal:
         with Live(console=console, auto_refresh=False, transient=True) as live:
             yield Screen(console, facts, tally, acts, live)
@@ -95,7 +95,7 @@ def line(tally: Tally, acts: Acts, rate: float) -> str:
 
 
 def frame(console: Console, facts: Facts, tally: Tally, acts: Acts, rate: float, *, ended: bool = False) -> RenderableType:
-    """The picture: what fits on the console, the least important left out first. `ended`: nothing is left to be stopped."""
+    """Returns the screen: what fits on the console, without the least important parts. `ended`: there is nothing left to stop."""
     narrow = console.width < NARROW
     head = Panel(folded(_head(facts)), title="[bold]penstock demo[/]", title_align="left", border_style="cyan")
     tables = Columns([_stream(tally, rate, facts.speed), _histogram(tally, narrow=narrow)], padding=(0, 2 if narrow else 4))
@@ -113,12 +113,12 @@ def frame(console: Console, facts: Facts, tally: Tally, acts: Acts, rate: float,
 
 
 def summary(facts: Facts, tally: Tally, ready: float, acts: Acts, *, complete: bool = True) -> RenderableType:
-    """What the run came to. `ready` is how many seconds the worker took to its first answer."""
+    """Returns the results of the run. `ready` is the time to the worker's first output, in seconds."""
     seconds, landed = max(tally.ended - tally.started, 1e-9), int(tally.judged.sum())
     told = _lines(
         events=f"{tally.received:,} scored of {tally.sent:,} sent" + ("" if complete else " (stopped early)"),
         ids=f"{tally.answered:,} answered, {tally.outstanding:,} {'lost' if complete else 'not answered yet'}, {tally.doubled:,} doubled",
-        throughput=f"{max(tally.received - 1, 0) / seconds:,.0f} events/s for {seconds:.1f} s (asked for: {facts.speed:,} a second)",
+        throughput=f"{max(tally.received - 1, 0) / seconds:,.0f} events/s for {seconds:.1f} s (requested: {facts.speed:,} per second)",
         latency=f"p50 {tally.latency(50):.1f} ms, p99 {tally.latency(99):.1f} ms, from send to receipt in this process",
         truth=f"{landed:,} flights landed, {_share(tally.late.sum(), landed)} of them late; {tally.diverted:,} diverted, never judged",
         AUC=", ".join(f"{node} {str(tally.auc[node]).strip()}" for node in NODES),
@@ -168,7 +168,7 @@ def _head(facts: Facts) -> Text:
 
 
 def _lines(**values: str) -> Text:
-    """A line each: its name, and what is to be said of it."""
+    """Returns one line per entry: its name and its text."""
     text = Text()
     for name, value in values.items():
         text.append(f"{name.replace('_', ' '):<14}", style="dim")

@@ -24,7 +24,7 @@ _OURS = (
 
 
 class Worker:
-    """A running `penstock run`, its log in a file of its own. `advice` is what to do when it has stopped by itself."""
+    """A running `penstock run`, its log in a separate file. `advice` is shown when it has stopped by itself."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path, advice: str = "") -> None:
         self._process = process
@@ -32,7 +32,7 @@ class Worker:
         self._advice = advice
 
     def check(self) -> None:
-        """Raises PenstockError with the end of its log when it has stopped."""
+        """Raises PenstockError with the end of its log when it has exited."""
         code = self._process.poll()
         if code is not None:
             lines = self.log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
@@ -40,7 +40,7 @@ class Worker:
             raise PenstockError("\n  ".join([f"the worker stopped with exit code {code}; the end of its log:", *lines, *advice]))
 
     def stop(self) -> bool:
-        """SIGTERM, so that it finishes and commits what is in flight; True when it ended with exit code 0 by itself."""
+        """Sends SIGTERM, so that it finishes and commits its work in flight. Returns True when it exited with code 0 by itself."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -53,11 +53,11 @@ class Worker:
 
 @contextmanager
 def running(settings: Settings, topology: Path, folder: Path, options: Sequence[str] = (), advice: str = "") -> Iterator[Worker]:
-    """A worker with these settings, stopped at the end; its log is in `folder`. `options` go before the command: `("--config", FILE)`."""
+    """Runs a worker with these settings, then stops it; its log is in `folder`. `options` precede the command: `("--config", FILE)`."""
     command = [sys.executable, "-m", "penstock", *options, "run", str(topology), *_flags(settings)]
     log = folder / "worker.log"
     with open(log, "wb") as file:
-        # A session of its own: Ctrl-C reaches only us, and we stop it when we have read what it still sends.
+        # A separate session: Ctrl-C reaches only this process, which stops the worker after reading its last outputs.
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
     worker = Worker(process, log, advice)
     try:
@@ -67,7 +67,7 @@ def running(settings: Settings, topology: Path, folder: Path, options: Sequence[
 
 
 def _flags(settings: Settings) -> Iterator[str]:
-    """What the demo decides for the worker; what else the user has set reaches it as it reached us."""
+    """The settings that the demo chooses for the worker; it inherits the user's other settings."""
     for name in _OURS:
         flag, value = flag_name(name), getattr(settings, name)
         if isinstance(value, bool):

@@ -42,7 +42,7 @@ def test_push_registers_checks_and_says_that_golden_records_were_made_up(run: Ru
     )
     assert done.code == 0
     assert done.out == "pushed score@1 to models/score/1, and score@live points at it\n"
-    assert "golden records were made up: they pin what it answers today, not that it is right" in done.err
+    assert "golden records were generated: they fix today's outputs and do not show that they are correct" in done.err
     manifest = DirectoryRegistry("models").resolve("score", "live").manifest
     assert (dict(manifest.metrics), dict(manifest.provenance), manifest.description) == ({"auc": 0.7}, {"author": "us"}, "two")
     assert manifest.golden.origin == "synthetic"
@@ -62,7 +62,7 @@ def test_push_tells_of_made_up_rows_that_the_model_refuses(run: Run) -> None:
     Path("golden.json").write_text(dump([GoldenRecord({"x": [0]}, {"y": [5.0]})]))
     done = run("push", "picky.onnx", "--name", "score", "--golden", "golden.json")
     assert done.code == 0
-    assert done.err.startswith("remark: not a fault, since the golden rows pass")
+    assert done.err.startswith("remark: not a problem, because the golden rows pass")
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_show_tells_what_a_person_wants_to_know(run: Run, registry: DirectoryReg
     shown = run("show", "score@live").out
     assert shown.startswith("score@1\n")
     assert "says one [of many]" in shown
-    assert "8 synthetic, met within 1e-05 + 0.0001 x expected" in shown
+    assert "8 synthetic, compared within 1e-05 + 0.0001 x expected" in shown
     assert "x: float32[N, 1]" in shown
     told = run("show", "rank@1", "--format", "json").json
     assert (told["metrics"], told["provenance"], told["aliases"]) == ({"auc": 0.75}, {"author": "us"}, [])
@@ -126,7 +126,7 @@ def test_show_of_what_is_not_there(run: Run, registry: DirectoryRegistry) -> Non
 
 
 def test_alias_moves_and_says_from_where(run: Run, registry: DirectoryRegistry) -> None:
-    assert run("alias", "score", "live", "2").out == "score@live points at 2, before at 1\n"
+    assert run("alias", "score", "live", "2").out == "score@live points at 2, previously at 1\n"
     assert run("alias", "score", "next", "2").out == "score@next points at 2\n"
     assert registry.aliases("score") == {"live": "2", "next": "2"}
     assert run("alias", "score", "live", "3").code == 3
@@ -136,10 +136,10 @@ def test_verify_of_everything(run: Run, registry: DirectoryRegistry) -> None:
     done = run("verify")
     assert done.code == 0
     assert done.out.splitlines() == [
-        "ok     rank@1: 8 golden records met (synthetic)",
-        "ok     score@1: 8 golden records met (synthetic)",
-        "ok     score@2: 8 golden records met (synthetic)",
-        "3 of 3 versions are what was pushed",
+        "ok     rank@1: 8 golden records passed (synthetic)",
+        "ok     score@1: 8 golden records passed (synthetic)",
+        "ok     score@2: 8 golden records passed (synthetic)",
+        "3 of 3 versions are unchanged since they were pushed",
     ]
 
 

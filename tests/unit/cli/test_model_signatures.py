@@ -51,7 +51,7 @@ def test_sign_show_and_verify(run: Run) -> None:
     assert re.search(r"signature +key us\.pem \(sha256:", run("show", "score@1", "--model-trust", "trusted").out)
     verified = run("verify", "score@1", "--model-trust", "trusted", "--signatures", "require")
     assert verified.code == 0
-    assert verified.out.startswith("ok     score@1: 8 golden records met (synthetic); signed by key us.pem (sha256:")
+    assert verified.out.startswith("ok     score@1: 8 golden records passed (synthetic); signed by key us.pem (sha256:")
 
 
 def test_sign_tells_programs_who_signed_what(run: Run) -> None:
@@ -103,10 +103,10 @@ def test_certificate_with_its_chain(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["score", "--key", "private.pem"], 2, "'score': say which version is signed, as NAME@VERSION or NAME@ALIAS"),
+        (["score", "--key", "private.pem"], 2, "'score': name the version to sign, as NAME@VERSION or NAME@ALIAS"),
         (["score@9", "--key", "private.pem"], 3, "version or alias '9' of score is not in models"),
         (["score@1", "--key", "absent.pem"], 2, "'absent.pem' does not exist"),
-        (["score@1", "--key", "trusted/us.pem"], 2, "trusted/us.pem is no private key in PEM"),
+        (["score@1", "--key", "trusted/us.pem"], 2, "trusted/us.pem is not a private key in PEM"),
         (["score@1", "--key", "private.pem", "--chain", "trusted/us.pem"], 2, "give --certificate too"),
         (["score@1", "--key", "private.pem", "--certificate", "trusted/us.pem"], 2, "trusted/us.pem has no certificate in PEM"),
     ],
@@ -123,7 +123,7 @@ def test_password_comes_from_a_file(run: Run) -> None:
     assert run("sign", "score@1", "--key", "private.pem", "--password-file", "password").code == 0
     Path("password").write_text("close\n")
     assert (
-        "private.pem is no private key in PEM, or the password is wrong"
+        "private.pem is not a private key in PEM, or the password is wrong"
         in run("sign", "score@2", "--key", "private.pem", "--password-file", "password").err
     )
 
@@ -133,7 +133,7 @@ def test_password_is_not_waited_for_where_nobody_can_type(run: Run) -> None:
     command = [sys.executable, "-m", "penstock", "model", "sign", "score@1", "--key", "private.pem"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: private.pem is encrypted and there is no terminal to ask on: give --password-file\n"
+    assert done.stderr == "error: private.pem is encrypted and there is no terminal for a prompt: give --password-file\n"
 
 
 def test_password_is_asked_for_on_a_terminal_and_not_shown(run: Run) -> None:
@@ -157,15 +157,15 @@ def test_without_trust_a_signature_is_not_judged(run: Run) -> None:
     assert run("show", "score@1", "--format", "json").json["signature"] == "none"
     run("sign", "score@1", "--key", "private.pem")
     told = run("show", "score@1", "--format", "json").json["signature"]
-    assert told == "not checked: say with --model-trust whose keys are trusted"
-    assert run("verify", "score@1").out.startswith("ok     score@1: 8 golden records met (synthetic)\n")
+    assert told == "not checked: give the trusted keys with --model-trust"
+    assert run("verify", "score@1").out.startswith("ok     score@1: 8 golden records passed (synthetic)\n")
 
 
 def test_verify_warns_of_what_is_not_signed_unless_it_must_be(run: Run) -> None:
     run("sign", "score@1", "--key", "private.pem")
     warned = run("verify", "--model-trust", "trusted")
     assert warned.code == 0
-    assert "ok     score@2: 8 golden records met (synthetic); WARNING: model score@2: it is not signed" in warned.out
+    assert "ok     score@2: 8 golden records passed (synthetic); WARNING: model score@2: it is not signed" in warned.out
     required = run("verify", "--model-trust", "trusted", "--signatures", "require", "--format", "json")
     assert required.code == 3
     assert [(one["model"], one["ok"]) for one in required.json] == [("score@1", True), ("score@2", False)]
@@ -182,7 +182,7 @@ def test_tampering_and_strangers_are_told(run: Run) -> None:
     bundle["mediaType"] = "text/plain"
     SIG.unlink()
     SIG.write_text(json.dumps(bundle))
-    assert "model.sig is no bundle of the OpenSSF" in run("verify", "score@1", "--model-trust", "trusted", "--signatures", "require").out
+    assert "model.sig is not a bundle of the OpenSSF" in run("verify", "score@1", "--model-trust", "trusted", "--signatures", "require").out
 
 
 def test_without_the_extra_sign_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,9 +113,9 @@ def test_inferred_schema_takes_the_events_it_came_from(run: Run) -> None:
     ("lines", "says"),
     [
         ("", "no events"),
-        ("[1]", "event 1 is no JSON object"),
-        ("{}\n{", "events.ndjson:2:1: no JSON"),
-        ('{"x": 1}\n{"x": "a"}', "now int and now str"),
+        ("[1]", "event 1 is not a JSON object"),
+        ("{}\n{", "events.ndjson:2:1: not JSON"),
+        ('{"x": 1}\n{"x": "a"}', "types int and str"),
         ('{"x": null}', "null in every event"),
         ('{"x": {}}', "is an object"),
         ('{"x-y": 1}', "not an Avro name"),

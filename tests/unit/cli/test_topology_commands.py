@@ -87,7 +87,7 @@ def test_plan_names_columns_steps_and_topics(root: Path) -> None:
     shown = run(plan, root, "good.yaml").stdout
     for expected in (
         "source cards: cards (json, card.avsc)",
-        "records that cannot be scored go to cards.dead-letter",
+        "records that cannot be scored are written to cards.dead-letter",
         "float32[N]",
         "score@1 (live)",
         "x: float32[N, 1] <- scaled.y",

@@ -46,28 +46,28 @@ def only_failure(schema: Schema, columns: list[Column], bad: bytes | None, good:
     [
         ("int", b"", "ends too soon in field 'x'"),
         ("int", b"\x80", "ends too soon"),
-        ("int", b"\x02\x00", "1 bytes behind the datum"),
-        ("int", b"\x80" * 9 + b"\x01", "no 32-bit number"),
+        ("int", b"\x02\x00", "1 bytes after the datum"),
+        ("int", b"\x80" * 9 + b"\x01", "not a 32-bit number"),
         ("long", b"\xff" * 10 + b"\x01", "more than 64 bits"),
         ("long", b"\xff" * 9 + b"\x7f", "more than 64 bits"),
-        ("boolean", b"\x02", "no boolean"),
+        ("boolean", b"\x02", "not a boolean"),
         ("float", b"\x00\x00\x80", "ends too soon"),
-        ("float", struct.pack("<f", math.nan), "no finite float32"),
-        ("double", struct.pack("<d", math.inf), "no finite float32"),
-        ("double", struct.pack("<d", 1e300), "no finite float32"),
+        ("float", struct.pack("<f", math.nan), "not a finite float32"),
+        ("double", struct.pack("<d", math.inf), "not a finite float32"),
+        ("double", struct.pack("<d", 1e300), "not a finite float32"),
         ("string", b"\x01", "negative length"),
         ("string", b"\x10ab", "ends too soon"),
         ("string", b"\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01", "ends too soon"),
         ("string", b"\x02\xff", "invalid UTF-8"),
-        ("string", b"\x04ab\x00", "1 bytes behind"),
+        ("string", b"\x04ab\x00", "1 bytes after"),
         ({"type": "enum", "name": "E", "symbols": ["A"]}, b"\x02", "enum index 1 of 1"),
         ({"type": "enum", "name": "E", "symbols": ["A"]}, b"\x01", "enum index -1 of 1"),
         (["null", "int"], b"\x04\x02", "union index 2 of 2"),
         (["null", "int"], b"\x01", "union index -1 of 2"),
         (["null", "int"], b"\x00", "'x' is null"),
-        ({"type": "array", "items": "float", "size": 1}, b"\x00", "no array of 1"),
+        ({"type": "array", "items": "float", "size": 1}, b"\x00", "not an array of 1"),
         ({"type": "array", "items": "float", "size": 1}, b"\x02\x00\x00\x80\x3f", "ends too soon"),
-        ({"type": "array", "items": "float", "size": 1}, b"\x02\x00\x00\xc0\x7f\x00", "no finite float32"),
+        ({"type": "array", "items": "float", "size": 1}, b"\x02\x00\x00\xc0\x7f\x00", "not a finite float32"),
         ({"type": "array", "items": "float", "size": 1}, b"\x80\x80\x80\x80\x10" + bytes(9), "ends too soon"),
         ({"type": "array", "items": "float", "size": 1}, b"\x01\xff\xff\xff\xff\x0f", "negative length"),
         ({"type": "array", "items": "float", "size": 1}, b"\x01\x01", "negative length"),
@@ -175,14 +175,14 @@ def test_symbol_that_the_reader_does_not_know_fails_its_row(make_schema: MakeSch
 
 def test_writer_that_does_not_resolve_is_refused_at_start(make_schema: MakeSchema, tmp_path: Path) -> None:
     reader = make_schema({"x": "int", "y": "string"})
-    with pytest.raises(SchemaError, match="no writer schemas there"):
+    with pytest.raises(SchemaError, match="the folder has no writer schemas"):
         decoder("avro-confluent", reader, [])
     make_schema({"x": "string"}, path="ids/1.avsc")
     with pytest.raises(SchemaError) as caught:
         decoder("avro-confluent", reader, [])
-    assert [problem.message for problem in caught.value.problems] == ["field 'x' is string, read as int", "has no field 'y'"]
+    assert [problem.message for problem in caught.value.problems] == ["field 'x' is string and cannot be read as int", "has no field 'y'"]
     make_schema({"x": "int"}, path="ids/one.avsc")
-    with pytest.raises(SchemaError, match="the name is no schema id"):
+    with pytest.raises(SchemaError, match="the file name is not a schema id"):
         decoder("avro-confluent", reader, [])
 
 

@@ -211,8 +211,8 @@ def test_empty_batch_has_empty_columns_of_the_right_shape(make_schema: MakeSchem
         (Column("x", "x", "string"), "'x' is double and cannot feed string"),
         (Column("x", "x", "float32", (2,)), r"'x' is double and cannot feed float32\[2\]"),
         (Column("m", "m", "string"), "'m' is map and cannot feed string"),
-        (Column("i", "i", "int32", missing=Missing("fill", math.nan)), "nan cannot stand in for field 'i'"),
-        (Column("i", "i", "int32", missing=Missing("fill", "none")), "'none' cannot stand in for field 'i'"),
+        (Column("i", "i", "int32", missing=Missing("fill", math.nan)), "nan cannot replace a null of field 'i'"),
+        (Column("i", "i", "int32", missing=Missing("fill", "none")), "'none' cannot replace a null of field 'i'"),
     ],
 )
 def test_column_that_its_field_cannot_feed_is_refused(make_schema: MakeSchema, column: Column, says: str) -> None:
@@ -250,7 +250,7 @@ def test_row_that_json_cannot_say_fails_alone() -> None:
     values, errors = encoder("json", fields).encode(columns)
     assert [value != b"" for value in values] == [True, False, False, False]
     assert {row: str(error) for row, error in errors.items()} == {
-        1: "a string that is no Unicode text: surrogates not allowed",
+        1: "a string is not valid Unicode: surrogates not allowed",
         2: "field 'x' is not a finite number",
         3: "field 'v' is not a finite number",
     }
@@ -262,6 +262,6 @@ def test_sink_must_fit_its_schema(make_schema: MakeSchema) -> None:
         encoder("json", [Tensor("score", "float64"), Tensor("extra", "string")], schema)
     assert [problem.message for problem in caught.value.problems] == [
         "field 'score' is float and cannot hold score: float64[N]",
-        "the sink writes 'extra', which is no field",
+        "the sink writes 'extra', which is not a field",
         "field 'other' has no default and the sink does not write it",
     ]

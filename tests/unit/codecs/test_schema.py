@@ -88,14 +88,14 @@ def test_all_problems_come_at_once_with_field_and_line(tmp_path: Path) -> None:
     assert [problem.message for problem in problems] == [
         "field 'a': unknown type 'flot'",
         "field 'b': a union other than null and one type",
-        "field 'c': the default \"x\" is no int",
-        "field 'd': \"size\": 0 is no length",
+        "field 'c': the default \"x\" is not a valid int",
+        "field 'd': \"size\": 0 is not a length",
         "field 'e': an enum without symbols",
         "field '1f': not an Avro name",
         "field 'g': declared twice",
         'a field without name or type: {"type": "int"}',
-        "field 'h': the default null is no float",
-        "field 'i': 7 is no type",
+        "field 'h': the default null is not a valid float",
+        "field 'i': 7 is not a type",
     ]
     lines = file.read_text().splitlines()
     assert '"name": "c"' in lines[problems[2].line - 1]
@@ -106,8 +106,8 @@ def test_all_problems_come_at_once_with_field_and_line(tmp_path: Path) -> None:
     ("text", "says", "line"),
     [
         ('{\n "type": "record"\n "name"}', "not JSON", 3),
-        ("[]", "the top level is no record", 0),
-        ('"int"', "the top level is no record", 0),
+        ("[]", "the top level is not a record", 0),
+        ('"int"', "the top level is not a record", 0),
         ('{"type": "record", "name": "E"}', "the record has no fields", 0),
         ('{"type": "record", "name": "E", "fields": []}', "the record has no fields", 0),
         ('{"type": "record", "fields": [{"name": "x", "type": "int"}]}', "the record has no name", 0),

@@ -182,7 +182,7 @@ def test_a_tensor_in_another_file_is_refused_and_named(kind: str, tmp_path: Path
     onnx.external_data_helper.set_external_data(weights, location)
     weights.ClearField("raw_data")
     weights.data_location = onnx.TensorProto.EXTERNAL
-    with pytest.raises(ModelCorrupt, match=r"keeps the tensor 'weights' in another file; save it as one"):
+    with pytest.raises(ModelCorrupt, match=r"keeps the tensor 'weights' in another file; save the model as one file"):
         Session.load(model.SerializeToString())
 
 

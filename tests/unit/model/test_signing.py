@@ -92,7 +92,7 @@ def test_nothing_is_asked_of_the_network(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("file", FILES)
 def test_file_that_changed_is_named(tmp_path: Path, file: str) -> None:
-    with pytest.raises(ModelUntrusted, match=f"^{file} is not the file that was signed; it must be signed again"):
+    with pytest.raises(ModelUntrusted, match=f"^{file} is not the file that was signed; sign it again"):
         check_signature({**FILES, file: digest_of(b"other")}, by_key(tmp_path).bundle, trusting(KEY), now=NOW)
 
 
@@ -100,7 +100,7 @@ def test_files_beyond_and_short_of_a_version_are_named(tmp_path: Path) -> None:
     less = {file: digest for file, digest in FILES.items() if file != "golden.json"}
     with pytest.raises(ModelUntrusted, match=r"^golden\.json was not signed;"):
         check_signature(FILES, by_key(tmp_path, files=less).bundle, trusting(KEY), now=NOW)
-    with pytest.raises(ModelUntrusted, match=r"^'more\.so' was signed and is no file of a version;"):
+    with pytest.raises(ModelUntrusted, match=r"^'more\.so' was signed but is not a file of a version;"):
         check_signature(FILES, by_key(tmp_path, files={**FILES, "more.so": digest_of(b"")}).bundle, trusting(KEY), now=NOW)
 
 
@@ -152,7 +152,7 @@ def test_chain_may_lie_with_those_who_check(tmp_path: Path) -> None:
 def test_authority_that_is_not_trusted(tmp_path: Path, trusted: tuple[Issued, ...]) -> None:
     """With nobody to trust, the system's web authorities must not take their place."""
     bundle = by_certificate(tmp_path, issue("alice", ROOT), ROOT).bundle
-    with pytest.raises(ModelUntrusted, match="its certificate is not to be trusted at 2026-06-01 12:00 UTC: "):
+    with pytest.raises(ModelUntrusted, match="its certificate is not trusted at 2026-06-01 12:00 UTC: "):
         check_signature(FILES, bundle, trusting(KEY, authorities=trusted), now=NOW)
 
 
@@ -173,7 +173,7 @@ def test_authority_in_between_that_has_expired(tmp_path: Path) -> None:
 def test_person_cannot_act_as_authority(tmp_path: Path) -> None:
     alice = issue("alice", ROOT)
     bundle = by_certificate(tmp_path, issue("mallory", alice), alice).bundle
-    with pytest.raises(ModelUntrusted, match="not to be trusted"):
+    with pytest.raises(ModelUntrusted, match="is not trusted at"):
         check_signature(FILES, bundle, trusting(authorities=(ROOT,)), now=NOW)
 
 
@@ -217,7 +217,7 @@ def test_certificate_of_another_key_is_not_signed_with(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bundle", [b"", b"\x00\xff", b"[]", b"{}", b'{"verificationMaterial": {}}', b"[" * 100_000], ids=str)
 def test_garbage_is_refused(bundle: bytes) -> None:
-    with pytest.raises(ModelUntrusted, match=r"^model\.sig is no bundle of the OpenSSF model-signing format 1\.0"):
+    with pytest.raises(ModelUntrusted, match=r"^model\.sig is not a bundle of the OpenSSF model-signing format 1\.0"):
         check_signature(FILES, bundle, trusting(KEY), now=NOW)
 
 
@@ -283,15 +283,15 @@ def test_second_signature_is_refused(signed: Signed) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"predicateType": "https://example.org"}, "no statement of the OpenSSF model-signing format"),
-        ({"_type": "other"}, "no statement of the OpenSSF model-signing format"),
-        ({"predicate": None}, "no statement of the OpenSSF model-signing format"),
+        ({"predicateType": "https://example.org"}, "not one of the OpenSSF model-signing format"),
+        ({"_type": "other"}, "not one of the OpenSSF model-signing format"),
+        ({"predicate": None}, "not one of the OpenSSF model-signing format"),
         ({"subject": [{"name": "1", "digest": {"sha256": "00"}}]}, "Manifest is inconsistent"),
     ],
 )
 def test_other_things_that_a_trusted_key_signed_are_no_signature(signed: Signed, change: dict[str, Any], said: str) -> None:
     """The same key may sign other statements in the same envelope."""
-    with pytest.raises(ModelUntrusted, match=rf"what key key-0\.pem .* signed is .*{said}|{said}"):
+    with pytest.raises(ModelUntrusted, match=rf"the statement of key key-0\.pem .*{said}|{said}"):
         check_signature(FILES, resigned(signed, change), trusting(KEY), now=NOW)
 
 
@@ -299,7 +299,7 @@ def test_digest_of_another_kind_is_not_taken_for_ours(signed: Signed) -> None:
     statement = json.loads(base64.b64decode(json.loads(signed.bundle)["dsseEnvelope"]["payload"]))
     for resource in statement["predicate"]["resources"]:
         resource["algorithm"] = "blake2"
-    with pytest.raises(ModelUntrusted, match=r"^golden\.json was signed by another digest \('blake2'\) than SHA-256; "):
+    with pytest.raises(ModelUntrusted, match=r"^golden\.json was signed with the digest 'blake2', not SHA-256; "):
         check_signature(FILES, resigned(signed, statement), trusting(KEY), now=NOW)
 
 
@@ -311,7 +311,7 @@ def test_encrypted_key_signs_with_its_password_only(tmp_path: Path) -> None:
     key = tmp_path / "private.pem"
     assert is_encrypted(key)
     for password, said in (
-        (b"wrong", "is no private key in PEM, or the password is wrong"),
+        (b"wrong", "is not a private key in PEM, or the password is wrong"),
         (None, "Password was not given"),
     ):
         with pytest.raises(ConfigError, match=said):
@@ -333,14 +333,14 @@ ODD = ec.generate_private_key(ec.SECP256K1())
 @pytest.mark.parametrize("key", [RSA, ODD], ids=["RSA", "secp256k1"])
 def test_key_of_another_kind_neither_signs_nor_is_trusted(tmp_path: Path, signed: Signed, key: PrivateKey) -> None:
     (tmp_path / "private.pem").write_bytes(private_pem(key))
-    with pytest.raises(ConfigError, match=r"private\.pem is another key than P-256, P-384 or P-521"):
+    with pytest.raises(ConfigError, match=r"private\.pem is not a P-256, P-384 or P-521 key"):
         sign(FILES, subject="1", key=tmp_path / "private.pem", now=NOW)
-    with pytest.raises(ConfigError, match=r"model_trust: key-0\.pem is another key than P-256, P-384 or P-521"):
+    with pytest.raises(ConfigError, match=r"model_trust: key-0\.pem is not a P-256, P-384 or P-521 key"):
         check_signature(FILES, signed.bundle, trusting(key), now=NOW)
     alice = issue("alice", ROOT, key=key)
     chain = {"certificates": [{"rawBytes": base64.b64encode(alice.certificate.public_bytes(Encoding.DER)).decode()}]}
     bundle = forged(signed, lambda document: document.update(verificationMaterial={"x509CertificateChain": chain}))
-    with pytest.raises(ModelUntrusted, match="the certificate of CN=alice has another key than P-256, P-384 or P-521"):
+    with pytest.raises(ModelUntrusted, match="the certificate of CN=alice has a key that is not P-256, P-384 or P-521"):
         check_signature(FILES, bundle, trusting(authorities=(ROOT,)), now=NOW)
 
 
@@ -354,7 +354,7 @@ def test_files_that_are_no_keys_are_named(tmp_path: Path, signed: Signed) -> Non
 
     with pytest.raises(ConfigError, match=r"model_trust: a\.pem is a private key, which must stay with its owner; give the public one"):
         check("a.pem", private_pem(KEY))
-    with pytest.raises(ConfigError, match=r"model_trust: a\.pem is no public key in PEM"):
+    with pytest.raises(ConfigError, match=r"model_trust: a\.pem is not a public key in PEM"):
         check("a.pem", b"key")
     with pytest.raises(ConfigError, match=r"^a\.crt has no certificate in PEM that can be read"):
         check("a.crt", public_pem(KEY))

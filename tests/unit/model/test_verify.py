@@ -53,7 +53,7 @@ def test_a_flipped_bit_in_the_model_is_found(artifact: Artifact) -> None:
     data[-1] ^= 1
     replace(artifact, "model.onnx", bytes(data))
     with pytest.raises(
-        ModelCorrupt, match=r"model score@1: .*model\.onnx is not the file that was pushed: model.toml says sha256:"
+        ModelCorrupt, match=r"model score@1: .*model\.onnx is not the file that was pushed: model.toml has sha256:"
     ) as caught:
         verify(artifact)
     assert (caught.value.name, caught.value.version) == ("score", "1")
@@ -95,7 +95,7 @@ def test_a_model_of_another_signature_is_found(artifact: Artifact) -> None:
     other = models.linear([1, 2, 3])
     replace(artifact, "model.onnx", other)
     changed = edit_manifest(artifact, artifact.digest, digest_of(other))
-    with pytest.raises(ModelCorrupt, match=re.escape("inputs are x: float32[N, 2]; the model's are x: float32[N, 3]")):
+    with pytest.raises(ModelCorrupt, match=re.escape("lists the inputs x: float32[N, 2], but the model has x: float32[N, 3]")):
         verify(changed)
 
 
@@ -112,7 +112,7 @@ def test_a_manifest_that_cannot_be_read_names_file_and_key(artifact: Artifact) -
 
 def test_a_version_copied_to_another_folder_is_found(artifact: Artifact) -> None:
     artifact.path.rename(artifact.path.with_name("2"))
-    with pytest.raises(ModelCorrupt, match=r"score/2/model\.toml is of score@1, but it lies in the folder of score@2"):
+    with pytest.raises(ModelCorrupt, match=r"score/2/model\.toml describes score@1, but it is in the folder of score@2"):
         DirectoryRegistry(artifact.path.parent.parent).resolve("score", "2")
 
 
@@ -133,7 +133,7 @@ def test_made_up_records_are_the_same_every_time_and_are_met(data: bytes, tmp_pa
 
 
 def test_a_model_that_made_up_rows_do_not_suit_asks_for_golden_records() -> None:
-    with pytest.raises(ModelCorrupt, match=r"made-up rows do not run: .*give some as golden records"):
+    with pytest.raises(ModelCorrupt, match=r"generated rows do not run: .*give some as golden records"):
         synthetic_records(Session.load(models.gather([1])))
 
 

@@ -114,9 +114,9 @@ def test_a_process_that_was_paused_has_its_whole_bound_again() -> None:
 
 def test_explains_what_stands_still() -> None:
     picture = worker(PartitionState(ZERO, 10, end=50), PartitionState(ONE, 7, end=7), in_flight=16)
-    assert explain(ZERO, 61.4, picture) == "flights/0 has stood still at offset 10 for 61 s: 40 records wait"
-    assert explain(ONE, 60, picture) == "flights/1 has stood still at offset 7 for 60 s: fetches are not answered"
-    assert explain(FLIGHT, 90, picture) == "none of 16 batches in flight has gone on for 90 s"
+    assert explain(ZERO, 61.4, picture) == "flights/0 has made no progress at offset 10 for 61 s: 40 records wait"
+    assert explain(ONE, 60, picture) == "flights/1 has made no progress at offset 7 for 60 s: fetches are not answered"
+    assert explain(FLIGHT, 90, picture) == "none of 16 batches in flight has made progress for 90 s"
     assert explain("flights", 60, picture).startswith("the brokers have had no topic flights for 60 s: it was deleted")
 
 
@@ -152,8 +152,8 @@ def test_page_shows_a_stall_at_half_of_the_bound() -> None:
         False,
         {
             "alive": False,
-            "stalled": ["departures: flights/0 has stood still at offset 10 for 31 s: 40 records wait"],
-            "sources": {"departures": "flights/0 has stood still at offset 10 for 31 s: 40 records wait"},
+            "stalled": ["departures: flights/0 has made no progress at offset 10 for 31 s: 40 records wait"],
+            "sources": {"departures": "flights/0 has made no progress at offset 10 for 31 s: 40 records wait"},
         },
     )
     assert watchdog.stalled() == {}
@@ -173,11 +173,11 @@ def test_each_condition_of_readiness_gives_its_reason() -> None:
     starting = Picture(phase=Phase.STARTING, sources={"departures": "flights"}, models="being made ready")
     assert missing(starting) == [
         "running: starting",
-        "partitions: waiting for the group to assign them",
+        "partitions: waiting for the group to assign partitions",
         "models: being made ready",
         "outputs: not connected",
     ]
-    assert missing(worker(settled=False)) == ["partitions: waiting for the group to assign them"]
+    assert missing(worker(settled=False)) == ["partitions: waiting for the group to assign partitions"]
     assert missing(worker(answering=False)) == ["outputs: the brokers do not answer"]
     assert missing(worker(missing=("predictions",))) == ["outputs: the brokers have no topic predictions"]
     assert missing(worker(unled=("predictions",))) == ["outputs: predictions has a partition without a leader"]

@@ -88,7 +88,7 @@ def test_watchdog_ends_the_worker_and_names_what_stands_still() -> None:
     worker.run(behind())
     for now in range(0, 31, 2):
         worker.vitals.look(now)
-    with pytest.raises(Stalled, match=r"flights/0 has stood still at offset 10 for 30 s: 40 records wait.*stall_timeout"):
+    with pytest.raises(Stalled, match=r"flights/0 has made no progress at offset 10 for 30 s: 40 records wait.*stall_timeout"):
         worker.vitals.look(32.0)
 
 
@@ -115,7 +115,7 @@ def test_what_is_in_flight_goes_on_while_counters_move_or_a_model_runs() -> None
     worker.metrics.decode_seconds.inc(0.01)
     for now in range(45, 95, 5):
         worker.vitals.look(now)
-    with pytest.raises(Stalled, match="none of 3 batches in flight has gone on for 45 s"):
+    with pytest.raises(Stalled, match="none of 3 batches in flight has made progress for 45 s"):
         worker.vitals.look(95.0)
 
 

@@ -149,7 +149,7 @@ def test_many_connections_leave_room(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("address", ["9100", "127.0.0.1", "127.0.0.1:port", "127.0.0.1:70000", "http://127.0.0.1:9100", "::1:9100"])
 def test_no_address(address: str) -> None:
-    with pytest.raises(SettingsError, match="is no address; write HOST:PORT"):
+    with pytest.raises(SettingsError, match="is not an address; write HOST:PORT"):
         app.listen(address)
 
 

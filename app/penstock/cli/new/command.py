@@ -1,4 +1,4 @@
-"""`penstock new NAME`: writes the files of `project/` with the name put in, and registers a model, so that everything works at once.
+"""`penstock new NAME`: writes the files of `project/` under the new name and registers a model, so that the project works at once.
 
 The files in `project/` are a project themselves, called `newproject`: linted, typed and tested like the rest of the code.
 """
@@ -19,7 +19,7 @@ from penstock.topology.names import NAME
 
 __all__ = ["FILES", "new"]
 
-# The name that stands in the files for the project's own, also in a file's name.
+# The placeholder for the project's name, in the content and the names of the files.
 _NAME: Final = "newproject"
 
 FILES: Final = (
@@ -38,20 +38,20 @@ FILES: Final = (
 @click.command()
 @click.argument("name")
 @click.option(
-    "--into", "folder", type=click.Path(path_type=Path), metavar="FOLDER", help="Where the files go. [default: a new folder NAME here]"
+    "--into", "folder", type=click.Path(path_type=Path), metavar="FOLDER", help="Folder for the files. [default: a new folder NAME here]"
 )
 def new(name: str, folder: Path | None) -> None:
-    """Write a small working project called NAME: topology, schema, test cases, training script, and a model that is ready.
+    """Write a small working project called NAME: topology, schema, test cases, training script, and a registered model.
 
     \b
       penstock new payments
       cd payments
       penstock test
 
-    The model scores card payments by hand-written weights; `python train.py` trains its next version with scikit-learn.
-    NAME begins with a letter and goes on with letters, digits, '_' and '-'. Nothing is ever overwritten.
+    The model scores card payments with hand-written weights; `python train.py` trains its next version with scikit-learn.
+    NAME begins with a letter, followed by letters, digits, '_' and '-'. Existing files are never overwritten.
     """
-    from penstock.cli.new.ready import register  # loads the model runtime: `--help` does without
+    from penstock.cli.new.ready import register  # imported here because it loads the model runtime, which `--help` does not need
 
     texts = _texts(name)
     folder = folder or Path(name)
@@ -75,7 +75,7 @@ def new(name: str, folder: Path | None) -> None:
 
 
 def _texts(name: str) -> Mapping[str, str]:
-    """The text of every file, by its path in the project."""
+    """Returns the text of every file, by its path in the project."""
     if not re.fullmatch(NAME, name):
         rule = "begin with a letter or '_', and use letters, digits, '_' and '-' (100 characters at most)"
         raise ConfigError(f"{name!r} cannot name a topology: {rule}")

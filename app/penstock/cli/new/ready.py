@@ -1,6 +1,6 @@
 """The model that a new project starts with: a logistic regression whose weights were written by hand.
 
-It takes and gives the tensors that scikit-learn's converted pipeline does (`project/train.py`), so a trained version can take its place.
+It has the input and output tensors that scikit-learn's converted pipeline has (`project/train.py`), so a trained version can replace it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BIAS: Final = -3.0
 
 
 def build() -> bytes:
-    """The ONNX file: three numbers and a country to `label` and `probabilities` (`[rows, 2]`; the second is the risk)."""
+    """Returns the ONNX file: three numbers and a country to `label` and `probabilities` (`[rows, 2]`; the second is the risk)."""
     weights = [*_WEIGHTS.values(), 1.0]
     nodes = [
         helper.make_node(
@@ -73,7 +73,7 @@ def register(models: Path) -> None:
 
 
 def _golden() -> list[GoldenRecord]:
-    """Payments from harmless to suspicious, with the answers that the weights give when numpy computes them."""
+    """Payments from harmless to suspicious, with the outputs that numpy computes from the weights."""
     amount, attempts, days = ([20, 80, 400, 900], [0, 1, 3, 6], [2000, 300, 20, 0])
     country = ["BB", "CC", "CC", "AA"]
     numbers = np.array([amount, attempts, days], np.float64)
