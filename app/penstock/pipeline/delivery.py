@@ -142,29 +142,29 @@ class Delivery:
         positions, pace = self._source.positions, self._pace
         return positions.in_flight < pace.in_flight and positions.in_flight_bytes < pace.in_flight_bytes
 
-    async def room(self) -> None:
-        """Waits until more may be taken."""
-        while not self.has_room():
+    async def room(self) -> bool:
+        """Waits until more may be taken. False when the loop has ended, and nothing is to be taken any more."""
+        while not self._ended and not self.has_room():
             self._changed.clear()
             await self._changed.wait()
+        return not self._ended
 
     # -- one group after the other -----------------------------------------------------------------------------------
 
     async def submit(self, spans: Sequence[Span]) -> None:
-        """Leads spans of one topic through steps 1 to 4, in groups. Raises TransportError when outputs cannot be handed over."""
-        for group in self._groups(spans):
-            if not self._ended:
-                await self._deliver(group)
+        """Leads the spans through steps 1 to 4, in groups of one topic. Raises TransportError when outputs cannot be handed over."""
+        for of_one_topic in _by_topic(spans):
+            for group in self._groups(of_one_topic):
+                if not self._ended:
+                    await self._deliver(group)
 
     async def drive(self) -> None:
         """Takes from the source until its input ends. What was handed over may still be on its way then: see `close`."""
-        while not self._ended:
-            await self.room()
+        while await self.room():
             spans = await self._source.take(self.rows)
             if not spans:
                 return
-            for of_one_topic in _by_topic(spans):
-                await self.submit(of_one_topic)
+            await self.submit(spans)
 
     def _groups(self, spans: Sequence[Span]) -> Iterator[list[Span]]:
         """Small spans together, up to `rows` rows; how many these are may change meanwhile."""

@@ -18,6 +18,7 @@ from penstock.record import Record, RecordLike
 from penstock.registry.directory import DirectoryRegistry
 from penstock.telemetry import Metrics
 from penstock.testing import models
+from penstock.transports.kafka.sink import pack
 from penstock.transports.memory import Memory, MemorySink
 from penstock.transports.tracker import Partition
 
@@ -146,6 +147,16 @@ def test_output_that_is_too_large_for_its_topic_is_a_dead_letter_and_its_neighbo
     ((_, _, value, headers),) = sent["items.dead-letter"]
     assert value == b'{"item":1}'
     assert b"the output is larger than prices takes (600 bytes" in (dict(headers)["__streams.errors.message"] or b"")
+
+
+@pytest.mark.parametrize("size", range(1240, 1400, 20))
+def test_what_passes_as_small_enough_fits_into_a_batch_also_with_the_longest_topic_name(program: Program, size: int) -> None:
+    """The input topic's name stands twice in an output's headers; a sink ends the worker for an output that no batch takes."""
+    limit = 2000
+    made = Pipeline(program, "items", sink=MemorySink(Memory(), limits=dict.fromkeys(("prices", "keyed"), limit)))
+    records = [Record("", b'{"item":1}', b"k" * size, (), 0, 3, 10**18)]
+    for parcel in made.process(Chunk(records, (("t" * 249, 3, 1),))):
+        assert parcel.dead or len(pack(parcel.topic, [parcel], limit, "none")) == 1
 
 
 def test_event_without_an_id_field_is_known_by_its_position(pipeline: Callable[[int], Pipeline]) -> None:

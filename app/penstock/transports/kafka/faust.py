@@ -46,7 +46,7 @@ class Loop(Protocol):
 
     rows: int
 
-    async def room(self) -> None: ...
+    async def room(self) -> bool: ...
     async def poll(self) -> bool: ...
     async def close(self, patience: float) -> None: ...
 
@@ -109,7 +109,8 @@ class Consumer(base_consumer.Consumer):
             if not self.flow_active:
                 await self.wait(cast(Any, self.can_resume_flow))
                 continue
-            await loop.room()
+            if not await loop.room():
+                return
             topics: dict[str, list[Span]] = {}
             for span in await source.look(loop.rows, LOOK_UP):
                 topics.setdefault(span.partition[0], []).append(span)
