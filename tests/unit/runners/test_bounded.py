@@ -65,7 +65,7 @@ def test_output_that_is_refused_late_ends_the_run(program: Program, in_flight: i
         source, sink = source_of(memory, *["left"] * 4), MemorySink(memory)
         sink.hold()
         running = asyncio.create_task(run(program, source, sink, stages=STAGES, pace=Pace(group_rows=1, in_flight=in_flight)))
-        while len(sink.held) < min(in_flight, 4):
+        while len(sink.held) < min(in_flight, 4):  # noqa: ASYNC110  the sink has no event
             await asyncio.sleep(0)
         for _ in range(5):  # it waits by now
             await asyncio.sleep(0)
