@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock import runtime
-from penstock.errors import InferenceError
+from penstock.errors import DecodeError, InferenceError
 from penstock.pipeline import Chunk, Pipeline, Program
+from penstock.pipeline.letters import dead_letters
 from penstock.record import Record, RecordLike
 from penstock.registry.directory import DirectoryRegistry
 from penstock.telemetry import Metrics
@@ -157,6 +158,13 @@ def test_what_passes_as_small_enough_fits_into_a_batch_also_with_the_longest_top
     records = [Record("", b'{"item":1}', b"k" * size, (), 0, 3, 10**18)]
     for parcel in made.process(Chunk(records, (("t" * 249, 3, 1),))):
         assert parcel.dead or len(pack(parcel.topic, [parcel], limit, "none")) == 1
+
+
+def test_dead_letter_does_not_repeat_an_id_that_is_half_of_its_record(program: Program) -> None:
+    """Else a record that its own topic takes has a dead letter that no topic takes, and that ends the worker."""
+    record = Record("items", b"[]", None, (), 0, 2, 7)
+    letters = dead_letters("dead", ("items", 2), [(record, DecodeError("no"))] * 2, ["i" * 4096, "i" * 4097])
+    assert [dict(headers)["penstock-id"] for _, _, _, headers in letters.records] == [b"i" * 4096, b"items:2:7"]
 
 
 def test_event_without_an_id_field_is_known_by_its_position(pipeline: Callable[[int], Pipeline]) -> None:
