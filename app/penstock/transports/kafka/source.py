@@ -289,7 +289,7 @@ class KafkaSource:
         topics = sorted({*read, *self._written})
         return SourceState(
             settled=self.settled,
-            room=room,
+            room=room and self._open.is_set(),  # a source that is paused stands still with a reason
             in_flight=self.positions.in_flight,
             answering=self._answering,
             missing=tuple(topic for topic in topics if seen is not None and not seen.partitions_for_topic(topic)),
