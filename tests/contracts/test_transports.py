@@ -59,14 +59,14 @@ class InFiles:
         self.input.write_bytes(b"\n")  # an empty line is no record
 
     def checkpoint(self) -> Checkpoint:
-        return Checkpoint(self.folder / "checkpoint", self.input, resume=True)
+        return Checkpoint(self.folder / "checkpoint", str(self.input), resume=True)
 
     async def fill(self, partition: int, values: Sequence[bytes]) -> None:
         with self.input.open("ab") as file:
             file.writelines(b"%b\r\n" % value for value in values)
 
     async def open_source(self) -> Source:
-        return FileSource(self.input, INPUT, checkpoint=self.checkpoint(), sink=FileSink({}))
+        return FileSource(self.input, INPUT, checkpoint=self.checkpoint())
 
     async def close_source(self, source: Source) -> None:
         assert isinstance(source, FileSource)

@@ -38,7 +38,7 @@ from penstock.pipeline.ports import Program
 from penstock.pipeline.score import Chunk, Pipeline
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
-from penstock.transports.base import Sink, Source
+from penstock.transports.base import Sink, Source, by_topic
 from penstock.transports.tracker import Partition, Span
 
 __all__ = ["Delivery", "Fixed", "Pace", "Served"]
@@ -152,11 +152,10 @@ class Delivery:
     # -- one group after the other -----------------------------------------------------------------------------------
 
     async def submit(self, spans: Sequence[Span]) -> None:
-        """Leads the spans through steps 1 to 4, in groups of one topic. Raises TransportError when outputs cannot be handed over."""
-        for of_one_topic in _by_topic(spans):
-            for group in self._groups(of_one_topic):
-                if not self._ended:
-                    await self._deliver(group)
+        """Leads spans of one topic through steps 1 to 4, in groups. Raises TransportError when outputs cannot be handed over."""
+        for group in self._groups(spans):
+            if not self._ended:
+                await self._deliver(group)
 
     async def drive(self) -> None:
         """Takes from the source until its input ends. What was handed over may still be on its way then: see `close`."""
@@ -164,7 +163,8 @@ class Delivery:
             spans = await self._source.take(self.rows)
             if not spans:
                 return
-            await self.submit(spans)
+            for of_one_topic in by_topic(spans):
+                await self.submit(of_one_topic)
 
     def _groups(self, spans: Sequence[Span]) -> Iterator[list[Span]]:
         """Small spans together, up to `rows` rows; how many these are may change meanwhile."""
@@ -302,10 +302,3 @@ class _Scorer:
         self.serving = serving
         self.pipeline = pipeline
         self.row_seconds = row_seconds
-
-
-def _by_topic(spans: Sequence[Span]) -> list[list[Span]]:
-    topics: dict[str, list[Span]] = {}
-    for span in spans:
-        topics.setdefault(span.partition[0], []).append(span)
-    return list(topics.values())

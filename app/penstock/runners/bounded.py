@@ -9,16 +9,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+from penstock.engine.observe import Observers
 from penstock.pipeline import AtLeastOnce, Delivery, Fixed, Pace, Program
 from penstock.telemetry import Metrics
-from penstock.transports.base import Sink, Source
+from penstock.transports.base import Sink, Source, by_topic
 
-__all__ = ["Ran", "run"]
+__all__ = ["Bounded", "Ran", "run"]
 
 STORE_EVERY = 1.0  # seconds
 PATIENCE = 60.0  # seconds for what was begun to be acknowledged, at the end
+
+
+class Bounded(Source, Protocol):
+    """A source that has an end, and knows how far it is: `done` of `total`, in a unit of its own."""
+
+    @property
+    def total(self) -> int: ...
+    @property
+    def done(self) -> int: ...
 
 
 class Ran(NamedTuple):
@@ -39,6 +49,7 @@ async def run(
     pace: Pace | None = None,
     progress: Callable[[Ran], None] = lambda _: None,
     stopped: asyncio.Event | None = None,
+    observers: Observers | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Ran:
     """Leads everything that the source has through the program; `stages` names the stage that reads each topic.
@@ -53,7 +64,15 @@ async def run(
         delivery.terminate()  # nothing waits for an acknowledgement that will not come
 
     delivery = Delivery(
-        source, sink, AtLeastOnce(source), stages=stages, serving=Fixed(program), fail=fail, pace=pace or Pace(), metrics=metrics
+        source,
+        sink,
+        AtLeastOnce(source),
+        stages=stages,
+        serving=Fixed(program),
+        fail=fail,
+        pace=pace or Pace(),
+        metrics=metrics,
+        observers=observers,
     )
     stored, complete = clock(), False
     while await delivery.room() and not (stopped is not None and stopped.is_set()):
@@ -61,7 +80,8 @@ async def run(
         if not spans:
             complete = True
             break
-        await delivery.submit(spans)
+        for of_one_topic in by_topic(spans):
+            await delivery.submit(of_one_topic)
         progress(_ran(metrics, False))
         if clock() - stored >= STORE_EVERY:
             await delivery.poll()

@@ -21,8 +21,9 @@ from typing import Any, TypeVar
 from penstock import runtime
 from penstock.codecs import event_reader, event_writer
 from penstock.engine.observe import Observers
-from penstock.pipeline import AtLeastOnce, Delivery, Fixed, Pace
+from penstock.pipeline import Pace
 from penstock.record import Header, Record
+from penstock.runners import bounded
 from penstock.topology.names import did_you_mean
 from penstock.transports.memory import Memory, MemorySink, MemorySource
 
@@ -64,19 +65,11 @@ class TopologyDriver:
         self._sinks = {sink.name: sink.topic for sink in self.topology.sinks}
         inputs = [topic for source in self.topology.sources for topic in (source.topic, source.dead_letter)]
         self._known = dict.fromkeys([*inputs, *self._sinks.values()])
-        source = MemorySource(self._memory, [one.topic for one in self.topology.sources])
-        source.assign()
-        self._problems: list[BaseException] = []
-        self._delivery = Delivery(
-            source,
-            MemorySink(self._memory),
-            AtLeastOnce(source),
-            stages={one.source.topic: one.name for one in loaded.wiring.stages},
-            serving=Fixed(self.program),
-            fail=self._problems.append,
-            pace=Pace(chunk_rows=chunk_rows),
-            observers=observers,
-        )
+        self._source = MemorySource(self._memory, [one.topic for one in self.topology.sources])
+        self._sink = MemorySink(self._memory)
+        self._stages = {one.source.topic: one.name for one in loaded.wiring.stages}
+        self._pace = Pace(chunk_rows=chunk_rows)
+        self._observers = observers
         self._loop = asyncio.new_event_loop()
         weakref.finalize(self, self._loop.close)
 
@@ -108,10 +101,8 @@ class TopologyDriver:
         self._run(self._deliver())
 
     async def _deliver(self) -> None:
-        await self._delivery.drive()
-        await self._delivery.poll()
-        if self._problems:
-            raise self._problems.pop()
+        self._source.assign()
+        await bounded.run(self.program, self._source, self._sink, stages=self._stages, pace=self._pace, observers=self._observers)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs it to its end, also where an event loop is running already, as in a notebook."""

@@ -29,7 +29,7 @@ from typing import Any, Protocol
 from penstock.parcel import Parcel
 from penstock.transports.tracker import Partition, Span, Tracker
 
-__all__ = ["Abilities", "Sent", "Sink", "Source", "cut", "size_of"]
+__all__ = ["Abilities", "Sent", "Sink", "Source", "by_topic", "cut", "size_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,3 +159,11 @@ def size_of(records: Sequence[Any]) -> int:
     step = max(1, len(records) // 16)
     sample = records[::step]
     return sum(len(record.value or b"") + len(record.key or b"") + 64 for record in sample) * step
+
+
+def by_topic(spans: Sequence[Span]) -> list[list[Span]]:
+    """The spans of each topic, in their order: a stage takes those of its topic."""
+    topics: dict[str, list[Span]] = {}
+    for span in spans:
+        topics.setdefault(span.partition[0], []).append(span)
+    return list(topics.values())

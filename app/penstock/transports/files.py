@@ -31,22 +31,25 @@ LONGEST = 104_857_600  # bytes of a line: what `max_bytes` of a source allows at
 
 
 class _Kept(msgspec.Struct):
-    """What a checkpoint file holds: the input and how far it was read, and the length of each output file, by topic."""
+    """What a checkpoint file holds: the input, how far each partition was read, and the length of each output file, by topic."""
 
     input: str
-    position: int
-    rows: int
+    positions: dict[str, int]
     outputs: dict[str, int]
 
 
 class Checkpoint:
-    """Where a run stands, in a file beside its output. `resume` says whether an earlier run's is taken up."""
+    """Where a run over `input` has come to, in a file beside its output. `resume` takes up what an earlier run has left there.
 
-    def __init__(self, path: Path, input: Path, *, resume: bool = False) -> None:
+    `positions` are by TOPIC/PARTITION. Raises ConfigError for a file that is none, or of another input.
+    """
+
+    def __init__(self, path: Path, input: str, *, resume: bool = False) -> None:
         self.path = path
-        self._input = str(input.resolve())
-        self.position = self.rows = 0
+        self._input = input
+        self.positions: dict[str, int] = {}
         self.outputs: dict[str, int] = {}
+        self.sink: FileSink | None = None  # it sets itself; what it holds is brought to the disk before a position is kept
         if resume:
             self._load()
 
@@ -58,14 +61,15 @@ class Checkpoint:
         except (OSError, msgspec.DecodeError) as error:
             raise ConfigError(Problem(str(self.path), 0, 0, f"not a checkpoint: {error}", "remove it, and run without --resume")) from error
         if kept.input != self._input:
-            message = f"the run that is to be resumed read {kept.input}, not {self._input}"
+            message = f"the run to resume has read {kept.input}, not {self._input}"
             raise ConfigError(Problem(str(self.path), 0, 0, message, "give the same input, or run without --resume"))
-        self.position, self.rows, self.outputs = kept.position, kept.rows, kept.outputs
+        self.positions, self.outputs = kept.positions, kept.outputs
 
-    def save(self, position: int, rows: int, outputs: Mapping[str, int]) -> None:
-        """Replaces the file, whole."""
-        self.position, self.rows = position, rows
-        write_whole(self.path, msgspec.json.encode(_Kept(self._input, position, rows, dict(outputs))), mode=0o644)
+    def save(self, positions: Mapping[Partition, int]) -> None:
+        """Brings the outputs to the disk, then replaces the file, whole."""
+        self.positions |= {f"{topic}/{partition}": at for (topic, partition), at in positions.items()}
+        outputs = self.outputs if self.sink is None else self.sink.flush()
+        write_whole(self.path, msgspec.json.encode(_Kept(self._input, self.positions, outputs)), mode=0o644)
 
     def done(self) -> None:
         """The run has come to its end: nothing is left to resume."""
@@ -74,28 +78,47 @@ class Checkpoint:
 
 
 class FileSource:
-    """The lines of a file as the records of partition 0 of `topic`, from the checkpoint on, at most `limit` of them.
+    """The lines of a file as the records of partition 0 of `topic`: those from number `start` on, at most `limit` of them.
 
-    Empty lines are passed over. Raises ConfigError for a file that cannot be read.
+    Empty lines are passed over and have no number. With a checkpoint, what an earlier run finished is passed over. Raises
+    ConfigError for a file that cannot be read.
     """
 
     abilities: Final = Abilities(replay=True, bounded=True)
 
     def __init__(
-        self, path: Path, topic: str, *, checkpoint: Checkpoint | None = None, sink: FileSink | None = None, limit: int | None = None
+        self,
+        path: Path,
+        topic: str,
+        *,
+        start: int = 0,
+        limit: int | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self.positions = Tracker()
-        self.size = _readable(path)
+        self.total = _readable(path)
         self._partition: Partition = (topic, 0)
         self._file: BinaryIO = path.open("rb")
-        self._checkpoint, self._sink = checkpoint, sink
-        begin, rows = (0, 0) if checkpoint is None else (checkpoint.position, checkpoint.rows)
-        self._rows = {begin: rows}  # how many records lie before each position at which a span begins or ends
-        self._last = None if limit is None else rows + limit
+        self._checkpoint = checkpoint
+        kept = None if checkpoint is None else checkpoint.positions.get(f"{topic}/0")
+        begin = self._skip(start) if kept is None else kept
+        self._rows = {begin: 0}  # how many records were taken before each position at which a span begins or ends
+        self._limit = limit
         self._file.seek(begin)
         self.positions.assign({self._partition: begin})
         self._open = asyncio.Event()
         self._open.set()
+
+    @property
+    def done(self) -> int:
+        """How many of the `total` bytes lie behind what was taken."""
+        return self.positions.expected(self._partition) or 0
+
+    def _skip(self, rows: int) -> int:
+        """The byte behind the first `rows` records."""
+        while rows and (line := self._file.readline(LONGEST)):
+            rows -= bool(line.strip())
+        return self._file.tell()
 
     def close(self) -> None:
         self._file.close()
@@ -108,7 +131,7 @@ class FileSource:
         at = self.positions.expected(self._partition) or 0
         records: list[Record] = []
         read, size, end = self._rows[at], 0, at
-        rows = rows if self._last is None else min(rows, self._last - read)
+        rows = rows if self._limit is None else min(rows, self._limit - read)
         while len(records) < rows and size < READ:
             line = self._file.readline(LONGEST + 1)
             if not line:
@@ -139,8 +162,8 @@ class FileSource:
     async def store(self, offsets: Mapping[Partition, int]) -> bool:
         """See `Source.store`. Outputs reach the disk first."""
         position = offsets[self._partition]
-        if self._checkpoint is not None and self._sink is not None:
-            self._checkpoint.save(position, self._rows[position], self._sink.flush())
+        if self._checkpoint is not None:
+            self._checkpoint.save(offsets)
         self._rows = {end: count for end, count in self._rows.items() if end >= position}
         return True
 
@@ -156,6 +179,8 @@ class FileSink:
 
     def __init__(self, paths: Mapping[str, Path], *, checkpoint: Checkpoint | None = None) -> None:
         self._files: dict[str, BinaryIO] = {}
+        if checkpoint is not None:
+            checkpoint.sink = self
         for topic, path in paths.items():
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,9 @@ from penstock.telemetry import Metrics
 from penstock.testing import models
 from penstock.transports.kafka.state import PartitionState, SourceState
 
-BEHIND = PartitionState(("flights", 0), 10, end=50, heard=1.0, newest=time.time() - 100)
+
+def behind() -> PartitionState:
+    return PartitionState(("flights", 0), 10, end=50, heard=1.0, newest=time.time() - 100)
 
 
 class Worker:
@@ -46,7 +48,7 @@ class Worker:
 def test_series_of_partitions_are_those_of_the_assignment() -> None:
     worker = Worker()
     assert worker.metrics.snapshot()["backlog_records"] == {}
-    worker.run(BEHIND, PartitionState(("flights", 1), 7))
+    worker.run(behind(), PartitionState(("flights", 1), 7))
     found = worker.metrics.snapshot()
     assert found["backlog_records"] == {"flights,0": 40}
     assert found["next_offset"] == {"flights,0": 10, "flights,1": 7}
@@ -57,7 +59,7 @@ def test_series_of_partitions_are_those_of_the_assignment() -> None:
 
 def test_ready_is_one_value_for_page_and_metrics() -> None:
     worker = Worker()
-    worker.run(BEHIND)
+    worker.run(behind())
     assert asyncio.run(worker.vitals.ready()).good
     worker.control = "the control topic cannot be read"
     verdict = asyncio.run(worker.vitals.ready())
@@ -83,7 +85,7 @@ def test_page_of_metrics_is_shown_again_to_a_client_that_hurries(monkeypatch: py
 
 def test_watchdog_ends_the_worker_and_names_what_stands_still() -> None:
     worker = Worker(stall_timeout=30, broker_timeout=15)
-    worker.run(BEHIND)
+    worker.run(behind())
     for now in range(0, 31, 2):
         worker.vitals.look(now)
     with pytest.raises(Stalled, match=r"flights/0 has stood still at offset 10 for 30 s: 40 records wait.*stall_timeout"):
@@ -100,7 +102,7 @@ def test_watchdog_waits_longer_than_brokers_hold_a_fetch() -> None:
 
 def test_watchdog_is_off_at_zero() -> None:
     worker = Worker(stall_timeout=0)
-    worker.run(BEHIND)
+    worker.run(behind())
     for now in range(0, 10_000, 1000):
         worker.vitals.look(now)
 
@@ -131,5 +133,5 @@ def test_a_run_of_a_model_is_an_excuse_until_its_deadline_has_passed_twice() -> 
 def test_picture_is_of_the_moment() -> None:
     worker = Worker()
     assert worker.vitals.picture().phase is Phase.STARTING
-    worker.run(BEHIND)
+    worker.run(behind())
     assert worker.vitals.picture().consumer == worker.consumer

@@ -28,6 +28,7 @@ from yarl import URL
 
 from penstock.errors import TransportError
 from penstock.settings import Settings
+from penstock.transports.base import by_topic
 from penstock.transports.kafka.sink import KafkaSink
 from penstock.transports.kafka.source import KafkaSource
 from penstock.transports.tracker import Span
@@ -111,10 +112,7 @@ class Consumer(base_consumer.Consumer):
                 continue
             if not await loop.room():
                 return
-            topics: dict[str, list[Span]] = {}
-            for span in await source.look(loop.rows, LOOK_UP):
-                topics.setdefault(span.partition[0], []).append(span)
-            for spans in topics.values():
+            for spans in by_topic(await source.look(loop.rows, LOOK_UP)):
                 await self.callback(self._message(spans))
 
     def _message(self, spans: Sequence[Span]) -> ConsumerMessage:

@@ -1,0 +1,207 @@
+"""The one set of flags of commands that run over an input that has an end, with its progress bar, Ctrl-C and resume.
+
+`--in` is a file of events, one per line, or kafka://TOPIC; `--out` is a file, or a folder with one file per topic. `--from`, `--to` and
+`--limit` choose a part of the input. A run that was ended by Ctrl-C, or from outside, goes on with `--resume`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from penstock.cli.output import err
+from penstock.settings import Settings
+
+if TYPE_CHECKING:
+    from penstock.pipeline import Program
+    from penstock.runners.bounded import Bounded, Ran
+    from penstock.runtime import Loaded
+    from penstock.transports.files import Checkpoint, FileSink
+
+__all__ = ["Part", "bounded_options", "run_bounded"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+KAFKA: Final = "kafka://"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What the flags say: the input, the output, and which part of the input."""
+
+    input: str
+    output: Path
+    start: int | datetime | None = None
+    stop: int | datetime | None = None
+    limit: int | None = None
+    resume: bool = False
+
+    @property
+    def topic(self) -> str:
+        """The Kafka topic of the input; "" for a file."""
+        return self.input.removeprefix(KAFKA) if self.input.startswith(KAFKA) else ""
+
+    @property
+    def path(self) -> str:
+        """The whole path of the file, by which a checkpoint knows it."""
+        return os.path.realpath(self.input)
+
+
+class _Edge(click.ParamType):
+    """A whole number, or a time of RFC 3339 with its zone."""
+
+    name = "NUMBER|TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | datetime:
+        if isinstance(value, int | datetime):
+            return value
+        if value.isascii() and value.isdecimal():
+            return int(value)
+        try:
+            found = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor a time such as 2026-11-29T08:00:00Z", param, ctx)
+        if found.tzinfo is None:
+            self.fail(f"{value!r} has no time zone: add Z, or +01:00", param, ctx)
+        return found
+
+
+_OPTIONS: Final = (
+    click.option("--in", "input", required=True, metavar="FILE|kafka://TOPIC", help="Events, one JSON object per line; or a topic."),
+    click.option(
+        "--out", "output", required=True, type=click.Path(path_type=Path), metavar="FILE|FOLDER",
+        help="A file for the outputs (with one sink), or a folder with a file per topic. Dead letters get a file beside it.",
+    ),
+    click.option("--from", "start", type=_Edge(), help="The first event: its number in a file; an offset, or a time, in a topic."),
+    click.option("--to", "stop", type=_Edge(), help="The event to stop before: a number, an offset or a time, as for --from."),
+    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many events."),
+    click.option("--resume", is_flag=True, help="Go on where a run with the same --in and --out was ended."),
+)  # fmt: skip
+
+
+def bounded_options(command: F) -> F:
+    """Adds the flags, given to the command as the argument `part`."""
+
+    @functools.wraps(command)
+    def parted(*args: Any, input: str, output: Path, start: Any, stop: Any, limit: int | None, resume: bool, **options: Any) -> Any:
+        return command(*args, part=Part(input, output, start, stop, limit, resume), **options)
+
+    for option in reversed(_OPTIONS):
+        parted = option(parted)
+    return parted  # type: ignore[return-value]  # click keeps the callable, its type says less
+
+
+def run_bounded(loaded: Loaded, program: Program, part: Part, settings: Settings) -> Ran:
+    """Runs it, with a progress bar on a terminal. What a Ctrl-C or SIGTERM ends is finished and kept: `complete` is false then.
+
+    Raises UsageError for flags that do not go together, ConfigError for files, TransportError for brokers.
+    """
+    return asyncio.run(_run(loaded, program, part, settings))
+
+
+async def _run(loaded: Loaded, program: Program, part: Part, settings: Settings) -> Ran:
+    from penstock.pipeline import Pace
+    from penstock.runners import bounded
+
+    topics, stage = _topics(loaded, part)
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    async with _opened(loaded, part, settings, topics) as (source, sink, checkpoint), _progress(source) as advance:
+        ran = await bounded.run(
+            program, source, sink, stages={loaded.topology.sources[stage].topic: loaded.wiring.stages[stage].name},
+            pace=Pace.of(settings), progress=lambda _: advance(), stopped=stopped,
+        )  # fmt: skip
+        if ran.complete:
+            checkpoint.done()
+    return ran
+
+
+def _topics(loaded: Loaded, part: Part) -> tuple[dict[str, Path], int]:
+    """The file of each topic that is written, and the number of the stage that reads the input."""
+    sources = [one.name for one in loaded.topology.sources]
+    if len(loaded.wiring.stages) > 1:
+        raise click.UsageError(
+            f"{loaded.topology.name} has {len(sources)} sources ({', '.join(sources)}): only one can be run over an input"
+        )
+    (stage,) = loaded.wiring.stages
+    written = dict.fromkeys(emit.sink.topic for emit in stage.emits)
+    dead = stage.source.dead_letter
+    for emit in stage.emits:
+        if emit.sink.format != "json":
+            raise click.UsageError(f"the sink {emit.sink.name} writes {emit.sink.format}; lines of a file are JSON")
+    if part.output.suffix and len(written) == 1:
+        return {**dict.fromkeys(written, part.output), dead: part.output.with_suffix(f".dead-letters{part.output.suffix}")}, 0
+    if part.output.suffix:
+        raise click.UsageError(f"there are {len(written)} topics to write ({', '.join(written)}): give a folder for --out")
+    return {topic: part.output / f"{topic}.ndjson" for topic in (*written, dead)}, 0
+
+
+@asynccontextmanager
+async def _opened(
+    loaded: Loaded, part: Part, settings: Settings, paths: dict[str, Path]
+) -> AsyncIterator[tuple[Bounded, FileSink, Checkpoint]]:
+    """The source, the sink, and the checkpoint between them. An output that is there already is not written over."""
+    from penstock.transports.files import Checkpoint, FileSink
+
+    there = [path for path in paths.values() if path.exists()]
+    mark = part.output.with_name(f"{part.output.name}.checkpoint")
+    if there and not part.resume:
+        raise click.UsageError(f"{there[0]} is there already: remove it, give another --out, or go on with --resume")
+    if part.resume and there and not mark.exists():
+        raise click.UsageError(f"there is no run to resume: {mark} is gone, so {there[0]} is of a run that has come to its end")
+    checkpoint = Checkpoint(mark, part.input if part.topic else part.path, resume=part.resume)
+    async with _source(loaded.topology.sources[0].topic, part, settings, checkpoint) as source:
+        with contextlib.closing(FileSink(paths, checkpoint=checkpoint)) as sink:
+            yield source, sink, checkpoint
+
+
+@asynccontextmanager
+async def _source(reads: str, part: Part, settings: Settings, checkpoint: Checkpoint) -> AsyncIterator[Bounded]:
+    if part.topic:
+        from penstock.transports.kafka.extent import KafkaExtent
+
+        if part.topic != reads:
+            raise click.UsageError(f"the topology reads the topic {reads}, not {part.topic}")
+        extent = KafkaExtent(settings, part.topic, start=part.start, stop=part.stop, limit=part.limit, checkpoint=checkpoint)
+        await extent.begin()
+        try:
+            yield extent
+        finally:
+            await extent.close()
+        return
+    from penstock.transports.files import FileSource
+
+    start, stop = _numbers(part)
+    limits = [one for one in (part.limit, None if stop is None else max(stop - start, 0)) if one is not None]
+    with contextlib.closing(
+        FileSource(Path(part.path), reads, start=start, limit=min(limits, default=None), checkpoint=checkpoint)
+    ) as lines:
+        yield lines
+
+
+def _numbers(part: Part) -> tuple[int, int | None]:
+    for edge, flag in ((part.start, "--from"), (part.stop, "--to")):
+        if isinstance(edge, datetime):
+            raise click.UsageError(f"{flag}: a file has no times; give the number of an event, counted from 0")
+    return part.start or 0, part.stop  # type: ignore[return-value]  # the loop above has refused times
+
+
+@asynccontextmanager
+async def _progress(source: Bounded) -> AsyncIterator[Callable[[], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task("scoring", total=max(source.total, 1))
+        yield lambda: bar.update(task, completed=source.done)

@@ -1,0 +1,141 @@
+"""`penstock batch` over files, from the outside: what the stream would publish is written once, also when a run is ended midway."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from penstock.cli.main import main
+from penstock.registry.directory import DirectoryRegistry
+from penstock.testing import models
+from tests.unit.cli.done import Done, Run
+
+TOPOLOGY = """\
+topology: double
+sources: {numbers: {topic: numbers, schema: number.avsc}}
+nodes: {double: {kind: model, model: double@1}}
+sinks: {doubled: {topic: doubled, fields: {x: x, y: double}}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("schemas").mkdir()
+    schema = {"type": "record", "name": "Number", "fields": [{"name": "x", "type": "float"}]}
+    Path("schemas/number.avsc").write_text(json.dumps(schema))
+    Path("double.yaml").write_text(TOPOLOGY)
+    DirectoryRegistry(tmp_path / "models").publish("double", models.linear([2]))
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder: Path, capfd: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: str) -> Done:
+        code = main(["batch", "double.yaml", *arguments])
+        return Done(code, *capfd.readouterr())
+
+    return run
+
+
+def events(count: int, path: str = "in.ndjson") -> None:
+    Path(path).write_text("".join(f'{{"x": {n}}}\n' for n in range(count)))
+
+
+def lines(path: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def test_every_event_is_answered_in_its_order(run: Run) -> None:
+    events(1000)
+    done = run("--in", "in.ndjson", "--out", "out.ndjson")
+    assert (done.code, done.out) == (0, "1,000 events read, 1,000 outputs, 0 dead letters\n")
+    assert lines("out.ndjson") == [{"x": float(n), "y": 2.0 * n} for n in range(1000)]
+    assert lines("out.dead-letters.ndjson") == []
+    assert not Path("out.ndjson.checkpoint").exists()
+
+
+def test_what_is_no_event_is_a_dead_letter_with_its_reason(run: Run) -> None:
+    Path("in.ndjson").write_bytes(b'{"x": 1}\n\nnot JSON\n{"x": "text"}\n\xff\n{"x": 2}')
+    done = run("--in", "in.ndjson", "--out", "out.ndjson", "--format", "json")
+    assert done.json == {"read": 5, "written": 2, "dead_letters": 3, "complete": True}
+    first, second, third = lines("out.dead-letters.ndjson")
+    assert (first["id"], first["failed_at"], first["value"]) == ("numbers:0:10", "decode", "not JSON")
+    assert "x" in str(second["message"])
+    assert third["base64"] == "/w=="
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--from", "10", "--to", "13"], [10, 11, 12]),
+        (["--limit", "2"], [0, 1]),
+        (["--from", "98"], [98, 99]),
+        (["--from", "5", "--to", "50", "--limit", "1"], [5]),
+        (["--from", "500"], []),
+        (["--from", "7", "--to", "3"], []),
+    ],
+)
+def test_part_of_the_input(run: Run, flags: list[str], expected: list[int]) -> None:
+    events(100)
+    assert run("--in", "in.ndjson", "--out", "out.ndjson", *flags).code == 0
+    assert [one["x"] for one in lines("out.ndjson")] == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--in", "gone.ndjson", "--out", "o"], "gone.ndjson: cannot be read: No such file"),
+        (["--in", "in.ndjson", "--out", "o", "--from", "yesterday"], "'yesterday' is neither a number nor a time"),
+        (["--in", "in.ndjson", "--out", "o", "--from", "2026-11-29T08:00:00"], "has no time zone"),
+        (["--in", "in.ndjson", "--out", "o", "--from", "2026-11-29T08:00:00Z"], "a file has no times"),
+        (["--in", "in.ndjson", "--out", "in.ndjson"], "in.ndjson is there already"),
+        (["--in", "kafka://other", "--out", "o"], "the topology reads the topic numbers, not other"),
+        (["--in", "in.ndjson", "--out", "o", "--limit", "0"], "0 is not in the range"),
+    ],
+)
+def test_flags_that_cannot_be_meant_are_refused_and_nothing_is_written(run: Run, flags: list[str], words: str) -> None:
+    events(3)
+    before = sorted(os.listdir())
+    done = run(*flags)
+    assert done.code == 2
+    assert words in done.err
+    assert sorted(os.listdir()) == before
+
+
+def test_a_run_that_has_come_to_its_end_is_not_resumed(run: Run) -> None:
+    events(3)
+    assert run("--in", "in.ndjson", "--out", "out.ndjson").code == 0
+    done = run("--in", "in.ndjson", "--out", "out.ndjson", "--resume")
+    assert done.code == 2
+    assert "there is no run to resume" in done.err
+
+
+def started(arguments: Sequence[str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "penstock", "batch", "double.yaml", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_run_that_is_ended_goes_on_and_writes_each_output_once(folder: Path, run: Run, number: signal.Signals) -> None:
+    count = 400_000
+    events(count)
+    arguments = ["--in", "in.ndjson", "--out", "out.ndjson", "--chunk-rows", "16", "--max-batch-rows", "64"]
+    with started(arguments) as process:
+        deadline = time.monotonic() + 60
+        while not Path("out.ndjson.checkpoint").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    assert process.returncode == (-number if number is signal.SIGKILL else 130)
+    assert Path("out.ndjson.checkpoint").exists()
+    assert run("--in", "in.ndjson", "--out", "out.ndjson", "--resume").code == 0
+    assert [one["x"] for one in lines("out.ndjson")] == [float(n) for n in range(count)]
