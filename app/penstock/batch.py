@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, repeat
 from operator import attrgetter
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from penstock.errors import RecordError
-from penstock.record import Record, RecordLike
+from penstock.record import Header, RecordLike
 
 __all__ = ["Array", "Batch", "Failure", "Origin", "Table"]
 
@@ -150,8 +150,8 @@ class Table(Sequence[RecordLike]):
     """Rows that are columns already, by field name: what a columnar file or an Arrow table yields instead of encoded records.
 
     `columns` hold `[N, ...]`; `nulls` marks the rows of a field that are null (bool `[N]`), and a field without nulls is not
-    in it. As a sequence it is its rows one by one, each a record whose value is the row as JSON: made only for a row that is
-    asked for, such as one that becomes a dead letter. A slice is a Table over the same memory.
+    in it. As a sequence it is its rows one by one, each a record whose value is the row as JSON: made only when that value is
+    read, as that of a row that becomes a dead letter is. A slice is a Table over the same memory.
     """
 
     topic: str
@@ -177,17 +177,37 @@ class Table(Sequence[RecordLike]):
             nulls = {name: mask[at] for name, mask in self.nulls.items()}
             stamps = None if self.timestamps is None else self.timestamps[at]
             return Table(self.topic, columns, nulls, self.partition, self.offset + begin, stamps)
-        row = range(len(self))[at]
-        event = {
-            name: None if name in self.nulls and self.nulls[name][row] else _plain(column[row]) for name, column in self.columns.items()
-        }
-        stamp = 0 if self.timestamps is None else int(self.timestamps[row])
-        return Record(self.topic, msgspec.json.encode(event), None, (), stamp, self.partition, self.offset + row)
+        return _Row(self, range(len(self))[at])
 
     @property
     def nbytes(self) -> int:
         """Bytes of the columns; of text, what its references take."""
         return sum(column.nbytes for column in self.columns.values())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Row:
+    """A row of a table as a record. The pipeline asks every row for its timestamp and headers, and few for their value."""
+
+    _table: Table
+    _at: int
+    key: ClassVar[None] = None
+    headers: ClassVar[tuple[Header, ...]] = ()
+
+    @property
+    def offset(self) -> int:
+        return self._table.offset + self._at
+
+    @property
+    def timestamp(self) -> int:
+        stamps = self._table.timestamps
+        return 0 if stamps is None else int(stamps[self._at])
+
+    @property
+    def value(self) -> bytes:
+        columns, nulls = self._table.columns, self._table.nulls
+        event = {name: None if name in nulls and nulls[name][self._at] else _plain(column[self._at]) for name, column in columns.items()}
+        return msgspec.json.encode(event)
 
 
 def _plain(value: Any) -> Any:

@@ -121,6 +121,27 @@ def test_an_idle_worker_is_no_stall(job: Job) -> None:
         assert worker.stop() == 0, worker.log
 
 
+@pytest.mark.broker("pause")
+def test_brokers_that_are_silent_for_longer_than_the_bound_are_no_stall(job: Job) -> None:
+    """Whether brokers answer is asked more often than the watchdog's bound is long; `broker_timeout` decides how long to wait for them."""
+    with job.run(http="127.0.0.1:0", stall_timeout="4", broker_timeout="60") as worker:
+        wait_until_ready(worker)
+        looks = scrape(worker)["penstock_watchdog_looks_total{}"]
+        job.broker.pause()
+        try:
+            wait_for(
+                lambda: worker.process.poll() is not None or scrape(worker)["penstock_watchdog_looks_total{}"] > looks + 30, "looks", 60
+            )
+            assert worker.process.poll() is None, worker.log
+            assert ask(worker, "/readyz")[0] == 503
+        finally:
+            job.broker.resume()
+        wait_until_ready(worker)
+        job.send(range(8))
+        job.wait_for_answers(8)
+        assert worker.stop() == 0, worker.log
+
+
 def test_a_port_in_use_ends_the_command_before_it_starts_anything(job: Job) -> None:
     with job.run(http="127.0.0.1:0") as first:
         wait_for(lambda: "serving /healthz" in first.log, first.log, 30)

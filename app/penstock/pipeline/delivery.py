@@ -142,11 +142,12 @@ class Delivery:
         positions, pace = self._source.positions, self._pace
         return positions.in_flight < pace.in_flight and positions.in_flight_bytes < pace.in_flight_bytes
 
-    async def room(self) -> None:
-        """Waits until more may be taken."""
-        while not self.has_room():
+    async def room(self) -> bool:
+        """Waits until more may be taken. False when the loop has ended, and nothing is to be taken any more."""
+        while not self._ended and not self.has_room():
             self._changed.clear()
             await self._changed.wait()
+        return not self._ended
 
     # -- one group after the other -----------------------------------------------------------------------------------
 
@@ -158,8 +159,7 @@ class Delivery:
 
     async def drive(self) -> None:
         """Takes from the source until its input ends. What was handed over may still be on its way then: see `close`."""
-        while not self._ended:
-            await self.room()
+        while await self.room():
             spans = await self._source.take(self.rows)
             if not spans:
                 return

@@ -37,6 +37,7 @@ from penstock.transports.tracker import Partition
 __all__ = ["Chunk", "Pass", "Pipeline"]
 
 _HEADERS, _KEY = attrgetter("headers"), attrgetter("key")  # mapped, they cost half of a comprehension
+OFFSET = 19  # digits of the largest offset
 AROUND = 256  # bytes of an output beside its key, its value, and its headers' texts: lengths, counts, the batch's own header
 
 
@@ -298,6 +299,8 @@ def _positions(chunk: Chunk) -> list[str]:
 def _weight(parcel: Parcel) -> int:
     """Bytes of the values, keys, ids and headers of each output's own: nearly all that its size depends on."""
     weight = sum(map(len, filter(None, parcel.values)))
+    for title, place in filter(None, (parcel.origin, parcel.identity)):
+        weight += (len(title) + len(place) + OFFSET) * len(parcel)  # both begin with the input topic's name, which may be long
     weight += sum(map(len, filter(None, map(_KEY, parcel.inputs) if parcel.keys is None else parcel.keys)))
     if parcel.ids is not None:
         weight += 4 * sum(map(len, parcel.ids))  # a character of UTF-8 has at most four bytes

@@ -58,20 +58,24 @@ async def run(
     """
     metrics = Metrics()
     problems: list[BaseException] = []
+
+    def fail(error: BaseException) -> None:
+        problems.append(error)
+        delivery.terminate()  # nothing waits for an acknowledgement that will not come
+
     delivery = Delivery(
         source,
         sink,
         AtLeastOnce(source),
         stages=stages,
         serving=Fixed(program),
-        fail=problems.append,
+        fail=fail,
         pace=pace or Pace(),
         metrics=metrics,
         observers=observers,
     )
     stored, complete = clock(), False
-    while not problems and not (stopped is not None and stopped.is_set()):
-        await delivery.room()
+    while await delivery.room() and not (stopped is not None and stopped.is_set()):
         spans = await source.take(delivery.rows)
         if not spans:
             complete = True

@@ -1,7 +1,9 @@
 """The HTTP app: `/healthz`, `/readyz` and `/metrics`, in the event loop of the process that they describe.
 
 The three pages show no payloads, so they may be served to other hosts. Because untrusted clients may reach them, they are bounded: GET
-and HEAD only, no request bodies, a request head of at most 16 KiB, at most 64 connections at a time, each closed after 30 seconds.
+and HEAD only, no request bodies, a request head of at most 16 KiB, at most 64 connections at a time, each closed after 30 seconds. A further
+connection takes the place of the one that has been silent for longest: a client that opens many and sends nothing must not keep a probe
+from its answer, since a worker whose probe fails is killed.
 
 `listen` binds the socket before anything else starts, so that a port in use ends the command before it has any effect.
 Other features with HTTP endpoints add routes to this app; there is no second server.
@@ -25,7 +27,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from penstock.errors import SettingsError
 from penstock.telemetry.health import Pages, Verdict
@@ -52,8 +54,8 @@ def listen(address: str) -> socket.socket:
     kind, _, path = address.partition(":")
     try:
         return _listen_unix(path) if kind == "unix" else _listen_tcp(address)
-    except OSError as error:
-        why = error.strerror or error
+    except (OSError, ValueError) as error:  # ValueError: a name that no host can have, a NUL in a path
+        why = error.strerror or error if isinstance(error, OSError) else error
         raise SettingsError(f"http: cannot listen on {address}: {why}; choose another address, or free this one") from error
 
 
@@ -76,6 +78,8 @@ def _listen_tcp(address: str) -> socket.socket:
 
 def _listen_unix(path: str) -> socket.socket:
     """Replaces a socket file that a dead process left. Its folder is private, and a socket in use would accept a connection."""
+    if not path:  # the kernel would choose a name
+        raise SettingsError("http: 'unix:' is no address; write HOST:PORT, like 127.0.0.1:9100, or unix:PATH")
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -83,7 +87,7 @@ def _listen_unix(path: str) -> socket.socket:
                 os.unlink(path)
         made.bind(path)
         made.listen(BACKLOG)
-    except OSError:
+    except (OSError, ValueError):
         made.close()
         raise
     return made
@@ -167,13 +171,24 @@ class _Server(uvicorn.Server):
 
 
 class _Connection(H11Protocol):
-    """A connection that ends after LIFETIME: uvicorn would wait without end for the rest of a request head."""
+    """A connection that ends after LIFETIME: uvicorn would wait without end for the rest of a request head.
+
+    Beyond CONNECTIONS, where uvicorn would answer 503, the oldest one is closed: of those without a request under way, if there is any.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)
-        if len(self.connections) > 2 * CONNECTIONS:  # between the two numbers uvicorn answers 503
-            transport.abort()
+        self._began = self.loop.time()
         self._end = self.loop.call_later(LIFETIME, transport.close)
+        others = [one for one in self.connections if isinstance(one, _Connection) and one is not self and not one.transport.is_closing()]
+        if len(others) + 1 >= CONNECTIONS:
+            min(others, key=lambda one: (one.busy, one._began)).transport.abort()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end.cancel()

@@ -171,7 +171,8 @@ class FileSource:
 class FileSink:
     """Each topic's outputs as lines of its file in `folder`: an output's value as it is, a dead letter as an object with its reason.
 
-    A value is one line of JSON, as sinks of the format json write it. Raises ConfigError for a folder that cannot be written.
+    A value is one line of JSON, as sinks of the format json write it. Raises ConfigError for a folder that cannot be written, and for
+    a file that no longer holds what the checkpoint counts on.
     """
 
     abilities: Final = Abilities(replay=True)
@@ -186,8 +187,13 @@ class FileSink:
                 file = path.open("r+b" if checkpoint is not None and topic in checkpoint.outputs and path.exists() else "w+b")
             except OSError as error:
                 raise ConfigError(Problem(str(path), 0, 0, f"cannot be written: {error.strerror}", "give another --out")) from error
-            file.truncate(0 if checkpoint is None else checkpoint.outputs.get(topic, 0))
-            file.seek(0, os.SEEK_END)
+            length = 0 if checkpoint is None else checkpoint.outputs.get(topic, 0)
+            if file.seek(0, os.SEEK_END) < length:  # to cut it to that length would fill it with NUL bytes
+                file.close()
+                message = f"has lost outputs: the run that is to be resumed had written {length:,} bytes"
+                raise ConfigError(Problem(str(path), 0, 0, message, "bring the file back, or run without --resume"))
+            file.truncate(length)
+            file.seek(length)
             self._files[topic] = file
 
     def limit(self, topic: str) -> int:

@@ -7,17 +7,21 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock import runtime
-from penstock.errors import InferenceError
+from penstock.batch import Table
+from penstock.errors import DecodeError, InferenceError
 from penstock.pipeline import Chunk, Pipeline, Program
+from penstock.pipeline.letters import dead_letters
 from penstock.record import Record, RecordLike
 from penstock.registry.directory import DirectoryRegistry
 from penstock.telemetry import Metrics
 from penstock.testing import models
+from penstock.transports.kafka.sink import pack
 from penstock.transports.memory import Memory, MemorySink
 from penstock.transports.tracker import Partition
 
@@ -146,6 +150,41 @@ def test_output_that_is_too_large_for_its_topic_is_a_dead_letter_and_its_neighbo
     ((_, _, value, headers),) = sent["items.dead-letter"]
     assert value == b'{"item":1}'
     assert b"the output is larger than prices takes (600 bytes" in (dict(headers)["__streams.errors.message"] or b"")
+
+
+@pytest.mark.parametrize("size", range(1240, 1400, 20))
+def test_what_passes_as_small_enough_fits_into_a_batch_also_with_the_longest_topic_name(program: Program, size: int) -> None:
+    """The input topic's name stands twice in an output's headers; a sink ends the worker for an output that no batch takes."""
+    limit = 2000
+    made = Pipeline(program, "items", sink=MemorySink(Memory(), limits=dict.fromkeys(("prices", "keyed"), limit)))
+    records = [Record("", b'{"item":1}', b"k" * size, (), 0, 3, 10**18)]
+    for parcel in made.process(Chunk(records, (("t" * 249, 3, 1),))):
+        assert parcel.dead or len(pack(parcel.topic, [parcel], limit, "none")) == 1
+
+
+def test_rows_that_are_columns_already_do_not_become_bytes_on_the_way(program: Program) -> None:
+    """The last column cannot be written as JSON, and nothing tries to, since no row fails."""
+    table = Table("items", {"item": np.arange(3), "other": np.array([object()] * 3, object)}, offset=40)
+    made = Pipeline(program, "items", sink=ByParity(Memory(64)))
+    (chunk,) = made.chunks([(("items", 0), table)])
+    sent = {parcel.topic: parcel.records for parcel in made.process(chunk) if parcel.topic == "prices"}
+    assert [(stamp, key, dict(headers)["penstock-id"]) for stamp, key, _, headers in sent["prices"]] == [
+        (0, None, b"items:0:%d" % offset) for offset in (40, 41, 42)
+    ]
+
+
+def test_row_that_is_columns_already_has_a_dead_letter_in_json(program: Program) -> None:
+    table = Table("items", {"item": np.array([9, 1])}, {"item": np.array([False, False])}, timestamps=np.array([5, 6]))
+    parcels = Pipeline(program, "items", sink=ByParity(Memory(64))).process(Chunk(table, (("items", 0, 2),)))
+    ((stamp, _, value, _),) = next(parcel.records for parcel in parcels if parcel.dead)
+    assert (stamp, value) == (5, b'{"item":9}')
+
+
+def test_dead_letter_does_not_repeat_an_id_that_is_half_of_its_record(program: Program) -> None:
+    """Else a record that its own topic takes has a dead letter that no topic takes, and that ends the worker."""
+    record = Record("items", b"[]", None, (), 0, 2, 7)
+    letters = dead_letters("dead", ("items", 2), [(record, DecodeError("no"))] * 2, ["i" * 4096, "i" * 4097])
+    assert [dict(headers)["penstock-id"] for _, _, _, headers in letters.records] == [b"i" * 4096, b"items:2:7"]
 
 
 def test_event_without_an_id_field_is_known_by_its_position(pipeline: Callable[[int], Pipeline]) -> None:

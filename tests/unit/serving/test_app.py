@@ -130,26 +130,34 @@ def test_connection_that_drips_is_closed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_many_connections_leave_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the bound a connection is answered with 503, beyond twice the bound it is closed; then the worker answers again."""
+    """A probe is answered however many connections are silent: the oldest of them are closed, and the process holds no more of them."""
     monkeypatch.setattr(app, "CONNECTIONS", 4)
 
     async def test(worker: Worker, client: Client) -> None:
-        async with AsyncExitStack() as silent:
-            for _ in range(4):
-                await silent.enter_async_context(client.connection())
-            assert (await client.exchange(request("/healthz"))).startswith(b"HTTP/1.1 503 ")
-            for _ in range(4):
-                await silent.enter_async_context(client.connection())
+        async with AsyncExitStack() as stack:
+            silent = [await stack.enter_async_context(client.connection()) for _ in range(9)]
+            assert (await client.exchange(request("/healthz"))).startswith(b"HTTP/1.1 200 ")
+            first, last = silent[0][0], silent[-1][0]
             with suppress(ConnectionResetError):
-                assert await client.exchange(request("/healthz")) == b""
-        assert (await client.exchange(request("/healthz"))).startswith(b"HTTP/1.1 200 ")
+                assert await first.read() == b""
+            assert not last.at_eof()
+            silent[-1][1].write(request("/readyz"))
+            assert (await last.read()).startswith(b"HTTP/1.1 200 ")
 
     served(test)
 
 
-@pytest.mark.parametrize("address", ["9100", "127.0.0.1", "127.0.0.1:port", "127.0.0.1:70000", "http://127.0.0.1:9100", "::1:9100"])
+@pytest.mark.parametrize(
+    "address", ["9100", "127.0.0.1", "127.0.0.1:port", "127.0.0.1:70000", "http://127.0.0.1:9100", "::1:9100", "unix:"]
+)
 def test_no_address(address: str) -> None:
     with pytest.raises(SettingsError, match="is not an address; write HOST:PORT"):
+        app.listen(address)
+
+
+@pytest.mark.parametrize("address", ["a..b:9100", "unix:/tmp/\0"])
+def test_address_that_cannot_be(address: str) -> None:
+    with pytest.raises(SettingsError, match="cannot listen on"):
         app.listen(address)
 
 

@@ -47,7 +47,7 @@ class Loop(Protocol):
 
     rows: int
 
-    async def room(self) -> None: ...
+    async def room(self) -> bool: ...
     async def poll(self) -> bool: ...
     async def close(self, patience: float) -> None: ...
 
@@ -110,7 +110,8 @@ class Consumer(base_consumer.Consumer):
             if not self.flow_active:
                 await self.wait(cast(Any, self.can_resume_flow))
                 continue
-            await loop.room()
+            if not await loop.room():
+                return
             for spans in by_topic(await source.look(loop.rows, LOOK_UP)):
                 await self.callback(self._message(spans))
 

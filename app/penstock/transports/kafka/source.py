@@ -68,6 +68,8 @@ class KafkaSource:
         self._partitions: dict[str, int] = {}  # of each topic, when this worker first saw it
         self.settled = False  # an assignment is complete, and no rebalance has begun since; the host takes it back
         self._newest: dict[Partition, float] = {}  # timestamp of the newest record taken, seconds since the epoch
+        # Silence has to be known before the watchdog takes it for a stall of this worker.
+        self._look_every = min(5.0, settings.broker_timeout / 4, settings.stall_timeout / 5 or 5.0)  # seconds
         self._heard = time.monotonic()
         self._answering = True
         self._seen: Any = None  # the cluster as the brokers described it last
@@ -106,6 +108,7 @@ class KafkaSource:
             rebalance_timeout_ms=int(max(settings.drain_timeout * 2, settings.session_timeout) * 1000),
         )
         await self._client.start()
+        self._heard = time.monotonic()
         self._raw = RawFetcher(self._client, linger_ms=settings.fetch_linger_ms)
 
     def subscribe(self, topics: Iterable[str], listener: ConsumerRebalanceListener) -> None:
@@ -289,9 +292,9 @@ class KafkaSource:
         topics = sorted({*read, *self._written})
         return SourceState(
             settled=self.settled,
-            room=room,
+            room=room and self._open.is_set(),  # a source that is paused stands still with a reason
             in_flight=self.positions.in_flight,
-            answering=self._answering,
+            answering=self._answering and time.monotonic() - self._heard < 2 * self._look_every,
             missing=tuple(topic for topic in topics if seen is not None and not seen.partitions_for_topic(topic)),
             unled=tuple(topic for topic in sorted(self._written) if seen is not None and _unled(seen, topic)),
             partitions=tuple(self._state_of(one) for one in self.positions.partitions),
@@ -312,7 +315,7 @@ class KafkaSource:
         """Returns once `until()`. Raises what has ended aiokafka, or TransportUnavailable when the brokers are silent for too long."""
         patience = self.settings.broker_timeout
         while not until():
-            await asyncio.sleep(min(5.0, patience / 4))
+            await asyncio.sleep(self._look_every)
             client = self._client
             if client is None:
                 continue
