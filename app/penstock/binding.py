@@ -1,7 +1,7 @@
 """A binding: the model version that a node runs, by the digests of its files, and the parameters that it runs with.
 
-What releases, the registry and its cache share. The URI says where to look for the version; the digests say what must be found there.
-A name of a model and a version are safe as a folder and in a URL; people read them, so they are one line without control characters.
+Releases, the registry and its cache share it. The URI is the place to look for the version; the digests identify its content.
+The names of models and versions are safe as a folder and in a URL. People read them, so they are one line without control characters.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["CONTROLS", "END", "LINE", "NAME", "VERSION", "Binding", "Parameter",
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 VERSION: Final = re.compile(r"[0-9][A-Za-z0-9._-]{0,99}")
 
-# Controls of terminals, and what changes the direction of text: written so that Python and JSON Schema mean the same.
+# Control characters, and those that change the direction of text: a form that Python and JSON Schema read alike.
 CONTROLS: Final = r"\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069"
 END: Final = r"$(?!\n)"  # Python's $ alone also matches before a line break at the end
 LINE: Final = f"^[^{CONTROLS}]*{END}"
@@ -31,11 +31,11 @@ _ENCODER: Final = msgspec.json.Encoder(order="deterministic")
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The model version that a node runs: where to look for it, and what must be found there."""
+    """The model version that a node runs: the place to look for it, and the digests of its content."""
 
-    uri: Annotated[str, msgspec.Meta(pattern=_URI, description="models:/NAME/VERSION, in whatever registry the worker is allowed to ask.")]
-    digest: Annotated[Digest, msgspec.Meta(description="Of model.onnx.")]
-    manifest: Annotated[Digest, msgspec.Meta(description="Of model.toml, which names the digest of the golden records.")]
+    uri: Annotated[str, msgspec.Meta(pattern=_URI, description="models:/NAME/VERSION, in any registry that the worker may use.")]
+    digest: Annotated[Digest, msgspec.Meta(description="The digest of model.onnx.")]
+    manifest: Annotated[Digest, msgspec.Meta(description="The digest of model.toml, which names that of the golden records.")]
     parameters: Annotated[
         dict[Parameter, Any],
         msgspec.Meta(description="Constants that feed input tensors of the model: booleans, numbers, strings, and lists of these."),
@@ -59,7 +59,7 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def same(one: Mapping[str, Binding], other: Mapping[str, Binding]) -> bool:
-    """Whether both bind the same files with the same parameters; where they were found does not matter."""
+    """Returns whether both bind the same files with the same parameters, wherever they were found."""
     return {node: _identity(binding) for node, binding in one.items()} == {node: _identity(binding) for node, binding in other.items()}
 
 
@@ -68,7 +68,7 @@ def _identity(binding: Binding) -> tuple[str, str, str]:
 
 
 def _constant(value: Any) -> bool:
-    """Whether this can feed a tensor."""
+    """Returns whether this can feed a tensor."""
     if isinstance(value, list | tuple):
         return all(_constant(one) for one in value)
     if isinstance(value, int):

@@ -5,28 +5,28 @@ PenstockError
 │   ├── SettingsError
 │   ├── TopologyError
 │   └── SchemaError
-├── ModelError               this version cannot serve; what is live stays
+├── ModelError               this version cannot serve; the live plan stays
 │   ├── ModelNotFound
 │   ├── ModelExists          versions are immutable
 │   ├── ModelCorrupt         the digest differs, it does not load, or golden records fail
 │   ├── ModelMismatch        its signature does not fit the nodes that read it
-│   └── ModelUntrusted       nobody whom we trust has signed these files
-├── RecordError              one record cannot go on: becomes a Failure, then a dead letter
+│   └── ModelUntrusted       no trusted key has signed these files
+├── RecordError              one record cannot be processed: becomes a Failure, then a dead letter
 │   ├── DecodeError
 │   ├── InferenceError
 │   └── EncodeError
-├── Untraceable              what stands there does not lead back to what made it: not ours, or its headers are not true
-├── ControlError             a release was not made, or a control message means nothing here; what is live stays
-├── FetchError               a file of a version does not come from this root: try again, or ask the next root
-├── Stopped                  the caller cancelled the work: clean up and pass it on; nothing failed
-└── TransportError           the world outside: retried with back-off, then the worker stops
+├── Untraceable              the record cannot be traced to its origin: no worker wrote it, or its headers are false
+├── ControlError             a release was not made, or a control message was refused; the live plan stays
+├── FetchError               a root did not deliver a file of a version: try again, or use the next root
+├── Stopped                  the caller cancelled the work: clean up and raise it again; nothing failed
+└── TransportError           an outside system failed: retried with back-off, then the worker stops
     ├── TransportUnavailable
     ├── AccessRefused        login or certificate; never retried
     ├── TopicMissing         a topic the topology names does not exist
-    ├── RecordMissing        no record stands there: not yet, or no longer
+    ├── RecordMissing        no record is at the position: not yet, or no longer
     ├── DeliveryFailed
-    ├── Stalled              a worker stood still without a reason; it ends to be started again
-    └── WorkerFailed         a worker process gave up; its exit code is passed on
+    ├── Stalled              a worker made no progress without a reason; it ends to be started again
+    └── WorkerFailed         a worker process ended with an error; its exit code is passed on
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One thing wrong in a file: where it is, what it is, and what to do next.
+    """One problem in a file: its place, what is wrong, and what to do next.
 
     `line` and `column` count from 1; 0 means that the place is unknown.
     """
@@ -107,7 +107,7 @@ class SettingsError(ConfigError):
 
 
 class TopologyError(ConfigError):
-    """A topology file cannot be run as it stands."""
+    """A topology file cannot be run."""
 
 
 class SchemaError(ConfigError):
@@ -124,15 +124,15 @@ class ModelError(PenstockError):
 
 
 class ModelNotFound(ModelError):
-    """The registry holds no such model, version or alias."""
+    """The registry has no such model, version or alias."""
 
 
 class ModelExists(ModelError):
-    """The version is there already, and versions never change."""
+    """The version exists already, and versions never change."""
 
 
 class ModelCorrupt(ModelError):
-    """The file is not what its manifest says, or does not run."""
+    """The file differs from its manifest, or does not run."""
 
 
 class ModelMismatch(ModelError):
@@ -140,11 +140,11 @@ class ModelMismatch(ModelError):
 
 
 class ModelUntrusted(ModelError):
-    """Nobody whom we trust has signed these files, or it cannot be told."""
+    """No trusted key has signed these files, or the signature cannot be checked."""
 
 
 class RecordError(PenstockError):
-    """One record cannot go on. `.where` is decode, a node's name, or encode."""
+    """One record cannot be processed. `.where` is decode, a node's name, or encode."""
 
     where = "process"
 
@@ -161,7 +161,7 @@ class DecodeError(RecordError):
 
 
 class InferenceError(RecordError):
-    """A model refused the row, or gave a number that is not finite."""
+    """A model rejected the row, or returned a number that is not finite."""
 
 
 class EncodeError(RecordError):
@@ -171,7 +171,7 @@ class EncodeError(RecordError):
 
 
 class ControlError(PenstockError):
-    """A release was not made, or a control message means nothing here. `.code` is the reason in one word, for counting."""
+    """A release was not made, or a control message was refused. `.code` is the reason in one word, for counting."""
 
     def __init__(self, message: str, *, code: str = "illegal") -> None:
         super().__init__(message)
@@ -179,7 +179,7 @@ class ControlError(PenstockError):
 
 
 class FetchError(PenstockError):
-    """A file of a model version does not come from a registry root. `.code` is `absent`, `again` (cut or busy) or `refused`."""
+    """A registry root did not deliver a file of a model version. `.code` is `absent`, `again` (cut off or busy) or `refused`."""
 
     def __init__(self, message: str, *, code: str = "refused") -> None:
         super().__init__(message)
@@ -194,11 +194,11 @@ class Stopped(PenstockError):
 
 
 class Untraceable(PenstockError):
-    """A record that does not lead back to what made it: nobody of ours wrote it, or its headers contradict the control log."""
+    """A record cannot be traced to its origin: no worker wrote it, or its headers contradict the control log."""
 
 
 class TransportError(PenstockError):
-    """The world outside failed."""
+    """An outside system failed."""
 
 
 class TransportUnavailable(TransportError):
@@ -206,7 +206,7 @@ class TransportUnavailable(TransportError):
 
 
 class AccessRefused(TransportError):
-    """The brokers refused our login or certificate, or theirs is not to be trusted. Never retried: a person must act."""
+    """The brokers refused our login or certificate, or theirs is not trusted. Never retried: a person must act."""
 
 
 class TopicMissing(TransportError):
@@ -214,19 +214,19 @@ class TopicMissing(TransportError):
 
 
 class RecordMissing(TransportError):
-    """No record stands at this position: it was not written yet, or is no longer kept."""
+    """No record is at this position: it was not written yet, or is no longer kept."""
 
 
 class DeliveryFailed(TransportError):
-    """The broker refused an output; nothing past its input was committed."""
+    """The broker refused an output; no offset beyond its input was committed."""
 
 
 class Stalled(TransportError):
-    """Something stood still without a reason for `stall_timeout` seconds; nothing past what was acknowledged is committed."""
+    """A worker made no progress without a reason for `stall_timeout` seconds; no offset beyond the acknowledged ones is committed."""
 
 
 class WorkerFailed(TransportError):
-    """A worker process gave up. `.code` is its exit code."""
+    """A worker process ended with an error. `.code` is its exit code."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)

@@ -1,11 +1,11 @@
-"""Does this set of versions fit this topology? The one check: at a start, of a proposal, of a release made ready, of an explanation.
+"""Checks whether a set of versions fits a topology: at a start, for a proposal, for a release made ready, for an explanation.
 
-1. What is bound are the topology's nodes, all of them and nothing else (`strays`).
+1. Exactly the topology's nodes are bound (`strays`).
 2. Names, types and shapes fit, each reader together with all the others (`topology.check`).
-3. The metrics in a version's manifest meet what its node requires.
-4. Parameters in place of the file's fit the tensors of the versions.
+3. The metrics in a version's manifest meet its node's requirements.
+4. Parameters that replace the file's fit the tensors of the versions.
 
-Nothing is loaded: manifests say enough.
+No model is loaded: the manifests are sufficient.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def fit(
     *,
     judged: Collection[str] | None = None,
 ) -> tuple[Wiring, list[Problem]]:
-    """The wiring with these versions, whole when there are no problems, and the problems of steps 2 to 4.
+    """Returns the wiring with these versions, complete when there are no problems, and the problems of steps 2 to 4.
 
-    `versions` and `parameters` (None: the file's own) are by node. A node without a version is passed over: whoever could not get it has
-    reported that. `judged` are the nodes of which steps 3 and 4 are asked (None: all): a version that serves already has been asked.
+    `versions` and `parameters` (None: those of the file) are by node. A node without a version is skipped: the caller that could not
+    get it has reported that. Steps 3 and 4 apply to the nodes in `judged` (None: all): a version that serves already has passed them.
     """
     nodes = [node for node in topology.model_nodes if node.name in versions]
     wiring, problems = check(topology, schemas, {node.name: versions[node.name].signature for node in nodes}, sink_schemas)
@@ -48,9 +48,12 @@ def fit(
 
 
 def strays(topology: Topology, bound: Collection[str], *, by: str = "the release", fix: str = "") -> list[Problem]:
-    """Step 1: a problem for each name in `bound` that is no node, and for each node that is not in it. `by` is who binds them."""
+    """Returns, for step 1, a problem for each name in `bound` that is not a node, and for each node that is not in it.
+
+    `by` names what binds them, and `fix` is the advice of the problems.
+    """
     nodes = {node.name: node for node in topology.model_nodes}
-    fix = fix or "was the topology file changed since?"
+    fix = fix or "the topology file may have changed since"
     unknown = [
         Problem(topology.file, 0, 0, f"the topology {topology.name} has no node {name!r}, which {by} binds", fix)
         for name in bound
@@ -65,7 +68,7 @@ def strays(topology: Topology, bound: Collection[str], *, by: str = "the release
 
 
 def as_bound(topology: Topology, models: Mapping[str, ModelRef]) -> Topology:
-    """The topology with these versions in place of its own, by node, so that problems name them."""
+    """Returns the topology with these versions instead of the file's, by node, so that problems name them."""
     return topology.with_nodes(replace(node, model=models.get(node.name, node.model)) for node in topology.model_nodes)
 
 

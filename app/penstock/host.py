@@ -1,4 +1,4 @@
-"""What the processes of one host owe each other: a lock on a file, a file that is there whole or not at all, and an end with the parent."""
+"""What the processes of one host share: a lock on a file, files that are written whole or not at all, and an end with the parent."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from penstock.errors import SettingsError, Stopped
 
 __all__ = ["ends_with", "locked", "private_folder", "write_whole"]
 
-_POLL: Final = 0.05  # seconds between two tries at a lock: flock can wait, but then it cannot be told to stop
+_POLL: Final = 0.05  # seconds between two tries at a lock: a blocking flock could not be stopped
 _PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
 
 
 def ends_with(parent: int, number: signal.Signals) -> Callable[[], None] | None:
-    """What a child calls first, so that it gets the signal when the thread of `parent` that started it ends, however that happens.
+    """Returns a function for a child to call first: it then receives the signal when the thread of `parent` that started it ends.
 
-    None where the system cannot.
+    None where the system cannot do it.
     """
     if sys.platform != "linux":
         return None
@@ -34,7 +34,7 @@ def ends_with(parent: int, number: signal.Signals) -> Callable[[], None] | None:
 
     def begin() -> None:
         prctl(_PR_SET_PDEATHSIG, number)
-        if os.getppid() != parent:  # it died in between
+        if os.getppid() != parent:  # the parent ended before the call
             os._exit(1)
 
     return begin
@@ -42,9 +42,9 @@ def ends_with(parent: int, number: signal.Signals) -> Callable[[], None] | None:
 
 @contextlib.contextmanager
 def locked(file: Path, stopped: Callable[[], bool]) -> Iterator[None]:
-    """Holds the lock of that name, waiting for other processes and threads. Raises Stopped when `stopped()` says so meanwhile.
+    """Holds the lock of that name, after waiting for other processes and threads. Raises Stopped when `stopped()` is true during the wait.
 
-    The file stays: were it removed, two could hold locks on two files of one name.
+    The file stays: if it were removed, two processes could lock two files of one name.
     """
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -58,11 +58,11 @@ def locked(file: Path, stopped: Callable[[], bool]) -> Iterator[None]:
                 time.sleep(_POLL)
         yield
     finally:
-        os.close(descriptor)  # and with it the lock
+        os.close(descriptor)  # releases the lock
 
 
 def write_whole(file: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Writes the file so that a reader sees all of it or what was there before."""
+    """Writes the file so that a reader sees the whole new content or the old one."""
     descriptor, written = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
     try:
         with open(descriptor, "wb") as opened:
@@ -75,9 +75,9 @@ def write_whole(file: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 
 def private_folder(path: Path) -> Path:
-    """The folder, made if need be, in which nobody else may write. Raises SettingsError when it is another's, or open to others."""
+    """Returns the folder, made if needed. Raises SettingsError when it belongs to another user or others may write to it."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = path.stat()
     if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
-        raise SettingsError(f"{path} may be written by others: chmod 700 it, or set another cache")
+        raise SettingsError(f"other users may write to {path}: chmod 700 it, or set another cache")
     return path

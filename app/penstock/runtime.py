@@ -1,4 +1,4 @@
-"""The one place where a topology file meets what it names: schemas from their folder, models from the registry, all checked together."""
+"""Loads what a topology file names, and checks it together: schemas from their folder, models from the registry."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Loaded:
     """A valid topology and everything that it names.
 
     `schemas` are by source name, `sink_schemas` by the name of the sinks that have one, `artifacts` by node name: the
-    version that the node's alias pointed at when it was read. `absent` are the models that the file names and the registry has not.
+    version that the node's alias pointed at when it was read. `absent` are the models that the file names and the registry lacks.
     """
 
     topology: Topology
@@ -51,12 +51,11 @@ class Loaded:
 def load(
     path: str | Path | Topology, *, models: Path, schemas: Path, artifacts: Mapping[str, Artifact] | None = None, absent: bool = False
 ) -> Loaded:
-    """The topology, or the one in the file `path`, with the schemas of the folder `schemas` and the models of the registry `models`.
+    """Returns the topology, or that of the file `path`, with schemas of the folder `schemas` and models of the registry `models`.
 
-    `artifacts`, by node name, are taken in place of what the topology names. Raises TopologyError with every problem of every kind:
-    in the file, in a schema, a model that is not there, names and types that do not fit. Models are not loaded, and their files not
-    verified; that is done when they are to serve. With `absent`, a model that is not there is no problem before `prepare`: the control
-    log may bind others.
+    `artifacts`, by node name, replace what the topology names. Raises TopologyError with every problem of every kind: in the file,
+    in a schema, a missing model, names and types that do not fit. Models are not loaded, and their files are not verified; `prepare`
+    does that. With `absent`, a missing model is a problem only in `prepare`: the control log may bind another one.
     """
     topology = path if isinstance(path, Topology) else parse(path)
     shelf = _Shelf(topology.file, models, schemas)
@@ -76,12 +75,11 @@ def load(
 
 
 def prepare(loaded: Loaded, *, warm_rows: int = 256, model_trust: Path | None = None, signatures: Policy | None = None) -> Program:
-    """The program, ready to serve: every model judged by its signature, verified (digest, signature, golden records), loaded and warm.
+    """Returns the program, ready to serve: every model judged by its signer, verified (digest, signature, golden records), loaded, warm.
 
-    `warm_rows` is the batch size that the models are warmed up at, beside single rows. `model_trust` is the folder of those whose
-    models are trusted, and `signatures` the policy, the topology's own unless given; what `warn` lets pass is logged. Raises
-    ModelUntrusted, ModelCorrupt or ModelMismatch that names the model, and TopologyError for models that are absent; nothing is
-    served then.
+    The models are warmed up with batches of `warm_rows` rows and with single rows. `model_trust` is the folder of the keys whose
+    models are trusted. `signatures` is the policy (None: that of the topology); what `warn` lets pass is logged. Raises
+    ModelUntrusted, ModelCorrupt or ModelMismatch, which names the model, and TopologyError for absent models; then nothing is served.
     """
     if loaded.absent:
         raise TopologyError(loaded.absent)
@@ -98,10 +96,10 @@ def prepare(loaded: Loaded, *, warm_rows: int = 256, model_trust: Path | None = 
 
 
 def rebind(loaded: Loaded, artifacts: Mapping[str, Artifact], parameters: Mapping[str, Mapping[str, object]]) -> Loaded:
-    """The same topology with these versions in place of the file's; `parameters` are those of `program`. All by node name.
+    """Returns the same topology with these versions instead of the file's; `parameters` are those of `program`. All by node name.
 
-    Raises ModelMismatch with everything that does not fit: nodes that are not the topology's, names, dtypes, shapes and who reads
-    them, requirements that the metrics do not meet, parameters.
+    Raises ModelMismatch with every incompatibility: nodes that the topology does not have, names, dtypes, shapes and their readers,
+    requirements that the metrics do not meet, parameters.
     """
     topology = as_bound(loaded.topology, {name: ModelRef(one.name, one.version) for name, one in artifacts.items()})
     wiring, problems = fit(topology, loaded.schemas, loaded.sink_schemas, artifacts, parameters)
@@ -112,15 +110,15 @@ def rebind(loaded: Loaded, artifacts: Mapping[str, Artifact], parameters: Mappin
 
 
 def program(loaded: Loaded, sessions: Mapping[str, Session], parameters: Mapping[str, Mapping[str, object]]) -> Program:
-    """The plan of the loaded models and its ports, by node name, with these parameters in place of the file's."""
-    # In the topology's order, whatever order a release says them in: outputs of all generations name them alike.
+    """Returns the plan of the loaded models and its ports. `parameters`, by node name, replace the file's."""
+    # In the topology's order, not the release's: outputs of all generations name them alike.
     versions = {node.name: str(loaded.artifacts[node.name]) for node in loaded.topology.model_nodes}
     plan = compile(loaded.wiring, sessions, versions, parameters)
     return Program(plan, ports(loaded.wiring, loaded.schemas, loaded.sink_schemas))
 
 
 def bindings(loaded: Loaded) -> dict[str, Binding]:
-    """Generation 0 as a release would say it: what each node of the file is bound to."""
+    """Returns generation 0 as a release would bind it: what each node of the file is bound to."""
     return {
         node: Binding(uri=f"models:/{one.name}/{one.version}", digest=one.digest, manifest=one.manifest_digest)
         for node, one in loaded.artifacts.items()
@@ -128,7 +126,7 @@ def bindings(loaded: Loaded) -> dict[str, Binding]:
 
 
 def sessions(program: Program) -> dict[str, Session]:
-    """The loaded models of a program, by node."""
+    """Returns the loaded models of a program, by node."""
     return {
         node.name: node.model
         for stage in program.plan.stages.values()
@@ -138,7 +136,7 @@ def sessions(program: Program) -> dict[str, Session]:
 
 
 def admit(policy: Policy, artifact: Artifact, trust: ModelTrust | None) -> None:
-    """Raises ModelUntrusted for a version that may not serve, before it is loaded. Logs who signed it, and what `warn` lets pass."""
+    """Raises ModelUntrusted for a version that may not serve, before it is loaded. Logs the signer, and what `warn` lets pass."""
     verdict = judge(policy, artifact, trust, now=datetime.now(UTC))
     if not verdict.accepted:
         raise ModelUntrusted(verdict.message, name=artifact.name, version=artifact.version)
@@ -149,7 +147,7 @@ def admit(policy: Policy, artifact: Artifact, trust: ModelTrust | None) -> None:
 
 
 class _Shelf:
-    """Fetches what the topology names, each thing once; what cannot be had is a problem at the line that names it."""
+    """Fetches what the topology names, each thing once; a missing thing is a problem at the line that names it."""
 
     def __init__(self, file: str, models: Path, schemas: Path) -> None:
         self.problems: list[Problem] = []
@@ -175,7 +173,7 @@ class _Shelf:
         return self._schemas[name]
 
     def artifact(self, where: str, model: ModelRef, mark: Mark) -> Artifact | None:
-        """The version; of an alias the same one for every node, even when it is moved meanwhile."""
+        """Returns the version. An alias gives the same one for every node, even when it moves between two calls."""
         if model not in self._artifacts:
             try:
                 self._artifacts[model] = self._registry.resolve(model.name, model.version)

@@ -1,4 +1,4 @@
-"""Settings: one frozen dataclass, read once; the only module that looks at the environment.
+"""Settings: one frozen dataclass, read once; the only module that reads the environment.
 
 A value comes from the first of these that has one:
 
@@ -8,7 +8,7 @@ A value comes from the first of these that has one:
 4. the default declared below
 
 All problems of all sources are reported together. A password never comes from a flag (process lists show it) nor from
-the settings file (which is committed), and is never shown.
+the settings file (which is committed), and is never printed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
 
 class Secret:
-    """A text that only `reveal` shows; empty when there is none."""
+    """A text that only `reveal` returns; empty when it is not set."""
 
     __slots__ = ("_text",)
 
@@ -75,7 +75,7 @@ def _setting(
     default: Any, help: str, *, unit: str = "", kind: type | None = None, low: float = -math.inf, high: float = math.inf,
     choices: tuple[str, ...] = (), secret: bool = False, run: bool = True,
 ) -> Any:  # fmt: skip
-    """A field of Settings. `kind` is the default's type unless given; `low` and `high` are allowed values themselves.
+    """A field of Settings. `kind` is the default's type unless given; `low` and `high` are allowed values.
 
     `run` gives `penstock run` a flag for it.
     """
@@ -88,67 +88,69 @@ def _setting(
 class Settings:
     """Everything that can be set, with its default."""
 
-    brokers: str = _setting("", "Kafka bootstrap servers, host:port separated by commas; empty: none given.")
+    brokers: str = _setting("", "Kafka bootstrap servers, host:port separated by commas; empty: not set.")
     application: str = _setting("penstock", "First part of the consumer group's name; workers of one application share the partitions.")
     models: Path = _setting(Path("models"), "Folder of the model registry.")
     model_trust: Path | None = _setting(
         None, "Folder of the public keys (*.pem) and certificate authorities (*.crt) whose models are trusted.", kind=Path
     )
     schemas: Path = _setting(Path("schemas"), "Folder of the event schemas (*.avsc).")
-    topologies: Path = _setting(Path("topologies"), "Folder in which a topology is looked for that is given by its name.", run=False)
-    workers: int = _setting(1, "Worker processes on this host; one a core is a good number.", low=1, high=1024)
+    topologies: Path = _setting(Path("topologies"), "Folder to look in for a topology that is given by its name.", run=False)
+    workers: int = _setting(1, "Worker processes on this host; one per core is a good number.", low=1, high=1024)
 
     commit_interval: float = _setting(1.0, "Longest time between two commits of offsets.", unit="s", low=0.01, high=3600)
     chunk_rows: int = _setting(256, "Rows of one pass through the models; small enough for the processor's cache.", unit="rows", low=1)
-    max_batch_rows: int = _setting(2048, "Most rows that are one unit of work between two looks at the network.", unit="rows", low=1)
+    max_batch_rows: int = _setting(2048, "Most rows in one unit of work between two turns of the network.", unit="rows", low=1)
     max_in_flight_batches: int = _setting(16, "Batches taken from Kafka whose outputs are not acknowledged yet.", low=1, run=False)
     max_in_flight_bytes: int = _setting(32 * MIB, "Bytes of the batches in flight.", unit="bytes", low=64 * KIB, run=False)
     offload_after_ms: float = _setting(50.0, "A batch that takes longer than this runs beside the event loop.", unit="ms", low=1, run=False)
 
-    fetch_bytes: int = _setting(1 * MIB, "Bytes asked of each partition in one fetch.", unit="bytes", low=1 * KIB, high=1 * GIB, run=False)
+    fetch_bytes: int = _setting(1 * MIB, "Bytes requested per partition in one fetch.", unit="bytes", low=1 * KIB, high=1 * GIB, run=False)
     fetch_wait_ms: int = _setting(500, "How long brokers hold a fetch open until an event arrives.", unit="ms", low=1, high=30_000)
-    fetch_linger_ms: float = _setting(2.0, "How long a small batch waits for company at low rates.", unit="ms", low=0, high=1000)
-    start_from: str = _setting("earliest", "Where a group begins that has no committed offset.", choices=("earliest", "latest"))
-    drain_timeout: float = _setting(30.0, "How long a stopping worker finishes what is in flight.", unit="s", low=0, high=3600)
+    fetch_linger_ms: float = _setting(2.0, "How long a small batch waits for more events at low rates.", unit="ms", low=0, high=1000)
+    start_from: str = _setting("earliest", "Where a group without a committed offset begins.", choices=("earliest", "latest"))
+    drain_timeout: float = _setting(30.0, "How long a stopping worker may take to finish batches in flight.", unit="s", low=0, high=3600)
     session_timeout: float = _setting(10.0, "Silence after which Kafka gives a worker's partitions to others.", unit="s", low=1, high=1800)
-    broker_timeout: float = _setting(60.0, "How long unreachable brokers are tried again before the worker exits.", unit="s", low=0)
+    broker_timeout: float = _setting(60.0, "How long a worker retries unreachable brokers before it exits.", unit="s", low=0)
     stall_timeout: float = _setting(
-        60.0, "How long a worker may stand still while events wait, without a reason, before it ends; 0: for ever.", unit="s", low=0
+        60.0, "How long events may wait without progress or a reason for it before the worker ends; 0: no limit.", unit="s", low=0
     )
-    compression: str = _setting("none", "Compression of what is produced.", choices=("none", "gzip", "lz4", "zstd", "snappy"))
+    compression: str = _setting("none", "Compression of the produced records.", choices=("none", "gzip", "lz4", "zstd", "snappy"))
     client_id: str = _setting("penstock", "Name under which brokers log this client.", run=False)
     group_instance_id: str = _setting("", "Static membership: a restart within the session timeout moves no partitions; empty: none.")
 
     releases: bool = _setting(True, "Follow the control topic: models are swapped while the stream runs.")
-    trust: Path = _setting(Path("trust.toml"), "File of the keys whose control messages are obeyed (`penstock keys`).")
-    unsigned_control: bool = _setting(False, "Obey control messages without a signature: for development only.")
+    trust: Path = _setting(Path("trust.toml"), "File of the keys whose control messages are accepted (`penstock keys`).")
+    unsigned_control: bool = _setting(False, "Accept control messages without a signature: for development only.")
     signing_key: Path | None = _setting(None, "The private key (PEM) that signs the control messages of this command.", kind=Path)
     roots: str = _setting("", "More registry roots to fetch models from, separated by commas: folders, or https URLs.")
     cache: Path = _setting(Path("~/.cache/penstock"), "Folder of fetched models, by digest; shared by the workers of a host.")
     model_bytes: int = _setting(512 * MIB, "Largest model file that is fetched.", unit="bytes", low=1 * KIB, run=False)
     prepare_timeout: float = _setting(120.0, "How long a worker may take to make a release ready.", unit="s", low=1, high=86_400)
-    status_interval: float = _setting(2.0, "How often a worker tells that it is alive.", unit="s", low=0.1, high=60)
+    status_interval: float = _setting(2.0, "Time between two status reports of a worker.", unit="s", low=0.1, high=60)
 
-    security_protocol: str = _setting("PLAINTEXT", "How brokers are spoken to.", choices=("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"))
-    insecure_plaintext: bool = _setting(False, "Allow brokers beyond this host without encryption.")
-    ssl_cafile: Path | None = _setting(None, "Certificates of the authorities to trust (PEM); none: the system's.", kind=Path)
+    security_protocol: str = _setting(
+        "PLAINTEXT", "Protocol of the connections to the brokers.", choices=("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+    )
+    insecure_plaintext: bool = _setting(False, "Allow unencrypted connections to brokers on other hosts.")
+    ssl_cafile: Path | None = _setting(None, "Certificates of the trusted authorities (PEM); not set: those of the system.", kind=Path)
     ssl_certfile: Path | None = _setting(None, "This client's certificate (PEM).", kind=Path)
     ssl_keyfile: Path | None = _setting(None, "The key of this client's certificate (PEM).", kind=Path)
-    sasl_mechanism: str = _setting("SCRAM-SHA-512", "How to log in.", choices=("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"))
+    sasl_mechanism: str = _setting("SCRAM-SHA-512", "Login mechanism.", choices=("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"))
     sasl_username: str = _setting("", "User to log in as.")
     sasl_password: Secret = _setting(Secret(), "Password to log in with; from the environment only.", secret=True, run=False)
     sasl_password_file: Path | None = _setting(None, "File whose content is the password, line end removed.", kind=Path)
 
     http: str = _setting(
-        "", "Where /healthz, /readyz and /metrics are served: HOST:PORT (port 0: any free one) or unix:PATH; empty: nowhere."
+        "", "Where /healthz, /readyz and /metrics are served: HOST:PORT (port 0: any free one) or unix:PATH; empty: not served."
     )
     log_level: str = _setting("info", "Least severe log record that is written.", choices=("debug", "info", "warning", "error"), run=False)
-    log_format: str = _setting("text", "Log records for people, or one JSON object a line.", choices=("text", "json"), run=False)
+    log_format: str = _setting("text", "Log records as text, or as one JSON object per line.", choices=("text", "json"), run=False)
     debug: bool = _setting(False, "Show the traceback of an error.", run=False)
 
 
 def run_flags() -> tuple[str, ...]:
-    """The settings that `penstock run` has a flag for, in the order in which they are declared."""
+    """Returns the settings that `penstock run` has a flag for, in declared order."""
     return tuple(declared.name for declared in fields(Settings) if declared.metadata["run"])
 
 
@@ -167,7 +169,7 @@ class Described(NamedTuple):
 
 
 class _Given(NamedTuple):
-    """A value that some source has for a setting, and the place to name when it is wrong."""
+    """The value of a setting from one source, and the place that a problem names."""
 
     value: Any
     place: str
@@ -191,17 +193,17 @@ def environment_name(name: str) -> str:
 
 
 def load(flags: Mapping[str, Any], *, environ: Mapping[str, str] | None = None, file: Path | None = None) -> Settings:
-    """The settings in force. Raises SettingsError with every problem; see `resolve` for the arguments."""
+    """Returns the active settings. Raises SettingsError with every problem; see `resolve` for the arguments."""
     return resolve(flags, environ=environ, file=file)[0]
 
 
 def resolve(
     flags: Mapping[str, Any], *, environ: Mapping[str, str] | None = None, file: Path | None = None
 ) -> tuple[Settings, dict[str, str]]:
-    """The settings in force, and for each that is not a default the place that it comes from.
+    """Returns the active settings, and the source of each one that is not a default.
 
-    `flags` maps field names to values, None meaning not given. `environ` is the process environment unless given. `file`
-    must exist when given; without it PENSTOCK_CONFIG names the file, and else `penstock.toml` is read if it is there.
+    `flags` maps field names to values; None means not given. `environ` is the process environment unless given. `file`
+    must exist when given; without it PENSTOCK_CONFIG names the file, else `penstock.toml` is read if it exists.
     Raises SettingsError with every problem of every source.
     """
     environ = os.environ if environ is None else environ
@@ -226,7 +228,7 @@ def resolve(
 
 
 def describe(settings: Settings, sources: Mapping[str, str]) -> list[Described]:
-    """Every setting in declared order: its value as text, where it came from, and its help. Secrets stay hidden."""
+    """Returns every setting in declared order: its value as text, its source, and its help. Secrets stay hidden."""
     return [
         Described(
             name=declared.name,
@@ -272,7 +274,7 @@ def _from_flags(flags: Mapping[str, Any], problems: list[Problem]) -> Iterator[t
             yield name, found
 
 
-# Kubernetes sets these for a Service named "penstock"; they are nobody's typing error.
+# Kubernetes sets these for a Service named "penstock"; they are not typing errors.
 _SERVICE_LINK = re.compile(r"SERVICE_(HOST|PORT(_.*)?)|PORT(_\d+_(TCP|UDP|SCTP)(_.*)?)?")
 
 
@@ -296,7 +298,7 @@ def _from_file(file: Path | None, environ: Mapping[str, str], problems: list[Pro
         text = path.read_text(encoding="utf-8")
         document = tomllib.loads(text)
     except OSError as error:
-        problems.append(Problem(str(path), 0, 0, f"cannot read the settings file: {error.strerror}", "name one with --config"))
+        problems.append(Problem(str(path), 0, 0, f"cannot read the settings file: {error.strerror}", "name another one with --config"))
         return
     except ValueError as error:  # not UTF-8, or not TOML
         place = re.search(r"at line (\d+), column (\d+)", str(error))
@@ -314,7 +316,7 @@ def _from_file(file: Path | None, environ: Mapping[str, str], problems: list[Pro
 
 
 def _line_of(name: str, text: str) -> int:
-    """The line on which a top-level key stands: tomllib does not say."""
+    """Returns the line of a top-level key, 0 when not found: tomllib does not report it."""
     pattern = re.compile(rf"""\s*(\[\s*)?["']?{re.escape(name)}["']?\s*[=.\]]""")
     return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), 0)
 
@@ -331,11 +333,11 @@ def _read_password(values: dict[str, Any], given: Mapping[str, _Given], sources:
         problems.append(given["sasl_password_file"].problem(f"cannot read the password from {path}: {error}"))
 
 
-# --- what values may be ----------------------------------------------------------------------------------------------
+# --- allowed values -------------------------------------------------------------------------------------------------
 
 
 def _convert(declared: Field[Any], value: Any) -> Any:
-    """The value in the field's type: text is parsed, anything else must have the type already. Raises ValueError."""
+    """Returns the value in the field's type: text is parsed, any other value must have the type. Raises ValueError."""
     metadata, kind = declared.metadata, declared.metadata["kind"]
     parsed = _PARSERS[kind](value, metadata["unit"])
     if metadata["choices"]:
@@ -350,7 +352,7 @@ def _chosen(value: str, choices: tuple[str, ...]) -> str:
     for choice in choices:
         if choice.lower() == value.lower():
             return choice
-    raise ValueError(f"{value!r} is none of {', '.join(choices)}")
+    raise ValueError(f"{value!r} is not one of {', '.join(choices)}")
 
 
 def _parse_bool(value: Any, _unit: str) -> bool:
@@ -375,7 +377,7 @@ def _parse_int(value: Any, unit: str) -> int:
         try:
             return int(value)
         except ValueError:
-            pass  # said below, in our words
+            pass  # reported below, with a better message
     raise ValueError(f"{value!r} is not a whole number" + (" of bytes, such as 1048576 or 1MiB" if unit == "bytes" else ""))
 
 
@@ -415,7 +417,7 @@ _PARSERS: Final[Mapping[type, Callable[[Any, str], Any]]] = {
 
 
 def _conflicts(settings: Settings, given: Mapping[str, _Given]) -> Iterator[Problem]:
-    """What no single setting shows: values that do not go together."""
+    """Yields the problems of combinations: values that exclude each other."""
 
     def at(name: str) -> _Given:
         return given.get(name, _Given(None, name))
@@ -428,16 +430,16 @@ def _conflicts(settings: Settings, given: Mapping[str, _Given]) -> Iterator[Prob
             "set sasl_username, and sasl_password_file or PENSTOCK_SASL_PASSWORD",
         )
     if (settings.ssl_certfile is None) != (settings.ssl_keyfile is None):
-        yield at("ssl_certfile").problem("ssl_certfile and ssl_keyfile go together", "set both or neither")
+        yield at("ssl_certfile").problem("ssl_certfile and ssl_keyfile need each other", "set both or neither")
     if far := in_the_clear(settings):
         yield at("brokers").problem(
-            f"{', '.join(far)} would be spoken to without encryption",
+            f"the connection to {', '.join(far)} would be unencrypted",
             "set security_protocol to SSL or SASL_SSL, or allow it with insecure_plaintext",
         )
 
 
 def in_the_clear(settings: Settings) -> list[str]:
-    """The brokers beyond this host that would be spoken to without encryption though nobody has allowed it."""
+    """Returns the brokers on other hosts whose connection would be unencrypted, although the settings do not allow it."""
     if settings.insecure_plaintext or not settings.security_protocol.endswith("PLAINTEXT"):
         return []
     return [broker for one in settings.brokers.split(",") if (broker := one.strip()) and not is_loopback(_host(broker))]
@@ -448,7 +450,7 @@ def _host(broker: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether the host, a name or an address, is this one."""
+    """Returns whether the host, a name or an address, is this one."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

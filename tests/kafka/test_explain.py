@@ -183,7 +183,7 @@ def test_value_that_was_not_made_so_is_different(job: Job, explain: Explain) -> 
     ("headers", "said"),
     [
         ({"models": b"double=double@1"}, "contradicts the control log: in generation 1, double is double@1 in the headers and double@2 in"),
-        ({"generation": b"9"}, "says that generation 9 made it, but the newest one of the control log is 2: a bug, or a forgery"),
+        ({"generation": b"9"}, "names generation 9 as its origin, but the newest one of the control log is 2: a bug, or a forgery"),
         ({"generation": b"nine"}, "its headers are not as a worker of Penstock writes them"),
     ],
 )  # fmt: skip
@@ -196,7 +196,7 @@ def test_headers_that_are_not_true_are_told(job: Job, explain: Explain, headers:
 def test_log_that_is_trusted_less_here_is_named_as_the_reason(job: Job, explain: Explain) -> None:
     told = explain(job, Position(job.sink, 0, 2), "--no-unsigned-control")
     assert told.code == 1
-    assert "the newest one of the control log is 0 by what is trusted here, which refuses 4 unsigned" in told.error
+    assert "the newest one of the control log is 0 with the keys that are trusted here, which refuse 4 unsigned" in told.error
 
 
 def test_file_of_another_topology_or_of_another_time_is_refused(job: Job, explain: Explain, tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_of_two_operators_one_wins_and_the_other_is_told_who(stage: Stage) -> No
     (won,) = [one for one in results if isinstance(one, Deployed)]
     (lost,) = [one for one in results if isinstance(one, ControlError)]
     assert won.generation == 1
-    assert f"lost: generation 1 is in force: release {won.release.id} by {won.release.author}" in str(lost)
+    assert f"lost: generation 1 is active: release {won.release.id} by {won.release.author}" in str(lost)
     assert sorted(standings(stage)) == [Standing.ACTIVE, Standing.REJECTED]
 
 
@@ -226,7 +226,7 @@ def test_release_that_was_left_is_gone_on_with_or_aborted_by_another(stage: Stag
         done = operate(stage.settings, stage.topology, lambda it: it.resume(left.release.id[:20]))
         assert (done.generation, done.release) == (1, left.release)
         again = operate(stage.settings, stage.topology, lambda it: it.resume(left.release.id))
-        assert again.generation == 1, "it is in force already"
+        assert again.generation == 1, "it is active already"
         left = deploy(stage, {"score": "score@3"}, wait=False)
         assert operate(stage.settings, stage.topology, lambda it: it.abort(left.release.id, "no")) == left.release
         with pytest.raises(ControlError, match=r"was aborted: by .*: no"):
@@ -257,7 +257,7 @@ def test_signed_releases_need_a_key_that_is_trusted_here(stage: Stage) -> None:
     with pytest.raises(ConfigError, match="is not in the trust file"):
         deploy(signed, min_ready=0)
     stage.settings.trust.write_text(trust.format("others"))
-    with pytest.raises(ConfigError, match="ops-alice may not speak for payments, only for others"):
+    with pytest.raises(ConfigError, match="ops-alice may not sign for payments, only for others"):
         deploy(signed, min_ready=0)
     assert standings(stage) == [], "nobody heard of it"
     stage.settings.trust.write_text(trust.format("payments"))
@@ -265,7 +265,7 @@ def test_signed_releases_need_a_key_that_is_trusted_here(stage: Stage) -> None:
         deployed = deploy(signed)
         assert (deployed.generation, deployed.release.author) == (1, "ops-alice")
         stage.settings.trust.write_text("")
-        with pytest.raises(ControlError, match=r"worker a obeys generation 1, but .* the newest is 0: .*refused here: 2 unknown-key"):
+        with pytest.raises(ControlError, match=r"worker a follows generation 1, but .* the newest is 0: .*refused here: 2 unknown-key"):
             deploy(stage, {"score": "score@3"})
 
 

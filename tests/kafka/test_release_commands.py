@@ -60,7 +60,7 @@ def test_deploy_tells_each_step_of_each_worker_and_what_came_of_it(stage: Stage,
     with Puppets(stage, Puppet("a"), Puppet("b")):
         code, out, err = said(capsys, "deploy", "payments", "score=score@2", "--reason", "retrained")
         assert code == 0
-        assert out.splitlines()[:2] == ["payments: generation 1 is in force", "  score: score@1 → score@2"]
+        assert out.splitlines()[:2] == ["payments: generation 1 is active", "  score: score@1 → score@2"]
         assert "2 switched, the last within" in out
         lines = err.splitlines()
         assert lines[0].startswith("UNSIGNED: ")
@@ -104,7 +104,7 @@ def test_dry_run_shows_and_checks_and_says_nothing(stage: Stage, capsys: Capture
 
 def test_rollback_history_and_releases_tell_the_same_story(stage: Stage, capsys: Captured) -> None:
     with Puppets(stage, Puppet("a")):
-        assert said(capsys, "history", "payments")[1].startswith("generation 0 is in force")
+        assert said(capsys, "history", "payments")[1].startswith("generation 0 is active")
         assert said(capsys, "deploy", "payments", "score=score@2", "--reason", "one")[0] == 0
         code, out, _ = said(capsys, "rollback", "payments", "--reason", "alarms", "--dry-run")
         assert (code, out.splitlines()[1]) == (0, "  score: score@2 → score@1")
@@ -151,11 +151,11 @@ def test_status_tells_when_a_person_should_look(stage: Stage, capsys: Captured) 
         assert "not switched: b: failed" in capsys.readouterr().out
         code, out, _ = said(capsys, "status", "payments")
         assert code == 1
-        assert "! b scores with generation 0, in force is 1: the digest of model.onnx differs" in out
+        assert "! b scores with generation 0, active is 1: the digest of model.onnx differs" in out
         code, told = answered(capsys, "status", "payments")
         assert (code, told["generation"], told["release"]["reason"]) == (1, 1, "hurry")
         assert [(one["worker"], one["live"], one["generation"]) for one in told["workers"]] == [("a", True, 1), ("b", True, 0)]
-        assert told["wrong"] == ["b scores with generation 0, in force is 1: the digest of model.onnx differs"]
+        assert told["wrong"] == ["b scores with generation 0, active is 1: the digest of model.onnx differs"]
 
 
 def test_commands_that_write_end_with_8_and_name_the_workers_to_upgrade(stage: Stage, capsys: Captured) -> None:
@@ -208,7 +208,7 @@ def test_operator_that_was_killed_leaves_a_release_that_another_goes_on_with(sta
     with Puppets(stage, Puppet("a")):
         code, out, _ = said(capsys, "deploy", "payments", "--resume", pending.id[:18])
     assert code == 0
-    assert out.startswith("payments: generation 1 is in force")
+    assert out.startswith("payments: generation 1 is active")
 
 
 def test_watch_releases_what_an_alias_was_moved_to_and_that_once(stage: Stage, capsys: Captured) -> None:
@@ -216,7 +216,7 @@ def test_watch_releases_what_an_alias_was_moved_to_and_that_once(stage: Stage, c
         assert said(capsys, "watch", "payments", "--once")[:2] == (0, "")
         stage.registry.alias("score", "production", "2")
         code, out, _ = said(capsys, "watch", "payments", "--once")
-        assert (code, out.splitlines()) == (0, ["score@production moved from 1 to 2", "generation 1 is in force"])
+        assert (code, out.splitlines()) == (0, ["score@production moved from 1 to 2", "generation 1 is active"])
         assert said(capsys, "watch", "payments", "--once")[:2] == (0, "")
         assert main(["rollback", "payments"]) == 0
         capsys.readouterr()

@@ -192,7 +192,7 @@ def test_the_death_of_a_worker_that_stages_ends_neither_the_deploy_nor_the_other
             assert "lost while" in deploy.said
         told = status(job)
         assert told["generation"] == 1
-        assert any("has not said a word" in one for one in told["wrong"])
+        assert any("has not reported for" in one for one in told["wrong"])
         flow.wait_for_more()
         assert told_by(job, survivor)["generation"] == 1
     assert {(0, 2.0), (1, 3.0)} == flow.scored(twice=True)
@@ -239,11 +239,11 @@ def test_a_worker_that_cannot_reach_the_registry_goes_on_and_takes_the_release_w
         assert done.code in (0, 1), done.err  # 0 when the other one had not failed yet
         told = wait_until(job, far, "its problem", lambda told: bool(told.get("problems")))
         assert (told["generation"], told["wanted"], told["ready"]) == (0, 1, True)
-        assert "generation 1 is in force, and this worker cannot serve it" in told["problems"][0]
-        assert any("scores with generation 0, in force is 1" in one for one in status(job)["wrong"])
+        assert "generation 1 is active, and this worker cannot serve it" in told["problems"][0]
+        assert any("scores with generation 0, active is 1" in one for one in status(job)["wrong"])
         flow.wait_for_more()
         (tmp_path / "models").rename(mount)
-        told = wait_until(job, far, "the generation in force", lambda told: told["generation"] == 1)
+        told = wait_until(job, far, "the active generation", lambda told: told["generation"] == 1)
         assert "problems" not in told
         mount.rename(tmp_path / "models")
         flow.wait_for_more()
@@ -265,7 +265,7 @@ def test_a_broker_that_dies_in_mid_release_delays_it(broker: Broker, job: Job) -
             broker.restart()
             assert deploy.process.wait(90) == 0, deploy.said
         job.send(range(101, 201))
-        assert "generation 1 is in force" in wait_until_stands(job, worker, waiting, "stale")
+        assert "generation 1 is active" in wait_until_stands(job, worker, waiting, "stale")
         job.wait_for_answers(200)
         assert worker.stop() == 0, worker.log
     flow = Flow(job)
@@ -307,7 +307,7 @@ def test_of_two_operators_at_once_one_wins_and_the_other_is_told_who(job: Job) -
             assert set(codes) == {0, 8}, (first.said, second.said)
             (won,) = [status(job)["release"]["id"]]
             assert won in codes[0].said
-            assert f"generation 1 is in force: release {won}" in codes[8].said
+            assert f"generation 1 is active: release {won}" in codes[8].said
         flow.wait_for_more()
     assert flow.scored() == {(0, 2.0), (1, 3.0)}
 
@@ -336,10 +336,10 @@ def test_a_control_log_that_is_made_anew_is_believed_by_nobody(broker: Broker, j
         create_topics(broker, {job.releases.control: 1}, CONTROL_CONFIG)
         told = wait_until(job, worker, "its problem", lambda told: bool(told.get("problems")))
         assert "it was made anew, or has lost records" in told["problems"][0]
-        assert "goes on with generation 1" in told["problems"][0]
+        assert "continues with generation 1" in told["problems"][0]
         done = penstock(job, "deploy", "doubles", f"double={push(job, 4.0)}")
         assert done.code == 8
-        assert "obeys generation 1" in done.err
+        assert "follows generation 1" in done.err
         flow.wait_for_more()
     assert flow.scored() == {(0, 2.0), (1, 3.0)}
 
@@ -379,12 +379,12 @@ def test_a_live_model_that_fails_its_check_is_told_and_taken_back_once_by_a_rele
     operator, own = trusted(job, "operator"), trusted(job, "worker")
     with job.run("--signing-key", own) as worker:
         told = wait_until(job, worker, "its problem", lambda told: bool(told.get("problems")))
-        assert "double@2 does not meet its golden records any more" in told["problems"][0]
+        assert "double@2 no longer meets its golden records" in told["problems"][0]
         assert (told["generation"], told["ready"]) == (0, True)
         in_force(job, push(job, fickle(seeds_from=50_000)), "--signing-key", operator)
         wait_until(job, worker, "the rollback", lambda told: told["generation"] == 2)
         release = status(job)["release"]
         assert (release["author"], release["restores"], release["bindings"]["double"]["model"]) == ("worker", 0, "double@2")
-        assert "double@3 does not meet its golden records any more" in release["reason"]
-        wait_for(lambda: "generation 2 is invalid, and a rollback itself" in worker.log, "the end of it", 60.0)
+        assert "double@3 no longer meets its golden records" in release["reason"]
+        wait_for(lambda: "generation 2 is invalid, and it is a rollback" in worker.log, "the end of it", 60.0)
         assert status(job)["generation"] == 2

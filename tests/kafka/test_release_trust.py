@@ -187,7 +187,7 @@ def test_a_key_is_trusted_and_revoked_while_the_worker_runs(job: Job) -> None:
         carol = new_key(job, "carol")
         done = penstock(job, "deploy", "doubles", f"double={push(job, 4.0)}", "--signing-key", carol)
         assert done.code == 2
-        assert "nobody would obey it" in done.err
+        assert "workers would refuse its messages" in done.err
         flow.wait_for_more()
 
         public = penstock(job, "keys", "public", carol).out.strip()
@@ -208,17 +208,17 @@ def test_a_key_is_trusted_and_revoked_while_the_worker_runs(job: Job) -> None:
         pending = announced(job, "double@4", "--signing-key", carol)
         wait_until_stands(job, worker, pending, "ready")
         assert penstock(job, "keys", "revoke", "carol", "--at", stolen).code == 0
-        told = wait_until(job, worker, "what was in force before", lambda told: told["generation"] == 1)
+        told = wait_until(job, worker, "the generation before", lambda told: told["generation"] == 1)
         assert told["models"] == {"double": "double@2"}
         assert "problems" not in told
         assert told["refused"]["revoked"] == 4
-        assert "nobody has announced it" in wait_until_stands(job, worker, pending, "stale")
+        assert "no key that is trusted now has announced it" in wait_until_stands(job, worker, pending, "stale")
         flow.wait_for_more()
 
         (job.folder / "trust.toml").write_text("[keys.alice]\npublic = 7\n")
-        wait_for(lambda: "the keys that were trusted before are trusted still" in worker.log, "the word that the file is wrong")
+        wait_for(lambda: "the keys of the previous trust file stay trusted" in worker.log, "the word that the file is wrong")
         (job.folder / "trust.toml").unlink()
-        lost = ["by the keys trusted now nothing was released; generation 1 goes on"]
+        lost = ["with the keys that are trusted now, there is no release; generation 1 still scores here"]
         told = wait_until(job, worker, "the loss of trust", lambda told: told.get("problems") == lost)
         assert (told["generation"], told["wanted"]) == (1, 0)
         flow.wait_for_more()

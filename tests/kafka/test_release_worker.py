@@ -228,7 +228,7 @@ def test_a_worker_that_is_stopped_while_the_brokers_are_silent_ends_in_time_and_
             assert worker.stop() == 0, worker.log
         finally:
             broker.resume()
-        assert "was not told that this worker stops" in worker.log
+        assert "could not report on the status topic that this worker stops" in worker.log
 
 
 def test_versions_that_are_unloaded_and_causes_of_refusal_bound_the_series(job: Job) -> None:

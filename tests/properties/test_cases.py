@@ -21,7 +21,7 @@ from penstock.control import cases as rules
 from penstock.control.cases import (
     AGAIN,
     READY_AT_ONCE,
-    TOLD,
+    REPORTED,
     Cases,
     Decision,
     Effect,
@@ -295,7 +295,7 @@ class Machine(RuleBasedStateMachine):
         ended = [id for id, case in self.cases.known.items() if case.state in ENDS]
         pending = {one.id for one in self.log.pending}
         if self.whole:
-            assert len([id for id in ended if id not in pending]) <= TOLD + 1
+            assert len([id for id in ended if id not in pending]) <= REPORTED + 1
 
     # -- where it comes to -------------------------------------------------------------------------------------------
 

@@ -122,7 +122,7 @@ def test_text_is_parsed_by_the_type_of_the_setting(name: str, text: str, value: 
         ("fetch_bytes", "8MB", "'8MB' is not a whole number of bytes, such as 1048576 or 1MiB"),
         ("commit_interval", "nan", "'nan' is not a number of s"),
         ("commit_interval", "0", "0.0 is out of range; it must be at least 0.01 s"),
-        ("compression", "rar", "'rar' is none of none, gzip, lz4, zstd, snappy"),
+        ("compression", "rar", "'rar' is not one of none, gzip, lz4, zstd, snappy"),
         ("models", "", "the path is empty"),
         ("debug", 1, "1 is neither true nor false"),
     ],
@@ -152,7 +152,7 @@ def test_plaintext_is_fine_on_this_host(brokers: str) -> None:
 
 @pytest.mark.parametrize("brokers", ["kafka:9092", "localhost:9092,10.0.0.7:9092", "127.0.0.1.example.org:9092"])
 def test_plaintext_beyond_this_host_must_be_asked_for(brokers: str) -> None:
-    assert "would be spoken to without encryption" in problems(flags={"brokers": brokers})[0]
+    assert "would be unencrypted" in problems(flags={"brokers": brokers})[0]
     assert load({"brokers": brokers, "insecure_plaintext": True}, environ={}).brokers == brokers
     assert load({"brokers": brokers, "security_protocol": "SSL"}, environ={}).brokers == brokers
 
@@ -162,7 +162,7 @@ def test_login_needs_user_and_password() -> None:
 
 
 def test_certificate_needs_its_key() -> None:
-    assert "go together" in problems(flags={"ssl_certfile": "me.pem"})[0]
+    assert "need each other" in problems(flags={"ssl_certfile": "me.pem"})[0]
 
 
 def test_password_comes_from_a_file_and_is_never_shown(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`penstock explain`: one prediction, from the event that it was made of through each model to what was published."""
+"""`penstock explain`: one prediction, from its input event through each model to the published record."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from penstock.settings import Settings
 
 __all__ = ["explain"]
 
-_LONGEST: Final = 72  # characters of a value that are shown
-_ITEMS: Final = 8  # of an array
+_LONGEST: Final = 72  # characters of a value that are printed
+_ITEMS: Final = 8  # items of an array that are printed
 _COLOURS: Final = {Verdict.EQUAL: "green", Verdict.CLOSE: "green", Verdict.DIFFERENT: "bold red"}
 
 
@@ -43,13 +43,13 @@ def explain(words: tuple[str, ...], settings: Settings, form: str) -> int:
       penstock explain topologies/flights.yaml predictions:3:1045 --format json
       penstock explain flights departures.dead-letter:0:7
 
-    The record's headers name its input, generation and models. What that generation bound is taken from the control log,
-    with the digests there; of generation 0, or with --no-releases, the versions that the headers name are taken from
-    the registry. The one event is run through that plan again, and every field stands beside what was published.
+    The record's headers name its input, generation and models. The control log gives the versions of that generation, with
+    their digests. For generation 0, or with --no-releases, the versions in the headers are read from the registry. The event
+    is run through that plan again, and every field is printed beside the published one.
 
-    TOPOLOGY is a file or a name; without it, the record's headers name it. A position in a dead-letter topic shows what was
-    recorded, and what becomes of the event today. Exit code 1 when a field is DIFFERENT, or when the headers are not
-    true; nothing is written to any topic.
+    TOPOLOGY is a file or a name; without it, the record's headers name it. For a position in a dead-letter topic, the command
+    prints the recorded failure, and the result of the event today. Exit code 1 when a field is DIFFERENT, or when the headers
+    are false. Nothing is written to any topic.
     """
     *topology, place = words
     if len(topology) > 1:
@@ -89,9 +89,9 @@ def _authority(bound: Bound) -> str:
         reason = f", {bound.release.reason}" if bound.release.reason else ""
         return f"bound by the control log, release {bound.release.id} by {bound.release.author}{reason}; digests checked"
     if bound.said_by == "headers":
-        parameters = "; no control log was read, so the parameters are the file's" if bound.generation else ""
+        parameters = "; no control log was read, so the parameters are those of the file" if bound.generation else ""
         return f"the versions that the record's headers name, from the registry{parameters}"
-    return "nothing was released: what the topology file binds today"
+    return "there is no release: what the topology file binds today"
 
 
 def _show_input(found: Explanation) -> None:
@@ -99,7 +99,7 @@ def _show_input(found: Explanation) -> None:
     moment = datetime.fromtimestamp(came.timestamp / 1000, UTC).isoformat(timespec="milliseconds") if came.timestamp >= 0 else "no time"
     _heading("input", f"{came.position}  source {found.source.name}, {moment}, key {_text(came.key)}")
     if found.rerun.event is None:
-        _print(f"  no event: {_text(came.value)}")
+        _print(f"  not an event: {_text(came.value)}")
         return
     _rows((name, "", _text(value)) for name, value in found.rerun.event.items())
 
@@ -118,7 +118,7 @@ def _show_comparison(found: Explanation) -> None:
     if found.rerun.failure:
         _print(Text(f"  today it fails at {_reason(found.rerun.failure)}", style="red"))
     if compared is None:
-        _print(Text("  DIFFERENT: it was published, and nothing comes out for this topic now", style="bold red"))
+        _print(Text("  DIFFERENT: it was published, and today there is no output for this topic", style="bold red"))
         return
     shown = table("", "  FIELD", "PUBLISHED", "AGAIN", "")
     for one in (compared.key, *compared.fields):
@@ -131,10 +131,10 @@ def _show_comparison(found: Explanation) -> None:
 def _conclusion(verdict: Verdict, same_bytes: bool) -> str:
     if verdict is Verdict.DIFFERENT:
         return (
-            "DIFFERENT: the file, a schema or a parameter has changed since, the input topic was made anew, or a worker did not write this"
+            "DIFFERENT: the file, a schema or a parameter has changed since, the input topic was recreated, or no worker wrote this record"
         )
     if verdict is Verdict.CLOSE:
-        return "equal within 1e-6, not to the last digit: a row alone may take other instructions of the processor than in its batch"
+        return "equal within 1e-6, not to the last digit: the processor may use other instructions for a single row than for a batch"
     return "equal, byte by byte" if same_bytes else "equal in every field; the bytes differ (order of fields, sign of a zero, framing)"
 
 
@@ -168,7 +168,7 @@ def _print(line: str | Text) -> None:
 
 
 def _kind(array: Array) -> str:
-    """Dtype and shape, the one row included."""
+    """Returns dtype and shape, with the dimension of the one row."""
     return f"{_dtype(array)}[{', '.join(map(str, array.shape))}]"
 
 
@@ -179,20 +179,20 @@ def _dtype(array: Array) -> str:
 def _shortened(array: Array) -> str:
     values = array.reshape(-1)
     text = ", ".join(_text(value) for value in values[:_ITEMS].tolist())
-    more = f", … {values.size} in all" if values.size > _ITEMS else ""
+    more = f", … {values.size} in total" if values.size > _ITEMS else ""
     return f"[{text}{more}]" if values.size != 1 else text
 
 
 def _text(value: Any) -> str:
-    """A value on one line, harmless on a terminal; of a long one the beginning."""
+    """Returns a value on one line, without control characters; of a long one the beginning."""
     if value is ABSENT:
         return "(absent)"
     if isinstance(value, bytes):
         value = value.decode(errors="backslashreplace")
     if isinstance(value, list) and len(value) > _ITEMS:
-        return f"{_text(value[:_ITEMS])[:-1]}, … {len(value)} in all]"
+        return f"{_text(value[:_ITEMS])[:-1]}, … {len(value)} in total]"
     text = UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", json.dumps(value, ensure_ascii=False, default=str))
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… {len(text)} characters in all"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… {len(text)} characters in total"
 
 
 # -- for programs ------------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def _compared(one: Compared) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON has it: bytes as text, and what is no number in JSON (NaN, infinity) as a string."""
+    """Returns the value for JSON: bytes as text, and NaN and infinity, which JSON lacks, as strings."""
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
     if isinstance(value, float) and not math.isfinite(value):

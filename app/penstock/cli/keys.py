@@ -1,4 +1,4 @@
-"""`penstock keys`: who may release, in three steps: a key is made, handed on, and trusted."""
+"""`penstock keys`: makes the keys that sign releases, and edits the trust file, in three steps: make a key, share it, trust it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HOME: Final = Path("~/.config/penstock/keys")
 
 
 class _Name(click.ParamType):
-    """A key's name, which is also its file's and its author's."""
+    """A key's name, which is also the name of its file and of its author."""
 
     name = "name"
 
@@ -57,25 +57,25 @@ class _Topology(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not is_topology(value):
-            self.fail(f"{value!r} is no topology's name", param, ctx)
+            self.fail(f"{value!r} is not a topology's name", param, ctx)
         return str(value)
 
 
 @click.group()
 def keys() -> None:
-    """Make the keys that sign releases, and say which are trusted.
+    """Make the keys that sign releases, and choose which are trusted.
 
-    Workers obey a release, an activation or an abort only if it is signed with a key that their trust file holds for the topology.
-    The private key stays with whoever releases; the public one goes into the trust file, which every worker reads.
+    Workers accept a release, an activation or an abort only if it is signed with a key that their trust file has for the topology.
+    The private key stays with the person who releases; the public one goes into the trust file, which every worker reads.
 
     \b
-      penstock keys new alice --topology flights        Alice makes a key, and sends on the line that is printed:
+      penstock keys new alice --topology flights        Alice makes a key, and sends the printed line on:
       penstock keys trust alice --public 11qY... --topology flights
-                                                        whoever keeps trust.toml takes her key into it
+                                                        the owner of trust.toml adds her key to it
       penstock deploy flights trees=flights-trees@2 --signing-key ~/.config/penstock/keys/alice.pem
                                                         Alice releases
-      penstock keys revoke alice                        from now on she may not; what she released stays
-      penstock keys ls                                  who may what
+      penstock keys revoke alice                        from now on she may not; her releases stay
+      penstock keys ls                                  lists the keys and their topologies
     """
 
 
@@ -85,11 +85,11 @@ def keys() -> None:
     "--out", "path", type=click.Path(dir_okay=False, path_type=Path), help=f"File of the private key, instead of {HOME}/NAME.pem."
 )
 @click.option(
-    "--topology", "topologies", type=_Topology(), multiple=True, metavar="NAME", help="What it is meant for; may be given several times."
+    "--topology", "topologies", type=_Topology(), multiple=True, metavar="NAME", help="A topology to release; may be given several times."
 )
 @format_option
 def new(name: str, path: Path | None, topologies: tuple[str, ...], form: str) -> None:
-    """Make a key: the private part in a file that only you can read, the public part printed with what to do with it."""
+    """Make a key: the private part in a file that only you can read; the public part is printed with the next steps."""
     path = _file(name) if path is None else path
     key = SigningKey.new(name)
     key.save(path)
@@ -98,7 +98,7 @@ def new(name: str, path: Path | None, topologies: tuple[str, ...], form: str) ->
         print_json({**_shown(key), "file": str(path), "trust": line})
         return
     out.print(
-        f"key {key.kid} of {name}, private part in {escape(str(path))}\n\nSend this to whoever keeps the trust file; it is no secret:\n"
+        f"key {key.kid} of {name}, private part in {escape(str(path))}\n\nSend this to the owner of the trust file; it is not secret:\n"
         f"  {escape(line)}\n\nThen release with it:\n  export PENSTOCK_SIGNING_KEY={escape(str(path))}"
     )
 
@@ -107,7 +107,7 @@ def new(name: str, path: Path | None, topologies: tuple[str, ...], form: str) ->
 @click.argument("key", metavar="NAME|FILE")
 @format_option
 def public(key: str, form: str) -> None:
-    """Print the public part of a private key: of a NAME, or of a FILE in PEM."""
+    """Print the public part of a private key, given by its NAME or as a FILE in PEM."""
     found = SigningKey.load(Path(key) if "/" in key or Path(key).exists() else _file(key))
     if form == "json":
         print_json(_shown(found))
@@ -115,11 +115,11 @@ def public(key: str, form: str) -> None:
         click.echo(found.public)
 
 
-@keys.command(short_help="List the keys that are trusted, and your own.")
+@keys.command(short_help="List the trusted keys, and your own.")
 @with_settings("trust")
 @format_option
 def ls(settings: Settings, form: str) -> None:
-    """List the keys of the trust file, and your own that are not in it."""
+    """List the keys of the trust file, and your own keys that are not in it."""
     trusted, own = Trust.load(settings.trust).keys, {key.kid: (path, key) for path, key in _own()}
     rows = [{**_row(key), "private": str(own[key.kid][0]) if key.kid in own else None} for key in trusted.values()]
     rows += [{**_UNKNOWN, **_shown(key), "private": str(path)} for path, key in own.values() if key.kid not in trusted]
@@ -138,7 +138,7 @@ def ls(settings: Settings, form: str) -> None:
 
 @keys.command(short_help="Trust a key for some topologies.")
 @click.argument("name", type=_Name())
-@click.option("--public", "text", metavar="TEXT", help="The public part, as `keys new` prints it; else that of your own key of this name.")
+@click.option("--public", "text", metavar="TEXT", help="The public part, as `keys new` prints it. [default: that of your key NAME]")
 @click.option(
     "--topology",
     "topologies",
@@ -148,44 +148,44 @@ def ls(settings: Settings, form: str) -> None:
     metavar="NAME",
     help="A topology that it may release; '*' for all.",
 )
-@click.option("--from", "begin", type=_Time(), help="Trusted from then on, such as 2026-01-31T12:00:00Z; now unless given.")
-@click.option("--comment", default="", help="A line for people.")
+@click.option("--from", "begin", type=_Time(), help="Trusted from then on, such as 2026-01-31T12:00:00Z. [default: now]")
+@click.option("--comment", default="", help="A comment, one line.")
 @with_settings("trust")
 @format_option
 def trust(
     name: str, text: str | None, topologies: tuple[str, ...], begin: int | None, comment: str, settings: Settings, form: str
 ) -> None:  # fmt: skip
-    """Take a public key into the trust file, under the name that its releases will bear.
+    """Add a public key to the trust file, under the name that its releases will show as author.
 
     \b
       penstock keys trust alice --public 11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo --topology flights
 
-    Workers read the file again when it changes; bring it to where they run.
+    Workers read the file again when it changes; copy it to their hosts.
     """
     if text is None:
         text = SigningKey.load(_file(name)).public
     try:
         public_key(text)
     except ValueError as error:
-        raise click.BadParameter(f"{text!r} is no public key as `keys new` prints it: {error}", param_hint="--public") from None
+        raise click.BadParameter(f"{text!r} is not a public key as `keys new` prints it: {error}", param_hint="--public") from None
     key = TrustedKey(name, text, frozenset(topologies), _now() if begin is None else begin, comment=comment)
     _edit(settings.trust, lambda before, file: with_key(before, key, file=file))
     _say(settings.trust, name, f"{name} may release {', '.join(topologies)}", form)
 
 
-@keys.command(short_help="Trust a key no longer.")
+@keys.command(short_help="Revoke a key.")
 @click.argument("name", type=_Name())
-@click.option("--at", type=_Time(), help="Not trusted from then on, such as 2026-01-31T12:00:00Z; now unless given.")
+@click.option("--at", type=_Time(), help="Not trusted from then on, such as 2026-01-31T12:00:00Z. [default: now]")
 @with_settings("trust")
 @format_option
 def revoke(name: str, at: int | None, settings: Settings, form: str) -> None:
-    """Trust a key no longer. What it signed before stays in force; a release that is pending can be aborted.
+    """Revoke a key. What it signed before stays valid; a pending release can be aborted.
 
-    An earlier --at is for a key that was stolen: what was signed since is taken out of the history, generations with it. Workers then
-    go back to what was in force before, and people deploy again what was right.
+    An earlier --at is for a stolen key: everything signed since then is removed from the history, including generations. Workers
+    then return to the generation that was active before. Deploy again what was right.
     """
     _edit(settings.trust, lambda before, file: with_revocation(before, name, _now() if at is None else at, file=file))
-    _say(settings.trust, name, f"{name} may not release any more", form)
+    _say(settings.trust, name, f"{name} may no longer release", form)
 
 
 _COLUMNS: Final = ("name", "standing", "topologies", "trusted", "revoked", "key", "private", "comment")
@@ -212,7 +212,7 @@ def _standing(key: TrustedKey, now_ms: int) -> str:
 
 
 def _own() -> Iterator[tuple[Path, SigningKey]]:
-    """The private keys in their usual folder; what cannot be used there is told."""
+    """Yields the private keys in their usual folder; prints an error for each unusable file."""
     for path in sorted(HOME.expanduser().glob("*.pem")):
         try:
             yield path, SigningKey.load(path)
@@ -221,7 +221,7 @@ def _own() -> Iterator[tuple[Path, SigningKey]]:
 
 
 def _edit(path: Path, change: Callable[[str, str], str]) -> None:
-    """Writes the trust file anew, whole or not at all; a link stays one."""
+    """Rewrites the trust file, whole or not at all; a link stays a link."""
     target = path.expanduser().resolve()
     try:
         before, mode = (target.read_text(encoding="utf-8"), target.stat().st_mode & 0o777) if target.exists() else ("", 0o644)

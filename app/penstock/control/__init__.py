@@ -1,1 +1,1 @@
-"""The control topic as a protocol: what is said on it, what follows from it, and how a worker carries it out."""
+"""The control topic as a protocol: its messages, the state that follows from them, and what a worker does about it."""

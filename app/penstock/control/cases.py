@@ -1,18 +1,18 @@
-"""What follows for a worker from the control log: a pure function of the log, of what the worker has made of it, and of what scores.
+"""What a worker has to do about the control log: a pure function of the log, the worker's cases and the plan that scores.
 
-A case is one release on this worker. `reconcile` compares the log with the cases and with what scores, and nothing else decides: so it
-does not matter in which slices the log came, or whether it was folded anew because the trusted keys have changed. Its rules:
+A case is one release on this worker. `reconcile` compares the log with the cases and with what scores, and nothing else decides. So the
+result does not depend on the slices in which the log was read, or on a new fold after the trusted keys have changed. Its rules:
 
 1. The newest generation's release, while it does not score here, is **wanted**: it is prepared first, and the worker switches to it as soon
-   as it is ready. What scores goes on until then.
-2. A pending release is prepared in the order of the announcements, once, as long as fewer than `READY_AT_ONCE` wait for their activation.
+   as it is ready. Until then the current plan scores.
+2. Pending releases are prepared in the order of their announcements, each once, while fewer than `READY_AT_ONCE` wait for activation.
 3. A release that is neither wanted nor pending any more ends: aborted, or stale. Its preparation is stopped, and its plan dropped.
-4. There is one preparation at a time. One that was stopped counts until it has ended, and its result does not count.
+4. There is one preparation at a time. A stopped one still occupies the slot until it has ended; its result is ignored.
 5. A wanted release that failed is tried again after a pause: `AGAIN[0]` seconds at first, then twice as long each time, at most `AGAIN[1]`.
-6. Of the releases that have ended the last `TOLD` are kept, so that the status can report them; and those that are pending, whatever became
-   of them here: forgotten, they would be prepared again.
+6. The last `REPORTED` releases that have ended are kept, so that the status can report them. Pending releases are kept in every state:
+   without its case, a release would be prepared again.
 
-What scores is given as `Scoring` and never changed here: an effect says what the worker has to do.
+`Scoring` describes what scores. This module never changes it: an effect names what the worker has to do.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from penstock.control.messages import Release
 __all__ = [
     "AGAIN",
     "READY_AT_ONCE",
-    "TOLD",
+    "REPORTED",
     "Case",
     "Cases",
     "Decision",
@@ -44,23 +44,23 @@ __all__ = [
     "reconcile",
 ]
 
-READY_AT_ONCE: Final = 4  # releases that may wait, loaded, to be activated; more are only announced
-TOLD: Final = 20  # ended releases that the status still reports
-AGAIN: Final = (5.0, 60.0)  # seconds before a failed release that is wanted is tried again: first, and at the most
+READY_AT_ONCE: Final = 4  # releases that may be loaded and wait for activation; further ones stay announced
+REPORTED: Final = 20  # ended releases that the status still reports
+AGAIN: Final = (5.0, 60.0)  # seconds before a failed release that is wanted is tried again: the first pause, and the longest
 
-# A release in one of these states may come back only where the log was folded anew by other keys: it is another case then.
+# A release in one of these states returns only when the log is folded anew with other keys. It is a new case then.
 _OVER: Final = frozenset({State.PREVIOUS, State.RETIRED, State.ABORTED, State.STALE})
 
 
 class Now(NamedTuple):
-    """The time, twice: in seconds of a clock that only goes forward, and as a status reports it."""
+    """The time, twice: in seconds of a monotonic clock, and as text for the status."""
 
     seconds: float
     stamp: str
 
 
 class Scoring(NamedTuple):
-    """What scores here: its generation and release ("": the topology file's own), and the release that is kept loaded for a rollback."""
+    """What scores here: its generation and release ("": the topology file's), and the one kept loaded for a rollback."""
 
     generation: int
     release: str = ""
@@ -69,7 +69,7 @@ class Scoring(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One release on this worker. `failure` is why it failed last ("": it did not), `again` when it is tried again, in `Now.seconds`."""
+    """One release on this worker. `failure` is the last reason ("": it did not fail), `again` when it is tried again, in `Now.seconds`."""
 
     release: Release
     state: State = State.ANNOUNCED
@@ -85,9 +85,9 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Cases:
-    """The cases of a worker by release id, in the order in which they came up.
+    """The cases of a worker by release id, the oldest case first.
 
-    `preparing` is the release that is being prepared ("": none), `stopped` that this preparation was told to stop.
+    `preparing` is the release that is being prepared ("": none). `stopped` is true once this preparation has been ordered to stop.
     """
 
     known: Mapping[str, Case] = field(default_factory=dict)
@@ -95,19 +95,19 @@ class Cases:
     stopped: bool = False
 
     def progress(self, id: str, state: State, detail: str, now: Now) -> Cases:
-        """The preparation of the release has come to this step."""
+        """Returns the cases after the preparation of the release has reached this step."""
         case = self._under_way(id)
         if case is None:
             return self
         return self._with(replace(case, detail=detail) if case.state is state else case.moved(state, now, detail))
 
     def ready(self, id: str, now: Now) -> Cases:
-        """The preparation has ended well."""
+        """Returns the cases after the preparation has succeeded."""
         case = self._under_way(id)
         return (self._with(case.moved(State.READY, now)) if case else self)._idle(id)
 
     def failed(self, id: str, why: str, now: Now) -> Cases:
-        """The preparation has ended otherwise."""
+        """Returns the cases after the preparation has failed; `why` is the reason."""
         case = self._under_way(id)
         if case is not None:
             pause = min(AGAIN[0] * 2**case.failures, AGAIN[1])
@@ -115,7 +115,7 @@ class Cases:
         return (self._with(case) if case else self)._idle(id)
 
     def _under_way(self, id: str) -> Case | None:
-        """The case that is being prepared, when what its preparation reports still counts."""
+        """Returns the case in preparation, or None when the reports of this preparation no longer count."""
         return self.known.get(id) if id == self.preparing and not self.stopped else None
 
     def _with(self, case: Case) -> Cases:
@@ -126,20 +126,20 @@ class Cases:
 
 
 class Prepare(NamedTuple):
-    """Prepare this release, beside what scores; report to `Cases` how it goes. There is no other preparation now."""
+    """Prepare this release beside the plan that scores, and report its progress to `Cases`. No other preparation runs now."""
 
     release: Release
 
 
 class Switch(NamedTuple):
-    """Put the release, which is ready, in force as this generation."""
+    """Make the release, which is ready, live as this generation."""
 
     release: Release
     generation: int
 
 
 class End(NamedTuple):
-    """Nothing comes of the release here: stop its preparation, drop its plan."""
+    """The release has ended here: stop its preparation, drop its plan."""
 
     release: Release
     state: State
@@ -147,14 +147,14 @@ class End(NamedTuple):
 
 
 class Warn(NamedTuple):
-    """Report `what` as a problem that a person should look at; empty: there is no problem about this (any more)."""
+    """Report `what` as a problem that a person should look at. An empty `what` clears the problem about this."""
 
     about: str
     what: str
 
 
 class Retry(NamedTuple):
-    """Reconcile again at this time, in `Now.seconds`, if nothing has happened until then."""
+    """Reconcile again at this time, in `Now.seconds`, unless something happens earlier."""
 
     at: float
 
@@ -163,14 +163,14 @@ Effect = Prepare | Switch | End | Warn | Retry
 
 
 class Decision(NamedTuple):
-    """The cases from now on, as if the effects were carried out; and the effects, to be carried out in this order."""
+    """The new cases, which assume that the effects are carried out; and the effects, in the order of execution."""
 
     cases: Cases
     effects: tuple[Effect, ...]
 
 
 def reconcile(log: Log, cases: Cases, scoring: Scoring, now: Now) -> Decision:
-    """What has to be done, by the rules above. The log is whole: it is not being folded anew."""
+    """Returns what has to be done, by the rules above. The log must be complete, not in the middle of a new fold."""
     work = _Reconciling(log, cases, scoring, now)
     work.take_up()
     work.align()
@@ -183,7 +183,7 @@ def reconcile(log: Log, cases: Cases, scoring: Scoring, now: Now) -> Decision:
 
 
 def behind(log: Log, cases: Cases, scoring: Scoring) -> bool:
-    """Whether a newer generation is in force than scores here, and this worker may still come to serve it."""
+    """Returns whether a newer generation is active than scores here, and this worker may still switch to it."""
     wanted = _wanted(log, scoring)
     if wanted is None:
         return False
@@ -192,7 +192,7 @@ def behind(log: Log, cases: Cases, scoring: Scoring) -> bool:
 
 
 def _wanted(log: Log, scoring: Scoring) -> Release | None:
-    """The release of the newest generation, while it does not score here."""
+    """Returns the release of the newest generation, or None when it scores here."""
     newest = log.generations[-1].release if log.generations else None
     return None if newest is None or newest.id == scoring.release else newest
 
@@ -211,14 +211,14 @@ class _Reconciling:
         self.due = {**self.pending, **({wanted.id: wanted} if wanted else {})}
 
     def take_up(self) -> None:
-        """A case for each release that is pending or wanted."""
+        """Makes a case for each release that is pending or wanted."""
         for release in self.due.values():
             case = self.known.get(release.id)
             if case is None or case.state in _OVER:
                 self.known[release.id] = Case(release, since=self.now.stamp)
 
     def align(self) -> None:
-        """What scores is live, what is kept loaded is previous, and what was either before is retired."""
+        """Marks the release that scores as live and the one that stays loaded as previous; retires the older ones."""
         scores = self.log.releases.get(self.scoring.release)
         if scores is not None and self.scoring.release not in self.known:
             self.known[self.scoring.release] = Case(scores.release, State.LIVE, since=self.now.stamp)
@@ -229,7 +229,7 @@ class _Reconciling:
                 self.known[id] = case.moved(State.RETIRED, self.now)
 
     def end(self) -> None:
-        """Rule 3."""
+        """Applies rule 3."""
         for id, case in self.known.items():
             if id in self.due or case.state in ENDS or case.state in (State.LIVE, State.PREVIOUS):
                 continue
@@ -237,13 +237,13 @@ class _Reconciling:
             if said is not None and said.standing is Standing.ABORTED:
                 state, why = State.ABORTED, said.why
             else:
-                state, why = State.STALE, said.why if said else "by the keys trusted now nobody has announced it"
+                state, why = State.STALE, said.why if said else "no key that is trusted now has announced it"
             self.known[id] = case.moved(state, self.now, why)
             self.effects.append(End(case.release, state, why))
             self.stopped = self.stopped or id == self.preparing
 
     def switch(self) -> None:
-        """Rule 1."""
+        """Applies rule 1."""
         case = self.known.get(self.wanted)
         if case is None or case.state is not State.READY:
             return
@@ -255,19 +255,19 @@ class _Reconciling:
 
     def report(self) -> None:
         case, newest, current = self.known.get(self.wanted), self.log.generation, self.scoring.generation
-        failed = f"generation {newest} is in force, and this worker cannot serve it: {case.failure}" if case and case.failure else ""
-        by_keys = f"generation {newest} is the newest" if newest else "nothing was released"
-        lost = f"by the keys trusted now {by_keys}; generation {current} goes on" if current > newest else ""
+        failed = f"generation {newest} is active, and this worker cannot serve it: {case.failure}" if case and case.failure else ""
+        by_keys = f"generation {newest} is the newest" if newest else "there is no release"
+        lost = f"with the keys that are trusted now, {by_keys}; generation {current} still scores here" if current > newest else ""
         self.effects += [Warn("behind", failed), Warn("trust-lost", lost)]
 
     def forget(self) -> None:
-        """Rule 6."""
+        """Applies rule 6."""
         over = [id for id, case in self.known.items() if case.state in ENDS and id != self.wanted and id not in self.pending]
-        for id in over[:-TOLD]:
+        for id in over[:-REPORTED]:
             del self.known[id]
 
     def prepare(self) -> None:
-        """Rules 1, 2, 4 and 5: which release is prepared next."""
+        """Chooses the release to prepare next, by rules 1, 2, 4 and 5."""
         wanted = self.known.get(self.wanted)
         if wanted is not None and wanted.state is State.FAILED:
             if self.now.seconds < wanted.again:
@@ -282,7 +282,7 @@ class _Reconciling:
         elif not waiting:
             return
         elif sum(case.state is State.READY for case in self.known.values()) >= READY_AT_ONCE:
-            detail = f"waits until one of the {READY_AT_ONCE} releases that are ready is activated or aborted"
+            detail = f"waits until one of the {READY_AT_ONCE} ready releases is activated or aborted"
             self.known |= {case.release.id: replace(case, detail=detail) for case in waiting}
             return
         else:

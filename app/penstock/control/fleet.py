@@ -1,8 +1,8 @@
-"""The workers of a topology as the status topic tells of them, and where each generation began in each input partition.
+"""The workers of a topology as the status topic describes them, and where each generation began in each input partition.
 
-A worker is **live** while its last word is younger than `silence`; then it is **lost**. A lost one is passed over after `FORGET_S`:
-a worker that was killed never takes its record away. Ages are held against the brokers' clock, which stamps every record: this
-host's clock stands in for it until a record has been seen arriving, so that a host whose clock is wrong does not bury the living.
+A worker is **live** while its last report is younger than `silence`; then it is **lost**. After `FORGET_S` a lost worker is left out:
+a killed worker never deletes its record. Ages are measured by the brokers' clock, which stamps every record. Until the first record
+arrives, this host's clock is the substitute. So a host with a wrong clock does not report live workers as lost.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _LEAST_SILENCE_S: Final = 10.0
 
 
 def silence_after(interval: float) -> float:
-    """Seconds without a word after which a worker that speaks every `interval` seconds counts as lost."""
+    """Returns the seconds without a report after which a worker counts as lost, when it reports every `interval` seconds."""
     return max(5 * interval, _LEAST_SILENCE_S)
 
 
 class Worker(NamedTuple):
-    """A worker's last word. `said_ms` is the broker's stamp of it, `since_ms` of the first word with its generation that was read.
+    """A worker's last report. `said_ms` is the broker's stamp of it, `since_ms` the stamp of the first report with the same generation.
 
-    `came_from` is the generation that it told of before, None when it told of no other since reading began.
+    Both are Unix times in ms. `came_from` is the generation that the worker reported before, None when it reported no other one.
     """
 
     status: WorkerStatus
@@ -52,7 +52,7 @@ class Worker(NamedTuple):
 
     @property
     def outdated(self) -> str:
-        """Why the worker cannot follow the control messages that are written here; "" when it can."""
+        """Why the worker cannot read the control messages that this Penstock writes; "" when it can."""
         if self.status.reads >= NEWEST:
             return ""
         newer = self.status.refused.get("newer", 0)
@@ -61,7 +61,7 @@ class Worker(NamedTuple):
 
 
 class BrokerClock:
-    """The brokers' time, read off their stamps. `wall` gives this host's Unix time in seconds."""
+    """The brokers' time, derived from their stamps. `wall` returns this host's Unix time in seconds."""
 
     def __init__(self, wall: Callable[[], float] = time.time) -> None:
         self._wall = wall
@@ -69,11 +69,11 @@ class BrokerClock:
         self._newest = 0
 
     def saw(self, stamp_ms: int) -> None:
-        """A record of this stamp was read, of whatever age."""
+        """Takes the stamp of a record of any age, Unix time in ms."""
         self._newest = max(self._newest, stamp_ms)
 
     def heard(self, stamp_ms: int) -> None:
-        """A record of this stamp has arrived just now."""
+        """Takes the stamp of a record that has just arrived, Unix time in ms."""
         self.saw(stamp_ms)
         self._ahead = stamp_ms - self._wall() * 1000
 
@@ -87,13 +87,13 @@ class Fleet:
     def __init__(self, silence: float, clock: BrokerClock | None = None) -> None:
         self.clock = clock or BrokerClock()
         self.silence = silence
-        self.strange: Counter[str] = Counter()  # records that say nothing, by why: a stranger's, or of a newer version
+        self.strange: Counter[str] = Counter()  # records that cannot be read, by error code: not a status, or of a newer version
         self.last_strange = ""  # what is wrong with the last one
         self._last: dict[str, Worker] = {}
         self._boundaries: dict[bytes, Boundary] = {}
 
     def apply(self, entry: Entry) -> None:
-        """Takes the next record. What is not a status is counted, and changes nothing."""
+        """Takes the next record. A record that is not a status is counted and changes nothing."""
         self.clock.saw(entry.timestamp)
         key = entry.key or b""
         if entry.value is None:
@@ -102,14 +102,14 @@ class Fleet:
             return
         try:
             status = parse(entry.value)
-            if key != key_of(status):  # compaction would make something else of it than this fold
-                raise ControlError("not a status record: its key is another's", code="wrong-key")
+            if key != key_of(status):  # compaction by that key would give another state than this fold
+                raise ControlError("not a status record: its key does not match its value", code="wrong-key")
         except ControlError as error:
             self.strange[error.code] += 1
             self.last_strange = str(error)
             return
         if isinstance(status, Boundary):
-            self._boundaries.pop(key, None)  # they stand in the order in which they were written last
+            self._boundaries.pop(key, None)  # keeps the order of the last write
             self._boundaries[key] = status
         else:
             before = self._last.get(status.worker)
@@ -119,21 +119,21 @@ class Fleet:
                 self._last[status.worker] = Worker(status, entry.timestamp, entry.timestamp, came_from=before and before.generation)
 
     def workers(self) -> list[Worker]:
-        """All that spoke within the last hour, by name; whether each is live is judged now."""
+        """Returns the workers that reported within the last hour, by name. `live` is computed at the time of the call."""
         now = self.clock.now_ms()
         told = (worker._replace(live=now - worker.said_ms <= self.silence * 1000) for worker in self._last.values())
         return sorted((worker for worker in told if now - worker.said_ms <= FORGET_S * 1000), key=lambda worker: worker.name)
 
     def live(self) -> list[Worker]:
-        """Those that are live now, by name."""
+        """Returns the workers that are live now, by name."""
         return [worker for worker in self.workers() if worker.live]
 
     def boundaries(self) -> list[Boundary]:
-        """Where each generation began, by topic, partition and offset.
+        """Returns where each generation began, sorted by topic, partition and offset.
 
-        One that was recorded before that of an earlier offset with a newer generation was recorded by a worker that was killed before
-        its offsets were committed: whoever went on in its place scored these events again. One that was recorded after it says that
-        the partition fell back, to a worker that cannot serve what is in force.
+        A boundary is left out when a later record has an earlier offset and a newer generation. Then its worker was killed before it
+        committed its offsets, and the next worker scored these events again. A boundary with an older generation stays when it was
+        recorded later: the partition moved to a worker that cannot serve the active generation.
         """
         written = {key_of(one): at for at, one in enumerate(self._boundaries.values())}
         found: list[Boundary] = []

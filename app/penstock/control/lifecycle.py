@@ -1,11 +1,11 @@
-"""A release's states on one worker, as a table of the moves that are legal.
+"""A release's states on one worker, as a table of the legal moves.
 
     announced → fetching → verifying → quarantined → fitting → proving → warming → ready → live → previous → retired
         └──────────┴───────────┴────────────┴───────────┴─────────┴─────────┴────────┴→ failed | aborted | stale
 
-`ready` may be reached from `announced` at once: a rollback binds what is still loaded. `aborted` (the operator took it back),
-`stale` (another release was put in force first) and `retired` (its plan was given back) are ends. So is `failed`, unless the
-release was put in force all the same: then this worker goes on with the plan that it has, and tries again (`announced`).
+`announced` may lead to `ready` directly: a rollback binds what is still loaded. `aborted` (the operator withdrew it),
+`stale` (another release was activated first) and `retired` (its plan was released) are ends. So is `failed`, unless the
+release is activated nevertheless: then this worker continues with its current plan, and tries again (`announced`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["ENDS", "MOVES", "PREPARING", "State", "move"]
 
 
 class State(StrEnum):
-    """Where a release stands on this worker."""
+    """The state of a release on this worker."""
 
     ANNOUNCED = "announced"
     FETCHING = "fetching"
@@ -58,7 +58,7 @@ ENDS: Final = frozenset({State.RETIRED, State.FAILED, State.ABORTED, State.STALE
 
 
 def move(here: State, there: State) -> State:
-    """`there`, when the move is legal. Raises ControlError that names both."""
+    """Returns `there` when the move is legal. Raises ControlError, which names both states, when it is not."""
     if there not in MOVES[here]:
         raise ControlError(f"a release that is {here} cannot become {there}", code="illegal-move")
     return there

@@ -1,23 +1,23 @@
-"""The fold: from the entries of the control topic to the generation in force, the same for whoever folds the same entries.
+"""The fold: from the entries of the control topic to the active generation. Every reader of the same entries gets the same result.
 
-The state is a function of the entries, in the order of their offsets, and of the `judge`; no clock and no chance is asked.
+The state is a function of the entries, in the order of their offsets, and of the `judge`. It uses neither a clock nor chance.
 
 1. **Admission.** An entry that the judge refuses (`trust`) changes nothing. It is counted by the code of the refusal, and the last
-   ones are kept with their reasons. An offset that was folded before is ignored, so entries may be handed over again.
+   refusals are kept with their reasons. An offset that was folded before is ignored, so entries may be passed in again.
    The version of the entries never falls: once an entry of version 2 was admitted, one of version 1 is refused (`old-version`).
-   So a message signed before an upgrade cannot be used after it, and the first entry of version 2 must itself be admitted:
-   one that is forged locks no writer of version 1 out.
+   So a message signed before an upgrade cannot be used after it. The first entry of version 2 must itself be admitted:
+   a forged one cannot lock out writers of version 1.
 2. **Generation 0** is what the topology file binds. Each activation makes the next generation, and nothing else does.
-3. **A release** is pending when its base is the generation in force and fewer than `MAX_PENDING` are pending, else it is rejected.
-   An id is used once: another release with it is ignored, whatever became of the first, so that nothing comes back by repetition.
-4. **An activation** of a pending release puts it in force. The other pending ones were made for the generation that has just ended:
-   they are rejected, and told what won. So of the releases made for one generation at most one is ever in force, the one whose
-   activation the topic holds first.
-5. **An abort** ends a pending release. What is in force is not aborted but followed by another release: a rollback.
-6. An activation or an abort of anything else is ignored, with the reason. What is ignored by rule 3 or 6 is counted: `repeated`, `moot`.
+3. **A release** becomes pending when its base is the active generation and fewer than `MAX_PENDING` are pending, else it is rejected.
+   An id is used once: a second release with the same id is ignored in every case, so a repeated message cannot revive a release.
+4. **An activation** makes a pending release active. The other pending ones were made for the generation that has just ended:
+   they are rejected, and the reason names the winner. So at most one of the releases made for a generation ever becomes active:
+   the one with the first activation on the topic.
+5. **An abort** ends a pending release. An active release cannot be aborted; it is replaced by another release, a rollback.
+6. An activation or an abort of anything else is ignored, with the reason. Rules 3 and 6 count what they ignore: `repeated`, `moot`.
 
-Releases that were aborted or rejected are kept with their bindings while they are among the last `MAX_ENDED`; of earlier ones only the
-id is remembered. A binding that goes on unchanged is held once. An entry costs the same time at any length of the log.
+Releases that were aborted or rejected are kept with their bindings while they are among the last `MAX_ENDED`; only the ids of earlier
+ones are kept. An unchanged binding is stored once. The time per entry does not depend on the length of the log.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ __all__ = ["MAX_ENDED", "MAX_PENDING", "MAX_REFUSED", "Generation", "Kind", "Kno
 MAX_PENDING: Final = 32
 MAX_ENDED: Final = 256
 MAX_REFUSED: Final = 20
-_WHY: Final = 300  # characters of a reason that are kept: it may quote whatever was sent
+_WHY: Final = 300  # characters of a reason that are kept: it may quote any text that was sent
 
 
 class Standing(StrEnum):
-    """What became of a release."""
+    """The result of a release so far."""
 
     PENDING = "pending"
     ACTIVE = "active"
@@ -60,13 +60,13 @@ class Kind(StrEnum):
     RELEASED = "released"
     ACTIVATED = "activated"
     ABORTED = "aborted"
-    REJECTED = "rejected"  # a release that is known from now on, but was never pending
+    REJECTED = "rejected"  # a release that is known from then on, but was never pending
     IGNORED = "ignored"
     REFUSED = "refused"
 
 
 class Outcome(NamedTuple):
-    """What became of an entry: the release that it speaks of (None when it was refused), why nothing came of it, who lost by it."""
+    """The result of an entry: its release (None when refused), why it had no effect ("": it had), and the releases that lost by it."""
 
     kind: Kind
     id: str | None = None
@@ -85,7 +85,7 @@ class Known(NamedTuple):
 
 
 class Generation(NamedTuple):
-    """What was put in force, and by which entry."""
+    """A release that was activated, and the entry that activated it. `at_ms` is the broker's stamp, Unix time in ms."""
 
     number: int
     release: Release
@@ -95,7 +95,7 @@ class Generation(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """An entry that meant nothing here."""
+    """An entry that was refused. `at_ms` is the broker's stamp, Unix time in ms."""
 
     offset: int
     at_ms: int
@@ -106,8 +106,8 @@ class Refusal(NamedTuple):
 class Log:
     """The state after the entries that were applied so far. Read its attributes; only `apply` changes them.
 
-    `generations` begin with number 1, the newest last. `refused` and `ignored` count by code what changed nothing; `position` is the
-    offset behind the last entry; `version` is the newest version of an admitted entry.
+    `generations` begin with number 1, the newest last. `refused` and `ignored` count by code the entries that changed nothing. `position`
+    is the offset after the last entry. `version` is the newest version of an admitted entry.
     """
 
     def __init__(self, judge: Callable[[Entry], Message]) -> None:
@@ -125,12 +125,12 @@ class Log:
 
     @property
     def generation(self) -> int:
-        """The generation in force."""
+        """The number of the active generation."""
         return len(self.generations)
 
     @property
     def bindings(self) -> Mapping[str, Binding] | None:
-        """What is bound in force, by node; None while that is the topology file's own."""
+        """What the active generation binds, by node; None for generation 0, which the topology file binds."""
         return self.generations[-1].release.bindings if self.generations else None
 
     @property
@@ -139,13 +139,13 @@ class Log:
         return [self.releases[id].release for id in self._pending]
 
     def bound(self, generation: int) -> Mapping[str, Binding] | None:
-        """What a generation binds, by node. Of generation 0 what the release after it says; None when nobody said."""
+        """Returns what a generation binds, by node. The release after generation 0 records what 0 bound. None when it is not known."""
         if generation == 0:
             return (self.generations[0].release.baseline or None) if self.generations else None
         return self.generations[generation - 1].release.bindings if 0 < generation <= len(self.generations) else None
 
     def apply(self, entry: Entry) -> Outcome:
-        """Folds the next entry. Whatever was sent is an outcome, never an exception."""
+        """Folds the next entry. Every content gives an outcome, never an exception."""
         if entry.offset < self.position:
             return Outcome(Kind.IGNORED, why="folded before")
         self.position = entry.offset + 1
@@ -179,7 +179,7 @@ class Log:
         return Outcome(Kind.RELEASED, release.id)
 
     def _sharing(self, release: Release) -> Release:
-        """The same, of which what stays as it is in force is not held a second time: most of a release, and the log is kept for ever."""
+        """Returns an equal release that shares unchanged bindings with the active one. This saves memory: all active ones are kept."""
         bindings = dict(release.bindings)
         for node, before in (self.bindings or {}).items():
             binding = bindings.get(node)
@@ -188,18 +188,18 @@ class Log:
         return msgspec.structs.replace(release, bindings=bindings)
 
     def _objection(self, release: Release) -> str:
-        """Why the release cannot be pending, "" when it can."""
+        """Returns why the release cannot become pending; "" when it can."""
         if release.base != self.generation:
-            return f"made for generation {release.base}, but {self._in_force()}"
+            return f"made for generation {release.base}, but {self._active()}"
         if len(self._pending) >= MAX_PENDING:
             return f"{MAX_PENDING} releases are pending: abort some, then release again"
         return ""
 
-    def _in_force(self) -> str:
+    def _active(self) -> str:
         if not self.generations:
-            return "generation 0 is in force: what the topology file binds"
+            return "generation 0 is active: what the topology file binds"
         newest = self.generations[-1]
-        return f"generation {newest.number} is in force: release {newest.release.id} by {newest.release.author}"
+        return f"generation {newest.number} is active: release {newest.release.id} by {newest.release.author}"
 
     def _activate(self, entry: Entry, message: Activate) -> Outcome:
         if message.id not in self._pending:
@@ -212,7 +212,7 @@ class Log:
         lost = tuple(self._pending)
         self._pending.clear()
         for id in lost:
-            self._settle(id, Standing.REJECTED, f"lost: {self._in_force()}")
+            self._settle(id, Standing.REJECTED, f"lost: {self._active()}")
             self._forget(id)
         return Outcome(Kind.ACTIVATED, message.id, lost=lost)
 
@@ -226,7 +226,7 @@ class Log:
         return Outcome(Kind.ABORTED, message.id, why)
 
     def _moot(self, message: Activate | Abort) -> Outcome:
-        """Nothing comes of a message about a release that is not pending."""
+        """Ignores a message about a release that is not pending."""
         if known := self.releases.get(message.id):
             why = f"the release is {known.standing}" + (f" ({known.why})" if known.why else "")
             if isinstance(message, Abort) and known.standing is Standing.ACTIVE:
@@ -244,7 +244,7 @@ class Log:
         return known
 
     def _forget(self, id: str) -> None:
-        """Makes room for a release that has just ended: of the oldest one only the id stays."""
+        """Makes room for a release that has just ended: only the id of the oldest one is kept."""
         self._ended.append(id)
         if len(self._ended) > MAX_ENDED:
             oldest = self._ended.popleft()
@@ -253,5 +253,5 @@ class Log:
 
 
 def _tame(text: str) -> str:
-    """What may be shown on a terminal and kept: no control characters, and of a long text the beginning."""
+    """Returns the text without control characters, cut to `_WHY` characters, so that it may be kept and printed on a terminal."""
     return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text[:_WHY])

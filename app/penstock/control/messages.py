@@ -1,18 +1,18 @@
-"""What is said on the control topic, as values: a release is announced, then activated or aborted.
+"""The messages of the control topic, as values: a release is announced, then activated or aborted.
 
 A message is one JSON object of at most `MAX_BYTES`, inside a signature (`trust`). Its rules:
 
-1. `version` decides how it is read. Readers refuse a higher version than theirs; within a version, fields that they do not
-   know are ignored, so a field may only be added if ignoring it is right. Kinds and strategies may be added within version 2:
+1. `version` decides how it is read. Readers refuse a higher version than theirs. Within a version they ignore unknown fields,
+   so a field may be added only when ignoring it is correct. Kinds and strategies may be added within version 2:
    a reader refuses those that it does not know (`unknown-kind`, `unknown-strategy`).
-2. `topology`, `cluster` and `control_topic` name what it is for; elsewhere it means nothing, however well it is signed.
-3. A release binds **every** node of its topology, so it can be read, audited and taken back to without what came before.
-   A binding names a version by the digests of its files; the URI only says where to look for them.
-4. The record's key is the release's id, a UUID of version 7 (RFC 9562), made by whoever announces it.
-5. What one reader takes, all take: no field twice, no deep nesting, no number beyond 64 bits, and nothing that depends on the
-   Python that reads. Names and reasons are one line without control characters, since people read them on terminals.
-6. Version 1 has neither `control_topic` nor `strategy`, and with one of them it is malformed: readers of version 1 ignored the
-   field, so they put such a release fully in force. Read here, a release of version 1 has the strategy `single`.
+2. `topology`, `cluster` and `control_topic` name its destination. In any other place it is refused, even with a valid signature.
+3. A release binds **every** node of its topology, so it can be read, audited and restored without the messages before it.
+   A binding names a version by the digests of its files; the URI is only the place to look for them.
+4. The record's key is the release's id, a UUID of version 7 (RFC 9562), made by the process that announces the release.
+5. A message that one reader accepts is accepted by all: no field twice, no deep nesting, no number beyond 64 bits, and nothing that
+   depends on the reader's Python. Names and reasons are one line without control characters, since people read them on terminals.
+6. Version 1 has neither `control_topic` nor `strategy`, and is malformed with one of them: readers of version 1 ignore the
+   field, so they would activate such a release for every row. Read here, a release of version 1 has the strategy `single`.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ __all__ = [
     "timestamp",
 ]
 
-NEWEST: Final = 2  # what is written; every version up to it is read
-AHEAD: Final = ("newer", "unknown-kind", "unknown-strategy")  # the codes of what only a later Penstock reads
+NEWEST: Final = 2  # the version that is written; every version up to it is read
+AHEAD: Final = ("newer", "unknown-kind", "unknown-strategy")  # the codes of messages that only a later Penstock reads
 MAX_BYTES: Final = 65_536
 
 UNPRINTABLE: Final = re.compile(f"[{CONTROLS}]")
 
 _UUID7: Final = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}" + END
 _TIME: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z" + END
-_MOST: Final = 2**53 - 1  # whole numbers that every reader of JSON has
+_MOST: Final = 2**53 - 1  # the largest whole number that every reader of JSON keeps exactly
 _DEPTH: Final = 32
 
 Id = Annotated[str, msgspec.Meta(pattern=_UUID7, description="The release, a UUID of version 7.")]
 Time = Annotated[str, msgspec.Meta(pattern=_TIME, description="RFC 3339, UTC.")]
 Prose = Annotated[str, msgspec.Meta(max_length=1024, pattern=LINE, description="One line.")]
-Author = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=LINE, description="Who says so; signed, the key's name.")]
+Author = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=LINE, description="The author; when signed, the key's name.")]
 Cluster = Annotated[str, msgspec.Meta(max_length=255, pattern=LINE, description="The id of the Kafka cluster.")]
 ControlTopic = Annotated[
     str, msgspec.Meta(pattern=r"^[a-zA-Z0-9._-]{1,249}" + END, description="The Kafka topic that it is written to; since version 2.")
@@ -86,8 +86,8 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
 
     def __post_init__(self) -> None:
         if (self.version > 1) is not bool(self.control_topic):
-            raise ValueError("a message names its control topic, from version 2 on")
-        self.at_ms  # noqa: B018  a 31st of June has the form of a time, and is none
+            raise ValueError("from version 2 on, a message names its control topic; before, it does not")
+        self.at_ms  # noqa: B018  rejects a 31st of June, which matches the pattern
 
     @property
     def at_ms(self) -> int:
@@ -96,33 +96,33 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
 
 
 class Release(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="release"):
-    """Announces bindings of every node, to be put in force after generation `base` and no other."""
+    """Announces bindings of every node, which may become active only directly after generation `base`."""
 
     base: Annotated[Count, msgspec.Meta(description="The generation that this release follows.")]
     bindings: Annotated[dict[NodeName, Binding], msgspec.Meta(min_length=1)]
-    strategy: Annotated[Strategy, msgspec.Meta(description="How it replaces what is live; since version 2.")] = SINGLE
+    strategy: Annotated[Strategy, msgspec.Meta(description="How it replaces the live plan; since version 2.")] = SINGLE
     baseline: Annotated[
-        dict[NodeName, Binding], msgspec.Meta(description="With base 0: what generation 0, the topology file's own, was bound to.")
+        dict[NodeName, Binding], msgspec.Meta(description="With base 0: what the topology file binds, which is generation 0.")
     ] = {}
     restores: Annotated[Count | None, msgspec.Meta(description="The generation whose bindings these are, when it is a rollback.")] = None
     aliases: Annotated[
-        dict[NodeName, Parameter], msgspec.Meta(description="Of the nodes whose version was asked for as NAME@ALIAS: that.")
+        dict[NodeName, Parameter], msgspec.Meta(description="For each node that was requested as NAME@ALIAS: this text.")
     ] = {}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.baseline and self.base:
-            raise ValueError("a baseline is said with base 0 only")
+            raise ValueError("only a release with base 0 has a baseline")
         if self.restores is not None and self.restores > self.base:
             raise ValueError(f"generation {self.restores}, which it restores, comes after its base {self.base}")
 
 
 class Activate(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="activate"):
-    """Puts an announced release in force."""
+    """Makes an announced release active."""
 
 
 class Abort(_Message, frozen=True, kw_only=True, omit_defaults=True, tag="abort"):
-    """Ends an announced release that was not put in force."""
+    """Ends an announced release that was not activated."""
 
 
 Message = Release | Activate | Abort
@@ -140,40 +140,40 @@ class _Versioned(msgspec.Struct):
 
 
 def encode(message: Message) -> bytes:
-    """The message as JSON. Raises ControlError when readers would refuse it: too large, or a field that is not as it has to be."""
-    fields = {"version": message.version, **msgspec.to_builtins(message)}  # written also where it is the default
+    """Returns the message as JSON. Raises ControlError when readers would refuse it: too large, or a malformed field."""
+    fields = {"version": message.version, **msgspec.to_builtins(message)}  # written even when it is the default
     if isinstance(message, Release) and message.version > 1:
         fields["strategy"] = msgspec.to_builtins(message.strategy)  # likewise
     elif isinstance(message, Release) and message.strategy == SINGLE:
-        fields.pop("strategy", None)  # version 1 means it, and does not name it
+        fields.pop("strategy", None)  # version 1 implies it and has no such field
     data = _ENCODER.encode(fields)
     if len(data) > MAX_BYTES:
-        raise ControlError(f"the message has {len(data):,} bytes, the limit is {MAX_BYTES:,}; a shorter reason, or fewer parameters?")
+        raise ControlError(f"the message has {len(data):,} bytes, the limit is {MAX_BYTES:,}; shorten the reason, or set fewer parameters")
     try:
         parse(data)
     except ControlError as error:
-        raise ControlError(f"this would be refused by every reader: {error}", code=error.code) from error
+        raise ControlError(f"every reader would refuse this message: {error}", code=error.code) from error
     return data
 
 
 def parse(data: bytes) -> Message:
-    """The message. Raises ControlError with what is wrong with it; `.code` is `too-large`, `newer`, `malformed`, or one of rule 1's."""
+    """Returns the message. Raises ControlError with the defect; `.code` is `too-large`, `newer`, `malformed`, or one of rule 1."""
     if len(data) > MAX_BYTES:
         raise ControlError(f"a message of {len(data):,} bytes, the limit is {MAX_BYTES:,}", code="too-large")
     try:
-        if _depth(data) > _DEPTH:  # how deep a parser can go depends on who calls it
+        if _depth(data) > _DEPTH:  # the depth that a parser can reach depends on its caller
             raise ValueError(f"nested deeper than {_DEPTH}")
         version = msgspec.json.decode(data, type=_Versioned).version
         if version > NEWEST:
             raise ControlError(f"a message of version {version}; this Penstock reads up to {NEWEST}: upgrade it", code="newer")
         _check_version(version, json.loads(data, object_pairs_hook=_once))
         return cast(Message, _DECODER.decode(data))
-    except (ValueError, RecursionError) as error:  # what msgspec and json raise are ValueErrors
+    except (ValueError, RecursionError) as error:  # msgspec and json raise ValueErrors
         raise ControlError(f"not a control message: {error}", code="malformed") from error
 
 
 def _check_version(version: int, fields: Mapping[str, Any]) -> None:
-    """Rules 1 and 6, for what the decoder would ignore or take for its default. Raises ControlError, or ValueError for `malformed`."""
+    """Checks rules 1 and 6 where the decoder ignores a field or fills in a default. Raises ControlError, or ValueError for `malformed`."""
     if version < 2:
         if later := sorted(_SINCE_2 & fields.keys()):
             raise ValueError(f"version 1 has no {' and no '.join(later)}; version 2 has")
@@ -183,16 +183,16 @@ def _check_version(version: int, fields: Mapping[str, Any]) -> None:
         raise ControlError(f"a message of the kind {kind!r}; this Penstock knows {', '.join(_KINDS)}: upgrade it", code="unknown-kind")
     if kind == "release":
         if "strategy" not in fields:
-            raise ValueError("a release names its strategy, from version 2 on")
+            raise ValueError("from version 2 on, a release names its strategy")
         check_known(fields["strategy"])
 
 
-# A string whole (an open one up to the end, so that the scan is linear), or a bracket.
+# A whole string (an unclosed one up to the end, so that the scan is linear), or a bracket.
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def _depth(data: bytes) -> int:
-    """How deep the JSON is nested; 0 when it cannot be too deep."""
+    """Returns the depth of the JSON, or 0 when it has too few brackets to be too deep."""
     if data.count(b"[") + data.count(b"{") <= _DEPTH:
         return 0
     depth = deepest = 0
@@ -206,22 +206,22 @@ def _depth(data: bytes) -> int:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON. Of a name that stands twice, two readers may take two values."""
+    """Returns a JSON object. Raises ValueError for a repeated name: two readers could take different values."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a name stands twice in one object")
+        raise ValueError("a name appears twice in one object")
     return found
 
 
 def json_schema() -> dict[str, Any]:
-    """What a message looks like, as a JSON Schema (draft 2020-12), published in `schemas/control.schema.json`."""
+    """Returns the JSON Schema (draft 2020-12) of a message, published in `schemas/control.schema.json`."""
     (shape,), definitions = msgspec.json.schema_components([Message])
     for definition in definitions.values():
         properties = definition["properties"]
         if "version" in properties:
             later = sorted(_SINCE_2 & properties.keys())
             for name in ("version", *later):
-                properties[name].pop("default", None)  # the default is for those who make a message
+                properties[name].pop("default", None)  # the default is for code that makes a message
             definition["required"].append("version")
             definition["if"] = {"properties": {"version": {"const": 1}}}
             definition["then"] = {"properties": dict.fromkeys(sorted(_SINCE_2), False)}
@@ -229,14 +229,14 @@ def json_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Penstock control message",
-        "description": "What a record of a control topic holds, inside its signature (JWS).",
+        "description": "The value of a control topic's record, inside its signature (JWS).",
         **shape,
         "$defs": definitions,
     }
 
 
 def new_id(*, ms: int | None = None, random: bytes | None = None) -> str:
-    """A new UUID of version 7: 48 bits of Unix time in ms, then chance, so that ids sort by their time."""
+    """Returns a new UUID of version 7: 48 bits of Unix time in ms, then random bits, so that ids sort by their time."""
     chance = random or os.urandom(10)
     bits = ((time.time_ns() // 1_000_000 if ms is None else ms) & (1 << 48) - 1) << 80 | int.from_bytes(chance)
     bits = bits & ~(0xF << 76) | 0x7 << 76
@@ -244,5 +244,5 @@ def new_id(*, ms: int | None = None, random: bytes | None = None) -> str:
 
 
 def timestamp(seconds: float | None = None) -> str:
-    """Unix time (now unless given) as messages write it."""
+    """Returns a Unix time in seconds (default: now) as messages write it."""
     return datetime.fromtimestamp(time.time() if seconds is None else seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"

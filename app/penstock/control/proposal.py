@@ -1,10 +1,10 @@
-"""A release before it is announced: what is bound now, what is asked for, and what it comes to once every name is resolved.
+"""A release before it is announced: what is bound now, the requested changes, and the result once every name is resolved.
 
-1. What is bound now is what the control log has in force. At generation 0 it is what the topology file binds; where the file
-   names an alias, it is the version that the live workers say they took, if they agree: an alias may have moved since they started,
-   and a release leaves as it is what it does not name.
-2. A reference, `name@version` or `name@alias`, is resolved to one version and its digests, once. Everything after speaks of digests.
-3. A release says of which aliases it is the answer, so that `penstock watch` knows what it has dealt with.
+1. What is bound now is what the active generation binds. At generation 0 it is what the topology file binds. Where the file names an
+   alias, it is the version that the live workers report, if they agree: an alias may have moved since they started, and a
+   release does not change a node that it does not name.
+2. A reference, `name@version` or `name@alias`, is resolved to one version and its digests, once. From then on only digests are used.
+3. A release records the aliases that it resolved, so that `penstock watch` knows which ones it has handled.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ __all__ = ["Change", "Difference", "Proposal", "bind", "bound_now", "changes_of"
 
 
 class Change(NamedTuple):
-    """What is asked of a node: another model (None: the same), other parameters (None: the topology file's value again)."""
+    """A requested change of a node: another model (None: the same), other parameters (a value of None: the topology file's value)."""
 
     model: ModelRef | None = None
     parameters: Mapping[str, Any] = {}
 
     @classmethod
     def to(cls, reference: str) -> Change:
-        """`name@version` or `name@alias`. Raises ConfigError."""
+        """Parses `name@version` or `name@alias`. Raises ConfigError."""
         name, separator, version = reference.partition("@")
         if not (name and separator and version):
-            raise ConfigError(f"{reference!r} names no version: write NAME@VERSION or NAME@ALIAS, like flights-trees@2")
+            raise ConfigError(f"{reference!r} has no version: write NAME@VERSION or NAME@ALIAS, such as flights-trees@2")
         return cls(ModelRef(name, version))
 
 
@@ -67,7 +67,7 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What a release is going to say, before it has an id and anybody has heard of it."""
+    """The content of a release before it has an id and is announced."""
 
     base: int
     bindings: Mapping[str, Binding]
@@ -78,7 +78,7 @@ class Proposal:
 
 
 def bind(registry: Registry, model: ModelRef, parameters: Mapping[str, Any] | None = None) -> Binding:
-    """The version, or the one that the alias points at now. Raises ModelNotFound, ModelCorrupt, ConfigError."""
+    """Returns the binding of the version, or of the one that the alias names now. Raises ModelNotFound, ModelCorrupt, ConfigError."""
     artifact = registry.resolve(model.name, model.version)
     return Binding(
         uri=f"models:/{artifact.name}/{artifact.version}",
@@ -89,7 +89,7 @@ def bind(registry: Registry, model: ModelRef, parameters: Mapping[str, Any] | No
 
 
 def bound_now(topology: Topology, log: Log, workers: Iterable[Worker], registry: Registry) -> dict[str, Binding]:
-    """What every node of the topology is bound to now, as the head of this module says. Raises ModelNotFound, ModelCorrupt, ConfigError."""
+    """Returns the current binding of every node, by rule 1. Raises ModelNotFound, ModelCorrupt, ConfigError."""
     if log.bindings is None:
         served = [worker.status.models for worker in workers if worker.live and worker.generation == 0]
         return {node.name: bind(registry, _taken(node, served), node.parameters) for node in topology.model_nodes}
@@ -97,7 +97,7 @@ def bound_now(topology: Topology, log: Log, workers: Iterable[Worker], registry:
 
 
 def propose(topology: Topology, log: Log, now: Mapping[str, Binding], changes: Mapping[str, Change], registry: Registry) -> Proposal:
-    """The release that makes these changes to what is bound `now`.
+    """Returns the release that makes these changes to what is bound `now`.
 
     Raises ConfigError for a node that the topology lacks, ModelNotFound, and ControlError when nothing would change.
     """
@@ -118,27 +118,27 @@ def propose(topology: Topology, log: Log, now: Mapping[str, Binding], changes: M
 
 
 def restore(log: Log, now: Mapping[str, Binding], to: str | int | None) -> Proposal:
-    """The release that binds again what a generation bound: the one before (None), a number, or the one that a release id made.
+    """Returns the release that binds what a generation bound: the one before (None), a number, or the one of a release id.
 
-    Raises ControlError when there is none, or when it is what is bound `now`.
+    Raises ControlError when there is no such generation, or when the result is what is bound `now`.
     """
     generation = log.generation - 1 if to is None else _number(log, str(to))
     if generation < 0:
-        raise ControlError("nothing was released yet: what is in force is what the topology file binds, there is nothing to go back to")
+        raise ControlError("there is no release yet: the topology file's bindings are active, and no generation is before them")
     bindings = log.bound(generation)
     if bindings is None:
-        raise ControlError(f"generation {generation}: nobody said what it was bound to; deploy the versions that you want by name")
+        raise ControlError(f"generation {generation}: its bindings are not recorded; deploy the versions that you want by name")
     return _proposal(log, now, bindings, restores=generation)
 
 
 def find(log: Log, part: str) -> Known:
-    """The release whose id begins with `part`. Raises ControlError when there is none, or several."""
+    """Returns the release whose id begins with `part`. Raises ControlError when there is no such release, or several."""
     found = [known for id, known in log.releases.items() if id.startswith(part.lower())] if part else []
     if len(found) == 1:
         return found[0]
     if found:
         listed = ", ".join(known.release.id for known in found[:5])
-        raise ControlError(f"{part} is the beginning of {len(found)} releases, write more of it: {listed}")
+        raise ControlError(f"{part} is the beginning of {len(found)} release ids; write more of it: {listed}")
     raise ControlError(f"there is no release {part!r}; `penstock releases ls` lists them")
 
 
@@ -146,17 +146,17 @@ def _proposal(log: Log, now: Mapping[str, Binding], bindings: Mapping[str, Bindi
     changed = tuple(differences(now, bindings))
     if not changed:
         listed = ", ".join(f"{node} {binding}" for node, binding in bindings.items())
-        raise ControlError(f"this changes nothing: generation {log.generation} is bound like that already ({listed})", code="no-change")
+        raise ControlError(f"this changes nothing: generation {log.generation} has these bindings already ({listed})", code="no-change")
     return Proposal(log.generation, bindings, changed, baseline={} if log.generation else now, **more)
 
 
 def changes_of(log: Log, release: Release) -> tuple[Difference, ...]:
-    """What the release changes in the generation that it was made for."""
+    """Returns what the release changes in the generation that it was made for."""
     return tuple(differences(release.baseline or log.bound(release.base), release.bindings))
 
 
 def differences(before: Mapping[str, Binding] | None, after: Mapping[str, Binding]) -> Iterator[Difference]:
-    """The nodes whose files or parameters differ, in the order of `after`. Without a `before` all of them."""
+    """Yields the nodes whose files or parameters differ, in the order of `after`. Without `before`, yields every node."""
     for node, binding in after.items():
         was = (before or {}).get(node)
         if was is None or not same({node: was}, {node: binding}):
@@ -164,7 +164,7 @@ def differences(before: Mapping[str, Binding] | None, after: Mapping[str, Bindin
 
 
 def _taken(node: ModelNode, served: Iterable[Mapping[str, str]]) -> ModelRef:
-    """The version of the node that the workers took at their start if they agree, else what the file says."""
+    """Returns the version of the node that the workers took at their start, if they agree, else the one in the file."""
     versions = {models.get(node.name, "") for models in served}
     name, _, version = versions.pop().partition("@") if len(versions) == 1 else ("", "", "")
     return ModelRef(name, version) if version else node.model
@@ -179,4 +179,4 @@ def _number(log: Log, text: str) -> int:
     for generation in log.generations:
         if generation.release.id == release.id:
             return generation.number
-    raise ControlError(f"release {release.id} was never in force; `penstock history` lists what was")
+    raise ControlError(f"release {release.id} was never active; `penstock history` lists the releases that were")

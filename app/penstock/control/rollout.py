@@ -1,14 +1,14 @@
-"""When a release is put in force and when it is given up: a pure function of what the live workers say of it.
+"""When a release is activated and when it is aborted: a pure function of what the live workers report about it.
 
 | live workers | without `min_ready` | with `min_ready` N |
 |---|---|---|
 | all ready, at least one | activate | activate if they are N |
 | N ready, others not yet | wait for them | activate: the others switch as they become ready |
-| one failed | give up | give up only if fewer than N are left that are ready or still at work |
-| none | wait: those that were there may come back, and time runs out | activate if N is 0 |
+| one failed | give up | give up only if fewer than N are ready or may still become ready |
+| none | wait: they may return, and the timeout ends the wait | activate if N is 0 |
 
-A worker that is lost has no vote; one that joins meanwhile has. A live worker of an older Penstock, which cannot read the messages
-that are written here, ends a release whatever `min_ready` is (`outdated`): it would go on with the models of before.
+A lost worker is not counted; one that joins during the rollout is. A live worker of an older Penstock, which cannot read the messages
+that are written here, ends a release for any `min_ready` (`outdated`): it would continue with the previous models.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = ["Stand", "Verdict", "outdated", "stands", "verdict"]
 
 _READY: Final = frozenset({State.READY, State.LIVE})
 _FAILED: Final = frozenset({State.FAILED, State.ABORTED, State.STALE})
-UNHEARD: Final = "has not heard of it"
+UNHEARD: Final = "no report yet"
 
 
 class Stand(NamedTuple):
-    """Where a release stands on one worker: a `lifecycle.State`, or "" while the worker has said nothing of it. A lost one has no vote."""
+    """The state of a release on one worker: a `lifecycle.State`, or "" while the worker has not reported it. A lost one is not counted."""
 
     worker: str
     state: str
@@ -62,12 +62,12 @@ class Verdict(Enum):
 
 
 def outdated(workers: Iterable[Worker]) -> list[Stand]:
-    """The live workers that cannot read what is written here, each as failed with the reason."""
+    """Returns the live workers that cannot read what is written here, each as failed with the reason."""
     return [Stand(worker.name, State.FAILED, worker.outdated) for worker in workers if worker.live and worker.outdated]
 
 
 def stands(workers: Iterable[Worker], release: str) -> list[Stand]:
-    """Where the release stands on each of the workers."""
+    """Returns the state of the release on each worker."""
     found = []
     for worker in workers:
         told = next((one for one in worker.status.releases if one.id == release), None)
@@ -78,7 +78,7 @@ def stands(workers: Iterable[Worker], release: str) -> list[Stand]:
 
 
 def verdict(stands: Sequence[Stand], min_ready: int | None) -> Verdict:
-    """See the table above."""
+    """Returns the verdict by the table above."""
     live = [one for one in stands if one.live]
     ready = sum(one.ready for one in live)
     failed = sum(one.failed for one in live)

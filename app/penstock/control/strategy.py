@@ -1,11 +1,11 @@
-"""How a release replaces what is live. A strategy is a value with a `kind`; each kind is one class, in the table `STRATEGIES`.
+"""How a release replaces the live plan. A strategy is a value with a `kind`; each kind is one class, in the table `STRATEGIES`.
 
 | kind | what an activation does |
 |---|---|
 | `single` | the release's models score every row from then on |
 
-A reader refuses a kind, or a field of a kind, that it does not know (`unknown-strategy`): a release whose strategy is ignored
-would score every row at once. So what must not be ignored is a field of a strategy, never a field beside it.
+A reader refuses a kind, or a field of a kind, that it does not know (`unknown-strategy`): if the strategy were ignored, the release
+would score every row at once. So data that no reader may ignore is a field of a strategy, never a field beside it.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _UNKNOWN: Final = "unknown-strategy"
 
 
 def kind_of(strategy: Strategy) -> str:
-    """The strategy's name, as people write it."""
+    """Returns the strategy's name, as people write it."""
     return str(type(strategy).__struct_config__.tag)
 
 
 def check_known(given: Any) -> None:
     """Raises ControlError (`unknown-strategy`) for a strategy as JSON that has a kind or a field that this Penstock does not know.
 
-    Raises ValueError for one without a kind, which the decoder would take while there is one kind only.
+    Raises ValueError for one without a kind. The decoder would accept it while there is only one kind.
     """
     if not isinstance(given, dict) or not isinstance(kind := given.get("kind"), str):
         raise ValueError("a strategy is an object with a `kind`")

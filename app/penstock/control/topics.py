@@ -1,4 +1,4 @@
-"""The two topics of a topology's releases: what they are called, and how they must be configured to keep their promise."""
+"""The two topics of a topology's releases: their names, and the configuration that they need."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from penstock.topology.spec import Topology
 
 __all__ = ["CONTROL_CONFIG", "STATUS_CONFIG", "Topics"]
 
-# Kept for ever, and stamped by the brokers: a key's time of trust is held against their clock, not the signer's. The limit of size is
-# on what comes out of a batch, since the brokers unpack it: else 60 kB would unpack to 60 MB in every worker.
+# Kept forever, and stamped by the brokers: a key's time of trust is compared with their clock, not the signer's. The size limit applies
+# to the uncompressed batch, since the brokers unpack it: else 60 kB could unpack to 60 MB in every worker.
 CONTROL_CONFIG: Final[Mapping[str, str]] = {
     "cleanup.policy": "delete",
     "retention.ms": "-1",
@@ -30,7 +30,7 @@ STATUS_CONFIG: Final[Mapping[str, str]] = {
 
 
 class Topics(NamedTuple):
-    """Their names: `APPLICATION.TOPOLOGY.control` and `.status`, unless the topology file says otherwise."""
+    """Their names: `APPLICATION.TOPOLOGY.control` and `.status`, unless the topology file sets others."""
 
     control: str
     status: str
@@ -42,5 +42,5 @@ class Topics(NamedTuple):
 
     @classmethod
     def declared(cls, application: str, topology: Topology) -> Topics:
-        """Those of this topology, as its file has them."""
+        """Returns the topics of this topology, by its file."""
         return cls.of(application, topology.name, control=topology.releases.control, status=topology.releases.status)

@@ -1,14 +1,14 @@
-"""One record explained: a prediction traced back to its input and its models, made once more, and held against what was published.
+"""One record explained: a prediction traced back to its input and its models, made once more, and compared with what was published.
 
-1. read       the record at the position; its headers say where it came from (`provenance`)
+1. read       the record at the position; its headers name its origin (`provenance`)
 2. bind       the exact versions: what the control log binds for the generation, by digest, where there is a log; else what the
-              headers name. Headers that contradict the log are a bug or a forgery, and end it (`bound`)
-3. input      the record that the prediction was made of, from where the headers say
+              headers name. Headers that contradict the log are a bug or a forgery, and are an error (`bound`)
+3. input      the record that the prediction was made from, at the position in the headers
 4. run again  that event alone through the same pipeline and the same plan, each model watched (`rerun`)
-5. compare    key and fields, as published and as they come out again (`comparison`)
+5. compare    key and fields, as published and as computed again (`comparison`)
 
-A dead letter holds its input itself, and is run through what is in force today: it says whether it would still fail. Nothing is
-written to any topic. Models come the way a worker takes them, and are held to the same digests, golden records and signatures.
+A dead letter contains its input. It is run through what is active today, which shows whether it would still fail. Nothing is
+written to any topic. Models are fetched as a worker fetches them, and pass the same digests, golden records and signatures.
 """
 
 from penstock.explain.bound import Bound

@@ -1,8 +1,8 @@
-"""Which versions a record is explained with, and who says so; and the plan that they make.
+"""The versions that a record is explained with, the source that names them, and the plan that they make.
 
-A prediction of a generation that was released: what the control log binds, by digest, folded as a worker would fold it. Of
-generation 0, or where no log is read: the versions that the headers name, which nothing proves but the result. A dead letter: what
-would score now.
+A prediction of a released generation: what the control log binds, by digest, folded as a worker would fold it. A prediction of
+generation 0, or without a log: the versions that the headers name; only the result can confirm them. A dead letter: what would
+score now.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["Bound", "bound_now", "bound_then", "load_bound"]
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The versions that are run, by node, and who says that it is these: with a `release` they were held to its digests."""
+    """The versions that are run, by node, and the source that names them: with a `release`, its digests were checked."""
 
     generation: int
     said_by: Literal["control log", "headers", "topology file"]
@@ -42,13 +42,13 @@ class Bound:
 
 
 def bound_then(said: Origin, topology: Topology, position: Position, settings: Settings) -> Bound:
-    """What made the prediction. Raises Untraceable when its headers contradict the control log, ModelError, TopicMissing."""
+    """Returns what made the prediction. Raises Untraceable when its headers contradict the control log, ModelError, TopicMissing."""
     if not said.generation or not settings.releases:
         return Bound(said.generation, "headers", _resolved(said.models, settings))
     log = _fold(topology, settings)
     bindings = log.bound(said.generation)
     if bindings is None:
-        raise Untraceable(f"{position} says that generation {said.generation} made it, but {_newest(log, settings)}: a bug, or a forgery")
+        raise Untraceable(f"{position} names generation {said.generation} as its origin, but {_newest(log, settings)}: a bug, or a forgery")
     claimed, real = {node: str(model) for node, model in said.models.items()}, {node: str(one) for node, one in bindings.items()}
     if claimed != real:
         differ = [node for node in {**real, **claimed} if claimed.get(node) != real.get(node)]
@@ -58,16 +58,17 @@ def bound_then(said: Origin, topology: Topology, position: Position, settings: S
 
 
 def _newest(log: Log, settings: Settings) -> str:
-    """How far the log goes, and whether it may only seem so, because somebody is trusted less here than by the workers."""
+    """Returns a text about the newest generation of the log, and refused entries: this host may trust fewer keys than workers."""
     refused = ", ".join(f"{count} {code}" for code, count in log.refused.items())
     doubt = (
-        f" by what is trusted here, which refuses {refused} (settings trust={settings.trust}, unsigned_control; as the workers have them?)"
+        f" with the keys that are trusted here, which refuse {refused}: set trust (here {settings.trust}) and "
+        "unsigned_control as on the workers"
     )
     return f"the newest one of the control log is {log.generation}" + (doubt if refused else "")
 
 
 def bound_now(topology: Topology, settings: Settings) -> Bound:
-    """What would score now. Raises ModelError, TopicMissing."""
+    """Returns what would score now. Raises ModelError, TopicMissing."""
     if settings.releases and (log := _fold(topology, settings)).generation:
         return _released(log.generation, log, topology, settings)
     return Bound(0, "topology file", _resolved({node.name: node.model for node in topology.model_nodes}, settings))
@@ -86,7 +87,7 @@ def _resolved(models: Mapping[str, ModelRef], settings: Settings) -> dict[str, A
 
 
 def _fold(topology: Topology, settings: Settings) -> Log:
-    """The control log, judged as a worker with these settings judges it."""
+    """Returns the control log, judged as a worker with these settings judges it."""
 
     async def read() -> Log:
         async with Desk(settings, topology) as desk:
@@ -96,14 +97,14 @@ def _fold(topology: Topology, settings: Settings) -> Log:
         return asyncio.run(read())
     except TopicMissing as error:
         raise TopicMissing(
-            f"{error}; --application has to be the workers' (here {settings.application}); without a control log: --no-releases"
+            f"{error}; set --application as on the workers (here {settings.application}), or --no-releases without a control log"
         ) from error
 
 
 def load_bound(topology: Topology, bound: Bound, settings: Settings) -> tuple[Loaded, Program]:
-    """The topology with these versions and the release's parameters. What it requires of metrics today is not asked of them.
+    """Returns the topology with these versions and the release's parameters. Today's requirements on metrics are not checked.
 
-    Raises ConfigError for versions of other nodes than the topology's, or that do not fit it; ModelCorrupt, ModelUntrusted.
+    Raises ConfigError for versions of nodes that the topology does not have, or that do not fit it; ModelCorrupt, ModelUntrusted.
     """
     if found := strays(topology, bound.artifacts, by=f"generation {bound.generation}", fix="explain with the file that the workers run"):
         raise ConfigError(found)

@@ -1,9 +1,9 @@
-"""A published value beside the one that comes out today, field by field.
+"""Compares a published value with the one computed today, field by field.
 
-A row that is scored alone may take other instructions of the processor than in its batch, which moves the last digits of a float;
-so a float that is within `TOLERANCE` of the other is as good as equal, and said to be only that. Relative to the larger one, and
-absolute below 1: where a float32 was taken from 1, as in the small one of two probabilities, the digits that move are those of the 1
-(measured on the flights: up to 1.7e-6 of a probability of 0.03, and 1.2e-7 absolute).
+The processor may use other instructions for a single row than for a batch, which changes the last digits of a float. So floats within
+`TOLERANCE` of each other have a verdict between equal and different. The tolerance is relative to the larger one, and absolute below 1:
+when a float32 was subtracted from 1, as for the smaller of two probabilities, the digits that change are those of the 1 (measured on
+the flights: up to 1.7e-6 of a probability of 0.03, and 1.2e-7 absolute).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TOLERANCE: Final = 1e-6
 
 
 class Verdict(StrEnum):
-    """How two values stand to each other."""
+    """The result of comparing two values."""
 
     EQUAL = "equal"
     CLOSE = "within 1e-6"
@@ -28,7 +28,7 @@ class Verdict(StrEnum):
 
 
 class _Absent:
-    """The value of a field that is not there."""
+    """The value of a missing field."""
 
     def __repr__(self) -> str:
         return "(absent)"
@@ -39,7 +39,7 @@ ABSENT: Final = _Absent()
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """A field as it was published, and as it comes out again."""
+    """A field as it was published, and as it was computed again."""
 
     name: str
     published: Any
@@ -48,14 +48,14 @@ class Compared:
 
 
 def compare(published: Mapping[str, Any], again: Mapping[str, Any]) -> tuple[Compared, ...]:
-    """Every field of either event, in their order."""
+    """Compares every field of either event, in their order."""
     names = dict.fromkeys([*again, *published])
     pairs = [(name, published.get(name, ABSENT), again.get(name, ABSENT)) for name in names]
     return tuple(Compared(name, one, other, compare_values(one, other)) for name, one, other in pairs)
 
 
 def compare_values(one: Any, other: Any) -> Verdict:
-    """EQUAL for the same value of the same type, CLOSE for floats that are nearly it; arrays and records are as their worst part."""
+    """Returns EQUAL for the same value and type, CLOSE for floats within the tolerance; for arrays and records the worst of the parts."""
     if isinstance(one, float) and isinstance(other, float):
         if one == other or (one != one and other != other):
             return Verdict.EQUAL
@@ -68,5 +68,5 @@ def compare_values(one: Any, other: Any) -> Verdict:
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """The verdict of a whole; nothing at all is equal."""
+    """Returns the worst verdict; EQUAL without any."""
     return max(verdicts, key=list(Verdict).index, default=Verdict.EQUAL)

@@ -1,4 +1,4 @@
-"""One record explained: the steps that the package lists, in their order."""
+"""Explains one record: the steps that the package lists, in their order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Comparison", "Explanation", "explain"]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A published record beside the one that comes out again."""
+    """A published record and the one that was computed again."""
 
     sink: str
     key: Compared
@@ -35,10 +35,10 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The record that stands at a position, and all that made it.
+    """The record at a position, and everything that made it.
 
-    Of a prediction, `comparison` is None when nothing comes out for its topic any more. Of a dead letter, `recorded` is what was
-    written with it.
+    For a prediction, `comparison` is None when the run again gives no output for its topic. For a dead letter, `recorded` is the
+    failure that was written with it.
     """
 
     record: Record
@@ -52,19 +52,19 @@ class Explanation:
 
     @property
     def verdict(self) -> Verdict | None:
-        """Whether the prediction comes out again as it was published; None of a dead letter, of which nothing was published."""
+        """Whether the prediction was computed again as it was published; None for a dead letter, which has no published output."""
         if self.recorded is not None:
             return None
         return self.comparison.verdict if self.comparison else Verdict.DIFFERENT
 
 
 def explain(position: Position, settings: Settings, topology: Topology | None = None) -> Explanation:
-    """Explains the record at the position. Without a `topology`, the file in `settings.topologies` is read that has the name which
-    the record gives. Blocks; not to be called on an event loop.
+    """Explains the record at the position. Without `topology`, reads the file in `settings.topologies` that has the name in the record's
+    headers. Blocks; do not call it on an event loop.
 
-    Raises TopicMissing, RecordMissing for a record or its input that is not there (any more), Untraceable for a record that is not
-    ours or contradicts the control log, ConfigError for a topology that is not the record's, ModelError for a version that cannot be
-    had, TransportUnavailable, AccessRefused.
+    Raises TopicMissing, RecordMissing for a record or its input that does not exist (any longer), Untraceable for a record that no
+    worker wrote or that contradicts the control log, ConfigError for a topology that is not the record's, ModelError for a version
+    that cannot be fetched, TransportUnavailable, AccessRefused.
     """
     record = read_at(settings, position)  # 1
     said = provenance(record)
@@ -76,7 +76,7 @@ def explain(position: Position, settings: Settings, topology: Topology | None = 
     try:
         came = read_at(settings, said.source)  # 3
     except (RecordMissing, TopicMissing) as error:
-        raise type(error)(f"{position}: the input that it was made of is gone: {error}") from error
+        raise type(error)(f"{position}: the input that it was made from is gone: {error}") from error
     loaded, program = load_bound(topology, bound, settings)
     again = rerun(loaded, program, source.name, came)  # 4
     return Explanation(record, topology, bound, source, came, again, _compare(record, again, loaded))  # 5
@@ -85,7 +85,7 @@ def explain(position: Position, settings: Settings, topology: Topology | None = 
 def _explain_dead_letter(record: Record, said: DeadLetter, settings: Settings, topology: Topology | None) -> Explanation:
     position = record.position
     if topology is None:
-        raise ConfigError(f"{position} is a dead letter, which does not say of which topology: penstock explain TOPOLOGY {position}")
+        raise ConfigError(f"{position} is a dead letter, which does not name its topology: penstock explain TOPOLOGY {position}")
     source = _source(topology, said.input.topic, position)
     bound = bound_now(topology, settings)
     loaded, program = load_bound(topology, bound, settings)
@@ -103,9 +103,9 @@ def _named(name: str, position: Position, settings: Settings) -> Topology:
 
 
 def _source_of(said: Origin, topology: Topology, position: Position) -> Source:
-    """The source that the record came from. Raises ConfigError when the topology is not the one that made the record."""
+    """Returns the source that the record came from. Raises ConfigError when the topology did not make the record."""
     if topology.name != said.topology:
-        raise ConfigError(Problem(topology.file, 0, 0, f"this is {topology.name}, and {position} was written by {said.topology}"))
+        raise ConfigError(Problem(topology.file, 0, 0, f"this is the topology {topology.name}, but {said.topology} wrote {position}"))
     nodes = [node.name for node in topology.nodes]
     gone, new = [one for one in said.models if one not in nodes], [one for one in nodes if one not in said.models]
     changes = [*(f"it had the node {one!r}" for one in gone), *(f"it had no node {one!r}" for one in new)]
@@ -132,14 +132,14 @@ def _changed(topology: Topology, message: str, position: Position) -> ConfigErro
 
 
 def _compare(record: Record, again: Rerun, loaded: Loaded) -> Comparison | None:
-    """The record beside what comes out for its topic; where two sinks write there, beside the one that is more like it."""
+    """Compares the record with the new output for its topic; when two sinks write there, with the more similar one."""
     sink = next(sink for sink in loaded.topology.sinks if sink.topic == record.topic)
     try:
         published = read_event(sink.format, loaded.sink_schemas.get(sink.name), record.value)
     except DecodeError as error:
-        message = f"{record.position} is no event of the sink {sink.name}: {error}"
+        message = f"{record.position} is not an event of the sink {sink.name}: {error}"
         raise SchemaError(
-            Problem(loaded.topology.file, sink.mark.line, sink.mark.column, message, "has its schema changed since?")
+            Problem(loaded.topology.file, sink.mark.line, sink.mark.column, message, "its schema may have changed since")
         ) from error
     found = [
         Comparison(

@@ -1,6 +1,6 @@
-"""What a record of ours says of itself in its headers: where a prediction came from, or what went wrong with a dead letter.
+"""The content of the headers that a worker writes: the origin of a prediction, or the failure of a dead letter.
 
-`pipeline` writes these headers. Anybody who may write to the topic can write them too, so what is read here is a claim.
+`pipeline` writes these headers. Any client that may write to the topic can write them too, so they are not proof.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _STREAMS: Final = "__streams.errors."
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A prediction: the topology and generation that made it, the exact version of each node, and where its input stands."""
+    """A prediction: the topology and generation that made it, the exact version of each node, and the position of its input."""
 
     topology: str
     generation: int
@@ -43,10 +43,10 @@ class DeadLetter:
 
 
 def provenance(record: Record) -> Origin | DeadLetter:
-    """What the headers say. Raises Untraceable for a record that has none of ours, or not as we write them."""
+    """Parses the headers. Raises Untraceable for a record without our headers, or with malformed ones."""
     said = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
     try:
-        if f"{OWN}stage" in said:  # a prediction never has it: what came along with its input is not passed on
+        if f"{OWN}stage" in said:  # a prediction never has it: headers of the input are not copied
             return _dead_letter(record, said)
         return Origin(
             topology=_matched(NAME, said[f"{OWN}topology"]),
@@ -63,7 +63,7 @@ def provenance(record: Record) -> Origin | DeadLetter:
 def _dead_letter(record: Record, said: Mapping[str, str]) -> DeadLetter:
     came = Position.parse("/".join(said[f"{_STREAMS}{part}"] for part in ("topic", "partition", "offset")), "/")
     names = [name for name, _ in record.headers]
-    ours = max(at for at, name in enumerate(names) if name == f"{_STREAMS}exception")  # from there on; what stands before came along
+    ours = max(at for at, name in enumerate(names) if name == f"{_STREAMS}exception")  # ours begin there; earlier ones belong to the input
     there = Record(came.topic, record.value, record.key, record.headers[:ours], record.timestamp, came.partition, came.offset)
     return DeadLetter(there, said[f"{OWN}stage"], said[f"{_STREAMS}message"])
 

@@ -1,4 +1,4 @@
-"""One event alone through a program, by the road that a worker takes: the same delivery loop, with each model watched."""
+"""Runs one event alone through a program, in the same delivery loop as a worker, with each model watched."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Output", "Rerun", "read_event", "rerun"]
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What comes out for a topic; `sink` names the sinks that write there."""
+    """An output for a topic; `sink` names the sinks that write there."""
 
     sink: str
     topic: str
@@ -34,7 +34,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Rerun:
-    """The event, decoded whole (None: it is no event); every run of a model, in order; what came out; what failed (None: nothing)."""
+    """The whole decoded event (None: not an event), every run of a model in order, the outputs, and the failure (None: no failure)."""
 
     event: Mapping[str, Any] | None
     runs: tuple[Run, ...]
@@ -59,7 +59,7 @@ def rerun(loaded: Loaded, program: Program, source: str, record: Record) -> Reru
 
 
 async def _delivered(program: Program, source: str, record: Record) -> Memory:
-    """The topics after the loop has led the record from its own position through the stage."""
+    """Returns the topics after the loop has passed the record, at its real position, through the stage."""
     memory = Memory(record.partition + 1)
     memory.begin((record.topic, record.partition), record.offset)
     memory.append(record)
@@ -88,14 +88,14 @@ def _sinks_by_topic(stage: Stage) -> dict[str, list[Sink]]:
 
 
 def read_event(format: str, schema: Schema | None, value: bytes | None) -> Mapping[str, Any]:
-    """The value as an event. Raises DecodeError when it is none."""
+    """Returns the value as an event. Raises DecodeError when it is not one."""
     read: Callable[[bytes], Any] = event_reader(format, schema)
     try:
         event = read(value or b"")
-    except Exception as error:  # what the Avro library raises depends on where wrong bytes lead it
+    except Exception as error:  # the Avro library raises many errors, depending on the wrong bytes
         raise DecodeError(f"{type(error).__name__}: {error}") from error
     if not isinstance(event, Mapping):
-        raise DecodeError("it is no object")
+        raise DecodeError("it is not an object")
     return event
 
 
@@ -103,5 +103,5 @@ def _event(loaded: Loaded, source: str, record: Record) -> Mapping[str, Any] | N
     declared = loaded.topology.source(source)
     try:
         return read_event(declared.format, loaded.schemas[source], record.value) if declared else None
-    except DecodeError:  # the failure says it better
+    except DecodeError:  # the failure has the better message
         return None

@@ -1,1 +1,1 @@
-"""The operator's side of releases: reads both topics, proposes, checks, and writes what should happen."""
+"""The operator's side of releases: reads both topics, proposes, checks, and writes control messages."""

@@ -1,14 +1,14 @@
-"""Aliases that have moved: for which nodes a release is due because the topology file follows an alias, and the alias points elsewhere now.
+"""Aliases that have moved: the nodes that need a release because the topology file names an alias, and the alias names another version now.
 
-What an alias was held against last is on the control topic, so one who follows aliases remembers nothing and misses nothing:
+The control topic records the last version that each alias resolved to, so `penstock watch` needs no state. That version is:
 
-1. The newest release that says it answers this alias of this node, whether it came to be in force, is pending or was aborted. So a
-   version that the workers refused is not sent to them again and again, and a person who rolled it back is not overruled. Only a
-   release that lost against another is made again.
-2. Without one, what generation 0 was bound to, as the first release says.
+1. The binding in the newest release that resolved this alias for this node, whether it was activated, is pending or was aborted. So a
+   version that the workers refused is not sent to them repeatedly, and a rollback by a person is not undone. Only a release that lost
+   against another one is made again.
+2. Without such a release, what generation 0 bound, as the first release records it.
 3. Without any release, what is bound now.
 
-A version that is bound already is nothing to release, whoever brought it.
+A version that is already bound needs no release.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Moves", "moves"]
 
 
 class Moves(NamedTuple):
-    """The nodes to change, in words what has moved, and what could not be resolved."""
+    """The nodes to change, a text for each alias that has moved, and the aliases that could not be resolved, with the reason."""
 
     changes: Mapping[str, Change]
     words: tuple[str, ...]
@@ -40,7 +40,7 @@ class Moves(NamedTuple):
 
 
 def moves(topology: Topology, log: Log, now: Mapping[str, Binding], registry: Registry) -> Moves:
-    """What is due by the rules above; `now` is what is bound."""
+    """Returns the changes that are due by the rules above; `now` is what is bound."""
     changes: dict[str, Change] = {}
     words, problems = [], []
     for node in topology.model_nodes:

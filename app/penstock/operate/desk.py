@@ -1,7 +1,7 @@
-"""Both topics of a topology's releases, open: folded as they are read, and spoken on.
+"""Both topics of a topology's releases, open: the desk folds what it reads, and writes messages.
 
-Nothing happens between two calls: what arrives is taken by whoever waits for it, so a caller never sees the state change behind
-its back. What is said counts once it was read back; until then nobody can know what was said before it.
+Nothing happens between two calls: only a call reads entries, so the state never changes at another time. A message counts once it was
+read back; before that, it is not known which other messages precede it on the topic.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from penstock.transports.kafka.journal import Entry, Reader, Writer
 
 __all__ = ["Desk", "introduced"]
 
-_REASON: Final = 1000  # characters; a message takes some more
+_REASON: Final = 1000  # characters; the limit of a message is a little higher
 _ECHO_S: Final = 0.5
 
 
 def introduced(settings: Settings, topology: Topology) -> str:
-    """The id of the cluster. Raises TopicMissing when the topics of the topology's releases were not made there. Blocks, with patience."""
+    """Returns the id of the cluster. Raises TopicMissing when the topics of the topology's releases do not exist there. Blocks."""
     admin = Admin(settings)
     admin.describe(Topics.declared(settings.application, topology))
     return admin.cluster_id()
 
 
-WAIT_MS = 50  # a question for the end of a topic waits behind a fetch that is held open; who operates is not there for long
+WAIT_MS = 50  # a request for the end of a topic waits behind an open fetch; an operator's command is short
 
 
 class Desk:
     """Use as an async context manager; entering it reads both topics to their ends.
 
     Raises TransportUnavailable or AccessRefused for brokers that do not answer, TopicMissing, ConfigError for a trust file that
-    cannot be used. `cluster` is what `introduced` gave, for those who have asked already.
+    cannot be used. `cluster` is the result of `introduced`, for callers that already have it.
     """
 
     log: Log
@@ -76,7 +76,7 @@ class Desk:
         return Reader(self._arguments, topic, patience=self._patience, wait_ms=min(self._settings.fetch_wait_ms, WAIT_MS), whole=whole)
 
     async def refresh(self) -> None:
-        """Reads both topics to their ends: the workers' first, so that none of them knows more of the releases than we then do."""
+        """Reads both topics to their ends. The status topic is first, so no worker in it has read more releases than this desk then has."""
         async for entries in self._status.until(await self._status.end()):
             for entry in entries:
                 self.fleet.apply(entry)
@@ -85,13 +85,13 @@ class Desk:
                 self.log.apply(entry)
 
     async def look(self, wait: float) -> None:
-        """Takes what arrives on either topic first, within `wait` seconds."""
+        """Takes the entries that arrive first on either topic, within `wait` seconds."""
         takes = {asyncio.create_task(reader.take(wait)): reader for reader in (self._control, self._status)}
         try:
             await asyncio.wait(takes, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in takes:
-                task.cancel()  # nothing is lost: what was not handed over stays with the client
+                task.cancel()  # nothing is lost: entries that were not returned stay in the client
             await asyncio.wait(takes)
         for task, reader in takes.items():
             if not task.cancelled():
@@ -103,7 +103,7 @@ class Desk:
             self.fleet.clock.heard(entry.timestamp)
 
     async def say(self, message: Message) -> None:
-        """Writes the message, and returns when it was read back. Raises ControlError when readers refuse it, TransportError."""
+        """Writes the message, and returns when it was read back. Raises ControlError when readers refuse it, and TransportError."""
         if self._writer is None:
             self._writer = await self._stack.enter_async_context(Writer(self._arguments, patience=self._patience))
         offset = await self._writer.write(self.topics.control, message.id.encode(), self.voice().seal(message))
@@ -112,12 +112,12 @@ class Desk:
                 while self.log.position <= offset:
                     await self.look(_ECHO_S)
         except TimeoutError as error:
-            raise TransportUnavailable(f"{self.topics.control}: what was written is not read back within {self._patience:g} s") from error
+            raise TransportUnavailable(f"{self.topics.control}: a written message was not read back within {self._patience:g} s") from error
         if refused := next((one for one in self.log.last_refused if one.offset == offset), None):
-            raise ControlError(f"nobody obeys the message: {refused.why}", code=refused.code)
+            raise ControlError(f"readers refuse the message: {refused.why}", code=refused.code)
 
     def opening(self, id: str, reason: str = "") -> dict[str, Any]:
-        """The fields that every message has. Raises ConfigError when there is nobody to speak."""
+        """Returns the fields that every message has. Raises ConfigError when the settings name no author that is accepted."""
         return {
             "id": id,
             "topology": self._topology.name,
@@ -129,13 +129,13 @@ class Desk:
         }
 
     def voice(self) -> Voice:
-        """Who speaks here. Raises ConfigError when the settings name nobody."""
+        """Returns the author of messages and their key. Raises ConfigError when the settings name no author that is accepted."""
         if self._voice is None:
             self._voice = Voice.of(self._settings, self._trust, self._topology.name)
         return self._voice
 
     def refusals(self) -> str:
-        """The entries that were refused here, for those who look for the reason of something else; "" when there are none."""
+        """Returns a text about the entries that were refused here, to add to another error; "" without refusals."""
         if not self.log.refused:
             return ""
         counted = ", ".join(f"{count} {code}" for code, count in self.log.refused.items())

@@ -1,16 +1,16 @@
-"""The operator: follows both topics of a topology's releases, and says what should happen.
+"""The operator: follows both topics of a topology's releases, and writes control messages.
 
 A deploy, step by step; `rollout` holds the rule of step 3:
 
-1. Read both topics to their end. What is bound now and what is asked for make a proposal (`proposal`).
-2. Check that there are live workers and that each can read what is going to be written. Announce the release. It counts once it was
-   read back from the topic: of two operators both may have announced theirs.
-3. Follow the workers until the release is ready on them, or cannot be.
-4. Say `activate`, and read it back: had another release been put in force first, this one has lost; or say `abort` and why.
-5. Follow the workers until they say that they score with the new generation.
+1. Read both topics to their end. Make a proposal from the current bindings and the requested changes (`proposal`).
+2. Check that there are live workers and that each can read the new messages. Announce the release. It counts once it was read back
+   from the topic: two operators may announce at the same time.
+3. Follow the workers until the release is ready on them, or cannot become ready.
+4. Write `activate`, and read it back: if another release was activated first, this one has lost. Or write `abort` with the reason.
+5. Follow the workers until they report that they score with the new generation.
 
-Nothing is held that is not on the topics: an operator that dies leaves what is in force as it is, and a release that is pending;
-any other operator may go on with it at step 3, or abort it. Only one that is interrupted aborts its own release.
+All state is on the topics. An operator that is killed leaves the active generation unchanged and its release pending. Any other operator
+may continue with it at step 3, or abort it. An operator that is interrupted aborts its release.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from penstock.topology.spec import Topology
 __all__ = ["Deployed", "Operator", "Phase", "Progress", "operate"]
 
 T = TypeVar("T")
-LOOK_S: Final = 0.5  # between two looks at the clocks while nobody says anything
-FAREWELL_S: Final = 10.0  # for the abort of one who was interrupted
+LOOK_S: Final = 0.5  # between two looks at the clocks while no message arrives
+FAREWELL_S: Final = 10.0  # for the abort after an interrupt
 
 
 class Phase(StrEnum):
-    """How far a deploy is."""
+    """The phase of a deploy."""
 
     ANNOUNCED = "announced"
     ACTIVATED = "activated"
@@ -53,7 +53,7 @@ class Phase(StrEnum):
 
 
 class Progress(NamedTuple):
-    """What has changed: told to whoever watches a deploy. `stands` is one a worker, lost ones included."""
+    """The progress of a deploy, passed to its `Watcher` at each change. `stands` has one entry per worker, lost ones included."""
 
     phase: Phase
     release: Release
@@ -63,11 +63,11 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """What a deploy came to.
+    """The result of a deploy.
 
-    `generation` is None when the release was only announced. `seconds` holds for each worker that switched the time from the broker's
-    stamp of `activate` to its stamp of the worker's first word that says so: an upper bound of the time to the switch, by one clock.
-    `late` names the live workers that had not switched when time ran out or cannot switch, and why.
+    `generation` is None when the release was only announced. `seconds` is, by worker that switched, the time from the broker's stamp
+    of `activate` to its stamp of the worker's first report of the new generation: an upper bound of the time to the switch, by one
+    clock. `late` names the live workers that did not switch in time or cannot switch, and why.
     """
 
     release: Release
@@ -81,14 +81,14 @@ Watcher = Callable[[Progress], object]
 
 
 def _unwatched(_progress: Progress) -> None:
-    """Nobody wants to know."""
+    """Ignores the progress."""
 
 
 class Operator:
     """Use as an async context manager; `operate` does it for programs without an event loop.
 
-    Raises TransportUnavailable or AccessRefused for brokers that do not answer, TopicMissing when the topics of the releases were not
-    made, ConfigError for a trust file that cannot be used.
+    Raises TransportUnavailable or AccessRefused for brokers that do not answer, TopicMissing when the topics of the releases do
+    not exist, ConfigError for a trust file that cannot be used.
     """
 
     def __init__(self, settings: Settings, topology: Topology, cluster: str = "") -> None:
@@ -115,41 +115,41 @@ class Operator:
         """The fold of the status topic, as far as it was read."""
         return self._desk.fleet
 
-    # --- what is -------------------------------------------------------------------------------------------------------
+    # --- reading -------------------------------------------------------------------------------------------------------
 
     async def refresh(self) -> None:
-        """Reads both topics to their ends as of now."""
+        """Reads both topics to their current ends."""
         await self._desk.refresh()
 
     async def state(self) -> Log:
-        """The fold of the control topic as of now."""
+        """Returns the fold of the control topic, read to its end."""
         await self.refresh()
         return self.log
 
     async def workers(self) -> list[Worker]:
-        """The workers that spoke within the last hour, by name; `.live` says which are lost."""
+        """Returns the workers that reported within the last hour, by name; `.live` is False for lost ones."""
         await self.refresh()
         return self.fleet.workers()
 
     async def boundaries(self) -> list[Boundary]:
-        """Where each generation began, by topic, partition and offset."""
+        """Returns where each generation began, by topic, partition and offset."""
         await self.refresh()
         return self.fleet.boundaries()
 
     def bindings(self) -> Mapping[str, Binding]:
-        """What every node is bound to now. Raises ModelNotFound for a node that only the topology file binds, to what is not there."""
+        """Returns the current binding of every node. Raises ModelNotFound when the topology file binds a node to a missing version."""
         return bound_now(self.topology, self.log, self.fleet.workers(), self._registry)
 
     def author(self) -> str:
-        """Who speaks here, as the history will say. Raises ConfigError when the settings give no voice, or one that nobody obeys."""
+        """Returns the author that the history will name. Raises ConfigError when the settings name none, or one without a trusted key."""
         return self._desk.voice().author
 
-    # --- what should be ------------------------------------------------------------------------------------------------
+    # --- changing ------------------------------------------------------------------------------------------------------
 
     async def propose(self, changes: Mapping[str, Change | str]) -> Proposal:
-        """What a deploy of these changes (node -> reference or Change) would announce: the dry run. Nothing is said to anybody.
+        """Returns what a deploy of these changes (node -> reference or Change) would announce: the dry run. Nothing is written.
 
-        Raises ConfigError, ModelNotFound, ModelCorrupt, TopologyError with everything that does not fit; ControlError when nothing
+        Raises ConfigError, ModelNotFound, ModelCorrupt, TopologyError with every incompatibility; ControlError when nothing
         would change.
         """
         await self.refresh()
@@ -159,12 +159,12 @@ class Operator:
         return proposal
 
     async def moved_aliases(self) -> Moves:
-        """For which nodes a release is due because an alias of the topology file has moved; see `aliases`."""
+        """Returns the nodes that need a release because an alias of the topology file has moved; see `aliases`."""
         await self.refresh()
         return moves(self.topology, self.log, self.bindings(), self._registry)
 
     async def propose_rollback(self, to: str | int | None = None) -> Proposal:
-        """What a rollback would announce: to the generation before, to a number, or to what a release id (or its beginning) made."""
+        """Returns what a rollback would announce: to the generation before, to a number, or to that of a release id (or its beginning)."""
         await self.refresh()
         return restore(self.log, self.bindings(), to)
 
@@ -182,7 +182,7 @@ class Operator:
         self, to: str | int | None = None, *, reason: str = "", min_ready: int | None = None, timeout: float | None = None,
         wait: bool = True, on_progress: Watcher = _unwatched,
     ) -> Deployed:  # fmt: skip
-        """Binds again what a generation bound, by default the one before; a release like any other. See `carry_out`."""
+        """Makes a release with the bindings of an earlier generation, by default the one before. See `carry_out`."""
         await self.refresh()
         self._check_readers()
         proposal = await self.propose_rollback(to)
@@ -192,12 +192,12 @@ class Operator:
         self, proposal: Proposal, *, reason: str = "", min_ready: int | None = None, timeout: float | None = None,
         wait: bool = True, on_progress: Watcher = _unwatched,
     ) -> Deployed:  # fmt: skip
-        """Announces the release, waits until it is ready on all live workers (or on `min_ready`), puts it in force, sees them switch.
+        """Announces the release, waits until it is ready on all live workers (or on `min_ready`), activates it, waits for the switch.
 
-        `timeout` (by default a little more than the workers' `prepare_timeout`) is how many seconds they have to become ready. Without
-        `wait` the release is announced and left to `resume`. Cancelled before it is in force, the release is aborted.
-        Raises ControlError when the release was not put in force, with the reason of each worker, or who was first; TransportError
-        when the brokers went away: the release may be pending then.
+        `timeout` (by default a little more than the workers' `prepare_timeout`) is the time in seconds to become ready. Without
+        `wait` the release is announced and left to `resume`. A cancellation before the activation aborts the release.
+        Raises ControlError when the release was not activated, with the reason of each worker or the release that was first;
+        TransportError when the brokers are unreachable: then the release may be pending.
         """
         self._check_workers(min_ready)
         release = Release(
@@ -223,7 +223,7 @@ class Operator:
     async def resume(
         self, id: str, *, min_ready: int | None = None, timeout: float | None = None, on_progress: Watcher = _unwatched
     ) -> Deployed:
-        """Goes on with a release that somebody has announced (`id` or its beginning); as `carry_out`."""
+        """Continues with a release that was announced (`id` or its beginning); as `carry_out`."""
         await self.refresh()
         release = find(self.log, id).release
         if self._standing(release) is Standing.PENDING:
@@ -236,7 +236,7 @@ class Operator:
         return await self._until_switched(release, on_progress)
 
     async def abort(self, id: str, reason: str = "") -> Release:
-        """Ends a pending release (`id` or its beginning). Raises ControlError when it is not pending (any more)."""
+        """Ends a pending release (`id` or its beginning). Raises ControlError when it is not pending."""
         await self.refresh()
         known = find(self.log, id)
         if known.standing is Standing.PENDING:
@@ -251,7 +251,7 @@ class Operator:
     # --- the steps -----------------------------------------------------------------------------------------------------
 
     def _check_readers(self) -> None:
-        """Nothing is written that a live worker cannot read: it would go on with the models of before, beside those that switch."""
+        """Raises ControlError when a live worker cannot read new messages: it would keep its models while others switch."""
         if old := outdated(self.fleet.workers()):
             listed = "".join(f"\n  {one.worker}: {one.detail}" for one in old)
             raise ControlError(
@@ -265,21 +265,21 @@ class Operator:
         workers = self.fleet.workers()
         if blind := [one for one in workers if one.live and one.status.wanted > self.log.generation]:
             raise ControlError(
-                f"worker {blind[0].name} obeys generation {blind[0].status.wanted}, but by the keys that are trusted here the newest is "
-                f"{self.log.generation}: is {self.settings.trust} the workers' trust file? {self._desk.refusals()}",
+                f"worker {blind[0].name} follows generation {blind[0].status.wanted}, but with the keys trusted here the newest is "
+                f"{self.log.generation}: check that {self.settings.trust} is the workers' trust file. {self._desk.refusals()}",
                 code="other-trust",
             )
         if min_ready == 0 or any(one.live for one in workers):
             return
-        last = f"; the last words of {', '.join(one.name for one in workers)} are too old" if workers else ""
+        last = f"; the last reports of {', '.join(one.name for one in workers)} are too old" if workers else ""
         raise ControlError(
-            f"no live worker of {self.topology.name} to make it ready{last}; start one (`penstock run`), or deploy for those that will "
-            "come: --min-ready 0",
+            f"no live worker of {self.topology.name} to make it ready{last}; start one (`penstock run`), or deploy for later "
+            "workers: --min-ready 0",
             code="no-workers",
         )
 
     async def _until_ready(self, release: Release, min_ready: int | None, timeout: float | None, on_progress: Watcher) -> None:
-        """Returns when the release is in force, by us or by somebody else. Raises ControlError when it is not going to be."""
+        """Returns when the release is active, by this or another operator. Raises ControlError when it has ended otherwise."""
         clock = asyncio.get_running_loop().time
         limit = self.settings.prepare_timeout + self.fleet.silence if timeout is None else timeout
         deadline = clock() + limit
@@ -287,7 +287,7 @@ class Operator:
             now = self._tell(on_progress, Phase.ANNOUNCED, release)
             live = [one for one in now if one.live]
             found = verdict(now, min_ready)
-            if old := outdated(self.fleet.workers()):  # one that started after the check
+            if old := outdated(self.fleet.workers()):  # a worker that started after the check
                 await self._give_up(
                     release, old, f"{len(old)} of {len(live)} live workers run an older Penstock: upgrade them", on_progress
                 )
@@ -319,25 +319,25 @@ class Operator:
         return {one.name: max(one.since_ms - generation.at_ms, 0) / 1000 for one in switched}
 
     async def _give_up(self, release: Release, why: list[Stand], what: str, on_progress: Watcher) -> None:
-        """Says `abort` with each worker's reason, and raises ControlError with them, unless the release was in force first."""
+        """Writes `abort` with each worker's reason, and raises ControlError with them, unless the release was activated first."""
         await self._take_back(release, ": ".join([what, "; ".join(map(str, why))]) if why else what, on_progress)
         if self.log.releases[release.id].standing is Standing.ABORTED:
             listed = "".join(f"\n  {one}" for one in why)
             raise ControlError(f"release {release.id} was aborted: {what}{listed}", code="not-ready")
 
     async def _take_back(self, release: Release, reason: str, on_progress: Watcher) -> None:
-        """Says `abort`; what comes of it is what the topic says: somebody may have put the release in force meanwhile."""
+        """Writes `abort`. The topic decides the result: another operator may have activated the release before it."""
         try:
             async with asyncio.timeout(FAREWELL_S):
                 await self._desk.say(Abort(**self._desk.opening(release.id, reason)))
         except TimeoutError as error:
-            raise TransportUnavailable(f"release {release.id} may be pending: the brokers do not take its abort") from error
+            raise TransportUnavailable(f"release {release.id} may be pending: the brokers did not accept its abort") from error
         known = self.log.releases.get(release.id)
         if known is not None and known.standing in {Standing.ABORTED, Standing.ACTIVE}:
             self._tell(on_progress, Phase.ABORTED if known.standing is Standing.ABORTED else Phase.ACTIVATED, release)
 
     def _standing(self, release: Release) -> Standing:
-        """PENDING or ACTIVE. Raises ControlError that says what became of the release otherwise."""
+        """Returns PENDING or ACTIVE. Raises ControlError with the result of the release otherwise."""
         known = self.log.releases[release.id]
         if known.standing in {Standing.PENDING, Standing.ACTIVE}:
             return known.standing
@@ -345,7 +345,7 @@ class Operator:
         raise ControlError(f"release {release.id} was {known.standing}: {known.why}", code=code)
 
     def _tell(self, on_progress: Watcher, phase: Phase, release: Release) -> tuple[Stand, ...]:
-        """Where the release stands, told when it differs from what was told last."""
+        """Returns the state of the release on each worker, and passes it to `on_progress` when it has changed."""
         announced = self.log.releases[release.id].at_ms
         taking_part = [one for one in self.fleet.workers() if one.live or one.said_ms >= announced]
         generations = {one.name: one.generation for one in taking_part}
@@ -358,8 +358,8 @@ class Operator:
 
 
 def operate(settings: Settings, topology: Topology, act: Callable[[Operator], Awaitable[T]]) -> T:
-    """`act` with an open Operator, for programs without an event loop: `operate(settings, topology, lambda it: it.deploy(...))`."""
-    cluster = introduced(settings, topology)  # here, where an interrupt need not wait for brokers that do not answer
+    """Runs `act` with an open Operator, without an event loop: `operate(settings, topology, lambda it: it.deploy(...))`."""
+    cluster = introduced(settings, topology)  # outside the loop, where an interrupt need not wait for brokers that do not answer
 
     async def run() -> T:
         async with Operator(settings, topology, cluster) as operator:

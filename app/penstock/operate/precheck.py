@@ -1,10 +1,10 @@
-"""What can be found wrong with a proposal before anybody hears of it: the checks of a worker that need no model to be run.
+"""The checks of a proposal before it is announced: those checks of a worker that need not run a model.
 
-1. Every file of a version that is to come in is the one that was pushed, by its digest.
-2. The metrics in its manifest meet what the node requires.
+1. Every file of a new version is the one that was pushed, by its digest.
+2. The metrics in its manifest meet the node's requirements.
 3. Its tensors and parameters fit the topology, together with all the others.
 
-A version that stays and is not in this registry, or is another one here, is passed over: it serves already.
+An unchanged version that is missing in this registry, or differs there, is skipped: it serves already.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["precheck"]
 
 
 def precheck(topology: Topology, proposal: Proposal, registry: Registry, schemas: Path) -> None:
-    """Raises ModelCorrupt for a file that is not what was pushed, SchemaError, and TopologyError with everything that does not fit."""
+    """Raises ModelCorrupt for a file that is not the one pushed, SchemaError, and TopologyError with every incompatibility."""
     changed = {one.node for one in proposal.differences}
     artifacts: dict[str, Artifact] = {}
     for name, binding in proposal.bindings.items():

@@ -1,1 +1,1 @@
-"""Where model versions live; one file a backend."""
+"""Storage of model versions; one file per backend."""

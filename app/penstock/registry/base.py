@@ -1,4 +1,4 @@
-"""What a registry offers: model versions that never change, under names, and aliases that point at them."""
+"""The interface of a registry: model versions that never change, under names, and aliases that point at them."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ class Registry(Protocol):
     ) -> Artifact:
         """Registers an ONNX file as a new version (None: the next whole number), all of it or nothing.
 
-        The model is loaded and must meet its golden records; without any, some are made up that pin what it answers today.
-        It runs in this process: put a file that you do not know through `penstock.model.quarantine` first.
-        Raises ModelExists when the version is there, ModelCorrupt or ModelMismatch when the file cannot serve,
+        The model is loaded and must meet its golden records. Without any, synthetic ones are made, which pin its current outputs.
+        The model runs in this process: run an untrusted file through `penstock.model.quarantine` first.
+        Raises ModelExists when the version exists, ModelCorrupt or ModelMismatch when the file cannot serve,
         ConfigError when a name or value is not allowed.
         """
 
     def resolve(self, name: str, version: str) -> Artifact:
-        """The version, or the one that the alias points at. Raises ModelNotFound, saying what there is instead."""
+        """Returns the version, or the one that the alias points at. Raises ModelNotFound, which lists what exists."""
 
     def add_bundle(self, artifact: Artifact, bundle: bytes, *, replace: bool = False) -> str | Path:
-        """Puts a signature (the content of model.sig) beside the version's files, whole or not at all. Returns where it is, for people.
+        """Writes a signature (the content of model.sig) beside the version's files, whole or not at all. Returns its place, for people.
 
-        Raises ModelExists when there is one and `replace` is not given.
+        Raises ModelExists when the version has a signature and `replace` is False.
         """
 
     def names(self) -> list[str]:
-        """Every registered name, sorted."""
+        """Returns every registered name, sorted."""
 
     def versions(self, name: str) -> list[str]:
-        """The versions of a name, in natural order (2 before 10); none when there is no such name."""
+        """Returns the versions of a name, in natural order (2 before 10); an empty list for an unknown name."""
 
     def alias(self, name: str, alias: str, version: str) -> None:
-        """Points the alias at a version, from now on. Raises ModelNotFound when there is no such version."""
+        """Points the alias at a version. Raises ModelNotFound when there is no such version."""
 
     def aliases(self, name: str) -> dict[str, str]:
-        """Each alias of the name and the version that it points at."""
+        """Returns each alias of the name and the version that it points at."""

@@ -1,12 +1,12 @@
-"""Models that were fetched, by what they are: `CACHE/models/sha256-…/{model.toml, model.onnx, golden.json, model.sig}`.
+"""The cache of fetched models, by digest: `CACHE/models/sha256-…/{model.toml, model.onnx, golden.json, model.sig}`.
 
-A folder is named by the digest of its model.toml, which names the digests of the other two: so one digest pins a version whole, and two
-releases that bind the same version share it. Its rules:
+A folder is named by the digest of its model.toml, which contains the digests of the other two. So one digest pins a whole version, and
+two releases that bind the same version share it. Its rules:
 
-1. A file is there whole, under its name, or as the beginning of it (`.model.onnx.part`), which is continued.
-2. A file is believed by its digest only, whenever it is read; one that is wrong is thrown away and fetched again.
-3. One process at a time writes a folder (a lock beside it). The workers of a host share all of it.
-4. model.sig is not pinned, since one may sign again: it is asked for anew, and the last one serves when no root answers.
+1. A file exists whole, under its name, or in part (`.model.onnx.part`); a later fetch continues the part.
+2. The digest of a file is checked at every read; a wrong file is deleted and fetched again.
+3. One process at a time writes a folder (a lock beside it). The workers of a host share the cache.
+4. model.sig is not pinned, since a version may be signed again: it is fetched anew, and the last one is used when no root answers.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ __all__ = ["Cache"]
 _MANIFEST_LIMIT: Final = 1024**2
 _GOLDEN_LIMIT: Final = 64 * 1024**2
 _PIECE: Final = 1024**2
-_TRIES: Final = 5  # in a row that bring nothing new
-_PAUSE: Final = 0.2  # seconds after the first of them, then twice as long, and so on
+_TRIES: Final = 5  # in a row without new bytes
+_PAUSE: Final = 0.2  # seconds after the first of them; doubled after each
 _DAY: Final = 24 * 3600.0
 
 
 class Cache:
     """The cache in the folder `cache`, filled from `roots` in their order (folders and https URLs).
 
-    `max_bytes` is the size of the largest model that is fetched. Raises SettingsError when a root is none.
+    `max_bytes` is the size of the largest model that is fetched. Raises SettingsError for a malformed root.
     """
 
     def __init__(self, cache: Path, roots: Sequence[str], max_bytes: int) -> None:
@@ -48,15 +48,15 @@ class Cache:
         self._models = cache / "models"
 
     def fetch(self, binding: Binding, *, stopped: Callable[[], bool], signature: bool = False) -> Artifact:
-        """The version that the binding names, in the cache, with the digests that it says; with `signature`, also what signs it.
+        """Returns the version of the binding, in the cache, with the binding's digests; with `signature`, fetches its signature too.
 
-        Raises ModelError that names every root and why it did not do, and Stopped when `stopped()` is true.
+        Raises ModelError, which names every root and its error, and Stopped when `stopped()` is true.
         """
         folder = private_folder(self._models) / binding.manifest.replace(":", "-")
         folder.mkdir(mode=0o700, exist_ok=True)
         reasons: list[tuple[Root, PenstockError]] = []
         with locked(folder.with_suffix(".lock"), stopped):
-            folder.mkdir(mode=0o700, exist_ok=True)  # it may have been given back while we waited
+            folder.mkdir(mode=0o700, exist_ok=True)  # another worker may have removed it during the wait
             os.utime(folder)  # used now: see `prune`
             for root in self._roots:
                 try:
@@ -70,10 +70,10 @@ class Cache:
         raise _nowhere(binding, reasons)
 
     def prune(self, keep: Collection[str], *, unused_days: float = 30.0, max_bytes: int | None = None) -> list[str]:
-        """Gives back the versions that no release has used for so long, or, longest unused first, those beyond `max_bytes` in all.
+        """Removes the versions unused for `unused_days`, and, longest unused first, those beyond `max_bytes` in total.
 
-        `keep` are digests of manifests that stay in any case; what was used within the last day stays too, since other
-        workers of this host may be about to load it. `max_bytes` None stands for 20 of the largest models. Returns what went.
+        `keep` are digests of manifests that always stay. Versions used within the last day stay too, since other workers of
+        this host may be about to load them. `max_bytes` None means 20 times the size limit of a model. Returns the removed digests.
         """
         allowed = 20 * self._max_bytes if max_bytes is None else max_bytes
         now, total, gone = time.time(), 0, []
@@ -82,7 +82,7 @@ class Cache:
         for used, size, folder in sorted(found, reverse=True):
             age = now - used
             if folder.name not in kept and age > _DAY and (age > unused_days * _DAY or total + size > allowed):
-                with contextlib.suppress(Stopped), locked(folder.with_suffix(".lock"), lambda: True):  # held: it is in use
+                with contextlib.suppress(Stopped), locked(folder.with_suffix(".lock"), lambda: True):  # locked: it is in use
                     shutil.rmtree(folder, ignore_errors=True)
                     gone.append(folder.name.replace("-", ":", 1))
             else:
@@ -90,7 +90,7 @@ class Cache:
         return gone
 
     def _complete(self, root: Root, folder: Path, binding: Binding, stopped: Callable[[], bool]) -> Artifact:
-        """The version with all that it pins, what is missing from `root`."""
+        """Returns the version with all its pinned files; fetches missing ones from `root`."""
 
         def take(file: str, digest: str, limit: int) -> None:
             _take(root, f"{binding.name}/{binding.version}/{file}", folder / file, digest, limit, stopped)
@@ -101,7 +101,7 @@ class Cache:
         except ConfigError as error:
             raise ModelCorrupt(f"{MANIFEST_FILE}: {error}") from error
         if artifact.digest != binding.digest:
-            raise ModelCorrupt(f"{MANIFEST_FILE} says that {MODEL_FILE} is {artifact.digest}, the release says {binding.digest}")
+            raise ModelCorrupt(f"{MANIFEST_FILE} gives {MODEL_FILE} the digest {artifact.digest}, the release {binding.digest}")
         if artifact.size > self._max_bytes:
             raise ModelCorrupt(f"{MODEL_FILE} has {artifact.size:,} bytes, the limit is {self._max_bytes:,} (setting model_bytes)")
         take(GOLDEN_FILE, artifact.manifest.golden.digest, _GOLDEN_LIMIT)
@@ -109,7 +109,7 @@ class Cache:
         return artifact
 
     def _refresh_signature(self, folder: Path, binding: Binding, stopped: Callable[[], bool]) -> None:
-        """The first signature that a root has. Without one, the last one stays: whether there must be one is not asked here."""
+        """Fetches the first signature that a root has. Without one, the last one stays. The policy is checked elsewhere."""
         for root in self._roots:
             try:
                 with root.open(f"{binding.name}/{binding.version}/{BUNDLE_FILE}", 0, stopped) as opened:
@@ -120,7 +120,7 @@ class Cache:
 
 
 def _take(root: Root, path: str, file: Path, digest: str, limit: int, stopped: Callable[[], bool]) -> None:
-    """The file with that digest: the one that is there already, or the root's."""
+    """Puts the file with that digest in place, unless it is there already. Raises FetchError, ModelCorrupt, Stopped."""
     if _digest(file, stopped) == digest:
         return
     part = file.with_name(f".{file.name}.part")
@@ -143,7 +143,7 @@ def _take(root: Root, path: str, file: Path, digest: str, limit: int, stopped: C
         part.unlink()
         if not before:
             raise ModelCorrupt(f"{path} is {found}, not {digest}")
-        # What was continued was perhaps begun elsewhere, or the disk lost some of it: once more, from the start.
+        # The part may come from another root, or the disk lost some of it: fetch once more, from the start.
 
 
 def _continue(root: Root, path: str, part: Path, start: int, limit: int, stopped: Callable[[], bool]) -> None:
@@ -154,12 +154,12 @@ def _continue(root: Root, path: str, part: Path, start: int, limit: int, stopped
             size += len(piece)
             if size > limit:
                 file.truncate(0)
-                raise ModelCorrupt(f"{path} goes on after {limit:,} bytes, where it had to end")
+                raise ModelCorrupt(f"{path} is longer than the allowed {limit:,} bytes")
             file.write(piece)
 
 
 def _use_of(folder: Path) -> tuple[float, int]:
-    """When it was used last, and its bytes; long ago and nothing when another worker gives it back at this moment."""
+    """Returns the Unix time of its last use, and its bytes; zeros when another worker removes it at the same time."""
     try:
         return folder.stat().st_mtime, sum(file.stat().st_size for file in folder.iterdir())
     except FileNotFoundError:
@@ -167,7 +167,7 @@ def _use_of(folder: Path) -> tuple[float, int]:
 
 
 def _digest(file: Path, stopped: Callable[[], bool]) -> str | None:
-    """Of the file's content, None when there is no such file."""
+    """Returns the digest of the file's content, None when there is no such file."""
     hashed = hashlib.sha256()
     try:
         with open(file, "rb", buffering=0) as opened:
@@ -181,7 +181,7 @@ def _digest(file: Path, stopped: Callable[[], bool]) -> str | None:
 
 
 def _at_most(limit: int, pieces: Iterator[bytes]) -> bytes:
-    """Of longer ones one byte more, so that the reader sees that it is too long."""
+    """Joins the pieces up to `limit` bytes, and one more, so that the reader can see that there are too many."""
     taken = b""
     for piece in pieces:
         taken += piece
@@ -199,10 +199,10 @@ def _pause(seconds: float, stopped: Callable[[], bool]) -> None:
 
 
 def _nowhere(binding: Binding, reasons: list[tuple[Root, PenstockError]]) -> ModelError:
-    """All roots and their reasons; a version that is there but wrong weighs more than one that is not there."""
-    told = "; ".join(f"{root}: {error}" for root, error in reasons)
+    """Returns the error with all roots and their reasons. A corrupt version takes precedence over a missing one."""
+    listed = "; ".join(f"{root}: {error}" for root, error in reasons)
     absent = all(isinstance(error, FetchError) and error.code == ABSENT for _, error in reasons)
     wrong = any(isinstance(error, ModelError) for _, error in reasons)
     kind = ModelCorrupt if wrong else ModelNotFound
-    what = "is in no registry root" if absent else "could be fetched from no registry root"
-    return kind(f"{binding} {what}: {told}", name=binding.name, version=binding.version)
+    what = "is in no registry root" if absent else "could not be fetched from any registry root"
+    return kind(f"{binding} {what}: {listed}", name=binding.name, version=binding.version)

@@ -1,11 +1,11 @@
-"""A registry on disk: `ROOT/NAME/VERSION/{model.onnx, model.toml, golden.json}` and `ROOT/NAME/aliases/ALIAS`, one version a file.
+"""A registry on disk: `ROOT/NAME/VERSION/{model.onnx, model.toml, golden.json}` and `ROOT/NAME/aliases/ALIAS`, one file per alias.
 
 No locks are needed, on local disks or shared ones, because of three rules:
-1. A version is written in a folder beside its place (`.push-…`), synced, and renamed into it: it is there whole or not at all, and
-   of two publishers of one number the second rename fails.
+1. A version is written in a folder beside its place (`.push-…`), synced, and renamed into place: it exists whole or not at all. When
+   two publishers choose the same number, the second rename fails.
 2. A version's files are never written again (and are read-only). Its signature, `model.sig`, is put beside them by a rename.
-3. An alias is a file of its own, replaced by rename, so a reader sees the old version or the new one.
-A publisher that was killed leaves a `.push-…` folder or file; nobody reads it, and a later push sweeps it away once it is an hour old.
+3. An alias is a separate file, replaced by rename, so a reader sees the old version or the new one.
+A publisher that was killed leaves a `.push-…` folder or file. No reader uses it; a later push removes it once it is an hour old.
 """
 
 from __future__ import annotations
@@ -88,14 +88,14 @@ class DirectoryRegistry:
                     provenance=provenance or {},
                 )
                 text = render(manifest)
-                parse_manifest(text, file=MANIFEST_FILE)  # a version that cannot be read back must not come to be
+                parse_manifest(text, file=MANIFEST_FILE)  # a version that cannot be read back must not be published
                 _write(folder / MANIFEST_FILE, text.encode())
                 if _move(folder, home / manifest.version):
                     return self.resolve(name, manifest.version)
                 if version is not None:
                     raise _exists(name, version)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)  # gone already when it was renamed
+            shutil.rmtree(folder, ignore_errors=True)  # missing when it was renamed
 
     def resolve(self, name: str, version: str) -> Artifact:
         """See `Registry.resolve`."""
@@ -178,12 +178,12 @@ def _known(provenance: Mapping[str, str]) -> None:
 
 
 def _met(session: Session, golden: Sequence[GoldenRecord]) -> tuple[GoldenRecord, ...]:
-    """The records as they will be read back; they fit the model and it meets them."""
+    """Returns the records as they will be read back. Raises ModelCorrupt when the model does not meet them."""
     records = parse_golden(dump(golden), session.signature)
     try:
         check_golden(session, records, atol=ATOL, rtol=RTOL)
     except InferenceError as error:
-        raise ModelCorrupt(f"the model does not answer as its golden records say: {error}") from error
+        raise ModelCorrupt(f"the model does not meet its golden records: {error}") from error
     return records
 
 
@@ -201,13 +201,13 @@ def _folders(path: Path) -> list[str]:
 
 
 def _natural(version: str) -> list[tuple[int, int, str]]:
-    """Sorts 2 before 10, and 1.2 before 1.10; numbers before words."""
+    """Returns a key that sorts 2 before 10, and 1.2 before 1.10; numbers before words."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.findall(r"[0-9]+|[^0-9]+", version)]
 
 
 def _write(path: Path, data: bytes, *, mode: int = 0o444) -> None:
-    """Writes the file and waits until the disk has it."""
-    path.unlink(missing_ok=True)  # it is read-only when this is the second try at a number
+    """Writes the file and waits until it is on the disk."""
+    path.unlink(missing_ok=True)  # an earlier try at another number left it read-only
     with open(path, "wb") as file:
         file.write(data)
         file.flush()
@@ -217,7 +217,7 @@ def _write(path: Path, data: bytes, *, mode: int = 0o444) -> None:
 
 def _move(folder: Path, place: Path) -> bool:
     """Renames the folder to its place; False when the place is taken."""
-    folder.chmod(0o755)  # mkdtemp makes it private, a registry is read by other users
+    folder.chmod(0o755)  # mkdtemp makes it private, but other users read a registry
     _sync_folder(folder)
     try:
         folder.rename(place)
@@ -238,7 +238,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def _sweep(home: Path) -> None:
-    """Removes what publishers left that died more than an hour ago; a push takes seconds."""
+    """Removes what killed publishers left more than an hour ago; a push takes seconds."""
     for leftover in [*home.glob(f"{_PUSH}*"), *(home / _ALIASES).glob(f"{_PUSH}*")]:
         try:
             stale = time.time() - leftover.stat().st_mtime > _STALE_S

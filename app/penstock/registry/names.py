@@ -1,6 +1,6 @@
-"""What models, versions and aliases may be called: safe as a folder, in a topic's header, and told apart by their first character.
+"""The allowed names of models, versions and aliases: safe as a folder and in a topic's header, with distinct first characters.
 
-A version begins with a digit and an alias with a letter, so `name@x` never means two things.
+A version begins with a digit and an alias with a letter, so `name@x` is never ambiguous.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _RULES: Final = {
 
 
 def check_names(name: str, *, version: str | None = None, alias: str | None = None) -> None:
-    """Raises ConfigError with everything that is not allowed; None is not looked at."""
+    """Raises ConfigError with every name that is not allowed; None is not checked."""
     problems = []
     for pattern, text in ((NAME, name), (VERSION, version), (ALIAS, alias)):
         if text is not None and not pattern.fullmatch(text):
             kind, rule = _RULES[pattern]
-            problems.append(Problem("", 0, 0, f"{text!r} is no {kind}: it is made of {rule} (100 characters at most)"))
+            problems.append(Problem("", 0, 0, f"{text!r} is not a valid {kind}: use {rule} (100 characters at most)"))
     if problems:
         raise ConfigError(problems)

@@ -1,10 +1,10 @@
-"""Where models are fetched from: folders, and static web sites, of the layout NAME/VERSION/FILE. Nothing beyond a root is read.
+"""The sources of models: folders, and static web sites, of the layout NAME/VERSION/FILE. Nothing outside a root is read.
 
-A root reads from any byte on, so that what was cut is continued. Its rules:
+A root can read from any byte on, so that an interrupted fetch continues. Its rules:
 
-1. Web sites speak https, with a certificate that is checked; http only on this host. No password in the URL: it would be shown.
-2. A redirect leads to the same root, or is refused. So is a symbolic link out of a folder.
-3. Who is silent for `SILENCE` seconds is given up, and whoever drips is ended by `stopped`, which is asked ten times a second.
+1. Web sites use https, and their certificate is checked; http only on this host. No password in the URL: it would be shown.
+2. A redirect out of the root is refused, and so is a symbolic link out of a folder.
+3. A server that sends nothing for `SILENCE` seconds times out. A true `stopped()`, called ten times per second, cuts off a slow one.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from penstock.settings import is_loopback
 
 __all__ = ["ABSENT", "AGAIN", "Opened", "Root", "root_of"]
 
-ABSENT: Final = "absent"  # codes of the errors here: there is no such file,
-AGAIN: Final = "again"  # it was cut, or the server has no time: what has come is good; anything else is "refused"
+ABSENT: Final = "absent"  # an error code: there is no such file
+AGAIN: Final = "again"  # an error code: cut off, or the server is busy; received bytes are good. Every other error is "refused"
 CONNECT: Final = 5.0  # seconds
 SILENCE: Final = 10.0
 _REDIRECTS: Final = 5
@@ -38,21 +38,21 @@ _POLL: Final = 0.1
 
 
 class Opened(NamedTuple):
-    """A file being read: which byte it begins with, and its pieces. Taking them raises FetchError or Stopped."""
+    """A file being read: the offset of its first byte, and its pieces. Iterating them raises FetchError or Stopped."""
 
     start: int
     pieces: Iterator[bytes]
 
 
 class Root(Protocol):
-    """A place with models; `str` of it is what a person wrote."""
+    """A place with models; its `str` is the text of the setting."""
 
     def open(self, path: str, start: int, stopped: Callable[[], bool]) -> AbstractContextManager[Opened]:
         """Reads NAME/VERSION/FILE from byte `start` on, or from its beginning. Raises FetchError with one of the codes above, Stopped."""
 
 
 def root_of(text: str) -> Root:
-    """The root that a setting names. Raises SettingsError when it is no place to fetch models from."""
+    """Returns the root that a setting names. Raises SettingsError for an invalid root."""
     return Website(text) if "://" in text else Folder(text)
 
 
@@ -79,7 +79,7 @@ class Folder:
         with open(descriptor, "rb", buffering=0) as file:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
-                raise FetchError(f"{path} is no file")
+                raise FetchError(f"{path} is not a file")
             yield Opened(file.seek(start if start <= found.st_size else 0), self._pieces(file, path, stopped))
 
     def _descriptor(self, path: str) -> int:
@@ -108,7 +108,7 @@ class Readable(Protocol):
 
 
 class Website:
-    """Static files below a URL, as any web server gives them; ranges are used where the server knows them."""
+    """Static files below a URL, on any web server; ranges are used where the server supports them."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -130,7 +130,7 @@ class Website:
             ):
                 if response.status in (301, 302, 303, 307, 308):
                     url = self._within(urljoin(url, response.headers.get("Location", "")))
-                elif response.status == 416 and start:  # the file is shorter than what we have of it
+                elif response.status == 416 and start:  # the file is shorter than the part that we have
                     start = 0
                 else:
                     yield Opened(_start(response, path, start), _pieces(response, stopped))
@@ -153,11 +153,11 @@ class Website:
 
 
 def _checked(text: str) -> SplitResult:
-    """The URL with a slash at its end. Raises SettingsError when it is not one to fetch models from."""
+    """Returns the URL with a slash at its end. Raises SettingsError when models may not be fetched from it."""
     url = urlsplit(text if text.endswith("/") else f"{text}/")
     try:
         problem = _problem(url)
-    except ValueError as error:  # a port that is no number
+    except ValueError as error:  # a port that is not a number
         problem = str(error)
     if problem:
         raise SettingsError(f"roots: {text}: {problem}")
@@ -166,9 +166,9 @@ def _checked(text: str) -> SplitResult:
 
 def _problem(url: SplitResult) -> str:
     if url.scheme not in ("http", "https") or not url.hostname or url.port == 0:
-        return "a root is a folder, or an https URL"
+        return "a root is a folder or an https URL"
     if url.username is not None or url.query or url.fragment:
-        return "no user, password, query or fragment here: give the workers a place that they may read"
+        return "a URL with user, password, query or fragment is not allowed: use a place that the workers may read without them"
     if url.scheme == "http" and not is_loopback(url.hostname):
         return "models would be fetched without encryption: use https"
     if ".." in unquote(url.path).split("/"):
@@ -178,7 +178,7 @@ def _problem(url: SplitResult) -> str:
 
 @contextlib.contextmanager
 def _ended_by(stopped: Callable[[], bool], connection: http.client.HTTPConnection) -> Iterator[None]:
-    """Connects, and shuts the connection when `stopped` says so: whoever waits for an answer is woken by that."""
+    """Connects, and shuts the connection down once `stopped()` is true, which ends every wait for an answer."""
     if stopped():
         raise Stopped
     try:
@@ -193,7 +193,7 @@ def _ended_by(stopped: Callable[[], bool], connection: http.client.HTTPConnectio
     def watch() -> None:
         while not done.wait(_POLL):
             if stopped():
-                with contextlib.suppress(OSError):  # closed at this moment
+                with contextlib.suppress(OSError):  # closed at the same time
                     socket.socket.shutdown(sock, socket.SHUT_RDWR)
                 return
 
@@ -216,23 +216,23 @@ def _answer(connection: http.client.HTTPConnection, path: str, start: int, stopp
 
 
 def _start(response: http.client.HTTPResponse, path: str, start: int) -> int:
-    """Which byte the answer begins with. Raises FetchError when it is not the file."""
+    """Returns the offset of the answer's first byte. Raises FetchError when the answer is not the file."""
     if response.status in (404, 410):
         raise FetchError(f"there is no {path}", code=ABSENT)
     if response.status not in (200, 206):
         busy = response.status in (408, 429) or response.status >= 500
         raise FetchError(f"{path}: {response.status} {response.reason}", code=AGAIN if busy else "refused")
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise FetchError(f"{path} comes as {response.headers['Content-Encoding']}, though it was asked for as it is")
+        raise FetchError(f"{path} arrives with Content-Encoding {response.headers['Content-Encoding']}, but the request allows none")
     if response.status == 200:
         return 0
     if not start or not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-        raise FetchError(f"{path}: another range than was asked for")
+        raise FetchError(f"{path}: the server returned another range than requested")
     return start
 
 
 def _pieces(response: http.client.HTTPResponse, stopped: Callable[[], bool]) -> Iterator[bytes]:
-    left = response.length  # None where the server does not say
+    left = response.length  # None where the server does not send it
     while left is None or left > 0:
         try:
             piece = response.read1(_PIECE if left is None else min(left, _PIECE))
@@ -251,5 +251,5 @@ def _cut(error: Exception | None, stopped: Callable[[], bool]) -> FetchError | S
     if stopped():
         return Stopped()
     if isinstance(error, TimeoutError):
-        return FetchError(f"silent for {SILENCE:g} s", code=AGAIN)
-    return FetchError(f"the connection was cut{f': {error}' if error else ''}", code=AGAIN)
+        return FetchError(f"no data for {SILENCE:g} s", code=AGAIN)
+    return FetchError(f"the connection was cut off{f': {error}' if error else ''}", code=AGAIN)

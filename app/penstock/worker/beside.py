@@ -1,4 +1,4 @@
-"""Preparations beside the event loop: one thread, one release at a time, and a way to stop the one that is under way."""
+"""Preparations beside the event loop: one thread, one release at a time, and a way to stop the running one."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ __all__ = ["Beside"]
 
 
 class Beside:
-    """`told` hears, on the event loop, of each step of a preparation: the release's id, its state, and a detail."""
+    """`on_step` is called on the event loop for each step of a preparation: the release's id, its state, and a detail."""
 
-    def __init__(self, preparation: Preparation, told: Callable[[str, State, str], None]) -> None:
-        self._preparation, self._told = preparation, told
+    def __init__(self, preparation: Preparation, on_step: Callable[[str, State, str], None]) -> None:
+        self._preparation, self._on_step = preparation, on_step
         self._executor = ThreadPoolExecutor(1, "preparation")
         self._stop = threading.Event()
 
     async def prepare(self, release: Release) -> Prepared:
-        """See `Preparation.prepare`, whose errors it raises."""
+        """Runs `Preparation.prepare` in the thread; raises its errors."""
         loop = asyncio.get_running_loop()
         self._stop = stop = threading.Event()
 
         def tell(state: State, detail: str = "") -> None:
-            loop.call_soon_threadsafe(self._told, release.id, state, detail)
+            loop.call_soon_threadsafe(self._on_step, release.id, state, detail)
 
         return await loop.run_in_executor(self._executor, self._preparation.prepare, release, tell, stop.is_set)
 
     async def prune(self, kept: Iterable[Binding]) -> None:
-        """See `Preparation.prune`."""
+        """Runs `Preparation.prune` in the thread."""
         await asyncio.get_running_loop().run_in_executor(self._executor, self._preparation.prune, kept)
 
     def stop(self) -> None:
-        """Stops the preparation under way: it raises Stopped soon."""
+        """Stops the running preparation: it soon raises Stopped."""
         self._stop.set()
 
     def close(self) -> None:

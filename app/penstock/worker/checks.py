@@ -1,8 +1,8 @@
-"""Is what scores now still what it was when it was made ready? Asked by a timer: every live model must still meet its golden records.
+"""Checks the live plan by a timer: every live model must still meet its golden records.
 
-A model that was right at its start and is wrong now points at the machine (memory, a library replaced under the process), not at
-the data; drift of the data is another question. The records are read once, when a plan goes live: the check must not
-fail because a registry is away. What fails can be taken back, by a release like any other.
+When a model was right at its start and is wrong now, the cause is the machine (memory, a library replaced under the process), not the
+data; data drift is a different check. The records are read once, when a plan becomes live: the check must not fail because a
+registry is unreachable. A generation that fails can be rolled back, by an ordinary release.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One model version of a plan, with the records that it must meet."""
+    """A model version of a plan, with the golden records and tolerances that it must meet."""
 
     version: str
     session: Session
@@ -41,7 +41,7 @@ class Probe:
 
     @classmethod
     def all(cls, plan: Plan, artifacts: Mapping[str, Artifact]) -> list[Self]:
-        """A probe for each session of the plan; `artifacts` are by node name. Raises ModelError when records cannot be read."""
+        """Returns a probe per session of the plan; `artifacts` are by node name. Raises ModelError when records cannot be read."""
         found: dict[int, Self] = {}
         for stage in plan.stages.values():
             for node in stage.nodes:
@@ -52,24 +52,24 @@ class Probe:
         return [*found.values()]
 
     async def failure(self, models: asyncio.Lock) -> str:
-        """What is wrong with the model, "" when nothing is. `models` is held while it runs, as for every run of a live session."""
+        """Returns the failure of the model, "" without one. Holds `models` while the model runs, as every run of a live session does."""
         async with models:
             try:
                 await asyncio.to_thread(check_golden, self.session, self.records, atol=self.atol, rtol=self.rtol)
             except (InferenceError, ModelError) as error:
-                return f"{self.version} does not meet its golden records any more: {error}"
+                return f"{self.version} no longer meets its golden records: {error}"
         return ""
 
 
 class Validity:
-    """Checks whatever is in force. `models` is held while a model is run."""
+    """Checks the live plan. Holds `models` while a model runs."""
 
     def __init__(self, models: asyncio.Lock) -> None:
         self._models = models
         self._probes: tuple[Plan, list[Probe]] | None = None
 
     async def failures(self, plan: Plan, artifacts: Mapping[str, Artifact]) -> list[str]:
-        """What is wrong with the models of the plan; the first time with their golden records, as read then."""
+        """Returns the failures of the plan's models, one text per model. The first call for a plan reads the golden records."""
         try:
             if self._probes is None or self._probes[0] is not plan:
                 self._probes = plan, await asyncio.to_thread(Probe.all, plan, artifacts)
@@ -79,20 +79,20 @@ class Validity:
 
 
 async def take_back(settings: Settings, topology: Topology, generation: int, why: str) -> None:
-    """Brings back what was in force before `generation`, if that is still the newest: its release is followed by ours or by nobody's.
+    """Rolls back to the generation before `generation`, if `generation` is still the newest.
 
-    A rollback is not taken back in its turn: two generations that fail would follow one another for ever.
+    A rollback is never rolled back here: two generations that both fail would alternate without end.
     """
     if not generation:
-        logger.error("generation 0 is invalid, and there is none before it to go back to")
+        logger.error("generation 0 is invalid, and no generation is before it")
         return
     try:
         async with Operator(settings, topology) as operator:
             if operator.log.generation == generation and operator.log.generations[-1].release.restores is not None:
-                logger.error("generation %d is invalid, and a rollback itself: a person must look", generation)
+                logger.error("generation %d is invalid, and it is a rollback: a person must decide", generation)
                 return
             proposal = await operator.propose_rollback(generation - 1)
-            if proposal.base == generation:  # else somebody was first
+            if proposal.base == generation:  # else another release was first
                 await operator.carry_out(proposal, reason=why[:1000])
-    except PenstockError as error:  # another worker was first, or the operator; else it is tried at the next check
-        logger.warning("not rolled back by this worker: %s", error)
+    except PenstockError as error:  # another worker or the operator was first; else the next check tries again
+        logger.warning("this worker did not roll back: %s", error)

@@ -1,7 +1,7 @@
-"""The control log as far as this worker has folded it, and by which keys: folded anew, from its beginning, when the trusted keys change.
+"""The control log as far as this worker has folded it, and the keys used: folded anew, from its beginning, when the trusted keys change.
 
-While it is folded anew it does not say yet what is in force, so nothing may be decided from it: it is not `whole`. A log that was made
-anew, or has lost its beginning, is `lost`: what it says from then on counts for nothing.
+During a new fold the active generation is not known yet, so nothing may be decided from the log: it is not `whole`. A log that was
+recreated, or has lost its beginning, is `lost`: its later entries are ignored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _AT_ONCE: Final = 32  # entries between two turns of the event loop: checking a 
 
 
 class Folding:
-    """`judge` makes the judge for the keys of a trust file. Assign `trust` to fold by other keys from the next `advance` on."""
+    """`judge` makes the judge for the keys of a trust file. Assign `trust` to fold with other keys from the next `advance` on."""
 
     def __init__(self, reader: Reader, judge: Callable[[Trust], Judge], trust: Trust) -> None:
         self.reader, self.trust = reader, trust
@@ -40,14 +40,14 @@ class Folding:
         return self.position >= self._anew_until
 
     async def to_the_end(self) -> None:
-        """Folds what is there now. Raises TransportError."""
+        """Folds the log to its current end. Raises TransportError."""
         async for entries in self.reader.until(await self.reader.end()):
             for entry in entries:
                 self.log.apply(entry)
         self.position = self.reader.position
 
     async def advance(self) -> bool:
-        """Folds what has arrived; whether the log goes further than before. Raises TransportUnavailable for what may pass.
+        """Folds what has arrived; returns whether the position has advanced. Raises TransportUnavailable for a passing failure.
 
         Raises TransportError when the log is `lost`.
         """
@@ -64,17 +64,17 @@ class Folding:
             for entry in entries[at : at + _AT_ONCE]:
                 self._heard(self.log.apply(entry), entry.offset)
             await asyncio.sleep(0)
-        before, self.position = self.position, self.reader.position  # also past what is no record
+        before, self.position = self.position, self.reader.position  # also past entries that are not records
         return self.position != before
 
     async def _begin_anew(self) -> None:
-        logger.info("the trusted keys have changed: the control log is folded anew")
+        logger.info("the trusted keys have changed: folding the control log anew")
         trust, end = self.trust, await self.reader.end()
         await self.reader.rewind()
         self.position, self._anew_until = self.reader.position, end
         self.log, self._folded_by = Log(self._judge(trust)), trust
 
     def _heard(self, outcome: Outcome, offset: int) -> None:
-        # What changes nothing may be sent a hundred thousand times, to fill a disk; the status counts it.
+        # Entries without effect are logged at DEBUG: an attacker could send very many of them to fill a disk. The status counts them.
         level = logging.DEBUG if outcome.kind in (Kind.REFUSED, Kind.IGNORED) or offset < self._anew_until else logging.INFO
         logger.log(level, "control: %s %s", outcome.kind, outcome.id or "", extra={"offset": offset, "why": outcome.why})

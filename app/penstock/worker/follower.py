@@ -1,12 +1,12 @@
-"""Follows the releases of one topology for one worker: folds the control log, asks `control.cases` what follows, and carries that out.
+"""Follows the releases of one topology for one worker: folds the control log, calls `control.cases`, and carries out the effects.
 
 1. The log is folded to its end before the first event, and again at every assignment of partitions: the worker that had a partition before
-   may have scored it with a generation that this one has not read of yet, and a partition never falls back.
-2. After each slice of the log, and whenever a preparation ends, `reconcile` says what to do; nothing else decides.
+   may have scored it with a generation that this one has not read yet, and a partition must not fall back.
+2. After each slice of the log, and whenever a preparation ends, `reconcile` decides what to do; nothing else does.
 3. Preparations run beside the event loop (`beside`), one at a time.
-4. While live, every model is checked against its golden records by a timer (`checks`); with `on_invalid: rollback` one that fails brings
-   the previous generation back, by a release like any other.
-5. Whatever fails, the live plan goes on.
+4. While live, every model is checked against its golden records by a timer (`checks`); with `on_invalid: rollback` a failure
+   brings the previous generation back, by an ordinary release.
+5. No failure stops the live plan.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ __all__ = ["Follower", "Served"]
 
 logger = logging.getLogger(__name__)
 
-WAIT_MS: Final = 200  # a question for the end of the log, at each assignment, waits behind a fetch that is held open
+WAIT_MS: Final = 200  # a request for the end of the log, at each assignment, waits behind an open fetch
 PAUSE: Final = 5.0  # seconds before a control topic that could not be read is read again
 LOOK: Final = 2.0  # seconds between two looks at the file of trusted keys
-PROSE: Final = 2000  # characters of a reason that are reported: a record has a limit, and a worker that reports nothing looks lost
+PROSE: Final = 2000  # characters of a reason that are reported: records have a size limit, and a worker whose reports fail looks lost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served(Serving):
-    """A plan in force, what it binds, and the versions that it was made of."""
+    """A live plan, its bindings, and its model versions."""
 
     program: Program
     bindings: Mapping[str, Binding]
@@ -71,7 +71,7 @@ Job = Callable[[], Coroutine[Any, Any, None]]
 class Follower:
     """Follows the releases of one topology for one worker. `deployment` is what the worker scores with; a swap assigns the next one.
 
-    Use `following`: it reads the log, brings up the generation in force, and stops everything at the end.
+    Use `following`: it reads the log, brings up the active generation, and stops everything at the end.
     """
 
     deployment: Deployment[Served]
@@ -85,27 +85,27 @@ class Follower:
             raise SettingsError("`on_invalid: rollback` makes releases, so the worker needs a key to sign them with: --signing-key FILE")
         self.topics = Topics.declared(settings.application, topology)
         self.worker = settings.group_instance_id or f"{socket.gethostname()}.{os.getpid()}.{new_id()[-4:]}"
-        self.places: Callable[[], dict[str, Place]] = dict  # where it is in its partitions; the runner that reads them sets it
+        self.places: Callable[[], dict[str, Place]] = dict  # the worker's positions in its partitions; the runner that reads them sets it
         self.ready: Callable[[], bool] = lambda: False  # whether the worker is ready; the runner sets what computes it
         self.problems = Problems()
         if settings.unsigned_control:
-            logger.warning("UNSIGNED: whoever can write to %s can swap the models. For development only", self.topics.control)
+            logger.warning("UNSIGNED: every client that can write to %s can swap the models. For development only", self.topics.control)
         self.cases = Cases()
         self._plans: dict[str, Prepared] = {}  # of the releases that are ready, by id
         self._preparation = Preparation(loaded, settings)
-        self._beside = Beside(self._preparation, self._told)
-        self._jobs: asyncio.Queue[Job] = asyncio.Queue()  # one after another
+        self._beside = Beside(self._preparation, self._on_step)
+        self._jobs: asyncio.Queue[Job] = asyncio.Queue()  # executed one after another
         self._retry: asyncio.TimerHandle | None = None
         self._moved = asyncio.Event()
-        self._in_force = 0  # the generation that the log says, as of when it was whole last
+        self._active = 0  # the active generation of the log, at the last time when it was whole
         self._started = timestamp()
         self._stopping = False
 
     @asynccontextmanager
     async def following(self, fail: Callable[[BaseException | None], None]) -> AsyncIterator[Self]:
-        """The generation in force is `deployment` inside; what comes later is followed in the background. `fail` is called for a bug there.
+        """Inside, the active generation is `deployment`; later ones are followed in the background. `fail` is called for a bug there.
 
-        Raises TransportUnavailable when the log cannot be read, ModelError or ControlError when the generation in force
+        Raises TransportUnavailable when the log cannot be read, ModelError or ControlError when the active generation
         cannot be served here.
         """
         settings = self._settings
@@ -149,9 +149,9 @@ class Follower:
             yield self._check_forever(self._loaded.topology.releases.check_every)
 
     async def caught_up(self) -> None:
-        """Returns when this worker scores with the generation that the log has in force now, or cannot.
+        """Returns when this worker scores with the currently active generation, or cannot.
 
-        Raises TransportUnavailable when the brokers do not tell where the log ends.
+        Raises TransportUnavailable when the brokers do not return the end of the log.
         """
         patience = patience_of(self._settings)
         if not self.folding.lost:
@@ -163,7 +163,7 @@ class Follower:
         try:
             await self._until(lambda: self.folding.whole and not self._behind(), min(patience, self._settings.prepare_timeout))
         except TimeoutError:
-            logger.warning("generation %d is not ready here yet: scoring goes on with the one before", self.folding.log.generation)
+            logger.warning("generation %d is not ready here yet: scoring continues with the previous one", self.folding.log.generation)
         self.reporter.assigned()
 
     async def _until(self, holds: Callable[[], bool], seconds: float) -> None:
@@ -175,7 +175,7 @@ class Follower:
     # -- the start ---------------------------------------------------------------------------------------------------
 
     async def _bring_up(self) -> None:
-        """Folds what is there, and makes the generation in force the live one."""
+        """Folds the log to its end, and makes the active generation live."""
         await self.folding.to_the_end()
         log = self.folding.log
         if not log.generation:
@@ -189,16 +189,16 @@ class Follower:
             self._compare_with_the_file(release.bindings)
             self._jobs.put_nowait(self._prune)
         self._metrics.generation.set(self.deployment.generation)
-        logger.info("generation %d is in force", self.deployment.generation, extra=dict(self.deployment.primary.plan.versions))
+        logger.info("generation %d is live", self.deployment.generation, extra=dict(self.deployment.primary.plan.versions))
         self._decide()
 
     def _compare_with_the_file(self, bound: Mapping[str, Binding]) -> None:
         declared = {node.name: str(node.model) for node in self._loaded.topology.model_nodes}
         differs = [
-            f"{name}: {bound[name]}, the file says {said}" for name, said in declared.items() if name in bound and str(bound[name]) != said
+            f"{name}: {bound[name]}, the file names {said}" for name, said in declared.items() if name in bound and str(bound[name]) != said
         ]
         if differs:
-            logger.info("the control log binds, not the topology file: %s", "; ".join(differs))
+            logger.info("the control log overrides the topology file: %s", "; ".join(differs))
 
     # -- the log -----------------------------------------------------------------------------------------------------
 
@@ -210,9 +210,9 @@ class Follower:
                 self.problems.say("control", f"the control topic cannot be read: {error}")
                 await asyncio.sleep(PAUSE)
                 continue
-            except TransportError as error:  # a log that was made anew counts for nothing
+            except TransportError as error:  # a log that was recreated is ignored
                 current = self.deployment.generation
-                self.problems.say("control", f"{error}; this worker goes on with generation {current}, and hears of no other")
+                self.problems.say("control", f"{error}; this worker continues with generation {current} and ignores later ones")
                 self._moved.set()
                 return
             self.problems.say("control")
@@ -220,17 +220,17 @@ class Follower:
                 self._decide()
 
     async def _watch_trust(self) -> None:
-        """Keys that were trusted or revoked since: `folding` judges the log anew, from its beginning."""
+        """Reads the trust file again and again. After a change, `folding` judges the log anew, from its beginning."""
         while True:
             await asyncio.sleep(LOOK)
             try:
                 self.folding.trust = await asyncio.to_thread(Trust.load, self._settings.trust)
             except PenstockError as error:
-                self.problems.say("trust", f"{error}; the keys that were trusted before are trusted still")
+                self.problems.say("trust", f"{error}; the keys of the previous trust file stay trusted")
             else:
                 self.problems.say("trust")
 
-    # -- what follows from it ----------------------------------------------------------------------------------------
+    # -- effects of the log ------------------------------------------------------------------------------------------
 
     def _scoring(self) -> Scoring:
         current, previous = self.deployment.primary, self.deployment.previous
@@ -241,7 +241,7 @@ class Follower:
 
     def _decide(self) -> None:
         if self.folding.whole:
-            self._in_force = self.folding.log.generation
+            self._active = self.folding.log.generation
             self.cases, effects = reconcile(self.folding.log, self.cases, self._scoring(), _now())
             for effect in effects:
                 self._carry_out(effect)
@@ -273,7 +273,7 @@ class Follower:
         self._metrics.generation.set(generation)
         self._metrics.retain_nodes({pair for one in self.deployment.loaded for pair in one.plan.versions.items()})
         versions = dict(self.deployment.primary.plan.versions)
-        logger.info("generation %d is in force: %s", generation, release.reason or "no reason given", extra=versions)
+        logger.info("generation %d is live: %s", generation, release.reason or "no reason given", extra=versions)
 
     # -- preparation -------------------------------------------------------------------------------------------------
 
@@ -287,10 +287,10 @@ class Follower:
 
     async def _prepare(self, release: Release) -> None:
         try:
-            if self.cases.stopped:  # before it was begun
+            if self.cases.stopped:  # before it began
                 raise Stopped
             prepared = self._loaded_already(release.bindings) or await self._beside.prepare(release)
-        except Exception as error:  # whatever a model's file brings about, the live plan goes on
+        except Exception as error:  # no error of a model's file may stop the live plan
             known = isinstance(error, PenstockError)
             if not self.cases.stopped:
                 logger.warning("release %s failed here: %s", release.id, error, exc_info=None if known else error)
@@ -306,22 +306,22 @@ class Follower:
     def _loaded_already(self, bindings: Mapping[str, Binding]) -> Prepared | None:
         return next((Prepared(one.program, one.artifacts) for one in self.deployment.loaded if same(one.bindings, bindings)), None)
 
-    def _told(self, id: str, state: State, detail: str) -> None:
+    def _on_step(self, id: str, state: State, detail: str) -> None:
         self.cases = self.cases.progress(id, state, detail, _now())
         self.reporter.changed()
 
     async def _prune(self) -> None:
-        """Gives back what the host's cache has not used for long, after a change of generation."""
+        """Removes old versions from the host's cache, after a change of generation."""
         kept = [binding for one in self.deployment.loaded for binding in one.bindings.values()]
         try:
             await self._beside.prune(kept)
         except (PenstockError, OSError) as error:
-            logger.warning("the cache of models was not tidied: %s", error)
+            logger.warning("the cache of models was not pruned: %s", error)
 
     # -- while live ------------------------------------------------------------------------------------------------
 
     async def _check_forever(self, every: float) -> None:
-        """Every live model against its golden records; one that fails is reported, and taken back where the topology says so."""
+        """Checks every live model with its golden records. A failure is reported, and rolled back when the topology demands it."""
         topology, validity = self._loaded.topology, Validity(self._models)
         while True:
             await asyncio.sleep(every)
@@ -335,11 +335,11 @@ class Follower:
     # -- what is reported --------------------------------------------------------------------------------------------
 
     def out_of_touch(self) -> str:
-        """Why the control log is not followed at this moment; empty when it is."""
+        """Returns why the control log is not followed at this moment; empty when it is."""
         return self.problems.about("control")
 
     def _refused(self) -> dict[Labels, float]:
-        """Control messages that were refused or had no effect, by cause."""
+        """Returns the counts of control messages that were refused or had no effect, by cause."""
         log = self.folding.log
         return {(cause,): float(count) for cause, count in (log.refused + log.ignored).items()}
 
@@ -353,7 +353,7 @@ class Follower:
             started=self._started,
             time=timestamp(),
             generation=current.generation,
-            wanted=self._in_force,
+            wanted=self._active,
             ready=self.ready() and not self._stopping,
             models=dict(current.plan.versions),
             partitions=self.places(),

@@ -1,17 +1,17 @@
-"""Makes one release ready on this worker, while the plan in force goes on, in numbered steps; each is a state of `lifecycle`.
+"""Makes one release ready on this worker while the live plan scores, in numbered steps; each is a state of `lifecycle`.
 
 1. fetch       its files into the cache of this host, only from the registry roots
-2. verify      model.onnx by its digest, from then on sealed; and who signed it, by the topology's policy
-3. quarantine  in a child process, once a host
+2. verify      model.onnx by its digest, and seal it; then its signature, by the topology's policy
+3. quarantine  in a child process, once per host
 4. fit         the topology against the new signatures, metrics and parameters
-5. prove       loaded in this process, it answers as its golden records say
-6. warm        at the batch sizes that it will see; then the plan is made
+5. prove       load it in this process and compare its outputs with its golden records
+6. warm        at the batch sizes that it will see; then make the plan
 
-What a plan of this worker has loaded already is taken as it is: it has been through all of this, and it must not be run here, since
-the plan in force may be running it. Nothing here touches that plan. A worker serves meanwhile, in the same interpreter: so what would
-hold its lock for long (parsing a model, copying it) is left to the child, or is done by libraries that let go of it. With a model of
-100 MB the loop waits 16 ms at most. The thread that prepares keeps the worker's priority: at a lower one it is put aside by other processes
-with the lock in its hand, and the loop waits with it (measured on a busy host: up to 500 ms, against 40). Only the child is nice.
+A version that a plan of this worker has already loaded is reused: it has passed all steps. It must not run here, since the live plan may
+be running it. Nothing here changes the live plan. The worker scores at the same time, in the same interpreter. So work that would hold the
+interpreter lock for long (parsing a model, copying it) is left to the child, or to libraries that release the lock. With a model of
+100 MB the loop waits 16 ms at most. The preparing thread keeps the worker's priority: at a lower one the system may suspend it while it
+holds the lock, and the loop waits too (measured on a busy host: up to 500 ms, compared with 40). Only the child has a lower priority.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Prepared:
 
 
 class _Version(NamedTuple):
-    """What makes two bindings the same version: not its name, and not where it was found."""
+    """The identity of a version: its digests, not its name or location."""
 
     manifest: str
     digest: str
@@ -66,7 +66,7 @@ class _Version(NamedTuple):
 
 @dataclass(slots=True, repr=False)
 class _Piece:
-    """One version of the release on its way: the nodes that it is for, `shared` when it is loaded already, and what the steps add."""
+    """A version of the release in preparation: its nodes, `shared` when it is already loaded, and the results of the steps."""
 
     binding: Binding
     shared: Session | None
@@ -92,17 +92,17 @@ class Preparation:
         self._artifacts: WeakKeyDictionary[Session, Artifact] = WeakKeyDictionary()
 
     def adopt(self, artifacts: Mapping[str, Artifact], sessions: Mapping[str, Session]) -> None:
-        """Makes known what was loaded elsewhere, by node: a release that binds it shares it. Kept no longer than its plan."""
+        """Registers sessions that were loaded elsewhere, by node: a release that binds their versions shares them. Weak references."""
         for node, session in sessions.items():
             artifact = artifacts[node]
             self._sessions[_Version(artifact.manifest_digest, artifact.digest)] = session
             self._artifacts[session] = artifact
 
     def prepare(self, release: Release, tell: Tell, stopped: Stopping = lambda: False) -> Prepared:
-        """The release's plan, loaded and warm. Blocks: call it in a thread of its own.
+        """Returns the release's plan, loaded and warm. Blocks: call it in a separate thread.
 
-        `tell` hears of each step once or more (details change), from the first to the last; that it is ready, or has failed, is
-        for the caller to say. `stopped` is asked all the time. Raises ModelError or ControlError that names step, model and
+        `tell` is called for each step once or more (details change), from the first to the last; the caller reports that the release
+        is ready or has failed. `stopped` is called often. Raises ModelError or ControlError that names step, model and
         nodes (its code is `timeout` when it took too long), and Stopped when `stopped()` is true.
         """
         deadline = time.monotonic() + self._timeout
@@ -114,10 +114,10 @@ class Preparation:
             raise ControlError(f"not ready within {self._timeout:g} s (setting prepare_timeout): {error}", code="timeout") from error
 
     def prune(self, kept: Iterable[Binding]) -> None:
-        """Gives back what of the cache no release has used for long, but for these; after an activation. Blocks as `prepare` does."""
+        """Removes the versions from the cache that no release has used for long, except `kept`. Blocks as `prepare` does."""
         gone = self._models.prune({binding.manifest for binding in kept})
         if gone:
-            logger.info("given back from the cache: %s", ", ".join(gone))
+            logger.info("removed from the cache: %s", ", ".join(gone))
 
     def _prepare(self, release: Release, tell: Tell, stopped: Stopping) -> Prepared:
         pieces = self._pieces(release.bindings)
@@ -141,7 +141,7 @@ class Preparation:
         return Prepared(program, artifacts)
 
     def _pieces(self, bindings: Mapping[str, Binding]) -> list[_Piece]:
-        """The versions of a release, each once, with what is loaded of them."""
+        """Returns the versions of a release, each once, with the sessions that are already loaded."""
         pieces: dict[_Version, _Piece] = {}
         for node, binding in bindings.items():
             version = _Version(binding.manifest, binding.digest)
@@ -161,12 +161,12 @@ class Preparation:
         if stopped():
             raise Stopped
         if piece.sealed.digest != piece.artifact.digest:
-            raise piece.artifact.corrupt(MODEL_FILE, f"is {piece.sealed.digest} now: the cache is damaged, or somebody writes there")
+            raise piece.artifact.corrupt(MODEL_FILE, f"is {piece.sealed.digest} now: the cache is damaged, or another process writes there")
         if self._policy != "off":  # the keys are read each time: one may be added while the worker runs
             runtime.admit(self._policy, piece.artifact, load_trust(self._model_trust) if self._model_trust else None)
 
     def _quarantine(self, piece: _Piece, stopped: Stopping) -> None:
-        golden = (piece.artifact.path / GOLDEN_FILE).read_text(encoding="utf-8")  # believed in step 5, by its digest
+        golden = (piece.artifact.path / GOLDEN_FILE).read_text(encoding="utf-8")  # step 5 checks its digest
         quarantine_once(piece.sealed, golden=golden, cache=self._cache, limits=self._limits, stopped=stopped)
 
 
@@ -176,7 +176,7 @@ def _prove(piece: _Piece) -> None:
 
 
 def _each(pieces: Sequence[_Piece], state: State, step: Callable[[_Piece], None], tell: Tell, stopped: Stopping) -> None:
-    """The step for each version, told one by one; it is told also when there is nothing to do in it."""
+    """Runs the step for each version, and calls `tell` before each; calls it also when there is no version."""
     if not pieces:
         tell(state, "")
     for number, piece in enumerate(pieces, 1):
@@ -189,7 +189,7 @@ def _each(pieces: Sequence[_Piece], state: State, step: Callable[[_Piece], None]
 
 @contextlib.contextmanager
 def _blaming(state: State, piece: _Piece) -> Iterator[None]:
-    """Puts before an error which step it was, and for which nodes."""
+    """Prefixes an error with its step, nodes and version."""
     about = f"{state}: {', '.join(f'nodes.{node}' for node in piece.nodes)}: {piece.binding}"
     try:
         yield

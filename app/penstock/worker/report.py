@@ -1,6 +1,6 @@
-"""What a worker says on the status topic: how it is, every few seconds and when something changes, and where generations begin.
+"""The reports of a worker on the status topic: its state, every few seconds and when something changes, and where generations begin.
 
-Nobody scores worse because this cannot be written: what fails is logged and said again.
+A failed write does not affect scoring: it is logged and repeated.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ __all__ = ["Problems", "Reporter"]
 
 logger = logging.getLogger(__name__)
 
-APART: Final = 0.02  # seconds between two reports at least: a burst of changes is one
+APART: Final = 0.02  # least seconds between two reports: a burst of changes makes one report
 
 
 class Problems:
-    """What a person should look at, one text per subject. A new one is logged."""
+    """The problems that a person should look at, one text per subject. A new one is logged."""
 
     def __init__(self) -> None:
         self._said: dict[str, str] = {}
 
     def say(self, about: str, what: str = "") -> None:
-        """There is this problem; empty: there is none about this (any more)."""
+        """Sets the problem of this subject, and logs it when it is new. An empty text clears it."""
         if what and self._said.get(about) != what:
             logger.warning("%s", what)
             self._said[about] = what
@@ -40,7 +40,7 @@ class Problems:
             self._said.pop(about, None)
 
     def about(self, subject: str) -> str:
-        """The problem, "" when there is none."""
+        """Returns the problem of this subject; "" without one."""
         return self._said.get(subject, "")
 
     def all(self) -> list[str]:
@@ -48,7 +48,7 @@ class Problems:
 
 
 class Reporter:
-    """Writes what `describe` says of the worker, and boundaries. `run` is a task of the worker's loop."""
+    """Writes what `describe` returns, and boundaries. `run` is a task of the worker's loop."""
 
     def __init__(self, writer: Writer, topic: str, worker: str, describe: Callable[[], WorkerStatus], *, interval: float) -> None:
         self._writer, self._topic, self._worker = writer, topic, worker
@@ -56,19 +56,19 @@ class Reporter:
         self._interval = interval
         self._changed = asyncio.Event()
         self._boundaries: list[Boundary] = []
-        self._generations: dict[Partition, int] = {}  # that each partition of this assignment was scored with last
+        self._generations: dict[Partition, int] = {}  # the last one that scored each partition of this assignment
 
     def changed(self) -> None:
-        """Something changed: a report is due at once."""
+        """Requests a report at once, after a change."""
         self._changed.set()
 
     def assigned(self) -> None:
-        """A new assignment: whatever comes next from a partition is where this worker begins with it."""
+        """Starts a new assignment: the next record of each partition is where this worker begins."""
         self._generations.clear()
         self._changed.set()
 
     def scores(self, partition: Partition, offset: int, generation: int) -> None:
-        """The worker is about to score `partition` from `offset` on. Called for each batch; a change of generation is a boundary."""
+        """Notes that the worker scores `partition` from `offset` on. Called per batch; a change of generation makes a boundary."""
         if self._generations.get(partition) != generation:
             self._generations[partition] = generation
             self._boundaries.append(
@@ -88,16 +88,16 @@ class Reporter:
                     await self._changed.wait()
 
     async def close(self) -> None:
-        """What is left to be said, then the worker's record is taken away: it has stopped, and is not lost."""
+        """Writes the remaining reports, then deletes the worker's record: the worker has stopped, and is not lost."""
         try:
             async with asyncio.timeout(2 * FAREWELL):
                 await self._tell()
                 await self._write(status.key_of(self._describe()), None)
         except TimeoutError:
-            logger.warning("the status topic was not told that this worker stops")
+            logger.warning("could not report on the status topic that this worker stops")
 
     async def _tell(self) -> None:
-        """Boundaries wait until they are acknowledged: a worker that is stopped meanwhile says them again in `close`."""
+        """Keeps boundaries until they are acknowledged: if the task is cancelled before, `close` writes them again."""
         said: list[Status] = [*self._boundaries, self._describe()]
         written = await asyncio.gather(*(self._write(status.key_of(one), status.encode(one)) for one in said))
         acknowledged = {one for one, good in zip(said, written, strict=True) if good and isinstance(one, Boundary)}
@@ -107,6 +107,6 @@ class Reporter:
         try:
             await self._writer.write(self._topic, key, value)
         except TransportError as error:
-            logger.warning("the status was not told: %s", error)
+            logger.warning("the status was not written: %s", error)
             return False
         return True

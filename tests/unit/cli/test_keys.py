@@ -79,7 +79,7 @@ def test_key_is_never_written_over(run: Run) -> None:
     before = own("alice").read_bytes()
     done = run("new", "alice")
     assert (done.code, own("alice").read_bytes()) == (2, before)
-    assert "there is a file already (choose another name, or --out)" in done.err
+    assert "the file exists already (choose another name, or --out)" in done.err
 
 
 def test_public_part_is_printed_of_a_name_and_of_a_file(run: Run) -> None:
@@ -117,7 +117,7 @@ def test_revoked_key_signs_nothing_from_then_on(run: Run) -> None:
         judge(said)
     again = run("revoke", "alice")
     assert again.code == 2
-    assert "trust.toml:1:1: alice was revoked at 2027-01-15T08:00:00Z (another time is set by hand)" in again.err
+    assert "trust.toml:1:1: alice was revoked at 2027-01-15T08:00:00Z (set another time by hand)" in again.err
 
 
 def test_revoked_and_future_keys_are_listed_as_such_and_ones_own(run: Run) -> None:
@@ -183,11 +183,11 @@ def test_key_is_not_added_where_the_file_would_be_no_toml(run: Run) -> None:
     ("arguments", "says"),
     [
         (["new", "al/ice"], "a name is made of letters"),
-        (["new", "alice", "--topology", "a b"], "'a b' is no topology's name"),
-        (["trust", "bob", "--public", "x", "--topology", "flights"], "'x' is no public key"),
+        (["new", "alice", "--topology", "a b"], "'a b' is not a topology's name"),
+        (["trust", "bob", "--public", "x", "--topology", "flights"], "'x' is not a public key"),
         (["trust", "nobody", "--topology", "flights"], "nobody.pem: cannot be read"),
         (["trust", "alice", "--public", "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", "--topology", "x"], "there is a key alice already"),
-        (["trust", "alias", "--public", "{alice}", "--topology", "x"], "trust.toml:1:1: this key is there already, as alice"),
+        (["trust", "alias", "--public", "{alice}", "--topology", "x"], "trust.toml:1:1: the file has this key already, as alice"),
         (["trust", "alice", "--public", "{alice}"], "Missing option '--topology'"),
         (["trust", "alice", "--topology", "x", "--from", "2026-01-31T12:00:00"], "the zone is missing"),
         (["revoke", "bob"], "there is no key bob (known: alice)"),

@@ -68,11 +68,11 @@ def test_push_tells_of_made_up_rows_that_the_model_refuses(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["linear.onnx", "--name", "Score"], 2, "'Score' is no model name: it is made of lower-case letters"),
-        (["linear.onnx", "--name", "score", "--version", "v1"], 2, "'v1' is no version"),
+        (["linear.onnx", "--name", "Score"], 2, "'Score' is not a valid model name: use lower-case letters"),
+        (["linear.onnx", "--name", "score", "--version", "v1"], 2, "'v1' is not a valid version"),
         (["linear.onnx", "--name", "score", "--metrics", "auc"], 2, "--metrics 'auc': write NAME=NUMBER, like auc=0.71"),
         (["linear.onnx", "--name", "score", "--metrics", "auc=nan"], 2, "--metrics 'auc=nan': write NAME=NUMBER"),
-        (["linear.onnx", "--name", "score", "--alias", "1st"], 2, "'1st' is no alias"),
+        (["linear.onnx", "--name", "score", "--alias", "1st"], 2, "'1st' is not a valid alias"),
         (["absent.onnx", "--name", "score"], 2, "'absent.onnx' does not exist"),
         (["wrong.json", "--name", "score"], 3, "not an ONNX file"),
         (["linear.onnx", "--name", "score", "--golden", "wrong.json"], 3, "output 'y': expected [4.0], got [3.0]"),

@@ -40,9 +40,9 @@ def test_topology_is_named_by_its_name_or_its_file(text: str, name: str) -> None
 
 @pytest.mark.usefixtures("folder")
 def test_unknown_name_is_told_with_the_one_that_was_meant() -> None:
-    with pytest.raises(ConfigError, match=r"'payment' is no file, and no topology in topologies \(did you mean 'payments'\?\)"):
+    with pytest.raises(ConfigError, match=r"'payment' is neither a file nor a topology in topologies \(did you mean 'payments'\?\)"):
         named("payment", Settings())
-    with pytest.raises(ConfigError, match="no topology in nowhere"):
+    with pytest.raises(ConfigError, match="nor a topology in nowhere"):
         named("payments", Settings(topologies=Path("nowhere")))
     with pytest.raises(TopologyError, match=r"payment\.yaml: cannot be read"):
         named("payment.yaml", Settings())
@@ -52,11 +52,11 @@ def test_unknown_name_is_told_with_the_one_that_was_meant() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ([], "name what to change"),
-        (["score=score@2", "--resume", "01"], "name what to change"),
+        ([], "name a change"),
+        (["score=score@2", "--resume", "01"], "name a change"),
         (["score"], "'score': write NODE=NAME@VERSION"),
         (["=score@2"], "write NODE=NAME@VERSION"),
-        (["score=score"], "'score' names no version"),
+        (["score=score"], "'score' has no version"),
         (["score=score@1", "score=score@2"], "score is given twice"),
         (["--set", "score=1"], "write NODE.PARAM=JSON"),
         (["--set", "score.limit"], "write NODE.PARAM=JSON"),

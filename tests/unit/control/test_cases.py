@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock.control.cases import AGAIN, READY_AT_ONCE, TOLD, Cases, End, Now, Prepare, Retry, Scoring, Switch, Warn, behind, reconcile
+from penstock.control.cases import AGAIN, READY_AT_ONCE, REPORTED, Cases, End, Now, Prepare, Retry, Scoring, Switch, Warn, behind, reconcile
 from penstock.control.lifecycle import State
 from penstock.control.log import Log
 from penstock.control.messages import Message, parse
@@ -92,7 +92,7 @@ def test_few_releases_wait_loaded_and_the_others_say_why_they_do_not() -> None:
     for _ in range(READY_AT_ONCE):
         worker.well()
     assert len(worker.prepared) == READY_AT_ONCE
-    assert "waits until one of the 4 releases" in worker.cases.known[id_of(READY_AT_ONCE + 1)].detail
+    assert "waits until one of the 4 ready releases" in worker.cases.known[id_of(READY_AT_ONCE + 1)].detail
     worker.hear(abort(2))
     assert worker.prepared[-1] == id_of(READY_AT_ONCE + 1)
     assert worker.cases.known[id_of(READY_AT_ONCE + 1)].detail == ""
@@ -156,12 +156,12 @@ def test_the_last_that_ended_are_told_and_those_that_are_pending_are_never_forgo
     worker = Worker()
     worker.hear(release(1))
     worker.badly()
-    for number in range(2, TOLD + 10):
+    for number in range(2, REPORTED + 10):
         worker.hear(release(number))
         worker.hear(abort(number))
         worker.badly("stopped")
     assert worker.state(1) is State.FAILED
-    assert [id for id in worker.cases.known if id != id_of(1)] == [id_of(number) for number in range(10, TOLD + 10)]
+    assert [id for id in worker.cases.known if id != id_of(1)] == [id_of(number) for number in range(10, REPORTED + 10)]
     assert worker.prepared.count(id_of(1)) == 1
 
 
@@ -173,4 +173,4 @@ def test_what_nobody_has_announced_by_the_keys_of_now_ends_and_what_scores_goes_
     worker.decide()
     assert worker.scoring.generation == 1
     assert (worker.state(1), worker.state(2)) == (State.LIVE, State.STALE)
-    assert worker.problems["trust-lost"] == "by the keys trusted now nothing was released; generation 1 goes on"
+    assert worker.problems["trust-lost"] == "with the keys that are trusted now, there is no release; generation 1 still scores here"

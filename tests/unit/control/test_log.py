@@ -67,7 +67,7 @@ def test_release_on_a_stale_base_is_rejected_and_told_what_is_in_force() -> None
     log = folded(release(1), activate(1, author="bob"))
     outcome = log.apply(entry(9, release(2, base=0)))
     assert outcome.kind is Kind.REJECTED
-    assert outcome.why == f"made for generation 0, but generation 1 is in force: release {id_of(1)} by alice"
+    assert outcome.why == f"made for generation 0, but generation 1 is active: release {id_of(1)} by alice"
     assert log.releases[id_of(2)].standing is Standing.REJECTED
     assert log.apply(entry(10, activate(2))).kind is Kind.IGNORED
     assert log.generation == 1
@@ -85,7 +85,7 @@ def test_of_two_releases_on_one_base_the_first_activated_wins_and_the_other_is_t
     log = folded(release(1), release(2, author="bob"))
     assert log.apply(entry(5, activate(2, author="bob"))).lost == (id_of(1),)
     lost = log.releases[id_of(1)]
-    assert (lost.standing, lost.why) == (Standing.REJECTED, f"lost: generation 1 is in force: release {id_of(2)} by bob")
+    assert (lost.standing, lost.why) == (Standing.REJECTED, f"lost: generation 1 is active: release {id_of(2)} by bob")
     late = log.apply(entry(6, activate(1)))
     assert late.kind is Kind.IGNORED
     assert late.why == f"the release is rejected ({lost.why})"

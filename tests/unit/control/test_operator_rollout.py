@@ -76,6 +76,6 @@ def test_worker_of_a_later_penstock_is_not_outdated() -> None:
 
 def test_stand_in_words() -> None:
     assert str(Stand("a", "failed", "no such digest")) == "a: failed: no such digest"
-    assert str(Stand("a", "")) == "a: has not heard of it"
+    assert str(Stand("a", "")) == "a: no report yet"
     assert str(Stand("a", "proving", live=False)) == "a: lost while proving"
     assert str(Stand("a", "", live=False)) == "a: lost"

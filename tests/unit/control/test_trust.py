@@ -304,7 +304,7 @@ def test_unsigned_message_is_admitted_where_it_is_allowed() -> None:
 
 
 def test_what_readers_would_refuse_is_not_sealed() -> None:
-    with pytest.raises(ControlError, match="refused by every reader"):
+    with pytest.raises(ControlError, match="every reader would refuse this message"):
         seal(release(reason="two\nlines"), ALICE)
     with pytest.raises(ControlError, match="the limit is 65,536"):
         seal(release(bindings={"trees": Binding(**{**_fields(binding()), "parameters": {"x": "y" * MAX_BYTES}})}), ALICE)
@@ -404,7 +404,7 @@ def test_private_key_is_kept_for_its_owner_alone(tmp_path: Path) -> None:
     loaded = SigningKey.load(file)
     assert (loaded.name, loaded.public, loaded.kid) == (ALICE.name, ALICE.public, ALICE.kid)
     assert seal(release(), loaded) == seal(release(), ALICE)
-    with pytest.raises(ConfigError, match="there is a file already"):
+    with pytest.raises(ConfigError, match="the file exists already"):
         MALLORY.save(file)
     assert SigningKey.load(file).kid == ALICE.kid
     assert "PRIVATE" not in repr(loaded)
@@ -430,8 +430,8 @@ def _pem(key: Any, passphrase: bytes = b"") -> bytes:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"junk", "no private key in PEM"),
-        (_pem(ed25519.Ed25519PrivateKey.generate(), b"secret"), "no private key in PEM without a passphrase"),
+        (b"junk", "not a private key in PEM"),
+        (_pem(ed25519.Ed25519PrivateKey.generate(), b"secret"), "not a private key in PEM without a passphrase"),
         (_pem(ec.generate_private_key(ec.SECP256R1())), "not an Ed25519 key"),
     ],
 )

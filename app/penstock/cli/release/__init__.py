@@ -1,1 +1,1 @@
-"""The operator's commands: `deploy`, `rollback`, `abort`, `watch`, and to look at what they did `status`, `history`, `releases`."""
+"""The operator's commands: `deploy`, `rollback`, `abort`, `watch`; and to see the results, `status`, `history`, `releases`."""

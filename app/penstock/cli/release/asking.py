@@ -1,4 +1,4 @@
-"""What the operator's commands share: the topology by file or name, the settings they read, and how an operator is run to its end."""
+"""What the operator's commands share: the topology by file or name, their settings, and how they run an operator."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ T = TypeVar("T")
 LOOKING: Final = (*CONNECTION, "application", "topologies", "trust", "unsigned_control", "status_interval")
 SPEAKING: Final = (*LOOKING, "signing_key", "models", "schemas", "prepare_timeout")
 
-_UNSIGNED: Final = "UNSIGNED: whoever can write to the control topic can swap the models. For development only."
+_UNSIGNED: Final = "UNSIGNED: every client that can write to the control topic can swap the models. For development only."
 
 
 def topology_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds TOPOLOGY, given to the command as the text `topology`; `named` makes the topology of it."""
+    """Adds the argument TOPOLOGY, which the command receives as the text `topology`; `named` returns its topology."""
     return click.argument("topology", metavar="TOPOLOGY")(command)
 
 
 def named(text: str, settings: Settings) -> Topology:
-    """The topology in the file `text`, or the one of this name in the folder of the topologies. Raises TopologyError, ConfigError."""
+    """Returns the topology in the file `text`, or the one of this name in the folder `topologies`. Raises TopologyError, ConfigError."""
     if (path := Path(text)).is_file() or path.suffix in {".yaml", ".yml"}:
         return parse(path)
     known = {file.stem: file for file in sorted(settings.topologies.glob("*.y*ml")) if not file.stem.endswith(".test")}
     if text in known:
         return parse(known[text])
     fix = did_you_mean(text, known)
-    raise ConfigError(f"{text!r} is no file, and no topology in {settings.topologies}" + (f" ({fix})" if fix else ""))
+    raise ConfigError(f"{text!r} is neither a file nor a topology in {settings.topologies}" + (f" ({fix})" if fix else ""))
 
 
 def ask(settings: Settings, topology: Topology, act: Callable[[Operator], Awaitable[T]], *, speaks: bool = False) -> T:
-    """What `act` gives with an open operator. One that `speaks` without a signature is shouted at. SIGTERM interrupts as Ctrl-C does."""
+    """Returns the result of `act` with an open operator. Prints a warning when it `speaks` unsigned. SIGTERM interrupts like Ctrl-C."""
     if speaks and settings.unsigned_control and settings.signing_key is None:
         err.print(_UNSIGNED, style="bold red")
     with _terminated_is_interrupted():
@@ -56,7 +56,7 @@ def ask(settings: Settings, topology: Topology, act: Callable[[Operator], Awaita
 
 @contextmanager
 def _terminated_is_interrupted() -> Iterator[None]:
-    """An operator that is told to stop takes back what it announced."""
+    """Turns SIGTERM into an interrupt, so that a stopped operator aborts its release."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         signal.raise_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""`penstock deploy`, `rollback` and `abort`: what an operator says, and how it went."""
+"""`penstock deploy`, `rollback` and `abort`: run an operator, and print the result."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 Act = Callable[[Operator, Callable[..., None]], Awaitable[Deployed]]
 
 _min_ready = click.option(
-    "--min-ready", type=click.IntRange(0), metavar="N", help="So many ready workers are enough. [default: all that are live, at least one]"
+    "--min-ready", type=click.IntRange(0), metavar="N", help="Activate when N workers are ready. [default: all live ones, at least one]"
 )
 _timeout = click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     metavar="S",
-    help="Seconds until it is given up. [default: --prepare-timeout, and 10 s]",
+    help="Seconds to wait before the release is aborted. [default: --prepare-timeout, and 10 s]",
 )
-_dry_run = click.option("--dry-run", is_flag=True, help="Only show what would change, and check it; say nothing to anybody.")
+_dry_run = click.option("--dry-run", is_flag=True, help="Only print what would change, and check it; publish nothing.")
 
 
 @click.command()
@@ -43,10 +43,10 @@ _dry_run = click.option("--dry-run", is_flag=True, help="Only show what would ch
 @click.option("--set", "parameters", multiple=True, metavar="NODE.PARAM=JSON", help="A parameter of a node; null: the file's value again.")
 @click.option("--reason", default="", help="Why, for those who read the history.")
 @_dry_run
-@click.option("--wait/--no-wait", default=True, help="See it through; or only announce it, and go on later with --resume.")
+@click.option("--wait/--no-wait", default=True, help="Wait for the switch; or only announce the release, and continue later with --resume.")
 @_min_ready
 @_timeout
-@click.option("--resume", metavar="ID", help="Go on with a release that was announced; the beginning of its id is enough.")
+@click.option("--resume", metavar="ID", help="Continue with an announced release; the beginning of its id is enough.")
 @with_settings(*SPEAKING)
 @format_option
 def deploy(
@@ -61,17 +61,15 @@ def deploy(
       penstock deploy flights --set stack.threshold=0.4
 
     Every live worker fetches, checks, tries and warms the new models while the old ones score. When all are ready, they
-    switch together, between two batches; if one fails, the release is aborted, its reasons are printed, and nothing has
-    changed. Nodes that are not named stay as they are. An alias is resolved now, once.
+    switch together, between two batches. If one fails, the release is aborted, the reasons are printed, and nothing has
+    changed. Nodes that are not named stay unchanged. An alias is resolved once, at the start.
 
-    Ctrl-C before the switch aborts the release. An operator that dies leaves it pending: go on with it by --resume ID,
-    or end it with `penstock abort`. Exit code 8: it was not put in force. 1: it is, but a worker has not switched.
+    Ctrl-C before the switch aborts the release. A killed command leaves it pending: continue with --resume ID, or end it
+    with `penstock abort`. Exit code 8: the release was not activated. 1: it is active, but a worker has not switched.
     """
     wanted = _changes(changes, parameters)
     if bool(wanted) == bool(resume):
-        raise click.UsageError(
-            "name what to change, as NODE=NAME@VERSION or --set NODE.PARAM=JSON; or a release to go on with, by --resume ID"
-        )
+        raise click.UsageError("name a change, as NODE=NAME@VERSION or --set NODE.PARAM=JSON; or continue with a release, by --resume ID")
     found = named(topology, settings)
     if resume:
         return _see_through(
@@ -85,7 +83,7 @@ def deploy(
 
 @click.command()
 @topology_argument
-@click.option("--to", metavar="GENERATION|ID", help="What to go back to. [default: the generation before this one]")
+@click.option("--to", metavar="GENERATION|ID", help="The generation to restore. [default: the one before the active one]")
 @click.option("--reason", default="", help="Why, for those who read the history.")
 @_dry_run
 @_min_ready
@@ -95,15 +93,15 @@ def deploy(
 def rollback(
     topology: str, to: str | None, reason: str, dry_run: bool, min_ready: int | None, timeout: float | None, settings: Settings, form: str
 ) -> int:
-    """Take a release of TOPOLOGY back: bind again what an earlier generation bound.
+    """Roll TOPOLOGY back: release the bindings of an earlier generation again.
 
     \b
       penstock rollback flights --reason "too many alarms"
       penstock rollback flights --to 3
 
-    A rollback is a release like any other, with its own entry in the history; a second one takes the first one back.
-    Workers keep the plan before the current one loaded, so going back to it takes no time. 0 is what the topology file bound
-    before the first release. Exit codes as of `deploy`.
+    A rollback is an ordinary release, with an entry in the history; a second rollback undoes the first one. Workers keep
+    the previous plan loaded, so the switch back to it takes no time. 0 is what the topology file bound before the first
+    release. The exit codes are those of `deploy`.
     """
     found = named(topology, settings)
     if dry_run:
@@ -119,9 +117,9 @@ def rollback(
 @with_settings(*SPEAKING)
 @format_option
 def abort(topology: str, id: str, reason: str, settings: Settings, form: str) -> None:
-    """End the release ID of TOPOLOGY, which was announced and is not in force. The beginning of an id is enough.
+    """End the release ID of TOPOLOGY, which was announced and is not active. The beginning of an id is enough.
 
-    What is in force is not aborted but taken back: `penstock rollback`. Exit code 8 when the release is not pending.
+    An active release cannot be aborted; use `penstock rollback`. Exit code 8 when the release is not pending.
     """
     release = ask(settings, named(topology, settings), lambda it: it.abort(id, reason), speaks=True)
     if form == "json":
@@ -131,12 +129,12 @@ def abort(topology: str, id: str, reason: str, settings: Settings, form: str) ->
 
 
 def _changes(models: tuple[str, ...], parameters: tuple[str, ...]) -> dict[str, Change]:
-    """What was typed, by node. Raises ConfigError."""
+    """Parses the arguments, by node. Raises ConfigError."""
     changes: dict[str, Change] = {}
     for text in models:
         node, separator, reference = text.partition("=")
         if not (node and separator):
-            raise ConfigError(f"{text!r}: write NODE=NAME@VERSION, like trees=flights-trees@2")
+            raise ConfigError(f"{text!r}: write NODE=NAME@VERSION, such as trees=flights-trees@2")
         if node in changes:
             raise ConfigError(f"{node} is given twice")
         changes[node] = Change.to(reference)
@@ -144,13 +142,11 @@ def _changes(models: tuple[str, ...], parameters: tuple[str, ...]) -> dict[str, 
         place, separator, value = text.partition("=")
         node, dot, name = place.partition(".")
         if not (node and dot and name and separator):
-            raise ConfigError(f"--set {text!r}: write NODE.PARAM=JSON, like stack.threshold=0.4")
+            raise ConfigError(f"--set {text!r}: write NODE.PARAM=JSON, such as stack.threshold=0.4")
         try:
             given = json.loads(value)
         except ValueError as error:
-            raise ConfigError(
-                f"--set {text!r}: not JSON ({error}); a text stands in double quotes, which the shell must not eat"
-            ) from error
+            raise ConfigError(f"--set {text!r}: not JSON ({error}); a text needs double quotes, which the shell must not remove") from error
         before = changes.get(node, Change())
         changes[node] = Change(before.model, {**before.parameters, name: given})
     return changes
@@ -163,12 +159,12 @@ def _show(topology: Topology, proposal: Proposal, form: str) -> int:
     out.print(f"{topology.name}: generation {proposal.base} → {proposal.base + 1} would change", markup=False)
     for one in proposal.differences:
         out.print(f"  {one}", markup=False)
-    out.print("files, requirements and tensors fit; nothing was said to anybody", markup=False)
+    out.print("dry run: files, requirements and tensors fit; nothing was published", markup=False)
     return 0
 
 
 def _see_through(settings: Settings, topology: Topology, form: str, act: Act) -> int:
-    """Runs the deploy with a screen, says how it went, and gives the exit code."""
+    """Runs the deploy with a screen, prints the result, and returns the exit code."""
     with Screen(err) as screen:
         try:
             deployed = ask(settings, topology, lambda it: act(it, screen.show), speaks=True)
@@ -203,10 +199,10 @@ def _told(screen: Screen, seconds: Mapping[str, float]) -> dict[str, Any]:
 def _print(topology: Topology, deployed: Deployed) -> None:
     release = deployed.release
     if deployed.generation is None:
-        out.print(f"{topology.name}: release {release.id} is announced, and not in force", markup=False)
-        out.print(f"go on with it:  penstock deploy {topology.name} --resume {short(release.id)}", markup=False)
+        out.print(f"{topology.name}: release {release.id} is announced, and not active", markup=False)
+        out.print(f"continue with:  penstock deploy {topology.name} --resume {short(release.id)}", markup=False)
         return
-    out.print(f"{topology.name}: generation {deployed.generation} is in force", style="green", markup=False)
+    out.print(f"{topology.name}: generation {deployed.generation} is active", style="green", markup=False)
     for one in deployed.changes:
         out.print(f"  {one}", markup=False)
     if deployed.seconds:

@@ -1,4 +1,4 @@
-"""`penstock history` and `penstock releases`: what was in force and since when, and everything that was ever announced."""
+"""`penstock history` and `penstock releases`: the generations and their times, and every release that was announced."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["history", "releases"]
 
 @dataclass(frozen=True)
 class _Seen:
-    """Both topics, as of now."""
+    """The content of both topics at one moment."""
 
     log: Log
     workers: Sequence[Worker]
@@ -43,15 +43,15 @@ async def _look(operator: Operator) -> _Seen:
 @click.command()
 @topology_argument
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="So many of the newest.")
-@click.option("--all", "everything", is_flag=True, help="Also what is pending, was aborted or rejected.")
+@click.option("--all", "everything", is_flag=True, help="Also pending, aborted and rejected releases.")
 @click.option("--boundaries", is_flag=True, help="Also the first offset of each generation in each input partition.")
 @with_settings(*LOOKING)
 @format_option
 def history(topology: str, limit: int, everything: bool, boundaries: bool, settings: Settings, form: str) -> None:
-    """Show the generations of TOPOLOGY, the newest first: when, by whom, why, and what was changed.
+    """Print the generations of TOPOLOGY, the newest first: time, author, reason and changes.
 
-    A boundary says from which input offset on a worker scored with a generation: so every prediction is of a known generation,
-    which its headers name too.
+    A boundary is the input offset from which on a worker scored with a generation. So the generation of every prediction is
+    known; its headers name it too.
     """
     seen = ask(settings, named(topology, settings), _look)
     shown = [known for known in seen.log.releases.values() if everything or known.standing in {"active", "superseded"}]
@@ -73,7 +73,7 @@ def history(topology: str, limit: int, everything: bool, boundaries: bool, setti
 
 @click.group()
 def releases() -> None:
-    """List releases, whatever became of them, or show one.
+    """List all releases, or print one.
 
     \b
       penstock releases ls flights
@@ -87,7 +87,7 @@ def releases() -> None:
 @with_settings(*LOOKING)
 @format_option
 def ls(topology: str, limit: int, settings: Settings, form: str) -> None:
-    """List what was announced for TOPOLOGY, the newest first, and what became of it."""
+    """List the releases of TOPOLOGY, the newest first, with their results."""
     log = ask(settings, named(topology, settings), _look).log
     shown = sorted(log.releases.values(), key=lambda known: known.offset, reverse=True)[:limit]
     if form == "json":
@@ -102,7 +102,7 @@ def ls(topology: str, limit: int, settings: Settings, form: str) -> None:
 @with_settings(*LOOKING)
 @format_option
 def show(topology: str, id: str, settings: Settings, form: str) -> None:
-    """Show the release ID of TOPOLOGY whole: what it binds by which digests, and where it stands on each worker.
+    """Print the release ID of TOPOLOGY: its bindings and their digests, and its state on each worker.
 
     The beginning of an id is enough.
     """
@@ -145,7 +145,7 @@ def _print_releases(log: Log, shown: Sequence[Known], *, everything: bool) -> No
         bound = "\n".join(f"{node}: {binding}" for node, binding in (log.bound(0) or {}).items())
         listed.add_row("0", *([""] if everything else []), "", "", "", "", bound, "what the topology file bound")
     if not log.generations:
-        out.print("generation 0 is in force: what the topology file binds; nothing was put in force yet")
+        out.print("generation 0 is active: what the topology file binds; no release was activated yet")
     if shown:
         out.print(listed)
     elif log.generations:
@@ -154,7 +154,7 @@ def _print_releases(log: Log, shown: Sequence[Known], *, everything: bool) -> No
 
 def _print_boundaries(boundaries: Sequence[Boundary]) -> None:
     if not boundaries:
-        out.print("no worker has told a boundary yet")
+        out.print("no worker has reported a boundary yet")
         return
     listed = table("", "topic", "partition", "from offset", "generation", "worker", "by the worker's clock")
     for one in boundaries:

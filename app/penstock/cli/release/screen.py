@@ -1,4 +1,4 @@
-"""A deploy as it goes: on a terminal a table that changes, elsewhere a line for each thing that a worker says."""
+"""The progress of a deploy: on a terminal a live table, elsewhere a line per report of a worker."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Screen"]
 
 
 class Screen(AbstractContextManager["Screen"]):
-    """Give `show` to an operator as its `on_progress`. `last` is what was told last, None before anything was."""
+    """Pass `show` to an operator as its `on_progress`. `last` is the latest progress, None before the first."""
 
     def __init__(self, console: Console) -> None:
         self.last: Progress | None = None
@@ -37,7 +37,7 @@ class Screen(AbstractContextManager["Screen"]):
         self._stack.close()
 
     def show(self, progress: Progress) -> None:
-        """Tells what has changed."""
+        """Prints what has changed."""
         before, self.last = self.last, progress
         news = _news(before, progress)
         if before is None or before.phase is not progress.phase:
@@ -50,7 +50,7 @@ class Screen(AbstractContextManager["Screen"]):
 
 
 def _news(before: Progress | None, now: Progress) -> list[str]:
-    """A line for each worker that has said something new of the release."""
+    """Returns a line for each worker that has reported a new state of the release."""
     known = before.stands if before else ()
     return [f"  {escape(str(one))}" for one in now.stands if one not in known and (one.state or not one.live)]
 
@@ -58,7 +58,7 @@ def _news(before: Progress | None, now: Progress) -> list[str]:
 def _headline(progress: Progress) -> str:
     release = progress.release
     if progress.phase is Phase.ABORTED:
-        return f"[red]aborted[/] {release.id}; what is in force stays as it is"
+        return f"[red]aborted[/] {release.id}; the active generation is unchanged"
     if progress.phase is Phase.ACTIVATED:
         return f"[green]activated[/] {release.id}"
     return f"announced {release.id} by {escape(release.author)}" + (f": {escape(release.reason)}" if release.reason else "")

@@ -1,4 +1,4 @@
-"""`penstock status`: the generation in force, how every worker is, and whether a person should look."""
+"""`penstock status`: the active generation, the state of every worker, and whether a person should look."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ __all__ = ["status"]
 
 @click.command()
 @topology_argument
-@click.option("--watch", is_flag=True, help="Again every second, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Print again every second, until Ctrl-C.")
 @with_settings(*LOOKING)
 @format_option
 def status(topology: str, watch: bool, settings: Settings, form: str) -> int:
-    """Show the generation of TOPOLOGY in force, each worker, and where the releases stand on it.
+    """Print the active generation of TOPOLOGY, and each worker with the states of the releases on it.
 
-    A worker counts as lost when it has not said a word for five times --status-interval, at least 10 s; after an hour it is no
-    longer shown. Exit code 1 when a person should look: no live worker, one that is lost or not ready, scores with another
-    generation than the one in force, runs a Penstock too old to be released to, or reports a problem.
+    A worker counts as lost when it has not reported for five times --status-interval, at least 10 s; after an hour it is no
+    longer listed. Exit code 1 when a person should look: there is no live worker, or a worker is lost or not ready, scores with
+    another generation than the active one, runs a Penstock that is too old for new releases, or reports a problem.
     """
     found = named(topology, settings)
     if not watch:
@@ -71,24 +71,24 @@ async def _again(operator: Operator, form: str) -> int:
 
 
 def _wrong(operator: Operator) -> Iterator[str]:
-    """What a person should look at."""
+    """Yields the problems that a person should look at."""
     log, workers = operator.log, operator.fleet.workers()
     if not any(one.live for one in workers):
         yield "no live worker"
     if newer := sum(log.refused[code] for code in AHEAD):
-        yield f"{newer} control messages are of a newer version: what is shown here may not be what is in force; upgrade this Penstock"
+        yield f"{newer} control messages are of a newer version: the active generation may be another one; upgrade this Penstock"
     if newer := operator.fleet.strange["newer"]:
-        yield f"{newer} status records are of a newer version: workers are not shown here; upgrade this Penstock"
+        yield f"{newer} status records are of a newer version: their workers are not listed here; upgrade this Penstock"
     for one in workers:
         if not one.live:
-            yield f"{one.name} has not said a word for {_age(operator, one)}"
+            yield f"{one.name} has not reported for {_age(operator, one)}"
             continue
         if one.generation != log.generation:
-            why = next((told.detail for told in one.status.releases if told.state == "failed" and log.generations
-                        and told.id == log.generations[-1].release.id), "")  # fmt: skip
-            yield f"{one.name} scores with generation {one.generation}, in force is {log.generation}" + (f": {why}" if why else "")
+            why = next((entry.detail for entry in one.status.releases if entry.state == "failed" and log.generations
+                        and entry.id == log.generations[-1].release.id), "")  # fmt: skip
+            yield f"{one.name} scores with generation {one.generation}, active is {log.generation}" + (f": {why}" if why else "")
         if one.outdated:
-            yield f"{one.name} runs an older Penstock: {one.outdated}; upgrade it and restart it, no release can be made until then"
+            yield f"{one.name} runs an older Penstock: {one.outdated}; upgrade and restart it, until then no release can be made"
         if not one.status.ready:
             yield f"{one.name} is not ready"
         yield from (f"{one.name}: {problem}" for problem in one.status.problems)
@@ -117,17 +117,17 @@ def _json(operator: Operator) -> dict[str, Any]:
 
 def _picture(operator: Operator) -> RenderableType:
     log = operator.log
-    parts: list[RenderableType] = [Text.from_markup(f"[bold]{operator.topology.name}[/]: {_in_force(operator)}")]
+    parts: list[RenderableType] = [Text.from_markup(f"[bold]{operator.topology.name}[/]: {_active(operator)}")]
     parts += [Text(f"pending: {one.id} by {one.author}: {one.reason or 'no reason given'}", style="yellow") for one in log.pending]
     shown = table("", "worker", "", "generation", "ready", "partitions", "lag", "releases", "said")
     for one in operator.fleet.workers():
-        told, places = one.status, one.status.partitions
+        report, places = one.status, one.status.partitions
         lags = [place.lag for place in places.values() if place.lag is not None]
         shown.add_row(
             escape(one.name),
             "[green]live[/]" if one.live else "[red]lost[/]",
             str(one.generation) if one.generation == log.generation else f"[red]{one.generation}[/]",
-            "yes" if told.ready else "[red]no[/]",
+            "yes" if report.ready else "[red]no[/]",
             escape(" ".join(places)) or "-",
             f"{sum(lags):,}" if lags else "-",
             "\n".join(_releases(operator, one)) or "-",
@@ -138,17 +138,17 @@ def _picture(operator: Operator) -> RenderableType:
     if vain := log.refused + log.ignored:
         counted = ", ".join(f"{count} {code}" for code, count in vain.items())
         last = f"; the last refused, at offset {log.last_refused[-1].offset}: {log.last_refused[-1].why}" if log.last_refused else ""
-        parts += [Text(), Text(f"control messages that meant nothing: {counted}{last}", style="yellow")]
+        parts += [Text(), Text(f"control messages without effect: {counted}{last}", style="yellow")]
     if strange := operator.fleet.strange.total():
-        parts.append(Text(f"{strange} status records say nothing; the last: {operator.fleet.last_strange}", style="yellow"))
+        parts.append(Text(f"{strange} status records cannot be read; the last: {operator.fleet.last_strange}", style="yellow"))
     if any(one.live and one.status.unsigned for one in operator.fleet.workers()):
-        parts.append(Text("UNSIGNED: workers obey control messages that nobody has signed. For development only.", style="bold red"))
+        parts.append(Text("UNSIGNED: workers accept unsigned control messages. For development only.", style="bold red"))
     if wrong := list(_wrong(operator)):
         parts += [Text(), *(Text(f"! {one}", style="red") for one in wrong)]
     return Group(*parts)
 
 
-def _in_force(operator: Operator) -> str:
+def _active(operator: Operator) -> str:
     log = operator.log
     if not log.generations:
         return "generation [bold]0[/], what the topology file binds"
@@ -159,8 +159,8 @@ def _in_force(operator: Operator) -> str:
 
 
 def _releases(operator: Operator, worker: Worker) -> Iterator[str]:
-    """Those that are under way on the worker, and those of which a person wants the reason: the ends only while they are recent."""
+    """Yields the releases in preparation on the worker, and recently ended ones, whose reason a person may need."""
     newest = {one.release.id for one in operator.log.generations[-2:]} | {one.id for one in operator.log.pending}
-    for told in worker.status.releases[-5:]:
-        if told.state not in ENDS or told.id in newest or told is worker.status.releases[-1]:
-            yield f"{escape(short(told.id))} {coloured(told.state)}" + (f": {escape(told.detail)}" if told.detail else "")
+    for one in worker.status.releases[-5:]:
+        if one.state not in ENDS or one.id in newest or one is worker.status.releases[-1]:
+            yield f"{escape(short(one.id))} {coloured(one.state)}" + (f": {escape(one.detail)}" if one.detail else "")

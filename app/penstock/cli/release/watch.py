@@ -22,10 +22,10 @@ __all__ = ["watch"]
 
 @click.command()
 @topology_argument
-@click.option("--once", is_flag=True, help="Look once: release what is due, and end.")
+@click.option("--once", is_flag=True, help="Look once: release what is due, and exit.")
 @click.option("--interval", type=click.FloatRange(0.1), default=10.0, show_default=True, metavar="S", help="Seconds between two looks.")
-@click.option("--min-ready", type=click.IntRange(0), metavar="N", help="As of `deploy`.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="S", help="As of `deploy`.")
+@click.option("--min-ready", type=click.IntRange(0), metavar="N", help="As for `deploy`.")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), metavar="S", help="As for `deploy`.")
 @with_settings(*SPEAKING)
 @format_option
 def watch(topology: str, once: bool, interval: float, min_ready: int | None, timeout: float | None, settings: Settings, form: str) -> int:
@@ -35,9 +35,9 @@ def watch(topology: str, once: bool, interval: float, min_ready: int | None, tim
       penstock watch flights &
       penstock model alias flight-trees production 2
 
-    Aliases that moved together are released together. A version that failed on a worker, or that somebody rolled back, is not
-    released again until its alias moves. What was dealt with is read off the control topic, so a restart misses nothing. Errors
-    are told and do not end it; Ctrl-C does. With --once the exit code is that of `deploy`, and 0 when nothing was due.
+    Aliases that moved together are released together. A version that failed on a worker, or that was rolled back, is not
+    released again until its alias moves. The control topic records the handled versions, so a restart misses nothing. Errors
+    are printed and do not end the command; Ctrl-C does. With --once the exit code is that of `deploy`, and 0 when nothing was due.
     """
     found = named(topology, settings)
     followed = [f"{node.name} ({node.model})" for node in found.model_nodes if ALIAS.fullmatch(node.model.version)]
@@ -56,7 +56,7 @@ def watch(topology: str, once: bool, interval: float, min_ready: int | None, tim
 
 
 class _Look:
-    """One look at the registry, and the release that it makes due. What is wrong with an alias is told when it begins to be."""
+    """One look at the registry, and the release that is due. A problem with an alias is printed once, when it begins."""
 
     def __init__(self, min_ready: int | None, timeout: float | None, form: str) -> None:
         self._min_ready, self._timeout, self._form = min_ready, timeout, form
@@ -83,10 +83,10 @@ class _Look:
             "generation": deployed.generation,
             "late": [one.worker for one in deployed.late],
         }
-        self._say(told, f"generation {deployed.generation} is in force")
+        self._say(told, f"generation {deployed.generation} is active")
 
     def _say(self, told: dict[str, Any], text: str) -> None:
-        """A line of text, or of JSON: it goes on for days."""
+        """Prints one line, text or JSON: the command runs for days."""
         if self._form == "json":
             click.echo(json.dumps(told, ensure_ascii=False))
         else:
@@ -94,14 +94,14 @@ class _Look:
 
 
 async def _keep_looking(operator: Operator, look: _Look, interval: float) -> None:
-    operator.author()  # raises ConfigError now, where it would be the same at every look
+    operator.author()  # raises ConfigError now rather than at every look
     last = ""
     while True:
         try:
             await look(operator)
             last = ""
         except AccessRefused:
-            raise  # waiting does not cure it
+            raise  # waiting does not help
         except PenstockError as error:
             again = f"; looking again every {interval:g} s" if isinstance(error, TransportError) else ""
             if str(error) != last:

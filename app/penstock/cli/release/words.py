@@ -1,4 +1,4 @@
-"""Releases in words and as JSON: times, ids, who and what, the same in every command."""
+"""Releases as text and as JSON: times, ids, authors and changes, the same in every command."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ COLOURS: Final = {
 
 
 def short(id: str) -> str:
-    """The beginning of an id: its time, to the millisecond. Every command takes it."""
+    """Returns the beginning of an id: its time, to the millisecond. Every command accepts it."""
     return id[:13]
 
 
 def moment(ms: int) -> str:
-    """A broker's stamp in UTC, to the second."""
+    """Returns a broker's stamp, Unix time in ms, as UTC to the second."""
     return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%SZ}"
 
 
 def duration(seconds: float) -> str:
-    """`34 ms`, `12 s`, `3 min`, `2 h`, `5 d`."""
+    """Returns a duration as text: `34 ms`, `12 s`, `3 min`, `2 h`, `5 d`."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
@@ -54,7 +54,7 @@ def difference_json(found: Iterable[Difference]) -> list[dict[str, Any]]:
 
 
 def release_json(release: Release) -> dict[str, Any]:
-    """Everything that it says."""
+    """Returns the whole content of a release."""
     return {
         "id": release.id, "topology": release.topology, "base": release.base, "author": release.author, "time": release.time,
         "reason": release.reason, "restores": release.restores, "aliases": release.aliases,
@@ -64,7 +64,7 @@ def release_json(release: Release) -> dict[str, Any]:
 
 
 def known_json(log: Log, known: Known) -> dict[str, Any]:
-    """A release, what became of it, and what it changes."""
+    """Returns a release, its result so far, and its changes."""
     generation = next((one for one in log.generations if one.release.id == known.release.id), None)
     return {
         **release_json(known.release),
@@ -76,12 +76,12 @@ def known_json(log: Log, known: Known) -> dict[str, Any]:
 
 
 def stand_json(stand: Stand, generation: int | None, seconds: float | None = None) -> dict[str, Any]:
-    """Where a release stands on a worker, the generation that the worker scores with, and how long it took to switch."""
+    """Returns the state of a release on a worker, the worker's generation, and the seconds that the switch took."""
     told = {"worker": stand.worker, "live": stand.live, "state": stand.state, "detail": stand.detail}
     return {**told, "generation": generation, "seconds": seconds}
 
 
 def coloured(state: str) -> str:
-    """A standing or a state, in its colour, as markup."""
+    """Returns a standing or a state in its colour, as markup."""
     colour = COLOURS.get(state, "")
     return f"[{colour}]{state}[/]" if colour else escape(state)

@@ -1,4 +1,4 @@
-"""Whose control messages are obeyed: `keys`, the trust `file` that names them, and the `judge` of each entry of the control topic."""
+"""Which control messages are accepted: `keys`, the trust `file` that names them, and the `judge` of each control topic entry."""
 
 from penstock.control.trust.file import Trust
 from penstock.control.trust.judge import CLOCK_MS, MAX_SEALED, Judge, seal

@@ -1,4 +1,4 @@
-"""The trust file: whose control messages are obeyed, for which topologies, and from when to when.
+"""The trust file: the keys whose control messages are accepted, for which topologies, and from when to when.
 
     [keys.alice]
     public = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"
@@ -8,8 +8,8 @@
     comment = "Alice, data science"     # for people
     kid = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"   # the key's id, as messages name it; checked when it is there
 
-A key that was trusted is revoked and never taken out: what it signed while it was trusted stays in the history, and goes with it.
-Edits are made in the text, so that comments stay, and count only when the text then means what was to be meant.
+Revoke a key that was trusted; never remove it. The history keeps what it signed while it was trusted, and needs the key to read it.
+Edits change the text, so that comments stay. An edit is rejected unless the new text parses to the intended keys.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ class TrustedKey:
         return key_id(self.public)
 
     def serves(self, topology: str) -> bool:
-        """Whether it may speak for this topology."""
+        """Returns whether the key may sign messages for this topology."""
         return not self.topologies.isdisjoint({topology, "*"})
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """The keys that are obeyed, by key id. Equal when the same keys are trusted for the same topologies at the same times."""
+    """The trusted keys, by key id. Equal when the same keys are trusted for the same topologies at the same times."""
 
     keys: Mapping[str, TrustedKey] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """The trust file; without one no key is trusted. Raises ConfigError with everything that is wrong in it."""
+        """Reads the trust file; without a file no key is trusted. Raises ConfigError with every problem in it."""
         try:
             text = path.expanduser().read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -71,7 +71,7 @@ class Trust:
 
     @classmethod
     def parse(cls, text: str, *, file: str) -> Self:
-        """The trust file from its text. Raises ConfigError with everything that is wrong in it, each with the key's line."""
+        """Reads the trust file from its text. Raises ConfigError with every problem in it, each with the key's line."""
         try:
             document = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
@@ -94,7 +94,7 @@ class Trust:
         return cls(keys)
 
     def named(self, name: str) -> TrustedKey | None:
-        """The key of this name."""
+        """Returns the key of this name, or None."""
         return next((key for key in self.keys.values() if key.name == name), None)
 
 
@@ -102,7 +102,7 @@ _FIELDS: Final = ("kid", "public", "topologies", "trusted", "revoked", "comment"
 
 
 def _complaints(name: str, table: Any) -> Iterator[str]:
-    """What is wrong with a key's table: "field: what"."""
+    """Yields the problems of a key's table, each as "field: what"."""
     if not KEY_NAME.fullmatch(name):
         yield ": a name is made of letters, digits, '_' and '-' (64 characters at most)"
     if not isinstance(table, dict):
@@ -132,11 +132,11 @@ def _public_complaints(table: Mapping[str, Any]) -> Iterator[str]:
         yield f"public: not a public key as `penstock keys public` prints it: {error}"
         return
     if table.get("kid", key_id(public)) != key_id(public):
-        yield f"kid: this public key's id is {key_id(public)}; one of the two is another key's"
+        yield f"kid: this public key's id is {key_id(public)}; `public` or `kid` belongs to another key"
 
 
 def is_topology(name: str) -> bool:
-    """Whether a key can be for this: a topology's name, or "*"."""
+    """Returns whether this is a topology's name or "*"."""
     return name == "*" or re.fullmatch(NAME, name) is not None
 
 
@@ -155,22 +155,22 @@ def _dot(complaint: str) -> str:
 
 
 def _place(name: str, text: str) -> tuple[int, int]:
-    """Line and column of a key's table, as it is usually written: tomllib does not say."""
+    """Returns the line and column of a key's table in its usual form, else zeros: tomllib does not report them."""
     found = re.search(rf"^[ \t]*\[\s*keys\s*\.\s*[\"']?{re.escape(name)}[\"']?\s*\]", text, re.MULTILINE)
     return (text.count("\n", 0, found.start()) + 1, 1) if found else (0, 0)
 
 
 def with_key(text: str, key: TrustedKey, *, file: str) -> str:
-    """The trust file with one more key, trusted from that second on.
+    """Returns the trust file with one more key, trusted from that second on.
 
-    Raises ConfigError when the name or the key is there already, or it cannot be put there.
+    Raises ConfigError when it has the name or the key already, or when the text cannot be edited.
     """
     before = Trust.parse(text, file=file)
     key = replace(key, trusted_ms=key.trusted_ms // 1000 * 1000)
     if key.name in {one.name for one in before.keys.values()}:
         raise ConfigError(Problem(file, *_place(key.name, text), f"there is a key {key.name} already", "choose another name, or edit it"))
     if other := before.keys.get(key.kid):
-        raise ConfigError(Problem(file, *_place(other.name, text), f"this key is there already, as {other.name}", "edit it"))
+        raise ConfigError(Problem(file, *_place(other.name, text), f"the file has this key already, as {other.name}", "edit it"))
     lines = [
         f"[keys.{key.name}]",
         f'public = "{key.public}"',
@@ -184,7 +184,7 @@ def with_key(text: str, key: TrustedKey, *, file: str) -> str:
 
 
 def with_revocation(text: str, name: str, at_ms: int, *, file: str) -> str:
-    """The trust file with a key that is trusted no longer from then on. Raises ConfigError when it is not there, or was revoked before."""
+    """Returns the trust file with the key revoked from then on. Raises ConfigError for an unknown key, or one that was revoked before."""
     before = Trust.parse(text, file=file)
     key = before.named(name)
     if key is None:
@@ -192,7 +192,7 @@ def with_revocation(text: str, name: str, at_ms: int, *, file: str) -> str:
         raise ConfigError(Problem(file, 0, 0, f"there is no key {name}", f"known: {known}"))
     line, column = _place(name, text)
     if key.revoked_ms is not None:
-        raise ConfigError(Problem(file, line, column, f"{name} was revoked at {_written(key.revoked_ms)}", "another time is set by hand"))
+        raise ConfigError(Problem(file, line, column, f"{name} was revoked at {_written(key.revoked_ms)}", "set another time by hand"))
     lines = text.split("\n")
     at_ms = at_ms // 1000 * 1000
     lines[line:line] = [f"revoked = {_written(at_ms)}"] if line else []
@@ -200,18 +200,18 @@ def with_revocation(text: str, name: str, at_ms: int, *, file: str) -> str:
 
 
 def _checked(text: str, meant: Trust, *, file: str) -> str:
-    """The text, when it means that: TOML has many ways to write a table, and only the usual one is edited."""
+    """Returns the text if it parses to `meant`: TOML has many ways to write a table, and only the usual one can be edited here."""
     try:
         found: Trust | None = Trust.parse(text, file=file)
     except ConfigError:
         found = None
     if found != meant:
-        raise ConfigError(Problem(file, 0, 0, "its tables are not written as [keys.NAME], so it is not edited here", "edit it by hand"))
+        raise ConfigError(Problem(file, 0, 0, "its tables are not written as [keys.NAME], so it cannot be edited here", "edit it by hand"))
     return text
 
 
 def _quoted(text: str) -> str:
-    """A TOML string; what JSON writes is one, but for DEL."""
+    """Returns a TOML string: a JSON string is one, except for DEL."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

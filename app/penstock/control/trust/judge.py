@@ -1,21 +1,21 @@
-"""Who is obeyed: the keys of the trust file, the seal around a message, and the judge who admits an entry of the control topic.
+"""Which messages are accepted: the keys of the trust file, the seal around a message, and the judge that admits control topic entries.
 
-A sealed message is a JWS in its compact form (RFC 7515): `header.message.signature`, each in base64url. Of all that a JWS may be, this
-is the one form that is taken: Ed25519, the header's three fields and no other, and a key that the trust file holds. An entry is
-admitted when all of this is true, asked in this order, the cheap questions first:
+A sealed message is a JWS in its compact form (RFC 7515): `header.message.signature`, each in base64url. Only one form
+of JWS is accepted: Ed25519, exactly the three header fields, and a key of the trust file. An entry is admitted when all of these
+conditions hold. They are checked in this order, cheap ones first:
 
-1. It has a value, of at most `MAX_SEALED` bytes, in three parts, the first of which is our header.
+1. It has a value, of at most `MAX_SEALED` bytes, in three parts. The first part is our header.
 2. The header's key is in the trust file, for this topology, and the **broker** stamped the entry while the key was trusted: from
-   `trusted` on, and before `revoked`. The broker's clock and not the signer's, which a stolen key could set back.
-3. The signature is the key's, over the bytes as they stand. Only now is the message parsed.
+   `trusted` on, and before `revoked`. The broker's clock decides: the holder of a stolen key could set back the signer's.
+3. The signature is the key's, over the bytes as received. Only then is the message parsed.
 4. The message is well formed (`messages`), for this topology, this cluster and (from version 2 on) the topic that the entry was read
    from, its id is the record's key, its author is the key's name.
-5. Its time is within `CLOCK_MS` of the broker's stamp, so what is sent again later means nothing.
+5. Its time is within `CLOCK_MS` of the broker's stamp, so a message that is sent again later is refused.
 
-All of this is about the entry and the trust file, so folding again gives the same state, as long as keys are revoked and never
-taken out: with a key goes what it signed.
+The conditions depend only on the entry and the trust file, so a new fold gives the same state, as long as keys are revoked and never
+removed: without its key, a message is refused.
 
-Where unsigned messages are allowed (for development), a value that begins with `{` is taken as the bare message; the rest holds.
+Where unsigned messages are allowed (for development), a value that begins with `{` is the bare message; conditions 4 and 5 still apply.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ __all__ = ["CLOCK_MS", "MAX_SEALED", "Judge", "seal"]
 MAX_SEALED: Final = MAX_BYTES * 4 // 3 + 512
 CLOCK_MS: Final = 5 * 60 * 1000
 _SIGNATURE: Final = 86  # characters of 64 bytes
-_HEAD: Final = 512  # characters of the longest header that is looked at; ours has 130
+_HEAD: Final = 512  # the most characters of a header that is decoded; ours has 130
 
 ALGORITHM: Final = "EdDSA"
 TYPE: Final = "penstock-control+json"
 
 
 class _Header(msgspec.Struct, forbid_unknown_fields=True):
-    """All that a header may say. A field that we do not know (`crit`, `jwk`, `b64`) would change what the signature means."""
+    """All fields that a header may have. An unknown field (`crit`, `jwk`, `b64`) would change what the signature means."""
 
     alg: Literal["EdDSA"]
     typ: Literal["penstock-control+json"]
@@ -59,7 +59,7 @@ _HEADER: Final = msgspec.json.Decoder(_Header)
 
 
 def seal(message: Message, key: SigningKey | None) -> bytes:
-    """The value of the message's record: signed, or bare where there is no key. Raises ControlError when readers would refuse it."""
+    """Returns the value of the message's record: signed, or bare without a key. Raises ControlError when readers would refuse it."""
     payload = encode(message)
     if key is None:
         return payload
@@ -70,11 +70,11 @@ def seal(message: Message, key: SigningKey | None) -> bytes:
 
 @dataclass(frozen=True)
 class Judge:
-    """Admits the entries of one topology's control topic on one cluster, as the top of this module says.
+    """Admits the entries of one topology's control topic on one cluster, by the conditions of this module.
 
-    `judge(entry)` is the message, or raises ControlError whose `.code` is the reason: empty, too-large, unsigned, malformed,
+    `judge(entry)` returns the message, or raises ControlError. Its `.code` is the reason: empty, too-large, unsigned, malformed,
     unknown-key, not-allowed, unstamped, not-yet-trusted, revoked, bad-signature, newer, unknown-kind, unknown-strategy, wrong-topology,
-    wrong-cluster, wrong-topic, wrong-key, author, clock. Whether the version may still stand where it stands is for the `log` to judge.
+    wrong-cluster, wrong-topic, wrong-key, author, clock. Whether the version is still allowed at this offset is decided by the `log`.
     """
 
     topology: str
@@ -95,7 +95,7 @@ class Judge:
             _refuse("too-large", f"{len(value):,} bytes, the limit is {MAX_SEALED:,}")
         if value[:1] == b"{":
             if not self.unsigned:
-                _refuse("unsigned", "the message is not signed: set `signing_key` where it is sent from")
+                _refuse("unsigned", "the message is not signed: set `signing_key` where it is sent")
             key, payload = None, value
         else:
             key, payload = self._open(value, entry)
@@ -104,7 +104,7 @@ class Judge:
         return message
 
     def _open(self, value: bytes, entry: Entry) -> tuple[TrustedKey, bytes]:
-        """The key that signed and what it signed."""
+        """Returns the key that signed, and the payload that it signed."""
         signed, _, signature = value.rpartition(b".")
         header, dot, payload = signed.partition(b".")
         if not dot or len(header) > _HEAD or len(signature) != _SIGNATURE:
@@ -123,22 +123,22 @@ class Judge:
         try:
             kid = _HEADER.decode(from_text(header)).kid
         except ValueError as error:
-            _refuse("malformed", f"the header is not that of a signed message: {error}")
+            _refuse("malformed", f"this is not the header of a signed message: {error}")
         return self.trust.keys.get(kid) or _refuse("unknown-key", f"key {kid} is not in the trust file")
 
     def _trusts(self, key: TrustedKey, entry: Entry) -> None:
-        """The key is trusted for this topology, at the time of the broker's stamp."""
+        """Refuses a key that is not trusted for this topology at the time of the broker's stamp."""
         if not key.serves(self.topology):
-            _refuse("not-allowed", f"{key.name} may not speak for {self.topology}, only for {', '.join(sorted(key.topologies))}")
+            _refuse("not-allowed", f"{key.name} may not sign for {self.topology}, only for {', '.join(sorted(key.topologies))}")
         if not entry.stamped:
-            _refuse("unstamped", "the topic takes the writer's word for the time; it needs message.timestamp.type=LogAppendTime")
+            _refuse("unstamped", "the topic keeps the writer's timestamps; set message.timestamp.type=LogAppendTime on it")
         if entry.timestamp < key.trusted_ms:
             _refuse("not-yet-trusted", f"{key.name} is trusted from {_time(key.trusted_ms)} on, this was sent at {_time(entry.timestamp)}")
         if key.revoked_ms is not None and entry.timestamp >= key.revoked_ms:
             _refuse("revoked", f"{key.name} was revoked at {_time(key.revoked_ms)}, this was sent at {_time(entry.timestamp)}")
 
     def _fits(self, message: Message, entry: Entry, key: TrustedKey | None) -> None:
-        """The message is meant for us, and for now."""
+        """Refuses a message for another destination or another time."""
         if message.topology != self.topology:
             _refuse("wrong-topology", f"the message is for the topology {message.topology}")
         if message.cluster != self.cluster:
@@ -146,12 +146,12 @@ class Judge:
         if message.version > 1 and message.control_topic != self.control_topic:
             _refuse("wrong-topic", f"the message was written to the topic {message.control_topic}, this is {self.control_topic}")
         if entry.key != message.id.encode():
-            _refuse("wrong-key", f"the message is about release {message.id}, the record's key is another")
+            _refuse("wrong-key", f"the message names release {message.id}, the record's key names another")
         if key is not None and message.author != key.name:
             _refuse("author", f"{key.name} signed as {message.author}")
         if entry.stamped and abs(message.at_ms - entry.timestamp) > CLOCK_MS:
-            late = f"the message says {message.time}, the broker {_time(entry.timestamp)}"
-            _refuse("clock", f"{late}: it was sent again, or a clock is wrong")
+            times = f"the time of the message is {message.time}, the broker's is {_time(entry.timestamp)}"
+            _refuse("clock", f"{times}: the message was sent again, or a clock is wrong")
 
 
 def _refuse(code: str, why: str) -> NoReturn:

@@ -1,6 +1,6 @@
-"""Keys: an Ed25519 pair, the private part in a file of its owner's, the public part as a text that people hand on.
+"""Keys: an Ed25519 pair, the private part in a file of its owner, the public part as a text that people share.
 
-A public key is its 32 bytes in base64url, and its id the thumbprint of RFC 7638. Whose key it is, and what for, the trust file says.
+A public key is its 32 bytes in base64url; its id is the thumbprint of RFC 7638. The trust file records the owner and the topologies.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = ["SigningKey", "from_text", "key_id", "public_key", "public_text", "to
 
 
 def to_text(data: bytes) -> bytes:
-    """Base64url without padding."""
+    """Returns base64url without padding."""
     return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
 def from_text(text: bytes) -> bytes:
-    """Of base64url without padding, in its one canonical form. Raises ValueError for anything else."""
+    """Decodes base64url without padding, in its one canonical form. Raises ValueError for anything else."""
     data = binascii.a2b_base64(text.translate(_TO_BASE64) + b"=" * (-len(text) % 4), strict_mode=True)
     if to_text(data) != text:
         raise ValueError("not in its one canonical form")
@@ -40,12 +40,12 @@ _TO_BASE64: Final = bytes.maketrans(b"-_+/", b"+/--")
 
 
 def public_text(public: Ed25519PublicKey) -> str:
-    """A public key as people hand it on: its 32 bytes in base64url, 43 characters."""
+    """Returns a public key as people share it: its 32 bytes in base64url, 43 characters."""
     return to_text(public.public_bytes_raw()).decode()
 
 
 def public_key(text: str) -> Ed25519PublicKey:
-    """The key of a `public_text`. Raises ValueError when it is none."""
+    """Returns the key of a `public_text`. Raises ValueError for any other text."""
     data = from_text(text.encode("ascii", "replace"))
     if len(data) != 32:
         raise ValueError(f"{len(data)} bytes, an Ed25519 key has 32")
@@ -53,13 +53,13 @@ def public_key(text: str) -> Ed25519PublicKey:
 
 
 def key_id(public: str) -> str:
-    """The thumbprint of a public key (RFC 7638) by which headers name it."""
+    """Returns the thumbprint of a public key (RFC 7638), by which headers name it."""
     return to_text(hashlib.sha256(f'{{"crv":"Ed25519","kty":"OKP","x":"{public}"}}'.encode()).digest()).decode()
 
 
 @dataclass(frozen=True)
 class SigningKey:
-    """A private key, and the public part that others trust. `name` is its file's."""
+    """A private key, and the public part that others trust. `name` is the name of its file, without the extension."""
 
     name: str
     private: Ed25519PrivateKey = field(repr=False)
@@ -78,7 +78,7 @@ class SigningKey:
 
     @classmethod
     def load(cls, path: Path) -> SigningKey:
-        """The key of a PEM file (PKCS 8, without a passphrase). Raises ConfigError, also when others may read the file."""
+        """Reads the key of a PEM file (PKCS 8, without a passphrase). Raises ConfigError, also when others may read the file."""
         place, path = str(path), path.expanduser()
         try:
             with path.open("rb") as file:
@@ -90,21 +90,21 @@ class SigningKey:
             raise ConfigError(Problem(place, 0, 0, f"others may read or change this key (mode {mode:04o})", f"chmod 600 {place}"))
         try:
             key = load_pem_private_key(data, password=None)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # a TypeError asks for a passphrase
-            raise ConfigError(Problem(place, 0, 0, f"no private key in PEM without a passphrase: {error}")) from None
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # a TypeError means that a passphrase is needed
+            raise ConfigError(Problem(place, 0, 0, f"not a private key in PEM without a passphrase: {error}")) from None
         if not isinstance(key, Ed25519PrivateKey):
             raise ConfigError(Problem(place, 0, 0, "not an Ed25519 key", "`penstock keys new NAME` makes one"))
         return cls(path.stem, key)
 
     def save(self, path: Path) -> None:
-        """Writes the key for its owner's eyes only. Raises ConfigError when there is a file already: keys are never replaced."""
+        """Writes the key to a file that only its owner may read. Raises ConfigError when the file exists: keys are never replaced."""
         path = path.expanduser()
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
             if path.exists():
-                raise ConfigError(Problem(str(path), 0, 0, "there is a file already", "choose another name, or --out")) from None
+                raise ConfigError(Problem(str(path), 0, 0, "the file exists already", "choose another name, or --out")) from None
             raise ConfigError(Problem(str(path), 0, 0, f"cannot be written: {error.strerror}")) from None
         with open(descriptor, "wb") as file:
             file.write(self.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
