@@ -2,11 +2,8 @@
 
 The three pages show no payloads, so they may be served to other hosts. Because untrusted clients may reach them, they are bounded: GET
 and HEAD only, no request bodies, a request head of at most 16 KiB, at most 64 connections at a time, each closed after 30 seconds.
-A further connection takes the place of the one that has been silent for longest: a client that opens many and sends nothing must not keep a probe
-from its answer, since a worker whose probe fails is killed.
-
-`listen` binds the socket before anything else starts, so that a port in use ends the command before it has any effect.
-Other features with HTTP endpoints add routes to this app; there is no second server.
+A further connection takes the place of the one that has been silent for longest: a client that opens many and sends nothing must not
+keep a probe from its answer, since a worker whose probe fails is killed.
 """
 
 from __future__ import annotations
