@@ -69,8 +69,8 @@ def metrics() -> str:
     head = ("metric", "kind", "unit", "labels", "what it is")
     return f"""# Metrics
 
-What the page `/metrics` of a worker shows ([monitoring](../monitoring.md)), declared in `penstock.telemetry.metrics.Metrics`. The page
-also has the standard `process_*` families (memory, CPU time, open files).
+The page `/metrics` of a worker shows these families ([monitoring](../monitoring.md)), which are declared in
+`penstock.telemetry.metrics.Metrics`. It also has the standard `process_*` families (memory, CPU time, open files).
 
 {_table(head, rows(FAMILIES.values()))}
 
