@@ -60,6 +60,11 @@ def old_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("old")
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
         archive.extractall(folder, filter="data")
+    # Faust finds the transport by an entry point; that of the installed package names a module which the old one has elsewhere.
+    metadata = folder / "app" / "penstock-0.1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: penstock\nVersion: 0.1.0\n")
+    (metadata / "entry_points.txt").write_text("[faust.transports]\npenstock = penstock.transports.kafka.transport:Transport\n")
     return folder / "app"
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from penstock.batch import Batch
 from penstock.engine.plan import Stage
-from penstock.nodes import HASTY, WHOLE
+from penstock.errors import InferenceError
+from penstock.nodes import HASTY, WHOLE, Context
 
 __all__ = ["Execution", "execute"]
 
@@ -17,12 +18,13 @@ Tell = Callable[[str, int, int], None]
 class Execution:
     """A batch on its way through a stage: what was computed so far, and which node is next."""
 
-    __slots__ = ("batch", "next", "stage")
+    __slots__ = ("_raised", "batch", "next", "stage")
 
     def __init__(self, stage: Stage, batch: Batch) -> None:
         self.stage = stage
         self.batch = batch
         self.next = 0
+        self._raised: InferenceError | None = None  # by the next node, over the whole batch
 
     def run(self, *, isolate: bool = True, tell: Tell | None = None) -> Batch:
         """Runs the nodes that are left; their outputs are new columns, failed rows ride along.
@@ -35,7 +37,12 @@ class Execution:
         nodes, context = self.stage.nodes, WHOLE if isolate else HASTY
         while self.next < len(nodes) and (rows := self.batch.size):
             node = nodes[self.next]
-            self.batch = node.run(self.batch, context)
+            try:
+                self.batch = node.run(self.batch, context if self._raised is None else Context(isolate, self._raised))
+            except InferenceError as error:
+                self._raised = error
+                raise
+            self._raised = None
             self.next += 1
             if tell is not None:
                 tell(node.name, rows, self.batch.size)

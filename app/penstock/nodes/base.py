@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from penstock.batch import Array, Batch
+from penstock.errors import InferenceError
 
 __all__ = ["HASTY", "WHOLE", "Context", "Feed", "Feeds", "Node"]
 
@@ -23,9 +24,14 @@ Feeds = tuple[tuple[str, Feed], ...]  # input tensor -> how its array is made of
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a run of a chunk knows beside its rows: whether guilty rows are looked for, or the first error is raised."""
+    """What a run of a chunk knows beside its rows: whether guilty rows are looked for, or the first error is raised.
+
+    `raised` is what this node has raised over the same batch before: a node that looks for the guilty rows need not run over all
+    of them once more.
+    """
 
     isolate: bool = True
+    raised: InferenceError | None = None
 
 
 WHOLE: Final = Context()

@@ -44,6 +44,8 @@ class ModelNode:
 
     def run(self, batch: Batch, context: Context = WHOLE) -> Batch:
         """The batch with this node's columns; rows over which the model raises become failures. See `nodes.base` for `context`."""
+        if context.isolate and context.raised is not None:
+            return self._isolate(batch, context.raised)
         try:
             arrays = self._infer(batch.columns, batch.size)
         except InferenceError as error:

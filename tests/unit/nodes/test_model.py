@@ -129,3 +129,13 @@ def turns_as_told() -> bytes:
     )
     nodes = [helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0), helper.make_node("Loop", ["most", "yes", "x"], ["y"], body=body)]
     return models.model(nodes, [models.tensor("x", "int64")], [models.tensor("y", "int64")], {"yes": np.bool_(True)})
+
+
+def test_batch_over_which_the_model_has_raised_is_not_run_whole_again() -> None:
+    """The second try of a chunk begins with the halves."""
+    asked = Asked(Session.load(models.gather([10, 20, 30])))
+    with pytest.raises(InferenceError) as raised:
+        gather_node(asked).run(batch(0, 9, 2, 1), HASTY)
+    done = gather_node(asked).run(batch(0, 9, 2, 1), Context(raised=raised.value))
+    assert [failure.row for failure in done.failures] == [1]
+    assert asked.sizes[:3] == [4, 2, 2]
