@@ -6,7 +6,7 @@ Alive: every source makes progress, or has a reason not to. The watchdog keeps a
 is in flight. A clock runs while nothing moves and nothing of this list explains it; it rings when it has run for its bound:
 
 1. The worker starts or stops.
-2. The group is rebalancing, or the brokers do not answer (which ends a worker after `broker_timeout`).
+2. The group is rebalancing, for as long as a rebalance may take; or the brokers do not answer (which ends a worker after `broker_timeout`).
 3. A partition has no leader, or everything in it that can be read has been read, and fetches are answered.
 4. Back-pressure: no more is taken while enough is in flight. Then the clock of what is in flight counts.
 5. Of what is in flight something goes on, or a model runs that is within its deadline.
@@ -30,6 +30,7 @@ from penstock.transports.kafka.state import PartitionState, SourceState
 __all__ = ["Phase", "Picture", "Watchdog", "health", "readiness"]
 
 FLIGHT: Final = "in flight"
+GROUP: Final = "the group"  # names of topics have no space
 
 
 class Phase(StrEnum):
@@ -94,11 +95,13 @@ def _outputs(picture: Picture) -> Condition:
 class Watchdog:
     """Clocks over a sequence of pictures. `bound` is how many seconds a partition may stand still without an excuse.
 
-    What is in flight has `flight_bound`: the brokers have their own time to answer first.
+    What is in flight has `flight_bound`: the brokers have their own time to answer first. A rebalance has `group_bound`: it waits for
+    the other members. One that is never completed is no excuse: the client joins no group again for a topic that was made anew.
     """
 
     bound: float
     flight_bound: float
+    group_bound: float = math.inf
     _since: dict[Hashable, float] = field(default_factory=dict)  # when each clock began to run
     _last: dict[Hashable, Hashable] = field(default_factory=dict)  # what moved, as it was at the last look
     _now: float = 0.0
@@ -117,7 +120,8 @@ class Watchdog:
 
     def stalled(self, share: float = 1.0) -> dict[Hashable, float]:
         """What has stood still for this share of its bound, and for how many seconds: partitions, topics, or FLIGHT."""
-        limits = {what: (self.flight_bound if what == FLIGHT else self.bound) * share for what in self._since}
+        bounds: dict[Hashable, float] = {FLIGHT: self.flight_bound, GROUP: self.group_bound}
+        limits = {what: bounds.get(what, self.bound) * share for what in self._since}
         return {what: self._now - since for what, since in self._since.items() if self._now - since >= limits[what]}
 
 
@@ -134,6 +138,7 @@ def _still(picture: Picture, last: Mapping[Hashable, Hashable]) -> Iterator[tupl
         return
     for topic in picture.sources.values():
         yield topic, topic in consumer.missing
+    yield GROUP, not consumer.settled
     if not consumer.settled:
         return
     yield FLIGHT, consumer.in_flight > 0 and not picture.busy and last.get(FLIGHT) == picture.progress
@@ -182,7 +187,7 @@ def _state(topic: str, phase: Phase, consumer: SourceState | None, mine: list[Pa
 
 
 def _concerns(what: Hashable, topic: str) -> bool:
-    return what in (FLIGHT, topic) or (isinstance(what, tuple) and what[0] == topic)
+    return what in (FLIGHT, GROUP, topic) or (isinstance(what, tuple) and what[0] == topic)
 
 
 def _name(partition: tuple[str, int]) -> str:
@@ -196,6 +201,8 @@ def explain(what: Hashable, seconds: float, picture: Picture) -> str:
     if what == FLIGHT:
         count = consumer.in_flight if consumer is not None else 0
         return f"none of {count} batches in flight has gone on {age}"
+    if what == GROUP:
+        return f"the group has assigned no partitions {age}: a rebalance has begun and was not completed"
     if isinstance(what, str):
         why = "it was deleted (`penstock topics create` makes it again), or this user may no longer see it"
         return f"the brokers have had no topic {what} {age}: {why}"
