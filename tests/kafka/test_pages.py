@@ -225,7 +225,7 @@ def test_a_deleted_topic_ends_the_worker(job: Job, admin: AdminClient) -> None:
 
 def test_a_topic_that_was_made_anew_ends_the_worker(job: Job, admin: AdminClient) -> None:
     """Its positions mean nothing in the new one, whose first records must not be passed over in silence."""
-    with job.run(stall_timeout="8", broker_timeout="8") as worker:
+    with job.run(stall_timeout="8", broker_timeout="8", drain_timeout="3") as worker:
         worker.wait_until_assigned()
         job.send(range(40))
         job.wait_for_answers(40)

@@ -6,7 +6,7 @@ Alive: every source makes progress, or has a reason not to. The watchdog keeps a
 batches in flight. A clock runs while nothing moves without one of the reasons below. At its bound, the worker is stalled:
 
 1. The worker starts or stops.
-2. The group is rebalancing, or the brokers do not answer (which ends a worker after `broker_timeout`).
+2. The group is rebalancing, for as long as a rebalance may take; or the brokers do not answer (which ends a worker after `broker_timeout`).
 3. A partition has no leader, or everything in it that can be read has been read, and fetches are answered.
 4. Back-pressure: no more is taken while enough is in flight. Then the clock of the batches in flight runs.
 5. A batch in flight makes progress, or a model runs within its deadline.
@@ -30,6 +30,7 @@ from penstock.transports.kafka.state import PartitionState, SourceState
 __all__ = ["Phase", "Picture", "Watchdog", "health", "readiness"]
 
 FLIGHT: Final = "in flight"
+GROUP: Final = "the group"  # names of topics have no space
 
 
 class Phase(StrEnum):
@@ -94,11 +95,13 @@ def _outputs(picture: Picture) -> Condition:
 class Watchdog:
     """Clocks over a sequence of pictures. `bound` is how many seconds a partition may make no progress without a reason.
 
-    For batches in flight it is `flight_bound`, which leaves the brokers their own time to answer.
+    For batches in flight it is `flight_bound`, which leaves the brokers their own time to answer. For a rebalance it is `group_bound`,
+    since it waits for the other members. One that never completes is a stall: the client does not join again for a topic that was made anew.
     """
 
     bound: float
     flight_bound: float
+    group_bound: float = math.inf
     _since: dict[Hashable, float] = field(default_factory=dict)  # when each clock began to run
     _last: dict[Hashable, Hashable] = field(default_factory=dict)  # the values at the last check
     _now: float = 0.0
@@ -116,8 +119,9 @@ class Watchdog:
         self._last = dict(_moving(picture))
 
     def stalled(self, share: float = 1.0) -> dict[Hashable, float]:
-        """Returns what made no progress for this share of its bound (partitions, topics or FLIGHT), and for how many seconds."""
-        limits = {what: (self.flight_bound if what == FLIGHT else self.bound) * share for what in self._since}
+        """Returns what made no progress for this share of its bound (partitions, topics, FLIGHT or GROUP), and for how many seconds."""
+        bounds: dict[Hashable, float] = {FLIGHT: self.flight_bound, GROUP: self.group_bound}
+        limits = {what: bounds.get(what, self.bound) * share for what in self._since}
         return {what: self._now - since for what, since in self._since.items() if self._now - since >= limits[what]}
 
 
@@ -134,6 +138,7 @@ def _still(picture: Picture, last: Mapping[Hashable, Hashable]) -> Iterator[tupl
         return
     for topic in picture.sources.values():
         yield topic, topic in consumer.missing
+    yield GROUP, not consumer.settled
     if not consumer.settled:
         return
     yield FLIGHT, consumer.in_flight > 0 and not picture.busy and last.get(FLIGHT) == picture.progress
@@ -182,7 +187,7 @@ def _state(topic: str, phase: Phase, consumer: SourceState | None, mine: list[Pa
 
 
 def _concerns(what: Hashable, topic: str) -> bool:
-    return what in (FLIGHT, topic) or (isinstance(what, tuple) and what[0] == topic)
+    return what in (FLIGHT, GROUP, topic) or (isinstance(what, tuple) and what[0] == topic)
 
 
 def _name(partition: tuple[str, int]) -> str:
@@ -196,6 +201,8 @@ def explain(what: Hashable, seconds: float, picture: Picture) -> str:
     if what == FLIGHT:
         count = consumer.in_flight if consumer is not None else 0
         return f"none of {count} batches in flight has made progress {age}"
+    if what == GROUP:
+        return f"the group has assigned no partitions {age}: a rebalance has begun and was not completed"
     if isinstance(what, str):
         why = "it was deleted (`penstock topics create` creates it again), or this user has no access any more"
         return f"the brokers have had no topic {what} {age}: {why}"

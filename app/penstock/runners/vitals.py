@@ -53,7 +53,8 @@ class Vitals:
         self._consumer, self._sessions, self._control, self._models = consumer, sessions, control, models
         # A fetch without records is answered after `fetch_wait_ms`, so a shorter bound would end a worker with an idle topic.
         bound = max(settings.stall_timeout, settings.fetch_wait_ms / 1000 * 3) if settings.stall_timeout else math.inf
-        self._watchdog = Watchdog(bound, bound + settings.broker_timeout)
+        flight = bound + settings.broker_timeout
+        self._watchdog = Watchdog(bound, flight, flight + max(settings.drain_timeout * 2, settings.session_timeout))
         self._page: tuple[str, float, tuple[bytes, str]] = ("", -math.inf, (b"", ""))  # the last page: its format, its time, its content
         self._collector: Registry | None = None
         metrics.next_offset.set_function(lambda: self._by_partition(lambda one: one.position))

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from penstock.batch import Array, Batch
 from penstock.errors import InferenceError
 from penstock.model.session import Session
-from penstock.nodes import HASTY, ModelNode, Runs
+from penstock.nodes import HASTY, Context, ModelNode, Runs
 from penstock.testing import models
 
 

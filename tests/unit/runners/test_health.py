@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from penstock.runners.health import FLIGHT, Phase, Picture, Watchdog, explain, health, readiness
+from penstock.runners.health import FLIGHT, GROUP, Phase, Picture, Watchdog, explain, health, readiness
 from penstock.transports.kafka.state import PartitionState, SourceState
 
 ZERO, ONE = ("flights", 0), ("flights", 1)
@@ -84,6 +84,19 @@ def test_what_is_in_flight_has_a_bound_of_its_own() -> None:
     """Back-pressure is an excuse for the partition, not for what is in flight."""
     stuck = worker(PartitionState(ZERO, 10, end=50, heard=1.0), room=False, in_flight=16)
     assert over_time(lambda look: stuck) == (FLIGHT_BOUND + 5, {FLIGHT})
+
+
+def test_a_rebalance_that_is_never_completed_rings() -> None:
+    """While a topic is made anew, the client can lose its place in the group for ever."""
+    watchdog, pending = Watchdog(BOUND, FLIGHT_BOUND, 200.0), worker(settled=False)
+    for now in range(0, 200, 5):
+        watchdog.look(now, pending)
+    assert not watchdog.stalled()
+    watchdog.look(200.0, pending)
+    assert watchdog.stalled() == {GROUP: 200.0}
+    assert "a rebalance has begun and was not completed" in explain(GROUP, 200.0, pending)
+    watchdog.look(205.0, worker())
+    assert not watchdog.stalled()
 
 
 def test_a_deleted_topic_rings_whether_its_partitions_are_assigned_or_not() -> None:
