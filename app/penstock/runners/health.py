@@ -96,7 +96,8 @@ class Watchdog:
     """Clocks over a sequence of pictures. `bound` is how many seconds a partition may make no progress without a reason.
 
     For batches in flight it is `flight_bound`, which leaves the brokers their own time to answer. For a rebalance it is `group_bound`,
-    since it waits for the other members. One that never completes is a stall: the client does not join again for a topic that was made anew.
+    since it waits for the other members. One that never completes is a stall: the client does not join
+    again for a topic that was made anew.
     """
 
     bound: float
