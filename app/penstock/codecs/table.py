@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,7 +74,7 @@ class TableDecoder:
             return
         kind = innermost(field).kind
         if kind in ("string", "enum"):
-            texts = values.reshape(len(values), -1).tolist()
+            texts = _flat(values).tolist()
             known = innermost(field).symbols if kind == "enum" else None
             wrong = np.array(
                 [any(not isinstance(one, str) or (known is not None and one not in known) for one in row) for row in texts], bool
@@ -92,9 +93,14 @@ class TableDecoder:
             outside = ~((values >= least) & (values <= most))
         if self._assembler.takes_nan(field.name):
             outside &= ~np.isnan(values) if values.dtype.kind == "f" else True
-        self._fail(errors, live & outside.reshape(len(values), -1).any(axis=1), f"field {field.name!r} is out of range")
+        self._fail(errors, live & _flat(outside).any(axis=1), f"field {field.name!r} is out of range")
 
     @staticmethod
     def _fail(errors: dict[int, DecodeError], rows: Array, why: str) -> None:
         for row in np.flatnonzero(rows).tolist():
             errors.setdefault(row, DecodeError(why))
+
+
+def _flat(values: Array) -> Array:
+    """`[N, everything else]`, also of no rows."""
+    return values.reshape(len(values), math.prod(values.shape[1:]))

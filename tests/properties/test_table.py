@@ -1,0 +1,93 @@
+"""Rows that are columns already give the columns that the same events give as JSON, and the same rows fail."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock.batch import Array, Batch, Table
+from penstock.codecs import TableDecoder, decoder
+from penstock.schema import Column, Field, Missing, Schema
+
+SCHEMA = Schema(
+    "Event",
+    (
+        Field("whole", "long"),
+        Field("small", "int"),
+        Field("real", "double", optional=True, default=None),
+        Field("text", "string"),
+        Field("mode", "enum", symbols=("a", "b")),
+        Field("vector", "array", items=Field("", "float"), size=2),
+        Field("unread", "long"),
+    ),
+)
+COLUMNS = [
+    Column("whole", "whole", "int64"),
+    Column("narrow", "whole", "int32"),
+    Column("small", "small", "int32"),
+    Column("real", "real", "float64", (), Missing("fill", math.nan)),
+    Column("text", "text", "string"),
+    Column("mode", "mode", "string"),
+    Column("vector", "vector", "float32", (2,)),
+]
+wholes = st.integers(-(2**33), 2**33) | st.integers(-5, 5)
+reals = st.none() | st.floats(allow_nan=False, allow_infinity=False, width=32)
+rows = st.tuples(
+    wholes,
+    st.integers(-9, 9),
+    reals,
+    st.text(max_size=3),
+    st.sampled_from("abc"),
+    st.tuples(st.floats(0, 9, width=32), st.floats(0, 9, width=32)),
+)
+
+
+def as_table(events: list[dict[str, Any]]) -> Table:
+    real = [event["real"] for event in events]
+    columns: dict[str, Array] = {
+        "whole": np.array([event["whole"] for event in events], np.int64),
+        "small": np.array([event["small"] for event in events], np.int16),
+        "real": np.array([0.0 if one is None else one for one in real], np.float64),
+        "text": np.array([event["text"] for event in events], object),
+        "mode": np.array([event["mode"] for event in events], object),
+        "vector": np.array([event["vector"] for event in events], np.float32).reshape(-1, 2),
+    }
+    return Table("events", columns, {"real": np.array([one is None for one in real], bool)})
+
+
+@given(st.lists(rows, max_size=30))
+@settings(deadline=None)
+def test_columns_and_failures_are_those_of_the_same_events_as_json(drawn: list[tuple[Any, ...]]) -> None:
+    events = [dict(zip(("whole", "small", "real", "text", "mode", "vector"), row, strict=True)) for row in drawn]
+    values = [json.dumps({**event, "unread": 0}).encode() for event in events]
+    from_json = decoder("json", SCHEMA, COLUMNS).decode(values)
+    from_table = TableDecoder(SCHEMA, COLUMNS).decode(as_table(events))
+    assert rows_of(from_table) == rows_of(from_json)
+    assert [failure.row for failure in from_table.failures] == [failure.row for failure in from_json.failures]
+    for name in (column.name for column in COLUMNS):
+        np.testing.assert_array_equal(from_table.columns[name], from_json.columns[name])
+        assert from_table.columns[name].dtype == from_json.columns[name].dtype
+
+
+def rows_of(batch: Batch) -> list[int]:
+    return list(range(batch.size)) if batch.rows is None else batch.rows.tolist()
+
+
+def test_column_of_another_type_fails_its_rows_with_the_reason() -> None:
+    table = Table("events", {"whole": np.array(["1", "2"], object), "text": np.array(["a", "b"], object)})
+    batch = TableDecoder(SCHEMA, [COLUMNS[0], COLUMNS[4]]).decode(table)
+    assert batch.size == 0
+    assert [str(failure.error) for failure in batch.failures] == ["field 'whole' is object, but long in the schema"] * 2
+
+
+def test_column_that_the_table_lacks_is_the_schemas_default() -> None:
+    schema = Schema("Event", (Field("x", "long"), Field("y", "int", default=7)))
+    batch = TableDecoder(schema, [Column("x", "x", "int64"), Column("y", "y", "int32")]).decode(Table("t", {"x": np.array([1, 2])}))
+    assert batch.columns["y"].tolist() == [7, 7]
+    absent = TableDecoder(schema, [Column("x", "x", "int64"), Column("y", "y", "int32")]).decode(Table("t", {"y": np.array([1, 2])}))
+    assert [str(failure.error) for failure in absent.failures] == ["field 'x' is null"] * 2
