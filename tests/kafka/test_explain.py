@@ -350,7 +350,7 @@ def test_every_sink_of_every_source_is_explained(shop: tuple[Job, TopologyDriver
 
     score = explain(job, Position(sinks["scores"], 0, 31), "--no-releases")
     assert (score.code, score.found["input"]["source"], score.found["models"].keys()) == (0, "orders", {"base", "energy", "refund"})
-    assert score.found["input"]["event"]["id"] == "o31"
+    assert score.found["input"]["event"]["id"] == score.found["input"]["id"] == "o31"
     assert [run["node"] for run in score.found["nodes"]] == ["base", "energy"], "the nodes that events of orders go through"
     assert score.found["nodes"][1]["inputs"][0]["shape"] == [1, 20]
     assert score.found["nodes"][1]["inputs"][0]["value"] == [spectra[31]]

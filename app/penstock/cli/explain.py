@@ -97,7 +97,8 @@ def _authority(bound: Bound) -> str:
 def _show_input(found: Explanation) -> None:
     came = found.input
     moment = datetime.fromtimestamp(came.timestamp / 1000, UTC).isoformat(timespec="milliseconds") if came.timestamp >= 0 else "no time"
-    _heading("input", f"{came.position}  source {found.source.name}, {moment}, key {_text(came.key)}")
+    id = f", id {found.event_id}" if found.event_id else ""
+    _heading("input", f"{came.position}  source {found.source.name}, {moment}, key {_text(came.key)}{id}")
     if found.rerun.event is None:
         _print(f"  not an event: {_text(came.value)}")
         return
@@ -212,6 +213,7 @@ def _document(found: Explanation) -> dict[str, Any]:
         "input": {
             "position": str(came.position),
             "source": found.source.name,
+            "id": found.event_id,
             "timestamp": came.timestamp,
             "key": _plain(came.key),
             "event": _plain(found.rerun.event),

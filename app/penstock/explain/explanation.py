@@ -9,6 +9,7 @@ from penstock.explain.bound import Bound, bound_now, bound_then, load_bound
 from penstock.explain.comparison import Compared, Verdict, compare, compare_values, worst
 from penstock.explain.provenance import DeadLetter, Origin, provenance
 from penstock.explain.rerun import Rerun, read_event, rerun
+from penstock.pipeline.letters import ID
 from penstock.record import Position, Record
 from penstock.runtime import Loaded
 from penstock.settings import Settings
@@ -49,6 +50,11 @@ class Explanation:
     rerun: Rerun
     comparison: Comparison | None = None
     recorded: DeadLetter | None = None
+
+    @property
+    def event_id(self) -> str:
+        """The event's id as the record's header has it; "" in a record that was written before outputs carried one."""
+        return next(((value or b"").decode(errors="replace") for name, value in self.record.headers if name == ID), "")
 
     @property
     def verdict(self) -> Verdict | None:
