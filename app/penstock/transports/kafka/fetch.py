@@ -86,7 +86,7 @@ class RawFetcher:
 
     A fetch is answered as soon as one event is available. At low rates that would be a round trip, a Faust event, the model
     calls and a produce request for a single row. A short wait shares them among several rows, unless events are so rare
-    that none would arrive in time. The broker waits, in whole milliseconds (rounded up): a timer here would wake the
+    that no other would arrive in time. The broker waits, in whole milliseconds (rounded up): a timer here would wake the
     worker once more, and events that arrive while the request is under way would be left for the next one.
     """
 
