@@ -1,7 +1,7 @@
-"""Batch: rows as named columns, the number each row had when it came in, where it came from, and the Failure of each row that fell out.
+"""Batch: rows as named columns, the number of each row in the input, its origin, and the Failure of each row that failed.
 
-A failed row is data. It leaves the columns at once, so that no later step sees it, and rides along in
-`failures` until the pipeline writes its dead letter; the rows beside it never notice.
+A failed row is data. It leaves the columns at once, so that no later step sees it, and stays in
+`failures` until the pipeline writes its dead letter. The other rows are not affected.
 """
 
 from __future__ import annotations
@@ -47,28 +47,28 @@ class Origin:
 
     @cached_property
     def keys(self) -> Array:
-        """Each record's key, bytes or None: object [N]."""
+        """The key of each record, bytes or None: object [N]."""
         return np.fromiter(map(_KEY, self.records), object, len(self.records))
 
     @cached_property
     def timestamps(self) -> Array:
-        """Each record's timestamp, ms since the epoch, UTC: int64 [N]."""
+        """The timestamp of each record, ms since the epoch, UTC: int64 [N]."""
         return np.fromiter(map(_TIMESTAMP, self.records), np.int64, len(self.records))
 
     @cached_property
     def offsets(self) -> Array:
-        """Each record's offset in its partition: int64 [N]."""
+        """The offset of each record in its partition: int64 [N]."""
         return np.fromiter(map(_OFFSET, self.records), np.int64, len(self.records))
 
     @cached_property
     def partitions(self) -> Array:
-        """Each record's partition: int32 [N]."""
+        """The partition of each record: int32 [N]."""
         runs = (repeat(partition, count) for _, partition, count in self.places)
         return np.fromiter(chain.from_iterable(runs), np.int32, len(self.records))
 
     @cached_property
     def positions(self) -> list[str]:
-        """Each record's position, TOPIC:PARTITION:OFFSET."""
+        """The position of each record, TOPIC:PARTITION:OFFSET."""
         runs = (repeat(f"{topic}:{partition}:", count) for topic, partition, count in self.places)
         return [f"{place}{record.offset}" for place, record in zip(chain.from_iterable(runs), self.records, strict=True)]
 
@@ -77,7 +77,7 @@ class Origin:
 class Batch:
     """`size` live rows as named columns, each an array whose first axis is the rows.
 
-    `rows` gives the incoming row number of each live row, ascending; None means that none has failed and
+    `rows` gives the incoming row number of each live row, ascending; None means that no row has failed and
     row i came in as row i. `failures` holds the others. Together they are exactly the rows that came in. `origin` is None
     for columns that did not come from records.
     """
@@ -89,21 +89,21 @@ class Batch:
     origin: Origin | None = None
 
     def with_columns(self, columns: Mapping[str, Array]) -> Batch:
-        """The same rows with more columns."""
+        """Returns the same rows with more columns."""
         return Batch(self.size, {**self.columns, **columns}, self.rows, self.failures, self.origin)
 
     def with_origin(self, origin: Origin) -> Batch:
-        """The same rows, and where they came from."""
+        """Returns the same rows with their origin."""
         return Batch(self.size, self.columns, self.rows, self.failures, origin)
 
     def take(self, keep: Array) -> Batch:
-        """Only the live rows at the positions `keep` (ascending integers). Failures ride along."""
+        """Returns only the live rows at the positions `keep` (ascending integers), with all failures."""
         rows = np.arange(self.size) if self.rows is None else self.rows
         columns = {name: column[keep] for name, column in self.columns.items()}
         return Batch(len(keep), columns, rows[keep], self.failures, self.origin)
 
     def fail(self, errors: Mapping[int, RecordError]) -> Batch:
-        """Without the live rows at the positions in `errors`; each becomes a Failure."""
+        """Returns the batch without the live rows at the positions in `errors`; each becomes a Failure."""
         if not errors:
             return self
         numbers: Iterable[int] = range(self.size) if self.rows is None else self.rows.tolist()
@@ -113,7 +113,7 @@ class Batch:
         left = self.take(keep)
         return Batch(left.size, left.columns, left.rows, self.failures + failed, self.origin)
 
-    # -- where the live rows came from: made when they are first read, and free until then ----------------------------
+    # -- the origin of the live rows: made when it is first read, and free until then ----------------------------
 
     @property
     def keys(self) -> Array:
@@ -147,11 +147,11 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table(Sequence[RecordLike]):
-    """Rows that are columns already, by field name: what a columnar file or an Arrow table yields instead of encoded records.
+    """Rows that are columns already, by field name: a columnar file or an Arrow table yields them instead of encoded records.
 
     `columns` hold `[N, ...]`; `nulls` marks the rows of a field that are null (bool `[N]`), and a field without nulls is not
-    in it. As a sequence it is its rows one by one, each a record whose value is the row as JSON: made only when that value is
-    read, as that of a row that becomes a dead letter is. A slice is a Table over the same memory.
+    in it. As a sequence it yields one record per row. The record's value is the row as JSON, made only when it is
+    read: for example when the row becomes a dead letter. A slice is a Table over the same memory.
     """
 
     topic: str
@@ -181,13 +181,13 @@ class Table(Sequence[RecordLike]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the columns; of text, what its references take."""
+        """Returns the bytes of the columns; for text, those of its references."""
         return sum(column.nbytes for column in self.columns.values())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Row:
-    """A row of a table as a record. The pipeline asks every row for its timestamp and headers, and few for their value."""
+    """A row of a table as a record. The pipeline reads the timestamp and headers of every row, and the value of few."""
 
     _table: Table
     _at: int

@@ -1,8 +1,8 @@
-"""Parcel: outputs for one partition of a topic, as columns; what they share is said once.
+"""Parcel: outputs for one partition of a topic, as columns; what they share is stored once.
 
-A worker makes hundreds of thousands of outputs a second, so there is no object an output: lists of the inputs and of
-the values, beside them the headers that all have in common. A transport writes them as they are; `records` spells
-them out one by one for everybody who has the time.
+A worker makes hundreds of thousands of outputs per second, so there is no object per output: a parcel holds lists of the
+inputs and of the values, and the headers that all outputs share. A transport writes these as they are; `records` returns
+single records where speed does not matter.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Parcel:
 
     @property
     def records(self) -> list[Outgoing]:
-        """The outputs one by one."""
+        """Returns the outputs as single records."""
         return [
             (
                 one.timestamp,
@@ -63,7 +63,7 @@ class Parcel:
         return f"{self.identity[1]}{one.offset}" if self.ids is None else self.ids[at]
 
     def part(self, start: int, stop: int) -> Parcel:
-        """The outputs [start, stop)."""
+        """Returns the outputs [start, stop)."""
         return replace(
             self,
             inputs=self.inputs[start:stop],
@@ -74,12 +74,12 @@ class Parcel:
         )
 
     def halves(self) -> tuple[Parcel, Parcel]:
-        """The same outputs in two parcels."""
+        """Returns the same outputs in two parcels."""
         middle = len(self) // 2
         return self.part(0, middle), self.part(middle, len(self))
 
     def without(self, gone: Collection[int]) -> Parcel:
-        """The parcel less the outputs at these places."""
+        """Returns the parcel without the outputs at these places."""
         keep = [at for at in range(len(self)) if at not in gone]
         return replace(
             self,

@@ -335,7 +335,7 @@ def test_a_control_log_that_is_made_anew_is_believed_by_nobody(broker: Broker, j
         wait_for(lambda: job.releases.control not in admin.list_topics(timeout=5).topics, "the end of the control topic")
         create_topics(broker, {job.releases.control: 1}, CONTROL_CONFIG)
         told = wait_until(job, worker, "its problem", lambda told: bool(told.get("problems")))
-        assert "it was made anew, or has lost records" in told["problems"][0]
+        assert "it was created again, or has lost records" in told["problems"][0]
         assert "continues with generation 1" in told["problems"][0]
         done = penstock(job, "deploy", "doubles", f"double={push(job, 4.0)}")
         assert done.code == 8

@@ -207,7 +207,7 @@ def test_a_log_that_was_made_anew_is_not_believed_and_partitions_move_all_the_sa
         async with following(job) as it:
             await it.in_force(3.0)
             await asyncio.to_thread(anew)
-            await it.until("the problem", lambda: "it was made anew" in it.releases.problems.about("control"))
+            await it.until("the problem", lambda: "it was created again" in it.releases.problems.about("control"))
             await it.say(*[b"?"] * 10)
             await it.releases.caught_up()
             assert it.releases.deployment.generation == 1

@@ -1,4 +1,4 @@
-"""(Wiring, loaded models) → Plan: names become functions over columns, once, so that the hot loop looks nothing up."""
+"""(Wiring, loaded models) → Plan: names become functions over columns, once, so that the hot loop has no lookups."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Parameters = Mapping[str, object]
 def compile(
     wired: wiring.Wiring, models: Mapping[str, Runs], versions: Mapping[str, str], parameters: Mapping[str, Parameters] | None = None
 ) -> Plan:
-    """A runnable plan.
+    """Returns a runnable plan.
 
     `models` and `versions` (`name@version`) are by node name. `parameters`, by node name, are values in place of the file's.
     Raises ValueError for one that the file does not declare or that does not fit its tensor: `check_parameters` finds it before.
@@ -46,7 +46,7 @@ def compile(
 
 
 def _feed(feed: wiring.Feed, parameters: Parameters) -> Pick:
-    """How the input tensor is made: contiguous and of the tensor's rank, without a copy where the column already is."""
+    """Returns how the input tensor is made: contiguous and of the tensor's rank, without a copy where the column already is."""
     if feed.constant is not None:
         return _constant(feed.tensor, parameters.get(feed.tensor.name, feed.constant))
     picks = [_pick(part) for part in feed.parts]

@@ -1,11 +1,11 @@
-"""The deployment: which plans score now, which rows each of them sees, and which plan would score again after a rollback.
+"""The deployment: which plans score now, which rows each of them scores, and which plan would score again after a rollback.
 
 1. A deployment never changes. A swap makes the next one and assigns it once, between two deliveries, so a reader that takes the
    deployment once per delivery scores all of it with one generation.
 2. Every plan of a deployment has the deployment's generation. Whatever changes which plan answers which row makes the next
    generation, so the generation in an output's headers names one set of models and one router.
 3. The primary answers. The router sends rows to candidates; `single` sends none, so it has no candidate.
-4. The previous plan stays loaded, so that a rollback loads nothing. It sees no rows.
+4. The previous plan stays loaded, so that a rollback loads nothing. It scores no rows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ S = TypeVar("S", bound=Serving)
 
 @dataclass(frozen=True, slots=True)
 class Deployment(Generic[S]):
-    """What scores: see the rules at the top of this module. Raises ValueError for plans that are not of one deployment."""
+    """The plans that score: see the rules at the top of this module. Raises ValueError for plans that are not of one deployment."""
 
     primary: S
     candidates: tuple[S, ...] = ()
@@ -57,5 +57,5 @@ class Deployment(Generic[S]):
         return (self.primary, *self.candidates) if self.previous is None else (self.primary, *self.candidates, self.previous)
 
     def followed_by(self, primary: S) -> Deployment[S]:
-        """The next deployment, in which `primary` scores every row; today's primary stays loaded."""
+        """Returns the next deployment, in which `primary` scores every row; the current primary stays loaded."""
         return Deployment(primary, previous=self.primary)

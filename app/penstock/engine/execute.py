@@ -27,12 +27,12 @@ class Execution:
         self._raised: InferenceError | None = None  # by the next node, over the whole batch
 
     def run(self, *, isolate: bool = True, tell: Tell | None = None) -> Batch:
-        """Runs the nodes that are left; their outputs are new columns, failed rows ride along.
+        """Runs the nodes that are left; their outputs are new columns, and failed rows stay in the batch.
 
         `isolate=False` raises InferenceError where a model raises, instead of looking for the guilty rows, which can take as
-        many runs as there are rows. A second call goes on at the node that raised, with everything that was computed before.
+        many runs as there are rows. A second call continues at the node that raised, with everything that was computed before.
 
-        `tell` is called after each node with its name, the rows that entered it, and the rows that go on: the clock is the caller's.
+        `tell` is called after each node with its name, the rows that entered it, and the rows that remain: the clock is the caller's.
         """
         nodes, context = self.stage.nodes, WHOLE if isolate else HASTY
         while self.next < len(nodes) and (rows := self.batch.size):
@@ -50,5 +50,5 @@ class Execution:
 
 
 def execute(stage: Stage, batch: Batch) -> Batch:
-    """The batch with the columns of all nodes of the stage; failed rows ride along."""
+    """Returns the batch with the columns of all nodes of the stage; failed rows stay in the batch."""
     return Execution(stage, batch).run()

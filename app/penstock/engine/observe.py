@@ -1,10 +1,10 @@
 """Observers: what looks at executed batches and changes nothing. Drift, experiments and shadows are observers.
 
-1. An observer is shown a sample of the chunks, by chance and by its own seed: the same chunks in the same order give the same sample.
-2. It is shown a chunk once, after its outputs were made, so that nothing it does to the columns reaches an output.
-3. One that raises is counted, logged and switched off. The stream goes on as without it.
+1. An observer receives a random sample of the chunks, with its own seed: the same chunks in the same order give the same sample.
+2. It receives a chunk once, after the outputs were made, so that its changes to the columns cannot reach an output.
+3. An observer that raises is counted, logged and switched off. The stream continues without it.
 
-An observer runs in the place of the chunk, between two slices of the event loop or in the thread of a slow model: it must be quick.
+An observer runs where the chunk runs, between two slices of the event loop or in the thread of a slow model: it must be quick.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class Observer(Protocol):
     def name(self) -> str: ...
 
     def saw(self, stage: Stage, batch: Batch, *, generation: int) -> None:
-        """The stage's nodes have run over these rows: their columns are in `batch`, and the rows that failed in `batch.failures`."""
+        """Observes a chunk after the stage's nodes have run: the columns are in `batch`, and the rows that failed in `batch.failures`."""
 
 
 class Sampled:
-    """An observer with the share of chunks that it is shown, from 0 to 1, and the seed of its choice."""
+    """An observer with the share of chunks that it receives, from 0 to 1, and the seed of the sample."""
 
     def __init__(self, observer: Observer, share: float = 1.0, *, seed: int = 0) -> None:
         if not 0 <= share <= 1:
-            raise ValueError(f"the share of chunks that {observer.name} is shown is {share}; it must be between 0 and 1")
+            raise ValueError(f"the share of chunks that {observer.name} receives is {share}; it must be between 0 and 1")
         self.observer = observer
         self.share = share
         self._chance = random.Random(seed)
@@ -50,7 +50,7 @@ class Sampled:
 
 
 class Observers:
-    """Those of one worker. `saw` is called once per chunk and raises nothing; false while there is no observer, which costs one check."""
+    """The observers of one worker. `saw` is called once per chunk and raises nothing. False without observers, which costs one check."""
 
     def __init__(self, sampled: Iterable[Sampled | Observer] = (), metrics: Metrics | None = None) -> None:
         self._on = [one if isinstance(one, Sampled) else Sampled(one) for one in sampled]
@@ -72,6 +72,6 @@ class Observers:
         except Exception:
             self._on.remove(sampled)
             metrics.observer_failures.labels(name).inc()
-            logger.exception("the observer %s failed and is switched off; the stream goes on without it", name)
+            logger.exception("the observer %s failed and is switched off; the stream continues without it", name)
         metrics.observed.labels(name).inc()
         metrics.observer_seconds.labels(name).inc(time.perf_counter() - began)

@@ -16,20 +16,20 @@ Pick = Callable[[Mapping[str, Array]], Array]
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a stage gives to one sink: how each field, and the key of its own if it has one, is picked from the columns."""
+    """The output of a stage to one sink: how each field, and the key if the sink sets one, is picked from the columns."""
 
     emit: wiring.Emit
     picks: tuple[Pick, ...]
     key: Pick | None
 
     def columns(self, columns: Mapping[str, Array]) -> dict[str, Array]:
-        """The fields of the output event by name, each `[N, ...]`."""
+        """Returns the fields of the output event by name, each `[N, ...]`."""
         return {field.name: pick(columns) for field, pick in zip(self.emit.fields, self.picks, strict=True)}
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What the rows of one stage go through: the nodes in order, then the outputs."""
+    """The steps of one stage: the nodes in order, then the outputs."""
 
     wired: wiring.Stage
     nodes: tuple[Node, ...]

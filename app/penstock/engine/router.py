@@ -1,4 +1,4 @@
-"""Which rows each plan of a deployment scores. There is one kind of router for each strategy that a release may have.
+"""Which rows each plan of a deployment scores. There is one kind of router per strategy of a release.
 
 | router | the primary answers | candidates |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""A stage that tells what passes: the same steps, run by the same `execute`, with a witness beside each model."""
+"""A stage that reports each run of its models: the same steps, run by the same `execute`, with a recorder around each model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Run", "watched"]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a node's model: what it was fed and what it gave, by tensor; `error` is why it gave nothing."""
+    """One run of a node's model: its inputs and outputs, by tensor; `error` is why it returned no outputs."""
 
     node: str
     version: str
@@ -25,13 +25,13 @@ class Run:
 
 
 def watched(stage: Stage, tell: Callable[[Run], None]) -> Stage:
-    """The stage, telling each run of a model as it ends. A batch in which a row fails is several runs: see `nodes`."""
+    """Returns the stage, which reports each run of a model when it ends. A batch in which a row fails is several runs: see `nodes`."""
     nodes = (replace(node, model=_Witness(node, tell)) if isinstance(node, ModelNode) else node for node in stage.nodes)
     return replace(stage, nodes=tuple(nodes))
 
 
 class _Witness:
-    """Runs a node's model, and tells."""
+    """Runs a node's model, and reports each run."""
 
     def __init__(self, node: ModelNode, tell: Callable[[Run], None]) -> None:
         self._name, self._version, self._model, self._tell = node.name, node.version, node.model, tell

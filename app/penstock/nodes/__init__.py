@@ -1,4 +1,4 @@
-"""What a step of a plan computes: a file per kind of node, and its row in `MAKERS`."""
+"""The computation of a plan's step: one file per kind of node, and its row in `MAKERS`."""
 
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -11,6 +11,6 @@ from penstock.topology.wiring import Step
 
 __all__ = ["HASTY", "MAKERS", "WHOLE", "Context", "Feed", "Feeds", "Maker", "ModelNode", "Node", "Runs"]
 
-Maker = Callable[[Step, Feeds, Runs | None, str], Node]  # the step, what feeds its tensors, its model and that one's version, if it has one
+Maker = Callable[[Step, Feeds, Runs | None, str], Node]  # the step, the feeds of its tensors, its model if it has one, the model's version
 
 MAKERS: Final[Mapping[type[spec.Node], Maker]] = {spec.ModelNode: model.make}

@@ -1,7 +1,7 @@
-"""What every node has: one signature, `run(batch, context) -> batch`, for models and for whatever wraps them or has state.
+"""The signature of every node: `run(batch, context) -> batch`, for models and for nodes that wrap them or have state.
 
-1. A node adds columns. It keeps those that it was given as they are, and it never writes into them.
-2. A row that it cannot answer for becomes a failure of that row; the rows beside it do not notice.
+1. A node adds columns. It keeps the columns that it receives unchanged, and never writes into them.
+2. A row that it cannot compute becomes a failure of that row; the other rows are not affected.
 3. With `context.isolate` false, a node whose model raises over the whole batch raises InferenceError and has done nothing:
    the caller runs the same node on the same batch again, where it may take longer to find the guilty rows.
 4. Running the same chunk a second time gives the same answers and leaves the same state as running it once.
@@ -24,7 +24,7 @@ Feeds = tuple[tuple[str, Feed], ...]  # input tensor -> how its array is made of
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a run of a chunk knows beside its rows: whether guilty rows are looked for, or the first error is raised.
+    """The context of a run of a chunk, besides its rows: whether guilty rows are looked for, or the first error is raised.
 
     `raised` is what this node has raised over the same batch before: a node that looks for the guilty rows need not run over all
     of them once more.
@@ -39,7 +39,7 @@ HASTY: Final = Context(isolate=False)
 
 
 class Node(Protocol):
-    """One step of a plan. `stateful` nodes remember something from chunk to chunk."""
+    """One step of a plan. `stateful` nodes keep state from chunk to chunk."""
 
     @property
     def name(self) -> str: ...
@@ -51,4 +51,4 @@ class Node(Protocol):
     def stateful(self) -> bool: ...
 
     def run(self, batch: Batch, context: Context = WHOLE) -> Batch:
-        """The batch with this node's columns. Raises InferenceError only where `context` asks for it."""
+        """Returns the batch with this node's columns. Raises InferenceError only where `context` asks for it."""

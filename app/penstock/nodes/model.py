@@ -1,7 +1,7 @@
 """A model over the columns of a batch: features, models and ensembles differ only in how they are wired, so there is one node for them.
 
-A model that raises over a batch is run again for each half, and so on down to the guilty rows: they fail, their
-neighbours do not notice.
+A model that raises over a batch is run again for each half, and so on down to the guilty rows: they fail, the other
+rows are not affected.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Runs(Protocol):
     """A loaded model: `penstock.model.session.Session`, or anything that runs like one."""
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
-        """The named outputs for the named inputs, first axes equal. Raises InferenceError."""
+        """Returns the named outputs for the named inputs, first axes equal. Raises InferenceError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class ModelNode:
     stateful: ClassVar[bool] = False
 
     def run(self, batch: Batch, context: Context = WHOLE) -> Batch:
-        """The batch with this node's columns; rows over which the model raises become failures. See `nodes.base` for `context`."""
+        """Returns the batch with this node's columns; rows over which the model raises become failures. See `nodes.base` for `context`."""
         if context.isolate and context.raised is not None:
             return self._isolate(batch, context.raised)
         try:
@@ -94,7 +94,7 @@ class ModelNode:
 
 
 def make(step: Step, feeds: Feeds, model: Runs | None, version: str) -> ModelNode:
-    """The node of a step. Raises ValueError when the step's model was not given."""
+    """Returns the node of a step. Raises ValueError when the step's model was not given."""
     name = step.node.name
     if model is None:
         raise ValueError(f"nodes.{name}: its model was not given")

@@ -1,4 +1,4 @@
-"""From records to outputs and back to offsets: ports, the steps of a chunk, the one delivery loop, and what finishing means."""
+"""From records to outputs and back to offsets: ports, the steps of a chunk, the one delivery loop, and when work counts as finished."""
 
 from penstock.pipeline.commit import AtLeastOnce, Commit
 from penstock.pipeline.delivery import Delivery, Fixed, Pace, Served

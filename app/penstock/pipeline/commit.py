@@ -1,7 +1,7 @@
-"""What finishing means: when the spans of a delivery are finished, and what is stored of it.
+"""When the spans of a delivery are finished, and which positions are stored.
 
 `AtLeastOnce`: a span is finished when every output that it caused was acknowledged; the end of the contiguous run of finished
-spans is stored from time to time. After a crash, what was finished and not stored is done again: with the same event ids.
+spans is stored from time to time. After a crash, spans that were finished and not stored are processed again, with the same event ids.
 
 A guarantee is a file here and a row in no table: the runner makes it, and refuses one whose `needs` its transport lacks.
 """
@@ -23,16 +23,16 @@ Then = Callable[[BaseException | None], None]
 
 
 class Commit(Protocol):
-    """The strategy of a loop. Everything is called in the loop's own thread."""
+    """The strategy of a loop. All methods are called in the loop's thread."""
 
     @property
     def needs(self) -> Abilities: ...
 
     def done(self, spans: Sequence[Span], sent: Sent, then: Then) -> None:
-        """The spans' outputs were handed over as `sent`; `then` is called once, when they are finished, or with what prevents it."""
+        """Finishes the spans when their outputs, `sent`, are acknowledged. Calls `then` once: when they are finished, or with the error."""
 
     async def store(self) -> bool:
-        """Stores what is finished. True when something was stored; what could not be stored is tried again by the next call."""
+        """Stores finished positions. Returns True when some were stored; the next call tries again those that could not be stored."""
 
 
 class AtLeastOnce:

@@ -10,15 +10,15 @@ A group of spans goes through these steps:
 
 Its life, for one assignment after the other:
 
-| state   | `submit`            | goes on to                                              |
+| state   | `submit`            | next                                                    |
 |---------|---------------------|---------------------------------------------------------|
 | open    | takes spans         | closing (`close`), ended (`terminate`)                  |
 | closing | spans are dropped   | open, by the next assignment of the source's positions  |
 | ended   | spans are dropped   | nothing                                                 |
 
 The loop owns the back-pressure: spans that were taken and are not finished are bounded in number and bytes, and a source
-takes the next ones only when there is `room`. It has no clock of its own and knows no broker: the source, the sink, the
-programs and the clock are given.
+takes the next ones only when there is `room`. It has no clock and knows no broker: the source, the sink, the
+programs and the clock are arguments.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ GROUP_SECONDS = 1.0  # a group should take no longer: rebalances and shutdowns w
 
 
 class Served(Protocol):
-    """What scores now: a program and its generation."""
+    """The active program and its generation."""
 
     @property
     def generation(self) -> int: ...
@@ -60,7 +60,7 @@ class Served(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """What serves where nothing is released: one program for ever, as generation 0."""
+    """The active program where there are no releases: always the same one, as generation 0."""
 
     program: Program
     generation: int = 0
@@ -71,7 +71,7 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How much is done at once, in rows, bytes and seconds. The defaults are those of the settings."""
+    """How much work is done at once, in rows, bytes and seconds. The defaults are those of the settings."""
 
     chunk_rows: int = _DEFAULT.chunk_rows
     group_rows: int = _DEFAULT.max_batch_rows
@@ -81,7 +81,7 @@ class Pace:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """What the settings say."""
+        """Returns the pace of the settings."""
         return cls(
             chunk_rows=settings.chunk_rows,
             group_rows=settings.max_batch_rows,
@@ -92,11 +92,11 @@ class Pace:
 
 
 class Delivery:
-    """The loop of one worker. `stages` names the stage that reads each topic; `serving` returns what scores now.
+    """The loop of one worker. `stages` names the stage that reads each topic; `serving` returns the active program.
 
-    `fail` is called with what ends the loop: an error that no record causes. `begins(partition, offset, generation)` is called
-    before a span is scored. `models` is held while a model runs: a session runs once at a time. `observers` are
-    shown the chunks.
+    `fail` is called with the error that ends the loop: one that no record causes. `begins(partition, offset, generation)` is called
+    before a span is scored. `models` is held while a model runs: a session runs once at a time. `observers` receive
+    the chunks.
 
     Raises SettingsError when source or sink lacks an ability that the strategy needs.
     """
@@ -138,12 +138,12 @@ class Delivery:
     # -- back-pressure ---------------------------------------------------------------------------------------------
 
     def has_room(self) -> bool:
-        """Whether more may be taken: what was taken and is not finished is bounded."""
+        """Whether more may be taken: spans that were taken and are not finished are limited."""
         positions, pace = self._source.positions, self._pace
         return positions.in_flight < pace.in_flight and positions.in_flight_bytes < pace.in_flight_bytes
 
     async def room(self) -> bool:
-        """Waits until more may be taken. False when the loop has ended, and nothing is to be taken any more."""
+        """Waits until more may be taken. Returns False when the loop has ended, and nothing more is to be taken."""
         while not self._ended and not self.has_room():
             self._changed.clear()
             await self._changed.wait()
@@ -152,13 +152,13 @@ class Delivery:
     # -- one group after the other -----------------------------------------------------------------------------------
 
     async def submit(self, spans: Sequence[Span]) -> None:
-        """Leads spans of one topic through steps 1 to 4, in groups. Raises TransportError when outputs cannot be handed over."""
+        """Runs steps 1 to 4 for spans of one topic, in groups. Raises TransportError when outputs cannot be sent."""
         for group in self._groups(spans):
             if not self._ended:
                 await self._deliver(group)
 
     async def drive(self) -> None:
-        """Takes from the source until its input ends. What was handed over may still be on its way then: see `close`."""
+        """Takes from the source until its input ends. Outputs may still be on their way after that: see `close`."""
         while await self.room():
             spans = await self._source.take(self.rows)
             if not spans:
@@ -167,7 +167,7 @@ class Delivery:
                 await self.submit(of_one_topic)
 
     def _groups(self, spans: Sequence[Span]) -> Iterator[list[Span]]:
-        """Small spans together, up to `rows` rows; how many these are may change meanwhile."""
+        """Yields groups of small spans, up to `rows` rows each; `rows` may change while this runs."""
         group: list[Span] = []
         count = 0
         for span in spans:
@@ -202,13 +202,13 @@ class Delivery:
                     self._fail(error)
                 else:
                     self._count(spans, parcels, self._clock() - began)
-            except Exception as bug:  # noqa: BLE001  what a callback raises is seen by no one else
+            except Exception as bug:  # noqa: BLE001  an error in a callback is reported nowhere else
                 self._fail(bug)
 
         self._commit.done(spans, sent, ended)  # 5
 
     def _scorer(self, spans: Sequence[Span]) -> _Scorer:
-        """The pipeline of what serves now, for the whole group; a swap shows from the next group on."""
+        """Returns the pipeline of the active program, for the whole group; a swap takes effect from the next group on."""
         topic, serving = spans[0].partition[0], self._serving()
         scorer = self._scorers.get(topic)
         if scorer is None or scorer.serving is not serving:
@@ -246,9 +246,10 @@ class Delivery:
         return parcels
 
     def _measure(self, scorer: _Scorer, row_seconds: float) -> None:
-        """Adapts how many rows make a group, so that one takes about GROUP_SECONDS at the most."""
+        """Adapts how many rows make a group, so that one takes about GROUP_SECONDS at the most, of the slowest stage as well."""
         scorer.row_seconds += (row_seconds - scorer.row_seconds) * 0.2
-        self.rows = max(1, min(self._pace.group_rows, int(GROUP_SECONDS / max(scorer.row_seconds, 1e-9))))
+        slowest = max(one.row_seconds for one in self._scorers.values())
+        self.rows = max(1, min(self._pace.group_rows, int(GROUP_SECONDS / max(slowest, 1e-9))))
 
     def _count(self, spans: Sequence[Span], parcels: Sequence[Parcel], seconds: float) -> None:
         metrics = self.metrics
@@ -266,14 +267,14 @@ class Delivery:
     # -- the end of an assignment --------------------------------------------------------------------------------------
 
     async def poll(self) -> bool:
-        """What is due from time to time: the runner's timer calls it. True when positions were stored."""
+        """Stores positions: the runner's timer calls it. Returns True when some were stored."""
         return await self._commit.store()
 
     async def close(self, patience: float) -> None:
-        """Waits until what was begun is finished, at most `patience` seconds, then stores it. Nothing begins meanwhile.
+        """Waits until every span that was begun is finished, at most `patience` seconds, then stores positions. No span begins during this.
 
-        Called when the assignment ends and when the worker stops. What was taken and not begun is read again by the next owner; so
-        is what did not finish in time, which is where an at-least-once duplicate can come from.
+        Called when the assignment ends and when the worker stops. The next owner reads again the spans that were not begun, and
+        those that did not finish in time: the latter can cause at-least-once duplicates.
         """
         positions = self._source.positions
         positions.drain()
@@ -288,13 +289,13 @@ class Delivery:
         await self._commit.store()
 
     def terminate(self) -> None:
-        """Ends the loop: what was begun will not be finished, and `close` waits for it no longer. What is finished can still be stored."""
+        """Ends the loop: spans that were begun will not finish, and `close` no longer waits for them. Finished ones can still be stored."""
         self._ended = True
         self._changed.set()
 
 
 class _Scorer:
-    """The pipeline of one stage, what it was made of, and the measured seconds per row."""
+    """The pipeline of one stage, its inputs, and the measured seconds per row."""
 
     __slots__ = ("pipeline", "row_seconds", "serving")
 

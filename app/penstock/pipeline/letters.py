@@ -13,14 +13,14 @@ __all__ = ["ID", "OWN", "dead_letters"]
 
 OWN = "penstock-"  # headers that describe an output; those of an earlier topology are replaced
 ID = f"{OWN}id"  # the event's id: of an output and of a dead letter alike
-LONGEST_ID = 4096  # characters of an event's id that a dead letter repeats: it has to fit where its record did
+LONGEST_ID = 4096  # characters of an event's id that a dead letter repeats: it has to fit where its record fitted
 TRACE_LIMIT = 8192  # characters of a stack trace in a dead letter
 
 
 def dead_letters(
     topic: str, came_from: tuple[str, int], failed: Sequence[tuple[RecordLike, RecordError]], ids: Sequence[str] | None = None
 ) -> Parcel:
-    """The records of the partition `came_from`, for the dead-letter topic `topic`.
+    """Returns the records of the partition `came_from`, for the dead-letter topic `topic`.
 
     Where `ids` is None, an id is the position; so is one of more than LONGEST_ID characters, which the record's value holds already.
     """

@@ -20,15 +20,15 @@ from penstock.topology.spec import Source
 
 __all__ = ["Port", "Program", "ports"]
 
-_VALUE = attrgetter("value")  # mapped, it costs half of a comprehension
+_VALUE = attrgetter("value")  # with map, it costs half as much as a comprehension
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """What leads records into one stage, and its outputs out.
+    """The decoder and the encoders of one stage.
 
-    `encoders` are by sink name. `id` is the column with the events' ids, None where the source names no field; `chained` says
-    whether the source's topic is written by a sink of the same topology, whose events keep the ids that they entered with.
+    `encoders` are by sink name. `id` is the column with the events' ids, None where the source names no field; `chained` is
+    whether a sink of the same topology writes the source's topic: such events keep the ids that they entered with.
     """
 
     source: Source
@@ -39,7 +39,7 @@ class Port:
     chained: bool
 
     def decode(self, records: Sequence[RecordLike]) -> Batch:
-        """The records' columns, and a Failure for each that is no event. Rows of a Table are columns already."""
+        """Returns the records' columns, and a Failure for each record that is not an event. Rows of a Table are columns already."""
         if isinstance(records, Table):
             return self.table.decode(records)
         return self.decoder.decode(list(map(_VALUE, records)))
@@ -47,16 +47,16 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A plan, and by stage name the ports that it was made with: all that turns records into outputs."""
+    """A plan, and by stage name the ports that it was made with: everything that turns records into outputs."""
 
     plan: Plan
     ports: Mapping[str, Port]
 
 
 def ports(wired: wiring.Wiring, schemas: Mapping[str, Schema], sink_schemas: Mapping[str, Schema]) -> dict[str, Port]:
-    """The port of each stage, by name. `schemas` are by source name, `sink_schemas` by sink name.
+    """Returns the port of each stage, by name. `schemas` are by source name, `sink_schemas` by sink name.
 
-    Raises SchemaError for a format that cannot carry what it is given.
+    Raises SchemaError for a format that cannot hold its fields.
     """
     written = {sink.topic for sink in wired.topology.sinks}
     return {stage.name: _port(stage, written, schemas, sink_schemas) for stage in wired.stages}

@@ -1,13 +1,12 @@
-"""Pipeline: what happens to the records of one stage between taking and sending, in numbered steps.
+"""Pipeline: the steps from the records of one stage to its outputs, between taking and sending.
 
-1. decode       bytes to columns; what is no event fails
+1. decode       bytes to columns; a record that is not an event fails
 2. execute      the plan's nodes; rows on which a model fails, fail
-3. encode       columns to the sinks' bytes; what cannot be written, or is larger than its topic takes, fails
+3. encode       columns to the sinks' bytes; an output that cannot be written, or is larger than its topic takes, fails
 4. address      topic, partition, key, timestamp, headers and id of each output
 5. dead-letter  the failed records, as they came, with the reason in their headers
 
-Sending, and acknowledging after that, is the loop's (`delivery`). Nothing here waits, and nothing here raises because of a
-record.
+The loop (`delivery`) sends and then acknowledges. Nothing here waits, and nothing here raises because of a record.
 
 An event's **id** is what its source's `id` field holds; without one it is the id that it entered the topology with: of a topic
 that the same topology writes, the header of its record, else its position TOPIC:PARTITION:OFFSET. It travels as the header
@@ -36,7 +35,7 @@ from penstock.transports.tracker import Partition
 
 __all__ = ["Chunk", "Pass", "Pipeline"]
 
-_HEADERS, _KEY = attrgetter("headers"), attrgetter("key")  # mapped, they cost half of a comprehension
+_HEADERS, _KEY = attrgetter("headers"), attrgetter("key")  # with map, they cost half as much as a comprehension
 OFFSET = 19  # digits of the largest offset
 AROUND = 256  # bytes of an output beside its key, its value, and its headers' texts: lengths, counts, the batch's own header
 
@@ -45,7 +44,7 @@ AROUND = 256  # bytes of an output beside its key, its value, and its headers' t
 class Chunk:
     """Rows that go through the models together: a piece of a large span, or several small spans.
 
-    `places` gives for each run of records that stands together its topic, its partition and its number of records.
+    `places` gives the topic, the partition and the number of records of each run of records.
     """
 
     records: Sequence[RecordLike]
@@ -57,7 +56,7 @@ class Chunk:
 
 
 class Pass:
-    """A chunk on its way through the steps: what was computed so far is not computed again."""
+    """A chunk on its way through the steps: computed results are not computed again."""
 
     __slots__ = ("chunk", "execution", "ids")
 
@@ -68,7 +67,7 @@ class Pass:
 
 
 class _Written(NamedTuple):
-    """What one sink gets of a chunk: values, their keys if the sink has its own, their row numbers (None: all rows), and who failed."""
+    """The outputs of a chunk to one sink: values, keys if the sink sets them, row numbers (None: all rows), and the failures."""
 
     values: list[bytes]
     keys: list[bytes] | None
@@ -80,7 +79,7 @@ class Pipeline:
     """One stage of a program, with everything that is the same for all its records made once.
 
     `generation` is the program's place in the control log, which every output's headers carry. `sink` gives the partition of
-    an output that has a key of its own, and says what is too large for a topic.
+    an output whose key it sets, and the size limit of each topic.
     """
 
     def __init__(
@@ -113,7 +112,7 @@ class Pipeline:
         self._around = AROUND + sum(len(name) + len(value or b"") for name, value in self._about)
 
     def chunks(self, spans: Iterable[tuple[Partition, Sequence[RecordLike]]]) -> Iterator[Chunk]:
-        """Cuts large spans and puts small ones together, so that a chunk holds at most `chunk_rows` rows. Tables stay alone."""
+        """Splits large spans and joins small ones, so that a chunk holds at most `chunk_rows` rows. Tables stay alone."""
         limit = self.chunk_rows
         group: list[tuple[Partition, Sequence[RecordLike]]] = []
         rows = 0
@@ -138,7 +137,7 @@ class Pipeline:
         return passing
 
     def complete(self, passing: Pass, *, isolate: bool = True) -> list[Parcel]:
-        """Steps 2 to 5. `isolate` as in `engine.Execution`: where InferenceError is raised, a second call goes on from there."""
+        """Steps 2 to 5. `isolate` as in `engine.Execution`: after InferenceError, a second call continues where it was raised."""
         metrics = self.metrics
         began = time.perf_counter()
         if not passing.execution.next:
@@ -171,7 +170,7 @@ class Pipeline:
     # -- 1 ---------------------------------------------------------------------------------------------------------
 
     def _identify(self, batch: Batch, chunk: Chunk) -> list[str] | None:
-        """The id of each row that came in; None where every row's is its position."""
+        """Returns the id of each input row; None when every id is the position."""
         if self.port.id is None or not batch.size:
             return self._inherited(chunk) if self.port.chained else None
         found = batch.columns[self.port.id].tolist()
@@ -186,7 +185,7 @@ class Pipeline:
         return ids
 
     def _inherited(self, chunk: Chunk) -> list[str] | None:
-        """The ids that events of a topic of our own came with."""
+        """Returns the ids in the headers of events that this topology wrote."""
         if not self.port.chained or not any(map(_HEADERS, chunk.records)):
             return None
         ids = _positions(chunk)
@@ -217,7 +216,7 @@ class Pipeline:
         )
 
     def _fitting(self, parcel: Parcel, numbers: Sequence[int]) -> tuple[Parcel, list[Failure]]:
-        """The parcel without the outputs that no batch of their topic takes, and these as failures."""
+        """Returns the parcel without the outputs that no batch of their topic takes, and these as failures."""
         limit = self._sink.limit(parcel.topic)
         if _weight(parcel) + self._around * len(parcel) <= limit:
             return parcel, []
@@ -233,9 +232,9 @@ class Pipeline:
     # -- 4 ---------------------------------------------------------------------------------------------------------
 
     def _address(self, output: Output, passing: Pass, written: _Written) -> Iterator[tuple[Parcel, Sequence[int]]]:
-        """Outputs keep their input's key, timestamp and partition, unless the sink has a key; our headers, then what came along.
+        """Outputs keep their input's key, timestamp and partition, unless the sink has a key; our headers, then the input's.
 
-        Each parcel with the row numbers of its outputs.
+        Yields each parcel with the row numbers of its outputs.
         """
         values, keys, rows, _ = written
         chunk, topic = passing.chunk, output.emit.sink.topic
@@ -297,7 +296,7 @@ def _positions(chunk: Chunk) -> list[str]:
 
 
 def _weight(parcel: Parcel) -> int:
-    """Bytes of the values, keys, ids and headers of each output's own: nearly all that its size depends on."""
+    """Returns the bytes of each output's values, keys, ids and headers: nearly all that its size depends on."""
     weight = sum(map(len, filter(None, parcel.values)))
     for title, place in filter(None, (parcel.origin, parcel.identity)):
         weight += (len(title) + len(place) + OFFSET) * len(parcel)  # both begin with the input topic's name, which may be long

@@ -23,7 +23,7 @@ PATIENCE = 60.0  # seconds at the end for the acknowledgement of the work in pro
 
 
 class Bounded(Source, Protocol):
-    """A source that has an end, and knows how far it is: `done` of `total`, in a unit of its own."""
+    """A source that has an end, and reports its progress: `done` of `total`, in the source's unit."""
 
     @property
     def total(self) -> int: ...

@@ -4,8 +4,8 @@
     driver.send("departures", {"flight_id": "2013-07-01-UA-1545-EWR", "dep_delay": 2.0, ...})
     assert driver.events("predictions")[0]["score"] < 0.5
 
-What comes out is what a worker would have produced: the same models, bytes, keys, headers, timestamps, dead letters.
-Only the partition of a sink that has a key of its own is another one than Kafka's.
+The outputs are those that a worker would have produced: the same models, bytes, keys, headers, timestamps, dead letters.
+Only the partition of an output whose sink sets a key differs from Kafka's.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class TopologyDriver:
     """A topology as one function from records to records.
 
     `topology` is the file; `models` and `schemas` the folders that it names things in. `partitions` is how many every
-    topic has. `observers` are shown the chunks.
+    topic has. `observers` receive the chunks.
     Everything is checked and loaded as a worker does it. Raises TopologyError, SchemaError, ModelError.
     """
 
@@ -54,7 +54,7 @@ class TopologyDriver:
         loaded = runtime.load(Path(topology), models=Path(models), schemas=Path(schemas))
         self.topology = loaded.topology
         self.schemas = loaded.schemas
-        # A test asks what is computed, not who may serve.
+        # A test checks what is computed, not which models may serve.
         self.program = runtime.prepare(loaded, warm_rows=chunk_rows, signatures="off")
         self.partitions = partitions
         self.now = START
@@ -74,7 +74,7 @@ class TopologyDriver:
         weakref.finalize(self, self._loop.close)
 
     def advance(self, seconds: float) -> None:
-        """Moves the virtual clock, which stamps the records that are sent without a timestamp."""
+        """Advances the virtual clock, which gives a timestamp to records that are sent without one."""
         self.now += round(seconds * 1000)
 
     def send(
@@ -85,13 +85,13 @@ class TopologyDriver:
 
         Mappings are written in the source's format, bytes are sent as they are, None is a tombstone. Key, headers and
         `timestamp` (ms since the epoch; the virtual clock when omitted) are those of each of the events. Raises ValueError
-        for a mapping that the format cannot hold (JSON holds any), and for a partition that is not there.
+        for a mapping that the format cannot hold (JSON holds any), and for a partition that does not exist.
         """
         stamp = self.now if timestamp is None else timestamp
         self.send_records(source, [Record("", self.write(source, event), key, headers, stamp, partition) for event in events])
 
     def send_records(self, source: str, records: Iterable[Record]) -> None:
-        """The same for records with key, headers, timestamp and partition of their own. Their topic and offset are set here."""
+        """Does the same for records that each have a key, headers, timestamp and partition. It sets their topic and offset."""
         topic = _named("source", source, self._sources).topic
         for record in (given := list(records)):
             if not 0 <= record.partition < self.partitions:
@@ -105,7 +105,7 @@ class TopologyDriver:
         await bounded.run(self.program, self._source, self._sink, stages=self._stages, pace=self._pace, observers=self._observers)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs it to its end, also where an event loop is running already, as in a notebook."""
+        """Runs it to its end, also when an event loop is already running, as in a notebook."""
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -115,39 +115,39 @@ class TopologyDriver:
                 beside.submit(self._loop.run_until_complete, work).result()
 
     def write(self, source: str, event: Mapping[str, Any] | bytes | None) -> bytes | None:
-        """The event's bytes in the source's format. Raises ValueError when the format cannot hold it."""
+        """Returns the event's bytes in the source's format. Raises ValueError when the format cannot hold it."""
         write = _named("source", source, self._writers)
         return event if event is None or isinstance(event, bytes) else write(event)
 
     def records(self, topic: str) -> list[Record]:
-        """Everything in a topic, in the order in which it came. `topic` may also be the name of a sink. Raises KeyError for any other."""
+        """Returns a topic's records, in the order of arrival. `topic` may also be the name of a sink. Raises KeyError for an unknown one."""
         found = self._sinks.get(topic, topic)
         _named("topic", found, self._known)
         return self._memory.records(found)
 
     def events(self, sink: str) -> list[dict[str, Any]]:
-        """What was published to a sink's topic, read in its format. Raises KeyError for a sink that is not there."""
+        """Returns the events published to a sink's topic, decoded. Raises KeyError for an unknown sink."""
         read = _named("sink", sink, self._readers)
         return [read(record.value or b"") for record in self.records(sink)]
 
     def dead_letters(self, source: str) -> list[Record]:
-        """What could not be processed of a source, with the reason in the headers `__streams.errors.*`. Raises KeyError."""
+        """Returns the failed records of a source, with the reason in the headers `__streams.errors.*`. Raises KeyError."""
         return self.records(_named("source", source, self._sources).dead_letter)
 
     def clear(self) -> None:
-        """Forgets every record, not the offsets."""
+        """Removes every record and keeps the offsets."""
         self._memory.clear()
 
 
 def _named(what: str, name: str, known: Mapping[str, T]) -> T:
-    """A mistyped name must not look like a topic that stayed empty."""
+    """Returns the one with this name. Raises KeyError for an unknown name: a mistyped one must not look like an empty topic."""
     if name not in known:
         raise KeyError(f"there is no {what} {name!r}; {did_you_mean(name, known)}")
     return known[name]
 
 
 def explain(records: Iterable[Record]) -> str:
-    """Dead letters as text, a line each, for the message of a failed assertion."""
+    """Returns dead letters as text, one line per letter, for the message of a failed assertion."""
     lines = []
     for record in records:
         headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers}

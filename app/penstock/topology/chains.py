@@ -1,6 +1,6 @@
 """Chains: a stage that reads a topic which another stage of the topology writes. Orders the stages, and finds the circles.
 
-Stages that write to one another in a circle are refused: an event would go round for ever, and each round would add more.
+Stages that write to one another in a circle are refused: an event would go round without end, and each round would add more events.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ __all__ = ["readers", "stage_order"]
 
 
 def readers(topology: Topology, sink: Sink) -> tuple[Source, ...]:
-    """The sources that read what the sink writes."""
+    """Returns the sources that read what the sink writes."""
     return tuple(source for source in topology.sources if source.topic == sink.topic)
 
 
 def stage_order(topology: Topology, sinks: Mapping[str, Sequence[Sink]]) -> tuple[list[str], list[Finding]]:
-    """(the sources, each after those that feed it and otherwise as in the file; a finding for each circle).
+    """Returns (the sources, each after those that feed it and otherwise in the file's order; one finding per circle).
 
     `sinks` are those that the stage of each source writes. A source in a circle, or fed by one, is not in the order.
     """
@@ -40,7 +40,7 @@ def _explain(topology: Topology, sinks: Mapping[str, Sequence[Sink]], circles: l
         way = "".join(f" -> topic {source.topic} -> source {source.name}" for source in (*path[1:], path[0]))
         back = _link(sinks, path[-1].name, path[0])
         assert back is not None, "a circle is made of links"
-        fix = "write to a topic that none of these sources reads"
+        fix = "write to a topic that these sources do not read"
         if len(topology.sources) > 1:
             fix += "; to limit a sink to one source, name its fields SOURCE.FIELD"
         yield back.at("topic"), f"sinks.{back.name}: events would go in circles: source {path[0].name}{way}", fix

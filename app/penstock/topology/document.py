@@ -99,7 +99,7 @@ class _Open:
 
 
 class _Reader:
-    """Folds parse events into values with a stack of its own, so that depth cannot exhaust Python's."""
+    """Folds parse events into values with an explicit stack, so that depth cannot exhaust Python's."""
 
     def __init__(self, file: str) -> None:
         self.file = file

@@ -1,6 +1,6 @@
 """A topology as the file declares it: frozen values, each with its place in the file.
 
-`sources -> nodes -> sinks`. Several sources share one graph: an event runs the nodes and sinks that the fields of its own
+`sources -> nodes -> sinks`. Several sources share one graph: an event runs the nodes and sinks that the fields of its
 source can reach, so a graph with two sources is wired into two stages (see `wiring`). A node is of one of
 several kinds; each kind has a file in `kinds`.
 """

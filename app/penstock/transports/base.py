@@ -1,22 +1,22 @@
 """The transport port: where records come from and where outputs go, for Kafka, for files and for memory alike.
 
-What the loop (`pipeline.delivery`) may assume of a transport, and what a transport may assume of the loop:
+The assumptions that the loop (`pipeline.delivery`) may make of a transport, and a transport of the loop:
 
-1. A source yields spans in the order of each partition's positions, none twice and none left out, from its committed
-   position on. It takes every span from its `positions` (a `Tracker`), which is the one truth about what is under way.
+1. A source yields spans in the order of each partition's positions, each exactly once, from its committed
+   position on. It takes every span from its `positions` (a `Tracker`), which alone records what is under way.
 2. A span carries its records and its acknowledgement. The loop calls `begin` before it works on a span, and `finish` after
    the sink has acknowledged everything that the span caused; `abandon` instead has the source yield the records again.
-3. `take` waits for records. An empty answer means the end of a bounded source; an unbounded one answers only with spans.
+3. `take` waits for records. An empty list means the end of a bounded source; an unbounded source returns only spans.
 4. After `pause`, a source takes nothing until `resume`; what it yielded before stays under way.
 5. `store` keeps positions for the next assignment. It is called with what `positions.committable()` returned, and nothing
    beyond a position that is finished is ever passed.
 6. A sink keeps the order of the outputs to one partition, over any number of `send` calls. An output that one batch of its
    topic cannot take is found by `fits` before it is sent; the loop never sends one on purpose.
-7. `send` returns when the outputs are queued, which is where a sink holds a fast loop back. `Sent` is settled when all of
+7. `send` returns when the outputs are queued; there a sink slows a loop that is too fast. `Sent` is settled when all of
    them are acknowledged, or with the first reason why one is not.
 
 A transport declares what it is able to do (`Abilities`), and a guarantee that needs more is refused before anything starts.
-`penstock.testing.check_transport` holds a transport to all of this.
+`penstock.testing.check_transport` tests a transport for all of these rules.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ __all__ = ["Abilities", "Sent", "Sink", "Source", "by_topic", "cut", "size_of"]
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """What a transport is able to do.
+    """The abilities of a transport.
 
-    `replay`: an abandoned span, and everything behind a committed position, can be read again. `transactions`: outputs and
+    `replay`: an abandoned span, and everything after a committed position, can be read again. `transactions`: outputs and
     positions can be made visible together or not at all. `bounded`: the input has an end.
     """
 
@@ -45,7 +45,7 @@ class Abilities:
     bounded: bool = False
 
     def lacks(self, needed: Abilities) -> list[str]:
-        """The abilities that are needed and not here."""
+        """Returns the abilities that are needed and missing."""
         return [name for name in ("replay", "transactions") if getattr(needed, name) and not getattr(self, name)]
 
 
@@ -58,7 +58,7 @@ class Source(Protocol):
     def abilities(self) -> Abilities: ...
 
     async def take(self, rows: int) -> Sequence[Span]:
-        """The next spans, each of at most `rows` rows, of as many partitions as have something; empty at the end of a bounded source."""
+        """Returns the next spans, each of at most `rows` rows, of the partitions that have records; empty at a bounded source's end."""
 
     def pause(self) -> None:
         """Takes nothing until `resume`."""
@@ -67,13 +67,13 @@ class Source(Protocol):
         """Takes again."""
 
     async def store(self, offsets: Mapping[Partition, int]) -> bool:
-        """Stores the committed positions. False when they were not stored and the loop is to try again, or somebody else's are stored."""
+        """Stores the committed positions. Returns False when the loop has to try again, or another owner's are stored."""
 
 
 class Sent:
     """Outputs on their way: settled when all of them were acknowledged, with the first error if one was not.
 
-    Unlike those of a future, its callbacks are called at once: by the answer, and not at the event loop's next turn.
+    Unlike those of a future, its callbacks are called at once: when the answer arrives, not in the event loop's next turn.
     """
 
     __slots__ = ("_callbacks", "_error", "_left")
@@ -84,11 +84,11 @@ class Sent:
         self._callbacks: list[Callable[[Sent], None]] = []
 
     def add(self) -> None:
-        """One more part is on its way."""
+        """Adds a part that is on its way."""
         self._left += 1
 
     def settle(self, error: BaseException | None = None) -> None:
-        """One part was acknowledged, or with `error` will not be."""
+        """Settles one part: it was acknowledged, or with `error` will not be."""
         self._error = self._error or error
         self._left -= 1
         if not self._left:
@@ -96,7 +96,7 @@ class Sent:
                 callback(self)
 
     def settle_with(self, future: asyncio.Future[Any] | Sent) -> None:
-        """One part has ended as the future has."""
+        """Settles one part with the future's result."""
         self.settle(asyncio.CancelledError() if future.cancelled() else future.exception())
 
     def done(self) -> bool:
@@ -106,11 +106,11 @@ class Sent:
         return False
 
     def exception(self) -> BaseException | None:
-        """The first error, None when there is none (yet)."""
+        """Returns the first error, None while there is no error."""
         return self._error
 
     def add_done_callback(self, callback: Callable[[Sent], None]) -> None:
-        """Calls it when every part is settled, now if that is so already. It must not raise."""
+        """Calls `callback` when every part is settled, at once if all are. It must not raise."""
         if self.done():
             callback(self)
         else:
@@ -132,20 +132,20 @@ class Sink(Protocol):
     def abilities(self) -> Abilities: ...
 
     def limit(self, topic: str) -> int:
-        """Bytes that one batch of the topic may have."""
+        """Returns the bytes that one batch of the topic may have."""
 
     def fits(self, parcel: Parcel) -> bool:
-        """Whether one batch of the parcel's topic takes all its outputs together."""
+        """Returns whether one batch of the parcel's topic takes all its outputs together."""
 
     def partition_for(self, topic: str, key: bytes | None) -> int:
-        """The partition of an output with a key of its own."""
+        """Returns the partition of an output with a key that its sink sets."""
 
     async def send(self, parcels: Sequence[Parcel]) -> Sent:
         """Queues the outputs, in order. Raises DeliveryFailed when the sink can no longer send."""
 
 
 def cut(start: int, end: int, records: Sequence[Any], rows: int) -> list[tuple[int, int, Sequence[Any]]]:
-    """(start, end, records) of pieces of at most `rows` records; the last one keeps the end, with the gap behind its last record."""
+    """Yields (start, end, records) of pieces of at most `rows` records; the last one keeps the end, with the gap after its last record."""
     pieces = []
     for at in range(0, len(records), rows):
         upto = records[at + rows].offset if at + rows < len(records) else end
@@ -155,14 +155,14 @@ def cut(start: int, end: int, records: Sequence[Any], rows: int) -> list[tuple[i
 
 
 def size_of(records: Sequence[Any]) -> int:
-    """Bytes of the records, from a sample: good enough to bound memory, and free."""
+    """Returns the bytes of the records, from a sample: accurate enough to limit memory, at no cost."""
     step = max(1, len(records) // 16)
     sample = records[::step]
     return sum(len(record.value or b"") + len(record.key or b"") + 64 for record in sample) * step
 
 
 def by_topic(spans: Sequence[Span]) -> list[list[Span]]:
-    """The spans of each topic, in their order: a stage takes those of its topic."""
+    """Returns the spans of each topic, in their order: a stage takes those of its topic."""
     topics: dict[str, list[Span]] = {}
     for span in spans:
         topics.setdefault(span.partition[0], []).append(span)

@@ -31,7 +31,7 @@ LONGEST = 104_857_600  # bytes of a line: what `max_bytes` of a source allows at
 
 
 class _Kept(msgspec.Struct):
-    """What a checkpoint file holds: the input, how far each partition was read, and the length of each output file, by topic."""
+    """The content of a checkpoint file: the input, how far each partition was read, and the length of each output file, by topic."""
 
     input: str
     positions: dict[str, int]
@@ -39,9 +39,9 @@ class _Kept(msgspec.Struct):
 
 
 class Checkpoint:
-    """Where a run over `input` has come to, in a file beside its output. `resume` takes up what an earlier run has left there.
+    """The progress of a run over `input`, in a file beside its output. `resume` reads the progress of an earlier run.
 
-    `positions` are by TOPIC/PARTITION. Raises ConfigError for a file that is none, or of another input.
+    `positions` are by TOPIC/PARTITION. Raises ConfigError for a file that is not a checkpoint, or belongs to another input.
     """
 
     def __init__(self, path: Path, input: str, *, resume: bool = False) -> None:
@@ -49,7 +49,7 @@ class Checkpoint:
         self._input = input
         self.positions: dict[str, int] = {}
         self.outputs: dict[str, int] = {}
-        self.sink: FileSink | None = None  # it sets itself; what it holds is brought to the disk before a position is kept
+        self.sink: FileSink | None = None  # the sink sets this; its outputs are written to the disk before a position is kept
         if resume:
             self._load()
 
@@ -66,13 +66,13 @@ class Checkpoint:
         self.positions, self.outputs = kept.positions, kept.outputs
 
     def save(self, positions: Mapping[Partition, int]) -> None:
-        """Brings the outputs to the disk, then replaces the file, whole."""
+        """Writes the outputs to the disk, then replaces the whole file."""
         self.positions |= {f"{topic}/{partition}": at for (topic, partition), at in positions.items()}
         outputs = self.outputs if self.sink is None else self.sink.flush()
         write_whole(self.path, msgspec.json.encode(_Kept(self._input, self.positions, outputs)), mode=0o644)
 
     def done(self) -> None:
-        """The run has come to its end: nothing is left to resume."""
+        """Removes the file: the run has reached its end, and nothing is left to resume."""
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
 
@@ -80,7 +80,7 @@ class Checkpoint:
 class FileSource:
     """The lines of a file as the records of partition 0 of `topic`: those from number `start` on, at most `limit` of them.
 
-    Empty lines are passed over and have no number. With a checkpoint, what an earlier run finished is passed over. Raises
+    Empty lines are skipped and have no number. With a checkpoint, lines that an earlier run finished are skipped. Raises
     ConfigError for a file that cannot be read.
     """
 
@@ -111,11 +111,11 @@ class FileSource:
 
     @property
     def done(self) -> int:
-        """How many of the `total` bytes lie behind what was taken."""
+        """Returns how many of the `total` bytes have been taken."""
         return self.positions.expected(self._partition) or 0
 
     def _skip(self, rows: int) -> int:
-        """The byte behind the first `rows` records."""
+        """Returns the byte after the first `rows` records."""
         while rows and (line := self._file.readline(LONGEST)):
             rows -= bool(line.strip())
         return self._file.tell()
@@ -172,7 +172,7 @@ class FileSink:
     """Each topic's outputs as lines of its file in `folder`: an output's value as it is, a dead letter as an object with its reason.
 
     A value is one line of JSON, as sinks of the format json write it. Raises ConfigError for a folder that cannot be written, and for
-    a file that no longer holds what the checkpoint counts on.
+    a file that no longer holds the outputs that the checkpoint requires.
     """
 
     abilities: Final = Abilities(replay=True)
@@ -186,18 +186,18 @@ class FileSink:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 file = path.open("r+b" if checkpoint is not None and topic in checkpoint.outputs and path.exists() else "w+b")
             except OSError as error:
-                raise ConfigError(Problem(str(path), 0, 0, f"cannot be written: {error.strerror}", "give another --out")) from error
+                raise ConfigError(Problem(str(path), 0, 0, f"cannot be written: {error.strerror}", "use another --out")) from error
             length = 0 if checkpoint is None else checkpoint.outputs.get(topic, 0)
             if file.seek(0, os.SEEK_END) < length:  # to cut it to that length would fill it with NUL bytes
                 file.close()
                 message = f"has lost outputs: the run that is to be resumed had written {length:,} bytes"
-                raise ConfigError(Problem(str(path), 0, 0, message, "bring the file back, or run without --resume"))
+                raise ConfigError(Problem(str(path), 0, 0, message, "restore the file, or run without --resume"))
             file.truncate(length)
             file.seek(length)
             self._files[topic] = file
 
     def limit(self, topic: str) -> int:
-        """See `Sink.limit`: a line may be as long as it likes."""
+        """See `Sink.limit`: the length of a line is not limited."""
         return 1 << 62
 
     def fits(self, parcel: Parcel) -> bool:
@@ -205,7 +205,7 @@ class FileSink:
         return True
 
     def partition_for(self, topic: str, key: bytes | None) -> int:
-        """A file has one partition."""
+        """Returns 0: a file has one partition."""
         return 0
 
     async def send(self, parcels: Sequence[Parcel]) -> Sent:
@@ -221,7 +221,7 @@ class FileSink:
         return sent
 
     def flush(self) -> dict[str, int]:
-        """Brings everything to the disk. The length of each file, by topic."""
+        """Writes everything to the disk. Returns the length of each file, by topic."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
@@ -242,7 +242,7 @@ def _readable(path: Path) -> int:
 
 
 def _letter(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> bytes:
-    """A dead letter as JSON: its id, why it failed and where, and the value as text, or as base64 where it is none."""
+    """A dead letter as JSON: its id, why it failed and where, and the value as text, or as base64 when it is not text."""
     said = {name: (text or b"").decode(errors="replace") for name, text in headers}
     event: dict[str, object] = {
         "id": said.get("penstock-id", ""),

@@ -1,8 +1,8 @@
 """Topics in a dict: a broker without a network, for the test driver, for one event made once more, and for tests of the loop.
 
-It keeps the port's rules (`base`) and has, on command, the troubles that a real one has: partitions that are moved to another
-owner, outputs that are refused, acknowledgements that come late, in another order or not at all, and a worker that is gone
-from one moment to the next. Nothing here waits but an unbounded source that has nothing to yield.
+It keeps the port's rules (`base`) and produces, on command, the faults of a real one: partitions that are moved to another
+owner, outputs that are refused, acknowledgements that come late, in another order or not at all, and a worker that ends
+without notice. Only an unbounded source that has nothing to yield waits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from penstock.transports.tracker import Partition, Span, Tracker
 
 __all__ = ["Memory", "MemorySink", "MemorySource"]
 
-LIMIT = 1_000_000  # bytes of an output, where the test says nothing
+LIMIT = 1_000_000  # bytes of an output, where the test sets no limit
 _AROUND = 70  # bytes of a record beside its key, value and headers
 
 
@@ -39,7 +39,7 @@ class _Log:
 
 
 class Memory:
-    """The topics, each with `partitions` partitions, and what groups have stored. A topic is there from its first use on."""
+    """The topics, each with `partitions` partitions, and the positions that groups have stored. A topic exists from its first use on."""
 
     def __init__(self, partitions: int = 1) -> None:
         self.partitions = partitions
@@ -61,29 +61,29 @@ class Memory:
         return kept
 
     def begin(self, partition: Partition, offset: int) -> None:
-        """The next record of the partition, which must be empty, gets this offset; readers begin there."""
+        """Sets the offset of the next record of the partition, which must be empty; readers begin there."""
         log = self._logs.setdefault(partition, _Log())
         if log.records:
-            raise ValueError(f"{partition} holds records already")
+            raise ValueError(f"{partition} already holds records")
         log.start = offset
         self.stored[partition] = offset
 
     def records(self, topic: str) -> list[Record]:
-        """Everything in the topic, in the order in which it came."""
+        """Returns everything in the topic, in the order in which it came."""
         return list(self._arrivals.get(topic, ()))
 
     def read(self, partition: Partition, start: int) -> list[Record]:
-        """The records of the partition from `start` on."""
+        """Returns the records of the partition from `start` on."""
         log = self._logs.get(partition)
         return log.records[max(start - log.start, 0) :] if log is not None else []
 
     def end(self, partition: Partition) -> int:
-        """The offset that the next record of the partition gets."""
+        """Returns the offset that the next record of the partition gets."""
         log = self._logs.get(partition)
         return log.end if log is not None else 0
 
     def clear(self) -> None:
-        """Forgets every record, not the offsets."""
+        """Removes every record and keeps the offsets."""
         self._arrivals.clear()
         for log in self._logs.values():
             log.start, log.records = log.end, []
@@ -92,7 +92,7 @@ class Memory:
 class MemorySource:
     """Yields the records of some topics: to the present end where it is bounded, else it waits for more.
 
-    `assign` gives it partitions, all of them unless said otherwise, from what was stored of them; as it is made, it has none.
+    `assign` gives it partitions (all by default) from their stored positions. A new source has no partitions.
     """
 
     def __init__(self, memory: Memory, topics: Iterable[str], *, bounded: bool = True) -> None:
@@ -105,14 +105,14 @@ class MemorySource:
         self.fails: BaseException | None = None  # raised by the next `store`
 
     def assign(self, partitions: Iterable[Partition] | None = None) -> None:
-        """A new assignment, whatever was under way."""
+        """Starts a new assignment, also when spans are under way."""
         memory = self._memory
         every = ((topic, number) for topic in self._topics for number in range(memory.partitions))
         self.positions.assign({one: memory.stored.get(one, 0) for one in (every if partitions is None else partitions)})
         self._arrived.set()
 
     def revoke(self) -> None:
-        """Nothing is assigned any more."""
+        """Ends the assignment."""
         self.positions.revoke()
 
     def pause(self) -> None:
@@ -164,7 +164,7 @@ class MemorySource:
 
 
 class MemorySink:
-    """Appends outputs. They are acknowledged at once, unless `hold` keeps their acknowledgements back, or `refuse` has them refused."""
+    """Appends outputs. They are acknowledged at once, unless `hold` delays their acknowledgements, or `refuse` refuses them."""
 
     abilities: Final = Abilities(replay=True)
 
@@ -184,22 +184,22 @@ class MemorySink:
         return _bytes(parcel) <= self.limit(parcel.topic)
 
     def partition_for(self, topic: str, key: bytes | None) -> int:
-        """Any stable choice will do without a broker: CRC-32 of the key."""
+        """Returns CRC-32 of the key: without a broker any stable choice works."""
         return zlib.crc32(key or b"") % self._memory.partitions
 
     def hold(self) -> None:
-        """What is sent from now on is kept, and its acknowledgement comes when `held` is settled."""
+        """Keeps later outputs, and acknowledges them when `held` is settled."""
         self._holding = True
 
     def release(self) -> None:
-        """Acknowledges what was held, and what is sent from now on at once."""
+        """Acknowledges what was held, and later outputs at once."""
         self._holding = False
         held, self.held = self.held, []
         for sent in held:
             sent.settle()
 
     def refuse(self, which: Callable[[Parcel], bool] = lambda _: True) -> None:
-        """The next `send` that has such a parcel is refused, whole."""
+        """Refuses the whole of the next `send` that has such a parcel."""
         self._refusals.append(which)
 
     async def send(self, parcels: Sequence[Parcel]) -> Sent:
@@ -211,7 +211,7 @@ class MemorySink:
         refused = next((which for which in self._refusals if any(map(which, parcels))), None)
         if refused is not None:
             self._refusals.remove(refused)
-            sent.settle(DeliveryFailed("refused, as it was asked for"))
+            sent.settle(DeliveryFailed("refused, as requested"))
             return sent
         for parcel in parcels:
             partition = parcel.partition % self._memory.partitions if parcel.dead else parcel.partition

@@ -1,4 +1,4 @@
-"""Which offset is next, which spans are under way, and what may be committed: the truth about positions, for every transport.
+"""Which offset is next, which spans are under way, and what may be committed: the only record of positions, for every transport.
 
 The rules, one assignment at a time:
 
@@ -8,12 +8,12 @@ The rules, one assignment at a time:
    a span is the half-open range of positions [start, end), whatever number of records it holds.
 3. A span is finished when everything that it caused was acknowledged. There are no partial finishes.
 4. What may be committed is the end of the contiguous run of finished spans, never more.
-5. A span that is abandoned is read again: the partition goes back to its start, and the spans taken behind it are dropped.
+5. A span that is abandoned is read again: the partition returns to its start, and the spans taken after it are dropped.
 6. While draining, no new span begins: work finished after the final commit would be repeated by the next owner.
 7. A new assignment is a new epoch. Spans of an earlier epoch are dropped: finishing one changes nothing, because
    another worker may own the partition, and this one reads again from the committed offset.
 
-Pure: no I/O, no clock, no Kafka. `tests/properties/test_tracker.py` holds the laws.
+Pure: no I/O, no clock, no Kafka. `tests/properties/test_tracker.py` tests these rules.
 """
 
 from __future__ import annotations
@@ -53,20 +53,20 @@ class Span:
     dropped: bool = False
 
     def begin(self) -> bool:
-        """Marks the span as being worked on. False, with nothing to do, when it was dropped, or the tracker drains."""
+        """Marks the span as being worked on. Returns False and does nothing when it was dropped, or the tracker drains."""
         return self._tracker.begin(self)
 
     @property
     def current(self) -> bool:
-        """Whether the assignment under which it was taken still holds."""
+        """Returns whether the assignment under which it was taken still holds."""
         return self._tracker.current(self)
 
     def finish(self) -> None:
-        """Everything that the span caused is acknowledged. Ignored when the span was dropped."""
+        """Finishes the span: everything that it caused is acknowledged. Ignored when it was dropped."""
         self._tracker.finish(self)
 
     def abandon(self) -> None:
-        """Nothing that the span caused counts: its records are read again. Ignored when the span was dropped."""
+        """Abandons the span: its records are read again. Ignored when it was dropped."""
         self._tracker.abandon(self)
 
 
@@ -93,7 +93,7 @@ class Tracker:
         self._draining = False
 
     def assign(self, positions: Mapping[Partition, int], fresh: Collection[Partition] = ()) -> None:
-        """A new assignment: each partition starts at its position. All earlier spans are dropped.
+        """Starts a new assignment: each partition starts at its position. Drops all earlier spans.
 
         The positions of those in `fresh` are not stored anywhere yet, so they are committable as they are: a group that
         starts at the end of a topic must find that position again, also when it stops before the first event.
@@ -110,7 +110,7 @@ class Tracker:
         self._draining = True
 
     def revoke(self) -> None:
-        """Nothing is assigned any more."""
+        """Ends the assignment."""
         self.assign({})
 
     @property
@@ -118,7 +118,7 @@ class Tracker:
         return tuple(self._lines)
 
     def expected(self, partition: Partition) -> int | None:
-        """The next position to take, None when the partition is not assigned."""
+        """Returns the next position to take, None when the partition is not assigned."""
         line = self._lines.get(partition)
         return None if line is None else line.expected
 
@@ -174,7 +174,7 @@ class Tracker:
         self.changed()
 
     def rewound(self) -> dict[Partition, int]:
-        """The partitions that went back since this was last called, and their next positions: the source seeks there."""
+        """Returns the partitions that were set back since the last call, and their next positions: the source seeks there."""
         found = {partition: self._lines[partition].expected for partition in self._rewound if partition in self._lines}
         self._rewound.clear()
         return found
@@ -185,19 +185,19 @@ class Tracker:
 
     @property
     def working(self) -> int:
-        """Spans that were begun and have not ended; what a drain has to wait for."""
+        """The number of spans that were begun and have not ended: a drain waits for them."""
         return sum(span.begun and not span.finished for line in self._lines.values() for span in line.spans)
 
     def unfinished(self) -> list[Span]:
-        """The spans that were taken and have not ended."""
+        """Returns the spans that were taken and have not ended."""
         return [span for line in self._lines.values() for span in line.spans if not span.finished]
 
     def committable(self) -> dict[Partition, int]:
-        """For each partition that has moved, the position up to which everything is finished."""
+        """Returns, for each partition that has moved, the position up to which everything is finished."""
         return {partition: line.safe for partition, line in self._lines.items() if line.safe > line.committed}
 
     def committed(self, offsets: Mapping[Partition, int], epoch: int) -> None:
-        """The offsets, which `committable` returned in `epoch`, are stored."""
+        """Records that the offsets, which `committable` returned in `epoch`, are stored."""
         if epoch != self.epoch:
             return
         for partition, offset in offsets.items():

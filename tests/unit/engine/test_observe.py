@@ -122,7 +122,7 @@ def test_observer_that_raises_is_counted_logged_once_and_switched_off(drive: Dri
     assert metrics.snapshot()["observer_failures"] == {"broken": 1}
     assert metrics.snapshot()["observed"] == {"broken": 2, "notes": 5}
     assert [record.message for record in caplog.records] == [
-        "the observer broken failed and is switched off; the stream goes on without it"
+        "the observer broken failed and is switched off; the stream continues without it"
     ]
 
 

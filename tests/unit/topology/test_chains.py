@@ -88,7 +88,7 @@ class TestCircles:
         text = CHAIN.replace("topic: reviews,", "topic: orders, ")
         assert refused(lambda: wired(text)) == [
             "t.yaml:15:12: sinks.first: events would go in circles: source scored -> topic orders -> source orders -> topic scored -> "
-            "source scored (write to a topic that none of these sources reads; to limit a sink to one source, name its fields SOURCE.FIELD)"
+            "source scored (write to a topic that these sources do not read; to limit a sink to one source, name its fields SOURCE.FIELD)"
         ]
 
     def test_stage_that_feeds_itself(self) -> None:

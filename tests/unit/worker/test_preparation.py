@@ -1,4 +1,4 @@
-"""A release is made ready beside the plan in force, step by step, or refused with the step, the model and the nodes."""
+"""A release is made ready beside the active plan, step by step, or refused with the step, the model and the nodes."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_each_step_is_told_in_the_order_of_the_lifecycle(preparation: Preparatio
 def test_what_a_plan_has_loaded_is_shared_and_not_run(
     preparation: Preparation, loaded: Loaded, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The plan in force may be running it in another thread."""
+    """The active plan may be running it in another thread."""
     made = runtime.prepare(loaded)
     live = runtime.sessions(made)
     preparation.adopt(loaded.artifacts, live)

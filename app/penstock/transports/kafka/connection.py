@@ -1,4 +1,4 @@
-"""How the brokers are reached: the settings in the words of each client, and the first look at the topics."""
+"""Connection to the brokers: the settings under the names that each client uses, and the first query of the topics."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["Admin", "TopicInfo", "aiokafka_arguments", "librdkafka_arguments", "
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 2.0  # seconds for an answer that one can do without
+PATIENCE = 2.0  # seconds for an answer that is not required
 
 
 def patience_of(settings: Settings) -> float:
-    """Seconds to wait for an answer of the brokers; at least one, also where `broker_timeout` allows no second try."""
+    """Returns the seconds to wait for an answer of the brokers: at least one, also when `broker_timeout` allows no second try."""
     return max(settings.broker_timeout, 1.0)
 
 
@@ -58,7 +58,7 @@ def librdkafka_arguments(settings: Settings) -> dict[str, Any]:
         "security.protocol": settings.security_protocol,
     }
     if settings.security_protocol.endswith("SSL"):
-        _tls(settings)  # says which file is wrong; librdkafka does not, and would ask the terminal for a passphrase
+        _tls(settings)  # names the file that is wrong; librdkafka does not, and would ask the terminal for a passphrase
     files = {
         "ssl.ca.location": settings.ssl_cafile,
         "ssl.certificate.location": settings.ssl_certfile,
@@ -75,7 +75,7 @@ def librdkafka_arguments(settings: Settings) -> dict[str, Any]:
 
 
 def check(settings: Settings) -> None:
-    """Raises SettingsError without brokers, and for plaintext to another host that nobody has allowed."""
+    """Raises SettingsError without brokers, and for plaintext to another host that the settings do not allow."""
     if not settings.brokers:
         raise SettingsError("no brokers given: use --brokers HOST:PORT or PENSTOCK_BROKERS (`penstock demo` brings its own)")
     if far := in_the_clear(settings):
@@ -86,7 +86,7 @@ def check(settings: Settings) -> None:
 
 
 def _tls(settings: Settings) -> ssl.SSLContext:
-    """Whom to trust and what to show; the broker's name is checked. Raises SettingsError that names the file to blame."""
+    """Returns the TLS context: trusted authorities and our certificate. It checks the broker's name. Raises SettingsError."""
 
     def encrypted() -> str:
         raise SettingsError(
@@ -109,28 +109,28 @@ def _tls(settings: Settings) -> ssl.SSLContext:
 
 
 class TopicInfo(NamedTuple):
-    """What a topic is like: its partitions, and the largest record batch that it takes, in bytes (None: not told)."""
+    """A topic's partitions, and the largest record batch that it takes, in bytes (None: not known)."""
 
     partitions: int
     max_message_bytes: int | None
 
 
 class Admin:
-    """Topics, asked with patience: brokers that do not answer are tried again for `broker_timeout` seconds.
+    """Queries and creates topics. Brokers that do not answer are tried again for `broker_timeout` seconds.
 
-    A login or a certificate that is refused ends that at once: waiting does not cure it.
+    A login or a certificate that is refused ends the retries at once: a retry would be refused too.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._brokers = settings.brokers
         self._patience = settings.broker_timeout
         self._user = settings.sasl_username or (f"the owner of {settings.ssl_certfile}" if settings.ssl_certfile else "")
-        self._trouble: KafkaError | None = None  # what librdkafka met last while it connected; its exceptions only say that it failed
+        self._trouble: KafkaError | None = None  # librdkafka's last error while it connected; its exceptions contain only that it failed
         arguments = {**librdkafka_arguments(settings), "log_level": 0, "error_cb": self._met}
         self._client = AdminClient(arguments, logger=logging.getLogger("penstock.quiet"))
 
     def partitions(self) -> dict[str, int]:
-        """Every topic of the cluster with the number of its partitions. Raises TransportUnavailable, AccessRefused."""
+        """Returns every topic of the cluster with the number of its partitions. Raises TransportUnavailable, AccessRefused."""
         deadline = time.monotonic() + self._patience
         pause = 0.25
         while True:
@@ -146,15 +146,15 @@ class Admin:
                 if time.monotonic() + pause >= deadline:
                     raise TransportUnavailable(
                         f"no broker answered at {self._brokers} within {self._patience:g} s ({reason}); "
-                        "is it running, and reachable from here? --broker-timeout says how long to try"
+                        "is it running, and reachable from here? --broker-timeout sets how long to try"
                     ) from error
                 logger.warning("no broker answers at %s yet, trying again: %s", self._brokers, reason)
             time.sleep(pause)
             pause = min(pause * 2, 5.0)
 
     def cluster_id(self) -> str:
-        """The id that the cluster was given when it was made. Raises TransportUnavailable, AccessRefused."""
-        self.partitions()  # the patience
+        """Returns the id that the cluster got when it was created. Raises TransportUnavailable, AccessRefused."""
+        self.partitions()  # retries until the brokers answer
         return str(self._client.list_topics(timeout=PATIENCE).cluster_id)
 
     def _met(self, error: KafkaError) -> None:
@@ -162,7 +162,7 @@ class Admin:
             self._trouble = error
 
     def describe(self, names: Iterable[str]) -> dict[str, TopicInfo]:
-        """These topics. Raises TopicMissing with all that do not exist or may not be seen, TransportUnavailable, AccessRefused."""
+        """Returns these topics. Raises TopicMissing with all that do not exist or may not be seen, TransportUnavailable, AccessRefused."""
         wanted = sorted(set(names))
         partitions = self.partitions()
         missing = [name for name in wanted if not partitions.get(name)]
@@ -175,7 +175,7 @@ class Admin:
         return {name: TopicInfo(partitions[name], limits.get(name)) for name in wanted}
 
     def _limits(self, names: Iterable[str]) -> dict[str, int]:
-        """max.message.bytes by topic; empty where the broker does not say (no permission, or a mock cluster, which never answers)."""
+        """Returns max.message.bytes by topic; empty without an answer of the broker (no permission, or a mock cluster)."""
         asked = self._client.describe_configs([ConfigResource(ResourceType.TOPIC, name) for name in names], request_timeout=PATIENCE)
         limits = {}
         for resource, answer in asked.items():
@@ -186,7 +186,7 @@ class Admin:
         return limits
 
     def create(self, wanted: Mapping[str, int], *, replication: int, config: Mapping[str, str] | None = None) -> None:
-        """Makes these topics (name -> partitions) and waits until each has its leaders. Raises TransportError."""
+        """Creates these topics (name -> partitions) and waits until each has its leaders. Raises TransportError."""
         topics = [NewTopic(name, count, replication, config=dict(config or {})) for name, count in wanted.items()]
         problems = []
         for name, answer in self._client.create_topics(topics, request_timeout=30).items():
@@ -205,12 +205,12 @@ class Admin:
 
 
 def _refusal(trouble: KafkaError | None) -> AccessRefused | None:
-    """What met us as a refusal that no patience cures; None when it is none."""
+    """Returns librdkafka's error as a refusal when no retry can succeed, else None."""
     if trouble is None:
         return None
     if trouble.code() == KafkaError._AUTHENTICATION:
         return AccessRefused(f"authentication failed: {trouble.str()}; look at sasl_mechanism, sasl_username and the password")
-    if trouble.code() == KafkaError._SSL or "certificate verify failed" in trouble.str():  # the code depends on which call it met
+    if trouble.code() == KafkaError._SSL or "certificate verify failed" in trouble.str():  # the code depends on the call that failed
         return AccessRefused(
             f"the broker's certificate was not accepted: {trouble.str()}; ssl_cafile must hold the authority that signed it, "
             "and it must be issued for the host that brokers names"

@@ -1,9 +1,9 @@
-"""Requests on aiokafka's own connections, without its tasks: written at once, answered by a plain call.
+"""Requests on aiokafka's connections, without its tasks: a request is written at once, its answer is passed to a plain function.
 
 aiokafka gives every request a timer, a future and a task that waits for it, and every connection a task that reads it
-through a stream; each is a turn of the event loop of its own, and at low rates they cost more than the models do. Here
-a request is bytes that are written when it is made, and its answer is handed to a function as it comes off the socket.
-Opening a connection, TLS, logging in, closing it when it is idle or broken, and what goes wrong remain aiokafka's.
+through a stream. Each takes a separate turn of the event loop, and at low rates they cost more than the models do. Here
+a request is bytes that are written when it is made, and its answer is passed to a function when it arrives at the socket.
+aiokafka still opens a connection, sets up TLS, logs in, closes a connection that is idle or broken, and handles errors.
 
 Private parts of aiokafka 0.14.0 that are touched, all of them in this file: `AIOKafkaClient._conns`; `AIOKafkaConnection._reader`,
 `._writer`, `._protocol`, `._requests`, `._versions`, `._client_id`, `._request_timeout`, `._last_action`, `._next_correlation_id`
@@ -33,7 +33,7 @@ Lost = Callable[[KafkaError], None]
 
 
 class _Call:
-    """A request under way, as what aiokafka keeps for one: it is failed like a future when the connection closes."""
+    """A request under way, in the form that aiokafka keeps. Like a future, it fails when the connection closes."""
 
     __slots__ = ("answered", "lost", "sent")
 
@@ -50,14 +50,14 @@ class _Call:
 
 
 class Direct:
-    """The short way to the brokers that a started client has connections to."""
+    """The direct way to the brokers that a started client has connections to."""
 
     def __init__(self, client: AIOKafkaClient) -> None:
         self._client = client
         self._lines: dict[int, Line] = {}
 
     def line(self, node: int, api: Api) -> Line | None:
-        """The open connection to a broker, which must speak `api`. None when there is none: then aiokafka's own way leads there."""
+        """Returns the open connection to a broker, which must support `api`. Without one, None: aiokafka has to send the request."""
         conn = self._client._conns.get((node, ConnectionGroup.DEFAULT))
         if conn is None or not conn.connected():
             return None
@@ -69,31 +69,31 @@ class Direct:
         return line if api in line.apis else None
 
     def deaf(self, node: int, api: Api) -> bool:
-        """Whether the broker is known not to speak `api`."""
+        """Returns whether the broker is known not to support `api`."""
         line = self._lines.get(node)
         return line is not None and api not in line.apis
 
 
 class Line(asyncio.Protocol):
-    """Takes a connection's reading over from aiokafka's task; its answers are still handed to it."""
+    """Reads a connection in place of aiokafka's task, and passes aiokafka the answers to its requests."""
 
     def __init__(self, conn: AIOKafkaConnection) -> None:
         self.conn = conn
         versions = conn._versions
         self.apis = {api for api in (FETCH, PRODUCE) if api.key in versions and versions[api.key][0] <= api.version <= versions[api.key][1]}
-        self._behind = cast(asyncio.Protocol, conn._protocol)  # is told what is no data
-        self._parts: list[bytes] = []  # of a frame that has not come whole
+        self._behind = cast(asyncio.Protocol, conn._protocol)  # gets the callbacks that carry no data
+        self._parts: list[bytes] = []  # of a frame that is not complete yet
         self._have = self._need = 0
         self._watch: asyncio.TimerHandle | None = None
         conn._writer.transport.set_protocol(self)
 
     @staticmethod
     def possible(conn: AIOKafkaConnection) -> bool:
-        """Whether nothing is on its way in: only then is it known where the next frame begins."""
+        """Returns whether no answer is partly read: only then is it known where the next frame begins."""
         return not conn._requests and not conn._reader._buffer
 
     def call(self, api: Api, body: Sequence[bytes | bytearray], answered: Answered, lost: Lost) -> None:
-        """Sends a request. Either `answered` or `lost` is called, once, and not before this returns; neither may raise."""
+        """Sends a request. Calls either `answered` or `lost`, once, after this has returned; neither may raise."""
         conn = self.conn
         number = conn._next_correlation_id()
         conn._writer.write(frame(api, number, conn._client_id, body))
@@ -125,7 +125,7 @@ class Line(asyncio.Protocol):
             self._need = 4 + int.from_bytes(data[at : at + 4]) if self._have >= 4 else 4
 
     def _frame(self, data: bytes) -> bool:
-        """Hands one answer to whom it is for. False when the connection has been closed because of it."""
+        """Passes one answer to its request. Returns False when the connection has been closed because of it."""
         conn = self.conn
         try:
             number, _, call = conn._requests[0]
@@ -137,8 +137,8 @@ class Line(asyncio.Protocol):
             conn._requests.popleft()
             conn._last_action = time.monotonic()
             call.answered(data, 8)
-        except Exception as error:  # whatever it was, where the next answer begins is no longer sure
-            logger.exception("an answer from %s:%s was not understood", conn.host, conn.port)
+        except Exception as error:  # after any error it is not known where the next answer begins
+            logger.exception("an answer from %s:%s could not be parsed", conn.host, conn.port)
             conn.close(reason=CloseReason.OUT_OF_SYNC, exc=error)
             return False
         return True
@@ -163,13 +163,13 @@ class Line(asyncio.Protocol):
         self._watch = asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _look(self) -> None:
-        """Closes the connection when its oldest request is overdue, which fails all; aiokafka watches over its own."""
+        """Closes the connection when its oldest request is overdue, which fails all requests; aiokafka times out its own."""
         self._watch = None
         conn = self.conn
         if not conn._requests or not conn.connected():
             return
         left: float = conn._request_timeout
-        # One of aiokafka's may lie before ours, given up by whoever waited for it, so that nobody else watches over it.
+        # A request of aiokafka's may be before ours whose caller no longer waits, so that no other timeout covers it.
         ours = next((call for _, _, call in conn._requests if type(call) is _Call), None)
         if ours is not None:
             left += ours.sent - time.monotonic()

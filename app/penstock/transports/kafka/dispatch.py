@@ -1,13 +1,13 @@
-"""Puts record batches on the wire in the turn of the event loop in which they were made, when nothing is in the way.
+"""Sends record batches in the turn of the event loop in which they were made, when no earlier batch has to go first.
 
-aiokafka's sender is a task that is woken by a new batch, looks what may be sent, starts a task for each request and is
-woken again when one is done: at low rates that costs as much as the requests themselves. Here a request is sent by
-whoever brings the batches, on the short way (`direct`), or by the answer that they had to wait for. Sequence numbers are
-aiokafka's, and so is everything that is out of the ordinary: a broker without a connection, a leader that is not
-known, a batch that waits to be sent again, an answer that tells of an error, or none.
+aiokafka's sender is a task that a new batch wakes. It looks for what may be sent, starts a task for each request, and is
+woken again when one is done: at low rates that costs as much as the requests themselves. Here the caller that offers the
+batches sends the request through `direct`, or the answer that they had to wait for does. aiokafka still assigns sequence
+numbers and handles every exception: a broker without a connection, a leader that is not known, a batch that waits for a
+retry, an answer that contains an error, or no answer.
 
 The rule that keeps the order: nothing is sent here to a broker for which aiokafka's sender has a batch, waiting or under way.
-What was offered before it got one is left to it, behind that one; what comes after waits until it has none.
+A batch that was offered before that moment goes to the sender too, behind its batch. A later one waits until the sender has no batch.
 
 Private parts of aiokafka 0.14.0 that are touched, all of them in this file: `AIOKafkaProducer._sender`, `._message_accumulator` and
 `._txn_manager`; `Sender._in_flight`, `._muted_partitions`, `._request_timeout_ms` and `._fail_all`; `SendProduceReqHandler`;
@@ -41,7 +41,7 @@ class _Offer(NamedTuple):
 
 
 class Dispatcher:
-    """Sends the batches of a started, idempotent producer without its sender, as long as nothing is in the way."""
+    """Sends the batches of a started, idempotent producer without its sender, as long as the order allows it."""
 
     def __init__(self, producer: AIOKafkaProducer) -> None:
         self._sender = producer._sender
@@ -50,12 +50,12 @@ class Dispatcher:
         self._direct = Direct(producer.client)
         self._offers: dict[TopicPartition, _Offer] = {}  # not sent yet
         self._ours: set[int] = set()  # brokers with a request of ours under way
-        self._deaf: set[int] = set()  # brokers that do not speak our version
+        self._deaf: set[int] = set()  # brokers that do not support our version
         self._moved: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def room(self, topic: str, partition: int) -> None:
-        """Waits until the partition's last batch is on the wire, and the sender has none for its broker. That is the back-pressure.
+        """Waits until the partition's last batch was sent, and the sender has no batch for its broker. That is the back-pressure.
 
         Raises KafkaTimeoutError when the brokers take nothing for as long as a request may take.
         """
@@ -73,13 +73,13 @@ class Dispatcher:
                 raise KafkaTimeoutError(f"{topic}/{partition}: nothing could be sent for {patience:g} s") from error
 
     async def flush(self) -> None:
-        """Waits until nothing that was offered waits for anything here. What aiokafka's sender was left with, it flushes."""
+        """Waits until no offered batch is left here. aiokafka's sender flushes those that were left to it."""
         self.push()
         while self._offers or self._ours:
             await self._progress()
 
     async def _progress(self) -> None:
-        """Waits until something was sent, or answered, here or at aiokafka's sender."""
+        """Waits until a batch was sent or answered, here or by aiokafka's sender."""
         if self._moved is None or self._moved.done():
             self._moved = asyncio.get_running_loop().create_future()
         theirs = [batch.future for batch in self._accumulator._pending_batches]
@@ -91,7 +91,10 @@ class Dispatcher:
             self._moved.set_result(None)
 
     def _with_sender(self) -> set[int | None]:
-        """The brokers for which aiokafka's sender has batches. Waiting for all of a broker's keeps what is sent here from starving them."""
+        """Returns the brokers for which aiokafka's sender has batches.
+
+        A batch that is sent here waits for all of the sender's batches to its broker, or it would starve them.
+        """
         accumulator = self._accumulator
         brokers: set[int | None] = self._sender._in_flight - self._ours
         if accumulator._batches or accumulator._pending_batches:
@@ -99,10 +102,10 @@ class Dispatcher:
         return brokers
 
     def offer(self, batch: RecordBatch, topic: str, partition: int, sent: Sent) -> bool:
-        """Takes the batch, for which there must be room, as a part of `sent`; `push` sends it.
+        """Adds the batch, for which there must be room, as a part of `sent`; `push` sends it.
 
-        False when the producer's own `send_batch` must say what is the matter, as for a partition that does not exist, or when
-        the broker does not speak our version.
+        Returns False when the producer's `send_batch` has to report the error, as for a partition that does not exist, or when
+        the broker does not support our version.
         """
         tp, accumulator = TopicPartition(topic, partition), self._accumulator
         leader = self._leader(tp)
@@ -113,7 +116,7 @@ class Dispatcher:
         return True
 
     def push(self) -> None:
-        """Sends what may be sent, in one request for each broker; what has to wait goes with the answer that it waits for."""
+        """Sends what may be sent, in one request per broker. A batch that has to wait is sent when the answer that it waits for arrives."""
         requests: dict[int, dict[TopicPartition, _Offer]] = {}
         with_sender = self._with_sender() | {None}
         for tp in tuple(self._offers):
@@ -189,10 +192,10 @@ class Dispatcher:
         self._wake()
         self._progressed()
 
-    # -- what is out of the ordinary -------------------------------------------------------------------------------
+    # -- what aiokafka's sender handles -------------------------------------------------------------------------------
 
     def _start(self, node: int, offers: dict[TopicPartition, _Offer], outcome: Any) -> None:
-        if self._sender.sender_task.done():  # nobody is left who could send them again
+        if self._sender.sender_task.done():  # no task is left that could send them again
             for _, sent in offers.values():
                 sent.settle(outcome if isinstance(outcome, KafkaError) else KafkaConnectionError("the producer was stopped"))
             self._ours.discard(node)
@@ -203,7 +206,7 @@ class Dispatcher:
         task.add_done_callback(self._ended)
 
     async def _conclude(self, node: int, offers: dict[TopicPartition, _Offer], outcome: Any) -> None:
-        """Has aiokafka do what an answer or an error asks for: fail batches, send them again, look for their new leader."""
+        """Has aiokafka handle an answer or an error: fail batches, send them again, look for their new leader."""
         pending = self._accumulator._pending_batches
         messages: dict[TopicPartition, MessageBatch] = {}
         for tp, (batch, sent) in offers.items():
@@ -218,7 +221,7 @@ class Dispatcher:
         self._free(node, offers)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """As the sender does after a request: an error that nothing has foreseen fails all batches."""
+        """Fails all batches after an unexpected error, as the sender does after a request."""
         self._tasks.discard(task)
         self._sender._fail_all(task)
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -230,7 +233,7 @@ class Dispatcher:
 
 
 class _Known:
-    """A client that answers with what has come already."""
+    """A client that returns an answer that has already arrived."""
 
     def __init__(self, client: Any, outcome: Any) -> None:
         self._client = client

@@ -1,6 +1,6 @@
 """Kafka's record batch (message format 2), written from parcels, a chunk of outputs at a time.
 
-aiokafka's builder takes one record a call, with a list of headers each: 0.64 µs an output with ours. What all outputs
+aiokafka's builder takes one record per call, each with a list of headers: 0.64 µs per output with ours. What all outputs
 of a parcel share is encoded once here, and an output is one join of bytes: 0.36 µs (`python -m benchmarks micro`).
 `RecordBatch` is what aiokafka's accumulator expects of a builder; a property test reads every batch back with
 aiokafka's own parser.
@@ -52,7 +52,7 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
-_READY = [_varint(number) for number in range(1 << 14)]  # what is not in here goes the long way
+_READY = [_varint(number) for number in range(1 << 14)]  # other numbers are computed
 
 
 class Full(Exception):
@@ -85,7 +85,7 @@ class RecordBatch:
         self._count += len(parcel)
 
     def _encode(self, parcel: Parcel) -> tuple[bytes, int, int]:
-        """The outputs as records, the batch's first timestamp, and the latest of these outputs."""
+        """Returns the outputs as records, the batch's first timestamp, and the latest timestamp of these outputs."""
         begun = self._first if self._count else None
         if self._native is not None and parcel.extra is None:
             head, origin, title, place = _head(parcel.common, parcel.origin, parcel.identity)
@@ -93,16 +93,16 @@ class RecordBatch:
             try:
                 return self._native.encode_records(parcel.inputs, parcel.keys, parcel.values, head, origin, title, ids, begun, self._count)
             except (TypeError, ValueError, OverflowError):
-                pass  # out of the ordinary: Python says whether it is an error
+                pass  # an uncommon form: the Python code decides whether it is an error
         stamps = list(map(_TIMESTAMP, parcel.inputs))
         first = stamps[0] if begun is None else begun
         try:
             body = _encode_plain(parcel, stamps, first, self._count)
-        except (IndexError, TypeError):  # a length or a time span out of the ordinary, a null key, headers of its own
+        except (IndexError, TypeError):  # an uncommon length or time span, a null key, extra headers
             body = _encode(parcel, stamps, first, self._count)
         return body, first, max(stamps)
 
-    # -- what aiokafka's accumulator and sender ask of a builder ---------------------------------------------------
+    # -- what aiokafka's accumulator and sender call on a builder ---------------------------------------------------
 
     def record_count(self) -> int:
         return self._count
@@ -114,7 +114,7 @@ class RecordBatch:
         return True
 
     def close(self) -> None:
-        """Nothing: it is only sent when it is complete."""
+        """Does nothing: a batch is sent only when it is complete."""
 
     def _set_producer_state(self, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
         self._producer = (producer_id, producer_epoch, base_sequence)
@@ -147,7 +147,7 @@ def _head(
     """What follows the value in each output: the headers in common and the name of the position's; how the position begins; the name
     of the id's header; how an id that is a position begins.
 
-    Of few kinds: a generation gives a partition's outputs one.
+    There are few of them: one per generation and partition.
     """
     count = len(common) + (origin is not None) + (identity is not None)
     shared = _varint(count) + b"".join(map(_header, common))
@@ -156,7 +156,7 @@ def _head(
 
 
 def _encode_plain(parcel: Parcel, stamps: Sequence[int], first: int, number: int) -> bytes:
-    """The way of nearly all outputs: a key, a value, the shared headers and the position. Raises IndexError or TypeError for others."""
+    """Encodes most outputs: those with a key, a value, the shared headers and the position. Raises IndexError or TypeError for others."""
     head, prefix, title, place = _head(parcel.common, parcel.origin, parcel.identity)
     if prefix is None or title is None or place is None or parcel.extra is not None or min(stamps) < first:
         raise TypeError
@@ -185,7 +185,7 @@ def _encode_plain(parcel: Parcel, stamps: Sequence[int], first: int, number: int
 
 
 def _encode(parcel: Parcel, stamps: Sequence[int], first: int, number: int) -> bytes:
-    """The outputs of any parcel."""
+    """Encodes the outputs of any parcel."""
     out: list[bytes] = []
     for at, (_, key, value, headers) in enumerate(parcel.records):
         tail = _varint(len(headers)) + b"".join(map(_header, headers))

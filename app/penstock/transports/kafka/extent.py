@@ -1,6 +1,6 @@
-"""A piece of a topic as a bounded source: each partition from one position to another, read without a group and committed nowhere.
+"""A piece of a topic as a bounded source: each partition from one position to another, read without a group. Nothing is committed.
 
-The end is taken when the source starts: what arrives later is not part of it. Only committed records are read.
+The end is determined when the source starts: records that arrive later are not part of it. Only committed records are read.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LOOK_MS = 500
 class KafkaExtent:
     """The records of `topic` from `start` (inclusive) to `stop` (exclusive), at most `limit` of them; `begin` connects, `close` ends it.
 
-    With a checkpoint, what an earlier run finished is passed over.
+    With a checkpoint, records that an earlier run finished are skipped.
     """
 
     abilities: Final = Abilities(replay=True, bounded=True)
@@ -59,7 +59,7 @@ class KafkaExtent:
 
     @property
     def done(self) -> int:
-        """How many of the `total` offsets lie behind what was taken."""
+        """Returns how many of the `total` offsets have been taken."""
         return sum((self.positions.expected(one) or begin) - begin for one, begin in self._begins.items())
 
     async def begin(self) -> None:
@@ -80,7 +80,7 @@ class KafkaExtent:
             async with asyncio.timeout(max(patience, 1.0)):
                 await self._client.start()
                 await self._find_edges()
-        except BaseException as error:  # whatever has ended it, the client has begun to start
+        except BaseException as error:  # also a start that was cancelled leaves a client to stop
             await self._client.stop()
             if isinstance(error, KafkaError | OSError | TimeoutError):
                 raise TransportUnavailable(f"{self._topic} cannot be read: {error!r}") from error
@@ -140,7 +140,7 @@ class KafkaExtent:
                 return spans
 
     async def _span(self, partition: Partition, found: Sequence[Any]) -> Span | None:
-        """What was read of a partition, up to its end; None when that is nothing but marks of transactions."""
+        """Returns the records read from a partition, up to its end; None when there are only transaction markers."""
         start, end = self.positions.expected(partition) or 0, self._ends[partition]
         records = [record for record in found if record.offset < end]
         reached = min(await self._client.position(TopicPartition(*partition)), end)
@@ -160,7 +160,7 @@ class KafkaExtent:
         self._open.set()
 
     async def store(self, offsets: Mapping[Partition, int]) -> bool:
-        """See `Source.store`. Kept in the checkpoint; no group commits anything."""
+        """See `Source.store`. Stores in the checkpoint; no group commits."""
         if self._checkpoint is not None:
             self._checkpoint.save(offsets)
         return True

@@ -1,8 +1,8 @@
-"""Faust as the host of the loop: `faust.App(..., broker="penstock://host:port")` with our source and sink in place of its own.
+"""Faust as the host of the loop: `faust.App(..., broker="penstock://host:port")` with our source and sink in place of Faust's.
 
-What Faust still does: subscribe, share the partitions, call the rebalance hooks, keep the commit timer, host the agents. All of
-its bookkeeping of offsets, record by record, in ways that lose events, is answered by the tracker, by the client, or not
-at all. What can no longer happen is listed, case by case, in `docs/decisions/0001-record-batches-through-faust.md`.
+Faust still subscribes, assigns the partitions, calls the rebalance hooks, runs the commit timer and hosts the agents. Faust
+tracks offsets record by record, in ways that lose events. Here the tracker or the client answers those calls, or they do
+nothing. The faults that this prevents are listed, case by case, in `docs/decisions/0001-record-batches-through-faust.md`.
 
 One Faust event is what one `take` yielded of one topic: its value is the spans, which the topic's agent hands to the loop.
 """
@@ -37,13 +37,13 @@ __all__ = ["App", "Hosted", "Loop", "Transport"]
 
 T = TypeVar("T")
 
-# What Faust logs of each step of our services belongs with what it logs of its own: written from WARNING on.
+# Faust logs each step of our services. Like its other logs, this is written from WARNING on.
 FAUST_LOGGER: Final = logging.getLogger("faust.penstock")
-LOOK_UP = 0.5  # seconds after which the fetch loop looks whether it should still run
+LOOK_UP = 0.5  # seconds after which the fetch loop checks whether it should still run
 
 
 class Loop(Protocol):
-    """What Faust's hooks ask of `pipeline.Delivery`."""
+    """The part of `pipeline.Delivery` that Faust's hooks call."""
 
     rows: int
 
@@ -73,7 +73,7 @@ class Consumer(base_consumer.Consumer):
         self.source, self.penstock_loop = hosted.source, hosted.loop
         self.source.stopping = lambda: bool(self.app.should_stop)
         self._listener = Listener(self)
-        self._owned = 0  # counts assignments; 0 while there is none
+        self._owned = 0  # counts assignments; 0 while no partition is assigned
         self._assignments = 0
 
     # -- life cycle ----------------------------------------------------------------------------------------------
@@ -90,11 +90,11 @@ class Consumer(base_consumer.Consumer):
 
     @Service.task
     async def _watch_broker(self) -> None:
-        """Ends the worker when aiokafka has given up, or the brokers are silent for too long."""
+        """Ends the worker when aiokafka has stopped, or the brokers do not answer for too long."""
         await self._or_crash(self.source.watch(lambda: bool(self.should_stop)), None)
 
     async def _or_crash(self, work: Awaitable[T], otherwise: T) -> T:
-        """The work's result; a TransportError of it ends the worker."""
+        """Returns the work's result; a TransportError that it raises ends the worker."""
         try:
             return await work
         except TransportError as error:
@@ -104,7 +104,7 @@ class Consumer(base_consumer.Consumer):
     # -- fetching ------------------------------------------------------------------------------------------------
 
     async def _drain_messages(self, fetcher: Any) -> None:
-        """Faust's fetcher task: room, take, deliver, for as long as the app runs."""
+        """Runs Faust's fetcher task: waits for room, takes and delivers, for as long as the app runs."""
         source, loop = self.source, self.penstock_loop
         while not (self.should_stop or fetcher.should_stop):
             if not self.flow_active:
@@ -126,7 +126,7 @@ class Consumer(base_consumer.Consumer):
     # -- committing and rebalancing ------------------------------------------------------------------------------
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
-        """What Faust's commit timer calls."""
+        """Commits: Faust's commit timer calls this."""
         return await self._or_crash(self.penstock_loop.poll(), False)
 
     async def wait_empty(self) -> None:
@@ -147,7 +147,7 @@ class Consumer(base_consumer.Consumer):
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def perform_seek(self) -> None:
-        """Faust calls this once the assignment is complete. Faust waits for an IllegalStateError of it to pass."""
+        """Faust calls this once the assignment is complete. On an IllegalStateError, Faust waits and calls it again."""
         owned = self._owned
         await self.source.place(lambda: bool(owned) and owned == self._owned)
 
@@ -157,7 +157,7 @@ class Consumer(base_consumer.Consumer):
     def assignment(self) -> set[TP]:
         return {TP(tp.topic, tp.partition) for tp in self.source.client.assignment()} if self.source.started else set()
 
-    # -- what Faust asks beside, and the tracker or the client answers ---------------------------------------------
+    # -- other calls of Faust, which the tracker or the client answers ---------------------------------------------
 
     def highwater(self, tp: TP) -> int:
         return self.source.end_of((tp.topic, tp.partition)) or 0
@@ -185,27 +185,27 @@ class Consumer(base_consumer.Consumer):
     def _new_topicpartition(self, topic: str, partition: int) -> TP:
         return TP(topic, partition)
 
-    # -- what Faust asks beside, and our loop has no use for -------------------------------------------------------
+    # -- other calls of Faust, which do nothing here -------------------------------------------------------
 
     def track_message(self, message: Any) -> None:
-        """Nothing: spans track."""
+        """Does nothing: spans track positions."""
 
     def ack(self, message: Any) -> bool:
-        """Nothing: a span is finished when its outputs have been acknowledged."""
+        """Does nothing: a span is finished when its outputs have been acknowledged."""
         return False
 
     async def verify_all_partitions_active(self) -> None:
-        """Nothing: `_watch_broker` watches."""
+        """Does nothing: `_watch_broker` watches."""
 
     def on_buffer_full(self, tp: TP) -> None:
-        """Nothing: the loop bounds what is in flight, by batches and bytes."""
+        """Does nothing: the loop limits the batches and bytes in flight."""
 
     on_buffer_drop = on_buffer_full
 
     async def create_topic(self, topic: str, *args: Any, **kwargs: Any) -> None:
         raise TransportError(f"topic {topic!r} is not created by a worker: run `penstock topics create`")
 
-    # Tables, transactions and per-record fetching are Faust features that this transport does not carry.
+    # This transport does not support Faust's tables, transactions and per-record fetching.
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         raise TransportError("offsets are committed by spans")
@@ -269,7 +269,7 @@ class Transport(base.Transport):
 
 
 class NoTables(TableManager):
-    """Faust's table manager without tables: it still drives the end of a rebalance, but waits a second for none to be declared."""
+    """Faust's table manager without tables. It completes a rebalance, but does not wait a second for tables to be declared."""
 
     logger = FAUST_LOGGER
 
@@ -279,15 +279,15 @@ class NoTables(TableManager):
 
 
 class App(faust.App):
-    """A Faust app that carries what it hosts, with the parts of Faust switched off that are not used."""
+    """A Faust app that holds what it hosts, with the unused parts of Faust switched off."""
 
     logger = FAUST_LOGGER
 
     def _create_directories(self) -> None:
-        """None: nothing is kept on disk."""
+        """Returns None: nothing is kept on disk."""
 
     def on_init_dependencies(self) -> Iterable[ServiceT]:
-        """With a sensor that does nothing in place of Faust's monitor, which keeps figures of every event that nobody reads."""
+        """Returns a sensor that does nothing, in place of Faust's monitor, which keeps unused figures of every event."""
         dependencies = super().on_init_dependencies()
         self.sensors.remove(self.monitor)
         self.sensors.add(faust.Sensor())
@@ -305,8 +305,8 @@ class App(faust.App):
             autodiscover=False,
             broker_commit_interval=settings.commit_interval,
             broker_session_timeout=settings.session_timeout,
-            # Longer than our own patience, which `perform_seek` has four times: when this one ends, Faust's recovery service ends
-            # without a word.
+            # Longer than our timeout, which can pass four times in `perform_seek`: when this one expires, Faust's recovery service ends
+            # without an error.
             broker_request_timeout=max(settings.broker_timeout, settings.session_timeout) * 5,
             stream_wait_empty=True,
             stream_buffer_maxsize=settings.max_in_flight_batches + 1,

@@ -1,13 +1,13 @@
-"""Takes fetched record batches out of aiokafka as they were parsed, without a Python object more per record.
+"""Takes fetched record batches out of aiokafka as they were parsed, without another Python object per record.
 
-aiokafka spends two thirds of its time a record on building `ConsumerRecord`s. This reads the same fetch results one
-step earlier, and with the position that the broker was asked for, which is what makes a gap in the log provable:
-records are accepted only when the fetch began at exactly the expected position, so whatever is missing between that
-position and the first record was left out by the broker and by nobody else.
+aiokafka spends two thirds of its time per record on building `ConsumerRecord`s. This reads the same fetch results one
+step earlier, with the position that was requested, which makes a gap in the log provable: records are accepted only
+when the fetch began at exactly the expected position, so records that are missing between that position and the first
+record can only have been left out by the broker.
 
-A fetch that follows another is asked for here, on the short way (`direct`), and its answer is kept here until it is taken; meanwhile
-its broker counts as busy, so that aiokafka does not ask for the same records. Every other fetch is aiokafka's: the first of an
-assignment, the one after an error, after a change of leader, or when a partition has no position.
+A fetch that follows another is sent from here through `direct`, and its answer is kept here until it is taken. Until then its
+broker counts as busy, so that aiokafka does not ask for the same records. aiokafka sends every other fetch: the first of an
+assignment, one after an error or a change of leader, and one when a partition has no position.
 
 Private parts of aiokafka 0.14.0 that are touched, all of them in this file: `FetchResult`, `PartitionRecords`,
 `GroupCoordinator.check_errors`; of `Fetcher`: `_records` (read and emptied), `_in_flight`, `_subscriptions`, `_client`,
@@ -63,14 +63,14 @@ class _Answer:
     aborted: Sequence[tuple[int, int]] = ()
 
     def current(self) -> bool:
-        """Whether the partition still stands where it stood when this was asked for."""
+        """Returns whether the partition is still at the position that this was requested for."""
         if not self.assignment.active:
             return False
         state = self.assignment.state_value(self.tp)
         return not state.paused and state.position == self.start
 
     def unpack(self, *, native: bool = True) -> tuple[list[RecordLike], int]:
-        """The records as they were parsed, and the position behind them. Raises CorruptRecordException.
+        """Returns the records as they were parsed, and the position after them. Raises CorruptRecordException.
 
         `native` allows the native part, where it is installed.
         """
@@ -84,10 +84,10 @@ class _Answer:
 class RawFetcher:
     """The fetched records of a started consumer. After a small fetch the next one gathers for `linger_ms`, at the broker.
 
-    A fetch is answered as soon as one event is there. At low rates that would be a round trip, a Faust event, the model
-    calls and a produce request for a single row; a short wait shares them among several, unless events are so rare that
-    it would bring none. It is the broker that waits, in whole milliseconds (rounded up): a timer here would be one more
-    time to wake up, and what comes while the request is on its way would be left for the next one.
+    A fetch is answered as soon as one event is available. At low rates that would be a round trip, a Faust event, the model
+    calls and a produce request for a single row. A short wait shares them among several rows, unless events are so rare
+    that no other would arrive in time. The broker waits, in whole milliseconds (rounded up): a timer here would wake the
+    worker once more, and events that arrive while the request is under way would be left for the next one.
     """
 
     SMALL = 64  # records; below, a fetch was not part of a backlog
@@ -99,7 +99,7 @@ class RawFetcher:
         self._limits = fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms
         self._gathering = self.ENOUGH, math.ceil(linger_ms)
         self._gather = False  # whether the next fetch is to gather
-        self._rare = linger_ms / 1000 * 2  # seconds between two events, from which on waiting is not worth a fetch
+        self._rare = linger_ms / 1000 * 2  # seconds between two events; when it is longer, a wait saves no fetch
         self._last = time.monotonic()  # when something was taken
         self._requests = fetcher._get_actions_per_node
         fetcher._get_actions_per_node = self._next_requests
@@ -110,10 +110,10 @@ class RawFetcher:
         self._served: dict[TopicPartition, float] = {}  # when a partition last brought records
 
     def check(self) -> None:
-        """Raises what has ended aiokafka's own tasks.
+        """Raises the error that has ended aiokafka's tasks.
 
-        It waits for somebody to ask before it joins the group again, and a task that has died tells nobody: unasked, a
-        worker would hold its partitions and read nothing for ever.
+        aiokafka joins the group again only when it is called, and does not report a task that has died. Without this call, a
+        worker would hold its partitions and never read.
         """
         self._coordinator.check_errors()
         if self._fetcher.error_future.done():
@@ -121,7 +121,7 @@ class RawFetcher:
             raise KafkaError("aiokafka has stopped fetching")
 
     async def wait(self, timeout: float) -> None:
-        """Until something has been fetched, at most `timeout` seconds. Raises what made fetching impossible."""
+        """Waits until something has been fetched, at most `timeout` seconds. Raises the error that made fetching impossible."""
         if self._answers or self._fetcher._records:
             return
         waiter = self._fetcher._create_fetch_waiter()
@@ -134,7 +134,7 @@ class RawFetcher:
                 waiter.cancel()
 
     def take(self, expected: Callable[[Partition], int | None], seek: Callable[[Partition, int, int | None], None]) -> Iterator[Fetched]:
-        """Everything that lies ready, partition by partition, each from its expected position.
+        """Returns everything that was fetched, by partition, each from its expected position.
 
         A result that begins elsewhere is dropped, and `seek(partition, expected, found)` is called instead, with None when
         the broker has no such offset. Raises its other errors (not authorised, corrupt, record larger than the fetch size).
@@ -181,7 +181,7 @@ class RawFetcher:
     # -- asking --------------------------------------------------------------------------------------------------
 
     def _release(self) -> None:
-        """The brokers whose answers have been taken, or were dropped, may be asked again."""
+        """Lets the brokers be asked again whose answers were taken or dropped."""
         self._fetcher._in_flight -= self._holding
         self._holding.clear()
 
@@ -194,7 +194,7 @@ class RawFetcher:
             self._fetcher._notify(self._fetcher._wait_consume_future)
 
     def _next_requests(self, assignment: Any) -> tuple[Any, ...]:
-        """What aiokafka is to ask the brokers next."""
+        """Returns the requests that aiokafka is to send next."""
         fetcher = self._fetcher
         if self._answers and not any(answer.assignment is assignment for answer in self._answers.values()):
             self._answers.clear()  # of an assignment that has ended
@@ -211,7 +211,7 @@ class RawFetcher:
         self._gather = False  # one fetch gathers; if it brings nothing, the one after waits for a first event
 
     def _ask(self) -> bool:
-        """Asks each broker that has answered for what comes next. False when aiokafka has to look after one of them."""
+        """Asks each broker that has answered for what comes next. Returns False when aiokafka has to handle one of them."""
         fetcher = self._fetcher
         subscription = fetcher._subscriptions.subscription
         assignment = None if subscription is None else subscription.assignment
@@ -248,7 +248,7 @@ class RawFetcher:
         fetcher = self._fetcher
         least, wait = limits
         if len(positions) * fetcher._max_partition_fetch_bytes > fetcher._fetch_max_bytes:
-            # An answer is filled in the order of the question: who has waited longest comes first, or the last would starve.
+            # A broker fills an answer in the request's order: the partition that has waited longest comes first, or the last would starve.
             positions.sort(key=lambda one: self._served.get(one[0], 0.0))
         topics: dict[str, list[tuple[int, int]]] = {}
         for tp, position in positions:
@@ -265,7 +265,7 @@ class RawFetcher:
         def answered(data: bytes, at: int) -> None:
             fetcher._in_flight.discard(node)
             if not assignment.active:
-                fetcher._notify(fetcher._wait_consume_future)  # it may wait for this to ask for the next assignment's
+                fetcher._notify(fetcher._wait_consume_future)  # it may wait for this before it asks for the next assignment's
                 return
             if not self._keep(data, at, assignment, dict(positions)):
                 self._odd.add(node)
@@ -286,7 +286,7 @@ class RawFetcher:
         line.call(FETCH, body, answered, lost)
 
     def _keep(self, data: bytes, at: int, assignment: Any, positions: dict[TopicPartition, int]) -> bool:
-        """Keeps what was fetched until it is taken. False when it should ask itself, and see why there are none."""
+        """Keeps what was fetched until it is taken. Returns False when aiokafka should ask, and find why there are no records."""
         try:
             error, parts = parse_fetch(data, at)
         except ValueError as problem:
@@ -325,7 +325,7 @@ def _resolve(waiter: asyncio.Future[Any]) -> None:
 
 
 def _walk(records: PartitionRecords) -> tuple[list[RecordLike], int]:
-    """All committed records from `records.next_fetch_offset` on, as they were parsed, and the position behind them.
+    """Returns all committed records from `records.next_fetch_offset` on, as they were parsed, and the position after them.
 
     The same walk as aiokafka's `PartitionRecords._unpack_records`, a record batch instead of a record at a time.
     """
@@ -344,7 +344,7 @@ def _walk(records: PartitionRecords) -> tuple[list[RecordLike], int]:
                 records._aborted_producers.discard(batch.producer_id)
             aborted = batch.is_transactional and batch.producer_id in records._aborted_producers
         if not batch.is_control_batch and not aborted:
-            # A batch is sent whole, also the part before the position that was asked for.
+            # A broker sends whole batches, also the part before the position that was requested.
             if batch.base_offset < start:
                 rows.extend(record for record in batch if record.offset >= start)
             else:

@@ -1,7 +1,7 @@
-"""A topic of one partition as a journal that everybody reads whole: no group, from the beginning, then its tail.
+"""A topic of one partition as a journal that every reader reads whole: without a group, from the beginning, then its tail.
 
-For the control and the status topic. Reading is a coroutine of whoever owns the loop; nothing is committed, and nothing is
-skipped: a journal that has lost its beginning, or was made anew, is an error and not a fresh start.
+For the control and the status topic. Reading is a coroutine in the caller's event loop. Nothing is committed, and nothing is
+skipped: a journal that has lost its beginning, or was created again, raises an error and is not read as a new one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SLICE = 256  # entries handed over together, so that a flood leaves the loop to 
 
 
 class Entry(NamedTuple):
-    """One record. `timestamp` is in ms; `stamped` says that the broker set it (LogAppendTime), not the writer."""
+    """One record. `timestamp` is in ms; `stamped` is true when the broker set it (LogAppendTime), not the writer."""
 
     offset: int
     timestamp: int
@@ -75,15 +75,15 @@ class Reader:
         await _leave(self._client)
 
     async def end(self) -> int:
-        """The offset behind the last record, as the brokers have it now."""
-        with unavailable(f"the end of {self.topic} is not told"):
+        """Returns the offset after the last record, as the brokers have it now."""
+        with unavailable(f"the end of {self.topic} is not known"):
             async with asyncio.timeout(self._patience):
                 offsets: Mapping[TopicPartition, int] = await self._client.end_offsets([self._partition])
         return offsets[self._partition]
 
     async def rewind(self) -> None:
         """Reads from the beginning again."""
-        with unavailable(f"the beginning of {self.topic} is not told"):
+        with unavailable(f"the beginning of {self.topic} is not known"):
             async with asyncio.timeout(self._patience):
                 await self._to_the_beginning()
 
@@ -91,23 +91,25 @@ class Reader:
         beginning = (await self._client.beginning_offsets([self._partition]))[self._partition]
         if self._whole and beginning:
             raise TransportError(
-                f"{self.topic} has lost its first {beginning} records, and what is in force cannot be told without them: it must be kept "
-                "for ever. Give it another name in the topology file (releases), make that (`penstock topics create`), and deploy there"
+                f"{self.topic} has lost its first {beginning} records, and the active release cannot be found without them: it must be "
+                "kept without a time limit. Give it another name in the topology file (releases), create that topic "
+                "(`penstock topics create`), and deploy there"
             )
         self.position = beginning
         self._client.seek(self._partition, beginning)
 
     async def take(self, wait: float = 0.5) -> list[Entry]:
-        """What has arrived, in order; after `wait` seconds nothing. Raises TransportError when the journal is not the one it was.
+        """Returns what has arrived, in order, or nothing after `wait` seconds.
 
-        Brokers that are away are waited for: aiokafka connects again by itself. Raises TransportUnavailable for what may pass.
+        Raises TransportError when the journal was replaced or has lost records, and TransportUnavailable for an error that may pass.
+        Waits for brokers that are away: aiokafka connects again by itself.
         """
         try:
             found = await self._client.getmany(self._partition, timeout_ms=int(wait * 1000), max_records=SLICE)
         except OffsetOutOfRangeError as error:
             raise TransportError(
-                f"{self.topic} no longer holds offset {self.position}: it was made anew, or has lost records; "
-                "it must be kept for ever (`penstock topics create` makes it so)"
+                f"{self.topic} no longer holds offset {self.position}: it was created again, or has lost records; "
+                "it must be kept without a time limit (`penstock topics create` sets this)"
             ) from error
         except KafkaError as error:
             raise TransportUnavailable(f"{self.topic} cannot be read: {error!r}") from error
@@ -116,13 +118,13 @@ class Reader:
         ]
         if entries:
             self.position = entries[-1].offset + 1
-        else:  # what is no record to be read (compacted, the end of a transaction) is passed over
+        else:  # an offset without a record (compacted, the end of a transaction) is skipped
             with contextlib.suppress(KafkaError):
                 self.position = max(self.position, await self._client.position(self._partition))
         return entries
 
     async def until(self, offset: int) -> AsyncIterator[list[Entry]]:
-        """Everything from where it stands up to `offset`, in slices. An offset that holds no record (compacted) counts as read.
+        """Yields everything from the current position up to `offset`, in slices. An offset that holds no record (compacted) counts as read.
 
         Raises as `take`, and TransportUnavailable when nothing comes for `patience` seconds.
         """
@@ -139,8 +141,8 @@ class Reader:
 class Writer:
     """Writes to partition 0 of journals. Use as an async context manager.
 
-    Each write is acknowledged by all replicas in sync. A retry may double it, which means nothing to who reads a journal by its keys;
-    in return a write ends when brokers are gone: an idempotent producer would try for ever, and could not be stopped.
+    Each write is acknowledged by all replicas in sync. A retry may write it twice, which changes nothing for a reader that reads a journal
+    by its keys. In return a write ends when brokers are gone: an idempotent producer would retry without end, and could not be stopped.
     """
 
     def __init__(self, connection: Mapping[str, Any], *, patience: float) -> None:
@@ -171,7 +173,7 @@ class Writer:
 
 @asynccontextmanager
 async def _begun(client: Any, patience: float, trouble: str) -> AsyncIterator[None]:
-    """A client that is started, and left again when what follows fails. All of it within `patience` seconds."""
+    """Starts a client, and stops it when a later step fails. All of it within `patience` seconds."""
     with unavailable(trouble):
         try:
             async with asyncio.timeout(patience):
@@ -183,13 +185,13 @@ async def _begun(client: Any, patience: float, trouble: str) -> AsyncIterator[No
 
 
 async def _leave(client: Any) -> None:
-    """Stops a client, in bounded time and without an error of its own, also when the brokers have gone for good.
+    """Stops a client in bounded time and raises nothing, also when the brokers have gone permanently.
 
-    What had to be written was awaited by whoever wrote it. aiokafka flushes first, and a task of its own that it cancels
-    may come out of its `stop` as if we had been cancelled.
+    The writer has awaited what had to be written. aiokafka flushes first, and a task that it cancels may raise from its
+    `stop` as if we had been cancelled.
     """
     stopping = asyncio.ensure_future(client.stop())
-    await asyncio.wait({stopping}, timeout=FAREWELL)  # not `wait_for`, which waits on where cancelling does not help
+    await asyncio.wait({stopping}, timeout=FAREWELL)  # not `wait_for`, which goes on waiting when the task ignores the cancellation
     if not stopping.done():
         stopping.cancel()
     elif not stopping.cancelled() and (error := stopping.exception()) is not None:

@@ -1,4 +1,4 @@
-"""One record at its position, read without a group: nothing is committed, and no worker gives up a partition for it."""
+"""One record at its position, read without a group: nothing is committed, and no worker loses a partition."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["read_at"]
 
 
 def read_at(settings: Settings, position: Position) -> Record:
-    """The record that stands there. Blocks; not to be called on an event loop.
+    """Returns the record at this position. Blocks; not to be called on an event loop.
 
-    Raises TopicMissing, RecordMissing that says which offsets there are, TransportUnavailable, AccessRefused.
+    Raises TopicMissing, RecordMissing that names the offsets there are, TransportUnavailable, AccessRefused.
     """
     partitions = Admin(settings).describe([position.topic])[position.topic].partitions
     if position.partition >= partitions:
@@ -55,9 +55,9 @@ async def _find(client: AIOKafkaConsumer, position: Position) -> ConsumerRecord[
     client.seek(place, position.offset)
     while not (found := (await client.getmany(place, max_records=1, timeout_ms=200)).get(place)):
         if await client.position(place) > position.offset:
-            raise RecordMissing(f"{position}: no record stands there; it was compacted away, or is a mark of a transaction")
+            raise RecordMissing(f"{position}: there is no record at this offset; it was compacted away, or is a transaction marker")
     if found[0].offset != position.offset:
-        raise RecordMissing(f"{position}: no record stands there any more; the next one is at offset {found[0].offset}")
+        raise RecordMissing(f"{position}: the record at this offset was removed; the next one is at offset {found[0].offset}")
     return found[0]
 
 

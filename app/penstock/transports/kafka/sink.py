@@ -24,7 +24,7 @@ from penstock.transports.kafka.encode import Full, RecordBatch
 
 __all__ = ["KafkaSink"]
 
-DEFAULT_LIMIT = 1_048_588  # max.message.bytes of a topic that says nothing, as brokers have it
+DEFAULT_LIMIT = 1_048_588  # the brokers' default for max.message.bytes
 BATCH_BYTES = 1_000_000  # the largest batch that is sent
 
 
@@ -42,7 +42,7 @@ class KafkaSink:
         self._dispatcher: Dispatcher
 
     async def start(self) -> None:
-        """Connects, and learns the partitions of what will be written: they must be known before the first key is given one."""
+        """Connects, and gets the partitions of the topics to write: they must be known before the first key gets one."""
         settings = self.settings
         client = AIOKafkaProducer(
             **aiokafka_arguments(settings),
@@ -56,7 +56,7 @@ class KafkaSink:
         )
         try:
             await client.start()
-        except BaseException:  # a client that has begun to start holds tasks and sockets, whatever has ended its start
+        except BaseException:  # a client whose start has failed still holds tasks and sockets
             await client.stop()
             raise
         self._dispatcher = Dispatcher(client)
@@ -76,7 +76,7 @@ class KafkaSink:
         return self._client
 
     async def flush(self) -> None:
-        """Waits for what was sent; `Sent` tells whether it arrived."""
+        """Waits for what was sent; `Sent` holds whether it arrived."""
         if self._client is not None:
             await self._dispatcher.flush()
             await self._client.flush()
@@ -94,14 +94,14 @@ class KafkaSink:
         return True
 
     def partition_for(self, topic: str, key: bytes | None) -> int:
-        """The partition of a key, as the Java clients choose it (murmur2)."""
+        """Returns the partition of a key, as the Java clients choose it (murmur2)."""
         partitions = sorted(self.client.client.cluster.partitions_for_topic(topic) or ())
         return int(self._partition(key, partitions, partitions))
 
     async def send(self, parcels: Sequence[Parcel]) -> Sent:
-        """See `Sink.send`. Waits while a partition's previous batch has not been put on the wire, which is the back-pressure.
+        """See `Sink.send`. Waits until a partition's previous batch was sent, which is the back-pressure.
 
-        Raises DeliveryFailed for an output that its topic cannot take, which no loop sends on purpose, and when the producer can
+        Raises DeliveryFailed for an output that its topic cannot take, which the loop never sends on purpose, and when the producer can
         no longer send.
         """
         addressed: dict[tuple[str, int], list[Parcel]] = {}
@@ -129,7 +129,7 @@ class KafkaSink:
                     future.add_done_callback(sent.settle_with)
         except KafkaError as error:
             raise DeliveryFailed(f"{topic}/{partition}: {error!r}") from error
-        except AssertionError as error:  # how aiokafka says that the partition does not exist: one was added to the source alone
+        except AssertionError as error:  # what aiokafka raises when the partition does not exist: one was added to the source alone
             raise DeliveryFailed(f"{topic} has no partition {partition}; give it as many as the topics whose outputs it takes") from error
 
 

@@ -1,7 +1,7 @@
 """The source on Kafka: fetched record batches as spans, positions from the group, finished positions back to it.
 
 It lives in the loop's own event loop (a hand-over between threads for each batch cost more than half of the throughput) and
-keeps all positions in the tracker. Joining the group and hearing of assignments is done by its host (`faust`).
+keeps all positions in the tracker. Its host (`faust`) joins the group and receives the assignments.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ __all__ = ["KafkaSource"]
 logger = logging.getLogger(__name__)
 
 LEAVE = 5.0  # seconds for leaving the group; aiokafka would first wait for a rebalance that another member holds up
-HEARTBEAT = 0.5  # seconds; a member learns by its next heartbeat that another wants to join, and holds everybody up until then
-YEAR_MS = 365 * 24 * 3600 * 1000  # an idle worker must never leave the group by itself: it has to take over some day
+HEARTBEAT = 0.5  # seconds; a member learns by its next heartbeat that another wants to join, and delays all members until then
+YEAR_MS = 365 * 24 * 3600 * 1000  # an idle worker must never leave the group by itself: it has to take over later
 
 
 class KafkaSource:
     """Yields the records of the partitions that the group gives to this worker.
 
     `written` are the topics that the same topology writes. `before_reading` is awaited at each assignment, before its first
-    fetch. While `stopping()` says that the worker is being stopped, nothing waits longer than a session may last.
+    fetch. While `stopping()` is true, the worker is being stopped and nothing waits longer than a session may last.
     """
 
     abilities: Final = Abilities(replay=True)
@@ -66,9 +66,9 @@ class KafkaSource:
         self._open.set()
         self._lost: dict[Partition, int] = {}
         self._partitions: dict[str, int] = {}  # of each topic, when this worker first saw it
-        self.settled = False  # an assignment is complete, and no rebalance has begun since; the host takes it back
+        self.settled = False  # an assignment is complete, and no rebalance has begun since; the host resets it
         self._newest: dict[Partition, float] = {}  # timestamp of the newest record taken, seconds since the epoch
-        # Silence has to be known before the watchdog takes it for a stall of this worker.
+        # Brokers that do not answer have to be noticed before the watchdog reports a stall of this worker.
         self._look_every = min(5.0, settings.broker_timeout / 4, settings.stall_timeout / 5 or 5.0)  # seconds
         self._heard = time.monotonic()
         self._answering = True
@@ -112,7 +112,7 @@ class KafkaSource:
         self._raw = RawFetcher(self._client, linger_ms=settings.fetch_linger_ms)
 
     def subscribe(self, topics: Iterable[str], listener: ConsumerRebalanceListener) -> None:
-        """Joins the group for these topics; the listener hears of assignments."""
+        """Joins the group for these topics; the listener receives assignments."""
         self.client.subscribe(topics=sorted(topics), listener=listener)
 
     async def stop(self) -> None:
@@ -132,7 +132,7 @@ class KafkaSource:
         return spans
 
     async def look(self, rows: int, patience: float) -> Sequence[Span]:
-        """What `take` returns, if it is there within `patience` seconds."""
+        """Returns what `take` returns, if it is available within `patience` seconds."""
         if not self._open.is_set():
             try:
                 async with asyncio.timeout(patience):
@@ -172,14 +172,14 @@ class KafkaSource:
         return [take(*piece) for turn in turns for piece in turn if piece is not None]
 
     def _seek_back(self, partition: Partition, expected: int, found: int | None) -> None:
-        """Somebody moved the position, or the broker does not have it: asked once more, since its leader may have changed."""
+        """Fetches again when the position was moved, or when the broker does not have it: its leader may have changed."""
         self._metrics.refetches.inc()
         self.client.seek(TopicPartition(*partition), expected)
         if found is None and self._lost.get(partition) == expected:
             raise TransportError(
                 f"{partition[0]}/{partition[1]}: offset {expected} is out of range: its record was deleted before it was read "
-                "(retention), or the topic was made anew. Raise the topic's retention; to go on without, move the group's offset: "
-                f"kafka-consumer-groups --group {self.group} --topic {partition[0]}:{partition[1]} "
+                "(retention), or the topic was created again. Raise the topic's retention; to continue without it, move the group's "
+                f"offset: kafka-consumer-groups --group {self.group} --topic {partition[0]}:{partition[1]} "
                 "--reset-offsets --to-earliest --execute"
             )
         if found is None:
@@ -188,7 +188,7 @@ class KafkaSource:
     # -- what was finished ---------------------------------------------------------------------------------------
 
     async def store(self, offsets: Mapping[Partition, int]) -> bool:
-        """Commits to the group. A failure that may pass changes nothing. Raises TransportUnavailable for one that does not."""
+        """Commits to the group. A temporary failure changes nothing. Raises TransportUnavailable for a permanent one."""
         wanted = {TopicPartition(*partition): OffsetAndMetadata(offset, "") for partition, offset in offsets.items()}
         if self._client is None:
             return False
@@ -200,7 +200,7 @@ class KafkaSource:
             return False
         except (KafkaError, TimeoutError) as error:
             self._metrics.commit_failures.inc()
-            if isinstance(error, KafkaError) and not error.retriable:  # no permission, for one: what is scored now would be scored again
+            if isinstance(error, KafkaError) and not error.retriable:  # as without permission: what is scored now would be scored again
                 raise TransportUnavailable(f"the brokers are not usable: {error!r}") from error
             logger.warning("commit failed, will be tried again: %r", error)
             return False
@@ -208,17 +208,17 @@ class KafkaSource:
         return True
 
     def _commit_patience(self) -> float:
-        """Seconds. A worker that stops has its drain and the session's time, and must come to its own end within them."""
+        """Returns seconds. A worker that stops has the time of its drain and of the session, and must end within them."""
         settings = self.settings
         return min(settings.broker_timeout, settings.session_timeout) if self.stopping() else settings.broker_timeout
 
     # -- where an assignment begins --------------------------------------------------------------------------------
 
     async def place(self, still_owned: Callable[[], bool]) -> None:
-        """Every assigned partition starts at its committed position.
+        """Starts every assigned partition at its committed position.
 
-        Raises IllegalStateError when the group has begun to rebalance again, and TransportUnavailable after `broker_timeout` (a wait
-        that the host ends itself would leave the worker idle for ever).
+        Raises IllegalStateError when the group has begun to rebalance again, and TransportUnavailable after `broker_timeout` (if
+        the host ended the wait itself, the worker would stay idle without end).
         """
         client, patience = self.client, self.settings.broker_timeout
         if self._before_reading is not None:
@@ -227,7 +227,7 @@ class KafkaSource:
             async with asyncio.timeout(patience):
                 positions, fresh = await self._committed(sorted(client.assignment()))
         except TimeoutError as error:
-            raise TransportUnavailable(f"the brokers did not tell the committed offsets within {patience:g} s") from error
+            raise TransportUnavailable(f"the brokers did not return the committed offsets within {patience:g} s") from error
         if not still_owned():
             raise IllegalStateError("the group is rebalancing again")
         for tp, offset in positions.items():
@@ -243,10 +243,10 @@ class KafkaSource:
         logger.info("assigned %s", ", ".join(f"{tp.topic}/{tp.partition}@{at}" for tp, at in positions.items()) or "nothing")
 
     async def _committed(self, assigned: list[TopicPartition]) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
-        """Where each partition starts, and which of these places are not committed yet.
+        """Returns where each partition starts, and which of these positions are not committed yet.
 
         `start_from` is for topics that the group has not read. A partition that was added while it reads starts at its
-        beginning: its first events came before anybody could be assigned to it. So does a topic that another stage writes:
+        beginning: its first events came before any worker could be assigned to it. So does a topic that another stage writes:
         that stage may have begun on another worker already.
         """
         client = self.client
@@ -262,12 +262,12 @@ class KafkaSource:
     # -- what is known of the brokers --------------------------------------------------------------------------------
 
     def partitions_of(self, topic: str) -> int | None:
-        """How many partitions the topic has; None while that is not known."""
+        """Returns how many partitions the topic has; None while that is not known."""
         found = self._client.partitions_for_topic(topic) if self._client is not None else None
         return len(found) if found else None
 
     def end_of(self, partition: Partition) -> int | None:
-        """The last stable offset as the partition's last fetch gave it: what is behind it cannot be read yet.
+        """Returns the last stable offset from the partition's last fetch: later records cannot be read yet.
 
         None before the first answer, or when the partition is not assigned (any more).
         """
@@ -278,7 +278,7 @@ class KafkaSource:
         return None if end is None or end < 0 else int(end)
 
     def heard_of(self, partition: Partition) -> float | None:
-        """When a fetch of the partition was answered last, in seconds since the epoch; None as for `end_of`."""
+        """Returns when a fetch of the partition was answered last, in seconds since the epoch; None as for `end_of`."""
         asked = TopicPartition(*partition)
         if self._client is None or asked not in self._client.assignment():
             return None
@@ -286,13 +286,13 @@ class KafkaSource:
         return None if at is None else at / 1000
 
     def standing(self, *, room: bool) -> SourceState:
-        """How the source stands now. What the brokers have is as of the last look of `watch`; `room` is the loop's."""
+        """Returns the state of the source now. The state of the brokers is that of the last check of `watch`; `room` is the loop's."""
         seen = self._seen
         read = (self._client.subscription() or ()) if self._client is not None else ()
         topics = sorted({*read, *self._written})
         return SourceState(
             settled=self.settled,
-            room=room and self._open.is_set(),  # a source that is paused stands still with a reason
+            room=room and self._open.is_set(),  # a source that is paused takes nothing for a known reason
             in_flight=self.positions.in_flight,
             answering=self._answering and time.monotonic() - self._heard < 2 * self._look_every,
             missing=tuple(topic for topic in topics if seen is not None and not seen.partitions_for_topic(topic)),
@@ -312,7 +312,7 @@ class KafkaSource:
         )
 
     async def watch(self, until: Callable[[], bool]) -> None:
-        """Returns once `until()`. Raises what has ended aiokafka, or TransportUnavailable when the brokers are silent for too long."""
+        """Returns once `until()` is true. Raises aiokafka's error, or TransportUnavailable when no broker answers for too long."""
         patience = self.settings.broker_timeout
         while not until():
             await asyncio.sleep(self._look_every)
@@ -324,7 +324,7 @@ class KafkaSource:
                 self._seen = await asyncio.wait_for(client._client.fetch_all_metadata(), 5.0)
                 self._heard, self._answering = time.monotonic(), True
             except (KafkaError, TimeoutError, OSError) as error:
-                if until():  # the client was closed under the question
+                if until():  # the client was closed during the request
                     return
                 self._answering = False
                 silent = time.monotonic() - self._heard

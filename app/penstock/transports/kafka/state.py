@@ -1,6 +1,6 @@
-"""How a source stands, as values: what the monitoring pages, the status topic and the watchdog are computed from.
+"""The state of a source, as values: the monitoring pages, the status topic and the watchdog are computed from it.
 
-Taken when somebody asks, from what the last answers of the brokers said. It costs the loop nothing in between.
+Taken when a caller asks, from the last answers of the brokers. It costs the loop nothing in between.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["PartitionState", "SourceState"]
 class PartitionState:
     """One assigned partition. `position` is the next offset to take.
 
-    `end` is the last stable offset: what is behind it belongs to transactions that are not decided, and cannot be read
+    `end` is the last stable offset: later records belong to transactions that have not ended, and cannot be read
     yet. `heard` and `newest` are seconds since the epoch: when a fetch was answered last, and the timestamp of the newest
     record that was taken. None: not known yet. `leader` is whether a broker leads the partition.
     """
@@ -30,11 +30,11 @@ class PartitionState:
 
     @property
     def backlog(self) -> int | None:
-        """How many offsets a read-committed reader has yet to read; None before the first answer."""
+        """Returns how many offsets a read-committed reader has yet to read; None before the first answer."""
         return None if self.end is None else max(self.end - self.position, 0)
 
     def seconds_behind(self, now: float) -> float | None:
-        """Age of the newest record taken, 0 without a backlog; None where that is not known."""
+        """Returns the age of the newest record taken, 0 without a backlog; None when that is not known."""
         if self.backlog == 0:
             return 0.0
         return None if self.backlog is None or self.newest is None else max(now - self.newest, 0.0)
@@ -45,8 +45,8 @@ class SourceState:
     """The whole source. `settled`: an assignment is complete, and no rebalance has begun since.
 
     `room`: more may be taken; otherwise back-pressure waits for acknowledgements. `answering`: the brokers answered when
-    they were asked last. `missing` are topics to read or write that the brokers do not have; `unled` are topics to write of which
-    a partition has no leader.
+    they were asked last. `missing` are topics to read or write that the brokers do not have; `unled` are topics to write that
+    have a partition without a leader.
     """
 
     settled: bool

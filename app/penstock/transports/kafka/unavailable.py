@@ -1,4 +1,4 @@
-"""What aiokafka raises when brokers do not answer, as one error of ours."""
+"""One Penstock error for all that aiokafka raises when brokers do not answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def unavailable(what: str) -> Iterator[None]:
 
 
 def as_ours(error: BaseException) -> BaseException:
-    """The error that ended a worker, as one of ours where the brokers are to blame; any other as it is."""
+    """Returns the error that ended a worker: as TransportUnavailable when the brokers caused it, any other unchanged."""
     if isinstance(error, PenstockError) or not isinstance(error, KafkaError | OSError):
         return error
     return TransportUnavailable(f"the brokers are not usable: {error!r}")

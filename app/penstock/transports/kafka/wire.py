@@ -1,8 +1,8 @@
 """The two messages of the hot path as bytes: Fetch (version 11) and Produce (version 7), requests and answers.
 
 aiokafka describes messages by schemas, which walk every field of every message in Python: a fifth of what a small
-batch costs on its way. Everything else that is said to a broker goes through it, and so does an answer to these two
-that tells of an error. A property test holds both directions against aiokafka's own schemas.
+batch costs. All other messages to a broker go through aiokafka, and so does an answer to these two that contains an
+error. A property test compares both directions with aiokafka's schemas.
 
 The layout: https://kafka.apache.org/protocol (KIP-98, KIP-110, KIP-227, KIP-320 and KIP-392 for the fields of these versions)
 """
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class Api(NamedTuple):
-    """A kind of request, and the version of it that is spoken here."""
+    """A kind of request, and the version of it that is used here."""
 
     key: int
     version: int
