@@ -1,7 +1,8 @@
 """The HTTP app: `/healthz`, `/readyz` and `/metrics`, in the event loop of the process that they describe.
 
 The three pages show no payloads, so they may be served to other hosts. Because untrusted clients may reach them, they are bounded: GET
-and HEAD only, no request bodies, at most 16 KiB of an incomplete request head, at most 64 connections at a time, each closed after 30 seconds.
+and HEAD only, no request bodies, at most 16 KiB of an incomplete request head, at most 64 connections at a time,
+each closed after 30 seconds.
 A further connection takes the place of the one that has been silent for longest: a client that opens many and sends nothing must not
 keep a probe from its answer, since a worker whose probe fails is killed.
 """

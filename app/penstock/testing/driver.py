@@ -120,7 +120,7 @@ class TopologyDriver:
         return event if event is None or isinstance(event, bytes) else write(event)
 
     def records(self, topic: str) -> list[Record]:
-        """Returns a topic's records, in the order of arrival. `topic` may also be the name of a sink. Raises KeyError for an unknown one."""
+        """Returns the records of a topic, as they arrived. `topic` may also be the name of a sink. Raises KeyError for an unknown one."""
         found = self._sinks.get(topic, topic)
         _named("topic", found, self._known)
         return self._memory.records(found)
