@@ -59,7 +59,8 @@ class InFiles:
         self.input.write_bytes(b"\n")  # an empty line is no record
 
     def checkpoint(self) -> Checkpoint:
-        return Checkpoint(self.folder / "checkpoint", str(self.input), resume=True)
+        path = self.folder / "checkpoint"
+        return Checkpoint(path, {"input": str(self.input)}, resume=path.exists())
 
     async def fill(self, partition: int, values: Sequence[bytes]) -> None:
         with self.input.open("ab") as file:

@@ -81,7 +81,7 @@ def test_named_brokers_are_taken_without_looking_further() -> None:
 
 
 def test_when_nothing_can_be_had_every_reason_is_told() -> None:
-    with pytest.raises(TransportUnavailable, match="external: no brokers were named"), open_broker(kinds=("external",)):
+    with pytest.raises(TransportUnavailable, match="external: no brokers were given"), open_broker(kinds=("external",)):
         pytest.fail("there is no such broker")
 
 

@@ -202,7 +202,7 @@ def test_log_that_is_trusted_less_here_is_named_as_the_reason(job: Job, explain:
 def test_file_of_another_topology_or_of_another_time_is_refused(job: Job, explain: Explain, tmp_path: Path) -> None:
     text = job.file.read_text()
     for old, new, said in (
-        ("topology: doubles", "topology: others", "this is others, and"),
+        ("topology: doubles", "topology: others", "this is the topology others, but"),
         ("double: {kind", "twice: {kind", "it had the node 'double', it had no node 'twice' (the file has changed since"),
         (f"topic: {job.source},", "topic: elsewhere,", f"came from the topic {job.source}, which no source reads"),
         (f"topic: {job.sink},", "topic: elsewhere,", f"no sink writes to {job.sink}"),
@@ -259,7 +259,7 @@ def test_version_with_other_digests_is_not_taken(job: Job, explain: Explain, tmp
     other.publish("double", linear([3.5]))
     told = explain(job, Position(job.sink, 0, 2), "--models", str(tmp_path / "models"), "--cache", str(tmp_path / "cache"))
     assert (told.code, told.found) == (3, None)
-    assert "double@2 could be fetched from no registry root" in told.error
+    assert "double@2 could not be fetched from any registry root" in told.error
 
 
 # -- jobs of their own -------------------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def test_input_that_retention_has_taken_is_told_with_what_is_left(broker: Broker
         deleted.result(15)
     told = explain(job, Position(job.sink, 0, 1))
     assert told.code == 5
-    assert f"{job.sink}:0:1: the input that it was made of is gone: {job.source}:0:1: the partition holds offsets 3 to 4" in told.error
+    assert f"{job.sink}:0:1: the input that it was made from is gone: {job.source}:0:1: the partition holds offsets 3 to 4" in told.error
     assert "(retention)" in told.error
     assert explain(job, Position(job.sink, 0, 3)).found["verdict"] == "equal"
 

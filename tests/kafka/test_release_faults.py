@@ -64,7 +64,7 @@ def job(broker: Broker, tmp_path: Path) -> Job:
 
 
 def slow(factor: float) -> bytes:
-    """Multiplies by `factor`, a single row at once and 256 in about a second: what takes long to try and not to serve."""
+    """Multiplies by `factor`, a single row at once and 256 in half a second to one: what takes long to try and not to serve."""
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["still"]), helper.make_node("Neg", ["value"], ["next"])],
         "body",
@@ -82,7 +82,7 @@ def slow(factor: float) -> bytes:
         helper.make_node("Loop", ["turns", "go_on", "x"], ["turned"], body=body),
         helper.make_node("Mul", ["turned", "factor"], ["y"]),
     ]
-    values = {"turns_each": np.int64(4000), "go_on": np.bool_(True), "factor": np.float32(factor)}
+    values = {"turns_each": np.int64(2000), "go_on": np.bool_(True), "factor": np.float32(factor)}
     return onnx_models.model(nodes, [onnx_models.tensor("x")], [onnx_models.tensor("y")], values)
 
 

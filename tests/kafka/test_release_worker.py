@@ -211,7 +211,7 @@ def test_a_log_that_was_made_anew_is_not_believed_and_partitions_move_all_the_sa
             await it.say(*[b"?"] * 10)
             await it.releases.caught_up()
             assert it.releases.deployment.generation == 1
-            assert "hears of no other" in it.releases.problems.about("control")
+            assert "ignores later ones" in it.releases.problems.about("control")
 
     run(act)
 

@@ -24,8 +24,9 @@ INTERRUPTED = 130
 def batch(topology: Path, settings: Settings, part: Part, form: str) -> int:
     """Run TOPOLOGY over an input that has an end, and write its outputs to files.
 
-    The plan, the numbers and the refusals are those of `penstock run`: what cannot be scored becomes a dead letter. Nothing is
-    committed to a consumer group, and nothing is written to Kafka.
+    The plan, the numbers and the refusals are those of `penstock run`: what cannot be scored becomes a dead letter. The models are
+    those that the topology file names: releases are not followed. Nothing is committed to a consumer group, and nothing is written
+    to Kafka. The topology has one source, and sinks of the format json.
 
     \b
       penstock batch topologies/flights.yaml --in flights.ndjson --out scores.ndjson
@@ -38,11 +39,18 @@ def batch(topology: Path, settings: Settings, part: Part, form: str) -> int:
 
     loaded = runtime.load(topology, models=settings.models, schemas=settings.schemas)
     program = runtime.prepare(loaded, warm_rows=settings.chunk_rows, model_trust=settings.model_trust)
+    models = {node: str(artifact) for node, artifact in loaded.artifacts.items()}
+    bound = ", ".join(f"{node}={version}" for node, version in models.items())
+    err.print(f"models of the topology file: {bound} (releases are not followed)", markup=False)
     ran = run_bounded(loaded, program, part, settings)
     if form == "json":
-        print_json({"read": ran.read, "written": ran.written, "dead_letters": ran.failed, "complete": ran.complete})
+        print_json({"read": ran.read, "written": ran.written, "dead_letters": ran.failed, "complete": ran.complete, "models": models})
     else:
         out.print(f"{ran.read:,} events read, {ran.written:,} outputs, {ran.failed:,} dead letters", markup=False)
+    if ran.complete and not ran.read:
+        err.print("no event lies in the part that was asked for; nothing was written", markup=False)
+    elif ran.read and ran.failed and not ran.written:
+        err.print("no event could be scored: the dead letters say why", style="yellow", markup=False)
     if not ran.complete:
         err.print("interrupted: what is written is whole; go on with --resume", markup=False)
         return INTERRUPTED

@@ -81,7 +81,8 @@ _OPTIONS: Final = (
     click.option("--in", "input", required=True, metavar="FILE|kafka://TOPIC", help="Events, one JSON object per line; or a topic."),
     click.option(
         "--out", "output", required=True, type=click.Path(path_type=Path), metavar="FILE|FOLDER",
-        help="A file for the outputs (with one sink), or a folder with a file per topic. Dead letters get a file beside it.",
+        help="A file (its name has an ending) for the outputs of one sink, or a folder with a file per topic. "
+        "Dead letters get a file beside it.",
     ),
     click.option("--from", "start", type=_Edge(), help="The first event: its number in a file; an offset, or a time, in a topic."),
     click.option("--to", "stop", type=_Edge(), help="The event to stop before: a number, an offset or a time, as for --from."),
@@ -126,6 +127,9 @@ async def _run(loaded: Loaded, program: Program, part: Part, settings: Settings)
         )  # fmt: skip
         if ran.complete:
             checkpoint.done()
+    if ran.complete and not checkpoint.rows:  # empty files would only be in the way of the next try
+        for path in topics.values():
+            path.unlink()
     return ran
 
 
@@ -160,11 +164,19 @@ async def _opened(
     mark = part.output.with_name(f"{part.output.name}.checkpoint")
     if there and not part.resume:
         raise click.UsageError(f"{there[0]} is there already: remove it, give another --out, or go on with --resume")
-    if part.resume and there and not mark.exists():
-        raise click.UsageError(f"there is no run to resume: {mark} is gone, so {there[0]} is of a run that has come to its end")
-    checkpoint = Checkpoint(mark, part.input if part.topic else part.path, resume=part.resume)
+    if part.resume and not mark.exists():
+        raise click.UsageError(f"there is no run to resume: no {mark}, which a run has until it comes to its end")
+    about = {
+        "input": part.input if part.topic else part.path,
+        "--from": str(part.start or ""),
+        "--to": str(part.stop or ""),
+        "--limit": str(part.limit or ""),
+        "models": ", ".join(f"{node}={one}" for node, one in loaded.artifacts.items()),
+    }
+    checkpoint = Checkpoint(mark, about, resume=part.resume)
     async with _source(loaded.topology.sources[0].topic, part, settings, checkpoint) as source:
         with contextlib.closing(FileSink(paths, checkpoint=checkpoint)) as sink:
+            checkpoint.save()  # from the first moment on: a file without one is of a run that has come to its end
             yield source, sink, checkpoint
 
 
@@ -185,7 +197,9 @@ async def _source(reads: str, part: Part, settings: Settings, checkpoint: Checkp
     from penstock.transports.files import FileSource
 
     start, stop = _numbers(part)
-    limits = [one for one in (part.limit, None if stop is None else max(stop - start, 0)) if one is not None]
+    if stop is not None and stop <= start:
+        raise click.UsageError(f"--to {stop} is not behind --from {start}: there is nothing between them")
+    limits = [one for one in (part.limit, None if stop is None else stop - start) if one is not None]
     with contextlib.closing(
         FileSource(Path(part.path), reads, start=start, limit=min(limits, default=None), checkpoint=checkpoint)
     ) as lines:

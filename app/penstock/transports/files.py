@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,54 +26,84 @@ from penstock.transports.tracker import Partition, Span, Tracker
 __all__ = ["Checkpoint", "FileSink", "FileSource"]
 
 READ = 1 << 20  # bytes that are read at a time
+_PACKED: Final = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd", b"PK": "zip"}  # by the first two bytes
 LONGEST = 104_857_600  # bytes of a line: what `max_bytes` of a source allows at the most
 
 
 class _Kept(msgspec.Struct):
-    """The content of a checkpoint file: the input, how far each partition was read, and the length of each output file, by topic."""
+    """The content of a checkpoint file: what the run is; per TOPIC/PARTITION its position, end and finished records; output lengths."""
 
-    input: str
+    about: dict[str, str]
     positions: dict[str, int]
+    ends: dict[str, int]
+    rows: dict[str, int]
     outputs: dict[str, int]
 
 
 class Checkpoint:
-    """The progress of a run over `input`, in a file beside its output. `resume` reads the progress of an earlier run.
+    """The progress of a run, in a file beside its output; without `path`, in memory only.
 
-    `positions` are by TOPIC/PARTITION. Raises ConfigError for a file that is not a checkpoint, or belongs to another input.
+    `about` says what the run is: its input, which part of it, with which models. `resume` takes up the progress of an earlier
+    run. Raises ConfigError for a file that is not a checkpoint, and for one of a run with another `about`.
     """
 
-    def __init__(self, path: Path, input: str, *, resume: bool = False) -> None:
+    def __init__(self, path: Path | None = None, about: Mapping[str, str] | None = None, *, resume: bool = False) -> None:
         self.path = path
-        self._input = input
         self.positions: dict[str, int] = {}
+        self.ends: dict[str, int] = {}
         self.outputs: dict[str, int] = {}
         self.sink: FileSink | None = None  # the sink sets this; its outputs are written to the disk before a position is kept
-        if resume:
-            self._load()
+        self._about = dict(about or {})
+        self._rows: dict[str, int] = {}  # finished records
+        self._taken: dict[str, dict[int, int]] = {}  # records before each position at which a span ends
+        if resume and path is not None:
+            self._load(path)
 
-    def _load(self) -> None:
+    def _load(self, path: Path) -> None:
         try:
-            kept = msgspec.json.decode(self.path.read_bytes(), type=_Kept)
-        except FileNotFoundError:
-            return  # the earlier run was ended before its first checkpoint
+            kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
         except (OSError, msgspec.DecodeError) as error:
-            raise ConfigError(Problem(str(self.path), 0, 0, f"not a checkpoint: {error}", "remove it, and run without --resume")) from error
-        if kept.input != self._input:
-            message = f"the run to resume has read {kept.input}, not {self._input}"
-            raise ConfigError(Problem(str(self.path), 0, 0, message, "give the same input, or run without --resume"))
-        self.positions, self.outputs = kept.positions, kept.outputs
+            raise ConfigError(Problem(str(path), 0, 0, f"not a checkpoint: {error}", "remove it, and run without --resume")) from error
+        for name, value in self._about.items():
+            if (before := kept.about.get(name, "")) != value:
+                message = f"the run to resume has another {name}: {before or 'none'}, not {value or 'none'}"
+                raise ConfigError(
+                    Problem(str(path), 0, 0, message, "resume it with what it was started with, or begin anew with another --out")
+                )
+        self.positions, self.ends, self._rows, self.outputs = kept.positions, kept.ends, kept.rows, kept.outputs
 
-    def save(self, positions: Mapping[Partition, int]) -> None:
+    @property
+    def rows(self) -> int:
+        """The records that are finished, of all runs together."""
+        return sum(self._rows.values())
+
+    def took(self, partition: Partition, start: int, end: int, rows: int) -> None:
+        """`rows` records were taken between these positions."""
+        name = _name(partition)
+        counts = self._taken.setdefault(name, {start: self._rows.get(name, 0)})
+        counts[end] = counts.get(start, 0) + rows
+
+    def save(self, positions: Mapping[Partition, int] | None = None) -> None:
         """Writes the outputs to the disk, then replaces the whole file."""
-        self.positions |= {f"{topic}/{partition}": at for (topic, partition), at in positions.items()}
-        outputs = self.outputs if self.sink is None else self.sink.flush()
-        write_whole(self.path, msgspec.json.encode(_Kept(self._input, self.positions, outputs)), mode=0o644)
+        for partition, at in (positions or {}).items():
+            name = _name(partition)
+            self.positions[name] = at
+            counts = self._taken.get(name, {})
+            self._rows[name] = counts.get(at, self._rows.get(name, 0))
+            self._taken[name] = {end: count for end, count in counts.items() if end >= at}
+        if self.path is not None:
+            outputs = self.outputs if self.sink is None else self.sink.flush()
+            kept = _Kept(self._about, self.positions, self.ends, self._rows, outputs)
+            write_whole(self.path, msgspec.json.encode(kept), mode=0o644)
 
     def done(self) -> None:
         """Removes the file: the run has reached its end, and nothing is left to resume."""
-        with contextlib.suppress(FileNotFoundError):
-            self.path.unlink()
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def _name(partition: Partition) -> str:
+    return f"{partition[0]}/{partition[1]}"
 
 
 class FileSource:
@@ -99,10 +128,11 @@ class FileSource:
         self.total = _readable(path)
         self._partition: Partition = (topic, 0)
         self._file: BinaryIO = path.open("rb")
-        self._checkpoint = checkpoint
-        kept = None if checkpoint is None else checkpoint.positions.get(f"{topic}/0")
+        self._checkpoint = checkpoint or Checkpoint()
+        kept = self._checkpoint.positions.get(_name(self._partition))
         begin = self._skip(start) if kept is None else kept
-        self._rows = {begin: 0}  # how many records were taken before each position at which a span begins or ends
+        self._end = self._checkpoint.ends.setdefault(_name(self._partition), self.total)
+        self._rows = {begin: self._checkpoint.rows}  # how many records lie before each position at which a span begins or ends
         self._limit = limit
         self._file.seek(begin)
         self.positions.assign({self._partition: begin})
@@ -132,7 +162,7 @@ class FileSource:
         records: list[Record] = []
         read, size, end = self._rows[at], 0, at
         rows = rows if self._limit is None else min(rows, self._limit - read)
-        while len(records) < rows and size < READ:
+        while len(records) < rows and size < READ and end < self._end:  # what is appended during the run is not part of it
             line = self._file.readline(LONGEST + 1)
             if not line:
                 break
@@ -146,6 +176,7 @@ class FileSource:
         if end == at:
             return ()
         self._rows[end] = read + len(records)
+        self._checkpoint.took(self._partition, at, end, len(records))
         if not records:  # nothing but empty lines
             self.positions.skip(self._partition, at, end)
             return await self.take(rows)
@@ -162,8 +193,7 @@ class FileSource:
     async def store(self, offsets: Mapping[Partition, int]) -> bool:
         """See `Source.store`. Outputs reach the disk first."""
         position = offsets[self._partition]
-        if self._checkpoint is not None:
-            self._checkpoint.save(offsets)
+        self._checkpoint.save(offsets)
         self._rows = {end: count for end, count in self._rows.items() if end >= position}
         return True
 
@@ -183,7 +213,7 @@ class FileSink:
             checkpoint.sink = self
         for topic, path in paths.items():
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                path.parent.mkdir(exist_ok=True)
                 file = path.open("r+b" if checkpoint is not None and topic in checkpoint.outputs and path.exists() else "w+b")
             except OSError as error:
                 raise ConfigError(Problem(str(path), 0, 0, f"cannot be written: {error.strerror}", "use another --out")) from error
@@ -235,7 +265,11 @@ class FileSink:
 
 def _readable(path: Path) -> int:
     try:
-        with path.open("rb"):
+        with path.open("rb") as file:
+            if (packed := _PACKED.get(file.read(2))) is not None:
+                raise ConfigError(
+                    Problem(str(path), 0, 0, f"is compressed ({packed})", "unpack it first: one JSON object per line is read")
+                )
             return path.stat().st_size
     except OSError as error:
         raise ConfigError(Problem(str(path), 0, 0, f"cannot be read: {error.strerror}", "give a file of events, one per line")) from error

@@ -249,7 +249,7 @@ def spare_takes_over(implementation: Implementation, broker: Broker, folder: Pat
         stage.comes_about(lambda: len(stage.members()) == 1, 6)
         stage.workers[owner].kill()
         ids = stage.send(*["ok"] * 10)
-        taken_over = stage.comes_about(lambda: set(ids) <= set(stage.answers()), 9)
+        taken_over = stage.comes_about(lambda: set(ids) <= set(stage.answers()), 20)
         return stage.account(stalled=not taken_over)
 
 

@@ -12,10 +12,10 @@ from penstock.transports.files import Checkpoint, FileSink
 
 def resumed(folder: Path) -> Checkpoint:
     """The checkpoint of a run that has written 4 bytes to the topic `prices`."""
-    before = Checkpoint(folder / "checkpoint", "in")
+    before = Checkpoint(folder / "checkpoint", {"input": "in"})
     before.outputs = {"prices": 4}
     before.save({("items", 0): 8})
-    return Checkpoint(folder / "checkpoint", "in", resume=True)
+    return Checkpoint(folder / "checkpoint", {"input": "in"}, resume=True)
 
 
 def test_what_was_written_behind_the_checkpoint_is_cut(tmp_path: Path) -> None:

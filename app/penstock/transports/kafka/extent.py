@@ -49,8 +49,10 @@ class KafkaExtent:
         self.positions = Tracker()
         self.total = 0
         self._settings, self._topic = settings, topic
-        self._from, self._to, self._left = start, stop, limit
-        self._checkpoint = checkpoint
+        self._from, self._to = start, stop
+        self._checkpoint = checkpoint or Checkpoint()
+        self._limit = limit
+        self._taken = 0  # records, of all runs together
         self._ends: dict[Partition, int] = {}
         self._begins: dict[Partition, int] = {}
         self._open = asyncio.Event()
@@ -97,15 +99,16 @@ class KafkaExtent:
         starts, stops = await self._edge(self._from, first, last, early=True), await self._edge(self._to, first, last, early=False)
         for place in places:
             partition = (topic, place.partition)
-            begin = starts[place]
-            if self._checkpoint is not None:
-                begin = max(begin, self._checkpoint.positions.get(f"{topic}/{place.partition}", begin))
+            name = f"{topic}/{place.partition}"
+            begin = self._checkpoint.positions.get(name, starts[place])
             if begin < first[place]:
                 raise RecordMissing(f"{topic}/{place.partition}: offset {begin} was deleted (retention); the first one is {first[place]}")
-            self._begins[partition], self._ends[partition] = begin, max(min(stops[place], last[place]), begin)
+            end = self._checkpoint.ends.setdefault(name, max(min(stops[place], last[place]), begin))
+            self._begins[partition], self._ends[partition] = begin, end
             client.seek(place, begin)
         self.total = sum(self._ends[one] - begin for one, begin in self._begins.items())
         self.positions.assign(self._begins)
+        self._taken = self._checkpoint.rows
 
     async def _edge(self, bound: Bound, first: Mapping[Any, int], last: Mapping[Any, int], *, early: bool) -> dict[Any, int]:
         if bound is None:
@@ -126,17 +129,17 @@ class KafkaExtent:
             self._client.seek(TopicPartition(topic, partition), offset)
         while True:
             open_ones = [one for one, end in self._ends.items() if (self.positions.expected(one) or 0) < end]
-            if not open_ones or self._left == 0:
+            left = None if self._limit is None else self._limit - self._taken
+            if not open_ones or left == 0:
                 return ()
-            rows = rows if self._left is None else min(rows, self._left)
+            rows = rows if left is None else min(rows, left)
             try:
                 found = await self._client.getmany(*(TopicPartition(*one) for one in open_ones), timeout_ms=LOOK_MS, max_records=rows)
                 spans = [span for one in open_ones if (span := await self._span(one, found.get(TopicPartition(*one), ()))) is not None]
             except KafkaError as error:
                 raise TransportUnavailable(f"{self._topic} cannot be read: {error!r}") from error
             if spans:
-                if self._left is not None:
-                    self._left -= sum(len(span.records) for span in spans)
+                self._taken += sum(len(span.records) for span in spans)
                 return spans
 
     async def _span(self, partition: Partition, found: Sequence[Any]) -> Span | None:
@@ -146,8 +149,11 @@ class KafkaExtent:
         reached = min(await self._client.position(TopicPartition(*partition)), end)
         reached = end if len(records) < len(found) else reached
         if records:
-            return self.positions.take(partition, start, max(reached, records[-1].offset + 1), records, size_of(records))
+            reached = max(reached, records[-1].offset + 1)
+            self._checkpoint.took(partition, start, reached, len(records))
+            return self.positions.take(partition, start, reached, records, size_of(records))
         if reached > start:
+            self._checkpoint.took(partition, start, reached, 0)
             self.positions.skip(partition, start, reached)
         return None
 
@@ -161,6 +167,5 @@ class KafkaExtent:
 
     async def store(self, offsets: Mapping[Partition, int]) -> bool:
         """See `Source.store`. Stores in the checkpoint; no group commits."""
-        if self._checkpoint is not None:
-            self._checkpoint.save(offsets)
+        self._checkpoint.save(offsets)
         return True
