@@ -1,6 +1,6 @@
 """Sends the events of events.ndjson to Kafka and prints the predictions that a running worker makes of them.
 
-python send.py                   to localhost:9092
+python send.py                   to the brokers of penstock.toml
 python send.py HOST:PORT         to other brokers
 """
 
@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 import sys
 import time
+import tomllib
 from pathlib import Path
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 EVENTS = "newproject.payments"
 PREDICTIONS = "newproject.predictions"
 PATIENCE_S = 30.0
 
 
-def main(brokers: str = "localhost:9092") -> int:
+def main(brokers: str = "") -> int:
     """Exit code 0 when every event was answered, else 1."""
+    brokers = brokers or configured()
     events = Path(__file__).with_name("events.ndjson").read_text(encoding="utf-8").splitlines()
     reader = at_the_end(brokers, PREDICTIONS)  # before anything is sent, so that no answer can be missed
     send(brokers, EVENTS, events)
@@ -36,6 +38,12 @@ def main(brokers: str = "localhost:9092") -> int:
     if waiting:
         print(f"no prediction for {', '.join(sorted(waiting))} within {PATIENCE_S:g} s: is `penstock run` running?", file=sys.stderr)
     return 1 if waiting else 0
+
+
+def configured() -> str:
+    """The brokers of this project."""
+    settings = tomllib.loads(Path(__file__).with_name("penstock.toml").read_text(encoding="utf-8"))
+    return str(settings["brokers"])
 
 
 def at_the_end(brokers: str, topic: str) -> Consumer:
@@ -58,4 +66,7 @@ def send(brokers: str, topic: str, events: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except KafkaException as error:
+        sys.exit(f"no answer from the brokers: {error.args[0].str()}; do they run, and are they those of penstock.toml?")
