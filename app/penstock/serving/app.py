@@ -77,7 +77,7 @@ def _listen_tcp(address: str) -> socket.socket:
 def _listen_unix(path: str) -> socket.socket:
     """Replaces a socket file that a dead process left. Its folder is private, and a socket in use would accept a connection."""
     if not path:  # the kernel would choose a name
-        raise SettingsError("http: 'unix:' is no address; write HOST:PORT, like 127.0.0.1:9100, or unix:PATH")
+        raise SettingsError("http: 'unix:' is not an address; write HOST:PORT, like 127.0.0.1:9100, or unix:PATH")
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with contextlib.suppress(FileNotFoundError):
