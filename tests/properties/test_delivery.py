@@ -82,7 +82,7 @@ class Loop(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        """A new worker. What the one before had under way is nobody's."""
+        """A new worker. What the one before had not finished is lost with it."""
         self.problems: list[BaseException] = []
         self.source = MemorySource(self.memory, ["items"])
         self.sink = MemorySink(self.memory)

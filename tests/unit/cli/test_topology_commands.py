@@ -9,6 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from penstock.cli.main import cli
 from penstock.cli.topology import draw, plan, validate
 from penstock.errors import TopologyError
 from penstock.registry.directory import DirectoryRegistry
@@ -43,8 +44,9 @@ def root(tmp_path: Path) -> Path:
 
 
 def run(command: click.Command, root: Path, file: str, *options: str) -> Result:
-    arguments = [str(root / file), "--models", str(root / "models"), "--schemas", str(root / "schemas"), *options]
-    return CliRunner().invoke(command, arguments)
+    """As the program does: through the group, which hands its settings of help and width down to the command."""
+    arguments = [str(command.name), str(root / file), "--models", str(root / "models"), "--schemas", str(root / "schemas"), *options]
+    return CliRunner().invoke(cli, arguments)
 
 
 def test_validate_sums_up_what_is_right(root: Path) -> None:
