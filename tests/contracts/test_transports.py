@@ -11,7 +11,8 @@ import pytest
 from penstock.record import Record
 from penstock.testing.check_transport import INPUT, OUTPUT, check_transport
 from penstock.transports.base import Sink, Source
-from penstock.transports.files import Checkpoint, FileSink, FileSource
+from penstock.transports.checkpoint import Checkpoint
+from penstock.transports.files import FileSink, FileSource
 from penstock.transports.memory import Memory, MemorySink, MemorySource
 from penstock.transports.tracker import Partition, Span
 

@@ -270,11 +270,16 @@ class Loop(RuleBasedStateMachine):
                 offsets = [offset for offset, _ in outputs]
                 assert offsets == sorted(set(offsets))
 
+    async def work(self) -> None:
+        """Takes and delivers to the end of the input."""
+        while await self.delivery.room() and (spans := await self.source.take(self.delivery.rows)):
+            await self.delivery.submit(spans)
+
     def check_recovery(self) -> None:
         """Whatever has happened: a worker that is left in peace answers every event."""
         self.sink.release()
         self.start()
-        self.run(self.delivery.drive())
+        self.run(self.work())
         self.run(self.delivery.poll())
         assert not self.problems
         done = self.settled()

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from penstock.pipeline import Program
     from penstock.runners.bounded import Bounded, Ran
     from penstock.runtime import Loaded
-    from penstock.transports.files import Checkpoint, FileSink
+    from penstock.transports.checkpoint import Checkpoint
+    from penstock.transports.files import FileSink
 
 __all__ = ["Part", "bounded_options", "run_bounded"]
 
@@ -115,14 +116,15 @@ async def _run(loaded: Loaded, program: Program, part: Part, settings: Settings)
     from penstock.pipeline import Pace
     from penstock.runners import bounded
 
-    topics, stage = _topics(loaded, part)
+    topics = _topics(loaded, part)
+    reads, stage = loaded.topology.sources[0].topic, loaded.wiring.stages[0].name
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
     async with _opened(loaded, part, settings, topics) as (source, sink, checkpoint), _progress(source) as advance:
         ran = await bounded.run(
-            program, source, sink, stages={loaded.topology.sources[stage].topic: loaded.wiring.stages[stage].name},
+            program, source, sink, stages={reads: stage},
             pace=Pace.of(settings), progress=lambda _: advance(), stopped=stopped,
         )  # fmt: skip
         if ran.complete:
@@ -133,8 +135,8 @@ async def _run(loaded: Loaded, program: Program, part: Part, settings: Settings)
     return ran
 
 
-def _topics(loaded: Loaded, part: Part) -> tuple[dict[str, Path], int]:
-    """The file of each topic that is written, and the number of the stage that reads the input."""
+def _topics(loaded: Loaded, part: Part) -> dict[str, Path]:
+    """The file of each topic that is written. Raises UsageError for a topology that has no files to be written to."""
     sources = [one.name for one in loaded.topology.sources]
     if len(loaded.wiring.stages) > 1:
         raise click.UsageError(
@@ -147,10 +149,10 @@ def _topics(loaded: Loaded, part: Part) -> tuple[dict[str, Path], int]:
         if emit.sink.format != "json":
             raise click.UsageError(f"the sink {emit.sink.name} writes {emit.sink.format}; lines of a file are JSON")
     if part.output.suffix and len(written) == 1:
-        return {**dict.fromkeys(written, part.output), dead: part.output.with_suffix(f".dead-letters{part.output.suffix}")}, 0
+        return {**dict.fromkeys(written, part.output), dead: part.output.with_suffix(f".dead-letters{part.output.suffix}")}
     if part.output.suffix:
         raise click.UsageError(f"there are {len(written)} topics to write ({', '.join(written)}): give a folder for --out")
-    return {topic: part.output / f"{topic}.ndjson" for topic in (*written, dead)}, 0
+    return {topic: part.output / f"{topic}.ndjson" for topic in (*written, dead)}
 
 
 @asynccontextmanager
@@ -158,7 +160,8 @@ async def _opened(
     loaded: Loaded, part: Part, settings: Settings, paths: dict[str, Path]
 ) -> AsyncIterator[tuple[Bounded, FileSink, Checkpoint]]:
     """The source, the sink, and the checkpoint between them. An output that is there already is not written over."""
-    from penstock.transports.files import Checkpoint, FileSink
+    from penstock.transports.checkpoint import Checkpoint
+    from penstock.transports.files import FileSink
 
     there = [path for path in paths.values() if path.exists()]
     mark = part.output.with_name(f"{part.output.name}.checkpoint")

@@ -11,8 +11,9 @@ from penstock.codecs import event_reader
 from penstock.engine import Run, Stage, watched
 from penstock.errors import DecodeError
 from penstock.explain.provenance import DeadLetter, provenance
-from penstock.pipeline import AtLeastOnce, Delivery, Fixed, Program
+from penstock.pipeline import Program
 from penstock.record import Record
+from penstock.runners import bounded
 from penstock.runtime import Loaded
 from penstock.schema import Schema
 from penstock.topology.spec import Sink
@@ -65,18 +66,7 @@ async def _delivered(program: Program, source: str, record: Record) -> Memory:
     memory.append(record)
     taken = MemorySource(memory, [record.topic])
     taken.assign([(record.topic, record.partition)])
-    problems: list[BaseException] = []
-    delivery = Delivery(
-        taken,
-        MemorySink(memory),
-        AtLeastOnce(taken),
-        stages={record.topic: source},
-        serving=Fixed(program),
-        fail=problems.append,
-    )
-    await delivery.drive()
-    if problems:
-        raise problems[0]
+    await bounded.run(program, taken, MemorySink(memory), stages={record.topic: source})
     return memory
 
 

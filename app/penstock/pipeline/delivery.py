@@ -38,7 +38,7 @@ from penstock.pipeline.ports import Program
 from penstock.pipeline.score import Chunk, Pipeline
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
-from penstock.transports.base import Sink, Source, by_topic
+from penstock.transports.base import Sink, Source
 from penstock.transports.tracker import Partition, Span
 
 __all__ = ["Delivery", "Fixed", "Pace", "Served"]
@@ -156,15 +156,6 @@ class Delivery:
         for group in self._groups(spans):
             if not self._ended:
                 await self._deliver(group)
-
-    async def drive(self) -> None:
-        """Takes from the source until its input ends. Outputs may still be on their way after that: see `close`."""
-        while await self.room():
-            spans = await self._source.take(self.rows)
-            if not spans:
-                return
-            for of_one_topic in by_topic(spans):
-                await self.submit(of_one_topic)
 
     def _groups(self, spans: Sequence[Span]) -> Iterator[list[Span]]:
         """Yields groups of small spans, up to `rows` rows each; `rows` may change while this runs."""

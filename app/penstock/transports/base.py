@@ -145,7 +145,7 @@ class Sink(Protocol):
 
 
 def cut(start: int, end: int, records: Sequence[Any], rows: int) -> list[tuple[int, int, Sequence[Any]]]:
-    """Yields (start, end, records) of pieces of at most `rows` records; the last one keeps the end, with the gap after its last record."""
+    """Returns (start, end, records) of pieces of at most `rows` records; the last one keeps the end, with the gap after its last record."""
     pieces = []
     for at in range(0, len(records), rows):
         upto = records[at + rows].offset if at + rows < len(records) else end

@@ -17,93 +17,17 @@ from typing import BinaryIO, Final
 import msgspec
 
 from penstock.errors import ConfigError, DeliveryFailed, Problem, TransportError
-from penstock.host import write_whole
 from penstock.parcel import Parcel
 from penstock.record import Record
 from penstock.transports.base import Abilities, Sent
+from penstock.transports.checkpoint import Checkpoint
 from penstock.transports.tracker import Partition, Span, Tracker
 
-__all__ = ["Checkpoint", "FileSink", "FileSource"]
+__all__ = ["FileSink", "FileSource"]
 
 READ = 1 << 20  # bytes that are read at a time
 _PACKED: Final = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd", b"PK": "zip"}  # by the first two bytes
 LONGEST = 104_857_600  # bytes of a line: what `max_bytes` of a source allows at the most
-
-
-class _Kept(msgspec.Struct):
-    """The content of a checkpoint file: what the run is; per TOPIC/PARTITION its position, end and finished records; output lengths."""
-
-    about: dict[str, str]
-    positions: dict[str, int]
-    ends: dict[str, int]
-    rows: dict[str, int]
-    outputs: dict[str, int]
-
-
-class Checkpoint:
-    """The progress of a run, in a file beside its output; without `path`, in memory only.
-
-    `about` says what the run is: its input, which part of it, with which models. `resume` takes up the progress of an earlier
-    run. Raises ConfigError for a file that is not a checkpoint, and for one of a run with another `about`.
-    """
-
-    def __init__(self, path: Path | None = None, about: Mapping[str, str] | None = None, *, resume: bool = False) -> None:
-        self.path = path
-        self.positions: dict[str, int] = {}
-        self.ends: dict[str, int] = {}
-        self.outputs: dict[str, int] = {}
-        self.sink: FileSink | None = None  # the sink sets this; its outputs are written to the disk before a position is kept
-        self._about = dict(about or {})
-        self._rows: dict[str, int] = {}  # finished records
-        self._taken: dict[str, dict[int, int]] = {}  # records before each position at which a span ends
-        if resume and path is not None:
-            self._load(path)
-
-    def _load(self, path: Path) -> None:
-        try:
-            kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
-        except (OSError, msgspec.DecodeError) as error:
-            raise ConfigError(Problem(str(path), 0, 0, f"not a checkpoint: {error}", "remove it, and run without --resume")) from error
-        for name, value in self._about.items():
-            if (before := kept.about.get(name, "")) != value:
-                message = f"the run to resume has another {name}: {before or 'none'}, not {value or 'none'}"
-                raise ConfigError(
-                    Problem(str(path), 0, 0, message, "resume it with what it was started with, or begin anew with another --out")
-                )
-        self.positions, self.ends, self._rows, self.outputs = kept.positions, kept.ends, kept.rows, kept.outputs
-
-    @property
-    def rows(self) -> int:
-        """The records that are finished, of all runs together."""
-        return sum(self._rows.values())
-
-    def took(self, partition: Partition, start: int, end: int, rows: int) -> None:
-        """`rows` records were taken between these positions."""
-        name = _name(partition)
-        counts = self._taken.setdefault(name, {start: self._rows.get(name, 0)})
-        counts[end] = counts.get(start, 0) + rows
-
-    def save(self, positions: Mapping[Partition, int] | None = None) -> None:
-        """Writes the outputs to the disk, then replaces the whole file."""
-        for partition, at in (positions or {}).items():
-            name = _name(partition)
-            self.positions[name] = at
-            counts = self._taken.get(name, {})
-            self._rows[name] = counts.get(at, self._rows.get(name, 0))
-            self._taken[name] = {end: count for end, count in counts.items() if end >= at}
-        if self.path is not None:
-            outputs = self.outputs if self.sink is None else self.sink.flush()
-            kept = _Kept(self._about, self.positions, self.ends, self._rows, outputs)
-            write_whole(self.path, msgspec.json.encode(kept), mode=0o644)
-
-    def done(self) -> None:
-        """Removes the file: the run has reached its end, and nothing is left to resume."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-
-
-def _name(partition: Partition) -> str:
-    return f"{partition[0]}/{partition[1]}"
 
 
 class FileSource:
@@ -129,10 +53,9 @@ class FileSource:
         self._partition: Partition = (topic, 0)
         self._file: BinaryIO = path.open("rb")
         self._checkpoint = checkpoint or Checkpoint()
-        kept = self._checkpoint.positions.get(_name(self._partition))
+        kept = self._checkpoint.start(self._partition)
         begin = self._skip(start) if kept is None else kept
-        self._end = self._checkpoint.ends.setdefault(_name(self._partition), self.total)
-        self._rows = {begin: self._checkpoint.rows}  # how many records lie before each position at which a span begins or ends
+        self._end = self._checkpoint.end(self._partition, self.total)
         self._limit = limit
         self._file.seek(begin)
         self.positions.assign({self._partition: begin})
@@ -160,7 +83,7 @@ class FileSource:
             self._file.seek(position)
         at = self.positions.expected(self._partition) or 0
         records: list[Record] = []
-        read, size, end = self._rows[at], 0, at
+        read, size, end = self._checkpoint.before(self._partition, at), 0, at
         rows = rows if self._limit is None else min(rows, self._limit - read)
         while len(records) < rows and size < READ and end < self._end:  # what is appended during the run is not part of it
             line = self._file.readline(LONGEST + 1)
@@ -175,7 +98,6 @@ class FileSource:
             size += len(line)
         if end == at:
             return ()
-        self._rows[end] = read + len(records)
         self._checkpoint.took(self._partition, at, end, len(records))
         if not records:  # nothing but empty lines
             self.positions.skip(self._partition, at, end)
@@ -192,9 +114,7 @@ class FileSource:
 
     async def store(self, offsets: Mapping[Partition, int]) -> bool:
         """See `Source.store`. Outputs reach the disk first."""
-        position = offsets[self._partition]
         self._checkpoint.save(offsets)
-        self._rows = {end: count for end, count in self._rows.items() if end >= position}
         return True
 
 

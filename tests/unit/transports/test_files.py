@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from penstock.errors import ConfigError
-from penstock.transports.files import Checkpoint, FileSink
+from penstock.transports.checkpoint import Checkpoint
+from penstock.transports.files import FileSink
 
 
 def resumed(folder: Path) -> Checkpoint:

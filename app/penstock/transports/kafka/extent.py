@@ -17,7 +17,7 @@ from aiokafka.structs import TopicPartition
 from penstock.errors import RecordMissing, TopicMissing, TransportUnavailable
 from penstock.settings import Settings
 from penstock.transports.base import Abilities, size_of
-from penstock.transports.files import Checkpoint
+from penstock.transports.checkpoint import Checkpoint
 from penstock.transports.kafka.connection import aiokafka_arguments
 from penstock.transports.tracker import Partition, Span, Tracker
 
@@ -99,11 +99,11 @@ class KafkaExtent:
         starts, stops = await self._edge(self._from, first, last, early=True), await self._edge(self._to, first, last, early=False)
         for place in places:
             partition = (topic, place.partition)
-            name = f"{topic}/{place.partition}"
-            begin = self._checkpoint.positions.get(name, starts[place])
+            kept = self._checkpoint.start(partition)
+            begin = starts[place] if kept is None else kept
             if begin < first[place]:
                 raise RecordMissing(f"{topic}/{place.partition}: offset {begin} was deleted (retention); the first one is {first[place]}")
-            end = self._checkpoint.ends.setdefault(name, max(min(stops[place], last[place]), begin))
+            end = self._checkpoint.end(partition, max(min(stops[place], last[place]), begin))
             self._begins[partition], self._ends[partition] = begin, end
             client.seek(place, begin)
         self.total = sum(self._ends[one] - begin for one, begin in self._begins.items())
