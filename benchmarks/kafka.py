@@ -62,6 +62,8 @@ class Cluster:
                 "bootstrap.servers": self.broker.bootstrap,
                 "linger.ms": linger_ms,
                 "queue.buffering.max.messages": 1_000_000,
+                # With the default, a million, records wait one by one in the socket of a busy broker instead of gathering in a batch.
+                "max.in.flight.requests.per.connection": 5,
                 "log_level": QUIET,
             }
         )

@@ -2,6 +2,7 @@
  *
  *   crc32c(data) -> int                   checksum of a record batch
  *   encode_records(...) -> (body, first, latest)   outputs -> the records of a batch, message format 2
+ *   weigh(inputs, keys, values) -> int    bytes of the keys and values of outputs
  *   unpack_fetch(data, least) -> ([Record], next)    the records of fetched batches, uncompressed
  *   JsonColumns(fields, max_bytes).decode(values, blocks) -> [row, ...]   plain JSON events -> columns
  *
@@ -362,16 +363,45 @@ static void put(Writer *w, const void *from, Py_ssize_t size) {
     w->p += size;
 }
 
-static void put_sized(Writer *w, PyObject *value) { /* bytes or None */
-    Py_ssize_t size = value == Py_None ? -1 : PyBytes_GET_SIZE(value);
-    put_varint(w, size);
-    if (size > 0)
-        put(w, PyBytes_AS_STRING(value), size);
+/* Bytes that an object owns. */
+typedef struct {
+    const byte *p;
+    Py_ssize_t size; /* -1 for None */
+} Bytes;
+
+/* False, with TypeError, when the object is neither bytes nor None. */
+static bool bytes_of(PyObject *object, Bytes *found) {
+    char *text = NULL;
+    found->size = -1;
+    if (object != Py_None && PyBytes_AsStringAndSize(object, &text, &found->size) < 0)
+        return false;
+    found->p = (const byte *)text;
+    return true;
 }
 
-static Py_ssize_t sized_size(PyObject *value) {
-    Py_ssize_t size = value == Py_None ? 0 : PyBytes_GET_SIZE(value);
+static void put_sized(Writer *w, Bytes value) {
+    put_varint(w, value.size);
+    if (value.size > 0)
+        put(w, value.p, value.size);
+}
+
+static Py_ssize_t sized_size(Bytes value) {
+    Py_ssize_t size = value.size < 0 ? 0 : value.size;
     return varint_size(size) + size; /* the length -1 takes one byte, as 0 does */
+}
+
+enum { DECIMAL = 20 }; /* characters of the longest 64-bit number */
+
+/* Writes the number before `end`; returns the number of characters. */
+static int put_decimal(char *end, long long number) {
+    char *p = end;
+    unsigned long long left = number < 0 ? 0ULL - (unsigned long long)number : (unsigned long long)number;
+    do
+        *--p = (char)('0' + left % 10);
+    while (left /= 10);
+    if (number < 0)
+        *--p = '-';
+    return (int)(end - p);
 }
 
 static PyObject *name_offset, *name_timestamp, *name_key;
@@ -387,58 +417,58 @@ static bool number_of(PyObject *input, PyObject *name, long long *number) {
     return !PyErr_Occurred();
 }
 
-/* The id of an event: the header's sized name, and the ids as a tuple of str, or the bytes before the offset. */
+/* What the records of one call share. */
 typedef struct {
-    PyObject *title, *ids;
-} Identity;
+    Bytes head, origin, title, place; /* `place` is what precedes the offset in an id that is a position */
+    PyObject *ids;                    /* a tuple of str, or NULL */
+    long long first, latest;          /* timestamps, ms; `latest` is of the records so far */
+} Shared;
 
-/* Writes one record; `key` is the sink's own key, or NULL for the input's. */
-static bool put_record(Writer *w, PyObject *input, PyObject *key, PyObject *value, PyObject *head, PyObject *origin,
-                       const Identity *identity, Py_ssize_t row, long long *first, long long *latest, bool begins, int64_t number) {
+/* Writes one record; `own` is the sink's own key, or NULL for the input's. */
+static bool put_record(Writer *w, Shared *shared, PyObject *input, PyObject *own, PyObject *given, Py_ssize_t row, bool begins, int64_t number) {
     long long offset, stamp, delta;
-    const char *id = NULL;
-    Py_ssize_t id_size = 0, named = 0;
-    bool fine = false, own = false;
+    bool fine = false;
+    PyObject *held;
     if (Py_IS_TYPE(input, RecordType)) {
         offset = ((Record *)input)->offset;
         stamp = ((Record *)input)->timestamp;
-        key = Py_NewRef(key ? key : ((Record *)input)->key);
+        held = Py_NewRef(own ? own : ((Record *)input)->key);
     } else {
         if (!number_of(input, name_offset, &offset) || !number_of(input, name_timestamp, &stamp))
             return false;
-        key = key ? Py_NewRef(key) : PyObject_GetAttr(input, name_key);
-        if (!key)
+        held = own ? Py_NewRef(own) : PyObject_GetAttr(input, name_key);
+        if (!held)
             return false;
     }
-    if (begins)
-        *first = *latest = stamp;
-    if (stamp > *latest)
-        *latest = stamp;
-    if ((key != Py_None && !PyBytes_Check(key)) || (value != Py_None && !PyBytes_Check(value))) {
-        PyErr_SetString(PyExc_TypeError, "a key or a value is neither bytes nor None");
+    Bytes key, value, id = {NULL, 0};
+    if (!bytes_of(held, &key) || !bytes_of(given, &value))
         goto done;
-    }
-    if ((*first < 0 && stamp > LLONG_MAX + *first) || (*first > 0 && stamp < LLONG_MIN + *first)) {
+    if (begins)
+        shared->first = shared->latest = stamp;
+    if (stamp > shared->latest)
+        shared->latest = stamp;
+    long long first = shared->first;
+    if ((first < 0 && stamp > LLONG_MAX + first) || (first > 0 && stamp < LLONG_MIN + first)) {
         PyErr_SetString(PyExc_OverflowError, "the timestamps are too far apart");
         goto done;
     }
-    delta = stamp - *first;
-    char position[24];
-    int digits = snprintf(position, sizeof position, "%lld", offset);
-    Py_ssize_t sized = origin == Py_None ? 0 : PyBytes_GET_SIZE(origin) + digits;
-    if (identity->title != Py_None) {
-        own = PyTuple_Check(identity->ids);
-        if (own) {
-            id = PyUnicode_AsUTF8AndSize(PyTuple_GET_ITEM(identity->ids, row), &id_size); /* a TypeError unless it is a str */
-            if (!id)
+    delta = stamp - first;
+    char digits[DECIMAL], *end = digits + DECIMAL;
+    int shown = put_decimal(end, offset);
+    Py_ssize_t size = 1 + varint_size(delta) + varint_size(number) + sized_size(key) + sized_size(value) + shared->head.size;
+    Py_ssize_t position = shared->origin.size + shown;
+    if (shared->origin.size >= 0)
+        size += varint_size(position) + position;
+    if (shared->title.size >= 0) {
+        if (shared->ids) {
+            id.p = (const byte *)PyUnicode_AsUTF8AndSize(PyTuple_GET_ITEM(shared->ids, row), &id.size); /* a TypeError unless it is a str */
+            if (!id.p)
                 goto done;
         } else {
-            id_size = PyBytes_GET_SIZE(identity->ids) + digits;
+            id.size = shared->place.size + shown;
         }
-        named = PyBytes_GET_SIZE(identity->title) + varint_size(id_size) + id_size;
+        size += shared->title.size + sized_size(id);
     }
-    Py_ssize_t size = 1 + varint_size(delta) + varint_size(number) + sized_size(key) + sized_size(value) + PyBytes_GET_SIZE(head)
-                    + (origin == Py_None ? 0 : varint_size(sized) + sized) + named;
     if (!reserve(w, size + 10))
         goto done;
     put_varint(w, size);
@@ -447,53 +477,52 @@ static bool put_record(Writer *w, PyObject *input, PyObject *key, PyObject *valu
     put_varint(w, number);
     put_sized(w, key);
     put_sized(w, value);
-    put(w, PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head));
-    if (origin != Py_None) {
-        put_varint(w, sized);
-        put(w, PyBytes_AS_STRING(origin), PyBytes_GET_SIZE(origin));
-        put(w, position, digits);
+    put(w, shared->head.p, shared->head.size);
+    if (shared->origin.size >= 0) {
+        put_varint(w, position);
+        put(w, shared->origin.p, shared->origin.size);
+        put(w, end - shown, shown);
     }
-    if (identity->title != Py_None) {
-        put(w, PyBytes_AS_STRING(identity->title), PyBytes_GET_SIZE(identity->title));
-        put_varint(w, id_size);
-        if (own) {
-            put(w, id, id_size);
+    if (shared->title.size >= 0) {
+        put(w, shared->title.p, shared->title.size);
+        put_varint(w, id.size);
+        if (shared->ids) {
+            put(w, id.p, id.size);
         } else {
-            put(w, PyBytes_AS_STRING(identity->ids), PyBytes_GET_SIZE(identity->ids));
-            put(w, position, digits);
+            put(w, shared->place.p, shared->place.size);
+            put(w, end - shown, shown);
         }
     }
     fine = true;
 done:
-    Py_DECREF(key);
+    Py_DECREF(held);
     return fine;
 }
 
 static PyObject *encode_records(PyObject *module, PyObject *args) {
-    PyObject *inputs, *keys, *values, *head, *origin, *given, *made = NULL;
-    Identity identity;
-    long long number, first = 0, latest = 0;
-    if (!PyArg_ParseTuple(args, "OOOSOOOOL:encode_records", &inputs, &keys, &values, &head, &origin, &identity.title, &identity.ids,
-                          &given, &number))
+    PyObject *inputs, *keys, *values, *head, *origin, *title, *ids, *given, *made = NULL;
+    Shared shared = {.ids = NULL};
+    long long number;
+    if (!PyArg_ParseTuple(args, "OOOSOOOOL:encode_records", &inputs, &keys, &values, &head, &origin, &title, &ids, &given, &number))
         return NULL;
-    if ((origin != Py_None && !PyBytes_Check(origin)) || (identity.title != Py_None && !PyBytes_Check(identity.title))) {
-        PyErr_SetString(PyExc_TypeError, "the origin or the title is neither bytes nor None");
+    bool listed = title != Py_None && !PyBytes_Check(ids);
+    if (!bytes_of(head, &shared.head) || !bytes_of(origin, &shared.origin) || !bytes_of(title, &shared.title)
+        || (title != Py_None && !listed && !bytes_of(ids, &shared.place)))
         return NULL;
-    }
-    if (given != Py_None && (first = PyLong_AsLongLong(given)) == -1 && PyErr_Occurred())
+    if (given != Py_None && (shared.first = PyLong_AsLongLong(given)) == -1 && PyErr_Occurred())
         return NULL;
-    latest = first;
+    shared.latest = shared.first;
     /* Tuples, so that code run by an input's attribute cannot change the sequences during the loop. */
     Writer w = {NULL, NULL, NULL};
     inputs = PySequence_Tuple(inputs);
     values = PySequence_Tuple(values);
     keys = keys == Py_None ? Py_NewRef(keys) : PySequence_Tuple(keys);
-    identity.ids = PyBytes_Check(identity.ids) || identity.title == Py_None ? Py_NewRef(identity.ids) : PySequence_Tuple(identity.ids);
-    if (!inputs || !values || !keys || !identity.ids)
+    shared.ids = listed ? PySequence_Tuple(ids) : NULL;
+    if (!inputs || !values || !keys || (listed && !shared.ids))
         goto done;
     Py_ssize_t count = PyTuple_GET_SIZE(inputs);
     if (PyTuple_GET_SIZE(values) != count || (keys != Py_None && PyTuple_GET_SIZE(keys) != count)
-        || (PyTuple_Check(identity.ids) && PyTuple_GET_SIZE(identity.ids) != count)) {
+        || (shared.ids && PyTuple_GET_SIZE(shared.ids) != count)) {
         PyErr_SetString(PyExc_ValueError, "inputs, keys, values and ids differ in length");
         goto done;
     }
@@ -504,21 +533,56 @@ static PyObject *encode_records(PyObject *module, PyObject *args) {
     w.bytes = PyBytes_FromStringAndSize(NULL, 1024);
     if (!w.bytes)
         goto done;
-    w.p = (byte *)PyBytes_AS_STRING(w.bytes);
+    byte *begin = w.p = (byte *)PyBytes_AS_STRING(w.bytes);
     w.end = w.p + 1024;
-    for (Py_ssize_t i = 0; i < count; i++)
-        if (!put_record(&w, PyTuple_GET_ITEM(inputs, i), keys == Py_None ? NULL : PyTuple_GET_ITEM(keys, i), PyTuple_GET_ITEM(values, i),
-                        head, origin, &identity, i, &first, &latest, given == Py_None && i == 0, number + i))
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (!put_record(&w, &shared, PyTuple_GET_ITEM(inputs, i), keys == Py_None ? NULL : PyTuple_GET_ITEM(keys, i),
+                        PyTuple_GET_ITEM(values, i), i, given == Py_None && i == 0, number + i))
             goto done;
+        if (i == 0 && w.p - begin < 1024 && !reserve(&w, (count - 1) * (w.p - begin + 16))) /* most records are about as long as the first */
+            goto done;
+    }
     if (_PyBytes_Resize(&w.bytes, w.p - (byte *)PyBytes_AS_STRING(w.bytes)) == 0)
-        made = Py_BuildValue("(OLL)", w.bytes, first, latest);
+        made = Py_BuildValue("(OLL)", w.bytes, shared.first, shared.latest);
 done:
     Py_XDECREF(w.bytes);
     Py_XDECREF(inputs);
     Py_XDECREF(values);
     Py_XDECREF(keys);
-    Py_XDECREF(identity.ids);
+    Py_XDECREF(shared.ids);
     return made;
+}
+
+/* -- weigh: the bytes of outputs --------------------------------------------------------------------------------- */
+
+static PyObject *weigh(PyObject *module, PyObject *args) {
+    PyObject *inputs, *keys, *values;
+    long long sum = 0;
+    if (!PyArg_ParseTuple(args, "OOO:weigh", &inputs, &keys, &values))
+        return NULL;
+    inputs = PySequence_Tuple(keys == Py_None ? inputs : keys);
+    values = PySequence_Tuple(values);
+    Py_ssize_t count = inputs && values ? PyTuple_GET_SIZE(values) : -1;
+    bool fine = count >= 0;
+    if (fine && PyTuple_GET_SIZE(inputs) != count) {
+        PyErr_SetString(PyExc_ValueError, "inputs, keys and values differ in length");
+        fine = false;
+    }
+    for (Py_ssize_t i = 0; fine && i < count; i++) {
+        PyObject *input = PyTuple_GET_ITEM(inputs, i), *held = NULL;
+        Bytes key, value;
+        if (keys != Py_None)
+            held = Py_NewRef(input);
+        else
+            held = Py_IS_TYPE(input, RecordType) ? Py_NewRef(((Record *)input)->key) : PyObject_GetAttr(input, name_key);
+        fine = held && bytes_of(held, &key) && bytes_of(PyTuple_GET_ITEM(values, i), &value);
+        if (fine)
+            sum += (key.size > 0 ? key.size : 0) + (value.size > 0 ? value.size : 0);
+        Py_XDECREF(held);
+    }
+    Py_XDECREF(inputs);
+    Py_XDECREF(values);
+    return fine ? PyLong_FromLongLong(sum) : NULL;
 }
 
 /* -- JsonColumns: plain events to columns -------------------------------------------------------------------------- */
@@ -1019,6 +1083,7 @@ static PyType_Spec json_spec = {
 static PyMethodDef functions[] = {
     {"crc32c", crc32c, METH_VARARGS, "The CRC-32C of bytes."},
     {"encode_records", encode_records, METH_VARARGS, "Outputs as the records of a batch, and the first and the latest timestamp."},
+    {"weigh", weigh, METH_VARARGS, "The bytes of the keys and values of outputs."},
     {"unpack_fetch", unpack_fetch, METH_VARARGS, "The records of fetched batches from an offset on, and the next offset; None for others."},
     {NULL, NULL, 0, NULL},
 };

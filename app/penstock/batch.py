@@ -27,8 +27,7 @@ Array = npt.NDArray[Any]
 _KEY, _TIMESTAMP, _OFFSET = attrgetter("key"), attrgetter("timestamp"), attrgetter("offset")
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True):
     """Row `row` of the incoming records cannot go on, because of `error`."""
 
     row: int
@@ -73,8 +72,7 @@ class Origin:
         return [f"{place}{record.offset}" for place, record in zip(chain.from_iterable(runs), self.records, strict=True)]
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """`size` live rows as named columns, each an array whose first axis is the rows.
 
     `rows` gives the incoming row number of each live row, ascending; None means that no row has failed and
@@ -83,7 +81,7 @@ class Batch:
     """
 
     size: int
-    columns: Mapping[str, Array] = field(default_factory=dict)
+    columns: Mapping[str, Array] = {}
     rows: Array | None = None
     failures: tuple[Failure, ...] = ()
     origin: Origin | None = None

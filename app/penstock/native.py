@@ -68,6 +68,12 @@ class Native(Protocol):
         Raises TypeError, ValueError or OverflowError for input that it leaves to Python.
         """
 
+    def weigh(self, inputs: Sequence[RecordLike], keys: Sequence[bytes] | None, values: Sequence[bytes | None], /) -> int:
+        """Returns the bytes of the values and of the keys: those of `keys`, or of the inputs.
+
+        Raises TypeError or ValueError for input that it leaves to Python.
+        """
+
     def JsonColumns(self, fields: tuple[NativeField, ...], max_bytes: int, /) -> NativeJsonColumns:  # noqa: N802  it is a class
         """Raises ValueError for a field that it does not support."""
 

@@ -8,15 +8,16 @@ single records where speed does not matter.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from penstock.record import Header, Outgoing, RecordLike
 
 __all__ = ["Parcel"]
 
 
-@dataclass(frozen=True, slots=True)
-class Parcel:
+class Parcel(msgspec.Struct, frozen=True):
     """One output for each of `inputs`, in order.
 
     An output has its input's timestamp, and its key unless `keys` gives others. Its headers are `common`, then (when

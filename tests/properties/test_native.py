@@ -207,6 +207,29 @@ def test_outputs_become_the_same_bytes(many: list[Parcel]) -> None:
     assert made[0] == made[1]
 
 
+@given(parcels())
+@settings(max_examples=200, deadline=None)
+def test_outputs_weigh_the_same(parcel: Parcel) -> None:
+    keys = [one.key for one in parcel.inputs] if parcel.keys is None else parcel.keys
+    expected = sum(len(text or b"") for text in (*keys, *parcel.values))
+    assert native.weigh(parcel.inputs, parcel.keys, parcel.values) == expected
+
+
+@pytest.mark.parametrize(
+    ("inputs", "keys", "values"),
+    [
+        ([Record("in", None)], None, [b"", b""]),
+        ([], [b""], []),
+        ([], ["text"], [b""]),
+        ([Record("in", None)], None, ["text"]),
+        ([1], None, [b""]),
+    ],
+)
+def test_what_is_no_output_is_left_to_python(inputs: Any, keys: Any, values: Any) -> None:
+    with pytest.raises((TypeError, ValueError, AttributeError)):
+        native.weigh(inputs, keys, values)
+
+
 @st.composite
 def stored(draw: st.DrawFn) -> bytes:
     batch = BatchBuilder(1 << 20, 0)

@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from msgspec import structs
 
 from penstock.batch import Array, Batch, Failure
 from penstock.codecs.avro_columns import column_reader
@@ -110,11 +111,11 @@ class AvroDecoder:
                 fit = narrow == wide if wide.dtype.kind == "i" else np.isfinite(narrow)
             if b"\0" in fit.tobytes():
                 self._unfit(column, narrow, fit, errors)
-        narrowed = replace(batch, columns=arrays)
+        narrowed = structs.replace(batch, columns=arrays)
         if not errors:
             return narrowed
         failed = narrowed.fail(errors)
-        return replace(failed, failures=tuple(sorted(failed.failures, key=attrgetter("row"))))
+        return structs.replace(failed, failures=tuple(sorted(failed.failures, key=attrgetter("row"))))
 
     def _unfit(self, column: Column, narrow: Array, fit: Array, errors: dict[int, RecordError]) -> None:
         if isinstance(column.missing.value, float) and isnan(column.missing.value):

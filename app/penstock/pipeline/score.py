@@ -17,14 +17,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
+
+import msgspec
 
 from penstock.batch import Batch, Failure, Origin, Table
 from penstock.engine import Execution, Output
 from penstock.engine.observe import Observers
 from penstock.errors import EncodeError, RecordError
+from penstock.native import native
 from penstock.parcel import Parcel
 from penstock.pipeline.letters import ID, OWN, dead_letters
 from penstock.pipeline.ports import Program
@@ -40,8 +42,7 @@ OFFSET = 19  # digits of the largest offset
 AROUND = 256  # bytes of an output beside its key, its value, and its headers' texts: lengths, counts, the batch's own header
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True):
     """Rows that go through the models together: a piece of a large span, or several small spans.
 
     `places` gives the topic, the partition and the number of records of each run of records.
@@ -297,15 +298,25 @@ def _positions(chunk: Chunk) -> list[str]:
 
 def _weight(parcel: Parcel) -> int:
     """Returns the bytes of each output's values, keys, ids and headers: nearly all that its size depends on."""
-    weight = sum(map(len, filter(None, parcel.values)))
+    weight = _weigh(parcel)
     for title, place in filter(None, (parcel.origin, parcel.identity)):
         weight += (len(title) + len(place) + OFFSET) * len(parcel)  # both begin with the input topic's name, which may be long
-    weight += sum(map(len, filter(None, map(_KEY, parcel.inputs) if parcel.keys is None else parcel.keys)))
     if parcel.ids is not None:
         weight += 4 * sum(map(len, parcel.ids))  # a character of UTF-8 has at most four bytes
     if parcel.extra is not None:
         weight += sum(4 * len(name) + len(value or b"") + 10 for headers in parcel.extra for name, value in headers)
     return weight
+
+
+def _weigh(parcel: Parcel) -> int:
+    """Returns the bytes of the values and keys."""
+    if native is not None:
+        try:
+            return native.weigh(parcel.inputs, parcel.keys, parcel.values)
+        except (TypeError, ValueError):
+            pass  # an uncommon form
+    keys = map(_KEY, parcel.inputs) if parcel.keys is None else parcel.keys
+    return sum(map(len, filter(None, parcel.values))) + sum(map(len, filter(None, keys)))
 
 
 def _passing(headers: Sequence[Header]) -> list[Header]:
