@@ -4,6 +4,7 @@
  *   encode_records(...) -> (body, first, latest)   outputs -> the records of a batch, message format 2
  *   weigh(inputs, keys, values) -> int    bytes of the keys and values of outputs
  *   unpack_fetch(data, least) -> ([Record], next)    the records of fetched batches, uncompressed
+ *   unpack_records(header, body, least) -> [Record]  the records of one batch that was decompressed
  *   JsonColumns(fields, max_bytes).decode(values, blocks) -> [row, ...]   plain JSON events -> columns
  *
  * Every function has a counterpart in Python, which is the reference. Unusual input is not handled here: the function
@@ -224,7 +225,7 @@ static PyObject *read_headers(Reader *r) {
         if (r->bad || size < 0 || size > r->end - r->p)
             r->bad = true;
         else {
-            name = PyUnicode_DecodeUTF8((const char *)r->p, (Py_ssize_t)size, NULL);
+            name = PyUnicode_DecodeUTF8((const char *)r->p, (Py_ssize_t)size, "replace"); /* as Java's clients read it */
             r->p += size;
         }
         if (name && (value = read_sized(r)))
@@ -251,12 +252,13 @@ enum {
 };
 enum { COMPRESSED = 7, APPEND_TIME = 8, CONTROL = 32 }; /* attributes of a batch */
 
-/* Appends the batch's records from offset `least` on. False with an exception, or without one when the batch is damaged. */
-static bool append_batch(PyObject *records, const byte *head, const byte *end, long long least) {
+/* Appends the records in [body, end) from offset `least` on. False with an exception, or without one when they are not all plain. */
+static bool append_batch(PyObject *records, const byte *head, const byte *body, const byte *end, long long least) {
     int attributes = (int)big_endian(head + ATTRIBUTES_AT, 2);
     uint64_t base = big_endian(head, 8), first = big_endian(head + FIRST_AT, 8), latest = big_endian(head + LATEST_AT, 8);
     int64_t count = (int32_t)big_endian(head + COUNT_AT, 4);
-    Reader r = {head + BATCH_HEADER, end, false};
+    int64_t before = -1, last = (int32_t)big_endian(head + LAST_AT, 4); /* places in the batch */
+    Reader r = {body, end, false};
     for (int64_t i = 0; i < count; i++) {
         int64_t length = read_varint(&r);
         if (r.bad || length < 0 || length > r.end - r.p)
@@ -264,9 +266,10 @@ static bool append_batch(PyObject *records, const byte *head, const byte *end, l
         const byte *stop = r.p + length;
         read_varint(&r); /* attributes of a record: none are defined */
         uint64_t stamp = first + (uint64_t)read_varint(&r);
-        int64_t offset = (int64_t)(base + (uint64_t)read_varint(&r));
-        if (r.bad)
+        int64_t place = read_varint(&r), offset = (int64_t)(base + (uint64_t)place);
+        if (r.bad || place <= before || place > last)
             return false;
+        before = place;
         Record *record = PyObject_New(Record, RecordType);
         if (!record)
             return false;
@@ -301,22 +304,38 @@ static PyObject *unpack_fetch(PyObject *module, PyObject *args) {
         int attributes = size < BATCH_HEADER ? -1 : (int)big_endian(head + ATTRIBUTES_AT, 2);
         plain = attributes >= 0 && head[MAGIC_AT] == 2 && !(attributes & COMPRESSED) &&
                 (crc_update(0xFFFFFFFFu, head + ATTRIBUTES_AT, size - ATTRIBUTES_AT) ^ 0xFFFFFFFFu) == big_endian(head + CRC_AT, 4) &&
-                (attributes & CONTROL || append_batch(records, head, head + size, least));
+                (attributes & CONTROL || append_batch(records, head, head + BATCH_HEADER, head + size, least));
         if (plain) {
             int64_t last = (int32_t)big_endian(head + LAST_AT, 4), behind = (int64_t)(big_endian(head, 8) + (uint64_t)last + 1); /* includes records that compaction removed */
             next = behind > next ? behind : next;
+            head += size;
         }
-        head += size;
     }
     PyBuffer_Release(&view);
     if (plain)
         found = Py_BuildValue("OL", records, (long long)next);
-    else if (!PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_ValueError)) { /* also for a name that is not UTF-8 */
-        PyErr_Clear();
+    else if (!PyErr_Occurred())
         found = Py_NewRef(Py_None);
-    }
     Py_XDECREF(records);
     return found;
+}
+
+static PyObject *unpack_records(PyObject *module, PyObject *args) {
+    Py_buffer head, body;
+    long long least;
+    if (!PyArg_ParseTuple(args, "y*y*L:unpack_records", &head, &body, &least))
+        return NULL;
+    PyObject *records = NULL;
+    if (head.len != BATCH_HEADER)
+        PyErr_SetString(PyExc_ValueError, "a batch's header has 61 bytes");
+    else if ((records = PyList_New(0)) && !append_batch(records, head.buf, body.buf, (const byte *)body.buf + body.len, least)) {
+        Py_CLEAR(records);
+        if (!PyErr_Occurred())
+            records = Py_NewRef(Py_None);
+    }
+    PyBuffer_Release(&head);
+    PyBuffer_Release(&body);
+    return records;
 }
 
 /* -- encode_records: outputs to records of a batch ------------------------------------------------------------- */
@@ -1084,6 +1103,7 @@ static PyMethodDef functions[] = {
     {"crc32c", crc32c, METH_VARARGS, "The CRC-32C of bytes."},
     {"encode_records", encode_records, METH_VARARGS, "Outputs as the records of a batch, and the first and the latest timestamp."},
     {"weigh", weigh, METH_VARARGS, "The bytes of the keys and values of outputs."},
+    {"unpack_records", unpack_records, METH_VARARGS, "The records of one batch from an offset on; None for others."},
     {"unpack_fetch", unpack_fetch, METH_VARARGS, "The records of fetched batches from an offset on, and the next offset; None for others."},
     {NULL, NULL, 0, NULL},
 };

@@ -144,7 +144,7 @@ class ModelUntrusted(ModelError):
 
 
 class RecordError(PenstockError):
-    """One record cannot be processed. `.where` is decode, a node's name, or encode."""
+    """One record cannot be processed. `.where` is read, decode, a node's name, or encode."""
 
     where = "process"
 

@@ -43,7 +43,13 @@ class Native(Protocol):
         """Returns the records from offset `least` on of the record batches in `data`, and the offset after them.
 
         Skips transaction markers and an incomplete last batch. Returns None when a batch is compressed, of an
-        old format, or damaged (its checksum is compared).
+        old format, or damaged (its checksum is compared), or holds anything but plain records.
+        """
+
+    def unpack_records(self, header: bytes | memoryview, body: bytes | memoryview, least: int, /) -> list[RecordLike] | None:
+        """Returns the records from offset `least` on in `body`, the decompressed rest of the batch that begins with `header` (61 bytes).
+
+        Returns None when one of them is not a plain record.
         """
 
     def encode_records(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-__all__ = ["Header", "Outgoing", "Position", "Record", "RecordLike"]
+__all__ = ["Header", "Outgoing", "Position", "Record", "RecordLike", "Unreadable"]
 
 Header = tuple[str, bytes | None]
 
@@ -42,6 +42,18 @@ class Record(NamedTuple):
     @property
     def position(self) -> Position:
         return Position(self.topic, self.partition, self.offset)
+
+
+class Unreadable(NamedTuple):
+    """Positions [offset, end) of a topic whose bytes, `value`, are no record, and why: it goes to the dead letters as it is."""
+
+    offset: int
+    end: int
+    timestamp: int
+    value: bytes
+    reason: str
+    key: bytes | None = None
+    headers: Sequence[Header] = ()
 
 
 class Position(NamedTuple):

@@ -105,6 +105,10 @@ class Settings:
     max_in_flight_bytes: int = _setting(32 * MIB, "Bytes of the batches in flight.", unit="bytes", low=64 * KIB, run=False)
     offload_after_ms: float = _setting(50.0, "A batch that takes longer than this runs beside the event loop.", unit="ms", low=1, run=False)
 
+    max_unpacked_bytes: int = _setting(
+        64 * MIB, "Bytes that one compressed batch may unpack to; a larger one is passed over, with a dead letter.", unit="bytes",
+        low=1 * MIB, high=1 * GIB, run=False,
+    )  # fmt: skip
     fetch_bytes: int = _setting(1 * MIB, "Bytes requested per partition in one fetch.", unit="bytes", low=1 * KIB, high=1 * GIB, run=False)
     fetch_wait_ms: int = _setting(500, "How long brokers hold a fetch open until an event arrives.", unit="ms", low=1, high=30_000)
     fetch_linger_ms: float = _setting(2.0, "How long a small batch waits for more events at low rates.", unit="ms", low=0, high=1000)

@@ -123,7 +123,13 @@ class Running:
 
 
 def make_job(
-    broker: Broker, folder: Path, *, partitions: int = 4, dead_letter: bool = True, sink_config: dict[str, str] | None = None
+    broker: Broker,
+    folder: Path,
+    *,
+    partitions: int = 4,
+    dead_letter: bool = True,
+    sink_config: dict[str, str] | None = None,
+    source_config: dict[str, str] | None = None,
 ) -> Job:
     """Registers the model, writes the files, makes the topics."""
     name = unique("readings")
@@ -132,7 +138,9 @@ def make_job(
     (folder / "schemas" / "reading.avsc").write_text(json.dumps(SCHEMA))
     DirectoryRegistry(folder / "models").publish("double", onnx_models.linear([2.0]), version="1")
     job.file.write_text(TOPOLOGY.format(source=job.source, sink=job.sink, dead=job.dead))
-    create_topics(broker, {job.source: partitions, **({job.dead: partitions} if dead_letter else {})})
+    create_topics(broker, {job.source: partitions}, source_config)
+    if dead_letter:
+        create_topics(broker, {job.dead: partitions})
     create_topics(broker, {job.sink: partitions}, sink_config)
     create_release_topics(broker, job.application, "doubles")
     return job

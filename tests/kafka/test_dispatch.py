@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import MessageSizeTooLargeError, NotEnoughReplicasError
+from aiokafka.errors import NotEnoughReplicasError
 from aiokafka.protocol.produce import ProduceResponse_v7
 from confluent_kafka import Producer
 
@@ -40,9 +40,10 @@ class Way:
     long: int = 0
     sent: Sent = field(default_factory=Sent)
 
-    async def send(self, partition: int, value: bytes, *, aside: bool = False) -> None:
+    async def send(self, partition: int, *values: bytes, aside: bool = False) -> None:
         batch = RecordBatch(1 << 20)
-        batch.add(Parcel(self.topic, partition, [Record(self.topic, value, b"key", timestamp=int(time.time() * 1000))], [value]))
+        stamp = int(time.time() * 1000)
+        batch.add(Parcel(self.topic, partition, [Record(self.topic, value, b"key", timestamp=stamp) for value in values], values))
         await self.dispatcher.room(self.topic, partition)
         if not aside and self.dispatcher.offer(batch, self.topic, partition, self.sent):
             self.short += 1
@@ -157,14 +158,28 @@ def test_a_partition_that_does_not_exist_is_refused_at_once(broker: Broker) -> N
 
 
 @pytest.mark.broker("topic_config")
-def test_a_refusal_is_seen(broker: Broker) -> None:
-    async def scenario(one: Way) -> None:
-        await one.send(0, b"x" * 2000)
-        with pytest.raises(MessageSizeTooLargeError):
-            await one.arrived()
-        assert one.short == 1
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_output_that_its_topic_refuses_is_found_and_its_neighbours_are_written_in_order(broker: Broker, begun: bool) -> None:
+    """With the first batch of a connection, which aiokafka's sender sends, and with a later one."""
+    values = [b"%d" % number for number in range(20)]
+    values[3] = values[17] = b"x" * 2000
 
-    assert run(broker, scenario, **{"max.message.bytes": "1000"})[0] == []
+    async def scenario(one: Way) -> None:
+        if begun:
+            await one.send(0, b"first")
+            await one.arrived()
+        await one.send(0, *values)
+        await one.send(0, b"behind")
+        await one.send(1, b"beside")
+        await one.arrived()
+        assert [[*refused.parcel.values] for refused in one.sent.refused] == [[values[3]], [values[17]]]
+        assert all("MESSAGE_TOO_LARGE" in refused.reason for refused in one.sent.refused)
+        await one.send(0, b"later")
+        await one.arrived()
+
+    found = run(broker, scenario, **{"max.message.bytes": "1000"})
+    kept = [value for value in values if len(value) < 1000]
+    assert found[:2] == [[*([b"first"] if begun else []), *kept, b"behind", b"later"], [b"beside"]]
 
 
 def test_what_the_sender_has_is_not_starved(broker: Broker) -> None:

@@ -132,13 +132,16 @@ def test_record_names_its_topology_itself(job: Job, explain: Explain) -> None:
     assert (told.code, told.found["file"]) == (0, str(job.file)), told.error
 
 
-def test_dead_letter_is_run_through_what_is_in_force_today(job: Job, explain: Explain) -> None:
-    told = explain(job, Position(job.dead, 0, 0))
+@pytest.mark.parametrize(("flags", "generation"), [((), 0), (("--now",), 2)])
+def test_dead_letter_is_run_through_what_failed_on_it_or_what_is_active_today(
+    job: Job, explain: Explain, flags: tuple[str, ...], generation: int
+) -> None:
+    told = explain(job, Position(job.dead, 0, 0), *flags)
     assert told.code == 0, told.error
     assert told.found["kind"] == "dead letter"
     assert told.found["input"]["position"] == f"{job.source}:0:2"
     assert told.found["recorded"] == told.found["failure"] == {"stage": "decode", "message": "Expected `float`, got `str` - at `$.x`"}
-    assert (told.found["generation"], told.found["outputs"]) == (2, [])
+    assert (told.found["generation"], told.found["outputs"]) == (generation, [])
 
 
 def test_what_people_see_names_every_step(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,10 +234,9 @@ def test_place_without_a_prediction_is_told(job: Job, explain: Explain, place: s
     assert said.format(**names) in told.error
 
 
-def test_dead_letter_needs_to_be_told_its_topology(job: Job, explain: Explain) -> None:
-    told = explain(job, Position(job.dead, 0, 0), topology="")
-    assert told.code == 2
-    assert f"penstock explain TOPOLOGY {job.dead}:0:0" in told.error
+def test_dead_letter_names_its_topology_itself(job: Job, explain: Explain) -> None:
+    told = explain(job, Position(job.dead, 0, 0), "--topologies", str(job.folder), topology="")
+    assert (told.code, told.found["file"]) == (0, str(job.file)), told.error
 
 
 def test_other_application_has_no_control_log(job: Job, explain: Explain) -> None:
@@ -383,7 +385,9 @@ def test_dead_letter_of_a_model_shows_how_far_it_came_and_what_a_better_model_ma
 
     DirectoryRegistry(job.folder / "models").publish("table", gather(range(10)))
     job.file.write_text(job.file.read_text().replace("table@1", "table@2"))
-    better = explain(job, Position(job.dead, 0, 0), "--no-releases")
+    again = explain(job, Position(job.dead, 0, 0), "--no-releases")
+    assert again.found["failure"] == told.found["failure"], "the version that failed, whatever the file says now"
+    better = explain(job, Position(job.dead, 0, 0), "--no-releases", "--now")
     assert (better.code, better.found["failure"], better.found["recorded"]["stage"]) == (0, None, "base")
     assert [(one["sink"], one["key"], one["event"].get("base")) for one in better.found["outputs"]] == [
         ("scores", "customer", 7.0), ("by_item", "7", 7.0),

@@ -92,3 +92,11 @@ def configured(broker: Broker, topic: str) -> dict[str, str]:
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
     asked = admin.describe_configs([ConfigResource(ResourceType.TOPIC, topic)])
     return {name: entry.value for future in asked.values() for name, entry in future.result(15).items()}
+
+
+def test_dead_letter_topic_takes_larger_records_than_its_source(broker: Broker, topics: Callable[..., int], names: list[str]) -> None:
+    create_topics(broker, {names[0]: 1}, {"max.message.bytes": "5000000"})
+    assert topics("create") == 0
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    ((_, answer),) = admin.describe_configs([ConfigResource(ResourceType.TOPIC, names[2])]).items()
+    assert int(answer.result()["max.message.bytes"].value) == 5_000_000 + 65_536

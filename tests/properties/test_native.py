@@ -8,22 +8,20 @@ from typing import Any, Final
 
 import numpy as np
 import pytest
-from aiokafka.errors import CorruptRecordException
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
-from aiokafka.structs import TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.batch import Batch
 from penstock.codecs.json import JsonDecoder
 from penstock.parcel import Parcel
-from penstock.record import Record
+from penstock.record import Record, Unreadable
 from penstock.schema import REQUIRED, Column, Field, Missing, Schema
 from penstock.transports.kafka.encode import RecordBatch
-from penstock.transports.kafka.fetch import _Answer
+from penstock.transports.kafka.records import Packed
 
 native = pytest.importorskip("penstock._native", reason="the native part is not built")
 
@@ -246,13 +244,15 @@ def spelled(records: Sequence[Any]) -> list[tuple[Any, ...]]:
     return [(one.offset, one.timestamp, one.key, one.value, list(one.headers)) for one in records]
 
 
-def answer(data: bytes, start: int, *, aborted: bool = False) -> _Answer:
-    """As a fetch that asked for `start` brings it; producer 7 has aborted a transaction at offset 2, or nobody has."""
-    return _Answer(TopicPartition("in", 0), None, start, data, [(7, 2)] if aborted else [])
+def read(data: bytes, start: int, *, aborted: bool = False, native: bool = True) -> tuple[list[tuple[Any, ...]], int]:
+    """What a fetch from `start` on brings, and the position after it; producer 7 has aborted a transaction at offset 2, or nobody has."""
+    packed = Packed(data, start, [(7, 2)] if aborted else [], native=native)
+    records = [record for run in packed for record in spelled(run.records)]
+    return records, packed.position
 
 
-def both(one: _Answer) -> list[tuple[list[tuple[Any, ...]], int]]:
-    return [(spelled(records), position) for records, position in (one.unpack(native=True), one.unpack(native=False))]
+def both(data: bytes, start: int, *, aborted: bool = False) -> list[tuple[list[tuple[Any, ...]], int]]:
+    return [read(data, start, aborted=aborted, native=way) for way in (True, False)]
 
 
 def log_of(batches: Sequence[bytes]) -> bytes:
@@ -267,7 +267,7 @@ def log_of(batches: Sequence[bytes]) -> bytes:
 @given(st.lists(stored(), min_size=1, max_size=3), st.integers(0, 6), st.binary(max_size=9))
 @settings(max_examples=200, deadline=None)
 def test_stored_batches_become_the_same_records(many: list[bytes], start: int, behind: bytes) -> None:
-    native_way, plain_way = both(answer(log_of(many) + behind, start))
+    native_way, plain_way = both(log_of(many) + behind, start)
     assert native_way == plain_way
     assert native.unpack_fetch(log_of(many) + behind, start) is not None
 
@@ -288,7 +288,7 @@ def test_a_fetch_becomes_the_same_records(many: list[tuple[int, int, int]], star
             batch.append(number, 1000 + number, b"key", b"value" * number, [("h", None)] * (number % 3))
         batches.append(bytes(batch.build()))
     data = log_of(batches)
-    native_way, plain_way = both(answer(data[: len(data) - cut], start, aborted=aborted))
+    native_way, plain_way = both(data[: len(data) - cut], start, aborted=aborted)
     assert native_way == plain_way
 
 
@@ -308,7 +308,7 @@ def test_transaction_markers_are_passed_over(kind: int) -> None:
     for number in range(2):
         batch.append(number, 1000, b"key", b"value", [])
     data = log_of([bytes(batch.build()), marker(7, kind)])
-    native_way, plain_way = both(answer(data, 0))
+    native_way, plain_way = both(data, 0)
     assert native_way == plain_way
     assert (len(native_way[0]), native_way[1]) == (2, 3)
 
@@ -318,10 +318,13 @@ def test_a_damaged_fetch_is_refused_by_its_checksum() -> None:
     batch.append(timestamp=1, key=b"key", value=b"value")
     batch.close()
     data = bytes(batch._build())
-    assert len(answer(data, 0).unpack()[0]) == 1
+    assert len(read(data, 0)[0]) == 1
     for way in (True, False):
-        with pytest.raises(CorruptRecordException, match="checksum"):
-            answer(data[:-2] + b"x" + data[-1:], 0).unpack(native=way)
+        (run,) = Packed(data[:-2] + b"x" + data[-1:], 0, native=way)
+        (lost,) = run.records
+        assert (run.damaged, run.start, run.end) == (True, 0, 1)
+        assert isinstance(lost, Unreadable)
+        assert "checksum" in lost.reason
 
 
 @given(stored(), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=4), st.integers(0, 300), st.booleans())

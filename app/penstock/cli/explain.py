@@ -34,8 +34,9 @@ _COLOURS: Final = {Verdict.EQUAL: "green", Verdict.CLOSE: "green", Verdict.DIFFE
 @with_settings(
     *CONNECTION, "application", "topologies", "models", "schemas", "releases", "trust", "unsigned_control", "roots", "cache", "model_trust"
 )
+@click.option("--now", is_flag=True, help="Run a dead letter through what is active today, not through what failed on it.")
 @format_option
-def explain(words: tuple[str, ...], settings: Settings, form: str) -> int:
+def explain(words: tuple[str, ...], settings: Settings, now: bool, form: str) -> int:
     """Trace one prediction to its input and its models, make it once more, and compare.
 
     \b
@@ -48,8 +49,8 @@ def explain(words: tuple[str, ...], settings: Settings, form: str) -> int:
     is run through that plan again, and every field is printed beside the published one.
 
     TOPOLOGY is a file or a name; without it, the record's headers name it. For a position in a dead-letter topic, the command
-    prints the recorded failure, and the result of the event today. Exit code 1 when a field is DIFFERENT, or when the headers
-    are false. Nothing is written to any topic.
+    prints the recorded failure, and runs the record through what failed on it, or with --now through what is active today.
+    Exit code 1 when a field is DIFFERENT, or when the headers are false. Nothing is written to any topic.
     """
     *topology, place = words
     if len(topology) > 1:
@@ -58,7 +59,7 @@ def explain(words: tuple[str, ...], settings: Settings, form: str) -> int:
         position = Position.parse(place)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    found = trace(position, settings, named(topology[0], settings) if topology else None)
+    found = trace(position, settings, named(topology[0], settings) if topology else None, now=now)
     if form == "json":
         print_json(_document(found))
     else:

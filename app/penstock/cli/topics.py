@@ -19,6 +19,9 @@ from penstock.topology.spec import Topology
 __all__ = ["topics"]
 
 
+LETTER_HEADERS = 64 << 10  # bytes by which a dead letter may be larger than its record
+
+
 class Need(NamedTuple):
     """The role of a topic, its partitions (None: as many as the sources have) and the configuration that it must have."""
 
@@ -41,6 +44,16 @@ def needed(topology: Topology, application: str) -> dict[str, Need]:
         releases.control: Need("releases: the control log", 1, CONTROL_CONFIG),
         releases.status: Need("releases: what workers report", 1, STATUS_CONFIG),
     }
+
+
+def _with_limits(needs: Mapping[str, Need], topology: Topology, limits: Mapping[str, int]) -> dict[str, Need]:
+    """Returns the needs; dead-letter topics take what their source takes (`limits`, bytes by topic) and the headers of a letter."""
+    found = dict(needs)
+    for source in topology.sources:
+        need = found[source.dead_letter]
+        most = max(limits[source.topic] + LETTER_HEADERS, int(need.config.get("max.message.bytes", 0)))
+        found[source.dead_letter] = need._replace(config={**need.config, "max.message.bytes": str(most)})
+    return found
 
 
 @click.group()
@@ -83,9 +96,10 @@ def create(topology: Path, partitions: int | None, replication: int, dry_run: bo
 
     Predictions keep their input's partition, so all topics get the same number: `--partitions`, else the largest number
     that a source of the topology already has, else 4. The control log and the status topic have one partition, and their names
-    begin with --application. The control log keeps every message; the status topic keeps the last report of each worker.
+    begin with --application. The control log keeps every message; the status topic keeps the last report of each worker. A
+    dead-letter topic takes larger records than its source.
     """
-    from penstock.transports.kafka.connection import Admin
+    from penstock.transports.kafka.connection import DEFAULT_LIMIT, Admin
 
     declared = parse(topology)
     needs = needed(declared, settings.application)
@@ -94,6 +108,9 @@ def create(topology: Path, partitions: int | None, replication: int, dry_run: bo
     count = partitions or max((there.get(source.topic, 0) for source in declared.sources), default=0) or 4
     missing = {name: need.partitions or count for name, need in needs.items() if not there.get(name)}
     if missing and not dry_run:
+        sources = [source.topic for source in declared.sources if there.get(source.topic)]
+        known = {name: info.max_message_bytes for name, info in admin.describe(sources).items()} if sources else {}
+        needs = _with_limits(needs, declared, {source.topic: known.get(source.topic) or DEFAULT_LIMIT for source in declared.sources})
         for config in {tuple(needs[name].config.items()) for name in missing}:
             alike = {name: number for name, number in missing.items() if tuple(needs[name].config.items()) == config}
             admin.create(alike, replication=replication, config=dict(config))

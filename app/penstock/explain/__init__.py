@@ -7,8 +7,9 @@
 4. run again  that event alone through the same pipeline and the same plan, each model watched (`rerun`)
 5. compare    key and fields, as published and as computed again (`comparison`)
 
-A dead letter contains its input. It is run through what is active today, which shows whether it would still fail. Nothing is
-written to any topic. Models are fetched as a worker fetches them, and pass the same digests, golden records and signatures.
+A dead letter contains its input. It is run through the versions that failed on it, or with `now` through what is active today, which
+shows whether it would still fail. Nothing is written to any topic. Models are fetched as a worker fetches them, and pass the same
+digests, golden records and signatures.
 """
 
 from penstock.explain.bound import Bound

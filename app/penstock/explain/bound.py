@@ -1,8 +1,8 @@
 """The versions that a record is explained with, the source that names them, and the plan that they make.
 
-A prediction of a released generation: what the control log binds, by digest, folded as a worker would fold it. A prediction of
-generation 0, or without a log: the versions that the headers name; only the result can confirm them. A dead letter: what would
-score now.
+A record of a released generation: what the control log binds, by digest, folded as a worker would fold it. A record of
+generation 0, or without a log: the versions that the headers name; only the result can confirm them. A dead letter, if wanted: what
+would score now.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from penstock.errors import ConfigError, DecodeError, Problem, RecordMissing, SchemaError, TopicMissing
+from penstock.errors import ConfigError, DecodeError, Problem, RecordMissing, SchemaError, TopicMissing, Untraceable
 from penstock.explain.bound import Bound, bound_now, bound_then, load_bound
 from penstock.explain.comparison import Compared, Verdict, compare, compare_values, worst
 from penstock.explain.provenance import DeadLetter, Origin, provenance
@@ -64,9 +64,11 @@ class Explanation:
         return self.comparison.verdict if self.comparison else Verdict.DIFFERENT
 
 
-def explain(position: Position, settings: Settings, topology: Topology | None = None) -> Explanation:
-    """Explains the record at the position. Without `topology`, reads the file in `settings.topologies` that has the name in the record's
-    headers. Blocks; do not call it on an event loop.
+def explain(position: Position, settings: Settings, topology: Topology | None = None, *, now: bool = False) -> Explanation:
+    """Explains the record at the position; with `now`, a dead letter is run through what is active today.
+
+    Without `topology`, reads the file in `settings.topologies` that has the name in the record's headers. Blocks; do not call it on
+    an event loop.
 
     Raises TopicMissing, RecordMissing for a record or its input that does not exist (any longer), Untraceable for a record that no
     worker wrote or that contradicts the control log, ConfigError for a topology that is not the record's, ModelError for a version
@@ -75,7 +77,7 @@ def explain(position: Position, settings: Settings, topology: Topology | None = 
     record = read_at(settings, position)  # 1
     said = provenance(record)
     if isinstance(said, DeadLetter):
-        return _explain_dead_letter(record, said, settings, topology)
+        return _explain_dead_letter(record, said, settings, topology, now=now)
     topology = topology or _named(said.topology, position, settings)
     source = _source_of(said, topology, position)
     bound = bound_then(said, topology, position, settings)  # 2
@@ -88,14 +90,27 @@ def explain(position: Position, settings: Settings, topology: Topology | None = 
     return Explanation(record, topology, bound, source, came, again, _compare(record, again, loaded))  # 5
 
 
-def _explain_dead_letter(record: Record, said: DeadLetter, settings: Settings, topology: Topology | None) -> Explanation:
-    position = record.position
-    if topology is None:
+def _explain_dead_letter(record: Record, said: DeadLetter, settings: Settings, topology: Topology | None, *, now: bool) -> Explanation:
+    position, origin = record.position, None if now else said.origin
+    if said.where == "read":
+        raise Untraceable(f"{position} is a dead letter of what is no record, so nothing can be run: {said.message}")
+    if topology is None and said.origin is None:
         raise ConfigError(f"{position} is a dead letter, which does not name its topology: penstock explain TOPOLOGY {position}")
+    if topology is None:
+        assert said.origin is not None
+        topology = _named(said.origin.topology, position, settings)
+    if origin is not None:
+        _same(origin, topology, position)
     source = _source(topology, said.input.topic, position)
-    bound = bound_now(topology, settings)
+    bound = bound_now(topology, settings) if origin is None else bound_then(origin, topology, position, settings)
+    came = said.input
+    if said.truncated:
+        try:
+            came = read_at(settings, came.position)
+        except (RecordMissing, TopicMissing) as error:
+            raise type(error)(f"{position}: the dead letter was cut, and the record that it was made from is gone: {error}") from error
     loaded, program = load_bound(topology, bound, settings)
-    return Explanation(record, topology, bound, source, said.input, rerun(loaded, program, source.name, said.input), recorded=said)
+    return Explanation(record, topology, bound, source, came, rerun(loaded, program, source.name, came), recorded=said)
 
 
 # -- the topology file -------------------------------------------------------------------------------------------------
@@ -110,6 +125,14 @@ def _named(name: str, position: Position, settings: Settings) -> Topology:
 
 def _source_of(said: Origin, topology: Topology, position: Position) -> Source:
     """Returns the source that the record came from. Raises ConfigError when the topology did not make the record."""
+    _same(said, topology, position)
+    if all(sink.topic != position.topic for sink in topology.sinks):
+        raise _changed(topology, f"no sink writes to {position.topic}", position)
+    return _source(topology, said.source.topic, position)
+
+
+def _same(said: Origin, topology: Topology, position: Position) -> None:
+    """Raises ConfigError when the topology is another one, or has other nodes."""
     if topology.name != said.topology:
         raise ConfigError(Problem(topology.file, 0, 0, f"this is the topology {topology.name}, but {said.topology} wrote {position}"))
     nodes = [node.name for node in topology.nodes]
@@ -117,9 +140,6 @@ def _source_of(said: Origin, topology: Topology, position: Position) -> Source:
     changes = [*(f"it had the node {one!r}" for one in gone), *(f"it had no node {one!r}" for one in new)]
     if changes:
         raise _changed(topology, f"when {position} was written, {', '.join(changes)}", position)
-    if all(sink.topic != position.topic for sink in topology.sinks):
-        raise _changed(topology, f"no sink writes to {position.topic}", position)
-    return _source(topology, said.source.topic, position)
 
 
 def _source(topology: Topology, topic: str, position: Position) -> Source:

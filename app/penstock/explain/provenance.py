@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from penstock.errors import Untraceable
-from penstock.pipeline.letters import OWN
+from penstock.pipeline.letters import OWN, TRUNCATED
 from penstock.record import Position, Record
 from penstock.registry.names import NAME as MODEL
 from penstock.registry.names import VERSION
@@ -25,7 +25,7 @@ _STREAMS: Final = "__streams.errors."
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A prediction: the topology and generation that made it, the exact version of each node, and the position of its input."""
+    """What made a record: the topology and generation that made it, the exact version of each node, and the position of its input."""
 
     topology: str
     generation: int
@@ -35,11 +35,16 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record that could not be processed: the record as it came, and where it failed (decode, encode or a node)."""
+    """A record that could not be processed: the record as it came, where it failed (read, decode, a node, encode or send), and why.
+
+    `origin` is what failed on it; None in a letter of an older version. `truncated`: the letter does not hold the whole record.
+    """
 
     input: Record
     where: str
     message: str
+    origin: Origin | None = None
+    truncated: bool = False
 
 
 def provenance(record: Record) -> Origin | DeadLetter:
@@ -48,12 +53,7 @@ def provenance(record: Record) -> Origin | DeadLetter:
     try:
         if f"{OWN}stage" in said:  # a prediction never has it: headers of the input are not copied
             return _dead_letter(record, said)
-        return Origin(
-            topology=_matched(NAME, said[f"{OWN}topology"]),
-            generation=int(_matched("[0-9]{1,15}", said.get(f"{OWN}generation", "0"))),
-            models=dict(map(_model, said[f"{OWN}models"].split(","))),
-            source=Position.parse(said[f"{OWN}source"], "/"),
-        )
+        return _origin(said)
     except KeyError as error:
         raise Untraceable(f"{record.position}: no worker of Penstock wrote this record: it has no header {error.args[0]}") from None
     except ValueError as error:
@@ -61,11 +61,21 @@ def provenance(record: Record) -> Origin | DeadLetter:
 
 
 def _dead_letter(record: Record, said: Mapping[str, str]) -> DeadLetter:
-    came = Position.parse("/".join(said[f"{_STREAMS}{part}"] for part in ("topic", "partition", "offset")), "/")
     names = [name for name, _ in record.headers]
     ours = max(at for at, name in enumerate(names) if name == f"{_STREAMS}exception")  # ours begin there; earlier ones belong to the input
+    came = Position.parse("/".join(said[f"{_STREAMS}{part}"] for part in ("topic", "partition", "offset")), "/")
     there = Record(came.topic, record.value, record.key, record.headers[:ours], record.timestamp, came.partition, came.offset)
-    return DeadLetter(there, said[f"{OWN}stage"], said[f"{_STREAMS}message"])
+    origin = _origin(said, came) if f"{OWN}topology" in names[ours:] else None
+    return DeadLetter(there, said[f"{OWN}stage"], said[f"{_STREAMS}message"], origin, TRUNCATED in names[ours:])
+
+
+def _origin(said: Mapping[str, str], source: Position | None = None) -> Origin:
+    return Origin(
+        topology=_matched(NAME, said[f"{OWN}topology"]),
+        generation=int(_matched("[0-9]{1,15}", said.get(f"{OWN}generation", "0"))),
+        models=dict(map(_model, said[f"{OWN}models"].split(","))),
+        source=source or Position.parse(said[f"{OWN}source"], "/"),
+    )
 
 
 def _model(text: str) -> tuple[str, ModelRef]:

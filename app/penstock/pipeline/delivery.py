@@ -31,14 +31,14 @@ from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
 from penstock.engine.observe import Observers
-from penstock.errors import InferenceError, SettingsError
+from penstock.errors import DeliveryFailed, InferenceError, SettingsError
 from penstock.parcel import Parcel
 from penstock.pipeline.commit import Commit
 from penstock.pipeline.ports import Program
 from penstock.pipeline.score import Chunk, Pipeline
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
-from penstock.transports.base import Sink, Source
+from penstock.transports.base import Refused, Sent, Sink, Source
 from penstock.transports.tracker import Partition, Span
 
 __all__ = ["Delivery", "Fixed", "Pace", "Served"]
@@ -130,6 +130,7 @@ class Delivery:
         self._scorers: dict[str, _Scorer] = {}
         self._changed = asyncio.Event()  # a span has ended, or the assignment has changed
         self._ended = False
+        self._burying: set[asyncio.Future[None]] = set()
         positions = source.positions
         positions.changed = self._changed.set
         self.metrics.in_flight_batches.set_function(lambda: positions.in_flight)
@@ -186,6 +187,8 @@ class Delivery:
             if not spans[0].current:  # a group is of one assignment, and this one's drain has run out of time
                 return
         sent = await self._sink.send(parcels)  # 3
+        taken = Sent(1)  # everything was acknowledged, be it as a dead letter
+        sent.add_done_callback(lambda _: self._taken(scorer.pipeline, sent, taken))
 
         def ended(error: BaseException | None) -> None:
             try:
@@ -193,10 +196,34 @@ class Delivery:
                     self._fail(error)
                 else:
                     self._count(spans, parcels, self._clock() - began)
+                    self._count_refused(sent.refused)
             except Exception as bug:  # noqa: BLE001  an error in a callback is reported nowhere else
                 self._fail(bug)
 
-        self._commit.done(spans, sent, ended)  # 5
+        self._commit.done(spans, taken, ended)  # 5
+
+    def _taken(self, pipeline: Pipeline, sent: Sent, taken: Sent) -> None:
+        """Settles `taken` when the outputs were acknowledged; those that were refused become dead letters first."""
+        if sent.refused and sent.exception() is None:
+            task = asyncio.ensure_future(self._bury(pipeline, sent.refused, taken))
+            self._burying.add(task)
+            task.add_done_callback(self._burying.discard)
+        else:
+            taken.settle(sent.exception())
+
+    async def _bury(self, pipeline: Pipeline, refused: Sequence[Refused], taken: Sent) -> None:
+        """Sends dead letters for what was refused. Their topic may refuse them too, for a timestamp or the size: they are changed, once."""
+        try:
+            for _ in range(2):
+                sent = await self._sink.send(pipeline.bury(refused, int(time.time() * 1000)))
+                await sent.settled()
+                refused = sent.refused
+                if not refused:
+                    taken.settle()
+                    return
+            taken.settle(DeliveryFailed(f"{refused[0].parcel.topic} does not take a dead letter: {refused[0].reason}"))
+        except Exception as error:  # noqa: BLE001  the waiting spans have to know
+            taken.settle(error)
 
     def _scorer(self, spans: Sequence[Span]) -> _Scorer:
         """Returns the pipeline of the active program, for the whole group; a swap takes effect from the next group on."""
@@ -254,6 +281,11 @@ class Delivery:
                 metrics.dead_letters.inc(len(parcel))
             else:
                 metrics.records_out.inc(len(parcel))
+
+    def _count_refused(self, refused: Sequence[Refused]) -> None:
+        outputs = sum(not one.parcel.dead for one in refused)
+        self.metrics.records_out.inc(-outputs)
+        self.metrics.dead_letters.inc(outputs)
 
     # -- the end of an assignment --------------------------------------------------------------------------------------
 

@@ -9,10 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from penstock.batch import Batch, Table
+import numpy as np
+from msgspec.structs import replace
+
+from penstock.batch import Batch, Failure, Table
 from penstock.codecs import Decoder, Encoder, TableDecoder, decoder, encoder
 from penstock.engine import Plan
-from penstock.record import RecordLike
+from penstock.errors import DecodeError
+from penstock.record import RecordLike, Unreadable
 from penstock.schema import Schema
 from penstock.signature import Tensor
 from penstock.topology import wiring
@@ -42,7 +46,14 @@ class Port:
         """Returns the records' columns, and a Failure for each record that is not an event. Rows of a Table are columns already."""
         if isinstance(records, Table):
             return self.table.decode(records)
+        if records and isinstance(records[0], Unreadable):
+            return self._unreadable(records)
         return self.decoder.decode(list(map(_VALUE, records)))
+
+    def _unreadable(self, records: Sequence[RecordLike]) -> Batch:
+        """Returns a batch of no rows, with a Failure for each of these `Unreadable`s."""
+        failures = tuple(Failure(row, DecodeError(getattr(one, "reason", ""), where="read")) for row, one in enumerate(records))
+        return replace(self.decoder.decode([]), rows=np.empty(0, np.int64), failures=failures)
 
 
 @dataclass(frozen=True, slots=True)

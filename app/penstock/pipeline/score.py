@@ -28,17 +28,18 @@ from penstock.engine.observe import Observers
 from penstock.errors import EncodeError, RecordError
 from penstock.native import native
 from penstock.parcel import Parcel
-from penstock.pipeline.letters import ID, OWN, dead_letters
+from penstock.pipeline.letters import ID, OWN, Address, dead_letters, fitting
 from penstock.pipeline.ports import Program
-from penstock.record import Header, RecordLike
+from penstock.record import Header, RecordLike, Unreadable
 from penstock.telemetry.metrics import Metrics, NodeMeter
-from penstock.transports.base import Sink
+from penstock.transports.base import Refused, Sink
 from penstock.transports.tracker import Partition
 
 __all__ = ["Chunk", "Pass", "Pipeline"]
 
 _HEADERS, _KEY = attrgetter("headers"), attrgetter("key")  # with map, they cost half as much as a comprehension
 OFFSET = 19  # digits of the largest offset
+LEAST_LETTER = 16_384  # bytes
 AROUND = 256  # bytes of an output beside its key, its value, and its headers' texts: lengths, counts, the batch's own header
 
 
@@ -103,22 +104,25 @@ class Pipeline:
         self._meter = NodeMeter({node.name: self.metrics.node(node.name, node.version) for node in self.stage.nodes})
         self._sink = sink
         self._topology = program.plan.topology
-        self._dead_letter = self.port.source.dead_letter
         versions = ",".join(f"{node}={version}" for node, version in program.plan.versions.items())
         self._about: tuple[Header, ...] = (
             (f"{OWN}topology", self._topology.encode()),
             (f"{OWN}generation", b"%d" % generation),
             (f"{OWN}models", versions.encode()),
         )
+        self._letters = Address(self.port.source.dead_letter, self._about)
         self._around = AROUND + sum(len(name) + len(value or b"") for name, value in self._about)
 
     def chunks(self, spans: Iterable[tuple[Partition, Sequence[RecordLike]]]) -> Iterator[Chunk]:
-        """Splits large spans and joins small ones, so that a chunk holds at most `chunk_rows` rows. Tables stay alone."""
+        """Splits large spans and joins small ones, so that a chunk holds at most `chunk_rows` rows.
+
+        Tables, and what is unreadable, stay alone.
+        """
         limit = self.chunk_rows
         group: list[tuple[Partition, Sequence[RecordLike]]] = []
         rows = 0
         for place, records in spans:
-            alone = isinstance(records, Table)
+            alone = isinstance(records, Table) or (len(records) > 0 and isinstance(records[0], Unreadable))
             for at in range(0, len(records), limit):
                 piece = records if len(records) <= limit else records[at : at + limit]
                 if group and (rows + len(piece) > limit or alone):
@@ -224,7 +228,7 @@ class Pipeline:
         large = [at for at in range(len(parcel)) if not self._fits(parcel.part(at, at + 1), limit)]
         if not large:
             return parcel, []
-        reason = f"the output is larger than {parcel.topic} takes ({limit} bytes: its max.message.bytes, or our own limit for a batch)"
+        reason = f"the output is larger than {parcel.topic} takes ({limit} bytes: its max.message.bytes)"
         return parcel.without(large), [Failure(numbers[at], EncodeError(reason)) for at in large]
 
     def _fits(self, one: Parcel, limit: int) -> bool:
@@ -283,8 +287,32 @@ class Pipeline:
             rows = [row for row in sorted(first) if start <= row < start + count]
             if rows:
                 failed = [(chunk.records[row], first[row]) for row in rows]
-                yield dead_letters(self._dead_letter, (topic, partition), failed, None if ids is None else [ids[row] for row in rows])
+                letters = dead_letters(self._letters, (topic, partition), failed, None if ids is None else [ids[row] for row in rows])
+                yield self._cut(letters)
             start += count
+
+    def _cut(self, letters: Parcel) -> Parcel:
+        limit = self._sink.limit(letters.topic)
+        if _weight(letters) + self._around * len(letters) <= limit:
+            return letters
+        return fitting(letters, lambda one: self._fits(one, limit), limit)
+
+    def bury(self, refused: Sequence[Refused], now_ms: int) -> list[Parcel]:
+        """Returns dead letters for outputs that their topic has refused, one for each input.
+
+        A dead letter that was refused itself is stamped `now_ms` and cut to LEAST_LETTER bytes: every topic takes that.
+        """
+        letters: dict[tuple[str, int], Parcel] = {}
+        for parcel, reason in refused:
+            if parcel.dead:
+                letters["", len(letters)] = fitting(parcel, lambda _: False, LEAST_LETTER, now_ms=now_ms)
+                continue
+            assert parcel.identity is not None  # every output has one
+            place, (record,) = parcel.identity[1], parcel.inputs
+            topic, partition, _ = place.split(":")
+            failed = [(record, EncodeError(reason, where="send"))]
+            letters[place, record.offset] = self._cut(dead_letters(self._letters, (topic, int(partition)), failed, parcel.ids))
+        return [*letters.values()]
 
 
 def _chunk(pieces: Sequence[tuple[Partition, Sequence[RecordLike]]]) -> Chunk:

@@ -13,7 +13,8 @@ The assumptions that the loop (`pipeline.delivery`) may make of a transport, and
 6. A sink keeps the order of the outputs to one partition, over any number of `send` calls. An output that one batch of its
    topic cannot take is found by `fits` before it is sent; the loop never sends one on purpose.
 7. `send` returns when the outputs are queued; there a sink slows a loop that is too fast. `Sent` is settled when all of
-   them are acknowledged, or with the first reason why one is not.
+   them are acknowledged, or with the first reason why one is not. An output that its topic refuses for what it is (its timestamp,
+   a missing key) is in `Sent.refused`, and its neighbours are written all the same: the loop makes a dead letter of it.
 
 A transport declares what it is able to do (`Abilities`), and a guarantee that needs more is refused before anything starts.
 `penstock.testing.check_transport` tests a transport for all of these rules.
@@ -24,12 +25,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from penstock.parcel import Parcel
 from penstock.transports.tracker import Partition, Span, Tracker
 
-__all__ = ["Abilities", "Sent", "Sink", "Source", "by_topic", "cut", "size_of"]
+__all__ = ["Abilities", "Refused", "Sent", "Sink", "Source", "by_topic", "cut", "size_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +71,26 @@ class Source(Protocol):
         """Stores the committed positions. Returns False when the loop has to try again, or another owner's are stored."""
 
 
+class Refused(NamedTuple):
+    """One output that its topic does not take, because of what it is, and why: no other output suffers."""
+
+    parcel: Parcel
+    reason: str
+
+
 class Sent:
-    """Outputs on their way: settled when all of them were acknowledged, with the first error if one was not.
+    """Outputs on their way: settled when all of them were acknowledged or `refused`, with the first error if one was neither.
 
     Unlike those of a future, its callbacks are called at once: when the answer arrives, not in the event loop's next turn.
     """
 
-    __slots__ = ("_callbacks", "_error", "_left")
+    __slots__ = ("_callbacks", "_error", "_left", "refused")
 
     def __init__(self, parts: int = 0) -> None:
         self._left = parts
         self._error: BaseException | None = None
         self._callbacks: list[Callable[[Sent], None]] = []
+        self.refused: list[Refused] = []
 
     def add(self) -> None:
         """Adds a part that is on its way."""

@@ -45,6 +45,9 @@ class Folding:
             for entry in entries:
                 self.log.apply(entry)
         self.position = self.reader.position
+        if self.log.refused:
+            counted = ", ".join(f"{count} {code}" for code, count in self.log.refused.items())
+            logger.warning("entries of the control log are refused here: %s; the last: %s", counted, self.log.last_refused[-1].why)
 
     async def advance(self) -> bool:
         """Folds what has arrived; returns whether the position has advanced. Raises TransportUnavailable for a passing failure.

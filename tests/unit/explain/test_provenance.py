@@ -49,7 +49,8 @@ def test_dead_letter_gives_back_the_record_as_it_came(driver: TopologyDriver) ->
     came = Record("in", b"{}", b"key", (("trace", b"1"), ("penstock-topology", b"upstream")), 1_600_000_000_000)
     driver.send_records("s", [came])
     said = provenance(driver.dead_letters("s")[0])
-    assert said == DeadLetter(came, "decode", "Object missing required field `amount`")
+    origin = Origin("t", 0, {"scaled": ModelRef("scale", "1"), "score": ModelRef("score", "1")}, Position("in", 0, 0))
+    assert said == DeadLetter(came, "decode", "Object missing required field `amount`", origin)
 
 
 def test_dead_letter_of_a_dead_letter_is_read_by_its_last_words(driver: TopologyDriver) -> None:

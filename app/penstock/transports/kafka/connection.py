@@ -108,6 +108,9 @@ def _tls(settings: Settings) -> ssl.SSLContext:
     return context
 
 
+DEFAULT_LIMIT = 1_048_588  # the brokers' default for max.message.bytes
+
+
 class TopicInfo(NamedTuple):
     """A topic's partitions, and the largest record batch that it takes, in bytes (None: not known)."""
 

@@ -4,35 +4,61 @@ aiokafka's sender is a task that a new batch wakes. It looks for what may be sen
 woken again when one is done: at low rates that costs as much as the requests themselves. Here the caller that offers the
 batches sends the request through `direct`, or the answer that they had to wait for does. aiokafka still assigns sequence
 numbers and handles every exception: a broker without a connection, a leader that is not known, a batch that waits for a
-retry, an answer that contains an error, or no answer.
+retry, an answer that contains an error, or no answer. A batch that is refused because of one of its records is divided here.
 
 The rule that keeps the order: nothing is sent here to a broker for which aiokafka's sender has a batch, waiting or under way.
 A batch that was offered before that moment goes to the sender too, behind its batch. A later one waits until the sender has no batch.
 
 Private parts of aiokafka 0.14.0 that are touched, all of them in this file: `AIOKafkaProducer._sender`, `._message_accumulator` and
-`._txn_manager`; `Sender._in_flight`, `._muted_partitions`, `._request_timeout_ms` and `._fail_all`; `SendProduceReqHandler`;
-`MessageAccumulator._batches`, `._pending_batches`, `._batch_ttl`, `._closed`, `._exception`, `._cluster`, `._wakeup` and `._waiter_future`.
+`._txn_manager`; its `._sequence_numbers`; the table `kafka_errors`; `Sender._in_flight`, `._muted_partitions`,
+`._request_timeout_ms` and `._fail_all`; `SendProduceReqHandler`; `MessageAccumulator._batches`, `._pending_batches`, `._batch_ttl`,
+`._closed`, `._exception`, `._cluster`, `._wakeup` and `._waiter_future`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
+from aiokafka.errors import (
+    BrokerResponseError,
+    InvalidTimestampError,
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    kafka_errors,
+)
 from aiokafka.producer.message_accumulator import MessageBatch
 from aiokafka.producer.sender import SendProduceReqHandler
 from aiokafka.protocol.produce import ProduceResponse_v7
 from aiokafka.structs import TopicPartition
 
-from penstock.transports.base import Sent
+from penstock.transports.base import Refused, Sent
 from penstock.transports.kafka.direct import Direct, Line
 from penstock.transports.kafka.encode import RecordBatch
 from penstock.transports.kafka.wire import PRODUCE, parse_produce, produce_request
 
 __all__ = ["Dispatcher"]
+
+
+class InvalidRecord(BrokerResponseError):  # type: ignore[misc]  # aiokafka gives its errors no types
+    """A record that its topic does not take; aiokafka does not know this answer."""
+
+    errno = 87
+    message = "INVALID_RECORD"
+
+
+kafka_errors.setdefault(InvalidRecord.errno, InvalidRecord)
+
+# The answers that a record causes: its neighbours are taken without it.
+_REASONS: Final[dict[Any, str]] = {
+    kafka_errors[87]: "{topic} refuses the output as invalid (87 INVALID_RECORD): a topic that is compacted takes no record without a key",
+    InvalidTimestampError: "{topic} refuses the output's timestamp (32 INVALID_TIMESTAMP): see its message.timestamp.*.max.ms",
+    MessageSizeTooLargeError: "the output is larger than {topic} takes (10 MESSAGE_TOO_LARGE: its max.message.bytes)",
+}
 
 
 class _Offer(NamedTuple):
@@ -143,10 +169,37 @@ class Dispatcher:
     def _leave(self, tp: TopicPartition) -> None:
         """Leaves a partition's batch to aiokafka's sender."""
         batch, sent = self._offers.pop(tp)
-        message = MessageBatch(tp, batch, self._accumulator._batch_ttl, 0)
-        message.future.add_done_callback(sent.settle_with)
-        self._accumulator._batches[tp].append(message)
+        self._accumulator._batches[tp].append(self._message(tp, batch, sent))
         self._wake()
+
+    def _message(self, tp: TopicPartition, batch: RecordBatch, sent: Sent) -> MessageBatch:
+        """Returns the batch as aiokafka's sender takes one."""
+        message = MessageBatch(tp, batch, self._accumulator._batch_ttl, 0)
+        message.future.add_done_callback(lambda _: self._settle(message, batch, sent))
+        return message
+
+    def _settle(self, message: MessageBatch, batch: RecordBatch, sent: Sent) -> None:
+        """Settles a batch that aiokafka's sender has handled. One that was refused because of a record is divided until that one is found.
+
+        aiokafka calls this before its sender goes on, so the pieces go first, and with the sequence numbers that the broker still expects.
+        """
+        future = message.future
+        error = None if future.cancelled() else future.exception()
+        if type(error) not in _REASONS:
+            sent.settle_with(future)
+            return
+        tp, sequences = message.tp, self._state._sequence_numbers
+        sequences[tp] -= batch.record_count()
+        if batch.record_count() == 1:
+            sent.refused.append(Refused(batch.parcels[0], _REASONS[type(error)].format(topic=tp.topic)))
+            sent.settle()
+        else:
+            sent.add()
+            waiting = self._accumulator._batches[tp]
+            for half in reversed(batch.halves()):
+                waiting.appendleft(self._message(tp, half, sent))
+        self._wake()
+        self._progressed()
 
     def _wake(self) -> None:
         if self._accumulator._batches:
@@ -210,14 +263,14 @@ class Dispatcher:
         pending = self._accumulator._pending_batches
         messages: dict[TopicPartition, MessageBatch] = {}
         for tp, (batch, sent) in offers.items():
-            message = messages[tp] = MessageBatch(tp, batch, self._accumulator._batch_ttl, 0)
+            message = messages[tp] = self._message(tp, batch, sent)
             message.drain_ready()  # it has been sent, so it keeps its sequence number
             pending.add(message)
             message.future.add_done_callback(lambda _, message=message: pending.discard(message))
-            message.future.add_done_callback(sent.settle_with)
         handler = SendProduceReqHandler(self._sender, messages)
         handler._client = _Known(handler._client, outcome)
         await handler.do(node)
+        await asyncio.sleep(0)  # what was refused is divided before anything else goes to its partition
         self._free(node, offers)
 
     def _ended(self, task: asyncio.Task[None]) -> None:

@@ -52,6 +52,7 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
+SHORT = 128  # bytes of a header's value that is worth keeping
 _READY = [_varint(number) for number in range(1 << 14)]  # other numbers are computed
 
 
@@ -66,6 +67,7 @@ class RecordBatch:
         self._limit = limit
         self._native = installed if native else None
         self._compression = compression
+        self.parcels: list[Parcel] = []
         self._parts: list[bytes] = []
         self._size = _HEADER.size
         self._count = 0
@@ -78,11 +80,24 @@ class RecordBatch:
         body, first, latest = self._encode(parcel)
         if self._size + len(body) > self._limit:
             raise Full
+        self.parcels.append(parcel)
         self._parts.append(body)
         self._size += len(body)
         self._last = max(self._last, latest) if self._count else latest
         self._first = first
         self._count += len(parcel)
+
+    def halves(self) -> tuple[RecordBatch, RecordBatch]:
+        """Returns the same outputs in two batches. There must be several."""
+        parcels = [*self.parcels]
+        if len(parcels) == 1:
+            parcels = [*parcels[0].halves()]
+        middle = len(parcels) // 2
+        made = RecordBatch(self._limit, self._compression), RecordBatch(self._limit, self._compression)
+        for half, those in zip(made, (parcels[:middle], parcels[middle:]), strict=True):
+            for parcel in those:
+                half.add(parcel)
+        return made
 
     def _encode(self, parcel: Parcel) -> tuple[bytes, int, int]:
         """Returns the outputs as records, the batch's first timestamp, and the latest timestamp of these outputs."""
@@ -199,5 +214,12 @@ def _sized(value: bytes | None) -> bytes:
 
 
 def _header(header: Header) -> bytes:
+    return _whole(header) if header[1] is not None and len(header[1]) > SHORT else _often(header)
+
+
+def _whole(header: Header) -> bytes:
     name = header[0].encode()
     return _varint(len(name)) + name + _sized(header[1])
+
+
+_often = lru_cache(maxsize=4096)(_whole)  # dead letters have a dozen headers, most of them alike

@@ -6,7 +6,7 @@ The end is determined when the source starts: records that arrive later are not 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -16,9 +16,10 @@ from aiokafka.structs import TopicPartition
 
 from penstock.errors import RecordMissing, TopicMissing, TransportUnavailable
 from penstock.settings import Settings
-from penstock.transports.base import Abilities, size_of
+from penstock.transports.base import Abilities, cut, size_of
 from penstock.transports.checkpoint import Checkpoint
 from penstock.transports.kafka.connection import aiokafka_arguments
+from penstock.transports.kafka.fetch import Fetched, RawFetcher
 from penstock.transports.tracker import Partition, Span, Tracker
 
 __all__ = ["Bound", "KafkaExtent"]
@@ -58,6 +59,7 @@ class KafkaExtent:
         self._open = asyncio.Event()
         self._open.set()
         self._client: AIOKafkaConsumer
+        self._raw: RawFetcher
 
     @property
     def done(self) -> int:
@@ -81,6 +83,7 @@ class KafkaExtent:
         try:
             async with asyncio.timeout(max(patience, 1.0)):
                 await self._client.start()
+                self._raw = RawFetcher(self._client, most=self._settings.max_in_flight_bytes, budget=self._settings.max_unpacked_bytes)
                 await self._find_edges()
         except BaseException as error:  # also a start that was cancelled leaves a client to stop
             await self._client.stop()
@@ -106,6 +109,8 @@ class KafkaExtent:
             end = self._checkpoint.end(partition, max(min(stops[place], last[place]), begin))
             self._begins[partition], self._ends[partition] = begin, end
             client.seek(place, begin)
+            if begin == end:
+                client.pause(place)
         self.total = sum(self._ends[one] - begin for one, begin in self._begins.items())
         self.positions.assign(self._begins)
         self._taken = self._checkpoint.rows
@@ -127,35 +132,47 @@ class KafkaExtent:
         await self._open.wait()
         for (topic, partition), offset in self.positions.rewound().items():
             self._client.seek(TopicPartition(topic, partition), offset)
-        while True:
-            open_ones = [one for one, end in self._ends.items() if (self.positions.expected(one) or 0) < end]
+        while any((self.positions.expected(one) or 0) < end for one, end in self._ends.items()):
             left = None if self._limit is None else self._limit - self._taken
-            if not open_ones or left == 0:
-                return ()
-            rows = rows if left is None else min(rows, left)
+            if left == 0:
+                break
             try:
-                found = await self._client.getmany(*(TopicPartition(*one) for one in open_ones), timeout_ms=LOOK_MS, max_records=rows)
-                spans = [span for one in open_ones if (span := await self._span(one, found.get(TopicPartition(*one), ()))) is not None]
+                self._raw.check()
+                await self._raw.wait(LOOK_MS / 1000)
+                spans = [span for one in self._raw.take(self._expected, self._seek) for span in self._spans(one, rows)]
             except KafkaError as error:
                 raise TransportUnavailable(f"{self._topic} cannot be read: {error!r}") from error
             if spans:
-                self._taken += sum(len(span.records) for span in spans)
                 return spans
+        return ()
 
-    async def _span(self, partition: Partition, found: Sequence[Any]) -> Span | None:
-        """Returns the records read from a partition, up to its end; None when there are only transaction markers."""
-        start, end = self.positions.expected(partition) or 0, self._ends[partition]
-        records = [record for record in found if record.offset < end]
-        reached = min(await self._client.position(TopicPartition(*partition)), end)
-        reached = end if len(records) < len(found) else reached
-        if records:
-            reached = max(reached, records[-1].offset + 1)
-            self._checkpoint.took(partition, start, reached, len(records))
-            return self.positions.take(partition, start, reached, records, size_of(records))
-        if reached > start:
-            self._checkpoint.took(partition, start, reached, 0)
-            self.positions.skip(partition, start, reached)
-        return None
+    def _expected(self, partition: Partition) -> int | None:
+        """Returns the next position of a partition; None when nothing more is wanted of it."""
+        at = self.positions.expected(partition)
+        return None if at is None or at >= self._ends[partition] or self._taken == self._limit else at
+
+    def _seek(self, partition: Partition, expected: int, found: int | None) -> None:
+        if found is None:
+            raise RecordMissing(f"{partition[0]}/{partition[1]}: offset {expected} is no longer there (retention)")
+        self._client.seek(TopicPartition(*partition), expected)
+
+    def _spans(self, fetched: Fetched, rows: int) -> Iterator[Span]:
+        """Yields the records of a partition up to its end and the limit; positions without a record are passed over."""
+        partition, start = fetched.partition, fetched.start
+        end = min(fetched.end, self._ends[partition])
+        records = [record for record in fetched.records if record.offset < end]
+        if self._limit is not None and len(records) > self._limit - self._taken:
+            records = records[: self._limit - self._taken]
+            end = records[-1].offset + 1
+        self._taken += len(records)
+        if end == self._ends[partition]:
+            self._client.pause(TopicPartition(*partition))
+        if not records:
+            self._checkpoint.took(partition, start, end, 0)
+            self.positions.skip(partition, start, end)
+        for first, last, some in cut(start, end, records, rows):
+            self._checkpoint.took(partition, first, last, len(some))
+            yield self.positions.take(partition, first, last, some, size_of(some))
 
     def pause(self) -> None:
         """See `Source.pause`."""

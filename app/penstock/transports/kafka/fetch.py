@@ -1,16 +1,16 @@
-"""Takes fetched record batches out of aiokafka as they were parsed, without another Python object per record.
+"""Takes fetched record batches out of aiokafka as bytes, which `records` reads.
 
-aiokafka spends two thirds of its time per record on building `ConsumerRecord`s. This reads the same fetch results one
-step earlier, with the position that was requested, which makes a gap in the log provable: records are accepted only
-when the fetch began at exactly the expected position, so records that are missing between that position and the first
-record can only have been left out by the broker.
+aiokafka spends two thirds of its time per record on building `ConsumerRecord`s, and one record that it cannot parse ends it. This
+reads the same fetch results one step earlier, with the position that was requested, which makes a gap in the log provable: records
+are accepted only when the fetch began at exactly the expected position, so records that are missing between that position and the
+first record can only have been left out by the broker.
 
 A fetch that follows another is sent from here through `direct`, and its answer is kept here until it is taken. Until then its
 broker counts as busy, so that aiokafka does not ask for the same records. aiokafka sends every other fetch: the first of an
 assignment, one after an error or a change of leader, and one when a partition has no position.
 
-Private parts of aiokafka 0.14.0 that are touched, all of them in this file: `FetchResult`, `PartitionRecords`,
-`GroupCoordinator.check_errors`; of `Fetcher`: `_records` (read and emptied), `_in_flight`, `_subscriptions`, `_client`,
+Private parts of aiokafka 0.14.0 that are touched, all of them in this file: the name `fetcher.MemoryRecords`; `FetchResult`,
+`PartitionRecords`, `GroupCoordinator.check_errors`; of `Fetcher`: `_records` (read and emptied), `_in_flight`, `_subscriptions`, `_client`,
 `_closed`, `_create_fetch_waiter`, `_fetch_waiters`, `_notify`, `_wait_consume_future`, `error_future`, `_get_actions_per_node`,
 `_select_read_replica`, `_fetch_min_bytes`, `_fetch_max_wait_ms`, `_fetch_max_bytes`, `_max_partition_fetch_bytes`, `_isolation_level`.
 """
@@ -23,18 +23,17 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult, PartitionRecords
-from aiokafka.errors import CorruptRecordException, KafkaError, OffsetOutOfRangeError
-from aiokafka.record import MemoryRecords
+from aiokafka.consumer import fetcher as fetcher_module
+from aiokafka.consumer.fetcher import FetchResult, MemoryRecords
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from aiokafka.structs import TopicPartition
 
-from penstock.native import native as installed
 from penstock.record import RecordLike
 from penstock.transports.kafka.direct import Direct, Line
+from penstock.transports.kafka.records import BUDGET, Packed
 from penstock.transports.kafka.wire import FETCH, fetch_request, parse_fetch
 from penstock.transports.tracker import Partition
 
@@ -44,45 +43,50 @@ logger = logging.getLogger(__name__)
 
 
 class Fetched(NamedTuple):
-    """Records of one partition as one fetch brought them: asked for at `start`, read up to `end` (exclusive)."""
+    """What one partition holds between `start` and `end` (exclusive): records, or `Unreadable`s.
+
+    `stamped` is whether the broker set the timestamps; None where that is not known (see `RawFetcher`).
+    """
 
     partition: Partition
     start: int
     end: int
-    records: list[RecordLike]
+    records: Sequence[RecordLike]
+    stamped: bool | None
+
+
+class _Raw(MemoryRecords):  # type: ignore[misc]  # marked as final, and no type at run time says so
+    """The records of an answer to aiokafka, which keep their bytes. For other consumers nothing changes."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.data = data
+
+
+fetcher_module.MemoryRecords = _Raw
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What a fetch of ours brought for one partition: the records from `start` on, as bytes."""
+    """What a fetch brought for one partition, as far as it was not read yet."""
 
     tp: TopicPartition
     assignment: Any
-    start: int
-    records: bytes
-    aborted: Sequence[tuple[int, int]] = ()
+    packed: Packed
 
     def current(self) -> bool:
-        """Returns whether the partition is still at the position that this was requested for."""
+        """Returns whether the partition is still at the position up to which this was read."""
         if not self.assignment.active:
             return False
         state = self.assignment.state_value(self.tp)
-        return not state.paused and state.position == self.start
-
-    def unpack(self, *, native: bool = True) -> tuple[list[RecordLike], int]:
-        """Returns the records as they were parsed, and the position after them. Raises CorruptRecordException.
-
-        `native` allows the native part, where it is installed.
-        """
-        if native and installed is not None and not self.aborted:
-            found = installed.unpack_fetch(self.records, self.start)
-            if found is not None:
-                return found
-        return _walk(PartitionRecords(self.tp, MemoryRecords(self.records), self.aborted, self.start, None, None, True, READ_COMMITTED))
+        return state is not None and not state.paused and state.has_valid_position and state.position == self.packed.position
 
 
 class RawFetcher:
     """The fetched records of a started consumer. After a small fetch the next one gathers for `linger_ms`, at the broker.
+
+    One `take` unpacks about `most` bytes, and no batch of more than `budget`. `by_batch` reads every batch by itself, slowly, and
+    so knows whether the broker has stamped it.
 
     A fetch is answered as soon as one event is available. At low rates that would be a round trip, a Faust event, the model
     calls and a produce request for a single row. A short wait shares them among several rows, unless events are so rare
@@ -93,7 +97,9 @@ class RawFetcher:
     SMALL = 64  # records; below, a fetch was not part of a backlog
     ENOUGH = 65536  # bytes that end a wait early
 
-    def __init__(self, consumer: AIOKafkaConsumer, *, linger_ms: float = 0.0) -> None:
+    def __init__(
+        self, consumer: AIOKafkaConsumer, *, linger_ms: float = 0.0, most: int = 32 << 20, budget: int = BUDGET, by_batch: bool = False
+    ) -> None:
         self._fetcher = fetcher = consumer._fetcher
         self._coordinator = consumer._coordinator
         self._limits = fetcher._fetch_min_bytes, fetcher._fetch_max_wait_ms
@@ -107,6 +113,8 @@ class RawFetcher:
         self._answers: dict[TopicPartition, _Answer] = {}  # not taken yet
         self._holding: set[int] = set()  # brokers whose answer is among these; in flight for aiokafka until it is taken
         self._odd: set[int] = set()  # brokers whose last answer only aiokafka understands
+        self._most, self._budget, self._by_batch = most, budget, by_batch
+        self._damaged: dict[TopicPartition, int] = {}  # where bytes without their checksum were fetched
         self._served: dict[TopicPartition, float] = {}  # when a partition last brought records
 
     def check(self) -> None:
@@ -134,10 +142,10 @@ class RawFetcher:
                 waiter.cancel()
 
     def take(self, expected: Callable[[Partition], int | None], seek: Callable[[Partition, int, int | None], None]) -> Iterator[Fetched]:
-        """Returns everything that was fetched, by partition, each from its expected position.
+        """Yields what was fetched, by partition, each from its expected position; what more than `most` bytes would hold stays for later.
 
         A result that begins elsewhere is dropped, and `seek(partition, expected, found)` is called instead, with None when
-        the broker has no such offset. Raises its other errors (not authorised, corrupt, record larger than the fetch size).
+        the broker has no such offset. Raises its other errors (not authorised, record larger than the fetch size).
         """
         taken = 0
         try:
@@ -149,41 +157,62 @@ class RawFetcher:
             self._ask_again(taken)
 
     def _ready(self, expected: Callable[[Partition], int | None], seek: Callable[[Partition, int, int | None], None]) -> Iterator[Fetched]:
-        fetcher = self._fetcher
-        answers, self._answers = self._answers, {}
-        for tp, answer in answers.items():
-            at = expected(tp)
-            if at is None or not answer.current():
-                continue
-            if answer.start != at:
-                seek(tp, at, answer.start)
-                continue
-            yield _read(tp, answer.start, answer.assignment, answer.unpack)
-        for tp, result in list(fetcher._records.items()):
-            del fetcher._records[tp]
-            at = expected(tp)
-            if at is None:
-                continue
-            if type(result) is not FetchResult:
+        self._keep_theirs(expected, seek)
+        left = self._most
+        for tp, answer in list(self._answers.items()):
+            partition = (tp.topic, tp.partition)
+            while left > 0:
+                at = expected(partition)
+                if at is None or not answer.current():
+                    break
+                if answer.packed.position != at:
+                    seek(partition, at, answer.packed.position)
+                    break
+                run = next(answer.packed, None)
+                if run is None:
+                    break
+                if run.damaged and self._damaged.get(tp) != at:  # once: the bytes may have been damaged on their way
+                    self._damaged[tp] = at
+                    seek(partition, at, at)
+                    break
+                answer.assignment.state_value(tp).consumed_to(run.end)
+                left -= run.size
+                yield Fetched(partition, run.start, run.end, run.records, run.stamped)
+            else:
+                return
+            del self._answers[tp]
+
+    def _keep_theirs(self, expected: Callable[[Partition], int | None], seek: Callable[[Partition, int, int | None], None]) -> None:
+        """Keeps what aiokafka has fetched among our answers."""
+        records = self._fetcher._records
+        for tp, result in list(records.items()):
+            at = expected((tp.topic, tp.partition))
+            if at is not None and type(result) is not FetchResult:
+                del records[tp]
                 try:
                     result.check_raise()
                 except OffsetOutOfRangeError:
-                    seek(tp, at, None)
+                    seek((tp.topic, tp.partition), at, None)
                 continue
-            if not result.has_more() or not result.check_assignment(tp):
-                continue
-            records = result._partition_records
-            if records.next_fetch_offset != at:
-                seek(tp, at, records.next_fetch_offset)
-                continue
-            yield _read(tp, at, result._assignment, partial(_walk, records))
+            del records[tp]
+            if at is not None and result.has_more():
+                theirs = result._partition_records
+                packed = self._packed(theirs._records.data, theirs.next_fetch_offset, theirs._aborted_transactions)
+                theirs._records_iterator = None  # a cycle that would keep the fetched bytes until the collector comes
+                self._answers[tp] = _Answer(tp, result._assignment, packed)
+
+    def _packed(self, data: bytes, start: int, aborted: Sequence[tuple[int, int]]) -> Packed:
+        return Packed(data, start, aborted, budget=self._budget, native=not self._by_batch)
 
     # -- asking --------------------------------------------------------------------------------------------------
 
     def _release(self) -> None:
-        """Lets the brokers be asked again whose answers were taken or dropped."""
-        self._fetcher._in_flight -= self._holding
-        self._holding.clear()
+        """Lets the brokers be asked again whose answers were taken or dropped, and no other."""
+        fetcher = self._fetcher
+        held = {fetcher._select_read_replica(tp) for tp in self._answers}
+        fetcher._in_flight -= self._holding - held
+        fetcher._in_flight |= held
+        self._holding = held
 
     def _ask_again(self, taken: int) -> None:
         now = time.monotonic()
@@ -309,47 +338,10 @@ class RawFetcher:
                 plain = False
                 continue
             self._served[tp] = now
-            self._answers[tp] = _Answer(tp, assignment, positions[tp], part.records, part.aborted)
+            self._answers[tp] = _Answer(tp, assignment, self._packed(part.records, positions[tp], part.aborted))
         return plain
-
-
-def _read(tp: TopicPartition, start: int, assignment: Any, read: Callable[[], tuple[list[RecordLike], int]]) -> Fetched:
-    rows, end = read()
-    assignment.state_value(tp).consumed_to(end)
-    return Fetched((tp.topic, tp.partition), start, end, rows)
 
 
 def _resolve(waiter: asyncio.Future[Any]) -> None:
     if not waiter.done():
         waiter.set_result(None)
-
-
-def _walk(records: PartitionRecords) -> tuple[list[RecordLike], int]:
-    """Returns all committed records from `records.next_fetch_offset` on, as they were parsed, and the position after them.
-
-    The same walk as aiokafka's `PartitionRecords._unpack_records`, a record batch instead of a record at a time.
-    """
-    rows: list[RecordLike] = []
-    source = records._records
-    start: int = records.next_fetch_offset
-    position = start
-    while source.has_next():
-        batch = source.next_batch()
-        if records._check_crcs and not batch.validate_crc():
-            raise CorruptRecordException(f"{records._tp}: wrong checksum in the batch at offset {batch.base_offset}")
-        aborted = False
-        if records._isolation_level == READ_COMMITTED and batch.producer_id is not None:
-            records._consume_aborted_up_to(batch.base_offset)
-            if batch.is_control_batch and records._contains_abort_marker(batch):
-                records._aborted_producers.discard(batch.producer_id)
-            aborted = batch.is_transactional and batch.producer_id in records._aborted_producers
-        if not batch.is_control_batch and not aborted:
-            # A broker sends whole batches, also the part before the position that was requested.
-            if batch.base_offset < start:
-                rows.extend(record for record in batch if record.offset >= start)
-            else:
-                rows.extend(batch)
-        # The batch keeps its last offset when compaction has removed its last record.
-        position = max(position, batch.next_offset)
-    records._records_iterator = None  # a cycle that would keep the fetched bytes until the collector comes
-    return rows, position

@@ -1,13 +1,13 @@
 """A topic of one partition as a journal that every reader reads whole: without a group, from the beginning, then its tail.
 
 For the control and the status topic. Reading is a coroutine in the caller's event loop. Nothing is committed, and nothing is
-skipped: a journal that has lost its beginning, or was created again, raises an error and is not read as a new one.
+skipped: a journal that has lost its beginning, or was created again, raises an error and is not read as a new one. What cannot be read
+is an entry too, with its bytes as the value: its reader refuses it like any other that is malformed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -16,17 +16,20 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from penstock.errors import TransportError, TransportUnavailable
+from penstock.transports.kafka.fetch import RawFetcher
 from penstock.transports.kafka.unavailable import unavailable
+from penstock.transports.tracker import Partition
 
 __all__ = ["FAREWELL", "Entry", "Reader", "Writer"]
 
 logger = logging.getLogger(__name__)
 
 FAREWELL = 1.0  # seconds for leaving brokers that may be gone: a worker has several to leave, within its grace
+AT_ONCE = 1 << 20  # bytes unpacked at once; a batch is never divided
 SLICE = 256  # entries handed over together, so that a flood leaves the loop to others
 
 
@@ -53,6 +56,8 @@ class Reader:
         self._whole = whole
         self._wait_ms = wait_ms
         self.position = 0
+        self._next = 0  # of the records that were fetched: those before it and from `position` on are waiting
+        self._waiting: list[Entry] = []
         self._partition = TopicPartition(topic, 0)
         self._patience = patience
         self._connection = connection
@@ -64,9 +69,9 @@ class Reader:
             enable_auto_commit=False,
             auto_offset_reset="none",
             fetch_max_wait_ms=self._wait_ms,
-            max_poll_records=SLICE,
         )
         async with _begun(self._client, self._patience, f"{self.topic} cannot be read"):
+            self._raw = RawFetcher(self._client, most=AT_ONCE, by_batch=True)
             self._client.assign([self._partition])
             await self._to_the_beginning()
         return self
@@ -95,7 +100,8 @@ class Reader:
                 "kept without a time limit. Give it another name in the topology file (releases), create that topic "
                 "(`penstock topics create`), and deploy there"
             )
-        self.position = beginning
+        self.position = self._next = beginning
+        self._waiting.clear()
         self._client.seek(self._partition, beginning)
 
     async def take(self, wait: float = 0.5) -> list[Entry]:
@@ -104,24 +110,27 @@ class Reader:
         Raises TransportError when the journal was replaced or has lost records, and TransportUnavailable for an error that may pass.
         Waits for brokers that are away: aiokafka connects again by itself.
         """
-        try:
-            found = await self._client.getmany(self._partition, timeout_ms=int(wait * 1000), max_records=SLICE)
-        except OffsetOutOfRangeError as error:
-            raise TransportError(
-                f"{self.topic} no longer holds offset {self.position}: it was created again, or has lost records; "
-                "it must be kept without a time limit (`penstock topics create` sets this)"
-            ) from error
-        except KafkaError as error:
-            raise TransportUnavailable(f"{self.topic} cannot be read: {error!r}") from error
-        entries = [
-            Entry(one.offset, one.timestamp, one.timestamp_type == 1, one.key, one.value) for records in found.values() for one in records
-        ]
-        if entries:
-            self.position = entries[-1].offset + 1
-        else:  # an offset without a record (compacted, the end of a transaction) is skipped
-            with contextlib.suppress(KafkaError):
-                self.position = max(self.position, await self._client.position(self._partition))
+        if not self._waiting:
+            try:
+                self._raw.check()
+                await self._raw.wait(wait)
+                for one in self._raw.take(lambda _: self._next, self._seek):
+                    self._next = one.end
+                    self._waiting += [Entry(at.offset, at.timestamp, bool(one.stamped), at.key, at.value) for at in one.records]
+            except KafkaError as error:
+                raise TransportUnavailable(f"{self.topic} cannot be read: {error!r}") from error
+        entries, self._waiting = self._waiting[:SLICE], self._waiting[SLICE:]
+        # An offset without a record (compacted, the end of a transaction) is skipped.
+        self.position = entries[-1].offset + 1 if self._waiting else self._next
         return entries
+
+    def _seek(self, partition: Partition, expected: int, found: int | None) -> None:
+        if found is None:
+            raise TransportError(
+                f"{self.topic} no longer holds offset {expected}: it was created again, or has lost records; "
+                "it must be kept without a time limit (`penstock topics create` sets this)"
+            )
+        self._client.seek(self._partition, expected)
 
     async def until(self, offset: int) -> AsyncIterator[list[Entry]]:
         """Yields everything from the current position up to `offset`, in slices. An offset that holds no record (compacted) counts as read.

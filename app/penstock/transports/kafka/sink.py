@@ -18,14 +18,13 @@ from penstock.errors import DeliveryFailed
 from penstock.parcel import Parcel
 from penstock.settings import Settings
 from penstock.transports.base import Abilities, Sent
-from penstock.transports.kafka.connection import TopicInfo, aiokafka_arguments
+from penstock.transports.kafka.connection import DEFAULT_LIMIT, TopicInfo, aiokafka_arguments
 from penstock.transports.kafka.dispatch import Dispatcher
 from penstock.transports.kafka.encode import Full, RecordBatch
 
 __all__ = ["KafkaSink"]
 
-DEFAULT_LIMIT = 1_048_588  # the brokers' default for max.message.bytes
-BATCH_BYTES = 1_000_000  # the largest batch that is sent
+BATCH_BYTES = 1_000_000  # a batch is not made larger; an output that is larger is a batch by itself
 
 
 class KafkaSink:
@@ -36,7 +35,7 @@ class KafkaSink:
     def __init__(self, settings: Settings, topics: Mapping[str, TopicInfo]) -> None:
         self.settings = settings
         self._topics = topics
-        self._limits = {name: min(info.max_message_bytes or DEFAULT_LIMIT, BATCH_BYTES) for name, info in topics.items()}
+        self._limits = {name: info.max_message_bytes or DEFAULT_LIMIT for name, info in topics.items()}
         self._partition = DefaultPartitioner()
         self._client: AIOKafkaProducer | None = None
         self._dispatcher: Dispatcher
@@ -50,7 +49,7 @@ class KafkaSink:
             enable_idempotence=True,
             linger_ms=0,
             max_batch_size=BATCH_BYTES,
-            max_request_size=BATCH_BYTES * 4,
+            max_request_size=max(BATCH_BYTES * 4, *self._limits.values(), DEFAULT_LIMIT) + BATCH_BYTES,
             compression_type=None if settings.compression == "none" else settings.compression,
             request_timeout_ms=int(settings.broker_timeout * 1000),
         )
@@ -82,8 +81,8 @@ class KafkaSink:
             await self._client.flush()
 
     def limit(self, topic: str) -> int:
-        """See `Sink.limit`: the topic's max.message.bytes, or our own limit where that is smaller."""
-        return self._limits.get(topic, BATCH_BYTES)
+        """See `Sink.limit`: the topic's max.message.bytes."""
+        return self._limits.get(topic, DEFAULT_LIMIT)
 
     def fits(self, parcel: Parcel) -> bool:
         """See `Sink.fits`."""
@@ -145,14 +144,12 @@ def pack(topic: str, parcels: Sequence[Parcel], limit: int, compression: str) ->
                 continue
             except Full:
                 pass
-        fresh = RecordBatch(limit, compression)
+        fresh = RecordBatch(limit if len(parcel) == 1 else min(limit, BATCH_BYTES), compression)
         try:
             fresh.add(parcel)
         except Full:
             if len(parcel) == 1:
-                raise DeliveryFailed(
-                    f"the output is larger than {topic} takes ({limit} bytes: its max.message.bytes, or our own limit for a batch)"
-                ) from None
+                raise DeliveryFailed(f"the output is larger than {topic} takes ({limit} bytes: its max.message.bytes)") from None
             todo += reversed(parcel.halves())
         else:
             batches.append(fresh)

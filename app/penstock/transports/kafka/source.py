@@ -109,7 +109,12 @@ class KafkaSource:
         )
         await self._client.start()
         self._heard = time.monotonic()
-        self._raw = RawFetcher(self._client, linger_ms=settings.fetch_linger_ms)
+        self._raw = RawFetcher(
+            self._client,
+            linger_ms=settings.fetch_linger_ms,
+            most=settings.max_in_flight_bytes,
+            budget=settings.max_unpacked_bytes,
+        )
 
     def subscribe(self, topics: Iterable[str], listener: ConsumerRebalanceListener) -> None:
         """Joins the group for these topics; the listener receives assignments."""
