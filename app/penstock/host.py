@@ -17,10 +17,10 @@ from typing import Final
 
 from penstock.errors import SettingsError, Stopped
 
-__all__ = ["ends_with", "locked", "private_folder", "write_whole"]
+__all__ = ["ends_with", "locked", "private_folder", "without_privileges", "write_whole"]
 
 _POLL: Final = 0.05  # seconds between two tries at a lock: a blocking flock could not be stopped
-_PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38  # <linux/prctl.h>
 
 
 def ends_with(parent: int, number: signal.Signals) -> Callable[[], None] | None:
@@ -38,6 +38,12 @@ def ends_with(parent: int, number: signal.Signals) -> Callable[[], None] | None:
             os._exit(1)
 
     return begin
+
+
+def without_privileges() -> None:
+    """This process and its children gain no privileges from now on, from a set-user-id file for example. Does nothing but on Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 @contextlib.contextmanager

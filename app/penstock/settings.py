@@ -32,6 +32,7 @@ __all__ = [
     "Described",
     "Secret",
     "Settings",
+    "bare_environment",
     "describe",
     "environment_name",
     "flag_name",
@@ -125,6 +126,9 @@ class Settings:
 
     releases: bool = _setting(True, "Follow the control topic: models are swapped while the stream runs.")
     trust: Path = _setting(Path("trust.toml"), "File of the keys whose control messages are accepted (`penstock keys`).")
+    from_file: bool = _setting(
+        False, "Start with the topology file's versions although the control log has messages of keys that are not trusted here."
+    )
     unsigned_control: bool = _setting(False, "Accept control messages without a signature: for development only.")
     signing_key: Path | None = _setting(None, "The private key (PEM) that signs the control messages of this command.", kind=Path)
     roots: str = _setting("", "More registry roots to fetch models from, separated by commas: folders, or https URLs.")
@@ -189,6 +193,13 @@ class _Given(NamedTuple):
 def flag_name(name: str) -> str:
     """`commit_interval` -> `--commit-interval`."""
     return "--" + name.replace("_", "-")
+
+
+def bare_environment() -> dict[str, str]:
+    """Returns the environment for a child that must learn no secret: what Python needs to find its modules and libraries, and no more."""
+    return {
+        name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "TMPDIR", "VIRTUAL_ENV") if name in os.environ
+    }
 
 
 def environment_name(name: str) -> str:
@@ -440,13 +451,28 @@ def _conflicts(settings: Settings, given: Mapping[str, _Given]) -> Iterator[Prob
             f"the connection to {', '.join(far)} would be unencrypted",
             "set security_protocol to SSL or SASL_SSL, or allow it with insecure_plaintext",
         )
+    if settings.unsigned_control:
+        if far := _far(settings.brokers) if not settings.insecure_plaintext else []:
+            yield at("unsigned_control").problem(
+                f"everybody who can write to the control topic at {', '.join(far)} could swap the models",
+                "sign the messages (`penstock keys new`); unsigned ones are for brokers on this host",
+            )
+        if (trust := settings.trust.expanduser()).is_file() and trust.stat().st_size:
+            yield at("unsigned_control").problem(
+                f"it accepts what the keys in {settings.trust} have not signed", "leave it out, or remove the trust file"
+            )
 
 
 def in_the_clear(settings: Settings) -> list[str]:
     """Returns the brokers on other hosts whose connection would be unencrypted, although the settings do not allow it."""
     if settings.insecure_plaintext or not settings.security_protocol.endswith("PLAINTEXT"):
         return []
-    return [broker for one in settings.brokers.split(",") if (broker := one.strip()) and not is_loopback(_host(broker))]
+    return _far(settings.brokers)
+
+
+def _far(brokers: str) -> list[str]:
+    """Returns the brokers on other hosts."""
+    return [broker for one in brokers.split(",") if (broker := one.strip()) and not is_loopback(_host(broker))]
 
 
 def _host(broker: str) -> str:

@@ -76,6 +76,7 @@ def make_stage(broker: Broker, folder: Path) -> Stage:
     for weight in (1.0, 2.0, 3.0):
         registry.publish("score", tiny.linear([weight]), metrics={"auc": 0.5 + weight / 10})
     registry.alias("score", "production", "1")
+    (folder / "trust.toml").touch()
     settings = Settings(
         brokers=broker.bootstrap, application=unique("app"), models=folder / "models", schemas=folder / "schemas", broker_timeout=15.0,
         unsigned_control=True, trust=folder / "trust.toml",

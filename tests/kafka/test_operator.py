@@ -273,9 +273,10 @@ def test_real_workers_switch_and_go_back_between_two_batches(broker: Broker, tmp
     """`penstock run`, twice: what was sent before, between and after is answered by the model of its time, each event once."""
     job = make_job(broker, tmp_path)
     DirectoryRegistry(tmp_path / "models").publish("double", tiny.linear([3.0]), version="2")
+    (tmp_path / "keys.toml").touch()
     settings = Settings(
         brokers=broker.bootstrap, application=job.application, models=tmp_path / "models", schemas=tmp_path / "schemas",
-        unsigned_control=True, trust=tmp_path / "trust.toml", broker_timeout=15.0,
+        unsigned_control=True, trust=tmp_path / "keys.toml", broker_timeout=15.0,
     )  # fmt: skip
     topology = parse(job.file)
     with job.run(unsigned_control="true") as one, job.run(unsigned_control="true") as other:

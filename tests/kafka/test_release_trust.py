@@ -218,6 +218,9 @@ def test_a_key_is_trusted_and_revoked_while_the_worker_runs(job: Job) -> None:
         (job.folder / "trust.toml").write_text("[keys.alice]\npublic = 7\n")
         wait_for(lambda: "the keys of the previous trust file stay trusted" in worker.log, "the word that the file is wrong")
         (job.folder / "trust.toml").unlink()
+        wait_for(lambda: "this file of trusted keys does not exist" in worker.log, "the word that the file is gone")
+        flow.wait_for_more()
+        (job.folder / "trust.toml").write_text("")
         lost = ["with the keys that are trusted now, there is no release; generation 1 still scores here"]
         told = wait_until(job, worker, "the loss of trust", lambda told: told.get("problems") == lost)
         assert (told["generation"], told["wanted"]) == (1, 0)
@@ -262,3 +265,28 @@ def test_a_model_that_a_stranger_signed_is_not_loaded(job: Job, tmp_path: Path) 
 def sign(job: Job, version: str, name: str) -> None:
     done = penstock(job, "model", "sign", version, "--models", str(job.folder / "models"), "--key", str(job.folder / f"{name}.pem"))
     assert done.code == 0, done.err
+
+
+def test_worker_without_its_trust_file_does_not_go_back_to_older_models(job: Job) -> None:
+    """A restart whose folder of keys was not mounted, and one with a file of other keys: each would be a rollback in silence."""
+    model = push(job, 3.0)
+    with job.run(trust=str(job.folder / "trust.toml")) as worker:
+        worker.wait_until_assigned()
+        in_force(job, model)
+        assert worker.stop() == 0, worker.log
+    with job.run(trust=str(job.folder / "away" / "trust.toml")) as worker:
+        assert worker.wait() == 2, worker.log
+        assert "does not exist" in worker.log
+        assert "mounted" in worker.log
+    other = job.folder / "other.toml"
+    other.write_text("")
+    with job.run(trust=str(other)) as worker:
+        assert worker.wait() == 2, worker.log
+        assert "signed with keys that this file does not have" in worker.log
+        assert "--from-file" in worker.log
+    with job.run("--from-file", trust=str(other)) as worker:
+        worker.wait_until_assigned()
+        assert "generation 0 is live" in worker.log
+        assert "refused here: 2 unknown-key" in worker.log
+        assert "no key is trusted" in worker.log
+        assert worker.stop() == 0, worker.log

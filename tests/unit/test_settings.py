@@ -157,6 +157,14 @@ def test_plaintext_beyond_this_host_must_be_asked_for(brokers: str) -> None:
     assert load({"brokers": brokers, "security_protocol": "SSL"}, environ={}).brokers == brokers
 
 
+def test_unsigned_control_is_for_brokers_of_this_host_and_without_keys(tmp_path: Path) -> None:
+    far = {"brokers": "kafka:9092", "unsigned_control": True, "security_protocol": "SSL"}
+    assert "could swap the models" in problems(flags=far)[0]
+    assert load({**far, "security_protocol": "PLAINTEXT", "insecure_plaintext": True}, environ={}).unsigned_control
+    (tmp_path / "trust.toml").write_text("[keys.alice]\n")
+    assert "have not signed" in problems(flags={"unsigned_control": True, "trust": tmp_path / "trust.toml"})[0]
+
+
 def test_login_needs_user_and_password() -> None:
     assert "needs a user and a password" in problems(flags={"security_protocol": "SASL_SSL", "sasl_username": "ada"})[0]
 

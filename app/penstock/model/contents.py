@@ -1,22 +1,28 @@
 """Checks the content of a model file, from its protobuf, before it runs.
 
-Rejected are files over the size limit, tensors in other files (a model is loaded from bytes and reads no other file), and
-operators outside the ONNX standard, which would need a custom library in the process.
+Rejected are files over the size limit, tensors in other files (a model is loaded from bytes and reads no other file), operators outside
+the ONNX standard, which would need a custom library in the process, training information, and everything that the installed
+onnx package does not know.
+
+The walk visits every message of the file by its descriptor, so a place for tensors or operators that a later version of the format
+adds is visited too, or refused as unknown: never overlooked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]  # its types are in another package
+from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped,unused-ignore]
 
 from penstock.errors import ModelCorrupt
 
 __all__ = ["DOMAINS", "MAX_BYTES", "check_contents"]
 
 DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml"})
+RESERVED: Final = ("ai.onnx", "com.microsoft", "com.ms")  # domains of operators that runtimes implement
 MAX_BYTES: Final = 512 * 1024 * 1024
 
 
@@ -30,55 +36,46 @@ def check_contents(data: bytes, *, label: str = "the model", max_bytes: int = MA
         raise ModelCorrupt(f"{label} is not an ONNX file, or it is truncated: {error}") from error
     if not model.HasField("graph") or not model.graph.node:
         raise ModelCorrupt(f"{label} is not an ONNX file: it contains no graph")
-    own = {function.domain for function in model.functions}
-    for node in _nodes(model):
-        if node.domain not in DOMAINS | own:
+    if model.training_info:
+        raise ModelCorrupt(f"{label} contains training information, which scoring does not need: export it for inference")
+    own = {(function.domain, function.name) for function in model.functions}
+    for domain, name in own:
+        if not domain or any(domain == one or domain.startswith(f"{one}.") for one in RESERVED):
+            raise ModelCorrupt(f"{label} defines the function {domain}.{name}; the domain is reserved for operators of the runtime")
+    for message in _messages(model):
+        if isinstance(message, onnx.NodeProto):
+            _check_node(message, own, label)
+        elif isinstance(message, onnx.TensorProto):
+            _check_tensor(message, label)
+        if len(UnknownFieldSet(message)):
             raise ModelCorrupt(
-                f"{label} uses the operator {node.domain}.{node.op_type} (node {node.name!r}); "
-                "only the domains ai.onnx and ai.onnx.ml are supported: export without custom or fused operators"
-            )
-    for tensor in _tensors(model):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            raise ModelCorrupt(
-                f"{label} keeps the tensor {tensor.name!r} in another file; "
-                "save the model as one file: onnx.save(model, path, save_as_external_data=False)"
+                f"{label} has fields of {type(message).__name__} that onnx {onnx.__version__} does not know; "
+                "export it for an older version of ONNX, or install a newer onnx"
             )
 
 
-def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    """Yields the graph and all graphs nested in it or in functions. It does not recurse, because the file controls the depth."""
-    waiting = [model.graph]
-    for function in model.functions:
-        waiting.extend(_inner(function.node))
+def _check_node(node: onnx.NodeProto, own: set[tuple[str, str]], label: str) -> None:
+    if node.domain not in DOMAINS and (node.domain, node.op_type) not in own:
+        raise ModelCorrupt(
+            f"{label} uses the operator {node.domain}.{node.op_type} (node {node.name!r}); "
+            "only the domains ai.onnx and ai.onnx.ml are supported: export without custom or fused operators"
+        )
+
+
+def _check_tensor(tensor: onnx.TensorProto, label: str) -> None:
+    if tensor.data_location != onnx.TensorProto.DEFAULT or tensor.external_data:
+        raise ModelCorrupt(
+            f"{label} keeps the tensor {tensor.name!r} in another file; "
+            "save the model as one file: onnx.save(model, path, save_as_external_data=False)"
+        )
+
+
+def _messages(root: Any) -> Iterator[Any]:
+    """Yields the message and all messages in it. It does not recurse, because the file controls the depth."""
+    waiting = [root]
     while waiting:
-        graph = waiting.pop()
-        yield graph
-        waiting.extend(_inner(graph.node))
-
-
-def _inner(nodes: Iterator[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield attribute.g
-            yield from attribute.graphs
-
-
-def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    for graph in _graphs(model):
-        yield from graph.node
-    for function in model.functions:
-        yield from function.node
-
-
-def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    for graph in _graphs(model):
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield sparse.values
-            yield sparse.indices
-    for node in _nodes(model):
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
+        message = waiting.pop()
+        yield message
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                waiting.extend(value if isinstance(value, Sequence) else (value,))

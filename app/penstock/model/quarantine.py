@@ -26,6 +26,7 @@ from typing import BinaryIO, Final
 from penstock.errors import ModelCorrupt, ModelMismatch, Stopped
 from penstock.host import locked, private_folder, write_whole
 from penstock.model.sealed import Sealed
+from penstock.settings import bare_environment
 
 __all__ = ["MAX_REPORT", "Findings", "Limits", "quarantine", "quarantine_once"]
 
@@ -114,7 +115,16 @@ def _remembered(file: Path) -> Findings | None:
 def _watch(command: list[str], descriptors: tuple[int, ...], limits: Limits, stopped: Callable[[], bool]) -> Findings:
     """Runs the child to its end, or kills it together with the processes that it started."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:  # no pipes: the child's limit on file size applies
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, pass_fds=descriptors, start_new_session=True)
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            pass_fds=descriptors,
+            start_new_session=True,
+            env=bare_environment(),  # the worker's holds its password
+            cwd="/",
+        )
         try:
             _wait(child, limits, stopped)
         finally:

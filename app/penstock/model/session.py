@@ -29,6 +29,7 @@ from penstock.signature import Signature, Tensor
 __all__ = ["DEADLINE", "Session"]
 
 DEADLINE: Final = 2.0
+_PROBES: Final = (3, 5)  # rows of the runs that show an output's true shape
 _QUIET: Final = 4  # fatal only: errors come back as exceptions, and a second copy on stderr is not useful
 
 _CPP: Final = re.compile(r"/onnxruntime_src/\S+:\d+ .*?\)(?: const)? (?=\S)")
@@ -200,23 +201,56 @@ def _run_options() -> ort.RunOptions:
 
 
 def _signature_of(inference: ort.InferenceSession, label: str) -> Signature:
-    def tensors(kind: str, found: Sequence[Any]) -> tuple[Tensor, ...]:
-        return tuple(_tensor(kind, argument, label) for argument in found)
+    for kind, found in (("inputs", inference.get_inputs()), ("outputs", inference.get_outputs())):
+        names = [one.name for one in found]
+        if twice := next((name for at, name in enumerate(names) if name in names[:at]), None):
+            raise ModelMismatch(f"{label} has two {kind} with the name {twice!r}, so neither can be chosen; export it with different names")
+    inputs = tuple(_input(argument, label) for argument in inference.get_inputs())
+    return Signature(inputs, tuple(_output(argument, inference, inputs, label) for argument in inference.get_outputs()))
 
-    return Signature(inputs=tensors("input", inference.get_inputs()), outputs=tensors("output", inference.get_outputs()))
+
+def _input(argument: Any, label: str) -> Tensor:
+    where, dtype = f"{label}: input {argument.name!r}", _dtype("input", argument, label)
+    if not argument.shape:
+        raise ModelMismatch(f"{where} has no axes, or none are declared; its first axis must be the rows, of open size")
+    if isinstance(argument.shape[0], int):
+        raise ModelMismatch(f"{where} has a first axis of fixed size {argument.shape[0]}; export it with an open (dynamic) batch axis")
+    return Tensor(argument.name, dtype, _open_axes(argument.shape[1:]))
 
 
-def _tensor(kind: str, argument: Any, label: str) -> Tensor:
+def _output(argument: Any, inference: ort.InferenceSession, inputs: Sequence[Tensor], label: str) -> Tensor:
+    """Returns the output as declared; what declares no rows is run: converters for LightGBM declare `[1]` and return N."""
+    dtype = _dtype("output", argument, label)
+    if argument.shape and not isinstance(argument.shape[0], int):
+        return Tensor(argument.name, dtype, _open_axes(argument.shape[1:]))
+    where = f"{label}: output {argument.name!r}"
+    shapes = []
+    for size in _PROBES:
+        try:
+            (array,) = inference._sess.run([argument.name], {one.name: _zeros(one, size) for one in inputs}, _run_options())
+        except Exception as error:
+            declared = f"a first axis of fixed size {argument.shape[0]}" if argument.shape else "no axes"
+            raise ModelMismatch(
+                f"{where} declares {declared}, and it cannot be run on rows of zeros, which would show the true shape: {_reason(error)}; "
+                "export it with an open (dynamic) batch axis"
+            ) from error
+        if np.ndim(array) == 0 or len(array) != size:
+            raise ModelMismatch(f"{where} has the shape {list(np.shape(array))} for {size} rows; its first axis must be the rows")
+        shapes.append(array.shape[1:])
+    return Tensor(argument.name, dtype, tuple(axis if axis == other else None for axis, other in zip(*shapes, strict=True)))
+
+
+def _dtype(kind: str, argument: Any, label: str) -> str:
     where = f"{label}: {kind} {argument.name!r}"
     if not argument.type.startswith("tensor("):
         raise ModelMismatch(f"{where} is a {argument.type}, not a tensor{_ZIPMAP if 'map' in argument.type else ''}")
     if argument.type not in _DTYPES:
         raise ModelMismatch(f"{where} is a {argument.type}; use one of {', '.join(sorted(set(_DTYPES.values())))}")
-    if not argument.shape:
-        raise ModelMismatch(f"{where} has no axes, or none are declared; its first axis must be the rows, of open size")
-    if isinstance(argument.shape[0], int):
-        raise ModelMismatch(f"{where} has a first axis of fixed size {argument.shape[0]}; export it with an open (dynamic) batch axis")
-    return Tensor(argument.name, _DTYPES[argument.type], tuple(axis if isinstance(axis, int) else None for axis in argument.shape[1:]))
+    return _DTYPES[argument.type]
+
+
+def _open_axes(shape: Sequence[Any]) -> tuple[int | None, ...]:
+    return tuple(axis if isinstance(axis, int) else None for axis in shape)
 
 
 _ZIPMAP: Final = (

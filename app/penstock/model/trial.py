@@ -3,7 +3,7 @@
     python -m penstock.model.trial FILE [--golden FILE]
 
 It loads the file, runs it on generated and on golden inputs at batch sizes 1, 2 and 256, and checks that every output has one row per
-input row and is finite, and that a row's output does not depend on the other rows.
+input row and is finite, and that a row's output does not depend on the other rows or on their order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import onnx
 
 from penstock.batch import Array
 from penstock.errors import ConfigError, InferenceError, ModelCorrupt, ModelError, ModelMismatch
-from penstock.host import ends_with
+from penstock.host import ends_with, without_privileges
 from penstock.model.artifact import GOLDEN_FILE
 from penstock.model.contents import check_contents
 from penstock.model.golden import feeds_of, parse
@@ -38,7 +38,9 @@ SIZES: Final = (1, 2, 256)
 # The CPU may use other instructions for a single row than for a batch. A larger difference counts as a different output.
 _ATOL: Final = 1e-4
 _RTOL: Final = 1e-3
+_LONGEST: Final = 200  # characters of a row that are shown
 _NICE: Final = 10
+_FILES: Final = 128  # open files: the model, the golden records, and what Python opens to import
 _PATIENCE: Final = 5  # wall time per CPU time of a run: on a busy host, a low-priority child gets a fifth of a core
 
 
@@ -57,6 +59,7 @@ def main() -> None:
     if asked.parent and (begin := ends_with(asked.parent, signal.SIGKILL)):
         begin()
     os.nice(_NICE)
+    without_privileges()
     _limit(asked.memory, asked.cpu)
     try:
         report: dict[str, Any] = {"remarks": _try(asked.file, asked.golden, min(asked.run * _PATIENCE, asked.wall))}
@@ -72,6 +75,7 @@ def _limit(memory: int, cpu: int) -> None:
         _lower(resource.RLIMIT_AS, memory, memory)
     _lower(resource.RLIMIT_CPU, cpu, cpu + 1)  # SIGXCPU first, SIGKILL a second later
     _lower(resource.RLIMIT_CORE, 0, 0)
+    _lower(resource.RLIMIT_NOFILE, _FILES, _FILES)
     _lower(resource.RLIMIT_FSIZE, MAX_REPORT, MAX_REPORT)  # its two outputs are the only files that it writes
 
 
@@ -87,7 +91,7 @@ def _try(file: Path, golden_file: Path | None, deadline: float) -> list[str]:
     check_contents(file.read_bytes())  # the file is read again below: a kept copy of a large file would count towards the limit
     session = Session.load_file(file, label="the model", deadline=deadline)
     try:
-        onnx.checker.check_model(file.read_bytes())
+        onnx.checker.check_model(_with_shapes(file.read_bytes()))
     except onnx.checker.ValidationError as error:
         raise ModelCorrupt(f"the model breaks the ONNX specification: {str(error).strip().splitlines()[0]}") from error
     made_up = synthetic_feeds(session.signature, max(SIZES))
@@ -103,6 +107,15 @@ def _try(file: Path, golden_file: Path | None, deadline: float) -> list[str]:
     return []
 
 
+def _with_shapes(data: bytes) -> bytes:
+    """Returns the file with a shape for each output that declares none: the specification wants one, and the session has run the model."""
+    model = onnx.ModelProto.FromString(data)
+    missing = [one for one in model.graph.output if one.type.HasField("tensor_type") and not one.type.tensor_type.HasField("shape")]
+    for one in missing:
+        one.type.tensor_type.shape.SetInParent()
+    return model.SerializeToString() if missing else data
+
+
 def _golden_feeds(session: Session, file: Path) -> Iterator[Mapping[str, Array]]:
     """Returns the golden inputs, repeated to the greatest batch size."""
     try:
@@ -115,24 +128,33 @@ def _golden_feeds(session: Session, file: Path) -> Iterator[Mapping[str, Array]]
 
 
 def _run(session: Session, feeds: Mapping[str, Array], what: str, hint: str) -> None:
-    """Runs the first rows of the batch at each size; the outputs must equal those of the whole batch."""
+    """Runs the whole batch, then some of its rows, alone, in pairs and in other orders: a row's outputs must always be the same."""
     names = [tensor.name for tensor in session.signature.outputs]
-    seen: dict[int, list[Array]] = {}
-    for size in sorted(SIZES, reverse=True):
-        where, began = f"{size} {what}", time.thread_time()
+    most = max(SIZES)
+    together: list[Array] = []
+    for rows in (np.arange(most), *_choices(most)):
+        where, began = f"{len(rows)} {what}", time.thread_time()
         try:
-            outputs = session.run(names, {name: np.ascontiguousarray(array[:size]) for name, array in feeds.items()})
+            outputs = session.run(names, {name: np.ascontiguousarray(array[rows]) for name, array in feeds.items()})
         except InferenceError as error:
             raise ModelCorrupt(f"on {where}: {error}{hint}") from error
         if session.deadline and (used := time.thread_time() - began) > session.deadline / _PATIENCE:
             raise ModelCorrupt(f"on {where}: a run took {used:.2g} s of CPU, the limit is {session.deadline / _PATIENCE:g} s")
         for name, output in zip(names, outputs, strict=True):
-            _check_shape(name, output, size, where)
+            _check_shape(name, output, len(rows), where)
             _check_finite(name, output, where, hint)
-        seen[size] = outputs
-    for size in SIZES[:-1]:
-        for name, alone, together in zip(names, seen[size], seen[max(SIZES)], strict=True):
-            _check_independent(name, alone, together[:size], f"{size} {what}")
+        together = together or outputs
+        for name, output, whole in zip(names, outputs, together, strict=True):
+            _check_independent(name, output, whole[rows], rows, where)
+
+
+def _choices(most: int) -> Iterator[Array]:
+    """Yields rows of a batch: from its beginning, middle and end, alone and in pairs; then all of them in other orders."""
+    for size in sorted(SIZES)[:-1]:
+        for begin in (0, most // 2, most - size):
+            yield np.arange(begin, begin + size)
+    yield np.arange(most)[::-1]
+    yield np.random.default_rng(0).permutation(most)
 
 
 def _check_shape(name: str, output: Array, size: int, where: str) -> None:
@@ -145,15 +167,24 @@ def _check_finite(name: str, output: Array, where: str, hint: str) -> None:
         raise ModelCorrupt(f"on {where}: output {name!r} is not finite{hint}")
 
 
-def _check_independent(name: str, alone: Array, together: Array, where: str) -> None:
-    same = alone.shape == together.shape and (
-        np.allclose(alone, together, atol=_ATOL, rtol=_RTOL) if alone.dtype.kind == "f" else bool((alone == together).all())
-    )
-    if not same:
+def _check_independent(name: str, output: Array, whole: Array, rows: Array, where: str) -> None:
+    if output.shape != whole.shape:
         raise ModelCorrupt(
-            f"on {where}: output {name!r} is {alone[0].tolist()!r} for a row alone and {together[0].tolist()!r} for the same row "
-            f"in a batch of {max(SIZES)}; a row's output must not depend on other rows or on chance"
+            f"on {where}: output {name!r} has the shape {list(output.shape)}; in a batch of {max(SIZES)} it has {list(whole.shape)}"
         )
+    same = np.isclose(output, whole, atol=_ATOL, rtol=_RTOL) if output.dtype.kind == "f" else output == whole
+    differs = np.flatnonzero(~np.asarray(same).reshape(len(rows), -1).all(axis=1))
+    if len(differs):
+        at = int(differs[0])
+        raise ModelCorrupt(
+            f"on {where}: output {name!r} of row {rows[at]} is {_shown(output[at])}, and {_shown(whole[at])} for the same row in a batch "
+            f"of {max(SIZES)}; a row's output must not depend on other rows, on their order or on chance"
+        )
+
+
+def _shown(row: Array) -> str:
+    text = repr(row.tolist())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from penstock.control.status import Place, Progress, WorkerStatus
 from penstock.control.topics import Topics
 from penstock.control.trust import Judge, Trust
 from penstock.engine import Deployment, Serving
-from penstock.errors import PenstockError, SettingsError, Stopped, TransportError, TransportUnavailable
+from penstock.errors import ConfigError, PenstockError, Problem, SettingsError, Stopped, TransportError, TransportUnavailable
 from penstock.model.artifact import Artifact
 from penstock.pipeline import Program
 from penstock.runtime import Loaded
@@ -120,6 +120,7 @@ class Follower:
             self._metrics.control_refused.set_function(self._refused)
             self.reporter = Reporter(writer, self.topics.status, self.worker, self._describe, interval=settings.status_interval)
             try:
+                self._warn_of_trust(trust)
                 await self._bring_up()
                 tasks = [asyncio.create_task(one) for one in self._duties()]
                 for task in tasks:
@@ -136,6 +137,14 @@ class Follower:
                 if self._retry is not None:
                     self._retry.cancel()
                 self._beside.close()
+
+    def _warn_of_trust(self, trust: Trust) -> None:
+        if not trust.keys and not self._settings.unsigned_control:
+            logger.warning(
+                "no key is trusted (%s has none): the versions of the topology file are served, and every release is refused. "
+                "`penstock keys trust NAME` adds a key",
+                self._settings.trust,
+            )
 
     def _judge(self, trust: Trust) -> Judge:
         return Judge(self._loaded.topology.name, self._cluster, self.topics.control, trust, unsigned=self._settings.unsigned_control)
@@ -179,6 +188,7 @@ class Follower:
         await self.folding.to_the_end()
         log = self.folding.log
         if not log.generation:
+            self._refuse_to_fall_back(log.refused["unknown-key"])
             made = runtime.prepare(self._loaded, warm_rows=self._settings.chunk_rows, model_trust=self._settings.model_trust)
             bound = runtime.bindings(self._loaded)
             self.deployment = Deployment(Served(0, made.plan, program=made, bindings=bound, artifacts=self._loaded.artifacts))
@@ -191,6 +201,16 @@ class Follower:
         self._metrics.generation.set(self.deployment.generation)
         logger.info("generation %d is live", self.deployment.generation, extra=dict(self.deployment.primary.plan.versions))
         self._decide()
+
+    def _refuse_to_fall_back(self, unknown: int) -> None:
+        """Raises ConfigError when the log may hold releases that this worker cannot check: it would serve older models in silence."""
+        if unknown and not self._settings.from_file:
+            message = (
+                f"the control log {self.topics.control} holds {unknown} messages signed with keys that this file does not have, and no "
+                "release of a trusted key"
+            )
+            fix = "give the trust file of the other workers; or start with --from-file, if the topology file's versions are to be served"
+            raise ConfigError(Problem(str(self._settings.trust), 0, 0, message, fix))
 
     def _compare_with_the_file(self, bound: Mapping[str, Binding]) -> None:
         declared = {node.name: str(node.model) for node in self._loaded.topology.model_nodes}

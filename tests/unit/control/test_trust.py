@@ -317,8 +317,20 @@ def _fields(one: Binding) -> dict[str, Any]:
 # --- the trust file ---------------------------------------------------------------------------------------------------
 
 
-def test_without_a_file_no_key_is_trusted(tmp_path: Path) -> None:
-    assert Trust.load(tmp_path / "trust.toml") == Trust()
+def test_without_a_file_no_key_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Trust.load(Path("trust.toml")) == Trust()
+    with pytest.raises(ConfigError, match=r"named\.toml: this file of trusted keys does not exist.*mounted"):
+        Trust.load(tmp_path / "named.toml")
+
+
+def test_file_that_every_user_can_write_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "trust.toml"
+    file.write_text("")
+    assert Trust.load(file) == Trust()
+    file.chmod(0o666)
+    with pytest.raises(ConfigError, match="chmod o-w"):
+        Trust.load(file)
 
 
 def test_trust_is_equal_when_it_means_the_same(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -96,8 +97,53 @@ def test_probabilities_in_dictionaries_keep_their_error_class() -> None:
 
 
 def test_rows_that_depend_on_each_other_are_found() -> None:
-    with pytest.raises(ModelCorrupt, match=r"output 'y' is .* for a row alone and .* in a batch of 256; .* must not depend on other rows"):
+    with pytest.raises(
+        ModelCorrupt, match=r"output 'y' of row 0 is .*, and .* for the same row in a batch of 256; .* must not depend on other"
+    ):
         quarantine(models.sum_over_rows())
+
+
+def test_rows_that_depend_on_those_before_them_are_found() -> None:
+    """As in a recurrent model whose rows are its time: the first rows of a batch never differ."""
+    node = onnx.helper.make_node("CumSum", ["x", "axis"], ["y"])
+    sums = models.model([node], [models.tensor("x")], [models.tensor("y")], {"axis": np.int64(0)})
+    with pytest.raises(ModelCorrupt, match=r"on 1 generated rows: output 'y' of row 128 is"):
+        quarantine(sums)
+
+
+@pytest.mark.parametrize("declared", [1, None], ids=["one row", "no shape"])
+def test_output_whose_rows_are_not_declared_has_those_of_its_runs(declared: int | None) -> None:
+    """Converters for LightGBM declare one label, and the model gives a label for each row."""
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None if declared is None else [declared, 1])
+    data = models.model([onnx.helper.make_node("Identity", ["x"], ["y"])], [models.tensor("x")], [y])
+    assert quarantine(data) == Findings(())
+    (output,) = Session.load(data).signature.outputs
+    assert (output.dtype, output.shape) == ("float32", (1,))
+
+
+def test_two_outputs_of_one_name_are_refused() -> None:
+    data = models.model([onnx.helper.make_node("Identity", ["x"], ["y"])], [models.tensor("x")], [models.tensor("y")] * 2)
+    with pytest.raises(ModelMismatch, match="two outputs with the name 'y'"):
+        quarantine(data)
+
+
+def test_child_learns_no_secret_and_can_gain_no_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_SASL_PASSWORD", "hunter2")
+    seen: dict[str, str] = {}
+
+    def look(child: subprocess.Popen[bytes], limits: Limits, stopped: Callable[[], bool]) -> None:
+        place = Path(f"/proc/{child.pid}")
+        while child.poll() is None and "NoNewPrivs:\t1" not in seen.get("status", ""):
+            with contextlib.suppress(OSError):
+                seen.update(status=(place / "status").read_text(), environ=(place / "environ").read_text(), cwd=os.readlink(place / "cwd"))
+        child.wait()
+
+    monkeypatch.setattr(module, "_wait", look)
+    quarantine(models.linear([1.0]))
+    assert "NoNewPrivs:\t1" in seen["status"]
+    assert "hunter2" not in seen["environ"]
+    assert "PENSTOCK" not in seen["environ"]
+    assert seen["cwd"] == "/"
 
 
 def test_an_output_without_a_row_for_each_row_is_found() -> None:

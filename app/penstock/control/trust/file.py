@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from typing import Any, Final, Self
 
 from penstock.control.trust.keys import key_id, public_key
 from penstock.errors import ConfigError, Problem
+from penstock.settings import Settings
 from penstock.topology.names import NAME
 
 __all__ = ["KEY_NAME", "Trust", "TrustedKey", "is_topology", "with_key", "with_revocation"]
@@ -52,6 +54,9 @@ class TrustedKey:
         return not self.topologies.isdisjoint({topology, "*"})
 
 
+DEFAULT: Final = Settings().trust
+
+
 @dataclass(frozen=True, slots=True)
 class Trust:
     """The trusted keys, by key id. Equal when the same keys are trusted for the same topologies at the same times."""
@@ -60,13 +65,24 @@ class Trust:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads the trust file; without a file no key is trusted. Raises ConfigError with every problem in it."""
+        """Reads the trust file. Without a file at the default place no key is trusted.
+
+        Raises ConfigError with every problem in it; for a file that was named and is not there (its folder may not be mounted, and without
+        its keys a worker would go back to the topology file's versions); and for one that every user of the host can write.
+        """
         try:
             text = path.expanduser().read_text(encoding="utf-8")
+            mode = path.expanduser().stat().st_mode
         except FileNotFoundError:
-            return cls()
+            if path == DEFAULT:
+                return cls()
+            fix = "is its folder mounted? `penstock keys trust NAME` creates it"
+            raise ConfigError(Problem(str(path), 0, 0, "this file of trusted keys does not exist", fix)) from None
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(Problem(str(path), 0, 0, f"cannot be read: {error}")) from None
+        if mode & stat.S_IWOTH:
+            message = "every user of this host can change this file, and with it who may swap models"
+            raise ConfigError(Problem(str(path), 0, 0, message, f"chmod o-w {path}"))
         return cls.parse(text, file=str(path))
 
     @classmethod
