@@ -13,13 +13,13 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-__all__ = ["CONTROLS", "END", "LINE", "NAME", "VERSION", "Binding", "Parameter", "same"]
+from penstock.tame import CONTROLS
+
+__all__ = ["END", "LINE", "NAME", "VERSION", "Binding", "Parameter", "same"]
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 VERSION: Final = re.compile(r"[0-9][A-Za-z0-9._-]{0,99}")
 
-# Control characters, and those that change the direction of text: a form that Python and JSON Schema read alike.
-CONTROLS: Final = r"\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069"
 END: Final = r"$(?!\n)"  # Python's $ alone also matches before a line break at the end
 LINE: Final = f"^[^{CONTROLS}]*{END}"
 _URI: Final = f"^models:/{NAME.pattern}/{VERSION.pattern}{END}"

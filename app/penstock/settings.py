@@ -454,7 +454,7 @@ def _conflicts(settings: Settings, given: Mapping[str, _Given]) -> Iterator[Prob
     if settings.unsigned_control:
         if far := _far(settings.brokers) if not settings.insecure_plaintext else []:
             yield at("unsigned_control").problem(
-                f"everybody who can write to the control topic at {', '.join(far)} could swap the models",
+                f"every client that can write to the control topic at {', '.join(far)} could swap the models",
                 "sign the messages (`penstock keys new`); unsigned ones are for brokers on this host",
             )
         if (trust := settings.trust.expanduser()).is_file() and trust.stat().st_size:

@@ -15,12 +15,12 @@ from penstock.batch import Array
 from penstock.cli.options import CONNECTION, with_settings
 from penstock.cli.output import format_option, out, print_json, table
 from penstock.cli.release.asking import named
-from penstock.control.messages import UNPRINTABLE
 from penstock.engine import Run
 from penstock.explain import ABSENT, Bound, Compared, DeadLetter, Explanation, Verdict
 from penstock.explain import explain as trace
 from penstock.record import Position
 from penstock.settings import Settings
+from penstock.tame import UNPRINTABLE
 
 __all__ = ["explain"]
 

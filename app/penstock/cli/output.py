@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
 import click
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
+
+from penstock.tame import tame, tame_json
 
 __all__ = ["err", "format_option", "out", "print_json", "table"]
 
@@ -19,8 +22,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 # Piped output is read by a pager, a log or grep. They fold lines themselves or need whole lines, unless COLUMNS sets a width.
 _WIDTH: Final = None if sys.stdout.isatty() else shutil.get_terminal_size((160, 24)).columns
 
-out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class _Tame(Console):
+    """A console whose texts contain no control characters, wherever they come from."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(tame(segment.text), segment.style)
+
+
+out = _Tame(highlight=False, soft_wrap=True, width=_WIDTH)
+err = _Tame(stderr=True, highlight=False, soft_wrap=True)
 
 
 def format_option(command: F) -> F:
@@ -32,7 +44,7 @@ def format_option(command: F) -> F:
 
 def print_json(value: Any) -> None:
     """Prints one indented JSON document on stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    click.echo(tame_json(json.dumps(value, indent=2, ensure_ascii=False, default=str)))
 
 
 def table(title: str, *columns: str) -> Table:

@@ -30,8 +30,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from penstock.binding import Binding, same
-from penstock.control.messages import UNPRINTABLE, Abort, Activate, Message, Release
+from penstock.control.messages import Abort, Activate, Message, Release
 from penstock.errors import ControlError
+from penstock.tame import UNPRINTABLE
 
 if TYPE_CHECKING:  # the client of Kafka is not needed to fold
     from penstock.transports.kafka.journal import Entry

@@ -28,7 +28,7 @@ from uuid import UUID
 
 import msgspec
 
-from penstock.binding import CONTROLS, END, LINE, Binding, Parameter
+from penstock.binding import END, LINE, Binding, Parameter
 from penstock.control.strategy import SINGLE, Strategy, check_known
 from penstock.errors import ControlError
 from penstock.topology.names import NAME as NODE
@@ -37,7 +37,6 @@ __all__ = [
     "AHEAD",
     "MAX_BYTES",
     "NEWEST",
-    "UNPRINTABLE",
     "Abort",
     "Activate",
     "Message",
@@ -52,8 +51,6 @@ __all__ = [
 NEWEST: Final = 2  # the version that is written; every version up to it is read
 AHEAD: Final = ("newer", "unknown-kind", "unknown-strategy")  # the codes of messages that only a later Penstock reads
 MAX_BYTES: Final = 65_536
-
-UNPRINTABLE: Final = re.compile(f"[{CONTROLS}]")
 
 _UUID7: Final = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}" + END
 _TIME: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z" + END

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Final, cast
 
 import msgspec
 
-from penstock.control.messages import UNPRINTABLE
 from penstock.errors import ControlError
+from penstock.tame import UNPRINTABLE
 
 __all__ = ["Boundary", "Place", "Progress", "Status", "WorkerStatus", "encode", "json_schema", "key_of", "parse"]
 

@@ -14,12 +14,13 @@ from typing import Any, Final, Self
 
 from penstock.control.fleet import Fleet, silence_after
 from penstock.control.log import Log
-from penstock.control.messages import UNPRINTABLE, Message, timestamp
+from penstock.control.messages import Message, timestamp
 from penstock.control.topics import Topics
 from penstock.control.trust import Judge, Trust
 from penstock.errors import ControlError, TransportUnavailable
 from penstock.operate.voice import Voice
 from penstock.settings import Settings
+from penstock.tame import UNPRINTABLE
 from penstock.topology.spec import Topology
 from penstock.transports.kafka.connection import Admin, aiokafka_arguments, patience_of
 from penstock.transports.kafka.journal import Entry, Reader, Writer

@@ -96,7 +96,7 @@ class Delivery:
 
     `fail` is called with the error that ends the loop: one that no record causes. `begins(partition, offset, generation)` is called
     before a span is scored. `models` is held while a model runs: a session runs once at a time. `observers` receive
-    the chunks.
+    the chunks, `buried` dead letters that were acknowledged.
 
     Raises SettingsError when source or sink lacks an ability that the strategy needs.
     """
@@ -115,6 +115,7 @@ class Delivery:
         begins: Callable[[Partition, int, int], None] | None = None,
         models: asyncio.Lock | None = None,
         observers: Observers | None = None,
+        buried: Callable[[Parcel], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         for end in (source, sink):
@@ -126,7 +127,7 @@ class Delivery:
         self._stages, self._serving, self._fail, self._begins = stages, serving, fail, begins
         self._pace, self._clock = pace, clock
         self._models = models or asyncio.Lock()
-        self._observers = observers
+        self._observers, self._buried = observers, buried
         self._scorers: dict[str, _Scorer] = {}
         self._changed = asyncio.Event()  # a span has ended, or the assignment has changed
         self._ended = False
@@ -279,6 +280,8 @@ class Delivery:
         for parcel in parcels:
             if parcel.dead:
                 metrics.dead_letters.inc(len(parcel))
+                if self._buried is not None:
+                    self._buried(parcel)
             else:
                 metrics.records_out.inc(len(parcel))
 

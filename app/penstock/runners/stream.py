@@ -25,6 +25,7 @@ from penstock.errors import SettingsError
 from penstock.model.session import Session
 from penstock.pipeline import AtLeastOnce, Delivery, Pace, Program
 from penstock.runners.health import Phase
+from penstock.runners.letters import Letters
 from penstock.runners.vitals import Vitals
 from penstock.runtime import Loaded
 from penstock.settings import Settings
@@ -228,6 +229,7 @@ class StreamRunner:
             begins=None if self.releases is None else self.releases.reporter.scores,
             models=self.models,
             observers=self.observers,
+            buried=Letters(),
         )
         app = App(settings, Hosted(self.source, sink, self.delivery))
         for stage in self.loaded.wiring.stages:

@@ -7,6 +7,8 @@ import logging
 import time
 from typing import Any, Final, TextIO
 
+from penstock.tame import tame, tame_json
+
 __all__ = ["NOISY", "configure"]
 
 NOISY: Final = ("aiokafka", "asyncio", "faust", "kafka", "mode")
@@ -51,7 +53,7 @@ class _Json(logging.Formatter):
         line |= {name: value for name, value in _extra(record).items() if name not in line}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return tame_json(json.dumps(line, default=str, ensure_ascii=False))
 
 
 class _Text(logging.Formatter):
@@ -63,4 +65,4 @@ class _Text(logging.Formatter):
         shown = ((name, f"{value:.4g}" if isinstance(value, float) else value) for name, value in _extra(record).items())
         pairs = "".join(f" {name}={value}" for name, value in shown)
         trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
-        return line + (f" {pairs}" if pairs else "") + trace
+        return tame(line + (f" {pairs}" if pairs else "") + trace)

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.binding import Binding, same
-from penstock.control.messages import MAX_BYTES, UNPRINTABLE, Message, encode, json_schema, new_id, parse, timestamp
+from penstock.control.messages import MAX_BYTES, Message, encode, json_schema, new_id, parse, timestamp
 from penstock.control.strategy import SINGLE, STRATEGIES, Single, Strategy
 from penstock.errors import ControlError
+from penstock.tame import UNPRINTABLE
 from tests.unit.control.making import NOW_MS, abort, activate, binding, release
 
 PUBLISHED = Path(__file__).parents[3] / "schemas/control.schema.json"

@@ -1,0 +1,62 @@
+"""Text that others wrote cannot steer a terminal: every way out of a command or a log passes one function."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.text import Text
+
+from penstock.cli import output
+from penstock.tame import tame, tame_json
+from penstock.telemetry.logs import configure
+
+HOSTILE = "a\x1b[2Jb\x1b]0;pwn\x07c\x9b31md\u202ee\u2066f\x7fg\ud800h"
+
+
+def harmless(text: str) -> bool:
+    return all(one in "\n\t" or one.isprintable() for one in text)
+
+
+@given(st.text(st.characters()))
+def test_tamed_text_has_no_control_characters_and_other_text_is_not_changed(text: str) -> None:
+    assert not any((one < " " and one not in "\n\t") or "\x7f" <= one <= "\x9f" or one in "\u202e\u2066" for one in tame(text))
+    if harmless(text):
+        assert tame(text) == text
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_tamed_json_holds_the_same_values(text: str) -> None:
+    assert json.loads(tame_json(json.dumps({text: text}, ensure_ascii=False))) == {text: text}
+
+
+def test_everything_that_commands_print_is_tamed(capsys: pytest.CaptureFixture[str]) -> None:
+    table = output.table("title", "COLUMN")
+    table.add_row(HOSTILE)
+    for console in (output.out, output.err):
+        console.print(HOSTILE, markup=False)
+        console.print(Text(HOSTILE, style="red"))
+        console.print(table)
+    output.print_json({HOSTILE: HOSTILE})
+    shown = capsys.readouterr()
+    for text in (shown.out, shown.err):
+        assert harmless(text)
+        assert "\\x1b[2J" in text or "\\u001b[2J" in text
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_every_line_of_the_log_is_tamed(form: str) -> None:
+    stream = io.StringIO()
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        configure("INFO", form, stream=stream)
+        logging.getLogger("penstock.test").warning("%s", HOSTILE, extra={"name_of": HOSTILE})
+    finally:
+        root.handlers[:], root.level = before, level
+    assert "pwn" in stream.getvalue()
+    assert harmless(stream.getvalue())
