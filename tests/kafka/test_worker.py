@@ -32,6 +32,7 @@ def test_answers_keep_key_partition_and_timestamp_and_carry_their_origin(broker:
         job.send(range(40), headers=trace)
         job.wait_for_answers(40)
         assert worker.stop() == 0, worker.log
+        assert " refetches=0 " in worker.log
     asked = {record.key: record for record in read_all(broker, job.source)}
     for answer in job.answers():
         question = asked[answer.key]

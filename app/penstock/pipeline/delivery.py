@@ -189,7 +189,7 @@ class Delivery:
                 return
         sent = await self._sink.send(parcels)  # 3
         taken = Sent(1)  # everything was acknowledged, be it as a dead letter
-        sent.add_done_callback(lambda _: self._taken(scorer.pipeline, sent, taken))
+        sent.add_done_callback(lambda ended: self._taken(scorer.pipeline, ended, taken))
 
         def ended(error: BaseException | None) -> None:
             try:

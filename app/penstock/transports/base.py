@@ -101,7 +101,8 @@ class Sent:
         self._error = self._error or error
         self._left -= 1
         if not self._left:
-            for callback in self._callbacks:
+            callbacks, self._callbacks = self._callbacks, []  # they hold the records, and often this object
+            for callback in callbacks:
                 callback(self)
 
     def settle_with(self, future: asyncio.Future[Any] | Sent) -> None:

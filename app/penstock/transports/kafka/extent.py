@@ -159,6 +159,8 @@ class KafkaExtent:
     def _spans(self, fetched: Fetched, rows: int) -> Iterator[Span]:
         """Yields the records of a partition up to its end and the limit; positions without a record are passed over."""
         partition, start = fetched.partition, fetched.start
+        if start >= self._ends[partition] or self._taken == self._limit:
+            return
         end = min(fetched.end, self._ends[partition])
         records = [record for record in fetched.records if record.offset < end]
         if self._limit is not None and len(records) > self._limit - self._taken:

@@ -161,8 +161,8 @@ class RawFetcher:
         left = self._most
         for tp, answer in list(self._answers.items()):
             partition = (tp.topic, tp.partition)
+            at = expected(partition)
             while left > 0:
-                at = expected(partition)
                 if at is None or not answer.current():
                     break
                 if answer.packed.position != at:
@@ -175,7 +175,8 @@ class RawFetcher:
                     self._damaged[tp] = at
                     seek(partition, at, at)
                     break
-                answer.assignment.state_value(tp).consumed_to(run.end)
+                at = run.end  # what the caller expects once it has this
+                answer.assignment.state_value(tp).consumed_to(at)
                 left -= run.size
                 yield Fetched(partition, run.start, run.end, run.records, run.stamped)
             else:

@@ -18,6 +18,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from penstock.errors import TransportError, TransportUnavailable
+from penstock.record import RecordLike
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
 from penstock.transports.base import Abilities, cut, size_of
@@ -163,18 +164,22 @@ class KafkaSource:
         The pieces of different partitions take turns: one batch per partition may wait to be sent, and by the time a
         partition's next piece is done, its last one is on the wire.
         """
-        pieces = []
+        lanes: dict[Partition, list[tuple[int, int, Sequence[RecordLike]]]] = {}
         for one in fetched:
+            lane = lanes.setdefault(one.partition, [])
             if one.records:
                 self._newest[one.partition] = one.records[-1].timestamp / 1000
-                pieces.append(
-                    [(one.partition, first, last, some, size_of(some)) for first, last, some in cut(one.start, one.end, one.records, rows)]
-                )
+                lane += cut(one.start, one.end, one.records, rows)
             elif one.end > one.start:
-                self.positions.skip(one.partition, one.start, one.end)
-        take = self.positions.take
-        turns = zip_longest(*pieces)
-        return [take(*piece) for turn in turns for piece in turn if piece is not None]
+                lane.append((one.start, one.end, ()))
+        spans = []
+        for turn in zip_longest(*([(partition, *piece) for piece in lane] for partition, lane in lanes.items())):
+            for partition, start, end, records in filter(None, turn):
+                if records:
+                    spans.append(self.positions.take(partition, start, end, records, size_of(records)))
+                else:
+                    self.positions.skip(partition, start, end)
+        return spans
 
     def _seek_back(self, partition: Partition, expected: int, found: int | None) -> None:
         """Fetches again when the position was moved, or when the broker does not have it: its leader may have changed."""
