@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -308,3 +309,17 @@ def test_a_changed_model_file_stops_the_worker_before_any_event_is_read(broker: 
         assert "double@1" in worker.log
     assert committed(broker, job.group, job.source)[0] == 0
     assert not job.answers()
+
+
+@pytest.mark.parametrize("library", ["onnxruntime", "confluent_kafka", "_cython"])
+def test_sigterm_while_a_worker_starts_ends_it_with_0(broker: Broker, tmp_path: Path, library: str) -> None:
+    """In the middle of its imports, which take the longest: a library that has just been mapped shows how far they are."""
+    job = make_job(broker, tmp_path, partitions=1)
+    with job.run() as worker:
+        maps = Path(f"/proc/{worker.process.pid}/maps")
+        deadline = time.monotonic() + 30
+        while library not in maps.read_text() and time.monotonic() < deadline:
+            pass
+        assert worker.stop() == 0, worker.log
+    assert "Traceback" not in worker.log
+    assert "bug" not in worker.log

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -36,23 +38,41 @@ def run(topology: Path, settings: Settings) -> None:
     Workers of one --application share the partitions, on this host and on others. Exit codes: `penstock --help`.
     --http 127.0.0.1:9100 serves /healthz, /readyz and /metrics, for all --workers together.
     """
-    serve = _pages(settings)
-    if settings.workers > 1:
-        from penstock.runners.supervisor import supervise
+    with _stopped_while_starting():
+        serve = _pages(settings)
+        if settings.workers > 1:
+            from penstock.runners.supervisor import supervise
 
-        supervise(
-            settings.workers,
-            settings.drain_timeout + settings.session_timeout,
-            settings.group_instance_id,
-            serve=serve,
-            start_timeout=settings.broker_timeout + settings.prepare_timeout,
-        )
+            supervise(
+                settings.workers,
+                settings.drain_timeout + settings.session_timeout,
+                settings.group_instance_id,
+                serve=serve,
+                start_timeout=settings.broker_timeout + settings.prepare_timeout,
+            )
+            return
+        from penstock import runtime
+        from penstock.runners.stream import StreamRunner
+
+        loaded = runtime.load(topology, models=settings.models, schemas=settings.schemas, absent=settings.releases)
+        StreamRunner(loaded, settings, serve=serve).run()
+
+
+@contextmanager
+def _stopped_while_starting() -> Iterator[None]:
+    """SIGTERM ends the process with 0 until a runner handles it: nothing was read yet, so nothing has to be finished."""
+    if threading.current_thread() is not threading.main_thread():  # a program that calls the command: its signals are its own
+        yield
         return
-    from penstock import runtime
-    from penstock.runners.stream import StreamRunner
 
-    loaded = runtime.load(topology, models=settings.models, schemas=settings.schemas, absent=settings.releases)
-    StreamRunner(loaded, settings, serve=serve).run()
+    def leave(*_: object) -> NoReturn:
+        raise SystemExit(0)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _pages(settings: Settings) -> Callable[[Pages], AbstractAsyncContextManager[None]] | None:

@@ -120,15 +120,31 @@ def propose(topology: Topology, log: Log, now: Mapping[str, Binding], changes: M
 def restore(log: Log, now: Mapping[str, Binding], to: str | int | None) -> Proposal:
     """Returns the release that binds what a generation bound: the one before (None), a number, or the one of a release id.
 
-    Raises ControlError when there is no such generation, or when the result is what is bound `now`.
+    The one before a rollback is the one before the generation that it restored: a second rollback goes further back, never forward to
+    what the first one took back. Raises ControlError when there is no such generation, or when the result is what is bound `now`.
     """
-    generation = log.generation - 1 if to is None else _number(log, str(to))
+    generation = _restored(log, log.generation) - 1 if to is None else _number(log, str(to))
+    if generation < 0 and log.generation:
+        raise ControlError(
+            f"generation {log.generation} has taken everything back: it binds what the topology file binds, and no generation is before "
+            "that; to go forward again, name a generation (`penstock history` lists them)"
+        )
     if generation < 0:
         raise ControlError("there is no release yet: the topology file's bindings are active, and no generation is before them")
     bindings = log.bound(generation)
     if bindings is None:
         raise ControlError(f"generation {generation}: its bindings are not recorded; deploy the versions that you want by name")
     return _proposal(log, now, bindings, restores=generation)
+
+
+def _restored(log: Log, generation: int) -> int:
+    """Returns the generation whose bindings a generation has: itself, unless it is a rollback."""
+    while generation:
+        earlier = log.generations[generation - 1].release.restores
+        if earlier is None or earlier >= generation:  # no tool of ours writes a later one, but any trusted key may
+            break
+        generation = earlier
+    return generation
 
 
 def find(log: Log, part: str) -> Known:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
+from collections.abc import Callable
 from typing import Any, Final, TextIO
 
 from penstock.tame import tame, tame_json
@@ -24,6 +26,7 @@ def configure(level: str, form: str, *, stream: TextIO | None = None) -> None:
     """
     handler = logging.StreamHandler(stream)
     handler.set_name(_HANDLER)
+    handler.addFilter(Seldom())
     handler.setFormatter(_Json() if form == "json" else _Text())
     root = logging.getLogger()
     for installed in [one for one in root.handlers if one.get_name() == _HANDLER]:
@@ -33,6 +36,33 @@ def configure(level: str, form: str, *, stream: TextIO | None = None) -> None:
     root.setLevel(number)
     for name in NOISY:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
+
+
+class Seldom(logging.Filter):
+    """Lets a client library repeat a warning once a minute only, with the number of those that were left out.
+
+    While a broker is away, aiokafka logs hundreds of lines a second. What differs in the arguments alone is the same warning.
+    """
+
+    EVERY = 60.0  # seconds
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._seen: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING or record.name.partition(".")[0] not in NOISY:
+            return True
+        cause, now = (record.name, str(record.msg)), self._clock()
+        last, left_out = self._seen.get(cause, (-math.inf, 0))
+        if now - last < self.EVERY:
+            self._seen[cause] = last, left_out + 1
+            return False
+        self._seen[cause] = now, 0
+        if left_out:
+            record.msg = f"{record.msg} ({left_out} more like this since)"
+        return True
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:

@@ -199,13 +199,30 @@ def test_reference_without_a_version_is_no_reference(text: str) -> None:
 # --- going back -------------------------------------------------------------------------------------------------------
 
 
-def test_rollback_goes_to_the_generation_before_and_a_second_one_takes_it_back(world: World) -> None:
+def test_rollback_goes_to_the_generation_before_and_a_second_one_never_forward(world: World) -> None:
+    """A second rollback in a hurry must not bring back the model that the first one took back."""
     world.put_in_force(world.propose(score="score@2"))
+    world.put_in_force(world.propose(score="score@4"))
     back = world.restore()
-    assert (shown(back.bindings)["score"], back.restores) == ("score@1", 0)
+    assert (shown(back.bindings)["score"], back.restores) == ("score@2", 1)
     world.put_in_force(back)
-    again = world.restore()
-    assert (shown(again.bindings)["score"], again.restores) == ("score@2", 1)
+    further = world.restore()
+    assert (shown(further.bindings)["score"], further.restores) == ("score@1", 0)
+    world.put_in_force(further)
+    with pytest.raises(ControlError, match=r"generation 4 has taken everything back.*name a generation"):
+        world.restore()
+    assert shown(world.restore(2).bindings)["score"] == "score@4", "by its number it can be had again"
+
+
+def test_rollback_of_what_came_after_a_rollback_goes_to_what_that_restored(world: World) -> None:
+    world.put_in_force(world.propose(score="score@2"))
+    world.put_in_force(world.restore())
+    world.put_in_force(world.propose(score="score@4"))
+    back = world.restore()
+    assert (shown(back.bindings)["score"], back.restores) == ("score@1", 2)
+    world.put_in_force(back)
+    with pytest.raises(ControlError, match="taken everything back"):
+        world.restore()
 
 
 def test_rollback_finds_a_generation_by_number_and_by_release(world: World) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from penstock.telemetry import NOISY, configure
+from penstock.telemetry.logs import Seldom
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +65,18 @@ def test_configuring_again_replaces_the_handler() -> None:
     configure("error", "text", stream=second)
     logging.getLogger("penstock.x").error("once")
     assert (first.getvalue(), second.getvalue().count("once")) == ("", 1)
+
+
+def test_client_library_repeats_a_warning_once_a_minute_with_the_number_left_out() -> None:
+    now = 100.0
+    seldom = Seldom(lambda: now)
+
+    def passed(name: str, level: int = logging.WARNING) -> str | None:
+        record = logging.LogRecord(name, level, "", 0, "no answer from %s", ("a node",), None)
+        return record.getMessage() if seldom.filter(record) else None
+
+    assert [passed("aiokafka.client") for _ in range(3)] == ["no answer from a node", None, None]
+    assert [passed("penstock.worker") for _ in range(3)] == ["no answer from a node"] * 3
+    assert passed("aiokafka.conn") == "no answer from a node", "another logger is another cause"
+    now += Seldom.EVERY
+    assert passed("aiokafka.client") == "no answer from a node (2 more like this since)"

@@ -99,9 +99,9 @@ def rollback(
       penstock rollback flights --reason "too many alarms"
       penstock rollback flights --to 3
 
-    A rollback is an ordinary release, with an entry in the history; a second rollback undoes the first one. Workers keep
-    the previous plan loaded, so the switch back to it takes no time. 0 is what the topology file bound before the first
-    release. The exit codes are those of `deploy`.
+    A rollback is an ordinary release, with an entry in the history. A second one goes further back, never to what the first
+    one took back; --to goes anywhere. Workers keep the previous plan loaded, so the switch back to it takes no time. 0 is
+    what the topology file bound before the first release. The exit codes are those of `deploy`.
     """
     found = named(topology, settings)
     if dry_run:

@@ -17,6 +17,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from penstock.errors import AccessRefused, SettingsError, TopicMissing, TransportError, TransportUnavailable
 from penstock.settings import Settings, in_the_clear
+from penstock.transports.kafka.metadata import MAX_AGE_MS
 
 __all__ = ["Admin", "TopicInfo", "aiokafka_arguments", "librdkafka_arguments", "patience_of"]
 
@@ -37,6 +38,7 @@ def aiokafka_arguments(settings: Settings) -> dict[str, Any]:
         "bootstrap_servers": settings.brokers,
         "client_id": settings.client_id,
         "security_protocol": settings.security_protocol,
+        "metadata_max_age_ms": MAX_AGE_MS,
     }
     if settings.security_protocol.endswith("SSL"):
         arguments["ssl_context"] = _tls(settings)

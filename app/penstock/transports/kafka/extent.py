@@ -20,6 +20,7 @@ from penstock.transports.base import Abilities, cut, size_of
 from penstock.transports.checkpoint import Checkpoint
 from penstock.transports.kafka.connection import aiokafka_arguments
 from penstock.transports.kafka.fetch import Fetched, RawFetcher
+from penstock.transports.kafka.metadata import steady
 from penstock.transports.tracker import Partition, Span, Tracker
 
 __all__ = ["Bound", "KafkaExtent"]
@@ -72,13 +73,15 @@ class KafkaExtent:
         Raises TransportUnavailable, TopicMissing, and RecordMissing when `start` is an offset whose record was deleted.
         """
         patience = self._settings.broker_timeout
-        self._client = AIOKafkaConsumer(
-            **aiokafka_arguments(self._settings),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            isolation_level="read_committed",
-            max_partition_fetch_bytes=self._settings.fetch_bytes,
+        self._client = steady(
+            AIOKafkaConsumer(
+                **aiokafka_arguments(self._settings),
+                group_id=None,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                isolation_level="read_committed",
+                max_partition_fetch_bytes=self._settings.fetch_bytes,
+            )
         )
         try:
             async with asyncio.timeout(max(patience, 1.0)):

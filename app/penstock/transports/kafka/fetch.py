@@ -187,16 +187,16 @@ class RawFetcher:
         """Keeps what aiokafka has fetched among our answers."""
         records = self._fetcher._records
         for tp, result in list(records.items()):
+            del records[tp]
             at = expected((tp.topic, tp.partition))
-            if at is not None and type(result) is not FetchResult:
-                del records[tp]
+            if at is None:
+                continue
+            if type(result) is not FetchResult:
                 try:
                     result.check_raise()
                 except OffsetOutOfRangeError:
                     seek((tp.topic, tp.partition), at, None)
-                continue
-            del records[tp]
-            if at is not None and result.has_more():
+            elif result.has_more():
                 theirs = result._partition_records
                 packed = self._packed(theirs._records.data, theirs.next_fetch_offset, theirs._aborted_transactions)
                 theirs._records_iterator = None  # a cycle that would keep the fetched bytes until the collector comes

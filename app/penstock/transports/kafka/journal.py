@@ -21,6 +21,7 @@ from aiokafka.structs import TopicPartition
 
 from penstock.errors import TransportError, TransportUnavailable
 from penstock.transports.kafka.fetch import RawFetcher
+from penstock.transports.kafka.metadata import steady
 from penstock.transports.kafka.unavailable import unavailable
 from penstock.transports.tracker import Partition
 
@@ -63,12 +64,14 @@ class Reader:
         self._connection = connection
 
     async def __aenter__(self) -> Self:
-        self._client = AIOKafkaConsumer(
-            **self._connection,
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            fetch_max_wait_ms=self._wait_ms,
+        self._client = steady(
+            AIOKafkaConsumer(
+                **self._connection,
+                group_id=None,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                fetch_max_wait_ms=self._wait_ms,
+            )
         )
         async with _begun(self._client, self._patience, f"{self.topic} cannot be read"):
             self._raw = RawFetcher(self._client, most=AT_ONCE, by_batch=True)
@@ -159,8 +162,10 @@ class Writer:
         self._patience = patience
 
     async def __aenter__(self) -> Self:
-        self._client = AIOKafkaProducer(
-            **self._connection, acks="all", enable_idempotence=False, linger_ms=0, request_timeout_ms=int(self._patience * 1000)
+        self._client = steady(
+            AIOKafkaProducer(
+                **self._connection, acks="all", enable_idempotence=False, linger_ms=0, request_timeout_ms=int(self._patience * 1000)
+            )
         )
         async with _begun(self._client, self._patience, "the brokers cannot be written to"):
             return self

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.structs import ConsumerRecord, TopicPartition
+from aiokafka.structs import TopicPartition
 
 from penstock.errors import RecordMissing
-from penstock.record import Position, Record
+from penstock.record import Position, Record, RecordLike, Unreadable
 from penstock.settings import Settings
 from penstock.transports.kafka.connection import Admin, aiokafka_arguments, patience_of
+from penstock.transports.kafka.fetch import RawFetcher
+from penstock.transports.kafka.metadata import steady
 from penstock.transports.kafka.unavailable import unavailable
+from penstock.transports.tracker import Partition
 
 __all__ = ["read_at"]
 
@@ -29,12 +32,14 @@ def read_at(settings: Settings, position: Position) -> Record:
 
 
 async def _read_at(settings: Settings, position: Position) -> Record:
-    client = AIOKafkaConsumer(
-        **aiokafka_arguments(settings),
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        isolation_level="read_committed",
+    client = steady(
+        AIOKafkaConsumer(
+            **aiokafka_arguments(settings),
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+        )
     )
     with unavailable(f"{position} cannot be read"):
         try:
@@ -46,19 +51,35 @@ async def _read_at(settings: Settings, position: Position) -> Record:
     return Record(position.topic, found.value, found.key, tuple(found.headers), found.timestamp, position.partition, position.offset)
 
 
-async def _find(client: AIOKafkaConsumer, position: Position) -> ConsumerRecord[bytes, bytes]:
+async def _find(client: AIOKafkaConsumer, position: Position) -> RecordLike:
+    raw = RawFetcher(client)
     place = TopicPartition(position.topic, position.partition)
     client.assign([place])
     begin, end = (await client.beginning_offsets([place]))[place], (await client.end_offsets([place]))[place]
     if not begin <= position.offset < end:
         raise RecordMissing(f"{position}: {_absence(position.offset, begin, end)}")
     client.seek(place, position.offset)
-    while not (found := (await client.getmany(place, max_records=1, timeout_ms=200)).get(place)):
-        if await client.position(place) > position.offset:
-            raise RecordMissing(f"{position}: there is no record at this offset; it was compacted away, or is a transaction marker")
-    if found[0].offset != position.offset:
-        raise RecordMissing(f"{position}: the record at this offset was removed; the next one is at offset {found[0].offset}")
-    return found[0]
+
+    def lost(_: Partition, expected: int, found: int | None) -> None:
+        if found is None:
+            raise RecordMissing(f"{position}: it was deleted while it was looked for")
+        client.seek(place, expected)
+
+    while True:
+        raw.check()
+        await raw.wait(0.2)
+        for fetched in raw.take(lambda _: position.offset, lost):
+            return _only(position, fetched.records[0] if fetched.records else None)
+
+
+def _only(position: Position, found: RecordLike | None) -> RecordLike:
+    if found is None:
+        raise RecordMissing(f"{position}: there is no record at this offset; it was compacted away, or is a transaction marker")
+    if isinstance(found, Unreadable):
+        raise RecordMissing(f"{position}: {found.reason}")
+    if found.offset != position.offset:
+        raise RecordMissing(f"{position}: the record at this offset was removed; the next one is at offset {found.offset}")
+    return found
 
 
 def _absence(offset: int, begin: int, end: int) -> str:

@@ -21,6 +21,7 @@ from penstock.transports.base import Abilities, Sent
 from penstock.transports.kafka.connection import DEFAULT_LIMIT, TopicInfo, aiokafka_arguments
 from penstock.transports.kafka.dispatch import Dispatcher
 from penstock.transports.kafka.encode import Full, RecordBatch
+from penstock.transports.kafka.metadata import steady
 
 __all__ = ["KafkaSink"]
 
@@ -43,15 +44,17 @@ class KafkaSink:
     async def start(self) -> None:
         """Connects, and gets the partitions of the topics to write: they must be known before the first key gets one."""
         settings = self.settings
-        client = AIOKafkaProducer(
-            **aiokafka_arguments(settings),
-            acks="all",
-            enable_idempotence=True,
-            linger_ms=0,
-            max_batch_size=BATCH_BYTES,
-            max_request_size=max(BATCH_BYTES * 4, *self._limits.values(), DEFAULT_LIMIT) + BATCH_BYTES,
-            compression_type=None if settings.compression == "none" else settings.compression,
-            request_timeout_ms=int(settings.broker_timeout * 1000),
+        client = steady(
+            AIOKafkaProducer(
+                **aiokafka_arguments(settings),
+                acks="all",
+                enable_idempotence=True,
+                linger_ms=0,
+                max_batch_size=BATCH_BYTES,
+                max_request_size=max(BATCH_BYTES * 4, *self._limits.values(), DEFAULT_LIMIT) + BATCH_BYTES,
+                compression_type=None if settings.compression == "none" else settings.compression,
+                request_timeout_ms=int(settings.broker_timeout * 1000),
+            )
         )
         try:
             await client.start()

@@ -24,6 +24,7 @@ from penstock.telemetry import Metrics
 from penstock.transports.base import Abilities, cut, size_of
 from penstock.transports.kafka.connection import aiokafka_arguments
 from penstock.transports.kafka.fetch import Fetched, RawFetcher
+from penstock.transports.kafka.metadata import steady
 from penstock.transports.kafka.state import PartitionState, SourceState
 from penstock.transports.tracker import Partition, Span, Tracker
 
@@ -90,23 +91,25 @@ class KafkaSource:
     async def start(self, assignor: Any) -> None:
         """Connects. `assignor` shares the partitions among the members of the group, as aiokafka takes one."""
         settings = self.settings
-        self._client = AIOKafkaConsumer(
-            **aiokafka_arguments(settings),
-            group_id=self.group,
-            group_instance_id=settings.group_instance_id or None,
-            partition_assignment_strategy=[assignor],
-            enable_auto_commit=False,
-            auto_offset_reset="none",  # `place` knows every position; one that the broker lacks is an error
-            isolation_level="read_committed",
-            max_partition_fetch_bytes=settings.fetch_bytes,
-            # One more answer waits while this much is in flight.
-            fetch_max_bytes=max(settings.fetch_bytes, settings.max_in_flight_bytes // 2),
-            fetch_max_wait_ms=settings.fetch_wait_ms,
-            check_crcs=True,
-            max_poll_interval_ms=YEAR_MS,
-            session_timeout_ms=int(settings.session_timeout * 1000),
-            heartbeat_interval_ms=int(min(HEARTBEAT, settings.session_timeout / 5) * 1000),
-            rebalance_timeout_ms=int(max(settings.drain_timeout * 2, settings.session_timeout) * 1000),
+        self._client = steady(
+            AIOKafkaConsumer(
+                **aiokafka_arguments(settings),
+                group_id=self.group,
+                group_instance_id=settings.group_instance_id or None,
+                partition_assignment_strategy=[assignor],
+                enable_auto_commit=False,
+                auto_offset_reset="none",  # `place` knows every position; one that the broker lacks is an error
+                isolation_level="read_committed",
+                max_partition_fetch_bytes=settings.fetch_bytes,
+                # One more answer waits while this much is in flight.
+                fetch_max_bytes=max(settings.fetch_bytes, settings.max_in_flight_bytes // 2),
+                fetch_max_wait_ms=settings.fetch_wait_ms,
+                check_crcs=True,
+                max_poll_interval_ms=YEAR_MS,
+                session_timeout_ms=int(settings.session_timeout * 1000),
+                heartbeat_interval_ms=int(min(HEARTBEAT, settings.session_timeout / 5) * 1000),
+                rebalance_timeout_ms=int(max(settings.drain_timeout * 2, settings.session_timeout) * 1000),
+            )
         )
         await self._client.start()
         self._heard = time.monotonic()
