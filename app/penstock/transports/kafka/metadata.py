@@ -1,7 +1,7 @@
 """What a client knows of its cluster: the brokers that it was given are never forgotten, and no request of ours creates a topic.
 
-aiokafka asks only the brokers of its last answer. When these go and others come back, as in a rolling restart, it would ask for
-ever in vain, although the ones that it was configured with answer: then the bootstrap list is asked again (KIP-899). And it lets
+aiokafka asks only the brokers of its last answer. When these go and others come back, as in a rolling restart, it would ask in
+vain without end, although the ones that it was configured with answer: then the bootstrap list is asked again (KIP-899). And it lets
 brokers create a topic that it asks for: one that was deleted under a running worker would come back empty, with the brokers' defaults.
 
 Private parts of aiokafka 0.14.0 that are touched, all of them in this file: `AIOKafkaConsumer._client`; of `AIOKafkaClient`:
