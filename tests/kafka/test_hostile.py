@@ -133,6 +133,7 @@ def test_timestamp_that_the_sink_refuses(broker: Broker, tmp_path: Path, source:
     (letter,) = read_all(broker, job.dead)
     assert letter.value == odd.value
     assert b"INVALID_TIMESTAMP" in headers_of(letter)["__streams.errors.message"]
+    assert "penstock-truncated" not in headers_of(letter)
     assert abs(letter.timestamp - (odd.timestamp if days < 0 else stamp)) < 600_000
 
 

@@ -213,10 +213,10 @@ class Delivery:
             taken.settle(sent.exception())
 
     async def _bury(self, pipeline: Pipeline, refused: Sequence[Refused], taken: Sent) -> None:
-        """Sends dead letters for what was refused. Their topic may refuse them too, for a timestamp or the size: they are changed, once."""
+        """Sends dead letters for what was refused. Their topic may refuse them too: they get another timestamp, and at last are cut."""
         try:
-            for _ in range(2):
-                sent = await self._sink.send(pipeline.bury(refused, int(time.time() * 1000)))
+            for attempt in range(3):
+                sent = await self._sink.send(pipeline.bury(refused, int(time.time() * 1000), cut=attempt == 2))
                 await sent.settled()
                 refused = sent.refused
                 if not refused:

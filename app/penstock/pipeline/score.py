@@ -297,15 +297,15 @@ class Pipeline:
             return letters
         return fitting(letters, lambda one: self._fits(one, limit), limit)
 
-    def bury(self, refused: Sequence[Refused], now_ms: int) -> list[Parcel]:
+    def bury(self, refused: Sequence[Refused], now_ms: int, *, cut: bool = False) -> list[Parcel]:
         """Returns dead letters for outputs that their topic has refused, one for each input.
 
-        A dead letter that was refused itself is stamped `now_ms` and cut to LEAST_LETTER bytes: every topic takes that.
+        A dead letter that was refused itself is stamped `now_ms`, and with `cut` reduced to LEAST_LETTER bytes.
         """
         letters: dict[tuple[str, int], Parcel] = {}
         for parcel, reason in refused:
             if parcel.dead:
-                letters["", len(letters)] = fitting(parcel, lambda _: False, LEAST_LETTER, now_ms=now_ms)
+                letters["", len(letters)] = fitting(parcel, lambda _: not cut, LEAST_LETTER, now_ms=now_ms)
                 continue
             assert parcel.identity is not None  # every output has one
             place, (record,) = parcel.identity[1], parcel.inputs
