@@ -156,4 +156,4 @@ def signed(settings: Settings, folder: Path) -> Settings:
     path, trust = folder / "demo.pem", folder / "trust.toml"
     key.save(path)
     trust.write_text(f'[keys.demo]\npublic = "{key.public}"\ntopologies = ["*"]\ntrusted = 1970-01-01T00:00:00Z\n', encoding="utf-8")
-    return replace(settings, signing_key=path, trust=trust)
+    return replace(settings, signing_key=path, trust=trust, from_file=True)

@@ -19,7 +19,7 @@ STOP_S = 10.0
 _TAIL_LINES = 15
 _OURS = (
     "brokers", "application", "models", "schemas", "fetch_wait_ms", "workers", "security_protocol", "insecure_plaintext",
-    "releases", "trust", "unsigned_control", "cache",
+    "releases", "trust", "from_file", "unsigned_control", "cache",
 )  # fmt: skip
 
 
