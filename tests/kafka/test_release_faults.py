@@ -347,7 +347,7 @@ def test_a_control_log_that_is_made_anew_is_believed_by_nobody(broker: Broker, j
 # -- while it is live --------------------------------------------------------------------------------------------------
 
 
-def fickle(threshold: float = 0.5, right_for: int = 7, seeds_from: int = 1) -> bytes:
+def fickle(threshold: float = 0.5, right_for: int = 10, seeds_from: int = 1) -> bytes:
     """Multiplies by 2, and by chance adds 100: never in the first `right_for` runs of a session, then in about half of them.
 
     So it is right while it is made ready, and wrong later, as on a machine whose memory fails. The chance is that of the runtime, whose
