@@ -245,7 +245,7 @@ def spelled(records: Sequence[Any]) -> list[tuple[Any, ...]]:
 
 
 def read(data: bytes, start: int, *, aborted: bool = False, native: bool = True) -> tuple[list[tuple[Any, ...]], int]:
-    """What a fetch from `start` on brings, and the position after it; producer 7 has aborted a transaction at offset 2, or nobody has."""
+    """What a fetch from `start` on brings, and the position after it; `aborted`: producer 7 has aborted a transaction at offset 2."""
     packed = Packed(data, start, [(7, 2)] if aborted else [], native=native)
     records = [record for run in packed for record in spelled(run.records)]
     return records, packed.position

@@ -196,8 +196,7 @@ class Delivery:
                 if error is not None:
                     self._fail(error)
                 else:
-                    self._count(spans, parcels, self._clock() - began)
-                    self._count_refused(sent.refused)
+                    self._count(spans, parcels, sent.refused, self._clock() - began)
             except Exception as bug:  # noqa: BLE001  an error in a callback is reported nowhere else
                 self._fail(bug)
 
@@ -216,10 +215,12 @@ class Delivery:
         """Sends dead letters for what was refused. Their topic may refuse them too: they get another timestamp, and at last are cut."""
         try:
             for attempt in range(3):
-                sent = await self._sink.send(pipeline.bury(refused, int(time.time() * 1000), cut=attempt == 2))
+                letters = pipeline.bury(refused, int(time.time() * 1000), cut=attempt == 2)
+                sent = await self._sink.send(letters)
                 await sent.settled()
                 refused = sent.refused
                 if not refused:
+                    self._report(letters)
                     taken.settle()
                     return
             taken.settle(DeliveryFailed(f"{refused[0].parcel.topic} does not take a dead letter: {refused[0].reason}"))
@@ -270,25 +271,24 @@ class Delivery:
         slowest = max(one.row_seconds for one in self._scorers.values())
         self.rows = max(1, min(self._pace.group_rows, int(GROUP_SECONDS / max(slowest, 1e-9))))
 
-    def _count(self, spans: Sequence[Span], parcels: Sequence[Parcel], seconds: float) -> None:
+    def _count(self, spans: Sequence[Span], parcels: Sequence[Parcel], refused: Sequence[Refused], seconds: float) -> None:
         metrics = self.metrics
         rows = sum(len(span.records) for span in spans)
         metrics.batches.inc()
         metrics.records_in.inc(rows)
         metrics.batch_rows.observe(rows)
         metrics.batch_seconds.observe(seconds)
-        for parcel in parcels:
-            if parcel.dead:
-                metrics.dead_letters.inc(len(parcel))
-                if self._buried is not None:
-                    self._buried(parcel)
-            else:
-                metrics.records_out.inc(len(parcel))
+        dead = [parcel for parcel in parcels if parcel.dead]
+        outputs = sum(len(parcel) for parcel in parcels if not parcel.dead)
+        late = sum(not one.parcel.dead for one in refused)  # outputs that became dead letters when their topic refused them
+        metrics.records_out.inc(outputs - late)
+        metrics.dead_letters.inc(sum(map(len, dead)) + late)
+        self._report(dead)
 
-    def _count_refused(self, refused: Sequence[Refused]) -> None:
-        outputs = sum(not one.parcel.dead for one in refused)
-        self.metrics.records_out.inc(-outputs)
-        self.metrics.dead_letters.inc(outputs)
+    def _report(self, letters: Sequence[Parcel]) -> None:
+        if self._buried is not None:
+            for parcel in letters:
+                self._buried(parcel)
 
     # -- the end of an assignment --------------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ class Fetched(NamedTuple):
     stamped: bool | None
 
 
-class _Raw(MemoryRecords):  # type: ignore[misc]  # marked as final, and no type at run time says so
+class _Raw(MemoryRecords):  # type: ignore[misc]  # final for type checkers only
     """The records of an answer to aiokafka, which keep their bytes. For other consumers nothing changes."""
 
     def __init__(self, data: bytes) -> None:
