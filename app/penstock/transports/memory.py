@@ -202,7 +202,7 @@ class MemorySink:
         """Refuses the whole of the next `send` that has such a parcel."""
         self._refusals.append(which)
 
-    async def send(self, parcels: Sequence[Parcel]) -> Sent:
+    async def send(self, parcels: Sequence[Parcel], under: Span | None = None) -> Sent:
         """See `Sink.send`."""
         for parcel in parcels:
             if len(parcel) == 1 and not self.fits(parcel):
