@@ -136,7 +136,7 @@ def test_broken_source_is_found_out(broken: type[MemorySource]) -> None:
 
 
 class _Swaps(MemorySink):
-    async def send(self, parcels: Sequence[object], under: object = None) -> object:  # type: ignore[override]  # broken on purpose
+    async def send(self, parcels: Sequence[object], under: Span | None = None) -> object:  # type: ignore[override]  # broken on purpose
         return await super().send([*reversed([half for parcel in parcels for half in parcel.halves()])], under)  # type: ignore[attr-defined]
 
 

@@ -337,8 +337,8 @@ class Delivery:
         """Waits until every span that was begun is finished, at most `patience` seconds, then stores positions. No span begins.
 
         Called when the assignment ends and when the worker stops. All of it takes at most `bound` seconds. A lease that does
-        not hold ends the wait: what is under way cannot finish. The next owner reads again the spans that were not begun, and those that did not
-        finish in time: the latter can cause at-least-once duplicates.
+        not hold ends the wait: what is under way cannot finish. The next owner reads again the spans that were not begun, and
+        those that did not finish in time: the latter can cause at-least-once duplicates.
         """
         positions = self._source.positions
         positions.drain()
