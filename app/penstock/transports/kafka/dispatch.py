@@ -172,7 +172,9 @@ class Dispatcher:
         """
         tp, accumulator = TopicPartition(topic, partition), self._accumulator
         leader = self._leader(tp)
-        if accumulator._closed or accumulator._exception is not None or not self._state.has_pid() or leader is None or leader in self._deaf:
+        if accumulator._closed or accumulator._exception is not None or not self._state.has_pid() or leader in self._deaf:
+            return False
+        if leader is None and partition not in (accumulator._cluster.partitions_for_topic(topic) or ()):
             return False
         sent.add()
         self._offers[tp] = _Offer(batch, sent, under)
