@@ -164,12 +164,17 @@ class Delivery:
 
         Raises TransportUnavailable when the positions cannot be stored.
         """
+        warned = False
         while not self._ended:
             self._changed.clear()
             if self.uncommitted() and await self.poll():
                 continue
-            if self.has_room() and not self.uncommitted():
+            reason = self.uncommitted()
+            if not reason and self.has_room():
                 break
+            if reason and not warned and self._source.positions.committable():
+                warned = True
+                logger.warning("%s", reason)
             await self._changed.wait()
         return not self._ended
 

@@ -71,6 +71,7 @@ class KafkaSource:
         self._open = asyncio.Event()  # not paused
         self._open.set()
         self._leased = asyncio.Event()  # the lease has changed
+        self._warned = False  # that it does not hold
         self._committing: asyncio.Future[None] | None = None
         self._lost: dict[Partition, int] = {}
         self._partitions: dict[str, int] = {}  # of each topic, when this worker first saw it
@@ -151,8 +152,13 @@ class KafkaSource:
         """Returns what `take` returns, if it is available within `patience` seconds."""
         if not self._open.is_set() and not await self._within(patience, self._open.wait()):
             return ()
-        if not self.lease.holds() and not await self._within(patience, self._held()):
-            return ()
+        if not self.lease.holds():
+            if self.positions.partitions and not self._warned:
+                self._warned = True
+                logger.warning("%s", self.lease.reason())
+            if not await self._within(patience, self._held()):
+                return ()
+        self._warned = False
         for (topic, partition), offset in self.positions.rewound().items():
             self.client.seek(TopicPartition(topic, partition), offset)
         await self._raw.wait(patience)
