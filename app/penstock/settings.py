@@ -104,6 +104,9 @@ class Settings:
     max_batch_rows: int = _setting(2048, "Most rows in one unit of work between two turns of the network.", unit="rows", low=1)
     max_in_flight_batches: int = _setting(16, "Batches taken from Kafka whose outputs are not acknowledged yet.", low=1, run=False)
     max_in_flight_bytes: int = _setting(32 * MIB, "Bytes of the batches in flight.", unit="bytes", low=64 * KIB, run=False)
+    max_uncommitted_rows: int = _setting(
+        1_000_000, "Records taken whose offsets are not committed yet; beyond, nothing is taken until a commit succeeds.", low=1, run=False
+    )
     offload_after_ms: float = _setting(50.0, "A batch that takes longer than this runs beside the event loop.", unit="ms", low=1, run=False)
 
     max_unpacked_bytes: int = _setting(

@@ -136,8 +136,8 @@ def test_broken_source_is_found_out(broken: type[MemorySource]) -> None:
 
 
 class _Swaps(MemorySink):
-    async def send(self, parcels: Sequence[object]) -> object:  # type: ignore[override]  # broken on purpose
-        return await super().send([*reversed([half for parcel in parcels for half in parcel.halves()])])  # type: ignore[attr-defined]
+    async def send(self, parcels: Sequence[object], under: Span | None = None) -> object:  # type: ignore[override]  # broken on purpose
+        return await super().send([*reversed([half for parcel in parcels for half in parcel.halves()])], under)  # type: ignore[attr-defined]
 
 
 def test_sink_that_reorders_is_found_out() -> None:

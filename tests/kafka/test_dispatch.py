@@ -13,16 +13,18 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import NotEnoughReplicasError
 from aiokafka.protocol.produce import ProduceResponse_v7
+from aiokafka.structs import TopicPartition
 from confluent_kafka import Producer
 
 from penstock.parcel import Parcel
 from penstock.record import Record
 from penstock.testing import Broker, create_topics, read_all, unique, wait_for
-from penstock.transports.base import Sent
+from penstock.transports.base import Lapsed, Sent
 from penstock.transports.kafka.direct import Line
-from penstock.transports.kafka.dispatch import Dispatcher
+from penstock.transports.kafka.dispatch import Dispatcher, _Offer
 from penstock.transports.kafka.encode import RecordBatch
 from penstock.transports.kafka.wire import Api
+from penstock.transports.tracker import Span, Tracker
 
 pytestmark = pytest.mark.broker
 
@@ -40,12 +42,12 @@ class Way:
     long: int = 0
     sent: Sent = field(default_factory=Sent)
 
-    async def send(self, partition: int, *values: bytes, aside: bool = False) -> None:
+    async def send(self, partition: int, *values: bytes, aside: bool = False, under: Span | None = None) -> None:
         batch = RecordBatch(1 << 20)
         stamp = int(time.time() * 1000)
         batch.add(Parcel(self.topic, partition, [Record(self.topic, value, b"key", timestamp=stamp) for value in values], values))
-        await self.dispatcher.room(self.topic, partition)
-        if not aside and self.dispatcher.offer(batch, self.topic, partition, self.sent):
+        await self.dispatcher.room(self.topic, partition, under)
+        if not aside and self.dispatcher.offer(batch, self.topic, partition, self.sent, under):
             self.short += 1
         else:
             self.long += 1
@@ -96,6 +98,62 @@ def test_batches_offered_together_go_the_short_way(broker: Broker) -> None:
         assert (one.short, one.long) == (5 * PARTITIONS, 0)
 
     assert run(broker, scenario) == [[b"%d" % number for number in range(5)]] * PARTITIONS
+
+
+class Owned:
+    """One assignment with a lease, and a span of it to send under."""
+
+    def __init__(self) -> None:
+        self.holds = True
+        self.tracker = Tracker()
+        self.tracker.lease = lambda: self.holds
+        self.tracker.assign({("input", 0): 0})
+        self.span = self.tracker.take(("input", 0), 0, 1)
+
+
+@pytest.mark.parametrize("way_of", ["here", "the sender"])
+@pytest.mark.parametrize("outcome", ["renewed", "ended"])
+def test_what_waits_to_be_sent_waits_for_the_lease_and_is_dropped_with_its_assignment(broker: Broker, way_of: str, outcome: str) -> None:
+    """The second batch waits for the answer to the first when the lease ends: in our queue, or in aiokafka's buffers."""
+    owned = Owned()
+
+    async def scenario(one: Way) -> None:
+        await one.send(0, b"before")
+        await one.arrived()
+        await one.send(0, b"first", under=owned.span)
+        one.dispatcher.push()
+        if way_of == "here":
+            await one.send(0, b"second", under=owned.span)
+            owned.holds = False
+        else:
+            owned.holds = False
+            one.dispatcher._offers[TopicPartition(one.topic, 0)] = _Offer(batch(one.topic, b"second"), one.sent, owned.span)
+            one.sent.add()
+            one.dispatcher._leave(TopicPartition(one.topic, 0))
+        waiting = asyncio.ensure_future(one.arrived())
+        await asyncio.to_thread(wait_for, lambda: len(read_all(broker, one.topic)) > 1, "the first")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(waiting), 0.3)
+        if outcome == "renewed":
+            owned.holds = True
+            await waiting
+        else:
+            owned.tracker.revoke()
+            with pytest.raises(Lapsed):
+                await waiting
+        owned.holds = True
+        await one.send(0, b"other")  # the numbers of the batches go on
+        one.sent = Sent()
+        await one.dispatcher.flush()
+
+    values = [b"before", b"first", *([b"second"] if outcome == "renewed" else []), b"other"]
+    assert run(broker, scenario) == [values, [], []]
+
+
+def batch(topic: str, value: bytes) -> RecordBatch:
+    made = RecordBatch(1 << 20)
+    made.add(Parcel(topic, 0, [Record(topic, value, b"key", timestamp=int(time.time() * 1000))], [value]))
+    return made
 
 
 def test_order_holds_when_batches_go_both_ways(broker: Broker) -> None:

@@ -205,16 +205,19 @@ def test_reading_goes_on_when_the_broker_comes_back(broker: Broker, theirs: list
     asyncio.run(scenario())
 
 
-def test_a_backlog_larger_than_an_answer_leaves_no_partition_behind(broker: Broker) -> None:
-    """Each answer holds what one partition has to give, and the broker fills it in the order of the question."""
+@pytest.mark.parametrize("limits", [(2500, 2500), (500, 1 << 20)], ids=["a full answer", "batches larger than fetch_bytes"])
+def test_a_backlog_larger_than_an_answer_leaves_no_partition_behind(broker: Broker, limits: tuple[int, int]) -> None:
+    """The broker fills an answer in the order of the question, and a batch that is too large it gives to the first partition alone."""
+    each, whole = limits
     topic, partitions = unique("fetch"), 4
     create_topics(broker, {topic: partitions})
     for _ in range(20):  # batches of their own
         produce(broker, [Record(topic, b"x" * 1000, partition=partition) for partition in range(partitions)])
 
     async def scenario() -> list[int]:
-        limits = {"fetch_max_bytes": 2500, "max_partition_fetch_bytes": 2500}
-        consumer = AIOKafkaConsumer(bootstrap_servers=broker.bootstrap, auto_offset_reset="none", **limits)
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=broker.bootstrap, auto_offset_reset="none", fetch_max_bytes=whole, max_partition_fetch_bytes=each
+        )
         await consumer.start()
         try:
             consumer.assign([TopicPartition(topic, partition) for partition in range(partitions)])

@@ -1,8 +1,9 @@
-"""The delivery loop under every order of arrivals, acknowledgements, refusals, rebalances, swaps, stops and crashes.
+"""The delivery loop under every order of arrivals, acknowledgements, refusals, rebalances, pauses, swaps, stops and crashes.
 
 The broker is the memory transport, the loop is the one that runs on Kafka, the model is a real one. The laws: what is stored was
 acknowledged; what was read and not stored is read again; every event is answered at least once, and never by two generations
-within one span; outputs of one partition come in the order of their events, as long as nothing crashes.
+within one span; outputs of one partition come in the order of their events, as long as nothing crashes; nothing is sent while the
+lease does not hold, and nothing of what was taken before another worker has taken over.
 """
 
 from __future__ import annotations
@@ -73,16 +74,37 @@ class Loop(RuleBasedStateMachine):
         self.crashed = False  # ever: then outputs may come twice, and out of order
         self.now = 0.0
         self.taken: list[Span] = []
+        self.waiting: asyncio.Task[None] | None = None  # a submission that waits for the lease
+        self.leased = True
 
     def teardown(self) -> None:
+        self.forget()
         self.loop.close()
+
+    def forget(self) -> None:
+        """What a worker that is gone was about to do."""
+        if self.waiting is not None:
+            self.waiting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                self.run(self.finish(self.waiting))
+            self.waiting = None
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(work)
 
+    async def finish(self, work: asyncio.Task[None]) -> None:
+        await work
+
+    async def turns(self, count: int = 12) -> None:
+        """The event loop turns: whatever may go on goes on."""
+        for _ in range(count):
+            await asyncio.sleep(0)
+
     @initialize()
     def start(self) -> None:
         """A new worker. What the one before had not finished is lost with it."""
+        self.forget()
+        self.leased = True
         self.problems: list[BaseException] = []
         self.source = MemorySource(self.memory, ["items"])
         self.sink = MemorySink(self.memory)
@@ -147,17 +169,94 @@ class Loop(RuleBasedStateMachine):
         """As a host does it: close, revoke, assign. What was under way may still be acknowledged afterwards."""
         self.drain()
         self.source.revoke()
+        self.resume()
+        self.source.lease(True)
+        self.leased = True
         self.source.assign(ours)
+
+    # -- pauses ------------------------------------------------------------------------------------------------------
+
+    def written(self) -> int:
+        return len(self.memory.records("prices")) + len(self.memory.records("items.dead-letter"))
+
+    @precondition(lambda self: self.leased)
+    @rule()
+    def session_expires(self) -> None:
+        """By the clock: perhaps another worker takes over, perhaps the next heartbeat succeeds."""
+        self.source.lease(False)
+        self.leased = False
+        self.at_expiry = self.written()
+
+    @precondition(lambda self: self.leased and not self.problems and self.waiting is None)
+    @rule(turns=st.integers(0, 4), items=st.lists(st.sampled_from([0, 1, 2]), min_size=4, max_size=9))
+    def session_expires_between_chunks(self, turns: int, items: list[int]) -> None:
+        self.events_arrive(0, items)
+        if self.delivery.has_room() and (spans := self.run(self.source.take(self.delivery.rows))):
+            self.waiting = self.loop.create_task(self.delivery.submit(spans))
+            self.run(self.turns(turns))
+            self.session_expires()
+            self.run(self.turns())
+
+    @precondition(lambda self: not self.leased)
+    @rule()
+    def heartbeat_succeeds(self) -> None:
+        self.source.lease(True)
+        self.leased = True
+        self.resume()
+
+    @precondition(lambda self: not self.leased and self.assigned)
+    @rule()
+    def another_worker_takes_over(self) -> None:
+        """It reads from what is stored, and this one learns of it later. What comes of the old assignment then: nothing."""
+        self.crashed = True
+        other = MemorySource(self.memory, ["items"])
+        loop = Delivery(
+            other,
+            MemorySink(self.memory),
+            AtLeastOnce(other),
+            stages={"items": "items"},
+            serving=lambda: self.serving,
+            fail=self.problems.append,
+            pace=PACE,
+            clock=lambda: self.now,
+        )
+        other.assign()
+        self.run(self.work(loop, other))
+        self.run(loop.poll())
+        stored, written = dict(self.memory.stored), self.written()
+        self.sink.release()  # what had arrived before the pause
+        self.run(self.turns())
+        self.drain()
+        self.source.revoke()
+        self.resume()
+        self.source.lease(True)
+        self.leased = True
+        self.run(self.turns())
+        assert self.memory.stored == stored
+        assert self.written() == written
+        self.source.assign()
+
+    def resume(self) -> None:
+        """The submission that waited, if any, ends: its assignment has, or the lease holds again."""
+        if self.waiting is not None:
+            self.run(self.finish(self.waiting))
+            self.waiting = None
+
+    @invariant()
+    def nothing_is_sent_without_the_lease(self) -> None:
+        if not self.leased:
+            self.run(self.turns())
+            assert self.written() == self.at_expiry
 
     # -- the worker --------------------------------------------------------------------------------------------------
 
-    @precondition(lambda self: not self.problems)
+    @precondition(lambda self: not self.problems and self.leased and self.waiting is None)
     @rule(partition=st.integers(0, PARTITIONS - 1), items=st.lists(st.sampled_from([0, 1, 2, BAD]), min_size=1, max_size=9))
     def events_arrive_and_are_taken(self, partition: int, items: list[int]) -> None:
         self.events_arrive(partition, items)
         self.take_and_submit()
 
-    @precondition(lambda self: not self.problems)
+    @precondition(lambda self: not self.problems and self.leased and self.waiting is None)
     @rule()
     def events_are_refused_and_committed(self) -> None:
         self.events_arrive(0, [0, 1])
@@ -165,7 +264,7 @@ class Loop(RuleBasedStateMachine):
         self.take_and_submit()
         self.commit()
 
-    @precondition(lambda self: not self.problems)
+    @precondition(lambda self: not self.problems and self.leased and self.waiting is None)
     @rule()
     def take_and_submit(self) -> None:
         if not self.delivery.has_room():
@@ -179,19 +278,23 @@ class Loop(RuleBasedStateMachine):
     def submit(self, spans: list[Span]) -> None:
         """What comes out is of one generation, and nothing comes of spans that this worker no longer owns."""
         before, current = len(self.memory.records("prices")), [span for span in spans if span.current and not span.dropped]
-        self.run(self.delivery.submit(spans))
+        self.waiting = self.loop.create_task(self.delivery.submit(spans))
+        if not self.leased:
+            self.run(self.turns())
+            return
+        self.resume()
         written = self.memory.records("prices")[before:]
         assert current or not written
         assert {dict(record.headers)["penstock-generation"] for record in written} <= {b"%d" % self.serving.generation}
 
-    @precondition(lambda self: not self.problems)
+    @precondition(lambda self: not self.problems and self.leased and self.waiting is None)
     @rule()
     def take_and_drop(self) -> None:
         """Taken, and never submitted: the assignment ends before."""
         if self.delivery.has_room():
             self.taken += self.run(self.source.take(self.delivery.rows))
 
-    @precondition(lambda self: self.taken)
+    @precondition(lambda self: self.taken and self.waiting is None)
     @rule(data=st.data())
     def submit_late(self, data: st.DataObject) -> None:
         """Perhaps of an assignment that has passed."""
@@ -270,16 +373,16 @@ class Loop(RuleBasedStateMachine):
                 offsets = [offset for offset, _ in outputs]
                 assert offsets == sorted(set(offsets))
 
-    async def work(self) -> None:
+    async def work(self, delivery: Delivery, source: MemorySource) -> None:
         """Takes and delivers to the end of the input."""
-        while await self.delivery.room() and (spans := await self.source.take(self.delivery.rows)):
-            await self.delivery.submit(spans)
+        while await delivery.room() and (spans := await source.take(delivery.rows)):
+            await delivery.submit(spans)
 
     def check_recovery(self) -> None:
         """Whatever has happened: a worker that is left in peace answers every event."""
         self.sink.release()
         self.start()
-        self.run(self.work())
+        self.run(self.work(self.delivery, self.source))
         self.run(self.delivery.poll())
         assert not self.problems
         done = self.settled()

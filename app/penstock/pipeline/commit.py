@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from penstock.errors import DeliveryFailed
-from penstock.transports.base import Abilities, Sent, Source
+from penstock.transports.base import Abilities, Lapsed, Sent, Source
 from penstock.transports.tracker import Span
 
 __all__ = ["AtLeastOnce", "Commit"]
@@ -49,6 +49,9 @@ class AtLeastOnce:
 
         def settled(ended: Sent) -> None:
             error = ended.exception()
+            if isinstance(error, Lapsed):
+                then(error)
+                return
             if error is not None:
                 refused = DeliveryFailed(f"the broker refused a batch of outputs: {error!r}")
                 refused.__cause__ = error

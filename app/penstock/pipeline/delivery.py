@@ -1,6 +1,6 @@
 """Delivery: the one loop from taking to acknowledging, on every transport.
 
-A group of spans goes through these steps:
+A group of spans goes through these steps; between any two of them, and between chunks, it waits while the source's lease does not hold:
 
 1. begin      the spans whose assignment still holds; the others were dropped
 2. score      in chunks (`score`), each in one slice of the event loop's time, or in a thread when it is expected to take long
@@ -16,9 +16,9 @@ Its life, for one assignment after the other:
 | closing | spans are dropped   | open, by the next assignment of the source's positions  |
 | ended   | spans are dropped   | nothing                                                 |
 
-The loop owns the back-pressure: spans that were taken and are not finished are bounded in number and bytes, and a source
-takes the next ones only when there is `room`. It has no clock and knows no broker: the source, the sink, the
-programs and the clock are arguments.
+The loop owns the back-pressure: spans that were taken and are not finished are bounded in number and bytes, what was taken and is not
+stored in rows and time, and a source takes the next ones only when there is `room`. It has no clock and knows no broker: the source,
+the sink, the programs and the clock are arguments.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from penstock.pipeline.ports import Program
 from penstock.pipeline.score import Chunk, Pipeline
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
-from penstock.transports.base import Refused, Sent, Sink, Source
+from penstock.transports.base import Lapsed, Refused, Sent, Sink, Source
 from penstock.transports.tracker import Partition, Span
 
 __all__ = ["Delivery", "Fixed", "Pace", "Served"]
@@ -77,6 +77,8 @@ class Pace:
     group_rows: int = _DEFAULT.max_batch_rows
     in_flight: int = _DEFAULT.max_in_flight_batches
     in_flight_bytes: int = _DEFAULT.max_in_flight_bytes
+    uncommitted_rows: int = _DEFAULT.max_uncommitted_rows
+    uncommitted_seconds: float = _DEFAULT.commit_interval + _DEFAULT.session_timeout
     offload_after: float = _DEFAULT.offload_after_ms / 1000
 
     @classmethod
@@ -87,6 +89,8 @@ class Pace:
             group_rows=settings.max_batch_rows,
             in_flight=settings.max_in_flight_batches,
             in_flight_bytes=settings.max_in_flight_bytes,
+            uncommitted_rows=settings.max_uncommitted_rows,
+            uncommitted_seconds=settings.commit_interval + settings.session_timeout,  # a commit may be late, as a heartbeat may be
             offload_after=settings.offload_after_ms / 1000,
         )
 
@@ -131,6 +135,7 @@ class Delivery:
         self._scorers: dict[str, _Scorer] = {}
         self._changed = asyncio.Event()  # a span has ended, or the assignment has changed
         self._ended = False
+        self._since = clock()  # when nothing was left to store, or the last commit succeeded
         self._burying: set[asyncio.Future[None]] = set()
         positions = source.positions
         positions.changed = self._changed.set
@@ -144,12 +149,41 @@ class Delivery:
         positions, pace = self._source.positions, self._pace
         return positions.in_flight < pace.in_flight and positions.in_flight_bytes < pace.in_flight_bytes
 
+    def uncommitted(self) -> str:
+        """Returns why nothing more is taken until a commit succeeds; empty while more may be taken."""
+        positions, pace, now = self._source.positions, self._pace, self._clock()
+        if not positions.committable():
+            self._since = now
+        rows, late = positions.uncommitted, now - self._since
+        if rows < pace.uncommitted_rows and late <= pace.uncommitted_seconds:
+            return ""
+        return f"no commit has succeeded for {late:.0f} s ({rows} records are not committed): nothing more is taken until one does"
+
     async def room(self) -> bool:
-        """Waits until more may be taken. Returns False when the loop has ended, and nothing more is to be taken."""
-        while not self._ended and not self.has_room():
+        """Waits until more may be taken. Returns False when the loop has ended, and nothing more is to be taken.
+
+        Raises TransportUnavailable when the positions cannot be stored.
+        """
+        warned = False
+        while not self._ended:
             self._changed.clear()
+            if self.uncommitted() and await self.poll():
+                continue
+            reason = self.uncommitted()
+            if not reason and self.has_room():
+                break
+            if reason and not warned and self._source.positions.committable():
+                warned = True
+                logger.warning("%s", reason)
             await self._changed.wait()
         return not self._ended
+
+    async def _held(self, span: Span) -> bool:
+        """Waits while the lease does not hold. Returns False when the span's assignment, or the loop, has ended."""
+        while not self._ended and span.current and not span.held:
+            self._changed.clear()
+            await self._changed.wait()
+        return not self._ended and span.current
 
     # -- one group after the other -----------------------------------------------------------------------------------
 
@@ -174,6 +208,8 @@ class Delivery:
 
     async def _deliver(self, group: Sequence[Span]) -> None:
         began = self._clock()
+        if not await self._held(group[0]):
+            return
         spans = [span for span in group if span.begin()]  # 1
         if not spans:
             return
@@ -185,14 +221,16 @@ class Delivery:
                 await asyncio.sleep(0)
             first = False
             parcels += await self._score(scorer, chunk)
-            if not spans[0].current:  # a group is of one assignment, and this one's drain has run out of time
+            if not await self._held(spans[0]):  # a group is of one assignment, and this one has ended
                 return
-        sent = await self._sink.send(parcels)  # 3
+        sent = await self._sink.send(parcels, spans[0])  # 3
         taken = Sent(1)  # everything was acknowledged, be it as a dead letter
-        sent.add_done_callback(lambda ended: self._taken(scorer.pipeline, ended, taken))
+        sent.add_done_callback(lambda ended: self._taken(scorer.pipeline, spans[0], ended, taken))
 
         def ended(error: BaseException | None) -> None:
             try:
+                if isinstance(error, Lapsed):
+                    return  # the spans were dropped with their assignment
                 if error is not None:
                     self._fail(error)
                 else:
@@ -202,21 +240,21 @@ class Delivery:
 
         self._commit.done(spans, taken, ended)  # 5
 
-    def _taken(self, pipeline: Pipeline, sent: Sent, taken: Sent) -> None:
+    def _taken(self, pipeline: Pipeline, under: Span, sent: Sent, taken: Sent) -> None:
         """Settles `taken` when the outputs were acknowledged; those that were refused become dead letters first."""
         if sent.refused and sent.exception() is None:
-            task = asyncio.ensure_future(self._bury(pipeline, sent.refused, taken))
+            task = asyncio.ensure_future(self._bury(pipeline, under, sent.refused, taken))
             self._burying.add(task)
             task.add_done_callback(self._burying.discard)
         else:
             taken.settle(sent.exception())
 
-    async def _bury(self, pipeline: Pipeline, refused: Sequence[Refused], taken: Sent) -> None:
+    async def _bury(self, pipeline: Pipeline, under: Span, refused: Sequence[Refused], taken: Sent) -> None:
         """Sends dead letters for what was refused. Their topic may refuse them too: they get another timestamp, and at last are cut."""
         try:
             for attempt in range(3):
                 letters = pipeline.bury(refused, int(time.time() * 1000), cut=attempt == 2)
-                sent = await self._sink.send(letters)
+                sent = await self._sink.send(letters, under)
                 await sent.settled()
                 refused = sent.refused
                 if not refused:
@@ -294,25 +332,35 @@ class Delivery:
 
     async def poll(self) -> bool:
         """Stores positions: the runner's timer calls it. Returns True when some were stored."""
-        return await self._commit.store()
+        stored = await self._commit.store()
+        if stored:
+            self._since = self._clock()
+            self._changed.set()
+        return stored
 
-    async def close(self, patience: float) -> None:
-        """Waits until every span that was begun is finished, at most `patience` seconds, then stores positions. No span begins during this.
+    async def close(self, patience: float, bound: float | None = None) -> None:
+        """Waits until every span that was begun is finished, at most `patience` seconds, then stores positions. No span begins.
 
-        Called when the assignment ends and when the worker stops. The next owner reads again the spans that were not begun, and
+        Called when the assignment ends and when the worker stops. All of it takes at most `bound` seconds. A lease that does
+        not hold ends the wait: what is under way cannot finish. The next owner reads again the spans that were not begun, and
         those that did not finish in time: the latter can cause at-least-once duplicates.
         """
         positions = self._source.positions
         positions.drain()
-        deadline = self._clock() + patience
-        while positions.working and not self._ended and (left := deadline - self._clock()) > 0:
+        began = self._clock()
+        deadline = began + patience
+        while positions.working and positions.lease() and not self._ended and (left := deadline - self._clock()) > 0:
             self._changed.clear()
             try:
                 async with asyncio.timeout(left):
                     await self._changed.wait()
             except TimeoutError:
                 logger.warning("%d batches were not finished in time and will be processed again", positions.working)
-        await self._commit.store()
+        try:
+            async with asyncio.timeout(None if bound is None else max(bound - (self._clock() - began), 0.0)):
+                await self._commit.store()
+        except TimeoutError:
+            logger.warning("the positions were not stored in time: what was not committed will be processed again")
 
     def terminate(self) -> None:
         """Ends the loop: spans that were begun will not finish, and `close` no longer waits for them. Finished ones can still be stored."""

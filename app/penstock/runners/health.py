@@ -8,7 +8,8 @@ batches in flight. A clock runs while nothing moves without one of the reasons b
 1. The worker starts or stops.
 2. The group is rebalancing, for as long as a rebalance may take; or the brokers do not answer (which ends a worker after `broker_timeout`).
 3. A partition has no leader, or everything in it that can be read has been read, and fetches are answered.
-4. Back-pressure: no more is taken while enough is in flight. Then the clock of the batches in flight runs.
+4. Back-pressure: no more is taken while enough is in flight. Then the clock of the batches in flight runs. Or nothing is taken, scored or
+   sent until a heartbeat or a commit succeeds.
 5. A batch in flight makes progress, or a model runs within its deadline.
 6. The whole process was paused.
 
@@ -73,6 +74,8 @@ def _partitions(consumer: SourceState | None) -> Condition:
     settled = consumer is not None and consumer.settled
     if not settled or consumer is None:
         return Condition("partitions", False, "waiting for the group to assign partitions")
+    if consumer.withheld:
+        return Condition("partitions", False, consumer.withheld)
     count = len(consumer.partitions)
     return Condition("partitions", True, f"{count} assigned" if count else "none: this worker is a spare")
 
@@ -140,7 +143,7 @@ def _still(picture: Picture, last: Mapping[Hashable, Hashable]) -> Iterator[tupl
     for topic in picture.sources.values():
         yield topic, topic in consumer.missing
     yield GROUP, not consumer.settled
-    if not consumer.settled:
+    if not consumer.settled or consumer.withheld:
         return
     yield FLIGHT, consumer.in_flight > 0 and not picture.busy and last.get(FLIGHT) == picture.progress
     for one in consumer.partitions:
@@ -177,6 +180,8 @@ def _state(topic: str, phase: Phase, consumer: SourceState | None, mine: list[Pa
         return "the brokers do not answer"
     if not consumer.settled:
         return "idle: waiting for the group to assign partitions"
+    if consumer.withheld:
+        return f"idle: {consumer.withheld}"
     if not mine:
         return f"idle: every partition of {topic} is assigned to another worker"
     if unled := [one for one in mine if not one.leader]:

@@ -166,7 +166,7 @@ class StreamRunner:
         """The state of the source; None before there is one."""
         if self.source is None or self.delivery is None or not self.source.started:
             return None
-        return self.source.standing(room=self.delivery.has_room())
+        return self.source.standing(room=self.delivery.has_room(), withheld=self.delivery.uncommitted())
 
     def _sessions(self) -> Iterator[Session]:
         """The models that may run now."""

@@ -15,6 +15,9 @@ The assumptions that the loop (`pipeline.delivery`) may make of a transport, and
 7. `send` returns when the outputs are queued; there a sink slows a loop that is too fast. `Sent` is settled when all of
    them are acknowledged, or with the first reason why one is not. An output that its topic refuses for what it is (its timestamp,
    a missing key) is in `Sent.refused`, and its neighbours are written all the same: the loop makes a dead letter of it.
+8. A source whose partitions another worker may take over gives its `positions` a `lease`. While it does not hold, the source
+   takes nothing, the loop scores nothing, and the sink begins to send nothing that was sent `under` it: outputs wait until it holds again,
+   and are dropped, as `Lapsed`, when their assignment has ended.
 
 A transport declares what it is able to do (`Abilities`), and a guarantee that needs more is refused before anything starts.
 `penstock.testing.check_transport` tests a transport for all of these rules.
@@ -30,7 +33,7 @@ from typing import Any, NamedTuple, Protocol
 from penstock.parcel import Parcel
 from penstock.transports.tracker import Partition, Span, Tracker
 
-__all__ = ["Abilities", "Refused", "Sent", "Sink", "Source", "by_topic", "cut", "size_of"]
+__all__ = ["Abilities", "Lapsed", "Refused", "Sent", "Sink", "Source", "by_topic", "cut", "size_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,10 @@ class Refused(NamedTuple):
     reason: str
 
 
+class Lapsed(Exception):
+    """The assignment ended before these outputs were sent: the next owner of the partitions makes them."""
+
+
 class Sent:
     """Outputs on their way: settled when all of them were acknowledged or `refused`, with the first error if one was neither.
 
@@ -97,8 +104,9 @@ class Sent:
         self._left += 1
 
     def settle(self, error: BaseException | None = None) -> None:
-        """Settles one part: it was acknowledged, or with `error` will not be."""
-        self._error = self._error or error
+        """Settles one part: it was acknowledged, or with `error` will not be. `Lapsed` gives way to an error."""
+        if self._error is None or isinstance(self._error, Lapsed):
+            self._error = error or self._error
         self._left -= 1
         if not self._left:
             callbacks, self._callbacks = self._callbacks, []  # they hold the records, and often this object
@@ -150,8 +158,11 @@ class Sink(Protocol):
     def partition_for(self, topic: str, key: bytes | None) -> int:
         """Returns the partition of an output with a key that its sink sets."""
 
-    async def send(self, parcels: Sequence[Parcel]) -> Sent:
-        """Queues the outputs, in order. Raises DeliveryFailed when the sink can no longer send."""
+    async def send(self, parcels: Sequence[Parcel], under: Span | None = None) -> Sent:
+        """Queues the outputs, in order. `under` is a span of the assignment that they are sent under; None where there is only one.
+
+        Raises DeliveryFailed when the sink can no longer send.
+        """
 
 
 def cut(start: int, end: int, records: Sequence[Any], rows: int) -> list[tuple[int, int, Sequence[Any]]]:

@@ -158,7 +158,7 @@ class FileSink:
         """Returns 0: a file has one partition."""
         return 0
 
-    async def send(self, parcels: Sequence[Parcel]) -> Sent:
+    async def send(self, parcels: Sequence[Parcel], under: Span | None = None) -> Sent:
         """See `Sink.send`."""
         sent = Sent(1)
         try:

@@ -1,8 +1,8 @@
 """Topics in a dict: a broker without a network, for the test driver, for one event made once more, and for tests of the loop.
 
 It keeps the port's rules (`base`) and produces, on command, the faults of a real one: partitions that are moved to another
-owner, outputs that are refused, acknowledgements that come late, in another order or not at all, and a worker that ends
-without notice. Only an unbounded source that has nothing to yield waits.
+owner, a lease that ends and begins, positions that cannot be stored, outputs that are refused, acknowledgements that come late, in
+another order or not at all, and a worker that ends without notice. Only an unbounded source that has nothing to yield waits.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ class Memory:
 class MemorySource:
     """Yields the records of some topics: to the present end where it is bounded, else it waits for more.
 
-    `assign` gives it partitions (all by default) from their stored positions. A new source has no partitions.
+    `assign` gives it partitions (all by default) from their stored positions. A new source has no partitions. `lease` says whether it
+    may act for them.
     """
 
     def __init__(self, memory: Memory, topics: Iterable[str], *, bounded: bool = True) -> None:
@@ -103,6 +104,7 @@ class MemorySource:
         self._arrived = asyncio.Event()
         self._open = True
         self.fails: BaseException | None = None  # raised by the next `store`
+        self.storing = True  # False: nothing can be stored, as while a group's coordinator is away
 
     def assign(self, partitions: Iterable[Partition] | None = None) -> None:
         """Starts a new assignment, also when spans are under way."""
@@ -114,6 +116,12 @@ class MemorySource:
     def revoke(self) -> None:
         """Ends the assignment."""
         self.positions.revoke()
+
+    def lease(self, holds: bool) -> None:
+        """From now on the lease does or does not hold: another worker may own the partitions."""
+        self.positions.lease = lambda: holds
+        self._arrived.set()
+        self.positions.changed()
 
     def pause(self) -> None:
         """See `Source.pause`."""
@@ -127,7 +135,7 @@ class MemorySource:
     async def take(self, rows: int) -> Sequence[Span]:
         """See `Source.take`. A bounded source that is paused waits as well."""
         while True:
-            if self._open:
+            if self._open and self.positions.lease():
                 if spans := self._spans(rows):
                     return spans
                 if self.abilities.bounded:
@@ -159,6 +167,8 @@ class MemorySource:
         if self.fails is not None:
             error, self.fails = self.fails, None
             raise error
+        if not self.storing or not self.positions.lease():
+            return False
         self._memory.stored.update(offsets)
         return True
 
@@ -202,7 +212,7 @@ class MemorySink:
         """Refuses the whole of the next `send` that has such a parcel."""
         self._refusals.append(which)
 
-    async def send(self, parcels: Sequence[Parcel]) -> Sent:
+    async def send(self, parcels: Sequence[Parcel], under: Span | None = None) -> Sent:
         """See `Sink.send`."""
         for parcel in parcels:
             if len(parcel) == 1 and not self.fits(parcel):

@@ -10,7 +10,9 @@ The rules, one assignment at a time:
 4. What may be committed is the end of the contiguous run of finished spans, never more.
 5. A span that is abandoned is read again: the partition returns to its start, and the spans taken after it are dropped.
 6. While draining, no new span begins: work finished after the final commit would be repeated by the next owner.
-7. A new assignment is a new epoch. Spans of an earlier epoch are dropped: finishing one changes nothing, because
+7. Nothing is worked on or sent while the `lease` does not hold: another worker may own the partitions by then. What was taken waits
+   until it holds again, or until the assignment ends.
+8. A new assignment is a new epoch. Spans of an earlier epoch are dropped: finishing one changes nothing, because
    another worker may own the partition, and this one reads again from the committed offset.
 
 Pure: no I/O, no clock, no Kafka. `tests/properties/test_tracker.py` tests these rules.
@@ -31,6 +33,11 @@ Partition = tuple[str, int]
 
 def _unheard() -> None:
     """The hook of a tracker that has no listener."""
+
+
+def _always() -> bool:
+    """The lease of a source that no other worker can replace."""
+    return True
 
 
 @dataclass(slots=True, eq=False)
@@ -61,6 +68,11 @@ class Span:
         """Returns whether the assignment under which it was taken still holds."""
         return self._tracker.current(self)
 
+    @property
+    def held(self) -> bool:
+        """Returns whether outputs may be sent for it now: its assignment holds, and so does the lease."""
+        return self._tracker.current(self) and self._tracker.lease()
+
     def finish(self) -> None:
         """Finishes the span: everything that it caused is acknowledged. Ignored when it was dropped."""
         self._tracker.finish(self)
@@ -72,19 +84,28 @@ class Span:
 
 @dataclass(slots=True)
 class _Line:
-    """One partition: the next position to take, and the spans under way in the order in which they were taken."""
+    """One partition: the next position to take, and the spans under way in the order in which they were taken.
+
+    `fresh`: its position is not stored anywhere yet.
+    """
 
     expected: int
     safe: int
     committed: int
+    fresh: bool = False
     spans: deque[Span] = field(default_factory=deque)
 
 
 class Tracker:
-    """Positions of all partitions assigned to this worker. `changed` is called when a span ends and at each assignment."""
+    """Positions of all partitions assigned to this worker.
+
+    `changed` is called when a span ends, at each assignment, and by a source whose `lease` holds again or was lost. `lease`
+    returns whether this worker may act for its partitions now.
+    """
 
     def __init__(self) -> None:
         self.changed: Callable[[], None] = _unheard
+        self.lease: Callable[[], bool] = _always
         self.epoch = 0
         self.in_flight = 0
         self.in_flight_bytes = 0
@@ -102,7 +123,7 @@ class Tracker:
         self.in_flight = self.in_flight_bytes = 0
         self._draining = False
         self._rewound.clear()
-        self._lines = {partition: _Line(at, at, -1 if partition in fresh else at) for partition, at in positions.items()}
+        self._lines = {partition: _Line(at, at, at, partition in fresh) for partition, at in positions.items()}
         self.changed()
 
     def drain(self) -> None:
@@ -194,7 +215,12 @@ class Tracker:
 
     def committable(self) -> dict[Partition, int]:
         """Returns, for each partition that has moved, the position up to which everything is finished."""
-        return {partition: line.safe for partition, line in self._lines.items() if line.safe > line.committed}
+        return {partition: line.safe for partition, line in self._lines.items() if line.safe > line.committed or line.fresh}
+
+    @property
+    def uncommitted(self) -> int:
+        """The positions that were taken and are not stored: what another worker would repeat if this one ended now."""
+        return sum(line.expected - line.committed for line in self._lines.values())
 
     def committed(self, offsets: Mapping[Partition, int], epoch: int) -> None:
         """Records that the offsets, which `committable` returned in `epoch`, are stored."""
@@ -203,3 +229,4 @@ class Tracker:
         for partition, offset in offsets.items():
             line = self._lines[partition]
             line.committed = max(line.committed, offset)
+            line.fresh = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ import pytest
 
 from penstock import runtime
 from penstock.errors import DeliveryFailed, SettingsError
+from penstock.parcel import Parcel
 from penstock.pipeline import AtLeastOnce, Delivery, Fixed, Pace, Program
 from penstock.record import Record
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import models
-from penstock.transports.base import Abilities
+from penstock.transports.base import Abilities, Lapsed, Sent
 from penstock.transports.memory import Memory, MemorySink, MemorySource
+from penstock.transports.tracker import Span
 
 TOPOLOGY = """\
 topology: table
@@ -46,11 +48,13 @@ class Worker:
     pace: Pace = field(default_factory=Pace)
     limits: dict[str, int] = field(default_factory=dict)
     errors: list[BaseException] = field(default_factory=list)
+    sink_type: type[MemorySink] = MemorySink
+    now: float = 0.0
 
     def __post_init__(self) -> None:
         self.memory = Memory()
         self.source = MemorySource(self.memory, ["items"])
-        self.sink = MemorySink(self.memory, limits=self.limits)
+        self.sink = self.sink_type(self.memory, limits=self.limits)
         self.serving: Any = Fixed(self.program)
         self.delivery = Delivery(
             self.source,
@@ -60,6 +64,7 @@ class Worker:
             serving=lambda: self.serving,
             fail=self.errors.append,
             pace=self.pace,
+            clock=lambda: self.now,
         )
         self.source.assign()
 
@@ -197,6 +202,130 @@ def test_a_loop_that_is_terminated_waits_for_nothing(program: Program) -> None:
         worker.delivery.terminate()
         await worker.delivery.close(3600)
         assert worker.stored == 0
+
+    scenario(main)
+
+
+def test_while_the_lease_does_not_hold_nothing_is_scored_or_sent_and_what_was_taken_waits(program: Program) -> None:
+    async def main() -> None:
+        worker = Worker(program, Pace(chunk_rows=1))
+        worker.send(*({"item": 0} for _ in range(3)))
+        working = asyncio.ensure_future(worker.step())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # between two chunks
+        worker.source.lease(False)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not working.done()
+        assert worker.prices == []
+        worker.source.lease(True)
+        await working
+        assert len(worker.prices) == 3
+
+    scenario(main)
+
+
+def test_outputs_that_wait_for_the_lease_are_dropped_with_their_assignment(program: Program) -> None:
+    async def main() -> None:
+        worker = Worker(program)
+        worker.send({"item": 0})
+        spans = await worker.source.take(10)
+        worker.source.lease(False)
+        working = asyncio.ensure_future(worker.delivery.submit(spans))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        await asyncio.wait_for(worker.delivery.close(3600), 5)  # what cannot finish is not waited for
+        worker.source.revoke()
+        await working
+        assert worker.prices == []
+        assert worker.errors == []
+        worker.source.lease(True)
+        worker.source.assign()
+        await worker.step()
+        assert len(worker.prices) == 1
+
+    scenario(main)
+
+
+def test_outputs_that_the_sink_has_dropped_are_no_error(program: Program) -> None:
+    """Their assignment ended while they waited for room: the next owner makes them."""
+
+    class Late(MemorySink):
+        async def send(self, parcels: Sequence[Parcel], under: Span | None = None) -> Sent:
+            worker.source.revoke()
+            sent = Sent(1)
+            sent.settle(Lapsed())
+            return sent
+
+    worker = Worker(program, sink_type=Late)
+
+    async def main() -> None:
+        worker.send({"item": 0})
+        await worker.step()
+        assert worker.errors == []
+        assert worker.delivery.metrics.records_out.value == 0
+
+    scenario(main)
+
+
+def test_what_is_not_committed_is_limited_in_rows_and_the_limit_commits_by_itself(program: Program) -> None:
+    async def main() -> None:
+        worker = Worker(program, Pace(uncommitted_rows=3))
+        worker.send(*({"item": 0} for _ in range(3)))
+        await worker.step()
+        assert worker.stored == 0
+        assert await worker.delivery.room()
+        assert worker.stored == 3
+
+    scenario(main)
+
+
+@pytest.mark.parametrize("pace", [Pace(uncommitted_rows=3), Pace(uncommitted_seconds=5)])
+def test_nothing_more_is_taken_until_a_commit_succeeds(program: Program, pace: Pace) -> None:
+    async def main() -> None:
+        worker = Worker(program, pace)
+        worker.source.storing = False
+        worker.send(*({"item": 0} for _ in range(3)))
+        await worker.step()
+        worker.now += 6
+        assert "no commit has succeeded for 6 s (3 records" in worker.delivery.uncommitted()
+        waiting = asyncio.ensure_future(worker.delivery.room())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        worker.source.storing = True
+        assert await worker.delivery.poll()  # the runner's timer
+        assert await waiting
+        assert worker.delivery.uncommitted() == ""
+
+    scenario(main)
+
+
+def test_an_idle_worker_has_nothing_to_commit_and_may_take(program: Program) -> None:
+    async def main() -> None:
+        worker = Worker(program, Pace(uncommitted_seconds=5))
+        worker.now += 3600
+        assert worker.delivery.uncommitted() == ""
+        assert await worker.delivery.room()
+
+    scenario(main)
+
+
+def test_close_has_one_bound_for_the_wait_and_the_commit(program: Program) -> None:
+    """A commit that hangs, be it the timer's that holds the lock, does not hold up a rebalance."""
+
+    async def main() -> None:
+        worker = Worker(program)
+        worker.source.store = hang  # type: ignore[method-assign,assignment]
+        worker.send({"item": 0})
+        await worker.step()
+        timer = asyncio.ensure_future(worker.delivery.poll())
+        await asyncio.sleep(0)
+        await asyncio.wait_for(worker.delivery.close(3600, 0.01), 10)
+        timer.cancel()
+
+    async def hang(_: object) -> bool:
+        return await asyncio.Event().wait()
 
     scenario(main)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from penstock.runners.health import FLIGHT, GROUP, Phase, Picture, Watchdog, explain, health, readiness
+from penstock.telemetry.health import Condition
 from penstock.transports.kafka.state import PartitionState, SourceState
 
 ZERO, ONE = ("flights", 0), ("flights", 1)
@@ -69,10 +70,20 @@ def test_backlog_that_nobody_takes_rings_after_the_bound() -> None:
             lambda look: replace(worker(PartitionState(ZERO, 10, end=50, heard=1.0), room=False, in_flight=16), busy=look % 3 == 0),
             id="a slow model, run after run",
         ),
+        pytest.param(
+            lambda look: worker(PartitionState(ZERO, 10, end=50, heard=1.0), withheld="no heartbeat has succeeded", in_flight=3),
+            id="without the lease",
+        ),
     ],
 )  # fmt: skip
 def test_does_not_ring(picture: Callable[[int], Picture]) -> None:
     assert over_time(picture) == (500.0, set())
+
+
+def test_work_that_is_withheld_is_alive_not_ready_and_says_why() -> None:
+    withheld = worker(PartitionState(ZERO, 10, end=50, heard=1.0), withheld="no commit has succeeded for 15 s")
+    assert sources(withheld) == "True idle: no commit has succeeded for 15 s"
+    assert Condition("partitions", False, "no commit has succeeded for 15 s") in readiness(withheld)
 
 
 def test_fetches_that_are_not_answered_ring_without_a_backlog() -> None:

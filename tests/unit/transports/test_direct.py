@@ -253,3 +253,45 @@ def test_an_answer_that_nobody_asked_for_closes_the_connection(caplog: pytest.Lo
     with caplog.at_level(logging.ERROR):
         run(scenario)
     assert "could not be parsed" in caplog.text
+
+
+def test_a_line_is_full_while_the_broker_reads_too_slowly_and_says_when_it_is_not() -> None:
+    """Whoever sends large requests waits until then, so that they do not pile up in memory."""
+    reads = asyncio.Event()
+
+    async def slow(writer: asyncio.StreamWriter, requests: list[tuple[int, int, bytes]]) -> None:
+        await reads.wait()  # the request that comes after this one is not read before
+        await echo(writer, requests)
+
+    async def scenario() -> None:
+        async with connected(slow) as conn:
+            line = Line(conn)
+            calls = Calls(line)
+            drained = asyncio.Event()
+            while not line.full:
+                calls.send(b"x" * (1 << 20))
+            line.drained = drained.set
+            assert not drained.is_set()
+            reads.set()
+            await asyncio.wait_for(drained.wait(), 30)
+            assert all(isinstance(one, bytes) for one in await calls.outcomes())
+
+    run(scenario)
+
+
+def test_a_full_line_that_ends_says_so_too() -> None:
+    async def silent(*_: Any) -> None:
+        await asyncio.sleep(PATIENCE * 2)
+
+    async def scenario() -> None:
+        async with connected(silent) as conn:
+            line = Line(conn)
+            calls = Calls(line)
+            drained = asyncio.Event()
+            while not line.full:
+                calls.send(b"x" * (1 << 20))
+            line.drained = drained.set
+            await asyncio.wait_for(drained.wait(), 30)
+            assert all(isinstance(one, KafkaError) for one in await calls.outcomes())
+
+    run(scenario)

@@ -141,3 +141,31 @@ def test_a_drain_lets_nothing_more_start_until_the_next_assignment() -> None:
     assert tracker.working == 0
     tracker.assign({TP: 0})
     assert tracker.begin(tracker.take(TP, 0, 1))
+
+
+def test_what_is_not_stored_is_counted_from_the_position_that_is() -> None:
+    tracker = Tracker()
+    tracker.assign({TP: 100, OTHER: 0}, fresh={TP})
+    assert tracker.uncommitted == 0
+    tracker.take(TP, 100, 150).finish()
+    span = tracker.take(OTHER, 0, 10)
+    assert tracker.uncommitted == 60
+    tracker.committed(tracker.committable(), tracker.epoch)
+    assert tracker.uncommitted == 10
+    span.finish()
+    tracker.committed(tracker.committable(), tracker.epoch)
+    assert tracker.uncommitted == 0
+    assert tracker.committable() == {}
+
+
+def test_a_span_is_held_while_its_assignment_and_the_lease_hold() -> None:
+    tracker, holds = Tracker(), [True]
+    tracker.lease = lambda: holds[0]
+    tracker.assign({TP: 0})
+    span = tracker.take(TP, 0, 1)
+    assert span.held
+    holds[0] = False
+    assert (span.held, span.current) == (False, True)
+    holds[0] = True
+    tracker.revoke()
+    assert (span.held, span.current) == (False, False)

@@ -49,6 +49,10 @@ class _Call:
         self.lost(error)
 
 
+def _nothing() -> None:
+    """The hook that no caller has set."""
+
+
 class Direct:
     """The direct way to the brokers that a started client has connections to."""
 
@@ -85,6 +89,8 @@ class Line(asyncio.Protocol):
         self._parts: list[bytes] = []  # of a frame that is not complete yet
         self._have = self._need = 0
         self._watch: asyncio.TimerHandle | None = None
+        self.full = False  # the broker takes bytes more slowly than they are written
+        self.drained: Callable[[], None] = _nothing  # called once when it is full no longer, or the connection has ended
         conn._writer.transport.set_protocol(self)
 
     @staticmethod
@@ -93,7 +99,10 @@ class Line(asyncio.Protocol):
         return not conn._requests and not conn._reader._buffer
 
     def call(self, api: Api, body: Sequence[bytes | bytearray], answered: Answered, lost: Lost) -> None:
-        """Sends a request. Calls either `answered` or `lost`, once, after this has returned; neither may raise."""
+        """Sends a request. Calls either `answered` or `lost`, once, after this has returned; neither may raise.
+
+        While the line is `full`, a caller whose requests are large waits until `drained` is called.
+        """
         conn = self.conn
         number = conn._next_correlation_id()
         conn._writer.write(frame(api, number, conn._client_id, body))
@@ -150,12 +159,20 @@ class Line(asyncio.Protocol):
         if self._watch is not None:
             self._watch.cancel()
         self._behind.connection_lost(exc)
+        self._drain()
 
     def pause_writing(self) -> None:
+        self.full = True
         self._behind.pause_writing()
 
     def resume_writing(self) -> None:
         self._behind.resume_writing()
+        self._drain()
+
+    def _drain(self) -> None:
+        self.full = False
+        drained, self.drained = self.drained, _nothing
+        drained()
 
     # -- time-outs -------------------------------------------------------------------------------------------------
 

@@ -9,16 +9,22 @@ retry, an answer that contains an error, or no answer. A batch that is refused b
 The rule that keeps the order: nothing is sent here to a broker for which aiokafka's sender has a batch, waiting or under way.
 A batch that was offered before that moment goes to the sender too, behind its batch. A later one waits until the sender has no batch.
 
+The rule that keeps a worker from sending for partitions of another: a batch is sent only while the span that it is offered `under` is held,
+here and by aiokafka's sender. Until then it waits; when its assignment has ended it is dropped, as `Lapsed`. One batch per
+partition is exempt: one that was sent before, and is sent again because its answer was lost. Its sequence number is used, so the
+broker takes nothing else in its place; and if it did arrive, the broker drops the second one.
+
 Private parts of aiokafka 0.14.0 that are touched, all of them in this file: `AIOKafkaProducer._sender`, `._message_accumulator` and
 `._txn_manager`; its `._sequence_numbers`; the table `kafka_errors`; `Sender._in_flight`, `._muted_partitions`,
 `._request_timeout_ms` and `._fail_all`; `SendProduceReqHandler`; `MessageAccumulator._batches`, `._pending_batches`, `._batch_ttl`,
-`._closed`, `._exception`, `._cluster`, `._wakeup` and `._waiter_future`.
+`._closed`, `._exception`, `._cluster`, `._wakeup`, `._waiter_future` and `.drain_by_nodes` (replaced: it leaves out what is not held).
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Set
 from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
@@ -36,10 +42,11 @@ from aiokafka.producer.sender import SendProduceReqHandler
 from aiokafka.protocol.produce import ProduceResponse_v7
 from aiokafka.structs import TopicPartition
 
-from penstock.transports.base import Refused, Sent
+from penstock.transports.base import Lapsed, Refused, Sent
 from penstock.transports.kafka.direct import Direct, Line
 from penstock.transports.kafka.encode import RecordBatch
 from penstock.transports.kafka.wire import PRODUCE, parse_produce, produce_request
+from penstock.transports.tracker import Span
 
 __all__ = ["Dispatcher"]
 
@@ -61,9 +68,30 @@ _REASONS: Final[dict[Any, str]] = {
 }
 
 
+REQUEST_BYTES: Final = 16 << 20  # of one request, unless a single batch is larger; further batches wait for its answer
+AGAIN: Final = 0.05  # seconds after which what is not held is looked at again
+
+
 class _Offer(NamedTuple):
     batch: RecordBatch
     sent: Sent
+    under: Span | None
+
+    @property
+    def lapsed(self) -> bool:
+        return self.under is not None and not self.under.current
+
+    @property
+    def held(self) -> bool:
+        return self.under is None or self.under.held
+
+
+class _Message(MessageBatch):  # type: ignore[misc]  # aiokafka is untyped
+    """An offer, as aiokafka's sender takes one."""
+
+    def __init__(self, tp: TopicPartition, offer: _Offer, ttl: float) -> None:
+        super().__init__(tp, offer.batch, ttl, 0)
+        self.offer = offer
 
 
 class Dispatcher:
@@ -79,9 +107,14 @@ class Dispatcher:
         self._deaf: set[int] = set()  # brokers that do not support our version
         self._moved: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._again: asyncio.TimerHandle | None = None
+        self._drain = self._accumulator.drain_by_nodes
+        self._accumulator.drain_by_nodes = self._drain_held
 
-    async def room(self, topic: str, partition: int) -> None:
+    async def room(self, topic: str, partition: int, under: Span | None = None) -> None:
         """Waits until the partition's last batch was sent, and the sender has no batch for its broker. That is the back-pressure.
+
+        Waits also while `under` is not held, but not when its assignment has ended.
 
         Raises KafkaTimeoutError when the brokers take nothing for as long as a request may take.
         """
@@ -90,7 +123,11 @@ class Dispatcher:
         while True:
             if tp in self._offers:
                 self.push()
-            if tp not in self._offers and self._leader(tp) not in self._with_sender() - self._deaf:
+            if under is not None and not under.held:
+                if not under.current:
+                    return
+                self._look_again()
+            elif tp not in self._offers and self._leader(tp) not in self._with_sender() - self._deaf:
                 return
             try:
                 async with asyncio.timeout(patience):
@@ -127,7 +164,7 @@ class Dispatcher:
             brokers |= {self._leader(tp) for tp in accumulator._batches} | {self._leader(one.tp) for one in accumulator._pending_batches}
         return brokers
 
-    def offer(self, batch: RecordBatch, topic: str, partition: int, sent: Sent) -> bool:
+    def offer(self, batch: RecordBatch, topic: str, partition: int, sent: Sent, under: Span | None = None) -> bool:
         """Adds the batch, for which there must be room, as a part of `sent`; `push` sends it.
 
         Returns False when the producer's `send_batch` has to report the error, as for a partition that does not exist, or when
@@ -135,32 +172,74 @@ class Dispatcher:
         """
         tp, accumulator = TopicPartition(topic, partition), self._accumulator
         leader = self._leader(tp)
-        if accumulator._closed or accumulator._exception is not None or not self._state.has_pid() or leader is None or leader in self._deaf:
+        if accumulator._closed or accumulator._exception is not None or not self._state.has_pid() or leader in self._deaf:
+            return False
+        if leader is None and partition not in (accumulator._cluster.partitions_for_topic(topic) or ()):
             return False
         sent.add()
-        self._offers[tp] = _Offer(batch, sent)
+        self._offers[tp] = _Offer(batch, sent, under)
         return True
 
     def push(self) -> None:
         """Sends what may be sent, in one request per broker. A batch that has to wait is sent when the answer that it waits for arrives."""
         requests: dict[int, dict[TopicPartition, _Offer]] = {}
+        sizes: dict[int, int] = {}
         with_sender = self._with_sender() | {None}
-        for tp in tuple(self._offers):
+        for tp, offer in tuple(self._offers.items()):
             leader = self._leader(tp)
-            if leader is None or leader in with_sender:
+            if offer.lapsed:
+                del self._offers[tp]
+                offer.sent.settle(Lapsed())
+            elif not offer.held:
+                self._look_again()
+            elif leader is None or leader in with_sender:
                 self._leave(tp)
             elif leader not in self._ours and tp not in self._sender._muted_partitions:
-                requests.setdefault(leader, {})[tp] = self._offers.pop(tp)
+                size = sizes[leader] = sizes.get(leader, 0) + offer.batch.size()
+                if size <= REQUEST_BYTES or leader not in requests:
+                    requests.setdefault(leader, {})[tp] = self._offers.pop(tp)
         for node, offers in requests.items():
-            if line := self._direct.line(node, PRODUCE):
-                self._send(line, node, offers)
-            else:
+            line = self._direct.line(node, PRODUCE)
+            if line is None:
                 if self._direct.deaf(node, PRODUCE):
                     self._deaf.add(node)
                 self._offers.update(offers)
                 for tp in offers:
                     self._leave(tp)
+            elif line.full:
+                self._offers.update(offers)
+                line.drained = self.push
+            else:
+                self._send(line, node, offers)
         self._progressed()
+
+    def _look_again(self) -> None:
+        """A lease ends and begins without a call to this: what is not held is looked at from time to time."""
+        if self._again is None:
+            self._again = asyncio.get_running_loop().call_later(AGAIN, self._look)
+
+    def _look(self) -> None:
+        self._again = None
+        self.push()
+        self._wake()
+
+    def _drain_held(self, ignore_nodes: Any, muted_partitions: Set[TopicPartition] = frozenset()) -> Any:
+        """See `MessageAccumulator.drain_by_nodes`. Drops what has lapsed; what is not held counts as muted."""
+        waiting = self._accumulator._batches
+        withheld = set()
+        for tp, messages in tuple(waiting.items()):
+            for message in tuple(messages):
+                if type(message) is _Message and message.offer.lapsed and not message.retry_count:
+                    messages.remove(message)
+                    message.drain_ready()
+                    message.failure(Lapsed())
+            if not messages:
+                del waiting[tp]
+            elif type(messages[0]) is _Message and not messages[0].offer.held and not messages[0].offer.lapsed:
+                withheld.add(tp)
+        if withheld:
+            self._look_again()
+        return self._drain(ignore_nodes, muted_partitions | withheld)
 
     def _leader(self, tp: TopicPartition) -> int | None:
         leader: int | None = self._accumulator._cluster.leader_for_partition(tp)
@@ -168,22 +247,21 @@ class Dispatcher:
 
     def _leave(self, tp: TopicPartition) -> None:
         """Leaves a partition's batch to aiokafka's sender."""
-        batch, sent = self._offers.pop(tp)
-        self._accumulator._batches[tp].append(self._message(tp, batch, sent))
+        self._accumulator._batches[tp].append(self._message(tp, self._offers.pop(tp)))
         self._wake()
 
-    def _message(self, tp: TopicPartition, batch: RecordBatch, sent: Sent) -> MessageBatch:
+    def _message(self, tp: TopicPartition, offer: _Offer) -> _Message:
         """Returns the batch as aiokafka's sender takes one."""
-        message = MessageBatch(tp, batch, self._accumulator._batch_ttl, 0)
-        message.future.add_done_callback(lambda _: self._settle(message, batch, sent))
+        message = _Message(tp, offer, self._accumulator._batch_ttl)
+        message.future.add_done_callback(lambda _: self._settle(message))
         return message
 
-    def _settle(self, message: MessageBatch, batch: RecordBatch, sent: Sent) -> None:
+    def _settle(self, message: _Message) -> None:
         """Settles a batch that aiokafka's sender has handled. One that was refused because of a record is divided until that one is found.
 
         aiokafka calls this before its sender goes on, so the pieces go first, and with the sequence numbers that the broker still expects.
         """
-        future = message.future
+        future, (batch, sent, under) = message.future, message.offer
         error = None if future.cancelled() else future.exception()
         if type(error) not in _REASONS:
             sent.settle_with(future)
@@ -197,7 +275,7 @@ class Dispatcher:
             sent.add()
             waiting = self._accumulator._batches[tp]
             for half in reversed(batch.halves()):
-                waiting.appendleft(self._message(tp, half, sent))
+                waiting.appendleft(self._message(tp, _Offer(half, sent, under)))
         self._wake()
         self._progressed()
 
@@ -210,7 +288,7 @@ class Dispatcher:
     def _send(self, line: Line, node: int, offers: dict[TopicPartition, _Offer]) -> None:
         sender, state = self._sender, self._state
         topics: dict[str, list[tuple[int, bytearray]]] = {}
-        for tp, (batch, _) in offers.items():
+        for tp, (batch, _, _) in offers.items():
             batch._set_producer_state(state.producer_id, state.producer_epoch, state.sequence_number(tp))
             state.increment_sequence_number(tp, batch.record_count())
             topics.setdefault(tp.topic, []).append((tp.partition, batch._build()))
@@ -224,8 +302,8 @@ class Dispatcher:
             if len(parts) != len(offers) or any(part.error for part in parts):
                 self._start(node, offers, ProduceResponse_v7.decode(io.BytesIO(data[at:])))
                 return
-            for _, sent in offers.values():
-                sent.settle()
+            for offer in offers.values():
+                offer.sent.settle()
             self._free(node, offers)
 
         def lost(error: KafkaError) -> None:
@@ -249,8 +327,8 @@ class Dispatcher:
 
     def _start(self, node: int, offers: dict[TopicPartition, _Offer], outcome: Any) -> None:
         if self._sender.sender_task.done():  # no task is left that could send them again
-            for _, sent in offers.values():
-                sent.settle(outcome if isinstance(outcome, KafkaError) else KafkaConnectionError("the producer was stopped"))
+            for offer in offers.values():
+                offer.sent.settle(outcome if isinstance(outcome, KafkaError) else KafkaConnectionError("the producer was stopped"))
             self._ours.discard(node)
             self._progressed()
             return
@@ -261,9 +339,9 @@ class Dispatcher:
     async def _conclude(self, node: int, offers: dict[TopicPartition, _Offer], outcome: Any) -> None:
         """Has aiokafka handle an answer or an error: fail batches, send them again, look for their new leader."""
         pending = self._accumulator._pending_batches
-        messages: dict[TopicPartition, MessageBatch] = {}
-        for tp, (batch, sent) in offers.items():
-            message = messages[tp] = self._message(tp, batch, sent)
+        messages: dict[TopicPartition, _Message] = {}
+        for tp, offer in offers.items():
+            message = messages[tp] = self._message(tp, offer)
             message.drain_ready()  # it has been sent, so it keeps its sequence number
             pending.add(message)
             message.future.add_done_callback(lambda _, message=message: pending.discard(message))
@@ -278,8 +356,8 @@ class Dispatcher:
         self._tasks.discard(task)
         self._sender._fail_all(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            for _, sent in self._offers.values():
-                sent.settle(error)
+            for offer in self._offers.values():
+                offer.sent.settle(error)
             self._offers.clear()
             self._ours.clear()
             self.push()

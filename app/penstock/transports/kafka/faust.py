@@ -49,7 +49,7 @@ class Loop(Protocol):
 
     async def room(self) -> bool: ...
     async def poll(self) -> bool: ...
-    async def close(self, patience: float) -> None: ...
+    async def close(self, patience: float, bound: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Consumer(base_consumer.Consumer):
             if not self.flow_active:
                 await self.wait(cast(Any, self.can_resume_flow))
                 continue
-            if not await loop.room():
+            if not await self._or_crash(loop.room(), False):
                 return
             for spans in by_topic(await source.look(loop.rows, LOOK_UP)):
                 await self.callback(self._message(spans))
@@ -130,16 +130,28 @@ class Consumer(base_consumer.Consumer):
         return await self._or_crash(self.penstock_loop.poll(), False)
 
     async def wait_empty(self) -> None:
-        """Ends the loop's work of this assignment: called when partitions are revoked and when the worker stops."""
-        await self._or_crash(self.penstock_loop.close(self.source.settings.drain_timeout), None)
+        """Ends the loop's work of this assignment: called when partitions are revoked and when the worker stops.
+
+        Within three quarters of the rebalance timeout, or the group would remove this worker while it drains. What is not finished by
+        then is sent no more, and the next owner does it.
+        """
+        source = self.source
+        patience = source.settings.drain_timeout
+        bound = min(source.rebalance_timeout * 0.75, patience + source.settings.session_timeout * 0.75)
+        try:
+            await self._or_crash(self.penstock_loop.close(patience, bound), None)
+        finally:
+            source.revoke()
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         self._owned = 0
         self.source.settled = False
-        await super().on_partitions_revoked(revoked)
-        if self.app.should_stop:  # Faust drains, but not when it is stopping: workers that stop together disturb each other's drain
-            await self.wait_empty()
-        self.source.positions.revoke()
+        try:
+            await super().on_partitions_revoked(revoked)
+            if self.app.should_stop:  # Faust drains, but not when it is stopping: workers that stop together disturb each other's drain
+                await self.wait_empty()
+        finally:
+            self.source.revoke()
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         self._assignments += 1
@@ -256,7 +268,7 @@ class Producer(base_producer.Producer):
         await self.sink.stop()
 
     async def flush(self) -> None:
-        await self.sink.flush()
+        """Does nothing: `wait_empty` has waited for the acknowledgements, for as long as it may."""
 
 
 class Transport(base.Transport):

@@ -277,9 +277,9 @@ class RawFetcher:
     ) -> None:
         fetcher = self._fetcher
         least, wait = limits
-        if len(positions) * fetcher._max_partition_fetch_bytes > fetcher._fetch_max_bytes:
-            # A broker fills an answer in the request's order: the partition that has waited longest comes first, or the last would starve.
-            positions.sort(key=lambda one: self._served.get(one[0], 0.0))
+        # A broker fills an answer in the request's order, and gives a batch that is larger than `fetch_bytes` to the first partition alone:
+        # the one that has waited longest comes first, or the last would starve.
+        positions.sort(key=lambda one: self._served.get(one[0], 0.0))
         topics: dict[str, list[tuple[int, int]]] = {}
         for tp, position in positions:
             topics.setdefault(tp.topic, []).append((tp.partition, position))

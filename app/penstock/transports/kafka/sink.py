@@ -17,11 +17,12 @@ from aiokafka.partitioner import DefaultPartitioner
 from penstock.errors import DeliveryFailed
 from penstock.parcel import Parcel
 from penstock.settings import Settings
-from penstock.transports.base import Abilities, Sent
+from penstock.transports.base import Abilities, Lapsed, Sent
 from penstock.transports.kafka.connection import DEFAULT_LIMIT, TopicInfo, aiokafka_arguments
 from penstock.transports.kafka.dispatch import Dispatcher
 from penstock.transports.kafka.encode import Full, RecordBatch
 from penstock.transports.kafka.metadata import steady
+from penstock.transports.tracker import Span
 
 __all__ = ["KafkaSink"]
 
@@ -100,7 +101,7 @@ class KafkaSink:
         partitions = sorted(self.client.client.cluster.partitions_for_topic(topic) or ())
         return int(self._partition(key, partitions, partitions))
 
-    async def send(self, parcels: Sequence[Parcel]) -> Sent:
+    async def send(self, parcels: Sequence[Parcel], under: Span | None = None) -> Sent:
         """See `Sink.send`. Waits until a partition's previous batch was sent, which is the back-pressure.
 
         Raises DeliveryFailed for an output that its topic cannot take, which the loop never sends on purpose, and when the producer can
@@ -114,18 +115,20 @@ class KafkaSink:
             addressed.setdefault((parcel.topic, partition), []).append(parcel)
         sent = Sent(1)  # the last part is that all are handed over
         for (topic, partition), those in addressed.items():
-            await self._queue(topic, partition, those, sent)
+            await self._queue(topic, partition, those, sent, under)
         self._dispatcher.push()
-        sent.settle()
+        sent.settle(None if under is None or under.current else Lapsed())
         return sent
 
-    async def _queue(self, topic: str, partition: int, parcels: Sequence[Parcel], sent: Sent) -> None:
+    async def _queue(self, topic: str, partition: int, parcels: Sequence[Parcel], sent: Sent, under: Span | None) -> None:
         batches = pack(topic, parcels, self.limit(topic), self.settings.compression)
         client = self.client
         try:
             for batch in batches:  # one after the other: their order is the outputs' order
-                await self._dispatcher.room(topic, partition)
-                if not self._dispatcher.offer(batch, topic, partition, sent):
+                await self._dispatcher.room(topic, partition, under)
+                if under is not None and not under.current:
+                    return
+                if not self._dispatcher.offer(batch, topic, partition, sent, under):
                     future = await client.send_batch(batch, topic, partition=partition)
                     sent.add()
                     future.add_done_callback(sent.settle_with)

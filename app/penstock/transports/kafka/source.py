@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from penstock.telemetry import Metrics
 from penstock.transports.base import Abilities, cut, size_of
 from penstock.transports.kafka.connection import aiokafka_arguments
 from penstock.transports.kafka.fetch import Fetched, RawFetcher
+from penstock.transports.kafka.lease import Lease, tell
 from penstock.transports.kafka.metadata import steady
 from penstock.transports.kafka.state import PartitionState, SourceState
 from penstock.transports.tracker import Partition, Span, Tracker
@@ -58,6 +59,9 @@ class KafkaSource:
         self.settings = settings
         self.group = group
         self.positions = Tracker()
+        self.lease = Lease(settings.session_timeout, self._lease_changed)
+        self.positions.lease = self.lease.holds
+        self.rebalance_timeout = max(settings.drain_timeout * 2, settings.session_timeout)  # seconds
         self.stopping: Callable[[], bool] = lambda: False
         self._metrics = metrics
         self._written = written
@@ -66,6 +70,9 @@ class KafkaSource:
         self._raw: RawFetcher
         self._open = asyncio.Event()  # not paused
         self._open.set()
+        self._leased = asyncio.Event()  # the lease has changed
+        self._warned = False  # that it does not hold
+        self._committing: asyncio.Future[None] | None = None
         self._lost: dict[Partition, int] = {}
         self._partitions: dict[str, int] = {}  # of each topic, when this worker first saw it
         self.settled = False  # an assignment is complete, and no rebalance has begun since; the host resets it
@@ -108,10 +115,11 @@ class KafkaSource:
                 max_poll_interval_ms=YEAR_MS,
                 session_timeout_ms=int(settings.session_timeout * 1000),
                 heartbeat_interval_ms=int(min(HEARTBEAT, settings.session_timeout / 5) * 1000),
-                rebalance_timeout_ms=int(max(settings.drain_timeout * 2, settings.session_timeout) * 1000),
+                rebalance_timeout_ms=int(self.rebalance_timeout * 1000),
             )
         )
         await self._client.start()
+        tell(self.lease, self._client)
         self._heard = time.monotonic()
         self._raw = RawFetcher(
             self._client,
@@ -142,16 +150,41 @@ class KafkaSource:
 
     async def look(self, rows: int, patience: float) -> Sequence[Span]:
         """Returns what `take` returns, if it is available within `patience` seconds."""
-        if not self._open.is_set():
-            try:
-                async with asyncio.timeout(patience):
-                    await self._open.wait()
-            except TimeoutError:
+        if not self._open.is_set() and not await self._within(patience, self._open.wait()):
+            return ()
+        if not self.lease.holds():
+            if self.positions.partitions and not self._warned:
+                self._warned = True
+                logger.warning("%s", self.lease.reason())
+            if not await self._within(patience, self._held()):
                 return ()
+        self._warned = False
         for (topic, partition), offset in self.positions.rewound().items():
             self.client.seek(TopicPartition(topic, partition), offset)
         await self._raw.wait(patience)
+        if not self.lease.holds():  # the process may have been paused during the wait
+            return ()
         return self._spans(self._raw.take(self.positions.expected, self._seek_back), rows)
+
+    async def _within(self, seconds: float, what: Coroutine[Any, Any, Any]) -> bool:
+        """Returns whether this ended in time."""
+        try:
+            async with asyncio.timeout(seconds):
+                await what
+        except TimeoutError:
+            return False
+        return True
+
+    async def _held(self) -> None:
+        while not self.lease.holds():
+            self._leased.clear()
+            await self._leased.wait()
+
+    def _lease_changed(self) -> None:
+        if self.lease.ended and self._committing is not None:
+            self._committing.cancel()
+        self._leased.set()
+        self.positions.changed()
 
     def pause(self) -> None:
         """See `Source.pause`."""
@@ -201,12 +234,21 @@ class KafkaSource:
     # -- what was finished ---------------------------------------------------------------------------------------
 
     async def store(self, offsets: Mapping[Partition, int]) -> bool:
-        """Commits to the group. A temporary failure changes nothing. Raises TransportUnavailable for a permanent one."""
+        """Commits to the group. A temporary failure changes nothing. Raises TransportUnavailable for a permanent one.
+
+        Without the lease, nothing is committed: a member that was removed from a group that has become empty could set it back.
+        """
         wanted = {TopicPartition(*partition): OffsetAndMetadata(offset, "") for partition, offset in offsets.items()}
-        if self._client is None:
+        if self._client is None or not self.lease.holds():
             return False
+        commit = self._committing = asyncio.ensure_future(self._client.commit(wanted))
         try:
-            await asyncio.wait_for(self._client.commit(wanted), self._commit_patience())
+            await asyncio.wait({commit}, timeout=self._commit_patience())
+            if commit.cancelled():  # by the end of the assignment
+                return False
+            if not commit.done():
+                raise TimeoutError
+            commit.result()
         except (CommitFailedError, IllegalStateError):
             self._metrics.commit_failures.inc()
             logger.info("the group has rebalanced: its new owners commit", extra={"partitions": len(offsets)})
@@ -217,6 +259,8 @@ class KafkaSource:
                 raise TransportUnavailable(f"the brokers are not usable: {error!r}") from error
             logger.warning("commit failed, will be tried again: %r", error)
             return False
+        finally:
+            commit.cancel()
         self._metrics.commits.inc()
         return True
 
@@ -224,6 +268,12 @@ class KafkaSource:
         """Returns seconds. A worker that stops has the time of its drain and of the session, and must end within them."""
         settings = self.settings
         return min(settings.broker_timeout, settings.session_timeout) if self.stopping() else settings.broker_timeout
+
+    def revoke(self) -> None:
+        """Ends the assignment, and a commit that is under way: repeated later, it could set back what the next owner has committed."""
+        if self._committing is not None:
+            self._committing.cancel()
+        self.positions.revoke()
 
     # -- where an assignment begins --------------------------------------------------------------------------------
 
@@ -298,14 +348,18 @@ class KafkaSource:
         at = self._client.last_poll_timestamp(asked)
         return None if at is None else at / 1000
 
-    def standing(self, *, room: bool) -> SourceState:
-        """Returns the state of the source now. The state of the brokers is that of the last check of `watch`; `room` is the loop's."""
+    def standing(self, *, room: bool, withheld: str = "") -> SourceState:
+        """Returns the state of the source now. The state of the brokers is that of the last check of `watch`.
+
+        `room` and `withheld` are the loop's: whether more may be in flight, and why nothing more is taken all the same.
+        """
         seen = self._seen
         read = (self._client.subscription() or ()) if self._client is not None else ()
         topics = sorted({*read, *self._written})
         return SourceState(
             settled=self.settled,
             room=room and self._open.is_set(),  # a source that is paused takes nothing for a known reason
+            withheld=(self.lease.reason() if self.settled else "") or withheld,
             in_flight=self.positions.in_flight,
             answering=self._answering and time.monotonic() - self._heard < 2 * self._look_every,
             missing=tuple(topic for topic in topics if seen is not None and not seen.partitions_for_topic(topic)),

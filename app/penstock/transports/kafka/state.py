@@ -44,7 +44,8 @@ class PartitionState:
 class SourceState:
     """The whole source. `settled`: an assignment is complete, and no rebalance has begun since.
 
-    `room`: more may be taken; otherwise back-pressure waits for acknowledgements. `answering`: the brokers answered when
+    `room`: more may be taken; otherwise back-pressure waits for acknowledgements. `withheld`: why nothing is taken, scored or sent until a
+    heartbeat or a commit has succeeded; empty otherwise. `answering`: the brokers answered when
     they were asked last. `missing` are topics to read or write that the brokers do not have; `unled` are topics to write that
     have a partition without a leader.
     """
@@ -56,3 +57,4 @@ class SourceState:
     missing: tuple[str, ...] = ()
     unled: tuple[str, ...] = ()
     partitions: tuple[PartitionState, ...] = ()
+    withheld: str = ""
