@@ -38,6 +38,7 @@ __all__ = [
     "flag_name",
     "in_the_clear",
     "is_loopback",
+    "keep_runtime_silent",
     "load",
     "resolve",
     "run_flags",
@@ -203,6 +204,14 @@ def bare_environment() -> dict[str, str]:
     return {
         name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "TMPDIR", "VIRTUAL_ENV") if name in os.environ
     }
+
+
+def keep_runtime_silent() -> None:
+    """Switches off, for this process and its children, what onnxruntime from 1.29 on otherwise reports to its maker from its import on.
+
+    It would keep a database and a device's identity in the user's cache, run threads, and connect to the internet.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 def environment_name(name: str) -> str:

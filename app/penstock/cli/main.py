@@ -128,7 +128,16 @@ def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> N
     if wanted and not ctx.resilient_parsing:
         metadata = importlib.import_module("importlib.metadata")  # slow to import, and only needed here
         click.echo(f"penstock {metadata.version('penstock')} ({'with' if native else 'without'} its native part)")
+        click.echo(f"quarantine of models: {_confined()}")
         ctx.exit()
+
+
+def _confined() -> str:
+    found = importlib.import_module("penstock.model.confine").available()
+    if len(found) == 2:
+        return "no files, no network, no processes (Landlock, seccomp)"
+    lacking = " and ".join(name for name in ("Landlock", "seccomp") if name not in found)
+    return f"{found[0] if found else 'limits'} only; this host lacks {lacking}, see docs/security.md"
 
 
 @click.group(cls=_Lazy, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

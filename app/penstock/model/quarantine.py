@@ -122,7 +122,8 @@ def _watch(command: list[str], descriptors: tuple[int, ...], limits: Limits, sto
             stderr=err,
             pass_fds=descriptors,
             start_new_session=True,
-            env=bare_environment(),  # the worker's holds its password
+            # Not the worker's, which holds its password. Threads of numpy would exist before the child is confined.
+            env=bare_environment() | {"OPENBLAS_NUM_THREADS": "1"},
             cwd="/",
         )
         try:

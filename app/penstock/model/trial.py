@@ -20,13 +20,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.random  # no import works once the process is confined, and numpy delays this one
 import onnx
+import onnx.checker
+import onnx.helper
 
 from penstock.batch import Array
 from penstock.errors import ConfigError, InferenceError, ModelCorrupt, ModelError, ModelMismatch
 from penstock.host import ends_with, without_privileges
 from penstock.model.artifact import GOLDEN_FILE
-from penstock.model.contents import check_contents
+from penstock.model.confine import deny_calls, deny_files
 from penstock.model.golden import feeds_of, parse
 from penstock.model.quarantine import MAX_REPORT, Limits
 from penstock.model.session import Session
@@ -88,23 +91,42 @@ def _lower(kind: int, soft: int, hard: int) -> None:
 
 
 def _try(file: Path, golden_file: Path | None, deadline: float) -> list[str]:
-    check_contents(file.read_bytes())  # the file is read again below: a kept copy of a large file would count towards the limit
-    session = Session.load_file(file, label="the model", deadline=deadline)
+    data, golden = file.read_bytes(), golden_file.read_text(encoding="utf-8") if golden_file else None
+    _ours = _confine(deadline)
+    session = Session.load(data, deadline=deadline)
     try:
-        onnx.checker.check_model(_with_shapes(file.read_bytes()))
+        onnx.checker.check_model(_with_shapes(data))
     except onnx.checker.ValidationError as error:
         raise ModelCorrupt(f"the model breaks the ONNX specification: {str(error).strip().splitlines()[0]}") from error
+    del data  # the runs may use the memory
     made_up = synthetic_feeds(session.signature, max(SIZES))
-    if golden_file is None:
+    if golden is None:
         _run(session, made_up, "generated rows", "; if real rows pass, give some as golden records")
         return []
-    for feeds in _golden_feeds(session, golden_file):
+    for feeds in _golden_feeds(session, golden):
         _run(session, feeds, "golden rows", "")
     try:
         _run(session, made_up, "generated rows", "")
     except ModelCorrupt as error:
         return [f"not a problem, because the golden rows pass: {error}"]
     return []
+
+
+def _confine(deadline: float) -> Session:
+    """Leaves this process its memory and its open files. What it cannot start or read afterwards comes first, with a model of our own.
+
+    The thread that watches deadlines lives as long as the session that is returned.
+    """
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N"]) for name in "xy")
+    graph = onnx.helper.make_graph([node], "ours", [x], [y])
+    ours = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
+    Session.load(ours, deadline=None)  # the runtime looks once at the files that describe the processor
+    deny_files()
+    session = Session.load(ours, deadline=deadline)
+    _lower(resource.RLIMIT_NPROC, 0, 0)  # the user's processes and threads are too many already, so this one starts none
+    deny_calls()
+    return session
 
 
 def _with_shapes(data: bytes) -> bytes:
@@ -116,10 +138,10 @@ def _with_shapes(data: bytes) -> bytes:
     return model.SerializeToString() if missing else data
 
 
-def _golden_feeds(session: Session, file: Path) -> Iterator[Mapping[str, Array]]:
+def _golden_feeds(session: Session, text: str) -> Iterator[Mapping[str, Array]]:
     """Returns the golden inputs, repeated to the greatest batch size."""
     try:
-        records = parse(file.read_text(encoding="utf-8"), session.signature, file=GOLDEN_FILE)
+        records = parse(text, session.signature, file=GOLDEN_FILE)
     except ConfigError as error:
         raise ModelMismatch(f"the golden records do not fit the model: {error}") from error
     for feeds in feeds_of(records, session.signature):

@@ -14,6 +14,7 @@ import pytest
 
 from penstock import errors
 from penstock.cli.main import COMMANDS, EXIT_CODES, cli, exit_code, main
+from penstock.model import confine
 from penstock.native import native
 
 
@@ -55,6 +56,22 @@ def test_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) -> Non
     shown = capsys.readouterr().out
     assert shown.startswith("penstock 0.")
     assert ("without" if native is None else "with") + " its native part" in shown
+
+
+@pytest.mark.parametrize(
+    ("found", "shown"),
+    [
+        (("Landlock", "seccomp"), "no files, no network, no processes (Landlock, seccomp)"),
+        (("seccomp",), "seccomp only; this host lacks Landlock, see docs/security.md"),
+        ((), "limits only; this host lacks Landlock and seccomp, see docs/security.md"),
+    ],
+)
+def test_version_shows_how_far_models_are_confined(
+    found: tuple[str, ...], shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(confine, "available", lambda: found)
+    assert main(["--version"]) == 0
+    assert f"quarantine of models: {shown}\n" in capsys.readouterr().out
 
 
 def test_module_runs_as_the_script_does() -> None:

@@ -253,3 +253,12 @@ def test_reason_does_not_name_the_cpp_function_that_raised_it() -> None:
     future.ir_version = 99
     with pytest.raises(ModelCorrupt, match=r"^the model does not load: Unsupported model IR version: 99, max supported IR version: \d+$"):
         Session.load(future.SerializeToString())
+
+
+def test_runtime_keeps_no_database_and_reports_to_nobody(tmp_path: Path) -> None:
+    """From 1.29 on it does both on Linux, unless it is told before it is imported."""
+    code = "from penstock.model.session import Session; from penstock.testing import models; Session.load(models.linear([1])).warm_up()"
+    told = {name: value for name, value in os.environ.items() if name not in ("CI", "GITHUB_ACTIONS", "ORT_DISABLE_TELEMETRY")}
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=told | home)
+    assert list(tmp_path.iterdir()) == []
