@@ -5,7 +5,7 @@ from __future__ import annotations
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from penstock.testing import Broker, wait_for
+from penstock.testing import Broker, committed, wait_for
 from penstock.testing.broker import Kind
 from penstock.testing.jvm_kafka import JvmCluster, JvmNode
 
@@ -72,19 +72,19 @@ class Cluster(Broker):
         return int(self._admin.list_topics(topic, PATIENCE_S).topics[topic].partitions[partition].leader)
 
     def coordinator(self, group: str) -> int:
-        """The broker that coordinates the group. Waits until one does."""
-        found = 0
+        """The broker that coordinates the group. To be asked while no broker is down: librdkafka aborts the process else, now and then."""
+        return int(self._admin.describe_consumer_groups([group], request_timeout=PATIENCE_S)[group].result().coordinator.id)
 
-        def asked() -> bool:
-            nonlocal found
+    def wait_until_coordinated(self, group: str, topic: str) -> None:
+        """Until a broker answers for the group's offsets."""
+
+        def answers() -> bool:
             try:
-                found = self._admin.describe_consumer_groups([group], request_timeout=2)[group].result().coordinator.id
+                return bool(committed(self, group, topic))
             except KafkaException:
                 return False
-            return bool(found > 0)
 
-        wait_for(asked, f"a coordinator of {group}", PATIENCE_S, 0.1)
-        return found
+        wait_for(answers, f"a coordinator of {group}", PATIENCE_S, 0.1)
 
     def wait_until_in_sync(self) -> None:
         wait_for(self._in_sync, "all copies of all partitions in sync", PATIENCE_S, 0.2)

@@ -9,8 +9,8 @@ arrives in a turn (`TURN_S`, which allows for a busy host). docs/decisions/0001 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -116,6 +116,14 @@ class Round:
     def exposes(self, seconds: float = 0.0) -> None:
         """A worker may have to repeat what it has not committed, after `seconds` in which no commit was possible."""
         self.account.bound += int(RATE * (seconds + COMMIT_S + TURN_S))
+
+    @contextmanager
+    def without_coordinator(self) -> Iterator[None]:
+        """Inside, brokers fail. Until one of them answers for the group again, workers can commit nothing."""
+        began = time.monotonic()
+        yield
+        self.cluster.wait_until_coordinated(self.job.group, self.job.source)
+        self.exposes(time.monotonic() - began)
 
     def any_worker(self) -> int:
         return self.chance.randrange(WORKERS)

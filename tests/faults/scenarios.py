@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from tests.faults.rounds import SESSION_S, WORKERS, Round, Scenario
@@ -39,34 +38,30 @@ def worker_paused(it: Round) -> None:
 
 
 def broker_killed(it: Round) -> None:
-    began = time.monotonic()
-    it.down(1)
-    it.flow(1, 5)
-    it.up(1)
-    it.cluster.coordinator(it.job.group)
-    it.exposes(time.monotonic() - began)
+    with it.without_coordinator():
+        it.down(1)
+        it.flow(1, 5)
+        it.up(1)
     it.flow(2)
 
 
 def broker_paused(it: Round) -> None:
-    began = time.monotonic()
-    it.note("broker 1 paused")
-    it.cluster.freeze(1)
-    it.flow(2, 8)
-    it.cluster.thaw(1)
-    it.note("broker 1 resumed")
+    with it.without_coordinator():
+        it.note("broker 1 paused")
+        it.cluster.freeze(1)
+        it.flow(2, 8)
+        it.cluster.thaw(1)
+        it.note("broker 1 resumed")
     it.cluster.heal()
-    it.exposes(time.monotonic() - began)
     it.flow(2)
 
 
 def broker_away(it: Round) -> None:
     """For longer than the workers wait: they end, and those that are started afterwards lose nothing."""
-    began = time.monotonic()
-    it.down(1)
-    it.lose_workers(4, BROKER_TIMEOUT_S + GIVING_UP_S)
-    it.up(1)
-    it.exposes(time.monotonic() - began)
+    with it.without_coordinator():
+        it.down(1)
+        it.lose_workers(4, BROKER_TIMEOUT_S + GIVING_UP_S)
+        it.up(1)
     it.start(*range(WORKERS))
 
 
@@ -109,12 +104,10 @@ def brokers_rolled(it: Round) -> None:
 def bootstrap_forgotten(it: Round) -> None:
     """Two of three are killed and come back; then the third one, which is all that a client knew of in between."""
     last, *others = it.chance.sample(range(1, it.cluster.size + 1), it.cluster.size)
-    began = time.monotonic()
-    it.down(*others)
-    it.flow(4, 7)
-    it.up(*others)
-    it.cluster.coordinator(it.job.group)
-    it.exposes(time.monotonic() - began)
+    with it.without_coordinator():
+        it.down(*others)
+        it.flow(4, 7)
+        it.up(*others)
     _one_down(it, last)
 
 
@@ -123,10 +116,8 @@ def broker_and_worker(it: Round) -> None:
     slot = it.any_worker()
     it.pause(slot)
     id = it.cluster.leader(it.job.sink, it.chance.randrange(it.job.partitions))
-    began = time.monotonic()
-    it.down(id)
-    it.cluster.coordinator(it.job.group)
-    it.exposes(time.monotonic() - began)
+    with it.without_coordinator():
+        it.down(id)
     it.flow(SESSION_S * 1.3, SESSION_S * 2)
     it.up(id)
     it.resume(slot)
@@ -134,10 +125,8 @@ def broker_and_worker(it: Round) -> None:
 
 
 def _one_down(it: Round, id: int) -> None:
-    began = time.monotonic()
-    it.down(id)
-    it.cluster.coordinator(it.job.group)
-    it.exposes(time.monotonic() - began)
+    with it.without_coordinator():
+        it.down(id)
     it.flow(2, 4)
     it.up(id)
     it.flow(1)
