@@ -270,8 +270,8 @@ class JvmKafka(JvmNode):
 class JvmCluster:
     """A controller and brokers, each a process that can be killed, paused and started again, from construction to `stop`.
 
-    Topics get a copy on each broker, three at most, and take records while all copies but one are in sync. `brokers` are in the order of their
-    ids, which begin at 1. About 200 MB of memory per process. Raises TransportUnavailable when it does not start.
+    Topics get a copy on each broker, three at most, and take records while all copies but one are in sync. `brokers` are in
+    the order of their ids, which begin at 1. About 200 MB of memory per process. Raises TransportUnavailable when it does not start.
     """
 
     def __init__(self, brokers: int = 3) -> None:
