@@ -29,8 +29,8 @@ demo: $(VENV)/demo.stamp ## score half a year of real flights, live, in this ter
 test: $(VENV)/dev.stamp ## run every test, on a real Kafka where there is one to be had
 	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--cov --cov-report=term --cov-fail-under=$(COVERAGE))
 
-test-faults: $(VENV)/dev.stamp ## kill, pause and roll workers and brokers under load: ten seeded rounds of each fault, an hour and a half
-	$(BIN)/python -m pytest -s tests/faults $(if $(ARGS),$(ARGS),--rounds 10)
+test-faults: $(VENV)/dev.stamp ## kill, pause and roll workers and brokers under load: ten seeded rounds of each fault, two hours
+	$(BIN)/python -m pytest -s tests/faults/test_rounds.py --rounds 10 $(ARGS)
 
 soak: $(VENV)/dev.stamp ## swap models a thousand times in one worker, and see that nothing of it grows
 	$(BIN)/python -m pytest -s tests/kafka/test_swap_soak.py --soak $(if $(ARGS),$(ARGS),1000)
