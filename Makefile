@@ -1,4 +1,4 @@
-# Everything a person does with this repository; `make` alone lists it. CI runs `make check`, `test`, `floors` and `dist`.
+# Everything a person does with this repository; `make` alone lists it. CI runs `make check`, `test`, `test-faults`, `floors` and `dist`.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -18,9 +18,9 @@ BUILD = CC=gcc LDSHARED="gcc -shared -s" CFLAGS="-O3 -g0 -DNDEBUG -fwrapv -Wall 
 # Tests that need a real Kafka are skipped where none can be had, and a tenth of the code is not reached then.
 COVERAGE := $(if $(shell command -v java),95,85)
 
-.PHONY: help demo test soak check bench docs site models format dist try floors version clean
+.PHONY: help demo test test-faults soak check bench docs site models format dist try floors version clean
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  ARGS=... is handed on: make demo ARGS='--speed 20', make test ARGS='-k settings'"
 
 demo: $(VENV)/demo.stamp ## score half a year of real flights, live, in this terminal
@@ -28,6 +28,9 @@ demo: $(VENV)/demo.stamp ## score half a year of real flights, live, in this ter
 
 test: $(VENV)/dev.stamp ## run every test, on a real Kafka where there is one to be had
 	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--cov --cov-report=term --cov-fail-under=$(COVERAGE))
+
+test-faults: $(VENV)/dev.stamp ## kill, pause and roll workers and brokers under load: ten seeded rounds of each fault, two hours
+	$(BIN)/python -m pytest -s tests/faults/test_rounds.py --rounds 10 $(ARGS)
 
 soak: $(VENV)/dev.stamp ## swap models a thousand times in one worker, and see that nothing of it grows
 	$(BIN)/python -m pytest -s tests/kafka/test_swap_soak.py --soak $(if $(ARGS),$(ARGS),1000)

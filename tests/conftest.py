@@ -11,6 +11,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--soak", type=int, default=200, metavar="SWAPS", help="how often one worker swaps models in the soak test (make soak: 1000)"
     )
+    parser.addoption(
+        "--rounds", type=int, default=0, help="how many rounds of each scenario in tests/faults are played (make test-faults: 10)"
+    )
+    parser.addoption("--seed", type=int, default=1, help="the seed of the first round; each further one has the next")
 
 
 @pytest.fixture(autouse=True)

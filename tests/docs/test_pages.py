@@ -44,7 +44,7 @@ def test_relative_links_lead_to_files(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_commands_that_are_shown_exist(page: Path) -> None:
     """Every `penstock ...` and `make ...` line of a shell snippet: the command is there and knows the flags."""
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     lines = [line for text in snippets(page, "sh") for line in text.splitlines()]
     lines += [line.removeprefix("$ ") for text in snippets(page, "console") for line in text.splitlines() if line.startswith("$ ")]
     for words in [shlex.split(line, comments=True) for line in lines]:

@@ -1,6 +1,6 @@
-"""Apache Kafka as a child process: jars from Maven Central once, one KRaft node on free ports, removed completely at the end.
+"""Apache Kafka as child processes: jars from Maven Central once, KRaft nodes on free ports, removed completely at the end.
 
-It never outlives the test run: the process is ended on `stop` and at exit. When this process is killed (kill -9), a
+A node never outlives the test run: its process is ended on `stop` and at exit. When this process is killed (kill -9), a
 watchdog ends the node and removes its data, because the watchdog's standard input then closes.
 """
 
@@ -17,7 +17,8 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from confluent_kafka import KafkaError, KafkaException
@@ -25,7 +26,7 @@ from confluent_kafka.admin import AdminClient
 
 from penstock.errors import TransportUnavailable
 
-__all__ = ["KAFKA_VERSION", "JvmKafka", "jars", "require_java"]
+__all__ = ["KAFKA_VERSION", "JvmCluster", "JvmKafka", "JvmNode", "jars", "require_java"]
 
 KAFKA_VERSION = "4.1.1"
 CACHE = Path.home() / ".cache" / "penstock" / f"kafka-{KAFKA_VERSION}"
@@ -44,31 +45,52 @@ _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
 """
 
 # Tests create their topics and need short sessions, fast groups and fast compaction. They also restart a killed node soon,
-# and the controller rejects the node until its former session has expired. The rest are Kafka's defaults for one node.
-_PROPERTIES = """process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
-listeners={listeners},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners={listeners}
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,{protocols}
-controller.listener.names=CONTROLLER
-inter.broker.listener.name=PLAINTEXT
-log.dirs={data}
+# and the controller rejects the node until its former session has expired. The rest are Kafka's defaults.
+_COMMON = """controller.listener.names=CONTROLLER
 num.partitions=4
 auto.create.topics.enable=false
-offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=4
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 log.cleaner.backoff.ms=200
 log.initial.task.delay.ms=500
+"""
+_ONE_NODE = """process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners={listeners},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners={listeners}
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,{protocols}
+inter.broker.listener.name=PLAINTEXT
+offsets.topic.replication.factor=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+"""
+_CONTROLLER = """process.roles=controller
+node.id=0
+controller.quorum.voters=0@127.0.0.1:{controller}
+listeners=CONTROLLER://127.0.0.1:{controller}
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+"""
+# The cleaner's buffer is part of the heap; its default of 128 MB would be half of it.
+_BROKER = """process.roles=broker
+node.id={id}
+controller.quorum.voters=0@127.0.0.1:{controller}
+listeners=PLAINTEXT://{address}
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+default.replication.factor={copies}
+min.insync.replicas={in_sync}
+offsets.topic.replication.factor={copies}
+transaction.state.log.replication.factor={copies}
+transaction.state.log.min.isr={in_sync}
+share.coordinator.state.topic.replication.factor={copies}
+share.coordinator.state.topic.min.isr={in_sync}
+log.cleaner.dedupe.buffer.size=8388608
 """
 
 
@@ -104,41 +126,23 @@ def _fetch() -> None:
     _fetched().touch()
 
 
-class JvmKafka:
-    """One Kafka node, running from construction to `stop`. Raises TransportUnavailable when it does not start.
+class JvmNode:
+    """One process of Kafka, and a folder with its properties, data and log. It runs from `start` on, and never outlives this process.
 
-    `bootstrap` is plaintext. `listeners` (name -> security protocol) are opened beside it, each at its address in
-    `addresses`. `properties` are added to the node's, and `scram` (user -> password) are its SCRAM-SHA-512 users.
+    `cluster` is the cluster's id and `heap_mb` the size of the Java heap. Raises TransportUnavailable when its storage cannot be formatted.
     """
 
-    def __init__(
-        self,
-        *,
-        listeners: Mapping[str, str] | None = None,
-        properties: Mapping[str, str] | None = None,
-        scram: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, properties: str, cluster: str, *, heap_mb: int = 512, scram: Mapping[str, str] | None = None) -> None:
         self._libs = jars()
+        self._heap_mb = heap_mb
         self._home = Path(tempfile.mkdtemp(prefix="penstock-kafka-"))
         self._log = self._home / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
         atexit.register(self.stop)
         try:
-            protocols = {"PLAINTEXT": "PLAINTEXT", **(listeners or {})}
-            controller, *ports = _free_ports(1 + len(protocols))
-            self.addresses = {name: f"127.0.0.1:{port}" for name, port in zip(protocols, ports, strict=True)}
-            self.bootstrap = self.addresses["PLAINTEXT"]
-            written = _PROPERTIES.format(
-                listeners=",".join(f"{name}://{address}" for name, address in self.addresses.items()),
-                protocols=",".join(f"{name}:{protocol}" for name, protocol in protocols.items()),
-                controller=controller,
-                data=self._home / "data",
-            )
-            written += "".join(f"{name}={value}\n" for name, value in (properties or {}).items())
-            (self._home / "server.properties").write_text(written)
-            self._format(scram or {})
-            self.start()
+            (self._home / "server.properties").write_text(f"{_COMMON}{properties}log.dirs={self._home / 'data'}\n")
+            self._format(cluster, scram or {})
         except BaseException:
             self.stop()
             raise
@@ -150,12 +154,17 @@ class JvmKafka:
         return self._process.pid
 
     @property
+    def running(self) -> bool:
+        """Whether its process is there; a paused one is."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def log(self) -> str:
         """Returns the node's log so far."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def start(self) -> None:
-        """Starts the node with its existing data, and returns when it answers clients."""
+        """Starts the process with its existing data."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._java(), "kafka.Kafka", str(self._home / "server.properties")],
@@ -168,7 +177,6 @@ class JvmKafka:
         self._watchdog = subprocess.Popen(
             ["sh", "-c", watch, "watchdog", str(self.pid), str(self._home)], stdin=subprocess.PIPE, start_new_session=True
         )
-        self._wait_ready()
 
     def kill(self) -> None:
         """Sends SIGKILL; the data remain."""
@@ -197,13 +205,22 @@ class JvmKafka:
         shutil.rmtree(self._home, ignore_errors=True)
         atexit.unregister(self.stop)
 
+    def wait_until(self, ready: Callable[[], bool]) -> None:
+        """Polls until `ready()`. Raises TransportUnavailable when the process has ended, or it takes longer than READY_S."""
+        deadline = time.monotonic() + READY_S
+        while not ready():
+            assert self._process is not None
+            if (code := self._process.poll()) is not None:
+                raise TransportUnavailable(f"Kafka ended with {code} before it was ready; its log ends:\n{self.log[-1500:]}")
+            if time.monotonic() > deadline:
+                raise TransportUnavailable(f"Kafka was not ready after {READY_S:g} s; its log ends:\n{self.log[-1500:]}")
+
     def _java(self) -> list[str]:
         # Only the first compiler: in a broker that runs for a minute, the second one costs more time than it saves.
-        flags = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
+        flags = [f"-Xmx{self._heap_mb}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
         return ["java", *flags, "-cp", f"{self._libs}/*"]
 
-    def _format(self, scram: Mapping[str, str]) -> None:
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode().replace("-", "A")
+    def _format(self, cluster: str, scram: Mapping[str, str]) -> None:
         command = [*self._java(), "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._home / "server.properties")]
         for user, password in scram.items():
             command += ["--add-scram", f"SCRAM-SHA-512=[name={user},password={password}]"]
@@ -211,22 +228,113 @@ class JvmKafka:
         if done.returncode:
             raise TransportUnavailable(f"Kafka could not format its storage: {(done.stdout + done.stderr).strip()[-500:]}")
 
-    def _wait_ready(self) -> None:
-        deadline = time.monotonic() + READY_S
-        client = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 2, "reconnect.backoff.max.ms": 200})
-        while time.monotonic() < deadline:
-            assert self._process is not None
-            if (code := self._process.poll()) is not None:
-                raise TransportUnavailable(f"Kafka ended with {code} before it was ready; its log ends:\n{self.log[-1500:]}")
-            try:
-                client.list_topics(timeout=0.25)
-                # The first request about a group creates the offsets topic; until it has a leader, groups get errors.
-                client.describe_consumer_groups(["absent"], request_timeout=1)["absent"].result()
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
-                    continue
-            return
-        raise TransportUnavailable(f"Kafka was not ready after {READY_S:g} s; its log ends:\n{self.log[-1500:]}")
+
+class JvmKafka(JvmNode):
+    """A cluster of one node, running from construction to `stop`. Raises TransportUnavailable when it does not start.
+
+    `bootstrap` is plaintext. `listeners` (name -> security protocol) are opened beside it, each at its address in
+    `addresses`. `properties` are added to the node's, and `scram` (user -> password) are its SCRAM-SHA-512 users.
+    """
+
+    def __init__(
+        self,
+        *,
+        listeners: Mapping[str, str] | None = None,
+        properties: Mapping[str, str] | None = None,
+        scram: Mapping[str, str] | None = None,
+    ) -> None:
+        protocols = {"PLAINTEXT": "PLAINTEXT", **(listeners or {})}
+        controller, *ports = _free_ports(1 + len(protocols))
+        self.addresses = {name: f"127.0.0.1:{port}" for name, port in zip(protocols, ports, strict=True)}
+        self.bootstrap = self.addresses["PLAINTEXT"]
+        written = _ONE_NODE.format(
+            listeners=",".join(f"{name}://{address}" for name, address in self.addresses.items()),
+            protocols=",".join(f"{name}:{protocol}" for name, protocol in protocols.items()),
+            controller=controller,
+        )
+        written += "".join(f"{name}={value}\n" for name, value in (properties or {}).items())
+        super().__init__(written, _cluster_id(), scram=scram)
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def start(self) -> None:
+        """Starts the node with its existing data, and returns when it answers clients."""
+        super().start()
+        client = _admin(self.bootstrap)
+        self.wait_until(lambda: _serves_groups(client))
+
+
+class JvmCluster:
+    """A controller and brokers, each a process that can be killed, paused and started again, from construction to `stop`.
+
+    Topics get a copy on each broker, three at most, and take records while all copies but one are in sync. `brokers` are in
+    the order of their ids, which begin at 1. About 200 MB of memory per process. Raises TransportUnavailable when it does not start.
+    """
+
+    def __init__(self, brokers: int = 3) -> None:
+        cluster = _cluster_id()
+        port, *ports = _free_ports(1 + brokers)
+        self.addresses = tuple(f"127.0.0.1:{one}" for one in ports)
+        self.bootstrap = ",".join(self.addresses)
+        copies = min(3, brokers)
+        wanted = [_CONTROLLER.format(controller=port)]
+        for id, address in enumerate(self.addresses, 1):
+            wanted.append(_BROKER.format(id=id, address=address, controller=port, copies=copies, in_sync=max(1, copies - 1)))
+        with ThreadPoolExecutor() as beside:  # to format a storage takes a second of Java
+            made = list(beside.map(lambda one: JvmNode(one, cluster, heap_mb=256), wanted))
+        self.controller, self.brokers = made[0], tuple(made[1:])
+        try:
+            for node in made:
+                node.start()
+            for id in range(1, brokers + 1):
+                self._wait_until_listed(id)
+            client = _admin(self.bootstrap)
+            self.brokers[-1].wait_until(lambda: _serves_groups(client))
+        except BaseException:
+            self.stop()
+            raise
+
+    def start(self, id: int) -> None:
+        """Starts a broker that was killed, and returns when it answers clients and its cluster lists it."""
+        self.brokers[id - 1].start()
+        self._wait_until_listed(id)
+
+    def stop(self) -> None:
+        """Ends all processes and removes their folders."""
+        for node in (*self.brokers, self.controller):
+            node.stop()
+
+    def _wait_until_listed(self, id: int) -> None:
+        client = _admin(self.addresses[id - 1])
+        self.brokers[id - 1].wait_until(lambda: id in _listed(client))
+
+
+def _cluster_id() -> str:
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode().replace("-", "A")
+
+
+def _admin(bootstrap: str) -> AdminClient:
+    return AdminClient({"bootstrap.servers": bootstrap, "log_level": 2, "reconnect.backoff.max.ms": 200})
+
+
+def _listed(client: AdminClient) -> frozenset[int]:
+    try:
+        return frozenset(client.list_topics(timeout=0.25).brokers)
+    except KafkaException:
+        return frozenset()
+
+
+def _serves_groups(client: AdminClient) -> bool:
+    try:
+        client.list_topics(timeout=0.25)
+        # The first request about a group creates the offsets topic; until it has a leader, groups get errors.
+        client.describe_consumer_groups(["absent"], request_timeout=1)["absent"].result()
+    except KafkaException as error:
+        return bool(error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND)
+    return True
 
 
 def _free_ports(count: int) -> list[int]:

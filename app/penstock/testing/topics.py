@@ -28,12 +28,13 @@ def unique(name: str) -> str:
 
 
 def create_topics(broker: Broker, topics: Mapping[str, int], config: Mapping[str, str] | None = None) -> None:
-    """Creates each topic with its number of partitions, and `config` for all. Returns when every partition has a leader.
+    """Creates each topic with its number of partitions and the brokers' default of copies, and `config` for all.
 
+    Returns when every partition has a leader.
     Raises KafkaException when a topic exists already, or on a broker that cannot create topics.
     """
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
-    wanted = [NewTopic(name, num_partitions=count, replication_factor=1, config=dict(config or {})) for name, count in topics.items()]
+    wanted = [NewTopic(name, num_partitions=count, config=dict(config or {})) for name, count in topics.items()]
     for future in admin.create_topics(wanted).values():
         future.result(TIMEOUT_S)
     wait_for(lambda: all(_led(admin, name, count) for name, count in topics.items()), f"leaders for {', '.join(topics)}")
