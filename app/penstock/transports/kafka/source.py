@@ -24,7 +24,8 @@ from penstock.telemetry import Metrics
 from penstock.transports.base import Abilities, cut, size_of
 from penstock.transports.kafka.connection import aiokafka_arguments
 from penstock.transports.kafka.fetch import Fetched, RawFetcher
-from penstock.transports.kafka.metadata import steady
+from penstock.transports.kafka.lookout import ANSWER, Lookout
+from penstock.transports.kafka.metadata import describe, steady
 from penstock.transports.kafka.state import PartitionState, SourceState
 from penstock.transports.tracker import Partition, Span, Tracker
 
@@ -40,8 +41,9 @@ YEAR_MS = 365 * 24 * 3600 * 1000  # an idle worker must never leave the group by
 class KafkaSource:
     """Yields the records of the partitions that the group gives to this worker.
 
-    `written` are the topics that the same topology writes. `before_reading` is awaited at each assignment, before its first
-    fetch. While `stopping()` is true, the worker is being stopped and nothing waits longer than a session may last.
+    `written` are the topics that the same topology writes; `lookout` watches these and the ones to read. `before_reading` is awaited at
+    each assignment, before its first fetch. While `stopping()` is true, the worker is being stopped and nothing waits longer than a
+    session may last.
     """
 
     abilities: Final = Abilities(replay=True)
@@ -53,6 +55,7 @@ class KafkaSource:
         *,
         metrics: Metrics,
         written: Collection[str] = (),
+        lookout: Lookout | None = None,
         before_reading: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.settings = settings
@@ -70,11 +73,7 @@ class KafkaSource:
         self._partitions: dict[str, int] = {}  # of each topic, when this worker first saw it
         self.settled = False  # an assignment is complete, and no rebalance has begun since; the host resets it
         self._newest: dict[Partition, float] = {}  # timestamp of the newest record taken, seconds since the epoch
-        # Brokers that do not answer have to be noticed before the watchdog reports a stall of this worker.
-        self._look_every = min(5.0, settings.broker_timeout / 4, settings.stall_timeout / 5 or 5.0)  # seconds
-        self._heard = time.monotonic()
-        self._answering = True
-        self._seen: Any = None  # the cluster as the brokers described it last
+        self.lookout = lookout or Lookout(settings)
 
     @property
     def client(self) -> AIOKafkaConsumer:
@@ -112,13 +111,13 @@ class KafkaSource:
             )
         )
         await self._client.start()
-        self._heard = time.monotonic()
         self._raw = RawFetcher(
             self._client,
             linger_ms=settings.fetch_linger_ms,
             most=settings.max_in_flight_bytes,
             budget=settings.max_unpacked_bytes,
         )
+        await self._look()
 
     def subscribe(self, topics: Iterable[str], listener: ConsumerRebalanceListener) -> None:
         """Joins the group for these topics; the listener receives assignments."""
@@ -300,51 +299,50 @@ class KafkaSource:
 
     def standing(self, *, room: bool) -> SourceState:
         """Returns the state of the source now. The state of the brokers is that of the last check of `watch`; `room` is the loop's."""
-        seen = self._seen
-        read = (self._client.subscription() or ()) if self._client is not None else ()
-        topics = sorted({*read, *self._written})
+        lookout = self.lookout
         return SourceState(
             settled=self.settled,
             room=room and self._open.is_set(),  # a source that is paused takes nothing for a known reason
             in_flight=self.positions.in_flight,
-            answering=self._answering and time.monotonic() - self._heard < 2 * self._look_every,
-            missing=tuple(topic for topic in topics if seen is not None and not seen.partitions_for_topic(topic)),
-            unled=tuple(topic for topic in sorted(self._written) if seen is not None and _unled(seen, topic)),
+            answering=lookout.fresh,
+            missing=lookout.missing(),
+            unled=tuple(topic for topic in sorted(self._written) if lookout.unled(topic)),
             partitions=tuple(self._state_of(one) for one in self.positions.partitions),
         )
 
     def _state_of(self, partition: Partition) -> PartitionState:
-        leader = None if self._seen is None else self._seen.leader_for_partition(TopicPartition(*partition))
         return PartitionState(
             partition,
             position=self.positions.expected(partition) or 0,
             end=self.end_of(partition),
             heard=self.heard_of(partition),
             newest=self._newest.get(partition),
-            leader=leader != -1,
+            leader=partition not in self.lookout.unled(partition[0]),
         )
 
-    async def watch(self, until: Callable[[], bool]) -> None:
-        """Returns once `until()` is true. Raises aiokafka's error, or TransportUnavailable when no broker answers for too long."""
-        patience = self.settings.broker_timeout
-        while not until():
-            await asyncio.sleep(self._look_every)
-            client = self._client
-            if client is None:
-                continue
-            self._raw.check()
+    async def watch(self) -> None:
+        """Looks at the brokers again and again, from before the source starts until it is cancelled. Raises aiokafka's error, and those of
+        `Lookout`: TransportUnavailable and TopicMissing."""
+        lookout = self.lookout
+        while True:
+            await asyncio.sleep(max(min(lookout.every, lookout.left), 0.0))
+            if self.settled:
+                self._raw.check()
+            await self._look()
+
+    async def _look(self) -> None:
+        lookout, client = self.lookout, self._client
+        seen, reason = None, "no connection"
+        if client is not None:
             try:
-                self._seen = await asyncio.wait_for(client._client.fetch_all_metadata(), 5.0)
-                self._heard, self._answering = time.monotonic(), True
+                async with asyncio.timeout(min(ANSWER, max(lookout.left, 0.1))):
+                    seen = await describe(client._client, (*lookout.topics, *lookout.beside))
             except (KafkaError, TimeoutError, OSError) as error:
-                if until():  # the client was closed during the request
-                    return
-                self._answering = False
-                silent = time.monotonic() - self._heard
-                logger.warning("brokers do not answer for %.0f s: %r", silent, error)
-                if silent > patience:
-                    raise TransportUnavailable(f"the brokers have not answered for {silent:.0f} s ({error!r})") from error
-
-
-def _unled(cluster: Any, topic: str) -> bool:
-    return any(cluster.leader_for_partition(TopicPartition(topic, one)) == -1 for one in cluster.partitions_for_topic(topic) or ())
+                reason = repr(error)
+        if client is None or seen is None:
+            lookout.heard_nothing(reason)
+            return
+        written = ((topic, number) for topic in self._written for number in seen[topic].leaders if topic in seen)
+        lookout.saw(seen, (*self.positions.partitions, *written))
+        if any(topic in seen and len(seen[topic].leaders) > (self.partitions_of(topic) or 0) for topic in client.subscription() or ()):
+            client._client.force_metadata_update()  # the group shares new partitions when its leader hears of them
