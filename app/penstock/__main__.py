@@ -1,6 +1,6 @@
 """The process of the command line: the script `penstock`, and `python -m penstock`.
 
-A worker may be told to stop at any moment. So that SIGTERM ends it with 0 from the first line to the last, its signal is handled before
+A worker may have to stop at any moment. So that SIGTERM ends it with 0 from the first line to the last, the signal is handled before
 the imports, which take the longest, and the process ends without Python's own end, which would remove that and wait for threads.
 """
 

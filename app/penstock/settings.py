@@ -121,7 +121,7 @@ class Settings:
         60.0, "How long events may wait without progress or a reason for it before the worker ends; 0: no limit.", unit="s", low=0
     )
     metadata_age: float = _setting(
-        5.0, "How old a worker's view of its topics may be: new partitions are read, and a deleted topic is noticed, within about this time.",
+        5.0, "Time between two looks of a worker at its topics: by then it notices new partitions, and a topic that was deleted.",
         unit="s", low=0.1, high=300, run=False,
     )  # fmt: skip
     compression: str = _setting("none", "Compression of the produced records.", choices=("none", "gzip", "lz4", "zstd", "snappy"))

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from penstock.errors import DeliveryFailed
+from penstock.errors import DeliveryFailed, TransportError
 from penstock.transports.base import Abilities, Sent, Source
 from penstock.transports.tracker import Span
 
@@ -49,6 +49,9 @@ class AtLeastOnce:
 
         def settled(ended: Sent) -> None:
             error = ended.exception()
+            if isinstance(error, TransportError):
+                then(error)
+                return
             if error is not None:
                 refused = DeliveryFailed(f"the broker refused a batch of outputs: {error!r}")
                 refused.__cause__ = error

@@ -20,8 +20,8 @@ from penstock.control.status import Place
 from penstock.control.topics import Topics
 from penstock.engine import Deployment, Serving
 from penstock.engine.observe import Observers
-from penstock.errors import SettingsError, TransportUnavailable
-from penstock.host import told_to_stop
+from penstock.errors import IdentityTaken, SettingsError, TransportUnavailable
+from penstock.host import on_signals
 from penstock.model.session import Session
 from penstock.pipeline import AtLeastOnce, Delivery, Pace, Program
 from penstock.runners.health import Phase
@@ -75,7 +75,7 @@ class StreamRunner:
         self.source: KafkaSource | None = None
         self.delivery: Delivery | None = None
         self._failure: BaseException | None = None
-        self._told = False  # a person or a scheduler wants the worker to stop
+        self._asked = False  # a person or a scheduler wants the worker to stop
         self._over: asyncio.Event
         self._lost: asyncio.Event  # the brokers are not usable
         self._abandoned = False
@@ -156,7 +156,7 @@ class StreamRunner:
 
     async def _main(self, cluster: str) -> None:
         self._over, self._lost = asyncio.Event(), asyncio.Event()
-        with told_to_stop(self._stop_soon):
+        with on_signals(self._stop_soon):
             work, lost = asyncio.create_task(self._work(cluster)), asyncio.create_task(self._lost.wait())
             await asyncio.wait({work, lost}, return_when=asyncio.FIRST_COMPLETED)
             lost.cancel()
@@ -170,7 +170,7 @@ class StreamRunner:
                 raise as_ours(self._failure) from self._failure
 
     def _stop_soon(self) -> None:
-        self._told = True
+        self._asked = True
         self._over.set()
 
     async def _work(self, cluster: str) -> None:
@@ -305,8 +305,8 @@ class StreamRunner:
     def fail(self, error: BaseException | None) -> None:
         """Ends the run with this error. Only acknowledged work is committed."""
         lost = error is not None and isinstance(as_ours(error), TransportUnavailable)
-        if lost and self._told:  # it ends as it was told to
-            logger.warning("stopping without the brokers: %s", error)
+        if self._asked and (lost or isinstance(error, IdentityTaken)):  # it stops anyway; its successor may be there already
+            logger.warning("stopping all the same: %s", error)
         elif self._failure is None:
             self._failure = error
             logger.error("stopping because of: %s", error)

@@ -1,9 +1,9 @@
 """Several workers on one host: the same command once per core, started, watched and stopped together.
 
 Each worker is a separate process in the same consumer group, so Kafka, not this process, distributes the partitions. A
-worker that is killed by a signal, or was told to stop by somebody else, is started again (until then, the others have its partitions).
-A restart does not help a worker that ends with an error, so the others are stopped and its exit code is returned. The error is shown
-once, here: workers with one cause would show it several times.
+worker that is killed, or stopped by a SIGTERM that did not come from here, is started again (until then, the others have its
+partitions). A restart does not help a worker that ends with an error, so the others are stopped and its exit code is returned. The
+error is shown once, here: workers with one cause would show it several times.
 
 With `--http`, each worker serves its pages on a Unix socket in a private folder, and this process serves them as one. It queries every
 worker at the request, so a killed worker appears as `penstock_up{worker="2"} 0` and the page still works.
@@ -27,7 +27,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
 from penstock.errors import WorkerFailed
-from penstock.host import ends_with, told_to_stop
+from penstock.host import ends_with, on_signals
 from penstock.telemetry.health import Pages, Verdict
 
 __all__ = ["supervise"]
@@ -97,13 +97,12 @@ async def _supervise(count: int, patience: float, group_instance_id: str, serve:
     stopping = asyncio.Event()
     workers: list[_Worker] = []
     async with AsyncExitStack() as stack:
-        stack.enter_context(told_to_stop(stopping.set))
+        stack.enter_context(on_signals(stopping.set))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-")))  # mode 0700
         if serve is not None:
             await stack.enter_async_context(serve(_Fleet(workers, start_timeout)))
         try:
-            for number in range(1, count + 1):
-                workers.append(_Worker(number, group_instance_id, folder, serve is not None))
+            workers.extend(_Worker(number, group_instance_id, folder, serve is not None) for number in range(1, count + 1))
             while not stopping.is_set():
                 for worker in workers:
                     _look_at(worker)
@@ -115,14 +114,14 @@ async def _supervise(count: int, patience: float, group_instance_id: str, serve:
 
 
 def _look_at(worker: _Worker) -> None:
-    """Restarts a worker that was killed or told to stop. Raises WorkerFailed for one that ended with an error."""
+    """Restarts a worker that was killed or stopped. Raises WorkerFailed for one that ended with an error."""
     code = worker.process.poll()
     if code is None:
         return
     if code > 0:
         logger.error("worker %d has ended with exit code %d: the others are being stopped", worker.number, code)
         raise WorkerFailed(f"worker {worker.number}: {worker.error or f'it has ended with exit code {code}'}", code)
-    what = f"was killed by {signal.Signals(-code).name}" if code else "was told to stop by somebody else"
+    what = f"was killed by {signal.Signals(-code).name}" if code else "was stopped by a SIGTERM from elsewhere"
     if worker.crash_loops():
         raise WorkerFailed(f"worker {worker.number} {what}, and ended {RESTARTS} times before within {WINDOW:g} s", 1)
     logger.warning("worker %d %s and is started again", worker.number, what)

@@ -232,6 +232,7 @@ class Follower:
                 continue
             except TransportError as error:  # a log that was recreated is ignored
                 self.topic_lost(self.topics.control, str(error))
+                return
             if self.folding.lost:
                 return
             self.problems.say("control")

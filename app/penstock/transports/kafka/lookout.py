@@ -2,7 +2,7 @@
 
 A topic that is deleted under a worker, or created again, has nothing to do with the positions that the worker holds, with the offsets
 that its group has committed, or with the limits that it has read at its start. So the worker ends, with an error that names the topic,
-and the next start checks the topics like any other start. Brokers from 2.8 on give each topic an id, which tells one that was created
+and the next start checks the topics like any other start. Brokers from 2.8 on give each topic an id, which shows that it was created
 again; with older ones, only an offset out of range does.
 
 The topics `beside` are those of releases: models that are live go on without them.
@@ -93,7 +93,8 @@ class Lookout:
 
     def saw(self, seen: Mapping[str, Described], needed: Iterable[Partition] = ()) -> None:
         """Takes an answer. Raises TopicMissing for a topic that was deleted or created again, and TransportUnavailable when one of
-        the partitions `needed` has had no leader for `broker_timeout` seconds."""
+        the partitions `needed` has had no leader for `broker_timeout` seconds.
+        """
         self.seen, self.answering, self._heard = seen, True, self._clock()
         for topic in self.topics:
             if why := self._changed(topic):
@@ -128,6 +129,6 @@ class Lookout:
         for (topic, partition), since in self._unled.items():
             if now - since >= self._patience:
                 raise TransportUnavailable(
-                    f"{topic}/{partition} has had no leader for {now - since:.0f} s: the brokers that hold it are down. What was not "
-                    "committed will be processed again. Bring them back, or change its replicas; --broker-timeout sets how long a worker waits"
+                    f"{topic}/{partition} has had no leader for {now - since:.0f} s: the brokers that hold it are down. What was "
+                    "not committed will be processed again. Bring them back, or change its replicas; --broker-timeout sets how long to wait"
                 )

@@ -157,7 +157,7 @@ class _Id:
 _TEXT: Final = CompactString("utf-8")
 
 
-class _DescribeResponse(Response):
+class _DescribeResponse(Response):  # type: ignore[misc]  # untyped, as all of aiokafka's below
     API_KEY = 3
     API_VERSION = 10
     SCHEMA = Schema(
@@ -194,7 +194,7 @@ class _DescribeResponse(Response):
     )
 
 
-class _DescribeRequest(RequestStruct):
+class _DescribeRequest(RequestStruct):  # type: ignore[misc]
     FLEXIBLE_VERSION = True
     API_KEY = 3
     API_VERSION = 10
@@ -208,7 +208,7 @@ class _DescribeRequest(RequestStruct):
     )
 
 
-class _Describe(Request[MetadataRequest_v4 | MetadataRequest_v5 | _DescribeRequest]):
+class _Describe(Request[MetadataRequest_v4 | MetadataRequest_v5 | _DescribeRequest]):  # type: ignore[misc]
     API_KEY = 3
 
     def __init__(self, topics: Collection[str]) -> None:

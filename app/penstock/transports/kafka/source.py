@@ -7,8 +7,8 @@ keeps all positions in the tracker. Its host (`faust`) joins the group and recei
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Final
@@ -17,14 +17,16 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from penstock.errors import TransportError, TransportUnavailable
+from penstock.errors import IdentityTaken, RecordMissing, TransportUnavailable
 from penstock.record import RecordLike
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
 from penstock.transports.base import Abilities, cut, size_of
 from penstock.transports.kafka.connection import aiokafka_arguments
 from penstock.transports.kafka.fetch import Fetched, RawFetcher
+from penstock.transports.kafka.identity import identified
 from penstock.transports.kafka.lookout import ANSWER, Lookout
+from penstock.transports.kafka.mark import Mark
 from penstock.transports.kafka.metadata import describe, steady
 from penstock.transports.kafka.state import PartitionState, SourceState
 from penstock.transports.tracker import Partition, Span, Tracker
@@ -66,11 +68,14 @@ class KafkaSource:
         self._written = written
         self._before_reading = before_reading
         self._client: AIOKafkaConsumer | None = None
-        self._raw: RawFetcher
+        self._raw_or_none: RawFetcher | None = None
+        self._stopped = False
+        self._fenced = asyncio.Event()  # another worker has this one's identity
+        self._joined_for: dict[str, int] = {}  # the partitions of a topic that this worker has joined the group again for
         self._open = asyncio.Event()  # not paused
         self._open.set()
         self._lost: dict[Partition, int] = {}
-        self._partitions: dict[str, int] = {}  # of each topic, when this worker first saw it
+        self._partitions: dict[str, int] = {}  # of each topic, when its group began to read it
         self.settled = False  # an assignment is complete, and no rebalance has begun since; the host resets it
         self._newest: dict[Partition, float] = {}  # timestamp of the newest record taken, seconds since the epoch
         self.lookout = lookout or Lookout(settings)
@@ -80,6 +85,12 @@ class KafkaSource:
         if self._client is None:
             raise RuntimeError("the source has not been started")
         return self._client
+
+    @property
+    def _raw(self) -> RawFetcher:
+        if self._raw_or_none is None:
+            raise RuntimeError("the source has not been started")
+        return self._raw_or_none
 
     @property
     def started(self) -> bool:
@@ -111,7 +122,9 @@ class KafkaSource:
             )
         )
         await self._client.start()
-        self._raw = RawFetcher(
+        if settings.group_instance_id:
+            identified(self._client, settings.group_instance_id, self._fenced.set)
+        self._raw_or_none = RawFetcher(
             self._client,
             linger_ms=settings.fetch_linger_ms,
             most=settings.max_in_flight_bytes,
@@ -125,6 +138,7 @@ class KafkaSource:
 
     async def stop(self) -> None:
         """Leaves the group and closes the connections."""
+        self._stopped = True
         if self._client is not None:
             try:
                 await asyncio.wait_for(self._client.stop(), LEAVE)
@@ -188,7 +202,7 @@ class KafkaSource:
         self._metrics.refetches.inc()
         self.client.seek(TopicPartition(*partition), expected)
         if found is None and self._lost.get(partition) == expected:
-            raise TransportError(
+            raise RecordMissing(
                 f"{partition[0]}/{partition[1]}: offset {expected} is out of range: its record was deleted before it was read "
                 "(retention), or the topic was created again. Raise the topic's retention; to continue without it, move the group's "
                 f"offset: kafka-consumer-groups --group {self.group} --topic {partition[0]}:{partition[1]} "
@@ -201,7 +215,8 @@ class KafkaSource:
 
     async def store(self, offsets: Mapping[Partition, int]) -> bool:
         """Commits to the group. A temporary failure changes nothing. Raises TransportUnavailable for a permanent one."""
-        wanted = {TopicPartition(*partition): OffsetAndMetadata(offset, "") for partition, offset in offsets.items()}
+        marks = {topic: str(Mark(self.lookout.id_of(topic), self._partitions.get(topic, 0))) for topic, _ in offsets}
+        wanted = {TopicPartition(*one): OffsetAndMetadata(offset, marks[one[0]]) for one, offset in offsets.items()}
         if self._client is None:
             return False
         try:
@@ -237,9 +252,13 @@ class KafkaSource:
             await self._before_reading()
         try:
             async with asyncio.timeout(patience):
-                positions, fresh = await self._committed(sorted(client.assignment()))
+                positions, fresh = await self._begins(sorted(client.assignment()))
         except TimeoutError as error:
             raise TransportUnavailable(f"the brokers did not return the committed offsets within {patience:g} s") from error
+        if not still_owned():
+            raise IllegalStateError("the group is rebalancing again")
+        # Before anything is read: a worker that is killed in its first seconds must not move the place where its group begins.
+        stored = bool(fresh) and await self.store({(tp.topic, tp.partition): offset for tp, offset in fresh.items()})
         if not still_owned():
             raise IllegalStateError("the group is rebalancing again")
         for tp, offset in positions.items():
@@ -248,28 +267,39 @@ class KafkaSource:
         self._metrics.rebalances.inc()
         self._metrics.partitions.set(len(positions))
         self.positions.assign(
-            {(tp.topic, tp.partition): offset for tp, offset in positions.items()}, {(tp.topic, tp.partition) for tp in fresh}
+            {(tp.topic, tp.partition): offset for tp, offset in positions.items()},
+            () if stored else {(tp.topic, tp.partition) for tp in fresh},
         )
         self._newest.clear()
         self.settled = True
         logger.info("assigned %s", ", ".join(f"{tp.topic}/{tp.partition}@{at}" for tp, at in positions.items()) or "nothing")
 
-    async def _committed(self, assigned: list[TopicPartition]) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+    async def _begins(self, assigned: list[TopicPartition]) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
         """Returns where each partition starts, and which of these positions are not committed yet.
 
-        `start_from` is for topics that the group has not read. A partition that was added while it reads starts at its
-        beginning: its first events came before any worker could be assigned to it. So does a topic that another stage writes:
-        that stage may have begun on another worker already.
+        `start_from` is for topics that the group has not read. A partition that was added since starts at its beginning: its first
+        events came before any worker could be assigned to it. So does a topic that another stage writes, because that stage may
+        have begun on another worker already, and one that was created anew since the group has committed for it.
         """
-        client = self.client
-        committed = dict(zip(assigned, await asyncio.gather(*(client.committed(tp) for tp in assigned)), strict=True))
-        for tp in assigned:
-            self._partitions.setdefault(tp.topic, self.partitions_of(tp.topic) or 0)
-        new = {tp for tp, offset in committed.items() if offset is None}
+        client, lookout = self.client, self.lookout
+        topics = sorted({tp.topic for tp in assigned})
+        places = [TopicPartition(topic, one) for topic in topics for one in client.partitions_for_topic(topic) or ()]
+        found = await client._coordinator.fetch_committed_offsets(sorted({*places, *assigned}))
+        marks = {tp: Mark.read(offset.metadata) for tp, offset in found.items()}
+        old = {tp for tp, mark in marks.items() if mark is not None and mark.of_another(lookout.id_of(tp.topic))}
+        committed = {tp: offset.offset for tp, offset in found.items() if tp not in old}
+        for topic in topics:
+            counts = [mark.partitions for tp in committed if tp.topic == topic and (mark := marks[tp])]
+            known = any(tp.topic == topic for tp in found)  # without a mark of this topic, every partition that has no commit is a late one
+            self._partitions[topic] = min(counts) if counts else 0 if known else self.partitions_of(topic) or 0
+        new = {tp for tp in assigned if tp not in committed}
+        if renewed := sorted(new & old):
+            names = ", ".join(f"{tp.topic}/{tp.partition}" for tp in renewed)
+            logger.warning("%s: the topic was created again since the group has committed for it, and is read from its beginning", names)
         late = {tp for tp in new if self.settings.start_from == "latest" and tp.partition < self._partitions[tp.topic]}
         late = {tp for tp in late if tp.topic not in self._written}
         fresh = {**(await client.beginning_offsets(new - late) if new - late else {}), **(await client.end_offsets(late) if late else {})}
-        return {tp: fresh[tp] if offset is None else offset for tp, offset in committed.items()}, fresh
+        return {tp: fresh[tp] if tp in new else committed[tp] for tp in assigned}, fresh
 
     # -- what is known of the brokers --------------------------------------------------------------------------------
 
@@ -321,14 +351,28 @@ class KafkaSource:
         )
 
     async def watch(self) -> None:
-        """Looks at the brokers again and again, from before the source starts until it is cancelled. Raises aiokafka's error, and those of
-        `Lookout`: TransportUnavailable and TopicMissing."""
+        """Looks at the brokers again and again, from before the source starts until it has stopped.
+
+        Raises aiokafka's error, those of `Lookout` (TransportUnavailable and TopicMissing), and IdentityTaken.
+        """
         lookout = self.lookout
-        while True:
-            await asyncio.sleep(max(min(lookout.every, lookout.left), 0.0))
-            if self.settled:
-                self._raw.check()
-            await self._look()
+        while not self._stopped:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(min(lookout.every, lookout.left), 0.0)):
+                    await self._fenced.wait()
+            await self._check()
+
+    async def _check(self) -> None:
+        if self._stopped:
+            return
+        if self._fenced.is_set():
+            raise IdentityTaken(
+                f"another worker runs with the group_instance_id {self.settings.group_instance_id!r}, and has taken this one's place in "
+                f"the group {self.group}. Give each worker another id, or none"
+            )
+        if self._raw_or_none is not None:
+            self._raw_or_none.check()
+        await self._look()
 
     async def _look(self) -> None:
         lookout, client = self.lookout, self._client
@@ -339,10 +383,18 @@ class KafkaSource:
                     seen = await describe(client._client, (*lookout.topics, *lookout.beside))
             except (KafkaError, TimeoutError, OSError) as error:
                 reason = repr(error)
+        if self._stopped:  # the client was closed during the request
+            return
         if client is None or seen is None:
             lookout.heard_nothing(reason)
             return
-        written = ((topic, number) for topic in self._written for number in seen[topic].leaders if topic in seen)
+        written = ((topic, number) for topic in self._written if topic in seen for number in seen[topic].leaders)
         lookout.saw(seen, (*self.positions.partitions, *written))
-        if any(topic in seen and len(seen[topic].leaders) > (self.partitions_of(topic) or 0) for topic in client.subscription() or ()):
-            client._client.force_metadata_update()  # the group shares new partitions when its leader hears of them
+        for topic in client.subscription() or ():
+            count = len(seen[topic].leaders) if topic in seen else 0
+            if 0 < (self.partitions_of(topic) or 0) < count:
+                client._client.force_metadata_update()  # the group shares new partitions when its leader hears of them
+                if self.settings.group_instance_id and self._joined_for.get(topic) != count:
+                    # A static member that was started again is the leader, and does not learn it (KIP-814).
+                    self._joined_for[topic] = count
+                    client._coordinator.request_rejoin()

@@ -95,11 +95,11 @@ def test_a_fleet(broker: Broker, tmp_path: Path) -> None:
     nothing_is_lost(job, rounds * EVENTS)
 
 
-def test_one_of_a_fleet_that_somebody_else_stops_is_started_again(broker: Broker, tmp_path: Path) -> None:
+def test_one_of_a_fleet_that_is_stopped_from_elsewhere_is_started_again(broker: Broker, tmp_path: Path) -> None:
     job = make_job(broker, tmp_path)
     with job.run("--workers", "2") as fleet:
         wait_for(lambda: fleet.log.count("assigned ") >= 2, f"two workers\n{fleet.log}", 60)
         os.kill(int(fleet.log.split("worker 2 is process ")[1].split()[0]), signal.SIGTERM)
         wait_for(lambda: fleet.log.count("worker 2 is process ") == 2, f"the second worker again\n{fleet.log}", 60)
-        assert "worker 2 was told to stop by somebody else and is started again" in fleet.log
+        assert "worker 2 was stopped by a SIGTERM from elsewhere and is started again" in fleet.log
         assert fleet.stop() == 0, fleet.log
