@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections import Counter
 from pathlib import Path
 
@@ -41,6 +42,15 @@ def add_partitions(broker: Broker, count: int, *topics: str) -> None:
 
 def ids(job: Job) -> Counter[str]:
     return Counter(json.loads(record.value or b"")["id"] for record in job.answers())
+
+
+def is_ready(job: Job) -> bool:
+    """What /readyz answers."""
+    with socket.socket(socket.AF_UNIX) as page:
+        page.settimeout(5)
+        page.connect(str(job.folder / "pages"))
+        page.sendall(b"GET /readyz HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n")
+        return page.recv(65536).startswith(b"HTTP/1.1 200")
 
 
 def the_error(worker: Running) -> str:
@@ -105,7 +115,7 @@ def test_commit_for_a_topic_of_that_name_that_is_gone_is_not_used(broker: Broker
 def test_topics_of_releases_are_missed_but_the_worker_goes_on(broker: Broker, tmp_path: Path, which: str, again: bool) -> None:
     job = make_job(broker, tmp_path)
     topic = getattr(job.releases, which)
-    with job.run(metadata_age=AGE, http="unix:pages.sock") as worker:
+    with job.run(metadata_age=AGE, http="unix:pages") as worker:
         job.send(range(10))
         job.wait_for_answers(10)
         delete(broker, topic)
@@ -114,35 +124,43 @@ def test_topics_of_releases_are_missed_but_the_worker_goes_on(broker: Broker, tm
         wait_for(lambda: f"{topic} " in worker.log.split("assigned ")[-1], f"a word about {topic}\n{worker.log}", 20)
         job.send(range(10, 20))
         job.wait_for_answers(20)
+        assert is_ready(job) == (which == "status" and again)
         assert worker.stop() == 0, worker.log
         said = [line for line in worker.log.splitlines() if topic in line and "WARN" in line and "was deleted" in line]
         assert len(said) == 1, worker.log
     assert exists(broker, topic) == again
 
 
-@pytest.mark.parametrize("identity", ["", "host"])
-def test_partitions_that_are_added_are_read_from_their_beginning(broker: Broker, tmp_path: Path, identity: str) -> None:
-    """Under `latest` as well; and by a static member that was started again, which is not told that it leads its group."""
+def grow(job: Job) -> None:
+    """Two partitions more, and 40 events over all four."""
+    add_partitions(job.broker, 4, job.source, job.sink, job.dead)
+    wait_for(lambda: len(end_offsets(job.broker, job.source)) == 4, "the new partitions")
+    produce(job.broker, [Record(job.source, job.reading(n).value, partition=n % 4) for n in range(40)])
+
+
+def test_partitions_that_are_added_are_read_from_their_beginning(broker: Broker, tmp_path: Path) -> None:
+    """Under `latest` as well."""
     job = make_job(broker, tmp_path, partitions=2)
-    settings = {"metadata_age": AGE, "start_from": "latest", "group_instance_id": identity, "session_timeout": "30" if identity else "3"}
-    for _ in range(2 if identity else 1):
-        with job.run(**settings) as worker:
-            worker.wait_until_assigned()
-            if identity and not committed_any(job):
-                assert worker.stop() == 0, worker.log
-                continue
-            add_partitions(broker, 4, job.source, job.sink, job.dead)
-            wait_for(lambda: len(end_offsets(broker, job.source)) == 4, "the new partitions")
-            produce(broker, [Record(job.source, job.reading(n).value, partition=n % 4) for n in range(40)])
-            job.wait_for_answers(40, 30)
-            assert worker.stop() == 0, worker.log
+    with job.run(metadata_age=AGE, start_from="latest") as worker:
+        worker.wait_until_assigned()
+        grow(job)
+        job.wait_for_answers(40)
+        assert worker.stop() == 0, worker.log
     assert ids(job) == Counter(map(str, range(40)))
 
 
-def committed_any(job: Job) -> bool:
-    """Whether a worker ran before."""
-    (job.folder / "ran").touch() if (first := not (job.folder / "ran").exists()) else None
-    return not first
+def test_static_member_that_was_started_again_reads_added_partitions(broker: Broker, tmp_path: Path) -> None:
+    """It leads its group, and its group does not say so."""
+    job = make_job(broker, tmp_path, partitions=2)
+    with job.run(group_instance_id="host", session_timeout="30") as worker:
+        worker.wait_until_assigned()
+        assert worker.stop() == 0, worker.log
+    with job.run(group_instance_id="host", session_timeout="30", metadata_age=AGE) as worker:
+        worker.wait_until_assigned()
+        grow(job)
+        job.wait_for_answers(40)
+        assert worker.stop() == 0, worker.log
+    assert ids(job) == Counter(map(str, range(40)))
 
 
 def test_partitions_that_are_added_while_no_worker_runs_are_read_from_their_beginning(broker: Broker, tmp_path: Path) -> None:
@@ -151,9 +169,7 @@ def test_partitions_that_are_added_while_no_worker_runs_are_read_from_their_begi
     with job.run(start_from="latest") as worker:
         worker.wait_until_assigned()
         assert worker.stop() == 0, worker.log
-    add_partitions(broker, 4, job.source, job.sink, job.dead)
-    wait_for(lambda: len(end_offsets(broker, job.source)) == 4, "the new partitions")
-    produce(broker, [Record(job.source, job.reading(n).value, partition=n % 4) for n in range(40)])
+    grow(job)
     with job.run(start_from="latest") as worker:
         job.wait_for_answers(40)
         assert worker.stop() == 0, worker.log

@@ -227,6 +227,8 @@ class Follower:
             try:
                 further = await self.folding.advance()
             except TransportUnavailable as error:
+                if self.folding.lost:
+                    return
                 self.problems.say("control", f"the control topic cannot be read: {error}")
                 await asyncio.sleep(PAUSE)
                 continue
