@@ -25,6 +25,7 @@ PenstockError
     ├── TopicMissing         a topic the topology names does not exist
     ├── RecordMissing        no record is at the position: not yet, or no longer
     ├── DeliveryFailed
+    ├── IdentityTaken        another worker has this one's group_instance_id: a person must change one
     ├── Stalled              a worker made no progress without a reason; it ends to be started again
     └── WorkerFailed         a worker process ended with an error; its exit code is passed on
 """
@@ -42,6 +43,7 @@ __all__ = [
     "DeliveryFailed",
     "EncodeError",
     "FetchError",
+    "IdentityTaken",
     "InferenceError",
     "ModelCorrupt",
     "ModelError",
@@ -219,6 +221,10 @@ class RecordMissing(TransportError):
 
 class DeliveryFailed(TransportError):
     """The broker refused an output; no offset beyond its input was committed."""
+
+
+class IdentityTaken(TransportError):
+    """Another worker has joined the group with this one's `group_instance_id`, and has its partitions."""
 
 
 class Stalled(TransportError):

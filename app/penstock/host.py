@@ -1,7 +1,8 @@
-"""What the processes of one host share: a lock on a file, files that are written whole or not at all, and an end with the parent."""
+"""What the processes of one host share: a lock on a file, files written whole or not at all, an end on request or with the parent."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import fcntl
@@ -17,7 +18,7 @@ from typing import Final
 
 from penstock.errors import SettingsError, Stopped
 
-__all__ = ["ends_with", "locked", "private_folder", "without_privileges", "write_whole"]
+__all__ = ["ends_with", "locked", "on_signals", "private_folder", "without_privileges", "write_whole"]
 
 _POLL: Final = 0.05  # seconds between two tries at a lock: a blocking flock could not be stopped
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38  # <linux/prctl.h>
@@ -38,6 +39,26 @@ def ends_with(parent: int, number: signal.Signals) -> Callable[[], None] | None:
             os._exit(1)
 
     return begin
+
+
+@contextlib.contextmanager
+def on_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Inside, SIGTERM and SIGINT call `stop` in the running event loop, as often as they arrive. For the main thread.
+
+    asyncio's own handlers are removed when a loop is closed, and until the process ends a second signal would kill it.
+    """
+    loop = asyncio.get_running_loop()
+
+    def heard(*_: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: there is nothing left to stop
+            loop.call_soon_threadsafe(stop)
+
+    before = {number: signal.signal(number, heard) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def without_privileges() -> None:

@@ -124,6 +124,10 @@ class Settings:
     stall_timeout: float = _setting(
         60.0, "How long events may wait without progress or a reason for it before the worker ends; 0: no limit.", unit="s", low=0
     )
+    metadata_age: float = _setting(
+        5.0, "Time between two looks of a worker at its topics: by then it notices new partitions, and a topic that was deleted.",
+        unit="s", low=0.1, high=300, run=False,
+    )  # fmt: skip
     compression: str = _setting("none", "Compression of the produced records.", choices=("none", "gzip", "lz4", "zstd", "snappy"))
     client_id: str = _setting("penstock", "Name under which brokers log this client.", run=False)
     group_instance_id: str = _setting("", "Static membership: a restart within the session timeout moves no partitions; empty: none.")

@@ -221,7 +221,7 @@ def test_records_deleted_before_they_were_read_stop_the_worker(broker: Broker, t
     for answer in admin.delete_records([TopicPartition(job.source, 0, 15)]).values():
         answer.result(10)
     with job.run(start_from=start_from) as worker:
-        assert worker.wait() == 4, worker.log
+        assert worker.wait() == 5, worker.log
         assert "offset 5 is out of range" in worker.log
     assert committed(broker, job.group, job.source) == {0: 5}
 

@@ -63,6 +63,7 @@ EXIT_CODES: Final[Mapping[type[BaseException], int]] = {
     errors.RecordMissing: 5,
     errors.DeliveryFailed: 6,
     errors.AccessRefused: 7,
+    errors.IdentityTaken: 2,
     errors.Stalled: 9,
     errors.TransportError: 4,
     errors.ControlError: 8,

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import functools
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
 from penstock.cli.options import CONNECTION, with_settings
+from penstock.errors import PenstockError
 from penstock.settings import Settings, run_flags
 
 if TYPE_CHECKING:
@@ -24,8 +22,9 @@ __all__ = ["run"]
 
 @click.command()
 @click.argument("topology", type=click.Path(path_type=Path))
+@click.option("--last-words", type=click.Path(path_type=Path), hidden=True, help="File for the error, which the parent then shows.")
 @with_settings(*CONNECTION, *(name for name in run_flags() if name not in CONNECTION))
-def run(topology: Path, settings: Settings) -> None:
+def run(topology: Path, last_words: Path | None, settings: Settings) -> None:
     """Run TOPOLOGY on Kafka: events in, predictions out, until Ctrl-C or SIGTERM.
 
     Everything is checked before the first event is read: the file, the schemas, every model (digest and golden
@@ -39,41 +38,31 @@ def run(topology: Path, settings: Settings) -> None:
     Workers of one --application share the partitions, on this host and on others. Exit codes: `penstock --help`.
     --http 127.0.0.1:9100 serves /healthz, /readyz and /metrics, for all --workers together.
     """
-    with _stopped_while_starting():
-        serve = _pages(settings)
-        if settings.workers > 1:
-            from penstock.runners.supervisor import supervise
+    serve = _pages(settings)
+    if settings.workers > 1:
+        from penstock.runners.supervisor import supervise
 
-            supervise(
-                settings.workers,
-                settings.drain_timeout + settings.session_timeout,
-                settings.group_instance_id,
-                serve=serve,
-                start_timeout=settings.broker_timeout + settings.prepare_timeout,
-            )
-            return
-        from penstock import runtime
-        from penstock.runners.stream import StreamRunner
+        supervise(
+            settings.workers,
+            settings.drain_timeout + settings.session_timeout,
+            settings.group_instance_id,
+            serve=serve,
+            start_timeout=settings.broker_timeout + settings.prepare_timeout,
+        )
+        return
+    from penstock import runtime
+    from penstock.runners.stream import StreamRunner
 
+    try:
         loaded = runtime.load(topology, models=settings.models, schemas=settings.schemas, absent=settings.releases)
         StreamRunner(loaded, settings, serve=serve).run()
+    except PenstockError as error:
+        if last_words is None or settings.debug:
+            raise
+        from penstock.cli.main import exit_code
 
-
-@contextmanager
-def _stopped_while_starting() -> Iterator[None]:
-    """SIGTERM ends the process with 0 until a runner handles it: nothing was read yet, so nothing has to be finished."""
-    if threading.current_thread() is not threading.main_thread():  # a program that calls the command: its signals are its own
-        yield
-        return
-
-    def leave(*_: object) -> NoReturn:
-        os._exit(0)  # an exception would become another one in the middle of a library's import
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        last_words.write_text(str(error), encoding="utf-8")
+        click.get_current_context().exit(exit_code(error))
 
 
 def _pages(settings: Settings) -> Callable[[Pages], AbstractAsyncContextManager[None]] | None:

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from penstock.errors import DeliveryFailed
+from penstock.errors import DeliveryFailed, TransportError
 from penstock.transports.base import Abilities, Lapsed, Sent, Source
 from penstock.transports.tracker import Span
 
@@ -49,7 +49,7 @@ class AtLeastOnce:
 
         def settled(ended: Sent) -> None:
             error = ended.exception()
-            if isinstance(error, Lapsed):
+            if isinstance(error, Lapsed | TransportError):
                 then(error)
                 return
             if error is not None:

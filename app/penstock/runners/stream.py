@@ -10,7 +10,6 @@ import asyncio
 import faulthandler
 import gc
 import logging
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ from penstock.control.status import Place
 from penstock.control.topics import Topics
 from penstock.engine import Deployment, Serving
 from penstock.engine.observe import Observers
-from penstock.errors import SettingsError
+from penstock.errors import IdentityTaken, SettingsError, TransportUnavailable
+from penstock.host import on_signals
 from penstock.model.session import Session
 from penstock.pipeline import AtLeastOnce, Delivery, Pace, Program
 from penstock.runners.health import Phase
@@ -33,6 +33,7 @@ from penstock.telemetry import Metrics
 from penstock.telemetry.health import Pages
 from penstock.transports.kafka.connection import Admin, TopicInfo
 from penstock.transports.kafka.faust import App, Hosted
+from penstock.transports.kafka.lookout import Lookout
 from penstock.transports.kafka.sink import KafkaSink
 from penstock.transports.kafka.source import KafkaSource
 from penstock.transports.kafka.state import SourceState
@@ -47,6 +48,9 @@ Serve = Callable[[Pages], AbstractAsyncContextManager[None]]
 
 COLLECT_EVERY = 10.0  # seconds between two runs of the cyclic garbage collector
 GRACE = 5.0  # seconds that a stop may exceed its bound, before the process exits without cleanup
+FAREWELL = 1.0  # seconds for stopping without usable brokers: nothing can be finished, and client libraries would wait for them
+
+_left: list[object] = []  # what a stop without brokers left behind; were it collected, asyncio would warn of each task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +75,10 @@ class StreamRunner:
         self.source: KafkaSource | None = None
         self.delivery: Delivery | None = None
         self._failure: BaseException | None = None
+        self._asked = False  # a person or a scheduler wants the worker to stop
         self._over: asyncio.Event
+        self._lost: asyncio.Event  # the brokers are not usable
+        self._abandoned = False
         self.observers = Observers(metrics=self.metrics)
         self._serve = serve
         self.vitals = Vitals(
@@ -89,23 +96,39 @@ class StreamRunner:
         """Returns after a clean stop (SIGTERM, Ctrl-C).
 
         Raises TransportError for a problem with the brokers or a topic, ModelError or ControlError when the active generation
-        cannot be served.
+        cannot be served. When it raises TransportUnavailable, threads and sockets may be left: the process should end.
         """
         admin = Admin(self.settings)
         self.topics = self._look_at_topics(admin)
+        cluster = admin.cluster_id() if self.settings.releases else ""
+        loop = asyncio.new_event_loop()
         try:
-            asyncio.run(self._main(admin.cluster_id() if self.settings.releases else ""))
+            loop.run_until_complete(self._main(cluster))
+        except TransportUnavailable:
+            self._abandoned = True
+            raise
         finally:
+            self._close(loop)
             faulthandler.cancel_dump_traceback_later()
+
+    def _close(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Ends what still runs in the loop, as `asyncio.run` does. Without usable brokers, it does not wait for that."""
+        if tasks := asyncio.all_tasks(loop):
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(asyncio.wait(tasks, timeout=FAREWELL / 2 if self._abandoned else None))
+        if self._abandoned:
+            _left.extend((loop, tasks))
+            return
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
 
     # -- before anything is read ---------------------------------------------------------------------------------
 
     def _look_at_topics(self, admin: Admin) -> Mapping[str, TopicInfo]:
         stages = self.loaded.wiring.stages
-        journals = Topics.declared(self.settings.application, self.loaded.topology)
-        topics = admin.describe(
-            self._written() | {stage.source.topic for stage in stages} | ({*journals} if self.settings.releases else set())
-        )
+        topics = admin.describe(self._written() | {stage.source.topic for stage in stages} | self._beside())
         for stage in stages:
             for emit in stage.emits:
                 have, need = topics[emit.sink.topic].partitions, topics[stage.source.topic].partitions
@@ -120,13 +143,37 @@ class StreamRunner:
         stages = self.loaded.wiring.stages
         return {emit.sink.topic for stage in stages for emit in stage.emits} | {stage.source.dead_letter for stage in stages}
 
+    def _beside(self) -> set[str]:
+        """The topics of releases."""
+        return {*Topics.declared(self.settings.application, self.loaded.topology)} if self.settings.releases else set()
+
+    def _topic_lost(self, topic: str, why: str) -> None:
+        """A topic of releases was deleted or created again: what is live goes on without it, and the worker is not ready."""
+        if self.releases is not None:
+            self.releases.topic_lost(topic, why)
+
     # -- the app's life --------------------------------------------------------------------------------------------
 
     async def _main(self, cluster: str) -> None:
-        self._over = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._over.set)
+        self._over, self._lost = asyncio.Event(), asyncio.Event()
+        with on_signals(self._stop_soon):
+            work, lost = asyncio.create_task(self._work(cluster)), asyncio.create_task(self._lost.wait())
+            await asyncio.wait({work, lost}, return_when=asyncio.FIRST_COMPLETED)
+            lost.cancel()
+            if not work.done():
+                await asyncio.wait({work}, timeout=FAREWELL)
+            if work.done():
+                work.result()
+                return
+            self._abandoned = True
+            if self._failure is not None:
+                raise as_ours(self._failure) from self._failure
+
+    def _stop_soon(self) -> None:
+        self._asked = True
+        self._over.set()
+
+    async def _work(self, cluster: str) -> None:
         async with AsyncExitStack() as stack:
             if self._serve is not None:
                 await stack.enter_async_context(self._serve(self.vitals))
@@ -182,7 +229,9 @@ class StreamRunner:
         app = self._host()
         collector = asyncio.create_task(self._collect_garbage())
         watchdog = asyncio.create_task(self.vitals.watch())
-        watchdog.add_done_callback(lambda task: None if task.cancelled() else self.fail(task.exception()))
+        lookout = asyncio.create_task(app.penstock.source.watch())  # until the end: brokers may go while the worker stops
+        for task in (watchdog, lookout):
+            task.add_done_callback(lambda task: None if task.cancelled() else self.fail(task.exception()))
         start = asyncio.create_task(app.start())
         ends = {asyncio.create_task(self._over.wait()), asyncio.create_task(app._crashed.wait())}
         try:
@@ -196,10 +245,11 @@ class StreamRunner:
                 versions = {} if self.deployment is None else dict(self.deployment.primary.plan.versions)
                 logger.info("running %s as group %s", self.name, app.conf.id, extra=versions)
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            self._failure = self._failure or app.crash_reason
+            if not self._over.is_set() and app.crash_reason is not None:
+                self.fail(app.crash_reason)
             logger.info("stopping: finishing what is in flight")
         except Exception as error:  # noqa: BLE001  the client libraries raise any class; sorted below
-            self._failure = error
+            self.fail(error)
         finally:
             self.vitals.phase = Phase.STOPPING
             watchdog.cancel()
@@ -207,6 +257,7 @@ class StreamRunner:
             start.cancel()
             await asyncio.wait({start}, timeout=GRACE)
             await self._stop(app)
+            lookout.cancel()
             logger.info("stopped", extra={name: value for name, value in self.metrics.snapshot().items() if isinstance(value, int | float)})
         if self._failure is not None:
             raise as_ours(self._failure) from self._failure
@@ -215,7 +266,12 @@ class StreamRunner:
         """Builds the app, with the source, the sink and the loop between them."""
         settings = self.settings
         group = f"{settings.application}.{self.name}"
-        self.source = KafkaSource(settings, group, metrics=self.metrics, written=self._written(), before_reading=self._assigned)
+        lookout = Lookout(
+            settings, self._written() | {stage.source.topic for stage in self.loaded.wiring.stages}, self._beside(), lost=self._topic_lost
+        )
+        self.source = KafkaSource(
+            settings, group, metrics=self.metrics, written=self._written(), lookout=lookout, before_reading=self._assigned
+        )
         sink = KafkaSink(settings, {name: self.topics[name] for name in sorted(self._written())})
         self.delivery = Delivery(
             self.source,
@@ -231,14 +287,14 @@ class StreamRunner:
             observers=self.observers,
             buried=Letters(),
         )
-        app = App(settings, Hosted(self.source, sink, self.delivery))
+        app = App(settings, Hosted(self.source, sink, self.delivery, self.fail))
         for stage in self.loaded.wiring.stages:
             topic = app.topic(stage.source.topic, key_serializer="raw", value_serializer="raw")
             app.agent(topic, name=f"{self.name}.{stage.name}")(self._agent(self.delivery))
         return app
 
     async def _stop(self, app: App) -> None:
-        bound = self.settings.drain_timeout + self.settings.session_timeout
+        bound = FAREWELL if self._lost.is_set() else self.settings.drain_timeout + self.settings.session_timeout
         # A model that does not return blocks its thread, and thereby the exit of the process; client libraries suppress cancellation.
         faulthandler.dump_traceback_later(bound + GRACE, exit=True, file=2)
         try:
@@ -248,9 +304,14 @@ class StreamRunner:
 
     def fail(self, error: BaseException | None) -> None:
         """Ends the run with this error. Only acknowledged work is committed."""
-        if self._failure is None:
+        lost = error is not None and isinstance(as_ours(error), TransportUnavailable)
+        if self._asked and (lost or isinstance(error, IdentityTaken)):  # it stops anyway; its successor may be there already
+            logger.warning("stopping all the same: %s", error)
+        elif self._failure is None:
             self._failure = error
             logger.error("stopping because of: %s", error)
+        if lost:
+            self._lost.set()
         if self.delivery is not None:
             self.delivery.terminate()
         self._over.set()

@@ -1,8 +1,9 @@
 """Several workers on one host: the same command once per core, started, watched and stopped together.
 
 Each worker is a separate process in the same consumer group, so Kafka, not this process, distributes the partitions. A
-worker that is killed by a signal is started again (until then, the others have its partitions). A restart does
-not help a worker that ends with an error, so the others are stopped and its exit code is returned.
+worker that is killed, or stopped by a SIGTERM that did not come from here, is started again (until then, the others have its
+partitions). A restart does not help a worker that ends with an error, so the others are stopped and its exit code is returned. The
+error is shown once, here: workers with one cause would show it several times.
 
 With `--http`, each worker serves its pages on a Unix socket in a private folder, and this process serves them as one. It queries every
 worker at the request, so a killed worker appears as `penstock_up{worker="2"} 0` and the page still works.
@@ -26,7 +27,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
 from penstock.errors import WorkerFailed
-from penstock.host import ends_with
+from penstock.host import ends_with, on_signals
 from penstock.telemetry.health import Pages, Verdict
 
 __all__ = ["supervise"]
@@ -44,14 +45,15 @@ Serve = Callable[[Pages], AbstractAsyncContextManager[None]]
 
 
 class _Worker:
-    """One process, and the times of its recent starts. `page` is the socket of its pages, None without `--http`."""
+    """One process, and the times of its recent starts. In `folder` are its error and, with `pages`, the socket of its pages."""
 
-    def __init__(self, number: int, group_instance_id: str, page: Path | None) -> None:
+    def __init__(self, number: int, group_instance_id: str, folder: Path, pages: bool) -> None:
         self.number = number
-        self.page = page
+        self.page = folder / f"{number}.sock" if pages else None
+        self._error = folder / f"{number}.error"
         # Two members with one static identity would remove each other from the group.
         self._own = ["--group-instance-id", f"{group_instance_id}-{number}"] if group_instance_id else []
-        self._own += ["--http", "" if page is None else f"unix:{page}"]
+        self._own += ["--http", "" if self.page is None else f"unix:{self.page}", "--last-words", str(self._error)]
         self.starts: deque[float] = deque(maxlen=RESTARTS + 1)
         self.restarts = -1
         self.start()
@@ -63,6 +65,11 @@ class _Worker:
         command = [sys.executable, "-m", "penstock", *sys.argv[1:], "--workers", "1", *self._own]
         self.process = subprocess.Popen(command, start_new_session=True, preexec_fn=ends_with(os.getpid(), signal.SIGTERM))  # noqa: PLW1509  no threads here
         logger.info("worker %d is process %d", self.number, self.process.pid)
+
+    @property
+    def error(self) -> str:
+        """The error with which it ended; empty when it has shown that itself."""
+        return self._error.read_text(encoding="utf-8", errors="replace") if self._error.exists() else ""
 
     @property
     def age(self) -> float:
@@ -88,17 +95,14 @@ def supervise(count: int, patience: float, group_instance_id: str = "", *, serve
 async def _supervise(count: int, patience: float, group_instance_id: str, serve: Serve | None, start_timeout: float) -> None:
     # No executor and no thread: a worker receives its signal when the thread that started it ends.
     stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
     workers: list[_Worker] = []
     async with AsyncExitStack() as stack:
-        folder = None
+        stack.enter_context(on_signals(stopping.set))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-")))  # mode 0700
         if serve is not None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-")))  # mode 0700
             await stack.enter_async_context(serve(_Fleet(workers, start_timeout)))
         try:
-            workers.extend(_Worker(number, group_instance_id, folder and folder / f"{number}.sock") for number in range(1, count + 1))
+            workers.extend(_Worker(number, group_instance_id, folder, serve is not None) for number in range(1, count + 1))
             while not stopping.is_set():
                 for worker in workers:
                     _look_at(worker)
@@ -110,15 +114,17 @@ async def _supervise(count: int, patience: float, group_instance_id: str, serve:
 
 
 def _look_at(worker: _Worker) -> None:
-    """Restarts a worker that was killed. Raises WorkerFailed for one that exited."""
+    """Restarts a worker that was killed or stopped. Raises WorkerFailed for one that ended with an error."""
     code = worker.process.poll()
     if code is None:
         return
-    if code >= 0:
-        raise WorkerFailed(f"worker {worker.number} ended with exit code {code}; the others are being stopped", code or 1)
+    if code > 0:
+        logger.error("worker %d has ended with exit code %d: the others are being stopped", worker.number, code)
+        raise WorkerFailed(f"worker {worker.number}: {worker.error or f'it has ended with exit code {code}'}", code)
+    what = f"was killed by {signal.Signals(-code).name}" if code else "was stopped by a SIGTERM from elsewhere"
     if worker.crash_loops():
-        raise WorkerFailed(f"worker {worker.number} was killed {RESTARTS} times within {WINDOW:g} s", 1)
-    logger.warning("worker %d was killed by %s and is started again", worker.number, signal.Signals(-code).name)
+        raise WorkerFailed(f"worker {worker.number} {what}, and ended {RESTARTS} times before within {WINDOW:g} s", 1)
+    logger.warning("worker %d %s and is started again", worker.number, what)
     worker.start()
 
 

@@ -14,6 +14,8 @@ from penstock.tame import tame, tame_json
 __all__ = ["NOISY", "configure"]
 
 NOISY: Final = ("aiokafka", "asyncio", "faust", "kafka", "mode")
+# Our own that repeat a warning for as long as brokers are away.
+OFTEN: Final = tuple(f"penstock.{name}" for name in ("transports.kafka", "worker.report"))
 _HANDLER: Final = "penstock"
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -39,7 +41,7 @@ def configure(level: str, form: str, *, stream: TextIO | None = None) -> None:
 
 
 class Seldom(logging.Filter):
-    """Lets a client library repeat a warning once a minute only, with the number of those that were left out.
+    """Lets a client library, and our connections to brokers, repeat a warning once a minute only, with the number of those left out.
 
     While a broker is away, aiokafka logs hundreds of lines a second. What differs in the arguments alone is the same warning.
     """
@@ -52,7 +54,8 @@ class Seldom(logging.Filter):
         self._seen: dict[tuple[str, str], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno < logging.WARNING or record.name.partition(".")[0] not in NOISY:
+        ours = record.name.startswith(OFTEN) and record.msg != "%s"  # without a fixed text, each is another warning
+        if record.levelno < logging.WARNING or not (ours or record.name.partition(".")[0] in NOISY):
             return True
         cause, now = (record.name, str(record.msg)), self._clock()
         last, left_out = self._seen.get(cause, (-math.inf, 0))

@@ -227,17 +227,29 @@ class Follower:
             try:
                 further = await self.folding.advance()
             except TransportUnavailable as error:
+                if self.folding.lost:
+                    return
                 self.problems.say("control", f"the control topic cannot be read: {error}")
                 await asyncio.sleep(PAUSE)
                 continue
             except TransportError as error:  # a log that was recreated is ignored
-                current = self.deployment.generation
-                self.problems.say("control", f"{error}; this worker continues with generation {current} and ignores later ones")
-                self._moved.set()
+                self.topic_lost(self.topics.control, str(error))
+                return
+            if self.folding.lost:
                 return
             self.problems.say("control")
             if further:
                 self._decide()
+
+    def topic_lost(self, topic: str, why: str) -> None:
+        """Goes on without a topic that was deleted or created again. A control log is not followed any more: a new one begins elsewhere."""
+        current = self.deployment.generation
+        if topic == self.topics.control:
+            self.folding.lost = True
+            self.problems.say("control", f"{why}; this worker continues with generation {current} and ignores later ones")
+            self._moved.set()
+        else:
+            self.problems.say("status", f"{why}; `penstock status` and `deploy` do not see this worker until it is started again")
 
     async def _watch_trust(self) -> None:
         """Reads the trust file again and again. After a change, `folding` judges the log anew, from its beginning."""

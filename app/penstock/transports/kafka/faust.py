@@ -9,20 +9,21 @@ One Faust event is what one `take` yielded of one topic: its value is the spans,
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Protocol, TypeVar, cast
 
 import faust
 from aiokafka import ConsumerRebalanceListener
+from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import TopicPartition
 from faust.tables.manager import TableManager
 from faust.transport import base
 from faust.transport import consumer as base_consumer
 from faust.transport import producer as base_producer
 from faust.types import TP, ConsumerMessage
-from mode import Service
 from mode.types import ServiceT
 from yarl import URL
 
@@ -54,11 +55,12 @@ class Loop(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Hosted:
-    """What an app hosts."""
+    """What an app hosts. `fail` is called with the error that ends the worker: Faust would log its traceback, and go on waiting."""
 
     source: KafkaSource
     sink: KafkaSink
     loop: Loop
+    fail: Callable[[BaseException], None]
 
 
 class Consumer(base_consumer.Consumer):
@@ -70,7 +72,7 @@ class Consumer(base_consumer.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         hosted = cast(App, self.app).penstock
-        self.source, self.penstock_loop = hosted.source, hosted.loop
+        self.source, self.penstock_loop, self._fail = hosted.source, hosted.loop, hosted.fail
         self.source.stopping = lambda: bool(self.app.should_stop)
         self._listener = Listener(self)
         self._owned = 0  # counts assignments; 0 while no partition is assigned
@@ -88,29 +90,31 @@ class Consumer(base_consumer.Consumer):
     def close(self) -> None:
         """Faust calls this when a rebalance meets a stopping app; `on_stop` closes the client."""
 
-    @Service.task
-    async def _watch_broker(self) -> None:
-        """Ends the worker when aiokafka has stopped, or the brokers do not answer for too long."""
-        await self._or_crash(self.source.watch(lambda: bool(self.should_stop)), None)
-
-    async def _or_crash(self, work: Awaitable[T], otherwise: T) -> T:
+    async def _or_fail(self, work: Awaitable[T], otherwise: T) -> T:
         """Returns the work's result; a TransportError that it raises ends the worker."""
         try:
             return await work
-        except TransportError as error:
-            await self.crash(error)
+        except (TransportError, KafkaError) as error:
+            self._fail(error)
             return otherwise
 
     # -- fetching ------------------------------------------------------------------------------------------------
 
     async def _drain_messages(self, fetcher: Any) -> None:
         """Runs Faust's fetcher task: waits for room, takes and delivers, for as long as the app runs."""
+        try:
+            await self._or_fail(self._take_and_deliver(fetcher), None)
+        except asyncio.CancelledError:
+            if not (self.should_stop or fetcher.should_stop):  # else Faust would report it as a crash of a rebalance
+                raise
+
+    async def _take_and_deliver(self, fetcher: Any) -> None:
         source, loop = self.source, self.penstock_loop
         while not (self.should_stop or fetcher.should_stop):
             if not self.flow_active:
                 await self.wait(cast(Any, self.can_resume_flow))
                 continue
-            if not await self._or_crash(loop.room(), False):
+            if not await self._or_fail(loop.room(), False):
                 return
             for spans in by_topic(await source.look(loop.rows, LOOK_UP)):
                 await self.callback(self._message(spans))
@@ -127,7 +131,7 @@ class Consumer(base_consumer.Consumer):
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Commits: Faust's commit timer calls this."""
-        return await self._or_crash(self.penstock_loop.poll(), False)
+        return await self._or_fail(self.penstock_loop.poll(), False)
 
     async def wait_empty(self) -> None:
         """Ends the loop's work of this assignment: called when partitions are revoked and when the worker stops.
@@ -139,7 +143,7 @@ class Consumer(base_consumer.Consumer):
         patience = source.settings.drain_timeout
         bound = min(source.rebalance_timeout * 0.75, patience + source.settings.session_timeout * 0.75)
         try:
-            await self._or_crash(self.penstock_loop.close(patience, bound), None)
+            await self._or_fail(self.penstock_loop.close(patience, bound), None)
         finally:
             source.revoke()
 
@@ -161,7 +165,13 @@ class Consumer(base_consumer.Consumer):
     async def perform_seek(self) -> None:
         """Faust calls this once the assignment is complete. On an IllegalStateError, Faust waits and calls it again."""
         owned = self._owned
-        await self.source.place(lambda: bool(owned) and owned == self._owned)
+        try:
+            await self.source.place(lambda: bool(owned) and owned == self._owned)
+        except IllegalStateError:
+            raise
+        except (TransportError, KafkaError) as error:
+            self._fail(error)
+            raise IllegalStateError(str(error)) from error
 
     async def subscribe(self, topics: Iterable[str]) -> None:
         self.source.subscribe(topics, self._listener)
@@ -207,7 +217,7 @@ class Consumer(base_consumer.Consumer):
         return False
 
     async def verify_all_partitions_active(self) -> None:
-        """Does nothing: `_watch_broker` watches."""
+        """Does nothing: the source's `watch` does."""
 
     def on_buffer_full(self, tp: TP) -> None:
         """Does nothing: the loop limits the batches and bytes in flight."""

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 from aiokafka.partitioner import DefaultPartitioner
 
-from penstock.errors import DeliveryFailed
+from penstock.errors import DeliveryFailed, TransportError, TransportUnavailable
 from penstock.parcel import Parcel
 from penstock.settings import Settings
 from penstock.transports.base import Abilities, Lapsed, Sent
@@ -113,7 +113,7 @@ class KafkaSink:
             if parcel.dead and (known := self._topics.get(parcel.topic)):
                 partition %= known.partitions  # a dead-letter topic may have fewer partitions than its source
             addressed.setdefault((parcel.topic, partition), []).append(parcel)
-        sent = Sent(1)  # the last part is that all are handed over
+        sent = _Sent(1)  # the last part is that all are handed over
         for (topic, partition), those in addressed.items():
             await self._queue(topic, partition, those, sent, under)
         self._dispatcher.push()
@@ -124,6 +124,9 @@ class KafkaSink:
         batches = pack(topic, parcels, self.limit(topic), self.settings.compression)
         client = self.client
         try:
+            known = client.client.cluster.partitions_for_topic(topic)
+            if known is not None and partition not in known:
+                await client.client.force_metadata_update()  # it was added a moment ago
             for batch in batches:  # one after the other: their order is the outputs' order
                 await self._dispatcher.room(topic, partition, under)
                 if under is not None and not under.current:
@@ -133,9 +136,28 @@ class KafkaSink:
                     sent.add()
                     future.add_done_callback(sent.settle_with)
         except KafkaError as error:
-            raise DeliveryFailed(f"{topic}/{partition}: {error!r}") from error
+            raise _not_sent(error, f"{topic}/{partition}: ") from error
         except AssertionError as error:  # what aiokafka raises when the partition does not exist: one was added to the source alone
             raise DeliveryFailed(f"{topic} has no partition {partition}; give it as many as the topics whose outputs it takes") from error
+
+
+class _Sent(Sent):
+    """Outputs on their way to Kafka, whose errors are ours."""
+
+    __slots__ = ()
+
+    def settle(self, error: BaseException | None = None) -> None:
+        super().settle(_not_sent(error) if isinstance(error, KafkaError) else error)
+
+
+def _not_sent(error: KafkaError, where: str = "") -> TransportError:
+    """Returns the error for outputs that the producer gave up on: TransportUnavailable when the brokers did not take them in time."""
+    if error.retriable or isinstance(error, KafkaTimeoutError):
+        return TransportUnavailable(
+            f"{where}outputs could not be written for --broker-timeout seconds ({error!r}). What was not committed will be processed "
+            "again. Has every partition a leader, and enough replicas in sync (min.insync.replicas)?"
+        )
+    return DeliveryFailed(f"{where}the broker refused a batch of outputs: {error!r}")
 
 
 def pack(topic: str, parcels: Sequence[Parcel], limit: int, compression: str) -> list[RecordBatch]:

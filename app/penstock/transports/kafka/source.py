@@ -7,8 +7,8 @@ keeps all positions in the tracker. Its host (`faust`) joins the group and recei
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Final
@@ -17,15 +17,18 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from penstock.errors import TransportError, TransportUnavailable
+from penstock.errors import IdentityTaken, RecordMissing, TransportUnavailable
 from penstock.record import RecordLike
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
 from penstock.transports.base import Abilities, cut, size_of
 from penstock.transports.kafka.connection import aiokafka_arguments
 from penstock.transports.kafka.fetch import Fetched, RawFetcher
+from penstock.transports.kafka.identity import identified
 from penstock.transports.kafka.lease import Lease, tell
-from penstock.transports.kafka.metadata import steady
+from penstock.transports.kafka.lookout import ANSWER, Lookout
+from penstock.transports.kafka.mark import Mark
+from penstock.transports.kafka.metadata import describe, steady
 from penstock.transports.kafka.state import PartitionState, SourceState
 from penstock.transports.tracker import Partition, Span, Tracker
 
@@ -41,8 +44,9 @@ YEAR_MS = 365 * 24 * 3600 * 1000  # an idle worker must never leave the group by
 class KafkaSource:
     """Yields the records of the partitions that the group gives to this worker.
 
-    `written` are the topics that the same topology writes. `before_reading` is awaited at each assignment, before its first
-    fetch. While `stopping()` is true, the worker is being stopped and nothing waits longer than a session may last.
+    `written` are the topics that the same topology writes; `lookout` watches these and the ones to read. `before_reading` is awaited at
+    each assignment, before its first fetch. While `stopping()` is true, the worker is being stopped and nothing waits longer than a
+    session may last.
     """
 
     abilities: Final = Abilities(replay=True)
@@ -54,6 +58,7 @@ class KafkaSource:
         *,
         metrics: Metrics,
         written: Collection[str] = (),
+        lookout: Lookout | None = None,
         before_reading: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.settings = settings
@@ -67,27 +72,32 @@ class KafkaSource:
         self._written = written
         self._before_reading = before_reading
         self._client: AIOKafkaConsumer | None = None
-        self._raw: RawFetcher
+        self._raw_or_none: RawFetcher | None = None
+        self._stopped = False
+        self._fenced = asyncio.Event()  # another worker has this one's identity
+        self._joined_for: dict[str, int] = {}  # the partitions of a topic that this worker has joined the group again for
         self._open = asyncio.Event()  # not paused
         self._open.set()
         self._leased = asyncio.Event()  # the lease has changed
         self._warned = False  # that it does not hold
         self._committing: asyncio.Future[None] | None = None
         self._lost: dict[Partition, int] = {}
-        self._partitions: dict[str, int] = {}  # of each topic, when this worker first saw it
+        self._partitions: dict[str, int] = {}  # of each topic, when its group began to read it
         self.settled = False  # an assignment is complete, and no rebalance has begun since; the host resets it
         self._newest: dict[Partition, float] = {}  # timestamp of the newest record taken, seconds since the epoch
-        # Brokers that do not answer have to be noticed before the watchdog reports a stall of this worker.
-        self._look_every = min(5.0, settings.broker_timeout / 4, settings.stall_timeout / 5 or 5.0)  # seconds
-        self._heard = time.monotonic()
-        self._answering = True
-        self._seen: Any = None  # the cluster as the brokers described it last
+        self.lookout = lookout or Lookout(settings)
 
     @property
     def client(self) -> AIOKafkaConsumer:
         if self._client is None:
             raise RuntimeError("the source has not been started")
         return self._client
+
+    @property
+    def _raw(self) -> RawFetcher:
+        if self._raw_or_none is None:
+            raise RuntimeError("the source has not been started")
+        return self._raw_or_none
 
     @property
     def started(self) -> bool:
@@ -119,14 +129,16 @@ class KafkaSource:
             )
         )
         await self._client.start()
-        tell(self.lease, self._client)
-        self._heard = time.monotonic()
-        self._raw = RawFetcher(
+        if settings.group_instance_id:
+            identified(self._client, settings.group_instance_id, self._fenced.set)
+        tell(self.lease, self._client)  # sees requests before they are given an identity
+        self._raw_or_none = RawFetcher(
             self._client,
             linger_ms=settings.fetch_linger_ms,
             most=settings.max_in_flight_bytes,
             budget=settings.max_unpacked_bytes,
         )
+        await self._look()
 
     def subscribe(self, topics: Iterable[str], listener: ConsumerRebalanceListener) -> None:
         """Joins the group for these topics; the listener receives assignments."""
@@ -134,6 +146,7 @@ class KafkaSource:
 
     async def stop(self) -> None:
         """Leaves the group and closes the connections."""
+        self._stopped = True
         if self._client is not None:
             try:
                 await asyncio.wait_for(self._client.stop(), LEAVE)
@@ -222,7 +235,7 @@ class KafkaSource:
         self._metrics.refetches.inc()
         self.client.seek(TopicPartition(*partition), expected)
         if found is None and self._lost.get(partition) == expected:
-            raise TransportError(
+            raise RecordMissing(
                 f"{partition[0]}/{partition[1]}: offset {expected} is out of range: its record was deleted before it was read "
                 "(retention), or the topic was created again. Raise the topic's retention; to continue without it, move the group's "
                 f"offset: kafka-consumer-groups --group {self.group} --topic {partition[0]}:{partition[1]} "
@@ -238,7 +251,8 @@ class KafkaSource:
 
         Without the lease, nothing is committed: a member that was removed from a group that has become empty could set it back.
         """
-        wanted = {TopicPartition(*partition): OffsetAndMetadata(offset, "") for partition, offset in offsets.items()}
+        marks = {topic: str(Mark(self.lookout.id_of(topic), self._partitions.get(topic, 0))) for topic, _ in offsets}
+        wanted = {TopicPartition(*one): OffsetAndMetadata(offset, marks[one[0]]) for one, offset in offsets.items()}
         if self._client is None or not self.lease.holds():
             return False
         commit = self._committing = asyncio.ensure_future(self._client.commit(wanted))
@@ -288,9 +302,13 @@ class KafkaSource:
             await self._before_reading()
         try:
             async with asyncio.timeout(patience):
-                positions, fresh = await self._committed(sorted(client.assignment()))
+                positions, fresh = await self._begins(sorted(client.assignment()))
         except TimeoutError as error:
             raise TransportUnavailable(f"the brokers did not return the committed offsets within {patience:g} s") from error
+        if not still_owned():
+            raise IllegalStateError("the group is rebalancing again")
+        # Before anything is read: a worker that is killed in its first seconds must not move the place where its group begins.
+        stored = bool(fresh) and await self.store({(tp.topic, tp.partition): offset for tp, offset in fresh.items()})
         if not still_owned():
             raise IllegalStateError("the group is rebalancing again")
         for tp, offset in positions.items():
@@ -299,28 +317,39 @@ class KafkaSource:
         self._metrics.rebalances.inc()
         self._metrics.partitions.set(len(positions))
         self.positions.assign(
-            {(tp.topic, tp.partition): offset for tp, offset in positions.items()}, {(tp.topic, tp.partition) for tp in fresh}
+            {(tp.topic, tp.partition): offset for tp, offset in positions.items()},
+            () if stored else {(tp.topic, tp.partition) for tp in fresh},
         )
         self._newest.clear()
         self.settled = True
         logger.info("assigned %s", ", ".join(f"{tp.topic}/{tp.partition}@{at}" for tp, at in positions.items()) or "nothing")
 
-    async def _committed(self, assigned: list[TopicPartition]) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+    async def _begins(self, assigned: list[TopicPartition]) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
         """Returns where each partition starts, and which of these positions are not committed yet.
 
-        `start_from` is for topics that the group has not read. A partition that was added while it reads starts at its
-        beginning: its first events came before any worker could be assigned to it. So does a topic that another stage writes:
-        that stage may have begun on another worker already.
+        `start_from` is for topics that the group has not read. A partition that was added since starts at its beginning: its first
+        events came before any worker could be assigned to it. So does a topic that another stage writes, because that stage may
+        have begun on another worker already, and one that was created anew since the group has committed for it.
         """
-        client = self.client
-        committed = dict(zip(assigned, await asyncio.gather(*(client.committed(tp) for tp in assigned)), strict=True))
-        for tp in assigned:
-            self._partitions.setdefault(tp.topic, self.partitions_of(tp.topic) or 0)
-        new = {tp for tp, offset in committed.items() if offset is None}
+        client, lookout = self.client, self.lookout
+        topics = sorted({tp.topic for tp in assigned})
+        places = [TopicPartition(topic, one) for topic in topics for one in client.partitions_for_topic(topic) or ()]
+        found = await client._coordinator.fetch_committed_offsets(sorted({*places, *assigned}))
+        marks = {tp: Mark.read(offset.metadata) for tp, offset in found.items()}
+        old = {tp for tp, mark in marks.items() if mark is not None and mark.of_another(lookout.id_of(tp.topic))}
+        committed = {tp: offset.offset for tp, offset in found.items() if tp not in old}
+        for topic in topics:
+            counts = [mark.partitions for tp in committed if tp.topic == topic and (mark := marks[tp])]
+            known = any(tp.topic == topic for tp in found)  # without a mark of this topic, every partition that has no commit is a late one
+            self._partitions[topic] = min(counts) if counts else 0 if known else self.partitions_of(topic) or 0
+        new = {tp for tp in assigned if tp not in committed}
+        if renewed := sorted(new & old):
+            names = ", ".join(f"{tp.topic}/{tp.partition}" for tp in renewed)
+            logger.warning("%s: the topic was created again since the group has committed for it, and is read from its beginning", names)
         late = {tp for tp in new if self.settings.start_from == "latest" and tp.partition < self._partitions[tp.topic]}
         late = {tp for tp in late if tp.topic not in self._written}
         fresh = {**(await client.beginning_offsets(new - late) if new - late else {}), **(await client.end_offsets(late) if late else {})}
-        return {tp: fresh[tp] if offset is None else offset for tp, offset in committed.items()}, fresh
+        return {tp: fresh[tp] if tp in new else committed[tp] for tp in assigned}, fresh
 
     # -- what is known of the brokers --------------------------------------------------------------------------------
 
@@ -353,52 +382,73 @@ class KafkaSource:
 
         `room` and `withheld` are the loop's: whether more may be in flight, and why nothing more is taken all the same.
         """
-        seen = self._seen
-        read = (self._client.subscription() or ()) if self._client is not None else ()
-        topics = sorted({*read, *self._written})
+        lookout = self.lookout
         return SourceState(
             settled=self.settled,
             room=room and self._open.is_set(),  # a source that is paused takes nothing for a known reason
             withheld=(self.lease.reason() if self.settled else "") or withheld,
             in_flight=self.positions.in_flight,
-            answering=self._answering and time.monotonic() - self._heard < 2 * self._look_every,
-            missing=tuple(topic for topic in topics if seen is not None and not seen.partitions_for_topic(topic)),
-            unled=tuple(topic for topic in sorted(self._written) if seen is not None and _unled(seen, topic)),
+            answering=lookout.fresh,
+            missing=lookout.missing(),
+            unled=tuple(topic for topic in sorted(self._written) if lookout.unled(topic)),
             partitions=tuple(self._state_of(one) for one in self.positions.partitions),
         )
 
     def _state_of(self, partition: Partition) -> PartitionState:
-        leader = None if self._seen is None else self._seen.leader_for_partition(TopicPartition(*partition))
         return PartitionState(
             partition,
             position=self.positions.expected(partition) or 0,
             end=self.end_of(partition),
             heard=self.heard_of(partition),
             newest=self._newest.get(partition),
-            leader=leader != -1,
+            leader=partition not in self.lookout.unled(partition[0]),
         )
 
-    async def watch(self, until: Callable[[], bool]) -> None:
-        """Returns once `until()` is true. Raises aiokafka's error, or TransportUnavailable when no broker answers for too long."""
-        patience = self.settings.broker_timeout
-        while not until():
-            await asyncio.sleep(self._look_every)
-            client = self._client
-            if client is None:
-                continue
-            self._raw.check()
+    async def watch(self) -> None:
+        """Looks at the brokers again and again, from before the source starts until it has stopped.
+
+        Raises aiokafka's error, those of `Lookout` (TransportUnavailable and TopicMissing), and IdentityTaken.
+        """
+        lookout = self.lookout
+        while not self._stopped:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(min(lookout.every, lookout.left), 0.0)):
+                    await self._fenced.wait()
+            await self._check()
+
+    async def _check(self) -> None:
+        if self._stopped:
+            return
+        if self._fenced.is_set():
+            raise IdentityTaken(
+                f"another worker runs with the group_instance_id {self.settings.group_instance_id!r}, and has taken this one's place in "
+                f"the group {self.group}. Give each worker another id, or none"
+            )
+        if self._raw_or_none is not None:
+            self._raw_or_none.check()
+        await self._look()
+
+    async def _look(self) -> None:
+        lookout, client = self.lookout, self._client
+        seen, reason = None, "no connection"
+        if client is not None:
             try:
-                self._seen = await asyncio.wait_for(client._client.fetch_all_metadata(), 5.0)
-                self._heard, self._answering = time.monotonic(), True
+                async with asyncio.timeout(min(ANSWER, max(lookout.left, 0.1))):
+                    seen = await describe(client._client, (*lookout.topics, *lookout.beside))
             except (KafkaError, TimeoutError, OSError) as error:
-                if until():  # the client was closed during the request
-                    return
-                self._answering = False
-                silent = time.monotonic() - self._heard
-                logger.warning("brokers do not answer for %.0f s: %r", silent, error)
-                if silent > patience:
-                    raise TransportUnavailable(f"the brokers have not answered for {silent:.0f} s ({error!r})") from error
-
-
-def _unled(cluster: Any, topic: str) -> bool:
-    return any(cluster.leader_for_partition(TopicPartition(topic, one)) == -1 for one in cluster.partitions_for_topic(topic) or ())
+                reason = repr(error)
+        if self._stopped:  # the client was closed during the request
+            return
+        if client is None or seen is None:
+            lookout.heard_nothing(reason)
+            return
+        written = ((topic, number) for topic in self._written if topic in seen for number in seen[topic].leaders)
+        lookout.saw(seen, (*self.positions.partitions, *written))
+        for topic in client.subscription() or ():
+            count = len(seen[topic].leaders) if topic in seen else 0
+            if 0 < (self.partitions_of(topic) or 0) < count:
+                client._client.force_metadata_update()  # the group shares new partitions when its leader hears of them
+                if self.settings.group_instance_id and self._joined_for.get(topic) != count:
+                    # A static member that was started again is the leader, and does not learn it (KIP-814).
+                    self._joined_for[topic] = count
+                    client._coordinator.request_rejoin()

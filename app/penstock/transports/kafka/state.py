@@ -45,9 +45,9 @@ class SourceState:
     """The whole source. `settled`: an assignment is complete, and no rebalance has begun since.
 
     `room`: more may be taken; otherwise back-pressure waits for acknowledgements. `withheld`: why nothing is taken, scored or sent until a
-    heartbeat or a commit has succeeded; empty otherwise. `answering`: the brokers answered when
-    they were asked last. `missing` are topics to read or write that the brokers do not have; `unled` are topics to write that
-    have a partition without a leader.
+    heartbeat or a commit has succeeded; empty otherwise. `answering`: the brokers answered when they were asked last. `missing` are
+    topics to read, to write or of releases that the brokers do not have; `unled` are topics to write that have a partition without a
+    leader.
     """
 
     settled: bool

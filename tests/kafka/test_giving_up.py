@@ -1,0 +1,56 @@
+"""A worker whose brokers go away for good: it ends at the stated time, and says why in one line."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from penstock.testing import Broker, wait_for
+from tests.kafka.running import Running, make_job
+
+pytestmark = pytest.mark.broker("restart")
+
+BOUND = 4.0  # seconds
+
+
+def errors(worker: Running) -> list[str]:
+    return [line for line in worker.log.splitlines() if line.startswith("error:")]
+
+
+@pytest.mark.parametrize("flags", [(), ("--workers", "2")], ids=["one", "two"])
+def test_brokers_that_go_away_for_good_end_the_worker_at_its_bound(broker: Broker, tmp_path: Path, flags: tuple[str, ...]) -> None:
+    """Although its drain would wait longer: what is in flight can neither be acknowledged nor committed."""
+    job = make_job(broker, tmp_path)
+    job.send(range(20_000))
+    with job.run(*flags, broker_timeout=str(BOUND), drain_timeout="60") as worker:
+        wait_for(lambda: worker.log.count("assigned ") >= max(len(flags), 1), f"the partitions\n{worker.log}", 60)
+        job.wait_for_answers(1)
+        broker.kill()
+        gone = time.monotonic()
+        try:
+            code = worker.wait()
+            took = time.monotonic() - gone
+        finally:
+            broker.restart()
+    assert code == 4, worker.log
+    assert took <= BOUND + 2.0, worker.log
+    (said,) = errors(worker)
+    assert all(part in said for part in (broker.bootstrap, " have not answered for ", "reachable from here", "--broker-timeout"))
+    assert not any(sign in worker.log for sign in ("Traceback", "Thread 0x", "was never retrieved", "bug")), worker.log
+
+
+def test_sigterm_without_brokers_ends_with_0_at_the_bound(broker: Broker, tmp_path: Path) -> None:
+    job = make_job(broker, tmp_path)
+    job.send(range(20_000))
+    with job.run(broker_timeout=str(BOUND), drain_timeout="60") as worker:
+        worker.wait_until_assigned()
+        job.wait_for_answers(1)
+        broker.kill()
+        try:
+            assert worker.stop(BOUND + 10) == 0, worker.log
+        finally:
+            broker.restart()
+    assert not errors(worker)
+    assert "Traceback" not in worker.log

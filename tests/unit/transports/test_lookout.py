@@ -1,0 +1,102 @@
+"""What a worker concludes from how its brokers and topics look."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock.errors import TopicMissing, TransportUnavailable
+from penstock.settings import Settings
+from penstock.transports.kafka.lookout import Lookout
+from penstock.transports.kafka.mark import Mark
+from penstock.transports.kafka.metadata import Described
+
+SETTINGS = Settings(brokers="here:9092", broker_timeout=10.0)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def topic(id: str = "a", *leaders: int | None) -> Described:
+    return Described(id, dict(enumerate(leaders or (1, 1))))
+
+
+def test_silence_is_borne_for_as_long_as_the_setting_says() -> None:
+    clock = Clock()
+    lookout = Lookout(SETTINGS, ["events"], clock=clock)
+    lookout.saw({"events": topic()})
+    clock.now += 9
+    lookout.heard_nothing("refused")
+    assert not lookout.fresh
+    assert lookout.left == pytest.approx(1.0)
+    clock.now += 1
+    with pytest.raises(TransportUnavailable, match=r"brokers at here:9092 have not answered for 10 s \(refused\).*--broker-timeout"):
+        lookout.heard_nothing("refused")
+
+
+def test_topic_has_to_be_absent_twice() -> None:
+    """One answer may come from a broker that has only just started."""
+    lookout = Lookout(SETTINGS, ["events"])
+    lookout.saw({"events": topic()})
+    lookout.saw({})
+    lookout.saw({"events": topic()})
+    lookout.saw({})
+    assert lookout.missing() == ("events",)
+    with pytest.raises(TopicMissing, match="no topic events any more"):
+        lookout.saw({})
+
+
+def test_topic_with_another_id_is_another_topic() -> None:
+    lookout = Lookout(SETTINGS, ["events"])
+    lookout.saw({"events": topic("a")})
+    with pytest.raises(TopicMissing, match="events was deleted and created again"):
+        lookout.saw({"events": topic("b")})
+
+
+def test_without_ids_a_topic_is_the_same() -> None:
+    lookout = Lookout(SETTINGS, ["events"])
+    lookout.saw({"events": topic("")})
+    lookout.saw({"events": topic("")})
+    assert lookout.id_of("events") == ""
+
+
+def test_topics_of_releases_are_reported_once_and_end_nothing() -> None:
+    said: list[str] = []
+    lookout = Lookout(SETTINGS, ["events"], ["control"], lost=lambda topic, why: said.append(f"{topic}: {why}"))
+    lookout.saw({"events": topic(), "control": topic()})
+    for _ in range(4):
+        lookout.saw({"events": topic()})
+    (one,) = said
+    assert "control" in one
+    assert "penstock topics create" in one
+    assert lookout.missing() == ("control",)
+
+
+def test_partition_without_a_leader_is_borne_for_as_long_as_the_brokers() -> None:
+    clock = Clock()
+    lookout = Lookout(SETTINGS, ["events", "scores"], clock=clock)
+    needed = [("events", 0), ("scores", 1)]
+    lookout.saw({"events": topic(), "scores": topic("s", 1, None)}, needed)
+    clock.now += 9
+    lookout.saw({"events": topic(), "scores": topic("s", 1, 1)}, needed)  # it has come back
+    lookout.saw({"events": topic(), "scores": topic("s", 1, None)}, needed)
+    clock.now += 9
+    lookout.saw({"events": topic("a", 1, None), "scores": topic("s", 1, None)}, needed)  # nobody here reads events/1
+    assert lookout.unled("scores") == [("scores", 1)]
+    clock.now += 1
+    with pytest.raises(TransportUnavailable, match="scores/1 has had no leader for 10 s"):
+        lookout.saw({"events": topic(), "scores": topic("s", 1, None)}, needed)
+
+
+def test_mark_of_a_commit_is_read_back_and_others_are_none() -> None:
+    mark = Mark("0a1b", 12)
+    assert Mark.read(str(mark)) == mark
+    assert Mark.read(str(Mark("", 3))) == Mark("", 3)
+    assert [Mark.read(text) for text in ("", None, "another program's", f"{mark} ")] == [None] * 4
+    assert mark.of_another("ff")
+    assert not mark.of_another("0a1b")
+    assert not mark.of_another("")
+    assert not Mark("", 3).of_another("ff")
