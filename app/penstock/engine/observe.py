@@ -12,10 +12,10 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from penstock.batch import Batch
+from penstock.batch import Batch, Failure
 from penstock.engine.plan import Stage
 from penstock.telemetry import Metrics
 
@@ -30,8 +30,11 @@ class Observer(Protocol):
     @property
     def name(self) -> str: ...
 
-    def saw(self, stage: Stage, batch: Batch, *, generation: int) -> None:
-        """Observes a chunk after the stage's nodes have run: the columns are in `batch`, and the rows that failed in `batch.failures`."""
+    def saw(self, stage: Stage, batch: Batch, failures: Sequence[Failure], *, generation: int) -> None:
+        """Observes a chunk after its outputs were made: the columns are in `batch`, the rows that failed in `failures`.
+
+        They are those of `batch.failures`, and then those whose output could not be written. One row may fail at several sinks.
+        """
 
 
 class Sampled:
@@ -59,16 +62,16 @@ class Observers:
     def __bool__(self) -> bool:
         return bool(self._on)
 
-    def saw(self, stage: Stage, batch: Batch, *, generation: int) -> None:
+    def saw(self, stage: Stage, batch: Batch, failures: Sequence[Failure], *, generation: int) -> None:
         for one in tuple(self._on):
             if one.chosen():
-                self._show(one, stage, batch, generation)
+                self._show(one, stage, batch, failures, generation)
 
-    def _show(self, sampled: Sampled, stage: Stage, batch: Batch, generation: int) -> None:
+    def _show(self, sampled: Sampled, stage: Stage, batch: Batch, failures: Sequence[Failure], generation: int) -> None:
         name, metrics = sampled.observer.name, self._metrics
         began = time.perf_counter()
         try:
-            sampled.observer.saw(stage, batch, generation=generation)
+            sampled.observer.saw(stage, batch, failures, generation=generation)
         except Exception:
             self._on.remove(sampled)
             metrics.observer_failures.labels(name).inc()

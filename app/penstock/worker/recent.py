@@ -1,0 +1,178 @@
+"""The last real rows that a worker has scored, and the rows that fail while a generation is guarded: an observer of every chunk.
+
+It keeps records, not columns: another plan may decode them differently. While there is room it keeps a part of every chunk. Once it is
+full, it takes a part of one chunk per PAUSE seconds, so that a fast stream pays for ten parts per second, and what is kept spans seconds,
+not milliseconds. Records and outputs are shared with the chunk or copied, never changed. Rows and bytes are bounded, per stage.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from penstock.batch import Array, Batch, Failure, Table
+from penstock.engine import Stage
+from penstock.errors import RecordError
+from penstock.pipeline import Chunk
+from penstock.record import Unreadable
+from penstock.transports.base import size_of
+
+__all__ = ["PART", "Failing", "Kept", "Recent", "Watched", "outputs_of"]
+
+PART: Final = 64  # rows of one chunk that are kept
+PAUSE: Final = 0.1  # seconds between two parts that replace older ones
+ROOM: Final = 8 * 1024**2  # bytes per stage, records and outputs together
+QUEUE: Final = 1024  # failing rows that wait to be checked; further ones are only counted
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A part of a chunk, as it was scored: by which generation, which of its rows failed, and the outputs of the others.
+
+    `outputs` are by the field's name, `[len(rows), ...]`; `rows` are the numbers of these rows in the part, ascending.
+    """
+
+    chunk: Chunk
+    generation: int
+    failed: frozenset[int]
+    rows: Array
+    outputs: Mapping[str, Array]
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the records, by estimate, and of the outputs."""
+        return size_of(self.chunk.records) + sum(column.nbytes for column in self.outputs.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Failing:
+    """A row of a stage on which the guarded generation failed, with the reason; a chunk of one record."""
+
+    stage: str
+    row: Chunk
+    error: RecordError
+
+
+class Watched:
+    """The rows of one generation since its switch: how many it scored, and those on which it failed, by stage."""
+
+    def __init__(self, generation: int) -> None:
+        self.generation = generation
+        self.ok = 0
+        self.unchecked = 0
+        self._waiting: deque[Failing] = deque()
+
+    def saw(self, stage: str, chunk: Chunk, failures: Sequence[Failure]) -> None:
+        if not failures:
+            self.ok += chunk.rows
+            return
+        if isinstance(chunk.records[0], Unreadable):  # no plan scores these
+            return
+        failed = {failure.row: failure.error for failure in reversed(failures)}
+        self.ok += chunk.rows - len(failed)
+        few = sorted(failed)[: max(QUEUE - len(self._waiting), 0)]
+        self.unchecked += len(failed) - len(few)
+        self._waiting.extend(Failing(stage, chunk.part(row, row + 1), failed[row]) for row in few)
+
+    def take(self, most: int) -> list[Failing]:
+        """Returns up to `most` failing rows that were not returned before, the oldest first."""
+        return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+
+
+class _Ring:
+    """The parts of one stage."""
+
+    __slots__ = ("again", "nbytes", "parts", "rows", "turn")
+
+    def __init__(self) -> None:
+        self.parts: deque[tuple[Kept, int]] = deque()
+        self.rows = self.nbytes = self.turn = 0
+        self.again = 0.0
+
+
+class Recent:
+    """See the top of this module. `rows` are kept per stage; 0 keeps none. `watched` is set while a generation is guarded."""
+
+    name = "recent"
+
+    def __init__(self, rows: int, *, room: int = ROOM, clock: Callable[[], float] = time.monotonic) -> None:
+        self.watched: Watched | None = None
+        self._most, self._room, self._clock = rows, room, clock
+        self._rings: dict[str, _Ring] = {}
+
+    def kept(self, generation: int | None = None) -> dict[str, list[Kept]]:
+        """Returns what is kept now, by stage, the oldest first: of one generation, or of all. Any thread may call it."""
+        rings = dict(self._rings)
+        found = {stage: [part for part, _ in list(ring.parts) if generation in (None, part.generation)] for stage, ring in rings.items()}
+        return {stage: parts for stage, parts in found.items() if parts}
+
+    def saw(self, stage: Stage, batch: Batch, failures: Sequence[Failure], *, generation: int) -> None:
+        origin, name = batch.origin, stage.wired.name
+        if origin is None or not len(origin.records):
+            return
+        watched = self.watched
+        if watched is not None and watched.generation == generation:
+            watched.saw(name, Chunk(origin.records, tuple(origin.places)), failures)
+        if not self._most or isinstance(origin.records, Table) or isinstance(origin.records[0], Unreadable):
+            return
+        ring = self._rings.get(name)
+        if ring is None:
+            ring = self._rings[name] = _Ring()
+        if ring.rows >= self._most or ring.nbytes >= self._room // 2:
+            now = self._clock()
+            if now < ring.again:
+                return
+            ring.again = now + PAUSE
+        self._keep(ring, stage, batch, failures, generation)
+
+    def _keep(self, ring: _Ring, stage: Stage, batch: Batch, failures: Sequence[Failure], generation: int) -> None:
+        origin = batch.origin
+        assert origin is not None
+        size = len(origin.records)
+        count = min(size, PART, self._most)
+        ring.turn += 1
+        start = (ring.turn * PART) % (size - count + 1)  # not always the first rows: a chunk may hold several partitions
+        part = _part(stage, batch, failures, generation, start, start + count)
+        nbytes = part.nbytes
+        if nbytes > self._room // 8:  # large records: one instead of many, or none
+            part = _part(stage, batch, failures, generation, start, start + 1)
+            nbytes = part.nbytes
+            if nbytes > self._room // 8:
+                return
+        ring.parts.append((part, nbytes))
+        ring.rows += part.chunk.rows
+        ring.nbytes += nbytes
+        while ring.rows > self._most or ring.nbytes > self._room:
+            old, freed = ring.parts.popleft()
+            ring.rows -= old.chunk.rows
+            ring.nbytes -= freed
+
+
+def _part(stage: Stage, batch: Batch, failures: Sequence[Failure], generation: int, start: int, end: int) -> Kept:
+    origin = batch.origin
+    assert origin is not None
+    part = Chunk(origin.records, tuple(origin.places)).part(start, end)
+    live = np.arange(batch.size) if batch.rows is None else batch.rows
+    low, high = np.searchsorted(live, (start, end))
+    failed = frozenset(failure.row - start for failure in failures if start <= failure.row < end)
+    outputs = {name: column[low:high].copy() for name, column in outputs_of(stage, batch).items()} if high > low else {}
+    return Kept(part, generation, failed, live[low:high] - start, outputs)
+
+
+def outputs_of(stage: Stage, batch: Batch) -> dict[str, Array]:
+    """Returns the fields of the stage's sinks that its nodes compute, by name, each `[batch.size, ...]`; of a stage with several
+    sinks, the name is SINK.FIELD. Fields that are copied from the event are left out.
+    """
+    given = {column.name for one in stage.wired.inputs for column in one.columns}
+    many = len(stage.outputs) > 1
+    return {
+        f"{output.emit.sink.name}.{field.name}" if many else field.name: pick(batch.columns)
+        for output in stage.outputs
+        for field, pick in zip(output.emit.fields, output.picks, strict=True)
+        if field.part.column not in given
+    }
