@@ -10,9 +10,10 @@
 
 A version that a plan of this worker has already loaded is reused: it has passed all steps. Its session must not run here, since the live
 plan may be running it; a proof runs a twin of it. Nothing here changes the live plan. The worker scores at the same time, in the same
-interpreter. So work that would hold the interpreter lock for long (parsing a model, copying it) is left to the child, or to libraries that release the lock. With a model of
-100 MB the loop waits 16 ms at most. The preparing thread keeps the worker's priority: at a lower one the system may suspend it while it
-holds the lock, and the loop waits too (measured on a busy host: up to 500 ms, compared with 40). Only the child has a lower priority.
+interpreter. So work that would hold the interpreter lock for long (parsing a model, copying it) is left to the child, or to libraries that
+release the lock. With a model of 100 MB the loop waits 16 ms at most. The preparing thread keeps the worker's priority: at a lower one the
+system may suspend it while it holds the lock, and the loop waits too (measured on a busy host: up to 500 ms, compared with 40). Only the
+child has a lower priority.
 """
 
 from __future__ import annotations

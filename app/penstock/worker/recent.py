@@ -1,8 +1,8 @@
 """The last real rows that a worker has scored, and the rows that fail while a generation is guarded: an observer of every chunk.
 
-It keeps records, not columns: another plan may decode them differently. While there is room it keeps a part of every chunk. Once it is
-full, it takes a part of one chunk per PAUSE seconds, so that a fast stream pays for ten parts per second, and what is kept spans seconds,
-not milliseconds. Records and outputs are shared with the chunk or copied, never changed. Rows and bytes are bounded, per stage.
+It keeps records, not columns: another plan may decode them differently. While there is room it keeps every row. Once it is full, it takes a
+part of one chunk per PAUSE seconds, so that a fast stream pays for ten parts per second, and what is kept spans seconds, not milliseconds.
+Records and outputs are shared with the chunk or copied, never changed. Rows and bytes are bounded, per stage.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -123,29 +124,28 @@ class Recent:
         ring = self._rings.get(name)
         if ring is None:
             ring = self._rings[name] = _Ring()
-        if ring.rows >= self._most or ring.nbytes >= self._room // 2:
+        count = min(len(origin.records), self._most - ring.rows)
+        if count <= 0 or ring.nbytes >= self._room // 2:  # full
             now = self._clock()
             if now < ring.again:
                 return
             ring.again = now + PAUSE
-        self._keep(ring, stage, batch, failures, generation)
+            count = min(len(origin.records), self._most, PART)
+        self._keep(ring, len(origin.records), count, partial(_part, stage, batch, failures, generation))
 
-    def _keep(self, ring: _Ring, stage: Stage, batch: Batch, failures: Sequence[Failure], generation: int) -> None:
-        origin = batch.origin
-        assert origin is not None
-        size = len(origin.records)
-        count = min(size, PART, self._most)
+    def _keep(self, ring: _Ring, size: int, count: int, part: Callable[[int, int], Kept]) -> None:
+        """Keeps `count` rows of a chunk of `size` rows, or fewer if they are large, instead of the oldest."""
         ring.turn += 1
         start = (ring.turn * PART) % (size - count + 1)  # not always the first rows: a chunk may hold several partitions
-        part = _part(stage, batch, failures, generation, start, start + count)
-        nbytes = part.nbytes
-        if nbytes > self._room // 8:  # large records: one instead of many, or none
-            part = _part(stage, batch, failures, generation, start, start + 1)
-            nbytes = part.nbytes
-            if nbytes > self._room // 8:
+        kept = part(start, start + count)
+        nbytes, most = kept.nbytes, self._room // 8
+        if nbytes > most:
+            kept = part(start, start + max(1, count * most // nbytes))
+            nbytes = kept.nbytes
+            if nbytes > most:
                 return
-        ring.parts.append((part, nbytes))
-        ring.rows += part.chunk.rows
+        ring.parts.append((kept, nbytes))
+        ring.rows += kept.chunk.rows
         ring.nbytes += nbytes
         while ring.rows > self._most or ring.nbytes > self._room:
             old, freed = ring.parts.popleft()
