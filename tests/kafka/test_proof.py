@@ -6,9 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from onnx import helper
 
 from penstock.testing import Broker, produce, read_all, wait_for
 from penstock.testing import models as onnx_models
@@ -29,17 +27,6 @@ from tests.kafka.operating import (
 from tests.kafka.running import Job, Running, make_job
 
 pytestmark = pytest.mark.broker
-
-
-def up_to(most: float, factor: float = 3.0) -> bytes:
-    """Multiplies by `factor`; NaN from `most` on. Golden records and quarantine see smaller numbers."""
-    nodes = [
-        helper.make_node("GreaterOrEqual", ["x", "most"], ["large"]),
-        helper.make_node("Mul", ["x", "factor"], ["right"]),
-        helper.make_node("Where", ["large", "nan", "right"], ["y"]),
-    ]
-    values = {"most": np.float32(most), "factor": np.float32(factor), "nan": np.float32("nan")}
-    return onnx_models.model(nodes, [onnx_models.tensor("x")], [onnx_models.tensor("y")], values)
 
 
 @pytest.fixture
@@ -65,7 +52,7 @@ def test_model_that_is_nan_on_every_real_row_is_refused_before_it_is_ready(job: 
     """It passes its golden records. Nothing of the stream changes. An operator who means it says so."""
     job.send(range(200, 300))  # x is 100 and more
     job.wait_for_answers(100)
-    version = push(job, up_to(100.0))
+    version = push(job, onnx_models.up_to(100.0, 3.0))
     done = penstock(job, "deploy", "doubles", f"double={version}", "--format", "json")
     assert (done.code, done.json["released"], done.json["code"]) == (8, False, "not-ready")
     why = wait_until_stands(job, worker, done.json["release"]["id"], "failed")
@@ -105,7 +92,7 @@ def test_model_that_is_bad_on_rows_of_a_later_kind_is_taken_back_once(job: Job, 
         wait_until_ready(job, *running)
         job.send(range(1, 101))
         job.wait_for_answers(100)
-        in_force(job, push(job, up_to(1000.0)), "--signing-key", operator)
+        in_force(job, push(job, onnx_models.up_to(1000.0, 3.0)), "--signing-key", operator)
         job.send(range(101, 201))
         job.wait_for_answers(200)
         job.send(range(2000, 2100))
@@ -133,7 +120,7 @@ def test_bad_model_is_only_reported_unless_the_topology_says_more(job: Job) -> N
         wait_until_ready(job, worker)
         job.send(range(1, 101))
         job.wait_for_answers(100)
-        in_force(job, push(job, up_to(1000.0)))
+        in_force(job, push(job, onnx_models.up_to(1000.0, 3.0)))
         job.send(range(2000, 2100))
         told = wait_until(job, worker, "its problem", lambda told: bool(told.get("problems")))
         assert "generation 1 is bad: " in told["problems"][0]

@@ -68,17 +68,15 @@ class Watched:
         self.unchecked = 0
         self._waiting: deque[Failing] = deque()
 
-    def saw(self, stage: str, chunk: Chunk, failures: Sequence[Failure]) -> None:
-        if not failures:
-            self.ok += chunk.rows
-            return
+    def failed(self, stage: str, chunk: Chunk, failures: Sequence[Failure]) -> None:
+        """Counts a chunk of which rows failed."""
         if isinstance(chunk.records[0], Unreadable):  # no plan scores these
             return
-        failed = {failure.row: failure.error for failure in reversed(failures)}
-        self.ok += chunk.rows - len(failed)
-        few = sorted(failed)[: max(QUEUE - len(self._waiting), 0)]
-        self.unchecked += len(failed) - len(few)
-        self._waiting.extend(Failing(stage, chunk.part(row, row + 1), failed[row]) for row in few)
+        errors = {failure.row: failure.error for failure in reversed(failures)}
+        self.ok += chunk.rows - len(errors)
+        few = sorted(errors)[: max(QUEUE - len(self._waiting), 0)]
+        self.unchecked += len(errors) - len(few)
+        self._waiting.extend(Failing(stage, chunk.part(row, row + 1), errors[row]) for row in few)
 
     def take(self, most: int) -> list[Failing]:
         """Returns up to `most` failing rows that were not returned before, the oldest first."""
@@ -88,12 +86,13 @@ class Watched:
 class _Ring:
     """The parts of one stage."""
 
-    __slots__ = ("again", "nbytes", "parts", "rows", "turn")
+    __slots__ = ("again", "full", "nbytes", "parts", "rows", "turn")
 
     def __init__(self) -> None:
         self.parts: deque[tuple[Kept, int]] = deque()
         self.rows = self.nbytes = self.turn = 0
         self.again = 0.0
+        self.full = False
 
 
 class Recent:
@@ -113,40 +112,51 @@ class Recent:
         return {stage: parts for stage, parts in found.items() if parts}
 
     def saw(self, stage: Stage, batch: Batch, failures: Sequence[Failure], *, generation: int) -> None:
-        origin, name = batch.origin, stage.wired.name
-        if origin is None or not len(origin.records):
+        origin = batch.origin
+        if origin is None:
             return
+        records = origin.records
         watched = self.watched
         if watched is not None and watched.generation == generation:
-            watched.saw(name, Chunk(origin.records, tuple(origin.places)), failures)
-        if not self._most or isinstance(origin.records, Table) or isinstance(origin.records[0], Unreadable):
-            return
+            if failures:
+                watched.failed(stage.wired.name, Chunk(records, tuple(origin.places)), failures)
+            else:
+                watched.ok += len(records)
+        name = stage.wired.name
         ring = self._rings.get(name)
         if ring is None:
             ring = self._rings[name] = _Ring()
-        count = min(len(origin.records), self._most - ring.rows)
-        if count <= 0 or ring.nbytes >= self._room // 2:  # full
+        if ring.full:
             now = self._clock()
             if now < ring.again:
                 return
             ring.again = now + PAUSE
-            count = min(len(origin.records), self._most, PART)
-        self._keep(ring, len(origin.records), count, partial(_part, stage, batch, failures, generation))
+        if not self._most or not records or isinstance(records, Table) or isinstance(records[0], Unreadable):
+            return
+        part = partial(_part, stage, batch, failures, generation)
+        size = len(records)
+        if ring.full:
+            ring.turn += 1
+            count = min(size, PART, self._most)
+            start = (ring.turn * PART) % (size - count + 1)  # not always the first rows: a chunk may hold several partitions
+            self._keep(ring, start, start + count, part)
+            return
+        for start in range(0, min(size, self._most - ring.rows), PART):
+            self._keep(ring, start, min(start + PART, size, start + self._most - ring.rows), part)
 
-    def _keep(self, ring: _Ring, size: int, count: int, part: Callable[[int, int], Kept]) -> None:
-        """Keeps `count` rows of a chunk of `size` rows, or fewer if they are large, instead of the oldest."""
-        ring.turn += 1
-        start = (ring.turn * PART) % (size - count + 1)  # not always the first rows: a chunk may hold several partitions
-        kept = part(start, start + count)
+    def _keep(self, ring: _Ring, start: int, end: int, part: Callable[[int, int], Kept]) -> None:
+        """Keeps these rows of a chunk, or fewer if they are large, instead of the oldest."""
+        kept = part(start, end)
         nbytes, most = kept.nbytes, self._room // 8
         if nbytes > most:
-            kept = part(start, start + max(1, count * most // nbytes))
+            kept = part(start, start + max(1, (end - start) * most // nbytes))
             nbytes = kept.nbytes
             if nbytes > most:
                 return
         ring.parts.append((kept, nbytes))
         ring.rows += kept.chunk.rows
         ring.nbytes += nbytes
+        ring.full = ring.full or ring.rows >= self._most or ring.nbytes >= self._room // 2
         while ring.rows > self._most or ring.nbytes > self._room:
             old, freed = ring.parts.popleft()
             ring.rows -= old.chunk.rows
