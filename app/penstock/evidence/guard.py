@@ -66,8 +66,8 @@ class Rule:
     """When a generation is bad, and when its guard ends.
 
     `share` is the share of failing rows that is allowed. The guard ends after at least `rows` judged rows and at least `seconds`. Fewer
-    rows than `rows` are treated like `rows` of which the others are good: so a few rows decide nothing, however bad, and a generation that
-    fails on every row is found after `share * rows` of them.
+    rows than `rows` are treated as if the missing ones were good. So a few rows decide nothing, however bad, and a generation that fails
+    on every row is found after `share * rows` of them.
     """
 
     share: float

@@ -87,12 +87,12 @@ class Guard:
         verdict = self._rule.verdict(counts, self._clock() - case.began)
         if verdict is not Verdict.WAIT:
             self._recent.watched = None
-            told = f"{round(counts.against)} of {round(counts.judged)} rows fail in it and not in generation {case.previous.generation}"
+            shown = f"{round(counts.against)} of {round(counts.judged)} rows fail in it and not in generation {case.previous.generation}"
             if verdict is Verdict.GOOD:
-                logger.info("generation %d has passed its guard: %s", case.generation, told)
+                logger.info("generation %d has passed its guard: %s", case.generation, shown)
             else:
                 allowed = f"{counts.share:.2%}, more than the {self._rule.share:.2%} of the setting failing_share"
-                await self._bad(case, f"generation {case.generation} is bad: {told} ({allowed}); the first: {case.example}")
+                await self._bad(case, f"generation {case.generation} is bad: {shown} ({allowed}); the first: {case.example}")
         return verdict
 
     async def _bad(self, case: _Case, why: str) -> None:

@@ -20,15 +20,14 @@ from penstock.batch import Array, Batch, Failure, Table
 from penstock.engine import Stage
 from penstock.errors import RecordError
 from penstock.pipeline import Chunk
-from penstock.record import Unreadable
-from penstock.transports.base import size_of
+from penstock.record import RecordLike, Unreadable
 
 __all__ = ["PART", "Failing", "Kept", "Recent", "Watched", "outputs_of"]
 
 PART: Final = 64  # rows of one chunk that are kept
 PAUSE: Final = 0.1  # seconds between two parts that replace older ones
 ROOM: Final = 8 * 1024**2  # bytes per stage, records and outputs together
-QUEUE: Final = 1024  # failing rows that wait to be checked; further ones are only counted
+QUEUE: Final = 1024  # failing rows, of ROOM bytes, that wait to be checked; further ones are only counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +45,8 @@ class Kept:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the records, by estimate, and of the outputs."""
-        return size_of(self.chunk.records) + sum(column.nbytes for column in self.outputs.values())
+        """The bytes of the records and of the outputs, by estimate."""
+        return sum(map(_weight, self.chunk.records)) + sum(map(_bytes, self.outputs.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +65,28 @@ class Watched:
         self.generation = generation
         self.ok = 0
         self.unchecked = 0
-        self._waiting: deque[Failing] = deque()
+        self._waiting: deque[tuple[Failing, int]] = deque()
+        self._entered = self._left = 0  # bytes; each is written by one thread
 
     def failed(self, stage: str, chunk: Chunk, failures: Sequence[Failure]) -> None:
-        """Counts a chunk of which rows failed."""
+        """Counts a chunk with rows that failed."""
         if isinstance(chunk.records[0], Unreadable):  # no plan scores these
             return
         errors = {failure.row: failure.error for failure in reversed(failures)}
         self.ok += chunk.rows - len(errors)
-        few = sorted(errors)[: max(QUEUE - len(self._waiting), 0)]
-        self.unchecked += len(errors) - len(few)
-        self._waiting.extend(Failing(stage, chunk.part(row, row + 1), errors[row]) for row in few)
+        for row in sorted(errors):
+            nbytes = _weight(chunk.records[row])
+            if len(self._waiting) >= QUEUE or self._entered - self._left + nbytes > ROOM:
+                self.unchecked += 1
+            else:
+                self._entered += nbytes
+                self._waiting.append((Failing(stage, chunk.part(row, row + 1), errors[row]), nbytes))
 
     def take(self, most: int) -> list[Failing]:
         """Returns up to `most` failing rows that were not returned before, the oldest first."""
-        return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+        taken = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+        self._left += sum(nbytes for _, nbytes in taken)
+        return [one for one, _ in taken]
 
 
 class _Ring:
@@ -172,6 +178,18 @@ def _part(stage: Stage, batch: Batch, failures: Sequence[Failure], generation: i
     failed = frozenset(failure.row - start for failure in failures if start <= failure.row < end)
     outputs = {name: column[low:high].copy() for name, column in outputs_of(stage, batch).items()} if high > low else {}
     return Kept(part, generation, failed, live[low:high] - start, outputs)
+
+
+def _weight(record: RecordLike) -> int:
+    """Returns the bytes of a record, its headers and what Python adds included, by estimate."""
+    headers = sum(len(name) + len(value or b"") + 150 for name, value in record.headers)
+    return len(record.value or b"") + len(record.key or b"") + headers + 200
+
+
+def _bytes(column: Array) -> int:
+    if column.dtype.kind != "O":
+        return column.nbytes
+    return column.nbytes + sum(len(one) + 50 for one in column.ravel().tolist() if isinstance(one, str | bytes))
 
 
 def outputs_of(stage: Stage, batch: Batch) -> dict[str, Array]:

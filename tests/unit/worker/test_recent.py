@@ -12,7 +12,7 @@ from penstock.engine.observe import Observers
 from penstock.pipeline import Chunk, Pipeline, Program
 from penstock.testing import models
 from penstock.transports.memory import Memory, MemorySink
-from penstock.worker.recent import PART, PAUSE, QUEUE, Recent, Watched
+from penstock.worker.recent import PART, PAUSE, QUEUE, ROOM, Recent, Watched
 from tests.unit.worker.conftest import STAGE, Make, chunk, reading
 
 Process = Callable[[Chunk], object]
@@ -79,12 +79,14 @@ def test_rows_and_bytes_are_bounded_and_the_newest_are_there(program: Program, c
 
 
 def test_large_records_are_few_and_larger_ones_none(program: Program) -> None:
+    """Headers count too."""
     recent = Recent(1000, room=80_000)
     process = processing(program, recent)
     large = [reading(at, 1.0)._replace(key=b"k" * 4_000) for at in range(64)]
     process(Chunk(large, (("readings", 0, 64),)))
     assert 1 <= len(offsets(recent)) <= 3
     process(Chunk([reading(100, 1.0)._replace(key=b"k" * 50_000)], (("readings", 0, 1),)))
+    process(Chunk([reading(100, 1.0)._replace(headers=[("h", b"h" * 50_000)])], (("readings", 0, 1),)))
     assert 100 not in offsets(recent)
 
 
@@ -124,3 +126,15 @@ def test_a_flood_of_failures_is_counted_and_not_kept(program: Program) -> None:
         process(chunk([500.0] * 256, start=at))
     assert watched.unchecked == QUEUE
     assert len(watched.take(10 * QUEUE)) == QUEUE
+
+
+def test_large_records_that_fail_wait_in_bounded_memory(program: Program) -> None:
+    recent = Recent(0)
+    recent.watched = watched = Watched(0)
+    process = processing(program, recent)
+    large = Chunk([reading(at, 500.0)._replace(key=b"k" * (ROOM // 4)) for at in range(8)], (("readings", 0, 8),))
+    process(large)
+    assert watched.unchecked == 5
+    assert len(watched.take(QUEUE)) == 3
+    process(large)
+    assert len(watched.take(QUEUE)) == 3
