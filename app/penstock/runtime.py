@@ -18,7 +18,7 @@ from penstock.model.session import Session
 from penstock.model.signer import ModelTrust
 from penstock.model.trust import Policy, judge, load_trust
 from penstock.model.verify import verify
-from penstock.nodes import ModelNode
+from penstock.nodes import ModelNode, Node
 from penstock.pipeline.ports import Program, ports
 from penstock.registry.open import open_registry
 from penstock.schema import Schema
@@ -27,7 +27,7 @@ from penstock.topology.parse import parse
 from penstock.topology.spec import Mark, ModelRef, Topology
 from penstock.topology.wiring import Wiring
 
-__all__ = ["Loaded", "admit", "bindings", "load", "prepare", "program", "rebind", "sessions"]
+__all__ = ["Loaded", "admit", "beside", "bindings", "load", "prepare", "program", "rebind", "sessions"]
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +133,19 @@ def sessions(program: Program) -> dict[str, Session]:
         for node in stage.nodes
         if isinstance(node, ModelNode) and isinstance(node.model, Session)
     }
+
+
+def beside(program: Program) -> Program:
+    """Returns the same program over the same loaded models, which another thread may run while the loop runs this one."""
+    twins: dict[int, Session] = {}
+
+    def twin(node: Node) -> Node:
+        if not isinstance(node, ModelNode) or not isinstance(node.model, Session):
+            return node
+        return replace(node, model=twins.setdefault(id(node.model), node.model.twin()))
+
+    stages = {name: replace(one, nodes=tuple(map(twin, one.nodes))) for name, one in program.plan.stages.items()}
+    return replace(program, plan=replace(program.plan, stages=stages))
 
 
 def admit(policy: Policy, artifact: Artifact, trust: ModelTrust | None) -> None:

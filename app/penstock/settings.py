@@ -143,6 +143,17 @@ class Settings:
     cache: Path = _setting(Path("~/.cache/penstock"), "Folder of fetched models, by digest; shared by the workers of a host.")
     model_bytes: int = _setting(512 * MIB, "Largest model file that is fetched.", unit="bytes", low=1 * KIB, run=False)
     prepare_timeout: float = _setting(120.0, "How long a worker may take to make a release ready.", unit="s", low=1, high=86_400)
+    proof_rows: int = _setting(
+        1000, "The last real rows per source that a worker keeps, to try new models on; 0: golden records only.", unit="rows",
+        low=0, high=100_000, run=False,
+    )  # fmt: skip
+    failing_share: float = _setting(
+        0.01, "Share of rows that may fail in a new generation alone, before it is refused or counts as bad; 1: any.", low=0, high=1
+    )
+    guard_rows: int = _setting(1000, "Rows that a new generation is guarded for, at the least.", unit="rows", low=1, run=False)
+    guard_seconds: float = _setting(
+        60.0, "Time that a new generation is guarded for, at the least; 0: no guard.", unit="s", low=0, high=86_400, run=False
+    )
     status_interval: float = _setting(2.0, "Time between two status reports of a worker.", unit="s", low=0.1, high=60)
 
     security_protocol: str = _setting(

@@ -103,7 +103,7 @@ async def following(job: Job) -> AsyncIterator[Following]:
     cluster = await asyncio.to_thread(Admin(settings).cluster_id)
     loaded = runtime.load(job.file, models=settings.models, schemas=settings.schemas)
     failures: list[BaseException | None] = []
-    async with Follower(loaded, settings, cluster, Metrics(), asyncio.Lock()).following(failures.append) as releases:
+    async with Follower(loaded, settings, cluster, Metrics()).following(failures.append) as releases:
         yield Following(job, releases, cluster)
     assert failures == []
 

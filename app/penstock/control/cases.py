@@ -101,10 +101,10 @@ class Cases:
             return self
         return self._with(replace(case, detail=detail) if case.state is state else case.moved(state, now, detail))
 
-    def ready(self, id: str, now: Now) -> Cases:
-        """Returns the cases after the preparation has succeeded."""
+    def ready(self, id: str, now: Now, detail: str = "") -> Cases:
+        """Returns the cases after the preparation has succeeded; `detail` is what it has shown."""
         case = self._under_way(id)
-        return (self._with(case.moved(State.READY, now)) if case else self)._idle(id)
+        return (self._with(case.moved(State.READY, now, detail)) if case else self)._idle(id)
 
     def failed(self, id: str, why: str, now: Now) -> Cases:
         """Returns the cases after the preparation has failed; `why` is the reason."""

@@ -12,10 +12,10 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from penstock.batch import Batch
+from penstock.batch import Batch, Failure
 from penstock.engine.plan import Stage
 from penstock.telemetry import Metrics
 
@@ -30,8 +30,11 @@ class Observer(Protocol):
     @property
     def name(self) -> str: ...
 
-    def saw(self, stage: Stage, batch: Batch, *, generation: int) -> None:
-        """Observes a chunk after the stage's nodes have run: the columns are in `batch`, and the rows that failed in `batch.failures`."""
+    def saw(self, stage: Stage, batch: Batch, failures: Sequence[Failure], *, generation: int) -> None:
+        """Observes a chunk after its outputs were made: the columns are in `batch`, the rows that failed in `failures`.
+
+        They are those of `batch.failures`, and then those whose output could not be written. One row may fail at several sinks.
+        """
 
 
 class Sampled:
@@ -53,25 +56,33 @@ class Observers:
     """The observers of one worker. `saw` is called once per chunk and raises nothing. False without observers, which costs one check."""
 
     def __init__(self, sampled: Iterable[Sampled | Observer] = (), metrics: Metrics | None = None) -> None:
-        self._on = [one if isinstance(one, Sampled) else Sampled(one) for one in sampled]
         self._metrics = metrics or Metrics()
+        self._on = tuple(_Shown(one if isinstance(one, Sampled) else Sampled(one), self._metrics) for one in sampled)
 
     def __bool__(self) -> bool:
         return bool(self._on)
 
-    def saw(self, stage: Stage, batch: Batch, *, generation: int) -> None:
-        for one in tuple(self._on):
-            if one.chosen():
-                self._show(one, stage, batch, generation)
+    def saw(self, stage: Stage, batch: Batch, failures: Sequence[Failure], *, generation: int) -> None:
+        for one in self._on:
+            if one.always or one.chosen():
+                began = time.perf_counter()
+                try:
+                    one.saw(stage, batch, failures, generation=generation)
+                except Exception:
+                    self._on = tuple(other for other in self._on if other is not one)
+                    self._metrics.observer_failures.labels(one.name).inc()
+                    logger.exception("the observer %s failed and is switched off; the stream continues without it", one.name)
+                one.chunks.value += 1
+                one.seconds.value += time.perf_counter() - began
 
-    def _show(self, sampled: Sampled, stage: Stage, batch: Batch, generation: int) -> None:
-        name, metrics = sampled.observer.name, self._metrics
-        began = time.perf_counter()
-        try:
-            sampled.observer.saw(stage, batch, generation=generation)
-        except Exception:
-            self._on.remove(sampled)
-            metrics.observer_failures.labels(name).inc()
-            logger.exception("the observer %s failed and is switched off; the stream continues without it", name)
-        metrics.observed.labels(name).inc()
-        metrics.observer_seconds.labels(name).inc(time.perf_counter() - began)
+
+class _Shown:
+    """An observer with everything that its call needs, bound once: at one row per chunk, each lookup shows."""
+
+    __slots__ = ("always", "chosen", "chunks", "name", "saw", "seconds")
+
+    def __init__(self, sampled: Sampled, metrics: Metrics) -> None:
+        observer = sampled.observer
+        self.name, self.saw = observer.name, observer.saw
+        self.always, self.chosen = sampled.share == 1, sampled.chosen
+        self.chunks, self.seconds = metrics.observed.labels(self.name), metrics.observer_seconds.labels(self.name)

@@ -9,6 +9,7 @@ terminate flag of its options, so a run only stores the time.
 
 from __future__ import annotations
 
+import copy
 import re
 import threading
 import time
@@ -40,7 +41,7 @@ _DTYPES: Final = {
 
 
 class Session:
-    """A loaded model. One run at a time: `run` must not be called from two threads at once."""
+    """A loaded model. One run at a time: `run` must not be called from two threads at once; a `twin` is for the other thread."""
 
     __slots__ = ("__weakref__", "_began", "_call", "_late", "_options", "deadline", "label", "signature")
 
@@ -93,6 +94,14 @@ class Session:
         if deadline is not None:
             _watchdog.watch(session)
         return session
+
+    def twin(self) -> Session:
+        """Returns another session over the same loaded model, which may run while this one runs. It has its own deadline."""
+        made = copy.copy(self)
+        made._options, made._began, made._late = _run_options(), 0.0, 0.0
+        if made.deadline is not None:
+            _watchdog.watch(made)
+        return made
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """Returns the named outputs for the rows in `feeds`, in order; each array's first axis is the rows.

@@ -30,7 +30,7 @@ from penstock.native import native
 from penstock.parcel import Parcel
 from penstock.pipeline.letters import ID, OWN, Address, dead_letters, fitting
 from penstock.pipeline.ports import Program
-from penstock.record import Header, RecordLike, Unreadable
+from penstock.record import Header, Position, RecordLike, Unreadable
 from penstock.telemetry.metrics import Metrics, NodeMeter
 from penstock.transports.base import Refused, Sink
 from penstock.transports.tracker import Partition
@@ -55,6 +55,20 @@ class Chunk(msgspec.Struct, frozen=True):
     @property
     def rows(self) -> int:
         return len(self.records)
+
+    def part(self, start: int, end: int) -> Chunk:
+        """Returns the rows from `start` to `end`, `end` not included."""
+        places, at = [], 0
+        for topic, partition, count in self.places:
+            if (inside := min(end, at + count) - max(start, at)) > 0:
+                places.append((topic, partition, inside))
+            at += count
+        return Chunk(self.records[start:end], tuple(places))
+
+    def position(self, row: int) -> Position:
+        """Returns the place of a row's record."""
+        (place,) = self.part(row, row + 1).places
+        return Position(place[0], place[1], self.records[row].offset)
 
 
 class Pass:
@@ -165,7 +179,7 @@ class Pipeline:
         metrics.execute_seconds.inc(executed - began)
         metrics.encode_seconds.inc(time.perf_counter() - executed)
         if self.observers:
-            self.observers.saw(self.stage, batch, generation=self._generation)
+            self.observers.saw(self.stage, batch, failures, generation=self._generation)
         return parcels
 
     def process(self, chunk: Chunk) -> list[Parcel]:

@@ -79,7 +79,6 @@ class StreamRunner:
         self._over: asyncio.Event
         self._lost: asyncio.Event  # the brokers are not usable
         self._abandoned = False
-        self.observers = Observers(metrics=self.metrics)
         self._serve = serve
         self.vitals = Vitals(
             settings,
@@ -191,7 +190,7 @@ class StreamRunner:
     async def _bring_up(self, stack: AsyncExitStack, cluster: str) -> None:
         """Sets `deployment`: the active generation of the control log, which it then follows. Without releases, the file's bindings."""
         if self.settings.releases:
-            releases = Follower(self.loaded, self.settings, cluster, self.metrics, self.models)
+            releases = Follower(self.loaded, self.settings, cluster, self.metrics)
             releases.places, releases.ready = self._places, lambda: self.vitals.health().ready
             self.releases = await stack.enter_async_context(releases.following(self.fail))
         else:
@@ -273,6 +272,8 @@ class StreamRunner:
             settings, group, metrics=self.metrics, written=self._written(), lookout=lookout, before_reading=self._assigned
         )
         sink = KafkaSink(settings, {name: self.topics[name] for name in sorted(self._written())})
+        if self.releases is not None:
+            self.releases.sink = sink
         self.delivery = Delivery(
             self.source,
             sink,
@@ -284,7 +285,7 @@ class StreamRunner:
             metrics=self.metrics,
             begins=None if self.releases is None else self.releases.reporter.scores,
             models=self.models,
-            observers=self.observers,
+            observers=None if self.releases is None else Observers([self.releases.recent], self.metrics),
             buried=Letters(),
         )
         app = App(settings, Hosted(self.source, sink, self.delivery, self.fail))

@@ -83,7 +83,11 @@ class Metrics:
     control_refused: Scraped = _counter(
         "Control messages that were refused or had no effect, by cause.", unit="messages", labels=("cause",), scraped=True
     )
-    validity_failures: Counter = _counter("Checks in which a live model did not give the outputs of its golden records.", unit="checks")
+    validity_failures: Counter = _counter(
+        "Failed checks of the live plan: golden records, recent rows, or parts of another release.",
+        unit="checks",
+    )
+    guard_failures: Counter = _counter("Rows that failed in a new generation and that the one before it scores.", unit="rows")
 
     observed: Labelled[Counter] = _counter("Chunks shown to an observer.", unit="chunks", labels=("observer",))
     observer_failures: Labelled[Counter] = _counter(

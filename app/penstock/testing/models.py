@@ -30,6 +30,7 @@ __all__ = [
     "sum_over_rows",
     "tensor",
     "trapping",
+    "up_to",
     "zip_map",
 ]
 
@@ -115,6 +116,16 @@ def ratio(*, a: str = "a", b: str = "b", y: str = "y") -> bytes:
 def log(*, x: str = "x", y: str = "y") -> bytes:
     """The logarithm: NaN for negative numbers."""
     return model([helper.make_node("Log", [x], [y])], [tensor(x)], [tensor(y)])
+
+
+def up_to(most: float, factor: float = 2.0, *, x: str = "x", y: str = "y") -> bytes:
+    """`x * factor`, and NaN from `most` on: right on the rows that checks try, and wrong on larger ones."""
+    nodes = [
+        helper.make_node("GreaterOrEqual", [x, "most"], ["large"]),
+        helper.make_node("Mul", [x, "factor"], ["right"]),
+        helper.make_node("Where", ["large", "nan", "right"], [y]),
+    ]
+    return model(nodes, [tensor(x)], [tensor(y)], {"most": np.float32(most), "factor": np.float32(factor), "nan": np.float32("nan")})
 
 
 def gather(values: Sequence[float], *, x: str = "x", y: str = "y") -> bytes:

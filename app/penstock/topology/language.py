@@ -60,7 +60,7 @@ _SINK: Final = Keys(
 _RELEASES: Final = Keys(
     {
         "signatures": Key(Choice(("off", "warn", "require")), "Whether models must carry an OpenSSF signature.", default="off"),
-        "on_invalid": Key(Choice(("report", "rollback")), "What happens when a live model fails its periodic check.", default="report"),
+        "on_invalid": Key(Choice(("report", "rollback")), "What happens when a generation fails its guard or check.", default="report"),
         "check_every": Key(Whole(0, 86_400), "Seconds between two checks of the live models; 0 for never.", default=60),
         "control": Key(TOPIC_NAME, "The topic with the releases; <application>.<topology>.control when omitted."),
         "status": Key(TOPIC_NAME, "The topic where workers report their state; <application>.<topology>.status when omitted."),

@@ -139,8 +139,8 @@ class Sink(Entry):
 class Releases(Entry):
     """How models are swapped while the stream runs.
 
-    `signatures` sets whether models must be signed, `on_invalid` what happens when a live model fails its periodic check, and
-    `check_every` the seconds between two checks (0: never). `control` and `status` are topics, "" when the file does not
+    `signatures` sets whether models must be signed, `on_invalid` what happens when a live generation fails its guard or its periodic
+    check, and `check_every` the seconds between two checks (0: never). `control` and `status` are topics, "" when the file does not
     name one: the default contains the application's name, which is a setting.
     """
 

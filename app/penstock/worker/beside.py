@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from penstock.binding import Binding
 from penstock.control.lifecycle import State
 from penstock.control.messages import Release
-from penstock.worker.preparation import Preparation, Prepared
+from penstock.worker.preparation import Preparation, Prepared, Prove, untried
 
 __all__ = ["Beside"]
 
@@ -23,7 +23,7 @@ class Beside:
         self._executor = ThreadPoolExecutor(1, "preparation")
         self._stop = threading.Event()
 
-    async def prepare(self, release: Release) -> Prepared:
+    async def prepare(self, release: Release, prove: Prove = untried) -> Prepared:
         """Runs `Preparation.prepare` in the thread; raises its errors."""
         loop = asyncio.get_running_loop()
         self._stop = stop = threading.Event()
@@ -31,7 +31,7 @@ class Beside:
         def tell(state: State, detail: str = "") -> None:
             loop.call_soon_threadsafe(self._on_step, release.id, state, detail)
 
-        return await loop.run_in_executor(self._executor, self._preparation.prepare, release, tell, stop.is_set)
+        return await loop.run_in_executor(self._executor, self._preparation.prepare, release, tell, stop.is_set, prove)
 
     async def prune(self, kept: Iterable[Binding]) -> None:
         """Runs `Preparation.prune` in the thread."""

@@ -4,8 +4,9 @@
    may have scored it with a generation that this one has not read yet, and a partition must not fall back.
 2. After each slice of the log, and whenever a preparation ends, `reconcile` decides what to do; nothing else does.
 3. Preparations run beside the event loop (`beside`), one at a time.
-4. While live, every model is checked against its golden records by a timer (`checks`); with `on_invalid: rollback` a failure
-   brings the previous generation back, by an ordinary release.
+4. A release is tried beside the live plan on the last real rows before it is ready (`proof`), and guarded over its first rows after a
+   switch (`guard`). While live, the plan is checked by a timer (`checks`). With `on_invalid: rollback` what fails there brings the
+   previous generation back, by an ordinary release.
 5. No failure stops the live plan.
 """
 
@@ -27,23 +28,29 @@ from penstock.binding import Binding, same
 from penstock.control.cases import Cases, Effect, End, Now, Prepare, Retry, Scoring, Switch, Warn, behind, reconcile
 from penstock.control.lifecycle import State
 from penstock.control.messages import NEWEST, Release, new_id, timestamp
+from penstock.control.proposal import differences
 from penstock.control.status import Place, Progress, WorkerStatus
 from penstock.control.topics import Topics
 from penstock.control.trust import Judge, Trust
 from penstock.engine import Deployment, Serving
-from penstock.errors import ConfigError, PenstockError, Problem, SettingsError, Stopped, TransportError, TransportUnavailable
+from penstock.errors import ConfigError, ControlError, PenstockError, Problem, SettingsError, Stopped, TransportError, TransportUnavailable
+from penstock.evidence.guard import Rule
 from penstock.model.artifact import Artifact
 from penstock.pipeline import Program
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
 from penstock.telemetry.families import Labels
+from penstock.transports.base import Sink
 from penstock.transports.kafka.connection import aiokafka_arguments, patience_of
 from penstock.transports.kafka.journal import Reader, Writer
 from penstock.worker.beside import Beside
 from penstock.worker.checks import Validity, take_back
 from penstock.worker.folding import Folding
+from penstock.worker.guard import Guard
 from penstock.worker.preparation import Preparation, Prepared
+from penstock.worker.proof import prove
+from penstock.worker.recent import Recent
 from penstock.worker.report import Problems, Reporter
 
 __all__ = ["Follower", "Served"]
@@ -78,8 +85,8 @@ class Follower:
     reporter: Reporter
     folding: Folding
 
-    def __init__(self, loaded: Loaded, settings: Settings, cluster: str, metrics: Metrics, models: asyncio.Lock) -> None:
-        self._loaded, self._settings, self._cluster, self._metrics, self._models = loaded, settings, cluster, metrics, models
+    def __init__(self, loaded: Loaded, settings: Settings, cluster: str, metrics: Metrics) -> None:
+        self._loaded, self._settings, self._cluster, self._metrics = loaded, settings, cluster, metrics
         topology = loaded.topology
         if topology.releases.on_invalid == "rollback" and settings.signing_key is None and not settings.unsigned_control:
             raise SettingsError("`on_invalid: rollback` makes releases, so the worker needs a key to sign them with: --signing-key FILE")
@@ -87,6 +94,8 @@ class Follower:
         self.worker = settings.group_instance_id or f"{socket.gethostname()}.{os.getpid()}.{new_id()[-4:]}"
         self.places: Callable[[], dict[str, Place]] = dict  # the worker's positions in its partitions; the runner that reads them sets it
         self.ready: Callable[[], bool] = lambda: False  # whether the worker is ready; the runner sets what computes it
+        self.sink: Sink | None = None  # knows the size limits of the topics; the runner that writes them sets it
+        self.recent = Recent(settings.proof_rows)  # an observer of what this worker scores
         self.problems = Problems()
         if settings.unsigned_control:
             logger.warning("UNSIGNED: every client that can write to %s can swap the models. For development only", self.topics.control)
@@ -94,6 +103,14 @@ class Follower:
         self._plans: dict[str, Prepared] = {}  # of the releases that are ready, by id
         self._preparation = Preparation(loaded, settings)
         self._beside = Beside(self._preparation, self._on_step)
+        self._guard = Guard(
+            self.recent,
+            Rule(settings.failing_share, settings.guard_rows, settings.guard_seconds),
+            say=self._say_bad,
+            act=self._invalid,
+            sink=lambda: self.sink,
+            metrics=metrics,
+        )
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()  # executed one after another
         self._retry: asyncio.TimerHandle | None = None
         self._moved = asyncio.Event()
@@ -154,6 +171,7 @@ class Follower:
         yield self._work()
         yield self._watch_trust()
         yield self.reporter.run()
+        yield self._guard.run()
         if self._loaded.topology.releases.check_every:
             yield self._check_forever(self._loaded.topology.releases.check_every)
 
@@ -300,6 +318,8 @@ class Follower:
 
     def _switch(self, release: Release, generation: int) -> None:
         self.deployment = self.deployment.followed_by(_served(generation, release, self._plans.pop(release.id)))
+        if self.deployment.previous is not None and self._settings.guard_seconds:
+            self._guard.begin(generation, self.deployment.previous)
         self._jobs.put_nowait(self._prune)
         self._metrics.swaps.inc()
         self._metrics.generation.set(generation)
@@ -321,7 +341,7 @@ class Follower:
         try:
             if self.cases.stopped:  # before it began
                 raise Stopped
-            prepared = self._loaded_already(release.bindings) or await self._beside.prepare(release)
+            prepared = self._loaded_already(release.bindings) or await self._beside.prepare(release, partial(self._prove, release))
         except Exception as error:  # no error of a model's file may stop the live plan
             known = isinstance(error, PenstockError)
             if not self.cases.stopped:
@@ -331,9 +351,30 @@ class Follower:
         else:
             if not self.cases.stopped:
                 self._plans[release.id] = prepared
-                logger.info("release %s is ready", release.id)
-            self.cases = self.cases.ready(release.id, _now())
+                logger.info("release %s is ready%s", release.id, prepared.proof and f": {prepared.proof}")
+            self.cases = self.cases.ready(release.id, _now(), prepared.proof)
         self._decide()
+
+    def _prove(self, release: Release, program: Program, stopped: Callable[[], bool]) -> str:
+        """Tries the program beside the live one; called in the preparation's thread. Raises ControlError to refuse the release.
+
+        What the log has activated is served all the same: the other workers serve it. And a rollback is never refused.
+        """
+        live = self.deployment.primary
+        proof = prove(program, live.program, self.recent.kept(), sink=self.sink, stopped=stopped)
+        changed = [f"nodes.{one.node}: {one.after}" for one in differences(live.bindings, release.bindings)]
+        why = proof.refusal(self._settings.failing_share, live.generation, program.plan.versions, changed)
+        if not why:
+            return str(proof)
+        generations = self.folding.log.generations
+        if release.restores is not None or (generations and generations[-1].release.id == release.id):
+            logger.warning("release %s is made ready all the same: %s", release.id, why)
+            return why
+        raise ControlError(
+            f"{State.PROVING}: {why}. The release changes {', '.join(changed)}: deploy a version that scores such rows, or, if they "
+            "should fail, deploy this one with --min-ready 0",
+            code="proof",
+        )
 
     def _loaded_already(self, bindings: Mapping[str, Binding]) -> Prepared | None:
         return next((Prepared(one.program, one.artifacts) for one in self.deployment.loaded if same(one.bindings, bindings)), None)
@@ -353,16 +394,36 @@ class Follower:
     # -- while live ------------------------------------------------------------------------------------------------
 
     async def _check_forever(self, every: float) -> None:
-        """Checks every live model with its golden records. A failure is reported, and rolled back when the topology demands it."""
-        topology, validity = self._loaded.topology, Validity(self._models)
+        """Checks what is live, again and again. A failure is reported, and rolled back when the topology demands it."""
+        validity = Validity(self._settings.failing_share)
         while True:
             await asyncio.sleep(every)
             serving = self.deployment.primary
-            failures = await validity.failures(serving.plan, serving.artifacts)
+            kept = self.recent.kept(serving.generation)
+            failures = await validity.failures(serving, self._activated(serving.generation), kept, self.sink)
             self._metrics.validity_failures.inc(len(failures))
             self.problems.say("validity", "; ".join(failures))
-            if failures and serving is self.deployment.primary and topology.releases.on_invalid == "rollback":
-                await take_back(self._settings, topology, serving.generation, f"{self.worker}: {failures[0]}")
+            if failures and serving is self.deployment.primary:
+                await self._invalid(serving.generation, failures[0])
+
+    def _activated(self, generation: int) -> Release | None:
+        """Returns the release of a generation; None for generation 0, and while the log does not have it."""
+        generations = self.folding.log.generations
+        return generations[generation - 1].release if self.folding.whole and 0 < generation <= len(generations) else None
+
+    async def _invalid(self, generation: int, why: str) -> bool:
+        """Carries out `on_invalid`. Returns whether to try again, should the generation stay live."""
+        topology = self._loaded.topology
+        if topology.releases.on_invalid != "rollback":
+            return False
+        return await take_back(self._settings, topology, generation, f"{self.worker}: {why}")
+
+    def _say_bad(self, what: str) -> None:
+        """Sets the problem that the guard has found; "" clears it."""
+        name, back = self._loaded.topology.name, self._loaded.topology.releases.on_invalid == "rollback"
+        advice = "this worker takes it back" if back else f"`penstock rollback {name}` takes it back"
+        self.problems.say("guard", what and f"{what}; {advice}")
+        self.reporter.changed()
 
     # -- what is reported --------------------------------------------------------------------------------------------
 

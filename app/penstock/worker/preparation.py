@@ -4,14 +4,16 @@
 2. verify      model.onnx by its digest, and seal it; then its signature, by the topology's policy
 3. quarantine  in a child process, once per host
 4. fit         the topology against the new signatures, metrics and parameters
-5. prove       load it in this process and compare its outputs with its golden records
-6. warm        at the batch sizes that it will see; then make the plan
+5. prove       load it in this process and compare its outputs with its golden records; then the new plan, beside the live one, on
+               the last real rows (`proof`)
+6. warm        at the batch sizes that it will see
 
-A version that a plan of this worker has already loaded is reused: it has passed all steps. It must not run here, since the live plan may
-be running it. Nothing here changes the live plan. The worker scores at the same time, in the same interpreter. So work that would hold the
-interpreter lock for long (parsing a model, copying it) is left to the child, or to libraries that release the lock. With a model of
-100 MB the loop waits 16 ms at most. The preparing thread keeps the worker's priority: at a lower one the system may suspend it while it
-holds the lock, and the loop waits too (measured on a busy host: up to 500 ms, compared with 40). Only the child has a lower priority.
+A version that a plan of this worker has already loaded is reused: it has passed all steps. Its session must not run here, since the live
+plan may be running it; a proof runs a twin of it. Nothing here changes the live plan. The worker scores at the same time, in the same
+interpreter. So work that would hold the interpreter lock for long (parsing a model, copying it) is left to the child, or to libraries that
+release the lock. With a model of 100 MB the loop waits 16 ms at most. The preparing thread keeps the worker's priority: at a lower one the
+system may suspend it while it holds the lock, and the loop waits too (measured on a busy host: up to 500 ms, compared with 40). Only the
+child has a lower priority.
 """
 
 from __future__ import annotations
@@ -41,20 +43,27 @@ from penstock.registry.open import open_cache
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 
-__all__ = ["Preparation", "Prepared", "Tell"]
+__all__ = ["Preparation", "Prepared", "Prove", "Tell", "untried"]
 
 logger = logging.getLogger(__name__)
 
 Tell = Callable[[State, str], None]
 Stopping = Callable[[], bool]
+Prove = Callable[[Program, Stopping], str]  # tries a program on real rows; returns what came of it, or raises ControlError to refuse it
+
+
+def untried(_program: Program, _stopped: Stopping) -> str:
+    """Proves nothing: for a release that is made ready before anything is scored."""
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A release made ready: its plan, and the version of each node, whose files are in the cache."""
+    """A release made ready: its plan, and the version of each node, whose files are in the cache. `proof` is what its proof has shown."""
 
     program: Program
     artifacts: Mapping[str, Artifact]
+    proof: str = ""
 
 
 class _Version(NamedTuple):
@@ -98,8 +107,8 @@ class Preparation:
             self._sessions[_Version(artifact.manifest_digest, artifact.digest)] = session
             self._artifacts[session] = artifact
 
-    def prepare(self, release: Release, tell: Tell, stopped: Stopping = lambda: False) -> Prepared:
-        """Returns the release's plan, loaded and warm. Blocks: call it in a separate thread.
+    def prepare(self, release: Release, tell: Tell, stopped: Stopping = lambda: False, prove: Prove = untried) -> Prepared:
+        """Returns the release's plan, loaded and warm. Blocks: call it in a separate thread. `prove` is the second half of step 5.
 
         `tell` is called for each step once or more (details change), from the first to the last; the caller reports that the release
         is ready or has failed. `stopped` is called often. Raises ModelError or ControlError that names step, model and
@@ -107,7 +116,7 @@ class Preparation:
         """
         deadline = time.monotonic() + self._timeout
         try:
-            return self._prepare(release, tell, lambda: stopped() or time.monotonic() >= deadline)
+            return self._prepare(release, tell, lambda: stopped() or time.monotonic() >= deadline, prove)
         except Stopped as error:
             if stopped():
                 raise
@@ -119,7 +128,7 @@ class Preparation:
         if gone:
             logger.info("removed from the cache: %s", ", ".join(gone))
 
-    def _prepare(self, release: Release, tell: Tell, stopped: Stopping) -> Prepared:
+    def _prepare(self, release: Release, tell: Tell, stopped: Stopping, prove: Prove) -> Prepared:
         pieces = self._pieces(release.bindings)
 
         def each(state: State, step: Callable[[_Piece], None]) -> None:
@@ -133,12 +142,14 @@ class Preparation:
             artifacts = {node: piece.artifact for piece in pieces for node in piece.nodes}
             parameters = {node: binding.parameters for node, binding in release.bindings.items()}
             loaded = runtime.rebind(self._loaded, artifacts, parameters)
-            each(State.PROVING, _prove)  # 5
-        each(State.WARMING, lambda piece: piece.session.warm_up(self._sizes))  # 6
+            each(State.PROVING, _check_golden)  # 5
         sessions = {node: piece.session for piece in pieces for node in piece.nodes}
         program = runtime.program(loaded, sessions, parameters)
+        tell(State.PROVING, "on real rows")
+        proof = prove(program, stopped)
+        each(State.WARMING, lambda piece: piece.session.warm_up(self._sizes))  # 6
         self.adopt(artifacts, sessions)
-        return Prepared(program, artifacts)
+        return Prepared(program, artifacts, proof)
 
     def _pieces(self, bindings: Mapping[str, Binding]) -> list[_Piece]:
         """Returns the versions of a release, each once, with the sessions that are already loaded."""
@@ -170,7 +181,7 @@ class Preparation:
         quarantine_once(piece.sealed, golden=golden, cache=self._cache, limits=self._limits, stopped=stopped)
 
 
-def _prove(piece: _Piece) -> None:
+def _check_golden(piece: _Piece) -> None:
     piece.session = Session.load_file(piece.sealed.path, label=str(piece.artifact))
     verify(piece.artifact, piece.session)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from penstock.batch import Batch
+from penstock.batch import Batch, Failure
 from penstock.engine import Stage
 from penstock.engine.observe import Observer, Observers, Sampled
 from penstock.registry.directory import DirectoryRegistry
@@ -47,10 +47,10 @@ class Notes:
         self.failed: list[list[int]] = []
         self.stages: set[tuple[str, int]] = set()
 
-    def saw(self, stage: Stage, batch: Batch, *, generation: int) -> None:
+    def saw(self, stage: Stage, batch: Batch, failures: Sequence[Failure], *, generation: int) -> None:
         self.stages.add((stage.wired.source.name, generation))
         self.prices.append(batch.columns["price.y"].ravel().tolist())
-        self.failed.append([failure.row for failure in batch.failures])
+        self.failed.append([failure.row for failure in failures])
 
 
 class Vandal:
@@ -58,7 +58,7 @@ class Vandal:
 
     name = "vandal"
 
-    def saw(self, stage: Stage, batch: Batch, *, generation: int) -> None:
+    def saw(self, stage: Stage, batch: Batch, failures: Sequence[Failure], *, generation: int) -> None:
         for column in batch.columns.values():
             if column.flags.writeable:
                 column[:] = 0
@@ -72,7 +72,7 @@ class Broken:
     def __init__(self) -> None:
         self.calls = 0
 
-    def saw(self, stage: Stage, batch: Batch, *, generation: int) -> None:
+    def saw(self, stage: Stage, batch: Batch, failures: Sequence[Failure], *, generation: int) -> None:
         self.calls += 1
         if self.calls == 2:
             raise ZeroDivisionError("of all things")

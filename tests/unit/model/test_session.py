@@ -15,7 +15,7 @@ import pytest
 
 from penstock.batch import Array
 from penstock.errors import InferenceError, ModelCorrupt, ModelMismatch
-from penstock.model.session import Session, _Watchdog
+from penstock.model.session import Session, _Watchdog, _watchdog
 from penstock.signature import DTYPES, Signature, Tensor
 from penstock.testing import models
 
@@ -262,3 +262,15 @@ def test_runtime_keeps_no_database_and_reports_to_nobody(tmp_path: Path) -> None
     home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=told | home)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_twin_has_a_deadline_of_its_own() -> None:
+    """One that is stopped stops no run of the other, which may be a live one at that moment."""
+    session = Session.load(models.endless(2**62), deadline=None)
+    twin = session.twin()
+    twin.deadline = 0.05
+    _watchdog.watch(twin)
+    with pytest.raises(InferenceError, match=r"a run took longer than 0\.05 s"):
+        twin.run([one.name for one in twin.signature.outputs], {one.name: np.ones((1, 1), np.float32) for one in twin.signature.inputs})
+    assert (twin.signature, session.deadline) == (session.signature, None)
+    assert not session._options.terminate

@@ -115,6 +115,30 @@ def test_each_step_is_told_in_the_order_of_the_lifecycle(preparation: Preparatio
     assert here is PREPARING[-1]
 
 
+def test_plan_is_proven_before_it_is_warm_and_keeps_what_was_shown(preparation: Preparation, loaded: Loaded) -> None:
+    steps: list[str] = []
+
+    def prove(program: Program, stopped: Callable[[], bool]) -> str:
+        steps.append(f"proof of {score(program, 2.0):g}, stopped: {stopped()}")
+        return "proven on 3 real rows"
+
+    found = preparation.prepare(
+        release(1, bindings=runtime.bindings(loaded)), lambda state, detail: steps.append(f"{state} {detail}"), prove=prove
+    )
+    at = steps.index("proof of 3, stopped: False")
+    assert steps[at - 1] == "proving on real rows"
+    assert steps[at + 1].startswith("warming")
+    assert found.proof == "proven on 3 real rows"
+
+
+def test_release_that_its_proof_refuses_is_not_ready(preparation: Preparation, loaded: Loaded) -> None:
+    def refuse(_program: Program, _stopped: Callable[[], bool]) -> str:
+        raise ControlError("proving: all rows fail", code="proof")
+
+    with pytest.raises(ControlError, match="all rows fail"):
+        preparation.prepare(release(1, bindings=runtime.bindings(loaded)), lambda state, detail: None, prove=refuse)
+
+
 def test_what_a_plan_has_loaded_is_shared_and_not_run(
     preparation: Preparation, loaded: Loaded, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:

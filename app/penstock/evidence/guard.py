@@ -1,0 +1,86 @@
+"""Whether a new generation fails where the previous one does not: counts of rows by kind, a threshold, and the decision.
+
+A row is one of three kinds, by what two plans make of the same record:
+
+| kind | the new plan | the previous plan | counts |
+|---|---|---|---|
+| `ok` | scores it | not asked | for the new plan |
+| `new` | fails | scores it | against the new plan |
+| `both` | fails | fails | not at all: the record is bad, or both models are |
+
+Only rows that fail are given to the previous plan. So a flood of bad records moves no decision, in neither direction. Rows that failed and
+could not be checked (`unchecked`: there were too many) are taken to be like those that were.
+
+Counts are additive: those of partitions, workers or intervals are merged with `+`, in any order. Proofs before a release is ready and the
+guard after its activation use the same counts. The decision is a fixed threshold, looked at again and again, so it has no stated error
+rate. A sequential test that has one (a conditional binomial over the same counts) replaces `Rule.verdict` and `exceeds`, and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+__all__ = ["Counts", "Rule", "Verdict", "exceeds"]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Rows by kind, see the table above. None is negative."""
+
+    ok: int = 0
+    new: int = 0
+    both: int = 0
+    unchecked: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.ok + other.ok, self.new + other.new, self.both + other.both, self.unchecked + other.unchecked)
+
+    @property
+    def against(self) -> float:
+        """The rows that count against the new plan: `new`, and the same part of the unchecked ones."""
+        checked = self.new + self.both
+        return self.new * (1 + self.unchecked / checked) if checked else 0.0
+
+    @property
+    def judged(self) -> float:
+        """The rows that count: those that at least one of the two plans scores."""
+        return self.ok + self.against
+
+    @property
+    def share(self) -> float:
+        """The share of the judged rows that counts against the new plan, from 0 to 1."""
+        return self.against / self.judged if self.new else 0.0
+
+
+class Verdict(Enum):
+    """The decision about a new generation."""
+
+    WAIT = auto()
+    GOOD = auto()
+    BAD = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """When a generation is bad, and when its guard ends.
+
+    `share` is the share of failing rows that is allowed. The guard ends after at least `rows` judged rows and at least `seconds`. Fewer
+    rows than `rows` are treated as if the missing ones were good. So a few rows decide nothing, however bad, and a generation that fails
+    on every row is found after `share * rows` of them.
+    """
+
+    share: float
+    rows: int
+    seconds: float
+
+    def verdict(self, counts: Counts, elapsed: float) -> Verdict:
+        """Returns the decision after `elapsed` seconds of the generation."""
+        if exceeds(counts, self.share, least=self.rows):
+            return Verdict.BAD
+        return Verdict.GOOD if counts.judged >= self.rows and elapsed >= self.seconds else Verdict.WAIT
+
+
+def exceeds(counts: Counts, share: float, *, least: int = 0) -> bool:
+    """Returns whether more than `share` of the judged rows, or of `least` rows if they are fewer, count against the new plan."""
+    return counts.against > share * max(counts.judged, least)

@@ -1,0 +1,245 @@
+"""A candidate beside the live plan on the last real rows, before it may say ready: failing rows, score drift and latency.
+
+Both programs run over the same records, from bytes to outputs, with the code that scores them live: so a row fails here exactly when it
+would be a dead letter. They run over twins of the loaded models, in the thread of the preparation, and hold no lock that scoring needs.
+
+Work is cut into slices of about SLICE seconds, with a rest as long as the slice: a worker with one core keeps half of it at least, and the
+interpreter is never held for long. The first slice is one row, so a model that takes seconds per row costs a few of them. After
+BUDGET seconds the proof ends with the rows that it has tried.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from penstock.batch import Array, Batch, Failure
+from penstock.engine import Stage
+from penstock.engine.observe import Observers
+from penstock.errors import RecordError, Stopped
+from penstock.evidence.guard import Counts, exceeds
+from penstock.parcel import Parcel
+from penstock.pipeline import Chunk, Pipeline, Program
+from penstock.record import Position
+from penstock.runtime import beside
+from penstock.telemetry import Metrics
+from penstock.transports.base import Abilities, Sent, Sink
+from penstock.worker.recent import PART, Kept, outputs_of
+
+__all__ = ["BUDGET", "GOLDEN_ONLY", "Drift", "Proof", "Scored", "Trial", "prove", "slices"]
+
+BUDGET: Final = 10.0  # seconds of one proof
+SLICE: Final = 0.005  # seconds of one run, about
+REST: Final = 0.1  # seconds, at most, between two slices
+GOLDEN_ONLY: Final = "proven on its golden records only: this worker has no real rows of its partitions yet"
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What a program made of a chunk: the rows that failed, and the outputs of the others by field, `[len(rows), ...]`."""
+
+    failures: Mapping[int, RecordError]
+    rows: Array
+    outputs: Mapping[str, Array]
+    seconds: float
+
+
+class Trial:
+    """Runs one stage of a program over chunks, in a thread of the caller, and keeps no output. `sink` has the topics' size limits."""
+
+    def __init__(self, program: Program, stage: str, sink: Sink | None = None) -> None:
+        self._metrics = Metrics()
+        self._seen: tuple[Batch, Sequence[Failure]] | None = None
+        observers = Observers([self])
+        self._pipeline = Pipeline(beside(program), stage, sink=_Nowhere(sink), metrics=self._metrics, observers=observers)
+
+    name = "trial"
+
+    def saw(self, stage: Stage, batch: Batch, failures: Sequence[Failure], *, generation: int) -> None:
+        self._seen = batch, failures
+
+    def run(self, chunk: Chunk) -> Scored:
+        """Raises nothing because of a record or a model."""
+        before = self._metrics.execute_seconds.value
+        self._pipeline.process(chunk)
+        seconds = self._metrics.execute_seconds.value - before
+        assert self._seen is not None
+        batch, found = self._seen
+        failures = {failure.row: failure.error for failure in reversed(found)}
+        rows = np.arange(batch.size) if batch.rows is None else batch.rows
+        return Scored(failures, rows, outputs_of(self._pipeline.stage, batch) if batch.size else {}, seconds)
+
+
+class _Nowhere:
+    """A sink that takes nothing: a trial asks it only how large an output may be."""
+
+    abilities: Final = Abilities()
+
+    def __init__(self, sink: Sink | None) -> None:
+        self._sink = sink
+
+    def limit(self, topic: str) -> int:
+        return 2**31 if self._sink is None else self._sink.limit(topic)
+
+    def fits(self, parcel: Parcel) -> bool:
+        return self._sink is None or self._sink.fits(parcel)
+
+    def partition_for(self, topic: str, key: bytes | None) -> int:
+        return 0
+
+    async def send(self, parcels: Sequence[Parcel]) -> Sent:
+        raise NotImplementedError(f"{len(parcels)} parcels of a trial")
+
+
+@dataclass(slots=True)
+class Drift:
+    """How far one output column of the candidate is from the live plan's, over the rows that both score.
+
+    For numbers, `distance` is the sum of |candidate - live| over the values, and `was` and `now` their sums. For everything else
+    it is the number of values that differ.
+    """
+
+    values: int = 0
+    distance: float = 0.0
+    was: float = 0.0
+    now: float = 0.0
+    numeric: bool = True
+
+    def add(self, live: Array, candidate: Array) -> None:
+        """Adds the same rows of both, `[N, ...]`. Another shape or kind of values counts as a difference in each."""
+        self.numeric = self.numeric and live.dtype.kind == "f" and candidate.dtype.kind == "f" and live.shape == candidate.shape
+        self.values += live.size
+        if self.numeric:
+            old, new = live.astype(np.float64), candidate.astype(np.float64)
+            self.distance += float(np.abs(new - old).sum())
+            self.was += float(old.sum())
+            self.now += float(new.sum())
+        else:
+            self.distance += float((live != candidate).sum()) if live.shape == candidate.shape else live.size
+
+    def __str__(self) -> str:
+        count = max(self.values, 1)
+        if not self.numeric:
+            return f"{self.distance / count:.2%} of the values differ"
+        return f"differs by {self.distance / count:.3g} on average (mean {self.was / count:.4g} → {self.now / count:.4g})"
+
+
+@dataclass(slots=True)
+class Proof:
+    """The result of a proof. `example` is the place, stage and reason of the first row that only the candidate failed on."""
+
+    counts: Counts = field(default_factory=Counts)
+    rows: int = 0
+    drift: dict[str, Drift] = field(default_factory=dict)
+    live_seconds: float = 0.0
+    seconds: float = 0.0
+    example: tuple[Position, RecordError] | None = None
+
+    def refusal(self, share: float, generation: int, versions: Mapping[str, str], changed: Sequence[str]) -> str:
+        """Returns why the candidate is not ready, when more than `share` of the rows fails in it and not in `generation`; else "".
+
+        `versions` are those of its nodes, and `changed` names the nodes that it binds to something else.
+        """
+        if self.example is None or not exceeds(self.counts, share):
+            return ""
+        place, error = self.example
+        blamed = [f"nodes.{error.where}: {versions[error.where]}"] if error.where in versions else changed
+        return (
+            f"{', '.join(blamed)}: {self._told()} real rows fail in it and not in generation {generation} ({self.counts.share:.2%}, "
+            f"more than the {share:.2%} of the setting failing_share); the first: {place}: {error.where}: {error}"
+        )
+
+    def _told(self) -> str:
+        return f"{self.counts.new} of {round(self.counts.judged)}"
+
+    def __str__(self) -> str:
+        if not self.rows:
+            return GOLDEN_ONLY
+        said = [
+            f"proven on {self.rows} real rows: {self.counts.new} of {round(self.counts.judged)} fail only in it ({self.counts.share:.2%})"
+        ]
+        if self.counts.both:
+            said[0] += f", {self.counts.both} in the live models too"
+        said += [f"{name} {drift}" for name, drift in self.drift.items()]
+        if self.live_seconds:
+            said.append(f"{self.seconds / self.live_seconds:.2f} times the live latency")
+        return "; ".join(said)
+
+
+def prove(
+    candidate: Program,
+    live: Program,
+    kept: Mapping[str, Sequence[Kept]],
+    *,
+    sink: Sink | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Proof:
+    """Runs both programs over what is kept, newest rows first, and returns the comparison. Raises Stopped when `stopped()`.
+
+    Blocks: call it in a thread. Changes neither program.
+    """
+    proof = Proof()
+    trials = {stage: (Trial(live, stage, sink), Trial(candidate, stage, sink)) for stage in kept}
+    chunks = [(stage, part.chunk) for stage, parts in kept.items() for part in reversed(parts)]
+    first = True
+    for number, _, chunk in slices([chunk for _, chunk in chunks], BUDGET, stopped=stopped, clock=clock):
+        stage = chunks[number][0]
+        now, then = trials[stage]
+        was, made = now.run(chunk), then.run(chunk)
+        _compare(proof, stage if len(kept) > 1 else "", chunk, was, made)
+        if not first:  # the first run of a model is not like the others
+            proof.live_seconds += was.seconds
+            proof.seconds += made.seconds
+        first = False
+    return proof
+
+
+def _compare(proof: Proof, stage: str, chunk: Chunk, was: Scored, made: Scored) -> None:
+    new = [row for row in sorted(made.failures) if row not in was.failures]
+    both = len(made.failures) - len(new)
+    proof.rows += chunk.rows
+    proof.counts += Counts(ok=chunk.rows - len(made.failures), new=len(new), both=both)
+    if new and proof.example is None:
+        proof.example = chunk.position(new[0]), made.failures[new[0]]
+    fine = [row for row in range(chunk.rows) if row not in was.failures and row not in made.failures]
+    if not fine:
+        return
+    old, young = np.searchsorted(was.rows, fine), np.searchsorted(made.rows, fine)
+    for name, column in was.outputs.items():
+        if name in made.outputs:
+            drift = proof.drift.setdefault(f"{stage}: {name}" if stage else name, Drift())
+            drift.add(column[old], made.outputs[name][young])
+
+
+def slices(
+    chunks: Sequence[Chunk],
+    budget: float,
+    *,
+    stopped: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Iterator[tuple[int, int, Chunk]]:
+    """Yields the chunks in small pieces, for `budget` seconds: the number of the chunk, the piece's first row there, and the piece.
+
+    A piece is yielded when the one before has been worked on and a rest is over. Raises Stopped when `stopped()`.
+    """
+    ends = clock() + budget
+    size = 1
+    for number, chunk in enumerate(chunks):
+        at = 0
+        while at < chunk.rows:
+            if stopped():
+                raise Stopped
+            began = clock()
+            if began >= ends:
+                return
+            piece = chunk.part(at, min(at + size, chunk.rows))
+            yield number, at, piece
+            at += piece.rows
+            took = max(clock() - began, 1e-6)
+            size = max(1, min(PART, 4 * size, int(piece.rows * SLICE / took)))
+            time.sleep(min(took, REST))

@@ -1,0 +1,206 @@
+"""The last real rows that a worker has scored, and the rows that fail while a generation is guarded: an observer of every chunk.
+
+It keeps records, not columns: another plan may decode them differently. While there is room it keeps every row. Once it is full, it takes a
+part of one chunk per PAUSE seconds, so that a fast stream pays for ten parts per second, and what is kept spans seconds, not milliseconds.
+Records and outputs are shared with the chunk or copied, never changed. Rows and bytes are bounded, per stage.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import numpy as np
+
+from penstock.batch import Array, Batch, Failure, Table
+from penstock.engine import Stage
+from penstock.errors import RecordError
+from penstock.pipeline import Chunk
+from penstock.record import RecordLike, Unreadable
+
+__all__ = ["PART", "Failing", "Kept", "Recent", "Watched", "outputs_of"]
+
+PART: Final = 64  # rows of one chunk that are kept
+PAUSE: Final = 0.1  # seconds between two parts that replace older ones
+ROOM: Final = 8 * 1024**2  # bytes per stage, records and outputs together
+QUEUE: Final = 1024  # failing rows, of ROOM bytes, that wait to be checked; further ones are only counted
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A part of a chunk, as it was scored: by which generation, which of its rows failed, and the outputs of the others.
+
+    `outputs` are by the field's name, `[len(rows), ...]`; `rows` are the numbers of these rows in the part, ascending.
+    """
+
+    chunk: Chunk
+    generation: int
+    failed: frozenset[int]
+    rows: Array
+    outputs: Mapping[str, Array]
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the records and of the outputs, by estimate."""
+        return sum(map(_weight, self.chunk.records)) + sum(map(_bytes, self.outputs.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Failing:
+    """A row of a stage on which the guarded generation failed, with the reason; a chunk of one record."""
+
+    stage: str
+    row: Chunk
+    error: RecordError
+
+
+class Watched:
+    """The rows of one generation since its switch: how many it scored, and those on which it failed, by stage."""
+
+    def __init__(self, generation: int) -> None:
+        self.generation = generation
+        self.ok = 0
+        self.unchecked = 0
+        self._waiting: deque[tuple[Failing, int]] = deque()
+        self._entered = self._left = 0  # bytes; each is written by one thread
+
+    def failed(self, stage: str, chunk: Chunk, failures: Sequence[Failure]) -> None:
+        """Counts a chunk with rows that failed."""
+        if isinstance(chunk.records[0], Unreadable):  # no plan scores these
+            return
+        errors = {failure.row: failure.error for failure in reversed(failures)}
+        self.ok += chunk.rows - len(errors)
+        for row in sorted(errors):
+            nbytes = _weight(chunk.records[row])
+            if len(self._waiting) >= QUEUE or self._entered - self._left + nbytes > ROOM:
+                self.unchecked += 1
+            else:
+                self._entered += nbytes
+                self._waiting.append((Failing(stage, chunk.part(row, row + 1), errors[row]), nbytes))
+
+    def take(self, most: int) -> list[Failing]:
+        """Returns up to `most` failing rows that were not returned before, the oldest first."""
+        taken = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+        self._left += sum(nbytes for _, nbytes in taken)
+        return [one for one, _ in taken]
+
+
+class _Ring:
+    """The parts of one stage."""
+
+    __slots__ = ("again", "full", "nbytes", "parts", "rows", "turn")
+
+    def __init__(self) -> None:
+        self.parts: deque[tuple[Kept, int]] = deque()
+        self.rows = self.nbytes = self.turn = 0
+        self.again = 0.0
+        self.full = False
+
+
+class Recent:
+    """See the top of this module. `rows` are kept per stage; 0 keeps none. `watched` is set while a generation is guarded."""
+
+    name = "recent"
+
+    def __init__(self, rows: int, *, room: int = ROOM, clock: Callable[[], float] = time.monotonic) -> None:
+        self.watched: Watched | None = None
+        self._most, self._room, self._clock = rows, room, clock
+        self._rings: dict[str, _Ring] = {}
+
+    def kept(self, generation: int | None = None) -> dict[str, list[Kept]]:
+        """Returns what is kept now, by stage, the oldest first: of one generation, or of all. Any thread may call it."""
+        rings = dict(self._rings)
+        found = {stage: [part for part, _ in list(ring.parts) if generation in (None, part.generation)] for stage, ring in rings.items()}
+        return {stage: parts for stage, parts in found.items() if parts}
+
+    def saw(self, stage: Stage, batch: Batch, failures: Sequence[Failure], *, generation: int) -> None:
+        origin = batch.origin
+        if origin is None:
+            return
+        records = origin.records
+        watched = self.watched
+        if watched is not None and watched.generation == generation:
+            if failures:
+                watched.failed(stage.wired.name, Chunk(records, tuple(origin.places)), failures)
+            else:
+                watched.ok += len(records)
+        name = stage.wired.name
+        ring = self._rings.get(name)
+        if ring is None:
+            ring = self._rings[name] = _Ring()
+        if ring.full:
+            now = self._clock()
+            if now < ring.again:
+                return
+            ring.again = now + PAUSE
+        if not self._most or not records or isinstance(records, Table) or isinstance(records[0], Unreadable):
+            return
+        part = partial(_part, stage, batch, failures, generation)
+        size = len(records)
+        if ring.full:
+            ring.turn += 1
+            count = min(size, PART, self._most)
+            start = (ring.turn * PART) % (size - count + 1)  # not always the first rows: a chunk may hold several partitions
+            self._keep(ring, start, start + count, part)
+            return
+        for start in range(0, min(size, self._most - ring.rows), PART):
+            self._keep(ring, start, min(start + PART, size, start + self._most - ring.rows), part)
+
+    def _keep(self, ring: _Ring, start: int, end: int, part: Callable[[int, int], Kept]) -> None:
+        """Keeps these rows of a chunk, or fewer if they are large, instead of the oldest."""
+        kept = part(start, end)
+        nbytes, most = kept.nbytes, self._room // 8
+        if nbytes > most:
+            kept = part(start, start + max(1, (end - start) * most // nbytes))
+            nbytes = kept.nbytes
+            if nbytes > most:
+                return
+        ring.parts.append((kept, nbytes))
+        ring.rows += kept.chunk.rows
+        ring.nbytes += nbytes
+        ring.full = ring.full or ring.rows >= self._most or ring.nbytes >= self._room // 2
+        while ring.rows > self._most or ring.nbytes > self._room:
+            old, freed = ring.parts.popleft()
+            ring.rows -= old.chunk.rows
+            ring.nbytes -= freed
+
+
+def _part(stage: Stage, batch: Batch, failures: Sequence[Failure], generation: int, start: int, end: int) -> Kept:
+    origin = batch.origin
+    assert origin is not None
+    part = Chunk(origin.records, tuple(origin.places)).part(start, end)
+    live = np.arange(batch.size) if batch.rows is None else batch.rows
+    low, high = np.searchsorted(live, (start, end))
+    failed = frozenset(failure.row - start for failure in failures if start <= failure.row < end)
+    outputs = {name: column[low:high].copy() for name, column in outputs_of(stage, batch).items()} if high > low else {}
+    return Kept(part, generation, failed, live[low:high] - start, outputs)
+
+
+def _weight(record: RecordLike) -> int:
+    """Returns the bytes of a record, its headers and what Python adds included, by estimate."""
+    headers = sum(len(name) + len(value or b"") + 150 for name, value in record.headers)
+    return len(record.value or b"") + len(record.key or b"") + headers + 200
+
+
+def _bytes(column: Array) -> int:
+    if column.dtype.kind != "O":
+        return column.nbytes
+    return column.nbytes + sum(len(one) + 50 for one in column.ravel().tolist() if isinstance(one, str | bytes))
+
+
+def outputs_of(stage: Stage, batch: Batch) -> dict[str, Array]:
+    """Returns the fields of the stage's sinks that its nodes compute, by name, each `[batch.size, ...]`; of a stage with several
+    sinks, the name is SINK.FIELD. Fields that are copied from the event are left out.
+    """
+    given = {column.name for one in stage.wired.inputs for column in one.columns}
+    many = len(stage.outputs) > 1
+    return {
+        f"{output.emit.sink.name}.{field.name}" if many else field.name: pick(batch.columns)
+        for output in stage.outputs
+        for field, pick in zip(output.emit.fields, output.picks, strict=True)
+        if field.part.column not in given
+    }
