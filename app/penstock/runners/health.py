@@ -10,7 +10,8 @@ batches in flight. A clock runs while nothing moves without one of the reasons b
 3. A partition has no leader, or everything in it that can be read has been read, and fetches are answered.
 4. Back-pressure: no more is taken while enough is in flight. Then the clock of the batches in flight runs.
 5. A batch in flight makes progress, or a model runs within its deadline.
-6. The whole process was paused.
+6. The partition is slowed to `dead_letter_rate`.
+7. The whole process was paused.
 
 This finds a worker that holds partitions and silently reads nothing, for example because its topic was deleted, or because a task of
 a client library has died.
@@ -19,7 +20,7 @@ a client library has died.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -73,8 +74,13 @@ def _partitions(consumer: SourceState | None) -> Condition:
     settled = consumer is not None and consumer.settled
     if not settled or consumer is None:
         return Condition("partitions", False, "waiting for the group to assign partitions")
-    count = len(consumer.partitions)
-    return Condition("partitions", True, f"{count} assigned" if count else "none: this worker is a spare")
+    count, slowed = len(consumer.partitions), [one for one in consumer.partitions if one.slowed]
+    detail = f"{count} assigned{_slowed(slowed)}" if count else "none: this worker is a spare"
+    return Condition("partitions", True, detail)
+
+
+def _slowed(partitions: Sequence[PartitionState]) -> str:
+    return f"; {', '.join(_name(one.partition) for one in partitions)} slowed to dead_letter_rate" if partitions else ""
 
 
 def _outputs(picture: Picture) -> Condition:
@@ -144,7 +150,7 @@ def _still(picture: Picture, last: Mapping[Hashable, Hashable]) -> Iterator[tupl
         return
     yield FLIGHT, consumer.in_flight > 0 and not picture.busy and last.get(FLIGHT) == picture.progress
     for one in consumer.partitions:
-        yield one.partition, consumer.room and one.leader and not _goes_on(one, last.get(one.partition))
+        yield one.partition, consumer.room and one.leader and not one.slowed and not _goes_on(one, last.get(one.partition))
 
 
 def _goes_on(one: PartitionState, last: Hashable) -> bool:
@@ -184,7 +190,8 @@ def _state(topic: str, phase: Phase, consumer: SourceState | None, mine: list[Pa
     backlog = sum(one.backlog or 0 for one in mine)
     if not backlog:
         return "idle: caught up"
-    return f"{'reading' if consumer.room else 'waiting for acknowledgements'}: {backlog} records behind in {len(mine)} partitions"
+    doing = "reading" if consumer.room else "waiting for acknowledgements"
+    return f"{doing}: {backlog} records behind in {len(mine)} partitions{_slowed([one for one in mine if one.slowed])}"
 
 
 def _concerns(what: Hashable, topic: str) -> bool:
