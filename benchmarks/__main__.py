@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the main benchmark; `peers`, `micro`, `profile` and `report` are further commands."""
+"""`python -m benchmarks`: the main benchmark; `peers`, `micro`, `letters`, `profile` and `report` are further commands."""
 
 from __future__ import annotations
 
@@ -104,6 +104,17 @@ def micro(rows: int, page: Path | None) -> None:
     show(sheet)
     if page:
         write(page, f"{markdown(sheet, title=False)}\n\n{sheet.title}; {where(results.machine())}.", "stages")
+
+
+@main.command()
+@click.option("--rows", default=20_000, show_default=True, type=click.IntRange(1000), help="Records of each kind.")
+def letters(rows: int) -> None:
+    """CPU µs of a dead letter, and how many bytes it adds to its record, without Kafka."""
+    from benchmarks.letters import measure
+
+    with progress_bar() as progress:
+        sheet = measure(rows, progress)
+    show(sheet)
 
 
 @main.command()

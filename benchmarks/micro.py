@@ -39,7 +39,7 @@ def measure(rows: int, progress: Progress) -> Sheet:
     progress("reading flights", 0, 1)
     data = flights(rows)
     columns: list[Mapping[str, float]] = []
-    with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder, _no_collector():
+    with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder, no_collector():
         models = registry(export_models(Path(folder) / "models"))
         for form in ("json", "avro"):
             topology = write_topology(Path(folder) / form, input="flights", output="scores", format=form)
@@ -102,7 +102,7 @@ def _fetched(values: Iterable[bytes]) -> list[RecordLike]:
 
 
 @contextmanager
-def _no_collector() -> Iterator[None]:
+def no_collector() -> Iterator[None]:
     gc.collect()
     gc.disable()
     try:

@@ -8,13 +8,22 @@ single records where speed does not matter.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
 from penstock.record import Header, Outgoing, RecordLike
 
-__all__ = ["Parcel"]
+__all__ = ["Cause", "Parcel"]
+
+
+class Cause(NamedTuple):
+    """How many `letters` have this cause: the failed step (read, decode, a node, encode or send) and the class of the error."""
+
+    step: str
+    reason: str
+    letters: int
 
 
 class Parcel(msgspec.Struct, frozen=True):
@@ -23,7 +32,8 @@ class Parcel(msgspec.Struct, frozen=True):
     An output has its input's timestamp, and its key unless `keys` gives others. Its headers are `common`, then (when
     `origin` is given) one named `origin[0]` that holds `origin[1]` followed by the input's offset in decimal, then (when
     `identity` is given) one named `identity[0]` with the event's id, then what `extra` has for it. The id is that of `ids`;
-    without them it is `identity[1]` followed by the input's offset. `dead` marks dead letters.
+    without them it is `identity[1]` followed by the input's offset. `dead` marks dead letters, and `causes` counts their causes;
+    parts of a parcel have none.
     """
 
     topic: str
@@ -37,6 +47,7 @@ class Parcel(msgspec.Struct, frozen=True):
     ids: Sequence[str] | None = None
     extra: Sequence[Sequence[Header]] | None = None
     dead: bool = False
+    causes: tuple[Cause, ...] = ()
 
     def __len__(self) -> int:
         return len(self.values)
@@ -72,6 +83,7 @@ class Parcel(msgspec.Struct, frozen=True):
             keys=None if self.keys is None else self.keys[start:stop],
             ids=None if self.ids is None else self.ids[start:stop],
             extra=None if self.extra is None else self.extra[start:stop],
+            causes=(),
         )
 
     def halves(self) -> tuple[Parcel, Parcel]:
@@ -89,4 +101,5 @@ class Parcel(msgspec.Struct, frozen=True):
             keys=None if self.keys is None else [self.keys[at] for at in keep],
             ids=None if self.ids is None else [self.ids[at] for at in keep],
             extra=None if self.extra is None else [self.extra[at] for at in keep],
+            causes=(),
         )

@@ -114,6 +114,10 @@ class Settings:
         64 * MIB, "Bytes that one compressed batch may unpack to; a larger one is passed over, with a dead letter.", unit="bytes",
         low=1 * MIB, high=1 * GIB, run=False,
     )  # fmt: skip
+    dead_letter_rate: float = _setting(
+        0.0, "Dead letters per second and partition; a partition with more of them is slowed to it, the others are not. 0: no limit.",
+        unit="1/s", low=0,
+    )  # fmt: skip
     fetch_bytes: int = _setting(1 * MIB, "Bytes requested per partition in one fetch.", unit="bytes", low=1 * KIB, high=1 * GIB, run=False)
     fetch_wait_ms: int = _setting(500, "How long brokers hold a fetch open until an event arrives.", unit="ms", low=1, high=30_000)
     fetch_linger_ms: float = _setting(2.0, "How long a small batch waits for more events at low rates.", unit="ms", low=0, high=1000)

@@ -17,7 +17,7 @@ from typing import Self
 from penstock.control.lifecycle import State
 from penstock.control.log import Kind, Log
 from penstock.control.messages import NEWEST, timestamp
-from penstock.control.status import Boundary, Place, Progress, WorkerStatus, encode, key_of
+from penstock.control.status import Boundary, DeadLetters, Place, Progress, WorkerStatus, encode, key_of
 from penstock.control.topics import Topics
 from penstock.control.trust import Judge, Trust
 from penstock.registry.directory import DirectoryRegistry
@@ -99,6 +99,8 @@ class Puppet:
     reads: int = NEWEST
     said: list[Progress] = field(default_factory=list)
     newer: int = 0
+    dead_letters: DeadLetters | None = None
+    slowed: bool = False
 
     @classmethod
     def old(cls, name: str) -> Self:
@@ -109,7 +111,7 @@ class Puppet:
             worker=self.name, topology=topology, host="here", pid=1, started=timestamp(), time=timestamp(), generation=self.generation,
             wanted=self.generation if self.reads < NEWEST else wanted, ready=True, models=dict(self.models), releases=list(self.said),
             reads=self.reads, refused={"newer": self.newer} if self.newer else {},
-            partitions={"cards-0": Place(position=10 * self.generation, lag=3)},
+            partitions={"cards-0": Place(position=10 * self.generation, lag=3, slowed=self.slowed)}, dead_letters=self.dead_letters,
         )  # fmt: skip
 
     def say(self, id: str, state: State) -> None:

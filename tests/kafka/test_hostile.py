@@ -112,7 +112,7 @@ def test_event_without_a_key_into_a_compacted_topic(broker: Broker, tmp_path: Pa
         job.send(range(20, 40))
         finish(job, worker, 40, 39)
         assert " records_out=39 dead_letters=1 " in worker.log
-        assert f"dead letters in {job.dead}: 1, the last one for {job.source}:0:5" in worker.log
+        assert f"dead letters: 1 (1 send EncodeError), the last one in {job.dead} for {job.source}:0:5" in worker.log
     assert set(ids(job).values()) == {1}
     (letter,) = letters(job)
     assert b"without a key" in letter["__streams.errors.message"]

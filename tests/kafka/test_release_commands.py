@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -14,13 +16,23 @@ import pytest
 
 from penstock.cli.main import main
 from penstock.control.log import Log, Standing
+from penstock.control.status import Cause, DeadLetters
 from penstock.operate.operator import operate
 from penstock.testing import Broker, wait_for
+from penstock.testing import models as tiny
 from tests.kafka.puppets import FAILS, STUCK, Puppet, Puppets, Stage, make_stage
 
 pytestmark = pytest.mark.broker
 
 Captured = pytest.CaptureFixture[str]
+
+# Ctrl-C interrupts, also where the tests themselves ignore it.
+OWN_TERMINAL = """
+import fcntl, os, signal, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 @pytest.fixture
@@ -64,8 +76,9 @@ def test_deploy_tells_each_step_of_each_worker_and_what_came_of_it(stage: Stage,
         assert "2 switched, the last within" in out
         lines = err.splitlines()
         assert lines[0].startswith("UNSIGNED: ")
-        assert lines[1].startswith("announced ")
-        assert lines[1].endswith(": retrained")
+        assert lines[1:3] == ["  score: score@1 → score@2", "    auc 0.6 → 0.7, better"]
+        assert lines[3].startswith("announced ")
+        assert lines[3].endswith(": retrained")
         (activated,) = [number for number, line in enumerate(lines) if line.startswith("activated ")]
         assert {"  a: ready", "  b: ready"} <= set(lines[:activated])
         assert {"  a: live", "  b: live"} <= set(lines[activated:])
@@ -76,6 +89,7 @@ def test_deploy_as_json(stage: Stage, capsys: Captured) -> None:
         code, told = answered(capsys, "deploy", str(stage.folder / "payments.yaml"), "score=score@2")
     assert (code, told["released"], told["generation"]) == (0, True, 1)
     assert [(one["node"], one["before"]["model"], one["after"]["model"]) for one in told["changes"]] == [("score", "score@1", "score@2")]
+    assert told["changes"][0]["metrics"] == [{"name": "auc", "before": 0.6, "after": 0.7, "judgement": "better"}]
     (worker,) = told["workers"]
     assert (worker["worker"], worker["state"], worker["generation"]) == ("a", "live", 1)
     assert 0 <= worker["seconds"] < 10
@@ -95,11 +109,63 @@ def test_failed_deploy_ends_with_8_and_every_reason(stage: Stage, capsys: Captur
 def test_dry_run_shows_and_checks_and_says_nothing(stage: Stage, capsys: Captured) -> None:
     code, out, err = said(capsys, "deploy", "payments", "score=score@2", "--dry-run")
     assert (code, err) == (0, "")
-    assert out.splitlines()[:2] == ["payments: generation 0 → 1 would change", "  score: score@1 → score@2"]
+    assert out.splitlines()[:3] == ["payments: generation 0 → 1 would change", "  score: score@1 → score@2", "    auc 0.6 → 0.7, better"]
     code, told = answered(capsys, "deploy", "payments", "score=score@2", "--dry-run")
     assert (code, told["base"], told["valid"]) == (0, 0, True)
     assert said(capsys, "deploy", "payments", "score=score@1", "--dry-run")[0] == 8
     assert log_of(stage).position == 0
+
+
+@pytest.fixture
+def worse(stage: Stage) -> Stage:
+    """Beside score@1, with an AUC of 0.6 as the live version, there is score@4: it has one of 0.2, a log loss, and no more."""
+    stage.registry.publish("score", tiny.linear([4.0]), metrics={"auc": 0.2, "log_loss": 0.9})
+    return stage
+
+
+def test_script_that_deploys_a_worse_model_is_warned_and_goes_on(worse: Stage, capsys: Captured) -> None:
+    with Puppets(worse, Puppet("a")):
+        code, told = answered(capsys, "deploy", "payments", "score=score@4", "--dry-run")
+        assert (code, [(one["name"], one["judgement"]) for one in told["changes"][0]["metrics"]]) == (
+            0,
+            [("auc", "worse"), ("log_loss", "unknown")],
+        )
+        code, _, err = said(capsys, "deploy", "payments", "score=score@4")
+        assert code == 0
+        assert err.splitlines()[1:5] == [
+            "  score: score@1 → score@4",
+            "    auc 0.6 → 0.2, worse",
+            "    log_loss 0.9 (not stated before)",
+            "warning: score@4 is worse than score@1, the live version of score: auc",
+        ]
+        code, out, _ = said(capsys, "rollback", "payments", "--dry-run")
+        assert (code, "    auc 0.2 → 0.6, better" in out.splitlines()) == (0, True)
+        (worse.settings.models / "score" / "4" / "model.toml").unlink()
+        _, told = answered(capsys, "rollback", "payments", "--dry-run")
+        assert told["changes"][0]["note"] == "the metrics of score@4 are not known: this registry lacks these files"
+
+
+@pytest.mark.parametrize(("answer", "code", "generation"), [("n", 8, 0), ("y", 0, 1), (None, 0, 1), ("\x03", 130, 0)])
+def test_terminal_is_asked_before_a_worse_model_is_deployed(worse: Stage, answer: str | None, code: int, generation: int) -> None:
+    """`--yes` (here: no answer) skips the question; Ctrl-C at the question writes nothing."""
+    ours, theirs = pty.openpty()
+    line = [sys.executable, "-m", "penstock", "deploy", "payments", "score=score@4", *(["--yes"] if answer is None else [])]
+    with Puppets(worse, Puppet("a")):
+        process = subprocess.Popen(
+            [sys.executable, "-c", OWN_TERMINAL, *line], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+        )
+        os.close(theirs)
+        seen = ""
+        with contextlib.suppress(OSError):  # the terminal is gone when the process is
+            while part := os.read(ours, 4096):
+                seen += part.decode(errors="replace")
+                if answer is not None and "Deploy it all the same? [y/N]:" in seen:
+                    os.write(ours, answer.encode() if answer == "\x03" else f"{answer}\n".encode())
+                    answer = None
+        assert process.wait(30) == code, seen
+    assert "auc 0.6 → 0.2, worse" in seen
+    assert log_of(worse).generation == generation
+    assert bool(log_of(worse).position) is bool(generation)
 
 
 def test_rollback_history_and_releases_tell_the_same_story(stage: Stage, capsys: Captured) -> None:
@@ -156,6 +222,34 @@ def test_status_tells_when_a_person_should_look(stage: Stage, capsys: Captured) 
         assert (code, told["generation"], told["release"]["reason"]) == (1, 1, "hurry")
         assert [(one["worker"], one["live"], one["generation"]) for one in told["workers"]] == [("a", True, 1), ("b", True, 0)]
         assert told["wrong"] == ["b scores with generation 0, active is 1: the digest of model.onnx differs"]
+
+
+def letters(records: int, *causes: tuple[str, str, int, int]) -> DeadLetters:
+    counted = [Cause(step=step, reason=reason, total=total, recent=recent) for step, reason, total, recent in causes]
+    return DeadLetters(seconds=60.0, records=records, causes=counted)
+
+
+def test_status_shows_dead_letters_per_second_and_ends_with_1_above_a_hundredth_of_the_records(stage: Stage, capsys: Captured) -> None:
+    """Summed over the workers, and beside a worker that is too old to count them."""
+    some = Puppet("a", dead_letters=letters(1000, ("decode", "DecodeError", 70, 6)))
+    few = Puppet("b", dead_letters=letters(6000, ("decode", "DecodeError", 5, 0), ("score", "InferenceError", 1200, 54)))
+    with Puppets(stage, some, few, Puppet("older")):
+        code, out, _ = said(capsys, "status", "payments")
+        assert code == 0, out
+        assert ["score", "InferenceError", "0.9", "1,200"] in [line.split() for line in out.splitlines()]
+        assert ["decode", "DecodeError", "0.1", "75"] in [line.split() for line in out.splitlines()]
+        _, told = answered(capsys, "status", "payments")
+        assert [(one["step"], one["per_second"], one["total"]) for one in told["dead_letters"]] == [
+            ("score", 0.9, 1200),
+            ("decode", 0.1, 75),
+        ]
+        assert {one["worker"]: one["dead_letters"] for one in told["workers"]}["older"] is None
+    many = Puppet("a", dead_letters=letters(100, ("decode", "DecodeError", 1, 1), ("score", "InferenceError", 1, 1)), slowed=True)
+    with Puppets(stage, many):
+        code, out, _ = said(capsys, "status", "payments")
+        assert code == 1
+        assert "! a: 2.0% of the records of the last 60 s became dead letters, most of them in decode (DecodeError)" in out
+        assert "! a: cards-0 slowed to dead_letter_rate" in out
 
 
 def test_commands_that_write_end_with_8_and_name_the_workers_to_upgrade(stage: Stage, capsys: Captured) -> None:

@@ -19,7 +19,7 @@ import msgspec
 from penstock.errors import ControlError
 from penstock.tame import UNPRINTABLE
 
-__all__ = ["Boundary", "Place", "Progress", "Status", "WorkerStatus", "encode", "json_schema", "key_of", "parse"]
+__all__ = ["Boundary", "Cause", "DeadLetters", "Place", "Progress", "Status", "WorkerStatus", "encode", "json_schema", "key_of", "parse"]
 
 VERSION: Final = 1
 
@@ -32,6 +32,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
     position: Annotated[Whole, msgspec.Meta(description="The next offset to take.")]
     lag: Whole | None = None
+    slowed: Annotated[bool, msgspec.Meta(description="Slowed to `dead_letter_rate`: too many of its records fail.")] = False
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -41,6 +42,33 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     state: str
     detail: str = ""
     since: str = ""
+
+
+class Cause(msgspec.Struct, frozen=True, kw_only=True):
+    """Dead letters with the same cause: since the worker started, and recently."""
+
+    step: Annotated[str, msgspec.Meta(description="The step that failed: read, decode, a node's name, encode or send.")]
+    reason: Annotated[str, msgspec.Meta(description="The class of the error.")]
+    total: Whole
+    recent: Whole = 0
+
+
+class DeadLetters(msgspec.Struct, frozen=True, kw_only=True):
+    """The dead letters of a worker. What is recent lies within the last `seconds`, in which it finished `records` records."""
+
+    seconds: Annotated[float, msgspec.Meta(ge=0, description="The time that `recent` and `records` cover, at most about a minute.")]
+    records: Whole
+    causes: list[Cause] = []
+
+    @property
+    def share(self) -> float:
+        """The share of the recent records that became dead letters, 0 to 1."""
+        recent = sum(one.recent for one in self.causes)
+        return min(recent / max(self.records, 1), 1.0)
+
+    def per_second(self, count: int) -> float:
+        """Returns the rate of a recent count."""
+        return count / self.seconds if self.seconds else 0.0
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="worker"):
@@ -60,6 +88,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     releases: list[Progress] = []
     refused: Annotated[dict[str, Whole], msgspec.Meta(description="Control messages that were refused here, by reason.")] = {}
     problems: Annotated[list[str], msgspec.Meta(description="Problems that a person should look at.")] = []
+    dead_letters: Annotated[DeadLetters | None, msgspec.Meta(description="Absent: an older worker, which does not count them.")] = None
     unsigned: Annotated[bool, msgspec.Meta(description="Accepts control messages without a signature: for development only.")] = False
     reads: Annotated[int, msgspec.Meta(ge=1, le=2**31, description="The newest version of control messages that it reads; absent: 1.")] = 1
     version: Version = VERSION

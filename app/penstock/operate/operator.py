@@ -16,7 +16,7 @@ may continue with it at step 3, or abort it. An operator that is interrupted abo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
@@ -31,13 +31,14 @@ from penstock.control.rollout import Stand, Verdict, outdated, stands, verdict
 from penstock.control.status import Boundary
 from penstock.errors import ControlError, TransportUnavailable
 from penstock.operate.aliases import Moves, moves
+from penstock.operate.comparing import Compared, compared
 from penstock.operate.desk import Desk, introduced
 from penstock.operate.precheck import precheck
 from penstock.registry.open import open_registry
 from penstock.settings import Settings
 from penstock.topology.spec import Topology
 
-__all__ = ["Deployed", "Operator", "Phase", "Progress", "operate"]
+__all__ = ["Deployed", "OnChanges", "Operator", "Phase", "Progress", "Watcher", "operate"]
 
 T = TypeVar("T")
 LOOK_S: Final = 0.5  # between two looks at the clocks while no message arrives
@@ -78,10 +79,15 @@ class Deployed:
 
 
 Watcher = Callable[[Progress], object]
+OnChanges = Callable[[tuple[Compared, ...]], object]
 
 
 def _unwatched(_progress: Progress) -> None:
     """Ignores the progress."""
+
+
+def _unread(_changes: tuple[Compared, ...]) -> None:
+    """Ignores the changes."""
 
 
 class Operator:
@@ -168,24 +174,30 @@ class Operator:
         await self.refresh()
         return restore(self.log, self.bindings(), to)
 
+    async def compare(self, differences: Iterable[Difference]) -> tuple[Compared, ...]:
+        """Returns the differences with the metrics of the versions before and after, as their manifests in the registry state them."""
+        return await asyncio.to_thread(compared, self.topology, tuple(differences), self._registry)
+
     async def deploy(
         self, changes: Mapping[str, Change | str], *, reason: str = "", min_ready: int | None = None, timeout: float | None = None,
-        wait: bool = True, on_progress: Watcher = _unwatched,
+        wait: bool = True, on_progress: Watcher = _unwatched, on_changes: OnChanges = _unread,
     ) -> Deployed:  # fmt: skip
-        """Proposes the changes and carries them out; see `carry_out`."""
+        """Proposes the changes and carries them out; see `carry_out`. `on_changes` receives them, compared, before anything is written."""
         await self.refresh()
         self._check_readers()
         proposal = await self.propose(changes)
+        on_changes(await self.compare(proposal.differences))
         return await self.carry_out(proposal, reason=reason, min_ready=min_ready, timeout=timeout, wait=wait, on_progress=on_progress)
 
     async def rollback(
         self, to: str | int | None = None, *, reason: str = "", min_ready: int | None = None, timeout: float | None = None,
-        wait: bool = True, on_progress: Watcher = _unwatched,
+        wait: bool = True, on_progress: Watcher = _unwatched, on_changes: OnChanges = _unread,
     ) -> Deployed:  # fmt: skip
-        """Makes a release with the bindings of an earlier generation, by default the one before. See `carry_out`."""
+        """Makes a release with the bindings of an earlier generation, by default the one before. See `deploy`."""
         await self.refresh()
         self._check_readers()
         proposal = await self.propose_rollback(to)
+        on_changes(await self.compare(proposal.differences))
         return await self.carry_out(proposal, reason=reason, min_ready=min_ready, timeout=timeout, wait=wait, on_progress=on_progress)
 
     async def carry_out(
@@ -221,11 +233,13 @@ class Operator:
         return await self._until_switched(release, on_progress)
 
     async def resume(
-        self, id: str, *, min_ready: int | None = None, timeout: float | None = None, on_progress: Watcher = _unwatched
-    ) -> Deployed:
-        """Continues with a release that was announced (`id` or its beginning); as `carry_out`."""
+        self, id: str, *, min_ready: int | None = None, timeout: float | None = None, on_progress: Watcher = _unwatched,
+        on_changes: OnChanges = _unread,
+    ) -> Deployed:  # fmt: skip
+        """Continues with a release that was announced (`id` or its beginning); as `deploy`."""
         await self.refresh()
         release = find(self.log, id).release
+        on_changes(await self.compare(changes_of(self.log, release)))
         if self._standing(release) is Standing.PENDING:
             self._check_workers(min_ready)
             try:

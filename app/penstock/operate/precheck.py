@@ -20,7 +20,7 @@ from penstock.model.artifact import Artifact
 from penstock.registry.base import Registry
 from penstock.topology.spec import ModelRef, Topology
 
-__all__ = ["precheck"]
+__all__ = ["precheck", "same_version"]
 
 
 def precheck(topology: Topology, proposal: Proposal, registry: Registry, schemas: Path) -> None:
@@ -28,7 +28,7 @@ def precheck(topology: Topology, proposal: Proposal, registry: Registry, schemas
     changed = {one.node for one in proposal.differences}
     artifacts: dict[str, Artifact] = {}
     for name, binding in proposal.bindings.items():
-        if (artifact := _same_version(registry, binding)) is not None:
+        if (artifact := same_version(registry, binding)) is not None:
             artifacts[name] = artifact
             if name in changed:
                 artifact.read()
@@ -42,7 +42,8 @@ def precheck(topology: Topology, proposal: Proposal, registry: Registry, schemas
         raise TopologyError(problems)
 
 
-def _same_version(registry: Registry, binding: Binding) -> Artifact | None:
+def same_version(registry: Registry, binding: Binding) -> Artifact | None:
+    """Returns the version that is bound, by its digests; None when this registry does not have it."""
     try:
         found = registry.resolve(binding.name, binding.version)
     except ModelError:

@@ -17,8 +17,9 @@ Its life, for one assignment after the other:
 | ended   | spans are dropped   | nothing                                                 |
 
 The loop owns the back-pressure: spans that were taken and are not finished are bounded in number and bytes, what was taken and is not
-stored in rows and time, and a source takes the next ones only when there is `room`. It has no clock and knows no broker: the source,
-the sink, the programs and the clock are arguments.
+stored in rows and time, and a source takes the next ones only when there is `room`. A partition whose records fail too often is slowed
+by itself (`transports/throttle`). The loop has no clock and knows no broker: the source, the sink, the programs and the clock are
+arguments.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from penstock.pipeline.score import Chunk, Pipeline
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
 from penstock.transports.base import Lapsed, Refused, Sent, Sink, Source
+from penstock.transports.throttle import Throttle
 from penstock.transports.tracker import Partition, Span
 
 __all__ = ["Delivery", "Fixed", "Pace", "Served"]
@@ -100,7 +102,7 @@ class Delivery:
 
     `fail` is called with the error that ends the loop: one that no record causes. `begins(partition, offset, generation)` is called
     before a span is scored. `models` is held while a model runs: a session runs once at a time. `observers` receive
-    the chunks, `buried` dead letters that were acknowledged.
+    the chunks, `buried` dead letters that were acknowledged. `throttle` counts those of each partition; the source keeps to it, too.
 
     Raises SettingsError when source or sink lacks an ability that the strategy needs.
     """
@@ -120,6 +122,7 @@ class Delivery:
         models: asyncio.Lock | None = None,
         observers: Observers | None = None,
         buried: Callable[[Parcel], None] | None = None,
+        throttle: Throttle | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         for end in (source, sink):
@@ -132,6 +135,7 @@ class Delivery:
         self._pace, self._clock = pace, clock
         self._models = models or asyncio.Lock()
         self._observers, self._buried = observers, buried
+        self._throttle = throttle or Throttle()
         self._scorers: dict[str, _Scorer] = {}
         self._changed = asyncio.Event()  # a span has ended, or the assignment has changed
         self._ended = False
@@ -210,7 +214,7 @@ class Delivery:
         began = self._clock()
         if not await self._held(group[0]):
             return
-        spans = [span for span in group if span.begin()]  # 1
+        spans = [span for span in group if not self._put_off(span) and span.begin()]  # 1
         if not spans:
             return
         scorer = self._scorer(spans)
@@ -223,6 +227,7 @@ class Delivery:
             parcels += await self._score(scorer, chunk)
             if not await self._held(spans[0]):  # a group is of one assignment, and this one has ended
                 return
+        self._slow(spans, parcels)
         sent = await self._sink.send(parcels, spans[0])  # 3
         taken = Sent(1)  # everything was acknowledged, be it as a dead letter
         sent.add_done_callback(lambda ended: self._taken(scorer.pipeline, spans[0], ended, taken))
@@ -240,6 +245,27 @@ class Delivery:
 
         self._commit.done(spans, taken, ended)  # 5
 
+    def _put_off(self, span: Span) -> bool:
+        """Abandons the span while its partition is slowed: the source reads it again later. The other partitions go on."""
+        if not self._throttle.delay(span.partition):
+            return False
+        span.abandon()
+        return True
+
+    def _slow(self, spans: Sequence[Span], parcels: Sequence[Parcel]) -> None:
+        if not self._throttle.rate:
+            return
+        topic = spans[0].partition[0]
+        letters: dict[int, int] = {}
+        for parcel in parcels:
+            if parcel.dead:
+                letters[parcel.partition] = letters.get(parcel.partition, 0) + len(parcel)
+        records: dict[int, int] = {}
+        for span in spans:
+            records[span.partition[1]] = records.get(span.partition[1], 0) + len(span.records)
+        for partition, count in records.items():
+            self._throttle.count((topic, partition), letters.get(partition, 0), count)
+
     def _taken(self, pipeline: Pipeline, under: Span, sent: Sent, taken: Sent) -> None:
         """Settles `taken` when the outputs were acknowledged; those that were refused become dead letters first."""
         if sent.refused and sent.exception() is None:
@@ -252,15 +278,19 @@ class Delivery:
     async def _bury(self, pipeline: Pipeline, under: Span, refused: Sequence[Refused], taken: Sent) -> None:
         """Sends dead letters for what was refused. Their topic may refuse them too: they get another timestamp, and at last are cut."""
         try:
+            new = pipeline.bury([one for one in refused if not one.parcel.dead], int(time.time() * 1000))
+            letters = new + pipeline.bury([one for one in refused if one.parcel.dead], int(time.time() * 1000))
             for attempt in range(3):
-                letters = pipeline.bury(refused, int(time.time() * 1000), cut=attempt == 2)
                 sent = await self._sink.send(letters, under)
                 await sent.settled()
                 refused = sent.refused
                 if not refused:
-                    self._report(letters)
+                    self._report(new)  # `_count` reports the others
+                    for parcel in new:
+                        self._throttle.count((pipeline.port.source.topic, parcel.partition), len(parcel), 0)
                     taken.settle()
                     return
+                letters = pipeline.bury(refused, int(time.time() * 1000), cut=attempt == 1)
             taken.settle(DeliveryFailed(f"{refused[0].parcel.topic} does not take a dead letter: {refused[0].reason}"))
         except Exception as error:  # noqa: BLE001  the waiting spans have to know
             taken.settle(error)
@@ -318,14 +348,15 @@ class Delivery:
         metrics.batch_seconds.observe(seconds)
         dead = [parcel for parcel in parcels if parcel.dead]
         outputs = sum(len(parcel) for parcel in parcels if not parcel.dead)
-        late = sum(not one.parcel.dead for one in refused)  # outputs that became dead letters when their topic refused them
+        late = sum(not one.parcel.dead for one in refused)  # outputs whose inputs `_bury` has reported as dead letters
         metrics.records_out.inc(outputs - late)
-        metrics.dead_letters.inc(sum(map(len, dead)) + late)
         self._report(dead)
 
     def _report(self, letters: Sequence[Parcel]) -> None:
-        if self._buried is not None:
-            for parcel in letters:
+        for parcel in letters:
+            for step, reason, count in parcel.causes:
+                self.metrics.dead_letters.labels(step, reason).inc(count)
+            if self._buried is not None:
                 self._buried(parcel)
 
     # -- the end of an assignment --------------------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 Every letter fits: where its record is too large for the dead-letter topic, the record's headers, its key and at last the end of its
 value are left out, and the header `penstock-truncated` shows what there was: `value=BYTES;sha256=HEX;key=BYTES;headers=BYTES`.
+
+A letter names what failed: `penstock-topology`, `-generation` and `-models` as outputs do, `penstock-variant` (which of the
+generation's plans), `penstock-stage` (read, decode, a node's name, encode or send), and where a node failed, `penstock-node`.
 """
 
 from __future__ import annotations
@@ -12,21 +15,26 @@ from typing import NamedTuple
 
 from msgspec import structs
 
-from penstock.errors import RecordError
-from penstock.parcel import Parcel
+from penstock.errors import InferenceError, RecordError
+from penstock.parcel import Cause, Parcel
 from penstock.record import Header, RecordLike
 
-__all__ = ["ID", "OWN", "TRUNCATED", "Address", "dead_letters", "fitting"]
+__all__ = ["ID", "LIVE", "NODE", "OWN", "STAGE", "TRUNCATED", "VARIANT", "Address", "dead_letters", "fitting"]
 
 OWN = "penstock-"  # headers that describe an output; those of an earlier topology are replaced
 ID = f"{OWN}id"  # the event's id: of an output and of a dead letter alike
 TRUNCATED = f"{OWN}truncated"
+STAGE = f"{OWN}stage"
+NODE = f"{OWN}node"
+VARIANT = f"{OWN}variant"
+EXCEPTION = "__streams.errors.exception"  # the first of our headers: what precedes it is the record's own
+LIVE = "live"  # the variant of the plan that answers; strategies with several plans name the others
 LONGEST = 1024  # characters of a reason, and of an event's id, that a dead letter repeats: it has to fit where its record fitted
 LEAST_PART = 256  # bytes of headers or a key that are small enough to stay, whatever is cut
 
 
 class Address(NamedTuple):
-    """Where dead letters go, and what their headers say of the program that failed: topology, generation, model versions."""
+    """Where dead letters go, and what their headers say of the program that failed: topology, generation, model versions, variant."""
 
     topic: str
     about: tuple[Header, ...]
@@ -50,25 +58,39 @@ def dead_letters(
     Where `ids` is None, an id is the position; so is one of more than LONGEST characters, which the record's value holds already.
     """
     topic, partition = came_from
-    # The exception begins what is ours: what precedes it is the record's own.
     place = [("__streams.errors.topic", topic.encode()), ("__streams.errors.partition", b"%d" % partition), *address.about]
     extra = []
+    known: dict[tuple[type[RecordError], str], tuple[Header, list[Header]]] = {}  # most letters have the same cause: made once
+    counts: dict[tuple[type[RecordError], str], int] = {}
     for at, (record, error) in enumerate(failed):
         id = f"{topic}:{partition}:{record.offset}" if ids is None or len(ids[at]) > LONGEST else ids[at]
-        kind = type(error)
+        cause = type(error), error.where
+        if cause not in known:
+            known[cause] = _named(*cause)
+            counts[cause] = 0
+        counts[cause] += 1
+        exception, step = known[cause]
         extra.append(
             [
                 *record.headers,
-                ("__streams.errors.exception", f"{kind.__module__}.{kind.__qualname__}".encode()),
+                exception,
                 ("__streams.errors.message", _short(str(error))),
                 ("__streams.errors.offset", b"%d" % record.offset),
                 *place,
-                (f"{OWN}stage", error.where.encode(errors="replace")),
+                *step,
                 (ID, id.encode(errors="replace")),
             ]
         )
     inputs = [record for record, _ in failed]
-    return Parcel(address.topic, partition, inputs, [record.value for record in inputs], extra=extra, dead=True)
+    causes = tuple(Cause(where, kind.__name__, count) for (kind, where), count in counts.items())
+    return Parcel(address.topic, partition, inputs, [record.value for record in inputs], extra=extra, dead=True, causes=causes)
+
+
+def _named(kind: type[RecordError], where: str) -> tuple[Header, list[Header]]:
+    """Returns the header that names the class of the error, and those that name the step."""
+    step = where.encode(errors="replace")
+    node = [(NODE, step)] if issubclass(kind, InferenceError) else []
+    return (EXCEPTION, f"{kind.__module__}.{kind.__qualname__}".encode()), [(STAGE, step), *node]
 
 
 def _short(reason: str) -> bytes:

@@ -28,7 +28,7 @@ from penstock.engine.observe import Observers
 from penstock.errors import EncodeError, RecordError
 from penstock.native import native
 from penstock.parcel import Parcel
-from penstock.pipeline.letters import ID, OWN, Address, dead_letters, fitting
+from penstock.pipeline.letters import ID, LIVE, OWN, VARIANT, Address, dead_letters, fitting
 from penstock.pipeline.ports import Program
 from penstock.record import Header, Position, RecordLike, Unreadable
 from penstock.telemetry.metrics import Metrics, NodeMeter
@@ -124,7 +124,7 @@ class Pipeline:
             (f"{OWN}generation", b"%d" % generation),
             (f"{OWN}models", versions.encode()),
         )
-        self._letters = Address(self.port.source.dead_letter, self._about)
+        self._letters = Address(self.port.source.dead_letter, (*self._about, (VARIANT, LIVE.encode())))
         self._around = AROUND + sum(len(name) + len(value or b"") for name, value in self._about)
 
     def chunks(self, spans: Iterable[tuple[Partition, Sequence[RecordLike]]]) -> Iterator[Chunk]:

@@ -11,7 +11,8 @@ batches in flight. A clock runs while nothing moves without one of the reasons b
 4. Back-pressure: no more is taken while enough is in flight. Then the clock of the batches in flight runs. Or nothing is taken, scored or
    sent until a heartbeat or a commit succeeds.
 5. A batch in flight makes progress, or a model runs within its deadline.
-6. The whole process was paused.
+6. The partition is slowed to `dead_letter_rate`.
+7. The whole process was paused.
 
 This finds a worker that holds partitions and silently reads nothing, for example because its topic was deleted, or because a task of
 a client library has died.
@@ -20,7 +21,7 @@ a client library has died.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -76,8 +77,13 @@ def _partitions(consumer: SourceState | None) -> Condition:
         return Condition("partitions", False, "waiting for the group to assign partitions")
     if consumer.withheld:
         return Condition("partitions", False, consumer.withheld)
-    count = len(consumer.partitions)
-    return Condition("partitions", True, f"{count} assigned" if count else "none: this worker is a spare")
+    count, slowed = len(consumer.partitions), [one for one in consumer.partitions if one.slowed]
+    detail = f"{count} assigned{_slowed(slowed)}" if count else "none: this worker is a spare"
+    return Condition("partitions", True, detail)
+
+
+def _slowed(partitions: Sequence[PartitionState]) -> str:
+    return f"; {', '.join(_name(one.partition) for one in partitions)} slowed to dead_letter_rate" if partitions else ""
 
 
 def _outputs(picture: Picture) -> Condition:
@@ -147,7 +153,7 @@ def _still(picture: Picture, last: Mapping[Hashable, Hashable]) -> Iterator[tupl
         return
     yield FLIGHT, consumer.in_flight > 0 and not picture.busy and last.get(FLIGHT) == picture.progress
     for one in consumer.partitions:
-        yield one.partition, consumer.room and one.leader and not _goes_on(one, last.get(one.partition))
+        yield one.partition, consumer.room and one.leader and not one.slowed and not _goes_on(one, last.get(one.partition))
 
 
 def _goes_on(one: PartitionState, last: Hashable) -> bool:
@@ -189,7 +195,8 @@ def _state(topic: str, phase: Phase, consumer: SourceState | None, mine: list[Pa
     backlog = sum(one.backlog or 0 for one in mine)
     if not backlog:
         return "idle: caught up"
-    return f"{'reading' if consumer.room else 'waiting for acknowledgements'}: {backlog} records behind in {len(mine)} partitions"
+    doing = "reading" if consumer.room else "waiting for acknowledgements"
+    return f"{doing}: {backlog} records behind in {len(mine)} partitions{_slowed([one for one in mine if one.slowed])}"
 
 
 def _concerns(what: Hashable, topic: str) -> bool:

@@ -38,6 +38,7 @@ from penstock.transports.kafka.sink import KafkaSink
 from penstock.transports.kafka.source import KafkaSource
 from penstock.transports.kafka.state import SourceState
 from penstock.transports.kafka.unavailable import as_ours
+from penstock.transports.throttle import Throttle
 from penstock.worker.follower import Follower
 
 __all__ = ["StreamRunner"]
@@ -79,6 +80,7 @@ class StreamRunner:
         self._over: asyncio.Event
         self._lost: asyncio.Event  # the brokers are not usable
         self._abandoned = False
+        self.letters = Letters(self.metrics)
         self._serve = serve
         self.vitals = Vitals(
             settings,
@@ -192,6 +194,7 @@ class StreamRunner:
         if self.settings.releases:
             releases = Follower(self.loaded, self.settings, cluster, self.metrics)
             releases.places, releases.ready = self._places, lambda: self.vitals.health().ready
+            releases.letters = self.letters.recent
             self.releases = await stack.enter_async_context(releases.following(self.fail))
         else:
             program = runtime.prepare(self.loaded, warm_rows=self.settings.chunk_rows, model_trust=self.settings.model_trust)
@@ -206,7 +209,7 @@ class StreamRunner:
         """The next offset of each assigned partition, and the number of records after it."""
         state = self._standing()
         partitions = () if state is None else state.partitions
-        return {"/".join(map(str, one.partition)): Place(position=one.position, lag=one.backlog) for one in partitions}
+        return {"/".join(map(str, one.partition)): Place(position=one.position, lag=one.backlog, slowed=one.slowed) for one in partitions}
 
     def _standing(self) -> SourceState | None:
         """The state of the source; None before there is one."""
@@ -257,7 +260,8 @@ class StreamRunner:
             await asyncio.wait({start}, timeout=GRACE)
             await self._stop(app)
             lookout.cancel()
-            logger.info("stopped", extra={name: value for name, value in self.metrics.snapshot().items() if isinstance(value, int | float)})
+            counts = {**self.metrics.snapshot(), "dead_letters": self.metrics.dead_letters.value}
+            logger.info("stopped", extra={name: value for name, value in counts.items() if isinstance(value, int | float)})
         if self._failure is not None:
             raise as_ours(self._failure) from self._failure
 
@@ -268,8 +272,15 @@ class StreamRunner:
         lookout = Lookout(
             settings, self._written() | {stage.source.topic for stage in self.loaded.wiring.stages}, self._beside(), lost=self._topic_lost
         )
+        throttle = Throttle(settings.dead_letter_rate)
         self.source = KafkaSource(
-            settings, group, metrics=self.metrics, written=self._written(), lookout=lookout, before_reading=self._assigned
+            settings,
+            group,
+            metrics=self.metrics,
+            written=self._written(),
+            lookout=lookout,
+            before_reading=self._assigned,
+            throttle=throttle,
         )
         sink = KafkaSink(settings, {name: self.topics[name] for name in sorted(self._written())})
         if self.releases is not None:
@@ -286,7 +297,8 @@ class StreamRunner:
             begins=None if self.releases is None else self.releases.reporter.scores,
             models=self.models,
             observers=None if self.releases is None else Observers([self.releases.recent], self.metrics),
-            buried=Letters(),
+            buried=self.letters,
+            throttle=throttle,
         )
         app = App(settings, Hosted(self.source, sink, self.delivery, self.fail))
         for stage in self.loaded.wiring.stages:

@@ -127,6 +127,11 @@ class Labelled(Generic[C]):
         """Drops every cell whose label values are not wanted. A dropped cell that is still bound counts on, but is not exported."""
         self._cells = {values: cell for values, cell in self._cells.items() if wanted(values)}
 
+    @property
+    def value(self: Labelled[Counter]) -> float:
+        """The sum over all label values."""
+        return sum(cell.value for cell in self._cells.values())
+
     def __iter__(self) -> Iterator[tuple[Labels, C]]:
         return iter(tuple(self._cells.items()))
 

@@ -2,7 +2,7 @@
 
 The hot loop touches a metric once per chunk or batch, never once per record. Nothing here is global: each worker has
 its own `Metrics`, so a process can hold several. Label values are bounded: partitions assigned now, nodes of the
-topology, versions loaded now, registered observers, causes of refusal.
+topology, versions loaded now, registered observers, causes of refusal and of failure.
 """
 
 from __future__ import annotations
@@ -60,7 +60,11 @@ class Metrics:
 
     records_in: Counter = _counter("Records taken from the sources, outputs acknowledged.", unit="records")
     records_out: Counter = _counter("Predictions acknowledged by the brokers.", unit="records")
-    dead_letters: Counter = _counter("Records acknowledged in a dead-letter topic.", unit="records")
+    dead_letters: Labelled[Counter] = _counter(
+        "Records acknowledged in a dead-letter topic, by the failed step (read, decode, a node, encode, send) and the error's class.",
+        unit="records",
+        labels=("step", "reason"),
+    )
     batches: Counter = _counter("Batches finished: every output acknowledged.", unit="batches")
     offloaded: Counter = _counter("Chunks that ran in a thread beside the event loop because they take long.", unit="chunks")
     splits: Counter = _counter("Chunks that were split to find the row that a model fails on.", unit="chunks")

@@ -22,7 +22,7 @@ from penstock import runtime
 from penstock.codecs import event_reader, event_writer
 from penstock.engine.observe import Observers
 from penstock.pipeline import Pace
-from penstock.record import Header, Record
+from penstock.record import Header, Position, Record
 from penstock.runners import bounded
 from penstock.topology.names import did_you_mean
 from penstock.transports.memory import Memory, MemorySink, MemorySource
@@ -59,6 +59,7 @@ class TopologyDriver:
         self.partitions = partitions
         self.now = START
         self._memory = Memory(partitions)
+        self._given: set[Position] = set()  # records that no stage has written
         self._sources = {source.name: source for source in self.topology.sources}
         self._writers = {source.name: event_writer(source.format, loaded.schemas[source.name]) for source in self.topology.sources}
         self._readers = {sink.name: event_reader(sink.format, loaded.sink_schemas.get(sink.name)) for sink in self.topology.sinks}
@@ -97,7 +98,7 @@ class TopologyDriver:
             if not 0 <= record.partition < self.partitions:
                 raise ValueError(f"{topic} has no partition {record.partition}: this driver was made with {self.partitions}")
         for record in given:
-            self._memory.append(record._replace(topic=topic))
+            self._given.add(self._memory.append(record._replace(topic=topic)).position)
         self._run(self._deliver())
 
     async def _deliver(self) -> None:
@@ -126,9 +127,12 @@ class TopologyDriver:
         return self._memory.records(found)
 
     def events(self, sink: str) -> list[dict[str, Any]]:
-        """Returns the events published to a sink's topic, decoded. Raises KeyError for an unknown sink."""
+        """Returns the events that the sink has written, decoded: without those that were sent to a source of the same topic.
+
+        Raises KeyError for an unknown sink.
+        """
         read = _named("sink", sink, self._readers)
-        return [read(record.value or b"") for record in self.records(sink)]
+        return [read(record.value or b"") for record in self.records(sink) if record.position not in self._given]
 
     def dead_letters(self, source: str) -> list[Record]:
         """Returns the failed records of a source, with the reason in the headers `__streams.errors.*`. Raises KeyError."""
@@ -137,6 +141,7 @@ class TopologyDriver:
     def clear(self) -> None:
         """Removes every record and keeps the offsets."""
         self._memory.clear()
+        self._given.clear()
 
 
 def _named(what: str, name: str, known: Mapping[str, T]) -> T:

@@ -29,7 +29,7 @@ from penstock.control.cases import Cases, Effect, End, Now, Prepare, Retry, Scor
 from penstock.control.lifecycle import State
 from penstock.control.messages import NEWEST, Release, new_id, timestamp
 from penstock.control.proposal import differences
-from penstock.control.status import Place, Progress, WorkerStatus
+from penstock.control.status import DeadLetters, Place, Progress, WorkerStatus
 from penstock.control.topics import Topics
 from penstock.control.trust import Judge, Trust
 from penstock.engine import Deployment, Serving
@@ -93,6 +93,7 @@ class Follower:
         self.topics = Topics.declared(settings.application, topology)
         self.worker = settings.group_instance_id or f"{socket.gethostname()}.{os.getpid()}.{new_id()[-4:]}"
         self.places: Callable[[], dict[str, Place]] = dict  # the worker's positions in its partitions; the runner that reads them sets it
+        self.letters: Callable[[], DeadLetters | None] = lambda: None  # the worker's dead letters; set by the runner, too
         self.ready: Callable[[], bool] = lambda: False  # whether the worker is ready; the runner sets what computes it
         self.sink: Sink | None = None  # knows the size limits of the topics; the runner that writes them sets it
         self.recent = Recent(settings.proof_rows)  # an observer of what this worker scores
@@ -453,6 +454,7 @@ class Follower:
             releases=[Progress(id=id, state=one.state, detail=one.detail[:PROSE], since=one.since) for id, one in self.cases.known.items()],
             refused=dict(log.refused + log.ignored),
             problems=[what[:PROSE] for what in self.problems.all()],
+            dead_letters=self.letters(),
             unsigned=self._settings.unsigned_control,
             reads=NEWEST,
         )

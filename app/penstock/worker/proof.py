@@ -28,6 +28,7 @@ from penstock.record import Position
 from penstock.runtime import beside
 from penstock.telemetry import Metrics
 from penstock.transports.base import Abilities, Sent, Sink
+from penstock.transports.tracker import Span
 from penstock.worker.recent import PART, Kept, outputs_of
 
 __all__ = ["BUDGET", "GOLDEN_ONLY", "Drift", "Proof", "Scored", "Trial", "prove", "slices"]
@@ -91,7 +92,7 @@ class _Nowhere:
     def partition_for(self, topic: str, key: bytes | None) -> int:
         return 0
 
-    async def send(self, parcels: Sequence[Parcel]) -> Sent:
+    async def send(self, parcels: Sequence[Parcel], under: Span | None = None) -> Sent:
         raise NotImplementedError(f"{len(parcels)} parcels of a trial")
 
 

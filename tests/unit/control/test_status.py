@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.control.status import Boundary, Place, Progress, Status, WorkerStatus, encode, json_schema, key_of, parse
+from penstock.control.status import Boundary, Cause, DeadLetters, Place, Progress, Status, WorkerStatus, encode, json_schema, key_of, parse
 from penstock.errors import ControlError
 
 PUBLISHED = Path(__file__).parents[3] / "schemas/status.schema.json"
@@ -23,6 +23,7 @@ FULL = WorkerStatus(
     worker="w", topology="flights", host="host-1", pid=17, started=TIME, time=TIME, generation=0, wanted=0, ready=False,
     models={"trees": "flight-trees@2"}, partitions={"flights/0": Place(position=2**62, lag=0), "flights/1": Place(position=0)},
     releases=[Progress(id="1", state="failed", detail="größer")], refused={"unsigned": 3}, problems=["look"], unsigned=True, reads=2,
+    dead_letters=DeadLetters(seconds=59.9, records=100, causes=[Cause(step="trees", reason="InferenceError", total=7, recent=2)]),
 )  # fmt: skip
 BOUNDARY = Boundary(topic="flights", partition=3, offset=17, generation=2, worker="w", time=TIME)
 
@@ -76,6 +77,13 @@ def test_worker_that_does_not_name_what_it_reads_reads_version_1() -> None:
     assert b"reads" not in encode(PLAIN)
     assert isinstance(found, WorkerStatus)
     assert found.reads == 1
+
+
+def test_worker_that_does_not_count_its_dead_letters_is_older() -> None:
+    found = parse(encode(PLAIN))
+    assert b"dead_letters" not in encode(PLAIN)
+    assert isinstance(found, WorkerStatus)
+    assert found.dead_letters is None
 
 
 @pytest.mark.parametrize("reads", [0, -1, "2", 2**31 + 1, 1.5])

@@ -20,6 +20,7 @@ from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import models
 from penstock.transports.base import Abilities, Lapsed, Sent
 from penstock.transports.memory import Memory, MemorySink, MemorySource
+from penstock.transports.throttle import Throttle
 from penstock.transports.tracker import Span
 
 TOPOLOGY = """\
@@ -50,9 +51,11 @@ class Worker:
     errors: list[BaseException] = field(default_factory=list)
     sink_type: type[MemorySink] = MemorySink
     now: float = 0.0
+    partitions: int = 1
+    throttle: Throttle | None = None
 
     def __post_init__(self) -> None:
-        self.memory = Memory()
+        self.memory = Memory(self.partitions)
         self.source = MemorySource(self.memory, ["items"])
         self.sink = self.sink_type(self.memory, limits=self.limits)
         self.serving: Any = Fixed(self.program)
@@ -65,6 +68,7 @@ class Worker:
             fail=self.errors.append,
             pace=self.pace,
             clock=lambda: self.now,
+            throttle=self.throttle,
         )
         self.source.assign()
 
@@ -379,3 +383,39 @@ def test_guarantee_that_the_transport_cannot_keep_is_refused(program: Program) -
             serving=Fixed(program),
             fail=worker.errors.append,
         )
+
+
+# -- a flood of dead letters ----------------------------------------------------------------------------------------------
+
+
+def test_partition_whose_records_fail_is_slowed_and_its_neighbour_goes_on(program: Program) -> None:
+    now = 0.0
+    worker = Worker(program, pace=Pace(chunk_rows=4, group_rows=4), partitions=2, throttle=Throttle(2.0, lambda: now))
+    for number in range(40):
+        worker.memory.append(Record("items", b"{", partition=0))
+        worker.memory.append(Record("items", b'{"item":%d}' % (number % 3), partition=1))
+
+    def written() -> tuple[int, int]:
+        return len(worker.memory.records("items.dead-letter")), len(worker.prices)
+
+    async def job() -> None:
+        nonlocal now
+        await worker.step()
+        assert written() == (4, 40), "the first group is written whole, and the neighbour waits for nothing"
+        while written()[0] < 40:
+            before = written()[0]
+            await worker.step()
+            assert written()[0] - before <= 4
+            assert written()[0] <= 4 + 2 * now + 2
+            now += 0.5
+        assert await worker.delivery.poll()
+
+    asyncio.run(asyncio.wait_for(job(), 20))
+    assert now >= (40 - 4 - 2 - 4) / 2
+    assert not worker.errors
+    assert worker.memory.stored == {("items", 0): 40, ("items", 1): 40}
+    assert [one.offset for one in map(headers_offset, worker.memory.records("items.dead-letter"))] == list(range(40))
+
+
+def headers_offset(letter: Record) -> Record:
+    return letter._replace(offset=int(dict(letter.headers)["__streams.errors.offset"] or b"-1"))

@@ -53,6 +53,7 @@ def test_backlog_that_nobody_takes_rings_after_the_bound() -> None:
         pytest.param(lambda look: worker(PartitionState(ZERO, 10, end=50), settled=False), id="in a rebalance"),
         pytest.param(lambda look: worker(PartitionState(ZERO, 10, end=50, heard=1.0), answering=False), id="the brokers do not answer"),
         pytest.param(lambda look: worker(PartitionState(ZERO, 10, end=50, heard=1.0, leader=False)), id="no leader"),
+        pytest.param(lambda look: worker(PartitionState(ZERO, 10, end=50, heard=1.0, slowed=True)), id="slowed"),
         pytest.param(lambda look: worker(), id="a spare"),
         pytest.param(lambda look: Picture(phase=Phase.STARTING, sources={"departures": "flights"}), id="starting"),
         pytest.param(
@@ -216,3 +217,13 @@ def test_backlog_and_seconds_behind() -> None:
     assert PartitionState(ZERO, 10, end=30, newest=40.0).seconds_behind(100) == 60
     assert PartitionState(ZERO, 10, end=30).seconds_behind(100) is None
     assert PartitionState(ZERO, 31, end=30).backlog == 0
+
+
+def test_slowed_partition_is_a_reason_on_both_pages() -> None:
+    picture = worker(PartitionState(ZERO, 10, end=50, heard=1.0, slowed=True), PartitionState(ONE, 10, end=10, heard=1.0))
+    found = health(picture, Watchdog(BOUND, FLIGHT_BOUND))
+    assert found.alive
+    assert found.readiness().body["conditions"]["partitions"] == "2 assigned; flights/0 slowed to dead_letter_rate"
+    assert found.liveness().body["sources"] == {
+        "departures": "reading: 40 records behind in 2 partitions; flights/0 slowed to dead_letter_rate"
+    }

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from penstock.record import Record
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import models
+from penstock.testing.cases import Case, Expected, run_case
 from penstock.testing.driver import TopologyDriver
+from penstock.topology.spec import Mark
 
 TOPOLOGY = """\
 topology: chain
@@ -85,3 +88,18 @@ def test_each_stage_has_its_own_dead_letters(driver: TopologyDriver) -> None:
     (letter,) = driver.dead_letters("scored")
     assert json.loads(letter.value or b"") == {"id": "o2", "grade": 7, "risk": 4.0}
     assert [one["id"] for one in driver.events("reviews")] == ["o1"]
+
+
+def test_what_is_given_to_the_second_stage_is_no_output_of_the_first(driver: TopologyDriver) -> None:
+    """Both are records of one topic. So a case can test the second stage alone, or both."""
+    given = Record("", json.dumps({"id": "x", "grade": 1, "risk": 0.0}).encode(), partition=1)
+    reviewed = Expected("reviews", "reviews", 1, (), Mark())
+    assert run_case(driver, Case("second", (("scored", (given,)),), (reviewed,), Mark())) == ()
+    both = (("scored", (given,)), ("orders", (Record("", json.dumps(order(1)).encode()),)))
+    found = run_case(driver, Case("both", both, (reviewed,), Mark()))
+    assert [(one.where, one.expected, one.got.partition(":")[0]) for one in found] == [
+        ("reviews", "1 record", "2"),
+        ("scores", "nothing", "1"),
+    ]
+    assert [one["id"] for one in driver.events("scores")] == ["o1"]
+    assert len(driver.records("scores")) == 2

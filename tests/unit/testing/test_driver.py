@@ -115,6 +115,7 @@ def test_dead_letter_is_the_record_as_it_came_with_the_reason(driver: TopologyDr
         ("penstock-topology", reasons["penstock-topology"]),
         ("penstock-generation", b"0"),
         ("penstock-models", reasons["penstock-models"]),
+        ("penstock-variant", b"live"),
         ("penstock-stage", b"decode"),
         ("penstock-id", b"orders:2:%d" % record.offset),
     ]
@@ -136,6 +137,7 @@ def test_guilty_rows_leave_their_neighbours_alone(driver: TopologyDriver, order:
     assert [event["id"] for event in driver.events("scores")] == ["a", "c", "f"]
     letters = driver.dead_letters("orders")
     assert [headers_of(letter)["penstock-stage"] for letter in letters] == [b"decode", b"base", b"encode"]
+    assert [headers_of(letter).get("penstock-node") for letter in letters] == [None, b"base", None]
     assert b"table@1 cannot score the event" in (headers_of(letters[1])["__streams.errors.message"] or b"")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -12,18 +13,20 @@ import click
 from penstock.cli.options import with_settings
 from penstock.cli.output import err, format_option, out, print_json
 from penstock.cli.release.asking import SPEAKING, ask, named, topology_argument
-from penstock.cli.release.screen import Screen
-from penstock.cli.release.words import difference_json, duration, release_json, short, stand_json
+from penstock.cli.release.screen import Screen, print_changes
+from penstock.cli.release.words import compared_json, compared_lines, duration, release_json, short, stand_json
 from penstock.control.proposal import Change, Proposal
 from penstock.errors import ConfigError, ControlError
-from penstock.operate.operator import Deployed, Operator
+from penstock.operate.comparing import Compared
+from penstock.operate.operator import Deployed, OnChanges, Operator, Watcher
 from penstock.settings import Settings
 from penstock.topology.spec import Topology
 
 __all__ = ["abort", "deploy", "rollback"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-Act = Callable[[Operator, Callable[..., None]], Awaitable[Deployed]]
+Act = Callable[..., Awaitable[Deployed]]  # of an operator, with on_progress and on_changes
+Looked = tuple[Proposal, tuple[Compared, ...]]
 
 _min_ready = click.option(
     "--min-ready", type=click.IntRange(0), metavar="N", help="Activate when N workers are ready. [default: all live ones, at least one]"
@@ -43,6 +46,7 @@ _dry_run = click.option("--dry-run", is_flag=True, help="Only print what would c
 @click.option("--set", "parameters", multiple=True, metavar="NODE.PARAM=JSON", help="A parameter of a node; null: the file's value again.")
 @click.option("--reason", default="", help="Why, for those who read the history.")
 @_dry_run
+@click.option("--yes", is_flag=True, help="Do not ask before a model with worse metrics is deployed.")
 @click.option("--wait/--no-wait", default=True, help="Wait for the switch; or only announce the release, and continue later with --resume.")
 @_min_ready
 @_timeout
@@ -50,8 +54,8 @@ _dry_run = click.option("--dry-run", is_flag=True, help="Only print what would c
 @with_settings(*SPEAKING)
 @format_option
 def deploy(
-    topology: str, changes: tuple[str, ...], parameters: tuple[str, ...], reason: str, dry_run: bool, wait: bool, min_ready: int | None,
-    timeout: float | None, resume: str | None, settings: Settings, form: str,
+    topology: str, changes: tuple[str, ...], parameters: tuple[str, ...], reason: str, dry_run: bool, yes: bool, wait: bool,
+    min_ready: int | None, timeout: float | None, resume: str | None, settings: Settings, form: str,
 ) -> int:  # fmt: skip
     """Swap models of TOPOLOGY (a file, or its name) while the stream runs.
 
@@ -64,6 +68,9 @@ def deploy(
     switch together, between two batches. If one fails, the release is aborted, the reasons are printed, and nothing has
     changed. Nodes that are not named stay unchanged. An alias is resolved once, at the start.
 
+    The metrics of the versions, before and after, are printed first. On a terminal the command asks before it goes on with a
+    model that is worse by one of them; elsewhere it prints a warning.
+
     Ctrl-C before the switch aborts the release. A killed command leaves it pending: continue with --resume ID, or end it
     with `penstock abort`. Exit code 8: the release was not activated. 1: it is active, but a worker has not switched.
     """
@@ -72,13 +79,27 @@ def deploy(
         raise click.UsageError("name a change, as NODE=NAME@VERSION or --set NODE.PARAM=JSON; or continue with a release, by --resume ID")
     found = named(topology, settings)
     if resume:
-        return _see_through(
-            settings, found, form, lambda it, show: it.resume(resume, min_ready=min_ready, timeout=timeout, on_progress=show)
-        )
+        return _see_through(settings, found, form, functools.partial(Operator.resume, id=resume, min_ready=min_ready, timeout=timeout))
+
+    async def look(operator: Operator) -> Looked:
+        proposal = await operator.propose(wanted)
+        return proposal, await operator.compare(proposal.differences)
+
     if dry_run:
-        return _show(found, ask(settings, found, lambda it: it.propose(wanted)), form)
-    act = functools.partial(Operator.deploy, changes=wanted, reason=reason, min_ready=min_ready, timeout=timeout, wait=wait)
-    return _see_through(settings, found, form, lambda it, show: act(it, on_progress=show))
+        return _show(found, ask(settings, found, look), form)
+    options: dict[str, Any] = {"reason": reason, "min_ready": min_ready, "timeout": timeout, "wait": wait}
+    if yes or not (sys.stdin.isatty() and err.is_terminal):
+        return _see_through(settings, found, form, functools.partial(Operator.deploy, changes=wanted, **options))
+    # The question comes between two connections: while an event loop runs, Ctrl-C would have to wait for the answer.
+    proposal, compared = ask(settings, found, look)
+    print_changes(err, compared)
+    if any(one.worse for one in compared) and not click.confirm("Deploy it all the same?", err=True):
+        raise ControlError(f"nothing was announced: generation {proposal.base} of {found.name} stays active", code="declined")
+
+    async def carry_out(operator: Operator, *, on_progress: Watcher, on_changes: OnChanges) -> Deployed:
+        return await operator.carry_out(proposal, **options, on_progress=on_progress)
+
+    return _see_through(settings, found, form, carry_out, compared)
 
 
 @click.command()
@@ -104,10 +125,16 @@ def rollback(
     what the topology file bound before the first release. The exit codes are those of `deploy`.
     """
     found = named(topology, settings)
+
+    async def look(operator: Operator) -> Looked:
+        proposal = await operator.propose_rollback(to)
+        return proposal, await operator.compare(proposal.differences)
+
     if dry_run:
-        return _show(found, ask(settings, found, lambda it: it.propose_rollback(to)), form)
-    act = functools.partial(Operator.rollback, to=to, reason=reason, min_ready=min_ready, timeout=timeout)
-    return _see_through(settings, found, form, lambda it, show: act(it, on_progress=show))
+        return _show(found, ask(settings, found, look), form)
+    return _see_through(
+        settings, found, form, functools.partial(Operator.rollback, to=to, reason=reason, min_ready=min_ready, timeout=timeout)
+    )
 
 
 @click.command()
@@ -152,48 +179,41 @@ def _changes(models: tuple[str, ...], parameters: tuple[str, ...]) -> dict[str, 
     return changes
 
 
-def _show(topology: Topology, proposal: Proposal, form: str) -> int:
+def _show(topology: Topology, looked: Looked, form: str) -> int:
+    proposal, changes = looked
     if form == "json":
-        print_json({"topology": topology.name, "base": proposal.base, "valid": True, "changes": difference_json(proposal.differences)})
+        print_json({"topology": topology.name, "base": proposal.base, "valid": True, "changes": compared_json(changes)})
         return 0
     out.print(f"{topology.name}: generation {proposal.base} → {proposal.base + 1} would change", markup=False)
-    for one in proposal.differences:
-        out.print(f"  {one}", markup=False)
+    for line, style in compared_lines(changes):
+        out.print(line, style=style or None, markup=False)
     out.print("dry run: files, requirements and tensors fit; nothing was published", markup=False)
     return 0
 
 
-def _see_through(settings: Settings, topology: Topology, form: str, act: Act) -> int:
-    """Runs the deploy with a screen, prints the result, and returns the exit code."""
-    with Screen(err) as screen:
+def _see_through(settings: Settings, topology: Topology, form: str, act: Act, changes: tuple[Compared, ...] = ()) -> int:
+    """Runs the deploy with a screen, prints the result, and returns the exit code. `changes` were shown before."""
+    with Screen(err, changes) as screen:
         try:
-            deployed = ask(settings, topology, lambda it: act(it, screen.show), speaks=True)
+            deployed = ask(settings, topology, lambda it: act(it, on_progress=screen.show, on_changes=screen.compare), speaks=True)
         except ControlError as error:
             if form == "json":
                 print_json({"released": False, "code": error.code, "error": str(error), **_told(screen, {})})
             raise
     if form == "json":
-        print_json(_json(deployed, screen))
+        released = deployed.generation is not None
+        print_json({"released": released, "generation": deployed.generation, **_told(screen, deployed.seconds or {})})
     else:
         _print(topology, deployed)
     return 1 if deployed.late else 0
 
 
-def _json(deployed: Deployed, screen: Screen) -> dict[str, Any]:
-    return {
-        "released": deployed.generation is not None,
-        "generation": deployed.generation,
-        "changes": difference_json(deployed.changes),
-        **_told(screen, deployed.seconds or {}),
-    }
-
-
 def _told(screen: Screen, seconds: Mapping[str, float]) -> dict[str, Any]:
-    last = screen.last
+    last, changes = screen.last, compared_json(screen.changes)
     if last is None:
-        return {"release": None, "workers": []}
+        return {"changes": changes, "release": None, "workers": []}
     workers = [stand_json(one, last.generations.get(one.worker), seconds.get(one.worker)) for one in last.stands]
-    return {"release": release_json(last.release), "workers": workers}
+    return {"changes": changes, "release": release_json(last.release), "workers": workers}
 
 
 def _print(topology: Topology, deployed: Deployed) -> None:

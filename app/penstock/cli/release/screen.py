@@ -1,7 +1,8 @@
-"""The progress of a deploy: on a terminal a live table, elsewhere a line per report of a worker."""
+"""The changes of a deploy, and its progress: on a terminal a live table, elsewhere a line per report of a worker."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import Self
@@ -12,18 +13,23 @@ from rich.markup import escape
 from rich.table import Table
 
 from penstock.cli.output import table
-from penstock.cli.release.words import COLOURS, short
+from penstock.cli.release.words import COLOURS, compared_lines, short
 from penstock.control.rollout import Stand
+from penstock.operate.comparing import Compared
 from penstock.operate.operator import Phase, Progress
 
-__all__ = ["Screen"]
+__all__ = ["Screen", "print_changes"]
 
 
 class Screen(AbstractContextManager["Screen"]):
-    """Pass `show` to an operator as its `on_progress`. `last` is the latest progress, None before the first."""
+    """Pass `show` to an operator as its `on_progress`, and `compare` as its `on_changes`.
 
-    def __init__(self, console: Console) -> None:
+    `last` is the latest progress, None before the first. `changes` are those that were shown, also before.
+    """
+
+    def __init__(self, console: Console, changes: Iterable[Compared] = ()) -> None:
         self.last: Progress | None = None
+        self.changes = tuple(changes)
         self._console = console
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
@@ -36,6 +42,11 @@ class Screen(AbstractContextManager["Screen"]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.close()
 
+    def compare(self, changes: tuple[Compared, ...]) -> None:
+        """Prints the changes."""
+        self.changes = changes
+        print_changes(self._console, changes)
+
     def show(self, progress: Progress) -> None:
         """Prints what has changed."""
         before, self.last = self.last, progress
@@ -47,6 +58,18 @@ class Screen(AbstractContextManager["Screen"]):
             news = [line for line in news if not line.startswith(" ")]
         for line in news:
             self._console.print(line)
+
+
+def print_changes(console: Console, changes: Iterable[Compared]) -> None:
+    """Prints the changes with their metrics, and a warning for each node whose model gets worse."""
+    listed = tuple(changes)
+    for line, style in compared_lines(listed):
+        console.print(line, style=style or None, markup=False)
+    for one in listed:
+        if one.worse:
+            metrics = ", ".join(metric.name for metric in one.worse)
+            warning = f"warning: {one.difference.after} is worse than {one.difference.before}, the live version of {one.difference.node}"
+            console.print(f"{warning}: {metrics}", style="red", markup=False)
 
 
 def _news(before: Progress | None, now: Progress) -> list[str]:

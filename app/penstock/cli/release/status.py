@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
 
 import click
 import msgspec
@@ -21,10 +21,13 @@ from penstock.cli.release.words import coloured, duration, known_json, moment, r
 from penstock.control.fleet import Worker
 from penstock.control.lifecycle import ENDS
 from penstock.control.messages import AHEAD, timestamp
+from penstock.control.status import WorkerStatus
 from penstock.operate.operator import Operator
 from penstock.settings import Settings
 
 __all__ = ["status"]
+
+DEAD_SHARE: Final = 0.01  # the share of a worker's recent records above which dead letters need a person
 
 
 @click.command()
@@ -37,7 +40,9 @@ def status(topology: str, watch: bool, settings: Settings, form: str) -> int:
 
     A worker counts as lost when it has not reported for five times --status-interval, at least 10 s; after an hour it is no
     longer listed. Exit code 1 when a person should look: there is no live worker, or a worker is lost or not ready, scores with
-    another generation than the active one, runs a Penstock that is too old for new releases, or reports a problem.
+    another generation than the active one, runs a Penstock that is too old for new releases, or reports a problem; or more than 1 %
+    of the records that it finished in the last minute became dead letters, or a partition is slowed to --dead-letter-rate.
+    Dead letters are counted by the step that failed (read, decode, a node, encode, send) and the class of the error.
     """
     found = named(topology, settings)
     if not watch:
@@ -91,7 +96,35 @@ def _wrong(operator: Operator) -> Iterator[str]:
             yield f"{one.name} runs an older Penstock: {one.outdated}; upgrade and restart it, until then no release can be made"
         if not one.status.ready:
             yield f"{one.name} is not ready"
+        letters = one.status.dead_letters
+        if letters is not None and letters.share > DEAD_SHARE:
+            worst = max(letters.causes, key=lambda cause: cause.recent)
+            yield (
+                f"{one.name}: {_percent(letters.share)} of the records of the last {duration(letters.seconds)} became dead letters, most "
+                f"of them in {worst.step} ({worst.reason}): the dead-letter topic has each record with the reason"
+            )
+        if slowed := [place for place, there in one.status.partitions.items() if there.slowed]:
+            yield f"{one.name}: {', '.join(slowed)} slowed to dead_letter_rate: too many of the records there fail"
         yield from (f"{one.name}: {problem}" for problem in one.status.problems)
+
+
+def _dead_letters(reports: Iterable[WorkerStatus]) -> list[dict[str, Any]]:
+    """Returns the dead letters of these workers by step and kind of error, the most frequent first: recently per second, and in total."""
+    sums: dict[tuple[str, str], tuple[float, int]] = {}
+    for letters in filter(None, (one.dead_letters for one in reports)):
+        for cause in letters.causes:
+            rate, total = sums.get((cause.step, cause.reason), (0.0, 0))
+            sums[cause.step, cause.reason] = rate + letters.per_second(cause.recent), total + cause.total
+    listed = [{"step": step, "reason": reason, "per_second": rate, "total": total} for (step, reason), (rate, total) in sums.items()]
+    return sorted(listed, key=lambda one: (one["per_second"], one["total"]), reverse=True)
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:,.0f}" if per_second >= 10 or not per_second else f"{per_second:.2g}"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
 
 
 def _age(operator: Operator, worker: Worker) -> str:
@@ -108,8 +141,15 @@ def _json(operator: Operator) -> dict[str, Any]:
         "refused": dict(log.refused + log.ignored),
         "strange": dict(operator.fleet.strange),
         "wrong": list(_wrong(operator)),
+        "dead_letters": _dead_letters(one.status for one in operator.fleet.live()),
         "workers": [
-            {**msgspec.to_builtins(one.status), "reads": one.status.reads, "live": one.live, "said": timestamp(one.said_ms / 1000)}
+            {
+                **msgspec.to_builtins(one.status),
+                "reads": one.status.reads,
+                "live": one.live,
+                "said": timestamp(one.said_ms / 1000),
+                "dead_letters": _dead_letters([one.status]) if one.status.dead_letters else None,
+            }
             for one in operator.fleet.workers()
         ],
     }
@@ -119,7 +159,7 @@ def _picture(operator: Operator) -> RenderableType:
     log = operator.log
     parts: list[RenderableType] = [Text.from_markup(f"[bold]{operator.topology.name}[/]: {_active(operator)}")]
     parts += [Text(f"pending: {one.id} by {one.author}: {one.reason or 'no reason given'}", style="yellow") for one in log.pending]
-    shown = table("", "worker", "", "generation", "ready", "partitions", "lag", "releases", "said")
+    shown = table("", "worker", "", "generation", "ready", "partitions", "lag", "dead letters/s", "releases", "said")
     for one in operator.fleet.workers():
         report, places = one.status, one.status.partitions
         lags = [place.lag for place in places.values() if place.lag is not None]
@@ -128,13 +168,19 @@ def _picture(operator: Operator) -> RenderableType:
             "[green]live[/]" if one.live else "[red]lost[/]",
             str(one.generation) if one.generation == log.generation else f"[red]{one.generation}[/]",
             "yes" if report.ready else "[red]no[/]",
-            escape(" ".join(places)) or "-",
+            escape(" ".join(f"{name} (slowed)" if place.slowed else name for name, place in places.items())) or "-",
             f"{sum(lags):,}" if lags else "-",
+            _rate(sum(cause["per_second"] for cause in _dead_letters([report]))) if report.dead_letters else "-",
             "\n".join(_releases(operator, one)) or "-",
             f"{_age(operator, one)} ago",
         )
     if shown.row_count:
         parts += [Text(), shown]
+    if causes := _dead_letters(one.status for one in operator.fleet.live()):
+        letters = table("dead letters of the live workers", "step", "error", "per second", "total")
+        for cause in causes:
+            letters.add_row(escape(cause["step"]), escape(cause["reason"]), _rate(cause["per_second"]), f"{cause['total']:,}")
+        parts += [Text(), letters]
     if vain := log.refused + log.ignored:
         counted = ", ".join(f"{count} {code}" for code, count in vain.items())
         last = f"; the last refused, at offset {log.last_refused[-1].offset}: {log.last_refused[-1].why}" if log.last_refused else ""

@@ -74,8 +74,9 @@ class _Look:
         self._say({"moved": list(due.words)}, due.reason)
         with Screen(err) as screen:
             deployed = await operator.deploy(
-                due.changes, reason=due.reason, min_ready=self._min_ready, timeout=self._timeout, on_progress=screen.show
-            )
+                due.changes, reason=due.reason, min_ready=self._min_ready, timeout=self._timeout, on_progress=screen.show,
+                on_changes=screen.compare,
+            )  # fmt: skip
         self.late = int(bool(deployed.late))
         told = {
             "released": True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -14,9 +14,11 @@ from penstock.control.log import Known, Log
 from penstock.control.messages import Release, timestamp
 from penstock.control.proposal import Difference, changes_of
 from penstock.control.rollout import Stand
+from penstock.operate.comparing import Compared
 
 __all__ = [
-    "COLOURS", "binding_json", "coloured", "difference_json", "duration", "known_json", "moment", "release_json", "short", "stand_json",
+    "COLOURS", "binding_json", "coloured", "compared_json", "compared_lines", "difference_json", "duration", "known_json", "moment",
+    "release_json", "short", "stand_json",
 ]  # fmt: skip
 
 COLOURS: Final = {
@@ -51,6 +53,25 @@ def binding_json(binding: Binding | None) -> Any:
 
 def difference_json(found: Iterable[Difference]) -> list[dict[str, Any]]:
     return [{"node": one.node, "before": binding_json(one.before), "after": binding_json(one.after)} for one in found]
+
+
+def compared_json(found: Iterable[Compared]) -> list[dict[str, Any]]:
+    """Returns the differences with their metrics. `judgement` is better, worse, same or unknown."""
+    return [
+        {**change, "metrics": [one._asdict() for one in compared.metrics], "note": compared.note}
+        for compared in found
+        for change in difference_json([compared.difference])
+    ]
+
+
+def compared_lines(found: Iterable[Compared]) -> Iterator[tuple[str, str]]:
+    """Yields each difference and its metrics as lines of text, each with its style."""
+    for compared in found:
+        yield f"  {compared.difference}", ""
+        for one in compared.metrics:
+            yield f"    {one}", {"worse": "red", "better": "green"}.get(one.judgement, "")
+        if compared.note:
+            yield f"    {compared.note}", "yellow"
 
 
 def release_json(release: Release) -> dict[str, Any]:

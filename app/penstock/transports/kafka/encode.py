@@ -43,6 +43,10 @@ _CODECS: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
 
 def _varint(number: int) -> bytes:
     """A zigzag varint."""
+    return _READY[number] if 0 <= number < READY else _computed(number)
+
+
+def _computed(number: int) -> bytes:
     left = (number << 1) ^ (number >> 63)
     out = bytearray()
     while left > 0x7F:
@@ -53,7 +57,9 @@ def _varint(number: int) -> bytes:
 
 
 SHORT = 128  # bytes of a header's value that is worth keeping
-_READY = [_varint(number) for number in range(1 << 14)]  # other numbers are computed
+FEW = 4  # records of a parcel that are not worth a table of its headers
+READY = 1 << 14
+_READY = [_computed(number) for number in range(READY)]  # other numbers are computed
 
 
 class Full(Exception):
@@ -202,11 +208,20 @@ def _encode_plain(parcel: Parcel, stamps: Sequence[int], first: int, number: int
 def _encode(parcel: Parcel, stamps: Sequence[int], first: int, number: int) -> bytes:
     """Encodes the outputs of any parcel."""
     out: list[bytes] = []
+    encoded = _Headers().__getitem__ if len(parcel) > FEW else _header
     for at, (_, key, value, headers) in enumerate(parcel.records):
-        tail = _varint(len(headers)) + b"".join(map(_header, headers))
+        tail = _varint(len(headers)) + b"".join(map(encoded, headers))
         record = b"".join((b"\0", _varint(stamps[at] - first), _varint(number + at), _sized(key), _sized(value), tail))
         out += (_varint(len(record)), record)
     return b"".join(out)
+
+
+class _Headers(dict[Header, bytes]):
+    """The encoded headers of one parcel: those that its records share are encoded once (`python -m benchmarks letters`)."""
+
+    def __missing__(self, header: Header) -> bytes:
+        made = self[header] = _whole(header)
+        return made
 
 
 def _sized(value: bytes | None) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Final
@@ -30,6 +31,7 @@ from penstock.transports.kafka.lookout import ANSWER, Lookout
 from penstock.transports.kafka.mark import Mark
 from penstock.transports.kafka.metadata import describe, steady
 from penstock.transports.kafka.state import PartitionState, SourceState
+from penstock.transports.throttle import Throttle
 from penstock.transports.tracker import Partition, Span, Tracker
 
 __all__ = ["KafkaSource"]
@@ -45,8 +47,8 @@ class KafkaSource:
     """Yields the records of the partitions that the group gives to this worker.
 
     `written` are the topics that the same topology writes; `lookout` watches these and the ones to read. `before_reading` is awaited at
-    each assignment, before its first fetch. While `stopping()` is true, the worker is being stopped and nothing waits longer than a
-    session may last.
+    each assignment, before its first fetch. Partitions that `throttle` slows are not fetched while they wait. While `stopping()` is true,
+    the worker is being stopped and nothing waits longer than a session may last.
     """
 
     abilities: Final = Abilities(replay=True)
@@ -60,6 +62,7 @@ class KafkaSource:
         written: Collection[str] = (),
         lookout: Lookout | None = None,
         before_reading: Callable[[], Awaitable[None]] | None = None,
+        throttle: Throttle | None = None,
     ) -> None:
         self.settings = settings
         self.group = group
@@ -71,6 +74,8 @@ class KafkaSource:
         self._metrics = metrics
         self._written = written
         self._before_reading = before_reading
+        self._throttle = throttle or Throttle()
+        self._waiting: set[TopicPartition] = set()  # partitions that are slowed, and paused in the client
         self._client: AIOKafkaConsumer | None = None
         self._raw_or_none: RawFetcher | None = None
         self._stopped = False
@@ -174,10 +179,32 @@ class KafkaSource:
         self._warned = False
         for (topic, partition), offset in self.positions.rewound().items():
             self.client.seek(TopicPartition(topic, partition), offset)
-        await self._raw.wait(patience)
+        await self._raw.wait(min(patience, self._slow()))
         if not self.lease.holds():  # the process may have been paused during the wait
             return ()
         return self._spans(self._raw.take(self.positions.expected, self._seek_back), rows)
+
+    def _slow(self) -> float:
+        """Pauses the partitions that have to wait, in the client, and resumes the others. Returns the seconds until the next may go on."""
+        if not self._throttle.rate:
+            return math.inf
+        delays = {TopicPartition(*one): self._throttle.delay(one) for one in self.positions.partitions}
+        wanted = {tp for tp, delay in delays.items() if delay}
+        changed, assigned = wanted ^ self._waiting, self.client.assignment() if wanted != self._waiting else ()
+        for tp in changed:
+            if tp in assigned:
+                (self.client.pause if tp in wanted else self.client.resume)(tp)
+        self._waiting = wanted
+        return min((delay for delay in delays.values() if delay), default=math.inf)
+
+    def _few(self, one: Fetched) -> Fetched:
+        """Returns as many records of a partition that was slowed as its budget lasts for, and has the others fetched again."""
+        most = self._throttle.rows(one.partition)
+        if most is None or len(one.records) <= most:
+            return one
+        end = one.records[most].offset
+        self.client.seek(TopicPartition(*one.partition), end)
+        return one._replace(end=end, records=one.records[:most])
 
     async def _within(self, seconds: float, what: Coroutine[Any, Any, Any]) -> bool:
         """Returns whether this ended in time."""
@@ -214,7 +241,7 @@ class KafkaSource:
         partition's next piece is done, its last one is on the wire.
         """
         lanes: dict[Partition, list[tuple[int, int, Sequence[RecordLike]]]] = {}
-        for one in fetched:
+        for one in map(self._few, fetched):
             lane = lanes.setdefault(one.partition, [])
             if one.records:
                 self._newest[one.partition] = one.records[-1].timestamp / 1000
@@ -287,6 +314,7 @@ class KafkaSource:
         """Ends the assignment, and a commit that is under way: repeated later, it could set back what the next owner has committed."""
         if self._committing is not None:
             self._committing.cancel()
+        self._waiting = set()  # the client forgets with the assignment what it has paused
         self.positions.revoke()
 
     # -- where an assignment begins --------------------------------------------------------------------------------
@@ -314,6 +342,7 @@ class KafkaSource:
         for tp, offset in positions.items():
             client.seek(tp, offset)
         self._lost.clear()
+        self._waiting.clear()
         self._metrics.rebalances.inc()
         self._metrics.partitions.set(len(positions))
         self.positions.assign(
@@ -402,6 +431,7 @@ class KafkaSource:
             heard=self.heard_of(partition),
             newest=self._newest.get(partition),
             leader=partition not in self.lookout.unled(partition[0]),
+            slowed=self._throttle.slowed(partition),
         )
 
     async def watch(self) -> None:

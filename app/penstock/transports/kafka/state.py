@@ -18,7 +18,8 @@ class PartitionState:
 
     `end` is the last stable offset: later records belong to transactions that have not ended, and cannot be read
     yet. `heard` and `newest` are seconds since the epoch: when a fetch was answered last, and the timestamp of the newest
-    record that was taken. None: not known yet. `leader` is whether a broker leads the partition.
+    record that was taken. None: not known yet. `leader` is whether a broker leads the partition. `slowed`: too many of its records
+    fail, so that it is kept to `dead_letter_rate`.
     """
 
     partition: Partition
@@ -27,6 +28,7 @@ class PartitionState:
     heard: float | None = None
     newest: float | None = None
     leader: bool = True
+    slowed: bool = False
 
     @property
     def backlog(self) -> int | None:
