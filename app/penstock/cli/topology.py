@@ -10,6 +10,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from penstock.cli.echo import echo
 from penstock.cli.options import with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
 from penstock.errors import TopologyError
@@ -82,7 +83,7 @@ def draw(topology: Path, settings: Settings, style: str) -> None:
         wiring = load(topology, models=settings.models, schemas=settings.schemas).wiring
     except TopologyError:
         err.print("drawn from the file alone, without the wires that follow from names: run `penstock validate` to see why", markup=False)
-    click.echo({"text": text, "mermaid": mermaid}[style](parsed, wiring), nl=False)
+    echo({"text": text, "mermaid": mermaid}[style](parsed, wiring), nl=False)
 
 
 def _stage(stage: Stage, loaded: Loaded) -> dict[str, Any]:

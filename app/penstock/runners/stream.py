@@ -231,7 +231,7 @@ class StreamRunner:
             observers=self.observers,
             buried=Letters(),
         )
-        app = App(settings, Hosted(self.source, sink, self.delivery))
+        app = App(settings, Hosted(self.source, sink, self.delivery), shown=self.releases.identity.shown if self.releases else "")
         for stage in self.loaded.wiring.stages:
             topic = app.topic(stage.source.topic, key_serializer="raw", value_serializer="raw")
             app.agent(topic, name=f"{self.name}.{stage.name}")(self._agent(self.delivery))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,12 +14,13 @@ from rich.markup import escape
 from rich.text import Text
 
 from penstock.cli.options import with_settings
-from penstock.cli.output import format_option, out, print_json, table
+from penstock.cli.output import format_option, out, print_json, print_json_line, table
 from penstock.cli.release.asking import LOOKING, ask, named, topology_argument
 from penstock.cli.release.words import coloured, duration, known_json, moment, release_json, short
 from penstock.control.fleet import Worker
 from penstock.control.lifecycle import ENDS
 from penstock.control.messages import AHEAD, timestamp
+from penstock.control.rollout import REFUSED, stands
 from penstock.operate.operator import Operator
 from penstock.settings import Settings
 
@@ -61,7 +61,7 @@ async def _again(operator: Operator, form: str) -> int:
     if form == "json":
         while True:
             await operator.refresh()
-            click.echo(json.dumps(_json(operator), ensure_ascii=False, default=str))
+            print_json_line(_json(operator))
             await asyncio.sleep(1)
     with Live(console=out, auto_refresh=False) as live:
         while True:
@@ -73,6 +73,7 @@ async def _again(operator: Operator, form: str) -> int:
 def _wrong(operator: Operator) -> Iterator[str]:
     """Yields the problems that a person should look at."""
     log, workers = operator.log, operator.fleet.workers()
+    due = [log.releases[one.id] for one in [*log.pending, *(one.release for one in log.generations[-1:])]]
     if not any(one.live for one in workers):
         yield "no live worker"
     if newer := sum(log.refused[code] for code in AHEAD):
@@ -80,6 +81,9 @@ def _wrong(operator: Operator) -> Iterator[str]:
     if newer := operator.fleet.strange["newer"]:
         yield f"{newer} status records are of a newer version: their workers are not listed here; upgrade this Penstock"
     for one in workers:
+        if not one.member:
+            yield f"{one.name} is no member of the consumer group, and is ignored: it has left, is starting, or is forged"
+            continue
         if not one.live:
             yield f"{one.name} has not reported for {_age(operator, one)}"
             continue
@@ -91,6 +95,9 @@ def _wrong(operator: Operator) -> Iterator[str]:
             yield f"{one.name} runs an older Penstock: {one.outdated}; upgrade and restart it, until then no release can be made"
         if not one.status.ready:
             yield f"{one.name} is not ready"
+        for known in due:
+            if (stand := stands([one], known.release.id, {known.offset: known.at_ms})[0]).state == REFUSED:
+                yield f"{one.name} has refused release {short(known.release.id)}: {stand.detail}"
         yield from (f"{one.name}: {problem}" for problem in one.status.problems)
 
 
@@ -107,9 +114,16 @@ def _json(operator: Operator) -> dict[str, Any]:
         "pending": [known_json(log, log.releases[one.id]) for one in log.pending],
         "refused": dict(log.refused + log.ignored),
         "strange": dict(operator.fleet.strange),
+        "unchecked": operator.unchecked or None,
         "wrong": list(_wrong(operator)),
         "workers": [
-            {**msgspec.to_builtins(one.status), "reads": one.status.reads, "live": one.live, "said": timestamp(one.said_ms / 1000)}
+            {
+                **msgspec.to_builtins(one.status),
+                "reads": one.status.reads,
+                "live": one.live,
+                "member": one.member,
+                "said": timestamp(one.said_ms / 1000),
+            }
             for one in operator.fleet.workers()
         ],
     }
@@ -125,7 +139,7 @@ def _picture(operator: Operator) -> RenderableType:
         lags = [place.lag for place in places.values() if place.lag is not None]
         shown.add_row(
             escape(one.name),
-            "[green]live[/]" if one.live else "[red]lost[/]",
+            "[green]live[/]" if one.live else "[red]lost[/]" if one.member else "[red]no member[/]",
             str(one.generation) if one.generation == log.generation else f"[red]{one.generation}[/]",
             "yes" if report.ready else "[red]no[/]",
             escape(" ".join(places)) or "-",
@@ -141,6 +155,11 @@ def _picture(operator: Operator) -> RenderableType:
         parts += [Text(), Text(f"control messages without effect: {counted}{last}", style="yellow")]
     if strange := operator.fleet.strange.total():
         parts.append(Text(f"{strange} status records cannot be read; the last: {operator.fleet.last_strange}", style="yellow"))
+    if operator.unchecked:
+        parts.append(Text(operator.unchecked, style="yellow"))
+    if untrusting := [one.name for one in operator.fleet.live() if one.status.trusts == 0 and not one.status.unsigned]:
+        text = f"no key is trusted by {', '.join(untrusting)}, which refuse every release: give each a trust file (`penstock keys trust`)"
+        parts.append(Text(text, style="yellow"))
     if any(one.live and one.status.unsigned for one in operator.fleet.workers()):
         parts.append(Text("UNSIGNED: workers accept unsigned control messages. For development only.", style="bold red"))
     if wrong := list(_wrong(operator)):
