@@ -353,7 +353,7 @@ def _read_password(values: dict[str, Any], given: Mapping[str, _Given], sources:
 
 
 def exposed(found: os.stat_result) -> str:
-    """Returns who else can use a file with a secret, "" when nobody can.
+    """Returns who else can use a file with a secret, "" without such users.
 
     It belongs to this user or to root, and others have no access. Its group may read it only where it is root's: so Kubernetes mounts
     secrets for a process that is not root.

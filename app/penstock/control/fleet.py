@@ -107,7 +107,7 @@ class Fleet:
         self._last: dict[str, Worker] = {}
         self._boundaries: dict[bytes, Boundary] = {}
         self._group: Group | None = None
-        self._unread: dict[str, deque[_Report]] = {}  # signed reports by worker, which are verified when somebody looks
+        self._unread: dict[str, deque[_Report]] = {}  # signed reports by worker, which are verified when `workers` is called
         self._proven: dict[str, tuple[Shown, Worker]] = {}
         self._signed: dict[bytes, _Report] = {}  # boundaries with a signature, by key
 
@@ -170,7 +170,7 @@ class Fleet:
                 yield worker._replace(member=bool(group.plain) and not worker.status.number)
 
     def _later(self, report: _Report) -> None:
-        """Keeps a signed report until somebody looks. Only recent ones can count, so the others need not be verified."""
+        """Keeps a signed report until `workers` is called. Only recent ones can count, so the others need not be verified."""
         waiting = self._unread.setdefault(report.status.worker, deque())
         waiting.append(report)
         while waiting[0].at_ms < report.at_ms - self.silence * 1000:
@@ -182,7 +182,7 @@ class Fleet:
         worker = before[1] if before and before[0] == shown else None
         for report in self._unread.pop(name, ()):
             status = report.status
-            if worker is not None and status.number <= worker.status.number:  # written again by somebody
+            if worker is not None and status.number <= worker.status.number:  # a copy of an earlier one
                 continue
             if not shown.wrote(report.value, report.signature):
                 self.strange["forged"] += 1

@@ -3,7 +3,7 @@
 | right | messages |
 |---|---|
 | `deploy` | a release of any versions, and activating or aborting one's own |
-| `promote` | activating or aborting what somebody else has announced |
+| `promote` | activating or aborting what another author has announced |
 | `rollback` | a release that binds exactly what an earlier generation bound, activating such a release, and aborting any |
 
 One's own release needs no further right to be activated or aborted: it was admitted. A message about a release that is not pending
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ALL", "DEPLOY", "PROMOTE", "ROLLBACK", "Admitted", "check_right", "listed", "needed"]
 
-DEPLOY, PROMOTE, ROLLBACK = "deploy", "promote", "rollback"
+DEPLOY: Final = "deploy"
+PROMOTE: Final = "promote"
+ROLLBACK: Final = "rollback"
 ALL: Final = frozenset({DEPLOY, PROMOTE, ROLLBACK})
 
 
@@ -38,7 +40,7 @@ class Admitted(NamedTuple):
 
 
 def needed(log: Log, message: Message) -> frozenset[str]:
-    """Returns the rights of which one is enough for the message, at this place of the log.
+    """Returns the rights that allow the message, at this place of the log: one of them is enough.
 
     Raises ControlError (`not-restored`) for a release of version 2 that does not restore what it claims.
     """

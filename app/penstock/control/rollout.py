@@ -89,11 +89,11 @@ def _told(worker: Worker, release: str) -> Stand:
 
 def _refused(worker: Worker, messages: Mapping[int, int]) -> Stand | None:
     """Returns the state of a worker that has refused one of the messages, with the code, the reason and what to do; else None."""
-    told = next((one for one in worker.status.refusals if one.offset in messages), None)
-    if told is None or worker.said_ms < messages[told.offset] + REREAD_MS:
+    found = next((one for one in worker.status.refusals if one.offset in messages), None)
+    if found is None or worker.said_ms < messages[found.offset] + REREAD_MS:
         return None
-    advice = f"; {NEXT[told.code]}" if told.code in NEXT else ""
-    return Stand(worker.name, REFUSED, f"{told.code}: {told.why}{advice}", live=worker.live)
+    advice = f"; {NEXT[found.code]}" if found.code in NEXT else ""
+    return Stand(worker.name, REFUSED, f"{found.code}: {found.why}{advice}", live=worker.live)
 
 
 def verdict(stands: Sequence[Stand], min_ready: int | None) -> Verdict:

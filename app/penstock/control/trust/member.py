@@ -1,4 +1,4 @@
-"""A worker's identity in its consumer group, by which its reports are told from forged ones: a key that lives as long as the process.
+"""A worker's identity in its consumer group, which distinguishes its reports from forged ones: a key that lives as long as the process.
 
 1. A worker makes a key pair at its start, and shows the public key with its name in the metadata of its group membership. The brokers
    hold it, and describe it to those who may describe the group: a client that may only write to topics cannot add to it.
