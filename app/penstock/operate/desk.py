@@ -103,14 +103,17 @@ class Desk:
             except AccessRefused as error:
                 self.unchecked = f"{error}: workers' reports are not checked; grant Describe on the group"
                 self.fleet.attest(None)
-            except TransportUnavailable:
+            except TransportUnavailable as error:
                 if not self.fleet.attested and time.monotonic() < until:
                     await asyncio.sleep(_ECHO_S)
                     continue
+                if not self.fleet.attested:
+                    self.unchecked = f"{error}: workers' reports are not checked"
             else:
                 if found.unknown and time.monotonic() < until:
                     await asyncio.sleep(_ECHO_S / 5)
                     continue
+                self.unchecked = ""
                 self.fleet.attest(Group.of(found.shown))
             self._attested = time.monotonic()
             return

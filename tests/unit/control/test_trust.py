@@ -440,7 +440,10 @@ def test_private_key_that_others_may_read_or_change_is_not_used(tmp_path: Path, 
         SigningKey.load(file)
 
 
-def test_pipe_in_the_place_of_a_private_key_does_not_wait(tmp_path: Path) -> None:
+def test_pipe_in_the_place_of_a_key_or_of_the_trust_file_does_not_wait(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "trust.toml")
+    with pytest.raises(ConfigError, match="it is a named pipe, not a file"):
+        Trust.load(tmp_path / "trust.toml")
     os.mkfifo(tmp_path / "alice.pem")
     with pytest.raises(ConfigError, match="this key is no file"):
         SigningKey.load(tmp_path / "alice.pem")

@@ -30,6 +30,7 @@ from typing import Any, Final, Self
 from penstock.control.rights import ALL, DEPLOY, PROMOTE, ROLLBACK
 from penstock.control.trust.keys import key_id, public_key
 from penstock.errors import ConfigError, Problem
+from penstock.host import read_regular
 from penstock.settings import Settings
 from penstock.topology.names import NAME
 
@@ -68,6 +69,7 @@ class TrustedKey:
 
 
 DEFAULT: Final = Settings().trust
+_LIMIT: Final = 16 * 1024**2  # bytes
 _NEVER: Final = 2**63
 
 
@@ -85,7 +87,7 @@ class Trust:
         its keys a worker would go back to the topology file's versions); and for one that every user of the host can write.
         """
         try:
-            text = path.expanduser().read_text(encoding="utf-8")
+            text = read_regular(path.expanduser(), _LIMIT).decode()
             mode = path.expanduser().stat().st_mode
         except FileNotFoundError:
             if path == DEFAULT:

@@ -5,6 +5,7 @@ The coordinator shows the metadata of members only while the group is stable, so
 
 from __future__ import annotations
 
+import asyncio
 import json
 import struct
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from penstock.errors import AccessRefused, TransportUnavailable
 
 __all__ = ["Described", "GroupView"]
 
+PATIENCE: Final = 3.0  # seconds for an answer; the caller asks again
 _LIMIT: Final = 1 << 20  # bytes of a member's metadata that are looked at
 _REFUSED: Final = (errors.GroupAuthorizationFailedError, errors.IncompatibleBrokerVersion, errors.UnsupportedVersionError)
 
@@ -44,10 +46,11 @@ class GroupView:
         Raises AccessRefused when the group may not be described, or these brokers cannot do it; TransportUnavailable when no answer comes.
         """
         try:
-            if self._coordinator is None:
-                self._coordinator = await self._client.coordinator_lookup(CoordinationType.GROUP, self._group)
-                await self._client.force_metadata_update()
-            answer = await self._client.send(self._coordinator, DescribeGroupsRequest([self._group]))
+            async with asyncio.timeout(PATIENCE):
+                if self._coordinator is None:
+                    self._coordinator = await self._client.coordinator_lookup(CoordinationType.GROUP, self._group)
+                    await self._client.force_metadata_update()
+                answer = await self._client.send(self._coordinator, DescribeGroupsRequest([self._group]))
             code, _, state, _, _, members = answer.groups[0][:6]
             if code:
                 raise errors.for_code(code)()
