@@ -153,21 +153,27 @@ class Fleet:
     def workers(self) -> list[Worker]:
         """Returns the workers that reported within the last hour, by name. `live` is computed at the time of the call."""
         now = self.clock.now_ms()
-        told = (worker._replace(live=worker.member and now - worker.said_ms <= self.silence * 1000) for worker in self._counted())
-        return sorted((worker for worker in told if now - worker.said_ms <= FORGET_S * 1000), key=lambda worker: worker.name)
+        recent = ((worker, here) for worker, here in self._counted() if now - worker.said_ms <= FORGET_S * 1000)
+        found = [worker._replace(live=here and now - worker.said_ms <= self.silence * 1000) for worker, here in recent]
+        return sorted(found, key=lambda worker: worker.name)
 
-    def _counted(self) -> Iterator[Worker]:
-        """Yields each worker's last report that counts, and those of no member."""
+    def _counted(self) -> Iterator[tuple[Worker, bool]]:
+        """Yields each worker's last report that counts, and whether the worker is in the group; and the reports of no member."""
         group = self._group
         if group is None:
-            yield from self._last.values()
+            yield from ((worker, True) for worker in self._last.values())
             return
         for name, shown in group.members.items():
             if (worker := self._prove(name, shown)) is not None:
-                yield worker
-        for name, worker in self._last.items():
-            if name not in group.members:
-                yield worker._replace(member=bool(group.plain) and not worker.status.number)
+                yield worker, True
+        for name, claim in self._last.items():
+            if name in group.members:
+                continue
+            if name in self._proven:  # it has left
+                yield self._proven[name][1], False
+                continue
+            plain = bool(group.plain) and not claim.status.number
+            yield claim._replace(member=plain), plain
 
     def _later(self, report: _Report) -> None:
         """Keeps a signed report until `workers` is called. Only recent ones can count, so the others need not be verified."""

@@ -226,12 +226,12 @@ def test_every_report_counts_when_the_group_is_not_known() -> None:
     assert live(made) == [("b", 0), ("real", 0)]
 
 
-def test_worker_that_leaves_the_group_is_no_member_any_more() -> None:
+def test_worker_that_leaves_the_group_is_lost_until_it_takes_its_record_away() -> None:
     made = attested(REAL)
     made.apply(signed(NOW, 1))
     assert live(made) == [("real", 0)]
     made.attest(group())
-    assert live(made) == []
+    assert [(one.name, one.live, one.member) for one in made.workers()] == [("real", False, True)], "it is lost, and no stranger"
     made.apply(Entry(5, NOW, True, b"worker/real", None))
     assert made.workers() == []
 
