@@ -117,7 +117,8 @@ def private_folder(path: Path) -> Path:
     except OSError as error:
         raise SettingsError(f"{path} cannot be used as a folder: {error.strerror}; set another cache") from error
     for one, state in above:
-        replaceable = state.st_mode & stat.S_IWOTH and not state.st_mode & stat.S_ISVTX
+        # A volume of root is mounted for this process: Kubernetes makes its empty ones writable for all.
+        replaceable = state.st_mode & stat.S_IWOTH and not state.st_mode & stat.S_ISVTX and not os.path.ismount(one)
         if replaceable or state.st_uid not in (0, os.geteuid()):
             raise SettingsError(f"other users may replace {path}, by {one}, which is theirs or may be written by all: set another cache")
     if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:

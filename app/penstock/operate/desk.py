@@ -86,7 +86,7 @@ class Desk:
 
     async def refresh(self) -> None:
         """Reads both topics to their ends. The status topic is first, so no worker in it has read more releases than this desk then has."""
-        await self._attest(patience=SETTLES_S)
+        await self._attest(patience=0.0 if self.fleet.attested else SETTLES_S)
         async for entries in self._status.until(await self._status.end()):
             for entry in entries:
                 self.fleet.apply(entry)
