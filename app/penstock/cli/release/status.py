@@ -81,7 +81,7 @@ def _wrong(operator: Operator) -> Iterator[str]:
     if newer := operator.fleet.strange["newer"]:
         yield f"{newer} status records are of a newer version: their workers are not listed here; upgrade this Penstock"
     for one in workers:
-        if not one.member:
+        if not one.member and operator.fleet.clock.now_ms() - one.said_ms <= operator.fleet.silence * 1000:
             yield f"{one.name} is no member of the consumer group, and is ignored: it has left, is starting, or is forged"
             continue
         if not one.live:
