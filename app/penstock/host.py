@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import signal
@@ -18,7 +19,7 @@ from typing import Final
 
 from penstock.errors import SettingsError, Stopped
 
-__all__ = ["ends_with", "locked", "on_signals", "private_folder", "without_privileges", "write_whole"]
+__all__ = ["ends_with", "locked", "on_signals", "private_folder", "read_regular", "without_privileges", "write_whole"]
 
 _POLL: Final = 0.05  # seconds between two tries at a lock: a blocking flock could not be stopped
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38  # <linux/prctl.h>
@@ -101,10 +102,46 @@ def write_whole(file: Path, data: bytes, *, mode: int = 0o600) -> None:
         raise
 
 
+def read_regular(path: Path, limit: int, *, follow: bool = True) -> bytes:
+    """Returns at most `limit` bytes of a file.
+
+    Raises OSError, whose `strerror` says what is wrong, for what is no regular file, and unless `follow` for a link. Never waits, as
+    opening a pipe would.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+    except OSError as error:
+        if error.errno == errno.ELOOP and not follow:
+            raise OSError(error.errno, "it is a symbolic link, not a file", str(path)) from error
+        if error.errno == errno.ENXIO:
+            raise OSError(error.errno, "it is a socket or a device, not a file", str(path)) from error
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        kind = "a folder" if stat.S_ISDIR(mode) else "a named pipe" if stat.S_ISFIFO(mode) else "a device"
+        raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
+    with open(descriptor, "rb") as file:
+        return file.read(limit)
+
+
 def private_folder(path: Path) -> Path:
-    """Returns the folder, made if needed. Raises SettingsError when it belongs to another user or others may write to it."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = path.stat()
+    """Returns the folder, made if needed.
+
+    Raises SettingsError when it or a folder above belongs to another user (not root), or when others may write to it or may replace it.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = path.resolve(strict=True)
+        above = [(one, one.stat()) for one in path.parents]
+        found = path.stat()
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be used as a folder: {error.strerror}; set another cache") from error
+    for one, state in above:
+        # A volume of root is mounted for this process: Kubernetes makes its empty ones writable for all.
+        replaceable = state.st_mode & stat.S_IWOTH and not state.st_mode & stat.S_ISVTX and not os.path.ismount(one)
+        if replaceable or state.st_uid not in (0, os.geteuid()):
+            raise SettingsError(f"other users may replace {path}, by {one}, which is theirs or may be written by all: set another cache")
     if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
         raise SettingsError(f"other users may write to {path}: chmod 700 it, or set another cache")
     return path

@@ -18,6 +18,7 @@ import ipaddress
 import math
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -35,6 +36,7 @@ __all__ = [
     "bare_environment",
     "describe",
     "environment_name",
+    "exposed",
     "flag_name",
     "in_the_clear",
     "is_loopback",
@@ -373,10 +375,30 @@ def _read_password(values: dict[str, Any], given: Mapping[str, _Given], sources:
     if path is None or "sasl_password" in values:
         return
     try:
+        if found := exposed(path.stat()):
+            problems.append(given["sasl_password_file"].problem(f"sasl_password_file: {path} {found}", f"chmod 600 {path}"))
         values["sasl_password"] = Secret(path.read_text(encoding="utf-8").rstrip("\r\n"))
         sources["sasl_password"] = str(path)
     except (OSError, UnicodeDecodeError) as error:
         problems.append(given["sasl_password_file"].problem(f"cannot read the password from {path}: {error}"))
+
+
+def exposed(found: os.stat_result) -> str:
+    """Returns who else can use a file with a secret, "" without such users.
+
+    It belongs to this user or to root, and others have no access. Its group may read it only where it is root's: so Kubernetes mounts
+    secrets for a process that is not root.
+    """
+    mode = stat.S_IMODE(found.st_mode)
+    if not stat.S_ISREG(found.st_mode):
+        return "is no file"
+    if found.st_uid not in (0, os.geteuid()):
+        return "belongs to another user"
+    if mode & 0o007:
+        return f"can be used by every user of this host (mode {mode:04o})"
+    if mode & 0o030 or (mode & 0o040 and found.st_uid):
+        return f"can be used by its group (mode {mode:04o})"
+    return ""
 
 
 # --- allowed values -------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -139,12 +139,12 @@ def announced(job: Job, model: str, *flags: str) -> str:
     return str(done.json["release"]["id"])
 
 
-def trusted(job: Job, name: str, *topologies: str) -> str:
+def trusted(job: Job, name: str, *topologies: str, flags: Sequence[str] = ()) -> str:
     """Makes a key and trusts it, by default for the job's topology; the file of its private part."""
     key = new_key(job, name)
     public = penstock(job, "keys", "public", key).out.strip()
-    flags = [flag for topology in topologies or (job.topology,) for flag in ("--topology", topology)]
-    done = penstock(job, "keys", "trust", name, "--public", public, *flags)
+    served = [flag for topology in topologies or (job.topology,) for flag in ("--topology", topology)]
+    done = penstock(job, "keys", "trust", name, "--public", public, *served, *flags)
     assert done.code == 0, done.err
     return key
 

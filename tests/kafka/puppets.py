@@ -6,20 +6,28 @@ So what an operator does can be tried against workers that fail, fall silent or 
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from aiokafka import AIOKafkaConsumer
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
+
 from penstock.control.lifecycle import State
 from penstock.control.log import Kind, Log
 from penstock.control.messages import NEWEST, timestamp
-from penstock.control.status import Boundary, DeadLetters, Place, Progress, WorkerStatus, encode, key_of
+from penstock.control.status import Boundary, DeadLetters, Place, Progress, Status, WorkerStatus, encode, key_of
 from penstock.control.topics import Topics
 from penstock.control.trust import Judge, Trust
+from penstock.control.trust.member import Identity
 from penstock.registry.directory import DirectoryRegistry
 from penstock.settings import Settings
 from penstock.testing import Broker, create_release_topics, unique
@@ -101,6 +109,15 @@ class Puppet:
     newer: int = 0
     dead_letters: DeadLetters | None = None
     slowed: bool = False
+    number: int = 0
+
+    @property
+    def identity(self) -> Identity | None:
+        """What it shows in the group; an old one shows nothing."""
+        return self._identity if self.reads >= NEWEST else None
+
+    def __post_init__(self) -> None:
+        self._identity = Identity.new(self.name)
 
     @classmethod
     def old(cls, name: str) -> Self:
@@ -112,6 +129,7 @@ class Puppet:
             wanted=self.generation if self.reads < NEWEST else wanted, ready=True, models=dict(self.models), releases=list(self.said),
             reads=self.reads, refused={"newer": self.newer} if self.newer else {},
             partitions={"cards-0": Place(position=10 * self.generation, lag=3, slowed=self.slowed)}, dead_letters=self.dead_letters,
+            number=self.number if self.identity else 0,
         )  # fmt: skip
 
     def say(self, id: str, state: State) -> None:
@@ -150,7 +168,11 @@ class Puppets:
         self._log = Log(
             Judge(stage.topology.name, cluster, stage.topics.control, Trust.load(stage.settings.trust), stage.settings.unsigned_control)
         )
-        async with Reader(connection, stage.topics.control, patience=15) as control, Writer(connection, patience=15) as self._writer:
+        async with (
+            Reader(connection, stage.topics.control, patience=15) as control,
+            Writer(connection, patience=15) as self._writer,
+            joined(stage, self._puppets),
+        ):
             await self._tell()
             self._heard.set()
             last = time.monotonic()
@@ -184,10 +206,35 @@ class Puppets:
                 boundary = Boundary(
                     topic="cards", partition=0, offset=10 * one.generation, generation=one.generation, worker=one.name, time=timestamp()
                 )
-                await self._writer.write(self._stage.topics.status, key_of(boundary), encode(boundary))
+                await self._say(one, boundary)
         await self._tell()
 
     async def _tell(self) -> None:
         for one in self._puppets:
-            status = one.status(self._log.generation, self._stage.topology.name)
-            await self._writer.write(self._stage.topics.status, key_of(status), encode(status))
+            one.number += 1
+            await self._say(one, one.status(self._log.generation, self._stage.topology.name))
+
+    async def _say(self, one: Puppet, said: Status) -> None:
+        value = encode(said)
+        await self._writer.write(self._stage.topics.status, key_of(said), value, one.identity.sign(value) if one.identity else b"")
+
+
+@asynccontextmanager
+async def joined(stage: Stage, puppets: Sequence[Puppet]) -> AsyncIterator[None]:
+    """Inside, each puppet is a member of the consumer group: what is said by others is no worker's word."""
+    clients = []
+    for one in puppets:
+        assignor = RoundRobinPartitionAssignor()
+        shown = json.dumps({"url": one.identity.shown if one.identity else "http://here:6066"}).encode()
+        assignor.metadata = partial(ConsumerProtocolMemberMetadata, 0, user_data=shown)
+        clients.append(
+            AIOKafkaConsumer(
+                stage.topics.status, **aiokafka_arguments(stage.settings), group_id=f"{stage.settings.application}.{stage.topology.name}",
+                partition_assignment_strategy=[assignor], heartbeat_interval_ms=100, enable_auto_commit=False,
+            )
+        )  # fmt: skip
+    try:
+        await asyncio.gather(*(client.start() for client in clients))
+        yield
+    finally:
+        await asyncio.gather(*(client.stop() for client in clients))

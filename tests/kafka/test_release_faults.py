@@ -376,7 +376,7 @@ def test_a_live_model_that_fails_its_check_is_told_and_taken_back_once_by_a_rele
     job.file.write_text(job.file.read_text().replace("double@1", "double@2"))
     job.file.write_text(job.file.read_text() + "releases: {check_every: 1, on_invalid: rollback}\n")
     configure(job, trust=str(job.folder / "trust.toml"))
-    operator, own = trusted(job, "operator"), trusted(job, "worker")
+    operator, own = trusted(job, "operator"), trusted(job, "worker", flags=("--may", "rollback"))
     with job.run("--signing-key", own) as worker:
         told = wait_until(job, worker, "its problem", lambda told: bool(told.get("problems")))
         assert "double@2 no longer meets its golden records" in told["problems"][0]

@@ -199,7 +199,9 @@ def test_a_key_is_trusted_and_revoked_while_the_worker_runs(job: Job) -> None:
         assert penstock(job, "keys", "revoke", "alice").code == 0
         done = penstock(job, "deploy", "doubles", f"double={push(job, 5.0)}")
         assert done.code == 8
-        assert "revoked" in done.err
+        assert "nothing was written, since readers would refuse it: alice was revoked" in done.err
+        past = next(one for one in map(opened, said(job)) if isinstance(one, Release))
+        say(job, msgspec.structs.replace(past, id=new_id(), base=2, baseline={}, time=timestamp()), key_of(job, "alice"))
         told = wait_until(job, worker, "the refusal", lambda told: told.get("refused") == {"revoked": 1})
         assert told["generation"] == told["wanted"] == 2
         assert [one["author"] for one in history(job)] == ["alice", "carol"]
@@ -265,6 +267,80 @@ def test_a_model_that_a_stranger_signed_is_not_loaded(job: Job, tmp_path: Path) 
 def sign(job: Job, version: str, name: str) -> None:
     done = penstock(job, "model", "sign", version, "--models", str(job.folder / "models"), "--key", str(job.folder / f"{name}.pem"))
     assert done.code == 0, done.err
+
+
+def test_keys_do_what_they_may_and_the_command_says_at_once_who_may_do_more(job: Job) -> None:
+    """Before anything is written; and a message that is written past the command is refused by every reader."""
+    trust = dict.fromkeys(("promote", "rollback", "deploy"), "")
+    for right in trust:
+        trust[right] = trusted(job, f"{right}er", flags=("--may", right))
+    trusted(job, "gone", flags=("--from", "2020-01-01T00:00:00Z", "--expires", "2020-01-02T00:00:00Z"))
+    two, three = push(job, 3.0), push(job, 4.0)
+    with job.run(trust=str(job.folder / "trust.toml")) as worker, Flow(job) as flow:
+        wait_until_ready(job, worker)
+        before = len(said(job))
+        for key in (trust["promote"], trust["rollback"]):
+            done = penstock(job, "deploy", "doubles", f"double={two}", "--signing-key", key, "--format", "json")
+            assert (done.code, done.json["code"]) == (8, "not-allowed")
+            assert "and this needs the right to deploy. Nothing was written;" in done.err
+            assert "trust.toml, alice, deployer may" in done.err
+        done = penstock(job, "deploy", "doubles", f"double={two}", "--signing-key", str(job.folder / "gone.pem"))
+        assert done.code == 8
+        assert "gone expired at 2020-01-02T00:00:00.000Z" in done.err
+        assert len(said(job)) == before
+
+        in_force(job, two, "--signing-key", trust["deploy"])
+        pending = announced(job, three, "--signing-key", trust["deploy"])
+        wait_until_stands(job, worker, pending, "ready")
+        done = penstock(job, "deploy", "doubles", "--resume", pending, "--signing-key", trust["rollback"])
+        assert (done.code, "needs the right to promote" in done.err) == (8, True), done.err
+        done = penstock(job, "deploy", "doubles", "--resume", pending, "--signing-key", trust["promote"])
+        assert done.code == 0, done.err
+        flow.wait_for_more()
+        done = penstock(job, "rollback", "doubles", "--signing-key", trust["promote"])
+        assert (done.code, "needs the right to deploy or rollback" in done.err) == (8, True), done.err
+        done = penstock(job, "rollback", "doubles", "--signing-key", trust["rollback"])
+        assert done.code == 0, done.err
+        pending = announced(job, three, "--signing-key", trust["deploy"])
+        assert penstock(job, "abort", "doubles", pending, "--signing-key", trust["rollback"]).code == 0
+
+        past = next(one for one in map(opened, said(job)) if isinstance(one, Release) and one.restores is not None)
+        own = SigningKey.load(Path(trust["rollback"]))
+        false = msgspec.structs.replace(past, id=new_id(), base=3, restores=2, time=timestamp())
+        say(job, false, own)
+        say(job, msgspec.structs.replace(false, id=new_id(), restores=None), own)
+        told = wait_until(job, worker, "both refused", lambda told: len(told.get("refused", {})) == 2)
+        assert told["refused"] == {"not-restored": 1, "not-allowed": 1} == status(job)["refused"]
+        assert "1 not-restored" in penstock(job, "status", "doubles").out
+        assert (told["generation"], told["wanted"]) == (3, 3)
+        flow.wait_for_more()
+    assert flow.scored() == {(0, 2.0), (1, 3.0), (2, 4.0), (3, 3.0)}
+
+
+def test_deploy_says_within_seconds_which_worker_has_refused_it_and_why(job: Job) -> None:
+    other = job.folder / "other.toml"
+    other.write_text((job.folder / "trust.toml").read_text().split("[keys.bob]")[0].replace("[keys.alice]", "[keys.anna]"))
+    empty = job.folder / "empty.toml"
+    empty.write_text("")
+    model = push(job, 3.0)
+    with job.run(trust=str(job.folder / "trust.toml")) as good:
+        wait_until_ready(job, good)
+        with job.run(trust=str(other)) as bad:
+            wait_until_ready(job, bad)
+            name = told_by(job, bad)["worker"]
+            done = penstock(job, "deploy", "doubles", f"double={model}", "--timeout", "1000", "--format", "json")
+            assert (done.code, done.json["code"]) == (8, "not-ready")
+            assert f"\n  {name}: refused: author: anna signed as alice; give the key the same name in every trust file" in done.err
+            assert bad.stop() == 0, bad.log
+        with job.run("--from-file", trust=str(empty)) as bad:
+            wait_until_ready(job, bad)
+            assert "no key is trusted" in bad.log
+            name = told_by(job, bad)["worker"]
+            done = penstock(job, "status", "doubles")
+            assert f"no key is trusted by {name}, which refuse every release" in " ".join(done.out.split())
+            done = penstock(job, "deploy", "doubles", f"double={model}", "--timeout", "1000")
+            assert done.code == 8
+            assert f"{name}: refused: unknown-key: key {key_of(job, 'alice').kid} is not in the trust file; add the key" in done.err
 
 
 def test_worker_without_its_trust_file_does_not_go_back_to_older_models(job: Job) -> None:

@@ -115,6 +115,7 @@ def environment(folder: Path, settings: Settings) -> dict[str, str]:
     given = {name: str(value) for name in CONNECTION if (value := getattr(settings, name)) and name != "insecure_plaintext"}
     if settings.sasl_password:
         (folder / "password").write_text(settings.sasl_password.reveal() + "\n")
+        (folder / "password").chmod(0o600)
         given["sasl_password_file"] = "password"
     return given
 

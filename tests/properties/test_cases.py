@@ -38,6 +38,7 @@ from penstock.control.cases import (
 from penstock.control.lifecycle import ENDS, PREPARING, State
 from penstock.control.log import Log, Standing
 from penstock.control.messages import Message, Release
+from penstock.control.rights import Admitted
 from penstock.control.trust import Judge, SigningKey
 from penstock.errors import ControlError
 from penstock.transports.kafka.journal import Entry
@@ -52,14 +53,14 @@ JUDGES: dict[tuple[str, ...], Judge] = {
 
 
 @lru_cache(100_000)
-def _verdict(names: tuple[str, ...], one: Entry) -> Message | ControlError:
+def _verdict(names: tuple[str, ...], one: Entry) -> Admitted | ControlError:
     try:
         return JUDGES[names](one)
     except ControlError as error:
         return error
 
 
-def judged(names: tuple[str, ...], one: Entry) -> Message:
+def judged(names: tuple[str, ...], one: Entry) -> Admitted:
     """What the real judge says, asked once per entry: the machine folds its topic again and again."""
     found = _verdict(names, one)
     if isinstance(found, ControlError):
@@ -92,7 +93,7 @@ class Machine(RuleBasedStateMachine):
 
     # -- the worker --------------------------------------------------------------------------------------------------
 
-    def judge(self) -> Callable[[Entry], Message]:
+    def judge(self) -> Callable[[Entry], Admitted]:
         return partial(judged, self.names)
 
     def restart_with(self, log: Log) -> None:

@@ -217,7 +217,7 @@ def test_fold_is_what_the_rules_say(entries: list[Entry]) -> None:
 
 def admitted(entries: Sequence[Entry]) -> list[Message]:
     """What the judge admits, but for version 1 wherever version 2 stands before it."""
-    good = [BARE(each) for each in entries if fold([each]).refused.total() == 0]
+    good = [BARE(each).message for each in entries if fold([each]).refused.total() == 0]
     return [one for at, one in enumerate(good) if not any(before.version > one.version for before in good[:at])]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,7 @@ def test_certificate_needs_its_key() -> None:
 def test_password_comes_from_a_file_and_is_never_shown(tmp_path: Path) -> None:
     path = tmp_path / "password"
     path.write_text("correct horse\n")
+    path.chmod(0o600)
 
     settings, sources = resolve({"sasl_password_file": str(path)}, environ={})
 
@@ -189,6 +191,26 @@ def test_password_in_the_environment_beats_its_file(tmp_path: Path) -> None:
     path.write_text("old")
     settings = load({"sasl_password_file": path}, environ={"PENSTOCK_SASL_PASSWORD": "new"})
     assert settings.sasl_password == Secret("new")
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o644, 0o660, 0o602, 0o620])
+def test_password_file_that_others_may_use_is_refused(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "password"
+    path.write_text("old")
+    path.chmod(mode)
+    (found,) = problems(flags={"sasl_password_file": path})
+    assert f"(mode {mode:04o})" in found
+    assert f"chmod 600 {path}" in found
+
+
+def test_password_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    path.write_text("old")
+    path.chmod(0o600)
+    if os.geteuid():
+        pytest.skip("only root can give a file away")
+    os.chown(path, 12345, -1)
+    assert "belongs to another user" in problems(flags={"sasl_password_file": path})[0]
 
 
 def test_password_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -60,3 +62,30 @@ def test_every_line_of_the_log_is_tamed(form: str) -> None:
         root.handlers[:], root.level = before, level
     assert "pwn" in stream.getvalue()
     assert harmless(stream.getvalue())
+
+
+def test_text_of_others_begins_no_line_of_the_log() -> None:
+    """What looks like a record, in a message, in a field and in an error, is not at the beginning of a line."""
+    stream = io.StringIO()
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    forged = "\n12:30:01.250 INFO  penstock: forged\r\n12:30:01.250 INFO  penstock: forged"
+    try:
+        configure("INFO", "text", stream=stream)
+        try:
+            raise ValueError(forged)
+        except ValueError:
+            logging.getLogger("penstock.test").exception("x%s", forged, extra={"name_of": forged})
+    finally:
+        root.handlers[:], root.level = before, level
+    first, *others = stream.getvalue().splitlines()
+    assert "penstock.test: x" in first
+    assert len(others) > 6
+    assert all(one.startswith("    ") for one in others)
+
+
+def test_commands_print_by_one_function() -> None:
+    """`print` is refused by the linter; `click.echo` stands in one file."""
+    folder = Path(output.__file__).parent
+    found = [str(file.relative_to(folder)) for file in folder.rglob("*.py") if re.search(r"click\.s?echo\(|\.show\(\)", file.read_text())]
+    assert [one for one in found if not one.startswith("new/project")] == ["echo.py"]

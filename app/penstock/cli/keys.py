@@ -11,8 +11,10 @@ from typing import Any, Final
 import click
 from rich.markup import escape
 
+from penstock.cli.echo import echo
 from penstock.cli.options import with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
+from penstock.control.rights import ALL, DEPLOY, PROMOTE, ROLLBACK, listed
 from penstock.control.trust.file import KEY_NAME, Trust, TrustedKey, is_topology, with_key, with_revocation
 from penstock.control.trust.keys import SigningKey, public_key
 from penstock.errors import ConfigError, Problem
@@ -22,6 +24,7 @@ from penstock.settings import Settings
 __all__ = ["keys"]
 
 HOME: Final = Path("~/.config/penstock/keys")
+_RIGHTS: Final = (DEPLOY, PROMOTE, ROLLBACK)
 
 
 class _Name(click.ParamType):
@@ -75,6 +78,8 @@ def keys() -> None:
       penstock deploy flights trees=flights-trees@2 --signing-key ~/.config/penstock/keys/alice.pem
                                                         Alice releases
       penstock keys revoke alice                        from now on she may not; her releases stay
+      penstock keys trust worker --public ... --topology flights --may rollback
+                                                        the key of workers with `on_invalid: rollback`
       penstock keys ls                                  lists the keys and their topologies
     """
 
@@ -112,7 +117,7 @@ def public(key: str, form: str) -> None:
     if form == "json":
         print_json(_shown(found))
     else:
-        click.echo(found.public)
+        echo(found.public)
 
 
 @keys.command(short_help="List the trusted keys, and your own.")
@@ -128,10 +133,11 @@ def ls(settings: Settings, form: str) -> None:
         print_json(rows)
         return
     listing = table(
-        escape(f"keys ({settings.trust})"), "name", "standing", "topologies", "trusted", "revoked", "key", "private part", "comment"
+        escape(f"keys ({settings.trust})"),
+        *("name", "standing", "may", "topologies", "trusted", "expires", "revoked", "key", "private part", "comment"),
     )
     for row in rows:
-        shown = {**row, "topologies": ", ".join(row["topologies"])}
+        shown = {**row, "topologies": ", ".join(row["topologies"]), "may": ", ".join(row["may"])}
         listing.add_row(*(escape(shown[name] or "") for name in _COLUMNS))
     out.print(listing)
 
@@ -148,19 +154,27 @@ def ls(settings: Settings, form: str) -> None:
     metavar="NAME",
     help="A topology that it may release; '*' for all.",
 )
+@click.option("--may", type=click.Choice(_RIGHTS), multiple=True, help="What it may do; may be given several times. [default: all three]")
 @click.option("--from", "begin", type=_Time(), help="Trusted from then on, such as 2026-01-31T12:00:00Z. [default: now]")
+@click.option("--expires", type=_Time(), help="Not trusted from then on. [default: never]")
 @click.option("--comment", default="", help="A comment, one line.")
 @with_settings("trust")
 @format_option
 def trust(
-    name: str, text: str | None, topologies: tuple[str, ...], begin: int | None, comment: str, settings: Settings, form: str
+    name: str, text: str | None, topologies: tuple[str, ...], may: tuple[str, ...], begin: int | None, expires: int | None, comment: str,
+    settings: Settings, form: str,
 ) -> None:  # fmt: skip
     """Add a public key to the trust file, under the name that its releases will show as author.
 
     \b
       penstock keys trust alice --public 11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo --topology flights
 
-    Workers read the file again when it changes; copy it to their hosts.
+    A key may `deploy` (release any version, and end its own releases), `promote` (activate or abort what others have
+    announced) and `rollback` (return to an earlier generation, and abort). Give the key of a worker with
+    `on_invalid: rollback` only `--may rollback`.
+
+    Workers read the file again when it changes; copy it to their hosts. Workers of a Penstock without these rights refuse a
+    file that names them: upgrade these first.
     """
     if text is None:
         text = SigningKey.load(_file(name)).public
@@ -168,9 +182,12 @@ def trust(
         public_key(text)
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is not a public key as `keys new` prints it: {error}", param_hint="--public") from None
-    key = TrustedKey(name, text, frozenset(topologies), _now() if begin is None else begin, comment=comment)
+    begin = _now() if begin is None else begin
+    if expires is not None and expires <= begin:
+        raise click.BadParameter("this is not after the time from which it is trusted", param_hint="--expires")
+    key = TrustedKey(name, text, frozenset(topologies), begin, comment=comment, may=frozenset(may) or ALL, expires_ms=expires)
     _edit(settings.trust, lambda before, file: with_key(before, key, file=file))
-    _say(settings.trust, name, f"{name} may release {', '.join(topologies)}", form)
+    _say(settings.trust, name, f"{name} may {listed(key.may)} {', '.join(topologies)}", form)
 
 
 @keys.command(short_help="Revoke a key.")
@@ -188,16 +205,20 @@ def revoke(name: str, at: int | None, settings: Settings, form: str) -> None:
     _say(settings.trust, name, f"{name} may no longer release", form)
 
 
-_COLUMNS: Final = ("name", "standing", "topologies", "trusted", "revoked", "key", "private", "comment")
-_UNKNOWN: Final[dict[str, Any]] = {"standing": "not in the file", "topologies": [], "trusted": None, "revoked": None, "comment": ""}
+_COLUMNS: Final = ("name", "standing", "may", "topologies", "trusted", "expires", "revoked", "key", "private", "comment")
+_UNKNOWN: Final[dict[str, Any]] = {
+    "standing": "not in the file", "may": [], "topologies": [], "trusted": None, "expires": None, "revoked": None, "comment": "",
+}  # fmt: skip
 
 
 def _row(key: TrustedKey) -> dict[str, Any]:
     return {
         "name": key.name,
         "standing": _standing(key, _now()),
+        "may": [one for one in _RIGHTS if one in key.may],
         "topologies": sorted(key.topologies),
         "trusted": _time(key.trusted_ms),
+        "expires": None if key.expires_ms is None else _time(key.expires_ms),
         "revoked": None if key.revoked_ms is None else _time(key.revoked_ms),
         "key": key.kid,
         "public": key.public,
@@ -208,6 +229,8 @@ def _row(key: TrustedKey) -> dict[str, Any]:
 def _standing(key: TrustedKey, now_ms: int) -> str:
     if key.revoked_ms is not None and key.revoked_ms <= now_ms:
         return "revoked"
+    if key.expires_ms is not None and key.expires_ms <= now_ms:
+        return "expired"
     return "trusted" if key.trusted_ms <= now_ms else "not yet"
 
 

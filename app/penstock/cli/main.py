@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import click
 
 from penstock import errors
+from penstock.cli.echo import echo, shown
 from penstock.cli.options import Invocation, setting_flags
 from penstock.native import native
 
@@ -128,8 +129,8 @@ class _Lazy(click.Group):
 def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
         metadata = importlib.import_module("importlib.metadata")  # slow to import, and only needed here
-        click.echo(f"penstock {metadata.version('penstock')} ({'with' if native else 'without'} its native part)")
-        click.echo(f"quarantine of models: {_confined()}")
+        echo(f"penstock {metadata.version('penstock')} ({'with' if native else 'without'} its native part)")
+        echo(f"quarantine of models: {_confined()}")
         ctx.exit()
 
 
@@ -183,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the outermost handler turns every error into a message and a code
         if invocation.debug and not isinstance(error, click.ClickException):
-            traceback.print_exc()
+            echo(traceback.format_exc(), err=True, nl=False)
         _report(error)
         return exit_code(error)
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
@@ -191,13 +192,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _report(error: BaseException) -> None:
     if isinstance(error, click.ClickException):
-        error.show()
+        echo(shown(error), err=True, nl=False)
     elif isinstance(error, click.Abort | KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        echo("interrupted", err=True)
     elif isinstance(error, errors.ConfigError) and len(error.problems) > 1:
-        click.echo(f"error: {len(error.problems)} problems", err=True)
-        click.echo("\n".join(f"  {line}" for line in str(error).splitlines()), err=True)
+        echo(f"error: {len(error.problems)} problems", err=True)
+        echo("\n".join(f"  {line}" for line in str(error).splitlines()), err=True)
     elif isinstance(error, errors.PenstockError):
-        click.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", err=True)
     else:
-        click.echo(f"error: {type(error).__name__}: {error}\nThis is a bug. `penstock --debug ...` shows where.", err=True)
+        echo(f"error: {type(error).__name__}: {error}\nThis is a bug. `penstock --debug ...` shows where.", err=True)

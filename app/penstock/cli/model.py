@@ -92,7 +92,7 @@ def push(
     if form == "json":
         print_json(_described(pushed, registry))
         return
-    out.print(f"pushed {pushed} to {pushed.path}" + (f", and {name}@{alias} points at it" if alias else ""))
+    out.print(f"pushed {pushed} to {pushed.path}" + (f", and {name}@{alias} points at it" if alias else ""), markup=False)
     if records is None:
         err.print("its golden records were generated: they fix today's outputs and do not show that they are correct (--golden: real ones)")
 
@@ -108,7 +108,7 @@ def ls(settings: Settings, form: str) -> None:
         print_json([{"name": name, "versions": registry.versions(name), "aliases": registry.aliases(name)} for name in names])
         return
     if not names:
-        out.print(f"no models in {settings.models}; push one: penstock model push FILE.onnx --name NAME")
+        out.print(f"no models in {settings.models}; push one: penstock model push FILE.onnx --name NAME", markup=False)
         return
     shown = table("", "model", "versions", "aliases", "latest is")
     for name in names:
@@ -146,7 +146,7 @@ def show(reference: str, settings: Settings, form: str) -> None:
     }
     shown = table(str(artifact), "", "")
     for key, text in about.items():
-        shown.add_row(key, escape(text) or "-")
+        shown.add_row(escape(key), escape(text) or "-")
     for kind, tensors in (("input", artifact.signature.inputs), ("output", artifact.signature.outputs)):
         for tensor in tensors:
             shown.add_row(kind, escape(str(tensor)), end_section=tensor is tensors[-1])
@@ -164,7 +164,7 @@ def alias(name: str, alias: str, version: str, settings: Settings) -> None:
     before = registry.aliases(name).get(alias)
     registry.alias(name, alias, version)
     now = registry.aliases(name)[alias]
-    out.print(f"{name}@{alias} points at {now}" + (f", previously at {before}" if before else ""))
+    out.print(f"{name}@{alias} points at {now}" + (f", previously at {before}" if before else ""), markup=False)
 
 
 @model.command(short_help="Sign the files of a version with a key.")
@@ -240,7 +240,7 @@ def verify_command(references: tuple[str, ...], signatures: Policy | None, setti
         task = progress.add_task("", total=len(asked))
         for name, version in asked:
             label = f"{name}@{version}".rstrip("@")
-            progress.update(task, description=label)
+            progress.update(task, description=escape(label))
             results.append({"model": label, **_verdict(registry, name, version, policy, trust)})
             progress.advance(task)
     failed = [result for result in results if not result["ok"]]

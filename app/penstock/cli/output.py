@@ -13,9 +13,10 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 
+from penstock.cli.echo import echo
 from penstock.tame import tame, tame_json
 
-__all__ = ["err", "format_option", "out", "print_json", "table"]
+__all__ = ["err", "format_option", "out", "print_json", "print_json_line", "table"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,7 +45,12 @@ def format_option(command: F) -> F:
 
 def print_json(value: Any) -> None:
     """Prints one indented JSON document on stdout."""
-    click.echo(tame_json(json.dumps(value, indent=2, ensure_ascii=False, default=str)))
+    echo(tame_json(json.dumps(value, indent=2, ensure_ascii=False, default=str)))
+
+
+def print_json_line(value: Any) -> None:
+    """Prints one JSON document on one line of stdout, for commands that go on."""
+    echo(tame_json(json.dumps(value, ensure_ascii=False, default=str)))
 
 
 def table(title: str, *columns: str) -> Table:

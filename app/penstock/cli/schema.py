@@ -105,7 +105,8 @@ def infer(events: Path, name: str) -> None:
     """Propose a schema from sample EVENTS, JSON objects, one per line. Edit the result: a sample does not show every case."""
     proposed = infer_schema(_parsed(events), name)
     print_json(proposed)
-    err.print(f"{len(proposed['fields'])} fields. Check the types and what may be null, then: penstock schema check FILE --events {events}")
+    what = f"{len(proposed['fields'])} fields. Check the types and what may be null, then: penstock schema check FILE --events {events}"
+    err.print(what, markup=False)
 
 
 @schema.command(short_help="Print the JSON Schema of topology files.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from rich.markup import escape
 
 from penstock.cli.options import Invocation
 from penstock.cli.output import format_option, out, print_json, table
@@ -33,5 +34,5 @@ def settings(invocation: Invocation, /, changed: bool, form: str) -> None:
     shown = table("", "setting", "value", "unit", "from", "what it does")
     for one in described:
         choices = f" One of {', '.join(one.choices)}." if one.choices else ""
-        shown.add_row(one.name, one.value or "-", one.unit, one.source, one.help + choices)
+        shown.add_row(*map(escape, (one.name, one.value or "-", one.unit, one.source, one.help + choices)))
     out.print(shown)

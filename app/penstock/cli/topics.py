@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import click
+from rich.markup import escape
 
 from penstock.cli.options import CONNECTION, with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
@@ -77,7 +78,7 @@ def ls(topology: Path, form: str, settings: Settings) -> int:
     else:
         shown = table("", "TOPIC", "ROLE", "PARTITIONS")
         for row in rows:
-            shown.add_row(str(row["topic"]), str(row["role"]), str(row["partitions"] or "missing"))
+            shown.add_row(*map(escape, (str(row["topic"]), str(row["role"]), str(row["partitions"] or "missing"))))
         out.print(shown)
     return 0 if all(row["partitions"] for row in rows) else 1
 

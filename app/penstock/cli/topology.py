@@ -10,6 +10,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from penstock.cli.echo import echo
 from penstock.cli.options import with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
 from penstock.errors import TopologyError
@@ -82,7 +83,7 @@ def draw(topology: Path, settings: Settings, style: str) -> None:
         wiring = load(topology, models=settings.models, schemas=settings.schemas).wiring
     except TopologyError:
         err.print("drawn from the file alone, without the wires that follow from names: run `penstock validate` to see why", markup=False)
-    click.echo({"text": text, "mermaid": mermaid}[style](parsed, wiring), nl=False)
+    echo({"text": text, "mermaid": mermaid}[style](parsed, wiring), nl=False)
 
 
 def _stage(stage: Stage, loaded: Loaded) -> dict[str, Any]:
@@ -156,7 +157,7 @@ def _print_input(one: Input, loaded: Loaded) -> None:
     source = one.source
     writers = [sink.name for sink in loaded.topology.sinks if sink.topic == source.topic]
     written = f", written by {' and '.join(f'the sink {name}' for name in writers)}" if writers else ""
-    out.print(f"[bold]source {source.name}[/bold]: {source.topic} ({source.format}, {source.schema}){written}")
+    out.print(Text.assemble((f"source {source.name}", "bold"), f": {source.topic} ({source.format}, {source.schema}){written}"))
     out.print(f"  records that cannot be scored are written to {source.dead_letter}\n", markup=False)
     columns = table("columns read", "column", "field", "type", "null")
     for column in one.columns:

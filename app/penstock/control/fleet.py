@@ -1,5 +1,9 @@
 """The workers of a topology as the status topic describes them, and where each generation began in each input partition.
 
+Every client that may write to the topic can write a report. So a reader first asks the brokers who is in the consumer group (`attest`):
+then only reports count that a member has signed (`trust.member`), each once, in the order of their numbers. Those of an older Penstock,
+which shows no identity, count only while the group has such members. Every other worker is not a `member`, and not live.
+
 A worker is **live** while its last report is younger than `silence`; then it is **lost**. After `FORGET_S` a lost worker is left out:
 a killed worker never deletes its record. Ages are measured by the brokers' clock, which stamps every record. Until the first record
 arrives, this host's clock is the substitute. So a host with a wrong clock does not report live workers as lost.
@@ -8,12 +12,13 @@ arrives, this host's clock is the substitute. So a host with a wrong clock does 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from penstock.control.messages import NEWEST
 from penstock.control.status import Boundary, WorkerStatus, key_of, parse
+from penstock.control.trust.member import Group, Shown
 from penstock.errors import ControlError
 
 if TYPE_CHECKING:
@@ -41,6 +46,7 @@ class Worker(NamedTuple):
     since_ms: int
     live: bool = True
     came_from: int | None = None
+    member: bool = True
 
     @property
     def name(self) -> str:
@@ -58,6 +64,15 @@ class Worker(NamedTuple):
         newer = self.status.refused.get("newer", 0)
         met = f" and has refused {newer} of a newer version" if newer else ""
         return f"it reads control messages up to version {self.status.reads}{met}; this Penstock writes version {NEWEST}"
+
+
+class _Report(NamedTuple):
+    """A signed record of the status topic, not verified yet."""
+
+    status: Any
+    at_ms: int
+    value: bytes
+    signature: bytes
 
 
 class BrokerClock:
@@ -91,6 +106,19 @@ class Fleet:
         self.last_strange = ""  # what is wrong with the last one
         self._last: dict[str, Worker] = {}
         self._boundaries: dict[bytes, Boundary] = {}
+        self._group: Group | None = None
+        self._unread: dict[str, deque[_Report]] = {}  # signed reports by worker, which are verified when `workers` is called
+        self._proven: dict[str, tuple[Shown, Worker]] = {}
+        self._signed: dict[bytes, _Report] = {}  # boundaries with a signature, by key
+
+    def attest(self, group: Group | None) -> None:
+        """Sets who is in the consumer group now; None: it is not known, and every report counts."""
+        self._group = group
+
+    @property
+    def attested(self) -> bool:
+        """Whether the members of the group are known."""
+        return self._group is not None
 
     def apply(self, entry: Entry) -> None:
         """Takes the next record. A record that is not a status is counted and changes nothing."""
@@ -99,6 +127,7 @@ class Fleet:
         if entry.value is None:
             self._last.pop(key.decode(errors="replace").removeprefix("worker/"), None)
             self._boundaries.pop(key, None)
+            self._signed.pop(key, None)
             return
         try:
             status = parse(entry.value)
@@ -111,7 +140,10 @@ class Fleet:
         if isinstance(status, Boundary):
             self._boundaries.pop(key, None)  # keeps the order of the last write
             self._boundaries[key] = status
+            self._signed[key] = _Report(status, entry.timestamp, entry.value, entry.signature)
         else:
+            if entry.signature:
+                self._later(_Report(status, entry.timestamp, entry.value, entry.signature))
             before = self._last.get(status.worker)
             if before and before.generation == status.generation:
                 self._last[status.worker] = before._replace(status=status, said_ms=entry.timestamp)
@@ -121,8 +153,59 @@ class Fleet:
     def workers(self) -> list[Worker]:
         """Returns the workers that reported within the last hour, by name. `live` is computed at the time of the call."""
         now = self.clock.now_ms()
-        told = (worker._replace(live=now - worker.said_ms <= self.silence * 1000) for worker in self._last.values())
-        return sorted((worker for worker in told if now - worker.said_ms <= FORGET_S * 1000), key=lambda worker: worker.name)
+        recent = ((worker, here) for worker, here in self._counted() if now - worker.said_ms <= FORGET_S * 1000)
+        found = [worker._replace(live=here and now - worker.said_ms <= self.silence * 1000) for worker, here in recent]
+        return sorted(found, key=lambda worker: worker.name)
+
+    def _counted(self) -> Iterator[tuple[Worker, bool]]:
+        """Yields each worker's last report that counts, and whether the worker is in the group; and the reports of no member."""
+        group = self._group
+        if group is None:
+            yield from ((worker, True) for worker in self._last.values())
+            return
+        for name, shown in group.members.items():
+            if (worker := self._prove(name, shown)) is not None:
+                yield worker, True
+        for name, claim in self._last.items():
+            if name in group.members:
+                continue
+            if name in self._proven:  # it has left
+                yield self._proven[name][1], False
+                continue
+            plain = bool(group.plain) and not claim.status.number
+            yield claim._replace(member=plain), plain
+
+    def _later(self, report: _Report) -> None:
+        """Keeps a signed report until `workers` is called. Only recent ones can count, so the others need not be verified."""
+        waiting = self._unread.setdefault(report.status.worker, deque())
+        waiting.append(report)
+        while waiting[0].at_ms < report.at_ms - self.silence * 1000:
+            waiting.popleft()
+
+    def _prove(self, name: str, shown: Shown) -> Worker | None:
+        """Returns the last report that this member has signed."""
+        before = self._proven.get(name)
+        worker = before[1] if before and before[0] == shown else None
+        for report in self._unread.pop(name, ()):
+            status = report.status
+            if worker is not None and status.number <= worker.status.number:  # a copy of an earlier one
+                continue
+            if not shown.wrote(report.value, report.signature):
+                self.strange["forged"] += 1
+                self.last_strange = f"a report of {name} that it has not signed"
+            elif worker is not None and worker.generation == status.generation:
+                worker = worker._replace(status=status, said_ms=report.at_ms)
+            else:
+                worker = Worker(status, report.at_ms, report.at_ms, came_from=worker and worker.generation)
+        if worker is not None:
+            self._proven[name] = (shown, worker)
+        return worker
+
+    def proven(self, boundary: Boundary) -> bool:
+        """Returns whether a member of the group has signed this boundary. One whose worker has left the group cannot be proven any more."""
+        report, group = self._signed.get(key_of(boundary)), self._group
+        shown = group.members.get(boundary.worker) if group else None
+        return report is not None and shown is not None and shown.wrote(report.value, report.signature)
 
     def live(self) -> list[Worker]:
         """Returns the workers that are live now, by name."""

@@ -15,6 +15,8 @@ The state is a function of the entries, in the order of their offsets, and of th
    the one with the first activation on the topic.
 5. **An abort** ends a pending release. An active release cannot be aborted; it is replaced by another release, a rollback.
 6. An activation or an abort of anything else is ignored, with the reason. Rules 3 and 6 count what they ignore: `repeated`, `moot`.
+7. A message whose key lacks the right to it is refused (`not-allowed`), as is a false claim to restore a generation (`not-restored`):
+   see `rights`. What a message needs depends only on the entries before it.
 
 Releases that were aborted or rejected are kept with their bindings while they are among the last `MAX_ENDED`; only the ids of earlier
 ones are kept. An unchanged binding is stored once. The time per entry does not depend on the length of the log.
@@ -31,6 +33,7 @@ import msgspec
 
 from penstock.binding import Binding, same
 from penstock.control.messages import Abort, Activate, Message, Release
+from penstock.control.rights import Admitted, check_right
 from penstock.errors import ControlError
 from penstock.tame import UNPRINTABLE
 
@@ -111,7 +114,7 @@ class Log:
     is the offset after the last entry. `version` is the newest version of an admitted entry.
     """
 
-    def __init__(self, judge: Callable[[Entry], Message]) -> None:
+    def __init__(self, judge: Callable[[Entry], Admitted]) -> None:
         self._judge = judge
         self._pending: dict[str, None] = {}  # in the order of their announcements
         self._ended: deque[str] = deque()
@@ -121,6 +124,7 @@ class Log:
         self.refused: Counter[str] = Counter()
         self.ignored: Counter[str] = Counter()
         self.last_refused: deque[Refusal] = deque(maxlen=MAX_REFUSED)
+        self.last_rejected: deque[Refusal] = deque(maxlen=MAX_REFUSED)  # releases that never became pending
         self.position = 0
         self.version = 1
 
@@ -139,6 +143,10 @@ class Log:
         """The releases that may be activated, the oldest first."""
         return [self.releases[id].release for id in self._pending]
 
+    def awaits(self, id: str) -> bool:
+        """Returns whether the release of this id is pending."""
+        return id in self._pending
+
     def bound(self, generation: int) -> Mapping[str, Binding] | None:
         """Returns what a generation binds, by node. The release after generation 0 records what 0 bound. None when it is not known."""
         if generation == 0:
@@ -151,15 +159,22 @@ class Log:
             return Outcome(Kind.IGNORED, why="folded before")
         self.position = entry.offset + 1
         try:
-            message = self._judge(entry)
-            if message.version < self.version:
-                raise ControlError(f"a message of version {message.version}, after one of version {self.version}", code="old-version")
+            message = self.judge(entry)
         except ControlError as error:
             return self._refuse(entry, error)
         self.version = message.version
         if isinstance(message, Release):
             return self._release(entry, message)
         return self._activate(entry, message) if isinstance(message, Activate) else self._abort(message)
+
+    def judge(self, entry: Entry) -> Message:
+        """Returns the message of an entry that would be admitted next. Raises ControlError with the reason otherwise. Folds nothing."""
+        admitted = self._judge(entry)
+        message = admitted.message
+        if message.version < self.version:
+            raise ControlError(f"a message of version {message.version}, after one of version {self.version}", code="old-version")
+        check_right(self, admitted)
+        return message
 
     def _refuse(self, entry: Entry, error: ControlError) -> Outcome:
         why = _tame(str(error))
@@ -174,6 +189,7 @@ class Log:
         standing = Standing.REJECTED if why else Standing.PENDING
         self.releases[release.id] = Known(self._sharing(release), entry.offset, entry.timestamp, standing, why)
         if why:
+            self.last_rejected.append(Refusal(entry.offset, entry.timestamp, Standing.REJECTED, why))
             self._forget(release.id)
             return Outcome(Kind.REJECTED, release.id, why)
         self._pending[release.id] = None

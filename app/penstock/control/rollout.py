@@ -7,28 +7,36 @@
 | one failed | give up | give up only if fewer than N are ready or may still become ready |
 | none | wait: they may return, and the timeout ends the wait | activate if N is 0 |
 
-A lost worker is not counted; one that joins during the rollout is. A live worker of an older Penstock, which cannot read the messages
-that are written here, ends a release for any `min_ready` (`outdated`): it would continue with the previous models.
+A lost worker is not counted; one that joins during the rollout is. A worker that has refused the release (another trust file, a wrong
+clock) counts as failed. A live worker of an older Penstock, which cannot read the messages that are written here, ends a release for
+any `min_ready` (`outdated`): it would continue with the previous models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum, auto
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from penstock.control.fleet import Worker
 from penstock.control.lifecycle import State
+from penstock.control.trust import NEXT
 
-__all__ = ["Stand", "Verdict", "outdated", "stands", "verdict"]
+__all__ = ["REFUSED", "Stand", "Verdict", "outdated", "stands", "verdict"]
 
 _READY: Final = frozenset({State.READY, State.LIVE})
-_FAILED: Final = frozenset({State.FAILED, State.ABORTED, State.STALE})
+REREAD_MS: Final = 4000  # a worker that refuses for less may not have read a trust file that has just changed
+REFUSED: Final = "refused"  # the worker's trust file or clock; not a state of its lifecycle, since it has no case for the release
+_FAILED: Final = frozenset({State.FAILED, State.ABORTED, State.STALE, REFUSED})
 UNHEARD: Final = "no report yet"
 
 
 class Stand(NamedTuple):
-    """The state of a release on one worker: a `lifecycle.State`, or "" while the worker has not reported it. A lost one is not counted."""
+    """The state of a release on one worker: a `lifecycle.State`, `REFUSED`, or "" while the worker has not reported it.
+
+    A lost one is not counted.
+    """
 
     worker: str
     state: str
@@ -66,15 +74,26 @@ def outdated(workers: Iterable[Worker]) -> list[Stand]:
     return [Stand(worker.name, State.FAILED, worker.outdated) for worker in workers if worker.live and worker.outdated]
 
 
-def stands(workers: Iterable[Worker], release: str) -> list[Stand]:
-    """Returns the state of the release on each worker."""
-    found = []
-    for worker in workers:
-        told = next((one for one in worker.status.releases if one.id == release), None)
-        found.append(
-            Stand(worker.name, told.state, told.detail, told.since, worker.live) if told else Stand(worker.name, "", live=worker.live)
-        )
-    return found
+def stands(workers: Iterable[Worker], release: str, messages: Mapping[int, int] = MappingProxyType({})) -> list[Stand]:
+    """Returns the state of the release on each worker.
+
+    `messages` are those that announced and activated it: by offset, the broker's stamp in ms.
+    """
+    return [_refused(worker, messages) or _told(worker, release) for worker in workers]
+
+
+def _told(worker: Worker, release: str) -> Stand:
+    told = next((one for one in worker.status.releases if one.id == release), None)
+    return Stand(worker.name, told.state, told.detail, told.since, worker.live) if told else Stand(worker.name, "", live=worker.live)
+
+
+def _refused(worker: Worker, messages: Mapping[int, int]) -> Stand | None:
+    """Returns the state of a worker that has refused one of the messages, with the code, the reason and what to do; else None."""
+    found = next((one for one in worker.status.refusals if one.offset in messages), None)
+    if found is None or worker.said_ms < messages[found.offset] + REREAD_MS:
+        return None
+    advice = f"; {NEXT[found.code]}" if found.code in NEXT else ""
+    return Stand(worker.name, REFUSED, f"{found.code}: {found.why}{advice}", live=worker.live)
 
 
 def verdict(stands: Sequence[Stand], min_ready: int | None) -> Verdict:

@@ -7,7 +7,8 @@ Two kinds of records:
 - `boundary/TOPIC/PARTITION/OFFSET`: from this input offset on, the worker scored with this generation, until the next boundary
   of the partition. One is written whenever a worker begins with a partition, and at each change of generation.
 
-These records are not signed, so a reader trusts little: texts are for people, and control characters in them become blanks.
+A worker signs both with the key of its membership (`trust.member`), in a header of the record. Readers trust little also then: texts are
+for people, and control characters in them become blanks.
 """
 
 from __future__ import annotations
@@ -19,7 +20,20 @@ import msgspec
 from penstock.errors import ControlError
 from penstock.tame import UNPRINTABLE
 
-__all__ = ["Boundary", "Cause", "DeadLetters", "Place", "Progress", "Status", "WorkerStatus", "encode", "json_schema", "key_of", "parse"]
+__all__ = [
+    "Boundary",
+    "Cause",
+    "DeadLetters",
+    "Place",
+    "Progress",
+    "Refused",
+    "Status",
+    "WorkerStatus",
+    "encode",
+    "json_schema",
+    "key_of",
+    "parse",
+]
 
 VERSION: Final = 1
 
@@ -71,6 +85,14 @@ class DeadLetters(msgspec.Struct, frozen=True, kw_only=True):
         return count / self.seconds if self.seconds else 0.0
 
 
+class Refused(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An entry of the control log that this worker did not accept. `code` is that of the refusal, or `rejected`."""
+
+    offset: Whole
+    code: str
+    why: str = ""
+
+
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="worker"):
     """One worker, now. Times are RFC 3339, UTC."""
 
@@ -87,10 +109,13 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     partitions: dict[str, Place] = {}
     releases: list[Progress] = []
     refused: Annotated[dict[str, Whole], msgspec.Meta(description="Control messages that were refused here, by reason.")] = {}
+    refusals: Annotated[list[Refused], msgspec.Meta(description="The last entries that were not accepted here.")] = []
+    trusts: Annotated[Whole | None, msgspec.Meta(description="Keys that are trusted here for this topology; absent: not known.")] = None
     problems: Annotated[list[str], msgspec.Meta(description="Problems that a person should look at.")] = []
     dead_letters: Annotated[DeadLetters | None, msgspec.Meta(description="Absent: an older worker, which does not count them.")] = None
     unsigned: Annotated[bool, msgspec.Meta(description="Accepts control messages without a signature: for development only.")] = False
     reads: Annotated[int, msgspec.Meta(ge=1, le=2**31, description="The newest version of control messages that it reads; absent: 1.")] = 1
+    number: Annotated[Whole, msgspec.Meta(description="How many reports this process has made before.")] = 0
     version: Version = VERSION
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from penstock.errors import ConfigError, ModelCorrupt
+from penstock.host import read_regular
 from penstock.model import golden, manifest
 from penstock.model.contents import MAX_BYTES
 from penstock.model.golden import GoldenRecord
@@ -26,6 +27,7 @@ MODEL_FILE: Final = "model.onnx"
 MANIFEST_FILE: Final = "model.toml"
 GOLDEN_FILE: Final = "golden.json"
 BUNDLE_FILE: Final = "model.sig"
+MANIFEST_LIMIT: Final = 1024**2
 BUNDLE_LIMIT: Final = 1024**2  # a bundle is 2 KB with a key, and 1 KB more for each certificate
 
 
@@ -56,8 +58,7 @@ class Artifact:
     def bundle(self) -> bytes | None:
         """Returns the content of model.sig, at most one byte more than BUNDLE_LIMIT; None without the file. Raises ModelCorrupt."""
         try:
-            with open(self.path / BUNDLE_FILE, "rb") as opened:
-                return opened.read(BUNDLE_LIMIT + 1)
+            return read_regular(self.path / BUNDLE_FILE, BUNDLE_LIMIT + 1)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -83,8 +84,7 @@ class Artifact:
 
     def _read(self, file: str, digest: str, max_bytes: int) -> bytes:
         try:
-            with open(self.path / file, "rb") as opened:
-                data = opened.read(max_bytes + 1)
+            data = read_regular(self.path / file, max_bytes + 1)
         except OSError as error:
             raise self.corrupt(file, f"cannot be read: {error.strerror}") from error
         found = digest_of(data)
@@ -107,10 +107,15 @@ def open_artifact(path: Path, name: str, version: str) -> Artifact:
     """
     file = path / MANIFEST_FILE
     try:
-        data = file.read_bytes()
+        data = read_regular(file, MANIFEST_LIMIT + 1)
         text = data.decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelCorrupt(f"model {name}@{version}: {file} cannot be read: {error}", name=name, version=version) from error
+        what = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ModelCorrupt(
+            f"model {name}@{version}: {file} cannot be read: {what}; push it as a new version", name=name, version=version
+        ) from error
+    if len(data) > MANIFEST_LIMIT:
+        raise ModelCorrupt(f"model {name}@{version}: {file} is larger than {MANIFEST_LIMIT:,} bytes", name=name, version=version)
     found = manifest.parse(text, file=str(file))
     if (found.name, found.version) != (name, version):
         problem = f"{file} describes {found.name}@{found.version}, but it is in the folder of {name}@{version}"

@@ -32,6 +32,7 @@ from OpenSSL import crypto
 from sigstore_models.bundle.v1 import Bundle, VerificationMaterial
 
 from penstock.errors import ConfigError, ModelUntrusted
+from penstock.host import read_regular
 from penstock.model.artifact import BUNDLE_FILE, BUNDLE_LIMIT
 from penstock.model.signer import ModelTrust, Pem, Signer
 
@@ -270,7 +271,7 @@ def _issued_for(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, 
 
 def _opened(file: Path) -> Pem:
     try:
-        return Pem(file, file.read_bytes())
+        return Pem(file, read_regular(file, BUNDLE_LIMIT))
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
 

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Final, Literal
 
 from penstock.errors import ConfigError, ModelUntrusted
+from penstock.host import read_regular
 from penstock.model.artifact import BUNDLE_FILE, Artifact
 from penstock.model.signer import ModelTrust, Pem, Signer
 
 __all__ = ["EXTRA", "Policy", "Verdict", "judge", "load_trust", "signer_of"]
 
 Policy = Literal["off", "warn", "require"]
+_LIMIT: Final = 1024**2  # bytes of a file of keys or certificates
 EXTRA: Final = "model signatures need an extra: pip install 'penstock[signing]'"
 
 
@@ -85,6 +87,6 @@ def _files(place: Path) -> Iterable[Path]:
 
 def _read(file: Path) -> Pem:
     try:
-        return Pem(file, file.read_bytes())
+        return Pem(file, read_regular(file, _LIMIT))
     except OSError as error:
         raise ConfigError(f"model_trust: {file} cannot be read: {error.strerror}") from error

@@ -7,6 +7,7 @@ read back; before that, it is not known which other messages precede it on the t
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -15,9 +16,11 @@ from typing import Any, Final, Self
 from penstock.control.fleet import Fleet, silence_after
 from penstock.control.log import Log
 from penstock.control.messages import Message, timestamp
+from penstock.control.rights import listed, needed
 from penstock.control.topics import Topics
-from penstock.control.trust import Judge, Trust
-from penstock.errors import ControlError, TransportUnavailable
+from penstock.control.trust import NEXT, Judge, Trust
+from penstock.control.trust.member import Group
+from penstock.errors import AccessRefused, ControlError, TransportUnavailable
 from penstock.operate.voice import Voice
 from penstock.settings import Settings
 from penstock.tame import UNPRINTABLE
@@ -38,6 +41,8 @@ def introduced(settings: Settings, topology: Topology) -> str:
     return admin.cluster_id()
 
 
+ATTEST_S: Final = 0.5  # between two questions who is in the group
+SETTLES_S: Final = 5.0  # a command waits so long for a group whose members are changing
 WAIT_MS = 50  # a request for the end of a topic waits behind an open fetch; an operator's command is short
 
 
@@ -58,6 +63,8 @@ class Desk:
         self._patience = patience_of(settings)
         self._voice: Voice | None = None
         self._writer: Writer | None = None
+        self._attested = 0.0
+        self.unchecked = ""  # why workers' reports cannot be checked
 
     async def __aenter__(self) -> Self:
         self._cluster = self._cluster or await asyncio.to_thread(introduced, self._settings, self._topology)
@@ -66,6 +73,7 @@ class Desk:
         async with AsyncExitStack() as stack:
             self._status = await stack.enter_async_context(self._reader(self.topics.status))
             self._control = await stack.enter_async_context(self._reader(self.topics.control, whole=True))
+            self._group = self._status.group(f"{self._settings.application}.{self._topology.name}")
             await self.refresh()
             self._stack = stack.pop_all()
         return self
@@ -78,6 +86,7 @@ class Desk:
 
     async def refresh(self) -> None:
         """Reads both topics to their ends. The status topic is first, so no worker in it has read more releases than this desk then has."""
+        await self._attest(patience=0.0 if self.fleet.attested else SETTLES_S)
         async for entries in self._status.until(await self._status.end()):
             for entry in entries:
                 self.fleet.apply(entry)
@@ -85,8 +94,34 @@ class Desk:
             for entry in entries:
                 self.log.apply(entry)
 
+    async def _attest(self, patience: float = 0.0) -> None:
+        """Asks who is in the consumer group. At first it waits `patience` seconds for members that are not described while others join."""
+        until = time.monotonic() + patience
+        while True:
+            try:
+                found = await self._group.describe()
+            except AccessRefused as error:
+                self.unchecked = f"{error}: workers' reports are not checked; grant Describe on the group"
+                self.fleet.attest(None)
+            except TransportUnavailable as error:
+                if not self.fleet.attested and time.monotonic() < until:
+                    await asyncio.sleep(_ECHO_S)
+                    continue
+                if not self.fleet.attested:
+                    self.unchecked = f"{error}: workers' reports are not checked"
+            else:
+                if found.unknown and time.monotonic() < until:
+                    await asyncio.sleep(_ECHO_S / 5)
+                    continue
+                self.unchecked = ""
+                self.fleet.attest(Group.of(found.shown))
+            self._attested = time.monotonic()
+            return
+
     async def look(self, wait: float) -> None:
         """Takes the entries that arrive first on either topic, within `wait` seconds."""
+        if time.monotonic() - self._attested > ATTEST_S:
+            await self._attest()
         takes = {asyncio.create_task(reader.take(wait)): reader for reader in (self._control, self._status)}
         try:
             await asyncio.wait(takes, return_when=asyncio.FIRST_COMPLETED)
@@ -105,9 +140,10 @@ class Desk:
 
     async def say(self, message: Message) -> None:
         """Writes the message, and returns when it was read back. Raises ControlError when readers refuse it, and TransportError."""
+        sealed = self._checked(message)
         if self._writer is None:
             self._writer = await self._stack.enter_async_context(Writer(self._arguments, patience=self._patience))
-        offset = await self._writer.write(self.topics.control, message.id.encode(), self.voice().seal(message))
+        offset = await self._writer.write(self.topics.control, message.id.encode(), sealed)
         try:
             async with asyncio.timeout(self._patience):
                 while self.log.position <= offset:
@@ -116,6 +152,29 @@ class Desk:
             raise TransportUnavailable(f"{self.topics.control}: a written message was not read back within {self._patience:g} s") from error
         if refused := next((one for one in self.log.last_refused if one.offset == offset), None):
             raise ControlError(f"readers refuse the message: {refused.why}", code=refused.code)
+
+    def _checked(self, message: Message) -> bytes:
+        """Returns the sealed message. Raises ControlError when this desk, as a reader, would refuse it at this time."""
+        sealed = self.voice().seal(message)
+        now = int(self.fleet.clock.now_ms())
+        try:
+            self.log.judge(Entry(self.log.position, now, True, message.id.encode(), sealed))
+        except ControlError as error:
+            able = self._able(needed(self.log, message)) if error.code == "not-allowed" else ""
+            advice = able or (f"; {NEXT[error.code]}" if error.code in NEXT else "")
+            raise ControlError(f"nothing was written, since readers would refuse it: {error}{advice}", code=error.code) from error
+        return sealed
+
+    def demand(self, rights: frozenset[str]) -> None:
+        """Raises ControlError when the key of the settings has none of these rights, with the names of those that have."""
+        voice = self.voice()
+        if rights.isdisjoint(voice.may):
+            what = f"{voice.author} may {listed(voice.may)}, and this needs the right to {listed(rights, 'or')}"
+            raise ControlError(f"{what}. Nothing was written{self._able(rights)}", code="not-allowed")
+
+    def _able(self, rights: frozenset[str]) -> str:
+        able = self._trust.able(self._topology.name, rights, self.fleet.clock.now_ms())
+        return f"; by {self._settings.trust}, {', '.join(able)} may" if able else f"; no key of {self._settings.trust} may"
 
     def opening(self, id: str, reason: str = "") -> dict[str, Any]:
         """Returns the fields that every message has. Raises ConfigError when the settings name no author that is accepted."""

@@ -27,6 +27,7 @@ from penstock.control.fleet import Fleet, Worker
 from penstock.control.log import Generation, Log, Standing
 from penstock.control.messages import Abort, Activate, Release, new_id
 from penstock.control.proposal import Change, Difference, Proposal, bound_now, changes_of, find, propose, restore
+from penstock.control.rights import DEPLOY, ROLLBACK, needed
 from penstock.control.rollout import Stand, Verdict, outdated, stands, verdict
 from penstock.control.status import Boundary
 from penstock.errors import ControlError, TransportUnavailable
@@ -121,6 +122,11 @@ class Operator:
         """The fold of the status topic, as far as it was read."""
         return self._desk.fleet
 
+    @property
+    def unchecked(self) -> str:
+        """Why workers' reports are taken as they are; "" when only those of members of the consumer group count."""
+        return self._desk.unchecked
+
     # --- reading -------------------------------------------------------------------------------------------------------
 
     async def refresh(self) -> None:
@@ -184,6 +190,7 @@ class Operator:
     ) -> Deployed:  # fmt: skip
         """Proposes the changes and carries them out; see `carry_out`. `on_changes` receives them, compared, before anything is written."""
         await self.refresh()
+        self._desk.demand(frozenset({DEPLOY}))
         self._check_readers()
         proposal = await self.propose(changes)
         on_changes(await self.compare(proposal.differences))
@@ -195,6 +202,7 @@ class Operator:
     ) -> Deployed:  # fmt: skip
         """Makes a release with the bindings of an earlier generation, by default the one before. See `deploy`."""
         await self.refresh()
+        self._desk.demand(frozenset({DEPLOY, ROLLBACK}))
         self._check_readers()
         proposal = await self.propose_rollback(to)
         on_changes(await self.compare(proposal.differences))
@@ -241,6 +249,7 @@ class Operator:
         release = find(self.log, id).release
         on_changes(await self.compare(changes_of(self.log, release)))
         if self._standing(release) is Standing.PENDING:
+            self._desk.demand(needed(self.log, Activate(**self._desk.opening(release.id))))
             self._check_workers(min_ready)
             try:
                 await self._until_ready(release, min_ready, timeout, on_progress)
@@ -285,7 +294,10 @@ class Operator:
             )
         if min_ready == 0 or any(one.live for one in workers):
             return
-        last = f"; the last reports of {', '.join(one.name for one in workers)} are too old" if workers else ""
+        known = [one.name for one in workers if one.member]
+        last = f"; the last reports of {', '.join(known)} are too old" if known else ""
+        if strangers := [one.name for one in workers if not one.member]:
+            last += f"; {', '.join(strangers)} is no member of the consumer group"
         raise ControlError(
             f"no live worker of {self.topology.name} to make it ready{last}; start one (`penstock run`), or deploy for later "
             "workers: --min-ready 0",
@@ -360,11 +372,14 @@ class Operator:
 
     def _tell(self, on_progress: Watcher, phase: Phase, release: Release) -> tuple[Stand, ...]:
         """Returns the state of the release on each worker, and passes it to `on_progress` when it has changed."""
-        announced = self.log.releases[release.id].at_ms
-        taking_part = [one for one in self.fleet.workers() if one.live or one.said_ms >= announced]
+        known = self.log.releases[release.id]
+        announced = known.at_ms
+        messages = {known.offset: announced} | {one.offset: one.at_ms for one in self.log.generations[-1:] if one.release.id == release.id}
+        taking_part = [one for one in self.fleet.workers() if one.live or (one.member and one.said_ms >= announced)]
         generations = {one.name: one.generation for one in taking_part}
         old = {one.worker: one for one in outdated(taking_part)}
-        progress = Progress(phase, release, tuple(old.get(one.worker, one) for one in stands(taking_part, release.id)), generations)
+        found = tuple(old.get(one.worker, one) for one in stands(taking_part, release.id, messages))
+        progress = Progress(phase, release, found, generations)
         if progress != self._told:
             self._told = progress
             on_progress(progress)

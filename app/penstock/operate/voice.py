@@ -8,6 +8,7 @@ import socket
 from dataclasses import dataclass
 
 from penstock.control.messages import Message
+from penstock.control.rights import ALL
 from penstock.control.trust import SigningKey, Trust, seal
 from penstock.errors import ConfigError
 from penstock.settings import Settings
@@ -17,10 +18,11 @@ __all__ = ["Voice"]
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """An author, and the key that proves it (None: messages are unsigned)."""
+    """An author, the key that proves it (None: messages are unsigned), and what it may do."""
 
     author: str
     key: SigningKey | None
+    may: frozenset[str] = ALL
 
     @classmethod
     def of(cls, settings: Settings, trust: Trust, topology: str) -> Voice:
@@ -36,7 +38,7 @@ class Voice:
             if not trusted.serves(topology):
                 listed = ", ".join(sorted(trusted.topologies))
                 raise ConfigError(f"{trusted.name} may not sign for {topology}, only for {listed}, by {settings.trust}")
-            return cls(trusted.name, key)
+            return cls(trusted.name, key, trusted.may)
         if settings.unsigned_control:
             return cls(f"{_user()}@{socket.gethostname()}"[:200], None)
         raise ConfigError(

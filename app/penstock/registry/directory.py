@@ -5,23 +5,27 @@ No locks are needed, on local disks or shared ones, because of three rules:
    two publishers choose the same number, the second rename fails.
 2. A version's files are never written again (and are read-only). Its signature, `model.sig`, is put beside them by a rename.
 3. An alias is a separate file, replaced by rename, so a reader sees the old version or the new one.
+Versions and aliases are regular files. A pipe, a device or a folder in the place of one, a link out of the registry, and an alias that is a
+link are errors that name it: what lies elsewhere can change. Links within the registry are followed: some mounts are made of them.
 A publisher that was killed leaves a `.push-…` folder or file. No reader uses it; a later push removes it once it is an hour old.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from penstock.errors import ConfigError, InferenceError, ModelCorrupt, ModelExists, ModelNotFound
+from penstock.errors import ConfigError, InferenceError, ModelCorrupt, ModelExists, ModelNotFound, Problem
+from penstock.host import read_regular
 from penstock.model.artifact import BUNDLE_FILE, GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, Artifact, digest_of, open_artifact
 from penstock.model.golden import ATOL, RTOL, GoldenRecord, dump
 from penstock.model.golden import parse as parse_golden
@@ -37,6 +41,7 @@ __all__ = ["DirectoryRegistry"]
 _ALIASES: Final = "aliases"
 _PUSH: Final = ".push-"
 _STALE_S: Final = 3600.0
+_ALIAS_LIMIT: Final = 1024  # bytes
 
 
 class DirectoryRegistry:
@@ -67,9 +72,10 @@ class DirectoryRegistry:
         session = Session.load(model)
         records = synthetic_records(session) if golden is None else _met(session, golden)
         home = self.root / name
-        home.mkdir(parents=True, exist_ok=True)
-        _sweep(home)
-        folder = Path(tempfile.mkdtemp(prefix=_PUSH, dir=home))
+        with _writing(home):
+            home.mkdir(parents=True, exist_ok=True)
+            _sweep(home)
+            folder = Path(tempfile.mkdtemp(prefix=_PUSH, dir=home))
         try:
             golden_text = dump(records).encode()
             _write(folder / MODEL_FILE, model)
@@ -101,14 +107,18 @@ class DirectoryRegistry:
         """See `Registry.resolve`."""
         if not NAME.fullmatch(name) or name not in self.names():
             raise self._not_found(name, version, f"there is no model {name!r} in {self.root}", name, self.names(), "models")
-        versions, aliases = self.versions(name), self.aliases(name)
+        versions = self.versions(name)
+        aliases = {} if version in versions else self.aliases(name)
         found = aliases.get(version, version)
         if found not in versions:
             what = (
                 f"alias {version!r} of {name} points at {found!r}, which" if found != version else f"version or alias {version!r} of {name}"
             )
             raise self._not_found(name, version, f"{what} is not in {self.root}", version, [*versions, *aliases], "versions and aliases")
-        return open_artifact(self.root / name / found, name, found)
+        folder = self.root / name / found
+        for path in (folder, *(folder / file for file in (MANIFEST_FILE, MODEL_FILE, GOLDEN_FILE, BUNDLE_FILE))):
+            self._stays_inside(path, name, found)
+        return open_artifact(folder, name, found)
 
     def add_bundle(self, artifact: Artifact, bundle: bytes, *, replace: bool = False) -> Path:
         """See `Registry.add_bundle`."""
@@ -145,20 +155,32 @@ class DirectoryRegistry:
         check_names(name, alias=alias)
         target = self.resolve(name, version).version
         folder = self.root / name / _ALIASES
-        folder.mkdir(exist_ok=True)
-        descriptor, written = tempfile.mkstemp(prefix=_PUSH, dir=folder)
-        os.close(descriptor)
-        _write(Path(written), f"{target}\n".encode(), mode=0o644)
-        os.replace(written, folder / alias)
-        _sync_folder(folder)
+        with _writing(folder / alias):
+            folder.mkdir(exist_ok=True)
+            descriptor, written = tempfile.mkstemp(prefix=_PUSH, dir=folder)
+            os.close(descriptor)
+            try:
+                _write(Path(written), f"{target}\n".encode(), mode=0o644)
+                os.replace(written, folder / alias)
+            finally:
+                Path(written).unlink(missing_ok=True)
+            _sync_folder(folder)
 
     def aliases(self, name: str) -> dict[str, str]:
         """See `Registry.aliases`."""
         folder = self.root / name / _ALIASES
-        if not NAME.fullmatch(name) or not folder.is_dir():
+        if not NAME.fullmatch(name):
             return {}
-        files = sorted(file for file in folder.iterdir() if ALIAS.fullmatch(file.name))
-        return {file.name: file.read_text(encoding="utf-8").strip() for file in files}
+        return {alias: _target(folder / alias, name) for alias in sorted(_entries(folder)) if ALIAS.fullmatch(alias)}
+
+    def _stays_inside(self, path: Path, name: str, version: str) -> None:
+        try:
+            real = path.resolve()
+        except (OSError, RuntimeError) as error:  # a link to itself
+            raise ModelCorrupt(f"{path} cannot be read: {error}", name=name, version=version) from error
+        if not real.is_relative_to(self.root.resolve()):
+            what = f"is a link out of the registry, to {real}: copy what is there to this place, or push the model again"
+            raise ModelCorrupt(f"{path} {what}", name=name, version=version)
 
     def _next(self, name: str) -> str:
         return str(max((int(version) for version in self.versions(name) if version.isdecimal()), default=0) + 1)
@@ -194,10 +216,45 @@ def _exists(name: str, version: str) -> ModelExists:
 
 
 def _folders(path: Path) -> list[str]:
+    """Returns the names of the folders in this one."""
+    return [name for name in _entries(path) if (path / name).is_dir()]
+
+
+def _entries(path: Path) -> list[str]:
+    """Returns the names in a folder; none when it does not exist. Raises ConfigError when it cannot be read."""
     try:
-        return [entry.name for entry in os.scandir(path) if entry.is_dir()]
-    except (FileNotFoundError, NotADirectoryError):
+        return os.listdir(path)
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        what = f"{error.strerror}; the registry needs a folder that this user may read (setting `models`)"
+        raise ConfigError(Problem(str(path), 0, 0, f"cannot be listed: {what}")) from error
+
+
+@contextlib.contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    """Turns an error of the file system into a ConfigError that names the place."""
+    try:
+        yield
+    except OSError as error:
+        fix = "remove what is there, or give this user the right to write in the registry"
+        raise ConfigError(Problem(str(place), 0, 0, f"cannot be written: {error.strerror}", fix)) from error
+
+
+def _target(file: Path, name: str) -> str:
+    """Returns the version that the alias names. Raises ModelCorrupt that names the file when it is no text of ours."""
+    try:
+        target = read_regular(file, _ALIAS_LIMIT, follow=False).decode().strip()
+    except OSError as error:
+        problem = error.strerror or str(error)
+    except UnicodeDecodeError:
+        problem = "it is not UTF-8"
+    else:
+        if VERSION.fullmatch(target):
+            return target
+        problem = f"it names no version: {target[:40]!r}"
+    fix = f"remove it, then set it again: penstock model alias {name} {file.name} VERSION"
+    raise ModelCorrupt(f"the alias {file} cannot be read: {problem}; {fix}", name=name, version=file.name)
 
 
 def _natural(version: str) -> list[tuple[int, int, str]]:

@@ -76,6 +76,8 @@ class Folder:
             raise FetchError(what, code=ABSENT) from None
         except OSError as error:
             raise FetchError(f"{path} cannot be read: {error.strerror}") from error
+        except RuntimeError as error:  # a link to itself, before Python 3.13
+            raise FetchError(f"{path} cannot be read: {error}") from error
         with open(descriptor, "rb", buffering=0) as file:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):

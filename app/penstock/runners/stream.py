@@ -300,7 +300,8 @@ class StreamRunner:
             buried=self.letters,
             throttle=throttle,
         )
-        app = App(settings, Hosted(self.source, sink, self.delivery, self.fail))
+        shown = self.releases.identity.shown if self.releases else ""
+        app = App(settings, Hosted(self.source, sink, self.delivery, self.fail), shown=shown)
         for stage in self.loaded.wiring.stages:
             topic = app.topic(stage.source.topic, key_serializer="raw", value_serializer="raw")
             app.agent(topic, name=f"{self.name}.{stage.name}")(self._agent(self.delivery))

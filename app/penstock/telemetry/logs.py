@@ -90,7 +90,10 @@ class _Json(logging.Formatter):
 
 
 class _Text(logging.Formatter):
-    """`12:30:01.250 INFO  penstock.runners.stream: committed  partitions=4`."""
+    """`12:30:01.250 INFO  penstock.runners.stream: committed  partitions=4`.
+
+    Only a record begins a line: each further line is indented, so a text with line ends, which may be another's, makes no record.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
@@ -98,4 +101,4 @@ class _Text(logging.Formatter):
         shown = ((name, f"{value:.4g}" if isinstance(value, float) else value) for name, value in _extra(record).items())
         pairs = "".join(f" {name}={value}" for name, value in shown)
         trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
-        return tame(line + (f" {pairs}" if pairs else "") + trace)
+        return tame((line + (f" {pairs}" if pairs else "") + trace).replace("\n", "\n    "))

@@ -29,13 +29,16 @@ from penstock.control.cases import Cases, Effect, End, Now, Prepare, Retry, Scor
 from penstock.control.lifecycle import State
 from penstock.control.messages import NEWEST, Release, new_id, timestamp
 from penstock.control.proposal import differences
-from penstock.control.status import DeadLetters, Place, Progress, WorkerStatus
+from penstock.control.rights import ROLLBACK, listed
+from penstock.control.status import DeadLetters, Place, Progress, Refused, WorkerStatus
 from penstock.control.topics import Topics
 from penstock.control.trust import Judge, Trust
+from penstock.control.trust.member import Identity
 from penstock.engine import Deployment, Serving
 from penstock.errors import ConfigError, ControlError, PenstockError, Problem, SettingsError, Stopped, TransportError, TransportUnavailable
 from penstock.evidence.guard import Rule
 from penstock.model.artifact import Artifact
+from penstock.operate.voice import Voice
 from penstock.pipeline import Program
 from penstock.runtime import Loaded
 from penstock.settings import Settings
@@ -60,6 +63,7 @@ logger = logging.getLogger(__name__)
 WAIT_MS: Final = 200  # a request for the end of the log, at each assignment, waits behind an open fetch
 PAUSE: Final = 5.0  # seconds before a control topic that could not be read is read again
 LOOK: Final = 2.0  # seconds between two looks at the file of trusted keys
+REFUSALS: Final = 8  # last entries of the log that were not accepted here and are reported
 PROSE: Final = 2000  # characters of a reason that are reported: records have a size limit, and a worker whose reports fail looks lost
 
 
@@ -92,6 +96,7 @@ class Follower:
             raise SettingsError("`on_invalid: rollback` makes releases, so the worker needs a key to sign them with: --signing-key FILE")
         self.topics = Topics.declared(settings.application, topology)
         self.worker = settings.group_instance_id or f"{socket.gethostname()}.{os.getpid()}.{new_id()[-4:]}"
+        self.identity = Identity.new(self.worker)
         self.places: Callable[[], dict[str, Place]] = dict  # the worker's positions in its partitions; the runner that reads them sets it
         self.letters: Callable[[], DeadLetters | None] = lambda: None  # the worker's dead letters; set by the runner, too
         self.ready: Callable[[], bool] = lambda: False  # whether the worker is ready; the runner sets what computes it
@@ -136,7 +141,7 @@ class Follower:
         ):
             self.folding = Folding(reader, self._judge, trust)
             self._metrics.control_refused.set_function(self._refused)
-            self.reporter = Reporter(writer, self.topics.status, self.worker, self._describe, interval=settings.status_interval)
+            self.reporter = Reporter(writer, self.topics.status, self.identity, self._describe, interval=settings.status_interval)
             try:
                 self._warn_of_trust(trust)
                 await self._bring_up()
@@ -163,6 +168,15 @@ class Follower:
                 "`penstock keys trust NAME` adds a key",
                 self._settings.trust,
             )
+        if self._loaded.topology.releases.on_invalid == "rollback" and self._settings.signing_key is not None:
+            voice = Voice.of(self._settings, trust, self._loaded.topology.name)
+            if ROLLBACK not in voice.may:
+                message = f"{voice.author} may {listed(voice.may)}, so this worker could not roll back"
+                fix = "trust a key for workers: penstock keys trust NAME --may rollback"
+                raise ConfigError(Problem(str(self._settings.trust), 0, 0, message, fix))
+            if voice.may != {ROLLBACK}:
+                logger.warning("this worker holds the key of %s, which may also %s: give workers a key that may only roll back "
+                               "(penstock keys trust NAME --may rollback)", voice.author, listed(voice.may - {ROLLBACK}))  # fmt: skip
 
     def _judge(self, trust: Trust) -> Judge:
         return Judge(self._loaded.topology.name, self._cluster, self.topics.control, trust, unsigned=self._settings.unsigned_control)
@@ -453,6 +467,11 @@ class Follower:
             partitions=self.places(),
             releases=[Progress(id=id, state=one.state, detail=one.detail[:PROSE], since=one.since) for id, one in self.cases.known.items()],
             refused=dict(log.refused + log.ignored),
+            refusals=[
+                Refused(offset=one.offset, code=one.code, why=one.why)
+                for one in sorted([*log.last_refused, *log.last_rejected])[-REFUSALS:]
+            ],
+            trusts=sum(key.serves(self._loaded.topology.name) for key in self.folding.trust.keys.values()),
             problems=[what[:PROSE] for what in self.problems.all()],
             dead_letters=self.letters(),
             unsigned=self._settings.unsigned_control,

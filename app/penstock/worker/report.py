@@ -11,9 +11,12 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from penstock.control import status
 from penstock.control.messages import timestamp
 from penstock.control.status import Boundary, Status, WorkerStatus
+from penstock.control.trust.member import Identity
 from penstock.errors import TransportError
 from penstock.transports.kafka.journal import FAREWELL, Writer
 from penstock.transports.tracker import Partition
@@ -50,8 +53,11 @@ class Problems:
 class Reporter:
     """Writes what `describe` returns, and boundaries. `run` is a task of the worker's loop."""
 
-    def __init__(self, writer: Writer, topic: str, worker: str, describe: Callable[[], WorkerStatus], *, interval: float) -> None:
-        self._writer, self._topic, self._worker = writer, topic, worker
+    def __init__(
+        self, writer: Writer, topic: str, identity: Identity, describe: Callable[[], WorkerStatus], *, interval: float
+    ) -> None:  # fmt: skip
+        self._writer, self._topic, self._identity, self._worker = writer, topic, identity, identity.worker
+        self._number = 0
         self._describe = describe
         self._interval = interval
         self._changed = asyncio.Event()
@@ -98,14 +104,15 @@ class Reporter:
 
     async def _tell(self) -> None:
         """Keeps boundaries until they are acknowledged: if the task is cancelled before, `close` writes them again."""
-        said: list[Status] = [*self._boundaries, self._describe()]
+        self._number += 1
+        said: list[Status] = [*self._boundaries, msgspec.structs.replace(self._describe(), number=self._number)]
         written = await asyncio.gather(*(self._write(status.key_of(one), status.encode(one)) for one in said))
         acknowledged = {one for one, good in zip(said, written, strict=True) if good and isinstance(one, Boundary)}
         self._boundaries = [one for one in self._boundaries if one not in acknowledged]
 
     async def _write(self, key: bytes, value: bytes | None) -> bool:
         try:
-            await self._writer.write(self._topic, key, value)
+            await self._writer.write(self._topic, key, value, self._identity.sign(value) if value else b"")
         except TransportError as error:
             logger.warning("the status was not written: %s", error)
             return False

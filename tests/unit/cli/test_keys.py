@@ -15,7 +15,7 @@ from penstock.control.trust import Judge, Trust
 from penstock.control.trust.keys import SigningKey
 from penstock.errors import ControlError
 from tests.unit.cli.done import Done, Run
-from tests.unit.control.making import CONTROL, NOW_MS, entry, release
+from tests.unit.control.making import CONTROL, NOW_MS, entry, release, trust_file
 
 HAND_MADE = """\
 # Who may release. Reviewed by two people.
@@ -57,10 +57,11 @@ def test_key_is_made_handed_on_and_trusted(run: Run) -> None:
     assert run(*shlex.split(line)[2:], "--comment", 'the "first"', "--from", "2026-01-31T13:00:00+01:00").code == 0
     assert tomllib.loads(Path("trust.toml").read_text())["keys"]["alice"].keys() == {"public", "kid", "topologies", "trusted", "comment"}
     judge = Judge("flights", "cluster-1", CONTROL, Trust.load(Path("trust.toml")))
-    assert judge(entry(0, release(), key)) == release()
+    assert judge(entry(0, release(), key)).message == release()
     (listed,) = run("ls", "--format", "json").json
     assert listed == {
-        "name": "alice", "standing": "trusted", "topologies": ["flights", "trains"], "trusted": "2026-01-31T12:00:00Z", "revoked": None,
+        "name": "alice", "standing": "trusted", "may": ["deploy", "promote", "rollback"], "topologies": ["flights", "trains"],
+        "trusted": "2026-01-31T12:00:00Z", "expires": None, "revoked": None,
         "key": key.kid, "public": key.public, "comment": 'the "first"', "private": str(own("alice")),
     }  # fmt: skip
 
@@ -92,6 +93,34 @@ def test_public_part_is_printed_of_a_name_and_of_a_file(run: Run) -> None:
     assert "bob.pem: cannot be read" in missing.err
 
 
+def test_key_may_be_trusted_for_less_and_for_a_time(run: Run) -> None:
+    run("new", "worker")
+    done = run("trust", "worker", "--topology", "flights", "--may", "rollback", "--expires", "2999-01-01T00:00:00Z", "--format", "json")
+    assert (done.json["may"], done.json["expires"]) == (["rollback"], "2999-01-01T00:00:00Z")
+    assert 'may = ["rollback"]' in Path("trust.toml").read_text()
+    (key,) = Trust.load(Path("trust.toml")).keys.values()
+    assert (key.may, key.trusted_at(32_472_144_000_000), key.trusted_at(32_472_143_999_999)) == (frozenset({"rollback"}), False, True)
+    shown = run("ls").out
+    assert "rollback" in shown
+    assert "2999-01-01T00:00:00Z" in shown
+    late = run("trust", "late", "--public", SigningKey.new("late").public, "--topology", "flights", "--expires", "2020-01-01T00:00:00Z")
+    assert late.code == 2
+    assert "not after the time from which it is trusted" in late.err
+
+
+def test_key_without_rights_in_the_file_has_all_of_them(run: Run) -> None:
+    """As before there were any."""
+    text = trust_file(SigningKey.new("bob"))
+    Path("trust.toml").write_text(text)
+    (bob,) = Trust.load(Path("trust.toml")).keys.values()
+    assert (bob.may, bob.expires_ms) == (frozenset({"deploy", "promote", "rollback"}), None)
+    for wrong in ("[]", '["release"]', '"deploy"', "[1]"):
+        Path("trust.toml").write_text(f"{text}\nmay = {wrong}\n")
+        done = run("ls")
+        assert done.code == 2
+        assert "keys.bob.may: a list of deploy, promote, rollback" in done.err
+
+
 def test_own_key_is_trusted_by_its_name(run: Run) -> None:
     run("new", "alice")
     assert run("trust", "alice", "--topology", "*", "--trust", "other.toml", "--format", "json").json["standing"] == "trusted"
@@ -112,7 +141,7 @@ def test_revoked_key_signs_nothing_from_then_on(run: Run) -> None:
     assert (done["revoked"], done["standing"]) == ("2027-01-15T08:00:00Z", "trusted")
     judge = Judge("flights", "cluster-1", CONTROL, Trust.load(Path("trust.toml")))
     said = entry(0, release(), SigningKey.load(own("alice")))
-    assert judge(said._replace(timestamp=NOW_MS - 1)) == release()
+    assert judge(said._replace(timestamp=NOW_MS - 1)).message == release()
     with pytest.raises(ControlError, match="alice was revoked"):
         judge(said)
     again = run("revoke", "alice")

@@ -6,6 +6,7 @@ from penstock.control.cases import AGAIN, READY_AT_ONCE, REPORTED, Cases, End, N
 from penstock.control.lifecycle import State
 from penstock.control.log import Log
 from penstock.control.messages import Message, parse
+from penstock.control.rights import Admitted
 from tests.unit.control.making import abort, activate, entry, id_of, release
 
 
@@ -13,7 +14,7 @@ class Worker:
     """Folds what is said, and carries out what follows; preparations end when the test says so."""
 
     def __init__(self) -> None:
-        self.log = Log(lambda one: parse(one.value or b""))
+        self.log = Log(lambda one: Admitted(parse(one.value or b"")))
         self.cases, self.scoring, self.seconds = Cases(), Scoring(0), 0.0
         self.prepared: list[str] = []  # in the order in which preparations were begun
         self.retries: list[float] = []
@@ -169,7 +170,7 @@ def test_what_nobody_has_announced_by_the_keys_of_now_ends_and_what_scores_goes_
     worker = Worker()
     worker.deploy(1)
     worker.hear(release(2, 1))
-    worker.log = Log(lambda one: parse(one.value or b""))
+    worker.log = Log(lambda one: Admitted(parse(one.value or b"")))
     worker.decide()
     assert worker.scoring.generation == 1
     assert (worker.state(1), worker.state(2)) == (State.LIVE, State.STALE)

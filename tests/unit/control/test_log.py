@@ -9,13 +9,14 @@ import pytest
 
 from penstock.control.log import MAX_ENDED, MAX_PENDING, MAX_REFUSED, Kind, Log, Standing
 from penstock.control.messages import MAX_BYTES, Activate, Message, encode, parse
+from penstock.control.rights import Admitted
 from penstock.transports.kafka.journal import Entry
 from tests.unit.control.making import NOW_MS, abort, activate, binding, entry, id_of, release
 
 
-def judge(given: Entry) -> Message:
+def judge(given: Entry) -> Admitted:
     """Admits whatever is a message, whoever signed it."""
-    return parse(given.value or b"")
+    return Admitted(parse(given.value or b""))
 
 
 def folded(*messages: Message) -> Log:

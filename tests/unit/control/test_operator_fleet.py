@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from yarl import URL
 
 from penstock.control.fleet import FORGET_S, BrokerClock, Fleet, silence_after
-from penstock.control.status import Boundary, encode, key_of
+from penstock.control.status import Boundary, Progress, encode, key_of
+from penstock.control.trust.member import Group, Identity, Shown
 from penstock.transports.kafka.journal import Entry
 from tests.unit.control.fleets import status, word
 
@@ -142,3 +149,113 @@ def test_key_that_nobody_used_may_be_taken_away() -> None:
     made.apply(Entry(0, NOW, True, None, None))
     made.apply(Entry(1, NOW, True, b"\xff", None))
     assert (made.workers(), made.boundaries()) == ([], [])
+
+
+# --- whose word counts, once the group is known -----------------------------------------------------------------------
+
+REAL = Identity.new("real")
+
+
+def group(*members: Identity, plain: int = 0) -> Group:
+    return Group.of([*(one.shown for one in members), *(["http://here:6066"] * plain)])
+
+
+def signed(at: int, number: int, by: Identity = REAL, name: str = "real", **fields: Any) -> Entry:
+    said = msgspec.structs.replace(status(name, **fields), number=number)
+    return word(said, at)._replace(signature=by.sign(encode(said)))
+
+
+def attested(*members: Identity, plain: int = 0) -> Fleet:
+    made = fleet(Wall())
+    made.attest(group(*members, plain=plain))
+    return made
+
+
+def live(made: Fleet) -> list[tuple[str, int]]:
+    return [(one.name, one.generation) for one in made.live()]
+
+
+def test_report_of_no_member_is_shown_and_does_not_count() -> None:
+    made = attested(REAL)
+    made.apply(signed(NOW, 1))
+    made.apply(word(status("ghost"), NOW))
+    assert live(made) == [("real", 0)]
+    assert {one.name: one.member for one in made.workers()} == {"real": True, "ghost": False}
+
+
+def test_report_in_the_name_of_a_member_does_not_count_and_does_not_hide_its_own() -> None:
+    """Unsigned, signed by another, cut, with a failure or a word that it is ready; a delete; and its own record once more."""
+    made = attested(REAL)
+    own = signed(NOW, 1)
+    made.apply(own)
+    lie = Progress(id="r", state="failed")
+    later = signed(NOW, 2)
+    made.apply(later)
+    for forged in (
+        word(status("real", releases=[lie]), NOW),
+        signed(NOW, 99, Identity.new("real"), releases=[lie]),
+        word(status("real", releases=[lie], generation=7), NOW)._replace(signature=later.signature),
+        later._replace(signature=later.signature[:-2]),
+        later._replace(signature=b"..."),
+        Entry(5, NOW, True, b"worker/real", None),
+        own,
+        signed(NOW, 3, Identity("ghost", REAL.key), "ghost", releases=[lie]),
+    ):
+        made.apply(forged)
+    assert live(made) == [("real", 0)]
+    assert made.live()[0].status.releases == []
+    assert made.strange["forged"] == 1, "what has an old number is not looked at"
+    made.apply(signed(NOW, 3, generation=1))
+    assert live(made) == [("real", 1)]
+    assert made.live()[0].came_from == 0
+
+
+def test_old_worker_without_an_identity_counts_while_the_group_has_such_a_member() -> None:
+    made = attested(REAL, plain=1)
+    made.apply(signed(NOW, 1))
+    made.apply(word(status("old", reads=1), NOW))
+    assert live(made) == [("old", 0), ("real", 0)]
+    made.attest(group(REAL))
+    assert live(made) == [("real", 0)]
+
+
+def test_every_report_counts_when_the_group_is_not_known() -> None:
+    made = fleet(Wall())
+    made.apply(signed(NOW, 1))
+    made.apply(word(status("b"), NOW))
+    assert live(made) == [("b", 0), ("real", 0)]
+
+
+def test_worker_that_leaves_the_group_is_lost_until_it_takes_its_record_away() -> None:
+    made = attested(REAL)
+    made.apply(signed(NOW, 1))
+    assert live(made) == [("real", 0)]
+    made.attest(group())
+    assert [(one.name, one.live, one.member) for one in made.workers()] == [("real", False, True)], "it is lost, and no stranger"
+    made.apply(Entry(5, NOW, True, b"worker/real", None))
+    assert made.workers() == []
+
+
+def test_boundary_is_proven_by_the_signature_of_a_member() -> None:
+    made = attested(REAL)
+    for at, by in enumerate((REAL, Identity.new("real"))):
+        boundary = Boundary(topic="t", partition=0, offset=at, generation=at, worker="real", time="")
+        made.apply(word(boundary, NOW)._replace(signature=by.sign(encode(boundary))))
+    assert [made.proven(one) for one in made.boundaries()] == [True, False]
+
+
+@given(st.text(max_size=40))
+def test_identity_is_shown_and_read_for_every_name(name: str) -> None:
+    """A static member's name is any text; and what the host makes of it (a URL) stays the same text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return
+    one = Identity.new(name)
+    assert Shown.parse(one.shown) == Shown(name, one.key.public)
+    assert str(URL(one.shown)) == one.shown
+
+
+@given(st.text() | st.text().map("penstock://worker/".__add__))
+def test_any_other_text_shows_nothing(text: str) -> None:
+    assert Shown.parse(text) is None

@@ -12,6 +12,7 @@ from penstock.control.fleet import Worker
 from penstock.control.log import Log
 from penstock.control.messages import Abort, Activate, Message, Release, encode, new_id, parse, timestamp
 from penstock.control.proposal import Change, Proposal, bind, bound_now, changes_of, find, propose, restore
+from penstock.control.rights import Admitted
 from penstock.errors import ConfigError, ControlError, ModelCorrupt, ModelNotFound, TopologyError
 from penstock.operate.aliases import moves
 from penstock.operate.precheck import precheck
@@ -52,7 +53,7 @@ class World:
         self.registry.alias("score", "production", "1")
         self.topology: Topology = parse_text(TOPOLOGY)
         self.workers: list[Worker] = []
-        self.log = Log(lambda entry: parse(entry.value or b""))
+        self.log = Log(lambda entry: Admitted(parse(entry.value or b"")))
 
     def now(self) -> dict[str, Binding]:
         return bound_now(self.topology, self.log, self.workers, self.registry)

@@ -7,7 +7,7 @@ import pytest
 
 from penstock.control.fleet import Worker
 from penstock.control.rollout import Stand, Verdict, outdated, stands, verdict
-from penstock.control.status import Progress
+from penstock.control.status import Progress, Refused
 from tests.unit.control.fleets import status, worker
 
 READY, FAILED, AT_WORK, UNHEARD = (Stand("w", state) for state in ("ready", "failed", "proving", ""))
@@ -79,3 +79,14 @@ def test_stand_in_words() -> None:
     assert str(Stand("a", "")) == "a: no report yet"
     assert str(Stand("a", "proving", live=False)) == "a: lost while proving"
     assert str(Stand("a", "", live=False)) == "a: lost"
+
+
+def test_worker_that_has_refused_the_release_counts_as_failed_with_the_reason_and_what_to_do() -> None:
+    told = Refused(offset=7, code="unknown-key", why="key abc is not in the trust file")
+    refusing = worker("a")._replace(status=msgspec.structs.replace(worker("a").status, refusals=[told]))
+    assert stands([refusing._replace(said_ms=3999)], "one", {7: 0})[0].state == "", "it may not have read its trust file again"
+    (stand,) = stands([refusing._replace(said_ms=4000)], "one", {7: 0})
+    assert (stand.state, stand.failed) == ("refused", True)
+    assert stand.detail.startswith("unknown-key: key abc is not in the trust file; add the key to the trust file of this reader")
+    assert verdict([stand], None) is GIVE_UP
+    assert stands([refusing], "one", {8: 0})[0].state == "", "what it refused is another message"

@@ -61,7 +61,7 @@ def parts(sealed: bytes) -> tuple[bytes, bytes, bytes]:
 
 def test_signed_message_is_admitted_as_it_was_said() -> None:
     said = release(restores=0, reason="größer")
-    assert JUDGE(entry(0, said, ALICE)) == said
+    assert JUDGE(entry(0, said, ALICE)).message == said
     assert code(forged()) == ""
 
 
@@ -70,7 +70,7 @@ def test_seal_is_a_jws_to_another_implementation() -> None:
     opened = PyJWS().decode_complete(seal(release(), ALICE), ALICE.private.public_key(), algorithms=["EdDSA"])
     assert (opened["payload"], opened["header"]) == (encode(release()), HEADER)
     made = PyJWS().encode(encode(release()), ALICE.private, algorithm="EdDSA", headers={**HEADER})
-    assert JUDGE(entry(0, release(), value=made.encode())) == release()
+    assert JUDGE(entry(0, release(), value=made.encode())).message == release()
 
 
 def test_key_id_is_the_thumbprint_of_the_standard() -> None:
@@ -200,7 +200,7 @@ def test_largest_message_fits_its_seal() -> None:
     room = MAX_BYTES - len(encode(release(bindings={"trees": binding(1, parameters={"x": ""})})))
     said = release(bindings={"trees": binding(1, parameters={"x": "y" * room})})
     assert len(encode(said)) == MAX_BYTES
-    assert JUDGE(entry(0, said, ALICE)) == said
+    assert JUDGE(entry(0, said, ALICE)).message == said
 
 
 # --- forgeries of the seal --------------------------------------------------------------------------------------------
@@ -295,7 +295,7 @@ def test_junk_is_refused_and_nothing_worse(value: bytes, unsigned: bool) -> None
 def test_unsigned_message_is_admitted_where_it_is_allowed() -> None:
     """All else is asked of it too; a signed one is as it always is."""
     judge = Judge("flights", "cluster-1", CONTROL, TRUST, unsigned=True)
-    assert judge(entry(0, release(author="anybody"))).author == "anybody"
+    assert judge(entry(0, release(author="anybody"))).message.author == "anybody"
     assert code(entry(0, release(), stamped=False), judge) == ""
     assert code(entry(0, release(topology="trains")), judge) == "wrong-topology"
     assert code(entry(0, release(), timestamp=NOW_MS + CLOCK_MS + 1), judge) == "clock"
@@ -429,8 +429,24 @@ def test_private_key_that_others_may_read_or_change_is_not_used(tmp_path: Path, 
     file.chmod(mode)
     with pytest.raises(ConfigError, match=rf"mode {mode:04o}.*chmod 600"):
         SigningKey.load(file)
-    file.chmod(0o440)  # as orchestrators mount secrets
+    file.chmod(0o440)  # as orchestrators mount secrets, which are root's
+    if os.geteuid():
+        with pytest.raises(ConfigError, match="by its group"):
+            SigningKey.load(file)
+        return
     assert SigningKey.load(file).kid == ALICE.kid
+    os.chown(file, 12345, -1)
+    with pytest.raises(ConfigError, match="belongs to another user"):
+        SigningKey.load(file)
+
+
+def test_pipe_in_the_place_of_a_key_or_of_the_trust_file_does_not_wait(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "trust.toml")
+    with pytest.raises(ConfigError, match="it is a named pipe, not a file"):
+        Trust.load(tmp_path / "trust.toml")
+    os.mkfifo(tmp_path / "alice.pem")
+    with pytest.raises(ConfigError, match="this key is no file"):
+        SigningKey.load(tmp_path / "alice.pem")
 
 
 def _pem(key: Any, passphrase: bytes = b"") -> bytes:

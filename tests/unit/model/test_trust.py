@@ -95,7 +95,7 @@ def test_huge_signature_is_not_read_whole(artifact: Artifact) -> None:
 def test_signature_that_cannot_be_read_is_no_missing_one(artifact: Artifact) -> None:
     (artifact.path / "model.sig").unlink()
     (artifact.path / "model.sig").mkdir()
-    with pytest.raises(ModelCorrupt, match=r"model\.sig cannot be read: Is a directory"):
+    with pytest.raises(ModelCorrupt, match=r"model\.sig cannot be read: it is a folder"):
         judge("warn", artifact, TRUST, now=NOW)
 
 

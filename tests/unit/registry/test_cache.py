@@ -346,3 +346,10 @@ def test_what_is_long_unused_is_given_back(tmp_path: Path, registry: DirectoryRe
     assert kept.prune(keep) == [found[40].manifest_digest, found[42].manifest_digest]
     assert kept.prune(keep, max_bytes=1) == [found[2].manifest_digest]
     assert [days for days, artifact in found.items() if artifact.path.exists()] == [0, 41]
+
+
+def test_a_link_to_itself_is_no_version(tmp_path: Path, registry: DirectoryRegistry, binding: Binding) -> None:
+    (registry.root / "m/1").rename(tmp_path / "elsewhere")
+    (registry.root / "m/1").symlink_to(registry.root / "m/1")
+    with pytest.raises(ModelNotFound, match=r"m/1/model.toml cannot be read: "):
+        store(tmp_path, registry.root).fetch(binding, stopped=never)

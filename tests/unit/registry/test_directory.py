@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from penstock.errors import ModelExists, ModelNotFound
+from penstock.errors import ConfigError, ModelCorrupt, ModelExists, ModelNotFound, SettingsError
+from penstock.host import private_folder
 from penstock.model.verify import verify
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import models
+
+Make = Callable[[Path], None]
 
 
 @pytest.fixture
@@ -198,3 +203,117 @@ def test_a_name_that_is_nearly_right_is_suggested(registry: DirectoryRegistry) -
 def test_an_empty_registry_says_how_to_fill_it(registry: DirectoryRegistry) -> None:
     with pytest.raises(ModelNotFound, match=r"push one with `penstock model push`"):
         registry.resolve("score", "1")
+
+
+# --- what is in the place of a file, and is none -----------------------------------------------------------------------
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def link(path: Path) -> None:
+    (path.parent / "other").write_text("1\n")
+    path.symlink_to(path.parent / "other")
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def bound_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(path))
+
+
+def no_text(path: Path) -> None:
+    path.write_bytes(b"\xff\xfe")
+
+
+def no_version(path: Path) -> None:
+    path.write_text("../../elsewhere\n")
+
+
+KINDS = (pipe, folder, link, loop, device, bound_socket, no_text, no_version)
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_alias_that_is_no_file_is_one_error_that_names_it_and_what_to_do(registry: DirectoryRegistry, make: Make) -> None:
+    """It never waits, and what is asked for by its version is found."""
+    registry.publish("score", models.constant(1))
+    registry.alias("score", "champion", "1")
+    place = registry.root / "score" / "aliases" / "production"
+    make(place)
+    for ask in (lambda: registry.resolve("score", "production"), lambda: registry.aliases("score")):
+        with pytest.raises(ModelCorrupt, match=rf"the alias {place} cannot be read: .*penstock model alias score production VERSION"):
+            ask()
+    assert registry.resolve("score", "1").version == "1"
+    if make is folder:
+        with pytest.raises(ConfigError, match="remove what is there"):
+            registry.alias("score", "production", "1")
+        place.rmdir()
+    registry.alias("score", "production", "1")
+    assert registry.resolve("score", "production").version == "1"
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model.toml", "golden.json", "model.sig"])
+@pytest.mark.parametrize("make", [pipe, folder, loop, device, bound_socket])
+def test_model_file_that_is_no_file_is_one_error_that_names_it(registry: DirectoryRegistry, file: str, make: Make) -> None:
+    path = registry.publish("score", models.constant(1)).path / file
+    path.unlink(missing_ok=True)
+    make(path)
+
+    def use() -> None:
+        artifact = registry.resolve("score", "1")
+        artifact.bundle()
+        artifact.read()
+        artifact.golden_records()
+
+    with pytest.raises(ModelCorrupt, match=rf"{path} (cannot be read|is a link out of the registry)"):
+        use()
+
+
+def test_version_folder_that_is_a_link_out_of_the_registry_is_one_error(registry: DirectoryRegistry, tmp_path: Path) -> None:
+    made = registry.publish("score", models.constant(1)).path.rename(tmp_path / "elsewhere")
+    (registry.root / "score" / "1").symlink_to(made)
+    with pytest.raises(ModelCorrupt, match=r"score/1 is a link out of the registry, to .*elsewhere: copy what is there"):
+        registry.resolve("score", "1")
+    assert registry.publish("score", models.constant(2)).version == "2", "its number is taken"
+    (registry.root / "score" / "3").symlink_to("2")
+    with pytest.raises(ModelCorrupt, match=r"it is in the folder of score@3: do not rename or copy"):
+        registry.resolve("score", "3")
+
+
+def test_registry_that_cannot_be_read_is_one_error(tmp_path: Path) -> None:
+    """By the rights of its user in practice; here by what even root cannot list."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in ("file", "loop"):
+        one = DirectoryRegistry(tmp_path / name)
+        for ask in (one.names, lambda one=one: one.resolve("score", "1")):
+            with pytest.raises(ConfigError, match=rf"{name}: cannot be listed: .*setting `models`"):
+                ask()
+        with pytest.raises(ConfigError, match=r"cannot be (listed|written)"):
+            one.publish("score", models.constant(1))
+    assert DirectoryRegistry(tmp_path / "absent").names() == []
+
+
+def test_private_folder_below_one_that_others_may_replace_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(SettingsError, match="other users may replace"):
+        private_folder(tmp_path / "open" / "cache")
+    (tmp_path / "open").chmod(0o1777)
+    assert private_folder(tmp_path / "open" / "cache").is_dir()
+    if not os.geteuid():
+        os.chown(tmp_path / "open", 12345, -1)
+        with pytest.raises(SettingsError, match="other users may replace"):
+            private_folder(tmp_path / "open" / "cache")

@@ -7,6 +7,7 @@ from typing import cast
 
 from penstock.control.messages import timestamp
 from penstock.control.status import Boundary, WorkerStatus, parse
+from penstock.control.trust.member import Identity
 from penstock.errors import TransportUnavailable
 from penstock.transports.kafka.journal import Writer
 from penstock.worker.report import Reporter
@@ -22,7 +23,7 @@ class Topic:
         self.answers = asyncio.Event()
         self.answers.set()
 
-    async def write(self, topic: str, key: bytes, value: bytes | None) -> int:
+    async def write(self, topic: str, key: bytes, value: bytes | None, signature: bytes = b"") -> int:
         self.asked.set()
         await self.answers.wait()
         if self.away:
@@ -42,7 +43,7 @@ def describe() -> WorkerStatus:
 
 
 def reporter(topic: Topic) -> Reporter:
-    return Reporter(cast(Writer, topic), "status", "a", describe, interval=0.01)
+    return Reporter(cast(Writer, topic), "status", Identity.new("a"), describe, interval=0.01)
 
 
 def test_boundary_is_said_once_for_each_generation_and_again_after_an_assignment() -> None:
@@ -97,7 +98,7 @@ def test_stop_is_obeyed_also_in_the_moment_of_a_change() -> None:
 
     async def act() -> None:
         topic = Topic()
-        told = Reporter(cast(Writer, topic), "status", "a", describe, interval=60.0)
+        told = Reporter(cast(Writer, topic), "status", Identity.new("a"), describe, interval=60.0)
         running = asyncio.create_task(told.run())
         while not topic.kept or not told._changed._waiters:  # noqa: ASYNC110  until it waits for a change
             await asyncio.sleep(0.001)

@@ -33,11 +33,13 @@ class _Seen:
     log: Log
     workers: Sequence[Worker]
     boundaries: Sequence[Boundary]
+    proven: Sequence[bool]
 
 
 async def _look(operator: Operator) -> _Seen:
     await operator.refresh()
-    return _Seen(operator.log, operator.fleet.workers(), operator.fleet.boundaries())
+    boundaries = operator.fleet.boundaries()
+    return _Seen(operator.log, operator.fleet.workers(), boundaries, [operator.fleet.proven(one) for one in boundaries])
 
 
 @click.command()
@@ -51,7 +53,8 @@ def history(topology: str, limit: int, everything: bool, boundaries: bool, setti
     """Print the generations of TOPOLOGY, the newest first: time, author, reason and changes.
 
     A boundary is the input offset from which on a worker scored with a generation. So the generation of every prediction is
-    known; its headers name it too.
+    known; its headers name it too. A boundary is proven when a worker that is in the consumer group now has signed it; others
+    may be of a worker that has left, or of another client that can write to the status topic.
     """
     seen = ask(settings, named(topology, settings), _look)
     shown = [known for known in seen.log.releases.values() if everything or known.standing in {"active", "superseded"}]
@@ -61,14 +64,14 @@ def history(topology: str, limit: int, everything: bool, boundaries: bool, setti
             {
                 "generation": seen.log.generation,
                 "releases": [known_json(seen.log, known) for known in shown],
-                **({"boundaries": [msgspec.to_builtins(one) for one in seen.boundaries]} if boundaries else {}),
+                **({"boundaries": _boundaries_json(seen)} if boundaries else {}),
             }
         )
         return
     _print_releases(seen.log, shown, everything=everything)
     if boundaries:
         out.print()
-        _print_boundaries(seen.boundaries)
+        _print_boundaries(seen)
 
 
 @click.group()
@@ -108,7 +111,7 @@ def show(topology: str, id: str, settings: Settings, form: str) -> None:
     """
     seen = ask(settings, named(topology, settings), _look)
     known = find(seen.log, id)
-    told = [one for one in stands(seen.workers, known.release.id) if one.state]
+    told = [one for one in stands(seen.workers, known.release.id, {known.offset: known.at_ms}) if one.state]
     if form == "json":
         print_json({**known_json(seen.log, known), "workers": [one._asdict() for one in told]})
         return
@@ -152,13 +155,18 @@ def _print_releases(log: Log, shown: Sequence[Known], *, everything: bool) -> No
         out.print("nothing to show")
 
 
-def _print_boundaries(boundaries: Sequence[Boundary]) -> None:
-    if not boundaries:
+def _boundaries_json(seen: _Seen) -> list[dict[str, Any]]:
+    return [{**msgspec.to_builtins(one), "proven": sure} for one, sure in zip(seen.boundaries, seen.proven, strict=True)]
+
+
+def _print_boundaries(seen: _Seen) -> None:
+    if not seen.boundaries:
         out.print("no worker has reported a boundary yet")
         return
-    listed = table("", "topic", "partition", "from offset", "generation", "worker", "by the worker's clock")
-    for one in boundaries:
-        listed.add_row(escape(one.topic), str(one.partition), str(one.offset), str(one.generation), escape(one.worker), one.time)
+    listed = table("", "topic", "partition", "from offset", "generation", "worker", "by the worker's clock", "proven")
+    for one, sure in zip(seen.boundaries, seen.proven, strict=True):
+        place = (escape(one.topic), str(one.partition), str(one.offset), str(one.generation), escape(one.worker), escape(one.time))
+        listed.add_row(*place, "yes" if sure else "no")
     out.print(listed)
 
 

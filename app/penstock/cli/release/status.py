@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -15,12 +14,13 @@ from rich.markup import escape
 from rich.text import Text
 
 from penstock.cli.options import with_settings
-from penstock.cli.output import format_option, out, print_json, table
+from penstock.cli.output import format_option, out, print_json, print_json_line, table
 from penstock.cli.release.asking import LOOKING, ask, named, topology_argument
 from penstock.cli.release.words import coloured, duration, known_json, moment, release_json, short
 from penstock.control.fleet import Worker
 from penstock.control.lifecycle import ENDS
 from penstock.control.messages import AHEAD, timestamp
+from penstock.control.rollout import REFUSED, stands
 from penstock.control.status import WorkerStatus
 from penstock.operate.operator import Operator
 from penstock.settings import Settings
@@ -66,7 +66,7 @@ async def _again(operator: Operator, form: str) -> int:
     if form == "json":
         while True:
             await operator.refresh()
-            click.echo(json.dumps(_json(operator), ensure_ascii=False, default=str))
+            print_json_line(_json(operator))
             await asyncio.sleep(1)
     with Live(console=out, auto_refresh=False) as live:
         while True:
@@ -85,27 +85,43 @@ def _wrong(operator: Operator) -> Iterator[str]:
     if newer := operator.fleet.strange["newer"]:
         yield f"{newer} status records are of a newer version: their workers are not listed here; upgrade this Penstock"
     for one in workers:
-        if not one.live:
+        if not one.member and operator.fleet.clock.now_ms() - one.said_ms <= operator.fleet.silence * 1000:
+            yield f"{one.name} is no member of the consumer group, and is ignored: it has left, is starting, or is forged"
+        elif not one.live:
             yield f"{one.name} has not reported for {_age(operator, one)}"
-            continue
-        if one.generation != log.generation:
-            why = next((entry.detail for entry in one.status.releases if entry.state == "failed" and log.generations
-                        and entry.id == log.generations[-1].release.id), "")  # fmt: skip
-            yield f"{one.name} scores with generation {one.generation}, active is {log.generation}" + (f": {why}" if why else "")
-        if one.outdated:
-            yield f"{one.name} runs an older Penstock: {one.outdated}; upgrade and restart it, until then no release can be made"
-        if not one.status.ready:
-            yield f"{one.name} is not ready"
-        letters = one.status.dead_letters
-        if letters is not None and letters.share > DEAD_SHARE:
-            worst = max(letters.causes, key=lambda cause: cause.recent)
-            yield (
-                f"{one.name}: {_percent(letters.share)} of the records of the last {duration(letters.seconds)} became dead letters, most "
-                f"of them in {worst.step} ({worst.reason}): the dead-letter topic has each record with the reason"
-            )
-        if slowed := [place for place, there in one.status.partitions.items() if there.slowed]:
-            yield f"{one.name}: {', '.join(slowed)} slowed to dead_letter_rate: too many of the records there fail"
-        yield from (f"{one.name}: {problem}" for problem in one.status.problems)
+        else:
+            yield from (f"{one.name}{problem}" for problem in (*_wrong_releases(operator, one), *_wrong_records(one.status)))
+            yield from (f"{one.name}: {problem}" for problem in one.status.problems)
+
+
+def _wrong_releases(operator: Operator, worker: Worker) -> Iterator[str]:
+    """Yields what is wrong with the releases on this worker."""
+    log = operator.log
+    newest = [one.release for one in log.generations[-1:]]
+    if worker.generation != log.generation:
+        ids = [one.id for one in newest]
+        why = next((entry.detail for entry in worker.status.releases if entry.state == "failed" and entry.id in ids), "")
+        yield f" scores with generation {worker.generation}, active is {log.generation}" + (f": {why}" if why else "")
+    if worker.outdated:
+        yield f" runs an older Penstock: {worker.outdated}; upgrade and restart it, until then no release can be made"
+    for known in [log.releases[one.id] for one in [*log.pending, *newest]]:
+        if (stand := stands([worker], known.release.id, {known.offset: known.at_ms})[0]).state == REFUSED:
+            yield f" has refused release {short(known.release.id)}: {stand.detail}"
+
+
+def _wrong_records(report: WorkerStatus) -> Iterator[str]:
+    """Yields what is wrong with the stream on a worker."""
+    if not report.ready:
+        yield " is not ready"
+    letters = report.dead_letters
+    if letters is not None and letters.share > DEAD_SHARE:
+        worst = max(letters.causes, key=lambda cause: cause.recent)
+        yield (
+            f": {_percent(letters.share)} of the records of the last {duration(letters.seconds)} became dead letters, most "
+            f"of them in {worst.step} ({worst.reason}): the dead-letter topic has each record with the reason"
+        )
+    if slowed := [place for place, there in report.partitions.items() if there.slowed]:
+        yield f": {', '.join(slowed)} slowed to dead_letter_rate: too many of the records there fail"
 
 
 def _dead_letters(reports: Iterable[WorkerStatus]) -> list[dict[str, Any]]:
@@ -140,6 +156,7 @@ def _json(operator: Operator) -> dict[str, Any]:
         "pending": [known_json(log, log.releases[one.id]) for one in log.pending],
         "refused": dict(log.refused + log.ignored),
         "strange": dict(operator.fleet.strange),
+        "unchecked": operator.unchecked or None,
         "wrong": list(_wrong(operator)),
         "dead_letters": _dead_letters(one.status for one in operator.fleet.live()),
         "workers": [
@@ -147,6 +164,7 @@ def _json(operator: Operator) -> dict[str, Any]:
                 **msgspec.to_builtins(one.status),
                 "reads": one.status.reads,
                 "live": one.live,
+                "member": one.member,
                 "said": timestamp(one.said_ms / 1000),
                 "dead_letters": _dead_letters([one.status]) if one.status.dead_letters else None,
             }
@@ -165,7 +183,7 @@ def _picture(operator: Operator) -> RenderableType:
         lags = [place.lag for place in places.values() if place.lag is not None]
         shown.add_row(
             escape(one.name),
-            "[green]live[/]" if one.live else "[red]lost[/]",
+            "[green]live[/]" if one.live else "[red]lost[/]" if one.member else "[red]no member[/]",
             str(one.generation) if one.generation == log.generation else f"[red]{one.generation}[/]",
             "yes" if report.ready else "[red]no[/]",
             escape(" ".join(f"{name} (slowed)" if place.slowed else name for name, place in places.items())) or "-",
@@ -187,6 +205,11 @@ def _picture(operator: Operator) -> RenderableType:
         parts += [Text(), Text(f"control messages without effect: {counted}{last}", style="yellow")]
     if strange := operator.fleet.strange.total():
         parts.append(Text(f"{strange} status records cannot be read; the last: {operator.fleet.last_strange}", style="yellow"))
+    if operator.unchecked:
+        parts.append(Text(operator.unchecked, style="yellow"))
+    if untrusting := [one.name for one in operator.fleet.live() if one.status.trusts == 0 and not one.status.unsigned]:
+        text = f"no key is trusted by {', '.join(untrusting)}, which refuse every release: give each a trust file (`penstock keys trust`)"
+        parts.append(Text(text, style="yellow"))
     if any(one.live and one.status.unsigned for one in operator.fleet.workers()):
         parts.append(Text("UNSIGNED: workers accept unsigned control messages. For development only.", style="bold red"))
     if wrong := list(_wrong(operator)):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 import click
 
 from penstock.cli.options import with_settings
-from penstock.cli.output import err, format_option, out
+from penstock.cli.output import err, format_option, out, print_json_line
 from penstock.cli.release.asking import SPEAKING, ask, named, topology_argument
 from penstock.cli.release.screen import Screen
 from penstock.errors import AccessRefused, ConfigError, PenstockError, TransportError
@@ -89,7 +88,7 @@ class _Look:
     def _say(self, told: dict[str, Any], text: str) -> None:
         """Prints one line, text or JSON: the command runs for days."""
         if self._form == "json":
-            click.echo(json.dumps(told, ensure_ascii=False))
+            print_json_line(told)
         else:
             out.print(text, markup=False)
 

@@ -3,12 +3,15 @@
     [keys.alice]
     public = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"
     topologies = ["flights"]            # or ["*"]: all
+    may = ["promote", "rollback"]       # what it may do (`control.rights`); without the line: deploy, promote and rollback
     trusted = 2026-01-31T12:00:00Z
+    expires = 2027-01-31T12:00:00Z      # if it is to end by itself
     revoked = 2026-06-30T12:00:00Z      # once it is no longer trusted
     comment = "Alice, data science"     # for people
     kid = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"   # the key's id, as messages name it; checked when it is there
 
-Revoke a key that was trusted; never remove it. The history keeps what it signed while it was trusted, and needs the key to read it.
+Revoke a key that was trusted; never remove it, nor take a right from it. The history keeps what it signed while it was trusted, and is
+folded by what the file has now: to narrow a key, revoke it and trust a new one.
 Edits change the text, so that comments stay. An edit is rejected unless the new text parses to the intended keys.
 """
 
@@ -24,8 +27,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self
 
+from penstock.control.rights import ALL, DEPLOY, PROMOTE, ROLLBACK
 from penstock.control.trust.keys import key_id, public_key
 from penstock.errors import ConfigError, Problem
+from penstock.host import read_regular
 from penstock.settings import Settings
 from penstock.topology.names import NAME
 
@@ -36,7 +41,10 @@ KEY_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class TrustedKey:
-    """A key of the trust file: `public` in base64url, the topologies it is for ("*": all), and when it is trusted, Unix time in ms."""
+    """A key of the trust file: `public` in base64url, the topologies it is for ("*": all), its rights, and when it is trusted.
+
+    Times are Unix times in ms.
+    """
 
     name: str
     public: str
@@ -44,6 +52,8 @@ class TrustedKey:
     trusted_ms: int
     revoked_ms: int | None = None
     comment: str = field(default="", compare=False)
+    may: frozenset[str] = ALL
+    expires_ms: int | None = None
 
     @property
     def kid(self) -> str:
@@ -53,8 +63,14 @@ class TrustedKey:
         """Returns whether the key may sign messages for this topology."""
         return not self.topologies.isdisjoint({topology, "*"})
 
+    def trusted_at(self, ms: float) -> bool:
+        """Returns whether messages that a broker stamps at this Unix time in ms are accepted."""
+        return self.trusted_ms <= ms < min(one for one in (self.revoked_ms, self.expires_ms, _NEVER) if one is not None)
+
 
 DEFAULT: Final = Settings().trust
+_LIMIT: Final = 16 * 1024**2  # bytes
+_NEVER: Final = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +87,7 @@ class Trust:
         its keys a worker would go back to the topology file's versions); and for one that every user of the host can write.
         """
         try:
-            text = path.expanduser().read_text(encoding="utf-8")
+            text = read_regular(path.expanduser(), _LIMIT).decode()
             mode = path.expanduser().stat().st_mode
         except FileNotFoundError:
             if path == DEFAULT:
@@ -113,8 +129,15 @@ class Trust:
         """Returns the key of this name, or None."""
         return next((key for key in self.keys.values() if key.name == name), None)
 
+    def able(self, topology: str, rights: frozenset[str], ms: float) -> list[str]:
+        """Returns the names of the keys that have one of the rights for the topology, at this Unix time in ms."""
+        return sorted(
+            key.name for key in self.keys.values() if key.serves(topology) and key.trusted_at(ms) and not rights.isdisjoint(key.may)
+        )
 
-_FIELDS: Final = ("kid", "public", "topologies", "trusted", "revoked", "comment")
+
+_FIELDS: Final = ("kid", "public", "topologies", "may", "trusted", "expires", "revoked", "comment")
+_RIGHTS: Final = (DEPLOY, PROMOTE, ROLLBACK)
 
 
 def _complaints(name: str, table: Any) -> Iterator[str]:
@@ -129,7 +152,10 @@ def _complaints(name: str, table: Any) -> Iterator[str]:
     topologies = table.get("topologies")
     if not isinstance(topologies, list) or not topologies or not all(isinstance(one, str) and is_topology(one) for one in topologies):
         yield 'topologies: a list of topologies\' names is needed, such as ["flights"], or ["*"] for all'
-    for when in ("trusted", "revoked"):
+    may = table.get("may", ["deploy"])
+    if not isinstance(may, list) or not may or not all(isinstance(one, str) and one in _RIGHTS for one in may):
+        yield f"may: a list of {', '.join(_RIGHTS)}; without the line, all of them"
+    for when in ("trusted", "expires", "revoked"):
         value = table.get(when)
         if not (isinstance(value, datetime) and value.tzinfo) and (when in table or when == "trusted"):
             yield f"{when}: a time with its zone is needed, such as 2026-01-31T12:00:00Z, without quotes"
@@ -160,10 +186,11 @@ def _trusted(name: str, table: Mapping[str, Any]) -> TrustedKey:
     def ms(when: datetime) -> int:
         return int(when.timestamp() * 1000)
 
-    revoked = table.get("revoked")
+    revoked, expires = table.get("revoked"), table.get("expires")
     return TrustedKey(
-        name, table["public"], frozenset(table["topologies"]), ms(table["trusted"]), revoked and ms(revoked), table.get("comment", "")
-    )
+        name, table["public"], frozenset(table["topologies"]), ms(table["trusted"]), revoked and ms(revoked), table.get("comment", ""),
+        frozenset(table.get("may", ALL)), expires and ms(expires),
+    )  # fmt: skip
 
 
 def _dot(complaint: str) -> str:
@@ -182,7 +209,7 @@ def with_key(text: str, key: TrustedKey, *, file: str) -> str:
     Raises ConfigError when it has the name or the key already, or when the text cannot be edited.
     """
     before = Trust.parse(text, file=file)
-    key = replace(key, trusted_ms=key.trusted_ms // 1000 * 1000)
+    key = replace(key, trusted_ms=key.trusted_ms // 1000 * 1000, expires_ms=key.expires_ms and key.expires_ms // 1000 * 1000)
     if key.name in {one.name for one in before.keys.values()}:
         raise ConfigError(Problem(file, *_place(key.name, text), f"there is a key {key.name} already", "choose another name, or edit it"))
     if other := before.keys.get(key.kid):
@@ -192,7 +219,9 @@ def with_key(text: str, key: TrustedKey, *, file: str) -> str:
         f'public = "{key.public}"',
         f'kid = "{key.kid}"',
         f"topologies = [{', '.join(_quoted(one) for one in sorted(key.topologies))}]",
+        *([f"may = [{', '.join(_quoted(one) for one in _RIGHTS if one in key.may)}]"] if key.may != ALL else []),
         f"trusted = {_written(key.trusted_ms)}",
+        *([f"expires = {_written(key.expires_ms)}"] if key.expires_ms is not None else []),
         *([f"comment = {_quoted(key.comment)}"] if key.comment else []),
     ]
     begun = text.rstrip("\n")

@@ -1,19 +1,18 @@
 """Which messages are accepted: the keys of the trust file, the seal around a message, and the judge that admits control topic entries.
 
-A sealed message is a JWS in its compact form (RFC 7515): `header.message.signature`, each in base64url. Only one form
-of JWS is accepted: Ed25519, exactly the three header fields, and a key of the trust file. An entry is admitted when all of these
+A sealed message is a JWS (`jws`) with a key of the trust file. An entry is admitted when all of these
 conditions hold. They are checked in this order, cheap ones first:
 
 1. It has a value, of at most `MAX_SEALED` bytes, in three parts. The first part is our header.
 2. The header's key is in the trust file, for this topology, and the **broker** stamped the entry while the key was trusted: from
-   `trusted` on, and before `revoked`. The broker's clock decides: the holder of a stolen key could set back the signer's.
+   `trusted` on, and before `revoked` and `expires`. The broker's clock decides: the holder of a stolen key could set back the signer's.
 3. The signature is the key's, over the bytes as received. Only then is the message parsed.
 4. The message is well formed (`messages`), for this topology, this cluster and (from version 2 on) the topic that the entry was read
    from, its id is the record's key, its author is the key's name.
 5. Its time is within `CLOCK_MS` of the broker's stamp, so a message that is sent again later is refused.
 
 The conditions depend only on the entry and the trust file, so a new fold gives the same state, as long as keys are revoked and never
-removed: without its key, a message is refused.
+removed: without its key, a message is refused. What a key `may` do is decided by the `log`, from the entries before.
 
 Where unsigned messages are allowed (for development), a value that begins with `{` is the bare message; conditions 4 and 5 still apply.
 """
@@ -22,40 +21,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
-import msgspec
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from penstock.control.messages import MAX_BYTES, Message, encode, parse, timestamp
+from penstock.control.rights import Admitted
 from penstock.control.trust.file import Trust, TrustedKey
-from penstock.control.trust.keys import SigningKey, from_text, public_key, to_text
+from penstock.control.trust.jws import HEAD, SIGNATURE, key_named, sign, verify
+from penstock.control.trust.keys import SigningKey, from_text, public_key
 from penstock.errors import ControlError
 
 if TYPE_CHECKING:  # the client of Kafka is not needed to judge
     from penstock.transports.kafka.journal import Entry
 
-__all__ = ["CLOCK_MS", "MAX_SEALED", "Judge", "seal"]
+__all__ = ["CLOCK_MS", "MAX_SEALED", "NEXT", "Judge", "seal"]
 
 MAX_SEALED: Final = MAX_BYTES * 4 // 3 + 512
 CLOCK_MS: Final = 5 * 60 * 1000
-_SIGNATURE: Final = 86  # characters of 64 bytes
-_HEAD: Final = 512  # the most characters of a header that is decoded; ours has 130
-
-ALGORITHM: Final = "EdDSA"
 TYPE: Final = "penstock-control+json"
 
 
-class _Header(msgspec.Struct, forbid_unknown_fields=True):
-    """All fields that a header may have. An unknown field (`crit`, `jwk`, `b64`) would change what the signature means."""
-
-    alg: Literal["EdDSA"]
-    typ: Literal["penstock-control+json"]
-    kid: str
-
-
-_HEADER: Final = msgspec.json.Decoder(_Header)
+# What to do about a refusal, by its code: advice for the operator whose message a reader has refused.
+NEXT: Final[Mapping[str, str]] = {
+    "unsigned": "set --signing-key; only readers with --unsigned-control accept unsigned messages",
+    "unknown-key": "add the key to the trust file of this reader (`penstock keys trust`), or give it the trust file of the others",
+    "not-allowed": "use a key that may, or trust one for it (`penstock keys ls`, `penstock keys trust`)",
+    "not-yet-trusted": "wait until then, or set `trusted` in the trust file to an earlier time",
+    "revoked": "use a key that is trusted now (`penstock keys ls`)",
+    "expired": "use a key that is trusted now, or make and trust a new one (`penstock keys new`)",
+    "bad-signature": "the private key is not the one that this reader trusts under this id",
+    "author": "give the key the same name in every trust file",
+    "clock": "set the clock of the operator's host, and that of the brokers",
+    "unstamped": "`penstock topics create` sets this on a new topic",
+    "old-version": "upgrade the Penstock that writes",
+    "newer": "upgrade this reader",
+    "unknown-kind": "upgrade this reader",
+    "unknown-strategy": "upgrade this reader",
+    "rejected": "this reader has another active generation: compare its trust file with the others",
+}
 
 
 def seal(message: Message, key: SigningKey | None) -> bytes:
@@ -63,18 +67,17 @@ def seal(message: Message, key: SigningKey | None) -> bytes:
     payload = encode(message)
     if key is None:
         return payload
-    header = msgspec.json.encode({"alg": ALGORITHM, "typ": TYPE, "kid": key.kid})
-    signed = to_text(header) + b"." + to_text(payload)
-    return signed + b"." + to_text(key.private.sign(signed))
+    return sign(payload, key, TYPE)
 
 
 @dataclass(frozen=True)
 class Judge:
     """Admits the entries of one topology's control topic on one cluster, by the conditions of this module.
 
-    `judge(entry)` returns the message, or raises ControlError. Its `.code` is the reason: empty, too-large, unsigned, malformed,
-    unknown-key, not-allowed, unstamped, not-yet-trusted, revoked, bad-signature, newer, unknown-kind, unknown-strategy, wrong-topology,
-    wrong-cluster, wrong-topic, wrong-key, author, clock. Whether the version is still allowed at this offset is decided by the `log`.
+    `judge(entry)` returns the message and the rights of its key, or raises ControlError. Its `.code` is the reason: empty, too-large,
+    unsigned, malformed, unknown-key, not-allowed, unstamped, not-yet-trusted, revoked, expired, bad-signature, newer, unknown-kind,
+    unknown-strategy, wrong-topology, wrong-cluster, wrong-topic, wrong-key, author, clock. Whether the version and the rights are enough
+    at this offset is decided by the `log`.
     """
 
     topology: str
@@ -87,7 +90,7 @@ class Judge:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_publics", {kid: public_key(key.public) for kid, key in self.trust.keys.items()})
 
-    def __call__(self, entry: Entry) -> Message:
+    def __call__(self, entry: Entry) -> Admitted:
         value = entry.value
         if not value:
             _refuse("empty", "the record has no value")
@@ -101,27 +104,26 @@ class Judge:
             key, payload = self._open(value, entry)
         message = parse(payload)
         self._fits(message, entry, key)
-        return message
+        return Admitted(message) if key is None else Admitted(message, key.may)
 
     def _open(self, value: bytes, entry: Entry) -> tuple[TrustedKey, bytes]:
         """Returns the key that signed, and the payload that it signed."""
         signed, _, signature = value.rpartition(b".")
         header, dot, payload = signed.partition(b".")
-        if not dot or len(header) > _HEAD or len(signature) != _SIGNATURE:
+        if not dot or len(header) > HEAD or len(signature) != SIGNATURE:
             _refuse("malformed", "neither a message nor a signed one")
         key = self._key(header)
         self._trusts(key, entry)
         try:
-            self._publics[key.kid].verify(from_text(signature), signed)
+            if not verify(self._publics[key.kid], signed, signature):
+                _refuse("bad-signature", f"the signature is not {key.name}'s")
             return key, from_text(payload)
-        except InvalidSignature:
-            _refuse("bad-signature", f"the signature is not {key.name}'s")
         except ValueError as error:
             _refuse("malformed", f"not base64url: {error}")
 
     def _key(self, header: bytes) -> TrustedKey:
         try:
-            kid = _HEADER.decode(from_text(header)).kid
+            kid = key_named(header, TYPE)
         except ValueError as error:
             _refuse("malformed", f"this is not the header of a signed message: {error}")
         return self.trust.keys.get(kid) or _refuse("unknown-key", f"key {kid} is not in the trust file")
@@ -136,6 +138,8 @@ class Judge:
             _refuse("not-yet-trusted", f"{key.name} is trusted from {_time(key.trusted_ms)} on, this was sent at {_time(entry.timestamp)}")
         if key.revoked_ms is not None and entry.timestamp >= key.revoked_ms:
             _refuse("revoked", f"{key.name} was revoked at {_time(key.revoked_ms)}, this was sent at {_time(entry.timestamp)}")
+        if key.expires_ms is not None and entry.timestamp >= key.expires_ms:
+            _refuse("expired", f"{key.name} expired at {_time(key.expires_ms)}, this was sent at {_time(entry.timestamp)}")
 
     def _fits(self, message: Message, entry: Entry, key: TrustedKey | None) -> None:
         """Refuses a message for another destination or another time."""

@@ -9,7 +9,6 @@ import base64
 import binascii
 import hashlib
 import os
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from penstock.errors import ConfigError, Problem
+from penstock.settings import exposed
 
 __all__ = ["SigningKey", "from_text", "key_id", "public_key", "public_text", "to_text"]
 
@@ -81,13 +81,13 @@ class SigningKey:
         """Reads the key of a PEM file (PKCS 8, without a passphrase). Raises ConfigError, also when others may read the file."""
         place, path = str(path), path.expanduser()
         try:
-            with path.open("rb") as file:
-                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-                data = file.read(65_536)
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # a pipe would wait for its writer
+                problem = exposed(os.fstat(file.fileno()))
+                data = b"" if problem else file.read(65_536)
         except OSError as error:
             raise ConfigError(Problem(place, 0, 0, f"cannot be read: {error.strerror}", "`penstock keys new NAME` makes a key")) from None
-        if mode & 0o037:
-            raise ConfigError(Problem(place, 0, 0, f"others may read or change this key (mode {mode:04o})", f"chmod 600 {place}"))
+        if problem:
+            raise ConfigError(Problem(place, 0, 0, f"this key {problem}", f"chmod 600 {place}"))
         try:
             key = load_pem_private_key(data, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # a TypeError means that a passphrase is needed

@@ -16,7 +16,7 @@ from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from penstock.errors import AccessRefused, SettingsError, TopicMissing, TransportError, TransportUnavailable
-from penstock.settings import Settings, in_the_clear
+from penstock.settings import Settings, exposed, in_the_clear
 from penstock.transports.kafka.metadata import MAX_AGE_MS
 
 __all__ = ["Admin", "TopicInfo", "aiokafka_arguments", "librdkafka_arguments", "patience_of"]
@@ -101,6 +101,8 @@ def _tls(settings: Settings) -> ssl.SSLContext:
         raise SettingsError(f"ssl_cafile: {settings.ssl_cafile} cannot be used: {error}; it holds certificates in PEM") from error
     if settings.ssl_certfile:
         try:
+            if settings.ssl_keyfile and (problem := exposed(settings.ssl_keyfile.stat())):
+                raise SettingsError(f"ssl_keyfile: {settings.ssl_keyfile} {problem}: chmod 600 it")
             context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile, encrypted)
         except OSError as error:
             pair = f"{settings.ssl_certfile} and {settings.ssl_keyfile}"

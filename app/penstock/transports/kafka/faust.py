@@ -315,7 +315,8 @@ class App(faust.App):
         self.sensors.add(faust.Sensor())
         return dependencies
 
-    def __init__(self, settings: Settings, hosted: Hosted) -> None:
+    def __init__(self, settings: Settings, hosted: Hosted, *, shown: str = "") -> None:
+        """`shown` is a text that the group's metadata holds for this member, where Faust writes the address of a member's pages."""
         self.penstock = hosted
         super().__init__(
             hosted.source.group,
@@ -334,4 +335,5 @@ class App(faust.App):
             stream_buffer_maxsize=settings.max_in_flight_batches + 1,
             processing_guarantee="at_least_once",
             TableManager=NoTables,
+            canonical_url=shown or None,
         )

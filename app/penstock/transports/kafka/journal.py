@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -20,7 +20,9 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from penstock.errors import TransportError, TransportUnavailable
+from penstock.record import Header
 from penstock.transports.kafka.fetch import RawFetcher
+from penstock.transports.kafka.group import GroupView
 from penstock.transports.kafka.metadata import steady
 from penstock.transports.kafka.unavailable import unavailable
 from penstock.transports.tracker import Partition
@@ -29,6 +31,7 @@ __all__ = ["FAREWELL", "Entry", "Reader", "Writer"]
 
 logger = logging.getLogger(__name__)
 
+SIGNATURE_HEADER = "penstock-signature"  # of a record whose value is signed, and stays as it is for readers that do not look
 FAREWELL = 1.0  # seconds for leaving brokers that may be gone: a worker has several to leave, within its grace
 AT_ONCE = 1 << 20  # bytes unpacked at once; a batch is never divided
 SLICE = 256  # entries handed over together, so that a flood leaves the loop to others
@@ -42,6 +45,7 @@ class Entry(NamedTuple):
     stamped: bool
     key: bytes | None
     value: bytes | None
+    signature: bytes = b""  # the header of that name
 
 
 class Reader:
@@ -82,6 +86,10 @@ class Reader:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await _leave(self._client)
 
+    def group(self, name: str) -> GroupView:
+        """Returns a view of a consumer group, by this reader's connections."""
+        return GroupView(self._client._client, name)
+
     async def end(self) -> int:
         """Returns the offset after the last record, as the brokers have it now."""
         with unavailable(f"the end of {self.topic} is not known"):
@@ -119,7 +127,9 @@ class Reader:
                 await self._raw.wait(wait)
                 for one in self._raw.take(lambda _: self._next, self._seek):
                     self._next = one.end
-                    self._waiting += [Entry(at.offset, at.timestamp, bool(one.stamped), at.key, at.value) for at in one.records]
+                    self._waiting += [
+                        Entry(at.offset, at.timestamp, bool(one.stamped), at.key, at.value, _signature(at.headers)) for at in one.records
+                    ]
             except KafkaError as error:
                 raise TransportUnavailable(f"{self.topic} cannot be read: {error!r}") from error
         entries, self._waiting = self._waiting[:SLICE], self._waiting[SLICE:]
@@ -150,6 +160,10 @@ class Reader:
             yield entries
 
 
+def _signature(headers: Sequence[Header]) -> bytes:
+    return next((value for name, value in headers if name == SIGNATURE_HEADER and value), b"")
+
+
 class Writer:
     """Writes to partition 0 of journals. Use as an async context manager.
 
@@ -173,11 +187,12 @@ class Writer:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await _leave(self._client)
 
-    async def write(self, topic: str, key: bytes, value: bytes | None) -> int:
+    async def write(self, topic: str, key: bytes, value: bytes | None, signature: bytes = b"") -> int:
         """Appends a record (None: a tombstone) and returns its offset. Raises TransportError when it was not acknowledged."""
+        headers = [(SIGNATURE_HEADER, signature)] if signature else []
         try:
             async with asyncio.timeout(self._patience):
-                written = await self._client.send_and_wait(topic, value, key=key, partition=0)
+                written = await self._client.send_and_wait(topic, value, key=key, partition=0, headers=headers)
         except TimeoutError as error:
             raise TransportUnavailable(f"{topic}: not acknowledged within {self._patience:g} s") from error
         except (KafkaError, OSError) as error:

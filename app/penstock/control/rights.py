@@ -1,0 +1,88 @@
+"""What a key may do: the three rights of the trust file, and which of them a message needs. A pure function of the log.
+
+| right | messages |
+|---|---|
+| `deploy` | a release of any versions, and activating or aborting one's own |
+| `promote` | activating or aborting what another author has announced |
+| `rollback` | a release that binds exactly what an earlier generation bound, activating such a release, and aborting any |
+
+One's own release needs no further right to be activated or aborted: it was admitted. A message about a release that is not pending
+changes nothing, so it needs none. A release of version 2 that claims to restore a generation and binds something else is refused for
+every key (`not-restored`): rollbacks are treated differently by people and by workers, so the claim must be true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from penstock.binding import same
+from penstock.control.messages import Activate, Message, Release
+from penstock.control.strategy import SINGLE
+from penstock.errors import ControlError
+
+if TYPE_CHECKING:
+    from penstock.control.log import Log
+
+__all__ = ["ALL", "DEPLOY", "PROMOTE", "ROLLBACK", "Admitted", "check_right", "listed", "needed"]
+
+DEPLOY: Final = "deploy"
+PROMOTE: Final = "promote"
+ROLLBACK: Final = "rollback"
+ALL: Final = frozenset({DEPLOY, PROMOTE, ROLLBACK})
+
+
+class Admitted(NamedTuple):
+    """A message that the judge has admitted, and what its key may do."""
+
+    message: Message
+    may: frozenset[str] = ALL
+
+
+def needed(log: Log, message: Message) -> frozenset[str]:
+    """Returns the rights that allow the message, at this place of the log: one of them is enough.
+
+    Raises ControlError (`not-restored`) for a release of version 2 that does not restore what it claims.
+    """
+    if isinstance(message, Release):
+        if message.restores is None:
+            return frozenset({DEPLOY})
+        if _restores(log, message):
+            return frozenset({DEPLOY, ROLLBACK})
+        if message.version > 1:
+            raise ControlError(f"it claims to restore generation {message.restores}, and binds something else", code="not-restored")
+        return frozenset({DEPLOY})
+    known = log.releases.get(message.id)
+    if known is None or not log.awaits(message.id) or known.release.author == message.author:
+        return ALL
+    if isinstance(message, Activate) and not _restores(log, known.release):
+        return frozenset({PROMOTE})
+    return frozenset({PROMOTE, ROLLBACK})
+
+
+def check_right(log: Log, admitted: Admitted) -> None:
+    """Raises ControlError when the key has none of the rights that the message needs (`not-allowed`), or as `needed`."""
+    wanted = needed(log, admitted.message)
+    if wanted.isdisjoint(admitted.may):
+        message = admitted.message
+        what = "this release" if isinstance(message, Release) else f"to {type(message).__name__.lower()} another one's release"
+        raise ControlError(
+            f"{message.author} may {listed(admitted.may) or 'do nothing'}, and {what} needs the right to {listed(wanted, 'or')}",
+            code="not-allowed",
+        )
+
+
+def _restores(log: Log, release: Release) -> bool:
+    """Returns whether the release binds exactly what an earlier generation bound, and says so."""
+    at = release.restores
+    if at is None or at >= log.generation or release.strategy != SINGLE or release.aliases:
+        return False
+    bound = log.bound(at)
+    if bound is None or not same(release.bindings, bound):
+        return False
+    return all(release.bindings[node].uri == binding.uri for node, binding in bound.items())
+
+
+def listed(rights: Iterable[str], join: str = "and") -> str:
+    """Returns the rights as text, in their usual order."""
+    return f" {join} ".join(one for one in (DEPLOY, PROMOTE, ROLLBACK) if one in set(rights))
