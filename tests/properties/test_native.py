@@ -367,3 +367,33 @@ def test_plain_events_take_the_native_way(rows: int) -> None:
     assert left == []
     assert made["i"].tolist() == [*range(rows)]
     assert np.isnan(made["o"]).all()
+
+
+@pytest.mark.parametrize(("base", "last"), [(3, -65_536), (2**63 - 1, 0), (2**63 - 2, 5)])
+def test_a_batch_with_impossible_offsets_moves_the_position_alike(base: int, last: int) -> None:
+    """Otherwise a reader would ask for the same bytes without end."""
+    empty = bytearray(DefaultRecordBatchBuilder(2, 0, False, -1, 0, 0, 1 << 20).build())
+    empty[:8], empty[23:27] = struct.pack(">q", base), struct.pack(">i", last)
+    empty[17:21] = struct.pack(">I", native.crc32c(bytes(empty[21:])))
+    native_way, plain_way = both(bytes(empty), 0)
+    assert native_way == plain_way == ([], base + max(last, 0) + 1)
+
+
+def test_batches_that_go_back_are_read_once() -> None:
+    """Brokers hand out ascending offsets; whatever comes behind a position that was passed is left out."""
+    batch = DefaultRecordBatchBuilder(2, 0, False, -1, 0, 0, 1 << 20)
+    for number in range(3):
+        batch.append(number, 1000, b"key", b"value", [])
+    built = bytes(batch.build())
+    data = b"".join(struct.pack(">q", base) + built[8:] for base in (10, 2, 11))
+    native_way, plain_way = both(data, 0)
+    assert native_way == plain_way
+    assert [record[0] for record in native_way[0]] == [10, 11, 12, 13]
+
+
+def test_timestamps_more_than_63_bits_apart_are_read_back() -> None:
+    """The difference wraps around, and so does the sum that readers make of it."""
+    stamps = [868_365_761_018_027_996, -8_863_084_066_665_136_128, 2**63 - 1, -(2**63)]
+    batch = RecordBatch(1 << 20)
+    batch.add(Parcel("topic", 0, [Record("in", None, timestamp=stamp) for stamp in stamps], [b"value"] * 4))
+    assert [record[1] for record in read(bytes(batch._build()), 0)[0]] == stamps

@@ -213,3 +213,14 @@ def test_the_reader_agrees_with_aiokafkas(count: int, start: int) -> None:
         expected += [(one.offset, one.timestamp, one.key, one.value, tuple(one.headers)) for one in records.next_batch()]
     for way in WAYS:
         assert good(runs_of(log, start, native=way)) == [row for row in expected if row[0] >= start]
+
+
+def test_a_batch_that_cannot_be_read_counts_from_the_position() -> None:
+    """A batch is sent whole, and its first records may have been read before: they are not reported again."""
+    lost = sealed(b"x" * 20, 5)
+    for data, reason in ((lost, "bytes"), (lost[:-1] + b"y", "checksum")):
+        (run,) = Packed(data, 2)
+        (record,) = run.records
+        assert isinstance(record, Unreadable)
+        assert (run.start, run.end, record.offset, record.end) == (2, 5, 2, 5)
+        assert reason in record.reason

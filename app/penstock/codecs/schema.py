@@ -22,6 +22,7 @@ from penstock.schema import REQUIRED, Field, Schema
 __all__ = ["MAX_SCHEMA_BYTES", "fits", "load_schema"]
 
 MAX_SCHEMA_BYTES: Final = 1_048_576
+MAX_ITEMS: Final = 1_048_576  # of one value of an array, with those inside: as many as the bytes of an event, by default
 
 _PRIMITIVES: Final = ("boolean", "int", "long", "float", "double", "string", "bytes")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -39,6 +40,7 @@ def load_schema(path: str | Path) -> Schema:
         fields = reader.record(raw)
         if reader.problems:
             raise SchemaError(reader.problems)
+        _check_inside(raw)
         avro = fastavro.parse_schema(raw)
     except json.JSONDecodeError as error:
         fix = "schemas are JSON: no comments, no trailing commas"
@@ -54,6 +56,30 @@ def load_schema(path: str | Path) -> Schema:
         message = f"not Avro: a type lacks {error}" if isinstance(error, KeyError) else f"not Avro: {error}"
         raise SchemaError(Problem(file, 0, 0, message, "see the Avro specification")) from None
     return Schema(name=raw["name"], fields=fields, avro=avro, path=file)
+
+
+def _check_inside(declared: Any) -> None:
+    """Checks what the Avro library takes as it is, in types that feed no column too, since their bytes are read. Raises ValueError."""
+    if isinstance(declared, list):
+        for branch in declared:
+            _check_inside(branch)
+    if not isinstance(declared, dict):
+        return
+    match declared.get("type"):
+        case "record" | "error":
+            for field in declared["fields"]:
+                _check_inside(field["type"])
+        case "array" | "map" as kind:
+            _check_inside(declared["items" if kind == "array" else "values"])
+        case "enum":
+            symbols = declared["symbols"]
+            if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
+                raise ValueError(f"an enum with the symbols {json.dumps(symbols)}")
+        case "fixed":
+            if type(declared["size"]) is not int or declared["size"] < 0:
+                raise ValueError(f"a fixed type with the size {json.dumps(declared['size'])}")
+        case inner:
+            _check_inside(inner)
 
 
 def _read(path: Path, file: str) -> str:
@@ -166,7 +192,12 @@ class _Reader:
         size = declared.get("size")
         if size is not None and (type(size) is not int or size < 1):
             raise _Unusable(f'"size": {json.dumps(size)} is not a length', "write a whole number from 1")
-        return {"kind": "array", "items": Field(name="items", **self.type(declared.get("items"))), "size": size}
+        items = Field(name="items", **self.type(declared.get("items")))
+        if math.prod(axis or 1 for axis in (size, *items.shape)) > MAX_ITEMS:
+            raise _Unusable(
+                f"an array of more than {MAX_ITEMS:,} items", "a column has room for all of them in every row: write a smaller size"
+            )
+        return {"kind": "array", "items": items, "size": size}
 
     def problem(self, name: str, message: str, fix: str) -> None:
         """Adds a problem of the field `name`, at the line of that name."""

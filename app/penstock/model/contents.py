@@ -38,6 +38,7 @@ def check_contents(data: bytes, *, label: str = "the model", max_bytes: int = MA
         raise ModelCorrupt(f"{label} is not an ONNX file: it contains no graph")
     if model.training_info:
         raise ModelCorrupt(f"{label} contains training information, which scoring does not need: export it for inference")
+    _check_texts(model, label)
     own = {(function.domain, function.name) for function in model.functions}
     for domain, name in own:
         if not domain or any(domain == one or domain.startswith(f"{one}.") for one in RESERVED):
@@ -52,6 +53,16 @@ def check_contents(data: bytes, *, label: str = "the model", max_bytes: int = MA
                 f"{label} has fields of {type(message).__name__} that onnx {onnx.__version__} does not know; "
                 "export it for an older version of ONNX, or install a newer onnx"
             )
+
+
+def _check_texts(model: onnx.ModelProto, label: str) -> None:
+    """Rejects names that are not UTF-8: the protobuf package returns them as bytes, which equal no name that is compared with them."""
+    for message in _messages(model):
+        for field, value in message.ListFields():
+            if field.type != field.TYPE_STRING or isinstance(value, str):
+                continue
+            if isinstance(value, bytes) or any(isinstance(text, bytes) for text in value):
+                raise ModelCorrupt(f"{label} has a text that is not UTF-8 in {type(message).__name__}.{field.name}")
 
 
 def _check_node(node: onnx.NodeProto, own: set[tuple[str, str]], label: str) -> None:

@@ -138,3 +138,33 @@ def test_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b" " * (MAX_SCHEMA_BYTES + 1))
     with pytest.raises(SchemaError, match="larger than"):
         load_schema(file)
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        {"type": "fixed", "name": "F", "size": 2.5},
+        {"type": "fixed", "name": "F", "size": -1},
+        {"type": "enum", "name": "E", "symbols": ["A", 1]},
+    ],
+)
+@pytest.mark.parametrize("wrap", ["itself", "map", "record", "union"])
+def test_types_that_feed_no_column_are_checked_too(tmp_path: Path, inside: Any, wrap: str) -> None:
+    """Their bytes are read to find the next field, and the Avro library takes these schemas as they are."""
+    wrapped = {
+        "itself": inside,
+        "map": {"type": "map", "values": inside},
+        "record": {"type": "record", "name": "R", "fields": [{"name": "r", "type": {"type": "array", "items": inside}}]},
+        "union": ["null", inside],
+    }[wrap]
+    with pytest.raises(SchemaError, match=r"fixed type with the size|enum with"):
+        load_schema(write(tmp_path, {"name": "x", "type": wrapped}, {"name": "y", "type": "int"}))
+
+
+@pytest.mark.parametrize("sizes", [(10**30,), (2**20 + 1,), (2**11, 2**11)])
+def test_array_that_no_column_has_room_for_is_refused(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+    made: Any = "float"
+    for size in sizes:
+        made = {"type": "array", "items": made, "size": size}
+    with pytest.raises(SchemaError, match="more than 1,048,576 items"):
+        load_schema(write(tmp_path, {"name": "x", "type": made}))

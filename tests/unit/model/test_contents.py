@@ -163,3 +163,12 @@ def test_field_that_onnx_does_not_know_is_refused() -> None:
     model.graph.MergeFromString(unknown)
     with pytest.raises(ModelCorrupt, match="fields of GraphProto that onnx"):
         check_contents(model.SerializeToString())
+
+
+def test_a_domain_that_is_not_utf_8_is_refused() -> None:
+    """The protobuf package returns such a text as bytes, which are equal to no domain that the check knows."""
+    model = base()
+    function(model, domain="com.microsoft!")
+    data = bytes(model.SerializeToString()).replace(b"com.microsoft!", b"com.microsoft\xff")
+    with pytest.raises(ModelCorrupt, match=r"FunctionProto\.domain"):
+        check_contents(data)

@@ -31,6 +31,7 @@ _BEFORE_CRC = struct.Struct(">qiibI")
 _AFTER_CRC = struct.Struct(">hiqqqhii")
 _CRC_END = 21  # bytes before what the checksum covers
 _NO_BYTES = b"\x01"  # the length -1
+_SIGN = 1 << 63
 _TIMESTAMP, _KEY, _OFFSET = attrgetter("timestamp"), attrgetter("key"), attrgetter("offset")
 
 _CODECS: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
@@ -211,7 +212,8 @@ def _encode(parcel: Parcel, stamps: Sequence[int], first: int, number: int) -> b
     encoded = _Headers().__getitem__ if len(parcel) > FEW else _header
     for at, (_, key, value, headers) in enumerate(parcel.records):
         tail = _varint(len(headers)) + b"".join(map(encoded, headers))
-        record = b"".join((b"\0", _varint(stamps[at] - first), _varint(number + at), _sized(key), _sized(value), tail))
+        delta = (stamps[at] - first + _SIGN) % (2 * _SIGN) - _SIGN  # 64 bits that wrap around, as readers add them
+        record = b"".join((b"\0", _varint(delta), _varint(number + at), _sized(key), _sized(value), tail))
         out += (_varint(len(record)), record)
     return b"".join(out)
 

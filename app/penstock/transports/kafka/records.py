@@ -141,19 +141,20 @@ class Packed(Iterator[Run]):
             yield self._old(base, data)
         else:
             one = _Batch(base, base + 1, data)
-            yield one.unreadable(base, f"message format {kind} is not known")
+            yield one.unreadable(max(base, self.position), f"message format {kind} is not known")
 
     # -- format 2 --------------------------------------------------------------------------------------------------
 
     def _current(self, base: int, data: memoryview) -> Iterator[Run]:
+        begin = max(base, self.position)  # what is before the position was read; a batch is sent whole
         if len(data) < _BATCH.size:
-            yield _Batch(base, base + 1, data).unreadable(base, f"a batch of {len(data)} bytes")
+            yield _Batch(base, base + 1, data).unreadable(begin, f"a batch of {len(data)} bytes")
             return
         _, _, _, _, crc, attributes, last, first, latest, producer, _, _, count = _BATCH.unpack_from(data)
         stamped = bool(attributes & _APPEND_TIME)
         one = _Batch(base, base + max(last, 0) + 1, data, latest, stamped)
         if _crc32c(data[_CRC_END:]) != crc:
-            yield one.unreadable(base, "its bytes do not have the checksum that they were sent with", damaged=True)
+            yield one.unreadable(begin, "its bytes do not have the checksum that they were sent with", damaged=True)
             return
         if self._left_out(base, attributes, producer, data):
             yield Run(base, one.end, (), len(data), stamped)
@@ -163,7 +164,7 @@ class Packed(Iterator[Run]):
             if count * LEAST > self._budget:
                 raise _Bad(f"{count} records are more than a batch may hold: {LEAST} bytes each of max_unpacked_bytes, {self._budget}")
         except _Bad as problem:
-            yield one.unreadable(base, str(problem))
+            yield one.unreadable(begin, str(problem))
             return
         if self._native is not None:
             records = self._native.unpack_records(data[: _BATCH.size], body, self.position)
