@@ -69,8 +69,8 @@ try: ## install the Linux wheel of dist/ into an empty environment of PYTHON, an
 	build/try/bin/penstock --version | grep "with its native part"
 	build/try/bin/python -m pytest -q -p no:cacheprovider tests/properties/test_native.py tests/unit/test_settings.py
 
-floors: $(VENV)-floors/stamp ## run the unit tests with the oldest versions of every dependency that pyproject.toml allows
-	$(VENV)-floors/bin/python -m pytest -q -p no:cacheprovider tests/unit $(ARGS)
+floors: $(VENV)-floors/stamp ## run unit tests, contracts, properties and hostile models with the oldest allowed dependencies
+	$(VENV)-floors/bin/python -m pytest -q -p no:cacheprovider tests/unit tests/contracts tests/properties $(ARGS)
 
 version: ## see that VERSION=X.Y.Z is what pyproject.toml and CHANGELOG.md name
 	grep -qx 'version = "$(VERSION)"' pyproject.toml || { echo "pyproject.toml names another version than $(VERSION)" >&2; exit 1; }

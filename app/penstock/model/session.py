@@ -68,7 +68,8 @@ class Session:
     def load(cls, model: Artifact | bytes, *, threads: int = 1, deadline: float | None = DEADLINE, max_bytes: int = MAX_BYTES) -> Session:
         """Loads a registered version (checking its digest) or the bytes of an ONNX file.
 
-        `deadline` is the longest permitted time of one run, in seconds; None sets no limit. Raises ModelCorrupt when the file
+        `deadline` is the longest permitted time of one run, in seconds, to the end of the operator that runs then; None sets no
+        limit. Raises ModelCorrupt when the file
         differs from its manifest or does not load, ModelMismatch when its tensors are not rows of values.
         """
         if isinstance(model, bytes):
