@@ -81,8 +81,8 @@ try: ## install the Linux wheel of dist/ into an empty environment of PYTHON, an
 	build/try/bin/penstock --version | grep "with its native part"
 	build/try/bin/python -m pytest -q -p no:cacheprovider tests/properties/test_native.py tests/unit/test_settings.py
 
-floors: $(VENV)-floors/stamp ## run the unit tests with the oldest versions of every dependency that pyproject.toml allows
-	$(VENV)-floors/bin/python -m pytest -q -p no:cacheprovider tests/unit $(ARGS)
+floors: $(VENV)-floors/stamp ## run unit tests, contracts, properties and hostile models with the oldest allowed dependencies
+	$(VENV)-floors/bin/python -m pytest -q -p no:cacheprovider tests/unit tests/contracts tests/properties $(ARGS)
 
 # uv reads the index that it is configured with; the files name none. What Windows alone needs is left out.
 HASHED = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url \

@@ -14,7 +14,7 @@ from penstock.engine import compile
 from penstock.errors import ConfigError, ModelError, ModelMismatch, ModelUntrusted, Problem, SchemaError, TopologyError
 from penstock.fit import as_bound, fit, strays
 from penstock.model.artifact import Artifact
-from penstock.model.session import Session
+from penstock.model.session import MEMORY, Session, limit_memory
 from penstock.model.signer import ModelTrust
 from penstock.model.trust import Policy, judge, load_trust
 from penstock.model.verify import verify
@@ -74,15 +74,19 @@ def load(
     return Loaded(topology, wiring, source_schemas, sink_schemas, artifacts, tuple(shelf.absent))
 
 
-def prepare(loaded: Loaded, *, warm_rows: int = 256, model_trust: Path | None = None, signatures: Policy | None = None) -> Program:
+def prepare(
+    loaded: Loaded, *, warm_rows: int = 256, model_trust: Path | None = None, signatures: Policy | None = None, model_memory: int = MEMORY
+) -> Program:
     """Returns the program, ready to serve: every model judged by its signer, verified (digest, signature, golden records), loaded, warm.
 
     The models are warmed up with batches of `warm_rows` rows and with single rows. `model_trust` is the folder of the keys whose
-    models are trusted. `signatures` is the policy (None: that of the topology); what `warn` lets pass is logged. Raises
+    models are trusted. `signatures` is the policy (None: that of the topology); what `warn` lets pass is logged. `model_memory` is the
+    setting of this name; it holds for the process. Raises
     ModelUntrusted, ModelCorrupt or ModelMismatch, which names the model, and TopologyError for absent models; then nothing is served.
     """
     if loaded.absent:
         raise TopologyError(loaded.absent)
+    limit_memory(model_memory)
     policy = signatures or loaded.topology.releases.signatures
     trust = load_trust(model_trust) if model_trust and policy != "off" else None
     sessions: dict[str, Session] = {}

@@ -148,6 +148,10 @@ class Settings:
     roots: str = _setting("", "More registry roots to fetch models from, separated by commas: folders, or https URLs.")
     cache: Path = _setting(Path("~/.cache/penstock"), "Folder of fetched models, by digest; shared by the workers of a host.")
     model_bytes: int = _setting(512 * MIB, "Largest model file that is fetched.", unit="bytes", low=1 * KIB, run=False)
+    model_memory: int = _setting(
+        1 * GIB, "Memory of the tensors that a worker's models compute; a row that needs more is a dead letter. Weights are not in it.",
+        unit="bytes", low=16 * MIB, run=False,
+    )  # fmt: skip
     prepare_timeout: float = _setting(120.0, "How long a worker may take to make a release ready.", unit="s", low=1, high=86_400)
     proof_rows: int = _setting(
         1000, "The last real rows per source that a worker keeps, to try new models on; 0: golden records only.", unit="rows",

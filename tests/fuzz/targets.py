@@ -536,7 +536,7 @@ def control(data: bytes) -> str:
         assert not UNPRINTABLE.search(outcome.why), "a reason that a terminal would obey"
         assert outcome.kind is Kind.REFUSED or how in (SEALED, BARE) or entry.value in _signed(), "obeyed without a signature"
         if outcome.kind is not Kind.REFUSED:
-            message = judge(entry)
+            message = judge(entry).message
             assert messages.parse(messages.encode(message)) == message, "a message does not survive its writer"
     return " ".join(f"{outcome.kind} {outcome.why}" for outcome in found[0])
 

@@ -38,7 +38,7 @@ def batch(topology: Path, settings: Settings, part: Part, form: str) -> int:
     from penstock import runtime  # with the model runtime behind it: `--help` does without
 
     loaded = runtime.load(topology, models=settings.models, schemas=settings.schemas)
-    program = runtime.prepare(loaded, warm_rows=settings.chunk_rows, model_trust=settings.model_trust)
+    program = runtime.prepare(loaded, warm_rows=settings.chunk_rows, model_trust=settings.model_trust, model_memory=settings.model_memory)
     models = {node: str(artifact) for node, artifact in loaded.artifacts.items()}
     bound = ", ".join(f"{node}={version}" for node, version in models.items())
     err.print(f"models of the topology file: {bound} (releases are not followed)", markup=False)

@@ -20,8 +20,8 @@ from penstock.errors import ConfigError, ModelCorrupt, ModelUntrusted, PenstockE
 from penstock.model.artifact import Artifact
 from penstock.model.contents import MAX_BYTES
 from penstock.model.golden import GoldenRecord, parse
-from penstock.model.quarantine import quarantine
-from penstock.model.session import Session
+from penstock.model.quarantine import Limits, quarantine
+from penstock.model.session import Session, limit_memory
 from penstock.model.signer import ModelTrust
 from penstock.model.trust import EXTRA, Policy, judge, load_trust
 from penstock.model.verify import verify
@@ -76,7 +76,7 @@ def push(
         raise ModelCorrupt(f"{file} has {size:,} bytes, the limit is {MAX_BYTES:,}")
     data = file.read_bytes()
     figures = dict(_figure(text) for text in metrics)
-    records = _tried(data, golden)
+    records = _tried(data, golden, settings.model_memory)
     registry = open_registry(settings.models)
     pushed = registry.publish(
         name,
@@ -302,14 +302,16 @@ def _asked(registry: Registry, references: tuple[str, ...]) -> list[tuple[str, s
     return list(dict.fromkeys(pairs))
 
 
-def _tried(data: bytes, golden: Path | None) -> tuple[GoldenRecord, ...] | None:
+def _tried(data: bytes, golden: Path | None, memory: int) -> tuple[GoldenRecord, ...] | None:
     """Runs the model in quarantine, and only then parses the golden records by its signature."""
+    limits = Limits(tensors=memory)
+    limit_memory(memory)
     if golden is None:
-        remarks = quarantine(data).remarks
+        remarks = quarantine(data, limits=limits).remarks
         records = None
     else:
         text = golden.read_text(encoding="utf-8")
-        remarks = quarantine(data, golden=text).remarks
+        remarks = quarantine(data, golden=text, limits=limits).remarks
         records = parse(text, Session.load(data).signature, file=str(golden))
     for remark in remarks:
         err.print(f"remark: {remark}", markup=False)

@@ -115,4 +115,4 @@ def load_bound(topology: Topology, bound: Bound, settings: Settings) -> tuple[Lo
         for node in named.model_nodes
     )
     loaded = runtime.load(as_run, models=settings.models, schemas=settings.schemas, artifacts=bound.artifacts)
-    return loaded, runtime.prepare(loaded, warm_rows=1, model_trust=settings.model_trust)
+    return loaded, runtime.prepare(loaded, warm_rows=1, model_trust=settings.model_trust, model_memory=settings.model_memory)

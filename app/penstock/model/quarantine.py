@@ -26,6 +26,7 @@ from typing import BinaryIO, Final
 from penstock.errors import ModelCorrupt, ModelMismatch, Stopped
 from penstock.host import locked, private_folder, write_whole
 from penstock.model.sealed import Sealed
+from penstock.model.session import MEMORY
 from penstock.settings import bare_environment
 
 __all__ = ["MAX_REPORT", "Findings", "Limits", "quarantine", "quarantine_once"]
@@ -37,9 +38,10 @@ _POLL: Final = 0.05  # seconds between two checks of the child
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of the child: bytes of address space, seconds of CPU, seconds in total, and seconds of CPU per run."""
+    """The limits of the child: bytes of its runs' tensors, of address space beside them, seconds of CPU, in total, and of CPU per run."""
 
-    memory: int = 4 * 1024**3
+    tensors: int = MEMORY
+    memory: int = 3 * 1024**3
     cpu: int = 60
     wall: float = 60.0
     run: float = 2.0

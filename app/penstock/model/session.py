@@ -4,7 +4,10 @@ A model is loaded from bytes that were checked to be self-contained (`contents`)
 read another file. `run` is on the hot path. Measured at a batch of 1 (`docs/models.md` has the table): `InferenceSession.run` checks
 names that the plan has checked already and builds new RunOptions each time, 1 to 4 µs per call. So `run` calls its inner session, with
 RunOptions made once. A run has a deadline: a watchdog thread checks a few times per deadline for a run that is too old and sets the
-terminate flag of its options, so a run only stores the time.
+terminate flag of its options, so a run only stores the time. The runtime looks at the flag between two operators.
+
+The tensors of all runs of a process come from one pool with a limit (`limit_memory`), and a run that needs more fails, before the
+memory is taken. Weights are not in it, nor is what an operator allocates by itself, such as the characters of text.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from weakref import WeakSet
 
 import numpy as np
 import onnxruntime as ort
+from onnx import TensorProto, helper
 
 from penstock.batch import Array
 from penstock.errors import InferenceError, ModelCorrupt, ModelError, ModelMismatch
@@ -27,12 +31,16 @@ from penstock.model.artifact import Artifact
 from penstock.model.contents import MAX_BYTES, check_contents
 from penstock.signature import Signature, Tensor
 
-__all__ = ["DEADLINE", "Session"]
+__all__ = ["DEADLINE", "MEMORY", "Session", "limit_memory", "smallest"]
 
 DEADLINE: Final = 2.0
+MEMORY: Final = 1024**3
 _PROBES: Final = (3, 5)  # rows of the runs that show an output's true shape
 _QUIET: Final = 4  # fatal only: errors come back as exceptions, and a second copy on stderr is not useful
 
+_NO_ROOM: Final = re.compile(
+    r"Available memory of \d+ is smaller than requested bytes of (\d+)|Failed to allocate memory.* of size (\d+)|bad_alloc"
+)
 _CPP: Final = re.compile(r"/onnxruntime_src/\S+:\d+ .*?\)(?: const)? (?=\S)")
 _DTYPES: Final = {
     "tensor(float)": "float32", "tensor(double)": "float64", "tensor(bool)": "bool", "tensor(string)": "string",
@@ -61,7 +69,8 @@ class Session:
     def load(cls, model: Artifact | bytes, *, threads: int = 1, deadline: float | None = DEADLINE, max_bytes: int = MAX_BYTES) -> Session:
         """Loads a registered version (checking its digest) or the bytes of an ONNX file.
 
-        `deadline` is the longest permitted time of one run, in seconds; None sets no limit. Raises ModelCorrupt when the file
+        `deadline` is the longest permitted time of one run, in seconds, to the end of the operator that runs then; None sets no
+        limit. Raises ModelCorrupt when the file
         differs from its manifest or does not load, ModelMismatch when its tensors are not rows of values.
         """
         if isinstance(model, bytes):
@@ -85,6 +94,7 @@ class Session:
 
     @classmethod
     def _open(cls, source: bytes | str, label: str, threads: int, deadline: float | None) -> Session:
+        _pool.make()
         try:
             # enable_fallback=0: otherwise a failing onnxruntime prints to stdout and tries the same provider again.
             inference = ort.InferenceSession(source, _session_options(threads), providers=["CPUExecutionProvider"], enable_fallback=0)
@@ -116,11 +126,15 @@ class Session:
         except Exception as error:
             age = time.monotonic() - began
             if not options.terminate:
+                if found := _NO_ROOM.search(str(error)):
+                    _pool.release()
+                    raise InferenceError(f"{self.label} needs too much memory: {_pool.described(found)}") from error
                 raise InferenceError(f"{self.label} refused the batch: {_reason(error)}") from error
             self._options = _run_options()
         finally:
             self._began = 0.0
         if self.deadline is not None and age >= self.deadline:
+            _pool.release()
             raise InferenceError(f"{self.label} was stopped: a run took longer than {self.deadline:g} s")
         # The flag was set for the previous run, which ended at that moment.
         return self.run(outputs, feeds)
@@ -192,6 +206,53 @@ class _Watchdog:
 _watchdog = _Watchdog()
 
 
+class _Pool:
+    """The memory that the runs of this process share. It grows as they need it, up to the limit, and keeps what it has for the next run."""
+
+    def __init__(self) -> None:
+        self.limit = MEMORY
+        self._made = 0  # the limit of the pool that sessions get from now on
+        self._ours: ort.InferenceSession | None = None
+
+    def make(self) -> None:
+        """Makes the pool, unless there is one with this limit. Sessions keep the pool that they were loaded with."""
+        if self._made == self.limit:
+            return
+        place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+        ort.create_and_register_allocator(place, ort.OrtArenaCfg({"max_mem": self.limit}))
+        self._made = self.limit
+        self._ours = ort.InferenceSession(smallest(), _session_options(1), providers=["CPUExecutionProvider"], enable_fallback=0)
+
+    def release(self) -> None:
+        """Returns to the system what no run is using, at the end of a run of our own."""
+        options = _run_options()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        if self._ours is not None:
+            self._ours.run(None, {"x": np.zeros(1, np.float32)}, options)
+
+    def described(self, found: re.Match[str]) -> str:
+        """Says what did not fit."""
+        size = next((int(size) for size in found.groups() if size), None)
+        what = f"{size:,} bytes at once" if size else "more"
+        return f"{what}, and all tensors of a worker's runs may hold {self.limit:,} (setting model_memory)"
+
+
+_pool = _Pool()
+
+
+def limit_memory(limit: int) -> None:
+    """Sets the limit of the memory, in bytes, that the runs of sessions loaded from now on may hold together; MEMORY unless it was set."""
+    _pool.limit = limit
+
+
+def smallest() -> bytes:
+    """Returns the smallest model, y = x: for what the runtime does in its first run of a process, or at the end of any run."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "smallest", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
 def _session_options(threads: int) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -200,6 +261,8 @@ def _session_options(threads: int) -> ort.SessionOptions:
     # The memory pattern keeps an entry per batch size: memory grew by about 1 MB per 200 sizes, without being faster.
     options.enable_mem_pattern = False
     options.log_severity_level = _QUIET
+    options.add_session_config_entry("session.use_env_allocators", "1")  # the pool
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")  # weights: their size is known, and stays
     return options
 
 

@@ -23,7 +23,6 @@ import numpy as np
 import numpy.random  # no import works once the process is confined, and numpy delays this one
 import onnx
 import onnx.checker
-import onnx.helper
 
 from penstock.batch import Array
 from penstock.errors import ConfigError, InferenceError, ModelCorrupt, ModelError, ModelMismatch
@@ -32,7 +31,7 @@ from penstock.model.artifact import GOLDEN_FILE
 from penstock.model.confine import deny_calls, deny_files
 from penstock.model.golden import feeds_of, parse
 from penstock.model.quarantine import MAX_REPORT, Limits
-from penstock.model.session import Session
+from penstock.model.session import Session, limit_memory, smallest
 from penstock.model.synthetic import synthetic_feeds
 
 __all__ = ["SIZES"]
@@ -53,7 +52,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m penstock.model.trial", description=main.__doc__)
     parser.add_argument("file", type=Path, help="an ONNX file")
     parser.add_argument("--golden", type=Path, help="golden records; their inputs are run too")
-    parser.add_argument("--memory", type=int, default=usual.memory, help="bytes of address space (default %(default)s)")
+    parser.add_argument("--memory", type=int, default=usual.memory, help="bytes of address space beside --tensors (default %(default)s)")
+    parser.add_argument("--tensors", type=int, default=usual.tensors, help="bytes of the tensors of runs (default %(default)s)")
     parser.add_argument("--cpu", type=int, default=usual.cpu, help="seconds of CPU (default %(default)s)")
     parser.add_argument("--wall", type=float, default=usual.wall, help="seconds in total (default %(default)s)")
     parser.add_argument("--run", type=float, default=usual.run, help="seconds of CPU per run (default %(default)s)")
@@ -63,13 +63,14 @@ def main() -> None:
         begin()
     os.nice(_NICE)
     without_privileges()
-    _limit(asked.memory, asked.cpu)
+    _limit(asked.memory + asked.tensors, asked.cpu)
+    limit_memory(asked.tensors)
     try:
         report: dict[str, Any] = {"remarks": _try(asked.file, asked.golden, min(asked.run * _PATIENCE, asked.wall))}
     except ModelError as error:
         report = {"error": type(error).__name__, "message": str(error)}
     except MemoryError:
-        report = {"error": ModelCorrupt.__name__, "message": f"the model needs more than {asked.memory:,} bytes of memory"}
+        report = {"error": ModelCorrupt.__name__, "message": f"the model needs more than {asked.memory + asked.tensors:,} bytes of memory"}
     sys.stdout.write(json.dumps(report) + "\n")
 
 
@@ -117,13 +118,9 @@ def _confine(deadline: float) -> Session:
 
     The thread that watches deadlines lives as long as the session that is returned.
     """
-    node = onnx.helper.make_node("Identity", ["x"], ["y"])
-    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N"]) for name in "xy")
-    graph = onnx.helper.make_graph([node], "ours", [x], [y])
-    ours = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
-    Session.load(ours, deadline=None)  # the runtime looks once at the files that describe the processor
+    Session.load(smallest(), deadline=None)  # the runtime looks once at the files that describe the processor
     deny_files()
-    session = Session.load(ours, deadline=deadline)
+    session = Session.load(smallest(), deadline=deadline)
     _lower(resource.RLIMIT_NPROC, 0, 0)  # the user's processes and threads are too many already, so this one starts none
     deny_calls()
     return session

@@ -19,6 +19,7 @@ __all__ = [
     "crashing",
     "endless",
     "gather",
+    "growing",
     "hungry",
     "identity",
     "join_text",
@@ -162,6 +163,26 @@ def hungry(elements: int = 2**32, *, x: str = "x", y: str = "y") -> bytes:
         helper.make_node("Add", [x, "total"], [y]),
     ]
     return model(nodes, [tensor(x)], [tensor(y)], {"nothing": np.int64(0), "elements": np.array([elements])})
+
+
+def growing(operator: str = "ConstantOfShape", *, x: str = "x", y: str = "y") -> bytes:
+    """Returns x, and allocates four bytes for each of its largest row's units: an event decides how much memory the model takes.
+
+    `operator` is ConstantOfShape, Expand, Range or Tile.
+    """
+    begin = [
+        helper.make_node("ReduceMax", [x], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Reshape", ["whole", "single"], ["size"]),
+    ]
+    inputs = {"ConstantOfShape": ["size"], "Expand": ["one", "size"], "Range": ["zero", "most", "one"], "Tile": ["ones", "size"]}
+    end = [
+        helper.make_node("ReduceSum", ["big"], ["total"], keepdims=0),
+        helper.make_node("Mul", ["total", "zero"], ["nothing"]),
+        helper.make_node("Add", [x, "nothing"], [y]),
+    ]
+    values = {"single": np.array([1]), "zero": np.float32(0), "one": np.float32(1), "ones": np.ones(1, np.float32)}
+    return model([*begin, helper.make_node(operator, inputs[operator], ["big"]), *end], [tensor(x)], [tensor(y)], values)
 
 
 def crashing(depth: int = 20_000) -> bytes:

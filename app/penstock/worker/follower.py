@@ -222,7 +222,12 @@ class Follower:
         log = self.folding.log
         if not log.generation:
             self._refuse_to_fall_back(log.refused["unknown-key"])
-            made = runtime.prepare(self._loaded, warm_rows=self._settings.chunk_rows, model_trust=self._settings.model_trust)
+            made = runtime.prepare(
+                self._loaded,
+                warm_rows=self._settings.chunk_rows,
+                model_trust=self._settings.model_trust,
+                model_memory=self._settings.model_memory,
+            )
             bound = runtime.bindings(self._loaded)
             self.deployment = Deployment(Served(0, made.plan, program=made, bindings=bound, artifacts=self._loaded.artifacts))
             self._preparation.adopt(self._loaded.artifacts, runtime.sessions(made))

@@ -35,7 +35,7 @@ from penstock.errors import ControlError, ModelError, PenstockError, Stopped
 from penstock.model.artifact import GOLDEN_FILE, MODEL_FILE, Artifact
 from penstock.model.quarantine import Limits, quarantine_once
 from penstock.model.sealed import Sealed
-from penstock.model.session import Session
+from penstock.model.session import Session, limit_memory
 from penstock.model.trust import load_trust
 from penstock.model.verify import verify
 from penstock.pipeline import Program
@@ -96,7 +96,8 @@ class Preparation:
         self._sizes = (1, settings.chunk_rows)
         self._policy = loaded.topology.releases.signatures
         self._model_trust = settings.model_trust
-        self._limits = Limits(wall=settings.prepare_timeout)
+        limit_memory(settings.model_memory)
+        self._limits = Limits(wall=settings.prepare_timeout, tensors=settings.model_memory)
         self._sessions: WeakValueDictionary[_Version, Session] = WeakValueDictionary()
         self._artifacts: WeakKeyDictionary[Session, Artifact] = WeakKeyDictionary()
 

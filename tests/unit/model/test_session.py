@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 
 from penstock.batch import Array
 from penstock.errors import InferenceError, ModelCorrupt, ModelMismatch
-from penstock.model.session import Session, _Watchdog, _watchdog
+from penstock.model.session import MEMORY, Session, _Watchdog, _watchdog, limit_memory
 from penstock.signature import DTYPES, Signature, Tensor
 from penstock.testing import models
 
@@ -274,3 +275,40 @@ def test_twin_has_a_deadline_of_its_own() -> None:
         twin.run([one.name for one in twin.signature.outputs], {one.name: np.ones((1, 1), np.float32) for one in twin.signature.inputs})
     assert (twin.signature, session.deadline) == (session.signature, None)
     assert not session._options.terminate
+
+
+@pytest.mark.parametrize("operator", ["ConstantOfShape", "Expand", "Range", "Tile"])
+def test_run_that_needs_too_much_memory_fails_before_it_has_it(operator: str) -> None:
+    """4 GB at once, because an event says so. What the runs before it had taken returns to the system."""
+    session, process = Session.load(models.growing(operator), deadline=None), psutil.Process()
+    session.run(["y"], {"x": column(1)})
+    before = process.memory_info().rss
+    session.run(["y"], {"x": column(25e6)})
+    assert process.memory_info().rss > before + 64 * 1024**2
+    with pytest.raises(InferenceError, match=r"the model needs too much memory: 4,\d+,\d+,\d+ bytes at once, .* \(setting model_memory\)"):
+        session.run(["y"], {"x": column(1.05e9)})
+    assert process.memory_info().rss < before + 64 * 1024**2
+    np.testing.assert_array_equal(session.run(["y"], {"x": column(1, 2)})[0], column(1, 2))
+
+
+def test_limit_of_memory_is_shared_by_sessions_and_holds_for_those_that_come_after_it() -> None:
+    before = Session.load(models.growing())
+    limit_memory(64 * 1024**2)
+    try:
+        after = Session.load(models.growing())
+        with pytest.raises(InferenceError, match=r"80,000,000 bytes at once, and all tensors of a worker's runs may hold 67,108,864 "):
+            after.run(["y"], {"x": column(20e6)})
+        before.run(["y"], {"x": column(20e6)})
+    finally:
+        limit_memory(MEMORY)
+
+
+def test_weights_do_not_count() -> None:
+    limit_memory(16 * 1024**2)
+    try:
+        weights = np.ones((1, 8 * 1024**2), np.float32)
+        nodes = [onnx.helper.make_node("Gather", ["weights", "place"], ["w"], axis=1), onnx.helper.make_node("Mul", ["x", "w"], ["y"])]
+        data = models.model(nodes, [models.tensor("x")], [models.tensor("y")], {"weights": weights, "place": np.array([7])})
+        np.testing.assert_array_equal(Session.load(data).run(["y"], {"x": column(3)})[0], column(3))
+    finally:
+        limit_memory(MEMORY)

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from penstock.batch import Array, Batch
 from penstock.errors import InferenceError
+from penstock.model.quarantine import Findings, quarantine
 from penstock.model.session import Session
 from penstock.nodes import HASTY, Context, ModelNode, Runs
 from penstock.testing import models
@@ -64,6 +65,16 @@ def test_without_isolation_the_error_is_raised_and_nothing_searched() -> None:
     with pytest.raises(InferenceError, match="idx=9"):
         gather_node(asked).run(batch(0, 9, 2), HASTY)
     assert asked.sizes == [3]
+
+
+def test_row_that_takes_too_much_memory_fails_alone() -> None:
+    """The model passes quarantine: there it was asked for little. Its neighbours are scored."""
+    model = models.growing("Range")
+    assert quarantine(model) == Findings(())
+    done = node_of(model, "range").run(Batch(4, {"x": np.array([1, 2, 1.05e9, 3], np.float32)}))
+    assert done.columns["range.y"].tolist() == [[1], [2], [3]]
+    (failure,) = done.failures
+    assert (failure.row, "range@1 cannot score the event: the model needs too much memory" in str(failure.error)) == (2, True)
 
 
 def test_row_that_takes_too_long_is_stopped_and_fails_alone() -> None:
