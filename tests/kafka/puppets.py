@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -226,7 +225,7 @@ async def joined(stage: Stage, puppets: Sequence[Puppet]) -> AsyncIterator[None]
     for one in puppets:
         assignor = RoundRobinPartitionAssignor()
         shown = json.dumps({"url": one.identity.shown if one.identity else "http://here:6066"}).encode()
-        assignor.metadata = partial(ConsumerProtocolMemberMetadata, 0, user_data=shown)
+        assignor.metadata = lambda topics, shown=shown: ConsumerProtocolMemberMetadata(0, list(topics), shown)
         clients.append(
             AIOKafkaConsumer(
                 stage.topics.status, **aiokafka_arguments(stage.settings), group_id=f"{stage.settings.application}.{stage.topology.name}",

@@ -71,7 +71,8 @@ def _shown(metadata: bytes) -> str:
         (topics,) = struct.unpack_from(">i", metadata, 2)
         at = 6
         for _ in range(topics):
-            at += 2 + struct.unpack_from(">h", metadata, at)[0]
+            (name,) = struct.unpack_from(">H", metadata, at)  # a negative length is a large one, and so beyond the end
+            at += 2 + name
         (length,) = struct.unpack_from(">i", metadata, at)
         found = json.loads(metadata[at + 4 : at + 4 + min(max(length, 0), _LIMIT)])
         url = found.get("url", "") if isinstance(found, dict) else ""
