@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import socket
 from collections import Counter
@@ -21,8 +22,13 @@ pytestmark = pytest.mark.broker
 AGE = "0.5"  # seconds; how soon a change is noticed
 
 
+@functools.cache
+def admin_at(bootstrap: str) -> AdminClient:
+    return AdminClient({"bootstrap.servers": bootstrap})  # kept: its answers end with it
+
+
 def admin(broker: Broker) -> AdminClient:
-    return AdminClient({"bootstrap.servers": broker.bootstrap})
+    return admin_at(broker.bootstrap)
 
 
 def exists(broker: Broker, topic: str) -> bool:

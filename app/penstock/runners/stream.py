@@ -113,7 +113,7 @@ class StreamRunner:
             faulthandler.cancel_dump_traceback_later()
 
     def _close(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Ends what still runs in the loop, as `asyncio.run` does. Without usable brokers, it does not wait for that."""
+        """Ends what still runs in the loop, as `asyncio.run` does. After a stop that was cut short, it does not wait for that."""
         if tasks := asyncio.all_tasks(loop):
             for task in tasks:
                 task.cancel()
@@ -313,12 +313,19 @@ class StreamRunner:
         return app
 
     async def _stop(self, app: App) -> None:
-        bound = FAREWELL if self._lost.is_set() else self.settings.drain_timeout + self.settings.session_timeout
+        settings = self.settings
+        # After an error nothing is drained: what was acknowledged is committed, and the group is left.
+        bound = settings.session_timeout if self._failure is not None else settings.drain_timeout + settings.session_timeout
+        bound = FAREWELL if self._lost.is_set() else bound
         # A model that does not return blocks its thread, and thereby the exit of the process; client libraries suppress cancellation.
         faulthandler.dump_traceback_later(bound + GRACE, exit=True, file=2)
-        try:
-            await asyncio.wait_for(app.stop(), bound)
-        except TimeoutError:
+        stopping = asyncio.ensure_future(app.stop())
+        await asyncio.wait({stopping}, timeout=bound)  # not `wait_for`, which goes on waiting when a task ignores its cancellation
+        if stopping.done():
+            stopping.result()
+        else:
+            stopping.cancel()
+            self._abandoned = True
             logger.error("stopping took longer than allowed; uncommitted records will be processed again")
 
     def fail(self, error: BaseException | None) -> None:

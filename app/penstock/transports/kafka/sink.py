@@ -13,6 +13,7 @@ from typing import Final
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.structs import TopicPartition
 
 from penstock.errors import DeliveryFailed, TransportError, TransportUnavailable
 from penstock.parcel import Parcel
@@ -124,9 +125,8 @@ class KafkaSink:
         batches = pack(topic, parcels, self.limit(topic), self.settings.compression)
         client = self.client
         try:
-            known = client.client.cluster.partitions_for_topic(topic)
-            if known is not None and partition not in known:
-                await client.client.force_metadata_update()  # it was added a moment ago
+            if client.client.cluster.leader_for_partition(TopicPartition(topic, partition)) is None:
+                await client.client.force_metadata_update()  # it may have been added a moment ago
             for batch in batches:  # one after the other: their order is the outputs' order
                 await self._dispatcher.room(topic, partition, under)
                 if under is not None and not under.current:
