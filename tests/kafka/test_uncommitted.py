@@ -37,7 +37,8 @@ def no_commits(broker: Broker) -> Iterator[None]:
 def replicas_wanted(broker: Broker, count: int) -> None:
     wanted = ConfigEntry("min.insync.replicas", str(count), incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, "__consumer_offsets", incremental_configs=[wanted])
-    for answer in AdminClient({"bootstrap.servers": broker.bootstrap}).incremental_alter_configs([resource]).values():
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    for answer in admin.incremental_alter_configs([resource]).values():
         answer.result()
 
 
