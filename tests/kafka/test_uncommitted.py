@@ -63,7 +63,7 @@ def test_without_commits_a_worker_takes_no_more_than_its_limit_and_goes_on_after
             looks = scrape(worker)["penstock_watchdog_looks_total{}"]
             wait_for(lambda: scrape(worker)["penstock_watchdog_looks_total{}"] > looks + 30, "looks", 60)
             assert worker.process.poll() is None, worker.log
-            assert len(job.answers()) == 208
+            assert len(job.answers()) <= 208
             assert stored(job) == 8
         job.wait_for_answers(408)
         wait_for(lambda: stored(job) == 408, "all committed", 60)
