@@ -22,6 +22,7 @@ from tests.kafka.running import Job, Running, make_job
 
 pytestmark = pytest.mark.broker
 
+BACKLOG = 60_000  # events, so that the worker is busy when it is stopped
 EVERY = 0.05  # seconds
 EACH = 100  # events, so that 2,000 come per second
 COMMIT = 0.3  # seconds
@@ -29,8 +30,9 @@ COMMIT = 0.3  # seconds
 
 @contextmanager
 def steady_input(job: Job) -> Iterator[list[int]]:
-    """Events at a fixed rate, whatever becomes of the answers. Yields the number of those that were sent, in a list."""
-    stop, sent = threading.Event(), [0]
+    """A backlog, and events at a fixed rate, whatever becomes of the answers. Yields the number of those that were sent, in a list."""
+    job.send(range(BACKLOG))
+    stop, sent = threading.Event(), [BACKLOG]
 
     def send() -> None:
         while not stop.wait(EVERY):
@@ -96,16 +98,16 @@ def pause_round(broker: Broker, folder: Path, seed: int, code: Path | None = Non
     ):
         wait_for(lambda: owned_by(steady, paused) == set(range(job.partitions)), f"both\n{steady.log}\n{paused.log}", 40)
         with steady_input(job) as sent:
-            start = dice.randrange(2000, 6000)
-            wait_for(lambda: len(job.answers()) > start, f"the first answers\n{paused.log}", 40)
+            start = dice.randrange(2000, BACKLOG // 2)
+            wait_for(lambda: sum(end_offsets(broker, job.sink).values()) > start, f"the first answers\n{paused.log}", 40, 0.01)
             lost = owned(paused)
             os.kill(paused.process.pid, signal.SIGSTOP)
             ends = settled_ends(job, lost)
             stored = committed(broker, job.group, job.source)
             taken_over = steady.log.count("assigned ")
             wait_for(lambda: steady.log.count("assigned ") > taken_over, "the steady worker to take over", 40)
-            more = sum(end_offsets(broker, job.sink).values()) + dice.randrange(500, 4000)
-            wait_for(lambda: sum(end_offsets(broker, job.sink).values()) > more, "the pause to last", 40)
+            more = BACKLOG + dice.randrange(500, 8000)
+            wait_for(lambda: sum(end_offsets(broker, job.sink).values()) > more, "the pause to last", 60)
             again = paused.log.count("assigned ")
             os.kill(paused.process.pid, signal.SIGCONT)
             wait_for(lambda: paused.log.count("assigned ") > again, f"the paused worker to come back\n{paused.log}", 40)
