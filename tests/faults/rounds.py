@@ -96,7 +96,6 @@ class Round:
         self._logs: list[str] = []
         self._stack = ExitStack()
         self._began = time.monotonic()
-        self._groups = AdminClient({"bootstrap.servers": cluster.bootstrap, "log_level": 2, "reconnect.backoff.max.ms": 500})
 
     def __enter__(self) -> Self:
         return self
@@ -190,7 +189,17 @@ class Round:
 
     def settle(self) -> None:
         """Until all workers are in the group and have caught up, so that what fails next is counted for itself."""
-        wait_for(lambda: self._stable() and self._lag() < RATE, "the group to settle", DRAINED_S, 0.2)
+        seen = ""
+
+        def settled() -> bool:
+            nonlocal seen
+            seen = f"{self._members()} stable members, lag {self._lag()}"
+            return self._members() == WORKERS and self._lag() < 2 * RATE
+
+        try:
+            wait_for(settled, "the group to settle", DRAINED_S, 0.2)
+        except AssertionError as late:
+            raise AssertionError(f"{late}: {seen}") from None
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -232,12 +241,14 @@ class Round:
         done = committed(self.cluster, self.job.group, self.job.source)
         return sum(end - done[partition] for partition, end in ends.items())
 
-    def _stable(self) -> bool:
+    def _members(self) -> int:
+        """The members of the group; 0 while it rebalances. A new client: one that has seen a broker fail may not find it again."""
+        groups = AdminClient({"bootstrap.servers": self.cluster.bootstrap, "log_level": 2})
         try:
-            found = self._groups.describe_consumer_groups([self.job.group], request_timeout=5)[self.job.group].result()
+            found = groups.describe_consumer_groups([self.job.group], request_timeout=5)[self.job.group].result()
         except KafkaException:
-            return False
-        return found.state is ConsumerGroupState.STABLE and len(found.members) == WORKERS
+            return 0
+        return len(found.members) if found.state is ConsumerGroupState.STABLE else 0
 
 
 def play(scenario: Scenario, cluster: Cluster, folder: Path, seed: int) -> Account:

@@ -132,7 +132,7 @@ def _one_down(it: Round, id: int) -> None:
     it.flow(1)
 
 
-def _in_turn(*acts: Scenario) -> Scenario:
+def _in_turn(name: str, *acts: Scenario) -> Scenario:
     """All of them, in a random order."""
 
     def act(it: Round) -> None:
@@ -141,7 +141,7 @@ def _in_turn(*acts: Scenario) -> Scenario:
             one.act(it)
             it.settle()
 
-    return Scenario(f"all of these on {acts[0].brokers}", acts[0].brokers, act)
+    return Scenario(name, acts[0].brokers, act)
 
 
 _ONE = (
@@ -162,4 +162,7 @@ _THREE = (
 )
 
 ALONE: Sequence[Scenario] = (*_ONE, _AWAY, *_THREE)
-SEVERAL: Sequence[Scenario] = (_in_turn(*_ONE), _in_turn(*_THREE))
+SEVERAL: Sequence[Scenario] = (
+    _in_turn("several on one broker", *_ONE),
+    _in_turn("several on three", *_THREE[2:]),  # to roll the brokers kills a leader and the coordinator, too
+)

@@ -108,7 +108,7 @@ def end_offsets(broker: Broker, topic: str) -> dict[int, int]:
 
 def committed(broker: Broker, group: str, topic: str) -> dict[int, int]:
     """Returns the committed offset of a group for each partition; 0 without a commit. The call does not join the group."""
-    consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": group})
+    consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": group, "log_level": 2})
     try:
         asked = [TopicPartition(topic, partition) for partition in _partitions(consumer, topic)]
         return {found.partition: max(found.offset, 0) for found in consumer.committed(asked, TIMEOUT_S)}
