@@ -22,9 +22,9 @@ from tests.kafka.running import Job, Running, make_job
 
 pytestmark = pytest.mark.broker
 
-BACKLOG = 60_000  # events, so that the worker is busy when it is stopped
+BACKLOG = 20_000  # events, so that the worker is busy when it is stopped
 EVERY = 0.05  # seconds
-EACH = 100  # events, so that 2,000 come per second
+EACH = 25  # events, so that 500 come per second
 COMMIT = 0.3  # seconds
 
 
@@ -91,7 +91,8 @@ def pause_round(broker: Broker, folder: Path, seed: int, code: Path | None = Non
     """One worker of two is stopped, replaced and continued. Returns the counts."""
     dice = random.Random(seed)
     job = make_job(broker, folder)
-    settings = {"commit_interval": str(COMMIT), "drain_timeout": "5"}
+    # Row by row, so that the worker is in the middle of a group when it is stopped, and would finish and send it when it goes on.
+    settings = {"commit_interval": str(COMMIT), "drain_timeout": "5", "chunk_rows": "1"}
     with (
         Running(job, (), settings, code=code) as steady,
         Running(job, (), {**settings, "client_id": "paused"}, code=code) as paused,
@@ -106,8 +107,8 @@ def pause_round(broker: Broker, folder: Path, seed: int, code: Path | None = Non
             stored = committed(broker, job.group, job.source)
             taken_over = steady.log.count("assigned ")
             wait_for(lambda: steady.log.count("assigned ") > taken_over, "the steady worker to take over", 40)
-            more = BACKLOG + dice.randrange(500, 8000)
-            wait_for(lambda: sum(end_offsets(broker, job.sink).values()) > more, "the pause to last", 60)
+            more = BACKLOG + dice.randrange(500, 2000)
+            wait_for(lambda: sum(end_offsets(broker, job.sink).values()) > more, "the pause to last", 90)
             again = paused.log.count("assigned ")
             os.kill(paused.process.pid, signal.SIGCONT)
             wait_for(lambda: paused.log.count("assigned ") > again, f"the paused worker to come back\n{paused.log}", 40)
