@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from penstock.testing import Broker, wait_for
+from tests.kafka.operating import configure, wait_until
 from tests.kafka.running import make_job
 
 pytestmark = pytest.mark.broker
@@ -31,7 +32,9 @@ def test_of_two_workers_with_one_identity_the_earlier_one_ends(broker: Broker, t
 
 
 def test_worker_that_is_started_again_in_time_gets_its_partitions_without_a_rebalance(broker: Broker, tmp_path: Path) -> None:
+    """And its reports count: the group shows the key of the new process."""
     job = make_job(broker, tmp_path)
+    configure(job)
     with job.run(group_instance_id="other", session_timeout="30") as other:
         other.wait_until_assigned()
         with job.run(group_instance_id="one", session_timeout="30") as one:
@@ -40,6 +43,7 @@ def test_worker_that_is_started_again_in_time_gets_its_partitions_without_a_reba
             assert one.stop() == 0, one.log
         with job.run(group_instance_id="one", session_timeout="30") as again:
             again.wait_until_assigned()
+            wait_until(job, again, "a report that counts", lambda told: told["member"] and told["live"])
             job.send(range(40))
             job.wait_for_answers(40)
             assert again.stop() == 0, again.log

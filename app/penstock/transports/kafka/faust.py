@@ -19,6 +19,8 @@ import faust
 from aiokafka import ConsumerRebalanceListener
 from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import TopicPartition
+from faust.assignor.client_assignment import ClientMetadata
+from faust.assignor.partition_assignor import PartitionAssignor
 from faust.tables.manager import TableManager
 from faust.transport import base
 from faust.transport import consumer as base_consumer
@@ -300,6 +302,24 @@ class NoTables(TableManager):
         await self.recovery.start()
 
 
+class Assignor(PartitionAssignor):
+    """Faust's assignor, for members that show a text of their own (`App`)."""
+
+    _shown: URL | None = None
+
+    @property
+    def _url(self) -> URL:
+        return self._shown or super()._url
+
+    def on_assignment(self, assignment: Any) -> None:
+        """Takes an assignment. A static member that was started again gets its predecessor's, with what that one has shown."""
+        self._shown = URL(ClientMetadata.loads(self._decompress(assignment.user_data)).url)
+        try:
+            super().on_assignment(assignment)
+        finally:
+            self._shown = None
+
+
 class App(faust.App):
     """A Faust app that holds what it hosts, with the unused parts of Faust switched off."""
 
@@ -336,4 +356,5 @@ class App(faust.App):
             processing_guarantee="at_least_once",
             TableManager=NoTables,
             canonical_url=shown or None,
+            PartitionAssignor=Assignor,
         )
