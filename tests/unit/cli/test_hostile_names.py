@@ -143,19 +143,16 @@ def harmless(text: str) -> bool:
     return all(one in "\n\t" or one.isprintable() for one in text)
 
 
-@pytest.mark.parametrize("form", ["text", "json"])
 @pytest.mark.parametrize("line", LINES, ids=lambda line: " ".join(re.sub("[^a-z0-9./ -]+", "~", word) for word in line)[:60])
 @pytest.mark.usefixtures("folder")
-def test_no_control_character_comes_out(line: list[str], form: str, capfd: pytest.CaptureFixture[str]) -> None:
-    if form == "json":
-        if "--format" not in usage(line):
-            pytest.skip("it has one form")
-        line = [*line, "--format", "json"]
-    done = Done(main(line), *capfd.readouterr())
-    assert harmless(done.out), repr(done.out)
-    assert harmless(done.err), repr(done.err)
-    assert "Traceback" not in done.err
-    assert "This is a bug" not in done.err
+def test_no_control_character_comes_out(line: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    """In text, and in JSON where the command has it."""
+    for words in [line, [*line, "--format", "json"]] if "--format" in usage(line) else [line]:
+        done = Done(main(words), *capfd.readouterr())
+        assert harmless(done.out), repr(done.out)
+        assert harmless(done.err), repr(done.err)
+        assert "Traceback" not in done.err
+        assert "This is a bug" not in done.err
 
 
 def usage(line: list[str]) -> str:

@@ -192,7 +192,7 @@ def refused(preparation: Preparation, loaded: Loaded, kind: type[ModelError], **
     ("data", "why"),
     [
         (models.crashing(), r"the model killed its process \(SIGSEGV\) in quarantine"),
-        (models.hungry(12_500_000_000), "Failed to allocate memory for requested buffer of size 50000000000"),
+        (models.hungry(12_500_000_000), "the model needs too much memory: 50,000,000,000 bytes at once"),
         (models.log(), "is not finite"),
         (models.endless(), "a run took longer than 10 s"),
     ],
