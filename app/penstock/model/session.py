@@ -108,15 +108,17 @@ class Session:
     def twin(self) -> Session:
         """Returns another session over the same loaded model, which may run while this one runs. It has its own deadline."""
         made = copy.copy(self)
+        made.__class__ = _Twin
         made._options, made._began, made._late = _run_options(), 0.0, 0.0
         if made.deadline is not None:
             _watchdog.watch(made)
         return made
 
-    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array], *, again: bool = True) -> list[Array]:
         """Returns the named outputs for the rows in `feeds`, in order; each array's first axis is the rows.
 
-        Every input must be there, with its tensor's dtype and shape `[N, *shape]`, C-contiguous, strings as an object array.
+        Every input must be there, with its tensor's dtype and shape `[N, *shape]`, C-contiguous, strings as an object array. A run for
+        which there was no memory is run `again`, while no twin runs: they share one pool.
         Raises InferenceError when the model refuses the batch or runs past the deadline.
         """
         options = self._options
@@ -128,6 +130,9 @@ class Session:
             if not options.terminate:
                 if found := _NO_ROOM.search(str(error)):
                     _pool.release()
+                    if again:
+                        with _pool.beside:
+                            return self.run(outputs, feeds, again=False)
                     raise InferenceError(f"{self.label} needs too much memory: {_pool.described(found)}") from error
                 raise InferenceError(f"{self.label} refused the batch: {_reason(error)}") from error
             self._options = _run_options()
@@ -166,6 +171,16 @@ class Session:
             if self._late == began:
                 self._options.terminate = True
             self._late = began
+
+
+class _Twin(Session):
+    """A session that runs beside the one that scores, and must not cost it a row."""
+
+    __slots__ = ()
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array], *, again: bool = False) -> list[Array]:
+        with _pool.beside:
+            return super().run(outputs, feeds, again=again)
 
 
 class _Watchdog:
@@ -213,6 +228,7 @@ class _Pool:
         self.limit = MEMORY
         self._made = 0  # the limit of the pool that sessions get from now on
         self._ours: ort.InferenceSession | None = None
+        self.beside = threading.RLock()  # held while a twin runs
 
     def make(self) -> None:
         """Makes the pool, unless there is one with this limit. Sessions keep the pool that they were loaded with."""

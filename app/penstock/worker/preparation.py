@@ -148,7 +148,7 @@ class Preparation:
         program = runtime.program(loaded, sessions, parameters)
         tell(State.PROVING, "on real rows")
         proof = prove(program, stopped)
-        each(State.WARMING, lambda piece: piece.session.warm_up(self._sizes))  # 6
+        each(State.WARMING, lambda piece: piece.session.twin().warm_up(self._sizes))  # 6
         self.adopt(artifacts, sessions)
         return Prepared(program, artifacts, proof)
 
@@ -184,7 +184,7 @@ class Preparation:
 
 def _check_golden(piece: _Piece) -> None:
     piece.session = Session.load_file(piece.sealed.path, label=str(piece.artifact))
-    verify(piece.artifact, piece.session)
+    verify(piece.artifact, piece.session.twin())  # it must not take memory from what scores
 
 
 def _each(pieces: Sequence[_Piece], state: State, step: Callable[[_Piece], None], tell: Tell, stopped: Stopping) -> None:

@@ -303,6 +303,34 @@ def test_limit_of_memory_is_shared_by_sessions_and_holds_for_those_that_come_aft
         limit_memory(MEMORY)
 
 
+def test_twin_takes_no_memory_that_a_live_run_needs() -> None:
+    """Each takes 40 MB of the 64 that both share, again and again: a live run waits for the twin rather than fail."""
+    limit_memory(64 * 1024**2)
+    try:
+        session = Session.load(models.growing())
+        twin, over, found = session.twin(), threading.Event(), list[str]()
+
+        def beside() -> None:
+            while not over.is_set():
+                try:
+                    twin.run(["y"], {"x": column(10e6)})
+                    found.append("ran")
+                except InferenceError as error:
+                    found.append(str(error))
+
+        thread = threading.Thread(target=beside)
+        thread.start()
+        try:
+            while len(found) < 20:
+                session.run(["y"], {"x": column(10e6)})
+        finally:
+            over.set()
+            thread.join()
+        assert any("needs too much memory" in one for one in found), "they never met, so this shows nothing"
+    finally:
+        limit_memory(MEMORY)
+
+
 def test_weights_do_not_count() -> None:
     limit_memory(16 * 1024**2)
     try:

@@ -149,9 +149,9 @@ def test_what_a_plan_has_loaded_is_shared_and_not_run(
     changed = publish("scale", models.linear([2.0]))
     run, ran = Session.run, []
 
-    def running(self: Session, *args: Any) -> Any:
+    def running(self: Session, *args: Any, **more: Any) -> Any:
         ran.append(self.label)
-        return run(self, *args)
+        return run(self, *args, **more)
 
     monkeypatch.setattr(Session, "run", running)
     found = prepared(preparation, loaded, scaled=changed)
