@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import cramjam
+from aiokafka.codec import gzip_encode, lz4_encode, snappy_encode, zstd_encode
 from aiokafka.record.util import calc_crc32c
 
 from penstock.testing import Broker
@@ -16,10 +16,10 @@ from penstock.transports.kafka.wire import PRODUCE, frame, parse_produce, produc
 
 PACK: Final[dict[int, Callable[[bytes], bytes]]] = {
     0: bytes,
-    1: lambda data: bytes(cramjam.gzip.compress(data)),
-    2: lambda data: bytes(cramjam.snappy.compress_raw(data)),
-    3: lambda data: bytes(cramjam.lz4.compress(data)),
-    4: lambda data: bytes(cramjam.zstd.compress(data)),
+    1: lambda data: bytes(gzip_encode(data)),
+    2: lambda data: bytes(snappy_encode(data)),
+    3: lambda data: bytes(lz4_encode(data)),
+    4: lambda data: bytes(zstd_encode(data)),
 }
 
 
@@ -39,6 +39,17 @@ def inner(place: int, key: bytes | None, value: bytes | None, headers: Sequence[
     """A record without its length, `place` ms after the batch's first."""
     tail = b"".join(sized(name) + sized(held) for name, held in headers)
     return b"\0" + varint(place) + varint(place) + sized(key) + sized(value) + varint(len(headers)) + tail
+
+
+# A record, by its place in the batch, whose inner lengths are wrong.
+DAMAGE: Final[dict[str, Callable[[int], bytes]]] = {
+    "the key's length": lambda place: b"\0" + varint(place) * 2 + varint(99) + b"key",
+    "a length without an end": lambda place: b"\0" + varint(place) * 2 + b"\xff" * 12,
+    "many headers": lambda place: b"\0" + varint(place) * 2 + sized(b"k") + sized(b"v") + varint(9),
+    "less than no headers": lambda place: b"\0" + varint(place) * 2 + sized(b"k") + sized(b"v") + varint(-2),
+    "a header without a name": lambda place: b"\0" + varint(place) * 2 + sized(b"k") + sized(b"v") + varint(1) + varint(-1) + sized(b"x"),
+    "bytes behind the headers": lambda place: inner(place, b"k", b"v") + b"more",
+}
 
 
 def batch(records: Sequence[bytes], codec: int = 0, *, base: int = 0, count: int | None = None, first: int = 1000) -> bytes:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from penstock.record import Unreadable
 from penstock.transports.kafka.records import Packed, Run
-from tests.raw import batch, inner, sealed, sized, varint
+from tests.raw import DAMAGE, batch, inner, sealed, varint
 
 WAYS: Final = (True, False)  # with the native part and without; without a compiler both are the same
 CODECS: Final = {0: "none", 1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}
@@ -50,16 +50,6 @@ def good(runs: Sequence[Run]) -> list[tuple[Any, ...]]:
 
 def bad(runs: Sequence[Run]) -> list[Unreadable]:
     return [one for run in runs for one in run.records if isinstance(one, Unreadable)]
-
-
-DAMAGE: Final = {
-    "the key's length": lambda place: b"\0" + varint(place) * 2 + varint(99) + b"key",
-    "a length without an end": lambda place: b"\0" + varint(place) * 2 + b"\xff" * 12,
-    "many headers": lambda place: b"\0" + varint(place) * 2 + sized(b"k") + sized(b"v") + varint(9),
-    "less than no headers": lambda place: b"\0" + varint(place) * 2 + sized(b"k") + sized(b"v") + varint(-2),
-    "a header without a name": lambda place: b"\0" + varint(place) * 2 + sized(b"k") + sized(b"v") + varint(1) + varint(-1) + sized(b"x"),
-    "bytes behind the headers": lambda place: inner(place, b"k", b"v") + b"more",
-}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
