@@ -212,12 +212,16 @@ static PyObject *read_sized(Reader *r) {
     return made;
 }
 
-static PyObject *read_headers(Reader *r) {
+/* Headers of a fetch that are read at once: two bytes become two objects. Python reads more than that piece by piece. */
+enum { MOST_HEADERS = 65536 };
+
+static PyObject *read_headers(Reader *r, int64_t *left) {
     int64_t count = read_varint(r);
-    if (r->bad || count < 0 || count > (r->end - r->p) / 2) { /* a header has at least two lengths */
+    if (r->bad || count < 0 || count > (r->end - r->p) / 2 || count > *left) { /* a header has at least two lengths */
         r->bad = true;
         return NULL;
     }
+    *left -= count;
     PyObject *headers = PyTuple_New((Py_ssize_t)count);
     for (Py_ssize_t i = 0; headers && i < count; i++) {
         PyObject *name = NULL, *value = NULL, *pair = NULL;
@@ -252,8 +256,8 @@ enum {
 };
 enum { COMPRESSED = 7, APPEND_TIME = 8, CONTROL = 32 }; /* attributes of a batch */
 
-/* Appends the records in [body, end) from offset `least` on. False with an exception, or without one when they are not all plain. */
-static bool append_batch(PyObject *records, const byte *head, const byte *body, const byte *end, long long least) {
+/* Appends the records in [body, end) from offset `least` on; they may have so many `headers`. False with an exception, or without one when they are not all plain. */
+static bool append_batch(PyObject *records, const byte *head, const byte *body, const byte *end, long long least, int64_t *headers) {
     int attributes = (int)big_endian(head + ATTRIBUTES_AT, 2);
     uint64_t base = big_endian(head, 8), first = big_endian(head + FIRST_AT, 8), latest = big_endian(head + LATEST_AT, 8);
     int64_t count = (int32_t)big_endian(head + COUNT_AT, 4);
@@ -277,7 +281,7 @@ static bool append_batch(PyObject *records, const byte *head, const byte *body, 
         record->timestamp = (int64_t)(attributes & APPEND_TIME ? latest : stamp); /* the append time is the same for all records */
         record->key = record->value = record->headers = NULL;
         if ((record->key = read_sized(&r)) && (record->value = read_sized(&r)))
-            record->headers = read_headers(&r);
+            record->headers = read_headers(&r, headers);
         int kept = -1;
         if (record->headers && r.p == stop) /* a batch is sent whole, so it may contain records before `least` */
             kept = offset < least ? 0 : PyList_Append(records, (PyObject *)record);
@@ -294,7 +298,7 @@ static PyObject *unpack_fetch(PyObject *module, PyObject *args) {
     if (!PyArg_ParseTuple(args, "y*L:unpack_fetch", &view, &least))
         return NULL;
     const byte *head = view.buf, *end = head + view.len;
-    int64_t next = least;
+    int64_t next = least, headers = MOST_HEADERS;
     PyObject *found = NULL, *records = PyList_New(0);
     bool plain = records != NULL;
     while (plain && end - head >= 12) {
@@ -305,7 +309,7 @@ static PyObject *unpack_fetch(PyObject *module, PyObject *args) {
         int64_t base = (int64_t)big_endian(head, 8), last = size < BATCH_HEADER ? -1 : (int32_t)big_endian(head + LAST_AT, 4);
         plain = attributes >= 0 && head[MAGIC_AT] == 2 && !(attributes & COMPRESSED) && last >= 0 && base < INT64_MAX - last &&
                 (crc_update(0xFFFFFFFFu, head + ATTRIBUTES_AT, size - ATTRIBUTES_AT) ^ 0xFFFFFFFFu) == big_endian(head + CRC_AT, 4) &&
-                (attributes & CONTROL || append_batch(records, head, head + BATCH_HEADER, head + size, next));
+                (attributes & CONTROL || append_batch(records, head, head + BATCH_HEADER, head + size, next, &headers));
         if (plain) {
             int64_t behind = base + last + 1; /* includes records that compaction removed */
             next = behind > next ? behind : next;
@@ -324,12 +328,13 @@ static PyObject *unpack_fetch(PyObject *module, PyObject *args) {
 static PyObject *unpack_records(PyObject *module, PyObject *args) {
     Py_buffer head, body;
     long long least;
+    int64_t headers = MOST_HEADERS;
     if (!PyArg_ParseTuple(args, "y*y*L:unpack_records", &head, &body, &least))
         return NULL;
     PyObject *records = NULL;
     if (head.len != BATCH_HEADER)
         PyErr_SetString(PyExc_ValueError, "a batch's header has 61 bytes");
-    else if ((records = PyList_New(0)) && !append_batch(records, head.buf, body.buf, (const byte *)body.buf + body.len, least)) {
+    else if ((records = PyList_New(0)) && !append_batch(records, head.buf, body.buf, (const byte *)body.buf + body.len, least, &headers)) {
         Py_CLEAR(records);
         if (!PyErr_Occurred())
             records = Py_NewRef(Py_None);

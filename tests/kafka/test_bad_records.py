@@ -55,6 +55,7 @@ ONE: Final[dict[str, Callable[[int, str], bytes]]] = {
         place, b"k", event(name), [(b"penstock-id", b"\xff"), (b"penstock-generation", b"x")]
     ),
     "many headers": lambda place, name: inner(place, b"k", event(name), [(b"n", b"v")] * 5000),
+    "a hundred thousand headers": lambda place, name: inner(place, b"k", event(name), [(b"", b"")] * 100_000),
     "headers of 900 kB": lambda place, name: inner(place, b"k", event(name), [(b"n", b"v" * 900_000)]),
     "a key of 900 kB": lambda place, name: inner(place, b"k" * 900_000, event(name)),
     "a value of 900 kB": lambda place, name: inner(place, b"k", event(name, pad="v" * 900_000)),

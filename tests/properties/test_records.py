@@ -6,6 +6,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any, Final
 
+import psutil
 import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from penstock.record import Unreadable
 from penstock.transports.kafka.records import Packed, Run
-from tests.raw import DAMAGE, batch, inner, sealed, varint
+from tests.raw import DAMAGE, batch, inner, sealed, sized, varint
 
 WAYS: Final = (True, False)  # with the native part and without; without a compiler both are the same
 CODECS: Final = {0: "none", 1: "gzip", 2: "snappy", 3: "lz4", 4: "zstd"}
@@ -214,3 +215,30 @@ def test_a_batch_that_cannot_be_read_counts_from_the_position() -> None:
         assert isinstance(record, Unreadable)
         assert (run.start, run.end, record.offset, record.end) == (2, 5, 2, 5)
         assert reason in record.reason
+
+
+EMPTY: Final = sized(b"") * 2
+
+
+@pytest.mark.parametrize("codec", [0, 4])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_record_with_millions_of_headers_costs_that_record(way: bool, codec: int) -> None:
+    """They are two bytes each where they came from, and would be a hundred here."""
+    crowd = b"\0" + varint(1) * 2 + sized(b"k") + sized(b"v") + varint(4_000_000) + EMPTY * 4_000_000
+    process = psutil.Process()
+    before = process.memory_info().rss
+    first, lost, last = runs_of(batch([inner(0, b"k", b"v"), crowd, inner(2, b"k", b"v")], codec), native=way)
+    assert [row[0] for row in good([first, last])] == [0, 2]
+    assert "4000000 headers; a record may have 65536" in bad([lost])[0].reason
+    assert process.memory_info().rss - before < 100e6
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_many_records_with_many_headers_come_in_pieces(way: bool) -> None:
+    """So a source can stop between them: what it has taken is bounded."""
+    crowd = sized(b"k") + sized(b"v") + varint(20_000) + EMPTY * 20_000
+    records = [b"\0" + varint(place) * 2 + crowd for place in range(20)]
+    runs = runs_of(batch(records, 4), native=way)
+    assert sum(len(run.records) for run in runs) == 20
+    assert [len(run.records) for run in runs] == [4, 4, 4, 4, 4]
+    assert all(run.size >= 4 * 20_000 * 128 for run in runs)

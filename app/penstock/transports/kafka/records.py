@@ -28,6 +28,8 @@ __all__ = ["BUDGET", "Packed", "Run"]
 
 BUDGET: Final = 64 << 20  # bytes of one batch, unpacked
 LEAST: Final = 32  # bytes that a record counts in a budget, at least: it becomes an object
+HEADER: Final = 128  # bytes that a header counts in a run, at least: two bytes become a tuple and its parts
+MOST_HEADERS: Final = 65_536  # of a record; and of a run, which so has at most twice as many
 FIRST_GUESS: Final = 1 << 20  # bytes; most batches are smaller, and only a larger one gets room for the whole budget
 
 _crc32c: Callable[[Any], int] = calc_crc32c if installed is None else installed.crc32c
@@ -262,25 +264,26 @@ _UNPACK: Final[dict[int, Callable[[memoryview, bytearray], int]]] = {
 
 
 def _runs(one: _Batch, found: Iterator[_Plain | Unreadable], least: int, size: int) -> Iterator[Run]:
-    """Yields records and what is unreadable as runs of their own."""
+    """Yields records and what is unreadable as runs of their own. Records with very many headers come in several runs, read one by one."""
     run: list[Any] = []
-    start = one.base
+    start, headers = one.base, 0
     try:
         for record in found:
             if record.offset < least:  # a batch is sent whole, so it may contain records before
                 continue
-            if run and isinstance(record, Unreadable) != isinstance(run[-1], Unreadable):
-                yield Run(start, record.offset, run, size, one.stamped)
-                start, run, size = record.offset, [], 0
+            if run and (headers > MOST_HEADERS or isinstance(record, Unreadable) != isinstance(run[-1], Unreadable)):
+                yield Run(start, record.offset, run, size + headers * HEADER, one.stamped)
+                start, run, size, headers = record.offset, [], 0, 0
             run.append(record)
+            headers += len(record.headers)
     except _Bad as problem:
         begin = max(run[-1].offset + 1 if run else one.base, least)
         if run:
-            yield Run(start, begin, run, size, one.stamped)
+            yield Run(start, begin, run, size + headers * HEADER, one.stamped)
         if begin < one.end:
             yield one.unreadable(begin, str(problem), whole=not run)
         return
-    yield Run(start, one.end, run, size, one.stamped)
+    yield Run(start, one.end, run, size + headers * HEADER, one.stamped)
 
 
 def _walk(body: memoryview | bytes, one: _Batch, first: int, count: int) -> Iterator[_Plain | Unreadable]:
@@ -314,6 +317,8 @@ def _record(piece: memoryview, at: int, offset: int, timestamp: int) -> _Plain:
     count, at = _varint(piece, at)
     if not 0 <= count <= len(piece) - at:
         raise _Bad(f"{count} headers")
+    if count > MOST_HEADERS:
+        raise _Bad(f"{count} headers; a record may have {MOST_HEADERS}")
     headers = []
     for _ in range(count):
         name, at = _sized(piece, at)
