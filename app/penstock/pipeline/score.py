@@ -16,7 +16,10 @@ that the same topology writes, the header of its record, else its position TOPIC
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -64,6 +67,15 @@ class Chunk(msgspec.Struct, frozen=True):
                 places.append((topic, partition, inside))
             at += count
         return Chunk(self.records[start:end], tuple(places))
+
+    def pick(self, rows: Sequence[int]) -> Chunk:
+        """Returns these rows; they ascend."""
+        if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+            return self.part(rows[0], rows[-1] + 1)
+        ends = [*accumulate(count for _, _, count in self.places)]
+        counts = Counter(bisect_right(ends, row) for row in rows)
+        places = tuple((*self.places[run][:2], count) for run, count in sorted(counts.items()))
+        return Chunk([self.records[row] for row in rows], places)
 
     def position(self, row: int) -> Position:
         """Returns the place of a row's record."""

@@ -122,6 +122,33 @@ def test_rows_that_neither_scores_and_rows_of_other_generations_do_not_count(pro
     assert it.metrics.guard_failures.value == 0
 
 
+def test_flood_of_bad_records_hides_no_rows_that_only_the_new_one_fails_on(programs: tuple[Program, Program]) -> None:
+    """Neither those before, which wait to be checked, nor those after."""
+
+    async def act(it: Guarding) -> None:
+        it.begin()
+        for _ in range(20):
+            it.score([None] * 250)
+        it.score([1.0] * 50 + [500.0] * 50)
+        await until(lambda: bool(it.acts))
+
+    it = guarding(programs, act)
+    assert it.said[1].startswith("generation 1 is bad: 50 of 100 rows fail in it and not in generation 0 (50.00%")
+
+
+def test_flood_of_bad_records_does_not_multiply_the_few_that_count(programs: tuple[Program, Program]) -> None:
+    async def act(it: Guarding) -> None:
+        it.begin()
+        for _ in range(20):
+            it.score([None] * 250)
+        it.score([1.0] * ROWS + [500.0])
+        it.now = 61.0
+        await until(lambda: it.recent.watched is None)
+
+    it = guarding(programs, act)
+    assert (it.acts, it.metrics.guard_failures.value) == ([], 1)
+
+
 def test_few_rows_decide_nothing(programs: tuple[Program, Program]) -> None:
     """Five of five are five percent of the window: not more than what is allowed."""
 
