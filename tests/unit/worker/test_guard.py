@@ -103,7 +103,7 @@ def test_generation_that_fails_where_the_one_before_scores_is_bad(programs: tupl
     assert it.acts == [1]
     assert it.said[0] == "", "the problem of the generation before is over"
     assert it.said[1].startswith("generation 1 is bad: 50 of 100 rows fail in it and not in generation 0 (50.00%, more than the 5.00%")
-    assert "the first: readings:0:50: encode: field 'y' is not a finite number" in it.said[1]
+    assert "the first: readings:0:50: double: field 'y' is not a finite number" in it.said[1]
     assert it.metrics.guard_failures.value == 50
     assert it.recent.watched is None
 

@@ -61,7 +61,7 @@ def test_candidate_that_fails_on_every_real_row_is_refused_with_the_row_and_the_
     why = proof.refusal(0.01, 4, candidate.plan.versions, ["nodes.double: double@2"])
     assert why.startswith("nodes.double: double@2: 150 of 150 real rows fail in it and not in generation 4 (100.00%, more than the 1.00%")
     assert "the first: readings:0:" in why
-    assert "encode: field 'y' is not a finite number" in why
+    assert "double: field 'y' is not a finite number" in why
     assert proof.refusal(1.0, 4, candidate.plan.versions, []) == ""
 
 

@@ -133,7 +133,7 @@ def test_a_watched_generation_has_its_rows_counted_and_its_failures_kept(program
     process(chunk([3.0, None], start=3))
     assert (watched.ok, watched.unchecked(True), watched.unchecked(False)) == (3, 0, 0)
     failing = watched.take(10)
-    assert [(one.stage, one.row.position(0).offset, one.error.where) for one in failing] == [(STAGE, 1, "encode"), (STAGE, 4, "decode")]
+    assert [(one.stage, one.row.position(0).offset, one.error.where) for one in failing] == [(STAGE, 1, "double"), (STAGE, 4, "decode")]
     assert watched.take(10) == []
 
 
