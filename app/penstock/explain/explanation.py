@@ -39,7 +39,7 @@ class Explanation:
     """The record at a position, and everything that made it.
 
     For a prediction, `comparison` is None when the run again gives no output for its topic. For a dead letter, `recorded` is the
-    failure that was written with it, and `now` tells that it was run through what is active today, not through what failed on it.
+    failure that was written with it, and `now` whether it was run through what is active today, not through what failed on it.
     """
 
     record: Record
