@@ -167,9 +167,13 @@ class InferenceError(RecordError):
 
 
 class EncodeError(RecordError):
-    """The result cannot be written to the sink."""
+    """The result cannot be written to the sink. `.field` names the field that holds a number that is not finite; "" for another cause."""
 
     where = "encode"
+
+    def __init__(self, message: str, *, where: str = "", field: str = "") -> None:
+        super().__init__(message, where=where)
+        self.field = field
 
 
 class ControlError(PenstockError):

@@ -166,6 +166,18 @@ def test_what_people_see_names_every_step(job: Job, capsys: pytest.CaptureFixtur
     assert lines[-1] == "equal, byte by byte"
 
 
+@pytest.mark.parametrize(("flags", "when"), [((), "run again"), (("--now",), "today")])
+def test_what_people_see_of_a_dead_letter_tells_which_versions_it_was_run_through(
+    job: Job, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], when: str
+) -> None:
+    where = ["--brokers", job.broker.bootstrap, "--application", job.application, "--unsigned-control"]
+    folders = ["--cache", str(job.folder / "cache"), "--models", str(job.folder / "models"), "--schemas", str(job.folder / "schemas")]
+    assert main(["explain", str(job.file), f"{job.dead}:0:0", *where, *folders, *flags]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[-1] == f"{when} it fails at decode: Expected `float`, got `str` - at `$.x`"
+    assert any(line.startswith("today") for line in lines) is bool(flags)
+
+
 # -- what is not as it was ---------------------------------------------------------------------------------------------
 
 

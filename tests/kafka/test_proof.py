@@ -58,7 +58,7 @@ def test_model_that_is_nan_on_every_real_row_is_refused_before_it_is_ready(job: 
     why = wait_until_stands(job, worker, done.json["release"]["id"], "failed")
     assert f"proving: nodes.double: {version}: 100 of 100 real rows fail in it and not in generation 0 (100.00%" in why
     assert f"the first: {job.source}:" in why
-    assert "encode: field 'y' is not a finite number" in why
+    assert "double: field 'y' is not a finite number" in why
     assert "deploy this one with --min-ready 0" in why
     job.send(range(300, 400))
     job.wait_for_answers(200)

@@ -286,7 +286,15 @@ def test_keys_do_what_they_may_and_the_command_says_at_once_who_may_do_more(job:
             assert "trust.toml, alice, deployer may" in done.err
         done = penstock(job, "deploy", "doubles", f"double={two}", "--signing-key", str(job.folder / "gone.pem"))
         assert done.code == 8
-        assert "gone expired at 2020-01-02T00:00:00.000Z" in done.err
+        assert "gone expired at 2020-01-02T00:00:00.000Z. Nothing was written;" in done.err
+        assert "trust.toml, alice, deployer may" in done.err
+        for key, word, change in [("gone", "expired", two), ("promoteer", "needs the right", two), ("gone", "expired", "double@1")]:
+            flags = ("--signing-key", str(job.folder / f"{key}.pem"), "--dry-run")
+            done = penstock(job, "deploy", "doubles", f"double={change}", *flags)
+            assert (done.code, "dry run" in done.out, word in done.err) == (8, False, True), done.err
+            assert "alice, deployer may" in done.err
+        done = penstock(job, "deploy", "doubles", f"double={two}", "--signing-key", trust["deploy"], "--dry-run")
+        assert (done.code, "requirements, tensors and the rights of the key fit" in done.out) == (0, True), done.err
         assert len(said(job)) == before
 
         in_force(job, two, "--signing-key", trust["deploy"])
@@ -315,6 +323,29 @@ def test_keys_do_what_they_may_and_the_command_says_at_once_who_may_do_more(job:
         assert (told["generation"], told["wanted"]) == (3, 3)
         flow.wait_for_more()
     assert flow.scored() == {(0, 2.0), (1, 3.0), (2, 4.0), (3, 3.0)}
+
+
+@pytest.mark.parametrize("end", ["--expires", "revoke"])
+def test_worker_with_a_key_that_can_no_longer_roll_back_is_refused_and_a_live_one_says_so(job: Job, end: str) -> None:
+    job.file.write_text(job.file.read_text() + "releases: {on_invalid: rollback}\n")
+    path = str(job.folder / "trust.toml")
+    key = trusted(job, "keeper", flags=("--may", "rollback"))
+    with job.run("--signing-key", key, trust=path) as worker:
+        wait_until_ready(job, worker)
+        assert "problems" not in told_by(job, worker)
+        file, text = Path(path), Path(path).read_text()
+        at = "2020-01-02T00:00:00Z"
+        head, section, keeper = text.partition("[keys.keeper]")
+        assert section
+        keeper = keeper.replace("trusted = ", "trusted = 2020-01-01T00:00:00Z  # ", 1)
+        line = f"\nexpires = {at}" if end == "--expires" else f"\nrevoked = {at}"
+        file.write_text(f"{head}{section}{line}{keeper}")
+        word = "expired" if end == "--expires" else "was revoked"
+        told = wait_until(job, worker, "its problem", lambda told: bool(told.get("problems")))
+        assert told["problems"] == [f"the key of this worker cannot roll back: keeper {word} at 2020-01-02T00:00:00.000Z"]
+    with job.run("--signing-key", key, trust=path) as refused:
+        assert refused.wait() == 2
+        assert f"keeper {word} at 2020-01-02T00:00:00.000Z, so this worker could not roll back" in refused.log
 
 
 def test_deploy_says_within_seconds_which_worker_has_refused_it_and_why(job: Job) -> None:

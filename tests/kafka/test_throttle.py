@@ -42,6 +42,27 @@ def places(job: Job) -> Mapping[str, Any]:
     return {name: place for one in status(job)["workers"] for name, place in one.get("partitions", {}).items()}
 
 
+def test_backlog_of_a_slowed_partition_grows_with_what_is_sent(job: Job) -> None:
+    """Also while it waits for a minute, in which nothing of it is fetched."""
+    sent = 0
+
+    def send(count: int) -> None:
+        nonlocal sent
+        produce(job.broker, [Record(job.source, b"{", partition=0) for _ in range(count)])
+        sent += count
+
+    def known(told: Mapping[str, Any]) -> bool:
+        place = told.get("partitions", {}).get(f"{job.source}/0")
+        return bool(place) and place["slowed"] and place["position"] + place["lag"] == sent
+
+    send(200)
+    with job.run(**{**SLOW, "dead_letter_rate": "1", "broker_timeout": "8"}) as worker:
+        for _ in range(3):
+            wait_until(job, worker, f"the end of the slowed partition, {sent}", known)
+            send(100)
+        assert len(letters(job)) <= 4 * GROUP, "it was slowed all the time"
+
+
 def test_flood_is_slowed_to_the_rate_and_the_neighbours_keep_their_pace(job: Job) -> None:
     """Counted against the time since the worker started: at most the rate, a burst of a second, and the group under way."""
     produce(job.broker, [Record(job.source, b"{", partition=0) for _ in range(FLOOD)])

@@ -118,9 +118,9 @@ def _show_comparison(found: Explanation) -> None:
     compared = found.comparison
     _heading("output", compared.sink if compared else found.record.topic)
     if found.rerun.failure:
-        _print(Text(f"  today it fails at {_reason(found.rerun.failure)}", style="red"))
+        _print(Text(f"  run again, it fails at {_reason(found.rerun.failure)}", style="red"))
     if compared is None:
-        _print(Text("  DIFFERENT: it was published, and today there is no output for this topic", style="bold red"))
+        _print(Text("  DIFFERENT: it was published, and run again there is no output for this topic", style="bold red"))
         return
     shown = table("", "  FIELD", "PUBLISHED", "AGAIN", "")
     for one in (compared.key, *compared.fields):
@@ -142,11 +142,12 @@ def _conclusion(verdict: Verdict, same_bytes: bool) -> str:
 
 def _show_fate(found: Explanation, recorded: DeadLetter) -> None:
     _heading("recorded", f"failed at {_reason(recorded)}")
+    when = "today" if found.now else "run again"
     for output in found.rerun.outputs:
-        _heading("today", f"it reaches {output.sink} ({output.topic}), key {_text(output.key)}")
+        _heading(when, f"it reaches {output.sink} ({output.topic}), key {_text(output.key)}")
         _rows((name, "", _text(value)) for name, value in output.event.items())
     if found.rerun.failure:
-        _heading("today", f"it fails at {_reason(found.rerun.failure)}")
+        _heading(when, f"it fails at {_reason(found.rerun.failure)}")
 
 
 def _reason(failed: DeadLetter) -> str:

@@ -227,11 +227,8 @@ def _row(key: TrustedKey) -> dict[str, Any]:
 
 
 def _standing(key: TrustedKey, now_ms: int) -> str:
-    if key.revoked_ms is not None and key.revoked_ms <= now_ms:
-        return "revoked"
-    if key.expires_ms is not None and key.expires_ms <= now_ms:
-        return "expired"
-    return "trusted" if key.trusted_ms <= now_ms else "not yet"
+    fault = key.fault(now_ms)
+    return "trusted" if fault is None else "not yet" if fault.code == "not-yet-trusted" else fault.code
 
 
 def _own() -> Iterator[tuple[Path, SigningKey]]:

@@ -32,7 +32,7 @@ class Outputs:
             if column.dtype.kind == "f":
                 fine = np.isfinite(column)
                 if not fine.all():
-                    _note(errors, ~fine, f"field {field.name!r} is not a finite number")
+                    _note_number(errors, ~fine, field.name)
             elif column.dtype.kind == "O" and (declared is not None or field.dtype != "string"):
                 _check_objects(field, declared, column, errors)
         return errors
@@ -44,11 +44,7 @@ def _check_objects(field: Tensor, declared: Field | None, column: Array, errors:
     if declared is not None and not declared.optional and None in values:
         _note(errors, _where(column, [value is None for value in values]), f"field {field.name!r} is null, which the sink's schema forbids")
     if field.dtype in ("float32", "float64"):
-        _note(
-            errors,
-            _where(column, [value is not None and not isfinite(value) for value in values]),
-            f"field {field.name!r} is not a finite number",
-        )
+        _note_number(errors, _where(column, [value is not None and not isfinite(value) for value in values]), field.name)
     elif declared is not None and (symbols := innermost(declared).symbols) and not set(values) <= {*symbols, None}:
         bad = [value is not None and value not in symbols for value in values]
         _note(errors, _where(column, bad), f"field {field.name!r} is not a symbol of the enum")
@@ -58,9 +54,13 @@ def _where(column: Array, bad: list[bool]) -> Array:
     return np.array(bad, bool).reshape(column.shape)
 
 
-def _note(errors: dict[int, RecordError], bad: Array, message: str) -> None:
+def _note_number(errors: dict[int, RecordError], bad: Array, field: str) -> None:
+    _note(errors, bad, f"field {field!r} is not a finite number", field)
+
+
+def _note(errors: dict[int, RecordError], bad: Array, message: str, field: str = "") -> None:
     for row in np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1)).tolist():
-        errors.setdefault(row, EncodeError(message))
+        errors.setdefault(row, EncodeError(message, field=field))
 
 
 def _clashes(fields: Sequence[Tensor], schema: Schema) -> list[Problem]:

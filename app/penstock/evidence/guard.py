@@ -9,7 +9,8 @@ A row is one of three kinds, by what two plans make of the same record:
 | `both` | fails | fails | not at all: the record is bad, or both models are |
 
 Only rows that fail are given to the previous plan. So a flood of bad records moves no decision, in neither direction. Rows that failed and
-could not be checked (`unchecked`: there were too many) are taken to be like those that were.
+could not be checked (`unchecked`: there were too many) are taken to be like those that were, which holds within one kind of failure:
+records that are no events say nothing about rows that a model fails on. `resolved` is for each kind, before they are added.
 
 Counts are additive: those of partitions, workers or intervals are merged with `+`, in any order. Proofs before a release is ready and the
 guard after its activation use the same counts. The decision is a fixed threshold, looked at again and again, so it has no stated error
@@ -35,6 +36,14 @@ class Counts:
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(self.ok + other.ok, self.new + other.new, self.both + other.both, self.unchecked + other.unchecked)
+
+    def resolved(self) -> Counts:
+        """Returns the counts with the unchecked rows divided like the checked ones; none of them while nothing is checked."""
+        checked = self.new + self.both
+        if not checked:
+            return Counts(self.ok)
+        new = round(self.unchecked * self.new / checked)
+        return Counts(self.ok, self.new + new, self.both + self.unchecked - new)
 
     @property
     def against(self) -> float:

@@ -39,7 +39,7 @@ class Explanation:
     """The record at a position, and everything that made it.
 
     For a prediction, `comparison` is None when the run again gives no output for its topic. For a dead letter, `recorded` is the
-    failure that was written with it.
+    failure that was written with it, and `now` whether it was run through what is active today, not through what failed on it.
     """
 
     record: Record
@@ -50,6 +50,7 @@ class Explanation:
     rerun: Rerun
     comparison: Comparison | None = None
     recorded: DeadLetter | None = None
+    now: bool = False
 
     @property
     def event_id(self) -> str:
@@ -110,7 +111,7 @@ def _explain_dead_letter(record: Record, said: DeadLetter, settings: Settings, t
         except (RecordMissing, TopicMissing) as error:
             raise type(error)(f"{position}: the dead letter was cut, and the record that it was made from is gone: {error}") from error
     loaded, program = load_bound(topology, bound, settings)
-    return Explanation(record, topology, bound, source, came, rerun(loaded, program, source.name, came), recorded=said)
+    return Explanation(record, topology, bound, source, came, rerun(loaded, program, source.name, came), recorded=said, now=origin is None)
 
 
 # -- the topology file -------------------------------------------------------------------------------------------------

@@ -160,14 +160,20 @@ class Desk:
         try:
             self.log.judge(Entry(self.log.position, now, True, message.id.encode(), sealed))
         except ControlError as error:
-            able = self._able(needed(self.log, message)) if error.code == "not-allowed" else ""
+            able = self._able(needed(self.log, message)) if error.code in {"not-allowed", "revoked", "expired"} else ""
             advice = able or (f"; {NEXT[error.code]}" if error.code in NEXT else "")
             raise ControlError(f"nothing was written, since readers would refuse it: {error}{advice}", code=error.code) from error
         return sealed
 
     def demand(self, rights: frozenset[str]) -> None:
-        """Raises ControlError when the key of the settings has none of these rights, with the names of those that have."""
+        """Raises ControlError when the key of the settings has none of these rights now, with the names of those that have.
+
+        ConfigError when the settings name no key, or one that is not trusted here.
+        """
         voice = self.voice()
+        own = None if voice.key is None else self._trust.keys[voice.key.kid]
+        if own is not None and (fault := own.fault(self.fleet.clock.now_ms())):
+            raise ControlError(f"{fault.why}. Nothing was written{self._able(rights)}", code=fault.code)
         if rights.isdisjoint(voice.may):
             what = f"{voice.author} may {listed(voice.may)}, and this needs the right to {listed(rights, 'or')}"
             raise ControlError(f"{what}. Nothing was written{self._able(rights)}", code="not-allowed")

@@ -180,6 +180,11 @@ class Operator:
         await self.refresh()
         return restore(self.log, self.bindings(), to)
 
+    async def demand(self, right: str) -> None:
+        """Raises ControlError when the key of the settings may not do this now, and ConfigError without a key that is trusted."""
+        await self.refresh()
+        self._desk.demand(frozenset({DEPLOY, right}))
+
     async def compare(self, differences: Iterable[Difference]) -> tuple[Compared, ...]:
         """Returns the differences with the metrics of the versions before and after, as their manifests in the registry state them."""
         return await asyncio.to_thread(compared, self.topology, tuple(differences), self._registry)
@@ -189,8 +194,7 @@ class Operator:
         wait: bool = True, on_progress: Watcher = _unwatched, on_changes: OnChanges = _unread,
     ) -> Deployed:  # fmt: skip
         """Proposes the changes and carries them out; see `carry_out`. `on_changes` receives them, compared, before anything is written."""
-        await self.refresh()
-        self._desk.demand(frozenset({DEPLOY}))
+        await self.demand(DEPLOY)
         self._check_readers()
         proposal = await self.propose(changes)
         on_changes(await self.compare(proposal.differences))
@@ -201,8 +205,7 @@ class Operator:
         wait: bool = True, on_progress: Watcher = _unwatched, on_changes: OnChanges = _unread,
     ) -> Deployed:  # fmt: skip
         """Makes a release with the bindings of an earlier generation, by default the one before. See `deploy`."""
-        await self.refresh()
-        self._desk.demand(frozenset({DEPLOY, ROLLBACK}))
+        await self.demand(ROLLBACK)
         self._check_readers()
         proposal = await self.propose_rollback(to)
         on_changes(await self.compare(proposal.differences))

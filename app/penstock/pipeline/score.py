@@ -2,7 +2,8 @@
 
 1. decode       bytes to columns; a record that is not an event fails
 2. execute      the plan's nodes; rows on which a model fails, fail
-3. encode       columns to the sinks' bytes; an output that cannot be written, or is larger than its topic takes, fails
+3. encode       columns to the sinks' bytes; an output that cannot be written, or is larger than its topic takes, fails; where a
+                number is not finite, it is a failure of the node that computed it
 4. address      topic, partition, key, timestamp, headers and id of each output
 5. dead-letter  the failed records, as they came, with the reason in their headers
 
@@ -16,16 +17,20 @@ that the same topology writes, the header of its record, else its position TOPIC
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from operator import attrgetter
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from penstock.batch import Batch, Failure, Origin, Table
 from penstock.engine import Execution, Output
 from penstock.engine.observe import Observers
-from penstock.errors import EncodeError, RecordError
+from penstock.errors import EncodeError, InferenceError, RecordError
 from penstock.native import native
 from penstock.parcel import Parcel
 from penstock.pipeline.letters import ID, LIVE, OWN, VARIANT, Address, dead_letters, fitting
@@ -64,6 +69,15 @@ class Chunk(msgspec.Struct, frozen=True):
                 places.append((topic, partition, inside))
             at += count
         return Chunk(self.records[start:end], tuple(places))
+
+    def pick(self, rows: Sequence[int]) -> Chunk:
+        """Returns these rows; they ascend."""
+        if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+            return self.part(rows[0], rows[-1] + 1)
+        ends = [*accumulate(count for _, _, count in self.places)]
+        counts = Counter(bisect_right(ends, row) for row in rows)
+        places = tuple((*self.places[run][:2], count) for run, count in sorted(counts.items()))
+        return Chunk([self.records[row] for row in rows], places)
 
     def position(self, row: int) -> Position:
         """Returns the place of a row's record."""
@@ -175,6 +189,10 @@ class Pipeline:
                     parcels.append(fitting)
         if failures:
             parcels += self._bury(passing, failures)  # 5
+            blamed = {
+                one.row: one.error.where for one in reversed(failures[len(batch.failures) :]) if isinstance(one.error, InferenceError)
+            }
+            self._meter.blame(blamed.values())
         self._meter.count()
         metrics.execute_seconds.inc(executed - began)
         metrics.encode_seconds.inc(time.perf_counter() - executed)
@@ -231,8 +249,24 @@ class Pipeline:
             [values[at] for at in left],
             None if keys is None else [keys[at] for at in left],
             [numbers[at] for at in left],
-            tuple(Failure(numbers[at], error) for at, error in errors.items()),
+            tuple(Failure(numbers[at], error) for at, error in self._blamed(output, batch, errors)),
         )
+
+    def _blamed(self, output: Output, batch: Batch, errors: Mapping[int, RecordError]) -> Iterator[tuple[int, RecordError]]:
+        """Yields the errors; where a number that a node computed is not finite, an error of that node, which names the others alike."""
+        given = {column.name for one in self.stage.wired.inputs for column in one.columns}
+        made = {field.name: field.part.column for field in output.emit.fields if field.part.column not in given}
+        nodes = {name: name.partition(".")[0] for name in batch.columns if name not in given}
+        floats = [name for name in nodes if batch.columns[name].dtype.kind == "f"]
+        fine = {name: np.isfinite(batch.columns[name].reshape(batch.size, -1)) for name in floats}
+        for at, error in errors.items():
+            if not isinstance(error, EncodeError) or error.field not in made:
+                yield at, error
+                continue
+            node = nodes[made[error.field]]
+            others = dict.fromkeys(nodes[name] for name in floats if nodes[name] != node and not fine[name][at].all())
+            also = f"; nor is an output of {', '.join(others)}" if others else ""
+            yield at, InferenceError(f"{error}{also}", where=node)
 
     def _fitting(self, parcel: Parcel, numbers: Sequence[int]) -> tuple[Parcel, list[Failure]]:
         """Returns the parcel without the outputs that no batch of their topic takes, and these as failures."""

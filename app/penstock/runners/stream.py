@@ -238,7 +238,7 @@ class StreamRunner:
         watchdog = asyncio.create_task(self.vitals.watch())
         lookout = asyncio.create_task(app.penstock.source.watch())  # until the end: brokers may go while the worker stops
         for task in (watchdog, lookout):
-            task.add_done_callback(lambda task: None if task.cancelled() else self.fail(task.exception()))
+            task.add_done_callback(self._fail_with)
         start = asyncio.create_task(app.start())
         ends = {asyncio.create_task(self._over.wait()), asyncio.create_task(app._crashed.wait())}
         try:
@@ -326,16 +326,24 @@ class StreamRunner:
         else:
             stopping.cancel()
             self._abandoned = True
-            logger.error("stopping took longer than allowed; uncommitted records will be processed again")
+            if self._lost.is_set():
+                logger.warning("the brokers cannot be used: nothing more is committed, and uncommitted records will be processed again")
+            else:
+                logger.error("stopping took longer than the allowed %g s; uncommitted records will be processed again", bound)
 
-    def fail(self, error: BaseException | None) -> None:
+    def _fail_with(self, task: asyncio.Task[None]) -> None:
+        """Ends the run with the error of a task that has ended; one that ended without an error had no more to do."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
         """Ends the run with this error. Only acknowledged work is committed."""
-        lost = error is not None and isinstance(as_ours(error), TransportUnavailable)
+        lost = isinstance(as_ours(error), TransportUnavailable)
         if self._asked and (lost or isinstance(error, IdentityTaken)):  # it stops anyway; its successor may be there already
             logger.warning("stopping all the same: %s", error)
         elif self._failure is None:
             self._failure = error
-            logger.error("stopping because of: %s", error)
+            logger.error("stopping because of an error: %s", type(as_ours(error)).__name__)  # the command prints it as its last line
         if lost:
             self._lost.set()
         if self.delivery is not None:

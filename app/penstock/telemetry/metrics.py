@@ -8,7 +8,7 @@ topology, versions loaded now, registered observers, causes of refusal and of fa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from penstock.telemetry.families import Counter, Family, Gauge, Histogram, Kind, Labelled, Labels, Scraped
@@ -191,6 +191,11 @@ class NodeMeter:
     def __call__(self, node: str, rows: int, left: int) -> None:
         """Counts that the node has run over `rows` rows and `left` of them did not fail."""
         self._laps.append((node, rows, left, self._clock()))
+
+    def blame(self, nodes: Iterable[str]) -> None:
+        """Counts rows that failed because of what these nodes computed, once per row."""
+        for node in nodes:
+            self._cells[node].failures.inc()
 
     def count(self) -> None:
         at = self._at

@@ -123,9 +123,10 @@ class Follower:
         self._active = 0  # the active generation of the log, at the last time when it was whole
         self._started = timestamp()
         self._stopping = False
+        self._own_key = ""  # the id of the key that this worker rolls back with
 
     @asynccontextmanager
-    async def following(self, fail: Callable[[BaseException | None], None]) -> AsyncIterator[Self]:
+    async def following(self, fail: Callable[[BaseException], None]) -> AsyncIterator[Self]:
         """Inside, the active generation is `deployment`; later ones are followed in the background. `fail` is called for a bug there.
 
         Raises TransportUnavailable when the log cannot be read, ModelError or ControlError when the active generation
@@ -147,7 +148,7 @@ class Follower:
                 await self._bring_up()
                 tasks = [asyncio.create_task(one) for one in self._duties()]
                 for task in tasks:
-                    task.add_done_callback(lambda task: None if task.cancelled() or task.exception() is None else fail(task.exception()))
+                    task.add_done_callback(lambda task: None if task.cancelled() or (error := task.exception()) is None else fail(error))
                 try:
                     yield self
                 finally:
@@ -170,6 +171,13 @@ class Follower:
             )
         if self._loaded.topology.releases.on_invalid == "rollback" and self._settings.signing_key is not None:
             voice = Voice.of(self._settings, trust, self._loaded.topology.name)
+            assert voice.key is not None  # it was named
+            self._own_key = voice.key.kid
+            fault = trust.keys[self._own_key].fault(time.time() * 1000)
+            if fault and fault.code != "not-yet-trusted":
+                fix = "give the worker a key that is trusted now: penstock keys trust NAME --may rollback"
+                raise ConfigError(Problem(str(self._settings.trust), 0, 0, f"{fault.why}, so this worker could not roll back", fix))
+            self._look_at_own_key(trust)
             if ROLLBACK not in voice.may:
                 message = f"{voice.author} may {listed(voice.may)}, so this worker could not roll back"
                 fix = "trust a key for workers: penstock keys trust NAME --may rollback"
@@ -177,6 +185,18 @@ class Follower:
             if voice.may != {ROLLBACK}:
                 logger.warning("this worker holds the key of %s, which may also %s: give workers a key that may only roll back "
                                "(penstock keys trust NAME --may rollback)", voice.author, listed(voice.may - {ROLLBACK}))  # fmt: skip
+
+    def _look_at_own_key(self, trust: Trust) -> None:
+        """Sets the problem that this worker's key can no longer roll back, or not yet."""
+        if self._own_key:
+            own, why = trust.keys.get(self._own_key), ""
+            if own is None:
+                why = f"it is no longer in {self._settings.trust}"
+            elif fault := own.fault(time.time() * 1000):
+                why = fault.why
+            elif not own.serves(self._loaded.topology.name) or ROLLBACK not in own.may:
+                why = f"{own.name} may no longer do it"
+            self.problems.say("key", why and f"the key of this worker cannot roll back: {why}")
 
     def _judge(self, trust: Trust) -> Judge:
         return Judge(self._loaded.topology.name, self._cluster, self.topics.control, trust, unsigned=self._settings.unsigned_control)
@@ -293,6 +313,7 @@ class Follower:
         """Reads the trust file again and again. After a change, `folding` judges the log anew, from its beginning."""
         while True:
             await asyncio.sleep(LOOK)
+            self._look_at_own_key(self.folding.trust)
             try:
                 self.folding.trust = await asyncio.to_thread(Trust.load, self._settings.trust)
             except PenstockError as error:

@@ -78,11 +78,12 @@ class Guard:
 
     async def _look(self, case: _Case) -> Verdict:
         failing = case.watched.take(AT_ONCE)
-        found = await asyncio.to_thread(case.check, failing, self._sink()) if failing else Counts()
+        found = await asyncio.to_thread(case.check, failing, self._sink()) if failing else {}
         if case is not self._now:
             return Verdict.WAIT
-        self._metrics.guard_failures.inc(found.new)
-        case.checked += found
+        for decoded, some in found.items():
+            self._metrics.guard_failures.inc(some.new)
+            case.checked[decoded] += some
         counts = case.counts
         verdict = self._rule.verdict(counts, self._clock() - case.began)
         if verdict is not Verdict.WAIT:
@@ -112,19 +113,22 @@ class _Case:
     def __init__(self, generation: int, previous: Served, began: float) -> None:
         self.generation, self.previous, self.began = generation, previous, began
         self.watched = Watched(generation)
-        self.checked = Counts()
+        self.checked = {decoded: Counts() for decoded in (True, False)}
         self.example = ""
 
     @property
     def counts(self) -> Counts:
-        return self.checked + Counts(ok=self.watched.ok, unchecked=self.watched.unchecked)
+        kinds = [(some + Counts(unchecked=self.watched.unchecked(decoded))).resolved() for decoded, some in self.checked.items()]
+        return sum(kinds, Counts(ok=self.watched.ok))
 
-    def check(self, failing: list[Failing], sink: Sink | None) -> Counts:
-        """Runs the previous plan over the rows and returns their kinds. Blocks."""
-        failing.sort(key=attrgetter("stage"))
-        found = Counts()
-        for stage, those in groupby(failing, key=attrgetter("stage")):
-            found += self._check(Trial(self.previous.program, stage, sink), [*those])
+    def check(self, failing: list[Failing], sink: Sink | None) -> dict[bool, Counts]:
+        """Runs the previous plan over the rows and returns their counts, of those that were decoded and of the others. Blocks."""
+        kind = attrgetter("decoded", "stage")
+        failing.sort(key=kind)
+        found: dict[bool, Counts] = {}
+        for (decoded, stage), those in groupby(failing, key=kind):
+            counts = self._check(Trial(self.previous.program, stage, sink), [*those])
+            found[decoded] = found.get(decoded, Counts()) + counts
         return found
 
     def _check(self, trial: Trial, failing: list[Failing]) -> Counts:

@@ -36,7 +36,7 @@ __all__ = ["BUDGET", "GOLDEN_ONLY", "Drift", "Proof", "Scored", "Trial", "prove"
 BUDGET: Final = 10.0  # seconds of one proof
 SLICE: Final = 0.005  # seconds of one run, about
 REST: Final = 0.1  # seconds, at most, between two slices
-GOLDEN_ONLY: Final = "proven on its golden records only: this worker has no real rows of its partitions yet"
+GOLDEN_ONLY: Final = "proven on its golden records only: this worker has scored no real rows of its partitions yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +160,8 @@ class Proof:
     def __str__(self) -> str:
         if not self.rows:
             return GOLDEN_ONLY
+        if not self.counts.judged:
+            return f"proven on its golden records only: neither it nor the live models score any of the last {self.rows} real rows"
         said = [
             f"proven on {self.rows} real rows: {self.counts.new} of {round(self.counts.judged)} fail only in it ({self.counts.share:.2%})"
         ]

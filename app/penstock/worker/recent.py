@@ -1,7 +1,8 @@
 """The last real rows that a worker has scored, and the rows that fail while a generation is guarded: an observer of every chunk.
 
-It keeps records, not columns: another plan may decode them differently. While there is room it keeps every row. Once it is full, it takes a
-part of one chunk per PAUSE seconds, so that a fast stream pays for ten parts per second, and what is kept spans seconds, not milliseconds.
+It keeps records, not columns: another plan may decode them differently. Rows that failed are not kept, so a flood of bad records cannot
+displace the rows that a candidate is compared on. While there is room it keeps every scored row. Once it is full, it takes a part of one
+chunk per PAUSE seconds, so that a fast stream pays for ten parts per second, and what is kept spans seconds, not milliseconds.
 Records and outputs are shared with the chunk or copied, never changed. Rows and bytes are bounded, per stage.
 """
 
@@ -27,20 +28,15 @@ __all__ = ["PART", "Failing", "Kept", "Recent", "Watched", "outputs_of"]
 PART: Final = 64  # rows of one chunk that are kept
 PAUSE: Final = 0.1  # seconds between two parts that replace older ones
 ROOM: Final = 8 * 1024**2  # bytes per stage, records and outputs together
-QUEUE: Final = 1024  # failing rows, of ROOM bytes, that wait to be checked; further ones are only counted
+QUEUE: Final = 1024  # failing rows of each kind, of ROOM bytes, that wait to be checked; further ones are only counted
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A part of a chunk, as it was scored: by which generation, which of its rows failed, and the outputs of the others.
-
-    `outputs` are by the field's name, `[len(rows), ...]`; `rows` are the numbers of these rows in the part, ascending.
-    """
+    """Rows of a chunk that a generation has scored, and their outputs by the field's name, `[chunk.rows, ...]`."""
 
     chunk: Chunk
     generation: int
-    failed: frozenset[int]
-    rows: Array
     outputs: Mapping[str, Array]
 
     @property
@@ -57,16 +53,46 @@ class Failing:
     row: Chunk
     error: RecordError
 
+    @property
+    def decoded(self) -> bool:
+        return self.error.where != "decode"
+
+
+class _Waiting:
+    """Failing rows that wait, bounded; `unchecked` counts those that found no room."""
+
+    def __init__(self) -> None:
+        self.unchecked = 0
+        self._rows: deque[tuple[Failing, int]] = deque()
+        self._entered = self._left = 0  # bytes; each is written by one thread
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def put(self, stage: str, chunk: Chunk, row: int, error: RecordError) -> None:
+        nbytes = _weight(chunk.records[row])
+        if len(self._rows) >= QUEUE or self._entered - self._left + nbytes > ROOM:
+            self.unchecked += 1
+        else:
+            self._entered += nbytes
+            self._rows.append((Failing(stage, chunk.part(row, row + 1), error), nbytes))
+
+    def take(self, most: int) -> list[Failing]:
+        taken = [self._rows.popleft() for _ in range(min(most, len(self._rows)))]
+        self._left += sum(nbytes for _, nbytes in taken)
+        return [one for one, _ in taken]
+
 
 class Watched:
-    """The rows of one generation since its switch: how many it scored, and those on which it failed, by stage."""
+    """The rows of one generation since its switch: how many it scored, and those on which it failed, by stage.
+
+    Records that were not decoded wait apart, so a flood of them leaves room for the rows that a model fails on.
+    """
 
     def __init__(self, generation: int) -> None:
         self.generation = generation
         self.ok = 0
-        self.unchecked = 0
-        self._waiting: deque[tuple[Failing, int]] = deque()
-        self._entered = self._left = 0  # bytes; each is written by one thread
+        self._waiting = {decoded: _Waiting() for decoded in (True, False)}
 
     def failed(self, stage: str, chunk: Chunk, failures: Sequence[Failure]) -> None:
         """Counts a chunk with rows that failed."""
@@ -75,18 +101,17 @@ class Watched:
         errors = {failure.row: failure.error for failure in reversed(failures)}
         self.ok += chunk.rows - len(errors)
         for row in sorted(errors):
-            nbytes = _weight(chunk.records[row])
-            if len(self._waiting) >= QUEUE or self._entered - self._left + nbytes > ROOM:
-                self.unchecked += 1
-            else:
-                self._entered += nbytes
-                self._waiting.append((Failing(stage, chunk.part(row, row + 1), errors[row]), nbytes))
+            self._waiting[errors[row].where != "decode"].put(stage, chunk, row, errors[row])
+
+    def unchecked(self, decoded: bool) -> int:
+        """Returns how many failing rows of a kind were only counted."""
+        return self._waiting[decoded].unchecked
 
     def take(self, most: int) -> list[Failing]:
-        """Returns up to `most` failing rows that were not returned before, the oldest first."""
-        taken = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
-        self._left += sum(nbytes for _, nbytes in taken)
-        return [one for one, _ in taken]
+        """Returns up to `most` failing rows that were not returned before: of both kinds, each the oldest first."""
+        late, early = self._waiting[True], self._waiting[False]
+        taken = late.take(max(most // 2, most - len(early)))
+        return taken + early.take(most - len(taken))
 
 
 class _Ring:
@@ -132,16 +157,18 @@ class Recent:
         ring = self._rings.get(name)
         if ring is None:
             ring = self._rings[name] = _Ring()
-        if ring.full:
-            now = self._clock()
-            if now < ring.again:
-                return
-            ring.again = now + PAUSE
+        now = self._clock() if ring.full else 0.0
+        if ring.full and now < ring.again:
+            return
         if not self._most or not records or isinstance(records, Table) or isinstance(records[0], Unreadable):
             return
-        part = partial(_part, stage, batch, failures, generation)
-        size = len(records)
+        scored = _scored(batch, failures)
+        size = len(scored)
+        if not size:
+            return
+        part = partial(_part, stage, batch, scored, generation)
         if ring.full:
+            ring.again = now + PAUSE
             ring.turn += 1
             count = min(size, PART, self._most)
             start = (ring.turn * PART) % (size - count + 1)  # not always the first rows: a chunk may hold several partitions
@@ -151,7 +178,7 @@ class Recent:
             self._keep(ring, start, min(start + PART, size, start + self._most - ring.rows), part)
 
     def _keep(self, ring: _Ring, start: int, end: int, part: Callable[[int, int], Kept]) -> None:
-        """Keeps these rows of a chunk, or fewer if they are large, instead of the oldest."""
+        """Keeps these of a chunk's scored rows, or fewer if they are large, instead of the oldest."""
         kept = part(start, end)
         nbytes, most = kept.nbytes, self._room // 8
         if nbytes > most:
@@ -169,15 +196,21 @@ class Recent:
             ring.nbytes -= freed
 
 
-def _part(stage: Stage, batch: Batch, failures: Sequence[Failure], generation: int, start: int, end: int) -> Kept:
+def _scored(batch: Batch, failures: Sequence[Failure]) -> Array:
+    """Returns the places in the batch of the rows that became outputs, ascending."""
+    if not failures:
+        return np.arange(batch.size)
+    rows = np.arange(batch.size) if batch.rows is None else batch.rows
+    return np.flatnonzero(~np.isin(rows, [failure.row for failure in failures]))
+
+
+def _part(stage: Stage, batch: Batch, scored: Array, generation: int, start: int, end: int) -> Kept:
     origin = batch.origin
     assert origin is not None
-    part = Chunk(origin.records, tuple(origin.places)).part(start, end)
-    live = np.arange(batch.size) if batch.rows is None else batch.rows
-    low, high = np.searchsorted(live, (start, end))
-    failed = frozenset(failure.row - start for failure in failures if start <= failure.row < end)
-    outputs = {name: column[low:high].copy() for name, column in outputs_of(stage, batch).items()} if high > low else {}
-    return Kept(part, generation, failed, live[low:high] - start, outputs)
+    places = scored[start:end]
+    rows = places if batch.rows is None else batch.rows[places]
+    chunk = Chunk(origin.records, tuple(origin.places)).pick(rows.tolist())
+    return Kept(chunk, generation, {name: column[places] for name, column in outputs_of(stage, batch).items()})
 
 
 def _weight(record: RecordLike) -> int:

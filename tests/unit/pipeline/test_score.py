@@ -125,6 +125,37 @@ def test_bad_record_goes_to_the_dead_letters_of_its_own_partition(pipeline: Call
     assert [at for at, _, _ in sent["prices", 1]] == [3]
 
 
+CHAIN = """\
+topology: chain
+sources: {items: {topic: items, schema: item.avsc}}
+nodes:
+  first: {kind: model, model: first@1, inputs: {x: item}}
+  last: {kind: model, model: last@1, inputs: {x: first}}
+sinks: {answers: {topic: answers, fields: {one: first, two: last}}, more: {topic: more, fields: {item: item, two: last}}}
+"""
+
+
+def test_number_that_is_not_finite_is_a_failure_of_the_node_that_computed_it(tmp_path: Path) -> None:
+    """Once per row, in the dead letter and in the count; a row that more nodes fail names them."""
+    (tmp_path / "item.avsc").write_text(json.dumps({"type": "record", "name": "Item", "fields": [{"name": "item", "type": "double"}]}))
+    (tmp_path / "chain.yaml").write_text(CHAIN)
+    registry = DirectoryRegistry(tmp_path / "models")
+    registry.publish("first", models.up_to(100.0, 1.0))
+    registry.publish("last", models.up_to(10.0, 1.0))
+    chain = runtime.prepare(runtime.load(tmp_path / "chain.yaml", models=tmp_path / "models", schemas=tmp_path))
+    metrics = Metrics()
+    records = [Record("items", json.dumps({"item": x}).encode(), offset=at) for at, x in enumerate([1.0, 50.0, 500.0, 5.0])]
+    parcels = Pipeline(chain, "items", sink=MemorySink(Memory(1)), metrics=metrics).process(Chunk(records, (("items", 0, 4),)))
+    (letters,) = [one for one in parcels if one.dead]
+    found = [dict(headers) for headers in letters.extra or ()]
+    assert [one["penstock-node"] for one in found] == [one["penstock-stage"] for one in found] == [b"last", b"first"]
+    assert [one["__streams.errors.message"] for one in found] == [
+        b"field 'two' is not a finite number",
+        b"field 'one' is not a finite number; nor is an output of last",
+    ]
+    assert {name: metrics.node(name, f"{name}@1").failures.value for name in ("first", "last")} == {"first": 1, "last": 1}
+
+
 def test_second_try_goes_on_where_the_first_has_raised(pipeline: Callable[[int], Pipeline]) -> None:
     """The caller tries again where it may take longer: nothing is half done, and nothing is decoded twice."""
     made = pipeline(100)

@@ -103,7 +103,7 @@ def test_generation_that_fails_where_the_one_before_scores_is_bad(programs: tupl
     assert it.acts == [1]
     assert it.said[0] == "", "the problem of the generation before is over"
     assert it.said[1].startswith("generation 1 is bad: 50 of 100 rows fail in it and not in generation 0 (50.00%, more than the 5.00%")
-    assert "the first: readings:0:50: encode: field 'y' is not a finite number" in it.said[1]
+    assert "the first: readings:0:50: double: field 'y' is not a finite number" in it.said[1]
     assert it.metrics.guard_failures.value == 50
     assert it.recent.watched is None
 
@@ -120,6 +120,33 @@ def test_rows_that_neither_scores_and_rows_of_other_generations_do_not_count(pro
     it = guarding(programs, act)
     assert (it.acts, it.said) == ([], [""])
     assert it.metrics.guard_failures.value == 0
+
+
+def test_flood_of_bad_records_hides_no_rows_that_only_the_new_one_fails_on(programs: tuple[Program, Program]) -> None:
+    """Neither those before, which wait to be checked, nor those after."""
+
+    async def act(it: Guarding) -> None:
+        it.begin()
+        for _ in range(20):
+            it.score([None] * 250)
+        it.score([1.0] * 50 + [500.0] * 50)
+        await until(lambda: bool(it.acts))
+
+    it = guarding(programs, act)
+    assert it.said[1].startswith("generation 1 is bad: 50 of 100 rows fail in it and not in generation 0 (50.00%")
+
+
+def test_flood_of_bad_records_does_not_multiply_the_few_that_count(programs: tuple[Program, Program]) -> None:
+    async def act(it: Guarding) -> None:
+        it.begin()
+        for _ in range(20):
+            it.score([None] * 250)
+        it.score([1.0] * ROWS + [500.0])
+        it.now = 61.0
+        await until(lambda: it.recent.watched is None)
+
+    it = guarding(programs, act)
+    assert (it.acts, it.metrics.guard_failures.value) == ([], 1)
 
 
 def test_few_rows_decide_nothing(programs: tuple[Program, Program]) -> None:

@@ -16,6 +16,7 @@ from penstock.cli.release.asking import SPEAKING, ask, named, topology_argument
 from penstock.cli.release.screen import Screen, print_changes
 from penstock.cli.release.words import compared_json, compared_lines, duration, release_json, short, stand_json
 from penstock.control.proposal import Change, Proposal
+from penstock.control.rights import DEPLOY, ROLLBACK
 from penstock.errors import ConfigError, ControlError
 from penstock.operate.comparing import Compared
 from penstock.operate.operator import Deployed, OnChanges, Operator, Watcher
@@ -82,11 +83,13 @@ def deploy(
         return _see_through(settings, found, form, functools.partial(Operator.resume, id=resume, min_ready=min_ready, timeout=timeout))
 
     async def look(operator: Operator) -> Looked:
+        if not (dry_run and _keyless(settings)):
+            await operator.demand(DEPLOY)
         proposal = await operator.propose(wanted)
         return proposal, await operator.compare(proposal.differences)
 
     if dry_run:
-        return _show(found, ask(settings, found, look), form)
+        return _show(found, ask(settings, found, look), form, settings)
     options: dict[str, Any] = {"reason": reason, "min_ready": min_ready, "timeout": timeout, "wait": wait}
     if yes or not (sys.stdin.isatty() and err.is_terminal):
         return _see_through(settings, found, form, functools.partial(Operator.deploy, changes=wanted, **options))
@@ -127,11 +130,13 @@ def rollback(
     found = named(topology, settings)
 
     async def look(operator: Operator) -> Looked:
+        if not _keyless(settings):
+            await operator.demand(ROLLBACK)
         proposal = await operator.propose_rollback(to)
         return proposal, await operator.compare(proposal.differences)
 
     if dry_run:
-        return _show(found, ask(settings, found, look), form)
+        return _show(found, ask(settings, found, look), form, settings)
     return _see_through(
         settings, found, form, functools.partial(Operator.rollback, to=to, reason=reason, min_ready=min_ready, timeout=timeout)
     )
@@ -179,7 +184,12 @@ def _changes(models: tuple[str, ...], parameters: tuple[str, ...]) -> dict[str, 
     return changes
 
 
-def _show(topology: Topology, looked: Looked, form: str) -> int:
+def _keyless(settings: Settings) -> bool:
+    """Returns whether there is no key whose rights a dry run could check."""
+    return settings.signing_key is None and not settings.unsigned_control
+
+
+def _show(topology: Topology, looked: Looked, form: str, settings: Settings) -> int:
     proposal, changes = looked
     if form == "json":
         print_json({"topology": topology.name, "base": proposal.base, "valid": True, "changes": compared_json(changes)})
@@ -187,7 +197,9 @@ def _show(topology: Topology, looked: Looked, form: str) -> int:
     out.print(f"{topology.name}: generation {proposal.base} → {proposal.base + 1} would change", markup=False)
     for line, style in compared_lines(changes):
         out.print(line, style=style or None, markup=False)
-    out.print("dry run: files, requirements and tensors fit; nothing was published", markup=False)
+    fits = "files, requirements and tensors" if _keyless(settings) else "files, requirements, tensors and the rights of the key"
+    unasked = "; no key was given, so its rights were not checked" if _keyless(settings) else ""
+    out.print(f"dry run: {fits} fit; nothing was published{unasked}", markup=False)
     return 0
 
 

@@ -25,8 +25,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
+from penstock.control.messages import timestamp
 from penstock.control.rights import ALL, DEPLOY, PROMOTE, ROLLBACK
 from penstock.control.trust.keys import key_id, public_key
 from penstock.errors import ConfigError, Problem
@@ -37,6 +38,13 @@ from penstock.topology.names import NAME
 __all__ = ["KEY_NAME", "Trust", "TrustedKey", "is_topology", "with_key", "with_revocation"]
 
 KEY_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+
+
+class Fault(NamedTuple):
+    """Why a key is not trusted at a time: not-yet-trusted, revoked or expired, and the sentence for people."""
+
+    code: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +71,20 @@ class TrustedKey:
         """Returns whether the key may sign messages for this topology."""
         return not self.topologies.isdisjoint({topology, "*"})
 
-    def trusted_at(self, ms: float) -> bool:
-        """Returns whether messages that a broker stamps at this Unix time in ms are accepted."""
-        return self.trusted_ms <= ms < min(one for one in (self.revoked_ms, self.expires_ms, _NEVER) if one is not None)
+    def fault(self, ms: float) -> Fault | None:
+        """Returns why messages that a broker stamps at this Unix time in ms are refused; None when they are accepted."""
+        if ms < self.trusted_ms:
+            return Fault("not-yet-trusted", f"{self.name} is trusted from {stamped(self.trusted_ms)} on")
+        if self.revoked_ms is not None and ms >= self.revoked_ms:
+            return Fault("revoked", f"{self.name} was revoked at {stamped(self.revoked_ms)}")
+        if self.expires_ms is not None and ms >= self.expires_ms:
+            return Fault("expired", f"{self.name} expired at {stamped(self.expires_ms)}")
+        return None
 
 
 DEFAULT: Final = Settings().trust
 _LIMIT: Final = 16 * 1024**2  # bytes
-_NEVER: Final = 2**63
+_LAST: Final = 253_402_300_799_999  # the last moment of the year 9999
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +146,7 @@ class Trust:
     def able(self, topology: str, rights: frozenset[str], ms: float) -> list[str]:
         """Returns the names of the keys that have one of the rights for the topology, at this Unix time in ms."""
         return sorted(
-            key.name for key in self.keys.values() if key.serves(topology) and key.trusted_at(ms) and not rights.isdisjoint(key.may)
+            key.name for key in self.keys.values() if key.serves(topology) and not key.fault(ms) and not rights.isdisjoint(key.may)
         )
 
 
@@ -258,6 +272,11 @@ def _checked(text: str, meant: Trust, *, file: str) -> str:
 def _quoted(text: str) -> str:
     """Returns a TOML string: a JSON string is one, except for DEL."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def stamped(ms: int) -> str:
+    """Returns a Unix time in ms as messages write times; one that no date can express as the nearest."""
+    return timestamp(min(max(ms, 0), _LAST) / 1000)
 
 
 def _written(ms: int) -> str:

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from penstock.control.messages import MAX_BYTES, Message, encode, parse, timestamp
+from penstock.control.messages import MAX_BYTES, Message, encode, parse
 from penstock.control.rights import Admitted
-from penstock.control.trust.file import Trust, TrustedKey
+from penstock.control.trust.file import Trust, TrustedKey, stamped
 from penstock.control.trust.jws import HEAD, SIGNATURE, key_named, sign, verify
 from penstock.control.trust.keys import SigningKey, from_text, public_key
 from penstock.errors import ControlError
@@ -134,12 +134,8 @@ class Judge:
             _refuse("not-allowed", f"{key.name} may not sign for {self.topology}, only for {', '.join(sorted(key.topologies))}")
         if not entry.stamped:
             _refuse("unstamped", "the topic keeps the writer's timestamps; set message.timestamp.type=LogAppendTime on it")
-        if entry.timestamp < key.trusted_ms:
-            _refuse("not-yet-trusted", f"{key.name} is trusted from {_time(key.trusted_ms)} on, this was sent at {_time(entry.timestamp)}")
-        if key.revoked_ms is not None and entry.timestamp >= key.revoked_ms:
-            _refuse("revoked", f"{key.name} was revoked at {_time(key.revoked_ms)}, this was sent at {_time(entry.timestamp)}")
-        if key.expires_ms is not None and entry.timestamp >= key.expires_ms:
-            _refuse("expired", f"{key.name} expired at {_time(key.expires_ms)}, this was sent at {_time(entry.timestamp)}")
+        if fault := key.fault(entry.timestamp):
+            _refuse(fault.code, f"{fault.why}, this was sent at {stamped(entry.timestamp)}")
 
     def _fits(self, message: Message, entry: Entry, key: TrustedKey | None) -> None:
         """Refuses a message for another destination or another time."""
@@ -154,16 +150,9 @@ class Judge:
         if key is not None and message.author != key.name:
             _refuse("author", f"{key.name} signed as {message.author}")
         if entry.stamped and abs(message.at_ms - entry.timestamp) > CLOCK_MS:
-            times = f"the time of the message is {message.time}, the broker's is {_time(entry.timestamp)}"
+            times = f"the time of the message is {message.time}, the broker's is {stamped(entry.timestamp)}"
             _refuse("clock", f"{times}: the message was sent again, or a clock is wrong")
 
 
 def _refuse(code: str, why: str) -> NoReturn:
     raise ControlError(why, code=code)
-
-
-_LAST: Final = 253_402_300_799_000  # the end of the year 9999, after which a time cannot be written
-
-
-def _time(ms: int) -> str:
-    return timestamp(min(max(ms, 0), _LAST) / 1000)

@@ -84,8 +84,9 @@ class Lookout:
         """Notes that no broker has answered. Raises TransportUnavailable after `broker_timeout` seconds of it."""
         self.answering = False
         silent = self._clock() - self._heard
-        logger.warning("no broker has answered for %.0f s: %s", silent, reason)
-        if self.left <= 0.05:
+        if self.left > 0.05:
+            logger.warning("no broker has answered for %.0f s: %s", silent, reason)
+        else:
             raise TransportUnavailable(
                 f"the brokers at {self._brokers} have not answered for {silent:.0f} s ({reason}). What was not committed will be processed "
                 "again. Are they running, and reachable from here? --broker-timeout sets how long a worker waits for them"

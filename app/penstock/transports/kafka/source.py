@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Final
@@ -38,6 +39,7 @@ __all__ = ["KafkaSource"]
 
 logger = logging.getLogger(__name__)
 
+ENDS = 1.0  # seconds for the answer to where partitions end
 LEAVE = 5.0  # seconds for leaving the group; aiokafka would first wait for a rebalance that another member holds up
 HEARTBEAT = 0.5  # seconds; a member learns by its next heartbeat that another wants to join, and delays all members until then
 YEAR_MS = 365 * 24 * 3600 * 1000  # an idle worker must never leave the group by itself: it has to take over later
@@ -388,7 +390,7 @@ class KafkaSource:
         return len(found) if found else None
 
     def end_of(self, partition: Partition) -> int | None:
-        """Returns the last stable offset from the partition's last fetch: later records cannot be read yet.
+        """Returns the last stable offset from the partition's last fetch, or asked since: later records cannot be read yet.
 
         None before the first answer, or when the partition is not assigned (any more).
         """
@@ -458,6 +460,23 @@ class KafkaSource:
             self._raw_or_none.check()
         await self._look()
 
+    async def _ask_ends(self) -> None:
+        """Asks for the end of each partition that no fetch was answered for lately: one that is slowed, or all, while nothing is taken.
+
+        A fetch brings the end with it. Without one, the backlog would be that of the last fetch.
+        """
+        old = time.time() - self.lookout.every
+        quiet = [one for one in self.positions.partitions if (self.heard_of(one) or 0.0) < old and one not in self.lookout.unled(one[0])]
+        if not quiet or self._stopped:
+            return
+        with contextlib.suppress(KafkaError, TimeoutError, OSError):  # the next look asks again
+            async with asyncio.timeout(ENDS):
+                ends = await self.client.end_offsets([TopicPartition(*one) for one in quiet])  # read_committed: the last stable offsets
+                for tp, end in ends.items():
+                    if tp in self.client.assignment():
+                        state = self.client._subscription.subscription.assignment.state_value(tp)
+                        state.lso = max(end, state.lso or 0)
+
     async def _look(self) -> None:
         lookout, client = self.lookout, self._client
         seen, reason = None, "no connection"
@@ -465,13 +484,16 @@ class KafkaSource:
             try:
                 async with asyncio.timeout(min(ANSWER, max(lookout.left, 0.1))):
                     seen = await describe(client._client, (*lookout.topics, *lookout.beside))
-            except (KafkaError, TimeoutError, OSError) as error:
+            except TimeoutError:
+                reason = "no answer in time"
+            except (KafkaError, OSError) as error:
                 reason = repr(error)
         if self._stopped:  # the client was closed during the request
             return
         if client is None or seen is None:
             lookout.heard_nothing(reason)
             return
+        await self._ask_ends()
         written = ((topic, number) for topic in self._written if topic in seen for number in seen[topic].leaders)
         lookout.saw(seen, (*self.positions.partitions, *written))
         for topic in client.subscription() or ():
