@@ -212,7 +212,7 @@ def revoke(name: str, at: int | None, settings: Settings, form: str) -> None:
     _say(settings.trust, name, f"{name} may no longer release" + (f" from {_time(at)} on" if at is not None else ""), form)
     if at is not None and at < now:
         err.print(
-            f"warning: generations that {name} has announced since {_time(at)}, and those that build on them, are no longer in force for "
+            f"warning: generations that {name} has announced since {_time(at)}, and those that build on them, do not count any more for "
             f"readers of {settings.trust}: workers return to the generation before them. `penstock history TOPOLOGY` shows what is left; "
             "`penstock keys revoke --help`, how to see it beforehand",
             style="yellow", markup=False,

@@ -95,7 +95,9 @@ def ls(topology: Path, form: str, settings: Settings) -> int:
 
 @topics.command("create")
 @click.argument("topology", type=click.Path(path_type=Path))
-@click.option("--partitions", type=click.IntRange(1, 10_000), help="Partitions of new topics. [default: as many as the topics that exist, else 4]")
+@click.option(
+    "--partitions", type=click.IntRange(1, 10_000), help="Partitions of new topics. [default: as many as the topics that exist, else 4]"
+)
 @click.option(
     "--replication", type=click.IntRange(-1, 100), default=-1, show_default=True, help="Copies of each partition; -1: the brokers' default."
 )
@@ -106,9 +108,10 @@ def create(topology: Path, partitions: int | None, replication: int, dry_run: bo
     """Create the topics of TOPOLOGY that do not exist yet. Existing topics are not changed.
 
     Predictions keep their input's partition, so all topics get the same number: `--partitions`, else the largest number
-    that a source of the topology already has; without any source, the smallest number of its existing sinks, else 4. The control log and the status topic have one partition, and their names
-    begin with --application. The control log keeps every message; the status topic keeps the last report of each worker. A
-    dead-letter topic takes larger records than its source.
+    that a source of the topology already has; without any source, the smallest number of its existing sinks, else 4. The
+    control log and the status topic have one partition, and their names begin with --application. The control log keeps
+    every message; the status topic keeps the last report of each worker. A dead-letter topic takes larger records than its
+    source.
     """
     from penstock.transports.kafka.connection import DEFAULT_LIMIT, Admin
 

@@ -166,7 +166,10 @@ def test_revoking_as_of_an_earlier_time_warns_of_the_generations_that_it_takes_b
 
 def test_rights_are_said_in_plain_words(run: Run) -> None:
     run("new", "alice")
-    assert "alice may deploy, promote and roll back flights, trains\n" in run("trust", "alice", "--topology", "flights", "--topology", "trains").out
+    assert (
+        "alice may deploy, promote and roll back flights, trains\n"
+        in run("trust", "alice", "--topology", "flights", "--topology", "trains").out
+    )
     run("new", "bob")
     assert "bob may roll back all topologies\n" in run("trust", "bob", "--topology", "*", "--may", "rollback").out
 

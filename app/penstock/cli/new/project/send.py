@@ -20,9 +20,8 @@ PREDICTIONS = "newproject.predictions"
 PATIENCE_S = 30.0
 
 
-def main(brokers: str = "") -> int:
+def main(brokers: str) -> int:
     """Exit code 0 when every event was answered, else 1."""
-    brokers = brokers or configured()
     events = Path(__file__).with_name("events.ndjson").read_text(encoding="utf-8").splitlines()
     reader = at_the_end(brokers, PREDICTIONS)  # before anything is sent, so that no answer can be missed
     send(brokers, EVENTS, events)
@@ -70,6 +69,7 @@ def send(brokers: str, topic: str, events: list[str]) -> None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(*sys.argv[1:]))
+        sys.exit(main(*sys.argv[1:] or [configured()]))
     except KafkaException as error:
-        sys.exit(f"no answer from the brokers: {error.args[0].str()}; do they run, and are they those of PENSTOCK_BROKERS or penstock.toml?")
+        asked = " ".join(sys.argv[1:]) or configured()
+        sys.exit(f"no answer from {asked}: {error.args[0].str()}; do these brokers run, and are they the ones that you meant?")
