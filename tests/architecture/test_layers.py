@@ -32,7 +32,7 @@ HOMES = {
     "prometheus_client": ("telemetry/export.py",),
     "starlette": ("serving/app.py",),
     "uvicorn": ("serving/app.py",),
-    "os.environ": ("settings.py",),
+    "os.environ": ("settings.py", "cli/new/project/"),  # the project is its user's, and imports nothing of ours
     "os.getenv": ("settings.py",),
     "pickle": (),
     "joblib": (),

@@ -16,6 +16,7 @@ from penstock.engine import execute
 from penstock.errors import TopologyError
 from penstock.model.session import Session
 from penstock.nodes import MAKERS
+from penstock.runners.stream import GRACE
 from penstock.schema import Field, Schema
 from penstock.settings import Settings
 from penstock.testing import models
@@ -102,7 +103,10 @@ def test_deployment_names_real_settings_and_waits_for_the_worker() -> None:
     names = [one["name"].removeprefix("PENSTOCK_").lower() for one in worker["env"]]
     settings = Settings()
     assert [name for name in names if not hasattr(settings, name)] == []
-    assert pod["terminationGracePeriodSeconds"] > settings.drain_timeout + settings.session_timeout
+    assert pod["terminationGracePeriodSeconds"] > settings.drain_timeout + settings.session_timeout + GRACE
+    memory = next(int(one["value"]) for one in worker["env"] if one["name"] == "PENSTOCK_MODEL_MEMORY")
+    assert worker["resources"]["limits"]["memory"] == "1Gi"
+    assert memory <= 2**30 // 2, "a row with too large tensors is a dead letter before the kernel ends the container"
     (port,) = worker["ports"]
     assert worker["args"][2:] == ["--http", f"0.0.0.0:{port['containerPort']}"]
     probes = {name: worker[f"{name}Probe"]["httpGet"] for name in ("startup", "readiness", "liveness")}

@@ -306,7 +306,7 @@ def test_keys_do_what_they_may_and_the_command_says_at_once_who_may_do_more(job:
         assert done.code == 0, done.err
         flow.wait_for_more()
         done = penstock(job, "rollback", "doubles", "--signing-key", trust["promote"])
-        assert (done.code, "needs the right to deploy or rollback" in done.err) == (8, True), done.err
+        assert (done.code, "needs the right to deploy or roll back" in done.err) == (8, True), done.err
         done = penstock(job, "rollback", "doubles", "--signing-key", trust["rollback"])
         assert done.code == 0, done.err
         pending = announced(job, three, "--signing-key", trust["deploy"])

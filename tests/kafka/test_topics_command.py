@@ -72,6 +72,17 @@ def test_what_is_missing_gets_as_many_partitions_as_the_source_has(
     assert shown.count("created with 7 partitions") == 2
 
 
+@pytest.mark.parametrize(("there", "made"), [({1: 2}, 2), ({0: 3, 1: 5}, 3)], ids=["the sink, without a source", "the source"])
+def test_what_is_missing_fits_what_exists(
+    there: dict[int, int], made: int, broker: Broker, topics: Callable[..., int], names: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A source that was deleted comes back with as many partitions as its sink: a worker refuses a sink with fewer."""
+    create_topics(broker, {names[at]: count for at, count in there.items()})
+    assert topics("create", "--format", "json") == 0
+    created = [row for row in json.loads(capsys.readouterr().out) if row["created"]]
+    assert {row["partitions"] for row in created if row["topic"] not in names[3:]} == {made}
+
+
 def test_replication_that_the_cluster_cannot_give_is_an_error(
     topics: Callable[..., int], names: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

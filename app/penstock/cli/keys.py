@@ -75,7 +75,7 @@ def keys() -> None:
       penstock keys new alice --topology flights        Alice makes a key, and sends the printed line on:
       penstock keys trust alice --public 11qY... --topology flights
                                                         the owner of trust.toml adds her key to it
-      penstock deploy flights trees=flights-trees@2 --signing-key ~/.config/penstock/keys/alice.pem
+      penstock deploy flights trees=flight-trees@2 --signing-key ~/.config/penstock/keys/alice.pem
                                                         Alice releases
       penstock keys revoke alice                        from now on she may not; her releases stay
       penstock keys trust worker --public ... --topology flights --may rollback
@@ -187,7 +187,7 @@ def trust(
         raise click.BadParameter("this is not after the time from which it is trusted", param_hint="--expires")
     key = TrustedKey(name, text, frozenset(topologies), begin, comment=comment, may=frozenset(may) or ALL, expires_ms=expires)
     _edit(settings.trust, lambda before, file: with_key(before, key, file=file))
-    _say(settings.trust, name, f"{name} may {listed(key.may)} {', '.join(topologies)}", form)
+    _say(settings.trust, name, f"{name} may {listed(key.may)} {'all topologies' if '*' in topologies else ', '.join(topologies)}", form)
 
 
 @keys.command(short_help="Revoke a key.")
@@ -198,11 +198,25 @@ def trust(
 def revoke(name: str, at: int | None, settings: Settings, form: str) -> None:
     """Revoke a key. What it signed before stays valid; a pending release can be aborted.
 
-    An earlier --at is for a stolen key: everything signed since then is removed from the history, including generations. Workers
-    then return to the generation that was active before. Deploy again what was right.
+    An earlier --at is for a stolen key: everything signed since then is removed from the history, including generations, and so
+    are the releases that build on these. Workers then return to the generation that was active before. Deploy again what was
+    right. To see the effect beforehand, revoke the key in a copy of the file, and fold the log by it:
+
+    \b
+      cp trust.toml what-if.toml
+      penstock keys revoke alice --at 2026-01-31T12:00:00Z --trust what-if.toml
+      penstock history flights --trust what-if.toml
     """
-    _edit(settings.trust, lambda before, file: with_revocation(before, name, _now() if at is None else at, file=file))
-    _say(settings.trust, name, f"{name} may no longer release", form)
+    now = _now()
+    _edit(settings.trust, lambda before, file: with_revocation(before, name, now if at is None else at, file=file))
+    _say(settings.trust, name, f"{name} may no longer release" + (f" from {_time(at)} on" if at is not None else ""), form)
+    if at is not None and at < now:
+        err.print(
+            f"warning: generations that {name} has announced since {_time(at)}, and those that build on them, do not count any more for "
+            f"readers of {settings.trust}: workers return to the generation before them. `penstock history TOPOLOGY` shows what is left; "
+            "`penstock keys revoke --help`, how to see it beforehand",
+            style="yellow", markup=False,
+        )  # fmt: skip
 
 
 _COLUMNS: Final = ("name", "standing", "may", "topologies", "trusted", "expires", "revoked", "key", "private", "comment")

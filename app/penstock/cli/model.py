@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -249,8 +249,15 @@ def verify_command(references: tuple[str, ...], signatures: Policy | None, setti
     else:
         for result in results:
             out.print(f"{'ok    ' if result['ok'] else 'FAILED'} {result['model']}: {result['message']}", markup=False)
-        out.print(f"{len(results) - len(failed)} of {len(results)} versions are unchanged since they were pushed")
+        out.print(_summary(results, policy), markup=False)
     return 3 if failed else 0
+
+
+def _summary(results: Sequence[Mapping[str, Any]], policy: Policy) -> str:
+    passed, unsigned = (sum(result[what] for result in results) for what in ("ok", "untrusted"))
+    signed = " and signed by a trusted key" if policy == "require" else ""
+    text = f"{passed} of {len(results)} versions are unchanged since they were pushed{signed}"
+    return text + (f"; {unsigned} lack the signature of a trusted key, and were not checked further" if unsigned else "")
 
 
 def _verdict(registry: Registry, name: str, version: str, policy: Policy, trust: ModelTrust | None) -> dict[str, Any]:
@@ -261,10 +268,10 @@ def _verdict(registry: Registry, name: str, version: str, policy: Policy, trust:
             raise ModelUntrusted(verdict.message)
         report = verify(artifact)
     except PenstockError as error:
-        return {"ok": False, "message": str(error)}
+        return {"ok": False, "untrusted": isinstance(error, ModelUntrusted), "message": str(error)}
     message = f"{report.records} golden records passed ({report.origin})"
     message += f"; signed by {verdict.signer}" if verdict.signer else f"; WARNING: {verdict.message}" if verdict.message else ""
-    return {"ok": True, "message": message}
+    return {"ok": True, "untrusted": False, "message": message}
 
 
 def _trust(settings: Settings) -> ModelTrust | None:

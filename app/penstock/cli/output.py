@@ -21,7 +21,7 @@ __all__ = ["err", "format_option", "out", "print_json", "print_json_line", "tabl
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Piped output is read by a pager, a log or grep. They fold lines themselves or need whole lines, unless COLUMNS sets a width.
-_WIDTH: Final = None if sys.stdout.isatty() else shutil.get_terminal_size((160, 24)).columns
+_WIDTH: Final = None if sys.stdout.isatty() else shutil.get_terminal_size((10_000, 24)).columns
 
 
 class _Tame(Console):

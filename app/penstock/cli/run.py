@@ -39,6 +39,10 @@ def run(topology: Path, last_words: Path | None, settings: Settings) -> None:
     --http 127.0.0.1:9100 serves /healthz, /readyz and /metrics, for all --workers together.
     """
     serve = _pages(settings)
+    if settings.releases:
+        from penstock.control.trust.file import Trust
+
+        Trust.load(settings.trust)  # one that cannot be used is an error before a broker is asked
     if settings.workers > 1:
         from penstock.runners.supervisor import supervise
 

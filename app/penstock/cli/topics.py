@@ -57,6 +57,16 @@ def _with_limits(needs: Mapping[str, Need], topology: Topology, limits: Mapping[
     return found
 
 
+def _count(topology: Topology, there: Mapping[str, int]) -> int:
+    """Returns the partitions of new topics. `there` has the partitions of those that exist, by topic.
+
+    A source needs a sink with at least as many partitions, so without a source the smallest sink decides.
+    """
+    sources = [there[one.topic] for one in topology.sources if there.get(one.topic)]
+    sinks = [there[one.topic] for one in topology.sinks if there.get(one.topic)]
+    return max(sources) if sources else min(sinks, default=4)
+
+
 @click.group()
 def topics() -> None:
     """List or create the topics that a topology needs."""
@@ -85,7 +95,9 @@ def ls(topology: Path, form: str, settings: Settings) -> int:
 
 @topics.command("create")
 @click.argument("topology", type=click.Path(path_type=Path))
-@click.option("--partitions", type=click.IntRange(1, 10_000), help="Partitions of new topics. [default: as many as the source has, else 4]")
+@click.option(
+    "--partitions", type=click.IntRange(1, 10_000), help="Partitions of new topics. [default: as many as the topics that exist, else 4]"
+)
 @click.option(
     "--replication", type=click.IntRange(-1, 100), default=-1, show_default=True, help="Copies of each partition; -1: the brokers' default."
 )
@@ -96,9 +108,10 @@ def create(topology: Path, partitions: int | None, replication: int, dry_run: bo
     """Create the topics of TOPOLOGY that do not exist yet. Existing topics are not changed.
 
     Predictions keep their input's partition, so all topics get the same number: `--partitions`, else the largest number
-    that a source of the topology already has, else 4. The control log and the status topic have one partition, and their names
-    begin with --application. The control log keeps every message; the status topic keeps the last report of each worker. A
-    dead-letter topic takes larger records than its source.
+    that a source of the topology already has; without any source, the smallest number of its existing sinks, else 4. The
+    control log and the status topic have one partition, and their names begin with --application. The control log keeps
+    every message; the status topic keeps the last report of each worker. A dead-letter topic takes larger records than its
+    source.
     """
     from penstock.transports.kafka.connection import DEFAULT_LIMIT, Admin
 
@@ -106,7 +119,7 @@ def create(topology: Path, partitions: int | None, replication: int, dry_run: bo
     needs = needed(declared, settings.application)
     admin = Admin(settings)
     there = admin.partitions()
-    count = partitions or max((there.get(source.topic, 0) for source in declared.sources), default=0) or 4
+    count = partitions or _count(declared, there)
     missing = {name: need.partitions or count for name, need in needs.items() if not there.get(name)}
     if missing and not dry_run:
         sources = [source.topic for source in declared.sources if there.get(source.topic)]

@@ -5,7 +5,8 @@ then only reports count that a member has signed (`trust.member`), each once, in
 which shows no identity, count only while the group has such members. Every other worker is not a `member`, and not live.
 
 A worker is **live** while its last report is younger than `silence`; then it is **lost**. After `FORGET_S` a lost worker is left out:
-a killed worker never deletes its record. Ages are measured by the brokers' clock, which stamps every record. Until the first record
+a killed worker never deletes its record. A lost worker is **replaced** when live workers have all of its partitions and it was silent for
+`REPLACED_S`: nothing waits for it any more. Ages are measured by the brokers' clock, which stamps every record. Until the first record
 arrives, this host's clock is the substitute. So a host with a wrong clock does not report live workers as lost.
 """
 
@@ -24,9 +25,10 @@ from penstock.errors import ControlError
 if TYPE_CHECKING:
     from penstock.transports.kafka.journal import Entry
 
-__all__ = ["FORGET_S", "BrokerClock", "Fleet", "Worker", "silence_after"]
+__all__ = ["FORGET_S", "REPLACED_S", "BrokerClock", "Fleet", "Worker", "silence_after"]
 
 FORGET_S: Final = 3600.0
+REPLACED_S: Final = 60.0  # not at once: a worker that crashes again and again is replaced each time, and stays visible
 _LEAST_SILENCE_S: Final = 10.0
 
 
@@ -156,6 +158,13 @@ class Fleet:
         recent = ((worker, here) for worker, here in self._counted() if now - worker.said_ms <= FORGET_S * 1000)
         found = [worker._replace(live=here and now - worker.said_ms <= self.silence * 1000) for worker, here in recent]
         return sorted(found, key=lambda worker: worker.name)
+
+    def replaced(self, lost: Worker) -> bool:
+        """Returns whether live workers have all the partitions of this lost worker, and it was silent for longer than `REPLACED_S`."""
+        live = self.live()
+        taken = {place for one in live for place in one.status.partitions}
+        silent = self.clock.now_ms() - lost.said_ms > REPLACED_S * 1000
+        return silent and bool(live) and lost.status.partitions.keys() <= taken
 
     def _counted(self) -> Iterator[tuple[Worker, bool]]:
         """Yields each worker's last report that counts, and whether the worker is in the group; and the reports of no member."""

@@ -39,7 +39,7 @@ class Change(NamedTuple):
         """Parses `name@version` or `name@alias`. Raises ConfigError."""
         name, separator, version = reference.partition("@")
         if not (name and separator and version):
-            raise ConfigError(f"{reference!r} has no version: write NAME@VERSION or NAME@ALIAS, such as flights-trees@2")
+            raise ConfigError(f"{reference!r} has no version: write NAME@VERSION or NAME@ALIAS, such as flight-trees@2")
         return cls(ModelRef(name, version))
 
 

@@ -30,6 +30,7 @@ DEPLOY: Final = "deploy"
 PROMOTE: Final = "promote"
 ROLLBACK: Final = "rollback"
 ALL: Final = frozenset({DEPLOY, PROMOTE, ROLLBACK})
+_WORDS: Final = ((DEPLOY, "deploy"), (PROMOTE, "promote"), (ROLLBACK, "roll back"))
 
 
 class Admitted(NamedTuple):
@@ -84,5 +85,7 @@ def _restores(log: Log, release: Release) -> bool:
 
 
 def listed(rights: Iterable[str], join: str = "and") -> str:
-    """Returns the rights as text, in their usual order."""
-    return f" {join} ".join(one for one in (DEPLOY, PROMOTE, ROLLBACK) if one in set(rights))
+    """Returns the rights as text for people, in their usual order: `deploy, promote and roll back`."""
+    given = set(rights)
+    *first, last = [word for one, word in _WORDS if one in given] or [""]
+    return f"{', '.join(first)} {join} {last}" if first else last

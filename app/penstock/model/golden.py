@@ -5,7 +5,7 @@
     ]}
 
 Each value belongs to one row, so it has no rows axis: a number, string or bool for a `[N]` tensor, nested lists for more axes.
-null means NaN. Every input is given; outputs may be left out. Integers, strings and bools must be equal, floats
+null means NaN. Every input is given, and at least one output; the others may be left out. Integers, strings and bools must be equal, floats
 must agree within `atol + rtol * |expected|`.
 """
 

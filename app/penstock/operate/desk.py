@@ -35,7 +35,12 @@ _ECHO_S: Final = 0.5
 
 
 def introduced(settings: Settings, topology: Topology) -> str:
-    """Returns the id of the cluster. Raises TopicMissing when the topics of the topology's releases do not exist there. Blocks."""
+    """Returns the id of the cluster. Blocks.
+
+    Raises ConfigError for a trust file that cannot be used, before a broker is asked, and TopicMissing when the topics of the
+    topology's releases do not exist there.
+    """
+    Trust.load(settings.trust)
     admin = Admin(settings)
     admin.describe(Topics.declared(settings.application, topology))
     return admin.cluster_id()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -147,6 +150,41 @@ def test_revoked_key_signs_nothing_from_then_on(run: Run) -> None:
     again = run("revoke", "alice")
     assert again.code == 2
     assert "trust.toml:1:1: alice was revoked at 2027-01-15T08:00:00Z (set another time by hand)" in again.err
+
+
+def test_revoking_as_of_an_earlier_time_warns_of_the_generations_that_it_takes_back(run: Run) -> None:
+    run("new", "alice")
+    run("trust", "alice", "--topology", "flights", "--from", "2026-01-01T00:00:00Z")
+    done = run("revoke", "alice", "--at", "2026-01-02T00:00:00Z")
+    assert done.code == 0
+    assert "alice may no longer release from 2026-01-02T00:00:00Z on" in done.out
+    assert "generations that alice has announced since 2026-01-02T00:00:00Z" in done.err
+    run("new", "bob")
+    run("trust", "bob", "--topology", "flights")
+    assert run("revoke", "bob").err == "", "from now on: what was released stays"
+
+
+def test_rights_are_said_in_plain_words(run: Run) -> None:
+    run("new", "alice")
+    assert (
+        "alice may deploy, promote and roll back flights, trains\n"
+        in run("trust", "alice", "--topology", "flights", "--topology", "trains").out
+    )
+    run("new", "bob")
+    assert "bob may roll back all topologies\n" in run("trust", "bob", "--topology", "*", "--may", "rollback").out
+
+
+def test_each_key_has_one_line_in_a_pipe(tmp_path: Path) -> None:
+    key = SigningKey.new("alice")
+    (tmp_path / "trust.toml").write_text(trust_file(key))
+    clean = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    command = [sys.executable, "-m", "penstock", "keys", "ls"]
+    text = subprocess.run(
+        command, cwd=tmp_path, env=clean | {"HOME": str(tmp_path / ("long" * 40))}, capture_output=True, text=True, check=True, timeout=60
+    ).stdout  # fmt: skip
+    (line,) = [line for line in text.splitlines() if "alice" in line]
+    assert key.kid in line
+    assert re.search(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", line)
 
 
 def test_revoked_and_future_keys_are_listed_as_such_and_ones_own(run: Run) -> None:

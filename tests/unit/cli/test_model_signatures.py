@@ -173,6 +173,14 @@ def test_verify_warns_of_what_is_not_signed_unless_it_must_be(run: Run) -> None:
     assert "no key is trusted: set model_trust" in run("verify", "score@1", "--signatures", "require").out
 
 
+def test_summary_says_what_is_missing_and_not_that_files_have_changed(run: Run) -> None:
+    last = run("verify", "--signatures", "require").out.splitlines()[-1]
+    assert last == (
+        "0 of 2 versions are unchanged since they were pushed and signed by a trusted key; "
+        "2 lack the signature of a trusted key, and were not checked further"
+    )
+
+
 def test_tampering_and_strangers_are_told(run: Run) -> None:
     Path("stranger.pem").write_bytes(private_pem(ec.generate_private_key(ec.SECP256R1())))
     run("sign", "score@1", "--key", "stranger.pem")

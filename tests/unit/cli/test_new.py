@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +51,17 @@ def test_name_is_put_in_everywhere(run: Run, tmp_path: Path) -> None:
     assert [path for path, text in written.items() if "newproject" in path or b"newproject" in text] == []
     assert b"topology: my_Cards-2\n" in written["topologies/my_Cards-2.yaml"]
     assert b"my_Cards-2.payments" in written["send.py"]
+
+
+def test_events_go_to_the_brokers_of_the_environment_and_their_absence_is_one_line(run: Run, tmp_path: Path) -> None:
+    run("new", "cards")
+    nowhere = {**os.environ, "PENSTOCK_BROKERS": "127.0.0.1:1"}
+    sent = subprocess.run(
+        [sys.executable, "send.py"], cwd=tmp_path / "cards", env=nowhere, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (sent.returncode, sent.stdout) == (1, "")
+    (line,) = sent.stderr.splitlines()
+    assert line.startswith("no answer from 127.0.0.1:1:")
 
 
 def test_every_file_of_the_template_is_written() -> None:

@@ -94,6 +94,17 @@ def test_brokers_that_do_not_answer_have_their_exit_code(command: list[str], cap
     assert "no broker answered at 127.0.0.1:1" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("command", [["deploy", "payments", "score=score@2"], ["status", "payments"], ["run", "payments.yaml"]])
+def test_trust_file_that_every_user_can_write_is_refused_before_a_broker_is_asked(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("trust.toml").write_text("")
+    Path("trust.toml").chmod(0o666)
+    assert main([*command, "--brokers", "127.0.0.1:1", "--broker-timeout", "0.2"]) == 2
+    assert "every user of this host can change this file" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.0344, "34 ms"), (1, "1 s"), (119, "119 s"), (180, "3 min"), (7199, "120 min"), (7200, "2 h"), (432_000, "5 d")]
 )

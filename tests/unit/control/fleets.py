@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 
 from penstock.control.fleet import Worker
 from penstock.control.messages import NEWEST
-from penstock.control.status import Progress, Status, WorkerStatus, encode, key_of
+from penstock.control.status import Place, Progress, Status, WorkerStatus, encode, key_of
 from penstock.transports.kafka.journal import Entry
 
 
 def status(
     name: str = "a", *, generation: int = 0, releases: Sequence[Progress] = (), models: Mapping[str, str] | None = None,
-    reads: int = NEWEST,
+    reads: int = NEWEST, partitions: Mapping[str, Place] | None = None,
 ) -> WorkerStatus:  # fmt: skip
     return WorkerStatus(
         worker=name, topology="payments", host="here", pid=1, started="", time="", generation=generation, wanted=generation, ready=True,
         releases=list(releases), models=dict(models or {}), reads=reads,
+        partitions=dict(partitions or {}),
     )  # fmt: skip
 
 

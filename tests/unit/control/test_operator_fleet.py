@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from penstock.control.fleet import FORGET_S, BrokerClock, Fleet, silence_after
-from penstock.control.status import Boundary, Progress, encode, key_of
+from penstock.control.status import Boundary, Place, Progress, encode, key_of
 from penstock.control.trust.member import Group, Identity, Shown
 from penstock.transports.kafka.journal import Entry
 from tests.unit.control.fleets import status, word
@@ -51,6 +51,27 @@ def test_worker_is_live_until_it_was_silent_too_long_and_then_lost_and_then_forg
     assert len(made.workers()) == 1
     wall.ms += 1
     assert made.workers() == []
+
+
+@pytest.mark.parametrize(
+    ("live", "silent_ms", "replaced"),
+    [
+        ({"t/0": Place(position=0), "t/1": Place(position=0)}, 60_001, True),
+        ({"t/0": Place(position=0), "t/1": Place(position=0)}, 60_000, False),
+        ({"t/1": Place(position=0)}, 60_001, False),
+        (None, 60_001, False),
+    ],
+    ids=["a minute after its partitions were taken", "not at once", "a partition of it has nobody", "there is nobody"],
+)
+def test_lost_worker_is_replaced_when_live_ones_have_its_partitions(live: dict[str, Place] | None, silent_ms: int, replaced: bool) -> None:
+    wall = Wall()
+    made = fleet(wall)
+    made.apply(word(status("a", partitions={"t/0": Place(position=0)}), NOW))
+    if live is not None:
+        made.apply(word(status("b", partitions=live), NOW + silent_ms))
+    wall.ms = NOW + silent_ms
+    (lost,) = [one for one in made.workers() if not one.live]
+    assert made.replaced(lost) is replaced
 
 
 def test_worker_that_stops_takes_its_record_away() -> None:

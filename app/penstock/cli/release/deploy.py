@@ -61,8 +61,8 @@ def deploy(
     """Swap models of TOPOLOGY (a file, or its name) while the stream runs.
 
     \b
-      penstock deploy flights trees=flights-trees@2 --reason "retrained on autumn"
-      penstock deploy flights features=flight-features@3 trees=flights-trees@production
+      penstock deploy flights trees=flight-trees@2 --reason "retrained on autumn"
+      penstock deploy flights features=flight-features@3 trees=flight-trees@production
       penstock deploy flights --set stack.threshold=0.4
 
     Every live worker fetches, checks, tries and warms the new models while the old ones score. When all are ready, they
@@ -166,7 +166,7 @@ def _changes(models: tuple[str, ...], parameters: tuple[str, ...]) -> dict[str, 
     for text in models:
         node, separator, reference = text.partition("=")
         if not (node and separator):
-            raise ConfigError(f"{text!r}: write NODE=NAME@VERSION, such as trees=flights-trees@2")
+            raise ConfigError(f"{text!r}: write NODE=NAME@VERSION, such as trees=flight-trees@2")
         if node in changes:
             raise ConfigError(f"{node} is given twice")
         changes[node] = Change.to(reference)

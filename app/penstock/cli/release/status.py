@@ -38,8 +38,9 @@ DEAD_SHARE: Final = 0.01  # the share of a worker's recent records above which d
 def status(topology: str, watch: bool, settings: Settings, form: str) -> int:
     """Print the active generation of TOPOLOGY, and each worker with the states of the releases on it.
 
-    A worker counts as lost when it has not reported for five times --status-interval, at least 10 s; after an hour it is no
-    longer listed. Exit code 1 when a person should look: there is no live worker, or a worker is lost or not ready, scores with
+    A worker counts as lost when it has not reported for five times --status-interval, at least 10 s. After a minute it counts as
+    replaced if live workers have all its partitions; after an hour it is no longer listed. Exit code 1 when a person should look:
+    there is no live worker, or a worker is lost and not replaced, or not ready, scores with
     another generation than the active one, runs a Penstock that is too old for new releases, or reports a problem; or more than 1 %
     of the records that it finished in the last minute became dead letters, or a partition is slowed to --dead-letter-rate.
     Dead letters are counted by the step that failed (read, decode, a node, encode, send) and the class of the error.
@@ -88,7 +89,8 @@ def _wrong(operator: Operator) -> Iterator[str]:
         if not one.member and operator.fleet.clock.now_ms() - one.said_ms <= operator.fleet.silence * 1000:
             yield f"{one.name} is no member of the consumer group, and is ignored: it has left, is starting, or is forged"
         elif not one.live:
-            yield f"{one.name} has not reported for {_age(operator, one)}"
+            if not operator.fleet.replaced(one):
+                yield f"{one.name} has not reported for {_age(operator, one)}"
         else:
             yield from (f"{one.name}{problem}" for problem in (*_wrong_releases(operator, one), *_wrong_records(one.status)))
             yield from (f"{one.name}: {problem}" for problem in one.status.problems)
@@ -164,6 +166,7 @@ def _json(operator: Operator) -> dict[str, Any]:
                 **msgspec.to_builtins(one.status),
                 "reads": one.status.reads,
                 "live": one.live,
+                "replaced": one.member and not one.live and operator.fleet.replaced(one),
                 "member": one.member,
                 "said": timestamp(one.said_ms / 1000),
                 "dead_letters": _dead_letters([one.status]) if one.status.dead_letters else None,
@@ -183,7 +186,7 @@ def _picture(operator: Operator) -> RenderableType:
         lags = [place.lag for place in places.values() if place.lag is not None]
         shown.add_row(
             escape(one.name),
-            "[green]live[/]" if one.live else "[red]lost[/]" if one.member else "[red]no member[/]",
+            _presence(operator, one),
             str(one.generation) if one.generation == log.generation else f"[red]{one.generation}[/]",
             "yes" if report.ready else "[red]no[/]",
             escape(" ".join(f"{name} (slowed)" if place.slowed else name for name, place in places.items())) or "-",
@@ -225,6 +228,14 @@ def _active(operator: Operator) -> str:
     release = newest.release
     by = f"release {short(release.id)} by {escape(release.author)}" + (f": {escape(release.reason)}" if release.reason else "")
     return f"generation [bold]{newest.number}[/] since {moment(newest.at_ms)}, {by}"
+
+
+def _presence(operator: Operator, worker: Worker) -> str:
+    if worker.live:
+        return "[green]live[/]"
+    if not worker.member:
+        return "[red]no member[/]"
+    return "lost, replaced" if operator.fleet.replaced(worker) else "[red]lost[/]"
 
 
 def _releases(operator: Operator, worker: Worker) -> Iterator[str]:

@@ -1,12 +1,13 @@
 """Sends the events of events.ndjson to Kafka and prints the predictions that a running worker makes of them.
 
-python send.py                   to the brokers of penstock.toml
+python send.py                   to the brokers of PENSTOCK_BROKERS, else of penstock.toml
 python send.py HOST:PORT         to other brokers
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import tomllib
@@ -19,9 +20,8 @@ PREDICTIONS = "newproject.predictions"
 PATIENCE_S = 30.0
 
 
-def main(brokers: str = "") -> int:
+def main(brokers: str) -> int:
     """Exit code 0 when every event was answered, else 1."""
-    brokers = brokers or configured()
     events = Path(__file__).with_name("events.ndjson").read_text(encoding="utf-8").splitlines()
     reader = at_the_end(brokers, PREDICTIONS)  # before anything is sent, so that no answer can be missed
     send(brokers, EVENTS, events)
@@ -41,14 +41,16 @@ def main(brokers: str = "") -> int:
 
 
 def configured() -> str:
-    """The brokers of this project."""
+    """The brokers that the commands of Penstock use here."""
+    if named := os.environ.get("PENSTOCK_BROKERS"):
+        return named
     settings = tomllib.loads(Path(__file__).with_name("penstock.toml").read_text(encoding="utf-8"))
     return str(settings["brokers"])
 
 
 def at_the_end(brokers: str, topic: str) -> Consumer:
     """A consumer that reads what comes after now, from every partition."""
-    reader = Consumer({"bootstrap.servers": brokers, "group.id": f"{topic}.send", "enable.auto.commit": False})
+    reader = Consumer({"bootstrap.servers": brokers, "group.id": f"{topic}.send", "enable.auto.commit": False, "log_level": 2})
     partitions = [TopicPartition(topic, number) for number in reader.list_topics(topic, 10).topics[topic].partitions]
     for partition in partitions:
         partition.offset = reader.get_watermark_offsets(partition, 10)[1]
@@ -58,7 +60,7 @@ def at_the_end(brokers: str, topic: str) -> Consumer:
 
 def send(brokers: str, topic: str, events: list[str]) -> None:
     """Sends each event with its id as the key."""
-    producer = Producer({"bootstrap.servers": brokers})
+    producer = Producer({"bootstrap.servers": brokers, "log_level": 2})
     for event in events:
         producer.produce(topic, event, json.loads(event)["id"])
     if left := producer.flush(PATIENCE_S):
@@ -67,6 +69,7 @@ def send(brokers: str, topic: str, events: list[str]) -> None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(*sys.argv[1:]))
+        sys.exit(main(*sys.argv[1:] or [configured()]))
     except KafkaException as error:
-        sys.exit(f"no answer from the brokers: {error.args[0].str()}; do they run, and are they those of penstock.toml?")
+        asked = " ".join(sys.argv[1:]) or configured()
+        sys.exit(f"no answer from {asked}: {error.args[0].str()}; do these brokers run, and are they the ones that you meant?")
