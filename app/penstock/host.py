@@ -72,9 +72,10 @@ def without_privileges() -> None:
 def locked(file: Path, stopped: Callable[[], bool]) -> Iterator[None]:
     """Holds the lock of that name, after waiting for other processes and threads. Raises Stopped when `stopped()` is true during the wait.
 
-    The file stays: if it were removed, two processes could lock two files of one name.
+    The file stays: if it were removed, two processes could lock two files of one name. A folder can be locked, too.
     """
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    folder = file.is_dir()
+    descriptor = os.open(file, os.O_CLOEXEC | (os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT), 0o600)
     try:
         while True:
             try:

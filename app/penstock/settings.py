@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from penstock.errors import Problem, SettingsError
+from penstock.host import read_regular
 
 __all__ = [
     "DEFAULT_FILE",
@@ -48,6 +49,7 @@ __all__ = [
 
 PREFIX: Final = "PENSTOCK_"
 DEFAULT_FILE: Final = Path("penstock.toml")
+FILE_BYTES: Final = 1 << 20  # of a file of settings or a password that are read
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
 
@@ -347,12 +349,12 @@ def _from_file(file: Path | None, environ: Mapping[str, str], problems: list[Pro
     if named is None and not path.exists():
         return
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, FILE_BYTES).decode()
         document = tomllib.loads(text)
     except OSError as error:
         problems.append(Problem(str(path), 0, 0, f"cannot read the settings file: {error.strerror}", "name another one with --config"))
         return
-    except ValueError as error:  # not UTF-8, or not TOML
+    except (ValueError, RecursionError) as error:  # not UTF-8, or not TOML
         place = re.search(r"at line (\d+), column (\d+)", str(error))
         line, column = (int(place[1]), int(place[2])) if place else (0, 0)
         problems.append(Problem(str(path), line, column, f"not a TOML file: {error}"))
@@ -381,7 +383,7 @@ def _read_password(values: dict[str, Any], given: Mapping[str, _Given], sources:
     try:
         if found := exposed(path.stat()):
             problems.append(given["sasl_password_file"].problem(f"sasl_password_file: {path} {found}", f"chmod 600 {path}"))
-        values["sasl_password"] = Secret(path.read_text(encoding="utf-8").rstrip("\r\n"))
+        values["sasl_password"] = Secret(read_regular(path, FILE_BYTES).decode().rstrip("\r\n"))
         sources["sasl_password"] = str(path)
     except (OSError, UnicodeDecodeError) as error:
         problems.append(given["sasl_password_file"].problem(f"cannot read the password from {path}: {error}"))

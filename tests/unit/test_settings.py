@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.errors import SettingsError
+from penstock.control.trust import Trust
+from penstock.errors import ConfigError, SettingsError
+from penstock.model import manifest
 from penstock.settings import MIB, Secret, Settings, describe, environment_name, flag_name, load, resolve, run_flags
 
 
@@ -241,3 +243,24 @@ def test_run_has_a_flag_for_every_setting_but_a_password_and_what_comes_before_t
     """A new setting gets its flag where it is declared."""
     assert not {"sasl_password", "log_level", "debug"} & set(run_flags())
     assert {"brokers", "workers", "max_batch_rows", "prepare_timeout"} <= set(run_flags())
+
+
+HOSTILE_TOML = {"a long number": "n = " + "1" * 5000, "deep nesting": "n = " + "[" * 50_000}
+
+
+@pytest.mark.parametrize("text", HOSTILE_TOML.values(), ids=HOSTILE_TOML)
+def test_every_file_in_toml_that_cannot_be_parsed_is_one_error(text: str, tmp_path: Path) -> None:
+    """Whatever the parser raises. A worker keeps the keys that it trusts when its trust file becomes one of these."""
+    path = tmp_path / "some.toml"
+    path.write_text(text)
+    for read in (lambda: load({}, environ={}, file=path), lambda: Trust.load(path), lambda: manifest.parse(text, file="some.toml")):
+        with pytest.raises(ConfigError, match=r"some\.toml.*(not TOML|not a TOML file)"):
+            read()
+
+
+@pytest.mark.parametrize("setting", [None, "sasl_password_file"])
+def test_a_pipe_is_refused_at_once(setting: str | None, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe, 0o600)
+    with pytest.raises(SettingsError, match="pipe"):
+        load({setting: pipe} if setting else {}, environ={}, file=None if setting else pipe)

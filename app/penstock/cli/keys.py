@@ -18,7 +18,7 @@ from penstock.control.rights import ALL, DEPLOY, PROMOTE, ROLLBACK, listed
 from penstock.control.trust.file import KEY_NAME, Trust, TrustedKey, is_topology, with_key, with_revocation
 from penstock.control.trust.keys import SigningKey, public_key
 from penstock.errors import ConfigError, Problem
-from penstock.host import write_whole
+from penstock.host import locked, write_whole
 from penstock.settings import Settings
 
 __all__ = ["keys"]
@@ -258,8 +258,9 @@ def _edit(path: Path, change: Callable[[str, str], str]) -> None:
     """Rewrites the trust file, whole or not at all; a link stays a link."""
     target = path.expanduser().resolve()
     try:
-        before, mode = (target.read_text(encoding="utf-8"), target.stat().st_mode & 0o777) if target.exists() else ("", 0o644)
-        write_whole(target, change(before, str(path)).encode(), mode=mode)
+        with locked(target.parent, lambda: False):  # two edits at once would lose one, even a revocation
+            before, mode = (target.read_text(encoding="utf-8"), target.stat().st_mode & 0o777) if target.exists() else ("", 0o644)
+            write_whole(target, change(before, str(path)).encode(), mode=mode)
     except (OSError, UnicodeError) as error:
         raise ConfigError(Problem(str(path), 0, 0, f"cannot be written: {error}")) from None
 

@@ -6,6 +6,7 @@ exactly what the reader accepts. A person may edit the prose; digests and signat
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import tomllib
@@ -85,7 +86,7 @@ def parse(text: str, *, file: str) -> Manifest:
     """Parses a model.toml. Raises ConfigError with all problems; each names the file and the key."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is no TOMLDecodeError
         raise ConfigError(Problem(file, 0, 0, f"not TOML: {error}")) from error
     read = _Reader(document, file)
     golden = read.table("golden")
@@ -124,7 +125,8 @@ class _Reader:
     def value(self, key: str, kind: type, default: Any) -> Any:
         found = self.document.get(key)
         if kind is float and isinstance(found, int) and not isinstance(found, bool):
-            found = float(found)
+            with contextlib.suppress(OverflowError):
+                found = float(found)
         if isinstance(found, kind) and not isinstance(found, bool) and not (isinstance(found, float) and not math.isfinite(found)):
             return found
         problem = "is missing" if found is None else f"is {found!r}, which is not {_KINDS[kind]}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from penstock.errors import Problem, TopologyError
+from penstock.host import read_regular
 from penstock.topology.conform import conform
 from penstock.topology.document import MAX_BYTES, Listed, Scalar, Value, read
 from penstock.topology.kinds import KINDS
@@ -29,8 +30,7 @@ def parse(path: str | Path) -> Topology:
 def text_of(path: str | Path, what: str = "a topology file") -> str:
     """Returns the text of a YAML file, at most one byte more than `document.read` accepts. Raises TopologyError; `what` names the file."""
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_regular(Path(path), MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         reason = getattr(error, "strerror", None) or str(error)
         raise TopologyError(Problem(str(path), 0, 0, f"cannot be read: {reason}", f"give the path of {what}")) from error

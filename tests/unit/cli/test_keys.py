@@ -281,3 +281,19 @@ def test_nothing_private_is_printed(run: Run) -> None:
     secret = "".join(own("alice").read_text().splitlines()[1:-1])
     shown = [run("ls"), run("ls", "--format", "json"), run("public", "alice"), run("new", "bob", "--format", "json")]
     assert not any(secret in json.dumps(done.out + done.err) for done in shown)
+
+
+def test_edits_at_once_lose_none(tmp_path: Path) -> None:
+    """Each is a process; a revocation that another edit undoes would be the worst."""
+    public = {name: SigningKey.new(name).public for name in ("carol", *(f"key-{number}" for number in range(6)))}
+    trust = ["--topology", "flights", "--trust", str(tmp_path / "trust.toml")]
+    assert main(["keys", "trust", "carol", "--public", public.pop("carol"), *trust]) == 0
+    command = [sys.executable, "-m", "penstock", "keys"]
+    edits = [["revoke", "carol", *trust[2:]], *(["trust", name, "--public", key, *trust] for name, key in public.items())]
+    running = [subprocess.Popen([*command, *edit], cwd=tmp_path, stdout=subprocess.DEVNULL) for edit in edits]
+    assert [one.wait(60) for one in running] == [0] * len(edits)
+    found = Trust.load(tmp_path / "trust.toml")
+    assert {key.name for key in found.keys.values()} == {"carol", *public}
+    carol = found.named("carol")
+    assert carol is not None
+    assert carol.revoked_ms is not None

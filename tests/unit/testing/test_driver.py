@@ -136,7 +136,7 @@ def test_guilty_rows_leave_their_neighbours_alone(driver: TopologyDriver, order:
     driver.send("orders", order(id="a"), b"{", order(id="c"), order(id="d", item=9), huge, order(id="f"))
     assert [event["id"] for event in driver.events("scores")] == ["a", "c", "f"]
     letters = driver.dead_letters("orders")
-    assert [headers_of(letter)["penstock-stage"] for letter in letters] == [b"decode", b"base", b"encode"]
+    assert [headers_of(letter)["penstock-stage"] for letter in letters] == [b"decode", b"base", b"total"]
     assert [headers_of(letter).get("penstock-node") for letter in letters] == [None, b"base", None]
     assert b"table@1 cannot score the event" in (headers_of(letters[1])["__streams.errors.message"] or b"")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -211,8 +212,9 @@ def test_bytes_that_are_no_topology(tmp_path: Path, data: bytes, expected: str) 
         parse(path)
 
 
-@pytest.mark.parametrize("name", ["absent.yaml", ".", "null\0byte"])
+@pytest.mark.parametrize("name", ["absent.yaml", ".", "null\0byte", "pipe"])
 def test_file_that_cannot_be_read(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
     with pytest.raises(TopologyError, match="cannot be read"):
         parse(f"{tmp_path}/{name}")
 

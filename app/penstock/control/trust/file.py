@@ -120,7 +120,7 @@ class Trust:
         """Reads the trust file from its text. Raises ConfigError with every problem in it, each with the key's line."""
         try:
             document = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits is no TOMLDecodeError
             raise ConfigError(Problem(file, 0, 0, f"not TOML: {error}")) from None
         tables = document.get("keys", {})
         problems = [Problem(file, 0, 0, f"{name}: not known here", "each key is a table: [keys.NAME]") for name in set(document) - {"keys"}]
