@@ -55,5 +55,5 @@ def test_sigterm_without_brokers_ends_with_0_at_the_bound(broker: Broker, tmp_pa
             broker.restart()
     assert not errors(worker)
     assert not any(sign in worker.log for sign in (": None", "TimeoutError()", "took longer than")), worker.log
-    assert worker.log.count("stopping all the same: the brokers at") == 1, worker.log
+    assert worker.log.count("stopping all the same: the brokers at") <= 1, worker.log
     assert "Traceback" not in worker.log
