@@ -71,6 +71,18 @@ def test_model_that_is_nan_on_every_real_row_is_refused_before_it_is_ready(job: 
     wait_for(lambda: len(dead(job)) == 10, "ten dead letters", 30.0, 0.2)
 
 
+def test_flood_of_bad_records_does_not_disarm_the_proof(job: Job, worker: Running) -> None:
+    """Twice as many as a worker keeps rows."""
+    job.send(range(200, 300))
+    job.wait_for_answers(100)
+    produce(job.broker, [job.reading(number)._replace(value=b"{") for number in range(2000)])
+    wait_for(lambda: len(read_all(job.broker, job.dead)) == 2000, "the dead letters", 60.0, 0.5)
+    version = push(job, onnx_models.up_to(100.0, 3.0))
+    done = penstock(job, "deploy", "doubles", f"double={version}", "--format", "json")
+    assert (done.code, done.json["code"]) == (8, "not-ready")
+    assert "100 of 100 real rows fail in it" in wait_until_stands(job, worker, done.json["release"]["id"], "failed")
+
+
 def test_ready_release_says_on_what_it_was_proven(job: Job, worker: Running) -> None:
     first = announced(job, push(job, 3.0))
     assert "proven on its golden records only" in wait_until_stands(job, worker, first, "ready")
