@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import subprocess
@@ -22,8 +23,9 @@ from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 from penstock.cli.options import CONNECTION
 from penstock.errors import AccessRefused, TransportUnavailable
 from penstock.record import Record
+from penstock.registry.directory import DirectoryRegistry
 from penstock.settings import Secret, Settings, environment_name, flag_name
-from penstock.testing import committed, end_offsets, produce, read_all, wait_for
+from penstock.testing import committed, end_offsets, models, produce, read_all, wait_for
 from penstock.testing.broker import ExternalBroker
 from penstock.testing.jvm_kafka import JvmKafka, require_java
 from penstock.transports.kafka.connection import Admin, aiokafka_arguments
@@ -34,6 +36,7 @@ pytestmark = pytest.mark.broker
 
 PASSWORD = "correct-horse-battery"
 WORKER = "worker"  # may do what docs/security.md lists
+RELEASER = "releaser"  # may do what docs/security.md lists for people who release
 OPERATOR = "operator"  # may do everything
 LISTENERS = {"SCRAM": "SASL_SSL", "PLAIN": "SASL_SSL", "MTLS": "SSL", "ELSEWHERE": "SSL"}
 LOGIN = "org.apache.kafka.common.security"
@@ -86,7 +89,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     ours, stranger = Authority(folder, "ours"), Authority(folder, "stranger")
     server = ours.sign("server", "IP:127.0.0.1,DNS:localhost")
     elsewhere = ours.sign("elsewhere", "DNS:kafka.example.org")
-    kafka = JvmKafka(listeners=LISTENERS, properties=_properties(ours, server, elsewhere), scram={WORKER: PASSWORD, OPERATOR: PASSWORD})
+    kafka = JvmKafka(
+        listeners=LISTENERS,
+        properties=_properties(ours, server, elsewhere),
+        scram={WORKER: PASSWORD, RELEASER: PASSWORD, OPERATOR: PASSWORD},
+    )
     try:
         yield Site(kafka, ours, stranger, ours.sign(OPERATOR), stranger.sign("unknown"))
     finally:
@@ -133,8 +140,20 @@ def allow(site: Site, job: Job) -> None:
     needed = [(topic, job.source, read), (topic, job.sink, write), (topic, job.dead, write), (group, job.group, read)]
     needed += [(topic, job.releases.control, read), (topic, job.releases.status, write)]
     needed += [(topic, name, look) for name in (job.source, job.sink, job.dead, *job.releases)]
+    grant(site, WORKER, needed)
+
+
+def allow_releases(site: Site, job: Job) -> None:
+    """Gives a person who releases what docs/security.md lists, and nothing else."""
+    topic, group = ResourceType.TOPIC, ResourceType.GROUP
+    control, status = job.releases
+    needed = [(topic, control, AclOperation.READ), (topic, control, AclOperation.WRITE), (topic, status, AclOperation.READ)]
+    grant(site, RELEASER, [*needed, (group, job.group, AclOperation.DESCRIBE)])
+
+
+def grant(site: Site, user: str, needed: list[tuple[ResourceType, str, AclOperation]]) -> None:
     rules = [
-        AclBinding(kind, name, ResourcePatternType.LITERAL, f"User:{WORKER}", "*", operation, AclPermissionType.ALLOW)
+        AclBinding(kind, name, ResourcePatternType.LITERAL, f"User:{user}", "*", operation, AclPermissionType.ALLOW)
         for kind, name, operation in needed
     ]
     admin = AdminClient({"bootstrap.servers": site.kafka.bootstrap})
@@ -171,6 +190,23 @@ def test_a_worker_with_a_password_and_the_least_permissions_answers(site: Site, 
         assert worker.stop() == 0, worker.log
     assert committed(site.broker, job.group, job.source) == end_offsets(site.broker, job.source)
     assert PASSWORD not in worker.log
+
+
+def test_people_who_release_need_no_more_than_the_table_lists(site: Site, tmp_path: Path) -> None:
+    """They see the reports, know whose count, and write a release."""
+    job = make_job(site.broker, tmp_path, partitions=1)
+    allow(site, job)
+    allow_releases(site, job)
+    asked = environment(tmp_path, site.scram(RELEASER)) | {"application": job.application, "unsigned_control": "true"}
+    DirectoryRegistry(tmp_path / "models").publish("double", models.linear([3.0]))
+    with job.run(**environment(tmp_path, site.scram()), unsigned_control="true") as worker:
+        worker.wait_until_assigned()
+        shown = penstock(tmp_path, "status", str(job.file), "--format", "json", **asked)
+        assert shown.returncode == 0, shown.stdout + shown.stderr
+        assert json.loads(shown.stdout)["unchecked"] is None
+        done = penstock(tmp_path, "deploy", str(job.file), "double=double@2", **asked)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert worker.stop() == 0, worker.log
 
 
 def test_a_worker_with_a_client_certificate_answers(site: Site, tmp_path: Path) -> None:
