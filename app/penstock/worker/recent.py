@@ -55,7 +55,7 @@ class Failing:
 
     @property
     def decoded(self) -> bool:
-        return self.error.where != "decode"
+        return self.error.where not in ("read", "decode")
 
 
 class _Waiting:
@@ -101,7 +101,7 @@ class Watched:
         errors = {failure.row: failure.error for failure in reversed(failures)}
         self.ok += chunk.rows - len(errors)
         for row in sorted(errors):
-            self._waiting[errors[row].where != "decode"].put(stage, chunk, row, errors[row])
+            self._waiting[errors[row].where not in ("read", "decode")].put(stage, chunk, row, errors[row])
 
     def unchecked(self, decoded: bool) -> int:
         """Returns how many failing rows of a kind were only counted."""

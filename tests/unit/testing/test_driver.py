@@ -137,7 +137,7 @@ def test_guilty_rows_leave_their_neighbours_alone(driver: TopologyDriver, order:
     assert [event["id"] for event in driver.events("scores")] == ["a", "c", "f"]
     letters = driver.dead_letters("orders")
     assert [headers_of(letter)["penstock-stage"] for letter in letters] == [b"decode", b"base", b"total"]
-    assert [headers_of(letter).get("penstock-node") for letter in letters] == [None, b"base", None]
+    assert [headers_of(letter).get("penstock-node") for letter in letters] == [None, b"base", b"total"]
     assert b"table@1 cannot score the event" in (headers_of(letters[1])["__streams.errors.message"] or b"")
 
 
