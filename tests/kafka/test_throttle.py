@@ -43,7 +43,7 @@ def places(job: Job) -> Mapping[str, Any]:
 
 
 def test_backlog_of_a_slowed_partition_grows_with_what_is_sent(job: Job) -> None:
-    """Also while it waits for a minute, in which nothing of it is fetched."""
+    """Also while it waits for minutes, in which nothing of it is fetched."""
     sent = 0
 
     def send(count: int) -> None:
@@ -56,7 +56,7 @@ def test_backlog_of_a_slowed_partition_grows_with_what_is_sent(job: Job) -> None
         return bool(place) and place["slowed"] and place["position"] + place["lag"] == sent
 
     send(200)
-    with job.run(**{**SLOW, "dead_letter_rate": "1", "broker_timeout": "8"}) as worker:
+    with job.run(**{**SLOW, "dead_letter_rate": "0.1", "broker_timeout": "8"}) as worker:
         for _ in range(3):
             wait_until(job, worker, f"the end of the slowed partition, {sent}", known)
             send(100)
