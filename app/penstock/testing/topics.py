@@ -19,7 +19,7 @@ from penstock.testing.broker import Broker
 __all__ = ["committed", "create_release_topics", "create_topics", "end_offsets", "produce", "read_all", "unique", "wait_for"]
 
 Isolation = Literal["read_committed", "read_uncommitted"]
-TIMEOUT_S = 15.0
+TIMEOUT_S = 30.0
 
 
 def unique(name: str) -> str:
