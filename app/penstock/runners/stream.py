@@ -20,7 +20,7 @@ from penstock.control.status import Place
 from penstock.control.topics import Topics
 from penstock.engine import Deployment, Serving
 from penstock.engine.observe import Observers
-from penstock.errors import IdentityTaken, SettingsError, TransportUnavailable
+from penstock.errors import IdentityTaken, SettingsError, TopicMissing, TransportUnavailable
 from penstock.host import on_signals
 from penstock.model.session import Session
 from penstock.pipeline import AtLeastOnce, Delivery, Pace, Program
@@ -261,6 +261,8 @@ class StreamRunner:
             self.vitals.phase = Phase.STOPPING
             watchdog.cancel()
             collector.cancel()
+            if self._failure is not None:
+                _silence_libraries()
             start.cancel()
             await asyncio.wait({start}, timeout=GRACE)
             await self._stop(app)
@@ -290,6 +292,7 @@ class StreamRunner:
         sink = KafkaSink(settings, {name: self.topics[name] for name in sorted(self._written())})
         if self.releases is not None:
             self.releases.sink = sink
+            self.releases.answering = lambda: lookout.fresh
         self.delivery = Delivery(
             self.source,
             sink,
@@ -327,9 +330,10 @@ class StreamRunner:
             stopping.cancel()
             self._abandoned = True
             if self._lost.is_set():
-                logger.warning("the brokers cannot be used: nothing more is committed, and uncommitted records will be processed again")
+                logger.warning("nothing more is committed: uncommitted records will be processed again")
             else:
                 logger.error("stopping took longer than the allowed %g s; uncommitted records will be processed again", bound)
+            _silence_libraries()
 
     def _fail_with(self, task: asyncio.Task[None]) -> None:
         """Ends the run with the error of a task that has ended; one that ended without an error had no more to do."""
@@ -338,7 +342,7 @@ class StreamRunner:
 
     def fail(self, error: BaseException) -> None:
         """Ends the run with this error. Only acknowledged work is committed."""
-        lost = isinstance(as_ours(error), TransportUnavailable)
+        lost = isinstance(as_ours(error), TransportUnavailable | TopicMissing)  # a commit for a topic that is gone has no end, either
         if self._asked and (lost or isinstance(error, IdentityTaken)):  # it stops anyway; its successor may be there already
             logger.warning("stopping all the same: %s", error)
         elif self._failure is None:
@@ -376,3 +380,9 @@ class StreamRunner:
                 self.fail(error)
 
         return agent
+
+
+def _silence_libraries() -> None:
+    """Ends the log of the client libraries: they report each task that is cut short as a crash, after the error that explains it."""
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(lambda record: not record.name.startswith(("faust", "mode", "aiokafka")))

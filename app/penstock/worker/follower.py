@@ -100,6 +100,7 @@ class Follower:
         self.places: Callable[[], dict[str, Place]] = dict  # the worker's positions in its partitions; the runner that reads them sets it
         self.letters: Callable[[], DeadLetters | None] = lambda: None  # the worker's dead letters; set by the runner, too
         self.ready: Callable[[], bool] = lambda: False  # whether the worker is ready; the runner sets what computes it
+        self.answering: Callable[[], bool] = lambda: True  # whether brokers answer; the runner sets it: without them, no farewell is tried
         self.sink: Sink | None = None  # knows the size limits of the topics; the runner that writes them sets it
         self.recent = Recent(settings.proof_rows)  # an observer of what this worker scores
         self.problems = Problems()
@@ -156,7 +157,8 @@ class Follower:
                     for task in tasks:
                         task.cancel()
                     await asyncio.wait(tasks)
-                    await self.reporter.close()
+                    if self.answering():
+                        await self.reporter.close()
             finally:
                 if self._retry is not None:
                     self._retry.cancel()

@@ -300,7 +300,8 @@ class KafkaSource:
             self._metrics.commit_failures.inc()
             if isinstance(error, KafkaError) and not error.retriable:  # as without permission: what is scored now would be scored again
                 raise TransportUnavailable(f"the brokers are not usable: {error!r}") from error
-            logger.warning("commit failed, will be tried again: %r", error)
+            why = "no answer in time" if isinstance(error, TimeoutError) else repr(error)
+            logger.warning("commit failed, will be tried again: %s", why)
             return False
         finally:
             commit.cancel()
