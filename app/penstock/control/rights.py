@@ -74,7 +74,7 @@ def check_right(log: Log, admitted: Admitted) -> None:
 
 
 def _restores(log: Log, release: Release) -> bool:
-    """Returns whether the release binds exactly what an earlier generation bound, and says so."""
+    """Returns whether the release binds exactly what an earlier generation bound, and names that generation."""
     at = release.restores
     if at is None or at >= log.generation or release.strategy != SINGLE or release.aliases:
         return False
