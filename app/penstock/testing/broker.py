@@ -16,6 +16,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 from confluent_kafka import KafkaException, Producer
@@ -115,6 +116,11 @@ class JvmBroker(Broker):
     def pid(self) -> int:
         """Process id of the Java process."""
         return self._kafka.pid
+
+    @property
+    def data(self) -> Path:
+        """The folder with a folder per partition; touch it only while the broker is killed."""
+        return self._kafka.data
 
     @property
     def log(self) -> str:

@@ -141,7 +141,7 @@ class JvmNode:
         self._watchdog: subprocess.Popen[bytes] | None = None
         atexit.register(self.stop)
         try:
-            (self._home / "server.properties").write_text(f"{_COMMON}{properties}log.dirs={self._home / 'data'}\n")
+            (self._home / "server.properties").write_text(f"{_COMMON}{properties}log.dirs={self.data}\n")
             self._format(cluster, scram or {})
         except BaseException:
             self.stop()
@@ -157,6 +157,11 @@ class JvmNode:
     def running(self) -> bool:
         """Whether its process is there; a paused one is."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def data(self) -> Path:
+        """The folder with a folder per partition."""
+        return self._home / "data"
 
     @property
     def log(self) -> str:

@@ -34,6 +34,8 @@ def create_topics(broker: Broker, topics: Mapping[str, int], config: Mapping[str
     Raises KafkaException when a topic exists already, or on a broker that cannot create topics.
     """
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    # A broker that was paused answers for a moment that there is no controller, and a client that hears this does not ask again for long.
+    wait_for(lambda: admin.list_topics(timeout=TIMEOUT_S).controller_id >= 0, "a controller")
     wanted = [NewTopic(name, num_partitions=count, config=dict(config or {})) for name, count in topics.items()]
     for future in admin.create_topics(wanted).values():
         future.result(TIMEOUT_S)
