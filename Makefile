@@ -27,7 +27,7 @@ demo: $(VENV)/demo.stamp ## score half a year of real flights, live, in this ter
 	@$(BIN)/penstock demo $(ARGS)
 
 test: $(VENV)/dev.stamp ## run every test, on a real Kafka where there is one to be had
-	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--cov --cov-report=term --cov-fail-under=$(COVERAGE))
+	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--durations 40 --cov --cov-report=term --cov-fail-under=$(COVERAGE))
 
 test-faults: $(VENV)/dev.stamp ## kill, pause and roll workers and brokers under load: ten seeded rounds of each fault, two hours
 	$(BIN)/python -m pytest -s tests/faults/test_rounds.py --rounds 10 $(ARGS)

@@ -1,4 +1,4 @@
-"""Clusters for the whole run, the number of rounds and their seeds, and the table of what they came to."""
+"""Clusters for the whole run, and the table of what they came to."""
 
 from __future__ import annotations
 
@@ -39,12 +39,6 @@ def clusters() -> Iterator[Callable[[int], Cluster]]:
 def played() -> list[Account]:
     """The accounts of this run's rounds, for the table at its end."""
     return _played
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "seed" in metafunc.fixturenames:
-        first, rounds = metafunc.config.getoption("--seed"), metafunc.config.getoption("--rounds")
-        metafunc.parametrize("seed", range(first, first + rounds), ids="seed {}".format)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -127,6 +127,7 @@ def make_job(
     folder: Path,
     *,
     partitions: int = 4,
+    model: bytes | None = None,
     dead_letter: bool = True,
     sink_config: dict[str, str] | None = None,
     source_config: dict[str, str] | None = None,
@@ -136,7 +137,7 @@ def make_job(
     job = Job(broker, folder, name, f"{name}.doubled", f"{name}.dead-letter", unique("app"), partitions)
     (folder / "schemas").mkdir()
     (folder / "schemas" / "reading.avsc").write_text(json.dumps(SCHEMA))
-    DirectoryRegistry(folder / "models").publish("double", onnx_models.linear([2.0]), version="1")
+    DirectoryRegistry(folder / "models").publish("double", model or onnx_models.linear([2.0]), version="1")
     job.file.write_text(TOPOLOGY.format(source=job.source, sink=job.sink, dead=job.dead))
     create_topics(broker, {job.source: partitions}, source_config)
     if dead_letter:

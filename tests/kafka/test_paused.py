@@ -1,11 +1,11 @@
 """A worker that was paused for longer than its session, and goes on as if nothing had happened: it sends nothing of its old partitions.
 
-More rounds by hand: `PENSTOCK_ROUNDS=20 pytest -s tests/kafka/test_paused.py`.
+More rounds by hand: `pytest -s tests/kafka/test_paused.py --rounds 20`; `--code DIR` lets the workers of another version, whose
+package is in that folder, play them.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import signal
@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from penstock.testing import Broker, committed, end_offsets, wait_for
+from penstock.testing import models as onnx_models
 from tests.kafka.running import Job, Running, make_job
 
 pytestmark = pytest.mark.broker
@@ -26,6 +27,7 @@ BACKLOG = 20_000  # events, so that the worker is busy when it is stopped
 EVERY = 0.05  # seconds
 EACH = 25  # events, so that 500 come per second
 COMMIT = 0.3  # seconds
+TURNS = 60_000  # of a model that takes 0.2 s for a chunk, in the middle of which it is stopped
 
 
 @contextmanager
@@ -87,12 +89,12 @@ def behind(answers: list[int]) -> int:
     return late
 
 
-def pause_round(broker: Broker, folder: Path, seed: int, code: Path | None = None) -> dict[str, int]:
+def pause_round(broker: Broker, folder: Path, seed: int, slow: bool, code: Path | None = None) -> dict[str, int]:
     """One worker of two is stopped, replaced and continued. Returns the counts."""
     dice = random.Random(seed)
-    job = make_job(broker, folder)
+    job = make_job(broker, folder, model=onnx_models.endless(TURNS) if slow else None)
     # Row by row, so that the worker is in the middle of a group when it is stopped, and would finish and send it when it goes on.
-    settings = {"commit_interval": str(COMMIT), "drain_timeout": "5", "chunk_rows": "1"}
+    settings = {"commit_interval": str(COMMIT), "drain_timeout": "5", "chunk_rows": "2048" if slow else "1", "offload_after_ms": "1000"}
     with (
         Running(job, (), settings, code=code) as steady,
         Running(job, (), {**settings, "client_id": "paused"}, code=code) as paused,
@@ -102,7 +104,7 @@ def pause_round(broker: Broker, folder: Path, seed: int, code: Path | None = Non
             start = dice.randrange(2000, BACKLOG // 2)
             wait_for(lambda: sum(end_offsets(broker, job.sink).values()) > start, f"the first answers\n{paused.log}", 40, 0.01)
             lost = owned(paused)
-            os.kill(paused.process.pid, signal.SIGSTOP)
+            paused.process.send_signal(signal.SIGSTOP)
             ends = settled_ends(job, lost)
             stored = committed(broker, job.group, job.source)
             taken_over = steady.log.count("assigned ")
@@ -110,7 +112,7 @@ def pause_round(broker: Broker, folder: Path, seed: int, code: Path | None = Non
             more = BACKLOG + dice.randrange(500, 2000)
             wait_for(lambda: sum(end_offsets(broker, job.sink).values()) > more, "the pause to last", 90)
             again = paused.log.count("assigned ")
-            os.kill(paused.process.pid, signal.SIGCONT)
+            paused.process.send_signal(signal.SIGCONT)
             wait_for(lambda: paused.log.count("assigned ") > again, f"the paused worker to come back\n{paused.log}", 40)
         total = sent[0]
         wait_for(
@@ -137,10 +139,12 @@ def owned_by(*workers: Running) -> set[int]:
     return first | second if first and second and not first & second else set()
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("PENSTOCK_ROUNDS", "2"))))
-def test_a_paused_worker_doubles_no_more_than_it_had_not_committed(broker: Broker, tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_paused_worker_doubles_no_more_than_it_had_not_committed(
+    broker: Broker, tmp_path: Path, seed: int, slow: bool, request: pytest.FixtureRequest
+) -> None:
     """What it had answered and not committed when it was stopped is answered again; nothing else, and never behind a newer answer."""
-    counts = pause_round(broker, tmp_path, seed, Path(code) if (code := os.environ.get("PENSTOCK_CODE")) else None)
+    counts = pause_round(broker, tmp_path, seed, slow, request.config.getoption("--code"))
     print("\n" + "  ".join(f"{name} {value}" for name, value in counts.items()))
     assert not counts["lost"]
     assert counts["doubled"] <= counts["bound"]

@@ -1,7 +1,7 @@
 """One worker swaps models over and over, and is after the last swap as it was after the fiftieth: in memory, threads, files, children.
 
 A swap takes some 50 ms, of which 20 are the pause between two words of a worker (`Reporter`) and the rest is loading. `make soak` makes
-1,000 of them; as one test among many it makes 200.
+1,000 of them; as one test among many it makes 100.
 """
 
 from __future__ import annotations

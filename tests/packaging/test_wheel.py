@@ -22,6 +22,7 @@ from tests.packaging.conftest import ROOT, Built, build
 
 # Of the repository, but of no use to somebody who has the sdist.
 NOT_RELEASED = {".gitignore"}
+BROKERS = os.environ.get("PENSTOCK_BROKERS")  # read before tests lose the settings of whoever runs them
 
 
 def names(wheel: Path) -> set[str]:
@@ -121,7 +122,7 @@ def test_new_project_is_valid_tested_and_run(python: Path, tmp_path: Path) -> No
     project = tmp_path / name
     assert "is valid" in run(python, project, "penstock", "validate", f"topologies/{name}.yaml")
     assert "3 cases, all passed" in run(python, project, "penstock", "test")
-    with open_broker(os.environ.get("PENSTOCK_BROKERS")) as broker:
+    with open_broker(BROKERS) as broker:
         flags = ["--brokers", broker.bootstrap]
         if "create_topics" in broker.lacks:
             flags.append("--no-releases")  # a control log has one partition, which the mock cluster cannot make
