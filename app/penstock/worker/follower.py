@@ -29,16 +29,14 @@ from penstock.control.cases import Cases, Effect, End, Now, Prepare, Retry, Scor
 from penstock.control.lifecycle import State
 from penstock.control.messages import NEWEST, Release, new_id, timestamp
 from penstock.control.proposal import differences
-from penstock.control.rights import ROLLBACK, listed
 from penstock.control.status import DeadLetters, Place, Progress, Refused, WorkerStatus
 from penstock.control.topics import Topics
 from penstock.control.trust import Judge, Trust
 from penstock.control.trust.member import Identity
 from penstock.engine import Deployment, Serving
-from penstock.errors import ConfigError, ControlError, PenstockError, Problem, SettingsError, Stopped, TransportError, TransportUnavailable
+from penstock.errors import ControlError, PenstockError, Stopped, TransportError, TransportUnavailable
 from penstock.evidence.guard import Rule
 from penstock.model.artifact import Artifact
-from penstock.operate.voice import Voice
 from penstock.pipeline import Program
 from penstock.runtime import Loaded
 from penstock.settings import Settings
@@ -51,6 +49,7 @@ from penstock.worker.beside import Beside
 from penstock.worker.checks import Validity, take_back
 from penstock.worker.folding import Folding
 from penstock.worker.guard import Guard
+from penstock.worker.keys import Keys
 from penstock.worker.preparation import Preparation, Prepared
 from penstock.worker.proof import prove
 from penstock.worker.recent import Recent
@@ -62,7 +61,6 @@ logger = logging.getLogger(__name__)
 
 WAIT_MS: Final = 200  # a request for the end of the log, at each assignment, waits behind an open fetch
 PAUSE: Final = 5.0  # seconds before a control topic that could not be read is read again
-LOOK: Final = 2.0  # seconds between two looks at the file of trusted keys
 REFUSALS: Final = 8  # last entries of the log that were not accepted here and are reported
 PROSE: Final = 2000  # characters of a reason that are reported: records have a size limit, and a worker whose reports fail looks lost
 
@@ -92,8 +90,6 @@ class Follower:
     def __init__(self, loaded: Loaded, settings: Settings, cluster: str, metrics: Metrics) -> None:
         self._loaded, self._settings, self._cluster, self._metrics = loaded, settings, cluster, metrics
         topology = loaded.topology
-        if topology.releases.on_invalid == "rollback" and settings.signing_key is None and not settings.unsigned_control:
-            raise SettingsError("`on_invalid: rollback` makes releases, so the worker needs a key to sign them with: --signing-key FILE")
         self.topics = Topics.declared(settings.application, topology)
         self.worker = settings.group_instance_id or f"{socket.gethostname()}.{os.getpid()}.{new_id()[-4:]}"
         self.identity = Identity.new(self.worker)
@@ -104,6 +100,7 @@ class Follower:
         self.sink: Sink | None = None  # knows the size limits of the topics; the runner that writes them sets it
         self.recent = Recent(settings.proof_rows)  # an observer of what this worker scores
         self.problems = Problems()
+        self._keys = Keys(settings, topology, self.problems)
         if settings.unsigned_control:
             logger.warning("UNSIGNED: every client that can write to %s can swap the models. For development only", self.topics.control)
         self.cases = Cases()
@@ -124,7 +121,6 @@ class Follower:
         self._active = 0  # the active generation of the log, at the last time when it was whole
         self._started = timestamp()
         self._stopping = False
-        self._own_key = ""  # the id of the key that this worker rolls back with
 
     @asynccontextmanager
     async def following(self, fail: Callable[[BaseException], None]) -> AsyncIterator[Self]:
@@ -145,7 +141,7 @@ class Follower:
             self._metrics.control_refused.set_function(self._refused)
             self.reporter = Reporter(writer, self.topics.status, self.identity, self._describe, interval=settings.status_interval)
             try:
-                self._warn_of_trust(trust)
+                self._keys.begin(trust)
                 await self._bring_up()
                 tasks = [asyncio.create_task(one) for one in self._duties()]
                 for task in tasks:
@@ -164,49 +160,13 @@ class Follower:
                     self._retry.cancel()
                 self._beside.close()
 
-    def _warn_of_trust(self, trust: Trust) -> None:
-        if not trust.keys and not self._settings.unsigned_control:
-            logger.warning(
-                "no key is trusted (%s has none): the versions of the topology file are served, and every release is refused. "
-                "`penstock keys trust NAME` adds a key",
-                self._settings.trust,
-            )
-        if self._loaded.topology.releases.on_invalid == "rollback" and self._settings.signing_key is not None:
-            voice = Voice.of(self._settings, trust, self._loaded.topology.name)
-            assert voice.key is not None  # it was named
-            self._own_key = voice.key.kid
-            fault = trust.keys[self._own_key].fault(time.time() * 1000)
-            if fault and fault.code != "not-yet-trusted":
-                fix = "give the worker a key that is trusted now: penstock keys trust NAME --may rollback"
-                raise ConfigError(Problem(str(self._settings.trust), 0, 0, f"{fault.why}, so this worker could not roll back", fix))
-            self._look_at_own_key(trust)
-            if ROLLBACK not in voice.may:
-                message = f"{voice.author} may {listed(voice.may)}, so this worker could not roll back"
-                fix = "trust a key for workers: penstock keys trust NAME --may rollback"
-                raise ConfigError(Problem(str(self._settings.trust), 0, 0, message, fix))
-            if voice.may != {ROLLBACK}:
-                logger.warning("this worker holds the key of %s, which may also %s: give workers a key that may only roll back "
-                               "(penstock keys trust NAME --may rollback)", voice.author, listed(voice.may - {ROLLBACK}))  # fmt: skip
-
-    def _look_at_own_key(self, trust: Trust) -> None:
-        """Sets the problem that this worker's key can no longer roll back, or not yet."""
-        if self._own_key:
-            own, why = trust.keys.get(self._own_key), ""
-            if own is None:
-                why = f"it is no longer in {self._settings.trust}"
-            elif fault := own.fault(time.time() * 1000):
-                why = fault.why
-            elif not own.serves(self._loaded.topology.name) or ROLLBACK not in own.may:
-                why = f"{own.name} may no longer do it"
-            self.problems.say("key", why and f"the key of this worker cannot roll back: {why}")
-
     def _judge(self, trust: Trust) -> Judge:
         return Judge(self._loaded.topology.name, self._cluster, self.topics.control, trust, unsigned=self._settings.unsigned_control)
 
     def _duties(self) -> Iterator[Coroutine[Any, Any, None]]:
         yield self._follow()
         yield self._work()
-        yield self._watch_trust()
+        yield self._keys.watch(self.folding)
         yield self.reporter.run()
         yield self._guard.run()
         if self._loaded.topology.releases.check_every:
@@ -243,7 +203,7 @@ class Follower:
         await self.folding.to_the_end()
         log = self.folding.log
         if not log.generation:
-            self._refuse_to_fall_back(log.refused["unknown-key"])
+            self._keys.refuse_to_fall_back(log.refused["unknown-key"], self.topics.control)
             made = runtime.prepare(
                 self._loaded,
                 warm_rows=self._settings.chunk_rows,
@@ -261,16 +221,6 @@ class Follower:
         self._metrics.generation.set(self.deployment.generation)
         logger.info("generation %d is live", self.deployment.generation, extra=dict(self.deployment.primary.plan.versions))
         self._decide()
-
-    def _refuse_to_fall_back(self, unknown: int) -> None:
-        """Raises ConfigError when the log may hold releases that this worker cannot check: it would serve older models in silence."""
-        if unknown and not self._settings.from_file:
-            message = (
-                f"the control log {self.topics.control} holds {unknown} messages signed with keys that this file does not have, and no "
-                "release of a trusted key"
-            )
-            fix = "give the trust file of the other workers; or start with --from-file, if the topology file's versions are to be served"
-            raise ConfigError(Problem(str(self._settings.trust), 0, 0, message, fix))
 
     def _compare_with_the_file(self, bound: Mapping[str, Binding]) -> None:
         declared = {node.name: str(node.model) for node in self._loaded.topology.model_nodes}
@@ -310,18 +260,6 @@ class Follower:
             self._moved.set()
         else:
             self.problems.say("status", f"{why}; `penstock status` and `deploy` do not see this worker until it is started again")
-
-    async def _watch_trust(self) -> None:
-        """Reads the trust file again and again. After a change, `folding` judges the log anew, from its beginning."""
-        while True:
-            await asyncio.sleep(LOOK)
-            self._look_at_own_key(self.folding.trust)
-            try:
-                self.folding.trust = await asyncio.to_thread(Trust.load, self._settings.trust)
-            except PenstockError as error:
-                self.problems.say("trust", f"{error}; the keys of the previous trust file stay trusted")
-            else:
-                self.problems.say("trust")
 
     # -- effects of the log ------------------------------------------------------------------------------------------
 
