@@ -21,6 +21,7 @@ from penstock.testing.broker import open_broker
 PENSTOCK = [sys.executable, "-m", "penstock"]
 DEMO = [*PENSTOCK, "demo"]
 ROOT = Path(__file__).parents[2]
+BROKERS = os.environ.get("PENSTOCK_BROKERS")  # read before tests lose the settings of whoever runs them
 INSTALLED = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))  # before the clone that this environment is installed from
@@ -45,7 +46,7 @@ def test_demo_scores_every_event_swaps_the_models_and_takes_them_back(root: Path
 def test_several_workers_on_kafka_switch_by_signed_releases(root: Path) -> None:
     """The releases of an earlier demo were signed by a key that is trusted no more: the second run begins at generation 0 again."""
     try:
-        with open_broker(os.environ.get("PENSTOCK_BROKERS"), kinds=("external", "container", "jvm")) as broker:
+        with open_broker(BROKERS, kinds=("external", "container", "jvm")) as broker:
             named = ["--brokers", broker.bootstrap]
             create = [*PENSTOCK, "topics", "create", "topologies/flights.yaml", "--application", "penstock-demo", *named]
             subprocess.run(create, cwd=root, capture_output=True, timeout=60, check=True)

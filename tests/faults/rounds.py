@@ -189,17 +189,12 @@ class Round:
 
     def settle(self) -> None:
         """Until all workers are in the group and have caught up, so that what fails next is counted for itself."""
-        seen = ""
-
-        def settled() -> bool:
-            nonlocal seen
-            seen = f"{self._members()} stable members, lag {self._lag()}"
-            return self._members() == WORKERS and self._lag() < 2 * RATE
-
-        try:
-            wait_for(settled, "the group to settle", DRAINED_S, 0.2)
-        except AssertionError as late:
-            raise AssertionError(f"{late}: {seen}") from None
+        wait_for(
+            lambda: self._members() == WORKERS and self._lag() < 2 * RATE,
+            lambda: f"the group to settle, {self._members()} stable members, lag {self._lag()}",
+            DRAINED_S,
+            0.2,
+        )
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -214,7 +209,7 @@ class Round:
 
     def drain(self) -> None:
         self.ledger.settle()
-        wait_for(lambda: self._lag() == 0, f"everything committed, {self._lag()} are not", DRAINED_S, 0.2)
+        wait_for(lambda: self._lag() == 0, lambda: f"everything committed, {self._lag()} are not", DRAINED_S, 0.2)
         for slot in range(WORKERS):
             self.stop(slot)
 

@@ -18,6 +18,8 @@ from pathlib import Path
 from random import Random
 from typing import Final, NamedTuple
 
+from tests.memory import begin_peak, peak
+
 __all__ = ["CORPUS", "CPU_SECONDS", "MEMORY_BYTES", "Ran", "Target", "corpus", "explore", "limited", "mutated", "name_of", "shrunk"]
 
 CORPUS: Final = Path(__file__).parent / "corpus"
@@ -68,21 +70,15 @@ def name_of(data: bytes) -> str:
 
 def limited(target: Target, data: bytes) -> str:
     """Runs one input within the bounds; returns its outcome. Raises what the target raises, and AssertionError for memory."""
-    before = _peak()
+    before = begin_peak()  # else this input could take what an earlier one has taken
     signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # SIGPROF ends the process, also inside C
     try:
         outcome = target.check(data)
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-    grown = _peak() - before
+    grown = peak() - before
     assert grown < MEMORY_BYTES, f"an input of {len(data)} bytes took {grown >> 20} MiB of memory"
     return outcome
-
-
-def _peak() -> int:
-    """Returns the most memory that this program had, in bytes; `ru_maxrss` would be that of the process that started it, too."""
-    with open("/proc/self/status", "rb") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(b"VmHWM"))
 
 
 def explore(target: Target, *, seconds: float, seed: str, note: Callable[[bytes], None] = lambda _: None, folder: Path = CORPUS) -> Ran:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -168,12 +167,6 @@ def in_force(job: Job, model: str, *flags: str) -> None:
 
 def children(worker: Running) -> list[psutil.Process]:
     return psutil.Process(worker.process.pid).children(recursive=True)
-
-
-def peak(worker: Running) -> int:
-    """The most memory that the worker's process has ever had resident, in bytes."""
-    lines = Path(f"/proc/{worker.process.pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 # -- models ------------------------------------------------------------------------------------------------------------

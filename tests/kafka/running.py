@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from penstock.control.topics import Topics
 from penstock.record import Header, Record
 from penstock.registry.directory import DirectoryRegistry
-from penstock.testing import Broker, create_release_topics, create_topics, produce, read_all, unique, wait_for
+from penstock.testing import Broker, committed, create_release_topics, create_topics, produce, read_all, unique, wait_for
 from penstock.testing import models as onnx_models
 
 SCHEMA = {"type": "record", "name": "Reading", "fields": [{"name": "id", "type": "string"}, {"name": "x", "type": "double"}]}
@@ -67,6 +68,19 @@ class Job:
     def wait_for_answers(self, count: int, timeout: float = 30.0) -> None:
         wait_for(lambda: len(self.answers()) >= count, f"{count} answers", timeout, 0.2)
 
+    def ids(self) -> Counter[str]:
+        """How often each event was answered."""
+        return Counter(json.loads(one.value or b"")["id"] for one in self.answers())
+
+    def wait_until_committed(self, count: int, *workers: Running) -> None:
+        """Until the group has committed so many records of the source."""
+        wait_for(
+            lambda: sum(committed(self.broker, self.group, self.source).values()) == count,
+            lambda: "\n".join([f"{count} records committed", *(one.log[-3000:] for one in workers)]),
+            60,
+            0.3,
+        )
+
     def run(self, *flags: str, **settings: str) -> Running:
         return Running(self, flags, settings)
 
@@ -109,7 +123,7 @@ class Running:
         return self.log_file.read_text(errors="replace")
 
     def wait_until_assigned(self, timeout: float = 30.0) -> None:
-        wait_for(lambda: "assigned " in self.log or self.process.poll() is not None, f"partitions for the worker:\n{self.log}", timeout)
+        wait_for(lambda: "assigned " in self.log or self.process.poll() is not None, lambda: f"partitions\n{self.log}", timeout)
         assert self.process.poll() is None, self.log
 
     def stop(self, timeout: float = 30.0) -> int:

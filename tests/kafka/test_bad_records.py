@@ -17,7 +17,7 @@ import pytest
 from aiokafka.record.util import calc_crc32c
 
 from penstock.registry.directory import DirectoryRegistry
-from penstock.testing import Broker, committed, end_offsets, read_all, wait_for
+from penstock.testing import Broker, end_offsets, read_all
 from penstock.testing import models as onnx_models
 from tests.kafka.operating import configure, penstock, told_by, wait_until_ready
 from tests.kafka.running import make_job
@@ -123,11 +123,11 @@ def test_of_n_records_one_is_bad_and_the_others_are_scored_once(broker: Broker, 
             good.update(ids if taken else ())
             assert worker.process.poll() is None, f"after {kind}:\n{worker.log}"
         job.send([-1])
-        ends = end_offsets(broker, job.source)
-        wait_for(lambda: committed(broker, job.group, job.source) == ends, f"all of {ends} committed\n{worker.log[-3000:]}", 60, 0.2)
+        sent = sum(end_offsets(broker, job.source).values())
+        job.wait_until_committed(sent, worker)
         assert worker.stop() == 0, worker.log
     print(f"held by the broker: {dict(held)}\nrefused: {dict(refused)}")
-    scored = Counter(json.loads(one.value or b"")["id"] for one in job.answers())
+    scored = job.ids()
     assert not good - scored, "lost"
     assert max(scored.values()) == 1, "twice"
     assert scored["-1"] == 1
@@ -135,7 +135,7 @@ def test_of_n_records_one_is_bad_and_the_others_are_scored_once(broker: Broker, 
     assert len(held) > len(ONE) * 0.6, refused
     assert not held.keys() & {"batch: the checksum", "batch: the format"}
     letters = Counter(dict(one.headers)["penstock-stage"] for one in read_all(broker, job.dead))
-    assert sum(scored.values()) + sum(letters.values()) == sum(ends.values())
+    assert sum(scored.values()) + sum(letters.values()) == sent
     assert {b"decode", b"send"} <= letters.keys(), letters
 
 

@@ -80,7 +80,7 @@ class Chain:
             worker = subprocess.Popen(self._command("run"), cwd=self._folder, env=environment, stdout=out, stderr=out)
         try:
             yield log
-            wait_for(lambda: len(self.read("finals")) >= count or worker.poll() is not None, f"all\n{log.read_text()}", 60)
+            wait_for(lambda: len(self.read("finals")) >= count or worker.poll() is not None, lambda: f"all\n{log.read_text()}", 60)
             worker.terminate()
             assert worker.wait(30) == 0, log.read_text()
         finally:
@@ -129,6 +129,6 @@ def test_topic_between_two_stages_is_read_from_its_beginning(broker: Broker, cha
         broker, [Record(chain.topics["priced"], json.dumps(early).encode()), Record(chain.topics["orders"], json.dumps(order).encode())]
     )
     with chain.worker(2, start_from="latest") as log:
-        wait_for(lambda: "assigned " in log.read_text(), f"partitions\n{log.read_text()}", 60)
+        wait_for(lambda: "assigned " in log.read_text(), lambda: f"partitions\n{log.read_text()}", 60)
         produce(broker, [Record(chain.topics["orders"], json.dumps({**order, "id": "after"}).encode())])
     assert sorted((one["id"], one["final"]) for one in chain.finals()) == [("after", 16.0), ("early", 4.0)]

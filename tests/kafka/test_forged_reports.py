@@ -118,14 +118,18 @@ def test_ready_that_a_worker_has_not_said_does_not_activate(job: Job) -> None:
         wait_until_ready(job, worker)
         real = told_by(job, worker)["worker"]
 
+        forged: set[str] = set()
+
         def ready() -> Record:
             told = [{"id": id, "state": "ready"} for id in pending(job)]
+            forged.update(one["id"] for one in told)
             return Record(job.releases.status, report(real, releases=told), f"worker/{real}".encode())
 
         with forging(job, ready):
             done = penstock(job, "deploy", "doubles", f"double={push(job, 3.0)}", "--timeout", "1000", "--format", "json")
             assert (done.code, done.json["code"]) == (8, "not-ready")
             assert f"{real}: refused: author: anna signed as alice" in done.err
+            assert done.json["release"]["id"] in forged, "deploy gave up before anybody had lied to it, so this shows nothing"
         assert status(job)["generation"] == 0
 
 

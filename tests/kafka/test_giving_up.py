@@ -25,7 +25,7 @@ def test_brokers_that_go_away_for_good_end_the_worker_at_its_bound(broker: Broke
     job = make_job(broker, tmp_path)
     job.send(range(20_000))
     with job.run(*flags, broker_timeout=str(BOUND), drain_timeout="60") as worker:
-        wait_for(lambda: worker.log.count("assigned ") >= max(len(flags), 1), f"the partitions\n{worker.log}", 60)
+        wait_for(lambda: worker.log.count("assigned ") >= max(len(flags), 1), lambda: f"the partitions\n{worker.log}", 60)
         job.wait_for_answers(1)
         broker.kill()
         gone = time.monotonic()
@@ -42,7 +42,7 @@ def test_brokers_that_go_away_for_good_end_the_worker_at_its_bound(broker: Broke
     assert not any(sign in worker.log for sign in ("Traceback", "Thread 0x", "was never retrieved", "bug", "longer than")), worker.log
 
 
-def test_sigterm_without_brokers_ends_with_0_at_the_bound(broker: Broker, tmp_path: Path) -> None:
+def test_sigterm_without_brokers_ends_with_0_soon_after_the_bound(broker: Broker, tmp_path: Path) -> None:
     job = make_job(broker, tmp_path)
     job.send(range(20_000))
     with job.run(broker_timeout=str(BOUND), drain_timeout="60") as worker:
@@ -59,7 +59,7 @@ def test_sigterm_without_brokers_ends_with_0_at_the_bound(broker: Broker, tmp_pa
     assert "Traceback" not in worker.log
 
 
-def test_sigterm_while_the_broker_is_paused_names_no_cause_that_there_was_none_of(broker: Broker, tmp_path: Path) -> None:
+def test_sigterm_while_the_broker_is_paused_names_no_false_cause(broker: Broker, tmp_path: Path) -> None:
     job = make_job(broker, tmp_path)
     job.send(range(100))
     with job.run(broker_timeout="30", drain_timeout="3") as worker:

@@ -11,9 +11,10 @@ import psutil
 import pytest
 
 from penstock.record import Record
-from penstock.testing import Broker, committed, end_offsets, produce, read_all, wait_for
+from penstock.testing import Broker, end_offsets, produce, read_all, wait_for
 from tests.kafka.operating import configure, penstock
 from tests.kafka.running import Job, Running, make_job
+from tests.memory import peak
 from tests.raw import batch, inner, now_ms, produce_raw
 
 pytestmark = pytest.mark.broker
@@ -21,10 +22,6 @@ pytestmark = pytest.mark.broker
 
 def event(number: int) -> bytes:
     return json.dumps({"id": str(number), "x": number / 2}).encode()
-
-
-def ids(job: Job) -> Counter[str]:
-    return Counter(json.loads(record.value or b"")["id"] for record in job.answers())
 
 
 def headers_of(record: Record) -> dict[str, bytes]:
@@ -37,11 +34,10 @@ def letters(job: Job) -> list[dict[str, bytes]]:
 
 def finish(job: Job, worker: Running, expected: int, answers: int) -> None:
     """Waits until every position of the source is committed, and stops the worker."""
-    ends = end_offsets(job.broker, job.source)
-    assert sum(ends.values()) == expected
-    wait_for(lambda: committed(job.broker, job.group, job.source) == ends, f"all of {ends} committed\n{worker.log[-3000:]}", 40, 0.2)
+    assert sum(end_offsets(job.broker, job.source).values()) == expected
+    job.wait_until_committed(expected, worker)
     assert worker.stop() == 0, worker.log
-    assert sum(ids(job).values()) == answers
+    assert sum(job.ids().values()) == answers
 
 
 @pytest.mark.parametrize("codec", [0, 4])
@@ -51,7 +47,7 @@ def test_name_of_a_header_that_is_not_utf8(broker: Broker, tmp_path: Path, codec
     assert produce_raw(broker, job.source, batch(records, codec, first=now_ms())) == 0
     with job.run() as worker:
         finish(job, worker, 3, 3)
-    assert ids(job) == Counter("012")
+    assert job.ids() == Counter("012")
     assert not letters(job)
 
 
@@ -66,14 +62,14 @@ def test_bomb_is_passed_over_and_its_neighbours_are_scored(broker: Broker, tmp_p
         assert produce_raw(broker, job.source, bomb) == 0
         job.send([1])
         job.wait_for_answers(2)
-        peak = int(next(line for line in Path(f"/proc/{worker.process.pid}/status").read_text().splitlines() if "VmHWM" in line).split()[1])
+        most = peak(worker.process.pid)
         finish(job, worker, 3, 2)
     (letter,) = letters(job)
     message = letter["__streams.errors.message"].decode()
     assert "from offset 1 to 1" in message
     assert "max_unpacked_bytes" in message
     assert letter["penstock-stage"] == b"read"
-    assert peak * 1024 - before < 150e6
+    assert most - before < 150e6
 
 
 def test_dead_letter_that_is_larger_than_its_topic_is_cut(broker: Broker, tmp_path: Path) -> None:
@@ -108,12 +104,12 @@ def test_event_without_a_key_into_a_compacted_topic(broker: Broker, tmp_path: Pa
     records = [inner(at, None if at == 5 else str(at).encode(), event(at)) for at in range(20)]
     assert produce_raw(broker, job.source, batch(records, first=now_ms())) == 0
     with job.run() as worker:
-        wait_for(lambda: len(letters(job)) == 1, f"the dead letter\n{worker.log[-3000:]}", 40)
+        wait_for(lambda: len(letters(job)) == 1, lambda: f"the dead letter\n{worker.log[-3000:]}", 40)
         job.send(range(20, 40))
         finish(job, worker, 40, 39)
         assert " records_out=39 dead_letters=1 " in worker.log
         assert f"dead letters: 1 (1 send EncodeError), the last one in {job.dead} for {job.source}:0:5" in worker.log
-    assert set(ids(job).values()) == {1}
+    assert set(job.ids().values()) == {1}
     (letter,) = letters(job)
     assert b"without a key" in letter["__streams.errors.message"]
     assert (letter["__streams.errors.offset"], letter["penstock-stage"]) == (b"5", b"send")

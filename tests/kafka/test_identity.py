@@ -39,7 +39,7 @@ def test_worker_that_is_started_again_in_time_gets_its_partitions_without_a_reba
         other.wait_until_assigned()
         with job.run(group_instance_id="one", session_timeout="30") as one:
             one.wait_until_assigned()
-            wait_for(lambda: other.log.count("assigned ") == 2, f"the partitions to be shared\n{other.log}")
+            wait_for(lambda: other.log.count("assigned ") == 2, lambda: f"the partitions to be shared\n{other.log}")
             assert one.stop() == 0, one.log
         with job.run(group_instance_id="one", session_timeout="30") as again:
             again.wait_until_assigned()

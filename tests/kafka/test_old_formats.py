@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 
-from penstock.testing import Broker, committed, end_offsets, wait_for
+from penstock.testing import Broker, end_offsets
 from penstock.testing.broker import JvmBroker
 from tests.kafka.running import make_job
 from tests.raw import now_ms
@@ -47,9 +48,7 @@ def test_a_topic_that_is_older_than_its_broker_is_scored(broker: Broker, tmp_pat
     job.send(range(old, old + len(KINDS)))  # in format 2, behind the old ones
     with job.run() as worker:
         job.wait_for_answers(old + len(KINDS))
-        ends = end_offsets(broker, job.source)
-        wait_for(lambda: committed(broker, job.group, job.source) == ends, "everything committed")
+        job.wait_until_committed(old + len(KINDS), worker)
         assert worker.stop() == 0, worker.log
-    answers = job.answers()
-    assert sorted(int(json.loads(one.value or b"")["id"]) for one in answers) == list(range(old + len(KINDS)))
-    assert sum(one.key is None for one in answers) == len(KINDS)
+    assert job.ids() == Counter(map(str, range(old + len(KINDS))))
+    assert sum(one.key is None for one in job.answers()) == len(KINDS)

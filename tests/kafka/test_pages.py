@@ -68,14 +68,14 @@ def with_labels(found: Series, name: str) -> dict[str, float]:
 
 
 def wait_until_ready(worker: Running) -> None:
-    wait_for(lambda: worker.process.poll() is not None or ask(worker, "/readyz")[0] == 200, f"readiness\n{worker.log}", 60, 0.2)
+    wait_for(lambda: worker.process.poll() is not None or ask(worker, "/readyz")[0] == 200, lambda: f"readiness\n{worker.log}", 60, 0.2)
     assert worker.process.poll() is None, worker.log
 
 
 def test_pages_of_one_worker(job: Job) -> None:
     """Alive while it starts, ready when it has its partitions; counters move, and the backlog of each partition is known."""
     with job.run(http="127.0.0.1:0") as worker:
-        wait_for(lambda: ask(worker, "/healthz")[0] == 200, f"the first answer\n{worker.log}", 30, 0.02)
+        wait_for(lambda: ask(worker, "/healthz")[0] == 200, lambda: f"the first answer\n{worker.log}", 30, 0.02)
         status, body = ask(worker, "/readyz")
         assert (status, body["ready"]) == (503, False)
         assert "running: starting" in body["missing"]

@@ -99,10 +99,10 @@ def pause_round(broker: Broker, folder: Path, seed: int, slow: bool, code: Path 
         Running(job, (), settings, code=code) as steady,
         Running(job, (), {**settings, "client_id": "paused"}, code=code) as paused,
     ):
-        wait_for(lambda: owned_by(steady, paused) == set(range(job.partitions)), f"both\n{steady.log}\n{paused.log}", 40)
+        wait_for(lambda: owned_by(steady, paused) == set(range(job.partitions)), lambda: f"both\n{steady.log}\n{paused.log}", 40)
         with steady_input(job) as sent:
             start = dice.randrange(2000, BACKLOG // 2)
-            wait_for(lambda: sum(end_offsets(broker, job.sink).values()) > start, f"the first answers\n{paused.log}", 40, 0.01)
+            wait_for(lambda: sum(end_offsets(broker, job.sink).values()) > start, lambda: f"the first answers\n{paused.log}", 40, 0.01)
             lost = owned(paused)
             paused.process.send_signal(signal.SIGSTOP)
             ends = settled_ends(job, lost)
@@ -113,11 +113,9 @@ def pause_round(broker: Broker, folder: Path, seed: int, slow: bool, code: Path 
             wait_for(lambda: sum(end_offsets(broker, job.sink).values()) > more, "the pause to last", 90)
             again = paused.log.count("assigned ")
             paused.process.send_signal(signal.SIGCONT)
-            wait_for(lambda: paused.log.count("assigned ") > again, f"the paused worker to come back\n{paused.log}", 40)
+            wait_for(lambda: paused.log.count("assigned ") > again, lambda: f"the paused worker to come back\n{paused.log}", 40)
         total = sent[0]
-        wait_for(
-            lambda: sum(committed(broker, job.group, job.source).values()) == total, f"all committed\n{steady.log}\n{paused.log}", 60, 0.3
-        )
+        job.wait_until_committed(total, steady, paused)
         assert steady.stop() == 0, steady.log
         assert paused.stop() == 0, paused.log
     answers = offsets(job)

@@ -36,7 +36,6 @@ from tests.kafka.operating import (
     configure,
     in_force,
     no_child_left,
-    peak,
     penstock,
     push,
     push_bad,
@@ -49,6 +48,7 @@ from tests.kafka.operating import (
     wait_until_stands,
 )
 from tests.kafka.running import Job, Running, make_job
+from tests.memory import peak
 
 pytestmark = pytest.mark.broker
 
@@ -107,7 +107,7 @@ def test_a_model_that_crashes_hungers_or_lies_costs_the_worker_nothing(job: Job)
         wait_until_ready(job, worker)
         flow.wait_for_more()
         in_force(job, push(job, 3.0))  # so that what a preparation needs once is loaded
-        before = peak(worker)
+        before = peak(worker.process.pid)
         for reason, model in BAD_MODELS.items():
             version = push_bad(job, model)
             done = penstock(job, "deploy", "doubles", f"double={version}", "--format", "json")
@@ -119,7 +119,7 @@ def test_a_model_that_crashes_hungers_or_lies_costs_the_worker_nothing(job: Job)
             assert f"nodes.double: {version}" in detail
             shown = penstock(job, "status", "doubles").out.split()
             assert set(reason.split()) <= set(shown), shown  # its words: the table folds them
-        assert peak(worker) - before < 100 * 1024**2
+        assert peak(worker.process.pid) - before < 100 * 1024**2
         assert children(worker) == []
         flow.wait_for_more()
     assert flow.scored() == {(0, 2.0), (1, 3.0)}

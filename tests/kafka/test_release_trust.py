@@ -25,7 +25,6 @@ from tests.kafka.operating import (
     in_force,
     must_be_signed,
     new_key,
-    peak,
     penstock,
     push,
     state_of,
@@ -37,6 +36,7 @@ from tests.kafka.operating import (
     wait_until_stands,
 )
 from tests.kafka.running import Job, make_job
+from tests.memory import peak
 from tests.unit.model.issued import private_pem, public_pem
 
 pytestmark = pytest.mark.broker
@@ -151,12 +151,12 @@ def test_a_flood_costs_the_reading_of_it(job: Job) -> None:
         wait_until_ready(job, worker)
         in_force(job, push(job, 3.0))
         flow.wait_for_more()
-        before = peak(worker)
+        before = peak(worker.process.pid)
         assert handed_over(job, junk(), **{"batch.size": 65_536}) == {None}
         flow.wait_for_more()
         refused = {"bad-signature": FLOOD // 5, "malformed": FLOOD - FLOOD // 5}
         wait_until(job, worker, "the flood", lambda told: told.get("refused") == refused)
-        assert peak(worker) - before < 50 * 1024**2
+        assert peak(worker.process.pid) - before < 50 * 1024**2
         in_force(job, push(job, 4.0))
         flow.wait_for_more()
     assert flow.scored() == {(0, 2.0), (1, 3.0), (2, 4.0)}

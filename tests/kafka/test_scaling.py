@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -45,14 +44,6 @@ def load(job: Job) -> Iterator[None]:
         thread.join()
 
 
-def answered(job: Job) -> Counter[str]:
-    return Counter(json.loads(record.value or b"")["id"] for record in job.answers())
-
-
-def wait_until_done(job: Job, log: str) -> None:
-    wait_for(lambda: sum(committed(job.broker, job.group, job.source).values()) == TOTAL, f"all {TOTAL} committed\n{log}", 90, 0.3)
-
-
 def test_workers_that_join_and_leave_in_order_lose_and_double_nothing(broker: Broker, tmp_path: Path) -> None:
     """1 → 2 → 3 → 2 → 1 workers under load: what is under way is finished and committed before partitions move."""
     job = make_job(broker, tmp_path, partitions=6)
@@ -64,9 +55,9 @@ def test_workers_that_join_and_leave_in_order_lose_and_double_nothing(broker: Br
                 third.wait_until_assigned()
                 assert second.stop() == 0, second.log
                 assert third.stop() == 0, third.log
-        wait_until_done(job, first.log)
+        job.wait_until_committed(TOTAL, first)
         assert first.stop() == 0, first.log
-    assert answered(job) == Counter(map(str, range(TOTAL)))
+    assert job.ids() == Counter(map(str, range(TOTAL)))
 
 
 def test_a_frozen_worker_loses_its_partitions_and_what_it_wakes_up_with_is_not_committed(broker: Broker, tmp_path: Path) -> None:
@@ -82,10 +73,10 @@ def test_a_frozen_worker_loses_its_partitions_and_what_it_wakes_up_with_is_not_c
             wait_for(lambda: steady.log.count("assigned ") > before, "the steady worker to take over", 30)
             upto = committed(broker, job.group, job.source)
             os.kill(frozen.process.pid, signal.SIGCONT)
-        wait_until_done(job, steady.log + frozen.log)
+        job.wait_until_committed(TOTAL, steady, frozen)
         assert steady.stop() == 0, steady.log
         assert frozen.stop() == 0, frozen.log
-    assert set(answered(job)) == set(map(str, range(TOTAL)))
+    assert set(job.ids()) == set(map(str, range(TOTAL)))
     again = [at for at, times in Counter(map(position, job.answers())).items() if times > 1]
     early = [(partition, offset) for partition, offset in again if offset < upto[partition]]
     assert not early, f"committed, and yet scored again: {early[:5]}"

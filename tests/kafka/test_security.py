@@ -133,22 +133,24 @@ def penstock(folder: Path, *arguments: str, **settings: str) -> subprocess.Compl
     return subprocess.run(command, cwd=folder, env=given, capture_output=True, text=True, check=False, timeout=60)
 
 
-def allow(site: Site, job: Job) -> None:
+def allow(site: Site, job: Job, *, takes_back: bool = False) -> None:
     """Gives the worker what docs/security.md says that it needs, and nothing else."""
     read, write, look = AclOperation.READ, AclOperation.WRITE, AclOperation.DESCRIBE_CONFIGS
     topic, group = ResourceType.TOPIC, ResourceType.GROUP
     needed = [(topic, job.source, read), (topic, job.sink, write), (topic, job.dead, write), (group, job.group, read)]
     needed += [(topic, job.releases.control, read), (topic, job.releases.status, write)]
     needed += [(topic, name, look) for name in (job.source, job.sink, job.dead, *job.releases)]
+    if takes_back:
+        needed.append((topic, job.releases.control, write))
     grant(site, WORKER, needed)
 
 
 def allow_releases(site: Site, job: Job) -> None:
-    """Gives a person who releases what docs/security.md lists, and nothing else."""
-    topic, group = ResourceType.TOPIC, ResourceType.GROUP
+    """Gives a person who releases what docs/security.md lists of topics, and nothing else."""
+    topic = ResourceType.TOPIC
     control, status = job.releases
     needed = [(topic, control, AclOperation.READ), (topic, control, AclOperation.WRITE), (topic, status, AclOperation.READ)]
-    grant(site, RELEASER, [*needed, (group, job.group, AclOperation.DESCRIBE)])
+    grant(site, RELEASER, needed)
 
 
 def grant(site: Site, user: str, needed: list[tuple[ResourceType, str, AclOperation]]) -> None:
@@ -201,11 +203,32 @@ def test_people_who_release_need_no_more_than_the_table_lists(site: Site, tmp_pa
     DirectoryRegistry(tmp_path / "models").publish("double", models.linear([3.0]))
     with job.run(**environment(tmp_path, site.scram()), unsigned_control="true") as worker:
         worker.wait_until_assigned()
+        blind = penstock(tmp_path, "status", str(job.file), "--format", "json", **asked)
+        assert "grant Describe on the group" in json.loads(blind.stdout)["unchecked"]
+        grant(site, RELEASER, [(ResourceType.GROUP, job.group, AclOperation.DESCRIBE)])
         shown = penstock(tmp_path, "status", str(job.file), "--format", "json", **asked)
         assert shown.returncode == 0, shown.stdout + shown.stderr
         assert json.loads(shown.stdout)["unchecked"] is None
         done = penstock(tmp_path, "deploy", str(job.file), "double=double@2", **asked)
         assert done.returncode == 0, done.stdout + done.stderr
+        assert worker.stop() == 0, worker.log
+
+
+def test_worker_that_takes_a_generation_back_needs_no_more_than_the_table_lists(site: Site, tmp_path: Path) -> None:
+    """`on_invalid: rollback`: Write on the control log, and no right to see the reports or the members of the group."""
+    job = make_job(site.broker, tmp_path, partitions=1)
+    job.file.write_text(job.file.read_text() + "releases: {on_invalid: rollback}\n")
+    allow(site, job, takes_back=True)
+    DirectoryRegistry(tmp_path / "models").publish("double", models.up_to(1000.0, 3.0))
+    operator = {"brokers": site.kafka.bootstrap, "insecure_plaintext": "true", "application": job.application, "unsigned_control": "true"}
+    with job.run(**environment(tmp_path, site.scram()), unsigned_control="true", guard_rows="100") as worker:
+        job.send(range(1, 101))
+        job.wait_for_answers(100)
+        done = penstock(tmp_path, "deploy", str(job.file), "double=double@2", **operator)
+        assert done.returncode == 0, done.stdout + done.stderr
+        job.send(range(2000, 2100))
+        wait_for(lambda: "generation 2 is live" in worker.log or worker.process.poll() is not None, "the rollback", 60)
+        assert "generation 2 is live" in worker.log, worker.log
         assert worker.stop() == 0, worker.log
 
 

@@ -5,7 +5,6 @@ The moments are drawn from seeds: a line of the log to wait for, and then a time
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -30,7 +29,7 @@ def told_at(worker: Running, chance: random.Random, lines: tuple[str, ...] = LIN
     """Sends SIGTERM at a moment, and returns it in words."""
     line, after = chance.choice(lines), chance.uniform(0, 1.5)
     wait_for(lambda: handles_sigterm(worker.process.pid), "the first line of the worker's program", 60, 0.001)
-    wait_for(lambda: line in worker.log or worker.process.poll() is not None, f"{line!r} in\n{worker.log}", 60, 0.01)
+    wait_for(lambda: line in worker.log or worker.process.poll() is not None, lambda: f"{line!r} in\n{worker.log}", 60, 0.01)
     time.sleep(after)
     worker.process.terminate()
     return f"{after:.3f} s after {line!r}"
@@ -52,12 +51,11 @@ def in_order(worker: Running, moment: str) -> None:
 
 def nothing_is_lost(job: Job, total: int) -> None:
     with job.run() as worker:
-        wait_for(lambda: sum(committed(job.broker, job.group, job.source).values()) == total, f"all committed\n{worker.log}", 60, 0.3)
+        job.wait_until_committed(total, worker)
         worker.wait_until_assigned()
         assert worker.stop() == 0, worker.log
     assert committed(job.broker, job.group, job.source) == end_offsets(job.broker, job.source)
-    answered = Counter(json.loads(record.value or b"")["id"] for record in job.answers())
-    assert answered == Counter(map(str, range(total))), "each once: what was in flight was finished and committed"
+    assert job.ids() == Counter(map(str, range(total))), "each once: what was in flight was finished and committed"
 
 
 def test_one_worker(broker: Broker, tmp_path: Path) -> None:
@@ -98,8 +96,8 @@ def test_a_fleet(broker: Broker, tmp_path: Path) -> None:
 def test_one_of_a_fleet_that_is_stopped_from_elsewhere_is_started_again(broker: Broker, tmp_path: Path) -> None:
     job = make_job(broker, tmp_path)
     with job.run("--workers", "2") as fleet:
-        wait_for(lambda: fleet.log.count("assigned ") >= 2, f"two workers\n{fleet.log}", 60)
+        wait_for(lambda: fleet.log.count("assigned ") >= 2, lambda: f"two workers\n{fleet.log}", 60)
         os.kill(int(fleet.log.split("worker 2 is process ")[1].split()[0]), signal.SIGTERM)
-        wait_for(lambda: fleet.log.count("worker 2 is process ") == 2, f"the second worker again\n{fleet.log}", 60)
+        wait_for(lambda: fleet.log.count("worker 2 is process ") == 2, lambda: f"the second worker again\n{fleet.log}", 60)
         assert "worker 2 was stopped by a SIGTERM from elsewhere and is started again" in fleet.log
         assert fleet.stop() == 0, fleet.log

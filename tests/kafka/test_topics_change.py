@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import socket
 from collections import Counter
 from collections.abc import Mapping
@@ -49,10 +48,6 @@ def add_partitions(broker: Broker, count: int, *topics: str) -> None:
         answer.result(10)
 
 
-def ids(job: Job) -> Counter[str]:
-    return Counter(json.loads(record.value or b"")["id"] for record in job.answers())
-
-
 def is_ready(job: Job) -> bool:
     """What /readyz answers."""
     with socket.socket(socket.AF_UNIX) as page:
@@ -94,7 +89,7 @@ def test_input_that_is_created_again_is_read_from_its_beginning(broker: Broker, 
         assert worker.wait(20) == 5, worker.log
         assert f"topic {job.source} was deleted and created again" in the_error(worker)
     with job.run() as worker:
-        wait_for(lambda: set(ids(job)) >= set(map(str, range(100, 300))), f"every event of the new topic\n{worker.log}", 40)
+        wait_for(lambda: set(job.ids()) >= set(map(str, range(100, 300))), lambda: f"every event of the new topic\n{worker.log}", 40)
         assert worker.stop() == 0, worker.log
 
 
@@ -128,7 +123,7 @@ def test_commit_for_a_topic_of_that_name_that_is_gone_is_not_used(broker: Broker
     wait_for(lambda: sum(committed(broker, job.group, job.source).values()) == 0, "Kafka to drop the offsets")
     assert asyncio.run(commits(job, kept)) == kept
     with job.run(start_from="latest") as worker:
-        wait_for(lambda: set(ids(job)) >= set(map(str, range(100, 180))), f"every event of the new topic\n{worker.log}", 40)
+        wait_for(lambda: set(job.ids()) >= set(map(str, range(100, 180))), lambda: f"every event of the new topic\n{worker.log}", 40)
         assert "is read from its beginning" in worker.log
         assert worker.stop() == 0, worker.log
 
@@ -148,7 +143,7 @@ def test_topics_of_releases_are_missed_but_the_worker_goes_on(broker: Broker, tm
         delete(broker, topic)
         if again:
             create_topics(broker, {topic: 1})
-        wait_for(lambda: bool(said(worker, topic)), f"a word about {topic}\n{worker.log}", 20)
+        wait_for(lambda: bool(said(worker, topic)), lambda: f"a word about {topic}\n{worker.log}", 20)
         job.send(range(10, 20))
         job.wait_for_answers(20)
         assert is_ready(job) == (which == "status" and again)
@@ -177,7 +172,7 @@ def test_partitions_that_are_added_are_read_from_their_beginning(broker: Broker,
         grow(job)
         job.wait_for_answers(40)
         assert worker.stop() == 0, worker.log
-    assert ids(job) == Counter(map(str, range(40)))
+    assert job.ids() == Counter(map(str, range(40)))
 
 
 def test_static_member_that_was_started_again_reads_added_partitions(broker: Broker, tmp_path: Path) -> None:
@@ -191,7 +186,7 @@ def test_static_member_that_was_started_again_reads_added_partitions(broker: Bro
         grow(job)
         job.wait_for_answers(40)
         assert worker.stop() == 0, worker.log
-    assert ids(job) == Counter(map(str, range(40)))
+    assert job.ids() == Counter(map(str, range(40)))
 
 
 def test_partitions_that_are_added_while_no_worker_runs_are_read_from_their_beginning(broker: Broker, tmp_path: Path) -> None:
@@ -204,7 +199,7 @@ def test_partitions_that_are_added_while_no_worker_runs_are_read_from_their_begi
     with job.run(start_from="latest") as worker:
         job.wait_for_answers(40)
         assert worker.stop() == 0, worker.log
-    assert ids(job) == Counter(map(str, range(40)))
+    assert job.ids() == Counter(map(str, range(40)))
 
 
 def test_a_group_that_starts_at_the_end_does_not_move_when_its_first_worker_is_killed_at_once(broker: Broker, tmp_path: Path) -> None:
@@ -218,4 +213,4 @@ def test_a_group_that_starts_at_the_end_does_not_move_when_its_first_worker_is_k
     with job.run(start_from="latest") as worker:
         job.wait_for_answers(10)
         assert worker.stop() == 0, worker.log
-    assert ids(job) == Counter(map(str, range(10, 20)))
+    assert job.ids() == Counter(map(str, range(10, 20)))

@@ -106,7 +106,7 @@ def test_two_sources_with_arrays_reach_two_sinks(broker: Broker, tmp_path: Path)
             [sys.executable, "-m", "penstock", "run", str(file)], cwd=tmp_path, env=environment, stdout=out, stderr=out
         )
     try:
-        wait_for(lambda: len(read_all(broker, topics["scores"])) >= 100, f"all scores\n{log.read_text()}", 40)
+        wait_for(lambda: len(read_all(broker, topics["scores"])) >= 100, lambda: f"all scores\n{log.read_text()}", 40)
         worker.terminate()
         assert worker.wait(30) == 0, log.read_text()
     finally:

@@ -17,13 +17,9 @@ from confluent_kafka.admin import AdminClient
 
 from penstock.record import Record
 from penstock.testing import Broker, committed, create_topics, end_offsets, produce, read_all, unique, wait_for
-from tests.kafka.running import Job, make_job
+from tests.kafka.running import make_job
 
 pytestmark = pytest.mark.broker
-
-
-def ids(job: Job) -> Counter[str]:
-    return Counter(json.loads(record.value or b"")["id"] for record in job.answers())
 
 
 def test_answers_keep_key_partition_and_timestamp_and_carry_their_origin(broker: Broker, tmp_path: Path) -> None:
@@ -59,7 +55,7 @@ def test_bad_records_become_dead_letters_and_their_neighbours_do_not_notice(brok
         job.wait_for_answers(2)
         wait_for(lambda: len(read_all(broker, job.dead)) == len(bad), "all dead letters")
         assert worker.stop() == 0, worker.log
-    assert ids(job) == Counter(["0", "1"])
+    assert job.ids() == Counter(["0", "1"])
     letters = read_all(broker, job.dead)
     assert [(letter.key, letter.value, letter.timestamp) for letter in letters] == [(one.key, one.value, one.timestamp) for one in records]
     headers = dict(letters[0].headers)
@@ -124,9 +120,9 @@ def test_killing_one_of_two_workers_loses_nothing(broker: Broker, tmp_path: Path
         ]
         assert not ahead, f"committed but not in the output: {ahead[:5]}"
         sender.join()
-        wait_for(lambda: sum(committed(broker, job.group, job.source).values()) == total, f"all {total} committed\n{survivor.log}", 60, 0.3)
+        job.wait_until_committed(total, survivor)
         assert survivor.stop() == 0, survivor.log
-    seen = ids(job)
+    seen = job.ids()
     missing = [number for number in range(total) if str(number) not in seen]
     assert not missing, f"{len(missing)} lost: {missing[:5]}"
     # At least once: only what was not committed when the worker died may come twice, with the same position.
@@ -148,7 +144,7 @@ def test_sigterm_under_load_finishes_and_commits_what_is_in_flight(broker: Broke
         job.wait_for_answers(60_000)
         os.kill(worker.process.pid, signal.SIGINT)
         assert worker.wait() == 0, worker.log
-    assert ids(job) == Counter(map(str, range(60_000))), "nothing lost, nothing doubled"
+    assert job.ids() == Counter(map(str, range(60_000))), "nothing lost, nothing doubled"
 
 
 def test_workers_on_one_host_share_the_partitions_and_come_back_when_killed(broker: Broker, tmp_path: Path) -> None:
@@ -161,7 +157,7 @@ def test_workers_on_one_host_share_the_partitions_and_come_back_when_killed(brok
         os.kill(first, signal.SIGKILL)
         wait_for(lambda: supervisor.log.count("worker 1 is process ") == 2, "the worker to be started again")
         job.send(range(1000, 2000))
-        wait_for(lambda: set(ids(job)) >= set(map(str, range(2000))), "all ids", 40)
+        wait_for(lambda: set(job.ids()) >= set(map(str, range(2000))), "all ids", 40)
         assert supervisor.stop() == 0, supervisor.log
 
 
@@ -205,7 +201,7 @@ def test_a_group_that_starts_at_the_end_finds_that_place_again(broker: Broker, t
     with job.run(start_from="latest") as worker:
         job.wait_for_answers(10)
         assert worker.stop() == 0, worker.log
-    assert ids(job) == Counter(map(str, range(10, 20)))
+    assert job.ids() == Counter(map(str, range(10, 20)))
 
 
 @pytest.mark.parametrize("start_from", ["earliest", "latest"])
@@ -240,10 +236,10 @@ def test_many_outputs_too_large_for_their_topic_are_as_many_dead_letters(broker:
 def test_workers_do_not_outlive_a_killed_supervisor(broker: Broker, tmp_path: Path) -> None:
     job = make_job(broker, tmp_path)
     with job.run("--workers", "2", "--group-instance-id", "host") as supervisor:
-        wait_for(lambda: supervisor.log.count("assigned ") >= 2, f"two workers, each a member of its own\n{supervisor.log}", 40)
+        wait_for(lambda: supervisor.log.count("assigned ") >= 2, lambda: f"two workers, each a member of its own\n{supervisor.log}", 40)
         pids = [int(line.split()[0]) for line in supervisor.log.split(" is process ")[1:]]
         supervisor.process.kill()
-        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), f"the end of its workers\n{supervisor.log}")
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), lambda: f"the end of its workers\n{supervisor.log}")
 
 
 @pytest.mark.broker("restart")
@@ -255,7 +251,7 @@ def test_a_broker_that_dies_and_comes_back_costs_nothing(broker: Broker, tmp_pat
         broker.kill()
         broker.restart()
         job.send(range(2000, 4000))
-        wait_for(lambda: set(ids(job)) >= set(map(str, range(4000))), f"all ids\n{worker.log}", 60)
+        wait_for(lambda: set(job.ids()) >= set(map(str, range(4000))), lambda: f"all ids\n{worker.log}", 60)
         assert worker.stop() == 0, worker.log
     assert committed(broker, job.group, job.source) == end_offsets(broker, job.source)
 

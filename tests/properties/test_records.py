@@ -6,7 +6,6 @@ import struct
 from collections.abc import Sequence
 from typing import Any, Final
 
-import psutil
 import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 
 from penstock.record import Unreadable
 from penstock.transports.kafka.records import Packed, Run
+from tests.memory import begin_peak, peak
 from tests.raw import DAMAGE, batch, inner, sealed, sized, varint
 
 WAYS: Final = (True, False)  # with the native part and without; without a compiler both are the same
@@ -225,12 +225,11 @@ EMPTY: Final = sized(b"") * 2
 def test_a_record_with_millions_of_headers_costs_that_record(way: bool, codec: int) -> None:
     """They are two bytes each where they came from, and would be a hundred here."""
     crowd = b"\0" + varint(1) * 2 + sized(b"k") + sized(b"v") + varint(4_000_000) + EMPTY * 4_000_000
-    process = psutil.Process()
-    before = process.memory_info().rss
+    before = begin_peak()
     first, lost, last = runs_of(batch([inner(0, b"k", b"v"), crowd, inner(2, b"k", b"v")], codec), native=way)
     assert [row[0] for row in good([first, last])] == [0, 2]
     assert "4000000 headers; a record may have 65536" in bad([lost])[0].reason
-    assert process.memory_info().rss - before < 100e6
+    assert peak() - before < 100e6
 
 
 @pytest.mark.parametrize("way", WAYS)

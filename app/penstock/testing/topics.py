@@ -118,12 +118,15 @@ def committed(broker: Broker, group: str, topic: str) -> dict[int, int]:
         consumer.close()
 
 
-def wait_for(condition: Callable[[], bool], what: str, timeout: float = TIMEOUT_S, interval: float = 0.05) -> None:
-    """Polls until `condition()` is true. Raises AssertionError that names `what` when it is not within `timeout` seconds."""
+def wait_for(condition: Callable[[], bool], what: str | Callable[[], str], timeout: float = TIMEOUT_S, interval: float = 0.05) -> None:
+    """Polls until `condition()` is true.
+
+    Raises AssertionError that names `what`, as it is then, when it is not within `timeout` seconds.
+    """
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {timeout:g} s")
+            raise AssertionError(f"{what if isinstance(what, str) else what()}: not within {timeout:g} s")
         time.sleep(interval)
 
 

@@ -68,6 +68,13 @@ def branch(tensor: TensorProto) -> bytes:
     return bytes(model([node], numpy_helper.from_array(np.array(True), "true")).SerializeToString())
 
 
+def branch_constant(tensor: TensorProto) -> bytes:
+    z = helper.make_tensor_value_info("z", TensorProto.UINT8, [None])
+    inner = helper.make_graph([helper.make_node("Constant", [], ["z"], value=tensor)], "inner", [], [z])
+    node = helper.make_node("If", ["true"], ["y"], then_branch=inner, else_branch=inner)
+    return bytes(model([node], numpy_helper.from_array(np.array(True), "true")).SerializeToString())
+
+
 def in_function(tensor: TensorProto) -> bytes:
     body = helper.make_node("Constant", [], ["b"], value=tensor)
     leak = helper.make_function("own", "Leak", ["a"], ["b"], [body], OPSETS)
@@ -94,7 +101,7 @@ def sparse_attribute(tensor: TensorProto) -> bytes:
     return bytes(model([node, same("c", "y")]).SerializeToString())
 
 
-PLACES: Final = (initializer, constant, branch, in_function, default_of_function, sparse_initializer, sparse_attribute)
+PLACES: Final = (initializer, constant, branch, branch_constant, in_function, default_of_function, sparse_initializer, sparse_attribute)
 
 
 @pytest.fixture(autouse=True)

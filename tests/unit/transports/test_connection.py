@@ -66,3 +66,12 @@ def test_no_password_is_in_what_a_log_may_show() -> None:
     arguments = aiokafka_arguments(settings)
     assert arguments["sasl_plain_password"] == librdkafka_arguments(settings)["sasl.password"] == "hunter2"
     assert "hunter2" not in repr(settings) + str(settings.sasl_password)
+
+
+@CLIENTS
+def test_a_key_that_others_can_read_is_refused(arguments: Arguments, tmp_path: Path) -> None:
+    certificate, key = tmp_path / "me.crt", tmp_path / "me.key"
+    key.write_text("KEY")
+    key.chmod(0o644)
+    with pytest.raises(SettingsError, match=r"ssl_keyfile: .*me\.key .*: chmod 600 it"):
+        arguments(Settings(brokers="kafka:9093", security_protocol="SSL", ssl_certfile=certificate, ssl_keyfile=key))
