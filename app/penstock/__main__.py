@@ -15,7 +15,7 @@ __all__ = ["start"]
 
 def start() -> NoReturn:
     """Runs the command line and ends the process with its exit code."""
-    if "run" not in sys.argv[1:]:
+    if not _runs(sys.argv[1:]):
         from penstock.cli.main import main
 
         sys.exit(main())
@@ -30,6 +30,14 @@ def start() -> NoReturn:
         with contextlib.suppress(OSError):
             stream.flush()
     os._exit(code)
+
+
+def _runs(words: list[str]) -> bool:
+    """Returns whether the command is `run`; known before the library that reads commands is imported."""
+    for before, word in zip(["", *words], words, strict=False):
+        if not word.startswith("-") and before not in ("--config", "--log-level", "--log-format"):
+            return word == "run"
+    return False
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from penstock.record import Record
 from penstock.testing import Broker, produce, read_all, wait_for
 from tests.kafka.operating import configure, penstock, status, wait_until, wait_until_ready
 from tests.kafka.running import Job, make_job
+from tests.raw import batch, inner, now_ms, produce_raw
 
 pytestmark = pytest.mark.broker
 
@@ -99,3 +101,17 @@ def test_flood_is_slowed_to_the_rate_and_the_neighbours_keep_their_pace(job: Job
     assert set(offsets) == set(range(len(set(offsets))))
     assert len(offsets) - len(set(offsets)) <= 2 * GROUP, "doubled where a partition moved"
     assert sorted(int(json.loads(one.value or b"")["id"]) for one in job.answers()) == [*range(1, 2401, 2)]
+
+
+def test_of_many_small_batches_no_more_records_are_taken_than_the_budget_lasts_for(job: Job) -> None:
+    """Each compressed batch is a piece of its own to the reader. After the first group, which nothing was known before, lumps are small."""
+    rate, group, each = 50, 400, 5
+    for _ in range(1000 // each):
+        assert produce_raw(job.broker, job.source, batch([inner(at, None, b"{") for at in range(each)], 4, first=now_ms())) == 0
+    with job.run(**{**SLOW, "dead_letter_rate": str(rate), "max_batch_rows": str(group), "chunk_rows": str(group)}) as worker:
+        wait_for(lambda: len(letters(job)) > group + 2 * rate, lambda: f"letters after the first group\n{worker.log}", 40, 0.2)
+        assert worker.stop() == 0
+    found = re.search(r"records_in=(\d+) .* batches=(\d+) ", worker.log)
+    assert found, worker.log
+    records, batches = map(int, found.groups())
+    assert records - group <= (batches - 1) * rate, worker.log[-500:]

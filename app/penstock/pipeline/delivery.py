@@ -25,6 +25,7 @@ arguments.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,6 +49,8 @@ __all__ = ["Delivery", "Fixed", "Pace", "Served"]
 logger = logging.getLogger(__name__)
 
 _DEFAULT: Final = Settings()
+COMMIT_SECONDS = 1.0  # without a commit, when as much is not committed as may be, is longer than a commit takes
+LEASE_SECONDS = 1.0  # between two looks at the lease, which ends by the clock
 GROUP_SECONDS = 1.0  # a group should take no longer: rebalances and shutdowns wait for it
 
 
@@ -151,17 +154,22 @@ class Delivery:
     def has_room(self) -> bool:
         """Whether more may be taken: spans that were taken and are not finished are limited."""
         positions, pace = self._source.positions, self._pace
-        return positions.in_flight < pace.in_flight and positions.in_flight_bytes < pace.in_flight_bytes
+        return positions.in_flight < pace.in_flight and positions.in_flight_bytes < pace.in_flight_bytes and not self._full()
+
+    def _full(self) -> bool:
+        return self._source.positions.uncommitted >= self._pace.uncommitted_rows
 
     def uncommitted(self) -> str:
-        """Returns why nothing more is taken until a commit succeeds; empty while more may be taken."""
+        """Returns why nothing more is taken until a commit succeeds; empty while more may be taken, or nothing could be committed."""
         positions, pace, now = self._source.positions, self._pace, self._clock()
         if not positions.committable():
             self._since = now
-        rows, late = positions.uncommitted, now - self._since
-        if rows < pace.uncommitted_rows and late <= pace.uncommitted_seconds:
             return ""
-        return f"no commit has succeeded for {late:.0f} s ({rows} records are not committed): nothing more is taken until one does"
+        late = now - self._since
+        if late <= (min(COMMIT_SECONDS, pace.uncommitted_seconds) if self._full() else pace.uncommitted_seconds):
+            return ""
+        count = positions.uncommitted
+        return f"no commit has succeeded for {late:.0f} s ({count} records are not committed): nothing more is taken until one does"
 
     async def room(self) -> bool:
         """Waits until more may be taken. Returns False when the loop has ended, and nothing more is to be taken.
@@ -171,12 +179,12 @@ class Delivery:
         warned = False
         while not self._ended:
             self._changed.clear()
-            if self.uncommitted() and await self.poll():
+            if (self._full() or self.uncommitted()) and await self.poll():
                 continue
             reason = self.uncommitted()
             if not reason and self.has_room():
                 break
-            if reason and not warned and self._source.positions.committable():
+            if reason and not warned:
                 warned = True
                 logger.warning("%s", reason)
             await self._changed.wait()
@@ -382,11 +390,11 @@ class Delivery:
         deadline = began + patience
         while positions.working and positions.lease() and not self._ended and (left := deadline - self._clock()) > 0:
             self._changed.clear()
-            try:
-                async with asyncio.timeout(left):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, LEASE_SECONDS)):
                     await self._changed.wait()
-            except TimeoutError:
-                logger.warning("%d batches were not finished in time and will be processed again", positions.working)
+        if positions.working and self._clock() >= deadline:
+            logger.warning("%d batches were not finished in time and will be processed again", positions.working)
         try:
             async with asyncio.timeout(None if bound is None else max(bound - (self._clock() - began), 0.0)):
                 await self._commit.store()

@@ -43,7 +43,8 @@ def configure(level: str, form: str, *, stream: TextIO | None = None) -> None:
 class Seldom(logging.Filter):
     """Lets a client library, and our connections to brokers, repeat a warning once a minute only, with the number of those left out.
 
-    While a broker is away, aiokafka logs hundreds of lines a second. What differs in the arguments alone is the same warning.
+    While a broker is away, aiokafka logs hundreds of lines a second. What differs in the arguments alone is the same warning; of ours, what
+    differs in numbers alone.
     """
 
     EVERY = 60.0  # seconds
@@ -51,13 +52,14 @@ class Seldom(logging.Filter):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        self._seen: dict[tuple[str, str], tuple[float, int]] = {}
+        self._seen: dict[tuple[str, ...], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         ours = record.name.startswith(OFTEN) and record.msg != "%s"  # without a fixed text, each is another warning
         if record.levelno < logging.WARNING or not (ours or record.name.partition(".")[0] in NOISY):
             return True
-        cause, now = (record.name, str(record.msg)), self._clock()
+        texts = tuple(one for one in record.args if isinstance(one, str)) if ours and isinstance(record.args, tuple) else ()
+        cause, now = (record.name, str(record.msg), *texts), self._clock()
         last, left_out = self._seen.get(cause, (-math.inf, 0))
         if now - last < self.EVERY:
             self._seen[cause] = last, left_out + 1

@@ -37,7 +37,10 @@ class Keys:
             raise SettingsError("`on_invalid: rollback` makes releases, so the worker needs a key to sign them with: --signing-key FILE")
 
     def begin(self, trust: Trust) -> None:
-        """Warns of keys that are missing or may do more than they need. Raises ConfigError when this worker could not roll back."""
+        """Warns of keys that are missing or may do more than they need. Raises ConfigError when this worker may never roll back.
+
+        A key that has expired, or was revoked, is a problem and no reason not to score.
+        """
         settings = self._settings
         if not trust.keys and not settings.unsigned_control:
             logger.warning(
@@ -50,10 +53,6 @@ class Keys:
         voice = Voice.of(settings, trust, self._topology)
         assert voice.key is not None  # it was named
         self._own = voice.key.kid
-        fault = trust.keys[self._own].fault(time.time() * 1000)
-        if fault and fault.code != "not-yet-trusted":
-            fix = "give the worker a key that is trusted now: penstock keys trust NAME --may rollback"
-            raise self._wrong(f"{fault.why}, so this worker could not roll back", fix)
         if ROLLBACK not in voice.may:
             fix = "trust a key for workers: penstock keys trust NAME --may rollback"
             raise self._wrong(f"{voice.author} may {listed(voice.may)}, so this worker could not roll back", fix)

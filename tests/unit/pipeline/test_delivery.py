@@ -305,6 +305,20 @@ def test_nothing_more_is_taken_until_a_commit_succeeds(program: Program, pace: P
     scenario(main)
 
 
+def test_full_of_what_is_in_flight_is_no_lack_of_commits(program: Program) -> None:
+    """Nothing of it could be committed, so the worker stays ready, and what hangs counts as a stall."""
+
+    async def main() -> None:
+        worker = Worker(program, Pace(uncommitted_rows=3))
+        worker.send(*({"item": 0} for _ in range(3)))
+        await worker.source.take(10)
+        worker.now += 60
+        assert not worker.delivery.has_room()
+        assert worker.delivery.uncommitted() == ""
+
+    scenario(main)
+
+
 def test_an_idle_worker_has_nothing_to_commit_and_may_take(program: Program) -> None:
     async def main() -> None:
         worker = Worker(program, Pace(uncommitted_seconds=5))

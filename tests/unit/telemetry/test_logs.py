@@ -80,3 +80,15 @@ def test_client_library_repeats_a_warning_once_a_minute_with_the_number_left_out
     assert passed("aiokafka.conn") == "no answer from a node", "another logger is another cause"
     now += Seldom.EVERY
     assert passed("aiokafka.client") == "no answer from a node (2 more like this since)"
+
+
+def test_our_own_warnings_are_the_same_only_when_their_texts_are() -> None:
+    """Seconds and counts differ while brokers are away; another topic is another cause."""
+    seldom = Seldom(lambda: 100.0)
+
+    def passes(text: str, *args: object) -> bool:
+        return seldom.filter(logging.LogRecord("penstock.transports.kafka.lookout", logging.WARNING, "", 0, text, args, None))
+
+    assert [passes("no broker has answered for %.0f s: %s", seconds, "refused") for seconds in range(3)] == [True, False, False]
+    assert passes("no broker has answered for %.0f s: %s", 4, "no answer in time")
+    assert [passes("without a leader: %s", topic) for topic in ("a/0", "b/0", "a/0")] == [True, True, False]

@@ -49,6 +49,17 @@ def test_topic_has_to_be_absent_twice() -> None:
         lookout.saw({})
 
 
+def test_topic_is_not_known_before_an_answer_has_shown_it() -> None:
+    """Until then, nobody can say whether committed offsets are for this topic or for a former one of its name."""
+    lookout = Lookout(SETTINGS, ["events"], ["status"])
+    assert not lookout.knows("events")
+    lookout.saw({"status": topic()})
+    assert not lookout.knows("events")
+    assert lookout.knows("not watched")
+    lookout.saw({"events": topic("")})
+    assert lookout.knows("events"), "brokers before 2.8 give no ids"
+
+
 def test_topic_with_another_id_is_another_topic() -> None:
     lookout = Lookout(SETTINGS, ["events"])
     lookout.saw({"events": topic("a")})

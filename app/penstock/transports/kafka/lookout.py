@@ -71,6 +71,10 @@ class Lookout:
         """Returns the id that the topic had when it was seen first; "" when brokers give none."""
         return self._ids.get(topic, "")
 
+    def knows(self, topic: str) -> bool:
+        """Returns whether the topic was seen; so it is for one that is not watched."""
+        return topic in self._ids or topic not in self.topics
+
     def missing(self) -> tuple[str, ...]:
         """Returns the topics that the brokers do not have."""
         return tuple(topic for topic in (*self.topics, *self.beside) if self.seen is not None and topic not in self.seen)
@@ -124,8 +128,8 @@ class Lookout:
     def _watch_leaders(self, needed: Iterable[Partition]) -> None:
         now = self._clock()
         unled = {one for one in needed if one in self.unled(one[0])}
-        for one in unled - self._unled.keys():
-            logger.warning("%s/%d has no leader", *one)
+        if new := sorted(unled - self._unled.keys()):
+            logger.warning("without a leader: %s", ", ".join(f"{topic}/{partition}" for topic, partition in new))
         self._unled = {one: self._unled.get(one, now) for one in sorted(unled)}
         for (topic, partition), since in self._unled.items():
             if now - since >= self._patience:

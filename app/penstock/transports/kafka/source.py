@@ -39,6 +39,7 @@ __all__ = ["KafkaSource"]
 
 logger = logging.getLogger(__name__)
 
+AGAIN = 0.1  # seconds between two looks at brokers that have not shown a topic yet
 ENDS = 1.0  # seconds for the answer to where partitions end
 LEAVE = 5.0  # seconds for leaving the group; aiokafka would first wait for a rebalance that another member holds up
 HEARTBEAT = 0.5  # seconds; a member learns by its next heartbeat that another wants to join, and delays all members until then
@@ -199,9 +200,13 @@ class KafkaSource:
         self._waiting = wanted
         return min((delay for delay in delays.values() if delay), default=math.inf)
 
-    def _few(self, one: Fetched) -> Fetched:
-        """Returns as many records of a partition that was slowed as its budget lasts for, and has the others fetched again."""
-        most = self._throttle.rows(one.partition)
+    def _few(self, one: Fetched, left: dict[Partition, int | None]) -> Fetched:
+        """Returns as many records of a partition that was slowed as its budget lasts for, and has the others fetched again.
+
+        `left` has how many more of each partition may be taken now: each compressed batch is a separate piece.
+        """
+        most = left[one.partition] if one.partition in left else self._throttle.rows(one.partition)
+        left[one.partition] = most if most is None else max(most - len(one.records), 0)
         if most is None or len(one.records) <= most:
             return one
         end = one.records[most].offset
@@ -243,7 +248,9 @@ class KafkaSource:
         partition's next piece is done, its last one is on the wire.
         """
         lanes: dict[Partition, list[tuple[int, int, Sequence[RecordLike]]]] = {}
-        for one in map(self._few, fetched):
+        left: dict[Partition, int | None] = {}
+        for one in fetched:
+            one = self._few(one, left)
             lane = lanes.setdefault(one.partition, [])
             if one.records:
                 self._newest[one.partition] = one.records[-1].timestamp / 1000
@@ -298,6 +305,8 @@ class KafkaSource:
             return False
         except (KafkaError, TimeoutError) as error:
             self._metrics.commit_failures.inc()
+            if self._fenced.is_set():  # `watch` says why
+                return False
             if isinstance(error, KafkaError) and not error.retriable:  # as without permission: what is scored now would be scored again
                 raise TransportUnavailable(f"the brokers are not usable: {error!r}") from error
             why = "no answer in time" if isinstance(error, TimeoutError) else repr(error)
@@ -333,7 +342,11 @@ class KafkaSource:
             await self._before_reading()
         try:
             async with asyncio.timeout(patience):
-                positions, fresh = await self._begins(sorted(client.assignment()))
+                assigned = sorted(client.assignment())
+                while not all(self.lookout.knows(tp.topic) for tp in assigned):  # its id shows whether committed offsets are for it
+                    await self._look()
+                    await asyncio.sleep(AGAIN)
+                positions, fresh = await self._begins(assigned)
         except TimeoutError as error:
             raise TransportUnavailable(f"the brokers did not return the committed offsets within {patience:g} s") from error
         if not still_owned():
