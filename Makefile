@@ -82,7 +82,10 @@ try: ## install the Linux wheel of dist/ into an empty environment of PYTHON, an
 	build/try/bin/python -m pytest -q -p no:cacheprovider tests/properties/test_native.py tests/unit/test_settings.py
 
 floors: $(VENV)-floors/stamp ## run unit tests, contracts, properties and hostile models with the oldest allowed dependencies
-	$(VENV)-floors/bin/python -m pytest -q -p no:cacheprovider tests/unit tests/contracts tests/properties $(ARGS)
+	@mkdir -p build; run="$(VENV)-floors/bin/python -m pytest -q -p no:cacheprovider"; failed=0; \
+	$$run tests/unit $(ARGS) > build/floors-unit.txt 2>&1 & unit=$$!; \
+	$$run tests/contracts tests/properties $(ARGS) || failed=1; \
+	wait $$unit || failed=1; cat build/floors-unit.txt; exit $$failed  # two at once: none of these needs the machine alone
 
 # uv reads the index that it is configured with; the files name none. What Windows alone needs is left out.
 HASHED = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url \

@@ -103,11 +103,11 @@ def write_whole(file: Path, data: bytes, *, mode: int = 0o600) -> None:
         raise
 
 
-def read_regular(path: Path, limit: int, *, follow: bool = True) -> bytes:
-    """Returns at most `limit` bytes of a file.
+def read_regular(path: Path, limit: int, *, follow: bool = True, whole: bool = True) -> bytes:
+    """Returns the bytes of a file; unless `whole`, the first `limit` of them.
 
-    Raises OSError, whose `strerror` says what is wrong, for what is no regular file, and unless `follow` for a link. Never waits, as
-    opening a pipe would.
+    Raises OSError, whose `strerror` says what is wrong, for what is no regular file, for one of more than `limit` bytes, and unless
+    `follow` for a link. Never waits, as opening a pipe would.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
@@ -123,7 +123,10 @@ def read_regular(path: Path, limit: int, *, follow: bool = True) -> bytes:
         kind = "a folder" if stat.S_ISDIR(mode) else "a named pipe" if stat.S_ISFIFO(mode) else "a device"
         raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
     with open(descriptor, "rb") as file:
-        return file.read(limit)
+        data = file.read(limit + whole)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes", str(path))
+    return data
 
 
 def private_folder(path: Path) -> Path:

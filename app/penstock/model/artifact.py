@@ -58,7 +58,7 @@ class Artifact:
     def bundle(self) -> bytes | None:
         """Returns the content of model.sig, at most one byte more than BUNDLE_LIMIT; None without the file. Raises ModelCorrupt."""
         try:
-            return read_regular(self.path / BUNDLE_FILE, BUNDLE_LIMIT + 1)
+            return read_regular(self.path / BUNDLE_FILE, BUNDLE_LIMIT + 1, whole=False)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -84,7 +84,7 @@ class Artifact:
 
     def _read(self, file: str, digest: str, max_bytes: int) -> bytes:
         try:
-            data = read_regular(self.path / file, max_bytes + 1)
+            data = read_regular(self.path / file, max_bytes + 1, whole=False)
         except OSError as error:
             raise self.corrupt(file, f"cannot be read: {error.strerror}") from error
         found = digest_of(data)
@@ -107,15 +107,13 @@ def open_artifact(path: Path, name: str, version: str) -> Artifact:
     """
     file = path / MANIFEST_FILE
     try:
-        data = read_regular(file, MANIFEST_LIMIT + 1)
+        data = read_regular(file, MANIFEST_LIMIT)
         text = data.decode()
     except (OSError, UnicodeDecodeError) as error:
         what = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ModelCorrupt(
             f"model {name}@{version}: {file} cannot be read: {what}; push it as a new version", name=name, version=version
         ) from error
-    if len(data) > MANIFEST_LIMIT:
-        raise ModelCorrupt(f"model {name}@{version}: {file} is larger than {MANIFEST_LIMIT:,} bytes", name=name, version=version)
     found = manifest.parse(text, file=str(file))
     if (found.name, found.version) != (name, version):
         problem = f"{file} describes {found.name}@{found.version}, but it is in the folder of {name}@{version}"

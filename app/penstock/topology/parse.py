@@ -30,7 +30,7 @@ def parse(path: str | Path) -> Topology:
 def text_of(path: str | Path, what: str = "a topology file") -> str:
     """Returns the text of a YAML file, at most one byte more than `document.read` accepts. Raises TopologyError; `what` names the file."""
     try:
-        data = read_regular(Path(path), MAX_BYTES + 1)
+        data = read_regular(Path(path), MAX_BYTES + 1, whole=False)
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
         reason = getattr(error, "strerror", None) or str(error)
         raise TopologyError(Problem(str(path), 0, 0, f"cannot be read: {reason}", f"give the path of {what}")) from error

@@ -333,6 +333,14 @@ def test_file_that_every_user_can_write_is_refused(tmp_path: Path) -> None:
         Trust.load(file)
 
 
+def test_file_that_is_too_large_is_refused_and_never_read_in_part(tmp_path: Path) -> None:
+    """What is cut off could be the line that revokes a key."""
+    file = tmp_path / "trust.toml"
+    file.write_text("#" * 16 * 1024**2 + "\n" + trust_file(ALICE))
+    with pytest.raises(ConfigError, match="cannot be read: it has more than 16,777,216 bytes"):
+        Trust.load(file)
+
+
 def test_trust_is_equal_when_it_means_the_same(tmp_path: Path) -> None:
     """A worker folds again when it differs: a comment or another order is no reason."""
     file = tmp_path / "trust.toml"

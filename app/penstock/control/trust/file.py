@@ -109,7 +109,7 @@ class Trust:
             fix = "is its folder mounted? `penstock keys trust NAME` creates it"
             raise ConfigError(Problem(str(path), 0, 0, "this file of trusted keys does not exist", fix)) from None
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(Problem(str(path), 0, 0, f"cannot be read: {error}")) from None
+            raise ConfigError(Problem(str(path), 0, 0, f"cannot be read: {getattr(error, 'strerror', None) or error}")) from None
         if mode & stat.S_IWOTH:
             message = "every user of this host can change this file, and with it who may swap models"
             raise ConfigError(Problem(str(path), 0, 0, message, f"chmod o-w {path}"))
