@@ -11,12 +11,16 @@ from typing import Any
 
 import pytest
 
+from penstock.cli.main import main
 from penstock.control.messages import timestamp
 from penstock.control.trust.member import Identity
+from penstock.errors import TransportUnavailable
 from penstock.operate.operator import Operator, operate
 from penstock.record import Record
 from penstock.settings import load
-from penstock.testing import Broker, produce
+from penstock.testing import Broker, end_offsets, produce
+from penstock.testing.broker import ExternalBroker
+from penstock.testing.jvm_kafka import JvmKafka, JvmNode, _admin, _listed, require_java
 from penstock.topology.parse import parse
 from tests.kafka.operating import (
     CONFIG,
@@ -29,6 +33,7 @@ from tests.kafka.operating import (
     told_by,
     wait_until_ready,
 )  # fmt: skip
+from tests.kafka.puppets import make_stage
 from tests.kafka.running import Job, make_job
 
 pytestmark = pytest.mark.broker
@@ -131,6 +136,39 @@ def test_ready_that_a_worker_has_not_said_does_not_activate(job: Job) -> None:
             assert f"{real}: refused: author: anna signed as alice" in done.err
             assert done.json["release"]["id"] in forged, "deploy gave up before anybody had lied to it, so this shows nothing"
         assert status(job)["generation"] == 0
+
+
+class Uncoordinated(JvmKafka):
+    """A broker that cannot make the topic of the groups: so none of them has a coordinator."""
+
+    def __init__(self) -> None:
+        super().__init__(properties={"offsets.topic.replication.factor": "3"})
+
+    def start(self) -> None:
+        JvmNode.start(self)
+        self.wait_until(lambda: bool(_listed(_admin(self.bootstrap))))
+
+
+def test_without_a_coordinator_no_report_counts_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """While it moves, for example. A forged report would be the only worker, and ready."""
+    try:
+        require_java()
+    except TransportUnavailable as reason:
+        pytest.skip(str(reason))
+    kafka = Uncoordinated()
+    try:
+        stage = make_stage(ExternalBroker(kafka.bootstrap), tmp_path)
+        produce(ExternalBroker(kafka.bootstrap), [Record(stage.topics.status, report("ghost", topology="payments"), b"worker/ghost")])
+        topology = str(tmp_path / "payments.yaml")
+        shared = ("--trust", str(tmp_path / "trust.toml"), "--broker-timeout", "2")
+        for command in (["status", topology], ["deploy", topology, "score=score@2", "--timeout", "1"], ["rollback", topology]):
+            speaks = stage.flags if command[0] != "status" else (*stage.flags[:4], "--unsigned-control")
+            code, told = main([*command, *speaks, *shared]), capsys.readouterr()
+            assert code == 4, told.err
+            assert "it is not known whose reports count" in told.err
+        assert end_offsets(ExternalBroker(kafka.bootstrap), stage.topics.control) == {0: 0}
+    finally:
+        kafka.stop()
 
 
 def test_boundary_that_no_worker_has_signed_is_marked(job: Job) -> None:

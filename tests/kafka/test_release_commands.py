@@ -9,17 +9,24 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 
 from penstock.cli.main import main
 from penstock.control.log import Log, Standing
-from penstock.control.status import Cause, DeadLetters
+from penstock.control.status import Cause, DeadLetters, Place, encode
 from penstock.operate.operator import operate
-from penstock.testing import Broker, wait_for
+from penstock.record import Record
+from penstock.testing import Broker, produce, wait_for
 from penstock.testing import models as tiny
+from penstock.testing.broker import ExternalBroker
 from tests.kafka.puppets import FAILS, STUCK, Puppet, Puppets, Stage, make_stage
 
 pytestmark = pytest.mark.broker
@@ -222,6 +229,51 @@ def test_status_tells_when_a_person_should_look(stage: Stage, capsys: Captured) 
         assert (code, told["generation"], told["release"]["reason"]) == (1, 1, "hurry")
         assert [(one["worker"], one["live"], one["generation"]) for one in told["workers"]] == [("a", True, 1), ("b", True, 0)]
         assert told["wrong"] == ["b scores with generation 0, active is 1: the digest of model.onnx differs"]
+
+
+def times_of(stage: Stage, kind: str) -> None:
+    """Whose times the status topic keeps: CreateTime, the writers', or LogAppendTime, the broker's."""
+    entry = ConfigEntry("message.timestamp.type", kind, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, stage.topics.status, incremental_configs=[entry])
+    admin = AdminClient({"bootstrap.servers": stage.settings.brokers})
+    for done in admin.incremental_alter_configs([resource]).values():
+        done.result(15)
+
+
+def ghost(stage: Stage, ahead_s: float) -> None:
+    """A report of a worker that does not exist, with a partition that does not, as if written then."""
+    said = Puppet("ghost").status(0, "payments")
+    value = encode(msgspec.structs.replace(said, partitions={"cards-9": Place(position=0)}))
+    at = int((time.time() + ahead_s) * 1000)
+    produce(ExternalBroker(stage.settings.brokers), [Record(stage.topics.status, value, b"worker/ghost", timestamp=at)])
+
+
+def test_writers_times_on_the_status_topic_are_a_problem_and_set_no_clock(stage: Stage, capsys: Captured) -> None:
+    """With one record from half an hour ahead, live workers stay live, and the operator's own messages are not too old."""
+    times_of(stage, "CreateTime")
+    ghost(stage, ahead_s=1800)
+    with Puppets(stage, Puppet("a")):
+        code, told = answered(capsys, "status", "payments")
+        assert (code, [(one["worker"], one["live"]) for one in told["workers"]]) == (1, [("a", True), ("ghost", False)])
+        problem = next(one for one in told["wrong"] if "keeps the writers' times" in one)
+        assert problem.endswith(
+            f"kafka-configs --bootstrap-server {stage.settings.brokers} --alter --entity-type topics "
+            f"--entity-name {stage.topics.status} --add-config message.timestamp.type=LogAppendTime"
+        )
+        assert said(capsys, "deploy", "payments", "score=score@2")[0] == 0
+        times_of(stage, "LogAppendTime")
+        wait_for(lambda: not any("writers' times" in one for one in answered(capsys, "status", "payments")[1]["wrong"]), "a stamp")
+
+
+def test_report_of_no_member_is_not_a_lost_worker_when_it_gets_old(stage: Stage, capsys: Captured) -> None:
+    """It names a partition that nobody has, so it would never be replaced."""
+    times_of(stage, "CreateTime")
+    ghost(stage, ahead_s=-300)
+    times_of(stage, "LogAppendTime")
+    with Puppets(stage, Puppet("a")):
+        code, told = answered(capsys, "status", "payments")
+        assert (code, told["wrong"]) == (0, [])
+        assert {one["worker"]: (one["live"], one["member"]) for one in told["workers"]} == {"a": (True, True), "ghost": (False, False)}
 
 
 def letters(records: int, *causes: tuple[str, str, int, int]) -> DeadLetters:

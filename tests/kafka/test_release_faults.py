@@ -192,7 +192,7 @@ def test_the_death_of_a_worker_that_stages_ends_neither_the_deploy_nor_the_other
             assert "lost while" in deploy.said
         told = status(job)
         assert told["generation"] == 1
-        assert any("has not reported for" in one for one in told["wrong"])
+        assert {one["pid"]: (one["live"], one["member"]) for one in told["workers"]}[victim.process.pid] == (False, False)
         flow.wait_for_more()
         assert told_by(job, survivor)["generation"] == 1
     assert {(0, 2.0), (1, 3.0)} == flow.scored(twice=True)

@@ -141,7 +141,7 @@ def allow(site: Site, job: Job, *, takes_back: bool = False) -> None:
     needed += [(topic, job.releases.control, read), (topic, job.releases.status, write)]
     needed += [(topic, name, look) for name in (job.source, job.sink, job.dead, *job.releases)]
     if takes_back:
-        needed.append((topic, job.releases.control, write))
+        needed += [(topic, job.releases.control, write), (topic, job.releases.status, read)]
     grant(site, WORKER, needed)
 
 
@@ -205,17 +205,23 @@ def test_people_who_release_need_no_more_than_the_table_lists(site: Site, tmp_pa
         worker.wait_until_assigned()
         blind = penstock(tmp_path, "status", str(job.file), "--format", "json", **asked)
         assert "grant Describe on the group" in json.loads(blind.stdout)["unchecked"]
+        blind = penstock(tmp_path, "deploy", str(job.file), "double=double@2", "--format", "json", **asked)
+        assert blind.returncode == 0, blind.stdout + blind.stderr
+        assert "grant Describe on the group" in json.loads(blind.stdout)["unchecked"]
+        assert blind.stderr.index("grant Describe on the group") < blind.stderr.index("announced ")
         grant(site, RELEASER, [(ResourceType.GROUP, job.group, AclOperation.DESCRIBE)])
         shown = penstock(tmp_path, "status", str(job.file), "--format", "json", **asked)
         assert shown.returncode == 0, shown.stdout + shown.stderr
         assert json.loads(shown.stdout)["unchecked"] is None
-        done = penstock(tmp_path, "deploy", str(job.file), "double=double@2", **asked)
+        done = penstock(tmp_path, "rollback", str(job.file), "--format", "json", **asked)
         assert done.returncode == 0, done.stdout + done.stderr
+        assert json.loads(done.stdout)["unchecked"] is None
+        assert "not checked" not in done.stderr
         assert worker.stop() == 0, worker.log
 
 
 def test_worker_that_takes_a_generation_back_needs_no_more_than_the_table_lists(site: Site, tmp_path: Path) -> None:
-    """`on_invalid: rollback`: Write on the control log, and no right to see the reports or the members of the group."""
+    """`on_invalid: rollback`: Write on the control log, and Read on the reports. Read on its group shows it whose count."""
     job = make_job(site.broker, tmp_path, partitions=1)
     job.file.write_text(job.file.read_text() + "releases: {on_invalid: rollback}\n")
     allow(site, job, takes_back=True)
@@ -227,8 +233,11 @@ def test_worker_that_takes_a_generation_back_needs_no_more_than_the_table_lists(
         done = penstock(tmp_path, "deploy", str(job.file), "double=double@2", **operator)
         assert done.returncode == 0, done.stdout + done.stderr
         job.send(range(2000, 2100))
-        wait_for(lambda: "generation 2 is live" in worker.log or worker.process.poll() is not None, "the rollback", 60)
+        wait_for(
+            lambda: "generation 2 is live" in worker.log or worker.process.poll() is not None, lambda: f"the rollback\n{worker.log}", 60
+        )
         assert "generation 2 is live" in worker.log, worker.log
+        assert "reports are not checked" not in worker.log
         assert worker.stop() == 0, worker.log
 
 

@@ -7,7 +7,8 @@ which shows no identity, count only while the group has such members. Every othe
 A worker is **live** while its last report is younger than `silence`; then it is **lost**. After `FORGET_S` a lost worker is left out:
 a killed worker never deletes its record. A lost worker is **replaced** when live workers have all of its partitions and it was silent for
 `REPLACED_S`: nothing waits for it any more. Ages are measured by the brokers' clock, which stamps every record. Until the first record
-arrives, this host's clock is the substitute. So a host with a wrong clock does not report live workers as lost.
+arrives, this host's clock is the substitute. So a host with a wrong clock does not report live workers as lost. On a topic that keeps the
+writers' times (`stamped` is False) a record does not set the clock, and is never later than now.
 """
 
 from __future__ import annotations
@@ -104,8 +105,10 @@ class Fleet:
     def __init__(self, silence: float, clock: BrokerClock | None = None) -> None:
         self.clock = clock or BrokerClock()
         self.silence = silence
+        self.stamped = True  # whether the broker stamped the last record
         self.strange: Counter[str] = Counter()  # records that cannot be read, by error code: not a status, or of a newer version
         self.last_strange = ""  # what is wrong with the last one
+        self._newest = 0  # when the newest record was written
         self._last: dict[str, Worker] = {}
         self._boundaries: dict[bytes, Boundary] = {}
         self._group: Group | None = None
@@ -113,8 +116,8 @@ class Fleet:
         self._proven: dict[str, tuple[Shown, Worker]] = {}
         self._signed: dict[bytes, _Report] = {}  # boundaries with a signature, by key
 
-    def attest(self, group: Group | None) -> None:
-        """Sets who is in the consumer group now; None: it is not known, and every report counts."""
+    def attest(self, group: Group) -> None:
+        """Sets who is in the consumer group now. Before the first call every report counts."""
         self._group = group
 
     @property
@@ -124,7 +127,11 @@ class Fleet:
 
     def apply(self, entry: Entry) -> None:
         """Takes the next record. A record that is not a status is counted and changes nothing."""
-        self.clock.saw(entry.timestamp)
+        self.stamped = entry.stamped
+        if entry.stamped:
+            self.clock.saw(entry.timestamp)
+        said_ms = entry.timestamp if entry.stamped else min(entry.timestamp, int(self.clock.now_ms()))
+        self._newest = max(self._newest, said_ms)
         key = entry.key or b""
         if entry.value is None:
             self._last.pop(key.decode(errors="replace").removeprefix("worker/"), None)
@@ -142,19 +149,20 @@ class Fleet:
         if isinstance(status, Boundary):
             self._boundaries.pop(key, None)  # keeps the order of the last write
             self._boundaries[key] = status
-            self._signed[key] = _Report(status, entry.timestamp, entry.value, entry.signature)
+            self._signed[key] = _Report(status, said_ms, entry.value, entry.signature)
         else:
             if entry.signature:
-                self._later(_Report(status, entry.timestamp, entry.value, entry.signature))
+                self._later(_Report(status, said_ms, entry.value, entry.signature))
             before = self._last.get(status.worker)
             if before and before.generation == status.generation:
-                self._last[status.worker] = before._replace(status=status, said_ms=entry.timestamp)
+                self._last[status.worker] = before._replace(status=status, said_ms=said_ms)
             else:
-                self._last[status.worker] = Worker(status, entry.timestamp, entry.timestamp, came_from=before and before.generation)
+                self._last[status.worker] = Worker(status, said_ms, said_ms, came_from=before and before.generation)
 
     def workers(self) -> list[Worker]:
         """Returns the workers that reported within the last hour, by name. `live` is computed at the time of the call."""
         now = self.clock.now_ms()
+        self._forget()
         recent = ((worker, here) for worker, here in self._counted() if now - worker.said_ms <= FORGET_S * 1000)
         found = [worker._replace(live=here and now - worker.said_ms <= self.silence * 1000) for worker, here in recent]
         return sorted(found, key=lambda worker: worker.name)
@@ -183,6 +191,17 @@ class Fleet:
                 continue
             plain = bool(group.plain) and not claim.status.number
             yield claim._replace(member=plain), plain
+
+    def _forget(self) -> None:
+        """Drops what no longer changes an answer, so that a reader that runs for days does not grow with the names on the topic.
+
+        Ages are those beside the newest record: this host's clock may still be the substitute, and wrong.
+        """
+        members = self._group.members if self._group else {}
+        kept, recent = self._newest - FORGET_S * 1000, self._newest - self.silence * 1000
+        self._last = {name: one for name, one in self._last.items() if one.said_ms >= kept}
+        self._proven = {name: one for name, one in self._proven.items() if name in members or name in self._last}
+        self._unread = {name: waiting for name, waiting in self._unread.items() if name in members or waiting[-1].at_ms >= recent}
 
     def _later(self, report: _Report) -> None:
         """Keeps a signed report until `workers` is called. Only recent ones can count, so the others need not be verified."""

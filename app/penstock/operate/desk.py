@@ -1,5 +1,9 @@
 """Both topics of a topology's releases, open: the desk folds what it reads, and writes messages.
 
+Whose reports count is decided when the desk is opened. Where the brokers may not or cannot describe the consumer group, all reports count,
+and `unchecked` is the reason. Where the coordinator does not answer, the desk does not open: reports of others would count unseen. Once
+the members are known, the desk never goes back: `refresh` needs an answer, and `look` continues with the last one.
+
 Nothing happens between two calls: only a call reads entries, so the state never changes at another time. A message counts once it was
 read back; before that, it is not known which other messages precede it on the topic.
 """
@@ -7,6 +11,7 @@ read back; before that, it is not known which other messages precede it on the t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -32,6 +37,7 @@ __all__ = ["Desk", "introduced"]
 
 _REASON: Final = 1000  # characters; the limit of a message is a little higher
 _ECHO_S: Final = 0.5
+_LEAST_S: Final = 0.1  # for an answer, when the patience is over
 
 
 def introduced(settings: Settings, topology: Topology) -> str:
@@ -54,8 +60,8 @@ WAIT_MS = 50  # a request for the end of a topic waits behind an open fetch; an 
 class Desk:
     """Use as an async context manager; entering it reads both topics to their ends.
 
-    Raises TransportUnavailable or AccessRefused for brokers that do not answer, TopicMissing, ConfigError for a trust file that
-    cannot be used. `cluster` is the result of `introduced`, for callers that already have it.
+    Raises TransportUnavailable or AccessRefused for brokers that do not answer, also about the group, TopicMissing, ConfigError for a
+    trust file that cannot be used. `cluster` is the result of `introduced`, for callers that already have it.
     """
 
     log: Log
@@ -68,7 +74,7 @@ class Desk:
         self._patience = patience_of(settings)
         self._voice: Voice | None = None
         self._writer: Writer | None = None
-        self._attested = 0.0
+        self._attested = 0.0  # when the last question about the group had ended
         self.unchecked = ""  # why workers' reports cannot be checked
 
     async def __aenter__(self) -> Self:
@@ -90,8 +96,11 @@ class Desk:
         return Reader(self._arguments, topic, patience=self._patience, wait_ms=min(self._settings.fetch_wait_ms, WAIT_MS), whole=whole)
 
     async def refresh(self) -> None:
-        """Reads both topics to their ends. The status topic is first, so no worker in it has read more releases than this desk then has."""
-        await self._attest(patience=0.0 if self.fleet.attested else SETTLES_S)
+        """Reads both topics to their ends. The status topic is first, so no worker in it has read more releases than this desk then has.
+
+        Raises TransportUnavailable when the brokers do not answer, and AccessRefused when the group may no longer be described.
+        """
+        await self._attest()
         async for entries in self._status.until(await self._status.end()):
             for entry in entries:
                 self.fleet.apply(entry)
@@ -99,34 +108,43 @@ class Desk:
             for entry in entries:
                 self.log.apply(entry)
 
-    async def _attest(self, patience: float = 0.0) -> None:
-        """Asks who is in the consumer group. At first it waits `patience` seconds for members that are not described while others join."""
-        until = time.monotonic() + patience
+    async def _attest(self) -> None:
+        """Asks who is in the consumer group until the brokers answer. At first it waits for members that have only just joined."""
+        begun = time.monotonic()
+        settled, until = begun + (0.0 if self.fleet.attested else SETTLES_S), begun + self._patience
         while True:
             try:
-                found = await self._group.describe()
-            except AccessRefused as error:
-                self.unchecked = f"{error}: workers' reports are not checked; grant Describe on the group"
-                self.fleet.attest(None)
+                unknown = await self._ask(max(until - time.monotonic(), _LEAST_S))
             except TransportUnavailable as error:
-                if not self.fleet.attested and time.monotonic() < until:
-                    await asyncio.sleep(_ECHO_S)
-                    continue
-                if not self.fleet.attested:
-                    self.unchecked = f"{error}: workers' reports are not checked"
+                if time.monotonic() + _ECHO_S > until:
+                    advice = "so it is not known whose reports count; try again when its coordinator answers"
+                    raise TransportUnavailable(f"{error}, {advice}") from error
+                await asyncio.sleep(_ECHO_S)
             else:
-                if found.unknown and time.monotonic() < until:
-                    await asyncio.sleep(_ECHO_S / 5)
-                    continue
-                self.unchecked = ""
-                self.fleet.attest(Group.of(found.shown))
+                if not unknown or time.monotonic() > settled:
+                    return
+                await asyncio.sleep(_ECHO_S / 5)
+
+    async def _ask(self, patience: float) -> int:
+        """Asks once who is in the group. Returns how many members are not described yet. Raises as `refresh`."""
+        try:
+            found = await self._group.describe(patience)
+        except AccessRefused as error:
+            if self.fleet.attested:
+                raise
+            self.unchecked = f"{error}: workers' reports are not checked; grant Describe on the group"
+            return 0
+        finally:
             self._attested = time.monotonic()
-            return
+        self.unchecked = ""
+        self.fleet.attest(Group.of(found.shown))
+        return found.unknown
 
     async def look(self, wait: float) -> None:
         """Takes the entries that arrive first on either topic, within `wait` seconds."""
         if time.monotonic() - self._attested > ATTEST_S:
-            await self._attest()
+            with contextlib.suppress(TransportUnavailable, AccessRefused):
+                await self._ask(self._patience)
         takes = {asyncio.create_task(reader.take(wait)): reader for reader in (self._control, self._status)}
         try:
             await asyncio.wait(takes, return_when=asyncio.FIRST_COMPLETED)
@@ -141,7 +159,8 @@ class Desk:
     def _take(self, entries: list[Entry], apply: Callable[[Entry], object]) -> None:
         for entry in entries:
             apply(entry)
-            self.fleet.clock.heard(entry.timestamp)
+            if entry.stamped:
+                self.fleet.clock.heard(entry.timestamp)
 
     async def say(self, message: Message) -> None:
         """Writes the message, and returns when it was read back. Raises ControlError when readers refuse it, and TransportError."""

@@ -123,8 +123,15 @@ class Operator:
         return self._desk.fleet
 
     @property
+    def status_topic(self) -> str:
+        return self._desk.topics.status
+
+    @property
     def unchecked(self) -> str:
-        """Why workers' reports are taken as they are; "" when only those of members of the consumer group count."""
+        """Why workers' reports are taken as they are; "" when only those of members of the consumer group count.
+
+        Known from the beginning, and later only cleared: what is announced afterwards is not decided by more reports than it allows.
+        """
         return self._desk.unchecked
 
     # --- reading -------------------------------------------------------------------------------------------------------

@@ -189,6 +189,8 @@ async def take_back(settings: Settings, topology: Topology, generation: int, why
         return False
     try:
         async with Operator(settings, topology) as operator:
+            if operator.unchecked:
+                logger.warning("%s", operator.unchecked)
             if operator.log.generation == generation and operator.log.generations[-1].release.restores is not None:
                 logger.error("generation %d is invalid, and it is a rollback: a person must decide", generation)
                 return False

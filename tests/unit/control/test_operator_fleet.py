@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -172,6 +173,21 @@ def test_key_that_nobody_used_may_be_taken_away() -> None:
     assert (made.workers(), made.boundaries()) == ([], [])
 
 
+def test_record_that_the_broker_has_not_stamped_sets_no_clock_and_is_no_later_than_now() -> None:
+    """On a topic with the writers' times: one from tomorrow loses no worker, and is not live until then."""
+    wall = Wall()
+    made = fleet(wall)
+    assert made.stamped
+    made.apply(word(status("a"), NOW)._replace(stamped=False))
+    made.apply(word(status("b"), NOW + 86_400_000)._replace(stamped=False))
+    assert (made.stamped, made.clock.now_ms()) == (False, NOW)
+    assert [one.name for one in made.live()] == ["a", "b"]
+    wall.ms += 10_001
+    assert made.live() == []
+    made.apply(word(status("c"), NOW + 20_000))
+    assert (made.stamped, made.clock.now_ms()) == (True, NOW + 20_000)
+
+
 # --- whose word counts, once the group is known -----------------------------------------------------------------------
 
 REAL = Identity.new("real")
@@ -255,6 +271,33 @@ def test_worker_that_leaves_the_group_is_lost_until_it_takes_its_record_away() -
     assert [(one.name, one.live, one.member) for one in made.workers()] == [("real", False, True)], "it is lost, and no stranger"
     made.apply(Entry(5, NOW, True, b"worker/real", None))
     assert made.workers() == []
+
+
+def test_report_from_tomorrow_does_not_push_out_those_that_a_member_has_signed() -> None:
+    made = attested(REAL)
+    made.apply(signed(NOW, 1)._replace(stamped=False))
+    made.apply(signed(NOW + 86_400_000, 2, Identity.new("real"))._replace(stamped=False))
+    assert live(made) == [("real", 0)]
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["the group is known", "the group is not known"])
+def test_reports_in_ever_new_names_are_forgotten(known: bool) -> None:
+    """A command may run for days: here for eight hours, with 20 new names in five minutes."""
+    made = attested(REAL) if known else fleet(Wall())
+    one, held = signed(NOW, 1), []
+    made.apply(one)
+    tracemalloc.start()
+    try:
+        for turn in range(96):
+            for name in range(20):
+                made.apply(word(status(f"{turn}-{name}"), NOW + turn * 300_000)._replace(signature=one.signature))
+            made.workers()
+            held.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert held[-1] < held[24] * 1.5
+    made.apply(signed(NOW + 96 * 300_000, 2))
+    assert ("real", 0) in live(made)
 
 
 def test_boundary_is_proven_by_the_signature_of_a_member() -> None:

@@ -47,11 +47,20 @@ def named(text: str, settings: Settings) -> Topology:
 
 
 def ask(settings: Settings, topology: Topology, act: Callable[[Operator], Awaitable[T]], *, speaks: bool = False) -> T:
-    """Returns the result of `act` with an open operator. Prints a warning when it `speaks` unsigned. SIGTERM interrupts like Ctrl-C."""
+    """Returns the result of `act` with an open operator. SIGTERM interrupts like Ctrl-C.
+
+    When it `speaks`, prints a warning before it does: that it is unsigned, and that the reports that it goes by are not checked.
+    """
     if speaks and settings.unsigned_control and settings.signing_key is None:
         err.print(_UNSIGNED, style="bold red")
+
+    async def warned(operator: Operator) -> T:
+        if speaks and operator.unchecked:
+            err.print(operator.unchecked, style="yellow", markup=False)
+        return await act(operator)
+
     with _terminated_is_interrupted():
-        return operate(settings, topology, act)
+        return operate(settings, topology, warned)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from penstock.cli.output import err, format_option, out, print_json
 from penstock.cli.release.asking import SPEAKING, ask, named, topology_argument
 from penstock.cli.release.screen import Screen, print_changes
 from penstock.cli.release.words import compared_json, compared_lines, duration, release_json, short, stand_json
+from penstock.control.messages import Release
 from penstock.control.proposal import Change, Proposal
 from penstock.control.rights import DEPLOY, ROLLBACK
 from penstock.errors import ConfigError, ControlError
@@ -153,9 +154,13 @@ def abort(topology: str, id: str, reason: str, settings: Settings, form: str) ->
 
     An active release cannot be aborted; use `penstock rollback`. Exit code 8 when the release is not pending.
     """
-    release = ask(settings, named(topology, settings), lambda it: it.abort(id, reason), speaks=True)
+
+    async def end(operator: Operator) -> tuple[Release, str]:
+        return await operator.abort(id, reason), operator.unchecked
+
+    release, unchecked = ask(settings, named(topology, settings), end, speaks=True)
     if form == "json":
-        print_json({"aborted": release_json(release)})
+        print_json({"aborted": release_json(release), "unchecked": unchecked or None})
     else:
         out.print(f"aborted {release.id}, which {release.author} announced: {release.reason or 'no reason given'}", markup=False)
 
@@ -206,8 +211,13 @@ def _show(topology: Topology, looked: Looked, form: str, settings: Settings) -> 
 def _see_through(settings: Settings, topology: Topology, form: str, act: Act, changes: tuple[Compared, ...] = ()) -> int:
     """Runs the deploy with a screen, prints the result, and returns the exit code. `changes` were shown before."""
     with Screen(err, changes) as screen:
+
+        async def carry_out(operator: Operator) -> Deployed:
+            screen.unchecked = operator.unchecked
+            return await act(operator, on_progress=screen.show, on_changes=screen.compare)
+
         try:
-            deployed = ask(settings, topology, lambda it: act(it, on_progress=screen.show, on_changes=screen.compare), speaks=True)
+            deployed = ask(settings, topology, carry_out, speaks=True)
         except ControlError as error:
             if form == "json":
                 print_json({"released": False, "code": error.code, "error": str(error), **_told(screen, {})})
@@ -221,11 +231,12 @@ def _see_through(settings: Settings, topology: Topology, form: str, act: Act, ch
 
 
 def _told(screen: Screen, seconds: Mapping[str, float]) -> dict[str, Any]:
-    last, changes = screen.last, compared_json(screen.changes)
+    last = screen.last
+    common = {"changes": compared_json(screen.changes), "unchecked": screen.unchecked or None}
     if last is None:
-        return {"changes": changes, "release": None, "workers": []}
+        return {**common, "release": None, "workers": []}
     workers = [stand_json(one, last.generations.get(one.worker), seconds.get(one.worker)) for one in last.stands]
-    return {"changes": changes, "release": release_json(last.release), "workers": workers}
+    return {**common, "release": release_json(last.release), "workers": workers}
 
 
 def _print(topology: Topology, deployed: Deployed) -> None:

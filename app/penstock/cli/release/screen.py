@@ -24,12 +24,13 @@ __all__ = ["Screen", "print_changes"]
 class Screen(AbstractContextManager["Screen"]):
     """Pass `show` to an operator as its `on_progress`, and `compare` as its `on_changes`.
 
-    `last` is the latest progress, None before the first. `changes` are those that were shown, also before.
+    `last` is the latest progress, None before the first. `changes` are those that were shown, also before. `unchecked` is the operator's.
     """
 
     def __init__(self, console: Console, changes: Iterable[Compared] = ()) -> None:
         self.last: Progress | None = None
         self.changes = tuple(changes)
+        self.unchecked = ""
         self._console = console
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 

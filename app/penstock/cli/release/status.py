@@ -42,7 +42,8 @@ def status(topology: str, watch: bool, settings: Settings, form: str) -> int:
     replaced if live workers have all its partitions; after an hour it is no longer listed. Exit code 1 when a person should look:
     there is no live worker, or a worker is lost and not replaced, or not ready, scores with
     another generation than the active one, runs a Penstock that is too old for new releases, or reports a problem; or more than 1 %
-    of the records that it finished in the last minute became dead letters, or a partition is slowed to --dead-letter-rate.
+    of the records that it finished in the last minute became dead letters, or a partition is slowed to --dead-letter-rate; or a
+    recent report is of no member of the consumer group, or the status topic keeps the writers' times.
     Dead letters are counted by the step that failed (read, decode, a node, encode, send) and the class of the error.
     """
     found = named(topology, settings)
@@ -85,9 +86,16 @@ def _wrong(operator: Operator) -> Iterator[str]:
         yield f"{newer} control messages are of a newer version: the active generation may be another one; upgrade this Penstock"
     if newer := operator.fleet.strange["newer"]:
         yield f"{newer} status records are of a newer version: their workers are not listed here; upgrade this Penstock"
+    if not operator.fleet.stamped:
+        yield (
+            f"{operator.status_topic} keeps the writers' times, so a wrong clock shows a worker as lost: kafka-configs --bootstrap-server "
+            f"{operator.settings.brokers} --alter --entity-type topics --entity-name {operator.status_topic} "
+            "--add-config message.timestamp.type=LogAppendTime"
+        )
     for one in workers:
-        if not one.member and operator.fleet.clock.now_ms() - one.said_ms <= operator.fleet.silence * 1000:
-            yield f"{one.name} is no member of the consumer group, and is ignored: it has left, is starting, or is forged"
+        if not one.member:  # whatever such a report names, no worker may be lost with it
+            if operator.fleet.clock.now_ms() - one.said_ms <= operator.fleet.silence * 1000:
+                yield f"{one.name} is no member of the consumer group, and is ignored: it has left, is starting, or is forged"
         elif not one.live:
             if not operator.fleet.replaced(one):
                 yield f"{one.name} has not reported for {_age(operator, one)}"

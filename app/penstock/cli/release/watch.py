@@ -70,7 +70,7 @@ class _Look:
         self._problems = due.problems
         if not due.changes:
             return
-        self._say({"moved": list(due.words)}, due.reason)
+        self._say({"moved": list(due.words), "unchecked": operator.unchecked or None}, due.reason)
         with Screen(err) as screen:
             deployed = await operator.deploy(
                 due.changes, reason=due.reason, min_ready=self._min_ready, timeout=self._timeout, on_progress=screen.show,

@@ -19,7 +19,7 @@ from penstock.errors import AccessRefused, TransportUnavailable
 
 __all__ = ["Described", "GroupView"]
 
-PATIENCE: Final = 3.0  # seconds for an answer; the caller asks again
+PATIENCE: Final = 3.0  # seconds for one answer; the caller asks again
 _LIMIT: Final = 1 << 20  # bytes of a member's metadata that are looked at
 _REFUSED: Final = (errors.GroupAuthorizationFailedError, errors.IncompatibleBrokerVersion, errors.UnsupportedVersionError)
 
@@ -40,13 +40,13 @@ class GroupView:
         self._known: dict[str, str] = {}
         self._coordinator: int | None = None
 
-    async def describe(self) -> Described:
-        """Returns the members now.
+    async def describe(self, patience: float = PATIENCE) -> Described:
+        """Returns the members now. Waits at most `patience` seconds, and never longer than `PATIENCE`.
 
         Raises AccessRefused when the group may not be described, or these brokers cannot do it; TransportUnavailable when no answer comes.
         """
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(min(patience, PATIENCE)):
                 if self._coordinator is None:
                     self._coordinator = await self._client.coordinator_lookup(CoordinationType.GROUP, self._group)
                     await self._client.force_metadata_update()
