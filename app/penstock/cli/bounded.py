@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import functools
 import os
-import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import click
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from penstock.cli.output import err
+from penstock.host import on_signals
 from penstock.settings import Settings
 
 if TYPE_CHECKING:
@@ -119,16 +119,14 @@ async def _run(loaded: Loaded, program: Program, part: Part, settings: Settings)
     topics = _topics(loaded, part)
     reads, stage = loaded.topology.sources[0].topic, loaded.wiring.stages[0].name
     stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
-    async with _opened(loaded, part, settings, topics) as (source, sink, checkpoint), _progress(source) as advance:
-        ran = await bounded.run(
-            program, source, sink, stages={reads: stage},
-            pace=Pace.of(settings), progress=lambda _: advance(), stopped=stopped,
-        )  # fmt: skip
-        if ran.complete:
-            checkpoint.done()
+    with on_signals(stopped.set):
+        async with _opened(loaded, part, settings, topics) as (source, sink, checkpoint), _progress(source) as advance:
+            ran = await bounded.run(
+                program, source, sink, stages={reads: stage},
+                pace=Pace.of(settings), progress=lambda _: advance(), stopped=stopped,
+            )  # fmt: skip
+            if ran.complete:
+                checkpoint.done()
     if ran.complete and not checkpoint.rows:  # empty files would only be in the way of the next try
         for path in topics.values():
             path.unlink()
