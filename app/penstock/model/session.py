@@ -9,7 +9,7 @@ terminate flag of its options, so a run only stores the time. The runtime looks 
 The tensors of all runs of a process come from one pool with a limit (`limit_memory`), and a run that needs more fails, before the
 memory is taken. Weights are not in it, nor is what an operator allocates by itself, such as the characters of text. Sessions that score
 come before their twins: one that finds no room stops the twin that runs, and runs again when the twin's current operator has ended. A
-twin that finds no room, or was stopped, runs again a few times; its model has refused the rows only if nothing else ran meanwhile.
+twin that finds no room, or was stopped, runs again a few times; its model has refused the rows only if nothing else ran during the try.
 """
 
 from __future__ import annotations

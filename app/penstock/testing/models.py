@@ -187,7 +187,7 @@ def growing(operator: str = "ConstantOfShape", *, x: str = "x", y: str = "y") ->
 
 
 def lingering(turns: int = 2**62, *, x: str = "x", y: str = "y") -> bytes:
-    """Returns zeros, after a Loop of this many turns, and holds the memory of `growing` meanwhile."""
+    """Returns zeros, after a Loop of this many turns, during which it holds the memory of `growing`."""
     loop = onnx.ModelProto.FromString(endless(turns, x="first", y="last")).graph
     nodes = [
         helper.make_node("ReduceMax", [x], ["most"], keepdims=0),
