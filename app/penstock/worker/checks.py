@@ -19,15 +19,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
-import numpy as np
-
-from penstock.batch import Array
 from penstock.binding import Binding, same
 from penstock.control.messages import Release
 from penstock.engine import Plan
 from penstock.errors import InferenceError, ModelError, NoRoom, PenstockError
 from penstock.model.artifact import Artifact
-from penstock.model.golden import GoldenRecord
+from penstock.model.golden import GoldenRecord, meets
 from penstock.model.session import Session
 from penstock.model.verify import check_golden
 from penstock.nodes import ModelNode
@@ -139,17 +136,10 @@ class Validity:
                     what = f"fails now ({now.failures[row]})"
                 else:
                     pairs = ((name, old[start + row], now.outputs[name][scored[row]]) for name, old in part.outputs.items())
-                    what = next((f"{name} differs" for name, old, new in pairs if not _close(old, new, atol, rtol)), "")
+                    what = next((f"{name} differs" for name, old, new in pairs if not meets(old, new, atol, rtol)), "")
                 differs += bool(what)
                 example = example or (what and f"{piece.position(row)}: {what}")
         return f"{differs} of {rows} rows; the first: {example}" if differs > self._share * rows else ""
-
-
-def _close(was: Array, now: Array, atol: float, rtol: float) -> bool:
-    was, now = np.asarray(was), np.asarray(now)
-    if was.dtype.kind == "f" and now.dtype.kind == "f" and was.shape == now.shape:
-        return bool(np.allclose(now, was, atol=atol, rtol=rtol, equal_nan=True))
-    return bool(np.array_equal(was, now))
 
 
 def _models(plan: Plan) -> list[ModelNode]:
