@@ -18,6 +18,7 @@ PenstockError
 ├── Untraceable              the record cannot be traced to its origin: no worker wrote it, or its headers are false
 ├── ControlError             a release was not made, or a control message was refused; the live plan stays
 ├── FetchError               a root did not deliver a file of a version: try again, or use the next root
+├── NoRoom                   a run beside the live plan had no memory: its rows are unchecked; nothing failed
 ├── Stopped                  the caller cancelled the work: clean up and raise it again; nothing failed
 └── TransportError           an outside system failed: retried with back-off, then the worker stops
     ├── TransportUnavailable
@@ -51,6 +52,7 @@ __all__ = [
     "ModelMismatch",
     "ModelNotFound",
     "ModelUntrusted",
+    "NoRoom",
     "PenstockError",
     "Problem",
     "RecordError",
@@ -190,6 +192,10 @@ class FetchError(PenstockError):
     def __init__(self, message: str, *, code: str = "refused") -> None:
         super().__init__(message)
         self.code = code
+
+
+class NoRoom(PenstockError):
+    """A run beside the live plan had no memory, or gave way, because live runs need it. This says nothing about the model."""
 
 
 class Stopped(PenstockError):

@@ -9,8 +9,9 @@ A row is one of three kinds, by what two plans make of the same record:
 | `both` | fails | fails | not at all: the record is bad, or both models are |
 
 Only rows that fail are given to the previous plan. So a flood of bad records moves no decision, in neither direction. Rows that failed and
-could not be checked (`unchecked`: there were too many) are taken to be like those that were, which holds within one kind of failure:
-records that are no events say nothing about rows that a model fails on. `resolved` is for each kind, before they are added.
+could not be checked (`unchecked`: there were too many, or live runs left no memory) are taken to be like those that were. This holds
+within one kind of failure: records that are no events say nothing about rows that a model fails on. `resolved` is for each kind, before
+they are added. Rows that stay unchecked count neither way, and a generation is not good while they could make it bad.
 
 Counts are additive: those of partitions, workers or intervals are merged with `+`, in any order. Proofs before a release is ready and the
 guard after its activation use the same counts. The decision is a fixed threshold, looked at again and again, so it has no stated error
@@ -27,7 +28,7 @@ __all__ = ["Counts", "Rule", "Verdict", "exceeds"]
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Rows by kind, see the table above. None is negative."""
+    """Rows by kind, see the table above. None is negative. `unchecked` ones count as soon as they are `resolved`."""
 
     ok: int = 0
     new: int = 0
@@ -38,28 +39,22 @@ class Counts:
         return Counts(self.ok + other.ok, self.new + other.new, self.both + other.both, self.unchecked + other.unchecked)
 
     def resolved(self) -> Counts:
-        """Returns the counts with the unchecked rows divided like the checked ones; none of them while nothing is checked."""
+        """Returns the counts with the unchecked rows divided like the checked ones; the same counts while nothing is checked."""
         checked = self.new + self.both
         if not checked:
-            return Counts(self.ok)
+            return self
         new = round(self.unchecked * self.new / checked)
         return Counts(self.ok, self.new + new, self.both + self.unchecked - new)
 
     @property
-    def against(self) -> float:
-        """The rows that count against the new plan: `new`, and the same part of the unchecked ones."""
-        checked = self.new + self.both
-        return self.new * (1 + self.unchecked / checked) if checked else 0.0
-
-    @property
-    def judged(self) -> float:
+    def judged(self) -> int:
         """The rows that count: those that at least one of the two plans scores."""
-        return self.ok + self.against
+        return self.ok + self.new
 
     @property
     def share(self) -> float:
         """The share of the judged rows that counts against the new plan, from 0 to 1."""
-        return self.against / self.judged if self.new else 0.0
+        return self.new / self.judged if self.new else 0.0
 
 
 class Verdict(Enum):
@@ -87,9 +82,11 @@ class Rule:
         """Returns the decision after `elapsed` seconds of the generation."""
         if exceeds(counts, self.share, least=self.rows):
             return Verdict.BAD
-        return Verdict.GOOD if counts.judged >= self.rows and elapsed >= self.seconds else Verdict.WAIT
+        if counts.judged < self.rows or elapsed < self.seconds or exceeds(counts + Counts(new=counts.unchecked), self.share):
+            return Verdict.WAIT
+        return Verdict.GOOD
 
 
 def exceeds(counts: Counts, share: float, *, least: int = 0) -> bool:
     """Returns whether more than `share` of the judged rows, or of `least` rows if they are fewer, count against the new plan."""
-    return counts.against > share * max(counts.judged, least)
+    return counts.new > share * max(counts.judged, least)

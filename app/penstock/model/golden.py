@@ -22,7 +22,7 @@ from penstock.batch import Array
 from penstock.errors import ConfigError, Problem
 from penstock.signature import Signature, Tensor
 
-__all__ = ["ATOL", "RTOL", "GoldenRecord", "Miss", "compare", "dump", "feeds_of", "parse", "rows_of"]
+__all__ = ["ATOL", "RTOL", "GoldenRecord", "Miss", "compare", "dump", "feeds_of", "meets", "parse", "rows_of"]
 
 ATOL: Final = 1e-5
 RTOL: Final = 1e-4
@@ -95,17 +95,17 @@ def compare(
     for number, (record, row) in enumerate(zip(records, got, strict=True), 1):
         for name, expected in record.outputs.items():
             tensor = signature.output(name)
-            if tensor is None or not _meets(_array(expected, tensor), _array(row[name], tensor), atol, rtol):
+            if tensor is None or not meets(_array(expected, tensor), _array(row[name], tensor), atol, rtol):
                 misses.append(Miss(number, name, expected, row[name]))
     return misses
 
 
-def _meets(expected: Array, got: Array, atol: float, rtol: float) -> bool:
-    if expected.shape != got.shape:
-        return False
-    if expected.dtype.kind == "f":
+def meets(expected: Array, got: Array, atol: float, rtol: float) -> bool:
+    """Whether two values of one row, `[*shape]`, agree: floats within the tolerances (NaN meets NaN), everything else exactly."""
+    expected, got = np.asarray(expected), np.asarray(got)  # an item of an object column is no array
+    if expected.shape == got.shape and expected.dtype.kind == got.dtype.kind == "f":
         return bool(np.allclose(got, expected, atol=atol, rtol=rtol, equal_nan=True))
-    return bool((expected == got).all())
+    return bool(np.array_equal(expected, got))
 
 
 def _problems(record: Any, signature: Signature, where: str) -> Iterable[str]:

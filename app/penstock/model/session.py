@@ -7,16 +7,19 @@ RunOptions made once. A run has a deadline: a watchdog thread checks a few times
 terminate flag of its options, so a run only stores the time. The runtime looks at the flag between two operators.
 
 The tensors of all runs of a process come from one pool with a limit (`limit_memory`), and a run that needs more fails, before the
-memory is taken. Weights are not in it, nor is what an operator allocates by itself, such as the characters of text.
+memory is taken. Weights are not in it, nor is what an operator allocates by itself, such as the characters of text. Sessions that score
+come before their twins: one that finds no room stops the twin that runs, and runs again when the twin's current operator has ended. A
+twin that finds no room, or was stopped, runs again a few times; its model has refused the rows only if nothing else ran during the try.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakSet
@@ -26,7 +29,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from penstock.batch import Array
-from penstock.errors import InferenceError, ModelCorrupt, ModelError, ModelMismatch
+from penstock.errors import InferenceError, ModelCorrupt, ModelError, ModelMismatch, NoRoom
 from penstock.model.artifact import Artifact
 from penstock.model.contents import MAX_BYTES, check_contents
 from penstock.signature import Signature, Tensor
@@ -36,6 +39,7 @@ __all__ = ["DEADLINE", "MEMORY", "Session", "limit_memory", "smallest"]
 DEADLINE: Final = 2.0
 MEMORY: Final = 1024**3
 _PROBES: Final = (3, 5)  # rows of the runs that show an output's true shape
+_RESTS: Final = (0.0, 0.01, 0.1)  # seconds before the second and each later try of a twin
 _QUIET: Final = 4  # fatal only: errors come back as exceptions, and a second copy on stderr is not useful
 
 _NO_ROOM: Final = re.compile(
@@ -51,7 +55,7 @@ _DTYPES: Final = {
 class Session:
     """A loaded model. One run at a time: `run` must not be called from two threads at once; a `twin` is for the other thread."""
 
-    __slots__ = ("__weakref__", "_began", "_call", "_late", "_options", "deadline", "label", "signature")
+    __slots__ = ("__weakref__", "_began", "_call", "_gave_way", "_late", "_options", "deadline", "label", "signature")
 
     def __init__(self, inference: ort.InferenceSession, *, label: str, deadline: float | None) -> None:
         self.label = label
@@ -62,8 +66,9 @@ class Session:
             raise ModelCorrupt(f"{label} is damaged: a tensor or axis has a name that is not text ({error})") from error
         self._call: Callable[[Sequence[str], Mapping[str, Array], ort.RunOptions], list[Array]] = inference._sess.run
         self._options = _run_options()
-        self._began = 0.0
+        self._began = 0.0  # the monotonic time at which the current run began; below 0: the last run, which has ended
         self._late = 0.0
+        self._gave_way = False
 
     @classmethod
     def load(cls, model: Artifact | bytes, *, threads: int = 1, deadline: float | None = DEADLINE, max_bytes: int = MAX_BYTES) -> Session:
@@ -101,6 +106,7 @@ class Session:
         except Exception as error:
             raise ModelCorrupt(f"{label} does not load: {_reason(error)}") from error
         session = cls(inference, label=label, deadline=deadline)
+        _pool.serve(session)
         if deadline is not None:
             _watchdog.watch(session)
         return session
@@ -109,7 +115,7 @@ class Session:
         """Returns another session over the same loaded model, which may run while this one runs. It has its own deadline."""
         made = copy.copy(self)
         made.__class__ = _Twin
-        made._options, made._began, made._late = _run_options(), 0.0, 0.0
+        made._options, made._began, made._late, made._gave_way = _run_options(), 0.0, 0.0, False
         if made.deadline is not None:
             _watchdog.watch(made)
         return made
@@ -119,30 +125,44 @@ class Session:
 
         Every input must be there, with its tensor's dtype and shape `[N, *shape]`, C-contiguous, strings as an object array. A run for
         which there was no memory is run `again`, while no twin runs: they share one pool.
-        Raises InferenceError when the model refuses the batch or runs past the deadline.
+        Raises InferenceError when the model refuses the batch or runs past the deadline. A twin raises NoRoom when it had no memory, or
+        was stopped, and another session may have needed it.
         """
         options = self._options
         self._began = began = time.monotonic()
+        full, size = None, 0
         try:
             return self._call(outputs, feeds, options)
         except Exception as error:
             age = time.monotonic() - began
-            if not options.terminate:
-                if found := _NO_ROOM.search(str(error)):
-                    _pool.release()
-                    if again:
-                        with _pool.beside:
-                            return self.run(outputs, feeds, again=False)
-                    raise InferenceError(f"{self.label} needs too much memory: {_pool.described(found)}") from error
+            if options.terminate:
+                self._options = _run_options()
+            elif found := _NO_ROOM.search(str(error)):
+                size, what = _pool.described(found)
+                full = NoRoom(f"{self.label} needs too much memory: {what}")
+                full.__cause__ = error
+            else:
                 raise InferenceError(f"{self.label} refused the batch: {_reason(error)}") from error
-            self._options = _run_options()
         finally:
-            self._began = 0.0
+            self._began = -began
+        if full is not None:
+            _pool.release()
+            if size > _pool.limit:
+                raise InferenceError(str(full)) from full.__cause__
+            if not again:
+                raise full
+            with _pool.first():
+                try:
+                    return self.run(outputs, feeds, again=False)
+                except NoRoom as error:
+                    raise InferenceError(str(error)) from error.__cause__
+        if self._gave_way:
+            raise NoRoom(f"{self.label} was stopped: a run that scores needs its memory")
         if self.deadline is not None and age >= self.deadline:
             _pool.release()
             raise InferenceError(f"{self.label} was stopped: a run took longer than {self.deadline:g} s")
         # The flag was set for the previous run, which ended at that moment.
-        return self.run(outputs, feeds)
+        return Session.run(self, outputs, feeds, again=again)
 
     def warm_up(self, sizes: Sequence[int] = (1, 256)) -> None:
         """Runs rows of zeros (strings: empty) at the given batch sizes, so that memory and code are warm for the first event.
@@ -153,13 +173,13 @@ class Session:
         for size in sizes:
             try:
                 self.run(outputs, {tensor.name: _zeros(tensor, size) for tensor in self.signature.inputs})
-            except InferenceError:
+            except (InferenceError, NoRoom):
                 continue
 
     def within_deadline(self, now: float) -> bool:
         """Whether a run is in progress at the monotonic time `now` and is not overdue. The watchdog stops it before twice its deadline."""
         began = self._began
-        return bool(began) and (self.deadline is None or now - began < 2 * self.deadline)
+        return began > 0 and (self.deadline is None or now - began < 2 * self.deadline)
 
     def stop_if_late(self, now: float) -> None:
         """Called by the watchdog: stops a run that began more than `deadline` seconds before `now`, if it was also late at the last check.
@@ -167,20 +187,40 @@ class Session:
         A run that is late once may be healthy: if the whole process was paused, the run ends soon after the process resumes.
         """
         began = self._began
-        if began and self.deadline is not None and now - began >= self.deadline:
+        if began > 0 and self.deadline is not None and now - began >= self.deadline:
             if self._late == began:
                 self._options.terminate = True
             self._late = began
 
 
 class _Twin(Session):
-    """A session that runs beside the one that scores, and must not cost it a row."""
+    """A session that runs beside those that score, and must not cost them a row."""
 
     __slots__ = ()
 
-    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array], *, again: bool = False) -> list[Array]:
-        with _pool.beside:
-            return super().run(outputs, feeds, again=again)
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array], *, again: bool = True) -> list[Array]:
+        tries = 0
+        while True:
+            with _pool.beside(self):
+                before = _pool.runs()
+                if tries:
+                    _pool.release()
+                try:
+                    return super().run(outputs, feeds, again=False)
+                except NoRoom as error:
+                    full = error
+                alone = not self._gave_way and before == _pool.runs() and max(before, default=0.0) <= 0
+            if tries and alone:  # what earlier runs left in the pool may have been in the way of the first try
+                raise InferenceError(str(full)) from full.__cause__
+            if not again or tries == len(_RESTS):
+                raise NoRoom(f"{full}; other runs may hold it") from full.__cause__
+            time.sleep(_RESTS[tries])
+            tries += 1
+
+    def give_way(self) -> None:
+        """Stops the run in progress, at the end of its current operator."""
+        self._gave_way = True
+        self._options.terminate = True
 
 
 class _Watchdog:
@@ -228,7 +268,10 @@ class _Pool:
         self.limit = MEMORY
         self._made = 0  # the limit of the pool that sessions get from now on
         self._ours: ort.InferenceSession | None = None
-        self.beside = threading.RLock()  # held while a twin runs
+        self._turn = threading.Condition()  # guards what follows
+        self._sessions: WeakSet[Session] = WeakSet()  # all but twins
+        self._twin: _Twin | None = None  # the one that runs
+        self._first = 0  # runs that found no room, and run again
 
     def make(self) -> None:
         """Makes the pool, unless there is one with this limit. Sessions keep the pool that they were loaded with."""
@@ -239,6 +282,45 @@ class _Pool:
         self._made = self.limit
         self._ours = ort.InferenceSession(smallest(), _session_options(1), providers=["CPUExecutionProvider"], enable_fallback=0)
 
+    def serve(self, session: Session) -> None:
+        """Notes a session that is no twin."""
+        with self._turn:
+            self._sessions.add(session)
+
+    def runs(self) -> set[float]:
+        """Returns when the current or last run of each session began (`_began`). It changes when one begins or ends."""
+        with self._turn:
+            return {session._began for session in self._sessions}
+
+    @contextlib.contextmanager
+    def beside(self, twin: _Twin) -> Iterator[None]:
+        """For a run of a twin: one at a time, and none during a run that comes first."""
+        with self._turn:
+            self._turn.wait_for(lambda: self._twin is None and not self._first)
+            self._twin, twin._gave_way = twin, False
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._twin = None
+                self._turn.notify_all()
+
+    @contextlib.contextmanager
+    def first(self) -> Iterator[None]:
+        """For the second try of a run that found no room: stops the twin that runs, and waits for the end of its current operator."""
+        with self._turn:
+            self._first += 1
+            if self._twin is not None:
+                self._twin.give_way()
+            self._turn.wait_for(lambda: self._twin is None)
+        try:
+            self.release()  # what the twin held
+            yield
+        finally:
+            with self._turn:
+                self._first -= 1
+                self._turn.notify_all()
+
     def release(self) -> None:
         """Returns to the system what no run is using, at the end of a run of our own."""
         options = _run_options()
@@ -246,11 +328,11 @@ class _Pool:
         if self._ours is not None:
             self._ours.run(None, {"x": np.zeros(1, np.float32)}, options)
 
-    def described(self, found: re.Match[str]) -> str:
-        """Says what did not fit."""
-        size = next((int(size) for size in found.groups() if size), None)
+    def described(self, found: re.Match[str]) -> tuple[int, str]:
+        """Returns the bytes that were asked for at once, 0 where that is not known, and a text that says what did not fit."""
+        size = next((int(size) for size in found.groups() if size), 0)
         what = f"{size:,} bytes at once" if size else "more"
-        return f"{what}, and all tensors of a worker's runs may hold {self.limit:,} (setting model_memory)"
+        return size, f"{what}, and all tensors of a worker's runs may hold {self.limit:,} (setting model_memory)"
 
 
 _pool = _Pool()

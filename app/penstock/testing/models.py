@@ -24,6 +24,7 @@ __all__ = [
     "identity",
     "join_text",
     "linear",
+    "lingering",
     "log",
     "mean",
     "model",
@@ -183,6 +184,27 @@ def growing(operator: str = "ConstantOfShape", *, x: str = "x", y: str = "y") ->
     ]
     values = {"single": np.array([1]), "zero": np.float32(0), "one": np.float32(1), "ones": np.ones(1, np.float32)}
     return model([*begin, helper.make_node(operator, inputs[operator], ["big"]), *end], [tensor(x)], [tensor(y)], values)
+
+
+def lingering(turns: int = 2**62, *, x: str = "x", y: str = "y") -> bytes:
+    """Returns zeros, after a Loop of this many turns, during which it holds the memory of `growing`."""
+    loop = onnx.ModelProto.FromString(endless(turns, x="first", y="last")).graph
+    nodes = [
+        helper.make_node("ReduceMax", [x], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Reshape", ["whole", "single"], ["size"]),
+        helper.make_node("ConstantOfShape", ["size"], ["big"]),
+        helper.make_node("ReduceMax", ["big"], ["top"], keepdims=0),
+        helper.make_node("Mul", [x, "top"], ["first"]),
+        *loop.node,
+        helper.make_node("ReduceMax", ["last"], ["peak"], keepdims=0),  # what is left needs the last turn's value, and `big`
+        helper.make_node("Sub", ["peak", "peak"], ["nil"]),
+        helper.make_node("Cast", ["nil"], ["at"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["big", "at"], ["value"]),
+        helper.make_node("Add", ["last", "value"], [y]),
+    ]
+    values = {one.name: numpy_helper.to_array(one) for one in loop.initializer}
+    return model(nodes, [tensor(x)], [tensor(y)], {**values, "single": np.array([1])})
 
 
 def crashing(depth: int = 20_000) -> bytes:

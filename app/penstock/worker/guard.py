@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 LOOK: Final = 0.5  # seconds between two looks at the rows that failed
 AT_ONCE: Final = 256  # failing rows of one look
-SECONDS: Final = 2.0  # of one look: what it did not try counts as unchecked
+SECONDS: Final = 2.0  # of one look: what it did not try counts as unchecked, and so does what live runs leave no memory for
 AGAIN: Final = 10.0  # seconds before a rollback that did not happen is tried again
 
 
@@ -86,9 +86,13 @@ class Guard:
             case.checked[decoded] += some
         counts = case.counts
         verdict = self._rule.verdict(counts, self._clock() - case.began)
+        doubt = verdict is Verdict.WAIT and counts.unchecked > 0
+        if doubt is not case.doubt:
+            case.doubt = doubt
+            self._say(f"generation {case.generation} is not judged yet: it fails on rows that could not be checked" if doubt else "")
         if verdict is not Verdict.WAIT:
             self._recent.watched = None
-            shown = f"{round(counts.against)} of {round(counts.judged)} rows fail in it and not in generation {case.previous.generation}"
+            shown = f"{counts.new} of {counts.judged} rows fail in it and not in generation {case.previous.generation}"
             if verdict is Verdict.GOOD:
                 logger.info("generation %d has passed its guard: %s", case.generation, shown)
             else:
@@ -115,6 +119,7 @@ class _Case:
         self.watched = Watched(generation)
         self.checked = {decoded: Counts() for decoded in (True, False)}
         self.example = ""
+        self.doubt = False
 
     @property
     def counts(self) -> Counts:
@@ -133,13 +138,15 @@ class _Case:
 
     def _check(self, trial: Trial, failing: list[Failing]) -> Counts:
         rows = Chunk([one.row.records[0] for one in failing], tuple(one.row.places[0] for one in failing))
-        new = tried = 0
-        for _, _, piece in slices([rows], SECONDS):
-            bad = trial.run(piece).failures
-            good = [row for row in range(piece.rows) if row not in bad]
+        new = both = 0
+        for _, start, piece in slices([rows], SECONDS):
+            scored = trial.run(piece)
+            if scored is None:
+                continue
+            good = [row for row in range(piece.rows) if row not in scored.failures]
             if good and not self.example:
-                first = failing[tried + good[0]]
+                first = failing[start + good[0]]
                 self.example = f"{first.row.position(0)}: {first.error.where}: {first.error}"
             new += len(good)
-            tried += piece.rows
-        return Counts(new=new, both=tried - new, unchecked=len(failing) - tried)
+            both += piece.rows - len(good)
+        return Counts(new=new, both=both, unchecked=len(failing) - new - both)

@@ -2,6 +2,7 @@
 
 Both programs run over the same records, from bytes to outputs, with the code that scores them live: so a row fails here exactly when it
 would be a dead letter. They run over twins of the loaded models, in the thread of the preparation, and hold no lock that scoring needs.
+Rows for which live runs leave no memory are not checked: they count neither way.
 
 Work is cut into slices of about SLICE seconds, with a rest as long as the slice: a worker with one core keeps half of it at least, and the
 interpreter is never held for long. The first slice is one row, so a model that takes seconds per row costs a few of them. After
@@ -20,7 +21,7 @@ import numpy as np
 from penstock.batch import Array, Batch, Failure
 from penstock.engine import Stage
 from penstock.engine.observe import Observers
-from penstock.errors import RecordError, Stopped
+from penstock.errors import NoRoom, RecordError, Stopped
 from penstock.evidence.guard import Counts, exceeds
 from penstock.parcel import Parcel
 from penstock.pipeline import Chunk, Pipeline, Program
@@ -63,10 +64,13 @@ class Trial:
     def saw(self, stage: Stage, batch: Batch, failures: Sequence[Failure], *, generation: int) -> None:
         self._seen = batch, failures
 
-    def run(self, chunk: Chunk) -> Scored:
-        """Raises nothing because of a record or a model."""
+    def run(self, chunk: Chunk) -> Scored | None:
+        """Returns None when live runs leave no memory for it. Raises nothing because of a record or a model."""
         before = self._metrics.execute_seconds.value
-        self._pipeline.process(chunk)
+        try:
+            self._pipeline.process(chunk)
+        except NoRoom:
+            return None
         seconds = self._metrics.execute_seconds.value - before
         assert self._seen is not None
         batch, found = self._seen
@@ -131,10 +135,14 @@ class Drift:
 
 @dataclass(slots=True)
 class Proof:
-    """The result of a proof. `example` is the place, stage and reason of the first row that only the candidate failed on."""
+    """The result of a proof over `rows`, and `unchecked` ones for which there was no memory beside the live runs.
+
+    `example` is the place, stage and reason of the first row that only the candidate failed on.
+    """
 
     counts: Counts = field(default_factory=Counts)
     rows: int = 0
+    unchecked: int = 0
     drift: dict[str, Drift] = field(default_factory=dict)
     live_seconds: float = 0.0
     seconds: float = 0.0
@@ -155,20 +163,21 @@ class Proof:
         )
 
     def _told(self) -> str:
-        return f"{self.counts.new} of {round(self.counts.judged)}"
+        return f"{self.counts.new} of {self.counts.judged}"
 
     def __str__(self) -> str:
-        if not self.rows:
-            return GOLDEN_ONLY
-        if not self.counts.judged:
-            return f"proven on its golden records only: neither it nor the live models score any of the last {self.rows} real rows"
-        said = [
-            f"proven on {self.rows} real rows: {self.counts.new} of {round(self.counts.judged)} fail only in it ({self.counts.share:.2%})"
-        ]
-        if self.counts.both:
-            said[0] += f", {self.counts.both} in the live models too"
+        if self.counts.judged:
+            said = [f"proven on {self.rows} real rows: {self._told()} fail only in it ({self.counts.share:.2%})"]
+            if self.counts.both:
+                said[0] += f", {self.counts.both} in the live models too"
+        elif self.rows:
+            said = [f"proven on its golden records only: neither it nor the live models score any of the last {self.rows} real rows"]
+        else:
+            said = ["proven on its golden records only"] if self.unchecked else [GOLDEN_ONLY]
+        if self.unchecked:
+            said.append(f"{self.unchecked} real rows were not checked: live runs left no memory for them (setting model_memory)")
         said += [f"{name} {drift}" for name, drift in self.drift.items()]
-        if self.live_seconds:
+        if self.counts.judged and self.live_seconds:
             said.append(f"{self.seconds / self.live_seconds:.2f} times the live latency")
         return "; ".join(said)
 
@@ -193,7 +202,11 @@ def prove(
     for number, _, chunk in slices([chunk for _, chunk in chunks], BUDGET, stopped=stopped, clock=clock):
         stage = chunks[number][0]
         now, then = trials[stage]
-        was, made = now.run(chunk), then.run(chunk)
+        was = now.run(chunk)
+        made = then.run(chunk) if was is not None else None
+        if was is None or made is None:
+            proof.unchecked += chunk.rows
+            continue
         _compare(proof, stage if len(kept) > 1 else "", chunk, was, made)
         if not first:  # the first run of a model is not like the others
             proof.live_seconds += was.seconds

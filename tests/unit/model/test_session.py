@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import psutil
 import pytest
 
 from penstock.batch import Array
-from penstock.errors import InferenceError, ModelCorrupt, ModelMismatch
+from penstock.errors import InferenceError, ModelCorrupt, ModelMismatch, NoRoom
 from penstock.model.session import MEMORY, Session, _Watchdog, _watchdog, limit_memory
 from penstock.signature import DTYPES, Signature, Tensor
 from penstock.testing import models
@@ -303,34 +305,107 @@ def test_limit_of_memory_is_shared_by_sessions_and_holds_for_those_that_come_aft
         limit_memory(MEMORY)
 
 
-def test_twin_takes_no_memory_that_a_live_run_needs() -> None:
-    """Each takes 40 MB of the 64 that both share, again and again: a live run waits for the twin rather than fail."""
+@contextlib.contextmanager
+def small_pool() -> Iterator[None]:
     limit_memory(64 * 1024**2)
     try:
+        yield
+    finally:
+        limit_memory(MEMORY)
+
+
+@contextlib.contextmanager
+def again_and_again(run: Callable[[], object]) -> Iterator[threading.Thread]:
+    """Runs it in another thread, until the end of the block."""
+    over = threading.Event()
+
+    def beside() -> None:
+        while not over.is_set():
+            run()
+
+    thread = threading.Thread(target=beside)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        over.set()
+        thread.join()
+
+
+def twice_growing() -> bytes:
+    """Returns x, and holds two tensors of four bytes for each of its largest row's units: no request alone is too large."""
+    nodes = [
+        onnx.helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        onnx.helper.make_node("Cast", ["most"], ["whole"], to=onnx.TensorProto.INT64),
+        onnx.helper.make_node("Reshape", ["whole", "single"], ["size"]),
+        onnx.helper.make_node("ConstantOfShape", ["size"], ["one"]),
+        onnx.helper.make_node("Expand", ["zero", "size"], ["other"]),
+        onnx.helper.make_node("Concat", ["one", "other"], ["both"], axis=0),
+        onnx.helper.make_node("ReduceSum", ["both"], ["nothing"], keepdims=0),
+        onnx.helper.make_node("Add", ["x", "nothing"], ["y"]),
+    ]
+    return models.model(nodes, [models.tensor("x")], [models.tensor("y")], {"single": np.array([1]), "zero": np.float32(0)})
+
+
+def test_twin_takes_no_memory_that_a_live_run_needs() -> None:
+    """Each takes 40 MB of the 64 that both share, again and again: where they meet, it is the twin that ends, and not as a failure."""
+    with small_pool():
         session = Session.load(models.growing())
-        twin, over, found = session.twin(), threading.Event(), list[str]()
+        twin, met = session.twin(), list[str]()
 
         def beside() -> None:
-            while not over.is_set():
-                try:
-                    twin.run(["y"], {"x": column(10e6)})
-                    found.append("ran")
-                except InferenceError as error:
-                    found.append(str(error))
+            try:
+                twin.run(["y"], {"x": column(10e6)}, again=False)
+            except NoRoom as error:
+                met.append(str(error))
 
-        thread = threading.Thread(target=beside)
-        thread.start()
-        try:
+        with again_and_again(beside) as thread:
             deadline = time.monotonic() + 60
-            while not any("needs too much memory" in one for one in found):
+            while not any("needs too much memory" in one for one in met):
                 assert thread.is_alive()
                 assert time.monotonic() < deadline, "they never met, so this shows nothing"
                 session.run(["y"], {"x": column(10e6)})
-        finally:
-            over.set()
-            thread.join()
-    finally:
-        limit_memory(MEMORY)
+
+
+def test_live_run_stops_a_twin_that_holds_the_memory_it_needs() -> None:
+    """It does not wait for the end of the twin's run, and the twin's model is not to blame."""
+    with small_pool():
+        session, twin = Session.load(models.growing()), Session.load(models.lingering(), deadline=10).twin()
+        process, ended = psutil.Process(), list[Exception]()
+        with pytest.raises(InferenceError):  # the pool is empty after it
+            session.run(["y"], {"x": column(20e6)})
+        before = process.memory_info().rss
+
+        def beside() -> None:
+            try:
+                twin.run(["y"], {"x": column(10e6)}, again=False)
+            except (InferenceError, NoRoom) as error:
+                ended.append(error)
+
+        thread = threading.Thread(target=beside)
+        thread.start()
+        while process.memory_info().rss < before + 36 * 1000**2:
+            assert thread.is_alive(), ended
+        np.testing.assert_array_equal(session.run(["y"], {"x": column(10e6)})[0], column(10e6))
+        thread.join()
+        (error,) = ended
+        assert isinstance(error, NoRoom), error
+        assert "the model was stopped: a run that scores needs its memory" in str(error)
+
+
+def test_twin_without_room_fails_only_where_no_other_run_could_be_the_cause() -> None:
+    with small_pool():
+        twin, other = Session.load(twice_growing()).twin(), Session.load(models.endless(100_000))
+        feeds = {"x": column(10e6)}
+        with pytest.raises(InferenceError, match="the model needs too much memory"):
+            twin.run(["y"], feeds)
+        with again_and_again(lambda: other.run(["y"], {"x": column(1)})):
+            while not other.within_deadline(time.monotonic()):
+                pass
+            with pytest.raises(NoRoom, match="other runs may hold it"):
+                twin.run(["y"], feeds)
+            with pytest.raises(InferenceError, match="80,000,000 bytes at once"):
+                twin.run(["y"], {"x": column(20e6)})
 
 
 def test_weights_do_not_count() -> None:

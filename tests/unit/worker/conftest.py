@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 
 from penstock import runtime
+from penstock.errors import InferenceError
+from penstock.model.session import MEMORY, Session, _watchdog, limit_memory
 from penstock.pipeline import Chunk, Program
 from penstock.record import Record
 from penstock.registry.directory import DirectoryRegistry
 from penstock.runtime import Loaded
+from penstock.testing import models
 
 TOPOLOGY = """\
 topology: doubles
@@ -27,7 +34,13 @@ STAGE = "readings"
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Make:
+def memory() -> int:
+    """The setting model_memory."""
+    return MEMORY
+
+
+@pytest.fixture
+def make(tmp_path: Path, memory: int) -> Iterator[Make]:
     """Registers a model as the next version of `double`, and loads the topology with it."""
     (tmp_path / "reading.avsc").write_text(json.dumps(SCHEMA))
     registry = DirectoryRegistry(tmp_path / "models")
@@ -36,9 +49,38 @@ def make(tmp_path: Path) -> Make:
         version = registry.publish("double", model).version
         (tmp_path / "doubles.yaml").write_text(TOPOLOGY.format(version=version))
         loaded = runtime.load(tmp_path / "doubles.yaml", models=tmp_path / "models", schemas=tmp_path)
-        return loaded, runtime.prepare(loaded)
+        return loaded, runtime.prepare(loaded, model_memory=memory)
 
-    return make
+    yield make
+    limit_memory(MEMORY)
+
+
+HEAVY = 10e6  # x of an event for which `models.growing` needs 40 MB: too much beside the 40 of `crowded`
+small_pool = pytest.mark.parametrize("memory", [64 * 1024**2])
+
+
+@contextlib.contextmanager
+def crowded() -> Iterator[None]:
+    """A live model runs in another thread all the time, and holds 40 MB of the pool. So much shows in the process's memory at once."""
+    session, process = Session.load(models.lingering(), deadline=60), psutil.Process()
+
+    def run(floats: float) -> None:
+        with contextlib.suppress(InferenceError):
+            session.run(["y"], {"x": np.full((1, 1), floats, np.float32)})
+
+    run(20e6)  # more than there is: the pool is empty after it
+    before = process.memory_info().rss
+    thread = threading.Thread(target=run, args=(10e6,))
+    thread.start()
+    try:
+        while process.memory_info().rss < before + 36e6:
+            assert thread.is_alive()
+        yield
+        assert thread.is_alive()
+    finally:
+        session.deadline = 0.01  # ends its run
+        _watchdog.watch(session)
+        thread.join()
 
 
 def reading(offset: int, x: float | None, partition: int = 0) -> Record:

@@ -18,7 +18,7 @@ from penstock.testing import models
 from penstock.worker.checks import Validity, strangers
 from penstock.worker.recent import Kept
 from tests.unit.control.making import release
-from tests.unit.worker.conftest import Make
+from tests.unit.worker.conftest import HEAVY, Make, crowded, small_pool
 from tests.unit.worker.test_proof import kept
 
 SHARE = 0.01
@@ -67,6 +67,14 @@ def test_rare_differences_are_no_failure(make: Make) -> None:
     """One row in a hundred is what the setting allows: a label may be a matter of rounding."""
     rows = kept(live(make(models.up_to(100.0))).program, [50.0] + [1.0] * 99)
     assert failures(live(make(models.up_to(40.0))), rows) == []
+
+
+@small_pool
+def test_row_without_memory_beside_a_live_run_is_no_failure(make: Make) -> None:
+    it = live(make(models.growing()))
+    rows = kept(it.program, [HEAVY])
+    with crowded():
+        assert failures(it, rows) == []
 
 
 def test_parts_of_another_release_are_strangers(make: Make) -> None:

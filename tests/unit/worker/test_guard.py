@@ -17,7 +17,7 @@ from penstock.transports.memory import Memory, MemorySink
 from penstock.worker import guard as module
 from penstock.worker.guard import Guard
 from penstock.worker.recent import Recent
-from tests.unit.worker.conftest import STAGE, Make, chunk
+from tests.unit.worker.conftest import HEAVY, STAGE, Make, chunk, crowded, small_pool
 
 ROWS = 100
 
@@ -161,6 +161,26 @@ def test_few_rows_decide_nothing(programs: tuple[Program, Program]) -> None:
         await until(lambda: bool(it.acts))
 
     guarding(programs, act)
+
+
+@small_pool
+def test_bad_generation_is_not_good_because_its_rows_found_no_memory_beside_live_runs(make: Make) -> None:
+    """They are no rows that neither plan scores: the guard goes on, says so, and finds the generation bad when it has checked some."""
+
+    async def act(it: Guarding) -> None:
+        with crowded():
+            it.begin()
+            it.score([1.0] * ROWS)
+            it.score([HEAVY] * 20)
+            it.now = 61.0
+            await until(lambda: len(it.said) > 1)
+            assert it.said[1] == "generation 1 is not judged yet: it fails on rows that could not be checked"
+            assert it.recent.watched is not None
+        it.score([HEAVY])
+        await until(lambda: bool(it.acts))
+
+    it = guarding((make(models.growing())[1], make(models.up_to(100.0))[1]), act)
+    assert it.said[-1].startswith("generation 1 is bad: 21 of 121 rows fail in it and not in generation 0")
 
 
 def test_action_is_repeated_until_the_generation_ends(programs: tuple[Program, Program]) -> None:

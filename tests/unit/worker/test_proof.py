@@ -20,7 +20,7 @@ from penstock.testing import models
 from penstock.transports.memory import Memory, MemorySink
 from penstock.worker.proof import GOLDEN_ONLY, Proof, prove, slices
 from penstock.worker.recent import Kept, Recent
-from tests.unit.worker.conftest import STAGE, Make, chunk
+from tests.unit.worker.conftest import HEAVY, STAGE, Make, chunk, crowded, small_pool
 
 
 class Clock:
@@ -115,6 +115,22 @@ def test_rows_that_neither_scores_prove_nothing(live: Program, candidate: Progra
 
 def test_without_real_rows_it_says_so(live: Program, candidate: Program) -> None:
     assert str(prove(candidate, live, {})) == str(Proof()) == GOLDEN_ONLY
+
+
+@small_pool
+def test_row_without_memory_beside_a_live_run_is_not_a_failure_of_the_candidate(make: Make, live: Program) -> None:
+    """It is not one of the rows that the release is proven on either. Alone, the candidate scores it."""
+    program = make(models.growing())[1]
+    rows = kept(make(models.identity("float32", (1,)))[1], [1.0, 2.0, HEAVY])
+    assert prove(program, program, rows).counts == Counts(ok=3)
+    with crowded():
+        proof = prove(program, program, rows)
+    assert proof.counts == Counts(ok=proof.rows)
+    assert 1 <= proof.unchecked == 3 - proof.rows
+    assert proof.refusal(0.0, 0, program.plan.versions, []) == ""
+    said = str(proof)
+    assert f"{proof.unchecked} real rows were not checked: live runs left no memory for them (setting model_memory)" in said
+    assert "proven on 3 real rows" not in said
 
 
 def test_proof_stops_when_it_must(live: Program, candidate: Program) -> None:
