@@ -322,11 +322,12 @@ class _Pool:
                 self._turn.notify_all()
 
     def release(self) -> None:
-        """Returns to the system what no run is using, at the end of a run of our own."""
+        """Returns to the system what no run is using, at the end of a run of our own: if there is no room for that, nothing is free."""
         options = _run_options()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        if self._ours is not None:
-            self._ours.run(None, {"x": np.zeros(1, np.float32)}, options)
+        with contextlib.suppress(Exception):
+            if self._ours is not None:
+                self._ours.run(None, {"x": np.zeros(1, np.float32)}, options)
 
     def described(self, found: re.Match[str]) -> tuple[int, str]:
         """Returns the bytes that were asked for at once, 0 where that is not known, and a text that says what did not fit."""

@@ -110,18 +110,21 @@ class Desk:
 
     async def _attest(self) -> None:
         """Asks who is in the consumer group until the brokers answer. At first it waits for members that have only just joined."""
-        begun = time.monotonic()
+        begun, answered = time.monotonic(), False
         settled, until = begun + (0.0 if self.fleet.attested else SETTLES_S), begun + self._patience
         while True:
             try:
                 unknown = await self._ask(max(until - time.monotonic(), _LEAST_S))
             except TransportUnavailable as error:
+                if answered:
+                    return
                 if time.monotonic() + _ECHO_S > until:
                     advice = "so it is not known whose reports count; try again when its coordinator answers"
                     raise TransportUnavailable(f"{error}, {advice}") from error
                 await asyncio.sleep(_ECHO_S)
             else:
-                if not unknown or time.monotonic() > settled:
+                answered = True
+                if not unknown or time.monotonic() > min(settled, until):
                     return
                 await asyncio.sleep(_ECHO_S / 5)
 

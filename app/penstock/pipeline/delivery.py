@@ -143,6 +143,7 @@ class Delivery:
         self._changed = asyncio.Event()  # a span has ended, or the assignment has changed
         self._ended = False
         self._since = clock()  # when nothing was left to store, or the last commit succeeded
+        self._room = clock()  # when less was not committed than may be, or nothing could be
         self._burying: set[asyncio.Future[None]] = set()
         positions = source.positions
         positions.changed = self._changed.set
@@ -162,11 +163,12 @@ class Delivery:
     def uncommitted(self) -> str:
         """Returns why nothing more is taken until a commit succeeds; empty while more may be taken, or nothing could be committed."""
         positions, pace, now = self._source.positions, self._pace, self._clock()
-        if not positions.committable():
+        if not (committable := positions.committable()):
             self._since = now
-            return ""
+        if not committable or not self._full():
+            self._room = now
         late = now - self._since
-        if late <= (min(COMMIT_SECONDS, pace.uncommitted_seconds) if self._full() else pace.uncommitted_seconds):
+        if late <= pace.uncommitted_seconds and now - self._room <= COMMIT_SECONDS:
             return ""
         count = positions.uncommitted
         return f"no commit has succeeded for {late:.0f} s ({count} records are not committed): nothing more is taken until one does"
@@ -187,7 +189,9 @@ class Delivery:
             if reason and not warned:
                 warned = True
                 logger.warning("%s", reason)
-            await self._changed.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(COMMIT_SECONDS if self._full() else None):
+                    await self._changed.wait()
         return not self._ended
 
     async def _held(self, span: Span) -> bool:
@@ -373,7 +377,7 @@ class Delivery:
         """Stores positions: the runner's timer calls it. Returns True when some were stored."""
         stored = await self._commit.store()
         if stored:
-            self._since = self._clock()
+            self._since = self._room = self._clock()
             self._changed.set()
         return stored
 

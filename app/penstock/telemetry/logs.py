@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import time
 from collections.abc import Callable
 from typing import Any, Final, TextIO
@@ -16,6 +17,7 @@ __all__ = ["NOISY", "configure"]
 NOISY: Final = ("aiokafka", "asyncio", "faust", "kafka", "mode")
 # Our own that repeat a warning for as long as brokers are away.
 OFTEN: Final = tuple(f"penstock.{name}" for name in ("transports.kafka", "worker.report"))
+_TIMES: Final = re.compile(r"\d+ ?m?s\b")
 _HANDLER: Final = "penstock"
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -58,7 +60,7 @@ class Seldom(logging.Filter):
         ours = record.name.startswith(OFTEN) and record.msg != "%s"  # without a fixed text, each is another warning
         if record.levelno < logging.WARNING or not (ours or record.name.partition(".")[0] in NOISY):
             return True
-        texts = tuple(one for one in record.args if isinstance(one, str)) if ours and isinstance(record.args, tuple) else ()
+        texts = tuple(_TIMES.sub("", one) for one in record.args if isinstance(one, str)) if ours and isinstance(record.args, tuple) else ()
         cause, now = (record.name, str(record.msg), *texts), self._clock()
         last, left_out = self._seen.get(cause, (-math.inf, 0))
         if now - last < self.EVERY:

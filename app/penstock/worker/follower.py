@@ -110,7 +110,7 @@ class Follower:
         self._guard = Guard(
             self.recent,
             Rule(settings.failing_share, settings.guard_rows, settings.guard_seconds),
-            say=self._say_bad,
+            say=self._say_guard,
             act=self._invalid,
             sink=lambda: self.sink,
             metrics=metrics,
@@ -399,11 +399,11 @@ class Follower:
             return False
         return await take_back(self._settings, topology, generation, f"{self.worker}: {why}")
 
-    def _say_bad(self, what: str) -> None:
-        """Sets the problem that the guard has found; "" clears it."""
+    def _say_guard(self, what: str, bad: bool) -> None:
+        """Sets the problem that the guard has found, with advice when the generation is bad; "" clears it."""
         name, back = self._loaded.topology.name, self._loaded.topology.releases.on_invalid == "rollback"
         advice = "this worker takes it back" if back else f"`penstock rollback {name}` takes it back"
-        self.problems.say("guard", what and f"{what}; {advice}")
+        self.problems.say("guard", f"{what}; {advice}" if bad else what)
         self.reporter.changed()
 
     # -- what is reported --------------------------------------------------------------------------------------------

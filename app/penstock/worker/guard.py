@@ -39,8 +39,8 @@ AGAIN: Final = 10.0  # seconds before a rollback that did not happen is tried ag
 class Guard:
     """Guards one generation after the other. `run` is a task of the worker's loop.
 
-    `say` sets the problem in the status, "" for none. `act` is called with the generation and the reason when it is bad, and returns
-    whether it is to be called again. `sink` returns what knows the size limits of the topics.
+    `say` sets the problem in the status, "" for none, and whether it is that the generation is bad. `act` is then called with the
+    generation and the reason, and returns whether it is to be called again. `sink` returns what knows the size limits of the topics.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Guard:
         recent: Recent,
         rule: Rule,
         *,
-        say: Callable[[str], None],
+        say: Callable[[str, bool], None],
         act: Callable[[int, str], Awaitable[bool]],
         sink: Callable[[], Sink | None],
         metrics: Metrics,
@@ -63,7 +63,7 @@ class Guard:
         """Guards `generation` from its next row on; the guard of an earlier one ends."""
         self._now = _Case(generation, previous, self._clock())
         self._recent.watched = self._now.watched
-        self._say("")
+        self._say("", False)
         self._changed.set()
 
     async def run(self) -> None:
@@ -89,7 +89,7 @@ class Guard:
         doubt = verdict is Verdict.WAIT and counts.unchecked > 0
         if doubt is not case.doubt:
             case.doubt = doubt
-            self._say(f"generation {case.generation} is not judged yet: it fails on rows that could not be checked" if doubt else "")
+            self._say(f"generation {case.generation} is not judged yet: it fails on rows that could not be checked" if doubt else "", False)
         if verdict is not Verdict.WAIT:
             self._recent.watched = None
             shown = f"{counts.new} of {counts.judged} rows fail in it and not in generation {case.previous.generation}"
@@ -101,7 +101,7 @@ class Guard:
         return verdict
 
     async def _bad(self, case: _Case, why: str) -> None:
-        self._say(why)
+        self._say(why, True)
         while case is self._now and await self._act(case.generation, why):
             try:
                 async with asyncio.timeout(AGAIN):

@@ -319,6 +319,25 @@ def test_full_of_what_is_in_flight_is_no_lack_of_commits(program: Program) -> No
     scenario(main)
 
 
+def test_full_for_a_moment_is_no_lack_of_commits(program: Program) -> None:
+    """However long ago the last commit was: with a long commit interval, the next one comes when as much is not committed as may be."""
+
+    async def main() -> None:
+        worker = Worker(program, Pace(uncommitted_rows=3, uncommitted_seconds=60))
+        worker.send({"item": 0})
+        await worker.step()
+        worker.now += 20
+        assert worker.delivery.uncommitted() == ""
+        worker.send({"item": 0}, {"item": 0})
+        await worker.step()
+        assert not worker.delivery.has_room()
+        assert worker.delivery.uncommitted() == ""
+        worker.now += 2
+        assert "no commit has succeeded for 22 s (3 records" in worker.delivery.uncommitted()
+
+    scenario(main)
+
+
 def test_an_idle_worker_has_nothing_to_commit_and_may_take(program: Program) -> None:
     async def main() -> None:
         worker = Worker(program, Pace(uncommitted_seconds=5))

@@ -69,7 +69,7 @@ def guarding(programs: tuple[Program, Program], act: Act, *, again: bool = False
         made = Guard(
             recent,
             Rule(share=0.05, rows=ROWS, seconds=60),
-            say=said.append,
+            say=lambda what, bad: said.append(f"BAD {what}" if bad else what),
             act=bad,
             sink=lambda: None,
             metrics=metrics,
@@ -102,7 +102,7 @@ def test_generation_that_fails_where_the_one_before_scores_is_bad(programs: tupl
     it = guarding(programs, act)
     assert it.acts == [1]
     assert it.said[0] == "", "the problem of the generation before is over"
-    assert it.said[1].startswith("generation 1 is bad: 50 of 100 rows fail in it and not in generation 0 (50.00%, more than the 5.00%")
+    assert it.said[1].startswith("BAD generation 1 is bad: 50 of 100 rows fail in it and not in generation 0 (50.00%, more than the 5.00%")
     assert "the first: readings:0:50: double: field 'y' is not a finite number" in it.said[1]
     assert it.metrics.guard_failures.value == 50
     assert it.recent.watched is None
@@ -133,7 +133,7 @@ def test_flood_of_bad_records_hides_no_rows_that_only_the_new_one_fails_on(progr
         await until(lambda: bool(it.acts))
 
     it = guarding(programs, act)
-    assert it.said[1].startswith("generation 1 is bad: 50 of 100 rows fail in it and not in generation 0 (50.00%")
+    assert it.said[1].startswith("BAD generation 1 is bad: 50 of 100 rows fail in it and not in generation 0 (50.00%")
 
 
 def test_flood_of_bad_records_does_not_multiply_the_few_that_count(programs: tuple[Program, Program]) -> None:
@@ -180,7 +180,7 @@ def test_bad_generation_is_not_good_because_its_rows_found_no_memory_beside_live
         await until(lambda: bool(it.acts))
 
     it = guarding((make(models.growing())[1], make(models.up_to(100.0))[1]), act)
-    assert it.said[-1].startswith("generation 1 is bad: 21 of 121 rows fail in it and not in generation 0")
+    assert it.said[-1].startswith("BAD generation 1 is bad: 21 of 121 rows fail in it and not in generation 0")
 
 
 def test_action_is_repeated_until_the_generation_ends(programs: tuple[Program, Program]) -> None:

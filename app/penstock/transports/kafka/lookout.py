@@ -11,6 +11,7 @@ The topics `beside` are those of releases: models that are live go on without th
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
@@ -25,7 +26,7 @@ __all__ = ["ANSWER", "Lookout"]
 logger = logging.getLogger(__name__)
 
 ANSWER: Final = 5.0  # seconds for an answer
-ABSENT: Final = 2  # looks in a row without a topic; a single answer may come from a broker that has only just started
+ABSENT: Final = 2  # looks in a row without a topic, `every` apart; a single answer may come from a broker that has only just started
 
 
 class Lookout:
@@ -53,7 +54,7 @@ class Lookout:
         self.every = min(settings.metadata_age, self._patience / 4, settings.stall_timeout / 5 or self._patience)
         self._heard = clock()
         self._ids: dict[str, str] = {}  # of each topic, when it was seen first
-        self._absent: dict[str, int] = {}  # looks in a row
+        self._absent: dict[str, tuple[int, float]] = {}  # looks in a row, and when the last of them was
         self._gone: set[str] = set()  # of `beside`, reported
         self._unled: dict[Partition, float] = {}  # since when a partition has no leader
 
@@ -117,7 +118,9 @@ class Lookout:
             self._absent.pop(topic, None)
             first = self._ids.setdefault(topic, found.id)
             return f"topic {topic} was deleted and created again while this worker ran" if found.id != first and found.id and first else ""
-        looks = self._absent[topic] = self._absent.get(topic, 0) + 1
+        looks, before = self._absent.get(topic, (0, -math.inf))
+        if self._clock() - before >= 0.9 * self.every:
+            looks, before = self._absent[topic] = looks + 1, self._clock()
         if looks < ABSENT:
             return ""
         return (

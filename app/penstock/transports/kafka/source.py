@@ -348,7 +348,7 @@ class KafkaSource:
                     await asyncio.sleep(AGAIN)
                 positions, fresh = await self._begins(assigned)
         except TimeoutError as error:
-            raise TransportUnavailable(f"the brokers did not return the committed offsets within {patience:g} s") from error
+            raise TransportUnavailable(f"the brokers did not show the topics and the committed offsets within {patience:g} s") from error
         if not still_owned():
             raise IllegalStateError("the group is rebalancing again")
         # Before anything is read: a worker that is killed in its first seconds must not move the place where its group begins.
