@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from confluent_kafka.admin import AdminClient
+
 from penstock.control.topics import Topics
 from penstock.record import Header, Record
 from penstock.registry.directory import DirectoryRegistry
@@ -122,6 +124,11 @@ class Running:
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
 
+    @property
+    def errors(self) -> list[str]:
+        """The lines that say why it ended."""
+        return [line for line in self.log.splitlines() if line.startswith("error:")]
+
     def wait_until_assigned(self, timeout: float = 30.0) -> None:
         wait_for(lambda: "assigned " in self.log or self.process.poll() is not None, lambda: f"partitions\n{self.log}", timeout)
         assert self.process.poll() is None, self.log
@@ -134,6 +141,14 @@ class Running:
     def wait(self, timeout: float = 60.0) -> int:
         """The exit code of a worker that ends by itself."""
         return self.process.wait(timeout)
+
+
+def delete_topic(broker: Broker, topic: str) -> None:
+    """Returns when the brokers no longer list it."""
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    for deleted in admin.delete_topics([topic]).values():
+        deleted.result(15)
+    wait_for(lambda: topic not in admin.list_topics(timeout=15).topics, f"the end of {topic}")
 
 
 def make_job(

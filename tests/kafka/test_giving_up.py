@@ -8,15 +8,11 @@ from pathlib import Path
 import pytest
 
 from penstock.testing import Broker, wait_for
-from tests.kafka.running import Running, make_job
+from tests.kafka.running import make_job
 
 pytestmark = pytest.mark.broker("restart")
 
 BOUND = 4.0  # seconds
-
-
-def errors(worker: Running) -> list[str]:
-    return [line for line in worker.log.splitlines() if line.startswith("error:")]
 
 
 @pytest.mark.parametrize("flags", [(), ("--workers", "2")], ids=["one", "two"])
@@ -36,7 +32,7 @@ def test_brokers_that_go_away_for_good_end_the_worker_at_its_bound(broker: Broke
             broker.restart()
     assert code == 4, worker.log
     assert took <= BOUND + (4.0 if flags else 2.0), worker.log  # a fleet: then the others are told to stop, and have no brokers, either
-    (said,) = errors(worker)
+    (said,) = worker.errors
     assert all(part in said for part in (broker.bootstrap, " have not answered for ", "reachable from here", "--broker-timeout"))
     assert worker.log.count("reachable from here") == 1, worker.log
     assert not any(sign in worker.log for sign in ("Traceback", "Thread 0x", "was never retrieved", "bug", "longer than")), worker.log
@@ -53,7 +49,7 @@ def test_sigterm_without_brokers_ends_with_0_soon_after_the_bound(broker: Broker
             assert worker.stop(BOUND + 10) == 0, worker.log
         finally:
             broker.restart()
-    assert not errors(worker)
+    assert not worker.errors
     assert not any(sign in worker.log for sign in (": None", "TimeoutError()", "took longer than")), worker.log
     assert worker.log.count("stopping all the same: the brokers at") <= 1, worker.log
     assert "Traceback" not in worker.log
@@ -70,5 +66,5 @@ def test_sigterm_while_the_broker_is_paused_names_no_false_cause(broker: Broker,
             assert worker.stop(60) == 0, worker.log
         finally:
             broker.resume()
-    assert not errors(worker)
+    assert not worker.errors
     assert not any(sign in worker.log for sign in (": None", "stopping because", "Traceback")), worker.log

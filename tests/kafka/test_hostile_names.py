@@ -12,9 +12,9 @@ from penstock.control.messages import timestamp
 from penstock.record import Record
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import Broker, models, produce, read_all, wait_for
+from tests.hostile import EVIL, harmless
 from tests.kafka.operating import announced, in_force, must_be_signed, penstock, push, status, wait_until_ready
 from tests.kafka.running import Job, make_job
-from tests.unit.cli.test_hostile_names import EVIL, harmless
 
 pytestmark = pytest.mark.broker
 

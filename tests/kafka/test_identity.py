@@ -25,7 +25,7 @@ def test_of_two_workers_with_one_identity_the_earlier_one_ends(broker: Broker, t
             job.send(range(50, 100))
             job.wait_for_answers(100)
             assert second.stop() == 0, second.log
-    (error,) = [line for line in first.log.splitlines() if line.startswith("error:")]
+    (error,) = first.errors
     assert "another worker runs with the group_instance_id 'twin'" in error
     assert "Traceback" not in first.log + second.log
     assert len(job.answers()) <= 150, "what the earlier one had not committed is scored once more, at the most"

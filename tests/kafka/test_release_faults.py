@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from confluent_kafka.admin import AdminClient
 from onnx import TensorProto, helper
 
 from penstock import settings
@@ -47,7 +46,7 @@ from tests.kafka.operating import (
     wait_until_ready,
     wait_until_stands,
 )
-from tests.kafka.running import Job, Running, make_job
+from tests.kafka.running import Job, Running, delete_topic, make_job
 from tests.memory import peak
 
 pytestmark = pytest.mark.broker
@@ -329,10 +328,7 @@ def test_a_control_log_that_is_made_anew_is_believed_by_nobody(broker: Broker, j
         wait_until_ready(job, worker)
         in_force(job, push(job, 3.0))
         flow.wait_for_more()
-        admin = AdminClient({"bootstrap.servers": broker.bootstrap})
-        for deleted in admin.delete_topics([job.releases.control]).values():
-            deleted.result(15)
-        wait_for(lambda: job.releases.control not in admin.list_topics(timeout=5).topics, "the end of the control topic")
+        delete_topic(broker, job.releases.control)
         create_topics(broker, {job.releases.control: 1}, CONTROL_CONFIG)
         told = wait_until(job, worker, "its problem", lambda told: bool(told.get("problems")))
         assert "it was created again, or has lost records" in told["problems"][0]

@@ -28,7 +28,7 @@ from penstock.testing import models as onnx_models
 from penstock.transports.kafka.connection import Admin, aiokafka_arguments
 from penstock.transports.kafka.journal import Reader
 from penstock.worker.follower import Follower
-from tests.kafka.running import Job, make_job
+from tests.kafka.running import Job, delete_topic, make_job
 
 pytestmark = pytest.mark.broker
 
@@ -194,13 +194,9 @@ def test_a_log_that_has_lost_its_beginning_says_nothing_to_anybody(job: Job) -> 
 
 
 def test_a_log_that_was_made_anew_is_not_believed_and_partitions_move_all_the_same(job: Job) -> None:
-    admin = AdminClient({"bootstrap.servers": job.broker.bootstrap})
-
     def anew() -> None:
         control = job.releases.control
-        for deleted in admin.delete_topics([control]).values():
-            deleted.result(15)
-        wait_for(lambda: control not in admin.list_topics(timeout=15).topics, "the topic's end")
+        delete_topic(job.broker, control)
         create_topics(job.broker, {control: 1}, CONTROL_CONFIG)
 
     async def act() -> None:

@@ -17,7 +17,7 @@ from confluent_kafka.cimpl import NewPartitions
 
 from penstock.record import Record
 from penstock.testing import Broker, committed, create_topics, produce, wait_for
-from tests.kafka.running import Job, Running, make_job
+from tests.kafka.running import Job, Running, delete_topic, make_job
 
 pytestmark = pytest.mark.broker
 
@@ -37,12 +37,6 @@ def exists(broker: Broker, topic: str) -> bool:
     return topic in admin(broker).list_topics(timeout=10).topics
 
 
-def delete(broker: Broker, topic: str) -> None:
-    for answer in admin(broker).delete_topics([topic]).values():
-        answer.result(10)
-    wait_for(lambda: not exists(broker, topic), f"{topic} to be deleted")
-
-
 def add_partitions(broker: Broker, count: int, *topics: str) -> None:
     for answer in admin(broker).create_partitions([NewPartitions(topic, count) for topic in topics]).values():
         answer.result(10)
@@ -58,7 +52,7 @@ def is_ready(job: Job) -> bool:
 
 
 def the_error(worker: Running) -> str:
-    (line,) = [line for line in worker.log.splitlines() if line.startswith("error:")]
+    (line,) = worker.errors
     assert "Traceback" not in worker.log, worker.log
     return line
 
@@ -70,7 +64,7 @@ def test_topic_that_is_deleted_ends_the_worker(broker: Broker, tmp_path: Path, w
     with job.run(metadata_age=AGE) as worker:
         job.send(range(10))
         job.wait_for_answers(10)
-        delete(broker, topic)
+        delete_topic(broker, topic)
         assert worker.wait(20) == 5, worker.log
         assert f"the brokers have no topic {topic} any more" in the_error(worker)
         assert "penstock topics create" in the_error(worker)
@@ -83,7 +77,7 @@ def test_input_that_is_created_again_is_read_from_its_beginning(broker: Broker, 
     with job.run(metadata_age=AGE) as worker:
         job.send(range(40))
         job.wait_for_answers(40)
-        delete(broker, job.source)
+        delete_topic(broker, job.source)
         create_topics(broker, {job.source: job.partitions})
         job.send(range(100, 300))
         assert worker.wait(20) == 5, worker.log
@@ -117,7 +111,7 @@ def test_commit_for_a_topic_of_that_name_that_is_gone_is_not_used(broker: Broker
         assert worker.stop() == 0, worker.log
     kept = asyncio.run(commits(job))
     assert len(kept) == job.partitions
-    delete(broker, job.source)
+    delete_topic(broker, job.source)
     create_topics(broker, {job.source: job.partitions})
     job.send(range(100, 180))
     wait_for(lambda: sum(committed(broker, job.group, job.source).values()) == 0, "Kafka to drop the offsets")
@@ -140,7 +134,7 @@ def test_topics_of_releases_are_missed_but_the_worker_goes_on(broker: Broker, tm
     with job.run(metadata_age=AGE, http="unix:pages") as worker:
         job.send(range(10))
         job.wait_for_answers(10)
-        delete(broker, topic)
+        delete_topic(broker, topic)
         if again:
             create_topics(broker, {topic: 1})
         wait_for(lambda: bool(said(worker, topic)), lambda: f"a word about {topic}\n{worker.log}", 20)

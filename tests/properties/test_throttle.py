@@ -6,17 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.transports.throttle import SHOWN, Throttle
+from tests.clock import Clock
 
 BAD, GOOD = ("events", 0), ("events", 1)
 STEPS = st.lists(st.tuples(st.floats(0, 5), st.integers(1, 50), st.floats(0, 1)), max_size=60)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @given(st.floats(0.1, 1000), STEPS)

@@ -16,12 +16,9 @@ from rich.text import Text
 from penstock.cli import output
 from penstock.tame import tame, tame_json
 from penstock.telemetry.logs import configure
+from tests.hostile import harmless
 
 HOSTILE = "a\x1b[2Jb\x1b]0;pwn\x07c\x9b31md\u202ee\u2066f\x7fg\ud800h"
-
-
-def harmless(text: str) -> bool:
-    return all(one in "\n\t" or one.isprintable() for one in text)
 
 
 @given(st.text(st.characters()))

@@ -17,10 +17,9 @@ from penstock.cli.main import COMMANDS, cli, main
 from penstock.control.trust.keys import SigningKey
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import models
+from tests.hostile import EVIL, harmless
 from tests.unit.cli.done import Done
 
-# Clears the screen, sets the title, C1's CSI, turns the direction, begins what looks like a record of a log, ends a row of markup.
-EVIL = "[/]a\x1b[2Jb\x1b]0;pwn\x07c\x9b31m\x85d\u202ee\u2066f\x7fg\u2028h\r12:30:01.250 INFO  penstock: forged[/]\x00"
 NAME = EVIL.replace("\x00", "").replace("/", "")  # as a file's name
 
 TOPOLOGY = """\
@@ -139,10 +138,6 @@ LINES = [
 ]
 
 
-def harmless(text: str) -> bool:
-    return all(one in "\n\t" or one.isprintable() for one in text)
-
-
 @pytest.mark.parametrize("line", LINES, ids=lambda line: " ".join(re.sub("[^a-z0-9./ -]+", "~", word) for word in line)[:60])
 @pytest.mark.usefixtures("folder")
 def test_no_control_character_comes_out(line: list[str], capfd: pytest.CaptureFixture[str]) -> None:
@@ -153,6 +148,16 @@ def test_no_control_character_comes_out(line: list[str], capfd: pytest.CaptureFi
         assert harmless(done.err), repr(done.err)
         assert "Traceback" not in done.err
         assert "This is a bug" not in done.err
+
+
+@pytest.mark.usefixtures("folder")
+def test_most_of_these_lines_print_such_a_text(capfd: pytest.CaptureFixture[str]) -> None:
+    """Else the others would show nothing. Some print none: what they read is valid, or they end before they read it."""
+    shown = 0
+    for line in LINES:
+        main(line)
+        shown += "pwn" in "".join(capfd.readouterr())
+    assert shown > len(LINES) * 3 // 5
 
 
 def usage(line: list[str]) -> str:

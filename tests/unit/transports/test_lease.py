@@ -9,13 +9,7 @@ from aiokafka.errors import IllegalGenerationError, NoError, RebalanceInProgress
 from aiokafka.protocol.group import HeartbeatRequest, LeaveGroupRequest
 
 from penstock.transports.kafka.lease import Lease, tell
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 class Coordinator:

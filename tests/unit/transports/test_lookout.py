@@ -9,15 +9,9 @@ from penstock.settings import Settings
 from penstock.transports.kafka.lookout import Lookout
 from penstock.transports.kafka.mark import Mark
 from penstock.transports.kafka.metadata import Described
+from tests.clock import Clock
 
 SETTINGS = Settings(brokers="here:9092", broker_timeout=10.0)
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def topic(id: str = "a", *leaders: int | None) -> Described:

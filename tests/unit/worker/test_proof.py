@@ -20,16 +20,8 @@ from penstock.testing import models
 from penstock.transports.memory import Memory, MemorySink
 from penstock.worker.proof import GOLDEN_ONLY, Proof, prove, slices
 from penstock.worker.recent import Kept, Recent
+from tests.clock import Clock
 from tests.unit.worker.conftest import HEAVY, STAGE, Make, chunk, crowded, small_pool
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def kept(program: Program, xs: Sequence[float | None]) -> dict[str, list[Kept]]:
