@@ -38,10 +38,12 @@ def test_brokers_that_go_away_for_good_end_the_worker_at_its_bound(broker: Broke
     assert not any(sign in worker.log for sign in ("Traceback", "Thread 0x", "was never retrieved", "bug", "longer than")), worker.log
 
 
-def test_sigterm_without_brokers_ends_with_0_soon_after_the_bound(broker: Broker, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bound", [BOUND, 60.0])
+def test_sigterm_without_brokers_ends_with_0_soon(broker: Broker, tmp_path: Path, bound: float) -> None:
+    """At the bound; or, where that is later, soon after the session has ended, because nothing can be committed any more."""
     job = make_job(broker, tmp_path)
     job.send(range(20_000))
-    with job.run(broker_timeout=str(BOUND), drain_timeout="60") as worker:
+    with job.run(broker_timeout=str(bound), drain_timeout="60") as worker:
         worker.wait_until_assigned()
         job.wait_for_answers(1)
         broker.kill()

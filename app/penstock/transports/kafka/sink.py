@@ -7,6 +7,7 @@ doubles nor reorders. Nothing is swallowed: `Sent` holds the broker's refusal, a
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -27,6 +28,9 @@ from penstock.transports.tracker import Span
 
 __all__ = ["KafkaSink"]
 
+logger = logging.getLogger(__name__)
+
+CLOSE = 5.0  # seconds
 BATCH_BYTES = 1_000_000  # a batch is not made larger; an output that is larger is a batch by itself
 
 
@@ -68,10 +72,19 @@ class KafkaSink:
         await asyncio.gather(*(client.partitions_for(topic) for topic in self._topics))
 
     async def stop(self) -> None:
-        """Waits for what is queued, then closes the connections."""
+        """Waits a moment for what is queued, then closes the connections.
+
+        The loop has waited for its outputs, as long as that was of use: without the brokers, aiokafka would wait for them without end.
+        """
         if self._client is not None:
-            await self._dispatcher.flush()
-            await self._client.stop()
+            try:
+                await asyncio.wait_for(self._flush_and_close(self._client), CLOSE)
+            except TimeoutError:
+                logger.warning("outputs were not acknowledged, and will be made again")
+
+    async def _flush_and_close(self, client: AIOKafkaProducer) -> None:
+        await self._dispatcher.flush()
+        await client.stop()
 
     @property
     def client(self) -> AIOKafkaProducer:
