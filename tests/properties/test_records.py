@@ -225,8 +225,9 @@ EMPTY: Final = sized(b"") * 2
 def test_a_record_with_millions_of_headers_costs_that_record(way: bool, codec: int) -> None:
     """They are two bytes each where they came from, and would be a hundred here."""
     crowd = b"\0" + varint(1) * 2 + sized(b"k") + sized(b"v") + varint(4_000_000) + EMPTY * 4_000_000
+    data = batch([inner(0, b"k", b"v"), crowd, inner(2, b"k", b"v")], codec)
     before = begin_peak()
-    first, lost, last = runs_of(batch([inner(0, b"k", b"v"), crowd, inner(2, b"k", b"v")], codec), native=way)
+    first, lost, last = runs_of(data, native=way)
     assert [row[0] for row in good([first, last])] == [0, 2]
     assert "4000000 headers; a record may have 65536" in bad([lost])[0].reason
     assert peak() - before < 100e6

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 import cramjam
+import numpy as np
 from aiokafka.record.util import calc_crc32c
 
 from penstock.native import native as installed
@@ -226,9 +227,9 @@ def unpack(codec: int, data: memoryview, budget: int) -> memoryview | bytes:
         raise _Bad(f"compression {codec} is not known")
     try:
         for limit in (min(FIRST_GUESS, budget), budget):
-            room = bytearray(limit)  # its pages are not there before they are written to
+            room = np.empty(limit, np.uint8).data  # its pages are not there before they are written to
             try:
-                return memoryview(room)[: _UNPACK[codec](data, room)]
+                return room[: _UNPACK[codec](data, room)]
             except cramjam.DecompressionError as error:
                 if "whole buffer" not in str(error) and "smaller than required" not in str(error):
                     raise
@@ -237,22 +238,21 @@ def unpack(codec: int, data: memoryview, budget: int) -> memoryview | bytes:
     raise _Bad(f"it unpacks to more than {budget} bytes (setting max_unpacked_bytes)")
 
 
-def _snappy(data: memoryview, room: bytearray) -> int:
+def _snappy(data: memoryview, room: memoryview) -> int:
     if bytes(data[: len(_XERIAL)]) != _XERIAL:
         return int(cramjam.snappy.decompress_raw_into(data, room))
     at, done = 16, 0
-    view = memoryview(room)
     while at < len(data):
         (size,) = _INT.unpack_from(data, at)
         at += _INT.size
         if not 0 <= size <= len(data) - at:
             raise ValueError(f"a block of {size} bytes")
-        done += int(cramjam.snappy.decompress_raw_into(data[at : at + size], view[done:]))
+        done += int(cramjam.snappy.decompress_raw_into(data[at : at + size], room[done:]))
         at += size
     return done
 
 
-_UNPACK: Final[dict[int, Callable[[memoryview, bytearray], int]]] = {
+_UNPACK: Final[dict[int, Callable[[memoryview, memoryview], int]]] = {
     1: lambda data, room: int(cramjam.gzip.decompress_into(data, room)),
     2: _snappy,
     3: lambda data, room: int(cramjam.lz4.decompress_into(data, room)),
