@@ -162,6 +162,8 @@ def _whole(data: bytes, end: int, parts: list[_Part]) -> list[_Part]:
 def _topic(data: bytes, at: int) -> tuple[str, int, int]:
     """A topic's name, how many partitions follow, and where."""
     (length,) = _LENGTH.unpack_from(data, at)
+    if length < 0:  # it would lead backwards, again and again
+        raise ValueError(f"a topic's name of {length} bytes")
     at += _LENGTH.size
     (count,) = _COUNT.unpack_from(data, at + length)
     return data[at : at + length].decode(), count, at + length + _COUNT.size
