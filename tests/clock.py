@@ -6,7 +6,7 @@ __all__ = ["Clock"]
 
 
 class Clock:
-    """Seconds that pass when a test says so."""
+    """Seconds that pass when a test adds them to `now`."""
 
     def __init__(self, now: float = 100.0) -> None:
         self.now = now

@@ -21,7 +21,7 @@ from penstock.testing.broker import open_broker
 PENSTOCK = [sys.executable, "-m", "penstock"]
 DEMO = [*PENSTOCK, "demo"]
 ROOT = Path(__file__).parents[2]
-BROKERS = os.environ.get("PENSTOCK_BROKERS")  # read before tests lose the settings of whoever runs them
+BROKERS = os.environ.get("PENSTOCK_BROKERS")  # read here because a fixture removes it from the environment of each test
 INSTALLED = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))  # before the clone that this environment is installed from

@@ -1,4 +1,4 @@
-"""Messages of formats 0 and 1, which brokers since 4.0 take from nobody but keep and hand out: topics that are older than their brokers."""
+"""Messages of formats 0 and 1. Brokers from 4.0 on no longer accept them from producers, but keep those of older topics and return them."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ BACKLOG = 20_000  # events, so that the worker is busy when it is stopped
 EVERY = 0.05  # seconds
 EACH = 25  # events, so that 500 come per second
 COMMIT = 0.3  # seconds
-TURNS = 60_000  # of a model that takes 0.2 s for a chunk, in the middle of which it is stopped
+TURNS = 60_000  # of the slow model's loop: 0.2 s per chunk, so that the worker is stopped in the middle of one
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from tests.packaging.conftest import ROOT, Built, build
 
 # Of the repository, but of no use to somebody who has the sdist.
 NOT_RELEASED = {".gitignore"}
-BROKERS = os.environ.get("PENSTOCK_BROKERS")  # read before tests lose the settings of whoever runs them
+BROKERS = os.environ.get("PENSTOCK_BROKERS")  # read here because a fixture removes it from the environment of each test
 
 
 def names(wheel: Path) -> set[str]:

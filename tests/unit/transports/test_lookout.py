@@ -7,8 +7,8 @@ import pytest
 from penstock.errors import TopicMissing, TransportUnavailable
 from penstock.settings import Settings
 from penstock.transports.kafka.lookout import Lookout
-from penstock.transports.kafka.mark import Mark
 from penstock.transports.kafka.metadata import Described
+from penstock.transports.kafka.places import Mark
 from tests.clock import Clock
 
 SETTINGS = Settings(brokers="here:9092", broker_timeout=10.0)

@@ -2,6 +2,9 @@
 
 It lives in the loop's own event loop (a hand-over between threads for each batch cost more than half of the throughput) and
 keeps all positions in the tracker. Its host (`faust`) joins the group and receives the assignments.
+
+Private parts of aiokafka 0.14.0 that are touched: of `AIOKafkaConsumer`, `_client`, `_coordinator.request_rejoin`, and `_subscription` for
+the last stable offset of a partition.
 """
 
 from __future__ import annotations
@@ -29,8 +32,8 @@ from penstock.transports.kafka.fetch import Fetched, RawFetcher
 from penstock.transports.kafka.identity import identified
 from penstock.transports.kafka.lease import Lease, tell
 from penstock.transports.kafka.lookout import ANSWER, Lookout
-from penstock.transports.kafka.mark import Mark
 from penstock.transports.kafka.metadata import describe, steady
+from penstock.transports.kafka.places import Places
 from penstock.transports.kafka.state import PartitionState, SourceState
 from penstock.transports.throttle import Throttle
 from penstock.transports.tracker import Partition, Span, Tracker
@@ -81,6 +84,7 @@ class KafkaSource:
         self._waiting: set[TopicPartition] = set()  # partitions that are slowed, and paused in the client
         self._client: AIOKafkaConsumer | None = None
         self._raw_or_none: RawFetcher | None = None
+        self._places_or_none: Places | None = None
         self._stopped = False
         self._fenced = asyncio.Event()  # another worker has this one's identity
         self._joined_for: dict[str, int] = {}  # the partitions of a topic that this worker has joined the group again for
@@ -90,7 +94,6 @@ class KafkaSource:
         self._warned = False  # that it does not hold
         self._committing: asyncio.Future[None] | None = None
         self._lost: dict[Partition, int] = {}
-        self._partitions: dict[str, int] = {}  # of each topic, when its group began to read it
         self.settled = False  # an assignment is complete, and no rebalance has begun since; the host resets it
         self._newest: dict[Partition, float] = {}  # timestamp of the newest record taken, seconds since the epoch
         self.lookout = lookout or Lookout(settings)
@@ -106,6 +109,12 @@ class KafkaSource:
         if self._raw_or_none is None:
             raise RuntimeError("the source has not been started")
         return self._raw_or_none
+
+    @property
+    def _places(self) -> Places:
+        if self._places_or_none is None:
+            raise RuntimeError("the source has not been started")
+        return self._places_or_none
 
     @property
     def started(self) -> bool:
@@ -146,6 +155,7 @@ class KafkaSource:
             most=settings.max_in_flight_bytes,
             budget=settings.max_unpacked_bytes,
         )
+        self._places_or_none = Places(self._client, self.lookout, start_from=settings.start_from, written=self._written)
         await self._look()
 
     def subscribe(self, topics: Iterable[str], listener: ConsumerRebalanceListener) -> None:
@@ -287,10 +297,10 @@ class KafkaSource:
 
         Without the lease, nothing is committed: a member that was removed from a group that has become empty could set it back.
         """
-        marks = {topic: str(Mark(self.lookout.id_of(topic), self._partitions.get(topic, 0))) for topic, _ in offsets}
-        wanted = {TopicPartition(*one): OffsetAndMetadata(offset, marks[one[0]]) for one, offset in offsets.items()}
         if self._client is None or not self.lease.holds():
             return False
+        marks = {topic: self._places.mark(topic) for topic, _ in offsets}
+        wanted = {TopicPartition(*one): OffsetAndMetadata(offset, marks[one[0]]) for one, offset in offsets.items()}
         commit = self._committing = asyncio.ensure_future(self._client.commit(wanted))
         try:
             await asyncio.wait({commit}, timeout=self._commit_patience())
@@ -346,7 +356,7 @@ class KafkaSource:
                 while not all(self.lookout.knows(tp.topic) for tp in assigned):  # its id shows whether committed offsets are for it
                     await self._look()
                     await asyncio.sleep(AGAIN)
-                positions, fresh = await self._begins(assigned)
+                positions, fresh = await self._places.begin(assigned)
         except TimeoutError as error:
             raise TransportUnavailable(f"the brokers did not show the topics and the committed offsets within {patience:g} s") from error
         if not still_owned():
@@ -368,33 +378,6 @@ class KafkaSource:
         self._newest.clear()
         self.settled = True
         logger.info("assigned %s", ", ".join(f"{tp.topic}/{tp.partition}@{at}" for tp, at in positions.items()) or "nothing")
-
-    async def _begins(self, assigned: list[TopicPartition]) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
-        """Returns where each partition starts, and which of these positions are not committed yet.
-
-        `start_from` is for topics that the group has not read. A partition that was added since starts at its beginning: its first
-        events came before any worker could be assigned to it. So does a topic that another stage writes, because that stage may
-        have begun on another worker already, and one that was created anew since the group has committed for it.
-        """
-        client, lookout = self.client, self.lookout
-        topics = sorted({tp.topic for tp in assigned})
-        places = [TopicPartition(topic, one) for topic in topics for one in client.partitions_for_topic(topic) or ()]
-        found = await client._coordinator.fetch_committed_offsets(sorted({*places, *assigned}))
-        marks = {tp: Mark.read(offset.metadata) for tp, offset in found.items()}
-        old = {tp for tp, mark in marks.items() if mark is not None and mark.of_another(lookout.id_of(tp.topic))}
-        committed = {tp: offset.offset for tp, offset in found.items() if tp not in old}
-        for topic in topics:
-            counts = [mark.partitions for tp in committed if tp.topic == topic and (mark := marks[tp])]
-            known = any(tp.topic == topic for tp in found)  # without a mark of this topic, every partition that has no commit is a late one
-            self._partitions[topic] = min(counts) if counts else 0 if known else self.partitions_of(topic) or 0
-        new = {tp for tp in assigned if tp not in committed}
-        if renewed := sorted(new & old):
-            names = ", ".join(f"{tp.topic}/{tp.partition}" for tp in renewed)
-            logger.warning("%s: the topic was created again since the group has committed for it, and is read from its beginning", names)
-        late = {tp for tp in new if self.settings.start_from == "latest" and tp.partition < self._partitions[tp.topic]}
-        late = {tp for tp in late if tp.topic not in self._written}
-        fresh = {**(await client.beginning_offsets(new - late) if new - late else {}), **(await client.end_offsets(late) if late else {})}
-        return {tp: fresh[tp] if tp in new else committed[tp] for tp in assigned}, fresh
 
     # -- what is known of the brokers --------------------------------------------------------------------------------
 
