@@ -65,8 +65,11 @@ class Keys:
         """Raises ConfigError when the log may hold releases that this worker cannot check: it would serve older models in silence."""
         if unknown and not self._settings.from_file:
             fix = "give the trust file of the other workers; or start with --from-file, if the topology file's versions are to be served"
-            message = f"the control log {control} holds {unknown} messages signed with keys that this file does not have, and no "
-            raise self._wrong(message + "release of a trusted key", fix)
+            message = (
+                f"the control log {control} holds {unknown} messages signed with keys that this file does not have, and no release of a "
+                "trusted key"
+            )
+            raise self._wrong(message, fix)
 
     async def watch(self, folding: Folding) -> None:
         """Reads the file again and again. After a change, `folding` judges the log anew, from its beginning."""
