@@ -7,8 +7,9 @@
 
 When a model was right at its start and is wrong now, the cause is the machine (memory, a library replaced under the process), not the
 data; data drift is a different check. The golden records are read once, when a plan becomes live: the check must not fail because a
-registry is unreachable. Models run as twins of those that score, in a thread, so scoring waits for at most the end of one operator (`model/session`).
-What live runs leave no memory for is not checked this time. A generation that fails can be rolled back, by an ordinary release.
+registry is unreachable. Models run as twins of those that score, in a thread, so scoring waits for at most the end of one operator
+(`model/session`). What live runs leave no memory for is not checked this time. A generation that fails can be rolled back, by an
+ordinary release.
 """
 
 from __future__ import annotations
