@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Protocol
 
 import numpy as np
 from msgspec.structs import replace
 
 from penstock.batch import Batch, Failure, Table
-from penstock.codecs import Decoder, Encoder, TableDecoder, decoder, encoder
+from penstock.codecs import Decoder, Encoder, TableDecoder, Writers, decoder, encoder
 from penstock.engine import Plan
 from penstock.errors import DecodeError
 from penstock.record import RecordLike, Unreadable
@@ -25,6 +26,19 @@ from penstock.topology.spec import Source
 __all__ = ["Port", "Program", "ports"]
 
 _VALUE = attrgetter("value")  # with map, it costs half as much as a comprehension
+
+
+class Described(Protocol):
+    """What the events of a topology look like: schemas and their writers by source name, schemas and frames by sink name."""
+
+    @property
+    def schemas(self) -> Mapping[str, Schema]: ...
+    @property
+    def sink_schemas(self) -> Mapping[str, Schema]: ...
+    @property
+    def writers(self) -> Mapping[str, Writers]: ...
+    @property
+    def frames(self) -> Mapping[str, bytes]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,27 +78,28 @@ class Program:
     ports: Mapping[str, Port]
 
 
-def ports(wired: wiring.Wiring, schemas: Mapping[str, Schema], sink_schemas: Mapping[str, Schema]) -> dict[str, Port]:
-    """Returns the port of each stage, by name. `schemas` are by source name, `sink_schemas` by sink name.
+def ports(wired: wiring.Wiring, described: Described) -> dict[str, Port]:
+    """Returns the port of each stage, by name.
 
     Raises SchemaError for a format that cannot hold its fields.
     """
     written = {sink.topic for sink in wired.topology.sinks}
-    return {stage.name: _port(stage, written, schemas, sink_schemas) for stage in wired.stages}
+    return {stage.name: _port(stage, written, described) for stage in wired.stages}
 
 
-def _port(stage: wiring.Stage, written: set[str], schemas: Mapping[str, Schema], sink_schemas: Mapping[str, Schema]) -> Port:
+def _port(stage: wiring.Stage, written: set[str], described: Described) -> Port:
     (only,) = stage.inputs
-    source, schema = only.source, schemas[only.source.name]
+    source, schema = only.source, described.schemas[only.source.name]
     return Port(
         source=source,
-        decoder=decoder(source.format, schema, only.columns, max_bytes=source.max_bytes),
+        decoder=decoder(source.format, schema, only.columns, max_bytes=source.max_bytes, writers=described.writers.get(source.name)),
         table=TableDecoder(schema, only.columns),
-        encoders={emit.sink.name: _encoder(emit, sink_schemas.get(emit.sink.name)) for emit in stage.emits},
+        encoders={emit.sink.name: _encoder(emit, described) for emit in stage.emits},
         id=only.id,
         chained=source.topic in written,
     )
 
 
-def _encoder(emit: wiring.Emit, schema: Schema | None) -> Encoder:
-    return encoder(emit.sink.format, [Tensor(field.name, field.dtype, field.shape) for field in emit.fields], schema)
+def _encoder(emit: wiring.Emit, described: Described) -> Encoder:
+    sink, fields = emit.sink, [Tensor(field.name, field.dtype, field.shape) for field in emit.fields]
+    return encoder(sink.format, fields, described.sink_schemas.get(sink.name), frame=described.frames.get(sink.name, b""))

@@ -61,8 +61,14 @@ class TopologyDriver:
         self._memory = Memory(partitions)
         self._given: set[Position] = set()  # records that no stage has written
         self._sources = {source.name: source for source in self.topology.sources}
-        self._writers = {source.name: event_writer(source.format, loaded.schemas[source.name]) for source in self.topology.sources}
-        self._readers = {sink.name: event_reader(sink.format, loaded.sink_schemas.get(sink.name)) for sink in self.topology.sinks}
+        self._writers = {
+            source.name: event_writer(source.format, loaded.schemas[source.name], loaded.writers.get(source.name))
+            for source in self.topology.sources
+        }
+        self._readers = {
+            sink.name: event_reader(sink.format, loaded.sink_schemas.get(sink.name), frame=loaded.frames.get(sink.name, b""))
+            for sink in self.topology.sinks
+        }
         self._sinks = {sink.name: sink.topic for sink in self.topology.sinks}
         inputs = [topic for source in self.topology.sources for topic in (source.topic, source.dead_letter)]
         self._known = dict.fromkeys([*inputs, *self._sinks.values()])
