@@ -11,7 +11,8 @@ from pathlib import Path
 
 from penstock.binding import Binding
 from penstock.codecs import Writers, load_schema
-from penstock.codecs.writers import ids_folder, sink_frame
+from penstock.codecs.framing import UNREGISTERED, frame_of
+from penstock.codecs.writers import Registry, ids_folder, sink_frame
 from penstock.engine import compile
 from penstock.errors import ConfigError, DecodeError, ModelError, ModelMismatch, ModelUntrusted, Problem, SchemaError, TopologyError
 from penstock.fit import as_bound, fit, strays
@@ -32,6 +33,8 @@ from penstock.topology.wiring import Wiring
 __all__ = ["Loaded", "admit", "beside", "bindings", "load", "prepare", "program", "rebind", "sessions"]
 
 logger = logging.getLogger(__name__)
+
+_UNREGISTERED = int.from_bytes(UNREGISTERED[1:], "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +57,24 @@ class Loaded:
 
 
 def load(
-    path: str | Path | Topology, *, models: Path, schemas: Path, artifacts: Mapping[str, Artifact] | None = None, absent: bool = False
+    path: str | Path | Topology,
+    *,
+    models: Path,
+    schemas: Path,
+    artifacts: Mapping[str, Artifact] | None = None,
+    absent: bool = False,
+    schema_registry: Registry | None = None,
 ) -> Loaded:
     """Returns the topology, or that of the file `path`, with schemas of the folder `schemas` and models of the registry `models`.
 
     `artifacts`, by node name, replace what the topology names. Raises TopologyError with every problem of every kind: in the file,
     in a schema, a missing model, names and types that do not fit. Models are not loaded, and their files are not verified; `prepare`
-    does that. With `absent`, a missing model is a problem only in `prepare`: the control log may bind another one.
+    does that. With `absent`, a missing model is a problem only in `prepare`: the control log may bind another one. The `schema_registry` is
+    asked for what sources and sinks of the format avro-confluent do not find in `ids/`; raises TransportError when it has to answer and
+    does not.
     """
     topology = path if isinstance(path, Topology) else parse(path)
-    shelf = _Shelf(topology.file, models, schemas)
+    shelf = _Shelf(topology.file, models, schemas, schema_registry)
     asked = [(one.name, shelf.schema(f"sources.{one.name}", one.schema, one.at("schema"))) for one in topology.sources]
     source_schemas = {name: schema for name, schema in asked if schema}
     asked = [(one.name, shelf.schema(f"sinks.{one.name}", one.schema, one.at("schema"))) for one in topology.sinks if one.schema]
@@ -73,7 +84,7 @@ def load(
         artifacts = {name: artifact for name, artifact in resolved if artifact}
     writers, frames = shelf.writers(topology, source_schemas), shelf.frames(topology, sink_schemas)
     wiring, problems = fit(topology, source_schemas, sink_schemas, artifacts)
-    problems = [*shelf.problems, *problems, *_unread(topology, writers, frames)]
+    problems = [*shelf.problems, *problems, *_unread(topology, sink_schemas, writers, frames)]
     if problems or (shelf.absent and not absent):
         found = dict.fromkeys([*problems, *shelf.absent])
         raise TopologyError(sorted(found, key=lambda one: (one.file != topology.file, one.file, one.line, one.column)))
@@ -169,14 +180,16 @@ def admit(policy: Policy, artifact: Artifact, trust: ModelTrust | None) -> None:
         logger.info("model %s is signed by %s", artifact, verdict.signer)
 
 
-def _unread(topology: Topology, writers: Mapping[str, Writers], frames: Mapping[str, bytes]) -> Iterator[Problem]:
+def _unread(
+    topology: Topology, schemas: Mapping[str, Schema], writers: Mapping[str, Writers], frames: Mapping[str, bytes]
+) -> Iterator[Problem]:
     """Yields the sinks that write what a source of the same topology cannot read."""
     for sink in topology.sinks:
         for source in topology.sources:
             if sink.topic != source.topic or sink.name not in frames or source.name not in writers:
                 continue
             try:
-                writers[source.name].find(frames[sink.name])
+                writers[source.name].admit(frames[sink.name], schemas[sink.name])
             except DecodeError as error:
                 mark = sink.at("schema")
                 message = f"sinks.{sink.name}: the source {source.name!r} cannot read what it writes: {error}"
@@ -186,12 +199,13 @@ def _unread(topology: Topology, writers: Mapping[str, Writers], frames: Mapping[
 class _Shelf:
     """Fetches what the topology names, each thing once; a missing thing is a problem at the line that names it."""
 
-    def __init__(self, file: str, models: Path, schemas: Path) -> None:
+    def __init__(self, file: str, models: Path, schemas: Path, schema_registry: Registry | None) -> None:
         self.problems: list[Problem] = []
         self.absent: list[Problem] = []
         self._file = file
         self._registry = open_registry(models)
         self._folder = schemas
+        self._schema_registry = schema_registry
         self._schemas: dict[str, Schema | None] = {}
         self._artifacts: dict[ModelRef, Artifact | ModelError | None] = {}
 
@@ -215,16 +229,19 @@ class _Shelf:
         for source in topology.sources:
             if source.format == "avro-confluent" and (schema := schemas.get(source.name)) is not None:
                 with self._noting():
-                    found[source.name] = Writers.load(schema, ids_folder(schema))
+                    found[source.name] = Writers.load(schema, ids_folder(schema), registry=self._schema_registry, topic=source.topic)
         return found
 
     def frames(self, topology: Topology, schemas: Mapping[str, Schema]) -> dict[str, bytes]:
         """Returns the frames of the sinks with the format avro-confluent, by sink."""
-        found = {}
+        found: dict[str, bytes] = {}
         for sink in topology.sinks:
             if sink.format == "avro-confluent" and (schema := schemas.get(sink.name)) is not None:
                 with self._noting():
-                    found[sink.name] = sink_frame(schema, ids_folder(schema))
+                    stand_in = frame_of(_UNREGISTERED - len(found))  # of each sink, so that a chained source knows them apart
+                    found[sink.name] = sink_frame(
+                        schema, ids_folder(schema), registry=self._schema_registry, topic=sink.topic, unregistered=stand_in
+                    )
         return found
 
     @contextlib.contextmanager

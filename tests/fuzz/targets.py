@@ -28,8 +28,9 @@ from penstock import settings
 from penstock.batch import Batch
 from penstock.codecs import load_schema
 from penstock.codecs.avro import AvroDecoder
+from penstock.codecs.framing import frame_of
 from penstock.codecs.json import JsonDecoder
-from penstock.codecs.writers import Writers, frame_of
+from penstock.codecs.writers import Writers
 from penstock.control import messages, status
 from penstock.control.log import Kind, Log
 from penstock.control.trust import Judge, SigningKey, Trust, seal

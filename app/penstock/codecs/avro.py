@@ -1,4 +1,4 @@
-"""Avro datums to columns: alone (`avro`) or behind a frame that names the writer's schema (`avro-confluent`, see `writers`)."""
+"""Avro datums to columns: alone (`avro`) or behind a frame that names the writer's schema (`avro-confluent`, see `framing`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from penstock.codecs.avro_columns import column_reader
 from penstock.codecs.avro_resolve import defaults, shadowed_symbols
 from penstock.codecs.avro_rows import datum_reader
 from penstock.codecs.columns import FLOATS, Assembler
-from penstock.codecs.writers import Writers, frame_in
+from penstock.codecs.framing import frame_in
+from penstock.codecs.writers import Writers
 from penstock.errors import DecodeError, RecordError, SchemaError, SchemaWanted
 from penstock.schema import Column, Schema, innermost
 
@@ -49,7 +50,7 @@ class AvroDecoder:
         self._narrowed = [column for column, wider in zip(columns, widened, strict=True) if _narrows(schema, column, wider)]
         self._max_bytes = max_bytes
         self._found = writers
-        known = {b"": schema} if writers is None or not writers.known else writers.known  # b"": of a value without frame, or of none
+        known = {b"": schema} if writers is None or not writers.known else writers.known.copy()  # b"": of a value without frame, or of none
         self._make: Callable[[bytes, Schema], _Writer] = lambda frame, writer: _Writer(writer, schema, columns, wide, len(frame))
         self._writers = {frame: self._make(frame, writer) for frame, writer in known.items()}
 

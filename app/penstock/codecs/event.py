@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import fastavro
 
-from penstock.codecs.writers import Writers, frame_in, ids_folder, sink_frame
+from penstock.codecs.framing import frame_in
+from penstock.codecs.writers import Writers, ids_folder, sink_frame
 from penstock.errors import DecodeError, SchemaError
 from penstock.schema import Schema
 

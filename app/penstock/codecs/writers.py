@@ -1,6 +1,6 @@
 """Which schema wrote an event of `avro-confluent`: the writer schemas of one source by their frame, from `ids/` and from a registry.
 
-1. A frame is a zero byte and an id of four bytes, or a one and a GUID of sixteen. A file of `ids/` is named by either.
+1. A file of `ids/` is named by the id that its frame has, or by the GUID.
 2. `ids/` may be shared by many sources and sinks. Avro reads only a record of the reader's name, or of one of its aliases; every
    other file belongs to another reader, and is passed over unread.
 3. A writer of the reader's record that does not resolve is an error at start. Of the same name in another namespace, as Debezium
@@ -10,25 +10,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from penstock.codecs.avro_resolve import defaults
+from penstock.codecs.framing import FRAME, UNREGISTERED, frame_of_name, shown, stem_of
 from penstock.codecs.schema import MAX_SCHEMA_BYTES, load_schema
-from penstock.errors import DecodeError, Problem, SchemaError
+from penstock.errors import DecodeError, Problem, SchemaError, TransportUnavailable
 from penstock.schema import Schema
 
-__all__ = ["FRAME", "GUID_FRAME", "Registry", "Writers", "frame_in", "frame_of", "ids_folder", "name_of", "sink_frame"]
+__all__ = ["Registry", "Writers", "ids_folder", "name_of", "sink_frame"]
 
 logger = logging.getLogger(__name__)
 
-FRAME: Final = 5
-GUID_FRAME: Final = 17
-_LARGEST: Final = 2**32 - 1
 
 Kin = Literal["own", "namesake", "other"]
 
@@ -37,16 +35,26 @@ class Registry(Protocol):
     """A registry of schemas, as the writers of a source use it. A schema is a file: a copy of what the registry holds."""
 
     def held(self, frame: bytes) -> Path:
-        """Returns the schema without waiting. Raises DecodeError when the registry has none, SchemaWanted when it was not asked yet."""
+        """Returns the schema without waiting.
 
-    def newest(self, subject: str) -> tuple[bytes, Path] | None:
-        """Returns the newest schema of a subject and its frame, None for an unknown subject. Blocks. Raises TransportError."""
-
-    def enter(self, subject: str, schema: Schema) -> bytes | None:
-        """Returns the frame of a schema that is written; it is registered if that is allowed. None: it is not, and may not be.
-
-        Blocks. Raises TransportError, and SchemaError when the registry refuses the schema.
+        Raises DecodeError when the registry has no such schema, SchemaWanted when it was not asked for it yet.
         """
+
+    def newest(self, topic: str, reader: Schema) -> tuple[bytes, Path] | None:
+        """Returns the frame and the newest schema of the values of a topic, None where none is registered.
+
+        Blocks. Raises TransportError, and SchemaError for a schema that is not Avro.
+        """
+
+    def enter(self, topic: str, schema: Schema) -> bytes | None:
+        """Returns the frame of a schema that is written to a topic; it is registered if that is allowed.
+
+        None: it would be registered, if this were no dry run. Blocks. Raises TransportError, and SchemaError when it is not registered
+        and may not be, or is refused.
+        """
+
+    def kept(self) -> Path:
+        """Returns the folder of the schemas that the registry has given earlier, named as those of `ids/`."""
 
 
 class _Entry(NamedTuple):
@@ -70,8 +78,8 @@ class Writers:
         self._refused: dict[bytes, str] = {}
 
     @classmethod
-    def load(cls, reader: Schema, directory: Path, *, registry: Registry | None = None, subject: str = "") -> Writers:
-        """Reads the schemas of the reader's record in `directory`; with a registry, also the newest one of `subject`.
+    def load(cls, reader: Schema, directory: Path, *, registry: Registry | None = None, topic: str = "") -> Writers:
+        """Reads the schemas of the reader's record in `directory`; with a registry, also the newest one of `topic`.
 
         Raises SchemaError with all problems: names that are no ids, files that are no JSON, writers that do not resolve, and without
         a registry no writer at all. Raises TransportError when the registry does not answer and no writer is known without it.
@@ -94,29 +102,67 @@ class Writers:
             problems.append(_none(directory, reader, others))
         if problems:
             raise SchemaError(problems)
+        if registry is not None:
+            writers._ask(registry, topic)
         return writers
+
+    def _ask(self, registry: Registry, topic: str) -> None:
+        """Adds the newest schema of the topic, or where the registry does not answer, those that it has given earlier."""
+        try:
+            newest = registry.newest(topic, self.reader)
+        except TransportUnavailable as error:
+            for entry in _entries(registry.kept(), []):
+                if _kin(entry.name, self.reader) != "other":
+                    with contextlib.suppress(SchemaError):
+                        self.known.setdefault(entry.frame, _resolved(entry.file, self.reader))
+            if not self.known:
+                raise
+            logger.warning("%s; %s is read by the schemas of %s and of the cache", error, topic, self._directory)
+            return
+        if newest is None:
+            return
+        frame, file = newest
+        try:
+            if _kin(_record_name(file), self.reader) != "other":  # a topic may have several records
+                self.known[frame] = _resolved(file, self.reader)
+        except DecodeError as error:
+            raise SchemaError(f"the newest schema of the topic {topic} ({shown(frame)}): {error}") from None
+        except SchemaError as error:
+            found = [f"the newest schema of the topic {topic} ({shown(frame)}) {one.message}" for one in error.problems]
+            fix = "change this schema so that it reads that one"
+            raise SchemaError([Problem(self.reader.path, 0, 0, text, fix) for text in found]) from None
 
     def find(self, frame: bytes) -> Schema:
         """Returns the schema with this frame. Raises DecodeError: it does not exist, is of another record, or it does not resolve.
 
-        With a registry it raises SchemaWanted for a frame that it was not asked for yet.
+        With a registry it raises SchemaWanted for a frame that the registry was not asked for yet.
         """
         if (found := self.known.get(frame)) is not None:
             return found
-        if (reason := self._refused.get(frame)) is None:
-            file = self._file(frame)
-            name = _record_name(file)
-            if _kin(name, self.reader) != "other":
-                try:
-                    found = self.known[frame] = _resolved(file, self.reader)
-                    return found
-                except SchemaError as error:
-                    reason = f"{_shown(frame)} wrote it, which the source's schema cannot read: {error.problems[0].message}"
+        if frame in self._refused:
+            raise DecodeError(self._refused[frame])
+        file = self._file(frame)
+        return self._admit(frame, _record_name(file), lambda: load_schema(file))
+
+    def admit(self, frame: bytes, schema: Schema) -> Schema:
+        """Adds a schema that is written with this frame. Raises DecodeError when it is of another record or does not resolve."""
+        return self.known.get(frame) or self._admit(frame, name_of(schema), lambda: schema)
+
+    def _admit(self, frame: bytes, name: str, load: Callable[[], Schema]) -> Schema:
+        if _kin(name, self.reader) == "other":
+            theirs, ours = name or "a type that is no record", name_of(self.reader)
+            fix = f'if both are one record, name the first under "aliases" in {self.reader.path}'
+            reason = f"{shown(frame)} is that of {theirs}, the source reads {ours}; {fix}"
+        else:
+            try:
+                found = load()
+                defaults(found, self.reader)
+            except SchemaError as error:
+                reason = f"{shown(frame)} wrote it, which the source's schema cannot read: {error.problems[0].message}"
             else:
-                theirs, ours = name or "a type that is no record", name_of(self.reader)
-                fix = f'if both are one record, name the first under "aliases" in {self.reader.path}'
-                reason = f"{_shown(frame)} is that of {theirs}, the source reads {ours}; {fix}"
-            self._refused[frame] = reason
+                self.known[frame] = found
+                return found
+        self._refused[frame] = reason
         raise DecodeError(reason)
 
     def written_by(self, frame: bytes) -> Schema:
@@ -126,23 +172,23 @@ class Writers:
     def writing(self) -> tuple[bytes, Schema]:
         """Returns the frame and schema by which a test writes events: the reader's own where it has an id, else the newest writer.
 
-        Without any writer it is the reader's own, as id 0, which no registry gives to a schema.
+        Without any writer it is the reader's own as UNREGISTERED.
         """
         mine = [frame for frame, schema in self.known.items() if schema.avro == self.reader.avro]
         if not self.known:
-            self.known[frame_of(0)] = self.reader
+            self.known[UNREGISTERED] = self.reader
         frame = max(mine or self.known)
         return frame, self.known[frame]
 
     def _file(self, frame: bytes) -> Path:
         """Returns the file of the schema. A file that was added to the folder after the start is found, too."""
-        file = None if self._directory is None else self._directory / f"{_stem(frame)}.avsc"
+        file = None if self._directory is None else self._directory / f"{stem_of(frame)}.avsc"
         if file is not None and file.is_file():
             return file
         if self._registry is not None:
             return self._registry.held(frame)
-        where = f"put its schema into {self._directory} as {_stem(frame)}.avsc"
-        raise DecodeError(f"unknown {_shown(frame)}; {where}")
+        where = f"put its schema into {self._directory} as {stem_of(frame)}.avsc, or set schema_registry_url"
+        raise DecodeError(f"unknown {shown(frame)}; {where}")
 
 
 def ids_folder(schema: Schema) -> Path:
@@ -150,21 +196,14 @@ def ids_folder(schema: Schema) -> Path:
     return Path(schema.path).parent / "ids"
 
 
-def frame_of(id: int | uuid.UUID) -> bytes:
-    """Returns the bytes that come before a datum of the schema with this id, or GUID."""
-    return b"\1" + id.bytes if isinstance(id, uuid.UUID) else b"\0" + id.to_bytes(4, "big")
+def sink_frame(
+    schema: Schema, directory: Path, *, registry: Registry | None = None, topic: str = "", unregistered: bytes = UNREGISTERED
+) -> bytes:
+    """Returns the frame of a schema that is written to a topic: its id in `directory`, else in the registry.
 
-
-def frame_in(value: bytes) -> bytes:
-    """Returns the frame that the value begins with. Raises DecodeError when it begins with none."""
-    size = GUID_FRAME if value[:1] == b"\1" else FRAME
-    if len(value) < size or value[0] > 1:
-        raise DecodeError("no Confluent frame: expected a zero byte and a schema id of four bytes")
-    return value[:size]
-
-
-def sink_frame(schema: Schema, directory: Path, *, registry: Registry | None = None, subject: str = "") -> bytes:
-    """Returns the frame of a schema that is written: its id in `directory`, else in the registry. Raises SchemaError without an id."""
+    A dry run gives `unregistered` to a schema that is not registered yet.
+    Raises SchemaError without an id, TransportError when it depends on a registry that does not answer.
+    """
     problems: list[Problem] = []
     for entry in _entries(directory, problems):
         if entry.name == name_of(schema) and len(entry.frame) == FRAME and load_schema(entry.file).avro == schema.avro:
@@ -172,13 +211,9 @@ def sink_frame(schema: Schema, directory: Path, *, registry: Registry | None = N
     if problems:
         raise SchemaError(problems)
     if registry is None:
-        fix = f"copy it there under its id: 17.avsc; {directory} has {_listed(directory)}"
+        fix = f"copy it there under its id: 17.avsc, or set schema_registry_url; {directory} has {_listed(directory)}"
         raise SchemaError(Problem(schema.path, 0, 0, f"not among the schemas of {directory}", fix))
-    found = registry.enter(subject, schema)
-    if found is None:
-        fix = "register it (`penstock schema push`), or allow it with schema_registry_register"
-        raise SchemaError(Problem(schema.path, 0, 0, f"not registered under the subject {subject}", fix))
-    return found
+    return registry.enter(topic, schema) or unregistered
 
 
 def name_of(schema: Schema) -> str:
@@ -217,7 +252,7 @@ def _entries(directory: Path, problems: list[Problem]) -> Iterator[_Entry]:
     """Yields the files of the folder in the order of their ids; adds what is wrong with a file to `problems`."""
     found = []
     for file in sorted(directory.glob("*.avsc")):
-        if (frame := _frame(file.stem)) is None:
+        if (frame := frame_of_name(file.stem)) is None:
             problems.append(Problem(str(file), 0, 0, "the file name is not a schema id", "use the id of the registry: 17.avsc"))
             continue
         try:
@@ -225,23 +260,6 @@ def _entries(directory: Path, problems: list[Problem]) -> Iterator[_Entry]:
         except DecodeError as error:
             problems.append(Problem(str(file), 0, 0, str(error), "copy it again from the registry"))
     yield from sorted(found)
-
-
-def _frame(stem: str) -> bytes | None:
-    if stem.isascii() and stem.isdecimal():
-        return frame_of(int(stem)) if int(stem) <= _LARGEST else None
-    try:
-        return frame_of(uuid.UUID(stem))
-    except ValueError:
-        return None
-
-
-def _stem(frame: bytes) -> str:
-    return str(int.from_bytes(frame[1:], "big")) if len(frame) == FRAME else str(uuid.UUID(bytes=frame[1:]))
-
-
-def _shown(frame: bytes) -> str:
-    return f"schema {'id' if len(frame) == FRAME else 'GUID'} {_stem(frame)}"
 
 
 def _record_name(file: Path) -> str:
@@ -261,7 +279,7 @@ def _record_name(file: Path) -> str:
 
 def _none(directory: Path, reader: Schema, others: list[str]) -> Problem:
     if not others:
-        fix = "add each one under its id: 17.avsc"
+        fix = "add each one under its id: 17.avsc, or set schema_registry_url"
         return Problem(str(directory), 0, 0, "the folder has no writer schemas", fix)
     fix = f'if one of them is the same record, name it under "aliases" in {reader.path}'
     return Problem(str(directory), 0, 0, f"no schema here is of the record {name_of(reader)}: {', '.join(others)}", fix)

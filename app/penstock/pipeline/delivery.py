@@ -3,7 +3,8 @@
 A group of spans goes through these steps; between any two of them, and between chunks, it waits while the source's lease does not hold:
 
 1. begin      the spans whose assignment still holds; the others were dropped
-2. score      in chunks (`score`), each in one slice of the event loop's time, or in a thread when it is expected to take long
+2. score      in chunks (`score`), each in one slice of the event loop's time, or in a thread when it is expected to take long; a chunk
+              with an event whose schema is not known here waits until it is fetched (docs/decisions/0025-schemas-from-a-registry.md)
 3. send       outputs and dead letters, in order
 4. go on      with the next group, while
 5. finish     this one waits for its acknowledgements: then the strategy (`commit`) finishes its spans
@@ -27,13 +28,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
 from penstock.engine.observe import Observers
-from penstock.errors import DeliveryFailed, InferenceError, SettingsError
+from penstock.errors import DeliveryFailed, InferenceError, SchemaWanted, SettingsError, TransportUnavailable
 from penstock.parcel import Parcel
 from penstock.pipeline.commit import Commit
 from penstock.pipeline.ports import Program
@@ -51,6 +53,8 @@ logger = logging.getLogger(__name__)
 _DEFAULT: Final = Settings()
 COMMIT_SECONDS = 1.0  # without a commit, when as much is not committed as may be, is longer than a commit takes
 LEASE_SECONDS = 1.0  # between two looks at the lease, which ends by the clock
+SCHEMA_SECONDS = 0.1  # after the first try to fetch a schema; doubled after each, to LONGEST_PAUSE
+LONGEST_PAUSE = 5.0
 GROUP_SECONDS = 1.0  # a group should take no longer: rebalances and shutdowns wait for it
 
 
@@ -85,6 +89,7 @@ class Pace:
     uncommitted_rows: int = _DEFAULT.max_uncommitted_rows
     uncommitted_seconds: float = _DEFAULT.commit_interval + _DEFAULT.session_timeout
     offload_after: float = _DEFAULT.offload_after_ms / 1000
+    schema_seconds: float = _DEFAULT.broker_timeout / 2
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -97,6 +102,7 @@ class Pace:
             uncommitted_rows=settings.max_uncommitted_rows,
             uncommitted_seconds=settings.commit_interval + settings.session_timeout,  # a commit may be late, as a heartbeat may be
             offload_after=settings.offload_after_ms / 1000,
+            schema_seconds=min(settings.broker_timeout, (settings.stall_timeout or math.inf) / 2),
         )
 
 
@@ -236,7 +242,7 @@ class Delivery:
             if not first:
                 await asyncio.sleep(0)
             first = False
-            parcels += await self._score(scorer, chunk)
+            parcels += await self._score(scorer, chunk, spans[0])
             if not await self._held(spans[0]):  # a group is of one assignment, and this one has ended
                 return
         self._slow(spans, parcels)
@@ -327,7 +333,34 @@ class Delivery:
                 self._begins(span.partition, span.start, serving.generation)
         return scorer
 
-    async def _score(self, scorer: _Scorer, chunk: Chunk) -> list[Parcel]:
+    async def _score(self, scorer: _Scorer, chunk: Chunk, span: Span) -> list[Parcel]:
+        """Returns the parcels of the chunk. Where the schema of an event has to be fetched, the span and its source wait, nothing else."""
+        while not self._ended and span.current:
+            try:
+                return await self._pass(scorer, chunk)
+            except SchemaWanted as wanted:
+                await self._fetch(wanted, span)
+        return []
+
+    async def _fetch(self, wanted: SchemaWanted, span: Span) -> None:
+        """Fetches schemas. Raises TransportUnavailable when the registry has not answered for as long as brokers are waited for."""
+        began, pause = self._clock(), SCHEMA_SECONDS
+        while not self._ended and span.current:
+            try:
+                await asyncio.to_thread(wanted.fetch)
+                return
+            except TransportUnavailable as error:
+                if self._clock() - began + pause > self._pace.schema_seconds:
+                    raise
+                if pause == SCHEMA_SECONDS:
+                    logger.warning("%s wait for the %s: %s", span.partition[0], wanted, error)
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    async def _pass(self, scorer: _Scorer, chunk: Chunk) -> list[Parcel]:
         async with self._models:
             began = time.perf_counter()
             pipeline = scorer.pipeline

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from penstock import runtime
 from penstock.codecs import event_reader, event_writer
+from penstock.codecs.writers import Registry
 from penstock.engine.observe import Observers
 from penstock.pipeline import Pace
 from penstock.record import Header, Position, Record
@@ -37,7 +38,7 @@ class TopologyDriver:
     """A topology as one function from records to records.
 
     `topology` is the file; `models` and `schemas` the folders that it names things in. `partitions` is how many every
-    topic has. `observers` receive the chunks.
+    topic has. `observers` receive the chunks. `schema_registry` is asked for schemas that are not in files.
     Everything is checked and loaded as a worker does it. Raises TopologyError, SchemaError, ModelError.
     """
 
@@ -50,8 +51,9 @@ class TopologyDriver:
         partitions: int = 1,
         chunk_rows: int = 256,
         observers: Observers | None = None,
+        schema_registry: Registry | None = None,
     ) -> None:
-        loaded = runtime.load(Path(topology), models=Path(models), schemas=Path(schemas))
+        loaded = runtime.load(Path(topology), models=Path(models), schemas=Path(schemas), schema_registry=schema_registry)
         self.topology = loaded.topology
         self.schemas = loaded.schemas
         # A test checks what is computed, not which models may serve.

@@ -101,7 +101,7 @@ def test_event_of_another_record_is_a_dead_letter_that_names_both(shop: Path) ->
     assert letters(driver, "orders") == [
         f"schema id 9 is that of shop.Return, the source reads shop.Order; {fix}",
         f"schema id 12 is that of a type that is no record, the source reads shop.Order; {fix}",
-        f"unknown schema id 99; put its schema into {shop}/schemas/ids as 99.avsc",
+        f"unknown schema id 99; put its schema into {shop}/schemas/ids as 99.avsc, or set schema_registry_url",
     ]
     assert driver.events("prices") == [{"id": "b", "price": 10}]
 
