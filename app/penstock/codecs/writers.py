@@ -279,7 +279,7 @@ def _record_name(file: Path) -> str:
 
 def _none(directory: Path, reader: Schema, others: list[str]) -> Problem:
     if not others:
-        fix = "add each one under its id: 17.avsc, or set schema_registry_url"
+        fix = "add each one under its id: 17.avsc (`penstock schema pull` does it), or set schema_registry_url"
         return Problem(str(directory), 0, 0, "the folder has no writer schemas", fix)
     fix = f'if one of them is the same record, name it under "aliases" in {reader.path}'
     return Problem(str(directory), 0, 0, f"no schema here is of the record {name_of(reader)}: {', '.join(others)}", fix)

@@ -132,7 +132,7 @@ class SchemaRegistry:
     def _entered(self, subject: str, schema: Schema, text: str) -> bytes | None:
         found = self.look_up(subject, text)
         if found is None and not self._register:
-            fix = "register it, or allow it with schema_registry_register"
+            fix = "register it (`penstock schema push`), or allow it with schema_registry_register"
             raise SchemaError(Problem(schema.path, 0, 0, f"not registered under the subject {subject}", fix))
         if found is None and self._dry:
             if reason := self.incompatible(subject, text):
