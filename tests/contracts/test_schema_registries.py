@@ -29,7 +29,7 @@ sinks: {{prices: {{topic: {name}-prices, format: avro-confluent, schema: price.a
 """
 
 
-@pytest.fixture(scope="module", params=["double", pytest.param("apicurio", marks=pytest.mark.broker)])
+@pytest.fixture(scope="module", params=["double", "apicurio"])
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "double":
         with double() as site:

@@ -242,9 +242,10 @@ class Delivery:
             if not first:
                 await asyncio.sleep(0)
             first = False
-            parcels += await self._score(scorer, chunk, spans[0])
-            if not await self._held(spans[0]):  # a group is of one assignment, and this one has ended
+            scored = await self._score(scorer, chunk, spans)
+            if scored is None or not await self._held(spans[0]):  # a group is of one assignment, and this one has ended
                 return
+            parcels += scored
         self._slow(spans, parcels)
         sent = await self._sink.send(parcels, spans[0])  # 3
         taken = Sent(1)  # everything was acknowledged, be it as a dead letter
@@ -333,32 +334,40 @@ class Delivery:
                 self._begins(span.partition, span.start, serving.generation)
         return scorer
 
-    async def _score(self, scorer: _Scorer, chunk: Chunk, span: Span) -> list[Parcel]:
-        """Returns the parcels of the chunk. Where the schema of an event has to be fetched, the span and its source wait, nothing else."""
-        while not self._ended and span.current:
+    async def _score(self, scorer: _Scorer, chunk: Chunk, spans: Sequence[Span]) -> list[Parcel] | None:
+        """Returns the parcels of the chunk, None when its spans were given up. It waits while the schema of an event is fetched."""
+        while True:
             try:
                 return await self._pass(scorer, chunk)
             except SchemaWanted as wanted:
-                await self._fetch(wanted, span)
-        return []
+                if not await self._fetch(wanted, spans):
+                    return None
 
-    async def _fetch(self, wanted: SchemaWanted, span: Span) -> None:
-        """Fetches schemas. Raises TransportUnavailable when the registry has not answered for as long as brokers are waited for."""
-        began, pause = self._clock(), SCHEMA_SECONDS
-        while not self._ended and span.current:
+    async def _fetch(self, wanted: SchemaWanted, spans: Sequence[Span]) -> bool:
+        """Fetches schemas. Returns False when the spans need them no longer: the assignment or the loop ends.
+
+        Raises TransportUnavailable when the registry has not answered for `schema_seconds`.
+        """
+        began, pause, positions = self._clock(), SCHEMA_SECONDS, self._source.positions
+        while not self._ended and spans[0].current:
             try:
                 await asyncio.to_thread(wanted.fetch)
-                return
+                return True
             except TransportUnavailable as error:
+                if positions.draining:  # the next owner reads them again
+                    for span in spans:
+                        span.abandon()
+                    return False
                 if self._clock() - began + pause > self._pace.schema_seconds:
                     raise
                 if pause == SCHEMA_SECONDS:
-                    logger.warning("%s wait for the %s: %s", span.partition[0], wanted, error)
+                    logger.warning("%s waits for %s: %s", spans[0].partition[0], wanted, error)
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._changed.wait()
             pause = min(pause * 2, LONGEST_PAUSE)
+        return False
 
     async def _pass(self, scorer: _Scorer, chunk: Chunk) -> list[Parcel]:
         async with self._models:

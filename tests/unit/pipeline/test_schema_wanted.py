@@ -123,6 +123,22 @@ def test_wait_ends_with_the_assignment(site: Double, tmp_path: Path) -> None:
     assert (worker.prices(), worker.letters(), worker.errors) == ([], 0, [])
 
 
+def test_worker_that_stops_does_not_wait_for_the_registry(site: Double, tmp_path: Path) -> None:
+    """What waits is given up; the next owner reads it again."""
+    worker = Worker(tmp_path, site)
+    site.status = 503
+
+    async def work() -> None:
+        delivery = asyncio.create_task(worker.deliver(frame_of(1) + b"\x02"))
+        await asyncio.to_thread(site.heard, 5)
+        await worker.loop.close(patience=20)
+        assert (worker.source.positions.working, worker.source.positions.committable()) == (0, {})
+        await delivery
+
+    run(work())
+    assert (worker.prices(), worker.letters(), worker.errors) == ([], 0, [])
+
+
 def test_frame_may_be_in_a_header(site: Double, tmp_path: Path) -> None:
     worker = Worker(tmp_path, site)
     site.add("items-value", ITEM)
