@@ -13,9 +13,9 @@ from msgspec import structs
 
 from penstock.batch import Array, Batch, Failure
 from penstock.codecs.avro_columns import column_reader
-from penstock.codecs.avro_resolve import defaults, shadowed_symbols
+from penstock.codecs.avro_resolve import resolve
 from penstock.codecs.avro_rows import datum_reader
-from penstock.codecs.columns import FLOATS, Assembler
+from penstock.codecs.columns import FLOATS, Assembler, shaped
 from penstock.errors import DecodeError, RecordError
 from penstock.schema import Column, Schema, innermost
 
@@ -129,17 +129,20 @@ class _Writer:
     """One writer schema: turns its datums into columns, all rows together where possible, else one by one."""
 
     def __init__(self, writer: Schema, reader: Schema, columns: Sequence[Column], wide: Assembler, skip: int) -> None:
-        self._names = _names(columns)
-        lacking = defaults(writer, reader)
-        self._defaults = [(i, lacking[name]) for i, name in enumerate(self._names) if name in lacking]
-        self._symbols = shadowed_symbols(writer, reader, self._names)
-        self._checks = [(self._names.index(column.field), column) for column in columns]
+        names = _names(columns)
+        origins = resolve(writer, reader, names)
+        paths = list(dict.fromkeys(origin.path for origin in origins if origin.path is not None))
+        self._places = [None if origin.path is None else paths.index(origin.path) for origin in origins]
+        self._origins = origins
+        self._evolved = [slot for slot, origin in enumerate(origins) if origin.path is None or origin.symbols]
+        self._checks = [(names.index(column.field), column) for column in columns]
         self._rejects = sorted({slot for slot, column in self._checks if column.missing.action == "reject"})
         self._wide = wide
         self._skip = skip
-        self._datum = datum_reader(writer.avro, self._names)
+        self._datum = datum_reader(writer.avro, paths)
         sizes = {column.field: column.shape[0] for column in columns if len(column.shape) == 1}
-        self._all = None if self._defaults or self._symbols else column_reader(writer, self._names, sizes)
+        theirs = {origin.path: sizes[name] for name, origin in zip(names, origins, strict=True) if origin.path and name in sizes}
+        self._all = None if self._evolved else column_reader(writer, paths, theirs)
 
     def read(self, rows: Array, values: Sequence[bytes], errors: dict[int, DecodeError]) -> list[_Piece]:
         """Returns the rows that are events, in one or two pieces; adds the errors of the others to `errors`."""
@@ -170,12 +173,16 @@ class _Writer:
         return _Piece(np.array(good, np.intp), self._wide.arrays(list(zip(*read, strict=True)), len(read)))
 
     def _row(self, body: bytes) -> list[Any]:
-        values = self._datum(body)
-        for slot, default in self._defaults:
-            values[slot] = default
-        for slot, symbols in self._symbols:
-            if values[slot] is not None and values[slot] not in symbols:
-                raise DecodeError(f"{values[slot]!r} is a symbol that is not in the reader's schema")
+        read = self._datum(body)
+        values = [None if place is None else read[place] for place in self._places]
+        for slot in self._evolved:
+            origin = self._origins[slot]
+            if origin.path is None:
+                values[slot] = origin.default
+            elif values[slot] is not None and values[slot] not in origin.symbols:
+                if origin.fallback is None:
+                    raise DecodeError(f"{values[slot]!r} is a symbol that is not in the reader's schema")
+                values[slot] = origin.fallback
         for slot, column in self._checks:
             _check(values[slot], column)
         return values
@@ -196,12 +203,8 @@ def _check(value: Any, column: Column) -> None:
     if value is None:
         if column.missing.action == "reject":
             raise DecodeError(f"field {column.field!r} is null, and the topology gives no value for nulls (add it under `missing:`)")
-    elif column.shape and not _shaped(value, column.shape):
+    elif column.shape and not shaped(value, column.shape):
         raise DecodeError(f"field {column.field!r} is not an array of {'x'.join(map(str, column.shape))}")
-
-
-def _shaped(value: Any, shape: tuple[int, ...]) -> bool:
-    return not shape or (len(value) == shape[0] and all(_shaped(item, shape[1:]) for item in value))
 
 
 def _names(columns: Sequence[Column]) -> list[str]:

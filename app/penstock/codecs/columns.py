@@ -17,9 +17,9 @@ import numpy as np
 
 from penstock.batch import Array
 from penstock.errors import Problem, SchemaError
-from penstock.schema import Column, Missing, Schema
+from penstock.schema import Column, Missing, Schema, innermost, with_paths
 
-__all__ = ["FLOATS", "Assembler", "Make", "bounds"]
+__all__ = ["FLOATS", "NUMBERS", "Assembler", "Make", "bounds", "shaped", "within"]
 
 _CODES: Final = {
     "bool": "?", "int8": "b", "int16": "h", "int32": "i", "int64": "q",
@@ -27,7 +27,7 @@ _CODES: Final = {
 }  # fmt: skip
 _BITS: Final = {"int": 32, "long": 64, "timestamp": 64}
 FLOATS: Final = ("float", "double")
-_NUMBERS: Final = ("boolean", "int", "long", "timestamp", *FLOATS)
+NUMBERS: Final = ("boolean", "int", "long", "timestamp", *FLOATS)
 # From this number of rows on, the fixed cost per array is less than the cost of making several arrays at once.
 _MANY: Final = 32
 
@@ -42,6 +42,16 @@ def bounds(kind: str, dtypes: Iterable[str]) -> tuple[float, float]:
         return -top, top
     ranges = [np.iinfo(dtype) for dtype in (f"int{_BITS[kind]}", *dtypes) if dtype.startswith(("int", "uint"))]
     return max(int(info.min) for info in ranges), min(int(info.max) for info in ranges)
+
+
+def shaped(value: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a value of nested lists has these axes."""
+    return not shape or (len(value) == shape[0] and all(shaped(item, shape[1:]) for item in value))
+
+
+def within(value: Any, limits: tuple[float, float]) -> bool:
+    """Whether a number, or every number in nested lists, is between two others, both allowed."""
+    return all(within(item, limits) for item in value) if isinstance(value, list) else limits[0] <= value <= limits[1]
 
 
 class Make(NamedTuple):
@@ -68,9 +78,13 @@ class _Group(NamedTuple):
 
 
 class Assembler:
-    """Makes the requested columns from the fields' values. Raises SchemaError for a column that its field cannot feed."""
+    """Makes the requested columns from the fields' values. Raises SchemaError for a column that its field cannot feed.
+
+    `fields` are those of the schema, and after them the fields inside others that columns read, by their paths.
+    """
 
     def __init__(self, schema: Schema, columns: Sequence[Column]) -> None:
+        schema = with_paths(schema, [column.field for column in columns])
         problems = [problem for column in columns if (problem := _clash(schema, column)) is not None]
         shapes = {column.field: column.shape for column in reversed(columns)}
         for column in columns:
@@ -80,6 +94,7 @@ class Assembler:
         if problems:
             raise SchemaError(problems)
         self.columns = tuple(columns)
+        self.fields = schema.fields
         place = {field.name: i for i, field in enumerate(schema.fields)}
         self.makes = [_make(place[column.field], column, schema) for column in columns]
         self._groups, self._singles = _grouped(self.makes)
@@ -103,7 +118,7 @@ class Assembler:
     def arrays(self, fields: Sequence[Any], size: int, nulls: Sequence[Array | None] | None = None) -> dict[str, Array]:
         """Returns the columns of `size` rows.
 
-        `fields` holds the values of each field, in the order of the schema, as a sequence or an array. It may be empty when
+        `fields` holds the values of each field, in the order of `self.fields`, as a sequence or an array. It may be empty when
         there are no rows. An array cannot hold null, so `nulls` marks the nulls of each field.
         """
         if not fields:
@@ -122,11 +137,9 @@ def _clash(schema: Schema, column: Column) -> Problem | None:
     field = schema.field(column.field)
     if field is None:
         return Problem(schema.path or schema.name, 0, 0, f"there is no field {column.field!r}", "declare it, or read another field")
-    axes, inner = field.shape, field
-    while inner.items is not None:
-        inner = inner.items
+    axes, inner = field.shape, innermost(field)
     text = inner.kind in ("string", "enum")
-    number = inner.kind in _NUMBERS and not (inner.kind in FLOATS and column.dtype[:1] != "f")
+    number = inner.kind in NUMBERS and not (inner.kind in FLOATS and column.dtype[:1] != "f")
     fed = text if column.dtype == "string" else number and (inner.kind == "boolean" or column.dtype != "bool")
     fixed = len(axes) == len(column.shape) and all(axis in (None, asked) for axis, asked in zip(axes, column.shape, strict=True))
     if field.dtype and fed and fixed:

@@ -131,7 +131,7 @@ class _Graph:
         match target:
             case None:
                 return True
-            case FromField(name, owner):
+            case FromField(name, owner, _):
                 schema = self.names.schemas.get(source.name)
                 return owner in (None, source.name) and (schema is None or schema.field(name) is not None)
             case FromNode(node):

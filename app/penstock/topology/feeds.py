@@ -24,14 +24,15 @@ class Columns:
         self._made: dict[str, Column] = {}
 
     def add(self, field: str, dtype: str, shape: tuple[int, ...], missing: Missing) -> Column:
-        name, number = field, 1
+        base = field.replace(".", "/")  # a name with a dot is that of a node's output
+        name, number = base, 1
         while name in self._made:
             column = self._made[name]
             # Compared by their text: NaN does not equal itself, and 0 equals False.
             if repr((column.field, column.dtype, column.shape, column.missing)) == repr((field, dtype, shape, missing)):
                 return column
             number += 1
-            name = f"{field}:{dtype}" if number == 2 else f"{field}:{dtype}:{number}"
+            name = f"{base}:{dtype}" if number == 2 else f"{base}:{dtype}:{number}"
         self._made[name] = Column(name, field, dtype, shape, missing)
         return self._made[name]
 
@@ -132,35 +133,38 @@ class Feeder:
                     f"dtypes between models must be equal: export one of them with {tensor.dtype} or {target.tensor.dtype}",
                 )
                 return None
-            return self._picked(ref, Part(f"{target.node}.{target.tensor.name}"), target.tensor.dtype, target.tensor.shape, where)
+            return self._of_node(ref, target.node, target.tensor, where)
         field = self._field(target)
         if not converts(field, tensor.dtype):
             message = f"{where}: the tensor is `{tensor}`, the field {field.name!r} is {described(field)}"
             self.report.add(ref.mark, message, _dtype_fix(field, tensor.dtype))
             return None
-        shape = self._axes(ref, field, wanted, where)
+        shape = self._axes(ref, target.index, field, wanted, where)
         if shape is None:
             return None
         column = self.columns.add(field.name, tensor.dtype, shape, self._missing(ref, field, tensor.dtype, missing, where))
-        return self._picked(ref, Part(column.name), tensor.dtype, shape, where)
+        return self._picked(ref, target.index, Part(column.name), tensor.dtype, shape, where)
 
-    def _picked(self, ref: Ref, part: Part, dtype: str, axes: Axes, where: str) -> _Given | None:
+    def _of_node(self, ref: Ref, node: str, tensor: Tensor, where: str) -> _Given | None:
+        return self._picked(ref, ref.index, Part(f"{node}.{tensor.name}"), tensor.dtype, tensor.shape, where)
+
+    def _picked(self, ref: Ref, index: int | None, part: Part, dtype: str, axes: Axes, where: str) -> _Given | None:
         """Returns the part, or its element `[index]` of the last axis."""
-        if ref.index is None:
+        if index is None:
             return _Given(part, dtype, axes)
         if not axes:
-            self.report.add(ref.mark, f"{where}: {ref.text!r} picks an element of a scalar", f"write {ref.text.partition('[')[0]}")
+            self.report.add(ref.mark, f"{where}: {ref.text!r} picks an element of a scalar", f"write {ref.text.rpartition('[')[0]}")
             return None
         last = axes[-1]
-        if last is not None and ref.index >= last:
+        if last is not None and index >= last:
             self.report.add(ref.mark, f"{where}: {ref.text!r} is out of range, the last axis has {last}", f"from 0 to {last - 1}")
             return None
-        return _Given(Part(part.column, ref.index), dtype, axes[:-1])
+        return _Given(Part(part.column, index), dtype, axes[:-1])
 
-    def _axes(self, ref: Ref, field: Field, wanted: Axes | None, where: str) -> tuple[int, ...] | None:
+    def _axes(self, ref: Ref, index: int | None, field: Field, wanted: Axes | None, where: str) -> tuple[int, ...] | None:
         """Returns the axes of the field's column: those of the schema, with open ones taken from the tensor; None when one stays open."""
         axes = field.shape
-        if wanted is not None and ref.index is None and len(wanted) == len(axes):
+        if wanted is not None and index is None and len(wanted) == len(axes):
             axes = tuple(w if axis is None else axis for axis, w in zip(axes, wanted, strict=True))
         fixed = tuple(axis for axis in axes if axis is not None)
         if len(fixed) < len(axes):
@@ -188,22 +192,23 @@ class Feeder:
         if isinstance(target, FromNode):
             if target.tensor is None:
                 return None
-            given = self._picked(ref, Part(f"{target.node}.{target.tensor.name}"), target.tensor.dtype, target.tensor.shape, where)
+            given = self._of_node(ref, target.node, target.tensor, where)
         else:
-            given = self._passed(ref, self._field(target), where)
+            given = self._passed(ref, target, where)
         if given is None:
             return None
         if given.axes == (1,) and given.part.index is None and (declared is None or declared.items is None):
             return OutputField(name, Part(given.part.column, 0), given.dtype)  # [N, 1] is written as a number, not as a list of one
         return OutputField(name, given.part, given.dtype, given.axes)
 
-    def _passed(self, ref: Ref, field: Field, where: str) -> _Given | None:
+    def _passed(self, ref: Ref, target: FromField, where: str) -> _Given | None:
         """Returns a field that is copied to a sink; null stays null."""
+        field = self._field(target)
         if not field.dtype:
             fix = "leave it out, or declare it with a type that has columns"
             self.report.add(ref.mark, f"{where}: the field {field.name!r} is {described(field)}, which cannot be written", fix)
             return None
-        shape = self._axes(ref, field, None, where)
+        shape = self._axes(ref, target.index, field, None, where)
         if shape is None:
             return None
         if field.optional and field.items is not None:
@@ -211,21 +216,21 @@ class Feeder:
             self.report.add(ref.mark, message, "leave it out, or forbid null in the schema")
             return None
         column = self.columns.add(field.name, field.dtype, shape, Missing("fill", None) if field.optional else Missing())
-        return self._picked(ref, Part(column.name), field.dtype, shape, where)
+        return self._picked(ref, target.index, Part(column.name), field.dtype, shape, where)
 
     def _key(self, ref: Ref, target: Target, where: str) -> Part | None:
         if isinstance(target, FromNode):
             if target.tensor is None:
                 return None
-            given = self._picked(ref, Part(f"{target.node}.{target.tensor.name}"), target.tensor.dtype, target.tensor.shape, where)
+            given = self._of_node(ref, target.node, target.tensor, where)
         else:
             field = self._field(target)
-            axes = self._axes(ref, field, None, where)
+            axes = self._axes(ref, target.index, field, None, where)
             if axes is None:
                 return None
             # Null is refused: records without a key would scatter over the partitions.
             column = self.columns.add(field.name, field.dtype, axes, Missing()) if field.dtype else None
-            given = self._picked(ref, Part(column.name if column else field.name), field.dtype, axes, where)
+            given = self._picked(ref, target.index, Part(column.name if column else field.name), field.dtype, axes, where)
         if given is None:
             return None
         if given.axes not in ((), (1,)) or not (given.dtype == "string" or "int" in given.dtype):
@@ -251,6 +256,10 @@ def _level(parts: list[_Given]) -> list[_Given]:
 
 
 def _dtype_fix(field: Field, dtype: str) -> str:
+    if field.fields:
+        return f"name a field inside it: {', '.join(f'{field.name}.{one.name}' for one in field.fields[:2])}, ..."
+    if field.values is not None:
+        return f"name a key of it: {field.name}.KEY"
     if not field.dtype:
         return "declare the field with a type that a tensor can hold"
     kinds = [kind for kind in ("boolean", "int", "long", "float", "double", "string") if converts(Field("", kind), dtype)]

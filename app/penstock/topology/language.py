@@ -12,6 +12,7 @@ from penstock.topology.kinds import KINDS
 from penstock.topology.shapes import (
     ENTRY_NAME,
     FIELD_NAME,
+    FIELD_TEXT,
     FILE_NAME,
     REFERENCE,
     TOPIC_NAME,
@@ -36,8 +37,8 @@ _SOURCE: Final = Keys(
         "topic": Key(TOPIC_NAME, "The Kafka topic to read.", required=True),
         "schema": Key(FILE_NAME, "The event's Avro schema, a file of the schemas folder.", required=True),
         "format": Key(Choice(("json", "avro", "avro-confluent")), "How values are encoded.", default="json"),
-        "id": Key(FIELD_NAME, "The field that identifies an event."),
-        "time": Key(FIELD_NAME, "The field with the event time: a timestamp, or a long in ms."),
+        "id": Key(FIELD_TEXT, "The field that identifies an event."),
+        "time": Key(FIELD_TEXT, "The field with the event time: a timestamp, or a long in ms."),
         "dead_letter": Key(TOPIC_NAME, "The topic for records that cannot be scored; <topic>.dead-letter when omitted."),
         "max_bytes": Key(Whole(1, 104_857_600), "Larger values go to the dead-letter topic unread.", default=1_048_576),
     }

@@ -56,7 +56,8 @@ class ModelRef:
 class Ref:
     """A name on the right-hand side: `field`, `source.field`, `node`, `node.output`, each with an optional `[index]`.
 
-    `node` alone means its only output. `[index]` picks one element of the tensor's last axis.
+    A field may be a path into others (`after.amount`, `items[0].price`); `tail` is all of the text between the head and the index at
+    the end. `node` alone means its only output. `[index]` picks one element of the tensor's last axis, or of an array whose size is open.
     """
 
     text: str
@@ -64,6 +65,11 @@ class Ref:
     tail: str | None = None
     index: int | None = None
     mark: Mark = field(default=Mark(), compare=False)
+
+    @property
+    def path(self) -> str:
+        """The path of the field, where the head is a field."""
+        return self.head if self.tail is None else f"{self.head}{'' if self.tail.startswith('[') else '.'}{self.tail}"
 
 
 @dataclass(frozen=True, slots=True)
