@@ -61,6 +61,10 @@ def load(
     shelf = _Shelf(topology.file, models, schemas)
     asked = [(one.name, shelf.schema(f"sources.{one.name}", one.schema, one.at("schema"))) for one in topology.sources]
     source_schemas = {name: schema for name, schema in asked if schema}
+    keyed = {
+        one.name: shelf.schema(f"sources.{one.name}", one.key_schema, one.at("key_schema")) for one in topology.sources if one.key_schema
+    }
+    source_schemas = {name: schema.in_records(keyed.get(name)) for name, schema in source_schemas.items()}
     asked = [(one.name, shelf.schema(f"sinks.{one.name}", one.schema, one.at("schema"))) for one in topology.sinks if one.schema]
     sink_schemas = {name: schema for name, schema in asked if schema}
     if artifacts is None:

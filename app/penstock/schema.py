@@ -6,12 +6,13 @@ Values only. `penstock.codecs` uses them to turn bytes into columns, `penstock.t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 __all__ = [
-    "REQUIRED", "Column", "Field", "Kind", "Missing", "Schema", "Step", "innermost", "member", "resolves", "steps", "with_paths", "writes",
+    "REQUIRED", "Beside", "Column", "Field", "Kind", "Missing", "Schema", "Step",
+    "innermost", "resolves", "steps", "with_paths", "writes",
 ]  # fmt: skip
 
 Kind = Literal["boolean", "int", "long", "float", "double", "string", "bytes", "enum", "array", "timestamp", "record", "map", "union"]
@@ -113,31 +114,60 @@ def resolves(written: Field, read: Field) -> bool:
     return read.kind in _PROMOTES.get(written.kind, (written.kind,)) and (not written.unit or read.unit in ("", written.unit))
 
 
-def member(fields: Sequence[Field], name: str) -> Field | None:
-    """Returns the field of this name, or else the first that has it as an alias."""
-    named = (field for field in fields if field.name == name)
-    return next(named, None) or next((field for field in fields if name in field.aliases), None)
-
-
 def steps(path: str) -> tuple[Step, ...]:
     """Returns the steps of a path: `payload.items[0].price` is `("payload", "items", 0, "price")`."""
     return tuple(name or int(index) for name, index in _STEP.findall(path))
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """What a record has beside its value: `key` as text, or its fields (`key.id`) by the schema `key`; and headers (`header.x-tenant`)."""
+
+    key: Schema | None = None
+
+    def field(self, path: str) -> Field | None:
+        """Returns the field that the path leads to: null where the record has no key, or no such header."""
+        head, _, rest = path.partition(".")
+        if head == "header" and rest:
+            return Field(path, "string", optional=True)
+        if head != "key" or (not rest) is not (self.key is None):
+            return None
+        found = Field(path, "string") if self.key is None else self.key.field(rest)
+        return None if found is None else replace(found, name=path, optional=True, aliases=())
+
+
+@dataclass(frozen=True, slots=True)
 class Schema:
-    """A record schema. `avro` is the parsed Avro JSON for fastavro; `path` is the file, for messages."""
+    """A record schema. `avro` is the parsed Avro JSON for fastavro; `path` is the file, for messages.
+
+    `beside` is set where the events come as records of a topic.
+    """
 
     name: str
     fields: tuple[Field, ...]
     avro: Any = None
     path: str = ""
+    beside: Beside | None = None
+
+    def in_records(self, key: Schema | None = None) -> Schema:
+        """Returns the schema of events that come as records, whose keys have the schema `key` or are text."""
+        return replace(self, beside=Beside(key))
+
+    def has(self, name: str) -> bool:
+        """Whether the event itself has a field of this name."""
+        return any(field.name == name for field in self.fields)
+
+    def is_beside(self, path: str) -> bool:
+        """Whether the path leads to the record's key or headers. A field of the event of that name comes first."""
+        return self.beside is not None and not self.has(str(next(iter(steps(path)), ""))) and self.beside.field(path) is not None
 
     def field(self, path: str) -> Field | None:
         """Returns the field of this name, or the field inside others that a path (`after.amount`, `items[0].price`) leads to.
 
         The latter has the path as its name, and is optional if anything on the way may be null or absent.
         """
+        if self.beside is not None and self.is_beside(path):
+            return self.beside.field(path)
         found = next((field for field in self.fields if field.name == path), None)
         return found if found is not None or path.isidentifier() else self._inside(path)
 

@@ -10,6 +10,7 @@ from penstock.codecs.avro import AvroDecoder
 from penstock.codecs.avro_resolve import frame, load_ids
 from penstock.codecs.avro_write import AvroEncoder
 from penstock.codecs.base import Decoder, Encoder
+from penstock.codecs.beside import BesideDecoder
 from penstock.codecs.event import event_reader, event_writer
 from penstock.codecs.json import JsonDecoder, JsonEncoder
 from penstock.codecs.schema import load_schema
@@ -18,7 +19,18 @@ from penstock.errors import SchemaError
 from penstock.schema import Column, Schema
 from penstock.signature import Tensor
 
-__all__ = ["Decoder", "Encoder", "Format", "TableDecoder", "decoder", "encoder", "event_reader", "event_writer", "load_schema"]
+__all__ = [
+    "BesideDecoder",
+    "Decoder",
+    "Encoder",
+    "Format",
+    "TableDecoder",
+    "decoder",
+    "encoder",
+    "event_reader",
+    "event_writer",
+    "load_schema",
+]
 
 Format = Literal["json", "avro", "avro-confluent"]
 

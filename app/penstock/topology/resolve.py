@@ -112,7 +112,7 @@ class Names:
         `hint` is what the node's kind offers beside an entry of `inputs`.
         """
         others = {name: signature for name, signature in self.signatures.items() if name != node.name}
-        candidates = [Ref(tensor.name, tensor.name, mark=node.mark)] if self.has_field(tensor.name) else []
+        candidates = [Ref(tensor.name, tensor.name, mark=node.mark)] if self._in_events(tensor.name) else []
         for name, signature in others.items():
             if name == tensor.name and len(signature.outputs) == 1:
                 candidates.append(Ref(name, name, mark=node.mark))
@@ -147,10 +147,14 @@ class Names:
         """Whether some source has the field."""
         return any(schema.field(name) is not None for schema in self.schemas.values())
 
+    def _in_events(self, name: str) -> bool:
+        """Whether the events of some source have a field of this name, not only their records."""
+        return any(schema.has(name) for schema in self.schemas.values())
+
     def _bare(self, ref: Ref, where: str) -> Target | None:
         node, source = self.topology.node(ref.head), self.topology.source(ref.head)
-        if node and self.has_field(ref.head):
-            owner = next(name for name, schema in self.schemas.items() if schema.field(ref.head))
+        if node and self._in_events(ref.head):
+            owner = next(name for name, schema in self.schemas.items() if schema.has(ref.head))
             signature = self.signatures.get(node.name)
             output = signature.outputs[0].name if signature and signature.outputs else "OUTPUT"
             fix = f"write {owner}.{ref.head} for the field or {ref.head}.{output} for the node, or rename one of them"

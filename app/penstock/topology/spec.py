@@ -95,7 +95,11 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Source(Entry):
-    """Events of one topic. `id` names the field that identifies an event, `time` the field with its event time."""
+    """Events of one topic. `id` names the field that identifies an event, `time` the field with its event time.
+
+    `key_schema` is the schema of the records' keys, which are text without it. `envelope` names what wraps the events: of Debezium's
+    changes, deletions and tombstones are skipped.
+    """
 
     name: str
     topic: str
@@ -105,6 +109,8 @@ class Source(Entry):
     time: str | None = None
     dead_letter: str = ""
     max_bytes: int = 1_048_576
+    key_schema: str | None = None
+    envelope: Literal["debezium"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

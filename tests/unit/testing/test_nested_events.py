@@ -105,3 +105,81 @@ def test_path_that_leads_nowhere_is_an_error_with_a_hint(make: Make, amount: str
     with pytest.raises(TopologyError) as caught:
         make(amount)
     assert says in str(caught.value)
+
+
+BESIDE = """\
+topology: beside
+sources:
+  orders: {{topic: orders, schema: order.avsc{more}}}
+nodes:
+  weight: {{kind: model, model: double@1, inputs: {{x: amount}}}}
+  named: {{kind: model, model: join@1, inputs: {{a: {{field: {text}, missing: none}}, b: {{field: header.x-tenant, missing: nobody}}}}}}
+sinks:
+  scores: {{topic: scores, fields: {{score: weight, who: named, tenant: header.x-tenant}}}}
+"""
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> Make:
+    (tmp_path / "schemas").mkdir()
+    fields = [{"name": "amount", "type": "float"}]
+    (tmp_path / "schemas/order.avsc").write_text(json.dumps({"type": "record", "name": "Order", "fields": fields}))
+    key = [{"name": "id", "type": "string"}, {"name": "n", "type": "long"}]
+    (tmp_path / "schemas/key.avsc").write_text(json.dumps({"type": "record", "name": "Key", "fields": key}))
+    registry = DirectoryRegistry(tmp_path / "models")
+    registry.publish("double", models.linear([2]))
+    registry.publish("join", models.join_text())
+
+    def driver(text: str = "key", more: str = "") -> TopologyDriver:
+        (tmp_path / "t.yaml").write_text(BESIDE.format(text=text, more=more))
+        return TopologyDriver(tmp_path / "t.yaml", models=tmp_path / "models", schemas=tmp_path / "schemas")
+
+    return driver
+
+
+def test_key_and_headers_are_fields(beside: Make) -> None:
+    driver = beside()
+    driver.send("orders", {"amount": 1}, b"{", {"amount": 2}, key=b"k", headers=[("x-tenant", b"old"), ("x-tenant", "größe".encode())])
+    driver.send("orders", {"amount": 3})
+    driver.send("orders", {"amount": 4}, key=b"\xff")
+    assert driver.events("scores") == [
+        {"score": 2, "who": "kgröße", "tenant": "größe"},
+        {"score": 4, "who": "kgröße", "tenant": "größe"},
+        {"score": 6, "who": "nonenobody", "tenant": None},
+    ]
+    said = [dict(letter.headers)["__streams.errors.message"] or b"" for letter in driver.dead_letters("orders")]
+    assert said[1] == b"'key' is not UTF-8: invalid start byte (byte 0)"
+
+
+def test_key_with_a_schema_has_fields(beside: Make) -> None:
+    driver = beside("key.id", ", key_schema: key.avsc")
+    driver.send("orders", {"amount": 1}, key=b'{"id": "a", "n": 1}')
+    driver.send("orders", {"amount": 2}, key=b"a")
+    driver.send("orders", {"amount": 3})
+    assert [event["who"] for event in driver.events("scores")] == ["anobody", "nonenobody"]
+    (letter,) = driver.dead_letters("orders")
+    assert (dict(letter.headers)["__streams.errors.message"] or b"").startswith(b"the key is not an event of its schema: ")
+
+
+def test_key_is_text_or_has_fields(beside: Make) -> None:
+    with pytest.raises(TopologyError, match=r"'key\.id'"):
+        beside("key.id")
+    with pytest.raises(TopologyError, match="'key' is neither a field nor a node"):
+        beside("key", ", key_schema: key.avsc")
+
+
+@pytest.mark.parametrize("format", ["json", "avro"])
+def test_debezium_deletions_and_tombstones_are_skipped_and_counted(make: Make, format: str) -> None:
+    """They are neither scored nor dead letters; a change that is no event still is one."""
+    driver = make(more=f", envelope: debezium, format: {format}")
+    gone = {"op": "d", "after": None}
+    driver.send("changes", order(), gone, None, {**order(id=8), "op": "u"}, {**order(id=9), "op": "d"}, b"\xff", {"op": "r", "after": None})
+    assert [event["id"] for event in driver.events("scores")] == [7, 8]
+    assert [letter.offset for letter in driver.dead_letters("changes")] == [0, 1]
+    driver.send("changes", gone, None)
+    assert len(driver.dead_letters("changes")) == 2
+
+
+def test_debezium_needs_the_operation(beside: Make) -> None:
+    with pytest.raises(TopologyError, match=r"sources.orders.envelope: order.avsc has no field 'op', nor 'payload.op'"):
+        beside(more=", envelope: debezium")
