@@ -212,12 +212,13 @@ class Missing:
 class Column:
     """A field of the event as a column of the batch: the output of a decoder.
 
-    The array has `dtype` and the shape `[N, *shape]`; strings are object arrays of `str`. A value that does not fit
-    (wrong length, out of range, not finite, null without a fill) fails its row with a DecodeError that names the field.
+    The array has `dtype` and the shape `[N, *shape]`; strings are object arrays of `str`. When the first axis is open (None), rows have
+    arrays of different lengths: an object array `[N]` of arrays. A value that does not fit (wrong length, out of range, not finite, null
+    without a fill) fails its row with a DecodeError that names the field.
     """
 
     name: str
     field: str
     dtype: str
-    shape: tuple[int, ...] = ()
+    shape: tuple[int | None, ...] = ()
     missing: Missing = Missing()

@@ -103,12 +103,16 @@ class AvroDecoder:
         arrays = dict(batch.columns)
         for column in self._narrowed:
             wide = narrow = arrays[column.name]
-            if wide.dtype.kind == "O":  # it holds nulls and has no width
+            if None in column.shape:
+                narrow = arrays[column.name] = _ragged(wide, column.dtype)
+                pairs = zip(narrow, wide, strict=True)
+                fit = np.fromiter((bool(np.all(_fits(ours, theirs))) for ours, theirs in pairs), bool, len(wide))
+            elif wide.dtype.kind == "O":  # it holds nulls and has no width
                 fit = np.fromiter((value is None or isfinite(value) for value in wide.tolist()), bool, len(wide))
             else:
                 with np.errstate(over="ignore"):
                     narrow = arrays[column.name] = wide.astype(column.dtype, copy=False)
-                fit = narrow == wide if wide.dtype.kind == "i" else np.isfinite(narrow)
+                fit = _fits(narrow, wide)
             if b"\0" in fit.tobytes():
                 self._unfit(column, narrow, fit, errors)
         narrowed = structs.replace(batch, columns=arrays)
@@ -140,7 +144,7 @@ class _Writer:
         self._wide = wide
         self._skip = skip
         self._datum = datum_reader(writer.avro, paths)
-        sizes = {column.field: column.shape[0] for column in columns if len(column.shape) == 1}
+        sizes = {column.field: column.shape[0] for column in columns if len(column.shape) == 1 and column.shape[0] is not None}
         theirs = {origin.path: sizes[name] for name, origin in zip(names, origins, strict=True) if origin.path and name in sizes}
         self._all = None if self._evolved else column_reader(writer, paths, theirs)
 
@@ -186,6 +190,20 @@ class _Writer:
         for slot, column in self._checks:
             _check(values[slot], column)
         return values
+
+
+def _fits(narrow: Array, wide: Array) -> Array:
+    """Returns which numbers a cast has kept: whole numbers that are equal, and others that are finite."""
+    kept: Array = narrow == wide if wide.dtype.kind == "i" else np.isfinite(narrow)
+    return kept
+
+
+def _ragged(wide: Array, dtype: str) -> Array:
+    made = np.empty(len(wide), object)
+    with np.errstate(over="ignore"):
+        for row, value in enumerate(wide):
+            made[row] = value.astype(dtype, copy=False)
+    return made
 
 
 def _joined(pieces: Sequence[_Piece]) -> tuple[Array, dict[str, Array]]:

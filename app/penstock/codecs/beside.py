@@ -1,4 +1,4 @@
-"""Columns from what a record has beside its value: its key, as text or by a schema of its own, and its headers."""
+"""Columns from what a record has beside its value: its key, as text or by the key's schema, and its headers."""
 
 from __future__ import annotations
 

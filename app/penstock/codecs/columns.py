@@ -19,7 +19,9 @@ from penstock.batch import Array
 from penstock.errors import Problem, SchemaError
 from penstock.schema import Column, Missing, Schema, innermost, with_paths
 
-__all__ = ["FLOATS", "NUMBERS", "Assembler", "Make", "bounds", "shaped", "within"]
+__all__ = ["FLOATS", "NUMBERS", "Assembler", "Axes", "Make", "bounds", "shaped", "within"]
+
+Axes = tuple[int | None, ...]
 
 _CODES: Final = {
     "bool": "?", "int8": "b", "int16": "h", "int32": "i", "int64": "q",
@@ -44,9 +46,9 @@ def bounds(kind: str, dtypes: Iterable[str]) -> tuple[float, float]:
     return max(int(info.min) for info in ranges), min(int(info.max) for info in ranges)
 
 
-def shaped(value: Any, shape: tuple[int, ...]) -> bool:
+def shaped(value: Any, shape: Axes) -> bool:
     """Whether a value of nested lists has these axes."""
-    return not shape or (len(value) == shape[0] and all(shaped(item, shape[1:]) for item in value))
+    return not shape or (shape[0] in (None, len(value)) and all(shaped(item, shape[1:]) for item in value))
 
 
 def within(value: Any, limits: tuple[float, float]) -> bool:
@@ -61,7 +63,7 @@ class Make(NamedTuple):
     name: str
     dtype: np.dtype[Any]
     code: str
-    shape: tuple[int, ...]
+    shape: Axes
     width: int
     fills: bool
     fill: Any
@@ -107,7 +109,7 @@ class Assembler:
         """Whether every column of the field takes NaN: nulls become NaN there."""
         return all(isinstance(one.missing.value, float) and math.isnan(one.missing.value) for one in self.columns if one.field == field)
 
-    def shape(self, field: str) -> tuple[int, ...]:
+    def shape(self, field: str) -> Axes:
         """Returns the axes that the columns of the field require; () when they require none."""
         return next((column.shape for column in self.columns if column.field == field), ())
 
@@ -155,7 +157,8 @@ def _make(field: int, column: Column, schema: Schema) -> Make:
     dtype = np.dtype(column.dtype if code else object)
     fills, passes = column.missing.action == "fill", column.missing == Missing("fill", None)
     fill = _stand_in(column, schema) if passes else _fill(column, schema) if fills else None
-    return Make(field, column.name, dtype, code, column.shape, math.prod(column.shape), fills, fill, passes)
+    width = math.prod(axis or 0 for axis in column.shape)
+    return Make(field, column.name, dtype, code, column.shape, width, fills, fill, passes)
 
 
 def _grouped(makes: Sequence[Make]) -> tuple[list[_Group], list[Make]]:
@@ -186,8 +189,11 @@ def _fill(column: Column, schema: Schema) -> Any:
     """Returns the replacement of a null: a scalar, or nested lists of the column's shape. Raises SchemaError when it does not fit."""
     text, value = column.dtype == "string", column.missing.value
     try:
+        axes = tuple(axis for axis in column.shape if axis is not None)
+        if len(axes) < len(column.shape):
+            raise ValueError("the array has no fixed size")
         with np.errstate(all="ignore"):  # the comparison finds values that do not fit
-            made = np.full(column.shape, value, object if text else column.dtype)
+            made = np.full(axes, value, object if text else column.dtype)
         if isinstance(value, str) == text and (column.dtype in ("float32", "float64") or bool(np.all(made == value))):
             return made.tolist()
         reason = f"it is not a value of {column.dtype}"
@@ -199,6 +205,8 @@ def _fill(column: Column, schema: Schema) -> Any:
 
 def _array(values: Any, make: Make, size: int, nulls: Array | None = None) -> Array:
     """Returns the values as the array `[size, *shape]`, read-only when it was packed. A null becomes the fill, or stays None."""
+    if None in make.shape:
+        return _ragged(values, make, size)
     holes = _holes(values, make, nulls)
     if isinstance(values, np.ndarray):
         made: Array = values.astype(make.dtype, copy=holes is not None)
@@ -218,6 +226,14 @@ def _array(values: Any, make: Make, size: int, nulls: Array | None = None) -> Ar
     if holes is not None:
         kept[holes] = None
     return kept
+
+
+def _ragged(values: Any, make: Make, size: int) -> Array:
+    """Returns the values, lists of different lengths, as an array of arrays."""
+    made = np.empty(size, object)
+    for row, value in enumerate(values):
+        made[row] = np.array(value, make.dtype).reshape(-1, *make.shape[1:])
+    return made
 
 
 def _holes(values: Any, make: Make, nulls: Array | None) -> Array | None:

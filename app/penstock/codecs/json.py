@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from penstock.batch import Array, Batch, Failure
-from penstock.codecs.columns import FLOATS, NUMBERS, Assembler, bounds, shaped, within
+from penstock.codecs.columns import FLOATS, NUMBERS, Assembler, Axes, bounds, shaped, within
 from penstock.codecs.json_native import plain_columns
 from penstock.codecs.outputs import Outputs
 from penstock.errors import DecodeError, EncodeError, RecordError, SchemaError
@@ -149,7 +149,7 @@ class _Types:
             self._records[id(fields)] = _struct("Record", fields, [(self._type(field, (), ()), field.optional) for field in fields])
         return self._records[id(fields)]
 
-    def _type(self, field: Field, dtypes: Sequence[str], shape: tuple[int, ...]) -> Any:
+    def _type(self, field: Field, dtypes: Sequence[str], shape: Axes) -> Any:
         """Returns the type of a field's values, narrowed to the range of the dtypes and to the shape."""
         if field.kind in _PLAIN:
             return _PLAIN[field.kind]

@@ -74,13 +74,18 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What feeds one input tensor of a node. Several refs are stacked along the last axis, in this order."""
+    """What feeds one input tensor of a node. Several refs are stacked along the last axis, in this order.
+
+    `how` an array becomes the tensor: as it is, in other axes, filled up with `pad`, or as the mask of what was filled up.
+    """
 
     tensor: str
     refs: tuple[Ref, ...]
     stacked: bool = False
     missing: Missing | None = None
     mark: Mark = field(default=Mark(), compare=False)
+    how: Literal["", "reshape", "pad", "mask"] = ""
+    pad: Constant | None = None
 
 
 @dataclass(frozen=True, slots=True)

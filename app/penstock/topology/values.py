@@ -56,8 +56,10 @@ def _input(tensor: Scalar, value: Value) -> Input:
     if not isinstance(value, Mapped):
         return Input(tensor.text, refs(value), isinstance(value, Listed), None, tensor.mark)
     given = keys(value)
-    found = refs(given["stack"] if "stack" in given else given["field"])
-    return Input(tensor.text, found, "stack" in given, _missing(given.get("missing")), tensor.mark)
+    form = next(name for name in ("field", "stack", "reshape", "mask") if name in given)
+    how: Any = form if form in ("reshape", "mask") else "pad" if "pad" in given else ""
+    pad = constant(given["pad"]) if "pad" in given else None
+    return Input(tensor.text, refs(given[form]), form == "stack", _missing(given.get("missing")), tensor.mark, how, pad)
 
 
 def _missing(value: Value | None) -> Missing | None:
