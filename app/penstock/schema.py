@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 __all__ = [
-    "REQUIRED", "Beside", "Column", "Field", "Kind", "Missing", "Schema", "Step",
+    "REQUIRED", "Beside", "Coercion", "Column", "Field", "Kind", "Missing", "Schema", "Step",
     "innermost", "resolves", "steps", "with_paths", "writes",
 ]  # fmt: skip
 
 Kind = Literal["boolean", "int", "long", "float", "double", "string", "bytes", "enum", "array", "timestamp", "record", "map", "union"]
+Coercion = Literal["whole_numbers", "dates", "decimals"]
 Step = str | int  # the name of a record's field or the key of a map, or the place of an array's item
 
 _STEP: Final = re.compile(r"([^.\[\]]+)|\[([0-9]+)\]")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal, assert_never
 
@@ -16,7 +16,7 @@ from penstock.codecs.json import JsonDecoder, JsonEncoder
 from penstock.codecs.schema import load_schema
 from penstock.codecs.table import TableDecoder
 from penstock.errors import SchemaError
-from penstock.schema import Column, Schema
+from penstock.schema import Coercion, Column, Schema
 from penstock.signature import Tensor
 
 __all__ = [
@@ -36,16 +36,23 @@ Format = Literal["json", "avro", "avro-confluent"]
 
 
 def decoder(
-    format: Format, schema: Schema, columns: Sequence[Column], *, max_bytes: int = 1_048_576, ids: str | Path | None = None
+    format: Format,
+    schema: Schema,
+    columns: Sequence[Column],
+    *,
+    max_bytes: int = 1_048_576,
+    ids: str | Path | None = None,
+    coerce: Collection[Coercion] = (),
 ) -> Decoder:
     """Returns a decoder of events of `schema` into `columns`.
 
     For `avro-confluent`, `ids` is the directory of writer schemas named by their id (`17.avsc`); the default is `ids/` beside the
-    schema's file. Raises SchemaError when a column cannot be fed from its field, or a writer schema does not resolve.
+    schema's file. `coerce` is what `json` may write otherwise than the schema has it. Raises SchemaError when a column cannot be fed
+    from its field, or a writer schema does not resolve.
     """
     match format:
         case "json":
-            return JsonDecoder(schema, columns, max_bytes=max_bytes)
+            return JsonDecoder(schema, columns, max_bytes=max_bytes, coerce=coerce)
         case "avro":
             return AvroDecoder(schema, columns, max_bytes=max_bytes)
         case "avro-confluent":

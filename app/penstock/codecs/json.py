@@ -7,7 +7,7 @@ and it is not safe, since `{"a":1},{"a":[{}` and `{}]}` are not events alone, bu
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from operator import attrgetter, methodcaller
 from typing import Annotated, Any, Final, Literal
 
@@ -15,11 +15,12 @@ import msgspec
 import numpy as np
 
 from penstock.batch import Array, Batch, Failure
+from penstock.codecs.coerce import Coerce, coercion
 from penstock.codecs.columns import FLOATS, NUMBERS, Assembler, Axes, bounds, shaped, within
 from penstock.codecs.json_native import plain_columns
 from penstock.codecs.outputs import Outputs
 from penstock.errors import DecodeError, EncodeError, RecordError, SchemaError
-from penstock.schema import REQUIRED, Column, Field, Schema, innermost, steps
+from penstock.schema import REQUIRED, Coercion, Column, Field, Schema, innermost, steps
 from penstock.signature import Tensor
 
 __all__ = ["JsonDecoder", "JsonEncoder"]
@@ -42,10 +43,12 @@ class JsonDecoder:
 
     spread = 1
 
-    def __init__(self, schema: Schema, columns: Sequence[Column], *, max_bytes: int, native: bool = True) -> None:
+    def __init__(
+        self, schema: Schema, columns: Sequence[Column], *, max_bytes: int, native: bool = True, coerce: Collection[Coercion] = ()
+    ) -> None:
         self._assembler = Assembler(schema, columns)
         self._plain = plain_columns(schema, self._assembler, max_bytes) if native else None
-        decode = msgspec.json.Decoder(_Types(self._assembler).row(schema)).decode
+        decode = msgspec.json.Decoder(_Types(self._assembler, coerce).row(schema)).decode
         size = len(schema.fields)
         self._decode: Callable[[Any], Any] = decode
         self._values: Callable[[Any], Sequence[Any]] = msgspec.structs.astuple
@@ -131,8 +134,9 @@ def _explain(error: Exception) -> DecodeError:
 class _Types:
     """The msgspec types of a schema's fields. Slots of structs have numbers, because a field may have any Avro name."""
 
-    def __init__(self, assembler: Assembler) -> None:
+    def __init__(self, assembler: Assembler, coerce: Collection[Coercion]) -> None:
         self._assembler = assembler
+        self._coerce = frozenset(coerce)
         self._records: dict[int, Any] = {}
 
     def row(self, schema: Schema) -> type[msgspec.Struct]:
@@ -141,12 +145,14 @@ class _Types:
         for field in schema.fields:
             nullable = field.optional and not self._assembler.rejects_null(field.name)
             types.append((self._type(field, self._assembler.dtypes(field.name), self._assembler.shape(field.name)), nullable))
-        return _struct("Event", schema.fields, types)
+        coerced = [coercion(field, self._assembler.dtypes(field.name), self._coerce) for field in schema.fields]
+        return _struct("Event", schema.fields, types, coerced)
 
     def _record(self, fields: tuple[Field, ...]) -> Any:
         """Returns the struct of a record inside the event: the same one for every field with this type."""
         if id(fields) not in self._records:
-            self._records[id(fields)] = _struct("Record", fields, [(self._type(field, (), ()), field.optional) for field in fields])
+            types = [(self._type(field, (), ()), field.optional) for field in fields]
+            self._records[id(fields)] = _struct("Record", fields, types, [coercion(field, (), self._coerce) for field in fields])
         return self._records[id(fields)]
 
     def _type(self, field: Field, dtypes: Sequence[str], shape: Axes) -> Any:
@@ -170,10 +176,14 @@ class _Types:
             return Annotated[list[items], msgspec.Meta(min_length=size, max_length=size)]  # type: ignore[valid-type]  # made at run time
         low, high = bounds(field.kind, dtypes)
         number = float if field.kind in FLOATS else int
+        if coercion(field, dtypes, self._coerce) is not None:
+            return int | float | str  # checked when it is coerced
         return Annotated[number, msgspec.Meta(ge=low, le=high)]
 
 
-def _struct(name: str, fields: Sequence[Field], types: Sequence[tuple[Any, bool]]) -> type[msgspec.Struct]:
+def _struct(
+    name: str, fields: Sequence[Field], types: Sequence[tuple[Any, bool]], coerced: Sequence[Coerce | None]
+) -> type[msgspec.Struct]:
     """Returns a struct with a slot for each field, of its type or null. Aliases have slots of their own, after those of the fields."""
     slots: list[tuple[str, Any, Any]] = []
     others: list[tuple[str, Any, Any]] = []
@@ -193,7 +203,8 @@ def _struct(name: str, fields: Sequence[Field], types: Sequence[tuple[Any, bool]
         else:
             slots.append((f"f{i}", declared, default))
     known = [(f"f{i}", frozenset(field.symbols), field.fallback) for i, field in enumerate(fields) if field.fallback]
-    finish = {"__post_init__": _finish(aliased, known)} if aliased or known else None
+    changed = [(f"f{i}", field.name, coerce) for i, (field, coerce) in enumerate(zip(fields, coerced, strict=True)) if coerce is not None]
+    finish = {"__post_init__": _finish(aliased, known, changed)} if aliased or known or changed else None
     return msgspec.defstruct(name, [*slots, *others], rename=rename, kw_only=True, gc=False, namespace=finish)
 
 
@@ -213,8 +224,12 @@ def _always(value: Any) -> Callable[[], Any]:
     return lambda: value
 
 
-def _finish(aliased: Sequence[tuple[str, Field, list[str], Any]], known: Sequence[tuple[str, frozenset[str], str | None]]) -> Any:
-    """Returns what completes a struct: fields under one of their aliases, and symbols that the enum does not know."""
+def _finish(
+    aliased: Sequence[tuple[str, Field, list[str], Any]],
+    known: Sequence[tuple[str, frozenset[str], str | None]],
+    changed: Sequence[tuple[str, str, Coerce]],
+) -> Any:
+    """Returns what completes a struct: fields under one of their aliases, symbols that the enum does not know, and values to coerce."""
 
     def finish(row: Any) -> None:
         for slot, field, aliases, default in aliased:
@@ -227,6 +242,12 @@ def _finish(aliased: Sequence[tuple[str, Field, list[str], Any]], known: Sequenc
         for slot, symbols, fallback in known:
             if (symbol := getattr(row, slot)) is not None and symbol not in symbols:
                 setattr(row, slot, fallback)
+        for slot, name, coerce in changed:
+            if (value := getattr(row, slot)) is not None:
+                try:
+                    setattr(row, slot, coerce(value))
+                except ValueError as error:
+                    raise ValueError(f"{error} in field `{name}`") from None
 
     return finish
 

@@ -126,7 +126,7 @@ def _port(stage: wiring.Stage, written: set[str], schemas: Mapping[str, Schema],
     source, schema = only.source, schemas[only.source.name]
 
     def make(schema: Schema, columns: Sequence[Column]) -> Decoder:
-        return decoder(source.format, schema, columns, max_bytes=source.max_bytes)
+        return decoder(source.format, schema, columns, max_bytes=source.max_bytes, coerce=source.coerce)
 
     beside = [column for column in only.columns if schema.is_beside(column.field)]
     inside = [column for column in only.columns if not schema.is_beside(column.field)]

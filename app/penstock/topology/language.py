@@ -42,6 +42,10 @@ _SOURCE: Final = Keys(
         "dead_letter": Key(TOPIC_NAME, "The topic for records that cannot be scored; <topic>.dead-letter when omitted."),
         "key_schema": Key(FILE_NAME, "The Avro schema of the records' keys (key.FIELD); without it a key is text (key)."),
         "envelope": Key(Choice(("debezium",)), "What wraps the events: of Debezium's changes, deletions and tombstones are skipped."),
+        "coerce": Key(
+            Listing(Choice(("whole_numbers", "dates", "decimals"))),
+            "What JSON may write otherwise: 1.0 for 1, a date of ISO 8601 for a timestamp, a number in quotes.",
+        ),
         "max_bytes": Key(Whole(1, 104_857_600), "Larger values go to the dead-letter topic unread.", default=1_048_576),
     }
 )

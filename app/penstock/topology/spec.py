@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from penstock.schema import Missing
+from penstock.schema import Coercion, Missing
 
 __all__ = [
     "Constant", "Entry", "Input", "Mark", "ModelNode", "ModelRef", "Node", "Ref", "Releases", "Requirement", "Sink", "Source", "Topology",
@@ -103,7 +103,7 @@ class Source(Entry):
     """Events of one topic. `id` names the field that identifies an event, `time` the field with its event time.
 
     `key_schema` is the schema of the records' keys, which are text without it. `envelope` names what wraps the events: of Debezium's
-    changes, deletions and tombstones are skipped.
+    changes, deletions and tombstones are skipped. `coerce` is what JSON may write otherwise than the schema has it.
     """
 
     name: str
@@ -116,6 +116,7 @@ class Source(Entry):
     max_bytes: int = 1_048_576
     key_schema: str | None = None
     envelope: Literal["debezium"] | None = None
+    coerce: tuple[Coercion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

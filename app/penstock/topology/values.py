@@ -10,7 +10,7 @@ from penstock.topology.document import Listed, Mapped, Scalar, Value
 from penstock.topology.names import ref
 from penstock.topology.spec import Constant, Input, Mark, Ref
 
-__all__ = ["constant", "inputs", "items", "keys", "marks", "plain", "refs", "word"]
+__all__ = ["constant", "inputs", "items", "keys", "marks", "plain", "refs", "word", "words"]
 
 
 def items(value: Value | None) -> tuple[tuple[Scalar, Value], ...]:
@@ -28,12 +28,17 @@ def marks(value: Value) -> dict[str, Mark]:
 
 
 def plain(value: Value) -> dict[str, Any]:
-    """Returns the values of a mapping that holds only scalars."""
-    return {key.text: cast(Scalar, item).value for key, item in items(value)}
+    """Returns the scalars of a mapping, by key."""
+    return {key.text: item.value for key, item in items(value) if isinstance(item, Scalar)}
 
 
 def word(value: Value) -> str:
     return cast(Scalar, value).text
+
+
+def words(value: Value) -> tuple[str, ...]:
+    """Returns the words of a list, each once."""
+    return tuple(dict.fromkeys(word(item) for item in value.items)) if isinstance(value, Listed) else ()
 
 
 def refs(value: Value) -> tuple[Ref, ...]:

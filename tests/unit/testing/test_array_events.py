@@ -114,6 +114,16 @@ def test_reshape_keeps_the_order_of_the_values(make: Make, format: str) -> None:
     assert scores(driver) == [654321]
 
 
+def test_coerce_is_a_key_of_a_json_source(make: Make) -> None:
+    driver = make("total", "{x: x}", "json, coerce: [decimals]")
+    driver.send("events", {**event(), "x": ["1.5", 2]})
+    assert scores(driver) == [3.5]
+    with pytest.raises(TopologyError, match=r"sources.events.coerce: avro writes every value by its type \(remove it; it is for json\)"):
+        make("total", "{x: x}", "avro, coerce: [decimals]")
+    with pytest.raises(TopologyError, match="did you mean 'dates'"):
+        make("total", "{x: x}", "json, coerce: [date]")
+
+
 @pytest.mark.parametrize(
     ("model", "inputs", "says"),
     [
