@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal, assert_never
 
 from penstock.codecs.avro import AvroDecoder
 from penstock.codecs.avro_write import AvroEncoder
 from penstock.codecs.base import Decoder, Encoder
+from penstock.codecs.beside import BesideDecoder
 from penstock.codecs.event import event_reader, event_writer
 from penstock.codecs.json import JsonDecoder, JsonEncoder
 from penstock.codecs.schema import load_schema
 from penstock.codecs.table import TableDecoder
 from penstock.codecs.writers import Writers, ids_folder, sink_frame
 from penstock.errors import SchemaError
-from penstock.schema import Column, Schema
+from penstock.schema import Coercion, Column, Schema
 from penstock.signature import Tensor
 
-__all__ = ["Decoder", "Encoder", "Format", "TableDecoder", "Writers", "decoder", "encoder", "event_reader", "event_writer", "load_schema"]
+__all__ = [
+    "BesideDecoder",
+    "Decoder",
+    "Encoder",
+    "Format",
+    "TableDecoder",
+    "Writers",
+    "decoder",
+    "encoder",
+    "event_reader",
+    "event_writer",
+    "load_schema",
+]
 
 Format = Literal["json", "avro", "avro-confluent"]
 
@@ -30,17 +43,18 @@ def decoder(
     *,
     max_bytes: int = 1_048_576,
     ids: str | Path | None = None,
+    coerce: Collection[Coercion] = (),
     writers: Writers | None = None,
 ) -> Decoder:
     """Returns a decoder of events of `schema` into `columns`.
 
     For `avro-confluent`, `writers` are the schemas of its writers; without them, they are those of `ids`, the directory of schemas named
-    by their id (`17.avsc`); the default is `ids/` beside the schema's file. Raises SchemaError when a column cannot be fed from its field,
-    or a writer schema does not resolve.
+    by their id (`17.avsc`); the default is `ids/` beside the schema's file. `coerce` is what `json` may write otherwise than the schema has
+    it. Raises SchemaError when a column cannot be fed from its field, or a writer schema does not resolve.
     """
     match format:
         case "json":
-            return JsonDecoder(schema, columns, max_bytes=max_bytes)
+            return JsonDecoder(schema, columns, max_bytes=max_bytes, coerce=coerce)
         case "avro":
             return AvroDecoder(schema, columns, max_bytes=max_bytes)
         case "avro-confluent":

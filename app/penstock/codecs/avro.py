@@ -13,9 +13,9 @@ from msgspec import structs
 
 from penstock.batch import Array, Batch, Failure
 from penstock.codecs.avro_columns import column_reader
-from penstock.codecs.avro_resolve import defaults, shadowed_symbols
+from penstock.codecs.avro_resolve import resolve
 from penstock.codecs.avro_rows import datum_reader
-from penstock.codecs.columns import FLOATS, Assembler
+from penstock.codecs.columns import FLOATS, Assembler, shaped
 from penstock.codecs.framing import frame_in
 from penstock.codecs.writers import Writers
 from penstock.errors import DecodeError, RecordError, SchemaError, SchemaWanted
@@ -111,12 +111,16 @@ class AvroDecoder:
         arrays = dict(batch.columns)
         for column in self._narrowed:
             wide = narrow = arrays[column.name]
-            if wide.dtype.kind == "O":  # it holds nulls and has no width
+            if None in column.shape:
+                narrow = arrays[column.name] = _ragged(wide, column.dtype)
+                pairs = zip(narrow, wide, strict=True)
+                fit = np.fromiter((bool(np.all(_fits(ours, theirs))) for ours, theirs in pairs), bool, len(wide))
+            elif wide.dtype.kind == "O":  # it holds nulls and has no width
                 fit = np.fromiter((value is None or isfinite(value) for value in wide.tolist()), bool, len(wide))
             else:
                 with np.errstate(over="ignore"):
                     narrow = arrays[column.name] = wide.astype(column.dtype, copy=False)
-                fit = narrow == wide if wide.dtype.kind == "i" else np.isfinite(narrow)
+                fit = _fits(narrow, wide)
             if b"\0" in fit.tobytes():
                 self._unfit(column, narrow, fit, errors)
         narrowed = structs.replace(batch, columns=arrays)
@@ -137,17 +141,20 @@ class _Writer:
     """One writer schema: turns its datums into columns, all rows together where possible, else one by one."""
 
     def __init__(self, writer: Schema, reader: Schema, columns: Sequence[Column], wide: Assembler, skip: int) -> None:
-        self._names = _names(columns)
-        lacking = defaults(writer, reader)
-        self._defaults = [(i, lacking[name]) for i, name in enumerate(self._names) if name in lacking]
-        self._symbols = shadowed_symbols(writer, reader, self._names)
-        self._checks = [(self._names.index(column.field), column) for column in columns]
+        names = _names(columns)
+        origins = resolve(writer, reader, names)
+        paths = list(dict.fromkeys(origin.path for origin in origins if origin.path is not None))
+        self._places = [None if origin.path is None else paths.index(origin.path) for origin in origins]
+        self._origins = origins
+        self._evolved = [slot for slot, origin in enumerate(origins) if origin.path is None or origin.symbols]
+        self._checks = [(names.index(column.field), column) for column in columns]
         self._rejects = sorted({slot for slot, column in self._checks if column.missing.action == "reject"})
         self._wide = wide
         self._skip = skip
-        self._datum = datum_reader(writer.avro, self._names)
-        sizes = {column.field: column.shape[0] for column in columns if len(column.shape) == 1}
-        self._all = None if self._defaults or self._symbols else column_reader(writer, self._names, sizes)
+        self._datum = datum_reader(writer.avro, paths)
+        sizes = {column.field: column.shape[0] for column in columns if len(column.shape) == 1 and column.shape[0] is not None}
+        theirs = {origin.path: sizes[name] for name, origin in zip(names, origins, strict=True) if origin.path and name in sizes}
+        self._all = None if self._evolved else column_reader(writer, paths, theirs)
 
     def read(self, rows: Array, values: Sequence[bytes], errors: dict[int, DecodeError]) -> list[_Piece]:
         """Returns the rows that are events, in one or two pieces; adds the errors of the others to `errors`."""
@@ -178,15 +185,33 @@ class _Writer:
         return _Piece(np.array(good, np.intp), self._wide.arrays(list(zip(*read, strict=True)), len(read)))
 
     def _row(self, body: bytes) -> list[Any]:
-        values = self._datum(body)
-        for slot, default in self._defaults:
-            values[slot] = default
-        for slot, symbols in self._symbols:
-            if values[slot] is not None and values[slot] not in symbols:
-                raise DecodeError(f"{values[slot]!r} is a symbol that is not in the reader's schema")
+        read = self._datum(body)
+        values = [None if place is None else read[place] for place in self._places]
+        for slot in self._evolved:
+            origin = self._origins[slot]
+            if origin.path is None:
+                values[slot] = origin.default
+            elif values[slot] is not None and values[slot] not in origin.symbols:
+                if origin.fallback is None:
+                    raise DecodeError(f"{values[slot]!r} is a symbol that is not in the reader's schema")
+                values[slot] = origin.fallback
         for slot, column in self._checks:
             _check(values[slot], column)
         return values
+
+
+def _fits(narrow: Array, wide: Array) -> Array:
+    """Returns which numbers a cast has kept: whole numbers that are equal, and others that are finite."""
+    kept: Array = narrow == wide if wide.dtype.kind == "i" else np.isfinite(narrow)
+    return kept
+
+
+def _ragged(wide: Array, dtype: str) -> Array:
+    made = np.empty(len(wide), object)
+    with np.errstate(over="ignore"):
+        for row, value in enumerate(wide):
+            made[row] = value.astype(dtype, copy=False)
+    return made
 
 
 def _joined(pieces: Sequence[_Piece]) -> tuple[Array, dict[str, Array]]:
@@ -204,12 +229,8 @@ def _check(value: Any, column: Column) -> None:
     if value is None:
         if column.missing.action == "reject":
             raise DecodeError(f"field {column.field!r} is null, and the topology gives no value for nulls (add it under `missing:`)")
-    elif column.shape and not _shaped(value, column.shape):
+    elif column.shape and not shaped(value, column.shape):
         raise DecodeError(f"field {column.field!r} is not an array of {'x'.join(map(str, column.shape))}")
-
-
-def _shaped(value: Any, shape: tuple[int, ...]) -> bool:
-    return not shape or (len(value) == shape[0] and all(_shaped(item, shape[1:]) for item in value))
 
 
 def _names(columns: Sequence[Column]) -> list[str]:

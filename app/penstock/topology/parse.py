@@ -17,7 +17,7 @@ from penstock.topology.document import MAX_BYTES, Listed, Scalar, Value, read
 from penstock.topology.kinds import KINDS
 from penstock.topology.language import TOPOLOGY
 from penstock.topology.spec import Format, Node, Releases, Sink, Source, Topology
-from penstock.topology.values import items, keys, marks, plain, refs, word
+from penstock.topology.values import items, keys, marks, plain, refs, word, words
 
 __all__ = ["parse", "parse_text", "text_of"]
 
@@ -64,7 +64,8 @@ def _topology(root: Value, file: str) -> Topology:
 
 
 def _source(name: Scalar, value: Value) -> Source:
-    given = plain(value)
+    named = keys(value)
+    given = plain(value) | ({"coerce": words(named["coerce"])} if "coerce" in named else {})
     declared = {"dead_letter": f"{given['topic']}.dead-letter", **given}
     return Source(name=name.text, mark=name.mark, marks=marks(value), **declared)
 

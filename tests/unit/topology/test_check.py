@@ -95,7 +95,7 @@ def test_problem_with_id_or_time_is_told_where_its_value_stands(problems: Proble
         ("{field: dep_delay, missing: 0}", "embedding", "it gets embedding as float32[N, 4]"),
         ("{field: dep_delay, missing: 0}", "'embedding[4]'", "'embedding[4]' is out of range, the last axis has 4 (from 0 to 3)"),
         ("{field: dep_delay, missing: 0}", "'month[0]'", "'month[0]' picks an element of a scalar (write month)"),
-        ("{field: dep_delay, missing: 0}", "'track[0]'", "the array field 'track' has no fixed size, and nothing here gives it one"),
+        ("{field: dep_delay, missing: 0}", "[track]", "the array field 'track' has no fixed size, and nothing here gives it one"),
         ("inputs: {X: features}", "inputs: {X: {field: features, missing: 0}}", "missing is for fields, outputs of nodes are never null"),
         ("X: features}", "X: logistic.label}", "a cycle: logistic -> logistic"),
         ("X: features}", "X: stack}", "a cycle: stack -> logistic -> stack"),
