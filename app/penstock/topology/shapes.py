@@ -157,7 +157,7 @@ class Kinds:
 Shape = Text | Choice | Whole | Literal | Nested | Listing | Named | Keys | Forms | Kinds
 
 ENTRY_NAME: Final = Text("a name (letters, digits, _ and -, not beginning with a digit)", NAME)
-FIELD_NAME: Final = Text("a field name (letters, digits and _)", FIELD)
+FIELD_NAME: Final = Text("a field name (letters, digits and _; inside a record: after.amount)", FIELD)
 FIELD_TEXT: Final = Text("a field, or a path to one inside others: after.amount, items[0].price", FIELD_PATH)
 TENSOR_NAME: Final = Text("a tensor name", r"^\S(.*\S)?$")
 TOPIC_NAME: Final = Text("a topic name (letters, digits, '.', '_' and '-')", TOPIC)
