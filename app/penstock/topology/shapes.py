@@ -176,7 +176,7 @@ INPUT: Final = Forms(
         {
             "field": Key(REFERENCE, "Where the tensor comes from."),
             "stack": Key(Listing(REFERENCE), "Several scalars or arrays joined along the last axis, in this order."),
-            "reshape": Key(REFERENCE, "An array with other axes and as many values, in the same order: [8][8] for [64]."),
+            "reshape": Key(REFERENCE, "An array with other axes and as many values, in the same order: 8 x 8 for 64."),
             "mask": Key(REFERENCE, "Which items of a padded array are there (1), and which are padding (0)."),
             "pad": Key(Literal(), "What fills arrays of different lengths: to the tensor's size, or to the longest of the chunk."),
             "missing": MISSING,
