@@ -28,7 +28,9 @@ from penstock import settings
 from penstock.batch import Batch
 from penstock.codecs import load_schema
 from penstock.codecs.avro import AvroDecoder
+from penstock.codecs.framing import frame_of
 from penstock.codecs.json import JsonDecoder
+from penstock.codecs.writers import Writers
 from penstock.control import messages, status
 from penstock.control.log import Kind, Log
 from penstock.control.trust import Judge, SigningKey, Trust, seal
@@ -406,7 +408,7 @@ def avro_events(data: bytes) -> str:
     which, _, rest = _head(data)
     schema, columns = _plans()[which % 2]
     values: list[bytes | None] = list(rest.split(PART * 2)[:8])
-    decoder = AvroDecoder(schema, columns, max_bytes=1000, writers={1: schema} if which & 2 else None)
+    decoder = AvroDecoder(schema, columns, max_bytes=1000, writers=Writers(schema, {frame_of(1): schema}) if which & 2 else None)
     many = [*values, *([values[0]] * 16)]
     said = _alone(decoder.decode, many, decoder.decode(many))
     for value in values[:2]:

@@ -55,10 +55,12 @@ def run(topology: Path, last_words: Path | None, settings: Settings) -> None:
         )
         return
     from penstock import runtime
+    from penstock.codecs.schema_registry import open_schema_registry
     from penstock.runners.stream import StreamRunner
 
     try:
-        loaded = runtime.load(topology, models=settings.models, schemas=settings.schemas, absent=settings.releases)
+        found = open_schema_registry(settings, dry=False)
+        loaded = runtime.load(topology, models=settings.models, schemas=settings.schemas, absent=settings.releases, schema_registry=found)
         StreamRunner(loaded, settings, serve=serve).run()
     except PenstockError as error:
         if last_words is None or settings.debug:

@@ -12,6 +12,7 @@ import click
 from rich.markup import escape
 
 from penstock.cli.output import err, format_option, out, print_json, table
+from penstock.cli.schema_registry import pull, push
 from penstock.codecs import decoder, load_schema
 from penstock.codecs.infer import infer as infer_schema
 from penstock.control import messages
@@ -29,7 +30,7 @@ _DEEPEST = 5
 
 @click.group()
 def schema() -> None:
-    """List, show, check and propose event schemas (Avro, *.avsc); print the JSON Schemas of what Penstock reads and writes.
+    """List, show, check and propose event schemas (Avro, *.avsc); pull them from a registry, push them to it; print JSON Schemas.
 
     \b
       penstock schema show schemas/flight.avsc
@@ -132,6 +133,10 @@ def control() -> None:
 def status() -> None:
     """Print the JSON Schema of what workers write to a status topic."""
     print_json(records.json_schema())
+
+
+schema.add_command(pull)
+schema.add_command(push)
 
 
 def _load(files: Iterable[Path]) -> list[Schema]:

@@ -13,6 +13,7 @@ from rich.text import Text
 from penstock.cli.echo import echo
 from penstock.cli.options import with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
+from penstock.codecs.schema_registry import open_schema_registry
 from penstock.errors import TopologyError
 from penstock.runtime import Loaded, load
 from penstock.schema import Column
@@ -32,13 +33,13 @@ _file = click.argument("topology", type=click.Path(path_type=Path), metavar="FIL
 
 @click.command()
 @_file
-@with_settings("models", "schemas")
+@with_settings("models", "schemas", "schema_registry_url")
 @format_option
 @click.pass_context
 def validate(ctx: click.Context, /, topology: Path, settings: Settings, form: str) -> None:
     """Check the topology FILE: keys, names, models, types. Lists every problem with its line. Exit code 2 if there are any."""
     try:
-        loaded = load(topology, models=settings.models, schemas=settings.schemas)
+        loaded = _load(topology, settings)
     except TopologyError as error:
         if form == "json":
             print_json({"valid": False, "problems": [asdict(problem) for problem in error.problems]})
@@ -58,11 +59,11 @@ def validate(ctx: click.Context, /, topology: Path, settings: Settings, form: st
 
 @click.command()
 @_file
-@with_settings("models", "schemas")
+@with_settings("models", "schemas", "schema_registry_url")
 @format_option
 def plan(topology: Path, settings: Settings, form: str) -> None:
     """Show what running the topology FILE does, stage by stage: the columns read, the steps in order, the topics written."""
-    loaded = load(topology, models=settings.models, schemas=settings.schemas)
+    loaded = _load(topology, settings)
     if form == "json":
         print_json({"topology": loaded.topology.name, "stages": [_stage(stage, loaded) for stage in loaded.wiring.stages]})
         return
@@ -72,7 +73,7 @@ def plan(topology: Path, settings: Settings, form: str) -> None:
 
 @click.command()
 @_file
-@with_settings("models", "schemas")
+@with_settings("models", "schemas", "schema_registry_url")
 @click.option(
     "--as", "style", type=click.Choice(["text", "mermaid"]), default="text", show_default=True, help="For a terminal, or for web pages."
 )
@@ -80,10 +81,14 @@ def draw(topology: Path, settings: Settings, style: str) -> None:
     """Draw the topology FILE. An invalid file is drawn as far as its references resolve."""
     parsed, wiring = parse(topology), None
     try:
-        wiring = load(topology, models=settings.models, schemas=settings.schemas).wiring
+        wiring = _load(topology, settings).wiring
     except TopologyError:
         err.print("drawn from the file alone, without the wires that follow from names: run `penstock validate` to see why", markup=False)
     echo({"text": text, "mermaid": mermaid}[style](parsed, wiring), nl=False)
+
+
+def _load(topology: Path, settings: Settings) -> Loaded:
+    return load(topology, models=settings.models, schemas=settings.schemas, schema_registry=open_schema_registry(settings))
 
 
 def _stage(stage: Stage, loaded: Loaded) -> dict[str, Any]:

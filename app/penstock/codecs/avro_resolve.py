@@ -4,40 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from penstock.codecs.schema import load_schema
 from penstock.errors import Problem, SchemaError
 from penstock.schema import REQUIRED, Field, Schema, Step, innermost, resolves, steps
 
-__all__ = ["Origin", "frame", "load_ids", "resolve"]
-
-
-def load_ids(directory: Path) -> dict[int, Schema]:
-    """Loads the writer schemas of `directory`. The file name is the id: `17.avsc`. Raises SchemaError with all problems."""
-    found: dict[int, Schema] = {}
-    problems: list[Problem] = []
-    for file in sorted(directory.glob("*.avsc")):
-        try:
-            if not (file.stem.isascii() and file.stem.isdecimal()):
-                raise SchemaError(Problem(str(file), 0, 0, "the file name is not a schema id", "use the id of the registry: 17.avsc"))
-            found[int(file.stem)] = load_schema(file)
-        except SchemaError as error:
-            problems.extend(error.problems)
-    if not found and not problems:
-        problems.append(Problem(str(directory), 0, 0, "the folder has no writer schemas", "add each one under its id: 17.avsc"))
-    if problems:
-        raise SchemaError(problems)
-    return found
-
-
-def frame(schema: Schema, directory: Path) -> bytes:
-    """Returns Confluent's five bytes for the id of this schema in `directory`. Raises SchemaError when it is not there."""
-    for number, known in sorted(load_ids(directory).items()):
-        if known.avro == schema.avro:
-            return b"\0" + number.to_bytes(4, "big")
-    raise SchemaError(Problem(schema.path, 0, 0, f"not among the schemas of {directory}", "copy it there under its id: 17.avsc"))
+__all__ = ["Origin", "resolve"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Protocol
 
 import numpy as np
 from msgspec.structs import replace
 
 from penstock.batch import Array, Batch, Failure, Table
-from penstock.codecs import BesideDecoder, Decoder, Encoder, TableDecoder, decoder, encoder
+from penstock.codecs import BesideDecoder, Decoder, Encoder, TableDecoder, Writers, decoder, encoder
+from penstock.codecs.framing import framed
 from penstock.engine import Plan
 from penstock.errors import DecodeError
 from penstock.record import RecordLike, Unreadable
@@ -26,7 +28,20 @@ from penstock.topology.spec import Source
 __all__ = ["Port", "Program", "ports"]
 
 _ROW = attrgetter("row")
-_VALUE = attrgetter("value")  # with map, it costs half as much as a comprehension
+_VALUE, _HEADERS = attrgetter("value"), attrgetter("headers")  # with map, they cost half as much as a comprehension
+
+
+class Described(Protocol):
+    """What the events of a topology look like: schemas and their writers by source name, schemas and frames by sink name."""
+
+    @property
+    def schemas(self) -> Mapping[str, Schema]: ...
+    @property
+    def sink_schemas(self) -> Mapping[str, Schema]: ...
+    @property
+    def writers(self) -> Mapping[str, Writers]: ...
+    @property
+    def frames(self) -> Mapping[str, bytes]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +71,10 @@ class Port:
             return self.table.decode(records)
         if records and isinstance(records[0], Unreadable):
             return self._unreadable(records)
-        values = list(map(_VALUE, records))
+        if self.source.format == "avro-confluent" and any(map(_HEADERS, records)):
+            values = [framed(one.value, one.headers) for one in records]
+        else:
+            values = list(map(_VALUE, records))
         batch = self.decoder.decode(values)
         if self.changes is not None:
             batch = self.changes.without_gone(batch, values)
@@ -112,21 +130,22 @@ class Program:
     ports: Mapping[str, Port]
 
 
-def ports(wired: wiring.Wiring, schemas: Mapping[str, Schema], sink_schemas: Mapping[str, Schema]) -> dict[str, Port]:
-    """Returns the port of each stage, by name. `schemas` are by source name, `sink_schemas` by sink name.
+def ports(wired: wiring.Wiring, described: Described) -> dict[str, Port]:
+    """Returns the port of each stage, by name.
 
     Raises SchemaError for a format that cannot hold its fields.
     """
     written = {sink.topic for sink in wired.topology.sinks}
-    return {stage.name: _port(stage, written, schemas, sink_schemas) for stage in wired.stages}
+    return {stage.name: _port(stage, written, described) for stage in wired.stages}
 
 
-def _port(stage: wiring.Stage, written: set[str], schemas: Mapping[str, Schema], sink_schemas: Mapping[str, Schema]) -> Port:
+def _port(stage: wiring.Stage, written: set[str], described: Described) -> Port:
     (only,) = stage.inputs
-    source, schema = only.source, schemas[only.source.name]
+    source, schema = only.source, described.schemas[only.source.name]
 
-    def make(schema: Schema, columns: Sequence[Column]) -> Decoder:
-        return decoder(source.format, schema, columns, max_bytes=source.max_bytes, coerce=source.coerce)
+    def make(read: Schema, columns: Sequence[Column]) -> Decoder:
+        writers = described.writers.get(source.name) if read is schema else None
+        return decoder(source.format, read, columns, max_bytes=source.max_bytes, writers=writers, coerce=source.coerce)
 
     beside = [column for column in only.columns if schema.is_beside(column.field)]
     inside = [column for column in only.columns if not schema.is_beside(column.field)]
@@ -139,7 +158,7 @@ def _port(stage: wiring.Stage, written: set[str], schemas: Mapping[str, Schema],
         source=source,
         decoder=make(schema, inside),
         table=TableDecoder(schema, only.columns),
-        encoders={emit.sink.name: _encoder(emit, sink_schemas.get(emit.sink.name)) for emit in stage.emits},
+        encoders={emit.sink.name: _encoder(emit, described) for emit in stage.emits},
         id=only.id,
         chained=source.topic in written,
         beside=BesideDecoder(schema, beside, make) if beside else None,
@@ -147,5 +166,6 @@ def _port(stage: wiring.Stage, written: set[str], schemas: Mapping[str, Schema],
     )
 
 
-def _encoder(emit: wiring.Emit, schema: Schema | None) -> Encoder:
-    return encoder(emit.sink.format, [Tensor(field.name, field.dtype, field.shape) for field in emit.fields], schema)
+def _encoder(emit: wiring.Emit, described: Described) -> Encoder:
+    sink, fields = emit.sink, [Tensor(field.name, field.dtype, field.shape) for field in emit.fields]
+    return encoder(sink.format, fields, described.sink_schemas.get(sink.name), frame=described.frames.get(sink.name, b""))
