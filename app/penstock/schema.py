@@ -6,7 +6,7 @@ Values only. `penstock.codecs` uses them to turn bytes into columns, `penstock.t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -172,6 +172,18 @@ class Schema:
         found = next((field for field in self.fields if field.name == path), None)
         return found if found is not None or path.isidentifier() else self._inside(path)
 
+    def leaf(self, path: str) -> Field | None:
+        """Returns the field that a path through records leads to, as it is declared: what a writer writes there."""
+        inside, found = self.fields, None
+        for name in path.split("."):
+            found = next((field for field in inside if field.name == name), None)
+            inside = found.fields if found is not None else ()
+        return found
+
+    def unwritten(self, paths: Collection[str]) -> list[str]:
+        """Returns the paths of the fields that an event of these lacks: those without a default, also inside records that are written."""
+        return list(_unwritten(self.fields, paths, ""))
+
     def _inside(self, path: str) -> Field | None:
         first, *rest = steps(path) or ("",)
         found = next((field for field in self.fields if field.name == first), None)
@@ -188,6 +200,15 @@ class Schema:
             else:
                 absent, found = True, found.values
         return None if found is None else replace(found, name=path, optional=found.optional or absent, aliases=())
+
+
+def _unwritten(fields: Iterable[Field], paths: Collection[str], at: str) -> Iterator[str]:
+    for field in fields:
+        path = at + field.name
+        if any(one.startswith(f"{path}.") for one in paths):
+            yield from _unwritten(field.fields, paths, f"{path}.")
+        elif field.default is REQUIRED and path not in paths:
+            yield path
 
 
 def with_paths(schema: Schema, paths: Iterable[str]) -> Schema:

@@ -43,14 +43,14 @@ def decoder(
     *,
     max_bytes: int = 1_048_576,
     ids: str | Path | None = None,
-    coerce: Collection[Coercion] = (),
     writers: Writers | None = None,
+    coerce: Collection[Coercion] = (),
 ) -> Decoder:
     """Returns a decoder of events of `schema` into `columns`.
 
     For `avro-confluent`, `writers` are the schemas of its writers; without them, they are those of `ids`, the directory of schemas named
-    by their id (`17.avsc`); the default is `ids/` beside the schema's file. `coerce` is what `json` may write otherwise than the schema has
-    it. Raises SchemaError when a column cannot be fed from its field, or a writer schema does not resolve.
+    by their id (`17.avsc`); the default is `ids/` beside the schema's file. `coerce` is what `json` may write otherwise than the schema
+    has it. Raises SchemaError when a column cannot be fed from its field, or a writer schema does not resolve.
     """
     match format:
         case "json":

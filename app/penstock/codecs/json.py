@@ -7,7 +7,7 @@ and it is not safe, since `{"a":1},{"a":[{}` and `{}]}` are not events alone, bu
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter, methodcaller
 from typing import Annotated, Any, Final, Literal
 
@@ -306,20 +306,18 @@ def _with_leaves(row: Any, size: int, leaves: Sequence[Callable[[Sequence[Any]],
 
 
 class JsonEncoder:
-    """Encodes rows as JSON objects with the fields in the order given."""
+    """Encodes rows as JSON objects with the fields in the order given, those of one record together."""
 
     def __init__(self, fields: Sequence[Tensor], schema: Schema | None) -> None:
         self._outputs = Outputs(fields, schema)
-        slots = [(f"f{i}", Any) for i in range(len(fields))]
-        rename = {f"f{i}": field.name for i, field in enumerate(fields)}
-        self._row = msgspec.defstruct("Event", slots, rename=rename, gc=False)
+        self._rows = _nest([(field.name.split("."), i) for i, field in enumerate(fields)])
         self._encode = msgspec.json.Encoder().encode
 
     def encode(self, columns: Sequence[Array]) -> tuple[list[bytes], Mapping[int, RecordError]]:
         """Returns one JSON object per row. A row with a non-finite number or a bad string has b"" and an EncodeError."""
         errors = self._outputs.check(columns)
         written: list[bytes] = []
-        pending = map(self._row, *map(np.ndarray.tolist, columns))
+        pending = iter(self._rows(columns))
         while True:
             try:
                 written.extend(map(self._encode, pending))
@@ -330,3 +328,18 @@ class JsonEncoder:
         for row in errors:
             written[row] = b""
         return written, errors
+
+
+def _nest(paths: Sequence[tuple[Sequence[str], int]]) -> Callable[[Sequence[Array]], Iterable[Any]]:
+    """Returns what makes objects of columns; each path leads to the column of its number."""
+    parts: dict[str, list[tuple[Sequence[str], int]]] = {}
+    for (name, *rest), number in paths:
+        parts.setdefault(name, []).append((rest, number))
+    slots = [(f"f{i}", Any) for i in range(len(parts))]
+    row = msgspec.defstruct("Event", slots, rename={f"f{i}": name for i, name in enumerate(parts)}, gc=False)
+    makes = [_column(inside[0][1]) if not inside[0][0] else _nest(inside) for inside in parts.values()]
+    return lambda columns: map(row, *[make(columns) for make in makes])
+
+
+def _column(number: int) -> Callable[[Sequence[Array]], Iterable[Any]]:
+    return lambda columns: columns[number].tolist()

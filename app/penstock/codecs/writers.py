@@ -157,7 +157,7 @@ class Writers:
         else:
             try:
                 found = load()
-                resolve(found, self.reader, ())
+                resolve(found, self.reader, [])
             except SchemaError as error:
                 reason = f"{shown(frame)} wrote it, which the source's schema cannot read: {error.problems[0].message}"
             else:
@@ -225,7 +225,7 @@ def name_of(schema: Schema) -> str:
 def _resolved(file: Path, reader: Schema) -> Schema:
     """Returns the schema of the file. Raises SchemaError when it does not resolve to the reader's."""
     found = load_schema(file)
-    resolve(found, reader, ())
+    resolve(found, reader, [])
     return found
 
 

@@ -74,9 +74,10 @@ class Port:
             return self.table.decode(records)
         if records and isinstance(records[0], Unreadable):
             return self._unreadable(records)
-        values = list(map(_VALUE, records))
         if self.source.format == "avro-confluent" and any(map(_HEADERS, records)):
             values = [framed(one.value, one.headers) for one in records]
+        else:
+            values = list(map(_VALUE, records))
         batch = self.decoder.decode(values)
         if self.changes is not None:
             batch = self.changes.without_gone(batch, values)

@@ -42,6 +42,9 @@ def _sink_clashes(sink: Sink) -> Iterator[Finding]:
         if name in seen:
             yield source.mark, f"sinks.{sink.name}: two fields are called {name!r}", f"name them yourself: fields: {{NAME: {source.text}}}"
         seen.add(name)
+    for inside in [name for name in seen if any(name.startswith(f"{other}.") for other in seen)]:
+        message = f"sinks.{sink.name}: {inside!r} is inside another field that is written whole"
+        yield sink.at("fields"), message, "write the fields inside it, or the field"
 
 
 def _topic_clashes(topology: Topology) -> Iterator[Finding]:

@@ -76,7 +76,7 @@ class Feeder:
         made: list[Written] = []
         for name, ref in sink.fields:
             target = fields[name]
-            declared = schema.field(name) if schema else None
+            declared = schema.leaf(name) if schema else None
             if target is not None and (output := self._output(name, ref, target, declared, f"{where}.fields.{name}")) is not None:
                 made.append(Written(output, ref, self._field(target) if isinstance(target, FromField) else None))
         found = list(fits_schema(sink, made, schema)) if schema is not None else []

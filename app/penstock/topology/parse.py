@@ -80,7 +80,7 @@ def _sink(name: Scalar, value: Value) -> Sink:
     given = keys(value)
     fields = given["fields"]
     if isinstance(fields, Listed):
-        named = tuple((found.tail or found.head, found) for found in refs(fields))
+        named = tuple(((found.tail or found.head).rpartition(".")[2], found) for found in refs(fields))
     else:
         named = tuple((key.text, refs(item)[0]) for key, item in items(fields))
     return Sink(

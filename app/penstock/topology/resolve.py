@@ -96,10 +96,10 @@ class Names:
         if self.has_field(ref.head):
             self.nowhere(ref.mark, f"{where}: there is no field {ref.path!r}", _closest(ref.path, self.schemas.values()))
             return None
-        if len(self.schemas) < len(self.topology.sources):
+        fix = did_you_mean(ref.head, self._heads())
+        if len(self.schemas) < len(self.topology.sources) and not fix.startswith("did you mean"):
             self.dangling = True  # it may be a field of a schema that could not be read, which has been reported
             return None
-        fix = did_you_mean(ref.head, self._heads())
         self.nowhere(ref.mark, f"{where}: {ref.text!r}: there is no source or node {ref.head!r}", fix)
         return None
 

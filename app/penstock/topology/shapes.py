@@ -157,7 +157,7 @@ class Kinds:
 Shape = Text | Choice | Whole | Literal | Nested | Listing | Named | Keys | Forms | Kinds
 
 ENTRY_NAME: Final = Text("a name (letters, digits, _ and -, not beginning with a digit)", NAME)
-FIELD_NAME: Final = Text("a field name (letters, digits and _)", FIELD)
+FIELD_NAME: Final = Text("a field name (letters, digits and _; inside a record: after.amount)", FIELD)
 FIELD_TEXT: Final = Text("a field, or a path to one inside others: after.amount, items[0].price", FIELD_PATH)
 TENSOR_NAME: Final = Text("a tensor name", r"^\S(.*\S)?$")
 TOPIC_NAME: Final = Text("a topic name (letters, digits, '.', '_' and '-')", TOPIC)
@@ -176,7 +176,7 @@ INPUT: Final = Forms(
         {
             "field": Key(REFERENCE, "Where the tensor comes from."),
             "stack": Key(Listing(REFERENCE), "Several scalars or arrays joined along the last axis, in this order."),
-            "reshape": Key(REFERENCE, "An array with other axes and as many values, in the same order: [8][8] for [64]."),
+            "reshape": Key(REFERENCE, "An array with other axes and as many values, in the same order: 8 x 8 for 64."),
             "mask": Key(REFERENCE, "Which items of a padded array are there (1), and which are padding (0)."),
             "pad": Key(Literal(), "What fills arrays of different lengths: to the tensor's size, or to the longest of the chunk."),
             "missing": MISSING,

@@ -13,11 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.batch import Table
-from penstock.codecs import decoder, load_schema
+from penstock.codecs import Writers, decoder, load_schema
 from penstock.codecs.avro import AvroDecoder
-from penstock.codecs.framing import frame_of
 from penstock.codecs.table import TableDecoder
-from penstock.codecs.writers import Writers
 from penstock.errors import SchemaError
 from penstock.schema import Column, Missing, Schema
 from tests.unit.codecs.conftest import MakeSchema
@@ -188,7 +186,7 @@ class TestAliases:
     def test_avro_reads_the_field_that_the_writer_calls_otherwise(self, make_schema: MakeSchema) -> None:
         reader = make_schema({"name": "x", "type": "float", "default": 5.0, "aliases": ["amount"]})
         writer = make_schema({"amount": "float"}, path="writer.avsc")
-        decode = AvroDecoder(reader, [Column("x", "x", "float32")], max_bytes=100, writers=Writers(reader, {frame_of(7): writer})).decode
+        decode = AvroDecoder(reader, [Column("x", "x", "float32")], max_bytes=100, writers=Writers(reader, {b"\0\0\0\0\7": writer})).decode
         for rows in (1, 50):
             batch = decode([b"\0\0\0\0\7" + bytes.fromhex("0000803f")] * rows)
             assert batch.columns["x"].tolist() == [1.0] * rows
@@ -198,9 +196,9 @@ class TestAliases:
             return {"name": "r", "type": {"type": "record", "name": "R", "fields": [{"name": name, "type": "float", **more}]}}
 
         reader, writer = make_schema(record("x", aliases=["amount"])), make_schema(record("amount"), path="w.avsc")
-        batch = AvroDecoder(reader, [Column("x", "r.x", "float32")], max_bytes=100, writers=Writers(reader, {frame_of(7): writer})).decode(
-            [b"\0\0\0\0\7\0\0\x80\x3f", b"\0\0\0\0\7\0\0\0\x40"]
-        )
+        batch = AvroDecoder(
+            reader, [Column("x", "r.x", "float32")], max_bytes=100, writers=Writers(reader, {b"\0\0\0\0\7": writer})
+        ).decode([b"\0\0\0\0\7\0\0\x80\x3f", b"\0\0\0\0\7\0\0\0\x40"])
         assert batch.columns["x"].tolist() == [1.0, 2.0]
 
     def test_json_names_that_avro_cannot_have(self, make_schema: MakeSchema) -> None:
@@ -258,7 +256,7 @@ class TestEnumDefault:
         writer = make_schema(
             {"x": "float"}, {"name": "e", "type": {"type": "enum", "name": "S", "symbols": ["A", "B", "UNKNOWN"]}}, path="w.avsc"
         )
-        decode = AvroDecoder(reader, [Column("e", "e", "string")], max_bytes=100, writers=Writers(reader, {frame_of(1): writer})).decode
+        decode = AvroDecoder(reader, [Column("e", "e", "string")], max_bytes=100, writers=Writers(reader, {b"\0\0\0\0\1": writer})).decode
         frame = b"\0\0\0\0\1" + bytes.fromhex("0000803f")
         batch = decode([frame + b"\2", frame + b"\0", frame + b"\4"])
         assert batch.columns["e"].tolist() == ["UNKNOWN", "A", "UNKNOWN"]

@@ -183,3 +183,89 @@ def test_debezium_deletions_and_tombstones_are_skipped_and_counted(make: Make, f
 def test_debezium_needs_the_operation(beside: Make) -> None:
     with pytest.raises(TopologyError, match=r"sources.orders.envelope: order.avsc has no field 'op', nor 'payload.op'"):
         beside(more=", envelope: debezium")
+
+
+WRITES = """\
+topology: writes
+sources:
+  changes: {{topic: changes, schema: change.avsc}}
+nodes:
+  weight: {{kind: model, model: double@1, inputs: {{x: {{field: after.amount, missing: 0}}}}}}
+sinks:
+  scores: {{topic: scores, fields: {fields}{more}}}
+"""
+SCORE = {
+    "type": "record",
+    "name": "Score",
+    "fields": [
+        {"name": "op", "type": "string"},
+        {
+            "name": "result",
+            "type": [
+                "null",
+                {"type": "record", "name": "R", "fields": [{"name": "score", "type": "float"}, {"name": "v", "type": "int", "default": 3}]},
+            ],
+        },
+        {"name": "again", "type": "R", "default": {"score": 1, "v": 2}},
+        {"name": "of", "type": {"type": "record", "name": "Of", "fields": [{"name": "id", "type": ["null", "long"], "default": None}]}},
+    ],
+}
+
+
+@pytest.fixture
+def writes(tmp_path: Path, make: Make) -> Make:
+    (tmp_path / "schemas/score.avsc").write_text(json.dumps(SCORE))
+
+    def driver(fields: str, more: str = "") -> TopologyDriver:
+        (tmp_path / "w.yaml").write_text(WRITES.format(fields=fields, more=more))
+        return TopologyDriver(tmp_path / "w.yaml", models=tmp_path / "models", schemas=tmp_path / "schemas")
+
+    return driver
+
+
+FIELDS = "{op: op, result.score: weight, of.id: after.id}"
+
+
+@pytest.mark.parametrize(
+    ("more", "beside"),
+    [
+        ("", ({}, {})),
+        (", schema: score.avsc", ({}, {})),
+        (", schema: score.avsc, format: avro", ({"v": 3}, {"again": {"score": 1, "v": 2}})),
+    ],
+)
+def test_fields_inside_records_are_written(writes: Make, more: str, beside: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    driver = writes(FIELDS, more)
+    driver.send("changes", order(), {"op": "d", "after": None})
+    inside, top = beside
+    assert driver.events("scores") == [
+        {"op": "c", "result": {"score": 3, **inside}, "of": {"id": 7}, **top},
+        {"op": "d", "result": {"score": 0, **inside}, "of": {"id": None}, **top},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "more", "says"),
+    [
+        ("{result: weight, result.score: weight}", "", "'result.score' is inside another field that is written whole"),
+        ("{result.: weight}", "", "'result.' is not a field name"),
+        ("{op: op, result.v: op, result.score: weight, of.id: after.id}", ", schema: score.avsc", "the sink's schema declares an int"),
+        (
+            "{op: op, result.v: op}",
+            ", schema: score.avsc",
+            "requires 'result.score', which the sink does not write (add result.score to fields",
+        ),
+        ("{op: op, result.x: op}", ", schema: score.avsc", "the sink's schema has no field 'result.x'"),
+        ("{op: op, of.id: after.id, result.score: after.amount}", ", schema: score.avsc", "may be null, in the sink's schema it may not"),
+    ],
+)
+def test_what_cannot_be_written_inside_is_said(writes: Make, fields: str, more: str, says: str) -> None:
+    with pytest.raises(TopologyError) as caught:
+        writes(fields, more)
+    assert says in str(caught.value)
+
+
+def test_list_of_fields_names_them_by_their_last_part(writes: Make) -> None:
+    driver = writes('[op, changes.after.amount, "after.items[0].sku", weight.y]')
+    driver.send("changes", order())
+    assert driver.events("scores") == [{"op": "c", "amount": 1.5, "sku": "A", "y": 3}]

@@ -247,10 +247,14 @@ sinks: {{p: {{topic: b, fields: [n]}}}}
         field = Field("f", "array", items=Field("items", "double"), size=3)
         assert self.column(field, Tensor("x", "float64", (None,))).shape == (3,)
 
-    def test_array_open_on_both_sides(self) -> None:
+    def test_array_open_on_both_sides_stays_open(self) -> None:
         field = Field("f", "array", items=Field("items", "double"))
+        assert self.column(field, Tensor("x", "float64", (None,))).shape == (None,)
+
+    def test_array_that_is_open_inside(self) -> None:
+        field = Field("f", "array", items=Field("items", "array", items=Field("items", "double")))
         with pytest.raises(TopologyError, match=r'no fixed size.*add "size": N beside "items" of f in a.avsc'):
-            self.column(field, Tensor("x", "float64", (None,)))
+            self.column(field, Tensor("x", "float64", (None, None)))
 
     def test_array_of_arrays(self) -> None:
         row = Field("items", "array", items=Field("items", "int"), size=2)
