@@ -230,7 +230,10 @@ def _widen(model: onnx.ModelProto) -> list[str]:
         if isinstance(one, (onnx.TypeProto.Tensor, onnx.TypeProto.SparseTensor)) and one.elem_type == TensorProto.BFLOAT16:
             one.elem_type = TensorProto.FLOAT
         elif isinstance(one, TensorProto) and one.data_type == TensorProto.BFLOAT16:
-            bits = np.frombuffer(one.raw_data, "<u2") if one.raw_data else np.array(one.int32_data, np.uint16)
+            try:
+                bits = np.frombuffer(one.raw_data, "<u2") if one.raw_data else np.array(one.int32_data, np.uint16)
+            except (ValueError, OverflowError) as error:
+                raise ModelCorrupt(f"the tensor {one.name!r} holds no bfloat16: {error}") from error
             one.raw_data, one.data_type = (bits.astype("<u4") << 16).tobytes(), TensorProto.FLOAT
             one.ClearField("int32_data")
         elif isinstance(one, onnx.AttributeProto) and one.name in _TYPE_ATTRIBUTES and one.i == TensorProto.BFLOAT16:

@@ -47,6 +47,7 @@ _QUIET: Final = 4  # fatal only: errors come back as exceptions, and a second co
 _NO_ROOM: Final = re.compile(
     r"Available memory of \d+ is smaller than requested bytes of (\d+)|Failed to allocate memory.* of size (\d+)|bad_alloc"
 )
+_LOCALE: Final = re.compile(r"Failed to construct locale with name:(.+?):")
 _IR: Final = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
 _OPSET: Final = re.compile(r"Opset (\d+) is under development .* for domain (\S+) is till opset (\d+)")
 _CPP: Final = re.compile(r"/onnxruntime_src/\S+:\d+ .*?\)(?: const)? (?=\S)")
@@ -121,7 +122,7 @@ class Session:
             # enable_fallback=0: otherwise a failing onnxruntime prints to stdout and tries the same provider again.
             inference = ort.InferenceSession(source, _session_options(threads), providers=["CPUExecutionProvider"], enable_fallback=0)
         except Exception as error:
-            raise ModelCorrupt(f"{label} {_version(str(error)) or f'does not load: {_reason(error)}'}") from error
+            raise ModelCorrupt(f"{label} {_advice(str(error)) or f'does not load: {_reason(error)}'}") from error
         session = cls(inference, label=label, deadline=deadline, rows=rows)
         _pool.serve(session)
         if deadline is not None:
@@ -491,8 +492,8 @@ _ZIPMAP: Final = (
 )
 
 
-def _version(text: str) -> str:
-    """Returns, for a model that is too new for the runtime, what it is, what the runtime reads, and how to export it; else ""."""
+def _advice(text: str) -> str:
+    """Returns what keeps the model from loading, and what to do, where the runtime's text says only the first; "" for other texts."""
     runtime = f"onnxruntime {ort.__version__} reads"
     if found := _IR.search(text):
         given, most = found.groups()
@@ -501,6 +502,11 @@ def _version(text: str) -> str:
         given, domain, most = found.groups()
         fix = f"skl2onnx: target_opset, torch.onnx.export: opset_version={most}" if domain == "ai.onnx" else "target_opset of the converter"
         return f"uses opset {given} of {domain}, and {runtime} up to {most}: install a newer onnxruntime, or export it for that ({fix})"
+    if found := _LOCALE.search(text):
+        return (
+            f"changes the case of text by the locale {found[1]}, which this host does not have: install it, or push a model whose "
+            "StringNormalizer names none, which then uses C.UTF-8"
+        )
     if "NOT_IMPLEMENTED" in text:
         return (
             f"does not load: {text.rsplit(' : ', 1)[-1]}: onnxruntime {ort.__version__} does not compute it for the model's types "

@@ -252,10 +252,18 @@ def test_other_threads_go_on_while_a_model_runs() -> None:
 
 
 def test_reason_does_not_name_the_cpp_function_that_raised_it() -> None:
-    future = onnx.ModelProto.FromString(models.linear([1]))
-    future.ir_version = 99
-    with pytest.raises(ModelCorrupt, match=r"^the model does not load: Unsupported model IR version: 99, max supported IR version: \d+$"):
-        Session.load(future.SerializeToString())
+    counts = {
+        "min_gram_length": 1,
+        "max_gram_length": 1,
+        "max_skip_count": 0,
+        "ngram_counts": [0],
+        "ngram_indexes": [0],
+        "pool_int64s": [1],
+    }
+    node = onnx.helper.make_node("TfIdfVectorizer", ["x"], ["y"], mode="OFTEN", **counts)
+    with pytest.raises(ModelCorrupt, match=r"^the model does not load: .* mode: OFTEN is unrecognized") as caught:
+        Session.load(models.model([node], [models.tensor("x", "int64")], [models.tensor("y")]))
+    assert "onnxruntime" not in str(caught.value)
 
 
 def test_runtime_keeps_no_database_and_reports_to_nobody(tmp_path: Path) -> None:
@@ -475,6 +483,14 @@ def test_an_answer_of_another_number_of_rows_is_refused() -> None:
     session = Session.load(models.model([node], [models.tensor("x")], [models.tensor("y", rows="M")]), rows=2)
     with pytest.raises(InferenceError, match=r"output 'y' has the shape \[4, 1\]; its first axis must be the 2 rows of a run"):
         session.run(["y"], {"x": np.ones((3, 1), np.float32)})
+
+
+def test_a_locale_that_the_host_does_not_have_is_named() -> None:
+    node = onnx.helper.make_node("StringNormalizer", ["x"], ["y"], case_change_action="LOWER", locale="xx_XX.UTF-8")
+    with pytest.raises(
+        ModelCorrupt, match=r"^the model changes the case of text by the locale xx_XX\.UTF-8, which this host does not have: "
+    ):
+        Session.load(models.model([node], [models.tensor("x", "string", ())], [models.tensor("y", "string", ())]))
 
 
 # --- versions ---------------------------------------------------------------------------------------------------------------------------
