@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -252,7 +253,7 @@ def test_other_threads_go_on_while_a_model_runs() -> None:
 
 
 def test_reason_does_not_name_the_cpp_function_that_raised_it() -> None:
-    counts = {
+    counts: dict[str, Any] = {
         "min_gram_length": 1,
         "max_gram_length": 1,
         "max_skip_count": 0,
