@@ -155,6 +155,14 @@ class Settings:
         1 * GIB, "Memory of the tensors that a worker's models compute; a row that needs more is a dead letter. Weights are not in it.",
         unit="bytes", low=16 * MIB, run=False,
     )  # fmt: skip
+    quarantine_seconds: int = _setting(
+        60, "CPU time that trying a model in its own process may take; `penstock model push` waits for it twice as long.",
+        unit="s", low=1, high=86_400, run=False,
+    )  # fmt: skip
+    quarantine_memory: int = _setting(
+        3 * GIB, "Memory of the process that tries a model, beside the tensors of runs: the runtime, and twice the weights.",
+        unit="bytes", low=1 * GIB, run=False,
+    )  # fmt: skip
     prepare_timeout: float = _setting(120.0, "How long a worker may take to make a release ready.", unit="s", low=1, high=86_400)
     proof_rows: int = _setting(
         1000, "The last real rows per source that a worker keeps, to try new models on; 0: golden records only.", unit="rows",
