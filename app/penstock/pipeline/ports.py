@@ -74,7 +74,7 @@ class Port:
             return self.table.decode(records)
         if records and isinstance(records[0], Unreadable):
             return self._unreadable(records)
-        if self.source.format == "avro-confluent" and any(map(_HEADERS, records)):
+        if self.source.format.endswith("-confluent") and any(map(_HEADERS, records)):
             values = [framed(one.value, one.headers) for one in records]
         else:
             values = list(map(_VALUE, records))

@@ -17,7 +17,7 @@ __all__ = [
     "Constant", "Entry", "Input", "Mark", "ModelNode", "ModelRef", "Node", "Ref", "Releases", "Requirement", "Sink", "Source", "Topology",
 ]  # fmt: skip
 
-Format = Literal["json", "avro", "avro-confluent"]
+Format = Literal["json", "json-confluent", "avro", "avro-confluent"]
 Constant = bool | int | float | str | tuple["Constant", ...]  # tuples are nested like the axes of a tensor
 
 

@@ -181,6 +181,14 @@ def test_commands_accept_the_layout(shop: Path, capsys: pytest.CaptureFixture[st
     assert run(shop, "test", str(shop / "shop.test.yaml")) == 0, capsys.readouterr().out
 
 
+def test_json_behind_a_frame_is_an_event(shop: Path) -> None:
+    (shop / "shop.yaml").write_text(TOPOLOGY.replace("{topic: returns, format: avro-confluent", "{topic: returns, format: json-confluent"))
+    driver = driver_of(shop)
+    driver.send("returns", {"id": "r", "refunded": 4}, b'\0\0\0\0\x07{"id": "s", "refunded": 1}', b'{"id": "t", "refunded": 1}')
+    assert driver.events("refunds") == [{"id": "r", "amount": 8}, {"id": "s", "amount": 2}]
+    assert "no Confluent frame" in letters(driver, "returns")[0]
+
+
 KEYED = TOPOLOGY.replace("schema: order.avsc,", "schema: order.avsc, key_schema: item.avsc,").replace(
     "{x: item}", "{x: {field: key.number, missing: reject}}"
 )
