@@ -422,7 +422,7 @@ def _read_secret(name: str, values: dict[str, Any], given: Mapping[str, _Given],
             problems.append(given[from_file].problem(f"{from_file}: {path} {found}", f"chmod 600 {path}"))
         values[name] = Secret(read_regular(path, FILE_BYTES).decode().rstrip("\r\n"))
         sources[name] = str(path)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a null byte in the path
         what = "token" if name.endswith("token") else "password"
         problems.append(given[from_file].problem(f"cannot read the {what} from {path}: {error}"))
 
