@@ -15,6 +15,7 @@ from penstock.cli.output import err
 from penstock.errors import PenstockError
 from penstock.settings import Settings, run_flags
 from penstock.telemetry.health import Pages
+from penstock.topology.find import find
 
 __all__ = ["run"]
 
@@ -27,15 +28,15 @@ Serve = Callable[[Pages], AbstractAsyncContextManager[None]]
 @click.option("--last-words", type=click.Path(path_type=Path), hidden=True, help="File for the error, which the parent then shows.")
 @with_settings(*CONNECTION, *(name for name in run_flags() if name not in CONNECTION))
 def run(topology: Path, live: bool, last_words: Path | None, settings: Settings) -> None:
-    """Run TOPOLOGY on Kafka: events in, predictions out, until Ctrl-C or SIGTERM.
+    """Run TOPOLOGY, a file or the name of one in topologies/, on Kafka: events in, predictions out, until Ctrl-C or SIGTERM.
 
     Everything is checked before the first event is read: the file, the schemas, every model (digest and golden
     records), the topics. The brokers acknowledge the outputs of an event before its offset is committed, so nothing is
     lost. After a crash, about the last second is scored again with the same event ids (at least once).
 
     \b
-      penstock topics create topologies/flights.yaml --brokers localhost:9092
-      penstock run topologies/flights.yaml --brokers localhost:9092 --workers 2
+      penstock topics create flights --brokers localhost:9092
+      penstock run flights --brokers localhost:9092 --workers 2
 
     Workers of one --application share the partitions, on this host and on others. Exit codes: `penstock --help`.
     --http 127.0.0.1:9100 serves /healthz, /readyz and /metrics, for all --workers together. On a terminal, one worker shows a live view
@@ -61,7 +62,8 @@ def run(topology: Path, live: bool, last_words: Path | None, settings: Settings)
     from penstock.runners.stream import StreamRunner
 
     try:
-        loaded = runtime.load(topology, models=settings.models, schemas=settings.schemas, absent=settings.releases)
+        file = find(topology, settings.topologies)
+        loaded = runtime.load(file, models=settings.models, schemas=settings.schemas, absent=settings.releases)
         if live and last_words is None and drawable(err, settings):
             serve = _both(serve, watching(err, settings, loaded.topology.name))
         StreamRunner(loaded, settings, serve=serve).run()

@@ -15,7 +15,8 @@ _ENDINGS = (".yaml", ".yml")
 def known(folder: Path) -> dict[str, Path]:
     """Returns the topology files of the folder by name, without the examples (`NAME.test.yaml`)."""
     files = (file for file in folder.glob("*.y*ml") if file.suffix in _ENDINGS and not file.stem.endswith(".test"))
-    return {file.stem: file for file in sorted(files, reverse=True)}  # of NAME.yaml and NAME.yml, the first
+    named = {file.stem: file for file in sorted(files, reverse=True)}  # of NAME.yaml and NAME.yml, the first
+    return dict(sorted(named.items()))
 
 
 def find(name: str | Path, folder: Path) -> Path:
@@ -26,6 +27,5 @@ def find(name: str | Path, folder: Path) -> Path:
     files = known(folder)
     if str(name) in files:
         return files[str(name)]
-    there = f"a topology in {folder}" if folder.is_dir() else f"a topology: there is no folder {folder} here"
-    fix = did_you_mean(str(name), sorted(files))
-    raise ConfigError(f"{str(name)!r} is neither a file nor {there}" + (f" ({fix})" if fix else ""))
+    fix = did_you_mean(str(name), files) if folder.is_dir() else "there is no such folder here"
+    raise ConfigError(f"{str(name)!r} is neither a file nor a topology in {folder}" + (f" ({fix})" if fix else ""))
