@@ -87,7 +87,7 @@ def ls(topology: Path, form: str, settings: Settings) -> int:
     if form == "json":
         print_json(rows)
     else:
-        shown = table("", "TOPIC", "ROLE", "PARTITIONS")
+        shown = table("", "topic", "role", "partitions", wraps="role")
         for row in rows:
             shown.add_row(*map(escape, (str(row["topic"]), str(row["role"]), str(row["partitions"] or "missing"))))
         out.print(shown)
