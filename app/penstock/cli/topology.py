@@ -20,6 +20,7 @@ from penstock.schema import Column
 from penstock.settings import Settings
 from penstock.signature import Tensor
 from penstock.topology.draw import mermaid, text
+from penstock.topology.find import find
 from penstock.topology.kinds import kind_of
 from penstock.topology.parameters import shown
 from penstock.topology.parse import parse
@@ -28,7 +29,7 @@ from penstock.topology.wiring import Emit, Feed, Input, Part, Stage, Step
 
 __all__ = ["draw", "plan", "validate"]
 
-_file = click.argument("topology", type=click.Path(path_type=Path), metavar="FILE")
+_file = click.argument("topology", type=click.Path(path_type=Path), metavar="TOPOLOGY")
 
 
 @click.command()
@@ -37,7 +38,8 @@ _file = click.argument("topology", type=click.Path(path_type=Path), metavar="FIL
 @format_option
 @click.pass_context
 def validate(ctx: click.Context, /, topology: Path, settings: Settings, form: str) -> None:
-    """Check the topology FILE: keys, names, models, types. Lists every problem with its line. Exit code 2 if there are any."""
+    """Check TOPOLOGY, a file or a name: keys, names, models, types. Lists every problem with its line. Exit code 2 if there are any."""
+    topology = find(topology, settings.topologies)
     try:
         loaded = _load(topology, settings)
     except TopologyError as error:
@@ -62,8 +64,8 @@ def validate(ctx: click.Context, /, topology: Path, settings: Settings, form: st
 @with_settings("models", "schemas", "schema_registry_url")
 @format_option
 def plan(topology: Path, settings: Settings, form: str) -> None:
-    """Show what running the topology FILE does, stage by stage: the columns read, the steps in order, the topics written."""
-    loaded = _load(topology, settings)
+    """Show what running TOPOLOGY does, stage by stage: the columns read, the steps in order, the topics written."""
+    loaded = _load(find(topology, settings.topologies), settings)
     if form == "json":
         print_json({"topology": loaded.topology.name, "stages": [_stage(stage, loaded) for stage in loaded.wiring.stages]})
         return
@@ -78,7 +80,8 @@ def plan(topology: Path, settings: Settings, form: str) -> None:
     "--as", "style", type=click.Choice(["text", "mermaid"]), default="text", show_default=True, help="For a terminal, or for web pages."
 )
 def draw(topology: Path, settings: Settings, style: str) -> None:
-    """Draw the topology FILE. An invalid file is drawn as far as its references resolve."""
+    """Draw TOPOLOGY. An invalid file is drawn as far as its references resolve."""
+    topology = find(topology, settings.topologies)
     parsed, wiring = parse(topology), None
     try:
         wiring = _load(topology, settings).wiring

@@ -167,6 +167,17 @@ class Fleet:
         found = [worker._replace(live=here and now - worker.said_ms <= self.silence * 1000) for worker, here in recent]
         return sorted(found, key=lambda worker: worker.name)
 
+    def starting(self) -> list[str]:
+        """Returns the workers that may be live in a moment: members that have not reported, and reports of those that have yet to join.
+
+        Of a worker that was killed, the last report looks like the latter until it is older than `silence`.
+        """
+        known = {worker.name: worker for worker in self.workers()}
+        members = self._group.members if self._group else {}
+        fresh = self.clock.now_ms() - self.silence * 1000
+        joining = [name for name, one in known.items() if not one.member and one.said_ms >= fresh]
+        return [*(name for name in members if name not in known), *joining]
+
     def replaced(self, lost: Worker) -> bool:
         """Returns whether live workers have all the partitions of this lost worker, and it was silent for longer than `REPLACED_S`."""
         live = self.live()

@@ -30,6 +30,7 @@ _BOOL: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False
 _INT: Final = re.compile(r"[-+]?[0-9]{1,30}")
 _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INF: Final = re.compile(r"([-+]?)\.(inf|Inf|INF)")
+_ELEMENT: Final = re.compile(r"[^\s\[\]{},\"']+\[[0-9]+\]")  # between { } and [ ] YAML takes this [ for the begin of a list
 _COMPARISON: Final = re.compile(r":\s+>=?\s*[-+.0-9]")  # YAML takes this > for the begin of a folded text
 _BREAK: Final = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 
@@ -232,6 +233,9 @@ def _syntax(error: Exception, text: str, file: str) -> Problem:
         if "\t" in indent
         else "check indentation, quotes and brackets here and just above"
     )
+    element = next((one[0] for one in _ELEMENT.finditer(lines[line - 1]) if one.start() < column - 1 < one.end()), "")
+    if element:
+        fix = f'put quotes around {element}, as "{element}": within {{ }} and [ ], YAML begins a list at a ['
     if _COMPARISON.search(lines[line - 1]):
         fix = 'put text that begins with > in quotes: ">= 0.85"'
     return Problem(file, line, column, f"not YAML: {message}", fix)
