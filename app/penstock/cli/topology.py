@@ -22,7 +22,7 @@ from penstock.topology.draw import mermaid, text
 from penstock.topology.kinds import kind_of
 from penstock.topology.parameters import shown
 from penstock.topology.parse import parse
-from penstock.topology.spec import ModelNode, Node
+from penstock.topology.spec import ModelNode
 from penstock.topology.wiring import Emit, Feed, Input, Part, Stage, Step
 
 __all__ = ["draw", "plan", "validate"]
@@ -114,10 +114,12 @@ def _input(one: Input, loaded: Loaded) -> dict[str, Any]:
 def _step(step: Step, loaded: Loaded) -> dict[str, Any]:
     node = step.node
     model = {"model": str(node.model), "version": loaded.artifacts[node.name].version} if isinstance(node, ModelNode) else {}
+    rule = {} if step.graph is None else {"version": step.graph.label, "digest": f"sha256:{step.graph.digest}"}
     return {
         "node": node.name,
         "kind": node.kind,
         **model,
+        **rule,
         "inputs": {feed.tensor.name: [_part(part) for part in feed.parts] for feed in step.feeds if feed.parts},
         "parameters": {feed.tensor.name: feed.constant for feed in step.feeds if not feed.parts},
         "outputs": [tensor.name for tensor in step.outputs],
@@ -142,7 +144,7 @@ def _print_stage(stage: Stage, loaded: Loaded) -> None:
     steps = table("steps", "", "node", "model", "inputs", "outputs read")
     for number, step in enumerate(stage.steps, 1):
         outputs = "\n".join(str(tensor) for tensor in step.outputs)
-        _add(steps, str(number), step.node.name, _computed_by(step.node, loaded), "\n".join(map(_fed, step.feeds)), outputs)
+        _add(steps, str(number), step.node.name, _computed_by(step, loaded), "\n".join(map(_fed, step.feeds)), outputs)
     sinks = table("sinks", "sink", "topic", "format", "key", "fields")
     for emit in stage.emits:
         fields = "\n".join(f"{field.name} <- {_part(field.part)}" for field in emit.fields)
@@ -166,8 +168,11 @@ def _print_input(one: Input, loaded: Loaded) -> None:
     out.print()
 
 
-def _computed_by(node: Node, loaded: Loaded) -> str:
-    """Returns the cell of a node: for a model, the exact version and the alias that selected it."""
+def _computed_by(step: Step, loaded: Loaded) -> str:
+    """Returns the cell of a node: for a model, the exact version and the alias that selected it; for a rule, its digest and expressions."""
+    node = step.node
+    if step.graph is not None:
+        return f"{step.graph.label}\n{kind_of(node).detail(node)}"
     if not isinstance(node, ModelNode):
         return kind_of(node).detail(node)
     model = f"{node.model.name}@{loaded.artifacts[node.name].version}"

@@ -1,0 +1,155 @@
+"""A rule in a plan: rows for which an expression has no value fail alone, and outputs name the graph that made them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from penstock.cli.main import main
+from penstock.engine import execute, watched
+from penstock.engine.watch import Run
+from penstock.errors import Untraceable
+from penstock.explain.provenance import DeadLetter, Origin, provenance
+from penstock.model.session import Session
+from penstock.nodes import ModelNode, RuleNode
+from penstock.registry.directory import DirectoryRegistry
+from penstock.runtime import beside, sessions
+from penstock.testing import TopologyDriver
+from penstock.testing import models as tiny
+from penstock.testing.check_node import check_node
+from tests.unit.expressions.rows import compiled
+
+TEXT = """\
+topology: t
+sources: {s: {topic: in, schema: event.avsc}}
+nodes:
+  score: {kind: model, model: score@1, inputs: {x: amount}}
+  desk:
+    kind: rule
+    outputs:
+      ratio: score / coalesce(parts, 1)
+      level: map(country, {'DE':1, 'FR':2})
+      alert: ratio > 2 and level == 1
+      unread: 1 / amount
+sinks:
+  out: {topic: out, fields: [desk.ratio, desk.alert]}
+"""
+EVENT = {
+    "type": "record",
+    "name": "Event",
+    "fields": [
+        {"name": "amount", "type": "float"},
+        {"name": "parts", "type": ["null", "int"], "default": None},
+        {"name": "country", "type": "string"},
+    ],
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "t.yaml").write_text(TEXT)
+    (tmp_path / "event.avsc").write_text(json.dumps(EVENT))
+    DirectoryRegistry(tmp_path / "models").publish("score", tiny.identity())
+    return tmp_path
+
+
+@pytest.fixture
+def driver(root: Path) -> TopologyDriver:
+    return TopologyDriver(root / "t.yaml", models=root / "models", schemas=root)
+
+
+def event(amount: float, parts: int | None = None, country: str = "DE") -> dict[str, object]:
+    return {"amount": amount, "parts": parts, "country": country}
+
+
+def test_rows_without_a_value_are_dead_letters_and_their_neighbours_are_scored(driver: TopologyDriver) -> None:
+    driver.send("s", event(6, 2), event(1, 0), event(9, None, "FR"), event(9, None, "XX"), event(0.0), event(8))
+    assert driver.events("out") == [
+        {"ratio": 3.0, "alert": True},
+        {"ratio": 9.0, "alert": False},
+        {"ratio": 0.0, "alert": False},
+        {"ratio": 8.0, "alert": True},
+    ], "and nothing fails for the sake of an output that nothing reads"
+    letters = [provenance(one) for one in driver.dead_letters("s")]
+    assert [(one.where, one.message) for one in letters if isinstance(one, DeadLetter)] == [
+        ("desk", "ratio has no value for the event: a number that is not finite or a division by zero"),
+        ("desk", "alert has no value for the event: a number that is not finite or a division by zero or a key that map does not have"),
+    ]
+
+
+def test_outputs_and_letters_name_the_graph(driver: TopologyDriver) -> None:
+    driver.send("s", event(1), event(1, 0))
+    label = driver.program.plan.versions["desk"]
+    assert label.startswith("rule:")
+    assert dict(driver.records("out")[0].headers)["penstock-models"] == f"score=score@1,desk={label}".encode()
+    said, letter = provenance(driver.records("out")[0]), provenance(driver.dead_letters("s")[0])
+    assert isinstance(said, Origin)
+    assert isinstance(letter, DeadLetter)
+    assert letter.origin is not None
+    assert [list(one.models) for one in (said, letter.origin)] == [["score"]] * 2
+    assert said.rules == letter.origin.rules == {"desk": label}
+
+
+def test_label_that_is_none_is_refused(driver: TopologyDriver) -> None:
+    driver.send("s", event(1))
+    (record,) = driver.records("out")
+    headers = [(name, b"desk=rule:xyz" if name == "penstock-models" else value) for name, value in record.headers]
+    with pytest.raises(Untraceable, match="rule:xyz"):
+        provenance(record._replace(headers=tuple(headers)))
+
+
+def test_plan_shows_what_computes_it(root: Path, driver: TopologyDriver, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", str(root / "t.yaml"), "--models", str(root / "models"), "--schemas", str(root)]
+    assert main([*words, "--format", "json"]) == 0
+    step = json.loads(capsys.readouterr().out)["stages"][0]["steps"][1]
+    assert (step["node"], step["kind"], step["version"]) == ("desk", "rule", driver.program.plan.versions["desk"])
+    assert step["digest"].removeprefix("sha256:").startswith(step["version"].removeprefix("rule:"))
+    assert step["inputs"]["country"] == ["country"]
+    assert main(words) == 0
+    assert driver.program.plan.versions["desk"] in capsys.readouterr().out
+
+
+def test_it_is_watched_and_twinned_but_no_release_binds_it(driver: TopologyDriver) -> None:
+    (stage,) = driver.program.plan.stages.values()
+    (twin,) = beside(driver.program).plan.stages.values()
+    pairs = [
+        (one.inner, other.inner)
+        for one, other in zip(stage.nodes, twin.nodes, strict=True)
+        if isinstance(one, RuleNode) and isinstance(other, RuleNode)
+    ]
+    assert [one.model is not other.model and isinstance(other.model, Session) for one, other in pairs] == [True]
+    assert list(sessions(driver.program)) == ["score"]
+    runs: list[Run] = []
+    batch = driver.program.ports["s"].decoder.decode([json.dumps(event(6, 2)).encode()])
+    done = execute(watched(stage, runs.append), batch)
+    assert [(one.node, one.version) for one in runs] == list(driver.program.plan.versions.items())
+    assert runs[1].outputs["alert"].tolist() == [True]
+    assert [name for name in done.columns if name.startswith("desk.")] == ["desk.ratio", "desk.alert"]
+
+
+def test_rule_keeps_the_contract_of_a_node() -> None:
+    graph = compiled(y="i // j", z="map(s, {'x': 1.5, 'y': 2.5})", w="where(b, f, 0)")
+    names = [read.tensor.name for read in graph.reads]
+    outputs = ["y", "z", "w", "y.ok", "z.ok"]
+    columns = tuple(f"n.{name}" for name in outputs)
+    feeds = tuple((name, lambda columns, name=name: columns[name]) for name in names)
+    inner = ModelNode("n", graph.label, Session.load(graph.model), feeds, tuple(outputs), columns)
+    node = RuleNode(inner, (("n.y.ok", "no y"), ("n.z.ok", "no z")))
+    good = {
+        "i": np.array([7, -7, 5, 4]),
+        "j": np.array([2, 3, -1, 1], np.int32),
+        "s": np.array(["x", "y", "x", "y"], object),
+        "b": np.array([True, False, True, False]),
+        "f": np.array([1.5, 2.5, 3.5, 4.5]),
+    }
+    bad = {
+        "i": np.array([1, 2]),
+        "j": np.array([0, 3], np.int32),
+        "s": np.array(["x", "z"], object),
+        "b": np.array([True, False]),
+        "f": np.array([1.5, 2.5]),
+    }
+    check_node(node, good, bad)
