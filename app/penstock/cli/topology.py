@@ -13,7 +13,8 @@ from rich.text import Text
 from penstock.cli.echo import echo
 from penstock.cli.options import with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
-from penstock.errors import TopologyError
+from penstock.errors import ConfigError, TopologyError
+from penstock.host import write_whole
 from penstock.runtime import Loaded, load
 from penstock.schema import Column
 from penstock.settings import Settings
@@ -59,10 +60,13 @@ def validate(ctx: click.Context, /, topology: Path, settings: Settings, form: st
 @click.command()
 @_file
 @with_settings("models", "schemas")
+@click.option("--rules", type=click.Path(path_type=Path, file_okay=False), help="Write the graph of each rule there, as NODE.onnx.")
 @format_option
-def plan(topology: Path, settings: Settings, form: str) -> None:
+def plan(topology: Path, settings: Settings, rules: Path | None, form: str) -> None:
     """Show what running the topology FILE does, stage by stage: the columns read, the steps in order, the topics written."""
     loaded = load(topology, models=settings.models, schemas=settings.schemas)
+    if rules is not None:
+        _write_rules(loaded, rules)
     if form == "json":
         print_json({"topology": loaded.topology.name, "stages": [_stage(stage, loaded) for stage in loaded.wiring.stages]})
         return
@@ -84,6 +88,16 @@ def draw(topology: Path, settings: Settings, style: str) -> None:
     except TopologyError:
         err.print("drawn from the file alone, without the wires that follow from names: run `penstock validate` to see why", markup=False)
     echo({"text": text, "mermaid": mermaid}[style](parsed, wiring), nl=False)
+
+
+def _write_rules(loaded: Loaded, folder: Path) -> None:
+    """Raises ConfigError when the folder cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for node, graph in loaded.wiring.graphs.items():
+            write_whole(folder / f"{node}.onnx", graph.model, mode=0o644)
+    except OSError as error:
+        raise ConfigError(f"--rules {folder}: {error.strerror or error}") from error
 
 
 def _stage(stage: Stage, loaded: Loaded) -> dict[str, Any]:

@@ -74,9 +74,10 @@ def _dead_letter(record: Record, said: Mapping[str, str]) -> DeadLetter:
 
 
 def _origin(said: Mapping[str, str], source: Position | None = None) -> Origin:
+    topology = _matched(NAME, said[f"{OWN}topology"])  # the first that is missed: records of others have none of these
     made = [_version(one) for one in said[f"{OWN}models"].split(",")]
     return Origin(
-        topology=_matched(NAME, said[f"{OWN}topology"]),
+        topology=topology,
         generation=int(_matched("[0-9]{1,15}", said.get(f"{OWN}generation", "0"))),
         models={node: version for node, version in made if isinstance(version, ModelRef)},
         source=source or Position.parse(said[f"{OWN}source"], "/"),

@@ -10,7 +10,20 @@ Nothing is evaluated in Python when rows arrive. Every error has its offset in t
 from penstock.expressions.error import ExpressionError, Unresolved
 from penstock.expressions.functions import FUNCTIONS
 from penstock.expressions.lower import Compiler
-from penstock.expressions.parse import Expression, parse
+from penstock.expressions.parse import MAX_LENGTH, Expression, parse
 from penstock.expressions.tape import OK, Given, Graph, Read, Scope
 
-__all__ = ["FUNCTIONS", "OK", "Compiler", "Expression", "ExpressionError", "Given", "Graph", "Read", "Scope", "Unresolved", "parse"]
+__all__ = [
+    "FUNCTIONS",
+    "MAX_LENGTH",
+    "OK",
+    "Compiler",
+    "Expression",
+    "ExpressionError",
+    "Given",
+    "Graph",
+    "Read",
+    "Scope",
+    "Unresolved",
+    "parse",
+]

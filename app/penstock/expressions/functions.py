@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["FUNCTIONS", "Function"]
 
 _FINITE: Final = "a number that is not finite"
-_VOTERS: Final = 32
+_VOTERS: Final = 16
 _WHOLE: Final = float(2**63)  # the first float that is no 64-bit number
 
 Lower = Callable[["Compiler", ast.Call], Typed]

@@ -31,7 +31,6 @@ __all__ = ["Compiler"]
 INT: Final = (-(2**63), 2**63 - 1)
 FLOAT32_MAX: Final = 3.4028234663852886e38
 MAX_EXPONENT: Final = 64  # of a power of two numbers in the text
-MAX_ITEMS: Final = 1_000
 _LOCAL: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:\[([0-9]{1,6})\])?")
 _FILLS: Final[Mapping[str, tuple[Any, Any]]] = {
     "bool": (False, True), "string": ("", "?"), "float32": (0.0, 1.0), "float64": (0.0, 1.0),
@@ -215,6 +214,8 @@ class Compiler:
         """Returns the result of an operator over numbers."""
         if left.value is None and right.value is None:
             return self._folded(sign, left.literal, right.literal, node)
+        if sign in ("/", "//", "%") and right.literal == 0:
+            raise self.fault(node, "a division by the constant 0 has no value")
         self.same_size([left, right], node)
         dtype = self.common([left, right], node)
         if sign in ("/", "**") and dtype == "int64":
@@ -273,21 +274,27 @@ class Compiler:
     def _whole_division(self, sign: str, left: Typed, right: Typed) -> Typed:
         """Floor and remainder as in Python. The processor ends a program that divides by 0, or the least number by -1: neither happens."""
         tape, a, b = self.tape, self.value(left, "int64"), self.value(right, "int64")
-        zero, one = tape.constant(0, "int64"), tape.constant(1, "int64")
-        is_zero = tape.binary("Equal", b, zero, "bool")
+        made = self.joined([left, right])
+        if right.literal not in (None, -1):
+            return replace(made, value=self._floored(sign, a, b))
+        is_zero = tape.binary("Equal", b, tape.constant(0, "int64"), "bool")
         is_minus = tape.binary("Equal", b, tape.constant(-1, "int64"), "bool")
-        safe = tape.where(tape.binary("Or", is_zero, is_minus), one, b)
-        left_over = tape.binary("Mod", a, safe, fmod=0)
-        value = left_over
+        value = self._floored(sign, a, tape.where(tape.binary("Or", is_zero, is_minus), tape.constant(1, "int64"), b))
         if sign == "//":
-            # The operator rounds towards zero.
-            apart = tape.binary("Xor", tape.binary("Less", a, zero, "bool"), tape.binary("Less", safe, zero, "bool"))
-            uneven = tape.negated(tape.binary("Equal", left_over, zero, "bool"))
-            below = tape.cast(tape.binary("And", apart, uneven), "int64")
-            value = tape.binary("Sub", tape.binary("Div", a, safe), below)
             value = tape.where(is_minus, tape.op("Neg", a, dtype="int64"), value)
-        made = replace(self.joined([left, right]), value=value, suspect=False)
+        made = replace(made, value=value)
         return made if right.literal else self.failing(made, tape.negated(is_zero), "a division by zero")
+
+    def _floored(self, sign: str, a: Value, b: Value) -> Value:
+        tape, zero = self.tape, self.tape.constant(0, "int64")
+        left_over = tape.binary("Mod", a, b, fmod=0)
+        if sign == "%":
+            return left_over
+        # The operator rounds towards zero.
+        apart = tape.binary("Xor", tape.binary("Less", a, zero, "bool"), tape.binary("Less", b, zero, "bool"))
+        uneven = tape.negated(tape.binary("Equal", left_over, zero, "bool"))
+        below = tape.cast(tape.binary("And", apart, uneven), "int64")
+        return tape.binary("Sub", tape.binary("Div", a, b), below)
 
     def _remainder(self, a: Value, b: Value) -> Value:
         """The remainder with the sign of the divisor, as in Python; the operator gives it that of the dividend."""
@@ -370,8 +377,6 @@ class Compiler:
 
     def looked_up(self, made: Typed, keys: Sequence[Typed], node: ast.AST) -> Value:
         """Returns the number of the key that each value equals, or how many keys there are: int64. Texts, whole numbers and booleans."""
-        if len(keys) > MAX_ITEMS:
-            raise self.fault(node, f"more than {MAX_ITEMS:,} keys", "make a model of it")
         dtype = self.common([made, *keys], node)
         if dtype not in ("string", "int64", "bool"):
             raise self.fault(node, "keys are texts, whole numbers or booleans")

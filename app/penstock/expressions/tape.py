@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
+from penstock.expressions.error import ExpressionError
 from penstock.signature import Tensor
 
 __all__ = ["OK", "Given", "Graph", "Read", "Scope", "Tape", "Value"]
@@ -18,6 +19,7 @@ OK: Final = "{}.ok"  # the output that marks the rows for which the output of th
 OPSET: Final = 21
 ML_OPSET: Final = 4
 IR: Final = 10
+MAX_OPERATORS: Final = 10_000
 Axes = tuple[int | None, ...]
 
 _TYPES: Final = {
@@ -135,6 +137,8 @@ class Tape:
         axes = max((one.shape for one in inputs), key=len) if shape is None else shape
         key = (kind, *(one.name for one in inputs), dtype, repr(sorted(attributes.items())))
         if key not in self._known:
+            if len(self._nodes) >= MAX_OPERATORS:
+                raise ExpressionError(f"the rule needs more than {MAX_OPERATORS:,} operators", 0, "divide it into several rules")
             name = f":v{len(self._nodes)}"
             domain = "ai.onnx.ml" if kind == "LabelEncoder" else ""
             self._nodes.append(helper.make_node(kind, [one.name for one in inputs], [name], domain=domain, **attributes))

@@ -55,21 +55,24 @@ class Scalar:
     weight: int = 1
     raw: str = field(default="", compare=False, repr=False)  # from its mark on, as the file has it
 
-    def place(self, offset: int) -> Mark:
-        """Returns the place in the file of a character of `text`.
+    def places(self) -> tuple[Mark, ...]:
+        """Returns the place in the file of each character of `text`.
 
-        Blanks, line breaks, quotes and the header of a block differ between the file and the text, so what is counted is the other
-        characters. An escape in double quotes counts as one of them.
+        Blanks, line breaks, quotes and the header of a block differ between the file and the text, so the other characters are
+        matched in their order. An escape in double quotes is one of them. A blank has the place of the character before it.
         """
-        wanted = sum(not one.isspace() for one in self.text[:offset])
-        line, column, seen = self.mark.line, self.mark.column, 0
+        line, column = self.mark.line, self.mark.column
+        marks: list[Mark] = []
         for piece in _PIECES[self.raw[:1]].finditer(self.raw):
-            if seen == wanted and piece["one"]:
-                return Mark(line, column)
-            seen += bool(piece["one"])
-            breaks = _BREAK.findall(piece[0])
-            line, column = (line + len(breaks), 1 + len(_BREAK.split(piece[0])[-1])) if breaks else (line, column + len(piece[0]))
-        return self.mark
+            if piece["one"]:
+                marks.append(Mark(line, column))
+            breaks = _BREAK.split(piece[0])
+            line, column = line + len(breaks) - 1, len(breaks[-1]) + (column if len(breaks) == 1 else 1)
+        found, seen = [], -1
+        for one in self.text:
+            seen += not one.isspace()
+            found.append(marks[seen] if 0 <= seen < len(marks) else self.mark)
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)

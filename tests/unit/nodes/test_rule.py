@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -110,6 +111,24 @@ def test_plan_shows_what_computes_it(root: Path, driver: TopologyDriver, capsys:
     assert step["inputs"]["country"] == ["country"]
     assert main(words) == 0
     assert driver.program.plan.versions["desk"] in capsys.readouterr().out
+
+
+def test_its_graph_is_written_as_a_file_that_runs_anywhere(
+    root: Path, driver: TopologyDriver, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["plan", str(root / "t.yaml"), "--models", str(root / "models"), "--schemas", str(root)]
+    assert main([*words, "--rules", str(tmp_path / "new" / "rules")]) == 0
+    (file,) = (tmp_path / "new" / "rules").iterdir()
+    assert file.name == "desk.onnx"
+    data = file.read_bytes()
+    assert driver.program.plan.versions["desk"] == f"rule:{hashlib.sha256(data).hexdigest()[:12]}"
+    signature = Session.load(data).signature
+    assert [tensor.name for tensor in signature.inputs] == ["score", "parts or 1", "country", "amount"]
+    assert [tensor.name for tensor in signature.outputs] == [
+        "ratio", "ratio.ok", "level", "level.ok", "alert", "alert.ok", "unread", "unread.ok",
+    ]  # fmt: skip
+    assert main([*words, "--rules", str(file)]) == 2
+    capsys.readouterr()
 
 
 def test_it_is_watched_and_twinned_but_no_release_binds_it(driver: TopologyDriver) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from penstock.expressions import Compiler, ExpressionError, Given, Graph, Unresolved, parse
+from penstock.expressions import MAX_LENGTH, Compiler, ExpressionError, Given, Graph, Unresolved, parse
 from penstock.schema import REQUIRED, Field, Missing, innermost
 from penstock.signature import Signature, Tensor
 from penstock.topology.document import Scalar, Value
@@ -246,7 +246,7 @@ class _Rule:
 
 
 def _output(key: Scalar, item: Scalar) -> Output:
-    return Output(key.text, item.text, key.mark, tuple(item.place(at) for at in range(len(item.text))))
+    return Output(key.text, item.text, key.mark, item.places() if len(item.text) <= MAX_LENGTH else ())
 
 
 def _names(output: Output) -> list[tuple[str, int]]:
