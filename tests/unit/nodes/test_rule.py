@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from penstock.batch import Table
 from penstock.cli.main import main
 from penstock.engine import execute, watched
 from penstock.engine.watch import Run
@@ -172,3 +174,63 @@ def test_rule_keeps_the_contract_of_a_node() -> None:
         "f": np.array([1.5, 2.5]),
     }
     check_node(node, good, bad)
+
+
+KINDS: dict[str, tuple[Any, Any, str]] = {  # an Avro type, a value that looks like a replacement of null, and what coalesce gives for null
+    "boolean": ("boolean", False, "true"),
+    "int": ("int", 0, "7"),
+    "long": ("long", 1, "7"),
+    "float": ("float", 0.0, "0.5"),
+    "double": ("double", 1.0, "0.5"),
+    "string": ("string", "", "'none'"),
+    "enum": ({"type": "enum", "name": "Letter", "symbols": ["A", "B"]}, "A", "'none'"),
+    "timestamp": ({"type": "long", "logicalType": "timestamp-millis"}, 0, "-1"),
+}
+
+
+@pytest.mark.parametrize("format", ["json", "avro", "avro-confluent", "table"])
+def test_null_is_known_in_every_format_and_kind_of_field(format: str, tmp_path: Path) -> None:
+    """A field of each kind, with a value and with null; `late` has a default that is not null."""
+    fields: list[dict[str, Any]] = [{"name": f"f_{name}", "type": ["null", kind], "default": None} for name, (kind, _, _) in KINDS.items()]
+    fields.append({"name": "late", "type": ["int", "null"], "default": 5})
+    (tmp_path / "ids").mkdir()
+    for file in ("event.avsc", "ids/1.avsc"):
+        (tmp_path / file).write_text(json.dumps({"type": "record", "name": "Event", "fields": fields}))
+    lines = [f"      {name}: coalesce(f_{name}, {other})\n      no_{name}: missing(f_{name})\n" for name, (_, _, other) in KINDS.items()]
+    lines += ["      late_or: coalesce(late, 9)\n      no_late: missing(late)\n      plain: late\n"]
+    names = [name for kind in KINDS for name in (kind, f"no_{kind}")] + ["late_or", "no_late", "plain"]
+    source = "json" if format == "table" else format
+    (tmp_path / "t.yaml").write_text(
+        f"topology: t\nsources: {{s: {{topic: in, schema: event.avsc, format: {source}}}}}\nnodes:\n  r:\n    kind: rule\n    outputs:\n"
+        f"{''.join(lines)}sinks: {{out: {{topic: out, fields: [{', '.join(f'r.{name}' for name in names)}]}}}}\n"
+    )
+    (tmp_path / "models").mkdir()
+    driver = TopologyDriver(tmp_path / "t.yaml", models=tmp_path / "models", schemas=tmp_path)
+    given = {f"f_{name}": value for name, (_, value, _) in KINDS.items()}
+    if format == "table":
+        columns = {
+            name: np.array([value, value], object if isinstance(value, str) else None) for name, value in {**given, "late": 1}.items()
+        }
+        batch = driver.program.ports["s"].decode(Table("in", columns, {name: np.array([False, True]) for name in columns}))
+        done = execute(driver.program.plan.stages["s"], batch).columns
+        found = [
+            {name: done[f"r.{name}"][row].tolist() if done[f"r.{name}"].dtype != object else done[f"r.{name}"][row] for name in names}
+            for row in (0, 1)
+        ]
+    else:
+        driver.send("s", {**given, "late": 1}, {**dict.fromkeys(given), "late": None})
+        found = driver.events("out")
+    values: dict[str, Any] = {name: value for name, (_, value, _) in KINDS.items()}
+    others: dict[str, Any] = {
+        "boolean": True,
+        "int": 7,
+        "long": 7,
+        "float": 0.5,
+        "double": 0.5,
+        "string": "none",
+        "enum": "none",
+        "timestamp": -1,
+    }
+    first = {**values, **{f"no_{name}": False for name in KINDS}, "late_or": 1, "no_late": False, "plain": 1}
+    second = {**others, **{f"no_{name}": True for name in KINDS}, "late_or": 9, "no_late": True, "plain": 5}
+    assert found == [first, second]
