@@ -12,7 +12,7 @@ from penstock.batch import Batch
 from penstock.errors import InferenceError
 from penstock.expressions import OK
 from penstock.nodes.base import WHOLE, Context, Feeds
-from penstock.nodes.model import ModelNode, Runs
+from penstock.nodes.model import ModelNode, Runs, ragged
 from penstock.topology.wiring import Step
 
 __all__ = ["RuleNode", "make"]
@@ -66,5 +66,6 @@ def make(step: Step, feeds: Feeds, model: Runs | None, version: str) -> RuleNode
         OK.format(output): f"{output} has no value for the event: {graph.doubts[output]}" for output in read if output in graph.doubts
     }
     columns = {output: f"{name}.{output}" for output in (*read, *doubts)}
-    inner = ModelNode(name, version, model, feeds, tuple(columns), tuple(columns.values()))
+    axes = (*(tensor.shape for tensor in step.outputs), *(() for _ in doubts))
+    inner = ModelNode(name, version, model, feeds, tuple(columns), tuple(columns.values()), ragged(step), axes)
     return RuleNode(inner, tuple((columns[output], why) for output, why in doubts.items()))

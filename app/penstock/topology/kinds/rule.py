@@ -179,8 +179,8 @@ class _Rule:
 
     def local(self, name: str, at: int) -> None:
         """See `Scope`."""
-        if self.names.has_field(name):
-            owner = next(source for source, schema in self.names.schemas.items() if schema.field(name))
+        owner = next((source for source, schema in self.names.schemas.items() if schema.has(name)), None)
+        if owner is not None:
             fix = f"write {owner}.{name} for the field, or rename the output"
             raise ExpressionError(f"{name!r} is an earlier output of this rule and a field", at, fix)
 
@@ -191,6 +191,9 @@ class _Rule:
     def _entry(self, entry: Input) -> Given | None:
         """Returns what an entry of `inputs` gives; None when a reference leads nowhere, or its parts do not go together."""
         where = f"nodes.{self.node.name}.inputs.{entry.tensor}"
+        if entry.how:
+            self._add(entry.mark, f"{where}: {entry.how} is for tensors of models", "name the array itself: {field: NAME}")
+            return None
         parts = []
         for found in entry.refs:
             target = self.names.target(found, where)
@@ -216,7 +219,7 @@ class _Rule:
         if isinstance(target, FromNode):
             if target.tensor is None:
                 return None
-            return Given(target.tensor.dtype, _picked(found, target.tensor.shape, at))
+            return Given(target.tensor.dtype, _picked(found, found.index, target.tensor.shape, at))
         fields = self._fields(target)
         if not fields:
             return None
@@ -231,7 +234,7 @@ class _Rule:
             raise ExpressionError(f"the field {found.text!r} is {kinds}", at, f"write {owner}.{found.text} for one of them")
         scalar = all(field.items is None for field in fields.values())
         nullable = any(field.optional and (field.default is REQUIRED or field.default is None) for field in fields.values())
-        return Given(dtype, _picked(found, next(iter(shapes)), at), nullable and scalar, finite=True, replaceable=scalar)
+        return Given(dtype, _picked(found, target.index, next(iter(shapes)), at), nullable and scalar, finite=True, replaceable=scalar)
 
     def _fields(self, target: FromField) -> Mapping[str, Field]:
         """Returns the field in each source that has it, by the name of the source."""
@@ -272,12 +275,12 @@ def _together(dtypes: Sequence[str | None]) -> str | None:
     return "float64" if kinds <= {"int64", "float32", "float64"} else None
 
 
-def _picked(found: Ref, shape: tuple[int | None, ...], at: int) -> tuple[int | None, ...]:
+def _picked(found: Ref, index: int | None, shape: tuple[int | None, ...], at: int) -> tuple[int | None, ...]:
     """Returns the axes of the reference, without the last one when it picks an element."""
-    if found.index is None:
+    if index is None:
         return shape
     if not shape:
-        raise ExpressionError(f"{found.text!r} picks an element of a scalar", at, f"write {found.text.partition('[')[0]}")
-    if shape[-1] is not None and found.index >= shape[-1]:
+        raise ExpressionError(f"{found.text!r} picks an element of a scalar", at, f"write {found.text.rpartition('[')[0]}")
+    if shape[-1] is not None and index >= shape[-1]:
         raise ExpressionError(f"{found.text!r} is out of range, the last axis has {shape[-1]}", at, f"from 0 to {shape[-1] - 1}")
     return shape[:-1]
