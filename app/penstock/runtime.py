@@ -12,7 +12,7 @@ from pathlib import Path
 from penstock.binding import Binding
 from penstock.codecs import Writers, load_schema
 from penstock.codecs.framing import UNREGISTERED, frame_of
-from penstock.codecs.writers import Registry, ids_folder, sink_frame
+from penstock.codecs.writers import Part, Registry, ids_folder, sink_frame
 from penstock.engine import compile
 from penstock.errors import ConfigError, DecodeError, ModelError, ModelMismatch, ModelUntrusted, Problem, SchemaError, TopologyError
 from penstock.expressions import Graph
@@ -44,7 +44,8 @@ class Loaded:
 
     `schemas` are by source name, `sink_schemas` by the name of the sinks that have one, `artifacts` by node name: the
     version that the node's alias pointed at when it was read. `absent` are the models that the file names and the registry lacks.
-    `writers` (by source) and `frames` (by sink) are of the format avro-confluent: who may have written events, and what precedes outputs.
+    `writers`, `key_writers` (by source) and `frames` (by sink) are of the format avro-confluent: who may have written values and keys, and
+    what precedes outputs.
     """
 
     topology: Topology
@@ -54,6 +55,7 @@ class Loaded:
     artifacts: Mapping[str, Artifact]
     absent: tuple[Problem, ...] = ()
     writers: Mapping[str, Writers] = field(default_factory=dict)
+    key_writers: Mapping[str, Writers] = field(default_factory=dict)
     frames: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -87,13 +89,14 @@ def load(
     if artifacts is None:
         resolved = [(node.name, shelf.artifact(f"nodes.{node.name}", node.model, node.at("model"))) for node in topology.model_nodes]
         artifacts = {name: artifact for name, artifact in resolved if artifact}
-    writers, frames = shelf.writers(topology, source_schemas), shelf.frames(topology, sink_schemas)
+    writers, frames = shelf.writers(topology, source_schemas, "value"), shelf.frames(topology, sink_schemas)
+    key_writers = shelf.writers(topology, keyed, "key")
     wiring, problems = fit(topology, source_schemas, sink_schemas, artifacts)
     problems = [*shelf.problems, *problems, *_unread(topology, sink_schemas, writers, frames)]
     if problems or (shelf.absent and not absent):
         found = dict.fromkeys([*problems, *shelf.absent])
         raise TopologyError(sorted(found, key=lambda one: (one.file != topology.file, one.file, one.line, one.column)))
-    return Loaded(topology, wiring, source_schemas, sink_schemas, artifacts, tuple(shelf.absent), writers, frames)
+    return Loaded(topology, wiring, source_schemas, sink_schemas, artifacts, tuple(shelf.absent), writers, key_writers, frames)
 
 
 def prepare(
@@ -238,13 +241,15 @@ class _Shelf:
                 self._schemas[name] = None
         return self._schemas[name]
 
-    def writers(self, topology: Topology, schemas: Mapping[str, Schema]) -> dict[str, Writers]:
-        """Returns the writers of the sources with the format avro-confluent, by source."""
+    def writers(self, topology: Topology, schemas: Mapping[str, Schema | None], part: Part) -> dict[str, Writers]:
+        """Returns the writers of the values or keys of the sources with the format avro-confluent, by source."""
         found = {}
         for source in topology.sources:
             if source.format == "avro-confluent" and (schema := schemas.get(source.name)) is not None:
                 with self._noting():
-                    found[source.name] = Writers.load(schema, ids_folder(schema), registry=self._schema_registry, topic=source.topic)
+                    found[source.name] = Writers.load(
+                        schema, ids_folder(schema), registry=self._schema_registry, topic=source.topic, part=part
+                    )
         return found
 
     def frames(self, topology: Topology, schemas: Mapping[str, Schema]) -> dict[str, bytes]:

@@ -18,7 +18,7 @@ __all__ = [
     "Source", "Topology",
 ]  # fmt: skip
 
-Format = Literal["json", "avro", "avro-confluent"]
+Format = Literal["json", "json-confluent", "avro", "avro-confluent"]
 Constant = bool | int | float | str | tuple["Constant", ...]  # tuples are nested like the axes of a tensor
 
 
