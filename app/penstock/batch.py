@@ -76,7 +76,7 @@ class Batch(msgspec.Struct, frozen=True):
     """`size` live rows as named columns, each an array whose first axis is the rows.
 
     `rows` gives the incoming row number of each live row, ascending; None means that no row has failed and
-    row i came in as row i. `failures` holds the others. Together they are exactly the rows that came in. `origin` is None
+    row i came in as row i. `failures` holds the others; a row in neither was skipped, as its source says. `origin` is None
     for columns that did not come from records.
     """
 

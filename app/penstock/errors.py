@@ -19,6 +19,7 @@ PenstockError
 ├── ControlError             a release was not made, or a control message was refused; the live plan stays
 ├── FetchError               a root did not deliver a file of a version: try again, or use the next root
 ├── NoRoom                   a run beside the live plan had no memory: its rows are unchecked; nothing failed
+├── SchemaWanted             an event's schema is not known yet: fetch it and decode again; nothing failed
 ├── Stopped                  the caller cancelled the work: clean up and raise it again; nothing failed
 └── TransportError           an outside system failed: retried with back-off, then the worker stops
     ├── TransportUnavailable
@@ -33,8 +34,9 @@ PenstockError
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Self
 
 __all__ = [
     "AccessRefused",
@@ -58,6 +60,7 @@ __all__ = [
     "RecordError",
     "RecordMissing",
     "SchemaError",
+    "SchemaWanted",
     "SettingsError",
     "Stalled",
     "Stopped",
@@ -196,6 +199,28 @@ class FetchError(PenstockError):
 
 class NoRoom(PenstockError):
     """A run beside the live plan had no memory, or gave way, because live runs need it. This says nothing about the model."""
+
+
+class SchemaWanted(PenstockError):
+    """The schema that wrote an event is not known here. `fetch()` blocks until it is, or is known not to exist.
+
+    It raises TransportError when the registry does not answer.
+    """
+
+    def __init__(self, message: str, fetch: Callable[[], None]) -> None:
+        super().__init__(message)
+        self.fetch = fetch
+
+    @classmethod
+    def together(cls, several: Iterable[SchemaWanted]) -> Self:
+        """Returns one for all of them."""
+        wanted = list(several)
+
+        def fetch() -> None:
+            for one in wanted:
+                one.fetch()
+
+        return cls(", ".join(map(str, wanted)), fetch)
 
 
 class Stopped(PenstockError):

@@ -23,12 +23,14 @@ import numpy as np
 from penstock import runtime
 from penstock import settings as configuration
 from penstock.batch import Batch, Failure
-from penstock.codecs import decoder, event_reader
+from penstock.codecs import event_reader
+from penstock.codecs.schema_registry import open_schema_registry
 from penstock.engine import Stage
 from penstock.engine.observe import Observers
 from penstock.errors import DecodeError, RecordError
-from penstock.pipeline import Pace, Program
+from penstock.pipeline import Pace
 from penstock.pipeline.letters import OWN
+from penstock.pipeline.ports import ports
 from penstock.record import Record
 from penstock.runners.memory import InMemory
 from penstock.runtime import Loaded
@@ -72,7 +74,13 @@ def open(
     given = {"models": models, "schemas": schemas, "model_trust": model_trust}
     flags = {name: None if value is None else Path(value) for name, value in given.items()}
     settings = configuration.load(flags, file=None if config is None else Path(config))
-    return Scorer(runtime.load(find(topology, settings.topologies), models=settings.models, schemas=settings.schemas), settings)
+    loaded = runtime.load(
+        find(topology, settings.topologies),
+        models=settings.models,
+        schemas=settings.schemas,
+        schema_registry=open_schema_registry(settings),
+    )
+    return Scorer(loaded, settings)
 
 
 class Scorer:
@@ -97,7 +105,8 @@ class Scorer:
         self._watch = _Watch()
         self._lock = threading.Lock()
         self._inside: InMemory | None = InMemory(
-            _reading_json(program, loaded.schemas, self._entries),
+            # Sources read JSON, whatever producers write there: a program gives events, not bytes.
+            replace(program, ports=ports(loaded.wiring, loaded, json=self._entries)),
             {one.source.topic: one.name for one in loaded.wiring.stages},
             pace=Pace(chunk_rows=settings.chunk_rows),
             observers=Observers([self._watch]),
@@ -129,6 +138,7 @@ class Scorer:
 
         - An event, as a mapping of its fields: its answer, a dict of the sink's fields. Raises RecordError for an event without an
           answer: DecodeError when it does not fit the schema, InferenceError when a model refuses it, EncodeError.
+          The answer to a change that its source's envelope skips is empty.
         - A list of events, or an iterator over them: a list with the answer of each, or its Failure, whose `error` is the RecordError.
         - Columns, as a mapping from field to list or array, with one value per event: a dict of lists, by the sink's fields. For an
           event without an answer they hold None. The list `failure` has the reason, and None for each event with an answer.
@@ -280,17 +290,6 @@ class _Watch:
         if failures and batch.origin is not None:
             places = batch.origin.positions
             self.seen += [(places[one.row].replace(":", "/").encode(), one.error) for one in failures]
-
-
-def _reading_json(program: Program, schemas: Mapping[str, Schema], entries: Iterable[str]) -> Program:
-    """Returns the program with sources that read JSON, whatever producers write there: a program gives events, not bytes."""
-    changed = {}
-    for name in entries:
-        port, stage = program.ports[name], program.plan.stages[name].wired
-        if port.source.format != "json":
-            (columns,) = (one.columns for one in stage.inputs)
-            changed[name] = replace(port, decoder=decoder("json", schemas[name], columns, max_bytes=port.source.max_bytes))
-    return replace(program, ports={**program.ports, **changed})
 
 
 def _reached(source: Source, stages: Iterable[Stage]) -> list[Stage]:

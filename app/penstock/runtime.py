@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from penstock.binding import Binding
-from penstock.codecs import load_schema
+from penstock.codecs import Writers, load_schema
+from penstock.codecs.framing import UNREGISTERED, frame_of
+from penstock.codecs.writers import Registry, ids_folder, sink_frame
 from penstock.engine import compile
-from penstock.errors import ConfigError, ModelError, ModelMismatch, ModelUntrusted, Problem, SchemaError, TopologyError
+from penstock.errors import ConfigError, DecodeError, ModelError, ModelMismatch, ModelUntrusted, Problem, SchemaError, TopologyError
 from penstock.fit import as_bound, fit, strays
 from penstock.model.artifact import Artifact
 from penstock.model.session import MEMORY, Session, limit_memory
@@ -31,6 +34,8 @@ __all__ = ["Loaded", "admit", "beside", "bindings", "load", "prepare", "program"
 
 logger = logging.getLogger(__name__)
 
+_UNREGISTERED = int.from_bytes(UNREGISTERED[1:], "big")
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -38,6 +43,7 @@ class Loaded:
 
     `schemas` are by source name, `sink_schemas` by the name of the sinks that have one, `artifacts` by node name: the
     version that the node's alias pointed at when it was read. `absent` are the models that the file names and the registry lacks.
+    `writers` (by source) and `frames` (by sink) are of the format avro-confluent: who may have written events, and what precedes outputs.
     """
 
     topology: Topology
@@ -46,32 +52,47 @@ class Loaded:
     sink_schemas: Mapping[str, Schema]
     artifacts: Mapping[str, Artifact]
     absent: tuple[Problem, ...] = ()
+    writers: Mapping[str, Writers] = field(default_factory=dict)
+    frames: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def load(
-    path: str | Path | Topology, *, models: Path, schemas: Path, artifacts: Mapping[str, Artifact] | None = None, absent: bool = False
+    path: str | Path | Topology,
+    *,
+    models: Path,
+    schemas: Path,
+    artifacts: Mapping[str, Artifact] | None = None,
+    absent: bool = False,
+    schema_registry: Registry | None = None,
 ) -> Loaded:
     """Returns the topology, or that of the file `path`, with schemas of the folder `schemas` and models of the registry `models`.
 
     `artifacts`, by node name, replace what the topology names. Raises TopologyError with every problem of every kind: in the file,
     in a schema, a missing model, names and types that do not fit. Models are not loaded, and their files are not verified; `prepare`
-    does that. With `absent`, a missing model is a problem only in `prepare`: the control log may bind another one.
+    does that. With `absent`, a missing model is a problem only in `prepare`: the control log may bind another one. The `schema_registry` is
+    asked for what sources and sinks of the format avro-confluent do not find in `ids/`; raises TransportError when it has to answer and
+    does not.
     """
     topology = path if isinstance(path, Topology) else parse(path)
-    shelf = _Shelf(topology.file, models, schemas)
+    shelf = _Shelf(topology.file, models, schemas, schema_registry)
     asked = [(one.name, shelf.schema(f"sources.{one.name}", one.schema, one.at("schema"))) for one in topology.sources]
     source_schemas = {name: schema for name, schema in asked if schema}
+    keyed = {
+        one.name: shelf.schema(f"sources.{one.name}", one.key_schema, one.at("key_schema")) for one in topology.sources if one.key_schema
+    }
+    source_schemas = {name: schema.in_records(keyed.get(name)) for name, schema in source_schemas.items()}
     asked = [(one.name, shelf.schema(f"sinks.{one.name}", one.schema, one.at("schema"))) for one in topology.sinks if one.schema]
     sink_schemas = {name: schema for name, schema in asked if schema}
     if artifacts is None:
         resolved = [(node.name, shelf.artifact(f"nodes.{node.name}", node.model, node.at("model"))) for node in topology.model_nodes]
         artifacts = {name: artifact for name, artifact in resolved if artifact}
+    writers, frames = shelf.writers(topology, source_schemas), shelf.frames(topology, sink_schemas)
     wiring, problems = fit(topology, source_schemas, sink_schemas, artifacts)
-    problems = [*shelf.problems, *problems]
+    problems = [*shelf.problems, *problems, *_unread(topology, sink_schemas, writers, frames)]
     if problems or (shelf.absent and not absent):
         found = dict.fromkeys([*problems, *shelf.absent])
         raise TopologyError(sorted(found, key=lambda one: (one.file != topology.file, one.file, one.line, one.column)))
-    return Loaded(topology, wiring, source_schemas, sink_schemas, artifacts, tuple(shelf.absent))
+    return Loaded(topology, wiring, source_schemas, sink_schemas, artifacts, tuple(shelf.absent), writers, frames)
 
 
 def prepare(
@@ -118,7 +139,7 @@ def program(loaded: Loaded, sessions: Mapping[str, Session], parameters: Mapping
     # In the topology's order, not the release's: outputs of all generations name them alike.
     versions = {node.name: str(loaded.artifacts[node.name]) for node in loaded.topology.model_nodes}
     plan = compile(loaded.wiring, sessions, versions, parameters)
-    return Program(plan, ports(loaded.wiring, loaded.schemas, loaded.sink_schemas))
+    return Program(plan, ports(loaded.wiring, loaded))
 
 
 def bindings(loaded: Loaded) -> dict[str, Binding]:
@@ -163,15 +184,32 @@ def admit(policy: Policy, artifact: Artifact, trust: ModelTrust | None) -> None:
         logger.info("model %s is signed by %s", artifact, verdict.signer)
 
 
+def _unread(
+    topology: Topology, schemas: Mapping[str, Schema], writers: Mapping[str, Writers], frames: Mapping[str, bytes]
+) -> Iterator[Problem]:
+    """Yields the sinks that write what a source of the same topology cannot read."""
+    for sink in topology.sinks:
+        for source in topology.sources:
+            if sink.topic != source.topic or sink.name not in frames or source.name not in writers:
+                continue
+            try:
+                writers[source.name].admit(frames[sink.name], schemas[sink.name])
+            except DecodeError as error:
+                mark = sink.at("schema")
+                message = f"sinks.{sink.name}: the source {source.name!r} cannot read what it writes: {error}"
+                yield Problem(topology.file, mark.line, mark.column, message)
+
+
 class _Shelf:
     """Fetches what the topology names, each thing once; a missing thing is a problem at the line that names it."""
 
-    def __init__(self, file: str, models: Path, schemas: Path) -> None:
+    def __init__(self, file: str, models: Path, schemas: Path, schema_registry: Registry | None) -> None:
         self.problems: list[Problem] = []
         self.absent: list[Problem] = []
         self._file = file
         self._registry = open_registry(models)
         self._folder = schemas
+        self._schema_registry = schema_registry
         self._schemas: dict[str, Schema | None] = {}
         self._artifacts: dict[ModelRef, Artifact | ModelError | None] = {}
 
@@ -188,6 +226,34 @@ class _Shelf:
                 self.problems += error.problems
                 self._schemas[name] = None
         return self._schemas[name]
+
+    def writers(self, topology: Topology, schemas: Mapping[str, Schema]) -> dict[str, Writers]:
+        """Returns the writers of the sources with the format avro-confluent, by source."""
+        found = {}
+        for source in topology.sources:
+            if source.format == "avro-confluent" and (schema := schemas.get(source.name)) is not None:
+                with self._noting():
+                    found[source.name] = Writers.load(schema, ids_folder(schema), registry=self._schema_registry, topic=source.topic)
+        return found
+
+    def frames(self, topology: Topology, schemas: Mapping[str, Schema]) -> dict[str, bytes]:
+        """Returns the frames of the sinks with the format avro-confluent, by sink."""
+        found: dict[str, bytes] = {}
+        for sink in topology.sinks:
+            if sink.format == "avro-confluent" and (schema := schemas.get(sink.name)) is not None:
+                with self._noting():
+                    stand_in = frame_of(_UNREGISTERED - len(found))  # of each sink, so that a chained source knows them apart
+                    found[sink.name] = sink_frame(
+                        schema, ids_folder(schema), registry=self._schema_registry, topic=sink.topic, unregistered=stand_in
+                    )
+        return found
+
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        except SchemaError as error:
+            self.problems += error.problems
 
     def artifact(self, where: str, model: ModelRef, mark: Mark) -> Artifact | None:
         """Returns the version. An alias gives the same one for every node, even when it moves between two calls."""

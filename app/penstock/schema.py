@@ -5,12 +5,21 @@ Values only. `penstock.codecs` uses them to turn bytes into columns, `penstock.t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-__all__ = ["REQUIRED", "Column", "Field", "Kind", "Missing", "Schema", "innermost", "resolves", "writes"]
+__all__ = [
+    "REQUIRED", "Beside", "Coercion", "Column", "Field", "Kind", "Missing", "Schema", "Step",
+    "innermost", "resolves", "steps", "with_paths", "writes",
+]  # fmt: skip
 
-Kind = Literal["boolean", "int", "long", "float", "double", "string", "bytes", "enum", "array", "timestamp", "record", "map"]
+Kind = Literal["boolean", "int", "long", "float", "double", "string", "bytes", "enum", "array", "timestamp", "record", "map", "union"]
+Coercion = Literal["whole_numbers", "dates", "decimals"]
+Step = str | int  # the name of a record's field or the key of a map, or the place of an array's item
+
+_STEP: Final = re.compile(r"([^.\[\]]+)|\[([0-9]+)\]")
 
 
 class _Required:
@@ -29,7 +38,9 @@ class Field:
 
     `kind` is the Avro type without its null; a logical timestamp is "timestamp" with `unit` "ms" or "us", carried as an
     integer since the epoch, UTC. `optional` allows null. An array has `items`, and `size` when the schema
-    fixes its length (the attribute `"size": 8` beside `"items"`).
+    fixes its length (the attribute `"size": 8` beside `"items"`). A record has `fields`, except one inside itself, and a map
+    has `values`. "union" is a union of several types, which is read past. `aliases` are other names that the field has in
+    events, `fallback` is the symbol that replaces every symbol which the enum does not know.
     """
 
     name: str
@@ -41,6 +52,10 @@ class Field:
     size: int | None = None
     unit: Literal["ms", "us", ""] = ""
     doc: str = ""
+    aliases: tuple[str, ...] = ()
+    fields: tuple[Field, ...] = ()
+    values: Field | None = None
+    fallback: str | None = None
 
     @property
     def dtype(self) -> str:
@@ -100,17 +115,107 @@ def resolves(written: Field, read: Field) -> bool:
     return read.kind in _PROMOTES.get(written.kind, (written.kind,)) and (not written.unit or read.unit in ("", written.unit))
 
 
+def steps(path: str) -> tuple[Step, ...]:
+    """Returns the steps of a path: `payload.items[0].price` is `("payload", "items", 0, "price")`."""
+    return tuple(name or int(index) for name, index in _STEP.findall(path))
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a record has beside its value: `key` as text, or its fields (`key.id`) by the schema `key`; and headers (`header.x-tenant`)."""
+
+    key: Schema | None = None
+
+    def field(self, path: str) -> Field | None:
+        """Returns the field that the path leads to: null where the record has no key, or no such header."""
+        head, _, rest = path.partition(".")
+        if head == "header" and rest:
+            return Field(path, "string", optional=True)
+        if head != "key" or (not rest) is not (self.key is None):
+            return None
+        found = Field(path, "string") if self.key is None else self.key.field(rest)
+        return None if found is None else replace(found, name=path, optional=True, aliases=())
+
+
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """A record schema. `avro` is the parsed Avro JSON for fastavro; `path` is the file, for messages."""
+    """A record schema. `avro` is the parsed Avro JSON for fastavro; `path` is the file, for messages.
+
+    `beside` is set where the events come as records of a topic.
+    """
 
     name: str
     fields: tuple[Field, ...]
     avro: Any = None
     path: str = ""
+    beside: Beside | None = None
 
-    def field(self, name: str) -> Field | None:
-        return next((field for field in self.fields if field.name == name), None)
+    def in_records(self, key: Schema | None = None) -> Schema:
+        """Returns the schema of events that come as records, whose keys have the schema `key` or are text."""
+        return replace(self, beside=Beside(key))
+
+    def has(self, name: str) -> bool:
+        """Whether the event itself has a field of this name."""
+        return any(field.name == name for field in self.fields)
+
+    def is_beside(self, path: str) -> bool:
+        """Whether the path leads to the record's key or headers. A field of the event of that name comes first."""
+        return self.beside is not None and not self.has(str(next(iter(steps(path)), ""))) and self.beside.field(path) is not None
+
+    def field(self, path: str) -> Field | None:
+        """Returns the field of this name, or the field inside others that a path (`after.amount`, `items[0].price`) leads to.
+
+        The latter has the path as its name, and is optional if anything on the way may be null or absent.
+        """
+        if self.beside is not None and self.is_beside(path):
+            return self.beside.field(path)
+        found = next((field for field in self.fields if field.name == path), None)
+        return found if found is not None or path.isidentifier() else self._inside(path)
+
+    def leaf(self, path: str) -> Field | None:
+        """Returns the field that a path through records leads to, as it is declared: what a writer writes there."""
+        inside, found = self.fields, None
+        for name in path.split("."):
+            found = next((field for field in inside if field.name == name), None)
+            inside = found.fields if found is not None else ()
+        return found
+
+    def unwritten(self, paths: Collection[str]) -> list[str]:
+        """Returns the paths of the fields that an event of these lacks: those without a default, also inside records that are written."""
+        return list(_unwritten(self.fields, paths, ""))
+
+    def _inside(self, path: str) -> Field | None:
+        first, *rest = steps(path) or ("",)
+        found = next((field for field in self.fields if field.name == first), None)
+        absent = False
+        for step in rest:
+            if found is None:
+                return None
+            absent |= found.optional
+            if isinstance(step, int):
+                absent |= found.size is None
+                found = found.items if found.kind == "array" and step < (found.size or step + 1) else None
+            elif found.kind == "record":
+                found = next((field for field in found.fields if field.name == step), None)
+            else:
+                absent, found = True, found.values
+        return None if found is None else replace(found, name=path, optional=found.optional or absent, aliases=())
+
+
+def _unwritten(fields: Iterable[Field], paths: Collection[str], at: str) -> Iterator[str]:
+    for field in fields:
+        path = at + field.name
+        if any(one.startswith(f"{path}.") for one in paths):
+            yield from _unwritten(field.fields, paths, f"{path}.")
+        elif field.default is REQUIRED and path not in paths:
+            yield path
+
+
+def with_paths(schema: Schema, paths: Iterable[str]) -> Schema:
+    """Returns the schema with the fields inside others that `paths` lead to, after its own fields, as fields of their own."""
+    own = {field.name for field in schema.fields}
+    inside = (schema.field(path) for path in dict.fromkeys(paths) if path not in own)
+    return replace(schema, fields=(*schema.fields, *(field for field in inside if field is not None)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +234,13 @@ class Missing:
 class Column:
     """A field of the event as a column of the batch: the output of a decoder.
 
-    The array has `dtype` and the shape `[N, *shape]`; strings are object arrays of `str`. A value that does not fit
-    (wrong length, out of range, not finite, null without a fill) fails its row with a DecodeError that names the field.
+    The array has `dtype` and the shape `[N, *shape]`; strings are object arrays of `str`. When the first axis is open (None), rows have
+    arrays of different lengths: an object array `[N]` of arrays. A value that does not fit (wrong length, out of range, not finite, null
+    without a fill) fails its row with a DecodeError that names the field.
     """
 
     name: str
     field: str
     dtype: str
-    shape: tuple[int, ...] = ()
+    shape: tuple[int | None, ...] = ()
     missing: Missing = Missing()

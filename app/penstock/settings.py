@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 from penstock.errors import Problem, SettingsError
 from penstock.host import read_regular
@@ -154,6 +155,14 @@ class Settings:
         1 * GIB, "Memory of the tensors that a worker's models compute; a row that needs more is a dead letter. Weights are not in it.",
         unit="bytes", low=16 * MIB, run=False,
     )  # fmt: skip
+    quarantine_seconds: int = _setting(
+        60, "CPU time that trying a model in its own process may take; `penstock model push` waits for it twice as long.",
+        unit="s", low=1, high=86_400, run=False,
+    )  # fmt: skip
+    quarantine_memory: int = _setting(
+        3 * GIB, "Memory of the process that tries a model, beside the tensors of runs: the runtime, and twice the weights.",
+        unit="bytes", low=1 * GIB, run=False,
+    )  # fmt: skip
     prepare_timeout: float = _setting(120.0, "How long a worker may take to make a release ready.", unit="s", low=1, high=86_400)
     proof_rows: int = _setting(
         1000, "The last real rows per source that a worker keeps, to try new models on; 0: golden records only.", unit="rows",
@@ -171,7 +180,7 @@ class Settings:
     security_protocol: str = _setting(
         "PLAINTEXT", "Protocol of the connections to the brokers.", choices=("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
     )
-    insecure_plaintext: bool = _setting(False, "Allow unencrypted connections to brokers on other hosts.")
+    insecure_plaintext: bool = _setting(False, "Allow unencrypted connections to brokers and schema registries on other hosts.")
     ssl_cafile: Path | None = _setting(None, "Certificates of the trusted authorities (PEM); not set: those of the system.", kind=Path)
     ssl_certfile: Path | None = _setting(None, "This client's certificate (PEM).", kind=Path)
     ssl_keyfile: Path | None = _setting(None, "The key of this client's certificate (PEM).", kind=Path)
@@ -179,6 +188,31 @@ class Settings:
     sasl_username: str = _setting("", "User to log in as.")
     sasl_password: Secret = _setting(Secret(), "Password to log in with; from the environment only.", secret=True, run=False)
     sasl_password_file: Path | None = _setting(None, "File whose content is the password, line end removed.", kind=Path)
+
+    schema_registry_url: str = _setting(
+        "", "URLs of one schema registry with Confluent's API, separated by commas; empty: schemas come from files only."
+    )
+    schema_registry_username: str = _setting("", "User of the schema registry (basic authentication).")
+    schema_registry_password: Secret = _setting(
+        Secret(), "Password of that user; from the environment only.", secret=True, run=False
+    )  # fmt: skip
+    schema_registry_password_file: Path | None = _setting(None, "File whose content is that password, line end removed.", kind=Path)
+    schema_registry_token: Secret = _setting(
+        Secret(), "Bearer token for the schema registry; from the environment only.", secret=True, run=False
+    )  # fmt: skip
+    schema_registry_token_file: Path | None = _setting(None, "File whose content is that token, line end removed.", kind=Path)
+    schema_registry_cafile: Path | None = _setting(
+        None, "Certificates of the authorities that the schema registry is trusted by (PEM); not set: those of the system.", kind=Path
+    )
+    schema_registry_certfile: Path | None = _setting(None, "This client's certificate for the schema registry (PEM).", kind=Path)
+    schema_registry_keyfile: Path | None = _setting(None, "The key of that certificate (PEM).", kind=Path)
+    schema_registry_timeout: float = _setting(
+        2.0, "How long one request to the schema registry may take.", unit="s", low=0.05, high=60, run=False
+    )
+    schema_registry_register: bool = _setting(True, "Register the schemas of sinks at start; if not, they must be registered already.")
+    schema_registry_subjects: str = _setting(
+        "topic", "How subjects are named: TOPIC-value, RECORD or TOPIC-RECORD.", choices=("topic", "record", "topic-record")
+    )
 
     http: str = _setting(
         "", "Where /healthz, /readyz and /metrics are served: HOST:PORT (port 0: any free one) or unix:PATH; empty: not served."
@@ -273,7 +307,9 @@ def resolve(
             except ValueError as error:
                 problems.append(given[declared.name].problem(f"{declared.name}: {error}"))
     sources = {name: str(found) for name, found in given.items()}
-    _read_password(values, given, sources, problems)
+    for declared in fields(Settings):
+        if declared.metadata["secret"]:
+            _read_secret(declared.name, values, given, sources, problems)
     settings = Settings(**values)
     problems.extend(_conflicts(settings, given))
     if problems:
@@ -375,18 +411,20 @@ def _line_of(name: str, text: str) -> int:
     return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), 0)
 
 
-def _read_password(values: dict[str, Any], given: Mapping[str, _Given], sources: dict[str, str], problems: list[Problem]) -> None:
-    """Fills `sasl_password` from its file, unless the environment has set it."""
-    path = values.get("sasl_password_file")
-    if path is None or "sasl_password" in values:
+def _read_secret(name: str, values: dict[str, Any], given: Mapping[str, _Given], sources: dict[str, str], problems: list[Problem]) -> None:
+    """Fills a secret from the file that the setting NAME_file names, unless the environment has set it."""
+    from_file = f"{name}_file"
+    path = values.get(from_file)
+    if path is None or name in values:
         return
     try:
         if found := exposed(path.stat()):
-            problems.append(given["sasl_password_file"].problem(f"sasl_password_file: {path} {found}", f"chmod 600 {path}"))
-        values["sasl_password"] = Secret(read_regular(path, FILE_BYTES).decode().rstrip("\r\n"))
-        sources["sasl_password"] = str(path)
+            problems.append(given[from_file].problem(f"{from_file}: {path} {found}", f"chmod 600 {path}"))
+        values[name] = Secret(read_regular(path, FILE_BYTES).decode().rstrip("\r\n"))
+        sources[name] = str(path)
     except (OSError, UnicodeDecodeError) as error:
-        problems.append(given["sasl_password_file"].problem(f"cannot read the password from {path}: {error}"))
+        what = "token" if name.endswith("token") else "password"
+        problems.append(given[from_file].problem(f"cannot read the {what} from {path}: {error}"))
 
 
 def exposed(found: os.stat_result) -> str:
@@ -510,6 +548,7 @@ def _conflicts(settings: Settings, given: Mapping[str, _Given]) -> Iterator[Prob
             f"the connection to {', '.join(far)} would be unencrypted",
             "set security_protocol to SSL or SASL_SSL, or allow it with insecure_plaintext",
         )
+    yield from _registry_conflicts(settings, at)
     if settings.unsigned_control:
         if far := _far(settings.brokers) if not settings.insecure_plaintext else []:
             yield at("unsigned_control").problem(
@@ -520,6 +559,30 @@ def _conflicts(settings: Settings, given: Mapping[str, _Given]) -> Iterator[Prob
             yield at("unsigned_control").problem(
                 f"it accepts what the keys in {settings.trust} have not signed", "leave it out, or remove the trust file"
             )
+
+
+def _registry_conflicts(settings: Settings, at: Callable[[str], _Given]) -> Iterator[Problem]:
+    """Yields what is wrong with the settings of the schema registry."""
+    for text in filter(None, map(str.strip, settings.schema_registry_url.split(","))):
+        place = at("schema_registry_url")
+        try:
+            url = urlsplit(text)
+            wrong = url.scheme not in ("http", "https") or not url.hostname or url.port == 0 or bool(url.query or url.fragment)
+        except ValueError:  # a port that is not a number
+            url, wrong = urlsplit(""), True
+        if wrong:
+            yield place.problem(f"{text!r} is not a URL such as https://registry:8081")
+        elif url.username is not None or url.password is not None:
+            yield place.problem("a URL with a user would be shown", "set schema_registry_username and schema_registry_password_file")
+        elif url.scheme == "http" and not is_loopback(url.hostname or "") and not settings.insecure_plaintext:
+            yield place.problem(f"the connection to {url.hostname} would be unencrypted", "use https, or allow it with insecure_plaintext")
+    if bool(settings.schema_registry_username) != bool(settings.schema_registry_password):
+        fix = "set schema_registry_username, and schema_registry_password_file or PENSTOCK_SCHEMA_REGISTRY_PASSWORD"
+        yield at("schema_registry_username").problem("the schema registry needs a user and a password", fix)
+    if settings.schema_registry_username and settings.schema_registry_token:
+        yield at("schema_registry_token").problem("a user and a token for the schema registry exclude each other", "set one of them")
+    if (settings.schema_registry_certfile is None) != (settings.schema_registry_keyfile is None):
+        yield at("schema_registry_certfile").problem("schema_registry_certfile and schema_registry_keyfile need each other", "set both")
 
 
 def in_the_clear(settings: Settings) -> list[str]:

@@ -28,13 +28,15 @@ from penstock import settings
 from penstock.batch import Batch
 from penstock.codecs import load_schema
 from penstock.codecs.avro import AvroDecoder
+from penstock.codecs.framing import frame_of
 from penstock.codecs.json import JsonDecoder
+from penstock.codecs.writers import Writers
 from penstock.control import messages, status
 from penstock.control.log import Kind, Log
 from penstock.control.trust import Judge, SigningKey, Trust, seal
 from penstock.control.trust.keys import to_text
 from penstock.errors import ConfigError, ControlError, DecodeError, ModelCorrupt, SchemaError, SettingsError, TopologyError
-from penstock.model import contents, manifest
+from penstock.model import contents, intake, manifest
 from penstock.native import native
 from penstock.parcel import Parcel
 from penstock.record import Record, Unreadable
@@ -406,7 +408,7 @@ def avro_events(data: bytes) -> str:
     which, _, rest = _head(data)
     schema, columns = _plans()[which % 2]
     values: list[bytes | None] = list(rest.split(PART * 2)[:8])
-    decoder = AvroDecoder(schema, columns, max_bytes=1000, writers={1: schema} if which & 2 else None)
+    decoder = AvroDecoder(schema, columns, max_bytes=1000, writers=Writers(schema, {frame_of(1): schema}) if which & 2 else None)
     many = [*values, *([values[0]] * 16)]
     said = _alone(decoder.decode, many, decoder.decode(many))
     for value in values[:2]:
@@ -650,8 +652,10 @@ def manifests(data: bytes) -> str:
 
 
 def model_files(data: bytes) -> str:
-    """Any model file: accepted, or ModelCorrupt. What is accepted names no other file."""
+    """Any model file: accepted, or ModelCorrupt. What is accepted names no other file, and what a push has changed needs no change."""
     try:
+        taken = intake.take_in(data, file=ROOT / "absent.onnx")
+        assert intake.take_in(taken.data).data == taken.data, "a file that a push has changed is changed again"
         contents.check_contents(data)
     except ModelCorrupt as error:
         return str(error)
@@ -680,7 +684,16 @@ def _model_seeds() -> list[bytes]:
     tensor.external_data.add(key="location", value="secret")
     function = leak.functions.add(name="f", domain="own")
     function.node.add(op_type="Identity", input=["a"], output=["b"])
-    return [models.linear([1.0]), models.zip_map(), bytes(leak.SerializeToString())]
+    half, brain = onnx.ModelProto.FromString(models.identity("float16")), onnx.ModelProto.FromString(models.linear([1.0]))
+    half.graph.output.add(name="s").type.sequence_type.elem_type.tensor_type.elem_type = 1
+    half.graph.node.add(op_type="If", input=["x"], output=["s"]).attribute.add(name="then_branch", type=5).g.node.add(
+        input=["x"], output=["z"]
+    )
+    half.graph.node.add(op_type="StringNormalizer", input=["x"], output=["n"]).attribute.add(name="locale", type=3, s=b"en_US")
+    brain.graph.initializer.add(name="b", data_type=16, dims=[1], raw_data=b"\x80\x3f")
+    brain.graph.node.add(op_type="Cast", input=["x"], output=["c"]).attribute.add(name="to", type=2, i=16)
+    changed = [bytes(one.SerializeToString()) for one in (leak, half, brain)]
+    return [models.linear([1.0]), models.zip_map(), *changed]
 
 
 JSON_WORDS: Final = [

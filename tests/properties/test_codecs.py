@@ -72,7 +72,8 @@ def encoded(format: Format, directory: Path, rows: Sequence[dict[str, Any]]) -> 
     schema = load_schema(directory / "5.avsc")
     made = {}
     for column in columns(schema):
-        array = np.empty((len(rows), *column.shape), object if column.dtype == "string" else column.dtype)
+        axes = [axis for axis in column.shape if axis is not None]
+        array = np.empty((len(rows), *axes), object if column.dtype == "string" else column.dtype)
         for at, row in enumerate(rows):
             array[at] = row[column.name]
         made[column.name] = array

@@ -264,3 +264,34 @@ def test_a_pipe_is_refused_at_once(setting: str | None, tmp_path: Path) -> None:
     os.mkfifo(pipe, 0o600)
     with pytest.raises(SettingsError, match="pipe"):
         load({setting: pipe} if setting else {}, environ={}, file=None if setting else pipe)
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        ({"schema_registry_url": "registry:8081"}, "'registry:8081' is not a URL such as https://registry:8081"),
+        ({"schema_registry_url": "https://a, https://b:x"}, "'https://b:x' is not a URL"),
+        ({"schema_registry_url": "https://ada:secret@registry"}, "a URL with a user would be shown"),
+        ({"schema_registry_url": "http://registry:8081"}, "the connection to registry would be unencrypted"),
+        ({"schema_registry_username": "ada"}, "the schema registry needs a user and a password"),
+        ({"schema_registry_certfile": "a.pem"}, "schema_registry_certfile and schema_registry_keyfile need each other"),
+    ],
+)
+def test_settings_of_the_schema_registry_that_do_not_go_together(flags: dict[str, str], problem: str) -> None:
+    (found,) = problems(flags=flags)
+    assert problem in found
+    assert "secret" not in found
+
+
+def test_settings_of_the_schema_registry_have_secrets_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("t0ken\n")
+    path.chmod(0o600)
+    flags = {"schema_registry_url": "https://a,http://localhost:8081", "schema_registry_token_file": path}
+    settings, sources = resolve(flags, environ={})
+    assert settings.schema_registry_token.reveal() == "t0ken"
+    assert sources["schema_registry_token"] == str(path)
+    with pytest.raises(SettingsError, match="a user and a token for the schema registry exclude each other"):
+        resolve({**flags, "schema_registry_username": "ada"}, environ={"PENSTOCK_SCHEMA_REGISTRY_PASSWORD": "p"})
+    path.chmod(0o644)
+    assert "schema_registry_token_file" in problems(flags={"schema_registry_token_file": path})[0]

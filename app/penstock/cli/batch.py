@@ -37,8 +37,10 @@ def batch(topology: Path, settings: Settings, part: Part, form: str) -> int:
     Exit codes: 0 the end was reached (dead letters are counted), 130 interrupted: go on with --resume. Others: `penstock --help`.
     """
     from penstock import runtime  # with the model runtime behind it: `--help` does without
+    from penstock.codecs.schema_registry import open_schema_registry
 
-    loaded = runtime.load(find(topology, settings.topologies), models=settings.models, schemas=settings.schemas)
+    file = find(topology, settings.topologies)
+    loaded = runtime.load(file, models=settings.models, schemas=settings.schemas, schema_registry=open_schema_registry(settings))
     program = runtime.prepare(loaded, warm_rows=settings.chunk_rows, model_trust=settings.model_trust, model_memory=settings.model_memory)
     models = {node: str(artifact) for node, artifact in loaded.artifacts.items()}
     bound = ", ".join(f"{node}={version}" for node, version in models.items())

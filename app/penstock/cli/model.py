@@ -17,9 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from penstock.cli.options import with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
 from penstock.errors import ConfigError, ModelCorrupt, ModelUntrusted, PenstockError
-from penstock.model.artifact import Artifact
+from penstock.model.artifact import Artifact, digest_of
 from penstock.model.contents import MAX_BYTES
-from penstock.model.golden import GoldenRecord, parse
+from penstock.model.foreign import check_place
+from penstock.model.golden import ATOL, RTOL, GoldenRecord, parse
+from penstock.model.intake import take_in
+from penstock.model.manifest import MAX_ROWS, Source
 from penstock.model.quarantine import Limits, quarantine
 from penstock.model.session import Session, limit_memory
 from penstock.model.signer import ModelTrust
@@ -48,10 +51,16 @@ def model() -> None:
 
 
 @model.command(short_help="Check an ONNX file and register it.")
-@click.argument("file", type=_FILE)
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
 @click.option("--name", required=True, help="Lower-case letters, digits, '.', '_', '-'.")
 @click.option("--version", help="Begins with a digit. [default: the next whole number]")
 @click.option("--golden", type=_FILE, help="Golden records (JSON). [default: the model's outputs for generated rows]")
+@click.option(
+    "--atol", type=click.FloatRange(min=0), default=ATOL, show_default=True, help="How far a float may be from its golden record."
+)
+@click.option("--rtol", type=click.FloatRange(min=0), default=RTOL, show_default=True, help="The same, times the expected number.")
+@click.option("--outputs", multiple=True, metavar="NAME,...", help="The outputs to keep. [default: all that are tensors]")
+@click.option("--rows", type=click.IntRange(1, MAX_ROWS), help="Run it this many rows at a time, always. [default: any number]")
 @click.option("--metrics", multiple=True, metavar="NAME=NUMBER", help="A quality metric; may be given several times.")
 @click.option("--description", default="", help="One line for people.")
 @click.option("--training-data", default="", help="Provenance: what it was trained on.")
@@ -59,33 +68,47 @@ def model() -> None:
 @click.option("--framework", default="", help="Provenance: library and version that trained it.")
 @click.option("--author", default="", help="Provenance: who made it.")
 @click.option("--alias", help="Point this alias at the new version.")
-@with_settings("models")
+@with_settings("models", "model_memory", "quarantine_memory", "quarantine_seconds")
 @format_option
 def push(
-    file: Path, name: str, version: str | None, golden: Path | None, metrics: tuple[str, ...], description: str,
-    alias: str | None, settings: Settings, form: str, **provenance: str,
+    file: Path, name: str, version: str | None, golden: Path | None, atol: float, rtol: float, outputs: tuple[str, ...], rows: int | None,
+    metrics: tuple[str, ...], description: str, alias: str | None, settings: Settings, form: str, **provenance: str,
 ) -> None:  # fmt: skip
     """Check an ONNX file and register it as a new version.
 
     The file is first tried in a separate process. It must load without custom operators or other files, run at batch sizes 1, 2
     and 256, and return finite outputs with one row per input row. Generated golden records fix today's outputs of the model; they
     do not show that the outputs are correct. Give real records where you can.
+
+    \b
+    What cannot serve as it is, is changed, and each change is printed and kept in the manifest:
+      tensors in FILE.data beside it are merged     (torch.onnx.export writes them)
+      dictionaries of probabilities become an array (ZipMap of skl2onnx and onnxmltools)
+      sequences and maps are left out               (--outputs: keep these only)
+      float16 and bfloat16 become float32 at the edge
     """
     check_names(name, version=version, alias=alias)
+    check_place(file)
     if (size := file.stat().st_size) > MAX_BYTES:
         raise ModelCorrupt(f"{file} has {size:,} bytes, the limit is {MAX_BYTES:,}")
-    data = file.read_bytes()
     figures = dict(_figure(text) for text in metrics)
-    records = _tried(data, golden, settings.model_memory)
+    given = file.read_bytes()
+    taken = take_in(given, file=file, outputs=outputs)
+    for change in taken.changes:
+        err.print(f"changed: {change}", markup=False)
+    records = _tried(taken.data, golden, rows, settings)
     registry = open_registry(settings.models)
     pushed = registry.publish(
         name,
-        data,
+        taken.data,
         version=version,
         golden=records,
         metrics=figures,
         provenance={key: text for key, text in provenance.items() if text},
         description=description,
+        rows=rows,
+        tolerance=(atol, rtol),
+        source=Source(digest_of(given), taken.changes) if taken.changes else None,
     )
     if alias:
         registry.alias(name, alias, pushed.version)
@@ -138,6 +161,8 @@ def show(reference: str, settings: Settings, form: str) -> None:
         "created": manifest.created,
         "digest": artifact.digest,
         "size": f"{artifact.size:,} bytes",
+        **({"rows": f"{manifest.rows} at a time"} if manifest.rows else {}),
+        **({"source": manifest.source.digest, "changed": "\n".join(manifest.source.changes)} if manifest.source else {}),
         "aliases": ", ".join(_aliases_of(artifact, registry)),
         "golden records": f"{records} {golden.origin}, compared within {golden.atol:g} + {golden.rtol:g} x expected",
         "signature": signature,
@@ -309,17 +334,14 @@ def _asked(registry: Registry, references: tuple[str, ...]) -> list[tuple[str, s
     return list(dict.fromkeys(pairs))
 
 
-def _tried(data: bytes, golden: Path | None, memory: int) -> tuple[GoldenRecord, ...] | None:
+def _tried(data: bytes, golden: Path | None, rows: int | None, settings: Settings) -> tuple[GoldenRecord, ...] | None:
     """Runs the model in quarantine, and only then parses the golden records by its signature."""
-    limits = Limits(tensors=memory)
-    limit_memory(memory)
-    if golden is None:
-        remarks = quarantine(data, limits=limits).remarks
-        records = None
-    else:
-        text = golden.read_text(encoding="utf-8")
-        remarks = quarantine(data, golden=text, limits=limits).remarks
-        records = parse(text, Session.load(data).signature, file=str(golden))
+    seconds = settings.quarantine_seconds
+    limits = Limits(tensors=settings.model_memory, memory=settings.quarantine_memory, cpu=seconds, wall=2 * seconds)
+    limit_memory(settings.model_memory)
+    text = None if golden is None else golden.read_text(encoding="utf-8")
+    remarks = quarantine(data, golden=text, rows=rows, limits=limits).remarks
+    records = None if text is None else parse(text, Session.load(data, rows=rows).signature, file=str(golden))
     for remark in remarks:
         err.print(f"remark: {remark}", markup=False)
     return records
@@ -349,6 +371,8 @@ def _described(artifact: Artifact, registry: Registry) -> Mapping[str, Any]:
         "path": artifact.path,
         "digest": artifact.digest,
         "size": artifact.size,
+        "rows": manifest.rows,
+        "source": asdict(manifest.source) if manifest.source else None,
         "created": manifest.created,
         "description": manifest.description,
         "aliases": _aliases_of(artifact, registry),

@@ -59,11 +59,13 @@ def run(topology: Path, live: bool, last_words: Path | None, settings: Settings)
         )
         return
     from penstock import runtime
+    from penstock.codecs.schema_registry import open_schema_registry
     from penstock.runners.stream import StreamRunner
 
     try:
         file = find(topology, settings.topologies)
-        loaded = runtime.load(file, models=settings.models, schemas=settings.schemas, absent=settings.releases)
+        found = open_schema_registry(settings, dry=False)
+        loaded = runtime.load(file, models=settings.models, schemas=settings.schemas, absent=settings.releases, schema_registry=found)
         if live and last_words is None and drawable(err, settings):
             serve = _both(serve, watching(err, settings, loaded.topology.name))
         StreamRunner(loaded, settings, serve=serve).run()

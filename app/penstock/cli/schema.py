@@ -12,23 +12,25 @@ import click
 from rich.markup import escape
 
 from penstock.cli.output import err, format_option, out, print_json, table
+from penstock.cli.schema_registry import pull, push
 from penstock.codecs import decoder, load_schema
 from penstock.codecs.infer import infer as infer_schema
 from penstock.control import messages
 from penstock.control import status as records
 from penstock.errors import Problem, SchemaError
-from penstock.schema import REQUIRED, Field, Schema
+from penstock.schema import REQUIRED, Field, Schema, innermost
 from penstock.topology.language import json_schema
 
 __all__ = ["schema"]
 
 _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 _CHUNK = 256
+_DEEPEST = 5
 
 
 @click.group()
 def schema() -> None:
-    """List, show, check and propose event schemas (Avro, *.avsc); print the JSON Schemas of what Penstock reads and writes.
+    """List, show, check and propose event schemas (Avro, *.avsc); pull them from a registry, push them to it; print JSON Schemas.
 
     \b
       penstock schema show schemas/flight.avsc
@@ -59,8 +61,8 @@ def show(file: Path, form: str) -> None:
     """Show the fields of a schema: type, default, and the tensor that each can feed."""
     found = load_schema(file)
     rows = [
-        {"name": field.name, "type": _type(field), "default": _default(field), "feeds": _feeds(field), "doc": field.doc}
-        for field in found.fields
+        {"name": path, "type": _type(field), "default": _default(field), "feeds": _feeds(field), "doc": field.doc}
+        for path, field in _listed(found.fields)
     ]
     if form == "json":
         print_json({"file": found.path, "name": found.name, "fields": rows})
@@ -102,9 +104,15 @@ def check(files: tuple[Path, ...], events: Path | None, form: str) -> int:
 @click.argument("events", type=_EXISTING)
 @click.option("--name", default="Event", show_default=True, help="Name of the record.")
 def infer(events: Path, name: str) -> None:
-    """Propose a schema from sample EVENTS, JSON objects, one per line. Edit the result: a sample does not show every case."""
-    proposed = infer_schema(_parsed(events), name)
+    """Propose a schema from sample EVENTS, JSON objects, one per line. Edit the result: a sample does not show every case.
+
+    Objects become records, whose fields a topology names by path (after.amount), and names that Avro does not allow become aliases. What
+    cannot be used (no value, values of several types) is left out, with a note.
+    """
+    proposed, notes = infer_schema(_parsed(events), name)
     print_json(proposed)
+    for note in notes:
+        err.print(f"left out: {note}", markup=False)
     what = f"{len(proposed['fields'])} fields. Check the types and what may be null, then: penstock schema check FILE --events {events}"
     err.print(what, markup=False)
 
@@ -125,6 +133,10 @@ def control() -> None:
 def status() -> None:
     """Print the JSON Schema of what workers write to a status topic."""
     print_json(records.json_schema())
+
+
+schema.add_command(pull)
+schema.add_command(push)
 
 
 def _load(files: Iterable[Path]) -> list[Schema]:
@@ -173,10 +185,22 @@ def _parsed(events: Path) -> Iterator[Any]:
             raise SchemaError(Problem(str(events), number, 1, f"not JSON: {error}", "write one JSON object per line")) from None
 
 
+def _listed(fields: Sequence[Field], at: str = "", depth: int = 0) -> Iterator[tuple[str, Field]]:
+    """Yields the fields with their paths, each before those inside it; those deeper than five levels are not listed."""
+    for field in fields:
+        yield at + field.name, field
+        inside = field.fields or (field.values.fields if field.values else ()) or innermost(field).fields
+        step = ".KEY" if field.values else "[0]" * len(field.shape)
+        if depth < _DEEPEST:
+            yield from _listed(inside, f"{at}{field.name}{step}.", depth + 1)
+
+
 def _type(field: Field) -> str:
     kind = f"timestamp ({field.unit})" if field.kind == "timestamp" else field.kind
     if field.items is not None:
         kind = f"{_type(field.items)}[{field.size or ''}]"
+    elif field.values is not None:
+        kind = f"map of {_type(field.values)}"
     elif field.symbols:
         kind = f"enum {' '.join(field.symbols)}"
     return f"{kind} or null" if field.optional else kind

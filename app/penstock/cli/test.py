@@ -35,7 +35,7 @@ class Result:
 
 @click.command()
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[TOPOLOGIES, FILES or FOLDERS]")
-@with_settings("models", "schemas")
+@with_settings("models", "schemas", "schema_registry_url")
 @click.option("-k", "part", default="", metavar="TEXT", help="Run only cases with this text in their name.")
 @format_option
 def test(paths: tuple[Path, ...], settings: Settings, part: str, form: str) -> int:
@@ -47,14 +47,16 @@ def test(paths: tuple[Path, ...], settings: Settings, part: str, form: str) -> i
     Exit codes: 0 every case passed, 1 a case failed, 2 a file cannot be run (all problems are listed and no case is run).
     """
     # Imported here because they load the pipeline and the model runtime, which `--help` does not need.
+    from penstock.codecs.schema_registry import open_schema_registry
     from penstock.testing.case_file import SUFFIX, read_cases
     from penstock.testing.cases import run_case
 
+    found = open_schema_registry(settings)
     files: list[CaseFile] = []
     problems: list[Problem] = []
     for path in _files(paths, settings.topologies, SUFFIX):
         try:
-            files.append(read_cases(path, models=settings.models, schemas=settings.schemas))
+            files.append(read_cases(path, models=settings.models, schemas=settings.schemas, schema_registry=found))
         except ConfigError as error:
             problems += error.problems
     if problems:

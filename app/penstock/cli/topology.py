@@ -14,6 +14,7 @@ from rich.text import Text
 from penstock.cli.echo import echo
 from penstock.cli.options import CONNECTION, with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
+from penstock.codecs.schema_registry import open_schema_registry
 from penstock.errors import TopologyError
 from penstock.runtime import Loaded, load
 from penstock.schema import Column
@@ -34,7 +35,9 @@ _file = click.argument("topology", type=click.Path(path_type=Path), metavar="TOP
 
 @click.command()
 @_file
-@with_settings("models", "schemas", *CONNECTION, "application", "releases", "trust", "unsigned_control", "model_trust")
+@with_settings(
+    "models", "schemas", "schema_registry_url", *CONNECTION, "application", "releases", "trust", "unsigned_control", "model_trust"
+)
 @click.option("--live", is_flag=True, help="Check also whether a worker could run: models, trust, brokers, topics, access, clock.")
 @format_option
 @click.pass_context
@@ -48,7 +51,7 @@ def validate(ctx: click.Context, /, topology: Path, settings: Settings, live: bo
     """
     topology = find(topology, settings.topologies)
     try:
-        loaded = load(topology, models=settings.models, schemas=settings.schemas)
+        loaded = _load(topology, settings)
     except TopologyError as error:
         if form == "json":
             print_json({"valid": False, "problems": [asdict(problem) for problem in error.problems]})
@@ -95,11 +98,11 @@ def _live(loaded: Loaded, settings: Settings, form: str) -> int:
 
 @click.command()
 @_file
-@with_settings("models", "schemas")
+@with_settings("models", "schemas", "schema_registry_url")
 @format_option
 def plan(topology: Path, settings: Settings, form: str) -> None:
     """Show what running TOPOLOGY does, stage by stage: the columns read, the steps in order, the topics written."""
-    loaded = load(find(topology, settings.topologies), models=settings.models, schemas=settings.schemas)
+    loaded = _load(find(topology, settings.topologies), settings)
     if form == "json":
         print_json({"topology": loaded.topology.name, "stages": [_stage(stage, loaded) for stage in loaded.wiring.stages]})
         return
@@ -109,7 +112,7 @@ def plan(topology: Path, settings: Settings, form: str) -> None:
 
 @click.command()
 @_file
-@with_settings("models", "schemas")
+@with_settings("models", "schemas", "schema_registry_url")
 @click.option(
     "--as", "style", type=click.Choice(["text", "mermaid"]), default="text", show_default=True, help="For a terminal, or for web pages."
 )
@@ -118,10 +121,14 @@ def draw(topology: Path, settings: Settings, style: str) -> None:
     topology = find(topology, settings.topologies)
     parsed, wiring = parse(topology), None
     try:
-        wiring = load(topology, models=settings.models, schemas=settings.schemas).wiring
+        wiring = _load(topology, settings).wiring
     except TopologyError:
         err.print("drawn from the file alone, without the wires that follow from names: run `penstock validate` to see why", markup=False)
     echo({"text": text, "mermaid": mermaid}[style](parsed, wiring), nl=False)
+
+
+def _load(topology: Path, settings: Settings) -> Loaded:
+    return load(topology, models=settings.models, schemas=settings.schemas, schema_registry=open_schema_registry(settings))
 
 
 def _stage(stage: Stage, loaded: Loaded) -> dict[str, Any]:

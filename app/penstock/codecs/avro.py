@@ -1,8 +1,8 @@
-"""Avro datums to columns: alone (`avro`) or behind Confluent's five bytes (`avro-confluent`: 0, then the writer schema's id)."""
+"""Avro datums to columns: alone (`avro`) or behind a frame that names the writer's schema (`avro-confluent`, see `framing`)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import isfinite, isnan
 from operator import attrgetter
@@ -13,15 +13,15 @@ from msgspec import structs
 
 from penstock.batch import Array, Batch, Failure
 from penstock.codecs.avro_columns import column_reader
-from penstock.codecs.avro_resolve import defaults, shadowed_symbols
+from penstock.codecs.avro_resolve import resolve
 from penstock.codecs.avro_rows import datum_reader
-from penstock.codecs.columns import FLOATS, Assembler
-from penstock.errors import DecodeError, RecordError
+from penstock.codecs.columns import FLOATS, Assembler, shaped
+from penstock.codecs.framing import frame_in
+from penstock.codecs.writers import Writers
+from penstock.errors import DecodeError, RecordError, SchemaError, SchemaWanted
 from penstock.schema import Column, Schema, innermost
 
 __all__ = ["AvroDecoder"]
-
-_FRAME: Final = 5
 
 # Below this number of rows, decoding one by one is faster (measured: 9 µs per row, compared with 110 µs per batch).
 _FEW: Final = 16
@@ -37,65 +37,73 @@ class _Piece(NamedTuple):
 class AvroDecoder:
     """Decodes Avro datums that `writers` wrote, to the fields of `schema`.
 
-    `writers` maps Confluent ids to schemas. Without it, values carry no frame and were written with `schema`.
+    Without `writers`, values carry no frame and were written with `schema`. `decode` raises SchemaWanted when the schema of a value has to
+    be fetched first.
     """
 
     spread = 4  # a few numpy calls per field for any number of rows: 1.05 µs per event at 256 rows, 0.71 at 1,024
 
-    def __init__(self, schema: Schema, columns: Sequence[Column], *, max_bytes: int, writers: Mapping[int, Schema] | None = None) -> None:
+    def __init__(self, schema: Schema, columns: Sequence[Column], *, max_bytes: int, writers: Writers | None = None) -> None:
         Assembler(schema, columns)  # raises clearer errors than the widened columns below would
         widened = [_widened(schema, column) for column in columns]
         wide = Assembler(_asked(schema, columns), widened)
         self._narrowed = [column for column, wider in zip(columns, widened, strict=True) if _narrows(schema, column, wider)]
         self._max_bytes = max_bytes
-        self._skip = 0 if writers is None else _FRAME
-        known = {0: schema} if writers is None else writers
-        self._writers = {number: _Writer(writer, schema, columns, wide, self._skip) for number, writer in known.items()}
+        self._found = writers
+        known = {b"": schema} if writers is None or not writers.known else writers.known.copy()  # b"": of a value without frame, or of none
+        self._make: Callable[[bytes, Schema], _Writer] = lambda frame, writer: _Writer(writer, schema, columns, wide, len(frame))
+        self._writers = {frame: self._make(frame, writer) for frame, writer in known.items()}
 
     def decode(self, values: Sequence[bytes | None]) -> Batch:
         """Returns the values as columns, and a Failure per value that is not an event of the schema. Never raises for a value's content."""
         errors: dict[int, DecodeError] = {}
         pieces: list[_Piece] = []
-        for number, (rows, data) in self._groups(values, errors).items():
-            pieces += self._writers[number].read(rows, data, errors)
+        for frame, (rows, data) in self._groups(values, errors).items():
+            pieces += self._writers[frame].read(rows, data, errors)
         good, arrays = _joined(pieces)
         failures = tuple(Failure(row, errors[row]) for row in sorted(errors))
         return self._narrow(Batch(len(good), arrays, good if errors else None, failures))
 
-    def _groups(self, values: Sequence[bytes | None], errors: dict[int, DecodeError]) -> dict[int, tuple[Array, Sequence[bytes]]]:
-        """Groups the values and their rows by the number of their writer. Returns at least one group, which may be empty."""
+    def _groups(self, values: Sequence[bytes | None], errors: dict[int, DecodeError]) -> dict[bytes, tuple[Array, Sequence[bytes]]]:
+        """Groups the values and their rows by their frame. Returns at least one group, which may be empty. Raises SchemaWanted."""
         try:
             short = max(map(len, values), default=0) <= self._max_bytes  # type: ignore[arg-type]  # the except handles a None
-            if short and values and (not self._skip or len({value[: self._skip] for value in values}) == 1):  # type: ignore[index]
-                number = self._number(values[0])
-                return {number: (np.arange(len(values)), values)}  # type: ignore[dict-item]
+            size = 0 if self._found is None or not values else len(frame_in(values[0]))  # type: ignore[arg-type]  # as above
+            if short and values and (not size or len({value[:size] for value in values}) == 1):  # type: ignore[index]
+                return {self._frame(values[0]): (np.arange(len(values)), values)}  # type: ignore[dict-item]
         except (TypeError, DecodeError):
             pass  # at least one value is bad: the loop below finds it and records its error
-        groups: dict[int, tuple[list[int], list[bytes]]] = {next(iter(self._writers)): ([], [])}
+        groups: dict[bytes, tuple[list[int], list[bytes]]] = {next(iter(self._writers)): ([], [])}
+        wanted: dict[str, SchemaWanted] = {}
         for row, value in enumerate(values):
             try:
-                rows, data = groups.setdefault(self._number(value), ([], []))
+                rows, data = groups.setdefault(self._frame(value), ([], []))
             except DecodeError as error:
                 errors[row] = error
+            except SchemaWanted as one:
+                wanted[str(one)] = one
             else:
                 rows.append(row)
-                data.append(value)  # type: ignore[arg-type]  # _number refuses None
-        return {number: (np.array(rows, np.intp), data) for number, (rows, data) in groups.items()}
+                data.append(value)  # type: ignore[arg-type]  # _frame refuses None
+        if wanted:
+            raise SchemaWanted.together(wanted.values())
+        return {frame: (np.array(rows, np.intp), data) for frame, (rows, data) in groups.items()}
 
-    def _number(self, value: bytes | None) -> int:
-        """Returns the number of the schema that wrote the value. Raises DecodeError."""
+    def _frame(self, value: bytes | None) -> bytes:
+        """Returns the frame of the value, whose writer is known from now on. Raises DecodeError, SchemaWanted."""
         if value is None:
             raise DecodeError("the value is null (a tombstone), not an event")
         if len(value) > self._max_bytes:
             raise DecodeError(f"{len(value)} bytes, more than the {self._max_bytes} allowed (max_bytes of the source)")
-        if not self._skip:
-            return 0
-        if len(value) < self._skip or value[0] != 0:
-            raise DecodeError("no Confluent frame: expected a zero byte and a schema id of four bytes")
-        number = int.from_bytes(value[1 : self._skip], "big")
-        if number not in self._writers:
-            raise DecodeError(f"unknown schema id {number}; put its schema beside the others as {number}.avsc and restart")
-        return number
+        if self._found is None:
+            return b""
+        frame = frame_in(value)
+        if frame not in self._writers:
+            try:
+                self._writers[frame] = self._make(frame, self._found.find(frame))
+            except SchemaError as error:
+                raise DecodeError(str(error)) from None
+        return frame
 
     def _narrow(self, batch: Batch) -> Batch:
         """Casts the columns to the requested width. A row with a number that does not fit or is not finite fails."""
@@ -103,12 +111,16 @@ class AvroDecoder:
         arrays = dict(batch.columns)
         for column in self._narrowed:
             wide = narrow = arrays[column.name]
-            if wide.dtype.kind == "O":  # it holds nulls and has no width
+            if None in column.shape:
+                narrow = arrays[column.name] = _ragged(wide, column.dtype)
+                pairs = zip(narrow, wide, strict=True)
+                fit = np.fromiter((bool(np.all(_fits(ours, theirs))) for ours, theirs in pairs), bool, len(wide))
+            elif wide.dtype.kind == "O":  # it holds nulls and has no width
                 fit = np.fromiter((value is None or isfinite(value) for value in wide.tolist()), bool, len(wide))
             else:
                 with np.errstate(over="ignore"):
                     narrow = arrays[column.name] = wide.astype(column.dtype, copy=False)
-                fit = narrow == wide if wide.dtype.kind == "i" else np.isfinite(narrow)
+                fit = _fits(narrow, wide)
             if b"\0" in fit.tobytes():
                 self._unfit(column, narrow, fit, errors)
         narrowed = structs.replace(batch, columns=arrays)
@@ -129,17 +141,20 @@ class _Writer:
     """One writer schema: turns its datums into columns, all rows together where possible, else one by one."""
 
     def __init__(self, writer: Schema, reader: Schema, columns: Sequence[Column], wide: Assembler, skip: int) -> None:
-        self._names = _names(columns)
-        lacking = defaults(writer, reader)
-        self._defaults = [(i, lacking[name]) for i, name in enumerate(self._names) if name in lacking]
-        self._symbols = shadowed_symbols(writer, reader, self._names)
-        self._checks = [(self._names.index(column.field), column) for column in columns]
+        names = _names(columns)
+        origins = resolve(writer, reader, names)
+        paths = list(dict.fromkeys(origin.path for origin in origins if origin.path is not None))
+        self._places = [None if origin.path is None else paths.index(origin.path) for origin in origins]
+        self._origins = origins
+        self._evolved = [slot for slot, origin in enumerate(origins) if origin.path is None or origin.symbols]
+        self._checks = [(names.index(column.field), column) for column in columns]
         self._rejects = sorted({slot for slot, column in self._checks if column.missing.action == "reject"})
         self._wide = wide
         self._skip = skip
-        self._datum = datum_reader(writer.avro, self._names)
-        sizes = {column.field: column.shape[0] for column in columns if len(column.shape) == 1}
-        self._all = None if self._defaults or self._symbols else column_reader(writer, self._names, sizes)
+        self._datum = datum_reader(writer.avro, paths)
+        sizes = {column.field: column.shape[0] for column in columns if len(column.shape) == 1 and column.shape[0] is not None}
+        theirs = {origin.path: sizes[name] for name, origin in zip(names, origins, strict=True) if origin.path and name in sizes}
+        self._all = None if self._evolved else column_reader(writer, paths, theirs)
 
     def read(self, rows: Array, values: Sequence[bytes], errors: dict[int, DecodeError]) -> list[_Piece]:
         """Returns the rows that are events, in one or two pieces; adds the errors of the others to `errors`."""
@@ -170,15 +185,33 @@ class _Writer:
         return _Piece(np.array(good, np.intp), self._wide.arrays(list(zip(*read, strict=True)), len(read)))
 
     def _row(self, body: bytes) -> list[Any]:
-        values = self._datum(body)
-        for slot, default in self._defaults:
-            values[slot] = default
-        for slot, symbols in self._symbols:
-            if values[slot] is not None and values[slot] not in symbols:
-                raise DecodeError(f"{values[slot]!r} is a symbol that is not in the reader's schema")
+        read = self._datum(body)
+        values = [None if place is None else read[place] for place in self._places]
+        for slot in self._evolved:
+            origin = self._origins[slot]
+            if origin.path is None:
+                values[slot] = origin.default
+            elif values[slot] is not None and values[slot] not in origin.symbols:
+                if origin.fallback is None:
+                    raise DecodeError(f"{values[slot]!r} is a symbol that is not in the reader's schema")
+                values[slot] = origin.fallback
         for slot, column in self._checks:
             _check(values[slot], column)
         return values
+
+
+def _fits(narrow: Array, wide: Array) -> Array:
+    """Returns which numbers a cast has kept: whole numbers that are equal, and others that are finite."""
+    kept: Array = narrow == wide if wide.dtype.kind == "i" else np.isfinite(narrow)
+    return kept
+
+
+def _ragged(wide: Array, dtype: str) -> Array:
+    made = np.empty(len(wide), object)
+    with np.errstate(over="ignore"):
+        for row, value in enumerate(wide):
+            made[row] = value.astype(dtype, copy=False)
+    return made
 
 
 def _joined(pieces: Sequence[_Piece]) -> tuple[Array, dict[str, Array]]:
@@ -196,12 +229,8 @@ def _check(value: Any, column: Column) -> None:
     if value is None:
         if column.missing.action == "reject":
             raise DecodeError(f"field {column.field!r} is null, and the topology gives no value for nulls (add it under `missing:`)")
-    elif column.shape and not _shaped(value, column.shape):
+    elif column.shape and not shaped(value, column.shape):
         raise DecodeError(f"field {column.field!r} is not an array of {'x'.join(map(str, column.shape))}")
-
-
-def _shaped(value: Any, shape: tuple[int, ...]) -> bool:
-    return not shape or (len(value) == shape[0] and all(_shaped(item, shape[1:]) for item in value))
 
 
 def _names(columns: Sequence[Column]) -> list[str]:

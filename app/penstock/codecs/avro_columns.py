@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from penstock.batch import Array
+from penstock.codecs.columns import FLOATS
 from penstock.schema import Field, Schema
 
 __all__ = ["ColumnReader", "Read", "column_reader"]
@@ -24,7 +25,7 @@ _SPARE: Final = 8
 
 
 class Read(NamedTuple):
-    """One field of all rows: values (None when no column reads them), nulls, next positions and the rows to decode alone."""
+    """One field of all rows: values (None when no column reads them), next positions, nulls, and the rows to decode alone."""
 
     values: Any
     next: Array
@@ -63,41 +64,71 @@ Step = Callable[[_Buffer, Array], Read]
 ColumnReader = Callable[[Sequence[bytes], int], tuple[list[Any], list[Array | None], Array]]
 
 
-def column_reader(writer: Schema, names: Sequence[str], sizes: Mapping[str, int]) -> ColumnReader | None:
-    """Returns a reader of many datums of `writer`. It returns values and nulls of the fields `names`, and the rows that are valid.
+def column_reader(writer: Schema, paths: Sequence[str], sizes: Mapping[str, int]) -> ColumnReader | None:
+    """Returns a reader of many datums of `writer`. It returns values and nulls of the fields at `paths`, and the rows that are valid.
 
     The reader is called with the values and the number of bytes to skip in each. `sizes` holds the lengths of the arrays.
     Returns None for a schema with a type that cannot be read this way.
     """
-    steps: list[tuple[int, Step]] = []
-    for field, raw in zip(writer.fields, writer.avro["fields"], strict=True):
-        step = _step(field, raw["type"], field.name in names, sizes.get(field.name))
-        if step is None:
-            return None
-        steps.append((names.index(field.name) if field.name in names else -1, step))
+    if any("[" in path for path in paths):
+        return None
+    members = _members(writer.fields, writer.avro, "", _Asked(paths, sizes, writer.avro["__named_schemas"]))
+    if members is None:
+        return None
 
     def read(bodies: Sequence[bytes], skip: int) -> tuple[list[Any], list[Array | None], Array]:
         buffer = _Buffer(bodies)
         ends = np.cumsum(np.fromiter(map(len, bodies), np.int64, len(bodies)))
-        at = np.concatenate(([0], ends[:-1])) + skip
-        odd = np.zeros(len(bodies), bool)
-        values: list[Any] = [None] * len(names)
-        nulls: list[Array | None] = [None] * len(names)
-        for slot, step in steps:
-            found = step(buffer, at)
-            at = found.next
-            if found.odd is not None:
-                odd |= found.odd
-            if slot >= 0:
-                values[slot], nulls[slot] = found.values, found.nulls
-        return values, nulls, (at == ends) & ~odd
+        leaves, at, _, odd = members(buffer, np.concatenate(([0], ends[:-1])) + skip)
+        values: list[Any] = [None] * len(paths)
+        nulls: list[Array | None] = [None] * len(paths)
+        for slot, found, null in leaves:
+            values[slot], nulls[slot] = found, null
+        good = at == ends
+        return values, nulls, good if odd is None else good & ~odd
 
     return read
 
 
-def _step(field: Field, avro: Any, wanted: bool, size: int | None) -> Step | None:
+class _Asked(NamedTuple):
+    """What a reader is made for: the paths, the lengths of arrays by path, and the types with names."""
+
+    paths: Sequence[str]
+    sizes: Mapping[str, int]
+    named: Mapping[str, Any]
+
+
+def _members(fields: Sequence[Field], avro: Any, at: str, asked: _Asked) -> Step | None:
+    """Returns the step over a record's fields; its path, with a dot, is `at`. Its values are (slot, values, nulls) of each asked field."""
+    made: list[tuple[int, bool, Step]] = []
+    declared = asked.named[avro] if isinstance(avro, str) else avro
+    for field, raw in zip(fields, declared["fields"], strict=True):
+        path = at + field.name
+        step = _step(field, raw["type"], path, asked)
+        if step is None:
+            return None
+        made.append((asked.paths.index(path) if path in asked.paths else -1, field.kind == "record", step))
+
+    def step_over(buffer: _Buffer, at: Array) -> Read:
+        leaves: list[tuple[int, Any, Array | None]] = []
+        odd: Array | None = None
+        for slot, inside, step in made:
+            values, at, nulls, strange = step(buffer, at)
+            if strange is not None:
+                odd = strange if odd is None else odd | strange
+            if inside:
+                leaves += values
+            elif slot >= 0:
+                leaves.append((slot, values, nulls))
+        return Read(leaves, at, None, odd)
+
+    return step_over
+
+
+def _step(field: Field, avro: Any, path: str, asked: _Asked) -> Step | None:
     if isinstance(avro, list) != field.optional:
         return None
+    inner = next(branch for branch in avro if branch != "null") if field.optional else avro
     step: Step
     match field.kind:
         case "int" | "long" | "timestamp":
@@ -107,11 +138,16 @@ def _step(field: Field, avro: Any, wanted: bool, size: int | None) -> Step | Non
         case "boolean":
             step = _boolean
         case "string":
-            step = _string if wanted else _skip
+            step = _string if path in asked.paths else _skip
         case "enum":
             step = _enum(np.array(field.symbols, object))
-        case "array" if field.items is not None and field.items.kind in ("float", "double") and not field.items.optional and size:
-            step = _array("<f4" if field.items.kind == "float" else "<f8", size)
+        case "array" if field.items is not None and field.items.kind in FLOATS and not field.items.optional and path in asked.sizes:
+            step = _array("<f4" if field.items.kind == "float" else "<f8", asked.sizes[path])
+        case "record" if field.fields:
+            members = _members(field.fields, inner, f"{path}.", asked)
+            if members is None:
+                return None
+            return _optional_record(members, avro.index("null")) if field.optional else members
         case _:
             return None
     return _optional(step, avro.index("null")) if field.optional else step
@@ -240,5 +276,18 @@ def _optional(inner: Step, null: int) -> Step:
         if odd is not None:
             wrong |= odd & ~nulls
         return Read(values, np.where(nulls, at + 1, after), nulls, wrong)
+
+    return step
+
+
+def _optional_record(members: Step, null: int) -> Step:
+    """A record or null: what lies in a null is null."""
+    whole = _optional(members, null)
+
+    def step(buffer: _Buffer, at: Array) -> Read:
+        leaves, after, nulls, odd = whole(buffer, at)
+        assert nulls is not None, "of an optional type"
+        inside = [(slot, values, nulls if own is None else nulls | own) for slot, values, own in leaves]
+        return Read(inside, after, None, odd)
 
     return step

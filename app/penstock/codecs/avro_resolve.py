@@ -3,68 +3,97 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from penstock.codecs.schema import load_schema
 from penstock.errors import Problem, SchemaError
-from penstock.schema import REQUIRED, Schema, resolves
+from penstock.schema import REQUIRED, Field, Schema, Step, innermost, resolves, steps
 
-__all__ = ["defaults", "frame", "load_ids", "shadowed_symbols"]
+__all__ = ["Origin", "resolve"]
 
 
-def load_ids(directory: Path) -> dict[int, Schema]:
-    """Loads the writer schemas of `directory`. The file name is the id: `17.avsc`. Raises SchemaError with all problems."""
-    found: dict[int, Schema] = {}
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a writer has a field of the reader: the path in its datums, or the `default` that takes the place of a field it lacks.
+
+    `symbols` are set where the writer has symbols that the reader's enum lacks; `fallback` replaces them, None refuses them.
+    """
+
+    path: str | None
+    default: Any = None
+    symbols: frozenset[str] = frozenset()
+    fallback: str | None = None
+
+
+def resolve(writer: Schema, reader: Schema, paths: Sequence[str]) -> list[Origin]:
+    """Returns where the writer has the reader's fields at `paths`. Raises SchemaError where the two schemas do not resolve."""
     problems: list[Problem] = []
-    for file in sorted(directory.glob("*.avsc")):
-        try:
-            if not (file.stem.isascii() and file.stem.isdecimal()):
-                raise SchemaError(Problem(str(file), 0, 0, "the file name is not a schema id", "use the id of the registry: 17.avsc"))
-            found[int(file.stem)] = load_schema(file)
-        except SchemaError as error:
-            problems.extend(error.problems)
-    if not found and not problems:
-        problems.append(Problem(str(directory), 0, 0, "the folder has no writer schemas", "add each one under its id: 17.avsc"))
+    _compare(writer.fields, reader.fields, "", writer, reader, problems, set())
     if problems:
         raise SchemaError(problems)
-    return found
+    return [_origin(writer, reader, path) for path in paths]
 
 
-def frame(schema: Schema, directory: Path) -> bytes:
-    """Returns Confluent's five bytes for the id of this schema in `directory`. Raises SchemaError when it is not there."""
-    for number, known in sorted(load_ids(directory).items()):
-        if known.avro == schema.avro:
-            return b"\0" + number.to_bytes(4, "big")
-    raise SchemaError(Problem(schema.path, 0, 0, f"not among the schemas of {directory}", "copy it there under its id: 17.avsc"))
-
-
-def defaults(writer: Schema, reader: Schema) -> dict[str, Any]:
-    """Returns the reader's fields that the writer lacks, with their defaults. Raises SchemaError where the two do not resolve."""
-    lacking: dict[str, Any] = {}
-    problems: list[Problem] = []
-    for field in reader.fields:
-        written = writer.field(field.name)
-        if written is None and field.default is REQUIRED:
-            problems.append(_unresolved(writer, f"has no field {field.name!r}", f"give it a default in {reader.path}"))
-        elif written is None:
-            lacking[field.name] = field.default
-        elif not resolves(written, field):
-            message = f"field {field.name!r} is {written.kind} and cannot be read as {field.kind}"
+def _compare(
+    written: tuple[Field, ...], read: tuple[Field, ...], at: str, writer: Schema, reader: Schema, problems: list[Problem], seen: set[object]
+) -> None:
+    """Adds a problem for every field of the reader that the writer lacks or has with another type; each pair of records once."""
+    if (id(written), id(read)) in seen:
+        return
+    seen.add((id(written), id(read)))
+    for field in read:
+        theirs, path = _theirs(written, field), at + field.name
+        if theirs is None:
+            if field.default is REQUIRED:
+                problems.append(_unresolved(writer, f"has no field {path!r}", f"give it a default in {reader.path}"))
+        elif not resolves(theirs, field):
+            message = f"field {path!r} is {theirs.kind} and cannot be read as {field.kind}"
             problems.append(_unresolved(writer, message, "use a type that Avro promotes"))
-    if problems:
-        raise SchemaError(problems)
-    return lacking
+        else:
+            _compare(innermost(theirs).fields, innermost(field).fields, f"{path}.", writer, reader, problems, seen)
 
 
-def shadowed_symbols(writer: Schema, reader: Schema, names: Sequence[str]) -> list[tuple[int, frozenset[str]]]:
-    """For each enum of `names` to which the writer adds symbols: its position, and the reader's symbols."""
-    found = []
-    for i, name in enumerate(names):
-        written, read = writer.field(name), reader.field(name)
-        if written is not None and read is not None and read.kind == "enum" and not set(written.symbols) <= set(read.symbols):
-            found.append((i, frozenset(read.symbols)))
-    return found
+def _theirs(written: Sequence[Field], field: Field) -> Field | None:
+    """Returns the writer's field that the reader's is read from: of its name, or else of one of its aliases."""
+    names = (field.name, *field.aliases)
+    return next((found for name in names for found in written if found.name == name), None)
+
+
+def _origin(writer: Schema, reader: Schema, path: str) -> Origin:
+    """Returns where the writer has the field that `path` leads to in the reader."""
+    read: Field | None = None
+    theirs: Field | None = None
+    members, known = reader.fields, writer.fields
+    way: list[str] = []
+    walked = steps(path)
+    for i, step in enumerate(walked):
+        if isinstance(step, int):
+            read, theirs = read and read.items, theirs and theirs.items
+            way.append(f"[{step}]")
+        elif read is not None and read.values is not None and theirs is not None:
+            read, theirs = read.values, theirs.values
+            way.append(f".{step}")
+        else:
+            read = next(field for field in members if field.name == step)
+            theirs = _theirs(known, read)
+            if theirs is None:
+                return Origin(None, default=_within(read.default, walked[i + 1 :]))
+            way.append(f".{theirs.name}")
+        members, known = read.fields if read else (), theirs.fields if theirs else ()
+    here = "".join(way).removeprefix(".")
+    if read is not None and theirs is not None and read.kind == "enum" and not set(theirs.symbols) <= set(read.symbols):
+        return Origin(here, symbols=frozenset(read.symbols), fallback=read.fallback)
+    return Origin(here)
+
+
+def _within(default: Any, walked: Sequence[Step]) -> Any:
+    """Returns what the rest of a path leads to in a default; None when that is absent."""
+    for step in walked:
+        if isinstance(step, int):
+            default = default[step] if isinstance(default, list) and step < len(default) else None
+        else:
+            default = default.get(step) if isinstance(default, dict) else None
+    return default
 
 
 def _unresolved(writer: Schema, message: str, fix: str) -> Problem:

@@ -7,11 +7,12 @@ that are left before memory is allocated for it, and a body must end where its l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from struct import Struct
 from typing import Any, Final
 
 from penstock.errors import DecodeError
+from penstock.schema import Step, steps
 
 __all__ = ["DatumReader", "datum_reader"]
 
@@ -22,73 +23,106 @@ _FLOAT: Final = Struct("<f").unpack_from
 _DOUBLE: Final = Struct("<d").unpack_from
 _MAX_DEPTH: Final = 64
 
+Want = dict[Step, Any] | None  # by step, what is wanted of each part; {} is all of it, None nothing
 
-def datum_reader(avro: Mapping[str, Any], names: list[str]) -> DatumReader:
-    """Returns a reader of single datums of the parsed record schema `avro`: the values of the fields `names`, in that order.
 
-    The reader raises DecodeError for bytes that are not such a datum, or that continue after it.
+def datum_reader(avro: Mapping[str, Any], paths: Sequence[str]) -> DatumReader:
+    """Returns a reader of single datums of the parsed record schema `avro`: the values that `paths` lead to, in their order.
+
+    What lies in a null, or in an item that an array does not have, is None. The reader raises DecodeError for bytes that are not such a
+    datum, or that continue after it.
     """
     named = dict(avro["__named_schemas"])
-    slots = {name: i for i, name in enumerate(names)}
-    readers = [(slots.get(field["name"], -1), _reader(field["type"], named, text=field["name"] in slots)) for field in avro["fields"]]
+    ways = [steps(path) for path in paths]
+    wanted = _wanted(ways)
+    readers = [(field["name"], _reader(field["type"], named, want=wanted.get(field["name"]))) for field in avro["fields"]]
 
     def read(body: bytes) -> list[Any]:
-        values: list[Any] = [None] * len(names)
-        at, field = 0, 0
+        values: dict[Step, Any] = {}
+        at, name = 0, ""
         try:
-            for field, (slot, reader) in enumerate(readers):  # noqa: B007  # the error messages below read `field`
-                value, at = reader(body, at)
-                if slot >= 0:
-                    values[slot] = value
+            for name, reader in readers:  # the error messages below read `name`
+                values[name], at = reader(body, at)
         except _Malformed as malformed:
-            raise DecodeError(f"{malformed} in field {avro['fields'][field]['name']!r}") from None
+            raise DecodeError(f"{malformed} in field {name!r}") from None
         except UnicodeDecodeError as error:
-            raise DecodeError(f"invalid UTF-8 in field {avro['fields'][field]['name']!r}: {error.reason}") from None
+            raise DecodeError(f"invalid UTF-8 in field {name!r}: {error.reason}") from None
         if at != len(body):
             raise DecodeError(f"{len(body) - at} bytes after the datum")
-        return values
+        return [values[way[0]] if len(way) == 1 else _follow(values, way) for way in ways]
 
     return read
+
+
+def _wanted(ways: Sequence[Sequence[Step]]) -> dict[Step, Any]:
+    wanted: dict[Step, Any] = {}
+    for way in ways:
+        inside = wanted
+        for step in way:
+            inside = inside.setdefault(step, {})
+    return wanted
+
+
+def _joined(parts: Iterable[dict[Step, Any]]) -> dict[Step, Any]:
+    joined: dict[Step, Any] = {}
+    for part in parts:
+        for step, inside in part.items():
+            joined[step] = _joined((joined.get(step, {}), inside))
+    return joined
+
+
+def _follow(value: Any, way: Sequence[Step]) -> Any:
+    for step in way:
+        if isinstance(value, dict):
+            value = value.get(step)
+        elif isinstance(value, list) and isinstance(step, int):
+            value = value[step] if step < len(value) else None
+        else:
+            return None
+    return value
 
 
 class _Malformed(Exception):
     """What is wrong with the bytes of a field."""
 
 
-def _reader(avro: Any, named: Mapping[str, Any], *, text: bool, depth: int = 0) -> Reader:
-    """Returns the reader of a type. Only strings of requested fields are decoded to text; named types are resolved when they are read."""
+def _reader(avro: Any, named: Mapping[str, Any], *, want: Want, depth: int = 0) -> Reader:
+    """Returns the reader of a type. Only wanted strings are decoded to text; named types are resolved when they are read."""
 
-    def inner(avro: Any) -> Reader:
-        return _reader(avro, named, text=text, depth=depth)
+    def inner(avro: Any, want: Want) -> Reader:
+        return _reader(avro, named, want=want, depth=depth)
 
     if isinstance(avro, list):
-        return _union([inner(branch) for branch in avro])
+        return _union([inner(branch, want) for branch in avro])
     kind = avro["type"] if isinstance(avro, dict) else avro
     if isinstance(kind, dict | list):
-        return inner(kind)
+        return inner(kind, want)
     if kind in named:
-        return _later(kind, named, text, depth)
+        return _later(kind, named, want, depth)
     match kind:
-        case "record":
-            return _record([inner(field["type"]) for field in avro["fields"]])
+        case "record" | "error":
+            members = [(field["name"], inner(field["type"], want.get(field["name"]) if want else None)) for field in avro["fields"]]
+            return _record(members, kept=want is not None)
         case "enum":
             return _enum(avro["symbols"])
         case "array" | "map":
-            return _blocks(inner(avro["items" if kind == "array" else "values"]), keyed=kind == "map")
+            # All items are read alike, with what is wanted of any of them; a whole array is wanted with whole items.
+            inside = want and _joined(want.values())
+            return _blocks(inner(avro["items" if kind == "array" else "values"], inside), keyed=kind == "map", kept=want is not None)
         case "fixed":
             return _fixed(avro["size"])
         case _:
-            return _PRIMITIVES["bytes" if kind == "string" and not text else kind]
+            return _PRIMITIVES["bytes" if kind == "string" and want is None else kind]
 
 
-def _later(name: str, named: Mapping[str, Any], text: bool, depth: int) -> Reader:
+def _later(name: str, named: Mapping[str, Any], want: Want, depth: int) -> Reader:
     made: list[Reader] = []
 
     def read(body: bytes, at: int) -> tuple[Any, int]:
         if depth == _MAX_DEPTH:
             raise _Malformed("nested too deeply")
         if not made:
-            made.append(_reader(named[name], named, text=text, depth=depth + 1))
+            made.append(_reader(named[name], named, want=want, depth=depth + 1))
         return made[0](body, at)
 
     return read
@@ -183,26 +217,30 @@ def _union(branches: list[Reader]) -> Reader:
     return read
 
 
-def _record(readers: list[Reader]) -> Reader:
-    """Nested records feed no tensor: they are skipped."""
+def _record(readers: list[tuple[str, Reader]], *, kept: bool) -> Reader:
+    """Records. What is not kept is read past."""
 
-    def read(body: bytes, at: int) -> tuple[None, int]:
-        for reader in readers:
-            _, at = reader(body, at)
-        return None, at
+    def read(body: bytes, at: int) -> tuple[Any, int]:
+        values = {}
+        for name, reader in readers:
+            value, at = reader(body, at)
+            if kept:
+                values[name] = value
+        return values, at
 
     return read
 
 
-def _blocks(item: Reader, *, keyed: bool) -> Reader:
-    """Arrays and maps. Maps feed no tensor: their keys are skipped."""
+def _blocks(item: Reader, *, keyed: bool, kept: bool) -> Reader:
+    """Arrays and maps. What is not kept is read past."""
 
-    def read(body: bytes, at: int) -> tuple[list[Any], int]:
+    def read(body: bytes, at: int) -> tuple[Any, int]:
         items: list[Any] = []
+        keys: list[str] = []
         while True:
             count, at = _long(body, at)
             if count == 0:
-                return items, at
+                return dict(zip(keys, items, strict=True)) if keyed and kept else items, at
             if count < 0:
                 count, (size, at) = -count, _long(body, at)
                 _take(body, at, size)
@@ -210,9 +248,12 @@ def _blocks(item: Reader, *, keyed: bool) -> Reader:
             _take(body, at, count)
             for _ in range(count):
                 if keyed:
-                    _, at = _bytes(body, at)
+                    key, at = _bytes(body, at)
+                    if kept:
+                        keys.append(key.decode())
                 value, at = item(body, at)
-                items.append(value)
+                if kept:
+                    items.append(value)
 
     return read
 

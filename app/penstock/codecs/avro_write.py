@@ -40,11 +40,7 @@ class AvroEncoder:
         self._outputs = Outputs(fields, schema)
         place = {field.name: i for i, field in enumerate(fields)}
         self._prefix = prefix
-        self._plan: list[tuple[Field, bytes, int]] = []
-        for field, raw in zip(schema.fields, schema.avro["fields"], strict=True):
-            branch = _SMALL[_branch(raw["type"])] if isinstance(raw["type"], list) else b""
-            at = place.get(field.name, -1)
-            self._plan.append((field, branch if at >= 0 else _default(field, raw, schema), at))
+        self._plan = _plan(schema.fields, schema.avro, place, "", schema)
 
     def encode(self, columns: Sequence[Array]) -> tuple[list[bytes], Mapping[int, RecordError]]:
         """Returns one datum per row. A row with a non-finite number or a bad string has b"" and an EncodeError."""
@@ -66,6 +62,26 @@ class AvroEncoder:
         for row in errors:
             written[row] = b""
         return written, errors
+
+
+def _plan(fields: Sequence[Field], avro: Any, place: Mapping[str, int], at: str, schema: Schema) -> list[tuple[Field, bytes, int]]:
+    """Returns, for the fields of a record in their order, what comes before each value, and the column of the value; -1 for a constant.
+
+    Fields inside a record follow each other as in a flat event. `at` is the path of the record, with a dot.
+    """
+    made: list[tuple[Field, bytes, int]] = []
+    declared = schema.avro["__named_schemas"][avro] if isinstance(avro, str) else avro
+    for field, raw in zip(fields, declared["fields"], strict=True):
+        path, union = at + field.name, isinstance(raw["type"], list)
+        branch = _SMALL[_branch(raw["type"])] if union else b""
+        if any(one.startswith(f"{path}.") for one in place):
+            inner = raw["type"][_branch(raw["type"])] if union else raw["type"]
+            made += [(field, branch, -1), *_plan(field.fields, inner, place, f"{path}.", schema)]
+        elif path in place:
+            made.append((field, branch, place[path]))
+        else:
+            made.append((field, _default(field, raw, schema), -1))
+    return made
 
 
 def _optional_cells(field: Field, branch: bytes, column: Array, nulls: list[bool], errors: dict[int, RecordError]) -> Sequence[bytes]:

@@ -17,9 +17,11 @@ import numpy as np
 
 from penstock.batch import Array
 from penstock.errors import Problem, SchemaError
-from penstock.schema import Column, Missing, Schema
+from penstock.schema import Column, Missing, Schema, innermost, with_paths
 
-__all__ = ["FLOATS", "Assembler", "Make", "bounds"]
+__all__ = ["FLOATS", "NUMBERS", "Assembler", "Axes", "Make", "bounds", "shaped", "within"]
+
+Axes = tuple[int | None, ...]
 
 _CODES: Final = {
     "bool": "?", "int8": "b", "int16": "h", "int32": "i", "int64": "q",
@@ -27,7 +29,7 @@ _CODES: Final = {
 }  # fmt: skip
 _BITS: Final = {"int": 32, "long": 64, "timestamp": 64}
 FLOATS: Final = ("float", "double")
-_NUMBERS: Final = ("boolean", "int", "long", "timestamp", *FLOATS)
+NUMBERS: Final = ("boolean", "int", "long", "timestamp", *FLOATS)
 # From this number of rows on, the fixed cost per array is less than the cost of making several arrays at once.
 _MANY: Final = 32
 
@@ -44,6 +46,16 @@ def bounds(kind: str, dtypes: Iterable[str]) -> tuple[float, float]:
     return max(int(info.min) for info in ranges), min(int(info.max) for info in ranges)
 
 
+def shaped(value: Any, shape: Axes) -> bool:
+    """Whether a value of nested lists has these axes."""
+    return not shape or (shape[0] in (None, len(value)) and all(shaped(item, shape[1:]) for item in value))
+
+
+def within(value: Any, limits: tuple[float, float]) -> bool:
+    """Whether a number, or every number in nested lists, is between two others, both allowed."""
+    return all(within(item, limits) for item in value) if isinstance(value, list) else limits[0] <= value <= limits[1]
+
+
 class Make(NamedTuple):
     """One column, with everything that is computed before the first row."""
 
@@ -51,7 +63,7 @@ class Make(NamedTuple):
     name: str
     dtype: np.dtype[Any]
     code: str
-    shape: tuple[int, ...]
+    shape: Axes
     width: int
     fills: bool
     fill: Any
@@ -68,9 +80,13 @@ class _Group(NamedTuple):
 
 
 class Assembler:
-    """Makes the requested columns from the fields' values. Raises SchemaError for a column that its field cannot feed."""
+    """Makes the requested columns from the fields' values. Raises SchemaError for a column that its field cannot feed.
+
+    `fields` are those of the schema, and after them the fields inside others that columns read, by their paths.
+    """
 
     def __init__(self, schema: Schema, columns: Sequence[Column]) -> None:
+        schema = with_paths(schema, [column.field for column in columns])
         problems = [problem for column in columns if (problem := _clash(schema, column)) is not None]
         shapes = {column.field: column.shape for column in reversed(columns)}
         for column in columns:
@@ -80,6 +96,7 @@ class Assembler:
         if problems:
             raise SchemaError(problems)
         self.columns = tuple(columns)
+        self.fields = schema.fields
         place = {field.name: i for i, field in enumerate(schema.fields)}
         self.makes = [_make(place[column.field], column, schema) for column in columns]
         self._groups, self._singles = _grouped(self.makes)
@@ -92,7 +109,7 @@ class Assembler:
         """Whether every column of the field takes NaN: nulls become NaN there."""
         return all(isinstance(one.missing.value, float) and math.isnan(one.missing.value) for one in self.columns if one.field == field)
 
-    def shape(self, field: str) -> tuple[int, ...]:
+    def shape(self, field: str) -> Axes:
         """Returns the axes that the columns of the field require; () when they require none."""
         return next((column.shape for column in self.columns if column.field == field), ())
 
@@ -103,7 +120,7 @@ class Assembler:
     def arrays(self, fields: Sequence[Any], size: int, nulls: Sequence[Array | None] | None = None) -> dict[str, Array]:
         """Returns the columns of `size` rows.
 
-        `fields` holds the values of each field, in the order of the schema, as a sequence or an array. It may be empty when
+        `fields` holds the values of each field, in the order of `self.fields`, as a sequence or an array. It may be empty when
         there are no rows. An array cannot hold null, so `nulls` marks the nulls of each field.
         """
         if not fields:
@@ -122,11 +139,9 @@ def _clash(schema: Schema, column: Column) -> Problem | None:
     field = schema.field(column.field)
     if field is None:
         return Problem(schema.path or schema.name, 0, 0, f"there is no field {column.field!r}", "declare it, or read another field")
-    axes, inner = field.shape, field
-    while inner.items is not None:
-        inner = inner.items
+    axes, inner = field.shape, innermost(field)
     text = inner.kind in ("string", "enum")
-    number = inner.kind in _NUMBERS and not (inner.kind in FLOATS and column.dtype[:1] != "f")
+    number = inner.kind in NUMBERS and not (inner.kind in FLOATS and column.dtype[:1] != "f")
     fed = text if column.dtype == "string" else number and (inner.kind == "boolean" or column.dtype != "bool")
     fixed = len(axes) == len(column.shape) and all(axis in (None, asked) for axis, asked in zip(axes, column.shape, strict=True))
     if field.dtype and fed and fixed:
@@ -142,7 +157,8 @@ def _make(field: int, column: Column, schema: Schema) -> Make:
     dtype = np.dtype(column.dtype if code else object)
     fills, passes = column.missing.action == "fill", column.missing == Missing("fill", None)
     fill = _stand_in(column, schema) if passes else _fill(column, schema) if fills else None
-    return Make(field, column.name, dtype, code, column.shape, math.prod(column.shape), fills, fill, passes)
+    width = math.prod(axis or 0 for axis in column.shape)
+    return Make(field, column.name, dtype, code, column.shape, width, fills, fill, passes)
 
 
 def _grouped(makes: Sequence[Make]) -> tuple[list[_Group], list[Make]]:
@@ -173,8 +189,11 @@ def _fill(column: Column, schema: Schema) -> Any:
     """Returns the replacement of a null: a scalar, or nested lists of the column's shape. Raises SchemaError when it does not fit."""
     text, value = column.dtype == "string", column.missing.value
     try:
+        axes = tuple(axis for axis in column.shape if axis is not None)
+        if len(axes) < len(column.shape):
+            raise ValueError("the array has no fixed size")
         with np.errstate(all="ignore"):  # the comparison finds values that do not fit
-            made = np.full(column.shape, value, object if text else column.dtype)
+            made = np.full(axes, value, object if text else column.dtype)
         if isinstance(value, str) == text and (column.dtype in ("float32", "float64") or bool(np.all(made == value))):
             return made.tolist()
         reason = f"it is not a value of {column.dtype}"
@@ -186,6 +205,8 @@ def _fill(column: Column, schema: Schema) -> Any:
 
 def _array(values: Any, make: Make, size: int, nulls: Array | None = None) -> Array:
     """Returns the values as the array `[size, *shape]`, read-only when it was packed. A null becomes the fill, or stays None."""
+    if None in make.shape:
+        return _ragged(values, make, size)
     holes = _holes(values, make, nulls)
     if isinstance(values, np.ndarray):
         made: Array = values.astype(make.dtype, copy=holes is not None)
@@ -205,6 +226,14 @@ def _array(values: Any, make: Make, size: int, nulls: Array | None = None) -> Ar
     if holes is not None:
         kept[holes] = None
     return kept
+
+
+def _ragged(values: Any, make: Make, size: int) -> Array:
+    """Returns the values, lists of different lengths, as an array of arrays."""
+    made = np.empty(size, object)
+    for row, value in enumerate(values):
+        made[row] = np.array(value, make.dtype).reshape(-1, *make.shape[1:])
+    return made
 
 
 def _holes(values: Any, make: Make, nulls: Array | None) -> Array | None:

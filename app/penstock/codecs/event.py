@@ -5,23 +5,29 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, cast
 
 import fastavro
 
-from penstock.codecs.avro_resolve import frame, load_ids
-from penstock.errors import SchemaError
+from penstock.codecs.framing import frame_in
+from penstock.codecs.writers import Writers, ids_folder, sink_frame
+from penstock.errors import DecodeError, SchemaError
 from penstock.schema import Schema
 
 __all__ = ["event_reader", "event_writer"]
 
 
-def event_writer(format: str, schema: Schema | None) -> Callable[[Mapping[str, Any]], bytes]:
-    """Returns a function that writes events in a format: JSON as given, Avro by the schema. It raises ValueError for a bad event."""
+def event_writer(format: str, schema: Schema | None, writers: Writers | None = None) -> Callable[[Mapping[str, Any]], bytes]:
+    """Returns a function that writes events in a format: JSON as given, Avro by the schema. It raises ValueError for a bad event.
+
+    For `avro-confluent`, `writers` choose schema and frame (`Writers.writing`); without them, the schema must be in `ids/` beside it.
+    """
     if format == "json":
         return lambda event: json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
-    prefix, avro = _avro(format, schema)
+    schema, prefix = _needed(format, schema), b""
+    if format == "avro-confluent":
+        prefix, schema = writers.writing() if writers is not None else (sink_frame(schema, ids_folder(schema)), schema)
+    avro = schema.avro
 
     def write(event: Mapping[str, Any]) -> bytes:
         buffer = io.BytesIO(prefix)
@@ -32,20 +38,27 @@ def event_writer(format: str, schema: Schema | None) -> Callable[[Mapping[str, A
     return write
 
 
-def event_reader(format: str, schema: Schema | None) -> Callable[[bytes], dict[str, Any]]:
-    """Returns a function that reads events in a format, by the schema that they were written with."""
+def event_reader(
+    format: str, schema: Schema | None, writers: Writers | None = None, *, frame: bytes = b""
+) -> Callable[[bytes], dict[str, Any]]:
+    """Returns a function that reads events in a format, by the schema that they were written with.
+
+    For `avro-confluent` it is that of `writers`, by default those of `ids/` beside the schema; `frame` is one more, of the schema itself.
+    """
     if format == "json":
         return json.loads
-    if format == "avro" or schema is None:
-        _, avro = _avro(format, schema)
+    schema = _needed(format, schema)
+    if format == "avro":
+        avro = schema.avro
         return lambda value: _datum(value, avro)
-    writers = load_ids(_ids(schema))
+    known = writers or Writers(schema, {frame: schema} if frame else {}, directory=ids_folder(schema))
 
     def read(value: bytes) -> dict[str, Any]:
-        number = int.from_bytes(value[1:5])
-        if value[:1] != b"\0" or len(value) < 5 or number not in writers:
-            raise ValueError(f"the value does not begin with the id of a schema in {_ids(schema)}")
-        return _datum(value[5:], writers[number].avro)
+        try:
+            found = frame_in(value)
+            return _datum(value[len(found) :], known.written_by(found).avro)
+        except (DecodeError, SchemaError) as error:
+            raise ValueError(str(error)) from None
 
     return read
 
@@ -54,11 +67,7 @@ def _datum(body: bytes, avro: Any) -> dict[str, Any]:
     return cast(dict[str, Any], fastavro.schemaless_reader(io.BytesIO(body), avro, None))
 
 
-def _avro(format: str, schema: Schema | None) -> tuple[bytes, Any]:
+def _needed(format: str, schema: Schema | None) -> Schema:
     if schema is None:
         raise SchemaError(f"format {format} needs a schema")
-    return frame(schema, _ids(schema)) if format == "avro-confluent" else b"", schema.avro
-
-
-def _ids(schema: Schema) -> Path:
-    return Path(schema.path).parent / "ids"
+    return schema

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from penstock.errors import SchemaError
@@ -11,52 +11,118 @@ from penstock.errors import SchemaError
 __all__ = ["infer"]
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NEITHER: Final = re.compile(r"[^A-Za-z0-9]+")
+_MOST: Final = 1_000  # fields; an object with more names than this has keys, not fields
+_LIST: Final = "[]"
 
 
-def infer(events: Iterable[Any], name: str) -> dict[str, Any]:
-    """Returns an Avro record schema that all the events (parsed JSON objects) fit. Raises SchemaError when no schema fits.
+def infer(events: Iterable[Any], name: str) -> tuple[dict[str, Any], list[str]]:
+    """Returns an Avro record schema that all the events (parsed JSON objects) fit, and a note for each field that is left out.
 
-    A field that is null or absent in some event is optional, with null as its default; numbers are `long` or `double`;
-    an array that always has the same length has that `size`.
+    Objects become records, and names that are no Avro names become aliases. A field that is null or absent in some event is optional, with
+    null as its default; numbers are `long` or `double`; an array that always has the same length has that `size`. Left out are fields
+    without a value and those with values of several types. Raises SchemaError when there is no event, or none of its fields is left.
     """
-    seen: dict[str, list[Any]] = {}
-    count = 0
-    for event in events:
-        count += 1
+    found: list[Mapping[str, Any]] = []
+    for number, event in enumerate(events, 1):
         if not isinstance(event, Mapping):
-            raise SchemaError(f"event {count} is not a JSON object")
-        for field, value in event.items():
-            seen.setdefault(field, []).append(value)
-    if not seen:
-        raise SchemaError("there are no events to infer fields from")
-    return {"type": "record", "name": name, "fields": [_field(field, values, count) for field, values in seen.items()]}
+            raise SchemaError(f"event {number} is not a JSON object")
+        found.append(event)
+    notes: list[str] = []
+    proposed = _Draft(notes).record(found, name, "")
+    if not proposed["fields"]:
+        raise SchemaError("; ".join(["there are no events to infer fields from" if not found else "no field can be used", *notes]))
+    return proposed, notes
 
 
-def _field(name: str, values: list[Any], count: int) -> dict[str, Any]:
-    if not _NAME.fullmatch(name):
-        raise SchemaError(f"field {name!r}: not an Avro name; rename it in the events (letters, digits and _)")
-    present = [value for value in values if value is not None]
-    if not present:
-        raise SchemaError(f"field {name!r} is null in every event; give more events, or drop it")
-    avro = _type(name, present)
-    if len(present) == count:
-        return {"name": name, "type": avro}
-    return {"name": name, "type": ["null", avro], "default": None}
+class _Draft:
+    """The record schemas of one draft; `notes` collects what is left out."""
+
+    def __init__(self, notes: list[str]) -> None:
+        self._notes = notes
+        self._types: set[str] = set()
+
+    def record(self, objects: Sequence[Mapping[str, Any]], name: str, at: str) -> dict[str, Any]:
+        seen: dict[str, list[Any]] = {}
+        for each in objects:
+            for key, value in each.items():
+                seen.setdefault(key, []).append(value)
+        name = _free(name, self._types)
+        self._types.add(name)
+        record: dict[str, Any] = {"type": "record", "name": name, "fields": []}
+        names: set[str] = {key for key in seen if _NAME.fullmatch(key)}
+        for key, values in seen.items():
+            avro = self._type(f"{at}{key}", _title(key), values)
+            if avro is None:
+                continue
+            named: dict[str, Any] = {"name": key}
+            if not _NAME.fullmatch(key):
+                named = {"name": _free(_plain(key), names), "aliases": [key]}
+                names.add(named["name"])
+            always = len(values) == len(objects) and None not in values
+            record["fields"].append({**named, "type": avro} if always else {**named, "type": ["null", avro], "default": None})
+        return record
+
+    def _type(self, path: str, name: str, values: Sequence[Any]) -> Any:
+        """Returns the type of all the values; None, with a note, when there is no such type."""
+        present = [value for value in values if value is not None]
+        kinds = {type(value) for value in present}
+        if not present:
+            return self._left_out(path, "is null in every event")
+        if kinds == {bool}:
+            return "boolean"
+        if kinds == {int}:
+            return "long" if all(-(2**63) <= value < 2**63 for value in present) else "double"
+        if kinds <= {int, float}:
+            return "double"
+        if kinds == {str}:
+            return "string"
+        if kinds == {dict}:
+            return self._object(path, name, present)
+        if kinds == {list}:
+            return self._array(path, name, present)
+        return self._left_out(path, f"has values of the types {' and '.join(sorted(map(_kind, kinds)))}")
+
+    def _object(self, path: str, name: str, objects: Sequence[Mapping[str, Any]]) -> Any:
+        if len({key for each in objects for key in each}) > _MOST:
+            return self._left_out(path, f"has more than {_MOST:,} names: declare it as a map, if its values are of one type")
+        record = self.record(objects, name, f"{path}.")
+        return record if record["fields"] else self._left_out(path, "has no field that can be used")
+
+    def _array(self, path: str, name: str, arrays: Sequence[list[Any]]) -> Any:
+        items = [item for array in arrays for item in array]
+        if not items:
+            return self._left_out(path, "is empty in every event")
+        inner = self._type(f"{path}{_LIST}", name, items)
+        if inner is None:
+            return None
+        sizes = {len(array) for array in arrays}
+        optional = None in items
+        sized = {"size": sizes.pop()} if len(sizes) == 1 else {}
+        return {"type": "array", "items": ["null", inner] if optional else inner, **sized}
+
+    def _left_out(self, path: str, why: str) -> None:
+        self._notes.append(f"{path!r} {why}")
 
 
-def _type(name: str, values: list[Any]) -> Any:
-    kinds = {type(value) for value in values}
-    if kinds == {bool}:
-        return "boolean"
-    if kinds == {int}:
-        return "long"
-    if kinds <= {int, float}:
-        return "double"
-    if kinds == {str}:
-        return "string"
-    if kinds == {list} and (items := [item for value in values for item in value]):
-        sizes = {len(value) for value in values}
-        return {"type": "array", "items": _type(name, items), **({"size": sizes.pop()} if len(sizes) == 1 else {})}
-    if kinds == {dict}:
-        raise SchemaError(f"field {name!r} is an object, which feeds no tensor; drop it, or flatten it")
-    raise SchemaError(f"field {name!r} has values of the types {' and '.join(sorted(kind.__name__ for kind in kinds))}; use one type")
+def _kind(kind: type) -> str:
+    return {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "number"}.get(kind, kind.__name__)
+
+
+def _plain(name: str) -> str:
+    """Returns an Avro name that resembles another name."""
+    plain = _NEITHER.sub("_", name).strip("_") or "field"
+    return f"_{plain}" if plain[0].isdigit() else plain
+
+
+def _title(name: str) -> str:
+    return "".join(part[:1].upper() + part[1:] for part in _plain(name).split("_")) or "Record"
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """Returns the name, with a number behind it if it is taken."""
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}{number}"
+    return free

@@ -7,18 +7,20 @@ and it is not safe, since `{"a":1},{"a":[{}` and `{}]}` are not events alone, bu
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter, methodcaller
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import numpy as np
 
 from penstock.batch import Array, Batch, Failure
-from penstock.codecs.columns import FLOATS, Assembler, bounds
+from penstock.codecs.coerce import Coerce, coercion
+from penstock.codecs.columns import FLOATS, NUMBERS, Assembler, Axes, bounds, shaped, within
 from penstock.codecs.json_native import plain_columns
 from penstock.codecs.outputs import Outputs
-from penstock.errors import DecodeError, EncodeError, RecordError
-from penstock.schema import REQUIRED, Column, Field, Schema
+from penstock.errors import DecodeError, EncodeError, RecordError, SchemaError
+from penstock.schema import REQUIRED, Coercion, Column, Field, Schema, innermost, steps
 from penstock.signature import Tensor
 
 __all__ = ["JsonDecoder", "JsonEncoder"]
@@ -29,7 +31,7 @@ _TOO_DEEP: Final = f"nested too deeply, more than {_MAX_DEPTH} levels"
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.?)*+(?:"|\Z)', re.DOTALL)
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
-_PLAIN: Final[Mapping[str, Any]] = {"boolean": bool, "string": str, "bytes": str, "record": dict, "map": dict}
+_PLAIN: Final[Mapping[str, Any]] = {"boolean": bool, "string": str, "bytes": str, "union": Any}
 
 
 class JsonDecoder:
@@ -41,10 +43,19 @@ class JsonDecoder:
 
     spread = 1
 
-    def __init__(self, schema: Schema, columns: Sequence[Column], *, max_bytes: int, native: bool = True) -> None:
+    def __init__(
+        self, schema: Schema, columns: Sequence[Column], *, max_bytes: int, native: bool = True, coerce: Collection[Coercion] = ()
+    ) -> None:
         self._assembler = Assembler(schema, columns)
         self._plain = plain_columns(schema, self._assembler, max_bytes) if native else None
-        self._decode = msgspec.json.Decoder(_row_type(schema, self._assembler)).decode
+        decode = msgspec.json.Decoder(_Types(self._assembler, coerce).row(schema)).decode
+        size = len(schema.fields)
+        self._decode: Callable[[Any], Any] = decode
+        self._values: Callable[[Any], Sequence[Any]] = msgspec.structs.astuple
+        if inside := self._assembler.fields[size:]:
+            leaves = [_leaf(schema, field, self._assembler) for field in inside]
+            self._decode = lambda value: _with_leaves(decode(value), size, leaves)
+            self._values = tuple
         self._max_bytes = max_bytes
 
     def decode(self, values: Sequence[bytes | None]) -> Batch:
@@ -77,7 +88,7 @@ class JsonDecoder:
                 failures.append(Failure(len(rows) + len(failures), _explain(error)))
             except DecodeError as error:
                 failures.append(Failure(len(rows) + len(failures), error))
-        columns = self._assembler.arrays(list(zip(*map(msgspec.structs.astuple, rows), strict=True)), len(rows))
+        columns = self._assembler.arrays(list(zip(*map(self._values, rows), strict=True)), len(rows))
         if not failures:
             return Batch(len(rows), columns)
         good = np.delete(np.arange(len(values)), [failure.row for failure in failures])
@@ -120,59 +131,193 @@ def _explain(error: Exception) -> DecodeError:
     return DecodeError(str(error))
 
 
-def _row_type(schema: Schema, assembler: Assembler) -> type[msgspec.Struct]:
-    """Returns a struct with one slot per field of the schema, in order. Slots have numbers, because a field may have any Avro name."""
+class _Types:
+    """The msgspec types of a schema's fields. Slots of structs have numbers, because a field may have any Avro name."""
+
+    def __init__(self, assembler: Assembler, coerce: Collection[Coercion]) -> None:
+        self._assembler = assembler
+        self._coerce = frozenset(coerce)
+        self._records: dict[int, Any] = {}
+
+    def row(self, schema: Schema) -> type[msgspec.Struct]:
+        """Returns a struct with one slot per field of the schema, in order, narrowed to what the columns take."""
+        types = []
+        for field in schema.fields:
+            nullable = field.optional and not self._assembler.rejects_null(field.name)
+            types.append((self._type(field, self._assembler.dtypes(field.name), self._assembler.shape(field.name)), nullable))
+        coerced = [coercion(field, self._assembler.dtypes(field.name), self._coerce) for field in schema.fields]
+        return _struct("Event", schema.fields, types, coerced)
+
+    def _record(self, fields: tuple[Field, ...]) -> Any:
+        """Returns the struct of a record inside the event: the same one for every field with this type."""
+        if id(fields) not in self._records:
+            types = [(self._type(field, (), ()), field.optional) for field in fields]
+            self._records[id(fields)] = _struct("Record", fields, types, [coercion(field, (), self._coerce) for field in fields])
+        return self._records[id(fields)]
+
+    def _type(self, field: Field, dtypes: Sequence[str], shape: Axes) -> Any:
+        """Returns the type of a field's values, narrowed to the range of the dtypes and to the shape."""
+        if field.kind in _PLAIN:
+            return _PLAIN[field.kind]
+        if field.kind == "enum":
+            return str if field.fallback else Literal[field.symbols]
+        if field.kind == "record":
+            return self._record(field.fields) if field.fields else dict
+        if field.values is not None:
+            values = self._type(field.values, (), ())
+            if field.values.optional:
+                values = values | None
+            return dict[str, values]  # type: ignore[valid-type]  # made at run time
+        if field.items is not None:
+            items = self._type(field.items, dtypes, shape[1:])
+            if field.items.optional:
+                items = items | None
+            size = shape[0] if shape else field.size
+            return Annotated[list[items], msgspec.Meta(min_length=size, max_length=size)]  # type: ignore[valid-type]  # made at run time
+        low, high = bounds(field.kind, dtypes)
+        number = float if field.kind in FLOATS else int
+        if coercion(field, dtypes, self._coerce) is not None:
+            return int | float | str  # checked when it is coerced
+        return Annotated[number, msgspec.Meta(ge=low, le=high)]
+
+
+def _struct(
+    name: str, fields: Sequence[Field], types: Sequence[tuple[Any, bool]], coerced: Sequence[Coerce | None]
+) -> type[msgspec.Struct]:
+    """Returns a struct with a slot for each field, of its type or null. Aliases have slots of their own, after those of the fields."""
     slots: list[tuple[str, Any, Any]] = []
-    for i, field in enumerate(schema.fields):
-        nullable = field.optional and not assembler.rejects_null(field.name)
-        declared = _type(field, assembler.dtypes(field.name), assembler.shape(field.name))
-        if field.default is REQUIRED or (field.default is None and not nullable):
-            default: Any = msgspec.NODEFAULT
-        elif isinstance(field.default, list | dict):
-            default = msgspec.field(default_factory=_always(field.default))
+    others: list[tuple[str, Any, Any]] = []
+    rename: dict[str, str] = {}
+    aliased: list[tuple[str, Field, list[str], Any]] = []
+    for i, (field, (inner, nullable)) in enumerate(zip(fields, types, strict=True)):
+        declared = inner | None if nullable else inner
+        default = _default(field, declared, nullable)
+        aliases = {f"f{i}a{k}": alias for k, alias in enumerate(field.aliases)}
+        rename |= {f"f{i}": field.name, **aliases}
+        if aliases:
+            others += [(alias, declared | msgspec.UnsetType, msgspec.UNSET) for alias in aliases]
+            aliased.append((f"f{i}", field, [*aliases], default))
+            slots.append((f"f{i}", declared | msgspec.UnsetType, msgspec.UNSET))
+        elif isinstance(default, list | dict | msgspec.Struct):
+            slots.append((f"f{i}", declared, msgspec.field(default_factory=_always(default))))
         else:
-            default = field.default
-        slots.append((f"f{i}", declared | None if nullable else declared, default))
-    rename = {f"f{i}": field.name for i, field in enumerate(schema.fields)}
-    return msgspec.defstruct("Event", slots, rename=rename, kw_only=True, gc=False)
+            slots.append((f"f{i}", declared, default))
+    known = [(f"f{i}", frozenset(field.symbols), field.fallback) for i, field in enumerate(fields) if field.fallback]
+    changed = [(f"f{i}", field.name, coerce) for i, (field, coerce) in enumerate(zip(fields, coerced, strict=True)) if coerce is not None]
+    finish = {"__post_init__": _finish(aliased, known, changed)} if aliased or known or changed else None
+    return msgspec.defstruct(name, [*slots, *others], rename=rename, kw_only=True, gc=False, namespace=finish)
+
+
+def _default(field: Field, declared: Any, nullable: bool) -> Any:
+    """Returns the value of a field that is absent, as it would have been decoded. Raises SchemaError when it cannot be."""
+    if field.default is REQUIRED or (field.default is None and not nullable):
+        return msgspec.NODEFAULT
+    if not isinstance(field.default, list | dict):
+        return field.default
+    try:
+        return msgspec.convert(field.default, declared)
+    except msgspec.ValidationError as error:
+        raise SchemaError(f"the default of field {field.name!r}: {error}") from None
 
 
 def _always(value: Any) -> Callable[[], Any]:
     return lambda: value
 
 
-def _type(field: Field, dtypes: Sequence[str], shape: tuple[int, ...]) -> Any:
-    """Returns the msgspec type of a field's values, narrowed to the range of its columns."""
-    if field.kind in _PLAIN:
-        return _PLAIN[field.kind]
-    if field.kind == "enum":
-        return Literal[field.symbols]
-    if field.items is not None:
-        items = _type(field.items, dtypes, shape[1:])
-        if field.items.optional:
-            items = items | None
-        size = shape[0] if shape else field.size
-        return Annotated[list[items], msgspec.Meta(min_length=size, max_length=size)]  # type: ignore[valid-type]  # made at run time
-    low, high = bounds(field.kind, dtypes)
-    number = float if field.kind in FLOATS else int
-    return Annotated[number, msgspec.Meta(ge=low, le=high)]
+def _finish(
+    aliased: Sequence[tuple[str, Field, list[str], Any]],
+    known: Sequence[tuple[str, frozenset[str], str | None]],
+    changed: Sequence[tuple[str, str, Coerce]],
+) -> Any:
+    """Returns what completes a struct: fields under one of their aliases, symbols that the enum does not know, and values to coerce."""
+
+    def finish(row: Any) -> None:
+        for slot, field, aliases, default in aliased:
+            if getattr(row, slot) is msgspec.UNSET:
+                found = (value for alias in aliases if (value := getattr(row, alias)) is not msgspec.UNSET)
+                if (value := next(found, default)) is msgspec.NODEFAULT:
+                    others = ", ".join(f"`{alias}`" for alias in field.aliases)
+                    raise ValueError(f"Object missing required field `{field.name}`, or one of its aliases {others}")
+                setattr(row, slot, value)
+        for slot, symbols, fallback in known:
+            if (symbol := getattr(row, slot)) is not None and symbol not in symbols:
+                setattr(row, slot, fallback)
+        for slot, name, coerce in changed:
+            if (value := getattr(row, slot)) is not None:
+                try:
+                    setattr(row, slot, coerce(value))
+                except ValueError as error:
+                    raise ValueError(f"{error} in field `{name}`") from None
+
+    return finish
+
+
+def _leaf(schema: Schema, field: Field, assembler: Assembler) -> Callable[[Sequence[Any]], Any]:
+    """Returns what takes the value that the path of `field` leads to from the values of a row. It raises DecodeError for a value that
+    no column takes.
+    """
+    first, *rest = steps(field.name)
+    place = next(i for i, one in enumerate(schema.fields) if one.name == first)
+    ways: list[Callable[[Any], Any]] = []
+    at = schema.fields[place]
+    for step in rest:
+        if isinstance(step, int):
+            assert at.items is not None, "the path leads somewhere"
+            ways.append(_item(step))
+            at = at.items
+        elif at.values is not None:
+            ways.append(methodcaller("get", step))
+            at = at.values
+        else:
+            slot = next(i for i, one in enumerate(at.fields) if one.name == step)
+            ways.append(attrgetter(f"f{slot}"))
+            at = at.fields[slot]
+    rejects, shape = assembler.rejects_null(field.name), assembler.shape(field.name)
+    inner = innermost(field).kind
+    limits = None
+    if inner in NUMBERS and inner != "boolean" and (narrow := bounds(inner, assembler.dtypes(field.name))) != bounds(inner, ()):
+        limits = narrow
+
+    def take(values: Sequence[Any]) -> Any:
+        value = values[place]
+        for way in ways:
+            if value is None:
+                break
+            value = way(value)
+        if value is None:
+            if rejects:
+                raise DecodeError(f"field {field.name!r} is null, and the topology gives no value for nulls (add it under `missing:`)")
+        elif shape and not shaped(value, shape):
+            raise DecodeError(f"field {field.name!r} is not an array of {'x'.join(map(str, shape))}")
+        elif limits is not None and not within(value, limits):
+            raise DecodeError(f"field {field.name!r} is not between {limits[0]} and {limits[1]}")
+        return value
+
+    return take
+
+
+def _item(at: int) -> Callable[[Sequence[Any]], Any]:
+    return lambda items: items[at] if at < len(items) else None
+
+
+def _with_leaves(row: Any, size: int, leaves: Sequence[Callable[[Sequence[Any]], Any]]) -> Sequence[Any]:
+    values = msgspec.structs.astuple(row)[:size]
+    return (*values, *[leaf(values) for leaf in leaves])
 
 
 class JsonEncoder:
-    """Encodes rows as JSON objects with the fields in the order given."""
+    """Encodes rows as JSON objects with the fields in the order given, those of one record together."""
 
     def __init__(self, fields: Sequence[Tensor], schema: Schema | None) -> None:
         self._outputs = Outputs(fields, schema)
-        slots = [(f"f{i}", Any) for i in range(len(fields))]
-        rename = {f"f{i}": field.name for i, field in enumerate(fields)}
-        self._row = msgspec.defstruct("Event", slots, rename=rename, gc=False)
+        self._rows = _nest([(field.name.split("."), i) for i, field in enumerate(fields)])
         self._encode = msgspec.json.Encoder().encode
 
     def encode(self, columns: Sequence[Array]) -> tuple[list[bytes], Mapping[int, RecordError]]:
         """Returns one JSON object per row. A row with a non-finite number or a bad string has b"" and an EncodeError."""
         errors = self._outputs.check(columns)
         written: list[bytes] = []
-        pending = map(self._row, *map(np.ndarray.tolist, columns))
+        pending = iter(self._rows(columns))
         while True:
             try:
                 written.extend(map(self._encode, pending))
@@ -183,3 +328,18 @@ class JsonEncoder:
         for row in errors:
             written[row] = b""
         return written, errors
+
+
+def _nest(paths: Sequence[tuple[Sequence[str], int]]) -> Callable[[Sequence[Array]], Iterable[Any]]:
+    """Returns what makes objects of columns; each path leads to the column of its number."""
+    parts: dict[str, list[tuple[Sequence[str], int]]] = {}
+    for (name, *rest), number in paths:
+        parts.setdefault(name, []).append((rest, number))
+    slots = [(f"f{i}", Any) for i in range(len(parts))]
+    row = msgspec.defstruct("Event", slots, rename={f"f{i}": name for i, name in enumerate(parts)}, gc=False)
+    makes = [_column(inside[0][1]) if not inside[0][0] else _nest(inside) for inside in parts.values()]
+    return lambda columns: map(row, *[make(columns) for make in makes])
+
+
+def _column(number: int) -> Callable[[Sequence[Array]], Iterable[Any]]:
+    return lambda columns: columns[number].tolist()

@@ -62,10 +62,10 @@ class PlainColumns:
 
 
 def plain_columns(schema: Schema, assembler: Assembler, max_bytes: int) -> PlainColumns | None:
-    """Returns None without the native part, or when no event of the schema can be plain (nested values, names that are not ASCII),
+    """Returns None without the native part, or when no event of the schema can be plain (nested values, aliases, names that are not ASCII),
     or when a numeric column keeps null, because its array then depends on the rows.
     """
-    nested = any(field.kind not in _KINDS for field in schema.fields)
+    nested = any(field.kind not in _KINDS or field.aliases or field.fallback for field in schema.fields)
     passing = any(make.passes and make.code for make in assembler.makes)
     if native is None or nested or passing or not schema.fields:
         return None

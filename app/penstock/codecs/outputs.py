@@ -9,7 +9,7 @@ import numpy as np
 
 from penstock.batch import Array
 from penstock.errors import EncodeError, Problem, RecordError, SchemaError
-from penstock.schema import REQUIRED, Field, Schema, innermost, writes
+from penstock.schema import Field, Schema, innermost, writes
 from penstock.signature import Tensor
 
 __all__ = ["Outputs"]
@@ -23,7 +23,7 @@ class Outputs:
         if problems:
             raise SchemaError(problems)
         self.fields = tuple(fields)
-        self._declared = [schema.field(field.name) if schema else None for field in fields]
+        self._declared = [schema.leaf(field.name) if schema else None for field in fields]
 
     def check(self, columns: Sequence[Array]) -> dict[int, RecordError]:
         """Returns the rows that cannot be written: a non-finite number, a forbidden null, or a string that is not a symbol of its enum."""
@@ -67,17 +67,15 @@ def _clashes(fields: Sequence[Tensor], schema: Schema) -> list[Problem]:
     file = schema.path or schema.name
     problems = []
     for output in fields:
-        field = schema.field(output.name)
+        field = schema.leaf(output.name)
         if field is None:
             problems.append(Problem(file, 0, 0, f"the sink writes {output.name!r}, which is not a field", "declare it in the schema"))
         elif not writes(output.dtype, field) or not _same_axes(field, output):
             message = f"field {field.name!r} is {field.kind} and cannot hold {output}"
             problems.append(Problem(file, 0, 0, message, "declare a type that can hold it"))
-    written = {output.name for output in fields}
-    for field in schema.fields:
-        if field.default is REQUIRED and field.name not in written:
-            message = f"field {field.name!r} has no default and the sink does not write it"
-            problems.append(Problem(file, 0, 0, message, "give it a default, or write it"))
+    for path in schema.unwritten([output.name for output in fields]):
+        message = f"field {path!r} has no default and the sink does not write it"
+        problems.append(Problem(file, 0, 0, message, "give it a default, or write it"))
     return problems
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,12 +17,14 @@ import fastavro
 from fastavro.schema import SchemaParseException, UnknownType
 
 from penstock.errors import Problem, SchemaError
-from penstock.schema import REQUIRED, Field, Schema
+from penstock.schema import REQUIRED, Field, Schema, innermost
 
 __all__ = ["MAX_SCHEMA_BYTES", "fits", "load_schema"]
 
 MAX_SCHEMA_BYTES: Final = 1_048_576
 MAX_ITEMS: Final = 1_048_576  # of one value of an array, with those inside: as many as the bytes of an event, by default
+
+MAX_FIELDS: Final = 100_000  # with those inside others, where a type with a name counts each time that it is used
 
 _PRIMITIVES: Final = ("boolean", "int", "long", "float", "double", "string", "bytes")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -36,10 +38,13 @@ def load_schema(path: str | Path) -> Schema:
     text = _read(Path(path), file)
     reader = _Reader(file, text)
     try:
-        raw = json.loads(text)
+        raw = _unwrapped(json.loads(text))
         fields = reader.record(raw)
         if reader.problems:
             raise SchemaError(reader.problems)
+        if _weight(fields, {}) > MAX_FIELDS:
+            fix = "types inside types multiply: use fewer"
+            raise SchemaError(Problem(file, 0, 0, f"more than {MAX_FIELDS:,} fields, those inside others counted", fix))
         _check_inside(raw)
         avro = fastavro.parse_schema(raw)
     except json.JSONDecodeError as error:
@@ -56,6 +61,30 @@ def load_schema(path: str | Path) -> Schema:
         message = f"not Avro: a type lacks {error}" if isinstance(error, KeyError) else f"not Avro: {error}"
         raise SchemaError(Problem(file, 0, 0, message, "see the Avro specification")) from None
     return Schema(name=raw["name"], fields=fields, avro=avro, path=file)
+
+
+def _weight(fields: tuple[Field, ...], known: dict[int, int]) -> int:
+    """Returns the number of fields, with those inside others."""
+    if id(fields) not in known:
+        inside = ((innermost(field), field.values) for field in fields)
+        known[id(fields)] = len(fields) + sum(_weight((values or inner).fields, known) for inner, values in inside)
+    return known[id(fields)]
+
+
+def _unwrapped(declared: Any) -> Any:
+    """Returns the type without objects that only hold another one (`{"type": {"type": "string"}}`), which the Avro library refuses."""
+    if isinstance(declared, list):
+        return [_unwrapped(branch) for branch in declared]
+    if not isinstance(declared, dict):
+        return declared
+    if isinstance(inner := declared.get("type"), dict | list):
+        return _unwrapped(inner)
+    made = {key: _unwrapped(value) if key in ("items", "values") else value for key, value in declared.items()}
+    if isinstance(fields := declared.get("fields"), list):
+        made["fields"] = [
+            {**field, "type": _unwrapped(field["type"])} if isinstance(field, dict) and "type" in field else field for field in fields
+        ]
+    return made
 
 
 def _check_inside(declared: Any) -> None:
@@ -108,26 +137,47 @@ class _Reader:
         self.file = file
         self.text = text
         self.problems: list[Problem] = []
-        self.named: dict[str, Any] = {}
+        self._named: dict[str, dict[str, Any]] = {}  # what each named type makes of a Field
+        self._space = ""  # the namespace around
+        self._at = ""  # the path of the record around
 
     def record(self, raw: Any) -> tuple[Field, ...]:
+        """Returns the fields of the record at the top level."""
         if not isinstance(raw, dict) or raw.get("type") != "record":
             self.problem("", "the top level is not a record", 'begin with {"type": "record", "name": ..., "fields": [...]}')
             return ()
         if not isinstance(raw.get("name"), str):
             self.problem("", "the record has no name", 'add "name"')
-        self.named[raw.get("name", "")] = raw
-        declared = raw.get("fields")
-        if not isinstance(declared, list) or not declared:
-            self.problem("", "the record has no fields", 'add "fields": [{"name": ..., "type": ...}]')
+            raw = {**raw, "name": ""}
+        try:
+            made = self.named(raw, lambda: {"kind": "record", "fields": self.fields(raw)})
+        except _Unusable as unusable:
+            self.problem("", *unusable.args)
             return ()
+        fields: tuple[Field, ...] = made["fields"]
+        return fields
+
+    def fields(self, raw: dict[str, Any]) -> tuple[Field, ...]:
+        """Returns the fields of a record. Raises _Unusable when it has none."""
+        declared = raw.get("fields")
+        if not isinstance(declared, list) or (not declared and not self._at):
+            raise _Unusable("the record has no fields", 'add "fields": [{"name": ..., "type": ...}]')
         fields: dict[str, Field] = {}
+        taken: dict[str, str] = {}
         for entry in declared:
             field = self.field(entry)
-            if field is not None and field.name in fields:
+            if field is None:
+                continue
+            if field.name in fields:
                 self.problem(field.name, "declared twice", "rename or remove one")
-            elif field is not None:
-                fields[field.name] = field
+                continue
+            fields[field.name] = field
+            for alias in field.aliases:
+                if alias in taken:
+                    self.problem(field.name, f"the alias {alias!r} is an alias of {taken[alias]!r} too", "an event's field has one reader")
+                taken[alias] = field.name
+        for alias in [alias for alias in taken if alias in fields]:
+            self.problem(taken[alias], f"the alias {alias!r} is the name of another field", "an event's field has one reader")
         return tuple(fields.values())
 
     def field(self, entry: Any) -> Field | None:
@@ -136,63 +186,105 @@ class _Reader:
             self.problem("", f"a field without name or type: {json.dumps(entry)[:80]}", 'write {"name": ..., "type": ...}')
             return None
         if not _NAME.fullmatch(name):
-            self.problem(name, "not an Avro name", "use letters, digits and _, and do not begin with a digit")
+            fix = f'use letters, digits and _, and give the events\' name as an alias: "aliases": [{json.dumps(name)}]'
+            self.problem(name, "not an Avro name", fix)
             return None
+        aliases = entry.get("aliases", [])
+        if not isinstance(aliases, list) or not all(isinstance(alias, str) and alias for alias in aliases):
+            self.problem(name, f"the aliases {json.dumps(aliases)} are not a list of names", 'write "aliases": ["NAME"]')
+            return None
+        around, self._at = self._at, f"{self._at}.{name}" if self._at else name
         try:
-            attributes = self.type(entry["type"])
-        except _Unusable as unusable:
+            attributes, unusable = self.type(entry["type"]), None
+        except _Unusable as found:
+            attributes, unusable = {}, found
+        finally:
+            self._at = around
+        if unusable is not None:
             self.problem(name, *unusable.args)
             return None
-        made = Field(name=name, default=entry.get("default", REQUIRED), doc=str(entry.get("doc", "")), **attributes)
+        default = entry.get("default", REQUIRED)
+        others = tuple(alias for alias in dict.fromkeys(aliases) if alias != name)
+        made = Field(name=name, default=default, doc=str(entry.get("doc", "")), aliases=others, **attributes)
         if made.default is not REQUIRED and not fits(made, made.default):
             self.problem(name, f"the default {json.dumps(made.default)} is not a valid {made.kind}", "give a default of the field's type")
             return None
         return made
 
     def type(self, declared: Any) -> dict[str, Any]:
-        """Returns the attributes of a Field (all but name, default and doc) for an Avro type. Raises _Unusable."""
+        """Returns the attributes of a Field (all but name, default, doc and aliases) for an Avro type. Raises _Unusable."""
         if isinstance(declared, list):
             return self.union(declared)
         if isinstance(declared, str):
             if declared in _PRIMITIVES:
                 return {"kind": declared}
-            if (known := self.named.get(declared.rpartition(".")[2])) is not None:
-                return self.type(known)
+            if (known := self._known(declared)) is not None:
+                return known
             raise _Unusable(f"unknown type {declared!r}", f"{', '.join(_PRIMITIVES)}, enum, array, or a type defined above")
         if not isinstance(declared, dict):
             raise _Unusable(f"{json.dumps(declared)} is not a type", "give a type's name, or an object with a type")
         return self.complex(declared)
 
     def union(self, branches: list[Any]) -> dict[str, Any]:
-        others = [branch for branch in branches if branch != "null"]
-        if len(others) != 1 or len(branches) > 2:
-            raise _Unusable("a union other than null and one type", 'write ["null", TYPE], or split the field')
-        return {**self.type(others[0]), "optional": len(branches) == 2}
+        others = [self.type(branch) for branch in branches if branch != "null"]
+        nullable = len(others) < len(branches)
+        if not others or len(branches) - len(others) > 1:
+            raise _Unusable("a union without a type beside null", 'write ["null", TYPE]')
+        if len(others) > 1:
+            return {"kind": "union", "optional": nullable}
+        return {**others[0], "optional": nullable}
 
     def complex(self, declared: dict[str, Any]) -> dict[str, Any]:
         match declared.get("type"):
             case "enum":
-                symbols = declared.get("symbols")
-                if not isinstance(symbols, list) or not symbols or not all(isinstance(symbol, str) for symbol in symbols):
-                    raise _Unusable("an enum without symbols", 'add "symbols": ["A", "B"]')
-                self.named[str(declared.get("name", ""))] = declared
-                return {"kind": "enum", "symbols": tuple(symbols)}
+                return self.named(declared, lambda: self.enum(declared))
             case "array":
                 return self.array(declared)
-            case "record" | "fixed" as kind:
-                self.named[str(declared.get("name", ""))] = declared
-                return {"kind": "bytes" if kind == "fixed" else kind}
+            case "record" | "error":
+                return self.named(declared, lambda: {"kind": "record", "fields": self.fields(declared)})
+            case "fixed":
+                return self.named(declared, lambda: {"kind": "bytes"})
             case "map":
-                return {"kind": "map"}
+                if "values" not in declared:
+                    raise _Unusable("a map without values", 'add "values": TYPE')
+                return {"kind": "map", "values": Field(name="values", **self.type(declared["values"]))}
             case inner:
                 unit = _UNITS.get(declared.get("logicalType", "")) if inner == "long" else None
                 return {"kind": "timestamp", "unit": unit} if unit else self.type(inner)
+
+    def named(self, declared: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Returns what `make` makes of a type with a name, under which other fields find it. Inside itself a record has no fields."""
+        name = str(declared.get("name", ""))
+        space = str(declared.get("namespace") or "") or self._space
+        full = name if "." in name or not space else f"{space}.{name}"
+        self._named[full] = {"kind": declared.get("type") if declared.get("type") != "error" else "record"}
+        around, self._space = self._space, full.rpartition(".")[0]
+        try:
+            self._named[full] = make()
+        finally:
+            self._space = around
+        return self._named[full]
+
+    def _known(self, name: str) -> dict[str, Any] | None:
+        if "." not in name and self._space and (near := self._named.get(f"{self._space}.{name}")) is not None:
+            return near
+        return self._named.get(name)
+
+    def enum(self, declared: dict[str, Any]) -> dict[str, Any]:
+        symbols, fallback = declared.get("symbols"), declared.get("default")
+        if not isinstance(symbols, list) or not symbols or not all(isinstance(symbol, str) for symbol in symbols):
+            raise _Unusable("an enum without symbols", 'add "symbols": ["A", "B"]')
+        if fallback is not None and fallback not in symbols:
+            raise _Unusable(f"the enum's default {json.dumps(fallback)} is not one of its symbols", "name one of the symbols")
+        return {"kind": "enum", "symbols": tuple(symbols), "fallback": fallback}
 
     def array(self, declared: dict[str, Any]) -> dict[str, Any]:
         size = declared.get("size")
         if size is not None and (type(size) is not int or size < 1):
             raise _Unusable(f'"size": {json.dumps(size)} is not a length', "write a whole number from 1")
-        items = Field(name="items", **self.type(declared.get("items")))
+        if "items" not in declared:
+            raise _Unusable("an array without items", 'add "items": TYPE')
+        items = Field(name="items", **self.type(declared["items"]))
         if math.prod(axis or 1 for axis in (size, *items.shape)) > MAX_ITEMS:
             raise _Unusable(
                 f"an array of more than {MAX_ITEMS:,} items", "a column has room for all of them in every row: write a smaller size"
@@ -202,9 +294,10 @@ class _Reader:
     def problem(self, name: str, message: str, fix: str) -> None:
         """Adds a problem of the field `name`, at the line of that name."""
         at = re.search(rf'"name"\s*:\s*{re.escape(json.dumps(name))}', self.text) if name else None
+        whole = f"{self._at}.{name}" if self._at else name
         line = self.text.count("\n", 0, at.start()) + 1 if at else 0
         column = at.start() - self.text.rfind("\n", 0, at.start()) if at else 0
-        self.problems.append(Problem(self.file, line, column, f"field {name!r}: {message}" if name else message, fix))
+        self.problems.append(Problem(self.file, line, column, f"field {whole!r}: {message}" if name else message, fix))
 
 
 def fits(field: Field, value: Any) -> bool:
@@ -227,4 +320,4 @@ def fits(field: Field, value: Any) -> bool:
         case "record" | "map":
             return isinstance(value, dict)
         case _:
-            return isinstance(value, str)
+            return field.kind == "union" or isinstance(value, str)  # the default of a union is for the Avro library to judge

@@ -17,7 +17,7 @@ __all__ = ["TableDecoder"]
 
 
 class TableDecoder:
-    """Turns the columns of a Table, by field name, into the columns that a stage reads.
+    """Turns the columns of a Table, by field name (of a field inside others: by its path), into the columns that a stage reads.
 
     A field that the table lacks has its default in every row; without a default every row fails. Raises SchemaError for columns that
     their fields cannot feed.
@@ -26,7 +26,7 @@ class TableDecoder:
     def __init__(self, schema: Schema, columns: Sequence[Column]) -> None:
         self._assembler = Assembler(schema, columns)
         read = {column.field for column in columns}
-        self._fields = [(field, field.name in read) for field in schema.fields]
+        self._fields = [(field, field.name in read) for field in self._assembler.fields]
 
     def decode(self, table: Table) -> Batch:
         """Returns the rows as one batch, and a Failure (DecodeError) per row that the columns cannot hold. Never raises for its content."""

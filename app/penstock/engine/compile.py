@@ -8,6 +8,7 @@ import numpy as np
 
 from penstock.batch import Array
 from penstock.engine.plan import Output, Pick, Plan, Stage
+from penstock.errors import InferenceError
 from penstock.nodes import MAKERS, Node, Runs
 from penstock.signature import Tensor
 from penstock.topology import wiring
@@ -51,6 +52,8 @@ def _feed(feed: wiring.Feed, parameters: Parameters) -> Pick:
         return _constant(feed.tensor, parameters.get(feed.tensor.name, feed.constant))
     picks = [_pick(part) for part in feed.parts]
     rank = len(feed.tensor.shape) + 1
+    if feed.how:
+        return _shaped(feed, picks[0])
     if not feed.stacked:
         pick = picks[0]
         return lambda columns: _as_rank(np.ascontiguousarray(pick(columns)), rank)
@@ -62,6 +65,33 @@ def _feed(feed: wiring.Feed, parameters: Parameters) -> Pick:
         return _as_rank(np.concatenate(parts, axis=-1), rank)
 
     return stack
+
+
+def _shaped(feed: wiring.Feed, pick: Pick) -> Pick:
+    """Returns how an array becomes a tensor of other axes, one filled up to its longest row, or the mask of that."""
+    tensor = feed.tensor
+    if feed.how == "rows":
+        return pick
+    if feed.how == "reshape":
+        axes = [-1 if axis is None else axis for axis in tensor.shape]
+        return lambda columns: np.ascontiguousarray(array := pick(columns)).reshape(len(array), *axes)
+
+    def fill(columns: Mapping[str, Array]) -> Array:
+        arrays = pick(columns)
+        lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
+        longest = int(lengths.max(initial=1))
+        room = longest if tensor.shape[0] is None else tensor.shape[0]
+        if longest > room:
+            raise InferenceError(f"{feed.parts[0].column} has {longest} items, more than the {room} of the tensor {tensor.name!r}")
+        there: Array = np.arange(room) < lengths[:, None]
+        if feed.how == "mask":
+            return there.astype(tensor.dtype)
+        kind = object if tensor.dtype == "string" else tensor.dtype
+        made: Array = np.full((len(arrays), room, *arrays[0].shape[1:]), feed.pad, kind)
+        made[there] = np.concatenate(arrays)
+        return made
+
+    return fill
 
 
 def _constant(tensor: Tensor, value: object) -> Pick:

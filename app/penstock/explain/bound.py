@@ -14,6 +14,7 @@ from typing import Literal
 
 from penstock import runtime
 from penstock.binding import Binding
+from penstock.codecs.schema_registry import open_schema_registry
 from penstock.control.log import Log
 from penstock.control.messages import Release
 from penstock.errors import ConfigError, TopicMissing, Untraceable
@@ -114,5 +115,11 @@ def load_bound(topology: Topology, bound: Bound, settings: Settings) -> tuple[Lo
         replace(node, parameters={**node.parameters, **(given[node.name].parameters if node.name in given else {})}, require=())
         for node in named.model_nodes
     )
-    loaded = runtime.load(as_run, models=settings.models, schemas=settings.schemas, artifacts=bound.artifacts)
+    loaded = runtime.load(
+        as_run,
+        models=settings.models,
+        schemas=settings.schemas,
+        artifacts=bound.artifacts,
+        schema_registry=open_schema_registry(settings),
+    )
     return loaded, runtime.prepare(loaded, warm_rows=1, model_trust=settings.model_trust, model_memory=settings.model_memory)

@@ -162,7 +162,7 @@ def _compare(record: Record, again: Rerun, loaded: Loaded) -> Comparison | None:
     """Compares the record with the new output for its topic; when two sinks write there, with the more similar one."""
     sink = next(sink for sink in loaded.topology.sinks if sink.topic == record.topic)
     try:
-        published = read_event(sink.format, loaded.sink_schemas.get(sink.name), record.value)
+        published = read_event(sink.format, loaded.sink_schemas.get(sink.name), record.value, frame=loaded.frames.get(sink.name, b""))
     except DecodeError as error:
         message = f"{record.position} is not an event of the sink {sink.name}: {error}"
         raise SchemaError(

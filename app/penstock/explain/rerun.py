@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from penstock.codecs import event_reader
+from penstock.codecs import Writers, event_reader
 from penstock.engine import Run, Stage, watched
 from penstock.errors import DecodeError
 from penstock.explain.provenance import DeadLetter, provenance
@@ -51,7 +51,8 @@ def rerun(loaded: Loaded, program: Program, source: str, record: Record) -> Reru
     outputs = []
     for topic, sinks in _sinks_by_topic(stage).items():
         for one in memory.records(topic):
-            event = read_event(sinks[0].format, loaded.sink_schemas.get(sinks[0].name), one.value)
+            sink = sinks[0]
+            event = read_event(sink.format, loaded.sink_schemas.get(sink.name), one.value, frame=loaded.frames.get(sink.name, b""))
             outputs.append(Output(", ".join(sink.name for sink in sinks), topic, one.key, one.value or b"", event))
     letters = [provenance(one) for one in memory.records(stage.wired.source.dead_letter)]
     failure = next((one for one in letters if isinstance(one, DeadLetter)), None)
@@ -75,9 +76,11 @@ def _sinks_by_topic(stage: Stage) -> dict[str, list[Sink]]:
     return topics
 
 
-def read_event(format: str, schema: Schema | None, value: bytes | None) -> Mapping[str, Any]:
-    """Returns the value as an event. Raises DecodeError when it is not one."""
-    read: Callable[[bytes], Any] = event_reader(format, schema)
+def read_event(
+    format: str, schema: Schema | None, value: bytes | None, writers: Writers | None = None, *, frame: bytes = b""
+) -> Mapping[str, Any]:
+    """Returns the value as an event; see `event_reader`. Raises DecodeError when it is not one."""
+    read: Callable[[bytes], Any] = event_reader(format, schema, writers, frame=frame)
     try:
         event = read(value or b"")
     except Exception as error:  # the Avro library raises many errors, depending on the wrong bytes
@@ -90,6 +93,6 @@ def read_event(format: str, schema: Schema | None, value: bytes | None) -> Mappi
 def _event(loaded: Loaded, source: str, record: Record) -> Mapping[str, Any] | None:
     declared = loaded.topology.source(source)
     try:
-        return read_event(declared.format, loaded.schemas[source], record.value) if declared else None
+        return read_event(declared.format, loaded.schemas[source], record.value, loaded.writers.get(source)) if declared else None
     except DecodeError:  # the failure has the better message
         return None

@@ -1,8 +1,11 @@
 """Checks the content of a model file, from its protobuf, before it runs.
 
-Rejected are files over the size limit, tensors in other files (a model is loaded from bytes and reads no other file), operators outside
-the ONNX standard, which would need a custom library in the process, training information, and everything that the installed
-onnx package does not know.
+Rejected are files over the size limit, tensors in other files (a model is loaded from bytes and reads no other file), operators that are
+neither in the ONNX standard nor in `CONTRIB`, training information, and everything that the installed onnx package does not know.
+
+`CONTRIB` lists operators of onnxruntime's own domain that converters write. Each computes its outputs from its inputs and nothing else: no
+files, no state, no chance, no custom library, and no address that an input's value decides. Others of that domain read files
+(EPContext), call Python (PythonOp) or draw random numbers (Sampling). A test runs every operator of the list.
 
 The walk visits every message of the file by its descriptor, so a place for tensors or operators that a later version of the format
 adds is visited too, or refused as unknown: never overlooked.
@@ -18,10 +21,19 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped,u
 from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped,unused-ignore]
 
 from penstock.errors import ModelCorrupt
+from penstock.model.foreign import check_foreign
 
-__all__ = ["DOMAINS", "MAX_BYTES", "check_contents"]
+__all__ = ["CONTRIB", "DOMAINS", "MAX_BYTES", "check_contents", "check_texts", "messages"]
 
 DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml"})
+CONTRIB: Final = frozenset({
+    "Tokenizer", "MurmurHash3", "CDist",  # skl2onnx: text, hashing, nearest neighbours and Gaussian processes
+    "Gelu", "FastGelu", "BiasGelu", "QuickGelu", "SkipLayerNormalization", "FusedMatMul", "FusedGemm",  # optimised transformers
+    "QuantizeLinear", "DequantizeLinear", "QGemm", "QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu",  # static quantization
+    "QLinearConcat", "QLinearSoftmax", "MatMulNBits",
+    "Inverse", "Trilu",
+})  # fmt: skip
+_RUNTIME: Final = "com.microsoft"
 RESERVED: Final = ("ai.onnx", "com.microsoft", "com.ms")  # domains of operators that runtimes implement
 MAX_BYTES: Final = 512 * 1024 * 1024
 
@@ -30,6 +42,7 @@ def check_contents(data: bytes, *, label: str = "the model", max_bytes: int = MA
     """Raises ModelCorrupt that names the tensor or operator, unless `data` is a self-contained ONNX file with standard operators only."""
     if len(data) > max_bytes:
         raise ModelCorrupt(f"{label} has {len(data):,} bytes, the limit is {max_bytes:,}")
+    check_foreign(data, label)
     try:
         model = onnx.ModelProto.FromString(data)
     except DecodeError as error:
@@ -38,12 +51,12 @@ def check_contents(data: bytes, *, label: str = "the model", max_bytes: int = MA
         raise ModelCorrupt(f"{label} is not an ONNX file: it contains no graph")
     if model.training_info:
         raise ModelCorrupt(f"{label} contains training information, which scoring does not need: export it for inference")
-    _check_texts(model, label)
+    check_texts(model, label)
     own = {(function.domain, function.name) for function in model.functions}
     for domain, name in own:
         if not domain or any(domain == one or domain.startswith(f"{one}.") for one in RESERVED):
             raise ModelCorrupt(f"{label} defines the function {domain}.{name}; the domain is reserved for operators of the runtime")
-    for message in _messages(model):
+    for message in messages(model):
         if isinstance(message, onnx.NodeProto):
             _check_node(message, own, label)
         elif isinstance(message, onnx.TensorProto):
@@ -55,9 +68,9 @@ def check_contents(data: bytes, *, label: str = "the model", max_bytes: int = MA
             )
 
 
-def _check_texts(model: onnx.ModelProto, label: str) -> None:
-    """Rejects names that are not UTF-8: the protobuf package returns them as bytes, which equal no name that is compared with them."""
-    for message in _messages(model):
+def check_texts(model: onnx.ModelProto, label: str) -> None:
+    """Raises ModelCorrupt for a name that is not UTF-8: the protobuf package returns it as bytes, which equal no name."""
+    for message in messages(model):
         for field, value in message.ListFields():
             if field.type != field.TYPE_STRING or isinstance(value, str):
                 continue
@@ -66,11 +79,12 @@ def _check_texts(model: onnx.ModelProto, label: str) -> None:
 
 
 def _check_node(node: onnx.NodeProto, own: set[tuple[str, str]], label: str) -> None:
-    if node.domain not in DOMAINS and (node.domain, node.op_type) not in own:
-        raise ModelCorrupt(
-            f"{label} uses the operator {node.domain}.{node.op_type} (node {node.name!r}); "
-            "only the domains ai.onnx and ai.onnx.ml are supported: export without custom or fused operators"
-        )
+    if node.domain in DOMAINS or (node.domain, node.op_type) in own or (node.domain == _RUNTIME and node.op_type in CONTRIB):
+        return
+    raise ModelCorrupt(
+        f"{label} uses the operator {node.domain}.{node.op_type} (node {node.name!r}); only the domains ai.onnx and ai.onnx.ml are "
+        f"supported, and of {_RUNTIME}: {', '.join(sorted(CONTRIB))}; export without custom or fused operators"
+    )
 
 
 def _check_tensor(tensor: onnx.TensorProto, label: str) -> None:
@@ -81,7 +95,7 @@ def _check_tensor(tensor: onnx.TensorProto, label: str) -> None:
         )
 
 
-def _messages(root: Any) -> Iterator[Any]:
+def messages(root: Any) -> Iterator[Any]:
     """Yields the message and all messages in it. It does not recurse, because the file controls the depth."""
     waiting = [root]
     while waiting:

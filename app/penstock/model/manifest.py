@@ -18,8 +18,9 @@ from typing import Any, Final
 from penstock.errors import ConfigError, Problem
 from penstock.signature import DTYPES, Signature, Tensor
 
-__all__ = ["PROVENANCE", "Golden", "Manifest", "parse", "render"]
+__all__ = ["MAX_ROWS", "PROVENANCE", "Golden", "Manifest", "Source", "parse", "render"]
 
+MAX_ROWS: Final = 65_536  # at a time: what a worker fills for a single event
 PROVENANCE: Final = ("training_data", "code", "framework", "author")
 _EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -38,8 +39,19 @@ class Golden:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """The file that was pushed, when model.onnx differs from it: the digest of that file, and a line per change (`intake`)."""
+
+    digest: str
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """The content of one `model.toml`. `created` is an RFC 3339 time in UTC, `size` counts the bytes of model.onnx."""
+    """The content of one `model.toml`. `created` is an RFC 3339 time in UTC, `size` counts the bytes of model.onnx.
+
+    `rows` is the number of rows that the model takes at a time; None: any number.
+    """
 
     name: str
     version: str
@@ -51,6 +63,8 @@ class Manifest:
     description: str = ""
     metrics: Mapping[str, float] = field(default_factory=lambda: _EMPTY)
     provenance: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    rows: int | None = None
+    source: Source | None = None
 
 
 def render(manifest: Manifest) -> str:
@@ -63,6 +77,7 @@ def render(manifest: Manifest) -> str:
         f"description = {_toml(m.description)}",
         f"digest = {_toml(m.digest)}  # of model.onnx",
         f"size = {m.size}",
+        *([] if m.rows is None else [f"rows = {m.rows}  # at a time"]),
     ]
     for kind, tensors in (("inputs", m.signature.inputs), ("outputs", m.signature.outputs)):
         for t in tensors:
@@ -77,6 +92,9 @@ def render(manifest: Manifest) -> str:
         f"atol = {g.atol!r}",
         f"rtol = {g.rtol!r}",
     ]
+    if m.source is not None:
+        lines += ["", "[source]  # the file that was pushed", f"digest = {_toml(m.source.digest)}"]
+        lines += ["changes = [", *(f"  {_toml(change)}," for change in m.source.changes), "]"]
     lines += ["", "[metrics]", *(f"{_toml(name)} = {float(value)!r}" for name, value in m.metrics.items())]
     lines += ["", "[provenance]", *(f"{name} = {_toml(text)}" for name, text in m.provenance.items())]
     return "\n".join(lines) + "\n"
@@ -107,6 +125,8 @@ def parse(text: str, *, file: str) -> Manifest:
         description=read.value("description", str, ""),
         metrics=MappingProxyType({name: metrics.value(name, float, 0.0) for name in metrics.document}),
         provenance=MappingProxyType({name: provenance.value(name, str, "") for name in provenance.document}),
+        rows=read.rows(),
+        source=read.source() if "source" in read.document else None,
     )
     if read.problems:
         raise ConfigError(read.problems)
@@ -139,6 +159,19 @@ class _Reader:
             self.problem(f"the table [{key}] is missing")
             found = {}
         return _Reader(found, self.file, f"{key}.", self.problems)
+
+    def rows(self) -> int | None:
+        found = self.value("rows", int, 1) if "rows" in self.document else None
+        if found is not None and not 1 <= found <= MAX_ROWS:
+            self.problem(f"rows is {found}; it is from 1 to {MAX_ROWS:,}")
+        return found
+
+    def source(self) -> Source:
+        table = self.table("source")
+        changes = table.value("changes", list, [])
+        if not all(isinstance(change, str) for change in changes):
+            self.problem(f"source.changes is {changes!r}; it is a list of strings")
+        return Source(table.value("digest", str, ""), tuple(str(change) for change in changes))
 
     def tensors(self, key: str) -> tuple[Tensor, ...]:
         found = self.document.get(key)

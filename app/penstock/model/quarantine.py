@@ -59,19 +59,27 @@ def _never() -> bool:
 
 
 def quarantine(
-    model: bytes | Sealed, *, golden: str | None = None, limits: Limits | None = None, stopped: Callable[[], bool] = _never
+    model: bytes | Sealed,
+    *,
+    golden: str | None = None,
+    rows: int | None = None,
+    limits: Limits | None = None,
+    stopped: Callable[[], bool] = _never,
 ) -> Findings:
     """Tries the model in a child process; `golden` is the text of a golden file; its inputs are run too.
+
+    `rows` is how many rows the model takes at a time (None: any number): the checks call it as `Session` does.
 
     Raises ModelCorrupt or ModelMismatch with the reason when it does not pass. Raises Stopped, and kills the child, when
     `stopped()` becomes true before the end.
     """
     if isinstance(model, bytes):
         with Sealed(io.BytesIO(model), limit=len(model)) as sealed:
-            return quarantine(sealed, golden=golden, limits=limits, stopped=stopped)
+            return quarantine(sealed, golden=golden, rows=rows, limits=limits, stopped=stopped)
     limits = limits or Limits()
     command = [sys.executable, "-B", "-m", "penstock.model.trial", str(model.path), f"--parent={os.getpid()}"]
     command += [f"--{name}={value}" for name, value in asdict(limits).items()]
+    command += [] if rows is None else [f"--rows={rows}"]
     if golden is None:
         return _watch(command, (model.descriptor,), limits, stopped)
     text = golden.encode()
@@ -79,25 +87,27 @@ def quarantine(
         return _watch([*command, f"--golden={records.path}"], (model.descriptor, records.descriptor), limits, stopped)
 
 
-def quarantine_once(model: Sealed, *, golden: str, cache: Path, limits: Limits | None = None, stopped: Callable[[], bool]) -> Findings:
+def quarantine_once(
+    model: Sealed, *, golden: str, cache: Path, rows: int | None = None, limits: Limits | None = None, stopped: Callable[[], bool]
+) -> Findings:
     """Like `quarantine`, but stores in `cache` which models passed on this host with these golden records, limits and versions.
 
     Of several workers with one model, one runs the child and the others wait for it. A rejection is not stored, because the
     host may have caused it.
     """
     folder = private_folder(cache / "quarantine")
-    name = f"{model.digest.removeprefix('sha256:')}-{_circumstances(golden, limits or Limits())}"
+    name = f"{model.digest.removeprefix('sha256:')}-{_circumstances(golden, rows, limits or Limits())}"
     file = folder / f"{name}.json"
     with locked(folder / f"{name}.lock", stopped):
         if (findings := _remembered(file)) is None:
-            findings = quarantine(model, golden=golden, limits=limits, stopped=stopped)
+            findings = quarantine(model, golden=golden, rows=rows, limits=limits, stopped=stopped)
             write_whole(file, json.dumps({"model": model.digest, **asdict(findings)}).encode())
     return findings
 
 
-def _circumstances(golden: str, limits: Limits) -> str:
+def _circumstances(golden: str, rows: int | None, limits: Limits) -> str:
     """Returns a short hash of everything that could make the same file behave differently."""
-    facts = [hashlib.sha256(golden.encode()).hexdigest(), asdict(limits), *_versions()]
+    facts = [hashlib.sha256(golden.encode()).hexdigest(), rows, asdict(limits), *_versions()]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
@@ -161,8 +171,9 @@ def _read(code: int, out: bytes, err: bytes, limits: Limits) -> Findings:
     """Returns the child's report. Raises ModelCorrupt or ModelMismatch with its error, or with the way it died."""
     if code < 0:
         died = signal.Signals(-code)
-        why = f"used more than {limits.cpu} s of CPU" if died == signal.SIGXCPU else f"killed its process ({died.name})"
-        raise ModelCorrupt(f"the model {why} in quarantine")
+        if died == signal.SIGXCPU:
+            raise ModelCorrupt(f"the model used more than {limits.cpu} s of CPU in quarantine (setting quarantine_seconds)")
+        raise ModelCorrupt(f"the model killed its process ({died.name}) in quarantine")
     try:
         report = json.loads(out)
     except ValueError as error:

@@ -3,8 +3,9 @@
 A model is loaded from bytes that were checked to be self-contained (`contents`), never from a file that may change, so it cannot
 read another file. `run` is on the hot path. Measured at a batch of 1 (`docs/models.md` has the table): `InferenceSession.run` checks
 names that the plan has checked already and builds new RunOptions each time, 1 to 4 µs per call. So `run` calls its inner session, with
-RunOptions made once. A run has a deadline: a watchdog thread checks a few times per deadline for a run that is too old and sets the
-terminate flag of its options, so a run only stores the time. The runtime looks at the flag between two operators.
+RunOptions made once; once per `rows` rows for a model that takes only so many at a time. A run has a deadline: a watchdog thread checks
+a few times per deadline for a run that is too old and sets the terminate flag of its options, so a run only stores the time. The runtime
+looks at the flag between two operators.
 
 The tensors of all runs of a process come from one pool with a limit (`limit_memory`), and a run that needs more fails, before the
 memory is taken. Weights are not in it, nor is what an operator allocates by itself, such as the characters of text. Sessions that score
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import re
 import threading
 import time
@@ -34,7 +36,7 @@ from penstock.model.artifact import Artifact
 from penstock.model.contents import MAX_BYTES, check_contents
 from penstock.signature import Signature, Tensor
 
-__all__ = ["DEADLINE", "MEMORY", "Session", "limit_memory", "smallest"]
+__all__ = ["DEADLINE", "MEMORY", "Session", "advising", "limit_memory", "smallest"]
 
 DEADLINE: Final = 2.0
 MEMORY: Final = 1024**3
@@ -45,6 +47,9 @@ _QUIET: Final = 4  # fatal only: errors come back as exceptions, and a second co
 _NO_ROOM: Final = re.compile(
     r"Available memory of \d+ is smaller than requested bytes of (\d+)|Failed to allocate memory.* of size (\d+)|bad_alloc"
 )
+_LOCALE: Final = re.compile(r"Failed to construct locale with name:(.+?):")
+_IR: Final = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
+_OPSET: Final = re.compile(r"Opset (\d+) is under development .* for domain (\S+) is till opset (\d+)")
 _CPP: Final = re.compile(r"/onnxruntime_src/\S+:\d+ .*?\)(?: const)? (?=\S)")
 _DTYPES: Final = {
     "tensor(float)": "float32", "tensor(double)": "float64", "tensor(bool)": "bool", "tensor(string)": "string",
@@ -52,60 +57,73 @@ _DTYPES: Final = {
 }  # fmt: skip
 
 
+_Call = Callable[[Sequence[str], Mapping[str, Array], ort.RunOptions], list[Array]]
+
+
 class Session:
     """A loaded model. One run at a time: `run` must not be called from two threads at once; a `twin` is for the other thread."""
 
-    __slots__ = ("__weakref__", "_began", "_call", "_gave_way", "_late", "_options", "deadline", "label", "signature")
+    __slots__ = ("__weakref__", "_began", "_call", "_gave_way", "_late", "_options", "deadline", "label", "rows", "signature")
 
-    def __init__(self, inference: ort.InferenceSession, *, label: str, deadline: float | None) -> None:
+    def __init__(self, inference: ort.InferenceSession, *, label: str, deadline: float | None, rows: int | None = None) -> None:
         self.label = label
+        self.rows = rows
         self.deadline = deadline
         try:
-            self.signature = _signature_of(inference, label)
+            self.signature = _signature_of(inference, label, rows)
         except UnicodeDecodeError as error:
             raise ModelCorrupt(f"{label} is damaged: a tensor or axis has a name that is not text ({error})") from error
-        self._call: Callable[[Sequence[str], Mapping[str, Array], ort.RunOptions], list[Array]] = inference._sess.run
+        self._call: _Call = inference._sess.run if rows is None else functools.partial(_in_pieces, inference._sess.run, rows)
         self._options = _run_options()
         self._began = 0.0  # the monotonic time at which the current run began; below 0: the last run, which has ended
         self._late = 0.0
         self._gave_way = False
 
     @classmethod
-    def load(cls, model: Artifact | bytes, *, threads: int = 1, deadline: float | None = DEADLINE, max_bytes: int = MAX_BYTES) -> Session:
+    def load(
+        cls,
+        model: Artifact | bytes,
+        *,
+        threads: int = 1,
+        deadline: float | None = DEADLINE,
+        max_bytes: int = MAX_BYTES,
+        rows: int | None = None,
+    ) -> Session:
         """Loads a registered version (checking its digest) or the bytes of an ONNX file.
 
         `deadline` is the longest permitted time of one run, in seconds, to the end of the operator that runs then; None sets no
-        limit. Raises ModelCorrupt when the file
+        limit. `rows` is how many rows the model takes at a time, always (None: any number); a version's manifest states it.
+        Raises ModelCorrupt when the file
         differs from its manifest or does not load, ModelMismatch when its tensors are not rows of values.
         """
         if isinstance(model, bytes):
             check_contents(model, max_bytes=max_bytes)
-            return cls._open(model, "the model", threads, deadline)
+            return cls._open(model, "the model", threads, deadline, rows)
         try:
             data = model.read(max_bytes=max_bytes)
             check_contents(data, label=str(model), max_bytes=max_bytes)
-            return cls._open(data, str(model), threads, deadline)
+            return cls._open(data, str(model), threads, deadline, model.manifest.rows)
         except ModelError as error:
             error.name, error.version = model.name, model.version
             raise
 
     @classmethod
-    def load_file(cls, path: Path, *, label: str, threads: int = 1, deadline: float | None = DEADLINE) -> Session:
+    def load_file(cls, path: Path, *, label: str, threads: int = 1, deadline: float | None = DEADLINE, rows: int | None = None) -> Session:
         """Loads a file that cannot change (`Sealed.path`) and that has passed `check_contents`, in quarantine for example.
 
         Unlike `load`, it parses and copies the model without the interpreter's lock. Raises ModelCorrupt and ModelMismatch.
         """
-        return cls._open(str(path), label, threads, deadline)
+        return cls._open(str(path), label, threads, deadline, rows)
 
     @classmethod
-    def _open(cls, source: bytes | str, label: str, threads: int, deadline: float | None) -> Session:
+    def _open(cls, source: bytes | str, label: str, threads: int, deadline: float | None, rows: int | None) -> Session:
         _pool.make()
         try:
             # enable_fallback=0: otherwise a failing onnxruntime prints to stdout and tries the same provider again.
             inference = ort.InferenceSession(source, _session_options(threads), providers=["CPUExecutionProvider"], enable_fallback=0)
         except Exception as error:
-            raise ModelCorrupt(f"{label} does not load: {_reason(error)}") from error
-        session = cls(inference, label=label, deadline=deadline)
+            raise ModelCorrupt(f"{label} {_advice(str(error)) or f'does not load: {_reason(error)}'}") from error
+        session = cls(inference, label=label, deadline=deadline, rows=rows)
         _pool.serve(session)
         if deadline is not None:
             _watchdog.watch(session)
@@ -371,32 +389,74 @@ def _run_options() -> ort.RunOptions:
     return options
 
 
-def _signature_of(inference: ort.InferenceSession, label: str) -> Signature:
+def _in_pieces(call: _Call, rows: int, outputs: Sequence[str], feeds: Mapping[str, Array], options: ort.RunOptions) -> list[Array]:
+    """Calls the model once per `rows` rows. The last row is repeated to fill the last piece, and its extra answers are dropped.
+
+    An empty batch is one piece of zeros without answers. Raises ValueError when an answer does not have that many rows.
+    """
+    size = len(next(iter(feeds.values())))
+    parts: list[list[Array]] = [[] for _ in outputs]
+    for begin in range(0, max(size, 1), rows):
+        piece = {name: _filled(array[begin : begin + rows], rows) for name, array in feeds.items()}
+        left = min(rows, size - begin)
+        for name, part, array in zip(outputs, parts, call(outputs, piece, options), strict=True):
+            if np.shape(array)[:1] != (rows,):
+                raise ValueError(f"output {name!r} has the shape {list(np.shape(array))}; its first axis must be the {rows} rows of a run")
+            part.append(array[:left])
+    return [np.concatenate(part) for part in parts]
+
+
+def _filled(array: Array, rows: int) -> Array:
+    if not (missing := rows - len(array)):
+        return array
+    last = array[-1:] if len(array) else np.full((1, *array.shape[1:]), "" if array.dtype == object else 0, array.dtype)
+    return np.concatenate([array, *[last] * missing])
+
+
+def _signature_of(inference: ort.InferenceSession, label: str, rows: int | None) -> Signature:
     for kind, found in (("inputs", inference.get_inputs()), ("outputs", inference.get_outputs())):
         names = [one.name for one in found]
         if twice := next((name for at, name in enumerate(names) if name in names[:at]), None):
             raise ModelMismatch(f"{label} has two {kind} with the name {twice!r}, so neither can be chosen; export it with different names")
-    inputs = tuple(_input(argument, label) for argument in inference.get_inputs())
-    return Signature(inputs, tuple(_output(argument, inference, inputs, label) for argument in inference.get_outputs()))
+    inputs = tuple(_input(argument, label, rows) for argument in inference.get_inputs())
+    outputs = []
+    for argument in inference.get_outputs():
+        with advising([one.name for one in inference.get_outputs()], argument.name):
+            outputs.append(_output(argument, inference, inputs, label, rows))
+    return Signature(inputs, tuple(outputs))
 
 
-def _input(argument: Any, label: str) -> Tensor:
+@contextlib.contextmanager
+def advising(outputs: Sequence[str], output: str) -> Iterator[None]:
+    """Adds to an error of one of a model's outputs how the model may serve without it."""
+    try:
+        yield
+    except (ModelCorrupt, ModelMismatch) as error:
+        others = [name for name in outputs if name != output]
+        raise type(error)(f"{error}" + (f"; if nothing reads it, push with --outputs {','.join(others)}" if others else "")) from error
+
+
+def _input(argument: Any, label: str, rows: int | None) -> Tensor:
     where, dtype = f"{label}: input {argument.name!r}", _dtype("input", argument, label)
     if not argument.shape:
         raise ModelMismatch(f"{where} has no axes, or none are declared; its first axis must be the rows, of open size")
-    if isinstance(argument.shape[0], int):
-        raise ModelMismatch(f"{where} has a first axis of fixed size {argument.shape[0]}; export it with an open (dynamic) batch axis")
+    fixed = argument.shape[0]
+    if isinstance(fixed, int) and fixed != rows:
+        raise ModelMismatch(
+            f"{where} has a first axis of fixed size {fixed}{'' if rows is None else f', and would be given {rows} at a time'}; export "
+            f"it with an open (dynamic) batch axis, or push it with --rows {fixed}: then it is run {fixed} row{'s'[: fixed != 1]} at a time"
+        )
     return Tensor(argument.name, dtype, _open_axes(argument.shape[1:]))
 
 
-def _output(argument: Any, inference: ort.InferenceSession, inputs: Sequence[Tensor], label: str) -> Tensor:
+def _output(argument: Any, inference: ort.InferenceSession, inputs: Sequence[Tensor], label: str, rows: int | None) -> Tensor:
     """Returns the output as declared; what declares no rows is run: converters for LightGBM declare `[1]` and return N."""
     dtype = _dtype("output", argument, label)
-    if argument.shape and not isinstance(argument.shape[0], int):
+    if argument.shape and (not isinstance(argument.shape[0], int) or argument.shape[0] == rows):
         return Tensor(argument.name, dtype, _open_axes(argument.shape[1:]))
     where = f"{label}: output {argument.name!r}"
     shapes = []
-    for size in _PROBES:
+    for size in _PROBES if rows is None else (rows,):
         try:
             (array,) = inference._sess.run([argument.name], {one.name: _zeros(one, size) for one in inputs}, _run_options())
         except Exception as error:
@@ -408,7 +468,7 @@ def _output(argument: Any, inference: ort.InferenceSession, inputs: Sequence[Ten
         if np.ndim(array) == 0 or len(array) != size:
             raise ModelMismatch(f"{where} has the shape {list(np.shape(array))} for {size} rows; its first axis must be the rows")
         shapes.append(array.shape[1:])
-    return Tensor(argument.name, dtype, tuple(axis if axis == other else None for axis, other in zip(*shapes, strict=True)))
+    return Tensor(argument.name, dtype, tuple(axis if axis == other else None for axis, other in zip(shapes[0], shapes[-1], strict=True)))
 
 
 def _dtype(kind: str, argument: Any, label: str) -> str:
@@ -416,7 +476,8 @@ def _dtype(kind: str, argument: Any, label: str) -> str:
     if not argument.type.startswith("tensor("):
         raise ModelMismatch(f"{where} is a {argument.type}, not a tensor{_ZIPMAP if 'map' in argument.type else ''}")
     if argument.type not in _DTYPES:
-        raise ModelMismatch(f"{where} is a {argument.type}; use one of {', '.join(sorted(set(_DTYPES.values())))}")
+        fix = _HALF if "float16" in argument.type else ""
+        raise ModelMismatch(f"{where} is a {argument.type}; use one of {', '.join(sorted(set(_DTYPES.values())))}{fix}")
     return _DTYPES[argument.type]
 
 
@@ -424,10 +485,34 @@ def _open_axes(shape: Sequence[Any]) -> tuple[int | None, ...]:
     return tuple(axis if isinstance(axis, int) else None for axis in shape)
 
 
+_HALF: Final = "; `penstock model push` casts it (in Python: penstock.model.intake.take_in)"
 _ZIPMAP: Final = (
     "; convert without ZipMap, so that probabilities come as one array: "
     "skl2onnx.to_onnx(model, X, options={'zipmap': False}) (onnxmltools: zipmap=False)"
 )
+
+
+def _advice(text: str) -> str:
+    """Returns what keeps the model from loading, and what to do, where the runtime's text says only the first; "" for other texts."""
+    runtime = f"onnxruntime {ort.__version__} reads"
+    if found := _IR.search(text):
+        given, most = found.groups()
+        return f"has the IR version {given}, and {runtime} up to {most}: install a newer onnxruntime, or set it: model.ir_version = {most}"
+    if found := _OPSET.search(text):
+        given, domain, most = found.groups()
+        fix = f"skl2onnx: target_opset, torch.onnx.export: opset_version={most}" if domain == "ai.onnx" else "target_opset of the converter"
+        return f"uses opset {given} of {domain}, and {runtime} up to {most}: install a newer onnxruntime, or export it for that ({fix})"
+    if found := _LOCALE.search(text):
+        return (
+            f"changes the case of text by the locale {found[1]}, which this host does not have: install it, or push a model whose "
+            "StringNormalizer names none, which then uses C.UTF-8"
+        )
+    if "NOT_IMPLEMENTED" in text:
+        return (
+            f"does not load: {text.rsplit(' : ', 1)[-1]}: onnxruntime {ort.__version__} does not compute it for the model's types "
+            "and opset; export it in float32, or convert it: onnx.version_converter.convert_version(model, 17)"
+        )
+    return ""
 
 
 def _zeros(tensor: Tensor, size: int) -> Array:

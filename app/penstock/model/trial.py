@@ -9,6 +9,7 @@ input row and is finite, and that a row's output does not depend on the other ro
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import resource
@@ -23,15 +24,18 @@ import numpy as np
 import numpy.random  # no import works once the process is confined, and numpy delays this one
 import onnx
 import onnx.checker
+from onnx import numpy_helper
 
 from penstock.batch import Array
 from penstock.errors import ConfigError, InferenceError, ModelCorrupt, ModelError, ModelMismatch
 from penstock.host import ends_with, without_privileges
 from penstock.model.artifact import GOLDEN_FILE
 from penstock.model.confine import deny_calls, deny_files
+from penstock.model.contents import messages
 from penstock.model.golden import feeds_of, parse
+from penstock.model.intake import LOCALES
 from penstock.model.quarantine import MAX_REPORT, Limits
-from penstock.model.session import Session, limit_memory, smallest
+from penstock.model.session import Session, advising, limit_memory, smallest
 from penstock.model.synthetic import synthetic_feeds
 
 __all__ = ["SIZES"]
@@ -43,6 +47,9 @@ _RTOL: Final = 1e-3
 _LONGEST: Final = 200  # characters of a row that are shown
 _NICE: Final = 10
 _FILES: Final = 128  # open files: the model, the golden records, and what Python opens to import
+_RANDOM: Final = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
+_ALONE: Final = "; if it is right for one row at a time, push it with --rows 1"
+_ALL_CATEGORIES: Final = 0x1FBF  # LC_ALL_MASK of the GNU C library
 _PATIENCE: Final = 5  # wall time per CPU time of a run: on a busy host, a low-priority child gets a fifth of a core
 
 
@@ -57,6 +64,7 @@ def main() -> None:
     parser.add_argument("--cpu", type=int, default=usual.cpu, help="seconds of CPU (default %(default)s)")
     parser.add_argument("--wall", type=float, default=usual.wall, help="seconds in total (default %(default)s)")
     parser.add_argument("--run", type=float, default=usual.run, help="seconds of CPU per run (default %(default)s)")
+    parser.add_argument("--rows", type=int, help="rows that the model takes at a time (default: any number)")
     parser.add_argument("--parent", type=int, help="end when this process ends")
     asked = parser.parse_args()
     if asked.parent and (begin := ends_with(asked.parent, signal.SIGKILL)):
@@ -66,11 +74,12 @@ def main() -> None:
     _limit(asked.memory + asked.tensors, asked.cpu)
     limit_memory(asked.tensors)
     try:
-        report: dict[str, Any] = {"remarks": _try(asked.file, asked.golden, min(asked.run * _PATIENCE, asked.wall))}
+        report: dict[str, Any] = {"remarks": _try(asked.file, asked.golden, min(asked.run * _PATIENCE, asked.wall), asked.rows)}
     except ModelError as error:
         report = {"error": type(error).__name__, "message": str(error)}
     except MemoryError:
-        report = {"error": ModelCorrupt.__name__, "message": f"the model needs more than {asked.memory + asked.tensors:,} bytes of memory"}
+        needs = f"needs more than {asked.memory + asked.tensors:,} bytes of memory (settings quarantine_memory and model_memory)"
+        report = {"error": ModelCorrupt.__name__, "message": f"the model {needs}"}
     sys.stdout.write(json.dumps(report) + "\n")
 
 
@@ -91,14 +100,16 @@ def _lower(kind: int, soft: int, hard: int) -> None:
     resource.setrlimit(kind, (soft, hard))
 
 
-def _try(file: Path, golden_file: Path | None, deadline: float) -> list[str]:
+def _try(file: Path, golden_file: Path | None, deadline: float, rows: int | None) -> list[str]:
     data, golden = file.read_bytes(), golden_file.read_text(encoding="utf-8") if golden_file else None
     _ours = _confine(deadline)
-    session = Session.load(data, deadline=deadline)
+    session = Session.load(data, deadline=deadline, rows=rows)
     try:
         onnx.checker.check_model(_with_shapes(data))
     except onnx.checker.ValidationError as error:
         raise ModelCorrupt(f"the model breaks the ONNX specification: {str(error).strip().splitlines()[0]}") from error
+    if rows is not None:
+        _check_chance(data)
     del data  # the runs may use the memory
     made_up = synthetic_feeds(session.signature, max(SIZES))
     if golden is None:
@@ -119,11 +130,21 @@ def _confine(deadline: float) -> Session:
     The thread that watches deadlines lives as long as the session that is returned.
     """
     Session.load(smallest(), deadline=None)  # the runtime looks once at the files that describe the processor
+    _keep_locales()
     deny_files()
     session = Session.load(smallest(), deadline=deadline)
     _lower(resource.RLIMIT_NPROC, 0, 0)  # the user's processes and threads are too many already, so this one starts none
     deny_calls()
     return session
+
+
+def _keep_locales() -> None:
+    """Loads the locales by which models change the case of text, where the host has them: they are files, and stay while in use."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if hasattr(library, "newlocale"):
+        library.newlocale.restype = ctypes.c_void_p
+        for name in LOCALES:
+            library.newlocale(ctypes.c_int(_ALL_CATEGORIES), name.encode(), None)
 
 
 def _with_shapes(data: bytes) -> bytes:
@@ -160,11 +181,27 @@ def _run(session: Session, feeds: Mapping[str, Array], what: str, hint: str) -> 
         if session.deadline and (used := time.thread_time() - began) > session.deadline / _PATIENCE:
             raise ModelCorrupt(f"on {where}: a run took {used:.2g} s of CPU, the limit is {session.deadline / _PATIENCE:g} s")
         for name, output in zip(names, outputs, strict=True):
-            _check_shape(name, output, len(rows), where)
-            _check_finite(name, output, where, hint)
+            with advising(names, name):
+                _check_shape(name, output, len(rows), where)
+                _check_finite(name, output, where, hint)
         together = together or outputs
         for name, output, whole in zip(names, outputs, together, strict=True):
-            _check_independent(name, output, whole[rows], rows, where)
+            with advising(names, name):
+                _check_independent(name, output, whole[rows], rows, where, "" if session.rows == 1 else _ALONE)
+
+
+def _check_chance(data: bytes) -> None:
+    """Refuses operators that draw random numbers. Over few rows at a time a draw may look like a constant: seeds that follow each other."""
+    model = onnx.ModelProto.FromString(data)
+    tensors = {one.name: one for one in model.graph.initializer}
+    tensors |= {node.output[0]: node.attribute[0].t for node in model.graph.node if node.op_type == "Constant" and node.attribute}
+    for node in messages(model):
+        if not isinstance(node, onnx.NodeProto) or node.domain not in ("", "ai.onnx"):
+            continue
+        training = node.input[2] if node.op_type == "Dropout" and len(node.input) > 2 else ""
+        off = training in tensors and not numpy_helper.to_array(tensors[training]).any()
+        if node.op_type in _RANDOM or (training and not off):
+            raise ModelCorrupt(f"the model draws random numbers: {node.op_type} (node {node.name!r}); export it for inference")
 
 
 def _choices(most: int) -> Iterator[Array]:
@@ -186,7 +223,7 @@ def _check_finite(name: str, output: Array, where: str, hint: str) -> None:
         raise ModelCorrupt(f"on {where}: output {name!r} is not finite{hint}")
 
 
-def _check_independent(name: str, output: Array, whole: Array, rows: Array, where: str) -> None:
+def _check_independent(name: str, output: Array, whole: Array, rows: Array, where: str, alone: str) -> None:
     if output.shape != whole.shape:
         raise ModelCorrupt(
             f"on {where}: output {name!r} has the shape {list(output.shape)}; in a batch of {max(SIZES)} it has {list(whole.shape)}"
@@ -197,7 +234,7 @@ def _check_independent(name: str, output: Array, whole: Array, rows: Array, wher
         at = int(differs[0])
         raise ModelCorrupt(
             f"on {where}: output {name!r} of row {rows[at]} is {_shown(output[at])}, and {_shown(whole[at])} for the same row in a batch "
-            f"of {max(SIZES)}; a row's output must not depend on other rows, on their order or on chance"
+            f"of {max(SIZES)}; a row's output must not depend on other rows, on their order or on chance{alone}"
         )
 
 

@@ -31,7 +31,8 @@ class Runs(Protocol):
 class ModelNode:
     """`model`, run over `feeds` (input tensor -> how its array is made of the batch's columns).
 
-    `outputs` are the model's outputs that are read, and `columns` the names that they get in the batch.
+    `outputs` are the model's outputs that are read, and `columns` the names that they get in the batch. The rows of `ragged` tensors have
+    arrays of different lengths: rows of equal lengths run together, so no row is filled up.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ModelNode:
     feeds: Feeds
     outputs: tuple[str, ...]
     columns: tuple[str, ...]
+    ragged: frozenset[str] = frozenset()
     stateful: ClassVar[bool] = False
 
     def run(self, batch: Batch, context: Context = WHOLE) -> Batch:
@@ -55,7 +57,27 @@ class ModelNode:
         return batch.with_columns(dict(zip(self.columns, arrays, strict=True)))
 
     def _infer(self, columns: Mapping[str, Array], size: int) -> list[Array]:
-        arrays = self.model.run(self.outputs, {tensor: feed(columns) for tensor, feed in self.feeds})
+        feeds = {tensor: feed(columns) for tensor, feed in self.feeds}
+        return self._checked(feeds, size) if not self.ragged else self._by_length(feeds, size)
+
+    def _by_length(self, feeds: Mapping[str, Array], size: int) -> list[Array]:
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for row, lengths in enumerate(zip(*(map(len, feeds[tensor]) for tensor in self.ragged), strict=True)):
+            groups.setdefault(lengths, []).append(row)
+        parts = []
+        for rows in groups.values():
+            picked = {tensor: array[rows] for tensor, array in feeds.items()}
+            parts.append(self._checked(picked | {tensor: np.stack(picked[tensor].tolist()) for tensor in self.ragged}, len(rows)))
+        order = np.argsort(np.concatenate([np.array(rows, np.intp) for rows in groups.values()]))
+        try:
+            return [np.concatenate(arrays)[order] for arrays in zip(*parts, strict=True)]
+        except ValueError:
+            raise InferenceError(
+                f"{self.version} gives answers of different shapes for arrays of different lengths", where=self.name
+            ) from None
+
+    def _checked(self, feeds: Mapping[str, Array], size: int) -> list[Array]:
+        arrays = self.model.run(self.outputs, feeds)
         for name, array in zip(self.outputs, arrays, strict=True):
             if array.shape[:1] != (size,):
                 raise InferenceError(f"{self.version} gave {name} of shape {array.shape} for {size} rows", where=self.name)
@@ -99,4 +121,5 @@ def make(step: Step, feeds: Feeds, model: Runs | None, version: str) -> ModelNod
     if model is None:
         raise ValueError(f"nodes.{name}: its model was not given")
     columns = tuple(f"{name}.{tensor.name}" for tensor in step.outputs)
-    return ModelNode(name, version, model, feeds, tuple(tensor.name for tensor in step.outputs), columns)
+    ragged = frozenset(feed.tensor.name for feed in step.feeds if feed.how == "rows")
+    return ModelNode(name, version, model, feeds, tuple(tensor.name for tensor in step.outputs), columns, ragged)

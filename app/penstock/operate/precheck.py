@@ -33,7 +33,8 @@ def precheck(topology: Topology, proposal: Proposal, registry: Registry, schemas
             if name in changed:
                 artifact.read()
                 artifact.golden_records()
-    sources = {one.name: load_schema(schemas / one.schema) for one in topology.sources}
+    keys = {one.name: load_schema(schemas / one.key_schema) for one in topology.sources if one.key_schema}
+    sources = {one.name: load_schema(schemas / one.schema).in_records(keys.get(one.name)) for one in topology.sources}
     sinks = {one.name: load_schema(schemas / one.schema) for one in topology.sinks if one.schema}
     bound = as_bound(topology, {node: ModelRef(one.name, one.version) for node, one in proposal.bindings.items()})
     parameters = {node: one.parameters for node, one in proposal.bindings.items()}

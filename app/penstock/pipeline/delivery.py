@@ -3,7 +3,8 @@
 A group of spans goes through these steps; between any two of them, and between chunks, it waits while the source's lease does not hold:
 
 1. begin      the spans whose assignment still holds; the others were dropped
-2. score      in chunks (`score`), each in one slice of the event loop's time, or in a thread when it is expected to take long
+2. score      in chunks (`score`), each in one slice of the event loop's time, or in a thread when it is expected to take long; a chunk
+              with an event whose schema is not known here waits until it is fetched (docs/decisions/0025-schemas-from-a-registry.md)
 3. send       outputs and dead letters, in order
 4. go on      with the next group, while
 5. finish     this one waits for its acknowledgements: then the strategy (`commit`) finishes its spans
@@ -27,13 +28,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
 from penstock.engine.observe import Observers
-from penstock.errors import DeliveryFailed, InferenceError, SettingsError
+from penstock.errors import DeliveryFailed, InferenceError, SchemaWanted, SettingsError, TransportUnavailable
 from penstock.parcel import Parcel
 from penstock.pipeline.commit import Commit
 from penstock.pipeline.ports import Program
@@ -51,6 +53,8 @@ logger = logging.getLogger(__name__)
 _DEFAULT: Final = Settings()
 COMMIT_SECONDS = 1.0  # without a commit, when as much is not committed as may be, is longer than a commit takes
 LEASE_SECONDS = 1.0  # between two looks at the lease, which ends by the clock
+SCHEMA_SECONDS = 0.1  # after the first try to fetch a schema; doubled after each, to LONGEST_PAUSE
+LONGEST_PAUSE = 5.0
 GROUP_SECONDS = 1.0  # a group should take no longer: rebalances and shutdowns wait for it
 
 
@@ -85,6 +89,7 @@ class Pace:
     uncommitted_rows: int = _DEFAULT.max_uncommitted_rows
     uncommitted_seconds: float = _DEFAULT.commit_interval + _DEFAULT.session_timeout
     offload_after: float = _DEFAULT.offload_after_ms / 1000
+    schema_seconds: float = _DEFAULT.broker_timeout / 2
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -97,6 +102,7 @@ class Pace:
             uncommitted_rows=settings.max_uncommitted_rows,
             uncommitted_seconds=settings.commit_interval + settings.session_timeout,  # a commit may be late, as a heartbeat may be
             offload_after=settings.offload_after_ms / 1000,
+            schema_seconds=min(settings.broker_timeout, (settings.stall_timeout or math.inf) / 2),
         )
 
 
@@ -236,9 +242,10 @@ class Delivery:
             if not first:
                 await asyncio.sleep(0)
             first = False
-            parcels += await self._score(scorer, chunk)
-            if not await self._held(spans[0]):  # a group is of one assignment, and this one has ended
+            scored = await self._score(scorer, chunk, spans)
+            if scored is None or not await self._held(spans[0]):  # a group is of one assignment, and this one has ended
                 return
+            parcels += scored
         self._slow(spans, parcels)
         sent = await self._sink.send(parcels, spans[0])  # 3
         taken = Sent(1)  # everything was acknowledged, be it as a dead letter
@@ -327,7 +334,42 @@ class Delivery:
                 self._begins(span.partition, span.start, serving.generation)
         return scorer
 
-    async def _score(self, scorer: _Scorer, chunk: Chunk) -> list[Parcel]:
+    async def _score(self, scorer: _Scorer, chunk: Chunk, spans: Sequence[Span]) -> list[Parcel] | None:
+        """Returns the parcels of the chunk, None when its spans were given up. It waits while the schema of an event is fetched."""
+        while True:
+            try:
+                return await self._pass(scorer, chunk)
+            except SchemaWanted as wanted:
+                if not await self._fetch(wanted, spans):
+                    return None
+
+    async def _fetch(self, wanted: SchemaWanted, spans: Sequence[Span]) -> bool:
+        """Fetches schemas. Returns False when the spans need them no longer: the assignment or the loop ends.
+
+        Raises TransportUnavailable when the registry has not answered for `schema_seconds`.
+        """
+        began, pause, positions = self._clock(), SCHEMA_SECONDS, self._source.positions
+        while not self._ended and spans[0].current:
+            try:
+                await asyncio.to_thread(wanted.fetch)
+                return True
+            except TransportUnavailable as error:
+                if positions.draining:  # the next owner reads them again
+                    for span in spans:
+                        span.abandon()
+                    return False
+                if self._clock() - began + pause > self._pace.schema_seconds:
+                    raise
+                if pause == SCHEMA_SECONDS:
+                    logger.warning("%s waits for %s: %s", spans[0].partition[0], wanted, error)
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
+            pause = min(pause * 2, LONGEST_PAUSE)
+        return False
+
+    async def _pass(self, scorer: _Scorer, chunk: Chunk) -> list[Parcel]:
         async with self._models:
             began = time.perf_counter()
             pipeline = scorer.pipeline

@@ -5,26 +5,44 @@ Ports are made for one plan, since columns follow its models' signatures; a rele
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Protocol
 
 import numpy as np
 from msgspec.structs import replace
 
-from penstock.batch import Batch, Failure, Table
-from penstock.codecs import Decoder, Encoder, TableDecoder, decoder, encoder
+from penstock.batch import Array, Batch, Failure, Table
+from penstock.codecs import BesideDecoder, Decoder, Encoder, TableDecoder, Writers, decoder, encoder
+from penstock.codecs.framing import framed
 from penstock.engine import Plan
 from penstock.errors import DecodeError
 from penstock.record import RecordLike, Unreadable
-from penstock.schema import Schema
+from penstock.schema import Column, Missing, Schema
 from penstock.signature import Tensor
 from penstock.topology import wiring
+from penstock.topology.envelopes import GONE, operation
 from penstock.topology.spec import Source
 
 __all__ = ["Port", "Program", "ports"]
 
-_VALUE = attrgetter("value")  # with map, it costs half as much as a comprehension
+_ROW = attrgetter("row")
+_VALUE, _HEADERS = attrgetter("value"), attrgetter("headers")  # with map, they cost half as much as a comprehension
+
+
+class Described(Protocol):
+    """What the events of a topology look like: schemas and their writers by source name, schemas and frames by sink name."""
+
+    @property
+    def schemas(self) -> Mapping[str, Schema]: ...
+    @property
+    def sink_schemas(self) -> Mapping[str, Schema]: ...
+    @property
+    def writers(self) -> Mapping[str, Writers]: ...
+    @property
+    def frames(self) -> Mapping[str, bytes]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +50,8 @@ class Port:
     """The decoder and the encoders of one stage.
 
     `encoders` are by sink name. `id` is the column with the events' ids, None where the source names no field; `chained` is
-    whether a sink of the same topology writes the source's topic: such events keep the ids that they entered with.
+    whether a sink of the same topology writes the source's topic: such events keep the ids that they entered with. `beside` makes the
+    columns that are not in the values, where there are any, and `changes` skips what the source's envelope says to skip.
     """
 
     source: Source
@@ -41,19 +60,67 @@ class Port:
     encoders: Mapping[str, Encoder]
     id: str | None
     chained: bool
+    beside: BesideDecoder | None = None
+    changes: Changes | None = None
 
     def decode(self, records: Sequence[RecordLike]) -> Batch:
-        """Returns the records' columns, and a Failure for each record that is not an event. Rows of a Table are columns already."""
+        """Returns the records' columns, and a Failure for each record that is not an event. Rows of a Table are columns already.
+
+        Records that the source's envelope says to skip are in neither.
+        """
         if isinstance(records, Table):
             return self.table.decode(records)
         if records and isinstance(records[0], Unreadable):
             return self._unreadable(records)
-        return self.decoder.decode(list(map(_VALUE, records)))
+        if self.source.format == "avro-confluent" and any(map(_HEADERS, records)):
+            values = [framed(one.value, one.headers) for one in records]
+        else:
+            values = list(map(_VALUE, records))
+        batch = self.decoder.decode(values)
+        if self.changes is not None:
+            batch = self.changes.without_gone(batch, values)
+        return batch if self.beside is None else self._joined(batch, *self.beside.decode(records))
+
+    def _joined(self, batch: Batch, columns: Mapping[str, Array], errors: Mapping[int, DecodeError]) -> Batch:
+        """Returns the batch with the columns beside its values, without the rows in `errors`."""
+        rows = np.arange(batch.size) if batch.rows is None else batch.rows
+        whole = batch.with_columns({name: column if batch.rows is None else column[rows] for name, column in columns.items()})
+        failed = {at: errors[row] for at, row in enumerate(rows.tolist()) if row in errors} if errors else {}
+        return replace(joined := whole.fail(failed), failures=tuple(sorted(joined.failures, key=_ROW)))
 
     def _unreadable(self, records: Sequence[RecordLike]) -> Batch:
         """Returns a batch of no rows, with a Failure for each of these `Unreadable`s."""
         failures = tuple(Failure(row, DecodeError(getattr(one, "reason", ""), where="read")) for row, one in enumerate(records))
         return replace(self.decoder.decode([]), rows=np.empty(0, np.int64), failures=failures)
+
+
+class Changes:
+    """Drops the changes of a database that leave no row, and tombstones.
+
+    `column` holds each change's operation; `operations` decodes it alone, for rows that fail because they have no row.
+    """
+
+    def __init__(self, column: str, operations: Decoder) -> None:
+        self._column = column
+        self._operations = operations
+
+    def without_gone(self, batch: Batch, values: Sequence[bytes | None]) -> Batch:
+        """Returns the batch of these values without the rows, and without the failures, of changes that leave no row."""
+        operations = batch.columns[self._column].tolist()
+        left = np.array([at for at, what in enumerate(operations) if what not in GONE], np.intp)
+        if len(left) < batch.size:
+            batch = batch.take(left)
+        if not batch.failures:
+            return batch
+        suspects = [failure for failure in batch.failures if values[failure.row] is not None]
+        alone = self._operations.decode([values[failure.row] for failure in suspects])
+        rows = range(len(suspects)) if alone.rows is None else alone.rows.tolist()
+        kept = {one.row: one for one in suspects}
+        for at, what in zip(rows, alone.columns[self._column].tolist(), strict=True):
+            if what in GONE:
+                del kept[suspects[at].row]
+        good = np.arange(batch.size) if batch.rows is None else batch.rows
+        return replace(batch, rows=good, failures=tuple(kept.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,27 +131,43 @@ class Program:
     ports: Mapping[str, Port]
 
 
-def ports(wired: wiring.Wiring, schemas: Mapping[str, Schema], sink_schemas: Mapping[str, Schema]) -> dict[str, Port]:
-    """Returns the port of each stage, by name. `schemas` are by source name, `sink_schemas` by sink name.
+def ports(wired: wiring.Wiring, described: Described, *, json: Collection[str] = ()) -> dict[str, Port]:
+    """Returns the port of each stage, by name. The stages in `json` read JSON, whatever the format of their source.
 
     Raises SchemaError for a format that cannot hold its fields.
     """
     written = {sink.topic for sink in wired.topology.sinks}
-    return {stage.name: _port(stage, written, schemas, sink_schemas) for stage in wired.stages}
+    return {stage.name: _port(stage, written, described, json=stage.name in json) for stage in wired.stages}
 
 
-def _port(stage: wiring.Stage, written: set[str], schemas: Mapping[str, Schema], sink_schemas: Mapping[str, Schema]) -> Port:
+def _port(stage: wiring.Stage, written: set[str], described: Described, *, json: bool) -> Port:
     (only,) = stage.inputs
-    source, schema = only.source, schemas[only.source.name]
+    source = dataclasses.replace(only.source, format="json") if json else only.source
+    schema = described.schemas[source.name]
+
+    def make(read: Schema, columns: Sequence[Column]) -> Decoder:
+        writers = described.writers.get(source.name) if read is schema else None
+        return decoder(source.format, read, columns, max_bytes=source.max_bytes, writers=writers, coerce=source.coerce)
+
+    beside = [column for column in only.columns if schema.is_beside(column.field)]
+    inside = [column for column in only.columns if not schema.is_beside(column.field)]
+    changes = None
+    if source.envelope == "debezium":
+        what = Column("(operation)", operation(schema) or "", "string", missing=Missing("fill", None))
+        inside.append(what)
+        changes = Changes(what.name, make(schema, [what]))
     return Port(
         source=source,
-        decoder=decoder(source.format, schema, only.columns, max_bytes=source.max_bytes),
+        decoder=make(schema, inside),
         table=TableDecoder(schema, only.columns),
-        encoders={emit.sink.name: _encoder(emit, sink_schemas.get(emit.sink.name)) for emit in stage.emits},
+        encoders={emit.sink.name: _encoder(emit, described) for emit in stage.emits},
         id=only.id,
         chained=source.topic in written,
+        beside=BesideDecoder(schema, beside, make) if beside else None,
+        changes=changes,
     )
 
 
-def _encoder(emit: wiring.Emit, schema: Schema | None) -> Encoder:
-    return encoder(emit.sink.format, [Tensor(field.name, field.dtype, field.shape) for field in emit.fields], schema)
+def _encoder(emit: wiring.Emit, described: Described) -> Encoder:
+    sink, fields = emit.sink, [Tensor(field.name, field.dtype, field.shape) for field in emit.fields]
+    return encoder(sink.format, fields, described.sink_schemas.get(sink.name), frame=described.frames.get(sink.name, b""))

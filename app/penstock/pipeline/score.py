@@ -167,6 +167,8 @@ class Pipeline:
         batch = self.port.decode(chunk.records).with_origin(Origin(chunk.records, chunk.places))
         passing = Pass(chunk, Execution(self.stage, batch), self._identify(batch, chunk))
         self.metrics.decode_seconds.inc(time.perf_counter() - began)
+        if skipped := chunk.rows - batch.size - len(batch.failures):
+            self.metrics.skipped.inc(skipped)
         return passing
 
     def complete(self, passing: Pass, *, isolate: bool = True) -> list[Parcel]:

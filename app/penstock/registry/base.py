@@ -8,6 +8,7 @@ from typing import Protocol
 
 from penstock.model.artifact import Artifact
 from penstock.model.golden import GoldenRecord
+from penstock.model.manifest import Source
 
 __all__ = ["Registry"]
 
@@ -25,11 +26,16 @@ class Registry(Protocol):
         metrics: Mapping[str, float] | None = None,
         provenance: Mapping[str, str] | None = None,
         description: str = "",
+        rows: int | None = None,
+        tolerance: tuple[float, float] | None = None,
+        source: Source | None = None,
     ) -> Artifact:
         """Registers an ONNX file as a new version (None: the next whole number), all of it or nothing.
 
         The model is loaded and must meet its golden records. Without any, synthetic ones are made, which pin its current outputs.
         The model runs in this process: run an untrusted file through `penstock.model.quarantine` first.
+        `rows` is how many rows the model takes at a time (None: any number). `tolerance` is how far its outputs may be from the golden
+        records, absolute and relative (None: `golden.ATOL` and `golden.RTOL`). `source` is the file that was pushed, if `model` differs.
         Raises ModelExists when the version exists, ModelCorrupt or ModelMismatch when the file cannot serve,
         ConfigError when a name or value is not allowed.
         """

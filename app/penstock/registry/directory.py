@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import math
 import os
 import re
 import shutil
@@ -29,7 +30,7 @@ from penstock.host import read_regular
 from penstock.model.artifact import BUNDLE_FILE, GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, Artifact, digest_of, open_artifact
 from penstock.model.golden import ATOL, RTOL, GoldenRecord, dump
 from penstock.model.golden import parse as parse_golden
-from penstock.model.manifest import PROVENANCE, Golden, Manifest, render
+from penstock.model.manifest import PROVENANCE, Golden, Manifest, Source, render
 from penstock.model.manifest import parse as parse_manifest
 from penstock.model.session import Session
 from penstock.model.synthetic import synthetic_records
@@ -63,14 +64,20 @@ class DirectoryRegistry:
         metrics: Mapping[str, float] | None = None,
         provenance: Mapping[str, str] | None = None,
         description: str = "",
+        rows: int | None = None,
+        tolerance: tuple[float, float] | None = None,
+        source: Source | None = None,
     ) -> Artifact:
         """See `Registry.publish`."""
         check_names(name, version=version)
         if version is not None and (self.root / name / version).exists():
             raise _exists(name, version)
         _known(provenance or {})
-        session = Session.load(model)
-        records = synthetic_records(session) if golden is None else _met(session, golden)
+        atol, rtol = tolerance or (ATOL, RTOL)
+        if not all(0 <= one < math.inf for one in (atol, rtol)):
+            raise ConfigError(f"a tolerance is 0 or more, absolute and relative, not {atol:g} and {rtol:g}")
+        session = Session.load(model, rows=rows)
+        records = synthetic_records(session) if golden is None else _met(session, golden, atol, rtol)
         home = self.root / name
         with _writing(home):
             home.mkdir(parents=True, exist_ok=True)
@@ -88,10 +95,12 @@ class DirectoryRegistry:
                     digest=digest_of(model),
                     size=len(model),
                     signature=session.signature,
-                    golden=Golden(digest_of(golden_text), ATOL, RTOL, "synthetic" if golden is None else "given"),
+                    golden=Golden(digest_of(golden_text), atol, rtol, "synthetic" if golden is None else "given"),
                     description=description,
                     metrics=metrics or {},
                     provenance=provenance or {},
+                    rows=rows,
+                    source=source,
                 )
                 text = render(manifest)
                 parse_manifest(text, file=MANIFEST_FILE)  # a version that cannot be read back must not be published
@@ -199,13 +208,14 @@ def _known(provenance: Mapping[str, str]) -> None:
         raise ConfigError(f"provenance has no {', '.join(unknown)}; it has {', '.join(PROVENANCE)}")
 
 
-def _met(session: Session, golden: Sequence[GoldenRecord]) -> tuple[GoldenRecord, ...]:
+def _met(session: Session, golden: Sequence[GoldenRecord], atol: float, rtol: float) -> tuple[GoldenRecord, ...]:
     """Returns the records as they will be read back. Raises ModelCorrupt when the model does not meet them."""
     records = parse_golden(dump(golden), session.signature)
     try:
-        check_golden(session, records, atol=ATOL, rtol=RTOL)
+        check_golden(session, records, atol=atol, rtol=rtol)
     except InferenceError as error:
-        raise ModelCorrupt(f"the model does not meet its golden records: {error}") from error
+        fix = "if that is near enough, push it with a wider --atol or --rtol"
+        raise ModelCorrupt(f"the model does not meet its golden records: {error}; {fix}") from error
     return records
 
 

@@ -65,6 +65,7 @@ class Metrics:
         unit="records",
         labels=("step", "reason"),
     )
+    skipped: Counter = _counter("Records that the envelope of their source says to skip: deletions and tombstones.", unit="records")
     batches: Counter = _counter("Batches finished: every output acknowledged.", unit="batches")
     offloaded: Counter = _counter("Chunks that ran in a thread beside the event loop because they take long.", unit="chunks")
     splits: Counter = _counter("Chunks that were split to find the row that a model fails on.", unit="chunks")

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from penstock.codecs.writers import Registry
 from penstock.errors import ConfigError, Problem
 from penstock.record import Header, Record
 from penstock.testing.cases import Case, Expected
@@ -58,8 +59,10 @@ class CaseFile:
     cases: tuple[Case, ...]
 
 
-def read_cases(path: str | Path, *, models: str | Path = "models", schemas: str | Path = "schemas") -> CaseFile:
-    """Reads the cases of the file, and creates the driver of its topology.
+def read_cases(
+    path: str | Path, *, models: str | Path = "models", schemas: str | Path = "schemas", schema_registry: Registry | None = None
+) -> CaseFile:
+    """Reads the cases of the file, and creates the driver of its topology (see `TopologyDriver`).
 
     Raises ConfigError with every problem of the file; TopologyError and ModelError when the topology cannot be run.
     """
@@ -72,7 +75,7 @@ def read_cases(path: str | Path, *, models: str | Path = "models", schemas: str 
     topology = reader.topology(Path(path), top.get("topology"))
     if topology is None or not top:
         raise ConfigError(sorted(reader.problems))
-    driver = TopologyDriver(topology, models=models, schemas=schemas)
+    driver = TopologyDriver(topology, models=models, schemas=schemas, schema_registry=schema_registry)
     cases = _Cases(file, driver, reader.problems).read(top.get("cases"))
     if reader.problems:
         raise ConfigError(sorted(reader.problems))

@@ -5,6 +5,8 @@ This module has values and one function; `case_file` reads them from a file.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -81,9 +83,13 @@ def _compare(expected: Expected, rows: list[dict[str, Any]]) -> Iterable[Mismatc
         return
     for number, (rules, row) in enumerate(zip(expected.rows, rows, strict=bool(expected.rows))):
         for name, one in rules.items():
-            if name not in row or not one.holds(row[name]):
-                got = show(row[name]) if name in row else "no such field"
-                yield Mismatch(f"{expected.where}[{number}].{name}", one.words, got, one.mark)
+            try:
+                value = functools.reduce(operator.getitem, name.split("."), row)
+            except (KeyError, TypeError):
+                yield Mismatch(f"{expected.where}[{number}].{name}", one.words, "no such field", one.mark)
+                continue
+            if not one.holds(value):
+                yield Mismatch(f"{expected.where}[{number}].{name}", one.words, show(value), one.mark)
 
 
 def _records(count: int) -> str:

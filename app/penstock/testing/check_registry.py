@@ -8,6 +8,7 @@ from typing import Final
 
 from penstock.errors import ConfigError, ModelCorrupt, ModelExists, ModelNotFound, PenstockError
 from penstock.model.golden import GoldenRecord
+from penstock.model.manifest import Source
 from penstock.model.session import Session
 from penstock.model.verify import verify
 from penstock.registry.base import Registry
@@ -22,6 +23,7 @@ def check_registry(registry: Registry) -> None:
     """Asserts everything that `penstock.registry.base.Registry` promises. The registry must be empty and may be written to."""
     _is_empty_at_first(registry)
     _gives_back_what_was_published(registry)
+    _keeps_how_a_version_runs(registry)
     _numbers_versions_in_natural_order(registry)
     _never_changes_a_version(registry)
     _refuses_what_cannot_serve(registry)
@@ -54,6 +56,15 @@ def _gives_back_what_was_published(registry: Registry) -> None:
     assert found.manifest.description == 'a "quoted" line\nand [more] ü'
     assert verify(found).records == 1
     assert registry.names() == ["score"]
+
+
+def _keeps_how_a_version_runs(registry: Registry) -> None:
+    golden, source = [GoldenRecord({"x": [1.0]}, {"y": [1.5]})], Source("sha256:00", ("left out the output 'z'",))
+    registry.publish("piece", models.linear([1.0]), golden=golden, rows=2, tolerance=(0.5, 0.0), source=source)
+    found = registry.resolve("piece", "1").manifest
+    assert (found.rows, found.golden.atol, found.golden.rtol, found.source) == (2, 0.5, 0.0, source)
+    _raises(ModelCorrupt, lambda: registry.publish("piece", models.linear([1.0]), golden=golden, tolerance=(0.25, 0.0)))
+    _raises(ConfigError, lambda: registry.publish("piece", models.linear([1.0]), tolerance=(-1.0, 0.0)))
 
 
 def _numbers_versions_in_natural_order(registry: Registry) -> None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from penstock import runtime
 from penstock.codecs import event_reader, event_writer
+from penstock.codecs.writers import Registry
 from penstock.engine.observe import Observers
 from penstock.pipeline import Pace
 from penstock.record import Header, Position, Record
@@ -33,7 +34,7 @@ class TopologyDriver:
     """A topology as one function from records to records.
 
     `topology` is the file; `models` and `schemas` the folders that it names things in. `partitions` is how many every
-    topic has. `observers` receive the chunks.
+    topic has. `observers` receive the chunks. `schema_registry` is asked for schemas that are not in files.
     Everything is checked and loaded as a worker does it. Raises TopologyError, SchemaError, ModelError.
     """
 
@@ -46,8 +47,9 @@ class TopologyDriver:
         partitions: int = 1,
         chunk_rows: int = 256,
         observers: Observers | None = None,
+        schema_registry: Registry | None = None,
     ) -> None:
-        loaded = runtime.load(Path(topology), models=Path(models), schemas=Path(schemas))
+        loaded = runtime.load(Path(topology), models=Path(models), schemas=Path(schemas), schema_registry=schema_registry)
         self.topology = loaded.topology
         self.schemas = loaded.schemas
         # A test checks what is computed, not which models may serve.
@@ -56,8 +58,14 @@ class TopologyDriver:
         self.now = START
         self._given: set[Position] = set()  # records that no stage has written
         self._sources = {source.name: source for source in self.topology.sources}
-        self._writers = {source.name: event_writer(source.format, loaded.schemas[source.name]) for source in self.topology.sources}
-        self._readers = {sink.name: event_reader(sink.format, loaded.sink_schemas.get(sink.name)) for sink in self.topology.sinks}
+        self._writers = {
+            source.name: event_writer(source.format, loaded.schemas[source.name], loaded.writers.get(source.name))
+            for source in self.topology.sources
+        }
+        self._readers = {
+            sink.name: event_reader(sink.format, loaded.sink_schemas.get(sink.name), frame=loaded.frames.get(sink.name, b""))
+            for sink in self.topology.sinks
+        }
         self._sinks = {sink.name: sink.topic for sink in self.topology.sinks}
         inputs = [topic for source in self.topology.sources for topic in (source.topic, source.dead_letter)]
         self._known = dict.fromkeys([*inputs, *self._sinks.values()])

@@ -14,6 +14,7 @@ from penstock.schema import Schema
 from penstock.signature import Signature, Tensor
 from penstock.topology.chains import readers, stage_order
 from penstock.topology.clashes import clashes
+from penstock.topology.envelopes import operation
 from penstock.topology.feeds import Feeder
 from penstock.topology.kinds import kind_of
 from penstock.topology.names import did_you_mean
@@ -92,6 +93,9 @@ def _check_source(source: Source, schema: Schema, report: Report) -> None:
             report.add(source.at(key), f"sources.{source.name}.{key}: {source.schema} has no field {name!r}", did_you_mean(name, known))
         elif field.kind not in kinds:
             report.add(source.at(key), f"sources.{source.name}.{key}: the field {name!r} is of kind {field.kind}", fix)
+    if source.envelope == "debezium" and operation(schema) is None:
+        message = f"sources.{source.name}.envelope: {source.schema} has no field 'op', nor 'payload.op'"
+        report.add(source.at("envelope"), message, "declare it as a string: Debezium writes what the change was")
 
 
 class _Graph:
@@ -131,7 +135,7 @@ class _Graph:
         match target:
             case None:
                 return True
-            case FromField(name, owner):
+            case FromField(name, owner, _):
                 schema = self.names.schemas.get(source.name)
                 return owner in (None, source.name) and (schema is None or schema.field(name) is not None)
             case FromNode(node):

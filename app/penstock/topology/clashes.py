@@ -22,6 +22,10 @@ def clashes(topology: Topology) -> Iterator[Finding]:
             line = sources[node.name].mark.line
             yield node.mark, f"{node.name!r} is a node here and a source on line {line}", "rename one, so that a reference means one thing"
         yield from kind_of(node).clashes(node)
+    for source in topology.sources:
+        if source.coerce and source.format != "json":
+            message = f"sources.{source.name}.coerce: {source.format} writes every value by its type"
+            yield source.at("coerce"), message, "remove it; it is for json"
     for sink in topology.sinks:
         yield from _sink_clashes(sink)
     yield from _topic_clashes(topology)
@@ -38,6 +42,9 @@ def _sink_clashes(sink: Sink) -> Iterator[Finding]:
         if name in seen:
             yield source.mark, f"sinks.{sink.name}: two fields are called {name!r}", f"name them yourself: fields: {{NAME: {source.text}}}"
         seen.add(name)
+    for inside in [name for name in seen if any(name.startswith(f"{other}.") for other in seen)]:
+        message = f"sinks.{sink.name}: {inside!r} is inside another field that is written whole"
+        yield sink.at("fields"), message, "write the fields inside it, or the field"
 
 
 def _topic_clashes(topology: Topology) -> Iterator[Finding]:

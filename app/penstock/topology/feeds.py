@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from penstock.schema import REQUIRED, Column, Field, Missing, Schema
 from penstock.signature import Tensor
-from penstock.topology.fit import Axes, converts, fills, fit, joined
+from penstock.topology.fit import Axes, converts, fills, fit, holds, joined, reshaped
 from penstock.topology.resolve import FromField, FromNode, Report, Target, Wire
-from penstock.topology.spec import Node, Ref, Sink, Source
+from penstock.topology.spec import Input, Node, Ref, Sink, Source
 from penstock.topology.wiring import Emit, Feed, OutputField, Part, Step
 from penstock.topology.written import Written, described, fits_reader, fits_schema, shown
 
@@ -23,15 +23,16 @@ class Columns:
     def __init__(self) -> None:
         self._made: dict[str, Column] = {}
 
-    def add(self, field: str, dtype: str, shape: tuple[int, ...], missing: Missing) -> Column:
-        name, number = field, 1
+    def add(self, field: str, dtype: str, shape: Axes, missing: Missing) -> Column:
+        base = field.replace(".", "/")  # a name with a dot is that of a node's output
+        name, number = base, 1
         while name in self._made:
             column = self._made[name]
             # Compared by their text: NaN does not equal itself, and 0 equals False.
             if repr((column.field, column.dtype, column.shape, column.missing)) == repr((field, dtype, shape, missing)):
                 return column
             number += 1
-            name = f"{field}:{dtype}" if number == 2 else f"{field}:{dtype}:{number}"
+            name = f"{base}:{dtype}" if number == 2 else f"{base}:{dtype}:{number}"
         self._made[name] = Column(name, field, dtype, shape, missing)
         return self._made[name]
 
@@ -75,7 +76,7 @@ class Feeder:
         made: list[Written] = []
         for name, ref in sink.fields:
             target = fields[name]
-            declared = schema.field(name) if schema else None
+            declared = schema.leaf(name) if schema else None
             if target is not None and (output := self._output(name, ref, target, declared, f"{where}.fields.{name}")) is not None:
                 made.append(Written(output, ref, self._field(target) if isinstance(target, FromField) else None))
         found = list(fits_schema(sink, made, schema)) if schema is not None else []
@@ -100,7 +101,9 @@ class Feeder:
             return Feed(tensor, (), constant=wire.constant)
         if entry.missing is not None and all(isinstance(target, FromNode) for target in wire.targets):
             self.report.add(entry.mark, f"{where}: missing is for fields, outputs of nodes are never null", "remove missing")
-        wanted = tensor.shape if not entry.stacked else None
+        if entry.how in ("pad", "mask"):
+            return self._padded(entry, wire.targets[0], tensor, where)
+        wanted = tensor.shape if not entry.stacked and not entry.how else None
         given = [
             self._part(ref, target, tensor, wanted, entry.missing, where)
             for ref, target in zip(entry.refs, wire.targets, strict=True)
@@ -112,13 +115,46 @@ class Feeder:
         if entry.stacked:
             found = _level(found)
         axes = joined([each.axes for each in found]) if entry.stacked else found[0].axes
-        fitted = None if axes is None else fit(axes, tensor.shape)
+        fitted = None if axes is None else reshaped(axes, tensor.shape) if entry.how == "reshape" else fit(axes, tensor.shape)
         if fitted is None:
             got = ", ".join(f"{ref.text} as {shown(each.dtype, each.axes)}" for ref, each in zip(entry.refs, found, strict=True))
             together = f", together {shown(tensor.dtype, axes)}" if entry.stacked and axes is not None else ""
             self.report.add(entry.mark, f"{where}: the tensor is `{tensor}`, it gets {got}{together}", _shape_fix(tensor, axes))
             return None
-        return Feed(Tensor(tensor.name, tensor.dtype, fitted), tuple(each.part for each in found), entry.stacked)
+        ragged = not entry.stacked and isinstance(wire.targets[0], FromField) and None in found[0].axes
+        parts = tuple(each.part for each in found)
+        return Feed(Tensor(tensor.name, tensor.dtype, fitted), parts, entry.stacked, how="rows" if ragged else entry.how)
+
+    def _padded(self, entry: Input, target: Target | None, tensor: Tensor, where: str) -> Feed | None:
+        """Returns the feed of a tensor that arrays of different lengths fill up to one, or of the mask of what was filled."""
+        (ref,) = entry.refs
+        if target is None:
+            return None
+        if not isinstance(target, FromField) or (field := self._field(target)).items is None or target.index is not None:
+            self.report.add(ref.mark, f"{where}: {ref.text!r} is not an array of the event", "pad and mask are for array fields")
+            return None
+        dtype = field.dtype if entry.how == "mask" else tensor.dtype
+        fix, message = "", ""
+        if None in field.shape[1:]:
+            message, fix = f"the array field {field.name!r} has another open axis inside", 'fix its "size" in the schema'
+        elif entry.how == "mask" and (len(tensor.shape) != 1 or tensor.dtype == "string"):
+            message, fix = f"a mask is a row of numbers, and the tensor is `{tensor}`", "feed a tensor [N, items]"
+        elif entry.how == "pad" and not converts(field, tensor.dtype):
+            message, fix = f"the tensor is `{tensor}`, the field {field.name!r} is {described(field)}", _dtype_fix(field, tensor.dtype)
+        elif entry.how == "pad" and fit((None, *field.shape[1:]), tensor.shape) is None:
+            message, fix = f"the tensor is `{tensor}`, it gets {shown(dtype, (None, *field.shape[1:]))}", "axes must be equal or open"
+        elif entry.how == "pad" and not holds(entry.pad, tensor.dtype):
+            message, fix = f"pad: {entry.pad!r} is not of type {tensor.dtype}", f"give a {tensor.dtype} value"
+        elif field.optional and entry.missing != Missing("reject"):
+            message, fix = (
+                f"the array field {field.name!r} may be null, and an array of no fixed size cannot be filled",
+                "add missing: reject",
+            )
+        if message:
+            self.report.add(ref.mark, f"{where}: {message}", fix)
+            return None
+        column = self.columns.add(field.name, dtype, (None, *(axis for axis in field.shape[1:] if axis is not None)), Missing())
+        return Feed(Tensor(tensor.name, tensor.dtype, tensor.shape), (Part(column.name),), how=entry.how, pad=entry.pad)
 
     def _part(self, ref: Ref, target: Target, tensor: Tensor, wanted: Axes | None, missing: Missing | None, where: str) -> _Given | None:
         if isinstance(target, FromNode):
@@ -132,35 +168,45 @@ class Feeder:
                     f"dtypes between models must be equal: export one of them with {tensor.dtype} or {target.tensor.dtype}",
                 )
                 return None
-            return self._picked(ref, Part(f"{target.node}.{target.tensor.name}"), target.tensor.dtype, target.tensor.shape, where)
+            return self._of_node(ref, target.node, target.tensor, where)
         field = self._field(target)
         if not converts(field, tensor.dtype):
             message = f"{where}: the tensor is `{tensor}`, the field {field.name!r} is {described(field)}"
             self.report.add(ref.mark, message, _dtype_fix(field, tensor.dtype))
             return None
-        shape = self._axes(ref, field, wanted, where)
+        shape: Axes | None = _ragged(field, target.index, wanted)
+        if shape is None:
+            shape = self._axes(ref, target.index, field, wanted, where)
         if shape is None:
             return None
-        column = self.columns.add(field.name, tensor.dtype, shape, self._missing(ref, field, tensor.dtype, missing, where))
-        return self._picked(ref, Part(column.name), tensor.dtype, shape, where)
+        rule = self._missing(ref, field, tensor.dtype, missing, where)
+        if None in shape and rule.action == "fill":
+            message = f"{where}: the array field {field.name!r} may be null, and an array of no fixed size cannot be filled"
+            self.report.add(ref.mark, message, "add missing: reject")
+            return None
+        column = self.columns.add(field.name, tensor.dtype, shape, rule)
+        return self._picked(ref, target.index, Part(column.name), tensor.dtype, shape, where)
 
-    def _picked(self, ref: Ref, part: Part, dtype: str, axes: Axes, where: str) -> _Given | None:
+    def _of_node(self, ref: Ref, node: str, tensor: Tensor, where: str) -> _Given | None:
+        return self._picked(ref, ref.index, Part(f"{node}.{tensor.name}"), tensor.dtype, tensor.shape, where)
+
+    def _picked(self, ref: Ref, index: int | None, part: Part, dtype: str, axes: Axes, where: str) -> _Given | None:
         """Returns the part, or its element `[index]` of the last axis."""
-        if ref.index is None:
+        if index is None:
             return _Given(part, dtype, axes)
         if not axes:
-            self.report.add(ref.mark, f"{where}: {ref.text!r} picks an element of a scalar", f"write {ref.text.partition('[')[0]}")
+            self.report.add(ref.mark, f"{where}: {ref.text!r} picks an element of a scalar", f"write {ref.text.rpartition('[')[0]}")
             return None
         last = axes[-1]
-        if last is not None and ref.index >= last:
+        if last is not None and index >= last:
             self.report.add(ref.mark, f"{where}: {ref.text!r} is out of range, the last axis has {last}", f"from 0 to {last - 1}")
             return None
-        return _Given(Part(part.column, ref.index), dtype, axes[:-1])
+        return _Given(Part(part.column, index), dtype, axes[:-1])
 
-    def _axes(self, ref: Ref, field: Field, wanted: Axes | None, where: str) -> tuple[int, ...] | None:
+    def _axes(self, ref: Ref, index: int | None, field: Field, wanted: Axes | None, where: str) -> tuple[int, ...] | None:
         """Returns the axes of the field's column: those of the schema, with open ones taken from the tensor; None when one stays open."""
         axes = field.shape
-        if wanted is not None and ref.index is None and len(wanted) == len(axes):
+        if wanted is not None and index is None and len(wanted) == len(axes):
             axes = tuple(w if axis is None else axis for axis, w in zip(axes, wanted, strict=True))
         fixed = tuple(axis for axis in axes if axis is not None)
         if len(fixed) < len(axes):
@@ -188,22 +234,23 @@ class Feeder:
         if isinstance(target, FromNode):
             if target.tensor is None:
                 return None
-            given = self._picked(ref, Part(f"{target.node}.{target.tensor.name}"), target.tensor.dtype, target.tensor.shape, where)
+            given = self._of_node(ref, target.node, target.tensor, where)
         else:
-            given = self._passed(ref, self._field(target), where)
+            given = self._passed(ref, target, where)
         if given is None:
             return None
         if given.axes == (1,) and given.part.index is None and (declared is None or declared.items is None):
             return OutputField(name, Part(given.part.column, 0), given.dtype)  # [N, 1] is written as a number, not as a list of one
         return OutputField(name, given.part, given.dtype, given.axes)
 
-    def _passed(self, ref: Ref, field: Field, where: str) -> _Given | None:
+    def _passed(self, ref: Ref, target: FromField, where: str) -> _Given | None:
         """Returns a field that is copied to a sink; null stays null."""
+        field = self._field(target)
         if not field.dtype:
             fix = "leave it out, or declare it with a type that has columns"
             self.report.add(ref.mark, f"{where}: the field {field.name!r} is {described(field)}, which cannot be written", fix)
             return None
-        shape = self._axes(ref, field, None, where)
+        shape = self._axes(ref, target.index, field, None, where)
         if shape is None:
             return None
         if field.optional and field.items is not None:
@@ -211,21 +258,21 @@ class Feeder:
             self.report.add(ref.mark, message, "leave it out, or forbid null in the schema")
             return None
         column = self.columns.add(field.name, field.dtype, shape, Missing("fill", None) if field.optional else Missing())
-        return self._picked(ref, Part(column.name), field.dtype, shape, where)
+        return self._picked(ref, target.index, Part(column.name), field.dtype, shape, where)
 
     def _key(self, ref: Ref, target: Target, where: str) -> Part | None:
         if isinstance(target, FromNode):
             if target.tensor is None:
                 return None
-            given = self._picked(ref, Part(f"{target.node}.{target.tensor.name}"), target.tensor.dtype, target.tensor.shape, where)
+            given = self._of_node(ref, target.node, target.tensor, where)
         else:
             field = self._field(target)
-            axes = self._axes(ref, field, None, where)
+            axes = self._axes(ref, target.index, field, None, where)
             if axes is None:
                 return None
             # Null is refused: records without a key would scatter over the partitions.
             column = self.columns.add(field.name, field.dtype, axes, Missing()) if field.dtype else None
-            given = self._picked(ref, Part(column.name if column else field.name), field.dtype, axes, where)
+            given = self._picked(ref, target.index, Part(column.name if column else field.name), field.dtype, axes, where)
         if given is None:
             return None
         if given.axes not in ((), (1,)) or not (given.dtype == "string" or "int" in given.dtype):
@@ -243,6 +290,12 @@ class Feeder:
         return field
 
 
+def _ragged(field: Field, index: int | None, wanted: Axes | None) -> Axes | None:
+    """Returns the axes of a column whose rows have different lengths, where the field and the tensor leave that open; None elsewhere."""
+    open_there = wanted is not None and len(wanted) == len(field.shape) > 0 and wanted[0] is None
+    return field.shape if open_there and index is None and field.size is None and None not in field.shape[1:] else None
+
+
 def _level(parts: list[_Given]) -> list[_Given]:
     """Treats a part `[N, 1]` beside scalars as a scalar."""
     if all(part.axes for part in parts):
@@ -251,6 +304,10 @@ def _level(parts: list[_Given]) -> list[_Given]:
 
 
 def _dtype_fix(field: Field, dtype: str) -> str:
+    if field.fields:
+        return f"name a field inside it: {', '.join(f'{field.name}.{one.name}' for one in field.fields[:2])}, ..."
+    if field.values is not None:
+        return f"name a key of it: {field.name}.KEY"
     if not field.dtype:
         return "declare the field with a type that a tensor can hold"
     kinds = [kind for kind in ("boolean", "int", "long", "float", "double", "string") if converts(Field("", kind), dtype)]
@@ -262,6 +319,8 @@ def _shape_fix(tensor: Tensor, axes: Axes | None) -> str:
         return "stack scalars, or arrays that differ in the last axis only"
     if tensor.shape and len(tensor.shape) == 1 and not axes:
         return f"stack {tensor.shape[0]} fields: {tensor.name}: [A, B, ...]"
-    if len(axes) == len(tensor.shape) + 1:
+    if reshaped(axes, tensor.shape) is not None:
+        return f"as many values, in the same order: {tensor.name}: {{reshape: NAME}}"
+    if len(axes) == len(tensor.shape) + 1 and fit(axes[:-1], tensor.shape) is not None:
         return "pick one element: NAME[0]"
     return "axes must be equal or open; the first axis is always the rows"

@@ -8,13 +8,14 @@ each event. Between two nodes dtypes are equal. Axes are equal or open; `[N]` an
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
 from penstock.schema import Field, innermost
 
-__all__ = ["Axes", "converts", "fills", "fit", "holds", "joined", "whole_numbers"]
+__all__ = ["Axes", "converts", "fills", "fit", "holds", "joined", "reshaped", "whole_numbers"]
 
 Axes = tuple[int | None, ...]
 
@@ -76,6 +77,21 @@ def fit(given: Axes, wanted: Axes) -> Axes | None:
     if all(axis == 1 for axis in given) and all(axis in (1, None) for axis in wanted):
         return (1,) * len(wanted)
     return None
+
+
+def reshaped(given: Axes, wanted: Axes) -> Axes | None:
+    """Returns the axes of a tensor of axes `wanted` that takes all values of axes `given` in their order, or None when it cannot.
+
+    One axis of `wanted` may be open.
+    """
+    sizes = [axis for axis in given if axis is not None]
+    asked = [axis for axis in wanted if axis is not None]
+    if len(sizes) < len(given) or not given or len(wanted) - len(asked) > 1:
+        return None
+    total, known = math.prod(sizes), math.prod(asked)
+    if len(asked) == len(wanted):
+        return wanted if total == known else None
+    return tuple(total // known if axis is None else axis for axis in wanted) if total % known == 0 else None
 
 
 def joined(parts: Sequence[Axes]) -> Axes | None:

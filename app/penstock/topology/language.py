@@ -12,6 +12,7 @@ from penstock.topology.kinds import KINDS
 from penstock.topology.shapes import (
     ENTRY_NAME,
     FIELD_NAME,
+    FIELD_TEXT,
     FILE_NAME,
     REFERENCE,
     TOPIC_NAME,
@@ -36,9 +37,15 @@ _SOURCE: Final = Keys(
         "topic": Key(TOPIC_NAME, "The Kafka topic to read.", required=True),
         "schema": Key(FILE_NAME, "The event's Avro schema, a file of the schemas folder.", required=True),
         "format": Key(Choice(("json", "avro", "avro-confluent")), "How values are encoded.", default="json"),
-        "id": Key(FIELD_NAME, "The field that identifies an event."),
-        "time": Key(FIELD_NAME, "The field with the event time: a timestamp, or a long in ms."),
+        "id": Key(FIELD_TEXT, "The field that identifies an event."),
+        "time": Key(FIELD_TEXT, "The field with the event time: a timestamp, or a long in ms."),
         "dead_letter": Key(TOPIC_NAME, "The topic for records that cannot be scored; <topic>.dead-letter when omitted."),
+        "key_schema": Key(FILE_NAME, "The Avro schema of the records' keys (key.FIELD); without it a key is text (key)."),
+        "envelope": Key(Choice(("debezium",)), "What wraps the events: of Debezium's changes, deletions and tombstones are skipped."),
+        "coerce": Key(
+            Listing(Choice(("whole_numbers", "dates", "decimals"))),
+            "What JSON may write otherwise: 1.0 for 1, a date of ISO 8601 for a timestamp, a number in quotes.",
+        ),
         "max_bytes": Key(Whole(1, 104_857_600), "Larger values go to the dead-letter topic unread.", default=1_048_576),
     }
 )

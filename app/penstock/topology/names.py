@@ -9,23 +9,29 @@ from typing import Final
 
 from penstock.topology.spec import Mark, Ref
 
-__all__ = ["FIELD", "MODEL", "NAME", "REF", "TOPIC", "any_of", "did_you_mean", "ref", "topic_problem"]
+__all__ = ["FIELD", "FIELD_PATH", "MODEL", "NAME", "REF", "TOPIC", "any_of", "did_you_mean", "ref", "topic_problem"]
 
 NAME: Final = r"^[A-Za-z_][A-Za-z0-9_-]{0,99}$"
-FIELD: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,199}$"
+FIELD: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,199}(\.[A-Za-z_][A-Za-z0-9_]{0,199}){0,20}$"
 MODEL: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}@[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 TOPIC: Final = r"^[A-Za-z0-9._-]{1,249}$"
-# The part after the dot may come from any exporter (`dense/BiasAdd:0`), so only blanks and brackets end it.
-REF: Final = r"^([A-Za-z_][A-Za-z0-9_-]*)(?:\.([^\s\[\].][^\s\[\]]*))?(?:\[([0-9]{1,6})\])?$"
+_INDEX: Final = r"\[[0-9]{1,6}\]"
+FIELD_PATH: Final = rf"^[A-Za-z_][A-Za-z0-9_]{{0,199}}(\.[^\s\[\].]+|{_INDEX})*$"
+# The part after a dot may come from any exporter (`dense/BiasAdd:0`), so only blanks, brackets and dots end it, or quotes around it.
+REF: Final = rf'^[A-Za-z_][A-Za-z0-9_-]*(\.("[^"]+"|[^\s\[\]."]+)|{_INDEX})*$'
+_HEAD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_LAST: Final = re.compile(r"\[([0-9]{1,6})\]$")
 
 
 def ref(text: str, mark: Mark) -> Ref | None:
     """Splits `text` into a Ref; returns None when it is not a reference."""
-    found = re.fullmatch(REF, text)
-    if not found:
+    head = _HEAD.match(text)
+    if head is None or not re.fullmatch(REF, text):
         return None
-    head, tail, index = found.groups()
-    return Ref(text, head, tail, None if index is None else int(index), mark)
+    last = _LAST.search(text)
+    body = text[: last.start()] if last else text
+    tail = body[head.end() :].removeprefix(".").replace('"', "")
+    return Ref(text, head[0], tail or None, int(last[1]) if last else None, mark)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from penstock.topology.document import MAX_BYTES, Listed, Scalar, Value, read
 from penstock.topology.kinds import KINDS
 from penstock.topology.language import TOPOLOGY
 from penstock.topology.spec import Format, Node, Releases, Sink, Source, Topology
-from penstock.topology.values import items, keys, marks, plain, refs, word
+from penstock.topology.values import items, keys, marks, plain, refs, word, words
 
 __all__ = ["parse", "parse_text", "text_of"]
 
@@ -64,7 +64,8 @@ def _topology(root: Value, file: str) -> Topology:
 
 
 def _source(name: Scalar, value: Value) -> Source:
-    given = plain(value)
+    named = keys(value)
+    given = plain(value) | ({"coerce": words(named["coerce"])} if "coerce" in named else {})
     declared = {"dead_letter": f"{given['topic']}.dead-letter", **given}
     return Source(name=name.text, mark=name.mark, marks=marks(value), **declared)
 
@@ -79,7 +80,7 @@ def _sink(name: Scalar, value: Value) -> Sink:
     given = keys(value)
     fields = given["fields"]
     if isinstance(fields, Listed):
-        named = tuple((found.tail or found.head, found) for found in refs(fields))
+        named = tuple(((found.tail or found.head).rpartition(".")[2], found) for found in refs(fields))
     else:
         named = tuple((key.text, refs(item)[0]) for key, item in items(fields))
     return Sink(

@@ -6,11 +6,11 @@ another node. Exactly one of them must exist; when there are several, the file m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from penstock.errors import Problem
-from penstock.schema import Schema
+from penstock.schema import Schema, Step, steps
 from penstock.signature import Signature, Tensor
 from penstock.topology.names import any_of, did_you_mean
 from penstock.topology.spec import Constant, Input, Mark, Node, Ref, Topology
@@ -37,10 +37,11 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class FromField:
-    """A field of the event: of `source` only, or of any source that has it (None)."""
+    """A field of the event, by name or path: of `source` only, or of any source that has it (None). `index` picks an element of it."""
 
     name: str
     source: str | None = None
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +86,20 @@ class Names:
         if self.topology.source(ref.head):
             schema = self.schemas.get(ref.head)
             if schema is not None and schema.field(ref.tail) is None:
-                fix = did_you_mean(ref.tail, [field.name for field in schema.fields])
-                self.nowhere(ref.mark, f"{where}: the source {ref.head!r} has no field {ref.tail!r}", fix)
+                self.nowhere(ref.mark, f"{where}: the source {ref.head!r} has no field {ref.tail!r}", _closest(ref.tail, [schema]))
                 return None
-            return FromField(ref.tail, ref.head)
+            return self._field(ref.tail, ref.index, ref.head)
         if self.topology.node(ref.head):
             return self._output(ref, where)
+        if self.has_field(ref.path):
+            return self._field(ref.path, ref.index)
+        if self.has_field(ref.head):
+            self.nowhere(ref.mark, f"{where}: there is no field {ref.path!r}", _closest(ref.path, self.schemas.values()))
+            return None
         fix = did_you_mean(ref.head, self._heads())
+        if len(self.schemas) < len(self.topology.sources) and not fix.startswith("did you mean"):
+            self.dangling = True  # it may be a field of a schema that could not be read, which has been reported
+            return None
         self.nowhere(ref.mark, f"{where}: {ref.text!r}: there is no source or node {ref.head!r}", fix)
         return None
 
@@ -104,7 +112,7 @@ class Names:
         `hint` is what the node's kind offers beside an entry of `inputs`.
         """
         others = {name: signature for name, signature in self.signatures.items() if name != node.name}
-        candidates = [Ref(tensor.name, tensor.name, mark=node.mark)] if self.has_field(tensor.name) else []
+        candidates = [Ref(tensor.name, tensor.name, mark=node.mark)] if self._in_events(tensor.name) else []
         for name, signature in others.items():
             if name == tensor.name and len(signature.outputs) == 1:
                 candidates.append(Ref(name, name, mark=node.mark))
@@ -122,6 +130,14 @@ class Names:
             self.report.add(node.mark, message, f"add inputs: {{{tensor.name}: FIELD or NODE.OUTPUT}}{hint}")
         return None
 
+    def _field(self, path: str, index: int | None, source: str | None = None) -> FromField:
+        """Returns the field, or its item where an index picks one of an array whose size is open."""
+        schemas = self.schemas.values() if source is None else [self.schemas[source]] if source in self.schemas else []
+        found = [field for schema in schemas if (field := schema.field(path)) is not None]
+        if index is not None and found and all(field.items is not None and field.size is None for field in found):
+            return FromField(f"{path}[{index}]", source)
+        return FromField(path, source, index)
+
     def nowhere(self, mark: Mark, message: str, fix: str) -> None:
         """Reports a name that means nothing."""
         self.dangling = True
@@ -131,10 +147,14 @@ class Names:
         """Whether some source has the field."""
         return any(schema.field(name) is not None for schema in self.schemas.values())
 
+    def _in_events(self, name: str) -> bool:
+        """Whether the events of some source have a field of this name, not only their records."""
+        return any(schema.has(name) for schema in self.schemas.values())
+
     def _bare(self, ref: Ref, where: str) -> Target | None:
         node, source = self.topology.node(ref.head), self.topology.source(ref.head)
-        if node and self.has_field(ref.head):
-            owner = next(name for name, schema in self.schemas.items() if schema.field(ref.head))
+        if node and self._in_events(ref.head):
+            owner = next(name for name, schema in self.schemas.items() if schema.has(ref.head))
             signature = self.signatures.get(node.name)
             output = signature.outputs[0].name if signature and signature.outputs else "OUTPUT"
             fix = f"write {owner}.{ref.head} for the field or {ref.head}.{output} for the node, or rename one of them"
@@ -143,7 +163,7 @@ class Names:
         if node:
             return self._output(ref, where)
         if self.has_field(ref.head):
-            return FromField(ref.head)
+            return self._field(ref.head, ref.index)
         if source:
             known = self.schemas.get(source.name)
             fix = f"one of its fields: {', '.join(f'{source.name}.{field.name}' for field in known.fields[:3])}, ..." if known else ""
@@ -175,3 +195,24 @@ class Names:
         yield from (field.name for schema in self.schemas.values() for field in schema.fields)
         yield from (node.name for node in self.topology.nodes)
         yield from (source.name for source in self.topology.sources)
+
+
+def _closest(path: str, schemas: Iterable[Schema]) -> str:
+    """Returns a fix for a path that leads nowhere: the longest part that leads to a field, and what is inside that, or a similar name."""
+    walked, last = steps(path), ""
+    for schema in schemas:
+        for end in range(len(walked) - 1, 0, -1):
+            known = schema.field(parent := _text(walked[:end]))
+            if known is None:
+                continue
+            if known.kind == "array":
+                return f"{parent!r} is an array: write {parent}[0]"
+            if known.kind != "record" or not known.fields:
+                return f"{parent!r} is {'inside itself, and read one level deep' if known.kind == 'record' else f'of kind {known.kind}'}"
+            return did_you_mean(path, [f"{parent}.{field.name}" for field in known.fields])
+        last = last or did_you_mean(path, [field.name for field in schema.fields])
+    return last
+
+
+def _text(walked: Sequence[Step]) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in walked).removeprefix(".")

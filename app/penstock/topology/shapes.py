@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
-from penstock.topology.names import FIELD, MODEL, NAME, REF, TOPIC
+from penstock.topology.names import FIELD, FIELD_PATH, MODEL, NAME, REF, TOPIC
 from penstock.topology.requirements import THRESHOLD
 
 __all__ = [
     "ENTRY_NAME",
     "FIELD_NAME",
+    "FIELD_TEXT",
     "FILE_NAME",
     "INPUTS",
     "METRIC_NAME",
@@ -156,7 +157,8 @@ class Kinds:
 Shape = Text | Choice | Whole | Literal | Nested | Listing | Named | Keys | Forms | Kinds
 
 ENTRY_NAME: Final = Text("a name (letters, digits, _ and -, not beginning with a digit)", NAME)
-FIELD_NAME: Final = Text("a field name (letters, digits and _)", FIELD)
+FIELD_NAME: Final = Text("a field name (letters, digits and _; inside a record: after.amount)", FIELD)
+FIELD_TEXT: Final = Text("a field, or a path to one inside others: after.amount, items[0].price", FIELD_PATH)
 TENSOR_NAME: Final = Text("a tensor name", r"^\S(.*\S)?$")
 TOPIC_NAME: Final = Text("a topic name (letters, digits, '.', '_' and '-')", TOPIC)
 FILE_NAME: Final = Text("a file of the schemas folder", r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
@@ -174,9 +176,12 @@ INPUT: Final = Forms(
         {
             "field": Key(REFERENCE, "Where the tensor comes from."),
             "stack": Key(Listing(REFERENCE), "Several scalars or arrays joined along the last axis, in this order."),
+            "reshape": Key(REFERENCE, "An array with other axes and as many values, in the same order: 8 x 8 for 64."),
+            "mask": Key(REFERENCE, "Which items of a padded array are there (1), and which are padding (0)."),
+            "pad": Key(Literal(), "What fills arrays of different lengths: to the tensor's size, or to the longest of the chunk."),
             "missing": MISSING,
         },
-        one_of=("field", "stack"),
+        one_of=("field", "stack", "reshape", "mask"),
     ),
 )
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from penstock.schema import Missing
+from penstock.schema import Coercion, Missing
 
 __all__ = [
     "Constant", "Entry", "Input", "Mark", "ModelNode", "ModelRef", "Node", "Ref", "Releases", "Requirement", "Sink", "Source", "Topology",
@@ -56,7 +56,8 @@ class ModelRef:
 class Ref:
     """A name on the right-hand side: `field`, `source.field`, `node`, `node.output`, each with an optional `[index]`.
 
-    `node` alone means its only output. `[index]` picks one element of the tensor's last axis.
+    A field may be a path into others (`after.amount`, `items[0].price`); `tail` is all of the text between the head and the index at
+    the end. `node` alone means its only output. `[index]` picks one element of the tensor's last axis, or of an array whose size is open.
     """
 
     text: str
@@ -65,16 +66,26 @@ class Ref:
     index: int | None = None
     mark: Mark = field(default=Mark(), compare=False)
 
+    @property
+    def path(self) -> str:
+        """The path of the field, where the head is a field."""
+        return self.head if self.tail is None else f"{self.head}{'' if self.tail.startswith('[') else '.'}{self.tail}"
+
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What feeds one input tensor of a node. Several refs are stacked along the last axis, in this order."""
+    """What feeds one input tensor of a node. Several refs are stacked along the last axis, in this order.
+
+    `how` an array becomes the tensor: as it is, in other axes, filled up with `pad`, or as the mask of what was filled up.
+    """
 
     tensor: str
     refs: tuple[Ref, ...]
     stacked: bool = False
     missing: Missing | None = None
     mark: Mark = field(default=Mark(), compare=False)
+    how: Literal["", "reshape", "pad", "mask"] = ""
+    pad: Constant | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +100,11 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Source(Entry):
-    """Events of one topic. `id` names the field that identifies an event, `time` the field with its event time."""
+    """Events of one topic. `id` names the field that identifies an event, `time` the field with its event time.
+
+    `key_schema` is the schema of the records' keys, which are text without it. `envelope` names what wraps the events: of Debezium's
+    changes, deletions and tombstones are skipped. `coerce` is what JSON may write otherwise than the schema has it.
+    """
 
     name: str
     topic: str
@@ -99,6 +114,9 @@ class Source(Entry):
     time: str | None = None
     dead_letter: str = ""
     max_bytes: int = 1_048_576
+    key_schema: str | None = None
+    envelope: Literal["debezium"] | None = None
+    coerce: tuple[Coercion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

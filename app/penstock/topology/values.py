@@ -10,7 +10,7 @@ from penstock.topology.document import Listed, Mapped, Scalar, Value
 from penstock.topology.names import ref
 from penstock.topology.spec import Constant, Input, Mark, Ref
 
-__all__ = ["constant", "inputs", "items", "keys", "marks", "plain", "refs", "word"]
+__all__ = ["constant", "inputs", "items", "keys", "marks", "plain", "refs", "word", "words"]
 
 
 def items(value: Value | None) -> tuple[tuple[Scalar, Value], ...]:
@@ -28,12 +28,17 @@ def marks(value: Value) -> dict[str, Mark]:
 
 
 def plain(value: Value) -> dict[str, Any]:
-    """Returns the values of a mapping that holds only scalars."""
-    return {key.text: cast(Scalar, item).value for key, item in items(value)}
+    """Returns the scalars of a mapping, by key."""
+    return {key.text: item.value for key, item in items(value) if isinstance(item, Scalar)}
 
 
 def word(value: Value) -> str:
     return cast(Scalar, value).text
+
+
+def words(value: Value) -> tuple[str, ...]:
+    """Returns the words of a list, each once."""
+    return tuple(dict.fromkeys(word(item) for item in value.items)) if isinstance(value, Listed) else ()
 
 
 def refs(value: Value) -> tuple[Ref, ...]:
@@ -56,8 +61,10 @@ def _input(tensor: Scalar, value: Value) -> Input:
     if not isinstance(value, Mapped):
         return Input(tensor.text, refs(value), isinstance(value, Listed), None, tensor.mark)
     given = keys(value)
-    found = refs(given["stack"] if "stack" in given else given["field"])
-    return Input(tensor.text, found, "stack" in given, _missing(given.get("missing")), tensor.mark)
+    form = next(name for name in ("field", "stack", "reshape", "mask") if name in given)
+    how: Any = form if form in ("reshape", "mask") else "pad" if "pad" in given else ""
+    pad = constant(given["pad"]) if "pad" in given else None
+    return Input(tensor.text, refs(given[form]), form == "stack", _missing(given.get("missing")), tensor.mark, how, pad)
 
 
 def _missing(value: Value | None) -> Missing | None:

@@ -6,6 +6,7 @@ Values only. `penstock.topology.check.wire` makes them, and reports every proble
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from penstock.schema import Column
 from penstock.signature import Tensor
@@ -27,13 +28,16 @@ class Feed:
     """One input tensor of a step: one part, reshaped to the tensor's axes, or several stacked along the last axis.
 
     Without a part it is a parameter: every row gets `constant`. Its tensor keeps the open axes of the model, because a
-    release may replace the constant.
+    release may replace the constant. `how` is as in `spec.Input`; "rows" is an array whose rows have different lengths: rows of one length
+    run together.
     """
 
     tensor: Tensor
     parts: tuple[Part, ...]
     stacked: bool = False
     constant: Constant | None = None
+    how: Literal["", "reshape", "pad", "mask", "rows"] = ""
+    pad: Constant | None = None
 
 
 @dataclass(frozen=True, slots=True)

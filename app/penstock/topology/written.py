@@ -36,7 +36,7 @@ def fits_schema(sink: Sink, written: Sequence[Written], schema: Schema, whose: s
     """Yields what is wrong with writing these fields by the schema; `whose` names it in messages."""
     file = schema.path or schema.name
     for one in written:
-        where, declared = f"sinks.{sink.name}.fields.{one.output.name}", schema.field(one.output.name)
+        where, declared = f"sinks.{sink.name}.fields.{one.output.name}", schema.leaf(one.output.name)
         if declared is None:
             yield one.ref.mark, f"{where}: {whose} has no field {one.output.name!r}", f"declare it in {file}, or leave it out"
         elif not _holds(declared, one.output):
@@ -49,11 +49,10 @@ def fits_schema(sink: Sink, written: Sequence[Written], schema: Schema, whose: s
             message = f"{where}: the field {one.ref.text!r} counts in {one.copied.unit}, {whose} declares {declared.unit}"
             yield one.ref.mark, message, f"declare the same unit in {file}"
     names = {name for name, _ in sink.fields}
-    for asked in schema.fields:
-        if asked.default is REQUIRED and asked.name not in names:
-            who = f"the schema {sink.schema}" if whose == "the sink's schema" else whose
-            message = f"sinks.{sink.name}: {who} requires {asked.name!r}, which the sink does not write"
-            yield sink.at("fields"), message, f"add {asked.name} to fields, or give it a default in {file}"
+    for asked in schema.unwritten(names):
+        who = f"the schema {sink.schema}" if whose == "the sink's schema" else whose
+        message = f"sinks.{sink.name}: {who} requires {asked!r}, which the sink does not write"
+        yield sink.at("fields"), message, f"add {asked} to fields, or give it a default in {file}"
 
 
 def fits_reader(sink: Sink, written: Sequence[Written], own: Schema | None, source: Source, schema: Schema) -> Iterator[Finding]:
@@ -95,10 +94,10 @@ def _holds(declared: Field, output: OutputField) -> bool:
 def _symbols(sink: Sink, written: Sequence[Written], own: Schema | None, schema: Schema, whose: str) -> Iterator[Finding]:
     """Yields outputs that may be none of the symbols that the reader declares. The sink's own schema or the copied field may limit them."""
     for one in written:
-        declared = schema.field(one.output.name)
+        declared = schema.leaf(one.output.name)
         if declared is None or not (symbols := innermost(declared).symbols) or not _holds(declared, one.output):
             continue
-        limits = (own.field(one.output.name) if own else None, one.copied)
+        limits = (own.leaf(one.output.name) if own else None, one.copied)
         if not any(field is not None and innermost(field).symbols and {*innermost(field).symbols} <= {*symbols} for field in limits):
             message = f"sinks.{sink.name}.fields.{one.output.name}: {one.ref.text!r} need not be one of the symbols in {whose}"
             fix = f"declare it as a string in {schema.path or schema.name}, or give the sink a schema with these symbols"

@@ -130,6 +130,11 @@ class Tracker:
         """Lets no span begin until the next assignment."""
         self._draining = True
 
+    @property
+    def draining(self) -> bool:
+        """Whether no span begins until the next assignment."""
+        return self._draining
+
     def revoke(self) -> None:
         """Ends the assignment."""
         self.assign({})

@@ -97,7 +97,9 @@ class Preparation:
         self._policy = loaded.topology.releases.signatures
         self._model_trust = settings.model_trust
         limit_memory(settings.model_memory)
-        self._limits = Limits(wall=settings.prepare_timeout, tensors=settings.model_memory)
+        self._limits = Limits(
+            tensors=settings.model_memory, memory=settings.quarantine_memory, cpu=settings.quarantine_seconds, wall=settings.prepare_timeout
+        )
         self._sessions: WeakValueDictionary[_Version, Session] = WeakValueDictionary()
         self._artifacts: WeakKeyDictionary[Session, Artifact] = WeakKeyDictionary()
 
@@ -179,11 +181,12 @@ class Preparation:
 
     def _quarantine(self, piece: _Piece, stopped: Stopping) -> None:
         golden = (piece.artifact.path / GOLDEN_FILE).read_text(encoding="utf-8")  # step 5 checks its digest
-        quarantine_once(piece.sealed, golden=golden, cache=self._cache, limits=self._limits, stopped=stopped)
+        rows = piece.artifact.manifest.rows
+        quarantine_once(piece.sealed, golden=golden, cache=self._cache, rows=rows, limits=self._limits, stopped=stopped)
 
 
 def _check_golden(piece: _Piece) -> None:
-    piece.session = Session.load_file(piece.sealed.path, label=str(piece.artifact))
+    piece.session = Session.load_file(piece.sealed.path, label=str(piece.artifact), rows=piece.artifact.manifest.rows)
     verify(piece.artifact, piece.session.twin())  # it must not take memory from what scores
 
 

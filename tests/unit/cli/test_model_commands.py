@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
+import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 from penstock.cli.main import main
+from penstock.model.artifact import Artifact, digest_of
 from penstock.model.golden import GoldenRecord, dump
+from penstock.model.session import Session
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import models
 from tests.unit.cli.done import Done, Run
@@ -171,3 +180,149 @@ def test_file_over_the_limit_is_refused_before_it_is_read(run: Run) -> None:
         file.truncate(2**40)
     done = run("push", "huge.onnx", "--name", "huge")
     assert (done.code, done.err) == (3, "error: huge.onnx has 1,099,511,627,776 bytes, the limit is 536,870,912\n")
+
+
+# --- what people have is what runs ------------------------------------------------------------------------------------------------------
+
+
+CASES: Final = Path(__file__).parent.parent.parent / "cases"
+
+
+@pytest.fixture
+def pushed(run: Run) -> Callable[..., tuple[Done, Artifact]]:
+    """Pushes one of the cases as `case`, and returns what was printed, and the version."""
+
+    def push(case: str, *arguments: str) -> tuple[Done, Artifact]:
+        done = run("push", str(CASES / case), "--name", "case", *arguments)
+        assert done.code == 0, done.err
+        return done, DirectoryRegistry("models").resolve("case", "1")
+
+    return push
+
+
+def test_push_of_a_text_pipeline_with_operators_of_the_runtime(pushed: Callable[..., tuple[Done, Artifact]]) -> None:
+    done, artifact = pushed("text-tokenizer.onnx")
+    assert done.err.startswith("changed: changes the case of text by the locale C.UTF-8")
+    (label, _) = Session.load(artifact).run(
+        ["label", "probabilities"], {"text": np.array([["storm again"], ["a quiet day"]], dtype=object)}
+    )
+    assert label[0] != label[1]
+
+
+def test_push_says_how_a_model_of_a_fixed_number_of_rows_may_serve(run: Run) -> None:
+    done = run("push", str(CASES / "fixed-batch-1.onnx"), "--name", "case")
+    assert done.code == 3
+    assert "input 'X' has a first axis of fixed size 1; export it with an open (dynamic) batch axis, or push it with --rows 1" in done.err
+    done = run("push", str(CASES / "fixed-batch-1.onnx"), "--name", "case", "--rows", "4")
+    assert "has a first axis of fixed size 1, and would be given 4 at a time" in done.err
+
+
+def test_push_with_rows_keeps_them_in_the_manifest_and_the_version_runs_so(run: Run, pushed: Callable[..., tuple[Done, Artifact]]) -> None:
+    _, artifact = pushed("fixed-batch-1.onnx", "--rows", "1")
+    assert artifact.manifest.rows == 1
+    x = np.linspace(-2, 2, 7, dtype=np.float32)[:, None]
+    label, probabilities = Session.load(artifact).run(["label", "probabilities"], {"X": x})
+    assert label.tolist() == (x[:, 0] > 0).astype(int).tolist()
+    assert np.allclose(probabilities[:, 1], 1 / (1 + np.exp(-2 * x[:, 0])), atol=1e-6)
+    assert "1 at a time" in run("show", "case").out
+    assert run("show", "case", "--format", "json").json["rows"] == 1
+    assert run("verify", "case").code == 0
+
+
+def test_rows_that_depend_on_each_other_need_a_row_at_a_time(run: Run, pushed: Callable[..., tuple[Done, Artifact]]) -> None:
+    """A recurrent model with its axes the other way round: right for one row, whose answer is then its own."""
+    refused = run("push", str(CASES / "lstm-time-first.onnx"), "--name", "case")
+    assert refused.err.endswith("; if it is right for one row at a time, push it with --rows 1\n")
+    assert run("push", str(CASES / "lstm-time-first.onnx"), "--name", "case", "--rows", "2").code == 3
+    _, artifact = pushed("lstm-time-first.onnx", "--rows", "1")
+    rows = np.random.default_rng(1).random((9, 1, 4)).astype(np.float32)
+    session = Session.load(artifact)
+    (together,) = session.run(["y"], {"x": rows})
+    assert np.array_equal(together, np.concatenate([session.run(["y"], {"x": rows[at : at + 1]})[0] for at in range(9)]))
+
+
+def test_chance_is_refused_also_a_row_at_a_time(run: Run) -> None:
+    done = run("push", str(CASES / "dropout-message.onnx"), "--name", "case", "--rows", "1")
+    assert (done.code, done.err) == (3, "error: the model draws random numbers: Dropout (node ''); export it for inference\n")
+
+
+def test_push_leaves_out_an_output_that_no_topology_can_read(run: Run, pushed: Callable[..., tuple[Done, Artifact]]) -> None:
+    done, artifact = pushed("extra-output-sequence.onnx")
+    note = "left out the output 'probabilities', which is a sequence, not a tensor of a batch"
+    assert f"changed: {note}\n" in done.err
+    assert [tensor.name for tensor in artifact.signature.outputs] == ["label"]
+    source = artifact.manifest.source
+    assert source is not None
+    assert (source.digest, source.changes) == (digest_of((CASES / "extra-output-sequence.onnx").read_bytes()), (note,))
+    assert note in " ".join(run("show", "case").out.split())
+
+
+def test_push_keeps_the_outputs_that_are_named(run: Run) -> None:
+    """An output that spoils a model is found, and does not when nothing reads it."""
+    model = onnx.ModelProto.FromString(models.linear([1, 2]))
+    model.graph.node.append(helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0))
+    model.graph.output.append(helper.make_tensor_value_info("total", onnx.TensorProto.FLOAT, []))
+    onnx.save(model, "two.onnx")
+    done = run("push", "two.onnx", "--name", "case")
+    assert done.code == 3
+    assert done.err.endswith("its first axis must be the rows; if nothing reads it, push with --outputs y\n")
+    done = run("push", "two.onnx", "--name", "case", "--outputs", "y")
+    assert "changed: left out the output 'total'\n" in done.err
+    assert [tensor.name for tensor in DirectoryRegistry("models").resolve("case", "1").signature.outputs] == ["y"]
+    done = run("push", "two.onnx", "--name", "case", "--outputs", "z")
+    assert (done.code, done.err) == (2, "error: --outputs: the model has no output 'z'; it has 'y', 'total'\n")
+
+
+def test_push_turns_dictionaries_of_probabilities_into_an_array(run: Run) -> None:
+    Path("zip.onnx").write_bytes(models.zip_map())
+    done = run("push", "zip.onnx", "--name", "case", "--format", "json")
+    assert done.json["outputs"] == [{"name": "y", "dtype": "float32", "shape": [2]}]
+    assert "skl2onnx.to_onnx(model, X, options={'zipmap': False}) does the same" in done.err
+
+
+def test_push_merges_the_weights_that_torch_puts_beside_a_model(run: Run) -> None:
+    model = onnx.ModelProto.FromString(models.linear([1, 2]))
+    onnx.save(model, "net.onnx", save_as_external_data=True, location="net.onnx.data", size_threshold=0)
+    done = run("push", "net.onnx", "--name", "case")
+    assert "changed: merged 2 tensors (12 bytes) of net.onnx.data into the model\n" in done.err
+    Path("net.onnx.data").unlink()
+    assert run("verify", "case").code == 0
+    done = run("push", "net.onnx", "--name", "case")
+    assert (done.code, "which cannot be read: No such file or directory; put it beside the model" in done.err) == (3, True)
+
+
+def test_push_keeps_the_tolerance_of_the_golden_records(run: Run) -> None:
+    Path("golden.json").write_text(dump([GoldenRecord({"x": [1.0, 1.0]}, {"y": [3.02]})]))
+    done = run("push", "linear.onnx", "--name", "score", "--golden", "golden.json")
+    assert (done.code, "if that is near enough, push it with a wider --atol or --rtol" in done.err) == (3, True)
+    assert run("push", "linear.onnx", "--name", "score", "--golden", "golden.json", "--atol", "0.01", "--rtol", "0").code == 3
+    assert run("push", "linear.onnx", "--name", "score", "--golden", "golden.json", "--atol", "0", "--rtol", "0.01").code == 0
+    golden = DirectoryRegistry("models").resolve("score", "1").manifest.golden
+    assert (golden.atol, golden.rtol) == (0.0, 0.01)
+    assert run("verify", "score").code == 0
+    assert run("push", "linear.onnx", "--name", "score", "--atol", "-1").code == 2
+
+
+def test_limits_of_the_quarantine_are_settings(run: Run) -> None:
+    Path("hungry.onnx").write_bytes(models.hungry(2**26))
+    done = run("push", "hungry.onnx", "--name", "score", "--model-memory", "100000000")
+    assert (done.code, "all tensors of a worker's runs may hold 100,000,000 (setting model_memory)" in done.err) == (3, True)
+    Path("endless.onnx").write_bytes(models.endless())
+    done = run("push", "endless.onnx", "--name", "score", "--quarantine-seconds", "1")
+    assert done.code == 3
+    assert re.search(
+        r"used more than 1 s of CPU in quarantine \(setting quarantine_seconds\)|did not finish within 2 s in quarantine", done.err
+    )
+
+
+def test_push_of_what_is_no_onnx_file_says_how_it_becomes_one(run: Run) -> None:
+    Path("model.pkl").write_bytes(pickle.dumps(Path("x"), protocol=4))
+    done = run("push", "model.pkl", "--name", "score")
+    assert done.code == 3
+    assert done.err.startswith(
+        "error: model.pkl is a pickle (joblib writes them too), which may run any code, not an ONNX file; load it in"
+    )
+    Path("saved").mkdir()
+    Path("saved/saved_model.pb").write_bytes(b"")
+    done = run("push", "saved", "--name", "score")
+    assert "saved is a TensorFlow SavedModel, not an ONNX file; convert it: python -m tf2onnx.convert --saved-model saved" in done.err

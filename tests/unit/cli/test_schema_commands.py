@@ -115,10 +115,10 @@ def test_inferred_schema_takes_the_events_it_came_from(run: Run) -> None:
         ("", "no events"),
         ("[1]", "event 1 is not a JSON object"),
         ("{}\n{", "events.ndjson:2:1: not JSON"),
-        ('{"x": 1}\n{"x": "a"}', "types int and str"),
-        ('{"x": null}', "null in every event"),
-        ('{"x": {}}', "is an object"),
-        ('{"x-y": 1}', "not an Avro name"),
+        ('{"x": 1}\n{"x": "a"}', "'x' has values of the types integer and string"),
+        ('{"x": null}', "'x' is null in every event"),
+        ('{"x": {}}', "'x' has no field that can be used"),
+        ('{"x": []}', "'x' is empty in every event"),
     ],
 )
 def test_infer_says_why_no_schema_fits(run: Run, lines: str, says: str) -> None:
@@ -126,6 +126,38 @@ def test_infer_says_why_no_schema_fits(run: Run, lines: str, says: str) -> None:
     done = run("infer", "events.ndjson")
     assert done.code == 2
     assert says in done.err
+
+
+def test_inferred_schema_has_records_and_aliases_and_leaves_out_what_it_cannot_use(run: Run) -> None:
+    """Cases 15 and 16, and what application events have."""
+    events = [
+        {
+            "after": {"amount": 2.0, "user": {"age": 31}},
+            "op": "c",
+            "@timestamp": 1,
+            "mixed": 1,
+            "list": [{"a": 1}],
+            "Petal Length (cm)": 1.5,
+        },
+        {"after": None, "op": "d", "@timestamp": 2, "mixed": "x", "list": [{"a": 2}, {"b": None}], "none": None, "Petal Length (cm)": 2},
+    ]
+    Path("events.ndjson").write_text("\n".join(map(json.dumps, events)))
+    done = run("infer", "events.ndjson")
+    assert done.code == 0
+    assert done.err.splitlines()[:3] == [
+        "left out: 'mixed' has values of the types integer and string",
+        "left out: 'list[].b' is null in every event",
+        "left out: 'none' is null in every event",
+    ]
+    fields = {field["name"]: field for field in done.json["fields"]}
+    assert list(fields) == ["after", "op", "timestamp", "list", "Petal_Length_cm"]
+    assert fields["timestamp"] == {"name": "timestamp", "aliases": ["@timestamp"], "type": "long"}
+    Path("mine.avsc").write_text(done.out)
+    assert run("check", "mine.avsc", "--events", "events.ndjson").code == 0
+    shown = {row["name"]: row["feeds"] for row in run("show", "mine.avsc", "--format", "json").json["fields"]}
+    assert shown["after.user.age"] == "int64[N]"
+    assert shown["list[0].a"] == "int64[N]"
+    assert shown["after"] == "nothing"
 
 
 def test_topology_prints_the_json_schema_of_topology_files(run: Run) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.errors import ConfigError
-from penstock.model.manifest import Golden, Manifest, parse, render
+from penstock.model.manifest import MAX_ROWS, Golden, Manifest, Source, parse, render
 from penstock.signature import DTYPES, Signature, Tensor
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -29,6 +29,8 @@ manifests = st.builds(
     description=text,
     metrics=st.dictionaries(text, number, max_size=3),
     provenance=st.dictionaries(st.sampled_from(["author", "code"]), text, max_size=2),
+    rows=st.none() | st.integers(1, MAX_ROWS),
+    source=st.none() | st.builds(Source, text, st.lists(text, max_size=3).map(tuple)),
 )
 
 WRITTEN = render(
@@ -41,6 +43,8 @@ WRITTEN = render(
         signature=Signature((Tensor("x", "float32", (2, None)),), (Tensor("y", "int64"),)),
         golden=Golden("sha256:11", 1e-5, 1e-4),
         metrics={"auc": 0.5},
+        rows=2,
+        source=Source("sha256:22", ("left out the output 'z'",)),
     )
 )
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -252,10 +253,18 @@ def test_other_threads_go_on_while_a_model_runs() -> None:
 
 
 def test_reason_does_not_name_the_cpp_function_that_raised_it() -> None:
-    future = onnx.ModelProto.FromString(models.linear([1]))
-    future.ir_version = 99
-    with pytest.raises(ModelCorrupt, match=r"^the model does not load: Unsupported model IR version: 99, max supported IR version: \d+$"):
-        Session.load(future.SerializeToString())
+    counts: dict[str, Any] = {
+        "min_gram_length": 1,
+        "max_gram_length": 1,
+        "max_skip_count": 0,
+        "ngram_counts": [0],
+        "ngram_indexes": [0],
+        "pool_int64s": [1],
+    }
+    node = onnx.helper.make_node("TfIdfVectorizer", ["x"], ["y"], mode="OFTEN", **counts)
+    with pytest.raises(ModelCorrupt, match=r"^the model does not load: .* mode: OFTEN is unrecognized") as caught:
+        Session.load(models.model([node], [models.tensor("x", "int64")], [models.tensor("y")]))
+    assert "onnxruntime" not in str(caught.value)
 
 
 def test_runtime_keeps_no_database_and_reports_to_nobody(tmp_path: Path) -> None:
@@ -417,3 +426,95 @@ def test_weights_do_not_count() -> None:
         np.testing.assert_array_equal(Session.load(data).run(["y"], {"x": column(3)})[0], column(3))
     finally:
         limit_memory(MEMORY)
+
+
+# --- rows at a time ---------------------------------------------------------------------------------------------------------------------
+
+
+def fixed(rows: int) -> bytes:
+    """The rows of one run, and what they add up to, which is the same for each: it shows which rows ran together."""
+    nodes = [
+        onnx.helper.make_node("Identity", ["x"], ["y"]),
+        onnx.helper.make_node("ReduceSum", ["x", "axis"], ["sum"], keepdims=1),
+        onnx.helper.make_node("Add", ["sum", "zeros"], ["total"]),
+    ]
+    values = {"axis": np.array([0]), "zeros": np.zeros((rows, 1), np.float32)}
+    outputs = [models.tensor("y", rows=rows), models.tensor("total", rows=rows)]
+    return models.model(nodes, [models.tensor("x", rows=rows)], outputs, values)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 6, 7])
+def test_a_fixed_number_of_rows_runs_at_a_time(size: int) -> None:
+    """The last row fills the last piece, and each row gets its own answer."""
+    session = Session.load(fixed(3), rows=3)
+    assert [str(one) for one in session.signature.outputs] == ["y: float32[N, 1]", "total: float32[N, 1]"]
+    x = np.arange(1, size + 1, dtype=np.float32)[:, None]
+    y, total = session.run(["y", "total"], {"x": x})
+    assert y.tolist() == x.tolist()
+    filled = np.concatenate([x, *[x[-1:]] * (-size % 3)]).reshape(-1, 3).sum(axis=1)
+    assert total[:, 0].tolist() == np.repeat(filled, 3)[:size].tolist()
+
+
+def test_no_rows_have_no_answers() -> None:
+    (y,) = Session.load(fixed(3), rows=3).run(["y"], {"x": np.empty((0, 1), np.float32)})
+    assert y.shape == (0, 1)
+
+
+def test_text_runs_a_row_at_a_time() -> None:
+    session = Session.load(models.join_text(), rows=2)
+    a, b = (np.array([[text] for text in words], dtype=object) for words in ("abc", "xyz"))
+    assert session.run(["y"], {"a": a, "b": b})[0].tolist() == [["ax"], ["by"], ["cz"]]
+
+
+def test_a_twin_runs_as_many_rows_at_a_time() -> None:
+    session = Session.load(fixed(2), rows=2)
+    x = np.ones((3, 1), np.float32)
+    assert session.twin().run(["total"], {"x": x})[0].tolist() == session.run(["total"], {"x": x})[0].tolist() == [[2.0]] * 3
+
+
+def test_the_deadline_is_of_the_whole_run() -> None:
+    """Each piece takes a part of it."""
+    session = Session.load(models.endless(400_000), deadline=0.2, rows=1)
+    with pytest.raises(InferenceError, match=r"was stopped: a run took longer than 0\.2 s"):
+        session.run(["y"], {"x": np.ones((1000, 1), np.float32)})
+
+
+def test_an_answer_of_another_number_of_rows_is_refused() -> None:
+    node = onnx.helper.make_node("Concat", ["x", "x"], ["y"], axis=0)
+    session = Session.load(models.model([node], [models.tensor("x")], [models.tensor("y", rows="M")]), rows=2)
+    with pytest.raises(InferenceError, match=r"output 'y' has the shape \[4, 1\]; its first axis must be the 2 rows of a run"):
+        session.run(["y"], {"x": np.ones((3, 1), np.float32)})
+
+
+def test_a_locale_that_the_host_does_not_have_is_named() -> None:
+    node = onnx.helper.make_node("StringNormalizer", ["x"], ["y"], case_change_action="LOWER", locale="xx_XX.UTF-8")
+    with pytest.raises(
+        ModelCorrupt, match=r"^the model changes the case of text by the locale xx_XX\.UTF-8, which this host does not have: "
+    ):
+        Session.load(models.model([node], [models.tensor("x", "string", ())], [models.tensor("y", "string", ())]))
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------------------------
+
+
+def versioned(ir: int = 9, **opsets: int) -> bytes:
+    model = onnx.ModelProto.FromString(models.linear([1]))
+    model.ir_version = ir
+    for opset in model.opset_import:
+        opset.version = opsets.get(opset.domain.replace(".", "_") or "onnx", opset.version)
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (versioned(99), r"has the IR version 99, and onnxruntime [\d.]+ reads up to (\d+): .* model\.ir_version = \1$"),
+        (versioned(onnx=99), r"uses opset 99 of ai\.onnx, and onnxruntime [\d.]+ reads up to (\d+): .* opset_version=\1\)$"),
+        (versioned(ai_onnx_ml=99), r"uses opset 99 of ai\.onnx\.ml, .* reads up to \d+: .* \(target_opset of the converter\)$"),
+        (versioned(ir=3, onnx=1), r"Could not find an implementation for Gemm\(1\) .*: onnxruntime [\d.]+ does not compute it"),
+    ],
+    ids=["IR", "ai.onnx", "ai.onnx.ml", "old"],
+)  # fmt: skip
+def test_a_version_that_the_runtime_does_not_read_is_named_with_those_that_it_does(data: bytes, said: str) -> None:
+    with pytest.raises(ModelCorrupt, match=said):
+        Session.load(data)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from penstock import runtime
 from penstock.batch import Batch
@@ -103,6 +104,15 @@ def test_a_release_becomes_a_plan(preparation: Preparation, loaded: Loaded, publ
     assert found.program.plan.versions == {"scaled": "scale@2", "score": "score@2"}
     assert score(found.program, 1.0) == 4.0
     assert {node: one.manifest_digest for node, one in found.artifacts.items()} == {"scaled": two.manifest, "score": other.manifest}
+
+
+def test_a_model_of_a_row_at_a_time_is_tried_and_runs_so(preparation: Preparation, loaded: Loaded, publish: Publish) -> None:
+    """Its declared sizes fit one row only, so neither the quarantine nor the plan could run it otherwise."""
+    node = helper.make_node("Mul", ["x", "three"], ["y"])
+    fixed = models.model([node], [models.tensor("x", rows=1)], [models.tensor("y", rows=1)], {"three": np.float32(3)})
+    found = prepared(preparation, loaded, scaled=publish("scale", fixed, rows=1))
+    batch = execute(found.program.plan.stages["s"], Batch(3, {"amount": np.array([1, 2, 3], np.float32)}))
+    assert (batch.columns["scaled.y"][:, 0].tolist(), batch.failures) == ([3.0, 6.0, 9.0], ())
 
 
 def test_each_step_is_told_in_the_order_of_the_lifecycle(preparation: Preparation, loaded: Loaded) -> None:

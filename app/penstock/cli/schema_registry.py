@@ -1,0 +1,193 @@
+"""`penstock schema pull` and `push`: between a schema registry and the files of a project."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import click
+
+from penstock.cli.options import with_settings
+from penstock.cli.output import err, format_option, out, print_json
+from penstock.codecs import load_schema
+from penstock.codecs.schema import MAX_SCHEMA_BYTES
+from penstock.codecs.schema_registry import SchemaRegistry, open_schema_registry
+from penstock.codecs.schema_registry.client import Absent, Refused
+from penstock.codecs.schema_registry.shelf import Registered
+from penstock.errors import Problem, SchemaError, SettingsError
+from penstock.host import read_regular, write_whole
+from penstock.settings import Settings
+
+__all__ = ["pull", "push"]
+
+_REGISTRY: Final = (
+    "schema_registry_url", "schema_registry_username", "schema_registry_password_file", "schema_registry_token_file",
+    "schema_registry_cafile", "schema_registry_certfile", "schema_registry_keyfile", "insecure_plaintext",
+)  # fmt: skip
+_READABLE: Final = 0o644
+_topic = click.option("--topic", "topics", multiple=True, metavar="TOPIC", help="The subject TOPIC-value; may be repeated.")
+
+
+class _Pulled(NamedTuple):
+    """A version of a subject: the file that holds it, or why it was left out."""
+
+    subject: str
+    version: int
+    id: int
+    file: str
+    note: str
+
+
+@click.command(short_help="Write the schemas of a registry to files.")
+@click.argument("subjects", nargs=-1, metavar="[SUBJECTS]")
+@_topic
+@click.option("--force", is_flag=True, help="Write over files that differ.")
+@with_settings("schemas", *_REGISTRY)
+@format_option
+def pull(subjects: tuple[str, ...], topics: tuple[str, ...], force: bool, settings: Settings, form: str) -> None:
+    """Write every version of SUBJECTS to ids/ID.avsc in the schemas folder, and the newest one to SUBJECT.avsc (without -value).
+
+    Workers then start and read events without the registry. What a schema refers to is put in its place. A file that is there
+    with another content is an error for an id, which never changes its schema; SUBJECT.avsc is kept, since it may be edited.
+
+    \b
+      penstock schema pull --topic flights.departures --schema-registry-url https://registry:8081
+    """
+    named = _named(subjects, topics)
+    registry = _registry(settings)
+    pulled = [one for subject in named for one in _pull(registry, subject, settings.schemas, force=force)]
+    if form == "json":
+        print_json([one._asdict() for one in pulled])
+        return
+    for one in pulled:
+        place = one.file or "left out"
+        out.print(f"{one.subject} version {one.version}, id {one.id}: {place}{f' ({one.note})' if one.note else ''}", markup=False)
+
+
+def _pull(registry: SchemaRegistry, subject: str, folder: Path, *, force: bool) -> Iterator[_Pulled]:
+    try:
+        versions = [registry.version(subject, str(number)) for number in registry.versions(subject)]
+    except Absent as error:
+        raise SchemaError(f"the schema registry has no subject {subject}: {error}") from None
+    except Refused as error:
+        raise SchemaError(f"the schema registry does not show the subject {subject}: {error}") from None
+    (folder / "ids").mkdir(parents=True, exist_ok=True)
+    newest = ""
+    for one in versions:
+        try:
+            text = newest = _pretty(registry, one)
+        except (Absent, Refused) as error:
+            yield _Pulled(subject, one.version, one.id, "", str(error))
+            continue
+        file = folder / "ids" / f"{one.id}.avsc"
+        if _differs(file, text) and not force:
+            fix = "its id is of another registry: use another folder of schemas, or --force"
+            raise SchemaError(Problem(str(file), 0, 0, f"it is not the schema that the registry has under the id {one.id}", fix))
+        _write(file, text)
+        yield _Pulled(subject, one.version, one.id, str(file), _usable(file))
+    if newest:
+        file = folder / f"{subject.removesuffix('-value').replace('/', '-')}.avsc"
+        kept = _differs(file, newest) and not force
+        if not kept:
+            _write(file, newest)
+        yield _Pulled(subject, versions[-1].version, versions[-1].id, str(file), "kept: it differs from the newest version" if kept else "")
+
+
+def _pretty(registry: SchemaRegistry, found: Registered) -> str:
+    text = registry.whole(found)
+    try:
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False) + "\n"
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"it is not JSON: {error}") from None
+
+
+def _differs(file: Path, text: str) -> bool:
+    """Whether the file is there with another schema. Raises SchemaError when it cannot be read."""
+    if not file.exists():
+        return False
+    try:
+        return bool(json.loads(read_regular(file, MAX_SCHEMA_BYTES)) != json.loads(text))
+    except OSError as error:
+        raise SchemaError(Problem(str(file), 0, 0, f"cannot be read: {error.strerror}", "check the path and its permissions")) from None
+    except (ValueError, RecursionError):
+        return True
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        write_whole(file, text.encode(), mode=_READABLE)
+    except OSError as error:
+        raise SchemaError(
+            Problem(str(file), 0, 0, f"cannot be written: {error.strerror}", "check the folder and its permissions")
+        ) from None
+
+
+def _usable(file: Path) -> str:
+    """Returns why no source could read the schema, "" when one could."""
+    try:
+        load_schema(file)
+    except SchemaError as error:
+        return f"a source of this record would refuse it: {error.problems[0].message}"
+    return ""
+
+
+@click.command(short_help="Register a schema file, or check that it could be.")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("subjects", nargs=-1, metavar="[SUBJECTS]")
+@_topic
+@click.option("--check", is_flag=True, help="Register nothing; exit 1 when a subject would refuse the schema.")
+@with_settings(*_REGISTRY)
+@format_option
+def push(file: Path, subjects: tuple[str, ...], topics: tuple[str, ...], check: bool, settings: Settings, form: str) -> int:
+    """Register the schema in FILE under SUBJECTS.
+
+    A worker does it for its sinks, unless schema_registry_register is off. A schema that is registered already keeps its id.
+
+    \b
+      penstock schema push schemas/score.avsc --topic flights.scores --schema-registry-url https://registry:8081
+      penstock schema push schemas/score.avsc --topic flights.scores --check
+    """
+    named = _named(subjects, topics)
+    load_schema(file)
+    registry, text = _registry(settings), file.read_text(encoding="utf-8")
+    rows: list[dict[str, Any]] = []
+    for subject in named:
+        id = registry.look_up(subject, text)
+        reason = registry.incompatible(subject, text) if id is None else ""
+        registered = False
+        if id is None and not reason and not check:
+            try:
+                id, registered = registry.register(subject, text), True
+            except Refused as error:
+                reason = str(error)
+        rows.append({"subject": subject, "id": id, "registered": registered, "refused": reason})
+    if form == "json":
+        print_json(rows)
+    else:
+        for row in rows:
+            (err if row["refused"] else out).print(f"{file}: {_told(row)}", markup=False)
+    return 1 if any(row["refused"] for row in rows) else 0
+
+
+def _told(row: dict[str, Any]) -> str:
+    if row["refused"]:
+        return f"the subject {row['subject']} refuses it: {row['refused']}"
+    if row["id"] is None:
+        return f"the subject {row['subject']} would take it"
+    return f"id {row['id']} under the subject {row['subject']}{'' if row['registered'] else ' already'}"
+
+
+def _named(subjects: tuple[str, ...], topics: tuple[str, ...]) -> list[str]:
+    named = [*dict.fromkeys([*subjects, *(f"{topic}-value" for topic in topics)])]
+    if not named:
+        raise click.UsageError("name subjects, or topics with --topic")
+    return named
+
+
+def _registry(settings: Settings) -> SchemaRegistry:
+    found = open_schema_registry(settings)
+    if found is None:
+        raise SettingsError("no schema registry is set: give --schema-registry-url, or set schema_registry_url")
+    return found

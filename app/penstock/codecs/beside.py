@@ -1,0 +1,83 @@
+"""Columns from what a record has beside its value: its key, as text or by the key's schema, and its headers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from penstock.batch import Array
+from penstock.codecs.base import Decoder
+from penstock.codecs.columns import Assembler
+from penstock.errors import DecodeError
+from penstock.record import RecordLike
+from penstock.schema import Column, Missing, Schema
+
+__all__ = ["BesideDecoder"]
+
+
+class BesideDecoder:
+    """Makes the columns whose fields are beside the value; `key` decodes keys that have a schema.
+
+    `make_key` returns the decoder of keys for the columns that it is given. Raises SchemaError for columns that their fields cannot feed.
+    """
+
+    def __init__(self, schema: Schema, columns: Sequence[Column], make_key: Callable[[Schema, Sequence[Column]], Decoder]) -> None:
+        keyed = schema.beside.key if schema.beside is not None else None
+        self._of_key = [one for one in columns if keyed is not None and one.field.startswith("key.")]
+        self._texts = [one for one in columns if one not in self._of_key]
+        self._key = None
+        if keyed is not None and self._of_key:
+            self._key = make_key(keyed, [replace(one, field=one.field.removeprefix("key.")) for one in self._of_key])
+        fields = [field for one in self._texts if (field := schema.field(one.field)) is not None]
+        self._assembler = Assembler(Schema(schema.name, tuple(dict.fromkeys(fields)), path=schema.path), self._texts)
+
+    def decode(self, records: Sequence[RecordLike]) -> tuple[dict[str, Array], dict[int, DecodeError]]:
+        """Returns the columns of all the records, and an error per row whose key or headers do not fit them, where they have any value."""
+        errors: dict[int, DecodeError] = {}
+        columns = self._keys([record.key for record in records], errors) if self._key is not None else {}
+        texts = [[_text(record, field.name, row, errors) for row, record in enumerate(records)] for field in self._assembler.fields]
+        for field, values in zip(self._assembler.fields, texts, strict=True):
+            if self._assembler.rejects_null(field.name):
+                for row, value in enumerate(values):
+                    if value is None:
+                        errors.setdefault(row, _null(field.name))
+                        values[row] = ""
+        return columns | self._assembler.arrays(texts, len(records)), errors
+
+    def _keys(self, keys: Sequence[bytes | None], errors: dict[int, DecodeError]) -> dict[str, Array]:
+        assert self._key is not None, "called for keys with a schema"
+        rows = np.array([row for row, key in enumerate(keys) if key is not None], np.intp)
+        batch = self._key.decode([keys[row] for row in rows])
+        for failure in batch.failures:
+            errors[int(rows[failure.row])] = DecodeError(f"the key is not an event of its schema: {failure.error}")
+        good = rows if batch.rows is None else rows[batch.rows]
+        columns = {}
+        for column in self._of_key:
+            found = batch.columns[column.name]
+            if column.missing.action == "reject":
+                for row, key in enumerate(keys):
+                    if key is None:
+                        errors.setdefault(row, _null(column.field))
+            fill = column.missing.value if column.missing.action == "fill" else "" if column.dtype == "string" else 0
+            dtype = object if column.missing == Missing("fill", None) else found.dtype
+            made = np.full((len(keys), *found.shape[1:]), fill, dtype)
+            made[good] = found
+            columns[column.name] = made
+        return columns
+
+
+def _text(record: RecordLike, field: str, row: int, errors: dict[int, DecodeError]) -> str | None:
+    """Returns the key or the last header of the field's name as text."""
+    name = field.removeprefix("header.")
+    raw = record.key if field == "key" else next((value for key, value in reversed(record.headers) if key == name), None)
+    try:
+        return None if raw is None else raw.decode()
+    except UnicodeDecodeError as error:
+        errors.setdefault(row, DecodeError(f"{field!r} is not UTF-8: {error.reason} (byte {error.start})"))
+        return ""
+
+
+def _null(field: str) -> DecodeError:
+    return DecodeError(f"field {field!r} is null, and the topology gives no value for nulls (add it under `missing:`)")

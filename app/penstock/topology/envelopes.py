@@ -1,0 +1,20 @@
+"""Envelopes: what wraps the events of a source, and where a change names its operation.
+
+Debezium writes a change as `before`, `after` and `op`, alone or under `payload`. Of a deletion and of a truncated table there is no row to
+score. See https://debezium.io/documentation/reference/stable/connectors/postgresql.html (change events).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from penstock.schema import Schema
+
+__all__ = ["GONE", "operation"]
+
+GONE: Final = frozenset({"d", "t"})  # operations that leave no row: delete, truncate
+
+
+def operation(schema: Schema) -> str | None:
+    """Returns the path of the field with a change's operation, None when the schema has no such field."""
+    return next((path for path in ("op", "payload.op") if (field := schema.field(path)) is not None and field.dtype == "string"), None)

@@ -1,0 +1,158 @@
+"""What every schema registry answers, through our client: the double of the other tests, and Apicurio's registry, which it is judged by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.codecs import load_schema
+from penstock.codecs.framing import frame_in, frame_of
+from penstock.codecs.schema_registry import SchemaRegistry, open_schema_registry
+from penstock.errors import DecodeError, SchemaError, SchemaWanted
+from penstock.registry.directory import DirectoryRegistry
+from penstock.schema import Schema
+from penstock.settings import Settings
+from penstock.testing import models
+from penstock.testing.driver import TopologyDriver
+from tests.schema_registry import apicurio, double, post
+
+ID, ITEM, PRICE = ({"name": name, "type": type} for name, type in {"id": "string", "item": "long", "price": "float"}.items())
+TOPOLOGY = """\
+topology: shop
+sources: {{orders: {{topic: {name}, format: avro-confluent, schema: order.avsc, id: id}}}}
+nodes: {{price: {{kind: model, model: table@1, inputs: {{x: item}}}}}}
+sinks: {{prices: {{topic: {name}-prices, format: avro-confluent, schema: price.avsc, fields: {{id: id, price: price}}}}}}
+"""
+
+
+@pytest.fixture(scope="module", params=["double", "apicurio"])
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "double":
+        with double() as site:
+            yield site.url
+        return
+    try:
+        running = apicurio()
+        found = running.__enter__()
+    except OSError as error:
+        pytest.skip(f"Apicurio's registry cannot run: {error}")
+    yield found
+    running.__exit__(None, None, None)
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """A topic of the test."""
+    return str(request.node.name).partition("[")[0].replace("_", "-")
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[[str, str], Schema]:
+    """Writes a schema file and loads it."""
+
+    def made(file: str, text: str) -> Schema:
+        (tmp_path / file).write_text(text)
+        return load_schema(tmp_path / file)
+
+    return made
+
+
+def record(name: str, *fields: Any, **more: Any) -> str:
+    return json.dumps({"type": "record", "name": name, "fields": fields, **more})
+
+
+def opened(url: str, tmp_path: Path, **settings: Any) -> SchemaRegistry:
+    found = open_schema_registry(
+        Settings(schema_registry_url=url, schema_registry_timeout=10, cache=tmp_path / "cache", **settings), dry=False
+    )
+    assert found is not None
+    return found
+
+
+def text(registry: SchemaRegistry, id: int) -> str:
+    """The schema with this id, fetched as the loop fetches it."""
+    with pytest.raises(SchemaWanted) as wanted:
+        registry.held(frame_of(id))
+    wanted.value.fetch()
+    return registry.held(frame_of(id)).read_text()
+
+
+def test_schema_is_found_by_its_id(url: str, name: str, tmp_path: Path) -> None:
+    id = post(url, f"subjects/{name}-value/versions", {"schema": record("Order", ID)})["id"]
+    assert json.loads(text(opened(url, tmp_path), id)) == json.loads(record("Order", ID))
+
+
+def test_id_that_no_schema_has_is_an_answer(url: str, tmp_path: Path) -> None:
+    registry = opened(url, tmp_path)
+    with pytest.raises(DecodeError, match=r"the schema registry has no schema id 99999: .*found"):
+        text(registry, 99999)
+
+
+def test_subject_that_does_not_exist_has_no_newest_schema(url: str, name: str, tmp_path: Path, make: Any) -> None:
+    assert opened(url, tmp_path).newest(name, make("order.avsc", record("Order", ID))) is None
+
+
+def test_schema_that_refers_to_others_is_whole(url: str, name: str, tmp_path: Path) -> None:
+    """`Item` is used twice, from two levels, inside another namespace."""
+    item = record("Item", {"name": "sku", "type": "string"}, namespace="shop.items")
+    line = record(
+        "Line", {"name": "first", "type": "shop.items.Item"}, {"name": "then", "type": ["null", "shop.items.Item"]}, namespace="shop"
+    )
+    order = record(
+        "Order",
+        ID,
+        {"name": "lines", "type": {"type": "array", "items": "Line"}},
+        {"name": "gift", "type": "shop.items.Item"},
+        namespace="shop",
+    )
+    post(url, f"subjects/{name}-item/versions", {"schema": item})
+    to_item = {"name": "shop.items.Item", "subject": f"{name}-item", "version": 1}
+    post(url, f"subjects/{name}-line/versions", {"schema": line, "references": [to_item]})
+    to_line = {"name": "shop.Line", "subject": f"{name}-line", "version": 1}
+    id = post(url, f"subjects/{name}-value/versions", {"schema": order, "references": [to_line, to_item]})["id"]
+    whole = json.loads(text(opened(url, tmp_path), id))
+    inlined = {"type": "record", "name": "shop.items.Item", "fields": [{"name": "sku", "type": "string"}]}
+    assert whole["fields"][1]["type"]["items"] == {
+        "type": "record", "name": "shop.Line",
+        "fields": [{"name": "first", "type": inlined}, {"name": "then", "type": ["null", "shop.items.Item"]}],
+    }  # fmt: skip
+    assert whole["fields"][2]["type"] == "shop.items.Item"
+
+
+def test_sink_registers_its_schema_once(url: str, name: str, tmp_path: Path, make: Any) -> None:
+    schema = make("price.avsc", record("Price", ID, PRICE))
+    first = opened(url, tmp_path).enter(name, schema)
+    assert first is not None
+    assert first == opened(url, tmp_path).enter(name, schema) == opened(url, tmp_path, schema_registry_register=False).enter(name, schema)
+    assert json.loads(text(opened(url, tmp_path / "other"), int.from_bytes(first[1:], "big"))) == json.loads(record("Price", ID, PRICE))
+
+
+def test_sink_that_may_not_register_is_refused(url: str, name: str, tmp_path: Path, make: Any) -> None:
+    schema = make("price.avsc", record("Price", ID, PRICE))
+    with pytest.raises(SchemaError, match=f"price.avsc: not registered under the subject {name}-value"):
+        opened(url, tmp_path, schema_registry_register=False).enter(name, schema)
+    assert opened(url, tmp_path).newest(name, schema) is None
+
+
+def test_topology_reads_and_writes_by_the_registry_alone(url: str, name: str, tmp_path: Path) -> None:
+    """No ids/: an old writer is known at start, a new one is registered while events are read, and the sink's schema is registered."""
+    (tmp_path / "schemas").mkdir()
+    (tmp_path / "schemas/order.avsc").write_text(record("Order", ID, ITEM))
+    (tmp_path / "schemas/price.avsc").write_text(record("Price", ID, PRICE))
+    (tmp_path / "shop.yaml").write_text(TOPOLOGY.format(name=name))
+    DirectoryRegistry(tmp_path / "models").publish("table", models.gather([10, 20, 30]))
+    old = post(url, f"subjects/{name}-value/versions", {"schema": record("Order", ITEM, ID)})["id"]
+    registry = opened(url, tmp_path)
+    driver = TopologyDriver(tmp_path / "shop.yaml", models=tmp_path / "models", schemas=tmp_path / "schemas", schema_registry=registry)
+    driver.send("orders", frame_of(old) + b"\x02\x02a", frame_of(99999) + b"\x02\x02b")
+    note = {"name": "note", "type": "string", "default": ""}
+    new = post(url, f"subjects/{name}-value/versions", {"schema": record("Order", ITEM, ID, note)})["id"]
+    driver.send("orders", frame_of(new) + b"\x04\x02c\x00")
+    assert driver.events("prices") == [{"id": "a", "price": 20}, {"id": "c", "price": 30}]
+    assert len(driver.dead_letters("orders")) == 1
+    (frame,) = {frame_in(one.value or b"") for one in driver.records("prices")}
+    assert json.loads(text(opened(url, tmp_path / "other"), int.from_bytes(frame[1:], "big")))["name"] == "Price"
