@@ -24,6 +24,7 @@ from penstock import runtime
 from penstock import settings as configuration
 from penstock.batch import Batch, Failure
 from penstock.codecs import event_reader
+from penstock.codecs.schema_registry import open_schema_registry
 from penstock.engine import Stage
 from penstock.engine.observe import Observers
 from penstock.errors import DecodeError, RecordError
@@ -73,7 +74,13 @@ def open(
     given = {"models": models, "schemas": schemas, "model_trust": model_trust}
     flags = {name: None if value is None else Path(value) for name, value in given.items()}
     settings = configuration.load(flags, file=None if config is None else Path(config))
-    return Scorer(runtime.load(find(topology, settings.topologies), models=settings.models, schemas=settings.schemas), settings)
+    loaded = runtime.load(
+        find(topology, settings.topologies),
+        models=settings.models,
+        schemas=settings.schemas,
+        schema_registry=open_schema_registry(settings),
+    )
+    return Scorer(loaded, settings)
 
 
 class Scorer:

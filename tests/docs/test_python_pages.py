@@ -29,8 +29,11 @@ TITLED = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE 
 NEEDS = {"scikit-learn": "skl2onnx", "xgboost": "xgboost", "lightgbm": "lightgbm", "torch": "onnxscript"}
 
 
+NUMBERS, TEXT = re.split(r"^## Text$", OWN.read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
 def test_every_framework_of_the_page_is_run() -> None:
-    titles = [title for _, title, _ in TITLED.findall(OWN.read_text(encoding="utf-8"))]
+    titles = [title for _, title, _ in TITLED.findall(NUMBERS)]
     assert [title.partition("/")[0] for title in titles if title.endswith("/train.py")] == [*NEEDS]
 
 
@@ -39,10 +42,21 @@ def test_model_of_the_page_predicts_what_it_shows(framework: str, tmp_path: Path
     """The commands are run in the folder that the page describes. The golden records compare the answers with the framework's."""
     if importlib.util.find_spec(NEEDS[framework]) is None:
         pytest.skip(f"{NEEDS[framework]} is not installed")
+    follow(NUMBERS, framework, tmp_path)
+
+
+def test_text_of_the_page_is_scored_as_it_shows(tmp_path: Path) -> None:
+    pytest.importorskip("skl2onnx")
+    first, second = (float(number) for number in re.findall(r"'good': ([0-9.]+)", follow(TEXT, "text", tmp_path)))
+    assert first > 0.5 > second
+
+
+def follow(page: str, framework: str, folder: Path) -> str:
+    """Makes the files of the page, and of this section, runs the commands, and returns what they print: it is what the page shows."""
     commands, shown = "", ""
-    for language, title, text in TITLED.findall(OWN.read_text(encoding="utf-8")):
-        if title and ("train.py" not in title or title.startswith(framework)):
-            path = tmp_path / title.removeprefix(f"{framework}/")
+    for language, title, text in TITLED.findall(page):
+        if title and ("train.py" not in title or title.startswith(f"{framework}/")):
+            path = folder / title.removeprefix(f"{framework}/")
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
         elif language == "sh":
@@ -51,8 +65,9 @@ def test_model_of_the_page_predicts_what_it_shows(framework: str, tmp_path: Path
             shown += text
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", "-euc", commands], cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=300, check=False
+        ["bash", "-euc", commands], cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    answer = ".*".join(map(re.escape, shown.strip().split("…")))
-    assert re.search(f"^{answer}$", done.stdout, re.MULTILINE), done.stdout
+    for line in shown.splitlines():
+        assert re.search(f"^{'.*'.join(map(re.escape, line.split('…')))}$", done.stdout, re.MULTILINE), done.stdout
+    return done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from penstock.cli.echo import echo
-from penstock.cli.options import with_settings
+from penstock.cli.options import CONNECTION, with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
 from penstock.codecs.schema_registry import open_schema_registry
 from penstock.errors import ConfigError, TopologyError
@@ -35,11 +36,20 @@ _file = click.argument("topology", type=click.Path(path_type=Path), metavar="TOP
 
 @click.command()
 @_file
-@with_settings("models", "schemas", "schema_registry_url")
+@with_settings(
+    "models", "schemas", "schema_registry_url", *CONNECTION, "application", "releases", "trust", "unsigned_control", "model_trust"
+)
+@click.option("--live", is_flag=True, help="Check also whether a worker could run: models, trust, brokers, topics, access, clock.")
 @format_option
 @click.pass_context
-def validate(ctx: click.Context, /, topology: Path, settings: Settings, form: str) -> None:
-    """Check TOPOLOGY, a file or a name: keys, names, models, types. Lists every problem with its line. Exit code 2 if there are any."""
+def validate(ctx: click.Context, /, topology: Path, settings: Settings, live: bool, form: str) -> None:
+    """Check TOPOLOGY, a file or a name: keys, names, models, types. Lists every problem with its line. Exit code 2 if there are any.
+
+    With --live, one report on what a worker with these settings would meet: it verifies the models, reads the trust file, and asks the
+    brokers for the topics, their partitions and configuration, for what this user may do, and for the workers that run. Nothing is
+    written. Exit code 0 when no check has failed; else that of the first one that has: 3 a model, 4 no broker answers, 5 a topic is
+    missing, 7 a login is refused, 1 anything else. A warning, and what the brokers do not say, fail nothing.
+    """
     topology = find(topology, settings.topologies)
     try:
         loaded = _load(topology, settings)
@@ -52,12 +62,39 @@ def validate(ctx: click.Context, /, topology: Path, settings: Settings, form: st
             count = len(error.problems)
             err.print(f"{topology}: {count} problem{'s' if count > 1 else ''}", markup=False)
         ctx.exit(2)
+    if live:
+        ctx.exit(_live(loaded, settings, form))
     counts = {part: len(getattr(loaded.topology, part)) for part in ("sources", "nodes", "sinks")}
     if form == "json":
         print_json({"valid": True, "problems": [], "topology": loaded.topology.name, **counts})
     else:
         listed = ", ".join(f"{count} {part if count != 1 else part[:-1]}" for part, count in counts.items())
         out.print(f"{topology}: {loaded.topology.name} is valid: {listed}", markup=False)
+
+
+def _live(loaded: Loaded, settings: Settings, form: str) -> int:
+    """Prints what is found as it is found, and returns the exit code."""
+    from penstock.cli.inspect import Finding, inspect
+    from penstock.cli.main import exit_code
+
+    def noted() -> Iterator[Finding]:
+        yield Finding("file", "ok", f"{loaded.topology.file}: {loaded.topology.name} is valid, and so are its schemas")
+        yield from inspect(loaded, settings)
+
+    found = []
+    for one in noted():
+        found.append(one)
+        if form != "json":
+            line, colour = Table.grid(), {"ok": "green", "failed": "bold red"}.get(one.state, "yellow")
+            for width in (9, 9, None):
+                line.add_column(width=width, overflow="fold")
+            line.add_row(Text(one.state, colour), Text(one.check, "bold"), Text(one.text))
+            out.print(line)
+    failed = [one for one in found if one.state == "failed"]
+    if form == "json":
+        rows = [{"check": one.check, "state": one.state, "message": one.text} for one in found]
+        print_json({"valid": not failed, "problems": [], "topology": loaded.topology.name, "checks": rows})
+    return (1 if failed[0].error is None else exit_code(failed[0].error)) if failed else 0
 
 
 @click.command()

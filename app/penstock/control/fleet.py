@@ -84,6 +84,7 @@ class BrokerClock:
     def __init__(self, wall: Callable[[], float] = time.time) -> None:
         self._wall = wall
         self._ahead = 0.0  # ms, of this host
+        self.ahead_s: float | None = None  # by how much the brokers' clock is ahead of this host's; None before a record has just arrived
         self._newest = 0
 
     def saw(self, stamp_ms: int) -> None:
@@ -94,6 +95,7 @@ class BrokerClock:
         """Takes the stamp of a record that has just arrived, Unix time in ms."""
         self.saw(stamp_ms)
         self._ahead = stamp_ms - self._wall() * 1000
+        self.ahead_s = self._ahead / 1000
 
     def now_ms(self) -> float:
         return max(self._wall() * 1000 + self._ahead, self._newest)
