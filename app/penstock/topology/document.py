@@ -31,7 +31,15 @@ _BOOL: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False
 _INT: Final = re.compile(r"[-+]?[0-9]{1,30}")
 _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INF: Final = re.compile(r"([-+]?)\.(inf|Inf|INF)")
-_COMPARISON: Final = re.compile(r":\s+>=?\s*[-+.0-9]")  # YAML takes this > for the begin of a folded text
+# What a line that is not YAML looks like, where it is text that needs quotes, as expressions may be.
+_ADVICE: Final = (
+    (re.compile(r":\s+>=?\s*[-+.0-9]"), 'put text that begins with > in quotes: ">= 0.85"'),  # YAML takes it for the begin of a folded text
+    (
+        re.compile(r"^\s*[\w-]+:\s+(\"[^\"]*\"|'[^']*'|\[.*\]|\{.*\})\s*[^\s#]"),
+        "put the whole text in quotes: a part of it is in quotes or brackets",
+    ),
+    (re.compile(r"^\s*[\w-]+:\s+[^\s'\"\[{|>#].*:\s"), "put text that has ': ' in it in quotes"),
+)
 _BREAK: Final = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 # How a scalar is written, by its first character: pieces. A piece `one` is a character of its text that is no blank.
 _PIECES: Final = defaultdict(
@@ -266,6 +274,5 @@ def _syntax(error: Exception, text: str, file: str) -> Problem:
         if "\t" in indent
         else "check indentation, quotes and brackets here and just above"
     )
-    if _COMPARISON.search(lines[line - 1]):
-        fix = 'put text that begins with > in quotes: ">= 0.85"'
+    fix = next((advice for pattern, advice in _ADVICE if pattern.search(lines[line - 1])), fix)
     return Problem(file, line, column, f"not YAML: {message}", fix)
