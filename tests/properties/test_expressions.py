@@ -37,6 +37,7 @@ ROW = st.fixed_dictionaries(
         "raw": FLOATS,
         "p": st.lists(FLOATS, min_size=3, max_size=3),
         "q": FLOATS.map(lambda number: [number]),
+        "open": st.just([0.0]),
     }
 )
 
@@ -124,13 +125,14 @@ TYPES = {"float64": np.float64, "float32": np.float32, "int64": np.int64, "int32
 
 
 ZEROS: dict[str, Any] = {
-    **dict.fromkeys(("f", "g", "i", "j", "n", "m", "raw"), 0), "b": True, "o": True, "s": "", "t": "", "p": [0.0] * 3, "q": [0.0],
+    **dict.fromkeys(("f", "g", "i", "j", "n", "m", "raw"), 0), "b": True, "o": True, "s": "", "t": "",
+    "p": [0.0] * 3, "q": [0.0], "open": [0.0],
 }  # fmt: skip
 
 
 def _plain(text: str, row: dict[str, Any]) -> Any:
     """Returns Python's answer for one row, None where it has none."""
-    names = {name: row[name] if row[name] is None or name in "pq" else TYPES[GIVEN[name].dtype](row[name]) for name in row}
+    names = {name: row[name] if row[name] is None or name in ("p", "q", "open") else TYPES[GIVEN[name].dtype](row[name]) for name in row}
     names |= {"p": [np.float32(one) for one in row["p"]], "q": np.float32(row["q"][0])}
     code = compile(ast.fix_missing_locations(_Lazy().visit(ast.parse(text, mode="eval"))), "row", "eval")
     with np.errstate(divide="raise", invalid="raise", over="raise"):

@@ -176,7 +176,12 @@ class Tape:
 
     def reduced(self, kind: str, value: Value) -> Value:
         """Returns a vector reduced to a scalar."""
-        return self.op(kind, value, self.constant([-1], "int64"), dtype=value.dtype, shape=(), keepdims=0)
+        found = self.op(kind, value, self.constant([-1], "int64"), dtype=value.dtype, shape=(), keepdims=0)
+        if value.shape != (None,):
+            return found
+        # Over no elements the runtime gives an array of another shape, without an error. To pick the first element is one.
+        first = self.element(value, 0)
+        return self.op("Add", found, self.op("Sub", first, first, dtype=value.dtype), dtype=value.dtype)
 
     def element(self, value: Value, index: int) -> Value:
         axis = 1 if value.rows else 0

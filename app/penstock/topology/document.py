@@ -32,7 +32,15 @@ _INT: Final = re.compile(r"[-+]?[0-9]{1,30}")
 _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INF: Final = re.compile(r"([-+]?)\.(inf|Inf|INF)")
 _ELEMENT: Final = re.compile(r"[^\s\[\]{},\"']+\[[0-9]+\]")  # between { } and [ ] YAML takes this [ for the begin of a list
-_COMPARISON: Final = re.compile(r":\s+>=?\s*[-+.0-9]")  # YAML takes this > for the begin of a folded text
+# What a line that is not YAML looks like, where it is text that needs quotes, as expressions may be.
+_ADVICE: Final = (
+    (re.compile(r":\s+>=?\s*[-+.0-9]"), 'put text that begins with > in quotes: ">= 0.85"'),  # YAML takes it for the begin of a folded text
+    (
+        re.compile(r"^\s*[\w-]+:\s+(\"[^\"]*\"|'[^']*'|\[.*\]|\{.*\})\s*[^\s#]"),
+        "put the whole text in quotes: a part of it is in quotes or brackets",
+    ),
+    (re.compile(r"^\s*[\w-]+:\s+[^\s'\"\[{|>#].*:\s"), "put text that has ': ' in it in quotes"),
+)
 _BREAK: Final = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 # How a scalar is written, by its first character: pieces. A piece `one` is a character of its text that is no blank.
 _PIECES: Final = defaultdict(
@@ -267,9 +275,8 @@ def _syntax(error: Exception, text: str, file: str) -> Problem:
         if "\t" in indent
         else "check indentation, quotes and brackets here and just above"
     )
+    fix = next((advice for pattern, advice in _ADVICE if pattern.search(lines[line - 1])), fix)
     element = next((one[0] for one in _ELEMENT.finditer(lines[line - 1]) if one.start() < column - 1 < one.end()), "")
     if element:
         fix = f'put quotes around {element}, as "{element}": within {{ }} and [ ], YAML begins a list at a ['
-    if _COMPARISON.search(lines[line - 1]):
-        fix = 'put text that begins with > in quotes: ">= 0.85"'
     return Problem(file, line, column, f"not YAML: {message}", fix)

@@ -24,6 +24,7 @@ ROWS: Mapping[str, list[Any]] = {
     "raw": [1.0, float("nan"), float("inf")],
     "p": [[0.125, 0.25, 0.625], [0.5, 0.25, 0.25], [0.0, 0.75, 0.25]],
     "q": [[1.0], [2.0], [4.0]],
+    "open": [[1.0, 2.0], [3.0, -1.0], [0.0, 0.5]],
 }
 GIVEN: Mapping[str, Given] = {
     "f": Given("float64", finite=True, replaceable=True),
@@ -40,6 +41,7 @@ GIVEN: Mapping[str, Given] = {
     "p": Given("float32", (3,)),
     "p[1]": Given("float32"),
     "q": Given("float32", (1,)),
+    "open": Given("float32", (None,)),
 }
 
 
@@ -71,13 +73,14 @@ def run(graph: Graph, rows: Mapping[str, list[Any]] = ROWS) -> dict[str, list[An
         dtype = object if read.tensor.dtype == "string" else read.tensor.dtype
         column = np.array([read.fill if one is None else one for one in rows[name]], dtype)
         column = column[:, int(index[:-1])] if index else column
-        feeds[read.tensor.name] = np.ascontiguousarray(column.reshape(len(column), *read.tensor.shape))
+        axes = column.shape[1:] if None in read.tensor.shape else read.tensor.shape
+        feeds[read.tensor.name] = np.ascontiguousarray(column.reshape(len(column), *axes))
     found = {}
     session = Session.load(graph.model)
     for tensor in graph.outputs:
         (values,) = session.run([tensor.name], feeds)
         assert values.dtype == (object if tensor.dtype == "string" else np.dtype(tensor.dtype)), tensor
-        assert values.shape == (len(rows["f"]), *tensor.shape), tensor
+        assert values.shape == (len(rows["f"]), *(values.shape[1:] if None in tensor.shape else tensor.shape)), tensor
         ok = session.run([OK.format(tensor.name)], feeds)[0].tolist() if tensor.name in graph.doubts else [True] * len(values)
         found[tensor.name] = [value if fine else None for value, fine in zip(values.tolist(), ok, strict=True)]
     return found

@@ -10,8 +10,9 @@ from typing import Any
 import onnx
 import pytest
 
+from penstock.errors import InferenceError
 from penstock.expressions import FUNCTIONS, ExpressionError, parse
-from tests.unit.expressions.rows import answers, compiled, run
+from tests.unit.expressions.rows import ROWS, answers, compiled, run
 
 PAGE = Path(__file__).parents[3] / "docs/expressions.md"
 BIG = 2**62
@@ -112,6 +113,14 @@ BIG = 2**62
         ("vote(s, 'y', 'y')", "string[N]", ["y", "y", "y"]),
         ("vote(b, true, false)", "bool[N]", [True, False, True]),
         ("vote(argmax(p), 0, 2)", "int64[N]", [2, 0, 1]),
+        # arrays whose size the model leaves open
+        ("sum(open)", "float32[N]", [3.0, 2.0, 0.5]),
+        ("mean(open) > 1", "bool[N]", [True, False, False]),
+        ("max(open)", "float32[N]", [2.0, 3.0, 0.5]),
+        ("argmin(open)", "int64[N]", [0, 1, 0]),
+        ("any(open > 2.5)", "bool[N]", [False, True, False]),
+        ("1 - open", "float32[N, ?]", [[0.0, -1.0], [-2.0, 2.0], [1.0, 0.5]]),
+        ("(open * 2)[1]", "float32[N]", [4.0, -2.0, 1.0]),
         # one number
         ("clip(f, 0, 1)", "float64[N]", [1.0, 0.0, 0.0]),
         ("abs(i)", "int64[N]", [7, 7, 0]),
@@ -149,6 +158,13 @@ def test_meaning(text: str, dtype: str, values: list[Any]) -> None:
     assert [type(one) for one in got] == [type(one) for one in values]
     for one, wanted in zip(got, values, strict=True):
         assert one == (pytest.approx(wanted, rel=1e-6) if isinstance(wanted, float) else wanted), got
+
+
+@pytest.mark.parametrize("text", ["sum(open)", "max(open)", "mean(open) > 1", "argmax(open)", "all(open > 0)", "(open + 1)[2]"])
+def test_array_without_the_elements_is_an_error_of_its_rows(text: str) -> None:
+    """A model that gives no elements, or too few: the runtime would give another shape for some of these."""
+    with pytest.raises(InferenceError):
+        run(compiled(y=text), {**ROWS, "open": [[], [], []]})
 
 
 def test_later_outputs_name_earlier_ones_and_inherit_their_failures() -> None:
@@ -222,6 +238,8 @@ def test_what_is_computed_twice_is_written_once() -> None:
         ("s == 1", 0, "a text and a whole number do not go together"),
         ("where(b, 1, 'a')", 0, "a whole number and a text do not go together"),
         ("p + [1, 2]", 0, "arrays of different or unknown size do not go together: an array of 3 float32 and an array of 2 int64"),
+        ("open + p", 0, "arrays of different or unknown size do not go together: an array of unknown size float32 and an array of 3"),
+        ("vote(open)", 0, "vote takes at most 16 values, of a number that is known"),
         ("n + 1", 0, "'n' may be null, and null has no value|coalesce(n, VALUE) replaces it, missing(n) tests for it"),
         ("f > 0 and coalesce(i + 1, 0) > 0", 19, "coalesce takes the name of a field, a computed value is never null"),
         ("missing(p)", 8, "'p' is never null: only scalar fields can be"),

@@ -170,6 +170,24 @@ def test_mistake_has_its_place_inside_the_expression(expression: str, expected: 
 
 
 @pytest.mark.parametrize(
+    ("expression", "advice"),
+    [
+        ("map(country, {'DE': 1, 'FR': 2}, 0)", "put text that has ': ' in it in quotes"),
+        ("'EU' if country in ['DE', 'FR'] else 'other'", "put the whole text in quotes: a part of it is in quotes or brackets"),
+        ("[amount, items][0] > 1", "put the whole text in quotes: a part of it is in quotes or brackets"),
+        ("> 3", "put text that begins with > in quotes"),
+    ],
+)
+def test_expression_that_needs_quotes_gets_that_advice(expression: str, advice: str) -> None:
+    """And the advice helps."""
+    (found,) = problems(TEXT.replace("EXPRESSION", expression))
+    assert found.startswith("t.yaml:8:")
+    assert advice in found
+    if not expression.startswith(">"):
+        assert step(TEXT.replace("EXPRESSION", f'"{expression}"')).graph is not None
+
+
+@pytest.mark.parametrize(
     ("inputs", "expression", "expected"),
     [
         ("{d: discuont}", "d > 1", "7:17: nodes.desk.inputs.d: 'discuont' is neither a field nor a node (did you mean 'discount'?)"),
