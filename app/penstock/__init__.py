@@ -2,19 +2,12 @@
 
 Score events from a program, without Kafka, through the same plan that a worker runs:
 
-    from penstock import TopologyDriver
+    import penstock
 
-    driver = TopologyDriver("topologies/flights.yaml", models="models", schemas="schemas")
-    driver.send("departures", {"flight_id": "A", "dep_delay": 413, ...})
-    (prediction,) = driver.events("predictions")
+    with penstock.open("topologies/flights.yaml") as plan:
+        answer = plan.score({"flight_id": "A", "dep_delay": 413, ...})
 
-Or use the parts: `parse` reads a topology file, `load` adds its schemas and models, `prepare` verifies and loads the models, and
-`execute` runs columns through a stage of the plan:
-
-    loaded = penstock.load("topologies/flights.yaml", models=Path("models"), schemas=Path("schemas"))
-    program = penstock.prepare(loaded)
-    batch = program.ports["departures"].decoder.decode(values)
-    batch = penstock.execute(program.plan.stages["departures"], batch)
+Test a topology with keys, headers, timestamps and dead letters: `TopologyDriver`.
 
 Importing the package costs nothing: each of its names is fetched when it is first used.
 """
@@ -25,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from penstock.batch import Batch, Failure
     from penstock.codecs import load_schema
-    from penstock.engine import Plan, execute
     from penstock.errors import (
         ConfigError,
         ControlError,
@@ -38,15 +30,14 @@ if TYPE_CHECKING:
         TopologyError,
         TransportError,
     )
+    from penstock.library import Scorer, open
     from penstock.model.artifact import Artifact
     from penstock.model.golden import GoldenRecord
     from penstock.model.quarantine import quarantine
     from penstock.model.session import Session
     from penstock.model.verify import verify
-    from penstock.pipeline import Program
     from penstock.record import Position, Record
     from penstock.registry.directory import DirectoryRegistry
-    from penstock.runtime import Loaded, load, prepare
     from penstock.schema import Schema
     from penstock.settings import Settings
     from penstock.testing.broker import Broker, open_broker
@@ -63,17 +54,15 @@ __all__ = [
     "DirectoryRegistry",
     "Failure",
     "GoldenRecord",
-    "Loaded",
     "ModelError",
     "PenstockError",
-    "Plan",
     "Position",
     "Problem",
-    "Program",
     "Record",
     "RecordError",
     "Schema",
     "SchemaError",
+    "Scorer",
     "Session",
     "Settings",
     "SettingsError",
@@ -81,13 +70,11 @@ __all__ = [
     "TopologyDriver",
     "TopologyError",
     "TransportError",
-    "execute",
-    "load",
     "load_schema",
+    "open",
     "open_broker",
     "parse",
     "parse_text",
-    "prepare",
     "quarantine",
     "verify",
 ]
@@ -101,17 +88,15 @@ _HOMES = {
     "DirectoryRegistry": "registry.directory",
     "Failure": "batch",
     "GoldenRecord": "model.golden",
-    "Loaded": "runtime",
     "ModelError": "errors",
     "PenstockError": "errors",
-    "Plan": "engine",
     "Position": "record",
     "Problem": "errors",
-    "Program": "pipeline",
     "Record": "record",
     "RecordError": "errors",
     "Schema": "schema",
     "SchemaError": "errors",
+    "Scorer": "library",
     "Session": "model.session",
     "Settings": "settings",
     "SettingsError": "errors",
@@ -119,13 +104,11 @@ _HOMES = {
     "TopologyDriver": "testing.driver",
     "TopologyError": "errors",
     "TransportError": "errors",
-    "execute": "engine",
-    "load": "runtime",
     "load_schema": "codecs",
+    "open": "library",
     "open_broker": "testing.broker",
     "parse": "topology.parse",
     "parse_text": "topology.parse",
-    "prepare": "runtime",
     "quarantine": "model.quarantine",
     "verify": "model.verify",
 }

@@ -15,13 +15,14 @@ from penstock.codecs.framing import UNREGISTERED, frame_of
 from penstock.codecs.writers import Part, Registry, ids_folder, sink_frame
 from penstock.engine import compile
 from penstock.errors import ConfigError, DecodeError, ModelError, ModelMismatch, ModelUntrusted, Problem, SchemaError, TopologyError
+from penstock.expressions import Graph
 from penstock.fit import as_bound, fit, strays
 from penstock.model.artifact import Artifact
 from penstock.model.session import MEMORY, Session, limit_memory
 from penstock.model.signer import ModelTrust
 from penstock.model.trust import Policy, judge, load_trust
 from penstock.model.verify import verify
-from penstock.nodes import ModelNode, Node
+from penstock.nodes import ModelNode, around_model
 from penstock.pipeline.ports import Program, ports
 from penstock.registry.open import open_registry
 from penstock.schema import Schema
@@ -141,8 +142,18 @@ def program(loaded: Loaded, sessions: Mapping[str, Session], parameters: Mapping
     """Returns the plan of the loaded models and its ports. `parameters`, by node name, replace the file's."""
     # In the topology's order, not the release's: outputs of all generations name them alike.
     versions = {node.name: str(loaded.artifacts[node.name]) for node in loaded.topology.model_nodes}
-    plan = compile(loaded.wiring, sessions, versions, parameters)
+    rules = {name: _rule_session(graph) for name, graph in loaded.wiring.graphs.items()}
+    versions |= {name: session.label for name, session in rules.items()}
+    plan = compile(loaded.wiring, {**sessions, **rules}, versions, parameters)
     return Program(plan, ports(loaded.wiring, loaded))
+
+
+def _rule_session(graph: Graph) -> Session:
+    """Returns the loaded graph of a rule, by the label `rule:DIGEST`, warm for one row."""
+    session = Session.load(graph.model)
+    session.label = graph.label
+    session.warm_up((1,))
+    return session
 
 
 def bindings(loaded: Loaded) -> dict[str, Binding]:
@@ -167,12 +178,12 @@ def beside(program: Program) -> Program:
     """Returns the same program over the same loaded models, which another thread may run while the loop runs this one."""
     twins: dict[int, Session] = {}
 
-    def twin(node: Node) -> Node:
-        if not isinstance(node, ModelNode) or not isinstance(node.model, Session):
+    def twin(node: ModelNode) -> ModelNode:
+        if not isinstance(node.model, Session):
             return node
         return replace(node, model=twins.setdefault(id(node.model), node.model.twin()))
 
-    stages = {name: replace(one, nodes=tuple(map(twin, one.nodes))) for name, one in program.plan.stages.items()}
+    stages = {name: replace(one, nodes=tuple(around_model(node, twin) for node in one.nodes)) for name, one in program.plan.stages.items()}
     return replace(program, plan=replace(program.plan, stages=stages))
 
 

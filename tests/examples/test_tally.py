@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from demo.tally import Auc, Prediction, Tally
-from demo.view import bar
 from hypothesis import given
 from hypothesis import strategies as st
+
+from penstock.cli.live import bar
 
 metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
 

@@ -139,8 +139,9 @@ class Puppet:
 class Puppets:
     """Several of them in a thread. On leaving they take their status away, as workers do that stop."""
 
-    def __init__(self, stage: Stage, *puppets: Puppet) -> None:
-        self._stage, self._puppets = stage, puppets
+    def __init__(self, stage: Stage, *puppets: Puppet, begin: threading.Event | None = None) -> None:
+        """With `begin`, they are members of the group at first, and report from then on."""
+        self._stage, self._puppets, self._begin = stage, puppets, begin
         self._done = threading.Event()
         self._killed = False
         self._heard = threading.Event()
@@ -172,6 +173,9 @@ class Puppets:
             Writer(connection, patience=15) as self._writer,
             joined(stage, self._puppets),
         ):
+            if self._begin is not None:
+                self._heard.set()
+                await asyncio.to_thread(self._begin.wait, 30)
             await self._tell()
             self._heard.set()
             last = time.monotonic()

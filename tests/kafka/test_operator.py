@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from penstock.errors import ConfigError, ControlError
 from penstock.operate.operator import Deployed, Operator, Phase, Progress, operate
 from penstock.registry.directory import DirectoryRegistry
 from penstock.settings import Settings
-from penstock.testing import Broker
+from penstock.testing import Broker, wait_for
 from penstock.testing import models as tiny
 from penstock.topology.parse import parse
 from tests.kafka.puppets import FAILS, STUCK, Puppet, Puppets, Stage, make_stage
@@ -102,6 +104,22 @@ def test_without_a_live_worker_nothing_is_announced_unless_none_is_asked_for(sta
         deploy(stage)
     assert standings(stage) == []
     assert deploy(stage, min_ready=0).generation == 1
+
+
+def test_worker_that_is_starting_is_waited_for(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """It is in the group and has not reported: within the timeout it counts as soon as it does, and is named until then."""
+    caplog.set_level("INFO", "penstock.operate.operator")
+    begin = threading.Event()
+    with ThreadPoolExecutor(1) as beside, Puppets(stage, Puppet("a"), begin=begin):
+        with pytest.raises(ControlError, match="no live worker of payments"):
+            deploy(stage, timeout=1)
+        assert standings(stage) == []
+        caplog.clear()
+        deploying = beside.submit(deploy, stage)
+        wait_for(lambda: "waiting for a, starting" in caplog.text, "the wait")
+        assert not deploying.done()
+        begin.set()
+        assert deploying.result(30).generation == 1
 
 
 def test_nothing_is_written_while_a_live_worker_cannot_read_it(stage: Stage) -> None:

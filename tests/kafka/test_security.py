@@ -194,6 +194,26 @@ def test_a_worker_with_a_password_and_the_least_permissions_answers(site: Site, 
     assert PASSWORD not in worker.log
 
 
+def test_validate_lists_what_the_worker_may_not_do(site: Site, tmp_path: Path) -> None:
+    """Without a right all are named; with the least permissions that a worker needs, there is nothing to say."""
+    job = make_job(site.broker, tmp_path, partitions=2)
+    flags, given = ("validate", str(job.file), "--live", "--format", "json"), environment(tmp_path, site.scram())
+    look, topic = AclOperation.DESCRIBE, ResourceType.TOPIC
+    grant(site, WORKER, [(topic, name, look) for name in (job.source, job.sink, job.dead, *job.releases)])
+    done = penstock(tmp_path, *flags, **given, application=job.application)
+    assert done.returncode == 1, done.stderr
+    (access,) = [one for one in json.loads(done.stdout)["checks"] if one["check"] == "access" and one["state"] == "failed"]
+    assert access["message"].startswith("worker lacks ")
+    for right in (f"Read on topic {job.source}", f"Write on topic {job.sink}", f"Write on topic {job.dead}"):
+        assert right in access["message"]
+    allow(site, job)
+    grant(site, WORKER, [(topic, job.releases.status, AclOperation.READ)])
+    done = penstock(tmp_path, *flags, **given, application=job.application)
+    states = {one["check"]: one["state"] for one in json.loads(done.stdout)["checks"]}
+    assert (done.returncode, states["access"]) == (0, "ok"), done.stdout
+    assert PASSWORD not in done.stdout + done.stderr
+
+
 def test_people_who_release_need_no_more_than_the_table_lists(site: Site, tmp_path: Path) -> None:
     """They see the reports, know whose count, and write a release."""
     job = make_job(site.broker, tmp_path, partitions=1)

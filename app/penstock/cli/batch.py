@@ -10,6 +10,7 @@ from penstock.cli.bounded import Part, bounded_options, run_bounded
 from penstock.cli.options import CONNECTION, with_settings
 from penstock.cli.output import err, format_option, out, print_json
 from penstock.settings import Settings
+from penstock.topology.find import find
 
 __all__ = ["batch"]
 
@@ -17,7 +18,7 @@ INTERRUPTED = 130
 
 
 @click.command()
-@click.argument("topology", type=click.Path(path_type=Path, exists=True))
+@click.argument("topology", type=click.Path(path_type=Path))
 @with_settings(*CONNECTION, "models", "model_trust", "schemas", "chunk_rows", "max_batch_rows")
 @bounded_options
 @format_option
@@ -38,7 +39,8 @@ def batch(topology: Path, settings: Settings, part: Part, form: str) -> int:
     from penstock import runtime  # with the model runtime behind it: `--help` does without
     from penstock.codecs.schema_registry import open_schema_registry
 
-    loaded = runtime.load(topology, models=settings.models, schemas=settings.schemas, schema_registry=open_schema_registry(settings))
+    file = find(topology, settings.topologies)
+    loaded = runtime.load(file, models=settings.models, schemas=settings.schemas, schema_registry=open_schema_registry(settings))
     program = runtime.prepare(loaded, warm_rows=settings.chunk_rows, model_trust=settings.model_trust, model_memory=settings.model_memory)
     models = {node: str(artifact) for node, artifact in loaded.artifacts.items()}
     bound = ", ".join(f"{node}={version}" for node, version in models.items())

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import click
 
 from penstock import errors
+from penstock.cli import complete
 from penstock.cli.echo import echo, shown
 from penstock.cli.options import Invocation, setting_flags
 from penstock.native import native
@@ -82,8 +83,8 @@ _EPILOG = """
 \b
 Three commands to begin with:
   penstock demo                             watch real flights being scored
-  penstock validate topologies/flights.yaml check the file; list problems by line
-  penstock run topologies/flights.yaml      score events of your Kafka
+  penstock validate flights                 check topologies/flights.yaml; list problems by line
+  penstock run flights                      score events of your Kafka
 
 \b
 Exit codes:
@@ -101,6 +102,11 @@ Completion: eval "$(_PENSTOCK_COMPLETE=bash_source penstock)"   (or zsh_source, 
 
 class _Lazy(click.Group):
     """A group whose commands are rows of COMMANDS, imported when they are called."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Before a command is run or a word completed: a shell that asks for one sets a variable, which click reads."""
+        complete.install()
+        return super().main(*args, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 import click
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from penstock.cli.echo import echo
 from penstock.tame import tame, tame_json
@@ -22,6 +24,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # Piped output is read by a pager, a log or grep. They fold lines themselves or need whole lines, unless COLUMNS sets a width.
 _WIDTH: Final = None if sys.stdout.isatty() else shutil.get_terminal_size((10_000, 24)).columns
+
+_LEAST: Final = 30  # columns in which a sentence can be read
 
 
 class _Tame(Console):
@@ -53,9 +57,49 @@ def print_json_line(value: Any) -> None:
     echo(tame_json(json.dumps(value, ensure_ascii=False, default=str)))
 
 
-def table(title: str, *columns: str) -> Table:
-    """Returns an empty table in the common style; add rows and print it with `out`."""
-    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    return made
+class _Listing(Table):
+    """A table whose cells stay whole, but for those of the one column that `wraps`; where it is too wide, a block of lines per row."""
+
+    def __init__(self, title: str, columns: Sequence[str], wraps: str | None) -> None:
+        super().__init__(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+        self._wraps = len(columns) - 1 if wraps is None else columns.index(wraps)
+        for number, column in enumerate(columns):
+            self.add_column(column, overflow="fold", no_wrap=number != self._wraps)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        rows = [[_text(console, cell) for cell in row] for row in zip(*(column.cells for column in self.columns), strict=True)]
+        heads = [_text(console, column.header) for column in self.columns]
+        widths = [max(map(_width, column), default=0) for column in zip(heads, *rows, strict=True)]
+        widths[self._wraps] = min(widths[self._wraps], _LEAST)
+        if sum(widths) + 2 * (len(widths) - 1) <= options.max_width:
+            yield from super().__rich_console__(console, options)
+            return
+        if self.title:
+            yield _text(console, self.title)
+        name = max(map(_width, heads[1:]), default=0)
+        for row in rows:
+            yield row[0]
+            block = Table.grid(padding=(0, 2))
+            block.add_column(style="dim", width=name + 2)
+            block.add_column(overflow="fold")
+            for head, cell in zip(heads[1:], row[1:], strict=True):
+                if cell.plain not in ("", "-"):
+                    block.add_row(Text.assemble("  ", head), cell)
+            yield block
+
+
+def _text(console: Console, cell: RenderableType) -> Text:
+    return cell if isinstance(cell, Text) else console.render_str(str(cell))
+
+
+def _width(text: Text) -> int:
+    return max(map(cell_len, text.plain.splitlines()), default=0)
+
+
+def table(title: str, *columns: str, wraps: str | None = None) -> Table:
+    """Returns an empty table in the common style; add rows of text and print it with `out`.
+
+    Names and numbers are never cut: the cells of the column `wraps` (the last one by default) go over several lines, and where that
+    is not enough, each row is a block of lines.
+    """
+    return _Listing(title, columns, wraps)

@@ -3,40 +3,44 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from penstock.cli.live import drawable, watching
 from penstock.cli.options import CONNECTION, with_settings
+from penstock.cli.output import err
 from penstock.errors import PenstockError
 from penstock.settings import Settings, run_flags
-
-if TYPE_CHECKING:
-    from penstock.telemetry.health import Pages
+from penstock.telemetry.health import Pages
+from penstock.topology.find import find
 
 __all__ = ["run"]
+
+Serve = Callable[[Pages], AbstractAsyncContextManager[None]]
 
 
 @click.command()
 @click.argument("topology", type=click.Path(path_type=Path))
+@click.option("--live/--no-live", default=True, show_default=True, help="On a terminal, show a live view below the log.")
 @click.option("--last-words", type=click.Path(path_type=Path), hidden=True, help="File for the error, which the parent then shows.")
 @with_settings(*CONNECTION, *(name for name in run_flags() if name not in CONNECTION))
-def run(topology: Path, last_words: Path | None, settings: Settings) -> None:
-    """Run TOPOLOGY on Kafka: events in, predictions out, until Ctrl-C or SIGTERM.
+def run(topology: Path, live: bool, last_words: Path | None, settings: Settings) -> None:
+    """Run TOPOLOGY, a file or the name of one in topologies/, on Kafka: events in, predictions out, until Ctrl-C or SIGTERM.
 
     Everything is checked before the first event is read: the file, the schemas, every model (digest and golden
     records), the topics. The brokers acknowledge the outputs of an event before its offset is committed, so nothing is
     lost. After a crash, about the last second is scored again with the same event ids (at least once).
 
     \b
-      penstock topics create topologies/flights.yaml --brokers localhost:9092
-      penstock run topologies/flights.yaml --brokers localhost:9092 --workers 2
+      penstock topics create flights --brokers localhost:9092
+      penstock run flights --brokers localhost:9092 --workers 2
 
     Workers of one --application share the partitions, on this host and on others. Exit codes: `penstock --help`.
-    --http 127.0.0.1:9100 serves /healthz, /readyz and /metrics, for all --workers together.
+    --http 127.0.0.1:9100 serves /healthz, /readyz and /metrics, for all --workers together. On a terminal, one worker shows a live view
+    of itself below its log; several show their logs.
     """
     serve = _pages(settings)
     if settings.releases:
@@ -59,8 +63,11 @@ def run(topology: Path, last_words: Path | None, settings: Settings) -> None:
     from penstock.runners.stream import StreamRunner
 
     try:
+        file = find(topology, settings.topologies)
         found = open_schema_registry(settings, dry=False)
-        loaded = runtime.load(topology, models=settings.models, schemas=settings.schemas, absent=settings.releases, schema_registry=found)
+        loaded = runtime.load(file, models=settings.models, schemas=settings.schemas, absent=settings.releases, schema_registry=found)
+        if live and last_words is None and drawable(err, settings):
+            serve = _both(serve, watching(err, settings, loaded.topology.name))
         StreamRunner(loaded, settings, serve=serve).run()
     except PenstockError as error:
         if last_words is None or settings.debug:
@@ -71,7 +78,20 @@ def run(topology: Path, last_words: Path | None, settings: Settings) -> None:
         click.get_current_context().exit(exit_code(error))
 
 
-def _pages(settings: Settings) -> Callable[[Pages], AbstractAsyncContextManager[None]] | None:
+def _both(first: Serve | None, second: Serve) -> Serve:
+    """Returns what does both while a worker lives."""
+    if first is None:
+        return second
+
+    @asynccontextmanager
+    async def serve(pages: Pages) -> AsyncIterator[None]:
+        async with first(pages), second(pages):
+            yield
+
+    return serve
+
+
+def _pages(settings: Settings) -> Serve | None:
     """Returns the server of the monitoring pages, or None without `--http`. The socket is bound here, before anything starts."""
     if not settings.http:
         return None

@@ -31,8 +31,10 @@ def settings(invocation: Invocation, /, changed: bool, form: str) -> None:
     if form == "json":
         print_json([one._asdict() for one in described])
         return
-    shown = table("", "setting", "value", "unit", "from", "what it does")
+    shown = table("", "setting", "value", "what it does")
     for one in described:
         choices = f" One of {', '.join(one.choices)}." if one.choices else ""
-        shown.add_row(*map(escape, (one.name, one.value or "-", one.unit, one.source, one.help + choices)))
+        value = f"{one.value} {one.unit}".rstrip() if one.value else "-"
+        value += f"\nfrom {one.source}" if one.source != "default" else ""
+        shown.add_row(*map(escape, (one.name, value, one.help + choices)))
     out.print(shown)

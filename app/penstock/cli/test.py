@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from penstock.cli.options import with_settings
 from penstock.cli.output import err, format_option, out, print_json
 from penstock.errors import ConfigError, Problem
 from penstock.settings import Settings
+from penstock.topology.find import find
 
 if TYPE_CHECKING:
     from penstock.testing.case_file import CaseFile
@@ -33,7 +34,7 @@ class Result:
 
 
 @click.command()
-@click.argument("paths", nargs=-1, type=click.Path(path_type=Path, exists=True), metavar="[FILES or FOLDERS]")
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[TOPOLOGIES, FILES or FOLDERS]")
 @with_settings("models", "schemas", "schema_registry_url")
 @click.option("-k", "part", default="", metavar="TEXT", help="Run only cases with this text in their name.")
 @format_option
@@ -41,7 +42,7 @@ def test(paths: tuple[Path, ...], settings: Settings, part: str, form: str) -> i
     """Run the examples beside a topology: events in, expected outputs out, no broker.
 
     A file NAME.test.yaml holds cases for NAME.yaml: the events of the sources, and the expected records of sinks and dead-letter
-    topics. Give either name, or a folder for all *.test.yaml files in it. The default is topologies/.
+    topics. Give the name of the topology, either file, or a folder for all *.test.yaml files in it. The default is topologies/.
 
     Exit codes: 0 every case passed, 1 a case failed, 2 a file cannot be run (all problems are listed and no case is run).
     """
@@ -53,7 +54,7 @@ def test(paths: tuple[Path, ...], settings: Settings, part: str, form: str) -> i
     found = open_schema_registry(settings)
     files: list[CaseFile] = []
     problems: list[Problem] = []
-    for path in _files(paths or (Path("topologies"),), SUFFIX):
+    for path in _files(paths, settings.topologies, SUFFIX):
         try:
             files.append(read_cases(path, models=settings.models, schemas=settings.schemas, schema_registry=found))
         except ConfigError as error:
@@ -69,12 +70,14 @@ def test(paths: tuple[Path, ...], settings: Settings, part: str, form: str) -> i
     return int(any(result.mismatches for result in results))
 
 
-def _files(paths: Iterable[Path], suffix: str) -> list[Path]:
-    """Returns every file of cases that the paths name, once, in order."""
+def _files(paths: Sequence[Path], folder: Path, suffix: str) -> list[Path]:
+    """Returns every file of cases that the paths name, once, in order: all in the folder of topologies without one."""
     found: list[Path] = []
-    for path in paths:
+    if not paths and not folder.exists():
+        raise click.UsageError(f"there is no folder {folder} here: give the files to run, or their folder")
+    for path in [one if one.is_dir() else find(one, folder) for one in paths] or [folder]:
         if not path.exists():
-            raise click.UsageError(f"there is no folder {path} here: give the files to run, or their folder")
+            raise click.UsageError(f"there is no file {path}")
         if path.is_dir():
             inside = sorted(path.rglob(f"*{suffix}"))
             if not inside:

@@ -14,6 +14,7 @@ from penstock.cli.options import CONNECTION, with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
 from penstock.control.topics import CONTROL_CONFIG, STATUS_CONFIG, Topics
 from penstock.settings import Settings
+from penstock.topology.find import find
 from penstock.topology.parse import parse
 from penstock.topology.spec import Topology
 
@@ -80,13 +81,13 @@ def ls(topology: Path, form: str, settings: Settings) -> int:
     """Show the topics of TOPOLOGY and whether they exist. Exit code 1 when one is missing."""
     from penstock.transports.kafka.connection import Admin
 
-    needs = needed(parse(topology), settings.application)
+    needs = needed(parse(find(topology, settings.topologies)), settings.application)
     there = Admin(settings).partitions()
     rows = [{"topic": name, "role": need.role, "partitions": there.get(name, 0)} for name, need in needs.items()]
     if form == "json":
         print_json(rows)
     else:
-        shown = table("", "TOPIC", "ROLE", "PARTITIONS")
+        shown = table("", "topic", "role", "partitions", wraps="role")
         for row in rows:
             shown.add_row(*map(escape, (str(row["topic"]), str(row["role"]), str(row["partitions"] or "missing"))))
         out.print(shown)
@@ -115,7 +116,7 @@ def create(topology: Path, partitions: int | None, replication: int, dry_run: bo
     """
     from penstock.transports.kafka.connection import DEFAULT_LIMIT, Admin
 
-    declared = parse(topology)
+    declared = parse(find(topology, settings.topologies))
     needs = needed(declared, settings.application)
     admin = Admin(settings)
     there = admin.partitions()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,33 +12,45 @@ from rich.table import Table
 from rich.text import Text
 
 from penstock.cli.echo import echo
-from penstock.cli.options import with_settings
+from penstock.cli.options import CONNECTION, with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
 from penstock.codecs.schema_registry import open_schema_registry
-from penstock.errors import TopologyError
+from penstock.errors import ConfigError, TopologyError
+from penstock.host import write_whole
 from penstock.runtime import Loaded, load
 from penstock.schema import Column
 from penstock.settings import Settings
 from penstock.signature import Tensor
 from penstock.topology.draw import mermaid, text
+from penstock.topology.find import find
 from penstock.topology.kinds import kind_of
 from penstock.topology.parameters import shown
 from penstock.topology.parse import parse
-from penstock.topology.spec import ModelNode, Node
+from penstock.topology.spec import ModelNode
 from penstock.topology.wiring import Emit, Feed, Input, Part, Stage, Step
 
 __all__ = ["draw", "plan", "validate"]
 
-_file = click.argument("topology", type=click.Path(path_type=Path), metavar="FILE")
+_file = click.argument("topology", type=click.Path(path_type=Path), metavar="TOPOLOGY")
 
 
 @click.command()
 @_file
-@with_settings("models", "schemas", "schema_registry_url")
+@with_settings(
+    "models", "schemas", "schema_registry_url", *CONNECTION, "application", "releases", "trust", "unsigned_control", "model_trust"
+)
+@click.option("--live", is_flag=True, help="Check also whether a worker could run: models, trust, brokers, topics, access, clock.")
 @format_option
 @click.pass_context
-def validate(ctx: click.Context, /, topology: Path, settings: Settings, form: str) -> None:
-    """Check the topology FILE: keys, names, models, types. Lists every problem with its line. Exit code 2 if there are any."""
+def validate(ctx: click.Context, /, topology: Path, settings: Settings, live: bool, form: str) -> None:
+    """Check TOPOLOGY, a file or a name: keys, names, models, types. Lists every problem with its line. Exit code 2 if there are any.
+
+    With --live, one report on what a worker with these settings would meet: it verifies the models, reads the trust file, and asks the
+    brokers for the topics, their partitions and configuration, for what this user may do, and for the workers that run. Nothing is
+    written. Exit code 0 when no check has failed; else that of the first one that has: 3 a model, 4 no broker answers, 5 a topic is
+    missing, 7 a login is refused, 1 anything else. A warning, and what the brokers do not say, fail nothing.
+    """
+    topology = find(topology, settings.topologies)
     try:
         loaded = _load(topology, settings)
     except TopologyError as error:
@@ -49,6 +62,8 @@ def validate(ctx: click.Context, /, topology: Path, settings: Settings, form: st
             count = len(error.problems)
             err.print(f"{topology}: {count} problem{'s' if count > 1 else ''}", markup=False)
         ctx.exit(2)
+    if live:
+        ctx.exit(_live(loaded, settings, form))
     counts = {part: len(getattr(loaded.topology, part)) for part in ("sources", "nodes", "sinks")}
     if form == "json":
         print_json({"valid": True, "problems": [], "topology": loaded.topology.name, **counts})
@@ -57,13 +72,41 @@ def validate(ctx: click.Context, /, topology: Path, settings: Settings, form: st
         out.print(f"{topology}: {loaded.topology.name} is valid: {listed}", markup=False)
 
 
+def _live(loaded: Loaded, settings: Settings, form: str) -> int:
+    """Prints what is found as it is found, and returns the exit code."""
+    from penstock.cli.inspect import Finding, inspect
+    from penstock.cli.main import exit_code
+
+    def noted() -> Iterator[Finding]:
+        yield Finding("file", "ok", f"{loaded.topology.file}: {loaded.topology.name} is valid, and so are its schemas")
+        yield from inspect(loaded, settings)
+
+    found = []
+    for one in noted():
+        found.append(one)
+        if form != "json":
+            line, colour = Table.grid(), {"ok": "green", "failed": "bold red"}.get(one.state, "yellow")
+            for width in (9, 9, None):
+                line.add_column(width=width, overflow="fold")
+            line.add_row(Text(one.state, colour), Text(one.check, "bold"), Text(one.text))
+            out.print(line)
+    failed = [one for one in found if one.state == "failed"]
+    if form == "json":
+        rows = [{"check": one.check, "state": one.state, "message": one.text} for one in found]
+        print_json({"valid": not failed, "problems": [], "topology": loaded.topology.name, "checks": rows})
+    return (1 if failed[0].error is None else exit_code(failed[0].error)) if failed else 0
+
+
 @click.command()
 @_file
 @with_settings("models", "schemas", "schema_registry_url")
+@click.option("--rules", type=click.Path(path_type=Path, file_okay=False), help="Write the graph of each rule there, as NODE.onnx.")
 @format_option
-def plan(topology: Path, settings: Settings, form: str) -> None:
-    """Show what running the topology FILE does, stage by stage: the columns read, the steps in order, the topics written."""
-    loaded = _load(topology, settings)
+def plan(topology: Path, settings: Settings, rules: Path | None, form: str) -> None:
+    """Show what running TOPOLOGY does, stage by stage: the columns read, the steps in order, the topics written."""
+    loaded = _load(find(topology, settings.topologies), settings)
+    if rules is not None:
+        _write_rules(loaded, rules)
     if form == "json":
         print_json({"topology": loaded.topology.name, "stages": [_stage(stage, loaded) for stage in loaded.wiring.stages]})
         return
@@ -78,7 +121,8 @@ def plan(topology: Path, settings: Settings, form: str) -> None:
     "--as", "style", type=click.Choice(["text", "mermaid"]), default="text", show_default=True, help="For a terminal, or for web pages."
 )
 def draw(topology: Path, settings: Settings, style: str) -> None:
-    """Draw the topology FILE. An invalid file is drawn as far as its references resolve."""
+    """Draw TOPOLOGY. An invalid file is drawn as far as its references resolve."""
+    topology = find(topology, settings.topologies)
     parsed, wiring = parse(topology), None
     try:
         wiring = _load(topology, settings).wiring
@@ -89,6 +133,16 @@ def draw(topology: Path, settings: Settings, style: str) -> None:
 
 def _load(topology: Path, settings: Settings) -> Loaded:
     return load(topology, models=settings.models, schemas=settings.schemas, schema_registry=open_schema_registry(settings))
+
+
+def _write_rules(loaded: Loaded, folder: Path) -> None:
+    """Raises ConfigError when the folder cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for node, graph in loaded.wiring.graphs.items():
+            write_whole(folder / f"{node}.onnx", graph.model, mode=0o644)
+    except OSError as error:
+        raise ConfigError(f"--rules {folder}: {error.strerror or error}") from error
 
 
 def _stage(stage: Stage, loaded: Loaded) -> dict[str, Any]:
@@ -119,10 +173,12 @@ def _input(one: Input, loaded: Loaded) -> dict[str, Any]:
 def _step(step: Step, loaded: Loaded) -> dict[str, Any]:
     node = step.node
     model = {"model": str(node.model), "version": loaded.artifacts[node.name].version} if isinstance(node, ModelNode) else {}
+    rule = {} if step.graph is None else {"version": step.graph.label, "digest": f"sha256:{step.graph.digest}"}
     return {
         "node": node.name,
         "kind": node.kind,
         **model,
+        **rule,
         "inputs": {feed.tensor.name: [_part(part) for part in feed.parts] for feed in step.feeds if feed.parts},
         "parameters": {feed.tensor.name: feed.constant for feed in step.feeds if not feed.parts},
         "outputs": [tensor.name for tensor in step.outputs],
@@ -147,7 +203,7 @@ def _print_stage(stage: Stage, loaded: Loaded) -> None:
     steps = table("steps", "", "node", "model", "inputs", "outputs read")
     for number, step in enumerate(stage.steps, 1):
         outputs = "\n".join(str(tensor) for tensor in step.outputs)
-        _add(steps, str(number), step.node.name, _computed_by(step.node, loaded), "\n".join(map(_fed, step.feeds)), outputs)
+        _add(steps, str(number), step.node.name, _computed_by(step, loaded), "\n".join(map(_fed, step.feeds)), outputs)
     sinks = table("sinks", "sink", "topic", "format", "key", "fields")
     for emit in stage.emits:
         fields = "\n".join(f"{field.name} <- {_part(field.part)}" for field in emit.fields)
@@ -171,8 +227,11 @@ def _print_input(one: Input, loaded: Loaded) -> None:
     out.print()
 
 
-def _computed_by(node: Node, loaded: Loaded) -> str:
-    """Returns the cell of a node: for a model, the exact version and the alias that selected it."""
+def _computed_by(step: Step, loaded: Loaded) -> str:
+    """Returns the cell of a node: for a model, the exact version and the alias that selected it; for a rule, its digest and expressions."""
+    node = step.node
+    if step.graph is not None:
+        return f"{step.graph.label}\n{kind_of(node).detail(node)}"
     if not isinstance(node, ModelNode):
         return kind_of(node).detail(node)
     model = f"{node.model.name}@{loaded.artifacts[node.name].version}"

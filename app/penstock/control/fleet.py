@@ -84,6 +84,7 @@ class BrokerClock:
     def __init__(self, wall: Callable[[], float] = time.time) -> None:
         self._wall = wall
         self._ahead = 0.0  # ms, of this host
+        self.ahead_s: float | None = None  # by how much the brokers' clock is ahead of this host's; None before a record has just arrived
         self._newest = 0
 
     def saw(self, stamp_ms: int) -> None:
@@ -94,6 +95,7 @@ class BrokerClock:
         """Takes the stamp of a record that has just arrived, Unix time in ms."""
         self.saw(stamp_ms)
         self._ahead = stamp_ms - self._wall() * 1000
+        self.ahead_s = self._ahead / 1000
 
     def now_ms(self) -> float:
         return max(self._wall() * 1000 + self._ahead, self._newest)
@@ -166,6 +168,17 @@ class Fleet:
         recent = ((worker, here) for worker, here in self._counted() if now - worker.said_ms <= FORGET_S * 1000)
         found = [worker._replace(live=here and now - worker.said_ms <= self.silence * 1000) for worker, here in recent]
         return sorted(found, key=lambda worker: worker.name)
+
+    def starting(self) -> list[str]:
+        """Returns the workers that may be live in a moment: members that have not reported, and reports of those that have yet to join.
+
+        Of a worker that was killed, the last report looks like the latter until it is older than `silence`.
+        """
+        known = {worker.name: worker for worker in self.workers()}
+        members = self._group.members if self._group else {}
+        fresh = self.clock.now_ms() - self.silence * 1000
+        joining = [name for name, one in known.items() if not one.member and one.said_ms >= fresh]
+        return [*(name for name in members if name not in known), *joining]
 
     def replaced(self, lost: Worker) -> bool:
         """Returns whether live workers have all the partitions of this lost worker, and it was silent for longer than `REPLACED_S`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,11 +12,11 @@ from penstock.errors import DecodeError
 from penstock.explain.provenance import DeadLetter, provenance
 from penstock.pipeline import Program
 from penstock.record import Record
-from penstock.runners import bounded
+from penstock.runners.memory import InMemory
 from penstock.runtime import Loaded
 from penstock.schema import Schema
 from penstock.topology.spec import Sink
-from penstock.transports.memory import Memory, MemorySink, MemorySource
+from penstock.transports.memory import Memory
 
 __all__ = ["Output", "Rerun", "read_event", "rerun"]
 
@@ -48,7 +47,7 @@ def rerun(loaded: Loaded, program: Program, source: str, record: Record) -> Reru
     runs: list[Run] = []
     stage = watched(program.plan.stages[source], runs.append)
     seen = replace(program, plan=replace(program.plan, stages={source: stage}))
-    memory = asyncio.run(_delivered(seen, source, record))
+    memory = _delivered(seen, source, record)
     outputs = []
     for topic, sinks in _sinks_by_topic(stage).items():
         for one in memory.records(topic):
@@ -60,15 +59,14 @@ def rerun(loaded: Loaded, program: Program, source: str, record: Record) -> Reru
     return Rerun(_event(loaded, source, record), tuple(runs), tuple(outputs), failure)
 
 
-async def _delivered(program: Program, source: str, record: Record) -> Memory:
+def _delivered(program: Program, source: str, record: Record) -> Memory:
     """Returns the topics after the loop has passed the record, at its real position, through the stage."""
-    memory = Memory(record.partition + 1)
-    memory.begin((record.topic, record.partition), record.offset)
-    memory.append(record)
-    taken = MemorySource(memory, [record.topic])
-    taken.assign([(record.topic, record.partition)])
-    await bounded.run(program, taken, MemorySink(memory), stages={record.topic: source})
-    return memory
+    inside = InMemory(program, {record.topic: source}, partitions=record.partition + 1)
+    inside.topics.begin((record.topic, record.partition), record.offset)
+    inside.topics.append(record)
+    inside.run()
+    inside.close()
+    return inside.topics
 
 
 def _sinks_by_topic(stage: Stage) -> dict[str, list[Sink]]:

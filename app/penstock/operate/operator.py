@@ -3,8 +3,8 @@
 A deploy, step by step; `rollout` holds the rule of step 3:
 
 1. Read both topics to their end. Make a proposal from the current bindings and the requested changes (`proposal`).
-2. Check that there are live workers and that each can read the new messages. Announce the release. It counts once it was read back
-   from the topic: two operators may announce at the same time.
+2. Check that there are live workers (one that is starting is waited for) and that each can read the new messages. Announce the
+   release. It counts once it was read back from the topic: two operators may announce at the same time.
 3. Follow the workers until the release is ready on them, or cannot become ready.
 4. Write `activate`, and read it back: if another release was activated first, this one has lost. Or write `abort` with the reason.
 5. Follow the workers until they report that they score with the new generation.
@@ -16,6 +16,7 @@ may continue with it at step 3, or abort it. An operator that is interrupted abo
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -40,6 +41,8 @@ from penstock.settings import Settings
 from penstock.topology.spec import Topology
 
 __all__ = ["Deployed", "OnChanges", "Operator", "Phase", "Progress", "Watcher", "operate"]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 LOOK_S: Final = 0.5  # between two looks at the clocks while no message arrives
@@ -229,6 +232,7 @@ class Operator:
         Raises ControlError when the release was not activated, with the reason of each worker or the release that was first;
         TransportError when the brokers are unreachable: then the release may be pending.
         """
+        await self._await_workers(min_ready, timeout)
         self._check_workers(min_ready)
         release = Release(
             base=proposal.base,
@@ -260,6 +264,7 @@ class Operator:
         on_changes(await self.compare(changes_of(self.log, release)))
         if self._standing(release) is Standing.PENDING:
             self._desk.demand(needed(self.log, Activate(**self._desk.opening(release.id))))
+            await self._await_workers(min_ready, timeout)
             self._check_workers(min_ready)
             try:
                 await self._until_ready(release, min_ready, timeout, on_progress)
@@ -293,6 +298,19 @@ class Operator:
                 code="old-workers",
             )
 
+    async def _await_workers(self, min_ready: int | None, timeout: float | None) -> None:
+        """Without a live worker, waits for those that are starting, as long as the release itself may take."""
+        clock, told = asyncio.get_running_loop().time, False
+        deadline = clock() + self._limit(timeout)
+        while min_ready != 0 and not self.fleet.live() and (starting := self.fleet.starting()) and clock() < deadline:
+            if not told:
+                logger.info("no live worker yet: waiting for %s, starting", ", ".join(starting))
+                told = True
+            await self._desk.look(LOOK_S)
+
+    def _limit(self, timeout: float | None) -> float:
+        return self.settings.prepare_timeout + self.fleet.silence if timeout is None else timeout
+
     def _check_workers(self, min_ready: int | None) -> None:
         self._check_readers()
         workers = self.fleet.workers()
@@ -317,7 +335,7 @@ class Operator:
     async def _until_ready(self, release: Release, min_ready: int | None, timeout: float | None, on_progress: Watcher) -> None:
         """Returns when the release is active, by this or another operator. Raises ControlError when it has ended otherwise."""
         clock = asyncio.get_running_loop().time
-        limit = self.settings.prepare_timeout + self.fleet.silence if timeout is None else timeout
+        limit = self._limit(timeout)
         deadline = clock() + limit
         while self._standing(release) is Standing.PENDING:
             now = self._tell(on_progress, Phase.ANNOUNCED, release)

@@ -5,7 +5,8 @@ Ports are made for one plan, since columns follow its models' signatures; a rele
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -133,18 +134,19 @@ class Program:
     ports: Mapping[str, Port]
 
 
-def ports(wired: wiring.Wiring, described: Described) -> dict[str, Port]:
-    """Returns the port of each stage, by name.
+def ports(wired: wiring.Wiring, described: Described, *, json: Collection[str] = ()) -> dict[str, Port]:
+    """Returns the port of each stage, by name. The stages in `json` read JSON, whatever the format of their source.
 
     Raises SchemaError for a format that cannot hold its fields.
     """
     written = {sink.topic for sink in wired.topology.sinks}
-    return {stage.name: _port(stage, written, described) for stage in wired.stages}
+    return {stage.name: _port(stage, written, described, json=stage.name in json) for stage in wired.stages}
 
 
-def _port(stage: wiring.Stage, written: set[str], described: Described) -> Port:
+def _port(stage: wiring.Stage, written: set[str], described: Described, *, json: bool) -> Port:
     (only,) = stage.inputs
-    source, schema = only.source, described.schemas[only.source.name]
+    source = dataclasses.replace(only.source, format="json") if json else only.source
+    schema = described.schemas[source.name]
 
     def make(schema: Schema, columns: Sequence[Column], *, of: Mapping[str, Writers] = described.writers) -> Decoder:
         writers = of.get(source.name)

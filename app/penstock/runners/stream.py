@@ -17,13 +17,13 @@ from typing import Any
 
 from penstock import runtime
 from penstock.control.status import Place
-from penstock.control.topics import Topics
 from penstock.engine import Deployment, Serving
 from penstock.engine.observe import Observers
-from penstock.errors import IdentityTaken, SettingsError, TopicMissing, TransportUnavailable
+from penstock.errors import IdentityTaken, TopicMissing, TransportUnavailable
 from penstock.host import on_signals
 from penstock.model.session import Session
 from penstock.pipeline import AtLeastOnce, Delivery, Pace, Program
+from penstock.runners import topics
 from penstock.runners.health import Phase
 from penstock.runners.letters import Letters
 from penstock.runners.vitals import Vitals
@@ -100,7 +100,7 @@ class StreamRunner:
         cannot be served. When it raises TransportUnavailable, threads and sockets may be left: the process should end.
         """
         admin = Admin(self.settings)
-        self.topics = self._look_at_topics(admin)
+        self.topics = topics.described(admin, self.loaded, self.settings)
         cluster = admin.cluster_id() if self.settings.releases else ""
         loop = asyncio.new_event_loop()
         try:
@@ -126,27 +126,6 @@ class StreamRunner:
         loop.close()
 
     # -- before anything is read ---------------------------------------------------------------------------------
-
-    def _look_at_topics(self, admin: Admin) -> Mapping[str, TopicInfo]:
-        stages = self.loaded.wiring.stages
-        topics = admin.describe(self._written() | {stage.source.topic for stage in stages} | self._beside())
-        for stage in stages:
-            for emit in stage.emits:
-                have, need = topics[emit.sink.topic].partitions, topics[stage.source.topic].partitions
-                if emit.sink.key is None and have < need:
-                    raise SettingsError(
-                        f"topic {emit.sink.topic} has {have} partitions, but {stage.source.topic} has {need}: outputs keep their "
-                        f"input's partition, so it needs as many; or give sink {emit.sink.name!r} its own `key:`"
-                    )
-        return topics
-
-    def _written(self) -> set[str]:
-        stages = self.loaded.wiring.stages
-        return {emit.sink.topic for stage in stages for emit in stage.emits} | {stage.source.dead_letter for stage in stages}
-
-    def _beside(self) -> set[str]:
-        """The topics of releases."""
-        return {*Topics.declared(self.settings.application, self.loaded.topology)} if self.settings.releases else set()
 
     def _topic_lost(self, topic: str, why: str) -> None:
         """A topic of releases was deleted or created again: what is live goes on without it, and the worker is not ready."""
@@ -276,20 +255,24 @@ class StreamRunner:
         """Builds the app, with the source, the sink and the loop between them."""
         settings = self.settings
         group = f"{settings.application}.{self.name}"
+        written = topics.written(self.loaded)
         lookout = Lookout(
-            settings, self._written() | {stage.source.topic for stage in self.loaded.wiring.stages}, self._beside(), lost=self._topic_lost
+            settings,
+            written | {stage.source.topic for stage in self.loaded.wiring.stages},
+            topics.of_releases(self.loaded, settings),
+            lost=self._topic_lost,
         )
         throttle = Throttle(settings.dead_letter_rate)
         self.source = KafkaSource(
             settings,
             group,
             metrics=self.metrics,
-            written=self._written(),
+            written=written,
             lookout=lookout,
             before_reading=self._assigned,
             throttle=throttle,
         )
-        sink = KafkaSink(settings, {name: self.topics[name] for name in sorted(self._written())})
+        sink = KafkaSink(settings, {name: self.topics[name] for name in sorted(written)})
         if self.releases is not None:
             self.releases.sink = sink
             self.releases.answering = lambda: lookout.fresh

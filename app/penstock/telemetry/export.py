@@ -14,10 +14,10 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from penstock.telemetry.families import Counter, Family, Gauge, Histogram, Labels
+from penstock.telemetry.families import PREFIX, Counter, Family, Gauge, Histogram, Labels
 from penstock.telemetry.metrics import FAMILIES, SUPERVISOR, Metrics
 
-__all__ = ["WORKER", "Exporter", "Merged", "Registry", "encode", "registry"]
+__all__ = ["WORKER", "Exporter", "Merged", "Registry", "encode", "registry", "samples"]
 
 Registry = CollectorRegistry
 
@@ -105,3 +105,15 @@ def _parse(page: str | None) -> list[Metric] | None:
         return None if page is None else list(text_string_to_metric_families(page))
     except ValueError:
         return None
+
+
+def samples(page: str) -> dict[str, list[tuple[Mapping[str, str], float]]]:
+    """Returns the numbers of a page in the plain text format, each with its labels, by the sample's name without `penstock_`.
+
+    Raises ValueError for an invalid page.
+    """
+    found: dict[str, list[tuple[Mapping[str, str], float]]] = {}
+    for family in text_string_to_metric_families(page):
+        for one in family.samples:
+            found.setdefault(one.name.removeprefix(PREFIX), []).append((one.labels, one.value))
+    return found

@@ -10,11 +10,8 @@ Only the partition of an output whose sink sets a key differs from Kafka's.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import weakref
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,9 +21,8 @@ from penstock.codecs.writers import Registry
 from penstock.engine.observe import Observers
 from penstock.pipeline import Pace
 from penstock.record import Header, Position, Record
-from penstock.runners import bounded
+from penstock.runners.memory import InMemory
 from penstock.topology.names import did_you_mean
-from penstock.transports.memory import Memory, MemorySink, MemorySource
 
 __all__ = ["TopologyDriver", "explain"]
 
@@ -60,7 +56,6 @@ class TopologyDriver:
         self.program = runtime.prepare(loaded, warm_rows=chunk_rows, signatures="off")
         self.partitions = partitions
         self.now = START
-        self._memory = Memory(partitions)
         self._given: set[Position] = set()  # records that no stage has written
         self._sources = {source.name: source for source in self.topology.sources}
         self._writers = {
@@ -74,13 +69,9 @@ class TopologyDriver:
         self._sinks = {sink.name: sink.topic for sink in self.topology.sinks}
         inputs = [topic for source in self.topology.sources for topic in (source.topic, source.dead_letter)]
         self._known = dict.fromkeys([*inputs, *self._sinks.values()])
-        self._source = MemorySource(self._memory, [one.topic for one in self.topology.sources])
-        self._sink = MemorySink(self._memory)
-        self._stages = {one.source.topic: one.name for one in loaded.wiring.stages}
-        self._pace = Pace(chunk_rows=chunk_rows)
-        self._observers = observers
-        self._loop = asyncio.new_event_loop()
-        weakref.finalize(self, self._loop.close)
+        stages = {one.source.topic: one.name for one in loaded.wiring.stages}
+        self._inside = InMemory(self.program, stages, partitions=partitions, pace=Pace(chunk_rows=chunk_rows), observers=observers)
+        self._memory = self._inside.topics
 
     def advance(self, seconds: float) -> None:
         """Advances the virtual clock, which gives a timestamp to records that are sent without one."""
@@ -107,21 +98,7 @@ class TopologyDriver:
                 raise ValueError(f"{topic} has no partition {record.partition}: this driver was made with {self.partitions}")
         for record in given:
             self._given.add(self._memory.append(record._replace(topic=topic)).position)
-        self._run(self._deliver())
-
-    async def _deliver(self) -> None:
-        self._source.assign()
-        await bounded.run(self.program, self._source, self._sink, stages=self._stages, pace=self._pace, observers=self._observers)
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs it to its end, also when an event loop is already running, as in a notebook."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            self._loop.run_until_complete(work)
-        else:
-            with ThreadPoolExecutor(1) as beside:
-                beside.submit(self._loop.run_until_complete, work).result()
+        self._inside.run()
 
     def write(self, source: str, event: Mapping[str, Any] | bytes | None) -> bytes | None:
         """Returns the event's bytes in the source's format. Raises ValueError when the format cannot hold it."""

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -21,17 +20,14 @@ from rich.text import Text
 
 from demo.acts import Acts, came_to, folded, generations, stage, switch
 from demo.tally import HISTOGRAM_BINS, NODES, Tally
+from penstock.cli import live
+from penstock.cli.live import Screen
 from penstock.control.rollout import Stand
 
-__all__ = ["Facts", "Screen", "as_json", "frame", "line", "summary"]
+__all__ = ["Display", "Facts", "as_json", "frame", "line", "summary"]
 
-FRAME_S: Final = 0.25
-LINE_S: Final = 3.0
 RECENT: Final = 5_000
-BAR: Final = 20
-NARROW: Final = 100  # columns; below, the bars are shorter
 WAITING: Final = "the worker is starting: it verifies and warms its models, and joins its group ..."
-_EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,40 +41,35 @@ class Facts:
     speed: int
 
 
-class Screen:
+class Display:
     """Shows a tally and the acts now and then."""
 
-    def __init__(self, console: Console, facts: Facts, tally: Tally, acts: Acts, live: Live | None) -> None:
-        self._console, self._facts, self._tally, self._acts, self._live = console, facts, tally, acts, live
-        self._every = LINE_S if live is None else FRAME_S
-        self._next, self._shown = 0.0, self._steps()
+    def __init__(self, console: Console, facts: Facts, tally: Tally, acts: Acts, screen: Screen) -> None:
+        self._console, self._facts, self._tally, self._acts, self._screen = console, facts, tally, acts, screen
 
     def due(self, now: float) -> bool:
         """Whether it is time for the next frame. In a log, each step of a release also has a line."""
-        return now >= self._next or (self._live is None and self._steps() != self._shown)
+        return self._screen.due(now, self._steps())
 
     def show(self, now: float) -> None:
         """Draws the tally at `now`."""
-        self._next, self._shown = now + self._every, self._steps()
         rate = self._tally.rate(now)
-        if self._live is None:
-            self._console.print(line(self._tally, self._acts, rate), markup=False)
-        else:
-            self._live.update(frame(self._console, self._facts, self._tally, self._acts, rate), refresh=True)
+        self._screen.show(
+            now,
+            lambda: frame(self._console, self._facts, self._tally, self._acts, rate),
+            lambda: line(self._tally, self._acts, rate),
+            self._steps(),
+        )
 
     def _steps(self) -> list[tuple[bool, bool, tuple[Stand, ...]]]:
         return [(act.began > 0, act.over, act.stands) for act in self._acts]
 
 
 @contextmanager
-def opened(console: Console, facts: Facts, tally: Tally, acts: Acts) -> Iterator[Screen]:
+def opened(console: Console, facts: Facts, tally: Tally, acts: Acts) -> Iterator[Display]:
     """Draws a live screen when the console is a terminal, else prints the facts once and then lines."""
-    if console.is_terminal:
-        with Live(console=console, auto_refresh=False, transient=True) as live:
-            yield Screen(console, facts, tally, acts, live)
-    else:
-        console.print(_head(facts))
-        yield Screen(console, facts, tally, acts, None)
+    with live.opened(console, lambda: _head(facts)) as screen:
+        yield Display(console, facts, tally, acts, screen)
 
 
 def line(tally: Tally, acts: Acts, rate: float) -> str:
@@ -96,26 +87,25 @@ def line(tally: Tally, acts: Acts, rate: float) -> str:
 
 def frame(console: Console, facts: Facts, tally: Tally, acts: Acts, rate: float, *, ended: bool = False) -> RenderableType:
     """Returns the screen: what fits on the console, without the least important parts. `ended`: there is nothing left to stop."""
-    narrow = console.width < NARROW
+    narrow = console.width < live.NARROW
     head = Panel(folded(_head(facts)), title="[bold]penstock demo[/]", title_align="left", border_style="cyan")
     tables = Columns([_stream(tally, rate, facts.speed), _histogram(tally, narrow=narrow)], padding=(0, 2 if narrow else 4))
     middle: list[RenderableType] = [_progress(tally), Text()]
     swaps: list[RenderableType] = [Text(), stage(tally, acts)] if acts else []
     end: list[RenderableType] = [] if ended else [Text("Ctrl-C stops" if tally.received else WAITING, style="dim")]
-    for parts in (
+    return live.fitting(
+        console,
         [head, *middle, tables, *swaps, Text(), _latest(tally), *end],
         [head, *middle, tables, *swaps, *end],
         [*middle, tables, *swaps, *end],
-    ):
-        if len(console.render_lines(Group(*parts))) <= console.height:
-            return Group(*parts)
-    return Group(*middle, *(swaps[1:] if any(act.began for act in acts) else [tables]), *end)
+        [*middle, *(swaps[1:] if any(act.began for act in acts) else [tables]), *end],
+    )
 
 
 def summary(facts: Facts, tally: Tally, ready: float, acts: Acts, *, complete: bool = True) -> RenderableType:
     """Returns the results of the run. `ready` is the time to the worker's first output, in seconds."""
     seconds, landed = max(tally.ended - tally.started, 1e-9), int(tally.judged.sum())
-    told = _lines(
+    told = live.facts(
         events=f"{tally.received:,} scored of {tally.sent:,} sent" + ("" if complete else " (stopped early)"),
         ids=f"{tally.answered:,} answered, {tally.outstanding:,} {'lost' if complete else 'not answered yet'}, {tally.doubled:,} doubled",
         throughput=f"{max(tally.received - 1, 0) / seconds:,.0f} events/s for {seconds:.1f} s (requested: {facts.speed:,} per second)",
@@ -128,7 +118,7 @@ def summary(facts: Facts, tally: Tally, ready: float, acts: Acts, *, complete: b
     )
     if not any(act.began for act in acts):
         return told
-    released = _lines(**{name: came_to(act, tally) for name, act in zip(("deployed", "rolled back"), acts, strict=True)})
+    released = live.facts(**{name: came_to(act, tally) for name, act in zip(("deployed", "rolled back"), acts, strict=True)})
     return Group(told, released, Text(), generations(tally))
 
 
@@ -156,25 +146,9 @@ def as_json(facts: Facts, tally: Tally, ready: float, acts: Acts) -> dict[str, A
     }  # fmt: skip
 
 
-def bar(share: float, width: int = BAR) -> str:
-    """`share` (0..1) of `width` cells, to an eighth of a cell."""
-    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
-    return ("█" * (eighths // 8) + (_EIGHTHS[eighths % 8] if eighths % 8 else "")).ljust(width)
-
-
 def _head(facts: Facts) -> Text:
     releases = {"releases": facts.releases} if facts.releases else {}
-    return _lines(topology=facts.topology, data=facts.data, broker=facts.broker, **releases)
-
-
-def _lines(**values: str) -> Text:
-    """Returns one line per entry: its name and its text."""
-    text = Text()
-    for name, value in values.items():
-        text.append(f"{name.replace('_', ' '):<14}", style="dim")
-        text.append(f"{value}\n", style="yellow" if name in ("broker", "releases") else "")
-    text.right_crop(1)
-    return text
+    return live.facts(("broker", "releases"), topology=facts.topology, data=facts.data, broker=facts.broker, **releases)
 
 
 def _progress(tally: Tally) -> RenderableType:
@@ -187,7 +161,7 @@ def _progress(tally: Tally) -> RenderableType:
 
 
 def _stream(tally: Tally, rate: float, speed: int) -> RenderableType:
-    rows = _rows()
+    rows = live.pairs()
     rows.add_row("[bold]stream[/]", "")
     rows.add_row("throughput", f"[bold green]{rate:,.0f}[/] events/s (of {speed:,})")
     rows.add_row("latency p50", f"[bold]{tally.latency(50, RECENT):.1f}[/] ms")
@@ -204,13 +178,13 @@ def _stream(tally: Tally, rate: float, speed: int) -> RenderableType:
 
 
 def _histogram(tally: Tally, *, narrow: bool) -> RenderableType:
-    rows = Table.grid(padding=(0, 2))
+    rows, width = Table.grid(padding=(0, 2)), live.BAR // 2 if narrow else live.BAR
     rows.add_row("[bold]score[/]", "[bold]flights[/]", "", f"[bold]{'late' if narrow else 'late in truth'}[/]")
     for number in range(HISTOGRAM_BINS):
         share = tally.scores[number] / max(int(tally.scores.sum()), 1)
         low, high = number / HISTOGRAM_BINS, (number + 1) / HISTOGRAM_BINS
         truth = _share(tally.late[number], tally.judged[number])
-        rows.add_row(f"{low:.1f}-{high:.1f}", Text(bar(share, BAR // 2 if narrow else BAR), style="cyan"), f"{share:4.0%}", truth)
+        rows.add_row(f"{low:.1f}-{high:.1f}", Text(live.bar(share, width), style="cyan"), f"{share:4.0%}", truth)
     return rows
 
 
@@ -226,13 +200,6 @@ def _latest(tally: Tally) -> RenderableType:
 def _truth(arr_delay: float, *, late: bool) -> Text:
     when = f"{arr_delay:.0f} min late" if arr_delay > 0 else f"{-arr_delay:.0f} min early" if arr_delay < 0 else "on time"
     return Text(when, style="red" if late else "green")
-
-
-def _rows() -> Table:
-    rows = Table.grid(padding=(0, 2))
-    rows.add_column(style="dim", no_wrap=True)
-    rows.add_column()
-    return rows
 
 
 def _share(part: Any, whole: Any) -> str:

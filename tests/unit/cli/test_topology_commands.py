@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from penstock.cli.main import cli
+from penstock.cli.main import cli, main
 from penstock.cli.topology import draw, plan, validate
 from penstock.errors import TopologyError
 from penstock.registry.directory import DirectoryRegistry
@@ -204,3 +204,14 @@ def test_draw_shows_what_is_not_valid_yet_and_says_so(root: Path) -> None:
     assert result.exit_code == 0
     assert "payments" in result.stdout
     assert "penstock validate" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["validate", "plan", "draw", "test"])
+def test_topology_is_found_by_its_name(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same function serves every command: a name, a path, and a name that is nearly right."""
+    monkeypatch.chdir(Path(__file__).parents[3])
+    assert main([command, "flights"]) == 0
+    assert main([command, "topologies/flights.yaml"]) == 0
+    capsys.readouterr()
+    assert main([command, "flihgts"]) == 2
+    assert capsys.readouterr().err == "error: 'flihgts' is neither a file nor a topology in topologies (did you mean 'flights'?)\n"

@@ -220,6 +220,18 @@ def test_report_of_no_member_is_shown_and_does_not_count() -> None:
     assert {one.name: one.member for one in made.workers()} == {"real": True, "ghost": False}
 
 
+def test_worker_that_starts_is_a_member_without_a_report_or_a_report_without_a_member() -> None:
+    """An old report of no member is one that has left, or of a killed worker."""
+    other = Identity.new("other")
+    made = attested(REAL, other)
+    assert made.starting() == ["real", "other"]
+    made.apply(signed(NOW, 1))
+    made.apply(word(status("joining"), NOW))
+    made.apply(word(status("gone"), NOW - 60_000))
+    assert made.starting() == ["other", "joining"]
+    assert fleet(Wall()).starting() == [], "without the members, every report counts"
+
+
 def test_report_in_the_name_of_a_member_does_not_count_and_does_not_hide_its_own() -> None:
     """Unsigned, signed by another, cut, with a failure or a word that it is ready; a delete; and its own record once more."""
     made = attested(REAL)

@@ -75,6 +75,16 @@ def test_duplicate_keys_tags_and_merge_keys_are_reported_together() -> None:
         ("a: [", "f:1:5: not YAML: while parsing a flow node did not find expected node content"),
         ("a:\n\tb: 1", "f:2:1: not YAML: while scanning for the next token found character that cannot start any token (replace the tab"),
         ("a: \x00", "f:1:1: not YAML: control characters are not allowed"),
+        (
+            "a:\n  b: {score: vote.probabilities[12], c: d}",
+            "f:2:32: not YAML: while parsing a flow mapping did not find expected ',' or '}' (put quotes around vote.probabilities[12], "
+            'as "vote.probabilities[12]": within { } and [ ], YAML begins a list at a [)',
+        ),
+        (
+            "a: [x, dense/BiasAdd:0[1]]",
+            "f:1:23: not YAML: while parsing a flow sequence did not find expected ',' or ']' (put quotes around",
+        ),
+        ("a: {x: [1], y: z w[}", "f:1:19: not YAML: while parsing a flow mapping did not find expected ',' or '}' (check indentation"),
         ("a\n\ud800", "f:2:1: half a surrogate pair is not a character"),
         ("a: 1\n---\nb: 2", "f:2:1: a second document begins here"),
         ("a: &x [*x]", "f:1:8: the alias *x has no anchor that ends before it"),

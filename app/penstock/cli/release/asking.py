@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any, Final, TypeVar
 
@@ -13,10 +12,9 @@ import click
 
 from penstock.cli.options import CONNECTION
 from penstock.cli.output import err
-from penstock.errors import ConfigError
 from penstock.operate.operator import Operator, operate
 from penstock.settings import Settings
-from penstock.topology.names import did_you_mean
+from penstock.topology.find import find
 from penstock.topology.parse import parse
 from penstock.topology.spec import Topology
 
@@ -37,13 +35,7 @@ def topology_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def named(text: str, settings: Settings) -> Topology:
     """Returns the topology in the file `text`, or the one of this name in the folder `topologies`. Raises TopologyError, ConfigError."""
-    if (path := Path(text)).is_file() or path.suffix in {".yaml", ".yml"}:
-        return parse(path)
-    known = {file.stem: file for file in sorted(settings.topologies.glob("*.y*ml")) if not file.stem.endswith(".test")}
-    if text in known:
-        return parse(known[text])
-    fix = did_you_mean(text, known)
-    raise ConfigError(f"{text!r} is neither a file nor a topology in {settings.topologies}" + (f" ({fix})" if fix else ""))
+    return parse(find(text, settings.topologies))
 
 
 def ask(settings: Settings, topology: Topology, act: Callable[[Operator], Awaitable[T]], *, speaks: bool = False) -> T:

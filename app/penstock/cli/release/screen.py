@@ -89,7 +89,8 @@ def _headline(progress: Progress) -> str:
 
 
 def _table(progress: Progress) -> Table:
-    shown = table("", "worker", "state", f"of {short(progress.release.id)}", "generation")
+    of = f"of {short(progress.release.id)}"
+    shown = table("", "worker", "state", of, "generation", wraps=of)
     for one in progress.stands:
         shown.add_row(escape(one.worker), _state(one), escape(one.detail), str(progress.generations.get(one.worker, "")))
     return shown

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import click
@@ -21,7 +21,7 @@ from penstock.control.fleet import Worker
 from penstock.control.lifecycle import ENDS
 from penstock.control.messages import AHEAD, timestamp
 from penstock.control.rollout import REFUSED, stands
-from penstock.control.status import WorkerStatus
+from penstock.control.status import Place, WorkerStatus
 from penstock.operate.operator import Operator
 from penstock.settings import Settings
 
@@ -188,7 +188,7 @@ def _picture(operator: Operator) -> RenderableType:
     log = operator.log
     parts: list[RenderableType] = [Text.from_markup(f"[bold]{operator.topology.name}[/]: {_active(operator)}")]
     parts += [Text(f"pending: {one.id} by {one.author}: {one.reason or 'no reason given'}", style="yellow") for one in log.pending]
-    shown = table("", "worker", "", "generation", "ready", "partitions", "lag", "dead letters/s", "releases", "said")
+    shown = table("", "worker", "", "generation", "ready", "partitions", "lag", "dead letters/s", "releases", "said", wraps="releases")
     for one in operator.fleet.workers():
         report, places = one.status, one.status.partitions
         lags = [place.lag for place in places.values() if place.lag is not None]
@@ -197,7 +197,7 @@ def _picture(operator: Operator) -> RenderableType:
             _presence(operator, one),
             str(one.generation) if one.generation == log.generation else f"[red]{one.generation}[/]",
             "yes" if report.ready else "[red]no[/]",
-            escape(" ".join(f"{name} (slowed)" if place.slowed else name for name, place in places.items())) or "-",
+            escape("\n".join(_ranges(places))) or "-",
             f"{sum(lags):,}" if lags else "-",
             _rate(sum(cause["per_second"] for cause in _dead_letters([report]))) if report.dead_letters else "-",
             "\n".join(_releases(operator, one)) or "-",
@@ -226,6 +226,26 @@ def _picture(operator: Operator) -> RenderableType:
     if wrong := list(_wrong(operator)):
         parts += [Text(), *(Text(f"! {one}", style="red") for one in wrong)]
     return Group(*parts)
+
+
+def _ranges(places: Mapping[str, Place]) -> Iterator[str]:
+    """Yields the partitions by topic, runs of them as one: `orders/0-2,5`; those that are slowed apart."""
+    topics: dict[tuple[str, bool], list[int]] = {}
+    for name, place in places.items():
+        topic, _, number = name.rpartition("/")
+        if number.isascii() and number.isdecimal() and len(number) < 10:
+            topics.setdefault((topic, place.slowed), []).append(int(number))
+        else:  # a report is text that others wrote
+            yield name
+    for (topic, slowed), numbers in topics.items():
+        runs: list[list[int]] = []
+        for one in sorted(numbers):
+            if runs and one == runs[-1][-1] + 1:
+                runs[-1].append(one)
+            else:
+                runs.append([one])
+        shown = ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+        yield f"{topic}/{shown}" + (" (slowed)" if slowed else "")
 
 
 def _active(operator: Operator) -> str:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
@@ -182,15 +182,40 @@ class Admin:
         return {name: TopicInfo(partitions[name], limits.get(name)) for name in wanted}
 
     def _limits(self, names: Iterable[str]) -> dict[str, int]:
-        """Returns max.message.bytes by topic; empty without an answer of the broker (no permission, or a mock cluster)."""
+        """Returns max.message.bytes by topic."""
+        return {name: int(found["max.message.bytes"]) for name, found in self.configs(names).items()}
+
+    def configs(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
+        """Returns the configuration of each topic; none without an answer of the broker (no permission, or a mock cluster)."""
         asked = self._client.describe_configs([ConfigResource(ResourceType.TOPIC, name) for name in names], request_timeout=PATIENCE)
-        limits = {}
+        found = {}
         for resource, answer in asked.items():
             try:
-                limits[resource.name] = int(answer.result()["max.message.bytes"].value)
+                found[resource.name] = {name: entry.value or "" for name, entry in answer.result().items()}
             except KafkaException as error:
                 logger.debug("no configuration of %s: %s", resource.name, _reason(error))
-        return limits
+        return found
+
+    def allowed(self, topics: Iterable[str], group: str) -> dict[str, frozenset[str]]:
+        """Returns what this user may do with each topic, and under "" with the group, such as READ: what the brokers say of it.
+
+        Without an authorizer everything is allowed. What the brokers do not answer for is left out.
+        """
+        patience = max(PATIENCE, min(self._patience, 10.0))
+        futures = {
+            **self._client.describe_topics(TopicCollection([*topics]), include_authorized_operations=True, request_timeout=patience),
+            "": self._client.describe_consumer_groups([group], include_authorized_operations=True, request_timeout=patience)[group],
+        }
+        found = {}
+        for name, answer in futures.items():
+            try:
+                operations = answer.result().authorized_operations
+            except KafkaException as error:
+                logger.debug("what may be done with %s is not known: %s", name or group, _reason(error))
+                continue
+            if operations is not None:
+                found[name] = frozenset(one.name for one in operations)
+        return found
 
     def create(self, wanted: Mapping[str, int], *, replication: int, config: Mapping[str, str] | None = None) -> None:
         """Creates these topics (name -> partitions) and waits until each has its leaders. Raises TransportError."""

@@ -1,0 +1,352 @@
+"""A topology in a program: events in, answers out, through the models and the loop of a worker, without Kafka.
+
+    plan = penstock.open("topologies/flights.yaml")
+    answer = plan.score({"flight_id": "A", "dep_delay": 413, ...})
+
+What a program gives is what a producer would write, and what it gets is what the sinks would write.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Protocol, TypeVar, cast, overload
+
+import msgspec
+import numpy as np
+
+from penstock import runtime
+from penstock import settings as configuration
+from penstock.batch import Batch, Failure
+from penstock.codecs import event_reader
+from penstock.codecs.schema_registry import open_schema_registry
+from penstock.engine import Stage
+from penstock.engine.observe import Observers
+from penstock.errors import DecodeError, RecordError
+from penstock.pipeline import Pace
+from penstock.pipeline.letters import OWN
+from penstock.pipeline.ports import ports
+from penstock.record import Record
+from penstock.runners.memory import InMemory
+from penstock.runtime import Loaded
+from penstock.schema import Schema
+from penstock.settings import Settings
+from penstock.topology.find import find
+from penstock.topology.names import did_you_mean
+from penstock.topology.spec import Source
+
+__all__ = ["Scorer", "open"]
+
+FAILURE: Final = "failure"  # the column with the reasons
+SOURCE: Final = f"{OWN}source"  # the header of an output with the place of its input
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_BYTES: Final = (bytes, bytearray, memoryview)
+_UNITS: Final = {"ms": "milliseconds", "us": "microseconds"}
+
+
+class _Columns(Protocol):
+    @property
+    def columns(self) -> Any: ...
+
+
+Frame = TypeVar("Frame", bound=_Columns)
+
+
+def open(
+    topology: str | Path,
+    *,
+    models: str | Path | None = None,
+    schemas: str | Path | None = None,
+    model_trust: str | Path | None = None,
+    config: str | Path | None = None,
+) -> Scorer:
+    """Opens a topology for scoring: `topology` is its file, or its name in the folder of topologies.
+
+    What is left out is as on the command line: from the environment, then from `config` or `penstock.toml`, else the default (`models`
+    and `schemas` are folders here). The models are those that the file names; releases are not followed. They are verified and warmed
+    up, as on a worker. Raises SettingsError, TopologyError with every problem, ConfigError for an unknown name, ModelError.
+    """
+    given = {"models": models, "schemas": schemas, "model_trust": model_trust}
+    flags = {name: None if value is None else Path(value) for name, value in given.items()}
+    settings = configuration.load(flags, file=None if config is None else Path(config))
+    loaded = runtime.load(
+        find(topology, settings.topologies),
+        models=settings.models,
+        schemas=settings.schemas,
+        schema_registry=open_schema_registry(settings),
+    )
+    return Scorer(loaded, settings)
+
+
+class Scorer:
+    """An open topology. `open` makes it; `close`, or the end of a `with` block, frees its models.
+
+    Threads may share it: their calls wait for one another. `topology` is what it was made from.
+    """
+
+    def __init__(self, loaded: Loaded, settings: Settings) -> None:
+        program = runtime.prepare(
+            loaded, warm_rows=settings.chunk_rows, model_trust=settings.model_trust, model_memory=settings.model_memory
+        )
+        self.topology = loaded.topology
+        written = {sink.topic for sink in self.topology.sinks}
+        stages = program.plan.stages
+        self._entries = {
+            one.name: _Entry(one, loaded.schemas[one.name], _reached(one, stages.values()))
+            for one in self.topology.sources
+            if one.topic not in written
+        }
+        self._readers = {one.name: event_reader(one.format, loaded.sink_schemas.get(one.name)) for one in self.topology.sinks}
+        self._watch = _Watch()
+        self._lock = threading.Lock()
+        self._inside: InMemory | None = InMemory(
+            # Sources read JSON, whatever producers write there: a program gives events, not bytes.
+            replace(program, ports=ports(loaded.wiring, loaded, json=self._entries)),
+            {one.source.topic: one.name for one in loaded.wiring.stages},
+            pace=Pace(chunk_rows=settings.chunk_rows),
+            observers=Observers([self._watch]),
+        )
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees the models, once the calls of other threads have ended. A closed topology scores nothing more."""
+        with self._lock:
+            if self._inside is not None:
+                self._inside.close()
+                self._inside = None
+
+    @overload
+    def score(self, events: Mapping[str, Any], *, source: str | None = None) -> dict[str, Any]: ...
+    @overload
+    def score(
+        self, events: Sequence[Mapping[str, Any]] | Iterator[Mapping[str, Any]], *, source: str | None = None
+    ) -> list[dict[str, Any] | Failure]: ...
+    @overload
+    def score(self, events: Frame, *, source: str | None = None) -> Frame: ...
+    def score(self, events: Any, *, source: str | None = None) -> Any:
+        """Returns the answers to events of a source, in kind and in order. `source` may be left out where there is one to choose.
+
+        - An event, as a mapping of its fields: its answer, a dict of the sink's fields. Raises RecordError for an event without an
+          answer: DecodeError when it does not fit the schema, InferenceError when a model refuses it, EncodeError.
+          The answer to a change that its source's envelope skips is empty.
+        - A list of events, or an iterator over them: a list with the answer of each, or its Failure, whose `error` is the RecordError.
+        - Columns, as a mapping from field to list or array, with one value per event: a dict of lists, by the sink's fields. For an
+          event without an answer they hold None. The list `failure` has the reason, and None for each event with an answer.
+          A mapping is taken as columns when all of its values are lists, one of them that of a field that holds no array.
+        - A DataFrame of pandas or polars: a DataFrame of the same columns; of pandas, with the same index.
+
+        Where the events reach several sinks, an answer has one dict per sink, by its name, and a column is named SINK.FIELD. An event
+        that reaches some of its sinks and fails for another one has failed.
+
+        An event may hold what JSON holds, and numpy's numbers and arrays; NaN, and NA and NaT of pandas, are null; a timestamp may be
+        a datetime (without a zone: UTC). In columns and frames, whole numbers may be floats, as pandas makes them beside a missing one.
+
+        Raises ValueError for a source that is not there and for columns of different lengths, TypeError for anything else,
+        RuntimeError when closed.
+        """
+        entry = self._entry(source)
+        if isinstance(events, Mapping):
+            if (rows := entry.rows(events)) is not None:
+                return entry.columns(self._answers(entry, rows))
+            (answer,) = self._answers(entry, [events])
+            if isinstance(answer, Failure):
+                raise answer.error
+            return answer
+        if hasattr(events, "to_dicts"):  # polars
+            return type(events)(entry.columns(self._answers(entry, map(entry.whole, events.to_dicts()))))
+        if hasattr(events, "to_dict"):  # pandas
+            return type(events)(entry.columns(self._answers(entry, map(entry.whole, events.to_dict("records")))), index=events.index)
+        if isinstance(events, str | bytes) or not isinstance(events, Iterable):
+            raise TypeError(f"events are mappings, a list of them, columns, or a DataFrame, not {type(events).__name__}")
+        return self._answers(entry, events)
+
+    def _entry(self, name: str | None) -> _Entry:
+        if name is None and len(self._entries) == 1:
+            return next(iter(self._entries.values()))
+        if name is None:
+            raise ValueError(f"{self.topology.name} has several sources: name one of them, source={' or '.join(map(repr, self._entries))}")
+        if name not in self._entries:
+            raise ValueError(f"{self.topology.name} has no source {name!r} to give events to; {did_you_mean(name, self._entries)}")
+        return self._entries[name]
+
+    def _answers(self, entry: _Entry, events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any] | Failure]:
+        written = [entry.write(event) for event in events]
+        failed: dict[int, RecordError] = {row: one for row, one in enumerate(written) if isinstance(one, RecordError)}
+        with self._lock:
+            if self._inside is None:
+                raise RuntimeError(f"{self.topology.name} is closed: open it again")
+            topics = self._inside.topics
+            try:
+                appended = (
+                    (topics.append(Record(entry.source.topic, one)), row) for row, one in enumerate(written) if isinstance(one, bytes)
+                )
+                rows = {_place(record): row for record, row in appended}
+                self._inside.run()
+                answers: list[dict[str, Any]] = [{} for _ in written]
+                for stage in entry.stages:
+                    for topic, sinks in _by_topic(stage).items():
+                        self._collect(stage, sinks, topics.records(topic), rows, answers)
+                for place, error in self._watch.seen:
+                    failed.setdefault(rows[place], error)
+            finally:
+                topics.clear()
+                self._watch.seen.clear()
+        only = entry.sinks[0] if len(entry.sinks) == 1 else ""
+        return [Failure(row, failed[row]) if row in failed else one.get(only, {}) if only else one for row, one in enumerate(answers)]
+
+    def _collect(
+        self, stage: Stage, sinks: Sequence[str], records: Iterable[Record], rows: dict[bytes, int], answers: Sequence[dict[str, Any]]
+    ) -> None:
+        """Adds what the stage wrote to the topic of these sinks to the answers; `rows` has the event of each place, and gets more."""
+        origin = f"{stage.wired.source.topic}/".encode()
+        for record in records:
+            came = next(value for name, value in record.headers if name == SOURCE) or b""
+            if not came.startswith(origin):
+                continue  # another stage writes to the topic, too
+            row = rows[_place(record)] = rows[came]
+            answer = answers[row]
+            # The sinks of one topic write one after the other. (Where one of them has failed, so has the event.)
+            sink = next((one for one in sinks if one not in answer), sinks[-1])
+            answer[sink] = self._readers[sink](record.value or b"")
+
+
+class _Entry:
+    """A source that a program gives events to, the stages that they go through in order, and the sinks that they reach."""
+
+    def __init__(self, source: Source, schema: Schema, stages: Sequence[Stage]) -> None:
+        self.source = source
+        self.stages = stages
+        self._fields = {output.emit.sink.name: [field.name for field in output.emit.fields] for stage in stages for output in stage.outputs}
+        self.sinks = [*self._fields]
+        self._times = [(field.name, timedelta(**{_UNITS[field.unit]: 1})) for field in schema.fields if field.kind == "timestamp"]
+        self._whole = [field.name for field in schema.fields if field.kind in ("int", "long", "timestamp")]
+        self._single = {field.name for field in schema.fields if field.kind not in ("array", "record", "map")}
+
+    def write(self, event: Any) -> bytes | DecodeError:
+        """Returns the event as JSON, or why it cannot be one."""
+        if not isinstance(event, Mapping):
+            return DecodeError(f"an event is a mapping of its fields, not {type(event).__name__}")
+        plain = dict(event)
+        try:
+            for name, unit in self._times:
+                if isinstance(plain.get(name), datetime | np.datetime64):
+                    plain[name] = _ticks(plain[name], unit)
+            for name, value in plain.items():
+                if (kind := type(value)) in _BYTES or (kind is float and math.isinf(value)):
+                    return DecodeError(f"the field {name} is {value!r}, which no event holds")
+            return _JSON.encode(plain)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:  # ValueError: also for text that is not Unicode
+            return DecodeError(f"the event cannot be written as JSON: {error}")
+
+    def rows(self, given: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+        """Returns the events of columns; None when the mapping is an event."""
+        columns = {name: listed for name, values in given.items() if (listed := _listed(values)) is not None}
+        if len(columns) < len(given) or self._single.isdisjoint(columns):
+            return None
+        if len({len(values) for values in columns.values()}) > 1:
+            raise ValueError("columns of different lengths: " + ", ".join(f"{name} has {len(values)}" for name, values in columns.items()))
+        return [self.whole(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+
+    def whole(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Returns the row with whole numbers where its fields hold such and a column had to hold floats."""
+        for name in self._whole:
+            value = row.get(name)
+            if isinstance(value, float) and value.is_integer():
+                row[name] = int(value)
+        return row
+
+    def columns(self, answers: Sequence[dict[str, Any] | Failure]) -> dict[str, list[Any]]:
+        """Returns the answers by the fields of the sinks, and the reasons of the failures."""
+        made: dict[str, list[Any]] = {}
+        for sink, names in self._fields.items():
+            for name in names:
+                found = (None if isinstance(one, Failure) else one if len(self._fields) == 1 else one.get(sink, {}) for one in answers)
+                made[name if len(self._fields) == 1 else f"{sink}.{name}"] = [None if one is None else one.get(name) for one in found]
+        if FAILURE in made:
+            raise ValueError(f"the sink {self.sinks[0]} has a field {FAILURE!r}, as the column with the reasons: give a list of events")
+        return {**made, FAILURE: [str(one.error) if isinstance(one, Failure) else None for one in answers]}
+
+
+class _Watch:
+    """Notes the place of each record that failed, and why."""
+
+    name = "library"
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[bytes, RecordError]] = []
+
+    def saw(self, stage: Stage, batch: Batch, failures: Sequence[Failure], *, generation: int) -> None:
+        """See `Observer.saw`."""
+        if failures and batch.origin is not None:
+            places = batch.origin.positions
+            self.seen += [(places[one.row].replace(":", "/").encode(), one.error) for one in failures]
+
+
+def _reached(source: Source, stages: Iterable[Stage]) -> list[Stage]:
+    """Returns the stages that events of the source go through; `stages` stand after those that feed them."""
+    topics, reached = {source.topic}, []
+    for stage in stages:
+        if stage.wired.source.topic in topics:
+            reached.append(stage)
+            topics |= _by_topic(stage).keys()
+    return reached
+
+
+def _by_topic(stage: Stage) -> dict[str, list[str]]:
+    """Returns the names of the stage's sinks by their topic, in the order in which they are written."""
+    topics: dict[str, list[str]] = {}
+    for output in stage.outputs:
+        topics.setdefault(output.emit.sink.topic, []).append(output.emit.sink.name)
+    return topics
+
+
+def _place(record: Record) -> bytes:
+    """Returns the place of a record, as the header of its outputs names it."""
+    return f"{record.topic}/{record.partition}/{record.offset}".encode()
+
+
+def _listed(values: Any) -> Sequence[Any] | None:
+    """Returns a column as a list: of a list, a tuple, an array, a series; None for one value."""
+    if isinstance(values, list | tuple):
+        return values
+    if getattr(values, "ndim", 0) and hasattr(values, "tolist"):
+        return cast(list[Any], values.tolist())
+    return cast(list[Any], values.to_list()) if hasattr(values, "to_list") else None
+
+
+def _ticks(value: Any, unit: timedelta) -> int | None:
+    """Returns the time in units since the epoch; None for none."""
+    if value != value:  # NaT
+        return None
+    moment: datetime = value.astype("datetime64[us]").item() if isinstance(value, np.datetime64) else value
+    since = (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment) - _EPOCH
+    return int(since // unit)
+
+
+def _plain(value: Any) -> Any:
+    """Returns what JSON can hold instead of what it cannot. Raises TypeError."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        found = value.item()
+        if isinstance(found, float) and math.isinf(found):
+            raise TypeError(f"{found} is no number of an event")
+        return found
+    if isinstance(value, Mapping):
+        return dict(value)
+    if type(value).__name__ in {"NAType", "NaTType"}:
+        return None
+    raise TypeError(f"it holds a {type(value).__name__}")
+
+
+_JSON: Final = msgspec.json.Encoder(enc_hook=_plain)

@@ -1,0 +1,42 @@
+"""The topics of a topology, and whether a worker can run on them: what is looked at before anything is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from penstock.control.topics import Topics
+from penstock.errors import SettingsError
+from penstock.runtime import Loaded
+from penstock.settings import Settings
+from penstock.transports.kafka.connection import Admin, TopicInfo
+
+__all__ = ["described", "of_releases", "written"]
+
+
+def written(loaded: Loaded) -> set[str]:
+    """Returns the topics of the sinks and of the dead letters."""
+    stages = loaded.wiring.stages
+    return {emit.sink.topic for stage in stages for emit in stage.emits} | {stage.source.dead_letter for stage in stages}
+
+
+def of_releases(loaded: Loaded, settings: Settings) -> set[str]:
+    """Returns the control and the status topic; none where releases are not followed."""
+    return {*Topics.declared(settings.application, loaded.topology)} if settings.releases else set()
+
+
+def described(admin: Admin, loaded: Loaded, settings: Settings) -> Mapping[str, TopicInfo]:
+    """Returns every topic of the topology. Blocks.
+
+    Raises TopicMissing with all that do not exist, SettingsError for a sink with fewer partitions than its source, TransportError.
+    """
+    stages = loaded.wiring.stages
+    topics = admin.describe(written(loaded) | {stage.source.topic for stage in stages} | of_releases(loaded, settings))
+    for stage in stages:
+        for emit in stage.emits:
+            have, need = topics[emit.sink.topic].partitions, topics[stage.source.topic].partitions
+            if emit.sink.key is None and have < need:
+                raise SettingsError(
+                    f"topic {emit.sink.topic} has {have} partitions, but {stage.source.topic} has {need}: outputs keep their "
+                    f"input's partition, so it needs as many; or give sink {emit.sink.name!r} its own `key:`"
+                )
+    return topics

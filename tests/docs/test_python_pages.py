@@ -1,0 +1,73 @@
+"""The pages about Python: their code runs as it is written, from top to bottom."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_code_of_the_library_page_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/library.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 4
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "library.md", "exec", dont_inherit=True), names)
+
+
+OWN = ROOT / "docs/your-own-model.md"
+TITLED = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+NEEDS = {"scikit-learn": "skl2onnx", "xgboost": "xgboost", "lightgbm": "lightgbm", "torch": "onnxscript"}
+
+
+NUMBERS, TEXT = re.split(r"^## Text$", OWN.read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+def test_every_framework_of_the_page_is_run() -> None:
+    titles = [title for _, title, _ in TITLED.findall(NUMBERS)]
+    assert [title.partition("/")[0] for title in titles if title.endswith("/train.py")] == [*NEEDS]
+
+
+@pytest.mark.parametrize("framework", NEEDS)
+def test_model_of_the_page_predicts_what_it_shows(framework: str, tmp_path: Path) -> None:
+    """The commands are run in the folder that the page describes. The golden records compare the answers with the framework's."""
+    if importlib.util.find_spec(NEEDS[framework]) is None:
+        pytest.skip(f"{NEEDS[framework]} is not installed")
+    follow(NUMBERS, framework, tmp_path)
+
+
+def test_text_of_the_page_is_scored_as_it_shows(tmp_path: Path) -> None:
+    pytest.importorskip("skl2onnx")
+    first, second = (float(number) for number in re.findall(r"'good': ([0-9.]+)", follow(TEXT, "text", tmp_path)))
+    assert first > 0.5 > second
+
+
+def follow(page: str, framework: str, folder: Path) -> str:
+    """Makes the files of the page, and of this section, runs the commands, and returns what they print: it is what the page shows."""
+    commands, shown = "", ""
+    for language, title, text in TITLED.findall(page):
+        if title and ("train.py" not in title or title.startswith(f"{framework}/")):
+            path = folder / title.removeprefix(f"{framework}/")
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        elif language == "sh":
+            commands += text
+        elif language == "text":
+            shown += text
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euc", commands], cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for line in shown.splitlines():
+        assert re.search(f"^{'.*'.join(map(re.escape, line.split('…')))}$", done.stdout, re.MULTILINE), done.stdout
+    return done.stdout
