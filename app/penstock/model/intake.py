@@ -40,6 +40,7 @@ _USABLE: Final = frozenset({
 })  # fmt: skip
 _TYPE_ATTRIBUTES: Final = frozenset({"to", "dtype", "output_dtype", "stash_type", "softmax_precision"})  # whose number is an element type
 _KEYS: Final = frozenset({"location", "offset", "length", "checksum"})
+_OPSET: Final = 8  # for the Identity and Cast of a file without one; every IR version that has opsets allows it
 _SHOWN: Final = 8  # classes that a note lists
 UNICODE: Final = "C.UTF-8"
 LOCALES: Final = (UNICODE, "en_US.UTF-8")  # what StringNormalizer uses: on every Linux, and by default
@@ -75,6 +76,8 @@ def take_in(data: bytes, *, file: Path | None = None, outputs: Sequence[str] = (
     changes += _choose(graph, wanted if outputs else None)
     changes += _widen(model)
     changes += _cast(graph)
+    if changes and not any(opset.domain in ("", "ai.onnx") for opset in model.opset_import):
+        model.opset_import.add(domain="", version=_OPSET)  # CatBoost's files have none, as their one operator is of ai.onnx.ml
     if sys.platform == "linux":
         changes += _in_unicode(model)
     return Intake(bytes(model.SerializeToString()) if changes else data, tuple(changes))

@@ -16,6 +16,7 @@ from onnx.external_data_helper import convert_model_to_external_data
 from penstock.batch import Array
 from penstock.errors import ConfigError, ModelCorrupt, ModelMismatch
 from penstock.model.intake import take_in
+from penstock.model.quarantine import Findings, quarantine
 from penstock.model.session import Session
 from penstock.testing import models
 
@@ -127,6 +128,17 @@ def test_dictionaries_of_probabilities_become_an_array_in_the_order_of_the_class
     assert "output 'y' is one array instead of dictionaries (ZipMap), with the classes in the order 0, 1;" in change
     assert "options={'zipmap': False}" in change
     assert Session.load(taken.data).signature.outputs[0].shape == (2,)
+    assert run(taken.data)[0].tolist() == X.tolist()
+
+
+def test_dictionaries_become_an_array_also_where_no_standard_operator_was() -> None:
+    """CatBoost's files import no standard opset."""
+    model = proto(models.zip_map())
+    kept = [opset for opset in model.opset_import if opset.domain == "ai.onnx.ml"]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    taken = take_in(model.SerializeToString())
+    assert quarantine(taken.data) == Findings(())
     assert run(taken.data)[0].tolist() == X.tolist()
 
 
