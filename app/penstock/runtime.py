@@ -12,16 +12,17 @@ from pathlib import Path
 from penstock.binding import Binding
 from penstock.codecs import Writers, load_schema
 from penstock.codecs.framing import UNREGISTERED, frame_of
-from penstock.codecs.writers import Registry, ids_folder, sink_frame
+from penstock.codecs.writers import Part, Registry, ids_folder, sink_frame
 from penstock.engine import compile
 from penstock.errors import ConfigError, DecodeError, ModelError, ModelMismatch, ModelUntrusted, Problem, SchemaError, TopologyError
+from penstock.expressions import Graph
 from penstock.fit import as_bound, fit, strays
 from penstock.model.artifact import Artifact
 from penstock.model.session import MEMORY, Session, limit_memory
 from penstock.model.signer import ModelTrust
 from penstock.model.trust import Policy, judge, load_trust
 from penstock.model.verify import verify
-from penstock.nodes import ModelNode, Node
+from penstock.nodes import ModelNode, around_model
 from penstock.pipeline.ports import Program, ports
 from penstock.registry.open import open_registry
 from penstock.schema import Schema
@@ -43,7 +44,8 @@ class Loaded:
 
     `schemas` are by source name, `sink_schemas` by the name of the sinks that have one, `artifacts` by node name: the
     version that the node's alias pointed at when it was read. `absent` are the models that the file names and the registry lacks.
-    `writers` (by source) and `frames` (by sink) are of the format avro-confluent: who may have written events, and what precedes outputs.
+    `writers`, `key_writers` (by source) and `frames` (by sink) are of the format avro-confluent: who may have written values and keys, and
+    what precedes outputs.
     """
 
     topology: Topology
@@ -53,6 +55,7 @@ class Loaded:
     artifacts: Mapping[str, Artifact]
     absent: tuple[Problem, ...] = ()
     writers: Mapping[str, Writers] = field(default_factory=dict)
+    key_writers: Mapping[str, Writers] = field(default_factory=dict)
     frames: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -86,13 +89,14 @@ def load(
     if artifacts is None:
         resolved = [(node.name, shelf.artifact(f"nodes.{node.name}", node.model, node.at("model"))) for node in topology.model_nodes]
         artifacts = {name: artifact for name, artifact in resolved if artifact}
-    writers, frames = shelf.writers(topology, source_schemas), shelf.frames(topology, sink_schemas)
+    writers, frames = shelf.writers(topology, source_schemas, "value"), shelf.frames(topology, sink_schemas)
+    key_writers = shelf.writers(topology, keyed, "key")
     wiring, problems = fit(topology, source_schemas, sink_schemas, artifacts)
     problems = [*shelf.problems, *problems, *_unread(topology, sink_schemas, writers, frames)]
     if problems or (shelf.absent and not absent):
         found = dict.fromkeys([*problems, *shelf.absent])
         raise TopologyError(sorted(found, key=lambda one: (one.file != topology.file, one.file, one.line, one.column)))
-    return Loaded(topology, wiring, source_schemas, sink_schemas, artifacts, tuple(shelf.absent), writers, frames)
+    return Loaded(topology, wiring, source_schemas, sink_schemas, artifacts, tuple(shelf.absent), writers, key_writers, frames)
 
 
 def prepare(
@@ -138,8 +142,18 @@ def program(loaded: Loaded, sessions: Mapping[str, Session], parameters: Mapping
     """Returns the plan of the loaded models and its ports. `parameters`, by node name, replace the file's."""
     # In the topology's order, not the release's: outputs of all generations name them alike.
     versions = {node.name: str(loaded.artifacts[node.name]) for node in loaded.topology.model_nodes}
-    plan = compile(loaded.wiring, sessions, versions, parameters)
+    rules = {name: _rule_session(graph) for name, graph in loaded.wiring.graphs.items()}
+    versions |= {name: session.label for name, session in rules.items()}
+    plan = compile(loaded.wiring, {**sessions, **rules}, versions, parameters)
     return Program(plan, ports(loaded.wiring, loaded))
+
+
+def _rule_session(graph: Graph) -> Session:
+    """Returns the loaded graph of a rule, by the label `rule:DIGEST`, warm for one row."""
+    session = Session.load(graph.model)
+    session.label = graph.label
+    session.warm_up((1,))
+    return session
 
 
 def bindings(loaded: Loaded) -> dict[str, Binding]:
@@ -164,12 +178,12 @@ def beside(program: Program) -> Program:
     """Returns the same program over the same loaded models, which another thread may run while the loop runs this one."""
     twins: dict[int, Session] = {}
 
-    def twin(node: Node) -> Node:
-        if not isinstance(node, ModelNode) or not isinstance(node.model, Session):
+    def twin(node: ModelNode) -> ModelNode:
+        if not isinstance(node.model, Session):
             return node
         return replace(node, model=twins.setdefault(id(node.model), node.model.twin()))
 
-    stages = {name: replace(one, nodes=tuple(map(twin, one.nodes))) for name, one in program.plan.stages.items()}
+    stages = {name: replace(one, nodes=tuple(around_model(node, twin) for node in one.nodes)) for name, one in program.plan.stages.items()}
     return replace(program, plan=replace(program.plan, stages=stages))
 
 
@@ -227,13 +241,15 @@ class _Shelf:
                 self._schemas[name] = None
         return self._schemas[name]
 
-    def writers(self, topology: Topology, schemas: Mapping[str, Schema]) -> dict[str, Writers]:
-        """Returns the writers of the sources with the format avro-confluent, by source."""
+    def writers(self, topology: Topology, schemas: Mapping[str, Schema | None], part: Part) -> dict[str, Writers]:
+        """Returns the writers of the values or keys of the sources with the format avro-confluent, by source."""
         found = {}
         for source in topology.sources:
             if source.format == "avro-confluent" and (schema := schemas.get(source.name)) is not None:
                 with self._noting():
-                    found[source.name] = Writers.load(schema, ids_folder(schema), registry=self._schema_registry, topic=source.topic)
+                    found[source.name] = Writers.load(
+                        schema, ids_folder(schema), registry=self._schema_registry, topic=source.topic, part=part
+                    )
         return found
 
     def frames(self, topology: Topology, schemas: Mapping[str, Schema]) -> dict[str, bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -438,3 +439,30 @@ def test_parameters_are_those_of_the_release(broker: Broker, explain: Explain, t
     assert [one["value"] for one in released.found["nodes"][0]["inputs"]] == [[[2.0]], [[5.0]]]
     first = explain(job, Position(job.sink, 0, 0))
     assert (first.code, first.found["said_by"], first.found["fields"][1]["again"]) == (1, "headers", 18.0), "the file was changed since"
+
+
+def test_rule_is_explained_byte_by_byte_and_another_rule_is_refused(broker: Broker, explain: Explain, tmp_path: Path) -> None:
+    """No registry keeps earlier rules: the digest in the header is compared with that of the file."""
+    if "create_topics" in broker.lacks:
+        pytest.skip(f"{broker.kind} broker: {broker.lacks['create_topics']}")
+    job = make_job(broker, tmp_path, partitions=1)
+    rule = "  desk:\n    kind: rule\n    outputs:\n      high: double > 1\n      share: 1 / (x - 2)\nsinks:"
+    text = re.sub("^sinks:", rule, job.file.read_text(), flags=re.MULTILINE)
+    job.file.write_text(text.replace("id, y: double", "id, y: double, high: desk.high, share: desk.share"))
+    with job.run("--unsigned-control"):
+        job.send([1, 2, 4])
+        job.wait_for_answers(2)
+    told = explain(job, Position(job.sink, 0, 1))
+    assert (told.code, told.found["same_bytes"], told.found["verdict"]) == (0, True, "equal"), told.error
+    desk = next(run for run in told.found["nodes"] if run["node"] == "desk")
+    assert {one["name"]: one["value"] for one in desk["inputs"]} == {"double": [2.0], "x": [1.0]}
+    letter = explain(job, Position(job.dead, 0, 0))
+    assert letter.found["recorded"] == letter.found["failure"]
+    assert letter.found["recorded"]["stage"] == "desk"
+    assert letter.found["recorded"]["message"].startswith("share has no value for the event:")
+
+    job.file.write_text(job.file.read_text().replace("double > 1", "double > 2"))
+    changed = explain(job, Position(job.sink, 0, 1))
+    assert changed.code == 2
+    assert "the node 'desk' was rule:" in changed.error
+    assert "with the file as it was" in changed.error

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.client import ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.protocol.metadata import MetadataRequest, MetadataResponse_v0
 
@@ -74,3 +75,20 @@ def test_no_request_lets_the_broker_create_a_topic(broker: Broker, monkeypatch: 
     assert len(asked) >= 2
     assert set(asked) == {False}
     assert missing not in Admin(settings).partitions()
+
+
+def test_connection_that_is_opened_while_the_client_closes_is_closed_too(broker: Broker) -> None:
+    """Else its socket would stay open, and Python would say so in the log of a worker that was stopped while it joined its group."""
+
+    async def main() -> None:
+        owner = steady(AIOKafkaConsumer(**aiokafka_arguments(Settings(brokers=broker.bootstrap)), group_id=None))
+        await owner.start()
+        client = owner._client
+        (node, *_) = (one.nodeId for one in client.cluster.brokers())
+        opened = asyncio.ensure_future(client._get_conn(node, group=ConnectionGroup.COORDINATION))
+        await asyncio.sleep(0)
+        await owner.stop()
+        assert await opened is None
+        assert not any(connection.connected() for connection in client._conns.values())
+
+    asyncio.run(main())

@@ -15,7 +15,8 @@ from penstock.cli.echo import echo
 from penstock.cli.options import CONNECTION, with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
 from penstock.codecs.schema_registry import open_schema_registry
-from penstock.errors import TopologyError
+from penstock.errors import ConfigError, TopologyError
+from penstock.host import write_whole
 from penstock.runtime import Loaded, load
 from penstock.schema import Column
 from penstock.settings import Settings
@@ -25,7 +26,7 @@ from penstock.topology.find import find
 from penstock.topology.kinds import kind_of
 from penstock.topology.parameters import shown
 from penstock.topology.parse import parse
-from penstock.topology.spec import ModelNode, Node
+from penstock.topology.spec import ModelNode
 from penstock.topology.wiring import Emit, Feed, Input, Part, Stage, Step
 
 __all__ = ["draw", "plan", "validate"]
@@ -99,10 +100,13 @@ def _live(loaded: Loaded, settings: Settings, form: str) -> int:
 @click.command()
 @_file
 @with_settings("models", "schemas", "schema_registry_url")
+@click.option("--rules", type=click.Path(path_type=Path, file_okay=False), help="Write the graph of each rule there, as NODE.onnx.")
 @format_option
-def plan(topology: Path, settings: Settings, form: str) -> None:
+def plan(topology: Path, settings: Settings, rules: Path | None, form: str) -> None:
     """Show what running TOPOLOGY does, stage by stage: the columns read, the steps in order, the topics written."""
     loaded = _load(find(topology, settings.topologies), settings)
+    if rules is not None:
+        _write_rules(loaded, rules)
     if form == "json":
         print_json({"topology": loaded.topology.name, "stages": [_stage(stage, loaded) for stage in loaded.wiring.stages]})
         return
@@ -129,6 +133,16 @@ def draw(topology: Path, settings: Settings, style: str) -> None:
 
 def _load(topology: Path, settings: Settings) -> Loaded:
     return load(topology, models=settings.models, schemas=settings.schemas, schema_registry=open_schema_registry(settings))
+
+
+def _write_rules(loaded: Loaded, folder: Path) -> None:
+    """Raises ConfigError when the folder cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for node, graph in loaded.wiring.graphs.items():
+            write_whole(folder / f"{node}.onnx", graph.model, mode=0o644)
+    except OSError as error:
+        raise ConfigError(f"--rules {folder}: {error.strerror or error}") from error
 
 
 def _stage(stage: Stage, loaded: Loaded) -> dict[str, Any]:
@@ -159,10 +173,12 @@ def _input(one: Input, loaded: Loaded) -> dict[str, Any]:
 def _step(step: Step, loaded: Loaded) -> dict[str, Any]:
     node = step.node
     model = {"model": str(node.model), "version": loaded.artifacts[node.name].version} if isinstance(node, ModelNode) else {}
+    rule = {} if step.graph is None else {"version": step.graph.label, "digest": f"sha256:{step.graph.digest}"}
     return {
         "node": node.name,
         "kind": node.kind,
         **model,
+        **rule,
         "inputs": {feed.tensor.name: [_part(part) for part in feed.parts] for feed in step.feeds if feed.parts},
         "parameters": {feed.tensor.name: feed.constant for feed in step.feeds if not feed.parts},
         "outputs": [tensor.name for tensor in step.outputs],
@@ -187,7 +203,7 @@ def _print_stage(stage: Stage, loaded: Loaded) -> None:
     steps = table("steps", "", "node", "model", "inputs", "outputs read")
     for number, step in enumerate(stage.steps, 1):
         outputs = "\n".join(str(tensor) for tensor in step.outputs)
-        _add(steps, str(number), step.node.name, _computed_by(step.node, loaded), "\n".join(map(_fed, step.feeds)), outputs)
+        _add(steps, str(number), step.node.name, _computed_by(step, loaded), "\n".join(map(_fed, step.feeds)), outputs)
     sinks = table("sinks", "sink", "topic", "format", "key", "fields")
     for emit in stage.emits:
         fields = "\n".join(f"{field.name} <- {_part(field.part)}" for field in emit.fields)
@@ -211,8 +227,11 @@ def _print_input(one: Input, loaded: Loaded) -> None:
     out.print()
 
 
-def _computed_by(node: Node, loaded: Loaded) -> str:
-    """Returns the cell of a node: for a model, the exact version and the alias that selected it."""
+def _computed_by(step: Step, loaded: Loaded) -> str:
+    """Returns the cell of a node: for a model, the exact version and the alias that selected it; for a rule, its digest and expressions."""
+    node = step.node
+    if step.graph is not None:
+        return f"{step.graph.label}\n{kind_of(node).detail(node)}"
     if not isinstance(node, ModelNode):
         return kind_of(node).detail(node)
     model = f"{node.model.name}@{loaded.artifacts[node.name].version}"

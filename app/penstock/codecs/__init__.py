@@ -12,6 +12,7 @@ from penstock.codecs.base import Decoder, Encoder
 from penstock.codecs.beside import BesideDecoder
 from penstock.codecs.event import event_reader, event_writer
 from penstock.codecs.json import JsonDecoder, JsonEncoder
+from penstock.codecs.json_framed import FramedJsonDecoder
 from penstock.codecs.schema import load_schema
 from penstock.codecs.table import TableDecoder
 from penstock.codecs.writers import Writers, ids_folder, sink_frame
@@ -33,7 +34,7 @@ __all__ = [
     "load_schema",
 ]
 
-Format = Literal["json", "avro", "avro-confluent"]
+Format = Literal["json", "json-confluent", "avro", "avro-confluent"]
 
 
 def decoder(
@@ -57,6 +58,8 @@ def decoder(
             return JsonDecoder(schema, columns, max_bytes=max_bytes, coerce=coerce)
         case "avro":
             return AvroDecoder(schema, columns, max_bytes=max_bytes)
+        case "json-confluent":
+            return FramedJsonDecoder(JsonDecoder(schema, columns, max_bytes=max_bytes, coerce=coerce))
         case "avro-confluent":
             known = writers or Writers.load(schema, ids_folder(schema) if ids is None else Path(ids))
             return AvroDecoder(schema, columns, max_bytes=max_bytes, writers=known)
@@ -73,6 +76,8 @@ def encoder(
     """
     if format == "json":
         return JsonEncoder(fields, schema)
+    if format == "json-confluent":
+        raise SchemaError("no sink writes json-confluent: write json, or avro-confluent")
     if schema is None:
         raise SchemaError(f"a sink with format {format} needs a schema: add `schema: FILE.avsc` to the sink")
     if format == "avro-confluent" and not frame:

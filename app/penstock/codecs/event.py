@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import fastavro
 
-from penstock.codecs.framing import frame_in
+from penstock.codecs.framing import UNREGISTERED, frame_in
 from penstock.codecs.writers import Writers, ids_folder, sink_frame
 from penstock.errors import DecodeError, SchemaError
 from penstock.schema import Schema
@@ -22,8 +22,9 @@ def event_writer(format: str, schema: Schema | None, writers: Writers | None = N
 
     For `avro-confluent`, `writers` choose schema and frame (`Writers.writing`); without them, the schema must be in `ids/` beside it.
     """
-    if format == "json":
-        return lambda event: json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
+    if format.startswith("json"):
+        before = UNREGISTERED if format == "json-confluent" else b""
+        return lambda event: before + json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
     schema, prefix = _needed(format, schema), b""
     if format == "avro-confluent":
         prefix, schema = writers.writing() if writers is not None else (sink_frame(schema, ids_folder(schema)), schema)
@@ -47,6 +48,8 @@ def event_reader(
     """
     if format == "json":
         return json.loads
+    if format == "json-confluent":
+        return lambda value: json.loads(value[len(frame_in(value)) :])
     schema = _needed(format, schema)
     if format == "avro":
         avro = schema.avro

@@ -23,12 +23,13 @@ from penstock.codecs.schema import MAX_SCHEMA_BYTES, load_schema
 from penstock.errors import DecodeError, Problem, SchemaError, TransportUnavailable
 from penstock.schema import Schema
 
-__all__ = ["Registry", "Writers", "ids_folder", "name_of", "sink_frame"]
+__all__ = ["Part", "Registry", "Writers", "ids_folder", "name_of", "sink_frame"]
 
 logger = logging.getLogger(__name__)
 
 
 Kin = Literal["own", "namesake", "other"]
+Part = Literal["value", "key"]  # of a record
 
 
 class Registry(Protocol):
@@ -40,8 +41,8 @@ class Registry(Protocol):
         Raises DecodeError when the registry has no such schema, SchemaWanted when it was not asked for it yet.
         """
 
-    def newest(self, topic: str, reader: Schema) -> tuple[bytes, Path] | None:
-        """Returns the frame and the newest schema of the values of a topic, None where none is registered.
+    def newest(self, topic: str, reader: Schema, part: Part = "value") -> tuple[bytes, Path] | None:
+        """Returns the frame and the newest schema of the values or keys of a topic, None where none is registered.
 
         Blocks. Raises TransportError, and SchemaError for a schema that is not Avro.
         """
@@ -78,8 +79,8 @@ class Writers:
         self._refused: dict[bytes, str] = {}
 
     @classmethod
-    def load(cls, reader: Schema, directory: Path, *, registry: Registry | None = None, topic: str = "") -> Writers:
-        """Reads the schemas of the reader's record in `directory`; with a registry, also the newest one of `topic`.
+    def load(cls, reader: Schema, directory: Path, *, registry: Registry | None = None, topic: str = "", part: Part = "value") -> Writers:
+        """Reads the schemas of the reader's record in `directory`; with a registry, also the newest one of the values or keys of `topic`.
 
         Raises SchemaError with all problems: names that are no ids, files that are no JSON, writers that do not resolve, and without
         a registry no writer at all. Raises TransportError when the registry does not answer and no writer is known without it.
@@ -103,13 +104,13 @@ class Writers:
         if problems:
             raise SchemaError(problems)
         if registry is not None:
-            writers._ask(registry, topic)
+            writers._ask(registry, topic, part)
         return writers
 
-    def _ask(self, registry: Registry, topic: str) -> None:
+    def _ask(self, registry: Registry, topic: str, part: Part) -> None:
         """Adds the newest schema of the topic, or where the registry does not answer, those that it has given earlier."""
         try:
-            newest = registry.newest(topic, self.reader)
+            newest = registry.newest(topic, self.reader, part)
         except TransportUnavailable as error:
             for entry in _entries(registry.kept(), []):
                 if _kin(entry.name, self.reader) != "other":

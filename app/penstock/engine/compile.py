@@ -25,7 +25,8 @@ def compile(
 ) -> Plan:
     """Returns a runnable plan.
 
-    `models` and `versions` (`name@version`) are by node name. `parameters`, by node name, are values in place of the file's.
+    `models` and `versions` (`name@version`, of a rule `rule:DIGEST`) are by node name. `parameters`, by node name, are values in place of
+    the file's.
     Raises ValueError for one that the file does not declare or that does not fit its tensor: `check_parameters` finds it before.
     """
     parameters = parameters or {}
@@ -43,7 +44,7 @@ def compile(
         stage.name: Stage(stage, tuple(made(step) for step in stage.steps), tuple(_output(emit) for emit in stage.emits))
         for stage in wired.stages
     }
-    return Plan(wired.topology.name, stages, {node.name: versions[node.name] for node in wired.topology.model_nodes})
+    return Plan(wired.topology.name, stages, {node.name: versions[node.name] for node in wired.topology.nodes if node.name in versions})
 
 
 def _feed(feed: wiring.Feed, parameters: Parameters) -> Pick:

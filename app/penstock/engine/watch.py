@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from penstock.batch import Array
 from penstock.engine.plan import Stage
 from penstock.errors import InferenceError
-from penstock.nodes import ModelNode
+from penstock.nodes import ModelNode, around_model
 
 __all__ = ["Run", "watched"]
 
@@ -26,8 +26,11 @@ class Run:
 
 def watched(stage: Stage, tell: Callable[[Run], None]) -> Stage:
     """Returns the stage, which reports each run of a model when it ends. A batch in which a row fails is several runs: see `nodes`."""
-    nodes = (replace(node, model=_Witness(node, tell)) if isinstance(node, ModelNode) else node for node in stage.nodes)
-    return replace(stage, nodes=tuple(nodes))
+
+    def witnessed(node: ModelNode) -> ModelNode:
+        return replace(node, model=_Witness(node, tell))
+
+    return replace(stage, nodes=tuple(around_model(node, witnessed) for node in stage.nodes))
 
 
 class _Witness:

@@ -87,6 +87,7 @@ def explain(position: Position, settings: Settings, topology: Topology | None = 
     except (RecordMissing, TopicMissing) as error:
         raise type(error)(f"{position}: the input that it was made from is gone: {error}") from error
     loaded, program = load_bound(topology, bound, settings)
+    _same_rules(said, loaded, position)
     again = rerun(loaded, program, source.name, came)  # 4
     return Explanation(record, topology, bound, source, came, again, _compare(record, again, loaded))  # 5
 
@@ -111,6 +112,8 @@ def _explain_dead_letter(record: Record, said: DeadLetter, settings: Settings, t
         except (RecordMissing, TopicMissing) as error:
             raise type(error)(f"{position}: the dead letter was cut, and the record that it was made from is gone: {error}") from error
     loaded, program = load_bound(topology, bound, settings)
+    if origin is not None:
+        _same_rules(origin, loaded, position)
     return Explanation(record, topology, bound, source, came, rerun(loaded, program, source.name, came), recorded=said, now=origin is None)
 
 
@@ -137,10 +140,19 @@ def _same(said: Origin, topology: Topology, position: Position) -> None:
     if topology.name != said.topology:
         raise ConfigError(Problem(topology.file, 0, 0, f"this is the topology {topology.name}, but {said.topology} wrote {position}"))
     nodes = [node.name for node in topology.nodes]
-    gone, new = [one for one in said.models if one not in nodes], [one for one in nodes if one not in said.models]
+    named = {**said.models, **said.rules}
+    gone, new = [one for one in named if one not in nodes], [one for one in nodes if one not in named]
     changes = [*(f"it had the node {one!r}" for one in gone), *(f"it had no node {one!r}" for one in new)]
     if changes:
         raise _changed(topology, f"when {position} was written, {', '.join(changes)}", position)
+
+
+def _same_rules(said: Origin, loaded: Loaded, position: Position) -> None:
+    """Raises ConfigError when a rule computes something else than what made the record: no registry keeps earlier ones."""
+    for node, graph in loaded.wiring.graphs.items():
+        if said.rules.get(node) != graph.label:
+            message = f"when {position} was written, the node {node!r} was {said.rules.get(node)}, now it is {graph.label}"
+            raise _changed(loaded.topology, message, position)
 
 
 def _source(topology: Topology, topic: str, position: Position) -> Source:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from penstock.errors import Untraceable
@@ -25,12 +25,16 @@ _STREAMS: Final = "__streams.errors."
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What made a record: the topology and generation that made it, the exact version of each node, and the position of its input."""
+    """What made a record: the topology and generation that made it, the exact version of each node, and the position of its input.
+
+    `rules` are the labels of the nodes that the topology itself computes: `rule:` and the beginning of their graph's digest.
+    """
 
     topology: str
     generation: int
     models: Mapping[str, ModelRef]
     source: Position
+    rules: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +74,21 @@ def _dead_letter(record: Record, said: Mapping[str, str]) -> DeadLetter:
 
 
 def _origin(said: Mapping[str, str], source: Position | None = None) -> Origin:
+    topology = _matched(NAME, said[f"{OWN}topology"])  # the first that is missed: records of others have none of these
+    made = [_version(one) for one in said[f"{OWN}models"].split(",")]
     return Origin(
-        topology=_matched(NAME, said[f"{OWN}topology"]),
+        topology=topology,
         generation=int(_matched("[0-9]{1,15}", said.get(f"{OWN}generation", "0"))),
-        models=dict(map(_model, said[f"{OWN}models"].split(","))),
+        models={node: version for node, version in made if isinstance(version, ModelRef)},
         source=source or Position.parse(said[f"{OWN}source"], "/"),
+        rules={node: version for node, version in made if isinstance(version, str)},
     )
 
 
-def _model(text: str) -> tuple[str, ModelRef]:
+def _version(text: str) -> tuple[str, ModelRef | str]:
     node, _, reference = text.partition("=")
+    if reference.startswith("rule:"):
+        return _matched(NAME, node), _matched("rule:[0-9a-f]{12}", reference)
     name, _, version = reference.partition("@")
     return _matched(NAME, node), ModelRef(_matched(MODEL.pattern, name), _matched(VERSION.pattern, version))
 

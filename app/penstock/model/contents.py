@@ -4,8 +4,10 @@ Rejected are files over the size limit, tensors in other files (a model is loade
 neither in the ONNX standard nor in `CONTRIB`, training information, and everything that the installed onnx package does not know.
 
 `CONTRIB` lists operators of onnxruntime's own domain that converters write. Each computes its outputs from its inputs and nothing else: no
-files, no state, no chance, no custom library, and no address that an input's value decides. Others of that domain read files
-(EPContext), call Python (PythonOp) or draw random numbers (Sampling). A test runs every operator of the list.
+files, no state, no chance, no custom library; and it refuses an input that is too short. Others of that domain read files (EPContext),
+call Python (PythonOp), draw random numbers (Sampling), or, in onnxruntime 1.31, read beyond the end of a short input (Inverse,
+QLinearConcat, QLinearSoftmax) or end the process over it (SkipLayerNormalization). A test runs every operator of the list, and
+gives it inputs that are too short.
 
 The walk visits every message of the file by its descriptor, so a place for tensors or operators that a later version of the format
 adds is visited too, or refused as unknown: never overlooked.
@@ -28,10 +30,9 @@ __all__ = ["CONTRIB", "DOMAINS", "MAX_BYTES", "check_contents", "check_texts", "
 DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 CONTRIB: Final = frozenset({
     "Tokenizer", "MurmurHash3", "CDist",  # skl2onnx: text, hashing, nearest neighbours and Gaussian processes
-    "Gelu", "FastGelu", "BiasGelu", "QuickGelu", "SkipLayerNormalization", "FusedMatMul", "FusedGemm",  # optimised transformers
+    "Gelu", "FastGelu", "BiasGelu", "QuickGelu", "FusedMatMul", "FusedGemm",  # optimised transformers
     "QuantizeLinear", "DequantizeLinear", "QGemm", "QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu",  # static quantization
-    "QLinearConcat", "QLinearSoftmax", "MatMulNBits",
-    "Inverse", "Trilu",
+    "MatMulNBits", "Trilu",
 })  # fmt: skip
 _RUNTIME: Final = "com.microsoft"
 RESERVED: Final = ("ai.onnx", "com.microsoft", "com.ms")  # domains of operators that runtimes implement

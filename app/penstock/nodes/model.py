@@ -15,9 +15,10 @@ import numpy as np
 from penstock.batch import Array, Batch
 from penstock.errors import InferenceError, RecordError
 from penstock.nodes.base import WHOLE, Context, Feeds
+from penstock.topology.fit import Axes, fit
 from penstock.topology.wiring import Step
 
-__all__ = ["ModelNode", "Runs", "make"]
+__all__ = ["ModelNode", "Runs", "make", "ragged"]
 
 
 class Runs(Protocol):
@@ -32,7 +33,7 @@ class ModelNode:
     """`model`, run over `feeds` (input tensor -> how its array is made of the batch's columns).
 
     `outputs` are the model's outputs that are read, and `columns` the names that they get in the batch. The rows of `ragged` tensors have
-    arrays of different lengths: rows of equal lengths run together, so no row is filled up.
+    arrays of different lengths: rows of equal lengths run together, so no row is filled up, and `axes` are those of each output's values.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ModelNode:
     outputs: tuple[str, ...]
     columns: tuple[str, ...]
     ragged: frozenset[str] = frozenset()
+    axes: tuple[Axes, ...] = ()
     stateful: ClassVar[bool] = False
 
     def run(self, batch: Batch, context: Context = WHOLE) -> Batch:
@@ -67,7 +69,11 @@ class ModelNode:
         parts = []
         for rows in groups.values():
             picked = {tensor: array[rows] for tensor, array in feeds.items()}
-            parts.append(self._checked(picked | {tensor: np.stack(picked[tensor].tolist()) for tensor in self.ragged}, len(rows)))
+            arrays = self._checked(picked | {tensor: np.stack(picked[tensor].tolist()) for tensor in self.ragged}, len(rows))
+            for output, array, axes in zip(self.outputs, arrays, self.axes, strict=True):
+                if fit(array.shape[1:], axes) != array.shape[1:]:
+                    raise InferenceError(f"{self.version} gives no {output} for arrays of this length", where=self.name)
+            parts.append(arrays)
         order = np.argsort(np.concatenate([np.array(rows, np.intp) for rows in groups.values()]))
         try:
             return [np.concatenate(arrays)[order] for arrays in zip(*parts, strict=True)]
@@ -121,5 +127,10 @@ def make(step: Step, feeds: Feeds, model: Runs | None, version: str) -> ModelNod
     if model is None:
         raise ValueError(f"nodes.{name}: its model was not given")
     columns = tuple(f"{name}.{tensor.name}" for tensor in step.outputs)
-    ragged = frozenset(feed.tensor.name for feed in step.feeds if feed.how == "rows")
-    return ModelNode(name, version, model, feeds, tuple(tensor.name for tensor in step.outputs), columns, ragged)
+    outputs, axes = tuple(tensor.name for tensor in step.outputs), tuple(tensor.shape for tensor in step.outputs)
+    return ModelNode(name, version, model, feeds, outputs, columns, ragged(step), axes)
+
+
+def ragged(step: Step) -> frozenset[str]:
+    """Returns the tensors whose rows have arrays of different lengths."""
+    return frozenset(feed.tensor.name for feed in step.feeds if feed.how == "rows")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Protocol
 
@@ -33,7 +34,7 @@ _VALUE, _HEADERS = attrgetter("value"), attrgetter("headers")  # with map, they 
 
 
 class Described(Protocol):
-    """What the events of a topology look like: schemas and their writers by source name, schemas and frames by sink name."""
+    """The form of a topology's events: schemas and the writers of values and keys by source, schemas and frames by sink."""
 
     @property
     def schemas(self) -> Mapping[str, Schema]: ...
@@ -41,6 +42,8 @@ class Described(Protocol):
     def sink_schemas(self) -> Mapping[str, Schema]: ...
     @property
     def writers(self) -> Mapping[str, Writers]: ...
+    @property
+    def key_writers(self) -> Mapping[str, Writers]: ...
     @property
     def frames(self) -> Mapping[str, bytes]: ...
 
@@ -72,7 +75,7 @@ class Port:
             return self.table.decode(records)
         if records and isinstance(records[0], Unreadable):
             return self._unreadable(records)
-        if self.source.format == "avro-confluent" and any(map(_HEADERS, records)):
+        if self.source.format.endswith("-confluent") and any(map(_HEADERS, records)):
             values = [framed(one.value, one.headers) for one in records]
         else:
             values = list(map(_VALUE, records))
@@ -145,9 +148,9 @@ def _port(stage: wiring.Stage, written: set[str], described: Described, *, json:
     source = dataclasses.replace(only.source, format="json") if json else only.source
     schema = described.schemas[source.name]
 
-    def make(read: Schema, columns: Sequence[Column]) -> Decoder:
-        writers = described.writers.get(source.name) if read is schema else None
-        return decoder(source.format, read, columns, max_bytes=source.max_bytes, writers=writers, coerce=source.coerce)
+    def make(schema: Schema, columns: Sequence[Column], *, of: Mapping[str, Writers] = described.writers) -> Decoder:
+        writers = of.get(source.name)
+        return decoder(source.format, schema, columns, max_bytes=source.max_bytes, coerce=source.coerce, writers=writers)
 
     beside = [column for column in only.columns if schema.is_beside(column.field)]
     inside = [column for column in only.columns if not schema.is_beside(column.field)]
@@ -163,7 +166,7 @@ def _port(stage: wiring.Stage, written: set[str], described: Described, *, json:
         encoders={emit.sink.name: _encoder(emit, described) for emit in stage.emits},
         id=only.id,
         chained=source.topic in written,
-        beside=BesideDecoder(schema, beside, make) if beside else None,
+        beside=BesideDecoder(schema, beside, partial(make, of=described.key_writers)) if beside else None,
         changes=changes,
     )
 

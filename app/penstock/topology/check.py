@@ -8,8 +8,10 @@ node that no sink reads and a source that reaches no sink. A stage may read what
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from penstock.errors import Problem, TopologyError
+from penstock.expressions import Graph
 from penstock.schema import Schema
 from penstock.signature import Signature, Tensor
 from penstock.topology.chains import readers, stage_order
@@ -60,9 +62,9 @@ def check(
     report = Report(topology.file)
     for mark, message, fix in clashes(topology):
         report.add(mark, message, fix)
-    known = {node.name: kind_of(node).signature(node, signatures.get(node.name)) for node in topology.nodes}
-    names = Names(topology, schemas, {name: signature for name, signature in known.items() if signature is not None}, report)
-    graph = _Graph(topology, names)
+    known, graphs = _signatures(topology, schemas, signatures)
+    names = Names(topology, schemas, known, report)
+    graph = _Graph(topology, names, graphs)
     for source in topology.sources:
         if source.name in schemas:
             _check_source(source, schemas[source.name], report)
@@ -78,6 +80,26 @@ def check(
             known_readers = {sink.name: [one for one in readers(topology, sink) if one.name in ordered] for sink in written[name]}
             stages.append(graph.stage(found, schemas, sink_schemas, known_readers))
     return Wiring(topology, tuple(stages)), report.problems()
+
+
+def _signatures(
+    topology: Topology, schemas: Mapping[str, Schema], models: Mapping[str, Signature]
+) -> tuple[dict[str, Signature], dict[str, Graph]]:
+    """Returns the signatures that are known, by node, and the graphs of the nodes that the file itself computes.
+
+    Such a node comes after those that it reads. What is wrong with it is reported when it is wired.
+    """
+    found = {node.name: kind_of(node).signature(node, models.get(node.name)) for node in topology.nodes}
+    known = {name: signature for name, signature in found.items() if signature is not None}
+    heads = {name: {ref.head for ref in kind_of(node).refs(node)} for name in found if name not in known and (node := topology.node(name))}
+    names = Names(topology, schemas, known, Report(topology.file))
+    graphs = {}
+    for name in order({name: [head for head in read if head in heads] for name, read in heads.items()})[0]:
+        node = topology.node(name)
+        if node is not None and (graph := kind_of(node).derive(node, names)) is not None:
+            known[name] = Signature(tuple(read.tensor for read in graph.reads), graph.outputs)
+            graphs[name] = graph
+    return known, graphs
 
 
 def _check_source(source: Source, schema: Schema, report: Report) -> None:
@@ -101,8 +123,9 @@ def _check_source(source: Source, schema: Schema, report: Report) -> None:
 class _Graph:
     """The topology with its names resolved: what reads what, and which source can feed it."""
 
-    def __init__(self, topology: Topology, names: Names) -> None:
+    def __init__(self, topology: Topology, names: Names, graphs: Mapping[str, Graph]) -> None:
         self.topology = topology
+        self.graphs = graphs
         self.names = names
         self.report = names.report
         self.wires: dict[str, list[Wire]] = {node.name: kind_of(node).wires(node, names) for node in topology.nodes}
@@ -193,7 +216,8 @@ class _Graph:
         asked = [target for sink in sinks for _, target in self.read_by_sink(sink)]
         asked += [target for node in nodes for _, target in self.read_by_node(node)]
         feeder = Feeder(source, schemas[source.name], self.report)
-        steps = [feeder.step(node, self.wires[node.name], self._outputs(node, asked)) for node in nodes]
+        made = [feeder.step(node, self.wires[node.name], self._outputs(node, asked)) for node in nodes]
+        steps = [replace(step, graph=self.graphs.get(step.node.name)) for step in made]
         emits = [
             feeder.emit(
                 sink,

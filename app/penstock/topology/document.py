@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -31,8 +32,26 @@ _INT: Final = re.compile(r"[-+]?[0-9]{1,30}")
 _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INF: Final = re.compile(r"([-+]?)\.(inf|Inf|INF)")
 _ELEMENT: Final = re.compile(r"[^\s\[\]{},\"']+\[[0-9]+\]")  # between { } and [ ] YAML takes this [ for the begin of a list
-_COMPARISON: Final = re.compile(r":\s+>=?\s*[-+.0-9]")  # YAML takes this > for the begin of a folded text
+# What a line that is not YAML looks like, where it is text that needs quotes, as expressions may be.
+_ADVICE: Final = (
+    (re.compile(r":\s+>=?\s*[-+.0-9]"), 'put text that begins with > in quotes: ">= 0.85"'),  # YAML takes it for the begin of a folded text
+    (
+        re.compile(r"^\s*[\w-]+:\s+(\"[^\"]*\"|'[^']*'|\[.*\]|\{.*\})\s*[^\s#]"),
+        "put the whole text in quotes: a part of it is in quotes or brackets",
+    ),
+    (re.compile(r"^\s*[\w-]+:\s+[^\s'\"\[{|>#].*:\s"), "put text that has ': ' in it in quotes"),
+)
 _BREAK: Final = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+# How a scalar is written, by its first character: pieces. A piece `one` is a character of its text that is no blank.
+_PIECES: Final = defaultdict(
+    lambda: re.compile(r"\s+|(?P<one>\S)"),
+    {
+        "'": re.compile(r"\A'|\s+|(?P<one>''|[^\s'])|'"),
+        '"': re.compile(r'\A"|\s+|\\\s+|\\[nrt ]|(?P<one>\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|\\.|[^\s"])|"'),
+        "|": re.compile(r"\A[^\n]*\n|\s+|(?P<one>\S)"),
+        ">": re.compile(r"\A[^\n]*\n|\s+|(?P<one>\S)"),
+    },
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +62,26 @@ class Scalar:
     text: str
     mark: Mark
     weight: int = 1
+    raw: str = field(default="", compare=False, repr=False)  # from its mark on, as the file has it
+
+    def places(self) -> tuple[Mark, ...]:
+        """Returns the place in the file of each character of `text`.
+
+        Blanks, line breaks, quotes and the header of a block differ between the file and the text, so the other characters are
+        matched in their order. An escape in double quotes is one of them. A blank has the place of the character before it.
+        """
+        line, column = self.mark.line, self.mark.column
+        marks: list[Mark] = []
+        for piece in _PIECES[self.raw[:1]].finditer(self.raw):
+            if piece["one"]:
+                marks.append(Mark(line, column))
+            breaks = _BREAK.split(piece[0])
+            line, column = line + len(breaks) - 1, len(breaks[-1]) + (column if len(breaks) == 1 else 1)
+        found, seen = [], -1
+        for one in self.text:
+            seen += not one.isspace()
+            found.append(marks[seen] if 0 <= seen < len(marks) else self.mark)
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +151,7 @@ class _Reader:
         self._documents = 0
         self._values = 0
         self._lines = 1
+        self._text = ""
 
     def report(self, mark: Mark, message: str, fix: str = "") -> None:
         self.problems.append(Problem(self.file, mark.line, mark.column, message, fix))
@@ -122,6 +162,7 @@ class _Reader:
 
     def measure(self, text: str) -> None:
         self._lines = len(_BREAK.findall(text)) + 1
+        self._text = text
         try:
             size = len(text.encode())
         except UnicodeEncodeError as error:
@@ -144,7 +185,8 @@ class _Reader:
             case yaml.ScalarEvent():
                 self._no_tag(event, mark)
                 plain = event.implicit[0] and not event.style
-                self._add(Scalar(_resolve(event.value) if plain else event.value, event.value, mark), event.anchor)
+                raw = self._text[event.start_mark.index : event.end_mark.index] if event.start_mark and event.end_mark else ""
+                self._add(Scalar(_resolve(event.value) if plain else event.value, event.value, mark, raw=raw), event.anchor)
             case yaml.SequenceStartEvent() | yaml.MappingStartEvent():
                 self._no_tag(event, mark)
                 if len(self._open) >= MAX_DEPTH:
@@ -233,9 +275,8 @@ def _syntax(error: Exception, text: str, file: str) -> Problem:
         if "\t" in indent
         else "check indentation, quotes and brackets here and just above"
     )
+    fix = next((advice for pattern, advice in _ADVICE if pattern.search(lines[line - 1])), fix)
     element = next((one[0] for one in _ELEMENT.finditer(lines[line - 1]) if one.start() < column - 1 < one.end()), "")
     if element:
         fix = f'put quotes around {element}, as "{element}": within {{ }} and [ ], YAML begins a list at a ['
-    if _COMPARISON.search(lines[line - 1]):
-        fix = 'put text that begins with > in quotes: ">= 0.85"'
     return Problem(file, line, column, f"not YAML: {message}", fix)

@@ -36,7 +36,7 @@ _SOURCE: Final = Keys(
     {
         "topic": Key(TOPIC_NAME, "The Kafka topic to read.", required=True),
         "schema": Key(FILE_NAME, "The event's Avro schema, a file of the schemas folder.", required=True),
-        "format": Key(Choice(("json", "avro", "avro-confluent")), "How values are encoded.", default="json"),
+        "format": Key(Choice(("json", "json-confluent", "avro", "avro-confluent")), "How values are encoded.", default="json"),
         "id": Key(FIELD_TEXT, "The field that identifies an event."),
         "time": Key(FIELD_TEXT, "The field with the event time: a timestamp, or a long in ms."),
         "dead_letter": Key(TOPIC_NAME, "The topic for records that cannot be scored; <topic>.dead-letter when omitted."),

@@ -14,10 +14,11 @@ from typing import Literal
 from penstock.schema import Coercion, Missing
 
 __all__ = [
-    "Constant", "Entry", "Input", "Mark", "ModelNode", "ModelRef", "Node", "Ref", "Releases", "Requirement", "Sink", "Source", "Topology",
+    "Constant", "Entry", "Input", "Mark", "ModelNode", "ModelRef", "Node", "Output", "Ref", "Releases", "Requirement", "RuleNode", "Sink",
+    "Source", "Topology",
 ]  # fmt: skip
 
-Format = Literal["json", "avro", "avro-confluent"]
+Format = Literal["json", "json-confluent", "avro", "avro-confluent"]
 Constant = bool | int | float | str | tuple["Constant", ...]  # tuples are nested like the axes of a tensor
 
 
@@ -139,6 +140,31 @@ class ModelNode(Node):
     inputs: tuple[Input, ...] = ()
     require: tuple[Requirement, ...] = ()
     parameters: Mapping[str, Constant] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A named expression. `places` are those of its characters in the file."""
+
+    name: str
+    text: str
+    mark: Mark = field(default=Mark(), compare=False)
+    places: tuple[Mark, ...] = field(default=(), compare=False, repr=False)
+
+    def at(self, offset: int) -> Mark:
+        """Returns the place of a character of the text."""
+        return self.places[offset] if offset < len(self.places) else self.mark
+
+
+@dataclass(frozen=True, slots=True)
+class RuleNode(Node):
+    """Expressions over fields and outputs of nodes: the topology itself computes it, and no release binds it.
+
+    `inputs` are further names for its expressions, beside fields and nodes.
+    """
+
+    outputs: tuple[Output, ...]
+    inputs: tuple[Input, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from penstock.expressions import Graph
 from penstock.schema import Column
 from penstock.signature import Tensor
 from penstock.topology.spec import Constant, Node, Sink, Source, Topology
@@ -42,11 +43,15 @@ class Feed:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A node in its stage: its feeds, and the outputs that something reads (the node computes only these)."""
+    """A node in its stage: its feeds, and the outputs that something reads (the node computes only these).
+
+    `graph` is the ONNX file of a node that the topology itself computes; a release binds the others.
+    """
 
     node: Node
     feeds: tuple[Feed, ...]
     outputs: tuple[Tensor, ...]
+    graph: Graph | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,3 +113,9 @@ class Wiring:
 
     topology: Topology
     stages: tuple[Stage, ...]
+
+    @property
+    def graphs(self) -> dict[str, Graph]:
+        """The graphs of the nodes that the topology itself computes, by node, in the order of the file."""
+        found = {step.node.name: step.graph for stage in self.stages for step in stage.steps if step.graph is not None}
+        return {node.name: found[node.name] for node in self.topology.nodes if node.name in found}

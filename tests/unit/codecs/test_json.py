@@ -265,3 +265,22 @@ def test_sink_must_fit_its_schema(make_schema: MakeSchema) -> None:
         "the sink writes 'extra', which is not a field",
         "field 'other' has no default and the sink does not write it",
     ]
+
+
+def test_json_behind_a_frame_is_read_as_without(make_schema: MakeSchema) -> None:
+    """Case 16. A value without a frame fails alone, and failures keep the numbers of their rows."""
+    columns = [Column("x", "x", "float32")]
+    framed = decoder("json-confluent", make_schema({"x": "float"}), columns)
+    one, two = b'\0\0\0\0\x07{"x":1}', b"\1" + bytes(16) + b'{"x":2}'
+    assert framed.decode([one, two]).columns["x"].tolist() == [1, 2]
+    batch = framed.decode([b'{"x":1}', one, b"", one[:5], None, b"\0\0\0\0\x07[]", two])
+    assert (batch.columns["x"].tolist(), batch.rows is not None and batch.rows.tolist()) == ([1, 2], [1, 6])
+    assert [failure.row for failure in batch.failures] == [0, 2, 3, 4, 5]
+    assert "no Confluent frame" in str(batch.failures[0].error)
+    assert framed.decode([]).size == 0
+    assert framed.decode([b"?"]).failures[0].row == 0
+
+
+def test_no_sink_writes_json_behind_a_frame(make_schema: MakeSchema) -> None:
+    with pytest.raises(SchemaError, match="no sink writes json-confluent"):
+        encoder("json-confluent", [], make_schema({"x": "float"}))

@@ -40,9 +40,9 @@ def site() -> Iterator[Double]:
 class Worker:
     """A loop over topics in memory, with a registry."""
 
-    def __init__(self, folder: Path, site: Double, **pace: Any) -> None:
+    def __init__(self, folder: Path, site: Double, *, topology: str = TOPOLOGY, **pace: Any) -> None:
         (folder / "item.avsc").write_text(json.dumps(ITEM))
-        (folder / "table.yaml").write_text(TOPOLOGY)
+        (folder / "table.yaml").write_text(topology)
         DirectoryRegistry(folder / "models").publish("table", models.gather([10, 20, 30]))
         registry = open_schema_registry(Settings(schema_registry_url=site.url, cache=folder / "cache"))
         loaded = runtime.load(folder / "table.yaml", models=folder / "models", schemas=folder, schema_registry=registry)
@@ -60,9 +60,9 @@ class Worker:
         )
         self.source.assign()
 
-    async def deliver(self, *values: bytes, headers: Any = ()) -> None:
+    async def deliver(self, *values: bytes, key: bytes | None = None, headers: Any = ()) -> None:
         for value in values:
-            self.memory.append(Record("items", value, None, headers, 1, 0))
+            self.memory.append(Record("items", value, key, headers, 1, 0))
         await self.loop.submit(await self.source.take(100))
 
     def prices(self) -> list[Any]:
@@ -144,3 +144,18 @@ def test_frame_may_be_in_a_header(site: Double, tmp_path: Path) -> None:
     site.add("items-value", ITEM)
     run(worker.deliver(b"\x02", headers=[("__value_schema_id", frame_of(1))]))
     assert worker.prices() == [20]
+
+
+def test_schema_of_a_key_is_fetched_as_that_of_a_value(site: Double, tmp_path: Path) -> None:
+    """From the subject of keys; values whose rows are made already are made once more, with the same result."""
+    key = {"type": "record", "name": "Key", "fields": [{"name": "item", "type": "long"}]}
+    (tmp_path / "key.avsc").write_text(json.dumps(key))
+    keyed = TOPOLOGY.replace("schema: item.avsc", "schema: item.avsc, key_schema: key.avsc").replace(
+        "{x: item}", "{x: {field: key.item, missing: reject}}"
+    )
+    worker = Worker(tmp_path, site, topology=keyed)
+    assert "GET /subjects/items-key/versions/latest" in site.asked
+    site.add("items-value", ITEM)
+    site.add("items-key", key)
+    run(worker.deliver(frame_of(1) + b"\x02", key=frame_of(2) + b"\x04"))
+    assert (worker.prices(), worker.letters()) == ([30], 0)

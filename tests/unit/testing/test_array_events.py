@@ -107,6 +107,37 @@ def test_pad_fills_up_to_a_fixed_axis_and_an_array_that_is_longer_fails(make: Ma
     assert said.endswith(b"cannot score the event: x has 5 items, more than the 4 of the tensor 'x'")
 
 
+RULE = """\
+topology: rules
+sources:
+  events: {topic: events, schema: event.avsc}
+nodes:
+  n: {kind: rule, outputs: {y: mean(x)}}
+sinks:
+  scores: {topic: scores, fields: {y: n}}
+"""
+
+
+def test_rule_over_arrays_of_different_lengths(make: Make, tmp_path: Path) -> None:
+    """The mean of nothing is no value: that event is a dead letter, and its neighbours are scored."""
+    make("six", "{x: {reshape: image}}")
+    (tmp_path / "rule.yaml").write_text(RULE)
+    driver = TopologyDriver(tmp_path / "rule.yaml", models=tmp_path / "models", schemas=tmp_path / "schemas")
+    driver.send("events", event(1, 2), event(), event(3, 4, 5), event(7, 8))
+    assert scores(driver) == [1.5, 4, 7.5]
+    assert len(driver.dead_letters("events")) == 1
+    (tmp_path / "rule.yaml").write_text(RULE.replace("mean(x)", '"x[1] + 1"'))
+    with pytest.raises(TopologyError, match="may be null"):
+        TopologyDriver(tmp_path / "rule.yaml", models=tmp_path / "models", schemas=tmp_path / "schemas")
+    (tmp_path / "rule.yaml").write_text(RULE.replace("mean(x)", '"coalesce(x[1], 0) + 1"'))
+    driver = TopologyDriver(tmp_path / "rule.yaml", models=tmp_path / "models", schemas=tmp_path / "schemas")
+    driver.send("events", event(1, 2), event())
+    assert scores(driver) == [3, 1]
+    (tmp_path / "rule.yaml").write_text(RULE.replace("outputs:", "inputs: {v: {reshape: image}}, outputs:").replace("mean(x)", "mean(v)"))
+    with pytest.raises(TopologyError, match="reshape is for tensors of models"):
+        TopologyDriver(tmp_path / "rule.yaml", models=tmp_path / "models", schemas=tmp_path / "schemas")
+
+
 @pytest.mark.parametrize("format", ["json", "avro"])
 def test_reshape_keeps_the_order_of_the_values(make: Make, format: str) -> None:
     driver = make("six", "{x: {reshape: image}}", format)

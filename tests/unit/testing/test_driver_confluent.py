@@ -179,3 +179,29 @@ def test_commands_accept_the_layout(shop: Path, capsys: pytest.CaptureFixture[st
     assert run(shop, "validate", str(shop / "shop.yaml")) == 0
     assert run(shop, "plan", str(shop / "shop.yaml")) == 0
     assert run(shop, "test", str(shop / "shop.test.yaml")) == 0, capsys.readouterr().out
+
+
+def test_json_behind_a_frame_is_an_event(shop: Path) -> None:
+    (shop / "shop.yaml").write_text(TOPOLOGY.replace("{topic: returns, format: avro-confluent", "{topic: returns, format: json-confluent"))
+    driver = driver_of(shop)
+    driver.send("returns", {"id": "r", "refunded": 4}, b'\0\0\0\0\x07{"id": "s", "refunded": 1}', b'{"id": "t", "refunded": 1}')
+    assert driver.events("refunds") == [{"id": "r", "amount": 8}, {"id": "s", "amount": 2}]
+    assert "no Confluent frame" in letters(driver, "returns")[0]
+
+
+KEYED = TOPOLOGY.replace("schema: order.avsc,", "schema: order.avsc, key_schema: item.avsc,").replace(
+    "{x: item}", "{x: {field: key.number, missing: reject}}"
+)
+NUMBER = [{"name": "number", "type": "long"}]
+
+
+def test_key_is_read_by_the_schemas_of_its_own_record(shop: Path) -> None:
+    (shop / "shop.yaml").write_text(KEYED)
+    put(shop / "schemas/item.avsc", "Item", NUMBER)
+    assert problems(shop)[0].startswith("schemas/ids: no schema here is of the record shop.Item: 7 is shop.Order,")
+    put(shop / "schemas/ids/20.avsc", "Item", NUMBER)
+    driver = driver_of(shop)
+    driver.send("orders", b"\0\0\0\0\x07\x02\x02a", key=b"\0\0\0\0\x14\x04")
+    driver.send("orders", b"\0\0\0\0\x07\x02\x02a", key=b"\0\0\0\0\x07\x04")
+    assert driver.events("prices") == [{"id": "a", "price": 30}]
+    assert "the key is not an event of its schema: schema id 7 is that of shop.Order" in letters(driver, "orders")[0]

@@ -20,7 +20,7 @@ from penstock.codecs.framing import FRAME, frame_of, shown, stem_of
 from penstock.codecs.schema import MAX_SCHEMA_BYTES, load_schema
 from penstock.codecs.schema_registry.client import Absent, Client, Refused
 from penstock.codecs.schema_registry.inline import MOST, definitions, inline
-from penstock.codecs.writers import name_of
+from penstock.codecs.writers import Part, name_of
 from penstock.errors import DecodeError, Problem, SchemaError, SchemaWanted, TransportUnavailable
 from penstock.host import private_folder, write_whole
 from penstock.schema import Schema
@@ -91,9 +91,9 @@ class SchemaRegistry:
                 logger.warning("%s; %s is read from the cache", error, shown(frame))
                 self._files[frame] = file
 
-    def newest(self, topic: str, reader: Schema) -> tuple[bytes, Path] | None:
+    def newest(self, topic: str, reader: Schema, part: Part = "value") -> tuple[bytes, Path] | None:
         """See `writers.Registry.newest`."""
-        subject = self.subject(topic, reader)
+        subject = self.subject(topic, reader, part)
         try:
             found = self.version(subject)
         except Absent:
@@ -111,10 +111,10 @@ class SchemaRegistry:
 
     # -- sinks -------------------------------------------------------------------------------------------------------
 
-    def subject(self, topic: str, schema: Schema) -> str:
-        """Returns the subject of the schema for the values of a topic, by the setting schema_registry_subjects."""
+    def subject(self, topic: str, schema: Schema, part: Part = "value") -> str:
+        """Returns the subject of the schema for the values or keys of a topic, by the setting schema_registry_subjects."""
         name = name_of(schema)
-        return {"topic": f"{topic}-value", "record": name, "topic-record": f"{topic}-{name}"}[self._subjects]
+        return {"topic": f"{topic}-{part}", "record": name, "topic-record": f"{topic}-{name}"}[self._subjects]
 
     def enter(self, topic: str, schema: Schema) -> bytes | None:
         """See `writers.Registry.enter`."""

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from penstock.topology.kinds.base import Bound, Kind
 from penstock.topology.kinds.model import ModelKind
+from penstock.topology.kinds.rule import RuleKind
 from penstock.topology.spec import Node
 
 __all__ = ["KINDS", "Bound", "Kind", "kind_of"]
@@ -14,6 +15,7 @@ KINDS: Final[dict[str, Kind[Any]]] = {
     "feature": ModelKind(),
     "model": ModelKind(),
     "ensemble": ModelKind(outline=("{{", "}}")),
+    "rule": RuleKind(),
 }
 
 

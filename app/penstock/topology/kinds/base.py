@@ -5,6 +5,7 @@
 3. `clashes`    what is wrong in the value alone
 4. `signature`  the tensors that the node takes and gives; everything behind it (types, columns, steps) follows from them
 5. `wires`      what feeds each tensor that it takes
+   `derive`     for kinds whose tensors follow from what they read, in place of `signature`; with the graph that computes them
 6. `fit`        what is wrong with the model that a release binds, for the kinds that have one
 7. `outline`, `refs` and `detail`  how it is drawn
 """
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from penstock.expressions import Graph
 from penstock.signature import Signature
 from penstock.topology.document import Scalar, Value
 from penstock.topology.resolve import Finding, Names, Wire
@@ -64,6 +66,13 @@ class Kind(ABC, Generic[N]):
     @abstractmethod
     def signature(self, node: N, model: Signature | None) -> Signature | None:
         """The tensors that the node takes and gives; `model` is its model's signature. None when that would decide and is not known."""
+
+    def derive(self, node: N, names: Names) -> Graph | None:
+        """The ONNX graph that the file itself declares: its tensors follow from what the names mean. None: another kind, or a problem.
+
+        A problem is reported by `wires`. What the node reads comes before it, so `names` has its signature.
+        """
+        return None
 
     @abstractmethod
     def wires(self, node: N, names: Names) -> list[Wire]:

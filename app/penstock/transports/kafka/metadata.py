@@ -8,7 +8,7 @@ A broker that refuses a connection is left alone for a moment that doubles up to
 times per second.
 
 Private parts of aiokafka 0.14.0 that are touched, all of them in this file: `AIOKafkaConsumer._client`; of `AIOKafkaClient`:
-`_metadata_update` and `_get_conn` (replaced), `_conns`, `_sync_task`.
+`_metadata_update` and `_get_conn` (replaced), `close` (wrapped), `_conns`, `_sync_task`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from io import BytesIO
 from typing import Any, Final, NamedTuple, TypeVar
@@ -51,7 +51,8 @@ def steady(owner: C) -> C:
     """Returns the consumer or producer, whose client from now on asks and connects as described above."""
     client: Any = getattr(owner, "_client", None) or getattr(owner, "client")  # noqa: B009  one has the first, the other the second
     client._metadata_update = partial(_update, client)
-    client._get_conn = _Calm(client._get_conn)
+    client._get_conn = calm = _Calm(client._get_conn)
+    client.close = calm.closing(client.close)
     return owner
 
 
@@ -115,10 +116,14 @@ async def _from_the_list(client: AIOKafkaClient) -> bool:
 
 
 class _Calm:
-    """`AIOKafkaClient._get_conn`, with a pause before a broker that could not be reached is tried again."""
+    """`AIOKafkaClient._get_conn`, with a pause before a broker that could not be reached is tried again.
+
+    A connection that is opened while the client closes is closed too: aiokafka closes only those that were open then.
+    """
 
     def __init__(self, connect: Any) -> None:
         self._connect = connect
+        self._closed = False
         self._pauses: dict[Any, tuple[float, float]] = {}  # by connection: until when it is left alone, and how long the pause is
 
     async def __call__(self, node: Any, **options: Any) -> Any:
@@ -127,12 +132,25 @@ class _Calm:
         if (left := until - time.monotonic()) > 0:
             await asyncio.sleep(left)
         connection = await self._connect(node, **options)
+        if self._closed:
+            if connection is not None:
+                connection.close()
+            return None
         if connection is None:
             pause = min(max(pause * 2, 0.05), CALM)
             self._pauses[place] = time.monotonic() + pause, pause
         else:
             self._pauses.pop(place, None)
         return connection
+
+    def closing(self, close: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """Returns `AIOKafkaClient.close` for a client with this."""
+
+        async def closed() -> None:
+            self._closed = True
+            await close()
+
+        return closed
 
 
 # -- the request that names the ids of topics, which aiokafka does not have ----------------------------------------------------------
