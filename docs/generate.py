@@ -54,7 +54,8 @@ A value comes from the first place that has one: a flag (`--commit-interval 2`),
 (`PENSTOCK_COMMIT_INTERVAL=2`), a file (`commit_interval = 2` in `penstock.toml`, or in the file that `--config` or
 `PENSTOCK_CONFIG` names), the default below. A command takes as flags the settings that it reads (`--help` lists them);
 environment and file take all. Sizes may be written `8MiB`. A password or token is read from the environment or from the
-file that the setting of its name with `_file` names, and from nowhere else. `penstock settings` prints each value and where it came from.
+file that the setting of its name with `_file` names, and from nowhere else. `penstock settings` prints each value and
+where it came from.
 
 {_table(("setting", "default", "unit", "what it does"), rows)}
 """
