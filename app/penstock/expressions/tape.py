@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
-
-import numpy as np
-from onnx import NodeProto, TensorProto, helper
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from penstock.expressions.error import ExpressionError
 from penstock.signature import Tensor
+
+if TYPE_CHECKING:  # the parser of topologies knows this module, and `--help` and completion do without the libraries behind graphs
+    from onnx import NodeProto, TensorProto
 
 __all__ = ["OK", "Given", "Graph", "Read", "Scope", "Tape", "Value"]
 
@@ -22,10 +22,9 @@ IR: Final = 10
 MAX_OPERATORS: Final = 10_000
 Axes = tuple[int | None, ...]
 
-_TYPES: Final = {
-    "float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE, "bool": TensorProto.BOOL, "string": TensorProto.STRING,
-    "int8": TensorProto.INT8, "int16": TensorProto.INT16, "int32": TensorProto.INT32, "int64": TensorProto.INT64,
-    "uint8": TensorProto.UINT8, "uint16": TensorProto.UINT16, "uint32": TensorProto.UINT32, "uint64": TensorProto.UINT64,
+_TYPES: Final = {  # the numbers of ONNX's TensorProto.DataType
+    "float32": 1, "uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6, "int64": 7, "string": 8, "bool": 9, "float64": 11,
+    "uint32": 12, "uint64": 13,
 }  # fmt: skip
 
 
@@ -125,6 +124,9 @@ class Tape:
         shape = (len(items),) if isinstance(value, list) else ()
         key = ("constant", dtype, shape, *map(repr, items))
         if key not in self._known:
+            import numpy as np
+            from onnx import helper
+
             name = f":c{len(self._constants)}"
             raw = [one.encode() for one in items] if dtype == "string" else np.array(items, dtype).tolist()
             self._constants[name] = helper.make_tensor(name, _TYPES[dtype], shape, raw)
@@ -139,6 +141,8 @@ class Tape:
         if key not in self._known:
             if len(self._nodes) >= MAX_OPERATORS:
                 raise ExpressionError(f"the rule needs more than {MAX_OPERATORS:,} operators", 0, "divide it into several rules")
+            from onnx import helper
+
             name = f":v{len(self._nodes)}"
             domain = "ai.onnx.ml" if kind == "LabelEncoder" else ""
             self._nodes.append(helper.make_node(kind, [one.name for one in inputs], [name], domain=domain, **attributes))
@@ -222,6 +226,8 @@ class Tape:
         """Returns the graph of these outputs: value, for which rows it holds (None: for all), and why it may not. One input at least."""
         sample = next(iter(self.reads.values())).tensor
         like = Value(sample.name, sample.dtype, sample.shape)
+        from onnx import helper
+
         results: list[tuple[Tensor, Value]] = []
         for name, (value, ok, _) in outputs.items():
             results.append((Tensor(name, value.dtype, value.shape), value if value.rows else self.spread(value, like)))
@@ -265,4 +271,6 @@ def _needed(nodes: Sequence[NodeProto], outputs: Iterable[str]) -> list[NodeProt
 
 def _declared(tensor: Tensor) -> Any:
     axes = [f"{tensor.name}:{at}" if axis is None else axis for at, axis in enumerate(tensor.shape)]
+    from onnx import helper
+
     return helper.make_tensor_value_info(tensor.name, _TYPES[tensor.dtype], ["N", *axes])

@@ -147,7 +147,6 @@ def wired_digest(made: Step) -> str:
         ("raw == 'x'", "8:10: nodes.desk.outputs.y: the field 'raw' is a bytes, which no expression can read"),
         ("sum(grid) > 1", "8:14: nodes.desk.outputs.y: 'grid' has 2 axes per event, an expression takes one (pick elements: grid[0])"),
         ("prices + risk.p", "8:10: nodes.desk.outputs.y: arrays of different or unknown size do not go together"),
-        ("sum(history) > 1", "nodes.desk.inputs.history: the array field 'history' has no fixed size, and nothing here gives it one"),
         ("amount +", "nodes.desk.outputs.y: not an expression: invalid syntax"),
         ("amount.is_integer() > 1", "8:10: nodes.desk.outputs.y: there is no function 'amount.is_integer'"),
         ("3", "8:10: nodes.desk.outputs.y: every event would get the same answer"),
