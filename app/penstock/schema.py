@@ -105,6 +105,8 @@ _PROMOTES: Final = {
     "long": frozenset({"long", "float", "double", "timestamp"}),
     "timestamp": frozenset({"long", "float", "double", "timestamp"}),
     "float": frozenset({"float", "double"}),
+    "string": frozenset({"string", "bytes"}),
+    "bytes": frozenset({"string", "bytes"}),
 }
 
 
@@ -112,6 +114,8 @@ def resolves(written: Field, read: Field) -> bool:
     """Whether Avro can read a field with the type `read` that was written with the type `written`."""
     if written.items is not None and read.items is not None:
         return resolves(written.items, read.items)
+    if written.values is not None and read.values is not None:
+        return resolves(written.values, read.values)
     return read.kind in _PROMOTES.get(written.kind, (written.kind,)) and (not written.unit or read.unit in ("", written.unit))
 
 

@@ -146,7 +146,7 @@ class _Writer:
         paths = list(dict.fromkeys(origin.path for origin in origins if origin.path is not None))
         self._places = [None if origin.path is None else paths.index(origin.path) for origin in origins]
         self._origins = origins
-        self._evolved = [slot for slot, origin in enumerate(origins) if origin.path is None or origin.symbols]
+        self._evolved = [slot for slot, origin in enumerate(origins) if origin.path is None or origin.symbols or origin.text]
         self._checks = [(names.index(column.field), column) for column in columns]
         self._rejects = sorted({slot for slot, column in self._checks if column.missing.action == "reject"})
         self._wide = wide
@@ -191,6 +191,8 @@ class _Writer:
             origin = self._origins[slot]
             if origin.path is None:
                 values[slot] = origin.default
+            elif origin.text:
+                values[slot] = _text(values[slot])
             elif values[slot] is not None and values[slot] not in origin.symbols:
                 if origin.fallback is None:
                     raise DecodeError(f"{values[slot]!r} is a symbol that is not in the reader's schema")
@@ -198,6 +200,16 @@ class _Writer:
         for slot, column in self._checks:
             _check(values[slot], column)
         return values
+
+
+def _text(value: Any) -> Any:
+    """Returns bytes, also in lists, as text. Raises DecodeError."""
+    if isinstance(value, list):
+        return [_text(item) for item in value]
+    try:
+        return value if value is None else value.decode()
+    except UnicodeDecodeError as error:
+        raise DecodeError(f"invalid UTF-8: {error.reason} (byte {error.start})") from None
 
 
 def _fits(narrow: Array, wide: Array) -> Array:

@@ -16,13 +16,15 @@ __all__ = ["Origin", "resolve"]
 class Origin:
     """Where a writer has a field of the reader: the path in its datums, or the `default` that takes the place of a field it lacks.
 
-    `symbols` are set where the writer has symbols that the reader's enum lacks; `fallback` replaces them, None refuses them.
+    `symbols` are set where the writer has symbols that the reader's enum lacks; `fallback` replaces them, None refuses them. `text` is set
+    where the writer has bytes that are read as a string.
     """
 
     path: str | None
     default: Any = None
     symbols: frozenset[str] = frozenset()
     fallback: str | None = None
+    text: bool = False
 
 
 def resolve(writer: Schema, reader: Schema, paths: Sequence[str]) -> list[Origin]:
@@ -46,11 +48,18 @@ def _compare(
         if theirs is None:
             if field.default is REQUIRED:
                 problems.append(_unresolved(writer, f"has no field {path!r}", f"give it a default in {reader.path}"))
+        elif "union" in (theirs.kind, field.kind):
+            continue  # read past, unless a path leads to it
         elif not resolves(theirs, field):
             message = f"field {path!r} is {theirs.kind} and cannot be read as {field.kind}"
             problems.append(_unresolved(writer, message, "use a type that Avro promotes"))
         else:
-            _compare(innermost(theirs).fields, innermost(field).fields, f"{path}.", writer, reader, problems, seen)
+            _compare(_inside(theirs), _inside(field), f"{path}.", writer, reader, problems, seen)
+
+
+def _inside(field: Field) -> tuple[Field, ...]:
+    """Returns the fields of a record, or of the records in an array or map."""
+    return (field.values or innermost(field)).fields
 
 
 def _theirs(written: Sequence[Field], field: Field) -> Field | None:
@@ -79,11 +88,15 @@ def _origin(writer: Schema, reader: Schema, path: str) -> Origin:
             if theirs is None:
                 return Origin(None, default=_within(read.default, walked[i + 1 :]))
             way.append(f".{theirs.name}")
+        if theirs is not None and theirs.kind == "union":
+            message = f"field {path!r} is, or is inside, a union of several types"
+            raise SchemaError(_unresolved(writer, message, "read another field"))
         members, known = read.fields if read else (), theirs.fields if theirs else ()
     here = "".join(way).removeprefix(".")
     if read is not None and theirs is not None and read.kind == "enum" and not set(theirs.symbols) <= set(read.symbols):
         return Origin(here, symbols=frozenset(read.symbols), fallback=read.fallback)
-    return Origin(here)
+    kinds = (innermost(theirs).kind, innermost(read).kind) if read is not None and theirs is not None else None
+    return Origin(here, text=kinds == ("bytes", "string"))
 
 
 def _within(default: Any, walked: Sequence[Step]) -> Any:

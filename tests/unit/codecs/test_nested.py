@@ -321,3 +321,34 @@ class TestTypes:
         assert schema.field("n.next.v") is None
         for format, value in (("json", json.dumps(event).encode()), ("avro", datum(schema, event))):
             assert decoder(format, schema, columns).decode([value]).columns["v"].tolist() == [1]  # type: ignore[arg-type]  # a format
+
+
+class TestResolution:
+    """What a writer may have otherwise than the reader."""
+
+    FRAME: ClassVar[bytes] = b"\0\0\0\0\7"
+
+    def decode(self, reader: Schema, writer: Schema, column: Column, *events: dict[str, Any]) -> Any:
+        decode = AvroDecoder(reader, [column], max_bytes=1000, writers=Writers(reader, {self.FRAME: writer})).decode
+        return decode([self.FRAME + datum(writer, event) for event in events])
+
+    @pytest.mark.parametrize("rows", [1, 40])
+    def test_bytes_are_read_as_a_string(self, make_schema: MakeSchema, rows: int) -> None:
+        reader, writer = make_schema({"s": "string"}), make_schema({"s": "bytes"}, path="w.avsc")
+        batch = self.decode(reader, writer, Column("s", "s", "string"), *[{"s": "größe".encode()}, {"s": b"\xff"}] * rows)
+        assert batch.columns["s"].tolist() == ["größe"] * rows
+        assert [str(one.error) for one in batch.failures] == ["invalid UTF-8: invalid start byte (byte 0)"] * rows
+
+    def test_map_of_another_type_is_refused(self, make_schema: MakeSchema) -> None:
+        reader, writer = (make_schema({"m": {"type": "map", "values": values}}, path=f"{values}.avsc") for values in ("double", "string"))
+        with pytest.raises(SchemaError, match="field 'm' is map and cannot be read as map"):
+            self.decode(reader, writer, Column("m", "m.k", "float64"))
+
+    @pytest.mark.parametrize("theirs", [["string", "long"], ["null", "string", "long"]])
+    def test_union_of_several_matters_only_where_it_is_read(self, make_schema: MakeSchema, theirs: list[str]) -> None:
+        reader = make_schema({"u": "string"}, {"x": "float"})
+        writer = make_schema({"u": theirs}, {"x": "float"}, path="w.avsc")
+        batch = self.decode(reader, writer, Column("x", "x", "float32"), {"u": "a", "x": 1}, {"u": 7, "x": 2})
+        assert batch.columns["x"].tolist() == [1, 2]
+        with pytest.raises(SchemaError, match="field 'u' is, or is inside, a union of several types"):
+            self.decode(reader, writer, Column("u", "u", "string"))
