@@ -138,11 +138,11 @@ class Scorer:
 
         - An event, as a mapping of its fields: its answer, a dict of the sink's fields. Raises RecordError for an event without an
           answer: DecodeError when it does not fit the schema, InferenceError when a model refuses it, EncodeError.
-          The answer to a change that its source's envelope skips is empty.
+          The answer to a change that its source's envelope skips is empty, and so is its row in columns.
         - A list of events, or an iterator over them: a list with the answer of each, or its Failure, whose `error` is the RecordError.
-        - Columns, as a mapping from field to list or array, with one value per event: a dict of lists, by the sink's fields. For an
-          event without an answer they hold None. The list `failure` has the reason, and None for each event with an answer.
-          A mapping is taken as columns when all of its values are lists, one of them that of a field that holds no array.
+        - Columns, as a mapping from field to list or array, with one value per event: a dict of lists, by the sink's fields (one inside a
+          record by its path). For an event without an answer they hold None. The list `failure` has the reason, and None for each event
+          with an answer. A mapping is taken as columns when all of its values are lists, one of them that of a field that holds no array.
         - A DataFrame of pandas or polars: a DataFrame of the same columns; of pandas, with the same index.
 
         Where the events reach several sinks, an answer has one dict per sink, by its name, and a column is named SINK.FIELD. An event
@@ -271,10 +271,17 @@ class _Entry:
         for sink, names in self._fields.items():
             for name in names:
                 found = (None if isinstance(one, Failure) else one if len(self._fields) == 1 else one.get(sink, {}) for one in answers)
-                made[name if len(self._fields) == 1 else f"{sink}.{name}"] = [None if one is None else one.get(name) for one in found]
+                made[name if len(self._fields) == 1 else f"{sink}.{name}"] = [_inside(one, name) for one in found]
         if FAILURE in made:
             raise ValueError(f"the sink {self.sinks[0]} has a field {FAILURE!r}, as the column with the reasons: give a list of events")
         return {**made, FAILURE: [str(one.error) if isinstance(one, Failure) else None for one in answers]}
+
+
+def _inside(answer: Any, path: str) -> Any:
+    """Returns the field at the path of an answer; None where it has none."""
+    for name in path.split("."):
+        answer = answer.get(name) if isinstance(answer, dict) else None
+    return answer
 
 
 class _Watch:

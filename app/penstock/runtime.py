@@ -26,6 +26,7 @@ from penstock.nodes import ModelNode, around_model
 from penstock.pipeline.ports import Program, ports
 from penstock.registry.open import open_registry
 from penstock.schema import Schema
+from penstock.topology.envelopes import CERTAIN
 from penstock.topology.names import did_you_mean
 from penstock.topology.parse import parse
 from penstock.topology.spec import Mark, ModelRef, Topology
@@ -83,7 +84,10 @@ def load(
     keyed = {
         one.name: shelf.schema(f"sources.{one.name}", one.key_schema, one.at("key_schema")) for one in topology.sources if one.key_schema
     }
-    source_schemas = {name: schema.in_records(keyed.get(name)) for name, schema in source_schemas.items()}
+    enveloped = {one.name: one.envelope is not None for one in topology.sources}
+    source_schemas = {
+        name: schema.in_records(keyed.get(name), CERTAIN if enveloped[name] else frozenset()) for name, schema in source_schemas.items()
+    }
     asked = [(one.name, shelf.schema(f"sinks.{one.name}", one.schema, one.at("schema"))) for one in topology.sinks if one.schema]
     sink_schemas = {name: schema for name, schema in asked if schema}
     if artifacts is None:

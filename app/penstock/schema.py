@@ -6,7 +6,7 @@ Values only. `penstock.codecs` uses them to turn bytes into columns, `penstock.t
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -145,7 +145,8 @@ class Beside:
 class Schema:
     """A record schema. `avro` is the parsed Avro JSON for fastavro; `path` is the file, for messages.
 
-    `beside` is set where the events come as records of a topic.
+    `beside` is set where the events come as records of a topic. `certain` are the paths of records that are not null in any event that is
+    scored, although the schema allows it.
     """
 
     name: str
@@ -153,10 +154,15 @@ class Schema:
     avro: Any = None
     path: str = ""
     beside: Beside | None = None
+    certain: frozenset[str] = frozenset()
 
-    def in_records(self, key: Schema | None = None) -> Schema:
+    def in_records(self, key: Schema | None = None, certain: frozenset[str] = frozenset()) -> Schema:
         """Returns the schema of events that come as records, whose keys have the schema `key` or are text."""
-        return replace(self, beside=Beside(key))
+        return replace(self, beside=Beside(key), certain=certain)
+
+    def alone(self, path: str) -> Schema:
+        """Returns the schema with nothing but the field at the path through records, in them."""
+        return replace(self, fields=_alone(self.fields, path.split(".")))
 
     def has(self, name: str) -> bool:
         """Whether the event itself has a field of this name."""
@@ -191,11 +197,12 @@ class Schema:
     def _inside(self, path: str) -> Field | None:
         first, *rest = steps(path) or ("",)
         found = next((field for field in self.fields if field.name == first), None)
-        absent = False
+        absent, at = False, str(first)
         for step in rest:
             if found is None:
                 return None
-            absent |= found.optional
+            absent |= found.optional and at not in self.certain
+            at += f"[{step}]" if isinstance(step, int) else f".{step}"
             if isinstance(step, int):
                 absent |= found.size is None
                 found = found.items if found.kind == "array" and step < (found.size or step + 1) else None
@@ -204,6 +211,11 @@ class Schema:
             else:
                 absent, found = True, found.values
         return None if found is None else replace(found, name=path, optional=found.optional or absent, aliases=())
+
+
+def _alone(fields: Iterable[Field], names: Sequence[str]) -> tuple[Field, ...]:
+    name, *rest = names
+    return tuple(replace(field, fields=_alone(field.fields, rest)) if rest else field for field in fields if field.name == name)
 
 
 def _unwritten(fields: Iterable[Field], paths: Collection[str], at: str) -> Iterator[str]:

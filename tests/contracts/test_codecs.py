@@ -25,11 +25,11 @@ def test_format_keeps_the_contract(format: Format, tmp_path: Path) -> None:
     (tmp_path / "17.avsc").write_text(json.dumps(raw))
     check_codec(
         lambda schema, columns: decoder(format, schema, columns, ids=tmp_path),
-        lambda fields, schema: _encoder(format, fields, schema, ids=tmp_path),
+        lambda fields, schema: encoder_of(format, fields, schema, ids=tmp_path),
     )
 
 
-def _encoder(format: Format, fields: Sequence[Tensor], schema: Schema, *, ids: Path) -> Encoder:
+def encoder_of(format: Format, fields: Sequence[Tensor], schema: Schema, *, ids: Path) -> Encoder:
     """The encoder of the format; for `json-confluent`, which no sink writes, that of JSON with a frame before what it writes."""
     if format != "json-confluent":
         return encoder(format, fields, schema, ids=ids)

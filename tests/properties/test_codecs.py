@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.codecs import Format, decoder, encoder, load_schema
+from penstock.codecs import Format, decoder, load_schema
 from penstock.errors import DecodeError, SchemaError
 from penstock.schema import Column, Missing, Schema
 from penstock.signature import Tensor
+from tests.contracts.test_codecs import encoder_of
 
 # More rows than Avro reads one by one, whatever else is drawn.
 MANY: Final = 20
@@ -78,7 +79,7 @@ def encoded(format: Format, directory: Path, rows: Sequence[dict[str, Any]]) -> 
             array[at] = row[column.name]
         made[column.name] = array
     fields = [Tensor(column.name, column.dtype, column.shape) for column in columns(schema)]
-    values, errors = encoder(format, fields, schema, ids=directory).encode(list(made.values()))
+    values, errors = encoder_of(format, fields, schema, ids=directory).encode(list(made.values()))
     assert errors == {}
     return values, made
 

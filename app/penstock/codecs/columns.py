@@ -156,7 +156,8 @@ def _make(field: int, column: Column, schema: Schema) -> Make:
     code = _CODES.get(column.dtype, "")
     dtype = np.dtype(column.dtype if code else object)
     fills, passes = column.missing.action == "fill", column.missing == Missing("fill", None)
-    fill = _stand_in(column, schema) if passes else _fill(column, schema) if fills else None
+    ragged = None in column.shape
+    fill = None if ragged else _stand_in(column, schema) if passes else _fill(column, schema) if fills else None
     width = math.prod(axis or 0 for axis in column.shape)
     return Make(field, column.name, dtype, code, column.shape, width, fills, fill, passes)
 
@@ -190,8 +191,6 @@ def _fill(column: Column, schema: Schema) -> Any:
     text, value = column.dtype == "string", column.missing.value
     try:
         axes = tuple(axis for axis in column.shape if axis is not None)
-        if len(axes) < len(column.shape):
-            raise ValueError("the array has no fixed size")
         with np.errstate(all="ignore"):  # the comparison finds values that do not fit
             made = np.full(axes, value, object if text else column.dtype)
         if isinstance(value, str) == text and (column.dtype in ("float32", "float64") or bool(np.all(made == value))):
@@ -229,10 +228,10 @@ def _array(values: Any, make: Make, size: int, nulls: Array | None = None) -> Ar
 
 
 def _ragged(values: Any, make: Make, size: int) -> Array:
-    """Returns the values, lists of different lengths, as an array of arrays."""
+    """Returns the values, lists of different lengths, as an array of arrays. Null, where it is replaced, is an array of no items."""
     made = np.empty(size, object)
     for row, value in enumerate(values):
-        made[row] = np.array(value, make.dtype).reshape(-1, *make.shape[1:])
+        made[row] = np.array(() if value is None else value, make.dtype).reshape(-1, *make.shape[1:])
     return made
 
 

@@ -27,6 +27,7 @@ MAX_ITEMS: Final = 1_048_576  # of one value of an array, with those inside: as 
 MAX_FIELDS: Final = 100_000  # with those inside others, where a type with a name counts each time that it is used
 
 _PRIMITIVES: Final = ("boolean", "int", "long", "float", "double", "string", "bytes")
+_OF_TYPES: Final = ("logicalType", "items", "values", "symbols", "size", "precision", "scale")  # attributes of a type, not of a field
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _UNITS: Final[Mapping[str, Any]] = {"timestamp-millis": "ms", "timestamp-micros": "us"}
 _RANGES: Final = {"int": 2**31, "long": 2**63, "timestamp": 2**63}
@@ -192,6 +193,11 @@ class _Reader:
         aliases = entry.get("aliases", [])
         if not isinstance(aliases, list) or not all(isinstance(alias, str) and alias for alias in aliases):
             self.problem(name, f"the aliases {json.dumps(aliases)} are not a list of names", 'write "aliases": ["NAME"]')
+            return None
+        if misplaced := [key for key in _OF_TYPES if key in entry]:
+            inside = ", ".join(f'"{key}": {json.dumps(entry[key])}' for key in misplaced)
+            fix = f'write "type": {{"type": {json.dumps(entry["type"])}, {inside}}}'
+            self.problem(name, f"{misplaced[0]!r} is beside the type, where Avro ignores it", fix)
             return None
         around, self._at = self._at, f"{self._at}.{name}" if self._at else name
         try:

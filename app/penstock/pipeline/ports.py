@@ -158,7 +158,9 @@ def _port(stage: wiring.Stage, written: set[str], described: Described, *, json:
     if source.envelope == "debezium":
         what = Column("(operation)", operation(schema) or "", "string", missing=Missing("fill", None))
         inside.append(what)
-        changes = Changes(what.name, make(schema, [what]))
+        # In JSON, the operation is read whatever the rest of a deletion looks like.
+        alone = schema.alone(what.field) if source.format in ("json", "json-confluent") else schema
+        changes = Changes(what.name, make(alone, [what]))
     return Port(
         source=source,
         decoder=make(schema, inside),

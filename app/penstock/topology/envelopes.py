@@ -10,9 +10,10 @@ from typing import Final
 
 from penstock.schema import Schema
 
-__all__ = ["GONE", "operation"]
+__all__ = ["CERTAIN", "GONE", "operation"]
 
 GONE: Final = frozenset({"d", "t"})  # operations that leave no row: delete, truncate
+CERTAIN: Final = frozenset({"after", "payload", "payload.after"})  # not null in all others
 
 
 def operation(schema: Schema) -> str | None:

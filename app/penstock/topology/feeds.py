@@ -145,15 +145,13 @@ class Feeder:
             message, fix = f"the tensor is `{tensor}`, it gets {shown(dtype, (None, *field.shape[1:]))}", "axes must be equal or open"
         elif entry.how == "pad" and not holds(entry.pad, tensor.dtype):
             message, fix = f"pad: {entry.pad!r} is not of type {tensor.dtype}", f"give a {tensor.dtype} value"
-        elif field.optional and entry.missing != Missing("reject"):
-            message, fix = (
-                f"the array field {field.name!r} may be null, and an array of no fixed size cannot be filled",
-                "add missing: reject",
-            )
+        elif entry.missing is not None and entry.missing.action == "fill":
+            message, fix = "null is padded as an array of no items", "leave missing out, or write missing: reject"
         if message:
             self.report.add(ref.mark, f"{where}: {message}", fix)
             return None
-        column = self.columns.add(field.name, dtype, (None, *(axis for axis in field.shape[1:] if axis is not None)), Missing())
+        rule = Missing("fill", ()) if field.optional and entry.missing is None else Missing()
+        column = self.columns.add(field.name, dtype, (None, *(axis for axis in field.shape[1:] if axis is not None)), rule)
         return Feed(Tensor(tensor.name, tensor.dtype, tensor.shape), (Part(column.name),), how=entry.how, pad=entry.pad)
 
     def _part(self, ref: Ref, target: Target, tensor: Tensor, wanted: Axes | None, missing: Missing | None, where: str) -> _Given | None:

@@ -16,7 +16,7 @@ import json
 import socket
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
@@ -79,7 +79,7 @@ class Client:
     def _once(self, url: SplitResult, method: str, target: str, body: bytes | None) -> Any:
         connection = self._connection(url)
         headers = self._headers if body is None else {**self._headers, "Content-Type": MEDIA}
-        with contextlib.closing(connection), _cut_after(self._timeout, connection):
+        with contextlib.closing(connection), _cut_after(self._timeout, connection) as late:
             try:
                 connection.request(method, url.path + target, body=body, headers=headers)
                 response = connection.getresponse()
@@ -87,8 +87,8 @@ class Client:
             except ssl.SSLCertVerificationError as error:
                 raise AccessRefused(f"the certificate of {url.geturl()} is not trusted: {error.verify_message}") from error
             except (OSError, http.client.HTTPException) as error:
-                late = isinstance(error, TimeoutError) or connection.sock is None or connection.sock.fileno() < 0
-                raise _NoAnswer(f"no answer within {self._timeout:g} s" if late else f"{str(error) or type(error).__name__}") from error
+                slow = isinstance(error, TimeoutError) or late.is_set()
+                raise _NoAnswer(f"no answer within {self._timeout:g} s" if slow else str(error) or type(error).__name__) from error
         if len(data) > MOST:
             raise _NoAnswer(f"an answer of more than {MOST} bytes")
         return _answer(url, response.status, response.reason, data)
@@ -100,10 +100,12 @@ class Client:
 
 
 @contextlib.contextmanager
-def _cut_after(seconds: float, connection: http.client.HTTPConnection) -> Any:
-    """Ends the connection after that time: its own timeout begins again with every byte."""
+def _cut_after(seconds: float, connection: http.client.HTTPConnection) -> Iterator[threading.Event]:
+    """Ends the connection after that time: its own timeout begins again with every byte. Yields an event that is set then."""
+    late = threading.Event()
 
     def cut() -> None:
+        late.set()
         if (sock := connection.sock) is not None:
             with contextlib.suppress(OSError):  # closed at the same time
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
@@ -112,7 +114,7 @@ def _cut_after(seconds: float, connection: http.client.HTTPConnection) -> Any:
     timer.daemon = True
     timer.start()
     try:
-        yield
+        yield late
     finally:
         timer.cancel()
 
