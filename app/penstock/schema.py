@@ -95,7 +95,9 @@ def innermost(field: Field) -> Field:
 
 
 def writes(dtype: str, field: Field) -> bool:
-    """Whether values of `dtype` can be written to the field (of an array: to its innermost items)."""
+    """Whether values of `dtype` can be written to the field (of an array: to its innermost items, which are never null)."""
+    if field.items is not None:
+        return not field.items.optional and writes(dtype, field.items)
     return dtype in _WRITES.get(innermost(field).kind, frozenset())
 
 

@@ -180,9 +180,13 @@ def _chunks(lines: Iterator[tuple[int, bytes]]) -> Iterator[Sequence[tuple[int, 
 def _parsed(events: Path) -> Iterator[Any]:
     for number, line in _lines(events):
         try:
-            yield json.loads(line)
+            yield json.loads(line, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
             raise SchemaError(Problem(str(events), number, 1, f"not JSON: {error}", "write one JSON object per line")) from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON: write null")
 
 
 def _listed(fields: Sequence[Field], at: str = "", depth: int = 0) -> Iterator[tuple[str, Field]]:

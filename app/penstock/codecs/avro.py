@@ -146,7 +146,7 @@ class _Writer:
         paths = list(dict.fromkeys(origin.path for origin in origins if origin.path is not None))
         self._places = [None if origin.path is None else paths.index(origin.path) for origin in origins]
         self._origins = origins
-        self._evolved = [slot for slot, origin in enumerate(origins) if origin.path is None or origin.symbols or origin.text]
+        self._changes = [(slot, origin.change) for slot, origin in enumerate(origins) if origin.change is not None]
         self._checks = [(names.index(column.field), column) for column in columns]
         self._rejects = sorted({slot for slot, column in self._checks if column.missing.action == "reject"})
         self._wide = wide
@@ -154,7 +154,8 @@ class _Writer:
         self._datum = datum_reader(writer.avro, paths)
         sizes = {column.field: column.shape[0] for column in columns if len(column.shape) == 1 and column.shape[0] is not None}
         theirs = {origin.path: sizes[name] for name, origin in zip(names, origins, strict=True) if origin.path and name in sizes}
-        self._all = None if self._evolved else column_reader(writer, paths, theirs)
+        evolved = self._changes or None in self._places
+        self._all = None if evolved else column_reader(writer, paths, theirs)
 
     def read(self, rows: Array, values: Sequence[bytes], errors: dict[int, DecodeError]) -> list[_Piece]:
         """Returns the rows that are events, in one or two pieces; adds the errors of the others to `errors`."""
@@ -186,30 +187,12 @@ class _Writer:
 
     def _row(self, body: bytes) -> list[Any]:
         read = self._datum(body)
-        values = [None if place is None else read[place] for place in self._places]
-        for slot in self._evolved:
-            origin = self._origins[slot]
-            if origin.path is None:
-                values[slot] = origin.default
-            elif origin.text:
-                values[slot] = _text(values[slot])
-            elif values[slot] is not None and values[slot] not in origin.symbols:
-                if origin.fallback is None:
-                    raise DecodeError(f"{values[slot]!r} is a symbol that is not in the reader's schema")
-                values[slot] = origin.fallback
+        values = [origin.default if place is None else read[place] for place, origin in zip(self._places, self._origins, strict=True)]
+        for slot, change in self._changes:
+            values[slot] = change(values[slot])
         for slot, column in self._checks:
             _check(values[slot], column)
         return values
-
-
-def _text(value: Any) -> Any:
-    """Returns bytes, also in lists, as text. Raises DecodeError."""
-    if isinstance(value, list):
-        return [_text(item) for item in value]
-    try:
-        return value if value is None else value.decode()
-    except UnicodeDecodeError as error:
-        raise DecodeError(f"invalid UTF-8: {error.reason} (byte {error.start})") from None
 
 
 def _fits(narrow: Array, wide: Array) -> Array:

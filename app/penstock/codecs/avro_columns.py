@@ -39,6 +39,7 @@ class _Buffer:
     def __init__(self, bodies: Sequence[bytes]) -> None:
         self.data = b"".join([*bodies, bytes(_SPARE)])
         self.end = len(self.data) - _SPARE
+        self.ends = np.cumsum(np.fromiter(map(len, bodies), np.int64, len(bodies)))
         # Nearly every requested position begins a whole number, so the first two bytes at every position are combined once.
         self.heads = np.ascontiguousarray(self._view("<u2"))
 
@@ -78,13 +79,12 @@ def column_reader(writer: Schema, paths: Sequence[str], sizes: Mapping[str, int]
 
     def read(bodies: Sequence[bytes], skip: int) -> tuple[list[Any], list[Array | None], Array]:
         buffer = _Buffer(bodies)
-        ends = np.cumsum(np.fromiter(map(len, bodies), np.int64, len(bodies)))
-        leaves, at, _, odd = members(buffer, np.concatenate(([0], ends[:-1])) + skip)
+        leaves, at, _, odd = members(buffer, np.concatenate(([0], buffer.ends[:-1])) + skip)
         values: list[Any] = [None] * len(paths)
         nulls: list[Array | None] = [None] * len(paths)
         for slot, found, null in leaves:
             values[slot], nulls[slot] = found, null
-        good = at == ends
+        good = at == buffer.ends
         return values, nulls, good if odd is None else good & ~odd
 
     return read
@@ -216,9 +216,9 @@ def _boolean(buffer: _Buffer, at: Array) -> Read:
 
 
 def _span(buffer: _Buffer, at: Array) -> Read:
-    """Where the strings begin (`values`) and end (`next`). An impossible length counts as 0, so that no position leaves its row."""
+    """Where the strings begin (`values`) and end (`next`). A length that leaves its row counts as 0."""
     length, begin, _, odd = _whole(buffer, at)
-    unlikely = (length < 0) | (length > buffer.end)
+    unlikely = (length < 0) | (length > buffer.ends - begin)
     if _any(unlikely):
         odd = unlikely if odd is None else odd | unlikely
         length = np.where(unlikely, 0, length)

@@ -32,7 +32,7 @@ def datum_reader(avro: Mapping[str, Any], paths: Sequence[str]) -> DatumReader:
     What lies in a null, or in an item that an array does not have, is None. The reader raises DecodeError for bytes that are not such a
     datum, or that continue after it.
     """
-    named = dict(avro["__named_schemas"])
+    named = _Named(avro["__named_schemas"])
     ways = [steps(path) for path in paths]
     wanted = _wanted(ways)
     readers = [(field["name"], _reader(field["type"], named, want=wanted.get(field["name"]))) for field in avro["fields"]]
@@ -47,11 +47,21 @@ def datum_reader(avro: Mapping[str, Any], paths: Sequence[str]) -> DatumReader:
             raise DecodeError(f"{malformed} in field {name!r}") from None
         except UnicodeDecodeError as error:
             raise DecodeError(f"invalid UTF-8 in field {name!r}: {error.reason}") from None
+        except RecursionError:
+            raise DecodeError(f"nested too deeply in field {name!r}") from None
         if at != len(body):
             raise DecodeError(f"{len(body) - at} bytes after the datum")
         return [values[way[0]] if len(way) == 1 else _follow(values, way) for way in ways]
 
     return read
+
+
+class _Named:
+    """The types with names, and the readers of them that were made: one per depth, and what is wanted of it."""
+
+    def __init__(self, types: Mapping[str, Any]) -> None:
+        self.types = dict(types)
+        self.readers: dict[tuple[str, int, str], Reader] = {}
 
 
 def _wanted(ways: Sequence[Sequence[Step]]) -> dict[Step, Any]:
@@ -86,7 +96,7 @@ class _Malformed(Exception):
     """What is wrong with the bytes of a field."""
 
 
-def _reader(avro: Any, named: Mapping[str, Any], *, want: Want, depth: int = 0) -> Reader:
+def _reader(avro: Any, named: _Named, *, want: Want, depth: int = 0) -> Reader:
     """Returns the reader of a type. Only wanted strings are decoded to text; named types are resolved when they are read."""
 
     def inner(avro: Any, want: Want) -> Reader:
@@ -97,7 +107,7 @@ def _reader(avro: Any, named: Mapping[str, Any], *, want: Want, depth: int = 0) 
     kind = avro["type"] if isinstance(avro, dict) else avro
     if isinstance(kind, dict | list):
         return inner(kind, want)
-    if kind in named:
+    if isinstance(avro, str) and kind in named.types:
         return _later(kind, named, want, depth)
     match kind:
         case "record" | "error":
@@ -115,15 +125,15 @@ def _reader(avro: Any, named: Mapping[str, Any], *, want: Want, depth: int = 0) 
             return _PRIMITIVES["bytes" if kind == "string" and want is None else kind]
 
 
-def _later(name: str, named: Mapping[str, Any], want: Want, depth: int) -> Reader:
-    made: list[Reader] = []
+def _later(name: str, named: _Named, want: Want, depth: int) -> Reader:
+    key = name, depth, repr(want)
 
     def read(body: bytes, at: int) -> tuple[Any, int]:
         if depth == _MAX_DEPTH:
             raise _Malformed("nested too deeply")
-        if not made:
-            made.append(_reader(named[name], named, want=want, depth=depth + 1))
-        return made[0](body, at)
+        if (reader := named.readers.get(key)) is None:
+            reader = named.readers[key] = _reader(named.types[name], named, want=want, depth=depth + 1)
+        return reader(body, at)
 
     return read
 
@@ -251,7 +261,13 @@ def _blocks(item: Reader, *, keyed: bool, kept: bool) -> Reader:
                     key, at = _bytes(body, at)
                     if kept:
                         keys.append(key.decode())
-                value, at = item(body, at)
+                value, after = item(body, at)
+                if after == at and not keyed:
+                    # Items without bytes (null, an empty record) are all alike, and as many as a sender likes to write.
+                    if kept:
+                        raise _Malformed("items without bytes")
+                    break
+                at = after
                 if kept:
                     items.append(value)
 

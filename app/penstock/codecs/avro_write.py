@@ -129,7 +129,7 @@ def _arrays(items: Field, column: Array, errors: dict[int, RecordError]) -> list
     if size == 0:
         return [b"\0"] * len(column)
     inner: dict[int, RecordError] = {}
-    cells = _cells(items, column.reshape(-1, *column.shape[2:]), inner)
+    cells = _cells(items, column.reshape(len(column) * size, *column.shape[2:]), inner)
     for at, error in inner.items():
         errors.setdefault(at // size, error)
     return [_varint(size) + b"".join(cells[at : at + size]) + b"\0" for at in range(0, len(cells), size)]
@@ -142,7 +142,7 @@ def _branch(union: list[Any]) -> int:
 
 def _default(field: Field, raw: Mapping[str, Any], schema: Schema) -> bytes:
     """Returns the cell of a field that the sink leaves at its default."""
-    value = field.default
+    value = field.default.encode("latin-1") if field.kind == "bytes" and isinstance(field.default, str) else field.default
     one = fastavro.parse_schema({"type": "record", "name": "Default", "fields": [raw]}, named_schemas=dict(schema.avro["__named_schemas"]))
     out = io.BytesIO()
     try:

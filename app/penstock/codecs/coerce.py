@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import partial
 from typing import Any, Final
 
@@ -16,6 +18,7 @@ __all__ = ["Coerce", "coercion"]
 Coerce = Callable[[Any], Any]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_DIGITS: Final = 30  # no whole number of 64 bits has more
 _TICK: Final = {"ms": timedelta(milliseconds=1), "us": timedelta(microseconds=1)}
 _NUMBER: Final = re.compile(r"[-+]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})([eE][-+]?[0-9]{1,4})?")
 
@@ -23,13 +26,16 @@ _NUMBER: Final = re.compile(r"[-+]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400}
 def coercion(field: Field, dtypes: Sequence[str], allowed: Collection[Coercion]) -> Coerce | None:
     """Returns what makes the field's value, or every value in its array or map, one that tensors of `dtypes` hold.
 
-    It raises ValueError for a value that it does not know. None when nothing that is allowed concerns the field.
+    It raises ValueError for a value that it does not know. None when nothing that is allowed concerns the field. A symbol that an enum
+    with a default does not know is always replaced.
     """
     inside = field.items if field.items is not None else field.values
     if inside is not None:
         inner = coercion(inside, dtypes, allowed)
         return None if inner is None else partial(_each, inner)
     kind = field.kind
+    if kind == "enum" and field.fallback is not None:
+        return partial(_symbol, symbols=frozenset(field.symbols), fallback=field.fallback)
     whole, decimal = "whole_numbers" in allowed, "decimals" in allowed
     if kind in FLOATS:
         return partial(_number, limits=bounds(kind, dtypes)) if decimal else None
@@ -40,6 +46,10 @@ def coercion(field: Field, dtypes: Sequence[str], allowed: Collection[Coercion])
     return None
 
 
+def _symbol(value: str, *, symbols: frozenset[str], fallback: str) -> str:
+    return value if value in symbols else fallback
+
+
 def _each(inner: Coerce, value: Any) -> Any:
     if isinstance(value, dict):
         return {key: None if one is None else inner(one) for key, one in value.items()}
@@ -47,7 +57,10 @@ def _each(inner: Coerce, value: Any) -> Any:
 
 
 def _number(value: Any, *, limits: tuple[float, float]) -> float:
-    number = _parsed(value) if isinstance(value, str) else float(value)
+    try:
+        number = _parsed(value) if isinstance(value, str) else float(value)
+    except OverflowError:
+        number = math.inf
     if not limits[0] <= number <= limits[1]:
         raise ValueError(f"{value!r} is out of range")
     return number
@@ -72,7 +85,7 @@ def _stamp(value: Any, *, limits: tuple[float, float], tick: timedelta, whole: b
         moment = datetime.fromisoformat(value)
     except ValueError:
         raise ValueError(f"{value[:40]!r} is not a date of ISO 8601") from None
-    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // tick
+    return _whole(((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // tick, limits=limits, whole=True, decimal=False)
 
 
 def _parsed(text: str) -> float:
@@ -83,10 +96,11 @@ def _parsed(text: str) -> float:
 
 def _exact(text: str) -> int:
     """Returns the whole number of a text without rounding: 2^53 + 1 too, and 1e3."""
-    if text.lstrip("+-").isdecimal() and text.isascii() and len(text) < 400:
-        return int(text)
-    number = _parsed(text)
-    return int(number) if number.is_integer() else _refuse(text)
+    _parsed(text)
+    number = Decimal(text)
+    if number.adjusted() > _DIGITS:
+        raise ValueError(f"{text[:40]!r} is out of range")
+    return int(number) if number == number.to_integral_value() else _refuse(text)
 
 
 def _refuse(value: Any) -> Any:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from penstock.codecs.schema import MAX_ITEMS, NO_ALIAS
 from penstock.errors import SchemaError
 
 __all__ = ["infer"]
@@ -14,6 +16,9 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NEITHER: Final = re.compile(r"[^A-Za-z0-9]+")
 _MOST: Final = 1_000  # fields; an object with more names than this has keys, not fields
 _LIST: Final = "[]"
+_DEEPEST: Final = 32
+_SIMPLE: Final = {frozenset({bool}): "boolean", frozenset({str}): "string"}
+_LARGEST: Final = sys.float_info.max
 
 
 def infer(events: Iterable[Any], name: str) -> tuple[dict[str, Any], list[str]]:
@@ -23,6 +28,8 @@ def infer(events: Iterable[Any], name: str) -> tuple[dict[str, Any], list[str]]:
     null as its default; numbers are `long` or `double`; an array that always has the same length has that `size`. Left out are fields
     without a value and those with values of several types. Raises SchemaError when there is no event, or none of its fields is left.
     """
+    if not _NAME.fullmatch(name):
+        raise SchemaError(f"{name!r} is not an Avro name: use letters, digits and _, and do not begin with a digit")
     found: list[Mapping[str, Any]] = []
     for number, event in enumerate(events, 1):
         if not isinstance(event, Mapping):
@@ -52,6 +59,9 @@ class _Draft:
         record: dict[str, Any] = {"type": "record", "name": name, "fields": []}
         names: set[str] = {key for key in seen if _NAME.fullmatch(key)}
         for key, values in seen.items():
+            if not key or NO_ALIAS.search(key):
+                self._left_out(f"{at}{key}", "has a name that no schema can have: empty, or with a quote, backslash or control character")
+                continue
             avro = self._type(f"{at}{key}", _title(key), values)
             if avro is None:
                 continue
@@ -65,23 +75,26 @@ class _Draft:
 
     def _type(self, path: str, name: str, values: Sequence[Any]) -> Any:
         """Returns the type of all the values; None, with a note, when there is no such type."""
+        if path.count(".") + path.count(_LIST) > _DEEPEST:
+            return self._left_out(path, f"is nested more than {_DEEPEST} levels deep")
         present = [value for value in values if value is not None]
-        kinds = {type(value) for value in present}
+        kinds = frozenset(type(value) for value in present)
         if not present:
             return self._left_out(path, "is null in every event")
-        if kinds == {bool}:
-            return "boolean"
-        if kinds == {int}:
-            return "long" if all(-(2**63) <= value < 2**63 for value in present) else "double"
+        if kinds in _SIMPLE:
+            return _SIMPLE[kinds]
         if kinds <= {int, float}:
-            return "double"
-        if kinds == {str}:
-            return "string"
+            return self._number(path, present)
         if kinds == {dict}:
             return self._object(path, name, present)
         if kinds == {list}:
             return self._array(path, name, present)
         return self._left_out(path, f"has values of the types {' and '.join(sorted(map(_kind, kinds)))}")
+
+    def _number(self, path: str, numbers: Sequence[Any]) -> Any:
+        if all(type(number) is int and -(2**63) <= number < 2**63 for number in numbers):
+            return "long"
+        return "double" if all(abs(number) <= _LARGEST for number in numbers) else self._left_out(path, "has a number that no double holds")
 
     def _object(self, path: str, name: str, objects: Sequence[Mapping[str, Any]]) -> Any:
         if len({key for each in objects for key in each}) > _MOST:
@@ -98,7 +111,7 @@ class _Draft:
             return None
         sizes = {len(array) for array in arrays}
         optional = None in items
-        sized = {"size": sizes.pop()} if len(sizes) == 1 else {}
+        sized = {"size": sizes.pop()} if len(sizes) == 1 and max(sizes) <= MAX_ITEMS else {}
         return {"type": "array", "items": ["null", inner] if optional else inner, **sized}
 
     def _left_out(self, path: str, why: str) -> None:
@@ -116,7 +129,8 @@ def _plain(name: str) -> str:
 
 
 def _title(name: str) -> str:
-    return "".join(part[:1].upper() + part[1:] for part in _plain(name).split("_")) or "Record"
+    title = "".join(part[:1].upper() + part[1:] for part in _plain(name).split("_")) or "Record"
+    return f"_{title}" if title[0].isdigit() else title
 
 
 def _free(name: str, taken: set[str]) -> str:

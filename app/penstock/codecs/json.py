@@ -202,9 +202,8 @@ def _struct(
             slots.append((f"f{i}", declared, msgspec.field(default_factory=_always(default))))
         else:
             slots.append((f"f{i}", declared, default))
-    known = [(f"f{i}", frozenset(field.symbols), field.fallback) for i, field in enumerate(fields) if field.fallback]
     changed = [(f"f{i}", field.name, coerce) for i, (field, coerce) in enumerate(zip(fields, coerced, strict=True)) if coerce is not None]
-    finish = {"__post_init__": _finish(aliased, known, changed)} if aliased or known or changed else None
+    finish = {"__post_init__": _finish(aliased, changed)} if aliased or changed else None
     return msgspec.defstruct(name, [*slots, *others], rename=rename, kw_only=True, gc=False, namespace=finish)
 
 
@@ -226,10 +225,9 @@ def _always(value: Any) -> Callable[[], Any]:
 
 def _finish(
     aliased: Sequence[tuple[str, Field, list[str], Any]],
-    known: Sequence[tuple[str, frozenset[str], str | None]],
     changed: Sequence[tuple[str, str, Coerce]],
 ) -> Any:
-    """Returns what completes a struct: fields under one of their aliases, symbols that the enum does not know, and values to coerce."""
+    """Returns what completes a struct: fields under one of their aliases, and values to coerce."""
 
     def finish(row: Any) -> None:
         for slot, field, aliases, default in aliased:
@@ -239,14 +237,11 @@ def _finish(
                     others = ", ".join(f"`{alias}`" for alias in field.aliases)
                     raise ValueError(f"Object missing required field `{field.name}`, or one of its aliases {others}")
                 setattr(row, slot, value)
-        for slot, symbols, fallback in known:
-            if (symbol := getattr(row, slot)) is not None and symbol not in symbols:
-                setattr(row, slot, fallback)
         for slot, name, coerce in changed:
             if (value := getattr(row, slot)) is not None:
                 try:
                     setattr(row, slot, coerce(value))
-                except ValueError as error:
+                except (ValueError, ArithmeticError) as error:
                     raise ValueError(f"{error} in field `{name}`") from None
 
     return finish

@@ -19,14 +19,16 @@ from fastavro.schema import SchemaParseException, UnknownType
 from penstock.errors import Problem, SchemaError
 from penstock.schema import REQUIRED, Field, Schema, innermost
 
-__all__ = ["MAX_SCHEMA_BYTES", "fits", "load_schema"]
+__all__ = ["MAX_ITEMS", "MAX_SCHEMA_BYTES", "NO_ALIAS", "fits", "load_schema"]
 
 MAX_SCHEMA_BYTES: Final = 1_048_576
 MAX_ITEMS: Final = 1_048_576  # of one value of an array, with those inside: as many as the bytes of an event, by default
 
 MAX_FIELDS: Final = 100_000  # with those inside others, where a type with a name counts each time that it is used
 
+_KEYWORDS: Final = frozenset({"record", "error", "enum", "array", "map", "fixed", "null"})
 _PRIMITIVES: Final = ("boolean", "int", "long", "float", "double", "string", "bytes")
+NO_ALIAS: Final = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')  # no JSON name that the decoder can look for
 _OF_TYPES: Final = ("logicalType", "items", "values", "symbols", "size", "precision", "scale")  # attributes of a type, not of a field
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _UNITS: Final[Mapping[str, Any]] = {"timestamp-millis": "ms", "timestamp-micros": "us"}
@@ -194,6 +196,9 @@ class _Reader:
         if not isinstance(aliases, list) or not all(isinstance(alias, str) and alias for alias in aliases):
             self.problem(name, f"the aliases {json.dumps(aliases)} are not a list of names", 'write "aliases": ["NAME"]')
             return None
+        if unreadable := [alias for alias in aliases if NO_ALIAS.search(alias)]:
+            self.problem(name, f"the alias {json.dumps(unreadable[0])} has a quote, a backslash or a control character", "leave it out")
+            return None
         if misplaced := [key for key in _OF_TYPES if key in entry]:
             inside = ", ".join(f'"{key}": {json.dumps(entry[key])}' for key in misplaced)
             fix = f'write "type": {{"type": {json.dumps(entry["type"])}, {inside}}}'
@@ -261,6 +266,8 @@ class _Reader:
     def named(self, declared: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Returns what `make` makes of a type with a name, under which other fields find it. Inside itself a record has no fields."""
         name = str(declared.get("name", ""))
+        if name in _KEYWORDS:
+            raise _Unusable(f"a type called {name!r}, which is a type of Avro", "rename it")
         space = str(declared.get("namespace") or "") or self._space
         full = name if "." in name or not space else f"{space}.{name}"
         self._named[full] = {"kind": declared.get("type") if declared.get("type") != "error" else "record"}
@@ -306,6 +313,12 @@ class _Reader:
         self.problems.append(Problem(self.file, line, column, f"field {whole!r}: {message}" if name else message, fix))
 
 
+def _inside_fits(field: Field, value: dict[str, Any]) -> bool:
+    if field.values is not None:
+        return all(fits(field.values, one) for one in value.values())
+    return all(fits(one, value[one.name]) if one.name in value else one.default is not REQUIRED for one in field.fields)
+
+
 def fits(field: Field, value: Any) -> bool:
     """Whether `value`, as parsed from JSON, is a value of the field."""
     if value is None:
@@ -324,6 +337,6 @@ def fits(field: Field, value: Any) -> bool:
             sized = isinstance(value, list) and field.size in (None, len(value))
             return sized and items is not None and all(fits(items, item) for item in value)
         case "record" | "map":
-            return isinstance(value, dict)
+            return isinstance(value, dict) and _inside_fits(field, value)
         case _:
             return field.kind == "union" or isinstance(value, str)  # the default of a union is for the Avro library to judge

@@ -40,6 +40,7 @@ class TableDecoder:
                 nulls.append(None)
                 continue
             values, holes = self._given(table, field, size)
+            values = _with_fallback(innermost(field), values)
             self._check(field, values, holes, errors)
             given.append(values)
             nulls.append(holes)
@@ -99,6 +100,17 @@ class TableDecoder:
     def _fail(errors: dict[int, DecodeError], rows: Array, why: str) -> None:
         for row in np.flatnonzero(rows).tolist():
             errors.setdefault(row, DecodeError(why))
+
+
+def _with_fallback(field: Field, values: Array) -> Array:
+    """Returns the values with an enum's default in place of symbols that it does not know."""
+    if field.fallback is None or values.dtype != object:
+        return values
+    made = values.copy()
+    for at, value in np.ndenumerate(values):
+        if isinstance(value, str) and value not in field.symbols:
+            made[at] = field.fallback
+    return made
 
 
 def _flat(values: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from penstock.topology.parameters import misfit
 __all__ = ["compile"]
 
 Parameters = Mapping[str, object]
+CELLS: Final = 4_194_304  # of a padded tensor of several rows: beside one long array, all others would take its room
 
 
 def compile(
@@ -84,6 +86,8 @@ def _shaped(feed: wiring.Feed, pick: Pick) -> Pick:
         room = longest if tensor.shape[0] is None else tensor.shape[0]
         if longest > room:
             raise InferenceError(f"{feed.parts[0].column} has {longest} items, more than the {room} of the tensor {tensor.name!r}")
+        if len(arrays) > 1 and len(arrays) * longest > CELLS:
+            raise InferenceError("arrays of very different lengths are padded in smaller runs")  # the node divides its rows
         there: Array = np.arange(room) < lengths[:, None]
         if feed.how == "mask":
             return there.astype(tensor.dtype)

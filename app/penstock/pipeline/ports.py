@@ -72,7 +72,8 @@ class Port:
         Records that the source's envelope says to skip are in neither.
         """
         if isinstance(records, Table):
-            return self.table.decode(records)
+            batch = self.table.decode(records)
+            return batch if self.changes is None else self.changes.of_table(batch, records)
         if records and isinstance(records[0], Unreadable):
             return self._unreadable(records)
         if self.source.format.endswith("-confluent") and any(map(_HEADERS, records)):
@@ -103,9 +104,19 @@ class Changes:
     `column` holds each change's operation; `operations` decodes it alone, for rows that fail because they have no row.
     """
 
-    def __init__(self, column: str, operations: Decoder) -> None:
-        self._column = column
+    def __init__(self, column: Column, operations: Decoder) -> None:
+        self._column, self._field = column.name, column.field
         self._operations = operations
+
+    def of_table(self, batch: Batch, table: Table) -> Batch:
+        """Returns the batch of a table without the rows, and without the failures, of changes that leave no row."""
+        operations = table.columns.get(self._field)
+        gone = () if operations is None else [row for row, what in enumerate(operations.tolist()) if what in GONE]
+        if not gone:
+            return batch
+        rows = np.arange(batch.size) if batch.rows is None else batch.rows
+        left = batch.take(np.flatnonzero(~np.isin(rows, gone)))
+        return replace(left, failures=tuple(one for one in batch.failures if one.row not in {*gone}))
 
     def without_gone(self, batch: Batch, values: Sequence[bytes | None]) -> Batch:
         """Returns the batch of these values without the rows, and without the failures, of changes that leave no row."""
@@ -160,7 +171,7 @@ def _port(stage: wiring.Stage, written: set[str], described: Described, *, json:
         inside.append(what)
         # In JSON, the operation is read whatever the rest of a deletion looks like.
         alone = schema.alone(what.field) if source.format in ("json", "json-confluent") else schema
-        changes = Changes(what.name, make(alone, [what]))
+        changes = Changes(what, make(alone, [what]))
     return Port(
         source=source,
         decoder=make(schema, inside),

@@ -16,7 +16,7 @@ from penstock.schema import Schema
 from penstock.signature import Signature, Tensor
 from penstock.topology.chains import readers, stage_order
 from penstock.topology.clashes import clashes
-from penstock.topology.envelopes import operation
+from penstock.topology.envelopes import GONE, operation
 from penstock.topology.feeds import Feeder
 from penstock.topology.kinds import kind_of
 from penstock.topology.names import did_you_mean
@@ -115,7 +115,11 @@ def _check_source(source: Source, schema: Schema, report: Report) -> None:
             report.add(source.at(key), f"sources.{source.name}.{key}: {source.schema} has no field {name!r}", did_you_mean(name, known))
         elif field.kind not in kinds:
             report.add(source.at(key), f"sources.{source.name}.{key}: the field {name!r} is of kind {field.kind}", fix)
-    if source.envelope == "debezium" and operation(schema) is None:
+    if source.envelope == "debezium" and (found := schema.field(operation(schema) or "")) is not None:
+        if found.symbols and not {*found.symbols} >= GONE:
+            message = f"sources.{source.name}.envelope: the enum {found.name!r} lacks {' and '.join(sorted(GONE - {*found.symbols}))}"
+            report.add(source.at("envelope"), message, f"add them in {source.schema}, or declare a string: deletions are told by them")
+    elif source.envelope == "debezium":
         message = f"sources.{source.name}.envelope: {source.schema} has no field 'op', nor 'payload.op'"
         report.add(source.at("envelope"), message, "declare it as a string: Debezium writes what the change was")
 

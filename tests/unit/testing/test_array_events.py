@@ -91,6 +91,23 @@ def test_arrays_of_different_lengths_feed_an_open_axis(make: Make, inputs: str, 
     assert driver.dead_letters("events") == []
 
 
+@pytest.mark.parametrize("format", ["json", "avro"])
+def test_null_is_padded_as_an_array_of_no_items(make: Make, format: str) -> None:
+    driver = make("total", "{x: {field: maybe, pad: 0}}", format)
+    driver.send("events", {**event(), "maybe": [1, 2]}, event())
+    assert scores(driver) == [3, 0]
+    driver = make("total", "{x: {field: maybe, pad: 0, missing: reject}}", format)
+    driver.send("events", {**event(), "maybe": [1, 2]}, event())
+    assert scores(driver) == [3]
+    assert len(driver.dead_letters("events")) == 1
+
+
+def test_one_long_array_takes_no_room_for_its_neighbours(make: Make) -> None:
+    driver = make("total", "{x: {field: x, pad: 0}}")
+    driver.send("events", *[event(1, 2)] * 100, event(*[1] * 100_000), *[event(3)] * 100)
+    assert scores(driver) == [3] * 100 + [100_000] + [3] * 100
+
+
 def test_mask_tells_items_from_padding(make: Make) -> None:
     driver = make("average", "{x: {field: x, pad: 100}, m: {mask: x}}")
     driver.send("events", event(1, 2), event(3, 4, 5), event(8))
@@ -165,7 +182,7 @@ def test_coerce_is_a_key_of_a_json_source(make: Make) -> None:
         ("total", "{x: {field: words, pad: 0}}", "the field 'words' is an array of ? string"),
         ("total", "{x: {field: x, pad: a}}", "pad: 'a' is not of type float32"),
         ("total", "{x: {field: maybe, missing: 0}}", "an array of no fixed size cannot be filled (add missing: reject)"),
-        ("total", "{x: {field: maybe, pad: 0}}", "an array of no fixed size cannot be filled (add missing: reject)"),
+        ("total", "{x: {field: maybe, pad: 0, missing: 0}}", "null is padded as an array of no items (leave missing out"),
         ("first4", "{x: {field: image, pad: 0}}", "the tensor is `x: float32[N, 4]`, it gets float32[N, ?, 3]"),
         ("average", "{x: {field: x, pad: 0}, m: {mask: 'x[0]'}}", "'x[0]' is not an array of the event"),
     ],

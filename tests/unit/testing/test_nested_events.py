@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import penstock
 from penstock.errors import TopologyError
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import models
@@ -269,3 +270,40 @@ def test_list_of_fields_names_them_by_their_last_part(writes: Make) -> None:
     driver = writes('[op, changes.after.amount, "after.items[0].sku", weight.y]')
     driver.send("changes", order())
     assert driver.events("scores") == [{"op": "c", "amount": 1.5, "sku": "A", "y": 3}]
+
+
+def test_debezium_deletions_are_skipped_by_a_schema_that_knows_none(tmp_path: Path, make: Make) -> None:
+    """A schema drafted from changes alone has no null, and deletions write null."""
+    fields = [{"name": "op", "type": "string"}, {"name": "after", "type": AFTER}]
+    (tmp_path / "schemas/change.avsc").write_text(json.dumps({"type": "record", "name": "Change", "fields": fields}))
+    driver = make(more=", envelope: debezium")
+    driver.send("changes", order(), {"op": "d", "after": None}, {"op": "u", "after": None})
+    assert [event["id"] for event in driver.events("scores")] == [7]
+    (letter,) = driver.dead_letters("changes")
+    assert letter.value == b'{"op":"u","after":null}'
+
+
+def test_what_follows_a_change_is_never_null(make: Make, tmp_path: Path) -> None:
+    """After the skip, `after` is there: its fields need no rule for null."""
+    make(more=", envelope: debezium")
+    text = (tmp_path / "t.yaml").read_text()
+    (tmp_path / "t.yaml").write_text(text.replace("{field: after.amount, missing: 0}", "after.amount"))
+    driver = TopologyDriver(tmp_path / "t.yaml", models=tmp_path / "models", schemas=tmp_path / "schemas")
+    driver.send("changes", order(), {"op": "c", "after": None})
+    assert driver.events("scores") == [{"score": 3, "id": 7, "sku": "A"}]
+    assert len(driver.dead_letters("changes")) == 1
+
+
+def test_debezium_operation_that_lacks_deletions_is_refused(make: Make, tmp_path: Path) -> None:
+    enum = {"type": "enum", "name": "Op", "symbols": ["c", "u", "r"], "default": "c"}
+    fields = [{"name": "op", "type": enum}, {"name": "after", "type": ["null", AFTER]}]
+    (tmp_path / "schemas/change.avsc").write_text(json.dumps({"type": "record", "name": "Change", "fields": fields}))
+    with pytest.raises(TopologyError, match="the enum 'op' lacks d and t"):
+        make(more=", envelope: debezium")
+
+
+def test_columns_and_frames_have_the_nested_answers(writes: Make, tmp_path: Path) -> None:
+    writes(FIELDS)
+    with penstock.open(tmp_path / "w.yaml", models=tmp_path / "models", schemas=tmp_path / "schemas") as plan:
+        made = plan.score({"op": ["c", "c"], "after": [order()["after"], None]})
+        assert made == {"op": ["c", "c"], "result.score": [3, 0], "of.id": [7, None], "failure": [None, None]}
