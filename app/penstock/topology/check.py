@@ -118,7 +118,9 @@ def _check_source(source: Source, schema: Schema, report: Report) -> None:
     if source.envelope == "debezium" and (found := schema.field(operation(schema) or "")) is not None:
         if found.symbols and not {*found.symbols} >= GONE:
             message = f"sources.{source.name}.envelope: the enum {found.name!r} lacks {' and '.join(sorted(GONE - {*found.symbols}))}"
-            report.add(source.at("envelope"), message, f"add them in {source.schema}, or declare a string: deletions are told by them")
+            report.add(
+                source.at("envelope"), message, f"add them in {source.schema}, or declare a string: they are how deletions are recognised"
+            )
     elif source.envelope == "debezium":
         message = f"sources.{source.name}.envelope: {source.schema} has no field 'op', nor 'payload.op'"
         report.add(source.at("envelope"), message, "declare it as a string: Debezium writes what the change was")
