@@ -25,8 +25,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -270,8 +270,8 @@ class _Cases(_Reader):
     def rules(self, value: Value, where: str, fields: Iterable[str]) -> dict[str, Rule]:
         if isinstance(value, Mapped) and not value.items:
             return {}
-        found = self.keys(value, f"what {where} holds", (), fields)
-        letter = fields is _LETTER
+        letter, known = fields is _LETTER, tuple(fields)
+        found = self.keys(_flat(value, known), f"what {where} holds", (), known)
         rules = {name: self.letter(name, item) if letter else rule(item, self.report) for name, item in found.items()}
         return {name: one for name, one in rules.items() if one is not None}
 
@@ -281,3 +281,18 @@ class _Cases(_Reader):
         if name == "stage" and value.text not in self.stages:
             self.unknown(value, "stage", self.stages)
         return contains(value) if name == "message" else rule(value, self.report)
+
+
+def _flat(value: Value, fields: Collection[str]) -> Value:
+    """Returns the mapping with `a.b` for the keys of a mapping under `a`, where such a field is written: answers are written either way."""
+    if not isinstance(value, Mapped):
+        return value
+    items: list[tuple[Scalar, Value]] = []
+    for key, item in value.items:
+        if isinstance(item, Mapped) and key.text not in fields and any(name.startswith(f"{key.text}.") for name in fields):
+            named = [(replace(inner, text=f"{key.text}.{inner.text}"), one) for inner, one in item.items]
+            flat = _flat(Mapped(tuple(named), item.mark, item.weight), fields)
+            items += flat.items if isinstance(flat, Mapped) else ()
+        else:
+            items.append((key, item))
+    return Mapped(tuple(items), value.mark, value.weight)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from penstock.schema import REQUIRED, Column, Field, Missing, Schema
+from penstock.schema import REQUIRED, Column, Field, Missing, Schema, innermost
 from penstock.signature import Tensor
 from penstock.topology.fit import Axes, converts, fills, fit, holds, joined, reshaped
 from penstock.topology.resolve import FromField, FromNode, Report, Target, Wire
@@ -224,7 +224,8 @@ class Feeder:
             return Missing()  # null cannot occur, so every such rule means the same column
         if field.default is not REQUIRED and field.default is not None:
             return Missing("fill", field.default)
-        fix = f"add a rule: {{field: {field.name}, missing: VALUE}}, or missing: {'nan' if dtype.startswith('float') else 'reject'}"
+        nan = "missing: nan, " if dtype.startswith("float") else ""
+        fix = f"add a rule: {{field: {field.name}, missing: VALUE}}, {nan}or missing: reject for a dead letter"
         self.report.add(ref.mark, f"{where}: the field {field.name!r} may be null, and a tensor cannot", fix)
         return Missing()
 
@@ -245,7 +246,7 @@ class Feeder:
         """Returns a field that is copied to a sink; null stays null."""
         field = self._field(target)
         if not field.dtype:
-            fix = "leave it out, or declare it with a type that has columns"
+            fix = _part_fix(field) or "leave it out, or declare it with a type that has columns"
             self.report.add(ref.mark, f"{where}: the field {field.name!r} is {described(field)}, which cannot be written", fix)
             return None
         shape = self._axes(ref, target.index, field, None, where)
@@ -301,11 +302,22 @@ def _level(parts: list[_Given]) -> list[_Given]:
     return [_Given(Part(part.part.column, 0), part.dtype, ()) if part.axes == (1,) and part.part.index is None else part for part in parts]
 
 
-def _dtype_fix(field: Field, dtype: str) -> str:
+def _part_fix(field: Field) -> str:
+    """Returns what to name instead of a field that holds others; "" for any other field."""
     if field.fields:
         return f"name a field inside it: {', '.join(f'{field.name}.{one.name}' for one in field.fields[:2])}, ..."
     if field.values is not None:
         return f"name a key of it: {field.name}.KEY"
+    if field.items is not None and innermost(field).fields:
+        return f"name an item's field: {field.name}[0].{innermost(field).fields[0].name}; all of them are no array that can be read"
+    if field.items is not None and field.items.optional:
+        return "declare its items without null: an event with a null item is a dead letter then"
+    return ""
+
+
+def _dtype_fix(field: Field, dtype: str) -> str:
+    if part := _part_fix(field):
+        return part
     if not field.dtype:
         return "declare the field with a type that a tensor can hold"
     kinds = [kind for kind in ("boolean", "int", "long", "float", "double", "string") if converts(Field("", kind), dtype)]

@@ -6,7 +6,7 @@ another node. Exactly one of them must exist; when there are several, the file m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from penstock.errors import Problem
@@ -127,7 +127,9 @@ class Names:
             self.report.add(node.mark, f"nodes.{node.name}: several things have the name of the input tensor `{tensor}`: {found}", fix)
         elif len(self.schemas) == len(self.topology.sources) and len(self.signatures) == len(self.topology.nodes):
             message = f"nodes.{node.name}: nothing feeds the input tensor `{tensor}`, and no field or output has its name"
-            self.report.add(node.mark, message, f"add inputs: {{{tensor.name}: FIELD or NODE.OUTPUT}}{hint}")
+            deeper = [path for schema in self.schemas.values() for path in _paths(schema, tensor.name)][:2]
+            what = " or ".join(deeper) or "FIELD or NODE.OUTPUT"
+            self.report.add(node.mark, message, f"add inputs: {{{tensor.name}: {what}}}{hint}")
         return None
 
     def _field(self, path: str, index: int | None, source: str | None = None) -> FromField:
@@ -195,6 +197,15 @@ class Names:
         yield from (field.name for schema in self.schemas.values() for field in schema.fields)
         yield from (node.name for node in self.topology.nodes)
         yield from (source.name for source in self.topology.sources)
+
+
+def _paths(schema: Schema, name: str) -> Iterator[str]:
+    """Yields the paths of the fields of this name inside the schema's records, and the records in these."""
+    for field in schema.fields:
+        for inside in field.fields:
+            if inside.name == name:
+                yield f"{field.name}.{name}"
+            yield from (f"{field.name}.{inside.name}.{name}" for one in inside.fields if one.name == name)
 
 
 def _closest(path: str, schemas: Iterable[Schema]) -> str:

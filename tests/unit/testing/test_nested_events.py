@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 import penstock
-from penstock.errors import TopologyError
+from penstock.errors import ConfigError, TopologyError
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import models
+from penstock.testing.case_file import read_cases
+from penstock.testing.cases import run_case
 from penstock.testing.driver import TopologyDriver
 
 TOPOLOGY = """\
@@ -307,3 +309,53 @@ def test_columns_and_frames_have_the_nested_answers(writes: Make, tmp_path: Path
     with penstock.open(tmp_path / "w.yaml", models=tmp_path / "models", schemas=tmp_path / "schemas") as plan:
         made = plan.score({"op": ["c", "c"], "after": [order()["after"], None]})
         assert made == {"op": ["c", "c"], "result.score": [3, 0], "of.id": [7, None], "failure": [None, None]}
+
+
+EITHER = """\
+cases:
+  - name: a change
+    given: {changes: [{op: c, after: {id: 7, amount: 2, items: []}}]}
+    expect: {scores: [{result: {score: 4}, of.id: 7}]}
+  - name: another
+    given: {changes: [{op: c, after: null}]}
+    expect: {scores: [{result.score: 0, of: {id: null}}]}
+"""
+
+
+def test_expected_fields_inside_records_are_written_either_way(writes: Make, tmp_path: Path) -> None:
+    writes(FIELDS)
+    (tmp_path / "w.test.yaml").write_text(EITHER)
+    cases = read_cases(tmp_path / "w.test.yaml", models=tmp_path / "models", schemas=tmp_path / "schemas")
+    assert [[*run_case(cases.driver, case)] for case in cases.cases] == [[], []]
+    (tmp_path / "w.test.yaml").write_text("cases:\n- {name: a, given: {changes: []}, expect: {scores: [{result: {scor: 4}}]}}\n")
+    with pytest.raises(ConfigError, match=r"unknown key 'result\.scor'"):
+        read_cases(tmp_path / "w.test.yaml", models=tmp_path / "models", schemas=tmp_path / "schemas")
+
+
+@pytest.mark.parametrize(
+    ("amount", "says"),
+    [
+        ("after.items", "name an item's field: after.items[0].price"),
+        ("header.x-y", "float32 takes boolean, int, long"),
+    ],
+)
+def test_hints_name_what_can_be_read(make: Make, amount: str, says: str) -> None:
+    with pytest.raises(TopologyError) as caught:
+        make(amount)
+    assert says in str(caught.value)
+
+
+def test_tensor_that_nothing_feeds_is_told_of_fields_inside_others(make: Make, tmp_path: Path) -> None:
+    make()
+    inside = {"type": "record", "name": "R", "fields": [{"name": "x", "type": "float"}]}
+    (tmp_path / "schemas/change.avsc").write_text(
+        json.dumps(
+            {"type": "record", "name": "Change", "fields": [{"name": "before", "type": ["null", inside]}, {"name": "after", "type": "R"}]}
+        )
+    )
+    (tmp_path / "t.yaml").write_text(
+        "topology: t\nsources: {c: {topic: c, schema: change.avsc}}\nnodes: {n: {kind: model, model: double@1}}\n"
+        "sinks: {s: {topic: s, fields: {y: n}}}\n"
+    )
+    with pytest.raises(TopologyError, match=r"add inputs: \{x: before.x or after.x\}"):
+        TopologyDriver(tmp_path / "t.yaml", models=tmp_path / "models", schemas=tmp_path / "schemas")
