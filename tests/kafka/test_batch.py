@@ -108,3 +108,18 @@ def test_command_writes_what_the_stream_would_publish(
     assert (code, capfd.readouterr().out) == (0, "16 events read, 16 outputs, 0 dead letters\n")
     written = [json.loads(line) for line in Path("out/doubled.ndjson").read_text().splitlines()]
     assert sorted((one["x"], one["y"]) for one in written) == [(float(n), 2.0 * n) for n in range(16)]
+
+
+def test_a_schema_is_drafted_from_a_topic(broker: Broker, capsys: pytest.CaptureFixture[str]) -> None:
+    """With tombstones, and frames of a schema registry, which are passed over; what is not JSON is named by its offset."""
+    topic = unique("drafted")
+    create_topics(broker, {topic: 1})
+    values = [b'{"id": 1, "after": {"x": 2.5}}', None, b'\0\0\0\0\7{"id": 2, "after": null}', b"\2avro"]
+    produce(broker, [Record(topic, value, partition=0) for value in values])
+    assert main(["schema", "infer", f"kafka://{topic}", "--limit", "3", "--brokers", broker.bootstrap]) == 0
+    fields = {field["name"]: field["type"] for field in json.loads(capsys.readouterr().out)["fields"]}
+    inner = {"type": "record", "name": "After", "fields": [{"name": "x", "type": "double"}]}
+    assert fields == {"id": "long", "after": ["null", inner]}
+    assert main(["schema", "infer", f"kafka://{topic}", "--brokers", broker.bootstrap]) == 2
+    assert f"{topic}, offset 3: not JSON" in capsys.readouterr().err
+    assert main(["schema", "infer", f"kafka://{unique('none')}", "--brokers", broker.bootstrap]) == 5

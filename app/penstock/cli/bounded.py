@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from penstock.transports.checkpoint import Checkpoint
     from penstock.transports.files import FileSink
 
-__all__ = ["Part", "bounded_options", "run_bounded"]
+__all__ = ["KAFKA", "Part", "bounded_options", "run_bounded"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 KAFKA: Final = "kafka://"

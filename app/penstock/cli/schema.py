@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 from rich.markup import escape
 
+from penstock.cli.bounded import KAFKA
+from penstock.cli.options import CONNECTION, with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
 from penstock.cli.schema_registry import pull, push
 from penstock.codecs import decoder, load_schema
@@ -18,7 +21,9 @@ from penstock.codecs.infer import infer as infer_schema
 from penstock.control import messages
 from penstock.control import status as records
 from penstock.errors import Problem, SchemaError
+from penstock.record import RecordLike
 from penstock.schema import REQUIRED, Field, Schema, innermost
+from penstock.settings import Settings
 from penstock.topology.language import json_schema
 
 __all__ = ["schema"]
@@ -101,20 +106,29 @@ def check(files: tuple[Path, ...], events: Path | None, form: str) -> int:
 
 
 @schema.command(short_help="Propose a schema from sample events.")
-@click.argument("events", type=_EXISTING)
+@click.argument("events", metavar="FILE|kafka://TOPIC")
 @click.option("--name", default="Event", show_default=True, help="Name of the record.")
-def infer(events: Path, name: str) -> None:
-    """Propose a schema from sample EVENTS, JSON objects, one per line. Edit the result: a sample does not show every case.
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=1_000, show_default=True, metavar="N", help="At most so many events of a topic."
+)
+@with_settings(*CONNECTION)
+def infer(events: str, name: str, limit: int, settings: Settings) -> None:
+    """Propose a schema from sample events: a file of JSON objects, one per line, or the first events of a topic.
 
-    Objects become records, whose fields a topology names by path (after.amount), and names that Avro does not allow become aliases. What
-    cannot be used (no value, values of several types) is left out, with a note.
+    \b
+      penstock schema infer sample.ndjson > schemas/mine.avsc
+      penstock schema infer kafka://orders --limit 500 > schemas/order.avsc
+
+    Edit the result: a sample does not show every case. Objects become records, whose fields a topology names by path (after.amount), and
+    names that Avro does not allow become aliases. What cannot be used (no value, values of several types) is left out, with a note.
     """
-    proposed, notes = infer_schema(_parsed(events), name)
+    topic = events.removeprefix(KAFKA) if events.startswith(KAFKA) else ""
+    proposed, notes = infer_schema(_sampled(topic, settings, limit) if topic else _parsed(_file(events)), name)
     print_json(proposed)
     for note in notes:
         err.print(f"left out: {note}", markup=False)
-    what = f"{len(proposed['fields'])} fields. Check the types and what may be null, then: penstock schema check FILE --events {events}"
-    err.print(what, markup=False)
+    then = "name it in a topology" if topic else f"penstock schema check FILE --events {events}"
+    err.print(f"fields: {len(proposed['fields'])}. Check the types, the sizes and what may be null, then: {then}", markup=False)
 
 
 @schema.command(short_help="Print the JSON Schema of topology files.")
@@ -183,6 +197,35 @@ def _parsed(events: Path) -> Iterator[Any]:
             yield json.loads(line, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
             raise SchemaError(Problem(str(events), number, 1, f"not JSON: {error}", "write one JSON object per line")) from None
+
+
+def _file(name: str) -> Path:
+    return cast(Path, _EXISTING.convert(name, None, None))
+
+
+def _sampled(topic: str, settings: Settings, limit: int) -> Iterator[Any]:
+    """Yields the first events of a topic that have a value; a frame of a schema registry before JSON is passed over."""
+    from penstock.codecs.framing import FRAME
+    from penstock.transports.kafka.extent import KafkaExtent
+
+    async def read() -> list[RecordLike]:
+        extent, found = KafkaExtent(settings, topic, limit=limit), []
+        await extent.begin()
+        try:
+            while spans := await extent.take(limit):
+                found += [record for span in spans for record in span.records]
+        finally:
+            await extent.close()
+        return found
+
+    for record in asyncio.run(read()):
+        if (value := record.value) is None:
+            continue
+        try:
+            yield json.loads(value[FRAME:] if value[:1] == b"\0" else value, parse_constant=_refuse)
+        except (ValueError, RecursionError) as error:
+            fix = "what is Avro has a schema already: `penstock schema pull` takes it from a registry"
+            raise SchemaError(Problem(f"{topic}, offset {record.offset}", 0, 0, f"not JSON: {error}", fix)) from None
 
 
 def _refuse(constant: str) -> None:
