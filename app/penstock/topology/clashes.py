@@ -23,7 +23,7 @@ def clashes(topology: Topology) -> Iterator[Finding]:
             yield node.mark, f"{node.name!r} is a node here and a source on line {line}", "rename one, so that a reference means one thing"
         yield from kind_of(node).clashes(node)
     for source in topology.sources:
-        if source.coerce and source.format != "json":
+        if source.coerce and not source.format.startswith("json"):
             message = f"sources.{source.name}.coerce: {source.format} writes every value by its type"
             yield source.at("coerce"), message, "remove it; it is for json"
     for sink in topology.sinks:
