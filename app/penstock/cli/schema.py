@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import click
 from rich.markup import escape
@@ -22,7 +22,7 @@ from penstock.control import messages
 from penstock.control import status as records
 from penstock.errors import Problem, SchemaError
 from penstock.record import RecordLike
-from penstock.schema import REQUIRED, Field, Schema, innermost
+from penstock.schema import REQUIRED, Coercion, Field, Schema, innermost
 from penstock.settings import Settings
 from penstock.topology.language import json_schema
 
@@ -81,8 +81,11 @@ def show(file: Path, form: str) -> None:
 @schema.command(short_help="Check schema files, and events against one.")
 @click.argument("files", nargs=-1, required=True, type=_EXISTING)
 @click.option("--events", type=_EXISTING, help="JSON events, one per line, to compare with the schema (one FILE then).")
+@click.option(
+    "--coerce", multiple=True, type=click.Choice(get_args(Coercion)), help="What the source may accept otherwise, as in a topology."
+)
 @format_option
-def check(files: tuple[Path, ...], events: Path | None, form: str) -> int:
+def check(files: tuple[Path, ...], events: Path | None, coerce: tuple[Coercion, ...], form: str) -> int:
     """Check schema files, and events against one; exit 1 when an event is not valid.
 
     Lists every problem of every file, and every bad event with its line and the reason.
@@ -90,7 +93,7 @@ def check(files: tuple[Path, ...], events: Path | None, form: str) -> int:
     if events is not None and len(files) > 1:
         raise click.UsageError("--events compares events with one schema; give one FILE")
     found = _load(files)
-    total, bad = _check_events(found[0], events) if events is not None else (0, [])
+    total, bad = _check_events(found[0], events, coerce) if events is not None else (0, [])
     if form == "json":
         print_json(
             {"schemas": [each.path for each in found], "events": total, "bad": [{"line": line, "reason": reason} for line, reason in bad]}
@@ -126,9 +129,10 @@ def infer(events: str, name: str, limit: int, settings: Settings) -> None:
     proposed, notes = infer_schema(_sampled(topic, settings, limit) if topic else _parsed(_file(events)), name)
     print_json(proposed)
     for note in notes:
-        err.print(f"left out: {note}", markup=False)
+        err.print(note, markup=False)
     then = "name it in a topology" if topic else f"penstock schema check FILE --events {events}"
-    err.print(f"fields: {len(proposed['fields'])}. Check the types, the sizes and what may be null, then: {then}", markup=False)
+    guessed = "Whole numbers became long, and arrays of one length got that size: change these where other events may differ"
+    err.print(f"fields: {len(proposed['fields'])}. {guessed}; then: {then}", markup=False)
 
 
 @schema.command(short_help="Print the JSON Schema of topology files.")
@@ -175,9 +179,9 @@ def _lines(events: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, line.rstrip(b"\r\n")
 
 
-def _check_events(found: Schema, events: Path) -> tuple[int, list[tuple[int, str]]]:
+def _check_events(found: Schema, events: Path, coerce: Collection[Coercion]) -> tuple[int, list[tuple[int, str]]]:
     """Returns the number of events, and the line and reason of each bad event."""
-    decode = decoder("json", found, []).decode
+    decode = decoder("json", found, [], coerce=coerce).decode
     total, bad = 0, []
     for chunk in _chunks(_lines(events)):
         total += len(chunk)

@@ -17,12 +17,14 @@ _NEITHER: Final = re.compile(r"[^A-Za-z0-9]+")
 _MOST: Final = 1_000  # fields; an object with more names than this has keys, not fields
 _LIST: Final = "[]"
 _DEEPEST: Final = 32
+_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}|$)")
+_STAMP: Final = '{"type": "long", "logicalType": "timestamp-millis"}'
 _SIMPLE: Final = {frozenset({bool}): "boolean", frozenset({str}): "string"}
 _LARGEST: Final = sys.float_info.max
 
 
 def infer(events: Iterable[Any], name: str) -> tuple[dict[str, Any], list[str]]:
-    """Returns an Avro record schema that all the events (parsed JSON objects) fit, and a note for each field that is left out.
+    """Returns an Avro record schema that all the events (parsed JSON objects) fit, and notes: what is left out, and texts that are dates.
 
     Objects become records, and names that are no Avro names become aliases. A field that is null or absent in some event is optional, with
     null as its default; numbers are `long` or `double`; an array that always has the same length has that `size`. Left out are fields
@@ -81,6 +83,8 @@ class _Draft:
         kinds = frozenset(type(value) for value in present)
         if not present:
             return self._left_out(path, "is null in every event")
+        if kinds == {str} and all(_DATE.match(value) for value in present):
+            self._notes.append(f"{path!r} has dates: for an event time, declare {_STAMP} and coerce: [dates] at the source")
         if kinds in _SIMPLE:
             return _SIMPLE[kinds]
         if kinds <= {int, float}:
@@ -115,7 +119,7 @@ class _Draft:
         return {"type": "array", "items": ["null", inner] if optional else inner, **sized}
 
     def _left_out(self, path: str, why: str) -> None:
-        self._notes.append(f"{path!r} {why}")
+        self._notes.append(f"left out: {path!r} {why}")
 
 
 def _kind(kind: type) -> str:

@@ -160,6 +160,19 @@ def test_inferred_schema_has_records_and_aliases_and_leaves_out_what_it_cannot_u
     assert shown["after"] == "nothing"
 
 
+def test_dates_of_a_draft_are_noted_and_checked_as_the_source_would(run: Run) -> None:
+    events = [{"at": "2026-11-29T08:00:00Z", "n": 1, "day": "soon"}, {"at": "2026-11-29", "n": 2.0, "day": "2026-11-29"}]
+    Path("events.ndjson").write_text("\n".join(map(json.dumps, events)))
+    done = run("infer", "events.ndjson")
+    assert "'at' has dates: for an event time, declare" in done.err
+    assert "'day'" not in done.err
+    stamp = {"type": "long", "logicalType": "timestamp-millis"}
+    fields = [{"name": "at", "type": stamp}, {"name": "n", "type": "long"}, {"name": "day", "type": "string"}]
+    Path("mine.avsc").write_text(json.dumps({"type": "record", "name": "Event", "fields": fields}))
+    assert run("check", "mine.avsc", "--events", "events.ndjson").out.endswith("2 events, 2 bad\n")
+    assert run("check", "mine.avsc", "--events", "events.ndjson", "--coerce", "dates", "--coerce", "whole_numbers").code == 0
+
+
 def test_topology_prints_the_json_schema_of_topology_files(run: Run) -> None:
     assert "sources" in run("topology").json["properties"]
 
