@@ -413,17 +413,24 @@ class Compiler:
             raise Unresolved(name, self._now.expression.at(node))
         if local and local[1] in self._made:
             self._scope.local(local[1], self._now.expression.at(node))
+        if local and local[1] in self._known and self._known[local[1]].nullable and local[1] not in self._made:
+            raise self._null(name, node)
         if local and (local[1] in self._made or local[1] in self._known):
             made = self._made.get(local[1]) or self._given(local[1], self._known[local[1]], node)
             return made if local[2] is None else self._element(node, made, int(local[2]))
         given = self.given(name, node)
         if given.nullable:
-            fix = f"coalesce({name}, VALUE) replaces it, missing({name}) tests for it"
-            raise self.fault(node, f"{name!r} may be null, and null has no value", fix)
+            raise self._null(name, node)
         return self._given(name, given, node)
 
+    def _null(self, name: str, node: ast.AST) -> ExpressionError:
+        fix = f"coalesce({name}, VALUE) replaces it, missing({name}) tests for it"
+        return self.fault(node, f"{name!r} may be null, and null has no value", fix)
+
     def given(self, name: str, node: ast.AST) -> Given:
-        """Returns what a reference of the scope gives. Raises Unresolved."""
+        """Returns what a reference of the scope, or a named input, gives. Raises Unresolved."""
+        if name in self._known and name not in self._made:
+            return self._known[name]
         at = self._now.expression.at(node)
         found = self._scope.given(name, at)
         if found is None:
@@ -431,7 +438,8 @@ class Compiler:
         return found
 
     def is_local(self, name: str) -> bool:
-        return name in self._made or name in self._known
+        """Whether the name is an output, or an input that is never null."""
+        return name in self._made or (name in self._known and not self._known[name].nullable)
 
     def _given(self, name: str, given: Given, node: ast.AST, tensor: str = "", fill: Any = None) -> Typed:
         if len(given.shape) > 1:

@@ -359,3 +359,31 @@ def test_tensor_that_nothing_feeds_is_told_of_fields_inside_others(make: Make, t
     )
     with pytest.raises(TopologyError, match=r"add inputs: \{x: before.x or after.x\}"):
         TopologyDriver(tmp_path / "t.yaml", models=tmp_path / "models", schemas=tmp_path / "schemas")
+
+
+NAMED = """\
+topology: named
+sources:
+  orders: {{topic: orders, schema: order.avsc, format: {format}}}
+nodes:
+  who:
+    kind: rule
+    inputs: {{tenant: header.x-tenant}}
+    outputs:
+      name: coalesce(tenant, key, 'nobody')
+      known: not missing(tenant)
+sinks:
+  s: {{topic: s, fields: {{name: who.name, known: who.known}}}}
+"""
+
+
+@pytest.mark.parametrize("format", ["json", "avro"])
+def test_named_input_of_a_rule_stays_null(beside: Make, tmp_path: Path, format: str) -> None:
+    """So a header whose name is no name in an expression can be replaced, and tested, there."""
+    beside()
+    (tmp_path / "r.yaml").write_text(NAMED.format(format=format))
+    driver = TopologyDriver(tmp_path / "r.yaml", models=tmp_path / "models", schemas=tmp_path / "schemas")
+    driver.send("orders", {"amount": 1}, headers=[("x-tenant", b"a")])
+    driver.send("orders", {"amount": 1}, key=b"k")
+    driver.send("orders", {"amount": 1})
+    assert driver.events("s") == [{"name": "a", "known": True}, {"name": "k", "known": False}, {"name": "nobody", "known": False}]

@@ -190,7 +190,7 @@ def test_expression_that_needs_quotes_gets_that_advice(expression: str, advice: 
     ("inputs", "expression", "expected"),
     [
         ("{d: discuont}", "d > 1", "7:17: nodes.desk.inputs.d: 'discuont' is neither a field nor a node (did you mean 'discount'?)"),
-        ("{d: discount}", "d > 1", "7:17: nodes.desk.inputs.d: the field 'discount' may be null, and a tensor cannot"),
+        ("{d: discount}", "d > 1", "9:10: nodes.desk.outputs.y: 'd' may be null, and null has no value (coalesce(d, VALUE) replaces it"),
         ("{d: amount, e: items}", "d > 1", "7:25: nodes.desk.inputs: no output reads 'e' (name it in an expression, or remove it)"),
         ("{y: amount}", "y > 1", "9:7: nodes.desk.outputs: 'y' is an output here and an input on line 7"),
         ("{d: [amount, country]}", "d[0] > 1", "7:14: nodes.desk.inputs.d: amount, country do not go together (stack scalars of one type)"),

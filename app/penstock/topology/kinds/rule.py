@@ -7,6 +7,7 @@ the same graph for each. Null reaches an expression only in `coalesce` and `miss
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from penstock.expressions import MAX_LENGTH, Compiler, ExpressionError, Given, Graph, Unresolved, parse
@@ -93,6 +94,8 @@ class RuleKind(Kind[RuleNode]):
                 found = rule.ref(read.name, rule.outputs[read.first].at(read.at))
                 missing = None if read.fill is None else Missing("fill", read.fill)
                 entry = Input(read.tensor.name, (found,), missing=missing, mark=found.mark)
+            elif read.fill is not None:
+                entry = replace(entry, tensor=read.tensor.name, missing=Missing("fill", read.fill))
             wires.append(Wire(read.tensor, entry, names.targets(entry.refs, f"nodes.{node.name}.inputs.{entry.tensor}")))
         return wires
 
@@ -206,6 +209,8 @@ class _Rule:
             if part is None:
                 return None
             parts.append(part)
+        if not entry.stacked and entry.missing is None:
+            return parts[0]  # null stays null, for `coalesce` and `missing`
         dtype = _together([part.dtype for part in parts])
         shape = joined([() if part.shape == (1,) else part.shape for part in parts]) if entry.stacked else parts[0].shape
         if dtype is None or shape is None:
