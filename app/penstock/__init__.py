@@ -30,7 +30,6 @@ if TYPE_CHECKING:
         TopologyError,
         TransportError,
     )
-    from penstock.library import Scorer, open
     from penstock.model.artifact import Artifact
     from penstock.model.golden import GoldenRecord
     from penstock.model.quarantine import quarantine
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from penstock.record import Position, Record
     from penstock.registry.directory import DirectoryRegistry
     from penstock.schema import Schema
+    from penstock.scorer import Scorer, open
     from penstock.settings import Settings
     from penstock.testing.broker import Broker, open_broker
     from penstock.testing.driver import TopologyDriver
@@ -96,7 +96,7 @@ _HOMES = {
     "RecordError": "errors",
     "Schema": "schema",
     "SchemaError": "errors",
-    "Scorer": "library",
+    "Scorer": "scorer",
     "Session": "model.session",
     "Settings": "settings",
     "SettingsError": "errors",
@@ -105,7 +105,7 @@ _HOMES = {
     "TopologyError": "errors",
     "TransportError": "errors",
     "load_schema": "codecs",
-    "open": "library",
+    "open": "scorer",
     "open_broker": "testing.broker",
     "parse": "topology.parse",
     "parse_text": "topology.parse",

@@ -287,7 +287,7 @@ def _inside(answer: Any, path: str) -> Any:
 class _Watch:
     """Notes the place of each record that failed, and why."""
 
-    name = "library"
+    name = "scorer"
 
     def __init__(self) -> None:
         self.seen: list[tuple[bytes, RecordError]] = []

@@ -17,8 +17,8 @@ import pytest
 
 import penstock
 from penstock.errors import ConfigError, DecodeError, InferenceError, SettingsError, TopologyError
-from penstock.library import Scorer
 from penstock.registry.directory import DirectoryRegistry
+from penstock.scorer import Scorer
 from penstock.testing import models
 from penstock.testing.driver import TopologyDriver
 
