@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from penstock.expressions import ExpressionError, parse
@@ -146,6 +146,8 @@ def _plain(text: str, row: dict[str, Any]) -> Any:
 @given(st.one_of(_number(3), _truth(3)), st.lists(ROW, min_size=1, max_size=6))
 @example("where((i % j) == 0, float(f), float(i // j))", [ZEROS])
 def test_compiled_is_what_python_gives_row_by_row(text: str, rows: list[dict[str, Any]]) -> None:
+    error = _error(text)
+    assume(error is None or "has no value" not in error.message)  # a division by a constant 0 is refused when it is compiled
     graph = compiled(y=text)
     found = run(graph, {name: [row[name] for row in rows] for name in rows[0]})["y"]
     wanted = [_plain(text, row) for row in rows]
