@@ -25,7 +25,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[impor
 from penstock.errors import ModelCorrupt
 from penstock.model.foreign import check_foreign
 
-__all__ = ["CONTRIB", "DOMAINS", "MAX_BYTES", "check_contents", "check_texts", "messages"]
+__all__ = ["CONTRIB", "DOMAINS", "MAX_BYTES", "check_contents", "check_texts", "messages", "parsed"]
 
 DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 CONTRIB: Final = frozenset({
@@ -39,15 +39,22 @@ RESERVED: Final = ("ai.onnx", "com.microsoft", "com.ms")  # domains of operators
 MAX_BYTES: Final = 512 * 1024 * 1024
 
 
-def check_contents(data: bytes, *, label: str = "the model", max_bytes: int = MAX_BYTES) -> None:
-    """Raises ModelCorrupt that names the tensor or operator, unless `data` is a self-contained ONNX file with standard operators only."""
+def parsed(data: bytes, label: str, max_bytes: int) -> onnx.ModelProto:
+    """Returns the file as a message. Raises ModelCorrupt for one that is too large, of another format, or damaged."""
     if len(data) > max_bytes:
         raise ModelCorrupt(f"{label} has {len(data):,} bytes, the limit is {max_bytes:,}")
     check_foreign(data, label)
+    model = onnx.ModelProto()
     try:
-        model = onnx.ModelProto.FromString(data)
+        model.ParseFromString(data)
     except DecodeError as error:
         raise ModelCorrupt(f"{label} is not an ONNX file, or it is truncated: {error}") from error
+    return model
+
+
+def check_contents(data: bytes, *, label: str = "the model", max_bytes: int = MAX_BYTES) -> None:
+    """Raises ModelCorrupt that names the tensor or operator, unless `data` is a self-contained ONNX file with standard operators only."""
+    model = parsed(data, label, max_bytes)
     if not model.HasField("graph") or not model.graph.node:
         raise ModelCorrupt(f"{label} is not an ONNX file: it contains no graph")
     if model.training_info:

@@ -23,13 +23,11 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]  # its types are in another package
 from onnx import TensorProto, helper
 
 from penstock.errors import ConfigError, ModelCorrupt
 from penstock.host import read_regular
-from penstock.model.contents import MAX_BYTES, check_texts, messages
-from penstock.model.foreign import check_foreign
+from penstock.model.contents import MAX_BYTES, check_texts, messages, parsed
 
 __all__ = ["LOCALES", "Intake", "take_in"]
 
@@ -61,13 +59,7 @@ def take_in(data: bytes, *, file: Path | None = None, outputs: Sequence[str] = (
     not have.
     """
     label = "the model" if file is None else str(file)
-    if len(data) > max_bytes:
-        raise ModelCorrupt(f"{label} has {len(data):,} bytes, the limit is {max_bytes:,}")
-    check_foreign(data, label)
-    try:
-        model = onnx.ModelProto.FromString(data)
-    except DecodeError as error:
-        raise ModelCorrupt(f"{label} is not an ONNX file, or it is truncated: {error}") from error
+    model = parsed(data, label, max_bytes)
     check_texts(model, label)
     changes = [] if file is None else _merge(model, file, max_bytes - len(data))
     graph = model.graph

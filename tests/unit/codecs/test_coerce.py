@@ -1,4 +1,4 @@
-"""What JSON may write otherwise than the schema has it, where the source says so."""
+"""`coerce`: what JSON may write otherwise than the schema has it."""
 
 from __future__ import annotations
 
