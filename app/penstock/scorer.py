@@ -200,7 +200,7 @@ class Scorer:
                     failed.setdefault(rows[place], error)
             finally:
                 topics.clear()
-                self._watch.seen.clear()
+                self._watch.clear()
         only = entry.sinks[0] if len(entry.sinks) == 1 else ""
         return [Failure(row, failed[row]) if row in failed else one.get(only, {}) if only else one for row, one in enumerate(answers)]
 
@@ -216,7 +216,7 @@ class Scorer:
             row = rows[_place(record)] = rows[came]
             answer = answers[row]
             # The sinks of one topic write one after the other. (Where one of them has failed, so has the event.)
-            sink = next((one for one in sinks if one not in answer), sinks[-1])
+            sink = next((one for one in sinks if one not in answer and (came, one) not in self._watch.left_out), sinks[-1])
             answer[sink] = self._readers[sink](record.value or b"")
 
 
@@ -285,18 +285,28 @@ def _inside(answer: Any, path: str) -> Any:
 
 
 class _Watch:
-    """Notes the place of each record that failed, and why."""
+    """Notes the place of each record that failed, and why; and each that a sink's `when` leaves out, with the sink."""
 
     name = "scorer"
 
     def __init__(self) -> None:
         self.seen: list[tuple[bytes, RecordError]] = []
+        self.left_out: set[tuple[bytes, str]] = set()
+
+    def clear(self) -> None:
+        self.seen.clear()
+        self.left_out.clear()
 
     def saw(self, stage: Stage, batch: Batch, failures: Sequence[Failure], *, generation: int) -> None:
         """See `Observer.saw`."""
-        if failures and batch.origin is not None:
-            places = batch.origin.positions
-            self.seen += [(places[one.row].replace(":", "/").encode(), one.error) for one in failures]
+        chosen = [(output.emit.sink.name, output.emit.when) for output in stage.outputs if output.emit.when is not None]
+        if not (failures or chosen) or batch.origin is None:
+            return
+        places = [one.replace(":", "/").encode() for one in batch.origin.positions]
+        self.seen += [(places[one.row], one.error) for one in failures]
+        numbers = np.arange(batch.size) if batch.rows is None else batch.rows
+        for sink, when in chosen if batch.size else ():
+            self.left_out.update((places[row], sink) for row in numbers[~batch.columns[when]].tolist())
 
 
 def _reached(source: Source, stages: Iterable[Stage]) -> list[Stage]:

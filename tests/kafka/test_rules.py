@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from penstock.registry.directory import DirectoryRegistry
-from penstock.testing import Broker
+from penstock.testing import Broker, read_all
 from penstock.testing.models import linear
 from tests.kafka.running import Job, make_job
 from tests.kafka.test_explain import release
@@ -58,3 +58,23 @@ def test_release_of_a_model_changes_what_a_rule_reads(broker: Broker, tmp_path: 
     assert [one[0] for one in versions] == ["double=double@1", "double=double@2"]
     assert versions[0][1] == versions[1][1]
     assert versions[0][1].startswith("desk=rule:")
+
+
+def test_release_of_a_model_changes_which_events_are_written(broker: Broker, tmp_path: Path) -> None:
+    """Events that a condition leaves out are finished and committed like the others, and a dead letter is one row's alone."""
+    job = made(broker, tmp_path)
+    text = job.file.read_text().replace("sinks:", "  desk: {kind: rule, when: double > 3, outputs: {z: 12 / (double - 8)}}\nsinks:")
+    job.file.write_text(text.replace("id, y: double}", "id, y: double, z: desk.z}, when: desk"))
+    DirectoryRegistry(job.folder / "models").publish("double", linear([4.0]))
+    with job.run("--unsigned-control") as worker:
+        job.send([2, 3])
+        job.wait_until_committed(2, worker)
+        assert job.answers() == []
+        release(job, {"double": "double@2"})
+        job.send([2, 4, 1, 3])
+        job.wait_until_committed(6, worker)
+        assert worker.stop() == 0, worker.log
+    events = [json.loads(one.value or b"") for one in job.answers()]
+    assert [(one["y"], one["z"]) for one in events] == [(4.0, -3.0), (6.0, -6.0)]
+    (letter,) = read_all(broker, job.dead)
+    assert dict(letter.headers)["penstock-node"] == b"desk"

@@ -26,7 +26,7 @@ from penstock.topology.find import find
 from penstock.topology.kinds import kind_of
 from penstock.topology.parameters import shown
 from penstock.topology.parse import parse
-from penstock.topology.spec import ModelNode
+from penstock.topology.spec import ModelNode, When
 from penstock.topology.wiring import Emit, Feed, Input, Part, Stage, Step
 
 __all__ = ["draw", "plan", "validate"]
@@ -65,6 +65,7 @@ def validate(ctx: click.Context, /, topology: Path, settings: Settings, live: bo
     if live:
         ctx.exit(_live(loaded, settings, form))
     counts = {part: len(getattr(loaded.topology, part)) for part in ("sources", "nodes", "sinks")}
+    counts["nodes"] -= len(loaded.topology.conditions)
     if form == "json":
         print_json({"valid": True, "problems": [], "topology": loaded.topology.name, **counts})
     else:
@@ -100,7 +101,9 @@ def _live(loaded: Loaded, settings: Settings, form: str) -> int:
 @click.command()
 @_file
 @with_settings("models", "schemas", "schema_registry_url")
-@click.option("--rules", type=click.Path(path_type=Path, file_okay=False), help="Write the graph of each rule there, as NODE.onnx.")
+@click.option(
+    "--rules", type=click.Path(path_type=Path, file_okay=False), help="Write the graph of each rule there, as NODE.onnx or NAME.when.onnx."
+)
 @format_option
 def plan(topology: Path, settings: Settings, rules: Path | None, form: str) -> None:
     """Show what running TOPOLOGY does, stage by stage: the columns read, the steps in order, the topics written."""
@@ -140,7 +143,7 @@ def _write_rules(loaded: Loaded, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for node, graph in loaded.wiring.graphs.items():
-            write_whole(folder / f"{node}.onnx", graph.model, mode=0o644)
+            write_whole(folder / f"{node.replace('?', '.when')}.onnx", graph.model, mode=0o644)
     except OSError as error:
         raise ConfigError(f"--rules {folder}: {error.strerror or error}") from error
 
@@ -182,6 +185,7 @@ def _step(step: Step, loaded: Loaded) -> dict[str, Any]:
         "inputs": {feed.tensor.name: [_part(part) for part in feed.parts] for feed in step.feeds if feed.parts},
         "parameters": {feed.tensor.name: feed.constant for feed in step.feeds if not feed.parts},
         "outputs": [tensor.name for tensor in step.outputs],
+        **({} if node.when is None else {"when": node.when.like or node.when.condition}),
     }
 
 
@@ -194,6 +198,7 @@ def _sink(emit: Emit) -> dict[str, Any]:
         "schema": sink.schema,
         "key": None if emit.key is None else _part(emit.key),
         "fields": {field.name: {"from": _part(field.part), "type": _type(field.dtype, field.shape)} for field in emit.fields},
+        **({} if sink.when is None else {"when": sink.when.like or sink.when.condition}),
     }
 
 
@@ -203,12 +208,13 @@ def _print_stage(stage: Stage, loaded: Loaded) -> None:
     steps = table("steps", "", "node", "model", "inputs", "outputs read")
     for number, step in enumerate(stage.steps, 1):
         outputs = "\n".join(str(tensor) for tensor in step.outputs)
-        _add(steps, str(number), step.node.name, _computed_by(step, loaded), "\n".join(map(_fed, step.feeds)), outputs)
+        name = step.node.name + _only(step.node.when)
+        _add(steps, str(number), name, _computed_by(step, loaded), "\n".join(map(_fed, step.feeds)), outputs)
     sinks = table("sinks", "sink", "topic", "format", "key", "fields")
     for emit in stage.emits:
         fields = "\n".join(f"{field.name} <- {_part(field.part)}" for field in emit.fields)
         key = "the input's" if emit.key is None else _part(emit.key)
-        _add(sinks, emit.sink.name, emit.sink.topic, emit.sink.format, key, fields)
+        _add(sinks, emit.sink.name + _only(emit.sink.when), emit.sink.topic, emit.sink.format, key, fields)
     for each in (steps, sinks):
         out.print(each)
         out.print()
@@ -236,6 +242,11 @@ def _computed_by(step: Step, loaded: Loaded) -> str:
         return kind_of(node).detail(node)
     model = f"{node.model.name}@{loaded.artifacts[node.name].version}"
     return model if model == str(node.model) else f"{model} ({node.model.version})"
+
+
+def _only(when: When | None) -> str:
+    """Returns the line below the name of what is for some events only."""
+    return "" if when is None else f"\nwhen {when.like or when.condition}"
 
 
 def _add(made: Table, *cells: str) -> None:

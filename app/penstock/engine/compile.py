@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Final
 
@@ -127,9 +128,28 @@ def _as_rank(array: Array, rank: int) -> Array:
 
 def _pick(part: wiring.Part) -> Pick:
     name, index = part.column, part.index
+    if part.gap is not None:
+        return _filled(_pick(dataclasses.replace(part, gap=None)), part.gap)
     if index is None:
         return lambda columns: columns[name]
     return lambda columns: columns[name][..., index]
+
+
+def _filled(pick: Pick, gap: wiring.Gap) -> Pick:
+    """Returns the part for all rows: with the fill where the gap is, or as objects with null there."""
+    null = gap.fill is None
+    kind = object if null or gap.dtype == "string" else gap.dtype
+
+    def fill(columns: Mapping[str, Array]) -> Array:
+        there = columns[gap.when]
+        if there.all():
+            return pick(columns)
+        made: Array = np.full((len(there), *gap.axes), gap.fill, kind)
+        if there.any():
+            made[there] = pick(columns)[there].astype(kind)
+        return made
+
+    return fill
 
 
 def _output(emit: wiring.Emit) -> Output:

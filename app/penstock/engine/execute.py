@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from penstock.batch import Batch
+import numpy as np
+from msgspec.structs import replace
+
+from penstock.batch import Array, Batch
 from penstock.engine.plan import Stage
 from penstock.errors import InferenceError
-from penstock.nodes import HASTY, WHOLE, Context
+from penstock.nodes import HASTY, WHOLE, Context, Node
+from penstock.topology.wiring import Step
 
 __all__ = ["Execution", "execute"]
 
@@ -32,21 +36,46 @@ class Execution:
         `isolate=False` raises InferenceError where a model raises, instead of looking for the guilty rows, which can take as
         many runs as there are rows. A second call continues at the node that raised, with everything that was computed before.
 
-        `tell` is called after each node with its name, the rows that entered it, and the rows that remain: the clock is the caller's.
+        `tell` is called after each node with its name, the rows that entered it, and how many of them remain: the clock is the caller's.
         """
         nodes, context = self.stage.nodes, WHOLE if isolate else HASTY
         while self.next < len(nodes) and (rows := self.batch.size):
-            node = nodes[self.next]
+            node, step = nodes[self.next], self.stage.wired.steps[self.next]
+            now = context if self._raised is None else Context(isolate, self._raised)
+            at = None if step.when is None else np.flatnonzero(self.batch.columns[step.when])
             try:
-                self.batch = node.run(self.batch, context if self._raised is None else Context(isolate, self._raised))
+                batch = node.run(self.batch, now) if at is None or len(at) == rows else _partly(node, step, self.batch, at, now)
             except InferenceError as error:
                 self._raised = error
                 raise
-            self._raised = None
+            entered = rows if at is None else len(at)
+            left = entered - (rows - batch.size)
+            self.batch, self._raised = batch, None
             self.next += 1
             if tell is not None:
-                tell(node.name, rows, self.batch.size)
+                tell(node.name, entered, left)
         return self.batch
+
+
+def _partly(node: Node, step: Step, batch: Batch, at: Array, context: Context) -> Batch:
+    """Returns the batch with the node's columns, computed for the rows at these positions. The others hold anything: nothing reads it."""
+    part = replace(batch.take(at), failures=())
+    done = node.run(part, context) if len(at) else part
+    assert part.rows is not None, "rows that were picked have numbers"
+    assert done.rows is not None, "and keep them"
+    survived = at[np.isin(part.rows, done.rows)]
+    columns = {}
+    for tensor in step.outputs:
+        name = f"{node.name}.{tensor.name}"
+        found = done.columns.get(name) if done.size else None
+        axes = tuple(axis or 1 for axis in tensor.shape) if found is None else found.shape[1:]
+        column = np.full((batch.size, *axes), "", object) if tensor.dtype == "string" else np.zeros((batch.size, *axes), tensor.dtype)
+        if found is not None:
+            column[survived] = found
+        columns[name] = column
+    numbers = range(batch.size) if batch.rows is None else batch.rows.tolist()
+    places = {number: place for place, number in enumerate(numbers)} if done.failures else {}
+    return batch.with_columns(columns).fail({places[one.row]: one.error for one in done.failures})
 
 
 def execute(stage: Stage, batch: Batch) -> Batch:

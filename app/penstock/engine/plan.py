@@ -29,7 +29,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The steps of one stage: the nodes in order, then the outputs."""
+    """The steps of one stage: the nodes in order, then the outputs. `nodes` are those of `wired.steps`."""
 
     wired: wiring.Stage
     nodes: tuple[Node, ...]

@@ -15,7 +15,7 @@ from penstock.pipeline.letters import OWN, TRUNCATED
 from penstock.record import Position, Record
 from penstock.registry.names import NAME as MODEL
 from penstock.registry.names import VERSION
-from penstock.topology.names import NAME
+from penstock.topology.names import NAME, RULE
 from penstock.topology.spec import ModelRef
 
 __all__ = ["DeadLetter", "Origin", "provenance"]
@@ -88,7 +88,7 @@ def _origin(said: Mapping[str, str], source: Position | None = None) -> Origin:
 def _version(text: str) -> tuple[str, ModelRef | str]:
     node, _, reference = text.partition("=")
     if reference.startswith("rule:"):
-        return _matched(NAME, node), _matched("rule:[0-9a-f]{12}", reference)
+        return _matched(RULE, node), _matched("rule:[0-9a-f]{12}", reference)
     name, _, version = reference.partition("@")
     return _matched(NAME, node), ModelRef(_matched(MODEL.pattern, name), _matched(VERSION.pattern, version))
 

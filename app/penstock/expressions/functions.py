@@ -257,11 +257,12 @@ def _where(at: Compiler, call: ast.Call) -> Typed:
 def _nullable(at: Compiler, node: ast.expr, where: str) -> str:
     name = reference(node)
     if name is None:
-        raise at.fault(node, f"{where} takes the name of a field, a computed value is never null")
+        raise at.fault(node, f"{where} takes the name of a field, or of an output of a node with `when`: a computed value is never null")
     if at.is_local(name):
         raise at.fault(node, f"{name!r} is never null", f"use {where} where the field itself is read")
     if not at.given(name, node).replaceable:
-        raise at.fault(node, f"{name!r} is never null: only scalar fields can be", "write the name alone")
+        why = "only scalar fields, and scalar outputs of nodes with `when`, can be"
+        raise at.fault(node, f"{name!r} is never null: {why}", "write the name alone")
     return name
 
 
@@ -271,9 +272,17 @@ def _missing(at: Compiler, call: ast.Call) -> Typed:
 
 
 def _coalesce(at: Compiler, call: ast.Call) -> Typed:
-    """From the last one backwards: each is taken where the field before it is null."""
+    """From the last one backwards: each is taken where the field before it is null.
+
+    The last one may be an output of a node that leaves out events: in most, another node has computed what is before it.
+    """
     *fields, last = call.args
-    result = at.lowered(last)
+    name = reference(last)
+    if name is not None and not at.is_local(name) and (given := at.given(name, last)).branch and given.replaceable:
+        value, null = at.null(name, given, last)
+        result = at.failing(value, at.tape.negated(null), "null in all that coalesce names")
+    else:
+        result = at.lowered(last)
     for node in reversed(fields):
         name = _nullable(at, node, "coalesce")
         given = at.given(name, node)

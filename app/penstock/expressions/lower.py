@@ -414,17 +414,19 @@ class Compiler:
         if local and local[1] in self._made:
             self._scope.local(local[1], self._now.expression.at(node))
         if local and local[1] in self._known and self._known[local[1]].nullable and local[1] not in self._made:
-            raise self._null(name, node)
+            raise self._null(name, self._known[local[1]], node)
         if local and (local[1] in self._made or local[1] in self._known):
             made = self._made.get(local[1]) or self._given(local[1], self._known[local[1]], node)
             return made if local[2] is None else self._element(node, made, int(local[2]))
         given = self.given(name, node)
         if given.nullable:
-            raise self._null(name, node)
+            raise self._null(name, given, node)
         return self._given(name, given, node)
 
-    def _null(self, name: str, node: ast.AST) -> ExpressionError:
+    def _null(self, name: str, given: Given, node: ast.AST) -> ExpressionError:
         fix = f"coalesce({name}, VALUE) replaces it, missing({name}) tests for it"
+        if given.branch:
+            fix += f", when: {name.partition('[')[0].partition('.')[0]} leaves out the event"
         return self.fault(node, f"{name!r} may be null, and null has no value", fix)
 
     def given(self, name: str, node: ast.AST) -> Given:
@@ -458,7 +460,10 @@ class Compiler:
         """Returns a field with its nulls replaced by anything, and where they were: the field is read with two replacements that differ."""
         one, other = _FILLS.get(given.dtype, (0, 1))
         values = [self.filled(name, given, fill, node) for fill in (one, other)]
-        same = self.tape.binary("Equal", self.value(values[0]), self.value(values[1]), "bool")
+        first = self.value(values[0])
+        same = self.tape.binary("Equal", first, self.value(values[1]), "bool")
+        if values[0].suspect:  # NaN equals nothing, and is not null
+            same = self.tape.binary("Or", same, self.tape.op("IsNaN", first, dtype="bool"))
         return values[0], self.tape.negated(same)
 
     def _call(self, node: ast.Call) -> Typed:

@@ -32,7 +32,8 @@ _TYPES: Final = {  # the numbers of ONNX's TensorProto.DataType
 class Given:
     """What a reference gives: its dtype, the axes of one value, whether it may be null, and whether it is finite if it is a float.
 
-    `replaceable`: nulls can be replaced where it is read, as those of a field can.
+    `replaceable`: nulls can be replaced where it is read, as those of a field can. `branch`: it is null for the events that
+    its node leaves out.
     """
 
     dtype: str
@@ -40,6 +41,7 @@ class Given:
     nullable: bool = False
     finite: bool = False
     replaceable: bool = False
+    branch: bool = False
 
 
 class Scope(Protocol):

@@ -237,6 +237,9 @@ class Pipeline:
     # -- 3 ---------------------------------------------------------------------------------------------------------
 
     def _encode(self, output: Output, batch: Batch) -> _Written:
+        if output.emit.when is not None and batch.size:
+            written = batch.columns[output.emit.when]
+            batch = batch if written.all() else batch.take(np.flatnonzero(written))
         if not batch.size:
             return _Written([], None, [], ())
         encoder = self.port.encoders[output.emit.sink.name]

@@ -7,7 +7,7 @@ node that no sink reads and a source that reaches no sink. A stage may read what
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from penstock.errors import Problem, TopologyError
@@ -21,8 +21,8 @@ from penstock.topology.feeds import Feeder
 from penstock.topology.kinds import kind_of
 from penstock.topology.names import did_you_mean
 from penstock.topology.order import order
-from penstock.topology.resolve import FromField, FromNode, Names, Report, Target, Wire
-from penstock.topology.spec import Node, Ref, Sink, Source, Topology
+from penstock.topology.resolve import Finding, FromField, FromNode, Names, Report, Target, Wire
+from penstock.topology.spec import CONDITION, Node, Ref, RuleNode, Sink, Source, Topology
 from penstock.topology.wiring import Input, Stage, Wiring
 
 __all__ = ["check", "wire"]
@@ -63,6 +63,8 @@ def check(
     for mark, message, fix in clashes(topology):
         report.add(mark, message, fix)
     known, graphs = _signatures(topology, schemas, signatures)
+    for mark, message, fix in _ambiguous(topology, known):
+        report.add(mark, message, fix)
     names = Names(topology, schemas, known, report)
     graph = _Graph(topology, names, graphs)
     for source in topology.sources:
@@ -100,6 +102,19 @@ def _signatures(
             known[name] = Signature(tuple(read.tensor for read in graph.reads), graph.outputs)
             graphs[name] = graph
     return known, graphs
+
+
+def _ambiguous(topology: Topology, signatures: Mapping[str, Signature]) -> Iterator[Finding]:
+    """Yields each `when` that names a node which is itself a condition: it could mean the events that the node computes, or its answer."""
+    items: list[tuple[str, Node | Sink]] = [(f"nodes.{node.name}", node) for node in topology.nodes]
+    items += [(f"sinks.{sink.name}", sink) for sink in topology.sinks]
+    for where, item in items:
+        like = item.when.like if item.when is not None else None
+        found = signatures.get(like) if like is not None else None
+        if item.when is not None and found is not None and [tensor.dtype for tensor in found.outputs] == ["bool"]:
+            message = f"{where}.when: {like!r} could mean the events that it computes, or its output {found.outputs[0].name}"
+            fix = f"write coalesce({like}.{found.outputs[0].name}, false) for the output, the condition of {like} for its events"
+            yield item.when.mark, message, fix
 
 
 def _check_source(source: Source, schema: Schema, report: Report) -> None:
@@ -153,11 +168,18 @@ class _Graph:
         self.runs = {source.name: self._runs(source) for source in topology.sources}
 
     def read_by_node(self, node: Node) -> list[tuple[Ref, Target | None]]:
-        return [(ref, target) for wire in self.wires[node.name] for ref, target in zip(wire.input.refs, wire.targets, strict=True)]
+        read = [(ref, target) for wire in self.wires[node.name] for ref, target in zip(wire.input.refs, wire.targets, strict=True)]
+        return [*read, *self._condition(node)]
 
     def read_by_sink(self, sink: Sink) -> list[tuple[Ref, Target | None]]:
         read = [(ref, self.fields[sink.name][name]) for name, ref in sink.fields]
-        return read if sink.key is None else [*read, (sink.key, self.keys[sink.name])]
+        return [*read, *([] if sink.key is None else [(sink.key, self.keys[sink.name])]), *self._condition(sink)]
+
+    def _condition(self, item: Node | Sink) -> list[tuple[Ref, Target | None]]:
+        if item.when is None:
+            return []
+        signature = self.names.signatures.get(item.when.condition)
+        return [(item.when.ref, FromNode(item.when.condition, signature.output(CONDITION) if signature else None))]
 
     def fed(self, source: Source, target: Target | None, running: Iterable[str]) -> bool:
         """Whether an event of the source has what the target means. A broken ref has been reported and counts as fed."""
@@ -176,7 +198,8 @@ class _Graph:
         hopeless = [node for node in self.topology.nodes if node.name in self.order and node.name not in everywhere]
         unfed = {node.name for node in self.topology.nodes} - everywhere
         for node in hopeless:
-            self._explain(f"nodes.{node.name}", node, self.read_by_node(node), unfed)
+            where = node.condition if isinstance(node, RuleNode) and node.condition is not None else f"nodes.{node.name}"
+            self._explain(where, node, self.read_by_node(node), unfed)
         starved = [sink for sink in self.topology.sinks if not any(self.feeds(source, sink) for source in self.topology.sources)]
         for sink in starved:
             self._explain(f"sinks.{sink.name}", sink, self.read_by_sink(sink), unfed)
@@ -184,7 +207,7 @@ class _Graph:
             return  # a mistyped name would be reported again, as a node that no sink reads
         used = self._upstream(self.topology.sinks)
         for node in self.topology.nodes:
-            if node.name not in used:
+            if node.name not in used | self.topology.conditions:
                 self.report.add(node.mark, f"nodes.{node.name}: no sink reads it, directly or through other nodes", "read it, or remove it")
         for source in self.topology.sources:
             if not starved and not any(self.feeds(source, sink) for sink in self.topology.sinks):
@@ -221,7 +244,7 @@ class _Graph:
         nodes = [node for name in self.order if name in needed & self.runs[source.name] and (node := self.topology.node(name))]
         asked = [target for sink in sinks for _, target in self.read_by_sink(sink)]
         asked += [target for node in nodes for _, target in self.read_by_node(node)]
-        feeder = Feeder(source, schemas[source.name], self.report)
+        feeder = Feeder(self.topology, source, schemas[source.name], self.report)
         made = [feeder.step(node, self.wires[node.name], self._outputs(node, asked)) for node in nodes]
         steps = [replace(step, graph=self.graphs.get(step.node.name)) for step in made]
         emits = [

@@ -28,6 +28,10 @@ def clashes(topology: Topology) -> Iterator[Finding]:
             yield source.at("coerce"), message, "remove it; it is for json"
     for sink in topology.sinks:
         yield from _sink_clashes(sink)
+        namesake = topology.node(sink.name)
+        if sink.when is not None and sink.when.like is None and namesake is not None and namesake.when is not None:
+            message = f"sinks.{sink.name}.when: the node of this name has a `when` as well, on line {namesake.when.mark.line}"
+            yield sink.at("when"), message, "rename one of them, so that each condition has a name"
     yield from _topic_clashes(topology)
     yield from _release_clashes(topology)
 

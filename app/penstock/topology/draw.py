@@ -90,10 +90,14 @@ def _edges_of_wiring(wiring: Wiring) -> dict[str, dict[str, None]]:
         for step in stage.steps:
             for part in (part for feed in step.feeds for part in feed.parts):
                 edges[f"nodes.{step.node.name}"][_origin(part, stage.source.name)] = None
+            if step.node.when is not None:
+                edges[f"nodes.{step.node.name}"][f"nodes.{step.node.when.condition}"] = None
         for emit in stage.emits:
             parts = [field.part for field in emit.fields]
             for part in parts if emit.key is None else [*parts, emit.key]:
                 edges[f"sinks.{emit.sink.name}"][_origin(part, stage.source.name)] = None
+            if emit.sink.when is not None:
+                edges[f"sinks.{emit.sink.name}"][f"nodes.{emit.sink.when.condition}"] = None
     return edges
 
 
@@ -109,9 +113,11 @@ def _edges_of_file(topology: Topology) -> dict[str, dict[str, None]]:
         refs = kind_of(node).refs(node)
         # Without references all tensors are wired by name, most likely to fields.
         edges[f"nodes.{node.name}"].update(_meant(topology, refs) if refs else _meant(topology, [Ref("", "")]))
+        edges[f"nodes.{node.name}"].update(_meant(topology, [node.when.ref] if node.when else []))
     for sink in topology.sinks:
         written = [ref for _, ref in sink.fields]
         edges[f"sinks.{sink.name}"].update(_meant(topology, written if sink.key is None else [*written, sink.key]))
+        edges[f"sinks.{sink.name}"].update(_meant(topology, [sink.when.ref] if sink.when else []))
     return edges
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from penstock.schema import REQUIRED, Column, Field, Missing, Schema, innermost
 from penstock.signature import Tensor
 from penstock.topology.fit import Axes, converts, fills, fit, holds, joined, reshaped
 from penstock.topology.resolve import FromField, FromNode, Report, Target, Wire
-from penstock.topology.spec import Input, Node, Ref, Sink, Source
-from penstock.topology.wiring import Emit, Feed, OutputField, Part, Step
+from penstock.topology.spec import Input, Node, Ref, Sink, Source, Topology, When
+from penstock.topology.wiring import Emit, Feed, Gap, OutputField, Part, Step
 from penstock.topology.written import Written, described, fits_reader, fits_schema, shown
 
 __all__ = ["Columns", "Feeder"]
@@ -42,17 +42,19 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """What a reference means: a part of the batch, its dtype, and the axes of one value."""
+    """What a reference means: a part of the batch, its dtype, and the axes of one value. `absent` leaves out events that the reader has."""
 
     part: Part
     dtype: str
     axes: Axes
+    absent: When | None = None
 
 
 class Feeder:
     """Makes the steps and emits for the events of one source, and reports what does not fit."""
 
-    def __init__(self, source: Source, schema: Schema, report: Report) -> None:
+    def __init__(self, topology: Topology, source: Source, schema: Schema, report: Report) -> None:
+        self.topology = topology
         self.source = source
         self.schema = schema
         self.report = report
@@ -77,14 +79,15 @@ class Feeder:
         for name, ref in sink.fields:
             target = fields[name]
             declared = schema.leaf(name) if schema else None
-            if target is not None and (output := self._output(name, ref, target, declared, f"{where}.fields.{name}")) is not None:
-                made.append(Written(output, ref, self._field(target) if isinstance(target, FromField) else None))
+            if target is not None and (output := self._output(sink, name, ref, target, declared, f"{where}.fields.{name}")) is not None:
+                nullable = self._nullable(target, sink)
+                made.append(Written(output, ref, self._field(target) if isinstance(target, FromField) else None, nullable))
         found = list(fits_schema(sink, made, schema)) if schema is not None else []
         for source, read in readers:
             found += fits_reader(sink, made, schema, source, read)
         for mark, message, fix in found:
             self.report.add(mark, message, fix)
-        part = None if sink.key is None or key is None else self._key(sink.key, key, f"{where}.key")
+        part = None if sink.key is None or key is None else self._key(sink, sink.key, key, f"{where}.key")
         return Emit(sink, tuple(one.output for one in made), part)
 
     def id(self) -> str | None:
@@ -99,13 +102,14 @@ class Feeder:
         tensor, entry = wire.tensor, wire.input
         if wire.constant is not None:
             return Feed(tensor, (), constant=wire.constant)
-        if entry.missing is not None and all(isinstance(target, FromNode) for target in wire.targets):
+        absent = any(isinstance(target, FromNode) and self.topology.absent(target.node, node) for target in wire.targets)
+        if entry.missing is not None and not absent and all(isinstance(target, FromNode) for target in wire.targets):
             self.report.add(entry.mark, f"{where}: missing is for fields, outputs of nodes are never null", "remove missing")
         if entry.how in ("pad", "mask"):
             return self._padded(entry, wire.targets[0], tensor, where)
         wanted = tensor.shape if not entry.stacked and not entry.how else None
         given = [
-            self._part(ref, target, tensor, wanted, entry.missing, where)
+            self._part(node, ref, target, tensor, wanted, entry.missing, where)
             for ref, target in zip(entry.refs, wire.targets, strict=True)
             if target is not None
         ]
@@ -154,7 +158,9 @@ class Feeder:
         column = self.columns.add(field.name, dtype, (None, *(axis for axis in field.shape[1:] if axis is not None)), rule)
         return Feed(Tensor(tensor.name, tensor.dtype, tensor.shape), (Part(column.name),), how=entry.how, pad=entry.pad)
 
-    def _part(self, ref: Ref, target: Target, tensor: Tensor, wanted: Axes | None, missing: Missing | None, where: str) -> _Given | None:
+    def _part(
+        self, node: Node, ref: Ref, target: Target, tensor: Tensor, wanted: Axes | None, missing: Missing | None, where: str
+    ) -> _Given | None:
         if isinstance(target, FromNode):
             if target.tensor is None:
                 return None
@@ -166,7 +172,7 @@ class Feeder:
                     f"dtypes between models must be equal: export one of them with {tensor.dtype} or {target.tensor.dtype}",
                 )
                 return None
-            return self._of_node(ref, target.node, target.tensor, where)
+            return self._whole(self._of_node(node, ref, target.node, target.tensor, where), ref, missing, where)
         field = self._field(target)
         if not converts(field, tensor.dtype):
             message = f"{where}: the tensor is `{tensor}`, the field {field.name!r} is {described(field)}"
@@ -185,8 +191,31 @@ class Feeder:
         column = self.columns.add(field.name, tensor.dtype, shape, rule)
         return self._picked(ref, target.index, Part(column.name), tensor.dtype, shape, where)
 
-    def _of_node(self, ref: Ref, node: str, tensor: Tensor, where: str) -> _Given | None:
-        return self._picked(ref, ref.index, Part(f"{node}.{tensor.name}"), tensor.dtype, tensor.shape, where)
+    def _of_node(self, reader: Node | Sink, ref: Ref, node: str, tensor: Tensor, where: str) -> _Given | None:
+        found = self._picked(ref, ref.index, Part(f"{node}.{tensor.name}"), tensor.dtype, tensor.shape, where)
+        return found and replace(found, absent=self.topology.absent(node, reader))
+
+    def _whole(self, given: _Given | None, ref: Ref, missing: Missing | None, where: str) -> _Given | None:
+        """Returns an output of a node for every event that a tensor gets: the value of `missing` for those that the node leaves out."""
+        if given is None or given.absent is None:
+            return given
+        about = f"{where}: {ref.text!r} is null for the events that the `when` on line {given.absent.mark.line} leaves out"
+        name = given.part.column.partition(".")[0]
+        fill = None if missing is None or missing.action == "reject" else missing.value
+        if fill is None:
+            fix = f"add when: {name} to leave them out here too, or a value for them: {{field: {ref.text}, missing: VALUE}}"
+            self.report.add(ref.mark, about, fix)
+        elif not holds(fill, given.dtype):
+            self.report.add(ref.mark, f"{where}: missing: {fill!r} is not of type {given.dtype}", f"give a {given.dtype} value")
+        elif None in given.axes:
+            self.report.add(
+                ref.mark, f"{about}, and an array of no fixed size cannot be filled", f"add when: {name} to leave them out here too"
+            )
+        else:
+            axes = tuple(axis for axis in given.axes if axis is not None)
+            gap = Gap(given.absent.column, fill, given.dtype, axes)
+            return replace(given, part=replace(given.part, gap=gap), absent=None)
+        return None
 
     def _picked(self, ref: Ref, index: int | None, part: Part, dtype: str, axes: Axes, where: str) -> _Given | None:
         """Returns the part, or its element `[index]` of the last axis."""
@@ -229,18 +258,24 @@ class Feeder:
         self.report.add(ref.mark, f"{where}: the field {field.name!r} may be null, and a tensor cannot", fix)
         return Missing()
 
-    def _output(self, name: str, ref: Ref, target: Target, declared: Field | None, where: str) -> OutputField | None:
+    def _output(self, sink: Sink, name: str, ref: Ref, target: Target, declared: Field | None, where: str) -> OutputField | None:
         if isinstance(target, FromNode):
             if target.tensor is None:
                 return None
-            given = self._of_node(ref, target.node, target.tensor, where)
+            given = self._of_node(sink, ref, target.node, target.tensor, where)
         else:
             given = self._passed(ref, target, where)
         if given is None:
             return None
         if given.axes == (1,) and given.part.index is None and (declared is None or declared.items is None):
-            return OutputField(name, Part(given.part.column, 0), given.dtype)  # [N, 1] is written as a number, not as a list of one
-        return OutputField(name, given.part, given.dtype, given.axes)
+            given = _Given(Part(given.part.column, 0), given.dtype, (), given.absent)  # [N, 1] is written as a number, not as a list of one
+        part = given.part if given.absent is None else replace(given.part, gap=Gap(given.absent.column))
+        if given.absent is not None and given.axes:
+            name = given.part.column.partition(".")[0]
+            message = f"{where}: {ref.text!r} is null for the events that the `when` on line {given.absent.mark.line} leaves out"
+            self.report.add(ref.mark, f"{message}, and a row of an array column cannot be", f"give the sink when: {name}, or pick elements")
+            return None
+        return OutputField(name, part, given.dtype, given.axes)
 
     def _passed(self, ref: Ref, target: FromField, where: str) -> _Given | None:
         """Returns a field that is copied to a sink; null stays null."""
@@ -259,11 +294,19 @@ class Feeder:
         column = self.columns.add(field.name, field.dtype, shape, Missing("fill", None) if field.optional else Missing())
         return self._picked(ref, target.index, Part(column.name), field.dtype, shape, where)
 
-    def _key(self, ref: Ref, target: Target, where: str) -> Part | None:
+    def _nullable(self, target: Target, sink: Sink) -> bool:
+        """Whether what is written may be null."""
+        return self._field(target).optional if isinstance(target, FromField) else self.topology.absent(target.node, sink) is not None
+
+    def _key(self, sink: Sink, ref: Ref, target: Target, where: str) -> Part | None:
         if isinstance(target, FromNode):
             if target.tensor is None:
                 return None
-            given = self._of_node(ref, target.node, target.tensor, where)
+            if self.topology.absent(target.node, sink) is not None:
+                message = f"{where}: {ref.text!r} is null for the events that `when` leaves out, and their records would have no key"
+                self.report.add(ref.mark, message, f"give the sink when: {target.node}, or name another key")
+                return None
+            given = self._of_node(sink, ref, target.node, target.tensor, where)
         else:
             field = self._field(target)
             axes = self._axes(ref, target.index, field, None, where)
@@ -299,7 +342,12 @@ def _level(parts: list[_Given]) -> list[_Given]:
     """Treats a part `[N, 1]` beside scalars as a scalar."""
     if all(part.axes for part in parts):
         return parts
-    return [_Given(Part(part.part.column, 0), part.dtype, ()) if part.axes == (1,) and part.part.index is None else part for part in parts]
+    return [_as_scalar(part) if part.axes == (1,) and part.part.index is None else part for part in parts]
+
+
+def _as_scalar(given: _Given) -> _Given:
+    gap = given.part.gap and replace(given.part.gap, axes=())
+    return replace(given, part=replace(given.part, index=0, gap=gap), axes=())
 
 
 def _part_fix(field: Field) -> str:

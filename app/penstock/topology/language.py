@@ -50,6 +50,12 @@ _SOURCE: Final = Keys(
     }
 )
 
+_NODE: Final = {
+    "when": Key(
+        Literal(), "The events that it computes: a condition (docs/expressions.md), or another node with `when`. Its outputs are else null."
+    )
+}
+
 _SINK: Final = Keys(
     {
         "topic": Key(TOPIC_NAME, "The Kafka topic to write.", required=True),
@@ -61,6 +67,7 @@ _SINK: Final = Keys(
         "format": Key(Choice(("json", "avro", "avro-confluent")), "How values are encoded.", default="json"),
         "schema": Key(FILE_NAME, "The output's Avro schema, a file of the schemas folder; avro needs it."),
         "key": Key(REFERENCE, "The record's key; the input's key when omitted."),
+        "when": Key(Literal(), "The events that are written: a condition (docs/expressions.md), or a node with `when`."),
     }
 )
 
@@ -78,7 +85,7 @@ TOPOLOGY: Final = Keys(
     {
         "topology": Key(ENTRY_NAME, "The topology's name.", required=True),
         "sources": Key(Named("source", ENTRY_NAME, _SOURCE), "Topics to read events from.", required=True),
-        "nodes": Key(Named("node", ENTRY_NAME, Kinds(KINDS)), "Registered models and what they read.", required=True),
+        "nodes": Key(Named("node", ENTRY_NAME, Kinds(KINDS, _NODE)), "Registered models and what they read.", required=True),
         "sinks": Key(Named("sink", ENTRY_NAME, _SINK), "Topics to write predictions to.", required=True),
         "releases": Key(_RELEASES, "How models are swapped while the stream runs."),
     }

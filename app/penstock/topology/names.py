@@ -9,10 +9,11 @@ from typing import Final
 
 from penstock.topology.spec import Mark, Ref
 
-__all__ = ["FIELD", "FIELD_PATH", "MODEL", "NAME", "REF", "TOPIC", "any_of", "did_you_mean", "ref", "topic_problem"]
+__all__ = ["FIELD", "FIELD_PATH", "MODEL", "NAME", "REF", "RULE", "TOPIC", "any_of", "did_you_mean", "ref", "topic_problem"]
 
 NAME: Final = r"^[A-Za-z_][A-Za-z0-9_-]{0,99}$"
 FIELD: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,199}(\.[A-Za-z_][A-Za-z0-9_]{0,199}){0,20}$"
+RULE: Final = r"^[A-Za-z_][A-Za-z0-9_-]{0,99}\??$"  # that of a condition is its owner's name with a question mark
 MODEL: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}@[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 TOPIC: Final = r"^[A-Za-z0-9._-]{1,249}$"
 _INDEX: Final = r"\[[0-9]{1,6}\]"

@@ -7,6 +7,8 @@ lead somewhere, topics that do not clash, types that fit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -15,8 +17,9 @@ from penstock.host import read_regular
 from penstock.topology.conform import conform
 from penstock.topology.document import MAX_BYTES, Listed, Scalar, Value, read
 from penstock.topology.kinds import KINDS
+from penstock.topology.kinds.rule import condition
 from penstock.topology.language import TOPOLOGY
-from penstock.topology.spec import Format, Node, Releases, Sink, Source, Topology
+from penstock.topology.spec import Format, Node, Releases, Sink, Source, Topology, When, condition_of
 from penstock.topology.values import items, keys, marks, plain, refs, word, words
 
 __all__ = ["parse", "parse_text", "text_of"]
@@ -53,11 +56,19 @@ def parse_text(text: str, file: str = "<topology>") -> Topology:
 
 def _topology(root: Value, file: str) -> Topology:
     top = keys(root)
+    texts = {key.text: text for key, value in items(top["nodes"]) if isinstance(text := keys(value).get("when"), Scalar)}
+    conditions = [condition(name, f"nodes.{name}.when", text) for name, text in texts.items() if _condition(name, texts) in (name, None)]
+    sinks = []
+    for sink, text in ((_sink(key, value), keys(value).get("when")) for key, value in items(top["sinks"])):
+        when = _when(text, texts, sink.name) if isinstance(text, Scalar) else None
+        sinks.append(replace(sink, when=when))
+        if isinstance(text, Scalar) and when is not None and when.like is None:
+            conditions.append(condition(sink.name, f"sinks.{sink.name}.when", text))
     return Topology(
         name=word(top["topology"]),
         sources=tuple(_source(key, value) for key, value in items(top["sources"])),
-        nodes=tuple(_node(key, value) for key, value in items(top["nodes"])),
-        sinks=tuple(_sink(key, value) for key, value in items(top["sinks"])),
+        nodes=(*conditions, *(_node(key, value, texts) for key, value in items(top["nodes"]))),
+        sinks=tuple(sinks),
         releases=_releases(top["releases"]) if "releases" in top else Releases(),
         file=file,
     )
@@ -70,10 +81,27 @@ def _source(name: Scalar, value: Value) -> Source:
     return Source(name=name.text, mark=name.mark, marks=marks(value), **declared)
 
 
-def _node(name: Scalar, value: Value) -> Node:
+def _node(name: Scalar, value: Value, texts: Mapping[str, Scalar]) -> Node:
     kind = word(keys(value)["kind"])
     node: Node = KINDS[kind].parse(name, kind, value)
-    return node
+    return replace(node, when=_when(texts[name.text], texts, name.text)) if name.text in texts else node
+
+
+def _when(text: Scalar, texts: Mapping[str, Scalar], name: str) -> When:
+    """Returns the `when` of a node or sink; `texts` are those of all nodes."""
+    like = text.text if text.text in texts and _condition(text.text, texts) is not None else None
+    owner = name if like is None else _condition(like, texts)
+    return When(condition_of(owner or name), like, text.mark)
+
+
+def _condition(name: str, texts: Mapping[str, Scalar]) -> str | None:
+    """Returns the node whose text is the condition of this one, itself or one that it names; None where they name each other."""
+    seen = {name}
+    while (named := texts[name].text) in texts:
+        if named in seen:
+            return None
+        seen.add(name := named)
+    return name
 
 
 def _sink(name: Scalar, value: Value) -> Sink:

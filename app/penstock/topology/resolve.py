@@ -111,7 +111,8 @@ class Names:
 
         `hint` is what the node's kind offers beside an entry of `inputs`.
         """
-        others = {name: signature for name, signature in self.signatures.items() if name != node.name}
+        hidden = {node.name, *self.topology.conditions}
+        others = {name: signature for name, signature in self.signatures.items() if name not in hidden}
         candidates = [Ref(tensor.name, tensor.name, mark=node.mark)] if self._in_events(tensor.name) else []
         for name, signature in others.items():
             if name == tensor.name and len(signature.outputs) == 1:
@@ -195,7 +196,7 @@ class Names:
 
     def _heads(self) -> Iterable[str]:
         yield from (field.name for schema in self.schemas.values() for field in schema.fields)
-        yield from (node.name for node in self.topology.nodes)
+        yield from (node.name for node in self.topology.nodes if node.name not in self.topology.conditions)
         yield from (source.name for source in self.topology.sources)
 
 

@@ -125,9 +125,10 @@ class HasKeys(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Kinds:
-    """A mapping whose key `kind` names a row of the table `of`; the other keys are those of the row."""
+    """A mapping whose key `kind` names a row of the table `of`; the other keys are those of the row, and `shared` by all rows."""
 
     of: Mapping[str, HasKeys]
+    shared: Mapping[str, Key]
 
     def groups(self) -> list[tuple[tuple[str, ...], Keys]]:
         """Returns the kinds that share the same keys, and these keys with `kind`, in the order of the table."""
@@ -138,20 +139,19 @@ class Kinds:
                 groups.append(([kind], row.keys))
             else:
                 same.append(kind)
-        return [(tuple(kinds), self._with_kind(tuple(kinds), keys)) for kinds, keys in groups]
+        return [(tuple(kinds), self._whole(tuple(kinds), keys)) for kinds, keys in groups]
 
     def named(self, kind: object) -> Keys:
         """Returns the keys of one kind. For an unknown kind these are the keys of all kinds, required where all kinds require them."""
         if isinstance(kind, str) and kind in self.of:
-            return self._with_kind(tuple(self.of), self.of[kind].keys)
+            return self._whole(tuple(self.of), self.of[kind].keys)
         rows = [row.keys for row in self.of.values()]
         merged = {name: key for row in reversed(rows) for name, key in row.keys.items()}
         required = {name for name in merged if all(name in row.keys and row.keys[name].required for row in rows)}
-        return self._with_kind(tuple(self.of), Keys({name: replace(key, required=name in required) for name, key in merged.items()}))
+        return self._whole(tuple(self.of), Keys({name: replace(key, required=name in required) for name, key in merged.items()}))
 
-    @staticmethod
-    def _with_kind(kinds: tuple[str, ...], keys: Keys) -> Keys:
-        return Keys({"kind": Key(Choice(kinds), "What the node is for.", required=True), **keys.keys}, keys.one_of)
+    def _whole(self, kinds: tuple[str, ...], keys: Keys) -> Keys:
+        return Keys({"kind": Key(Choice(kinds), "What the node is for.", required=True), **keys.keys, **self.shared}, keys.one_of)
 
 
 Shape = Text | Choice | Whole | Literal | Nested | Listing | Named | Keys | Forms | Kinds

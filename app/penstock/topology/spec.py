@@ -9,17 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Final, Literal
 
 from penstock.schema import Coercion, Missing
 
 __all__ = [
-    "Constant", "Entry", "Input", "Mark", "ModelNode", "ModelRef", "Node", "Output", "Ref", "Releases", "Requirement", "RuleNode", "Sink",
-    "Source", "Topology",
+    "CONDITION", "Constant", "Entry", "Input", "Mark", "ModelNode", "ModelRef", "Node", "Output", "Ref", "Releases", "Requirement",
+    "RuleNode", "Sink", "Source", "Topology", "When", "condition_of",
 ]  # fmt: skip
 
 Format = Literal["json", "json-confluent", "avro", "avro-confluent"]
 Constant = bool | int | float | str | tuple["Constant", ...]  # tuples are nested like the axes of a tensor
+CONDITION: Final = "when"  # the only output of a rule that is a condition
+
+
+def condition_of(name: str) -> str:
+    """Returns the name of the rule that is the `when` of a node or a sink. No node of a file has such a name."""
+    return f"{name}?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +127,36 @@ class Source(Entry):
 
 
 @dataclass(frozen=True, slots=True)
+class When:
+    """The events of a node or a sink: those for which the rule `condition` is true, which the parser made of the text in the file.
+
+    `like` is the node that the file names in place of a text: the condition is that node's, so its outputs are there for these events.
+    """
+
+    condition: str
+    like: str | None = None
+    mark: Mark = field(default=Mark(), compare=False)
+
+    @property
+    def ref(self) -> Ref:
+        return Ref(self.condition, self.condition, mark=self.mark)
+
+    @property
+    def column(self) -> str:
+        """The column that the condition becomes, bool [N]."""
+        return f"{self.condition}.{CONDITION}"
+
+
+@dataclass(frozen=True, slots=True)
 class Node(Entry):
-    """A place in the graph where columns are computed: what the nodes of every kind share. `kind` is a row of `kinds.KINDS`."""
+    """A place in the graph where columns are computed: what the nodes of every kind share. `kind` is a row of `kinds.KINDS`.
+
+    Its outputs are null for the events that `when` leaves out.
+    """
 
     name: str
     kind: str
+    when: When | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,16 +191,25 @@ class Output:
 class RuleNode(Node):
     """Expressions over fields and outputs of nodes: the topology itself computes it, and no release binds it.
 
-    `inputs` are further names for its expressions, beside fields and nodes.
+    `inputs` are further names for its expressions, beside fields and nodes. `condition` is the place of a rule that is the `when` of
+    something: `nodes.NAME.when`.
     """
 
     outputs: tuple[Output, ...]
     inputs: tuple[Input, ...] = ()
+    condition: str | None = None
+
+    def where(self, output: str) -> str:
+        """Returns what names the place of an output's text in messages."""
+        return self.condition or f"nodes.{self.name}.outputs.{output}"
 
 
 @dataclass(frozen=True, slots=True)
 class Sink(Entry):
-    """Predictions to one topic. `fields` are the fields of the output event, in order; `key` None keeps the input's key."""
+    """Predictions to one topic. `fields` are the fields of the output event, in order; `key` None keeps the input's key.
+
+    Events that `when` leaves out are not written.
+    """
 
     name: str
     topic: str
@@ -177,6 +217,7 @@ class Sink(Entry):
     format: Format = "json"
     schema: str | None = None
     key: Ref | None = None
+    when: When | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +258,11 @@ class Topology:
         """The nodes that a release binds to model versions."""
         return tuple(node for node in self.nodes if isinstance(node, ModelNode))
 
+    @property
+    def conditions(self) -> frozenset[str]:
+        """The names of the rules that are a `when`: the file cannot name them."""
+        return frozenset(node.name for node in self.nodes if isinstance(node, RuleNode) and node.condition is not None)
+
     def with_nodes(self, nodes: Iterable[Node]) -> Topology:
         """Returns the topology with each of these nodes in place of the node with the same name."""
         changed = {node.name: node for node in nodes}
@@ -224,3 +270,11 @@ class Topology:
 
     def model_node(self, name: str) -> ModelNode | None:
         return next((node for node in self.model_nodes if node.name == name), None)
+
+    def absent(self, name: str, reader: Node | Sink) -> When | None:
+        """Returns the `when` of a node whose outputs may be null for an event of the reader; None where each has them."""
+        node = self.node(name)
+        if node is None or node.when is None:
+            return None
+        same = reader.when is not None and reader.when.condition == node.when.condition
+        return None if same else node.when

@@ -13,7 +13,20 @@ from penstock.schema import Column
 from penstock.signature import Tensor
 from penstock.topology.spec import Constant, Node, Sink, Source, Topology
 
-__all__ = ["Each", "Emit", "Feed", "Input", "OutputField", "Part", "Stage", "Step", "Wiring"]
+__all__ = ["Each", "Emit", "Feed", "Gap", "Input", "OutputField", "Part", "Stage", "Step", "Wiring"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """The rows for which a part has no value: those for which the column `when` is false. They get `fill`, or are null without one.
+
+    `dtype` and `axes` are those of the filled part.
+    """
+
+    when: str
+    fill: Constant | None = None
+    dtype: str = ""
+    axes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +35,7 @@ class Part:
 
     column: str
     index: int | None = None
+    gap: Gap | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +67,11 @@ class Step:
     outputs: tuple[Tensor, ...]
     graph: Graph | None = None
 
+    @property
+    def when(self) -> str | None:
+        """The column that is true for the rows that the node computes; None: all rows."""
+        return None if self.node.when is None else self.node.when.column
+
 
 @dataclass(frozen=True, slots=True)
 class OutputField:
@@ -71,6 +90,11 @@ class Emit:
     sink: Sink
     fields: tuple[OutputField, ...]
     key: Part | None = None
+
+    @property
+    def when(self) -> str | None:
+        """The column that is true for the rows that are written; None: all rows."""
+        return None if self.sink.when is None else self.sink.when.column
 
 
 @dataclass(frozen=True, slots=True)

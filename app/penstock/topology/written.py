@@ -25,11 +25,15 @@ __all__ = ["Written", "described", "fits_reader", "fits_schema", "shown"]
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A field of the output event, the reference that fills it, and the field of the input event that it copies, if it copies one."""
+    """A field of the output event, the reference that fills it, and the field of the input event that it copies, if it copies one.
+
+    `nullable`: the value may be null, that of a field or of a node that leaves out events.
+    """
 
     output: OutputField
     ref: Ref
     copied: Field | None = None
+    nullable: bool = False
 
 
 def fits_schema(sink: Sink, written: Sequence[Written], schema: Schema, whose: str = "the sink's schema") -> Iterator[Finding]:
@@ -42,8 +46,9 @@ def fits_schema(sink: Sink, written: Sequence[Written], schema: Schema, whose: s
         elif not _holds(declared, one.output):
             message = f"{where}: {one.ref.text!r} is {shown(one.output.dtype, one.output.shape)}, {whose} declares {described(declared)}"
             yield one.ref.mark, message, f"declare a type in {file} that holds it"
-        elif one.copied is not None and one.copied.optional and not declared.optional:
-            message = f"{where}: the field {one.ref.text!r} may be null, in {whose} it may not"
+        elif one.nullable and not declared.optional:
+            what = "the field " if one.copied is not None else ""
+            message = f"{where}: {what}{one.ref.text!r} may be null, in {whose} it may not"
             yield one.ref.mark, message, f"allow null in {file}"
         elif one.copied is not None and one.copied.unit and declared.unit not in ("", one.copied.unit):
             message = f"{where}: the field {one.ref.text!r} counts in {one.copied.unit}, {whose} declares {declared.unit}"

@@ -193,7 +193,7 @@ extra: 1
         "t.yaml:9:14: sinks.s.topic: 'a b' is not a topic name (letters, digits, '.', '_' and '-')"
         " (rename it, for example flights.departures)",
         "t.yaml:9:27: sinks.s.fields: no field is named here (name at least one field)",
-        "t.yaml:10:6: sinks.t: expected a mapping with topic, fields, format, schema, key, found nothing",
+        "t.yaml:10:6: sinks.t: expected a mapping with topic, fields, format, schema, key, when, found nothing",
         "t.yaml:11:1: unknown key 'extra' (known: topology, sources, nodes, sinks, releases)",
     ]
 

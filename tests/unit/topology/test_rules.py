@@ -143,7 +143,7 @@ def wired_digest(made: Step) -> str:
         ("amount > items[0]", "8:19: nodes.desk.outputs.y: 'items[0]' picks an element of a scalar (write items)"),
         ("amount and items", "8:10: nodes.desk.outputs.y: and takes true or false, this is a float32 (compare it with something)"),
         ("amount + discount", "8:19: nodes.desk.outputs.y: 'discount' may be null, and null has no value (coalesce(discount, VALUE) rep"),
-        ("missing(risk.label)", "8:18: nodes.desk.outputs.y: 'risk.label' is never null: only scalar fields can be"),
+        ("missing(risk.label)", "8:18: nodes.desk.outputs.y: 'risk.label' is never null: only scalar fields, and scalar outputs"),
         ("raw == 'x'", "8:10: nodes.desk.outputs.y: the field 'raw' is a bytes, which no expression can read"),
         ("sum(grid) > 1", "8:14: nodes.desk.outputs.y: 'grid' has 2 axes per event, an expression takes one (pick elements: grid[0])"),
         ("prices + risk.p", "8:10: nodes.desk.outputs.y: arrays of different or unknown size do not go together"),
@@ -223,3 +223,76 @@ def test_it_is_drawn_with_its_expressions_and_what_they_read() -> None:
         assert '    rule_2{"<b>desk</b><br/>y: amount #62; 0.5 and risk.label == 1"}' in drawn
         assert "    model_1 --> rule_2" in drawn
         assert "    source_0 --> rule_2" in drawn
+
+
+BRANCHES = """\
+topology: t
+sources: {orders: {topic: orders, schema: order.avsc}}
+nodes:
+  risk: {kind: model, model: risk@1, when: CONDITION, inputs: {x: amount}}
+  desk: {kind: rule, when: risk, outputs: {y: "mean(risk.p)"}}
+  flag: {kind: rule, when: amount > 1, outputs: {is_high: amount > 5}}
+  next: {kind: model, model: next@1, NEXT}
+sinks: {out: {topic: out, fields: {id: id, y: desk.y, z: FIELD, flag: flag.is_high}, EXTRA}}
+"""
+
+
+def branches(condition: str = "amount > 9", next: str = "when: desk, inputs: {x: risk.p}", field: str = "next.y", extra: str = "") -> str:
+    text = BRANCHES.replace("CONDITION", condition).replace("NEXT", next).replace("FIELD", field)
+    return text.replace(", EXTRA", extra)
+
+
+def test_what_a_node_with_a_condition_gives_is_there_for_the_nodes_that_have_the_same() -> None:
+    stage = wired(branches(), next=NEXT).stages[0]
+    assert {one.node.name: one.when for one in stage.steps} == {
+        "risk?": None, "flag?": None, "risk": "risk?.when", "desk": "risk?.when", "flag": "flag?.when", "next": "risk?.when",
+    }  # fmt: skip
+    filled = wired(branches(next="inputs: {x: {field: risk.p, missing: 0.5}}"), next=NEXT).stages[0]
+    (feed,) = next(one for one in filled.steps if one.node.name == "next").feeds
+    assert feed.parts[0].gap is not None
+    assert (feed.parts[0].gap.when, feed.parts[0].gap.fill, feed.parts[0].gap.axes) == ("risk?.when", 0.5, (2,))
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"condition": "amount"}, "4:44: nodes.risk.when: a condition is true or false for each event, this gives float32[N] (compare it"),
+        ({"condition": "'prices[0] > 1 and amuont > 2'"}, "4:63: nodes.risk.when: 'amuont' is neither a field nor a node (did you mean 'a"),
+        ({"condition": "discount > 1"}, "4:44: nodes.risk.when: 'discount' may be null, and null has no value (coalesce(discount, VALUE)"),
+        ({"condition": "flag"}, "4:44: nodes.risk.when: 'flag' could mean the events that it computes, or its output is_high (write coale"),
+        ({"condition": "desk"}, "4:44: nodes.risk.when: the `when` of 'desk' leads back here (write a condition for one of them)"),
+        ({"condition": "'coalesce(desk, 0) > 1'"}, "4:3: nodes.risk: a cycle: risk -> desk -> risk? -> risk (a node cannot wait for itsel"),
+        ({"condition": "true"}, "4:44: nodes.risk.when: every event would get the same answer: no field and no output of a node is named"),
+        ({"condition": "next"}, "4:44: nodes.risk.when: the `when` of 'next' leads back here"),
+        ({"next": "inputs: {x: risk.p}"}, "7:50: nodes.next.inputs.x: 'risk.p' is null for the events that the `when` on line 4 leaves ou"),
+        ({"next": "inputs: {x: {field: risk.p, missing: reject}}"}, "is null for the events that the `when` on line 4 leaves out"),
+        ({"next": "inputs: {x: {field: risk.p, missing: a}}"}, "7:58: nodes.next.inputs.x: missing: 'a' is not of type float32 (give a fl"),
+        ({"next": "when: amount > 9, inputs: {x: risk.p}"}, "is null for the events that the `when` on line 4 leaves out"),
+        ({"next": "when: flag, inputs: {x: risk.p}"}, "7:44: nodes.next.when: 'flag' could mean the events that it computes"),
+        ({"next": "inputs: {x: [flag.is_high, amount]}"}, "'flag.is_high' gives `is_high: bool[N]`"),
+        ({"field": "risk.p"}, "8:58: sinks.out.fields.z: 'risk.p' is null for the events that the `when` on line 4 leaves out, and a row"),
+        ({"field": "'risk.p[0]'", "extra": ", key: risk.label"}, "sinks.out.key: 'risk.label' is null for the events that `when` leaves o"),
+        ({"extra": ", when: id == 3"}, "8:93: sinks.out.when: a text and a whole number do not go together"),
+    ],
+)  # fmt: skip
+def test_every_mistake_with_a_condition_is_reported(given: dict[str, str], found: str) -> None:
+    listed = problems(branches(**given), next=NEXT)
+    assert any(found in one for one in listed), listed
+
+
+def test_sink_with_the_condition_of_a_node_writes_its_arrays_and_takes_its_keys() -> None:
+    text = branches(field="risk.p", extra=", key: risk.label, when: risk").replace("y: desk.y", "y: next.y")
+    (found,) = wired(text.replace('y: "mean(risk.p)"', 'y: "[risk.p[0], 1]"').replace("x: risk.p", "x: desk.y"), next=NEXT).stages[0].emits
+    assert (found.when, [field.part.gap and field.part.gap.when for field in found.fields]) == (
+        "risk?.when",
+        [None, None, None, "flag?.when"],
+    )
+
+
+def test_name_of_a_condition_is_no_name_of_the_file() -> None:
+    text = branches(next="inputs: {x: {field: risk.p, missing: 0.5}}")
+    model = Signature((Tensor("x", "float32", (2,)), Tensor("when", "bool")), (Tensor("y", "float32", (1,)),))
+    (one, *_) = problems(text, next=model)
+    assert "nothing feeds the input tensor `when: bool[N]`, and no field or output has its name" in one
+    both = branches(extra=", when: amount > 3").replace("sinks: {out:", "sinks: {risk:")
+    assert "8:94: sinks.risk.when: the node of this name has a `when` as well, on line 4" in problems(both, next=NEXT)[-1]

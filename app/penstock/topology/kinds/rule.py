@@ -19,11 +19,11 @@ from penstock.topology.kinds.base import Kind
 from penstock.topology.names import ref
 from penstock.topology.resolve import Finding, FromField, FromNode, Names, Target, Wire
 from penstock.topology.shapes import FIELD_NAME, INPUT, Key, Keys, Literal, Named
-from penstock.topology.spec import Input, Mark, Output, Ref, RuleNode
+from penstock.topology.spec import CONDITION, Input, Mark, Output, Ref, RuleNode, condition_of
 from penstock.topology.values import inputs, items, keys, marks
-from penstock.topology.written import described
+from penstock.topology.written import described, shown
 
-__all__ = ["RuleKind"]
+__all__ = ["RuleKind", "condition"]
 
 MAX_OUTPUTS: Final = 100
 
@@ -40,6 +40,11 @@ _KEYS: Final = Keys(
 _ONE: Final = Tensor("", "float32")  # in place of the unknown tensor of a wire that only shows what reads what
 
 
+def condition(name: str, where: str, text: Scalar) -> RuleNode:
+    """Returns the rule that is the `when` of the node or sink `name`; `where` names its place in messages."""
+    return RuleNode(condition_of(name), "rule", (_output(CONDITION, text, text.mark),), condition=where, mark=text.mark)
+
+
 class RuleKind(Kind[RuleNode]):
     """A node that the topology itself computes."""
 
@@ -51,7 +56,7 @@ class RuleKind(Kind[RuleNode]):
 
     def parse(self, name: Scalar, kind: str, value: Value) -> RuleNode:
         given = keys(value)
-        outputs = tuple(_output(key, item) for key, item in items(given["outputs"]) if isinstance(item, Scalar))
+        outputs = tuple(_output(key.text, item, key.mark) for key, item in items(given["outputs"]) if isinstance(item, Scalar))
         return RuleNode(name.text, kind, outputs, inputs(given.get("inputs")), mark=name.mark, marks=marks(value))
 
     def clashes(self, node: RuleNode) -> Iterator[Finding]:
@@ -66,7 +71,7 @@ class RuleKind(Kind[RuleNode]):
             try:
                 parse(output.text)
             except ExpressionError as error:
-                yield output.at(error.at), f"{where}.{output.name}: {error.message}", error.fix
+                yield output.at(error.at), f"{node.where(output.name)}: {error.message}", error.fix
 
     def signature(self, node: RuleNode, model: Signature | None) -> Signature | None:
         return None
@@ -112,7 +117,8 @@ class RuleKind(Kind[RuleNode]):
         return (*entries, *found.values())
 
     def detail(self, node: RuleNode) -> str:
-        text = "; ".join(f"{output.name}: {' '.join(output.text.split())}" for output in node.outputs)
+        texts = [(output.name, " ".join(output.text.split())) for output in node.outputs]
+        text = "; ".join(one if node.condition else f"{name}: {one}" for name, one in texts)
         return text if len(text) <= 120 else f"{text[:120]}..."
 
 
@@ -133,8 +139,7 @@ class _Rule:
         found = self.ref(name, self._now.at(at))
         if found.tail is None:
             self._not_yet(found.head, at)
-        where = f"nodes.{self.node.name}.outputs.{self._now.name}"
-        target = self.names.target(found, where)
+        target = self.names.target(found, self.node.where(self._now.name))
         self.met.append((found, target))
         return None if target is None else self._meant(found, target, at)
 
@@ -150,7 +155,8 @@ class _Rule:
     def _not_yet(self, name: str, at: int) -> None:
         """Raises ExpressionError for a name that is nothing but a later output of the rule, or the one that is compiled."""
         if name in self.outputs and not self.names.has_field(name) and self.names.topology.node(name) is None:
-            which = "this output itself" if name == self._now.name else "a later output of this rule"
+            itself = "this output itself" if self.node.condition is None else "no name"
+            which = itself if name == self._now.name else "a later output of this rule"
             raise ExpressionError(f"{name!r} is {which}", at, "name earlier outputs, fields and nodes")
 
     def _compiled(self) -> Graph | None:
@@ -162,6 +168,10 @@ class _Rule:
             broken = broken or made is None
             if made is not None:
                 known[entry.tensor] = made
+        named = self.names.topology.node(self._now.text) if node.condition is not None else None
+        if named is not None and named.when is not None:
+            self._fault(ExpressionError(f"the `when` of {named.name!r} leads back here", 0, "write a condition for one of them"))
+            return None
         compiler = Compiler(self, self.outputs, known)
         for output in () if broken else node.outputs:
             self._now = output
@@ -175,10 +185,16 @@ class _Rule:
             return None
         self._now = node.outputs[0]
         try:
-            return compiler.graph()
+            graph = compiler.graph()
         except ExpressionError as error:
             self._fault(error)
             return None
+        (first, *_) = graph.outputs
+        if node.condition is not None and (first.dtype != "bool" or first.shape):
+            what = f"gives {shown(first.dtype, first.shape)}"
+            self._fault(ExpressionError(f"a condition is true or false for each event, this {what}", 0, "compare it with something"))
+            return None
+        return graph
 
     def local(self, name: str, at: int) -> None:
         """See `Scope`."""
@@ -189,7 +205,7 @@ class _Rule:
 
     def _fault(self, error: ExpressionError) -> None:
         output = self._now
-        self._add(output.at(error.at), f"nodes.{self.node.name}.outputs.{output.name}: {error.message}", error.fix)
+        self._add(output.at(error.at), f"{self.node.where(output.name)}: {error.message}", error.fix)
 
     def _entry(self, entry: Input) -> Given | None:
         """Returns what an entry of `inputs` gives; None when a reference leads nowhere, or its parts do not go together."""
@@ -224,7 +240,12 @@ class _Rule:
         if isinstance(target, FromNode):
             if target.tensor is None:
                 return None
-            return Given(target.tensor.dtype, _picked(found, found.index, target.tensor.shape, at))
+            shape = _picked(found, found.index, target.tensor.shape, at)
+            absent = self.names.topology.absent(target.node, self.node) is not None
+            if absent and None in shape:
+                message = f"{found.text!r} may be null, and it is an array of no fixed size"
+                raise ExpressionError(message, at, f"give the rule when: {target.node}, or pick an element")
+            return Given(target.tensor.dtype, shape, absent, replaceable=absent and shape in ((), (1,)), branch=absent)
         fields = self._fields(target)
         if not fields:
             return None
@@ -253,8 +274,8 @@ class _Rule:
             self.names.report.add(mark, message, fix)
 
 
-def _output(key: Scalar, item: Scalar) -> Output:
-    return Output(key.text, item.text, key.mark, item.places() if len(item.text) <= MAX_LENGTH else ())
+def _output(name: str, item: Scalar, mark: Mark) -> Output:
+    return Output(name, item.text, mark, item.places() if len(item.text) <= MAX_LENGTH else ())
 
 
 def _names(output: Output) -> list[tuple[str, int]]:
