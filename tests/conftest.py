@@ -10,8 +10,9 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--soak", type=int, default=100, metavar="SWAPS", help="how often one worker swaps models in the soak test (make soak: 1000)"
+        "--soak", type=int, default=40, metavar="SWAPS", help="how often one worker swaps models in the soak test (make soak: 1000)"
     )
+    parser.addoption("--releases", type=int, default=6, help="how many releases test_swap_under_load makes")
     parser.addoption(
         "--rounds", type=int, default=0, help="how many rounds of test_paused, and of each scenario in tests/faults (make test-faults: 10)"
     )
