@@ -47,7 +47,7 @@ def wait_until_in_use(job: Job, generation: int | None) -> None:
     async def partitions(it: Operator) -> set[int]:
         return {one.partition for one in await it.boundaries() if one.generation == generation}
 
-    wait_for(lambda: len(operate(job, partitions)) == job.partitions, f"generation {generation} in every partition", 30)
+    wait_for(lambda: len(operate(job, partitions)) == job.partitions, f"generation {generation} in every partition", 30, 0.25)
 
 
 def rejected(job: Job, node: str, version: Artifact) -> str:
