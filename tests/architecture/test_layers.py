@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,15 +42,18 @@ HOMES = {
 }
 
 
-def names(path: Path) -> Iterator[str]:
+@cache
+def names(path: Path) -> frozenset[str]:
     """Every dotted name that a module imports or takes from a module: `os.environ`, `faust`, `aiokafka.errors`."""
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            yield f"{node.value.id}.{node.attr}"
+            found.add(f"{node.value.id}.{node.attr}")
+    return frozenset(found)
 
 
 def trespassers(package: Path, name: str, homes: tuple[str, ...]) -> list[str]:

@@ -85,9 +85,9 @@ def registry_of(job: Job) -> DirectoryRegistry:
     return DirectoryRegistry(job.folder / "models")
 
 
-def push(job: Job, name: str, factor: float) -> Artifact:
+def push(job: Job, name: str, factor: float, **metrics: float) -> Artifact:
     """Registers a version of `name` whose weights are those of its version 1, `factor` times as large."""
-    return registry_of(job).publish(name, reweighted(job, name, factor), metrics=METRICS)
+    return registry_of(job).publish(name, reweighted(job, name, factor), metrics={**METRICS, **metrics})
 
 
 def reweighted(job: Job, name: str, factor: float) -> bytes:
@@ -120,17 +120,17 @@ class Flight:
 
 @cache
 def _once() -> Sequence[Flight]:
-    """Half a year of flights, or the committed sample where the package with them is not installed."""
+    """The committed sample of half a year's flights."""
     sys.path.insert(0, str(ROOT / "examples" / "flights"))  # scripts of an example, not a package
     try:
         import events
     finally:
         sys.path.pop(0)
-    return [Flight(one.flight_id, one.value) for one in events.replay(events.package()).departures()]
+    return [Flight(one.flight_id, one.value) for one in events.replay(None).departures()]
 
 
 def flights() -> Iterator[Flight]:
-    """The flights of the demo for ever, as it sends them; from the second time on the ids say which time it is."""
+    """The flights of the sample for ever, as the demo sends them; from the second time on the ids say which time it is."""
     yield from _once()
     for time in itertools.count(2):
         for one in _once():
@@ -139,16 +139,13 @@ def flights() -> Iterator[Flight]:
 
 
 class Departures:
-    """Sends flights from a thread at `rate` a second, in bursts, until told to stop and `at_least` are sent.
-
-    `sent` holds them by partition, in the order of their offsets.
-    """
+    """Sends flights from a thread at `rate` per second, in bursts. `sent` holds them by partition, in the order of their offsets."""
 
     BURST_S = 0.25
 
-    def __init__(self, job: Job, rate: int, at_least: int) -> None:
+    def __init__(self, job: Job, rate: int) -> None:
         self.sent: list[list[Flight]] = [[] for _ in range(job.partitions)]
-        self._job, self._burst, self._at_least = job, int(rate * self.BURST_S), at_least
+        self._job, self._burst = job, int(rate * self.BURST_S)
         self._coming = flights()
         self._count = 0
         self._stop = threading.Event()
@@ -157,8 +154,7 @@ class Departures:
 
     @contextmanager
     def flowing(self) -> Iterator[None]:
-        """They flow inside; what is missing of `at_least` is sent at the end, burst after burst."""
-        _once()  # takes seconds
+        """They flow inside."""
         self._thread.start()
         try:
             yield
@@ -170,7 +166,7 @@ class Departures:
 
     def _run(self) -> None:
         try:
-            while not (self._stop.wait(self.BURST_S) and self._count >= self._at_least):
+            while not self._stop.wait(self.BURST_S):
                 produce(self._job.broker, map(self._record, itertools.islice(self._coming, self._burst)))
         except BaseException as error:  # noqa: BLE001  told to whoever waits for this thread
             self._failure = error

@@ -110,7 +110,7 @@ def wait_until(
         return bool(last) and holds(last)
 
     try:
-        wait_for(asked, what, timeout, 0.1)
+        wait_for(asked, what, timeout, 0.25)
     except AssertionError as error:
         raise AssertionError(f"{error}\nlast told: {json.dumps(last, indent=1)}\n{worker.log}") from error
     return last

@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient
 from penstock.control.topics import Topics
 from penstock.record import Header, Record
 from penstock.registry.directory import DirectoryRegistry
-from penstock.testing import Broker, committed, create_release_topics, create_topics, produce, read_all, unique, wait_for
+from penstock.testing import Broker, committed, create_release_topics, create_topics, end_offsets, produce, read_all, unique, wait_for
 from penstock.testing import models as onnx_models
 
 SCHEMA = {"type": "record", "name": "Reading", "fields": [{"name": "id", "type": "string"}, {"name": "x", "type": "double"}]}
@@ -68,7 +68,7 @@ class Job:
         return read_all(self.broker, self.sink)
 
     def wait_for_answers(self, count: int, timeout: float = 30.0) -> None:
-        wait_for(lambda: len(self.answers()) >= count, f"{count} answers", timeout, 0.2)
+        wait_for(lambda: sum(end_offsets(self.broker, self.sink).values()) >= count, f"{count} answers", timeout, 0.1)
 
     def ids(self) -> Counter[str]:
         """How often each event was answered."""

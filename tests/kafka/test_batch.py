@@ -19,7 +19,7 @@ from penstock.settings import Settings
 from penstock.testing import Broker, create_topics, models, produce, read_all, unique, wait_for
 from penstock.transports.kafka.extent import KafkaExtent
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.measured]
 
 BEGAN = 1_700_000_000_000
 TOPOLOGY = """\

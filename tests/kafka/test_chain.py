@@ -20,7 +20,7 @@ from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import Broker, create_topics, produce, read_all, unique, wait_for
 from penstock.testing.models import linear
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.measured]
 
 EVENTS, CUSTOMERS, PARTITIONS = 60, 7, 3
 SCHEMAS = {

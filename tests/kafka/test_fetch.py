@@ -194,11 +194,9 @@ def test_reading_goes_on_when_the_broker_comes_back(broker: Broker, theirs: list
 
     async def scenario() -> None:
         async with reading(broker, topic, linger=0.001) as reader:
-            for _ in range(2):
-                assert (await reader.take())[0] == 1
-                await asyncio.to_thread(broker.kill)
-                await asyncio.to_thread(broker.restart)
-                await asyncio.to_thread(send, broker, topic, 1)
+            assert (await reader.take())[0] == 1
+            await asyncio.to_thread(broker.restart)
+            await asyncio.to_thread(send, broker, topic, 1)
             assert (await reader.take())[0] == 1
         assert len(theirs) > 1
 

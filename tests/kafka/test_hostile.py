@@ -138,7 +138,7 @@ def test_timestamp_that_the_sink_refuses(broker: Broker, tmp_path: Path, source:
 def test_very_many_empty_records(broker: Broker, tmp_path: Path) -> None:
     """Each is a small dead letter without a stack trace, and the event behind them is scored."""
     job = make_job(broker, tmp_path, partitions=1)
-    count = 100_000
+    count = 20_000
     assert produce_raw(broker, job.source, batch([inner(at, None, b"") for at in range(count)], 4, first=now_ms())) == 0
     job.send([1])
     with job.run() as worker:

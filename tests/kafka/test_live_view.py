@@ -17,7 +17,7 @@ import pytest
 from penstock.testing import Broker, wait_for
 from tests.kafka.running import make_job
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.measured]
 
 TEXT = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

@@ -11,7 +11,7 @@ from penstock.record import Record
 from penstock.testing import Broker, produce, read_all, wait_for
 from tests.kafka.running import Job, make_job
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.measured]
 
 
 def log_of(job: Job, form: str) -> list[str]:

@@ -18,7 +18,7 @@ from penstock.telemetry.metrics import FAMILIES, SUPERVISOR
 from penstock.testing import Broker, produce, wait_for
 from tests.kafka.running import Job, Running, make_job
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.measured]
 
 Series = dict[str, float]
 

@@ -23,7 +23,7 @@ from tests.kafka.running import Job, Running, make_job
 
 pytestmark = pytest.mark.broker
 
-BACKLOG = 20_000  # events, so that the worker is busy when it is stopped
+BACKLOG = 8_000  # events, so that the worker is busy when it is stopped
 EVERY = 0.05  # seconds
 EACH = 25  # events, so that 500 come per second
 COMMIT = 0.3  # seconds

@@ -26,7 +26,7 @@ from tests.kafka.operating import (
 )
 from tests.kafka.running import Job, Running, make_job
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.measured]
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from penstock.testing import models as tiny
 from penstock.testing.broker import ExternalBroker
 from tests.kafka.puppets import FAILS, STUCK, Puppet, Puppets, Stage, make_stage
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.measured]
 
 Captured = pytest.CaptureFixture[str]
 

@@ -41,7 +41,7 @@ from tests.unit.model.issued import private_pem, public_pem
 
 pytestmark = pytest.mark.broker
 
-FLOOD = 50_000
+FLOOD = 20_000
 
 
 @pytest.fixture

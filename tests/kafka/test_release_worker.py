@@ -30,7 +30,7 @@ from penstock.transports.kafka.journal import Reader
 from penstock.worker.follower import Follower
 from tests.kafka.running import Job, delete_topic, make_job
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.measured]
 
 T = TypeVar("T")
 PATIENCE_S = 3.0

@@ -13,7 +13,7 @@ from penstock.testing.models import linear
 from tests.kafka.running import Job, make_job
 from tests.kafka.test_explain import release
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.measured]
 
 
 def made(broker: Broker, folder: Path) -> Job:

@@ -19,7 +19,7 @@ from tests.kafka.running import Job, make_job
 
 pytestmark = pytest.mark.broker
 
-TOTAL = 40_000
+TOTAL = 20_000
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from penstock.testing import Broker, committed, produce, read_all, wait_for
 from tests.kafka.running import Job, make_job
 from tests.schema_registry import Double, double
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.measured]
 
 TOPOLOGY = """\
 topology: doubles

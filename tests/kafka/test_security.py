@@ -32,7 +32,7 @@ from penstock.transports.kafka.connection import Admin, aiokafka_arguments
 from tests.kafka.certificates import Authority, Certificate
 from tests.kafka.running import TOPOLOGY, Job, make_job
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.measured]
 
 PASSWORD = "correct-horse-battery"
 WORKER = "worker"  # may do what docs/security.md lists

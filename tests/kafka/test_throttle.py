@@ -17,7 +17,7 @@ from tests.kafka.operating import configure, penstock, status, wait_until, wait_
 from tests.kafka.running import Job, make_job
 from tests.raw import batch, inner, now_ms, produce_raw
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.measured]
 
 RATE, GROUP, FLOOD = 20.0, 50, 3000
 SLOW = {

@@ -19,7 +19,7 @@ from penstock.record import Record
 from penstock.testing import Broker, committed, create_topics, produce, wait_for
 from tests.kafka.running import Job, Running, delete_topic, make_job
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.measured]
 
 AGE = "0.5"  # seconds; how soon a change is noticed
 

@@ -324,7 +324,7 @@ def number_of(release: Release) -> int:
     return next(number for number in range(1, 1000) if id_of(number) == release.id)
 
 
-LOOK = settings(max_examples=100, stateful_step_count=50, deadline=None)
+LOOK = settings(stateful_step_count=50)
 TestCases = Machine.TestCase
 TestCases.settings = LOOK
 
@@ -348,4 +348,4 @@ def test_the_machine_finds_what_is_broken(broken: str, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(f"{__name__}.reconcile", wrong)
     with pytest.raises(Exception, match=r"(?s).*"):
-        run_state_machine_as_test(Machine, settings=settings(LOOK, database=None, phases=[Phase.generate]))
+        run_state_machine_as_test(Machine, settings=settings(LOOK, max_examples=200, database=None, phases=[Phase.generate]))

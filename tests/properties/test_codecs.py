@@ -10,7 +10,7 @@ from typing import Any, Final, get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.codecs import Format, decoder, load_schema
@@ -85,7 +85,6 @@ def encoded(format: Format, directory: Path, rows: Sequence[dict[str, Any]]) -> 
 
 
 @pytest.mark.parametrize("format", get_args(Format))
-@settings(max_examples=100, deadline=None)
 @given(rows=ROWS)
 def test_decoding_gives_back_what_was_encoded(format: Format, directory: Path, rows: list[dict[str, Any]]) -> None:
     values, made = encoded(format, directory, rows)
@@ -113,7 +112,6 @@ MUTATION: Final = st.tuples(st.integers(0, 400), st.integers(0, 20), PIECES)
 
 
 @pytest.mark.parametrize("format", get_args(Format))
-@settings(max_examples=200, deadline=None)
 @given(
     rows=st.lists(st.fixed_dictionaries(VALUES), min_size=1, max_size=4),
     mutations=st.lists(st.one_of(MUTATION, st.binary(max_size=60), st.none()), max_size=MANY),
@@ -173,7 +171,6 @@ TYPES: Final = st.recursive(
 )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(
     document=st.one_of(
         JSON.map(json.dumps),

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.control.log import Kind, Log, Standing
@@ -103,7 +103,6 @@ def everything(log: Log) -> tuple[Any, ...]:
 
 
 @given(topics(), st.data())
-@settings(deadline=None)
 def test_any_two_readers_agree(entries: list[Entry], data: st.DataObject) -> None:
     """One reads at once; the other again and again from anywhere before where it stands, as after a lost connection."""
     log = Log(BARE)
@@ -116,7 +115,6 @@ def test_any_two_readers_agree(entries: list[Entry], data: st.DataObject) -> Non
 
 
 @given(topics())
-@settings(deadline=None)
 def test_every_entry_does_what_its_outcome_says_and_nothing_else(entries: list[Entry]) -> None:
     log = Log(BARE)
     for each in entries:
@@ -146,7 +144,6 @@ def test_every_entry_does_what_its_outcome_says_and_nothing_else(entries: list[E
 
 
 @given(topics())
-@settings(deadline=None)
 def test_of_the_releases_on_one_base_at_most_one_is_ever_in_force(entries: list[Entry]) -> None:
     log = fold(entries)
     assert [generation.release.base for generation in log.generations] == list(range(log.generation))
@@ -157,7 +154,6 @@ def test_of_the_releases_on_one_base_at_most_one_is_ever_in_force(entries: list[
 
 
 @given(topics())
-@settings(deadline=None)
 def test_refused_entries_might_as_well_not_be_there(entries: list[Entry]) -> None:
     log = Log(BARE)
     kept = [each for each in entries if log.apply(each).kind is not Kind.REFUSED]
@@ -165,7 +161,6 @@ def test_refused_entries_might_as_well_not_be_there(entries: list[Entry]) -> Non
 
 
 @given(topics(), st.data())
-@settings(deadline=None)
 def test_unknown_fields_change_nothing(entries: list[Entry], data: st.DataObject) -> None:
     """A later Penstock may write more within a version."""
 
@@ -182,14 +177,12 @@ def test_unknown_fields_change_nothing(entries: list[Entry], data: st.DataObject
 
 
 @given(topics())
-@settings(deadline=None)
 def test_what_is_not_signed_is_nothing_to_a_reader_that_wants_signatures(entries: list[Entry]) -> None:
     signed = [each for each in entries if each.value is None or not each.value.startswith(b"{")]
     assert state(fold(entries, SIGNED)) == state(fold(signed, SIGNED)) == state(fold(signed))
 
 
 @given(topics(), st.integers(0, 40))
-@settings(deadline=None)
 def test_key_that_is_revoked_takes_nothing_back(entries: list[Entry], revoked: int) -> None:
     """The broker's stamps grow with the offsets here; what was signed before the revocation stays as it was."""
     entries = [each._replace(timestamp=NOW_MS + 1000 * each.offset) for each in entries]
@@ -200,7 +193,6 @@ def test_key_that_is_revoked_takes_nothing_back(entries: list[Entry], revoked: i
 
 
 @given(topics())
-@settings(deadline=None)
 def test_fold_is_what_the_rules_say(entries: list[Entry]) -> None:
     """The rules once more, read the slow way: for each activation by looking again at all that was admitted before."""
     log = fold(entries)
@@ -222,7 +214,6 @@ def admitted(entries: Sequence[Entry]) -> list[Message]:
 
 
 @given(topics(), st.data())
-@settings(deadline=None)
 def test_version_1_after_an_admitted_version_2_never_changes_anything(entries: list[Entry], data: st.DataObject) -> None:
     """Whatever of version 1 is put in behind the first of version 2, in any place and as often as somebody likes."""
     begins = next((at for at, each in enumerate(entries) if fold(entries[: at + 1]).version == 2), len(entries))
@@ -244,7 +235,6 @@ def story(log: Log) -> tuple[Any, ...]:
 
 
 @given(topics(), st.data())
-@settings(deadline=None)
 def test_fold_of_a_beginning_is_the_beginning_of_the_fold(entries: list[Entry], data: st.DataObject) -> None:
     """What came later changes nothing of what was in force before; folding the rest onto it, or all of it anew, comes to the same."""
     cut = data.draw(st.integers(0, len(entries)))

@@ -396,5 +396,5 @@ class Loop(RuleBasedStateMachine):
         self.check_recovery()
 
 
-Loop.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+Loop.TestCase.settings = settings(stateful_step_count=40)
 TestLoop = Loop.TestCase

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from penstock.expressions import ExpressionError, parse
@@ -142,7 +142,6 @@ def _plain(text: str, row: dict[str, Any]) -> Any:
             return None
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.one_of(_number(3), _truth(3)), st.lists(ROW, min_size=1, max_size=6))
 @example("where((i % j) == 0, float(f), float(i // j))", [ZEROS])
 def test_compiled_is_what_python_gives_row_by_row(text: str, rows: list[dict[str, Any]]) -> None:
@@ -159,7 +158,6 @@ def test_compiled_is_what_python_gives_row_by_row(text: str, rows: list[dict[str
             assert math.isclose(one, other, rel_tol=1e-5, abs_tol=1e-6), (found, wanted)
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.text(max_size=60) | st.text("fgis01.[](){},+-*/%<>=' \nnotandrwhe#:@\\", max_size=60))
 def test_any_text_is_an_expression_or_an_error_with_a_place(text: str) -> None:
     error = _error(text)

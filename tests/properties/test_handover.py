@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.codecs import decoder, encoder
@@ -72,7 +72,6 @@ def test_the_check_accepts_some_and_refuses_others() -> None:
 
 
 @given(st.sampled_from(ACCEPTED), st.data())
-@settings(deadline=None, max_examples=200)
 def test_events_that_the_check_lets_through_are_read_back(handover: Handover, data: st.DataObject) -> None:
     output, copied, read = handover
     one = values(output.dtype) if copied is None else st.sampled_from([*copied.symbols, *([None] if copied.optional else [])])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.batch import Batch
@@ -28,7 +28,6 @@ rows = st.lists(st.tuples(items, items), max_size=40)
 
 
 @given(rows)
-@settings(deadline=None)
 def test_exactly_the_bad_rows_fail_and_the_others_keep_their_order(values: list[tuple[int, int]]) -> None:
     """Two nodes, one after the other: what the first has failed the second never sees."""
     batch = Batch(len(values), {name: np.array([pair[i] for pair in values], np.int64) for i, name in enumerate("ab")})
@@ -48,7 +47,6 @@ def test_exactly_the_bad_rows_fail_and_the_others_keep_their_order(values: list[
 
 
 @given(st.lists(items, min_size=1, max_size=40), st.sets(st.integers(0, 39)))
-@settings(deadline=None)
 def test_rows_that_failed_before_change_nothing(values: list[int], gone: set[int]) -> None:
     """A batch that came in with failures gives what the rows left give by themselves, under the numbers that they had."""
     whole = Batch(len(values), {"a": np.array(values, np.int64)})

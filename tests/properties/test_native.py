@@ -147,7 +147,6 @@ def same(one: Batch, other: Batch) -> None:
 
 
 @given(batches())
-@settings(max_examples=300, deadline=None)
 def test_events_become_the_same_batch(drawn: tuple[Schema, list[Column], list[bytes | None]]) -> None:
     schema, columns, values = drawn
     fast, slow = (JsonDecoder(schema, columns, max_bytes=300, native=way) for way in (True, False))
@@ -156,7 +155,6 @@ def test_events_become_the_same_batch(drawn: tuple[Schema, list[Column], list[by
 
 
 @given(st.lists(NUMBERS, min_size=1, max_size=30))
-@settings(max_examples=300, deadline=None)
 def test_numbers_become_the_same_bits(numbers: list[str]) -> None:
     """Every spelling of a number, as every kind and in every width."""
     kinds = {"i": "int", "l": "long", "f": "float", "d": "double"}
@@ -191,7 +189,6 @@ def parcels(draw: st.DrawFn) -> Parcel:
 
 
 @given(st.lists(parcels(), min_size=1, max_size=3))
-@settings(max_examples=300, deadline=None)
 def test_outputs_become_the_same_bytes(many: list[Parcel]) -> None:
     made = []
     for way in (True, False):
@@ -206,7 +203,6 @@ def test_outputs_become_the_same_bytes(many: list[Parcel]) -> None:
 
 
 @given(parcels())
-@settings(max_examples=200, deadline=None)
 def test_outputs_weigh_the_same(parcel: Parcel) -> None:
     keys = [one.key for one in parcel.inputs] if parcel.keys is None else parcel.keys
     expected = sum(len(text or b"") for text in (*keys, *parcel.values))
@@ -265,7 +261,6 @@ def log_of(batches: Sequence[bytes]) -> bytes:
 
 
 @given(st.lists(stored(), min_size=1, max_size=3), st.integers(0, 6), st.binary(max_size=9))
-@settings(max_examples=200, deadline=None)
 def test_stored_batches_become_the_same_records(many: list[bytes], start: int, behind: bytes) -> None:
     native_way, plain_way = both(log_of(many) + behind, start)
     assert native_way == plain_way
@@ -278,7 +273,6 @@ def test_stored_batches_become_the_same_records(many: list[bytes], start: int, b
     st.booleans(),
     st.integers(0, 40),
 )
-@settings(max_examples=200, deadline=None)
 def test_a_fetch_becomes_the_same_records(many: list[tuple[int, int, int]], start: int, aborted: bool, cut: int) -> None:
     """Batches of every compression, some of transactions, some of these aborted, the last one cut off as brokers do."""
     batches = []
@@ -328,7 +322,6 @@ def test_a_damaged_fetch_is_refused_by_its_checksum() -> None:
 
 
 @given(stored(), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=4), st.integers(0, 300), st.booleans())
-@settings(max_examples=500, deadline=None)
 def test_damaged_batches_are_refused_or_read_and_nothing_else(data: bytes, changes: list[tuple[int, int]], cut: int, sealed: bool) -> None:
     """aiokafka's own parser may read beyond such a batch, so there is nothing to compare with. `sealed`: damaged by its producer."""
     damaged = bytearray(data)
@@ -342,14 +335,13 @@ def test_damaged_batches_are_refused_or_read_and_nothing_else(data: bytes, chang
 
 
 @given(st.binary(max_size=70), st.integers(0, 9))
-@settings(max_examples=200, deadline=None)
 def test_checksums_are_the_same(data: bytes, start: int) -> None:
     view = memoryview(data)[start:]
     assert native.crc32c(view) == native.crc32c(view, True) == calc_crc32c(bytes(view))
 
 
 @given(st.integers(0, 50))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_plain_events_take_the_native_way(rows: int) -> None:
     """Otherwise the laws above would hold for a part that does nothing."""
     schema = Schema(

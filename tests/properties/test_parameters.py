@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.signature import DTYPES, Tensor
@@ -31,7 +31,6 @@ def rows(draw: st.DrawFn, dtype: str, shape: tuple[int | None, ...]) -> Any:
 
 
 @given(st.data(), st.sampled_from(DTYPES), AXES)
-@settings(max_examples=300)
 def test_what_passes_becomes_an_array_without_loss(data: st.DataObject, dtype: str, shape: tuple[int | None, ...]) -> None:
     tensor = Tensor("t", dtype, shape)
     value = data.draw(VALUES | rows(dtype, shape))

@@ -61,7 +61,6 @@ def spelled(many: Sequence[Parcel]) -> list[tuple[int, bytes | None, bytes | Non
 
 
 @given(st.lists(parcels(), min_size=1, max_size=4))
-@settings(max_examples=150, deadline=None)
 def test_a_batch_reads_back_as_its_parcels(many: list[Parcel]) -> None:
     batch = RecordBatch(LIMIT * 10)
     for parcel in many:
@@ -73,7 +72,6 @@ def test_a_batch_reads_back_as_its_parcels(many: list[Parcel]) -> None:
 
 
 @given(st.lists(parcels(), min_size=1, max_size=4), st.integers(25_000, 60_000))
-@settings(max_examples=100, deadline=None)
 def test_packing_keeps_order_and_loses_nothing_and_no_batch_is_over_its_limit(many: list[Parcel], limit: int) -> None:
     packed = pack("topic", many, limit, "none")
     built = [batch._build() for batch in packed]
@@ -83,7 +81,7 @@ def test_packing_keeps_order_and_loses_nothing_and_no_batch_is_over_its_limit(ma
 
 @pytest.mark.parametrize("compression", ["gzip", "snappy", "lz4", "zstd"])
 @given(one=parcels())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_compressed_batches_read_back_too(compression: str, one: Parcel) -> None:
     batch = RecordBatch(LIMIT * 10, compression)
     batch.add(one)

@@ -11,7 +11,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.record import Unreadable
@@ -55,7 +55,6 @@ def bad(runs: Sequence[Run]) -> list[Unreadable]:
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @given(st.integers(1, 6), st.data(), st.sampled_from([*CODECS]), st.integers(0, 1 << 40))
-@settings(max_examples=40, deadline=None)
 def test_one_bad_record_costs_that_record(damage: str, count: int, data: st.DataObject, codec: int, base: int) -> None:
     guilty = data.draw(st.integers(0, count - 1))
     records = [DAMAGE[damage](place) if place == guilty else inner(place, b"k%d" % place, b"v") for place in range(count)]
@@ -101,7 +100,6 @@ def test_a_batch_of_very_many_empty_records_is_not_read() -> None:
 
 @pytest.mark.parametrize("codec", [1, 2, 3, 4])
 @given(st.binary(min_size=1, max_size=40), st.integers(1, 5))
-@settings(max_examples=40, deadline=None)
 def test_what_cannot_be_decompressed_is_one_dead_letter_with_its_positions(codec: int, junk: bytes, count: int) -> None:
     head = struct.pack(">hiqqqhii", codec, count - 1, 1000, 1004, -1, 0, 0, count)
     data = struct.pack(">qiibI", 3, len(head) + len(junk) + 9, 0, 2, calc_crc32c(head + junk)) + head + junk
@@ -114,7 +112,6 @@ def test_what_cannot_be_decompressed_is_one_dead_letter_with_its_positions(codec
 
 
 @given(st.integers(1, 4), st.integers(-5, 9), st.sampled_from([*CODECS]))
-@settings(max_examples=100, deadline=None)
 def test_a_count_that_is_wrong_loses_nothing_silently(count: int, more: int, codec: int) -> None:
     data = batch([inner(place, b"k", b"v") for place in range(count)], codec, count=count + more)
     for way in WAYS:
@@ -124,7 +121,6 @@ def test_a_count_that_is_wrong_loses_nothing_silently(count: int, more: int, cod
 
 
 @given(st.lists(st.integers(-3, 6), min_size=1, max_size=5), st.integers(0, 5))
-@settings(max_examples=200, deadline=None)
 def test_offsets_that_do_not_ascend_are_not_believed(places: list[int], start: int) -> None:
     body = b"".join(varint(len(one)) + one for one in (inner(place, b"k", b"v") for place in places))
     for way in WAYS:
@@ -138,7 +134,6 @@ def test_offsets_that_do_not_ascend_are_not_believed(places: list[int], start: i
     st.integers(0, 300),
     st.booleans(),
 )
-@settings(max_examples=400, deadline=None)
 def test_no_bytes_raise(sizes: list[int], changes: list[tuple[int, int]], codec: int, cut: int, close: bool) -> None:
     """Damaged in any place, also by a producer that seals what it has damaged, and cut off anywhere."""
     log, base = b"", 0
@@ -156,7 +151,6 @@ def test_no_bytes_raise(sizes: list[int], changes: list[tuple[int, int]], codec:
 
 
 @given(st.sampled_from([0, 1]), st.sampled_from([0, 1, 2, 3]), st.integers(1, 5), st.integers(0, 6))
-@settings(max_examples=200, deadline=None)
 def test_old_formats_are_read(kind: int, codec: int, count: int, start: int) -> None:
     """Compared with aiokafka's parser. Format 0 has no timestamps."""
     if kind == 0 and codec == 3:
@@ -189,7 +183,6 @@ def test_an_old_message_without_its_checksum_is_lost_alone() -> None:
 
 
 @given(st.integers(1, 6), st.integers(0, 9))
-@settings(max_examples=60, deadline=None)
 def test_the_reader_agrees_with_aiokafkas(count: int, start: int) -> None:
     log = b""
     for turn in range(3):

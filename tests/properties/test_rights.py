@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from penstock.control.log import Kind, Log, Standing
@@ -82,7 +82,6 @@ def written(bindings: Any) -> str:
 
 
 @given(topics())
-@settings(deadline=None, max_examples=300)
 def test_every_generation_was_made_by_keys_with_the_right_to_it(entries: list[Entry]) -> None:
     log = Log(JUDGE)
     for each in entries:
@@ -117,7 +116,6 @@ def bytes_until_dot(value: bytes) -> bytes:
 
 
 @given(topics(), st.data())
-@settings(deadline=None, max_examples=150)
 def test_worker_key_only_ever_brings_back_what_was_active_before(entries: list[Entry], data: st.DataObject) -> None:
     """Whatever its holder writes, and however often: after it, what is active was active before, or is the same."""
     begun = fold(entries)
@@ -127,7 +125,6 @@ def test_worker_key_only_ever_brings_back_what_was_active_before(entries: list[E
 
 
 @given(topics(), st.data())
-@settings(deadline=None, max_examples=150)
 def test_promoter_only_ever_activates_what_others_have_announced(entries: list[Entry], data: st.DataObject) -> None:
     begun = fold(entries)
     log = fold(data.draw(topics(authors=["promoter"], begun=entries)))
@@ -137,7 +134,6 @@ def test_promoter_only_ever_activates_what_others_have_announced(entries: list[E
 
 
 @given(topics(), st.data())
-@settings(deadline=None, max_examples=150)
 def test_deployer_does_not_touch_what_others_have_announced(entries: list[Entry], data: st.DataObject) -> None:
     begun = fold(entries)
     log = fold(data.draw(topics(authors=["deployer"], begun=entries)))
@@ -149,7 +145,6 @@ def test_deployer_does_not_touch_what_others_have_announced(entries: list[Entry]
 
 
 @given(topics())
-@settings(deadline=None)
 def test_refused_messages_might_as_well_not_be_there(entries: list[Entry]) -> None:
     log = Log(JUDGE)
     kept = [each for each in entries if log.apply(each).kind is not Kind.REFUSED]
@@ -158,7 +153,6 @@ def test_refused_messages_might_as_well_not_be_there(entries: list[Entry]) -> No
 
 
 @given(topics(), st.integers(0, 30))
-@settings(deadline=None)
 def test_key_that_expires_takes_nothing_back(entries: list[Entry], expires: int) -> None:
     """As for a revocation: by the broker's stamps, which grow with the offsets here."""
     entries = [each._replace(timestamp=NOW_MS + 1000 * each.offset) for each in entries]

@@ -6,7 +6,7 @@ import graphlib
 import itertools
 import re
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from penstock.errors import TopologyError
@@ -48,7 +48,6 @@ def has_circle(count: int, edges: Edges) -> bool:
 @example(([1, 0], {(0, 1)}))
 @example(([0, 1, 2], {(0, 1), (1, 2), (2, 0)}))
 @example(([3, 2, 1, 0], {(0, 1), (0, 2), (1, 3), (2, 3)}))
-@settings(deadline=None, max_examples=200)
 def test_graph_is_accepted_when_it_has_no_circle(graph: tuple[list[int], Edges]) -> None:
     order, edges = graph
     topology = parse_text(text_of(order, edges))

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.batch import Array, Batch, Table
@@ -61,7 +61,6 @@ def as_table(events: list[dict[str, Any]]) -> Table:
 
 
 @given(st.lists(rows, max_size=30))
-@settings(deadline=None)
 def test_columns_and_failures_are_those_of_the_same_events_as_json(drawn: list[tuple[Any, ...]]) -> None:
     events = [dict(zip(("whole", "small", "real", "text", "mode", "vector"), row, strict=True)) for row in drawn]
     values = [json.dumps({**event, "unread": 0}).encode() for event in events]

@@ -90,20 +90,17 @@ def holds(text: str) -> None:
 @example("\ud800")
 @example("\r\u2028a: [")
 @example('a: "\\UFFFFFFFF"')
-@settings(deadline=None)
 def test_any_text(text: str) -> None:
     holds(text)
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
 @example("---")
-@settings(deadline=None)
 def test_any_words_of_the_language(text: str) -> None:
     holds(text)
 
 
 @given(st.lists(st.tuples(st.integers(0, len(GOOD)), st.integers(0, 12), st.sampled_from(PIECES)), min_size=1, max_size=4))
-@settings(deadline=None, max_examples=200)
 def test_good_file_with_a_few_changes(edits: list[tuple[int, int, str]]) -> None:
     text = GOOD
     for start, length, piece in edits:
@@ -112,7 +109,7 @@ def test_good_file_with_a_few_changes(edits: list[tuple[int, int, str]]) -> None
 
 
 @given(st.binary(max_size=200))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes(tmp_path: Path, data: bytes) -> None:
     """Each example writes the file anew, so the folder may be shared."""
     path = tmp_path / "t.yaml"
@@ -147,7 +144,6 @@ REFS = [
 
 
 @given(st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from(REFS)), max_size=4, unique_by=lambda edit: edit[0]))
-@settings(deadline=None, max_examples=300)
 def test_names_swapped_at_random_are_wired_or_refused(edits: list[tuple[tuple[int, int], str]]) -> None:
     """Every column of a wiring is read from a field that is there, and every part of it is a column or an output that was asked for."""
     text = GOOD

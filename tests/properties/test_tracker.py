@@ -218,5 +218,5 @@ class Positions(RuleBasedStateMachine):
         assert self.tracker.working == len(self.started)
 
 
-Positions.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+Positions.TestCase.settings = settings(stateful_step_count=40)
 TestPositions = Positions.TestCase

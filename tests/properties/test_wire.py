@@ -11,7 +11,7 @@ import pytest
 from aiokafka.protocol.api import RequestHeader_v1
 from aiokafka.protocol.fetch import FetchRequest_v11, FetchResponse_v11
 from aiokafka.protocol.produce import ProduceRequest_v7, ProduceResponse_v7
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.transports.kafka.wire import FETCH, PRODUCE, fetch_request, frame, parse_fetch, parse_produce, produce_request
@@ -76,7 +76,6 @@ def test_an_answer_to_a_produce_request_is_read_as_aiokafka_wrote_it(topics: lis
 
 @pytest.mark.parametrize("parse", [parse_fetch, parse_produce])
 @given(st.binary(max_size=120), st.booleans())
-@settings(max_examples=300)
 def test_other_bytes_are_refused_or_read_and_nothing_else(parse: Callable[[bytes, int], Any], data: bytes, counted: bool) -> None:
     """`counted`: with plausible counts in front, so that the parser gets further than to the first of them."""
     if counted:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import fastavro
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.batch import Table
@@ -102,7 +102,6 @@ def expected(event: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=60, deadline=None)
 @given(given=st.lists(events, min_size=1, max_size=40))
 @pytest.mark.parametrize("format", ["json", "avro"])
 def test_paths_lead_to_what_an_event_holds(format: str, given: list[dict[str, Any]], schema: Schema) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jwt.api_jws import PyJWS
 
@@ -276,7 +276,6 @@ def test_seal_has_one_form() -> None:
 
 
 @given(st.data())
-@settings(deadline=None)
 def test_not_one_byte_of_a_sealed_message_may_be_changed(data: st.DataObject) -> None:
     sealed = bytearray(seal(release(), ALICE))
     place = data.draw(st.integers(0, len(sealed) - 1))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock import runtime
@@ -72,7 +72,6 @@ def spans(sizes: list[int]) -> Given:
 
 
 @given(st.lists(st.integers(0, 20), max_size=8), st.integers(1, 9))
-@settings(deadline=None)
 def test_chunks_are_the_records_in_their_order_and_no_larger_than_allowed(
     pipeline: Callable[[int], Pipeline], sizes: list[int], limit: int
 ) -> None:
@@ -99,7 +98,6 @@ def outputs(made: Pipeline, given: Given) -> dict[tuple[str, int], list[tuple[in
 
 
 @given(st.lists(st.integers(0, 12), max_size=5), st.integers(1, 9))
-@settings(deadline=None)
 def test_how_records_are_cut_shows_in_no_output(pipeline: Callable[[int], Pipeline], sizes: list[int], limit: int) -> None:
     assert outputs(pipeline(limit), spans(sizes)) == outputs(pipeline(10_000), spans(sizes))
 

@@ -14,7 +14,7 @@ from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.admin import ApiVersionRequest_v0, ApiVersionResponse_v0
 from aiokafka.protocol.metadata import MetadataRequest, MetadataResponse_v0
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.transports.kafka.direct import Line
@@ -96,7 +96,6 @@ def run(scenario: Callable[[], Awaitable[Any]]) -> Any:
 
 
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=5), st.lists(st.integers(1, 25), min_size=1, max_size=8))
-@settings(max_examples=40, deadline=None)
 def test_answers_come_in_order_however_the_bytes_are_cut(bodies: list[bytes], cuts: list[int]) -> None:
     async def cut_up(writer: asyncio.StreamWriter, requests: list[tuple[int, int, bytes]]) -> None:
         if len(requests) < len(bodies):

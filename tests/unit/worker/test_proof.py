@@ -65,7 +65,7 @@ def test_node_that_raises_is_named(make: Make, live: Program) -> None:
     assert proof.refusal(0.0, 0, picky.plan.versions, []).startswith("nodes.double: double@2: 1 of 2 real rows")
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(xs=st.lists(st.sampled_from([1.0, 50.0, 200.0, 2000.0]), min_size=1, max_size=150))
 def test_rows_are_counted_by_what_both_make_of_them(live: Program, candidate: Program, earlier: Program, xs: list[float]) -> None:
     """Whatever they are, in whatever slices they run: nothing depends on the rows beside them. An earlier generation scored them all."""
@@ -139,7 +139,6 @@ def test_proof_of_a_slow_model_ends_with_the_rows_that_it_has_tried() -> None:
     assert tried == [(at, 1) for at in range(5)]
 
 
-@settings(max_examples=50, deadline=None)
 @given(sizes=st.lists(st.integers(0, 100), max_size=5), seconds=st.floats(0, 0.002))
 def test_slices_are_every_row_once_in_order(sizes: list[int], seconds: float) -> None:
     clock = Clock()
