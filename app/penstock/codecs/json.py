@@ -16,7 +16,7 @@ import numpy as np
 
 from penstock.batch import Array, Batch, Failure
 from penstock.codecs.coerce import Coerce, coercion
-from penstock.codecs.columns import FLOATS, NUMBERS, Assembler, Axes, bounds, shaped, within
+from penstock.codecs.columns import FLOATS, NUMBERS, Assembler, Axes, bounds, outside, shaped, within
 from penstock.codecs.json_native import plain_columns
 from penstock.codecs.outputs import Outputs
 from penstock.errors import DecodeError, EncodeError, RecordError, SchemaError
@@ -285,7 +285,7 @@ def _leaf(schema: Schema, field: Field, assembler: Assembler) -> Callable[[Seque
         elif shape and not shaped(value, shape):
             raise DecodeError(f"field {field.name!r} is not an array of {'x'.join(map(str, shape))}")
         elif limits is not None and not within(value, limits):
-            raise DecodeError(f"field {field.name!r} is not between {limits[0]} and {limits[1]}")
+            raise DecodeError(outside(field.name, value, limits))
         return value
 
     return take

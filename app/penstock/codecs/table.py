@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from penstock.batch import Array, Batch, Failure, Table
-from penstock.codecs.columns import FLOATS, Assembler, bounds
+from penstock.codecs.columns import FLOATS, Assembler, bounds, outside
 from penstock.errors import DecodeError
 from penstock.schema import REQUIRED, Column, Field, Schema, innermost
 
@@ -91,10 +91,11 @@ class TableDecoder:
             return
         least, most = bounds(kind, self._assembler.dtypes(field.name))
         with np.errstate(invalid="ignore"):
-            outside = ~((values >= least) & (values <= most))
-        if self._assembler.takes_nan(field.name):
-            outside &= ~np.isnan(values) if values.dtype.kind == "f" else True
-        self._fail(errors, live & _flat(outside).any(axis=1), f"field {field.name!r} is out of range")
+            beyond = ~((values >= least) & (values <= most))
+        if nan := self._assembler.takes_nan(field.name):
+            beyond &= ~np.isnan(values) if values.dtype.kind == "f" else True
+        for row in np.flatnonzero(live & _flat(beyond).any(axis=1)).tolist():
+            errors.setdefault(row, DecodeError(outside(field.name, values[row].tolist(), (least, most), nan=nan)))
 
     @staticmethod
     def _fail(errors: dict[int, DecodeError], rows: Array, why: str) -> None:

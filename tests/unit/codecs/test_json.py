@@ -252,7 +252,7 @@ def test_row_that_json_cannot_say_fails_alone() -> None:
     assert {row: str(error) for row, error in errors.items()} == {
         1: "a string is not valid Unicode: surrogates not allowed",
         2: "field 'x' is not a finite number",
-        3: "field 'v' is not a finite number",
+        3: "field 'v[0]' is not a finite number",
     }
 
 
