@@ -59,7 +59,7 @@ def within(value: Any, limits: tuple[float, float]) -> bool:
 def outside(name: str, value: Any, limits: tuple[float, float], *, nan: bool = False) -> str:
     """Returns which number of a value is not between two others, and how: `field 'pixels[17]' is 300, above 255`. `nan`: NaN is permitted.
 
-    The value is a number, or nested lists of numbers, of which at least one is outside.
+    The value is a number, or nested lists of numbers. At least one is outside.
     """
     place: list[int] = []
     while isinstance(value, list):
