@@ -28,7 +28,15 @@ def test_readme_is_in_order() -> None:
     """What it is and for whom in three sentences, a topology, how it is installed, two commands, a recording, a comparison, then links."""
     parts = [
         README.index(what)
-        for what in ("# Penstock\n", "```yaml\ntopology: ", "pip install penstock", "make demo", "make test", "<!-- recording -->", "| | Penstock |")
+        for what in (
+            "# Penstock\n",
+            "```yaml\ntopology: ",
+            "pip install penstock",
+            "make demo",
+            "make test",
+            "<!-- recording -->",
+            "| | Penstock |",
+        )
     ]
     assert parts == sorted(parts)
     first = README.removeprefix("# Penstock\n\n").partition("\n\n")[0]
