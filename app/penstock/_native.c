@@ -5,6 +5,7 @@
  *   weigh(inputs, keys, values) -> int    bytes of the keys and values of outputs
  *   unpack_fetch(data, least) -> ([Record], next)    the records of fetched batches, uncompressed
  *   unpack_records(header, body, least) -> [Record]  the records of one batch that was decompressed
+ *   shortest(float32s, float64s)          each float32 as the double with its shortest digits
  *   JsonColumns(fields, max_bytes).decode(values, blocks) -> [row, ...]   plain JSON events -> columns
  *
  * Every function has a counterpart in Python, which is the reference. Unusual input is not handled here: the function
@@ -1103,12 +1104,80 @@ static PyType_Spec json_spec = {
     .slots = json_slots,
 };
 
+/* -- shortest: the digits of float32 ------------------------------------------------------------------------------- */
+
+enum { LEAST_DIGITS = 6, MOST_DIGITS = 9 }; /* as in codecs/digits.py */
+
+/* Rounds to a whole number, without the mathematical library: in a double of this size, a unit of the last place is 1. */
+static double rounded(double number) {
+    return (number + 6755399441055744.0) - 6755399441055744.0;
+}
+
+/* Returns the double next to the decimal of the fewest digits that is this float32. */
+static double shorten(float value) {
+    double wide = value, size = wide < 0 ? -wide : wide, near;
+    if (!(size > 0 && size <= FLT_MAX))
+        return wide;
+    if (size < 1e-13 || size >= 1e21) {
+        for (int digits = size < FLT_MIN ? 1 : LEAST_DIGITS; digits <= MOST_DIGITS; digits++) {
+            char *text = PyOS_double_to_string(wide, 'e', digits - 1, 0, NULL);
+            near = text ? PyOS_string_to_double(text, NULL, NULL) : wide;
+            PyMem_Free(text);
+            if (!text || ((float)near == value && near <= FLT_MAX && near >= -FLT_MAX)) /* a reader of float32 takes no more than FLT_MAX */
+                return near;
+        }
+        return wide;
+    }
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    int power = ((int)(bits >> 23 & 255) - 127) * 1233 / 4096 + 1; /* at most one too many, or two below 1 */
+    while (power > 0 ? size < TENS[power] : size * TENS[-power] < 1)
+        power--;
+    int places = LEAST_DIGITS - 1 - power;
+    if (places >= 0) { /* all four without a branch: which of them it is cannot be predicted */
+        double six = rounded(wide * TENS[places]) / TENS[places], seven = rounded(wide * TENS[places + 1]) / TENS[places + 1];
+        double eight = rounded(wide * TENS[places + 2]) / TENS[places + 2], nine = rounded(wide * TENS[places + 3]) / TENS[places + 3];
+        near = (float)nine == value ? nine : wide;
+        near = (float)eight == value ? eight : near;
+        near = (float)seven == value ? seven : near;
+        return (float)six == value ? six : near;
+    }
+    for (; places < MOST_DIGITS - power; places++) {
+        near = places < 0 ? rounded(wide / TENS[-places]) * TENS[-places] : rounded(wide * TENS[places]) / TENS[places];
+        if ((float)near == value)
+            return near;
+    }
+    return wide;
+}
+
+static PyObject *shortest(PyObject *module, PyObject *args) {
+    PyObject *values, *target;
+    Py_buffer from, to;
+    if (!PyArg_ParseTuple(args, "OO:shortest", &values, &target) || PyObject_GetBuffer(values, &from, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) < 0)
+        return NULL;
+    if (PyObject_GetBuffer(target, &to, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE | PyBUF_FORMAT) < 0) {
+        PyBuffer_Release(&from);
+        return NULL;
+    }
+    bool fine = from.format && to.format && !strcmp(from.format, "f") && !strcmp(to.format, "d") && from.len / 4 == to.len / 8
+                && !((uintptr_t)from.buf % sizeof(float)) && !((uintptr_t)to.buf % sizeof(double));
+    if (fine)
+        for (Py_ssize_t i = 0; i < to.len / 8; i++)
+            ((double *)to.buf)[i] = shorten(((const float *)from.buf)[i]);
+    else
+        PyErr_SetString(PyExc_ValueError, "float32 and float64 arrays of one size");
+    PyBuffer_Release(&from);
+    PyBuffer_Release(&to);
+    return !fine || PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+}
+
 /* -- the module ---------------------------------------------------------------------------------------------------- */
 
 static PyMethodDef functions[] = {
     {"crc32c", crc32c, METH_VARARGS, "The CRC-32C of bytes."},
     {"encode_records", encode_records, METH_VARARGS, "Outputs as the records of a batch, and the first and the latest timestamp."},
     {"weigh", weigh, METH_VARARGS, "The bytes of the keys and values of outputs."},
+    {"shortest", shortest, METH_VARARGS, "Each float32 as the double with its shortest digits."},
     {"unpack_records", unpack_records, METH_VARARGS, "The records of one batch from an offset on; None for others."},
     {"unpack_fetch", unpack_fetch, METH_VARARGS, "The records of fetched batches from an offset on, and the next offset; None for others."},
     {NULL, NULL, 0, NULL},

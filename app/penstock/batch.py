@@ -205,7 +205,7 @@ class _Row:
     def value(self) -> bytes:
         columns, nulls = self._table.columns, self._table.nulls
         event = {name: None if name in nulls and nulls[name][self._at] else _plain(column[self._at]) for name, column in columns.items()}
-        return msgspec.json.encode(event)
+        return msgspec.json.encode(event, enc_hook=_plain)
 
 
 def _plain(value: Any) -> Any:

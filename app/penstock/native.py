@@ -80,6 +80,12 @@ class Native(Protocol):
         Raises TypeError or ValueError for input that it leaves to Python.
         """
 
+    def shortest(self, values: Any, doubles: Any, /) -> None:
+        """Writes each float32 of one array into an array of float64, as the double with its shortest digits.
+
+        Raises ValueError for arrays of another type or of different sizes, BufferError for those that are not contiguous.
+        """
+
     def JsonColumns(self, fields: tuple[NativeField, ...], max_bytes: int, /) -> NativeJsonColumns:  # noqa: N802  it is a class
         """Raises ValueError for a field that it does not support."""
 

@@ -55,6 +55,8 @@ class _Columns(Protocol):
 
 
 Frame = TypeVar("Frame", bound=_Columns)
+Key = str | bytes | Mapping[str, Any]
+Headers = Mapping[str, str | bytes]
 
 
 def open(
@@ -126,14 +128,33 @@ class Scorer:
                 self._inside = None
 
     @overload
-    def score(self, events: Mapping[str, Any], *, source: str | None = None) -> dict[str, Any]: ...
+    def score(
+        self,
+        events: Mapping[str, Any],
+        *,
+        source: str | None = None,
+        key: Key | Sequence[Key | None] | None = None,
+        headers: Headers | Sequence[Headers | None] | None = None,
+    ) -> dict[str, Any]: ...
     @overload
     def score(
-        self, events: Sequence[Mapping[str, Any]] | Iterator[Mapping[str, Any]], *, source: str | None = None
+        self,
+        events: Sequence[Mapping[str, Any]] | Iterator[Mapping[str, Any]],
+        *,
+        source: str | None = None,
+        key: Sequence[Key | None] | None = None,
+        headers: Sequence[Headers | None] | None = None,
     ) -> list[dict[str, Any] | Failure]: ...
     @overload
-    def score(self, events: Frame, *, source: str | None = None) -> Frame: ...
-    def score(self, events: Any, *, source: str | None = None) -> Any:
+    def score(
+        self,
+        events: Frame,
+        *,
+        source: str | None = None,
+        key: Iterable[Key | None] | None = None,
+        headers: Iterable[Headers | None] | None = None,
+    ) -> Frame: ...
+    def score(self, events: Any, *, source: str | None = None, key: Any = None, headers: Any = None) -> Any:
         """Returns the answers to events of a source, in kind and in order. `source` may be left out where there is one to choose.
 
         - An event, as a mapping of its fields: its answer, a dict of the sink's fields. Raises RecordError for an event without an
@@ -145,30 +166,35 @@ class Scorer:
           with an answer. A mapping is taken as columns when all of its values are lists, one of them that of a field that holds no array.
         - A DataFrame of pandas or polars: a DataFrame of the same columns; of pandas, with the same index.
 
+        `key` and `headers` are what the record of an event has beside it: a key as text, as bytes, or as a mapping of the fields of the
+        source's key schema; headers as a mapping from name to value. Of a list, columns or a frame, they are lists with one for each
+        event, or None. What is not given is null.
+
         Where the events reach several sinks, an answer has one dict per sink, by its name, and a column is named SINK.FIELD. An event
         that reaches some of its sinks and fails for another one has failed.
 
         An event may hold what JSON holds, and numpy's numbers and arrays; NaN, and NA and NaT of pandas, are null; a timestamp may be
         a datetime (without a zone: UTC). In columns and frames, whole numbers may be floats, as pandas makes them beside a missing one.
 
-        Raises ValueError for a source that is not there and for columns of different lengths, TypeError for anything else,
-        RuntimeError when closed.
+        Raises ValueError for a source that is not there, and for columns, keys and headers of different lengths, TypeError for anything
+        else, RuntimeError when closed.
         """
         entry = self._entry(source)
         if isinstance(events, Mapping):
             if (rows := entry.rows(events)) is not None:
-                return entry.columns(self._answers(entry, rows))
-            (answer,) = self._answers(entry, [events])
+                return entry.columns(self._answers(entry, rows, key, headers))
+            (answer,) = self._answers(entry, [events], [key], [headers])
             if isinstance(answer, Failure):
                 raise answer.error
             return answer
         if hasattr(events, "to_dicts"):  # polars
-            return type(events)(entry.columns(self._answers(entry, map(entry.whole, events.to_dicts()))))
+            return type(events)(entry.columns(self._answers(entry, map(entry.whole, events.to_dicts()), key, headers)))
         if hasattr(events, "to_dict"):  # pandas
-            return type(events)(entry.columns(self._answers(entry, map(entry.whole, events.to_dict("records")))), index=events.index)
+            answers = self._answers(entry, map(entry.whole, events.to_dict("records")), key, headers)
+            return type(events)(entry.columns(answers), index=events.index)
         if isinstance(events, str | bytes) or not isinstance(events, Iterable):
             raise TypeError(f"events are mappings, a list of them, columns, or a DataFrame, not {type(events).__name__}")
-        return self._answers(entry, events)
+        return self._answers(entry, events, key, headers)
 
     def _entry(self, name: str | None) -> _Entry:
         if name is None and len(self._entries) == 1:
@@ -179,17 +205,17 @@ class Scorer:
             raise ValueError(f"{self.topology.name} has no source {name!r} to give events to; {did_you_mean(name, self._entries)}")
         return self._entries[name]
 
-    def _answers(self, entry: _Entry, events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any] | Failure]:
-        written = [entry.write(event) for event in events]
+    def _answers(self, entry: _Entry, events: Iterable[Mapping[str, Any]], keys: Any, headers: Any) -> list[dict[str, Any] | Failure]:
+        given = list(events)
+        beside = zip(_each("keys", keys, len(given)), _each("headers", headers, len(given)), strict=True)
+        written = [entry.record(event, *others) for event, others in zip(given, beside, strict=True)]
         failed: dict[int, RecordError] = {row: one for row, one in enumerate(written) if isinstance(one, RecordError)}
         with self._lock:
             if self._inside is None:
                 raise RuntimeError(f"{self.topology.name} is closed: open it again")
             topics = self._inside.topics
             try:
-                appended = (
-                    (topics.append(Record(entry.source.topic, one)), row) for row, one in enumerate(written) if isinstance(one, bytes)
-                )
+                appended = ((topics.append(one), row) for row, one in enumerate(written) if isinstance(one, Record))
                 rows = {_place(record): row for record, row in appended}
                 self._inside.run()
                 answers: list[dict[str, Any]] = [{} for _ in written]
@@ -232,8 +258,19 @@ class _Entry:
         self._whole = [field.name for field in schema.fields if field.kind in ("int", "long", "timestamp")]
         self._single = {field.name for field in schema.fields if field.kind not in ("array", "record", "map")}
 
-    def write(self, event: Any) -> bytes | DecodeError:
-        """Returns the event as JSON, or why it cannot be one."""
+    def record(self, event: Any, key: Any, headers: Any) -> Record | DecodeError:
+        """Returns the event as a record with its value in JSON, and with this key and these headers; or why it cannot be one."""
+        value = self._value(event)
+        if isinstance(value, DecodeError):
+            return value
+        try:
+            return Record(self.source.topic, value, _key(key), [(name, _bytes(one)) for name, one in (headers or {}).items()])
+        except (TypeError, ValueError, AttributeError) as error:
+            return DecodeError(
+                f"the key is text, bytes, or a mapping of its fields, and headers are a mapping from names to text or bytes: {error}"
+            )
+
+    def _value(self, event: Any) -> bytes | DecodeError:
         if not isinstance(event, Mapping):
             return DecodeError(f"an event is a mapping of its fields, not {type(event).__name__}")
         plain = dict(event)
@@ -275,6 +312,33 @@ class _Entry:
         if FAILURE in made:
             raise ValueError(f"the sink {self.sinks[0]} has a field {FAILURE!r}, as the column with the reasons: give a list of events")
         return {**made, FAILURE: [str(one.error) if isinstance(one, Failure) else None for one in answers]}
+
+
+def _each(what: str, given: Any, count: int) -> Sequence[Any]:
+    """Returns what was given for each event; None for each when nothing was. Raises ValueError for another number of them."""
+    if given is None:
+        return [None] * count
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        raise TypeError(f"{what} of several events are a list with one for each of them, not {type(given).__name__}")
+    listed = list(given)
+    if len(listed) != count:
+        raise ValueError(f"{len(listed)} {what} for {count} events: give one for each, or None")
+    return listed
+
+
+def _key(key: Any) -> bytes | None:
+    if key is None or isinstance(key, str | bytes):
+        return None if key is None else _bytes(key)
+    written = _JSON.encode(key)
+    if written != b"null" and not isinstance(key, Mapping):
+        raise TypeError(f"{key!r} is none of these")
+    return None if written == b"null" else written  # NaN and NA too
+
+
+def _bytes(text: Any) -> bytes:
+    if not isinstance(text, str | bytes):
+        raise TypeError(f"{text!r} is none of these")
+    return text.encode() if isinstance(text, str) else bytes(text)
 
 
 def _inside(answer: Any, path: str) -> Any:

@@ -25,15 +25,29 @@ DOCS = sorted((ROOT / "docs").rglob("*.md"))
 
 
 def test_readme_is_in_order() -> None:
-    """What it is and for whom in three sentences, a topology, two commands, a recording, a comparison, then links."""
+    """What it is and for whom in three sentences, a topology, how it is installed, two commands, a recording, a comparison, then links."""
     parts = [
         README.index(what)
-        for what in ("# Penstock\n", "```yaml\ntopology: ", "make demo", "make test", "<!-- recording -->", "| | Penstock |")
+        for what in (
+            "# Penstock\n",
+            "```yaml\ntopology: ",
+            "pip install penstock",
+            "make demo",
+            "make test",
+            "<!-- recording -->",
+            "| | Penstock |",
+        )
     ]
     assert parts == sorted(parts)
     first = README.removeprefix("# Penstock\n\n").partition("\n\n")[0]
     assert len(re.findall(r"\.(?=\s|$)", first)) == 3
     assert README.index("## Where to go") > parts[-1]
+
+
+def test_readme_names_the_extras_that_users_install() -> None:
+    """Those of the package, without those of its developers."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert set(re.findall(r"`penstock\[(\w+)\]`", README)) == set(declared) - {"train", "test", "check", "docs", "dev"}
 
 
 def test_recording_is_short_or_a_picture() -> None:

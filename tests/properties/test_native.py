@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.batch import Batch
+from penstock.codecs.digits import counterpart
 from penstock.codecs.json import JsonDecoder
 from penstock.parcel import Parcel
 from penstock.record import Record, Unreadable
@@ -389,3 +390,30 @@ def test_timestamps_more_than_63_bits_apart_are_read_back() -> None:
     batch = RecordBatch(1 << 20)
     batch.add(Parcel("topic", 0, [Record("in", None, timestamp=stamp) for stamp in stamps], [b"value"] * 4))
     assert [record[1] for record in read(bytes(batch._build()), 0)[0]] == stamps
+
+
+@given(st.lists(st.floats(width=32) | st.integers(0, 2**32 - 1).map(lambda bits: struct.unpack("<f", struct.pack("<I", bits))[0])))
+def test_digits_of_a_float32_are_those_of_numpy(values: list[float]) -> None:
+    """Any bits: tiny numbers, infinities, NaN and -0.0 too."""
+    narrow = np.array(values, np.float32)
+    made = np.empty(len(values))
+    native.shortest(narrow, made)
+    inner = np.abs(narrow) < np.finfo(np.float32).max
+    assert made[inner].tobytes() == np.array([float(str(value)) for value in narrow[inner]], np.float64).tobytes()
+    assert made[~inner].tobytes() == narrow[~inner].astype(np.float64).tobytes()
+    assert made.tobytes() == counterpart(narrow).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("values", "into"),
+    [
+        (np.zeros(2), np.zeros(2)),
+        (np.zeros(2, np.float32), np.zeros(2, np.float32)),
+        (np.zeros(2, np.float32), np.zeros(1)),
+        (np.zeros(4, np.float32)[::2], np.zeros(2)),
+        (np.zeros(1, np.float32), b"12345678"),
+    ],
+)
+def test_digits_want_arrays_of_their_types_and_of_one_size(values: Any, into: Any) -> None:
+    with pytest.raises((ValueError, BufferError)):
+        native.shortest(values, into)

@@ -73,6 +73,83 @@ def test_columns_and_failures_are_those_of_the_same_events_as_json(drawn: list[t
         assert from_table.columns[name].dtype == from_json.columns[name].dtype
 
 
+LISTS = Schema(
+    "Lists",
+    (
+        Field("open", "array", items=Field("", "float")),
+        Field("three", "array", items=Field("", "int"), size=3),
+        Field("pairs", "array", items=Field("", "array", items=Field("", "int"), size=2), optional=True),
+        Field("words", "array", items=Field("", "string")),
+    ),
+)
+LISTED = [
+    Column("open", "open", "float32", (None,)),
+    Column("three", "three", "uint8", (3,)),
+    Column("pairs", "pairs", "int64", (None, 2), Missing("fill", 0)),
+    Column("words", "words", "string", (None,)),
+]
+lists = st.fixed_dictionaries(
+    {
+        "open": st.lists(st.floats(0, 9, width=32) | st.just(1e39), max_size=4),
+        "three": st.lists(st.integers(-1, 300), min_size=2, max_size=3),
+        "pairs": st.none() | st.lists(st.lists(st.integers(0, 9), min_size=2, max_size=2), max_size=2),
+        "words": st.lists(st.text(max_size=2), max_size=2),
+    }
+)
+
+
+def nested(value: Any) -> Any:
+    """As columnar formats return lists of lists: arrays of objects that are arrays."""
+    if not isinstance(value, list):
+        return value
+    made = np.empty(len(value), object)
+    for at, item in enumerate(value):
+        made[at] = nested(item)
+    return made if any(isinstance(one, list | str) for one in value) else np.array(value)
+
+
+@given(st.lists(lists, max_size=12), st.booleans())
+@settings(deadline=None)
+def test_lists_of_different_lengths_are_those_of_the_same_events_as_json(events: list[dict[str, Any]], arrays: bool) -> None:
+    columns: dict[str, Array] = {}
+    for name in ("open", "three", "pairs", "words"):
+        columns[name] = np.empty(len(events), object)
+        for row, event in enumerate(events):
+            columns[name][row] = nested(event[name]) if arrays else event[name]
+    table = Table("events", columns)
+    from_json = decoder("json", LISTS, LISTED).decode([json.dumps(event).encode() for event in events])
+    from_table = TableDecoder(LISTS, LISTED).decode(table)
+    assert rows_of(from_table) == rows_of(from_json)
+    assert [failure.row for failure in from_table.failures] == [failure.row for failure in from_json.failures]
+    for name, column in from_table.columns.items():
+        assert column.dtype == from_json.columns[name].dtype
+        assert [value.tolist() for value in column] == [value.tolist() for value in from_json.columns[name]]
+        assert column.shape == from_json.columns[name].shape
+    assert [json.loads(record.value or b"") for record in table] == events
+
+
+def test_list_that_does_not_fit_fails_its_row_with_the_reason() -> None:
+    bad = [[1, 2, 3], [1, 2], 7, [1, 256, 3], None, [1, 2.5, 3], ["a", "b", "c"], [[1], [2, 3], 4]]
+    column = np.empty(len(bad), object)
+    column[:] = bad
+    batch = TableDecoder(LISTS, [LISTED[1]]).decode(Table("t", {"three": column}))
+    assert batch.columns["three"].tolist() == [[1, 2, 3]]
+    assert [str(failure.error) for failure in batch.failures][:6] == [
+        "field 'three' has the shape [2], but [3] is read",
+        "field 'three' is no array: it is of the type int",
+        "field 'three[1]' is 256, above 255",
+        "field 'three' is null",
+        "field 'three' is float64, but int in the schema",
+        "field 'three' is <U1, but int in the schema",
+    ]
+    assert "field 'three' is no array: " in str(batch.failures[6].error)
+
+
+def test_arrays_of_one_length_feed_an_open_axis() -> None:
+    batch = TableDecoder(LISTS, [LISTED[0]]).decode(Table("t", {"open": np.array([[1, 2], [3, 4]], np.float32)}))
+    assert [value.tolist() for value in batch.columns["open"]] == [[1, 2], [3, 4]]
+
+
 def rows_of(batch: Batch) -> list[int]:
     return list(range(batch.size)) if batch.rows is None else batch.rows.tolist()
 

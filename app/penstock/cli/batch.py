@@ -30,9 +30,9 @@ def batch(topology: Path, settings: Settings, part: Part, form: str) -> int:
     to Kafka. The topology has one source, and sinks of the format json.
 
     \b
-      penstock batch topologies/flights.yaml --in flights.ndjson --out scores.ndjson
-      penstock batch topologies/flights.yaml --in kafka://flights.departures --from 2026-11-28T00:00:00Z \\
-                     --to 2026-11-29T00:00:00Z --out scores/ --brokers localhost:9092
+      penstock batch flights --in flights.ndjson --out scores.ndjson
+      penstock batch flights --in kafka://flights.departures --out scores/ \\
+          --from 2026-11-28T00:00:00Z --to 2026-11-29T00:00:00Z
 
     Exit codes: 0 the end was reached (dead letters are counted), 130 interrupted: go on with --resume. Others: `penstock --help`.
     """

@@ -72,15 +72,18 @@ def keys() -> None:
     The private key stays with the person who releases; the public one goes into the trust file, which every worker reads.
 
     \b
-      penstock keys new alice --topology flights        Alice makes a key, and sends the printed line on:
-      penstock keys trust alice --public 11qY... --topology flights
-                                                        the owner of trust.toml adds her key to it
-      penstock deploy flights trees=flight-trees@2 --signing-key ~/.config/penstock/keys/alice.pem
-                                                        Alice releases
-      penstock keys revoke alice                        from now on she may not; her releases stay
-      penstock keys trust worker --public ... --topology flights --may rollback
-                                                        the key of workers with `on_invalid: rollback`
-      penstock keys ls                                  lists the keys and their topologies
+    1. Alice makes a key, and sends the printed line on:
+         penstock keys new alice --topology flights
+    2. The owner of trust.toml adds her key to it:
+         penstock keys trust alice --public 11qY... --topology flights
+    3. Alice releases:
+         penstock deploy flights trees=flight-trees@2 \\
+             --signing-key ~/.config/penstock/keys/alice.pem
+    4. From now on she may not; her releases stay:
+         penstock keys revoke alice
+    The key of workers with `on_invalid: rollback`:
+         penstock keys trust worker --public ... --topology flights \\
+             --may rollback
     """
 
 
@@ -167,7 +170,8 @@ def trust(
     """Add a public key to the trust file, under the name that its releases will show as author.
 
     \b
-      penstock keys trust alice --public 11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo --topology flights
+      penstock keys trust alice --topology flights \\
+          --public 11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo
 
     A key may `deploy` (release any version, and end its own releases), `promote` (activate or abort what others have
     announced) and `rollback` (return to an earlier generation, and abort). Give the key of a worker with

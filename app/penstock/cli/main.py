@@ -82,9 +82,9 @@ EXIT_CODES: Final[Mapping[type[BaseException], int]] = {
 _EPILOG = """
 \b
 Three commands to begin with:
-  penstock demo                             watch real flights being scored
-  penstock validate flights                 check topologies/flights.yaml; list problems by line
-  penstock run flights                      score events of your Kafka
+  penstock demo                watch real flights being scored
+  penstock validate flights    check topologies/flights.yaml, line by line
+  penstock run flights         score events of your Kafka
 
 \b
 Exit codes:
@@ -96,7 +96,8 @@ Exit codes:
   130  interrupted
 
 \b
-Completion: eval "$(_PENSTOCK_COMPLETE=bash_source penstock)"   (or zsh_source, fish_source)
+Completion (or zsh_source, fish_source):
+  eval "$(_PENSTOCK_COMPLETE=bash_source penstock)"
 """
 
 

@@ -43,7 +43,8 @@ def model() -> None:
     """Push, list, show, alias, sign and verify registered models.
 
     \b
-    A model is NAME@VERSION or NAME@ALIAS. Versions never change. An alias points at one version and may move.
+    A model is NAME@VERSION or NAME@ALIAS. Versions never change.
+    An alias points at one version and may move.
       penstock model push lr.onnx --name flight-lr --metrics auc=0.71 --alias live
       penstock model ls
       penstock model show flight-lr@live
@@ -81,10 +82,11 @@ def push(
     do not show that the outputs are correct. Give real records where you can.
 
     \b
-    What cannot serve as it is, is changed, and each change is printed and kept in the manifest:
-      tensors in FILE.data beside it are merged     (torch.onnx.export writes them)
-      dictionaries of probabilities become an array (ZipMap of skl2onnx and onnxmltools)
-      sequences and maps are left out               (--outputs: keep these only)
+    What cannot serve as it is, is changed; each change is printed, and kept in
+    the manifest:
+      tensors in FILE.data are merged   (torch.onnx.export writes them)
+      dictionaries become an array      (ZipMap of skl2onnx and onnxmltools)
+      sequences and maps are left out   (--outputs: keep these only)
       float16 and bfloat16 become float32 at the edge
     """
     check_names(name, version=version, alias=alias)
@@ -209,7 +211,8 @@ def sign(
 
     \b
       penstock model sign flight-lr@3 --key private.pem
-      penstock model sign flight-lr@3 --key alice.key --certificate alice.crt --chain team-ca.crt
+      penstock model sign flight-lr@3 --key alice.key \\
+          --certificate alice.crt --chain team-ca.crt
 
     The files must be those that were pushed. Checking the signature needs the public key (openssl pkey -in private.pem -pubout)
     or the authority's certificate, in the folder that `model_trust` names.

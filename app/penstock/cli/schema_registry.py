@@ -53,7 +53,8 @@ def pull(subjects: tuple[str, ...], topics: tuple[str, ...], force: bool, settin
     with another content is an error for an id, which never changes its schema; SUBJECT.avsc is kept, since it may be edited.
 
     \b
-      penstock schema pull --topic flights.departures --schema-registry-url https://registry:8081
+      penstock schema pull --topic flights.departures \\
+          --schema-registry-url https://registry:8081
     """
     named = _named(subjects, topics)
     registry = _registry(settings)
@@ -146,7 +147,8 @@ def push(file: Path, subjects: tuple[str, ...], topics: tuple[str, ...], check: 
     A worker does it for its sinks, unless schema_registry_register is off. A schema that is registered already keeps its id.
 
     \b
-      penstock schema push schemas/score.avsc --topic flights.scores --schema-registry-url https://registry:8081
+      penstock schema push schemas/score.avsc --topic flights.scores \\
+          --schema-registry-url https://registry:8081
       penstock schema push schemas/score.avsc --topic flights.scores --check
     """
     named = _named(subjects, topics)

@@ -23,7 +23,7 @@ def settings(invocation: Invocation, /, changed: bool, form: str) -> None:
     A value comes from the first that has one:
       a flag          --commit-interval 2
       the environment PENSTOCK_COMMIT_INTERVAL=2
-      a file          commit_interval = 2, in penstock.toml or the file that --config names
+      a file          commit_interval = 2, in penstock.toml or --config FILE
       the default
     Passwords are never shown.
     """

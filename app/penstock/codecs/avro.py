@@ -15,7 +15,7 @@ from penstock.batch import Array, Batch, Failure
 from penstock.codecs.avro_columns import column_reader
 from penstock.codecs.avro_resolve import resolve
 from penstock.codecs.avro_rows import datum_reader
-from penstock.codecs.columns import FLOATS, Assembler, shaped
+from penstock.codecs.columns import FLOATS, Assembler, bounds, outside, shaped
 from penstock.codecs.framing import frame_in
 from penstock.codecs.writers import Writers
 from penstock.errors import DecodeError, RecordError, SchemaError, SchemaWanted
@@ -122,19 +122,21 @@ class AvroDecoder:
                     narrow = arrays[column.name] = wide.astype(column.dtype, copy=False)
                 fit = _fits(narrow, wide)
             if b"\0" in fit.tobytes():
-                self._unfit(column, narrow, fit, errors)
+                self._unfit(column, wide, narrow, fit, errors)
         narrowed = structs.replace(batch, columns=arrays)
         if not errors:
             return narrowed
         failed = narrowed.fail(errors)
         return structs.replace(failed, failures=tuple(sorted(failed.failures, key=attrgetter("row"))))
 
-    def _unfit(self, column: Column, narrow: Array, fit: Array, errors: dict[int, RecordError]) -> None:
-        if isinstance(column.missing.value, float) and isnan(column.missing.value):
+    def _unfit(self, column: Column, wide: Array, narrow: Array, fit: Array, errors: dict[int, RecordError]) -> None:
+        nan = isinstance(column.missing.value, float) and isnan(column.missing.value)
+        if nan:
             fit = fit | np.isnan(narrow)
-        whole = column.dtype.startswith(("int", "uint"))
+        limits = bounds("long" if column.dtype.startswith(("int", "uint")) else "double", [column.dtype])
         for row in np.flatnonzero(~fit.reshape(len(fit), -1).all(axis=1)).tolist():
-            errors.setdefault(row, DecodeError(f"field {column.field!r} {'does not fit' if whole else 'is not a finite'} {column.dtype}"))
+            value = wide[row].tolist() if isinstance(wide[row], np.ndarray | np.generic) else wide[row]
+            errors.setdefault(row, DecodeError(outside(column.field, value, limits, nan=nan)))
 
 
 class _Writer:

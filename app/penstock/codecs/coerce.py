@@ -20,6 +20,7 @@ Coerce = Callable[[Any], Any]
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DIGITS: Final = 30  # no whole number of 64 bits has more
 _TICK: Final = {"ms": timedelta(milliseconds=1), "us": timedelta(microseconds=1)}
+_BASIC_DATE: Final = re.compile(r"[0-9]{8}")
 _NUMBER: Final = re.compile(r"[-+]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})([eE][-+]?[0-9]{1,4})?")
 
 
@@ -79,6 +80,8 @@ def _whole(value: Any, *, limits: tuple[float, float], whole: bool, decimal: boo
 
 
 def _stamp(value: Any, *, limits: tuple[float, float], tick: timedelta, whole: bool, decimal: bool) -> int:
+    if decimal and isinstance(value, str) and _BASIC_DATE.fullmatch(value):
+        raise ValueError(f"{value!r} is a date without dashes or a number: beside `decimals`, dates have dashes")
     if not isinstance(value, str) or (decimal and _NUMBER.fullmatch(value)):
         return _whole(value, limits=limits, whole=whole, decimal=decimal)
     try:

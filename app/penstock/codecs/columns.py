@@ -19,7 +19,7 @@ from penstock.batch import Array
 from penstock.errors import Problem, SchemaError
 from penstock.schema import Column, Missing, Schema, innermost, with_paths
 
-__all__ = ["FLOATS", "NUMBERS", "Assembler", "Axes", "Make", "bounds", "shaped", "within"]
+__all__ = ["FLOATS", "NUMBERS", "Assembler", "Axes", "Make", "bounds", "outside", "shaped", "within"]
 
 Axes = tuple[int | None, ...]
 
@@ -54,6 +54,27 @@ def shaped(value: Any, shape: Axes) -> bool:
 def within(value: Any, limits: tuple[float, float]) -> bool:
     """Whether a number, or every number in nested lists, is between two others, both allowed."""
     return all(within(item, limits) for item in value) if isinstance(value, list) else limits[0] <= value <= limits[1]
+
+
+def outside(name: str, value: Any, limits: tuple[float, float], *, nan: bool = False) -> str:
+    """Returns which number of a value is not between two others, and how: `field 'pixels[17]' is 300, above 255`. `nan`: NaN is permitted.
+
+    The value is a number, or nested lists of numbers. At least one is outside.
+    """
+    place: list[int] = []
+    while isinstance(value, list):
+        at = next(at for at, item in enumerate(value) if not _permitted(item, limits, nan))
+        place.append(at)
+        value = value[at]
+    how = f"above {limits[1]}" if value > limits[1] else f"below {limits[0]}"
+    how = how if math.isfinite(value) else "not a finite number"
+    return f"field {name + ''.join(f'[{at}]' for at in place)!r} is {value}, {how}"
+
+
+def _permitted(value: Any, limits: tuple[float, float], nan: bool) -> bool:
+    if isinstance(value, list):
+        return all(_permitted(item, limits, nan) for item in value)
+    return limits[0] <= value <= limits[1] or (nan and value != value)
 
 
 class Make(NamedTuple):

@@ -55,12 +55,14 @@ def _where(column: Array, bad: list[bool]) -> Array:
 
 
 def _note_number(errors: dict[int, RecordError], bad: Array, field: str) -> None:
-    _note(errors, bad, f"field {field!r} is not a finite number", field)
-
-
-def _note(errors: dict[int, RecordError], bad: Array, message: str, field: str = "") -> None:
     for row in np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1)).tolist():
-        errors.setdefault(row, EncodeError(message, field=field))
+        place = "".join(f"[{at}]" for at in np.argwhere(bad[row])[0]) if bad.ndim > 1 else ""
+        errors.setdefault(row, EncodeError(f"field {field + place!r} is not a finite number", field=field))
+
+
+def _note(errors: dict[int, RecordError], bad: Array, message: str) -> None:
+    for row in np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1)).tolist():
+        errors.setdefault(row, EncodeError(message))
 
 
 def _clashes(fields: Sequence[Tensor], schema: Schema) -> list[Problem]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from penstock.batch import Array, Batch, Failure, Table
-from penstock.codecs.columns import FLOATS, Assembler, bounds
+from penstock.codecs.columns import FLOATS, Assembler, Axes, bounds, outside
 from penstock.errors import DecodeError
 from penstock.schema import REQUIRED, Column, Field, Schema, innermost
 
@@ -18,6 +18,8 @@ __all__ = ["TableDecoder"]
 
 class TableDecoder:
     """Turns the columns of a Table, by field name (of a field inside others: by its path), into the columns that a stage reads.
+
+    A column of arrays is one array, or an object array with an array or list per row, which may differ in length where the axis is open.
 
     A field that the table lacks has its default in every row; without a default every row fails. Raises SchemaError for columns that
     their fields cannot feed.
@@ -40,9 +42,15 @@ class TableDecoder:
                 nulls.append(None)
                 continue
             values, holes = self._given(table, field, size)
-            values = _with_fallback(innermost(field), values)
-            self._check(field, values, holes, errors)
-            given.append(values)
+            live = np.ones(size, bool) if holes is None else ~holes
+            if holes is not None and self._assembler.rejects_null(field.name):
+                self._fail(errors, np.flatnonzero(holes), f"field {field.name!r} is null")
+            if field.items is not None and values.ndim == 1:
+                given.append(self._lists(field, values, live, errors))
+            else:
+                values = _with_fallback(innermost(field), values)
+                self._check(field, values, live, np.arange(size), errors)
+                given.append(values)
             nulls.append(holes)
         if not errors:
             return Batch(size, self._assembler.arrays(given, size, nulls))
@@ -64,14 +72,40 @@ class TableDecoder:
         made = np.full((size,), "" if dtype is object else 0, dtype) if absent else np.array([field.default] * size, dtype)
         return made, np.ones(size, bool) if absent else None
 
-    def _check(self, field: Field, values: Array, holes: Array | None, errors: dict[int, DecodeError]) -> None:
-        """Fails the rows whose value the columns of the field cannot hold."""
-        live = np.ones(len(values), bool) if holes is None else ~holes
-        if holes is not None and self._assembler.rejects_null(field.name):
-            self._fail(errors, holes, f"field {field.name!r} is null")
+    def _lists(self, field: Field, values: Array, live: Array, errors: dict[int, DecodeError]) -> Array:
+        """Returns a column of lists or arrays, one per row, as one array; rows that do not fit fail.
+
+        Rows of one shape are checked together.
+        """
         shape = self._assembler.shape(field.name)
-        if values.shape[1:] != shape:
-            self._fail(errors, live, f"field {field.name!r} has the shape {list(values.shape[1:])}, but {list(shape)} is read")
+        alike: dict[tuple[tuple[int, ...], np.dtype[Any]], list[int]] = {}
+        arrays: dict[int, Array] = {}
+        for row in np.flatnonzero(live).tolist():
+            try:
+                array = arrays[row] = _array_of(values[row], innermost(field).dtype, shape)
+                alike.setdefault((array.shape, array.dtype), []).append(row)
+            except (TypeError, ValueError) as error:
+                errors.setdefault(row, DecodeError(f"field {field.name!r} is no array: {error}"))
+        ragged = None in shape
+        made = np.empty(len(values), object) if ragged else np.zeros([len(values), *(axis or 0 for axis in shape)], object)
+        for rows in alike.values():
+            stacked = _with_fallback(innermost(field), np.stack([arrays[row] for row in rows]))
+            self._check(field, stacked, np.ones(len(rows), bool), np.array(rows), errors)
+            if ragged:
+                for row, value in zip(rows, stacked, strict=True):
+                    made[row] = value
+            elif stacked.shape[1:] == shape:
+                made[rows] = stacked
+        return made
+
+    def _check(self, field: Field, values: Array, live: Array, rows: Array, errors: dict[int, DecodeError]) -> None:
+        """Fails the live rows whose value the columns of the field cannot hold; `rows` has the number of each."""
+        shape = self._assembler.shape(field.name)
+        axes = values.shape[1:]
+        if len(axes) != len(shape) or any(asked not in (None, axis) for axis, asked in zip(axes, shape, strict=True)):
+            self._fail(
+                errors, rows[live], f"field {field.name!r} has the shape {list(axes)}, but {[axis or 'N' for axis in shape]} is read"
+            )
             return
         kind = innermost(field).kind
         if kind in ("string", "enum"):
@@ -80,26 +114,46 @@ class TableDecoder:
             wrong = np.array(
                 [any(not isinstance(one, str) or (known is not None and one not in known) for one in row) for row in texts], bool
             )
-            self._fail(errors, wrong & live, f"field {field.name!r} is not a valid {kind} of the schema")
+            self._fail(errors, rows[wrong & live], f"field {field.name!r} is not a valid {kind} of the schema")
             return
         numbers = "biuf" if kind in FLOATS else "biu"
         if values.dtype.kind not in numbers:
-            self._fail(errors, live, f"field {field.name!r} is {values.dtype}, but {kind} in the schema")
+            self._fail(errors, rows[live], f"field {field.name!r} is {values.dtype}, but {kind} in the schema")
             return
         if kind == "boolean":
-            self._fail(errors, live & (values.dtype.kind != "b"), f"field {field.name!r} is {values.dtype}, but boolean in the schema")
+            self._fail(
+                errors, rows[live & (values.dtype.kind != "b")], f"field {field.name!r} is {values.dtype}, but boolean in the schema"
+            )
             return
         least, most = bounds(kind, self._assembler.dtypes(field.name))
         with np.errstate(invalid="ignore"):
-            outside = ~((values >= least) & (values <= most))
-        if self._assembler.takes_nan(field.name):
-            outside &= ~np.isnan(values) if values.dtype.kind == "f" else True
-        self._fail(errors, live & _flat(outside).any(axis=1), f"field {field.name!r} is out of range")
+            beyond = ~((values >= least) & (values <= most))
+        if nan := self._assembler.takes_nan(field.name):
+            beyond &= ~np.isnan(values) if values.dtype.kind == "f" else True
+        for at in np.flatnonzero(live & _flat(beyond).any(axis=1)).tolist():
+            errors.setdefault(int(rows[at]), DecodeError(outside(field.name, values[at].tolist(), (least, most), nan=nan)))
 
     @staticmethod
     def _fail(errors: dict[int, DecodeError], rows: Array, why: str) -> None:
-        for row in np.flatnonzero(rows).tolist():
+        for row in rows.tolist():
             errors.setdefault(row, DecodeError(why))
+
+
+def _array_of(value: Any, dtype: str, shape: Axes) -> Array:
+    """Returns the list or array of one row as an array; text as objects. Raises TypeError, ValueError."""
+    if not isinstance(value, list | tuple | np.ndarray):
+        raise TypeError(f"it is of the type {type(value).__name__}")
+    if len(value) == 0:
+        return np.empty((0, *(axis or 0 for axis in shape[1:])), object if dtype == "string" else dtype)
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return value
+    made: Array = np.array(_listed(value), object if dtype == "string" else None)
+    return made
+
+
+def _listed(value: Any) -> Any:
+    """Returns nested lists of lists or arrays, which columnar formats nest in each other."""
+    return [_listed(item) for item in value] if isinstance(value, list | tuple | np.ndarray) else value
 
 
 def _with_fallback(field: Field, values: Array) -> Array:

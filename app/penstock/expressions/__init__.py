@@ -11,9 +11,10 @@ from penstock.expressions.error import ExpressionError, Unresolved
 from penstock.expressions.functions import FUNCTIONS
 from penstock.expressions.lower import Compiler
 from penstock.expressions.parse import MAX_LENGTH, Expression, parse
-from penstock.expressions.tape import OK, Given, Graph, Read, Scope
+from penstock.expressions.tape import FREE, OK, Given, Graph, Read, Scope
 
 __all__ = [
+    "FREE",
     "FUNCTIONS",
     "MAX_LENGTH",
     "OK",

@@ -51,7 +51,7 @@ def _by_operator(kind: str, why: str = "", *, hides: bool = False) -> Lower:
         dtype = at.float_of(made)
         value = at.tape.op(kind, at.value(made, dtype), dtype=dtype)
         found = replace(made, value=value, suspect=bool(why) or made.suspect)
-        return at.checked(found, why) if why else found
+        return at.checked(found, at.cause(why, call)) if why else found
 
     return lower
 
@@ -76,7 +76,7 @@ def _to_whole(kind: str) -> Lower:
         size = at.tape.op("Abs", rounded, dtype=made.dtype)
         fits = at.tape.binary("Less", size, at.tape.constant(_WHOLE, made.dtype), "bool")
         whole = at.tape.cast(at.tape.where(fits, rounded, at.tape.constant(0, made.dtype)), "int64")
-        return at.failing(replace(made, value=whole, suspect=False), fits, "a number that is no whole number of 64 bits")
+        return at.failing(replace(made, value=whole, suspect=False), fits, at.cause("a number that is no whole number of 64 bits", call))
 
     return lower
 
@@ -221,7 +221,7 @@ def _weighted(at: Compiler, call: ast.Call) -> Typed:
     x, w = at.value(made, dtype), at.value(weights, dtype)
     shares = at.tape.reduced("ReduceSum", at.tape.binary("Mul", x, w))
     found = at.tape.binary("Div", shares, at.tape.reduced("ReduceSum", w))
-    return at.checked(replace(at.joined([made, weights]), value=found, suspect=True), "a division by zero")
+    return at.checked(replace(at.joined([made, weights]), value=found, suspect=True), at.cause("a division by zero", call))
 
 
 def _vote(at: Compiler, call: ast.Call) -> Typed:
@@ -323,7 +323,7 @@ def _map(at: Compiler, call: ast.Call) -> Typed:
     known = at.tape.binary("Less", index, at.tape.constant(len(keys), "int64"), "bool")
     found = replace(made, value=value, literal=None, suspect=False)
     if default is None:
-        return at.failing(found, known, "a key that map does not have")
+        return at.failing(found, known, at.cause("a key that map does not have", call))
     return at.choice(replace(made, value=known, literal=None), found, default, call)
 
 

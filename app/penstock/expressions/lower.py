@@ -85,13 +85,17 @@ class Compiler:
         outputs = {}
         for name, made in self._made.items():
             checked = self.checked(made, "a number that is not finite")
-            outputs[name] = (self.value(checked), checked.ok, " or ".join(checked.why))
+            outputs[name] = (self.value(checked), checked.ok, checked.why)
         return self.tape.finish(outputs)
 
     # -- what functions use --------------------------------------------------------------------------------------------
 
     def fault(self, node: ast.AST, message: str, fix: str = "") -> ExpressionError:
         return ExpressionError(message, self._now.expression.at(node), fix)
+
+    def cause(self, what: str, node: ast.AST) -> str:
+        """Returns why a row has no value, with the part of the text that has none."""
+        return f"{what} in `{self._now.expression.part(node)}`" if isinstance(node, ast.expr) else what
 
     def lowered(self, node: ast.expr) -> Typed:
         """Returns the typed value of a part of the tree."""
@@ -145,13 +149,20 @@ class Compiler:
     def joined(self, parts: Iterable[Typed]) -> Typed:
         """Returns a Typed with what these may lack, together, and no value."""
         ok: Value | None = None
-        why: tuple[str, ...] = ()
+        why: dict[str, Value] = {}
         suspect = False
         for part in parts:
             ok = self.both(ok, part.ok)
-            why = (*why, *(one for one in part.why if one not in why))
+            why = self.causes(why, part.why)
             suspect = suspect or part.suspect
-        return Typed(ok=ok, why=why, suspect=suspect)
+        return Typed(ok=ok, why=(*why.items(),), suspect=suspect)
+
+    def causes(self, why: Mapping[str, Value], more: Iterable[tuple[str, Value]]) -> dict[str, Value]:
+        """Returns the causes together; one that both have holds for the rows of both."""
+        found = dict(why)
+        for cause, ok in more:
+            found[cause] = ok if cause not in found or found[cause] == ok else self.tape.binary("And", found[cause], ok)
+        return found
 
     def both(self, one: Value | None, other: Value | None) -> Value | None:
         if one is None or other is None:
@@ -162,12 +173,12 @@ class Compiler:
         """Returns the value with its rows that are not finite marked as without a value, if there may be any."""
         if not made.suspect or made.value is None:
             return made
-        ok = self.both(made.ok, self.tape.finite(made.value))
-        return replace(made, ok=ok, why=made.why if why in made.why else (*made.why, why), suspect=False)
+        return replace(self.failing(made, self.tape.finite(made.value), why), suspect=False)
 
     def failing(self, made: Typed, ok: Value, why: str) -> Typed:
         """Returns the value with further rows that have none: those where a scalar or an element of `ok` is false."""
-        return replace(made, ok=self.both(made.ok, self.tape.every(ok)), why=made.why if why in made.why else (*made.why, why))
+        ok = self.tape.every(ok)
+        return replace(made, ok=self.both(made.ok, ok), why=(*self.causes(dict(made.why), [(why, ok)]).items(),))
 
     def same_size(self, parts: Sequence[Typed], node: ast.AST) -> None:
         """Raises ExpressionError when vectors among these differ in size, or one is open beside another."""
@@ -221,7 +232,7 @@ class Compiler:
         if sign in ("/", "**") and dtype == "int64":
             dtype = "float64"
         if sign in ("//", "%") and dtype == "int64":
-            return self._whole_division(sign, left, right)
+            return self._whole_division(sign, left, right, node)
         if sign in ("/", "//", "%", "**"):  # an infinite divisor or base would be hidden
             left, right = (self.checked(one, "a number that is not finite") for one in (left, right))
         found = self.joined([left, right])
@@ -230,14 +241,15 @@ class Compiler:
             # Sums of what is finite may still leave the range of floats.
             return replace(found, value=self.tape.binary(_PLAIN[sign], a, b), suspect=dtype != "int64")
         if sign == "**":
-            return self.checked(replace(found, value=self.tape.binary("Pow", a, b), suspect=True), "a power without a finite value")
+            power = replace(found, value=self.tape.binary("Pow", a, b), suspect=True)
+            return self.checked(power, self.cause("a power without a finite value", node))
         value = self.tape.binary("Div", a, b) if sign == "/" else self._remainder(a, b)
         if sign == "//":  # so that (a // b) * b + a % b is a, as in Python
             value = self.tape.op("Round", self.tape.binary("Div", self.tape.binary("Sub", a, value), b), dtype=dtype)
         made = replace(found, value=value, suspect=True)
         if right.literal:  # neither null nor zero: only an overflow is left, which shows later
             return made
-        return self.checked(made, "a division by zero")
+        return self.checked(made, self.cause("a division by zero", node))
 
     def _folded(self, sign: str, left: Any, right: Any, node: ast.AST) -> Typed:
         if sign == "**" and (abs(right) > MAX_EXPONENT or (isinstance(left, int) and abs(left) > 10**6)):
@@ -271,7 +283,7 @@ class Compiler:
             return self._constant(inner, -made.literal)
         return replace(made, value=self.tape.op("Neg", made.value, dtype=made.dtype))
 
-    def _whole_division(self, sign: str, left: Typed, right: Typed) -> Typed:
+    def _whole_division(self, sign: str, left: Typed, right: Typed, node: ast.AST) -> Typed:
         """Floor and remainder as in Python. The processor ends a program that divides by 0, or the least number by -1: neither happens."""
         tape, a, b = self.tape, self.value(left, "int64"), self.value(right, "int64")
         made = self.joined([left, right])
@@ -283,7 +295,7 @@ class Compiler:
         if sign == "//":
             value = tape.where(is_minus, tape.op("Neg", a, dtype="int64"), value)
         made = replace(made, value=value)
-        return made if right.literal else self.failing(made, tape.negated(is_zero), "a division by zero")
+        return made if right.literal else self.failing(made, tape.negated(is_zero), self.cause("a division by zero", node))
 
     def _floored(self, sign: str, a: Value, b: Value) -> Value:
         tape, zero = self.tape, self.tape.constant(0, "int64")
@@ -319,12 +331,12 @@ class Compiler:
         self.same_size([left, right], node)
         one, two = self.value(left), self.value(right)
         value = self.tape.binary("And" if both else "Or", one, two)
-        ok, why = left.ok, left.why
+        ok, why = left.ok, dict(left.why)
         if right.ok is not None:
             decided = self.tape.every(self.tape.negated(one) if both else one)
             ok = self.both(ok, self.tape.binary("Or", right.ok, decided))
-            why = (*why, *(each for each in right.why if each not in why))
-        return Typed(value=value, ok=ok, why=why)
+            why = self.causes(why, [(cause, self.tape.binary("Or", sure, decided)) for cause, sure in right.why])
+        return Typed(value=value, ok=ok, why=(*why.items(),))
 
     def _comparison(self, node: ast.Compare) -> Typed:
         made: Typed | None = None
@@ -395,15 +407,14 @@ class Compiler:
         if condition.shape:
             yes, no = (self.checked(one, "a number that is not finite") for one in (yes, no))
         made = self.tape.where(self.value(condition), self.value(yes, dtype), self.value(no, dtype))
-        ok = condition.ok
-        if (yes.ok, no.ok) != (None, None):
-            sure = self.tape.constant(True, "bool")
-            if condition.shape:
-                chosen: Value | None = self.both(yes.ok, no.ok)
-            else:
-                chosen = self.tape.where(self.value(condition), yes.ok or sure, no.ok or sure)
-            ok = self.both(ok, chosen)
-        return replace(self.joined([condition, yes, no]), value=made, ok=ok, suspect=yes.suspect or no.suspect)
+        found = self.joined([condition, yes, no])
+        if not condition.shape and (yes.ok, no.ok) != (None, None):
+            sure, picks = self.tape.constant(True, "bool"), self.value(condition)
+            ok = self.both(condition.ok, self.tape.where(picks, yes.ok or sure, no.ok or sure))
+            why = self.causes(dict(condition.why), [(cause, self.tape.where(picks, one, sure)) for cause, one in yes.why])
+            why = self.causes(why, [(cause, self.tape.where(picks, sure, one)) for cause, one in no.why])
+            found = replace(found, ok=ok, why=(*why.items(),))
+        return replace(found, value=made, suspect=yes.suspect or no.suspect)
 
     # -- names, calls, lists -------------------------------------------------------------------------------------------
 

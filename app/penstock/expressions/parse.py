@@ -19,6 +19,7 @@ __all__ = ["FLAGS", "MAX_DEPTH", "MAX_LENGTH", "MAX_NODES", "Expression", "parse
 MAX_LENGTH: Final = 4_000
 MAX_DEPTH: Final = 64  # a sum of 63 terms is that deep
 MAX_NODES: Final = 1_000
+PART: Final = 60  # characters of an expression in a message
 
 FLAGS: Final = {"true": True, "false": False}
 
@@ -55,6 +56,11 @@ class Expression:
     def at(self, node: ast.AST) -> int:
         """Returns the offset of a part of the tree in the text, in characters."""
         return _offset(self._source, getattr(node, "col_offset", 0)) + self._shift
+
+    def part(self, node: ast.expr) -> str:
+        """Returns the text of a part of the tree, at most PART characters of it."""
+        text = self._source.encode()[node.col_offset : node.end_col_offset].decode()
+        return text if len(text) <= PART else f"{text[:PART]}..."
 
     def names(self) -> Iterator[tuple[str, int]]:
         """Yields every reference with its offset, in the order of the text; `true` and `false` are no references."""

@@ -13,9 +13,10 @@ from penstock.signature import Tensor
 if TYPE_CHECKING:  # the parser of topologies knows this module, and `--help` and completion do without the libraries behind graphs
     from onnx import NodeProto, TensorProto
 
-__all__ = ["OK", "Given", "Graph", "Read", "Scope", "Tape", "Value"]
+__all__ = ["FREE", "OK", "Given", "Graph", "Read", "Scope", "Tape", "Value"]
 
 OK: Final = "{}.ok"  # the output that marks the rows for which the output of this name has a value
+FREE: Final = "{}.ok.{}"  # where there are several causes: for each but the last, from 1, whether the row is free of it
 OPSET: Final = 21
 ML_OPSET: Final = 4
 IR: Final = 10
@@ -72,13 +73,14 @@ class Read:
 class Graph:
     """An ONNX file that expressions were compiled to.
 
-    `doubts` is, by output, why a row may have no value; the output `OK` of the same name marks the rows that have one.
+    `doubts` is, by output, why a row may have no value; the output `OK` of the same name marks the rows that have one. Where there are
+    several causes, the outputs `FREE` mark, for each but the last, the rows that are free of it.
     """
 
     model: bytes
     reads: tuple[Read, ...]
     outputs: tuple[Tensor, ...]
-    doubts: Mapping[str, str]
+    doubts: Mapping[str, tuple[str, ...]]
 
     @property
     def digest(self) -> str:
@@ -224,17 +226,19 @@ class Tape:
         numbers = self.reduced("ReduceMin", self.cast(value, "int64"))
         return self.cast(numbers, "bool")
 
-    def finish(self, outputs: Mapping[str, tuple[Value, Value | None, str]]) -> Graph:
-        """Returns the graph of these outputs: value, for which rows it holds (None: for all), and why it may not. One input at least."""
+    def finish(self, outputs: Mapping[str, tuple[Value, Value | None, tuple[tuple[str, Value], ...]]]) -> Graph:
+        """Returns the graph of these outputs: value, for which rows it holds (None: for all), and the causes. One input at least."""
         sample = next(iter(self.reads.values())).tensor
         like = Value(sample.name, sample.dtype, sample.shape)
         from onnx import helper
 
         results: list[tuple[Tensor, Value]] = []
-        for name, (value, ok, _) in outputs.items():
+        for name, (value, ok, why) in outputs.items():
             results.append((Tensor(name, value.dtype, value.shape), value if value.rows else self.spread(value, like)))
             if ok is not None:
                 results.append((Tensor(OK.format(name), "bool"), ok if ok.rows else self.spread(ok, like)))
+            for number, (_, free) in enumerate(why[:-1], 1):
+                results.append((Tensor(FREE.format(name, number), "bool"), free if free.rows else self.spread(free, like)))
         body = _needed(self._nodes, [value.name for _, value in results])
         # Names of tensors are those of the file. All others begin with a colon, as no name of a file does.
         leave = [helper.make_node("Identity", [value.name], [tensor.name]) for tensor, value in results]
@@ -249,7 +253,7 @@ class Tape:
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR, producer_name="penstock")
         declared = tuple(Tensor(name, value.dtype, value.shape) for name, (value, _, _) in outputs.items())
-        doubts = {name: why for name, (_, ok, why) in outputs.items() if ok is not None}
+        doubts = {name: tuple(cause for cause, _ in why) for name, (_, ok, why) in outputs.items() if ok is not None}
         return Graph(bytes(model.SerializeToString(deterministic=True)), tuple(self.reads.values()), declared, doubts)
 
 

@@ -15,7 +15,9 @@ _KINDS: Final = {bool: "bool", int: "int64", float: "float64", str: "string"}
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """`value`, or None for a `literal`. `ok` is for which rows it has a value (bool, a scalar per row; None: all), `why` why not.
+    """`value`, or None for a `literal`. `ok` is for which rows it has a value (bool, a scalar per row; None: all).
+
+    `why` has the causes of the other rows, each with the rows for which it does not hold; together these are `ok`.
 
     `suspect`: a float of it may be NaN or infinite without `ok` being false.
     """
@@ -23,7 +25,7 @@ class Typed:
     value: Value | None = None
     literal: Any = None
     ok: Value | None = None
-    why: tuple[str, ...] = ()
+    why: tuple[tuple[str, Value], ...] = ()
     suspect: bool = False
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 
 from penstock.batch import Batch
 from penstock.errors import InferenceError
-from penstock.expressions import OK
+from penstock.expressions import FREE, OK
 from penstock.nodes.base import WHOLE, Context, Feeds
 from penstock.nodes.model import ModelNode, Runs, ragged
 from penstock.topology.wiring import Step
@@ -20,10 +20,12 @@ __all__ = ["RuleNode", "make"]
 
 @dataclass(frozen=True, slots=True)
 class RuleNode:
-    """The graph of a rule as a model. `doubts` are the columns that mark the rows with a value, each with the failure of the others."""
+    """The graph of a rule as a model. `doubts` are the columns that mark the rows with a value, each with the failures of the others, and
+    with the columns that mark the rows without the first failure, the second and so on, but for the last.
+    """
 
     inner: ModelNode
-    doubts: tuple[tuple[str, str], ...]
+    doubts: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]
     stateful: ClassVar[bool] = False
 
     @property
@@ -44,12 +46,13 @@ class RuleNode:
         if not self.doubts:
             return found
         errors: dict[int, InferenceError] = {}
-        for column, why in self.doubts:
+        for column, causes, free in self.doubts:
             ok = found.columns.get(column)
             if ok is not None and not ok.all():
                 for row in np.flatnonzero(~ok).tolist():
-                    errors.setdefault(row, InferenceError(why, where=self.name))
-        hidden = {column for column, _ in self.doubts}
+                    which = next((number for number, name in enumerate(free) if not found.columns[name][row]), len(free))
+                    errors.setdefault(row, InferenceError(causes[which], where=self.name))
+        hidden = {name for column, _, free in self.doubts for name in (column, *free)}
         kept = Batch(
             found.size, {name: one for name, one in found.columns.items() if name not in hidden}, found.rows, found.failures, found.origin
         )
@@ -62,10 +65,20 @@ def make(step: Step, feeds: Feeds, model: Runs | None, version: str) -> RuleNode
     if model is None or graph is None:
         raise ValueError(f"nodes.{name}: its graph was not given")
     read = [tensor.name for tensor in step.outputs]
-    doubts = {
-        OK.format(output): f"{output} has no value for the event: {graph.doubts[output]}" for output in read if output in graph.doubts
-    }
-    columns = {output: f"{name}.{output}" for output in (*read, *doubts)}
-    axes = (*(tensor.shape for tensor in step.outputs), *(() for _ in doubts))
+    doubts = {output: graph.doubts[output] for output in read if output in graph.doubts}
+    free = {output: [FREE.format(output, number) for number in range(1, len(causes))] for output, causes in doubts.items()}
+    marks = [tensor for output in doubts for tensor in (OK.format(output), *free[output])]
+    columns = {output: f"{name}.{output}" for output in (*read, *marks)}
+    axes = (*(tensor.shape for tensor in step.outputs), *(() for _ in marks))
     inner = ModelNode(name, version, model, feeds, tuple(columns), tuple(columns.values()), ragged(step), axes)
-    return RuleNode(inner, tuple((columns[output], why) for output, why in doubts.items()))
+    return RuleNode(
+        inner,
+        tuple(
+            (
+                columns[OK.format(output)],
+                tuple(f"{output} has no value for the event: {cause}" for cause in causes),
+                tuple(columns[tensor] for tensor in free[output]),
+            )
+            for output, causes in doubts.items()
+        ),
+    )

@@ -19,9 +19,8 @@ from penstock.topology.clashes import clashes
 from penstock.topology.envelopes import GONE, operation
 from penstock.topology.feeds import Feeder
 from penstock.topology.kinds import kind_of
-from penstock.topology.names import did_you_mean
 from penstock.topology.order import order
-from penstock.topology.resolve import Finding, FromField, FromNode, Names, Report, Target, Wire
+from penstock.topology.resolve import Finding, FromField, FromNode, Names, Report, Target, Wire, closest
 from penstock.topology.spec import CONDITION, Node, Ref, RuleNode, Sink, Source, Topology
 from penstock.topology.wiring import Input, Stage, Wiring
 
@@ -118,7 +117,6 @@ def _ambiguous(topology: Topology, signatures: Mapping[str, Signature]) -> Itera
 
 
 def _check_source(source: Source, schema: Schema, report: Report) -> None:
-    known = [field.name for field in schema.fields]
     for key, name, kinds, fix in (
         ("id", source.id, ("string", "enum", "int", "long"), "an id is a string or a whole number"),
         ("time", source.time, ("timestamp", "long"), "an event time is a timestamp, or a long in ms"),
@@ -127,7 +125,7 @@ def _check_source(source: Source, schema: Schema, report: Report) -> None:
             continue
         field = schema.field(name)
         if field is None:
-            report.add(source.at(key), f"sources.{source.name}.{key}: {source.schema} has no field {name!r}", did_you_mean(name, known))
+            report.add(source.at(key), f"sources.{source.name}.{key}: {source.schema} has no field {name!r}", closest(name, [schema]))
         elif field.kind not in kinds:
             report.add(source.at(key), f"sources.{source.name}.{key}: the field {name!r} is of kind {field.kind}", fix)
     if source.envelope == "debezium" and (found := schema.field(operation(schema) or "")) is not None:

@@ -6,17 +6,20 @@ another node. Exactly one of them must exist; when there are several, the file m
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from penstock.errors import Problem
-from penstock.schema import Schema, Step, steps
+from penstock.schema import Field, Schema, Step, steps
 from penstock.signature import Signature, Tensor
 from penstock.topology.names import any_of, did_you_mean
 from penstock.topology.spec import Constant, Input, Mark, Node, Ref, Topology
 
-__all__ = ["Finding", "FromField", "FromNode", "Names", "Report", "Target", "Wire"]
+__all__ = ["Finding", "FromField", "FromNode", "Names", "Report", "Target", "Wire", "closest"]
 
+SHOWN: Final = 6  # tensors that a message prints with their types
 Finding = tuple[Mark, str, str]  # where it is, what is wrong, what to do
 
 
@@ -86,7 +89,7 @@ class Names:
         if self.topology.source(ref.head):
             schema = self.schemas.get(ref.head)
             if schema is not None and schema.field(ref.tail) is None:
-                self.nowhere(ref.mark, f"{where}: the source {ref.head!r} has no field {ref.tail!r}", _closest(ref.tail, [schema]))
+                self.nowhere(ref.mark, f"{where}: the source {ref.head!r} has no field {ref.tail!r}", closest(ref.tail, [schema]))
                 return None
             return self._field(ref.tail, ref.index, ref.head)
         if self.topology.node(ref.head):
@@ -94,7 +97,7 @@ class Names:
         if self.has_field(ref.path):
             return self._field(ref.path, ref.index)
         if self.has_field(ref.head):
-            self.nowhere(ref.mark, f"{where}: there is no field {ref.path!r}", _closest(ref.path, self.schemas.values()))
+            self.nowhere(ref.mark, f"{where}: there is no field {ref.path!r}", closest(ref.path, self.schemas.values()))
             return None
         fix = did_you_mean(ref.head, self._heads())
         if len(self.schemas) < len(self.topology.sources) and not fix.startswith("did you mean"):
@@ -106,32 +109,61 @@ class Names:
     def targets(self, refs: Iterable[Ref], where: str) -> tuple[Target | None, ...]:
         return tuple(self.target(ref, where) for ref in refs)
 
-    def by_name(self, node: Node, tensor: Tensor, hint: str = "") -> Input | None:
-        """Returns what feeds an input tensor that the file leaves out, or None and reports a problem when nothing or several things could.
+    def by_name(self, node: Node, tensors: Sequence[Tensor], offer: str = "") -> dict[str, Input]:
+        """Returns what feeds the input tensors that the file leaves out, by their names. A tensor that nothing or several things could feed
+        is not among them, and a problem: those that nothing feeds are one.
 
-        `hint` is what the node's kind offers beside an entry of `inputs`.
+        `offer` is what the kind of the node offers beside entries of `inputs`; a single TENSOR in it gets its name.
         """
-        hidden = {node.name, *self.topology.conditions}
-        others = {name: signature for name, signature in self.signatures.items() if name not in hidden}
-        candidates = [Ref(tensor.name, tensor.name, mark=node.mark)] if self._in_events(tensor.name) else []
-        for name, signature in others.items():
-            if name == tensor.name and len(signature.outputs) == 1:
-                candidates.append(Ref(name, name, mark=node.mark))
-            elif signature.output(tensor.name):
-                candidates.append(Ref(f"{name}.{tensor.name}", name, tensor.name, mark=node.mark))
-        if len(candidates) == 1:
-            return Input(tensor.name, tuple(candidates), mark=node.mark)
-        self.dangling = True
-        if candidates:
-            fix = f"name one: inputs: {{{tensor.name}: ...}}"
-            found = ", ".join(candidate.text for candidate in candidates)
-            self.report.add(node.mark, f"nodes.{node.name}: several things have the name of the input tensor `{tensor}`: {found}", fix)
-        elif len(self.schemas) == len(self.topology.sources) and len(self.signatures) == len(self.topology.nodes):
-            message = f"nodes.{node.name}: nothing feeds the input tensor `{tensor}`, and no field or output has its name"
-            deeper = [path for schema in self.schemas.values() for path in _paths(schema, tensor.name)][:2]
-            what = " or ".join(deeper) or "FIELD or NODE.OUTPUT"
-            self.report.add(node.mark, message, f"add inputs: {{{tensor.name}: {what}}}{hint}")
-        return None
+        found, unfed = {}, []
+        for tensor in tensors:
+            candidates = self._named(node, tensor.name)
+            if len(candidates) == 1:
+                found[tensor.name] = Input(tensor.name, tuple(candidates), mark=node.mark)
+                continue
+            self.dangling = True
+            if candidates:
+                texts = ", ".join(candidate.text for candidate in candidates)
+                message = f"nodes.{node.name}: several things have the name of the input tensor `{tensor}`: {texts}"
+                self.report.add(node.mark, message, f"name one: inputs: {{{tensor.name}: ...}}")
+            else:
+                unfed.append(tensor)
+        if unfed and len(self.schemas) == len(self.topology.sources) and len(self.signatures) == len(self.topology.nodes):
+            several = len(unfed) > 1
+            listed = ", ".join(f"`{tensor}`" for tensor in unfed[:SHOWN]) + (f" and {len(unfed) - SHOWN} more" if unfed[SHOWN:] else "")
+            message = f"nodes.{node.name}: nothing feeds the input tensor{'s' * several} {listed}, and no field or output has "
+            also = offer if several else offer.replace("TENSOR", unfed[0].name)
+            self.report.add(
+                node.mark, message + ("their names" if several else "its name"), self._entries([one.name for one in unfed]) + also
+            )
+        return found
+
+    def _named(self, node: Node, name: str) -> list[Ref]:
+        """Returns what has the name of a tensor of the node: a field, another node with one output, outputs of other nodes."""
+        candidates = [Ref(name, name, mark=node.mark)] if self._in_events(name) else []
+        for other, signature in self.signatures.items():
+            if other == node.name or other in self.topology.conditions:
+                continue
+            if other == name and len(signature.outputs) == 1:
+                candidates.append(Ref(other, other, mark=node.mark))
+            elif signature.output(name):
+                candidates.append(Ref(f"{other}.{name}", other, name, mark=node.mark))
+        return candidates
+
+    def _entries(self, tensors: Sequence[str]) -> str:
+        """Returns the entries of `inputs` that these tensors probably need: fields inside records that have their names.
+
+        Where several records have such fields, those of the record with the most of them are named, and the other records.
+        """
+        found = {name: _paths(name, self.schemas.values()) for name in tensors}
+        counted = Counter(path.rpartition(".")[0] for paths in found.values() for path in paths)
+        certain = {path for schema in self.schemas.values() for path in schema.certain}
+        records = sorted(counted, key=lambda record: (record not in certain, -counted[record]))
+        best = {name: next((path for record in records if (path := f"{record}.{name}") in found[name]), "") for name in tensors}
+        text = "add inputs: {" + ", ".join(f"{name}: {path or 'FIELD or NODE.OUTPUT'}" for name, path in best.items()) + "}"
+        used = {path.rpartition(".")[0] for path in best.values()}
+        others = [] if used & certain else [record for record in records if record not in used]
+        return text + (f", or the fields of {' or '.join(others[:2])}" if others else "")
 
     def _field(self, path: str, index: int | None, source: str | None = None) -> FromField:
         """Returns the field, or its item where an index picks one of an array whose size is open."""
@@ -174,7 +206,8 @@ class Names:
         elif len(self.schemas) < len(self.topology.sources):
             self.dangling = True  # it may be a field of a schema that could not be read, which has been reported
         else:
-            self.nowhere(ref.mark, f"{where}: {ref.text!r} is neither a field nor a node", did_you_mean(ref.head, self._heads()))
+            fix = _inside(ref.head, self.schemas.values()) or did_you_mean(ref.head, self._heads())
+            self.nowhere(ref.mark, f"{where}: {ref.text!r} is neither a field nor a node", fix)
         return None
 
     def _output(self, ref: Ref, where: str) -> Target | None:
@@ -200,16 +233,25 @@ class Names:
         yield from (source.name for source in self.topology.sources)
 
 
-def _paths(schema: Schema, name: str) -> Iterator[str]:
-    """Yields the paths of the fields of this name inside the schema's records, and the records in these."""
-    for field in schema.fields:
-        for inside in field.fields:
-            if inside.name == name:
-                yield f"{field.name}.{name}"
-            yield from (f"{field.name}.{inside.name}.{name}" for one in inside.fields if one.name == name)
+def _paths(name: str, schemas: Iterable[Schema]) -> list[str]:
+    """Returns the paths of the fields of this name inside records of the events."""
+    return list(dict.fromkeys(path for schema in schemas for path in _deeper(schema.fields, name, "")))
 
 
-def _closest(path: str, schemas: Iterable[Schema]) -> str:
+def _deeper(fields: Iterable[Field], name: str, at: str) -> Iterator[str]:
+    for field in fields:
+        if at and field.name == name:
+            yield f"{at}{name}"
+        yield from _deeper(field.fields, name, f"{at}{field.name}.")
+
+
+def _inside(name: str, schemas: Iterable[Schema]) -> str:
+    """Returns a fix for the name of a field that is only inside records, or ""."""
+    paths = _paths(name, schemas)
+    return f"did you mean {any_of(paths[:2])}?" if paths else ""
+
+
+def closest(path: str, schemas: Iterable[Schema]) -> str:
     """Returns a fix for a path that leads nowhere: the longest part that leads to a field, and what is inside that, or a similar name."""
     walked, last = steps(path), ""
     for schema in schemas:
@@ -222,7 +264,7 @@ def _closest(path: str, schemas: Iterable[Schema]) -> str:
             if known.kind != "record" or not known.fields:
                 return f"{parent!r} is {'inside itself, and read one level deep' if known.kind == 'record' else f'of kind {known.kind}'}"
             return did_you_mean(path, [f"{parent}.{field.name}" for field in known.fields])
-        last = last or did_you_mean(path, [field.name for field in schema.fields])
+        last = last or _inside(path, [schema]) or did_you_mean(path, [field.name for field in schema.fields])
     return last
 
 

@@ -76,6 +76,7 @@ def test_other_form_is_read_where_it_is_allowed(schema: Schema, changed: dict[st
         ({"x": ""}, "'' is not a number in field `x`"),
         ({"x": "٣"}, "'٣' is not a number in field `x`"),
         ({"at": "soon"}, "'soon' is not a date of ISO 8601 in field `at`"),
+        ({"at": "20240131"}, "'20240131' is a date without dashes or a number: beside `decimals`, dates have dashes in field `at`"),
         ({"r": {"n": 0.5}}, "0.5 is not a whole number in field `n` - at `$.r`"),
         ({"list": [1, 0.5]}, "0.5 is not a whole number in field `list`"),
         ({"n": None}, "got `null`"),
@@ -84,6 +85,13 @@ def test_other_form_is_read_where_it_is_allowed(schema: Schema, changed: dict[st
 )
 def test_what_is_still_no_value_fails_its_row(schema: Schema, changed: dict[str, Any], says: str) -> None:
     assert says in decode(schema, GOOD | changed, *ALL)[1]
+
+
+def test_date_without_dashes_is_read_where_it_cannot_be_a_number(schema: Schema) -> None:
+    event = GOOD | {"at": "20240131"}
+    assert decode(schema, event, "dates", "whole_numbers")[0]["at"] == [1706659200000]
+    assert decode(schema, event, "decimals")[0]["at"] == [20240131]
+    assert decode(schema, GOOD | {"at": "1706659200000"}, *ALL)[0]["at"] == [1706659200000]
 
 
 def test_rows_in_the_schema_s_own_form_are_not_changed(schema: Schema) -> None:

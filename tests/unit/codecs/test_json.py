@@ -244,6 +244,22 @@ def test_encoded_rows_are_objects_in_the_order_of_the_fields() -> None:
     assert errors == {}
 
 
+def test_float32_has_its_own_digits_unless_the_schema_has_a_double(make_schema: MakeSchema) -> None:
+    """0.1 as float32 is 0.10000000149011612 as a double, which a reader of doubles has to get."""
+    fields = [Tensor("f", "float32"), Tensor("v", "float32", (2,)), Tensor("d", "float64"), Tensor("n.f", "float32")]
+    rows = np.array([[0.1, 1 / 3], [16777216, 1e-20]], np.float32)
+    columns = [rows[:, 0], rows, np.array([0.1, 1 / 3]), np.array([None, rows[1, 1].item()], object)]
+    values, errors = encoder("json", fields).encode(columns)
+    assert errors == {}
+    assert values == [
+        b'{"f":0.1,"v":[0.1,0.33333334],"d":0.1,"n":{"f":null}}',
+        b'{"f":16777216.0,"v":[16777216.0,1e-20],"d":0.3333333333333333,"n":{"f":1e-20}}',
+    ]
+    schema = make_schema({"f": "float", "v": {"type": "array", "items": "double"}})
+    (value, _), _ = encoder("json", fields[:2], schema).encode(columns[:2])
+    assert value == b'{"f":0.1,"v":[0.10000000149011612,0.3333333432674408]}'
+
+
 def test_row_that_json_cannot_say_fails_alone() -> None:
     fields = [Tensor("s", "string"), Tensor("x", "float32"), Tensor("v", "float64", (1,))]
     columns = [np.array(["a", "\ud800", "c", "d"], object), np.array([1, 1, np.nan, 1], np.float32), np.array([[1], [1], [1], [np.inf]])]
@@ -252,7 +268,7 @@ def test_row_that_json_cannot_say_fails_alone() -> None:
     assert {row: str(error) for row, error in errors.items()} == {
         1: "a string is not valid Unicode: surrogates not allowed",
         2: "field 'x' is not a finite number",
-        3: "field 'v' is not a finite number",
+        3: "field 'v[0]' is not a finite number",
     }
 
 

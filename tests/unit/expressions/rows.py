@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from penstock.expressions import OK, Compiler, ExpressionError, Given, Graph, parse
+from penstock.expressions import FREE, OK, Compiler, ExpressionError, Given, Graph, parse
 from penstock.model.session import Session
 
 ROWS: Mapping[str, list[Any]] = {
@@ -82,6 +82,9 @@ def run(graph: Graph, rows: Mapping[str, list[Any]] = ROWS) -> dict[str, list[An
         assert values.dtype == (object if tensor.dtype == "string" else np.dtype(tensor.dtype)), tensor
         assert values.shape == (len(rows["f"]), *(values.shape[1:] if None in tensor.shape else tensor.shape)), tensor
         ok = session.run([OK.format(tensor.name)], feeds)[0].tolist() if tensor.name in graph.doubts else [True] * len(values)
+        causes = len(graph.doubts.get(tensor.name, ()))
+        for free in session.run([FREE.format(tensor.name, number) for number in range(1, causes)], feeds) if causes > 1 else ():
+            assert all(fine <= one for fine, one in zip(ok, free.tolist(), strict=True)), "a row with a value is free of every cause"
         found[tensor.name] = [value if fine else None for value, fine in zip(values.tolist(), ok, strict=True)]
     return found
 

@@ -187,8 +187,12 @@ def test_constant_beside_others_gets_their_rows() -> None:
 
 def test_reason_of_a_failure_is_known() -> None:
     assert compiled(y="i // j", z="map(s, {'x': 1}) + i // 2", w="i + 1").doubts == {
-        "y": "a division by zero",
-        "z": "a key that map does not have",
+        "y": ("a division by zero in `i // j`",),
+        "z": ("a key that map does not have in `map(s, {'x': 1})`",),
+    }
+    assert compiled(y="i // j + i // j", z="i // j + i //  j").doubts == {
+        "y": ("a division by zero in `i // j`",),
+        "z": ("a division by zero in `i // j`", "a division by zero in `i //  j`"),
     }
 
 
@@ -203,7 +207,7 @@ def test_graph_is_plain_onnx_and_follows_the_meaning() -> None:
 
 def test_what_is_computed_twice_is_written_once() -> None:
     once, twice = (onnx.load_model_from_string(compiled(y=text).model).graph.node for text in ("f / i", "f / i + f / i"))
-    assert len(twice) == len(once) + 1 + 4, "one Add, and the check that its result is finite"
+    assert len(twice) == len(once) + 1 + 4 + 1, "one Add, the check that its result is finite, and which of the two causes it is"
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,8 @@ def test_rows_without_a_value_are_dead_letters_and_their_neighbours_are_scored(d
     ], "and nothing fails for the sake of an output that nothing reads"
     letters = [provenance(one) for one in driver.dead_letters("s")]
     assert [(one.where, one.message) for one in letters if isinstance(one, DeadLetter)] == [
-        ("desk", "ratio has no value for the event: a number that is not finite or a division by zero"),
-        ("desk", "alert has no value for the event: a number that is not finite or a division by zero or a key that map does not have"),
+        ("desk", "ratio has no value for the event: a division by zero in `score / coalesce(parts, 1)`"),
+        ("desk", "alert has no value for the event: a key that map does not have in `map(country, {'DE':1, 'FR':2})`"),
     ]
 
 
@@ -127,7 +127,7 @@ def test_its_graph_is_written_as_a_file_that_runs_anywhere(
     signature = Session.load(data).signature
     assert [tensor.name for tensor in signature.inputs] == ["score", "parts or 1", "country", "amount"]
     assert [tensor.name for tensor in signature.outputs] == [
-        "ratio", "ratio.ok", "level", "level.ok", "alert", "alert.ok", "unread", "unread.ok",
+        "ratio", "ratio.ok", "ratio.ok.1", "level", "level.ok", "alert", "alert.ok", "alert.ok.1", "alert.ok.2", "unread", "unread.ok",
     ]  # fmt: skip
     assert main([*words, "--rules", str(file)]) == 2
     capsys.readouterr()
@@ -151,6 +151,22 @@ def test_it_is_watched_and_twinned_but_no_release_binds_it(driver: TopologyDrive
     assert [name for name in done.columns if name.startswith("desk.")] == ["desk.ratio", "desk.alert"]
 
 
+def test_letter_names_the_cause_that_holds_for_its_event(driver: TopologyDriver, root: Path) -> None:
+    (root / "t.yaml").write_text(TEXT.replace("score / coalesce(parts, 1)", "where(score > 0, log(score - 5), 10 / score) ** parts_or"))
+    text = (root / "t.yaml").read_text().replace("    outputs:\n", "    inputs: {parts_or: {field: parts, missing: 1}}\n    outputs:\n", 1)
+    (root / "t.yaml").write_text(text)
+    made = TopologyDriver(root / "t.yaml", models=root / "models", schemas=root)
+    made.send("s", event(4), event(0), event(5 + 1e-30, -1), event(1e30, 2**30), event(7))
+    letters = [provenance(one) for one in made.dead_letters("s")]
+    assert [one.message.removeprefix("ratio has no value for the event: ") for one in letters if isinstance(one, DeadLetter)] == [
+        "the logarithm of a number that is not above 0 in `log(score - 5)`",
+        "a division by zero in `10 / score`",
+        "the logarithm of a number that is not above 0 in `log(score - 5)`",
+        "a power without a finite value in `where(score > 0, log(score - 5), 10 / score) ** parts_or`",
+    ]
+    assert len(made.events("out")) == 1
+
+
 def test_rule_keeps_the_contract_of_a_node() -> None:
     graph = compiled(y="i // j", z="map(s, {'x': 1.5, 'y': 2.5})", w="where(b, f, 0)")
     names = [read.tensor.name for read in graph.reads]
@@ -158,7 +174,7 @@ def test_rule_keeps_the_contract_of_a_node() -> None:
     columns = tuple(f"n.{name}" for name in outputs)
     feeds = tuple((name, lambda columns, name=name: columns[name]) for name in names)
     inner = ModelNode("n", graph.label, Session.load(graph.model), feeds, tuple(outputs), columns)
-    node = RuleNode(inner, (("n.y.ok", "no y"), ("n.z.ok", "no z")))
+    node = RuleNode(inner, (("n.y.ok", ("no y",), ()), ("n.z.ok", ("no z",), ())))
     good = {
         "i": np.array([7, -7, 5, 4]),
         "j": np.array([2, 3, -1, 1], np.int32),

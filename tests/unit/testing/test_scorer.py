@@ -166,6 +166,43 @@ def test_failure_behind_the_first_stage_is_that_of_the_event(rides: Scorer) -> N
         rides.score([], source="fares")
 
 
+PAID = """\
+topology: paid
+sources: {{orders: {{topic: orders, schema: order.avsc{key_schema}}}}}
+nodes: {{double: {{kind: model, model: double@1, inputs: {{x: amount}}}}}}
+sinks: {{out: {{topic: out, fields: {{who: {who}, tenant: header.x-tenant, y: double}}}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("who", "keys"), [("key", ["a", b"b", None, float("nan"), pd.NA]), ("key.id", [{"id": "a"}, b'{"id":"b"}', None, float("nan"), pd.NA])]
+)
+def test_keys_and_headers_come_beside_the_events(tmp_path: Path, who: str, keys: list[Any]) -> None:
+    (tmp_path / "order.avsc").write_text('{"type": "record", "name": "Order", "fields": [{"name": "amount", "type": "float"}]}')
+    (tmp_path / "key.avsc").write_text('{"type": "record", "name": "Key", "fields": [{"name": "id", "type": "string"}]}')
+    DirectoryRegistry(tmp_path / "models").publish("double", models.linear([2]))
+    (tmp_path / "paid.yaml").write_text(PAID.format(who=who, key_schema=", key_schema: key.avsc" * (who != "key")))
+    names = ["a", "b", None, None, None]
+    with penstock.open(tmp_path / "paid.yaml", models=tmp_path / "models", schemas=tmp_path) as plan:
+        assert plan.score({"amount": 1}, key=keys[0], headers={"x-tenant": "acme", "x": b"y"}) == {"who": "a", "tenant": "acme", "y": 2}
+        assert plan.score({"amount": 1}) == {"who": None, "tenant": None, "y": 2}
+        answers = plan.score([{"amount": 1}] * 5, key=keys, headers=[{"x-tenant": "acme"}, *[None] * 4])
+        assert [one["who"] for one in answers if isinstance(one, dict)] == names
+        assert [one["tenant"] for one in answers if isinstance(one, dict)] == ["acme", None, None, None, None]
+        assert plan.score({"amount": [1.0] * 5}, key=keys)["who"] == names
+        scored = plan.score(pd.DataFrame({"amount": [1.0] * 5}), key=pd.Series(keys, dtype=object))
+        assert scored["who"].astype(object).where(scored["who"].notna(), None).tolist() == names
+        answer, bad, odd = plan.score([{"amount": 1}] * 3, key=[keys[0], 7, None], headers=[None, None, {"x": 7}])  # type: ignore[list-item,dict-item]
+        assert isinstance(answer, dict)
+        assert isinstance(bad, penstock.Failure)
+        assert "the key is text, bytes, or a mapping of its fields" in str(bad.error)
+        assert isinstance(odd, penstock.Failure)
+        with pytest.raises(ValueError, match="1 keys for 2 events"):
+            plan.score([{"amount": 1}] * 2, key=["a"])
+        with pytest.raises(TypeError, match="headers of several events are a list"):
+            plan.score([{"amount": 1}], headers={"x": "y"})  # type: ignore[call-overload]
+
+
 def test_threads_share_an_open_topology(plan: Scorer, order: Event) -> None:
     """Eight at once, each with events of its own, get the answers that one alone gets."""
 

@@ -188,6 +188,46 @@ sinks: {p: {topic: b, fields: [second]}}
         with pytest.raises(TopologyError, match=r"nothing feeds the input tensor `w: float32\[N, 1\]`"):
             self.wire("variable", "w")
 
+    @pytest.mark.parametrize(
+        ("records", "certain", "expected"),
+        [
+            (
+                {"after": ["amount", "age"]},
+                (),
+                "nodes.second: nothing feeds the input tensors `amount: float32[N, 1]`, `age: int64[N, 1]`, `w: float32[N, 1]`, "
+                "and no field or output has their names "
+                "(add inputs: {amount: after.amount, age: after.age, w: FIELD or NODE.OUTPUT}, "
+                "or parameters: {TENSOR: VALUE} for a constant)",
+            ),
+            (
+                {"before": ["age"], "after": ["amount", "age"], "source": ["w"]},
+                (),
+                "(add inputs: {amount: after.amount, age: after.age, w: source.w}, or the fields of before, or",
+            ),
+            ({"before": ["amount", "age", "w"], "after": ["amount", "age", "w"]}, ("after",), "age: after.age, w: after.w}, or parameters"),
+        ],
+    )
+    def test_fields_inside_records_are_proposed_in_one_problem(
+        self, records: dict[str, list[str]], certain: tuple[str, ...], expected: str
+    ) -> None:
+        inside = {name: tuple(Field(one, "float") for one in fields) for name, fields in records.items()}
+        fields = tuple(Field(name, "record", fields=one) for name, one in inside.items())
+        schema = Schema("A", (Field("number", "float"), *fields), certain=frozenset(certain))
+        first = Signature((FLOAT,), (Tensor("variable", "float32", (1,)),))
+        tensors = (Tensor("amount", "float32", (1,)), Tensor("age", "int64", (1,)), Tensor("w", "float32", (1,)))
+        second = Signature(tensors, (Tensor("y", "float32", (1,)),))
+        with pytest.raises(TopologyError) as caught:
+            wired(self.TEXT, {"s": schema}, {"first": first, "second": second})
+        (problem,) = caught.value.problems
+        assert expected in str(problem)
+
+    def test_name_of_a_field_inside_a_record_is_a_path_away(self) -> None:
+        schema = Schema("A", (Field("number", "float"), Field("after", "record", fields=(Field("id", "long"),))))
+        first = Signature((FLOAT,), (Tensor("variable", "float32", (1,)),))
+        text = self.TEXT.replace("fields: [second]", "fields: [second, id]")
+        with pytest.raises(TopologyError, match=r"fields.id: 'id' is neither a field nor a node \(did you mean 'after.id'\?\)"):
+            wired(text, {"s": schema}, {"first": first, "second": Signature((Tensor("variable", "float32", (1,)),), (FLOAT,))})
+
     def test_own_output_is_not_a_default(self) -> None:
         """A model `y -> y` is fed by the field y or by another node, never by itself."""
         with pytest.raises(TopologyError, match="nothing feeds the input tensor `y"):

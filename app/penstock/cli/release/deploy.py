@@ -63,7 +63,7 @@ def deploy(
 
     \b
       penstock deploy flights trees=flight-trees@2 --reason "retrained on autumn"
-      penstock deploy flights features=flight-features@3 trees=flight-trees@production
+      penstock deploy flights features=flight-features@3 trees=flight-trees@live
       penstock deploy flights --set stack.threshold=0.4
 
     Every live worker fetches, checks, tries and warms the new models while the old ones score. When all are ready, they

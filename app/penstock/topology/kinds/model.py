@@ -86,14 +86,14 @@ class ModelKind(Kind[ModelNode]):
                 fix = did_you_mean(name, [tensor for tensor in tensors if tensor not in given] or tensors)
                 names.nowhere(entry.mark, f"nodes.{node.name}.inputs: {node.model} has no input tensor {name!r}", fix)
         _check_parameters(node, signature, given, names)
+        constants = node.parameters.keys() - given.keys()
+        left_out = [tensor for tensor in signature.inputs if tensor.name not in given and tensor.name not in constants]
+        fed = given | names.by_name(node, left_out, ", or parameters: {TENSOR: VALUE} for a constant")
         wires = []
         for tensor in signature.inputs:
-            if tensor.name in node.parameters and tensor.name not in given:
+            if tensor.name in constants:
                 wires.append(Wire(tensor, Input(tensor.name, ()), (), node.parameters[tensor.name]))
-                continue
-            hint = f", or parameters: {{{tensor.name}: VALUE}} for a constant"
-            found = given.get(tensor.name) or names.by_name(node, tensor, hint)
-            if found is not None:
+            elif found := fed.get(tensor.name):
                 wires.append(Wire(tensor, found, names.targets(found.refs, f"nodes.{node.name}.inputs.{tensor.name}")))
         return wires
 
