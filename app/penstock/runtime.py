@@ -12,7 +12,7 @@ from pathlib import Path
 from penstock.binding import Binding
 from penstock.codecs import Writers, load_schema
 from penstock.codecs.framing import UNREGISTERED, frame_of
-from penstock.codecs.writers import Part, Registry, ids_folder, sink_frame
+from penstock.codecs.writers import SUFFIXES, Part, Registry, ids_folder, sink_frame
 from penstock.engine import compile
 from penstock.errors import ConfigError, DecodeError, ModelError, ModelMismatch, ModelUntrusted, Problem, SchemaError, TopologyError
 from penstock.expressions import Graph
@@ -234,7 +234,7 @@ class _Shelf:
     def schema(self, where: str, name: str, mark: Mark) -> Schema | None:
         path = self._folder / name
         if not path.is_file():
-            known = sorted(str(one.relative_to(self._folder)) for one in self._folder.rglob("*.avsc"))
+            known = sorted(str(one.relative_to(self._folder)) for suffix in SUFFIXES.values() for one in self._folder.rglob(f"*{suffix}"))
             self._report(mark, f"{where}: there is no schema file {path}", did_you_mean(name, known))
             return None
         if name not in self._schemas:
@@ -257,10 +257,10 @@ class _Shelf:
         return found
 
     def frames(self, topology: Topology, schemas: Mapping[str, Schema]) -> dict[str, bytes]:
-        """Returns the frames of the sinks with the format avro-confluent, by sink."""
+        """Returns the frames of the sinks whose format has one, by sink."""
         found: dict[str, bytes] = {}
         for sink in topology.sinks:
-            if sink.format == "avro-confluent" and (schema := schemas.get(sink.name)) is not None:
+            if sink.format.endswith("-confluent") and (schema := schemas.get(sink.name)) is not None:
                 with self._noting():
                     stand_in = frame_of(_UNREGISTERED - len(found))  # of each sink, so that a chained source knows them apart
                     found[sink.name] = sink_frame(

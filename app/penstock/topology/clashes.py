@@ -34,7 +34,11 @@ def clashes(topology: Topology) -> Iterator[Finding]:
 
 def _sink_clashes(sink: Sink) -> Iterator[Finding]:
     if sink.format != "json" and sink.schema is None:
-        yield sink.at("format"), f"sinks.{sink.name}: the format {sink.format} needs a schema", "add schema: FILE.avsc"
+        yield (
+            sink.at("format"),
+            f"sinks.{sink.name}: the format {sink.format} needs a schema",
+            f"add schema: FILE{'.schema.json' if sink.format == 'json-confluent' else '.avsc'}",
+        )
     seen: set[str] = set()
     for name, source in sink.fields:
         if not re.fullmatch(FIELD, name):

@@ -303,7 +303,9 @@ def _level(parts: list[_Given]) -> list[_Given]:
 
 
 def _part_fix(field: Field) -> str:
-    """Returns what to name instead of a field that holds others; "" for any other field."""
+    """Returns what to name instead of a field that holds others, or why it has no type; "" for any other field."""
+    if field.why:
+        return field.why
     if field.fields:
         return f"name a field inside it: {', '.join(f'{field.name}.{one.name}' for one in field.fields[:2])}, ..."
     if field.values is not None:
