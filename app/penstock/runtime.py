@@ -26,7 +26,7 @@ from penstock.nodes import ModelNode, around_model
 from penstock.pipeline.ports import Program, ports
 from penstock.registry.open import open_registry
 from penstock.schema import Schema
-from penstock.topology.envelopes import CERTAIN
+from penstock.topology.envelopes import read_by
 from penstock.topology.names import did_you_mean
 from penstock.topology.parse import parse
 from penstock.topology.spec import Mark, ModelRef, Topology
@@ -79,17 +79,16 @@ def load(
     """
     topology = path if isinstance(path, Topology) else parse(path)
     shelf = _Shelf(topology.file, models, schemas, schema_registry)
-    asked = [(one.name, shelf.schema(f"sources.{one.name}", one.schema, one.at("schema"))) for one in topology.sources]
-    source_schemas = {name: schema for name, schema in asked if schema}
+    asked = {
+        one.name: shelf.schema(f"sources.{one.name}", one.schema, one.at("schema")) if one.schema else None for one in topology.sources
+    }
     keyed = {
         one.name: shelf.schema(f"sources.{one.name}", one.key_schema, one.at("key_schema")) for one in topology.sources if one.key_schema
     }
-    enveloped = {one.name: one.envelope is not None for one in topology.sources}
-    source_schemas = {
-        name: schema.in_records(keyed.get(name), CERTAIN if enveloped[name] else frozenset()) for name, schema in source_schemas.items()
-    }
-    asked = [(one.name, shelf.schema(f"sinks.{one.name}", one.schema, one.at("schema"))) for one in topology.sinks if one.schema]
-    sink_schemas = {name: schema for name, schema in asked if schema}
+    read = [(one.name, read_by(one, asked[one.name], keyed.get(one.name))) for one in topology.sources]
+    source_schemas = {name: schema for name, schema in read if schema is not None}
+    written = [(one.name, shelf.schema(f"sinks.{one.name}", one.schema, one.at("schema"))) for one in topology.sinks if one.schema]
+    sink_schemas = {name: schema for name, schema in written if schema}
     if artifacts is None:
         resolved = [(node.name, shelf.artifact(f"nodes.{node.name}", node.model, node.at("model"))) for node in topology.model_nodes]
         artifacts = {name: artifact for name, artifact in resolved if artifact}

@@ -12,12 +12,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 __all__ = [
-    "REQUIRED", "Beside", "Coercion", "Column", "Field", "Kind", "Missing", "Schema", "Step",
+    "RAW", "REQUIRED", "Beside", "Coercion", "Column", "Field", "Kind", "Language", "Missing", "Schema", "Step",
     "fits", "innermost", "resolves", "steps", "with_paths", "writes",
 ]  # fmt: skip
 
-Kind = Literal["boolean", "int", "long", "float", "double", "string", "bytes", "enum", "array", "timestamp", "record", "map", "union"]
+Kind = Literal[
+    "boolean", "int", "long", "float", "double", "string", "bytes", "enum", "array", "timestamp", "record", "map", "union", "byte"
+]
 Coercion = Literal["whole_numbers", "dates", "decimals"]
+Language = Literal["AVRO", "JSON"]  # of a schema file, as registries name it
 Step = str | int  # the name of a record's field or the key of a map, or the place of an array's item
 
 _RANGES: Final = {"int": 2**31, "long": 2**63, "timestamp": 2**63}
@@ -41,8 +44,8 @@ class Field:
     `kind` is the Avro type without its null; a logical timestamp is "timestamp" with `unit` "ms" or "us", carried as an
     integer since the epoch, UTC. `optional` allows null. An array has `items`, and `size` when the schema
     fixes its length (the attribute `"size": 8` beside `"items"`). A record has `fields`, except one inside itself, and a map
-    has `values`. "union" is a union of several types, which is read past. `aliases` are other names that the field has in
-    events, `fallback` is the symbol that replaces every symbol which the enum does not know.
+    has `values`. "union" is a union of several types, which is read past; "byte" is an item of RAW. `aliases` are other names that the
+    field has in events, `fallback` is the symbol that replaces every symbol which the enum does not know.
 
     What only a JSON Schema declares: `dated` is a timestamp that events hold as a date of ISO 8601; `absent` is a field that may be absent
     and not null, which is read as null; `why` is the reason why a field of kind "union" has no type, and what to do.
@@ -85,7 +88,7 @@ class Field:
 
 _DTYPES = {
     "boolean": "bool", "int": "int32", "long": "int64", "timestamp": "int64",
-    "float": "float32", "double": "float64", "string": "string", "enum": "string",
+    "float": "float32", "double": "float64", "string": "string", "enum": "string", "byte": "uint8",
 }  # fmt: skip
 
 
@@ -187,7 +190,7 @@ class Beside:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """A record schema. `avro` is the parsed Avro JSON for fastavro, None of a JSON Schema; `path` is the file, for messages.
+    """A record schema. `avro` is the parsed Avro JSON for fastavro, None of a file in another `language`; `path` is the file, for messages.
 
     `beside` is set where the events come as records of a topic. `certain` are the paths of records that are not null in any event that is
     scored, although the schema allows it.
@@ -199,6 +202,7 @@ class Schema:
     path: str = ""
     beside: Beside | None = None
     certain: frozenset[str] = frozenset()
+    language: Language = "AVRO"
 
     def in_records(self, key: Schema | None = None, certain: frozenset[str] = frozenset()) -> Schema:
         """Returns the schema of events that come as records, whose keys have the schema `key` or are text."""
@@ -255,6 +259,9 @@ class Schema:
             else:
                 absent, found = True, found.values
         return None if found is None else replace(found, name=path, optional=found.optional or absent, aliases=())
+
+
+RAW: Final = Schema("bytes", (Field("value", "array", items=Field("items", "byte")),))  # of records that are bytes, as they are
 
 
 def _alone(fields: Iterable[Field], names: Sequence[str]) -> tuple[Field, ...]:

@@ -16,7 +16,7 @@ from penstock.codecs.schema import MAX_SCHEMA_BYTES
 from penstock.codecs.schema_registry import SchemaRegistry, open_schema_registry
 from penstock.codecs.schema_registry.client import Absent, Refused
 from penstock.codecs.schema_registry.shelf import Registered
-from penstock.codecs.writers import SUFFIXES, kind_of
+from penstock.codecs.writers import SUFFIXES
 from penstock.errors import Problem, SchemaError, SettingsError
 from penstock.host import read_regular, write_whole
 from penstock.settings import Settings
@@ -154,7 +154,7 @@ def push(file: Path, subjects: tuple[str, ...], topics: tuple[str, ...], check: 
       penstock schema push schemas/score.schema.json --topic flights.scores
     """
     named = _named(subjects, topics)
-    kind = kind_of(load_schema(file))
+    kind = load_schema(file).language
     registry, text = _registry(settings), file.read_text(encoding="utf-8")
     rows: list[dict[str, Any]] = []
     for subject in named:

@@ -13,6 +13,7 @@ from penstock.codecs.beside import BesideDecoder
 from penstock.codecs.event import event_reader, event_writer
 from penstock.codecs.json import JsonDecoder, JsonEncoder
 from penstock.codecs.json_framed import FramedJsonDecoder
+from penstock.codecs.raw import RawDecoder
 from penstock.codecs.schema import load_schema
 from penstock.codecs.table import TableDecoder
 from penstock.codecs.writers import Writers, ids_folder, sink_frame
@@ -34,7 +35,7 @@ __all__ = [
     "load_schema",
 ]
 
-Format = Literal["json", "json-confluent", "avro", "avro-confluent"]
+Format = Literal["json", "json-confluent", "avro", "avro-confluent", "bytes"]
 
 
 def decoder(
@@ -58,6 +59,8 @@ def decoder(
             return JsonDecoder(schema, columns, max_bytes=max_bytes, coerce=coerce)
         case "avro":
             return AvroDecoder(schema, columns, max_bytes=max_bytes)
+        case "bytes":
+            return RawDecoder(schema, columns, max_bytes=max_bytes)
         case "json-confluent":
             return FramedJsonDecoder(JsonDecoder(schema, columns, max_bytes=max_bytes, coerce=coerce))
         case "avro-confluent":

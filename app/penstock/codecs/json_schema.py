@@ -1,4 +1,4 @@
-"""A JSON Schema (draft-07, 2020-12) as fields: what it says about types becomes their types. Its rules:
+"""A JSON Schema (draft-07, 2020-12) as fields: the types that it declares become theirs. Its rules:
 
 1. A property that is not required may be absent, which is read as null. One that has a default and is not required has that default.
 2. Text with the format `date` or `date-time` is a timestamp, in ms. All other text is text; an enum of texts is an enum.

@@ -41,7 +41,7 @@ def load_schema(path: str | Path) -> Schema:
         parsed = json.loads(text)
         if is_json_schema(parsed):
             name, fields = fields_of(parsed, file)
-            return Schema(name=name, fields=_few(fields, file), path=file)
+            return Schema(name=name, fields=_few(fields, file), path=file, language="JSON")
         raw = _unwrapped(parsed)
         fields = reader.record(raw)
         if reader.problems:

@@ -24,7 +24,7 @@ from penstock.codecs.schema import MAX_SCHEMA_BYTES, load_schema
 from penstock.errors import DecodeError, Problem, SchemaError, TransportUnavailable
 from penstock.schema import Schema
 
-__all__ = ["SUFFIXES", "Part", "Registry", "Writers", "frames_of", "ids_folder", "kind_of", "name_of", "sink_frame"]
+__all__ = ["SUFFIXES", "Part", "Registry", "Writers", "frames_of", "ids_folder", "name_of", "sink_frame"]
 
 logger = logging.getLogger(__name__)
 
@@ -211,14 +211,14 @@ def sink_frame(
         if len(frame) == FRAME:
             return frame
     if registry is None:
-        fix = f"copy it there under its id: 17{SUFFIXES[kind_of(schema)]}, or set schema_registry_url; {directory} has {_listed(directory)}"
+        fix = f"copy it there under its id: 17{SUFFIXES[schema.language]}, or set schema_registry_url; {directory} has {_listed(directory)}"
         raise SchemaError(Problem(schema.path, 0, 0, f"not among the schemas of {directory}", fix))
     return registry.enter(topic, schema) or unregistered
 
 
 def frames_of(schema: Schema, directory: Path) -> Iterator[bytes]:
     """Yields the frames under which the folder has this schema. Raises SchemaError for a file that cannot be read or is named by no id."""
-    if schema.avro is None:
+    if schema.language == "JSON":
         for file in sorted(directory.glob(f"*{SUFFIX}")):
             try:
                 same = _parsed(file) == _parsed(Path(schema.path))
@@ -233,11 +233,6 @@ def frames_of(schema: Schema, directory: Path) -> Iterator[bytes]:
             yield entry.frame
     if problems:
         raise SchemaError(problems)
-
-
-def kind_of(schema: Schema) -> str:
-    """Returns the type of the schema, as registries name it."""
-    return "JSON" if schema.avro is None else "AVRO"
 
 
 def name_of(schema: Schema) -> str:

@@ -108,9 +108,9 @@ def _signatures(
 
 def _check_language(one: Source | Sink, schema: Schema, report: Report) -> None:
     where = f"{'sources' if isinstance(one, Source) else 'sinks'}.{one.name}"
-    if one.format.startswith("avro") and schema.avro is None:
+    if one.format.startswith("avro") and schema.language != "AVRO":
         report.add(one.at("schema"), f"{where}: {one.schema} is a JSON Schema, and {one.format} needs Avro", "name a file FILE.avsc")
-    if isinstance(one, Sink) and one.format == "json-confluent" and schema.avro is not None:
+    if isinstance(one, Sink) and one.format == "json-confluent" and schema.language != "JSON":
         message = f"{where}: {one.schema} is Avro, and readers of json-confluent expect a JSON Schema"
         report.add(one.at("schema"), message, "name a file FILE.schema.json, or write avro-confluent")
 

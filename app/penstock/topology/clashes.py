@@ -23,6 +23,7 @@ def clashes(topology: Topology) -> Iterator[Finding]:
             yield node.mark, f"{node.name!r} is a node here and a source on line {line}", "rename one, so that a reference means one thing"
         yield from kind_of(node).clashes(node)
     for source in topology.sources:
+        yield from _source_clashes(source)
         if source.coerce and not source.format.startswith("json"):
             message = f"sources.{source.name}.coerce: {source.format} writes every value by its type"
             yield source.at("coerce"), message, "remove it; it is for json"
@@ -30,6 +31,16 @@ def clashes(topology: Topology) -> Iterator[Finding]:
         yield from _sink_clashes(sink)
     yield from _topic_clashes(topology)
     yield from _release_clashes(topology)
+
+
+def _source_clashes(source: Source) -> Iterator[Finding]:
+    where = f"sources.{source.name}"
+    if source.format != "bytes" and not source.schema:
+        yield source.mark, f"{where}: the key 'schema' is missing: the event's schema", "add schema: FILE.avsc"
+    if source.format == "bytes" and source.schema:
+        yield source.at("schema"), f"{where}: bytes have no schema", "remove it: the field `value` is the array of all bytes"
+    if source.format == "bytes" and source.key_schema:
+        yield source.at("key_schema"), f"{where}: keys beside bytes are text", "remove it"
 
 
 def _sink_clashes(sink: Sink) -> Iterator[Finding]:

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from penstock.schema import Schema
+from penstock.schema import RAW, Schema
+from penstock.topology.spec import Source
 
-__all__ = ["CERTAIN", "GONE", "operation"]
+__all__ = ["GONE", "operation", "read_by"]
 
 GONE: Final = frozenset({"d", "t"})  # operations that leave no row: delete, truncate
 CERTAIN: Final = frozenset({"after", "payload", "payload.after"})  # not null in all others
+
+
+def read_by(source: Source, schema: Schema | None, key: Schema | None) -> Schema | None:
+    """Returns the schema of what the source's records hold, whose value and key have these; None where there is none."""
+    found = RAW if source.format == "bytes" else schema
+    return None if found is None else found.in_records(key, CERTAIN if source.envelope else frozenset())
 
 
 def operation(schema: Schema) -> str | None:

@@ -104,6 +104,8 @@ class Feeder:
         if entry.how in ("pad", "mask"):
             return self._padded(entry, wire.targets[0], tensor, where)
         wanted = tensor.shape if not entry.stacked and not entry.how else None
+        if entry.how == "reshape" and None not in tensor.shape:
+            wanted = (math.prod(axis or 1 for axis in tensor.shape),)  # what an array without a size has to have
         given = [
             self._part(ref, target, tensor, wanted, entry.missing, where)
             for ref, target in zip(entry.refs, wire.targets, strict=True)

@@ -35,8 +35,10 @@ __all__ = ["TOPOLOGY", "json_schema"]
 _SOURCE: Final = Keys(
     {
         "topic": Key(TOPIC_NAME, "The Kafka topic to read.", required=True),
-        "schema": Key(FILE_NAME, "The event's schema, a file of the schemas folder: Avro, or for JSON a JSON Schema.", required=True),
-        "format": Key(Choice(("json", "json-confluent", "avro", "avro-confluent")), "How values are encoded.", default="json"),
+        "schema": Key(
+            FILE_NAME, "The event's schema, a file of the schemas folder: Avro, or for JSON a JSON Schema. All formats but bytes need it."
+        ),
+        "format": Key(Choice(("json", "json-confluent", "avro", "avro-confluent", "bytes")), "How values are encoded.", default="json"),
         "id": Key(FIELD_TEXT, "The field that identifies an event."),
         "time": Key(FIELD_TEXT, "The field with the event time: a timestamp, or a long in ms."),
         "dead_letter": Key(TOPIC_NAME, "The topic for records that cannot be scored; <topic>.dead-letter when omitted."),

@@ -39,7 +39,7 @@ def fits_schema(sink: Sink, written: Sequence[Written], schema: Schema, whose: s
         where, declared = f"sinks.{sink.name}.fields.{one.output.name}", schema.leaf(one.output.name)
         if declared is None:
             yield one.ref.mark, f"{where}: {whose} has no field {one.output.name!r}", f"declare it in {file}, or leave it out"
-        elif schema.avro is None and declared.aliases:
+        elif schema.language == "JSON" and declared.aliases:
             message = f"{where}: {file} calls it {declared.aliases[0]!r}, and a sink writes names of letters, digits and _"
             yield one.ref.mark, message, "rename the property, or leave it out"
         elif not _holds(declared, one.output):

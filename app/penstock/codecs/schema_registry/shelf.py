@@ -23,7 +23,7 @@ from penstock.codecs.framing import FRAME, frame_of, shown, stem_of
 from penstock.codecs.schema import MAX_SCHEMA_BYTES
 from penstock.codecs.schema_registry.client import Absent, Client, Refused
 from penstock.codecs.schema_registry.inline import MOST, bundle, definitions, inline
-from penstock.codecs.writers import SUFFIXES, Part, frames_of, kind_of, name_of
+from penstock.codecs.writers import SUFFIXES, Part, frames_of, name_of
 from penstock.errors import DecodeError, Problem, SchemaError, SchemaWanted, TransportUnavailable
 from penstock.host import private_folder, write_whole
 from penstock.schema import Schema
@@ -141,7 +141,7 @@ class SchemaRegistry:
             raise
 
     def _entered(self, subject: str, schema: Schema, text: str) -> bytes | None:
-        kind = kind_of(schema)
+        kind = schema.language
         found = self.look_up(subject, text, kind)
         if found is None and not self._register:
             fix = "register it (`penstock schema push`), or allow it with schema_registry_register"
