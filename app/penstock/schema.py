@@ -173,15 +173,23 @@ def steps(path: str) -> tuple[Step, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What a record has beside its value: `key` as text, or its fields (`key.id`) by the schema `key`; and headers (`header.x-tenant`)."""
+    """What a record has beside its value: `key` as text, or its fields (`key.id`) by the schema `key`; and headers (`header.x-tenant`).
+
+    Of `events` it has the attributes of a CloudEvent (`ce.type`) too, and `ce`, its source and id together.
+    """
 
     key: Schema | None = None
+    events: bool = False
 
     def field(self, path: str) -> Field | None:
         """Returns the field that the path leads to: null where the record has no key, or no such header."""
         head, _, rest = path.partition(".")
         if head == "header" and rest:
             return Field(path, "string", optional=True)
+        if head == "ce" and self.events:
+            if rest == "time":
+                return Field(path, "timestamp", optional=True, unit="ms", dated=True)
+            return Field(path, "string", optional=rest not in ("id", "source", "type", "specversion"))
         if head != "key" or (not rest) is not (self.key is None):
             return None
         found = Field(path, "string") if self.key is None else self.key.field(rest)
@@ -204,9 +212,9 @@ class Schema:
     certain: frozenset[str] = frozenset()
     language: Language = "AVRO"
 
-    def in_records(self, key: Schema | None = None, certain: frozenset[str] = frozenset()) -> Schema:
-        """Returns the schema of events that come as records, whose keys have the schema `key` or are text."""
-        return replace(self, beside=Beside(key), certain=certain)
+    def in_records(self, key: Schema | None = None, certain: frozenset[str] = frozenset(), *, events: bool = False) -> Schema:
+        """Returns the schema of events that come as records, whose keys have the schema `key` or are text; `events` are CloudEvents."""
+        return replace(self, beside=Beside(key, events), certain=certain)
 
     def alone(self, path: str) -> Schema:
         """Returns the schema with nothing but the field at the path through records, in them."""

@@ -60,7 +60,7 @@ def decoder(
         case "avro":
             return AvroDecoder(schema, columns, max_bytes=max_bytes)
         case "bytes":
-            return RawDecoder(schema, columns, max_bytes=max_bytes)
+            return RawDecoder(columns, max_bytes=max_bytes)
         case "json-confluent":
             return FramedJsonDecoder(JsonDecoder(schema, columns, max_bytes=max_bytes, coerce=coerce))
         case "avro-confluent":

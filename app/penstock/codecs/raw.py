@@ -9,7 +9,7 @@ import numpy as np
 from penstock.batch import Array, Batch, Failure
 from penstock.codecs.columns import Assembler
 from penstock.errors import DecodeError
-from penstock.schema import RAW, Column, Schema, steps
+from penstock.schema import RAW, Column, steps
 
 __all__ = ["RawDecoder"]
 
@@ -21,10 +21,10 @@ class RawDecoder:
 
     spread = 1
 
-    def __init__(self, schema: Schema, columns: Sequence[Column], *, max_bytes: int) -> None:
-        Assembler(schema, columns)  # raises SchemaError for columns that bytes cannot feed
+    def __init__(self, columns: Sequence[Column], *, max_bytes: int) -> None:
+        Assembler(RAW, columns)  # raises SchemaError for columns that bytes cannot feed
         self._whole = [column for column in columns if column.field == WHOLE]
-        self._single = Assembler(schema, [column for column in columns if column.field != WHOLE])
+        self._single = Assembler(RAW, [column for column in columns if column.field != WHOLE])
         self._places = [(field.name, int(steps(field.name)[1])) for field in self._single.fields[1:]]
         self._lengths = {column.shape[0] for column in self._whole} - {None}
         self._max_bytes = max_bytes

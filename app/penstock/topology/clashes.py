@@ -41,6 +41,8 @@ def _source_clashes(source: Source) -> Iterator[Finding]:
         yield source.at("schema"), f"{where}: bytes have no schema", "remove it: the field `value` is the array of all bytes"
     if source.format == "bytes" and source.key_schema:
         yield source.at("key_schema"), f"{where}: keys beside bytes are text", "remove it"
+    if source.types and source.envelope != "cloudevents":
+        yield source.at("types"), f"{where}: only CloudEvents have types", "add envelope: cloudevents, or remove it"
 
 
 def _sink_clashes(sink: Sink) -> Iterator[Finding]:
@@ -98,6 +100,9 @@ def _written_topic_clashes(topology: Topology, dead: Mapping[str, Source]) -> It
                     f"writes {sink.format} to {sink.topic!r}, and the source {source.name!r} on line {line} reads {source.format} there"
                 )
                 yield sink.at("format", "topic"), f"sinks.{sink.name}: {message}", "give both the same format"
+            if source.envelope == "cloudevents":
+                message = f"sinks.{sink.name}: the source {source.name!r} reads CloudEvents from {sink.topic!r}, and no sink writes them"
+                yield sink.at("topic"), message, "remove envelope from that source, or write to another topic"
         if sink.topic in dead:
             message = f"sinks.{sink.name}: {sink.topic!r} is the dead-letter topic of the source {dead[sink.topic].name!r}"
             yield sink.at("topic"), message, "write to another topic"

@@ -1,4 +1,4 @@
-"""Envelopes: what wraps the events of a source, and where a change names its operation.
+"""Envelopes: what wraps the events of a source, and where a change of a database names its operation.
 
 Debezium writes a change as `before`, `after` and `op`, alone or under `payload`. Of a deletion and of a truncated table there is no row to
 score. See https://debezium.io/documentation/reference/stable/connectors/postgresql.html (change events).
@@ -18,9 +18,10 @@ CERTAIN: Final = frozenset({"after", "payload", "payload.after"})  # not null in
 
 
 def read_by(source: Source, schema: Schema | None, key: Schema | None) -> Schema | None:
-    """Returns the schema of what the source's records hold, whose value and key have these; None where there is none."""
+    """Returns the schema of what the source's records hold, whose value and key have these; None without one."""
     found = RAW if source.format == "bytes" else schema
-    return None if found is None else found.in_records(key, CERTAIN if source.envelope else frozenset())
+    certain = CERTAIN if source.envelope == "debezium" else frozenset()
+    return None if found is None else found.in_records(key, certain, events=source.envelope == "cloudevents")
 
 
 def operation(schema: Schema) -> str | None:

@@ -88,8 +88,9 @@ class Feeder:
         return Emit(sink, tuple(one.output for one in made), part)
 
     def id(self) -> str | None:
-        """The column of the events' ids: the source's `id` field as it is, null where it is null."""
-        field = self.schema.field(self.source.id) if self.source.id is not None else None
+        """The column of the events' ids: the source's `id` field as it is, null where it is null. The default of CloudEvents is `ce`."""
+        path = self.source.id or ("ce" if self.source.envelope == "cloudevents" else None)
+        field = self.schema.field(path) if path is not None else None
         if field is None or field.items is not None or not field.dtype:
             return None
         return self.columns.add(field.name, field.dtype, (), Missing("fill", None) if field.optional else Missing()).name

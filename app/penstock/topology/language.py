@@ -11,6 +11,7 @@ from typing import Any, Final
 from penstock.topology.kinds import KINDS
 from penstock.topology.shapes import (
     ENTRY_NAME,
+    EVENT_TYPE,
     FIELD_NAME,
     FIELD_TEXT,
     FILE_NAME,
@@ -43,7 +44,11 @@ _SOURCE: Final = Keys(
         "time": Key(FIELD_TEXT, "The field with the event time: a timestamp, or a long in ms."),
         "dead_letter": Key(TOPIC_NAME, "The topic for records that cannot be scored; <topic>.dead-letter when omitted."),
         "key_schema": Key(FILE_NAME, "The schema of the records' keys (key.FIELD); without it a key is text (key)."),
-        "envelope": Key(Choice(("debezium",)), "What wraps the events: of Debezium's changes, deletions and tombstones are skipped."),
+        "envelope": Key(
+            Choice(("debezium", "cloudevents")),
+            "What wraps the events: of Debezium's changes, deletions and tombstones are skipped; the data of CloudEvents has the schema.",
+        ),
+        "types": Key(Listing(EVENT_TYPE), "The types of CloudEvents to read; others are skipped. All when omitted."),
         "coerce": Key(
             Listing(Choice(("whole_numbers", "dates", "decimals"))),
             "What JSON may write otherwise: 1.0 for 1, a date of ISO 8601 for a timestamp, a number in quotes.",

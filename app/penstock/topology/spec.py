@@ -106,7 +106,8 @@ class Source(Entry):
     `schema` is "" where the format has none.
 
     `key_schema` is the schema of the records' keys, which are text without it. `envelope` names what wraps the events: of Debezium's
-    changes, deletions and tombstones are skipped. `coerce` is what JSON may write otherwise than the schema has it.
+    changes, deletions and tombstones are skipped; of CloudEvents, all but those of `types`, where it names any. `coerce` is what JSON may
+    write otherwise than the schema has it.
     """
 
     name: str
@@ -118,7 +119,8 @@ class Source(Entry):
     dead_letter: str = ""
     max_bytes: int = 1_048_576
     key_schema: str | None = None
-    envelope: Literal["debezium"] | None = None
+    envelope: Literal["debezium", "cloudevents"] | None = None
+    types: tuple[str, ...] = ()
     coerce: tuple[Coercion, ...] = ()
 
 
