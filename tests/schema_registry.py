@@ -71,6 +71,8 @@ class Double:
                 return self._schema(int(id) - 1)
             case "GET", ["schemas", "guids", guid]:
                 return self._schema(next((at for at in range(len(self.schemas)) if guid_of(at + 1) == guid), -1))
+            case "GET", ["subjects"]:
+                return 200, [*self.subjects]
             case "GET", ["subjects", subject, "versions"]:
                 return (200, [*range(1, len(self.subjects[subject]) + 1)]) if subject in self.subjects else _no(40401, "Subject")
             case "GET", ["subjects", subject, "versions", version]:
@@ -117,7 +119,7 @@ class Double:
         versions = self.subjects.setdefault(subject, [])
         if id not in versions:
             versions.append(id)
-        return 200, {"id": id}
+        return 200, {"id": id, "guid": guid_of(id)}
 
 
 def guid_of(id: int) -> str:
