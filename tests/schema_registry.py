@@ -45,6 +45,7 @@ class Double:
     location: str = ""
     silent: bool = False  # takes requests and does not answer
     compatible: bool = True
+    messages: list[str] = field(default_factory=list)  # why not, for those who ask
     ended: threading.Event = field(default_factory=threading.Event)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -62,7 +63,7 @@ class Double:
             ]
         )
 
-    def answer(self, method: str, path: list[str], body: Any) -> tuple[int, Any]:  # noqa: PLR0911  one per path
+    def answer(self, method: str, path: list[str], body: Any, *, verbose: bool = False) -> tuple[int, Any]:  # noqa: PLR0911  one per path
         match method, path:
             case "GET", ["schemas", "types"]:
                 return 200, ["AVRO", "JSON", "PROTOBUF"]
@@ -70,6 +71,8 @@ class Double:
                 return self._schema(int(id) - 1)
             case "GET", ["schemas", "guids", guid]:
                 return self._schema(next((at for at in range(len(self.schemas)) if guid_of(at + 1) == guid), -1))
+            case "GET", ["subjects"]:
+                return 200, [*self.subjects]
             case "GET", ["subjects", subject, "versions"]:
                 return (200, [*range(1, len(self.subjects[subject]) + 1)]) if subject in self.subjects else _no(40401, "Subject")
             case "GET", ["subjects", subject, "versions", version]:
@@ -80,7 +83,8 @@ class Double:
                     return _no(40403, "Schema") if subject in self.subjects else _no(40401, "Subject")
                 return self._version(subject, str(self.subjects[subject].index(found) + 1))
             case "POST", ["compatibility", "subjects", subject, "versions", "latest"]:
-                return (200, {"is_compatible": self.compatible}) if subject in self.subjects else _no(40401, "Subject")
+                said = {} if self.compatible or not verbose else {"messages": self.messages}
+                return (200, {"is_compatible": self.compatible, **said}) if subject in self.subjects else _no(40401, "Subject")
             case "POST", ["subjects", subject, "versions"]:
                 return self._register(subject, body)
             case _:
@@ -115,7 +119,7 @@ class Double:
         versions = self.subjects.setdefault(subject, [])
         if id not in versions:
             versions.append(id)
-        return 200, {"id": id}
+        return 200, {"id": id, "guid": guid_of(id)}
 
 
 def guid_of(id: int) -> str:
@@ -155,7 +159,9 @@ def double(tls: ssl.SSLContext | None = None) -> Iterator[Double]:
             if site.status:
                 status, data = site.status, site.body
             else:
-                status, found = site.answer(self.command, [unquote(part) for part in urlsplit(self.path).path.split("/")[1:]], body)
+                asked = urlsplit(self.path)
+                path = [unquote(part) for part in asked.path.split("/")[1:]]
+                status, found = site.answer(self.command, path, body, verbose="verbose=true" in asked.query)
                 data = json.dumps(found).encode()
             self.send_response(status)
             if site.location:

@@ -111,6 +111,16 @@ class Batch(msgspec.Struct, frozen=True):
         left = self.take(keep)
         return Batch(left.size, left.columns, left.rows, self.failures + failed, self.origin)
 
+    def placed(self, rows: Sequence[int], errors: Mapping[int, RecordError]) -> Batch:
+        """Returns this batch of some incoming rows as one of all of them: its rows are `rows` there, those in `errors` failed earlier.
+
+        Rows that are in neither are skipped.
+        """
+        number = np.array(rows, np.int64)
+        failures = [Failure(rows[one.row], one.error) for one in self.failures] + [Failure(row, error) for row, error in errors.items()]
+        live = number if self.rows is None else number[self.rows]
+        return Batch(self.size, self.columns, live, tuple(sorted(failures, key=lambda one: one.row)), self.origin)
+
     # -- the origin of the live rows: made when it is first read, and free until then ----------------------------
 
     @property

@@ -12,7 +12,7 @@ from pathlib import Path
 from penstock.binding import Binding
 from penstock.codecs import Writers, load_schema
 from penstock.codecs.framing import UNREGISTERED, frame_of
-from penstock.codecs.writers import Part, Registry, ids_folder, sink_frame
+from penstock.codecs.writers import SUFFIXES, Part, Registry, ids_folder, sink_frame
 from penstock.engine import compile
 from penstock.errors import ConfigError, DecodeError, ModelError, ModelMismatch, ModelUntrusted, Problem, SchemaError, TopologyError
 from penstock.expressions import Graph
@@ -26,7 +26,7 @@ from penstock.nodes import ModelNode, around_model
 from penstock.pipeline.ports import Program, ports
 from penstock.registry.open import open_registry
 from penstock.schema import Schema
-from penstock.topology.envelopes import CERTAIN
+from penstock.topology.envelopes import read_by
 from penstock.topology.names import did_you_mean
 from penstock.topology.parse import parse
 from penstock.topology.spec import Mark, ModelRef, Topology
@@ -79,17 +79,16 @@ def load(
     """
     topology = path if isinstance(path, Topology) else parse(path)
     shelf = _Shelf(topology.file, models, schemas, schema_registry)
-    asked = [(one.name, shelf.schema(f"sources.{one.name}", one.schema, one.at("schema"))) for one in topology.sources]
-    source_schemas = {name: schema for name, schema in asked if schema}
+    asked = {
+        one.name: shelf.schema(f"sources.{one.name}", one.schema, one.at("schema")) if one.schema else None for one in topology.sources
+    }
     keyed = {
         one.name: shelf.schema(f"sources.{one.name}", one.key_schema, one.at("key_schema")) for one in topology.sources if one.key_schema
     }
-    enveloped = {one.name: one.envelope is not None for one in topology.sources}
-    source_schemas = {
-        name: schema.in_records(keyed.get(name), CERTAIN if enveloped[name] else frozenset()) for name, schema in source_schemas.items()
-    }
-    asked = [(one.name, shelf.schema(f"sinks.{one.name}", one.schema, one.at("schema"))) for one in topology.sinks if one.schema]
-    sink_schemas = {name: schema for name, schema in asked if schema}
+    read = [(one.name, read_by(one, asked[one.name], keyed.get(one.name))) for one in topology.sources]
+    source_schemas = {name: schema for name, schema in read if schema is not None}
+    written = [(one.name, shelf.schema(f"sinks.{one.name}", one.schema, one.at("schema"))) for one in topology.sinks if one.schema]
+    sink_schemas = {name: schema for name, schema in written if schema}
     if artifacts is None:
         resolved = [(node.name, shelf.artifact(f"nodes.{node.name}", node.model, node.at("model"))) for node in topology.model_nodes]
         artifacts = {name: artifact for name, artifact in resolved if artifact}
@@ -234,7 +233,7 @@ class _Shelf:
     def schema(self, where: str, name: str, mark: Mark) -> Schema | None:
         path = self._folder / name
         if not path.is_file():
-            known = sorted(str(one.relative_to(self._folder)) for one in self._folder.rglob("*.avsc"))
+            known = sorted(str(one.relative_to(self._folder)) for suffix in SUFFIXES.values() for one in self._folder.rglob(f"*{suffix}"))
             self._report(mark, f"{where}: there is no schema file {path}", did_you_mean(name, known))
             return None
         if name not in self._schemas:
@@ -257,10 +256,10 @@ class _Shelf:
         return found
 
     def frames(self, topology: Topology, schemas: Mapping[str, Schema]) -> dict[str, bytes]:
-        """Returns the frames of the sinks with the format avro-confluent, by sink."""
+        """Returns the frames of the sinks whose format has one, by sink."""
         found: dict[str, bytes] = {}
         for sink in topology.sinks:
-            if sink.format == "avro-confluent" and (schema := schemas.get(sink.name)) is not None:
+            if sink.format.endswith("-confluent") and (schema := schemas.get(sink.name)) is not None:
                 with self._noting():
                     stand_in = frame_of(_UNREGISTERED - len(found))  # of each sink, so that a chained source knows them apart
                     found[sink.name] = sink_frame(

@@ -1,24 +1,29 @@
-"""An event schema: the fields of an Avro record (`schemas/*.avsc`), the one schema language for both JSON and Avro.
+"""An event schema: the fields of a record, as a file declares them in Avro (`*.avsc`), for every format, or as a JSON Schema.
 
 Values only. `penstock.codecs` uses them to turn bytes into columns, `penstock.topology` to check wiring.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 __all__ = [
-    "REQUIRED", "Beside", "Coercion", "Column", "Field", "Kind", "Missing", "Schema", "Step",
-    "innermost", "resolves", "steps", "with_paths", "writes",
+    "RAW", "REQUIRED", "Beside", "Coercion", "Column", "Field", "Kind", "Language", "Missing", "Schema", "Step",
+    "fits", "innermost", "resolves", "steps", "with_paths", "writes",
 ]  # fmt: skip
 
-Kind = Literal["boolean", "int", "long", "float", "double", "string", "bytes", "enum", "array", "timestamp", "record", "map", "union"]
+Kind = Literal[
+    "boolean", "int", "long", "float", "double", "string", "bytes", "enum", "array", "timestamp", "record", "map", "union", "byte"
+]
 Coercion = Literal["whole_numbers", "dates", "decimals"]
+Language = Literal["AVRO", "JSON"]  # of a schema file, as registries name it
 Step = str | int  # the name of a record's field or the key of a map, or the place of an array's item
 
+_RANGES: Final = {"int": 2**31, "long": 2**63, "timestamp": 2**63}
 _STEP: Final = re.compile(r"([^.\[\]]+)|\[([0-9]+)\]")
 
 
@@ -39,8 +44,11 @@ class Field:
     `kind` is the Avro type without its null; a logical timestamp is "timestamp" with `unit` "ms" or "us", carried as an
     integer since the epoch, UTC. `optional` allows null. An array has `items`, and `size` when the schema
     fixes its length (the attribute `"size": 8` beside `"items"`). A record has `fields`, except one inside itself, and a map
-    has `values`. "union" is a union of several types, which is read past. `aliases` are other names that the field has in
-    events, `fallback` is the symbol that replaces every symbol which the enum does not know.
+    has `values`. "union" is a union of several types, which is read past; "byte" is an item of RAW. `aliases` are other names that the
+    field has in events, `fallback` is the symbol that replaces every symbol which the enum does not know.
+
+    What only a JSON Schema declares: `dated` is a timestamp that events hold as a date of ISO 8601; `absent` is a field that may be absent
+    and not null, which is read as null; `why` is the reason why a field of kind "union" has no type, and what to do.
     """
 
     name: str
@@ -56,6 +64,14 @@ class Field:
     fields: tuple[Field, ...] = ()
     values: Field | None = None
     fallback: str | None = None
+    dated: bool = False
+    absent: bool = False
+    why: str = ""
+
+    @property
+    def nullable(self) -> bool:
+        """Whether null may be written."""
+        return self.optional and not self.absent
 
     @property
     def dtype(self) -> str:
@@ -72,7 +88,7 @@ class Field:
 
 _DTYPES = {
     "boolean": "bool", "int": "int32", "long": "int64", "timestamp": "int64",
-    "float": "float32", "double": "float64", "string": "string", "enum": "string",
+    "float": "float32", "double": "float64", "string": "string", "enum": "string", "byte": "uint8",
 }  # fmt: skip
 
 
@@ -98,7 +114,36 @@ def writes(dtype: str, field: Field) -> bool:
     """Whether values of `dtype` can be written to the field (of an array: to its innermost items, which are never null)."""
     if field.items is not None:
         return not field.items.optional and writes(dtype, field.items)
-    return dtype in _WRITES.get(innermost(field).kind, frozenset())
+    return dtype == "string" if field.dated else dtype in _WRITES.get(field.kind, frozenset())
+
+
+def fits(field: Field, value: Any) -> bool:
+    """Whether `value`, as parsed from JSON, is a value of the field."""
+    if value is None:
+        return field.optional
+    match field.kind:
+        case "boolean":
+            return isinstance(value, bool)
+        case "int" | "long" | "timestamp":
+            return type(value) is int and -_RANGES[field.kind] <= value < _RANGES[field.kind]
+        case "float" | "double":
+            return type(value) in (int, float) and math.isfinite(value)
+        case "enum":
+            return value in field.symbols
+        case "array":
+            items = field.items
+            sized = isinstance(value, list) and field.size in (None, len(value))
+            return sized and items is not None and all(fits(items, item) for item in value)
+        case "record" | "map":
+            return isinstance(value, dict) and _inside_fits(field, value)
+        case _:
+            return field.kind == "union" or isinstance(value, str)  # the default of a union is for the Avro library to judge
+
+
+def _inside_fits(field: Field, value: dict[str, Any]) -> bool:
+    if field.values is not None:
+        return all(fits(field.values, one) for one in value.values())
+    return all(fits(one, value[one.name]) if one.name in value else one.default is not REQUIRED for one in field.fields)
 
 
 # Avro's promotions; a timestamp counts as a number of its unit.
@@ -128,15 +173,23 @@ def steps(path: str) -> tuple[Step, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What a record has beside its value: `key` as text, or its fields (`key.id`) by the schema `key`; and headers (`header.x-tenant`)."""
+    """What a record has beside its value: `key` as text, or its fields (`key.id`) by the schema `key`; and headers (`header.x-tenant`).
+
+    Of `events` it has the attributes of a CloudEvent (`ce.type`) too, and `ce`, its source and id together.
+    """
 
     key: Schema | None = None
+    events: bool = False
 
     def field(self, path: str) -> Field | None:
         """Returns the field that the path leads to: null where the record has no key, or no such header."""
         head, _, rest = path.partition(".")
         if head == "header" and rest:
             return Field(path, "string", optional=True)
+        if head == "ce" and self.events:
+            if rest == "time":
+                return Field(path, "timestamp", optional=True, unit="ms", dated=True)
+            return Field(path, "string", optional=rest not in ("id", "source", "type", "specversion"))
         if head != "key" or (not rest) is not (self.key is None):
             return None
         found = Field(path, "string") if self.key is None else self.key.field(rest)
@@ -145,7 +198,7 @@ class Beside:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """A record schema. `avro` is the parsed Avro JSON for fastavro; `path` is the file, for messages.
+    """A record schema. `avro` is the parsed Avro JSON for fastavro, None of a file in another `language`; `path` is the file, for messages.
 
     `beside` is set where the events come as records of a topic. `certain` are the paths of records that are not null in any event that is
     scored, although the schema allows it.
@@ -157,10 +210,11 @@ class Schema:
     path: str = ""
     beside: Beside | None = None
     certain: frozenset[str] = frozenset()
+    language: Language = "AVRO"
 
-    def in_records(self, key: Schema | None = None, certain: frozenset[str] = frozenset()) -> Schema:
-        """Returns the schema of events that come as records, whose keys have the schema `key` or are text."""
-        return replace(self, beside=Beside(key), certain=certain)
+    def in_records(self, key: Schema | None = None, certain: frozenset[str] = frozenset(), *, events: bool = False) -> Schema:
+        """Returns the schema of events that come as records, whose keys have the schema `key` or are text; `events` are CloudEvents."""
+        return replace(self, beside=Beside(key, events), certain=certain)
 
     def alone(self, path: str) -> Schema:
         """Returns the schema with nothing but the field at the path through records, in them."""
@@ -213,6 +267,9 @@ class Schema:
             else:
                 absent, found = True, found.values
         return None if found is None else replace(found, name=path, optional=found.optional or absent, aliases=())
+
+
+RAW: Final = Schema("bytes", (Field("value", "array", items=Field("items", "byte")),))  # of records that are bytes, as they are
 
 
 def _alone(fields: Iterable[Field], names: Sequence[str]) -> tuple[Field, ...]:

@@ -279,7 +279,9 @@ class _Entry:
                 if isinstance(plain.get(name), datetime | np.datetime64):
                     plain[name] = _ticks(plain[name], unit)
             for name, value in plain.items():
-                if (kind := type(value)) in _BYTES or (kind is float and math.isinf(value)):
+                if (kind := type(value)) in _BYTES and self.source.format == "bytes":
+                    plain[name] = [*value]
+                elif kind in _BYTES or (kind is float and math.isinf(value)):
                     return DecodeError(f"the field {name} is {value!r}, which no event holds")
             return _JSON.encode(plain)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:  # ValueError: also for text that is not Unicode

@@ -13,33 +13,19 @@ from msgspec.structs import replace
 
 from penstock.batch import Array, Batch
 from penstock.codecs import Decoder, Encoder, Format, decoder, encoder
+from penstock.codecs.framing import frame_of
 from penstock.errors import DecodeError, RecordError
-from penstock.schema import Schema
-from penstock.signature import Tensor
 from penstock.testing.check_codec import CODEC_SCHEMA, check_codec
 
 
-@pytest.mark.parametrize("format", get_args(Format))
+@pytest.mark.parametrize("format", [one for one in get_args(Format) if one != "bytes"])  # which have no fields to come back
 def test_format_keeps_the_contract(format: Format, tmp_path: Path) -> None:
     raw = {key: value for key, value in CODEC_SCHEMA.avro.items() if not key.startswith("__")}
     (tmp_path / "17.avsc").write_text(json.dumps(raw))
     check_codec(
         lambda schema, columns: decoder(format, schema, columns, ids=tmp_path),
-        lambda fields, schema: encoder_of(format, fields, schema, ids=tmp_path),
+        lambda fields, schema: encoder(format, fields, schema, ids=tmp_path, frame=frame_of(17) if format == "json-confluent" else b""),
     )
-
-
-def encoder_of(format: Format, fields: Sequence[Tensor], schema: Schema, *, ids: Path) -> Encoder:
-    """The encoder of the format; for `json-confluent`, which no sink writes, that of JSON with a frame before what it writes."""
-    if format != "json-confluent":
-        return encoder(format, fields, schema, ids=ids)
-    plain = encoder("json", fields, schema)
-
-    def encode(columns: Sequence[Array]) -> tuple[list[bytes], Mapping[int, RecordError]]:
-        values, errors = plain.encode(columns)
-        return [b"\0\0\0\0\x07" + value if value else value for value in values], errors
-
-    return _Encoder(encode)
 
 
 @dataclass

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from confluent_kafka.admin import AdminClient
 
@@ -174,3 +177,24 @@ def make_job(
     create_topics(broker, {job.sink: partitions}, sink_config)
     create_release_topics(broker, job.application, "doubles")
     return job
+
+
+def get(worker: Running, path: str) -> tuple[int, bytes]:
+    """Status and body of a page; status 0 while nothing answers."""
+    found = re.search(r"on http://127\.0\.0\.1:(\d+)", worker.log)
+    if found is None:
+        return 0, b""
+    connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=10)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except ConnectionError:
+        return 0, b""
+    finally:
+        connection.close()
+
+
+def ask(worker: Running, path: str) -> tuple[int, dict[str, Any]]:
+    status, body = get(worker, path)
+    return status, json.loads(body) if body else {}

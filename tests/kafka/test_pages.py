@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import re
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -16,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from penstock.record import Record
 from penstock.telemetry.metrics import FAMILIES, SUPERVISOR
 from penstock.testing import Broker, produce, wait_for
-from tests.kafka.running import Job, Running, make_job
+from tests.kafka.running import Job, Running, ask, get, make_job
 
 pytestmark = [pytest.mark.broker, pytest.mark.measured]
 
@@ -26,27 +23,6 @@ Series = dict[str, float]
 @pytest.fixture
 def job(broker: Broker, tmp_path: Path) -> Job:
     return make_job(broker, tmp_path)
-
-
-def get(worker: Running, path: str) -> tuple[int, bytes]:
-    """Status and body of a page; status 0 while nothing answers."""
-    found = re.search(r"on http://127\.0\.0\.1:(\d+)", worker.log)
-    if found is None:
-        return 0, b""
-    connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=10)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    except ConnectionError:
-        return 0, b""
-    finally:
-        connection.close()
-
-
-def ask(worker: Running, path: str) -> tuple[int, dict[str, Any]]:
-    status, body = get(worker, path)
-    return status, json.loads(body) if body else {}
 
 
 def scrape(worker: Running) -> Series:
@@ -85,6 +61,7 @@ def test_pages_of_one_worker(job: Job) -> None:
             "partitions": "4 assigned",
             "control": "folded",
             "models": "warm",
+            "schemas": "known",
             "outputs": "writable",
         }
         job.send(range(400))

@@ -12,7 +12,7 @@ import pytest
 from penstock.codecs.framing import frame_of
 from penstock.record import Record
 from penstock.testing import Broker, committed, produce, read_all, wait_for
-from tests.kafka.running import Job, make_job
+from tests.kafka.running import Job, ask, make_job
 from tests.schema_registry import Double, double
 
 pytestmark = [pytest.mark.broker, pytest.mark.measured]
@@ -58,7 +58,7 @@ def answered(job: Job, count: int) -> None:
 
 def test_worker_follows_the_registry(job: Job, site: Double) -> None:
     old = site.add(f"{job.source}-value", WRITER)
-    with job.run(schema_registry_url=site.url) as worker:
+    with job.run(schema_registry_url=site.url, http="127.0.0.1:0") as worker:
         worker.wait_until_assigned()
         assert site.subjects[f"{job.sink}-value"] == [2]
         send(job, frame_of(old) + ONE, frame_of(99) + ONE)
@@ -68,10 +68,14 @@ def test_worker_follows_the_registry(job: Job, site: Double) -> None:
         send(job, frame_of(later) + b"\x02!" + TWO, ONE)
         wait_for(lambda: "waits for schema id" in worker.log, lambda: f"the wait\n{worker.log}")
         assert sum(committed(job.broker, job.group, job.source).values()) <= 2
+        status, body = ask(worker, "/readyz")
+        (missing,) = body["missing"]
+        assert (status, missing.startswith(f"schemas: {job.source} waits for schema id")) == (503, True), body
         site.status = 0
         answered(job, 2)
         send(job, TWO, headers=[("__value_schema_id", frame_of(old))])
         answered(job, 3)
+        assert ask(worker, "/readyz")[0] == 200
         assert worker.stop() == 0, worker.log
     assert [one.value for one in job.answers()] == [frame_of(2) + value for value in (TWO, b"\0\0\x80\x40", b"\0\0\x80\x40")]
     assert len(read_all(job.broker, job.dead)) == 2

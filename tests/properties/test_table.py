@@ -109,7 +109,6 @@ def nested(value: Any) -> Any:
 
 
 @given(st.lists(lists, max_size=12), st.booleans())
-@settings(deadline=None)
 def test_lists_of_different_lengths_are_those_of_the_same_events_as_json(events: list[dict[str, Any]], arrays: bool) -> None:
     columns: dict[str, Array] = {}
     for name in ("open", "three", "pairs", "words"):

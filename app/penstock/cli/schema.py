@@ -18,6 +18,7 @@ from penstock.cli.output import err, format_option, out, print_json, table
 from penstock.cli.schema_registry import pull, push
 from penstock.codecs import decoder, load_schema
 from penstock.codecs.infer import infer as infer_schema
+from penstock.codecs.writers import SUFFIXES
 from penstock.control import messages
 from penstock.control import status as records
 from penstock.errors import Problem, SchemaError
@@ -35,7 +36,7 @@ _DEEPEST = 5
 
 @click.group()
 def schema() -> None:
-    """List, show, check and propose event schemas (Avro, *.avsc); pull them from a registry, push them to it; print JSON Schemas.
+    """List, show, check and propose event schemas (Avro, *.avsc, or JSON Schema, *.schema.json); pull and push them; print JSON Schemas.
 
     \b
       penstock schema show schemas/flight.avsc
@@ -49,7 +50,7 @@ def schema() -> None:
 @format_option
 def ls(directory: Path, form: str) -> None:
     """List the schemas in DIRECTORY (default: schemas/)."""
-    found = _load(sorted(directory.rglob("*.avsc")))
+    found = _load(sorted(file for suffix in SUFFIXES.values() for file in directory.rglob(f"*{suffix}")))
     if form == "json":
         print_json([{"file": each.path, "name": each.name, "fields": len(each.fields)} for each in found])
         return
@@ -66,7 +67,7 @@ def show(file: Path, form: str) -> None:
     """Show the fields of a schema: type, default, and the tensor that each can feed."""
     found = load_schema(file)
     rows = [
-        {"name": path, "type": _type(field), "default": _default(field), "feeds": _feeds(field), "doc": field.doc}
+        {"name": path, "type": _type(field), "default": _default(field), "feeds": _feeds(field), "doc": field.why or field.doc}
         for path, field in _listed(found.fields)
     ]
     if form == "json":
@@ -247,7 +248,7 @@ def _listed(fields: Sequence[Field], at: str = "", depth: int = 0) -> Iterator[t
 
 
 def _type(field: Field) -> str:
-    kind = f"timestamp ({field.unit})" if field.kind == "timestamp" else field.kind
+    kind = f"timestamp ({field.unit}{', from a date' if field.dated else ''})" if field.kind == "timestamp" else field.kind
     if field.items is not None:
         kind = f"{_type(field.items)}[{field.size or ''}]"
     elif field.values is not None:

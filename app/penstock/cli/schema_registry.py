@@ -16,6 +16,7 @@ from penstock.codecs.schema import MAX_SCHEMA_BYTES
 from penstock.codecs.schema_registry import SchemaRegistry, open_schema_registry
 from penstock.codecs.schema_registry.client import Absent, Refused
 from penstock.codecs.schema_registry.shelf import Registered
+from penstock.codecs.writers import SUFFIXES
 from penstock.errors import Problem, SchemaError, SettingsError
 from penstock.host import read_regular, write_whole
 from penstock.settings import Settings
@@ -51,6 +52,7 @@ def pull(subjects: tuple[str, ...], topics: tuple[str, ...], force: bool, settin
 
     Workers then start and read events without the registry. What a schema refers to is put in its place. A file that is there
     with another content is an error for an id, which never changes its schema; SUBJECT.avsc is kept, since it may be edited.
+    The files of a JSON Schema end with .schema.json.
 
     \b
       penstock schema pull --topic flights.departures \\
@@ -75,21 +77,22 @@ def _pull(registry: SchemaRegistry, subject: str, folder: Path, *, force: bool) 
     except Refused as error:
         raise SchemaError(f"the schema registry does not show the subject {subject}: {error}") from None
     (folder / "ids").mkdir(parents=True, exist_ok=True)
-    newest = ""
+    newest = suffix = ""
     for one in versions:
         try:
             text = newest = _pretty(registry, one)
+            suffix = SUFFIXES[one.kind]
         except (Absent, Refused) as error:
             yield _Pulled(subject, one.version, one.id, "", str(error))
             continue
-        file = folder / "ids" / f"{one.id}.avsc"
+        file = folder / "ids" / f"{one.id}{SUFFIXES[one.kind]}"
         if _differs(file, text) and not force:
             fix = "its id is of another registry: use another folder of schemas, or --force"
             raise SchemaError(Problem(str(file), 0, 0, f"it is not the schema that the registry has under the id {one.id}", fix))
         _write(file, text)
         yield _Pulled(subject, one.version, one.id, str(file), _usable(file))
     if newest:
-        file = folder / f"{subject.removesuffix('-value').replace('/', '-')}.avsc"
+        file = folder / f"{subject.removesuffix('-value').replace('/', '-')}{suffix}"
         kept = _differs(file, newest) and not force
         if not kept:
             _write(file, newest)
@@ -150,18 +153,19 @@ def push(file: Path, subjects: tuple[str, ...], topics: tuple[str, ...], check: 
       penstock schema push schemas/score.avsc --topic flights.scores \\
           --schema-registry-url https://registry:8081
       penstock schema push schemas/score.avsc --topic flights.scores --check
+      penstock schema push schemas/score.schema.json --topic flights.scores
     """
     named = _named(subjects, topics)
-    load_schema(file)
+    kind = load_schema(file).language
     registry, text = _registry(settings), file.read_text(encoding="utf-8")
     rows: list[dict[str, Any]] = []
     for subject in named:
-        id = registry.look_up(subject, text)
-        reason = registry.incompatible(subject, text) if id is None else ""
+        id = registry.look_up(subject, text, kind)
+        reason = registry.incompatible(subject, text, kind) if id is None else ""
         registered = False
         if id is None and not reason and not check:
             try:
-                id, registered = registry.register(subject, text), True
+                id, registered = registry.register(subject, text, kind), True
             except Refused as error:
                 reason = str(error)
         rows.append({"subject": subject, "id": id, "registered": registered, "refused": reason})

@@ -224,7 +224,11 @@ def _print_input(one: Input, loaded: Loaded) -> None:
     source = one.source
     writers = [sink.name for sink in loaded.topology.sinks if sink.topic == source.topic]
     written = f", written by {' and '.join(f'the sink {name}' for name in writers)}" if writers else ""
-    out.print(Text.assemble((f"source {source.name}", "bold"), f": {source.topic} ({source.format}, {source.schema}){written}"))
+    out.print(
+        Text.assemble(
+            (f"source {source.name}", "bold"), f": {source.topic} ({', '.join(filter(None, (source.format, source.schema)))}){written}"
+        )
+    )
     out.print(f"  records that cannot be scored are written to {source.dead_letter}\n", markup=False)
     columns = table("columns read", "column", "field", "type", "null")
     for column in one.columns:

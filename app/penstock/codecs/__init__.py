@@ -13,6 +13,7 @@ from penstock.codecs.beside import BesideDecoder
 from penstock.codecs.event import event_reader, event_writer
 from penstock.codecs.json import JsonDecoder, JsonEncoder
 from penstock.codecs.json_framed import FramedJsonDecoder
+from penstock.codecs.raw import RawDecoder
 from penstock.codecs.schema import load_schema
 from penstock.codecs.table import TableDecoder
 from penstock.codecs.writers import Writers, ids_folder, sink_frame
@@ -34,7 +35,7 @@ __all__ = [
     "load_schema",
 ]
 
-Format = Literal["json", "json-confluent", "avro", "avro-confluent"]
+Format = Literal["json", "json-confluent", "avro", "avro-confluent", "bytes"]
 
 
 def decoder(
@@ -58,6 +59,8 @@ def decoder(
             return JsonDecoder(schema, columns, max_bytes=max_bytes, coerce=coerce)
         case "avro":
             return AvroDecoder(schema, columns, max_bytes=max_bytes)
+        case "bytes":
+            return RawDecoder(columns, max_bytes=max_bytes)
         case "json-confluent":
             return FramedJsonDecoder(JsonDecoder(schema, columns, max_bytes=max_bytes, coerce=coerce))
         case "avro-confluent":
@@ -70,16 +73,16 @@ def decoder(
 def encoder(
     format: Format, fields: Sequence[Tensor], schema: Schema | None = None, *, ids: str | Path | None = None, frame: bytes = b""
 ) -> Encoder:
-    """Returns an encoder of rows with these fields; Avro needs a schema. Raises SchemaError when the fields do not fit it.
+    """Returns an encoder of rows with these fields; all but `json` need a schema. Raises SchemaError when the fields do not fit it.
 
-    For `avro-confluent`, `frame` goes before each datum; without it, the schema must be among those of `ids` (see `decoder`).
+    For the formats with a frame, `frame` goes before each datum; without it, the schema must be among those of `ids` (see `decoder`).
     """
     if format == "json":
         return JsonEncoder(fields, schema)
-    if format == "json-confluent":
-        raise SchemaError("no sink writes json-confluent: write json, or avro-confluent")
     if schema is None:
-        raise SchemaError(f"a sink with format {format} needs a schema: add `schema: FILE.avsc` to the sink")
-    if format == "avro-confluent" and not frame:
+        raise SchemaError(f"a sink with format {format} needs a schema: add `schema: FILE` to the sink")
+    if format.endswith("-confluent") and not frame:
         frame = sink_frame(schema, ids_folder(schema) if ids is None else Path(ids))
+    if format == "json-confluent":
+        return JsonEncoder(fields, schema, prefix=frame)
     return AvroEncoder(fields, schema, prefix=frame)

@@ -1,14 +1,17 @@
-"""Columns from what a record has beside its value: its key, as text or by the key's schema, and its headers."""
+"""Columns from what a record has beside its value: its key, as text or by the key's schema, its headers, and a CloudEvent's attributes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from penstock.batch import Array
 from penstock.codecs.base import Decoder
+from penstock.codecs.cloudevents import MARK
+from penstock.codecs.coerce import Coerce, coercion
 from penstock.codecs.columns import Assembler
 from penstock.errors import DecodeError
 from penstock.record import RecordLike
@@ -32,18 +35,24 @@ class BesideDecoder:
             self._key = make_key(keyed, [replace(one, field=one.field.removeprefix("key.")) for one in self._of_key])
         fields = [field for one in self._texts if (field := schema.field(one.field)) is not None]
         self._assembler = Assembler(Schema(schema.name, tuple(dict.fromkeys(fields)), path=schema.path), self._texts)
+        self._read = read = [(field.name, self._assembler.dtypes(field.name)) for field in self._assembler.fields]
+        self._makes = [coercion(field, dtypes, ()) for field, (_, dtypes) in zip(self._assembler.fields, read, strict=True)]
 
     def decode(self, records: Sequence[RecordLike]) -> tuple[dict[str, Array], dict[int, DecodeError]]:
         """Returns the columns of all the records, and an error per row whose key or headers do not fit them, where they have any value."""
         errors: dict[int, DecodeError] = {}
         columns = self._keys([record.key for record in records], errors) if self._key is not None else {}
-        texts = [[_text(record, field.name, row, errors) for row, record in enumerate(records)] for field in self._assembler.fields]
-        for field, values in zip(self._assembler.fields, texts, strict=True):
+        texts: list[list[Any]] = [
+            [_text(one, field.name, row, errors) for row, one in enumerate(records)] for field in self._assembler.fields
+        ]
+        for field, make, values in zip(self._assembler.fields, self._makes, texts, strict=True):
+            if make is not None:
+                _make(field.name, make, values, errors)
             if self._assembler.rejects_null(field.name):
                 for row, value in enumerate(values):
                     if value is None:
                         errors.setdefault(row, _null(field.name))
-                        values[row] = ""
+                        values[row] = "" if make is None else 0
         return columns | self._assembler.arrays(texts, len(records)), errors
 
     def _keys(self, keys: Sequence[bytes | None], errors: dict[int, DecodeError]) -> dict[str, Array]:
@@ -68,9 +77,22 @@ class BesideDecoder:
         return columns
 
 
+def _make(field: str, make: Coerce, values: list[Any], errors: dict[int, DecodeError]) -> None:
+    """Makes the texts values of the field."""
+    for row, value in enumerate(values):
+        if value is not None:
+            try:
+                values[row] = make(value)
+            except (ValueError, ArithmeticError) as error:
+                errors.setdefault(row, DecodeError(f"{error} in {field!r}"))
+                values[row] = 0
+
+
 def _text(record: RecordLike, field: str, row: int, errors: dict[int, DecodeError]) -> str | None:
-    """Returns the key or the last header of the field's name as text."""
-    name = field.removeprefix("header.")
+    """Returns the key, the last header of the field's name, or an attribute, as text."""
+    if field == "ce":
+        return f"{_text(record, 'ce.source', row, errors)} {_text(record, 'ce.id', row, errors)}"
+    name = MARK + field.removeprefix("ce.") if field.startswith("ce.") else field.removeprefix("header.")
     raw = record.key if field == "key" else next((value for key, value in reversed(record.headers) if key == name), None)
     try:
         return None if raw is None else raw.decode()

@@ -40,7 +40,7 @@ def coercion(field: Field, dtypes: Sequence[str], allowed: Collection[Coercion])
     whole, decimal = "whole_numbers" in allowed, "decimals" in allowed
     if kind in FLOATS:
         return partial(_number, limits=bounds(kind, dtypes)) if decimal else None
-    if kind == "timestamp" and "dates" in allowed:
+    if kind == "timestamp" and (field.dated or "dates" in allowed):
         return partial(_stamp, limits=bounds(kind, dtypes), tick=_TICK[field.unit], whole=whole, decimal=decimal)
     if kind in ("int", "long", "timestamp") and (whole or decimal):
         return partial(_whole, limits=bounds(kind, dtypes), whole=whole, decimal=decimal)

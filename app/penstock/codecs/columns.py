@@ -27,9 +27,9 @@ _CODES: Final = {
     "bool": "?", "int8": "b", "int16": "h", "int32": "i", "int64": "q",
     "uint8": "B", "uint16": "H", "uint32": "I", "uint64": "Q", "float32": "f", "float64": "d",
 }  # fmt: skip
-_BITS: Final = {"int": 32, "long": 64, "timestamp": 64}
+_WHOLE: Final = {"int": "int32", "long": "int64", "timestamp": "int64", "byte": "uint8"}
 FLOATS: Final = ("float", "double")
-NUMBERS: Final = ("boolean", "int", "long", "timestamp", *FLOATS)
+NUMBERS: Final = ("boolean", *_WHOLE, *FLOATS)
 # From this number of rows on, the fixed cost per array is less than the cost of making several arrays at once.
 _MANY: Final = 32
 
@@ -42,7 +42,7 @@ def bounds(kind: str, dtypes: Iterable[str]) -> tuple[float, float]:
     if kind in FLOATS:
         top = _FLOAT32_MAX if kind == "float" or "float32" in dtypes else _FLOAT64_MAX
         return -top, top
-    ranges = [np.iinfo(dtype) for dtype in (f"int{_BITS[kind]}", *dtypes) if dtype.startswith(("int", "uint"))]
+    ranges = [np.iinfo(dtype) for dtype in (_WHOLE[kind], *dtypes) if dtype.startswith(("int", "uint"))]
     return max(int(info.min) for info in ranges), min(int(info.max) for info in ranges)
 
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 import fastavro
 
 from penstock.codecs.framing import UNREGISTERED, frame_in
+from penstock.codecs.raw import WHOLE
 from penstock.codecs.writers import Writers, ids_folder, sink_frame
 from penstock.errors import DecodeError, SchemaError
 from penstock.schema import Schema
@@ -25,6 +26,8 @@ def event_writer(format: str, schema: Schema | None, writers: Writers | None = N
     if format.startswith("json"):
         before = UNREGISTERED if format == "json-confluent" else b""
         return lambda event: before + json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
+    if format == "bytes":
+        return lambda event: bytes(event[WHOLE])
     schema, prefix = _needed(format, schema), b""
     if format == "avro-confluent":
         prefix, schema = writers.writing() if writers is not None else (sink_frame(schema, ids_folder(schema)), schema)
@@ -50,6 +53,8 @@ def event_reader(
         return json.loads
     if format == "json-confluent":
         return lambda value: json.loads(value[len(frame_in(value)) :])
+    if format == "bytes":
+        return lambda value: {WHOLE: [*value]}
     schema = _needed(format, schema)
     if format == "avro":
         avro = schema.avro

@@ -7,13 +7,12 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from penstock.codecs.schema import MAX_ITEMS, NO_ALIAS
+from penstock.codecs.json_schema import MAX_ITEMS
+from penstock.codecs.names import NAME, NO_ALIAS, free, plain
 from penstock.errors import SchemaError
 
 __all__ = ["infer"]
 
-_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_NEITHER: Final = re.compile(r"[^A-Za-z0-9]+")
 _MOST: Final = 1_000  # fields; an object with more names than this has keys, not fields
 _LIST: Final = "[]"
 _DEEPEST: Final = 32
@@ -30,7 +29,7 @@ def infer(events: Iterable[Any], name: str) -> tuple[dict[str, Any], list[str]]:
     null as its default; numbers are `long` or `double`; an array that always has the same length has that `size`. Left out are fields
     without a value and those with values of several types. Raises SchemaError when there is no event, or none of its fields is left.
     """
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise SchemaError(f"{name!r} is not an Avro name: use letters, digits and _, and do not begin with a digit")
     found: list[Mapping[str, Any]] = []
     for number, event in enumerate(events, 1):
@@ -56,10 +55,10 @@ class _Draft:
         for each in objects:
             for key, value in each.items():
                 seen.setdefault(key, []).append(value)
-        name = _free(name, self._types)
+        name = free(name, self._types)
         self._types.add(name)
         record: dict[str, Any] = {"type": "record", "name": name, "fields": []}
-        names: set[str] = {key for key in seen if _NAME.fullmatch(key)}
+        names: set[str] = {key for key in seen if NAME.fullmatch(key)}
         for key, values in seen.items():
             if not key or NO_ALIAS.search(key):
                 self._left_out(f"{at}{key}", "has a name that no schema can have: empty, or with a quote, backslash or control character")
@@ -68,8 +67,8 @@ class _Draft:
             if avro is None:
                 continue
             named: dict[str, Any] = {"name": key}
-            if not _NAME.fullmatch(key):
-                named = {"name": _free(_plain(key), names), "aliases": [key]}
+            if not NAME.fullmatch(key):
+                named = {"name": free(plain(key), names), "aliases": [key]}
                 names.add(named["name"])
             always = len(values) == len(objects) and None not in values
             record["fields"].append({**named, "type": avro} if always else {**named, "type": ["null", avro], "default": None})
@@ -126,21 +125,6 @@ def _kind(kind: type) -> str:
     return {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "number"}.get(kind, kind.__name__)
 
 
-def _plain(name: str) -> str:
-    """Returns an Avro name that resembles another name."""
-    plain = _NEITHER.sub("_", name).strip("_") or "field"
-    return f"_{plain}" if plain[0].isdigit() else plain
-
-
 def _title(name: str) -> str:
-    title = "".join(part[:1].upper() + part[1:] for part in _plain(name).split("_")) or "Record"
+    title = "".join(part[:1].upper() + part[1:] for part in plain(name).split("_")) or "Record"
     return f"_{title}" if title[0].isdigit() else title
-
-
-def _free(name: str, taken: set[str]) -> str:
-    """Returns the name, with a number behind it if it is taken."""
-    number, free = 1, name
-    while free in taken:
-        number += 1
-        free = f"{name}{number}"
-    return free

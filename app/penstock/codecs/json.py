@@ -302,14 +302,15 @@ def _with_leaves(row: Any, size: int, leaves: Sequence[Callable[[Sequence[Any]],
 
 
 class JsonEncoder:
-    """Encodes rows as JSON objects with the fields in the order given, those of one record together."""
+    """Encodes rows as JSON objects with the fields in the order given, those of one record together; `prefix` goes before each."""
 
-    def __init__(self, fields: Sequence[Tensor], schema: Schema | None) -> None:
+    def __init__(self, fields: Sequence[Tensor], schema: Schema | None, *, prefix: bytes = b"") -> None:
         self._outputs = Outputs(fields, schema)
         # Where the schema has a double, its reader takes the digits of a double: all of them, so that the value is the one computed.
         short = [field.dtype == "float32" and not (schema and (leaf := schema.leaf(field.name)) and _wide(leaf)) for field in fields]
         self._rows = _nest([(field.name.split("."), i) for i, field in enumerate(fields)], short)
         self._encoder = msgspec.json.Encoder()
+        self._prefix = prefix
 
     def encode(self, columns: Sequence[Array]) -> tuple[list[bytes], Mapping[int, RecordError]]:
         """Returns one JSON object per row. A row with a non-finite number or a bad string has b"" and an EncodeError."""
@@ -320,6 +321,8 @@ class JsonEncoder:
             written.pop()
         except UnicodeEncodeError:
             written = self._encode_each(columns, errors)
+        if self._prefix:
+            written = [self._prefix + one for one in written]
         for row in errors:
             written[row] = b""
         return written, errors

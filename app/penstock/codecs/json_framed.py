@@ -6,12 +6,8 @@ The frame is checked and passed over: what the events hold is described by the s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
 
-import numpy as np
-from msgspec import structs
-
-from penstock.batch import Batch, Failure
+from penstock.batch import Batch
 from penstock.codecs.framing import frame_in
 from penstock.codecs.json import JsonDecoder
 from penstock.errors import DecodeError, RecordError
@@ -38,9 +34,4 @@ class FramedJsonDecoder:
             except DecodeError as error:
                 errors[row] = error
         batch = self._inner.decode(bodies)
-        if not errors:
-            return batch
-        number = np.array(rows, np.int64)
-        failures = [Failure(rows[one.row], one.error) for one in batch.failures] + [Failure(row, error) for row, error in errors.items()]
-        good = number if batch.rows is None else number[batch.rows]
-        return structs.replace(batch, rows=good, failures=tuple(sorted(failures, key=attrgetter("row"))))
+        return batch.placed(rows, errors) if errors else batch

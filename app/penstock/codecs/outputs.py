@@ -41,7 +41,7 @@ class Outputs:
 def _check_objects(field: Tensor, declared: Field | None, column: Array, errors: dict[int, RecordError]) -> None:
     """Checks strings, and every column that may hold nulls."""
     values = column.ravel().tolist()
-    if declared is not None and not declared.optional and None in values:
+    if declared is not None and not declared.nullable and None in values:
         _note(errors, _where(column, [value is None for value in values]), f"field {field.name!r} is null, which the sink's schema forbids")
     if field.dtype in ("float32", "float64"):
         _note_number(errors, _where(column, [value is not None and not isfinite(value) for value in values]), field.name)

@@ -1,4 +1,4 @@
-"""Reads a schema file (`*.avsc`) into a Schema: one pass over the Avro JSON that collects every problem.
+"""Reads a schema file into a Schema: Avro (`*.avsc`) in one pass over its JSON that collects every problem; `json_schema` reads the other.
 
 The Avro library then decides whether the file is valid Avro. The pass before it is needed because that library stops at the
 first problem, reports no line, and drops the attribute `size` that fixes an array's length.
@@ -16,38 +16,37 @@ from typing import Any, Final
 import fastavro
 from fastavro.schema import SchemaParseException, UnknownType
 
+from penstock.codecs.json_schema import MAX_ITEMS, fields_of, is_json_schema
+from penstock.codecs.names import NAME, NO_ALIAS
 from penstock.errors import Problem, SchemaError
-from penstock.schema import REQUIRED, Field, Schema, innermost
+from penstock.schema import REQUIRED, Field, Schema, fits, innermost
 
-__all__ = ["MAX_ITEMS", "MAX_SCHEMA_BYTES", "NO_ALIAS", "fits", "load_schema"]
+__all__ = ["MAX_ITEMS", "MAX_SCHEMA_BYTES", "load_schema"]
 
 MAX_SCHEMA_BYTES: Final = 1_048_576
-MAX_ITEMS: Final = 1_048_576  # of one value of an array, with those inside: as many as the bytes of an event, by default
-
 MAX_FIELDS: Final = 100_000  # with those inside others, where a type with a name counts each time that it is used
 
 _KEYWORDS: Final = frozenset({"record", "error", "enum", "array", "map", "fixed", "null"})
 _PRIMITIVES: Final = ("boolean", "int", "long", "float", "double", "string", "bytes")
-NO_ALIAS: Final = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')  # no JSON name that the decoder can look for
 _OF_TYPES: Final = ("logicalType", "items", "values", "symbols", "size", "precision", "scale")  # attributes of a type, not of a field
-_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _UNITS: Final[Mapping[str, Any]] = {"timestamp-millis": "ms", "timestamp-micros": "us"}
-_RANGES: Final = {"int": 2**31, "long": 2**63, "timestamp": 2**63}
 
 
 def load_schema(path: str | Path) -> Schema:
-    """Loads the schema in the Avro file `path`. Raises SchemaError with all problems of the file."""
+    """Loads the schema in the file `path`: Avro, or a JSON Schema. Raises SchemaError with all problems of the file."""
     file = str(path)
     text = _read(Path(path), file)
     reader = _Reader(file, text)
     try:
-        raw = _unwrapped(json.loads(text))
+        parsed = json.loads(text)
+        if is_json_schema(parsed):
+            name, fields = fields_of(parsed, file)
+            return Schema(name=name, fields=_few(fields, file), path=file, language="JSON")
+        raw = _unwrapped(parsed)
         fields = reader.record(raw)
         if reader.problems:
             raise SchemaError(reader.problems)
-        if _weight(fields, {}) > MAX_FIELDS:
-            fix = "types inside types multiply: use fewer"
-            raise SchemaError(Problem(file, 0, 0, f"more than {MAX_FIELDS:,} fields, those inside others counted", fix))
+        _few(fields, file)
         _check_inside(raw)
         avro = fastavro.parse_schema(raw)
     except json.JSONDecodeError as error:
@@ -64,6 +63,14 @@ def load_schema(path: str | Path) -> Schema:
         message = f"not Avro: a type lacks {error}" if isinstance(error, KeyError) else f"not Avro: {error}"
         raise SchemaError(Problem(file, 0, 0, message, "see the Avro specification")) from None
     return Schema(name=raw["name"], fields=fields, avro=avro, path=file)
+
+
+def _few(fields: tuple[Field, ...], file: str) -> tuple[Field, ...]:
+    """Returns the fields. Raises SchemaError when they are too many, those inside others counted."""
+    if _weight(fields, {}) > MAX_FIELDS:
+        fix = "types inside types multiply: use fewer"
+        raise SchemaError(Problem(file, 0, 0, f"more than {MAX_FIELDS:,} fields, those inside others counted", fix))
+    return fields
 
 
 def _weight(fields: tuple[Field, ...], known: dict[int, int]) -> int:
@@ -188,7 +195,7 @@ class _Reader:
         if not isinstance(name, str) or "type" not in entry:
             self.problem("", f"a field without name or type: {json.dumps(entry)[:80]}", 'write {"name": ..., "type": ...}')
             return None
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             fix = f'use letters, digits and _, and give the events\' name as an alias: "aliases": [{json.dumps(name)}]'
             self.problem(name, "not an Avro name", fix)
             return None
@@ -311,32 +318,3 @@ class _Reader:
         line = self.text.count("\n", 0, at.start()) + 1 if at else 0
         column = at.start() - self.text.rfind("\n", 0, at.start()) if at else 0
         self.problems.append(Problem(self.file, line, column, f"field {whole!r}: {message}" if name else message, fix))
-
-
-def _inside_fits(field: Field, value: dict[str, Any]) -> bool:
-    if field.values is not None:
-        return all(fits(field.values, one) for one in value.values())
-    return all(fits(one, value[one.name]) if one.name in value else one.default is not REQUIRED for one in field.fields)
-
-
-def fits(field: Field, value: Any) -> bool:
-    """Whether `value`, as parsed from JSON, is a value of the field."""
-    if value is None:
-        return field.optional
-    match field.kind:
-        case "boolean":
-            return isinstance(value, bool)
-        case "int" | "long" | "timestamp":
-            return type(value) is int and -_RANGES[field.kind] <= value < _RANGES[field.kind]
-        case "float" | "double":
-            return type(value) in (int, float) and math.isfinite(value)
-        case "enum":
-            return value in field.symbols
-        case "array":
-            items = field.items
-            sized = isinstance(value, list) and field.size in (None, len(value))
-            return sized and items is not None and all(fits(items, item) for item in value)
-        case "record" | "map":
-            return isinstance(value, dict) and _inside_fits(field, value)
-        case _:
-            return field.kind == "union" or isinstance(value, str)  # the default of a union is for the Avro library to judge

@@ -15,19 +15,21 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from penstock.codecs.avro_resolve import resolve
 from penstock.codecs.framing import FRAME, UNREGISTERED, frame_of_name, shown, stem_of
+from penstock.codecs.json_schema import SUFFIX
 from penstock.codecs.schema import MAX_SCHEMA_BYTES, load_schema
 from penstock.errors import DecodeError, Problem, SchemaError, TransportUnavailable
 from penstock.schema import Schema
 
-__all__ = ["Part", "Registry", "Writers", "ids_folder", "name_of", "sink_frame"]
+__all__ = ["SUFFIXES", "Part", "Registry", "Writers", "frames_of", "ids_folder", "name_of", "sink_frame"]
 
 logger = logging.getLogger(__name__)
 
 
+SUFFIXES: Final = {"AVRO": ".avsc", "JSON": SUFFIX}  # of the files of each type of schema, as registries name the types
 Kin = Literal["own", "namesake", "other"]
 Part = Literal["value", "key"]  # of a record
 
@@ -205,16 +207,32 @@ def sink_frame(
     A dry run gives `unregistered` to a schema that is not registered yet.
     Raises SchemaError without an id, TransportError when it depends on a registry that does not answer.
     """
-    problems: list[Problem] = []
-    for entry in _entries(directory, problems):
-        if entry.name == name_of(schema) and len(entry.frame) == FRAME and load_schema(entry.file).avro == schema.avro:
-            return entry.frame
-    if problems:
-        raise SchemaError(problems)
+    for frame in frames_of(schema, directory):
+        if len(frame) == FRAME:
+            return frame
     if registry is None:
-        fix = f"copy it there under its id: 17.avsc, or set schema_registry_url; {directory} has {_listed(directory)}"
+        fix = f"copy it there under its id: 17{SUFFIXES[schema.language]}, or set schema_registry_url; {directory} has {_listed(directory)}"
         raise SchemaError(Problem(schema.path, 0, 0, f"not among the schemas of {directory}", fix))
     return registry.enter(topic, schema) or unregistered
+
+
+def frames_of(schema: Schema, directory: Path) -> Iterator[bytes]:
+    """Yields the frames under which the folder has this schema. Raises SchemaError for a file that cannot be read or is named by no id."""
+    if schema.language == "JSON":
+        for file in sorted(directory.glob(f"*{SUFFIX}")):
+            try:
+                same = _parsed(file) == _parsed(Path(schema.path))
+            except DecodeError as error:
+                raise SchemaError(Problem(str(file), 0, 0, str(error), "copy it again from the registry")) from None
+            if same and (frame := frame_of_name(file.name.removesuffix(SUFFIX))) is not None:
+                yield frame
+        return
+    problems: list[Problem] = []
+    for entry in _entries(directory, problems):
+        if entry.name == name_of(schema) and load_schema(entry.file).avro == schema.avro:
+            yield entry.frame
+    if problems:
+        raise SchemaError(problems)
 
 
 def name_of(schema: Schema) -> str:
@@ -263,15 +281,20 @@ def _entries(directory: Path, problems: list[Problem]) -> Iterator[_Entry]:
     yield from sorted(found)
 
 
-def _record_name(file: Path) -> str:
-    """Returns the name of the record in the file, with its namespace; "" for any other type. Raises DecodeError for what is no JSON."""
+def _parsed(file: Path) -> Any:
+    """Returns what the file holds. Raises DecodeError for what is no JSON."""
     try:
         with file.open("rb") as opened:
-            raw: Any = json.loads(opened.read(MAX_SCHEMA_BYTES + 1))
+            return json.loads(opened.read(MAX_SCHEMA_BYTES + 1))
     except OSError as error:
         raise DecodeError(f"its schema cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise DecodeError(f"its schema is not JSON: {error}") from None
+
+
+def _record_name(file: Path) -> str:
+    """Returns the name of the record in the file, with its namespace; "" for any other type. Raises DecodeError for what is no JSON."""
+    raw = _parsed(file)
     if not isinstance(raw, dict) or raw.get("type") != "record" or not isinstance(raw.get("name"), str):
         return ""
     name, space = raw["name"], raw.get("namespace")

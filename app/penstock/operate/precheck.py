@@ -18,7 +18,7 @@ from penstock.errors import ModelError, TopologyError
 from penstock.fit import as_bound, fit
 from penstock.model.artifact import Artifact
 from penstock.registry.base import Registry
-from penstock.topology.envelopes import CERTAIN
+from penstock.topology.envelopes import read_by
 from penstock.topology.spec import ModelRef, Topology
 
 __all__ = ["precheck", "same_version"]
@@ -35,10 +35,10 @@ def precheck(topology: Topology, proposal: Proposal, registry: Registry, schemas
                 artifact.read()
                 artifact.golden_records()
     keys = {one.name: load_schema(schemas / one.key_schema) for one in topology.sources if one.key_schema}
-    sources = {
-        one.name: load_schema(schemas / one.schema).in_records(keys.get(one.name), CERTAIN if one.envelope else frozenset())
-        for one in topology.sources
-    }
+    read = [
+        (one.name, read_by(one, load_schema(schemas / one.schema) if one.schema else None, keys.get(one.name))) for one in topology.sources
+    ]
+    sources = {name: schema for name, schema in read if schema is not None}
     sinks = {one.name: load_schema(schemas / one.schema) for one in topology.sinks if one.schema}
     bound = as_bound(topology, {node: ModelRef(one.name, one.version) for node, one in proposal.bindings.items()})
     parameters = {node: one.parameters for node, one in proposal.bindings.items()}

@@ -145,6 +145,7 @@ class Delivery:
         self._models = models or asyncio.Lock()
         self._observers, self._buried = observers, buried
         self._throttle = throttle or Throttle()
+        self.waiting: dict[str, str] = {}  # by topic: which schema its events wait for, while the registry does not answer
         self._scorers: dict[str, _Scorer] = {}
         self._changed = asyncio.Event()  # a span has ended, or the assignment has changed
         self._ended = False
@@ -340,20 +341,24 @@ class Delivery:
             try:
                 return await self._pass(scorer, chunk)
             except SchemaWanted as wanted:
-                if not await self._fetch(wanted, spans):
-                    return None
+                try:
+                    if not await self._fetch(wanted, spans):
+                        return None
+                finally:
+                    self.waiting.pop(spans[0].partition[0], None)
 
     async def _fetch(self, wanted: SchemaWanted, spans: Sequence[Span]) -> bool:
         """Fetches schemas. Returns False when the spans need them no longer: the assignment or the loop ends.
 
         Raises TransportUnavailable when the registry has not answered for `schema_seconds`.
         """
-        began, pause, positions = self._clock(), SCHEMA_SECONDS, self._source.positions
+        began, pause, positions, topic = self._clock(), SCHEMA_SECONDS, self._source.positions, spans[0].partition[0]
         while not self._ended and spans[0].current:
             try:
                 await asyncio.to_thread(wanted.fetch)
                 return True
             except TransportUnavailable as error:
+                self.waiting[topic] = f"{topic} waits for {wanted}: {error}"
                 if positions.draining:  # the next owner reads them again
                     for span in spans:
                         span.abandon()
@@ -361,7 +366,7 @@ class Delivery:
                 if self._clock() - began + pause > self._pace.schema_seconds:
                     raise
                 if pause == SCHEMA_SECONDS:
-                    logger.warning("%s waits for %s: %s", spans[0].partition[0], wanted, error)
+                    logger.warning("%s", self.waiting[topic])
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):

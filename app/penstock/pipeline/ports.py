@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from penstock.batch import Array, Batch, Failure, Table
 from penstock.codecs import BesideDecoder, Decoder, Encoder, TableDecoder, Writers, decoder, encoder
+from penstock.codecs.cloudevents import CloudEvents
 from penstock.codecs.framing import framed
 from penstock.engine import Plan
 from penstock.errors import DecodeError
@@ -54,7 +55,7 @@ class Port:
 
     `encoders` are by sink name. `id` is the column with the events' ids, None where the source names no field; `chained` is
     whether a sink of the same topology writes the source's topic: such events keep the ids that they entered with. `beside` makes the
-    columns that are not in the values, where there are any, and `changes` skips what the source's envelope says to skip.
+    columns that are not in the values, where there are any; `changes` and `events` open the source's envelope and skip what is not read.
     """
 
     source: Source
@@ -65,6 +66,7 @@ class Port:
     chained: bool
     beside: BesideDecoder | None = None
     changes: Changes | None = None
+    events: CloudEvents | None = None
 
     def decode(self, records: Sequence[RecordLike]) -> Batch:
         """Returns the records' columns, and a Failure for each record that is not an event. Rows of a Table are columns already.
@@ -76,6 +78,12 @@ class Port:
             return batch if self.changes is None else self.changes.of_table(batch, records)
         if records and isinstance(records[0], Unreadable):
             return self._unreadable(records)
+        if self.events is not None:
+            bare, rows, errors = self.events.open(records)
+            return self._decode(bare).placed(rows, errors)
+        return self._decode(records)
+
+    def _decode(self, records: Sequence[RecordLike]) -> Batch:
         if self.source.format.endswith("-confluent") and any(map(_HEADERS, records)):
             values = [framed(one.value, one.headers) for one in records]
         else:
@@ -172,6 +180,10 @@ def _port(stage: wiring.Stage, written: set[str], described: Described, *, json:
         # In JSON, the operation is read whatever the rest of a deletion looks like.
         alone = schema.alone(what.field) if source.format in ("json", "json-confluent") else schema
         changes = Changes(what, make(alone, [what]))
+    events = None
+    if source.envelope == "cloudevents":
+        read = [column.field.removeprefix("ce.") for column in beside if column.field.startswith("ce.")]
+        events = CloudEvents(read, source.types, json=source.format.startswith("json"), max_bytes=source.max_bytes)
     return Port(
         source=source,
         decoder=make(schema, inside),
@@ -181,6 +193,7 @@ def _port(stage: wiring.Stage, written: set[str], described: Described, *, json:
         chained=source.topic in written,
         beside=BesideDecoder(schema, beside, partial(make, of=described.key_writers)) if beside else None,
         changes=changes,
+        events=events,
     )
 
 

@@ -28,6 +28,7 @@ import msgspec
 import numpy as np
 
 from penstock.batch import Batch, Failure, Origin, Table
+from penstock.codecs.cloudevents import CONTENT_TYPE, MARK
 from penstock.engine import Execution, Output
 from penstock.engine.observe import Observers
 from penstock.errors import EncodeError, InferenceError, RecordError
@@ -324,7 +325,8 @@ class Pipeline:
         keys: Sequence[bytes] | None,
         ids: Sequence[str] | None,
     ) -> Parcel:
-        extra = [_passing(headers) for headers in map(_HEADERS, inputs)] if any(map(_HEADERS, inputs)) else None
+        passing = _passing if self.port.events is None else _passing_events
+        extra = [passing(headers) for headers in map(_HEADERS, inputs)] if any(map(_HEADERS, inputs)) else None
         origin = f"{OWN}source", f"{place[0]}/{place[1]}/".encode()
         return Parcel(topic, partition, inputs, values, keys, self._about, origin, (ID, f"{place[0]}:{place[1]}:"), ids, extra)
 
@@ -402,6 +404,11 @@ def _weigh(parcel: Parcel) -> int:
 
 def _passing(headers: Sequence[Header]) -> list[Header]:
     return [header for header in headers if not header[0].startswith(OWN)]
+
+
+def _passing_events(headers: Sequence[Header]) -> list[Header]:
+    """Returns the headers of a CloudEvent that its outputs have too: not those by which they would be taken for that event."""
+    return [header for header in _passing(headers) if not header[0].startswith(MARK) and header[0].lower() != CONTENT_TYPE]
 
 
 def _key(value: object) -> bytes:

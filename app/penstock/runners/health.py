@@ -1,6 +1,7 @@
 """Whether a worker is alive and ready: pure functions of a `Picture` of it, and the watchdog's clocks.
 
-Ready: partitions are assigned, or the worker is a spare; the control log is folded; models are warm; outputs can be written.
+Ready: partitions are assigned, or the worker is a spare; the control log is folded; models are warm; no event waits for its schema;
+outputs can be written.
 
 Alive: every source makes progress, or has a reason not to. The watchdog keeps a clock per partition, per source topic and for the
 batches in flight. A clock runs while nothing moves without one of the reasons below. At its bound, the worker is stalled:
@@ -48,7 +49,8 @@ class Picture:
     """A worker at one moment. `sources` gives the topic of each source by its name.
 
     `progress` changes when a batch in flight makes progress. `busy`: a model runs within its deadline. `control` and `models` are
-    the reasons why the control log is not folded or the models are not warm; empty when they are.
+    the reasons why the control log is not folded or the models are not warm; empty when they are. `schemas`, by topic, is the schema that
+    events wait for, while the schema registry does not answer.
     """
 
     phase: Phase
@@ -58,6 +60,7 @@ class Picture:
     busy: bool = False
     control: str = ""
     models: str = ""
+    schemas: Mapping[str, str] = field(default_factory=dict)
 
 
 def readiness(picture: Picture) -> tuple[Condition, ...]:
@@ -67,6 +70,7 @@ def readiness(picture: Picture) -> tuple[Condition, ...]:
         _partitions(picture.consumer),
         Condition("control", not picture.control, picture.control or "folded"),
         Condition("models", not picture.models, picture.models or "warm"),
+        Condition("schemas", not picture.schemas, "; ".join(picture.schemas.values()) or "known"),
         _outputs(picture),
     )
 
@@ -176,7 +180,8 @@ def _source(name: str, topic: str, picture: Picture, stalled: Mapping[Hashable, 
     mine = [one for one in consumer.partitions if one.partition[0] == topic] if consumer is not None else []
     if stopped := "; ".join(explain(what, seconds, picture) for what, seconds in stalled.items() if _concerns(what, topic)):
         return Condition(name, False, stopped)
-    return Condition(name, True, _state(topic, picture.phase, consumer, mine))
+    waits = picture.schemas.get(topic)
+    return Condition(name, True, f"idle: {waits}" if waits else _state(topic, picture.phase, consumer, mine))
 
 
 def _state(topic: str, phase: Phase, consumer: SourceState | None, mine: list[PartitionState]) -> str:

@@ -90,6 +90,7 @@ class StreamRunner:
             sessions=self._sessions,
             control=lambda: "" if self.releases is None else self.releases.out_of_touch(),
             models=lambda: "being made ready" if self.deployment is None else "",
+            schemas=lambda: {} if self.delivery is None else self.delivery.waiting,
         )
         self.models = asyncio.Lock()  # a session has one run at a time, also while another source's chunk is in a thread
 

@@ -34,7 +34,8 @@ class Vitals:
     """The vital signs of one worker. The runner sets `phase`; the rest is read by functions.
 
     `consumer` returns its state, None before it exists; `sessions` the loaded models; `control` and `models` the reason why the control log
-    is not folded or the models are not warm ("" when they are). Implements `telemetry.health.Pages`.
+    is not folded or the models are not warm ("" when they are); `schemas`, by topic, what events wait for. Implements
+    `telemetry.health.Pages`.
     """
 
     def __init__(
@@ -47,10 +48,12 @@ class Vitals:
         sessions: Callable[[], Iterable[Session]],
         control: Callable[[], str],
         models: Callable[[], str],
+        schemas: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self.phase = Phase.STARTING
         self._metrics, self._sources = metrics, sources
         self._consumer, self._sessions, self._control, self._models = consumer, sessions, control, models
+        self._schemas = schemas
         # A fetch without records is answered after `fetch_wait_ms`, so a shorter bound would end a worker with an idle topic.
         bound = max(settings.stall_timeout, settings.fetch_wait_ms / 1000 * 3) if settings.stall_timeout else math.inf
         flight = bound + settings.broker_timeout
@@ -78,6 +81,7 @@ class Vitals:
             busy=any(session.within_deadline(now) for session in self._sessions()),
             control=self._control(),
             models=self._models(),
+            schemas=dict(self._schemas()),
         )
 
     def health(self) -> Health:

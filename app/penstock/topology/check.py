@@ -69,6 +69,10 @@ def check(
     for source in topology.sources:
         if source.name in schemas:
             _check_source(source, schemas[source.name], report)
+            _check_language(source, schemas[source.name], report)
+    for sink in topology.sinks:
+        if sink.name in sink_schemas:
+            _check_language(sink, sink_schemas[sink.name], report)
     graph.check_use()
     written = graph.sinks()
     ordered, circles = stage_order(topology, written)
@@ -114,6 +118,15 @@ def _ambiguous(topology: Topology, signatures: Mapping[str, Signature]) -> Itera
             message = f"{where}.when: {like!r} could mean the events that it computes, or its output {found.outputs[0].name}"
             fix = f"write coalesce({like}.{found.outputs[0].name}, false) for the output, the condition of {like} for its events"
             yield item.when.mark, message, fix
+
+
+def _check_language(one: Source | Sink, schema: Schema, report: Report) -> None:
+    where = f"{'sources' if isinstance(one, Source) else 'sinks'}.{one.name}"
+    if one.format.startswith("avro") and schema.language != "AVRO":
+        report.add(one.at("schema"), f"{where}: {one.schema} is a JSON Schema, and {one.format} needs Avro", "name a file FILE.avsc")
+    if isinstance(one, Sink) and one.format == "json-confluent" and schema.language != "JSON":
+        message = f"{where}: {one.schema} is Avro, and readers of json-confluent expect a JSON Schema"
+        report.add(one.at("schema"), message, "name a file FILE.schema.json, or write avro-confluent")
 
 
 def _check_source(source: Source, schema: Schema, report: Report) -> None:

@@ -23,6 +23,7 @@ def clashes(topology: Topology) -> Iterator[Finding]:
             yield node.mark, f"{node.name!r} is a node here and a source on line {line}", "rename one, so that a reference means one thing"
         yield from kind_of(node).clashes(node)
     for source in topology.sources:
+        yield from _source_clashes(source)
         if source.coerce and not source.format.startswith("json"):
             message = f"sources.{source.name}.coerce: {source.format} writes every value by its type"
             yield source.at("coerce"), message, "remove it; it is for json"
@@ -36,9 +37,25 @@ def clashes(topology: Topology) -> Iterator[Finding]:
     yield from _release_clashes(topology)
 
 
+def _source_clashes(source: Source) -> Iterator[Finding]:
+    where = f"sources.{source.name}"
+    if source.format != "bytes" and not source.schema:
+        yield source.mark, f"{where}: the key 'schema' is missing: the event's schema", "add schema: FILE.avsc"
+    if source.format == "bytes" and source.schema:
+        yield source.at("schema"), f"{where}: bytes have no schema", "remove it: the field `value` is the array of all bytes"
+    if source.format == "bytes" and source.key_schema:
+        yield source.at("key_schema"), f"{where}: keys beside bytes are text", "remove it"
+    if source.types and source.envelope != "cloudevents":
+        yield source.at("types"), f"{where}: only CloudEvents have types", "add envelope: cloudevents, or remove it"
+
+
 def _sink_clashes(sink: Sink) -> Iterator[Finding]:
     if sink.format != "json" and sink.schema is None:
-        yield sink.at("format"), f"sinks.{sink.name}: the format {sink.format} needs a schema", "add schema: FILE.avsc"
+        yield (
+            sink.at("format"),
+            f"sinks.{sink.name}: the format {sink.format} needs a schema",
+            f"add schema: FILE{'.schema.json' if sink.format == 'json-confluent' else '.avsc'}",
+        )
     seen: set[str] = set()
     for name, source in sink.fields:
         if not re.fullmatch(FIELD, name):
@@ -87,6 +104,9 @@ def _written_topic_clashes(topology: Topology, dead: Mapping[str, Source]) -> It
                     f"writes {sink.format} to {sink.topic!r}, and the source {source.name!r} on line {line} reads {source.format} there"
                 )
                 yield sink.at("format", "topic"), f"sinks.{sink.name}: {message}", "give both the same format"
+            if source.envelope == "cloudevents":
+                message = f"sinks.{sink.name}: the source {source.name!r} reads CloudEvents from {sink.topic!r}, and no sink writes them"
+                yield sink.at("topic"), message, "remove envelope from that source, or write to another topic"
         if sink.topic in dead:
             message = f"sinks.{sink.name}: {sink.topic!r} is the dead-letter topic of the source {dead[sink.topic].name!r}"
             yield sink.at("topic"), message, "write to another topic"

@@ -70,7 +70,7 @@ def _items(topology: Topology, wiring: Wiring | None) -> list[_Item]:
 
 def _source(topology: Topology, source: Source) -> _Item:
     fed_by = tuple(f"sinks.{sink.name}" for sink in topology.sinks if sink.topic == source.topic)
-    detail = f"{source.topic} ({source.format}, {source.schema})"
+    detail = f"{source.topic} ({', '.join(filter(None, (source.format, source.schema)))})"
     return _Item(f"sources.{source.name}", "source", source.name, detail, fed_by, ("([", "])"))
 
 

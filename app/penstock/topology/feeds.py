@@ -91,8 +91,9 @@ class Feeder:
         return Emit(sink, tuple(one.output for one in made), part)
 
     def id(self) -> str | None:
-        """The column of the events' ids: the source's `id` field as it is, null where it is null."""
-        field = self.schema.field(self.source.id) if self.source.id is not None else None
+        """The column of the events' ids: the source's `id` field as it is, null where it is null. The default of CloudEvents is `ce`."""
+        path = self.source.id or ("ce" if self.source.envelope == "cloudevents" else None)
+        field = self.schema.field(path) if path is not None else None
         if field is None or field.items is not None or not field.dtype:
             return None
         return self.columns.add(field.name, field.dtype, (), Missing("fill", None) if field.optional else Missing()).name
@@ -108,6 +109,8 @@ class Feeder:
         if entry.how in ("pad", "mask"):
             return self._padded(entry, wire.targets[0], tensor, where)
         wanted = tensor.shape if not entry.stacked and not entry.how else None
+        if entry.how == "reshape" and None not in tensor.shape:
+            wanted = (math.prod(axis or 1 for axis in tensor.shape),)  # what an array without a size has to have
         given = [
             self._part(node, ref, target, tensor, wanted, entry.missing, where)
             for ref, target in zip(entry.refs, wire.targets, strict=True)
@@ -351,7 +354,9 @@ def _as_scalar(given: _Given) -> _Given:
 
 
 def _part_fix(field: Field) -> str:
-    """Returns what to name instead of a field that holds others; "" for any other field."""
+    """Returns what to name instead of a field that holds others, or why it has no type; "" for any other field."""
+    if field.why:
+        return field.why
     if field.fields:
         return f"name a field inside it: {', '.join(f'{field.name}.{one.name}' for one in field.fields[:2])}, ..."
     if field.values is not None:

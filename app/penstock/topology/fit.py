@@ -29,6 +29,7 @@ _FEEDS: Final = {
     "timestamp": frozenset({"int64"}) | _FLOATS,
     "float": _FLOATS,
     "double": _FLOATS,
+    "byte": frozenset({"int32", "int64"}) | _FLOATS | _UNDECLARED - {"int8"},
     "string": frozenset({"string"}),
     "enum": frozenset({"string"}),
 }

@@ -11,6 +11,7 @@ from typing import Any, Final
 from penstock.topology.kinds import KINDS
 from penstock.topology.shapes import (
     ENTRY_NAME,
+    EVENT_TYPE,
     FIELD_NAME,
     FIELD_TEXT,
     FILE_NAME,
@@ -35,13 +36,19 @@ __all__ = ["TOPOLOGY", "json_schema"]
 _SOURCE: Final = Keys(
     {
         "topic": Key(TOPIC_NAME, "The Kafka topic to read.", required=True),
-        "schema": Key(FILE_NAME, "The event's Avro schema, a file of the schemas folder.", required=True),
-        "format": Key(Choice(("json", "json-confluent", "avro", "avro-confluent")), "How values are encoded.", default="json"),
+        "schema": Key(
+            FILE_NAME, "The event's schema, a file of the schemas folder: Avro, or for JSON a JSON Schema. All formats but bytes need it."
+        ),
+        "format": Key(Choice(("json", "json-confluent", "avro", "avro-confluent", "bytes")), "How values are encoded.", default="json"),
         "id": Key(FIELD_TEXT, "The field that identifies an event."),
         "time": Key(FIELD_TEXT, "The field with the event time: a timestamp, or a long in ms."),
         "dead_letter": Key(TOPIC_NAME, "The topic for records that cannot be scored; <topic>.dead-letter when omitted."),
-        "key_schema": Key(FILE_NAME, "The Avro schema of the records' keys (key.FIELD); without it a key is text (key)."),
-        "envelope": Key(Choice(("debezium",)), "What wraps the events: of Debezium's changes, deletions and tombstones are skipped."),
+        "key_schema": Key(FILE_NAME, "The schema of the records' keys (key.FIELD); without it a key is text (key)."),
+        "envelope": Key(
+            Choice(("debezium", "cloudevents")),
+            "What wraps the events: of Debezium's changes, deletions and tombstones are skipped; the data of CloudEvents has the schema.",
+        ),
+        "types": Key(Listing(EVENT_TYPE), "The types of CloudEvents to read; others are skipped. All when omitted."),
         "coerce": Key(
             Listing(Choice(("whole_numbers", "dates", "decimals"))),
             "What JSON may write otherwise: 1.0 for 1, a date of ISO 8601 for a timestamp, a number in quotes.",
@@ -64,8 +71,8 @@ _SINK: Final = Keys(
             "The fields of the output event.",
             required=True,
         ),
-        "format": Key(Choice(("json", "avro", "avro-confluent")), "How values are encoded.", default="json"),
-        "schema": Key(FILE_NAME, "The output's Avro schema, a file of the schemas folder; avro needs it."),
+        "format": Key(Choice(("json", "json-confluent", "avro", "avro-confluent")), "How values are encoded.", default="json"),
+        "schema": Key(FILE_NAME, "The output's schema, a file of the schemas folder; all formats but json need it."),
         "key": Key(REFERENCE, "The record's key; the input's key when omitted."),
         "when": Key(Literal(), "The events that are written: a condition (docs/expressions.md), or a node with `when`."),
     }

@@ -76,7 +76,7 @@ def _topology(root: Value, file: str) -> Topology:
 
 def _source(name: Scalar, value: Value) -> Source:
     named = keys(value)
-    given = plain(value) | ({"coerce": words(named["coerce"])} if "coerce" in named else {})
+    given = plain(value) | {key: words(named[key]) for key in ("coerce", "types") if key in named}
     declared = {"dead_letter": f"{given['topic']}.dead-letter", **given}
     return Source(name=name.text, mark=name.mark, marks=marks(value), **declared)
 

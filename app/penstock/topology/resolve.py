@@ -259,6 +259,8 @@ def closest(path: str, schemas: Iterable[Schema]) -> str:
             known = schema.field(parent := _text(walked[:end]))
             if known is None:
                 continue
+            if known.why:
+                return known.why
             if known.kind == "array":
                 return f"{parent!r} is an array: write {parent}[0]"
             if known.kind != "record" or not known.fields:

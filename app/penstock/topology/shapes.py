@@ -14,6 +14,7 @@ from penstock.topology.requirements import THRESHOLD
 
 __all__ = [
     "ENTRY_NAME",
+    "EVENT_TYPE",
     "FIELD_NAME",
     "FIELD_TEXT",
     "FILE_NAME",
@@ -160,6 +161,7 @@ ENTRY_NAME: Final = Text("a name (letters, digits, _ and -, not beginning with a
 FIELD_NAME: Final = Text("a field name (letters, digits and _; inside a record: after.amount)", FIELD)
 FIELD_TEXT: Final = Text("a field, or a path to one inside others: after.amount, items[0].price", FIELD_PATH)
 TENSOR_NAME: Final = Text("a tensor name", r"^\S(.*\S)?$")
+EVENT_TYPE: Final = Text("a type of CloudEvents", r"^\S(.*\S)?$")
 TOPIC_NAME: Final = Text("a topic name (letters, digits, '.', '_' and '-')", TOPIC)
 FILE_NAME: Final = Text("a file of the schemas folder", r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
 MODEL_NAME: Final = Text("name@version or name@alias", MODEL)

@@ -18,7 +18,7 @@ __all__ = [
     "RuleNode", "Sink", "Source", "Topology", "When", "condition_of",
 ]  # fmt: skip
 
-Format = Literal["json", "json-confluent", "avro", "avro-confluent"]
+Format = Literal["json", "json-confluent", "avro", "avro-confluent", "bytes"]
 Constant = bool | int | float | str | tuple["Constant", ...]  # tuples are nested like the axes of a tensor
 CONDITION: Final = "when"  # the only output of a rule that is a condition
 
@@ -109,20 +109,24 @@ class Requirement:
 class Source(Entry):
     """Events of one topic. `id` names the field that identifies an event, `time` the field with its event time.
 
+    `schema` is "" where the format has none.
+
     `key_schema` is the schema of the records' keys, which are text without it. `envelope` names what wraps the events: of Debezium's
-    changes, deletions and tombstones are skipped. `coerce` is what JSON may write otherwise than the schema has it.
+    changes, deletions and tombstones are skipped; of CloudEvents, all but those of `types`, where it names any. `coerce` is what JSON may
+    write otherwise than the schema has it.
     """
 
     name: str
     topic: str
-    schema: str
+    schema: str = ""
     format: Format = "json"
     id: str | None = None
     time: str | None = None
     dead_letter: str = ""
     max_bytes: int = 1_048_576
     key_schema: str | None = None
-    envelope: Literal["debezium"] | None = None
+    envelope: Literal["debezium", "cloudevents"] | None = None
+    types: tuple[str, ...] = ()
     coerce: tuple[Coercion, ...] = ()
 
 

@@ -43,10 +43,13 @@ def fits_schema(sink: Sink, written: Sequence[Written], schema: Schema, whose: s
         where, declared = f"sinks.{sink.name}.fields.{one.output.name}", schema.leaf(one.output.name)
         if declared is None:
             yield one.ref.mark, f"{where}: {whose} has no field {one.output.name!r}", f"declare it in {file}, or leave it out"
+        elif schema.language == "JSON" and declared.aliases:
+            message = f"{where}: {file} calls it {declared.aliases[0]!r}, and a sink writes names of letters, digits and _"
+            yield one.ref.mark, message, "rename the property, or leave it out"
         elif not _holds(declared, one.output):
             message = f"{where}: {one.ref.text!r} is {shown(one.output.dtype, one.output.shape)}, {whose} declares {described(declared)}"
             yield one.ref.mark, message, f"declare a type in {file} that holds it"
-        elif one.nullable and not declared.optional:
+        elif one.nullable and not declared.nullable:
             what = "the field " if one.copied is not None else ""
             message = f"{where}: {what}{one.ref.text!r} may be null, in {whose} it may not"
             yield one.ref.mark, message, f"allow null in {file}"
@@ -67,7 +70,7 @@ def fits_reader(sink: Sink, written: Sequence[Written], own: Schema | None, sour
     match sink.format:
         case _ if sink.format != source.format or sink.schema == source.schema:
             return  # `clashes` reports the first; in the second case `fits_schema` has compared with that schema
-        case "json":
+        case "json" | "json-confluent":
             yield from fits_schema(sink, written, schema, whose)
             yield from _symbols(sink, written, own, schema, whose)
         case "avro" if own is not None and own.avro != schema.avro:
@@ -84,6 +87,8 @@ def shown(dtype: str, axes: Axes) -> str:
 
 def described(field: Field) -> str:
     """Returns the field's type in words."""
+    if field.dated:
+        return "a date as text"
     if field.items is None:
         return f"an {field.kind}" if field.kind in ("int", "enum") else f"a {field.kind}"
     sizes = "x".join("?" if axis is None else str(axis) for axis in field.shape)

@@ -88,10 +88,10 @@ def test_pull_keeps_what_a_person_has_edited(run: Run) -> None:
 
 
 def test_pull_shows_what_it_leaves_out(run: Run, site: Double) -> None:
-    site.add("mixed", '{"type": "object"}', "JSON")
+    site.add("mixed", 'syntax = "proto3";', "PROTOBUF")
     site.add("mixed", {"type": "record", "name": "E", "fields": [{"name": "a", "type": ["int", "string"]}]})
     lines = run("schema", "pull", "mixed").out.splitlines()
-    assert lines[0] == "mixed version 1, id 3: left out (it is a schema of type JSON, and avro-confluent reads Avro)"
+    assert lines[0] == "mixed version 1, id 3: left out (it is a schema of type PROTOBUF, which is not read)"
     assert lines[1].startswith("mixed version 2, id 4: schemas/ids/4.avsc")
     done = run("schema", "pull", "gone")
     assert (done.code, done.err) == (2, "error: the schema registry has no subject gone: Subject not found.\n")
@@ -112,6 +112,35 @@ def test_push_registers_once(run: Run, site: Double) -> None:
     assert refused.json == [
         {"subject": "orders-value", "id": None, "registered": False, "refused": "it is not compatible with the newest version"}
     ]
+
+
+def test_why_a_schema_is_refused_is_told(run: Run, site: Double) -> None:
+    Path("price.avsc").write_text(json.dumps(PRICE))
+    site.compatible, site.messages = False, ["the field 'price' at path '/fields/1' has no default"]
+    done = run("schema", "push", "price.avsc", "orders-value")
+    assert (done.code, done.err) == (
+        1,
+        "price.avsc: the subject orders-value refuses it: it is not compatible with the newest version: "
+        "the field 'price' at path '/fields/1' has no default\n",
+    )
+
+
+def test_json_schema_is_pulled_and_pushed(run: Run, site: Double) -> None:
+    schema = {"type": "object", "properties": {"line": {"$ref": "line.json"}}}
+    line = {"$id": "https://shop/line", "type": "object", "properties": {"price": {"type": "number"}}}
+    site.add("lines", line, "JSON")
+    id = site.add("sales-value", schema, "JSON", [{"name": "line.json", "subject": "lines", "version": 1}])
+    done = run("schema", "pull", "--topic", "sales")
+    assert done.out.splitlines() == [
+        f"sales-value version 1, id {id}: schemas/ids/{id}.schema.json",
+        f"sales-value version 1, id {id}: schemas/sales.schema.json",
+    ]
+    assert "line.price" in run("schema", "show", "schemas/sales.schema.json").out
+    assert "sales.schema.json" in run("schema", "ls", "schemas").out
+    assert run("schema", "check", "schemas/sales.schema.json").code == 0
+    Path("new.schema.json").write_text(json.dumps(line))
+    assert run("schema", "push", "new.schema.json", "new").out == f"new.schema.json: id {id - 1} under the subject new\n"
+    assert site.schemas[id - 2]["schemaType"] == "JSON"
 
 
 def test_registry_that_is_not_set_is_told(run: Run) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from penstock.codecs import Decoder, decoder, encoder
+from penstock.codecs.framing import frame_of
 from penstock.errors import SchemaError
 from penstock.schema import Column, Missing, Schema
 from penstock.signature import Tensor
@@ -297,6 +298,8 @@ def test_json_behind_a_frame_is_read_as_without(make_schema: MakeSchema) -> None
     assert framed.decode([b"?"]).failures[0].row == 0
 
 
-def test_no_sink_writes_json_behind_a_frame(make_schema: MakeSchema) -> None:
-    with pytest.raises(SchemaError, match="no sink writes json-confluent"):
-        encoder("json-confluent", [], make_schema({"x": "float"}))
+def test_sink_writes_json_behind_a_frame(make_schema: MakeSchema) -> None:
+    fields = [Tensor("x", "float32")]
+    written = encoder("json-confluent", fields, make_schema({"x": "float"}), frame=frame_of(7))
+    values, errors = written.encode([np.array([1, np.nan], np.float32)])
+    assert (values, [*errors]) == ([b'\0\0\0\0\7{"x":1.0}', b""], [1])

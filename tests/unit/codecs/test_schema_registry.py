@@ -15,7 +15,7 @@ import pytest
 from penstock.codecs import Writers, decoder, load_schema
 from penstock.codecs.framing import frame_of, framed
 from penstock.codecs.schema_registry import Client, SchemaRegistry
-from penstock.codecs.schema_registry.shelf import ABSENT
+from penstock.codecs.schema_registry.shelf import ABSENT, MOST_ABSENT
 from penstock.codecs.writers import sink_frame
 from penstock.errors import AccessRefused, DecodeError, SchemaError, SchemaWanted, SettingsError, TransportUnavailable
 from penstock.schema import Column, Schema
@@ -279,6 +279,43 @@ def test_dry_run_registers_nothing_and_says_what_would_be_refused(site: Double, 
         with pytest.raises(SchemaError, match=f"refuses it for the subject t-value: .*{reason}"):
             opened(dry=dry).enter("t", event)
     assert len(site.schemas) == 1
+
+
+def test_refusal_has_the_reasons_of_the_registry(site: Double, opened: Open, event: Schema) -> None:
+    site.add("t-value", OTHER)
+    site.compatible, site.messages = False, ["reader type: INT not compatible"]
+    for dry in (True, False):
+        with pytest.raises(SchemaError, match=r"refuses it for the subject t-value: .*: reader type: INT not compatible"):
+            opened(dry=dry).enter("t", event)
+
+
+def test_json_schema_is_registered_as_such_and_found_in_the_cache(site: Double, opened: Open, tmp_path: Path) -> None:
+    (tmp_path / "e.schema.json").write_text('{"type": "object", "title": "E", "properties": {"x": {"type": "number"}}}')
+    schema = load_schema(tmp_path / "e.schema.json")
+    assert opened(dry=False, schema_registry_subjects="record").enter("t", schema) == frame_of(1)
+    assert (site.schemas[0]["schemaType"], [*site.subjects]) == ("JSON", ["E"])
+    site.status = 503
+    assert opened(dry=False, schema_registry_subjects="record").enter("t", schema) == frame_of(1)
+
+
+def test_topic_of_invented_ids_asks_for_few_of_them(site: Double, opened: Open, event: Schema, tmp_path: Path) -> None:
+    """In one batch, and in those that follow; known schemas are read all the while, and after some seconds others are asked for."""
+    site.add("t-value", EVENT)
+    clock = Clock()
+    events = decoder("avro-confluent", event, [], writers=Writers(event, {}, directory=tmp_path, registry=opened(clock=clock)))
+    for batch in range(3):
+        values = [frame_of(1) + b"\2", *(frame_of(1000 * (batch + 1) + number) + b"\2" for number in range(200))]
+        try:
+            found = events.decode(values)
+        except SchemaWanted as wanted:
+            wanted.fetch()
+            found = events.decode(values)
+        assert (found.size, len(found.failures)) == (1, 200)
+    assert len(site.asked) == 1 + MOST_ABSENT
+    assert "not asked, since it has none of 64 others" in str(events.decode([frame_of(7000)]).failures[0].error)
+    clock.now += ABSENT
+    with pytest.raises(SchemaWanted):
+        events.decode([frame_of(7000)])
 
 
 def test_batch_asks_for_all_schemas_that_it_lacks_at_once(site: Double, opened: Open, event: Schema, tmp_path: Path) -> None:

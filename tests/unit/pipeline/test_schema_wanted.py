@@ -93,8 +93,10 @@ def test_events_wait_while_the_registry_does_not_answer(site: Double, tmp_path: 
         delivery = asyncio.create_task(worker.deliver(frame_of(1) + b"\x02"))
         await asyncio.to_thread(site.heard, 5)
         assert (worker.prices(), worker.letters(), worker.source.positions.committable()) == ([], 0, {})
+        assert worker.loop.waiting["items"].startswith("items waits for schema id 1: the schema registry does not answer")
         site.status = 0
         await delivery
+        assert worker.loop.waiting == {}
 
     run(work())
     assert (worker.prices(), worker.letters(), worker.errors) == ([20], 0, [])

@@ -191,7 +191,7 @@ def missing(picture: Picture) -> list[str]:
 def test_ready_with_partitions_and_as_a_spare() -> None:
     assert missing(worker(PartitionState(ZERO, 10))) == []
     assert missing(worker()) == []
-    assert [one.detail for one in readiness(worker())] == ["running", "none: this worker is a spare", "folded", "warm", "writable"]
+    assert [one.detail for one in readiness(worker())] == ["running", "none: this worker is a spare", "folded", "warm", "known", "writable"]
 
 
 def test_each_condition_of_readiness_gives_its_reason() -> None:
@@ -208,6 +208,9 @@ def test_each_condition_of_readiness_gives_its_reason() -> None:
     assert missing(worker(unled=("predictions",))) == ["outputs: predictions has a partition without a leader"]
     assert missing(replace(worker(), control="the control topic cannot be read")) == ["control: the control topic cannot be read"]
     assert missing(replace(worker(), phase=Phase.STOPPING)) == ["running: stopping"]
+    waits = replace(worker(PartitionState(ZERO, 10)), schemas={"flights": "flights waits for schema id 7: no answer"})
+    assert missing(waits) == ["schemas: flights waits for schema id 7: no answer"]
+    assert sources(waits) == "True idle: flights waits for schema id 7: no answer"
 
 
 def test_backlog_and_seconds_behind() -> None:

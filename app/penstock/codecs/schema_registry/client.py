@@ -56,9 +56,9 @@ class Client:
         """Returns the JSON at this path. Raises Absent, Refused, AccessRefused, TransportUnavailable."""
         return self._ask("GET", path, query, None)
 
-    def post(self, *path: str, body: Mapping[str, Any]) -> Any:
+    def post(self, *path: str, body: Mapping[str, Any], **query: str) -> Any:
         """Does the same with a body."""
-        return self._ask("POST", path, {}, json.dumps(body).encode())
+        return self._ask("POST", path, query, json.dumps(body).encode())
 
     def _ask(self, method: str, path: tuple[str, ...], query: Mapping[str, str], body: bytes | None) -> Any:
         target = "/" + "/".join(quote(part, safe="") for part in path) + (f"?{urlencode(query)}" if query else "")

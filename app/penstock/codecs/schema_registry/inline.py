@@ -1,11 +1,13 @@
-"""References of a registered Avro schema: what it refers to is put in its place, so that one file holds the whole schema."""
+"""References of a registered schema, so that one file holds the whole schema: in Avro, what it refers to is put in its place; a JSON Schema
+carries it among its definitions, by the name that it uses.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-__all__ = ["MOST", "definitions", "inline"]
+__all__ = ["MOST", "bundle", "definitions", "inline"]
 
 MOST: Final = 64  # schemas that one refers to, directly or not
 _NAMED: Final = ("record", "error", "enum", "fixed")
@@ -21,6 +23,14 @@ def inline(schema: Any, referred: Mapping[str, Any]) -> Any:
         return _Inlined(referred).type(schema, "")
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not Avro: {error!r}") from None
+
+
+def bundle(schema: Any, referred: Mapping[str, Any]) -> Any:
+    """Returns the JSON Schema with those that it refers to, which are by the names of its references. Raises ValueError."""
+    if not isinstance(schema, dict) or not all(isinstance(one, dict) for one in referred.values()):
+        raise ValueError("not a JSON Schema")
+    key = "definitions" if "definitions" in schema and "$defs" not in schema else "$defs"
+    return {**schema, key: {**(schema.get(key) or {}), **{name: {**one, "$id": name} for name, one in referred.items()}}}
 
 
 def definitions(schema: Any) -> Iterator[tuple[str, Any]]:

@@ -3,10 +3,13 @@
 1. The registry is asked once per id and process; an id never changes its schema. Its answer is kept in the cache.
 2. The cache answers only while the registry does not: one that was set up anew gives ids that it has given before.
 3. That there is no such schema is believed for ABSENT seconds: a registry may follow another one, and learn of an id late.
+4. While MOST_ABSENT ids are believed to be absent, no other unknown id is asked for: it is taken to be absent too. So a topic full of
+   invented ids costs at most so many requests per ABSENT seconds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -17,10 +20,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from penstock.codecs.framing import FRAME, frame_of, shown, stem_of
-from penstock.codecs.schema import MAX_SCHEMA_BYTES, load_schema
+from penstock.codecs.schema import MAX_SCHEMA_BYTES
 from penstock.codecs.schema_registry.client import Absent, Client, Refused
-from penstock.codecs.schema_registry.inline import MOST, definitions, inline
-from penstock.codecs.writers import Part, name_of
+from penstock.codecs.schema_registry.inline import MOST, bundle, definitions, inline
+from penstock.codecs.writers import SUFFIXES, Part, frames_of, name_of
 from penstock.errors import DecodeError, Problem, SchemaError, SchemaWanted, TransportUnavailable
 from penstock.host import private_folder, write_whole
 from penstock.schema import Schema
@@ -31,7 +34,8 @@ __all__ = ["Registered", "SchemaRegistry"]
 logger = logging.getLogger(__name__)
 
 ABSENT: Final = 10.0  # seconds
-_REMEMBERED: Final = 4096  # ids that do not exist; few, unless an attacker makes them up
+MOST_ABSENT: Final = 64  # ids; few, unless someone makes them up or the registry is another one
+_FEW, _LONGEST = 5, 500  # reasons that are shown, and characters of one
 _LARGEST: Final = 2**31 - 1  # the API's ids are Java's ints
 
 
@@ -69,27 +73,33 @@ class SchemaRegistry:
             return file
         if len(frame) == FRAME and not 0 < int.from_bytes(frame[1:], "big") <= _LARGEST:
             raise DecodeError(f"{shown(frame)} is not one that a schema registry gives{_eight(frame)}")
-        reason, until = self._absent.get(frame, ("", 0.0))
-        if self._clock() < until:
+        if (reason := self._denied(frame)) is not None:
             raise DecodeError(f"the schema registry has no {shown(frame)}: {reason}")
         raise SchemaWanted(shown(frame), lambda: self.fetch(frame))
 
     def fetch(self, frame: bytes) -> None:
         """Asks for the schema with this frame, unless it is held. Blocks. Raises TransportError when only the registry could answer."""
         with self._lock:
-            if frame in self._files:
+            if frame in self._files or self._denied(frame) is not None:
                 return
             try:
                 self._keep(frame, self.by_frame(frame))
             except (Absent, Refused, SchemaError) as error:
-                if len(self._absent) >= _REMEMBERED:
-                    self._absent.clear()
                 self._absent[frame] = (str(error), self._clock() + ABSENT)
             except TransportUnavailable as error:
                 if not (file := self._cache / f"{stem_of(frame)}.avsc").is_file():
                     raise
                 logger.warning("%s; %s is read from the cache", error, shown(frame))
                 self._files[frame] = file
+
+    def _denied(self, frame: bytes) -> str | None:
+        """Returns why the schema with this frame is taken to be absent, None where the registry has to be asked."""
+        now = self._clock()
+        for one in [one for one, (_, until) in self._absent.copy().items() if now >= until]:
+            self._absent.pop(one, None)
+        if frame in (absent := self._absent.copy()):
+            return absent[frame][0]
+        return f"not asked, since it has none of {MOST_ABSENT} others of the last seconds" if len(absent) >= MOST_ABSENT else None
 
     def newest(self, topic: str, reader: Schema, part: Part = "value") -> tuple[bytes, Path] | None:
         """See `writers.Registry.newest`."""
@@ -123,29 +133,33 @@ class SchemaRegistry:
         try:
             return self._entered(subject, schema, text)
         except TransportUnavailable as error:
-            for file in sorted(self._cache.glob("*.avsc")):
-                if file.stem.isdecimal() and _same(file, schema):
-                    logger.warning("%s; the id %s of %s is from the cache", error, file.stem, schema.path)
-                    return frame_of(int(file.stem))
+            with contextlib.suppress(SchemaError):
+                for frame in frames_of(schema, self._cache):
+                    if len(frame) == FRAME:
+                        logger.warning("%s; the %s of %s is from the cache", error, shown(frame), schema.path)
+                        return frame
             raise
 
     def _entered(self, subject: str, schema: Schema, text: str) -> bytes | None:
-        found = self.look_up(subject, text)
+        kind = schema.language
+        found = self.look_up(subject, text, kind)
         if found is None and not self._register:
             fix = "register it (`penstock schema push`), or allow it with schema_registry_register"
             raise SchemaError(Problem(schema.path, 0, 0, f"not registered under the subject {subject}", fix))
         if found is None and self._dry:
-            if reason := self.incompatible(subject, text):
+            if reason := self.incompatible(subject, text, kind):
                 raise SchemaError(_refused(schema, subject, reason))
             return None
         if found is None:
             try:
-                found = self.register(subject, text)
+                found = self.register(subject, text, kind)
             except Refused as error:
+                with contextlib.suppress(Refused):
+                    error = Refused(f"{error}{_told(self._compared(subject, text, kind))}")
                 raise SchemaError(_refused(schema, subject, str(error))) from None
             logger.info("%s is registered under %s with the id %d", schema.path, subject, found)
         frame = frame_of(found)
-        self._store(frame, text)
+        self._store(frame, text, kind)
         return frame
 
     # -- the API -----------------------------------------------------------------------------------------------------
@@ -169,32 +183,37 @@ class SchemaRegistry:
         found = self._client.get("subjects", subject, "versions")
         return [one for one in found if isinstance(one, int)] if isinstance(found, list) else []
 
-    def look_up(self, subject: str, text: str) -> int | None:
-        """Returns the id of an Avro schema under the subject, None when it is not registered there. Raises TransportError."""
+    def look_up(self, subject: str, text: str, kind: str = "AVRO") -> int | None:
+        """Returns the id of a schema under the subject, None when it is not registered there. Raises TransportError."""
         try:
-            return _id(self._client.post("subjects", subject, body={"schema": text}))
+            return _id(self._client.post("subjects", subject, body=_body(text, kind)))
         except (Absent, Refused):
             return None
 
-    def incompatible(self, subject: str, text: str) -> str:
+    def incompatible(self, subject: str, text: str, kind: str = "AVRO") -> str:
         """Returns why the subject would refuse the schema, "" when it would not. Raises TransportError."""
         try:
-            found = self._client.post("compatibility", "subjects", subject, "versions", "latest", body={"schema": text})
-        except Absent:
-            return ""
+            found = self._compared(subject, text, kind)
         except Refused as error:
             return str(error)
-        wrong = isinstance(found, dict) and found.get("is_compatible") is False
-        return "it is not compatible with the newest version" if wrong else ""
+        return f"it is not compatible with the newest version{_told(found)}" if found.get("is_compatible") is False else ""
 
-    def register(self, subject: str, text: str) -> int:
-        """Registers an Avro schema and returns its id. Raises Refused, TransportError."""
-        return _id(self._client.post("subjects", subject, "versions", body={"schema": text}))
+    def _compared(self, subject: str, text: str, kind: str) -> Mapping[str, Any]:
+        path = "compatibility", "subjects", subject, "versions", "latest"
+        try:
+            found = self._client.post(*path, body=_body(text, kind), verbose="true")
+        except Absent:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def register(self, subject: str, text: str, kind: str = "AVRO") -> int:
+        """Registers a schema and returns its id. Raises Refused, TransportError."""
+        return _id(self._client.post("subjects", subject, "versions", body=_body(text, kind)))
 
     def whole(self, found: Registered) -> str:
-        """Returns the text of an Avro schema, with what it refers to in its place. Raises Absent, Refused, TransportError."""
-        if found.kind != "AVRO":
-            raise Refused(f"it is a schema of type {found.kind}, and avro-confluent reads Avro")
+        """Returns the text of a schema in Avro or JSON Schema, with what it refers to in it. Raises Absent, Refused, TransportError."""
+        if found.kind not in SUFFIXES:
+            raise Refused(f"it is a schema of type {found.kind}, which is not read")
         if len(found.text) > MAX_SCHEMA_BYTES:
             raise Refused(f"it is larger than {MAX_SCHEMA_BYTES} bytes")
         if not found.references:
@@ -202,8 +221,9 @@ class SchemaRegistry:
         referred: dict[str, Any] = {}
         seen: set[tuple[str, str]] = set()
         self._refer(found, referred, seen)
+        join = inline if found.kind == "AVRO" else bundle
         try:
-            return _unicode(json.dumps(inline(json.loads(found.text), referred), indent=2, ensure_ascii=False))
+            return _unicode(json.dumps(join(json.loads(found.text), referred), indent=2, ensure_ascii=False))
         except (ValueError, RecursionError) as error:
             raise Refused(f"its references cannot be followed: {error}") from None
 
@@ -217,7 +237,8 @@ class SchemaRegistry:
                 raise Refused(f"it refers to more than {MOST} schemas")
             try:
                 one = self.version(*place)
-                referred.update(definitions(json.loads(one.text)))
+                parsed = json.loads(one.text)
+                referred.update(definitions(parsed) if found.kind == "AVRO" else {str(reference.get("name", "")): parsed})
             except Absent as error:
                 raise Absent(f"it refers to version {place[1]} of {place[0]}, which is absent: {error}") from None
             except (ValueError, RecursionError) as error:
@@ -225,10 +246,12 @@ class SchemaRegistry:
             self._refer(one, referred, seen)
 
     def _keep(self, frame: bytes, found: Registered) -> Path:
+        if found.kind != "AVRO":
+            raise Refused(f"it is a schema of type {found.kind}, and avro-confluent reads Avro")
         return self._store(frame, self.whole(found))
 
-    def _store(self, frame: bytes, text: str) -> Path:
-        file = private_folder(self._cache) / f"{stem_of(frame)}.avsc"
+    def _store(self, frame: bytes, text: str, kind: str = "AVRO") -> Path:
+        file = private_folder(self._cache) / f"{stem_of(frame)}{SUFFIXES[kind]}"
         try:
             write_whole(file, text.encode())
         except OSError as error:
@@ -265,11 +288,15 @@ def _id(found: Any) -> int:
     return int(found["id"])
 
 
-def _same(file: Path, schema: Schema) -> bool:
-    try:
-        return bool(load_schema(file).avro == schema.avro)
-    except SchemaError:
-        return False
+def _told(found: Mapping[str, Any]) -> str:
+    """Returns why a schema is not compatible, as far as the registry says it."""
+    said = found.get("messages")
+    reasons = [str(one)[:_LONGEST] for one in said[:_FEW]] if isinstance(said, list) else []
+    return f": {'; '.join(reasons)}" if reasons else ""
+
+
+def _body(text: str, kind: str) -> dict[str, str]:
+    return {"schema": text} if kind == "AVRO" else {"schema": text, "schemaType": kind}
 
 
 def _refused(schema: Schema, subject: str, reason: str) -> Problem:
