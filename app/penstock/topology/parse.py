@@ -17,7 +17,7 @@ from penstock.topology.document import MAX_BYTES, Listed, Scalar, Value, read
 from penstock.topology.kinds import KINDS
 from penstock.topology.language import TOPOLOGY
 from penstock.topology.spec import Format, Node, Releases, Sink, Source, Topology
-from penstock.topology.values import items, keys, marks, plain, refs, word, words
+from penstock.topology.values import items, keys, marks, plain, providers, refs, word, words
 
 __all__ = ["parse", "parse_text", "text_of"]
 
@@ -60,6 +60,8 @@ def _topology(root: Value, file: str) -> Topology:
         sinks=tuple(_sink(key, value) for key, value in items(top["sinks"])),
         releases=_releases(top["releases"]) if "releases" in top else Releases(),
         file=file,
+        providers=providers(top.get("providers")),
+        marks=marks(root),
     )
 
 
