@@ -25,6 +25,7 @@ from typing import BinaryIO, Final
 
 from penstock.errors import ModelCorrupt, ModelMismatch, Stopped
 from penstock.host import locked, private_folder, write_whole
+from penstock.model import extensions
 from penstock.model.sealed import Sealed
 from penstock.model.session import MEMORY, RUNTIME
 from penstock.settings import bare_environment
@@ -113,7 +114,7 @@ def _circumstances(golden: str, rows: int | None, limits: Limits) -> str:
 
 @functools.cache
 def _versions() -> tuple[str, ...]:
-    packages = ("penstock", "onnx", "numpy")
+    packages = ["penstock", "onnx", "numpy", *(["onnxruntime-extensions"] if extensions.library() else [])]
     return (platform.machine(), platform.python_version(), RUNTIME, *(importlib.metadata.version(name) for name in packages))
 
 

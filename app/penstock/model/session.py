@@ -37,12 +37,13 @@ from onnx import TensorProto, helper
 
 from penstock.batch import Array
 from penstock.errors import ConfigError, InferenceError, ModelCorrupt, ModelError, ModelMismatch, NoRoom
+from penstock.model import extensions
 from penstock.model.artifact import Artifact
 from penstock.model.contents import MAX_BYTES, check_contents
 from penstock.provider import CPU, Provider
 from penstock.signature import Signature, Tensor
 
-__all__ = ["DEADLINE", "MEMORY", "RUNTIME", "Session", "advising", "lacking", "limit_memory", "smallest"]
+__all__ = ["DEADLINE", "MEMORY", "RUNTIME", "Session", "advising", "keep_extensions", "lacking", "limit_memory", "smallest"]
 
 RUNTIME: Final = str(ort.__version__)
 DEADLINE: Final = 2.0
@@ -151,7 +152,7 @@ class Session:
         asked = [(one.name, dict(one.options)) for one in providers]
         try:
             # enable_fallback=0: otherwise a failing onnxruntime prints to stdout and tries the same provider again.
-            inference = ort.InferenceSession(source, _session_options(threads), providers=asked, enable_fallback=0)
+            inference = ort.InferenceSession(source, _options_for(source, threads), providers=asked, enable_fallback=0)
         except Exception as error:
             if providers != CPU:
                 raise ConfigError(f"{label} does not load on {_listed(providers)}: {_reason(error)}") from error
@@ -438,6 +439,22 @@ def _session_options(threads: int) -> ort.SessionOptions:
     options.log_severity_level = _QUIET
     options.add_session_config_entry("session.use_env_allocators", "1")  # the pool
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")  # weights: their size is known, and stays
+    return options
+
+
+def _options_for(source: bytes | str, threads: int) -> ort.SessionOptions:
+    options = _session_options(threads)
+    if extensions.library() and extensions.needed(source):
+        keep_extensions()
+        options.register_custom_ops_library(extensions.library())  # 4 ms per session, so for those alone that need it
+    return options
+
+
+@functools.cache
+def keep_extensions() -> object:
+    """Opens the library of onnxruntime-extensions and keeps it open for the process: a confined process cannot open it."""
+    options = ort.SessionOptions()
+    options.register_custom_ops_library(extensions.library())
     return options
 
 

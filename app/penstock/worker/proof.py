@@ -226,7 +226,7 @@ def run_pairs(
 ) -> None:
     """Runs the program over what is kept, newest rows first, with the pairs in place of their nodes' models: they compare each run.
 
-    Blocks, as `prove` does, and has a budget of its own. Raises Stopped when `stopped()`.
+    Blocks, as `prove` does, within as many seconds. Raises Stopped when `stopped()`.
     """
     paired = with_models(program, lambda node: pairs.get(node.name, node.model))
     for stage, parts in kept.items():
