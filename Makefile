@@ -12,13 +12,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
+# The build of onnxruntime that `make providers` tests, and the provider that it has.
+RUNTIME ?= openvino
+PROVIDER_openvino := OpenVINO
+PROVIDER_gpu := CUDA
 # What is released does not depend on the machine: not on how its Python was compiled, nor (in times) on the clock.
 BUILD = CC=gcc LDSHARED="gcc -shared -s" CFLAGS="-O3 -g0 -DNDEBUG -fwrapv -Wall -Werror" \
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 315532800) $(BIN)/python -m build --no-isolation
 # Tests that need a real Kafka are skipped where none can be had, and a tenth of the code is not reached then.
 COVERAGE := $(if $(shell command -v java),95,85)
 
-.PHONY: help demo test test-faults soak fuzz check bench docs site models format dist try floors hashes audit version clean
+.PHONY: help demo test test-faults soak fuzz check bench docs site models format dist try providers floors hashes audit version clean
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  ARGS=... is handed on: make demo ARGS='--speed 20', make test ARGS='-k settings'"
@@ -90,6 +94,9 @@ try: ## install the Linux wheel of dist/ into an empty environment of PYTHON, an
 	build/try/bin/penstock --version | grep "with its native part"
 	build/try/bin/python -m pytest -q -p no:cacheprovider tests/properties/test_native.py tests/unit/test_settings.py
 
+providers: $(VENV)-$(RUNTIME)/stamp ## run models on the execution provider of another build of onnxruntime: RUNTIME=openvino, or gpu with a device
+	$(VENV)-$(RUNTIME)/bin/python -m pytest -q -p no:cacheprovider --provider $(PROVIDER_$(RUNTIME))ExecutionProvider tests/providers $(ARGS)
+
 floors: $(VENV)-floors/stamp ## run unit tests, contracts, properties and hostile models with the oldest allowed dependencies
 	@mkdir -p build; run="$(VENV)-floors/bin/python -m pytest -q -p no:cacheprovider"; failed=0; \
 	$$run tests/unit $(ARGS) > build/floors-unit.txt 2>&1 & unit=$$!; \
@@ -117,7 +124,8 @@ format: $(VENV)/dev.stamp ## put the code and the pages into their style
 	$(BIN)/python docs/wrap.py README.md docs/*.md docs/how-to/*.md docs/tutorial/*.md
 
 clean: ## remove the virtual environment and every cache
-	rm -rf $(VENV) $(VENV)-floors dist .cache .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build
+	rm -rf $(VENV) $(VENV)-floors $(VENV)-openvino $(VENV)-gpu dist build
+	rm -rf .cache .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	rm -f app/penstock/_native.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -142,6 +150,16 @@ $(VENV)-floors/stamp: pyproject.toml floors.txt setup.py app/penstock/_native.c
 	@echo "installing Penstock with the oldest versions that it allows (once)"
 	@rm -rf $(VENV)-floors && $(PYTHON) -m venv $(VENV)-floors
 	@$(VENV)-floors/bin/python -m pip --disable-pip-version-check --quiet install -c floors.txt -e '.[signing,test]'
+	@touch $@
+
+# A build of onnxruntime takes the place of the one that Penstock requires, so that one is removed first: both are the same folder.
+# That for OpenVINO is older than the oldest allowed; docs/decisions/0019-a-model-is-confined.md has what that means.
+$(VENV)-$(RUNTIME)/stamp: pyproject.toml constraints.txt setup.py app/penstock/_native.c
+	@echo "installing Penstock with onnxruntime-$(RUNTIME) (once)"
+	@rm -rf $(VENV)-$(RUNTIME) && $(PYTHON) -m venv $(VENV)-$(RUNTIME)
+	@$(VENV)-$(RUNTIME)/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt -e '.[test]'
+	@$(VENV)-$(RUNTIME)/bin/python -m pip --disable-pip-version-check --quiet uninstall --yes onnxruntime
+	@$(VENV)-$(RUNTIME)/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt onnxruntime-$(RUNTIME)
 	@touch $@
 
 # Beside the tools of `dev`, since nothing else needs them.

@@ -21,6 +21,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rounds", type=int, default=0, help="rounds of test_paused, test_sigterm and each scenario in tests/faults (make test-faults: 10)"
     )
+    parser.addoption(
+        "--provider",
+        metavar="NAME",
+        help="the execution provider of tests/providers (make providers); without it, those of this build",
+    )
     parser.addoption("--code", type=Path, metavar="DIR", help="the folder of another version's package, whose workers test_paused pauses")
     parser.addoption("--seed", type=int, default=1, help="the seed of the first round; each further one has the next")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,21 +18,24 @@ from penstock.errors import ConfigError, DecodeError, ModelError, ModelMismatch,
 from penstock.expressions import Graph
 from penstock.fit import as_bound, fit, strays
 from penstock.model.artifact import Artifact
-from penstock.model.session import MEMORY, Session, limit_memory
+from penstock.model.parity import check_parity
+from penstock.model.session import Session, lacking, limit_memory
 from penstock.model.signer import ModelTrust
 from penstock.model.trust import Policy, judge, load_trust
 from penstock.model.verify import verify
-from penstock.nodes import ModelNode, around_model
+from penstock.nodes import ModelNode, Runs, around_model
 from penstock.pipeline.ports import Program, ports
+from penstock.provider import CPU, Provider, named
 from penstock.registry.open import open_registry
 from penstock.schema import Schema
+from penstock.settings import Settings
 from penstock.topology.envelopes import read_by
 from penstock.topology.names import did_you_mean
 from penstock.topology.parse import parse
 from penstock.topology.spec import Mark, ModelRef, Topology
 from penstock.topology.wiring import Wiring
 
-__all__ = ["Loaded", "admit", "beside", "bindings", "load", "prepare", "program", "rebind", "sessions"]
+__all__ = ["Loaded", "admit", "beside", "bindings", "load", "placed", "prepare", "program", "rebind", "sessions", "with_models"]
 
 logger = logging.getLogger(__name__)
 
@@ -102,29 +105,52 @@ def load(
     return Loaded(topology, wiring, source_schemas, sink_schemas, artifacts, tuple(shelf.absent), writers, key_writers, frames)
 
 
-def prepare(
-    loaded: Loaded, *, warm_rows: int = 256, model_trust: Path | None = None, signatures: Policy | None = None, model_memory: int = MEMORY
-) -> Program:
+def prepare(loaded: Loaded, settings: Settings | None = None, *, warm_rows: int | None = None, signatures: Policy | None = None) -> Program:
     """Returns the program, ready to serve: every model judged by its signer, verified (digest, signature, golden records), loaded, warm.
 
-    The models are warmed up with batches of `warm_rows` rows and with single rows. `model_trust` is the folder of the keys whose
-    models are trusted. `signatures` is the policy (None: that of the topology); what `warn` lets pass is logged. `model_memory` is the
-    setting of this name; it holds for the process. Raises
-    ModelUntrusted, ModelCorrupt or ModelMismatch, which names the model, and TopologyError for absent models; then nothing is served.
+    A model with providers is verified on the processor, then compared with that on its providers. The models are warmed up with batches of
+    `warm_rows` rows (None: the setting chunk_rows) and with single rows. `signatures` is the policy (None: that of the topology); what
+    `warn` lets pass is logged. The setting model_memory holds for the process from now on. Raises ModelUntrusted, ModelCorrupt or
+    ModelMismatch, which names the model, TopologyError for absent models and providers, and ConfigError for a provider that does not take a
+    model; then nothing is served.
     """
     if loaded.absent:
         raise TopologyError(loaded.absent)
-    limit_memory(model_memory)
+    settings = settings or Settings()
+    limit_memory(settings.model_memory)
     policy = signatures or loaded.topology.releases.signatures
-    trust = load_trust(model_trust) if model_trust and policy != "off" else None
-    sessions: dict[str, Session] = {}
-    for artifact in loaded.artifacts.values():
-        if str(artifact) not in sessions:
-            admit(policy, artifact, trust)
-            session = sessions[str(artifact)] = Session.load(artifact)
-            verify(artifact, session)
-            session.warm_up((1, warm_rows))
-    return program(loaded, {node: sessions[str(artifact)] for node, artifact in loaded.artifacts.items()}, {})
+    trust = load_trust(settings.model_trust) if settings.model_trust and policy != "off" else None
+    where = placed(loaded.topology, settings)
+    sessions: dict[tuple[str, tuple[Provider, ...]], Session] = {}
+    for node, artifact in loaded.artifacts.items():
+        key = str(artifact), where[node]
+        if key in sessions:
+            continue
+        admit(policy, artifact, trust)
+        session = Session.load(artifact, threads=settings.model_threads)
+        verify(artifact, session)
+        if where[node] != CPU:
+            cpu, session = session, Session.load(artifact, threads=settings.model_threads, providers=where[node])
+            check_parity(artifact, session, cpu, where[node])
+            logger.info("nodes.%s: %s computes on %s what it computes on the processor", node, artifact, ", ".join(map(str, where[node])))
+        session.warm_up((1, settings.chunk_rows if warm_rows is None else warm_rows))
+        sessions[key] = session
+    return program(loaded, {node: sessions[str(artifact), where[node]] for node, artifact in loaded.artifacts.items()}, {})
+
+
+def placed(topology: Topology, settings: Settings) -> dict[str, tuple[Provider, ...]]:
+    """Returns the providers that compute the model of each node. Raises TopologyError with all that the installed onnxruntime lacks."""
+    override = named(settings.model_providers)
+    found = {node.name: override or node.providers or topology.providers or CPU for node in topology.model_nodes}
+    problems = [Problem("setting model_providers", 0, 0, *lack) for lack in lacking(override).values()]
+    for where, entry, providers in () if override else topology.provided():
+        mark = entry.at("providers")
+        for message, fix in lacking(providers).values():
+            otherwise = f"{fix}; or do without it on this host: set model_providers to CPUExecutionProvider"
+            problems.append(Problem(topology.file, mark.line, mark.column, f"{where}: {message}", otherwise))
+    if problems:
+        raise TopologyError(problems)
+    return found
 
 
 def rebind(loaded: Loaded, artifacts: Mapping[str, Artifact], parameters: Mapping[str, Mapping[str, object]]) -> Loaded:
@@ -181,12 +207,21 @@ def beside(program: Program) -> Program:
     """Returns the same program over the same loaded models, which another thread may run while the loop runs this one."""
     twins: dict[int, Session] = {}
 
-    def twin(node: ModelNode) -> ModelNode:
-        if not isinstance(node.model, Session):
-            return node
-        return replace(node, model=twins.setdefault(id(node.model), node.model.twin()))
+    def twin(node: ModelNode) -> Runs:
+        return twins.setdefault(id(node.model), node.model.twin()) if isinstance(node.model, Session) else node.model
 
-    stages = {name: replace(one, nodes=tuple(around_model(node, twin) for node in one.nodes)) for name, one in program.plan.stages.items()}
+    return with_models(program, twin)
+
+
+def with_models(program: Program, chosen: Callable[[ModelNode], Runs]) -> Program:
+    """Returns the same program with the chosen model in each node that runs one."""
+
+    def changed(node: ModelNode) -> ModelNode:
+        return replace(node, model=chosen(node))
+
+    stages = {
+        name: replace(one, nodes=tuple(around_model(node, changed) for node in one.nodes)) for name, one in program.plan.stages.items()
+    }
     return replace(program, plan=replace(program.plan, stages=stages))
 
 

@@ -92,9 +92,7 @@ class Scorer:
     """
 
     def __init__(self, loaded: Loaded, settings: Settings) -> None:
-        program = runtime.prepare(
-            loaded, warm_rows=settings.chunk_rows, model_trust=settings.model_trust, model_memory=settings.model_memory
-        )
+        program = runtime.prepare(loaded, settings)
         self.topology = loaded.topology
         written = {sink.topic for sink in self.topology.sinks}
         stages = program.plan.stages

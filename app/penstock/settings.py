@@ -155,6 +155,14 @@ class Settings:
         1 * GIB, "Memory of the tensors that a worker's models compute; a row that needs more is a dead letter. Weights are not in it.",
         unit="bytes", low=16 * MIB, run=False,
     )  # fmt: skip
+    model_threads: int = _setting(
+        1, "Threads of the processor that compute one run of a model, beside the worker itself; more help only large models.", low=1,
+        high=1024, run=False,
+    )  # fmt: skip
+    model_providers: str = _setting(
+        "", "Execution providers in place of those of the topology, separated by commas, for a host without them: CPUExecutionProvider.",
+        run=False,
+    )  # fmt: skip
     quarantine_seconds: int = _setting(
         60, "CPU time that trying a model in its own process may take; `penstock model push` waits for it twice as long.",
         unit="s", low=1, high=86_400, run=False,

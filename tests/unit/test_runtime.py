@@ -14,6 +14,7 @@ from penstock.model.session import Session
 from penstock.model.signing import sign
 from penstock.registry.directory import DirectoryRegistry
 from penstock.runtime import Loaded, load, prepare, program, rebind, sessions
+from penstock.settings import Settings
 from penstock.testing import models as tiny
 from tests.unit.model.issued import private_pem, public_pem
 
@@ -164,7 +165,7 @@ def signed(root: Path, policy: str, *references: str) -> Path:
 def test_signed_models_serve_where_signatures_are_required(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     trusted = signed(root, "require", "scale@1", "score@2")
     with caplog.at_level("INFO", "penstock.runtime"):
-        plan = prepare(loaded(root), model_trust=trusted)
+        plan = prepare(loaded(root), Settings(model_trust=trusted))
     assert dict(plan.plan.versions) == {"scaled": "scale@1", "score": "score@2"}
     assert [record.getMessage().partition(" (")[0] for record in caplog.records] == [
         "model scale@1 is signed by key us.pem",
@@ -179,7 +180,7 @@ def test_unsigned_model_is_refused_before_it_is_loaded(root: Path) -> None:
     with pytest.raises(
         ModelUntrusted, match=r"^model score@2: it is not signed \(no model\.sig in .*/score/2\): penstock model sign"
     ) as caught:
-        prepare(loaded(root), model_trust=trusted)
+        prepare(loaded(root), Settings(model_trust=trusted))
     assert (caught.value.name, caught.value.version) == ("score", "2")
 
 
@@ -191,7 +192,7 @@ def test_nobody_is_trusted_unless_it_is_said(root: Path) -> None:
 
 def test_what_is_wrong_is_only_told_where_the_policy_warns(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     trusted = signed(root, "warn", "scale@1")
-    prepare(loaded(root), model_trust=trusted)
+    prepare(loaded(root), Settings(model_trust=trusted))
     assert ["it is not signed" in record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [True]
 
 
@@ -199,7 +200,7 @@ def test_signatures_are_not_looked_at_where_they_are_off(root: Path) -> None:
     """Not even the folder of keys has to be there."""
     signed(root, "off")
     (root / "models/scale/1/model.sig").write_text("garbage")
-    assert prepare(loaded(root), model_trust=root / "absent").plan.versions["scaled"] == "scale@1"
+    assert prepare(loaded(root), Settings(model_trust=root / "absent")).plan.versions["scaled"] == "scale@1"
 
 
 def test_files_that_change_after_they_were_judged_do_not_serve(root: Path) -> None:
@@ -209,4 +210,4 @@ def test_files_that_change_after_they_were_judged_do_not_serve(root: Path) -> No
     (root / "models/scale/1/model.onnx").unlink()
     (root / "models/scale/1/model.onnx").write_bytes(tiny.linear([1]))
     with pytest.raises(ModelCorrupt, match=r"model\.onnx is not the file that was pushed"):
-        prepare(found, model_trust=trusted)
+        prepare(found, Settings(model_trust=trusted))

@@ -41,7 +41,7 @@ def batch(topology: Path, settings: Settings, part: Part, form: str) -> int:
 
     file = find(topology, settings.topologies)
     loaded = runtime.load(file, models=settings.models, schemas=settings.schemas, schema_registry=open_schema_registry(settings))
-    program = runtime.prepare(loaded, warm_rows=settings.chunk_rows, model_trust=settings.model_trust, model_memory=settings.model_memory)
+    program = runtime.prepare(loaded, settings)
     models = {node: str(artifact) for node, artifact in loaded.artifacts.items()}
     bound = ", ".join(f"{node}={version}" for node, version in models.items())
     err.print(f"models of the topology file: {bound} (releases are not followed)", markup=False)

@@ -81,7 +81,7 @@ def _guarded(check: str, make: Callable[[], Finding]) -> Finding:
 
 def _models(loaded: Loaded, settings: Settings) -> Finding:
     """Loads every model as a worker does: signature, digest, golden records."""
-    runtime.prepare(loaded, warm_rows=1, model_trust=settings.model_trust, model_memory=settings.model_memory)
+    runtime.prepare(loaded, settings, warm_rows=1)
     versions = ", ".join(dict.fromkeys(map(str, loaded.artifacts.values())))
     return Finding("models", "ok", f"verified and loaded: {versions}")
 

@@ -17,7 +17,7 @@ from penstock.cli.output import err, format_option, out, print_json, table
 from penstock.codecs.schema_registry import open_schema_registry
 from penstock.errors import ConfigError, TopologyError
 from penstock.host import write_whole
-from penstock.runtime import Loaded, load
+from penstock.runtime import Loaded, load, placed
 from penstock.schema import Column
 from penstock.settings import Settings
 from penstock.signature import Tensor
@@ -53,6 +53,7 @@ def validate(ctx: click.Context, /, topology: Path, settings: Settings, live: bo
     topology = find(topology, settings.topologies)
     try:
         loaded = _load(topology, settings)
+        placed(loaded.topology, settings)
     except TopologyError as error:
         if form == "json":
             print_json({"valid": False, "problems": [asdict(problem) for problem in error.problems]})
@@ -176,11 +177,14 @@ def _input(one: Input, loaded: Loaded) -> dict[str, Any]:
 def _step(step: Step, loaded: Loaded) -> dict[str, Any]:
     node = step.node
     model = {"model": str(node.model), "version": loaded.artifacts[node.name].version} if isinstance(node, ModelNode) else {}
+    given = node.providers or loaded.topology.providers if isinstance(node, ModelNode) else ()
+    providers = {"providers": [{one.name: dict(one.options)} for one in given]} if given else {}
     rule = {} if step.graph is None else {"version": step.graph.label, "digest": f"sha256:{step.graph.digest}"}
     return {
         "node": node.name,
         "kind": node.kind,
         **model,
+        **providers,
         **rule,
         "inputs": {feed.tensor.name: [_part(part) for part in feed.parts] for feed in step.feeds if feed.parts},
         "parameters": {feed.tensor.name: feed.constant for feed in step.feeds if not feed.parts},
@@ -245,7 +249,8 @@ def _computed_by(step: Step, loaded: Loaded) -> str:
     if not isinstance(node, ModelNode):
         return kind_of(node).detail(node)
     model = f"{node.model.name}@{loaded.artifacts[node.name].version}"
-    return model if model == str(node.model) else f"{model} ({node.model.version})"
+    model = model if model == str(node.model) else f"{model} ({node.model.version})"
+    return "\n".join([model, *(f"on {one}" for one in node.providers or loaded.topology.providers)])
 
 
 def _only(when: When | None) -> str:

@@ -122,4 +122,4 @@ def load_bound(topology: Topology, bound: Bound, settings: Settings) -> tuple[Lo
         artifacts=bound.artifacts,
         schema_registry=open_schema_registry(settings),
     )
-    return loaded, runtime.prepare(loaded, warm_rows=1, model_trust=settings.model_trust, model_memory=settings.model_memory)
+    return loaded, runtime.prepare(loaded, settings, warm_rows=1)

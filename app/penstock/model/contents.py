@@ -1,7 +1,8 @@
 """Checks the content of a model file, from its protobuf, before it runs.
 
 Rejected are files over the size limit, tensors in other files (a model is loaded from bytes and reads no other file), operators that are
-neither in the ONNX standard nor in `CONTRIB`, training information, and everything that the installed onnx package does not know.
+neither in the ONNX standard nor in `CONTRIB` nor, where they are installed, in `extensions.OPERATORS`, training information, and
+everything that the installed onnx package does not know.
 
 `CONTRIB` lists operators of onnxruntime's own domain that converters write. Each computes its outputs from its inputs and nothing else: no
 files, no state, no chance, no custom library; and it refuses an input that is too short. Others of that domain read files (EPContext),
@@ -23,6 +24,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped,u
 from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped,unused-ignore]
 
 from penstock.errors import ModelCorrupt
+from penstock.model import extensions
 from penstock.model.foreign import check_foreign
 
 __all__ = ["CONTRIB", "DOMAINS", "MAX_BYTES", "check_contents", "check_texts", "messages", "parsed"]
@@ -89,8 +91,13 @@ def check_texts(model: onnx.ModelProto, label: str) -> None:
 def _check_node(node: onnx.NodeProto, own: set[tuple[str, str]], label: str) -> None:
     if node.domain in DOMAINS or (node.domain, node.op_type) in own or (node.domain == _RUNTIME and node.op_type in CONTRIB):
         return
+    used = f"{label} uses the operator {node.domain}.{node.op_type} (node {node.name!r})"
+    if node.domain == extensions.DOMAIN:
+        if found := extensions.problem(node):
+            raise ModelCorrupt(f"{used}; {found}")
+        return
     raise ModelCorrupt(
-        f"{label} uses the operator {node.domain}.{node.op_type} (node {node.name!r}); only the domains ai.onnx and ai.onnx.ml are "
+        f"{used}; only the domains ai.onnx and ai.onnx.ml are "
         f"supported, and of {_RUNTIME}: {', '.join(sorted(CONTRIB))}; export without custom or fused operators"
     )
 

@@ -25,8 +25,9 @@ from typing import BinaryIO, Final
 
 from penstock.errors import ModelCorrupt, ModelMismatch, Stopped
 from penstock.host import locked, private_folder, write_whole
+from penstock.model import extensions
 from penstock.model.sealed import Sealed
-from penstock.model.session import MEMORY
+from penstock.model.session import MEMORY, RUNTIME
 from penstock.settings import bare_environment
 
 __all__ = ["MAX_REPORT", "Findings", "Limits", "quarantine", "quarantine_once"]
@@ -113,8 +114,8 @@ def _circumstances(golden: str, rows: int | None, limits: Limits) -> str:
 
 @functools.cache
 def _versions() -> tuple[str, ...]:
-    packages = ("penstock", "onnxruntime", "onnx", "numpy")
-    return (platform.machine(), platform.python_version(), *(importlib.metadata.version(name) for name in packages))
+    packages = ["penstock", "onnx", "numpy", *(["onnxruntime-extensions"] if extensions.library() else [])]
+    return (platform.machine(), platform.python_version(), RUNTIME, *(importlib.metadata.version(name) for name in packages))
 
 
 def _remembered(file: Path) -> Findings | None:

@@ -11,12 +11,17 @@ The tensors of all runs of a process come from one pool with a limit (`limit_mem
 memory is taken. Weights are not in it, nor is what an operator allocates by itself, such as the characters of text. Sessions that score
 come before their twins: one that finds no room stops the twin that runs, and runs again when the twin's current operator has ended. A
 twin that finds no room, or was stopped, runs again a few times; its model has refused the rows only if nothing else ran during the try.
+
+`providers` compute the model. A provider that does not start is an error: the runtime itself would compute everything on the processor, and
+say so only in a log. What a provider takes on its own device is not in the pool, and some look at the terminate flag only before and after
+what they compute as one piece.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import difflib
 import functools
 import re
 import threading
@@ -31,13 +36,16 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from penstock.batch import Array
-from penstock.errors import InferenceError, ModelCorrupt, ModelError, ModelMismatch, NoRoom
+from penstock.errors import ConfigError, InferenceError, ModelCorrupt, ModelError, ModelMismatch, NoRoom
+from penstock.model import extensions
 from penstock.model.artifact import Artifact
 from penstock.model.contents import MAX_BYTES, check_contents
+from penstock.provider import CPU, Provider
 from penstock.signature import Signature, Tensor
 
-__all__ = ["DEADLINE", "MEMORY", "Session", "advising", "limit_memory", "smallest"]
+__all__ = ["DEADLINE", "MEMORY", "RUNTIME", "Session", "advising", "keep_extensions", "lacking", "limit_memory", "smallest"]
 
+RUNTIME: Final = str(ort.__version__)
 DEADLINE: Final = 2.0
 MEMORY: Final = 1024**3
 _PROBES: Final = (3, 5)  # rows of the runs that show an output's true shape
@@ -55,6 +63,13 @@ _DTYPES: Final = {
     "tensor(float)": "float32", "tensor(double)": "float64", "tensor(bool)": "bool", "tensor(string)": "string",
     **{f"tensor({kind}{bits})": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
 }  # fmt: skip
+_PACKAGES: Final = {  # the builds of onnxruntime on PyPI, by what they add
+    "CUDAExecutionProvider": "onnxruntime-gpu",
+    "TensorrtExecutionProvider": "onnxruntime-gpu",
+    "OpenVINOExecutionProvider": "onnxruntime-openvino",
+    "MIGraphXExecutionProvider": "onnxruntime-migraphx",
+    "CANNExecutionProvider": "onnxruntime-cann",
+}
 
 
 _Call = Callable[[Sequence[str], Mapping[str, Array], ort.RunOptions], list[Array]]
@@ -88,41 +103,65 @@ class Session:
         deadline: float | None = DEADLINE,
         max_bytes: int = MAX_BYTES,
         rows: int | None = None,
+        providers: tuple[Provider, ...] = CPU,
     ) -> Session:
         """Loads a registered version (checking its digest) or the bytes of an ONNX file.
 
         `deadline` is the longest permitted time of one run, in seconds, to the end of the operator that runs then; None sets no
         limit. `rows` is how many rows the model takes at a time, always (None: any number); a version's manifest states it.
+        `threads` compute one run on the processor, and `providers` compute what they can, in this order, the processor the rest.
         Raises ModelCorrupt when the file
-        differs from its manifest or does not load, ModelMismatch when its tensors are not rows of values.
+        differs from its manifest or does not load, ModelMismatch when its tensors are not rows of values, and ConfigError when a
+        provider does not take the model.
         """
         if isinstance(model, bytes):
             check_contents(model, max_bytes=max_bytes)
-            return cls._open(model, "the model", threads, deadline, rows)
+            return cls._open(model, "the model", threads, deadline, rows, providers)
         try:
             data = model.read(max_bytes=max_bytes)
             check_contents(data, label=str(model), max_bytes=max_bytes)
-            return cls._open(data, str(model), threads, deadline, model.manifest.rows)
+            return cls._open(data, str(model), threads, deadline, model.manifest.rows, providers)
         except ModelError as error:
             error.name, error.version = model.name, model.version
             raise
 
     @classmethod
-    def load_file(cls, path: Path, *, label: str, threads: int = 1, deadline: float | None = DEADLINE, rows: int | None = None) -> Session:
+    def load_file(
+        cls,
+        path: Path,
+        *,
+        label: str,
+        threads: int = 1,
+        deadline: float | None = DEADLINE,
+        rows: int | None = None,
+        providers: tuple[Provider, ...] = CPU,
+    ) -> Session:
         """Loads a file that cannot change (`Sealed.path`) and that has passed `check_contents`, in quarantine for example.
 
-        Unlike `load`, it parses and copies the model without the interpreter's lock. Raises ModelCorrupt and ModelMismatch.
+        Unlike `load`, it parses and copies the model without the interpreter's lock. Raises ModelCorrupt, ModelMismatch and ConfigError.
         """
-        return cls._open(str(path), label, threads, deadline, rows)
+        return cls._open(str(path), label, threads, deadline, rows, providers)
 
     @classmethod
-    def _open(cls, source: bytes | str, label: str, threads: int, deadline: float | None, rows: int | None) -> Session:
+    def _open(
+        cls, source: bytes | str, label: str, threads: int, deadline: float | None, rows: int | None, providers: tuple[Provider, ...]
+    ) -> Session:
         _pool.make()
+        if absent := lacking(providers):
+            raise ConfigError("; ".join(f"{label}: {message} ({fix})" for message, fix in absent.values()))
+        asked = [(one.name, dict(one.options)) for one in providers]
         try:
             # enable_fallback=0: otherwise a failing onnxruntime prints to stdout and tries the same provider again.
-            inference = ort.InferenceSession(source, _session_options(threads), providers=["CPUExecutionProvider"], enable_fallback=0)
+            inference = ort.InferenceSession(source, _options_for(source, threads), providers=asked, enable_fallback=0)
         except Exception as error:
+            if providers != CPU:
+                raise ConfigError(f"{label} does not load on {_listed(providers)}: {_reason(error)}") from error
             raise ModelCorrupt(f"{label} {_advice(str(error)) or f'does not load: {_reason(error)}'}") from error
+        if failed := [one for one in providers if one.name not in inference.get_providers()]:
+            raise ConfigError(
+                f"{label}: onnxruntime has {_listed(failed)}, but could not start it, for the reason that it has written to stderr; "
+                f"left are {', '.join(inference.get_providers())} (check its options, its drivers and libraries, or name another one)"
+            )
         session = cls(inference, label=label, deadline=deadline, rows=rows)
         _pool.serve(session)
         if deadline is not None:
@@ -362,12 +401,32 @@ def limit_memory(limit: int) -> None:
     _pool.limit = limit
 
 
+def lacking(providers: Sequence[Provider]) -> dict[Provider, tuple[str, str]]:
+    """Returns the providers that the installed onnxruntime does not have, each with what is wrong and what to do."""
+    here, known = ort.get_available_providers(), ort.get_all_providers()
+    found = {}
+    for one in providers:
+        if one.name in here:
+            continue
+        if package := _PACKAGES.get(one.name):
+            fix = f"pip uninstall --yes onnxruntime; pip install {package}"
+        else:
+            close = difflib.get_close_matches(one.name, known, n=1)
+            fix = f"did you mean {close[0]!r}?" if close and one.name not in known else "install a build of onnxruntime that has it"
+        found[one] = f"the installed onnxruntime {ort.__version__} has no {one.name}; it has {', '.join(here)}", fix
+    return found
+
+
 def smallest() -> bytes:
     """Returns the smallest model, y = x: for what the runtime does in its first run of a process, or at the end of any run."""
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "smallest", [x], [y])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     return bytes(model.SerializeToString())
+
+
+def _listed(providers: Sequence[Provider]) -> str:
+    return ", ".join(map(str, providers))
 
 
 def _session_options(threads: int) -> ort.SessionOptions:
@@ -380,6 +439,22 @@ def _session_options(threads: int) -> ort.SessionOptions:
     options.log_severity_level = _QUIET
     options.add_session_config_entry("session.use_env_allocators", "1")  # the pool
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")  # weights: their size is known, and stays
+    return options
+
+
+def _options_for(source: bytes | str, threads: int) -> ort.SessionOptions:
+    options = _session_options(threads)
+    if extensions.library() and extensions.needed(source):
+        keep_extensions()
+        options.register_custom_ops_library(extensions.library())  # 4 ms per session, so for those alone that need it
+    return options
+
+
+@functools.cache
+def keep_extensions() -> object:
+    """Opens the library of onnxruntime-extensions and keeps it open for the process: a confined process cannot open it."""
+    options = ort.SessionOptions()
+    options.register_custom_ops_library(extensions.library())
     return options
 
 

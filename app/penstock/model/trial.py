@@ -29,13 +29,14 @@ from onnx import numpy_helper
 from penstock.batch import Array
 from penstock.errors import ConfigError, InferenceError, ModelCorrupt, ModelError, ModelMismatch
 from penstock.host import ends_with, without_privileges
+from penstock.model import extensions
 from penstock.model.artifact import GOLDEN_FILE
 from penstock.model.confine import deny_calls, deny_files
 from penstock.model.contents import messages
 from penstock.model.golden import feeds_of, parse
 from penstock.model.intake import LOCALES
 from penstock.model.quarantine import MAX_REPORT, Limits
-from penstock.model.session import Session, advising, limit_memory, smallest
+from penstock.model.session import Session, advising, keep_extensions, limit_memory, smallest
 from penstock.model.synthetic import synthetic_feeds
 
 __all__ = ["SIZES"]
@@ -102,6 +103,8 @@ def _lower(kind: int, soft: int, hard: int) -> None:
 
 def _try(file: Path, golden_file: Path | None, deadline: float, rows: int | None) -> list[str]:
     data, golden = file.read_bytes(), golden_file.read_text(encoding="utf-8") if golden_file else None
+    if extensions.library() and extensions.needed(data):
+        keep_extensions()
     _ours = _confine(deadline)
     session = Session.load(data, deadline=deadline, rows=rows)
     try:

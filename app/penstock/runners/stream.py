@@ -177,12 +177,7 @@ class StreamRunner:
             releases.letters = self.letters.recent
             self.releases = await stack.enter_async_context(releases.following(self.fail))
         else:
-            program = runtime.prepare(
-                self.loaded,
-                warm_rows=self.settings.chunk_rows,
-                model_trust=self.settings.model_trust,
-                model_memory=self.settings.model_memory,
-            )
+            program = runtime.prepare(self.loaded, self.settings)
             self._own = Deployment(_FromFile(0, program.plan, program=program))
 
     @property

@@ -20,8 +20,10 @@ from penstock.codecs import event_reader, event_writer
 from penstock.codecs.writers import Registry
 from penstock.engine.observe import Observers
 from penstock.pipeline import Pace
+from penstock.provider import CPU
 from penstock.record import Header, Position, Record
 from penstock.runners.memory import InMemory
+from penstock.settings import Settings
 from penstock.topology.names import did_you_mean
 
 __all__ = ["TopologyDriver", "explain"]
@@ -52,8 +54,9 @@ class TopologyDriver:
         loaded = runtime.load(Path(topology), models=Path(models), schemas=Path(schemas), schema_registry=schema_registry)
         self.topology = loaded.topology
         self.schemas = loaded.schemas
-        # A test checks what is computed, not which models may serve.
-        self.program = runtime.prepare(loaded, warm_rows=chunk_rows, signatures="off")
+        # A test checks what is computed, not which models may serve, nor where: it runs on any host.
+        here = Settings(chunk_rows=chunk_rows, model_providers=CPU[0].name)
+        self.program = runtime.prepare(loaded, here, signatures="off")
         self.partitions = partitions
         self.now = START
         self._given: set[Position] = set()  # records that no stage has written

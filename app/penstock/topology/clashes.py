@@ -17,6 +17,10 @@ __all__ = ["clashes"]
 def clashes(topology: Topology) -> Iterator[Finding]:
     """Yields every clash: its place, what it is, and a fix."""
     sources = {source.name: source for source in topology.sources}
+    for where, entry, providers in topology.provided():
+        names = [one.name for one in providers]
+        for name in {name: None for name in names if names.count(name) > 1}:
+            yield entry.at("providers"), f"{where}: {name} is named twice", "name it once, with all its options"
     for node in topology.nodes:
         if node.name in sources:
             line = sources[node.name].mark.line

@@ -148,5 +148,5 @@ def _expected(shape: Shape) -> str:
         case Keys() | Kinds():
             return f"a mapping with {', '.join(shape.keys if isinstance(shape, Keys) else shape.named(None).keys)}"
         case Forms(text, listing, mapping):
-            forms = {"a reference": text, "a list": listing, "a mapping": mapping}
-            return " or ".join(words for words, form in forms.items() if form is not None)
+            words = _expected(text).partition(",")[0].partition(":")[0] if text else ""
+            return " or ".join(each for each in (words, listing and "a list", mapping and "a mapping") if each)

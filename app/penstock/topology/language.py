@@ -15,6 +15,7 @@ from penstock.topology.shapes import (
     FIELD_NAME,
     FIELD_TEXT,
     FILE_NAME,
+    PROVIDERS,
     REFERENCE,
     TOPIC_NAME,
     Choice,
@@ -94,6 +95,7 @@ TOPOLOGY: Final = Keys(
         "sources": Key(Named("source", ENTRY_NAME, _SOURCE), "Topics to read events from.", required=True),
         "nodes": Key(Named("node", ENTRY_NAME, Kinds(KINDS, _NODE)), "Registered models and what they read.", required=True),
         "sinks": Key(Named("sink", ENTRY_NAME, _SINK), "Topics to write predictions to.", required=True),
+        "providers": Key(PROVIDERS, "What computes the models of all nodes that do not say it themselves; the processor when omitted."),
         "releases": Key(_RELEASES, "How models are swapped while the stream runs."),
     }
 )

@@ -20,7 +20,7 @@ from penstock.topology.kinds import KINDS
 from penstock.topology.kinds.rule import condition
 from penstock.topology.language import TOPOLOGY
 from penstock.topology.spec import Format, Node, Releases, Sink, Source, Topology, When, condition_of
-from penstock.topology.values import items, keys, marks, plain, refs, word, words
+from penstock.topology.values import items, keys, marks, plain, providers, refs, word, words
 
 __all__ = ["parse", "parse_text", "text_of"]
 
@@ -71,6 +71,8 @@ def _topology(root: Value, file: str) -> Topology:
         sinks=tuple(sinks),
         releases=_releases(top["releases"]) if "releases" in top else Releases(),
         file=file,
+        providers=providers(top.get("providers")),
+        marks=marks(root),
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
+from penstock.provider import NAME as PROVIDER
 from penstock.topology.names import FIELD, FIELD_PATH, MODEL, NAME, REF, TOPIC
 from penstock.topology.requirements import THRESHOLD
 
@@ -21,6 +22,7 @@ __all__ = [
     "INPUTS",
     "METRIC_NAME",
     "MODEL_NAME",
+    "PROVIDERS",
     "REFERENCE",
     "TENSOR_NAME",
     "THRESHOLD_TEXT",
@@ -186,5 +188,10 @@ INPUT: Final = Forms(
         one_of=("field", "stack", "reshape", "mask"),
     ),
 )
+
+_PROVIDER_NAME: Final = Text("an execution provider, as onnxruntime names it: CUDAExecutionProvider", PROVIDER)
+_OPTION_NAME: Final = Text("the name of an option", r"^[A-Za-z0-9_.:-]+$")
+_OPTIONS: Final = Named("option", _OPTION_NAME, Literal(), empty=True)
+PROVIDERS: Final = Listing(Forms(text=_PROVIDER_NAME, mapping=Named("provider", _PROVIDER_NAME, _OPTIONS)))
 
 INPUTS: Final = Key(Named("tensor", TENSOR_NAME, INPUT, empty=True), "Where input tensors come from; by equal name when omitted.")

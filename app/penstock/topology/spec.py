@@ -7,10 +7,11 @@ several kinds; each kind has a file in `kinds`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
+from penstock.provider import Provider
 from penstock.schema import Coercion, Missing
 
 __all__ = [
@@ -168,13 +169,14 @@ class ModelNode(Node):
     """A registered model at a place in the graph; a release may bind another version. The kinds feature, model and ensemble.
 
     `inputs` holds the entries of the file; other tensors are wired by name. `parameters` are input tensors that neither an
-    event nor a node feeds: each has one value for all rows.
+    event nor a node feeds: each has one value for all rows. `providers` compute it, in this order; empty: those of the topology.
     """
 
     model: ModelRef
     inputs: tuple[Input, ...] = ()
     require: tuple[Requirement, ...] = ()
     parameters: Mapping[str, Constant] = field(default_factory=dict, hash=False)
+    providers: tuple[Provider, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +243,8 @@ class Releases(Entry):
 
 
 @dataclass(frozen=True, slots=True)
-class Topology:
-    """A whole file."""
+class Topology(Entry):
+    """A whole file. `providers` compute the models of the nodes that name none; empty: the processor."""
 
     name: str
     sources: tuple[Source, ...]
@@ -250,12 +252,22 @@ class Topology:
     sinks: tuple[Sink, ...]
     releases: Releases = Releases()
     file: str = "<topology>"
+    providers: tuple[Provider, ...] = ()
 
     def source(self, name: str) -> Source | None:
         return next((source for source in self.sources if source.name == name), None)
 
     def node(self, name: str) -> Node | None:
         return next((node for node in self.nodes if node.name == name), None)
+
+    def provided(self) -> Iterator[tuple[str, Entry, tuple[Provider, ...]]]:
+        """Yields each list of providers that the file has: its path, the entry that it is in, and the list."""
+        for where, entry, providers in (
+            ("", self, self.providers),
+            *((f"nodes.{one.name}.", one, one.providers) for one in self.model_nodes),
+        ):
+            if providers:
+                yield f"{where}providers", entry, providers
 
     @property
     def model_nodes(self) -> tuple[ModelNode, ...]:

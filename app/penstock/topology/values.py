@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any, cast
 
+from penstock.provider import Provider
 from penstock.schema import Missing
 from penstock.topology.document import Listed, Mapped, Scalar, Value
 from penstock.topology.names import ref
 from penstock.topology.spec import Constant, Input, Mark, Ref
 
-__all__ = ["constant", "inputs", "items", "keys", "marks", "plain", "refs", "word", "words"]
+__all__ = ["constant", "inputs", "items", "keys", "marks", "plain", "providers", "refs", "word", "words"]
 
 
 def items(value: Value | None) -> tuple[tuple[Scalar, Value], ...]:
@@ -55,6 +56,16 @@ def constant(value: Value) -> Constant:
 def inputs(value: Value | None) -> tuple[Input, ...]:
     """Returns the entries of a key `inputs`, in the file's order."""
     return tuple(_input(tensor, item) for tensor, item in items(value))
+
+
+def providers(value: Value | None) -> tuple[Provider, ...]:
+    """Returns the entries of a key `providers`, in the file's order. Values of options are text as the file has it."""
+    found = []
+    for item in value.items if isinstance(value, Listed) else ():
+        if isinstance(item, Scalar):
+            found.append(Provider(item.text))
+        found += [Provider(key.text, tuple((option.text, word(one)) for option, one in items(given))) for key, given in items(item)]
+    return tuple(found)
 
 
 def _input(tensor: Scalar, value: Value) -> Input:

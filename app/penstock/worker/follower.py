@@ -37,6 +37,7 @@ from penstock.engine import Deployment, Serving
 from penstock.errors import ControlError, PenstockError, Stopped, TransportError, TransportUnavailable
 from penstock.evidence.guard import Rule
 from penstock.model.artifact import Artifact
+from penstock.model.parity import Pair
 from penstock.pipeline import Program
 from penstock.runtime import Loaded
 from penstock.settings import Settings
@@ -51,7 +52,7 @@ from penstock.worker.folding import Folding
 from penstock.worker.guard import Guard
 from penstock.worker.keys import Keys
 from penstock.worker.preparation import Preparation, Prepared
-from penstock.worker.proof import prove
+from penstock.worker.proof import prove, run_pairs
 from penstock.worker.recent import Recent
 from penstock.worker.report import Problems, Reporter
 
@@ -204,12 +205,7 @@ class Follower:
         log = self.folding.log
         if not log.generation:
             self._keys.refuse_to_fall_back(log.refused["unknown-key"], self.topics.control)
-            made = runtime.prepare(
-                self._loaded,
-                warm_rows=self._settings.chunk_rows,
-                model_trust=self._settings.model_trust,
-                model_memory=self._settings.model_memory,
-            )
+            made = runtime.prepare(self._loaded, self._settings)
             bound = runtime.bindings(self._loaded)
             self.deployment = Deployment(Served(0, made.plan, program=made, bindings=bound, artifacts=self._loaded.artifacts))
             self._preparation.adopt(self._loaded.artifacts, runtime.sessions(made))
@@ -336,26 +332,28 @@ class Follower:
             self.cases = self.cases.ready(release.id, _now(), prepared.proof)
         self._decide()
 
-    def _prove(self, release: Release, program: Program, stopped: Callable[[], bool]) -> str:
+    def _prove(self, release: Release, program: Program, pairs: Mapping[str, Pair], stopped: Callable[[], bool]) -> str:
         """Tries the program beside the live one; called in the preparation's thread. Raises ControlError to refuse the release.
 
         What the log has activated is served all the same: the other workers serve it. And a rollback is never refused.
         """
         live = self.deployment.primary
-        proof = prove(program, live.program, self.recent.kept(), sink=self.sink, stopped=stopped)
+        kept, share = self.recent.kept(), self._settings.failing_share
+        proof = prove(program, live.program, kept, sink=self.sink, stopped=stopped)
         changed = [f"nodes.{one.node}: {one.after}" for one in differences(live.bindings, release.bindings)]
-        why = proof.refusal(self._settings.failing_share, live.generation, program.plan.versions, changed)
+        why = proof.refusal(share, live.generation, program.plan.versions, changed)
+        advice = "deploy a version that scores such rows, or, if they should fail, deploy this one with --min-ready 0"
+        if not why and pairs:
+            run_pairs(program, pairs, kept, sink=self.sink, stopped=stopped)
+            why = next((f"nodes.{node}: {refusal}" for node, pair in pairs.items() if (refusal := pair.refusal(share))), "")
+            advice = "the setting failing_share is how many rows may differ"
         if not why:
-            return str(proof)
+            return "; ".join([str(proof), *(f"nodes.{node}: {pair}" for node, pair in pairs.items())])
         generations = self.folding.log.generations
         if release.restores is not None or (generations and generations[-1].release.id == release.id):
             logger.warning("release %s is made ready all the same: %s", release.id, why)
             return why
-        raise ControlError(
-            f"{State.PROVING}: {why}. The release changes {', '.join(changed)}: deploy a version that scores such rows, or, if they "
-            "should fail, deploy this one with --min-ready 0",
-            code="proof",
-        )
+        raise ControlError(f"{State.PROVING}: {why}. The release changes {', '.join(changed)}: {advice}", code="proof")
 
     def _loaded_already(self, bindings: Mapping[str, Binding]) -> Prepared | None:
         return next((Prepared(one.program, one.artifacts) for one in self.deployment.loaded if same(one.bindings, bindings)), None)

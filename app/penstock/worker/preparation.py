@@ -4,8 +4,8 @@
 2. verify      model.onnx by its digest, and seal it; then its signature, by the topology's policy
 3. quarantine  in a child process, once per host
 4. fit         the topology against the new signatures, metrics and parameters
-5. prove       load it in this process and compare its outputs with its golden records; then the new plan, beside the live one, on
-               the last real rows (`proof`)
+5. prove       load it in this process and compare its outputs with its golden records, first on the processor, then on the
+               topology's providers; then the new plan, beside the live one, on the last real rows (`proof`)
 6. warm        at the batch sizes that it will see
 
 A version that a plan of this worker has already loaded is reused: it has passed all steps. Its session must not run here, since the live
@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -33,12 +34,14 @@ from penstock.control.lifecycle import State
 from penstock.control.messages import Release
 from penstock.errors import ControlError, ModelError, PenstockError, Stopped
 from penstock.model.artifact import GOLDEN_FILE, MODEL_FILE, Artifact
+from penstock.model.parity import Pair, check_parity
 from penstock.model.quarantine import Limits, quarantine_once
 from penstock.model.sealed import Sealed
 from penstock.model.session import Session, limit_memory
 from penstock.model.trust import load_trust
 from penstock.model.verify import verify
 from penstock.pipeline import Program
+from penstock.provider import CPU, Provider
 from penstock.registry.open import open_cache
 from penstock.runtime import Loaded
 from penstock.settings import Settings
@@ -49,10 +52,11 @@ logger = logging.getLogger(__name__)
 
 Tell = Callable[[State, str], None]
 Stopping = Callable[[], bool]
-Prove = Callable[[Program, Stopping], str]  # tries a program on real rows; returns what came of it, or raises ControlError to refuse it
+Prove = Callable[[Program, Mapping[str, Pair], Stopping], str]
+"""Tries a program on real rows, and the pairs of its nodes with providers; returns what came of it, or raises ControlError."""
 
 
-def untried(_program: Program, _stopped: Stopping) -> str:
+def untried(_program: Program, _pairs: Mapping[str, Pair], _stopped: Stopping) -> str:
     """Proves nothing: for a release that is made ready before anything is scored."""
     return ""
 
@@ -67,10 +71,11 @@ class Prepared:
 
 
 class _Version(NamedTuple):
-    """The identity of a version: its digests, not its name or location."""
+    """The identity of a loaded version: its digests, not its name or location, and what computes it."""
 
     manifest: str
     digest: str
+    providers: tuple[Provider, ...]
 
 
 @dataclass(slots=True, repr=False)
@@ -78,15 +83,20 @@ class _Piece:
     """A version of the release in preparation: its nodes, `shared` when it is already loaded, and the results of the steps."""
 
     binding: Binding
+    providers: tuple[Provider, ...]
     shared: Session | None
     nodes: list[str] = field(default_factory=list)
     artifact: Artifact = field(init=False)
     sealed: Sealed = field(init=False)
     session: Session = field(init=False)
+    pair: Pair | None = None
 
 
 class Preparation:
-    """Prepares releases of a topology, one at a time. Raises SettingsError for a registry root that cannot be used."""
+    """Prepares releases of a topology, one at a time.
+
+    Raises SettingsError for a registry root that cannot be used, TopologyError for providers that are not installed.
+    """
 
     def __init__(self, loaded: Loaded, settings: Settings) -> None:
         self._loaded = loaded
@@ -96,6 +106,8 @@ class Preparation:
         self._sizes = (1, settings.chunk_rows)
         self._policy = loaded.topology.releases.signatures
         self._model_trust = settings.model_trust
+        self._threads = settings.model_threads
+        self._placed = runtime.placed(loaded.topology, settings)
         limit_memory(settings.model_memory)
         self._limits = Limits(
             tensors=settings.model_memory, memory=settings.quarantine_memory, cpu=settings.quarantine_seconds, wall=settings.prepare_timeout
@@ -107,7 +119,7 @@ class Preparation:
         """Registers sessions that were loaded elsewhere, by node: a release that binds their versions shares them. Weak references."""
         for node, session in sessions.items():
             artifact = artifacts[node]
-            self._sessions[_Version(artifact.manifest_digest, artifact.digest)] = session
+            self._sessions[_Version(artifact.manifest_digest, artifact.digest, self._placed[node])] = session
             self._artifacts[session] = artifact
 
     def prepare(self, release: Release, tell: Tell, stopped: Stopping = lambda: False, prove: Prove = untried) -> Prepared:
@@ -145,11 +157,12 @@ class Preparation:
             artifacts = {node: piece.artifact for piece in pieces for node in piece.nodes}
             parameters = {node: binding.parameters for node, binding in release.bindings.items()}
             loaded = runtime.rebind(self._loaded, artifacts, parameters)
-            each(State.PROVING, _check_golden)  # 5
+            each(State.PROVING, self._check_golden)  # 5
         sessions = {node: piece.session for piece in pieces for node in piece.nodes}
         program = runtime.program(loaded, sessions, parameters)
         tell(State.PROVING, "on real rows")
-        proof = prove(program, stopped)
+        pairs = {node: piece.pair for piece in pieces for node in piece.nodes if piece.pair is not None}
+        proof = prove(program, pairs, stopped)
         each(State.WARMING, lambda piece: piece.session.twin().warm_up(self._sizes))  # 6
         self.adopt(artifacts, sessions)
         return Prepared(program, artifacts, proof)
@@ -158,9 +171,10 @@ class Preparation:
         """Returns the versions of a release, each once, with the sessions that are already loaded."""
         pieces: dict[_Version, _Piece] = {}
         for node, binding in bindings.items():
-            version = _Version(binding.manifest, binding.digest)
+            providers = self._placed.get(node, CPU)  # a node that the topology does not have is refused by step 4
+            version = _Version(binding.manifest, binding.digest, providers)
             if version not in pieces:
-                pieces[version] = piece = _Piece(binding, shared=self._sessions.get(version))
+                pieces[version] = piece = _Piece(binding, providers, shared=self._sessions.get(version))
                 if piece.shared is not None:
                     piece.session, piece.artifact = piece.shared, self._artifacts[piece.shared]
             pieces[version].nodes.append(node)
@@ -184,10 +198,15 @@ class Preparation:
         rows = piece.artifact.manifest.rows
         quarantine_once(piece.sealed, golden=golden, cache=self._cache, rows=rows, limits=self._limits, stopped=stopped)
 
-
-def _check_golden(piece: _Piece) -> None:
-    piece.session = Session.load_file(piece.sealed.path, label=str(piece.artifact), rows=piece.artifact.manifest.rows)
-    verify(piece.artifact, piece.session.twin())  # it must not take memory from what scores
+    def _check_golden(self, piece: _Piece) -> None:
+        artifact = piece.artifact
+        load = partial(Session.load_file, piece.sealed.path, label=str(artifact), rows=artifact.manifest.rows, threads=self._threads)
+        piece.session = load()
+        verify(artifact, piece.session.twin())  # it must not take memory from what scores
+        if piece.providers != CPU:
+            cpu, piece.session = piece.session.twin(), load(providers=piece.providers)
+            check_parity(artifact, piece.session.twin(), cpu, piece.providers)
+            piece.pair = Pair(artifact, piece.session.twin(), cpu, piece.providers)
 
 
 def _each(pieces: Sequence[_Piece], state: State, step: Callable[[_Piece], None], tell: Tell, stopped: Stopping) -> None:

@@ -23,16 +23,17 @@ from penstock.engine import Stage
 from penstock.engine.observe import Observers
 from penstock.errors import NoRoom, RecordError, Stopped
 from penstock.evidence.guard import Counts, exceeds
+from penstock.model.parity import Pair
 from penstock.parcel import Parcel
 from penstock.pipeline import Chunk, Pipeline, Program
 from penstock.record import Position
-from penstock.runtime import beside
+from penstock.runtime import beside, with_models
 from penstock.telemetry import Metrics
 from penstock.transports.base import Abilities, Sent, Sink
 from penstock.transports.tracker import Span
 from penstock.worker.recent import PART, Kept, outputs_of
 
-__all__ = ["BUDGET", "GOLDEN_ONLY", "Drift", "Proof", "Scored", "Trial", "prove", "slices"]
+__all__ = ["BUDGET", "GOLDEN_ONLY", "Drift", "Proof", "Scored", "Trial", "prove", "run_pairs", "slices"]
 
 BUDGET: Final = 10.0  # seconds of one proof
 SLICE: Final = 0.005  # seconds of one run, about
@@ -213,6 +214,25 @@ def prove(
             proof.seconds += made.seconds
         first = False
     return proof
+
+
+def run_pairs(
+    program: Program,
+    pairs: Mapping[str, Pair],
+    kept: Mapping[str, Sequence[Kept]],
+    *,
+    sink: Sink | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """Runs the program over what is kept, newest rows first, with the pairs in place of their nodes' models: they compare each run.
+
+    Blocks, as `prove` does, within as many seconds. Raises Stopped when `stopped()`.
+    """
+    paired = with_models(program, lambda node: pairs.get(node.name, node.model))
+    for stage, parts in kept.items():
+        trial = Trial(paired, stage, sink)
+        for _, _, piece in slices([part.chunk for part in reversed(parts)], BUDGET / len(kept), stopped=stopped):
+            trial.run(piece)
 
 
 def _compare(proof: Proof, stage: str, chunk: Chunk, was: Scored, made: Scored) -> None:

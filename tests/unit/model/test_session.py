@@ -518,3 +518,13 @@ def versioned(ir: int = 9, **opsets: int) -> bytes:
 def test_a_version_that_the_runtime_does_not_read_is_named_with_those_that_it_does(data: bytes, said: str) -> None:
     with pytest.raises(ModelCorrupt, match=said):
         Session.load(data)
+
+
+def test_threads_compute_a_run() -> None:
+    """Each beyond the first is a thread of the session."""
+    script = (
+        "import psutil; from penstock.model.session import Session, smallest; count = psutil.Process().num_threads;"
+        "kept = [Session.load(smallest(), deadline=None)]; before = count();"
+        "kept.append(Session.load(smallest(), deadline=None, threads=4)); print(count() - before)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout == "3\n"

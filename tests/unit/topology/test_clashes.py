@@ -29,6 +29,7 @@ from penstock.topology.parse import parse_text
         ("    key:", "    format: avro\n    key:", "sinks.predictions: the format avro needs a schema"),
         ("nodes:", "  again: {topic: flights.departures, schema: f.avsc}\nnodes:", "is already read by 'departures'"),
         ("sinks:", "sinks:\n  x: {topic: flights.predictions, schema: x.avsc, fields: [a]}", "in another format or schema"),
+        ("nodes:", "providers: [CPUExecutionProvider, CPUExecutionProvider: {a: 1}]\nnodes:", "CPUExecutionProvider is named twice"),
         ("sinks:", "sinks:\n  x: {topic: x, fields: [logistic.b, trees.b]}", "two fields are called 'b'"),
         ("sinks:", "sinks:\n  x: {topic: x, fields: ['logistic.dense/Bias:0']}", "'dense/Bias:0' cannot name a field"),
     ],

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from penstock.errors import TopologyError
+from penstock.provider import Provider
 from penstock.schema import Missing
 from penstock.topology.parse import parse, parse_text
 from penstock.topology.spec import Mark, ModelRef, Ref, Releases, Requirement
@@ -195,7 +196,7 @@ extra: 1
         " (rename it, for example flights.departures)",
         "t.yaml:9:27: sinks.s.fields: no field is named here (name at least one field)",
         "t.yaml:10:6: sinks.t: expected a mapping with topic, fields, format, schema, key, when, found nothing",
-        "t.yaml:11:1: unknown key 'extra' (known: topology, sources, nodes, sinks, releases)",
+        "t.yaml:11:1: unknown key 'extra' (known: topology, sources, nodes, sinks, providers, releases)",
     ]
 
 
@@ -223,3 +224,34 @@ def test_file_that_cannot_be_read(tmp_path: Path, name: str) -> None:
 def test_nothing_is_expanded_from_the_environment(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOPIC", "secret")
     assert "'${TOPIC}' is not a topic name" in problems_in(text.replace("flights.predictions", "${TOPIC}"))[0]
+
+
+def test_providers_are_taken_as_the_file_writes_them(text: str) -> None:
+    said = "[{OpenVINOExecutionProvider: {device_type: CPU, num_of_threads: 04, model_priority: true}}, CPUExecutionProvider]"
+    topology = parse_text(
+        text.replace("flight-trees@live}", f"flight-trees@live, providers: {said}}}") + "providers: [CUDAExecutionProvider]\n"
+    )
+    options = (("device_type", "CPU"), ("num_of_threads", "04"), ("model_priority", "true"))
+    assert topology.providers == (Provider("CUDAExecutionProvider"),)
+    assert topology.model_nodes[2].providers == (Provider("OpenVINOExecutionProvider", options), Provider("CPUExecutionProvider"))
+    assert topology.model_nodes[1].providers == ()
+    assert [(where, len(found)) for where, _, found in topology.provided()] == [("providers", 1), ("nodes.trees.providers", 2)]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("[]", "providers: the list is empty"),
+        ("[cuda]", "providers[0]: 'cuda' is not an execution provider, as onnxruntime names it: CUDAExecutionProvider"),
+        ("CUDAExecutionProvider", "providers: expected a list, found text"),
+        ("[[CUDAExecutionProvider]]", "providers[0]: expected an execution provider or a mapping, found a list"),
+        (
+            "[{CUDAExecutionProvider: 1}]",
+            "providers[0].CUDAExecutionProvider: expected a mapping with a key for each option, found a number",
+        ),
+        ("[{CUDAExecutionProvider: {device_id: [1]}}]", "device_id: expected a number, text or a boolean, found a list"),
+    ],
+)
+def test_providers_that_are_refused(text: str, said: str, expected: str) -> None:
+    (problem,) = problems_in(f"{text}providers: {said}\n")
+    assert expected in problem

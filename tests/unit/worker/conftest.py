@@ -19,6 +19,7 @@ from penstock.pipeline import Chunk, Program
 from penstock.record import Record
 from penstock.registry.directory import DirectoryRegistry
 from penstock.runtime import Loaded
+from penstock.settings import Settings
 from penstock.testing import models
 
 TOPOLOGY = """\
@@ -49,7 +50,7 @@ def make(tmp_path: Path, memory: int) -> Iterator[Make]:
         version = registry.publish("double", model).version
         (tmp_path / "doubles.yaml").write_text(TOPOLOGY.format(version=version))
         loaded = runtime.load(tmp_path / "doubles.yaml", models=tmp_path / "models", schemas=tmp_path)
-        return loaded, runtime.prepare(loaded, model_memory=memory)
+        return loaded, runtime.prepare(loaded, Settings(model_memory=memory))
 
     yield make
     limit_memory(MEMORY)

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from penstock.errors import ControlError, ModelCorrupt, ModelError, ModelMismatc
 from penstock.model.artifact import digest_of
 from penstock.model.golden import GoldenRecord, dump
 from penstock.model.manifest import Golden, render
+from penstock.model.parity import Pair
 from penstock.model.session import Session
 from penstock.pipeline import Program
 from penstock.registry.directory import DirectoryRegistry
@@ -128,7 +129,7 @@ def test_each_step_is_told_in_the_order_of_the_lifecycle(preparation: Preparatio
 def test_plan_is_proven_before_it_is_warm_and_keeps_what_was_shown(preparation: Preparation, loaded: Loaded) -> None:
     steps: list[str] = []
 
-    def prove(program: Program, stopped: Callable[[], bool]) -> str:
+    def prove(program: Program, pairs: Mapping[str, Pair], stopped: Callable[[], bool]) -> str:
         steps.append(f"proof of {score(program, 2.0):g}, stopped: {stopped()}")
         return "proven on 3 real rows"
 
@@ -142,7 +143,7 @@ def test_plan_is_proven_before_it_is_warm_and_keeps_what_was_shown(preparation: 
 
 
 def test_release_that_its_proof_refuses_is_not_ready(preparation: Preparation, loaded: Loaded) -> None:
-    def refuse(_program: Program, _stopped: Callable[[], bool]) -> str:
+    def refuse(_program: Program, _pairs: Mapping[str, Pair], _stopped: Callable[[], bool]) -> str:
         raise ControlError("proving: all rows fail", code="proof")
 
     with pytest.raises(ControlError, match="all rows fail"):

@@ -17,9 +17,9 @@ from penstock.topology.names import did_you_mean
 from penstock.topology.parameters import check_parameters, misfit, shown
 from penstock.topology.requirements import requirement, unmet
 from penstock.topology.resolve import Finding, Names, Wire
-from penstock.topology.shapes import INPUTS, METRIC_NAME, MODEL_NAME, TENSOR_NAME, THRESHOLD_TEXT, Key, Keys, Named, Nested
+from penstock.topology.shapes import INPUTS, METRIC_NAME, MODEL_NAME, PROVIDERS, TENSOR_NAME, THRESHOLD_TEXT, Key, Keys, Named, Nested
 from penstock.topology.spec import Input, ModelNode, ModelRef, Ref, Requirement
-from penstock.topology.values import constant, inputs, items, keys, marks, word
+from penstock.topology.values import constant, inputs, items, keys, marks, providers, word
 
 __all__ = ["ModelKind"]
 
@@ -34,6 +34,7 @@ _KEYS: Final = Keys(
             Named("metric", METRIC_NAME, THRESHOLD_TEXT),
             "Thresholds that the metrics of the model's manifest must meet before it may serve.",
         ),
+        "providers": Key(PROVIDERS, "What computes the model: execution providers of onnxruntime, in this order."),
     }
 )
 
@@ -61,6 +62,7 @@ class ModelKind(Kind[ModelNode]):
             inputs=inputs(given.get("inputs")),
             require=_requirements(given.get("require")),
             parameters=MappingProxyType({tensor.text: constant(item) for tensor, item in parameters}),
+            providers=providers(given.get("providers")),
             mark=name.mark,
             marks=marks(value) | {f"parameters.{tensor.text}": tensor.mark for tensor, _ in parameters},
         )
