@@ -130,7 +130,7 @@ def test_a_condition_without_a_value_fails_its_row(root: Path) -> None:
     assert [one["id"] for one in driver.events("all")] == ["b"]
     (letter,) = [provenance(one) for one in driver.dead_letters("s")]
     assert isinstance(letter, DeadLetter)
-    assert (letter.where, letter.message) == ("small?", "when has no value for the event: a division by zero")
+    assert (letter.where, letter.message) == ("small?", "when has no value for the event: a division by zero in `1 / amount`")
 
 
 def test_the_conditions_are_named_by_every_output(root: Path) -> None:
