@@ -109,7 +109,7 @@ def test_good_file_with_a_few_changes(edits: list[tuple[int, int, str]]) -> None
 
 
 @given(st.binary(max_size=200))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_bytes(tmp_path: Path, data: bytes) -> None:
     """Each example writes the file anew, so the folder may be shared."""
     path = tmp_path / "t.yaml"

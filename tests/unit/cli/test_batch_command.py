@@ -18,6 +18,9 @@ from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import models, wait_for
 from tests.unit.cli.done import Done, Run
 
+COUNT = 30_000
+SLOWLY = ("--chunk-rows", "1", "--max-batch-rows", "4")  # so that a run takes seconds, and is ended midway
+
 TOPOLOGY = """\
 topology: double
 sources: {numbers: {topic: numbers, schema: number.avsc}}
@@ -129,17 +132,15 @@ def started(arguments: Sequence[str]) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_run_that_is_ended_goes_on_and_writes_each_output_once(folder: Path, run: Run, number: signal.Signals) -> None:
-    count = 400_000
-    events(count)
-    arguments = ["--in", "in.ndjson", "--out", "out.ndjson", "--chunk-rows", "16", "--max-batch-rows", "64"]
-    with started(arguments) as process:
+    events(COUNT)
+    with started(["--in", "in.ndjson", "--out", "out.ndjson", *SLOWLY]) as process:
         wait_for(lambda: Path("out.ndjson").exists() and Path("out.ndjson").stat().st_size > 0, "the first outputs")
         process.send_signal(number)
         process.communicate(timeout=60)
     assert process.returncode == (-number if number is signal.SIGKILL else 130)
     assert Path("out.ndjson.checkpoint").exists()
     assert run("--in", "in.ndjson", "--out", "out.ndjson", "--resume").code == 0
-    assert [one["x"] for one in lines("out.ndjson")] == [float(n) for n in range(count)]
+    assert [one["x"] for one in lines("out.ndjson")] == [float(n) for n in range(COUNT)]
 
 
 def test_part_that_holds_no_event_leaves_no_files(run: Run) -> None:
@@ -168,17 +169,17 @@ def interrupted(arguments: Sequence[str]) -> None:
 
 
 def test_limit_counts_over_a_run_and_what_resumes_it(folder: Path, run: Run) -> None:
-    events(400_000)
-    arguments = ["--in", "in.ndjson", "--out", "out.ndjson", "--limit", "300000", "--chunk-rows", "16", "--max-batch-rows", "64"]
-    interrupted(arguments)
+    events(COUNT)
+    arguments = ["--in", "in.ndjson", "--out", "out.ndjson", "--limit", "20000"]
+    interrupted([*arguments, *SLOWLY])
     assert run(*arguments, "--resume").code == 0
-    assert [one["x"] for one in lines("out.ndjson")] == [float(n) for n in range(300_000)]
+    assert [one["x"] for one in lines("out.ndjson")] == [float(n) for n in range(20_000)]
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--limit", "10"), ("--from", "5"), ("--to", "9")])
 def test_run_is_resumed_only_as_it_was_started(folder: Path, run: Run, flag: str, value: str) -> None:
-    events(400_000)
-    arguments = ["--in", "in.ndjson", "--out", "out.ndjson", "--chunk-rows", "16", "--max-batch-rows", "64"]
+    events(COUNT)
+    arguments = ["--in", "in.ndjson", "--out", "out.ndjson", *SLOWLY]
     interrupted(arguments)
     done = run(*arguments, flag, value, "--resume")
     assert done.code == 2
@@ -187,11 +188,11 @@ def test_run_is_resumed_only_as_it_was_started(folder: Path, run: Run, flag: str
 
 def test_run_is_not_resumed_with_other_models(folder: Path, run: Run) -> None:
     """Half of the file would be scored by one version, half by another."""
-    events(400_000)
+    events(COUNT)
     Path("double.yaml").write_text(TOPOLOGY.replace("double@1", "double@live"))
     registry = DirectoryRegistry(folder / "models")
     registry.alias("double", "live", "1")
-    arguments = ["--in", "in.ndjson", "--out", "out.ndjson", "--chunk-rows", "16", "--max-batch-rows", "64"]
+    arguments = ["--in", "in.ndjson", "--out", "out.ndjson", *SLOWLY]
     interrupted(arguments)
     registry.publish("double", models.linear([3]))
     registry.alias("double", "live", "2")

@@ -261,7 +261,7 @@ PIECES = ["[]", "{}", "null", "3", "true", "- ", ".inf", ": ", "\t", "!x", "'", 
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 12), st.sampled_from(PIECES)), min_size=1, max_size=4))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_reader_raises_nothing_but_its_own_error(read: Read, edits: list[tuple[float, int, str]]) -> None:
     """Whatever an editor leaves behind half-way."""
     text = HEAD + GOOD + GOOD.replace("an order", "another").replace("total: 11", "total: {near: 11, within: 1}")

@@ -65,7 +65,7 @@ def test_node_that_raises_is_named(make: Make, live: Program) -> None:
     assert proof.refusal(0.0, 0, picky.plan.versions, []).startswith("nodes.double: double@2: 1 of 2 real rows")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(xs=st.lists(st.sampled_from([1.0, 50.0, 200.0, 2000.0]), min_size=1, max_size=150))
 def test_rows_are_counted_by_what_both_make_of_them(live: Program, candidate: Program, earlier: Program, xs: list[float]) -> None:
     """Whatever they are, in whatever slices they run: nothing depends on the rows beside them. An earlier generation scored them all."""

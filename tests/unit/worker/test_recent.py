@@ -65,7 +65,7 @@ def test_every_row_is_kept_until_it_is_full_and_then_parts_by_the_clock(program:
     assert len(offsets(recent)) <= 300
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(chunks=st.lists(st.lists(st.sampled_from([1.0, 500.0, None]), min_size=1, max_size=80), max_size=20), most=st.integers(1, 100))
 def test_rows_and_bytes_are_bounded_and_only_scored_rows_are_there(program: Program, chunks: list[list[float | None]], most: int) -> None:
     """With a clock that never makes it wait."""
