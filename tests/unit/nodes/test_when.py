@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from penstock.pipeline import Chunk, Pipeline
 from penstock.record import Record
 from penstock.registry.directory import DirectoryRegistry
 from penstock.scorer import Scorer
+from penstock.telemetry import Metrics
 from penstock.testing import TopologyDriver
 from penstock.testing import models as tiny
 from penstock.transports.memory import Memory, MemorySink
@@ -241,6 +243,33 @@ def test_rows_that_a_node_or_a_sink_leaves_out_have_no_part_in_a_proof(root: Pat
     assert str(proof.drift["high.large"]) == "differs by 300 on average (mean 3000 → 3300), and is null in one of them for 8 rows"
     assert str(proof.drift["all.by"]) == "25.00% of the values differ"
     assert str(proof.drift["all.text"]) == "has no values in both"
+
+
+def test_a_chunk_in_which_a_node_computes_no_row_is_no_run_of_it(root: Path) -> None:
+    metrics = Metrics()
+    program = opened(root).program
+    pipeline = Pipeline(program, "s", sink=MemorySink(Memory(1)), metrics=metrics)
+    for amounts in ([1, 2, 3], [1, 5000, 300]):
+        records = [Record("in", json.dumps(event("a", one)).encode(), offset=at) for at, one in enumerate(amounts)]
+        pipeline.process(Chunk(records, (("in", 0, len(records)),)))
+    found = metrics.snapshot()
+    rows = {name.partition(",")[0]: count for name, count in found["node_rows"].items()}
+    runs = {name.partition(",")[0]: one["count"] for name, one in found["node_seconds"].items()}
+    assert (rows["small"], rows["large"], rows["follow"], rows["names"]) == (4, 2, 1, 0)
+    assert (runs["small"], runs["large"], runs["follow"], runs["names"]) == (2, 1, 1, 0)
+    assert {name.partition(",")[0]: count for name, count in found["node_failures"].items() if count} == {"large": 1}
+
+
+def test_a_run_over_a_file_in_which_no_sink_writes_is_not_said_to_have_failed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "t.yaml").write_text(TEXT.replace("all: {topic: all, ", "all: {topic: all, when: large, "))
+    words = ["batch", str(root / "t.yaml"), "--models", str(root / "models"), "--schemas", str(root), "--out", str(root / "out")]
+    for name, amounts, said in (("some", (1, 5000), False), ("none", (5000, 6000), True)):
+        (root / name).write_text("".join(json.dumps(event("a", one)) + "\n" for one in amounts))
+        assert main([*words, "--in", str(root / name)]) == 0
+        captured = capsys.readouterr()
+        assert "0 outputs" in captured.out
+        assert ("no event could be scored" in captured.err) is said
+        shutil.rmtree(root / "out")
 
 
 CHAIN = """\
