@@ -432,9 +432,9 @@ class Compiler:
         if given.replaceable:
             return [f"coalesce({name}, VALUE) replaces it", f"missing({name}) tests for it"]
         own = name.partition("[")[0]  # an array: it is replaced element by element, or where it gets the name
-        return [
-            f"`inputs: {{{own}: {{..., missing: VALUE}}}}` replaces it" if own in self._known else f"coalesce({name}[0], VALUE) replaces it"
-        ]
+        if own in self._known:
+            return [f"`inputs: {{{own}: {{..., missing: VALUE}}}}` replaces it"]
+        return [f"coalesce({name}[0], VALUE) replaces it"]
 
     def given(self, name: str, node: ast.AST) -> Given:
         """Returns what a reference of the scope, or a named input, gives. Raises Unresolved."""
