@@ -118,7 +118,7 @@ class Drift:
     def add(self, live: Array, candidate: Array) -> None:
         """Adds the same rows of both, `[N, ...]`. Another shape or kind of values counts as a difference in each."""
         if live.shape == candidate.shape and "O" in (live.dtype.kind, candidate.dtype.kind):
-            there = [np.not_equal(column, None).astype(bool) for column in (live, candidate)]
+            there = [_there(column) for column in (live, candidate)]
             self.lone += int((there[0] != there[1]).sum())
             both = there[0] & there[1]
             live, candidate = _typed(live[both]), _typed(candidate[both])
@@ -142,6 +142,11 @@ class Drift:
             return f"{self.distance / self.values:.2%} of the values differ{lone}"
         means = f"mean {self.was / self.values:.4g} → {self.now / self.values:.4g}"
         return f"differs by {self.distance / self.values:.3g} on average ({means}){lone}"
+
+
+def _there(column: Array) -> Array:
+    """Returns where the values are not null: bool, of the shape of the column."""
+    return np.fromiter((one is not None for one in column.flat), bool, column.size).reshape(column.shape)
 
 
 def _typed(column: Array) -> Array:

@@ -187,9 +187,8 @@ class _Rule:
         try:
             graph = compiler.graph()
         except ExpressionError as error:
-            self._fault(
-                error if node.condition is None else ExpressionError(error.message, error.at, "name one, or leave out the condition")
-            )
+            fix = error.fix if node.condition is None else "name one, or leave out the condition"
+            self._fault(ExpressionError(error.message, error.at, fix))
             return None
         (first, *_) = graph.outputs
         if node.condition is not None and (first.dtype != "bool" or first.shape):
