@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -157,7 +158,8 @@ class Scorer:
 
         - An event, as a mapping of its fields: its answer, a dict of the sink's fields. Raises RecordError for an event without an
           answer: DecodeError when it does not fit the schema, InferenceError when a model refuses it, EncodeError.
-          The answer to a change that its source's envelope skips is empty, and so is its row in columns.
+          The answer to a change that its source's envelope skips is empty, and so is its row in columns. So are they where the `when`
+          of the one sink leaves out the event; one of several sinks is not in the answer then.
         - A list of events, or an iterator over them: a list with the answer of each, or its Failure, whose `error` is the RecordError.
         - Columns, as a mapping from field to list or array, with one value per event: a dict of lists, by the sink's fields (one inside a
           record by its path). For an event without an answer they hold None. The list `failure` has the reason, and None for each event
@@ -233,15 +235,17 @@ class Scorer:
     ) -> None:
         """Adds what the stage wrote to the topic of these sinks to the answers; `rows` has the event of each place, and gets more."""
         origin = f"{stage.wired.source.topic}/".encode()
+        turns: Counter[bytes] = Counter()
         for record in records:
             came = next(value for name, value in record.headers if name == SOURCE) or b""
             if not came.startswith(origin):
                 continue  # another stage writes to the topic, too
             row = rows[_place(record)] = rows[came]
-            answer = answers[row]
             # The sinks of one topic write one after the other. (Where one of them has failed, so has the event.)
-            sink = next((one for one in sinks if one not in answer and (came, one) not in self._watch.left_out), sinks[-1])
-            answer[sink] = self._readers[sink](record.value or b"")
+            wrote = [one for one in sinks if (came, one) not in self._watch.left_out] or sinks
+            sink = wrote[min(turns[came], len(wrote) - 1)]
+            turns[came] += 1
+            answers[row][sink] = self._readers[sink](record.value or b"")
 
 
 class _Entry:

@@ -52,7 +52,7 @@ def batch(topology: Path, settings: Settings, part: Part, form: str) -> int:
         out.print(f"{ran.read:,} events read, {ran.written:,} outputs, {ran.failed:,} dead letters", markup=False)
     if ran.complete and not ran.read:
         err.print("no event lies in the part that was asked for; nothing was written", markup=False)
-    elif ran.read and ran.failed and not ran.written:
+    elif ran.failed and ran.failed == ran.read:
         err.print("no event could be scored: the dead letters say why", style="yellow", markup=False)
     if not ran.complete:
         err.print("interrupted: what is written is whole; go on with --resume", markup=False)

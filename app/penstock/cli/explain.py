@@ -148,6 +148,8 @@ def _show_fate(found: Explanation, recorded: DeadLetter) -> None:
         _rows((name, "", _text(value)) for name, value in output.event.items())
     if found.rerun.failure:
         _heading(when, f"it fails at {_reason(found.rerun.failure)}")
+    elif not found.rerun.outputs:
+        _heading(when, "it does not fail, and no sink writes it")
 
 
 def _reason(failed: DeadLetter) -> str:

@@ -36,7 +36,8 @@ class Execution:
         `isolate=False` raises InferenceError where a model raises, instead of looking for the guilty rows, which can take as
         many runs as there are rows. A second call continues at the node that raised, with everything that was computed before.
 
-        `tell` is called after each node with its name, the rows that entered it, and how many of them remain: the clock is the caller's.
+        `tell` is called after each node that ran, with its name, the rows that entered it, and how many of them remain: the clock is the
+        caller's.
         """
         nodes, context = self.stage.nodes, WHOLE if isolate else HASTY
         while self.next < len(nodes) and (rows := self.batch.size):
@@ -52,7 +53,7 @@ class Execution:
             left = entered - (rows - batch.size)
             self.batch, self._raised = batch, None
             self.next += 1
-            if tell is not None:
+            if tell is not None and entered:
                 tell(node.name, entered, left)
         return self.batch
 

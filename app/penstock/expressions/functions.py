@@ -260,9 +260,12 @@ def _nullable(at: Compiler, node: ast.expr, where: str) -> str:
         raise at.fault(node, f"{where} takes the name of a field, or of an output of a node with `when`: a computed value is never null")
     if at.is_local(name):
         raise at.fault(node, f"{name!r} is never null", f"use {where} where the field itself is read")
-    if not at.given(name, node).replaceable:
-        why = "only scalar fields, and scalar outputs of nodes with `when`, can be"
-        raise at.fault(node, f"{name!r} is never null: {why}", "write the name alone")
+    given = at.given(name, node)
+    if given.nullable and not given.replaceable:
+        raise at.fault(node, f"{where} takes scalars, {name!r} is an array", ", ".join(at.ways(name, given)))
+    if not given.replaceable:
+        why = "only scalar fields, and scalar outputs of nodes with another `when`, can be"
+        raise at.fault(node, f"{name!r} is never null here: {why}", "write the name alone")
     return name
 
 

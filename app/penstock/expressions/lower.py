@@ -435,15 +435,25 @@ class Compiler:
         return self._given(name, given, node)
 
     def _null(self, name: str, given: Given, node: ast.AST) -> ExpressionError:
-        fix = f"coalesce({name}, VALUE) replaces it, missing({name}) tests for it"
-        if given.branch:
-            fix += f", when: {name.partition('[')[0].partition('.')[0]} leaves out the event"
-        return self.fault(node, f"{name!r} may be null, and null has no value", fix)
+        ways = [*self.ways(name, given), *([given.otherwise] if given.otherwise else [])]
+        return self.fault(node, f"{name!r} may be null, and null has no value", ", ".join(ways))
+
+    def ways(self, name: str, given: Given) -> list[str]:
+        """Returns what can be written in place of a name that may be null."""
+        if given.replaceable:
+            return [f"coalesce({name}, VALUE) replaces it", f"missing({name}) tests for it"]
+        own = name.partition("[")[0]  # an array: it is replaced element by element, or where it gets the name
+        if own in self._known:
+            return [f"`inputs: {{{own}: {{..., missing: VALUE}}}}` replaces it"]
+        return [f"coalesce({name}[0], VALUE) replaces it"]
 
     def given(self, name: str, node: ast.AST) -> Given:
         """Returns what a reference of the scope, or a named input, gives. Raises Unresolved."""
         if name in self._known and name not in self._made:
             return self._known[name]
+        own = name.partition("[")[0]
+        if own in self._known and own not in self._made and _LOCAL.fullmatch(name):
+            raise self.fault(node, f"{name!r} is an element of an input that may be null", ", ".join(self.ways(name, self._known[own])))
         at = self._now.expression.at(node)
         found = self._scope.given(name, at)
         if found is None:
@@ -451,7 +461,8 @@ class Compiler:
         return found
 
     def is_local(self, name: str) -> bool:
-        """Whether the name is an output, or an input that is never null."""
+        """Whether the name is an output, or an input that is never null, or an element of one."""
+        name = name.partition("[")[0] if _LOCAL.fullmatch(name) else name
         return name in self._made or (name in self._known and not self._known[name].nullable)
 
     def _given(self, name: str, given: Given, node: ast.AST, tensor: str = "", fill: Any = None) -> Typed:

@@ -34,7 +34,7 @@ class Given:
     """What a reference gives: its dtype, the axes of one value, whether it may be null, and whether it is finite if it is a float.
 
     `replaceable`: nulls can be replaced where it is read, as those of a field can. `branch`: it is null for the events that
-    its node leaves out.
+    its node leaves out. `otherwise` is what the file can do about null beside replacing it.
     """
 
     dtype: str
@@ -43,6 +43,7 @@ class Given:
     finite: bool = False
     replaceable: bool = False
     branch: bool = False
+    otherwise: str = ""
 
 
 class Scope(Protocol):

@@ -62,7 +62,7 @@ def check(
     for mark, message, fix in clashes(topology):
         report.add(mark, message, fix)
     known, graphs = _signatures(topology, schemas, signatures)
-    for mark, message, fix in _ambiguous(topology, known):
+    for mark, message, fix in _ambiguous(topology, schemas, known):
         report.add(mark, message, fix)
     names = Names(topology, schemas, known, report)
     graph = _Graph(topology, names, graphs)
@@ -107,8 +107,8 @@ def _signatures(
     return known, graphs
 
 
-def _ambiguous(topology: Topology, signatures: Mapping[str, Signature]) -> Iterator[Finding]:
-    """Yields each `when` that names a node which is itself a condition: it could mean the events that the node computes, or its answer."""
+def _ambiguous(topology: Topology, schemas: Mapping[str, Schema], signatures: Mapping[str, Signature]) -> Iterator[Finding]:
+    """Yields each `when` that names a node and could mean something else: what a node that gives true or false answers, or a field."""
     items: list[tuple[str, Node | Sink]] = [(f"nodes.{node.name}", node) for node in topology.nodes]
     items += [(f"sinks.{sink.name}", sink) for sink in topology.sinks]
     for where, item in items:
@@ -118,6 +118,10 @@ def _ambiguous(topology: Topology, signatures: Mapping[str, Signature]) -> Itera
             message = f"{where}.when: {like!r} could mean the events that it computes, or its output {found.outputs[0].name}"
             fix = f"write coalesce({like}.{found.outputs[0].name}, false) for the output, the condition of {like} for its events"
             yield item.when.mark, message, fix
+        owner = next((source for source, schema in schemas.items() if like is not None and schema.has(like)), None)
+        if item.when is not None and owner is not None:
+            fix = f"write {owner}.{like} for the field, or rename one of them"
+            yield item.when.mark, f"{where}.when: {like!r} is both a node and a field", fix
 
 
 def _check_language(one: Source | Sink, schema: Schema, report: Report) -> None:

@@ -105,7 +105,7 @@ class Feeder:
             return Feed(tensor, (), constant=wire.constant)
         absent = any(isinstance(target, FromNode) and self.topology.absent(target.node, node) for target in wire.targets)
         if entry.missing is not None and not absent and all(isinstance(target, FromNode) for target in wire.targets):
-            self.report.add(entry.mark, f"{where}: missing is for fields, outputs of nodes are never null", "remove missing")
+            self.report.add(entry.mark, f"{where}: missing is for fields, outputs of nodes are never null here", "remove missing")
         if entry.how in ("pad", "mask"):
             return self._padded(entry, wire.targets[0], tensor, where)
         wanted = tensor.shape if not entry.stacked and not entry.how else None

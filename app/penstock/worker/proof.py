@@ -105,8 +105,8 @@ class _Nowhere:
 class Drift:
     """How far one output column of the candidate is from the live plan's, over the rows that both score.
 
-    For numbers, `distance` is the sum of |candidate - live| over the values, and `was` and `now` their sums. For everything else
-    it is the number of values that differ.
+    For numbers, `distance` is the sum of |candidate - live| over the values that both have, and `was` and `now` their sums. For
+    everything else it is the number of values that differ. `lone` counts those that only one of them has: the other has null.
     """
 
     values: int = 0
@@ -114,9 +114,17 @@ class Drift:
     was: float = 0.0
     now: float = 0.0
     numeric: bool = True
+    lone: int = 0
 
     def add(self, live: Array, candidate: Array) -> None:
         """Adds the same rows of both, `[N, ...]`. Another shape or kind of values counts as a difference in each."""
+        if live.shape == candidate.shape and "O" in (live.dtype.kind, candidate.dtype.kind):
+            there = [_there(column) for column in (live, candidate)]
+            self.lone += int((there[0] != there[1]).sum())
+            both = there[0] & there[1]
+            live, candidate = _typed(live[both]), _typed(candidate[both])
+            if not live.size:
+                return
         self.numeric = self.numeric and live.dtype.kind == "f" and candidate.dtype.kind == "f" and live.shape == candidate.shape
         self.values += live.size
         if self.numeric:
@@ -128,10 +136,23 @@ class Drift:
             self.distance += float((live != candidate).sum()) if live.shape == candidate.shape else live.size
 
     def __str__(self) -> str:
-        count = max(self.values, 1)
+        lone = f", and is null in one of them for {self.lone} rows" if self.lone else ""
+        if not self.values:
+            return f"has no values in both{lone}"
         if not self.numeric:
-            return f"{self.distance / count:.2%} of the values differ"
-        return f"differs by {self.distance / count:.3g} on average (mean {self.was / count:.4g} → {self.now / count:.4g})"
+            return f"{self.distance / self.values:.2%} of the values differ{lone}"
+        means = f"mean {self.was / self.values:.4g} → {self.now / self.values:.4g}"
+        return f"differs by {self.distance / self.values:.3g} on average ({means}){lone}"
+
+
+def _there(column: Array) -> Array:
+    """Returns where the values are not null: bool, of the shape of the column."""
+    return np.fromiter((one is not None for one in column.flat), bool, column.size).reshape(column.shape)
+
+
+def _typed(column: Array) -> Array:
+    """Returns values that share their array with nulls in the type that they have without."""
+    return column.astype(np.float64) if column.size and isinstance(column.flat[0], float) else column
 
 
 @dataclass(slots=True)

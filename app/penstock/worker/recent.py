@@ -227,13 +227,19 @@ def _bytes(column: Array) -> int:
 
 def outputs_of(stage: Stage, batch: Batch) -> dict[str, Array]:
     """Returns the fields of the stage's sinks that its nodes compute, by name, each `[batch.size, ...]`; of a stage with several
-    sinks, the name is SINK.FIELD. Fields that are copied from the event are left out.
+    sinks, the name is SINK.FIELD. Fields that are copied from the event are left out. The rows that a sink does not write are null.
     """
     given = {column.name for one in stage.wired.inputs for column in one.columns}
     many = len(stage.outputs) > 1
-    return {
-        f"{output.emit.sink.name}.{field.name}" if many else field.name: pick(batch.columns)
-        for output in stage.outputs
-        for field, pick in zip(output.emit.fields, output.picks, strict=True)
-        if field.part.column not in given
-    }
+    found = {}
+    for output in stage.outputs:
+        when = output.emit.when
+        written = None if when is None or batch.columns[when].all() else batch.columns[when]
+        for field, pick in zip(output.emit.fields, output.picks, strict=True):
+            if field.part.column not in given:
+                column = pick(batch.columns)
+                if written is not None:
+                    column = column.astype(object)
+                    column[~written] = None
+                found[f"{output.emit.sink.name}.{field.name}" if many else field.name] = column
+    return found

@@ -246,7 +246,7 @@ def test_what_is_computed_twice_is_written_once() -> None:
         ("vote(open)", 0, "vote takes at most 16 values, of a number that is known"),
         ("n + 1", 0, "'n' may be null, and null has no value|coalesce(n, VALUE) replaces it, missing(n) tests for it"),
         ("f > 0 and coalesce(i + 1, 0) > 0", 19, "coalesce takes the name of a field, or of an output of a node with `when`: a computed"),
-        ("missing(p)", 8, "'p' is never null: only scalar fields, and scalar outputs of"),
+        ("missing(p)", 8, "'p' is never null here: only scalar fields, and scalar outpu"),
         ("meann(f, i)", 0, "there is no function 'meann'|did you mean 'mean'?"),
         ("open('/etc/passwd')", 0, "there is no function 'open'"),
         ("clip(f)", 0, "clip has 1 arguments here|write clip(X, LOW, HIGH)"),

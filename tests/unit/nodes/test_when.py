@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,19 @@ from hypothesis import strategies as st
 import penstock
 from penstock.cli.main import main
 from penstock.engine import execute, watched
+from penstock.engine.observe import Observers
 from penstock.engine.watch import Run
 from penstock.explain.provenance import DeadLetter, Origin, provenance
+from penstock.pipeline import Chunk, Pipeline
 from penstock.record import Record
 from penstock.registry.directory import DirectoryRegistry
 from penstock.scorer import Scorer
+from penstock.telemetry import Metrics
 from penstock.testing import TopologyDriver
 from penstock.testing import models as tiny
+from penstock.transports.memory import Memory, MemorySink
+from penstock.worker.proof import prove
+from penstock.worker.recent import Recent
 
 TEXT = """\
 topology: t
@@ -217,3 +224,77 @@ def test_plan_and_drawing_show_the_conditions(root: Path, capsys: pytest.Capture
     for extra in ([], ["--as", "mermaid"]):
         assert main(["draw", *words, *extra]) == 0
         assert "amount" in capsys.readouterr().out
+
+
+def test_rows_that_a_node_or_a_sink_leaves_out_have_no_part_in_a_proof(root: Path) -> None:
+    """In slices of one row and of several; a candidate that leaves out others is told, and its means are those of what both compute."""
+    (root / "t.yaml").write_text(text := TEXT.replace("coalesce(large, small)", "coalesce(large, small, 0)"))
+    live = opened(root).program
+    recent = Recent(100)
+    records = [Record("in", json.dumps(event(str(at), at)).encode(), offset=at) for at in [200, 300, 1, 200, 2, 99, 300, 3] * 4]
+    Pipeline(live, "s", sink=MemorySink(Memory(1)), observers=Observers([recent])).process(Chunk(records, (("in", 0, len(records)),)))
+    DirectoryRegistry(root / "models").publish("large", tiny.gather([11.0 * x for x in range(1001)]))
+    (root / "t.yaml").write_text(text.replace("large@1, when: amount >= 100", "large@2, when: amount > 200"))
+    proof = prove(opened(root).program, live, recent.kept())
+    for name, values, factor in (("all.large", 8, 1), ("high.large", 8, 1), ("high.score", 8, 2)):
+        drift = proof.drift[name]
+        assert (drift.values, drift.lone, drift.numeric) == (values, 8, True), name
+        assert (drift.was, drift.now) == (values * factor * 3000, values * factor * 3300), name
+    assert str(proof.drift["high.large"]) == "differs by 300 on average (mean 3000 → 3300), and is null in one of them for 8 rows"
+    assert str(proof.drift["all.by"]) == "25.00% of the values differ"
+    assert str(proof.drift["all.text"]) == "has no values in both"
+
+
+def test_a_chunk_in_which_a_node_computes_no_row_is_no_run_of_it(root: Path) -> None:
+    metrics = Metrics()
+    program = opened(root).program
+    pipeline = Pipeline(program, "s", sink=MemorySink(Memory(1)), metrics=metrics)
+    for amounts in ([1, 2, 3], [1, 5000, 300]):
+        records = [Record("in", json.dumps(event("a", one)).encode(), offset=at) for at, one in enumerate(amounts)]
+        pipeline.process(Chunk(records, (("in", 0, len(records)),)))
+    found = metrics.snapshot()
+    rows = {name.partition(",")[0]: count for name, count in found["node_rows"].items()}
+    runs = {name.partition(",")[0]: one["count"] for name, one in found["node_seconds"].items()}
+    assert (rows["small"], rows["large"], rows["follow"], rows["names"]) == (4, 2, 1, 0)
+    assert (runs["small"], runs["large"], runs["follow"], runs["names"]) == (2, 1, 1, 0)
+    assert {name.partition(",")[0]: count for name, count in found["node_failures"].items() if count} == {"large": 1}
+
+
+def test_a_run_over_a_file_in_which_no_sink_writes_is_not_said_to_have_failed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "t.yaml").write_text(TEXT.replace("all: {topic: all, ", "all: {topic: all, when: large, "))
+    words = ["batch", str(root / "t.yaml"), "--models", str(root / "models"), "--schemas", str(root), "--out", str(root / "out")]
+    for name, amounts, said in (("some", (1, 5000), False), ("none", (5000, 6000), True)):
+        (root / name).write_text("".join(json.dumps(event("a", one)) + "\n" for one in amounts))
+        assert main([*words, "--in", str(root / name)]) == 0
+        captured = capsys.readouterr()
+        assert "0 outputs" in captured.out
+        assert ("no event could be scored" in captured.err) is said
+        shutil.rmtree(root / "out")
+
+
+CHAIN = """\
+topology: t
+sources:
+  s: {topic: in, schema: event.avsc, id: id}
+  m: {topic: mid, schema: mid.avsc, id: id}
+nodes:
+  doubled: {kind: model, model: small@1, when: m.half > 10, inputs: {x: m.half}}
+sinks:
+  first: {topic: mid, fields: {id: s.id, half: s.amount}}
+  again: {topic: mid, when: "country == 'FR'", fields: {id: s.id, half: s.amount}}
+  end: {topic: end, when: m.half < 100, fields: {id: m.id, half: m.half}}
+  large: {topic: end, when: doubled, fields: {id: m.id, y: doubled}}
+"""
+
+
+def test_outputs_are_told_apart_where_one_event_reaches_the_sinks_of_a_topic_twice(root: Path) -> None:
+    """`again` writes what `first` has written, so each event of France goes through the second stage two times."""
+    (root / "t.yaml").write_text(CHAIN)
+    middle = {"type": "record", "name": "Mid", "fields": [{"name": "id", "type": "string"}, {"name": "half", "type": "int"}]}
+    (root / "mid.avsc").write_text(json.dumps(middle))
+    with penstock.open(root / "t.yaml", models=root / "models", schemas=root) as plan:
+        answers = plan.score([event("a", 5, "FR"), event("b", 50, "FR"), event("c", 500, "FR"), event("d", 5)], source="s")
+    assert [(*one,) for one in answers if isinstance(one, dict)] == [
+        ("first", "again", "end"), ("first", "again", "end", "large"), ("first", "again", "large"), ("first", "end"),
+    ]  # fmt: skip
+    assert answers[0] == {"first": {"id": "a", "half": 5}, "again": {"id": "a", "half": 5}, "end": {"id": "a", "half": 5}}

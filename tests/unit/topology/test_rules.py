@@ -143,7 +143,7 @@ def wired_digest(made: Step) -> str:
         ("amount > items[0]", "8:19: nodes.desk.outputs.y: 'items[0]' picks an element of a scalar (write items)"),
         ("amount and items", "8:10: nodes.desk.outputs.y: and takes true or false, this is a float32 (compare it with something)"),
         ("amount + discount", "8:19: nodes.desk.outputs.y: 'discount' may be null, and null has no value (coalesce(discount, VALUE) rep"),
-        ("missing(risk.label)", "8:18: nodes.desk.outputs.y: 'risk.label' is never null: only scalar fields, and scalar outputs"),
+        ("missing(risk.label)", "8:18: nodes.desk.outputs.y: 'risk.label' is never null here: only scalar fields, and scalar ou"),
         ("raw == 'x'", "8:10: nodes.desk.outputs.y: the field 'raw' is a bytes, which no expression can read"),
         ("sum(grid) > 1", "8:14: nodes.desk.outputs.y: 'grid' has 2 axes per event, an expression takes one (pick elements: grid[0])"),
         ("prices + risk.p", "8:10: nodes.desk.outputs.y: arrays of different or unknown size do not go together"),
@@ -264,6 +264,10 @@ def test_what_a_node_with_a_condition_gives_is_there_for_the_nodes_that_have_the
         ({"condition": "'coalesce(desk, 0) > 1'"}, "4:3: nodes.risk: a cycle: risk -> desk -> risk? -> risk (a node cannot wait for itsel"),
         ({"condition": "true"}, "4:44: nodes.risk.when: every event would get the same answer: no field and no output of a node is named"),
         ({"condition": "next"}, "4:44: nodes.risk.when: the `when` of 'next' leads back here"),
+        ({"condition": "amount > 9 or"}, "4:44: nodes.risk.when: not an expression: invalid syntax"),
+        ({"condition": "missing(risk.label)"}, "4:52: nodes.risk.when: 'risk.label' is there when this condition holds, so it c"),
+        ({"condition": "'[amount > 9]'"}, "4:45: nodes.risk.when: a condition is true or false for each event, this gives bool[N, 1]"),
+        ({"extra": ", when: risk.label == 3"}, "8:93: sinks.out.when: 'risk.label' may be null, and null has no value (coalesce"),
         ({"next": "inputs: {x: risk.p}"}, "7:50: nodes.next.inputs.x: 'risk.p' is null for the events that the `when` on line 4 leaves ou"),
         ({"next": "inputs: {x: {field: risk.p, missing: reject}}"}, "is null for the events that the `when` on line 4 leaves out"),
         ({"next": "inputs: {x: {field: risk.p, missing: a}}"}, "7:58: nodes.next.inputs.x: missing: 'a' is not of type float32 (give a fl"),
@@ -287,6 +291,32 @@ def test_sink_with_the_condition_of_a_node_writes_its_arrays_and_takes_its_keys(
         "risk?.when",
         [None, None, None, "flag?.when"],
     )
+
+
+def test_condition_that_could_mean_a_field_or_the_events_of_a_node_is_a_problem() -> None:
+    text = branches(next="when: amount, inputs: {x: amount.p}").replace("risk", "amount").replace("amount@1", "risk@1")
+    listed = problems(
+        text.replace("when: amount > 9, inputs: {x: amount}", "when: orders.amount > 9, inputs: {x: orders.amount}"), next=NEXT
+    )
+    assert any("7:44: nodes.next.when: 'amount' is both a node and a field (write orders.amount for the field, or" in one for one in listed)
+
+
+@pytest.mark.parametrize(
+    ("rule", "found"),
+    [
+        ("outputs: {y: mean(risk.p)}", "'risk.p' may be null, and null has no value (coalesce(risk.p[0], VALUE) replaces it, when"),
+        ("outputs: {y: 'coalesce(risk.p, 1)'}", "coalesce takes scalars, 'risk.p' is an array (coalesce(risk.p[0], VALUE) replaces it)"),
+        ("outputs: {y: missing(risk.p)}", "missing takes scalars, 'risk.p' is an array"),
+        ("inputs: {p: risk.p}, outputs: {y: mean(p)}", "(`inputs: {p: {..., missing: VALUE}}` replaces it, when: risk leaves out"),
+        ("inputs: {p: risk.p}, outputs: {y: 'coalesce(p[0], 1)'}", "'p[0]' is an element of an input that may be null (`inputs: {p: {..."),
+        ("inputs: {p: {field: risk.p, missing: 1}}, outputs: {y: 'coalesce(p[0], 1)'}", "'p[0]' is never null (use coalesce where the fi"),
+        ("inputs: {l: risk.label}, outputs: {y: l + 1}", "(coalesce(l, VALUE) replaces it, missing(l) tests for it, when: risk leav"),
+        ("when: risk, outputs: {y: 'coalesce(risk.label, 1)'}", "'risk.label' is never null here"),
+    ],
+)  # fmt: skip
+def test_what_may_be_null_says_what_can_be_written(rule: str, found: str) -> None:
+    text = branches().replace('when: risk, outputs: {y: "mean(risk.p)"}', rule)
+    assert any(found in one for one in problems(text, next=NEXT)), problems(text, next=NEXT)
 
 
 def test_name_of_a_condition_is_no_name_of_the_file() -> None:

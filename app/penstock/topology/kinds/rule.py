@@ -187,12 +187,14 @@ class _Rule:
         try:
             graph = compiler.graph()
         except ExpressionError as error:
-            self._fault(error)
+            fix = error.fix if node.condition is None else "name one, or leave out the condition"
+            self._fault(ExpressionError(error.message, error.at, fix))
             return None
         (first, *_) = graph.outputs
         if node.condition is not None and (first.dtype != "bool" or first.shape):
             what = f"gives {shown(first.dtype, first.shape)}"
-            self._fault(ExpressionError(f"a condition is true or false for each event, this {what}", 0, "compare it with something"))
+            fix = "pick an element" if first.shape else "compare it with something"
+            self._fault(ExpressionError(f"a condition is true or false for each event, this {what}", 0, fix))
             return None
         return graph
 
@@ -245,7 +247,13 @@ class _Rule:
             if absent and None in shape:
                 message = f"{found.text!r} may be null, and it is an array of no fixed size"
                 raise ExpressionError(message, at, f"give the rule when: {target.node}, or pick an element")
-            return Given(target.tensor.dtype, shape, absent, replaceable=absent and shape in ((), (1,)), branch=absent)
+            if self.node.condition is not None and self._is_own(target.node):
+                message = f"{found.text!r} is there when this condition holds, so it cannot decide that"
+                raise ExpressionError(message, at, "name what is known before it")
+            # A condition is for all events, so it cannot leave out any itself.
+            otherwise = f"when: {target.node} leaves out the event" if absent and self.node.condition is None else ""
+            scalar = shape in ((), (1,))
+            return Given(target.tensor.dtype, shape, absent, replaceable=absent and scalar, branch=absent, otherwise=otherwise)
         fields = self._fields(target)
         if not fields:
             return None
@@ -261,6 +269,11 @@ class _Rule:
         scalar = all(field.items is None for field in fields.values())
         nullable = any(field.optional and (field.default is REQUIRED or field.default is None) for field in fields.values())
         return Given(dtype, _picked(found, target.index, next(iter(shapes)), at), nullable and scalar, finite=True, replaceable=scalar)
+
+    def _is_own(self, name: str) -> bool:
+        """Whether the rule is the condition that the file gives to this node."""
+        node = self.names.topology.node(name)
+        return node is not None and node.when is not None and node.when.like is None and node.when.condition == self.node.name
 
     def _fields(self, target: FromField) -> Mapping[str, Field]:
         """Returns the field in each source that has it, by the name of the source."""
