@@ -5,6 +5,7 @@ python docs/formats.py            writes the page
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import tempfile
@@ -22,11 +23,11 @@ from penstock.testing import models
 from penstock.testing.driver import TopologyDriver
 
 PAGE: Final = Path(__file__).parent / "formats.md"
-FORMATS: Final = ("json", "json-confluent", "avro", "avro-confluent")
+FORMATS: Final = ("json", "json-confluent", "avro", "avro-confluent", "bytes")
 FRAME: Final = b"\0\0\0\0\7"
 TOPOLOGY: Final = """\
 topology: formats
-sources: {{events: {{topic: events, schema: event.avsc, format: {format}{source}}}}}
+sources: {{events: {{topic: events, {schema}format: {format}{source}}}}}
 nodes: {{n: {{kind: model, model: "{model}@1", inputs: {{x: {x}}}}}}}
 sinks: {{answers: {{topic: answers, fields: {{{output}: n}}}}}}
 """
@@ -36,8 +37,8 @@ sinks: {{answers: {{topic: answers, fields: {{{output}: n}}}}}}
 class Case:
     """Events that a user may have, and the answers to them: the model `double` doubles, and `place` gives a text its place in a list.
 
-    `fields` are those of the reader's schema, `written` those of the writer's where it has others. `only` names the formats that have such
-    events at all.
+    `fields` are those of the reader's schema, `written` those of the writer's where it has others, `properties` those of a JSON Schema in
+    place of it. `only` names the formats that have such events at all.
     """
 
     title: str
@@ -48,7 +49,8 @@ class Case:
     source: str = ""
     output: str = "y"
     written: list[dict[str, Any]] = field(default_factory=list)
-    only: tuple[str, ...] = FORMATS
+    properties: dict[str, Any] = field(default_factory=dict)
+    only: tuple[str, ...] = FORMATS[:-1]
     key: bytes | None = None
     headers: tuple[Header, ...] = ()
     model: str = "double"
@@ -69,6 +71,7 @@ AFTER: Final = _record(
 NESTED: Final = [_field("op", "string"), _field("after", ["null", AFTER])]
 ROW: Final = {"x": 1.5, "items": [{"x": 2.5}], "tags": {"w": 3.5}}
 JSON: Final = ("json", "json-confluent")
+EVENT: Final = {"specversion": "1.0", "id": "a", "source": "/shop", "type": "order"}  # what every CloudEvent has
 CASES: Final = (
     Case("numbers and text at the top", [X, _field("s", "string")], [{"x": 1.5, "s": "a"}], [3]),
     Case("null, with a rule", [_field("x", ["null", "float"])], [{"x": None}], [2], x="{field: x, missing: 1}"),
@@ -118,15 +121,39 @@ CASES: Final = (
         x='{field: "v[0]", missing: 0}',
     ),
     Case(
-        "CloudEvents, structured: `data.x`",
-        [_field("id", "string"), _field("data", _record("Data", X))],
-        [{"specversion": "1.0", "id": "a", "data": {"x": 2}}],
+        "CloudEvents, structured: `x` of the data, `ce.id`",
+        [X],
+        [{**EVENT, "data": {"x": 2}}],
         [4],
-        x="data.x",
-        source=", id: id",
+        source=", envelope: cloudevents, id: ce.id",
+    ),
+    Case(
+        "CloudEvents, binary: the same",
+        [X],
+        [{"x": 2}],
+        [4],
+        source=", envelope: cloudevents, id: ce.id",
+        headers=tuple((f"ce_{name}", value.encode()) for name, value in EVENT.items()),
+    ),
+    Case(
+        "described by a JSON Schema, dates as timestamps",
+        [],
+        [{"@at": "1970-01-01T00:00:02Z"}],
+        [4000],
+        x="{field: at, missing: 0}",
+        properties={"@at": {"type": "string", "format": "date-time"}},
         only=JSON,
     ),
-    Case("CloudEvents, binary: `header.ce_id`", [X], [{"x": 2}], [4], source=", id: header.ce_id", headers=(("ce_id", b"a"),)),
+    Case("a value's bytes, all of one length", [], [{"value": [1]}], [2], x="value", only=("bytes",)),
+    Case(
+        "a value's bytes, of different lengths, padded",
+        [],
+        [{"value": [1]}, {"value": []}],
+        [2, 18],
+        x="{field: value, pad: 9}",
+        only=("bytes",),
+    ),
+    Case("a byte: `value[0]`", [], [{"value": [1, 2, 3]}], [4], x="{field: 'value[1]', missing: 0}", only=("bytes",)),
     Case(
         "`1.0` as a whole number, dates, numbers in quotes",
         [_field("count", "long"), X],
@@ -142,13 +169,18 @@ def works(case: Case, form: str, folder: Path) -> bool:
     """Scores the case's events in the format; whether the answers are those that are expected."""
     ids = folder / "schemas/ids"
     ids.mkdir(parents=True)
-    (folder / "schemas/event.avsc").write_text(json.dumps(_record("Event", *case.fields)))
+    name = "event.schema.json" if case.properties else "event.avsc"
+    declared = {"type": "object", "properties": case.properties} if case.properties else _record("Event", *case.fields)
+    (folder / "schemas" / name).write_text(json.dumps(declared))
     writer = _record("Event", *(case.written or case.fields))
     (ids / "7.avsc").write_text(json.dumps(writer))
     registry = DirectoryRegistry(folder / "models")
     registry.publish("double", models.linear([2]))
     registry.publish("place", models.category_number(["a", "b"]))
-    (folder / "t.yaml").write_text(TOPOLOGY.format(format=form, source=case.source, model=case.model, x=case.x, output=case.output))
+    schema = "" if form == "bytes" else f"schema: {name}, "
+    (folder / "t.yaml").write_text(
+        TOPOLOGY.format(format=form, schema=schema, source=case.source, model=case.model, x=case.x, output=case.output)
+    )
     try:
         driver = TopologyDriver(folder / "t.yaml", models=folder / "models", schemas=folder / "schemas")
     except PenstockError:
@@ -163,7 +195,12 @@ def works(case: Case, form: str, folder: Path) -> bool:
 def _written(event: Mapping[str, Any] | None, form: str, writer: Any) -> bytes | None:
     if event is None:
         return None
+    if "specversion" in event and form != "json":  # only JSON may be in JSON as it is
+        inside = base64.b64encode(_written(event["data"], form, writer) or b"").decode()
+        return json.dumps({name: value for name, value in event.items() if name != "data"} | {"data_base64": inside}).encode()
     frame = FRAME if form.endswith("-confluent") else b""
+    if form == "bytes":
+        return bytes(event["value"])
     if form.startswith("json"):
         return frame + json.dumps(event).encode()
     out = io.BytesIO()
@@ -185,11 +222,11 @@ def render() -> str:
 
 Each cell is what came of scoring such events through a topology (`python docs/formats.py`): yes, when the answers were
 right and nothing became a dead letter. An empty cell is a format that has no such events: bare Avro is written by the
-reader's own schema, and Avro's values have their types.
+reader's own schema, Avro's values have their types, and raw bytes have no fields.
 
 {table}
 
-Not read: Protobuf, raw bytes, and XML. Headers and keys are of the record, so they are there in every format.
+Not read: Protobuf and XML. Headers and keys are of the record, so they are there in every format.
 [Schemas and formats](schemas.md) has the rules, [Models](models.md#operators) what models may contain, and
 [Your own model](your-own-model.md) the frameworks whose exports were run.
 """

@@ -182,7 +182,7 @@ def _port(stage: wiring.Stage, written: set[str], described: Described, *, json:
         changes = Changes(what, make(alone, [what]))
     events = None
     if source.envelope == "cloudevents":
-        read = [column.field.removeprefix("ce.") for column in beside if column.field.startswith("ce.")]
+        read = [column.field.removeprefix("ce.") for column in beside if column.field.partition(".")[0] == "ce"]
         events = CloudEvents(read, source.types, json=source.format.startswith("json"), max_bytes=source.max_bytes)
     return Port(
         source=source,

@@ -163,6 +163,12 @@ def test_what_is_no_event_is_a_dead_letter_and_its_neighbours_are_not(make: Make
     assert reason in found
 
 
+def test_batch_of_nothing_but_bad_and_skipped_records(make: Make) -> None:
+    driver = make(source=", types: [order.placed]", fields=", at: ce.time")
+    driver.send_records("orders", [Record("", b"{"), structured(type="order.lost")])
+    assert (driver.events("prices"), len(driver.dead_letters("orders"))) == ([], 1)
+
+
 @pytest.mark.parametrize(
     ("parts", "reason"),
     [
