@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
-from penstock.cli.bounded import Part, bounded_options, run_bounded
+from penstock.cli.bounded import Part, bounded_options, dead_letters, run_bounded
 from penstock.cli.options import CONNECTION, with_settings
 from penstock.cli.output import err, format_option, out, print_json
 from penstock.settings import Settings
@@ -52,9 +53,17 @@ def batch(topology: Path, settings: Settings, part: Part, form: str) -> int:
         out.print(f"{ran.read:,} events read, {ran.written:,} outputs, {ran.failed:,} dead letters", markup=False)
     if ran.complete and not ran.read:
         err.print("no event lies in the part that was asked for; nothing was written", markup=False)
-    elif ran.failed and ran.failed == ran.read:
-        err.print("no event could be scored: the dead letters say why", style="yellow", markup=False)
+    elif ran.failed:
+        file = dead_letters(loaded, part)
+        none = "no event could be scored; " if ran.failed == ran.read else ""
+        err.print(f"{none}dead letters: {file}, the first: {_reason(file)}", style="yellow", markup=False)
     if not ran.complete:
         err.print("interrupted: what is written is whole; go on with --resume", markup=False)
         return INTERRUPTED
     return 0
+
+
+def _reason(file: Path) -> str:
+    """Returns why the first of the dead letters failed."""
+    with file.open("rb") as lines:
+        return str(json.loads(lines.readline())["message"])

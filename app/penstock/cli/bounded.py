@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from penstock.transports.checkpoint import Checkpoint
     from penstock.transports.files import FileSink
 
-__all__ = ["KAFKA", "Part", "bounded_options", "run_bounded"]
+__all__ = ["KAFKA", "Part", "bounded_options", "dead_letters", "run_bounded"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 KAFKA: Final = "kafka://"
@@ -90,6 +90,11 @@ _OPTIONS: Final = (
     click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many events."),
     click.option("--resume", is_flag=True, help="Go on where a run with the same --in and --out was ended."),
 )  # fmt: skip
+
+
+def dead_letters(loaded: Loaded, part: Part) -> Path:
+    """Returns the file of the dead letters."""
+    return _topics(loaded, part)[loaded.topology.sources[0].dead_letter]
 
 
 def bounded_options(command: F) -> F:

@@ -127,6 +127,8 @@ def infer(events: str, name: str, limit: int, settings: Settings) -> None:
     names that Avro does not allow become aliases. What cannot be used (no value, values of several types) is left out, with a note.
     """
     topic = events.removeprefix(KAFKA) if events.startswith(KAFKA) else ""
+    if events.startswith(KAFKA) and not topic:
+        raise click.UsageError(f"name the topic: {KAFKA}TOPIC")
     proposed, notes = infer_schema(_sampled(topic, settings, limit) if topic else _parsed(_file(events)), name)
     print_json(proposed)
     for note in notes:
@@ -199,9 +201,13 @@ def _chunks(lines: Iterator[tuple[int, bytes]]) -> Iterator[Sequence[tuple[int, 
 def _parsed(events: Path) -> Iterator[Any]:
     for number, line in _lines(events):
         try:
-            yield json.loads(line, parse_constant=_refuse)
+            event = json.loads(line, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
-            raise SchemaError(Problem(str(events), number, 1, f"not JSON: {error}", "write one JSON object per line")) from None
+            column, why = (error.colno, error.msg) if isinstance(error, json.JSONDecodeError) else (1, str(error))
+            raise SchemaError(Problem(str(events), number, column, f"not JSON: {why}", "write one JSON object per line")) from None
+        if not isinstance(event, dict):
+            raise SchemaError(Problem(str(events), number, 1, f"not a JSON object: {line[:40].decode()}", "write one JSON object per line"))
+        yield event
 
 
 def _file(name: str) -> Path:

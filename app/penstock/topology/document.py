@@ -275,6 +275,9 @@ def _syntax(error: Exception, text: str, file: str) -> Problem:
         if "\t" in indent
         else "check indentation, quotes and brackets here and just above"
     )
+    began = getattr(error, "context_mark", None)
+    if "flow" in (getattr(error, "context", None) or "") and began is not None and began.line < line - 1:
+        fix = f"close the {lines[began.line][began.column]} of line {began.line + 1}"
     fix = next((advice for pattern, advice in _ADVICE if pattern.search(lines[line - 1])), fix)
     element = next((one[0] for one in _ELEMENT.finditer(lines[line - 1]) if one.start() < column - 1 < one.end()), "")
     if element:

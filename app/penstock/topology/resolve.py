@@ -206,7 +206,7 @@ class Names:
         elif len(self.schemas) < len(self.topology.sources):
             self.dangling = True  # it may be a field of a schema that could not be read, which has been reported
         else:
-            fix = _inside(ref.head, self.schemas.values()) or did_you_mean(ref.head, self._heads())
+            fix = _inside(ref.head, self.schemas.values()) or did_you_mean(ref.head, self._heads(sources=False))
             self.nowhere(ref.mark, f"{where}: {ref.text!r} is neither a field nor a node", fix)
         return None
 
@@ -227,10 +227,10 @@ class Names:
             return None
         return FromNode(ref.head, tensor)
 
-    def _heads(self) -> Iterable[str]:
+    def _heads(self, *, sources: bool = True) -> Iterable[str]:
         yield from (field.name for schema in self.schemas.values() for field in schema.fields)
         yield from (node.name for node in self.topology.nodes if node.name not in self.topology.conditions)
-        yield from (source.name for source in self.topology.sources)
+        yield from (source.name for source in self.topology.sources if sources)
 
 
 def _paths(name: str, schemas: Iterable[Schema]) -> list[str]:

@@ -75,6 +75,7 @@ def test_what_is_no_event_is_a_dead_letter_with_its_reason(run: Run) -> None:
     first, second, third = lines("out.dead-letters.ndjson")
     assert (first["id"], first["failed_at"], first["value"]) == ("numbers:0:10", "decode", "not JSON")
     assert "x" in str(second["message"])
+    assert "dead letters: out.dead-letters.ndjson, the first: JSON is malformed" in done.err.replace("\n", " ")
     assert third["base64"] == "/w=="
 
 

@@ -113,8 +113,8 @@ def test_inferred_schema_takes_the_events_it_came_from(run: Run) -> None:
     ("lines", "says"),
     [
         ("", "no events"),
-        ("[1]", "event 1 is not a JSON object"),
-        ("{}\n{", "events.ndjson:2:1: not JSON"),
+        ("{}\n[1]", "events.ndjson:2:1: not a JSON object: [1] (write one JSON object per line)"),
+        ("{}\n{", "events.ndjson:2:2: not JSON: Expecting property name"),
         ('{"x": 1}\n{"x": "a"}', "'x' has values of the types integer and string"),
         ('{"x": null}', "'x' is null in every event"),
         ('{"x": {}}', "'x' has no field that can be used"),

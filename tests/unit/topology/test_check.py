@@ -113,6 +113,11 @@ def test_problem_with_id_or_time_is_told_where_its_value_stands(problems: Proble
         ("delay: dep_delay,", "delay: raw,", "the field 'raw' is a bytes, which cannot be written"),
         ("delay: dep_delay,", "delay: track,", "the array field 'track' has no fixed size"),
         ("delay: dep_delay,", "delay: history,", "the array field 'history' may be null, and a row of an array column cannot"),
+        (
+            "score: stack",
+            "score: departures_at",
+            "'departures_at' is neither a field nor a node (did you mean 'departed_at'?)",
+        ),
         ("score: stack", "score: stak", "sinks.predictions.fields.score: 'stak' is neither a field nor a node (did you mean 'stack'?)"),
     ],
 )

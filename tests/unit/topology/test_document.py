@@ -84,6 +84,10 @@ def test_duplicate_keys_tags_and_merge_keys_are_reported_together() -> None:
             "a: [x, dense/BiasAdd:0[1]]",
             "f:1:23: not YAML: while parsing a flow sequence did not find expected ',' or ']' (put quotes around",
         ),
+        (
+            "a: {x: [1],\n  y: 2\nb: 3\n",
+            "f:3:2: not YAML: while parsing a flow mapping did not find expected ',' or '}' (close the { of line 1)",
+        ),
         ("a: {x: [1], y: z w[}", "f:1:19: not YAML: while parsing a flow mapping did not find expected ',' or '}' (check indentation"),
         ("a\n\ud800", "f:2:1: half a surrogate pair is not a character"),
         ("a: 1\n---\nb: 2", "f:2:1: a second document begins here"),

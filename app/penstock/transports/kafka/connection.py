@@ -155,7 +155,8 @@ class Admin:
                         f"no broker answered at {self._brokers} within {self._patience:g} s ({reason}); "
                         "is it running, and reachable from here? --broker-timeout sets how long to try"
                     ) from error
-                logger.warning("no broker answers at %s yet, trying again: %s", self._brokers, reason)
+                left = deadline - time.monotonic()
+                logger.warning("no broker answers at %s yet, trying for another %.0f s: %s", self._brokers, left, reason)
             time.sleep(pause)
             pause = min(pause * 2, 5.0)
 
