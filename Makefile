@@ -22,7 +22,7 @@ BUILD = CC=gcc LDSHARED="gcc -shared -s" CFLAGS="-O3 -g0 -DNDEBUG -fwrapv -Wall 
 # Tests that need a real Kafka are skipped where none can be had, and a tenth of the code is not reached then.
 COVERAGE := $(if $(shell command -v java),95,85)
 
-.PHONY: help demo test test-faults soak fuzz check bench docs site models format dist try providers floors hashes audit version clean
+.PHONY: help demo test test-faults soak fuzz check bench docs site models format dist try providers floors frameworks hashes audit version clean
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  ARGS=... is handed on: make demo ARGS='--speed 20', make test ARGS='-k settings'"
@@ -103,6 +103,9 @@ floors: $(VENV)-floors/stamp ## run unit tests, contracts, properties and hostil
 	$$run tests/contracts tests/properties $(ARGS) || failed=1; \
 	wait $$unit || failed=1; cat build/floors-unit.txt; exit $$failed  # two at once: none of these needs the machine alone
 
+frameworks: $(VENV)-frameworks/stamp ## train, export, push and score a model of each kind of docs/frameworks.md, by the frameworks themselves
+	$(VENV)-frameworks/bin/python -m pytest -q -p no:cacheprovider tests/frameworks $(ARGS)
+
 # uv reads the index that it is configured with; the files name none. What Windows alone needs is left out.
 HASHED = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url \
 	--no-emit-package colorama --no-emit-package pywin32-ctypes --constraint constraints.txt
@@ -124,7 +127,7 @@ format: $(VENV)/dev.stamp ## put the code and the pages into their style
 	$(BIN)/python docs/wrap.py README.md docs/*.md docs/how-to/*.md docs/tutorial/*.md
 
 clean: ## remove the virtual environment and every cache
-	rm -rf $(VENV) $(VENV)-floors $(VENV)-openvino $(VENV)-gpu dist build
+	rm -rf $(VENV) $(VENV)-floors $(VENV)-frameworks $(VENV)-openvino $(VENV)-gpu dist build
 	rm -rf .cache .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	rm -f app/penstock/_native.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -160,6 +163,14 @@ $(VENV)-$(RUNTIME)/stamp: pyproject.toml constraints.txt setup.py app/penstock/_
 	@$(VENV)-$(RUNTIME)/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt -e '.[test]'
 	@$(VENV)-$(RUNTIME)/bin/python -m pip --disable-pip-version-check --quiet uninstall --yes onnxruntime
 	@$(VENV)-$(RUNTIME)/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt onnxruntime-$(RUNTIME)
+	@touch $@
+
+$(VENV)-frameworks/stamp: pyproject.toml constraints.txt frameworks.txt tests/frameworks/without_cuda.py setup.py app/penstock/_native.c
+	@echo "installing Penstock and the frameworks (600 MB to fetch, 2.5 GB of disk; once)"
+	@rm -rf $(VENV)-frameworks && $(PYTHON) -m venv $(VENV)-frameworks
+	@$(VENV)-frameworks/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt -e '.[test]' scikit-learn skl2onnx
+	@$(VENV)-frameworks/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --no-compile -c constraints.txt -r frameworks.txt
+	@$(VENV)-frameworks/bin/python tests/frameworks/without_cuda.py
 	@touch $@
 
 # Beside the tools of `dev`, since nothing else needs them.

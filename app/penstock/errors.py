@@ -10,6 +10,7 @@ PenstockError
 │   ├── ModelExists          versions are immutable
 │   ├── ModelCorrupt         the digest differs, it does not load, or golden records fail
 │   ├── ModelMismatch        its signature does not fit the nodes that read it
+│   │   └── ModelMisdeclared outputs have other axes than the file declares
 │   └── ModelUntrusted       no trusted key has signed these files
 ├── RecordError              one record cannot be processed: becomes a Failure, then a dead letter
 │   ├── DecodeError
@@ -34,7 +35,7 @@ PenstockError
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -51,6 +52,7 @@ __all__ = [
     "ModelCorrupt",
     "ModelError",
     "ModelExists",
+    "ModelMisdeclared",
     "ModelMismatch",
     "ModelNotFound",
     "ModelUntrusted",
@@ -144,6 +146,14 @@ class ModelCorrupt(ModelError):
 
 class ModelMismatch(ModelError):
     """The signature does not fit the nodes that read it."""
+
+
+class ModelMisdeclared(ModelMismatch):
+    """Outputs have other axes than the file declares. `.shapes` has those that a run showed, without the rows; None is an open axis."""
+
+    def __init__(self, message: str, *, shapes: Mapping[str, tuple[int | None, ...]]) -> None:
+        super().__init__(message)
+        self.shapes = shapes
 
 
 class ModelUntrusted(ModelError):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
 
 __all__ = ["DTYPES", "Signature", "Tensor"]
 
@@ -28,6 +30,11 @@ class Tensor:
     def __str__(self) -> str:
         axes = ", ".join(["N", *("?" if axis is None else str(axis) for axis in self.shape)])
         return f"{self.name}: {self.dtype}[{axes}]"
+
+    def admits(self, array: np.ndarray[Any, Any]) -> bool:
+        """Whether the array has these axes: the rows first, then each of its size where it is fixed."""
+        axes = array.shape[1:]
+        return array.ndim == 1 + len(self.shape) and all(size in (None, axis) for size, axis in zip(self.shape, axes, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

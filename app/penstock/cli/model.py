@@ -16,12 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from penstock.cli.options import with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
-from penstock.errors import ConfigError, ModelCorrupt, ModelUntrusted, PenstockError
+from penstock.errors import ConfigError, ModelCorrupt, ModelMisdeclared, ModelUntrusted, PenstockError
 from penstock.model.artifact import Artifact, digest_of
 from penstock.model.contents import MAX_BYTES
 from penstock.model.foreign import check_place
 from penstock.model.golden import ATOL, RTOL, GoldenRecord, parse
-from penstock.model.intake import take_in
+from penstock.model.intake import declared, take_in
 from penstock.model.manifest import MAX_ROWS, Source
 from penstock.model.quarantine import Limits, quarantine
 from penstock.model.session import Session, limit_memory
@@ -98,7 +98,12 @@ def push(
     taken = take_in(given, file=file, outputs=outputs)
     for change in taken.changes:
         err.print(f"changed: {change}", markup=False)
-    records = _tried(taken.data, golden, rows, settings)
+    try:
+        records = _tried(taken.data, golden, rows, settings)
+    except ModelMisdeclared as error:
+        taken = declared(taken, error.shapes)
+        err.print(f"changed: {taken.changes[-1]}", markup=False)
+        records = _tried(taken.data, golden, rows, settings)
     registry = open_registry(settings.models)
     pushed = registry.publish(
         name,

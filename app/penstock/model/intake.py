@@ -6,7 +6,8 @@
 3. Outputs that are not wanted, or that no tensor of a batch can hold, are left out, with the operators that only they need.
 4. float16 inputs and outputs become float32: a Cast at the edge, and the same computation between. bfloat16, for which the runtime's CPU
    has no operators, becomes float32 throughout; its weights keep their values.
-5. Text is put in lower or upper case by the rules of Unicode (C.UTF-8) where the model names no other locale than the default,
+5. Outputs for which a run showed other axes than the file declares are declared with those (`declared`, after the quarantine).
+6. Text is put in lower or upper case by the rules of Unicode (C.UTF-8) where the model names no other locale than the default,
    en_US.UTF-8: containers do not have that one.
 
 Only the protobuf is read. The model is not loaded, and what is returned is as untrusted as what was given.
@@ -29,7 +30,7 @@ from penstock.errors import ConfigError, ModelCorrupt
 from penstock.host import read_regular
 from penstock.model.contents import MAX_BYTES, check_texts, messages, parsed
 
-__all__ = ["LOCALES", "Intake", "take_in"]
+__all__ = ["LOCALES", "Intake", "declared", "take_in"]
 
 _USABLE: Final = frozenset({
     TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.BOOL, TensorProto.STRING, TensorProto.FLOAT16, TensorProto.BFLOAT16,
@@ -73,6 +74,25 @@ def take_in(data: bytes, *, file: Path | None = None, outputs: Sequence[str] = (
     if sys.platform == "linux":
         changes += _in_unicode(model)
     return Intake(bytes(model.SerializeToString()) if changes else data, tuple(changes))
+
+
+def declared(intake: Intake, shapes: Mapping[str, Sequence[int | None]]) -> Intake:
+    """Returns the file with these axes of outputs after the rows, None for an open one: as `ModelMisdeclared` has them."""
+    model = onnx.ModelProto.FromString(intake.data)
+    for one in model.graph.output:
+        if (axes := shapes.get(one.name)) is not None:
+            shape = one.type.tensor_type.shape
+            del shape.dim[1:]
+            if not shape.dim:
+                shape.dim.add(dim_param="N")
+            for axis in axes:
+                shape.dim.add(**({} if axis is None else {"dim_value": axis}))
+    listed = " and ".join(
+        f"{name!r} as [{', '.join(['N', *('?' if axis is None else str(axis) for axis in axes)])}]" for name, axes in shapes.items()
+    )
+    return Intake(
+        bytes(model.SerializeToString()), (*intake.changes, f"declares {listed}, as a run showed, instead of what the file declared")
+    )
 
 
 # --- tensors beside the model -----------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from penstock.errors import ModelCorrupt, ModelMismatch, Stopped
+from penstock.errors import ModelCorrupt, ModelMisdeclared, ModelMismatch, Stopped
 from penstock.host import locked, private_folder, write_whole
 from penstock.model import extensions
 from penstock.model.sealed import Sealed
@@ -71,7 +71,8 @@ def quarantine(
 
     `rows` is how many rows the model takes at a time (None: any number): the checks call it as `Session` does.
 
-    Raises ModelCorrupt or ModelMismatch with the reason when it does not pass. Raises Stopped, and kills the child, when
+    Raises ModelCorrupt or ModelMismatch with the reason when it does not pass; ModelMisdeclared, with the axes that outputs have, when they
+    are others than the file declares, and nothing else was tried then. Raises Stopped, and kills the child, when
     `stopped()` becomes true before the end.
     """
     if isinstance(model, bytes):
@@ -180,6 +181,8 @@ def _read(code: int, out: bytes, err: bytes, limits: Limits) -> Findings:
     except ValueError as error:
         last = err.decode(errors="replace").strip().rsplit("\n", 1)[-1]
         raise ModelCorrupt(f"the model ended its process in quarantine (exit code {code}): {last}") from error
+    if shapes := report.get("shapes"):
+        raise ModelMisdeclared(report["message"], shapes={name: tuple(shape) for name, shape in shapes.items()})
     if "error" in report:
         raise _NAMES[report["error"]](report["message"])
     return Findings(tuple(report["remarks"]))

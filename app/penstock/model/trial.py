@@ -16,7 +16,8 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,17 +28,19 @@ import onnx.checker
 from onnx import numpy_helper
 
 from penstock.batch import Array
-from penstock.errors import ConfigError, InferenceError, ModelCorrupt, ModelError, ModelMismatch
+from penstock.errors import ConfigError, InferenceError, ModelCorrupt, ModelError, ModelMisdeclared, ModelMismatch
 from penstock.host import ends_with, without_privileges
 from penstock.model import extensions
 from penstock.model.artifact import GOLDEN_FILE
 from penstock.model.confine import deny_calls, deny_files
 from penstock.model.contents import messages
-from penstock.model.golden import feeds_of, parse
+from penstock.model.golden import GoldenRecord, feeds_of, parse
 from penstock.model.intake import LOCALES
 from penstock.model.quarantine import MAX_REPORT, Limits
 from penstock.model.session import Session, advising, keep_extensions, limit_memory, smallest
 from penstock.model.synthetic import synthetic_feeds
+from penstock.model.verify import CORRECTED
+from penstock.signature import Signature
 
 __all__ = ["SIZES"]
 
@@ -76,6 +79,8 @@ def main() -> None:
     limit_memory(asked.tensors)
     try:
         report: dict[str, Any] = {"remarks": _try(asked.file, asked.golden, min(asked.run * _PATIENCE, asked.wall), asked.rows)}
+    except ModelMisdeclared as error:
+        report = {"shapes": error.shapes, "message": str(error)}
     except ModelError as error:
         report = {"error": type(error).__name__, "message": str(error)}
     except MemoryError:
@@ -118,7 +123,12 @@ def _try(file: Path, golden_file: Path | None, deadline: float, rows: int | None
     if golden is None:
         _run(session, made_up, "generated rows", "; if real rows pass, give some as golden records")
         return []
-    for feeds in _golden_feeds(session, golden):
+    try:
+        records = parse(golden, session.signature, file=GOLDEN_FILE)
+    except ConfigError as error:
+        _check_declared(session.signature, session.run([one.name for one in session.signature.outputs], made_up))
+        raise ModelMismatch(f"the golden records do not fit the model: {error}") from error
+    for feeds in _golden_feeds(session, records):
         _run(session, feeds, "golden rows", "")
     try:
         _run(session, made_up, "generated rows", "")
@@ -159,12 +169,8 @@ def _with_shapes(data: bytes) -> bytes:
     return model.SerializeToString() if missing else data
 
 
-def _golden_feeds(session: Session, text: str) -> Iterator[Mapping[str, Array]]:
+def _golden_feeds(session: Session, records: Sequence[GoldenRecord]) -> Iterator[Mapping[str, Array]]:
     """Returns the golden inputs, repeated to the greatest batch size."""
-    try:
-        records = parse(text, session.signature, file=GOLDEN_FILE)
-    except ConfigError as error:
-        raise ModelMismatch(f"the golden records do not fit the model: {error}") from error
     for feeds in feeds_of(records, session.signature):
         repeats = -(-max(SIZES) // len(next(iter(feeds.values()))))
         yield {name: np.concatenate([array] * repeats)[: max(SIZES)] for name, array in feeds.items()}
@@ -187,6 +193,8 @@ def _run(session: Session, feeds: Mapping[str, Array], what: str, hint: str) -> 
             with advising(names, name):
                 _check_shape(name, output, len(rows), where)
                 _check_finite(name, output, where, hint)
+        if not together:
+            _check_declared(session.signature, outputs)
         together = together or outputs
         for name, output, whole in zip(names, outputs, together, strict=True):
             with advising(names, name):
@@ -219,6 +227,19 @@ def _choices(most: int) -> Iterator[Array]:
 def _check_shape(name: str, output: Array, size: int, where: str) -> None:
     if output.ndim == 0 or len(output) != size:
         raise ModelCorrupt(f"on {where}: output {name!r} has the shape {list(output.shape)}; its first axis must be the {size} rows")
+
+
+def _check_declared(signature: Signature, outputs: Sequence[Array]) -> None:
+    """Refuses outputs with other axes than the file declares: the runtime computes them all the same, and a topology relies on them."""
+    given = any(None in tensor.shape for tensor in signature.inputs)  # then an axis may be as long as an input's
+    wrong = [(tensor, output.shape[1:]) for tensor, output in zip(signature.outputs, outputs, strict=True) if not tensor.admits(output)]
+    if wrong:
+        true = [replace(tensor, shape=tuple(None if given else axis for axis in axes)) for tensor, axes in wrong]
+        listed = ", ".join(f"{tensor} is {one}" for (tensor, _), one in zip(wrong, true, strict=True))
+        raise ModelMisdeclared(
+            f"outputs have other axes than the file declares: {listed}; {CORRECTED}",
+            shapes={one.name: one.shape for one in true},
+        )
 
 
 def _check_finite(name: str, output: Array, where: str, hint: str) -> None:

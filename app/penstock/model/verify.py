@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -15,7 +15,10 @@ from penstock.model.golden import GoldenRecord, compare, feeds_of, rows_of
 from penstock.model.session import Session
 from penstock.signature import Signature
 
-__all__ = ["Report", "answers", "check_golden", "verify"]
+__all__ = ["CORRECTED", "Report", "answers", "check_golden", "verify"]
+
+
+CORRECTED: Final = "`penstock model push` corrects what the file declares"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,9 @@ def answers(session: Session, records: Sequence[GoldenRecord]) -> list[Mapping[s
         size = len(next(iter(feeds.values())))
         arrays = dict(zip(names, session.run(names, feeds), strict=True))
         _sound(session.label, arrays, size)
+        for tensor in session.signature.outputs:
+            if not tensor.admits(arrays[tensor.name]):
+                raise InferenceError(f"{session.label}: output {tensor} has the shape {list(arrays[tensor.name].shape)}; {CORRECTED}")
         rows.extend(rows_of(arrays))
     return rows
 

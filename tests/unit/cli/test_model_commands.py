@@ -14,6 +14,7 @@ import pytest
 from onnx import helper
 
 from penstock.cli.main import main
+from penstock.errors import ModelCorrupt
 from penstock.model.artifact import Artifact, digest_of
 from penstock.model.golden import GoldenRecord, dump
 from penstock.model.session import Session
@@ -244,6 +245,19 @@ def test_rows_that_depend_on_each_other_need_a_row_at_a_time(run: Run, pushed: C
 def test_chance_is_refused_also_a_row_at_a_time(run: Run) -> None:
     done = run("push", str(CASES / "dropout-message.onnx"), "--name", "case", "--rows", "1")
     assert (done.code, done.err) == (3, "error: the model draws random numbers: Dropout (node ''); export it for inference\n")
+
+
+def test_push_declares_the_axes_that_outputs_have(run: Run, pushed: Callable[..., tuple[Done, Artifact]]) -> None:
+    """CatBoost declares [N] for a regressor, and the runtime returns [N, 1]."""
+    done, artifact = pushed("frameworks/catboost-regressor.onnx")
+    note = "declares 'predictions' as [N, 1], as a run showed, instead of what the file declared"
+    assert done.err.startswith(f"changed: {note}\n")
+    assert [str(tensor) for tensor in artifact.signature.outputs] == ["predictions: float32[N, 1]"]
+    assert artifact.manifest.source is not None
+    assert artifact.manifest.source.changes == (note,)
+    assert run("verify", "case").code == 0
+    with pytest.raises(ModelCorrupt, match=r"output predictions: float32\[N\] has the shape \[8, 1\]; `penstock model push` corrects"):
+        DirectoryRegistry("others").publish("case", (CASES / "frameworks/catboost-regressor.onnx").read_bytes())
 
 
 def test_push_leaves_out_an_output_that_no_topology_can_read(run: Run, pushed: Callable[..., tuple[Done, Artifact]]) -> None:

@@ -17,11 +17,13 @@ import numpy as np
 import onnx
 import psutil
 import pytest
+from onnx import helper
 
-from penstock.errors import ModelCorrupt, ModelMismatch, SettingsError, Stopped
+from penstock.errors import ModelCorrupt, ModelMisdeclared, ModelMismatch, SettingsError, Stopped
 from penstock.model import quarantine as module
 from penstock.model import trial
 from penstock.model.golden import GoldenRecord, dump
+from penstock.model.intake import Intake, declared
 from penstock.model.quarantine import Findings, Limits, quarantine, quarantine_once
 from penstock.model.sealed import Sealed
 from penstock.model.session import Session
@@ -37,6 +39,37 @@ T = TypeVar("T")
 )
 def test_a_sound_model_passes_without_remarks(data: bytes) -> None:
     assert quarantine(data) == Findings(())
+
+
+def misdeclared(*axes: int | None, width: int | None = 2) -> bytes:
+    """y = x, `[N, width]`, declared with other axes. The runtime cannot infer its own: how many there are is computed."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["axes"]),
+        helper.make_node("Compress", ["axes", "all"], ["computed"]),
+        helper.make_node("Reshape", ["x", "computed"], ["y"]),
+    ]
+    values = {"all": np.array([True, True])}
+    return models.model(nodes, [models.tensor("x", shape=(width,))], [models.tensor("y", shape=axes)], values)
+
+
+@pytest.mark.parametrize(
+    ("data", "golden", "axes"),
+    [
+        (misdeclared(), dump([GoldenRecord({"x": [1.0, 2.0]}, {"y": [1.0, 2.0]})]), (2,)),
+        (misdeclared(3), None, (2,)),
+        (misdeclared(7, width=None), None, (None,)),
+    ],
+    ids=["too few, and golden records", "another size", "as many as of an input"],
+)
+def test_outputs_with_other_axes_than_declared_are_refused_with_those_that_they_have(
+    data: bytes, golden: str | None, axes: tuple[int | None, ...]
+) -> None:
+    with pytest.raises(
+        ModelMisdeclared, match=r"^outputs have other axes than the file declares: y: float32\[.*\] is y: float32\["
+    ) as caught:
+        quarantine(data, golden=golden)
+    assert caught.value.shapes == {"y": axes}
+    assert quarantine(declared(Intake(data, ()), caught.value.shapes).data, golden=golden) == Findings(())
 
 
 def test_a_run_that_hangs_is_stopped_at_the_deadline() -> None:
