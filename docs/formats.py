@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import fastavro
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message_factory import GetMessageClass
 
+from penstock.codecs import load_schema
 from penstock.errors import PenstockError
 from penstock.record import Header, Record
 from penstock.registry.directory import DirectoryRegistry
@@ -22,11 +25,13 @@ from penstock.testing import models
 from penstock.testing.driver import TopologyDriver
 
 PAGE: Final = Path(__file__).parent / "formats.md"
-FORMATS: Final = ("json", "json-confluent", "avro", "avro-confluent")
+JSON: Final = ("json", "json-confluent")
+PROTOBUF: Final = ("protobuf", "protobuf-confluent")
+FORMATS: Final = (*JSON, "avro", "avro-confluent", *PROTOBUF)
 FRAME: Final = b"\0\0\0\0\7"
 TOPOLOGY: Final = """\
 topology: formats
-sources: {{events: {{topic: events, schema: event.avsc, format: {format}{source}}}}}
+sources: {{events: {{topic: events, schema: {schema}, format: {format}{source}}}}}
 nodes: {{n: {{kind: model, model: "{model}@1", inputs: {{x: {x}}}}}}}
 sinks: {{answers: {{topic: answers, fields: {{{output}: n}}}}}}
 """
@@ -36,8 +41,8 @@ sinks: {{answers: {{topic: answers, fields: {{{output}: n}}}}}}
 class Case:
     """Events that a user may have, and the answers to them: the model `double` doubles, and `place` gives a text its place in a list.
 
-    `fields` are those of the reader's schema, `written` those of the writer's where it has others. `only` names the formats that have such
-    events at all.
+    `fields` are those of the reader's schema, `written` those of the writer's where it has others, in Avro's terms. `only` names the
+    formats that have such events at all.
     """
 
     title: str
@@ -68,7 +73,6 @@ AFTER: Final = _record(
 )
 NESTED: Final = [_field("op", "string"), _field("after", ["null", AFTER])]
 ROW: Final = {"x": 1.5, "items": [{"x": 2.5}], "tags": {"w": 3.5}}
-JSON: Final = ("json", "json-confluent")
 CASES: Final = (
     Case("numbers and text at the top", [X, _field("s", "string")], [{"x": 1.5, "s": "a"}], [3]),
     Case("null, with a rule", [_field("x", ["null", "float"])], [{"x": None}], [2], x="{field: x, missing: 1}"),
@@ -98,7 +102,7 @@ CASES: Final = (
         [{"amount": 2}],
         [4],
         written=[_field("amount", "float")],
-        only=(*JSON, "avro-confluent"),
+        only=(*JSON, "avro-confluent", *PROTOBUF),
     ),
     Case(
         "a field that the writer lacks, with a default",
@@ -107,9 +111,15 @@ CASES: Final = (
         [8],
         x="z",
         written=[X],
-        only=(*JSON, "avro-confluent"),
+        only=(*JSON, "avro-confluent", *PROTOBUF),
     ),
-    Case("a union of several types, which is not read", [_field("u", ["null", "string", "long"]), X], [{"u": 7, "x": 1}], [2]),
+    Case(
+        "a union of several types, which is not read",
+        [_field("u", ["null", "string", "long"]), X],
+        [{"u": 7, "x": 1}],
+        [2],
+        only=(*JSON, "avro", "avro-confluent"),
+    ),
     Case(
         "arrays of different lengths, an item of each",
         [_field("v", {"type": "array", "items": "float"})],
@@ -142,13 +152,15 @@ def works(case: Case, form: str, folder: Path) -> bool:
     """Scores the case's events in the format; whether the answers are those that are expected."""
     ids = folder / "schemas/ids"
     ids.mkdir(parents=True)
-    (folder / "schemas/event.avsc").write_text(json.dumps(_record("Event", *case.fields)))
-    writer = _record("Event", *(case.written or case.fields))
-    (ids / "7.avsc").write_text(json.dumps(writer))
+    reader, writer = _record("Event", *case.fields), _record("Event", *(case.written or case.fields))
+    ending, write = ("proto", _proto) if form in PROTOBUF else ("avsc", json.dumps)
+    (folder / f"schemas/event.{ending}").write_text(write(reader))
+    (ids / f"7.{ending}").write_text(write(writer))
     registry = DirectoryRegistry(folder / "models")
     registry.publish("double", models.linear([2]))
     registry.publish("place", models.category_number(["a", "b"]))
-    (folder / "t.yaml").write_text(TOPOLOGY.format(format=form, source=case.source, model=case.model, x=case.x, output=case.output))
+    text = TOPOLOGY.format(schema=f"event.{ending}", format=form, source=case.source, model=case.model, x=case.x, output=case.output)
+    (folder / "t.yaml").write_text(text)
     try:
         driver = TopologyDriver(folder / "t.yaml", models=folder / "models", schemas=folder / "schemas")
     except PenstockError:
@@ -166,9 +178,49 @@ def _written(event: Mapping[str, Any] | None, form: str, writer: Any) -> bytes |
     frame = FRAME if form.endswith("-confluent") else b""
     if form.startswith("json"):
         return frame + json.dumps(event).encode()
+    if form in PROTOBUF:
+        return (frame + b"\0" if frame else b"") + _message(event, writer)
     out = io.BytesIO()
     fastavro.schemaless_writer(out, fastavro.parse_schema(writer), dict(event))
     return frame + out.getvalue()
+
+
+def _message(event: Mapping[str, Any], writer: Any) -> bytes:
+    """Returns the event as Protobuf's library writes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        (file := Path(folder, "event.proto")).write_text(_proto(writer))
+        made = GetMessageClass(load_schema(file).protobuf.descriptor())
+    return bytes(ParseDict(event, made()).SerializeToString())
+
+
+def _proto(record: Any) -> str:
+    """Returns the text of a file with a message that has the record's fields, numbered in their order."""
+    return f'syntax = "proto2";\n{_message_type(record)}'
+
+
+def _message_type(record: Any) -> str:
+    lines: list[str] = []
+    for number, one in enumerate(record["fields"], 1):
+        kind = one["type"]
+        if isinstance(kind, list):
+            declared = f"optional {_type(next(inner for inner in kind if inner != 'null'), lines)}"
+        elif isinstance(kind, dict) and kind["type"] == "array":
+            declared = f"repeated {_type(kind['items'], lines)}"
+        elif isinstance(kind, dict) and kind["type"] == "map":
+            declared = f"map<string, {_type(kind['values'], lines)}>"
+        else:
+            declared = f"{'optional' if 'default' in one else 'required'} {_type(kind, lines)}"
+        default = f" [default = {one['default']}]" if "default" in one else ""
+        lines.append(f"{declared} {one['name']} = {number}{default};")
+    return f"message {record['name']} {{ {' '.join(lines)} }}"
+
+
+def _type(kind: Any, lines: list[str]) -> str:
+    """Returns the name of the type; that of a record is added to the lines of the message around."""
+    if isinstance(kind, str):
+        return {"long": "int64", "int": "int32"}.get(kind, kind)
+    lines.append(_message_type(kind))
+    return str(kind["name"])
 
 
 def render() -> str:
@@ -185,11 +237,12 @@ def render() -> str:
 
 Each cell is what came of scoring such events through a topology (`python docs/formats.py`): yes, when the answers were
 right and nothing became a dead letter. An empty cell is a format that has no such events: bare Avro is written by the
-reader's own schema, and Avro's values have their types.
+reader's own schema, Avro's and Protobuf's values have their types, and Protobuf has no unions (the members of its
+`oneof` are fields).
 
 {table}
 
-Not read: Protobuf, raw bytes, and XML. Headers and keys are of the record, so they are there in every format.
+Not read: raw bytes, and XML. Headers and keys are of the record, so they are there in every format.
 [Schemas and formats](schemas.md) has the rules, [Models](models.md#operators) what models may contain, and
 [Your own model](your-own-model.md) the frameworks whose exports were run.
 """

@@ -1,4 +1,4 @@
-"""An event schema: the fields of an Avro record (`schemas/*.avsc`), the one schema language for both JSON and Avro.
+"""An event schema: the fields of an Avro record (`schemas/*.avsc`), for JSON and Avro, or of a Protobuf message (`*.proto`).
 
 Values only. `penstock.codecs` uses them to turn bytes into columns, `penstock.topology` to check wiring.
 """
@@ -145,7 +145,8 @@ class Beside:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """A record schema. `avro` is the parsed Avro JSON for fastavro; `path` is the file, for messages.
+    """A record schema. `avro` is the parsed Avro JSON for fastavro, `protobuf` the message with its descriptors: a schema has one of
+    them. `path` is the file, for messages.
 
     `beside` is set where the events come as records of a topic. `certain` are the paths of records that are not null in any event that is
     scored, although the schema allows it.
@@ -155,6 +156,7 @@ class Schema:
     fields: tuple[Field, ...]
     avro: Any = None
     path: str = ""
+    protobuf: Any = None
     beside: Beside | None = None
     certain: frozenset[str] = frozenset()
 

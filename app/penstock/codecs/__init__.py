@@ -34,7 +34,7 @@ __all__ = [
     "load_schema",
 ]
 
-Format = Literal["json", "json-confluent", "avro", "avro-confluent"]
+Format = Literal["json", "json-confluent", "avro", "avro-confluent", "protobuf", "protobuf-confluent"]
 
 
 def decoder(
@@ -49,9 +49,9 @@ def decoder(
 ) -> Decoder:
     """Returns a decoder of events of `schema` into `columns`.
 
-    For `avro-confluent`, `writers` are the schemas of its writers; without them, they are those of `ids`, the directory of schemas named
-    by their id (`17.avsc`); the default is `ids/` beside the schema's file. `coerce` is what `json` may write otherwise than the schema
-    has it. Raises SchemaError when a column cannot be fed from its field, or a writer schema does not resolve.
+    For `avro-confluent` and `protobuf-confluent`, `writers` are the schemas of its writers; without them, they are those of `ids`, the
+    directory of schemas named by their id (`17.avsc`); the default is `ids/` beside the schema's file. `coerce` is what `json` may write
+    otherwise than the schema has it. Raises SchemaError when a column cannot be fed from its field, or a writer schema does not resolve.
     """
     match format:
         case "json":
@@ -61,8 +61,11 @@ def decoder(
         case "json-confluent":
             return FramedJsonDecoder(JsonDecoder(schema, columns, max_bytes=max_bytes, coerce=coerce))
         case "avro-confluent":
-            known = writers or Writers.load(schema, ids_folder(schema) if ids is None else Path(ids))
-            return AvroDecoder(schema, columns, max_bytes=max_bytes, writers=known)
+            return AvroDecoder(schema, columns, max_bytes=max_bytes, writers=writers or _writers(schema, ids))
+        case "protobuf":
+            return _protobuf_decoder(schema, columns, max_bytes)
+        case "protobuf-confluent":
+            return _protobuf_decoder(schema, columns, max_bytes, writers or _writers(schema, ids))
         case _:
             assert_never(format)
 
@@ -70,16 +73,38 @@ def decoder(
 def encoder(
     format: Format, fields: Sequence[Tensor], schema: Schema | None = None, *, ids: str | Path | None = None, frame: bytes = b""
 ) -> Encoder:
-    """Returns an encoder of rows with these fields; Avro needs a schema. Raises SchemaError when the fields do not fit it.
+    """Returns an encoder of rows with these fields; all but JSON need a schema. Raises SchemaError when the fields do not fit it.
 
-    For `avro-confluent`, `frame` goes before each datum; without it, the schema must be among those of `ids` (see `decoder`).
+    For `avro-confluent` and `protobuf-confluent`, `frame` goes before each value; without it, the schema must be among those of `ids` (see
+    `decoder`).
     """
     if format == "json":
         return JsonEncoder(fields, schema)
     if format == "json-confluent":
         raise SchemaError("no sink writes json-confluent: write json, or avro-confluent")
     if schema is None:
-        raise SchemaError(f"a sink with format {format} needs a schema: add `schema: FILE.avsc` to the sink")
-    if format == "avro-confluent" and not frame:
+        raise SchemaError(f"a sink with format {format} needs a schema: add `schema: FILE` to the sink")
+    if format.endswith("-confluent") and not frame:
         frame = sink_frame(schema, ids_folder(schema) if ids is None else Path(ids))
-    return AvroEncoder(fields, schema, prefix=frame)
+    if format.startswith("avro"):
+        return AvroEncoder(fields, schema, prefix=frame)
+    _protobuf(schema)
+    from penstock.codecs.protobuf.write import ProtobufEncoder  # imports the library
+
+    return ProtobufEncoder(fields, schema, prefix=frame)
+
+
+def _protobuf(schema: Schema) -> None:
+    if schema.protobuf is None:
+        raise SchemaError(f"{schema.path or schema.name} is no schema of Protobuf: name FILE.proto, or FILE.proto#MESSAGE")
+
+
+def _writers(schema: Schema, ids: str | Path | None) -> Writers:
+    return Writers.load(schema, ids_folder(schema) if ids is None else Path(ids))
+
+
+def _protobuf_decoder(schema: Schema, columns: Sequence[Column], max_bytes: int, writers: Writers | None = None) -> Decoder:
+    _protobuf(schema)
+    from penstock.codecs.protobuf.decode import ProtobufDecoder  # imports the library
+
+    return ProtobufDecoder(schema, columns, max_bytes=max_bytes, writers=writers)

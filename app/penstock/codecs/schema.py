@@ -1,4 +1,4 @@
-"""Reads a schema file (`*.avsc`) into a Schema: one pass over the Avro JSON that collects every problem.
+"""Reads a schema file into a Schema: Avro's (`*.avsc`) by one pass over the JSON that collects every problem; Protobuf's: `protobuf`.
 
 The Avro library then decides whether the file is valid Avro. The pass before it is needed because that library stops at the
 first problem, reports no line, and drops the attribute `size` that fixes an array's length.
@@ -19,7 +19,9 @@ from fastavro.schema import SchemaParseException, UnknownType
 from penstock.errors import Problem, SchemaError
 from penstock.schema import REQUIRED, Field, Schema, innermost
 
-__all__ = ["MAX_ITEMS", "MAX_SCHEMA_BYTES", "NO_ALIAS", "fits", "load_schema"]
+__all__ = ["MAX_FIELDS", "MAX_ITEMS", "MAX_SCHEMA_BYTES", "NO_ALIAS", "PROTOBUF", "fits", "load_schema"]
+
+PROTOBUF: Final = (".proto", ".binpb", ".pb", ".desc")  # endings of its files: text, and sets of descriptors
 
 MAX_SCHEMA_BYTES: Final = 1_048_576
 MAX_ITEMS: Final = 1_048_576  # of one value of an array, with those inside: as many as the bytes of an event, by default
@@ -36,8 +38,18 @@ _RANGES: Final = {"int": 2**31, "long": 2**63, "timestamp": 2**63}
 
 
 def load_schema(path: str | Path) -> Schema:
-    """Loads the schema in the Avro file `path`. Raises SchemaError with all problems of the file."""
+    """Loads the schema in the Avro file `path`, or of the message in a Protobuf file: `shop.proto`, `shop.proto#Order`.
+
+    Raises SchemaError with all problems of the file.
+    """
     file = str(path)
+    if Path(file.partition("#")[0]).suffix in PROTOBUF:
+        try:
+            from penstock.codecs.protobuf.files import load_protobuf  # imports the library
+        except ImportError:
+            fix = "pip install 'penstock[protobuf]'"
+            raise SchemaError(Problem(file, 0, 0, "the library of Protobuf is not installed, or too old", fix)) from None
+        return load_protobuf(file)
     text = _read(Path(path), file)
     reader = _Reader(file, text)
     try:

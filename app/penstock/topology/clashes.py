@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 from penstock.topology.chains import readers
 from penstock.topology.kinds import kind_of
 from penstock.topology.names import FIELD, topic_problem
 from penstock.topology.resolve import Finding
-from penstock.topology.spec import Sink, Source, Topology
+from penstock.topology.spec import Mark, Sink, Source, Topology
 
 __all__ = ["clashes"]
+
+_PROTOBUF: Final = re.compile(r"\.(proto|binpb|pb|desc)(#|$)")
 
 
 def clashes(topology: Topology) -> Iterator[Finding]:
@@ -23,6 +26,8 @@ def clashes(topology: Topology) -> Iterator[Finding]:
             yield node.mark, f"{node.name!r} is a node here and a source on line {line}", "rename one, so that a reference means one thing"
         yield from kind_of(node).clashes(node)
     for source in topology.sources:
+        for key, schema in (("schema", source.schema), ("key_schema", source.key_schema)):
+            yield from _schema_clashes(f"sources.{source.name}.{key}", source.format, schema, source.at(key))
         if source.coerce and not source.format.startswith("json"):
             message = f"sources.{source.name}.coerce: {source.format} writes every value by its type"
             yield source.at("coerce"), message, "remove it; it is for json"
@@ -32,9 +37,21 @@ def clashes(topology: Topology) -> Iterator[Finding]:
     yield from _release_clashes(topology)
 
 
+def _schema_clashes(where: str, format: str, schema: str | None, mark: Mark) -> Iterator[Finding]:
+    if schema is None:
+        return
+    avro = schema.endswith(".avsc")
+    if format.startswith("protobuf") and avro:
+        yield mark, f"{where}: {schema} is Avro's, and the format is {format}", "name a file of Protobuf: FILE.proto, or FILE.proto#MESSAGE"
+    elif not format.startswith("protobuf") and not avro and _PROTOBUF.search(schema):
+        yield mark, f"{where}: {schema} is Protobuf's, and the format is {format}", "write format: protobuf, or name a file *.avsc"
+
+
 def _sink_clashes(sink: Sink) -> Iterator[Finding]:
     if sink.format != "json" and sink.schema is None:
-        yield sink.at("format"), f"sinks.{sink.name}: the format {sink.format} needs a schema", "add schema: FILE.avsc"
+        fix = "add schema: FILE.proto" if sink.format.startswith("protobuf") else "add schema: FILE.avsc"
+        yield sink.at("format"), f"sinks.{sink.name}: the format {sink.format} needs a schema", fix
+    yield from _schema_clashes(f"sinks.{sink.name}.schema", sink.format, sink.schema, sink.at("schema"))
     seen: set[str] = set()
     for name, source in sink.fields:
         if not re.fullmatch(FIELD, name):

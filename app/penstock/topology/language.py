@@ -32,15 +32,17 @@ from penstock.topology.shapes import (
 
 __all__ = ["TOPOLOGY", "json_schema"]
 
+_BINARY: Final = ("avro", "avro-confluent", "protobuf", "protobuf-confluent")
+
 _SOURCE: Final = Keys(
     {
         "topic": Key(TOPIC_NAME, "The Kafka topic to read.", required=True),
-        "schema": Key(FILE_NAME, "The event's Avro schema, a file of the schemas folder.", required=True),
-        "format": Key(Choice(("json", "json-confluent", "avro", "avro-confluent")), "How values are encoded.", default="json"),
+        "schema": Key(FILE_NAME, "The event's schema, a file of the schemas folder: Avro, for protobuf FILE.proto#MESSAGE.", required=True),
+        "format": Key(Choice(("json", "json-confluent", *_BINARY)), "How values are encoded.", default="json"),
         "id": Key(FIELD_TEXT, "The field that identifies an event."),
         "time": Key(FIELD_TEXT, "The field with the event time: a timestamp, or a long in ms."),
         "dead_letter": Key(TOPIC_NAME, "The topic for records that cannot be scored; <topic>.dead-letter when omitted."),
-        "key_schema": Key(FILE_NAME, "The Avro schema of the records' keys (key.FIELD); without it a key is text (key)."),
+        "key_schema": Key(FILE_NAME, "The schema of the records' keys (key.FIELD); without it a key is text (key)."),
         "envelope": Key(Choice(("debezium",)), "What wraps the events: of Debezium's changes, deletions and tombstones are skipped."),
         "coerce": Key(
             Listing(Choice(("whole_numbers", "dates", "decimals"))),
@@ -58,8 +60,8 @@ _SINK: Final = Keys(
             "The fields of the output event.",
             required=True,
         ),
-        "format": Key(Choice(("json", "avro", "avro-confluent")), "How values are encoded.", default="json"),
-        "schema": Key(FILE_NAME, "The output's Avro schema, a file of the schemas folder; avro needs it."),
+        "format": Key(Choice(("json", *_BINARY)), "How values are encoded.", default="json"),
+        "schema": Key(FILE_NAME, "The output's schema, a file of the schemas folder; all formats but json need it."),
         "key": Key(REFERENCE, "The record's key; the input's key when omitted."),
     }
 )

@@ -18,7 +18,7 @@ __all__ = [
     "Source", "Topology",
 ]  # fmt: skip
 
-Format = Literal["json", "json-confluent", "avro", "avro-confluent"]
+Format = Literal["json", "json-confluent", "avro", "avro-confluent", "protobuf", "protobuf-confluent"]
 Constant = bool | int | float | str | tuple["Constant", ...]  # tuples are nested like the axes of a tensor
 
 

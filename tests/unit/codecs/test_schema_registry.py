@@ -103,8 +103,8 @@ def test_id_that_no_registry_gives_is_not_asked_for(site: Double, opened: Open, 
 @pytest.mark.parametrize(
     ("kind", "text", "reason"),
     [
-        ("JSON", '{"type": "object"}', "it is a schema of type JSON, and avro-confluent reads Avro"),
-        ("PROTOBUF", 'syntax = "proto3";', "it is a schema of type PROTOBUF"),
+        ("JSON", '{"type": "object"}', "it is a schema of type JSON, where Avro or Protobuf is read"),
+        ("PROTOBUF", "message {", "Expected message name"),
         ("AVRO", json.dumps({**EVENT, "doc": "x" * 2**20}), "it is larger than 1048576 bytes"),
         ("AVRO", '{"type": "record", "name": "E", "doc": "\ud800", "fields": []}', "it is not Unicode"),
     ],
