@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import fastavro
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message_factory import GetMessageClass
 
+from penstock.codecs import load_schema
 from penstock.errors import PenstockError
 from penstock.record import Header, Record
 from penstock.registry.directory import DirectoryRegistry
@@ -23,7 +26,9 @@ from penstock.testing import models
 from penstock.testing.driver import TopologyDriver
 
 PAGE: Final = Path(__file__).parent / "formats.md"
-FORMATS: Final = ("json", "json-confluent", "avro", "avro-confluent", "bytes")
+JSON: Final = ("json", "json-confluent")
+PROTOBUF: Final = ("protobuf", "protobuf-confluent")
+FORMATS: Final = (*JSON, "avro", "avro-confluent", *PROTOBUF, "bytes")
 FRAME: Final = b"\0\0\0\0\7"
 TOPOLOGY: Final = """\
 topology: formats
@@ -37,8 +42,8 @@ sinks: {{answers: {{topic: answers, fields: {{{output}: n}}}}}}
 class Case:
     """Events that a user may have, and the answers to them: the model `double` doubles, and `place` gives a text its place in a list.
 
-    `fields` are those of the reader's schema, `written` those of the writer's where it has others, `properties` those of a JSON Schema in
-    place of it. `only` names the formats that have such events at all.
+    `fields` are those of the reader's schema, `written` those of the writer's where it has others, in Avro's terms, `properties` those of a
+    JSON Schema in place of it. `only` names the formats that have such events at all.
     """
 
     title: str
@@ -70,7 +75,6 @@ AFTER: Final = _record(
 )
 NESTED: Final = [_field("op", "string"), _field("after", ["null", AFTER])]
 ROW: Final = {"x": 1.5, "items": [{"x": 2.5}], "tags": {"w": 3.5}}
-JSON: Final = ("json", "json-confluent")
 EVENT: Final = {"specversion": "1.0", "id": "a", "source": "/shop", "type": "order"}  # what every CloudEvent has
 CASES: Final = (
     Case("numbers and text at the top", [X, _field("s", "string")], [{"x": 1.5, "s": "a"}], [3]),
@@ -101,7 +105,7 @@ CASES: Final = (
         [{"amount": 2}],
         [4],
         written=[_field("amount", "float")],
-        only=(*JSON, "avro-confluent"),
+        only=(*JSON, "avro-confluent", *PROTOBUF),
     ),
     Case(
         "a field that the writer lacks, with a default",
@@ -110,9 +114,15 @@ CASES: Final = (
         [8],
         x="z",
         written=[X],
-        only=(*JSON, "avro-confluent"),
+        only=(*JSON, "avro-confluent", *PROTOBUF),
     ),
-    Case("a union of several types, which is not read", [_field("u", ["null", "string", "long"]), X], [{"u": 7, "x": 1}], [2]),
+    Case(
+        "a union of several types, which is not read",
+        [_field("u", ["null", "string", "long"]), X],
+        [{"u": 7, "x": 1}],
+        [2],
+        only=(*JSON, "avro", "avro-confluent"),
+    ),
     Case(
         "arrays of different lengths, an item of each",
         [_field("v", {"type": "array", "items": "float"})],
@@ -169,11 +179,12 @@ def works(case: Case, form: str, folder: Path) -> bool:
     """Scores the case's events in the format; whether the answers are those that are expected."""
     ids = folder / "schemas/ids"
     ids.mkdir(parents=True)
-    name = "event.schema.json" if case.properties else "event.avsc"
-    declared = {"type": "object", "properties": case.properties} if case.properties else _record("Event", *case.fields)
-    (folder / "schemas" / name).write_text(json.dumps(declared))
-    writer = _record("Event", *(case.written or case.fields))
-    (ids / "7.avsc").write_text(json.dumps(writer))
+    ending, write = (".proto", _proto) if form in PROTOBUF else (".avsc", json.dumps)
+    reader, writer = _record("Event", *case.fields), _record("Event", *(case.written or case.fields))
+    name = "event.schema.json" if case.properties else f"event{ending}"
+    declared = json.dumps({"type": "object", "properties": case.properties}) if case.properties else write(reader)
+    (folder / "schemas" / name).write_text(declared)
+    (ids / f"7{ending}").write_text(write(writer))
     registry = DirectoryRegistry(folder / "models")
     registry.publish("double", models.linear([2]))
     registry.publish("place", models.category_number(["a", "b"]))
@@ -203,9 +214,49 @@ def _written(event: Mapping[str, Any] | None, form: str, writer: Any) -> bytes |
         return bytes(event["value"])
     if form.startswith("json"):
         return frame + json.dumps(event).encode()
+    if form in PROTOBUF:
+        return (frame + b"\0" if frame else b"") + _message(event, writer)
     out = io.BytesIO()
     fastavro.schemaless_writer(out, fastavro.parse_schema(writer), dict(event))
     return frame + out.getvalue()
+
+
+def _message(event: Mapping[str, Any], writer: Any) -> bytes:
+    """Returns the event as Protobuf's library writes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        (file := Path(folder, "event.proto")).write_text(_proto(writer))
+        made = GetMessageClass(load_schema(file).protobuf.descriptor())
+    return bytes(ParseDict(event, made()).SerializeToString())
+
+
+def _proto(record: Any) -> str:
+    """Returns the text of a file with a message that has the record's fields, numbered in their order."""
+    return f'syntax = "proto2";\n{_message_type(record)}'
+
+
+def _message_type(record: Any) -> str:
+    lines: list[str] = []
+    for number, one in enumerate(record["fields"], 1):
+        kind = one["type"]
+        if isinstance(kind, list):
+            declared = f"optional {_type(next(inner for inner in kind if inner != 'null'), lines)}"
+        elif isinstance(kind, dict) and kind["type"] == "array":
+            declared = f"repeated {_type(kind['items'], lines)}"
+        elif isinstance(kind, dict) and kind["type"] == "map":
+            declared = f"map<string, {_type(kind['values'], lines)}>"
+        else:
+            declared = f"{'optional' if 'default' in one else 'required'} {_type(kind, lines)}"
+        default = f" [default = {one['default']}]" if "default" in one else ""
+        lines.append(f"{declared} {one['name']} = {number}{default};")
+    return f"message {record['name']} {{ {' '.join(lines)} }}"
+
+
+def _type(kind: Any, lines: list[str]) -> str:
+    """Returns the name of the type; that of a record is added to the lines of the message around."""
+    if isinstance(kind, str):
+        return {"long": "int64", "int": "int32"}.get(kind, kind)
+    lines.append(_message_type(kind))
+    return str(kind["name"])
 
 
 def render() -> str:
@@ -222,11 +273,12 @@ def render() -> str:
 
 Each cell is what came of scoring such events through a topology (`python docs/formats.py`): yes, when the answers were
 right and nothing became a dead letter. An empty cell is a format that has no such events: bare Avro is written by the
-reader's own schema, Avro's values have their types, and raw bytes have no fields.
+reader's own schema, Avro's and Protobuf's values have their types, Protobuf has no unions (the members of its `oneof`
+are fields), and raw bytes have no fields.
 
 {table}
 
-Not read: Protobuf and XML. Headers and keys are of the record, so they are there in every format.
+Not read: XML. Headers and keys are of the record, so they are there in every format.
 [Schemas and formats](schemas.md) has the rules, [Models](models.md#operators) what models may contain, and
 [Your own model](your-own-model.md) the frameworks whose exports were run.
 """

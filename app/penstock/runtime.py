@@ -11,8 +11,9 @@ from pathlib import Path
 
 from penstock.binding import Binding
 from penstock.codecs import Writers, load_schema
+from penstock.codecs.dialects import ENDINGS
 from penstock.codecs.framing import UNREGISTERED, frame_of
-from penstock.codecs.writers import SUFFIXES, Part, Registry, ids_folder, sink_frame
+from penstock.codecs.writers import Part, Registry, ids_folder, sink_frame
 from penstock.engine import compile
 from penstock.errors import ConfigError, DecodeError, ModelError, ModelMismatch, ModelUntrusted, Problem, SchemaError, TopologyError
 from penstock.expressions import Graph
@@ -39,6 +40,7 @@ __all__ = ["Loaded", "admit", "beside", "bindings", "load", "placed", "prepare",
 
 logger = logging.getLogger(__name__)
 
+_FRAMED = ("avro-confluent", "protobuf-confluent")  # by the schema of the writer
 _UNREGISTERED = int.from_bytes(UNREGISTERED[1:], "big")
 
 
@@ -48,8 +50,8 @@ class Loaded:
 
     `schemas` are by source name, `sink_schemas` by the name of the sinks that have one, `artifacts` by node name: the
     version that the node's alias pointed at when it was read. `absent` are the models that the file names and the registry lacks.
-    `writers`, `key_writers` (by source) and `frames` (by sink) are of the format avro-confluent: who may have written values and keys, and
-    what precedes outputs.
+    `writers`, `key_writers` (by source) and `frames` (by sink) are of the formats whose frames name the writer's schema: who may have
+    written values and keys, and what precedes outputs.
     """
 
     topology: Topology
@@ -77,8 +79,8 @@ def load(
     `artifacts`, by node name, replace what the topology names. Raises TopologyError with every problem of every kind: in the file,
     in a schema, a missing model, names and types that do not fit. Models are not loaded, and their files are not verified; `prepare`
     does that. With `absent`, a missing model is a problem only in `prepare`: the control log may bind another one. The `schema_registry` is
-    asked for what sources and sinks of the format avro-confluent do not find in `ids/`; raises TransportError when it has to answer and
-    does not.
+    asked for what sources and sinks of avro-confluent and protobuf-confluent do not find in `ids/`; raises TransportError when it has to
+    answer and does not.
     """
     topology = path if isinstance(path, Topology) else parse(path)
     shelf = _Shelf(topology.file, models, schemas, schema_registry)
@@ -267,9 +269,10 @@ class _Shelf:
 
     def schema(self, where: str, name: str, mark: Mark) -> Schema | None:
         path = self._folder / name
-        if not path.is_file():
-            known = sorted(str(one.relative_to(self._folder)) for suffix in SUFFIXES.values() for one in self._folder.rglob(f"*{suffix}"))
-            self._report(mark, f"{where}: there is no schema file {path}", did_you_mean(name, known))
+        if not (file := self._folder / name.partition("#")[0]).is_file():
+            endings = tuple(ending for one in ENDINGS.values() for ending in one)
+            known = sorted(str(one.relative_to(self._folder)) for one in self._folder.rglob("*.*") if one.name.endswith(endings))
+            self._report(mark, f"{where}: there is no schema file {file}", did_you_mean(name.partition("#")[0], known))
             return None
         if name not in self._schemas:
             try:
@@ -280,10 +283,10 @@ class _Shelf:
         return self._schemas[name]
 
     def writers(self, topology: Topology, schemas: Mapping[str, Schema | None], part: Part) -> dict[str, Writers]:
-        """Returns the writers of the values or keys of the sources with the format avro-confluent, by source."""
+        """Returns the writers of the values or keys of the sources whose frames name the writer's schema, by source."""
         found = {}
         for source in topology.sources:
-            if source.format == "avro-confluent" and (schema := schemas.get(source.name)) is not None:
+            if source.format in _FRAMED and (schema := schemas.get(source.name)) is not None:
                 with self._noting():
                     found[source.name] = Writers.load(
                         schema, ids_folder(schema), registry=self._schema_registry, topic=source.topic, part=part

@@ -1,4 +1,5 @@
-"""An event schema: the fields of a record, as a file declares them in Avro (`*.avsc`), for every format, or as a JSON Schema.
+"""An event schema: the fields of a record, as a file declares them in Avro (`*.avsc`), for every format, as a JSON Schema, or of a
+Protobuf message (`*.proto`).
 
 Values only. `penstock.codecs` uses them to turn bytes into columns, `penstock.topology` to check wiring.
 """
@@ -20,7 +21,7 @@ Kind = Literal[
     "boolean", "int", "long", "float", "double", "string", "bytes", "enum", "array", "timestamp", "record", "map", "union", "byte"
 ]
 Coercion = Literal["whole_numbers", "dates", "decimals"]
-Language = Literal["AVRO", "JSON"]  # of a schema file, as registries name it
+Language = Literal["AVRO", "JSON", "PROTOBUF"]  # of a schema file, as registries name it
 Step = str | int  # the name of a record's field or the key of a map, or the place of an array's item
 
 _RANGES: Final = {"int": 2**31, "long": 2**63, "timestamp": 2**63}
@@ -198,7 +199,8 @@ class Beside:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """A record schema. `avro` is the parsed Avro JSON for fastavro, None of a file in another `language`; `path` is the file, for messages.
+    """A record schema. Of a file in Avro, `avro` is the parsed JSON for fastavro, of a message `protobuf` its descriptors. `path` is the
+    file, for messages.
 
     `beside` is set where the events come as records of a topic. `certain` are the paths of records that are not null in any event that is
     scored, although the schema allows it.
@@ -208,6 +210,7 @@ class Schema:
     fields: tuple[Field, ...]
     avro: Any = None
     path: str = ""
+    protobuf: Any = None
     beside: Beside | None = None
     certain: frozenset[str] = frozenset()
     language: Language = "AVRO"

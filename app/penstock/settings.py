@@ -101,7 +101,7 @@ class Settings:
     model_trust: Path | None = _setting(
         None, "Folder of the public keys (*.pem) and certificate authorities (*.crt) whose models are trusted.", kind=Path
     )
-    schemas: Path = _setting(Path("schemas"), "Folder of the event schemas (*.avsc).")
+    schemas: Path = _setting(Path("schemas"), "Folder of the event schemas (*.avsc, *.proto).")
     topologies: Path = _setting(Path("topologies"), "Folder to look in for a topology that is given by its name.", run=False)
     workers: int = _setting(1, "Worker processes on this host; one per core is a good number.", low=1, high=1024)
 

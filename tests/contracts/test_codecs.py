@@ -12,14 +12,33 @@ import pytest
 from msgspec.structs import replace
 
 from penstock.batch import Array, Batch
-from penstock.codecs import Decoder, Encoder, Format, decoder, encoder
+from penstock.codecs import Decoder, Encoder, Format, decoder, encoder, load_schema
 from penstock.codecs.framing import frame_of
 from penstock.errors import DecodeError, RecordError
 from penstock.testing.check_codec import CODEC_SCHEMA, check_codec
 
+PROTO = """\
+syntax = "proto3";
+message CodecCheck {
+  string id = 1; bool flag = 2; int64 count = 3; float score = 4; double wide = 5; repeated float vector = 6;
+}
+"""
+
 
 @pytest.mark.parametrize("format", [one for one in get_args(Format) if one != "bytes"])  # which have no fields to come back
 def test_format_keeps_the_contract(format: Format, tmp_path: Path) -> None:
+    if format.startswith("protobuf"):
+        (tmp_path / "event.proto").write_text(PROTO)
+        (tmp_path / "17.proto").write_text(PROTO)
+        own = load_schema(tmp_path / "event.proto")
+        # No bytes are a message of its defaults.
+        bad = (b"\xff" * 20, b"\x0a\x05abc") + ((b"",) if format == "protobuf-confluent" else ())
+        check_codec(
+            lambda _, columns: decoder(format, own, columns, ids=tmp_path),
+            lambda fields, _: encoder(format, fields, own, ids=tmp_path),
+            bad,
+        )
+        return
     raw = {key: value for key, value in CODEC_SCHEMA.avro.items() if not key.startswith("__")}
     (tmp_path / "17.avsc").write_text(json.dumps(raw))
     check_codec(

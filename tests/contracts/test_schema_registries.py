@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from confluent_kafka.schema_registry import SchemaReference, SchemaRegistryClien
 from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 from confluent_kafka.schema_registry.json_schema import JSONDeserializer, JSONSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
+from google.protobuf.message_factory import GetMessageClass
 
 from penstock.codecs import load_schema
 from penstock.codecs.framing import frame_in, frame_of
@@ -143,6 +145,88 @@ def test_sink_that_may_not_register_is_refused(url: str, name: str, tmp_path: Pa
     with pytest.raises(SchemaError, match=f"price.avsc: not registered under the subject {name}-value"):
         opened(url, tmp_path, schema_registry_register=False).enter(name, schema)
     assert opened(url, tmp_path).newest(name, schema) is None
+
+
+ITEM_PROTO = 'syntax = "proto3";\npackage shop;\nmessage Item { int64 number = 1; }\n'
+ORDER_PROTO = """\
+syntax = "proto3";
+package shop;
+import "shop/item.proto";
+import "google/protobuf/timestamp.proto";
+message Order { string id = 1; Item item = 2; google.protobuf.Timestamp at = 3; }
+"""
+PRICE_PROTO = """\
+syntax = "proto3";
+package shop;
+import "shop/item.proto";
+message Unused { Item item = 1; }
+message Price { string id = 1; float price = 2; }
+"""
+PROTO_TOPOLOGY = """\
+topology: shop
+sources: {{orders: {{topic: {name}, format: protobuf-confluent, schema: order.proto, id: id}}}}
+nodes: {{price: {{kind: model, model: table@1, inputs: {{x: {{field: item.number, missing: 0}}}}}}}}
+sinks:
+  prices: {{topic: {name}-prices, format: protobuf-confluent, schema: price.proto#Price, fields: {{id: id, price: price}}}}
+"""
+
+
+@pytest.fixture
+def protos(tmp_path: Path) -> Path:
+    """A folder with an order, a price and the item that both import."""
+    folder = tmp_path / "schemas"
+    (folder / "shop").mkdir(parents=True)
+    (folder / "shop/item.proto").write_text(ITEM_PROTO)
+    (folder / "order.proto").write_text(ORDER_PROTO)
+    (folder / "price.proto").write_text(PRICE_PROTO)
+    return folder
+
+
+def test_protobuf_schema_that_imports_others_is_whole(url: str, name: str, tmp_path: Path) -> None:
+    """Apicurio has one subject of an import per registry, so its name is the test's own."""
+    path = f"{name}/item.proto"
+    post(url, f"subjects/{path.replace('/', '%2F')}/versions", {"schema": ITEM_PROTO, "schemaType": "PROTOBUF"})
+    to_item = {"name": path, "subject": path, "version": 1}
+    given = {"schema": ORDER_PROTO.replace("shop/item.proto", path), "schemaType": "PROTOBUF", "references": [to_item]}
+    id = post(url, f"subjects/{name}-value/versions", given)["id"]
+    registry = opened(url, tmp_path)
+    with pytest.raises(SchemaWanted) as wanted:
+        registry.held(frame_of(id))
+    wanted.value.fetch()
+    found = load_schema(f"{registry.held(frame_of(id))}#shop.Order")
+    assert found.field("item.number") is not None
+
+
+def test_protobuf_sink_registers_its_schema_and_what_it_imports_once(url: str, name: str, tmp_path: Path, protos: Path) -> None:
+    schema = load_schema(f"{protos}/price.proto#Price")
+    first = opened(url, tmp_path).enter(name, schema)
+    assert first is not None
+    assert first == opened(url, tmp_path).enter(name, schema) == opened(url, tmp_path, schema_registry_register=False).enter(name, schema)
+    newest = opened(url, tmp_path / "other").newest(name, schema)
+    assert newest is not None
+    assert newest[0] == first
+    assert load_schema(f"{newest[1]}#shop.Unused").field("item.number") is not None
+
+
+def test_protobuf_topology_reads_and_writes_as_confluents_client_does(url: str, name: str, tmp_path: Path, protos: Path) -> None:
+    """Its serializer registers the writer, and its deserializer reads what the sink has registered and written."""
+    from confluent_kafka.schema_registry import SchemaRegistryClient
+    from confluent_kafka.schema_registry.protobuf import ProtobufDeserializer, ProtobufSerializer
+    from confluent_kafka.serialization import MessageField, SerializationContext
+
+    order, price = (GetMessageClass(load_schema(f"{protos}/{one}").protobuf.descriptor()) for one in ("order.proto", "price.proto#Price"))
+    with closing(SchemaRegistryClient({"url": url})) as client:
+        write = ProtobufSerializer(order, client, {"use.deprecated.format": False})
+        values = [write(order(id=id, item={"number": n}), SerializationContext(name, MessageField.VALUE)) for id, n in (("a", 1), ("b", 2))]
+    (tmp_path / "shop.yaml").write_text(PROTO_TOPOLOGY.format(name=name))
+    DirectoryRegistry(tmp_path / "models").publish("table", models.gather([10, 20, 30]))
+    driver = TopologyDriver(tmp_path / "shop.yaml", models=tmp_path / "models", schemas=protos, schema_registry=opened(url, tmp_path))
+    driver.send("orders", *values, frame_of(99999) + b"\0")
+    assert len(driver.dead_letters("orders")) == 1
+    assert driver.events("prices") == [{"id": "a", "price": 20}, {"id": "b", "price": 30}]
+    read = ProtobufDeserializer(price, {"use.deprecated.format": False})
+    found = [read(one.value, SerializationContext(f"{name}-prices", MessageField.VALUE)) for one in driver.records("prices")]
+    assert [(one.id, one.price) for one in found] == [("a", 20), ("b", 30)]
 
 
 def test_topology_reads_and_writes_by_the_registry_alone(url: str, name: str, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from penstock.cli.options import CONNECTION, with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
 from penstock.cli.schema_registry import pull, push
 from penstock.codecs import decoder, load_schema
+from penstock.codecs.dialects import ENDINGS
 from penstock.codecs.infer import infer as infer_schema
-from penstock.codecs.writers import SUFFIXES
 from penstock.control import messages
 from penstock.control import status as records
 from penstock.errors import Problem, SchemaError
@@ -30,16 +30,33 @@ from penstock.topology.language import json_schema
 __all__ = ["schema"]
 
 _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class _Named(click.Path):
+    """A file that exists, and after # the message in it."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        file, mark, message = str(value).partition("#")
+        super().convert(file, param, ctx)
+        return Path(f"{file}{mark}{message}")
+
+
+_SCHEMA = _Named(exists=True, dir_okay=False, path_type=Path)
 _CHUNK = 256
 _DEEPEST = 5
 
 
 @click.group()
 def schema() -> None:
-    """List, show, check and propose event schemas (Avro, *.avsc, or JSON Schema, *.schema.json); pull and push them; print JSON Schemas.
+    """List, show, check and propose event schemas (Avro, *.avsc; JSON Schema, *.schema.json; Protobuf, *.proto).
+
+    Pull and push them; print JSON Schemas.
 
     \b
       penstock schema show schemas/flight.avsc
+      penstock schema show schemas/shop.proto#Order
       penstock schema check schemas/flight.avsc --events sample.ndjson
       penstock schema infer sample.ndjson > schemas/mine.avsc
     """
@@ -50,7 +67,8 @@ def schema() -> None:
 @format_option
 def ls(directory: Path, form: str) -> None:
     """List the schemas in DIRECTORY (default: schemas/)."""
-    found = _load(sorted(file for suffix in SUFFIXES.values() for file in directory.rglob(f"*{suffix}")))
+    files = sorted(file for language in ("AVRO", "JSON") for file in directory.rglob(f"*{ENDINGS[language][0]}"))
+    found = [*_load(files), *_messages(directory)]
     if form == "json":
         print_json([{"file": each.path, "name": each.name, "fields": len(each.fields)} for each in found])
         return
@@ -61,7 +79,7 @@ def ls(directory: Path, form: str) -> None:
 
 
 @schema.command(short_help="Show the fields and the tensors that they can feed.")
-@click.argument("file", type=_EXISTING)
+@click.argument("file", type=_SCHEMA)
 @format_option
 def show(file: Path, form: str) -> None:
     """Show the fields of a schema: type, default, and the tensor that each can feed."""
@@ -80,7 +98,7 @@ def show(file: Path, form: str) -> None:
 
 
 @schema.command(short_help="Check schema files, and events against one.")
-@click.argument("files", nargs=-1, required=True, type=_EXISTING)
+@click.argument("files", nargs=-1, required=True, type=_SCHEMA)
 @click.option("--events", type=_EXISTING, help="JSON events, one per line, to compare with the schema (one FILE then).")
 @click.option(
     "--coerce", multiple=True, type=click.Choice(get_args(Coercion)), help="What the source may accept otherwise, as in a topology."
@@ -158,6 +176,14 @@ def status() -> None:
 
 schema.add_command(pull)
 schema.add_command(push)
+
+
+def _messages(directory: Path) -> Iterator[Schema]:
+    """Yields the schemas of the messages in the files of Protobuf."""
+    for file in sorted(one for one in directory.rglob("*.*") if one.suffix in ENDINGS["PROTOBUF"]):
+        from penstock.codecs.protobuf.files import load_messages  # imports the library
+
+        yield from load_messages(file)
 
 
 def _load(files: Iterable[Path]) -> list[Schema]:

@@ -12,13 +12,15 @@ import click
 from penstock.cli.options import with_settings
 from penstock.cli.output import err, format_option, out, print_json
 from penstock.codecs import load_schema
+from penstock.codecs.dialects import ENDINGS
 from penstock.codecs.schema import MAX_SCHEMA_BYTES
+from penstock.codecs.schema import PROTOBUF as PROTOBUF_ENDINGS
 from penstock.codecs.schema_registry import SchemaRegistry, open_schema_registry
 from penstock.codecs.schema_registry.client import Absent, Refused
-from penstock.codecs.schema_registry.shelf import Registered
-from penstock.codecs.writers import SUFFIXES
+from penstock.codecs.schema_registry.shelf import PROTOBUF, Registered
 from penstock.errors import Problem, SchemaError, SettingsError
 from penstock.host import read_regular, write_whole
+from penstock.schema import Schema
 from penstock.settings import Settings
 
 __all__ = ["pull", "push"]
@@ -50,7 +52,8 @@ class _Pulled(NamedTuple):
 def pull(subjects: tuple[str, ...], topics: tuple[str, ...], force: bool, settings: Settings, form: str) -> None:
     """Write every version of SUBJECTS to ids/ID.avsc in the schemas folder, and the newest one to SUBJECT.avsc (without -value).
 
-    Workers then start and read events without the registry. What a schema refers to is put in its place. A file that is there
+    Workers then start and read events without the registry. What a schema refers to is put in its place. Of Protobuf, the descriptors are
+    written to ids/ID.binpb, and the newest text to SUBJECT.proto with what it imports beside it. A file that is there
     with another content is an error for an id, which never changes its schema; SUBJECT.avsc is kept, since it may be edited.
     The files of a JSON Schema end with .schema.json.
 
@@ -77,51 +80,69 @@ def _pull(registry: SchemaRegistry, subject: str, folder: Path, *, force: bool) 
     except Refused as error:
         raise SchemaError(f"the schema registry does not show the subject {subject}: {error}") from None
     (folder / "ids").mkdir(parents=True, exist_ok=True)
-    newest = suffix = ""
+    newest: dict[str, bytes] = {}
     for one in versions:
         try:
-            text = newest = _pretty(registry, one)
-            suffix = SUFFIXES[one.kind]
-        except (Absent, Refused) as error:
+            data = _whole(registry, one)
+            name = f"{one.id}{'.binpb' if one.kind == PROTOBUF else ENDINGS[one.kind][0]}"
+            newest = _editable(registry, one, subject.removesuffix("-value").replace("/", "-"), data)
+        except (Absent, Refused, SchemaError) as error:
             yield _Pulled(subject, one.version, one.id, "", str(error))
             continue
-        file = folder / "ids" / f"{one.id}{SUFFIXES[one.kind]}"
-        if _differs(file, text) and not force:
+        file = folder / "ids" / name
+        if _differs(file, data) and not force:
             fix = "its id is of another registry: use another folder of schemas, or --force"
             raise SchemaError(Problem(str(file), 0, 0, f"it is not the schema that the registry has under the id {one.id}", fix))
-        _write(file, text)
+        _write(file, data)
         yield _Pulled(subject, one.version, one.id, str(file), _usable(file))
-    if newest:
-        file = folder / f"{subject.removesuffix('-value').replace('/', '-')}{suffix}"
-        kept = _differs(file, newest) and not force
+    for name, data in newest.items():
+        file = folder / name
+        kept = _differs(file, data) and not force
         if not kept:
-            _write(file, newest)
+            _write(file, data)
         yield _Pulled(subject, versions[-1].version, versions[-1].id, str(file), "kept: it differs from the newest version" if kept else "")
 
 
-def _pretty(registry: SchemaRegistry, found: Registered) -> str:
+def _whole(registry: SchemaRegistry, found: Registered) -> bytes:
+    """Returns the content of the file of an id."""
+    if found.kind == PROTOBUF:
+        return registry.descriptors(found)
     text = registry.whole(found)
     try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False) + "\n"
+        return (json.dumps(json.loads(text), indent=2, ensure_ascii=False) + "\n").encode()
     except (ValueError, RecursionError) as error:
         raise Refused(f"it is not JSON: {error}") from None
 
 
-def _differs(file: Path, text: str) -> bool:
+def _editable(registry: SchemaRegistry, found: Registered, name: str, whole: bytes) -> dict[str, bytes]:
+    """Returns the files, by their names, in which a person may go on with the schema."""
+    if found.kind != PROTOBUF:
+        return {f"{name}{ENDINGS[found.kind][0]}": whole}
+    texts = {f"{name}.proto": found.text, **registry.imports(found)}
+    from penstock.codecs.protobuf.files import is_text  # imports the library
+
+    if not all(map(is_text, texts.values())):
+        return {f"{name}.binpb": whole}
+    return {file: text.encode() for file, text in texts.items()}
+
+
+def _differs(file: Path, data: bytes) -> bool:
     """Whether the file is there with another schema. Raises SchemaError when it cannot be read."""
     if not file.exists():
         return False
     try:
-        return bool(json.loads(read_regular(file, MAX_SCHEMA_BYTES)) != json.loads(text))
+        there = read_regular(file, MAX_SCHEMA_BYTES)
+        return there != data if file.suffix in PROTOBUF_ENDINGS else bool(json.loads(there) != json.loads(data))
     except OSError as error:
         raise SchemaError(Problem(str(file), 0, 0, f"cannot be read: {error.strerror}", "check the path and its permissions")) from None
     except (ValueError, RecursionError):
         return True
 
 
-def _write(file: Path, text: str) -> None:
+def _write(file: Path, data: bytes) -> None:
     try:
-        write_whole(file, text.encode(), mode=_READABLE)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, data, mode=_READABLE)
     except OSError as error:
         raise SchemaError(
             Problem(str(file), 0, 0, f"cannot be written: {error.strerror}", "check the folder and its permissions")
@@ -130,6 +151,8 @@ def _write(file: Path, text: str) -> None:
 
 def _usable(file: Path) -> str:
     """Returns why no source could read the schema, "" when one could."""
+    if file.suffix in PROTOBUF_ENDINGS:
+        return ""  # its messages are named by the sources
     try:
         load_schema(file)
     except SchemaError as error:
@@ -156,16 +179,19 @@ def push(file: Path, subjects: tuple[str, ...], topics: tuple[str, ...], check: 
       penstock schema push schemas/score.schema.json --topic flights.scores
     """
     named = _named(subjects, topics)
-    kind = load_schema(file).language
-    registry, text = _registry(settings), file.read_text(encoding="utf-8")
+    registry = _registry(settings)
+    try:
+        offer = registry.offer(_pushed(file), register=not check)
+    except Refused as error:
+        raise SchemaError(f"the schema registry refuses what {file} imports: {error}") from None
     rows: list[dict[str, Any]] = []
     for subject in named:
-        id = registry.look_up(subject, text, kind)
-        reason = registry.incompatible(subject, text, kind) if id is None else ""
+        id = None if offer is None else registry.look_up(subject, offer)
+        reason = registry.incompatible(subject, offer) if id is None and offer is not None else ""
         registered = False
-        if id is None and not reason and not check:
+        if id is None and not reason and not check and offer is not None:
             try:
-                id, registered = registry.register(subject, text, kind), True
+                id, registered = registry.register(subject, offer), True
             except Refused as error:
                 reason = str(error)
         rows.append({"subject": subject, "id": id, "registered": registered, "refused": reason})
@@ -175,6 +201,16 @@ def push(file: Path, subjects: tuple[str, ...], topics: tuple[str, ...], check: 
         for row in rows:
             (err if row["refused"] else out).print(f"{file}: {_told(row)}", markup=False)
     return 1 if any(row["refused"] for row in rows) else 0
+
+
+def _pushed(file: Path) -> Schema:
+    """Returns the schema in the file; of a file of Protobuf, which is registered as a whole, that of any message."""
+    if file.suffix in PROTOBUF_ENDINGS:
+        from penstock.codecs.protobuf.files import load_messages  # imports the library
+
+        if found := load_messages(file):
+            return found[0]
+    return load_schema(file)
 
 
 def _told(row: dict[str, Any]) -> str:

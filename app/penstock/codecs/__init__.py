@@ -35,7 +35,7 @@ __all__ = [
     "load_schema",
 ]
 
-Format = Literal["json", "json-confluent", "avro", "avro-confluent", "bytes"]
+Format = Literal["json", "json-confluent", "avro", "avro-confluent", "protobuf", "protobuf-confluent", "bytes"]
 
 
 def decoder(
@@ -50,9 +50,9 @@ def decoder(
 ) -> Decoder:
     """Returns a decoder of events of `schema` into `columns`.
 
-    For `avro-confluent`, `writers` are the schemas of its writers; without them, they are those of `ids`, the directory of schemas named
-    by their id (`17.avsc`); the default is `ids/` beside the schema's file. `coerce` is what `json` may write otherwise than the schema
-    has it. Raises SchemaError when a column cannot be fed from its field, or a writer schema does not resolve.
+    For `avro-confluent` and `protobuf-confluent`, `writers` are the schemas of its writers; without them, they are those of `ids`, the
+    directory of schemas named by their id (`17.avsc`); the default is `ids/` beside the schema's file. `coerce` is what `json` may write
+    otherwise than the schema has it. Raises SchemaError when a column cannot be fed from its field, or a writer schema does not resolve.
     """
     match format:
         case "json":
@@ -64,8 +64,11 @@ def decoder(
         case "json-confluent":
             return FramedJsonDecoder(JsonDecoder(schema, columns, max_bytes=max_bytes, coerce=coerce))
         case "avro-confluent":
-            known = writers or Writers.load(schema, ids_folder(schema) if ids is None else Path(ids))
-            return AvroDecoder(schema, columns, max_bytes=max_bytes, writers=known)
+            return AvroDecoder(schema, columns, max_bytes=max_bytes, writers=writers or _writers(schema, ids))
+        case "protobuf":
+            return _protobuf_decoder(schema, columns, max_bytes)
+        case "protobuf-confluent":
+            return _protobuf_decoder(schema, columns, max_bytes, writers or _writers(schema, ids))
         case _:
             assert_never(format)
 
@@ -85,4 +88,25 @@ def encoder(
         frame = sink_frame(schema, ids_folder(schema) if ids is None else Path(ids))
     if format == "json-confluent":
         return JsonEncoder(fields, schema, prefix=frame)
-    return AvroEncoder(fields, schema, prefix=frame)
+    if format.startswith("avro"):
+        return AvroEncoder(fields, schema, prefix=frame)
+    _protobuf(schema)
+    from penstock.codecs.protobuf.write import ProtobufEncoder  # imports the library
+
+    return ProtobufEncoder(fields, schema, prefix=frame)
+
+
+def _protobuf(schema: Schema) -> None:
+    if schema.protobuf is None:
+        raise SchemaError(f"{schema.path or schema.name} is no schema of Protobuf: name FILE.proto, or FILE.proto#MESSAGE")
+
+
+def _writers(schema: Schema, ids: str | Path | None) -> Writers:
+    return Writers.load(schema, ids_folder(schema) if ids is None else Path(ids))
+
+
+def _protobuf_decoder(schema: Schema, columns: Sequence[Column], max_bytes: int, writers: Writers | None = None) -> Decoder:
+    _protobuf(schema)
+    from penstock.codecs.protobuf.decode import ProtobufDecoder  # imports the library
+
+    return ProtobufDecoder(schema, columns, max_bytes=max_bytes, writers=writers)

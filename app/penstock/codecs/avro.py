@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from math import isfinite, isnan
-from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from msgspec import structs
 
 from penstock.batch import Array, Batch, Failure
 from penstock.codecs.avro_columns import column_reader
 from penstock.codecs.avro_resolve import resolve
 from penstock.codecs.avro_rows import datum_reader
-from penstock.codecs.columns import FLOATS, Assembler, bounds, outside, shaped
+from penstock.codecs.columns import Assembler
 from penstock.codecs.framing import frame_in
+from penstock.codecs.narrow import Narrowing, check_value
 from penstock.codecs.writers import Writers
-from penstock.errors import DecodeError, RecordError, SchemaError, SchemaWanted
-from penstock.schema import Column, Schema, innermost
+from penstock.errors import DecodeError, SchemaError, SchemaWanted
+from penstock.schema import Column, Schema
 
 __all__ = ["AvroDecoder"]
 
@@ -44,10 +41,8 @@ class AvroDecoder:
     spread = 4  # a few numpy calls per field for any number of rows: 1.05 µs per event at 256 rows, 0.71 at 1,024
 
     def __init__(self, schema: Schema, columns: Sequence[Column], *, max_bytes: int, writers: Writers | None = None) -> None:
-        Assembler(schema, columns)  # raises clearer errors than the widened columns below would
-        widened = [_widened(schema, column) for column in columns]
-        wide = Assembler(_asked(schema, columns), widened)
-        self._narrowed = [column for column, wider in zip(columns, widened, strict=True) if _narrows(schema, column, wider)]
+        self._narrowing = Narrowing(schema, columns)
+        wide = self._narrowing.wide
         self._max_bytes = max_bytes
         self._found = writers
         known = {b"": schema} if writers is None or not writers.known else writers.known.copy()  # b"": of a value without frame, or of none
@@ -62,7 +57,7 @@ class AvroDecoder:
             pieces += self._writers[frame].read(rows, data, errors)
         good, arrays = _joined(pieces)
         failures = tuple(Failure(row, errors[row]) for row in sorted(errors))
-        return self._narrow(Batch(len(good), arrays, good if errors else None, failures))
+        return self._narrowing.narrow(Batch(len(good), arrays, good if errors else None, failures))
 
     def _groups(self, values: Sequence[bytes | None], errors: dict[int, DecodeError]) -> dict[bytes, tuple[Array, Sequence[bytes]]]:
         """Groups the values and their rows by their frame. Returns at least one group, which may be empty. Raises SchemaWanted."""
@@ -105,45 +100,12 @@ class AvroDecoder:
                 raise DecodeError(str(error)) from None
         return frame
 
-    def _narrow(self, batch: Batch) -> Batch:
-        """Casts the columns to the requested width. A row with a number that does not fit or is not finite fails."""
-        errors: dict[int, RecordError] = {}
-        arrays = dict(batch.columns)
-        for column in self._narrowed:
-            wide = narrow = arrays[column.name]
-            if None in column.shape:
-                narrow = arrays[column.name] = _ragged(wide, column.dtype)
-                pairs = zip(narrow, wide, strict=True)
-                fit = np.fromiter((bool(np.all(_fits(ours, theirs))) for ours, theirs in pairs), bool, len(wide))
-            elif wide.dtype.kind == "O":  # it holds nulls and has no width
-                fit = np.fromiter((value is None or isfinite(value) for value in wide.tolist()), bool, len(wide))
-            else:
-                with np.errstate(over="ignore"):
-                    narrow = arrays[column.name] = wide.astype(column.dtype, copy=False)
-                fit = _fits(narrow, wide)
-            if b"\0" in fit.tobytes():
-                self._unfit(column, wide, narrow, fit, errors)
-        narrowed = structs.replace(batch, columns=arrays)
-        if not errors:
-            return narrowed
-        failed = narrowed.fail(errors)
-        return structs.replace(failed, failures=tuple(sorted(failed.failures, key=attrgetter("row"))))
-
-    def _unfit(self, column: Column, wide: Array, narrow: Array, fit: Array, errors: dict[int, RecordError]) -> None:
-        nan = isinstance(column.missing.value, float) and isnan(column.missing.value)
-        if nan:
-            fit = fit | np.isnan(narrow)
-        limits = bounds("long" if column.dtype.startswith(("int", "uint")) else "double", [column.dtype])
-        for row in np.flatnonzero(~fit.reshape(len(fit), -1).all(axis=1)).tolist():
-            value = wide[row].tolist() if isinstance(wide[row], np.ndarray | np.generic) else wide[row]
-            errors.setdefault(row, DecodeError(outside(column.field, value, limits, nan=nan)))
-
 
 class _Writer:
     """One writer schema: turns its datums into columns, all rows together where possible, else one by one."""
 
     def __init__(self, writer: Schema, reader: Schema, columns: Sequence[Column], wide: Assembler, skip: int) -> None:
-        names = _names(columns)
+        names = list(dict.fromkeys(column.field for column in columns))
         origins = resolve(writer, reader, names)
         paths = list(dict.fromkeys(origin.path for origin in origins if origin.path is not None))
         self._places = [None if origin.path is None else paths.index(origin.path) for origin in origins]
@@ -193,22 +155,8 @@ class _Writer:
         for slot, change in self._changes:
             values[slot] = change(values[slot])
         for slot, column in self._checks:
-            _check(values[slot], column)
+            check_value(values[slot], column)
         return values
-
-
-def _fits(narrow: Array, wide: Array) -> Array:
-    """Returns which numbers a cast has kept: whole numbers that are equal, and others that are finite."""
-    kept: Array = narrow == wide if wide.dtype.kind == "i" else np.isfinite(narrow)
-    return kept
-
-
-def _ragged(wide: Array, dtype: str) -> Array:
-    made = np.empty(len(wide), object)
-    with np.errstate(over="ignore"):
-        for row, value in enumerate(wide):
-            made[row] = value.astype(dtype, copy=False)
-    return made
 
 
 def _joined(pieces: Sequence[_Piece]) -> tuple[Array, dict[str, Array]]:
@@ -219,38 +167,3 @@ def _joined(pieces: Sequence[_Piece]) -> tuple[Array, dict[str, Array]]:
     order = np.argsort(rows)
     arrays = {name: np.concatenate([piece.arrays[name] for piece in pieces])[order] for name in pieces[0].arrays}
     return rows[order], arrays
-
-
-def _check(value: Any, column: Column) -> None:
-    """Checks nulls and lengths of a value for the column. Raises DecodeError."""
-    if value is None:
-        if column.missing.action == "reject":
-            raise DecodeError(f"field {column.field!r} is null, and the topology gives no value for nulls (add it under `missing:`)")
-    elif column.shape and not shaped(value, column.shape):
-        raise DecodeError(f"field {column.field!r} is not an array of {'x'.join(map(str, column.shape))}")
-
-
-def _names(columns: Sequence[Column]) -> list[str]:
-    return list(dict.fromkeys(column.field for column in columns))
-
-
-def _asked(schema: Schema, columns: Sequence[Column]) -> Schema:
-    """Returns the schema with only the requested fields, in the order of the values that a writer reads."""
-    found = (schema.field(name) for name in _names(columns))
-    return replace(schema, fields=tuple(field for field in found if field is not None))
-
-
-def _widened(schema: Schema, column: Column) -> Column:
-    """Returns the column at the width of its field, so that a number too large for the tensor is found before it is cast."""
-    field = schema.field(column.field)
-    if field is not None and column.dtype == "float32" and innermost(field).kind == "double":
-        return replace(column, dtype="float64")
-    if column.dtype.startswith(("int", "uint")) and not (field is not None and column.dtype == field.dtype):
-        return replace(column, dtype="int64")
-    return column
-
-
-def _narrows(schema: Schema, column: Column, wider: Column) -> bool:
-    """Whether the column may hold a number that its tensor may not: too wide, or not finite."""
-    field = schema.field(column.field)
-    return wider.dtype != column.dtype or (field is not None and innermost(field).kind in FLOATS)

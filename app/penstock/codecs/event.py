@@ -19,9 +19,10 @@ __all__ = ["event_reader", "event_writer"]
 
 
 def event_writer(format: str, schema: Schema | None, writers: Writers | None = None) -> Callable[[Mapping[str, Any]], bytes]:
-    """Returns a function that writes events in a format: JSON as given, Avro by the schema. It raises ValueError for a bad event.
+    """Returns a function that writes events in a format: JSON as given, others by the schema. It raises ValueError for a bad event.
 
-    For `avro-confluent`, `writers` choose schema and frame (`Writers.writing`); without them, the schema must be in `ids/` beside it.
+    For `avro-confluent` and `protobuf-confluent`, `writers` choose schema and frame (`Writers.writing`); without them, the schema must be
+    in `ids/` beside it.
     """
     if format.startswith("json"):
         before = UNREGISTERED if format == "json-confluent" else b""
@@ -29,8 +30,10 @@ def event_writer(format: str, schema: Schema | None, writers: Writers | None = N
     if format == "bytes":
         return lambda event: bytes(event[WHOLE])
     schema, prefix = _needed(format, schema), b""
-    if format == "avro-confluent":
+    if format.endswith("-confluent"):
         prefix, schema = writers.writing() if writers is not None else (sink_frame(schema, ids_folder(schema)), schema)
+    if format.startswith("protobuf"):
+        return _message_writer(schema, prefix)
     avro = schema.avro
 
     def write(event: Mapping[str, Any]) -> bytes:
@@ -48,6 +51,7 @@ def event_reader(
     """Returns a function that reads events in a format, by the schema that they were written with.
 
     For `avro-confluent` it is that of `writers`, by default those of `ids/` beside the schema; `frame` is one more, of the schema itself.
+    Protobuf's messages are read by the schema itself.
     """
     if format == "json":
         return json.loads
@@ -56,6 +60,8 @@ def event_reader(
     if format == "bytes":
         return lambda value: {WHOLE: [*value]}
     schema = _needed(format, schema)
+    if format.startswith("protobuf"):
+        return _message_reader(schema, framed=format == "protobuf-confluent")
     if format == "avro":
         avro = schema.avro
         return lambda value: _datum(value, avro)
@@ -69,6 +75,27 @@ def event_reader(
             raise ValueError(str(error)) from None
 
     return read
+
+
+def _message_writer(schema: Schema, frame: bytes) -> Callable[[Mapping[str, Any]], bytes]:
+    from penstock.codecs.protobuf.event import write_message  # this and the imports below: they import the library
+    from penstock.codecs.protobuf.indexes import indexes_of, own_indexes
+
+    before = frame + indexes_of(own_indexes(schema.protobuf)) if frame else b""
+    return lambda event: before + write_message(event, schema)
+
+
+def _message_reader(schema: Schema, *, framed: bool) -> Callable[[bytes], dict[str, Any]]:
+    from penstock.codecs.protobuf.event import read_message
+    from penstock.codecs.protobuf.indexes import indexes_in
+
+    def read(value: bytes) -> dict[str, Any]:
+        try:
+            return read_message(value[indexes_in(value, len(frame_in(value)))[1] :], schema)
+        except DecodeError as error:
+            raise ValueError(str(error)) from None
+
+    return read if framed else lambda value: read_message(value, schema)
 
 
 def _datum(body: bytes, avro: Any) -> dict[str, Any]:

@@ -217,6 +217,8 @@ def _default(field: Field, declared: Any, nullable: bool) -> Any:
     try:
         return msgspec.convert(field.default, declared)
     except msgspec.ValidationError as error:
+        if not field.default:
+            return msgspec.NODEFAULT  # Protobuf's arrays are empty by default, whatever length is read
         raise SchemaError(f"the default of field {field.name!r}: {error}") from None
 
 

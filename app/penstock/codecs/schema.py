@@ -1,4 +1,5 @@
-"""Reads a schema file into a Schema: Avro (`*.avsc`) in one pass over its JSON that collects every problem; `json_schema` reads the other.
+"""Reads a schema file into a Schema: Avro (`*.avsc`) in one pass over its JSON that collects every problem; `json_schema` and `protobuf`
+read the others.
 
 The Avro library then decides whether the file is valid Avro. The pass before it is needed because that library stops at the
 first problem, reports no line, and drops the attribute `size` that fixes an array's length.
@@ -21,7 +22,9 @@ from penstock.codecs.names import NAME, NO_ALIAS
 from penstock.errors import Problem, SchemaError
 from penstock.schema import REQUIRED, Field, Schema, fits, innermost
 
-__all__ = ["MAX_ITEMS", "MAX_SCHEMA_BYTES", "load_schema"]
+__all__ = ["MAX_FIELDS", "MAX_ITEMS", "MAX_SCHEMA_BYTES", "PROTOBUF", "load_schema"]
+
+PROTOBUF: Final = (".proto", ".binpb", ".pb", ".desc")  # endings of its files: text, and sets of descriptors
 
 MAX_SCHEMA_BYTES: Final = 1_048_576
 MAX_FIELDS: Final = 100_000  # with those inside others, where a type with a name counts each time that it is used
@@ -33,8 +36,18 @@ _UNITS: Final[Mapping[str, Any]] = {"timestamp-millis": "ms", "timestamp-micros"
 
 
 def load_schema(path: str | Path) -> Schema:
-    """Loads the schema in the file `path`: Avro, or a JSON Schema. Raises SchemaError with all problems of the file."""
+    """Loads the schema in the file `path`: Avro, a JSON Schema, or the message in a Protobuf file, `shop.proto` or `shop.proto#Order`.
+
+    Raises SchemaError with all problems of the file.
+    """
     file = str(path)
+    if Path(file.partition("#")[0]).suffix in PROTOBUF:
+        try:
+            from penstock.codecs.protobuf.files import load_protobuf  # imports the library
+        except ImportError:
+            fix = "pip install 'penstock[protobuf]'"
+            raise SchemaError(Problem(file, 0, 0, "the library of Protobuf is not installed, or too old", fix)) from None
+        return load_protobuf(file)
     text = _read(Path(path), file)
     reader = _Reader(file, text)
     try:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 from penstock.topology.chains import readers
 from penstock.topology.kinds import kind_of
 from penstock.topology.names import FIELD, topic_problem
 from penstock.topology.resolve import Finding
-from penstock.topology.spec import Sink, Source, Topology
+from penstock.topology.spec import Mark, Sink, Source, Topology
 
 __all__ = ["clashes"]
+
+_PROTOBUF: Final = re.compile(r"\.(proto|binpb|pb|desc)(#|$)")
 
 
 def clashes(topology: Topology) -> Iterator[Finding]:
@@ -28,6 +31,8 @@ def clashes(topology: Topology) -> Iterator[Finding]:
         yield from kind_of(node).clashes(node)
     for source in topology.sources:
         yield from _source_clashes(source)
+        for key, schema in (("schema", source.schema), ("key_schema", source.key_schema)):
+            yield from _schema_clashes(f"sources.{source.name}.{key}", source.format, schema, source.at(key))
         if source.coerce and not source.format.startswith("json"):
             message = f"sources.{source.name}.coerce: {source.format} writes every value by its type"
             yield source.at("coerce"), message, "remove it; it is for json"
@@ -53,13 +58,22 @@ def _source_clashes(source: Source) -> Iterator[Finding]:
         yield source.at("types"), f"{where}: only CloudEvents have types", "add envelope: cloudevents, or remove it"
 
 
+def _schema_clashes(where: str, format: str, schema: str | None, mark: Mark) -> Iterator[Finding]:
+    if not schema:
+        return
+    messages = _PROTOBUF.search(schema) is not None
+    if format.startswith("protobuf") and not messages:
+        message = f"{where}: {schema} is no file of Protobuf, and the format is {format}"
+        yield mark, message, "name a file of Protobuf: FILE.proto, or FILE.proto#MESSAGE"
+    elif messages and not format.startswith("protobuf"):
+        yield mark, f"{where}: {schema} is Protobuf's, and the format is {format}", "write format: protobuf, or name a file *.avsc"
+
+
 def _sink_clashes(sink: Sink) -> Iterator[Finding]:
     if sink.format != "json" and sink.schema is None:
-        yield (
-            sink.at("format"),
-            f"sinks.{sink.name}: the format {sink.format} needs a schema",
-            f"add schema: FILE{'.schema.json' if sink.format == 'json-confluent' else '.avsc'}",
-        )
+        ending = {"json": "schema.json", "avro": "avsc", "protobuf": "proto"}[sink.format.removesuffix("-confluent")]
+        yield sink.at("format"), f"sinks.{sink.name}: the format {sink.format} needs a schema", f"add schema: FILE.{ending}"
+    yield from _schema_clashes(f"sinks.{sink.name}.schema", sink.format, sink.schema, sink.at("schema"))
     seen: set[str] = set()
     for name, source in sink.fields:
         if not re.fullmatch(FIELD, name):

@@ -34,13 +34,16 @@ from penstock.topology.shapes import (
 
 __all__ = ["TOPOLOGY", "json_schema"]
 
+_BINARY: Final = ("avro", "avro-confluent", "protobuf", "protobuf-confluent")
+
 _SOURCE: Final = Keys(
     {
         "topic": Key(TOPIC_NAME, "The Kafka topic to read.", required=True),
         "schema": Key(
-            FILE_NAME, "The event's schema, a file of the schemas folder: Avro, or for JSON a JSON Schema. All formats but bytes need it."
+            FILE_NAME,
+            "The event's schema, a file of the schemas folder: Avro, for JSON also a JSON Schema, for protobuf FILE.proto#MESSAGE.",
         ),
-        "format": Key(Choice(("json", "json-confluent", "avro", "avro-confluent", "bytes")), "How values are encoded.", default="json"),
+        "format": Key(Choice(("json", "json-confluent", *_BINARY, "bytes")), "How values are encoded.", default="json"),
         "id": Key(FIELD_TEXT, "The field that identifies an event."),
         "time": Key(FIELD_TEXT, "The field with the event time: a timestamp, or a long in ms."),
         "dead_letter": Key(TOPIC_NAME, "The topic for records that cannot be scored; <topic>.dead-letter when omitted."),
@@ -72,7 +75,7 @@ _SINK: Final = Keys(
             "The fields of the output event.",
             required=True,
         ),
-        "format": Key(Choice(("json", "json-confluent", "avro", "avro-confluent")), "How values are encoded.", default="json"),
+        "format": Key(Choice(("json", "json-confluent", *_BINARY)), "How values are encoded.", default="json"),
         "schema": Key(FILE_NAME, "The output's schema, a file of the schemas folder; all formats but json need it."),
         "key": Key(REFERENCE, "The record's key; the input's key when omitted."),
         "when": Key(Literal(), "The events that are written: a condition (docs/expressions.md), or a node with `when`."),

@@ -165,7 +165,9 @@ FIELD_TEXT: Final = Text("a field, or a path to one inside others: after.amount,
 TENSOR_NAME: Final = Text("a tensor name", r"^\S(.*\S)?$")
 EVENT_TYPE: Final = Text("a type of CloudEvents", r"^\S(.*\S)?$")
 TOPIC_NAME: Final = Text("a topic name (letters, digits, '.', '_' and '-')", TOPIC)
-FILE_NAME: Final = Text("a file of the schemas folder", r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
+FILE_NAME: Final = Text(
+    "a file of the schemas folder", r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*(#[A-Za-z_][A-Za-z0-9_.]*)?$"
+)
 MODEL_NAME: Final = Text("name@version or name@alias", MODEL)
 REFERENCE: Final = Text("a reference: field, source.field, node or node.output, each with an optional [index]", REF)
 METRIC_NAME: Final = Text("the name of a metric", r"^\S(.*\S)?$")

@@ -19,7 +19,7 @@ __all__ = [
     "RuleNode", "Sink", "Source", "Topology", "When", "condition_of",
 ]  # fmt: skip
 
-Format = Literal["json", "json-confluent", "avro", "avro-confluent", "bytes"]
+Format = Literal["json", "json-confluent", "avro", "avro-confluent", "protobuf", "protobuf-confluent", "bytes"]
 Constant = bool | int | float | str | tuple["Constant", ...]  # tuples are nested like the axes of a tensor
 CONDITION: Final = "when"  # the only output of a rule that is a condition
 

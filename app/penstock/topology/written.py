@@ -3,8 +3,8 @@
 1. The sink's own schema declares every field that is written, with a type that holds every value, and requires no other.
 2. A source that reads the topic has the sink's format. In JSON it must be able to read every event that the sink writes, so
    rule 1 holds for its schema too, and an enum must have every symbol that may come.
-3. Bare Avro does not carry its schema, so both have the same one. With Confluent's five bytes the source
-   resolves the sink's schema by Avro's rules, and finds it in the folder `ids/` that is beside its own.
+3. Bare Avro does not carry its schema, and Protobuf's readers go by numbers, so both have the same one. With Confluent's five bytes the
+   source resolves the sink's schema by Avro's rules, and finds it in the folder `ids/` that is beside its own.
 """
 
 from __future__ import annotations
@@ -76,6 +76,9 @@ def fits_reader(sink: Sink, written: Sequence[Written], own: Schema | None, sour
         case "avro" if own is not None and own.avro != schema.avro:
             message = f"sinks.{sink.name}: {whose} is {source.schema}, and bare avro does not carry {sink.schema}, which wrote it"
             yield sink.at("schema"), message, "give both the same schema, or use avro-confluent"
+        case "protobuf" | "protobuf-confluent" if own is not None and own.protobuf != schema.protobuf:
+            message = f"sinks.{sink.name}: {whose} is {source.schema}, and the sink writes {sink.schema}"
+            yield sink.at("schema"), message, "give both the same schema"
         case "avro-confluent" if own is not None:
             yield from _resolution(sink, own, source, schema, whose)
 

@@ -180,3 +180,46 @@ def test_pulled_schemas_do_without_the_registry(run: Run, site: Double) -> None:
     Path("penstock.toml").unlink()
     assert run("validate", "shop.yaml").code == 0
     assert run("test", "shop.test.yaml").code == 0
+
+
+ITEM_PROTO = 'syntax = "proto3";\npackage shop;\nmessage Item { int64 number = 1; }\n'
+ORDER_PROTO = (
+    'syntax = "proto3";\npackage shop;\nimport "shop/item.proto";\nmessage Order { Item item = 1; } message Other { int32 x = 1; }'
+)
+
+
+def test_pull_writes_protobuf_with_what_it_imports(run: Run, site: Double) -> None:
+    site.add("item", ITEM_PROTO, "PROTOBUF")
+    id = site.add("sales-value", ORDER_PROTO, "PROTOBUF", [{"name": "shop/item.proto", "subject": "item", "version": 1}])
+    done = run("schema", "pull", "--topic", "sales")
+    assert done.out.splitlines() == [
+        f"sales-value version 1, id {id}: schemas/ids/{id}.binpb",
+        f"sales-value version 1, id {id}: schemas/sales.proto",
+        f"sales-value version 1, id {id}: schemas/shop/item.proto",
+    ]
+    assert Path("schemas/sales.proto").read_text() == ORDER_PROTO
+    assert run("schema", "check", "schemas/sales.proto#Order", f"schemas/ids/{id}.binpb#Order").code == 0
+    assert run("schema", "pull", "--topic", "sales").out == done.out
+    Path("schemas/sales.proto").write_text(ORDER_PROTO + "\n// edited")
+    assert "schemas/sales.proto (kept: it differs from the newest version)" in run("schema", "pull", "--topic", "sales").out
+
+
+def test_push_registers_protobuf_and_what_it_imports(run: Run, site: Double) -> None:
+    Path("schemas/shop").mkdir(parents=True)
+    Path("schemas/shop/item.proto").write_text(ITEM_PROTO)
+    Path("schemas/sales.proto").write_text(ORDER_PROTO)
+    assert run("schema", "push", "schemas/sales.proto", "--topic", "sales", "--check").out == (
+        "schemas/sales.proto: the subject sales-value would take it\n"
+    )
+    assert "sales-value" not in site.subjects
+    assert "shop/item.proto" not in site.subjects
+    assert run("schema", "push", "schemas/sales.proto", "--topic", "sales").code == 0
+    (id,) = site.subjects["sales-value"]
+    assert site.schemas[id - 1] == {
+        "schema": ORDER_PROTO,
+        "schemaType": "PROTOBUF",
+        "references": [{"name": "shop/item.proto", "subject": "shop/item.proto", "version": 1}],
+    }
+    assert run("schema", "push", "schemas/sales.proto", "--topic", "sales").out == (
+        f"schemas/sales.proto: id {id} under the subject sales-value already\n"
+    )

@@ -103,8 +103,8 @@ def test_id_that_no_registry_gives_is_not_asked_for(site: Double, opened: Open, 
 @pytest.mark.parametrize(
     ("kind", "text", "reason"),
     [
-        ("JSON", '{"type": "object"}', "it is a schema of type JSON, and avro-confluent reads Avro"),
-        ("PROTOBUF", 'syntax = "proto3";', "it is a schema of type PROTOBUF"),
+        ("JSON", '{"type": "object"}', "it is a schema of type JSON, where Avro or Protobuf is read"),
+        ("PROTOBUF", "message {", "Expected message name"),
         ("AVRO", json.dumps({**EVENT, "doc": "x" * 2**20}), "it is larger than 1048576 bytes"),
         ("AVRO", '{"type": "record", "name": "E", "doc": "\ud800", "fields": []}', "it is not Unicode"),
     ],
@@ -349,3 +349,39 @@ def test_batch_asks_for_all_schemas_that_it_lacks_at_once(site: Double, opened: 
 def test_frame_in_a_header_goes_before_the_value(headers: list[tuple[str, bytes | None]], frame: bytes) -> None:
     assert framed(b"datum", headers) == frame + b"datum"
     assert framed(None, headers) is None
+
+
+# -- Protobuf ------------------------------------------------------------------------------------------------------
+
+
+def test_protobuf_is_compiled_once_and_kept(site: Double, opened: Open, tmp_path: Path) -> None:
+    """What was fetched starts a source, reads its events, and gives a sink its id while the registry does not answer."""
+    (tmp_path / "event.proto").write_text('syntax = "proto3";\nmessage Event { int32 x = 1; }\n')
+    event = load_schema(tmp_path / "event.proto")
+    assert opened().enter("t", event) == frame_of(1)
+    own = 'syntax = "proto3"; message Other { int32 y = 1; } message Event { sint32 x = 1; }'
+    frame = frame_of(site.add("other", own, "PROTOBUF"))
+    opened().fetch(frame)
+    site.status = 503
+    writers = Writers.load(event, tmp_path / "ids", registry=opened(), topic="t")
+    assert {*writers.known} == {frame_of(1), frame}
+    batch = decoder("protobuf-confluent", event, [Column("x", "x", "int32")], writers=writers).decode(
+        [frame_of(1) + b"\0\x08\x05", frame + b"\0\x08\x05", frame + b"\2\2\x08\x05"]
+    )
+    assert batch.columns["x"].tolist() == [5]
+    assert [str(one.error) for one in batch.failures] == [
+        "it is a Other, the source reads Event",
+        "schema id 2 wrote it, which the source's schema cannot read: field 'x' (number 1) is sint32 there, and int32 here",
+    ]
+    assert sink_frame(event, tmp_path / "ids", registry=opened(), topic="t") == frame_of(1)
+
+
+def test_source_of_protobuf_passes_over_avro(site: Double, opened: Open, tmp_path: Path) -> None:
+    (tmp_path / "event.proto").write_text('syntax = "proto3";\nmessage Event { int32 x = 1; }\n')
+    event = load_schema(tmp_path / "event.proto")
+    registry = opened()
+    frame = frame_of(site.add("other", EVENT))
+    registry.fetch(frame)
+    writers = Writers(event, {}, registry=registry)
+    with pytest.raises(DecodeError, match="its schema is not Protobuf"):
+        writers.find(frame)

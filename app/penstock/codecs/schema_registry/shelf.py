@@ -19,24 +19,29 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from penstock.codecs.dialects import ENDINGS, name_of
 from penstock.codecs.framing import FRAME, frame_of, shown, stem_of
 from penstock.codecs.schema import MAX_SCHEMA_BYTES
 from penstock.codecs.schema_registry.client import Absent, Client, Refused
 from penstock.codecs.schema_registry.inline import MOST, bundle, definitions, inline
-from penstock.codecs.writers import SUFFIXES, Part, frames_of, name_of
+from penstock.codecs.writers import Part, frames_of
 from penstock.errors import DecodeError, Problem, SchemaError, SchemaWanted, TransportUnavailable
 from penstock.host import private_folder, write_whole
 from penstock.schema import Schema
 from penstock.settings import Settings
 
-__all__ = ["Registered", "SchemaRegistry"]
+__all__ = ["PROTOBUF", "Offer", "Registered", "SchemaRegistry"]
 
 logger = logging.getLogger(__name__)
 
+Offer = Mapping[str, Any]  # a schema as the API takes it: `schema`, but for Avro `schemaType`, and for Protobuf `references`
+
+PROTOBUF: Final = "PROTOBUF"
 ABSENT: Final = 10.0  # seconds
 MOST_ABSENT: Final = 64  # ids; few, unless someone makes them up or the registry is another one
 _FEW, _LONGEST = 5, 500  # reasons that are shown, and characters of one
 _LARGEST: Final = 2**31 - 1  # the API's ids are Java's ints
+_ENDINGS: Final = (".avsc", ".binpb")  # of kept schemas: Avro's text, Protobuf's descriptors
 
 
 class Registered(NamedTuple):
@@ -87,10 +92,11 @@ class SchemaRegistry:
             except (Absent, Refused, SchemaError) as error:
                 self._absent[frame] = (str(error), self._clock() + ABSENT)
             except TransportUnavailable as error:
-                if not (file := self._cache / f"{stem_of(frame)}.avsc").is_file():
+                kept = [file for ending in _ENDINGS if (file := self._cache / f"{stem_of(frame)}{ending}").is_file()]
+                if not kept:
                     raise
                 logger.warning("%s; %s is read from the cache", error, shown(frame))
-                self._files[frame] = file
+                self._files[frame] = kept[0]
 
     def _denied(self, frame: bytes) -> str | None:
         """Returns why the schema with this frame is taken to be absent, None where the registry has to be asked."""
@@ -129,38 +135,71 @@ class SchemaRegistry:
     def enter(self, topic: str, schema: Schema) -> bytes | None:
         """See `writers.Registry.enter`."""
         subject = self.subject(topic, schema)
-        text = Path(schema.path).read_text(encoding="utf-8")
         try:
-            return self._entered(subject, schema, text)
+            return self._entered(subject, schema)
         except TransportUnavailable as error:
             with contextlib.suppress(SchemaError):
                 for frame in frames_of(schema, self._cache):
-                    if len(frame) == FRAME:
-                        logger.warning("%s; the %s of %s is from the cache", error, shown(frame), schema.path)
-                        return frame
+                    logger.warning("%s; the %s of %s is from the cache", error, shown(frame), schema.path)
+                    return frame
             raise
 
-    def _entered(self, subject: str, schema: Schema, text: str) -> bytes | None:
-        kind = schema.language
-        found = self.look_up(subject, text, kind)
+    def _entered(self, subject: str, schema: Schema) -> bytes | None:
+        try:
+            offer = self.offer(schema, register=self._register and not self._dry)
+        except Refused as error:
+            raise SchemaError(_refused(schema, subject, str(error))) from None
+        found = None if offer is None else self.look_up(subject, offer)
         if found is None and not self._register:
             fix = "register it (`penstock schema push`), or allow it with schema_registry_register"
             raise SchemaError(Problem(schema.path, 0, 0, f"not registered under the subject {subject}", fix))
         if found is None and self._dry:
-            if reason := self.incompatible(subject, text, kind):
+            if offer is not None and (reason := self.incompatible(subject, offer)):
                 raise SchemaError(_refused(schema, subject, reason))
             return None
         if found is None:
+            assert offer is not None, "what it imports is registered"
             try:
-                found = self.register(subject, text, kind)
+                found = self.register(subject, offer)
             except Refused as error:
                 with contextlib.suppress(Refused):
-                    error = Refused(f"{error}{_told(self._compared(subject, text, kind))}")
+                    error = Refused(f"{error}{_told(self._compared(subject, offer))}")
                 raise SchemaError(_refused(schema, subject, str(error))) from None
             logger.info("%s is registered under %s with the id %d", schema.path, subject, found)
         frame = frame_of(found)
-        self._store(frame, text, kind)
+        if schema.protobuf is None:
+            self._store(frame, str(offer and offer["schema"]).encode(), ENDINGS[schema.language][0])
+        else:
+            self._store(frame, schema.protobuf.files, ".binpb")
         return frame
+
+    def offer(self, schema: Schema, *, register: bool) -> Offer | None:
+        """Returns the schema as the registry takes it. What a Protobuf file imports is registered too, under its name in the import.
+
+        That is done here with `register`; None: it would have to be done. Raises Refused, TransportError.
+        """
+        if schema.protobuf is None:
+            text = Path(schema.path).read_text(encoding="utf-8")
+            return {"schema": text} if schema.language == "AVRO" else {"schema": text, "schemaType": schema.language}
+        made: dict[str, Offer] = {}
+        for name, text, imports in schema.protobuf.sources():
+            references = []
+            for one in imports:
+                if (version := self._version_of(one, made[one])) is None:
+                    if not register:
+                        return None
+                    self.register(one, made[one])
+                    version = self._version_of(one, made[one])
+                references.append({"name": one, "subject": one, "version": version})
+            made[name] = {"schema": text, "schemaType": PROTOBUF, "references": references}
+        return made[""]
+
+    def _version_of(self, subject: str, offer: Offer) -> int | None:
+        try:
+            found = self._client.post("subjects", subject, body=offer)
+        except (Absent, Refused):
+            return None
+        return int(found["version"]) if isinstance(found, dict) and type(found.get("version")) is int else None
 
     # -- the API -----------------------------------------------------------------------------------------------------
 
@@ -183,51 +222,69 @@ class SchemaRegistry:
         found = self._client.get("subjects", subject, "versions")
         return [one for one in found if isinstance(one, int)] if isinstance(found, list) else []
 
-    def look_up(self, subject: str, text: str, kind: str = "AVRO") -> int | None:
+    def look_up(self, subject: str, offer: Offer) -> int | None:
         """Returns the id of a schema under the subject, None when it is not registered there. Raises TransportError."""
         try:
-            return _id(self._client.post("subjects", subject, body=_body(text, kind)))
+            return _id(self._client.post("subjects", subject, body=offer))
         except (Absent, Refused):
             return None
 
-    def incompatible(self, subject: str, text: str, kind: str = "AVRO") -> str:
+    def incompatible(self, subject: str, offer: Offer) -> str:
         """Returns why the subject would refuse the schema, "" when it would not. Raises TransportError."""
         try:
-            found = self._compared(subject, text, kind)
+            found = self._compared(subject, offer)
         except Refused as error:
             return str(error)
         return f"it is not compatible with the newest version{_told(found)}" if found.get("is_compatible") is False else ""
 
-    def _compared(self, subject: str, text: str, kind: str) -> Mapping[str, Any]:
+    def _compared(self, subject: str, offer: Offer) -> Mapping[str, Any]:
         path = "compatibility", "subjects", subject, "versions", "latest"
         try:
-            found = self._client.post(*path, body=_body(text, kind), verbose="true")
+            found = self._client.post(*path, body=offer, verbose="true")
         except Absent:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def register(self, subject: str, text: str, kind: str = "AVRO") -> int:
+    def register(self, subject: str, offer: Offer) -> int:
         """Registers a schema and returns its id. Raises Refused, TransportError."""
-        return _id(self._client.post("subjects", subject, "versions", body=_body(text, kind)))
+        return _id(self._client.post("subjects", subject, "versions", body=offer))
 
     def whole(self, found: Registered) -> str:
         """Returns the text of a schema in Avro or JSON Schema, with what it refers to in it. Raises Absent, Refused, TransportError."""
-        if found.kind not in SUFFIXES:
+        if found.kind not in ("AVRO", "JSON"):
             raise Refused(f"it is a schema of type {found.kind}, which is not read")
         if len(found.text) > MAX_SCHEMA_BYTES:
             raise Refused(f"it is larger than {MAX_SCHEMA_BYTES} bytes")
         if not found.references:
             return _unicode(found.text)
         referred: dict[str, Any] = {}
-        seen: set[tuple[str, str]] = set()
-        self._refer(found, referred, seen)
+        for name, one in self._referred(found, set()).items():
+            try:
+                referred.update(definitions(json.loads(one)) if found.kind == "AVRO" else {name: json.loads(one)})
+            except (ValueError, RecursionError) as error:
+                raise Refused(f"it refers to a schema that is not JSON: {error}") from None
         join = inline if found.kind == "AVRO" else bundle
         try:
             return _unicode(json.dumps(join(json.loads(found.text), referred), indent=2, ensure_ascii=False))
         except (ValueError, RecursionError) as error:
             raise Refused(f"its references cannot be followed: {error}") from None
 
-    def _refer(self, found: Registered, referred: dict[str, Any], seen: set[tuple[str, str]]) -> None:
+    def descriptors(self, found: Registered) -> bytes:
+        """Returns the descriptors of a Protobuf schema and of what it imports. Raises Absent, Refused, SchemaError, TransportError."""
+        from penstock.codecs.protobuf.files import compiled  # imports the library
+
+        imports = self.imports(found)
+        if max(map(len, (found.text, *imports.values()))) > MAX_SCHEMA_BYTES:
+            raise Refused(f"it, or what it imports, is larger than {MAX_SCHEMA_BYTES} bytes")
+        return compiled(_unicode(found.text), imports)
+
+    def imports(self, found: Registered) -> dict[str, str]:
+        """Returns the texts of what a Protobuf schema imports, by the name in the import. Raises Absent, Refused, TransportError."""
+        return {name: _unicode(text) for name, text in self._referred(found, set()).items()}
+
+    def _referred(self, found: Registered, seen: set[tuple[str, str]]) -> dict[str, str]:
+        """Returns the texts of what a schema refers to, directly or not, by the names of the references."""
+        made: dict[str, str] = {}
         for reference in found.references:
             place = str(reference.get("subject", "")), str(reference.get("version", ""))
             if place in seen:
@@ -237,23 +294,23 @@ class SchemaRegistry:
                 raise Refused(f"it refers to more than {MOST} schemas")
             try:
                 one = self.version(*place)
-                parsed = json.loads(one.text)
-                referred.update(definitions(parsed) if found.kind == "AVRO" else {str(reference.get("name", "")): parsed})
             except Absent as error:
                 raise Absent(f"it refers to version {place[1]} of {place[0]}, which is absent: {error}") from None
-            except (ValueError, RecursionError) as error:
-                raise Refused(f"it refers to version {place[1]} of {place[0]}, which is not JSON: {error}") from None
-            self._refer(one, referred, seen)
+            made[str(reference.get("name", ""))] = one.text
+            made |= self._referred(one, seen)
+        return made
 
     def _keep(self, frame: bytes, found: Registered) -> Path:
+        if found.kind == PROTOBUF:
+            return self._store(frame, self.descriptors(found), ".binpb")
         if found.kind != "AVRO":
-            raise Refused(f"it is a schema of type {found.kind}, and avro-confluent reads Avro")
-        return self._store(frame, self.whole(found))
+            raise Refused(f"it is a schema of type {found.kind}, and the formats with a schema for each writer are Avro and Protobuf")
+        return self._store(frame, self.whole(found).encode(), ".avsc")
 
-    def _store(self, frame: bytes, text: str, kind: str = "AVRO") -> Path:
-        file = private_folder(self._cache) / f"{stem_of(frame)}{SUFFIXES[kind]}"
+    def _store(self, frame: bytes, data: bytes, ending: str) -> Path:
+        file = private_folder(self._cache) / f"{stem_of(frame)}{ending}"
         try:
-            write_whole(file, text.encode())
+            write_whole(file, data)
         except OSError as error:
             raise TransportUnavailable(f"{file} cannot be written: {error.strerror}") from error
         self._files[frame] = file
@@ -293,10 +350,6 @@ def _told(found: Mapping[str, Any]) -> str:
     said = found.get("messages")
     reasons = [str(one)[:_LONGEST] for one in said[:_FEW]] if isinstance(said, list) else []
     return f": {'; '.join(reasons)}" if reasons else ""
-
-
-def _body(text: str, kind: str) -> dict[str, str]:
-    return {"schema": text} if kind == "AVRO" else {"schema": text, "schemaType": kind}
 
 
 def _refused(schema: Schema, subject: str, reason: str) -> Problem:
