@@ -25,7 +25,7 @@ class Dialect(NamedTuple):
     `names` returns the records or messages in a file and raises DecodeError for what is no schema; `kin` is whether one of them is the
     reader's, one of the same name in another namespace, or another one. `load` returns the writer's schema of the reader's record from a
     file and `resolve` compares the two; both raise SchemaError. `same_as` is whether two schemas are one. `advice` is for a file of
-    another name; {file} is the reader's. `imports` is whether the folder may also have files that are only imported.
+    another name. `imports` is whether the folder may also have files that are only imported.
     `prepare` raises SchemaError where what a registry has for the reader could not be read here.
     """
 
@@ -140,7 +140,7 @@ _AVRO: Final = Dialect(
     load=lambda file, reader: load_schema(file),
     resolve=lambda written, reader: resolve(written, reader, []),
     same_as=lambda one, other: bool(one.avro == other.avro),
-    advice='if one of them is the same record, name it under "aliases" in {file}',
+    advice='if {both}, name {it} under "aliases" in {file}',
 )
 _JSON: Final = Dialect(  # events carry their names, so no reader asks for the schema of their writer: only sinks have ids
     what="object",

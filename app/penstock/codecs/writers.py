@@ -151,7 +151,7 @@ class Writers:
 
     def _admit(self, frame: bytes, names: tuple[str, ...], load: Callable[[], Schema]) -> Schema:
         if self._dialect.kin(names, self.reader) == "other":
-            fix = self._dialect.advice.format(file=self.reader.path)
+            fix = self._dialect.advice.format(both="both are one record", it="the first", file=self.reader.path)
             theirs, ours = _listed(names, "a type that is no record"), name_of(self.reader)
             reason = f"{shown(frame)} is that of {theirs}, the source reads {ours}; {fix}"
         else:
@@ -257,7 +257,7 @@ def _none(directory: Path, reader: Schema, others: list[str], own: Dialect) -> P
     if not others:
         fix = f"add each one under its id: 17{own.endings[0]} (`penstock schema pull` does it), or set schema_registry_url"
         return Problem(str(directory), 0, 0, "the folder has no writer schemas", fix)
-    fix = own.advice.format(file=reader.path)
+    fix = own.advice.format(both="one of them is the same record", it="it", file=reader.path)
     return Problem(str(directory), 0, 0, f"no schema here is of the {own.what} {name_of(reader)}: {', '.join(others)}", fix)
 
 

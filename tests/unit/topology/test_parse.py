@@ -181,8 +181,8 @@ extra: 1
         "t.yaml:3:34: sources.departures.schema: '../flight.avsc' is not a file of the schemas folder"
         " (give the path inside the folder, for example flight.avsc)",
         "t.yaml:3:61: sources.departures.max_bytes: expected a whole number from 1 to 104857600, found '1.5'",
-        "t.yaml:3:74: sources.departures.format: 'jsn' is not one of json, json-confluent, avro, avro-confluent, bytes"
-        " (did you mean 'json'?)",
+        "t.yaml:3:74: sources.departures.format: 'jsn' is not one of json, json-confluent, avro, avro-confluent, protobuf, "
+        "protobuf-confluent, bytes (did you mean 'json'?)",
         "t.yaml:5:3: nodes: '1st' is not a name (letters, digits, _ and -, not beginning with a digit) (rename the node)",
         "t.yaml:5:29: nodes.1st.model: 'flight-features' is not name@version or name@alias"
         " (a version begins with a digit, an alias with a letter: flight-features@1 or flight-features@live)",

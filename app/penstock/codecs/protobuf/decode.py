@@ -80,9 +80,17 @@ class ProtobufDecoder:
         arrays = self._narrowing.wide.arrays(read, len(rows))
         return self._narrowing.narrow(Batch(len(rows), arrays, np.array(rows, np.intp) if errors else None, failures))
 
-    def _bodies(self, values: Sequence[bytes | None], errors: Errors) -> list[bytes | None]:
+    def _bodies(self, values: Sequence[bytes | None], errors: Errors) -> Sequence[bytes | None]:
         """Returns the values without what is before their messages; None for one that is no event, whose error is noted."""
         bodies: list[bytes | None] = []
+        try:
+            if max(map(len, values), default=0) <= self._max_bytes:  # type: ignore[arg-type]  # the except handles a None
+                if self._found is None:
+                    return values
+                if len(self._sizes) == 1 and {value[: self._sizes[0]] for value in values} <= self._prefixes:  # type: ignore[index]
+                    return [value[self._sizes[0] :] for value in values]  # type: ignore[index]
+        except TypeError:
+            pass  # at least one value is null
         wanted: dict[str, SchemaWanted] = {}
         for row, value in enumerate(values):
             try:
@@ -131,6 +139,11 @@ class ProtobufDecoder:
 
     def _messages(self, numbers: Sequence[int], bodies: Sequence[bytes | None], errors: Errors) -> tuple[list[int], list[Any]]:
         """Returns the messages and their rows."""
+        if self._complete is None:
+            try:
+                return [*numbers], [*map(self._parse, bodies)]  # type: ignore[arg-type]  # the except handles a None
+            except (Malformed, TypeError):
+                pass  # at least one value is no message: the loop below finds it and notes its error
         rows: list[int] = []
         messages: list[Any] = []
         for row, body in zip(numbers, bodies, strict=True):
