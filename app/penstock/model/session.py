@@ -58,7 +58,7 @@ _NO_ROOM: Final = re.compile(
 _LOCALE: Final = re.compile(r"Failed to construct locale with name:(.+?):")
 _IR: Final = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
 _OPSET: Final = re.compile(r"Opset (\d+) is under development .* for domain (\S+) is till opset (\d+)")
-_CPP: Final = re.compile(r"/onnxruntime_src/\S+:\d+ .*?\)(?: const)? (?=\S)")
+_CPP: Final = re.compile(r"/onnxruntime(?:_src)?/\S+:\d+ .*?\)(?: const)? (?=\S)")
 _DTYPES: Final = {
     "tensor(float)": "float32", "tensor(double)": "float64", "tensor(bool)": "bool", "tensor(string)": "string",
     **{f"tensor({kind}{bits})": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
@@ -155,7 +155,8 @@ class Session:
             inference = ort.InferenceSession(source, _options_for(source, threads), providers=asked, enable_fallback=0)
         except Exception as error:
             if providers != CPU:
-                raise ConfigError(f"{label} does not load on {_listed(providers)}: {_reason(error)}") from error
+                advice = "correct its options, or name other providers for this node"
+                raise ConfigError(f"{label} does not load on {_listed(providers)}: {_reason(error)} ({advice})") from error
             raise ModelCorrupt(f"{label} {_advice(str(error)) or f'does not load: {_reason(error)}'}") from error
         if failed := [one for one in providers if one.name not in inference.get_providers()]:
             raise ConfigError(

@@ -14,11 +14,14 @@ from onnx import TensorProto, helper
 from penstock.engine.observe import Observers
 from penstock.errors import Stopped
 from penstock.evidence.guard import Counts
+from penstock.model.parity import Pair
+from penstock.model.session import Session
 from penstock.pipeline import Pipeline, Program
+from penstock.provider import Provider
 from penstock.runtime import beside, sessions
 from penstock.testing import models
 from penstock.transports.memory import Memory, MemorySink
-from penstock.worker.proof import GOLDEN_ONLY, Proof, prove, slices
+from penstock.worker.proof import GOLDEN_ONLY, Proof, prove, run_pairs, slices
 from penstock.worker.recent import Kept, Recent
 from tests.clock import Clock
 from tests.unit.worker.conftest import HEAVY, STAGE, Make, chunk, crowded, small_pool
@@ -103,6 +106,17 @@ def test_bad_records_do_not_disarm_the_proof(live: Program, candidate: Program) 
 def test_rows_that_neither_scores_prove_nothing(live: Program, candidate: Program, earlier: Program) -> None:
     said = str(prove(candidate, live, kept(earlier, [5000.0] * 10)))
     assert said == "proven on its golden records only: neither it nor the live models score any of the last 10 real rows"
+
+
+def test_pairs_compare_the_rows_that_their_node_gets(make: Make, live: Program) -> None:
+    """Those that fail on the processor are not compared, and in the place of its session there runs another model."""
+    loaded, program = make(models.up_to(1000.0, 2.0))
+    session = Session.load(models.up_to(20.0, 2.0))
+    pair = Pair(loaded.artifacts["double"], session, sessions(program)["double"].twin(), (Provider("OtherExecutionProvider"),))
+    run_pairs(program, {"double": pair}, kept(live, [*map(float, range(40)), None]))
+    assert (pair.rows, pair.differ) == (40, 20)
+    assert "double@2 does not compute on OtherExecutionProvider what it computes on the processor: 20 of 40 real rows" in pair.refusal(0.4)
+    assert pair.refusal(0.5) == ""
 
 
 def test_without_real_rows_it_says_so(live: Program, candidate: Program) -> None:
