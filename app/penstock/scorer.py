@@ -335,13 +335,13 @@ def _key(key: Any) -> bytes | None:
         return None if key is None else _bytes(key)
     written = _JSON.encode(key)
     if written != b"null" and not isinstance(key, Mapping):
-        raise TypeError(f"{key!r} is none of these")
+        raise TypeError(f"{key!r} is something else")
     return None if written == b"null" else written  # NaN and NA too
 
 
 def _bytes(text: Any) -> bytes:
     if not isinstance(text, str | bytes):
-        raise TypeError(f"{text!r} is none of these")
+        raise TypeError(f"{text!r} is something else")
     return text.encode() if isinstance(text, str) else bytes(text)
 
 

@@ -22,8 +22,11 @@ pytestmark = [pytest.mark.broker, pytest.mark.measured]
 TEXT = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def test_worker_on_a_terminal_shows_itself_and_ends_without_loss(broker: Broker, tmp_path: Path) -> None:
-    """The view is drawn again and again with growing counts; lines of the log stay whole; Ctrl-C finishes what is in flight."""
+@pytest.mark.parametrize("workers", [1, 2])
+def test_worker_on_a_terminal_shows_itself_and_ends_without_loss(broker: Broker, tmp_path: Path, workers: int) -> None:
+    """Several workers have one view of them all. It is drawn again and again with growing counts; lines of the log stay whole; Ctrl-C
+    finishes what is in flight.
+    """
     job = make_job(broker, tmp_path, partitions=2)
     ours, theirs = pty.openpty()
     environment = {
@@ -31,7 +34,7 @@ def test_worker_on_a_terminal_shows_itself_and_ends_without_loss(broker: Broker,
         "COLUMNS": "120", "LINES": "40",
     }  # fmt: skip
     process = subprocess.Popen(
-        [sys.executable, "-m", "penstock", "run", str(job.file), "--no-releases"],
+        [sys.executable, "-m", "penstock", "run", str(job.file), "--no-releases", "--workers", str(workers)],
         stdin=theirs, stdout=theirs, stderr=theirs, cwd=tmp_path, env=os.environ | environment,
     )  # fmt: skip
     os.close(theirs)
@@ -69,8 +72,9 @@ def test_worker_on_a_terminal_shows_itself_and_ends_without_loss(broker: Broker,
         reader.join(10)
         os.close(ours)
     lines, started = screen().splitlines(), r"\d\d:\d\d:\d\d\.\d{3} INFO  penstock\.runners\.stream: running doubles as group \S+ .*"
-    assert [line for line in lines if re.fullmatch(started, line)]
-    assert re.search(r"stopped  records_in=\d+", "\n".join(lines))
+    assert len([line for line in lines if re.fullmatch(started, line)]) == workers
+    assert len(re.findall(r"stopped  records_in=\d+", "\n".join(lines))) == workers
+    assert ("workers       2" in screen()) == (workers == 2)
     with job.run("--no-releases"):
         job.wait_for_answers(3000, 60)
     assert set(job.ids()) == {str(number) for number in range(3000)}

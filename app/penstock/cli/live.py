@@ -1,7 +1,7 @@
 """The live view on a terminal: one screen for the demo and for a worker, and what it is drawn with.
 
 A worker's view is drawn from its pages (`/metrics`, `/readyz`), as an operator or a scraper reads them: it needs no access to
-the worker's parts, and can be drawn by another process.
+the worker's parts, and can be drawn by another process. Several workers have one view, of their pages joined.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def read(page: str, at: float) -> Reading:
         at,
         taken=total("records_in_total"),
         written=total("records_out_total"),
-        generation=int(total("generation")),
+        generation=int(max((value for _, value in found.get("generation", ())), default=0)),
         flight=int(total("in_flight_batches")),
         letters=by("dead_letters_total", "step", "reason"),
         nodes={one: (rows, failures.get(one, 0.0), seconds.get(one, 0.0)) for one, rows in by("node_rows_total", *node).items()},
@@ -174,7 +174,8 @@ class Shown:
         """Takes the next reading, and the reasons why the worker is not ready."""
         if self._past:
             before = self._past[-1]
-            self._rates.append((reading.taken - before.taken) / max(reading.at - before.at, 1e-9))
+            # A worker that was started again counts from 0.
+            self._rates.append(max(reading.taken - before.taken, 0.0) / max(reading.at - before.at, 1e-9))
         self._past.append(reading)
         while len(self._past) > 2 and self._past[1].at <= reading.at - WINDOW_S:
             self._past.popleft()
@@ -190,7 +191,7 @@ class Shown:
 
     def per_second(self, value: Callable[[Reading], float]) -> float:
         """Returns by how much a counter has grown per second of the window."""
-        return (value(self.now) - value(self.then)) / max(self.now.at - self.then.at, 1e-9)
+        return max(value(self.now) - value(self.then), 0.0) / max(self.now.at - self.then.at, 1e-9)
 
     def quantile(self, share: float) -> float | None:
         """Returns the time in ms within which this share of the window's batches was acknowledged, between the bounds of the histogram."""
@@ -262,7 +263,7 @@ def _nodes(shown: Shown) -> RenderableType:
     rows.add_row(*(Text(name, style="dim") for name in ("node", "model", "rows/s", "µs per row", "failed rows")))
     for labels, (count, failed, seconds) in shown.now.nodes.items():
         before = shown.then.nodes.get(labels, (0.0, 0.0, 0.0))
-        new, took = count - before[0], seconds - before[2]
+        new, took = max(count - before[0], 0.0), max(seconds - before[2], 0.0)
         node, model, version = labels[:3]
         rate = new / max(shown.now.at - shown.then.at, 1e-9)
         rows.add_row(
@@ -301,12 +302,13 @@ def drawable(console: Console, settings: Settings) -> bool:
     return console.is_terminal and not console.is_dumb_terminal and settings.log_format == "text"
 
 
-def watching(console: Console, settings: Settings, topology: str) -> Callable[[Pages], Any]:
-    """Returns what draws a worker's view from its pages while it lives, for a runner. Lines of the log scroll above it."""
+def watching(console: Console, settings: Settings, topology: str, *, workers: int = 1) -> Callable[[Pages], Any]:
+    """Returns what draws the view of a worker, or of several, from their pages while they live. Lines of the log scroll above it."""
 
     @asynccontextmanager
     async def view(pages: Pages) -> AsyncIterator[None]:
-        shown = Shown(topology=topology, brokers=settings.brokers, group=f"{settings.application}.{topology}")
+        several = {"workers": f"{workers}"} if workers > 1 else {}
+        shown = Shown(topology=topology, brokers=settings.brokers, group=f"{settings.application}.{topology}", **several)
         with Live(console=console, auto_refresh=False, transient=True) as live:
             telemetry.configure(settings.log_level, settings.log_format, stream=sys.stderr)  # which the view has replaced
             drawing = asyncio.create_task(_draw(pages, shown, live))

@@ -16,6 +16,7 @@ from penstock.errors import PenstockError
 from penstock.settings import Settings, run_flags
 from penstock.telemetry.health import Pages
 from penstock.topology.find import find
+from penstock.topology.parse import parse
 
 __all__ = ["run"]
 
@@ -39,23 +40,28 @@ def run(topology: Path, live: bool, last_words: Path | None, settings: Settings)
       penstock run flights --brokers localhost:9092 --workers 2
 
     Workers of one --application share the partitions, on this host and on others. Exit codes: `penstock --help`.
-    --http 127.0.0.1:9100 serves /healthz, /readyz and /metrics, for all --workers together. On a terminal, one worker shows a live view
-    of itself below its log; several show their logs.
+    --http 127.0.0.1:9100 serves /healthz, /readyz and /metrics, for all --workers together. On a terminal, a live view of the workers
+    is shown below their log.
     """
     serve = _pages(settings)
     if settings.releases:
         from penstock.control.trust.file import Trust
 
         Trust.load(settings.trust)  # one that cannot be used is an error before a broker is asked
+    live = live and last_words is None and drawable(err, settings)
     if settings.workers > 1:
         from penstock.runners.supervisor import supervise
 
+        if live:
+            name = parse(find(topology, settings.topologies)).name
+            serve = _both(serve, watching(err, settings, name, workers=settings.workers))
         supervise(
             settings.workers,
             settings.drain_timeout + settings.session_timeout,
             settings.group_instance_id,
             serve=serve,
             start_timeout=settings.broker_timeout + settings.prepare_timeout,
+            relay=live,
         )
         return
     from penstock import runtime
@@ -66,7 +72,7 @@ def run(topology: Path, live: bool, last_words: Path | None, settings: Settings)
         file = find(topology, settings.topologies)
         found = open_schema_registry(settings, dry=False)
         loaded = runtime.load(file, models=settings.models, schemas=settings.schemas, absent=settings.releases, schema_registry=found)
-        if live and last_words is None and drawable(err, settings):
+        if live:
             serve = _both(serve, watching(err, settings, loaded.topology.name))
         StreamRunner(loaded, settings, serve=serve).run()
     except PenstockError as error:

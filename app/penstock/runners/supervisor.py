@@ -5,8 +5,9 @@ worker that is killed, or stopped by a SIGTERM that did not come from here, is s
 partitions). A restart does not help a worker that ends with an error, so the others are stopped and its exit code is returned. The
 error is shown once, here: workers with one cause would show it several times.
 
-With `--http`, each worker serves its pages on a Unix socket in a private folder, and this process serves them as one. It queries every
-worker at the request, so a killed worker appears as `penstock_up{worker="2"} 0` and the page still works.
+With `--http`, or a live view, each worker serves its pages on a Unix socket in a private folder, and this process serves them as one.
+It queries every worker at the request, so a killed worker appears as `penstock_up{worker="2"} 0` and the page still works. With a
+live view the workers' logs come through this process, line by line: a view cannot be drawn below what others write to its terminal.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
@@ -40,15 +41,53 @@ POLL = 0.2  # seconds between two checks of the workers
 GRACE = 10.0  # seconds beyond the workers' own bound: they exit first and report where they were blocked
 ANSWER = 3.0  # seconds for a worker to answer; Prometheus gives a scrape ten
 PAGE_BYTES = 32 * 1024 * 1024
+PIPE_BYTES = 1 << 16
 
 Serve = Callable[[Pages], AbstractAsyncContextManager[None]]
 
 
-class _Worker:
-    """One process, and the times of its recent starts. In `folder` are its error and, with `pages`, the socket of its pages."""
+class _Log:
+    """A pipe from a worker's stderr: its whole lines go to this process's stderr as they come, until the worker has closed it."""
 
-    def __init__(self, number: int, group_instance_id: str, folder: Path, pages: bool) -> None:
+    def __init__(self) -> None:
+        self._fd, self._end = os.pipe()
+        self._rest = b""
+        os.set_blocking(self._fd, False)
+        asyncio.get_running_loop().add_reader(self._fd, self.pass_on)
+
+    @contextlib.contextmanager
+    def given(self) -> Iterator[int]:
+        """Yields the worker's end, which this process closes: the pipe ends with the worker."""
+        try:
+            yield self._end
+        finally:
+            os.close(self._end)
+
+    def pass_on(self) -> bool:
+        """Writes the lines that have come. Returns whether there may be more."""
+        try:
+            data = os.read(self._fd, PIPE_BYTES)
+        except OSError:  # nothing has come, or the end was seen before
+            return False
+        lines, end, self._rest = (self._rest + data).rpartition(b"\n")
+        if not data:
+            asyncio.get_running_loop().remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+            lines, end, self._rest = self._rest, b"\n" if self._rest else b"", b""
+        sys.stderr.write((lines + end).decode(errors="replace"))
+        return bool(data)
+
+
+class _Worker:
+    """One process, and the times of its recent starts. In `folder` are its error and, with `pages`, the socket of its pages.
+
+    With `relay`, this process writes its log.
+    """
+
+    def __init__(self, number: int, group_instance_id: str, folder: Path, pages: bool, relay: bool) -> None:
         self.number = number
+        self._relay = relay
         self.page = folder / f"{number}.sock" if pages else None
         self._error = folder / f"{number}.error"
         # Two members with one static identity would remove each other from the group.
@@ -63,7 +102,11 @@ class _Worker:
         self.restarts += 1
         # The last --workers wins: the same command line, for one worker. With a separate process group, only this process gets Ctrl-C.
         command = [sys.executable, "-m", "penstock", *sys.argv[1:], "--workers", "1", *self._own]
-        self.process = subprocess.Popen(command, start_new_session=True, preexec_fn=ends_with(os.getpid(), signal.SIGTERM))  # noqa: PLW1509  no threads here
+        self.log = _Log() if self._relay else None
+        with contextlib.nullcontext() if self.log is None else self.log.given() as end:
+            # No threads here, which `preexec_fn` could meet.
+            ends = ends_with(os.getpid(), signal.SIGTERM)
+            self.process = subprocess.Popen(command, start_new_session=True, stderr=end, preexec_fn=ends)  # noqa: PLW1509  see above
         logger.info("worker %d is process %d", self.number, self.process.pid)
 
     @property
@@ -80,19 +123,27 @@ class _Worker:
         return len(self.starts) > RESTARTS and time.monotonic() - self.starts[0] < WINDOW
 
 
-def supervise(count: int, patience: float, group_instance_id: str = "", *, serve: Serve | None = None, start_timeout: float = 60.0) -> None:
+def supervise(
+    count: int,
+    patience: float,
+    group_instance_id: str = "",
+    *,
+    serve: Serve | None = None,
+    start_timeout: float = 60.0,
+    relay: bool = False,
+) -> None:
     """Runs `count` workers until SIGTERM or Ctrl-C; they have `patience` seconds to finish.
 
     With a `group_instance_id`, each worker appends its number to it. `serve` serves their monitoring pages as one; after a
-    start, a worker has `start_timeout` seconds until its pages must answer. On Linux the workers end, as on SIGTERM, when
-    this process is killed.
+    start, a worker has `start_timeout` seconds until its pages must answer. With `relay` this process writes the workers' logs. On
+    Linux the workers end, as on SIGTERM, when this process is killed.
 
     Raises WorkerFailed with the exit code of the first worker that failed.
     """
-    asyncio.run(_supervise(count, patience, group_instance_id, serve, start_timeout))
+    asyncio.run(_supervise(count, patience, group_instance_id, serve, start_timeout, relay))
 
 
-async def _supervise(count: int, patience: float, group_instance_id: str, serve: Serve | None, start_timeout: float) -> None:
+async def _supervise(count: int, patience: float, group_instance_id: str, serve: Serve | None, start_timeout: float, relay: bool) -> None:
     # No executor and no thread: a worker receives its signal when the thread that started it ends.
     stopping = asyncio.Event()
     workers: list[_Worker] = []
@@ -102,7 +153,7 @@ async def _supervise(count: int, patience: float, group_instance_id: str, serve:
         if serve is not None:
             await stack.enter_async_context(serve(_Fleet(workers, start_timeout)))
         try:
-            workers.extend(_Worker(number, group_instance_id, folder, serve is not None) for number in range(1, count + 1))
+            workers.extend(_Worker(number, group_instance_id, folder, serve is not None, relay) for number in range(1, count + 1))
             while not stopping.is_set():
                 for worker in workers:
                     _look_at(worker)
@@ -111,6 +162,9 @@ async def _supervise(count: int, patience: float, group_instance_id: str, serve:
                         await stopping.wait()
         finally:
             await _stop(workers, patience + GRACE)
+            for worker in workers:
+                while worker.log is not None and worker.log.pass_on():
+                    pass
 
 
 def _look_at(worker: _Worker) -> None:
@@ -155,14 +209,20 @@ class _Fleet:
     async def alive(self) -> Verdict:
         """A starting worker counts as alive for as long as a start may take, because this process restarts it when it is killed."""
         verdicts = await self._ask("/healthz", "alive")
-        for worker in self._workers:
-            found = verdicts[str(worker.number)]
-            if not found.good and "error" in found.body and worker.age < self._start_timeout:
-                verdicts[str(worker.number)] = Verdict(True, {**found.body, "alive": True, "starting": True})
+        for name in self._starting(verdicts):
+            verdicts[name] = Verdict(True, {**verdicts[name].body, "alive": True, "starting": True})
         return _together("alive", "stalled", verdicts)
 
     async def ready(self) -> Verdict:
-        return _together("ready", "missing", await self._ask("/readyz", "ready"))
+        verdicts = await self._ask("/readyz", "ready")
+        for name in self._starting(verdicts):
+            verdicts[name] = Verdict(False, {**verdicts[name].body, "missing": ["starting"], "starting": True})
+        return _together("ready", "missing", verdicts)
+
+    def _starting(self, verdicts: Mapping[str, Verdict]) -> list[str]:
+        """Returns the workers that do not answer, and were started a short time ago."""
+        young = [str(worker.number) for worker in self._workers if worker.age < self._start_timeout]
+        return [name for name in young if not verdicts[name].good and "error" in verdicts[name].body]
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         from penstock.telemetry import export

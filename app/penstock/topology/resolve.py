@@ -235,7 +235,8 @@ class Names:
 
 def _paths(name: str, schemas: Iterable[Schema]) -> list[str]:
     """Returns the paths of the fields of this name inside records of the events."""
-    return list(dict.fromkeys(path for schema in schemas for path in _deeper(schema.fields, name, "")))
+    found = {path: path.rpartition(".")[0] in schema.certain for schema in schemas for path in _deeper(schema.fields, name, "")}
+    return sorted(found, key=lambda path: not found[path])  # first those of records that are never null
 
 
 def _deeper(fields: Iterable[Field], name: str, at: str) -> Iterator[str]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from penstock.cli.live import Reading, Shown, drawable, frame, read, watching
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
-from penstock.telemetry.export import encode, registry
+from penstock.telemetry.export import Merged, encode, registry
 from penstock.telemetry.health import Verdict
 
 
@@ -43,6 +43,17 @@ def worker(records: int, *, nodes: int = 2, sources: int = 1, dead: int = 0) -> 
 def reading(metrics: Metrics, at: float) -> Reading:
     page, _ = encode(registry(metrics))
     return read(page.decode(), at)
+
+
+def test_several_workers_are_read_as_one() -> None:
+    """Counts are summed; the generation is the newest one; what a worker lost when it was started again is no negative rate."""
+    pages = {str(number): encode(registry(worker(1000)))[0].decode() for number in (1, 2)}
+    together = read(encode(Merged(pages, {"1": 0, "2": 0}), "")[0].decode(), 0)
+    assert (together.taken, together.generation, together.flight) == (2000, 3, 4)
+    assert together.nodes["node-0", "model-0", "7"][0] == 2000
+    view = shown(together, reading(worker(100), 1))
+    assert view.per_second(lambda one: one.taken) == 0
+    assert drawn(view, 100, 40)
 
 
 def shown(*readings: Reading, missing: Sequence[str] = ()) -> Shown:
