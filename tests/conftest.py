@@ -6,6 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Each run draws new examples, and there are many runs. `pytest tests/properties --hypothesis-profile many` searches longer.
+# Neither fails because the machine has other work.
+for name, examples in (("few", 50), ("many", 1000)):
+    settings.register_profile(name, max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("few")
 
 ROOT = Path(__file__).parent
 # Their tests start workers and commands by the hundred. Coverage makes such a start half as long again, so it is taken from a part of

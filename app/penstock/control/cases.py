@@ -252,6 +252,7 @@ class _Reconciling:
         self.scoring = Scoring(self.log.generation, self.wanted, self.scoring.release)
         self.wanted = ""
         self.align()
+        self.take_up()  # what scored until now may be pending again: its activation is not trusted any more
 
     def report(self) -> None:
         case, newest, current = self.known.get(self.wanted), self.log.generation, self.scoring.generation

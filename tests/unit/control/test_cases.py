@@ -175,3 +175,15 @@ def test_what_nobody_has_announced_by_the_keys_of_now_ends_and_what_scores_goes_
     assert worker.scoring.generation == 1
     assert (worker.state(1), worker.state(2)) == (State.LIVE, State.STALE)
     assert worker.problems["trust-lost"] == "with the keys that are trusted now, there is no release; generation 1 still scores here"
+
+
+def test_release_whose_activation_is_no_longer_trusted_is_prepared_again_once_another_scores() -> None:
+    """It is pending again, and the worker that scored with it does not wait for the next word to see that."""
+    worker = Worker()
+    worker.deploy(1)
+    worker.deploy(2)
+    worker.log = Log(lambda one: Admitted(parse(one.value or b"")))
+    worker.hear(release(1), activate(1), release(2, 1))
+    worker.well()
+    assert worker.scoring == Scoring(1, id_of(1), id_of(2))
+    assert worker.prepared[-1] == worker.cases.preparing == id_of(2)
