@@ -103,7 +103,7 @@ floors: $(VENV)-floors/stamp ## run unit tests, contracts, properties and hostil
 	$$run tests/contracts tests/properties $(ARGS) || failed=1; \
 	wait $$unit || failed=1; cat build/floors-unit.txt; exit $$failed  # two at once: none of these needs the machine alone
 
-frameworks: $(VENV)-frameworks/stamp ## train, export, push and score a model of each kind of docs/frameworks.md, by the frameworks themselves
+frameworks: $(VENV)-frameworks/stamp ## train, export, push and score a model of each kind of docs/frameworks.md, with the frameworks themselves
 	$(VENV)-frameworks/bin/python -m pytest -q -p no:cacheprovider tests/frameworks $(ARGS)
 
 # uv reads the index that it is configured with; the files name none. What Windows alone needs is left out.

@@ -280,7 +280,7 @@ are fields), and raw bytes have no fields.
 
 Not read: XML. Headers and keys are of the record, so they are there in every format.
 [Schemas and formats](schemas.md) has the rules, [Models](models.md#operators) what models may contain, and
-[Your own model](your-own-model.md) the frameworks whose exports were run.
+[Which frameworks work](frameworks.md) is the table of models.
 """
 
 

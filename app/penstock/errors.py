@@ -10,7 +10,7 @@ PenstockError
 │   ├── ModelExists          versions are immutable
 │   ├── ModelCorrupt         the digest differs, it does not load, or golden records fail
 │   ├── ModelMismatch        its signature does not fit the nodes that read it
-│   │   └── ModelMisdeclared outputs have other axes than the file declares
+│   │   └── ModelMisdeclared  outputs have other axes than the file declares
 │   └── ModelUntrusted       no trusted key has signed these files
 ├── RecordError              one record cannot be processed: becomes a Failure, then a dead letter
 │   ├── DecodeError
