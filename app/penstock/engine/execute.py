@@ -66,10 +66,9 @@ def _partly(node: Node, step: Step, batch: Batch, at: Array, context: Context) -
     assert done.rows is not None, "and keep them"
     survived = at[np.isin(part.rows, done.rows)]
     columns = {}
-    for tensor in step.outputs:
-        name = f"{node.name}.{tensor.name}"
+    for tensor, name, least in zip(step.outputs, step.columns, step.least, strict=True):
         found = done.columns.get(name) if done.size else None
-        axes = tuple(axis or 1 for axis in tensor.shape) if found is None else found.shape[1:]
+        axes = (*(axis or max(least, 1) for axis in tensor.shape),) if found is None else found.shape[1:]
         column = np.full((batch.size, *axes), "", object) if tensor.dtype == "string" else np.zeros((batch.size, *axes), tensor.dtype)
         if found is not None:
             column[survived] = found

@@ -67,5 +67,7 @@ def make(step: Step, feeds: Feeds, model: Runs | None, version: str) -> RuleNode
     }
     columns = {output: f"{name}.{output}" for output in (*read, *doubts)}
     axes = (*(tensor.shape for tensor in step.outputs), *(() for _ in doubts))
-    inner = ModelNode(name, version, model, feeds, tuple(columns), tuple(columns.values()), ragged(step), axes)
+    inner = ModelNode(
+        name, version, model, feeds, tuple(columns), tuple(columns.values()), ragged(step), axes, step.least if any(step.least) else ()
+    )
     return RuleNode(inner, tuple((columns[output], why) for output, why in doubts.items()))

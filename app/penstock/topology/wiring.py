@@ -59,13 +59,20 @@ class Feed:
 class Step:
     """A node in its stage: its feeds, and the outputs that something reads (the node computes only these).
 
-    `graph` is the ONNX file of a node that the topology itself computes; a release binds the others.
+    `graph` is the ONNX file of a node that the topology itself computes; a release binds the others. `least` is how long the last
+    axis of each output has to be for the elements of it that are read by `[INDEX]`: where the axis is open, a model may give fewer.
     """
 
     node: Node
     feeds: tuple[Feed, ...]
     outputs: tuple[Tensor, ...]
     graph: Graph | None = None
+    least: tuple[int, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the outputs become."""
+        return tuple(f"{self.node.name}.{tensor.name}" for tensor in self.outputs)
 
     @property
     def when(self) -> str | None:
