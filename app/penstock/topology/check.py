@@ -296,7 +296,8 @@ class _Graph:
             return
         lacks = []
         for source in self.topology.sources:
-            missing = dict.fromkeys(ref.text for ref, target in read if not self.fed(source, target, self.runs[source.name]))
+            unfed_refs = [ref for ref, target in read if not self.fed(source, target, self.runs[source.name])]
+            missing = dict.fromkeys("what its `when` reads" if ref.head in self.topology.conditions else ref.text for ref in unfed_refs)
             lacks.append(f"{source.name} lacks {', '.join(missing)}")
         fix = "an event has one source: read only what one source has, or join the streams before they get here"
         self.report.add(item.mark, f"{where}: no single source feeds it: {'; '.join(lacks)}", fix)
