@@ -70,6 +70,13 @@ class Step:
     least: tuple[int, ...] = ()
 
     @property
+    def reads(self) -> frozenset[str]:
+        """The columns that the feeds are made of, and that of the condition."""
+        parts = [part for feed in self.feeds for part in feed.parts]
+        conditions = [self.when, *(part.gap.when for part in parts if part.gap is not None)]
+        return frozenset([*(part.column for part in parts), *(one for one in conditions if one is not None)])
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The columns that the outputs become."""
         return tuple(f"{self.node.name}.{tensor.name}" for tensor in self.outputs)
