@@ -324,7 +324,9 @@ def test_condition_that_only_another_source_can_feed_is_named_as_a_condition() -
     text = text.replace("sources: {", "sources: {bids: {topic: bids, schema: bid.avsc}, ")
     bid = Schema("Bid", (Field("id", "string"), Field("price", "float")))
     listed = problems(text, {"orders": ORDER, "bids": bid}, next=NEXT)
-    assert any("nodes.risk: no single source feeds it: bids lacks orders.amount; orders lacks what its `when` reads" in one for one in listed)
+    assert any(
+        "nodes.risk: no single source feeds it: bids lacks orders.amount; orders lacks what its `when` reads" in one for one in listed
+    )
 
 
 def test_name_of_a_condition_is_no_name_of_the_file() -> None:
