@@ -216,7 +216,7 @@ def _print_stage(stage: Stage, loaded: Loaded) -> None:
         _add(steps, str(number), name, _computed_by(step, loaded), "\n".join(map(_fed, step.feeds)), outputs)
     sinks = table("sinks", "sink", "topic", "format", "key", "fields")
     for emit in stage.emits:
-        fields = "\n".join(f"{field.name} <- {_part(field.part)}" for field in emit.fields)
+        fields = "\n".join(f"{field.name} <- {_whole(field.part)}" for field in emit.fields)
         key = "the input's" if emit.key is None else _part(emit.key)
         _add(sinks, emit.sink.name + _only(emit.sink.when), emit.sink.topic, emit.sink.format, key, fields)
     for each in (steps, sinks):
@@ -266,8 +266,13 @@ def _add(made: Table, *cells: str) -> None:
 def _fed(feed: Feed) -> str:
     if not feed.parts:
         return f"{feed.tensor} = {shown(feed.constant)}"
-    parts = ", ".join(map(_part, feed.parts))
+    parts = ", ".join(map(_whole, feed.parts))
     return f"{feed.tensor} <- {f'[{parts}]' if feed.stacked else parts}"
+
+
+def _whole(part: Part) -> str:
+    """Returns the part, and the value that it has for the events that its node leaves out."""
+    return _part(part) if part.gap is None else f"{_part(part)} or {'null' if part.gap.fill is None else shown(part.gap.fill)}"
 
 
 def _part(part: Part) -> str:

@@ -129,14 +129,15 @@ def _as_rank(array: Array, rank: int) -> Array:
 def _pick(part: wiring.Part) -> Pick:
     name, index = part.column, part.index
     if part.gap is not None:
-        return _filled(_pick(dataclasses.replace(part, gap=None)), part.gap)
+        return _filled(part, part.gap)
     if index is None:
         return lambda columns: columns[name]
     return lambda columns: columns[name][..., index]
 
 
-def _filled(pick: Pick, gap: wiring.Gap) -> Pick:
+def _filled(part: wiring.Part, gap: wiring.Gap) -> Pick:
     """Returns the part for all rows: with the fill where the gap is, or as objects with null there."""
+    pick = _pick(dataclasses.replace(part, gap=None))
     null = gap.fill is None
     kind = object if null or gap.dtype == "string" else gap.dtype
 
@@ -146,7 +147,10 @@ def _filled(pick: Pick, gap: wiring.Gap) -> Pick:
             return pick(columns)
         made: Array = np.full((len(there), *gap.axes), gap.fill, kind)
         if there.any():
-            made[there] = pick(columns)[there].astype(kind)
+            given = pick(columns)[there]
+            if given.shape[1:] != gap.axes:  # the model gives another shape than it declares
+                raise InferenceError(f"{part.column} has the shape {given.shape[1:]}, declared is {gap.axes}")
+            made[there] = given.astype(kind)
         return made
 
     return fill

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from msgspec.structs import replace
 
 from penstock.batch import Array, Batch
 from penstock.engine.plan import Stage
@@ -60,23 +59,23 @@ class Execution:
 
 def _partly(node: Node, step: Step, batch: Batch, at: Array, context: Context) -> Batch:
     """Returns the batch with the node's columns, computed for the rows at these positions. The others hold anything: nothing reads it."""
-    part = replace(batch.take(at), failures=())
+    columns = {name: batch.columns[name] for name in step.reads}
+    part = Batch(batch.size, columns, batch.rows, origin=batch.origin).take(at)
     done = node.run(part, context) if len(at) else part
     assert part.rows is not None, "rows that were picked have numbers"
     assert done.rows is not None, "and keep them"
     survived = at[np.isin(part.rows, done.rows)]
-    columns = {}
-    for tensor in step.outputs:
-        name = f"{node.name}.{tensor.name}"
+    made = {}
+    for tensor, name, least in zip(step.outputs, step.columns, step.least, strict=True):
         found = done.columns.get(name) if done.size else None
-        axes = tuple(axis or 1 for axis in tensor.shape) if found is None else found.shape[1:]
+        axes = (*(axis or max(least, 1) for axis in tensor.shape),) if found is None else found.shape[1:]
         column = np.full((batch.size, *axes), "", object) if tensor.dtype == "string" else np.zeros((batch.size, *axes), tensor.dtype)
         if found is not None:
             column[survived] = found
-        columns[name] = column
+        made[name] = column
     numbers = range(batch.size) if batch.rows is None else batch.rows.tolist()
     places = {number: place for place, number in enumerate(numbers)} if done.failures else {}
-    return batch.with_columns(columns).fail({places[one.row]: one.error for one in done.failures})
+    return batch.with_columns(made).fail({places[one.row]: one.error for one in done.failures})
 
 
 def execute(stage: Stage, batch: Batch) -> Batch:

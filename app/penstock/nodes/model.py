@@ -34,6 +34,7 @@ class ModelNode:
 
     `outputs` are the model's outputs that are read, and `columns` the names that they get in the batch. The rows of `ragged` tensors have
     arrays of different lengths: rows of equal lengths run together, so no row is filled up, and `axes` are those of each output's values.
+    `least` is how long the last axis of each of the first outputs has to be.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ModelNode:
     columns: tuple[str, ...]
     ragged: frozenset[str] = frozenset()
     axes: tuple[Axes, ...] = ()
+    least: tuple[int, ...] = ()
     stateful: ClassVar[bool] = False
 
     def run(self, batch: Batch, context: Context = WHOLE) -> Batch:
@@ -87,6 +89,9 @@ class ModelNode:
         for name, array in zip(self.outputs, arrays, strict=True):
             if array.shape[:1] != (size,):
                 raise InferenceError(f"{self.version} gave {name} of shape {array.shape} for {size} rows", where=self.name)
+        for name, array, least in zip(self.outputs, arrays, self.least, strict=False):
+            if least and (array.ndim < 2 or array.shape[-1] < least):
+                raise InferenceError(f"{self.version} gave {name} of shape {array.shape}, and [{least - 1}] of it is read", where=self.name)
         return arrays
 
     def _isolate(self, batch: Batch, error: InferenceError) -> Batch:
@@ -126,9 +131,8 @@ def make(step: Step, feeds: Feeds, model: Runs | None, version: str) -> ModelNod
     name = step.node.name
     if model is None:
         raise ValueError(f"nodes.{name}: its model was not given")
-    columns = tuple(f"{name}.{tensor.name}" for tensor in step.outputs)
     outputs, axes = tuple(tensor.name for tensor in step.outputs), tuple(tensor.shape for tensor in step.outputs)
-    return ModelNode(name, version, model, feeds, outputs, columns, ragged(step), axes)
+    return ModelNode(name, version, model, feeds, outputs, step.columns, ragged(step), axes, step.least if any(step.least) else ())
 
 
 def ragged(step: Step) -> frozenset[str]:

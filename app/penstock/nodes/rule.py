@@ -70,7 +70,8 @@ def make(step: Step, feeds: Feeds, model: Runs | None, version: str) -> RuleNode
     marks = [tensor for output in doubts for tensor in (OK.format(output), *free[output])]
     columns = {output: f"{name}.{output}" for output in (*read, *marks)}
     axes = (*(tensor.shape for tensor in step.outputs), *(() for _ in marks))
-    inner = ModelNode(name, version, model, feeds, tuple(columns), tuple(columns.values()), ragged(step), axes)
+    least = step.least if any(step.least) else ()
+    inner = ModelNode(name, version, model, feeds, tuple(columns), tuple(columns.values()), ragged(step), axes, least)
     return RuleNode(
         inner,
         tuple(

@@ -22,7 +22,7 @@ from penstock.topology.kinds import kind_of
 from penstock.topology.order import order
 from penstock.topology.resolve import Finding, FromField, FromNode, Names, Report, Target, Wire, closest
 from penstock.topology.spec import CONDITION, Node, Ref, RuleNode, Sink, Source, Topology
-from penstock.topology.wiring import Input, Stage, Wiring
+from penstock.topology.wiring import Emit, Input, Part, Stage, Wiring
 
 __all__ = ["check", "wire"]
 
@@ -273,6 +273,8 @@ class _Graph:
             for sink in sinks
         ]
         id = feeder.id()
+        least = _lengths([part for step in steps for feed in step.feeds for part in feed.parts], emits)
+        steps = [replace(step, least=tuple(least.get(column, 0) for column in step.columns)) for step in steps]
         return Stage(source.name, (Input(source, feeder.columns.all(), id),), tuple(steps), tuple(emits))
 
     def _outputs(self, node: Node, asked: Iterable[Target | None]) -> tuple[Tensor, ...]:
@@ -305,10 +307,21 @@ class _Graph:
             return
         lacks = []
         for source in self.topology.sources:
-            missing = dict.fromkeys(ref.text for ref, target in read if not self.fed(source, target, self.runs[source.name]))
+            unfed_refs = [ref for ref, target in read if not self.fed(source, target, self.runs[source.name])]
+            missing = dict.fromkeys("what its `when` reads" if ref.head in self.topology.conditions else ref.text for ref in unfed_refs)
             lacks.append(f"{source.name} lacks {', '.join(missing)}")
         fix = "an event has one source: read only what one source has, or join the streams before they get here"
         self.report.add(item.mark, f"{where}: no single source feeds it: {'; '.join(lacks)}", fix)
+
+
+def _lengths(parts: Iterable[Part], emits: Iterable[Emit]) -> dict[str, int]:
+    """Returns how many elements of its last axis each column has to have, by what picks one of them."""
+    found: dict[str, int] = {}
+    written = [field.part for emit in emits for field in emit.fields] + [emit.key for emit in emits if emit.key is not None]
+    for part in (*parts, *written):
+        if part.index is not None:
+            found[part.column] = max(found.get(part.column, 0), part.index + 1)
+    return found
 
 
 def _nodes_in(targets: Iterable[Target | None]) -> list[str]:

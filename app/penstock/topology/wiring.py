@@ -59,13 +59,27 @@ class Feed:
 class Step:
     """A node in its stage: its feeds, and the outputs that something reads (the node computes only these).
 
-    `graph` is the ONNX file of a node that the topology itself computes; a release binds the others.
+    `graph` is the ONNX file of a node that the topology itself computes; a release binds the others. `least` is how long the last
+    axis of each output has to be for the elements of it that are read by `[INDEX]`: where the axis is open, a model may give fewer.
     """
 
     node: Node
     feeds: tuple[Feed, ...]
     outputs: tuple[Tensor, ...]
     graph: Graph | None = None
+    least: tuple[int, ...] = ()
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The columns that the feeds are made of, and that of the condition."""
+        parts = [part for feed in self.feeds for part in feed.parts]
+        conditions = [self.when, *(part.gap.when for part in parts if part.gap is not None)]
+        return frozenset([*(part.column for part in parts), *(one for one in conditions if one is not None)])
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the outputs become."""
+        return tuple(f"{self.node.name}.{tensor.name}" for tensor in self.outputs)
 
     @property
     def when(self) -> str | None:

@@ -319,6 +319,16 @@ def test_what_may_be_null_says_what_can_be_written(rule: str, found: str) -> Non
     assert any(found in one for one in problems(text, next=NEXT)), problems(text, next=NEXT)
 
 
+def test_condition_that_only_another_source_can_feed_is_named_as_a_condition() -> None:
+    text = branches("bids.price > 1", next="inputs: {x: {field: risk.p, missing: 0}}").replace("x: amount", "x: orders.amount")
+    text = text.replace("sources: {", "sources: {bids: {topic: bids, schema: bid.avsc}, ")
+    bid = Schema("Bid", (Field("id", "string"), Field("price", "float")))
+    listed = problems(text, {"orders": ORDER, "bids": bid}, next=NEXT)
+    assert any(
+        "nodes.risk: no single source feeds it: bids lacks orders.amount; orders lacks what its `when` reads" in one for one in listed
+    )
+
+
 def test_name_of_a_condition_is_no_name_of_the_file() -> None:
     text = branches(next="inputs: {x: {field: risk.p, missing: 0.5}}")
     model = Signature((Tensor("x", "float32", (2,)), Tensor("when", "bool")), (Tensor("y", "float32", (1,)),))
