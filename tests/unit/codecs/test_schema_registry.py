@@ -103,7 +103,7 @@ def test_id_that_no_registry_gives_is_not_asked_for(site: Double, opened: Open, 
 @pytest.mark.parametrize(
     ("kind", "text", "reason"),
     [
-        ("JSON", '{"type": "object"}', "it is a schema of type JSON, where Avro or Protobuf is read"),
+        ("JSON", '{"type": "object"}', "it is a schema of type JSON, and the formats with a schema for each writer are Avro"),
         ("PROTOBUF", "message {", "Expected message name"),
         ("AVRO", json.dumps({**EVENT, "doc": "x" * 2**20}), "it is larger than 1048576 bytes"),
         ("AVRO", '{"type": "record", "name": "E", "doc": "\ud800", "fields": []}', "it is not Unicode"),
