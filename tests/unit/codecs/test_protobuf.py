@@ -206,7 +206,7 @@ def test_proto2_has_defaults_and_required_fields(proto: Proto) -> None:
 
 def test_whole_number_of_more_bits_is_not_cut_off(order: Schema, proto: Proto) -> None:
     wider = proto("message Order { int64 small = 2; }", file="wider.proto")
-    assert read(order, written(wider, small=2**32 + 5), "small", "int32", missing=Missing()) == "field 'small' is 4294967301, above 2147483647"
+    assert read(order, written(wider, small=2**32 + 5), "small", "int32", missing=Missing()).endswith("is 4294967301, above 2147483647")
 
 
 @pytest.mark.parametrize("value", [b"\xff" * 20, b"\x0a\xff\xff\xff\xff\x0f", b"\x0a\x05ab", b"\x0a\x02\xff\xfe", b"\x0b" * 4000, b"\x00"])
