@@ -62,8 +62,13 @@ class Feeder:
 
     def step(self, node: Node, wires: list[Wire], outputs: tuple[Tensor, ...]) -> Step:
         """Returns the node with a feed per wire; a wire that does not fit is left out."""
-        feeds = (self._feed(node, wire) for wire in wires)
-        return Step(node, tuple(feed for feed in feeds if feed is not None), outputs)
+        feeds = tuple(feed for wire in wires if (feed := self._feed(node, wire)) is not None)
+        if any(feed.how == "pad" and feed.tensor.shape[0] is None for feed in feeds):
+            for output in (one for one in outputs if None in one.shape):
+                message = f"nodes.{node.name}: with pad, the output `{output}` is as long as the longest array of the chunk"
+                fix = "leave pad out: arrays of one length then run together"
+                self.report.add(node.at("inputs"), f"{message}, so an answer would depend on the events beside it", fix)
+        return Step(node, feeds, outputs)
 
     def emit(
         self,

@@ -55,6 +55,7 @@ MODELS = {
     ),
     "first4": reduced(models.tensor("x", shape=(4,)), nodes=[helper.make_node("ReduceMax", ["x", "axes"], ["y"], keepdims=1)]),
     "six": models.linear([1, 10, 100, 1000, 10000, 100000]),
+    "same": models.identity(shape=(None,)),
 }
 
 
@@ -184,6 +185,7 @@ def test_coerce_is_a_key_of_a_json_source(make: Make) -> None:
         ("total", "{x: {field: maybe, pad: 0, missing: 0}}", "null is padded as an array of no items (leave missing out"),
         ("first4", "{x: {field: image, pad: 0}}", "the tensor is `x: float32[N, 4]`, it gets float32[N, ?, 3]"),
         ("average", "{x: {field: x, pad: 0}, m: {mask: 'x[0]'}}", "'x[0]' is not an array of the event"),
+        ("same", "{x: {field: x, pad: 0}}", "with pad, the output `y: float32[N, ?]` is as long as the longest array of the chunk"),
     ],
 )
 def test_what_does_not_fit_is_said_with_a_fix(make: Make, model: str, inputs: str, says: str) -> None:
