@@ -191,7 +191,8 @@ def render() -> str:
 
 Each line is an export that was pushed with the framework's own answers as golden records, and scored as events of a
 topology (`python docs/frameworks.py`): yes, when every answer was the framework's, within the tolerance of
-[golden records](models.md#golden-records). [Your own model](your-own-model.md) has the lines from training to a prediction.
+[golden records](models.md#golden-records). [Your own model](your-own-model.md) has the lines from training to a
+prediction.
 
 {table}
 
@@ -199,11 +200,11 @@ Made with:
 
 {listed}
 
-`make test` pushes and scores the exports that are kept in `tests/cases/frameworks`. `make frameworks` trains and exports
-every model anew, by the frameworks themselves in a separate environment (600 MB to fetch, 2.5 GB of disk), scores it,
-compares it with what is kept, and runs the sections of [Your own model](your-own-model.md); CI does too. What needs an
-environment apart (TensorFlow, and what the table says) was made there and is kept. To take over a new version of a
-framework, change `frameworks.txt`, then:
+`make test` pushes and scores the exports that are kept in `tests/cases/frameworks`. `make frameworks` trains and
+exports every model anew, by the frameworks themselves in a separate environment (600 MB to fetch, 2.5 GB of disk),
+scores it, compares it with what is kept, and runs the sections of [Your own model](your-own-model.md); CI does too.
+What needs an environment apart (TensorFlow, and what the table says) was made there and is kept. To take over a new
+version of a framework, change `frameworks.txt`, then:
 
 ```sh
 make frameworks
@@ -211,8 +212,8 @@ make frameworks
 .venv/bin/python docs/frameworks.py
 ```
 
-Not exported by their frameworks: CatBoost's models with categorical features (encode them as numbers before). Wrong after
-the export, and refused for it: skl2onnx's `MLPRegressor` with several targets, which returns a row per target.
+Not exported by their frameworks: CatBoost's models with categorical features (encode them as numbers before). Wrong
+after the export, and refused for it: skl2onnx's `MLPRegressor` with several targets, which returns a row per target.
 """
 
 
