@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
-
-import numpy as np
+from typing import Final
 
 __all__ = ["DTYPES", "Signature", "Tensor"]
 
@@ -31,10 +29,9 @@ class Tensor:
         axes = ", ".join(["N", *("?" if axis is None else str(axis) for axis in self.shape)])
         return f"{self.name}: {self.dtype}[{axes}]"
 
-    def admits(self, array: np.ndarray[Any, Any]) -> bool:
-        """Whether the array has these axes: the rows first, then each of its size where it is fixed."""
-        axes = array.shape[1:]
-        return array.ndim == 1 + len(self.shape) and all(size in (None, axis) for size, axis in zip(self.shape, axes, strict=True))
+    def admits(self, shape: tuple[int, ...]) -> bool:
+        """Whether an array of this shape has these axes: the rows first, then each of its size where it is fixed."""
+        return len(shape) == 1 + len(self.shape) and all(size in (None, axis) for size, axis in zip(self.shape, shape[1:], strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,7 +232,8 @@ def _check_shape(name: str, output: Array, size: int, where: str) -> None:
 def _check_declared(signature: Signature, outputs: Sequence[Array]) -> None:
     """Refuses outputs with other axes than the file declares: the runtime computes them all the same, and a topology relies on them."""
     given = any(None in tensor.shape for tensor in signature.inputs)  # then an axis may be as long as an input's
-    wrong = [(tensor, output.shape[1:]) for tensor, output in zip(signature.outputs, outputs, strict=True) if not tensor.admits(output)]
+    shapes = ((tensor, output.shape) for tensor, output in zip(signature.outputs, outputs, strict=True))
+    wrong = [(tensor, shape[1:]) for tensor, shape in shapes if not tensor.admits(shape)]
     if wrong:
         true = [replace(tensor, shape=tuple(None if given else axis for axis in axes)) for tensor, axes in wrong]
         listed = ", ".join(f"{tensor} is {one}" for (tensor, _), one in zip(wrong, true, strict=True))

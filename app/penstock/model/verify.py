@@ -62,7 +62,7 @@ def answers(session: Session, records: Sequence[GoldenRecord]) -> list[Mapping[s
         arrays = dict(zip(names, session.run(names, feeds), strict=True))
         _sound(session.label, arrays, size)
         for tensor in session.signature.outputs:
-            if not tensor.admits(arrays[tensor.name]):
+            if not tensor.admits(arrays[tensor.name].shape):
                 raise InferenceError(f"{session.label}: output {tensor} has the shape {list(arrays[tensor.name].shape)}; {CORRECTED}")
         rows.extend(rows_of(arrays))
     return rows
