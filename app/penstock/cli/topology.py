@@ -165,6 +165,7 @@ def _input(one: Input, loaded: Loaded) -> dict[str, Any]:
         "topic": source.topic,
         "format": source.format,
         "schema": source.schema,
+        **({"envelope": source.envelope, "types": list(source.types)} if source.envelope else {}),
         "written_by": [sink.name for sink in loaded.topology.sinks if sink.topic == source.topic],
         "dead_letter": source.dead_letter,
         "columns": [

@@ -109,6 +109,8 @@ def test_plan_says_what_an_envelope_skips(root: Path, envelope: str, said: str) 
     text = (root / "good.yaml").read_text()
     (root / "enveloped.yaml").write_text(text.replace("schema: card.avsc", f"schema: card.avsc, envelope: {envelope}"))
     assert said in run(plan, root, "enveloped.yaml").stdout
+    (stage,) = json.loads(run(plan, root, "enveloped.yaml", "--format", "json").stdout)["stages"]
+    assert stage["inputs"][0]["envelope"] == "cloudevents"
 
 
 def test_plan_as_json(root: Path) -> None:
