@@ -9,6 +9,7 @@ What a program gives is what a producer would write, and what it gets is what th
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from penstock import runtime
 from penstock import settings as configuration
 from penstock.batch import Batch, Failure
 from penstock.codecs import event_reader
+from penstock.codecs.raw import WHOLE
 from penstock.codecs.schema_registry import open_schema_registry
 from penstock.engine import Stage
 from penstock.engine.observe import Observers
@@ -35,7 +37,7 @@ from penstock.pipeline.ports import ports
 from penstock.record import Record
 from penstock.runners.memory import InMemory
 from penstock.runtime import Loaded
-from penstock.schema import Schema
+from penstock.schema import REQUIRED, Schema
 from penstock.settings import Settings
 from penstock.topology.find import find
 from penstock.topology.names import did_you_mean
@@ -46,6 +48,8 @@ __all__ = ["Scorer", "open"]
 FAILURE: Final = "failure"  # the column with the reasons
 SOURCE: Final = f"{OWN}source"  # the header of an output with the place of its input
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_HEAD: Final = re.compile(r"(\w+)[.\[]")  # of a path: after.amount, items[0]
+_NULLS: Final = frozenset(("NAType", "NaTType"))  # of pandas
 _BYTES: Final = (bytes, bytearray, memoryview)
 _UNITS: Final = {"ms": "milliseconds", "us": "microseconds"}
 
@@ -188,9 +192,9 @@ class Scorer:
                 raise answer.error
             return answer
         if hasattr(events, "to_dicts"):  # polars
-            return type(events)(entry.columns(self._answers(entry, map(entry.whole, events.to_dicts()), key, headers)))
+            return type(events)(entry.columns(self._answers(entry, entry.whole(events.to_dicts()), key, headers)))
         if hasattr(events, "to_dict"):  # pandas
-            answers = self._answers(entry, map(entry.whole, events.to_dict("records")), key, headers)
+            answers = self._answers(entry, entry.whole(events.to_dict("records")), key, headers)
             return type(events)(entry.columns(answers), index=events.index)
         if isinstance(events, str | bytes) or not isinstance(events, Iterable):
             raise TypeError(f"events are mappings, a list of them, columns, or a DataFrame, not {type(events).__name__}")
@@ -258,6 +262,8 @@ class _Entry:
         self.sinks = [*self._fields]
         self._times = [(field.name, timedelta(**{_UNITS[field.unit]: 1})) for field in schema.fields if field.kind == "timestamp"]
         self._whole = [field.name for field in schema.fields if field.kind in ("int", "long", "timestamp")]
+        self._defaulted = [field.name for field in schema.fields if field.default is not REQUIRED and not field.optional]
+        self._names = {name for field in schema.fields for name in (field.name, *field.aliases)}
         self._single = {field.name for field in schema.fields if field.kind not in ("array", "record", "map")}
 
     def record(self, event: Any, key: Any, headers: Any) -> Record | DecodeError:
@@ -274,7 +280,8 @@ class _Entry:
 
     def _value(self, event: Any) -> bytes | DecodeError:
         if not isinstance(event, Mapping):
-            return DecodeError(f"an event is a mapping of its fields, not {type(event).__name__}")
+            raw = f': {{"{WHOLE}": ...}}' if self.source.format == "bytes" else ""
+            return DecodeError(f"an event is a mapping of its fields{raw}, not {type(event).__name__}")
         plain = dict(event)
         try:
             for name, unit in self._times:
@@ -296,15 +303,26 @@ class _Entry:
             return None
         if len({len(values) for values in columns.values()}) > 1:
             raise ValueError("columns of different lengths: " + ", ".join(f"{name} has {len(values)}" for name, values in columns.items()))
-        return [self.whole(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+        return self.whole([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
 
-    def whole(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Returns the row with whole numbers where its fields hold such and a column had to hold floats."""
-        for name in self._whole:
-            value = row.get(name)
-            if isinstance(value, float) and value.is_integer():
-                row[name] = int(value)
-        return row
+    def whole(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Makes events of the rows of columns: whole numbers where a column had to hold floats, no nulls where a default replaces them.
+
+        Raises ValueError for a column called by the path of a field inside another one: nothing would read it.
+        """
+        for name in rows[0] if rows else ():
+            head = _HEAD.match(str(name))
+            if head is not None and name not in self._names and head[1] in self._names:
+                raise ValueError(f"the column {name!r} is inside the field {head[1]!r}: give a column {head[1]!r} of mappings or lists")
+        for row in rows:
+            for name in self._whole:
+                value = row.get(name)
+                if isinstance(value, float) and value.is_integer():
+                    row[name] = int(value)
+            for name in self._defaulted:
+                if name in row and _is_null(row[name]):
+                    del row[name]
+        return rows
 
     def columns(self, answers: Sequence[dict[str, Any] | Failure]) -> dict[str, list[Any]]:
         """Returns the answers by the fields of the sinks, and the reasons of the failures."""
@@ -343,6 +361,10 @@ def _bytes(text: Any) -> bytes:
     if not isinstance(text, str | bytes):
         raise TypeError(f"{text!r} is something else")
     return text.encode() if isinstance(text, str) else bytes(text)
+
+
+def _is_null(value: Any) -> bool:
+    return value is None or type(value).__name__ in _NULLS or (isinstance(value, float) and value != value)
 
 
 def _inside(answer: Any, path: str) -> Any:
@@ -429,7 +451,7 @@ def _plain(value: Any) -> Any:
         return found
     if isinstance(value, Mapping):
         return dict(value)
-    if type(value).__name__ in {"NAType", "NaTType"}:
+    if type(value).__name__ in _NULLS:
         return None
     raise TypeError(f"it holds a {type(value).__name__}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -39,10 +40,13 @@ def batch(topology: Path, settings: Settings, part: Part, form: str) -> int:
     """
     from penstock import runtime  # with the model runtime behind it: `--help` does without
     from penstock.codecs.schema_registry import open_schema_registry
+    from penstock.pipeline.ports import ports
 
     file = find(topology, settings.topologies)
     loaded = runtime.load(file, models=settings.models, schemas=settings.schemas, schema_registry=open_schema_registry(settings))
     program = runtime.prepare(loaded, settings)
+    if not part.topic:  # the lines of a file are JSON, whatever producers write to the topic
+        program = replace(program, ports=ports(loaded.wiring, loaded, json=[stage.name for stage in loaded.wiring.stages]))
     models = {node: str(artifact) for node, artifact in loaded.artifacts.items()}
     bound = ", ".join(f"{node}={version}" for node, version in models.items())
     err.print(f"models of the topology file: {bound} (releases are not followed)", markup=False)

@@ -107,19 +107,26 @@ def show(file: Path, form: str) -> None:
 def check(files: tuple[Path, ...], events: Path | None, coerce: tuple[Coercion, ...], form: str) -> int:
     """Check schema files, and events against one; exit 1 when an event is not valid.
 
-    Lists every problem of every file, and every bad event with its line and the reason.
+    Lists every problem of every file, the fields that no topology can read, and every bad event with its line and the reason.
     """
     if events is not None and len(files) > 1:
         raise click.UsageError("--events compares events with one schema; give one FILE")
-    found = _load(files)
+    found = _load(files, whole=events is None)
     total, bad = _check_events(found[0], events, coerce) if events is not None else (0, [])
     if form == "json":
         print_json(
-            {"schemas": [each.path for each in found], "events": total, "bad": [{"line": line, "reason": reason} for line, reason in bad]}
+            {
+                "schemas": [each.path for each in found],
+                "unreadable": [reason for each in found for reason in _unreadable(each)],
+                "events": total,
+                "bad": [{"line": line, "reason": reason} for line, reason in bad],
+            }
         )
         return 1 if bad else 0
     for each in found:
         out.print(f"{escape(each.path)}: {escape(each.name)}, {len(each.fields)} fields")
+        for reason in _unreadable(each):
+            out.print(f"  no topology can read: {escape(reason)}")
     if events is not None:
         for line, reason in bad:
             out.print(f"{escape(str(events))}:{line}: {escape(reason)}")
@@ -181,23 +188,32 @@ schema.add_command(push)
 def _messages(directory: Path) -> Iterator[Schema]:
     """Yields the schemas of the messages in the files of Protobuf."""
     for file in sorted(one for one in directory.rglob("*.*") if one.suffix in ENDINGS["PROTOBUF"]):
-        from penstock.codecs.protobuf.files import load_messages  # imports the library
-
-        yield from load_messages(file)
+        yield from _messages_of(file)
 
 
-def _load(files: Iterable[Path]) -> list[Schema]:
-    """Loads all files. Raises SchemaError with the problems of all of them."""
+def _messages_of(file: Path) -> list[Schema]:
+    from penstock.codecs.protobuf.files import load_messages  # imports the library
+
+    return load_messages(file)
+
+
+def _load(files: Iterable[Path], *, whole: bool = False) -> list[Schema]:
+    """Loads all files, of Protobuf's `whole` ones every message. Raises SchemaError with the problems of all of them."""
     found: list[Schema] = []
     problems: list[Problem] = []
     for file in files:
         try:
-            found.append(load_schema(file))
+            found += _messages_of(file) if whole and file.suffix in ENDINGS["PROTOBUF"] else [load_schema(file)]
         except SchemaError as error:
             problems.extend(error.problems)
     if problems:
         raise SchemaError(problems)
     return found
+
+
+def _unreadable(found: Schema) -> list[str]:
+    """Returns why fields of a JSON Schema are no columns: a mistake in it, or what events may hold in several types."""
+    return [field.why for _, field in _listed(found.fields) if field.why]
 
 
 def _lines(events: Path) -> Iterator[tuple[int, bytes]]:

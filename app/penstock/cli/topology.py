@@ -26,7 +26,7 @@ from penstock.topology.find import find
 from penstock.topology.kinds import kind_of
 from penstock.topology.parameters import shown
 from penstock.topology.parse import parse
-from penstock.topology.spec import ModelNode, When
+from penstock.topology.spec import ModelNode, Source, When
 from penstock.topology.wiring import Emit, Feed, Input, Part, Stage, Step
 
 __all__ = ["draw", "plan", "validate"]
@@ -165,6 +165,7 @@ def _input(one: Input, loaded: Loaded) -> dict[str, Any]:
         "topic": source.topic,
         "format": source.format,
         "schema": source.schema,
+        **({"envelope": source.envelope, "types": list(source.types)} if source.envelope else {}),
         "written_by": [sink.name for sink in loaded.topology.sinks if sink.topic == source.topic],
         "dead_letter": source.dead_letter,
         "columns": [
@@ -233,12 +234,21 @@ def _print_input(one: Input, loaded: Loaded) -> None:
             (f"source {source.name}", "bold"), f": {source.topic} ({', '.join(filter(None, (source.format, source.schema)))}){written}"
         )
     )
+    if source.envelope:
+        out.print(f"  {_skipped(source)}", markup=False)
     out.print(f"  records that cannot be scored are written to {source.dead_letter}\n", markup=False)
     columns = table("columns read", "column", "field", "type", "null")
     for column in one.columns:
         _add(columns, column.name, column.field, _type(column.dtype, column.shape), _missing(column))
     out.print(columns)
     out.print()
+
+
+def _skipped(source: Source) -> str:
+    """Returns which events an envelope has, and which of them are skipped."""
+    if source.envelope == "debezium":
+        return "changes as Debezium writes them: deletions, truncations and tombstones are skipped"
+    return f"CloudEvents of the types {', '.join(source.types)}: others are skipped" if source.types else "CloudEvents of all types"
 
 
 def _computed_by(step: Step, loaded: Loaded) -> str:

@@ -96,7 +96,9 @@ class CloudEvents:
             raise DecodeError(_BATCHED if begin == b"[" else f"no CloudEvent: {error}" if begin == b"{" else _NEITHER) from None
         if attributes[0] is None:
             raise DecodeError(_NEITHER)
-        kind = _checked(attributes[: len(REQUIRED)])
+        kind = _checked(attributes[: len(REQUIRED)]).encode()
+        if self._types and kind not in self._types:
+            return Bare(record.offset, record.timestamp, record.key, None, (), kind)  # to be skipped, whatever its data is
         if coded is msgspec.UNSET:
             if data is msgspec.UNSET:
                 raise DecodeError("the CloudEvent has no data")
@@ -105,7 +107,7 @@ class CloudEvents:
             coded = bytes(data)
         headers = [header for header in record.headers if not header[0].startswith(MARK)]
         headers += [(name, _text(attributes[at])) for at, name in self._read if attributes[at] is not None]
-        return Bare(record.offset, record.timestamp, record.key, coded, headers, kind.encode())
+        return Bare(record.offset, record.timestamp, record.key, coded, headers, kind)
 
 
 def _is_structured(headers: dict[str, bytes | None]) -> bool:

@@ -32,6 +32,10 @@ _TOO_DEEP: Final = f"nested too deeply, more than {_MAX_DEPTH} levels"
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.?)*+(?:"|\Z)', re.DOTALL)
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
+# What msgspec says of a field at the top that is null, or that is not there.
+_NULL: Final = re.compile(r"got `null` - at `\$\.(\w+)`$|^Object missing required field `(\w+)`(?! - at)")
+_NO_NULL: Final = "field {!r} is null, and the topology gives no value for nulls (add it under `missing:`)"
+
 _PLAIN: Final[Mapping[str, Any]] = {"boolean": bool, "string": str, "bytes": str, "union": Any}
 
 
@@ -57,6 +61,8 @@ class JsonDecoder:
             leaves = [_leaf(schema, field, self._assembler) for field in inside]
             self._decode = lambda value: _with_leaves(decode(value), size, leaves)
             self._values = tuple
+        # The schema lets these be null, so to its reader "expected text" would be no reason.
+        self._rejected = [field.name for field in schema.fields if field.optional and self._assembler.rejects_null(field.name)]
         self._max_bytes = max_bytes
 
     def decode(self, values: Sequence[bytes | None]) -> Batch:
@@ -86,7 +92,7 @@ class JsonDecoder:
                 rows.extend(map(decode, pending))
                 break
             except (ValueError, RecursionError) as error:
-                failures.append(Failure(len(rows) + len(failures), _explain(error)))
+                failures.append(Failure(len(rows) + len(failures), _explain(error, self._rejected)))
             except DecodeError as error:
                 failures.append(Failure(len(rows) + len(failures), error))
         columns = self._assembler.arrays(list(zip(*map(self._values, rows), strict=True)), len(rows))
@@ -124,12 +130,13 @@ def _depth(value: bytes) -> int:
     return int(np.cumsum(np.where(opening, 1, -1)).max(initial=0))
 
 
-def _explain(error: Exception) -> DecodeError:
+def _explain(error: Exception, rejected: Sequence[str]) -> DecodeError:
     if isinstance(error, RecursionError):
         return DecodeError(_TOO_DEEP)
     if isinstance(error, UnicodeDecodeError):
         return DecodeError(f"invalid UTF-8: {error.reason} (byte {error.start})")
-    return DecodeError(str(error))
+    found = _NULL.search(said := str(error))
+    return DecodeError(_NO_NULL.format(found[1] or found[2]) if found and (found[1] or found[2]) in rejected else said)
 
 
 class _Types:
@@ -284,7 +291,7 @@ def _leaf(schema: Schema, field: Field, assembler: Assembler) -> Callable[[Seque
             value = way(value)
         if value is None:
             if rejects:
-                raise DecodeError(f"field {field.name!r} is null, and the topology gives no value for nulls (add it under `missing:`)")
+                raise DecodeError(_NO_NULL.format(field.name))
         elif shape and not shaped(value, shape):
             raise DecodeError(f"field {field.name!r} is not an array of {'x'.join(map(str, shape))}")
         elif limits is not None and not within(value, limits):

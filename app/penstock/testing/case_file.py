@@ -39,7 +39,7 @@ from penstock.testing.expect import Rule, contains, plain, rule
 from penstock.topology.document import Listed, Mapped, Scalar, Value, read
 from penstock.topology.names import did_you_mean
 from penstock.topology.parse import text_of
-from penstock.topology.spec import Mark
+from penstock.topology.spec import Mark, Source
 
 __all__ = ["SUFFIX", "CaseFile", "read_cases"]
 
@@ -204,19 +204,29 @@ class _Cases(_Reader):
         return Record("", body, None if key is None else key.encode(), headers, timestamp)
 
     def event(self, source: str, value: Value) -> bytes | None:
-        schema = self.driver.schemas[source]
         if not isinstance(value, Mapped):
             self.report(value.mark, f"an event of {source} must be a mapping", 'or {raw: "text"}, {base64: ...}, null')
             return None
-        known = [field.name for field in schema.fields]
-        for key, _ in value.items:
-            if key.text not in known:
-                self.report(key.mark, f"{schema.path or schema.name} has no field {key.text!r}", did_you_mean(key.text, known))
+        self.names(self.sources[source], value)
         try:
             return self.driver.write(source, plain(value))
         except (ValueError, TypeError) as error:  # TypeError: the Avro library on a value of another type
             self.report(value.mark, f"cannot be written in the format of {source}: {error}", "correct it, or give the bytes: {base64: ...}")
             return None
+
+    def names(self, source: Source, event: Mapped) -> None:
+        """Reports fields that the schema does not have: of a structured CloudEvent those of its `data`, if its type is read."""
+        if source.envelope == "cloudevents" and event.get("specversion") is not None:
+            kind, data = event.get("type"), event.get("data")
+            if not isinstance(data, Mapped) or (source.types and isinstance(kind, Scalar) and kind.text not in source.types):
+                return
+            event = data
+        schema = self.driver.schemas[source.name]
+        written = source.format.startswith("json")  # as it stands, so by the aliases too
+        known = [name for field in schema.fields for name in (field.name, *(field.aliases if written else ()))]
+        for key, _ in event.items:
+            if key.text not in known:
+                self.report(key.mark, f"{schema.path or schema.name} has no field {key.text!r}", did_you_mean(key.text, known))
 
     def body(self, value: Value, form: str) -> bytes | None:
         if not isinstance(value, Scalar):

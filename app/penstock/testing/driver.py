@@ -104,9 +104,15 @@ class TopologyDriver:
         self._inside.run()
 
     def write(self, source: str, event: Mapping[str, Any] | bytes | None) -> bytes | None:
-        """Returns the event's bytes in the source's format. Raises ValueError when the format cannot hold it."""
+        """Returns the event's bytes in the source's format; of a structured CloudEvent, its JSON.
+
+        Raises ValueError when the format cannot hold it.
+        """
         write = _named("source", source, self._writers)
-        return event if event is None or isinstance(event, bytes) else write(event)
+        if event is None or isinstance(event, bytes):
+            return event
+        structured = self._sources[source].envelope == "cloudevents" and "specversion" in event
+        return event_writer("json", None)(event) if structured else write(event)
 
     def records(self, topic: str) -> list[Record]:
         """Returns the records of a topic, as they arrived. `topic` may also be the name of a sink. Raises KeyError for an unknown one."""

@@ -175,13 +175,15 @@ THRESHOLD_TEXT: Final = Text("a threshold: >=, <=, > or < and a number", THRESHO
 
 MISSING: Final = Key(Literal(), "What replaces null: a value, nan, or reject (the row goes to the dead-letter topic).")
 
+_PART: Final = Text(f"{REFERENCE.what}; what replaces null is the same for all: {{stack: [...], missing: VALUE}}", REF)
+
 INPUT: Final = Forms(
     text=REFERENCE,
-    listing=Listing(REFERENCE),
+    listing=Listing(_PART),
     mapping=Keys(
         {
             "field": Key(REFERENCE, "Where the tensor comes from."),
-            "stack": Key(Listing(REFERENCE), "Several scalars or arrays joined along the last axis, in this order."),
+            "stack": Key(Listing(_PART), "Several scalars or arrays joined along the last axis, in this order."),
             "reshape": Key(REFERENCE, "An array with other axes and as many values, in the same order: 8 x 8 for 64."),
             "mask": Key(REFERENCE, "Which items of a padded array are there (1), and which are padding (0)."),
             "pad": Key(Literal(), "What fills arrays of different lengths: to the tensor's size, or to the longest of the chunk."),

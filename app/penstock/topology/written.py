@@ -48,7 +48,8 @@ def fits_schema(sink: Sink, written: Sequence[Written], schema: Schema, whose: s
             yield one.ref.mark, message, "rename the property, or leave it out"
         elif not _holds(declared, one.output):
             message = f"{where}: {one.ref.text!r} is {shown(one.output.dtype, one.output.shape)}, {whose} declares {described(declared)}"
-            yield one.ref.mark, message, f"declare a type in {file} that holds it"
+            dated = f"a date is written from text alone: declare an integer in {file}, or leave it out"
+            yield one.ref.mark, message, dated if declared.dated else f"declare a type in {file} that holds it"
         elif one.nullable and not declared.nullable:
             what = "the field " if one.copied is not None else ""
             message = f"{where}: {what}{one.ref.text!r} may be null, in {whose} it may not"

@@ -66,6 +66,13 @@ def test_every_event_is_answered_in_its_order(run: Run) -> None:
     assert not Path("out.ndjson.checkpoint").exists()
 
 
+def test_lines_are_json_whatever_producers_write(run: Run) -> None:
+    Path("double.yaml").write_text(TOPOLOGY.replace("schema: number.avsc", "schema: number.avsc, format: avro"))
+    events(2)
+    assert run("--in", "in.ndjson", "--out", "out.ndjson").code == 0
+    assert lines("out.ndjson") == [{"x": 0.0, "y": 0.0}, {"x": 1.0, "y": 2.0}]
+
+
 def test_what_is_no_event_is_a_dead_letter_with_its_reason(run: Run) -> None:
     Path("in.ndjson").write_bytes(b'{"x": 1}\n\nnot JSON\n{"x": "text"}\n\xff\n{"x": 2}')
     done = run("--in", "in.ndjson", "--out", "out.ndjson", "--format", "json")

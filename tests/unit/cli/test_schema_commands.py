@@ -65,6 +65,22 @@ def test_check_reports_every_problem_of_every_file(run: Run) -> None:
     assert run("check", "schemas/event.avsc").out == "schemas/event.avsc: Event, 5 fields\n"
 
 
+def test_check_lists_what_no_topology_can_read(run: Run) -> None:
+    """A mistake in a JSON Schema is no error of the file: events may hold anything there."""
+    Path("schemas/e.schema.json").write_text('{"type": "object", "properties": {"a": {"type": "numbr"}, "b": {"type": "string"}}}')
+    done = run("check", "schemas/e.schema.json")
+    reason = "schemas/e.schema.json#/properties/a has the type 'numbr': use one of boolean, integer, number, string, object and array"
+    assert (done.code, done.out) == (0, f"schemas/e.schema.json: e, 2 fields\n  no topology can read: {reason}\n")
+    assert run("check", "schemas/e.schema.json", "--format", "json").json["unreadable"] == [reason]
+
+
+def test_check_takes_a_file_of_several_messages(run: Run) -> None:
+    Path("schemas/shop.proto").write_text('syntax = "proto3"; message A { string id = 1; } message B { A a = 1; }')
+    assert run("check", "schemas/shop.proto").out == "schemas/shop.proto: A, 1 fields\nschemas/shop.proto: B, 1 fields\n"
+    Path("events.ndjson").write_text('{"id": "a"}')
+    assert "name one of them" in run("check", "schemas/shop.proto", "--events", "events.ndjson").err
+
+
 def test_check_finds_the_bad_events_by_line(run: Run) -> None:
     """Blank lines are no events, and count as lines."""
     good = json.dumps({"id": "a", "v": [1, 2, 3], "at": 0, "raw": ""})

@@ -98,6 +98,21 @@ def test_plan_names_columns_steps_and_topics(root: Path) -> None:
         assert expected in shown, shown
 
 
+@pytest.mark.parametrize(
+    ("envelope", "said"),
+    [
+        ("cloudevents, types: [card.used, card.lost]", "CloudEvents of the types card.used, card.lost: others are skipped"),
+        ("cloudevents", "CloudEvents of all types"),
+    ],
+)
+def test_plan_says_what_an_envelope_skips(root: Path, envelope: str, said: str) -> None:
+    text = (root / "good.yaml").read_text()
+    (root / "enveloped.yaml").write_text(text.replace("schema: card.avsc", f"schema: card.avsc, envelope: {envelope}"))
+    assert said in run(plan, root, "enveloped.yaml").stdout
+    (stage,) = json.loads(run(plan, root, "enveloped.yaml", "--format", "json").stdout)["stages"]
+    assert stage["inputs"][0]["envelope"] == "cloudevents"
+
+
 def test_plan_as_json(root: Path) -> None:
     shown = json.loads(run(plan, root, "good.yaml", "--format", "json").stdout)
     (stage,) = shown["stages"]

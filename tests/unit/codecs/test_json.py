@@ -164,6 +164,15 @@ def test_null_fails_unless_something_stands_in_for_it(make_schema: MakeSchema) -
     assert unread.failures == ()
 
 
+def test_null_that_only_the_schema_allows_is_named(make_schema: MakeSchema) -> None:
+    """Not as a type that was expected: the schema has that of null."""
+    schema = make_schema({"name": "x", "type": ["null", "string"], "default": None}, {"name": "y", "type": "int"})
+    found = decoder("json", schema, [Column("x", "x", "string")]).decode([b'{"x":null,"y":1}', b'{"y":1}'])
+    null = "field 'x' is null, and the topology gives no value for nulls (add it under `missing:`)"
+    assert [str(one.error) for one in found.failures] == [null, null]
+    assert "field `y`" in str(decoder("json", schema, []).decode([b"{}"]).failures[0].error)
+
+
 def test_null_array_is_filled_in_every_place(make_schema: MakeSchema) -> None:
     schema = make_schema({"v": ["null", {"type": "array", "items": "float", "size": 2}]})
     column = Column("v", "v", "float32", (2,), Missing("fill", 9.0))

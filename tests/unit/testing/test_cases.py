@@ -288,3 +288,14 @@ def test_event_that_the_format_cannot_hold_is_a_problem(shop: Path, tmp_path: Pa
     (tmp_path / "avro.test.yaml").write_text(text.format(value=2))
     file = read_cases(tmp_path / "avro.test.yaml", models=shop / "models", schemas=shop / "schemas")
     assert run_case(file.driver, file.cases[0]) == ()
+
+
+def test_event_is_written_as_it_comes(shop: Path, tmp_path: Path) -> None:
+    """By the names that its JSON has, which are aliases in the schema."""
+    schema = (shop / "schemas/return.avsc").read_text()
+    (tmp_path / "return.avsc").write_text(schema.replace('"name": "refunded"', '"name": "refunded", "aliases": ["re-funded"]'))
+    (tmp_path / "order.avsc").write_text((shop / "schemas/order.avsc").read_text())
+    (tmp_path / "shop.yaml").write_text((shop / "shop.yaml").read_text())
+    (tmp_path / "shop.test.yaml").write_text("cases: [{name: a, given: {returns: [{id: r, re-funded: 2}]}, expect: {refunds: 1}}]")
+    file = read_cases(tmp_path / "shop.test.yaml", models=shop / "models", schemas=tmp_path)
+    assert run_case(file.driver, file.cases[0]) == ()

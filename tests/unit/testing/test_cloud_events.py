@@ -13,10 +13,12 @@ import fastavro
 import pytest
 
 import penstock
-from penstock.errors import TopologyError
+from penstock.errors import ConfigError, TopologyError
 from penstock.record import Header, Record
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import models
+from penstock.testing.case_file import read_cases
+from penstock.testing.cases import run_case
 from penstock.testing.driver import TopologyDriver, explain
 
 SCHEMA = {
@@ -120,9 +122,13 @@ def test_json_data_may_be_in_base64(make: Make) -> None:
 def test_other_types_are_skipped(make: Make) -> None:
     """Whatever their data is: it is not decoded."""
     driver = make(source=", types: [order.placed, order.changed]")
-    other = [structured({"x": 1}, type="order.lost"), binary(b"\xff", type="order.lost"), binary(None, type="order.lost")]
+    lost = "order.lost"
+    other = [structured({"x": 1}, type=lost), binary(b"\xff", type=lost), binary(None, type=lost), structured(data=..., type=lost)]
     driver.send_records("orders", [other[0], structured(type="order.changed"), *other[1:], binary(), binary(b"{}")])
     assert driver.events("prices") == [{"price": 20.0}] * 2
+    assert len(driver.dead_letters("orders")) == 1
+    driver = make("avro", source=", types: [order.placed]")
+    driver.send_records("orders", [structured(type=lost), structured()])
     assert len(driver.dead_letters("orders")) == 1
 
 
@@ -200,3 +206,33 @@ def test_a_program_gives_structured_events(make: Make, tmp_path: Path) -> None:
     with penstock.open(tmp_path / "shop.yaml", models=tmp_path / "models", schemas=tmp_path) as plan:
         events = [{**ATTRIBUTES, "data": {"item": 2}}, {**ATTRIBUTES, "type": "other", "data": 1}]
         assert plan.score(events) == [{"price": 30.0}, {}]
+
+
+CASE = """\
+cases:
+  - name: a
+    given:
+      orders:
+        - {specversion: "1.0", id: "7", source: /shop, type: order.placed, priority: 3, data: {item: 2}}
+        - {specversion: "1.0", id: "8", source: /shop, type: order.lost, data: {itm: 2}}
+        - {event: {item: 1}, headers: {ce_specversion: "1.0", ce_id: "9", ce_source: /shop, ce_type: order.placed}}
+    expect: {prices: [{price: 30}, {price: 20}]}
+"""
+
+
+def test_a_file_of_cases_gives_structured_and_binary_events(make: Make, tmp_path: Path) -> None:
+    """The fields of the data are checked; those of a type that is not read may be any."""
+    make(source=", types: [order.placed]")
+    file = tmp_path / "shop.test.yaml"
+    file.write_text(CASE)
+    cases = read_cases(file, models=tmp_path / "models", schemas=tmp_path)
+    assert run_case(cases.driver, cases.cases[0]) == ()
+    file.write_text(CASE.replace("{item: 2}", "{itm: 2}"))
+    with pytest.raises(ConfigError, match=r"5:\d+: .*order.avsc has no field 'itm' \(did you mean 'item'\?\)"):
+        read_cases(file, models=tmp_path / "models", schemas=tmp_path)
+
+
+def test_structured_events_are_written_as_json_whatever_the_data_is(make: Make) -> None:
+    driver = make("avro")
+    driver.send("orders", {**ATTRIBUTES, "data_base64": base64.b64encode(avro({"item": 2})).decode()})
+    assert driver.events("prices") == [{"price": 30.0}]

@@ -127,6 +127,25 @@ def test_frame_gives_a_frame(plan: Scorer) -> None:
     assert plan.score(frame, source="orders")["scores.base"].tolist()[0] == 20
 
 
+def test_null_in_a_frame_is_what_the_event_lacks(tmp_path: Path) -> None:
+    """Where a default replaces it: pandas has no cell that is not there. A list of events says what it means."""
+    (tmp_path / "e.avsc").write_text(
+        """{"type": "record", "name": "E", "fields": [{"name": "x", "type": "int", "default": 4},
+        {"name": "inner", "type": {"type": "record", "name": "I", "fields": [{"name": "y", "type": "int"}]}, "default": {"y": 5}}]}"""
+    )
+    (tmp_path / "t.yaml").write_text(
+        "topology: t\nsources: {s: {topic: s, schema: e.avsc}}\nnodes: {n: {kind: rule, outputs: {z: x + inner.y}}}\n"
+        "sinks: {o: {topic: o, fields: [n.z]}}"
+    )
+    with penstock.open(tmp_path / "t.yaml", models=tmp_path, schemas=tmp_path) as plan:
+        frame = pd.DataFrame([{"x": 1}, {"inner": {"y": 2}}])
+        assert plan.score(frame)["z"].tolist() == [6, 6]
+        assert plan.score({"x": [1, None], "inner": [None, {"y": 2}]}) == {"z": [6, 6], "failure": [None, None]}
+        assert isinstance(plan.score([{"x": None}])[0], penstock.Failure)
+        with pytest.raises(ValueError, match=r"the column 'inner.y' is inside the field 'inner': give a column 'inner' of mappings"):
+            plan.score(pd.DataFrame({"x": [1], "inner.y": [2]}))
+
+
 class Polars:
     """The part of polars.DataFrame that is used, which the tests do not install."""
 

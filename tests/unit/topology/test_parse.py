@@ -152,6 +152,11 @@ def test_stack_with_a_missing_rule(text: str) -> None:
     assert (found.stacked, len(found.refs), found.missing) == (True, 2, Missing("fill", -1))
 
 
+def test_rule_for_null_of_one_part_is_sent_to_all(text: str) -> None:
+    with pytest.raises(TopologyError, match=r"what replaces null is the same for all: \{stack: \[\.\.\.\], missing: VALUE\}"):
+        parse_text(text.replace("date: [month, day]", "date: [month, {field: day, missing: 0}]"))
+
+
 def test_one_alias_may_serve_two_nodes(text: str) -> None:
     changed = text.replace("inputs: {X: features}", "inputs: &x {X: features}").replace(
         "flight-trees@live}", "flight-trees@live, inputs: *x}"
