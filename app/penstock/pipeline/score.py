@@ -245,7 +245,13 @@ class Pipeline:
             return _Written([], None, [], ())
         encoder = self.port.encoders[output.emit.sink.name]
         values, errors = encoder.encode([pick(batch.columns) for pick in output.picks])
-        keys = None if output.key is None else [_key(key) for key in output.key(batch.columns).tolist()]
+        keys = None
+        if output.key is not None:
+            found = output.key(batch.columns).tolist()
+            keys = [_key(key) for key in found]
+            if None in found:
+                reason = f"the key of the sink {output.emit.sink.name} is null"
+                errors = {**errors, **{at: EncodeError(reason) for at, key in enumerate(found) if key is None}}
         rows = None if batch.rows is None else batch.rows.tolist()
         if not errors:
             return _Written(values, keys, rows, ())

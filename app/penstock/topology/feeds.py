@@ -320,8 +320,10 @@ class Feeder:
             axes = self._axes(ref, target.index, field, None, where)
             if axes is None:
                 return None
-            # Null is refused: records without a key would scatter over the partitions.
-            column = self.columns.add(field.name, field.dtype, axes, Missing()) if field.dtype else None
+            # Null is refused, since records without a key would scatter over the partitions; with `when`, where the record is written.
+            later = field.optional and sink.when is not None and not axes
+            rule = Missing("fill", None) if later else Missing()
+            column = self.columns.add(field.name, field.dtype, axes, rule) if field.dtype else None
             given = self._picked(ref, target.index, Part(column.name if column else field.name), field.dtype, axes, where)
         if given is None:
             return None

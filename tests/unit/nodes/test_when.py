@@ -333,3 +333,16 @@ def test_outputs_are_told_apart_where_one_event_reaches_the_sinks_of_a_topic_twi
         ("first", "again", "end"), ("first", "again", "end", "large"), ("first", "again", "large"), ("first", "end"),
     ]  # fmt: skip
     assert answers[0] == {"first": {"id": "a", "half": 5}, "again": {"id": "a", "half": 5}, "end": {"id": "a", "half": 5}}
+
+
+def test_null_key_fails_only_events_that_are_written(root: Path) -> None:
+    fields = [*EVENT["fields"], {"name": "who", "type": ["null", "string"], "default": None}]
+    (root / "event.avsc").write_text(json.dumps({**EVENT, "fields": fields}))
+    (root / "t.yaml").write_text(TEXT.replace("high: {topic: high, when: large", "high: {topic: high, key: who, when: large"))
+    driver = opened(root)
+    driver.send("s", event("a", 1), event("b", 200), {**event("c", 300), "who": "me"}, {**event("d", 3), "who": "you"})
+    assert [one["id"] for one in driver.events("all")] == ["a", "b", "c", "d"]
+    assert [(one.key, json.loads(one.value or b"")["id"]) for one in driver.records("high")] == [(b"me", "c")]
+    (letter,) = [provenance(one) for one in driver.dead_letters("s")]
+    assert isinstance(letter, DeadLetter)
+    assert letter.message == "the key of the sink high is null"
