@@ -80,17 +80,20 @@ def leaf(field: Any) -> Leaf | None:
 
 
 def _special(message: Any) -> Leaf | None:
-    """Returns what a message of google that is one value is."""
+    """Returns what a message of google that is one value is; None for another one, also where it only has the name of such a message."""
     name = message.full_name
-    if name == "google.protobuf.Timestamp":
+    if name == "google.protobuf.Timestamp" and _is_timed(message):
         return Leaf("timestamp", "us", read=_micros, write=_timestamp, inside=("seconds", "nanos"))
-    if name == "google.protobuf.Duration":
+    if name == "google.protobuf.Duration" and _is_timed(message):
         return Leaf("double", read=_seconds, write=_duration, inside=("seconds", "nanos"))
     if name in _DYNAMIC:
         return Leaf("union")
     if name.removeprefix("google.protobuf.").removesuffix("Value") in _WRAPPERS and name.startswith("google.protobuf."):
-        inner = leaf(message.fields_by_name["value"])
-        assert inner is not None, "a wrapper holds a plain value"
+        value = message.fields_by_name.get("value")
+        if value is None or value.is_repeated or value.type not in _PLAIN:
+            return None
+        inner = leaf(value)
+        assert inner is not None, "it holds a plain value"
         read = inner.read
         return Leaf(
             inner.kind,
@@ -99,6 +102,11 @@ def _special(message: Any) -> Leaf | None:
             inside=("value",),
         )
     return None
+
+
+def _is_timed(message: Any) -> bool:
+    fields = [message.fields_by_name.get(name) for name in ("seconds", "nanos")]
+    return all(field is not None and not field.is_repeated and field.type in _INTEGERS for field in fields)
 
 
 def _symbols(names: dict[int, str]) -> Callable[[int], str]:
