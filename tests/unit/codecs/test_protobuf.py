@@ -207,6 +207,21 @@ def test_proto2_has_defaults_and_required_fields(proto: Proto) -> None:
     assert read(schema, value + b"\x12\x02\xff\xfe", "s", "string") == "field 's' is not UTF-8"
 
 
+def test_required_field_is_missed_at_any_depth(tmp_path: Path) -> None:
+    """Also where messages are inside each other."""
+    (tmp_path / "old.proto").write_text(
+        'syntax = "proto2"; message R { optional B b = 1; }\n'
+        "message B { optional A a = 1; optional int32 z = 2; } message A { optional B b = 1; required int32 x = 2; }"
+    )
+    schema = load_schema(f"{tmp_path}/old.proto#R")
+    found = decoder("protobuf", schema, [Column("z", "b.z", "int32", missing=Missing("fill", -1))])
+    body = b""  # an A without x
+    for depth in range(3):
+        assert len(found.decode([b"\x0a" + bytes([len(body) + 2]) + b"\x0a" + bytes([len(body)]) + body]).failures) == 1, depth
+        inside = b"\x0a" + bytes([len(body)]) + body  # a B that has it
+        body = b"\x0a" + bytes([len(inside)]) + inside + b"\x10\1"  # an A that has x, and that B
+
+
 def test_whole_number_of_more_bits_is_not_cut_off(order: Schema, proto: Proto) -> None:
     wider = proto("message Order { int64 small = 2; }", file="wider.proto")
     assert read(order, written(wider, small=2**32 + 5), "small", "int32", missing=Missing()).endswith("is 4294967301, above 2147483647")
