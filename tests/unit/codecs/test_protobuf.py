@@ -496,6 +496,7 @@ def test_row_that_no_message_holds_fails_alone(proto: Proto) -> None:
     )
     assert sorted(errors) == [1, 2, 3, 4]
     assert all(isinstance(error, EncodeError) for error in errors.values())
+    assert "field 'n' is -1, and its type holds 0 to 4294967295" in str(errors[1])
     assert values == [b"\x08\1", b"", b"", b"", b""]
 
 
