@@ -47,6 +47,7 @@ FAILURE: Final = "failure"  # the column with the reasons
 SOURCE: Final = f"{OWN}source"  # the header of an output with the place of its input
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _BYTES: Final = (bytes, bytearray, memoryview)
+_SAME: Final = frozenset((str, int, bool, type(None)))  # what JSON holds as it is
 _UNITS: Final = {"ms": "milliseconds", "us": "microseconds"}
 
 
@@ -281,6 +282,8 @@ class _Entry:
                 if isinstance(plain.get(name), datetime | np.datetime64):
                     plain[name] = _ticks(plain[name], unit)
             for name, value in plain.items():
+                if (kind := type(value)) in _SAME or (kind is float and math.isfinite(value)):
+                    continue
                 if isinstance(value, _BYTES) and self.source.format == "bytes":
                     plain[name] = [*bytes(value)]
                 elif (found := _odd(value)) is not None:
@@ -359,6 +362,10 @@ def _odd(value: Any) -> Any:
 
     Raises RecursionError for a value inside itself.
     """
+    if type(value) is list and (kinds := {*map(type, value)}) == {float}:
+        return None if math.isfinite(sum(value)) else next(filter(math.isinf, value), None)
+    if type(value) is list and kinds <= _SAME:
+        return None
     if isinstance(value, Mapping):
         return next((found for one in value.values() if (found := _odd(one)) is not None), None)
     if isinstance(value, list | tuple | set | frozenset):
