@@ -34,6 +34,8 @@ MAX_STEPS: Final = 1_000_000  # over one file, which has a million bytes at most
 _KINDS: Final = {"boolean": "boolean", "integer": "long", "number": "double", "string": "string"}
 _SIGNS: Final = ("properties", "$ref", "$defs", "definitions", "allOf")
 _TYPED: Final = frozenset(("type", "properties", "required", "$ref", "anyOf", "oneOf", "enum", "const", "items"))
+# A choice without any of these only restricts: `"anyOf": [{"required": ["a"]}, {"required": ["b"]}]` beside the properties.
+_SHAPING: Final = (_TYPED - {"required"}) | {"format", "minItems", "maxItems", "prefixItems", "additionalProperties", "allOf"}
 _SHARED: Final = ("$defs", "definitions")
 _OF_PYTHON: Final[Mapping[type, str]] = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 
@@ -115,6 +117,8 @@ class _Reader:
             if isinstance(raw.get(key), list):
                 self._spend(len(raw) * len(raw[key]))
                 around = _without(raw, key)
+                if _SHAPING & {*around} and not any(_shapes(one) for one in raw[key]):
+                    return self.type(around, root, at)
                 return self._choice([{**around, **one} if isinstance(one, dict) else one for one in raw[key]], root, f"{at}/{key}")
         if "const" in raw or isinstance(raw.get("enum"), list):
             values = [raw["const"]] if "const" in raw else raw["enum"]
@@ -306,6 +310,10 @@ def _without(raw: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 def _texts(listed: Any) -> list[str]:
     return [one for one in listed if isinstance(one, str)] if isinstance(listed, list) else []
+
+
+def _shapes(branch: Any) -> bool:
+    return not isinstance(branch, dict) or bool(_SHAPING & {*branch})
 
 
 def _is_null(raw: Any) -> bool:

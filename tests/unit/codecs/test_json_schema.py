@@ -159,7 +159,7 @@ def twice(name: str, depth: int) -> dict[str, Any]:
 
 
 def choices(depth: int) -> dict[str, Any]:
-    return {"anyOf": [{}, {}], "oneOf": [choices(depth - 1) if depth else TEXT]}
+    return {"anyOf": [{"format": "x"}] * 2, "oneOf": [choices(depth - 1) if depth else TEXT]}
 
 
 TEXT = {"type": "string"}
@@ -177,7 +177,7 @@ TEXT = {"type": "string"}
             "more than 100,000 fields",
         ),
         (
-            {"properties": {"a": {"anyOf": [{}] * 50_000, **{f"x{at}": 0 for at in range(20_000)}}}},
+            {"properties": {"a": {"anyOf": [{"format": "x"}] * 20_000, **{f"x{at}": 0 for at in range(20_000)}}}},
             "it takes more than 1,000,000 steps to read",
         ),
         ({"properties": {"a": {"$ref": "b"}, "b": {"$ref": "//[c"}}, "$id": "http://[x"}, "a reference cannot be followed"),
@@ -198,6 +198,17 @@ def test_names_that_resemble_each_other_are_numbered(write: Write) -> None:
         ("field3", False),
         ("field4", True),
     ]
+
+
+@pytest.mark.parametrize("key", ["anyOf", "oneOf"])
+def test_choice_that_only_restricts_changes_no_type(write: Write, key: str) -> None:
+    """Which of the properties have to be there is as little checked as their ranges."""
+    choice: list[Any] = [{"required": ["a"]}, {"required": ["b"], "not": {"required": ["a"]}}, {"minProperties": 2}]
+    plain = write({"a": TEXT, "b": {"type": "number"}})
+    assert write({"a": TEXT, "b": {"type": "number"}}, **{key: choice}).fields == plain.fields
+    assert write({"a": TEXT, "b": {"type": "number"}}, allOf=[{key: choice}, {"minProperties": 1}]).fields == plain.fields
+    assert field(write({"a": {"type": "string", key: [{"format": "date"}, {"format": "date-time"}]}}), "a").kind == "timestamp"
+    assert field(write({"a": {"type": "number", key: [{"minimum": 7}, {"maximum": 3}]}}), "a").kind == "double"
 
 
 def test_malformed_keyword_costs_its_property_alone(write: Write) -> None:
