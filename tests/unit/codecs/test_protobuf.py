@@ -511,6 +511,20 @@ def test_sink_writes_what_is_required(proto: Proto) -> None:
         encoder("protobuf", [Tensor("score", "float32", ())], schema)
 
 
+def test_event_that_no_message_holds_names_the_field(proto: Proto) -> None:
+    declared = "message Out { optional uint32 n = 1; optional string t = 2; required bool b = 3; repeated Out more = 4; }"
+    write = event_writer("protobuf", proto(declared, before='syntax = "proto2";\npackage shop;\n'))
+    for event, reason in (
+        ({"n": -1}, "field 'n': is -1, and its type holds 0 to 4294967295"),
+        ({"t": 5, "b": True}, "field 't': "),
+        ({"b": True, "more": [{"b": 1.5}]}, "field 'more': "),
+        ({"x": 1}, "shop.Out has no field 'x'"),
+        ({"n": 1}, "missing required fields: b"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            write(event)
+
+
 def test_error_is_a_decode_error(order: Schema) -> None:
     batch = decoder("protobuf", order, []).decode([b"\xff"])
     assert isinstance(batch.failures[0].error, DecodeError)
