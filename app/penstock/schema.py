@@ -25,6 +25,7 @@ Language = Literal["AVRO", "JSON", "PROTOBUF"]  # of a schema file, as registrie
 Step = str | int  # the name of a record's field or the key of a map, or the place of an array's item
 
 _RANGES: Final = {"int": 2**31, "long": 2**63, "timestamp": 2**63}
+_ATTRIBUTE: Final = re.compile(r"[a-z0-9]+")  # the names that CloudEvents allows
 _STEP: Final = re.compile(r"([^.\[\]]+)|\[([0-9]+)\]")
 
 
@@ -188,6 +189,8 @@ class Beside:
         if head == "header" and rest:
             return Field(path, "string", optional=True)
         if head == "ce" and self.events:
+            if rest and (rest == "data" or not _ATTRIBUTE.fullmatch(rest)):
+                return None
             if rest == "time":
                 return Field(path, "timestamp", optional=True, unit="ms", dated=True)
             return Field(path, "string", optional=rest not in ("id", "source", "type", "specversion"))

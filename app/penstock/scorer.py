@@ -51,6 +51,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _HEAD: Final = re.compile(r"(\w+)[.\[]")  # of a path: after.amount, items[0]
 _NULLS: Final = frozenset(("NAType", "NaTType"))  # of pandas
 _BYTES: Final = (bytes, bytearray, memoryview)
+_SAME: Final = frozenset((str, int, bool, type(None)))  # what JSON holds as it is
 _UNITS: Final = {"ms": "milliseconds", "us": "microseconds"}
 
 
@@ -272,8 +273,8 @@ class _Entry:
         if isinstance(value, DecodeError):
             return value
         try:
-            return Record(self.source.topic, value, _key(key), [(name, _bytes(one)) for name, one in (headers or {}).items()])
-        except (TypeError, ValueError, AttributeError) as error:
+            return Record(self.source.topic, value, _key(key), [(_text(name), _bytes(one)) for name, one in (headers or {}).items()])
+        except (TypeError, ValueError, AttributeError, RecursionError) as error:
             return DecodeError(
                 f"the key is text, bytes, or a mapping of its fields, and headers are a mapping from names to text or bytes: {error}"
             )
@@ -288,10 +289,12 @@ class _Entry:
                 if isinstance(plain.get(name), datetime | np.datetime64):
                     plain[name] = _ticks(plain[name], unit)
             for name, value in plain.items():
-                if (kind := type(value)) in _BYTES and self.source.format == "bytes":
-                    plain[name] = [*value]
-                elif kind in _BYTES or (kind is float and math.isinf(value)):
-                    return DecodeError(f"the field {name} is {value!r}, which no event holds")
+                if (kind := type(value)) in _SAME or (kind is float and math.isfinite(value)):
+                    continue
+                if isinstance(value, _BYTES) and self.source.format == "bytes":
+                    plain[name] = [*bytes(value)]
+                elif (found := _odd(value)) is not None:
+                    return DecodeError(f"the field {name} {'is' if found is value else 'holds'} {found!r}, which no event holds")
             return _JSON.encode(plain)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:  # ValueError: also for text that is not Unicode
             return DecodeError(f"the event cannot be written as JSON: {error}")
@@ -351,6 +354,8 @@ def _each(what: str, given: Any, count: int) -> Sequence[Any]:
 def _key(key: Any) -> bytes | None:
     if key is None or isinstance(key, str | bytes):
         return None if key is None else _bytes(key)
+    if (found := _odd(key)) is not None:
+        raise TypeError(f"no key holds {found!r}")
     written = _JSON.encode(key)
     if written != b"null" and not isinstance(key, Mapping):
         raise TypeError(f"{key!r} is something else")
@@ -365,6 +370,29 @@ def _bytes(text: Any) -> bytes:
 
 def _is_null(value: Any) -> bool:
     return value is None or type(value).__name__ in _NULLS or (isinstance(value, float) and value != value)
+
+
+def _text(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"{name!r} is something else")
+    name.encode()
+    return name
+
+
+def _odd(value: Any) -> Any:
+    """Returns what the value holds, or is, and JSON would change: infinity to null, and bytes to base64; None for nothing.
+
+    Raises RecursionError for a value inside itself.
+    """
+    if type(value) is list and (kinds := {*map(type, value)}) == {float}:
+        return None if math.isfinite(sum(value)) else next(filter(math.isinf, value), None)
+    if type(value) is list and kinds <= _SAME:
+        return None
+    if isinstance(value, Mapping):
+        return next((found for one in value.values() if (found := _odd(one)) is not None), None)
+    if isinstance(value, list | tuple | set | frozenset):
+        return next((found for one in value if (found := _odd(one)) is not None), None)
+    return value if isinstance(value, _BYTES) or (isinstance(value, float) and math.isinf(value)) else None
 
 
 def _inside(answer: Any, path: str) -> Any:
@@ -435,20 +463,20 @@ def _ticks(value: Any, unit: timedelta) -> int | None:
     """Returns the time in units since the epoch; None for none."""
     if value != value:  # NaT
         return None
-    moment: datetime = value.astype("datetime64[us]").item() if isinstance(value, np.datetime64) else value
+    moment: Any = value.astype("datetime64[us]").item() if isinstance(value, np.datetime64) else value
+    if not isinstance(moment, datetime):
+        raise ValueError(f"{value!r} is no time between the years 1 and 9999")
     since = (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment) - _EPOCH
     return int(since // unit)
 
 
 def _plain(value: Any) -> Any:
     """Returns what JSON can hold instead of what it cannot. Raises TypeError."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, np.generic):
-        found = value.item()
-        if isinstance(found, float) and math.isinf(found):
-            raise TypeError(f"{found} is no number of an event")
-        return found
+    if isinstance(value, np.ndarray | np.generic):
+        made = value.tolist()
+        if (found := _odd(made)) is not None:
+            raise TypeError(f"no event holds {found!r}")
+        return made
     if isinstance(value, Mapping):
         return dict(value)
     if type(value).__name__ in _NULLS:

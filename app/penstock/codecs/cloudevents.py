@@ -105,6 +105,8 @@ class CloudEvents:
             if not self._json:
                 raise DecodeError("the CloudEvent has its data as JSON, and the source reads another format: that is in data_base64")
             coded = bytes(data)
+        elif data is not msgspec.UNSET:
+            raise DecodeError("the CloudEvent has data and data_base64, and may have one of them")
         headers = [header for header in record.headers if not header[0].startswith(MARK)]
         headers += [(name, _text(attributes[at])) for at, name in self._read if attributes[at] is not None]
         return Bare(record.offset, record.timestamp, record.key, coded, headers, kind)

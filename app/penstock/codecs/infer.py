@@ -49,16 +49,18 @@ class _Draft:
     def __init__(self, notes: list[str]) -> None:
         self._notes = notes
         self._types: set[str] = set()
+        self._numbers: dict[str, int] = {}
 
     def record(self, objects: Sequence[Mapping[str, Any]], name: str, at: str) -> dict[str, Any]:
         seen: dict[str, list[Any]] = {}
         for each in objects:
             for key, value in each.items():
                 seen.setdefault(key, []).append(value)
-        name = free(name, self._types)
+        name = free(name, self._types, self._numbers)
         self._types.add(name)
         record: dict[str, Any] = {"type": "record", "name": name, "fields": []}
         names: set[str] = {key for key in seen if NAME.fullmatch(key)}
+        numbers: dict[str, int] = {}
         for key, values in seen.items():
             if not key or NO_ALIAS.search(key):
                 self._left_out(f"{at}{key}", "has a name that no schema can have: empty, or with a quote, backslash or control character")
@@ -68,7 +70,7 @@ class _Draft:
                 continue
             named: dict[str, Any] = {"name": key}
             if not NAME.fullmatch(key):
-                named = {"name": free(plain(key), names), "aliases": [key]}
+                named = {"name": free(plain(key), names, numbers), "aliases": [key]}
                 names.add(named["name"])
             always = len(values) == len(objects) and None not in values
             record["fields"].append({**named, "type": avro} if always else {**named, "type": ["null", avro], "default": None})

@@ -19,18 +19,23 @@ from urllib.parse import unquote, urljoin
 from penstock.codecs.coerce import coercion
 from penstock.codecs.names import NAME, NO_ALIAS, NO_UNICODE, free, plain
 from penstock.errors import Problem, SchemaError
-from penstock.schema import REQUIRED, Field, fits
+from penstock.schema import REQUIRED, Field, fits, innermost
 
-__all__ = ["MAX_ITEMS", "SUFFIX", "fields_of", "is_json_schema"]
+__all__ = ["MAX_FIELDS", "MAX_ITEMS", "SUFFIX", "few", "fields_of", "is_json_schema"]
 
 SUFFIX: Final = ".schema.json"
 MAX_ITEMS: Final = 1_048_576  # of one value of an array, with those inside: as many as the bytes of an event, by default
 
+MAX_FIELDS: Final = 100_000  # with those inside others, where a type with a name counts each time that it is used
+
 MAX_PARTS: Final = 1_000  # of all `allOf`s together: parts inside parts multiply
+MAX_STEPS: Final = 1_000_000  # over one file, which has a million bytes at most: choices inside choices multiply
 
 _KINDS: Final = {"boolean": "boolean", "integer": "long", "number": "double", "string": "string"}
 _SIGNS: Final = ("properties", "$ref", "$defs", "definitions", "allOf")
 _TYPED: Final = frozenset(("type", "properties", "required", "$ref", "anyOf", "oneOf", "enum", "const", "items"))
+# A choice without any of these only restricts: `"anyOf": [{"required": ["a"]}, {"required": ["b"]}]` beside the properties.
+_SHAPING: Final = (_TYPED - {"required"}) | {"format", "minItems", "maxItems", "prefixItems", "additionalProperties", "allOf"}
 _SHARED: Final = ("$defs", "definitions")
 _OF_PYTHON: Final[Mapping[type, str]] = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 
@@ -53,11 +58,31 @@ def fields_of(raw: dict[str, Any], file: str) -> tuple[str, tuple[Field, ...]]:
         made = reader.type(raw, raw, "#")
     except _Unusable as unusable:
         raise SchemaError(Problem(file, 0, 0, *unusable.args)) from None
+    except ValueError as error:  # of urllib: for an "$id" that is no address
+        raise SchemaError(Problem(file, 0, 0, f"a reference cannot be followed: {error}", 'check "$id" and "$ref"')) from None
     if made["kind"] != "record" or not made.get("fields"):
         fix = 'declare "type": "object" with "properties"'
         raise SchemaError(Problem(file, 0, 0, "the schema describes no object with properties", fix))
     title = raw.get("title")
     return title if isinstance(title, str) and title else PurePath(file).name.removesuffix(SUFFIX), made["fields"]
+
+
+def few(fields: tuple[Field, ...], file: str, known: dict[int, int]) -> int:
+    """Returns the number of fields, those inside others counted. Raises SchemaError when they are too many.
+
+    `known` has the numbers of tuples that have been counted and still exist, by their `id`.
+    """
+    if (weight := _weight(fields, known)) > MAX_FIELDS:
+        fix = "types inside types multiply: use fewer"
+        raise SchemaError(Problem(file, 0, 0, f"more than {MAX_FIELDS:,} fields, those inside others counted", fix))
+    return weight
+
+
+def _weight(fields: tuple[Field, ...], known: dict[int, int]) -> int:
+    if id(fields) not in known:
+        inside = ((innermost(field), field.values) for field in fields)
+        known[id(fields)] = len(fields) + sum(_weight((values or inner).fields, known) for inner, values in inside)
+    return known[id(fields)]
 
 
 class _Reader:
@@ -68,27 +93,42 @@ class _Reader:
         self._inside = {str(one["$id"]): one for one in _shared(raw) if "$id" in one}
         self._known: dict[int, dict[str, Any] | _Unusable] = {id(raw): {"kind": "record"}}  # inside itself a record has no fields
         self._parts = 0
+        self._steps = 0
+        self._weights: dict[int, int] = {}
+        self._made: list[tuple[Field, ...]] = []  # those in `_weights`: an `id` may come again
+        self._anchored: dict[int, dict[str, dict[str, Any]]] = {}  # the schemas with an anchor, by the `id` of what is around
+
+    def _spend(self, steps: int) -> None:
+        self._steps += steps
+        if self._steps > MAX_STEPS:
+            fix = 'schemas inside "anyOf", "oneOf" and "allOf" multiply: use fewer'
+            raise SchemaError(Problem(self._file, 0, 0, f"it takes more than {MAX_STEPS:,} steps to read", fix))
 
     def type(self, raw: Any, root: dict[str, Any], at: str) -> dict[str, Any]:
         """Returns the attributes of a Field for a schema. Raises _Unusable."""
         if not isinstance(raw, dict) or not raw:
             raise _Unusable("allows any value" if raw in (True, {}) else "is no schema", 'give it a "type"')
+        self._spend(10 + len(raw))  # so that there are no more than about MAX_FIELDS of them
         if "allOf" in raw:
             return self.type(self._merged(raw, root), root, at)
         if "$ref" in raw:
             return self._referred(raw, root, at)
         for key in ("anyOf", "oneOf"):
             if isinstance(raw.get(key), list):
-                return self._choice(
-                    [{**_without(raw, key), **one} if isinstance(one, dict) else one for one in raw[key]], root, f"{at}/{key}"
-                )
+                self._spend(len(raw) * len(raw[key]))
+                around = _without(raw, key)
+                if _SHAPING & {*around} and not any(_shapes(one) for one in raw[key]):
+                    return self.type(around, root, at)
+                return self._choice([{**around, **one} if isinstance(one, dict) else one for one in raw[key]], root, f"{at}/{key}")
         if "const" in raw or isinstance(raw.get("enum"), list):
-            return _listed([raw["const"]] if "const" in raw else raw["enum"])
+            values = [raw["const"]] if "const" in raw else raw["enum"]
+            self._spend(len(values))
+            return _listed(values)
         return self._plain(raw, root, at)
 
     def _plain(self, raw: dict[str, Any], root: dict[str, Any], at: str) -> dict[str, Any]:
         named = raw.get("type", "object" if "properties" in raw else "array" if "items" in raw else [])
-        kinds = {*named} if isinstance(named, list) else {named}
+        kinds = {one if isinstance(one, str) else str(one) for one in (named if isinstance(named, list) else [named])}
         optional = "null" in kinds
         kinds -= {"null"}
         if kinds == {"integer", "number"}:
@@ -108,22 +148,25 @@ class _Reader:
 
     def _object(self, raw: dict[str, Any], root: dict[str, Any], at: str) -> dict[str, Any]:
         if isinstance(raw.get("properties"), dict) and raw["properties"]:
-            return {"kind": "record", "fields": self._fields(raw, root, at)}
+            fields = self._fields(raw, root, at)
+            few(fields, self._file, self._weights)
+            self._made.append(fields)
+            return {"kind": "record", "fields": fields}
         if isinstance(values := raw.get("additionalProperties"), dict) and values:
             return {"kind": "map", "values": Field(name="values", **self.type(values, root, f"{at}/additionalProperties"))}
         raise _Unusable("is an object without properties", 'declare them under "properties"')
 
     def _fields(self, raw: dict[str, Any], root: dict[str, Any], at: str) -> tuple[Field, ...]:
         properties = {name: declared for name, declared in raw["properties"].items() if name and not NO_ALIAS.search(name)}
-        required = raw.get("required")
+        required = {*_texts(raw.get("required"))}
         taken = {name for name in properties if NAME.fullmatch(name)}
+        numbers: dict[str, int] = {}
         fields = []
         for name, declared in properties.items():
-            called = name if name in taken else free(plain(name), taken)
+            called = name if name in taken else free(plain(name), taken, numbers)
             taken.add(called)
             field = self._field(declared, root, f"{at}/properties/{name.replace('~', '~0').replace('/', '~1')}")
-            present = isinstance(required, list) and name in required
-            if present:
+            if name in required:
                 field = replace(field, default=REQUIRED)
             elif field.default in (REQUIRED, None):
                 field = replace(field, default=None, optional=True, absent=not field.optional)
@@ -145,7 +188,7 @@ class _Reader:
         least, most = raw.get("minItems"), raw.get("maxItems")
         if isinstance(each, list) and each:
             types = [self.type(one, root, f"{at}/items/{place}") for place, one in enumerate(each)]
-            if any(one != types[0] for one in types):
+            if not self._alike(types):
                 raise _Unusable("has items of several types", 'declare "items" as one schema, or an object')
             made, least, most = types[0], least if least is not None else 0, most if most is not None else len(each)
         elif each is None or isinstance(each, list):
@@ -168,9 +211,14 @@ class _Reader:
         elif kinds == {"long", "double"}:
             types = [{"kind": "double"}]
         types = [{**one, "optional": optional} for one in types]
-        if not types or any(one != types[0] for one in types):
+        if not types or not self._alike(types):
             raise _Unusable("is one of several types", 'declare one, or one and {"type": "null"}')
         return types[0]
+
+    def _alike(self, types: list[dict[str, Any]]) -> bool:
+        inside = Field(name="", **types[0])
+        self._spend(len(types) * (1 + few((inside.values or innermost(inside)).fields, self._file, self._weights)))
+        return all(one == types[0] for one in types)
 
     def _merged(self, raw: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
         """Returns a schema that says what all parts of an `allOf` say about types. Raises _Unusable."""
@@ -180,8 +228,11 @@ class _Reader:
             return parts[0]
         found = [own, *(self._part(one, root) for one in parts)]
         whole = {key: value for part in reversed(found) for key, value in part.items()}
-        whole["properties"] = {name: one for part in found for name, one in (part.get("properties") or {}).items()}
-        whole["required"] = [name for part in found for name in part.get("required") or ()]
+        properties = [one for part in found if isinstance(one := part.get("properties"), dict)]
+        self._spend(sum(map(len, (*found, *properties))))
+        whole["properties"] = {name: one for part in properties for name, one in part.items()}
+        whole["required"] = list(dict.fromkeys(name for part in found for name in _texts(part.get("required"))))
+        self._spend(len(whole["required"]))
         return whole
 
     def _part(self, part: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
@@ -199,12 +250,13 @@ class _Reader:
         return part
 
     def _referred(self, raw: dict[str, Any], root: dict[str, Any], at: str) -> dict[str, Any]:
-        target, around = self._found(raw["$ref"], root)
+        reference = str(raw["$ref"])
+        target, around = self._found(reference, root)
         found = self._known.get(id(target))
         if found is None:
             self._known[id(target)] = {"kind": "record"}  # until it is read, it is inside itself
             try:
-                found = self.type(target, around, raw["$ref"] if raw["$ref"].startswith("#/") else at)
+                found = self.type(target, around, reference if reference.startswith("#/") else at)
             except _Unusable as unusable:
                 found = unusable
             self._known[id(target)] = found
@@ -221,10 +273,9 @@ class _Reader:
                 raise _Unusable(f"refers to {name}, which is not in this file", 'put it under "$defs"')
             root = found
         if fragment and not fragment.startswith("/"):
-            anchored = [one for one in _shared(root) if fragment == one.get("$anchor") or f"#{fragment}" == one.get("$id")]
-            if not anchored:
+            if (anchored := self._anchors(root).get(fragment)) is None:
                 raise _Unusable(f"refers to {reference}, which is not in this file", 'put it under "$defs"')
-            return anchored[0], root
+            return anchored, root
         target: Any = root
         for step in unquote(fragment).split("/")[1:]:
             step = step.replace("~1", "/").replace("~0", "~")
@@ -236,6 +287,15 @@ class _Reader:
                 raise _Unusable(f"refers to {reference}, which is not in this file", 'put it under "$defs"')
         return target, root
 
+    def _anchors(self, root: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        if id(root) not in self._anchored:
+            found = self._anchored[id(root)] = {}
+            for one in _shared(root):
+                for anchor in (one.get("$anchor"), one.get("$id")):
+                    if isinstance(anchor, str):
+                        found.setdefault(anchor.removeprefix("#"), one)
+        return self._anchored[id(root)]
+
 
 def _shared(raw: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yields the schemas that a file shares with others, or with itself."""
@@ -246,6 +306,14 @@ def _shared(raw: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _without(raw: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in raw.items() if key not in keys}
+
+
+def _texts(listed: Any) -> list[str]:
+    return [one for one in listed if isinstance(one, str)] if isinstance(listed, list) else []
+
+
+def _shapes(branch: Any) -> bool:
+    return not isinstance(branch, dict) or bool(_SHAPING & {*branch})
 
 
 def _is_null(raw: Any) -> bool:

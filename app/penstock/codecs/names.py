@@ -20,10 +20,11 @@ def plain(name: str) -> str:
     return f"_{plain}" if plain[0].isdigit() else plain
 
 
-def free(name: str, taken: Container[str]) -> str:
-    """Returns the name, with a number behind it if it is taken."""
-    number, free = 1, name
+def free(name: str, taken: Container[str], numbers: dict[str, int]) -> str:
+    """Returns the name, with a number behind it if it is taken. `numbers` has the last one of each name."""
+    free, number = name, numbers.get(name, 1)
     while free in taken:
         number += 1
         free = f"{name}{number}"
+    numbers[name] = number
     return free

@@ -17,17 +17,16 @@ from typing import Any, Final
 import fastavro
 from fastavro.schema import SchemaParseException, UnknownType
 
-from penstock.codecs.json_schema import MAX_ITEMS, fields_of, is_json_schema
+from penstock.codecs.json_schema import MAX_FIELDS, MAX_ITEMS, few, fields_of, is_json_schema
 from penstock.codecs.names import NAME, NO_ALIAS
 from penstock.errors import Problem, SchemaError
-from penstock.schema import REQUIRED, Field, Schema, fits, innermost
+from penstock.schema import REQUIRED, Field, Schema, fits
 
 __all__ = ["MAX_FIELDS", "MAX_ITEMS", "MAX_SCHEMA_BYTES", "PROTOBUF", "load_schema"]
 
 PROTOBUF: Final = (".proto", ".binpb", ".pb", ".desc")  # endings of its files: text, and sets of descriptors
 
 MAX_SCHEMA_BYTES: Final = 1_048_576
-MAX_FIELDS: Final = 100_000  # with those inside others, where a type with a name counts each time that it is used
 
 _KEYWORDS: Final = frozenset({"record", "error", "enum", "array", "map", "fixed", "null"})
 _PRIMITIVES: Final = ("boolean", "int", "long", "float", "double", "string", "bytes")
@@ -54,12 +53,12 @@ def load_schema(path: str | Path) -> Schema:
         parsed = json.loads(text)
         if is_json_schema(parsed):
             name, fields = fields_of(parsed, file)
-            return Schema(name=name, fields=_few(fields, file), path=file, language="JSON")
+            return Schema(name=name, fields=fields, path=file, language="JSON")
         raw = _unwrapped(parsed)
         fields = reader.record(raw)
         if reader.problems:
             raise SchemaError(reader.problems)
-        _few(fields, file)
+        few(fields, file, {})
         _check_inside(raw)
         avro = fastavro.parse_schema(raw)
     except json.JSONDecodeError as error:
@@ -76,22 +75,6 @@ def load_schema(path: str | Path) -> Schema:
         message = f"not Avro: a type lacks {error}" if isinstance(error, KeyError) else f"not Avro: {error}"
         raise SchemaError(Problem(file, 0, 0, message, "see the Avro specification")) from None
     return Schema(name=raw["name"], fields=fields, avro=avro, path=file)
-
-
-def _few(fields: tuple[Field, ...], file: str) -> tuple[Field, ...]:
-    """Returns the fields. Raises SchemaError when they are too many, those inside others counted."""
-    if _weight(fields, {}) > MAX_FIELDS:
-        fix = "types inside types multiply: use fewer"
-        raise SchemaError(Problem(file, 0, 0, f"more than {MAX_FIELDS:,} fields, those inside others counted", fix))
-    return fields
-
-
-def _weight(fields: tuple[Field, ...], known: dict[int, int]) -> int:
-    """Returns the number of fields, with those inside others."""
-    if id(fields) not in known:
-        inside = ((innermost(field), field.values) for field in fields)
-        known[id(fields)] = len(fields) + sum(_weight((values or inner).fields, known) for inner, values in inside)
-    return known[id(fields)]
 
 
 def _unwrapped(declared: Any) -> Any:

@@ -84,7 +84,7 @@ class TableDecoder:
             try:
                 array = arrays[row] = _array_of(values[row], innermost(field).dtype, shape)
                 alike.setdefault((array.shape, array.dtype), []).append(row)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, RecursionError) as error:
                 errors.setdefault(row, DecodeError(f"field {field.name!r} is no array: {error}"))
         ragged = None in shape
         made = np.empty(len(values), object) if ragged else np.zeros([len(values), *(axis or 0 for axis in shape)], object)

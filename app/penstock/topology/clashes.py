@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from penstock.provider import CPU
 from penstock.topology.chains import readers
 from penstock.topology.kinds import kind_of
 from penstock.topology.names import FIELD, topic_problem
@@ -24,6 +25,9 @@ def clashes(topology: Topology) -> Iterator[Finding]:
         names = [one.name for one in providers]
         for name in {name: None for name in names if names.count(name) > 1}:
             yield entry.at("providers"), f"{where}: {name} is named twice", "name it once, with all its options"
+        if any(one.name == CPU[0].name and one.options for one in providers):
+            text = f"{where}: {CPU[0].name} has no options, onnxruntime ignores them"
+            yield entry.at("providers"), text, "remove them; its threads are the setting model_threads"
     for node in topology.nodes:
         if node.name in sources:
             line = sources[node.name].mark.line

@@ -151,6 +151,78 @@ def test_file_without_an_object_is_refused(tmp_path: Path, raw: Any, reason: str
         load_schema(tmp_path / "bad.schema.json")
 
 
+def twice(name: str, depth: int) -> dict[str, Any]:
+    """Definitions of which each has the next one twice."""
+    refs = [{"$ref": f"#/$defs/{name}{at}"} for at in range(1, depth + 1)]
+    made = {f"{name}{at}": {"type": "object", "properties": {"x": ref, "y": ref}} for at, ref in enumerate(refs)}
+    return {**made, f"{name}{depth}": TEXT}
+
+
+def choices(depth: int) -> dict[str, Any]:
+    return {"anyOf": [{"format": "x"}] * 2, "oneOf": [choices(depth - 1) if depth else TEXT]}
+
+
+TEXT = {"type": "string"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        ({"properties": {"a": choices(40)}}, "it takes more than 1,000,000 steps to read"),
+        (
+            {
+                "properties": {"v": {"anyOf": [{"$ref": "#/$defs/a0"}, {"$ref": "#/$defs/b0"}]}},
+                "$defs": {**twice("a", 40), **twice("b", 40)},
+            },
+            "more than 100,000 fields",
+        ),
+        (
+            {"properties": {"a": {"anyOf": [{"format": "x"}] * 20_000, **{f"x{at}": 0 for at in range(20_000)}}}},
+            "it takes more than 1,000,000 steps to read",
+        ),
+        ({"properties": {"a": {"$ref": "b"}, "b": {"$ref": "//[c"}}, "$id": "http://[x"}, "a reference cannot be followed"),
+    ],
+)
+def test_what_multiplies_is_refused(tmp_path: Path, raw: Any, reason: str) -> None:
+    """Without limits each of them takes more than a life."""
+    (tmp_path / "a.schema.json").write_text(json.dumps({"$schema": "x", **raw}))
+    with pytest.raises(SchemaError, match=reason):
+        load_schema(tmp_path / "a.schema.json")
+
+
+def test_names_that_resemble_each_other_are_numbered(write: Write) -> None:
+    made = write({"é": TEXT, "field2": TEXT, "ü": TEXT, "ö": TEXT}, required=["ö"])
+    assert [(field.name, field.default is REQUIRED) for field in made.fields] == [
+        ("field", False),
+        ("field2", False),
+        ("field3", False),
+        ("field4", True),
+    ]
+
+
+@pytest.mark.parametrize("key", ["anyOf", "oneOf"])
+def test_choice_that_only_restricts_changes_no_type(write: Write, key: str) -> None:
+    """Which of the properties have to be there is as little checked as their ranges."""
+    choice: list[Any] = [{"required": ["a"]}, {"required": ["b"], "not": {"required": ["a"]}}, {"minProperties": 2}]
+    plain = write({"a": TEXT, "b": {"type": "number"}})
+    assert write({"a": TEXT, "b": {"type": "number"}}, **{key: choice}).fields == plain.fields
+    assert write({"a": TEXT, "b": {"type": "number"}}, allOf=[{key: choice}, {"minProperties": 1}]).fields == plain.fields
+    assert field(write({"a": {"type": "string", key: [{"format": "date"}, {"format": "date-time"}]}}), "a").kind == "timestamp"
+    assert field(write({"a": {"type": "number", key: [{"minimum": 7}, {"maximum": 3}]}}), "a").kind == "double"
+
+
+def test_malformed_keyword_costs_its_property_alone(write: Write) -> None:
+    declared = {
+        "a": {"type": [{"type": "string"}]},
+        "b": {"allOf": [{"properties": {"x": TEXT}, "required": True}, {"properties": [1]}, {"properties": {"y": TEXT}}]},
+        "c": {"$ref": 5},
+        "d": TEXT,
+    }
+    made = write(declared, **{"$defs": {"five": {"$id": "5", **TEXT}}})
+    assert {field.name: field.kind for field in made.fields} == {"a": "union", "b": "record", "c": "string", "d": "string"}
+    assert [field.name for field in made.fields[1].fields] == ["x", "y"]
+
+
 def test_parts_that_multiply_end(write: Write) -> None:
     """Each definition joins the one before it twice: 2^40 parts."""
     shared = {f"d{i}": {"allOf": [{"$ref": f"#/definitions/d{i - 1}"}] * 2} for i in range(1, 40)} | {"d0": LINE}

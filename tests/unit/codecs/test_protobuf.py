@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -10,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.message_factory import GetMessageClass
 
 from penstock.batch import Batch
 from penstock.codecs import decoder, encoder, event_reader, event_writer, load_schema
+from penstock.codecs.protobuf.files import as_text, compiled
 from penstock.errors import DecodeError, EncodeError, SchemaError
 from penstock.schema import Column, Field, Missing, Schema
 from penstock.signature import Tensor
@@ -204,6 +207,21 @@ def test_proto2_has_defaults_and_required_fields(proto: Proto) -> None:
     assert read(schema, value + b"\x12\x02\xff\xfe", "s", "string") == "field 's' is not UTF-8"
 
 
+def test_required_field_is_missed_at_any_depth(tmp_path: Path) -> None:
+    """Also where messages are inside each other."""
+    (tmp_path / "old.proto").write_text(
+        'syntax = "proto2"; message R { optional B b = 1; }\n'
+        "message B { optional A a = 1; optional int32 z = 2; } message A { optional B b = 1; required int32 x = 2; }"
+    )
+    schema = load_schema(f"{tmp_path}/old.proto#R")
+    found = decoder("protobuf", schema, [Column("z", "b.z", "int32", missing=Missing("fill", -1))])
+    body = b""  # an A without x
+    for depth in range(3):
+        assert len(found.decode([b"\x0a" + bytes([len(body) + 2]) + b"\x0a" + bytes([len(body)]) + body]).failures) == 1, depth
+        inside = b"\x0a" + bytes([len(body)]) + body  # a B that has it
+        body = b"\x0a" + bytes([len(inside)]) + inside + b"\x10\1"  # an A that has x, and that B
+
+
 def test_whole_number_of_more_bits_is_not_cut_off(order: Schema, proto: Proto) -> None:
     wider = proto("message Order { int64 small = 2; }", file="wider.proto")
     assert read(order, written(wider, small=2**32 + 5), "small", "int32", missing=Missing()).endswith("is 4294967301, above 2147483647")
@@ -300,6 +318,43 @@ def test_file_that_is_no_set_of_descriptors_is_refused(tmp_path: Path, data: byt
         load_schema(tmp_path / "shop.binpb")
 
 
+@pytest.mark.parametrize("declared", ["message Timestamp { string x = 1; }", "message Int64Value { repeated int64 value = 1; }"])
+def test_message_with_the_name_of_a_google_message_is_read_by_its_fields(tmp_path: Path, declared: str) -> None:
+    (tmp_path / "own.proto").write_text(
+        f"{PROTO3.replace('shop', 'google.protobuf')}{declared}\nmessage E {{ {declared.split()[1]} at = 1; }}"
+    )
+    field = load_schema(f"{tmp_path}/own.proto#E").field("at")
+    assert field is not None
+    assert field.kind == "record"
+
+
+def test_comment_in_another_encoding_is_no_obstacle(tmp_path: Path) -> None:
+    """A registry is given the descriptor then."""
+    (tmp_path / "event.proto").write_bytes(
+        f"{PROTO3}// \N{LATIN SMALL LETTER E WITH ACUTE}\nmessage E {{ int32 x = 1; }}".encode("latin-1")
+    )
+    schema = load_schema(tmp_path / "event.proto")
+    (source,) = schema.protobuf.sources()
+    (tmp_path / "same.binpb").write_bytes(compiled(source[1], {}))
+    assert load_schema(tmp_path / "same.binpb").fields == schema.fields
+
+
+def test_registered_schema_may_import_any_name_of_a_file() -> None:
+    imported = f"{PROTO3}message X {{ int32 x = 1; }}"
+    for name in ("schema.proto", "its-schema.proto", "given.set", "a/b.proto"):
+        imports = {name: imported, "schema.proto": imported.replace("X", "Y")} if name.startswith("its") else {name: imported}
+        made = FileDescriptorSet.FromString(compiled(f'{PROTO3}import "{name}"; message A {{ X x = 1; }}', imports))
+        assert made.file[-1].message_type[0].name == "A"
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", "\ud800", "../x", "", "taken/x", "/etc/passwd"])
+@pytest.mark.parametrize("text", [PROTO3, as_text(FileDescriptorProto(name="x"))], ids=["text", "descriptor"])
+def test_registered_name_that_is_no_file_is_refused(name: str, text: str) -> None:
+    """Nothing else than SchemaError comes out: a registry is read while a worker runs."""
+    with contextlib.suppress(SchemaError):
+        compiled(f"{PROTO3}message A {{ int32 x = 1; }}", {"taken": PROTO3, name: text})
+
+
 def test_protoc_that_is_absent_is_named(tmp_path: Path) -> None:
     """In a process that cannot import it."""
     (tmp_path / "event.proto").write_text(PROTO3 + "message E { int32 x = 1; }")
@@ -353,6 +408,35 @@ def test_frame_names_the_writer(framed: Callable[[bytes], Batch], value: bytes, 
         if not reason:
             assert batch.columns["id"].tolist() == ["a"]
             assert batch.columns["price"].tolist() == [-1]
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "large", "value"),
+    [
+        ("uint64", "int64", 2**63 + 5, None),
+        ("uint64", "int32", 2**64 - 1, None),
+        ("fixed64", "sfixed64", 2**64 - 1, None),
+        ("fixed32", "sfixed32", 2**32 - 1, None),
+        ("sfixed32", "fixed32", -1, None),
+        ("sfixed64", "fixed64", -1, None),
+        ("int64", "uint64", -1, None),
+        ("int32", "uint32", -1, None),
+        ("uint32", "int64", 2**32 - 1, 2**32 - 1),
+        ("int32", "int64", -1, -1),
+    ],
+)
+def test_number_of_the_writer_is_no_other_number(tmp_path: Path, there: str, here: str, large: int, value: int | None) -> None:
+    """Protobuf alone reads 2^63 + 5 as a negative number where the reader's type has a sign."""
+    text = PROTO3 + "message E {{ {} x = 1; }}"
+    (tmp_path / "ids").mkdir()
+    (tmp_path / "ids/7.proto").write_text(text.format(there))
+    (tmp_path / "event.proto").write_text(text.format(here))
+    body = event_writer("protobuf", load_schema(tmp_path / "ids/7.proto"))({"x": large})
+    batch = decoder("protobuf-confluent", load_schema(tmp_path / "event.proto"), [Column("x", "x", "int64")]).decode(
+        [b"\0\0\0\0\7\0" + body]
+    )
+    assert batch.columns["x"].tolist() == ([] if value is None else [value])
+    assert len(batch.failures) == (value is None)
 
 
 def test_field_that_nobody_reads_may_have_another_type(order: Schema) -> None:
@@ -412,6 +496,7 @@ def test_row_that_no_message_holds_fails_alone(proto: Proto) -> None:
     )
     assert sorted(errors) == [1, 2, 3, 4]
     assert all(isinstance(error, EncodeError) for error in errors.values())
+    assert "field 'n' is -1, and its type holds 0 to 4294967295" in str(errors[1])
     assert values == [b"\x08\1", b"", b"", b"", b""]
 
 
@@ -424,6 +509,20 @@ def test_sink_writes_what_is_required(proto: Proto) -> None:
     schema = proto("message Out { required int32 id = 1; optional float score = 2; }", before='syntax = "proto2";\n')
     with pytest.raises(SchemaError, match="field 'id' has no default and the sink does not write it"):
         encoder("protobuf", [Tensor("score", "float32", ())], schema)
+
+
+def test_event_that_no_message_holds_names_the_field(proto: Proto) -> None:
+    declared = "message Out { optional uint32 n = 1; optional string t = 2; required bool b = 3; repeated Out more = 4; }"
+    write = event_writer("protobuf", proto(declared, before='syntax = "proto2";\npackage shop;\n'))
+    for event, reason in (
+        ({"n": -1}, "field 'n': is -1, and its type holds 0 to 4294967295"),
+        ({"t": 5, "b": True}, "field 't': "),
+        ({"b": True, "more": [{"b": 1.5}]}, "field 'more': "),
+        ({"x": 1}, "shop.Out has no field 'x'"),
+        ({"n": 1}, "missing required fields: b"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            write(event)
 
 
 def test_error_is_a_decode_error(order: Schema) -> None:

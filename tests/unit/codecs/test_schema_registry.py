@@ -15,6 +15,7 @@ import pytest
 from penstock.codecs import Writers, decoder, load_schema
 from penstock.codecs.framing import frame_of, framed
 from penstock.codecs.schema_registry import Client, SchemaRegistry
+from penstock.codecs.schema_registry.client import Refused
 from penstock.codecs.schema_registry.shelf import ABSENT, MOST_ABSENT
 from penstock.codecs.writers import sink_frame
 from penstock.errors import AccessRefused, DecodeError, SchemaError, SchemaWanted, SettingsError, TransportUnavailable
@@ -144,6 +145,27 @@ def test_what_is_no_answer_makes_no_dead_letter(site: Double, opened: Open, stat
     assert reason in str(caught.value)
     site.status, site.location = 0, ""
     assert fetched(registry, frame_of(1)) == EVENT
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"references": 5}, {"references": {"name": "x"}}, {"id": -1}, {"id": 2**40}, {"id": True}, {"version": "1"}]
+)
+def test_answer_with_odd_values_ends_nothing(site: Double, opened: Open, event: Schema, wrong: dict[str, Any]) -> None:
+    site.status, site.body = 200, json.dumps({"schema": json.dumps(EVENT), "id": 1, "version": 1, **wrong}).encode()
+    registry = opened()
+    assert fetched(registry, frame_of(1)) == EVENT
+    newest = registry.newest("t", event)
+    assert newest is not None
+    assert json.loads(newest[1].read_text()) == EVENT
+    assert registry.versions("t-value") == []
+
+
+def test_registered_json_schema_with_definitions_that_are_none_is_refused(site: Double, opened: Open) -> None:
+    site.add("t-value", {"type": "object", "$defs": ["x"]}, "JSON", [{"name": "x", "subject": "x", "version": 1}])
+    site.add("x", {"type": "string"}, "JSON")
+    registry = opened()
+    with pytest.raises(Refused, match=r"its references cannot be followed: \$defs is no object"):
+        registry.whole(registry.version("t-value"))
 
 
 def test_registry_that_does_not_answer_in_time_is_left(site: Double, opened: Open) -> None:

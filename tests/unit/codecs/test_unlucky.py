@@ -144,6 +144,15 @@ class TestEvolution:
         batch = TableDecoder(schema, [Column("e", "e", "string")]).decode(Table("t", {"e": np.array(["Z", "A"], object)}))
         assert batch.columns["e"].tolist() == ["A", "A"]
 
+    def test_list_inside_itself_fails_its_row(self, make_schema: MakeSchema) -> None:
+        schema = make_schema({"v": {"type": "array", "items": "double"}})
+        given = np.empty(2, object)
+        given[0], given[1] = [1.0], [2.0]
+        given[0].append(given[0])
+        batch = TableDecoder(schema, [Column("v", "v", "float64", (1,))]).decode(Table("t", {"v": given}))
+        assert batch.columns["v"].tolist() == [[2.0]]
+        assert [failure.row for failure in batch.failures] == [0]
+
 
 class TestSchemas:
     @pytest.mark.parametrize(

@@ -140,6 +140,7 @@ def test_other_types_are_skipped(make: Make) -> None:
         (structured(id=..., type=""), "the CloudEvent has no id and no type"),
         (binary(id="", source=...), "the CloudEvent has no id and no source"),
         (structured(data=...), "the CloudEvent has no data"),
+        (structured(data_base64="e30="), "the CloudEvent has data and data_base64, and may have one of them"),
         (structured(data={"item": "x"}), "Expected `int`, got `str` - at `$.item`"),
         (binary(b'{"item": "x"}'), "Expected `int`, got `str` - at `$.item`"),
         (binary(None), "the value is null (a tombstone), not an event"),
@@ -181,6 +182,9 @@ def test_batch_of_nothing_but_bad_and_skipped_records(make: Make) -> None:
         ({"source": ", types: []"}, "types"),
         ({"fields": ", a: data.item"}, "there is no source or node 'data'|no field 'data.item'"),
         ({"source": ", time: ce.type"}, "the field 'ce.type' is of kind string"),
+        ({"fields": ", a: ce.data"}, "ce.data"),
+        ({"fields": ", a: ce.data_base64"}, "ce.data_base64"),
+        ({"fields": ", a: ce.dataContentType"}, "ce.dataContentType"),
     ],
 )
 def test_what_does_not_fit_is_refused_at_start(make: Make, parts: dict[str, str], reason: str) -> None:

@@ -138,6 +138,8 @@ def test_a_program_gives_bytes_and_a_test_lists_them(make: Make, tmp_path: Path)
         assert plan.score({"value": b"\2" * 6}) == plan.score({"value": [2] * 6}) == {"y": 2.0}
         (failed,) = plan.score([b"\2" * 6])  # type: ignore[list-item]
         assert str(failed.error) == 'an event is a mapping of its fields: {"value": ...}, not bytes'  # type: ignore[union-attr]
+        for image in (memoryview(b"\2" * 6).cast("B", (2, 3)), np.bytes_(b"\2" * 6), bytearray(b"\2" * 6)):
+            assert plan.score({"value": image}) == {"y": 2.0}
     (tmp_path / "raw.test.yaml").write_text(CASE)
     cases = read_cases(tmp_path / "raw.test.yaml", models=tmp_path / "models", schemas=tmp_path)
     assert [[*run_case(cases.driver, case)] for case in cases.cases] == [[]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -220,6 +221,47 @@ def test_keys_and_headers_come_beside_the_events(tmp_path: Path, who: str, keys:
             plan.score([{"amount": 1}] * 2, key=["a"])
         with pytest.raises(TypeError, match="headers of several events are a list"):
             plan.score([{"amount": 1}], headers={"x": "y"})  # type: ignore[call-overload]
+
+
+INSIDE: dict[str, Any] = {}
+INSIDE["self"] = INSIDE
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ({"in": {"x": float("inf")}},),
+        ({"in": {"x": np.float64("-inf")}},),
+        ({"in": {"x": 1, "note": b"abc"}},),
+        ({"at": np.datetime64("20000-01-01")},),
+        ({"in": INSIDE},),
+        ({}, {"x": float("inf")}),
+        ({}, INSIDE),
+        ({}, None, {7: "a"}),
+        ({}, None, {"\ud800": "a"}),
+    ],
+    ids=["infinity", "infinity of numpy", "bytes", "a far year", "a circle", "key", "key in a circle", "header", "header not Unicode"],
+)
+def test_what_json_would_change_or_refuse_fails_its_row_alone(tmp_path: Path, given: tuple[Any, ...]) -> None:
+    """Infinity inside a record would be null, and so be replaced; bytes would be text in base64."""
+    event, key, headers = (*given, None, None)[:3]
+    at = {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}, "default": 0}
+    parts = [{"name": "x", "type": ["null", "double"], "default": None}, {"name": "note", "type": ["null", "string"], "default": None}]
+    inside = {"name": "in", "type": ["null", {"type": "record", "name": "I", "fields": parts}], "default": None}
+    (tmp_path / "event.avsc").write_text(json.dumps({"type": "record", "name": "E", "fields": [at, inside]}))
+    (tmp_path / "key.avsc").write_text(json.dumps({"type": "record", "name": "K", "fields": parts}))
+    DirectoryRegistry(tmp_path / "models").publish("double", models.linear([2]))
+    (tmp_path / "odd.yaml").write_text(
+        "topology: odd\n"
+        "sources: {events: {topic: events, schema: event.avsc, key_schema: key.avsc}}\n"
+        "nodes: {double: {kind: model, model: double@1, inputs: {x: {field: in.x, missing: 7}}}}\n"
+        "sinks: {out: {topic: out, fields: {y: double, note: in.note}}}\n"
+    )
+    with penstock.open(tmp_path / "odd.yaml", models=tmp_path / "models", schemas=tmp_path) as plan:
+        bad, good = plan.score([event, {"in": {"x": float("nan")}}], key=[key, None], headers=[headers, None])
+        assert isinstance(bad, penstock.Failure)
+        assert isinstance(bad.error, DecodeError)
+        assert good == {"y": 14, "note": None}
 
 
 def test_threads_share_an_open_topology(plan: Scorer, order: Event) -> None:

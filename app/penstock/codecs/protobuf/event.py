@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError as Malformed
+from google.protobuf.message import EncodeError as Incomplete
 from google.protobuf.message_factory import GetMessageClass
 
 from penstock.codecs.protobuf.kinds import Leaf, is_map, leaf
@@ -28,10 +29,24 @@ def write_message(event: Mapping[str, Any], schema: Schema) -> bytes:
     """Returns the event as a message. Raises ValueError when the schema cannot hold it."""
     descriptor = schema.protobuf.descriptor()
     try:
-        written: bytes = GetMessageClass(descriptor)(**_arguments(descriptor, event)).SerializeToString()
-    except (TypeError, AttributeError) as error:
+        return bytes(_made(descriptor, event).SerializeToString())
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(next(_wrong(descriptor, event), str(error))) from None
+    except Incomplete as error:
         raise ValueError(str(error)) from None
-    return written
+
+
+def _made(message: Any, event: Mapping[str, Any]) -> Any:
+    return GetMessageClass(message)(**_arguments(message, event))
+
+
+def _wrong(message: Any, event: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what is wrong with each field; the library does not name it."""
+    for name, value in event.items():
+        try:
+            _made(message, {name: value})
+        except (ValueError, TypeError, AttributeError) as error:
+            yield f"field {name!r}: {error}" if name in message.fields_by_name else str(error)
 
 
 def _event(message: Any, fields: tuple[Field, ...]) -> dict[str, Any]:

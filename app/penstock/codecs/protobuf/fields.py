@@ -28,7 +28,10 @@ def fields_of(message: Any) -> tuple[Field, ...]:
 
 
 class _Fields:
-    """One walk over a message. A type that is used twice has its fields made once, unless they depend on where it is used."""
+    """One walk over a message. A type that is used twice has its fields made once.
+
+    Where types are inside each other, one that is left out of such a type, since it is around it there, is left out of it everywhere.
+    """
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[tuple[Field, ...], int]] = {}

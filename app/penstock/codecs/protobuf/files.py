@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import importlib
 import importlib.util
 import re
@@ -49,6 +50,7 @@ GOOGLE: Final = "google/protobuf/"  # what every compiler and registry knows
 _PROTOC_S: Final = 30.0
 _LISTED: Final = 10
 _PLACE: Final = re.compile(r"(?P<file>[^:]+):(?P<line>[0-9]+):(?P<column>[0-9]+): (?P<message>.*)")
+_NOISE: Final = re.compile(r"WARNING: All log messages before absl|[IW][0-9]{4} |.*: warning: ")  # on protoc's errors
 _OWN: Final = re.compile(r"google/protobuf/([a-z_]+)\.proto")
 
 
@@ -125,22 +127,27 @@ def compiled(text: str, imports: Mapping[str, str]) -> bytes:
     A text may also be a descriptor in base64, as serializers for Python register it. Raises SchemaError.
     """
     main = "schema.proto"
+    while main in imports:
+        main = f"its-{main}"
     with tempfile.TemporaryDirectory(prefix="penstock-proto-") as folder:
-        root = Path(folder).resolve()
+        root = Path(folder).resolve() / "files"
         ready: dict[str, FileDescriptorProto] = {}
         for name, one in {**imports, main: text}.items():
-            if (made := _descriptor(one)) is not None:
-                made.name = name
-                ready[name] = made
-                continue
-            place = (root / name).resolve()
-            if not place.is_relative_to(root) or place == root:
-                raise SchemaError(f"it imports {name!r}, which cannot name a file")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(one, encoding="utf-8")
+            try:
+                if (made := _descriptor(one)) is not None:
+                    made.name = name
+                    ready[name] = made
+                    continue
+                place = (root / name).resolve()
+                if not place.is_relative_to(root) or place == root:
+                    raise ValueError("it is outside")
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_text(one, encoding="utf-8")
+            except (OSError, ValueError):  # too long, not Unicode, with a NUL, both a file and a folder
+                raise SchemaError(f"it imports {name!r}, which cannot name a file") from None
         if main in ready:
             return bytes(_complete(ready, main).SerializeToString())
-        given = root / "given.set"
+        given = root.parent / "given.set"
         given.write_bytes(FileDescriptorSet(file=[_complete(ready, name).file[-1] for name in ready]).SerializeToString())
         return bytes(_checked(_protoc(root / main, [root], given), "the schema").SerializeToString())
 
@@ -204,7 +211,7 @@ def _protoc(main: Path, roots: Sequence[Path], given: Path | None = None) -> byt
         if not done.returncode:
             return Path(out.name).read_bytes()
     lines = done.stderr.decode(errors="replace").splitlines()
-    problems = [_problem(line, main, roots) for line in lines if line.strip() and ": warning: " not in line]
+    problems = [_problem(line, main, roots) for line in lines if line.strip() and not _NOISE.match(line)]
     raise SchemaError(problems or [Problem(str(main), 0, 0, f"protoc ended with {done.returncode}", "check that it is a schema")])
 
 
@@ -290,10 +297,15 @@ def _chosen(files: FileDescriptorSet, asked: str, path: str) -> tuple[str, FileD
 
 
 def _texts(path: Path, files: FileDescriptorSet) -> dict[str, str]:
-    """Returns the texts of the files, the last one's under "": what a registry is given. Google's are not among them."""
-    made = {"": path.read_text(encoding="utf-8")}
-    for file in files.file[:-1]:
-        place = next((root / file.name for root in path.parents if (root / file.name).is_file()), None)
-        if place is not None and not file.name.startswith(GOOGLE):
-            made[file.name] = place.read_text(encoding="utf-8")
+    """Returns the texts of the files, the last one's under "": what a registry is given. Google's are not among them.
+
+    Nor are those that are not UTF-8, as protoc lets comments be: a registry is given their descriptors.
+    """
+    made: dict[str, str] = {}
+    for file in files.file:
+        own = file is files.file[-1]
+        place = path if own else next((root / file.name for root in path.parents if (root / file.name).is_file()), None)
+        if place is not None and (own or not file.name.startswith(GOOGLE)):
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                made["" if own else file.name] = place.read_text(encoding="utf-8")
     return made

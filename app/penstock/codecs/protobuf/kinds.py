@@ -39,6 +39,7 @@ _PLAIN: Final[dict[int, Kind]] = {
     FieldDescriptor.TYPE_BYTES: "bytes",
 }
 UNSIGNED: Final = (FieldDescriptor.TYPE_UINT32, FieldDescriptor.TYPE_FIXED32, FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_FIXED64)
+_SHORT: Final = (FieldDescriptor.TYPE_UINT32, FieldDescriptor.TYPE_FIXED32)
 _WRAPPERS: Final = ("Double", "Float", "Int64", "UInt64", "Int32", "UInt32", "Bool", "String", "Bytes")
 _DYNAMIC: Final = ("google.protobuf.Struct", "google.protobuf.Value", "google.protobuf.ListValue")
 
@@ -74,31 +75,40 @@ def leaf(field: Any) -> Leaf | None:
             names.setdefault(value.number, value.name)
         return Leaf("enum", symbols=tuple(dict.fromkeys(value.name for value in field.enum_type.values)), read=_symbols(names))
     if field.message_type is None:
-        read: Callable[[Any], Any] | None = _signed if field.type in UNSIGNED else None
-        return Leaf(_PLAIN[field.type], read=_text if field.type == FieldDescriptor.TYPE_STRING else read)
+        if field.type in UNSIGNED:
+            return Leaf(_PLAIN[field.type], read=_signed, write=_unsigned(32 if field.type in _SHORT else 64))
+        return Leaf(_PLAIN[field.type], read=_text if field.type == FieldDescriptor.TYPE_STRING else None)
     return _special(field.message_type)
 
 
 def _special(message: Any) -> Leaf | None:
-    """Returns what a message of google that is one value is."""
+    """Returns what a message of google that is one value is; None for another one, also where it only has the name of such a message."""
     name = message.full_name
-    if name == "google.protobuf.Timestamp":
+    if name == "google.protobuf.Timestamp" and _is_timed(message):
         return Leaf("timestamp", "us", read=_micros, write=_timestamp, inside=("seconds", "nanos"))
-    if name == "google.protobuf.Duration":
+    if name == "google.protobuf.Duration" and _is_timed(message):
         return Leaf("double", read=_seconds, write=_duration, inside=("seconds", "nanos"))
     if name in _DYNAMIC:
         return Leaf("union")
     if name.removeprefix("google.protobuf.").removesuffix("Value") in _WRAPPERS and name.startswith("google.protobuf."):
-        inner = leaf(message.fields_by_name["value"])
-        assert inner is not None, "a wrapper holds a plain value"
+        value = message.fields_by_name.get("value")
+        if value is None or value.is_repeated or value.type not in _PLAIN:
+            return None
+        inner = leaf(value)
+        assert inner is not None, "it holds a plain value"
         read = inner.read
         return Leaf(
             inner.kind,
             read=(lambda one: one.value) if read is None else lambda one: read(one.value),
-            write=lambda value: {"value": value},
+            write=lambda value: {"value": value if inner.write is None else inner.write(value)},
             inside=("value",),
         )
     return None
+
+
+def _is_timed(message: Any) -> bool:
+    fields = [message.fields_by_name.get(name) for name in ("seconds", "nanos")]
+    return all(field is not None and not field.is_repeated and field.type in _INTEGERS for field in fields)
 
 
 def _symbols(names: dict[int, str]) -> Callable[[int], str]:
@@ -115,6 +125,15 @@ def _signed(number: int) -> int:
     if number >= 2**63:
         raise ValueError(f"is {number}, more than 64 bits with a sign hold")
     return number
+
+
+def _unsigned(bits: int) -> Callable[[int], int]:
+    def write(number: int) -> int:
+        if not 0 <= number < 2**bits:
+            raise ValueError(f"is {number}, and its type holds 0 to {2**bits - 1}")
+        return number
+
+    return write
 
 
 def _text(value: Any) -> Any:

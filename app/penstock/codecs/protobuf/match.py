@@ -27,6 +27,18 @@ _ALIKE: Final = {
     **dict.fromkeys((FieldDescriptor.TYPE_FIXED64, FieldDescriptor.TYPE_SFIXED64), "fixed64"),
     **dict.fromkeys((FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES), "bytes"),
 }  # fmt: skip
+# What a writer of the first type writes for its large numbers, or its negative ones, is another number of the second type.
+_REREAD: Final = frozenset(
+    (
+        *(
+            (FieldDescriptor.TYPE_UINT64, read)
+            for read in (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_ENUM)
+        ),
+        (FieldDescriptor.TYPE_FIXED64, FieldDescriptor.TYPE_SFIXED64),
+        (FieldDescriptor.TYPE_FIXED32, FieldDescriptor.TYPE_SFIXED32),
+        (FieldDescriptor.TYPE_SFIXED32, FieldDescriptor.TYPE_FIXED32),
+    )
+)  # the other way, they are more than 64 bits with a sign hold, which fails the row
 _NAMES: Final = {value: name.removeprefix("TYPE_").lower() for name, value in vars(FieldDescriptor).items() if name.startswith("TYPE_")}
 
 
@@ -44,7 +56,7 @@ def mismatch(written: Any, read: Any, wanted: Reads) -> str:
             if its is None:
                 continue
             path = f"{at}{mine.name}"
-            if _ALIKE.get(its.type, its.type) != _ALIKE.get(mine.type, mine.type):
+            if _ALIKE.get(its.type, its.type) != _ALIKE.get(mine.type, mine.type) or (its.type, mine.type) in _REREAD:
                 return f"field {path!r} (number {number}) is {_NAMES[its.type]} there, and {_NAMES[mine.type]} here"
             if its.is_repeated and not mine.is_repeated:
                 return f"field {path!r} (number {number}) is repeated there"

@@ -76,12 +76,12 @@ def reads(message: Any, ways: Sequence[Sequence[Hop]]) -> Reads:
     for way in ways:
         for hop in way:
             read(hop.field)
-    requiring: dict[str, bool] = {}
+    requiring = _requiring(message)
     while pending:
         one = pending.pop()
         found.setdefault(one.full_name, set())
         for field in one.fields:
-            if field.is_required or _requires(field.message_type, requiring):
+            if field.is_required or (field.message_type is not None and field.message_type.full_name in requiring):
                 read(field)
     return {name: frozenset(numbers) for name, numbers in found.items()}
 
@@ -140,14 +140,26 @@ def _kept(messages: Sequence[DescriptorProto], space: str, read: Reads, pool: An
         yield less
 
 
-def _requires(message: Any, known: dict[str, bool]) -> bool:
-    """Whether the message, or one inside it, has a required field."""
-    if message is None:
-        return False
-    if message.full_name not in known:
-        known[message.full_name] = False  # until it is found
-        known[message.full_name] = any(field.is_required or _requires(field.message_type, known) for field in message.fields)
-    return known[message.full_name]
+def _requiring(message: Any) -> set[str]:
+    """Returns the messages, of those inside it and itself, that have a required field, or one inside them has."""
+    holders: dict[str, list[str]] = {message.full_name: []}
+    pending, found = [message], set()
+    while pending:
+        one = pending.pop()
+        for field in one.fields:
+            if field.is_required:
+                found.add(one.full_name)
+            if (inside := field.message_type) is not None:
+                if inside.full_name not in holders:
+                    holders[inside.full_name] = []
+                    pending.append(inside)
+                holders[inside.full_name].append(one.full_name)
+    names = [*found]
+    while names:
+        more = {*holders[names.pop()]} - found
+        found |= more
+        names += more
+    return found
 
 
 def _key(field: Any, text: str) -> Any:

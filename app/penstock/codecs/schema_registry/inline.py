@@ -30,7 +30,9 @@ def bundle(schema: Any, referred: Mapping[str, Any]) -> Any:
     if not isinstance(schema, dict) or not all(isinstance(one, dict) for one in referred.values()):
         raise ValueError("not a JSON Schema")
     key = "definitions" if "definitions" in schema and "$defs" not in schema else "$defs"
-    return {**schema, key: {**(schema.get(key) or {}), **{name: {**one, "$id": name} for name, one in referred.items()}}}
+    if not isinstance(own := schema.get(key) or {}, dict):
+        raise ValueError(f"{key} is no object")
+    return {**schema, key: {**own, **{name: {**one, "$id": name} for name, one in referred.items()}}}
 
 
 def definitions(schema: Any) -> Iterator[tuple[str, Any]]:

@@ -320,14 +320,14 @@ class SchemaRegistry:
 def _registered(found: Any, *, id: int = 0) -> Registered:
     if not isinstance(found, dict) or not isinstance(found.get("schema"), str):
         raise Refused("the answer of the registry has no schema")
-    references = found.get("references") or ()
+    references = found.get("references")
     number, version = found.get("id"), found.get("version")
     return Registered(
         found["schema"],
         str(found.get("schemaType") or "AVRO"),
-        number if isinstance(number, int) else id,
+        number if type(number) is int and 0 < number <= _LARGEST else id,
         version if isinstance(version, int) else 0,
-        tuple(one for one in references if isinstance(one, dict)),
+        tuple(one for one in references if isinstance(one, dict)) if isinstance(references, list) else (),
     )
 
 
