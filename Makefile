@@ -160,7 +160,7 @@ $(VENV)-floors/stamp: pyproject.toml floors.txt setup.py app/penstock/_native.c
 $(VENV)-$(RUNTIME)/stamp: pyproject.toml constraints.txt setup.py app/penstock/_native.c
 	@echo "installing Penstock with onnxruntime-$(RUNTIME) (once)"
 	@rm -rf $(VENV)-$(RUNTIME) && $(PYTHON) -m venv $(VENV)-$(RUNTIME)
-	@$(VENV)-$(RUNTIME)/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt -e . pytest
+	@$(VENV)-$(RUNTIME)/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt -e . hypothesis pytest
 	@$(VENV)-$(RUNTIME)/bin/python -m pip --disable-pip-version-check --quiet uninstall --yes onnxruntime
 	@$(VENV)-$(RUNTIME)/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt onnxruntime-$(RUNTIME)
 	@touch $@
