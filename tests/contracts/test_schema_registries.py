@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from confluent_kafka.schema_registry import Schema as Registered
 from confluent_kafka.schema_registry import SchemaReference, SchemaRegistryClient, SchemaRegistryError, header_schema_id_serializer
 from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 from confluent_kafka.schema_registry.json_schema import JSONDeserializer, JSONSerializer
+from confluent_kafka.schema_registry.protobuf import ProtobufDeserializer, ProtobufSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 from google.protobuf.message_factory import GetMessageClass
 
@@ -208,16 +208,13 @@ def test_protobuf_sink_registers_its_schema_and_what_it_imports_once(url: str, n
     assert load_schema(f"{newest[1]}#shop.Unused").field("item.number") is not None
 
 
-def test_protobuf_topology_reads_and_writes_as_confluents_client_does(url: str, name: str, tmp_path: Path, protos: Path) -> None:
+def test_protobuf_topology_reads_and_writes_as_confluents_client_does(
+    url: str, client: SchemaRegistryClient, name: str, tmp_path: Path, protos: Path
+) -> None:
     """Its serializer registers the writer, and its deserializer reads what the sink has registered and written."""
-    from confluent_kafka.schema_registry import SchemaRegistryClient
-    from confluent_kafka.schema_registry.protobuf import ProtobufDeserializer, ProtobufSerializer
-    from confluent_kafka.serialization import MessageField, SerializationContext
-
     order, price = (GetMessageClass(load_schema(f"{protos}/{one}").protobuf.descriptor()) for one in ("order.proto", "price.proto#Price"))
-    with closing(SchemaRegistryClient({"url": url})) as client:
-        write = ProtobufSerializer(order, client, {"use.deprecated.format": False})
-        values = [write(order(id=id, item={"number": n}), SerializationContext(name, MessageField.VALUE)) for id, n in (("a", 1), ("b", 2))]
+    write = ProtobufSerializer(order, client, {"use.deprecated.format": False})
+    values = [write(order(id=id, item={"number": n}), SerializationContext(name, MessageField.VALUE)) for id, n in (("a", 1), ("b", 2))]
     (tmp_path / "shop.yaml").write_text(PROTO_TOPOLOGY.format(name=name))
     DirectoryRegistry(tmp_path / "models").publish("table", models.gather([10, 20, 30]))
     driver = TopologyDriver(tmp_path / "shop.yaml", models=tmp_path / "models", schemas=protos, schema_registry=opened(url, tmp_path))
