@@ -15,7 +15,7 @@ import mmap
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-__all__ = ["DOMAIN", "OPERATORS", "library", "needed", "problem"]
+__all__ = ["DOMAIN", "OPERATORS", "needed", "path", "problem"]
 
 DOMAIN: Final = "ai.onnx.contrib"
 _PIECE: Final = 1 << 20  # bytes that are searched with the interpreter's lock held
@@ -53,11 +53,11 @@ def problem(node: Any) -> str:
     unknown = [one.name for one in node.attribute if one.name not in use.attributes and (one.name, one.i) != ("padding_length", -1)]
     if unknown:
         return f"the attribute {unknown[0]!r} is not supported there; export it without, and cut or fill the tokens by other operators"
-    return "" if library() else "the package onnxruntime-extensions computes it: pip install 'penstock[extensions]'"
+    return "" if path() else "the package onnxruntime-extensions computes it: pip install 'penstock[extensions]'"
 
 
 @functools.cache
-def library() -> str:
+def path() -> str:
     """Returns the path of the shared library with the operators, "" where the package is not installed. It is not imported."""
     spec = importlib.util.find_spec("onnxruntime_extensions")
     folders = spec.submodule_search_locations if spec is not None else None

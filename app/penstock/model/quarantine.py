@@ -115,7 +115,7 @@ def _circumstances(golden: str, rows: int | None, limits: Limits) -> str:
 
 @functools.cache
 def _versions() -> tuple[str, ...]:
-    packages = ["penstock", "onnx", "numpy", *(["onnxruntime-extensions"] if extensions.library() else [])]
+    packages = ["penstock", "onnx", "numpy", *(["onnxruntime-extensions"] if extensions.path() else [])]
     return (platform.machine(), platform.python_version(), RUNTIME, *(importlib.metadata.version(name) for name in packages))
 
 

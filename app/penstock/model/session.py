@@ -445,9 +445,9 @@ def _session_options(threads: int) -> ort.SessionOptions:
 
 def _options_for(source: bytes | str, threads: int) -> ort.SessionOptions:
     options = _session_options(threads)
-    if extensions.library() and extensions.needed(source):
+    if extensions.path() and extensions.needed(source):
         keep_extensions()
-        options.register_custom_ops_library(extensions.library())  # 4 ms per session, so for those alone that need it
+        options.register_custom_ops_library(extensions.path())  # 4 ms per session, so for those alone that need it
     return options
 
 
@@ -455,7 +455,7 @@ def _options_for(source: bytes | str, threads: int) -> ort.SessionOptions:
 def keep_extensions() -> object:
     """Opens the library of onnxruntime-extensions and keeps it open for the process: a confined process cannot open it."""
     options = ort.SessionOptions()
-    options.register_custom_ops_library(extensions.library())
+    options.register_custom_ops_library(extensions.path())
     return options
 
 

@@ -108,7 +108,7 @@ def _lower(kind: int, soft: int, hard: int) -> None:
 
 def _try(file: Path, golden_file: Path | None, deadline: float, rows: int | None) -> list[str]:
     data, golden = file.read_bytes(), golden_file.read_text(encoding="utf-8") if golden_file else None
-    if extensions.library() and extensions.needed(data):
+    if extensions.path() and extensions.needed(data):
         keep_extensions()
     _ours = _confine(deadline)
     session = Session.load(data, deadline=deadline, rows=rows)

@@ -199,7 +199,7 @@ def test_long_text_is_read_to_its_end(operator: str) -> None:
 
 
 def test_without_the_package_the_message_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extensions, "library", lambda: "")
+    monkeypatch.setattr(extensions, "path", lambda: "")
     with pytest.raises(
         ModelCorrupt, match=r"GPT2Tokenizer .*; the package onnxruntime-extensions computes it: pip install 'penstock\[extensions\]'"
     ):
@@ -207,7 +207,7 @@ def test_without_the_package_the_message_names_it(monkeypatch: pytest.MonkeyPatc
 
 
 def test_library_is_found_without_importing_it() -> None:
-    assert Path(extensions.library()).is_file()
+    assert Path(extensions.path()).is_file()
 
 
 def test_sealed_file_runs_as_its_bytes_do() -> None:
