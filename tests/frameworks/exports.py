@@ -314,7 +314,7 @@ def catboost_regressor(path: Path) -> Rows:
 
 
 def _torch(path: Path, model: Any, rows: Any, *, outputs: Sequence[str] = ("y",), batch: int | None = None, open_axes: Any = None) -> Rows:
-    """Exports a model as it is told to be by torch's own page, with the weights beside it, and runs it on the rows.
+    """Exports a model as torch's own page describes it, with the weights beside it, and runs it on the rows.
 
     `batch` is the number of rows that it is exported for, None for any number.
     """

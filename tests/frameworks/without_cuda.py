@@ -1,4 +1,4 @@
-"""Lets PyTorch's Linux wheel load without the libraries of CUDA that it is linked to: 2.5 GB, of which no test here calls a function.
+"""Lets PyTorch's Linux wheel load without the libraries of CUDA that it is linked to: 2.5 GB, and no test here calls them.
 
 It puts one library beside PyTorch's own, with a place for each name that they take from those that are absent, and links it under the
 name of each. Where nothing is absent, as with a build for the CPU alone, it does nothing. Needs gcc, nm and ldd.

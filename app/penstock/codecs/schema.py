@@ -22,7 +22,7 @@ from penstock.codecs.names import NAME, NO_ALIAS
 from penstock.errors import Problem, SchemaError
 from penstock.schema import REQUIRED, Field, Schema, fits
 
-__all__ = ["MAX_FIELDS", "MAX_ITEMS", "MAX_SCHEMA_BYTES", "PROTOBUF", "load_schema"]
+__all__ = ["MAX_FIELDS", "MAX_ITEMS", "MAX_SCHEMA_BYTES", "PROTOBUF", "load_schema", "read_file"]
 
 PROTOBUF: Final = (".proto", ".binpb", ".pb", ".desc")  # endings of its files: text, and sets of descriptors
 
@@ -117,7 +117,8 @@ def _check_inside(declared: Any) -> None:
             _check_inside(inner)
 
 
-def _read(path: Path, file: str) -> str:
+def read_file(path: Path, file: str) -> bytes:
+    """Returns what a schema file holds. Raises SchemaError, which names it `file`, for one that cannot be read or is too large."""
     try:
         with path.open("rb") as opened:
             data = opened.read(MAX_SCHEMA_BYTES + 1)
@@ -125,6 +126,11 @@ def _read(path: Path, file: str) -> str:
         raise SchemaError(Problem(file, 0, 0, f"cannot be read: {error.strerror}", "check the path and its permissions")) from None
     if len(data) > MAX_SCHEMA_BYTES:
         raise SchemaError(Problem(file, 0, 0, f"larger than {MAX_SCHEMA_BYTES} bytes", "split it, or check that it is a schema"))
+    return data
+
+
+def _read(path: Path, file: str) -> str:
+    data = read_file(path, file)
     try:
         return data.decode()
     except UnicodeDecodeError as error:

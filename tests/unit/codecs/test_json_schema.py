@@ -93,7 +93,7 @@ def test_type_becomes_kind_dtype_and_shape(write: Write, declared: Any, kind: st
     ],
 )
 def test_what_is_no_type_is_left_out_until_it_is_read(write: Write, declared: Any, reason: str, tmp_path: Path) -> None:
-    """The events may hold anything there; whoever reads it learns the file, the place in it, why, and what to do."""
+    """The events may hold anything there; the error of a topology that reads it has the file, the place in it, why, and what to do."""
     schema = write({"x": {"type": "number"}, "odd~/": declared}, ["x"])
     odd = field(schema, "odd")
     assert (odd.kind, odd.dtype) == ("union", "")

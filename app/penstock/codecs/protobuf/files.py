@@ -27,7 +27,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError as Malformed
 
 from penstock.codecs.protobuf.fields import fields_of
-from penstock.codecs.schema import MAX_SCHEMA_BYTES
+from penstock.codecs.schema import read_file
 from penstock.errors import Problem, SchemaError
 from penstock.schema import Schema
 
@@ -104,13 +104,7 @@ def load_messages(path: Path) -> list[Schema]:
 def read_set(path: Path) -> FileDescriptorSet:
     """Returns the descriptors in the file, or those that its text is compiled to. Raises SchemaError."""
     file = str(path)
-    try:
-        with path.open("rb") as opened:
-            data = opened.read(MAX_SCHEMA_BYTES + 1)
-    except OSError as error:
-        raise SchemaError(Problem(file, 0, 0, f"cannot be read: {error.strerror}", "check the path and its permissions")) from None
-    if len(data) > MAX_SCHEMA_BYTES:
-        raise SchemaError(Problem(file, 0, 0, f"larger than {MAX_SCHEMA_BYTES} bytes", "split it, or check that it is a schema"))
+    data = read_file(path, file)
     return _checked(_protoc(path, path.parents) if path.suffix == ".proto" else data, file)
 
 
