@@ -154,7 +154,7 @@ class Pipeline:
         group: list[tuple[Partition, Sequence[RecordLike]]] = []
         rows = 0
         for place, records in spans:
-            alone = isinstance(records, Table) or (len(records) > 0 and isinstance(records[0], Unreadable))
+            alone = type(records) is Table or (len(records) > 0 and isinstance(records[0], Unreadable))
             for at in range(0, len(records), limit):
                 piece = records if len(records) <= limit else records[at : at + limit]
                 if group and (rows + len(piece) > limit or alone):
