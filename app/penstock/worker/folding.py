@@ -24,10 +24,13 @@ _AT_ONCE: Final = 32  # entries between two turns of the event loop: checking a 
 
 
 class Folding:
-    """`judge` makes the judge for the keys of a trust file. Assign `trust` to fold with other keys from the next `advance` on."""
+    """`judge` makes the judge for the keys of a trust file. Assign `trust` to fold with other keys from the next `advance` on.
 
-    def __init__(self, reader: Reader, judge: Callable[[Trust], Judge], trust: Trust) -> None:
-        self.reader, self.trust = reader, trust
+    Without a `reader`, the log is what `apply` was given, until `connect`.
+    """
+
+    def __init__(self, reader: Reader | None, judge: Callable[[Trust], Judge], trust: Trust) -> None:
+        self._reader, self.trust = reader, trust
         self._judge = judge
         self._folded_by = trust
         self._anew_until = 0
@@ -36,8 +39,18 @@ class Folding:
         self.lost = False
 
     @property
+    def reader(self) -> Reader:
+        assert self._reader is not None, "no brokers yet"
+        return self._reader
+
+    @property
+    def connected(self) -> bool:
+        """Whether the log is read from the brokers."""
+        return self._reader is not None
+
+    @property
     def whole(self) -> bool:
-        return self.position >= self._anew_until
+        return self.connected and self.position >= self._anew_until
 
     async def to_the_end(self) -> None:
         """Folds the log to its current end. Raises TransportError."""

@@ -28,7 +28,7 @@ from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.metadata import MetadataRequest, MetadataRequest_v4, MetadataRequest_v5
 from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
 
-__all__ = ["MAX_AGE_MS", "Described", "describe", "steady"]
+__all__ = ["MAX_AGE_MS", "Described", "cluster_of", "describe", "steady"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +68,12 @@ async def describe(client: AIOKafkaClient, topics: Collection[str]) -> dict[str,
             partitions = next(one for one in rest if isinstance(one, list))
             found[name] = Described(id, {number: None if leader == -1 else leader for _, number, leader, *_ in partitions})
     return found
+
+
+async def cluster_of(client: AIOKafkaClient) -> str | None:
+    """Returns the id of the cluster; None when no broker answers."""
+    answer = await _ask(client, MetadataRequest([], allow_auto_topic_creation=False))
+    return None if answer is None else str(getattr(answer, "cluster_id", "") or "")
 
 
 async def _update(client: AIOKafkaClient, cluster: Any, topics: Collection[str] | None) -> bool:
