@@ -25,6 +25,7 @@ from penstock import runtime
 from penstock.binding import Binding, same
 from penstock.control.cases import Cases, Effect, End, Now, Prepare, Retry, Scoring, Switch, Warn, behind, reconcile
 from penstock.control.lifecycle import State
+from penstock.control.log import Outcome
 from penstock.control.messages import Release, timestamp
 from penstock.control.topics import Topics
 from penstock.control.trust import Judge, Trust
@@ -37,7 +38,7 @@ from penstock.settings import Settings
 from penstock.telemetry import Metrics
 from penstock.telemetry.families import Labels
 from penstock.transports.kafka.connection import aiokafka_arguments, patience_of
-from penstock.transports.kafka.journal import Reader
+from penstock.transports.kafka.journal import Entry, Reader
 from penstock.transports.kafka.lookout import Lookout
 from penstock.worker.beside import Beside
 from penstock.worker.folding import Folding
@@ -52,6 +53,7 @@ logger = logging.getLogger(__name__)
 WAIT_MS: Final = 200  # a request for the end of the log, at each assignment, waits behind an open fetch
 PAUSE: Final = 5.0  # seconds before a control topic that could not be read is read again
 CONFIRM: Final = 2.0  # seconds between two questions whether the log is read to its end
+ANSWER: Final = 5.0  # seconds for the answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +169,7 @@ class Following:
         """Opens the log and folds it to its end, in `folding`; `stack` closes what was opened. Raises TransportError."""
         reader = await stack.enter_async_context(self._reader(patience_of(self._settings)))
         asked = time.monotonic()
-        self.folding = Folding(reader, self._judge, trust)
+        self.folding = Folding(reader, self._judge, trust, self._heard)
         await self.folding.to_the_end()
         self._confirmed = asked
 
@@ -186,6 +188,9 @@ class Following:
 
     def _changed(self) -> None:
         """Something that is reported has changed."""
+
+    def _heard(self, _entry: Entry | None, _outcome: Outcome | None) -> None:
+        """An entry of the log was folded; None when all are folded anew."""
 
     def _switched(self) -> None:
         """The deployment is another one."""
@@ -260,6 +265,7 @@ class Following:
             self._moved.set()
         else:
             self.problems.say("status", f"{why}; `penstock status` and `deploy` do not see this process until it is started again")
+        self._changed()
 
     async def _confirm(self, topics: Sequence[str]) -> None:
         """Asks the brokers, again and again, whether the log is read to its end, and whether `topics` are still the same.
@@ -271,14 +277,19 @@ class Following:
             await asyncio.sleep(CONFIRM)
             if not self.folding.connected:
                 continue
-            asked = time.monotonic()
+            asked, reader = time.monotonic(), self.folding.reader
             try:
-                lookout.saw(await self.folding.reader.describe(lookout.beside))
-                end = await self.folding.reader.end()
-            except TransportUnavailable as error:
-                self.problems.say("brokers", f"the control log is not confirmed: {error}")
+                async with asyncio.timeout(ANSWER):
+                    lookout.saw(seen := await reader.describe(lookout.beside))
+                    end = await reader.end() if self.topics.control in seen else math.inf
+            except (TransportUnavailable, TimeoutError) as error:
+                why = str(error) or f"no broker answers within {ANSWER:g} s"
+                self.problems.say("brokers", f"the control log is not confirmed: {why}")
+                self._changed()
                 continue
-            self.problems.say("brokers")
+            if self.problems.about("brokers"):
+                self.problems.say("brokers")
+                self._changed()
             if self.folding.whole and self.folding.position >= end and not self.folding.lost:
                 self._confirmed = asked
                 self._confirms()
