@@ -36,7 +36,7 @@ from penstock.serving.handlers import Service
 from penstock.serving.rest import Rest
 from penstock.telemetry.health import Pages, Verdict
 
-__all__ = ["answering", "listen", "make_app", "serving"]
+__all__ = ["answering", "listen", "make_app", "reserve", "serving"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,20 +52,33 @@ _ADDRESS: Final = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]/]*):(?P<port>
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def listen(address: str, *, shared: bool = False) -> socket.socket:
+def listen(address: str, *, shared: bool = False, backlog: int | None = BACKLOG) -> socket.socket:
     """Returns a socket bound to `HOST:PORT` (an empty host: every interface; port 0: any free one) or to `unix:PATH`.
 
-    Other processes may bind a `shared` port, too: the kernel gives each connection to one of them. Raises SettingsError when the address is invalid or cannot be bound.
+    Other processes may bind a `shared` port, too: the kernel gives each connection to one of them.
+
+    Raises SettingsError when the address is invalid or cannot be bound.
     """
     kind, _, path = address.partition(":")
     try:
-        return _listen_unix(path) if kind == "unix" else _listen_tcp(address, shared)
+        return _listen_unix(path) if kind == "unix" else _listen_tcp(address, shared, backlog)
     except (OSError, ValueError) as error:  # ValueError: a name that no host can have, a NUL in a path
         why = error.strerror or error if isinstance(error, OSError) else error
         raise SettingsError(f"http: cannot listen on {address}: {why}; choose another address, or free this one") from error
 
 
-def _listen_tcp(address: str, shared: bool) -> socket.socket:
+def reserve(address: str) -> tuple[socket.socket, str]:
+    """Returns a socket that keeps `HOST:PORT` for processes of this program that share it, and the address with its port.
+
+    It does not listen: the kernel would give it connections. Raises SettingsError for an address that others use.
+    """
+    listen(address).close()  # alone: a shared port could be bound beside a stranger's
+    bound = listen(address, shared=True, backlog=None)
+    host, _, _ = address.rpartition(":")
+    return bound, f"{host}:{bound.getsockname()[1]}"
+
+
+def _listen_tcp(address: str, shared: bool, backlog: int | None) -> socket.socket:
     found = _ADDRESS.fullmatch(address)
     if found is None or int(found["port"]) > 65535:
         raise SettingsError(f"http: {address!r} is not an address; write HOST:PORT, like 127.0.0.1:9100, or unix:PATH")
@@ -77,7 +90,8 @@ def _listen_tcp(address: str, shared: bool) -> socket.socket:
         if shared:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         made.bind(place)
-        made.listen(BACKLOG)
+        if backlog is not None:
+            made.listen(backlog)
     except OSError:
         made.close()
         raise

@@ -189,8 +189,7 @@ def _read(request: Any) -> tuple[oip.Request, bool]:
             raise Malformed(f"input {name!r} is given twice")
         if raw and one.HasField("contents"):
             raise Malformed(f"input {name!r} has contents beside raw_input_contents")
-        array = oip.raw(name, datatype, one.shape, raw[at]) if raw else oip.from_contents(name, datatype, one.shape, one.contents)
-        inputs[name] = oip.Tensor(name, datatype, array)
+        inputs[name] = oip.raw(name, datatype, one.shape, raw[at]) if raw else oip.from_contents(name, datatype, one.shape, one.contents)
     outputs = [oip.Wanted(one.name) for one in request.outputs] if request.outputs else None
     return oip.Request(inputs, outputs, request.id), bool(raw)
 

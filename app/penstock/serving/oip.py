@@ -29,6 +29,8 @@ __all__ = [
     "from_bytes",
     "from_contents",
     "into_contents",
+    "joined",
+    "raw",
     "read",
     "to_bytes",
     "write",
@@ -46,7 +48,9 @@ _CONTENTS: Final[Mapping[str, str]] = {
     "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents", "INT64": "int64_contents",
     "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
 }  # fmt: skip
+_RANGES: Final = {name: (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)) for name, dtype in DTYPES.items() if "INT" in name}
 _LENGTH: Final = struct.Struct("<I")
+FEW: Final = 64  # values that are looked at one by one faster than by numpy
 
 
 def _flat(datatype: str, dtype: str) -> Callable[[Any], list[Any]]:
@@ -60,7 +64,8 @@ def _flat(datatype: str, dtype: str) -> Callable[[Any], list[Any]]:
     elif datatype == "UINT64":  # msgspec takes no bound beyond 2**63
         kind = Annotated[int, msgspec.Meta(ge=0)]
     else:
-        kind = Annotated[int, msgspec.Meta(ge=int(np.iinfo(dtype).min), le=int(np.iinfo(dtype).max))]
+        least, most_int = _RANGES[datatype]
+        kind = Annotated[int, msgspec.Meta(ge=least, le=most_int)]
     return msgspec.json.Decoder(list[kind]).decode
 
 
@@ -73,11 +78,15 @@ _NUMPY: Final[Mapping[str, Any]] = {
 
 @dataclass(slots=True)
 class Tensor:
-    """A named array with its datatype. `nulls` marks the values that were null in JSON, None where none was."""
+    """A named tensor: its values as an array of its shape, or as a flat list of checked values, of which `joined` makes one.
+
+    `nulls` marks the values that were null in JSON, None where none was.
+    """
 
     name: str
     datatype: str
-    array: Array
+    shape: tuple[int, ...]
+    values: Array | list[Any]
     nulls: Array | None = None
 
 
@@ -143,7 +152,7 @@ def read(body: bytes, head: int | None = None) -> Request:
                 raise Malformed(f"input {one.name!r} has binary data, but the header Inference-Header-Content-Length is missing")
             if type(size) is not int or not 0 <= size <= len(body) - at:
                 raise Malformed(f"input {one.name!r}: binary_data_size is {size!r}, and {len(body) - at} bytes are left in the body")
-            tensor = Tensor(one.name, one.datatype, from_bytes(one.name, one.datatype, shape, memoryview(body)[at : at + size]))
+            tensor = Tensor(one.name, one.datatype, shape, from_bytes(one.name, one.datatype, shape, memoryview(body)[at : at + size]))
             at += size
         elif isinstance(one.data, msgspec.Raw):
             tensor = _of_json(one.name, one.datatype, shape, one.data)
@@ -179,7 +188,7 @@ def _of_json(name: str, datatype: str, shape: tuple[int, ...], data: msgspec.Raw
         return _of_nested(name, datatype, shape, data)
     if len(flat) != math.prod(shape):
         raise Malformed(f"input {name!r} has {len(flat)} values, but the shape {list(shape)}")
-    return Tensor(name, datatype, _array(name, datatype, flat, shape))
+    return Tensor(name, datatype, shape, flat if datatype != "UINT64" else _array(name, datatype, flat, shape))
 
 
 def _of_nested(name: str, datatype: str, shape: tuple[int, ...], data: msgspec.Raw) -> Tensor:
@@ -205,7 +214,19 @@ def _of_nested(name: str, datatype: str, shape: tuple[int, ...], data: msgspec.R
         flat = _FLAT[datatype](encode(level))  # checks types and ranges
     except ValueError as error:
         raise Malformed(f"the data of input {name!r} does not fit {datatype}: {error}") from error
-    return Tensor(name, datatype, _array(name, datatype, flat, shape), nulls)
+    return Tensor(name, datatype, shape, _array(name, datatype, flat, shape), nulls)
+
+
+def joined(tensors: Sequence[Tensor]) -> Array:
+    """Returns the rows of tensors with the same axes behind the rows, one below the other, as one array."""
+    first = tensors[0]
+    if type(first.values) is list and all(type(one.values) is list and one.datatype == first.datatype for one in tensors):
+        # One array for all: making one for each of many small requests costs more than running them.
+        flat = first.values if len(tensors) == 1 else [value for one in tensors for value in one.values]
+        return _array(first.name, first.datatype, flat, (sum(one.shape[0] for one in tensors), *first.shape[1:]))
+    arrays = [_array(one.name, one.datatype, one.values, one.shape) if type(one.values) is list else one.values for one in tensors]
+    made: list[Array] = [array.reshape(one.shape) for array, one in zip(arrays, tensors, strict=True)]  # type: ignore[union-attr]  # no list is left
+    return made[0] if len(made) == 1 else np.concatenate(made)
 
 
 def _array(name: str, datatype: str, flat: list[Any], shape: tuple[int, ...]) -> Array:
@@ -268,8 +289,8 @@ def to_bytes(array: Array) -> bytes:
 # -- the typed contents of Protobuf --------------------------------------------------------------------------------------
 
 
-def from_contents(name: str, datatype: str, shape: Sequence[int], contents: Any) -> Array:
-    """Returns the array in an InferTensorContents. Raises Malformed."""
+def from_contents(name: str, datatype: str, shape: Sequence[int], contents: Any) -> Tensor:
+    """Returns the tensor in an InferTensorContents. Raises Malformed."""
     axes = _shape(name, shape, datatype)
     field = _CONTENTS.get(datatype)
     if field is None:
@@ -278,20 +299,23 @@ def from_contents(name: str, datatype: str, shape: Sequence[int], contents: Any)
     count = math.prod(axes)
     if len(values) != count:
         raise Malformed(f"input {name!r} has {len(values)} values in {field}, but the shape {list(axes)}")
+    flat = list(values)
     if datatype == "BYTES":
         try:
-            texts = [str(one, "utf-8") for one in values]
+            flat = [str(one, "utf-8") for one in flat]
         except UnicodeDecodeError as error:
             raise Malformed(f"input {name!r} has a text that is no UTF-8: {error.reason}") from None
-        made = np.empty(count, object)
-        made[:] = texts
-        return made.reshape(axes)
-    return _array(name, datatype, list(values), axes)
+    elif field != f"{datatype.lower()}_contents" and flat and datatype in _RANGES:
+        least, most = _RANGES[datatype]  # the field holds more than the datatype
+        if min(flat) < least or max(flat) > most:
+            raise Malformed(f"the data of input {name!r} does not fit {datatype}: a value is outside of {least} to {most}")
+    return Tensor(name, datatype, axes, flat)
 
 
-def raw(name: str, datatype: str, shape: Sequence[int], data: bytes) -> Array:
-    """Returns the array in an entry of raw_input_contents. Raises Malformed."""
-    return from_bytes(name, datatype, _shape(name, shape, datatype), data)
+def raw(name: str, datatype: str, shape: Sequence[int], data: bytes) -> Tensor:
+    """Returns the tensor in an entry of raw_input_contents. Raises Malformed."""
+    axes = _shape(name, shape, datatype)
+    return Tensor(name, datatype, axes, from_bytes(name, datatype, axes, data))
 
 
 def into_contents(contents: Any, datatype: str, array: Array) -> None:
@@ -318,12 +342,13 @@ def write(
     for wanted, datatype, array in outputs:
         one: dict[str, Any] = {"name": wanted.name, "datatype": datatype, "shape": array.shape}
         if wanted.binary:
-            parts.append(data := to_bytes(array))
-            one["parameters"] = {"binary_data_size": len(data)}
+            parts.append(to_bytes(array))
+            one["parameters"] = {"binary_data_size": len(parts[-1])}
         else:
-            if datatype.startswith("FP") and not np.isfinite(array).all():
+            data = array.reshape(-1).tolist()
+            if datatype.startswith("FP") and not (all(map(math.isfinite, data)) if len(data) < FEW else np.isfinite(array).all()):
                 raise Malformed(f"output {wanted.name!r} has a number that JSON does not have (NaN or infinity): ask for it as binary data")
-            one["data"] = array.reshape(-1).tolist()
+            one["data"] = data
         described.append(one)
     head = encode({**about, **({"id": id} if id else {}), "parameters": parameters, "outputs": described})
     return (b"".join((head, *parts)), len(head)) if parts else (head, None)

@@ -31,6 +31,7 @@ from penstock.serving.describe import metadata, refused_load, stats, version_of
 from penstock.serving.handlers import EXTENSIONS, NAME, Service
 from penstock.serving.openapi import document
 from penstock.serving.targets import Live, Scored, failed
+from penstock.telemetry.families import Counter
 
 __all__ = ["Rest"]
 
@@ -54,7 +55,7 @@ _HEAD: Final = b"inference-header-content-length"
 _TIMEOUT: Final = b"x-request-timeout"
 _KEY: Final = b"penstock-key"
 _HEADER: Final = b"penstock-header-"
-_DIGITS: Final = re.compile(rb"\d{1,15}")
+DIGITS: Final = 15
 
 
 class _Wrapped(msgspec.Struct):
@@ -71,6 +72,8 @@ class Rest:
     def __init__(self, service: Service, pages: App) -> None:
         self._service, self._pages = service, pages
         self._name = service.name
+        self._cells: dict[tuple[str, int], Counter] = {}
+        self._observe = service.metrics.request_seconds.labels("http").observe
         self._score = f"/v1/topologies/{service.name}:score"
         self._wraps = {  # a source whose events have a field `events` takes no {"events": [...]}
             one.name: not service.loaded.schemas[one.name].has("events") for one in service.loaded.topology.sources
@@ -104,8 +107,11 @@ class Rest:
         await send({"type": "http.response.body", "body": body})
 
     def _count(self, target: str, status: int, began: float) -> None:
-        self._service.metrics.requests.labels("http", target, str(status)).inc()
-        self._service.metrics.request_seconds.labels("http").observe(time.monotonic() - began)
+        cell = self._cells.get((target, status))
+        if cell is None:
+            cell = self._cells[target, status] = self._service.metrics.requests.labels("http", target, str(status))
+        cell.inc()
+        self._observe(time.monotonic() - began)
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -400,7 +406,7 @@ def _number(headers: Headers, name: bytes) -> int | None:
     text = headers.get(name)
     if text is None:
         return None
-    if not _DIGITS.fullmatch(text):
+    if not text.isdigit() or len(text) > DIGITS:
         raise Malformed(f"the header {name.decode()} is no number")
     return int(text)
 

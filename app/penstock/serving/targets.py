@@ -7,7 +7,7 @@ a row that failed is in its outcome.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -39,11 +39,10 @@ _JSON: Final = msgspec.json.Encoder().encode
 
 
 class Columns(NamedTuple):
-    """The tensors of one request: `[N, ...]` by name, which of their values are null, and the outputs that it asks for (None: all)."""
+    """The tensors of one request by name, with the axes that the model reads, and the outputs that it asks for (None: all)."""
 
     rows: int
-    columns: Mapping[str, Array]
-    nulls: Mapping[str, Array]
+    tensors: Mapping[str, oip.Tensor]
     outputs: tuple[str, ...] | None = None
 
 
@@ -145,27 +144,25 @@ class _Topology:
                 self._fields.setdefault(sink, []).append((one.name, name))
         self.outputs = outputs
         self._inputs = {tensor.name: tensor for tensor in self.inputs}
+        self._alike = not any(None in tensor.shape for tensor in self.inputs)
 
     def fit(self, request: oip.Request) -> Columns:
         if self.lacking:
             raise Malformed(f"{self.name} takes no tensors: {self.lacking}; send events to POST /v1/topologies/NAME:score")
         _named(self.name, request, self._inputs, self.optional)
-        columns, nulls = {}, {}
         rows = -1
         for given in request.inputs.values():
             tensor = self._inputs[given.name]
-            if _family(oip.DTYPES[given.datatype]) != _family(tensor.dtype):
+            if _FAMILIES[oip.DTYPES[given.datatype]] != _FAMILIES[tensor.dtype]:
                 raise Malformed(f"input {given.name!r} is {given.datatype}, but {self.name} takes {oip.DATATYPES[tensor.dtype]}")
-            columns[given.name], rows = _shaped(given, tensor, rows)
-            if given.nulls is not None:
-                nulls[given.name] = given.nulls.reshape(rows, -1).any(axis=1)
-        return Columns(rows, columns, nulls, _wanted(self, request))
+            rows = _shape(given, tensor, rows)
+        return Columns(rows, request.inputs, _wanted(self, request))
 
     def run(self, parts: Sequence[Columns]) -> list[Scored | Exception]:
-        return _grouped(parts, self._run)
+        return _grouped(parts, self._run, alike=self._alike)
 
-    def _run(self, whole: Columns) -> tuple[Mapping[str, Array], Sequence[Failure]]:
-        answered = self.answers.run(Table(self.answers.source.topic, whole.columns, whole.nulls), columns=True)
+    def _run(self, whole: _Whole) -> tuple[Mapping[str, Array], Sequence[Failure]]:
+        answered = self.answers.run(Table(self.answers.source.topic, whole.columns, whole.nulls()), columns=True)
         failures = {one.row: one for one in answered.failures}
         columns: dict[str, tuple[Sequence[int], Array]] = {}  # by tensor: the rows that it has
         for sink, answer in answered.answers.items():
@@ -209,11 +206,11 @@ class _Node:
 
     def __post_init__(self) -> None:
         self._inputs = {tensor.name: tensor for tensor in self.inputs}
+        self._alike = not any(None in tensor.shape for tensor in self.inputs)
         self.optional = frozenset(self.constants)
 
     def fit(self, request: oip.Request) -> Columns:
         _named(self.name, request, self._inputs, self.optional)
-        columns: dict[str, Array] = {}
         rows = -1
         for given in request.inputs.values():
             tensor = self._inputs[given.name]
@@ -221,13 +218,13 @@ class _Node:
                 raise Malformed(f"input {given.name!r} is {given.datatype}, but {self.name} takes {oip.DATATYPES[tensor.dtype]}")
             if given.nulls is not None:
                 raise Malformed(f"input {given.name!r} has a null, which no model reads")
-            columns[given.name], rows = _shaped(given, tensor, rows)
-        return Columns(rows, columns, {}, _wanted(self, request))
+            rows = _shape(given, tensor, rows)
+        return Columns(rows, request.inputs, _wanted(self, request))
 
     def run(self, parts: Sequence[Columns]) -> list[Scored | Exception]:
-        return _grouped(parts, self._run)
+        return _grouped(parts, self._run, alike=self._alike)
 
-    def _run(self, whole: Columns) -> tuple[Mapping[str, Array], Sequence[Failure]]:
+    def _run(self, whole: _Whole) -> tuple[Mapping[str, Array], Sequence[Failure]]:
         columns = {name: np.ascontiguousarray(array) for name, array in whole.columns.items()}
         for name, constant in self.constants.items():
             if name not in columns:
@@ -283,77 +280,89 @@ def _wanted(model: Model, request: oip.Request) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(one.name for one in request.outputs)) or None
 
 
-def _shaped(given: oip.Tensor, tensor: Tensor, rows: int) -> tuple[Array, int]:
-    """Returns the array with the axes of the tensor: [N] and [N, 1] are the same column. Raises Malformed."""
-    array = given.array
-    shape = array.shape
-    axes = tensor.shape
+def _shape(given: oip.Tensor, tensor: Tensor, rows: int) -> int:
+    """Gives the tensor the axes that the model reads: [N] and [N, 1] are the same column. Returns its rows. Raises Malformed."""
+    shape, axes = given.shape, tensor.shape
     if len(shape) != len(axes) + 1:
         if shape[1:] == (1,) and not axes:
-            array = array.reshape(-1)
+            given.shape = shape[:1]
         elif len(shape) == 1 and axes in ((1,), (None,)):
-            array = array.reshape(-1, 1)
+            given.shape = (shape[0], 1)
         else:
             raise Malformed(_unshaped(given, tensor))
-    elif any(size is not None and size != axis for size, axis in zip(axes, shape[1:], strict=True)):
+    elif axes and any(size is not None and size != axis for size, axis in zip(axes, shape[1:], strict=True)):
         raise Malformed(_unshaped(given, tensor))
     if rows not in (-1, shape[0]):
         raise Malformed(f"input {given.name!r} has {shape[0]} rows, but another input has {rows}")
     if not shape[0]:
         raise Malformed(f"input {given.name!r} has no rows")
-    return array, shape[0]
+    return shape[0]
 
 
 def _unshaped(given: oip.Tensor, tensor: Tensor) -> str:
     wanted = [-1, *(-1 if axis is None else axis for axis in tensor.shape)]
-    return f"input {given.name!r} has the shape {list(given.array.shape)}, but {wanted} is read, the rows first"
+    return f"input {given.name!r} has the shape {list(given.shape)}, but {wanted} is read, the rows first"
 
 
-def _family(dtype: str) -> str:
-    return dtype if dtype in ("bool", "string") else "number"
+_FAMILIES: Final = {dtype: dtype if dtype in ("bool", "string") else "number" for dtype in oip.DATATYPES}  # what a field takes alike
 
 
-def _grouped(parts: Sequence[Columns], run: Any) -> list[Scored | Exception]:
-    """Runs the parts together as far as their tensors have the same names, types and axes, and divides what came out."""
+class _Whole:
+    """The tensors of several requests together: `[N, ...]` by name, and the outputs that any of them asks for (None: all)."""
+
+    def __init__(self, parts: Sequence[Columns]) -> None:
+        self.rows = sum(part.rows for part in parts)
+        self._parts = parts
+        self.columns = {name: oip.joined([part.tensors[name] for part in parts]) for name in parts[0].tensors}
+        self.outputs: tuple[str, ...] | None = None
+        if all(part.outputs is not None for part in parts):
+            self.outputs = tuple(dict.fromkeys(name for part in parts for name in part.outputs or ()))
+
+    def nulls(self) -> dict[str, Array]:
+        """Returns the rows of each tensor with a null in it, where there are any."""
+        found: dict[str, Array] = {}
+        for name in self.columns:
+            if any(part.tensors[name].nulls is not None for part in self._parts):
+                found[name] = np.concatenate([_gaps(part.tensors[name], part.rows) for part in self._parts])
+        return found
+
+
+def _gaps(tensor: oip.Tensor, rows: int) -> Array:
+    made: Array = np.zeros(rows, bool) if tensor.nulls is None else tensor.nulls.reshape(rows, -1).any(axis=1)
+    return made
+
+
+Run = Callable[[_Whole], tuple[Mapping[str, Array], Sequence[Failure]]]
+
+
+def _grouped(parts: Sequence[Columns], run: Run, *, alike: bool) -> list[Scored | Exception]:
+    """Runs the parts together as far as their tensors have the same names and axes, and divides what came out.
+
+    `alike`: the axes of all tensors are fixed, so only the names may differ.
+    """
     outcomes: list[Scored | Exception] = [Scored({}, ())] * len(parts)
     groups: dict[Any, list[int]] = {}
-    if len(parts) == 1:
-        groups[()] = [0]
-    else:
-        for at, part in enumerate(parts):
-            alike = tuple((name, array.dtype.char, array.shape[1:]) for name, array in sorted(part.columns.items()))
-            groups.setdefault(alike, []).append(at)
+    for at, part in enumerate(parts):
+        key = tuple(part.tensors) if alike else tuple((name, one.shape[1:]) for name, one in part.tensors.items())
+        groups.setdefault(key, []).append(at)
     for members in groups.values():
         those = [parts[at] for at in members]
-        outputs, failures = run(_together(those))
+        outputs, failures = run(_Whole(those))
+        if len(those) == 1:
+            outcomes[members[0]] = Scored({} if failures else outputs, failures)
+            continue
         start = 0
         for at, part in zip(members, those, strict=True):
-            end = start + part.rows
-            here = [Failure(one.row - start, one.error) for one in failures if start <= one.row < end] if failures else ()
-            if here:
-                outcomes[at] = Scored({}, here)
-            elif failures:
-                # Rows that failed are not in the arrays, so the place of a row is behind by as many as failed before it.
-                skip = sum(one.row < start for one in failures)
-                outcomes[at] = Scored({name: array[start - skip : end - skip] for name, array in outputs.items()}, ())
-            else:
-                outcomes[at] = Scored(outputs if len(those) == 1 else {name: array[start:end] for name, array in outputs.items()}, ())
+            end, skip = start + part.rows, 0
+            if failures:
+                if here := [Failure(one.row - start, one.error) for one in failures if start <= one.row < end]:
+                    outcomes[at] = Scored({}, here)
+                    start = end
+                    continue
+                skip = sum(one.row < start for one in failures)  # rows that failed are not in the arrays
+            outcomes[at] = Scored({name: array[start - skip : end - skip] for name, array in outputs.items()}, ())
             start = end
     return outcomes
-
-
-def _together(parts: Sequence[Columns]) -> Columns:
-    if len(parts) == 1:
-        return parts[0]
-    rows = sum(part.rows for part in parts)
-    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
-    nulls = {}
-    for name in {name for part in parts for name in part.nulls}:
-        nulls[name] = np.concatenate([part.nulls[name] if name in part.nulls else np.zeros(part.rows, bool) for part in parts])
-    outputs = None
-    if all(part.outputs is not None for part in parts):
-        outputs = tuple(dict.fromkeys(name for part in parts for name in part.outputs or ()))
-    return Columns(rows, columns, nulls, outputs)
 
 
 class Live:
