@@ -229,8 +229,9 @@ class Rest:
                 service.read(len(await self._body(headers, receive)))
                 return self._repository(rest), ""
             case parts:
+                answer = self._described(parts)
                 _allow(method, "GET")
-                return self._described(parts), ""
+                return answer, ""
 
     def _described(self, parts: Sequence[str]) -> Answer:
         service = self._service
@@ -311,26 +312,20 @@ class Rest:
             raise TooLarge(f"a body of {length} bytes; at most {most} are read (setting max_body_bytes)")
         kept = 0
         parts: list[bytes] = []
-        began = 0.0
         try:
-            while True:
-                if not parts:
+            async with asyncio.timeout(service.settings.idle_timeout):
+                more = True
+                while more:
                     message = await receive()
-                else:  # the rest of a body that did not come at once
-                    began = began or time.monotonic()
-                    async with asyncio.timeout(max(began + service.settings.idle_timeout - time.monotonic(), 0)):
-                        message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise Malformed("the connection ended within the body")
-                part = message.get("body", b"")
-                if not service.reading(len(part)):
-                    raise Overloaded("too many bytes of requests are being read")
-                kept += len(part)
-                if kept > most:
-                    raise TooLarge(f"a body of more than {most} bytes (setting max_body_bytes)")
-                parts.append(part)
-                if not message.get("more_body", False):
-                    break
+                    if message["type"] == "http.disconnect":
+                        raise Malformed("the connection ended within the body")
+                    part, more = message.get("body", b""), message.get("more_body", False)
+                    if not service.reading(len(part)):
+                        raise Overloaded("too many bytes of requests are being read")
+                    kept += len(part)
+                    if kept > most:
+                        raise TooLarge(f"a body of more than {most} bytes (setting max_body_bytes)")
+                    parts.append(part)
             body = parts[0] if len(parts) == 1 else b"".join(parts)
             coding = headers.get(b"content-encoding")
             if coding and coding != b"identity":
