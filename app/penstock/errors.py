@@ -18,6 +18,13 @@ PenstockError
 │   └── EncodeError
 ├── Untraceable              the record cannot be traced to its origin: no worker wrote it, or its headers are false
 ├── ControlError             a release was not made, or a control message was refused; the live plan stays
+├── CallRefused              the service does not answer a request; the caller gets the reason, and a code of HTTP or gRPC by its class
+│   ├── Unauthenticated      no valid key, token or certificate
+│   ├── Forbidden            the caller may not do this
+│   ├── RateLimited          too many requests or rows: again after `.retry_after` seconds
+│   └── TooLarge             more than one request may hold
+├── KeysWanted               the keys that signed a token are not known yet: fetch them and admit again; nothing failed
+├── AuditLost                the audit log cannot be written, so a call that must be in it is not made
 ├── FetchError               a root did not deliver a file of a version: try again, or use the next root
 ├── NoRoom                   a run beside the live plan had no memory: its rows are unchecked; nothing failed
 ├── SchemaWanted             an event's schema is not known yet: fetch it and decode again; nothing failed
@@ -41,14 +48,18 @@ from typing import Self
 
 __all__ = [
     "AccessRefused",
+    "AuditLost",
+    "CallRefused",
     "ConfigError",
     "ControlError",
     "DecodeError",
     "DeliveryFailed",
     "EncodeError",
     "FetchError",
+    "Forbidden",
     "IdentityTaken",
     "InferenceError",
+    "KeysWanted",
     "ModelCorrupt",
     "ModelError",
     "ModelExists",
@@ -59,6 +70,7 @@ __all__ = [
     "NoRoom",
     "PenstockError",
     "Problem",
+    "RateLimited",
     "RecordError",
     "RecordMissing",
     "SchemaError",
@@ -66,10 +78,12 @@ __all__ = [
     "SettingsError",
     "Stalled",
     "Stopped",
+    "TooLarge",
     "TopicMissing",
     "TopologyError",
     "TransportError",
     "TransportUnavailable",
+    "Unauthenticated",
     "Untraceable",
     "WorkerFailed",
 ]
@@ -197,6 +211,57 @@ class ControlError(PenstockError):
     def __init__(self, message: str, *, code: str = "illegal") -> None:
         super().__init__(message)
         self.code = code
+
+
+class CallRefused(PenstockError):
+    """The service does not answer a request. `.code` is the reason in one word, for counting and for the caller."""
+
+    code = "refused"
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        if code:
+            self.code = code
+
+
+class Unauthenticated(CallRefused):
+    """The request has no valid key, token or certificate."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(CallRefused):
+    """The caller is known and may not do this."""
+
+    code = "forbidden"
+
+
+class RateLimited(CallRefused):
+    """The caller has sent too many requests or rows. The same request can succeed after `.retry_after` seconds."""
+
+    code = "rate-limited"
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class TooLarge(CallRefused):
+    """One request holds more than one may; it never succeeds as it is."""
+
+    code = "too-large"
+
+
+class KeysWanted(PenstockError):
+    """A token names a key that is not known here yet. `fetch()` blocks until its issuer has answered, or did not; it raises nothing."""
+
+    def __init__(self, message: str, fetch: Callable[[], None]) -> None:
+        super().__init__(message)
+        self.fetch = fetch
+
+
+class AuditLost(PenstockError):
+    """The audit log cannot be written. Calls that change releases are refused until it can."""
 
 
 class FetchError(PenstockError):
