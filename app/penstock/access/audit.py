@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import stat
@@ -66,8 +67,8 @@ class Audit:
         """
         now = self._clock()
         texts = {
-            "time": self._time(now), "caller": caller, "subject": subject, "proof": proof, "call": call, "topology": topology, "model": model,
-            "version": version, "outcome": outcome, "request": request, "address": address,
+            "time": self._time(now), "caller": caller, "subject": subject, "proof": proof, "call": call, "topology": topology,
+            "model": model, "version": version, "outcome": outcome, "request": request, "address": address,
         }  # fmt: skip
         fields = [f'"{name}":{_text(value)}' for name, value in texts.items() if value]
         fields += [f'"{name}":{number:d}' for name, number in (("generation", generation), ("rows", rows)) if number is not None]
@@ -105,14 +106,13 @@ class Audit:
             os.fsync(self._file)
 
     def _follow(self) -> None:
-        """Opens the file that the name leads to, unless it is open."""
+        """Opens the file that the name leads to, unless it is open. One that was renamed is left: it may be deleted next."""
         if self._file >= 0:
-            try:
+            with contextlib.suppress(OSError):
                 there, here = os.stat(self.path), os.fstat(self._file)
                 if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
                     return
-            except FileNotFoundError:
-                pass
+            self.close()
         self._open()
 
     def _open(self) -> None:

@@ -125,7 +125,7 @@ class Gate:
         self._checked: _Latest[tuple[Caller, float]] = _Latest(TOKENS)
         self._certificates: _Latest[tuple[Caller, certificates.Certificate]] = _Latest(CERTIFICATES)
         self._told = -QUIET
-        self._untold = 0
+        self._untold: Counter[str] = Counter()
         self._fetching: dict[object, asyncio.Task[None]] = {}
         self._seen: object = None
         self._access = Access()
@@ -289,11 +289,12 @@ class Gate:
 
     def _count(self, code: str, now: float) -> None:
         self.refusals[code] += 1
-        self._untold += 1
+        self._untold[code] += 1
         if not 0 <= now - self._told < QUIET:
             self._told = now
-            logger.warning("%d requests without valid credentials, the last one: %s", self._untold, code)
-            self._untold = 0
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self._untold.most_common())
+            logger.warning("requests without valid credentials since the last such message: %s", reasons)
+            self._untold.clear()
 
 
 def _state(path: Path) -> object:

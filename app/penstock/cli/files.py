@@ -17,6 +17,8 @@ def edit(path: Path, change: Callable[[str, str], str]) -> None:
     Raises ConfigError when it cannot be written, and whatever `change` raises.
     """
     target = path.expanduser().resolve()
+    if not target.parent.is_dir():  # a lock on it would make a file of its name
+        raise ConfigError(Problem(str(path), 0, 0, "cannot be written: its folder does not exist"))
     try:
         with locked(target.parent, lambda: False):  # two edits at once would lose one, even a revocation
             before, mode = (target.read_text(encoding="utf-8"), target.stat().st_mode & 0o777) if target.exists() else ("", 0o644)
