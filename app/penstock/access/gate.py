@@ -135,7 +135,7 @@ class Gate:
 
     @classmethod
     def open(cls, path: Path | None, clock: Callable[[], float]) -> Self:
-        """Reads the access file. None: there is none. Raises ConfigError with every problem in it."""
+        """Reads the access file. None: every caller is anonymous. Raises ConfigError with every problem in it."""
         if path is None:
             return cls(None, Access(), clock)
         seen = _state(path)
@@ -298,7 +298,7 @@ class Gate:
 
 
 def _state(path: Path) -> object:
-    """Returns what changes when a file is written or replaced; None when there is none."""
+    """Returns what changes when a file is written or replaced; None when it is missing."""
     try:
         found = os.stat(path.expanduser())
     except (OSError, ValueError):

@@ -73,7 +73,7 @@ def parse(data: bytes) -> dict[tuple[str, str], Key]:
             name = (str(one.get("kid", "")), key.algorithm)
             doubled |= {name} & found.keys()
             found[name] = key
-    for name in doubled:  # which of them signed cannot be told apart
+    for name in doubled:  # which of them signed is not known
         del found[name]
     if not found:
         raise ValueError("it has no public key for EdDSA (Ed25519), ES256 or RS256 (2048 bits at least)")
@@ -161,7 +161,7 @@ class KeySet:
             return found
         if self.issuer.url and self._may_ask(now):
             raise KeysWanted(f"{self.issuer.name} is asked for a key", self.fetch)
-        raise Unauthenticated(f"the token's key is none of {self.issuer.name}", code="unknown-key")
+        raise Unauthenticated(f"{self.issuer.name} has no such key", code="unknown-key")
 
     def _find(self, kid: str | None, algorithm: str) -> Key | None:
         if kid is not None:

@@ -14,7 +14,7 @@ from penstock.errors import RateLimited, TooLarge
 
 __all__ = ["NO_LIMITS", "Limits", "Meter"]
 
-_ROUNDING: Final = 1e-9  # of a capacity: whoever waits exactly `retry_after` is admitted
+_ROUNDING: Final = 1e-9  # of a capacity: a request after exactly `retry_after` is admitted
 
 
 @dataclass(frozen=True, slots=True)

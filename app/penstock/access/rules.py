@@ -17,7 +17,7 @@ from penstock.errors import Forbidden
 __all__ = ["ANONYMOUS", "MODEL", "Rules", "Value"]
 
 MODEL: Final = re.compile(r"[^@\s]{1,128}(@[^@\s]{1,64})?")
-_SHOWN: Final = 64  # characters of a value of somebody's row that a reason repeats
+_SHOWN: Final = 64  # characters of a row's value that a reason repeats
 
 Value = str | int | float | bool
 
@@ -51,7 +51,7 @@ class Rules:
         return model in self.models or (bool(version) and f"{model}@{version}" in self.models)
 
     def check(self, right: str, topology: str = "", model: str = "", version: str = "") -> None:
-        """Raises Forbidden when the caller may not do this. It says nothing about whether the topology or the model exists."""
+        """Raises Forbidden when the caller may not do this. The error does not show whether the topology or the model exists."""
         if not self.allows(right, topology, model, version):
             what = "".join((f" {topology}" if topology else "", f", model {model}" if model else "", f"@{version}" if version else ""))
             raise Forbidden(f"{self.name} may not {listed([right]) or right}{what}")
@@ -69,7 +69,7 @@ class Rules:
         for path, values in self.only.items():
             column = columns.get(path)
             if column is None:
-                why = f"{path}: {self.name} may send certain values only, and there is none"
+                why = f"{path}: {self.name} may send certain values only, and the field is missing"
                 return dict.fromkeys(range(rows), why)
             bad = ~_allowed(column, values)
             if path in nulls:

@@ -97,7 +97,7 @@ def test_field_that_is_missing_refuses_every_row() -> None:
     """A caller that may send certain stores only cannot get around it by a door that has no stores."""
     found = only("A").refused({"tensor": np.zeros((2, 3))}, {})
     assert sorted(found) == [0, 1]
-    assert found[0] == "store: shop may send certain values only, and there is none"
+    assert found[0] == "store: shop may send certain values only, and the field is missing"
 
 
 def test_every_rule_counts_and_the_first_reason_stays() -> None:
