@@ -58,7 +58,14 @@ def served(topology: str | Path, *flags: str, doors: tuple[str, ...] = ("http", 
     """Runs a service until the block ends."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        command = [sys.executable, "-m", "penstock", "serve", str(topology), *(part for door in doors for part in (f"--{door}", "127.0.0.1:0"))]
+        command = [
+            sys.executable,
+            "-m",
+            "penstock",
+            "serve",
+            str(topology),
+            *(part for door in doors for part in (f"--{door}", "127.0.0.1:0")),
+        ]
         with log.open("wb") as written:
             process = subprocess.Popen([*command, *flags], cwd=ROOT, stderr=written, stdout=written)
         service = Service({}, process, log)

@@ -30,9 +30,7 @@ def test_one_event_is_answered_as_the_sink_writes_it(service: Service, flights: 
 
 
 @pytest.mark.parametrize("form", ["list", "wrapped", "lines", "packed"])
-def test_many_events_are_answered_in_order(
-    service: Service, flights: list[dict[str, Any]], expected: list[Any], form: str
-) -> None:
+def test_many_events_are_answered_in_order(service: Service, flights: list[dict[str, Any]], expected: list[Any], form: str) -> None:
     """As a list, in an object, packed, or as a stream of lines."""
     if form == "lines":
         body = "\n".join(map(json.dumps, flights))

@@ -36,7 +36,7 @@ def known(flights: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def scores(known: list[dict[str, Any]]) -> list[float]:
     with penstock.open(ROOT / "topologies/flights.yaml", models=ROOT / "models", schemas=ROOT / "schemas") as plan:
-        return [one["score"] for one in plan.score(known)]  # type: ignore[index,union-attr]  # none of them fails
+        return [one["score"] for one in plan.score(known)]  # type: ignore[index]  # none of them fails
 
 
 def call(service: Service, method: str, **fields: Any) -> Any:
@@ -60,9 +60,7 @@ def test_the_topology_is_a_model(service: Service, known: list[dict[str, Any]], 
 
 
 @pytest.mark.parametrize("nested", [True, False])
-def test_a_column_may_be_a_matrix_of_one_column(
-    service: Service, known: list[dict[str, Any]], scores: list[float], nested: bool
-) -> None:
+def test_a_column_may_be_a_matrix_of_one_column(service: Service, known: list[dict[str, Any]], scores: list[float], nested: bool) -> None:
     """[N, 1] is [N], flat or nested as its shape."""
     given = inputs(known[:3], axes=(1,))
     for one in given if nested else ():
@@ -124,9 +122,7 @@ def array_of(flights: list[dict[str, Any]], name: str, kind: str) -> Any:
 
 
 @pytest.mark.parametrize("raw", [True, False])
-def test_grpc_answers_in_the_form_that_it_was_asked(
-    service: Service, known: list[dict[str, Any]], scores: list[float], raw: bool
-) -> None:
+def test_grpc_answers_in_the_form_that_it_was_asked(service: Service, known: list[dict[str, Any]], scores: list[float], raw: bool) -> None:
     """Raw contents for raw contents, typed ones for typed ones."""
     request: dict[str, Any] = {"model_name": "flights", "id": "g", "inputs": []}
     fields = {"INT32": "int_contents", "FP32": "fp32_contents", "BYTES": "bytes_contents"}

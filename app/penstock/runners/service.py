@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import importlib
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -58,7 +59,10 @@ class ServiceRunner:
         over = asyncio.Event()
         with on_signals(over.set):
             async with doors(self):
-                up, end = asyncio.create_task(asyncio.to_thread(runtime.prepare, self.loaded, self.settings)), asyncio.create_task(over.wait())
+                up, end = (
+                    asyncio.create_task(asyncio.to_thread(runtime.prepare, self.loaded, self.settings)),
+                    asyncio.create_task(over.wait()),
+                )
                 await asyncio.wait({up, end}, return_when=asyncio.FIRST_COMPLETED)
                 if up.done():
                     self.served = Fixed(up.result())
@@ -102,7 +106,7 @@ class ServiceRunner:
 def _loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Returns how the event loop is made: by uvloop where it is installed (the extra `serve`)."""
     try:
-        import uvloop
+        uvloop = importlib.import_module("uvloop")
     except ImportError:
         return None
     made: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
