@@ -21,6 +21,7 @@ INTERRUPTED = 130
 
 @click.command()
 @click.argument("topology", type=click.Path(path_type=Path))
+@click.argument("streams", required=False, type=click.Choice(["-"]), metavar="[-]")
 @with_settings(*CONNECTION, "models", "model_trust", "schemas", "chunk_rows", "max_batch_rows")
 @bounded_options
 @format_option
@@ -51,6 +52,9 @@ def batch(topology: Path, settings: Settings, part: Part, form: str) -> int:
     bound = ", ".join(f"{node}={version}" for node, version in models.items())
     err.print(f"models of the topology file: {bound} (releases are not followed)", markup=False)
     ran = run_bounded(loaded, program, part, settings)
+    if part.standard:
+        err.print(f"{ran.read:,} events read, {ran.written:,} outputs, {ran.failed:,} dead letters", markup=False)
+        return 0 if ran.complete else INTERRUPTED
     if form == "json":
         print_json({"read": ran.read, "written": ran.written, "dead_letters": ran.failed, "complete": ran.complete, "models": models})
     else:

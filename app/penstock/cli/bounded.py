@@ -29,12 +29,13 @@ if TYPE_CHECKING:
     from penstock.runners.bounded import Bounded, Ran
     from penstock.runtime import Loaded
     from penstock.transports.checkpoint import Checkpoint
-    from penstock.transports.files import FileSink
+    from penstock.transports.base import Sink
 
 __all__ = ["KAFKA", "Part", "bounded_options", "dead_letters", "run_bounded"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 KAFKA: Final = "kafka://"
+STANDARD: Final = "-"  # standard input, or output
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,11 @@ class Part:
         """The whole path of the file, by which a checkpoint knows it."""
         return os.path.realpath(self.input)
 
+    @property
+    def standard(self) -> bool:
+        """Whether the outputs go to standard output."""
+        return str(self.output) == STANDARD
+
 
 class _Edge(click.ParamType):
     """A whole number, or a time of RFC 3339 with its zone."""
@@ -79,9 +85,9 @@ class _Edge(click.ParamType):
 
 
 _OPTIONS: Final = (
-    click.option("--in", "input", required=True, metavar="FILE|kafka://TOPIC", help="Events, one JSON object per line; or a topic."),
+    click.option("--in", "input", metavar="FILE|kafka://TOPIC|-", help="Events, one JSON object per line; or a topic; or standard input."),
     click.option(
-        "--out", "output", required=True, type=click.Path(path_type=Path), metavar="FILE|FOLDER",
+        "--out", "output", type=click.Path(path_type=Path), metavar="FILE|FOLDER|-",
         help="A file (its name has an ending) for the outputs of one sink, or a folder with a file per topic. "
         "Dead letters get a file beside it.",
     ),
@@ -101,7 +107,13 @@ def bounded_options(command: F) -> F:
     """Adds the flags, given to the command as the argument `part`."""
 
     @functools.wraps(command)
-    def parted(*args: Any, input: str, output: Path, start: Any, stop: Any, limit: int | None, resume: bool, **options: Any) -> Any:
+    def parted(
+        *args: Any, input: str | None, output: Path | None, start: Any, stop: Any, limit: int | None, resume: bool, **options: Any
+    ) -> Any:
+        if options.pop("streams", None):
+            input, output = input or STANDARD, output or Path(STANDARD)
+        if input is None or output is None:
+            raise click.UsageError(f"give {'--in' if input is None else '--out'}, or - for standard input and output")
         return command(*args, part=Part(input, output, start, stop, limit, resume), **options)
 
     for option in reversed(_OPTIONS):
@@ -121,7 +133,7 @@ async def _run(loaded: Loaded, program: Program, part: Part, settings: Settings)
     from penstock.pipeline import Pace
     from penstock.runners import bounded
 
-    topics = _topics(loaded, part)
+    topics = {} if part.standard else _topics(loaded, part)
     reads, stage = loaded.topology.sources[0].topic, loaded.wiring.stages[0].name
     stopped = asyncio.Event()
     with on_signals(stopped.set):
@@ -151,6 +163,8 @@ def _topics(loaded: Loaded, part: Part) -> dict[str, Path]:
     for emit in stage.emits:
         if emit.sink.format != "json":
             raise click.UsageError(f"the sink {emit.sink.name} writes {emit.sink.format}; lines of a file are JSON")
+    if part.standard and len(written) > 1:
+        raise click.UsageError(f"there are {len(written)} topics to write ({', '.join(written)}): give a folder for --out")
     if part.output.suffix and len(written) == 1:
         return {**dict.fromkeys(written, part.output), dead: part.output.with_suffix(f".dead-letters{part.output.suffix}")}
     if part.output.suffix:
@@ -161,11 +175,20 @@ def _topics(loaded: Loaded, part: Part) -> dict[str, Path]:
 @asynccontextmanager
 async def _opened(
     loaded: Loaded, part: Part, settings: Settings, paths: dict[str, Path]
-) -> AsyncIterator[tuple[Bounded, FileSink, Checkpoint]]:
+) -> AsyncIterator[tuple[Bounded, Sink, Checkpoint]]:
     """The source, the sink, and the checkpoint between them. An output that is there already is not written over."""
     from penstock.transports.checkpoint import Checkpoint
     from penstock.transports.files import FileSink
+    from penstock.transports.files.standard import StandardSink
 
+    if part.standard:
+        if part.resume:
+            raise click.UsageError("standard output cannot be resumed: give a file or a folder for --out")
+        _topics(loaded, part)
+        checkpoint = Checkpoint()
+        async with _source(loaded.topology.sources[0].topic, part, settings, checkpoint) as source:
+            yield source, StandardSink(), checkpoint
+        return
     there = [path for path in paths.values() if path.exists()]
     mark = part.output.with_name(f"{part.output.name}.checkpoint")
     if there and not part.resume:
@@ -201,7 +224,13 @@ async def _source(reads: str, part: Part, settings: Settings, checkpoint: Checkp
             await extent.close()
         return
     from penstock.transports.files import FileSource
+    from penstock.transports.files.standard import StandardSource
 
+    if part.input == STANDARD:
+        if part.start is not None or part.stop is not None or part.resume:
+            raise click.UsageError("standard input is read once, from its beginning: --from, --to and --resume need a file")
+        yield StandardSource(reads, limit=part.limit)
+        return
     start, stop = _numbers(part)
     if stop is not None and stop <= start:
         raise click.UsageError(f"--to {stop} is not behind --from {start}: there is nothing between them")

@@ -38,7 +38,7 @@ from penstock.pipeline.letters import ID, LIVE, OWN, VARIANT, Address, dead_lett
 from penstock.pipeline.ports import Program
 from penstock.record import Header, Position, RecordLike, Unreadable
 from penstock.telemetry.metrics import Metrics, NodeMeter
-from penstock.transports.base import Refused, Sink
+from penstock.transports.base import UNLIMITED, Refused, Sink
 from penstock.transports.tracker import Partition
 
 __all__ = ["Chunk", "Pass", "Pipeline"]
@@ -283,7 +283,7 @@ class Pipeline:
     def _fitting(self, parcel: Parcel, numbers: Sequence[int]) -> tuple[Parcel, list[Failure]]:
         """Returns the parcel without the outputs that no batch of their topic takes, and these as failures."""
         limit = self._sink.limit(parcel.topic)
-        if _weight(parcel) + self._around * len(parcel) <= limit:
+        if limit >= UNLIMITED or _weight(parcel) + self._around * len(parcel) <= limit:
             return parcel, []
         large = [at for at in range(len(parcel)) if not self._fits(parcel.part(at, at + 1), limit)]
         if not large:
@@ -354,7 +354,7 @@ class Pipeline:
 
     def _cut(self, letters: Parcel) -> Parcel:
         limit = self._sink.limit(letters.topic)
-        if _weight(letters) + self._around * len(letters) <= limit:
+        if limit >= UNLIMITED or _weight(letters) + self._around * len(letters) <= limit:
             return letters
         return fitting(letters, lambda one: self._fits(one, limit), limit)
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from penstock.engine.observe import Observers
 from penstock.pipeline import AtLeastOnce, Delivery, Fixed, Pace, Program
 from penstock.telemetry import Metrics
 from penstock.transports.base import Sink, Source, by_topic
+from penstock.transports.tracker import Span
 
 __all__ = ["Bounded", "Ran", "run"]
 
@@ -76,7 +77,9 @@ async def run(
     )
     stored, complete = clock(), False
     while await delivery.room() and not (stopped is not None and stopped.is_set()):
-        spans = await source.take(delivery.rows)
+        spans = await _taken(source, delivery.rows, stopped)
+        if spans is None:
+            break
         if not spans:
             complete = True
             break
@@ -93,6 +96,20 @@ async def run(
     if problems:
         raise problems[0]
     return _ran(metrics, complete)
+
+
+async def _taken(source: Source, rows: int, stopped: asyncio.Event | None) -> Sequence[Span] | None:
+    """Returns what the source yields; None when `stopped` is set first: a pipe may be silent for hours."""
+    if stopped is None:
+        return await source.take(rows)
+    take, stop = asyncio.ensure_future(source.take(rows)), asyncio.ensure_future(stopped.wait())
+    await asyncio.wait((take, stop), return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    if not take.done():
+        take.cancel()
+        await asyncio.wait((take,))
+        return None
+    return take.result()
 
 
 def _ran(metrics: Metrics, complete: bool) -> Ran:

@@ -8,26 +8,24 @@ written once, however often the run was ended, also by a power cut: outputs are 
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
-import msgspec
-
 from penstock.errors import ConfigError, DeliveryFailed, Problem, TransportError
 from penstock.parcel import Parcel
 from penstock.record import Record
-from penstock.transports.base import Abilities, Sent
+from penstock.transports.base import UNLIMITED, Abilities, Sent
 from penstock.transports.checkpoint import Checkpoint
+from penstock.transports.files.letters import lines as letter_lines
+from penstock.transports.files.ndjson import LONGEST
 from penstock.transports.tracker import Partition, Span, Tracker
 
 __all__ = ["FileSink", "FileSource"]
 
 READ = 1 << 20  # bytes that are read at a time
 _PACKED: Final = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd", b"PK": "zip"}  # by the first two bytes
-LONGEST = 104_857_600  # bytes of a line: what `max_bytes` of a source allows at the most
 
 
 class FileSource:
@@ -148,7 +146,7 @@ class FileSink:
 
     def limit(self, topic: str) -> int:
         """See `Sink.limit`: the length of a line is not limited."""
-        return 1 << 62
+        return UNLIMITED
 
     def fits(self, parcel: Parcel) -> bool:
         """See `Sink.fits`."""
@@ -163,7 +161,7 @@ class FileSink:
         sent = Sent(1)
         try:
             for parcel in parcels:
-                lines = [_letter(key, value, headers) for _, key, value, headers in parcel.records] if parcel.dead else parcel.values
+                lines = list(letter_lines(parcel)) if parcel.dead else parcel.values
                 self._files[parcel.topic].write(b"".join(b"%b\n" % (line or b"null") for line in lines))
         except OSError as error:
             raise DeliveryFailed(f"{error.filename or 'the output'} cannot be written: {error.strerror}") from error
@@ -193,19 +191,3 @@ def _readable(path: Path) -> int:
             return path.stat().st_size
     except OSError as error:
         raise ConfigError(Problem(str(path), 0, 0, f"cannot be read: {error.strerror}", "give a file of events, one per line")) from error
-
-
-def _letter(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> bytes:
-    """A dead letter as JSON: its id, why it failed and where, and the value as text, or as base64 when it is not text."""
-    said = {name: (text or b"").decode(errors="replace") for name, text in headers}
-    event: dict[str, object] = {
-        "id": said.get("penstock-id", ""),
-        "message": said.get("__streams.errors.message", ""),
-        "failed_at": said.get("penstock-stage", ""),
-    }
-    if value is not None:
-        try:
-            event["value"] = value.decode()
-        except UnicodeDecodeError:
-            event["base64"] = base64.b64encode(value).decode()
-    return msgspec.json.encode(event)
