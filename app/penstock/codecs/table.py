@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from penstock.errors import DecodeError
 from penstock.schema import REQUIRED, Column, Field, Schema, innermost
 
 __all__ = ["TableDecoder"]
+
+_NULL: Final = type(None)
 
 
 class TableDecoder:
@@ -33,7 +35,7 @@ class TableDecoder:
     def decode(self, table: Table) -> Batch:
         """Returns the rows as one batch, and a Failure (DecodeError) per row that the columns cannot hold. Never raises for its content."""
         size = len(table)
-        errors: dict[int, DecodeError] = {}
+        errors = {row: DecodeError(why) for row, why in table.problems.items()}
         given: list[Any] = []
         nulls: list[Array | None] = []
         for field, read in self._fields:
@@ -64,7 +66,7 @@ class TableDecoder:
         values = table.columns.get(field.name)
         holes = table.nulls.get(field.name)
         if values is not None:
-            if values.dtype == object and holes is None:
+            if values.dtype == object and holes is None and _NULL in {*map(type, values.tolist())}:
                 holes = np.fromiter((value is None for value in values), bool, size)
             return values, holes if holes is not None and holes.any() else None
         absent = field.default is REQUIRED or field.default is None
@@ -109,8 +111,10 @@ class TableDecoder:
             return
         kind = innermost(field).kind
         if kind in ("string", "enum"):
-            texts = _flat(values).tolist()
             known = innermost(field).symbols if kind == "enum" else None
+            if _all_texts(values, known):
+                return
+            texts = _flat(values).tolist()
             wrong = np.array(
                 [any(not isinstance(one, str) or (known is not None and one not in known) for one in row) for row in texts], bool
             )
@@ -137,6 +141,12 @@ class TableDecoder:
     def _fail(errors: dict[int, DecodeError], rows: Array, why: str) -> None:
         for row in rows.tolist():
             errors.setdefault(row, DecodeError(why))
+
+
+def _all_texts(values: Array, known: Sequence[str] | None) -> bool:
+    """Whether all values are text, and among the symbols `known`: found at once, without a look at each row."""
+    listed = values.ravel().tolist()
+    return {*map(type, listed)} <= {str} and (known is None or {*listed} <= {*known})
 
 
 def _array_of(value: Any, dtype: str, shape: Axes) -> Array:

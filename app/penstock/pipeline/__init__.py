@@ -2,7 +2,7 @@
 
 from penstock.pipeline.commit import AtLeastOnce, Commit
 from penstock.pipeline.delivery import Delivery, Fixed, Pace, Served
-from penstock.pipeline.ports import Port, Program, ports
+from penstock.pipeline.ports import Port, Program, Writes, ports, tensors
 from penstock.pipeline.score import Chunk, Pass, Pipeline
 
-__all__ = ["AtLeastOnce", "Chunk", "Commit", "Delivery", "Fixed", "Pace", "Pass", "Pipeline", "Port", "Program", "Served", "ports"]
+__all__ = ["AtLeastOnce", "Chunk", "Commit", "Delivery", "Fixed", "Pace", "Pass", "Pipeline", "Port", "Program", "Served", "Writes", "ports", "tensors"]

@@ -33,7 +33,7 @@ from penstock.engine import Execution, Output
 from penstock.engine.observe import Observers
 from penstock.errors import EncodeError, InferenceError, RecordError
 from penstock.native import native
-from penstock.parcel import Parcel
+from penstock.parcel import Parcel, picked
 from penstock.pipeline.letters import ID, LIVE, OWN, VARIANT, Address, dead_letters, fitting
 from penstock.pipeline.ports import Program
 from penstock.record import Header, Position, RecordLike, Unreadable
@@ -100,7 +100,7 @@ class Pass:
 class _Written(NamedTuple):
     """The outputs of a chunk to one sink: values, keys if the sink sets them, row numbers (None: all rows), and the failures."""
 
-    values: list[bytes]
+    values: Sequence[bytes]
     keys: list[bytes] | None
     rows: list[int] | None
     failures: tuple[Failure, ...]
@@ -258,7 +258,7 @@ class Pipeline:
         numbers = range(batch.size) if rows is None else rows
         left = [at for at in range(batch.size) if at not in errors]
         return _Written(
-            [values[at] for at in left],
+            picked(values, left),
             None if keys is None else [keys[at] for at in left],
             [numbers[at] for at in left],
             tuple(Failure(numbers[at], error) for at, error in self._blamed(output, batch, errors)),
@@ -316,10 +316,10 @@ class Pipeline:
             groups.setdefault((run, partition), []).append(at)
         for (run, partition), ats in groups.items():
             those = [numbers[at] for at in ats]
-            inputs = [chunk.records[number] for number in those]
+            inputs = _inputs(chunk.records, those)
             own = None if keys is None else [keys[at] for at in ats]
             ids = None if passing.ids is None else [passing.ids[number] for number in those]
-            yield self._parcel(topic, partition, chunk.places[run][:2], inputs, [values[at] for at in ats], own, ids), those
+            yield self._parcel(topic, partition, chunk.places[run][:2], inputs, picked(values, ats), own, ids), those
 
     def _parcel(
         self,
@@ -332,7 +332,8 @@ class Pipeline:
         ids: Sequence[str] | None,
     ) -> Parcel:
         passing = _passing if self.port.events is None else _passing_events
-        extra = [passing(headers) for headers in map(_HEADERS, inputs)] if any(map(_HEADERS, inputs)) else None
+        bare = isinstance(inputs, Table) or not any(map(_HEADERS, inputs))  # the rows of a table have no headers
+        extra = None if bare else [passing(headers) for headers in map(_HEADERS, inputs)]
         origin = f"{OWN}source", f"{place[0]}/{place[1]}/".encode()
         return Parcel(topic, partition, inputs, values, keys, self._about, origin, (ID, f"{place[0]}:{place[1]}:"), ids, extra)
 
@@ -379,6 +380,10 @@ class Pipeline:
 def _chunk(pieces: Sequence[tuple[Partition, Sequence[RecordLike]]]) -> Chunk:
     places = tuple((topic, partition, len(records)) for (topic, partition), records in pieces)
     return Chunk(pieces[0][1] if len(pieces) == 1 else [record for _, records in pieces for record in records], places)
+
+
+def _inputs(records: Sequence[RecordLike], rows: Sequence[int]) -> Sequence[RecordLike]:
+    return records.take(np.asarray(rows, np.intp)) if isinstance(records, Table) else [records[row] for row in rows]
 
 
 def _positions(chunk: Chunk) -> list[str]:
