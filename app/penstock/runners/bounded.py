@@ -19,7 +19,7 @@ from penstock.transports.tracker import Span
 
 __all__ = ["Bounded", "Ran", "run"]
 
-STORE_EVERY = 1.0  # seconds
+STORE_EVERY = 0.05  # seconds: a part of the outputs then ends soon after it is large enough
 PATIENCE = 60.0  # seconds at the end for the acknowledgement of the work in progress
 
 

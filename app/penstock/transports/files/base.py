@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from penstock.errors import ConfigError, PenstockError, Problem
 from penstock.schema import Field
@@ -80,4 +80,6 @@ def readable(place: Place, format: str) -> Iterator[None]:
         raise
     except (OSError, EOFError, ValueError, KeyError, IndexError, zlib.error, NotImplementedError) as error:
         what = " ".join(str(error).split())[:300]
-        raise ConfigError(Problem(str(place), 0, 0, f"cannot be read as {format}: {what}", "repair the file, or leave it out of --in")) from error
+        raise ConfigError(
+            Problem(str(place), 0, 0, f"cannot be read as {format}: {what}", "repair the file, or leave it out of --in")
+        ) from error

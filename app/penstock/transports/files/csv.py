@@ -46,7 +46,9 @@ def read(place: Place, start: int, stop: int | None, names: Sequence[str], seen:
                     row, one = wrong.pop(0)
                     bad.append(one._replace(row=row - at))
                     rows += 1
-                yield from _cut(Piece(rows, batch=batch.select([name for name in names if name in batch.schema.names]), bad=bad), at, start, stop)
+                yield from _cut(
+                    Piece(rows, batch=batch.select([name for name in names if name in batch.schema.names]), bad=bad), at, start, stop
+                )
                 at += rows
                 if stop is not None and at >= stop:
                     return

@@ -29,13 +29,17 @@ class Manifest(msgspec.Struct):
     @classmethod
     def load(cls, place: Place) -> Self | None:
         """Returns what the file holds, None when there is none. Raises ConfigError for a file that is no manifest."""
-        data = place.read() or _new(place).read()  # the latter: where a system cannot replace a file, a run may have ended between two steps
+        data = (
+            place.read() or _new(place).read()
+        )  # the latter: where a system cannot replace a file, a run may have ended between two steps
         if data is None:
             return None
         try:
             return msgspec.json.decode(data, type=cls)
         except msgspec.DecodeError as error:
-            raise ConfigError(Problem(str(place), 0, 0, f"not a manifest: {error}", "remove the output, and run without --resume")) from error
+            raise ConfigError(
+                Problem(str(place), 0, 0, f"not a manifest: {error}", "remove the output, and run without --resume")
+            ) from error
 
     def check(self, place: Place, about: Mapping[str, str]) -> None:
         """Raises ConfigError for the manifest of a run that is another one."""
@@ -62,6 +66,10 @@ class Manifest(msgspec.Struct):
         if place.system is not None and place.system.type_name == "hdfs":
             _new(place).write(data)
         place.write(data)
+
+    def sizes(self, unit: Unit) -> int:
+        """Returns about how many bytes of its file a unit has; at least 1."""
+        return max(self.files[unit.partition][1] // sum(one.partition == unit.partition for one in self.units), 1)
 
     @property
     def read(self) -> int:

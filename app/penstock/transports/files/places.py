@@ -167,7 +167,9 @@ class Place:
         select = arrow_fs().FileSelector(self.path, recursive=True, allow_not_found=True)
         prefix = self.name[: len(self.name) - len(self.path)]
         listed = (one for one in self.system.get_file_info(select) if one.is_file)
-        return sorted((Found(Place(prefix + one.path, one.path, self.system), one.size or 0) for one in listed), key=lambda one: one.place.name)
+        return sorted(
+            (Found(Place(prefix + one.path, one.path, self.system), one.size or 0) for one in listed), key=lambda one: one.place.name
+        )
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -236,14 +238,19 @@ def _system(name: str, scheme: str) -> tuple[Any, str]:
                 return cast(tuple[Any, str], fs.FileSystem.from_uri(name))
             # A pattern is no URL: the file system is that of what stands before it.
             whole = uri if "=" in query or not mark else name
-            before, after = whole[: pattern.start()].rpartition("/")[0], whole[: pattern.start()].rpartition("/")[2] + whole[pattern.start() :]
+            before, after = (
+                whole[: pattern.start()].rpartition("/")[0],
+                whole[: pattern.start()].rpartition("/")[2] + whole[pattern.start() :],
+            )
             system, path = fs.FileSystem.from_uri(before + (f"?{query}" if "=" in query else ""))
             return system, f"{path.rstrip('/')}/{after}"
         fsspec = __import__("fsspec")
         system, path = fsspec.core.url_to_fs(name)
         return fs.PyFileSystem(fs.FSSpecHandler(system)), path
     except ImportError as error:
-        raise ConfigError(Problem(given, 0, 0, f"nothing here opens {scheme}://", "pip install fsspec, and what it needs for it")) from error
+        raise ConfigError(
+            Problem(given, 0, 0, f"nothing here opens {scheme}://", "pip install fsspec, and what it needs for it")
+        ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(Problem(given, 0, 0, f"cannot be opened: {error}", "check the address and the credentials")) from error
 
@@ -275,10 +282,12 @@ def _explained(place: Place, what: str, fix: str) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        raise (ConfigError(Problem(str(place), 0, 0, f"{what}: {error.strerror or error}", fix)) if place.system is None else AccessRefused(f"{place} {what}: {error}")) from error
+        raise (
+            ConfigError(Problem(str(place), 0, 0, f"{what}: {error.strerror or error}", fix))
+            if place.system is None
+            else AccessRefused(f"{place} {what}: {error}")
+        ) from error
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
         raise ConfigError(Problem(str(place), 0, 0, f"{what}: {error.strerror or error}", fix)) from error
     except OSError as error:
         raise TransportError(f"{place} {what}: {error.strerror or error}") from error
-
-

@@ -136,5 +136,3 @@ class FileSink:
         for part in self._open.values():
             part.drop()
         self._open.clear()
-
-
