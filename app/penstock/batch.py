@@ -6,7 +6,7 @@ A failed row is data. It leaves the columns at once, so that no later step sees 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, repeat
@@ -162,7 +162,8 @@ class Table(Sequence[RecordLike]):
     read: for example when the row becomes a dead letter. A slice is a Table over the same memory.
 
     `numbers` are the rows' offsets (int64 `[N]`) where they do not follow each other from `offset` on. `problems` has, by row, why a
-    value of it could not become one of its column: such a row fails.
+    value of it could not become one of its column: such a row fails. `texts` are the columns that certainly hold text in every row that is
+    not in `nulls`.
     """
 
     topic: str
@@ -173,6 +174,7 @@ class Table(Sequence[RecordLike]):
     timestamps: Array | None = None
     numbers: Array | None = None
     problems: Mapping[int, str] = field(default_factory=dict)
+    texts: Collection[str] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -191,7 +193,7 @@ class Table(Sequence[RecordLike]):
             stamps = None if self.timestamps is None else self.timestamps[at]
             numbers = None if self.numbers is None else self.numbers[at]
             problems = {row - begin: why for row, why in self.problems.items() if begin <= row < end} if self.problems else {}
-            return Table(self.topic, columns, nulls, self.partition, self.offset + begin, stamps, numbers, problems)
+            return Table(self.topic, columns, nulls, self.partition, self.offset + begin, stamps, numbers, problems, self.texts)
         return _Row(self, range(len(self))[at])
 
     def take(self, keep: Array) -> Table:
@@ -206,6 +208,7 @@ class Table(Sequence[RecordLike]):
             None if self.timestamps is None else self.timestamps[keep],
             self.offset + keep if self.numbers is None else self.numbers[keep],
             {at[row]: why for row, why in self.problems.items() if row in at},
+            self.texts,
         )
 
     @property

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from penstock.batch import Array, Table
 from penstock.record import Header, Outgoing, RecordLike
 
-__all__ = ["Cause", "Columns", "Parcel", "picked"]
+__all__ = ["Cause", "Columns", "Parcel", "chosen"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +48,7 @@ class Columns(Sequence[bytes]):
         return Columns(len(rows), {name: column[np.asarray(rows, np.intp)] for name, column in self.columns.items()})
 
 
-def picked(values: Sequence[bytes], rows: Sequence[int]) -> Sequence[bytes]:
+def chosen(values: Sequence[bytes], rows: Sequence[int]) -> Sequence[bytes]:
     """Returns the values at these places, columns as columns."""
     return values.take(rows) if isinstance(values, Columns) else [values[row] for row in rows]
 

@@ -58,14 +58,17 @@ class ArrowReader:
         columns: dict[str, Array] = {}
         nulls: dict[str, Array] = {}
         problems: dict[int, str] = {}
+        texts: list[str] = []
         for path, _ in self._fields:
             if (array := self._found(batch, path)) is not None:
                 columns[path], holes = self._values[path](array, problems)
+                if _is_text(array.type) or (pa.types.is_dictionary(array.type) and _is_text(array.type.value_type)):
+                    texts.append(path)
                 if holes is not None:
                     nulls[path] = holes
         if not columns:
             columns[next((path for path, _ in self._fields), "")] = np.full(batch.num_rows, None, object)
-        return Table(topic, columns, nulls, partition, offset, None, None, problems)
+        return Table(topic, columns, nulls, partition, offset, None, None, problems, texts)
 
     def _found(self, batch: Any, path: str) -> Any:
         """Returns the column of the field at this path; None where the batch has none."""

@@ -33,7 +33,7 @@ from penstock.engine import Execution, Output
 from penstock.engine.observe import Observers
 from penstock.errors import EncodeError, InferenceError, RecordError
 from penstock.native import native
-from penstock.parcel import Parcel, picked
+from penstock.parcel import Parcel, chosen
 from penstock.pipeline.letters import ID, LIVE, OWN, VARIANT, Address, dead_letters, fitting
 from penstock.pipeline.ports import Program
 from penstock.record import Header, Position, RecordLike, Unreadable
@@ -130,6 +130,7 @@ class Pipeline:
         self.stage = program.plan.stages[stage]
         self.port = program.ports[stage]
         self.chunk_rows = chunk_rows * self.port.decoder.spread
+        self.table_rows = chunk_rows * self.port.table.spread
         self.metrics = metrics or Metrics()
         self.observers = observers or Observers()
         self._generation = generation
@@ -150,11 +151,11 @@ class Pipeline:
 
         Tables, and what is unreadable, stay alone.
         """
-        limit = self.chunk_rows
         group: list[tuple[Partition, Sequence[RecordLike]]] = []
         rows = 0
         for place, records in spans:
             alone = isinstance(records, Table) or (len(records) > 0 and isinstance(records[0], Unreadable))
+            limit = self.table_rows if isinstance(records, Table) else self.chunk_rows
             for at in range(0, len(records), limit):
                 piece = records if len(records) <= limit else records[at : at + limit]
                 if group and (rows + len(piece) > limit or alone):
@@ -289,7 +290,7 @@ class Pipeline:
         numbers = range(batch.size) if rows is None else rows
         left = [at for at in range(batch.size) if at not in errors]
         return Written(
-            [array[left] for array in picked] if columns else picked(values, left),
+            [array[left] for array in picked] if columns else chosen(values, left),
             None if keys is None else [keys[at] for at in left],
             [numbers[at] for at in left],
             tuple(Failure(numbers[at], error) for at, error in self._blamed(output, batch, errors)),
@@ -350,7 +351,7 @@ class Pipeline:
             inputs = _inputs(chunk.records, those)
             own = None if keys is None else [keys[at] for at in ats]
             ids = None if passing.ids is None else [passing.ids[number] for number in those]
-            yield self._parcel(topic, partition, chunk.places[run][:2], inputs, picked(values, ats), own, ids), those
+            yield self._parcel(topic, partition, chunk.places[run][:2], inputs, chosen(values, ats), own, ids), those
 
     def _parcel(
         self,

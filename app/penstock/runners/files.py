@@ -44,6 +44,8 @@ __all__ = [
 ]
 
 MANIFEST: Final = "_manifest.json"
+GROUPS: Final = 8  # groups of a stream that are one here
+UNITS: Final = 200  # most units of a share: the loop looks at each of them
 SHARES: Final = 4  # pieces of the work per process, so that a slow one holds up no other
 
 
@@ -148,8 +150,11 @@ async def run_source(
 
 
 def batch_pace(pace: Pace) -> Pace:
-    """Returns the pace of a run whose positions are kept part by part: that takes as long as a part."""
-    return replace(pace, uncommitted_rows=UNLIMITED, uncommitted_seconds=float("inf"))
+    """Returns the pace of a run that nothing waits for but its end: positions are kept part by part, and a group is many chunks."""
+    forever = float("inf")
+    return replace(
+        pace, group_rows=pace.group_rows * GROUPS, offload_after=forever, uncommitted_rows=UNLIMITED, uncommitted_seconds=forever
+    )
 
 
 # -- what is read --------------------------------------------------------------------------------------------------------------------
@@ -218,7 +223,7 @@ def tables_of(loaded: Loaded, stage: Stage, format: Format, names: Mapping[int, 
         repeated = [pa.repeat(pa.scalar(value, pa.string()), batch.num_rows) for value in constant.values()]
         beside = texts.table(pa.RecordBatch.from_arrays(repeated, list(constant)), source.topic)
         columns, nulls = {**made.columns, **beside.columns}, {**made.nulls, **beside.nulls}
-        return replace(made, columns=columns, nulls=nulls, problems={**beside.problems, **made.problems})
+        return replace(made, columns=columns, nulls=nulls, problems={**beside.problems, **made.problems}, texts=[*made.texts, *beside.texts])
 
     return Tables(reader.names, table)
 
@@ -248,7 +253,7 @@ def shares_of(units: Sequence[Unit], sizes: Callable[[Unit], int], workers: int)
     shares: list[list[Unit]] = []
     full = most
     for unit in left:
-        if full >= most or any(unit.partition == one.partition for one in shares[-1]):
+        if full >= most or len(shares[-1]) == UNITS or any(unit.partition == one.partition for one in shares[-1]):
             shares.append([])
             full = 0
         shares[-1].append(unit)
@@ -302,7 +307,12 @@ def finish(target: Target, outputs: Mapping[str, Output], manifest: Manifest) ->
     from penstock.transports.files.join import join
 
     for one in _wholes(target, outputs, manifest.parts):
-        parts = sorted((part.name for part in manifest.parts if part.topic == one.topic), key=str)
+        parts = sorted(part.name for part in manifest.parts if part.topic == one.topic)
+        if len(parts) == 1 and (target.work / parts[0]).size() is not None:
+            (target.work / parts[0]).move(one.place)
+            continue
+        if len(parts) == 1 and one.place.size() is not None:
+            continue  # an earlier run was ended between this move and the end
         join(outputs[one.topic], [target.work / name for name in parts], one.place)
     manifest.parts = [
         Part(topic, place.last, sum(part.rows for part in manifest.parts if part.topic == topic), place.size() or 0, outputs[topic].dead)
