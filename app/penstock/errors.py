@@ -19,6 +19,11 @@ PenstockError
 ├── Untraceable              the record cannot be traced to its origin: no worker wrote it, or its headers are false
 ├── ControlError             a release was not made, or a control message was refused; the live plan stays
 ├── CallRefused              the service does not answer a request; the caller gets the reason, and a code of HTTP or gRPC by its class
+│   ├── Malformed            it cannot be read, or names, types or shapes do not fit
+│   ├── NotThere             nothing here has that name or version
+│   ├── Overloaded           too much is waiting: again after `.retry_after` seconds
+│   ├── TooLate              it could not be answered before its deadline
+│   ├── NotReady             models are being made ready, or the service stops
 │   ├── Unauthenticated      no valid key, token or certificate
 │   ├── Forbidden            the caller may not do this
 │   ├── RateLimited          too many requests or rows: again after `.retry_after` seconds
@@ -60,6 +65,7 @@ __all__ = [
     "IdentityTaken",
     "InferenceError",
     "KeysWanted",
+    "Malformed",
     "ModelCorrupt",
     "ModelError",
     "ModelExists",
@@ -68,6 +74,9 @@ __all__ = [
     "ModelNotFound",
     "ModelUntrusted",
     "NoRoom",
+    "NotReady",
+    "NotThere",
+    "Overloaded",
     "PenstockError",
     "Problem",
     "RateLimited",
@@ -79,6 +88,7 @@ __all__ = [
     "Stalled",
     "Stopped",
     "TooLarge",
+    "TooLate",
     "TopicMissing",
     "TopologyError",
     "TransportError",
@@ -224,6 +234,28 @@ class CallRefused(PenstockError):
             self.code = code
 
 
+class Malformed(CallRefused):
+    """The request cannot be read, or its names, types or shapes do not fit."""
+
+    code = "malformed"
+
+
+class NotThere(CallRefused):
+    """Nothing here has that name or version."""
+
+    code = "not-there"
+
+
+class Overloaded(CallRefused):
+    """Too much is waiting. The same request can succeed after `.retry_after` seconds."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class Unauthenticated(CallRefused):
     """The request has no valid key, token or certificate."""
 
@@ -244,6 +276,18 @@ class RateLimited(CallRefused):
     def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class TooLate(CallRefused):
+    """The request could not be answered before its deadline."""
+
+    code = "too-late"
+
+
+class NotReady(CallRefused):
+    """Models are being made ready, or the service stops."""
+
+    code = "not-ready"
 
 
 class TooLarge(CallRefused):
