@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
-import httpx2 as httpx
 import pytest
 
 from penstock.access.keys import digest, new_key
 from penstock.serving.messages import SERVICE, message
 from tests.kafka.certificates import Authority, Certificate
-from tests.serving.conftest import ROOT, Service, served
+from tests.serving.conftest import ROOT, Answer, Service, ask, served
 
 SCORE = "/v1/topologies/flights:score"
 STACK = "/v2/models/flights.stack/infer"
@@ -52,14 +51,12 @@ class Guarded(NamedTuple):
     client: Certificate
     audit: Path
 
-    def post(self, path: str, body: Any, key: str = "", **more: Any) -> httpx.Response:
+    def post(self, path: str, body: Any, key: str = "", **more: Any) -> Answer:
         headers = {"authorization": f"Bearer {self.keys.get(key, key)}"} if key else {}
         secure = ssl.create_default_context(cafile=str(self.authority.certificate))
         if more.get("certificate"):
             secure.load_cert_chain(self.client.certificate, self.client.key)
-        url = f"https://localhost:{self.service.ports['http']}{path}"
-        with httpx.Client(verify=secure, timeout=30) as client:
-            return client.request(more.get("method", "POST"), url, content=json.dumps(body), headers=headers)
+        return ask(self.service.ports["http"], more.get("method", "POST"), path, json.dumps(body), headers, secure)
 
 
 @pytest.fixture(scope="module")
