@@ -4,10 +4,10 @@
 
 1. Tuples are what Kafka's spout emits: `topic`, `partition`, `offset`, `key`, `value`. Keys and values are bytes, as text of ISO-8859-1,
    in which each byte is one character: the deserializers of the spout and the serializers of the Kafka bolts are set to it.
-2. The process answers Storm's greeting when its models are loaded and warm: Storm begins to send then.
-3. The tuples that wait are a batch, of at most `chunk_rows`. Nothing is held back for more, so a tick has nothing to flush.
-4. Outputs go to the stream `default` and dead letters to the stream `dead_letter`, as `topic`, `key` and `message`, anchored to their input.
-   An input is acknowledged after what it caused was emitted: what a killed process has not acknowledged, the spout emits again.
+2. The process answers Storm's greeting when its models are loaded and warm: only then does Storm send.
+3. The tuples that wait are one batch. Nothing is held back for more of them, so a tick has nothing to flush. A batch has one generation.
+4. Outputs go to the stream `default` and dead letters to the stream `dead_letter`, as `topic`, `key`, `message`, anchored to their input. An
+   input is acknowledged after what it caused was emitted: what a killed process has not acknowledged, the spout emits again.
 """
 
 from __future__ import annotations
@@ -16,24 +16,22 @@ import logging
 import os
 import select
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO, cast
 
-import click
 import msgspec
 
-from penstock import runtime
-from penstock.cli.options import with_settings
+from penstock import runtime, settings, telemetry
 from penstock.codecs.schema_registry import open_schema_registry
 from penstock.errors import ConfigError, PenstockError, Problem, SchemaWanted, TransportError
 from penstock.parcel import Parcel
+from penstock.pipeline import Chunk, Fixed, Pipeline, Program, Served
 from penstock.pipeline.letters import fitting
-from penstock.pipeline.ports import Program
-from penstock.pipeline.score import LEAST_LETTER, Chunk, Pipeline
+from penstock.pipeline.score import LEAST_LETTER
 from penstock.record import Position, Record
-from penstock.settings import Settings
 from penstock.topology.find import find
 from penstock.transports.files import letters
 from penstock.transports.memory import LIMIT, Memory, MemorySink
@@ -43,13 +41,12 @@ __all__ = ["Bolt", "Messages", "main"]
 logger = logging.getLogger(__name__)
 
 Message = dict[str, Any]
-Waiting = Mapping[Position, Sequence[str]]  # by the place of a record the tuples that hold it: several, when the spout emits it again
+Waiting = Mapping[Position, Sequence[str]]  # the tuples by their record: several, where the spout has emitted it again
 
 STREAMS: Final = {name: ["topic", "key", "message"] for name in ("default", "dead_letter")}
-MOST: Final = 1 << 20  # bytes of messages that are read at once; one message may be longer
+MOST: Final = 1 << 20  # bytes that are read for one batch; a single message may be longer
+TEXT: Final = "ISO-8859-1"
 _END: Final = b"\nend\n"
-_LEVELS: Final = {logging.DEBUG: 1, logging.INFO: 2, logging.WARNING: 3, logging.ERROR: 4}
-_TEXT: Final = "ISO-8859-1"
 
 
 class Messages:
@@ -57,44 +54,48 @@ class Messages:
 
     def __init__(self, reads: int, writes: int) -> None:
         self._reads, self._writes = reads, writes
-        self._read = bytearray()
+        self._arrived = bytearray()
+        self._sending = threading.Lock()
 
     def waiting(self) -> list[Any]:
         """Returns the messages that have arrived, after waiting for the first one. Raises EOFError when there will be none."""
         end = -1
-        while end < 0 or (len(self._read) < MOST and select.select([self._reads], [], [], 0)[0]):
-            searched = max(0, len(self._read) - len(_END))
+        while end < 0 or (len(self._arrived) < MOST and select.select([self._reads], [], [], 0)[0]):
+            searched = max(0, len(self._arrived) - len(_END))
             if not (more := os.read(self._reads, MOST)):
-                raise EOFError
-            self._read += more
-            end = max(end, self._read.rfind(_END, searched))
-        whole = bytes(self._read[:end])
-        del self._read[: end + len(_END)]
+                if end < 0:
+                    raise EOFError
+                break
+            self._arrived += more
+            end = max(end, self._arrived.rfind(_END, searched))
+        whole = bytes(self._arrived[:end])
+        del self._arrived[: end + len(_END)]
         return [msgspec.json.decode(one) for one in whole.split(_END)]
 
     def send(self, messages: Iterable[Message]) -> None:
-        """Writes the messages."""
+        """Writes the messages. Threads may call it."""
         left = memoryview(b"".join(msgspec.json.encode(one) + _END for one in messages))
-        while left:
-            left = left[os.write(self._writes, left) :]
+        with self._sending:
+            while left:
+                left = left[os.write(self._writes, left) :]
+
+    def write(self, text: str) -> None:
+        """Writes a text to the log of Storm's worker. It reads standard error seldom, and a full pipe there would stop both."""
+        self.send([{"command": "log", "msg": text.rstrip(), "level": 2}])
+
+    def flush(self) -> None:
+        """Does nothing: what is sent is written."""
 
 
 class Bolt:
-    """The stages of a program, each of which reads the tuples of its topic. `fields` are those of tuples, by component and stream.
-
-    Raises ConfigError for a topology that reads headers: the spout emits none.
+    """The stages of a program, each for the tuples of its topic. `serving` returns the active program; `fields` are those of tuples, by
+    component and stream.
     """
 
-    def __init__(self, program: Program, settings: Settings, fields: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
-        self._fields = fields
-        sink = MemorySink(Memory())  # for the limit of an output's size
+    def __init__(self, serving: Callable[[], Served], fields: Mapping[str, Mapping[str, Sequence[str]]], *, chunk_rows: int = 256) -> None:
+        self._serving, self._fields, self._chunk_rows = serving, fields, chunk_rows
+        self._served: Served | None = None
         self._stages: dict[str, Pipeline] = {}
-        for name, stage in program.plan.stages.items():
-            read = [column.field for one in stage.wired.inputs for column in one.columns]
-            if header := next((one for one in read if one.startswith("header.")), None):
-                message = f"the source {name} is read for {header}, and Storm's Kafka spout emits no headers"
-                raise ConfigError(Problem(program.plan.topology, 0, 0, message, "have producers put it into the event"))
-            self._stages[stage.wired.source.topic] = Pipeline(program, name, sink=sink, chunk_rows=settings.chunk_rows)
 
     def answer(self, messages: Iterable[Message]) -> Iterator[list[Message]]:
         """Yields what to send, batch by batch. Raises ConfigError for tuples that are not records of a topic that the topology reads."""
@@ -109,103 +110,109 @@ class Bolt:
                 record = self._record(one)
                 records[record.position] = record
                 waiting.setdefault(record.position, []).append(one["id"])
+        stages = self._current() if records else {}
         for topic, places in groupby(sorted(records), lambda one: one.topic):
-            if topic not in self._stages:
-                raise ConfigError(f"the spout reads {topic}, and the topology reads {', '.join(self._stages)}")
+            if topic not in stages:
+                raise ConfigError(f"the spout reads {topic}, and the topology reads {', '.join(stages)}")
             spans = [((topic, number), [records[one] for one in those]) for number, those in groupby(places, lambda one: one.partition)]
-            for chunk in self._stages[topic].chunks(spans):
-                yield _scored(self._stages[topic], chunk, waiting)
+            for chunk in stages[topic].chunks(spans):
+                yield _scored(stages[topic], chunk, waiting)
+
+    def _current(self) -> Mapping[str, Pipeline]:
+        if (served := self._serving()) is not self._served:
+            self._served, sink, rows = served, MemorySink(Memory()), self._chunk_rows  # a sink for the limit of an output's size
+            stages = served.program.plan.stages.items()
+            made = {one.wired.source.topic: (served.program, name) for name, one in stages}
+            self._stages = {
+                topic: Pipeline(*stage, sink=sink, generation=served.generation, chunk_rows=rows) for topic, stage in made.items()
+            }
+        return self._stages
 
     def _record(self, message: Message) -> Record:
         names = self._fields[message["comp"]][message["stream"]]
         given = dict(zip(names, message["tuple"], strict=True))
         try:
-            value, key = _bytes(given["value"]), _bytes(given.get("key"))
+            value, key = _bytes(given["value"]), _bytes(given["key"])
             return Record(given["topic"], value, key, partition=given["partition"], offset=given["offset"])
         except (KeyError, AttributeError, UnicodeEncodeError) as error:
             found = f"{message['comp']} emits {', '.join(names)}, which is no record: {type(error).__name__} {error}"
-            fix = f"use KafkaSpout, StringDeserializer, and {_TEXT} as key.deserializer.encoding and value.deserializer.encoding"
+            fix = f"use KafkaSpout, StringDeserializer, and {TEXT} as key.deserializer.encoding and value.deserializer.encoding"
             raise ConfigError(Problem("", 0, 0, found, fix)) from None
 
 
 def _scored(pipeline: Pipeline, chunk: Chunk, waiting: Waiting) -> list[Message]:
-    ids = [id for one in chunk.records if isinstance(one, Record) for id in waiting[one.position]]
-    try:
-        parcels = pipeline.complete(pipeline.begin(chunk))
-    except SchemaWanted as wanted:
+    ids = [id for one in cast(Sequence[Record], chunk.records) for id in waiting[one.position]]
+    while True:
         try:
-            wanted.fetch()
-        except TransportError as error:
-            logger.error("%d events wait for a schema, and are emitted again: %s", chunk.rows, error)  # noqa: TRY400
-            return [{"command": "fail", "id": id} for id in ids]
-        return _scored(pipeline, chunk, waiting)
-    emitted = [one for parcel in parcels for one in _emitted(parcel, pipeline.port.source.topic, waiting)]
-    return [*emitted, *({"command": "ack", "id": id} for id in ids)]
+            parcels = pipeline.complete(pipeline.begin(chunk))
+        except SchemaWanted as wanted:
+            try:
+                wanted.fetch()
+            except TransportError as error:
+                logger.warning("%d events wait for their schema, and will be emitted again: %s", chunk.rows, error)
+                return [{"command": "fail", "id": id} for id in ids]
+        else:
+            emitted = [one for parcel in parcels for one in _emitted(parcel, pipeline.port.source.topic, waiting)]
+            return [*emitted, *({"command": "ack", "id": id} for id in ids)]
 
 
 def _emitted(parcel: Parcel, source: str, waiting: Waiting) -> Iterator[Message]:
     stream = "dead_letter" if parcel.dead else "default"
     values = _lines(parcel) if parcel.dead else parcel.values
-    for at, ((_, key, _, _), value) in enumerate(zip(parcel.records, values, strict=True)):
-        one = parcel.inputs[at]
+    for one, (_, key, _, _), value in zip(parcel.inputs, parcel.records, values, strict=True):
         place = one.position if isinstance(one, Record) else Position(source, parcel.partition, one.offset)
         made = [parcel.topic, _text(key), _text(value)]
         yield {"command": "emit", "stream": stream, "anchors": waiting[place], "tuple": made, "need_task_ids": False}
 
 
 def _lines(parcel: Parcel) -> Iterator[bytes]:
-    """Yields the dead letters as JSON, since Storm's Kafka bolt writes no headers. Control characters can make that longer than allowed."""
+    """Yields the dead letters as JSON, since Storm's Kafka bolt writes no headers. Control characters can make that too long for Kafka."""
     for at, line in enumerate(letters.lines(parcel)):
         yield line if len(line) <= LIMIT else next(letters.lines(fitting(parcel.part(at, at + 1), lambda _: False, LEAST_LETTER)))
 
 
 def _bytes(text: str | None) -> bytes | None:
-    return None if text is None else text.encode(_TEXT)
+    return None if text is None else text.encode(TEXT)
 
 
 def _text(data: bytes | None) -> str | None:
-    return None if data is None else data.decode(_TEXT)
+    return None if data is None else data.decode(TEXT)
 
 
-class _ToStorm(logging.Handler):
-    """Sends what is logged to the log of Storm's worker: a full pipe of standard error, which Storm reads seldom, would stop both."""
-
-    def __init__(self, send: Callable[[Iterable[Message]], None]) -> None:
-        super().__init__()
-        self._send = send
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._send([{"command": "log", "msg": self.format(record), "level": _LEVELS.get(record.levelno, 2)}])
-
-
-@click.command()
-@click.argument("topology", type=click.Path(path_type=Path))
-@with_settings("models", "model_trust", "schemas", "chunk_rows", "log_level")
-def bolt(topology: Path, settings: Settings) -> None:
-    """Score the tuples that Storm sends to standard input."""
-    messages = Messages(0, os.dup(1))
-    os.dup2(2, 1)  # what a library prints is no message
-    greeting, *_ = messages.waiting()
+def _run(topology: str, messages: Messages) -> None:
+    (greeting,) = messages.waiting()
     context = greeting["context"]
     if (declared := context["stream->outputfields"]) != STREAMS:
-        raise ConfigError(f"{context['componentid']} declares the streams {declared}; the bolt emits {STREAMS}")
-    file = find(topology, settings.topologies)
-    loaded = runtime.load(file, models=settings.models, schemas=settings.schemas, schema_registry=open_schema_registry(settings))
-    scoring = Bolt(runtime.prepare(loaded, settings), settings, context["source->stream->fields"])
-    (Path(greeting["pidDir"]) / str(os.getpid())).touch()  # Storm ends the process of a worker that was killed by it
+        raise ConfigError(f"{context['componentid']} declares the streams {declared}, and the bolt emits {STREAMS}")
+    chosen = settings.load({})
+    telemetry.configure(chosen.log_level, chosen.log_format)
+    registry = open_schema_registry(chosen)
+    loaded = runtime.load(find(topology, chosen.topologies), models=chosen.models, schemas=chosen.schemas, schema_registry=registry)
+    _refuse_headers(program := runtime.prepare(loaded, chosen))
+    bolt = Bolt(Fixed(program), context["source->stream->fields"], chunk_rows=chosen.chunk_rows)
+    Path(greeting["pidDir"], str(os.getpid())).touch()  # by which Storm ends what a killed worker has left
     messages.send([{"pid": os.getpid()}])
-    logging.getLogger().handlers[:] = [_ToStorm(messages.send)]
+    telemetry.configure(chosen.log_level, chosen.log_format, stream=cast(TextIO, messages))
     while True:
-        for answers in scoring.answer(messages.waiting()):
+        for answers in bolt.answer(messages.waiting()):
             messages.send(answers)
 
 
+def _refuse_headers(program: Program) -> None:
+    for name, stage in program.plan.stages.items():
+        for column in (column for one in stage.wired.inputs for column in one.columns if column.field.startswith("header.")):
+            message = f"the source {name} is read for {column.field}, and Storm's Kafka spout emits no headers"
+            raise ConfigError(Problem(program.plan.topology, 0, 0, message, "have producers put it into the event"))
+
+
 def main() -> None:
-    """Runs the bolt to the end of its input. What cannot be run is on standard error, which Storm shows as the bolt's error."""
+    """Runs the bolt until Storm ends it. Why it cannot run is on standard error, which Storm shows as the error of the bolt."""
+    messages = Messages(0, os.dup(1))
+    os.dup2(2, 1)  # what a library prints is no message
     try:
-        bolt()
-    except EOFError:
-        pass
+        _run(sys.argv[1], messages)
+    except (EOFError, BrokenPipeError):
+        pass  # the worker has ended
     except PenstockError as error:
         sys.exit(f"error: {error}")
 
