@@ -7,7 +7,6 @@ is stopped early, it finishes and stores the work in progress, and the next run 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -19,7 +18,6 @@ from penstock.transports.tracker import Span
 
 __all__ = ["Bounded", "Ran", "run"]
 
-STORE_EVERY = 1.0  # seconds
 PATIENCE = 60.0  # seconds at the end for the acknowledgement of the work in progress
 
 
@@ -51,7 +49,6 @@ async def run(
     progress: Callable[[Ran], None] = lambda _: None,
     stopped: asyncio.Event | None = None,
     observers: Observers | None = None,
-    clock: Callable[[], float] = time.monotonic,
 ) -> Ran:
     """Runs every record of the source through the program; `stages` names the stage that reads each topic.
 
@@ -75,7 +72,7 @@ async def run(
         metrics=metrics,
         observers=observers,
     )
-    stored, complete = clock(), False
+    complete = False
     while await delivery.room() and not (stopped is not None and stopped.is_set()):
         spans = await _taken(source, delivery.rows, stopped)
         if spans is None:
@@ -86,9 +83,7 @@ async def run(
         for of_one_topic in by_topic(spans):
             await delivery.submit(of_one_topic)
         progress(_ran(metrics, False))
-        if clock() - stored >= STORE_EVERY:
-            await delivery.poll()
-            stored = clock()
+        await delivery.poll()  # what is stored, and when, is for the source to decide
         await asyncio.sleep(0)  # signals are handled here
     if problems:
         raise problems[0]
