@@ -392,12 +392,12 @@ def _alone(target: Target) -> Iterator[None]:
     try:
         work.mkdir(exist_ok=True)
     except OSError as error:
-        raise ConfigError(Problem(str(work), 0, 0, f"cannot be written: {error.strerror}", "use another --out")) from error
+        raise ConfigError(Problem(str(target.output), 0, 0, f"cannot be written: {error.strerror}", "use another --out")) from error
     try:
         with locked(work, lambda: True):
             yield
     except Stopped:
-        raise click.UsageError(f"another run is writing to {work}") from None
+        raise click.UsageError(f"another run is writing to {target.output}") from None
     finally:
         if new:
             with contextlib.suppress(OSError):  # it holds something, or is gone

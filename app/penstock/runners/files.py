@@ -53,6 +53,7 @@ SHARES: Final = 4  # pieces of the work per process, so that a slow one holds up
 class Target:
     """Where outputs go: `work` is the folder of the parts. `whole` has, by topic, the file that they become at the end; empty: none."""
 
+    output: Place
     work: Place
     manifest: Place
     format: Format
@@ -71,13 +72,13 @@ class Target:
                 known = ", ".join(one.endings[0] for one in FORMATS.values())
                 problem = f"is no file of a format that is known ({known}; .gz and .zst behind those of lines)"
                 raise ConfigError(Problem(str(output), 0, 0, problem, "end the name of a folder with /"))
-            return cls(output, output / MANIFEST, default, default.endings[0], {})
+            return cls(output, output, output / MANIFEST, default, default.endings[0], {})
         if len(topics) > 1:
             raise ConfigError(f"there are {len(topics)} topics to write ({', '.join(topics)}): give a folder for --out")
         format, ending = found
         work = output.beside(f"{output.last}.parts")
         letters = output.beside(f"{output.last.removesuffix(ending)}.dead-letters.ndjson")
-        return cls(work, work / MANIFEST, format, ending, {**dict.fromkeys(topics, output), dead: letters})
+        return cls(output, work, work / MANIFEST, format, ending, {**dict.fromkeys(topics, output), dead: letters})
 
     @property
     def left(self) -> Place:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, Final, cast
@@ -74,13 +75,27 @@ def packing(file: IO[bytes], ending: str) -> Iterator[IO[bytes]]:
         with gzip.GzipFile(fileobj=file, mode="wb", mtime=0) as packed:  # without a time: equal outputs are equal files
             yield cast(IO[bytes], packed)
     elif ending.endswith(".zst"):
-        out = arrow().CompressedOutputStream(arrow().PythonFile(file, "w"), "zstd")
+        out = arrow().CompressedOutputStream(arrow().PythonFile(_Open(file), "w"), "zstd")
         try:
             yield cast(IO[bytes], out)
         finally:
             out.close()
     else:
         yield file
+
+
+class _Open(io.RawIOBase):
+    """A file that stays open when a stream upon it is closed."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return self._file.write(data)
 
 
 class Writer:
