@@ -6,7 +6,7 @@
    in which each byte is one character: the deserializers of the spout and the serializers of the Kafka bolts are set to it.
 2. The process answers Storm's greeting when its models are loaded and warm: only then does Storm send.
 3. The tuples that wait are one batch. Nothing is held back for more of them, so a tick has nothing to flush. A batch has one generation.
-4. Outputs go to the stream `default` and dead letters to the stream `dead_letter`, as `topic`, `key`, `message`, anchored to their input. An
+4. Outputs go to the stream `default`, dead letters to the stream `dead_letter`, as `topic`, `key`, `message`, anchored to their input. An
    input is acknowledged after what it caused was emitted: what a killed process has not acknowledged, the spout emits again.
 """
 

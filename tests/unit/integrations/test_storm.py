@@ -161,7 +161,12 @@ def test_a_record_that_comes_twice_in_a_batch_is_scored_once(storm: Storm) -> No
 
 
 def test_failures_are_dead_letters_with_their_reason(storm: Storm) -> None:
-    records = [note(4, b"no event"), note(5, None), note(6, b'{"id": "n", "km": 1}'), Record("rides", b"\xff\xfe", b"k", partition=1, offset=9)]
+    records = [
+        note(4, b"no event"),
+        note(5, None),
+        note(6, b'{"id": "n", "km": 1}'),
+        Record("rides", b"\xff\xfe", b"k", partition=1, offset=9),
+    ]
     letters = emitted(storm.finished(storm.tuples(*records)), "dead_letter")
     found = {value["id"]: (topic, key, value) for topic, key, value in ((topic, key, json.loads(text)) for topic, key, text in letters)}
     assert found.keys() == {"notes:2:4", "notes:2:5", "rides:1:9"}
