@@ -8,6 +8,7 @@
 3. The tuples that wait are one batch. Nothing is held back for more of them, so a tick has nothing to flush. A batch has one generation.
 4. Outputs go to the stream `default`, dead letters to the stream `dead_letter`, as `topic`, `key`, `message`, anchored to their input. An
    input is acknowledged after what it caused was emitted: what a killed process has not acknowledged, the spout emits again.
+5. With the setting `brokers`, releases are followed: a release answers from the next batch of each process on.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ from penstock import runtime, settings, telemetry
 from penstock.codecs.schema_registry import open_schema_registry
 from penstock.errors import ConfigError, PenstockError, Problem, SchemaWanted, TransportError
 from penstock.parcel import Parcel
-from penstock.pipeline import Chunk, Fixed, Pipeline, Program, Served
+from penstock.pipeline import Chunk, Fixed, Pipeline, Served
 from penstock.pipeline.letters import fitting
 from penstock.pipeline.score import LEAST_LETTER
 from penstock.record import Position, Record
 from penstock.topology.find import find
 from penstock.transports.files import letters
 from penstock.transports.memory import LIMIT, Memory, MemorySink
+from penstock.worker.reading import Reading
 
 __all__ = ["Bolt", "Messages", "main"]
 
@@ -186,10 +188,7 @@ def _run(topology: str, messages: Messages) -> None:
         raise ConfigError(f"{context['componentid']} declares the streams {declared}, and the bolt emits {STREAMS}")
     chosen = settings.load({})
     telemetry.configure(chosen.log_level, chosen.log_format)
-    registry = open_schema_registry(chosen)
-    loaded = runtime.load(find(topology, chosen.topologies), models=chosen.models, schemas=chosen.schemas, schema_registry=registry)
-    _refuse_headers(program := runtime.prepare(loaded, chosen))
-    bolt = Bolt(Fixed(program), context["source->stream->fields"], chunk_rows=chosen.chunk_rows)
+    bolt = Bolt(_serving(topology, chosen), context["source->stream->fields"], chunk_rows=chosen.chunk_rows)
     Path(greeting["pidDir"], str(os.getpid())).touch()  # by which Storm ends what a killed worker has left
     messages.send([{"pid": os.getpid()}])
     telemetry.configure(chosen.log_level, chosen.log_format, stream=cast(TextIO, messages))
@@ -198,11 +197,20 @@ def _run(topology: str, messages: Messages) -> None:
             messages.send(answers)
 
 
-def _refuse_headers(program: Program) -> None:
-    for name, stage in program.plan.stages.items():
-        for column in (column for one in stage.wired.inputs for column in one.columns if column.field.startswith("header.")):
-            message = f"the source {name} is read for {column.field}, and Storm's Kafka spout emits no headers"
-            raise ConfigError(Problem(program.plan.topology, 0, 0, message, "have producers put it into the event"))
+def _serving(topology: str, chosen: settings.Settings) -> Callable[[], Served]:
+    """Returns what returns the active program: with brokers that of the control log, which is followed from now on."""
+    follow, registry = bool(chosen.brokers and chosen.releases), open_schema_registry(chosen)
+    file = find(topology, chosen.topologies)
+    loaded = runtime.load(file, models=chosen.models, schemas=chosen.schemas, absent=follow, schema_registry=registry)
+    for stage in loaded.wiring.stages:
+        if found := next((column.field for one in stage.inputs for column in one.columns if column.field.startswith("header.")), ""):
+            message = f"the source {stage.name} is read for {found}, and Storm's Kafka spout emits no headers"
+            raise ConfigError(Problem(str(file), 0, 0, message, "have producers put it into the event"))
+    if not follow:
+        return Fixed(runtime.prepare(loaded, chosen))
+    reading = Reading(loaded, chosen)
+    reading.start()
+    return lambda: reading.deployment.primary
 
 
 def main() -> None:
