@@ -101,6 +101,10 @@ def answers(job: Job) -> list[dict[str, Any]]:
     return found
 
 
+def text(header: bytes | None) -> str:
+    return (header or b"").decode()
+
+
 @pytest.mark.broker
 def test_storm_answers_as_a_worker_does_and_loses_nothing_with_a_bolt(broker: Broker, tmp_path: Path) -> None:
     """A killed bolt ends the cluster's worker, as Storm has it; the next one goes on where the spout's group has committed.
@@ -125,7 +129,7 @@ def test_storm_answers_as_a_worker_does_and_loses_nothing_with_a_bolt(broker: Br
         found = answers(job)
 
         version = push(job, "flight-trees", 0.5)
-        operate(job, lambda operator: operator.deploy({"trees": version}, min_ready=0, reason="half of the trees"))
+        operate(job, lambda operator: operator.deploy({"trees": str(version)}, min_ready=0, reason="half of the trees"))
         wait_for(
             lambda: running.log.read_text(errors="replace").count("generation 1 is live") == BOLTS, lambda: f"a swap:\n{running.tail()}", 60
         )
@@ -141,7 +145,7 @@ def test_storm_answers_as_a_worker_does_and_loses_nothing_with_a_bolt(broker: Br
 
     letters = {one["id"]: one["message"] for one in (json.loads(one.value or b"") for one in read_all(broker, job.dead))}
     theirs = [dict(one.headers) for one in driver.dead_letters("departures")]
-    assert letters == {str(one["penstock-id"], "utf-8"): str(one["__streams.errors.message"], "utf-8") for one in theirs}
+    assert letters == {text(one["penstock-id"]): text(one["__streams.errors.message"]) for one in theirs}
     assert len(letters) == len(BAD)
 
     versions = {"features": "flight-features@1", "logistic": "flight-logistic@1", "trees": str(version), "stack": "flight-stack@1"}
