@@ -28,9 +28,11 @@ from penstock.batch import Batch, Failure
 from penstock.codecs import event_reader
 from penstock.codecs.raw import WHOLE
 from penstock.codecs.schema_registry import open_schema_registry
+from penstock.edge.folder import is_edge
+from penstock.edge.folder import load as load_edge
 from penstock.engine import Stage
 from penstock.engine.observe import Observers
-from penstock.errors import DecodeError, RecordError
+from penstock.errors import ConfigError, DecodeError, RecordError
 from penstock.pipeline import Pace
 from penstock.pipeline.letters import OWN
 from penstock.pipeline.ports import ports
@@ -73,15 +75,20 @@ def open(
     model_trust: str | Path | None = None,
     config: str | Path | None = None,
 ) -> Scorer:
-    """Opens a topology for scoring: `topology` is its file, or its name in the folder of topologies.
+    """Opens a topology for scoring: `topology` is its file, its name in the folder of topologies, or a folder of `penstock export edge`.
 
     What is left out is as on the command line: from the environment, then from `config` or `penstock.toml`, else the default (`models`
     and `schemas` are folders here). The models are those that the file names; releases are not followed. They are verified and warmed
-    up, as on a worker. Raises SettingsError, TopologyError with every problem, ConfigError for an unknown name, ModelError.
+    up, as on a worker. An exported folder has models and schemas of its topology, and is refused where it differs from what was exported.
+    Raises SettingsError, TopologyError with every problem, ConfigError for an unknown name or a changed folder, ModelError.
     """
     given = {"models": models, "schemas": schemas, "model_trust": model_trust}
     flags = {name: None if value is None else Path(value) for name, value in given.items()}
     settings = configuration.load(flags, file=None if config is None else Path(config))
+    if is_edge(topology):
+        if named := [name for name in ("models", "schemas") if flags[name] is not None]:
+            raise ConfigError(f"{topology} is an exported folder with its own {' and '.join(named)}: leave them out")
+        return Scorer(*load_edge(Path(topology), settings))
     loaded = runtime.load(
         find(topology, settings.topologies),
         models=settings.models,

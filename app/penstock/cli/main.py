@@ -42,6 +42,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "draw": Command("penstock.cli.topology:draw", "Draw a topology, as text or as Mermaid."),
     "test": Command("penstock.cli.test:test", "Run the examples beside a topology (*.test.yaml), without a broker."),
     "batch": Command("penstock.cli.batch:batch", "Run a topology once over a file of events, or over a piece of a topic."),
+    "export": Command("penstock.cli.export:export", "Write a topology with its models as files that need nothing else."),
     "model": Command("penstock.cli.model:model", "Push, list, show, alias, sign and verify registered models."),
     "deploy": Command("penstock.cli.release.deploy:deploy", "Swap models while the stream runs."),
     "rollback": Command("penstock.cli.release.deploy:rollback", "Return to an earlier generation."),
