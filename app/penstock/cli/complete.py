@@ -84,6 +84,7 @@ ARGUMENTS: Final[Mapping[tuple[str, ...], tuple[Offer, ...]]] = {
     **{("topics", name): (_topologies,) for name in ("ls", "create")},
     **{("releases", name): (_topologies,) for name in ("ls", "show")},
     ("deploy",): (_topologies, _changes),
+    ("export", "edge"): (_topologies,),
     ("model", "show"): (_model_versions,),
     ("model", "verify"): (_model_versions,),
     ("model", "sign"): (_model_versions,),

@@ -31,7 +31,9 @@ __all__ = ["DIGESTS", "EDGE", "MODELS", "SCHEMAS", "TRUST", "Edge", "check", "en
 
 EDGE: Final = "edge.json"
 DIGESTS: Final = "SHA256SUMS"
-MODELS, SCHEMAS, TRUST = "models", "schemas", "trust"
+MODELS: Final = "models"
+SCHEMAS: Final = "schemas"
+TRUST: Final = "trust"
 _CACHES: Final = "__pycache__"  # Python writes them beside the modules that it imports
 _LIMIT: Final = 16 * 1024**2  # bytes of a list that is read
 _LINE: Final = re.compile(r"([0-9a-f]{64})  ([^\x00-\x1f\\]+)")
