@@ -93,7 +93,7 @@ ARGUMENTS: Final[Mapping[tuple[str, ...], tuple[Offer, ...]]] = {
 # The options without a value, beside those of settings.
 FLAGS: Final = frozenset({
     "--all", "--boundaries", "--changed", "--check", "--force", "--dry-run", "--help", "--live", "--now", "--once", "--replace", "--resume",
-    "--swap", "--unsigned", "--version", "--wait", "--watch", "--yes", "-h",
+    "--strict", "--swap", "--unsigned", "--version", "--wait", "--watch", "--yes", "-h",
 })  # fmt: skip
 _SWITCHES: Final = FLAGS | {flag_name(one.name) for one in fields(Settings) if one.metadata["kind"] is bool}
 

@@ -44,6 +44,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "batch": Command("penstock.cli.batch:batch", "Run a topology once over a file of events, or over a piece of a topic."),
     "export": Command("penstock.cli.export:export", "Write a topology with its models as files that need nothing else."),
     "model": Command("penstock.cli.model:model", "Push, list, show, alias, sign and verify registered models."),
+    "conformance": Command("penstock.cli.conformance:conformance", "Check any server of the Open Inference Protocol v2."),
     "deploy": Command("penstock.cli.release.deploy:deploy", "Swap models while the stream runs."),
     "rollback": Command("penstock.cli.release.deploy:rollback", "Return to an earlier generation."),
     "abort": Command("penstock.cli.release.deploy:abort", "Cancel a release that was announced but is not active yet."),
