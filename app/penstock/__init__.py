@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from penstock.record import Position, Record
     from penstock.registry.directory import DirectoryRegistry
     from penstock.schema import Schema
-    from penstock.scorer import Scorer, open
+    from penstock.scorer import Scored, Scorer, open
     from penstock.settings import Settings
     from penstock.testing.broker import Broker, open_broker
     from penstock.testing.driver import TopologyDriver
@@ -62,6 +62,7 @@ __all__ = [
     "RecordError",
     "Schema",
     "SchemaError",
+    "Scored",
     "Scorer",
     "Session",
     "Settings",
@@ -96,6 +97,7 @@ _HOMES = {
     "RecordError": "errors",
     "Schema": "schema",
     "SchemaError": "errors",
+    "Scored": "scorer",
     "Scorer": "scorer",
     "Session": "model.session",
     "Settings": "settings",

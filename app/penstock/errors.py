@@ -18,6 +18,13 @@ PenstockError
 │   └── EncodeError
 ├── Untraceable              the record cannot be traced to its origin: no worker wrote it, or its headers are false
 ├── ControlError             a release was not made, or a control message was refused; the live plan stays
+├── CallRefused              the service does not answer a request; the caller gets the reason, and a code of HTTP or gRPC by its class
+│   ├── Malformed            it cannot be read, or names, types or shapes do not fit
+│   ├── NotThere             nothing here has that name or version
+│   ├── Overloaded           too much is waiting: again after `.retry_after` seconds
+│   ├── TooLate              it could not be answered before its deadline
+│   ├── NotReady             models are being made ready, or the service stops
+│   └── TooLarge             more than one request may hold
 ├── FetchError               a root did not deliver a file of a version: try again, or use the next root
 ├── NoRoom                   a run beside the live plan had no memory: its rows are unchecked; nothing failed
 ├── SchemaWanted             an event's schema is not known yet: fetch it and decode again; nothing failed
@@ -41,6 +48,7 @@ from typing import Self
 
 __all__ = [
     "AccessRefused",
+    "CallRefused",
     "ConfigError",
     "ControlError",
     "DecodeError",
@@ -49,6 +57,7 @@ __all__ = [
     "FetchError",
     "IdentityTaken",
     "InferenceError",
+    "Malformed",
     "ModelCorrupt",
     "ModelError",
     "ModelExists",
@@ -57,6 +66,9 @@ __all__ = [
     "ModelNotFound",
     "ModelUntrusted",
     "NoRoom",
+    "NotReady",
+    "NotThere",
+    "Overloaded",
     "PenstockError",
     "Problem",
     "RecordError",
@@ -66,6 +78,8 @@ __all__ = [
     "SettingsError",
     "Stalled",
     "Stopped",
+    "TooLarge",
+    "TooLate",
     "TopicMissing",
     "TopologyError",
     "TransportError",
@@ -197,6 +211,57 @@ class ControlError(PenstockError):
     def __init__(self, message: str, *, code: str = "illegal") -> None:
         super().__init__(message)
         self.code = code
+
+
+class CallRefused(PenstockError):
+    """The service does not answer a request. `.code` is the reason in one word, for counting and for the caller."""
+
+    code = "refused"
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        if code:
+            self.code = code
+
+
+class Malformed(CallRefused):
+    """The request cannot be read, or its names, types or shapes do not fit."""
+
+    code = "malformed"
+
+
+class NotThere(CallRefused):
+    """Nothing here has that name or version."""
+
+    code = "not-there"
+
+
+class Overloaded(CallRefused):
+    """Too much is waiting. The same request can succeed after `.retry_after` seconds."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class TooLate(CallRefused):
+    """The request could not be answered before its deadline."""
+
+    code = "too-late"
+
+
+class NotReady(CallRefused):
+    """Models are being made ready, or the service stops."""
+
+    code = "not-ready"
+
+
+class TooLarge(CallRefused):
+    """One request holds more than one may; it never succeeds as it is."""
+
+    code = "too-large"
 
 
 class FetchError(PenstockError):

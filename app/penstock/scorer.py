@@ -11,44 +11,37 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, TypeVar, cast, overload
+from typing import Any, Final, NamedTuple, Protocol, TypeVar, cast, overload
 
 import msgspec
 import numpy as np
 
 from penstock import runtime
 from penstock import settings as configuration
-from penstock.batch import Batch, Failure
+from penstock.batch import Array, Failure, Table
 from penstock.codecs import event_reader
 from penstock.codecs.raw import WHOLE
 from penstock.codecs.schema_registry import open_schema_registry
 from penstock.edge.folder import is_edge
 from penstock.edge.folder import load as load_edge
-from penstock.engine import Stage
-from penstock.engine.observe import Observers
 from penstock.errors import ConfigError, DecodeError, RecordError
-from penstock.pipeline import Pace
-from penstock.pipeline.letters import OWN
+from penstock.pipeline import Answered, Answers
 from penstock.pipeline.ports import ports
-from penstock.record import Record
-from penstock.runners.memory import InMemory
+from penstock.record import Record, RecordLike
 from penstock.runtime import Loaded
-from penstock.schema import REQUIRED, Schema
+from penstock.schema import REQUIRED
 from penstock.settings import Settings
 from penstock.topology.find import find
 from penstock.topology.names import did_you_mean
-from penstock.topology.spec import Source
 
-__all__ = ["Scorer", "open"]
+__all__ = ["Scored", "Scorer", "open"]
 
 FAILURE: Final = "failure"  # the column with the reasons
-SOURCE: Final = f"{OWN}source"  # the header of an output with the place of its input
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _HEAD: Final = re.compile(r"(\w+)[.\[]")  # of a path: after.amount, items[0]
 _NULLS: Final = frozenset(("NAType", "NaTType"))  # of pandas
@@ -62,7 +55,15 @@ class _Columns(Protocol):
     def columns(self) -> Any: ...
 
 
+class _Rows(Protocol):
+    @property
+    def schema(self) -> Any: ...
+    @property
+    def num_rows(self) -> int: ...
+
+
 Frame = TypeVar("Frame", bound=_Columns)
+Arrow = TypeVar("Arrow", bound=_Rows)
 Key = str | bytes | Mapping[str, Any]
 Headers = Mapping[str, str | bytes]
 
@@ -108,22 +109,13 @@ class Scorer:
         program = runtime.prepare(loaded, settings)
         self.topology = loaded.topology
         written = {sink.topic for sink in self.topology.sinks}
-        stages = program.plan.stages
-        self._entries = {
-            one.name: _Entry(one, loaded.schemas[one.name], _reached(one, stages.values()))
-            for one in self.topology.sources
-            if one.topic not in written
-        }
+        names = [one.name for one in self.topology.sources if one.topic not in written]
+        # Sources read JSON, whatever producers write there: a program gives events, not bytes.
+        program = replace(program, ports=ports(loaded.wiring, loaded, json=names))
+        self._live = {name: Answers(program, name, chunk_rows=settings.chunk_rows) for name in names}
+        self._entries = {name: _Entry(loaded, answers) for name, answers in self._live.items()}
         self._readers = {one.name: event_reader(one.format, loaded.sink_schemas.get(one.name)) for one in self.topology.sinks}
-        self._watch = _Watch()
         self._lock = threading.Lock()
-        self._inside: InMemory | None = InMemory(
-            # Sources read JSON, whatever producers write there: a program gives events, not bytes.
-            replace(program, ports=ports(loaded.wiring, loaded, json=self._entries)),
-            {one.source.topic: one.name for one in loaded.wiring.stages},
-            pace=Pace(chunk_rows=settings.chunk_rows),
-            observers=Observers([self._watch]),
-        )
 
     def __enter__(self) -> Scorer:
         return self
@@ -134,9 +126,7 @@ class Scorer:
     def close(self) -> None:
         """Frees the models, once the calls of other threads have ended. A closed topology scores nothing more."""
         with self._lock:
-            if self._inside is not None:
-                self._inside.close()
-                self._inside = None
+            self._live.clear()
 
     @overload
     def score(
@@ -217,62 +207,125 @@ class Scorer:
             raise ValueError(f"{self.topology.name} has no source {name!r} to give events to; {did_you_mean(name, self._entries)}")
         return self._entries[name]
 
+    def score_columns(self, columns: Mapping[str, Any], *, nulls: Mapping[str, Any] | None = None, source: str | None = None) -> Scored:
+        """Returns the answers to rows that are columns already: arrays in, arrays out, and no row is written as text between them.
+
+        `columns` has an array (or list) `[N, ...]` for each field, of a field inside another one by its path, `after.amount`; text is an
+        array of str objects. `nulls` marks the rows of a field that are null, bool `[N]`; None in an object array, NaN and NaT are null as
+        well. A null is what an absent field is where the schema has a default. A field may be left out if it has a default, or can be null.
+
+        A row that does not fit is a Failure, and its neighbours are not affected. A topology that reads keys or headers gets null for them.
+        Raises ValueError for an unknown source, for columns of different lengths and for a topology with several sinks, TypeError for what
+        is no column, RuntimeError when closed.
+        """
+        entry = self._entry(source)
+        answered = self._run(entry, entry.table(columns, nulls or {}), columns=True)
+        answer = answered.answers[entry.only()]
+        return Scored(dict(answer.columns), np.array(answer.rows, np.int64), [*answered.failures])
+
+    def score_table(self, table: Arrow, *, source: str | None = None) -> Arrow:
+        """Returns the answers to the rows of a pyarrow Table or RecordBatch, as one of the same kind with as many rows, in their order.
+
+        Its columns are the fields of the sink (of several sinks, SINK.FIELD), null where a row has no answer, and `failure`: the reason
+        why a row failed, null for the others. Columns of the table are fields by name, those of a struct by their path; text may be
+        dictionary-encoded, a timestamp has any unit, and whole numbers may be floats. For the rest see `score_columns`.
+
+        Raises ValueError for an unknown source and for a sink with a field `failure`, TypeError for anything but a table, RuntimeError when
+        closed.
+        """
+        from penstock.codecs import arrow  # pyarrow is an extra
+
+        entry = self._entry(source)
+        if not hasattr(table, "schema") or not hasattr(table, "num_rows"):
+            raise TypeError(f"a pyarrow Table or RecordBatch is scored, not {type(table).__name__}")
+        answered = self._run(entry, arrow.rows(table, entry.source.topic, entry.schema, entry.reads), columns=True)
+        fields = {entry.title(sink, field.name): (sink, field) for sink, field in entry.fields}
+        if FAILURE in fields:
+            raise ValueError(
+                f"the sink {entry.sinks[0]} has a field {FAILURE!r}, as the column with the reasons: rename it in the topology"
+            )
+        made = {}
+        for title, (sink, field) in fields.items():
+            answer = answered.answers[sink]
+            made[title] = arrow.column(answer.columns[field.name], field.dtype, field.shape, answer.rows, table.num_rows)
+        reasons = {one.row: str(one.error) for one in answered.failures}
+        made[FAILURE] = arrow.texts(reasons, table.num_rows)
+        return type(table).from_arrays([*made.values()], names=[*made])  # type: ignore[attr-defined, no-any-return]  # both kinds have it
+
+    def _run(self, entry: _Entry, rows: Sequence[RecordLike], *, columns: bool = False) -> Answered:
+        with self._lock:
+            if (answers := self._live.get(entry.source.name)) is None:
+                raise RuntimeError(f"{self.topology.name} is closed: open it again")
+            return answers.run(rows, columns=columns)
+
     def _answers(self, entry: _Entry, events: Iterable[Mapping[str, Any]], keys: Any, headers: Any) -> list[dict[str, Any] | Failure]:
         given = list(events)
         beside = zip(_each("keys", keys, len(given)), _each("headers", headers, len(given)), strict=True)
         written = [entry.record(event, *others) for event, others in zip(given, beside, strict=True)]
+        answered = self._run(entry, [one for one in written if isinstance(one, Record)])
+        place = [row for row, one in enumerate(written) if isinstance(one, Record)]
         failed: dict[int, RecordError] = {row: one for row, one in enumerate(written) if isinstance(one, RecordError)}
-        with self._lock:
-            if self._inside is None:
-                raise RuntimeError(f"{self.topology.name} is closed: open it again")
-            topics = self._inside.topics
-            try:
-                appended = ((topics.append(one), row) for row, one in enumerate(written) if isinstance(one, Record))
-                rows = {_place(record): row for record, row in appended}
-                self._inside.run()
-                answers: list[dict[str, Any]] = [{} for _ in written]
-                for stage in entry.stages:
-                    for topic, sinks in _by_topic(stage).items():
-                        self._collect(stage, sinks, topics.records(topic), rows, answers)
-                for place, error in self._watch.seen:
-                    failed.setdefault(rows[place], error)
-            finally:
-                topics.clear()
-                self._watch.clear()
+        failed |= {place[one.row]: one.error for one in answered.failures}
+        answers: list[dict[str, Any]] = [{} for _ in written]
+        for sink, answer in answered.answers.items():
+            read = self._readers[sink]
+            for row, value in zip(answer.rows, answer.values, strict=True):
+                answers[place[row]][sink] = read(value)
         only = entry.sinks[0] if len(entry.sinks) == 1 else ""
         return [Failure(row, failed[row]) if row in failed else one.get(only, {}) if only else one for row, one in enumerate(answers)]
 
-    def _collect(
-        self, stage: Stage, sinks: Sequence[str], records: Iterable[Record], rows: dict[bytes, int], answers: Sequence[dict[str, Any]]
-    ) -> None:
-        """Adds what the stage wrote to the topic of these sinks to the answers; `rows` has the event of each place, and gets more."""
-        origin = f"{stage.wired.source.topic}/".encode()
-        turns: Counter[bytes] = Counter()
-        for record in records:
-            came = next(value for name, value in record.headers if name == SOURCE) or b""
-            if not came.startswith(origin):
-                continue  # another stage writes to the topic, too
-            row = rows[_place(record)] = rows[came]
-            # The sinks of one topic write one after the other. (Where one of them has failed, so has the event.)
-            wrote = [one for one in sinks if (came, one) not in self._watch.left_out] or sinks
-            sink = wrote[min(turns[came], len(wrote) - 1)]
-            turns[came] += 1
-            answers[row][sink] = self._readers[sink](record.value or b"")
+
+class Scored(NamedTuple):
+    """The answers to columns: each field of the sink as an array of the rows that have an answer, `[A, ...]`; `rows` int64 `[A]`, the
+    number of each of them in the columns given; and the rows that failed. A row in neither was skipped: by an envelope, or by `when`.
+    """
+
+    columns: dict[str, Array]
+    rows: Array
+    failures: list[Failure]
 
 
 class _Entry:
-    """A source that a program gives events to, the stages that they go through in order, and the sinks that they reach."""
+    """A source that a program gives events to, what answers them, and the sinks that they reach."""
 
-    def __init__(self, source: Source, schema: Schema, stages: Sequence[Stage]) -> None:
-        self.source = source
-        self.stages = stages
-        self._fields = {output.emit.sink.name: [field.name for field in output.emit.fields] for stage in stages for output in stage.outputs}
-        self.sinks = [*self._fields]
+    def __init__(self, loaded: Loaded, answers: Answers) -> None:
+        self.source = answers.source
+        self.schema = schema = loaded.schemas[self.source.name]
+        self.sinks = answers.sinks
+        self.fields = [(sink, field) for sink, output in answers.outputs.items() for field in output.emit.fields]
+        self.reads = answers.reads
         self._times = [(field.name, timedelta(**{_UNITS[field.unit]: 1})) for field in schema.fields if field.kind == "timestamp"]
         self._whole = [field.name for field in schema.fields if field.kind in ("int", "long", "timestamp")]
         self._defaulted = [field.name for field in schema.fields if field.default is not REQUIRED and not field.optional]
         self._names = {name for field in schema.fields for name in (field.name, *field.aliases)}
         self._single = {field.name for field in schema.fields if field.kind not in ("array", "record", "map")}
+
+    def only(self) -> str:
+        """Returns the name of the one sink. Raises ValueError when there are several."""
+        if len(self.sinks) > 1:
+            raise ValueError(f"the events reach several sinks ({', '.join(self.sinks)}): use score or score_table")
+        return self.sinks[0]
+
+    def title(self, sink: str, field: str) -> str:
+        """Returns the name of the column of a sink's field."""
+        return field if len(self.sinks) == 1 else f"{sink}.{field}"
+
+    def table(self, given: Any, nulls: Mapping[str, Any]) -> Table:
+        """Returns the columns as rows. Raises ValueError, TypeError."""
+        if not (isinstance(given, Mapping) and given):
+            raise TypeError("columns are a mapping from the names of fields to arrays, and there is one at least")
+        columns = {str(name): _array(str(name), values) for name, values in given.items()}
+        holes = {str(name): np.asarray(mask, bool) for name, mask in nulls.items()}
+        if len({len(values) for values in (*columns.values(), *holes.values())}) > 1:
+            lengths = ", ".join(f"{name} has {len(values)}" for name, values in (*columns.items(), *holes.items()))
+            raise ValueError(f"columns of different lengths: {lengths}")
+        units = {name: np.timedelta64(int(unit / timedelta(microseconds=1)), "us") for name, unit in self._times}
+        for name, values in columns.items():
+            if values.dtype.kind == "M":
+                holes[name] = np.isnat(values) | holes.get(name, False)
+                since = np.where(holes[name], np.datetime64(0, "us"), values.astype("datetime64[us]")) - np.datetime64(0, "us")
+                columns[name] = since // units.get(name, np.timedelta64(1, "ms"))
+        return Table(self.source.topic, columns, holes)
 
     def record(self, event: Any, key: Any, headers: Any) -> Record | DecodeError:
         """Returns the event as a record with its value in JSON, and with this key and these headers; or why it cannot be one."""
@@ -337,10 +390,9 @@ class _Entry:
     def columns(self, answers: Sequence[dict[str, Any] | Failure]) -> dict[str, list[Any]]:
         """Returns the answers by the fields of the sinks, and the reasons of the failures."""
         made: dict[str, list[Any]] = {}
-        for sink, names in self._fields.items():
-            for name in names:
-                found = (None if isinstance(one, Failure) else one if len(self._fields) == 1 else one.get(sink, {}) for one in answers)
-                made[name if len(self._fields) == 1 else f"{sink}.{name}"] = [_inside(one, name) for one in found]
+        for sink, field in self.fields:
+            found = (None if isinstance(one, Failure) else one if len(self.sinks) == 1 else one.get(sink, {}) for one in answers)
+            made[self.title(sink, field.name)] = [_inside(one, field.name) for one in found]
         if FAILURE in made:
             raise ValueError(f"the sink {self.sinks[0]} has a field {FAILURE!r}, as the column with the reasons: give a list of events")
         return {**made, FAILURE: [str(one.error) if isinstance(one, Failure) else None for one in answers]}
@@ -409,52 +461,25 @@ def _inside(answer: Any, path: str) -> Any:
     return answer
 
 
-class _Watch:
-    """Notes the place of each record that failed, and why; and each that a sink's `when` leaves out, with the sink."""
-
-    name = "scorer"
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[bytes, RecordError]] = []
-        self.left_out: set[tuple[bytes, str]] = set()
-
-    def clear(self) -> None:
-        self.seen.clear()
-        self.left_out.clear()
-
-    def saw(self, stage: Stage, batch: Batch, failures: Sequence[Failure], *, generation: int) -> None:
-        """See `Observer.saw`."""
-        chosen = [(output.emit.sink.name, output.emit.when) for output in stage.outputs if output.emit.when is not None]
-        if not (failures or chosen) or batch.origin is None:
-            return
-        places = [one.replace(":", "/").encode() for one in batch.origin.positions]
-        self.seen += [(places[one.row], one.error) for one in failures]
-        numbers = np.arange(batch.size) if batch.rows is None else batch.rows
-        for sink, when in chosen if batch.size else ():
-            self.left_out.update((places[row], sink) for row in numbers[~batch.columns[when]].tolist())
-
-
-def _reached(source: Source, stages: Iterable[Stage]) -> list[Stage]:
-    """Returns the stages that events of the source go through; `stages` stand after those that feed them."""
-    topics, reached = {source.topic}, []
-    for stage in stages:
-        if stage.wired.source.topic in topics:
-            reached.append(stage)
-            topics |= _by_topic(stage).keys()
-    return reached
-
-
-def _by_topic(stage: Stage) -> dict[str, list[str]]:
-    """Returns the names of the stage's sinks by their topic, in the order in which they are written."""
-    topics: dict[str, list[str]] = {}
-    for output in stage.outputs:
-        topics.setdefault(output.emit.sink.topic, []).append(output.emit.sink.name)
-    return topics
-
-
-def _place(record: Record) -> bytes:
-    """Returns the place of a record, as the header of its outputs names it."""
-    return f"{record.topic}/{record.partition}/{record.offset}".encode()
+def _array(name: str, values: Any) -> Array:
+    """Returns a column as an array; text as objects, lists of different lengths as an object per row. Raises TypeError."""
+    if hasattr(values, "to_numpy"):
+        values = values.to_numpy()
+    if isinstance(values, np.ndarray):
+        made: Array = values
+    elif isinstance(values, list | tuple):
+        try:
+            made = np.array(values)
+        except ValueError:  # lists of different lengths
+            made = np.empty(len(values), object)
+            made[:] = [*values]
+        if made.dtype.kind not in "biufM":
+            made = made if made.dtype == object else np.array(values, object)
+    else:
+        raise TypeError(f"the column {name!r} is an array or a list, not {type(values).__name__}")
+    if not made.ndim:
+        raise TypeError(f"the column {name!r} is an array or a list, not one value")
+    return made.astype(object) if made.dtype.kind == "U" else made
 
 
 def _listed(values: Any) -> Sequence[Any] | None:

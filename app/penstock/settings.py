@@ -225,6 +225,20 @@ class Settings:
     http: str = _setting(
         "", "Where /healthz, /readyz and /metrics are served: HOST:PORT (port 0: any free one) or unix:PATH; empty: not served."
     )
+    grpc: str = _setting("", "Where `penstock serve` answers gRPC: HOST:PORT (port 0: any free one); empty: not served.", run=False)
+    request_timeout: float = _setting(
+        10.0, "How long a request to the service may take; a request may ask for less.", unit="s", low=0.001, high=3600, run=False
+    )
+    max_body_bytes: int = _setting(
+        8 * MIB, "Largest body of a request to the service; of a stream of events, the largest event.", unit="bytes",
+        low=1 * KIB, high=1 * GIB, run=False,
+    )  # fmt: skip
+    max_connections: int = _setting(
+        1024, "HTTP connections to the service at a time; beyond, those that have been silent for longest are closed.", low=1, run=False
+    )
+    idle_timeout: float = _setting(
+        30.0, "How long a client of the service may take to send a request or to read an answer.", unit="s", low=0.1, high=3600, run=False
+    )
     log_level: str = _setting("info", "Least severe log record that is written.", choices=("debug", "info", "warning", "error"), run=False)
     log_format: str = _setting("text", "Log records as text, or as one JSON object per line.", choices=("text", "json"), run=False)
     debug: bool = _setting(False, "Show the traceback of an error.", run=False)

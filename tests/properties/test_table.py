@@ -138,7 +138,7 @@ def test_list_that_does_not_fit_fails_its_row_with_the_reason() -> None:
         "field 'three' is no array: it is of the type int",
         "field 'three[1]' is 256, above 255",
         "field 'three' is null",
-        "field 'three' is float64, but int in the schema",
+        "field 'three' is no whole number, but int in the schema",
         "field 'three' is <U1, but int in the schema",
     ]
     assert "field 'three' is no array: " in str(batch.failures[6].error)
@@ -157,7 +157,36 @@ def test_column_of_another_type_fails_its_rows_with_the_reason() -> None:
     table = Table("events", {"whole": np.array(["1", "2"], object), "text": np.array(["a", "b"], object)})
     batch = TableDecoder(SCHEMA, [COLUMNS[0], COLUMNS[4]]).decode(table)
     assert batch.size == 0
-    assert [str(failure.error) for failure in batch.failures] == ["field 'whole' is object, but long in the schema"] * 2
+    assert [str(failure.error) for failure in batch.failures] == ["field 'whole' is not a valid long of the schema"] * 2
+
+
+def test_numbers_come_as_floats_and_as_objects_too() -> None:
+    """As tools write whole numbers beside nulls. A row that holds something else fails alone."""
+    mixed = np.array([1, None, "x", 2.0, 2.5, 1 << 70, np.int16(3), float("nan")], object)
+    schema = Schema("Event", (Field("whole", "long", optional=True), Field("flag", "boolean", default=True)))
+    columns = [Column("whole", "whole", "int64", (), Missing("fill", -1)), Column("flag", "flag", "bool")]
+    batch = TableDecoder(schema, columns).decode(Table("t", {"whole": mixed, "flag": np.array([None, True, *[False] * 6], object)}))
+    assert batch.columns["whole"].tolist() == [1, -1, 2, 3]
+    assert batch.columns["flag"].tolist() == [True, True, False, False]
+    assert {one.row: str(one.error) for one in batch.failures} == {
+        2: "field 'whole' is not a valid long of the schema",
+        4: "field 'whole' is no whole number, but long in the schema",
+        5: "field 'whole' is outside of what long holds",
+        7: "field 'whole' is nan, not a finite number",
+    }
+    floats = TableDecoder(schema, columns).decode(Table("t", {"whole": np.array([1.0, 2.5, 3.0])}))
+    assert (floats.columns["whole"].tolist(), [one.row for one in floats.failures]) == ([1, 3], [1])
+
+
+def test_null_is_the_default_of_a_field_that_cannot_be_null() -> None:
+    schema = Schema(
+        "Event", (Field("x", "int", default=7), Field("s", "string", default="d"), Field("v", "array", items=Field("", "int"), default=[1]))
+    )
+    columns = [Column("x", "x", "int32"), Column("s", "s", "string"), Column("v", "v", "int64", (1,))]
+    given: dict[str, Array] = {"x": np.array([1, 0]), "s": np.array(["a", None], object), "v": nested([[4], None])}
+    batch = TableDecoder(schema, columns).decode(Table("t", given, {"x": np.array([False, True])}))
+    assert not batch.failures
+    assert [batch.columns[name].tolist() for name in "xsv"] == [[1, 7], ["a", "d"], [[4], [1]]]
 
 
 def test_column_that_the_table_lacks_is_the_schemas_default() -> None:

@@ -37,6 +37,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "demo": Command("penstock.cli.demo:demo", "Score half a year of real flights live, on a broker inside this process."),
     "new": Command("penstock.cli.new:new", "Write a small working project to start from."),
     "run": Command("penstock.cli.run:run", "Run a topology on Kafka: events in, predictions out."),
+    "serve": Command("penstock.cli.serve:serve", "Serve a topology over HTTP and gRPC: events or tensors in, answers out."),
     "validate": Command("penstock.cli.topology:validate", "Check a topology file; list every problem with its line."),
     "plan": Command("penstock.cli.topology:plan", "Show what running a topology will do: topics, steps, columns."),
     "draw": Command("penstock.cli.topology:draw", "Draw a topology, as text or as Mermaid."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -15,14 +15,17 @@ from penstock.schema import REQUIRED, Column, Field, Schema, innermost
 
 __all__ = ["TableDecoder"]
 
+_NUMBERS: Final = frozenset((int, float, bool))
+
 
 class TableDecoder:
     """Turns the columns of a Table, by field name (of a field inside others: by its path), into the columns that a stage reads.
 
     A column of arrays is one array, or an object array with an array or list per row, which may differ in length where the axis is open.
 
-    A field that the table lacks has its default in every row; without a default every row fails. Raises SchemaError for columns that
-    their fields cannot feed.
+    A field that the table lacks has its default in every row; without a default every row fails. A null is what an absent field is where
+    the field has a default and cannot be null; whole numbers may be floats, as they are beside nulls in many tools. Raises SchemaError for
+    columns that their fields cannot feed.
     """
 
     def __init__(self, schema: Schema, columns: Sequence[Column]) -> None:
@@ -42,6 +45,8 @@ class TableDecoder:
                 nulls.append(None)
                 continue
             values, holes = self._given(table, field, size)
+            if holes is not None and not field.optional and field.default is not REQUIRED:
+                values, holes = _defaulted(field, values, holes), None
             live = np.ones(size, bool) if holes is None else ~holes
             if holes is not None and self._assembler.rejects_null(field.name):
                 self._fail(errors, np.flatnonzero(holes), f"field {field.name!r} is null")
@@ -49,6 +54,8 @@ class TableDecoder:
                 given.append(self._lists(field, values, live, errors))
             else:
                 values = _with_fallback(innermost(field), values)
+                if values.dtype == object and innermost(field).dtype != "string":
+                    values = self._numbers(field, values, live, errors)
                 self._check(field, values, live, np.arange(size), errors)
                 given.append(values)
             nulls.append(holes)
@@ -116,8 +123,7 @@ class TableDecoder:
             )
             self._fail(errors, rows[wrong & live], f"field {field.name!r} is not a valid {kind} of the schema")
             return
-        numbers = "biuf" if kind in FLOATS else "biu"
-        if values.dtype.kind not in numbers:
+        if values.dtype.kind not in "biuf":
             self._fail(errors, rows[live], f"field {field.name!r} is {values.dtype}, but {kind} in the schema")
             return
         if kind == "boolean":
@@ -125,6 +131,9 @@ class TableDecoder:
                 errors, rows[live & (values.dtype.kind != "b")], f"field {field.name!r} is {values.dtype}, but boolean in the schema"
             )
             return
+        if values.dtype.kind == "f" and kind not in FLOATS:
+            parts = _flat(np.isfinite(values) & (np.floor(values) != values)).any(axis=1)
+            self._fail(errors, rows[live & parts], f"field {field.name!r} is no whole number, but {kind} in the schema")
         least, most = bounds(kind, self._assembler.dtypes(field.name))
         with np.errstate(invalid="ignore"):
             beyond = ~((values >= least) & (values <= most))
@@ -133,10 +142,32 @@ class TableDecoder:
         for at in np.flatnonzero(live & _flat(beyond).any(axis=1)).tolist():
             errors.setdefault(int(rows[at]), DecodeError(outside(field.name, values[at].tolist(), (least, most), nan=nan)))
 
+    def _numbers(self, field: Field, values: Array, live: Array, errors: dict[int, DecodeError]) -> Array:
+        """Returns a column of objects as one of numbers; rows that hold something else fail, and hold 0 then."""
+        found = [value if type(value) in _NUMBERS or isinstance(value, np.number | np.bool_) else None for value in values.tolist()]
+        wrong = np.fromiter((value is None for value in found), bool, len(found)) & live
+        self._fail(errors, np.flatnonzero(wrong), f"field {field.name!r} is not a valid {innermost(field).kind} of the schema")
+        nothing = False if innermost(field).kind == "boolean" else 0
+        made = np.array([nothing if value is None else value for value in found])
+        if made.dtype != object:
+            return made
+        large = np.fromiter((abs(value or 0) >= 1 << 63 for value in found), bool, len(found)) & live
+        self._fail(errors, np.flatnonzero(large), f"field {field.name!r} is outside of what {innermost(field).kind} holds")
+        return np.array([0 if value is None or abs(value) >= 1 << 63 else value for value in found])
+
     @staticmethod
     def _fail(errors: dict[int, DecodeError], rows: Array, why: str) -> None:
         for row in rows.tolist():
             errors.setdefault(row, DecodeError(why))
+
+
+def _defaulted(field: Field, values: Array, holes: Array) -> Array:
+    """Returns the values with the field's default in the holes."""
+    if values.ndim > 1 or values.dtype == object or isinstance(field.default, list | dict | str):
+        made = np.empty(len(values), object)
+        made[:] = [field.default if hole else value for value, hole in zip(values, holes.tolist(), strict=True)]
+        return made
+    return np.where(holes, field.default, values)
 
 
 def _array_of(value: Any, dtype: str, shape: Axes) -> Array:

@@ -1,8 +1,25 @@
 """From records to outputs and back to offsets: ports, the steps of a chunk, the one delivery loop, and when work counts as finished."""
 
+from penstock.pipeline.answers import Answer, Answered, Answers
 from penstock.pipeline.commit import AtLeastOnce, Commit
 from penstock.pipeline.delivery import Delivery, Fixed, Pace, Served
 from penstock.pipeline.ports import Port, Program, ports
 from penstock.pipeline.score import Chunk, Pass, Pipeline
 
-__all__ = ["AtLeastOnce", "Chunk", "Commit", "Delivery", "Fixed", "Pace", "Pass", "Pipeline", "Port", "Program", "Served", "ports"]
+__all__ = [
+    "Answer",
+    "Answered",
+    "Answers",
+    "AtLeastOnce",
+    "Chunk",
+    "Commit",
+    "Delivery",
+    "Fixed",
+    "Pace",
+    "Pass",
+    "Pipeline",
+    "Port",
+    "Program",
+    "Served",
+    "ports",
+]

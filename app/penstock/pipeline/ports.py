@@ -19,6 +19,7 @@ from penstock.batch import Array, Batch, Failure, Table
 from penstock.codecs import BesideDecoder, Decoder, Encoder, TableDecoder, Writers, decoder, encoder
 from penstock.codecs.cloudevents import CloudEvents
 from penstock.codecs.framing import framed
+from penstock.codecs.outputs import Outputs
 from penstock.engine import Plan
 from penstock.errors import DecodeError
 from penstock.record import RecordLike, Unreadable
@@ -53,15 +54,17 @@ class Described(Protocol):
 class Port:
     """The decoder and the encoders of one stage.
 
-    `encoders` are by sink name. `id` is the column with the events' ids, None where the source names no field; `chained` is
-    whether a sink of the same topology writes the source's topic: such events keep the ids that they entered with. `beside` makes the
-    columns that are not in the values, where there are any; `changes` and `events` open the source's envelope and skip what is not read.
+    `encoders`, and the checks of what they encode, `outputs`, are by sink name. `id` is the column with the events' ids, None where the
+    source names no field; `chained` is whether a sink of the same topology writes the source's topic: such events keep the ids that they
+    entered with. `beside` makes the columns that are not in the values, where there are any; `changes` and `events` open the source's
+    envelope and skip what is not read.
     """
 
     source: Source
     decoder: Decoder
     table: TableDecoder
     encoders: Mapping[str, Encoder]
+    outputs: Mapping[str, Outputs]
     id: str | None
     chained: bool
     beside: BesideDecoder | None = None
@@ -189,6 +192,7 @@ def _port(stage: wiring.Stage, written: set[str], described: Described, *, json:
         decoder=make(schema, inside),
         table=TableDecoder(schema, only.columns),
         encoders={emit.sink.name: _encoder(emit, described) for emit in stage.emits},
+        outputs={emit.sink.name: Outputs(_fields(emit), described.sink_schemas.get(emit.sink.name)) for emit in stage.emits},
         id=only.id,
         chained=source.topic in written,
         beside=BesideDecoder(schema, beside, partial(make, of=described.key_writers)) if beside else None,
@@ -198,5 +202,9 @@ def _port(stage: wiring.Stage, written: set[str], described: Described, *, json:
 
 
 def _encoder(emit: wiring.Emit, described: Described) -> Encoder:
-    sink, fields = emit.sink, [Tensor(field.name, field.dtype, field.shape) for field in emit.fields]
-    return encoder(sink.format, fields, described.sink_schemas.get(sink.name), frame=described.frames.get(sink.name, b""))
+    sink = emit.sink
+    return encoder(sink.format, _fields(emit), described.sink_schemas.get(sink.name), frame=described.frames.get(sink.name, b""))
+
+
+def _fields(emit: wiring.Emit) -> list[Tensor]:
+    return [Tensor(field.name, field.dtype, field.shape) for field in emit.fields]

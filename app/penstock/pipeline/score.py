@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -41,7 +41,7 @@ from penstock.telemetry.metrics import Metrics, NodeMeter
 from penstock.transports.base import Refused, Sink
 from penstock.transports.tracker import Partition
 
-__all__ = ["Chunk", "Pass", "Pipeline"]
+__all__ = ["Chunk", "Pass", "Pipeline", "Written"]
 
 _HEADERS, _KEY = attrgetter("headers"), attrgetter("key")  # with map, they cost half as much as a comprehension
 OFFSET = 19  # digits of the largest offset
@@ -97,10 +97,13 @@ class Pass:
         self.ids = ids
 
 
-class _Written(NamedTuple):
-    """The outputs of a chunk to one sink: values, keys if the sink sets them, row numbers (None: all rows), and the failures."""
+class Written(NamedTuple):
+    """The outputs of a chunk to one sink: values, keys if the sink sets them, row numbers (None: all rows), and the failures.
 
-    values: list[bytes]
+    Where columns were asked for, the values are one array per field of the sink, and empty without rows.
+    """
+
+    values: list[Any]
     keys: list[bytes] | None
     rows: list[int] | None
     failures: tuple[Failure, ...]
@@ -174,34 +177,60 @@ class Pipeline:
 
     def complete(self, passing: Pass, *, isolate: bool = True) -> list[Parcel]:
         """Steps 2 to 5. `isolate` as in `engine.Execution`: after InferenceError, a second call continues where it was raised."""
-        metrics = self.metrics
+        batch = self._execute(passing, isolate=isolate)  # 2
         began = time.perf_counter()
-        if not passing.execution.next:
-            self._meter.start(began)
-        batch = passing.execution.run(isolate=isolate, tell=self._meter)  # 2
-        executed = time.perf_counter()
         failures = [*batch.failures]
         parcels: list[Parcel] = []
         for output in self.stage.outputs:
             written = self._encode(output, batch)  # 3
             failures += written.failures
-            for parcel, numbers in self._address(output, passing, written):  # 4
+            for parcel, numbers in self.address(output, passing, written):  # 4
                 fitting, large = self._fitting(parcel, numbers)
                 failures += large
                 if len(fitting):
                     parcels.append(fitting)
         if failures:
             parcels += self._bury(passing, failures)  # 5
+        self._count(batch, failures, began)
+        return parcels
+
+    def answer(self, passing: Pass, *, columns: bool = False) -> tuple[list[Written], list[Failure]]:
+        """Steps 2 and 3, for a caller that waits: what was written to each output of the stage, in their order, and what failed.
+
+        With `columns`, fields stay the arrays that a value would be made of, and are refused as their sink refuses them.
+        """
+        batch = self._execute(passing)
+        began = time.perf_counter()
+        written = [self._encode(output, batch, columns=columns) for output in self.stage.outputs]
+        failures = [*batch.failures]
+        for one in written:
+            failures += one.failures
+        self._count(batch, failures, began)
+        return written, failures
+
+    def encode(self, output: Output, passing: Pass) -> Written:
+        """Step 3 for one output of a chunk that was executed."""
+        return self._encode(output, passing.execution.batch)
+
+    def _execute(self, passing: Pass, *, isolate: bool = True) -> Batch:
+        began = time.perf_counter()
+        if not passing.execution.next:
+            self._meter.start(began)
+        batch = passing.execution.run(isolate=isolate, tell=self._meter)
+        self.metrics.execute_seconds.inc(time.perf_counter() - began)
+        return batch
+
+    def _count(self, batch: Batch, failures: Sequence[Failure], began: float) -> None:
+        """Notes what became of the chunk, and shows it to the observers."""
+        if len(failures) > len(batch.failures):
             blamed = {
                 one.row: one.error.where for one in reversed(failures[len(batch.failures) :]) if isinstance(one.error, InferenceError)
             }
             self._meter.blame(blamed.values())
         self._meter.count()
-        metrics.execute_seconds.inc(executed - began)
-        metrics.encode_seconds.inc(time.perf_counter() - executed)
+        self.metrics.encode_seconds.inc(time.perf_counter() - began)
         if self.observers:
             self.observers.saw(self.stage, batch, failures, generation=self._generation)
-        return parcels
 
     def process(self, chunk: Chunk) -> list[Parcel]:
         """Steps 1 to 5."""
@@ -237,28 +266,30 @@ class Pipeline:
 
     # -- 3 ---------------------------------------------------------------------------------------------------------
 
-    def _encode(self, output: Output, batch: Batch) -> _Written:
+    def _encode(self, output: Output, batch: Batch, *, columns: bool = False) -> Written:
         if output.emit.when is not None and batch.size:
             written = batch.columns[output.emit.when]
             batch = batch if written.all() else batch.take(np.flatnonzero(written))
         if not batch.size:
-            return _Written([], None, [], ())
-        encoder = self.port.encoders[output.emit.sink.name]
-        values, errors = encoder.encode([pick(batch.columns) for pick in output.picks])
+            return Written([], None, [], ())
+        picked, sink = [pick(batch.columns) for pick in output.picks], output.emit.sink.name
+        values: list[Any]
+        errors: Mapping[int, RecordError]
+        values, errors = (picked, self.port.outputs[sink].check(picked)) if columns else self.port.encoders[sink].encode(picked)
         keys = None
         if output.key is not None:
             found = output.key(batch.columns).tolist()
             keys = [_key(key) for key in found]
             if None in found:
-                reason = f"the key of the sink {output.emit.sink.name} is null"
+                reason = f"the key of the sink {sink} is null"
                 errors = {**errors, **{at: EncodeError(reason) for at, key in enumerate(found) if key is None}}
         rows = None if batch.rows is None else batch.rows.tolist()
         if not errors:
-            return _Written(values, keys, rows, ())
+            return Written(values, keys, rows, ())
         numbers = range(batch.size) if rows is None else rows
         left = [at for at in range(batch.size) if at not in errors]
-        return _Written(
-            [values[at] for at in left],
+        return Written(
+            [array[left] for array in picked] if columns else [values[at] for at in left],
             None if keys is None else [keys[at] for at in left],
             [numbers[at] for at in left],
             tuple(Failure(numbers[at], error) for at, error in self._blamed(output, batch, errors)),
@@ -296,7 +327,7 @@ class Pipeline:
 
     # -- 4 ---------------------------------------------------------------------------------------------------------
 
-    def _address(self, output: Output, passing: Pass, written: _Written) -> Iterator[tuple[Parcel, Sequence[int]]]:
+    def address(self, output: Output, passing: Pass, written: Written) -> Iterator[tuple[Parcel, Sequence[int]]]:
         """Outputs keep their input's key, timestamp and partition, unless the sink has a key; our headers, then the input's.
 
         Yields each parcel with the row numbers of its outputs.

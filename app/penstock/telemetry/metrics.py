@@ -100,6 +100,16 @@ class Metrics:
     )
     observer_seconds: Labelled[Counter] = _counter("Time spent in an observer.", unit="s", labels=("observer",))
 
+    requests: Labelled[Counter] = _counter(
+        "Requests that the service has answered: by door (http, grpc), by model or source, and by the answer's code.",
+        unit="requests",
+        labels=("door", "target", "code"),
+    )
+    request_seconds: Labelled[Histogram] = _histogram(
+        "From a request's arrival to its answer.", SECONDS, unit="s", labels=("door",)
+    )
+    requests_waiting: Gauge = _gauge("Requests to the service that wait for their turn.", unit="requests")
+
     watchdog_looks: Counter = _counter("Checks of this worker by the watchdog.", unit="looks")
 
     generation: Gauge = _gauge("The generation that this worker scores with.")

@@ -1,0 +1,447 @@
+"""The hot routes, as bare ASGI beside Starlette's pages: the Open Inference Protocol v2, and events as they are on Kafka.
+
+    POST /v1/topologies/NAME:score               one event, a list of events, {"events": [...]}, or a stream of lines (NDJSON)
+    GET  /v2, /v2/health/live, /v2/health/ready, /v2/models/NAME[/versions/VERSION][/ready|/stats]
+    POST /v2/models/NAME[/versions/VERSION]/infer, /v2/repository/index
+    GET  /openapi.json
+
+A body is read to its end before anything is done with it, but for a stream of lines. Its bytes are bounded alone and together, and an error
+has the JSON `{"error": MESSAGE}` with the status of its class (`codes`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import re
+import time
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from penstock.batch import Failure
+from penstock.errors import CallRefused, Malformed, NotThere, Overloaded, TooLarge, TooLate
+from penstock.record import Header, Record, RecordLike
+from penstock.serving import oip
+from penstock.serving.codes import code_of, described
+from penstock.serving.describe import metadata, refused_load, stats, version_of
+from penstock.serving.handlers import EXTENSIONS, NAME, Service
+from penstock.serving.openapi import document
+from penstock.serving.targets import Live, Scored, failed
+from penstock.telemetry.families import Counter
+
+__all__ = ["Rest"]
+
+logger = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = dict[bytes, bytes]
+Answer = tuple[int, Sequence[tuple[bytes, bytes]], bytes]
+Handler = Callable[[Headers, bytes], Awaitable[Answer]]
+
+JSON: Final = (b"content-type", b"application/json")
+LINES: Final = (b"content-type", b"application/x-ndjson")
+BINARY: Final = (b"content-type", b"application/octet-stream")
+_STREAMS: Final = frozenset((b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines"))
+_WRAPPED: Final = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"events"[ \t\r\n]*:[ \t\r\n]*\[')
+_LIST: Final = re.compile(rb"[ \t\r\n]*\[")
+_HEAD: Final = b"inference-header-content-length"
+_TIMEOUT: Final = b"x-request-timeout"
+_KEY: Final = b"penstock-key"
+_HEADER: Final = b"penstock-header-"
+DIGITS: Final = 15
+
+
+class _Wrapped(msgspec.Struct):
+    events: list[msgspec.Raw]
+
+
+_listed: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_wrapped: Final = msgspec.json.Decoder(_Wrapped).decode
+
+
+class Rest:
+    """The app of the service. What is not its own goes to `pages`, and requests for `/v2/health` are answered without models."""
+
+    def __init__(self, service: Service, pages: App) -> None:
+        self._service, self._pages = service, pages
+        self._name = service.name
+        self._cells: dict[tuple[str, int], Counter] = {}
+        self._observe = service.metrics.request_seconds.labels("http").observe
+        self._score = f"/v1/topologies/{service.name}:score"
+        self._wraps = {  # a source whose events have a field `events` takes no {"events": [...]}
+            one.name: not service.loaded.schemas[one.name].has("events") for one in service.loaded.topology.sources
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        if scope["type"] != "http" or not path.startswith(("/v1", "/v2", "/openapi.json")):
+            await self._pages(scope, receive, send)
+            return
+        began = time.monotonic()
+        headers: Headers = dict(scope["headers"])
+        target = ""
+        try:
+            if path == self._score:
+                if scope["method"] != "POST":
+                    raise _NotAllowed("POST")
+                target = self._source(scope)
+                if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() in _STREAMS:
+                    await self._lines(target, headers, receive, send)
+                    self._count(target, 200, began)
+                    return
+                answer = await self._events(target, headers, receive)
+            else:
+                answer, target = await self._route(path, scope["method"], headers, receive)
+        except Exception as error:  # noqa: BLE001  whatever goes wrong is this caller's answer
+            answer = _refusal(error)
+        self._count(target, answer[0], began)
+        status, head, body = answer
+        await send({"type": "http.response.start", "status": status, "headers": [*head, (b"content-length", b"%d" % len(body))]})
+        await send({"type": "http.response.body", "body": body})
+
+    def _count(self, target: str, status: int, began: float) -> None:
+        cell = self._cells.get((target, status))
+        if cell is None:
+            cell = self._cells[target, status] = self._service.metrics.requests.labels("http", target, str(status))
+        cell.inc()
+        self._observe(time.monotonic() - began)
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    def _source(self, scope: Scope) -> str:
+        wanted = ""
+        for part in scope["query_string"].decode("latin-1").split("&") if scope["query_string"] else ():
+            name, _, value = part.partition("=")
+            if name != "source":
+                raise Malformed(f"there is no parameter {name!r}; there is source=NAME")
+            wanted = value
+        return self._service.live.source(wanted).source.name
+
+    async def _events(self, source: str, headers: Headers, receive: Receive) -> Answer:
+        service = self._service
+        body = await self._body(headers, receive)
+        try:
+            one, values = _split(body, wraps=self._wraps[source])
+            live = service.live
+            if not values:
+                return 200, (JSON, *live.about), b"[]"
+            records = _records(live.source(source).source.topic, values, headers)
+            answered = service.score(live.source(source), records, size=len(body), deadline=_deadline(service, headers))
+            live, found = await answered
+        finally:
+            service.read(len(body))
+        if isinstance(found, Exception):
+            raise found
+        assert isinstance(found, list)
+        if not one:
+            bad = sum(type(each) is Failure for each in found)
+            return 200, (JSON, *live.about, (b"penstock-failed", b"%d" % bad)), b"[" + b",".join(map(_written, found)) + b"]"
+        (answer,) = found
+        if isinstance(answer, Failure):
+            raise answer.error
+        return 200, (JSON, *live.about), answer
+
+    async def _lines(self, source: str, headers: Headers, receive: Receive, send: Send) -> None:
+        """Answers a stream of events, one per line, while it comes: each line has the answer of the line at its place.
+
+        What cannot go on after the first answers ends with a line that has only an `error`.
+        """
+        started = False
+        try:
+            async for live, answers in self._answered(source, headers, receive):
+                if not started:
+                    started = True
+                    await send({"type": "http.response.start", "status": 200, "headers": [LINES, *live.about]})
+                async with asyncio.timeout(self._service.settings.idle_timeout):  # a caller that does not read its answers
+                    await send({"type": "http.response.body", "body": answers, "more_body": True})
+        except TimeoutError:
+            return  # without the end of the body, which closes the connection
+        except Exception as error:
+            if not started:
+                raise
+            await send({"type": "http.response.body", "body": _refusal(error)[2] + b"\n", "more_body": True})
+        if not started:
+            await send({"type": "http.response.start", "status": 200, "headers": [LINES, *self._service.live.about]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _answered(self, source: str, headers: Headers, receive: Receive) -> AsyncIterator[tuple[Live, bytes]]:
+        """Yields the answers to the lines of a body as they come. Raises CallRefused."""
+        settings = self._service.settings
+        seconds, rows, rest, more = _seconds(headers), min(settings.chunk_rows, settings.max_batch_rows), b"", True
+        while more:
+            async with asyncio.timeout(settings.idle_timeout):
+                message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            more = message.get("more_body", False)
+            lines = (rest + message.get("body", b"")).split(b"\n")
+            rest = lines.pop() if more else b""
+            if len(rest) > settings.max_body_bytes:
+                raise TooLarge(f"a line of more than {settings.max_body_bytes} bytes (setting max_body_bytes)")
+            given = [line for one in lines if (line := one.strip())]
+            for at in range(0, len(given), rows):
+                live, found = await self._patiently(source, given[at : at + rows], headers, seconds)
+                yield live, b"".join(part for one in found for part in (_written(one), b"\n"))
+
+    async def _patiently(
+        self, source: str, values: Sequence[bytes], headers: Headers, seconds: float | None
+    ) -> tuple[Live, Sequence[bytes | Failure]]:
+        """Returns the answers of some lines. A stream waits where a request would be refused: its caller sends no faster than it is read."""
+        service = self._service
+        size = sum(map(len, values))
+        until = time.monotonic() + service.settings.request_timeout
+        while True:
+            try:
+                events = service.live.source(source)
+                records = _records(events.source.topic, values, headers)
+                live, found = await service.score(events, records, size=size, deadline=service.deadline(seconds))
+                break
+            except Overloaded as error:
+                if time.monotonic() + error.retry_after > until:
+                    raise
+                await asyncio.sleep(error.retry_after)
+        if isinstance(found, Exception):
+            raise found
+        assert isinstance(found, list)
+        return live, found
+
+    # -- the Open Inference Protocol -------------------------------------------------------------------------------------
+
+    async def _route(self, path: str, method: str, headers: Headers, receive: Receive) -> tuple[Answer, str]:
+        """Returns the answer, and the name of the model that was asked, if there is one."""
+        match path.strip("/").split("/"):
+            case ["v2", "models", name, "versions", version, "infer"]:
+                _allow(method, "POST")
+                return await self._infer(name, version, headers, receive), name
+            case ["v2", "models", name, "infer"]:
+                _allow(method, "POST")
+                return await self._infer(name, "", headers, receive), name
+            case ["v2", "repository", *rest]:
+                _allow(method, "POST")
+                service = self._service
+                service.read(len(await self._body(headers, receive)))
+                return self._repository(rest), ""
+            case parts:
+                _allow(method, "GET")
+                return self._described(parts), ""
+
+    def _described(self, parts: Sequence[str]) -> Answer:
+        service = self._service
+        match parts:
+            case ["v2"]:
+                return _json({"name": NAME, "version": version_of(), "extensions": EXTENSIONS})
+            case ["v2", "health", "live"]:
+                return _json({"live": True})
+            case ["v2", "health", "ready"]:
+                return _json({"ready": service.ready}, 200 if service.ready else 503)
+            case ["v2", "models", "stats"]:
+                live = service.live
+                return _json({"model_stats": [stats(one, service.tally(one)) for one in live.models.values()]})
+            case ["v2", "models", name, *rest] if len(rest) < 4:
+                version = ""
+                if rest[:1] == ["versions"] and len(rest) > 1:
+                    version, rest = rest[1], rest[2:]
+                model = service.live.model(name, version)
+                if not rest:
+                    return _json(metadata(model))
+                if rest == ["ready"]:
+                    return _json({"name": model.name, "ready": service.ready}, 200 if service.ready else 503)
+                if rest == ["stats"]:
+                    return _json({"model_stats": [stats(model, service.tally(model))]})
+            case ["openapi.json"]:
+                return _json(document(service.loaded, service.live))
+            case ["v1", "topologies"]:
+                live = service.live
+                return _json({"topologies": [{"name": live.name, "generation": live.generation, "sources": list(live.events)}]})
+        raise NotThere(f"there is no /{'/'.join(parts)} here; /openapi.json describes what is")
+
+    def _repository(self, parts: Sequence[str]) -> Answer:
+        match parts:
+            case ["index"]:
+                models = self._service.live.models.values()
+                index = [{"name": one.name, "version": one.version, "state": "READY", "reason": ""} for one in models]
+                return 200, (JSON,), oip.encode(index)
+            case ["models", name, "load" | "unload"]:
+                raise refused_load(self._service, name)
+        raise NotThere(f"there is no /v2/repository/{'/'.join(parts)}; there is index")
+
+    async def _infer(self, name: str, version: str, headers: Headers, receive: Receive) -> Answer:
+        service = self._service
+        model = service.live.model(name, version)
+        body = await self._body(headers, receive)
+        try:
+            request = oip.read(body, _number(headers, _HEAD))
+            part = model.fit(request)
+            live, found = await service.infer(model, part, size=len(body), deadline=_deadline(service, headers), version=version)
+        finally:
+            service.read(len(body))
+        if isinstance(found, Exception):
+            raise found
+        assert isinstance(found, Scored)
+        if found.failures:
+            raise found.failures[0].error
+        answering = live.model(name)
+        datatypes = {tensor.name: oip.DATATYPES[tensor.dtype] for tensor in answering.outputs}
+        wanted = [oip.Wanted(one.name, request.binary) for one in answering.outputs] if request.outputs is None else request.outputs
+        made, head = oip.write(
+            {"model_name": name, "model_version": answering.version},
+            request.id,
+            [(one, datatypes[one.name], found.outputs[one.name]) for one in wanted],
+            live.parameters,
+        )
+        if head is None:
+            return 200, (JSON, *live.about), made
+        return 200, (BINARY, (_HEAD, b"%d" % head), *live.about), made
+
+    # -- bodies --------------------------------------------------------------------------------------------------------------
+
+    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+        """Returns the body; its bytes count as kept until `Service.read`. Raises TooLarge, Overloaded, Malformed."""
+        service = self._service
+        most = service.settings.max_body_bytes
+        length = _number(headers, b"content-length") or 0
+        if length > most:
+            raise TooLarge(f"a body of {length} bytes; at most {most} are read (setting max_body_bytes)")
+        kept = 0
+        parts: list[bytes] = []
+        began = 0.0
+        try:
+            while True:
+                if not parts:
+                    message = await receive()
+                else:  # the rest of a body that did not come at once
+                    began = began or time.monotonic()
+                    async with asyncio.timeout(max(began + service.settings.idle_timeout - time.monotonic(), 0)):
+                        message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Malformed("the connection ended within the body")
+                part = message.get("body", b"")
+                if not service.reading(len(part)):
+                    raise Overloaded("too many bytes of requests are being read")
+                kept += len(part)
+                if kept > most:
+                    raise TooLarge(f"a body of more than {most} bytes (setting max_body_bytes)")
+                parts.append(part)
+                if not message.get("more_body", False):
+                    break
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
+            coding = headers.get(b"content-encoding")
+            if coding and coding != b"identity":
+                body = _unpacked(coding, body, most)
+                service.read(kept)
+                kept = 0
+                if not service.reading(len(body)):
+                    raise Overloaded("too many bytes of requests are being read")
+                kept = len(body)
+        except TimeoutError:
+            service.read(kept)
+            raise TooLate(f"the body did not come within {service.settings.idle_timeout:g} s (setting idle_timeout)") from None
+        except BaseException:
+            service.read(kept)
+            raise
+        return body
+
+
+class _NotAllowed(CallRefused):
+    """The path has no such method."""
+
+    def __init__(self, allowed: str) -> None:
+        super().__init__(f"the method here is {allowed}", code="method-not-allowed")
+        self.allowed = allowed
+
+
+def _allow(method: str, wanted: str) -> None:
+    if method != wanted and not (wanted == "GET" and method == "HEAD"):
+        raise _NotAllowed(wanted)
+
+
+def _split(body: bytes, *, wraps: bool) -> tuple[bool, Sequence[bytes]]:
+    """Returns whether the body is one event, and its events, each as it is: what is inside of them is the decoder's to judge."""
+    wrapped = wraps and _WRAPPED.match(body)
+    if not wrapped and not _LIST.match(body):
+        return True, (body,)
+    try:
+        found = _wrapped(body).events if wrapped else _listed(body)
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"the list of events cannot be read: {error}") from error
+    return False, [bytes(one) for one in found]
+
+
+def _records(topic: str, values: Sequence[bytes], headers: Headers) -> list[RecordLike]:
+    """Returns the events as records. The headers penstock-key and penstock-header-NAME are what each of them has beside its value."""
+    key = headers.get(_KEY)
+    beside: Sequence[Header] = [
+        (name[len(_HEADER) :].decode("latin-1"), value) for name, value in headers.items() if name.startswith(_HEADER)
+    ]
+    return [Record(topic, value, key, beside) for value in values]
+
+
+def _written(one: bytes | Failure) -> bytes:
+    return failed(one) if type(one) is Failure else one  # type: ignore[return-value]  # a subclass of neither exists
+
+
+def _unpacked(coding: bytes, body: bytes, most: int) -> bytes:
+    if coding not in (b"gzip", b"deflate"):
+        raise Malformed("the content-encoding is gzip or deflate, or there is none")
+    unpacker = zlib.decompressobj(wbits=47)  # 32 + 15: the header says which of both it is
+    try:
+        made = unpacker.decompress(body, most + 1)
+    except zlib.error as error:
+        raise Malformed(f"the body cannot be unpacked: {error}") from error
+    if len(made) > most:
+        raise TooLarge(f"a body that unpacks to more than {most} bytes (setting max_body_bytes)")
+    if not unpacker.eof:
+        raise Malformed("the packed body is not complete")
+    return made
+
+
+def _number(headers: Headers, name: bytes) -> int | None:
+    text = headers.get(name)
+    if text is None:
+        return None
+    if not text.isdigit() or len(text) > DIGITS:
+        raise Malformed(f"the header {name.decode()} is no number")
+    return int(text)
+
+
+def _seconds(headers: Headers) -> float | None:
+    text = headers.get(_TIMEOUT)
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise Malformed("the header X-Request-Timeout is a number of seconds, such as 0.5")
+    return seconds
+
+
+def _deadline(service: Service, headers: Headers) -> float:
+    return service.deadline(_seconds(headers) if _TIMEOUT in headers else None)
+
+
+def _json(value: Mapping[str, Any], status: int = 200) -> Answer:
+    return status, (JSON,), oip.encode(value)
+
+
+def _refusal(error: Exception) -> Answer:
+    head = [JSON]
+    status = code_of(error).http
+    if isinstance(error, Overloaded):
+        head.append((b"retry-after", b"%d" % max(math.ceil(error.retry_after), 1)))
+    if isinstance(error, _NotAllowed):
+        status = 405
+        head.append((b"allow", error.allowed.encode()))
+    if isinstance(error, TooLarge | Overloaded | TooLate):
+        head.append((b"connection", b"close"))  # the rest of the body is not read
+    if status == 500:
+        logger.error("a request failed: %s", type(error).__name__, exc_info=error)
+    return status, head, oip.encode(described(error))

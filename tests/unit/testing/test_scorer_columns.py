@@ -1,0 +1,222 @@
+"""`score_columns` and `score_table`: arrays and Arrow tables in, the same answers and refusals as for events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import penstock
+from penstock.registry.directory import DirectoryRegistry
+from penstock.scorer import Scorer
+from penstock.testing import models
+
+TOPOLOGY = """\
+topology: orders
+sources:
+  orders: {topic: orders, schema: order.avsc}
+nodes:
+  base: {kind: model, model: table@1, inputs: {x: item}}
+  weigh: {kind: model, model: weigh@1, inputs: {x: vector}}
+sinks:
+  scores:
+    topic: scores
+    fields: {id: id, base: base, weight: weigh, mode: inner.mode, at: at, note: note, vector: vector}
+"""
+SCHEMA = """{"type": "record", "name": "order", "fields": [
+  {"name": "id", "type": "string"},
+  {"name": "item", "type": "int"},
+  {"name": "vector", "type": {"type": "array", "items": "float", "size": 3}},
+  {"name": "inner", "type": {"type": "record", "name": "inner", "fields": [
+    {"name": "mode", "type": {"type": "enum", "name": "mode", "symbols": ["a", "b"]}, "default": "a"}]}},
+  {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}, "default": 5},
+  {"name": "note", "type": ["null", "string"], "default": null}
+]}"""
+CHAIN = """\
+topology: chain
+sources:
+  orders: {topic: orders, schema: order.avsc}
+  bases: {topic: bases, schema: base.avsc}
+nodes:
+  base: {kind: model, model: table@1, inputs: {x: orders.item}}
+  double: {kind: model, model: double@1, inputs: {x: bases.base}}
+sinks:
+  bases: {topic: bases, fields: {base: base.y}, when: "orders.item != 1"}
+  doubled: {topic: doubled, fields: {doubled: double}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("orders")
+    (folder / "order.avsc").write_text(SCHEMA)
+    (folder / "base.avsc").write_text('{"type": "record", "name": "base", "fields": [{"name": "base", "type": "float"}]}')
+    (folder / "orders.yaml").write_text(TOPOLOGY)
+    (folder / "chain.yaml").write_text(CHAIN)
+    registry = DirectoryRegistry(folder / "models")
+    registry.publish("table", models.gather([10, 20, 30]))
+    registry.publish("weigh", models.linear([1, 2, 3]))
+    registry.publish("double", models.linear([2]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plan(folder: Path) -> Iterator[Scorer]:
+    with penstock.open(folder / "orders.yaml", models=folder / "models", schemas=folder) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def chain(folder: Path) -> Iterator[Scorer]:
+    with penstock.open(folder / "chain.yaml", models=folder / "models", schemas=folder) as opened:
+        yield opened
+
+
+events = st.lists(
+    st.fixed_dictionaries(
+        {
+            "id": st.text(max_size=3),
+            "item": st.integers(-1, 4),  # the model has 0, 1 and 2
+            "vector": st.lists(st.floats(-9, 9, width=16), min_size=2, max_size=3),
+            "inner": st.fixed_dictionaries({"mode": st.sampled_from("abc")}),
+            "at": st.integers(0, 1 << 50),
+            "note": st.none() | st.text(max_size=3),
+        }
+    ),
+    max_size=12,
+)
+ARROW = pa.schema(
+    [
+        ("id", pa.string()),
+        ("item", pa.int64()),
+        ("vector", pa.list_(pa.float64())),
+        ("inner", pa.struct([("mode", pa.string())])),
+        ("at", pa.timestamp("us")),
+        ("note", pa.large_string()),
+    ]
+)
+
+
+def wrapped(plan: Scorer, events: list[dict[str, Any]]) -> tuple[dict[int, Any], list[int]]:
+    """The answers by row, and the rows that failed, of events one by one."""
+    answers = plan.score(events)
+    failed = [row for row, one in enumerate(answers) if isinstance(one, penstock.Failure)]
+    return {row: one for row, one in enumerate(answers) if row not in failed}, failed
+
+
+def close(found: dict[str, Any], asked: dict[str, Any]) -> bool:
+    numbers = ("base", "weight")
+    return found == {**asked, **{name: pytest.approx(asked[name]) for name in numbers}, "vector": pytest.approx(asked["vector"])}
+
+
+@settings(max_examples=40)
+@given(events)
+def test_table_has_the_answers_and_the_failures_of_its_rows(plan: Scorer, events: list[dict[str, Any]]) -> None:
+    answers, failed = wrapped(plan, events)
+    scored = plan.score_table(pa.Table.from_pylist(events, ARROW)).to_pylist()
+    assert [row for row, one in enumerate(scored) if one["failure"] is not None] == failed
+    for row, one in enumerate(scored):
+        reason = one.pop("failure")
+        assert close(one, answers[row]) if reason is None else not any(value is not None for value in one.values())
+
+
+@settings(max_examples=40)
+@given(events)
+def test_columns_have_the_answers_and_the_failures_of_their_rows(plan: Scorer, events: list[dict[str, Any]]) -> None:
+    answers, failed = wrapped(plan, events)
+    columns: dict[str, Any] = {name: [event[name] for event in events] for name in ("id", "item", "vector", "at", "note")}
+    scored = plan.score_columns({**columns, "inner.mode": [event["inner"]["mode"] for event in events]})
+    assert ([one.row for one in scored.failures], scored.rows.tolist()) == (failed, [*answers])
+    for at, row in enumerate(scored.rows.tolist()):
+        assert close(
+            {name: column[at].tolist() if name == "vector" else column[at] for name, column in scored.columns.items()}, answers[row]
+        )
+
+
+def test_arrays_give_arrays_of_the_declared_types(plan: Scorer) -> None:
+    """Also where no row has an answer."""
+    columns: dict[str, Any] = {"id": np.array(["x", "y"]), "item": np.array([1.0, np.nan]), "vector": np.ones((2, 3), np.float32)}
+    columns["at"] = np.array(["2026-01-01T00:00:00", "NaT"], "datetime64[s]")
+    scored = plan.score_columns({**columns, "inner.mode": pd.Series(["a", "b"])}, nulls={"item": [False, True]})
+    assert (scored.rows.tolist(), scored.columns["base"].tolist(), scored.columns["weight"].tolist()) == ([0], [20], [6])
+    assert scored.columns["at"].tolist() == [1_767_225_600_000_000]
+    assert [(one.row, str(one.error)) for one in scored.failures] == [(1, "field 'item' is null")]
+    nothing = plan.score_columns({"id": np.array([], object)})
+    assert (nothing.rows.tolist(), nothing.failures) == ([], [])
+    assert {name: (array.dtype.str, array.shape) for name, array in nothing.columns.items() if name in ("id", "weight", "vector")} == {
+        "id": ("|O", (0,)),
+        "weight": ("<f4", (0,)),
+        "vector": ("<f4", (0, 3)),
+    }
+
+
+def test_table_comes_as_tools_write_it(plan: Scorer) -> None:
+    """Dictionary-encoded text, several chunks, times of another unit and with a zone, lists of a fixed size, whole numbers as floats."""
+    words = pa.array(["a", "b", "a"]).dictionary_encode()
+    table = pa.table(
+        {
+            "id": pa.chunked_array([pa.array(["x"]).dictionary_encode(), pa.array(["y", None]).dictionary_encode()]),
+            "item": pa.array([0.0, 1.5, 2.0]),
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(np.ones(9, np.float32)), 3),
+            "inner": pa.StructArray.from_arrays([words], ["mode"]),
+            "at": pa.array([1, None, 3], pa.timestamp("ms", "Europe/Vienna")),
+            "unread": pa.array([1, 2, 3], pa.decimal128(9, 2)),
+        }
+    )
+    scored = plan.score_table(table)
+    assert isinstance(scored, pa.Table)
+    assert scored.column("failure").to_pylist() == [None, "field 'item' is no whole number, but int in the schema", "field 'id' is null"]
+    first = scored.slice(0, 1).to_pylist()[0]
+    assert (first["mode"], first["at"], first["vector"]) == ("a", 1000, [1, 1, 1])
+    assert scored.schema.field("vector").type == pa.list_(pa.float32(), 3)
+    (batch,) = table.slice(0, 1).to_batches()
+    assert isinstance(plan.score_table(batch), pa.RecordBatch)
+
+
+def test_rows_of_a_chain_are_those_that_came_in(chain: Scorer) -> None:
+    """Through both stages; a row that a condition leaves out is in neither sink and has not failed."""
+    scored = chain.score_table(pa.table({"item": [2, 1, 9, 0]}))
+    assert scored.to_pylist() == [
+        {"bases.base": 30, "doubled.doubled": 60, "failure": None},
+        {"bases.base": None, "doubled.doubled": None, "failure": None},
+        {"bases.base": None, "doubled.doubled": None, "failure": scored.column("failure")[2].as_py()},
+        {"bases.base": 10, "doubled.doubled": 20, "failure": None},
+    ]
+    assert "cannot score the event" in scored.column("failure")[2].as_py()
+    with pytest.raises(ValueError, match=r"several sinks \(bases, doubled\): use score or score_table"):
+        chain.score_columns({"item": [1]})
+
+
+@pytest.mark.parametrize(
+    ("columns", "error", "message"),
+    [
+        ({}, TypeError, "there is one at least"),
+        ([1], TypeError, "columns are a mapping"),
+        ({"item": 5}, TypeError, "column 'item' is an array or a list, not int"),
+        ({"item": np.array(5)}, TypeError, "not one value"),
+        ({"item": [1, 2], "id": ["a"]}, ValueError, "columns of different lengths: item has 2, id has 1"),
+    ],
+)
+def test_what_is_no_column_is_an_error(plan: Scorer, columns: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        plan.score_columns(columns)
+
+
+def test_what_is_no_table_is_an_error(plan: Scorer) -> None:
+    call: Callable[..., Any] = plan.score_table
+    with pytest.raises(TypeError, match="a pyarrow Table or RecordBatch is scored, not dict"):
+        call({"item": [1]})
+
+
+def test_closed_topology_scores_no_columns(folder: Path) -> None:
+    opened = penstock.open(folder / "orders.yaml", models=folder / "models", schemas=folder)
+    opened.close()
+    with pytest.raises(RuntimeError, match="orders is closed"):
+        opened.score_columns({"item": [1]})
