@@ -22,7 +22,11 @@ import json, sys
 import flights_edge
 assert "onnxruntime" not in sys.modules, "it is opened when it is first used"
 assert flights_edge.__file__.startswith(sys.prefix), flights_edge.__file__
-print(json.dumps(flights_edge.score(json.load(sys.stdin))))
+events = json.load(sys.stdin)
+answers = flights_edge.score(events)
+columns = {name: [one[name] for one in events] for name in events[0]}
+assert flights_edge.score_columns(columns).columns["flight_id"].tolist() == [one["flight_id"] for one in answers]
+print(json.dumps(answers))
 """
 
 
@@ -67,7 +71,7 @@ def test_installed_package_refuses_a_changed_byte(python: Path, tmp_path: Path) 
     data = model.read_bytes()
     try:
         model.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-        done = scored(python, tmp_path, [{}])
+        done = scored(python, tmp_path, [])
     finally:
         model.write_bytes(data)
     assert done.returncode == 1

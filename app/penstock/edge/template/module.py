@@ -11,7 +11,7 @@ from typing import Any
 
 import penstock
 
-__all__ = ["plan", "score"]
+__all__ = ["plan", "score", "score_columns", "score_table"]
 
 
 @functools.cache
@@ -23,3 +23,13 @@ def plan() -> penstock.Scorer:
 def score(events: Any, **beside: Any) -> Any:
     """Returns the answers to events, in kind and in order. See `penstock.Scorer.score`."""
     return plan().score(events, **beside)
+
+
+def score_columns(columns: Any, **beside: Any) -> Any:
+    """Returns the answers to arrays, as arrays. See `penstock.Scorer.score_columns`."""
+    return plan().score_columns(columns, **beside)
+
+
+def score_table(table: Any, **beside: Any) -> Any:
+    """Returns the answers to a table of pyarrow, as a table. See `penstock.Scorer.score_table`."""
+    return plan().score_table(table, **beside)
