@@ -290,7 +290,7 @@ class Scorer:
         entry = self._entry(source)
         if not hasattr(table, "schema") or not hasattr(table, "num_rows"):
             raise TypeError(f"a pyarrow Table or RecordBatch is scored, not {type(table).__name__}")
-        answered = self._run(entry, arrow.rows(table, entry.source.topic, entry.schema, entry.reads), columns=True)
+        answered = self._run(entry, arrow.ArrowReader(entry.schema, entry.reads).table(table, entry.source.topic), columns=True)
         fields = {entry.title(sink, field.name): (sink, field) for sink, field in entry.fields}
         if FAILURE in fields:
             raise ValueError(
