@@ -224,7 +224,9 @@ def tables_of(loaded: Loaded, stage: Stage, format: Format, names: Mapping[int, 
         repeated = [pa.repeat(pa.scalar(value, pa.string()), batch.num_rows) for value in constant.values()]
         beside = texts.table(pa.RecordBatch.from_arrays(repeated, list(constant)), source.topic)
         columns, nulls = {**made.columns, **beside.columns}, {**made.nulls, **beside.nulls}
-        return replace(made, columns=columns, nulls=nulls, problems={**beside.problems, **made.problems}, texts=[*made.texts, *beside.texts])
+        return replace(
+            made, columns=columns, nulls=nulls, problems={**beside.problems, **made.problems}, texts=[*made.texts, *beside.texts]
+        )
 
     return Tables(reader.names, table)
 
