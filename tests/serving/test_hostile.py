@@ -74,6 +74,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     rules = {
         "all": Rules("all", frozenset({"score", "read"}), frozenset({"*"})),
         "newark": Rules("newark", frozenset({"score"}), frozenset({"flights"}), only={"origin": frozenset({"EWR"})}),
+        "stack": Rules("stack", frozenset({"score", "read"}), frozenset({"flights"}), frozenset({"flights.stack@1"})),
         "short": Rules("short", frozenset({"score"}), frozenset({"flights"})),
     }
     for name, given in rules.items():
@@ -220,6 +221,29 @@ def test_lines_without_end_share_what_bodies_may_take(guarded: Guarded, event: b
     until = time.monotonic() + 10
     while guarded.ask(event)[0] != 200:
         assert time.monotonic() < until, "their bytes were not given back"
+
+
+def test_a_caller_of_one_model_sees_that_model_alone(guarded: Guarded) -> None:
+    """Over both doors; of others it does not learn whether they exist."""
+
+    def get(path: str, method: str = "GET") -> tuple[int, Any]:
+        with guarded.connected() as client:
+            client.sendall(guarded.head(path, "stack", method, Connection="close") + b"\r\n")
+            head, _, body = rest_of(client).partition(b"\r\n\r\n")
+        return int(head.split(b" ", 2)[1]), json.loads(body)
+
+    assert get("/v2/models/flights.stack")[0] == 200
+    assert {get(f"/v2/models/{name}")[0] for name in ("flights", "flights.trees", "none")} == {403}
+    assert [one["name"] for one in get("/v2/models/stats")[1]["model_stats"]] == ["flights.stack"]
+    assert [one["name"] for one in get("/v2/repository/index", "POST")[1]] == ["flights.stack"]
+    metadata = [("authorization", f"Bearer {guarded.keys['stack']}")]
+    with grpc.insecure_channel(guarded.service.grpc) as channel:
+        asked = channel.unary_unary(f"/{SERVICE}/ModelMetadata", request_serializer=message("ModelMetadataRequest").SerializeToString)
+        codes = [
+            asked.future(message("ModelMetadataRequest")(name=name), metadata=metadata, timeout=60).code().name
+            for name in ("flights.stack", "flights.trees", "none")
+        ]
+    assert codes == ["OK", "PERMISSION_DENIED", "PERMISSION_DENIED"]
 
 
 def test_strangers_leave_no_line_in_the_audit_log(guarded: Guarded, event: bytes) -> None:

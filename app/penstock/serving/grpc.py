@@ -140,8 +140,8 @@ class _Door:
         try:
             if name not in OPEN:
                 caller = await self._admitted(context)
-                if name != INFER:
-                    caller.check("read", topology=self._service.name)
+                if name != INFER:  # which model is in the message
+                    self._service.check_read(caller)
             async with self._receiving, asyncio.timeout(self._service.settings.idle_timeout):
                 data = await context.read()
             size = self._kept(data)
@@ -212,23 +212,29 @@ class _Door:
         return message("ServerMetadataResponse")(name=NAME, version=version_of(), extensions=EXTENSIONS)
 
     async def ModelReady(self, request: Any, context: Any, caller: Caller | None) -> Any:  # noqa: N802
+        assert caller is not None
+        self._service.check_read(caller, request.name)
         self._service.live.model(request.name, request.version)
         return message("ModelReadyResponse")(ready=self._service.ready)
 
     async def ModelMetadata(self, request: Any, context: Any, caller: Caller | None) -> Any:  # noqa: N802
+        assert caller is not None
+        self._service.check_read(caller, request.name)
         return message("ModelMetadataResponse")(**metadata(self._service.live.model(request.name, request.version)))
 
     async def ModelStatistics(self, request: Any, context: Any, caller: Caller | None) -> Any:  # noqa: N802
         service = self._service
-        live = service.live
-        models = [live.model(request.name, request.version)] if request.name else [*live.models.values()]
+        assert caller is not None
+        service.check_read(caller, request.name)
+        models = [service.live.model(request.name, request.version)] if request.name else service.readable(caller)
         found = [stats(one, service.tally(one)) for one in models]
         for one in found:
             del one["batch_stats"], one["memory_usage"]
         return message("ModelStatisticsResponse")(model_stats=found)
 
     async def RepositoryIndex(self, request: Any, context: Any, caller: Caller | None) -> Any:  # noqa: N802
-        models = self._service.live.models.values()
+        assert caller is not None
+        models = self._service.readable(caller)
         index = [{"name": one.name, "version": one.version, "state": "READY"} for one in models]
         return message("RepositoryIndexResponse")(models=index)
 
