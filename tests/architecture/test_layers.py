@@ -31,8 +31,11 @@ HOMES = {
     "OpenSSL": ("model/signing.py",),
     "yaml": ("topology/document.py",),
     "prometheus_client": ("telemetry/export.py",),
+    "jwt": ("access/",),
     "starlette": ("serving/app.py",),
     "uvicorn": ("serving/app.py",),
+    "pyspark": ("integrations/spark.py",),
+    "pyflink": ("integrations/flink.py",),
     "os.environ": ("settings.py", "cli/new/project/"),  # the project is its user's, and imports nothing of ours
     "os.getenv": ("settings.py",),
     "pickle": (),

@@ -15,6 +15,7 @@ __all__ = ["lines"]
 def lines(parcel: Parcel, place: Callable[[int, int], dict[str, object]] | None = None) -> Iterator[bytes]:
     """Yields a dead letter per line: its `id`, the `message`, `failed_at`, and the `value` as text, or as `base64` when it is not text.
 
+    One that was cut to fit has `truncated`: what there was.
     `place(partition, offset)` returns what names the input: its file and its row.
     """
     for one, (_, _, value, headers) in zip(parcel.inputs, parcel.records, strict=True):
@@ -29,6 +30,8 @@ def _letter(value: bytes | None, headers: Sequence[tuple[str, bytes | None]], pl
         "message": said.get("__streams.errors.message", ""),
         "failed_at": said.get("penstock-stage", ""),
     }
+    if "penstock-truncated" in said:
+        event["truncated"] = said["penstock-truncated"]
     if value is not None:
         try:
             event["value"] = value.decode()

@@ -29,9 +29,7 @@ class Manifest(msgspec.Struct):
     @classmethod
     def load(cls, place: Place) -> Self | None:
         """Returns what the file holds, None when there is none. Raises ConfigError for a file that is no manifest."""
-        data = (
-            place.read() or _new(place).read()
-        )  # the latter: where a system cannot replace a file, a run may have ended between two steps
+        data = place.read()
         if data is None:
             return None
         try:
@@ -62,10 +60,7 @@ class Manifest(msgspec.Struct):
 
     def save(self, place: Place) -> None:
         """Replaces the file."""
-        data = msgspec.json.format(msgspec.json.encode(self), indent=1)
-        if place.system is not None and place.system.type_name == "hdfs":
-            _new(place).write(data)
-        place.write(data)
+        place.write(msgspec.json.format(msgspec.json.encode(self), indent=1))
 
     def sizes(self, unit: Unit) -> int:
         """Returns about how many bytes of its file a unit has; at least 1."""
@@ -85,7 +80,3 @@ class Manifest(msgspec.Struct):
     def failed(self) -> int:
         """The dead letters in all parts."""
         return sum(one.rows for one in self.parts if one.dead)
-
-
-def _new(place: Place) -> Place:
-    return place.beside(f"{place.last}.new")

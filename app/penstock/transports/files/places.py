@@ -1,4 +1,4 @@
-"""Places: files and folders by path or URL. Local ones need nothing; s3://, gs://, abfs:// and hdfs:// are pyarrow's, others fsspec's.
+"""Places: files and folders by path or URL. Local ones need nothing; s3://, gs:// and abfs:// are pyarrow's, hdfs:// and others fsspec's.
 
 A file is written whole or not at all: it gets its name when it is complete, and is on the disk before it does.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import glob
+import importlib
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, cast
+from urllib.parse import urlsplit
 
 from penstock.errors import AccessRefused, ConfigError, Problem, TransportError
 
@@ -25,6 +27,8 @@ __all__ = ["Found", "Place", "arrow", "place"]
 _URL: Final = re.compile(r"([a-z][a-z0-9+.-]*)://")
 _GLOB: Final = re.compile(r"[*?\[]")
 _SAME: Final = {"gcs": "gs", "az": "abfs", "s3a": "s3", "s3n": "s3"}  # other names of what pyarrow knows
+_ON_HDFS: Final = ("hdfs", "viewfs")
+_TRIES: Final = {"dfs.client.failover.max.attempts": "5"}  # a quarter of a minute; the default takes three of them
 
 
 class Found(NamedTuple):
@@ -131,9 +135,10 @@ class Place:
                 os.makedirs(os.path.dirname(to.path) or ".", exist_ok=True)
                 os.replace(self.path, to.path)
                 return
-            if self.system.type_name == "hdfs" and to.size() is not None:  # it does not replace
-                to.remove()
-            self.system.move(self.path, to.path)
+            if self.system.type_name.rpartition("+")[2] in _ON_HDFS:  # pyarrow has no way to say that what is there is replaced
+                self.system.handler.fs.mv(self.path, to.path, overwrite=True)
+            else:
+                self.system.move(self.path, to.path)
 
     def files(self) -> list[Place]:
         """Returns the files below this folder, sorted."""
@@ -226,8 +231,8 @@ def place(name: str) -> Place:
     system, path = _system(name, url[1])
     if not path.strip("/"):
         raise ConfigError(Problem(name, 0, 0, "names no file and no folder", "add its path"))
-    # What is asked for in the URL, such as an endpoint, is no part of the names of the files.
-    return Place(f"{url[1]}://{path}", path, system)
+    # What is asked for in the URL, such as an endpoint, is no part of the names of the files. A path within HDFS does not name its cluster.
+    return Place(f"{url[1]}://{urlsplit(name).netloc if url[1] in _ON_HDFS else ''}{path}", path, system)
 
 
 @lru_cache
@@ -237,7 +242,7 @@ def _system(name: str, scheme: str) -> tuple[Any, str]:
     if scheme in _SAME:
         name = f"{_SAME[scheme]}{name[len(scheme) :]}"
     try:
-        if scheme in ("s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "az", "hdfs", "viewfs", "file"):
+        if scheme in ("s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "az", "file"):
             uri, mark, query = name.partition("?")
             pattern = _GLOB.search(uri) if "=" in query or not mark else _GLOB.search(name)
             if pattern is None:
@@ -250,14 +255,16 @@ def _system(name: str, scheme: str) -> tuple[Any, str]:
             )
             system, path = fs.FileSystem.from_uri(before + (f"?{query}" if "=" in query else ""))
             return system, f"{path.rstrip('/')}/{after}"
-        fsspec = __import__("fsspec")
-        system, path = fsspec.core.url_to_fs(name)
+        import fsspec
+
+        if scheme in _ON_HDFS:
+            importlib.import_module("hdfs_native")  # else fsspec would look for a Java machine and an installed Hadoop
+        system, path = fsspec.core.url_to_fs(name, **(_TRIES if scheme in _ON_HDFS else {}))
         return fs.PyFileSystem(fs.FSSpecHandler(system)), path
     except ImportError as error:
-        raise ConfigError(
-            Problem(given, 0, 0, f"nothing here opens {scheme}://", "pip install fsspec, and what it needs for it")
-        ) from error
-    except (OSError, ValueError) as error:
+        needed = "'penstock[hdfs]'" if scheme in _ON_HDFS else "fsspec, and what it needs for it"
+        raise ConfigError(Problem(given, 0, 0, f"nothing here opens {scheme}://", f"pip install {needed}")) from error
+    except (OSError, RuntimeError, ValueError) as error:  # the second: of hdfs-native
         raise ConfigError(Problem(given, 0, 0, f"cannot be opened: {error}", "check the address and the credentials")) from error
 
 
@@ -297,3 +304,5 @@ def _explained(place: Place, what: str, fix: str) -> Iterator[None]:
         raise ConfigError(Problem(str(place), 0, 0, f"{what}: {error.strerror or error}", fix)) from error
     except OSError as error:
         raise TransportError(f"{place} {what}: {error.strerror or error}") from error
+    except RuntimeError as error:  # hdfs-native's: the answer of a NameNode, in front of its stack
+        raise TransportError(f"{place} {what}: {str(error).splitlines()[0]}") from error
