@@ -154,8 +154,9 @@ class Pipeline:
         group: list[tuple[Partition, Sequence[RecordLike]]] = []
         rows = 0
         for place, records in spans:
-            alone = isinstance(records, Table) or (len(records) > 0 and isinstance(records[0], Unreadable))
-            limit = self.table_rows if isinstance(records, Table) else self.chunk_rows
+            table = type(records) is Table
+            alone = table or (len(records) > 0 and isinstance(records[0], Unreadable))
+            limit = self.table_rows if table else self.chunk_rows
             for at in range(0, len(records), limit):
                 piece = records if len(records) <= limit else records[at : at + limit]
                 if group and (rows + len(piece) > limit or alone):

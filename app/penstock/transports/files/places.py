@@ -298,5 +298,7 @@ def _explained(place: Place, what: str, fix: str) -> Iterator[None]:
         raise ConfigError(Problem(str(place), 0, 0, f"{what}: {error.strerror or error}", fix)) from error
     except OSError as error:
         raise TransportError(f"{place} {what}: {error.strerror or error}") from error
-    except RuntimeError as error:  # hdfs-native's: the answer of a NameNode, in front of its stack
-        raise TransportError(f"{place} {what}: {str(error).splitlines()[0]}") from error
+    except RuntimeError as error:  # hdfs-native's: the answer of a NameNode, followed by the stack of its Java
+        reason = str(error).partition("\\n")[0]
+        refused = AccessRefused if "AccessControlException" in reason else TransportError
+        raise refused(f"{place} {what}: {reason}") from error
