@@ -28,7 +28,7 @@ _URL: Final = re.compile(r"([a-z][a-z0-9+.-]*)://")
 _GLOB: Final = re.compile(r"[*?\[]")
 _SAME: Final = {"gcs": "gs", "az": "abfs", "s3a": "s3", "s3n": "s3"}  # other names of what pyarrow knows
 _ON_HDFS: Final = ("hdfs", "viewfs")
-_TRIES: Final = {"dfs.client.failover.max.attempts": "5"}  # a quarter of a minute; the default takes three of them
+_TRIES: Final = {"dfs.client.failover.max.attempts": "4"}  # a quarter of a minute; the default is three minutes
 
 
 class Found(NamedTuple):
