@@ -40,7 +40,13 @@ REFUSED: Final[list[Any]] = [
     {**FLIGHT, "dep_delay": "late"}, {**FLIGHT, "dep_delay": True}, {**FLIGHT, "dep_delay": 1e300}, {**FLIGHT, "year": []},
     {**FLIGHT, "departed_at": {}}, {**FLIGHT, "tailnum": 7},
 ]  # fmt: skip
-UNUSUAL: Final = [without("dep_delay"), {**FLIGHT, "dep_delay": None}, {**FLIGHT, "carrier": "??"}, {**FLIGHT, "more": 1}, without("tailnum")]
+UNUSUAL: Final = [
+    without("dep_delay"),
+    {**FLIGHT, "dep_delay": None},
+    {**FLIGHT, "carrier": "??"},
+    {**FLIGHT, "more": 1},
+    without("tailnum"),
+]
 
 
 class Quiet(SimpleHTTPRequestHandler):
