@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from penstock.testing.driver import TopologyDriver
     from penstock.topology.parse import parse, parse_text
     from penstock.topology.spec import Topology
+    from penstock.worker.following import Followed
 
 __all__ = [
     "Artifact",
@@ -53,6 +54,7 @@ __all__ = [
     "ControlError",
     "DirectoryRegistry",
     "Failure",
+    "Followed",
     "GoldenRecord",
     "ModelError",
     "PenstockError",
@@ -88,6 +90,7 @@ _HOMES = {
     "ControlError": "errors",
     "DirectoryRegistry": "registry.directory",
     "Failure": "batch",
+    "Followed": "worker.following",
     "GoldenRecord": "model.golden",
     "ModelError": "errors",
     "PenstockError": "errors",

@@ -24,7 +24,12 @@ PenstockError
 │   ├── Overloaded           too much is waiting: again after `.retry_after` seconds
 │   ├── TooLate              it could not be answered before its deadline
 │   ├── NotReady             models are being made ready, or the service stops
+│   ├── Unauthenticated      no valid key, token or certificate
+│   ├── Forbidden            the caller may not do this
+│   ├── RateLimited          too many requests or rows: again after `.retry_after` seconds
 │   └── TooLarge             more than one request may hold
+├── KeysWanted               the keys that signed a token are not known yet: fetch them and admit again; nothing failed
+├── AuditLost                the audit log cannot be written, so a call that must be in it is not made
 ├── FetchError               a root did not deliver a file of a version: try again, or use the next root
 ├── NoRoom                   a run beside the live plan had no memory: its rows are unchecked; nothing failed
 ├── SchemaWanted             an event's schema is not known yet: fetch it and decode again; nothing failed
@@ -48,6 +53,7 @@ from typing import Self
 
 __all__ = [
     "AccessRefused",
+    "AuditLost",
     "CallRefused",
     "ConfigError",
     "ControlError",
@@ -55,8 +61,10 @@ __all__ = [
     "DeliveryFailed",
     "EncodeError",
     "FetchError",
+    "Forbidden",
     "IdentityTaken",
     "InferenceError",
+    "KeysWanted",
     "Malformed",
     "ModelCorrupt",
     "ModelError",
@@ -71,6 +79,7 @@ __all__ = [
     "Overloaded",
     "PenstockError",
     "Problem",
+    "RateLimited",
     "RecordError",
     "RecordMissing",
     "SchemaError",
@@ -84,6 +93,7 @@ __all__ = [
     "TopologyError",
     "TransportError",
     "TransportUnavailable",
+    "Unauthenticated",
     "Untraceable",
     "WorkerFailed",
 ]
@@ -246,6 +256,28 @@ class Overloaded(CallRefused):
         self.retry_after = retry_after
 
 
+class Unauthenticated(CallRefused):
+    """The request has no valid key, token or certificate."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(CallRefused):
+    """The caller is known and may not do this."""
+
+    code = "forbidden"
+
+
+class RateLimited(CallRefused):
+    """The caller has sent too many requests or rows. The same request can succeed after `.retry_after` seconds."""
+
+    code = "rate-limited"
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class TooLate(CallRefused):
     """The request could not be answered before its deadline."""
 
@@ -262,6 +294,18 @@ class TooLarge(CallRefused):
     """One request holds more than one may; it never succeeds as it is."""
 
     code = "too-large"
+
+
+class KeysWanted(PenstockError):
+    """A token names a key that is not known here yet. `fetch()` blocks until its issuer has answered, or did not; it raises nothing."""
+
+    def __init__(self, message: str, fetch: Callable[[], None]) -> None:
+        super().__init__(message)
+        self.fetch = fetch
+
+
+class AuditLost(PenstockError):
+    """The audit log cannot be written. Calls that change releases are refused until it can."""
 
 
 class FetchError(PenstockError):

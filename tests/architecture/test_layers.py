@@ -31,6 +31,7 @@ HOMES = {
     "OpenSSL": ("model/signing.py",),
     "yaml": ("topology/document.py",),
     "prometheus_client": ("telemetry/export.py",),
+    "jwt": ("access/",),
     "starlette": ("serving/app.py",),
     "uvicorn": ("serving/app.py",),
     "pyspark": ("integrations/spark.py",),

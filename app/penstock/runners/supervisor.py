@@ -285,7 +285,9 @@ def _together(word: str, reasons: str, verdicts: dict[str, Verdict]) -> Verdict:
 
 async def _get(page: Path | None, path: str, accept: str = "") -> _Page:
     """Returns a page of another process."""
-    head = f"GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n" + (f"Accept: {accept}\r\n" if accept.isprintable() and accept else "")
+    head = f"GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n" + (
+        f"Accept: {accept}\r\n" if accept.isprintable() and accept else ""
+    )
     try:
         async with asyncio.timeout(ANSWER):
             reader, writer = await asyncio.open_unix_connection(page)

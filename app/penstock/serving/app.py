@@ -20,6 +20,7 @@ import math
 import os
 import re
 import socket
+import ssl
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Final
@@ -52,36 +53,36 @@ _ADDRESS: Final = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]/]*):(?P<port>
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def listen(address: str, *, shared: bool = False, backlog: int | None = BACKLOG) -> socket.socket:
+def listen(address: str, *, name: str = "http", shared: bool = False, backlog: int | None = BACKLOG) -> socket.socket:
     """Returns a socket bound to `HOST:PORT` (an empty host: every interface; port 0: any free one) or to `unix:PATH`.
 
-    Other processes may bind a `shared` port, too: the kernel gives each connection to one of them.
+    `name` is the setting. Other processes may bind a `shared` port, too: the kernel gives each connection to one of them.
 
     Raises SettingsError when the address is invalid or cannot be bound.
     """
     kind, _, path = address.partition(":")
     try:
-        return _listen_unix(path) if kind == "unix" else _listen_tcp(address, shared, backlog)
+        return _listen_unix(path) if kind == "unix" else _listen_tcp(address, name, shared, backlog)
     except (OSError, ValueError) as error:  # ValueError: a name that no host can have, a NUL in a path
         why = error.strerror or error if isinstance(error, OSError) else error
-        raise SettingsError(f"http: cannot listen on {address}: {why}; choose another address, or free this one") from error
+        raise SettingsError(f"{name}: cannot listen on {address}: {why}; choose another address, or free this one") from error
 
 
-def reserve(address: str) -> tuple[socket.socket, str]:
+def reserve(address: str, name: str) -> tuple[socket.socket, str]:
     """Returns a socket that keeps `HOST:PORT` for processes of this program that share it, and the address with its port.
 
     It does not listen: the kernel would give it connections. Raises SettingsError for an address that others use.
     """
-    listen(address).close()  # alone: a shared port could be bound beside a stranger's
-    bound = listen(address, shared=True, backlog=None)
+    listen(address, name=name).close()  # alone: a shared port could be bound beside a stranger's
+    bound = listen(address, name=name, shared=True, backlog=None)
     host, _, _ = address.rpartition(":")
     return bound, f"{host}:{bound.getsockname()[1]}"
 
 
-def _listen_tcp(address: str, shared: bool, backlog: int | None) -> socket.socket:
+def _listen_tcp(address: str, name: str, shared: bool, backlog: int | None) -> socket.socket:
     found = _ADDRESS.fullmatch(address)
     if found is None or int(found["port"]) > 65535:
-        raise SettingsError(f"http: {address!r} is not an address; write HOST:PORT, like 127.0.0.1:9100, or unix:PATH")
+        raise SettingsError(f"{name}: {address!r} is not an address; write HOST:PORT, like 127.0.0.1:9100, or unix:PATH")
     host = found["host"].strip("[]")
     family, kind, protocol, _, place = socket.getaddrinfo(host or "0.0.0.0", int(found["port"]), type=socket.SOCK_STREAM)[0]  # noqa: S104  as asked
     made = socket.socket(family, kind, protocol)
@@ -178,8 +179,8 @@ async def serving(bound: socket.socket, pages: Pages) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def answering(bound: socket.socket, pages: Pages, service: Service) -> AsyncIterator[None]:
-    """Serves the routes of the service and the pages on a bound socket while the block runs. Closes the socket.
+async def answering(bound: socket.socket, pages: Pages, service: Service, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
+    """Serves the routes of the service and the pages on a bound socket while the block runs, with TLS where given. Closes the socket.
 
     At the end, requests under way are answered first, within the setting drain_timeout.
     """
@@ -191,6 +192,8 @@ async def answering(bound: socket.socket, pages: Pages, service: Service) -> Asy
         timeout_keep_alive=math.ceil(settings.idle_timeout), timeout_graceful_shutdown=math.ceil(settings.drain_timeout),
         h11_max_incomplete_event_size=HEAD_BYTES,
     )  # fmt: skip
+    config.load()
+    config.ssl = tls
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[bound]))
     sweeper = asyncio.create_task(_sweep(server, settings.max_connections, settings.idle_timeout))
@@ -221,6 +224,9 @@ class _Lasting:
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)  # type: ignore[misc]  # of uvicorn's protocol, which the other base is
         self.quiet = self.loop.time()  # type: ignore[attr-defined]
+        secure = transport.get_extra_info("ssl_object")
+        if secure is not None:  # the scope of each request has it, for `Rest`
+            self.app_state = {"certificate": secure.getpeercert(binary_form=True)}
 
     def on_response_complete(self) -> None:
         self.quiet = self.loop.time()  # type: ignore[attr-defined]

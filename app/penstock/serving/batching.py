@@ -126,7 +126,9 @@ class Batcher(Generic[W]):
         if self.rows or self._until > now:
             wait = self._wait(now)
             if now + wait + own > one.deadline:
-                raise Overloaded(f"requests wait about {_shown(wait)}, which is longer than this one may take", retry_after=self._retry(now))
+                raise Overloaded(
+                    f"requests wait about {_shown(wait)}, which is longer than this one may take", retry_after=self._retry(now)
+                )
         one.since = now
         found.waiting.append(one)
         found.rows += one.rows
@@ -137,9 +139,9 @@ class Batcher(Generic[W]):
         """Removes the next batch and returns it; None when nothing waits. A batch without members has only late ones."""
         chosen: Hashable = None
         lane: _Lane[W] | None = None
-        for name, one in self._lanes.items():
-            if one.waiting and (lane is None or one.waiting[0].since < lane.waiting[0].since):
-                chosen, lane = name, one
+        for name, other in self._lanes.items():
+            if other.waiting and (lane is None or other.waiting[0].since < lane.waiting[0].since):
+                chosen, lane = name, other
         if lane is None:
             return None
         members: list[W] = []

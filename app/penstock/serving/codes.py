@@ -21,6 +21,10 @@ CODES: Final[Mapping[type[BaseException], Code]] = {
     errors.Malformed: Code(400, "INVALID_ARGUMENT"),
     errors.NotThere: Code(404, "NOT_FOUND"),
     errors.TooLarge: Code(413, "INVALID_ARGUMENT"),  # not RESOURCE_EXHAUSTED: the same request can never succeed
+    errors.Unauthenticated: Code(401, "UNAUTHENTICATED"),
+    errors.Forbidden: Code(403, "PERMISSION_DENIED"),
+    errors.RateLimited: Code(429, "RESOURCE_EXHAUSTED"),
+    errors.AuditLost: Code(503, "UNAVAILABLE"),
     errors.Overloaded: Code(429, "RESOURCE_EXHAUSTED"),
     errors.TooLate: Code(504, "DEADLINE_EXCEEDED"),
     errors.NotReady: Code(503, "UNAVAILABLE"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -15,7 +16,9 @@ from typing import Any, Final
 import grpc
 from grpc import aio
 
-from penstock.errors import CallRefused, Malformed, Overloaded, SettingsError
+from penstock.access import Caller
+from penstock.access.tls import ServerTls
+from penstock.errors import Malformed, Overloaded, RateLimited, SettingsError
 from penstock.serving import oip
 from penstock.serving.codes import code_of, described
 from penstock.serving.describe import metadata, refused_load, stats, version_of
@@ -33,10 +36,11 @@ Handler = Callable[[Any, Any], Awaitable[Any]]
 
 
 @contextlib.asynccontextmanager
-async def calling(address: str, service: Service, *, shared: bool = False) -> AsyncIterator[int]:
-    """Serves gRPC on `HOST:PORT` while the block runs, and yields the port. At the end, requests under way are answered first.
+async def calling(address: str, service: Service, *, shared: bool = False, tls: ServerTls | None = None) -> AsyncIterator[int]:
+    """Serves gRPC on `HOST:PORT` while the block runs, with TLS where given, and yields the port.
 
-    Other processes may bind a `shared` port, too. Raises SettingsError for an address that cannot be bound.
+    At the end, requests under way are answered first. Other processes may bind a `shared` port, too. Raises SettingsError for an address
+    that cannot be bound.
     """
     settings = service.settings
     server = aio.server(
@@ -53,7 +57,8 @@ async def calling(address: str, service: Service, *, shared: bool = False) -> As
     made = {name: _method(name, getattr(door, name)) for name in METHODS}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, made),))
     try:
-        port = server.add_insecure_port(f"0.0.0.0{address}" if address.startswith(":") else address)
+        place = f"0.0.0.0{address}" if address.startswith(":") else address  # noqa: S104  as asked
+        port = server.add_insecure_port(place) if tls is None else server.add_secure_port(place, _credentials(tls))
     except RuntimeError as error:
         raise SettingsError(f"grpc: cannot listen on {address}; choose another address, or free this one") from error
     await server.start()
@@ -62,6 +67,18 @@ async def calling(address: str, service: Service, *, shared: bool = False) -> As
         yield port
     finally:
         await server.stop(settings.drain_timeout)
+
+
+def _credentials(tls: ServerTls) -> Any:
+    """Returns credentials that ask for the current files at each handshake. With authorities, every client needs a certificate:
+    gRPC knows no other way to ask for one.
+    """
+
+    def current() -> Any:
+        key, chain, authorities = tls.pem()
+        return grpc.ssl_server_certificate_configuration([(key, chain)], authorities)
+
+    return grpc.dynamic_ssl_server_credentials(current(), current, require_client_authentication=tls.pem().authorities is not None)
 
 
 def _method(name: str, handler: Handler) -> Any:
@@ -84,14 +101,20 @@ class _Door:
         began = time.monotonic()
         name, known = request.model_name, ""
         service = self._service
-        size = request.ByteSize()
+        caller = None
         try:
+            caller = await self._admitted(context)
+            service.check(caller, name, request.model_version)
+            size = request.ByteSize()
             model = service.live.model(name, request.model_version)
             known = name
             given, raw = _read(request)
             left = context.time_remaining()
+            part = model.fit(given)
+            caller.spend(part.rows)
+            service.refuses(caller, part)
             answer = service.infer(
-                model, model.fit(given), size=size, deadline=service.deadline(left), version=request.model_version
+                model, part, size=size, deadline=service.deadline(left), version=request.model_version
             )  # fmt: skip
             live, found = await answer
             if isinstance(found, Exception):
@@ -99,6 +122,7 @@ class _Door:
             assert isinstance(found, Scored)
             if found.failures:
                 raise found.failures[0].error
+            service.note(caller, "score", "ok", model=name, generation=live.generation, rows=part.rows, request=request.id)
             answering = live.model(name)
             response = self._response(model_name=name, model_version=answering.version, id=request.id)
             _set(response.parameters, live.parameters)
@@ -111,6 +135,7 @@ class _Door:
                 else:
                     oip.into_contents(made.contents, datatype, array)
         except Exception as error:  # noqa: BLE001  whatever goes wrong is this caller's answer
+            service.note(caller, "score", str(getattr(error, "code", "failed")), model=known, address=context.peer())
             await self._refuse(context, error, known, began)
         else:
             self._count.labels("grpc", known, "OK").inc()
@@ -158,9 +183,21 @@ class _Door:
 
     RepositoryModelUnload = RepositoryModelLoad
 
+    async def _admitted(self, context: Any) -> Caller:
+        """Returns who asks. Raises Unauthenticated, TransportUnavailable."""
+        gate = self._service.gate
+        if gate.path is None:
+            return await gate.admitted(None, None)
+        authorization = next((value for name, value in context.invocation_metadata() if name == "authorization"), None)
+        shown = context.auth_context().get("x509_pem_cert")
+        certificate = ssl.PEM_cert_to_DER_cert(shown[0].decode()) if shown else None
+        return await gate.admitted(authorization, certificate)
+
     @contextlib.asynccontextmanager
     async def _answering(self, context: Any) -> AsyncIterator[None]:
         try:
+            caller = await self._admitted(context)
+            caller.check("read", topology=self._service.name)
             yield
         except Exception as error:  # noqa: BLE001  as above
             await self._refuse(context, error, "", time.monotonic())
@@ -172,7 +209,7 @@ class _Door:
         self._count.labels("grpc", target, code).inc()
         self._observe(time.monotonic() - began)
         trailing: tuple[tuple[str, str], ...] = ()
-        if isinstance(error, Overloaded):
+        if isinstance(error, Overloaded | RateLimited):
             trailing = (("grpc-retry-pushback-ms", str(int(error.retry_after * 1000))),)
         await context.abort(getattr(grpc.StatusCode, code), described(error)["error"], trailing)
 

@@ -11,35 +11,31 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from dataclasses import dataclass
+from typing import Any, Final
 
-from penstock.batch import Failure
-from penstock.errors import CallRefused, Malformed, NotReady, NotThere, PenstockError, TooLate
-from penstock.pipeline import Program
+import msgspec
+import numpy as np
+
+from penstock.access import Audit, Caller, Gate
+from penstock.batch import Array
+from penstock.engine.observe import Observers
+from penstock.errors import CallRefused, Forbidden, NotReady, NotThere, PenstockError, TooLate
+from penstock.pipeline import Served
 from penstock.record import RecordLike
 from penstock.runtime import Loaded
 from penstock.serving import oip
 from penstock.serving.batching import Batch, Batcher, Waiting
-from penstock.serving.targets import Columns, Events, Live, Model, Outcome, Scored
+from penstock.serving.targets import Columns, Events, Live, Model, Outcome, Scored, gaps
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
 
-__all__ = ["Served", "Service", "Tally"]
+__all__ = ["Service", "Tally"]
 
 logger = logging.getLogger(__name__)
 
 NAME: Final = "penstock"
 EXTENSIONS: Final = ("binary_tensor_data", "model_repository", "statistics")
-
-
-class Served(Protocol):
-    """The active program and its generation."""
-
-    @property
-    def generation(self) -> int: ...
-    @property
-    def program(self) -> Program: ...
 
 
 @dataclass(slots=True)
@@ -68,12 +64,24 @@ class _Job(Waiting):
 class Service:
     """The doors' way to the models. `serving` returns the active program, None before there is one."""
 
-    def __init__(self, loaded: Loaded, settings: Settings, serving: Callable[[], Served | None], metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        settings: Settings,
+        serving: Callable[[], Served | None],
+        metrics: Metrics | None = None,
+        *,
+        observers: Callable[[], Observers | None] = lambda: None,
+        gate: Gate | None = None,
+        audit: Audit | None = None,
+    ) -> None:
+        """`observers` returns those of the active program, `gate` admits callers (None: everyone), and `audit` notes what they did."""
         self.loaded, self.settings = loaded, settings
+        self.gate, self.audit = gate or Gate.open(None, time.time), audit
         self.name = loaded.topology.name
         self.metrics = metrics or Metrics()
         self.stopping = False
-        self._serving = serving
+        self._serving, self._observers = serving, observers
         self._served: Served | None = None
         self._live: Live | None = None
         self._batcher: Batcher[_Job] = Batcher(max_rows=settings.max_batch_rows, max_bytes=settings.max_in_flight_bytes)
@@ -94,7 +102,8 @@ class Service:
             raise NotReady(f"the models of {self.name} are being made ready")
         if served is not self._served or self._live is None:
             self._live = Live(
-                served.program, served.generation, self.loaded, chunk_rows=self.settings.chunk_rows, metrics=self.metrics
+                served.program, served.generation, self.loaded, chunk_rows=self.settings.chunk_rows, metrics=self.metrics,
+                observers=self._observers(),
             )  # fmt: skip
             if self._served is not None:
                 for name in self._live.models:
@@ -115,6 +124,37 @@ class Service:
     def tally(self, model: Model) -> Tally:
         """Returns what the model has answered."""
         return self._tallies.setdefault((model.name, model.version), Tally())
+
+    # -- who asks ----------------------------------------------------------------------------------------------------
+
+    def check(self, caller: Caller, name: str = "", version: str = "") -> None:
+        """Raises Forbidden for a caller that may not score with the model ("": the whole topology), whether there is one or not."""
+        live = self.live
+        model = live.models.get(name or self.name)
+        caller.check("score", topology=self.name, model=name, version=version if model is None else model.version)
+
+    def refused(self, caller: Caller, values: Sequence[bytes]) -> dict[int, str]:
+        """Returns the events, as JSON, that the caller may not send because of the values of their fields, each with the reason."""
+        if not caller.rules.only:
+            return {}
+        events = [_decoded(value) for value in values]
+        columns = {path: _column([_at(event, path) for event in events]) for path in caller.rules.only}
+        return caller.refused(columns)
+
+    def refuses(self, caller: Caller, part: Columns) -> None:
+        """Raises Forbidden for tensors with a value that the caller may not send."""
+        if caller.rules.only:
+            columns = {name: oip.joined([one]) for name, one in part.tensors.items()}
+            columns = columns if caller.rules.only.keys() & columns.keys() else {"": np.zeros(part.rows)}
+            nulls = {name: gaps(one, part.rows) for name, one in part.tensors.items() if one.nulls is not None}
+            for row, why in sorted(caller.refused(columns, nulls).items()):
+                raise Forbidden(f"row {row}: {why}")
+
+    def note(self, caller: Caller | None, call: str, outcome: str, **about: Any) -> None:
+        """Writes a line of the audit log, if there is one."""
+        if self.audit is not None:
+            name, subject, proof = ("", "", "") if caller is None else (caller.name, caller.subject, caller.proof)
+            self.audit.wrote(caller=name, subject=subject, proof=proof, call=call, outcome=outcome, topology=self.name, **about)
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
@@ -267,6 +307,25 @@ class Service:
     def close(self) -> None:
         """Ends the thread. Nothing waits then."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _decoded(value: bytes) -> Any:
+    try:
+        return msgspec.json.decode(value)
+    except (ValueError, RecursionError):
+        return None  # the decoder will say why it is no event
+
+
+def _at(event: Any, path: str) -> Any:
+    for name in path.split("."):
+        event = event.get(name) if isinstance(event, dict) else None
+    return event
+
+
+def _column(values: list[Any]) -> Array:
+    made = np.empty(len(values), object)
+    made[:] = values
+    return made
 
 
 def _settle(job: _Job, error: Exception) -> None:

@@ -148,12 +148,8 @@ def read(body: bytes, head: int | None = None) -> Request:
         size = None if one.parameters is None else one.parameters.get("binary_data_size")
         shape = _shape(one.name, one.shape, one.datatype)
         if size is not None:
-            if at is None:
-                raise Malformed(f"input {one.name!r} has binary data, but the header Inference-Header-Content-Length is missing")
-            if type(size) is not int or not 0 <= size <= len(body) - at:
-                raise Malformed(f"input {one.name!r}: binary_data_size is {size!r}, and {len(body) - at} bytes are left in the body")
-            tensor = Tensor(one.name, one.datatype, shape, from_bytes(one.name, one.datatype, shape, memoryview(body)[at : at + size]))
-            at += size
+            part, at = _part(one.name, size, body, at)
+            tensor = Tensor(one.name, one.datatype, shape, from_bytes(one.name, one.datatype, shape, part))
         elif isinstance(one.data, msgspec.Raw):
             tensor = _of_json(one.name, one.datatype, shape, one.data)
         else:
@@ -164,13 +160,24 @@ def read(body: bytes, head: int | None = None) -> Request:
     if at is not None and at != len(body):
         raise Malformed(f"{len(body) - at} bytes are left behind the tensors")
     binary = bool(given.parameters and given.parameters.get("binary_data_output"))
-    wanted = None
-    if given.outputs is not None:
-        wanted = [Wanted(one.name, bool((one.parameters or {}).get("binary_data", binary))) for one in given.outputs]
-        for one in given.outputs:
-            if one.parameters and one.parameters.get("classification"):
-                raise Malformed(f"output {one.name!r}: classification is not offered; take the whole tensor")
+    wanted = None if given.outputs is None else [_output(one, binary) for one in given.outputs]
     return Request(inputs, wanted, given.id, given.parameters, binary)
+
+
+def _part(name: str, size: object, body: bytes, at: int | None) -> tuple[memoryview, int]:
+    """Returns the bytes of a binary tensor, which begin at `at`, and where they end."""
+    if at is None:
+        raise Malformed(f"input {name!r} has binary data, but the header Inference-Header-Content-Length is missing")
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(body) - at:
+        raise Malformed(f"input {name!r}: binary_data_size is {size!r}, and {len(body) - at} bytes are left in the body")
+    return memoryview(body)[at : at + size], at + size
+
+
+def _output(one: _Output, binary: bool) -> Wanted:
+    parameters = one.parameters or {}
+    if parameters.get("classification"):
+        raise Malformed(f"output {one.name!r}: classification is not offered; take the whole tensor")
+    return Wanted(one.name, bool(parameters.get("binary_data", binary)))
 
 
 def _shape(name: str, shape: Sequence[int], datatype: str) -> tuple[int, ...]:
@@ -249,9 +256,8 @@ def from_bytes(name: str, datatype: str, shape: tuple[int, ...], data: memoryvie
     if count * dtype.itemsize != len(data):
         raise Malformed(f"input {name!r} has {len(data)} bytes, but {datatype} of the shape {list(shape)} has {count * dtype.itemsize}")
     array: Array = np.frombuffer(data, dtype).reshape(shape)
-    if datatype == "BOOL":
-        if (array.view(np.uint8) > 1).any():
-            raise Malformed(f"input {name!r} has a byte that is no BOOL: they are 0 or 1")
+    if datatype == "BOOL" and (array.view(np.uint8) > 1).any():
+        raise Malformed(f"input {name!r} has a byte that is no BOOL: they are 0 or 1")
     return array
 
 

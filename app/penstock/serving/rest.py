@@ -22,8 +22,20 @@ from typing import Any, Final
 
 import msgspec
 
+from penstock.access import Caller
 from penstock.batch import Failure
-from penstock.errors import CallRefused, Malformed, NotThere, Overloaded, TooLarge, TooLate
+from penstock.errors import (
+    CallRefused,
+    Forbidden,
+    Malformed,
+    NotThere,
+    Overloaded,
+    RateLimited,
+    RecordError,
+    TooLarge,
+    TooLate,
+    Unauthenticated,
+)
 from penstock.record import Header, Record, RecordLike
 from penstock.serving import oip
 from penstock.serving.codes import code_of, described
@@ -86,21 +98,25 @@ class Rest:
             return
         began = time.monotonic()
         headers: Headers = dict(scope["headers"])
-        target = ""
+        target, caller = "", None
         try:
+            caller = await self._admitted(scope, headers)
             if path == self._score:
                 if scope["method"] != "POST":
                     raise _NotAllowed("POST")
                 target = self._source(scope)
                 if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() in _STREAMS:
-                    await self._lines(target, headers, receive, send)
+                    await self._lines(caller, target, headers, receive, send)
                     self._count(target, 200, began)
                     return
-                answer = await self._events(target, headers, receive)
+                answer = await self._events(caller, target, headers, receive)
             else:
-                answer, target = await self._route(path, scope["method"], headers, receive)
+                answer, target = await self._route(caller, path, scope["method"], headers, receive)
         except Exception as error:  # noqa: BLE001  whatever goes wrong is this caller's answer
             answer = _refusal(error)
+            self._service.note(
+                caller, "score" if scope["method"] == "POST" else "read", str(getattr(error, "code", "failed")), address=_address(scope)
+            )
         self._count(target, answer[0], began)
         status, head, body = answer
         await send({"type": "http.response.start", "status": status, "headers": [*head, (b"content-length", b"%d" % len(body))]})
@@ -113,6 +129,15 @@ class Rest:
         cell.inc()
         self._observe(time.monotonic() - began)
 
+    async def _admitted(self, scope: Scope, headers: Headers) -> Caller | None:
+        """Returns who asks. Health is for everyone: None. Raises Unauthenticated, TransportUnavailable."""
+        if scope["path"].startswith("/v2/health/"):
+            return None
+        authorization = headers.get(b"authorization")
+        state = scope.get("state")
+        certificate = state.get("certificate") if state else None
+        return await self._service.gate.admitted(None if authorization is None else authorization.decode("latin-1"), certificate)
+
     # -- events --------------------------------------------------------------------------------------------------------
 
     def _source(self, scope: Scope) -> str:
@@ -124,38 +149,61 @@ class Rest:
             wanted = value
         return self._service.live.source(wanted).source.name
 
-    async def _events(self, source: str, headers: Headers, receive: Receive) -> Answer:
+    async def _events(self, caller: Caller | None, source: str, headers: Headers, receive: Receive) -> Answer:
         service = self._service
+        assert caller is not None
+        service.check(caller)
         body = await self._body(headers, receive)
         try:
             one, values = _split(body, wraps=self._wraps[source])
             live = service.live
             if not values:
                 return 200, (JSON, *live.about), b"[]"
-            records = _records(live.source(source).source.topic, values, headers)
-            answered = service.score(live.source(source), records, size=len(body), deadline=_deadline(service, headers))
-            live, found = await answered
+            if len(values) > service.settings.max_batch_rows:
+                raise TooLarge(
+                    f"{len(values)} events in one list; at most {service.settings.max_batch_rows}: send them as a stream of lines"
+                )
+            caller.spend(len(values))
+            live, found = await self._scored(caller, source, values, headers, _deadline(service, headers), len(body))
         finally:
             service.read(len(body))
-        if isinstance(found, Exception):
-            raise found
-        assert isinstance(found, list)
+        service.note(caller, "score", "ok", generation=live.generation, rows=len(values))
         if not one:
             bad = sum(type(each) is Failure for each in found)
             return 200, (JSON, *live.about, (b"penstock-failed", b"%d" % bad)), b"[" + b",".join(map(_written, found)) + b"]"
         (answer,) = found
         if isinstance(answer, Failure):
-            raise answer.error
+            raise Forbidden(str(answer.error)) if answer.error.where == "access" else answer.error
         return 200, (JSON, *live.about), answer
 
-    async def _lines(self, source: str, headers: Headers, receive: Receive, send: Send) -> None:
+    async def _scored(
+        self, caller: Caller, source: str, values: Sequence[bytes], headers: Headers, deadline: float, size: int
+    ) -> tuple[Live, Sequence[bytes | Failure]]:
+        """Returns the answers of events; those that the caller may not send have failed."""
+        service = self._service
+        events = service.live.source(source)
+        refused = service.refused(caller, values)
+        if refused:
+            values = [value for row, value in enumerate(values) if row not in refused]
+        live, found = service.live, []
+        if values:
+            live, outcome = await service.score(events, _records(events.source.topic, values, headers), size=size, deadline=deadline)
+            if isinstance(outcome, Exception):
+                raise outcome
+            assert isinstance(outcome, list)
+            found = outcome
+        for row in sorted(refused):
+            found = [*found[:row], Failure(row, RecordError(refused[row], where="access")), *found[row:]]
+        return live, found
+
+    async def _lines(self, caller: Caller | None, source: str, headers: Headers, receive: Receive, send: Send) -> None:
         """Answers a stream of events, one per line, while it comes: each line has the answer of the line at its place.
 
         What cannot go on after the first answers ends with a line that has only an `error`.
         """
         started = False
         try:
-            async for live, answers in self._answered(source, headers, receive):
+            async for live, answers in self._answered(caller, source, headers, receive):
                 if not started:
                     started = True
                     await send({"type": "http.response.start", "status": 200, "headers": [LINES, *live.about]})
@@ -171,9 +219,11 @@ class Rest:
             await send({"type": "http.response.start", "status": 200, "headers": [LINES, *self._service.live.about]})
         await send({"type": "http.response.body", "body": b""})
 
-    async def _answered(self, source: str, headers: Headers, receive: Receive) -> AsyncIterator[tuple[Live, bytes]]:
+    async def _answered(self, caller: Caller | None, source: str, headers: Headers, receive: Receive) -> AsyncIterator[tuple[Live, bytes]]:
         """Yields the answers to the lines of a body as they come. Raises CallRefused."""
-        settings = self._service.settings
+        service, settings = self._service, self._service.settings
+        assert caller is not None
+        service.check(caller)
         seconds, rows, rest, more = _seconds(headers), min(settings.chunk_rows, settings.max_batch_rows), b"", True
         while more:
             async with asyncio.timeout(settings.idle_timeout):
@@ -187,80 +237,91 @@ class Rest:
                 raise TooLarge(f"a line of more than {settings.max_body_bytes} bytes (setting max_body_bytes)")
             given = [line for one in lines if (line := one.strip())]
             for at in range(0, len(given), rows):
-                live, found = await self._patiently(source, given[at : at + rows], headers, seconds)
+                live, found = await self._patiently(caller, source, given[at : at + rows], headers, seconds)
+                service.note(caller, "score", "ok", generation=live.generation, rows=len(found))
                 yield live, b"".join(part for one in found for part in (_written(one), b"\n"))
 
     async def _patiently(
-        self, source: str, values: Sequence[bytes], headers: Headers, seconds: float | None
+        self, caller: Caller, source: str, values: Sequence[bytes], headers: Headers, seconds: float | None
     ) -> tuple[Live, Sequence[bytes | Failure]]:
-        """Returns the answers of some lines. A stream waits where a request would be refused: its caller sends no faster than it is read."""
+        """Returns the answers of some lines. A stream waits where a request would be refused: it is read no faster than it is answered."""
         service = self._service
         size = sum(map(len, values))
         until = time.monotonic() + service.settings.request_timeout
+        spent = False
         while True:
             try:
-                events = service.live.source(source)
-                records = _records(events.source.topic, values, headers)
-                live, found = await service.score(events, records, size=size, deadline=service.deadline(seconds))
-                break
-            except Overloaded as error:
+                if not spent:
+                    caller.spend(len(values))
+                    spent = True
+                return await self._scored(caller, source, values, headers, service.deadline(seconds), size)
+            except (Overloaded, RateLimited) as error:
                 if time.monotonic() + error.retry_after > until:
                     raise
                 await asyncio.sleep(error.retry_after)
-        if isinstance(found, Exception):
-            raise found
-        assert isinstance(found, list)
-        return live, found
 
     # -- the Open Inference Protocol -------------------------------------------------------------------------------------
 
-    async def _route(self, path: str, method: str, headers: Headers, receive: Receive) -> tuple[Answer, str]:
+    async def _route(self, caller: Caller | None, path: str, method: str, headers: Headers, receive: Receive) -> tuple[Answer, str]:
         """Returns the answer, and the name of the model that was asked, if there is one."""
         match path.strip("/").split("/"):
             case ["v2", "models", name, "versions", version, "infer"]:
                 _allow(method, "POST")
-                return await self._infer(name, version, headers, receive), name
+                return await self._infer(caller, name, version, headers, receive), name
             case ["v2", "models", name, "infer"]:
                 _allow(method, "POST")
-                return await self._infer(name, "", headers, receive), name
+                return await self._infer(caller, name, "", headers, receive), name
             case ["v2", "repository", *rest]:
                 _allow(method, "POST")
                 service = self._service
+                _may_read(caller, service.name)
                 service.read(len(await self._body(headers, receive)))
                 return self._repository(rest), ""
             case parts:
+                answer = self._described(parts)
+                if parts != ["v2"] and caller is not None:
+                    _may_read(caller, self._service.name)
                 _allow(method, "GET")
-                return self._described(parts), ""
+                return answer, ""
 
     def _described(self, parts: Sequence[str]) -> Answer:
+        """Returns what a path describes. Raises NotThere, NotReady."""
         service = self._service
+        found: Mapping[str, Any]
+        status = 200
         match parts:
             case ["v2"]:
-                return _json({"name": NAME, "version": version_of(), "extensions": EXTENSIONS})
+                found = {"name": NAME, "version": version_of(), "extensions": EXTENSIONS}
             case ["v2", "health", "live"]:
-                return _json({"live": True})
+                found = {"live": True}
             case ["v2", "health", "ready"]:
-                return _json({"ready": service.ready}, 200 if service.ready else 503)
+                found, status = {"ready": service.ready}, 200 if service.ready else 503
             case ["v2", "models", "stats"]:
-                live = service.live
-                return _json({"model_stats": [stats(one, service.tally(one)) for one in live.models.values()]})
-            case ["v2", "models", name, *rest] if len(rest) < 4:
-                version = ""
-                if rest[:1] == ["versions"] and len(rest) > 1:
-                    version, rest = rest[1], rest[2:]
-                model = service.live.model(name, version)
-                if not rest:
-                    return _json(metadata(model))
-                if rest == ["ready"]:
-                    return _json({"name": model.name, "ready": service.ready}, 200 if service.ready else 503)
-                if rest == ["stats"]:
-                    return _json({"model_stats": [stats(model, service.tally(model))]})
+                found = {"model_stats": [stats(one, service.tally(one)) for one in service.live.models.values()]}
+            case ["v2", "models", name, "versions", version, *rest]:
+                found, status = self._model(name, version, rest)
+            case ["v2", "models", name, *rest]:
+                found, status = self._model(name, "", rest)
             case ["openapi.json"]:
-                return _json(document(service.loaded, service.live))
+                found = document(service.loaded, service.live)
             case ["v1", "topologies"]:
                 live = service.live
-                return _json({"topologies": [{"name": live.name, "generation": live.generation, "sources": list(live.events)}]})
-        raise NotThere(f"there is no /{'/'.join(parts)} here; /openapi.json describes what is")
+                found = {"topologies": [{"name": live.name, "generation": live.generation, "sources": list(live.events)}]}
+            case _:
+                raise _nothing(parts)
+        return status, (JSON,), oip.encode(found)
+
+    def _model(self, name: str, version: str, rest: Sequence[str]) -> tuple[Mapping[str, Any], int]:
+        service = self._service
+        model = service.live.model(name, version)
+        match rest:
+            case []:
+                return metadata(model), 200
+            case ["ready"]:
+                return {"name": model.name, "ready": service.ready}, 200 if service.ready else 503
+            case ["stats"]:
+                return {"model_stats": [stats(model, service.tally(model))]}, 200
+        raise _nothing(["v2", "models", name, *rest])
 
     def _repository(self, parts: Sequence[str]) -> Answer:
         match parts:
@@ -272,13 +333,17 @@ class Rest:
                 raise refused_load(self._service, name)
         raise NotThere(f"there is no /v2/repository/{'/'.join(parts)}; there is index")
 
-    async def _infer(self, name: str, version: str, headers: Headers, receive: Receive) -> Answer:
+    async def _infer(self, caller: Caller | None, name: str, version: str, headers: Headers, receive: Receive) -> Answer:
         service = self._service
+        assert caller is not None
+        service.check(caller, name, version)
         model = service.live.model(name, version)
         body = await self._body(headers, receive)
         try:
             request = oip.read(body, _number(headers, _HEAD))
             part = model.fit(request)
+            caller.spend(part.rows)
+            service.refuses(caller, part)
             live, found = await service.infer(model, part, size=len(body), deadline=_deadline(service, headers), version=version)
         finally:
             service.read(len(body))
@@ -287,6 +352,7 @@ class Rest:
         assert isinstance(found, Scored)
         if found.failures:
             raise found.failures[0].error
+        service.note(caller, "score", "ok", model=name, generation=live.generation, rows=part.rows, request=request.id)
         answering = live.model(name)
         datatypes = {tensor.name: oip.DATATYPES[tensor.dtype] for tensor in answering.outputs}
         wanted = [oip.Wanted(one.name, request.binary) for one in answering.outputs] if request.outputs is None else request.outputs
@@ -311,26 +377,20 @@ class Rest:
             raise TooLarge(f"a body of {length} bytes; at most {most} are read (setting max_body_bytes)")
         kept = 0
         parts: list[bytes] = []
-        began = 0.0
         try:
-            while True:
-                if not parts:
+            async with asyncio.timeout(service.settings.idle_timeout):
+                more = True
+                while more:
                     message = await receive()
-                else:  # the rest of a body that did not come at once
-                    began = began or time.monotonic()
-                    async with asyncio.timeout(max(began + service.settings.idle_timeout - time.monotonic(), 0)):
-                        message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise Malformed("the connection ended within the body")
-                part = message.get("body", b"")
-                if not service.reading(len(part)):
-                    raise Overloaded("too many bytes of requests are being read")
-                kept += len(part)
-                if kept > most:
-                    raise TooLarge(f"a body of more than {most} bytes (setting max_body_bytes)")
-                parts.append(part)
-                if not message.get("more_body", False):
-                    break
+                    if message["type"] == "http.disconnect":
+                        raise Malformed("the connection ended within the body")
+                    part, more = message.get("body", b""), message.get("more_body", False)
+                    if not service.reading(len(part)):
+                        raise Overloaded("too many bytes of requests are being read")
+                    kept += len(part)
+                    if kept > most:
+                        raise TooLarge(f"a body of more than {most} bytes (setting max_body_bytes)")
+                    parts.append(part)
             body = parts[0] if len(parts) == 1 else b"".join(parts)
             coding = headers.get(b"content-encoding")
             if coding and coding != b"identity":
@@ -347,6 +407,16 @@ class Rest:
             service.read(kept)
             raise
         return body
+
+
+def _may_read(caller: Caller | None, topology: str) -> None:
+    assert caller is not None
+    caller.check("read", topology=topology)
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 class _NotAllowed(CallRefused):
@@ -428,14 +498,16 @@ def _deadline(service: Service, headers: Headers) -> float:
     return service.deadline(_seconds(headers) if _TIMEOUT in headers else None)
 
 
-def _json(value: Mapping[str, Any], status: int = 200) -> Answer:
-    return status, (JSON,), oip.encode(value)
+def _nothing(parts: Sequence[str]) -> NotThere:
+    return NotThere(f"there is no /{'/'.join(parts)} here; /openapi.json describes what is")
 
 
 def _refusal(error: Exception) -> Answer:
     head = [JSON]
     status = code_of(error).http
-    if isinstance(error, Overloaded):
+    if isinstance(error, Unauthenticated):
+        head.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, Overloaded | RateLimited):
         head.append((b"retry-after", b"%d" % max(math.ceil(error.retry_after), 1)))
     if isinstance(error, _NotAllowed):
         status = 405

@@ -16,6 +16,7 @@ import numpy as np
 
 from penstock.batch import Array, Batch, Failure, Table
 from penstock.codecs import event_reader
+from penstock.engine.observe import Observers
 from penstock.errors import InferenceError, Malformed, NotThere
 from penstock.model.session import Session
 from penstock.nodes import ModelNode
@@ -25,15 +26,15 @@ from penstock.pipeline import Answers, Program, ports
 from penstock.pipeline.letters import LIVE
 from penstock.record import RecordLike
 from penstock.runtime import Loaded
+from penstock.schema import REQUIRED
 from penstock.serving import oip
 from penstock.serving.codes import failure
-from penstock.schema import REQUIRED
 from penstock.signature import Tensor
 from penstock.telemetry import Metrics
 from penstock.topology.names import did_you_mean
 from penstock.topology.wiring import Wiring
 
-__all__ = ["Columns", "Events", "Live", "Model", "Outcome", "Scored"]
+__all__ = ["Columns", "Events", "Live", "Model", "Outcome", "Scored", "failed", "gaps"]
 
 _JSON: Final = msgspec.json.Encoder().encode
 
@@ -167,7 +168,9 @@ class _Topology:
         columns: dict[str, tuple[Sequence[int], Array]] = {}  # by tensor: the rows that it has
         for sink, answer in answered.answers.items():
             for row in set(range(whole.rows)).difference(answer.rows, failures) if len(answer.rows) < whole.rows else ():
-                failures[row] = Failure(row, InferenceError(f"the event is not written to the sink {sink}: tensors have no gaps", where=sink))
+                failures[row] = Failure(
+                    row, InferenceError(f"the event is not written to the sink {sink}: tensors have no gaps", where=sink)
+                )
             for source, name in self._fields[sink]:
                 columns[name] = answer.rows, answer.columns[source]
         outputs = {}
@@ -323,13 +326,13 @@ class _Whole:
         found: dict[str, Array] = {}
         for name in self.columns:
             if any(part.tensors[name].nulls is not None for part in self._parts):
-                found[name] = np.concatenate([_gaps(part.tensors[name], part.rows) for part in self._parts])
+                found[name] = np.concatenate([gaps(part.tensors[name], part.rows) for part in self._parts])
         return found
 
 
-def _gaps(tensor: oip.Tensor, rows: int) -> Array:
-    made: Array = np.zeros(rows, bool) if tensor.nulls is None else tensor.nulls.reshape(rows, -1).any(axis=1)
-    return made
+def gaps(tensor: oip.Tensor, rows: int) -> Array:
+    """Returns the rows of a tensor with a null in it: bool [N]."""
+    return np.zeros(rows, bool) if tensor.nulls is None else np.logical_or.reduce(tensor.nulls.reshape(rows, -1), axis=1)
 
 
 Run = Callable[[_Whole], tuple[Mapping[str, Array], Sequence[Failure]]]
@@ -368,7 +371,9 @@ def _grouped(parts: Sequence[Columns], run: Run, *, alike: bool) -> list[Scored 
 class Live:
     """Everything that can be asked of one program. `about` describes it in the headers of answers, and `parameters` in OIP's."""
 
-    def __init__(self, program: Program, generation: int, loaded: Loaded, *, chunk_rows: int, metrics: Metrics) -> None:
+    def __init__(
+        self, program: Program, generation: int, loaded: Loaded, *, chunk_rows: int, metrics: Metrics, observers: Observers | None = None
+    ) -> None:
         plan = program.plan
         wired = Wiring(loaded.topology, tuple(stage.wired for stage in plan.stages.values()))
         written = {sink.topic for sink in loaded.topology.sinks}
@@ -377,12 +382,16 @@ class Live:
         self.name, self.generation = plan.topology, generation
         self.versions = dict(plan.versions)
         models = ",".join(f"{node}={version}" for node, version in plan.versions.items())
-        self.about = ((b"penstock-generation", b"%d" % generation), (b"penstock-models", models.encode()), (b"penstock-variant", LIVE.encode()))
+        self.about = (
+            (b"penstock-generation", b"%d" % generation),
+            (b"penstock-models", models.encode()),
+            (b"penstock-variant", LIVE.encode()),
+        )
         self.parameters: Mapping[str, Any] = {"generation": generation, "models": models, "variant": LIVE}
         self.events: dict[str, Events] = {}
         self.models: dict[str, Model] = {}
         for source in entries:
-            answers = Answers(program, source, generation=generation, chunk_rows=chunk_rows, metrics=metrics)
+            answers = Answers(program, source, generation=generation, chunk_rows=chunk_rows, metrics=metrics, observers=observers)
             self.events[source] = Events(answers, loaded)
             name = self.name if len(entries) == 1 else f"{self.name}.{source}"
             self.models[name] = _topology(name, answers, loaded, str(generation))
@@ -431,8 +440,10 @@ def _nodes(program: Program, topology: str) -> Iterator[_Node]:
             if node.name in seen or node.name.endswith("?"):
                 continue
             seen.add(node.name)
+            if not isinstance(node, ModelNode | RuleNode):
+                continue
             inner = node.inner if isinstance(node, RuleNode) else node
-            if not isinstance(inner, ModelNode) or not isinstance(inner.model, Session):
+            if not isinstance(inner.model, Session):
                 continue
             feeds = dict(inner.feeds)
             constants = {one.tensor.name: feeds[one.tensor.name] for one in step.feeds if one.constant is not None}

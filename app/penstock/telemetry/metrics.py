@@ -105,9 +105,7 @@ class Metrics:
         unit="requests",
         labels=("door", "target", "code"),
     )
-    request_seconds: Labelled[Histogram] = _histogram(
-        "From a request's arrival to its answer.", SECONDS, unit="s", labels=("door",)
-    )
+    request_seconds: Labelled[Histogram] = _histogram("From a request's arrival to its answer.", SECONDS, unit="s", labels=("door",))
     requests_waiting: Gauge = _gauge("Requests to the service that wait for their turn.", unit="requests")
 
     watchdog_looks: Counter = _counter("Checks of this worker by the watchdog.", unit="looks")
