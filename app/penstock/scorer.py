@@ -98,9 +98,9 @@ def open(
 
     An exported folder has models and schemas of its topology, and is refused where it differs from what was exported; it follows nothing.
 
-    Raises SettingsError, TopologyError with every problem, ConfigError for an unknown name, a changed folder and a trust file that cannot be
-    used, ModelError; with `follow` also ControlError when the active release cannot be served here, and TransportError when the brokers do not
-    answer and nothing of the topology's releases is kept.
+    Raises SettingsError, TopologyError with every problem, ModelError, ConfigError for an unknown name, a changed folder and a trust file
+    that cannot be used; with `follow` also ControlError when the active release cannot be served here, and TransportError when the brokers
+    do not answer and nothing of the topology's releases is kept.
     """
     given = {"models": models, "schemas": schemas, "model_trust": model_trust, "brokers": follow, **settings}
     chosen = configuration.load(given, file=None if config is None else Path(config))
