@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from penstock.pipeline import Program
     from penstock.runners.bounded import Bounded, Ran
     from penstock.runtime import Loaded
+    from penstock.transports.base import Sink
     from penstock.transports.checkpoint import Checkpoint
-    from penstock.transports.files import FileSink
 
-__all__ = ["KAFKA", "Part", "bounded_options", "dead_letters", "run_bounded"]
+__all__ = ["KAFKA", "Into", "Part", "bounded_options", "dead_letters", "input_options", "run_bounded"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 KAFKA: Final = "kafka://"
@@ -59,6 +59,13 @@ class Part:
         return os.path.realpath(self.input)
 
 
+class Into(NamedTuple):
+    """Where outputs go in place of files, and what keeps the progress of the run."""
+
+    sink: Sink
+    checkpoint: Checkpoint
+
+
 class _Edge(click.ParamType):
     """A whole number, or a time of RFC 3339 with its zone."""
 
@@ -79,9 +86,9 @@ class _Edge(click.ParamType):
 
 
 _OPTIONS: Final = (
-    click.option("--in", "input", required=True, metavar="FILE|kafka://TOPIC", help="Events, one JSON object per line; or a topic."),
+    click.option("--in", "input", metavar="FILE|kafka://TOPIC", help="Events, one JSON object per line; or a topic."),
     click.option(
-        "--out", "output", required=True, type=click.Path(path_type=Path), metavar="FILE|FOLDER",
+        "--out", "output", type=click.Path(path_type=Path), metavar="FILE|FOLDER",
         help="A file (its name has an ending) for the outputs of one sink, or a folder with a file per topic. "
         "Dead letters get a file beside it.",
     ),
@@ -101,7 +108,9 @@ def bounded_options(command: F) -> F:
     """Adds the flags, given to the command as the argument `part`."""
 
     @functools.wraps(command)
-    def parted(*args: Any, input: str, output: Path, start: Any, stop: Any, limit: int | None, resume: bool, **options: Any) -> Any:
+    def parted(*args: Any, input: str | None, output: Path | None, start: Any, stop: Any, limit: int | None, resume: bool, **options: Any) -> Any:
+        if input is None or output is None:
+            raise click.UsageError(f"Missing option '--{'in' if input is None else 'out'}'.")
         return command(*args, part=Part(input, output, start, stop, limit, resume), **options)
 
     for option in reversed(_OPTIONS):
@@ -109,23 +118,36 @@ def bounded_options(command: F) -> F:
     return parted  # type: ignore[return-value]  # click keeps the callable, its type says less
 
 
-def run_bounded(loaded: Loaded, program: Program, part: Part, settings: Settings) -> Ran:
+def input_options(command: F) -> F:
+    """Adds the flags of the input alone, for a command whose outputs are no files. Without --in, the part's input is ""."""
+
+    @functools.wraps(command)
+    def parted(*args: Any, input: str | None, start: Any, stop: Any, limit: int | None, resume: bool, **options: Any) -> Any:
+        return command(*args, part=Part(input or "", Path(), start, stop, limit, resume), **options)
+
+    for option in reversed((_OPTIONS[0], *_OPTIONS[2:])):
+        parted = option(parted)
+    return parted  # type: ignore[return-value]  # click keeps the callable, its type says less
+
+
+def run_bounded(loaded: Loaded, program: Program, part: Part, settings: Settings, *, into: Into | None = None) -> Ran:
     """Runs it, with a progress bar on a terminal. What a Ctrl-C or SIGTERM ends is finished and kept: `complete` is false then.
 
-    Raises UsageError for flags that do not go together, ConfigError for files, TransportError for brokers.
+    Outputs go to the part's files, or `into` something else. Raises UsageError for flags that do not go together, ConfigError for files,
+    TransportError for brokers.
     """
-    return asyncio.run(_run(loaded, program, part, settings))
+    return asyncio.run(_run(loaded, program, part, settings, into))
 
 
-async def _run(loaded: Loaded, program: Program, part: Part, settings: Settings) -> Ran:
+async def _run(loaded: Loaded, program: Program, part: Part, settings: Settings, into: Into | None = None) -> Ran:
     from penstock.pipeline import Pace
     from penstock.runners import bounded
 
-    topics = _topics(loaded, part)
+    topics = _topics(loaded, part) if into is None else {}
     reads, stage = loaded.topology.sources[0].topic, loaded.wiring.stages[0].name
     stopped = asyncio.Event()
     with on_signals(stopped.set):
-        async with _opened(loaded, part, settings, topics) as (source, sink, checkpoint), _progress(source) as advance:
+        async with _opened(loaded, part, settings, topics, into) as (source, sink, checkpoint), _progress(source) as advance:
             ran = await bounded.run(
                 program, source, sink, stages={reads: stage},
                 pace=Pace.of(settings), progress=lambda _: advance(), stopped=stopped,
@@ -160,12 +182,16 @@ def _topics(loaded: Loaded, part: Part) -> dict[str, Path]:
 
 @asynccontextmanager
 async def _opened(
-    loaded: Loaded, part: Part, settings: Settings, paths: dict[str, Path]
-) -> AsyncIterator[tuple[Bounded, FileSink, Checkpoint]]:
+    loaded: Loaded, part: Part, settings: Settings, paths: dict[str, Path], into: Into | None
+) -> AsyncIterator[tuple[Bounded, Sink, Checkpoint]]:
     """The source, the sink, and the checkpoint between them. An output that is there already is not written over."""
     from penstock.transports.checkpoint import Checkpoint
     from penstock.transports.files import FileSink
 
+    if into is not None:
+        async with _source(loaded.topology.sources[0].topic, part, settings, into.checkpoint) as source:
+            yield source, into.sink, into.checkpoint
+        return
     there = [path for path in paths.values() if path.exists()]
     mark = part.output.with_name(f"{part.output.name}.checkpoint")
     if there and not part.resume:

@@ -42,6 +42,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "draw": Command("penstock.cli.topology:draw", "Draw a topology, as text or as Mermaid."),
     "test": Command("penstock.cli.test:test", "Run the examples beside a topology (*.test.yaml), without a broker."),
     "batch": Command("penstock.cli.batch:batch", "Run a topology once over a file of events, or over a piece of a topic."),
+    "precompute": Command("penstock.cli.precompute:precompute", "Score a population into a store, where lookups find the answers."),
     "model": Command("penstock.cli.model:model", "Push, list, show, alias, sign and verify registered models."),
     "deploy": Command("penstock.cli.release.deploy:deploy", "Swap models while the stream runs."),
     "rollback": Command("penstock.cli.release.deploy:rollback", "Return to an earlier generation."),

@@ -19,7 +19,7 @@ from penstock.topology.document import MAX_BYTES, Listed, Scalar, Value, read
 from penstock.topology.kinds import KINDS
 from penstock.topology.kinds.rule import condition
 from penstock.topology.language import TOPOLOGY
-from penstock.topology.spec import Format, Node, Releases, Sink, Source, Topology, When, condition_of
+from penstock.topology.spec import Format, Node, Precomputed, Releases, Sink, Source, Topology, When, condition_of
 from penstock.topology.values import items, keys, marks, plain, providers, refs, word, words
 
 __all__ = ["parse", "parse_text", "text_of"]
@@ -72,6 +72,7 @@ def _topology(root: Value, file: str) -> Topology:
         releases=_releases(top["releases"]) if "releases" in top else Releases(),
         file=file,
         providers=providers(top.get("providers")),
+        precomputed=_precomputed(top["precomputed"]) if "precomputed" in top else None,
         marks=marks(root),
     )
 
@@ -127,3 +128,11 @@ def _sink(name: Scalar, value: Value) -> Sink:
 
 def _releases(value: Value) -> Releases:
     return Releases(mark=value.mark, marks=marks(value), **plain(value))
+
+
+def _precomputed(value: Value) -> Precomputed:
+    given = keys(value)
+    named = {key: plain(given[key]) for key in ("decimals", "default", "scale") if key in given}
+    inputs = {"inputs": words(given["inputs"])} if "inputs" in given else {}
+    places = marks(value) | {f"{key}.{name}": mark for key in (*named, "inputs") if key in given for name, mark in marks(given[key]).items()}
+    return Precomputed(mark=value.mark, marks=places, **{**plain(value), **named, **inputs})

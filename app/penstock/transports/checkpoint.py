@@ -49,18 +49,23 @@ class Checkpoint:
         self._rows: dict[str, int] = {}  # finished records
         self._taken: dict[str, dict[int, int]] = {}  # records before each position at which a span ends
         if resume and path is not None:
-            self._load(path)
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                raise _not_one(str(path), error) from error
+            self._load(data, str(path))
 
-    def _load(self, path: Path) -> None:
+    def _load(self, data: bytes, where: str) -> None:
+        """Takes up the progress of an earlier run."""
         try:
-            kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
-        except (OSError, msgspec.DecodeError) as error:
-            raise ConfigError(Problem(str(path), 0, 0, f"not a checkpoint: {error}", "remove it, and run without --resume")) from error
+            kept = msgspec.json.decode(data, type=_Kept)
+        except msgspec.DecodeError as error:
+            raise _not_one(where, error) from error
         for name, value in self._about.items():
             if (before := kept.about.get(name, "")) != value:
                 message = f"the run to resume has another {name}: {before or 'none'}, not {value or 'none'}"
                 raise ConfigError(
-                    Problem(str(path), 0, 0, message, "resume it with what it was started with, or begin anew with another --out")
+                    Problem(where, 0, 0, message, "resume it with what it was started with, or begin anew with another --out")
                 )
         self._positions, self._ends, self._rows, self.outputs = kept.positions, kept.ends, kept.rows, kept.outputs
 
@@ -87,21 +92,28 @@ class Checkpoint:
         self._taken.setdefault(_name(partition), {})[end] = self.before(partition, start) + rows
 
     def save(self, positions: Mapping[Partition, int] | None = None) -> None:
-        """Writes the outputs to the disk, then replaces the whole file."""
+        """Writes the outputs to the disk, then the progress."""
         for partition, at in (positions or {}).items():
             name = _name(partition)
             self._positions[name] = at
             self._rows[name] = self.before(partition, at)
             self._taken[name] = {end: count for end, count in self._taken.get(name, {}).items() if end >= at}
+        outputs = self.outputs if self.sink is None else self.sink.flush()
+        self._write(msgspec.json.encode(_Kept(self._about, self._positions, self._ends, self._rows, outputs)))
+
+    def _write(self, data: bytes) -> None:
+        """Replaces the whole file."""
         if self.path is not None:
-            outputs = self.outputs if self.sink is None else self.sink.flush()
-            kept = _Kept(self._about, self._positions, self._ends, self._rows, outputs)
-            write_whole(self.path, msgspec.json.encode(kept), mode=0o644)
+            write_whole(self.path, data, mode=0o644)
 
     def done(self) -> None:
         """Removes the file: the run has reached its end, and nothing is left to resume."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+def _not_one(where: str, error: Exception) -> ConfigError:
+    return ConfigError(Problem(where, 0, 0, f"not a checkpoint: {error}", "remove it, and run without --resume"))
 
 
 def _name(partition: Partition) -> str:
