@@ -127,7 +127,7 @@ class Lookup:
         asked = self._ask(rows)
         began = time.perf_counter()
         reading = self._reading(asked)
-        read = None
+        read: Read | None = None
         try:
             read = None if reading is None else reading.result(self._timeout)
         except (PenstockError, TimeoutError) as error:
@@ -139,9 +139,10 @@ class Lookup:
         asked = self._ask(rows)
         began = time.perf_counter()
         reading = self._reading(asked)
-        read = None
+        read: Read | None = None
         try:
-            read = None if reading is None else await asyncio.wait_for(asyncio.wrap_future(reading), self._timeout)
+            if reading is not None:
+                read = await asyncio.wait_for(asyncio.wrap_future(reading), self._timeout)
         except (PenstockError, TimeoutError) as error:
             self._failed(error)
         return self._judged(rows, asked, read, began)

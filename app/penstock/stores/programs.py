@@ -43,7 +43,7 @@ def required(topology: Topology) -> Precomputed:
 
 
 def about(loaded: Loaded, bindings: Mapping[str, Binding] | None = None) -> str:
-    """Returns what decides the answers, as text to compare: a digest of the topology, and those of each node's model and parameters.
+    """Returns what decides the answers, as text to compare: a digest of the topology, and of each node's model and parameters.
 
     `bindings` are those of a release (None: those of the file). Comments, topics and the order of keys change nothing.
     """
@@ -53,10 +53,9 @@ def about(loaded: Loaded, bindings: Mapping[str, Binding] | None = None) -> str:
     sinks = [(one.name, one.fields, one.when) for one in topology.sinks]
     sources = [(one.name, one.format == "bytes", one.envelope, one.types, one.coerce) for one in topology.sources]
     wanted = required(topology)
-    parts = [bare, sinks, sources, wanted.entity, sorted(wanted.inputs), wanted.decimals, [one.fields for one in loaded.schemas.values()]]
-    digest = hashlib.sha256(msgspec.json.encode(_plain(parts), order="sorted")).hexdigest()
-    models = {node: {"digest": one.digest, "parameters": _plain(one.parameters)} for node, one in sorted(bindings.items())}
-    return msgspec.json.encode({"topology": digest, "models": models}, order="sorted").decode()
+    models = {node: (one.digest, one.parameters) for node, one in bindings.items()}
+    parts = [models, bare, sinks, sources, wanted.entity, sorted(wanted.inputs), wanted.decimals, [one.fields for one in loaded.schemas.values()]]
+    return f"sha256:{hashlib.sha256(msgspec.json.encode(_plain(parts), order='sorted')).hexdigest()}"
 
 
 def _plain(value: Any) -> Any:

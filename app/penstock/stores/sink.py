@@ -100,7 +100,7 @@ class StoreSink:
                 if place in failed:
                     continue
                 if parcel.topic != KEY:
-                    answers.setdefault(place, []).append(b"%b:%b" % (self._sinks[parcel.topic], value))
+                    answers.setdefault(place, []).append(b"%b:%b" % (self._sinks[parcel.topic], value or b"null"))
                     continue
                 try:
                     keys[place], inputs[place] = self._key.make(value or b"")

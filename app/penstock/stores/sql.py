@@ -27,10 +27,10 @@ __all__ = ["SqlStore"]
 _TURN: Final = 10_000  # answers that one statement removes
 _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS penstock_generations (topology {text} NOT NULL, number BIGINT NOT NULL, live BOOLEAN NOT NULL, "
-    "about {text} NOT NULL, progress {bytes} NOT NULL, since DOUBLE PRECISION NOT NULL, ttl BIGINT NOT NULL, PRIMARY KEY (topology, number))",
+    "about {text} NOT NULL, progress {blob} NOT NULL, since DOUBLE PRECISION NOT NULL, ttl BIGINT NOT NULL, PRIMARY KEY (topology, number))",
     "CREATE TABLE IF NOT EXISTS penstock_answers (topology {text} NOT NULL, generation BIGINT NOT NULL, key {text} NOT NULL, "
-    "answer {bytes} NOT NULL, expires BIGINT NOT NULL, PRIMARY KEY (topology, generation, key))",
-    "CREATE TABLE IF NOT EXISTS penstock_misses (topology {text} NOT NULL, key {text} NOT NULL, event {bytes} NOT NULL, "
+    "answer {blob} NOT NULL, expires BIGINT NOT NULL, PRIMARY KEY (topology, generation, key))",
+    "CREATE TABLE IF NOT EXISTS penstock_misses (topology {text} NOT NULL, key {text} NOT NULL, event {blob} NOT NULL, "
     "PRIMARY KEY (topology, key))",
 )
 _READ: Final = (
@@ -53,8 +53,9 @@ class _Database(Protocol):
     """What differs between the databases."""
 
     text: str
-    bytes: str
+    blob: str
     among: str  # the condition that a key is in one parameter, made by `listed`
+    alone: str  # the statement after which no other transaction begins a generation
     lock: str  # what a transaction adds to a query of the generation that it depends on
 
     def connect(self, *, make: bool) -> Any:
@@ -82,13 +83,13 @@ class SqlStore:
         """See `Store.begin`."""
         with self._connected(make=True) as run:
             for table in _TABLES:
-                run(table.format(text=self._database.text, bytes=self._database.bytes))
+                run(table.format(text=self._database.text, blob=self._database.blob))
         with self._transaction() as run:
-            run("DELETE FROM penstock_generations WHERE topology = ? AND NOT live", (topology,))
+            if self._database.alone:
+                run(self._database.alone)
+            # Greater than that of the generation that was being built, too: its run may still try to write.
             number = int(run("SELECT coalesce(max(number), 0) FROM penstock_generations WHERE topology = ?", (topology,)).fetchone()[0]) + 1
-            # Not the number of a generation that was being built: its run may still write.
-            found = run("SELECT coalesce(max(generation), 0) FROM penstock_answers WHERE topology = ?", (topology,)).fetchone()
-            number = max(number, int(found[0]) + 1, int(self._clock()))
+            run("DELETE FROM penstock_generations WHERE topology = ? AND NOT live", (topology,))
             run("INSERT INTO penstock_generations VALUES (?, ?, ?, ?, ?, 0, 0)", (topology, number, False, about, b""))
         self._sweep(topology)
         return number
@@ -258,7 +259,7 @@ class _Run:
 
 
 class _Sqlite:
-    text, bytes, lock = "TEXT", "BLOB", ""
+    text, blob, alone, lock = "TEXT", "BLOB", "", ""
     among = "IN (SELECT value FROM json_each(?))"
 
     def __init__(self, address: Address, timeout: float) -> None:
@@ -293,7 +294,8 @@ class _Sqlite:
 
 
 class _Postgres:
-    text, bytes, lock = 'TEXT COLLATE "C"', "BYTEA", " FOR SHARE"
+    text, blob, lock = 'TEXT COLLATE "C"', "BYTEA", " FOR SHARE"
+    alone = "LOCK TABLE penstock_generations IN SHARE ROW EXCLUSIVE MODE"
     among = "= ANY(?)"
 
     def __init__(self, address: Address, timeout: float) -> None:
@@ -314,7 +316,7 @@ class _Postgres:
         return connection
 
     def run(self, connection: Any, statement: str, values: Sequence[Any] = ()) -> Any:
-        return connection.execute(statement.replace("?", "%s"), values)
+        return connection.execute(statement.replace("?", "%s"), values, binary=True)
 
     def listed(self, keys: Sequence[str]) -> Any:
         return list(keys)

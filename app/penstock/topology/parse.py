@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from penstock.errors import Problem, TopologyError
 from penstock.host import read_regular
@@ -132,7 +132,7 @@ def _releases(value: Value) -> Releases:
 
 def _precomputed(value: Value) -> Precomputed:
     given = keys(value)
-    named = {key: plain(given[key]) for key in ("decimals", "default", "scale") if key in given}
-    inputs = {"inputs": words(given["inputs"])} if "inputs" in given else {}
-    places = marks(value) | {f"{key}.{name}": mark for key in (*named, "inputs") if key in given for name, mark in marks(given[key]).items()}
-    return Precomputed(mark=value.mark, marks=places, **{**plain(value), **named, **inputs})
+    named: dict[str, Any] = {key: plain(given[key]) for key in ("decimals", "default", "scale") if key in given}
+    places = {f"{key}.{name}": mark for key in named for name, mark in marks(given[key]).items()}
+    inputs = words(given["inputs"]) if "inputs" in given else ()
+    return Precomputed(mark=value.mark, marks=marks(value) | places, inputs=inputs, **plain(value), **named)
