@@ -34,8 +34,10 @@ from penstock.record import Record, RecordLike
 from penstock.runtime import Loaded
 from penstock.schema import REQUIRED
 from penstock.settings import Settings
+from penstock.stores.lookup import Lookup, open_lookup
 from penstock.topology.find import find
 from penstock.topology.names import did_you_mean
+from penstock.topology.precomputed import OUTCOME
 
 __all__ = ["Scored", "Scorer", "open"]
 
@@ -72,16 +74,18 @@ def open(
     models: str | Path | None = None,
     schemas: str | Path | None = None,
     model_trust: str | Path | None = None,
+    store: str | None = None,
     config: str | Path | None = None,
 ) -> Scorer:
     """Opens a topology for scoring: `topology` is its file, or its name in the folder of topologies.
 
     What is left out is as on the command line: from the environment, then from `config` or `penstock.toml`, else the default (`models`
     and `schemas` are folders here). The models are those that the file names; releases are not followed. They are verified and warmed
-    up, as on a worker. Raises SettingsError, TopologyError with every problem, ConfigError for an unknown name, ModelError.
+    up, as on a worker. `store` is the address of precomputed answers, of a topology with that section: `score` looks there first.
+    Raises SettingsError, TopologyError with every problem, ConfigError for an unknown name, ModelError.
     """
     given = {"models": models, "schemas": schemas, "model_trust": model_trust}
-    flags = {name: None if value is None else Path(value) for name, value in given.items()}
+    flags: dict[str, Any] = {name: None if value is None else Path(value) for name, value in given.items()} | {"store": store}
     settings = configuration.load(flags, file=None if config is None else Path(config))
     loaded = runtime.load(
         find(topology, settings.topologies),
@@ -89,16 +93,19 @@ def open(
         schemas=settings.schemas,
         schema_registry=open_schema_registry(settings),
     )
-    return Scorer(loaded, settings)
+    if store is None and loaded.topology.precomputed is None:
+        return Scorer(loaded, settings)
+    return Scorer(loaded, settings, open_lookup(loaded, settings))
 
 
 class Scorer:
     """An open topology. `open` makes it; `close`, or the end of a `with` block, frees its models.
 
-    Threads may share it: their calls wait for one another. `topology` is what it was made from.
+    Threads may share it: their calls wait for one another. `topology` is what it was made from. `lookup` finds precomputed answers.
     """
 
-    def __init__(self, loaded: Loaded, settings: Settings) -> None:
+    def __init__(self, loaded: Loaded, settings: Settings, lookup: Lookup | None = None) -> None:
+        self.lookup = lookup
         program = runtime.prepare(loaded, settings)
         self.topology = loaded.topology
         written = {sink.topic for sink in self.topology.sinks}
@@ -106,7 +113,7 @@ class Scorer:
         # Sources read JSON, whatever producers write there: a program gives events, not bytes.
         program = replace(program, ports=ports(loaded.wiring, loaded, json=names))
         self._live = {name: Answers(program, name, chunk_rows=settings.chunk_rows) for name in names}
-        self._entries = {name: _Entry(loaded, answers) for name, answers in self._live.items()}
+        self._entries = {name: _Entry(loaded, answers, looked=lookup is not None) for name, answers in self._live.items()}
         self._readers = {one.name: event_reader(one.format, loaded.sink_schemas.get(one.name)) for one in self.topology.sinks}
         self._lock = threading.Lock()
 
@@ -120,6 +127,8 @@ class Scorer:
         """Frees the models, once the calls of other threads have ended. A closed topology scores nothing more."""
         with self._lock:
             self._live.clear()
+        if self.lookup is not None:
+            self.lookup.close()
 
     @overload
     def score(
@@ -170,6 +179,8 @@ class Scorer:
 
         An event may hold what JSON holds, and numpy's numbers and arrays; NaN, and NA and NaT of pandas, are null; a timestamp may be
         a datetime (without a zone: UTC). In columns and frames, whole numbers may be floats, as pandas makes them beside a missing one.
+
+        Of a topology that was opened with a store, each answer has a field, or column, `precomputed`: its outcome (`stores.lookup`).
 
         Raises ValueError for a source that is not there, and for columns, keys and headers of different lengths, TypeError for anything
         else, RuntimeError when closed.
@@ -255,15 +266,25 @@ class Scorer:
         given = list(events)
         beside = zip(_each("keys", keys, len(given)), _each("headers", headers, len(given)), strict=True)
         written = [entry.record(event, *others) for event, others in zip(given, beside, strict=True)]
-        answered = self._run(entry, [one for one in written if isinstance(one, Record)])
         place = [row for row, one in enumerate(written) if isinstance(one, Record)]
+        records = [one for one in written if isinstance(one, Record)]
+        found = None if self.lookup is None else self.lookup.find(records)
+        scored = range(len(records)) if found is None else found.rows
+        answered = self._run(entry, [records[at] for at in scored])
         failed: dict[int, RecordError] = {row: one for row, one in enumerate(written) if isinstance(one, RecordError)}
-        failed |= {place[one.row]: one.error for one in answered.failures}
+        failed |= {place[scored[one.row]]: one.error for one in answered.failures}
         answers: list[dict[str, Any]] = [{} for _ in written]
         for sink, answer in answered.answers.items():
             read = self._readers[sink]
             for row, value in zip(answer.rows, answer.values, strict=True):
-                answers[place[row]][sink] = read(value)
+                answers[place[scored[row]]][sink] = read(value)
+        if self.lookup is not None and found is not None:
+            self.lookup.learn(found, {at: answers[place[at]] for at in scored if place[at] not in failed})
+            for at, stored in found.answers.items():
+                answers[place[at]] = {sink: dict(fields) for sink, fields in stored.sinks.items() if fields is not None}
+            for at, outcome in enumerate(found.outcomes):
+                answer_of = answers[place[at]]
+                (answer_of.setdefault(entry.sinks[0], {}) if len(entry.sinks) == 1 else answer_of)[OUTCOME] = outcome
         only = entry.sinks[0] if len(entry.sinks) == 1 else ""
         return [Failure(row, failed[row]) if row in failed else one.get(only, {}) if only else one for row, one in enumerate(answers)]
 
@@ -281,7 +302,8 @@ class Scored(NamedTuple):
 class _Entry:
     """A source that a program gives events to, what answers them, and the sinks that they reach."""
 
-    def __init__(self, loaded: Loaded, answers: Answers) -> None:
+    def __init__(self, loaded: Loaded, answers: Answers, *, looked: bool) -> None:
+        self._looked = looked  # for precomputed answers
         self.source = answers.source
         self.schema = schema = loaded.schemas[self.source.name]
         self.sinks = answers.sinks
@@ -388,6 +410,8 @@ class _Entry:
             made[self.title(sink, field.name)] = [_inside(one, field.name) for one in found]
         if FAILURE in made:
             raise ValueError(f"the sink {self.sinks[0]} has a field {FAILURE!r}, as the column with the reasons: give a list of events")
+        if self._looked:
+            made[OUTCOME] = [None if isinstance(one, Failure) else one.get(OUTCOME) for one in answers]
         return {**made, FAILURE: [str(one.error) if isinstance(one, Failure) else None for one in answers]}
 
 

@@ -108,7 +108,9 @@ def bounded_options(command: F) -> F:
     """Adds the flags, given to the command as the argument `part`."""
 
     @functools.wraps(command)
-    def parted(*args: Any, input: str | None, output: Path | None, start: Any, stop: Any, limit: int | None, resume: bool, **options: Any) -> Any:
+    def parted(
+        *args: Any, input: str | None, output: Path | None, start: Any, stop: Any, limit: int | None, resume: bool, **options: Any
+    ) -> Any:
         if input is None or output is None:
             raise click.UsageError(f"Missing option '--{'in' if input is None else 'out'}'.")
         return command(*args, part=Part(input, output, start, stop, limit, resume), **options)

@@ -33,7 +33,9 @@ _PATIENCE: Final = 30.0  # seconds for one request to the store: nobody waits fo
 
 @click.command()
 @click.argument("topology", type=click.Path(path_type=Path))
-@with_settings(*CONNECTION, "store", "store_password_file", "store_cafile", "models", "model_trust", "schemas", "chunk_rows", "max_batch_rows")
+@with_settings(
+    *CONNECTION, "store", "store_password_file", "store_cafile", "models", "model_trust", "schemas", "chunk_rows", "max_batch_rows"
+)
 @input_options
 @click.option("--misses", is_flag=True, help="Score the events that lookups did not find, and add them to the live generation.")
 @click.option("--ttl", type=click.IntRange(min=1), metavar="SECONDS", help="How long each answer is found; without it, until the next run.")
@@ -179,9 +181,8 @@ class _Run:
 
 
 def _done(ran: Ran, sink: StoreSink, *, generation: int | None, live: bool = False) -> _Done:
-    return _Done(
-        read=ran.read, written=sink.written, dead_letters=ran.failed, first=sink.first, complete=ran.complete, generation=generation, live=live
-    )  # fmt: skip
+    found = {"read": ran.read, "written": sink.written, "dead_letters": ran.failed, "first": sink.first, "complete": ran.complete}
+    return _Done(**found, generation=generation, live=live)
 
 
 def _report(done: _Done, form: str, models: Mapping[str, str]) -> int:
@@ -189,7 +190,9 @@ def _report(done: _Done, form: str, models: Mapping[str, str]) -> int:
         print_json({**done, "models": models})
     else:
         where = f"generation {done['generation']}" if done["generation"] is not None else "dry run, nothing is written"
-        out.print(f"{done['read']:,} events read, {done['written']:,} answers, {done['dead_letters']:,} dead letters: {where}", markup=False)
+        out.print(
+            f"{done['read']:,} events read, {done['written']:,} answers, {done['dead_letters']:,} dead letters: {where}", markup=False
+        )
     if done["dead_letters"]:
         err.print(f"the first dead letter: {done['first']}", style="yellow", markup=False)
     if not done["complete"]:

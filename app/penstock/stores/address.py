@@ -54,7 +54,7 @@ def address(settings: Settings) -> Address:
         fix = "use rediss://" if url.scheme == "redis" else "set store_cafile"
         raise _wrong(f"the connection to {', '.join(far)} would be unencrypted", f"{fix}, or allow it with insecure_plaintext")
     bare = urlunsplit((url.scheme, url.netloc.rpartition("@")[2], url.path, url.query, ""))
-    shown = urlunsplit((url.scheme, url.netloc, url.path, "", ""))
+    shown = text.partition("?")[0]
     username = unquote(url.username or "")
     return Address(url.scheme, bare, shown, username, settings.store_password, hosts, url.path, settings.store_cafile)
 

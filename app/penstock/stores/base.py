@@ -24,7 +24,7 @@ import msgspec
 
 from penstock.errors import ControlError
 
-__all__ = ["MISSES", "Building", "Generation", "Entry", "Read", "Store", "Superseded"]
+__all__ = ["MISSES", "Building", "Entry", "Generation", "Read", "Store", "Superseded"]
 
 MISSES: Final = 10_000  # that a store keeps per topology; further ones are not recorded
 Entry = tuple[str, bytes]  # key, answer

@@ -46,8 +46,8 @@ _AT_ONCE: Final = 64  # requests under way
 _WEEK: Final = 604_800  # seconds
 _PORT: Final = 9042
 _TABLES: Final = (
-    "CREATE TABLE IF NOT EXISTS penstock_state (topology text PRIMARY KEY, last bigint, building bigint, building_about text, progress blob, "
-    "live bigint, about text, since double, ttl bigint)",
+    "CREATE TABLE IF NOT EXISTS penstock_state (topology text PRIMARY KEY, last bigint, building bigint, building_about text, "
+    "progress blob, live bigint, about text, since double, ttl bigint)",
     "CREATE TABLE IF NOT EXISTS penstock_answers (topology text, generation bigint, bucket int, key text, answer blob, "
     "PRIMARY KEY ((topology, generation, bucket), key))",
     "CREATE TABLE IF NOT EXISTS penstock_misses (topology text, key text, event blob, PRIMARY KEY (topology, key))",
@@ -86,9 +86,7 @@ class CassandraStore:
             while True:
                 state = self._state(topology, agreed=True)
                 last, former = int(state[7] or 0), state[4]
-                change = (
-                    "UPDATE penstock_state SET last = ?, building = ?, building_about = ?, progress = ? WHERE topology = ? IF last = ?"
-                )
+                change = "UPDATE penstock_state SET last = ?, building = ?, building_about = ?, progress = ? WHERE topology = ? IF last = ?"
                 if self._changed(change, (last + 1, last + 1, about, b"", topology, last)):
                     break
             if former is not None:
@@ -122,8 +120,8 @@ class CassandraStore:
         with self._reaching():
             state = self._state(topology, agreed=True)
             change = (
-                "UPDATE penstock_state SET live = ?, about = ?, since = ?, ttl = ?, building = null, building_about = null, progress = null "
-                "WHERE topology = ? IF building = ?"
+                "UPDATE penstock_state SET live = ?, about = ?, since = ?, ttl = ?, building = null, building_about = null, "
+                "progress = null WHERE topology = ? IF building = ?"
             )
             if not self._changed(change, (number, state[5], since, ttl, topology, number)):
                 raise Superseded(topology, number)
@@ -184,8 +182,8 @@ class CassandraStore:
         with self._reaching() as session:
             count = session.execute(self._statement("SELECT count(*) FROM penstock_misses WHERE topology = ?"), (topology,)).one()[0]
             taken = list(events.items())[: max(MISSES - count, 0)]
-            insert = f"INSERT INTO penstock_misses (topology, key, event) VALUES (?, ?, ?) USING TTL {_WEEK}"
-            self._each(insert, ((topology, key, event) for key, event in taken))
+            insert = "INSERT INTO penstock_misses (topology, key, event) VALUES (?, ?, ?) USING TTL ?"
+            self._each(insert, ((topology, key, event, _WEEK) for key, event in taken))
 
     def misses(self, topology: str) -> dict[str, bytes]:
         """See `Store.misses`."""

@@ -34,12 +34,14 @@ from penstock.errors import PenstockError
 from penstock.pipeline.answers import Answers
 from penstock.record import RecordLike
 from penstock.runtime import Loaded
+from penstock.settings import Settings
 from penstock.stores.base import Generation, Read, Store
 from penstock.stores.nearest import LIMIT, Nearest, Space, Stored
+from penstock.stores.open import open_store
 from penstock.stores.programs import KEY, Key, about, asking, copied_fields, key_fields, required
 from penstock.telemetry import Metrics
 
-__all__ = ["OUTCOMES", "Answer", "Found", "Lookup"]
+__all__ = ["OUTCOMES", "Answer", "Found", "Lookup", "open_lookup"]
 
 OUTCOMES: Final = ("hit", "stale", "miss", "nearest", "default", "unknown", "fallback", "unkeyed")
 RETRY: Final = 1.0  # seconds
@@ -49,6 +51,22 @@ _TO_SCORE: Final = ("miss", "fallback", "unkeyed")
 logger = logging.getLogger(__name__)
 
 Fields = Mapping[str, Any]
+
+
+def open_lookup(
+    loaded: Loaded, settings: Settings, *, bindings: Mapping[str, Binding] | None = None, metrics: Metrics | None = None
+) -> Lookup | None:
+    """Returns the lookup in the store that the settings name; None where they name none.
+
+    Raises SettingsError for its address, ConfigError for its library, TopologyError for a topology without the section `precomputed`.
+    """
+    if not settings.store:
+        return None
+    required(loaded.topology)
+    store = open_store(settings)
+    lookup = Lookup(loaded, store, timeout=settings.store_timeout, bindings=bindings, metrics=metrics)
+    lookup.ready()
+    return lookup
 
 
 class Answer(NamedTuple):
@@ -100,11 +118,11 @@ class Lookup:
         (source,) = loaded.topology.sources
         self._asking = Answers(asking(loaded), source.name)
         self._key = Key.of(loaded)
-        self._copied = copied_fields(loaded)
+        copied = copied_fields(loaded)
         self._sinks = {sink.name: [name for name, _ in sink.fields] for sink in loaded.topology.sinks}
-        self._own = {name: [one for one in names if one not in self._copied[name]] for name, names in self._sinks.items()}
-        if self._wanted.entity is not None:
-            self._own = self._sinks
+        self._own = self._sinks
+        if self._wanted.entity is None:
+            self._own = {name: [one for one in names if one not in copied[name]] or names[:1] for name, names in self._sinks.items()}
         self._about = about(loaded, bindings)
         self._metrics = metrics or Metrics()
         self._lock = threading.Lock()  # of the program that reads keys
@@ -254,15 +272,12 @@ class Lookup:
         for name in self._sinks:
             fields = sinks.get(name)
             copies = asked.copies.get(name, {}).get(row)
-            whole[name] = fields if fields is None or copies is None else _merged(fields, copies)
+            whole[name] = fields if fields is None or copies is None else _picked(_merged(fields, copies), self._sinks[name])
         return whole
 
     def _stored(self, asked: _Asked, row: int, sinks: Mapping[str, Fields | None]) -> bytes:
         """Returns an answer as it is kept: without what its sinks copy from the event."""
-        kept = {
-            name: None if (fields := sinks.get(name)) is None else _nested({one: _inside(fields, one) for one in names or self._sinks[name][:1]})
-            for name, names in self._own.items()
-        }  # fmt: skip
+        kept = {name: None if (found := sinks.get(name)) is None else _picked(found, names) for name, names in self._own.items()}
         inputs = list(asked.values[row]) if self._space is not None else None
         return _ENCODE(Stored(kept, inputs))
 
@@ -332,6 +347,10 @@ def _nested(paths: Mapping[str, Any]) -> dict[str, Any]:
             inside = inside.setdefault(head, {})
         inside[last] = value
     return made
+
+
+def _picked(fields: Fields, paths: Sequence[str]) -> dict[str, Any]:
+    return _nested({path: _inside(fields, path) for path in paths})
 
 
 def _inside(fields: Any, path: str) -> Any:

@@ -54,7 +54,8 @@ def about(loaded: Loaded, bindings: Mapping[str, Binding] | None = None) -> str:
     sources = [(one.name, one.format == "bytes", one.envelope, one.types, one.coerce) for one in topology.sources]
     wanted = required(topology)
     models = {node: (one.digest, one.parameters) for node, one in bindings.items()}
-    parts = [models, bare, sinks, sources, wanted.entity, sorted(wanted.inputs), wanted.decimals, [one.fields for one in loaded.schemas.values()]]
+    kinds = [one.fields for one in loaded.schemas.values()]
+    parts = [models, bare, sinks, sources, wanted.entity, sorted(wanted.inputs), wanted.decimals, kinds]
     return f"sha256:{hashlib.sha256(msgspec.json.encode(_plain(parts), order='sorted')).hexdigest()}"
 
 
@@ -86,8 +87,8 @@ def asking(loaded: Loaded) -> Program:
     (source,) = loaded.topology.sources
     sinks, copied = [_key_sink(loaded.topology)], copied_fields(loaded)
     for sink in loaded.topology.sinks:
-        if own := tuple((name, one) for name, one in sink.fields if name in copied[sink.name]):
-            sinks.append(replace(_json(sink, own), when=None))
+        own = tuple((name, one) for name, one in sink.fields if name in copied[sink.name])
+        sinks += [replace(_json(sink, own), when=None)] if own else []
     schemas = loaded.schemas
     if wanted.entity is not None and source.envelope is None and not schemas[source.name].is_beside(wanted.entity):
         head = str(steps(wanted.entity)[0])

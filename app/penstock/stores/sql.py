@@ -27,7 +27,8 @@ __all__ = ["SqlStore"]
 _TURN: Final = 10_000  # answers that one statement removes
 _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS penstock_generations (topology {text} NOT NULL, number BIGINT NOT NULL, live BOOLEAN NOT NULL, "
-    "about {text} NOT NULL, progress {blob} NOT NULL, since DOUBLE PRECISION NOT NULL, ttl BIGINT NOT NULL, PRIMARY KEY (topology, number))",
+    "about {text} NOT NULL, progress {blob} NOT NULL, since DOUBLE PRECISION NOT NULL, ttl BIGINT NOT NULL, "
+    "PRIMARY KEY (topology, number))",
     "CREATE TABLE IF NOT EXISTS penstock_answers (topology {text} NOT NULL, generation BIGINT NOT NULL, key {text} NOT NULL, "
     "answer {blob} NOT NULL, expires BIGINT NOT NULL, PRIMARY KEY (topology, generation, key))",
     "CREATE TABLE IF NOT EXISTS penstock_misses (topology {text} NOT NULL, key {text} NOT NULL, event {blob} NOT NULL, "
@@ -43,6 +44,8 @@ _INSERT: Final = (
     "ON CONFLICT (topology, generation, key) DO UPDATE SET answer = excluded.answer, expires = excluded.expires"
 )
 _MISS: Final = "INSERT INTO penstock_misses (topology, key, event) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+_REQUIRE: Final = "SELECT 1 FROM penstock_generations WHERE topology = ? AND number = ? AND live = ?"
+_SCAN: Final = "SELECT key, answer FROM penstock_answers WHERE topology = ? AND generation = ? AND (expires = 0 OR expires > ?) LIMIT ?"
 _SWEEP: Final = (
     "DELETE FROM penstock_answers WHERE (topology, generation, key) IN (SELECT topology, generation, key FROM penstock_answers "
     "WHERE topology = ? AND generation NOT IN (SELECT number FROM penstock_generations WHERE topology = ?) LIMIT ?)"
@@ -109,8 +112,7 @@ class SqlStore:
         self._database.insert(run.connection, topology, number, dict(entries), int(self._clock()) + ttl if ttl else 0)
 
     def _require(self, run: _Run, topology: str, number: int, *, live: bool = False) -> None:
-        found = f"SELECT 1 FROM penstock_generations WHERE topology = ? AND number = ? AND live = ?{self._database.lock}"
-        if run(found, (topology, number, live)).fetchone() is None:
+        if run(_REQUIRE + self._database.lock, (topology, number, live)).fetchone() is None:
             raise Superseded(topology, number)
 
     def keep(self, topology: str, number: int, progress: bytes) -> None:
@@ -160,8 +162,7 @@ class SqlStore:
 
     def scan(self, topology: str, number: int, limit: int) -> Iterator[Entry]:
         """See `Store.scan`."""
-        statement = "SELECT key, answer FROM penstock_answers WHERE topology = ? AND generation = ? AND (expires = 0 OR expires > ?) LIMIT ?"
-        for key, answer in self._rows(statement, (topology, number, int(self._clock()), limit)):
+        for key, answer in self._rows(_SCAN, (topology, number, int(self._clock()), limit)):
             yield key, bytes(answer)
 
     def miss(self, topology: str, events: Mapping[str, bytes]) -> None:

@@ -83,11 +83,19 @@ def _policy(wanted: Precomputed, fields: Mapping[str, Field], topology: Topology
     if wanted.on_miss == "nearest" and wanted.entity is not None:
         yield at, "precomputed.on_miss: an id has no nearest one", "name inputs in place of an entity, or another on_miss"
         return
+    yield from _scale(wanted, fields)
+    yield from _fields(wanted, topology)
+
+
+def _scale(wanted: Precomputed, fields: Mapping[str, Field]) -> Iterator[Finding]:
     for name, value in wanted.scale.items():
         if name not in fields or fields[name].kind not in _NUMBERS:
             yield wanted.at(f"scale.{name}"), f"precomputed.scale: {name!r} is no number of the inputs", "remove it"
         elif isinstance(value, bool | str) or not 0 < value < float("inf"):
             yield wanted.at(f"scale.{name}"), f"precomputed.scale: {value!r} is no difference", "give a number greater than 0"
+
+
+def _fields(wanted: Precomputed, topology: Topology) -> Iterator[Finding]:
     sinks = {name for sink in topology.sinks for name, _ in sink.fields}
     if wanted.default and len(topology.sinks) > 1:
         yield wanted.at("default"), "precomputed.default: the topology has several sinks", "use another on_miss: a default has one answer"
