@@ -22,7 +22,7 @@ BUILD = CC=gcc LDSHARED="gcc -shared -s" CFLAGS="-O3 -g0 -DNDEBUG -fwrapv -Wall 
 # Tests that need a real Kafka are skipped where none can be had, and a tenth of the code is not reached then.
 COVERAGE := $(if $(shell command -v java),95,85)
 
-.PHONY: help demo test test-faults soak fuzz check bench docs site models format dist try providers floors frameworks hashes audit version clean
+.PHONY: help demo test test-faults soak fuzz check bench docs site models format dist try providers floors frameworks test-engines hashes audit version clean
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  ARGS=... is handed on: make demo ARGS='--speed 20', make test ARGS='-k settings'"
@@ -106,6 +106,9 @@ floors: $(VENV)-floors/stamp ## run unit tests, contracts, properties and hostil
 frameworks: $(VENV)-frameworks/stamp ## train, export, push and score a model of each kind of docs/frameworks.md, with the frameworks themselves
 	$(VENV)-frameworks/bin/python -m pytest -q -p no:cacheprovider tests/frameworks $(ARGS)
 
+test-engines: $(VENV)-engines/stamp ## score with Spark and the other engines of docs/engines.md, on a real Kafka, with the engines themselves
+	$(VENV)-engines/bin/python -m pytest -q -p no:cacheprovider tests/engines $(ARGS)
+
 # uv reads the index that it is configured with; the files name none. What Windows alone needs is left out.
 HASHED = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url \
 	--no-emit-package colorama --no-emit-package pywin32-ctypes --constraint constraints.txt
@@ -127,7 +130,7 @@ format: $(VENV)/dev.stamp ## put the code and the pages into their style
 	$(BIN)/python docs/wrap.py README.md docs/*.md docs/how-to/*.md docs/tutorial/*.md
 
 clean: ## remove the virtual environment and every cache
-	rm -rf $(VENV) $(VENV)-floors $(VENV)-frameworks $(VENV)-openvino $(VENV)-gpu dist build
+	rm -rf $(VENV) $(VENV)-floors $(VENV)-frameworks $(VENV)-engines $(VENV)-openvino $(VENV)-gpu dist build
 	rm -rf .cache .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	rm -f app/penstock/_native.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -171,6 +174,13 @@ $(VENV)-frameworks/stamp: pyproject.toml constraints.txt frameworks.txt tests/fr
 	@$(VENV)-frameworks/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt -e '.[test]' scikit-learn skl2onnx
 	@$(VENV)-frameworks/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --no-compile -c constraints.txt -r frameworks.txt
 	@$(VENV)-frameworks/bin/python tests/frameworks/without_cuda.py
+	@touch $@
+
+$(VENV)-engines/stamp: pyproject.toml constraints.txt engines.txt setup.py app/penstock/_native.c
+	@echo "installing Penstock and the engines (700 MB to fetch, 1.6 GB of disk; once)"
+	@rm -rf $(VENV)-engines && $(PYTHON) -m venv $(VENV)-engines
+	@$(VENV)-engines/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt -e '.[test]'
+	@$(VENV)-engines/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --no-compile -c constraints.txt -r engines.txt
 	@touch $@
 
 # Beside the tools of `dev`, since nothing else needs them.
