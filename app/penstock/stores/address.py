@@ -43,7 +43,7 @@ def address(settings: Settings) -> Address:
         raise _wrong("it begins with none of " + ", ".join(f"{one}://" for one in EXTRAS))
     if url.scheme == "sqlite" and (url.netloc or len(url.path) < 2):
         raise _wrong("sqlite has a file and no host", "write sqlite:///scores.db, or sqlite:////srv/scores.db")
-    if url.scheme != "sqlite" and not all(host for host, _ in hosts):
+    if url.scheme != "sqlite" and not (hosts and all(host for host, _ in hosts)):
         raise _wrong("a host is missing")
     if url.scheme in ("postgresql", "cassandra") and not url.path.strip("/"):
         raise _wrong("the database is missing", f"write {url.scheme}://{url.netloc}/NAME")

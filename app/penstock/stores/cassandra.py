@@ -15,8 +15,10 @@ import logging
 import ssl
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final
 
 from cassandra import (
@@ -31,9 +33,9 @@ from cassandra import (
 )
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
-from cassandra.concurrent import execute_concurrent_with_args
+from cassandra.concurrent import execute_concurrent, execute_concurrent_with_args
 from cassandra.policies import DCAwareRoundRobinPolicy, TokenAwarePolicy
-from cassandra.query import PreparedStatement, tuple_factory
+from cassandra.query import BatchStatement, BatchType, PreparedStatement, tuple_factory
 
 from penstock.errors import AccessRefused, ConfigError, TransportUnavailable
 from penstock.stores.address import Address
@@ -41,8 +43,10 @@ from penstock.stores.base import MISSES, Building, Entry, Generation, Read, Supe
 
 __all__ = ["BUCKETS", "CassandraStore"]
 
-BUCKETS: Final = 1024
+BUCKETS: Final = 256
 _AT_ONCE: Final = 64  # requests under way
+_ROWS: Final = 50  # of a batch for one partition
+_BYTES: Final = 20_000  # of it: servers warn from 5 kB, and refuse from 50 kB
 _WEEK: Final = 604_800  # seconds
 _PORT: Final = 9042
 _TABLES: Final = (
@@ -53,7 +57,7 @@ _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS penstock_misses (topology text, key text, event blob, PRIMARY KEY (topology, key))",
 )
 _STATE: Final = "SELECT live, about, since, ttl, building, building_about, progress, last FROM penstock_state WHERE topology = ?"
-_ANSWER: Final = "SELECT answer FROM penstock_answers WHERE topology = ? AND generation = ? AND bucket = ? AND key = ?"
+_ANSWERS: Final = "SELECT key, answer FROM penstock_answers WHERE topology = ? AND generation = ? AND bucket = ? AND key IN ?"
 _INSERT: Final = "INSERT INTO penstock_answers (topology, generation, bucket, key, answer) VALUES (?, ?, ?, ?, ?) USING TTL ?"
 _BUCKET: Final = "SELECT key, answer FROM penstock_answers WHERE topology = ? AND generation = ? AND bucket = ?"
 _REMOVE: Final = "DELETE FROM penstock_answers WHERE topology = ? AND generation = ? AND bucket = ?"
@@ -107,7 +111,8 @@ class CassandraStore:
 
     def _insert(self, topology: str, number: int, entries: Sequence[Entry], ttl: int) -> None:
         # Each key once: the requests are under way together, and the last one must win.
-        self._each(_INSERT, ((topology, number, _bucket(key), key, answer, ttl) for key, answer in dict(entries).items()))
+        rows = [(topology, number, _bucket(key), key, answer, ttl) for key, answer in dict(entries).items()]
+        self._together(_INSERT, sorted(rows, key=itemgetter(2)), by=itemgetter(2))
 
     def keep(self, topology: str, number: int, progress: bytes) -> None:
         """See `Store.keep`."""
@@ -138,12 +143,16 @@ class CassandraStore:
     def read(self, topology: str, keys: Sequence[str]) -> Read:
         """See `Store.read`. A key that is not found is certain only if the generation is live after it was looked for."""
         number = self._numbers.get(topology, 0)
+        buckets: dict[int, list[str]] = {}
+        for key in dict.fromkeys(keys):
+            buckets.setdefault(_bucket(key), []).append(key)
         try:
             with self._reaching():
                 state = None
                 while True:
-                    rows = [(topology, number, _bucket(key), key) for key in keys] if number else []
-                    answers = [rows[0][0] if rows else None for rows in self._each(_ANSWER, rows)]
+                    asked = [(topology, number, bucket, some) for bucket, some in buckets.items()] if number else []
+                    found = {key: answer for rows in self._each(_ANSWERS, asked) for key, answer in rows}
+                    answers = [found.get(key) for key in keys]
                     if state is None or None in answers or state[0] != number:
                         state = self._state(topology)
                     live = _generation(state)
@@ -183,7 +192,7 @@ class CassandraStore:
             count = session.execute(self._statement("SELECT count(*) FROM penstock_misses WHERE topology = ?"), (topology,)).one()[0]
             taken = list(events.items())[: max(MISSES - count, 0)]
             insert = "INSERT INTO penstock_misses (topology, key, event) VALUES (?, ?, ?) USING TTL ?"
-            self._each(insert, ((topology, key, event, _WEEK) for key, event in taken))
+            self._together(insert, [(topology, key, event, _WEEK) for key, event in taken], by=itemgetter(0))
 
     def misses(self, topology: str) -> dict[str, bytes]:
         """See `Store.misses`."""
@@ -197,7 +206,7 @@ class CassandraStore:
     def forget(self, topology: str, keys: Sequence[str]) -> None:
         """See `Store.forget`."""
         with self._reaching():
-            self._each("DELETE FROM penstock_misses WHERE topology = ? AND key = ?", ((topology, key) for key in keys))
+            self._together("DELETE FROM penstock_misses WHERE topology = ? AND key = ?", [(topology, key) for key in keys], by=itemgetter(0))
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -215,6 +224,20 @@ class CassandraStore:
             return []
         done = execute_concurrent_with_args(self._session, self._statement(statement), given, concurrency=_AT_ONCE)
         return [list(result) for _, result in done]
+
+    def _together(self, statement: str, rows: Sequence[Sequence[Any]], *, by: Callable[[Any], Any]) -> None:
+        """Runs a statement with each of these values; those that follow one another in one partition, which `by` tells, in batches."""
+        prepared, batches = self._statement(statement), list[Any]()
+        for _, same in groupby(rows, by):
+            count = size = 0
+            for row in same:
+                if not count or count == _ROWS or size > _BYTES:
+                    batches.append(BatchStatement(BatchType.UNLOGGED))
+                    count = size = 0
+                batches[-1].add(prepared, row)
+                count, size = count + 1, size + sum(len(one) for one in row if isinstance(one, str | bytes))
+        if batches:
+            execute_concurrent(self._session, [(batch, ()) for batch in batches], concurrency=_AT_ONCE, raise_on_first_error=True)
 
     def _state(self, topology: str, *, agreed: bool = False) -> Any:
         """Returns the row of the topology, None without one; `agreed` also finishes changes that another client has begun."""
@@ -242,7 +265,9 @@ class CassandraStore:
             if self._session is None:
                 self._cluster = self._clustered()
                 try:
-                    self._session = self._cluster.connect(self._address.path.strip("/"))
+                    session = self._cluster.connect()
+                    session.set_keyspace(self._address.path.strip("/"))
+                    self._session = session
                 except BaseException:
                     self._cluster.shutdown()
                     raise

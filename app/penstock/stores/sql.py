@@ -67,6 +67,9 @@ class _Database(Protocol):
     def run(self, connection: Any, statement: str, values: Sequence[Any] = ()) -> Any:
         """Returns the cursor of a statement with `?` for its values."""
 
+    def each(self, connection: Any, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Runs a statement with each of these values."""
+
     def listed(self, keys: Sequence[str]) -> Any: ...
     def insert(self, connection: Any, topology: str, number: int, entries: Mapping[str, bytes], expires: int) -> None: ...
     def refused(self, error: BaseException) -> str:
@@ -169,8 +172,8 @@ class SqlStore:
         """See `Store.miss`."""
         with self._transaction() as run:
             room = MISSES - int(run("SELECT count(*) FROM penstock_misses WHERE topology = ?", (topology,)).fetchone()[0])
-            for key, event in list(events.items())[: max(room, 0)]:
-                run(_MISS, (topology, key, event))
+            rows = [(topology, key, event) for key, event in events.items()][: max(room, 0)]
+            self._database.each(run.connection, _MISS, rows)
 
     def misses(self, topology: str) -> dict[str, bytes]:
         """See `Store.misses`."""
@@ -279,6 +282,9 @@ class _Sqlite:
     def run(self, connection: Any, statement: str, values: Sequence[Any] = ()) -> Any:
         return connection.execute(statement, values)
 
+    def each(self, connection: Any, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        connection.executemany(statement, rows)
+
     def listed(self, keys: Sequence[str]) -> Any:
         return json.dumps(list(keys))
 
@@ -318,6 +324,10 @@ class _Postgres:
 
     def run(self, connection: Any, statement: str, values: Sequence[Any] = ()) -> Any:
         return connection.execute(statement.replace("?", "%s"), values, binary=True)
+
+    def each(self, connection: Any, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        with connection.cursor() as cursor:
+            cursor.executemany(statement.replace("?", "%s"), rows)  # one round trip, in pipeline mode
 
     def listed(self, keys: Sequence[str]) -> Any:
         return list(keys)
