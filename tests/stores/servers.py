@@ -59,7 +59,9 @@ class Server:
         deadline = time.monotonic() + READY_S
         while not self.answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise TransportUnavailable(f"{self._command[0]} did not start: {(self._folder / 'log').read_text(errors='replace')[-2000:]}")
+                raise TransportUnavailable(
+                    f"{self._command[0]} did not start: {(self._folder / 'log').read_text(errors='replace')[-2000:]}"
+                )
             time.sleep(0.05)
 
     def answers(self) -> bool:
@@ -135,7 +137,7 @@ def postgres() -> Server:
     return server
 
 
-_OPENED: Final = (
+_OPENED: Final = (  # by module; Java 17 keeps them closed
     "java.base/java.io java.base/java.lang java.base/java.lang.module java.base/java.lang.ref java.base/java.lang.reflect "
     "java.base/java.math java.base/java.net java.base/java.nio java.base/java.util java.base/java.util.concurrent "
     "java.base/java.util.concurrent.atomic java.base/jdk.internal.loader java.base/jdk.internal.math java.base/jdk.internal.misc "
@@ -235,5 +237,3 @@ def _folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="penstock-store-"))
     folder.chmod(0o755)  # for a server that runs as another user
     return folder
-
-

@@ -113,7 +113,9 @@ def test_events_have_one_key_only_if_their_values_are_equal(made: tuple[list[Fie
     assert (form(one) == form(other)) == (rounded[0] == rounded[1])
     order = list(range(len(fields)))
     dice.shuffle(order)
-    assert canonical([fields[at] for at in order], dict.fromkeys((field.name for field in fields), 15))([one[at] for at in order]) == form(one)
+    assert canonical([fields[at] for at in order], dict.fromkeys((field.name for field in fields), 15))([one[at] for at in order]) == form(
+        one
+    )
 
 
 def _at(field: Field, value: Any) -> Any:

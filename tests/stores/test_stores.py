@@ -119,7 +119,9 @@ def test_encrypted_address_of_another_host_is_taken(url: str) -> None:
     store.close()
 
 
-@pytest.mark.parametrize("url", ["redis://u:hunter2@localhost", "postgresql://localhost/db?password=hunter2", "redis://u:hunter2@[localhost"])
+@pytest.mark.parametrize(
+    "url", ["redis://u:hunter2@localhost", "postgresql://localhost/db?password=hunter2", "redis://u:hunter2@[localhost"]
+)
 def test_password_in_an_address_is_refused_and_not_shown(url: str) -> None:
     with pytest.raises(SettingsError, match="store_password_file") as refused:
         load({"store": url})
