@@ -613,7 +613,7 @@ def _holds_password(text: str) -> bool:
     try:
         url = urlsplit(text)
         return url.password is not None or "password" in parse_qs(url.query, keep_blank_values=True)
-    except ValueError:  # no URL: what opens it says so, without showing it
+    except ValueError:  # not a URL: what opens it reports that, without showing it
         return "@" in text
 
 

@@ -40,11 +40,15 @@ PICKED: tuple[Vector, ...] = (
     {"a": Given("long", 9223372036854775807), "b": Given("long", -9223372036854775808), "c": Given("long", 0)},
     {"at": Given("timestamp", 1373514480000000), "before": Given("timestamp", -1), "zero": Given("timestamp", 0)},
     {"yes": Given("boolean", True), "no": Given("boolean", False), "none": Given("string", None)},
-    {"empty": Given("string", ""), "line": Given("string", "a\nb=s1:c\n"), "nul": Given("string", "\0"), "quote": Given("string", "\"'\\")},
-    {"composed": Given("string", "é"), "decomposed": Given("string", "e\u0301"), "astral": Given("string", "𝒳🛫"), "greek": Given("string", "Ωμέγα")},
-    {"none": Given("double", [], 1, listed=True), "some": Given("double", [0.25, -0.25, 1e3], 1, listed=True), "ids": Given("long", [3, 1, 2], listed=True)},
+    {"empty": Given("string", ""), "line": Given("string", "a\nb=s1:c\n"), "nul": Given("string", "\0"),
+     "quote": Given("string", "\"'\\")},
+    {"composed": Given("string", "é"), "decomposed": Given("string", "e\u0301"),
+     "astral": Given("string", "🛫🛬"), "greek": Given("string", "Ωμέγα")},
+    {"none": Given("double", [], 1, listed=True), "some": Given("double", [0.25, -0.25, 1e3], 1, listed=True),
+     "ids": Given("long", [3, 1, 2], listed=True)},
     {"words": Given("string", ["a", "", "ü,]"], listed=True), "flags": Given("boolean", [True, False], listed=True)},
-    {"Z": Given("long", 1), "_a": Given("long", 2), "a": Given("long", 3), "a.b": Given("long", 4), "a10": Given("long", 5), "a2": Given("long", 6)},
+    {"Z": Given("long", 1), "_a": Given("long", 2), "a": Given("long", 3), "a.b": Given("long", 4), "a10": Given("long", 5),
+     "a2": Given("long", 6)},
 )  # fmt: skip
 
 

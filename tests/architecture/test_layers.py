@@ -33,6 +33,9 @@ HOMES = {
     "prometheus_client": ("telemetry/export.py",),
     "starlette": ("serving/app.py",),
     "uvicorn": ("serving/app.py",),
+    "redis": ("stores/redis.py",),
+    "psycopg": ("stores/sql.py",),
+    "cassandra": ("stores/cassandra.py",),
     "pyspark": ("integrations/spark.py",),
     "pyflink": ("integrations/flink.py",),
     "os.environ": ("settings.py", "cli/new/project/"),  # the project is its user's, and imports nothing of ours

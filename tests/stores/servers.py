@@ -54,7 +54,8 @@ class Server:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._folder, user=self._user,
-                preexec_fn=ends_with(os.getpid(), signal.SIGKILL), start_new_session=True,
+                preexec_fn=ends_with(os.getpid(), signal.SIGKILL),  # noqa: PLW1509  it calls one function of the system
+                start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + READY_S
         while not self.answers():
@@ -133,11 +134,10 @@ def postgres() -> Server:
         raise TransportUnavailable(f"initdb: {done.stderr[-2000:]}")
     options = {"port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": folder, "fsync": "off"}
     command = [str(bin / "postgres"), "-D", str(folder / "data"), *(f"--{name}={value}" for name, value in options.items())]
-    server = Server(command, folder, f"postgresql://penstock@127.0.0.1:{port}/postgres", user=user)
-    return server
+    return Server(command, folder, f"postgresql://penstock@127.0.0.1:{port}/postgres", user=user)
 
 
-_OPENED: Final = (  # by module; Java 17 keeps them closed
+_OPENED: Final = (  # noqa: SIM905  a list of them is longer
     "java.base/java.io java.base/java.lang java.base/java.lang.module java.base/java.lang.ref java.base/java.lang.reflect "
     "java.base/java.math java.base/java.net java.base/java.nio java.base/java.util java.base/java.util.concurrent "
     "java.base/java.util.concurrent.atomic java.base/jdk.internal.loader java.base/jdk.internal.math java.base/jdk.internal.misc "

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["precompute"]
 
 INTERRUPTED: Final = 130
-_PATIENCE: Final = 30.0  # seconds for one request to the store: nobody waits for an answer
+_PATIENCE: Final = 30.0  # seconds for one request to the store: a batch can wait
 
 
 @click.command()

@@ -32,7 +32,7 @@ class Address:
 
 
 def address(settings: Settings) -> Address:
-    """Returns the address in the setting `store`. Raises SettingsError for what is none. (A password in it, the settings refuse.)"""
+    """Returns the address in the setting `store`. Raises SettingsError for any other text. (A password in it, the settings refuse.)"""
     text = settings.store
     try:
         url = urlsplit(text)

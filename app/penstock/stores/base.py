@@ -50,7 +50,7 @@ class Building(NamedTuple):
 
 
 class Read(NamedTuple):
-    """The live generation (None: nothing was computed yet), and the answer of each key, None where there is none."""
+    """The live generation (None: nothing was computed yet), and the answer of each key, or None."""
 
     live: Generation | None
     answers: Sequence[bytes | None]

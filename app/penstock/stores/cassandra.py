@@ -206,7 +206,8 @@ class CassandraStore:
     def forget(self, topology: str, keys: Sequence[str]) -> None:
         """See `Store.forget`."""
         with self._reaching():
-            self._together("DELETE FROM penstock_misses WHERE topology = ? AND key = ?", [(topology, key) for key in keys], by=itemgetter(0))
+            gone = "DELETE FROM penstock_misses WHERE topology = ? AND key = ?"
+            self._together(gone, [(topology, key) for key in keys], by=itemgetter(0))
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -226,7 +227,7 @@ class CassandraStore:
         return [list(result) for _, result in done]
 
     def _together(self, statement: str, rows: Sequence[Sequence[Any]], *, by: Callable[[Any], Any]) -> None:
-        """Runs a statement with each of these values; those that follow one another in one partition, which `by` tells, in batches."""
+        """Runs a statement with each of these values; those that follow one another in one partition, by `by`, in batches."""
         prepared, batches = self._statement(statement), list[Any]()
         for _, same in groupby(rows, by):
             count = size = 0

@@ -198,7 +198,7 @@ class Lookup:
             try:
                 keys[row], values[row] = self._key.make(value)
             except ValueError:
-                continue  # it has no key: scoring it says what is wrong, if anything
+                continue  # it has no key: scoring it gives the reason, if it fails
         copies = {
             name: dict(zip(one.rows, map(_DECODE, one.values), strict=True)) for name, one in answered.answers.items() if name != KEY
         }  # fmt: skip

@@ -4,7 +4,7 @@
   copies from the event are left out: they are the asking event's.
 - `asking` has no nodes: its sinks write the key's fields, and the copied fields of each sink.
 
-So a key is made of what the source's schema says that the event holds (defaults, aliases, coercions), the same way on both sides, and
+So a key is made of what the event holds by the source's schema (defaults, aliases, coercions), the same way on both sides, and
 an event that scoring refuses has no key by its inputs. By an entity, an event may hold the id alone.
 """
 
