@@ -158,8 +158,7 @@ listen_address: 127.0.0.1
 rpc_address: 127.0.0.1
 storage_port: {storage}
 native_transport_port: {port}
-commitlog_sync: periodic
-commitlog_sync_period: 100ms
+commitlog_sync: batch
 commitlog_directory: {folder}/commitlog
 data_file_directories: [{folder}/data]
 saved_caches_directory: {folder}/caches
@@ -178,7 +177,7 @@ _LOGBACK: Final = """<configuration><appender name="OUT" class="ch.qos.logback.c
 
 
 def cassandra() -> Server:
-    """A Cassandra node with the keyspace `answers`. It takes about 20 s to start."""
+    """A Cassandra node with the keyspace `answers`. It takes about 20 s to start. What it has acknowledged survives its end."""
     name = f"cassandra-{CASSANDRA}"
     try:
         maven.require(name)
