@@ -7,7 +7,7 @@ Score events from a program, without Kafka, through the same plan that a worker 
     with penstock.open("topologies/flights.yaml") as plan:
         answer = plan.score({"flight_id": "A", "dep_delay": 413, ...})
 
-Test a topology with keys, headers, timestamps and dead letters: `TopologyDriver`.
+Swap its models from a program: `connect`. Test a topology with keys, headers, timestamps and dead letters: `TopologyDriver`.
 
 Importing the package costs nothing: each of its names is fetched when it is first used.
 """
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from penstock.model.quarantine import quarantine
     from penstock.model.session import Session
     from penstock.model.verify import verify
+    from penstock.operate.connect import Releases, connect
     from penstock.record import Position, Record
     from penstock.registry.directory import DirectoryRegistry
     from penstock.schema import Schema
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from penstock.testing.driver import TopologyDriver
     from penstock.topology.parse import parse, parse_text
     from penstock.topology.spec import Topology
+    from penstock.worker.following import Followed
 
 __all__ = [
     "Artifact",
@@ -53,6 +55,7 @@ __all__ = [
     "ControlError",
     "DirectoryRegistry",
     "Failure",
+    "Followed",
     "GoldenRecord",
     "ModelError",
     "PenstockError",
@@ -60,6 +63,7 @@ __all__ = [
     "Problem",
     "Record",
     "RecordError",
+    "Releases",
     "Schema",
     "SchemaError",
     "Scored",
@@ -71,6 +75,7 @@ __all__ = [
     "TopologyDriver",
     "TopologyError",
     "TransportError",
+    "connect",
     "load_schema",
     "open",
     "open_broker",
@@ -88,6 +93,7 @@ _HOMES = {
     "ControlError": "errors",
     "DirectoryRegistry": "registry.directory",
     "Failure": "batch",
+    "Followed": "worker.following",
     "GoldenRecord": "model.golden",
     "ModelError": "errors",
     "PenstockError": "errors",
@@ -95,6 +101,7 @@ _HOMES = {
     "Problem": "errors",
     "Record": "record",
     "RecordError": "errors",
+    "Releases": "operate.connect",
     "Schema": "schema",
     "SchemaError": "errors",
     "Scored": "scorer",
@@ -106,6 +113,7 @@ _HOMES = {
     "TopologyDriver": "testing.driver",
     "TopologyError": "errors",
     "TransportError": "errors",
+    "connect": "operate.connect",
     "load_schema": "codecs",
     "open": "scorer",
     "open_broker": "testing.broker",

@@ -18,6 +18,18 @@ PenstockError
 │   └── EncodeError
 ├── Untraceable              the record cannot be traced to its origin: no worker wrote it, or its headers are false
 ├── ControlError             a release was not made, or a control message was refused; the live plan stays
+├── CallRefused              the service does not answer a request; the caller gets the reason, and a code of HTTP or gRPC by its class
+│   ├── Malformed            it cannot be read, or names, types or shapes do not fit
+│   ├── NotThere             nothing here has that name or version
+│   ├── Overloaded           too much is waiting: again after `.retry_after` seconds
+│   ├── TooLate              it could not be answered before its deadline
+│   ├── NotReady             models are being made ready, or the service stops
+│   ├── Unauthenticated      no valid key, token or certificate
+│   ├── Forbidden            the caller may not do this
+│   ├── RateLimited          too many requests or rows: again after `.retry_after` seconds
+│   └── TooLarge             more than one request may hold
+├── KeysWanted               the keys that signed a token are not known yet: fetch them and admit again; nothing failed
+├── AuditLost                the audit log cannot be written, so a call that must be in it is not made
 ├── FetchError               a root did not deliver a file of a version: try again, or use the next root
 ├── NoRoom                   a run beside the live plan had no memory: its rows are unchecked; nothing failed
 ├── SchemaWanted             an event's schema is not known yet: fetch it and decode again; nothing failed
@@ -41,14 +53,19 @@ from typing import Self
 
 __all__ = [
     "AccessRefused",
+    "AuditLost",
+    "CallRefused",
     "ConfigError",
     "ControlError",
     "DecodeError",
     "DeliveryFailed",
     "EncodeError",
     "FetchError",
+    "Forbidden",
     "IdentityTaken",
     "InferenceError",
+    "KeysWanted",
+    "Malformed",
     "ModelCorrupt",
     "ModelError",
     "ModelExists",
@@ -57,8 +74,12 @@ __all__ = [
     "ModelNotFound",
     "ModelUntrusted",
     "NoRoom",
+    "NotReady",
+    "NotThere",
+    "Overloaded",
     "PenstockError",
     "Problem",
+    "RateLimited",
     "RecordError",
     "RecordMissing",
     "SchemaError",
@@ -66,10 +87,13 @@ __all__ = [
     "SettingsError",
     "Stalled",
     "Stopped",
+    "TooLarge",
+    "TooLate",
     "TopicMissing",
     "TopologyError",
     "TransportError",
     "TransportUnavailable",
+    "Unauthenticated",
     "Untraceable",
     "WorkerFailed",
 ]
@@ -197,6 +221,91 @@ class ControlError(PenstockError):
     def __init__(self, message: str, *, code: str = "illegal") -> None:
         super().__init__(message)
         self.code = code
+
+
+class CallRefused(PenstockError):
+    """The service does not answer a request. `.code` is the reason in one word, for counting and for the caller."""
+
+    code = "refused"
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        if code:
+            self.code = code
+
+
+class Malformed(CallRefused):
+    """The request cannot be read, or its names, types or shapes do not fit."""
+
+    code = "malformed"
+
+
+class NotThere(CallRefused):
+    """Nothing here has that name or version."""
+
+    code = "not-there"
+
+
+class Overloaded(CallRefused):
+    """Too much is waiting. The same request can succeed after `.retry_after` seconds."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Unauthenticated(CallRefused):
+    """The request has no valid key, token or certificate."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(CallRefused):
+    """The caller is known and may not do this."""
+
+    code = "forbidden"
+
+
+class RateLimited(CallRefused):
+    """The caller has sent too many requests or rows. The same request can succeed after `.retry_after` seconds."""
+
+    code = "rate-limited"
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class TooLate(CallRefused):
+    """The request could not be answered before its deadline."""
+
+    code = "too-late"
+
+
+class NotReady(CallRefused):
+    """Models are being made ready, or the service stops."""
+
+    code = "not-ready"
+
+
+class TooLarge(CallRefused):
+    """One request holds more than one may; it never succeeds as it is."""
+
+    code = "too-large"
+
+
+class KeysWanted(PenstockError):
+    """A token names a key that is not known here yet. `fetch()` blocks until its issuer has answered, or did not; it raises nothing."""
+
+    def __init__(self, message: str, fetch: Callable[[], None]) -> None:
+        super().__init__(message)
+        self.fetch = fetch
+
+
+class AuditLost(PenstockError):
+    """The audit log cannot be written. Calls that change releases are refused until it can."""
 
 
 class FetchError(PenstockError):

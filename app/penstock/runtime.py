@@ -36,7 +36,9 @@ from penstock.topology.parse import parse
 from penstock.topology.spec import Mark, ModelRef, Topology
 from penstock.topology.wiring import Wiring
 
-__all__ = ["Loaded", "admit", "beside", "bindings", "load", "placed", "prepare", "program", "rebind", "sessions", "with_models"]
+__all__ = [
+    "Loaded", "admit", "beside", "bindings", "load", "placed", "prepare", "program", "rebind", "sessions", "with_models",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ class Loaded:
     `schemas` are by source name, `sink_schemas` by the name of the sinks that have one, `artifacts` by node name: the
     version that the node's alias pointed at when it was read. `absent` are the models that the file names and the registry lacks.
     `writers`, `key_writers` (by source) and `frames` (by sink) are of the formats whose frames name the writer's schema: who may have
-    written values and keys, and what precedes outputs.
+    written values and keys, and what precedes outputs. Of the sources in `json`, events are read as JSON, whatever producers write.
     """
 
     topology: Topology
@@ -63,6 +65,7 @@ class Loaded:
     writers: Mapping[str, Writers] = field(default_factory=dict)
     key_writers: Mapping[str, Writers] = field(default_factory=dict)
     frames: Mapping[str, bytes] = field(default_factory=dict)
+    json: frozenset[str] = frozenset()
 
 
 def load(
@@ -176,7 +179,7 @@ def program(loaded: Loaded, sessions: Mapping[str, Session], parameters: Mapping
     rules = {name: _rule_session(graph) for name, graph in loaded.wiring.graphs.items()}
     versions |= {name: session.label for name, session in rules.items()}
     plan = compile(loaded.wiring, {**sessions, **rules}, versions, parameters)
-    return Program(plan, ports(loaded.wiring, loaded))
+    return Program(plan, ports(loaded.wiring, loaded, json=loaded.json))
 
 
 def _rule_session(graph: Graph) -> Session:

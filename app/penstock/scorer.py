@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, cast, overload
 
 import msgspec
 import numpy as np
@@ -24,20 +25,27 @@ import numpy as np
 from penstock import runtime
 from penstock import settings as configuration
 from penstock.batch import Array, Failure, Table
+from penstock.binding import Binding
 from penstock.codecs import event_reader
 from penstock.codecs.raw import WHOLE
 from penstock.codecs.schema_registry import open_schema_registry
-from penstock.errors import DecodeError, RecordError
-from penstock.pipeline import Answered, Answers
-from penstock.pipeline.ports import ports
+from penstock.edge.folder import is_edge
+from penstock.edge.folder import load as load_edge
+from penstock.errors import ConfigError, DecodeError, RecordError
+from penstock.pipeline import Answered, Answers, Program
 from penstock.record import Record, RecordLike
 from penstock.runtime import Loaded
 from penstock.schema import REQUIRED
 from penstock.settings import Settings
 from penstock.stores.lookup import Lookup, open_lookup
+from penstock.stores.programs import about
 from penstock.topology.find import find
 from penstock.topology.names import did_you_mean
 from penstock.topology.precomputed import OUTCOME
+
+if TYPE_CHECKING:  # with the client of Kafka
+    from penstock.worker.following import Followed
+    from penstock.worker.reading import Reading
 
 __all__ = ["Scored", "Scorer", "open"]
 
@@ -76,46 +84,111 @@ def open(
     model_trust: str | Path | None = None,
     store: str | None = None,
     config: str | Path | None = None,
+    follow: str | None = None,
+    on_change: Callable[[Followed], object] | None = None,
+    **settings: Any,
 ) -> Scorer:
-    """Opens a topology for scoring: `topology` is its file, or its name in the folder of topologies.
+    """Opens a topology for scoring: `topology` is its file, its name in the folder of topologies, or a folder of `penstock export edge`.
 
     What is left out is as on the command line: from the environment, then from `config` or `penstock.toml`, else the default (`models`
-    and `schemas` are folders here). The models are those that the file names; releases are not followed. They are verified and warmed
-    up, as on a worker. `store` is the address of precomputed answers, of a topology with that section: `score` looks there first.
-    Raises SettingsError, TopologyError with every problem, ConfigError for an unknown name, ModelError.
+    and `schemas` are folders here). `settings` are any others, by name, such as `trust` and `cache`. The models are those that the file
+    names. They are verified and warmed up, as on a worker. An exported folder has the models and schemas of its topology, and is refused
+    where it differs from what was exported.
+
+    `follow` names brokers, `localhost:9092`: then the models are those of the active release of the topology, and later releases replace
+    them between two calls, made ready in a thread as on a worker. The program reads the control topic and writes nothing; no release waits
+    for it. What it has read is kept in the folder `cache`, with the models: from there it starts while brokers and registry are away. A
+    release that cannot be served here leaves the live one; `Scorer.followed` has the reason, and `on_change` is called with it, in the
+    thread that follows. Control messages have to be signed by a key of the file `trust`, unless `unsigned_control=True`.
+
+    An exported folder has models and schemas of its topology, and is refused where it differs from what was exported; it follows nothing.
+
+    `store` is the address of precomputed answers, of a topology with that section: `score` looks there first.
+
+    Raises SettingsError, TopologyError with every problem, ModelError, ConfigError for an unknown name, a changed folder and a trust file
+    that cannot be used; with `follow` also ControlError when the active release cannot be served here, and TransportError when the brokers
+    do not answer and nothing of the topology's releases is kept.
     """
-    given = {"models": models, "schemas": schemas, "model_trust": model_trust}
-    flags: dict[str, Any] = {name: None if value is None else Path(value) for name, value in given.items()} | {"store": store}
-    settings = configuration.load(flags, file=None if config is None else Path(config))
+    given = {"models": models, "schemas": schemas, "model_trust": model_trust, "brokers": follow, "store": store, **settings}
+    chosen = configuration.load(given, file=None if config is None else Path(config))
+    if is_edge(topology):
+        if own := [name for name, value in (("models", models), ("schemas", schemas), ("follow", follow)) if value is not None]:
+            raise ConfigError(f"{topology} is an exported folder, which has its models and schemas in it: leave out {' and '.join(own)}")
+        return Scorer(*load_edge(Path(topology), chosen), store=store is not None)
     loaded = runtime.load(
-        find(topology, settings.topologies),
-        models=settings.models,
-        schemas=settings.schemas,
-        schema_registry=open_schema_registry(settings),
+        find(topology, chosen.topologies),
+        models=chosen.models,
+        schemas=chosen.schemas,
+        absent=follow is not None,
+        schema_registry=open_schema_registry(chosen),
     )
-    if store is None and loaded.topology.precomputed is None:
-        return Scorer(loaded, settings)
-    return Scorer(loaded, settings, open_lookup(loaded, settings))
+    return Scorer(loaded, chosen, follow=follow is not None, on_change=on_change, store=store is not None)
 
 
 class Scorer:
     """An open topology. `open` makes it; `close`, or the end of a `with` block, frees its models.
 
-    Threads may share it: their calls wait for one another. `topology` is what it was made from. `lookup` finds precomputed answers.
+    Threads may share it: their calls wait for one another. `topology` is what it was made from. A call is answered by one generation,
+    from its first row to its last. `lookup` finds precomputed answers: with `store`, or where the settings and the topology have them.
     """
 
-    def __init__(self, loaded: Loaded, settings: Settings, lookup: Lookup | None = None) -> None:
-        self.lookup = lookup
-        program = runtime.prepare(loaded, settings)
+    def __init__(
+        self,
+        loaded: Loaded,
+        settings: Settings,
+        *,
+        follow: bool = False,
+        on_change: Callable[[Followed], object] | None = None,
+        store: bool = False,
+    ) -> None:
         self.topology = loaded.topology
         written = {sink.topic for sink in self.topology.sinks}
-        names = [one.name for one in self.topology.sources if one.topic not in written]
         # Sources read JSON, whatever producers write there: a program gives events, not bytes.
-        program = replace(program, ports=ports(loaded.wiring, loaded, json=names))
-        self._live = {name: Answers(program, name, chunk_rows=settings.chunk_rows) for name in names}
-        self._entries = {name: _Entry(loaded, answers, looked=lookup is not None) for name, answers in self._live.items()}
+        self._loaded = replace(loaded, json=frozenset(one.name for one in self.topology.sources if one.topic not in written))
+        self._chunk_rows = settings.chunk_rows
         self._readers = {one.name: event_reader(one.format, loaded.sink_schemas.get(one.name)) for one in self.topology.sinks}
-        self._lock = threading.Lock()
+        self._lock, self._switching = threading.Lock(), threading.Lock()
+        self._closed = False
+        self._following: Reading | None = None
+        self.lookup: Lookup | None = None
+        looking = store or loaded.topology.precomputed is not None
+        if not follow:
+            self._take(runtime.prepare(self._loaded, settings), 0, runtime.bindings(self._loaded))
+            self.lookup = open_lookup(self._loaded, settings) if looking else None
+            return
+        from penstock.worker.reading import Reading
+
+        self._following = following = Reading(self._loaded, settings, on_change)
+        following.switched = _weakly(self)
+        following.start()
+        self._end = weakref.finalize(self, following.close)  # of a program that does not close it, too
+        self._switch()
+        self.lookup = open_lookup(self._loaded, settings) if looking else None
+
+    def _take(self, program: Program, generation: int, bindings: Mapping[str, Binding]) -> None:
+        """Answers the calls that begin from now on with this program."""
+        digest = "" if self.topology.precomputed is None else about(self._loaded, bindings)
+        made = {
+            name: _Entry(self._loaded, Answers(program, name, generation=generation, chunk_rows=self._chunk_rows), digest)
+            for name in sorted(self._loaded.json)
+        }
+        self._entries, self._generation = made, generation
+
+    def _switch(self) -> None:
+        with self._switching:  # two at once could end with the earlier one
+            if self._following is not None and not self._closed:
+                live = self._following.deployment.primary
+                self._take(live.program, live.generation, live.bindings)
+
+    @property
+    def generation(self) -> int:
+        """The generation of the models that answer the next call; 0 for those of the topology file."""
+        return self._generation
+
+    @property
+    def followed(self) -> Followed | None:
+        """How current the models are, now: since when that is not confirmed, why, and what went wrong. None without `follow`."""
+        return None if self._following is None else self._following.followed
 
     def __enter__(self) -> Scorer:
         return self
@@ -126,7 +199,10 @@ class Scorer:
     def close(self) -> None:
         """Frees the models, once the calls of other threads have ended. A closed topology scores nothing more."""
         with self._lock:
-            self._live.clear()
+            self._closed = True
+            self._entries = {}
+        if self._following is not None:
+            self._end()
         if self.lookup is not None:
             self.lookup.close()
 
@@ -185,31 +261,34 @@ class Scorer:
         Raises ValueError for a source that is not there, and for columns, keys and headers of different lengths, TypeError for anything
         else, RuntimeError when closed.
         """
-        entry = self._entry(source)
+        entry, looked = self._entry(source), self.lookup is not None
         if isinstance(events, Mapping):
             if (rows := entry.rows(events)) is not None:
-                return entry.columns(self._answers(entry, rows, key, headers))
+                return entry.columns(self._answers(entry, rows, key, headers), looked=looked)
             (answer,) = self._answers(entry, [events], [key], [headers])
             if isinstance(answer, Failure):
                 raise answer.error
             return answer
         if hasattr(events, "to_dicts"):  # polars
-            return type(events)(entry.columns(self._answers(entry, entry.whole(events.to_dicts()), key, headers)))
+            return type(events)(entry.columns(self._answers(entry, entry.whole(events.to_dicts()), key, headers), looked=looked))
         if hasattr(events, "to_dict"):  # pandas
             answers = self._answers(entry, entry.whole(events.to_dict("records")), key, headers)
-            return type(events)(entry.columns(answers), index=events.index)
+            return type(events)(entry.columns(answers, looked=looked), index=events.index)
         if isinstance(events, str | bytes) or not isinstance(events, Iterable):
             raise TypeError(f"events are mappings, a list of them, columns, or a DataFrame, not {type(events).__name__}")
         return self._answers(entry, events, key, headers)
 
     def _entry(self, name: str | None) -> _Entry:
-        if name is None and len(self._entries) == 1:
-            return next(iter(self._entries.values()))
+        entries = self._entries
+        if self._closed:
+            raise RuntimeError(f"{self.topology.name} is closed: open it again")
+        if name is None and len(entries) == 1:
+            return next(iter(entries.values()))
         if name is None:
-            raise ValueError(f"{self.topology.name} has several sources: name one of them, source={' or '.join(map(repr, self._entries))}")
-        if name not in self._entries:
-            raise ValueError(f"{self.topology.name} has no source {name!r} to give events to; {did_you_mean(name, self._entries)}")
-        return self._entries[name]
+            raise ValueError(f"{self.topology.name} has several sources: name one of them, source={' or '.join(map(repr, entries))}")
+        if name not in entries:
+            raise ValueError(f"{self.topology.name} has no source {name!r} to give events to; {did_you_mean(name, entries)}")
+        return entries[name]
 
     def score_columns(self, columns: Mapping[str, Any], *, nulls: Mapping[str, Any] | None = None, source: str | None = None) -> Scored:
         """Returns the answers to rows that are columns already: arrays in, arrays out, and no row is written as text between them.
@@ -242,7 +321,7 @@ class Scorer:
         entry = self._entry(source)
         if not hasattr(table, "schema") or not hasattr(table, "num_rows"):
             raise TypeError(f"a pyarrow Table or RecordBatch is scored, not {type(table).__name__}")
-        answered = self._run(entry, arrow.rows(table, entry.source.topic, entry.schema, entry.reads), columns=True)
+        answered = self._run(entry, arrow.ArrowReader(entry.schema, entry.reads).table(table, entry.source.topic), columns=True)
         fields = {entry.title(sink, field.name): (sink, field) for sink, field in entry.fields}
         if FAILURE in fields:
             raise ValueError(
@@ -258,9 +337,9 @@ class Scorer:
 
     def _run(self, entry: _Entry, rows: Sequence[RecordLike], *, columns: bool = False) -> Answered:
         with self._lock:
-            if (answers := self._live.get(entry.source.name)) is None:
+            if self._closed:
                 raise RuntimeError(f"{self.topology.name} is closed: open it again")
-            return answers.run(rows, columns=columns)
+            return entry.answers.run(rows, columns=columns)
 
     def _answers(self, entry: _Entry, events: Iterable[Mapping[str, Any]], keys: Any, headers: Any) -> list[dict[str, Any] | Failure]:
         given = list(events)
@@ -268,7 +347,7 @@ class Scorer:
         written = [entry.record(event, *others) for event, others in zip(given, beside, strict=True)]
         place = [row for row, one in enumerate(written) if isinstance(one, Record)]
         records = [one for one in written if isinstance(one, Record)]
-        found = None if self.lookup is None else self.lookup.find(records)
+        found = None if self.lookup is None else self.lookup.find(records, entry.about)
         scored = range(len(records)) if found is None else found.rows
         answered = self._run(entry, [records[at] for at in scored])
         failed: dict[int, RecordError] = {row: one for row, one in enumerate(written) if isinstance(one, RecordError)}
@@ -289,6 +368,17 @@ class Scorer:
         return [Failure(row, failed[row]) if row in failed else one.get(only, {}) if only else one for row, one in enumerate(answers)]
 
 
+def _weakly(scorer: Scorer) -> Callable[[], None]:
+    """Returns what takes the live program, if the scorer is still there: the thread that follows must not keep it."""
+    seen = weakref.ref(scorer)
+
+    def switch() -> None:
+        if (there := seen()) is not None:
+            there._switch()
+
+    return switch
+
+
 class Scored(NamedTuple):
     """The answers to columns: each field of the sink as an array of the rows that have an answer, `[A, ...]`; `rows` int64 `[A]`, the
     number of each of them in the columns given; and the rows that failed. A row in neither was skipped: by an envelope, or by `when`.
@@ -302,8 +392,9 @@ class Scored(NamedTuple):
 class _Entry:
     """A source that a program gives events to, what answers them, and the sinks that they reach."""
 
-    def __init__(self, loaded: Loaded, answers: Answers, *, looked: bool) -> None:
-        self._looked = looked  # for precomputed answers
+    def __init__(self, loaded: Loaded, answers: Answers, digest: str) -> None:
+        self.answers = answers
+        self.about = digest  # of what decides the answers; "" where none are precomputed
         self.source = answers.source
         self.schema = schema = loaded.schemas[self.source.name]
         self.sinks = answers.sinks
@@ -402,15 +493,15 @@ class _Entry:
                     del row[name]
         return rows
 
-    def columns(self, answers: Sequence[dict[str, Any] | Failure]) -> dict[str, list[Any]]:
-        """Returns the answers by the fields of the sinks, and the reasons of the failures."""
+    def columns(self, answers: Sequence[dict[str, Any] | Failure], *, looked: bool = False) -> dict[str, list[Any]]:
+        """Returns the answers by the fields of the sinks, and the reasons of the failures; `looked` up, also where each is from."""
         made: dict[str, list[Any]] = {}
         for sink, field in self.fields:
             found = (None if isinstance(one, Failure) else one if len(self.sinks) == 1 else one.get(sink, {}) for one in answers)
             made[self.title(sink, field.name)] = [_inside(one, field.name) for one in found]
         if FAILURE in made:
             raise ValueError(f"the sink {self.sinks[0]} has a field {FAILURE!r}, as the column with the reasons: give a list of events")
-        if self._looked:
+        if looked:
             made[OUTCOME] = [None if isinstance(one, Failure) else one.get(OUTCOME) for one in answers]
         return {**made, FAILURE: [str(one.error) if isinstance(one, Failure) else None for one in answers]}
 

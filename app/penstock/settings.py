@@ -239,6 +239,32 @@ class Settings:
     http: str = _setting(
         "", "Where /healthz, /readyz and /metrics are served: HOST:PORT (port 0: any free one) or unix:PATH; empty: not served."
     )
+    grpc: str = _setting("", "Where `penstock serve` answers gRPC: HOST:PORT (port 0: any free one); empty: not served.", run=False)
+    request_timeout: float = _setting(
+        10.0, "How long a request to the service may take; a request may ask for less.", unit="s", low=0.001, high=3600, run=False
+    )
+    max_body_bytes: int = _setting(
+        8 * MIB, "Largest body of a request to the service; of a stream of events, the largest event.", unit="bytes",
+        low=1 * KIB, high=1 * GIB, run=False,
+    )  # fmt: skip
+    max_connections: int = _setting(
+        1024, "HTTP connections to the service at a time; beyond, those that have been silent for longest are closed.", low=1, run=False
+    )
+    idle_timeout: float = _setting(
+        30.0, "How long a client of the service may take to send a request or to read an answer.", unit="s", low=0.1, high=3600, run=False
+    )
+    access: Path | None = _setting(
+        None, "File of those who may call the service (`penstock access`); not set: everyone who reaches it.", kind=Path, run=False
+    )
+    audit: Path | None = _setting(None, "File that the service's calls are written to, one JSON object per line.", kind=Path, run=False)
+    serve_certfile: Path | None = _setting(
+        None, "The service's certificate, with those that lead to its authority (PEM).", kind=Path, run=False
+    )
+    serve_keyfile: Path | None = _setting(None, "The key of the service's certificate (PEM).", kind=Path, run=False)
+    serve_cafile: Path | None = _setting(None, "Certificates of the authorities of client certificates (PEM).", kind=Path, run=False)
+    insecure_serve: bool = _setting(
+        False, "Let other hosts call the service without TLS, or without an access file: behind a proxy that does both.", run=False
+    )
     log_level: str = _setting("info", "Least severe log record that is written.", choices=("debug", "info", "warning", "error"), run=False)
     log_format: str = _setting("text", "Log records as text, or as one JSON object per line.", choices=("text", "json"), run=False)
     debug: bool = _setting(False, "Show the traceback of an error.", run=False)
@@ -570,6 +596,10 @@ def _conflicts(settings: Settings, given: Mapping[str, _Given]) -> Iterator[Prob
             f"the connection to {', '.join(far)} would be unencrypted",
             "set security_protocol to SSL or SASL_SSL, or allow it with insecure_plaintext",
         )
+    if (settings.serve_certfile is None) != (settings.serve_keyfile is None):
+        yield at("serve_certfile").problem("serve_certfile and serve_keyfile need each other", "set both or neither")
+    if settings.serve_cafile and not settings.serve_certfile:
+        yield at("serve_cafile").problem("client certificates are shown over TLS only", "set serve_certfile and serve_keyfile")
     yield from _registry_conflicts(settings, at)
     if _holds_password(settings.store):
         yield at("store").problem("a URL with a password would be shown", "set store_password_file, or PENSTOCK_STORE_PASSWORD")

@@ -31,6 +31,7 @@ HOMES = {
     "OpenSSL": ("model/signing.py",),
     "yaml": ("topology/document.py",),
     "prometheus_client": ("telemetry/export.py",),
+    "jwt": ("access/",),
     "starlette": ("serving/app.py",),
     "uvicorn": ("serving/app.py",),
     "redis": ("stores/redis.py",),
@@ -38,6 +39,7 @@ HOMES = {
     "cassandra": ("stores/cassandra.py",),
     "pyspark": ("integrations/spark.py",),
     "pyflink": ("integrations/flink.py",),
+    "grpc": ("serving/grpc.py", "conformance/grpc.py"),
     "os.environ": ("settings.py", "cli/new/project/"),  # the project is its user's, and imports nothing of ours
     "os.getenv": ("settings.py",),
     "pickle": (),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -12,22 +12,21 @@ import click
 from rich.markup import escape
 
 from penstock.cli.echo import echo
+from penstock.cli.files import edit
 from penstock.cli.options import with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
-from penstock.control.rights import ALL, DEPLOY, PROMOTE, ROLLBACK, listed
+from penstock.control.rights import ALL, RELEASES, listed
 from penstock.control.trust.file import KEY_NAME, Trust, TrustedKey, is_topology, with_key, with_revocation
 from penstock.control.trust.keys import SigningKey, public_key
-from penstock.errors import ConfigError, Problem
-from penstock.host import locked, write_whole
+from penstock.errors import ConfigError
 from penstock.settings import Settings
 
-__all__ = ["keys"]
+__all__ = ["KeyName", "Time", "TopologyName", "keys", "shown_time"]
 
 HOME: Final = Path("~/.config/penstock/keys")
-_RIGHTS: Final = (DEPLOY, PROMOTE, ROLLBACK)
 
 
-class _Name(click.ParamType):
+class KeyName(click.ParamType):
     """A key's name, which is also the name of its file and of its author."""
 
     name = "name"
@@ -38,7 +37,7 @@ class _Name(click.ParamType):
         return str(value)
 
 
-class _Time(click.ParamType):
+class Time(click.ParamType):
     """A time with its zone, as Unix time in ms."""
 
     name = "time"
@@ -53,7 +52,7 @@ class _Time(click.ParamType):
         return int(when.timestamp() * 1000)
 
 
-class _Topology(click.ParamType):
+class TopologyName(click.ParamType):
     """A topology's name, or "*"."""
 
     name = "topology"
@@ -88,12 +87,17 @@ def keys() -> None:
 
 
 @keys.command(short_help="Make a key.")
-@click.argument("name", type=_Name())
+@click.argument("name", type=KeyName())
 @click.option(
     "--out", "path", type=click.Path(dir_okay=False, path_type=Path), help=f"File of the private key, instead of {HOME}/NAME.pem."
 )
 @click.option(
-    "--topology", "topologies", type=_Topology(), multiple=True, metavar="NAME", help="A topology to release; may be given several times."
+    "--topology",
+    "topologies",
+    type=TopologyName(),
+    multiple=True,
+    metavar="NAME",
+    help="A topology to release; may be given several times.",
 )
 @format_option
 def new(name: str, path: Path | None, topologies: tuple[str, ...], form: str) -> None:
@@ -146,20 +150,20 @@ def ls(settings: Settings, form: str) -> None:
 
 
 @keys.command(short_help="Trust a key for some topologies.")
-@click.argument("name", type=_Name())
+@click.argument("name", type=KeyName())
 @click.option("--public", "text", metavar="TEXT", help="The public part, as `keys new` prints it. [default: that of your key NAME]")
 @click.option(
     "--topology",
     "topologies",
-    type=_Topology(),
+    type=TopologyName(),
     multiple=True,
     required=True,
     metavar="NAME",
     help="A topology that it may release; '*' for all.",
 )
-@click.option("--may", type=click.Choice(_RIGHTS), multiple=True, help="What it may do; may be given several times. [default: all three]")
-@click.option("--from", "begin", type=_Time(), help="Trusted from then on, such as 2026-01-31T12:00:00Z. [default: now]")
-@click.option("--expires", type=_Time(), help="Not trusted from then on. [default: never]")
+@click.option("--may", type=click.Choice(RELEASES), multiple=True, help="What it may do; may be given several times. [default: all three]")
+@click.option("--from", "begin", type=Time(), help="Trusted from then on, such as 2026-01-31T12:00:00Z. [default: now]")
+@click.option("--expires", type=Time(), help="Not trusted from then on. [default: never]")
 @click.option("--comment", default="", help="A comment, one line.")
 @with_settings("trust")
 @format_option
@@ -190,13 +194,13 @@ def trust(
     if expires is not None and expires <= begin:
         raise click.BadParameter("this is not after the time from which it is trusted", param_hint="--expires")
     key = TrustedKey(name, text, frozenset(topologies), begin, comment=comment, may=frozenset(may) or ALL, expires_ms=expires)
-    _edit(settings.trust, lambda before, file: with_key(before, key, file=file))
+    edit(settings.trust, lambda before, file: with_key(before, key, file=file))
     _say(settings.trust, name, f"{name} may {listed(key.may)} {'all topologies' if '*' in topologies else ', '.join(topologies)}", form)
 
 
 @keys.command(short_help="Revoke a key.")
-@click.argument("name", type=_Name())
-@click.option("--at", type=_Time(), help="Not trusted from then on, such as 2026-01-31T12:00:00Z. [default: now]")
+@click.argument("name", type=KeyName())
+@click.option("--at", type=Time(), help="Not trusted from then on, such as 2026-01-31T12:00:00Z. [default: now]")
 @with_settings("trust")
 @format_option
 def revoke(name: str, at: int | None, settings: Settings, form: str) -> None:
@@ -212,13 +216,13 @@ def revoke(name: str, at: int | None, settings: Settings, form: str) -> None:
       penstock history flights --trust what-if.toml
     """
     now = _now()
-    _edit(settings.trust, lambda before, file: with_revocation(before, name, now if at is None else at, file=file))
-    _say(settings.trust, name, f"{name} may no longer release" + (f" from {_time(at)} on" if at is not None else ""), form)
+    edit(settings.trust, lambda before, file: with_revocation(before, name, now if at is None else at, file=file))
+    _say(settings.trust, name, f"{name} may no longer release" + (f" from {shown_time(at)} on" if at is not None else ""), form)
     if at is not None and at < now:
         err.print(
-            f"warning: generations that {name} has announced since {_time(at)}, and those that build on them, do not count any more for "
-            f"readers of {settings.trust}: workers return to the generation before them. `penstock history TOPOLOGY` shows what is left; "
-            "`penstock keys revoke --help`, how to see it beforehand",
+            f"warning: generations that {name} has announced since {shown_time(at)}, and those that build on them, do not count any more "
+            f"for readers of {settings.trust}: workers return to the generation before them. `penstock history TOPOLOGY` shows what is "
+            "left; `penstock keys revoke --help`, how to see it beforehand",
             style="yellow", markup=False,
         )  # fmt: skip
 
@@ -233,11 +237,11 @@ def _row(key: TrustedKey) -> dict[str, Any]:
     return {
         "name": key.name,
         "standing": _standing(key, _now()),
-        "may": [one for one in _RIGHTS if one in key.may],
+        "may": [one for one in RELEASES if one in key.may],
         "topologies": sorted(key.topologies),
-        "trusted": _time(key.trusted_ms),
-        "expires": None if key.expires_ms is None else _time(key.expires_ms),
-        "revoked": None if key.revoked_ms is None else _time(key.revoked_ms),
+        "trusted": shown_time(key.trusted_ms),
+        "expires": None if key.expires_ms is None else shown_time(key.expires_ms),
+        "revoked": None if key.revoked_ms is None else shown_time(key.revoked_ms),
         "key": key.kid,
         "public": key.public,
         "comment": key.comment,
@@ -256,17 +260,6 @@ def _own() -> Iterator[tuple[Path, SigningKey]]:
             yield path, SigningKey.load(path)
         except ConfigError as error:
             err.print(escape(str(error)))
-
-
-def _edit(path: Path, change: Callable[[str, str], str]) -> None:
-    """Rewrites the trust file, whole or not at all; a link stays a link."""
-    target = path.expanduser().resolve()
-    try:
-        with locked(target.parent, lambda: False):  # two edits at once would lose one, even a revocation
-            before, mode = (target.read_text(encoding="utf-8"), target.stat().st_mode & 0o777) if target.exists() else ("", 0o644)
-            write_whole(target, change(before, str(path)).encode(), mode=mode)
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(Problem(str(path), 0, 0, f"cannot be written: {error}")) from None
 
 
 def _say(path: Path, name: str, text: str, form: str) -> None:
@@ -290,5 +283,6 @@ def _now() -> int:
     return int(time.time() * 1000)
 
 
-def _time(ms: int) -> str:
+def shown_time(ms: int) -> str:
+    """Returns a Unix time in ms as people read it."""
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

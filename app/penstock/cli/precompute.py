@@ -5,13 +5,12 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from penstock.cli.bounded import Into, Part, input_options, run_bounded
+from penstock.cli.bounded import Into, Outcome, Part, input_options, run_bounded
 from penstock.cli.options import CONNECTION, with_settings
 from penstock.cli.output import err, format_option, out, print_json
 from penstock.errors import ConfigError
@@ -20,7 +19,6 @@ from penstock.topology.find import find
 
 if TYPE_CHECKING:
     from penstock.pipeline import Program
-    from penstock.runners.bounded import Ran
     from penstock.runtime import Loaded
     from penstock.stores.base import Entry, Store
     from penstock.stores.sink import StoreSink
@@ -57,7 +55,6 @@ def precompute(topology: Path, settings: Settings, part: Part, misses: bool, ttl
     """
     from penstock import runtime  # with the model runtime behind it: `--help` does without
     from penstock.codecs.schema_registry import open_schema_registry
-    from penstock.pipeline.ports import ports
     from penstock.stores.open import open_store
     from penstock.stores.programs import computing, required
 
@@ -69,8 +66,6 @@ def precompute(topology: Path, settings: Settings, part: Part, misses: bool, ttl
     try:
         derived = computing(loaded)
         program = runtime.prepare(derived, settings)
-        if not part.topic:  # the lines of a file are JSON, whatever producers write to the topic
-            program = replace(program, ports=ports(derived.wiring, derived, json=[stage.name for stage in derived.wiring.stages]))
         run = _Run(loaded, derived, program, store, settings, ttl or 0)
         done = run.dry(part) if dry_run else run.misses() if misses else run.population(part)
     finally:
@@ -114,18 +109,16 @@ class _Run:
 
     def population(self, part: Part) -> _Done:
         """Scores the part into a new generation, or goes on with one, and makes it live at the end."""
-        from penstock.stores.sink import StoreCheckpoint
+        from penstock.stores.sink import Progress
 
         store = self._needed()
-        number, progress = self._begin(part)
-        about = {
-            "input": part.input if part.topic else part.path,
-            "--from": str(part.start or ""), "--to": str(part.stop or ""), "--limit": str(part.limit or ""), "--ttl": str(self._ttl or ""),
-        }  # fmt: skip
-        checkpoint = StoreCheckpoint(store, self._name, number, about, progress)
-        checkpoint.save()
+        about = part.about | {"--ttl": str(self._ttl or "")}
+        number, kept = self._begin(part)
+        progress = Progress.read(kept, about, store.where) if kept else Progress(about)
+        checkpoint = progress.checkpoint(store, self._name, number)
+        checkpoint.commit()
         ran, sink = self._scored(part, lambda entries: store.write(self._name, number, entries, self._ttl), checkpoint)
-        if ran.complete and (sink.written or progress):
+        if ran.complete and (sink.written or kept):
             store.activate(self._name, number, since=time.time(), ttl=self._ttl)
             return _done(ran, sink, generation=number, live=True)
         return _done(ran, sink, generation=number)
@@ -163,12 +156,12 @@ class _Run:
         with tempfile.TemporaryDirectory(prefix="penstock-") as folder:
             lines = Path(folder) / "misses.ndjson"
             lines.write_bytes(b"".join(b"%b\n" % event.replace(b"\n", b" ") for event in events.values()))
-            ran, sink = self._scored(Part(str(lines), Path()), add, Checkpoint())
+            ran, sink = self._scored(Part(str(lines), ""), add, Checkpoint())
         if ran.complete:
             store.forget(self._name, list(events))
         return _done(ran, sink, generation=live.number, live=True)
 
-    def _scored(self, part: Part, write: Callable[[Sequence[Entry]], None], checkpoint: Any) -> tuple[Ran, StoreSink]:
+    def _scored(self, part: Part, write: Callable[[Sequence[Entry]], None], checkpoint: Any) -> tuple[Outcome, StoreSink]:
         from penstock.stores.sink import StoreSink
 
         sink = StoreSink(self._loaded, write)
@@ -180,7 +173,7 @@ class _Run:
         return self._store
 
 
-def _done(ran: Ran, sink: StoreSink, *, generation: int | None, live: bool = False) -> _Done:
+def _done(ran: Outcome, sink: StoreSink, *, generation: int | None, live: bool = False) -> _Done:
     found = {"read": ran.read, "written": sink.written, "dead_letters": ran.failed, "first": sink.first, "complete": ran.complete}
     return _Done(**found, generation=generation, live=live)
 

@@ -58,7 +58,7 @@ def run(topology: Path, live: bool, last_words: Path | None, settings: Settings)
         supervise(
             settings.workers,
             settings.drain_timeout + settings.session_timeout,
-            settings.group_instance_id,
+            functools.partial(_own, settings.group_instance_id),
             serve=serve,
             start_timeout=settings.broker_timeout + settings.prepare_timeout,
             relay=live,
@@ -82,6 +82,13 @@ def run(topology: Path, live: bool, last_words: Path | None, settings: Settings)
 
         last_words.write_text(str(error), encoding="utf-8")
         click.get_current_context().exit(exit_code(error))
+
+
+def _own(group_instance_id: str, number: int, pages: str) -> list[str]:
+    """Returns the arguments of one of several workers."""
+    # Two members with one static identity would remove each other from the group.
+    own = ["--group-instance-id", f"{group_instance_id}-{number}"] if group_instance_id else []
+    return [*own, "--http", pages]
 
 
 def _both(first: Serve | None, second: Serve) -> Serve:

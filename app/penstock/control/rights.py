@@ -1,4 +1,13 @@
-"""What a key may do: the three rights of the trust file, and which of them a message needs. A pure function of the log.
+"""What a key or a caller may do: the one list of rights, and which of them a control message needs. A pure function of the log.
+
+| right | calls of the service (`penstock.access`) |
+|---|---|
+| `score` | rows in, answers out |
+| `label` | what was true, for rows that were scored |
+| `read` | names, versions, signatures, statistics, releases |
+
+The other three are about releases. The trust file knows only these, since its keys sign control messages; in the access file of the
+service they allow a caller what they allow a key:
 
 | right | messages |
 |---|---|
@@ -24,13 +33,21 @@ from penstock.errors import ControlError
 if TYPE_CHECKING:
     from penstock.control.log import Log
 
-__all__ = ["ALL", "DEPLOY", "PROMOTE", "ROLLBACK", "Admitted", "check_right", "listed", "needed"]
+__all__ = [
+    "ALL", "CALLS", "DEPLOY", "LABEL", "PROMOTE", "READ", "RELEASES", "RIGHTS", "ROLLBACK", "SCORE", "Admitted", "check_right", "listed",
+    "needed",
+]  # fmt: skip
 
 DEPLOY: Final = "deploy"
 PROMOTE: Final = "promote"
 ROLLBACK: Final = "rollback"
-ALL: Final = frozenset({DEPLOY, PROMOTE, ROLLBACK})
-_WORDS: Final = ((DEPLOY, "deploy"), (PROMOTE, "promote"), (ROLLBACK, "roll back"))
+SCORE: Final = "score"
+LABEL: Final = "label"
+READ: Final = "read"
+RELEASES: Final = (DEPLOY, PROMOTE, ROLLBACK)  # what the keys of the trust file may do, in their usual order
+CALLS: Final = (SCORE, LABEL, READ)
+RIGHTS: Final = (*RELEASES, *CALLS)
+ALL: Final = frozenset(RELEASES)
 
 
 class Admitted(NamedTuple):
@@ -87,5 +104,5 @@ def _restores(log: Log, release: Release) -> bool:
 def listed(rights: Iterable[str], join: str = "and") -> str:
     """Returns the rights as text for people, in their usual order: `deploy, promote and roll back`."""
     given = set(rights)
-    *first, last = [word for one, word in _WORDS if one in given] or [""]
+    *first, last = ["roll back" if one == ROLLBACK else one for one in RIGHTS if one in given] or [""]
     return f"{', '.join(first)} {join} {last}" if first else last

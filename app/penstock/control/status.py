@@ -115,6 +115,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     dead_letters: Annotated[DeadLetters | None, msgspec.Meta(description="Absent: an older worker, which does not count them.")] = None
     unsigned: Annotated[bool, msgspec.Meta(description="Accepts control messages without a signature: for development only.")] = False
     reads: Annotated[int, msgspec.Meta(ge=1, le=2**31, description="The newest version of control messages that it reads; absent: 1.")] = 1
+    role: Annotated[str, msgspec.Meta(description="`service` when it answers requests; absent: it reads partitions.")] = ""
     number: Annotated[Whole, msgspec.Meta(description="Its number among those of its process, from 1 on; absent: an older worker.")] = 0
     version: Version = VERSION
 

@@ -1,4 +1,4 @@
-"""The two topics of a topology's releases: their names, and the configuration that they need."""
+"""The two topics of a topology's releases, and the groups of those that report there: names, and the configuration of the topics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from penstock.control.messages import MAX_BYTES
 from penstock.topology.spec import Topology
 
-__all__ = ["CONTROL_CONFIG", "STATUS_CONFIG", "Topics"]
+__all__ = ["CONTROL_CONFIG", "STATUS_CONFIG", "Groups", "Topics"]
 
 # Kept forever, and stamped by the brokers: a key's time of trust is compared with their clock, not the signer's. The size limit applies
 # to the uncompressed batch, since the brokers unpack it: else 60 kB could unpack to 60 MB in every worker.
@@ -44,3 +44,14 @@ class Topics(NamedTuple):
     def declared(cls, application: str, topology: Topology) -> Topics:
         """Returns the topics of this topology, by its file."""
         return cls.of(application, topology.name, control=topology.releases.control, status=topology.releases.status)
+
+
+class Groups(NamedTuple):
+    """The consumer groups whose members' reports count: of workers, which share the partitions, and of services, which have none."""
+
+    workers: str
+    services: str
+
+    @classmethod
+    def of(cls, application: str, topology: str) -> Groups:
+        return cls(f"{application}.{topology}", f"{application}.{topology}.services")

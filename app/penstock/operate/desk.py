@@ -1,8 +1,10 @@
 """Both topics of a topology's releases, open: the desk folds what it reads, and writes messages.
 
-Whose reports count is decided when the desk is opened. Where the brokers may not or cannot describe the consumer group, all reports count,
-and `unchecked` is the reason. Where the coordinator does not answer, the desk does not open: reports of others would count unseen. Once
-the members are known, the desk never goes back: `refresh` needs an answer, and `look` continues with the last one.
+Whose reports count is decided when the desk is opened: those of the members of two consumer groups, of workers and of services. Where the
+brokers may not or cannot describe that of the workers, all reports count, and `unchecked` is the reason. Where only that of the services
+may not be described, no service counts, and `unchecked` is that. Where the coordinator does not answer, the desk does not open: reports of
+others would count unseen. Once the members are known, the desk never goes back: `refresh` needs an answer, and `look` continues with the
+last one.
 
 Nothing happens between two calls: only a call reads entries, so the state never changes at another time. A message counts once it was
 read back; before that, it is not known which other messages precede it on the topic.
@@ -22,7 +24,7 @@ from penstock.control.fleet import Fleet, silence_after
 from penstock.control.log import Log
 from penstock.control.messages import Message, timestamp
 from penstock.control.rights import listed, needed
-from penstock.control.topics import Topics
+from penstock.control.topics import Groups, Topics
 from penstock.control.trust import NEXT, Judge, Trust
 from penstock.control.trust.member import Group
 from penstock.errors import AccessRefused, ControlError, TransportUnavailable
@@ -31,10 +33,12 @@ from penstock.settings import Settings
 from penstock.tame import UNPRINTABLE
 from penstock.topology.spec import Topology
 from penstock.transports.kafka.connection import Admin, aiokafka_arguments, patience_of
+from penstock.transports.kafka.group import Described
 from penstock.transports.kafka.journal import Entry, Reader, Writer
 
 __all__ = ["Desk", "introduced"]
 
+_NAME: Final = 200  # characters; the limit of a message
 _REASON: Final = 1000  # characters; the limit of a message is a little higher
 _ECHO_S: Final = 0.5
 _LEAST_S: Final = 0.1  # for an answer, when the patience is over
@@ -61,13 +65,14 @@ class Desk:
     """Use as an async context manager; entering it reads both topics to their ends.
 
     Raises TransportUnavailable or AccessRefused for brokers that do not answer, also about the group, TopicMissing, ConfigError for a
-    trust file that cannot be used. `cluster` is the result of `introduced`, for callers that already have it.
+    trust file that cannot be used. `cluster` is the result of `introduced`, for callers that already have it;
+    `requested_by` is whom messages are written for, when that is not their author.
     """
 
     log: Log
 
-    def __init__(self, settings: Settings, topology: Topology, cluster: str = "") -> None:
-        self._settings, self._topology, self._cluster = settings, topology, cluster
+    def __init__(self, settings: Settings, topology: Topology, cluster: str = "", requested_by: str = "") -> None:
+        self._settings, self._topology, self._cluster, self._requested_by = settings, topology, cluster, requested_by
         self.topics = Topics.declared(settings.application, topology)
         self.fleet = Fleet(silence_after(settings.status_interval))
         self._arguments = aiokafka_arguments(settings)
@@ -75,7 +80,7 @@ class Desk:
         self._voice: Voice | None = None
         self._writer: Writer | None = None
         self._attested = 0.0  # when the last question about the group had ended
-        self.unchecked = ""  # why workers' reports cannot be checked
+        self._refused = self._unseen = ""  # why the members of the groups are not known, of workers and of services
 
     async def __aenter__(self) -> Self:
         self._cluster = self._cluster or await asyncio.to_thread(introduced, self._settings, self._topology)
@@ -84,7 +89,8 @@ class Desk:
         async with AsyncExitStack() as stack:
             self._status = await stack.enter_async_context(self._reader(self.topics.status))
             self._control = await stack.enter_async_context(self._reader(self.topics.control, whole=True))
-            self._group = self._status.group(f"{self._settings.application}.{self._topology.name}")
+            groups = Groups.of(self._settings.application, self._topology.name)
+            self._workers, self._services = self._status.group(groups.workers), self._status.group(groups.services)
             await self.refresh()
             self._stack = stack.pop_all()
         return self
@@ -98,7 +104,7 @@ class Desk:
     async def refresh(self) -> None:
         """Reads both topics to their ends. The status topic is first, so no worker in it has read more releases than this desk then has.
 
-        Raises TransportUnavailable when the brokers do not answer, and AccessRefused when the group may no longer be described.
+        Raises TransportUnavailable when the brokers do not answer, and AccessRefused when the workers' group may no longer be described.
         """
         await self._attest()
         async for entries in self._status.until(await self._status.end()):
@@ -109,7 +115,7 @@ class Desk:
                 self.log.apply(entry)
 
     async def _attest(self) -> None:
-        """Asks who is in the consumer group until the brokers answer. At first it waits for members that have only just joined."""
+        """Asks who is in the groups until the brokers answer. At first it waits for members that have only just joined."""
         begun, answered = time.monotonic(), False
         settled, until = begun + (0.0 if self.fleet.attested else SETTLES_S), begun + self._patience
         while True:
@@ -129,19 +135,36 @@ class Desk:
                 await asyncio.sleep(_ECHO_S / 5)
 
     async def _ask(self, patience: float) -> int:
-        """Asks once who is in the group. Returns how many members are not described yet. Raises as `refresh`."""
+        """Asks once who is in the groups. Returns how many members are not described yet. Raises as `refresh`."""
         try:
-            found = await self._group.describe(patience)
+            found, services = await asyncio.gather(self._workers.describe(patience), self._members_of_services(patience))
         except AccessRefused as error:
             if self.fleet.attested:
                 raise
-            self.unchecked = f"{error}: workers' reports are not checked; grant Describe on the group"
+            self._refused = f"{error}: workers' reports are not checked; grant Describe on the group"
             return 0
         finally:
             self._attested = time.monotonic()
-        self.unchecked = ""
-        self.fleet.attest(Group.of(found.shown))
-        return found.unknown
+        self._refused = ""
+        self.fleet.attest(Group.of(found.shown, services.shown))
+        return found.unknown + services.unknown
+
+    async def _members_of_services(self, patience: float) -> Described:
+        """Returns the members of the group of services, or no member where it may not be described: users of an installation without
+        services need no right to that group. Raises TransportUnavailable.
+        """
+        try:
+            found = await self._services.describe(patience)
+        except AccessRefused as error:
+            self._unseen = f"{error}: services (`penstock serve`) are not waited for; grant Describe on the group"
+            return Described([])
+        self._unseen = ""
+        return found
+
+    @property
+    def unchecked(self) -> str:
+        """Why reports cannot be checked, of workers or of services that report; "" when they can."""
+        return self._refused or (self._unseen if any(one.status.role for one in self.fleet.workers()) else "")
 
     async def look(self, wait: float) -> None:
         """Takes the entries that arrive first on either topic, within `wait` seconds."""
@@ -218,6 +241,7 @@ class Desk:
             "control_topic": self.topics.control,
             "time": timestamp(),
             "author": self.voice().author,
+            "requested_by": UNPRINTABLE.sub(" ", self._requested_by)[:_NAME],
             "reason": UNPRINTABLE.sub(" ", reason)[:_REASON],
         }
 

@@ -26,12 +26,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 from penstock.errors import WorkerFailed
 from penstock.host import ends_with, on_signals
 from penstock.telemetry.health import Pages, Verdict
 
-__all__ = ["supervise"]
+__all__ = ["Elsewhere", "supervise"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ PAGE_BYTES = 32 * 1024 * 1024
 PIPE_BYTES = 1 << 16
 
 Serve = Callable[[Pages], AbstractAsyncContextManager[None]]
+Own = Callable[[int, str], list[str]]  # a worker's number and the address of its pages, "" for none, to its arguments
 
 
 class _Log:
@@ -82,17 +84,15 @@ class _Log:
 class _Worker:
     """One process, and the times of its recent starts. In `folder` are its error and, with `pages`, the socket of its pages.
 
-    With `relay`, this process writes its log.
+    `own` gives the arguments of its own. With `relay`, this process writes its log.
     """
 
-    def __init__(self, number: int, group_instance_id: str, folder: Path, pages: bool, relay: bool) -> None:
+    def __init__(self, number: int, own: Own, folder: Path, pages: bool, relay: bool) -> None:
         self.number = number
         self._relay = relay
         self.page = folder / f"{number}.sock" if pages else None
         self._error = folder / f"{number}.error"
-        # Two members with one static identity would remove each other from the group.
-        self._own = ["--group-instance-id", f"{group_instance_id}-{number}"] if group_instance_id else []
-        self._own += ["--http", "" if self.page is None else f"unix:{self.page}", "--last-words", str(self._error)]
+        self._own = [*own(number, "" if self.page is None else f"unix:{self.page}"), "--last-words", str(self._error)]
         self.starts: deque[float] = deque(maxlen=RESTARTS + 1)
         self.restarts = -1
         self.start()
@@ -126,7 +126,7 @@ class _Worker:
 def supervise(
     count: int,
     patience: float,
-    group_instance_id: str = "",
+    own: Own,
     *,
     serve: Serve | None = None,
     start_timeout: float = 60.0,
@@ -134,16 +134,16 @@ def supervise(
 ) -> None:
     """Runs `count` workers until SIGTERM or Ctrl-C; they have `patience` seconds to finish.
 
-    With a `group_instance_id`, each worker appends its number to it. `serve` serves their monitoring pages as one; after a
+    `own` gives the arguments that only one worker has, behind those of this command. `serve` serves their monitoring pages as one; after a
     start, a worker has `start_timeout` seconds until its pages must answer. With `relay` this process writes the workers' logs. On
     Linux the workers end, as on SIGTERM, when this process is killed.
 
     Raises WorkerFailed with the exit code of the first worker that failed.
     """
-    asyncio.run(_supervise(count, patience, group_instance_id, serve, start_timeout, relay))
+    asyncio.run(_supervise(count, patience, own, serve, start_timeout, relay))
 
 
-async def _supervise(count: int, patience: float, group_instance_id: str, serve: Serve | None, start_timeout: float, relay: bool) -> None:
+async def _supervise(count: int, patience: float, own: Own, serve: Serve | None, start_timeout: float, relay: bool) -> None:
     # No executor and no thread: a worker receives its signal when the thread that started it ends.
     stopping = asyncio.Event()
     workers: list[_Worker] = []
@@ -153,7 +153,7 @@ async def _supervise(count: int, patience: float, group_instance_id: str, serve:
         if serve is not None:
             await stack.enter_async_context(serve(_Fleet(workers, start_timeout)))
         try:
-            workers.extend(_Worker(number, group_instance_id, folder, serve is not None, relay) for number in range(1, count + 1))
+            workers.extend(_Worker(number, own, folder, serve is not None, relay) for number in range(1, count + 1))
             while not stopping.is_set():
                 for worker in workers:
                     _look_at(worker)
@@ -229,17 +229,43 @@ class _Fleet:
 
         pages = await asyncio.gather(*(_get(worker.page, "/metrics") for worker in self._workers))
         names = [str(worker.number) for worker in self._workers]
-        texts = {name: body.decode() if status == 200 else None for name, (status, body) in zip(names, pages, strict=True)}
+        texts = {name: page.body.decode() if page.status == 200 else None for name, page in zip(names, pages, strict=True)}
         restarts = {name: worker.restarts for name, worker in zip(names, self._workers, strict=True)}
         return export.encode(export.Merged(texts, restarts), accept)
 
     async def _ask(self, path: str, word: str) -> dict[str, Verdict]:
         answers = await asyncio.gather(*(_get(worker.page, path) for worker in self._workers))
-        return {str(worker.number): _verdict(word, *answer) for worker, answer in zip(self._workers, answers, strict=True)}
+        return {str(worker.number): _verdict(word, answer) for worker, answer in zip(self._workers, answers, strict=True)}
 
 
-def _verdict(word: str, status: int, body: bytes) -> Verdict:
+class Elsewhere:
+    """The pages that another process of this host serves on a Unix socket. Implements `telemetry.health.Pages`."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+
+    async def alive(self) -> Verdict:
+        return _verdict("alive", await _get(self._socket, "/healthz"))
+
+    async def ready(self) -> Verdict:
+        return _verdict("ready", await _get(self._socket, "/readyz"))
+
+    async def metrics(self, accept: str) -> tuple[bytes, str]:
+        found = await _get(self._socket, "/metrics", accept)
+        return (found.body, found.kind) if found.status == 200 else (b"", "text/plain")
+
+
+class _Page(NamedTuple):
+    """An answer: status 0 and the reason as its body when there is none."""
+
+    status: int
+    body: bytes
+    kind: str = ""
+
+
+def _verdict(word: str, page: _Page) -> Verdict:
     """Returns a worker's answer; an unreadable answer has the reason as `error`."""
+    status, body, _ = page
     try:
         found = json.loads(body) if status in (200, 503) else None
     except ValueError:
@@ -257,26 +283,29 @@ def _together(word: str, reasons: str, verdicts: dict[str, Verdict]) -> Verdict:
     return Verdict(good, {word: good, reasons: named, "workers": {name: one.body for name, one in verdicts.items()}})
 
 
-async def _get(page: Path | None, path: str) -> tuple[int, bytes]:
-    """Returns status and body of a worker's page; status 0 and the reason when there is no answer."""
+async def _get(page: Path | None, path: str, accept: str = "") -> _Page:
+    """Returns a page of another process."""
+    head = f"GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n" + (
+        f"Accept: {accept}\r\n" if accept.isprintable() and accept else ""
+    )
     try:
         async with asyncio.timeout(ANSWER):
             reader, writer = await asyncio.open_unix_connection(page)
             try:
-                writer.write(f"GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n".encode())
+                writer.write(f"{head}\r\n".encode())
                 answer = await _whole(reader)
             finally:
                 writer.close()
     except TimeoutError:
-        return 0, f"no answer within {ANSWER:g} s".encode()
+        return _Page(0, f"no answer within {ANSWER:g} s".encode())
     except OSError as error:
-        return 0, f"no answer: {error.strerror or error}".encode()
-    head, _, body = answer.partition(b"\r\n\r\n")
-    words = head.split(b" ", 2)
-    length = next((int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), -1)
-    if len(words) < 3 or not words[1].isdigit() or length != len(body):
-        return 0, b"incomplete answer"
-    return int(words[1]), body
+        return _Page(0, f"no answer: {error.strerror or error}".encode())
+    top, _, body = answer.partition(b"\r\n\r\n")
+    words = top.split(b" ", 2)
+    headers = dict(line.lower().split(b": ", 1) for line in top.split(b"\r\n")[1:] if b": " in line)
+    if len(words) < 3 or not words[1].isdigit() or headers.get(b"content-length", b"") != b"%d" % len(body):
+        return _Page(0, b"incomplete answer")
+    return _Page(int(words[1]), body, headers.get(b"content-type", b"").decode("latin-1"))
 
 
 async def _whole(reader: asyncio.StreamReader) -> bytes:

@@ -1,24 +1,30 @@
-"""The HTTP app: `/healthz`, `/readyz` and `/metrics`, in the event loop of the process that they describe.
+"""The HTTP app: `/healthz`, `/readyz` and `/metrics`, in the event loop of the process that they describe, and of a service its routes.
 
 The three pages show no payloads, so they may be served to other hosts. Because untrusted clients may reach them, they are bounded: GET
 and HEAD only, no request bodies, at most 16 KiB of an incomplete request head, at most 64 connections at a time,
 each closed after 30 seconds.
 A further connection takes the place of the one that has been silent for longest: a client that opens many and sends nothing must not
 keep a probe from its answer, since a worker whose probe fails is killed.
+
+The routes of a service (`rest`) stand before the pages. Its connections last, and are as many as the setting max_connections; one that
+does not send a request, or does not read its answer, is closed after the setting idle_timeout.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
+import math
 import os
 import re
 import socket
+import ssl
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from starlette.applications import Starlette
@@ -28,46 +34,68 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from penstock.errors import SettingsError
+from penstock.serving.handlers import Service
+from penstock.serving.rest import Rest
 from penstock.telemetry.health import Pages, Verdict
 
-__all__ = ["listen", "make_app", "serving"]
+__all__ = ["answering", "listen", "make_app", "reserve", "serving"]
 
 logger = logging.getLogger(__name__)
 
 HEAD_BYTES: Final = 16 * 1024  # of an incomplete request head
+AHEAD: Final = 16  # requests of one connection that wait for the answers of earlier ones
 CONNECTIONS: Final = 64
 LIFETIME: Final = 30.0  # seconds of a connection; a scraper opens a new one
+HANDSHAKE: Final = 5.0  # seconds until a connection with TLS has to be established
 IDLE: Final = 5  # seconds of silence between two requests
 BACKLOG: Final = 64  # connections that wait to be accepted
+SERVICE_BACKLOG: Final = 2048
+SWEEP: Final = 1.0  # seconds between two looks at the connections of a service
 _ADDRESS: Final = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]/]*):(?P<port>\d{1,5})")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def listen(address: str) -> socket.socket:
+def listen(address: str, *, name: str = "http", shared: bool = False, backlog: int | None = BACKLOG) -> socket.socket:
     """Returns a socket bound to `HOST:PORT` (an empty host: every interface; port 0: any free one) or to `unix:PATH`.
+
+    `name` is the setting. Other processes may bind a `shared` port, too: the kernel gives each connection to one of them.
 
     Raises SettingsError when the address is invalid or cannot be bound.
     """
     kind, _, path = address.partition(":")
     try:
-        return _listen_unix(path) if kind == "unix" else _listen_tcp(address)
+        return _listen_unix(path) if kind == "unix" else _listen_tcp(address, name, shared, backlog)
     except (OSError, ValueError) as error:  # ValueError: a name that no host can have, a NUL in a path
         why = error.strerror or error if isinstance(error, OSError) else error
-        raise SettingsError(f"http: cannot listen on {address}: {why}; choose another address, or free this one") from error
+        raise SettingsError(f"{name}: cannot listen on {address}: {why}; choose another address, or free this one") from error
 
 
-def _listen_tcp(address: str) -> socket.socket:
+def reserve(address: str, name: str) -> tuple[socket.socket, str]:
+    """Returns a socket that keeps `HOST:PORT` for processes of this program that share it, and the address with its port.
+
+    It does not listen: the kernel would give it connections. Raises SettingsError for an address that others use.
+    """
+    listen(address, name=name).close()  # alone: a shared port could be bound beside a stranger's
+    bound = listen(address, name=name, shared=True, backlog=None)
+    host, _, _ = address.rpartition(":")
+    return bound, f"{host}:{bound.getsockname()[1]}"
+
+
+def _listen_tcp(address: str, name: str, shared: bool, backlog: int | None) -> socket.socket:
     found = _ADDRESS.fullmatch(address)
     if found is None or int(found["port"]) > 65535:
-        raise SettingsError(f"http: {address!r} is not an address; write HOST:PORT, like 127.0.0.1:9100, or unix:PATH")
+        raise SettingsError(f"{name}: {address!r} is not an address; write HOST:PORT, like 127.0.0.1:9100, or unix:PATH")
     host = found["host"].strip("[]")
     family, kind, protocol, _, place = socket.getaddrinfo(host or "0.0.0.0", int(found["port"]), type=socket.SOCK_STREAM)[0]  # noqa: S104  as asked
     made = socket.socket(family, kind, protocol)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart need not wait until the system drops the old connections
+        if shared:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         made.bind(place)
-        made.listen(BACKLOG)
+        if backlog is not None:
+            made.listen(backlog)
     except OSError:
         made.close()
         raise
@@ -153,6 +181,135 @@ async def serving(bound: socket.socket, pages: Pages) -> AsyncIterator[None]:
         bound.close()
 
 
+@contextlib.asynccontextmanager
+async def answering(bound: socket.socket, pages: Pages, service: Service, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
+    """Serves the routes of the service and the pages on a bound socket while the block runs, with TLS where given. Closes the socket.
+
+    At the end, requests under way are answered first, within the setting drain_timeout.
+    """
+    settings = service.settings
+    bound.listen(SERVICE_BACKLOG)
+    config = uvicorn.Config(
+        Rest(service, make_app(pages)), http=_protocol(), ws="none", lifespan="off", interface="asgi3", log_config=None,
+        log_level=logging.ERROR, access_log=False, server_header=False, date_header=False, proxy_headers=False,
+        timeout_keep_alive=math.ceil(settings.idle_timeout), timeout_graceful_shutdown=math.ceil(settings.drain_timeout),
+        h11_max_incomplete_event_size=HEAD_BYTES,
+    )  # fmt: skip
+    config.load()
+    config.ssl = tls
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[bound]))
+    sweeper = asyncio.create_task(_sweep(server, settings.max_connections, settings.idle_timeout))
+    logger.info("serving %s on %s", service.name, _shown(bound))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await asyncio.wait({task}, timeout=settings.drain_timeout + IDLE)
+        task.cancel()
+        sweeper.cancel()
+        bound.close()
+
+
+def _protocol() -> type[asyncio.Protocol]:
+    try:
+        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+    except ImportError:  # the extra `serve` has it
+        return type("Connection", (_Lasting, H11Protocol), {})
+    return type("Connection", (_Lasting, _Bounded, HttpToolsProtocol), {})
+
+
+class _Bounded:
+    """What httptools does not bound by itself: the head of a request and the trailers behind its body, and requests sent ahead of answers.
+
+    Such a connection is ended without an answer, which could be taken for that of an earlier request.
+    """
+
+    _head = 0  # bytes of the names and values of the request that is being read
+    _unread = 0  # bytes since the last event of the parser; it keeps those of a header that has no end
+
+    def data_received(self, data: bytes) -> None:
+        self._unread += len(data)
+        super().data_received(data)  # type: ignore[misc]  # of uvicorn's protocol, which the other base is
+        if self._unread > HEAD_BYTES and not self.transport.is_closing():  # type: ignore[attr-defined]
+            self.transport.abort()  # type: ignore[attr-defined]
+
+    def on_message_begin(self) -> None:
+        self._head = self._unread = 0
+        super().on_message_begin()  # type: ignore[misc]
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)  # type: ignore[misc]
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value))
+        super().on_header(name, value)  # type: ignore[misc]
+
+    def on_headers_complete(self) -> None:
+        self._unread = 0
+        if len(self.pipeline) >= AHEAD:  # type: ignore[attr-defined]
+            self._end()
+        super().on_headers_complete()  # type: ignore[misc]
+
+    def on_body(self, body: bytes) -> None:
+        self._unread = 0
+        super().on_body(body)  # type: ignore[misc]
+
+    def on_message_complete(self) -> None:
+        self._unread = 0
+        super().on_message_complete()  # type: ignore[misc]
+
+    def _count(self, size: int) -> None:
+        self._head += size
+        if self._head > HEAD_BYTES:
+            self._end()
+
+    def _end(self) -> None:
+        self.transport.abort()  # type: ignore[attr-defined]
+        raise ValueError("too much")  # which ends the parser, too
+
+
+class _Lasting:
+    """What both kinds of connections of a service have: since when they have been without a request."""
+
+    quiet = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)  # type: ignore[misc]  # of uvicorn's protocol, which the other base is
+        self.quiet = self.loop.time()  # type: ignore[attr-defined]
+        secure = transport.get_extra_info("ssl_object")
+        if secure is not None:  # the scope of each request has it, for `Rest`
+            self.app_state = {"certificate": secure.getpeercert(binary_form=True)}
+
+    def on_response_complete(self) -> None:
+        self.quiet = self.loop.time()  # type: ignore[attr-defined]
+        super().on_response_complete()  # type: ignore[misc]
+
+
+async def _sweep(server: uvicorn.Server, most: int, idle: float) -> None:
+    """Closes the connections of a service that have been silent for too long, and beyond `most` those silent for longest."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(min(SWEEP, idle / 2))
+        now = loop.time()
+        silent: Any = [one for one in server.server_state.connections if not _busy(one)]
+        silent.sort(key=lambda one: one.quiet)
+        excess = len(server.server_state.connections) - most
+        for at, one in enumerate(silent):
+            if at < excess or now - one.quiet > idle:
+                transport = one.transport
+                if transport.is_closing() or transport.get_write_buffer_size():
+                    transport.abort()  # its client does not read: it would never be closed otherwise
+                else:
+                    transport.close()
+
+
+def _busy(connection: Any) -> bool:
+    cycle = getattr(connection, "cycle", None)
+    return cycle is not None and not cycle.response_complete
+
+
 def _shown(bound: socket.socket) -> str:
     if bound.family == socket.AF_UNIX:
         return f"unix:{bound.getsockname()}"
@@ -161,7 +318,19 @@ def _shown(bound: socket.socket) -> str:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, because the process has its own."""
+    """uvicorn without its signal handlers, because the process has its own; and a client has HANDSHAKE seconds for that of TLS."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        if self.config.ssl is None:
+            await super().startup(sockets)
+            return
+        # asyncio's default is 60 s, in which such connections are in no list that could be swept; uvicorn passes no other value on.
+        loop.create_server = functools.partial(loop.create_server, ssl_handshake_timeout=HANDSHAKE)  # type: ignore[method-assign]
+        try:
+            await super().startup(sockets)
+        finally:
+            del loop.create_server  # what the class has
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -84,6 +84,7 @@ class Found(NamedTuple):
     outcomes: Sequence[str]
     asked: _Asked
     live: Generation | None
+    about: str
 
 
 class _Asked(NamedTuple):
@@ -123,7 +124,7 @@ class Lookup:
         self._own = self._sinks
         if self._wanted.entity is None:
             self._own = {name: [one for one in names if one not in copied[name]] or names[:1] for name, names in self._sinks.items()}
-        self._about = about(loaded, bindings)
+        self._about = "" if loaded.absent and bindings is None else about(loaded, bindings)
         self._metrics = metrics or Metrics()
         self._lock = threading.Lock()  # of the program that reads keys
         self._counting = threading.Lock()
@@ -140,8 +141,12 @@ class Lookup:
         """From now on these models score: answers of others are stale."""
         self._about = about(self._loaded, bindings)
 
-    def find(self, rows: Sequence[RecordLike]) -> Found:
-        """Looks the rows up, records with JSON values or a Table. Waits at most the timeout for the store; raises nothing for it."""
+    def find(self, rows: Sequence[RecordLike], about: str = "") -> Found:
+        """Looks the rows up, records with JSON values or a Table. Waits at most the timeout for the store; raises nothing for it.
+
+        `about` is the digest of what scores in this call (`programs.about`), where a swap may be under way; "": that of `serving`.
+        """
+        about = about or self._about
         asked = self._ask(rows)
         began = time.perf_counter()
         reading = self._reading(asked)
@@ -150,10 +155,11 @@ class Lookup:
             read = None if reading is None else reading.result(self._timeout)
         except (PenstockError, TimeoutError) as error:
             self._failed(error)
-        return self._judged(rows, asked, read, began)
+        return self._judged(asked, read, about, began)
 
-    async def search(self, rows: Sequence[RecordLike]) -> Found:
+    async def search(self, rows: Sequence[RecordLike], about: str = "") -> Found:
         """Does what `find` does, and waits without holding the event loop."""
+        about = about or self._about
         asked = self._ask(rows)
         began = time.perf_counter()
         reading = self._reading(asked)
@@ -163,7 +169,7 @@ class Lookup:
                 read = await asyncio.wait_for(asyncio.wrap_future(reading), self._timeout)
         except (PenstockError, TimeoutError) as error:
             self._failed(error)
-        return self._judged(rows, asked, read, began)
+        return self._judged(asked, read, about, began)
 
     def learn(self, found: Found, scored: Mapping[int, Mapping[str, Fields | None]]) -> None:
         """Writes the answers of rows that were misses back, and records misses for the next run; behind the caller's back, in a thread.
@@ -172,7 +178,7 @@ class Lookup:
         """
         live = found.live
         missing = [row for row, outcome in enumerate(found.outcomes) if outcome in ("miss", "nearest", "default", "unknown")]
-        if live is None or not missing or live.about != self._about:
+        if live is None or not missing or live.about != found.about:
             return
         entries = [(found.asked.keys[row], self._stored(found.asked, row, scored[row])) for row in missing if row in scored]
         events = {found.asked.keys[row]: event for row in missing if (event := found.asked.events[row].value) is not None}
@@ -218,12 +224,12 @@ class Lookup:
 
     # -- judging ---------------------------------------------------------------------------------------------------
 
-    def _judged(self, rows: Sequence[RecordLike], asked: _Asked, read: Read | None, began: float) -> Found:
-        served = None if read is None else self._served(read.live)
+    def _judged(self, asked: _Asked, read: Read | None, about: str, began: float) -> Found:
+        served = None if read is None else self._served(read.live, about)
         found = dict(zip(asked.keys, read.answers, strict=True)) if read is not None and served else {}
         answers: dict[int, Answer] = {}
         outcomes = []
-        for row in range(len(rows)):
+        for row in range(len(asked.events)):
             if row not in asked.keys:
                 outcomes.append("unkeyed")
             elif not served:
@@ -239,13 +245,13 @@ class Lookup:
                 self._metrics.lookups.labels(outcome).inc(count)
             self._metrics.lookup_seconds.observe(time.perf_counter() - began)
         to_score = [row for row, outcome in enumerate(outcomes) if outcome in _TO_SCORE]
-        return Found(answers, to_score, outcomes, asked, read.live if read is not None else None)
+        return Found(answers, to_score, outcomes, asked, read.live if read is not None else None, about)
 
-    def _served(self, live: Generation | None) -> str:
+    def _served(self, live: Generation | None, about: str) -> str:
         """Returns what answers of this generation are: "hit", "stale", or "" when they may not be served."""
         if live is None:
             return ""
-        if live.about == self._about:
+        if live.about == about:
             return "hit"
         return "stale" if self._clock() - live.since < self._wanted.stale else ""
 

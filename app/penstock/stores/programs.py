@@ -26,7 +26,7 @@ from penstock.runtime import Loaded
 from penstock.schema import Field, Schema, steps
 from penstock.stores.keys import canonical, entity_key, input_key
 from penstock.topology.names import ref
-from penstock.topology.spec import ModelNode, Precomputed, Sink, Topology
+from penstock.topology.spec import ModelNode, Precomputed, Ref, Sink, Topology
 
 __all__ = ["KEY", "TOPIC", "Key", "about", "asking", "computing", "copied_fields", "key_fields", "required"]
 
@@ -102,12 +102,15 @@ def asking(loaded: Loaded) -> Program:
 
 def copied_fields(loaded: Loaded) -> dict[str, tuple[str, ...]]:
     """Returns, by sink, its fields that an answer takes from the event that asks: all that the event has, or the id of an entity."""
-    wanted = required(loaded.topology)
-    (stage,) = loaded.wiring.stages
-    columns = {
-        column.name for one in stage.inputs for column in one.columns if wanted.entity is None or column.field == wanted.entity
-    }  # fmt: skip
-    return {emit.sink.name: tuple(one.name for one in emit.fields if one.part.column in columns) for emit in stage.emits}
+    topology, wanted = loaded.topology, required(loaded.topology)
+
+    def copied(one: Ref) -> bool:
+        if topology.node(one.head) is not None:
+            return False
+        path = one.tail if topology.source(one.head) is not None and one.tail is not None else one.path
+        return wanted.entity is None or (path == wanted.entity and one.index is None)
+
+    return {sink.name: tuple(name for name, one in sink.fields if copied(one)) for sink in topology.sinks}
 
 
 def _json(sink: Sink, own: tuple[tuple[str, Any], ...]) -> Sink:

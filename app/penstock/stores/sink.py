@@ -11,16 +11,16 @@ from typing import Any, Final
 
 import msgspec
 
-from penstock.errors import DeliveryFailed, PenstockError
+from penstock.errors import ConfigError, DeliveryFailed, PenstockError, Problem
 from penstock.parcel import Parcel
 from penstock.runtime import Loaded
 from penstock.stores.base import Entry, Store
 from penstock.stores.programs import KEY, TOPIC, Key
 from penstock.transports.base import Abilities, Refused, Sent
-from penstock.transports.checkpoint import Checkpoint
+from penstock.transports.checkpoint import Checkpoint, Part, Unit
 from penstock.transports.tracker import Span
 
-__all__ = ["StoreCheckpoint", "StoreSink"]
+__all__ = ["Progress", "StoreSink"]
 
 _TURN: Final = 5000  # answers in one write
 _AHEAD: Final = 20_000  # answers that may wait for the store
@@ -35,7 +35,7 @@ class StoreSink:
 
     abilities: Final = Abilities(replay=True)
 
-    def __init__(self, loaded: Loaded, write: Callable[[Sequence[Entry]], None], *, letters: Any = None) -> None:
+    def __init__(self, loaded: Loaded, write: Callable[[Sequence[Entry]], None]) -> None:
         self.written = 0
         self.first = ""
         self._write = write
@@ -43,7 +43,6 @@ class StoreSink:
         wanted = loaded.topology.precomputed
         self._inputs = wanted is not None and wanted.on_miss == "nearest"
         self._sinks = {f"{TOPIC}{sink.name}": msgspec.json.encode(sink.name) for sink in loaded.topology.sinks}
-        self._letters = letters  # a FileSink, for dead letters
         self._waiting: list[tuple[list[Entry], Sent]] = []
         self._rows = 0
         self._room = asyncio.Event()
@@ -68,8 +67,6 @@ class StoreSink:
             if parcel.dead:
                 failed.update((parcel.partition, one.offset) for one in parcel.inputs)
                 self._note(parcel)
-        if self._letters is not None and (dead := [one for one in parcels if one.dead]):
-            await self._letters.send(dead)
         sent = Sent(1)
         entries = self._entries(parcels, failed, sent)
         self._waiting.append((entries, sent))
@@ -134,19 +131,35 @@ class StoreSink:
             for _, sent in turn:
                 sent.settle(error)
 
-    def flush(self) -> dict[str, int]:
-        """Returns the length of the file of dead letters, by topic: a position is finished only when its answers are stored."""
-        return {} if self._letters is None else self._letters.flush()
+    def due(self) -> bool:
+        """Returns True: a position is finished only when its answers are stored, so there is nothing to wait for."""
+        return True
+
+    def commit(self) -> list[Part]:
+        """Returns no files."""
+        return []
 
 
-class StoreCheckpoint(Checkpoint):
-    """The progress of a run, kept in the store beside the generation that it builds."""
+class Progress(msgspec.Struct):
+    """The progress of a run as it is kept in the store, beside the generation that it builds: what the run is, and how far it has come."""
 
-    def __init__(self, store: Store, topology: str, number: int, about: Mapping[str, str], progress: bytes = b"") -> None:
-        super().__init__(None, about)
-        self._store, self._topology, self._number = store, topology, number
-        if progress:
-            self._load(progress, store.where)
+    about: dict[str, str]
+    units: list[Unit] = []
 
-    def _write(self, data: bytes) -> None:
-        self._store.keep(self._topology, self._number, data)
+    @classmethod
+    def read(cls, data: bytes, about: Mapping[str, str], where: str) -> Progress:
+        """Returns the progress of an earlier run. Raises ConfigError for one of a run with another `about`."""
+        found = msgspec.json.decode(data, type=cls)
+        for name, value in about.items():
+            if (before := found.about.get(name, "")) != value:
+                message = f"the run to resume has another {name}: {before or 'none'}, not {value or 'none'}"
+                raise ConfigError(Problem(where, 0, 0, message, "resume it with what it was started with, or begin anew without --resume"))
+        return found
+
+    def checkpoint(self, store: Store, topology: str, number: int) -> Checkpoint:
+        """Returns the checkpoint of a run from here on, which `store` keeps."""
+
+        def keep(units: Sequence[Unit], _: Sequence[Part]) -> None:
+            store.keep(topology, number, msgspec.json.encode(Progress(self.about, [*units])))
+
+        return Checkpoint(self.units, keep)

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from penstock.control.log import Kind, Log, Outcome
-from penstock.control.trust import Judge, Trust
+from penstock.control.rights import Admitted
+from penstock.control.trust import Trust
 from penstock.errors import TransportError, TransportUnavailable
-from penstock.transports.kafka.journal import Reader
+from penstock.transports.kafka.journal import Entry, Reader
 
-__all__ = ["Folding"]
+__all__ = ["Folding", "Judges"]
+
+Judges = Callable[[Entry], Admitted]
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +27,13 @@ _AT_ONCE: Final = 32  # entries between two turns of the event loop: checking a 
 
 
 class Folding:
-    """`judge` makes the judge for the keys of a trust file. Assign `trust` to fold with other keys from the next `advance` on."""
+    """`judge` makes the judge for the keys of a trust file. Assign `trust` to fold with other keys from the next `advance` on.
 
-    def __init__(self, reader: Reader, judge: Callable[[Trust], Judge], trust: Trust) -> None:
-        self.reader, self.trust = reader, trust
+    Without a `reader`, the log is what `apply` was given, until `connect`.
+    """
+
+    def __init__(self, reader: Reader | None, judge: Callable[[Trust], Judges], trust: Trust) -> None:
+        self._reader, self.trust = reader, trust
         self._judge = judge
         self._folded_by = trust
         self._anew_until = 0
@@ -36,8 +42,18 @@ class Folding:
         self.lost = False
 
     @property
+    def reader(self) -> Reader:
+        assert self._reader is not None, "no brokers yet"
+        return self._reader
+
+    @property
+    def connected(self) -> bool:
+        """Whether the log is read from the brokers."""
+        return self._reader is not None
+
+    @property
     def whole(self) -> bool:
-        return self.position >= self._anew_until
+        return self.connected and self.position >= self._anew_until
 
     async def to_the_end(self) -> None:
         """Folds the log to its current end. Raises TransportError."""
@@ -45,6 +61,20 @@ class Folding:
             for entry in entries:
                 self.log.apply(entry)
         self.position = self.reader.position
+        self._warn()
+
+    def apply(self, entries: Iterable[Entry], position: int) -> None:
+        """Folds entries that were kept, up to this position."""
+        for entry in entries:
+            self.log.apply(entry)
+        self.position = position
+        self._warn()
+
+    async def connect(self, reader: Reader) -> None:
+        """Goes on with the log that the reader reads: it is folded anew, from its beginning. Raises TransportUnavailable."""
+        await self._begin_anew(reader, "the brokers answer")
+
+    def _warn(self) -> None:
         if self.log.refused:
             counted = ", ".join(f"{count} {code}" for code, count in self.log.refused.items())
             logger.warning("entries of the control log are refused here: %s; the last: %s", counted, self.log.last_refused[-1].why)
@@ -56,7 +86,7 @@ class Folding:
         """
         try:
             if self.trust != self._folded_by:
-                await self._begin_anew()
+                await self._begin_anew(self.reader, "the trusted keys have changed")
             entries = await self.reader.take()
         except TransportUnavailable:
             raise
@@ -70,11 +100,11 @@ class Folding:
         before, self.position = self.position, self.reader.position  # also past entries that are not records
         return self.position != before
 
-    async def _begin_anew(self) -> None:
-        logger.info("the trusted keys have changed: folding the control log anew")
-        trust, end = self.trust, await self.reader.end()
-        await self.reader.rewind()
-        self.position, self._anew_until = self.reader.position, end
+    async def _begin_anew(self, reader: Reader, why: str) -> None:
+        logger.info("%s: folding the control log anew", why)
+        trust, end = self.trust, await reader.end()
+        await reader.rewind()
+        self._reader, self.position, self._anew_until = reader, reader.position, end
         self.log, self._folded_by = Log(self._judge(trust)), trust
 
     def _heard(self, outcome: Outcome, offset: int) -> None:

@@ -1,13 +1,11 @@
-"""Follows the releases of one topology for one worker: folds the control log, calls `control.cases`, and carries out the effects.
+"""A worker's side of the releases: it follows them (`following`), and reports, tries, guards and checks what it serves.
 
-1. The log is folded to its end before the first event, and again at every assignment of partitions: the worker that had a partition before
-   may have scored it with a generation that this one has not read yet, and a partition must not fall back.
-2. After each slice of the log, and whenever a preparation ends, `reconcile` decides what to do; nothing else does.
-3. Preparations run beside the event loop (`beside`), one at a time.
-4. A release is tried beside the live plan on the last real rows before it is ready (`proof`), and guarded over its first rows after a
+1. The log is folded again to its end at every assignment of partitions: the worker that had a partition before may have scored it with a
+   generation that this one has not read yet, and a partition must not fall back.
+2. A release is tried beside the live plan on the last real rows before it is ready (`proof`), and guarded over its first rows after a
    switch (`guard`). While live, the plan is checked by a timer (`checks`). With `on_invalid: rollback` what fails there brings the
    previous generation back, by an ordinary release.
-5. No failure stops the live plan.
+3. What the worker does about each release is reported (`report`), signed by its identity in the consumer group.
 """
 
 from __future__ import annotations
@@ -16,83 +14,52 @@ import asyncio
 import logging
 import os
 import socket
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final
 
-from penstock import runtime
-from penstock.binding import Binding, same
-from penstock.control.cases import Cases, Effect, End, Now, Prepare, Retry, Scoring, Switch, Warn, behind, reconcile
 from penstock.control.lifecycle import State
 from penstock.control.messages import NEWEST, Release, new_id, timestamp
 from penstock.control.proposal import differences
 from penstock.control.status import DeadLetters, Place, Progress, Refused, WorkerStatus
-from penstock.control.topics import Topics
-from penstock.control.trust import Judge, Trust
+from penstock.control.trust import Trust
 from penstock.control.trust.member import Identity
-from penstock.engine import Deployment, Serving
-from penstock.errors import ControlError, PenstockError, Stopped, TransportError, TransportUnavailable
+from penstock.errors import ControlError, TransportUnavailable
 from penstock.evidence.guard import Rule
-from penstock.model.artifact import Artifact
 from penstock.model.parity import Pair
 from penstock.pipeline import Program
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
-from penstock.telemetry.families import Labels
 from penstock.transports.base import Sink
 from penstock.transports.kafka.connection import aiokafka_arguments, patience_of
-from penstock.transports.kafka.journal import Reader, Writer
-from penstock.worker.beside import Beside
+from penstock.transports.kafka.journal import Writer
 from penstock.worker.checks import Validity, take_back
-from penstock.worker.folding import Folding
+from penstock.worker.following import Following
 from penstock.worker.guard import Guard
-from penstock.worker.keys import Keys
-from penstock.worker.preparation import Preparation, Prepared
+from penstock.worker.preparation import Prove
 from penstock.worker.proof import prove, run_pairs
 from penstock.worker.recent import Recent
-from penstock.worker.report import Problems, Reporter
+from penstock.worker.report import Reporter
 
-__all__ = ["Follower", "Served"]
+__all__ = ["Follower"]
 
 logger = logging.getLogger(__name__)
 
-WAIT_MS: Final = 200  # a request for the end of the log, at each assignment, waits behind an open fetch
-PAUSE: Final = 5.0  # seconds before a control topic that could not be read is read again
 REFUSALS: Final = 8  # last entries of the log that were not accepted here and are reported
 PROSE: Final = 2000  # characters of a reason that are reported: records have a size limit, and a worker whose reports fail looks lost
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Served(Serving):
-    """A live plan, its bindings, and its model versions."""
+class Follower(Following):
+    """Follows the releases of one topology for one worker, and reports about it."""
 
-    program: Program
-    bindings: Mapping[str, Binding]
-    artifacts: Mapping[str, Artifact]
-
-
-Job = Callable[[], Coroutine[Any, Any, None]]
-
-
-class Follower:
-    """Follows the releases of one topology for one worker. `deployment` is what the worker scores with; a swap assigns the next one.
-
-    Use `following`: it reads the log, brings up the active generation, and stops everything at the end.
-    """
-
-    deployment: Deployment[Served]
+    role: ClassVar[str] = ""  # what reports call it, beside a worker
     reporter: Reporter
-    folding: Folding
 
     def __init__(self, loaded: Loaded, settings: Settings, cluster: str, metrics: Metrics) -> None:
-        self._loaded, self._settings, self._cluster, self._metrics = loaded, settings, cluster, metrics
-        topology = loaded.topology
-        self.topics = Topics.declared(settings.application, topology)
-        self.worker = settings.group_instance_id or f"{socket.gethostname()}.{os.getpid()}.{new_id()[-4:]}"
+        super().__init__(loaded, settings, cluster, metrics, rolls_back=True)
+        self.worker = self._name()
         self.identity = Identity.new(self.worker)
         self.places: Callable[[], dict[str, Place]] = dict  # the worker's positions in its partitions; the runner that reads them sets it
         self.letters: Callable[[], DeadLetters | None] = lambda: None  # the worker's dead letters; set by the runner, too
@@ -100,14 +67,6 @@ class Follower:
         self.answering: Callable[[], bool] = lambda: True  # whether brokers answer; the runner sets it: without them, no farewell is tried
         self.sink: Sink | None = None  # knows the size limits of the topics; the runner that writes them sets it
         self.recent = Recent(settings.proof_rows)  # an observer of what this worker scores
-        self.problems = Problems()
-        self._keys = Keys(settings, topology, self.problems)
-        if settings.unsigned_control:
-            logger.warning("UNSIGNED: every client that can write to %s can swap the models. For development only", self.topics.control)
-        self.cases = Cases()
-        self._plans: dict[str, Prepared] = {}  # of the releases that are ready, by id
-        self._preparation = Preparation(loaded, settings)
-        self._beside = Beside(self._preparation, self._on_step)
         self._guard = Guard(
             self.recent,
             Rule(settings.failing_share, settings.guard_rows, settings.guard_seconds),
@@ -116,62 +75,34 @@ class Follower:
             sink=lambda: self.sink,
             metrics=metrics,
         )
-        self._jobs: asyncio.Queue[Job] = asyncio.Queue()  # executed one after another
-        self._retry: asyncio.TimerHandle | None = None
-        self._moved = asyncio.Event()
-        self._active = 0  # the active generation of the log, at the last time when it was whole
         self._started = timestamp()
-        self._stopping = False
 
-    @asynccontextmanager
-    async def following(self, fail: Callable[[BaseException], None]) -> AsyncIterator[Self]:
-        """Inside, the active generation is `deployment`; later ones are followed in the background. `fail` is called for a bug there.
+    def _name(self) -> str:
+        return self._settings.group_instance_id or f"{socket.gethostname()}.{os.getpid()}.{new_id()[-4:]}"
 
-        Raises TransportUnavailable when the log cannot be read, ModelError or ControlError when the active generation
-        cannot be served here.
-        """
+    async def _begin(self, stack: AsyncExitStack, trust: Trust) -> None:
         settings = self._settings
-        trust = Trust.load(settings.trust)
-        connection, patience = aiokafka_arguments(settings), patience_of(settings)
-        wait_ms = min(settings.fetch_wait_ms, WAIT_MS)
-        async with (
-            Reader(connection, self.topics.control, patience=patience, wait_ms=wait_ms, whole=True) as reader,
-            Writer(connection, patience=patience) as writer,
-        ):
-            self.folding = Folding(reader, self._judge, trust)
-            self._metrics.control_refused.set_function(self._refused)
-            self.reporter = Reporter(writer, self.topics.status, self.identity, self._describe, interval=settings.status_interval)
-            try:
-                self._keys.begin(trust)
-                await self._bring_up()
-                tasks = [asyncio.create_task(one) for one in self._duties()]
-                for task in tasks:
-                    task.add_done_callback(lambda task: None if task.cancelled() or (error := task.exception()) is None else fail(error))
-                try:
-                    yield self
-                finally:
-                    self._stopping = True
-                    for task in tasks:
-                        task.cancel()
-                    await asyncio.wait(tasks)
-                    if self.answering():
-                        await self.reporter.close()
-            finally:
-                if self._retry is not None:
-                    self._retry.cancel()
-                self._beside.close()
-
-    def _judge(self, trust: Trust) -> Judge:
-        return Judge(self._loaded.topology.name, self._cluster, self.topics.control, trust, unsigned=self._settings.unsigned_control)
+        await super()._begin(stack, trust)
+        writer = await stack.enter_async_context(Writer(aiokafka_arguments(settings), patience=patience_of(settings)))
+        self.reporter = Reporter(writer, self.topics.status, self.identity, self._describe, interval=settings.status_interval)
 
     def _duties(self) -> Iterator[Coroutine[Any, Any, None]]:
-        yield self._follow()
-        yield self._work()
-        yield self._keys.watch(self.folding)
+        yield from super()._duties()
         yield self.reporter.run()
         yield self._guard.run()
         if self._loaded.topology.releases.check_every:
             yield self._check_forever(self._loaded.topology.releases.check_every)
+
+    async def _farewell(self) -> None:
+        if self.answering():
+            await self.reporter.close()
+
+    def _changed(self) -> None:
+        self.reporter.changed()
+
+    def _switched(self) -> None:
+        if self.deployment.previous is not None and self._settings.guard_seconds:
+            self._guard.begin(self.deployment.generation, self.deployment.previous)
 
     async def caught_up(self) -> None:
         """Returns when this worker scores with the currently active generation, or cannot.
@@ -197,140 +128,10 @@ class Follower:
                 self._moved.clear()
                 await self._moved.wait()
 
-    # -- the start ---------------------------------------------------------------------------------------------------
+    # -- before a release is ready ---------------------------------------------------------------------------------
 
-    async def _bring_up(self) -> None:
-        """Folds the log to its end, and makes the active generation live."""
-        await self.folding.to_the_end()
-        log = self.folding.log
-        if not log.generation:
-            self._keys.refuse_to_fall_back(log.refused["unknown-key"], self.topics.control)
-            made = runtime.prepare(self._loaded, self._settings)
-            bound = runtime.bindings(self._loaded)
-            self.deployment = Deployment(Served(0, made.plan, program=made, bindings=bound, artifacts=self._loaded.artifacts))
-            self._preparation.adopt(self._loaded.artifacts, runtime.sessions(made))
-        else:
-            release = log.generations[-1].release
-            self.deployment = Deployment(_served(log.generation, release, await self._beside.prepare(release)))
-            self._compare_with_the_file(release.bindings)
-            self._jobs.put_nowait(self._prune)
-        self._metrics.generation.set(self.deployment.generation)
-        logger.info("generation %d is live", self.deployment.generation, extra=dict(self.deployment.primary.plan.versions))
-        self._decide()
-
-    def _compare_with_the_file(self, bound: Mapping[str, Binding]) -> None:
-        declared = {node.name: str(node.model) for node in self._loaded.topology.model_nodes}
-        differs = [
-            f"{name}: {bound[name]}, the file names {said}" for name, said in declared.items() if name in bound and str(bound[name]) != said
-        ]
-        if differs:
-            logger.info("the control log overrides the topology file: %s", "; ".join(differs))
-
-    # -- the log -----------------------------------------------------------------------------------------------------
-
-    async def _follow(self) -> None:
-        while True:
-            try:
-                further = await self.folding.advance()
-            except TransportUnavailable as error:
-                if self.folding.lost:
-                    return
-                self.problems.say("control", f"the control topic cannot be read: {error}")
-                await asyncio.sleep(PAUSE)
-                continue
-            except TransportError as error:  # a log that was recreated is ignored
-                self.topic_lost(self.topics.control, str(error))
-                return
-            if self.folding.lost:
-                return
-            self.problems.say("control")
-            if further:
-                self._decide()
-
-    def topic_lost(self, topic: str, why: str) -> None:
-        """Goes on without a topic that was deleted or created again. A control log is not followed any more: a new one begins elsewhere."""
-        current = self.deployment.generation
-        if topic == self.topics.control:
-            self.folding.lost = True
-            self.problems.say("control", f"{why}; this worker continues with generation {current} and ignores later ones")
-            self._moved.set()
-        else:
-            self.problems.say("status", f"{why}; `penstock status` and `deploy` do not see this worker until it is started again")
-
-    # -- effects of the log ------------------------------------------------------------------------------------------
-
-    def _scoring(self) -> Scoring:
-        current, previous = self.deployment.primary, self.deployment.previous
-        return Scoring(current.generation, current.release, previous.release if previous else "")
-
-    def _behind(self) -> bool:
-        return behind(self.folding.log, self.cases, self._scoring())
-
-    def _decide(self) -> None:
-        if self.folding.whole:
-            self._active = self.folding.log.generation
-            self.cases, effects = reconcile(self.folding.log, self.cases, self._scoring(), _now())
-            for effect in effects:
-                self._carry_out(effect)
-        self.reporter.changed()
-        self._moved.set()
-
-    def _carry_out(self, effect: Effect) -> None:
-        match effect:
-            case Prepare(release):
-                self._jobs.put_nowait(partial(self._prepare, release))
-            case Switch(release, generation):
-                self._switch(release, generation)
-            case End(release, state, why):
-                self._plans.pop(release.id, None)
-                if release.id == self.cases.preparing:
-                    self._beside.stop()
-                logger.info("release %s is %s: %s", release.id, state, why)
-            case Warn(about, what):
-                self.problems.say(about, what)
-            case Retry(at):
-                if self._retry is not None:
-                    self._retry.cancel()
-                self._retry = asyncio.get_running_loop().call_later(max(at - time.monotonic(), 0), self._jobs.put_nowait, self._look_again)
-
-    def _switch(self, release: Release, generation: int) -> None:
-        self.deployment = self.deployment.followed_by(_served(generation, release, self._plans.pop(release.id)))
-        if self.deployment.previous is not None and self._settings.guard_seconds:
-            self._guard.begin(generation, self.deployment.previous)
-        self._jobs.put_nowait(self._prune)
-        self._metrics.swaps.inc()
-        self._metrics.generation.set(generation)
-        self._metrics.retain_nodes({pair for one in self.deployment.loaded for pair in one.plan.versions.items()})
-        versions = dict(self.deployment.primary.plan.versions)
-        logger.info("generation %d is live: %s", generation, release.reason or "no reason given", extra=versions)
-
-    # -- preparation -------------------------------------------------------------------------------------------------
-
-    async def _work(self) -> None:
-        while True:
-            job = await self._jobs.get()
-            await job()
-
-    async def _look_again(self) -> None:
-        self._decide()
-
-    async def _prepare(self, release: Release) -> None:
-        try:
-            if self.cases.stopped:  # before it began
-                raise Stopped
-            prepared = self._loaded_already(release.bindings) or await self._beside.prepare(release, partial(self._prove, release))
-        except Exception as error:  # no error of a model's file may stop the live plan
-            known = isinstance(error, PenstockError)
-            if not self.cases.stopped:
-                logger.warning("release %s failed here: %s", release.id, error, exc_info=None if known else error)
-                self._metrics.releases_failed.inc()
-            self.cases = self.cases.failed(release.id, str(error) if known else repr(error), _now())
-        else:
-            if not self.cases.stopped:
-                self._plans[release.id] = prepared
-                logger.info("release %s is ready%s", release.id, prepared.proof and f": {prepared.proof}")
-            self.cases = self.cases.ready(release.id, _now(), prepared.proof)
-        self._decide()
+    def _prover(self, release: Release) -> Prove:
+        return partial(self._prove, release)
 
     def _prove(self, release: Release, program: Program, pairs: Mapping[str, Pair], stopped: Callable[[], bool]) -> str:
         """Tries the program beside the live one; called in the preparation's thread. Raises ControlError to refuse the release.
@@ -354,21 +155,6 @@ class Follower:
             logger.warning("release %s is made ready all the same: %s", release.id, why)
             return why
         raise ControlError(f"{State.PROVING}: {why}. The release changes {', '.join(changed)}: {advice}", code="proof")
-
-    def _loaded_already(self, bindings: Mapping[str, Binding]) -> Prepared | None:
-        return next((Prepared(one.program, one.artifacts) for one in self.deployment.loaded if same(one.bindings, bindings)), None)
-
-    def _on_step(self, id: str, state: State, detail: str) -> None:
-        self.cases = self.cases.progress(id, state, detail, _now())
-        self.reporter.changed()
-
-    async def _prune(self) -> None:
-        """Removes old versions from the host's cache, after a change of generation."""
-        kept = [binding for one in self.deployment.loaded for binding in one.bindings.values()]
-        try:
-            await self._beside.prune(kept)
-        except (PenstockError, OSError) as error:
-            logger.warning("the cache of models was not pruned: %s", error)
 
     # -- while live ------------------------------------------------------------------------------------------------
 
@@ -406,19 +192,11 @@ class Follower:
 
     # -- what is reported --------------------------------------------------------------------------------------------
 
-    def out_of_touch(self) -> str:
-        """Returns why the control log is not followed at this moment; empty when it is."""
-        return self.problems.about("control")
-
-    def _refused(self) -> dict[Labels, float]:
-        """Returns the counts of control messages that were refused or had no effect, by cause."""
-        log = self.folding.log
-        return {(cause,): float(count) for cause, count in (log.refused + log.ignored).items()}
-
     def _describe(self) -> WorkerStatus:
         current, log = self.deployment.primary, self.folding.log
         return WorkerStatus(
             worker=self.worker,
+            role=self.role,
             topology=self._loaded.topology.name,
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -441,12 +219,3 @@ class Follower:
             unsigned=self._settings.unsigned_control,
             reads=NEWEST,
         )
-
-
-def _served(generation: int, release: Release, prepared: Prepared) -> Served:
-    made = prepared.program
-    return Served(generation, made.plan, release.id, program=made, bindings=release.bindings, artifacts=prepared.artifacts)
-
-
-def _now() -> Now:
-    return Now(time.monotonic(), timestamp())

@@ -26,12 +26,11 @@ LOOK: Final = 2.0  # seconds between two looks at the file
 class Keys:
     """What is wrong with a key while the worker runs is one of its `problems`.
 
-    Raises SettingsError when the topology lets workers roll back, and this one has no key to sign that with.
+    Raises SettingsError when this worker may have to roll back (`rolls_back`), and has no key to sign that with.
     """
 
-    def __init__(self, settings: Settings, topology: Topology, problems: Problems) -> None:
-        self._settings, self._topology, self._problems = settings, topology.name, problems
-        self._rolls_back = topology.releases.on_invalid == "rollback"
+    def __init__(self, settings: Settings, topology: Topology, problems: Problems, *, rolls_back: bool) -> None:
+        self._settings, self._topology, self._problems, self._rolls_back = settings, topology.name, problems, rolls_back
         self._own = ""  # the id of this worker's key
         if self._rolls_back and settings.signing_key is None and not settings.unsigned_control:
             raise SettingsError("`on_invalid: rollback` makes releases, so the worker needs a key to sign them with: --signing-key FILE")

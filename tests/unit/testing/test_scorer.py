@@ -310,7 +310,7 @@ def test_source_is_named_where_there_are_several(plan: Scorer, order: Event) -> 
 
 def test_closed_topology_scores_nothing_and_frees_its_models(shop: Path, order: Event) -> None:
     opened = penstock.open(shop / "shop.yaml", models=shop / "models", schemas=shop / "schemas")
-    program = weakref.ref(opened._live["orders"])
+    program = weakref.ref(opened._entries["orders"])
     opened.close()
     opened.close()
     gc.collect()

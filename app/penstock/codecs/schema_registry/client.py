@@ -13,13 +13,12 @@ import base64
 import contextlib
 import http.client
 import json
-import socket
 import ssl
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
+from penstock.deadline import cut_after
 from penstock.errors import AccessRefused, SettingsError, TransportUnavailable
 from penstock.settings import Settings
 
@@ -79,7 +78,7 @@ class Client:
     def _once(self, url: SplitResult, method: str, target: str, body: bytes | None) -> Any:
         connection = self._connection(url)
         headers = self._headers if body is None else {**self._headers, "Content-Type": MEDIA}
-        with contextlib.closing(connection), _cut_after(self._timeout, connection) as late:
+        with contextlib.closing(connection), cut_after(self._timeout, connection) as late:
             try:
                 connection.request(method, url.path + target, body=body, headers=headers)
                 response = connection.getresponse()
@@ -97,26 +96,6 @@ class Client:
         if url.scheme == "https":
             return http.client.HTTPSConnection(url.hostname or "", url.port, timeout=self._timeout, context=self._tls)
         return http.client.HTTPConnection(url.hostname or "", url.port, timeout=self._timeout)
-
-
-@contextlib.contextmanager
-def _cut_after(seconds: float, connection: http.client.HTTPConnection) -> Iterator[threading.Event]:
-    """Ends the connection after that time: its own timeout begins again with every byte. Yields an event that is set then."""
-    late = threading.Event()
-
-    def cut() -> None:
-        late.set()
-        if (sock := connection.sock) is not None:
-            with contextlib.suppress(OSError):  # closed at the same time
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
-
-    timer = threading.Timer(seconds, cut)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield late
-    finally:
-        timer.cancel()
 
 
 def _answer(url: SplitResult, status: int, reason: str, data: bytes) -> Any:

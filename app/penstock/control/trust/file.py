@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 from penstock.control.messages import timestamp
-from penstock.control.rights import ALL, DEPLOY, PROMOTE, ROLLBACK
+from penstock.control.rights import ALL, RELEASES
 from penstock.control.trust.keys import key_id, public_key
 from penstock.errors import ConfigError, Problem
 from penstock.host import read_regular
@@ -151,7 +151,6 @@ class Trust:
 
 
 _FIELDS: Final = ("kid", "public", "topologies", "may", "trusted", "expires", "revoked", "comment")
-_RIGHTS: Final = (DEPLOY, PROMOTE, ROLLBACK)
 
 
 def _complaints(name: str, table: Any) -> Iterator[str]:
@@ -167,8 +166,8 @@ def _complaints(name: str, table: Any) -> Iterator[str]:
     if not isinstance(topologies, list) or not topologies or not all(isinstance(one, str) and is_topology(one) for one in topologies):
         yield 'topologies: a list of topologies\' names is needed, such as ["flights"], or ["*"] for all'
     may = table.get("may", ["deploy"])
-    if not isinstance(may, list) or not may or not all(isinstance(one, str) and one in _RIGHTS for one in may):
-        yield f"may: a list of {', '.join(_RIGHTS)}; without the line, all of them"
+    if not isinstance(may, list) or not may or not all(isinstance(one, str) and one in RELEASES for one in may):
+        yield f"may: a list of {', '.join(RELEASES)}; without the line, all of them"
     for when in ("trusted", "expires", "revoked"):
         value = table.get(when)
         if not (isinstance(value, datetime) and value.tzinfo) and (when in table or when == "trusted"):
@@ -233,7 +232,7 @@ def with_key(text: str, key: TrustedKey, *, file: str) -> str:
         f'public = "{key.public}"',
         f'kid = "{key.kid}"',
         f"topologies = [{', '.join(_quoted(one) for one in sorted(key.topologies))}]",
-        *([f"may = [{', '.join(_quoted(one) for one in _RIGHTS if one in key.may)}]"] if key.may != ALL else []),
+        *([f"may = [{', '.join(_quoted(one) for one in RELEASES if one in key.may)}]"] if key.may != ALL else []),
         f"trusted = {_written(key.trusted_ms)}",
         *([f"expires = {_written(key.expires_ms)}"] if key.expires_ms is not None else []),
         *([f"comment = {_quoted(key.comment)}"] if key.comment else []),

@@ -52,16 +52,17 @@ class Shown(NamedTuple):
 
 
 class Group(NamedTuple):
-    """The members of the consumer group, by worker; `plain` counts those that show no identity: of an older Penstock."""
+    """The members of the consumer groups, by worker; `plain` counts workers that show no identity: of an older Penstock."""
 
     members: Mapping[str, Shown]
     plain: int = 0
 
     @classmethod
-    def of(cls, texts: Sequence[str]) -> Self:
-        """Returns the group whose members show these texts."""
+    def of(cls, texts: Sequence[str], services: Sequence[str] = ()) -> Self:
+        """Returns the members that show these texts, of the group of workers and of that of services. No service has a worker's name."""
         shown = [Shown.parse(text) for text in texts]
-        return cls({one.worker: one for one in shown if one is not None}, shown.count(None))
+        found = [*filter(None, map(Shown.parse, services)), *filter(None, shown)]
+        return cls({one.worker: one for one in found}, shown.count(None))
 
 
 @dataclass(frozen=True)

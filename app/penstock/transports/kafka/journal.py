@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -23,11 +23,11 @@ from penstock.errors import TransportError, TransportUnavailable
 from penstock.record import Header
 from penstock.transports.kafka.fetch import RawFetcher
 from penstock.transports.kafka.group import GroupView
-from penstock.transports.kafka.metadata import steady
+from penstock.transports.kafka.metadata import Described, cluster_of, describe, steady
 from penstock.transports.kafka.unavailable import unavailable
 from penstock.transports.tracker import Partition
 
-__all__ = ["FAREWELL", "Entry", "Reader", "Writer"]
+__all__ = ["FAREWELL", "Entry", "Reader", "Writer", "leave"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,11 +84,29 @@ class Reader:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await _leave(self._client)
+        await leave(self._client)
 
     def group(self, name: str) -> GroupView:
         """Returns a view of a consumer group, by this reader's connections."""
         return GroupView(self._client._client, name)
+
+    async def describe(self, topics: Collection[str]) -> Mapping[str, Described]:
+        """Returns those of the topics that the brokers know now, by this reader's connections. Raises TransportUnavailable."""
+        with unavailable("the topics cannot be described"):
+            async with asyncio.timeout(self._patience):
+                found = await describe(self._client._client, topics)
+        if found is None:
+            raise TransportUnavailable("no broker answers")
+        return found
+
+    async def cluster(self) -> str:
+        """Returns the id of the cluster. Raises TransportUnavailable."""
+        with unavailable("the id of the cluster is not known"):
+            async with asyncio.timeout(self._patience):
+                found = await cluster_of(self._client._client)
+        if found is None:
+            raise TransportUnavailable("no broker answers")
+        return found
 
     async def end(self) -> int:
         """Returns the offset after the last record, as the brokers have it now."""
@@ -185,7 +203,7 @@ class Writer:
             return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await _leave(self._client)
+        await leave(self._client)
 
     async def write(self, topic: str, key: bytes, value: bytes | None, signature: bytes = b"") -> int:
         """Appends a record (None: a tombstone) and returns its offset. Raises TransportError when it was not acknowledged."""
@@ -209,11 +227,11 @@ async def _begun(client: Any, patience: float, trouble: str) -> AsyncIterator[No
                 await client.start()
                 yield
         except BaseException:
-            await _leave(client)
+            await leave(client)
             raise
 
 
-async def _leave(client: Any) -> None:
+async def leave(client: Any) -> None:
     """Stops a client in bounded time and raises nothing, also when the brokers have gone permanently.
 
     The writer has awaited what had to be written. aiokafka flushes first, and a task that it cancels may raise from its

@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from io import BytesIO
 from typing import Any, Final, NamedTuple, TypeVar
+from weakref import WeakSet
 
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.errors import KafkaConnectionError, KafkaError
@@ -28,7 +29,7 @@ from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.metadata import MetadataRequest, MetadataRequest_v4, MetadataRequest_v5
 from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
 
-__all__ = ["MAX_AGE_MS", "Described", "describe", "steady"]
+__all__ = ["MAX_AGE_MS", "Described", "cluster_of", "describe", "steady"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ MAX_AGE_MS = 30_000  # metadata is asked for again; aiokafka's default is five m
 CALM: Final = 1.0  # seconds; the longest pause between two tries to connect to a broker that refuses
 _BOOTSTRAP = ("bootstrap", ConnectionGroup.DEFAULT)
 _NONE: Final = bytes(16)  # no id
+_silent: WeakSet[AIOKafkaClient] = WeakSet()  # clients that no broker has answered, the last time that they asked
 
 C = TypeVar("C")
 
@@ -70,13 +72,22 @@ async def describe(client: AIOKafkaClient, topics: Collection[str]) -> dict[str,
     return found
 
 
+async def cluster_of(client: AIOKafkaClient) -> str | None:
+    """Returns the id of the cluster; None when no broker answers."""
+    answer = await _ask(client, MetadataRequest([], allow_auto_topic_creation=False))
+    return None if answer is None else str(getattr(answer, "cluster_id", "") or "")
+
+
 async def _update(client: AIOKafkaClient, cluster: Any, topics: Collection[str] | None) -> bool:
     """Returns whether `cluster` was brought up to date. See `AIOKafkaClient._metadata_update`."""
     answer = await _ask(client, MetadataRequest(list(topics) if topics else None, allow_auto_topic_creation=False))
     if answer is None:
-        logger.warning("no broker answers for metadata: neither those of the last answer nor %s", client.hosts)
+        level = logging.DEBUG if client in _silent else logging.WARNING  # once: a program may wait for brokers for days
+        logger.log(level, "no broker answers for metadata: neither those of the last answer nor %s", client.hosts)
+        _silent.add(client)
         cluster.failed_update(None)
         return False
+    _silent.discard(client)
     if not answer.brokers:
         return False
     cluster.update_metadata(answer)

@@ -1,0 +1,548 @@
+"""The hot routes, as bare ASGI beside Starlette's pages: the Open Inference Protocol v2, and events as they are on Kafka.
+
+    POST /v1/topologies/NAME:score               one event, a list of events, {"events": [...]}, or a stream of lines (NDJSON)
+    GET  /v2, /v2/health/live, /v2/health/ready, /v2/models/NAME[/versions/VERSION][/ready|/stats]
+    POST /v2/models/NAME[/versions/VERSION]/infer, /v2/repository/index
+    GET  /openapi.json
+
+A body is read to its end before anything is done with it, but for a stream of lines. Its bytes are bounded alone and together, and an error
+has the JSON `{"error": MESSAGE}` with the status of its class (`codes`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import re
+import time
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from penstock.access import Caller
+from penstock.batch import Failure
+from penstock.errors import (
+    CallRefused,
+    Forbidden,
+    Malformed,
+    NotThere,
+    Overloaded,
+    RateLimited,
+    RecordError,
+    TooLarge,
+    TooLate,
+    Unauthenticated,
+)
+from penstock.record import Header, Record, RecordLike
+from penstock.serving import oip
+from penstock.serving.codes import code_of, described
+from penstock.serving.describe import metadata, refused_load, stats, version_of
+from penstock.serving.handlers import EXTENSIONS, NAME, Service
+from penstock.serving.openapi import document
+from penstock.serving.targets import Live, Scored, failed
+from penstock.telemetry.families import Counter
+
+__all__ = ["Rest"]
+
+logger = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = dict[bytes, bytes]
+Answer = tuple[int, Sequence[tuple[bytes, bytes]], bytes]
+Handler = Callable[[Headers, bytes], Awaitable[Answer]]
+
+JSON: Final = (b"content-type", b"application/json")
+LINES: Final = (b"content-type", b"application/x-ndjson")
+BINARY: Final = (b"content-type", b"application/octet-stream")
+_STREAMS: Final = frozenset((b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines"))
+_WRAPPED: Final = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"events"[ \t\r\n]*:[ \t\r\n]*\[')
+_LIST: Final = re.compile(rb"[ \t\r\n]*\[")
+_HEAD: Final = b"inference-header-content-length"
+_TIMEOUT: Final = b"x-request-timeout"
+_KEY: Final = b"penstock-key"
+_HEADER: Final = b"penstock-header-"
+DIGITS: Final = 15
+MANY: Final = 65_536  # commas in a list of events, up to which its memory needs no care
+
+
+class _Wrapped(msgspec.Struct):
+    events: list[msgspec.Raw]
+
+
+class _Object(msgspec.Struct, gc=False):
+    """An object of which nothing is kept."""
+
+
+class _WrappedObjects(msgspec.Struct):
+    events: list[_Object]
+
+
+_listed: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_wrapped: Final = msgspec.json.Decoder(_Wrapped).decode
+_listed_objects: Final = msgspec.json.Decoder(list[_Object]).decode
+_wrapped_objects: Final = msgspec.json.Decoder(_WrappedObjects).decode
+
+
+class Rest:
+    """The app of the service. What is not its own goes to `pages`, and requests for `/v2/health` are answered without models."""
+
+    def __init__(self, service: Service, pages: App) -> None:
+        self._service, self._pages = service, pages
+        self._name = service.name
+        self._cells: dict[tuple[str, int], Counter] = {}
+        self._observe = service.metrics.request_seconds.labels("http").observe
+        self._score = f"/v1/topologies/{service.name}:score"
+        self._wraps = {  # a source whose events have a field `events` takes no {"events": [...]}
+            one.name: not service.loaded.schemas[one.name].has("events") for one in service.loaded.topology.sources
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        if scope["type"] != "http" or not path.startswith(("/v1", "/v2", "/openapi.json")):
+            await self._pages(scope, receive, send)
+            return
+        began = time.monotonic()
+        headers: Headers = dict(scope["headers"])
+        target, caller = "", None
+        try:
+            caller = await self._admitted(scope, headers)
+            if path == self._score:
+                if scope["method"] != "POST":
+                    raise _NotAllowed("POST")
+                target = self._source(scope)
+                if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() in _STREAMS:
+                    await self._lines(scope, target, headers, receive, send)
+                    self._count(target, 200, began)
+                    return
+                answer = await self._events(caller, target, headers, receive)
+            else:
+                answer, target = await self._route(caller, path, scope["method"], headers, receive)
+        except Exception as error:  # noqa: BLE001  whatever goes wrong is this caller's answer
+            answer = _refusal(error)
+            call = "score" if scope["method"] == "POST" else "read"
+            self._service.note(caller, call, str(getattr(error, "code", "failed")), address=_address(scope))
+        self._count(target, answer[0], began)
+        status, head, body = answer
+        await send({"type": "http.response.start", "status": status, "headers": [*head, (b"content-length", b"%d" % len(body))]})
+        await send({"type": "http.response.body", "body": body})
+
+    def _count(self, target: str, status: int, began: float) -> None:
+        cell = self._cells.get((target, status))
+        if cell is None:
+            cell = self._cells[target, status] = self._service.metrics.requests.labels("http", target, str(status))
+        cell.inc()
+        self._observe(time.monotonic() - began)
+
+    async def _admitted(self, scope: Scope, headers: Headers) -> Caller | None:
+        """Returns who asks. Health is for everyone: None. Raises Unauthenticated, TransportUnavailable."""
+        if scope["path"].startswith("/v2/health/"):
+            return None
+        authorization = headers.get(b"authorization")
+        if authorization is not None:  # several are no credential: a proxy before this service may have judged another one
+            authorization = b", ".join(value for name, value in scope["headers"] if name == b"authorization")
+        state = scope.get("state")
+        certificate = state.get("certificate") if state else None
+        return await self._service.gate.admitted(None if authorization is None else authorization.decode("latin-1"), certificate)
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    def _source(self, scope: Scope) -> str:
+        wanted = ""
+        for part in scope["query_string"].decode("latin-1").split("&") if scope["query_string"] else ():
+            name, _, value = part.partition("=")
+            if name != "source":
+                raise Malformed(f"there is no parameter {name!r}; there is source=NAME")
+            wanted = value
+        return self._service.live.source(wanted).source.name
+
+    async def _events(self, caller: Caller | None, source: str, headers: Headers, receive: Receive) -> Answer:
+        service = self._service
+        assert caller is not None
+        service.check(caller)
+        body = await self._body(headers, receive)
+        try:
+            one, values = _split(body, service.settings.max_batch_rows, wraps=self._wraps[source])
+            live = service.live
+            if not values:
+                return 200, (JSON, *live.about), b"[]"
+            caller.spend(len(values))
+            live, found = await self._scored(caller, source, values, headers, _deadline(service, headers), len(body))
+        finally:
+            service.read(len(body))
+        service.note(caller, "score", "ok", generation=live.generation, rows=len(values))
+        if not one:
+            bad = sum(type(each) is Failure for each in found)
+            return 200, (JSON, *live.about, (b"penstock-failed", b"%d" % bad)), b"[" + b",".join(map(_written, found)) + b"]"
+        (answer,) = found
+        if isinstance(answer, Failure):
+            raise Forbidden(str(answer.error)) if answer.error.where == "access" else answer.error
+        return 200, (JSON, *live.about), answer
+
+    async def _scored(
+        self, caller: Caller, source: str, values: Sequence[bytes], headers: Headers, deadline: float, size: int
+    ) -> tuple[Live, Sequence[bytes | Failure]]:
+        """Returns the answers of events; those that the caller may not send have failed."""
+        service = self._service
+        events = service.live.source(source)
+        refused = service.refused(caller, values)
+        if refused:
+            values = [value for row, value in enumerate(values) if row not in refused]
+        live, found = service.live, []
+        if values:
+            live, outcome = await service.score(events, _records(events.source.topic, values, headers), size=size, deadline=deadline)
+            if isinstance(outcome, Exception):
+                raise outcome
+            assert isinstance(outcome, list)
+            found = outcome
+        if refused:
+            answers = iter(found)
+            rows = range(len(values) + len(refused))
+            found = [Failure(row, RecordError(refused[row], where="access")) if row in refused else next(answers) for row in rows]
+        return live, found
+
+    async def _lines(self, scope: Scope, source: str, headers: Headers, receive: Receive, send: Send) -> None:
+        """Answers a stream of events, one per line, while it comes: each line has the answer of the line at its place.
+
+        What cannot go on after the first answers ends with a line that has only an `error`.
+        """
+        started = False
+        try:
+            async for live, answers in self._answered(scope, source, headers, receive):
+                if not started:
+                    started = True
+                    await send({"type": "http.response.start", "status": 200, "headers": [LINES, *live.about]})
+                async with asyncio.timeout(self._service.settings.idle_timeout):  # a caller that does not read its answers
+                    await send({"type": "http.response.body", "body": answers, "more_body": True})
+        except TimeoutError:
+            return  # without the end of the body, which closes the connection
+        except Exception as error:
+            if not started:
+                raise
+            await send({"type": "http.response.body", "body": _refusal(error)[2] + b"\n", "more_body": True})
+        if not started:
+            await send({"type": "http.response.start", "status": 200, "headers": [LINES, *self._service.live.about]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _answered(self, scope: Scope, source: str, headers: Headers, receive: Receive) -> AsyncIterator[tuple[Live, bytes]]:
+        """Yields the answers to the lines of a body as they come. Raises CallRefused.
+
+        A stream may last: its caller is admitted again for each part of it, so that a key ends when it is revoked.
+        """
+        service, settings = self._service, self._service.settings
+        seconds, rows, rest, more = _seconds(headers), min(settings.chunk_rows, settings.max_batch_rows), b"", True
+        kept = 0
+        try:
+            while more:
+                caller = await self._admitted(scope, headers)
+                assert caller is not None
+                service.check(caller)
+                async with asyncio.timeout(settings.idle_timeout):
+                    message = await receive()
+                if message["type"] == "http.disconnect":
+                    return
+                more = message.get("more_body", False)
+                lines = (rest + message.get("body", b"")).split(b"\n")
+                rest = lines.pop() if more else b""
+                if len(rest) > settings.max_body_bytes:
+                    raise TooLarge(f"a line of more than {settings.max_body_bytes} bytes (setting max_body_bytes)")
+                if not service.reading(len(rest) - kept):
+                    raise Overloaded("too many bytes of requests are being read")
+                kept = len(rest)
+                given = [line for one in lines if (line := one.strip())]
+                for at in range(0, len(given), rows):
+                    live, found = await self._patiently(caller, source, given[at : at + rows], headers, seconds)
+                    service.note(caller, "score", "ok", generation=live.generation, rows=len(found))
+                    yield live, b"".join(part for one in found for part in (_written(one), b"\n"))
+        finally:
+            service.read(kept)
+
+    async def _patiently(
+        self, caller: Caller, source: str, values: Sequence[bytes], headers: Headers, seconds: float | None
+    ) -> tuple[Live, Sequence[bytes | Failure]]:
+        """Returns the answers of some lines. A stream waits where a request would be refused: it is read no faster than it is answered."""
+        service = self._service
+        size = sum(map(len, values))
+        until = time.monotonic() + service.settings.request_timeout
+        spent = False
+        while True:
+            try:
+                if not spent:
+                    caller.spend(len(values))
+                    spent = True
+                return await self._scored(caller, source, values, headers, service.deadline(seconds), size)
+            except (Overloaded, RateLimited) as error:
+                if time.monotonic() + error.retry_after > until:
+                    raise
+                await asyncio.sleep(error.retry_after)
+
+    # -- the Open Inference Protocol -------------------------------------------------------------------------------------
+
+    async def _route(self, caller: Caller | None, path: str, method: str, headers: Headers, receive: Receive) -> tuple[Answer, str]:
+        """Returns the answer, and the name of the model that was asked, if there is one."""
+        match path.strip("/").split("/"):
+            case ["v2", "models", name, "versions", version, "infer"]:
+                _allow(method, "POST")
+                return await self._infer(caller, name, version, headers, receive), name
+            case ["v2", "models", name, "infer"]:
+                _allow(method, "POST")
+                return await self._infer(caller, name, "", headers, receive), name
+            case ["v2", "repository", *rest]:
+                _allow(method, "POST")
+                service = self._service
+                assert caller is not None
+                service.check_read(caller)
+                service.read(len(await self._body(headers, receive)))
+                return self._repository(caller, rest), ""
+            case parts:
+                if parts != ["v2"] and caller is not None:  # before it is shown whether there is such a model
+                    self._service.check_read(caller, parts[2] if parts[:2] == ["v2", "models"] and parts[2:] not in ([], ["stats"]) else "")
+                answer = self._described(caller, parts)
+                _allow(method, "GET")
+                return answer, ""
+
+    def _described(self, caller: Caller | None, parts: Sequence[str]) -> Answer:
+        """Returns what a path describes. Raises NotThere, NotReady."""
+        service = self._service
+        found: Mapping[str, Any]
+        status = 200
+        match parts:
+            case ["v2"]:
+                found = {"name": NAME, "version": version_of(), "extensions": EXTENSIONS}
+            case ["v2", "health", "live"]:
+                found = {"live": True}
+            case ["v2", "health", "ready"]:
+                found, status = {"ready": service.ready}, 200 if service.ready else 503
+            case ["v2", "models", "stats"] if caller is not None:
+                found = {"model_stats": [stats(one, service.tally(one)) for one in service.readable(caller)]}
+            case ["v2", "models", name, "versions", version, *rest]:
+                found, status = self._model(name, version, rest)
+            case ["v2", "models", name, *rest]:
+                found, status = self._model(name, "", rest)
+            case ["openapi.json"]:
+                found = document(service.loaded, service.live)
+            case ["v1", "topologies"]:
+                live = service.live
+                found = {"topologies": [{"name": live.name, "generation": live.generation, "sources": list(live.events)}]}
+            case _:
+                raise _nothing(parts)
+        return status, (JSON,), oip.encode(found)
+
+    def _model(self, name: str, version: str, rest: Sequence[str]) -> tuple[Mapping[str, Any], int]:
+        service = self._service
+        model = service.live.model(name, version)
+        match rest:
+            case []:
+                return metadata(model), 200
+            case ["ready"]:
+                return {"name": model.name, "ready": service.ready}, 200 if service.ready else 503
+            case ["stats"]:
+                return {"model_stats": [stats(model, service.tally(model))]}, 200
+        raise _nothing(["v2", "models", name, *rest])
+
+    def _repository(self, caller: Caller, parts: Sequence[str]) -> Answer:
+        match parts:
+            case ["index"]:
+                models = self._service.readable(caller)
+                index = [{"name": one.name, "version": one.version, "state": "READY", "reason": ""} for one in models]
+                return 200, (JSON,), oip.encode(index)
+            case ["models", name, "load" | "unload"]:
+                raise refused_load(self._service, name)
+        raise NotThere(f"there is no /v2/repository/{'/'.join(parts)}; there is index")
+
+    async def _infer(self, caller: Caller | None, name: str, version: str, headers: Headers, receive: Receive) -> Answer:
+        service = self._service
+        assert caller is not None
+        service.check(caller, name, version)
+        model = service.live.model(name, version)
+        body = await self._body(headers, receive)
+        try:
+            request = oip.read(body, _number(headers, _HEAD))
+            part = model.fit(request)
+            caller.spend(part.rows)
+            service.refuses(caller, part)
+            version = version or service.pinned(caller, model)
+            live, found = await service.infer(model, part, size=len(body), deadline=_deadline(service, headers), version=version)
+        finally:
+            service.read(len(body))
+        if isinstance(found, Exception):
+            raise found
+        assert isinstance(found, Scored)
+        if found.failures:
+            raise found.failures[0].error
+        service.note(caller, "score", "ok", model=name, generation=live.generation, rows=part.rows, request=request.id)
+        answering = live.model(name)
+        datatypes = {tensor.name: oip.DATATYPES[tensor.dtype] for tensor in answering.outputs}
+        wanted = [oip.Wanted(one.name, request.binary) for one in answering.outputs] if request.outputs is None else request.outputs
+        made, head = oip.write(
+            {"model_name": name, "model_version": answering.version},
+            request.id,
+            [(one, datatypes[one.name], found.outputs[one.name]) for one in wanted],
+            live.parameters,
+        )
+        if head is None:
+            return 200, (JSON, *live.about), made
+        return 200, (BINARY, (_HEAD, b"%d" % head), *live.about), made
+
+    # -- bodies --------------------------------------------------------------------------------------------------------------
+
+    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+        """Returns the body; its bytes count as kept until `Service.read`. Raises TooLarge, Overloaded, Malformed."""
+        service = self._service
+        most = service.settings.max_body_bytes
+        length = _number(headers, b"content-length") or 0
+        if length > most:
+            raise TooLarge(f"a body of {length} bytes; at most {most} are read (setting max_body_bytes)")
+        kept = 0
+        parts: list[bytes] = []
+        try:
+            async with asyncio.timeout(service.settings.idle_timeout):
+                more = True
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise Malformed("the connection ended within the body")
+                    part, more = message.get("body", b""), message.get("more_body", False)
+                    if not service.reading(len(part)):
+                        raise Overloaded("too many bytes of requests are being read")
+                    kept += len(part)
+                    if kept > most:
+                        raise TooLarge(f"a body of more than {most} bytes (setting max_body_bytes)")
+                    parts.append(part)
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
+            coding = headers.get(b"content-encoding")
+            if coding and coding != b"identity":
+                body = _unpacked(coding, body, most)
+                service.read(kept)
+                kept = 0
+                if not service.reading(len(body)):
+                    raise Overloaded("too many bytes of requests are being read")
+                kept = len(body)
+        except TimeoutError:
+            service.read(kept)
+            raise TooLate(f"the body did not come within {service.settings.idle_timeout:g} s (setting idle_timeout)") from None
+        except BaseException:
+            service.read(kept)
+            raise
+        return body
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+class _NotAllowed(CallRefused):
+    """The path has no such method."""
+
+    def __init__(self, allowed: str) -> None:
+        super().__init__(f"the method here is {allowed}", code="method-not-allowed")
+        self.allowed = allowed
+
+
+def _allow(method: str, wanted: str) -> None:
+    if method != wanted and not (wanted == "GET" and method == "HEAD"):
+        raise _NotAllowed(wanted)
+
+
+def _split(body: bytes, most: int, *, wraps: bool) -> tuple[bool, Sequence[bytes]]:
+    """Returns whether the body is one event, and its events, each as it is: what is inside of them is the decoder's to judge.
+
+    Raises Malformed, and TooLarge for more than `most` events.
+    """
+    wrapped = wraps and _WRAPPED.match(body)
+    if not wrapped and not _LIST.match(body):
+        return True, (body,)
+    try:
+        found: Sequence[Any] = ()
+        if body.count(b",") > max(
+            MANY, most
+        ):  # a list of numbers would take fifty times its bytes: in so long a list, all events are objects
+            found = _wrapped_objects(body).events if wrapped else _listed_objects(body)
+        if len(found) <= most:
+            found = _wrapped(body).events if wrapped else _listed(body)
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"the list of events cannot be read: {error}") from error
+    if len(found) > most:
+        raise TooLarge(f"{len(found)} events in one list; at most {most}: send them as a stream of lines")
+    return False, [bytes(one) for one in found]
+
+
+def _records(topic: str, values: Sequence[bytes], headers: Headers) -> list[RecordLike]:
+    """Returns the events as records. The headers penstock-key and penstock-header-NAME are what each of them has beside its value."""
+    key = headers.get(_KEY)
+    beside: Sequence[Header] = [
+        (name[len(_HEADER) :].decode("latin-1"), value) for name, value in headers.items() if name.startswith(_HEADER)
+    ]
+    return [Record(topic, value, key, beside) for value in values]
+
+
+def _written(one: bytes | Failure) -> bytes:
+    return failed(one) if type(one) is Failure else one  # type: ignore[return-value]  # a subclass of neither exists
+
+
+def _unpacked(coding: bytes, body: bytes, most: int) -> bytes:
+    if coding not in (b"gzip", b"deflate"):
+        raise Malformed("the content-encoding is gzip or deflate, or there is none")
+    unpacker = zlib.decompressobj(wbits=47)  # 32 + 15: the header says which of both it is
+    try:
+        made = unpacker.decompress(body, most + 1)
+    except zlib.error as error:
+        raise Malformed(f"the body cannot be unpacked: {error}") from error
+    if len(made) > most:
+        raise TooLarge(f"a body that unpacks to more than {most} bytes (setting max_body_bytes)")
+    if not unpacker.eof:
+        raise Malformed("the packed body is not complete")
+    return made
+
+
+def _number(headers: Headers, name: bytes) -> int | None:
+    text = headers.get(name)
+    if text is None:
+        return None
+    if not text.isdigit() or len(text) > DIGITS:
+        raise Malformed(f"the header {name.decode()} is no number")
+    return int(text)
+
+
+def _seconds(headers: Headers) -> float | None:
+    text = headers.get(_TIMEOUT)
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise Malformed("the header X-Request-Timeout is a number of seconds, such as 0.5")
+    return seconds
+
+
+def _deadline(service: Service, headers: Headers) -> float:
+    return service.deadline(_seconds(headers) if _TIMEOUT in headers else None)
+
+
+def _nothing(parts: Sequence[str]) -> NotThere:
+    return NotThere(f"there is no /{'/'.join(parts)} here; /openapi.json describes what is")
+
+
+def _refusal(error: Exception) -> Answer:
+    head = [JSON]
+    status = code_of(error).http
+    if isinstance(error, Unauthenticated):
+        head.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, Overloaded | RateLimited):
+        head.append((b"retry-after", b"%d" % max(math.ceil(error.retry_after), 1)))
+    if isinstance(error, _NotAllowed):
+        status = 405
+        head.append((b"allow", error.allowed.encode()))
+    if isinstance(error, TooLarge | Overloaded | TooLate | Unauthenticated):
+        head.append((b"connection", b"close"))  # the rest of the body is not read
+    if status == 500:
+        logger.error("a request failed: %s", type(error).__name__, exc_info=error)
+    return status, head, oip.encode(described(error))

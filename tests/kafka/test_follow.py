@@ -1,0 +1,286 @@
+"""Programs that follow releases on a real Kafka (`penstock.open(..., follow=...)`): swapped between two calls, and never waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import penstock as library
+from penstock.errors import ConfigError, ModelError, TopicMissing, TopologyError, TransportUnavailable
+from penstock.scorer import Scorer
+from penstock.testing import Broker, wait_for
+from penstock.testing import models as onnx_models
+from penstock.worker.following import Followed
+from tests.kafka.operating import CONFIG, configure, in_force, must_be_signed, penstock, push, push_bad, status, wait_until_ready
+from tests.kafka.running import Job, delete_topic, make_job
+
+pytestmark = pytest.mark.broker
+
+ROWS = [{"id": str(number), "x": float(number)} for number in range(1, 301)]  # more than one chunk
+
+
+@pytest.fixture
+def job(broker: Broker, tmp_path: Path) -> Job:
+    made = make_job(broker, tmp_path)
+    must_be_signed(made)
+    return made
+
+
+def follow(job: Job, **given: Any) -> Scorer:
+    return library.open(job.file, follow=job.broker.bootstrap, config=job.folder / CONFIG, **given)
+
+
+def followed(plan: Scorer) -> Followed:
+    found = plan.followed
+    assert found is not None
+    return found
+
+
+def factors(plan: Scorer) -> set[float]:
+    """By how much the rows of one call were multiplied."""
+    return {one["y"] / row["x"] for one, row in zip(plan.score(ROWS), ROWS, strict=True) if isinstance(one, dict)}
+
+
+def until(plan: Scorer, generation: int) -> None:
+    wait_for(lambda: plan.generation == generation, lambda: f"generation {generation}: {plan.followed}", 60.0)
+
+
+def deploy(job: Job, factor: float) -> None:
+    """No worker has to be there, and no program is waited for."""
+    in_force(job, push(job, factor), "--min-ready", "0")
+
+
+@contextmanager
+def away(job: Job) -> Iterator[None]:
+    """Inside, brokers and registry are away."""
+    models = job.folder / "models"
+    models.rename(job.folder / "gone")
+    job.broker.kill()
+    try:
+        yield
+    finally:
+        (job.folder / "gone").rename(models)
+        job.broker.restart()
+
+
+def test_models_are_swapped_between_two_calls_while_the_program_scores(job: Job) -> None:
+    """Several threads score all the time, and two scorers follow the same topology. Each call is of one generation."""
+    seen: list[set[float]] = []
+    over = threading.Event()
+    with job.run() as worker, follow(job) as plan, follow(job) as second:
+        wait_until_ready(job, worker)
+
+        def score() -> None:
+            while not over.is_set():
+                seen.append(factors(plan))
+
+        threads = [threading.Thread(target=score) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            for generation, factor in ((1, 3.0), (2, 4.0)):
+                in_force(job, push(job, factor))
+                until(plan, generation)
+                until(second, generation)
+            assert [one["pid"] for one in status(job)["workers"]] == [worker.process.pid]
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+        assert factors(plan) == factors(second) == {4.0}
+        assert plan.score_columns({"id": ["1"], "x": [2.0]}).columns["y"].tolist() == [8.0]
+        now = followed(plan)
+        assert (now.generation, now.active, now.reason, now.problems) == (2, 2, "", ())
+        assert now.release
+        wait_for(lambda: followed(plan).seconds < 3.0, "a log that is confirmed")
+    assert [one for one in seen if len(one) != 1] == []
+    assert {factor for one in seen for factor in one} >= {2.0, 4.0}
+
+
+def test_a_release_that_cannot_be_served_leaves_the_live_one_and_is_reported(job: Job) -> None:
+    told: list[Followed] = []
+    with follow(job, on_change=told.append) as plan:
+        bad = push_bad(job, onnx_models.crashing())
+        in_force(job, bad, "--min-ready", "0")
+        wait_for(lambda: bool(followed(plan).problems), "the problem", 60.0)
+        now = followed(plan)
+        assert (now.generation, now.active) == (0, 1)
+        assert f"nodes.double: {bad}: the model killed its process" in now.problems[0]
+        assert factors(plan) == {2.0}
+        assert told[-1].problems == now.problems
+        deploy(job, 3.0)
+        until(plan, 2)
+        wait_for(lambda: told[-1].generation == 2 and not told[-1].problems, lambda: str(told[-1]))
+        assert factors(plan) == {3.0}
+
+
+def test_what_a_callback_raises_ends_nothing(job: Job) -> None:
+    def complain(_: Followed) -> None:
+        raise RuntimeError("no")
+
+    with follow(job, on_change=complain) as plan:
+        for generation in (1, 2):
+            deploy(job, 2.0 + generation)
+            until(plan, generation)
+        assert factors(plan) == {4.0}
+
+
+def test_unsigned_messages_change_nothing_without_the_setting(job: Job) -> None:
+    configure(job, unsigned_control=True)
+    with follow(job, unsigned_control=False, cache=job.folder / "other") as plan, follow(job) as trusting:
+        deploy(job, 3.0)
+        until(trusting, 1)
+        wait_for(lambda: plan._following is not None and plan._following.folding.position >= 2, "the messages")
+        assert (plan.generation, factors(plan)) == (0, {2.0})
+        assert factors(trusting) == {3.0}
+
+
+@pytest.mark.broker("restart")
+def test_scoring_goes_on_and_tells_how_old_it_is_while_brokers_and_registry_are_away(job: Job) -> None:
+    told: list[Followed] = []
+    with follow(job, on_change=told.append) as plan:
+        deploy(job, 3.0)
+        until(plan, 1)
+        with away(job):
+            wait_for(lambda: bool(followed(plan).reason), "a reason", 60.0)
+            before = followed(plan).seconds
+            assert factors(plan) == {3.0}
+            assert "the control log is not confirmed" in followed(plan).reason
+            wait_for(lambda: followed(plan).seconds > before, "time that passes")
+        wait_for(lambda: not followed(plan).reason, "brokers that answer again", 60.0)
+        deploy(job, 4.0)
+        until(plan, 2)
+        wait_for(lambda: followed(plan).seconds < 5.0, "a log that is confirmed", 60.0)
+    assert any(one.reason for one in told)
+
+
+@pytest.mark.broker("pause")
+def test_brokers_that_hang_are_noticed_and_followed_again(job: Job) -> None:
+    with follow(job) as plan:
+        job.broker.pause()
+        try:
+            wait_for(lambda: bool(followed(plan).reason), "a reason", 60.0)
+            assert factors(plan) == {2.0}
+            began = time.monotonic()
+            with pytest.raises(TransportUnavailable):
+                follow(job, cache=job.folder / "nothing-kept", broker_timeout=1.0)
+            assert time.monotonic() - began < 10.0
+        finally:
+            job.broker.resume()
+        deploy(job, 3.0)
+        until(plan, 1)
+
+
+@pytest.mark.broker("restart")
+def test_a_program_starts_from_what_it_kept_while_brokers_and_registry_are_away(job: Job) -> None:
+    """Its last known release scores; what was released since then follows once the brokers answer. Another program has kept nothing."""
+    with follow(job) as plan:
+        deploy(job, 3.0)
+        until(plan, 1)
+        wait_for(lambda: followed(plan).seconds < 3.0, "a log that is confirmed")
+    deploy(job, 4.0)  # never read by the program
+    with away(job), pytest.raises(TransportUnavailable):
+        follow(job, cache=job.folder / "nothing-kept", broker_timeout=1.0)
+    job.broker.kill()
+    try:
+        plan = follow(job)
+        assert (plan.generation, factors(plan)) == (1, {3.0})
+        now = followed(plan)
+        assert "the control log is not confirmed" in now.reason
+        assert now.seconds > 1.0
+    finally:
+        job.broker.restart()
+    with plan:
+        until(plan, 2)
+        assert factors(plan) == {4.0}
+        wait_for(lambda: (followed(plan).reason, followed(plan).seconds < 5.0) == ("", True), "a log that is confirmed", 60.0)
+
+
+@pytest.mark.broker("restart")
+def test_what_was_kept_is_checked_when_it_is_read(job: Job) -> None:
+    """Its checksum, the keys that are trusted by then, and the digests of the models."""
+    with follow(job) as plan:
+        deploy(job, 3.0)
+        deploy(job, 4.0)
+        until(plan, 2)
+        first, second = (one.release for one in plan._following.folding.log.generations)  # type: ignore[union-attr]
+    (kept,) = (job.folder / "cache" / "control").iterdir()
+    whole = kept.read_bytes()
+    trust = (job.folder / "trust.toml").read_text()
+    with away(job):
+        kept.write_bytes(whole.replace(b'"position":', b'"position":1'))
+        with pytest.raises(TransportUnavailable):
+            follow(job, broker_timeout=1.0)
+        kept.write_bytes(whole)
+
+        (job.folder / "trust.toml").write_text("")
+        with pytest.raises(ConfigError, match="signed with keys that this file does not have"):
+            follow(job)
+        (job.folder / "trust.toml").write_text(trust)
+
+        done = penstock(job, "keys", "revoke", "alice", "--at", first.time)
+        assert done.code == 0, done.err
+        with pytest.raises(TopologyError, match="there is no model 'double'"):  # generation 0 is left, and the registry has its version
+            follow(job)
+        (job.folder / "trust.toml").write_text(trust)
+
+        damaged = job.folder / "cache" / "models" / second.bindings["double"].manifest.replace(":", "-") / "model.onnx"
+        damaged.chmod(0o600)
+        damaged.write_bytes(onnx_models.linear([5.0]))
+        with pytest.raises(ModelError, match="double@3"):
+            follow(job)
+    with follow(job) as plan:
+        assert factors(plan) == {4.0}
+
+
+@pytest.mark.broker("restart")
+def test_close_does_not_wait_for_brokers_that_are_away_or_for_a_preparation(job: Job) -> None:
+    plan = follow(job)
+    announced = penstock(job, "deploy", "doubles", f"double={push_bad(job, onnx_models.endless())}", "--min-ready", "0")
+    assert announced.code == 0, announced.err
+    following = plan._following
+    assert following is not None
+    wait_for(lambda: following.cases.preparing != "", "a preparation", 60.0)
+    with away(job):
+        began = time.monotonic()
+        plan.close()
+        assert time.monotonic() - began < 4.0
+    assert not following._thread.is_alive()
+    with pytest.raises(RuntimeError, match="is closed"):
+        plan.score(ROWS)
+    assert "has ended" in followed(plan).reason
+
+
+def test_programs_with_an_event_loop_follow_too(job: Job) -> None:
+    async def serve() -> set[float]:
+        plan = follow(job)
+        assert (await asyncio.to_thread(plan.score, ROWS[0])) == {"id": "1", "y": 2.0}
+        releases = library.connect(job.broker.bootstrap, config=job.folder / CONFIG)
+        await asyncio.to_thread(releases.deploy, "doubles", double=push(job, 3.0), min_ready=0)
+        await asyncio.to_thread(until, plan, 1)
+        found = factors(plan)
+        plan.close()
+        return found
+
+    assert asyncio.run(serve()) == {3.0}
+
+
+def test_a_log_that_was_made_anew_is_not_believed(job: Job) -> None:
+    with follow(job) as plan:
+        deploy(job, 3.0)
+        until(plan, 1)
+        delete_topic(job.broker, job.releases.control)
+        wait_for(lambda: job.releases.control in followed(plan).reason, lambda: str(followed(plan)), 60.0)
+        assert "scoring continues with generation 1" in followed(plan).reason
+        assert factors(plan) == {3.0}
+    shutil.rmtree(job.folder / "cache" / "control")
+    with pytest.raises(TopicMissing):
+        follow(job)

@@ -1,0 +1,174 @@
+"""Who may call a service, over both of its doors: keys, rights, models, values, rates, TLS and client certificates."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+import pytest
+
+from penstock.access.keys import digest, new_key
+from penstock.serving.messages import SERVICE, message
+from tests.kafka.certificates import Authority, Certificate
+from tests.serving.conftest import ROOT, Answer, Service, ask, served
+
+SCORE = "/v1/topologies/flights:score"
+STACK = "/v2/models/flights.stack/infer"
+X = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [2, 2], "data": [0.1, 0.2, 0.3, 0.4]}]}
+FILE = """
+[callers.shop]
+may = ["score"]
+topologies = ["flights"]
+models = ["flights"]
+only = { origin = ["EWR"] }
+certificates = ["dns:shop.example.org"]
+
+[callers.desk]
+may = ["score", "read"]
+topologies = ["*"]
+request_rows = 1
+
+[callers.busy]
+may = ["score"]
+topologies = ["flights"]
+requests = 1
+"""
+
+
+class Guarded(NamedTuple):
+    """A service with TLS, an access file and an audit log; the keys of its callers, and its authority."""
+
+    service: Service
+    keys: dict[str, str]
+    authority: Authority
+    client: Certificate
+    audit: Path
+
+    def post(self, path: str, body: Any, key: str = "", **more: Any) -> Answer:
+        headers = {"authorization": f"Bearer {self.keys.get(key, key)}"} if key else {}
+        secure = ssl.create_default_context(cafile=str(self.authority.certificate))
+        if more.get("certificate"):
+            secure.load_cert_chain(self.client.certificate, self.client.key)
+        return ask(self.service.ports["http"], more.get("method", "POST"), path, json.dumps(body), headers, secure)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    folder = tmp_path_factory.mktemp("guarded")
+    authority = Authority(folder, "ca")
+    server, client = authority.sign("server", "DNS:localhost"), authority.sign("client", "DNS:shop.example.org")
+    server.key.chmod(0o600)
+    text, keys = FILE, {}
+    for name in ("shop", "desk", "busy"):
+        key = new_key()
+        keys[name] = key.text
+        text += f"\n[callers.{name}.keys.{key.id}]\nsha256 = {json.dumps(digest(key.text))}\nmade = 2026-01-01T00:00:00Z\n"
+    access, audit = folder / "access.toml", folder / "audit.ndjson"
+    access.write_text(text)
+    access.chmod(0o600)
+    flags = [
+        "--access", str(access), "--audit", str(audit), "--serve-certfile", str(server.certificate), "--serve-keyfile", str(server.key),
+        "--serve-cafile", str(authority.certificate),
+    ]  # fmt: skip
+    with served("topologies/flights.yaml", *flags) as found:
+        yield Guarded(found, keys, authority, client, audit)
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "key", "status"),
+    [
+        (STACK, "POST", "desk", 413),  # two rows, where one request has one
+        (STACK, "POST", "shop", 403),  # only the whole topology
+        (STACK, "POST", "", 401),
+        (STACK, "POST", "penstock_aaaaaaaaaaaa_" + "a" * 43, 401),
+        ("/v2/models/flights", "GET", "shop", 403),  # it may not read
+        ("/v2/models/flights", "GET", "desk", 200),
+        ("/v2/models/none/infer", "POST", "shop", 403),  # whether there is such a model is not shown
+        ("/v2/models/none/infer", "POST", "desk", 404),
+        ("/v2/health/ready", "GET", "", 200),
+        ("/openapi.json", "GET", "", 401),
+    ],
+)
+def test_each_caller_does_what_it_may(guarded: Guarded, path: str, method: str, key: str, status: int) -> None:
+    """Its rights, models and limits; without a credential, only health."""
+    answer = guarded.post(path, X, key, method=method)
+    assert answer.status_code == status, answer.text
+    if status == 401:
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_caller_sends_only_the_values_that_it_may(guarded: Guarded, flights: list[dict[str, Any]]) -> None:
+    """Rows with others fail beside those that are allowed; alone, the request is refused."""
+    mine = next(one for one in flights if one["origin"] == "EWR")
+    other = next(one for one in flights if one["origin"] == "JFK")
+    first, second, third = guarded.post(SCORE, [mine, other, mine], "shop").json()
+    assert first == third
+    assert first["flight_id"] == mine["flight_id"]
+    assert second["failure"]["stage"] == "access"
+    assert "'JFK' is no value that shop may send" in second["failure"]["message"]
+    assert guarded.post(SCORE, other, "shop").status_code == 403
+
+
+def test_a_client_certificate_is_a_credential(guarded: Guarded, flights: list[dict[str, Any]]) -> None:
+    """Of the caller whose name it has."""
+    mine = next(one for one in flights if one["origin"] == "EWR")
+    assert guarded.post(SCORE, mine, certificate=True).status_code == 200
+    assert guarded.post("/v2/models/flights", mine, certificate=True, method="GET").status_code == 403
+
+
+def test_a_caller_that_asks_too_often_is_told_when_to_come_again(guarded: Guarded, flights: list[dict[str, Any]]) -> None:
+    found = [guarded.post(SCORE, flights[0], "busy") for _ in range(5)]
+    refused = next(one for one in found if one.status_code == 429)
+    assert int(refused.headers["retry-after"]) >= 1
+    assert refused.json()["code"] == "rate-limited"
+
+
+@pytest.mark.parametrize(("key", "code"), [("shop", "PERMISSION_DENIED"), ("wrong", "UNAUTHENTICATED"), ("", "UNAUTHENTICATED")])
+def test_grpc_admits_the_same_callers(guarded: Guarded, key: str, code: str) -> None:
+    """With authorities of client certificates, a client needs one; its header comes first."""
+    credentials = grpc.ssl_channel_credentials(
+        guarded.authority.certificate.read_bytes(), guarded.client.key.read_bytes(), guarded.client.certificate.read_bytes()
+    )
+    metadata = [("authorization", f"Bearer {guarded.keys.get(key, key)}")] if key else []
+    with grpc.secure_channel(f"localhost:{guarded.service.ports['grpc']}", credentials) as channel:
+        call = channel.unary_unary(
+            f"/{SERVICE}/ModelMetadata", request_serializer=message("ModelMetadataRequest").SerializeToString,
+            response_deserializer=message("ModelMetadataResponse").FromString,
+        )  # fmt: skip
+        if not key:  # the certificate alone: of shop, which may not read
+            code = "PERMISSION_DENIED"
+        with pytest.raises(grpc.RpcError) as error:
+            call(message("ModelMetadataRequest")(name="flights"), metadata=metadata, timeout=20)
+        assert error.value.code().name == code
+        desk = [("authorization", f"Bearer {guarded.keys['desk']}")]
+        assert call(message("ModelMetadataRequest")(name="flights"), metadata=desk, timeout=20).name == "flights"
+
+
+def test_the_audit_log_has_who_did_what(guarded: Guarded, flights: list[dict[str, Any]]) -> None:
+    """One line each, without payloads or keys."""
+    guarded.post(SCORE, flights[0], "desk")
+    guarded.post(STACK, X, "shop")
+    end = time.monotonic() + 10
+    lines: list[dict[str, Any]] = []
+    while time.monotonic() < end and not any(one.get("outcome") == "forbidden" for one in lines):
+        lines = [json.loads(line) for line in guarded.audit.read_text().splitlines()]
+    good = next(one for one in lines if one.get("caller") == "desk" and one["outcome"] == "ok")
+    assert (good["call"], good["topology"], good["generation"], good["rows"]) == ("score", "flights", 0, 1)
+    text = guarded.audit.read_text()
+    assert flights[0]["flight_id"] not in text
+    assert guarded.keys["desk"] not in text
+
+
+def test_other_hosts_need_tls_and_an_access_file() -> None:
+    """Or a setting that says it is meant."""
+    command = [sys.executable, "-m", "penstock", "serve", "topologies/flights.yaml", "--http", ":0"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "access file" in done.stderr

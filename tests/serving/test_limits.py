@@ -1,0 +1,231 @@
+"""What clients may cost a service: bytes, time and connections are bounded, and whatever they send, the next client is answered."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.serving.conftest import Service, served, wait_for
+
+SCORE = "/v1/topologies/flights:score"
+IDLE = 0.5
+BODY = 65_536
+
+
+@pytest.fixture(scope="module")
+def strict() -> Iterator[Service]:
+    """A service with small limits."""
+    flags = ("--max-body-bytes", str(BODY), "--idle-timeout", str(IDLE), "--max-connections", "8")
+    with served("topologies/flights.yaml", *flags) as found:
+        yield found
+
+
+@pytest.fixture
+def event(flights: list[dict[str, Any]]) -> bytes:
+    return json.dumps(flights[0]).encode()
+
+
+def connected(service: Service) -> socket.socket:
+    made = socket.create_connection(("127.0.0.1", service.ports["http"]), 10)
+    made.settimeout(10)
+    return made
+
+
+def rest_of(client: socket.socket) -> bytes:
+    """Everything that comes until the service closes."""
+    found = b""
+    try:
+        while part := client.recv(65536):
+            found += part
+    except ConnectionResetError:
+        pass
+    return found
+
+
+def head(length: int | str, path: str = SCORE) -> bytes:
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+def answers(service: Service, event: bytes) -> bool:
+    return service.post(SCORE, event).status_code == 200
+
+
+def test_a_body_of_100_mb_is_refused_by_its_length(strict: Service, event: bytes) -> None:
+    """Without being read."""
+    with connected(strict) as client:
+        client.sendall(head(100_000_000))
+        assert b" 413 " in client.recv(65536)
+    assert answers(strict, event)
+
+
+def test_a_body_without_a_length_is_refused_where_it_is_too_large(strict: Service, event: bytes) -> None:
+    """In chunks; what was read of it is freed."""
+    with connected(strict) as client:
+        client.sendall(f"POST {SCORE} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        part = b"%x\r\n%s\r\n" % (16_384, b"x" * 16_384)
+        client.sendall(part * 5)
+        assert b" 413 " in client.recv(65536)
+    assert answers(strict, event)
+
+
+def test_a_packed_body_that_unpacks_to_too_much_is_refused(strict: Service, event: bytes) -> None:
+    """By what it unpacks to, not by what comes."""
+    packed = zlib.compress(b" " * 10_000_000)
+    assert len(packed) < BODY
+    refused = strict.post(SCORE, packed, content_encoding="deflate")
+    assert (refused.status_code, "unpacks" in refused.json()["error"]) == (413, True)
+    assert strict.post(SCORE, b"junk", content_encoding="gzip").status_code == 400
+    assert strict.post(SCORE, zlib.compress(event)[:-4], content_encoding="deflate").status_code == 400
+    assert strict.post(SCORE, event, content_encoding="br").status_code == 400
+    assert answers(strict, event)
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1", head(100), head(100) + b"{", b"GET / HTTP/1.1\r\n"], ids=range(5))
+def test_a_client_that_sends_no_whole_request_is_closed(strict: Service, event: bytes, sent: bytes) -> None:
+    """A silent one, half of a head, a head without its body, half of a body."""
+    with connected(strict) as client:
+        client.sendall(sent)
+        began = time.monotonic()
+        said = rest_of(client)
+        assert time.monotonic() - began < 8
+        assert not said or b" 504 " in said
+    assert answers(strict, event)
+
+
+def test_a_client_that_drips_is_closed(strict: Service, event: bytes) -> None:
+    """A byte now and then does not keep a request open."""
+    ended = threading.Event()
+    with connected(strict) as client:
+
+        def drip() -> None:
+            try:
+                client.sendall(head(1000))
+                while not ended.wait(IDLE / 5):
+                    client.sendall(b" ")
+            except OSError:
+                pass
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        try:
+            assert b" 504 " in rest_of(client)
+        finally:
+            ended.set()
+            dripping.join()
+    assert answers(strict, event)
+
+
+def test_a_half_closed_connection_leaves_nothing(strict: Service, event: bytes) -> None:
+    """A client that has shut down its side."""
+    process = psutil.Process(strict.process.pid)
+    answers(strict, event)
+    before = len(process.net_connections())
+    for sent in (b"", head(len(event)) + event, head(100)):
+        with connected(strict) as client:
+            client.sendall(sent)
+            client.shutdown(socket.SHUT_WR)
+            rest_of(client)
+    assert answers(strict, event)
+    end = time.monotonic() + 10
+    while len(process.net_connections()) > before and time.monotonic() < end:
+        time.sleep(0.05)
+    assert len(process.net_connections()) <= before
+
+
+def test_more_connections_than_allowed_close_the_silent_ones(strict: Service, event: bytes) -> None:
+    """Clients that open many and send nothing do not keep others from their answers."""
+    many = [connected(strict) for _ in range(40)]
+    try:
+        assert answers(strict, event)
+    finally:
+        for one in many:
+            one.close()
+
+
+def test_a_caller_that_does_not_read_its_answers_is_closed(strict: Service, event: bytes) -> None:
+    """A stream of lines whose answers nobody reads ends; others are answered meanwhile."""
+    with connected(strict) as client:
+        client.settimeout(20)
+        client.sendall(
+            f"POST {SCORE} HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        )
+        lines = (event + b"\n") * 100
+        part = b"%x\r\n%s\r\n" % (len(lines), lines)
+        with pytest.raises(OSError):  # noqa: PT012  the loop is the cause
+            while True:
+                client.sendall(part)
+    assert answers(strict, event)
+
+
+@pytest.mark.parametrize("junk", [b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HTTP/9.9\r\n\r\n", b"\0" * 100, b"POST " + b"/" * 100_000])
+def test_what_is_no_http_is_closed(strict: Service, event: bytes, junk: bytes) -> None:
+    """A TLS hello, a wrong version, zeros, a line without end."""
+    with connected(strict) as client:
+        client.sendall(junk)
+        said = rest_of(client)
+        assert not said or b" 400 " in said
+    assert answers(strict, event)
+
+
+def test_requests_that_wait_together_run_together(service: Service, flights: list[dict[str, Any]]) -> None:
+    """Callers at the same time share runs; none is kept waiting for another."""
+    body = json.dumps({"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 2], "data": [0.1, 0.2]}]})
+    before = service.get("/v2/models/flights.stack/stats").json()["model_stats"][0]
+    with ThreadPoolExecutor(16) as callers:
+        found = list(callers.map(lambda _: service.post("/v2/models/flights.stack/infer", body).status_code, range(200)))
+    assert found == [200] * 200
+    after = service.get("/v2/models/flights.stack/stats").json()["model_stats"][0]
+    assert after["inference_count"] - before["inference_count"] == 200
+    assert after["execution_count"] - before["execution_count"] <= 200
+
+
+def test_a_stop_answers_what_is_under_way(event: bytes) -> None:
+    """SIGTERM while requests come: each that was accepted is answered, and the exit code is 0."""
+    found: list[int] = []
+    with served("topologies/flights.yaml", doors=("http",)) as stopping:
+        with connected(stopping) as client:
+            client.sendall(head(len(event)) + event[:50])  # its body is on its way
+            wait = threading.Timer(0.5, lambda: client.sendall(event[50:]))
+            wait.start()
+            stopping.process.terminate()
+            said = rest_of(client)
+            found.append(int(said.split()[1]))
+            wait.join()
+        assert stopping.stop() == 0
+        assert "stopped" in stopping.log.read_text()
+    assert found == [200]
+
+
+def test_a_service_that_is_not_ready_says_so(tmp_path: Any) -> None:
+    """Its doors open before its models are loaded."""
+    with served("topologies/flights.yaml", doors=("http",), ready=False) as starting:
+        assert starting.get("/v2/health/live").status_code == 200
+        ready = starting.get("/v2/health/ready")
+        assert ready.status_code == (200 if ready.json()["ready"] else 503)
+        wait_for(starting, lambda text: "ready: " in text)
+        assert starting.get("/v2/health/ready").json() == {"ready": True}
+        assert starting.get("/readyz").json()["conditions"] == {"running": "running", "models": "warm"}
+
+
+def test_several_processes_share_the_ports(event: bytes) -> None:
+    """One /readyz and one /metrics for both; each answers requests."""
+    with served("topologies/flights.yaml", "--workers", "2", ready=False) as fleet:
+        wait_for(fleet, lambda text: text.count("ready: flights") == 2)
+        for _ in range(200):
+            assert answers(fleet, event)
+            metrics = fleet.get("/metrics").text
+            if all(f'code="200",door="http",target="departures",worker="{one}"' in metrics for one in (1, 2)):
+                break
+        else:
+            pytest.fail("one of them has answered nothing")
+        assert fleet.get("/readyz").json()["workers"].keys() == {"1", "2"}
+        assert fleet.stop() == 0

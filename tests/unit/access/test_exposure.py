@@ -1,0 +1,34 @@
+"""Other hosts are answered with TLS and an access file only, unless a setting allows otherwise."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock.access.exposure import exposed_to_others
+
+HERE = ["127.0.0.1:8080", "localhost:8080", "[::1]:8080", "127.8.8.8:0", "unix:/run/penstock.sock", ""]
+FAR = [
+    ":8080",
+    "0.0.0.0:8080",
+    "[::]:8080",
+    "10.0.0.7:8080",
+    "shop.example.org:8080",
+    "localhost.example.org:8080",
+    "127.0.0.1.example.org:1",
+]
+
+
+def test_this_host_needs_nothing() -> None:
+    assert exposed_to_others(HERE, tls=False, access=False, allowed=False) == ""
+
+
+@pytest.mark.parametrize("address", FAR)
+def test_other_hosts_need_both(address: str) -> None:
+    def why(*, tls: bool = False, access: bool = False, allowed: bool = False) -> str:
+        return exposed_to_others(["127.0.0.1:1", address], tls=tls, access=access, allowed=allowed)
+
+    assert why(tls=True, access=True) == ""
+    assert why(allowed=True) == ""
+    assert f"every host that reaches {address} could call the service" in why(tls=True)
+    assert f"keys and rows would go to {address} without encryption" in why(access=True)
+    assert "127.0.0.1:1" not in why()
