@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 import penstock
 from penstock.settings import Settings
@@ -122,6 +124,18 @@ def test_part_of_the_input_and_a_dry_run(run: Run) -> None:
     assert [one is not None for one in answers(["9", "10", "12", "13"])] == [False, True, True, False]
 
 
+def test_population_may_be_a_table(run: Run) -> None:
+    """Any input of `penstock batch`: here Parquet, whose rows are columns already."""
+    rows = [order(n, customer=n, discount=0.5 if n % 2 else None) for n in range(50)]
+    parquet.write_table(pa.Table.from_pylist(rows), "in.parquet")
+    write(INPUTS)
+    assert run("--in", "in.parquet").out.startswith("50 events read, 50 answers, 0 dead letters")
+    with penstock.open("prices.yaml", store="sqlite:///answers.db") as plan:
+        found = plan.score(rows)
+    assert [one["precomputed"] for one in found if isinstance(one, dict)] == ["hit"] * 50
+    assert [one["reduced"] for one in found if isinstance(one, dict)] == [n if n % 2 else 2 * n for n in range(50)]
+
+
 def test_answers_end_after_their_time(run: Run) -> None:
     events([order(10)])
     assert run("--in", "in.ndjson", "--ttl", "1").code == 0
@@ -181,11 +195,8 @@ def interrupted(number: int) -> subprocess.Popen[str]:
         store = opened()
         try:
             building = store.building("prices")
-            return (
-                building is not None
-                and b'"orders/0":' in building.progress
-                and json.loads(building.progress)["rows"].get("orders/0", 0) > 0
-            )
+            units = json.loads(building.progress)["units"] if building is not None and building.progress else []
+            return any(one["rows"] > 0 for one in units)
         finally:
             store.close()
 
