@@ -23,6 +23,7 @@ FLAGS = (
     "http", "grpc", "workers", "access", "audit", "serve_certfile", "serve_keyfile", "serve_cafile", "insecure_serve",
     "request_timeout", "max_body_bytes", "max_batch_rows", "max_connections", "idle_timeout", "drain_timeout",
     "models", "schemas", "model_trust", *CONNECTION, "releases", "application", "trust", "unsigned_control",
+    "store", "store_password_file", "store_cafile",
 )  # fmt: skip
 
 
@@ -41,6 +42,8 @@ def serve(topology: Path, pages: str, fleet: Path | None, last_words: Path | Non
     \b
       penstock serve flights --http 127.0.0.1:8080 --grpc 127.0.0.1:8081
       curl -d @flight.json http://127.0.0.1:8080/v1/topologies/flights:score
+
+    With --store, events of a topology with precomputed answers are looked up first, and scored where there is none.
 
     With --brokers it serves the active generation of the control topic and follows releases as a worker does: `penstock deploy` waits
     for it. Without, it serves the versions that the file names.
@@ -77,6 +80,8 @@ def _serve(topology: Path, pages: str, fleet: Path | None, settings: Settings) -
     from penstock.runners.supervisor import Elsewhere
     from penstock.serving.app import answering, listen, serving
     from penstock.serving.handlers import Service
+    from penstock.serving.looking import Looking
+    from penstock.stores.lookup import open_lookup
 
     gate = Gate.open(settings.access, time.time)
     audit = None if settings.audit is None else Audit.open(settings.audit, time.time)
@@ -92,7 +97,11 @@ def _serve(topology: Path, pages: str, fleet: Path | None, settings: Settings) -
         file, models=settings.models, schemas=settings.schemas, absent=follows, schema_registry=open_schema_registry(settings)
     )
     runner = ServiceRunner(loaded, settings)
-    service = Service(loaded, settings, lambda: runner.served, runner.numbers, observers=lambda: runner.observers, gate=gate, audit=audit)
+    lookup = open_lookup(loaded, settings, metrics=runner.numbers)
+    service = Service(
+        loaded, settings, lambda: runner.served, runner.numbers, observers=lambda: runner.observers, gate=gate, audit=audit,
+        looking=None if lookup is None else Looking(loaded, lookup, lambda: runner.bindings),
+    )  # fmt: skip
 
     @asynccontextmanager
     async def doors(own: Pages) -> AsyncIterator[None]:
