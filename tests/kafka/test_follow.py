@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 import threading
 import time
@@ -271,6 +272,16 @@ def test_programs_with_an_event_loop_follow_too(job: Job) -> None:
         return found
 
     assert asyncio.run(serve()) == {3.0}
+
+
+def test_a_program_that_does_not_close_leaves_no_thread(job: Job) -> None:
+    plan = follow(job)
+    following = plan._following
+    assert following is not None
+    assert factors(plan) == {2.0}
+    del plan
+    gc.collect()
+    wait_for(lambda: not following._thread.is_alive(), "the end of the thread")
 
 
 def test_a_log_that_was_made_anew_is_not_believed(job: Job) -> None:

@@ -211,7 +211,7 @@ class Following:
         self._active = log.generation
         if not log.generation:
             self._keys.refuse_to_fall_back(log.refused["unknown-key"], self.topics.control)
-            made = runtime.prepare(self._loaded, self._settings)
+            made = await asyncio.to_thread(runtime.prepare, self._loaded, self._settings)
             bound = runtime.bindings(self._loaded)
             self.deployment = Deployment(Served(0, made.plan, program=made, bindings=bound, artifacts=self._loaded.artifacts))
             self._preparation.adopt(self._loaded.artifacts, runtime.sessions(made))

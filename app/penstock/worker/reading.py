@@ -2,7 +2,7 @@
 
 1. With nothing kept on disk (`kept`), the log has to be read from the brokers first: the versions of the topology file may be old ones.
 2. With something kept, brokers that do not answer within `START` seconds are waited for in the background. Until then, what was active
-   when the log was last read scores, and `followed` tells how long ago that was.
+   when the log was last read scores, and `followed` has the time since then.
 3. Nothing waits for such a program, and it writes nothing: no release fails because of it, and `penstock status` does not list it.
 4. Whatever goes wrong after the start is in `followed`, in the log and in a call of `on_change`, and the live plan goes on.
 """
@@ -47,7 +47,7 @@ class Reading(Following):
     """
 
     def __init__(self, loaded: Loaded, settings: Settings, on_change: Callable[[Followed], object] | None = None) -> None:
-        """Raises SettingsError for brokers and folders that cannot be used. Asks nobody."""
+        """Raises SettingsError for brokers and folders that cannot be used. Connects to nothing."""
         check(settings)
         super().__init__(loaded, settings, "", Metrics())
         self.switched: Callable[[], object] = lambda: None  # called in the thread when `deployment` is another one
