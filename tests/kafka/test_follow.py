@@ -206,6 +206,21 @@ def test_a_program_starts_from_what_it_kept_while_brokers_and_registry_are_away(
 
 
 @pytest.mark.broker("restart")
+def test_generation_0_starts_without_brokers_and_registry_too(job: Job) -> None:
+    """From the cache, as long as the topology file names what it named."""
+    with follow(job) as plan:
+        wait_for(lambda: plan._following is not None and bool(plan._following._file), "generation 0 in the cache")
+    with away(job):
+        with follow(job) as plan:
+            assert (plan.generation, followed(plan).release, factors(plan)) == (0, "", {2.0})
+        text = job.file.read_text()
+        job.file.write_text(text.replace("double@1", "double@2"))
+        with pytest.raises(TopologyError, match="there is no model 'double'"):
+            follow(job)
+        job.file.write_text(text)
+
+
+@pytest.mark.broker("restart")
 def test_what_was_kept_is_checked_when_it_is_read(job: Job) -> None:
     """Its checksum, the keys that are trusted by then, and the digests of the models."""
     with follow(job) as plan:
@@ -229,8 +244,8 @@ def test_what_was_kept_is_checked_when_it_is_read(job: Job) -> None:
 
         done = penstock(job, "keys", "revoke", "alice", "--at", first.time)
         assert done.code == 0, done.err
-        with pytest.raises(TopologyError, match="there is no model 'double'"):  # generation 0 is left, and the registry has its version
-            follow(job)
+        with follow(job) as plan:
+            assert (plan.generation, factors(plan)) == (0, {2.0})
         (job.folder / "trust.toml").write_text(trust)
 
         damaged = job.folder / "cache" / "models" / second.bindings["double"].manifest.replace(":", "-") / "model.onnx"
