@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from penstock.binding import Binding
 from penstock.codecs import Writers, load_schema
@@ -36,7 +37,9 @@ from penstock.topology.parse import parse
 from penstock.topology.spec import Mark, ModelRef, Topology
 from penstock.topology.wiring import Wiring
 
-__all__ = ["Loaded", "admit", "beside", "bindings", "load", "placed", "prepare", "program", "rebind", "sessions", "with_models"]
+__all__ = [
+    "Loaded", "admit", "beside", "bindings", "load", "placed", "prepare", "program", "rebind", "sessions", "with_models",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from penstock import runtime
-from penstock.binding import Binding
 from penstock.codecs.schema_registry import open_schema_registry
 from penstock.control.log import Log
 from penstock.control.messages import Release
 from penstock.errors import ConfigError, TopicMissing, Untraceable
 from penstock.explain.provenance import Origin
-from penstock.fit import as_bound, strays
+from penstock.fit import as_run, strays
 from penstock.model.artifact import Artifact
 from penstock.operate.desk import Desk
 from penstock.pipeline import Program
@@ -109,14 +108,10 @@ def load_bound(topology: Topology, bound: Bound, settings: Settings) -> tuple[Lo
     """
     if found := strays(topology, bound.artifacts, by=f"generation {bound.generation}", fix="explain with the file that the workers run"):
         raise ConfigError(found)
-    given: Mapping[str, Binding] = bound.release.bindings if bound.release else {}
-    named = as_bound(topology, {node: ModelRef(one.name, one.version) for node, one in bound.artifacts.items()})
-    as_run = named.with_nodes(
-        replace(node, parameters={**node.parameters, **(given[node.name].parameters if node.name in given else {})}, require=())
-        for node in named.model_nodes
-    )
+    given = {node: one.parameters for node, one in bound.release.bindings.items()} if bound.release else {}
+    models = {node: ModelRef(one.name, one.version) for node, one in bound.artifacts.items()}
     loaded = runtime.load(
-        as_run,
+        as_run(topology, models, given),
         models=settings.models,
         schemas=settings.schemas,
         artifacts=bound.artifacts,

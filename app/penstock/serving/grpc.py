@@ -18,7 +18,7 @@ from grpc import aio
 
 from penstock.access import Caller
 from penstock.access.tls import ServerTls
-from penstock.errors import Malformed, Overloaded, RateLimited, SettingsError
+from penstock.errors import Malformed, Overloaded, PenstockError, RateLimited, SettingsError
 from penstock.serving import oip
 from penstock.serving.codes import code_of, described
 from penstock.serving.describe import metadata, refused_load, stats, version_of
@@ -30,6 +30,7 @@ __all__ = ["calling"]
 
 logger = logging.getLogger(__name__)
 
+OPEN: Final = ("/ServerLive", "/ServerReady", "/ServerMetadata")  # methods that need no credential
 STREAMS: Final = 1024  # requests of one connection at a time
 
 Handler = Callable[[Any, Any], Awaitable[Any]]
@@ -48,10 +49,12 @@ async def calling(address: str, service: Service, *, shared: bool = False, tls: 
             ("grpc.so_reuseport", int(shared)),
             ("grpc.max_receive_message_length", settings.max_body_bytes),
             ("grpc.max_concurrent_streams", STREAMS),
+            ("grpc.http2.bdp_probe", 0),  # what is not asked for yet is kept for 64 KiB per stream, and not for up to 16 MiB
             ("grpc.max_connection_idle_ms", int(settings.idle_timeout * 10_000)),
             ("grpc.keepalive_time_ms", int(settings.idle_timeout * 1000)),
         ],
-        maximum_concurrent_rpcs=settings.max_connections * 4,
+        interceptors=[] if service.gate.path is None else [_First(service)],
+        maximum_concurrent_rpcs=settings.max_connections,
     )
     door = _Door(service)
     made = {name: _method(name, getattr(door, name)) for name in METHODS}
@@ -86,6 +89,38 @@ def _method(name: str, handler: Handler) -> Any:
     return grpc.unary_unary_rpc_method_handler(handler, request.FromString, response.SerializeToString)
 
 
+class _First(aio.ServerInterceptor):  # type: ignore[misc]  # the library has no types
+    """Refuses a request with a bad key or token by its metadata, before its message is received: 100 of 8 MiB would take 1 GiB.
+
+    A request without a key or token is judged by the client's certificate, which is seen later, and which TLS has checked by then.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        authorization = _authorization(details.invocation_metadata)
+        if details.method.endswith(OPEN) or (authorization is None and self._service.settings.serve_cafile is not None):
+            return await continuation(details)
+        try:
+            await self._service.gate.admitted(authorization, None)
+        except PenstockError as error:
+            code, message = getattr(grpc.StatusCode, code_of(error).grpc), described(error)["error"]
+            self._service.metrics.requests.labels("grpc", "", code.name).inc()
+
+            async def refuse(requests: Any, context: Any) -> None:
+                await context.abort(code, message)
+
+            return grpc.stream_unary_rpc_method_handler(refuse)  # a stream's messages are received when they are asked for
+        return await continuation(details)
+
+
+def _authorization(metadata: Any) -> str | None:
+    """Returns the key or token; several are joined, and then no credential."""
+    found = [value for name, value in metadata or () if name == "authorization"]
+    return ", ".join(found) if found else None
+
+
 class _Door:
     """The methods of the protocol, by their names there."""
 
@@ -113,9 +148,8 @@ class _Door:
             part = model.fit(given)
             caller.spend(part.rows)
             service.refuses(caller, part)
-            answer = service.infer(
-                model, part, size=size, deadline=service.deadline(left), version=request.model_version
-            )  # fmt: skip
+            version = request.model_version or service.pinned(caller, model)
+            answer = service.infer(model, part, size=size, deadline=service.deadline(left), version=version)
             live, found = await answer
             if isinstance(found, Exception):
                 raise found
@@ -188,7 +222,7 @@ class _Door:
         gate = self._service.gate
         if gate.path is None:
             return await gate.admitted(None, None)
-        authorization = next((value for name, value in context.invocation_metadata() if name == "authorization"), None)
+        authorization = _authorization(context.invocation_metadata())
         shown = context.auth_context().get("x509_pem_cert")
         certificate = ssl.PEM_cert_to_DER_cert(shown[0].decode()) if shown else None
         return await gate.admitted(authorization, certificate)
