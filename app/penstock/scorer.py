@@ -87,7 +87,8 @@ def open(
 
     What is left out is as on the command line: from the environment, then from `config` or `penstock.toml`, else the default (`models`
     and `schemas` are folders here). `settings` are any others, by name, such as `trust` and `cache`. The models are those that the file
-    names. They are verified and warmed up, as on a worker.
+    names. They are verified and warmed up, as on a worker. An exported folder has the models and schemas of its topology, and is refused
+    where it differs from what was exported.
 
     `follow` names brokers, `localhost:9092`: then the models are those of the active release of the topology, and later releases replace
     them between two calls, made ready in a thread as on a worker. The program reads the control topic and writes nothing; no release waits
@@ -97,15 +98,15 @@ def open(
 
     An exported folder has models and schemas of its topology, and is refused where it differs from what was exported; it follows nothing.
 
-    Raises SettingsError, TopologyError with every problem, ConfigError for an unknown name, a changed folder and an unusable trust file,
-    ModelError; with `follow` also ControlError when the active release cannot be served here, and TransportError when the brokers do not
-    answer and nothing of the topology's releases is kept.
+    Raises SettingsError, TopologyError with every problem, ModelError, ConfigError for an unknown name, a changed folder and a trust file
+    that cannot be used; with `follow` also ControlError when the active release cannot be served here, and TransportError when the brokers
+    do not answer and nothing of the topology's releases is kept.
     """
     given = {"models": models, "schemas": schemas, "model_trust": model_trust, "brokers": follow, **settings}
     chosen = configuration.load(given, file=None if config is None else Path(config))
     if is_edge(topology):
-        if named := [name for name in ("models", "schemas") if given[name] is not None] + ["follow"] * (follow is not None):
-            raise ConfigError(f"{topology} is an exported folder, with what it was exported with: leave out {' and '.join(named)}")
+        if own := [name for name, value in (("models", models), ("schemas", schemas), ("follow", follow)) if value is not None]:
+            raise ConfigError(f"{topology} is an exported folder, which has its models and schemas in it: leave out {' and '.join(own)}")
         return Scorer(*load_edge(Path(topology), chosen))
     loaded = runtime.load(
         find(topology, chosen.topologies),

@@ -58,8 +58,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def answers(where: Path | str, **folders: Path) -> Any:
-    with penstock.open(where, **folders) as plan:
+def answers(where: Path, models: Path | None = None, schemas: Path | None = None) -> Any:
+    with penstock.open(where, models=models, schemas=schemas) as plan:
         return plan.score(FLIGHTS)
 
 
@@ -186,7 +186,7 @@ def test_folder_that_differs_is_refused_by_name(changed: Path, change: Callable[
 
 
 def test_models_of_an_exported_folder_are_its_own(exported: Path) -> None:
-    with pytest.raises(penstock.ConfigError, match="is an exported folder, with what it was exported with: leave out models"):
+    with pytest.raises(penstock.ConfigError, match="is an exported folder, which has its models and schemas in it: leave out models"):
         penstock.open(exported, models="models")
 
 
