@@ -76,7 +76,7 @@ class _Wrapped(msgspec.Struct):
 
 
 class _Object(msgspec.Struct, gc=False):
-    """An object of which nothing is kept."""
+    """An object; nothing of it is kept."""
 
 
 class _WrappedObjects(msgspec.Struct):
