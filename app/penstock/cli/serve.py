@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from penstock.cli.options import with_settings
+from penstock.cli.options import CONNECTION, with_settings
 from penstock.errors import PenstockError, SettingsError
 from penstock.settings import Settings
 from penstock.telemetry.health import Pages
@@ -20,8 +20,9 @@ from penstock.topology.find import find
 __all__ = ["serve"]
 
 FLAGS = (
-    "http", "grpc", "workers", "models", "schemas", "model_trust", "request_timeout", "max_body_bytes", "max_batch_rows", "max_connections",
-    "idle_timeout", "drain_timeout", "access", "audit", "serve_certfile", "serve_keyfile", "serve_cafile", "insecure_serve",
+    "http", "grpc", "workers", "access", "audit", "serve_certfile", "serve_keyfile", "serve_cafile", "insecure_serve",
+    "request_timeout", "max_body_bytes", "max_batch_rows", "max_connections", "idle_timeout", "drain_timeout",
+    "models", "schemas", "model_trust", *CONNECTION, "releases", "application", "trust", "unsigned_control",
 )  # fmt: skip
 
 
@@ -40,6 +41,9 @@ def serve(topology: Path, pages: str, fleet: Path | None, last_words: Path | Non
     \b
       penstock serve flights --http 127.0.0.1:8080 --grpc 127.0.0.1:8081
       curl -d @flight.json http://127.0.0.1:8080/v1/topologies/flights:score
+
+    With --brokers it serves the active generation of the control topic and follows releases as a worker does: `penstock deploy` waits
+    for it. Without, it serves the versions that the file names.
 
     --workers N are N processes on the same ports, with one /readyz and one /metrics for all. Exit codes: `penstock --help`.
     """
@@ -83,9 +87,12 @@ def _serve(topology: Path, pages: str, fleet: Path | None, settings: Settings) -
         listen(settings.grpc, name="grpc").close()  # gRPC's own message names no reason
     bound = listen(settings.http, shared=fleet is not None) if settings.http else None
     file = find(topology, settings.topologies)
-    loaded = runtime.load(file, models=settings.models, schemas=settings.schemas, schema_registry=open_schema_registry(settings))
+    follows = bool(settings.brokers) and settings.releases
+    loaded = runtime.load(
+        file, models=settings.models, schemas=settings.schemas, absent=follows, schema_registry=open_schema_registry(settings)
+    )
     runner = ServiceRunner(loaded, settings)
-    service = Service(loaded, settings, lambda: runner.served, runner.metrics_of, gate=gate, audit=audit)
+    service = Service(loaded, settings, lambda: runner.served, runner.numbers, observers=lambda: runner.observers, gate=gate, audit=audit)
 
     @asynccontextmanager
     async def doors(own: Pages) -> AsyncIterator[None]:

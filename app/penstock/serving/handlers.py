@@ -12,15 +12,16 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 
 from penstock.access import Audit, Caller, Gate
 from penstock.batch import Array
+from penstock.engine.observe import Observers
 from penstock.errors import CallRefused, Forbidden, NotReady, NotThere, PenstockError, TooLate
-from penstock.pipeline import Program
+from penstock.pipeline import Served
 from penstock.record import RecordLike
 from penstock.runtime import Loaded
 from penstock.serving import oip
@@ -29,21 +30,12 @@ from penstock.serving.targets import Columns, Events, Live, Model, Outcome, Scor
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
 
-__all__ = ["Served", "Service", "Tally"]
+__all__ = ["Service", "Tally"]
 
 logger = logging.getLogger(__name__)
 
 NAME: Final = "penstock"
 EXTENSIONS: Final = ("binary_tensor_data", "model_repository", "statistics")
-
-
-class Served(Protocol):
-    """The active program and its generation."""
-
-    @property
-    def generation(self) -> int: ...
-    @property
-    def program(self) -> Program: ...
 
 
 @dataclass(slots=True)
@@ -79,16 +71,17 @@ class Service:
         serving: Callable[[], Served | None],
         metrics: Metrics | None = None,
         *,
+        observers: Callable[[], Observers | None] = lambda: None,
         gate: Gate | None = None,
         audit: Audit | None = None,
     ) -> None:
-        """`gate` admits callers (None: everyone), and `audit` notes what they did."""
+        """`observers` returns those of the active program, `gate` admits callers (None: everyone), and `audit` notes what they did."""
         self.loaded, self.settings = loaded, settings
         self.gate, self.audit = gate or Gate.open(None, time.time), audit
         self.name = loaded.topology.name
         self.metrics = metrics or Metrics()
         self.stopping = False
-        self._serving = serving
+        self._serving, self._observers = serving, observers
         self._served: Served | None = None
         self._live: Live | None = None
         self._batcher: Batcher[_Job] = Batcher(max_rows=settings.max_batch_rows, max_bytes=settings.max_in_flight_bytes)
@@ -109,7 +102,8 @@ class Service:
             raise NotReady(f"the models of {self.name} are being made ready")
         if served is not self._served or self._live is None:
             self._live = Live(
-                served.program, served.generation, self.loaded, chunk_rows=self.settings.chunk_rows, metrics=self.metrics
+                served.program, served.generation, self.loaded, chunk_rows=self.settings.chunk_rows, metrics=self.metrics,
+                observers=self._observers(),
             )  # fmt: skip
             if self._served is not None:
                 for name in self._live.models:

@@ -78,7 +78,7 @@ _NUMPY: Final[Mapping[str, Any]] = {
 
 @dataclass(slots=True)
 class Tensor:
-    """A named tensor: its values as an array of its shape, or as a flat list of checked values, of which `joined` makes one.
+    """A named tensor: its values as an array of its shape, or as a flat list of checked values; `joined` makes one of it.
 
     `nulls` marks the values that were null in JSON, None where none was.
     """

@@ -488,8 +488,8 @@ def _written(one: bytes | Failure) -> bytes:
 
 def _unpacked(coding: bytes, body: bytes, most: int) -> bytes:
     if coding not in (b"gzip", b"deflate"):
-        raise Malformed("the content-encoding is gzip or deflate, or there is none")
-    unpacker = zlib.decompressobj(wbits=47)  # 32 + 15: the header says which of both it is
+        raise Malformed("the content-encoding has to be gzip or deflate")
+    unpacker = zlib.decompressobj(wbits=47)  # 32 + 15: both, by their headers
     try:
         made = unpacker.decompress(body, most + 1)
     except zlib.error as error:

@@ -16,6 +16,7 @@ import numpy as np
 
 from penstock.batch import Array, Batch, Failure, Table
 from penstock.codecs import event_reader
+from penstock.engine.observe import Observers
 from penstock.errors import InferenceError, Malformed, NotThere
 from penstock.model.session import Session
 from penstock.nodes import ModelNode
@@ -370,7 +371,9 @@ def _grouped(parts: Sequence[Columns], run: Run, *, alike: bool) -> list[Scored 
 class Live:
     """Everything that can be asked of one program. `about` describes it in the headers of answers, and `parameters` in OIP's."""
 
-    def __init__(self, program: Program, generation: int, loaded: Loaded, *, chunk_rows: int, metrics: Metrics) -> None:
+    def __init__(
+        self, program: Program, generation: int, loaded: Loaded, *, chunk_rows: int, metrics: Metrics, observers: Observers | None = None
+    ) -> None:
         plan = program.plan
         wired = Wiring(loaded.topology, tuple(stage.wired for stage in plan.stages.values()))
         written = {sink.topic for sink in loaded.topology.sinks}
@@ -388,7 +391,7 @@ class Live:
         self.events: dict[str, Events] = {}
         self.models: dict[str, Model] = {}
         for source in entries:
-            answers = Answers(program, source, generation=generation, chunk_rows=chunk_rows, metrics=metrics)
+            answers = Answers(program, source, generation=generation, chunk_rows=chunk_rows, metrics=metrics, observers=observers)
             self.events[source] = Events(answers, loaded)
             name = self.name if len(entries) == 1 else f"{self.name}.{source}"
             self.models[name] = _topology(name, answers, loaded, str(generation))
