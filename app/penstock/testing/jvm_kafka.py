@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import base64
-import fcntl
 import random
 import shutil
 import signal
@@ -25,24 +24,15 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from penstock.errors import TransportUnavailable
+from penstock.testing import maven
 
 __all__ = ["KAFKA_VERSION", "JvmCluster", "JvmKafka", "JvmNode", "jars", "require_java"]
 
 KAFKA_VERSION = "4.1.1"
-CACHE = Path.home() / ".cache" / "penstock" / f"kafka-{KAFKA_VERSION}"
+_NAME = f"kafka-{KAFKA_VERSION}"
 READY_S = 60.0
 # Below the range of ephemeral ports, so that a port stays free for a restart.
 _PORTS = range(20_000, 32_000)
-
-_POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
-  <modelVersion>4.0.0</modelVersion>
-  <groupId>penstock</groupId><artifactId>test-broker</artifactId><version>1</version><packaging>pom</packaging>
-  <dependencies>
-    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{KAFKA_VERSION}</version></dependency>
-    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
-  </dependencies>
-</project>
-"""
 
 # Tests create their topics and need short sessions, fast groups and fast compaction. They also restart a killed node soon,
 # and the controller rejects the node until its former session has expired. The rest are Kafka's defaults.
@@ -96,34 +86,12 @@ log.cleaner.dedupe.buffer.size=8388608
 
 def require_java() -> None:
     """Raises TransportUnavailable with the reason when Kafka cannot run: no Java, or neither jars nor Maven to fetch them."""
-    if shutil.which("java") is None:
-        raise TransportUnavailable("there is no java command")
-    if not _fetched().exists() and shutil.which("mvn") is None:
-        raise TransportUnavailable(f"there is no mvn command to fetch Kafka's jars into {CACHE}")
+    maven.require(_NAME)
 
 
 def jars() -> Path:
     """Returns the folder with Kafka's jars. The first call fetches them; concurrent processes wait for it."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not _fetched().exists():
-            _fetch()
-    return CACHE / "libs"
-
-
-def _fetched() -> Path:
-    return CACHE / "fetched"
-
-
-def _fetch() -> None:
-    pom = CACHE / "pom.xml"
-    pom.write_text(_POM)
-    goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={CACHE / 'libs'}"]
-    done = subprocess.run(["mvn", "-q", "-B", "-f", str(pom), *goal], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise TransportUnavailable(f"mvn could not fetch Kafka {KAFKA_VERSION}: {(done.stdout + done.stderr).strip()[-500:]}")
-    _fetched().touch()
+    return maven.jars(_NAME, f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}", "org.slf4j:slf4j-simple:1.7.36")
 
 
 class JvmNode:
