@@ -17,6 +17,7 @@ import pytest
 
 from penstock.access.file import ApiKey, with_key, with_revocation
 from penstock.access.keys import digest, new_key
+from penstock.access.meter import Limits
 from penstock.access.rules import Rules
 from penstock.serving.messages import SERVICE, message
 from tests.kafka.certificates import Authority
@@ -75,6 +76,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         "all": Rules("all", frozenset({"score", "read"}), frozenset({"*"})),
         "newark": Rules("newark", frozenset({"score"}), frozenset({"flights"}), only={"origin": frozenset({"EWR"})}),
         "stack": Rules("stack", frozenset({"score", "read"}), frozenset({"flights"}), frozenset({"flights.stack@1"})),
+        "seldom": Rules("seldom", frozenset({"read"}), frozenset({"flights"}), limits=Limits(requests=0.01)),
         "short": Rules("short", frozenset({"score"}), frozenset({"flights"})),
     }
     for name, given in rules.items():
@@ -244,6 +246,24 @@ def test_a_caller_of_one_model_sees_that_model_alone(guarded: Guarded) -> None:
             for name in ("flights.stack", "flights.trees", "none")
         ]
     assert codes == ["OK", "PERMISSION_DENIED", "PERMISSION_DENIED"]
+
+
+def test_questions_count_as_requests(guarded: Guarded) -> None:
+    """Those about models, over either door: one in 100 seconds."""
+
+    def get() -> bytes:
+        with guarded.connected() as client:
+            client.sendall(guarded.head("/v2/models/flights", "seldom", "GET", Connection="close") + b"\r\n")
+            return rest_of(client)
+
+    assert get().startswith(b"HTTP/1.1 200 ")
+    refused = get()
+    assert refused.startswith(b"HTTP/1.1 429 ")
+    assert 90 <= int(refused.partition(b"retry-after: ")[2].partition(b"\r\n")[0]) <= 100
+    with grpc.insecure_channel(guarded.service.grpc) as channel:
+        asked = channel.unary_unary(f"/{SERVICE}/RepositoryIndex")
+        call = asked.future(b"", metadata=[("authorization", f"Bearer {guarded.keys['seldom']}")], timeout=60)
+        assert call.code().name == "RESOURCE_EXHAUSTED"
 
 
 def test_strangers_leave_no_line_in_the_audit_log(guarded: Guarded, event: bytes) -> None:

@@ -122,6 +122,8 @@ class Rest:
                     return
                 answer = await self._events(caller, target, headers, receive)
             else:
+                if caller is not None and not path.endswith("/infer"):  # which spends its rows, too
+                    caller.spend(0)
                 answer, target = await self._route(caller, path, scope["method"], headers, receive)
         except Exception as error:  # noqa: BLE001  whatever goes wrong is this caller's answer
             answer = _refusal(error)
