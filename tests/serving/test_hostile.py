@@ -21,7 +21,7 @@ from penstock.access.meter import Limits
 from penstock.access.rules import Rules
 from penstock.serving.messages import SERVICE, message
 from tests.kafka.certificates import Authority
-from tests.serving.conftest import Service, served
+from tests.serving.conftest import Service, served, wait_for
 
 SCORE = "/v1/topologies/flights:score"
 MIB = 1024 * 1024
@@ -356,6 +356,19 @@ def test_grpc_offers_no_reflection(guarded: Guarded) -> None:
             "/grpc.channelz.v1.Channelz/GetServers",
         ):
             assert channel.unary_unary(method).future(b"", timeout=60).code().name == "UNIMPLEMENTED"
+
+
+def test_processes_of_a_service_count_together(guarded: Guarded) -> None:
+    """A caller that may ask once in 100 seconds does not get one answer from each."""
+    with served("topologies/flights.yaml", "--access", str(guarded.access), "--workers", "2", doors=("http",), ready=False) as service:
+        both = guarded._replace(service=service)
+        wait_for(service, lambda text: text.count("ready: ") >= 2)
+        statuses = []
+        for _ in range(12):
+            with both.connected() as client:
+                client.sendall(both.head("/v2/models/flights", "seldom", "GET", Connection="close") + b"\r\n")
+                statuses.append(rest_of(client).split(b" ", 2)[1])
+    assert sorted(statuses) == [b"200", *[b"429"] * 11]
 
 
 def test_a_handshake_of_tls_has_five_seconds(tmp_path: Path, event: bytes) -> None:
