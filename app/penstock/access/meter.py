@@ -4,7 +4,7 @@ A bucket is full at the start, holds what arrives in one second (but at least on
 fills at its rate. So in any `t` seconds a caller is admitted for at most `capacity + rate * t`, and every request that is not too
 large succeeds at some time.
 
-What is spent stands in a `Ledger`: a table of fixed size, in memory that the processes of one service can share.
+A `Ledger` holds what is spent: a table of fixed size, in memory that the processes of one service can share.
 """
 
 from __future__ import annotations
