@@ -209,6 +209,25 @@ def test_a_name_of_megabytes_is_not_compared_and_not_repeated(guarded: Guarded) 
     assert guarded.peak < before + 120 * MIB
 
 
+@pytest.mark.parametrize(
+    ("shape", "data", "status", "says"),
+    [
+        ([4_000_000], b"[" + b",".join([b"0"] * 4_000_000) + b"]", 413, "4000000 rows in one request; at most 2048"),
+        ([2_000_000, 1], b"[" + b",".join([b"[0]"] * 2_000_000) + b"]", 413, "2000000 rows in one request; at most 2048"),
+        ([1], b"[" + b",".join([b"0"] * 4_000_000) + b"]", 400, "'X' has more values than its shape [1]"),
+        ([1, 2], b"[" + b",".join([b"[0]"] * 2_000_000) + b"]", 400, "'X' has more values than its shape [1, 2]"),
+        ([0], b"[" + b",".join([b"[]"] * 2_000_000) + b"]", 400, "more values than its shape"),
+    ],
+    ids=range(5),
+)
+def test_values_beyond_a_shape_are_not_read(guarded: Guarded, shape: list[int], data: bytes, status: int, says: str) -> None:
+    before = guarded.forget()
+    body = b'{"inputs":[{"name":"X","shape":%s,"datatype":"FP32","data":%s}]}' % (json.dumps(shape).encode(), data)
+    found, answer = guarded.ask(body, "/v2/models/flights.stack/infer")
+    assert (found, says in json.loads(answer)["error"]) == (status, True)
+    assert guarded.peak < before + 70 * MIB
+
+
 def test_lines_without_end_share_what_bodies_may_take(guarded: Guarded, event: bytes) -> None:
     """Beyond the setting max_in_flight_bytes, streams are refused like requests: 60 lines of 8 MB would take 480 MB."""
     before = guarded.forget()

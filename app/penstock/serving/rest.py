@@ -364,7 +364,7 @@ class Rest:
         model = service.live.model(name, version)
         body = await self._body(headers, receive)
         try:
-            request = oip.read(body, _number(headers, _HEAD))
+            request = oip.read(body, _number(headers, _HEAD), service.settings.max_batch_rows)
             part = model.fit(request)
             caller.spend(part.rows)
             service.refuses(caller, part)
