@@ -22,7 +22,7 @@ __all__ = ["serve"]
 FLAGS = (
     "http", "grpc", "workers", "access", "audit", "serve_certfile", "serve_keyfile", "serve_cafile", "insecure_serve",
     "request_timeout", "max_body_bytes", "max_batch_rows", "max_connections", "idle_timeout", "drain_timeout",
-    "models", "schemas", "model_trust", *CONNECTION, "releases", "application", "trust", "unsigned_control",
+    "models", "schemas", "model_trust", *CONNECTION, "releases", "application", "trust", "unsigned_control", "signing_key", "roots",
 )  # fmt: skip
 
 
@@ -73,6 +73,7 @@ def _serve(topology: Path, pages: str, fleet: Path | None, settings: Settings) -
     from penstock.access import Audit, Gate
     from penstock.access.tls import ServerTls
     from penstock.codecs.schema_registry import open_schema_registry
+    from penstock.operate.requests import Requests
     from penstock.runners.service import ServiceRunner
     from penstock.runners.supervisor import Elsewhere
     from penstock.serving.app import answering, listen, serving
@@ -92,11 +93,23 @@ def _serve(topology: Path, pages: str, fleet: Path | None, settings: Settings) -
         file, models=settings.models, schemas=settings.schemas, absent=follows, schema_registry=open_schema_registry(settings)
     )
     runner = ServiceRunner(loaded, settings)
-    service = Service(loaded, settings, lambda: runner.served, runner.numbers, observers=lambda: runner.observers, gate=gate, audit=audit)
+    requests = Requests(settings) if follows and settings.signing_key is not None else None
+    service = Service(
+        loaded,
+        settings,
+        lambda: runner.served,
+        runner.numbers,
+        observers=lambda: runner.observers,
+        gate=gate,
+        audit=audit,
+        requests=requests,
+    )
 
     @asynccontextmanager
     async def doors(own: Pages) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            if requests is not None:
+                await stack.enter_async_context(requests)
             if pages:
                 await stack.enter_async_context(serving(listen(pages), own))
             if bound is not None:

@@ -4,6 +4,7 @@
     GET  /v2, /v2/health/live, /v2/health/ready, /v2/models/NAME[/versions/VERSION][/ready|/stats]
     POST /v2/models/NAME[/versions/VERSION]/infer, /v2/repository/index
     GET  /openapi.json
+    GET, POST /v1/releases                       (`releases`)
 
 A body is read to its end before anything is done with it, but for a stream of lines. Its bytes are bounded alone and together, and an error
 has the JSON `{"error": MESSAGE}` with the status of its class (`codes`).
@@ -37,7 +38,7 @@ from penstock.errors import (
     Unauthenticated,
 )
 from penstock.record import Header, Record, RecordLike
-from penstock.serving import oip
+from penstock.serving import oip, releases
 from penstock.serving.codes import code_of, described
 from penstock.serving.describe import metadata, refused_load, stats, version_of
 from penstock.serving.handlers import EXTENSIONS, NAME, Service
@@ -294,6 +295,8 @@ class Rest:
             case ["v2", "models", name, "infer"]:
                 _allow(method, "POST")
                 return await self._infer(caller, name, "", headers, receive), name
+            case ["v1", "releases", *rest] if len(rest) < 2:
+                return await self._releases(caller, method, rest, headers, receive), ""
             case ["v2", "repository", *rest]:
                 _allow(method, "POST")
                 service = self._service
@@ -307,6 +310,21 @@ class Rest:
                 answer = self._described(caller, parts)
                 _allow(method, "GET")
                 return answer, ""
+
+    async def _releases(self, caller: Caller | None, method: str, rest: Sequence[str], headers: Headers, receive: Receive) -> Answer:
+        service = self._service
+        assert caller is not None
+        if method == "POST" and not rest:
+            body = await self._body(headers, receive)
+            try:
+                made = await releases.asked(service, caller, body)
+            finally:
+                service.read(len(body))
+            return 202, (JSON, (b"location", f"/v1/releases/{made['id']}".encode())), oip.encode(made)
+        _allow(method, "GET")
+        service.check_read(caller)
+        found = await releases.shown(service, rest[0]) if rest else await releases.listed(service)
+        return 200, (JSON,), oip.encode(found)
 
     def _described(self, caller: Caller | None, parts: Sequence[str]) -> Answer:
         """Returns what a path describes. Raises NotThere, NotReady."""
