@@ -84,7 +84,7 @@ def _serve(topology: Path, pages: str, fleet: Path | None, settings: Settings) -
     from penstock.serving.looking import Looking
     from penstock.stores.lookup import open_lookup
 
-    gate = Gate.open(settings.access, time.time)
+    gate = Gate.open(settings.access, time.time, shared=None if fleet is None else fleet.with_name("spent"))
     audit = None if settings.audit is None else Audit.open(settings.audit, time.time)
     tls = None
     if settings.serve_certfile is not None and settings.serve_keyfile is not None:
