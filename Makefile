@@ -22,7 +22,11 @@ BUILD = CC=gcc LDSHARED="gcc -shared -s" CFLAGS="-O3 -g0 -DNDEBUG -fwrapv -Wall 
 # Tests that need a real Kafka are skipped where none can be had, and a tenth of the code is not reached then.
 COVERAGE := $(if $(shell command -v java),95,85)
 
-.PHONY: help demo test test-faults soak fuzz check bench docs site models format dist try providers floors frameworks test-engines hashes audit version clean
+# What a package of Debian brings: installed by root, named for others.
+debian = { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq --no-install-recommends $(1) >/dev/null; } || \
+	{ echo "$(1) is needed (Debian: apt install $(1))" >&2; exit 2; }
+
+.PHONY: help demo test test-faults soak fuzz check bench docs site models format dist try providers floors frameworks test-browser test-engines hashes audit version clean
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  ARGS=... is handed on: make demo ARGS='--speed 20', make test ARGS='-k settings'"
@@ -106,6 +110,10 @@ floors: $(VENV)-floors/stamp ## run unit tests, contracts, properties and hostil
 frameworks: $(VENV)-frameworks/stamp ## train, export, push and score a model of each kind of docs/frameworks.md, with the frameworks themselves
 	$(VENV)-frameworks/bin/python -m pytest -q -p no:cacheprovider tests/frameworks $(ARGS)
 
+test-browser: $(VENV)/dev.stamp examples/browser/node_modules/.package-lock.json ## score exported flights in the page of examples/browser, in a headless Chromium
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || $(call debian,chromium)
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/browser $(ARGS)
+
 test-engines: $(VENV)-engines/stamp ## score with Spark and the other engines of docs/engines.md, on a real Kafka, with the engines themselves
 	$(VENV)-engines/bin/python -m pytest -q -p no:cacheprovider tests/engines $(ARGS)
 
@@ -132,6 +140,7 @@ format: $(VENV)/dev.stamp ## put the code and the pages into their style
 clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) $(VENV)-floors $(VENV)-frameworks $(VENV)-engines $(VENV)-openvino $(VENV)-gpu dist build
 	rm -rf .cache .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf examples/browser/node_modules
 	rm -f app/penstock/_native.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -176,10 +185,16 @@ $(VENV)-frameworks/stamp: pyproject.toml constraints.txt frameworks.txt tests/fr
 	@$(VENV)-frameworks/bin/python tests/frameworks/without_cuda.py
 	@touch $@
 
+# The lock file has the digest of each package, and no address: npm asks the registry that it is configured with.
+examples/browser/node_modules/.package-lock.json: examples/browser/package.json examples/browser/package-lock.json
+	@command -v npm >/dev/null || $(call debian,nodejs npm)
+	@echo "installing onnxruntime-web (once)"
+	@cd examples/browser && npm ci --omit=optional --ignore-scripts --no-audit --no-fund
+
 $(VENV)-engines/stamp: pyproject.toml constraints.txt engines.txt setup.py app/penstock/_native.c
 	@echo "installing Penstock and the engines (700 MB to fetch, 1.6 GB of disk; once)"
 	@rm -rf $(VENV)-engines && $(PYTHON) -m venv $(VENV)-engines
-	@$(VENV)-engines/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt -e '.[test]'
+	@$(VENV)-engines/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt -e '.[demo,test]'
 	@$(VENV)-engines/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --no-compile -c constraints.txt -r engines.txt
 	@touch $@
 

@@ -64,7 +64,9 @@ def measure(rows: int, rounds: int, progress: Progress) -> Sheet:
         medians = {way: statistics.median(times[1:]) for way, times in spent.items()}  # the first turn warms up
     best = min(medians[way] for way in medians if way.startswith("by hand"))
     lines = tuple((way, f"{value:.2f}", f"{best / value:.2f}") for way, value in medians.items())
-    return Sheet(f"Parquet to Parquet in one thread, {rows:,} rows, {rounds} rounds in turns", ("", "CPU µs/row", "of the best by hand"), lines)
+    return Sheet(
+        f"Parquet to Parquet in one thread, {rows:,} rows, {rounds} rounds in turns", ("", "CPU µs/row", "of the best by hand"), lines
+    )
 
 
 def write_flights(data: Flights, rows: int, file: Path) -> Path:
@@ -99,14 +101,11 @@ def by_penstock(loaded: Loaded, program: Program, file: Path, out: Path) -> None
     target = Target.of(place(str(out)), ["scores"], source.dead_letter, FORMATS["parquet"])
     job = job_of(loaded, FORMATS["parquet"], target, {0: str(file)}, part_rows=1_000_000)
     manifest = Manifest({}, [(str(file), file.stat().st_size)])
-    pace = batch_pace(Pace())
+    pace, inputs = batch_pace(Pace()), [Input(0, place(str(file)), file.stat().st_size)]
 
     async def run() -> None:
-        inputs = [Input(0, place(str(file)), file.stat().st_size)]
         written = formed(loaded, program, lines=True, writes="columns")
-        await run_units(
-            written, job, inputs, Checkpoint(keep=manifest.keep), pace=pace, progress=lambda *_: None, stopped=asyncio.Event()
-        )
+        await run_units(written, job, inputs, Checkpoint(keep=manifest.keep), pace=pace, progress=lambda *_: None, stopped=asyncio.Event())
 
     asyncio.run(run())
     finish(target, job.outputs, manifest)

@@ -36,7 +36,9 @@ from penstock.topology.parse import parse
 from penstock.topology.spec import Mark, ModelRef, Topology
 from penstock.topology.wiring import Wiring
 
-__all__ = ["Loaded", "admit", "beside", "bindings", "load", "placed", "prepare", "program", "rebind", "sessions", "with_models"]
+__all__ = [
+    "Loaded", "admit", "beside", "bindings", "load", "placed", "prepare", "program", "rebind", "sessions", "with_models",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,9 @@ from penstock.batch import Array, Failure, Table
 from penstock.codecs import event_reader
 from penstock.codecs.raw import WHOLE
 from penstock.codecs.schema_registry import open_schema_registry
-from penstock.errors import DecodeError, RecordError
+from penstock.edge.folder import is_edge
+from penstock.edge.folder import load as load_edge
+from penstock.errors import ConfigError, DecodeError, RecordError
 from penstock.pipeline import Answered, Answers, Program
 from penstock.record import Record, RecordLike
 from penstock.runtime import Loaded
@@ -81,11 +83,12 @@ def open(
     on_change: Callable[[Followed], object] | None = None,
     **settings: Any,
 ) -> Scorer:
-    """Opens a topology for scoring: `topology` is its file, or its name in the folder of topologies.
+    """Opens a topology for scoring: `topology` is its file, its name in the folder of topologies, or a folder of `penstock export edge`.
 
     What is left out is as on the command line: from the environment, then from `config` or `penstock.toml`, else the default (`models`
     and `schemas` are folders here). `settings` are any others, by name, such as `trust` and `cache`. The models are those that the file
-    names. They are verified and warmed up, as on a worker.
+    names. They are verified and warmed up, as on a worker. An exported folder has the models and schemas of its topology, and is refused
+    where it differs from what was exported.
 
     `follow` names brokers, `localhost:9092`: then the models are those of the active release of the topology, and later releases replace
     them between two calls, made ready in a thread as on a worker. The program reads the control topic and writes nothing; no release waits
@@ -93,12 +96,18 @@ def open(
     release that cannot be served here leaves the live one; `Scorer.followed` has the reason, and `on_change` is called with it, in the
     thread that follows. Control messages have to be signed by a key of the file `trust`, unless `unsigned_control=True`.
 
-    Raises SettingsError, TopologyError with every problem, ConfigError for an unknown name and for a trust file that cannot be used,
-    ModelError; with `follow` also ControlError when the active release cannot be served here, and TransportError when the brokers do not
-    answer and nothing of the topology's releases is kept.
+    An exported folder has models and schemas of its topology, and is refused where it differs from what was exported; it follows nothing.
+
+    Raises SettingsError, TopologyError with every problem, ModelError, ConfigError for an unknown name, a changed folder and a trust file
+    that cannot be used; with `follow` also ControlError when the active release cannot be served here, and TransportError when the brokers
+    do not answer and nothing of the topology's releases is kept.
     """
     given = {"models": models, "schemas": schemas, "model_trust": model_trust, "brokers": follow, **settings}
     chosen = configuration.load(given, file=None if config is None else Path(config))
+    if is_edge(topology):
+        if own := [name for name, value in (("models", models), ("schemas", schemas), ("follow", follow)) if value is not None]:
+            raise ConfigError(f"{topology} is an exported folder, which has its models and schemas in it: leave out {' and '.join(own)}")
+        return Scorer(*load_edge(Path(topology), chosen))
     loaded = runtime.load(
         find(topology, chosen.topologies),
         models=chosen.models,

@@ -36,6 +36,7 @@ HOMES = {
     "uvicorn": ("serving/app.py",),
     "pyspark": ("integrations/spark.py",),
     "pyflink": ("integrations/flink.py",),
+    "grpc": ("serving/grpc.py", "conformance/grpc.py"),
     "os.environ": ("settings.py", "cli/new/project/"),  # the project is its user's, and imports nothing of ours
     "os.getenv": ("settings.py",),
     "pickle": (),

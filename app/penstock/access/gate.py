@@ -90,14 +90,14 @@ class Caller:
     def name(self) -> str:
         return self.rules.name
 
-    def allows(self, right: str, *, topology: str = "", model: str = "", version: str = "") -> bool:
+    def allows(self, right: str, *, topology: str = "", model: str | None = "", version: str = "") -> bool:
         """Returns whether the caller has this right (`control.rights`).
 
-        Without a topology: whether it has it for any; without a model: for the whole topology.
+        Without a topology: whether it has it for any; without a model: for the whole topology; with the model None: for any of its models.
         """
         return self.rules.allows(right, topology, model, version)
 
-    def check(self, right: str, *, topology: str = "", model: str = "", version: str = "") -> None:
+    def check(self, right: str, *, topology: str = "", model: str | None = "", version: str = "") -> None:
         """Raises Forbidden unless the caller has this right."""
         self.rules.check(right, topology, model, version)
 

@@ -22,8 +22,9 @@ INTERRUPTED = 130
 @click.argument("streams", required=False, type=click.Choice(["-"]), metavar="[-]")
 @with_settings(*CONNECTION, "models", "model_trust", "schemas", "chunk_rows", "max_batch_rows")
 @bounded_options
+@click.option("--dry-run", is_flag=True, help="Show which columns feed which fields and what the first rows become; write nothing.")
 @format_option
-def batch(topology: Path, settings: Settings, part: Part, form: str) -> int:
+def batch(topology: Path, settings: Settings, part: Part, dry_run: bool, form: str) -> int:
     """Run TOPOLOGY over an input that has an end, and write its outputs to files.
 
     The plan, the numbers and the refusals are those of `penstock run`: what cannot be scored becomes a dead letter. The models are
@@ -50,6 +51,10 @@ def batch(topology: Path, settings: Settings, part: Part, form: str) -> int:
     if part.share is None:
         bound = ", ".join(f"{node}={version}" for node, version in models.items())
         err.print(f"models of the topology file: {bound} (releases are not followed)", markup=False)
+    if dry_run:
+        from penstock.cli.dry import dry_run as show
+
+        return show(loaded, program, part, settings, form)
     ran = run_bounded(loaded, program, part, settings)
     if part.share is not None:
         return 0

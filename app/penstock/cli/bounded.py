@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -30,22 +31,22 @@ from penstock.host import locked, on_signals
 from penstock.settings import Settings
 
 if TYPE_CHECKING:
-    from penstock.pipeline import Program
+    from penstock.pipeline import Program, Writes
     from penstock.runners.bounded import Bounded, Ran
     from penstock.runners.files import Job, Target
     from penstock.runners.shares import Share, Talk
     from penstock.runtime import Loaded
+    from penstock.transports.base import Sink
     from penstock.transports.checkpoint import Checkpoint, Unit
     from penstock.transports.checkpoint import Part as FilePart
     from penstock.transports.files import Format, Place
     from penstock.transports.files.manifest import Manifest
 
-__all__ = ["KAFKA", "STANDARD", "Outcome", "Part", "bounded_options", "run_bounded"]
+__all__ = ["KAFKA", "STANDARD", "Into", "Outcome", "Part", "bounded_options", "input_options", "run_bounded", "written_to"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 KAFKA: Final = "kafka://"
 STANDARD: Final = "-"  # standard input, or output
-ROWS: Final = "_input.arrow"  # the rows that were read of a database
 FORMATS: Final = ("parquet", "csv", "ndjson", "arrow", "avro")
 
 
@@ -96,6 +97,18 @@ class Outcome(NamedTuple):
     first: str = ""
 
 
+class Into(NamedTuple):
+    """Where outputs go in place of files, in which form (None: that of the sinks), and what keeps the progress of the run.
+
+    `columns` is called with each field that is read of files with columns, its type, the column that feeds it, and that one's type.
+    """
+
+    sink: Sink
+    checkpoint: Checkpoint
+    writes: Writes | None = None
+    columns: Callable[[list[tuple[str, str, str, str]]], None] | None = None
+
+
 class _Edge(click.ParamType):
     """A whole number, or a time of RFC 3339 with its zone."""
 
@@ -115,30 +128,32 @@ class _Edge(click.ParamType):
         return found
 
 
-_OPTIONS: Final = (
+_OF_INPUTS: Final = (
     click.option(
         "--in", "input", metavar="FILES|URL|-",
         help="A file, a folder or a pattern, here or at a URL (s3://, gs://, abfs://, hdfs://); kafka://TOPIC; sqlite:///FILE#TABLE or "
         "postgresql://HOST/DATABASE#TABLE; or standard input.",
     ),
-    click.option(
-        "--out", "output", metavar="FILE|FOLDER|-",
-        help="A file for the outputs of one sink, a folder with the parts of each topic, or standard output. Dead letters are beside it.",
-    ),
-    click.option("--as", "written_as", type=click.Choice(FORMATS), help="The format of a folder of outputs.  [default: that of --in]"),
-    click.option("--query", metavar="SQL", help="The rows to read of a database."),
     click.option("--from", "start", type=_Edge(), help="The first event: its number in files; an offset, or a time, in a topic."),
     click.option("--to", "stop", type=_Edge(), help="The event to stop before: a number, an offset or a time, as for --from."),
     click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many events."),
     click.option(
         "--sample", type=click.FloatRange(0, 1, min_open=True), metavar="SHARE", help="A share of the rows, the same ones in each run."
     ),
+    click.option("--resume", is_flag=True, help="Go on where a run with the same --in and --out was ended."),
+)  # fmt: skip
+_OF_OUTPUTS: Final = (
+    click.option(
+        "--out", "output", metavar="FILE|FOLDER|-",
+        help="A file for the outputs of one sink, a folder with the parts of each topic, or standard output. Dead letters are beside it.",
+    ),
+    click.option("--as", "written_as", type=click.Choice(FORMATS), help="The format of a folder of outputs.  [default: that of --in]"),
+    click.option("--query", metavar="SQL", help="The rows to read of a database."),
     click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Processes that share the work."),
     click.option(
         "--part-rows", type=click.IntRange(min=1), default=1_000_000, show_default=True, metavar="N",
         help="Rows of a part of the outputs: what a run that goes on repeats at most.",
     ),
-    click.option("--resume", is_flag=True, help="Go on where a run with the same --in and --out was ended."),
     click.option("--share", type=int, hidden=True, help="The descriptor of the conversation with the process that started this one."),
 )  # fmt: skip
 
@@ -156,18 +171,32 @@ def bounded_options(command: F) -> F:
             raise click.UsageError(f"give {'--in' if input is None else '--out'}, or - for standard input and output")
         return command(*args, part=Part(input, output, form=written_as, **given), **options)
 
-    for option in reversed(_OPTIONS):
+    for option in reversed((_OF_INPUTS[0], _OF_OUTPUTS[0], *_OF_INPUTS[1:], *_OF_OUTPUTS[1:])):
         parted = option(parted)
     return parted  # type: ignore[return-value]  # click keeps the callable, its type says less
 
 
-def run_bounded(loaded: Loaded, program: Program, part: Part, settings: Settings) -> Outcome:
+def input_options(command: F) -> F:
+    """Adds the flags of the input alone, for a command whose outputs are no files. Without --in, the part's input is ""."""
+
+    @functools.wraps(command)
+    def parted(*args: Any, input: str | None, **options: Any) -> Any:
+        names = ("start", "stop", "limit", "resume", "sample")
+        return command(*args, part=Part(input or "", "", **{name: options.pop(name) for name in names}), **options)
+
+    for option in reversed(_OF_INPUTS):
+        parted = option(parted)
+    return parted  # type: ignore[return-value]  # click keeps the callable, its type says less
+
+
+def run_bounded(loaded: Loaded, program: Program, part: Part, settings: Settings, *, into: Into | None = None) -> Outcome:
     """Runs it, with a progress bar on a terminal. What a Ctrl-C or SIGTERM ends is finished and kept: `complete` is false then.
 
-    Raises UsageError for flags that do not go together, ConfigError for files, TransportError for brokers and stores.
+    Outputs go to the part's files, or `into` something else. Raises UsageError for flags that do not go together, ConfigError for files,
+    TransportError for brokers and stores.
     """
     _check(loaded, part)
-    return asyncio.run(_run(loaded, program, part, settings))
+    return asyncio.run(_run(loaded, program, part, settings, into))
 
 
 def _check(loaded: Loaded, part: Part) -> None:
@@ -201,46 +230,59 @@ def _numbers(part: Part) -> tuple[int, int | None]:
     return part.start or 0, part.stop  # type: ignore[return-value]  # the loop above has refused times
 
 
-async def _run(loaded: Loaded, program: Program, part: Part, settings: Settings) -> Outcome:
+async def _run(loaded: Loaded, program: Program, part: Part, settings: Settings, into: Into | None) -> Outcome:
     stopped = asyncio.Event()
     with on_signals(stopped.set):
         if part.share is not None:
             return await _shared(loaded, program, part, settings, stopped)
-        if part.output == STANDARD:
-            return await _to_standard(loaded, program, part, settings, stopped)
+        if into is not None or part.output == STANDARD:
+            return await _into(loaded, program, part, settings, stopped, into or _standard(loaded))
         return await _to_files(loaded, program, part, settings, stopped)
 
 
-# -- to standard output ---------------------------------------------------------------------------------------------------------------
+# -- to standard output, or what a command brings -------------------------------------------------------------------------------------
 
 
-async def _to_standard(loaded: Loaded, program: Program, part: Part, settings: Settings, stopped: asyncio.Event) -> Outcome:
+async def _into(loaded: Loaded, program: Program, part: Part, settings: Settings, stopped: asyncio.Event, into: Into) -> Outcome:
     from penstock.pipeline import Pace
     from penstock.runners import bounded
-    from penstock.runners.files import batch_pace, formed, inputs_of
-    from penstock.transports.checkpoint import Checkpoint
-    from penstock.transports.files import FORMATS, place
-    from penstock.transports.files.standard import StandardSink
+    from penstock.runners.files import batch_pace, columns_of, formed
+    from penstock.transports.files import place
 
     (stage,) = loaded.wiring.stages
-    topics = list(dict.fromkeys(emit.sink.topic for emit in stage.emits))
+    program = formed(loaded, program, lines=not part.topic, writes=into.writes)
+    with tempfile.TemporaryDirectory(prefix="penstock-") as folder:
+        found = _fetched(part, place(f"{folder}/rows.arrow"), most=part.limit) or _found(part)
+        if into.columns is not None and found.files and found.format.columns:
+            into.columns(columns_of(loaded, stage, found.format, found.files[0][0]))
+        async with _source(loaded, part, settings, into.checkpoint, found) as source:
+            with _progress(source.total, 0, shown=part.output != STANDARD) as advance:
+                ran = await bounded.run(
+                    program, source, into.sink, stages={stage.source.topic: stage.name}, pace=batch_pace(Pace.of(settings)),
+                    stopped=stopped, progress=lambda ran: advance(ran, source.done),
+                )  # fmt: skip
+                into.checkpoint.commit()
+    return Outcome(*ran)
+
+
+def _standard(loaded: Loaded) -> Into:
+    from penstock.transports.checkpoint import Checkpoint
+    from penstock.transports.files.standard import StandardSink
+
+    topics = _topics(loaded)
     if len(topics) > 1:
         raise click.UsageError(f"there are {len(topics)} topics to write ({', '.join(topics)}): give a folder for --out")
-    kept = Checkpoint()
-    files = part.input != STANDARD and not part.topic
-    format, found = inputs_of(part.input, place(part.input)) if files else (FORMATS["ndjson"], [])
-    program = formed(loaded, program, lines=not part.topic, writes="json")
-    async with _source(loaded, part, settings, kept, format, found) as source:
-        ran = await bounded.run(
-            program, source, StandardSink(), stages={stage.source.topic: stage.name}, pace=batch_pace(Pace.of(settings)), stopped=stopped
-        )
-    return Outcome(*ran, "standard error" if ran.failed else "")
+    return Into(StandardSink(), Checkpoint(), "json")
+
+
+def _topics(loaded: Loaded) -> list[str]:
+    """Returns the topics that are written, each once."""
+    (stage,) = loaded.wiring.stages
+    return list(dict.fromkeys(emit.sink.topic for emit in stage.emits))
 
 
 @asynccontextmanager
-async def _source(
-    loaded: Loaded, part: Part, settings: Settings, checkpoint: Checkpoint, format: Format, found: Sequence[tuple[Place, int]]
-) -> AsyncIterator[Bounded]:
+async def _source(loaded: Loaded, part: Part, settings: Settings, checkpoint: Checkpoint, found: _Found) -> AsyncIterator[Bounded]:
     (stage,) = loaded.wiring.stages
     reads = stage.source.topic
     if part.topic:
@@ -261,10 +303,10 @@ async def _source(
         from penstock.transports.files import FileSource, Input
 
         start, limit = _bounds(part)
-        tables = tables_of(loaded, stage, format, {number: str(one) for number, (one, _) in enumerate(found)})
-        inputs = [Input(number, one, size) for number, (one, size) in enumerate(found)]
+        tables = tables_of(loaded, stage, found.format, {number: str(one) for number, (one, _) in enumerate(found.files)})
+        inputs = [Input(number, one, size) for number, (one, size) in enumerate(found.files)]
         with contextlib.closing(
-            FileSource(inputs, reads, format, tables=tables, start=start, limit=limit, sample=part.sample, checkpoint=checkpoint)
+            FileSource(inputs, reads, found.format, tables=tables, start=start, limit=limit, sample=part.sample, checkpoint=checkpoint)
         ) as files:
             yield files
 
@@ -286,7 +328,7 @@ class _Found(NamedTuple):
 
 
 async def _to_files(loaded: Loaded, program: Program, part: Part, settings: Settings, stopped: asyncio.Event) -> Outcome:
-    from penstock.runners.files import finish, job_of, planned
+    from penstock.runners.files import ROWS, finish, job_of, planned
     from penstock.transports.files.manifest import Manifest
 
     found = _found(part)
@@ -297,11 +339,11 @@ async def _to_files(loaded: Loaded, program: Program, part: Part, settings: Sett
         return _outcome(manifest, target)
     with _alone(target):
         if manifest is None:
-            found = _fetched(part, target) or found
+            found = _fetched(part, target.manifest.beside(ROWS)) or found
             units = planned(found.format, loaded.topology.sources[0].topic, found.files, part.workers)
             manifest = Manifest(_about(loaded, part), [(str(one), size) for one, size in found.files], units)
         else:
-            found = _as_before(manifest, found)
+            found = _as_before(manifest, found.format, _base(part, target)) if manifest.files else found
             for orphan in target.orphans({one.name for one in manifest.parts}):
                 orphan.remove()
         start, limit = (0, None) if part.topic else _bounds(part)
@@ -352,8 +394,7 @@ def _target(loaded: Loaded, part: Part, format: Format) -> Target:
     from penstock.transports.files import FORMATS, place
 
     (stage,) = loaded.wiring.stages
-    topics = list(dict.fromkeys(emit.sink.topic for emit in stage.emits))
-    target = Target.of(place(part.output), topics, stage.source.dead_letter, FORMATS[part.form] if part.form else format)
+    target = Target.of(place(part.output), _topics(loaded), stage.source.dead_letter, FORMATS[part.form] if part.form else format)
     if part.form and target.format.name != part.form:
         raise click.UsageError(f"--as {part.form} is for folders: the ending of {part.output} says {target.format.name}")
     return target
@@ -375,6 +416,20 @@ def _manifest(loaded: Loaded, part: Part, target: Target) -> Manifest | None:
     if there is not None:
         raise click.UsageError(f"{there} is there already: remove it, give another --out, or go on with --resume")
     return None
+
+
+def written_to(loaded: Loaded, part: Part) -> dict[str, str]:
+    """Returns where each topic is written, dead letters too. Raises UsageError and ConfigError as a run does."""
+    _check(loaded, part)
+    (stage,) = loaded.wiring.stages
+    if part.output == STANDARD:
+        return {**dict.fromkeys(_topics(loaded), "standard output"), stage.source.dead_letter: "standard error"}
+    target = _target(loaded, part, _found(part).format)
+    _manifest(loaded, part, target)
+    named = {topic: f"{target.work / topic}/part-*{target.ending}" for topic in _topics(loaded)}
+    return {**named, stage.source.dead_letter: f"{target.work / stage.source.dead_letter}/part-*.ndjson"} | {
+        topic: str(one) for topic, one in target.whole.items()
+    }
 
 
 def _about(loaded: Loaded, part: Part) -> dict[str, str]:
@@ -409,36 +464,42 @@ def _clear(target: Target) -> None:
     if target.whole:
         target.work.remove()
         return
+    from penstock.runners.files import ROWS
+
     for one in (*target.orphans(()), target.manifest, target.manifest.beside(ROWS)):
         one.remove()
 
 
-def _fetched(part: Part, target: Target) -> _Found | None:
-    """Returns the rows of a database, as a file beside the outputs; None for another input."""
+def _fetched(part: Part, rows: Place, *, most: int | None = None) -> _Found | None:
+    """Returns the rows of a database, or about the first `most` of them, as the file `rows`; None for another input."""
     from penstock.transports.files import FORMATS
     from penstock.transports.files.sql import fetch, is_database
 
     if not is_database(part.input):
         return None
-    rows = target.manifest.beside(ROWS)
     with err.status("reading the database") if err.is_terminal else contextlib.nullcontext():
-        fetch(part.input, part.query, rows)
+        fetch(part.input, part.query, rows, most=most)
     return _Found(FORMATS["arrow"], [(rows, rows.size() or 0)])
 
 
-def _as_before(manifest: Manifest, found: _Found) -> _Found:
+def _as_before(manifest: Manifest, format: Format, base: Place) -> _Found:
     """Returns the files that a run has begun with. Raises ConfigError for one that has changed since."""
-    from penstock.transports.files import place
-
-    now = {str(one): one for one, _ in found.files}
     files = []
     for name, size in manifest.files:
-        one = now.get(name) or place(name)
+        one = base.named(name)
         if (there := one.size()) != size:
             what = "is gone" if there is None else f"has changed: it had {size:,} bytes when the run began, and has {there:,} now"
             raise ConfigError(Problem(name, 0, 0, what, "begin anew with another --out"))
         files.append((one, size))
-    return _Found(found.format, files)
+    return _Found(format, files)
+
+
+def _base(part: Part, target: Target) -> Place:
+    """Returns a place in the file system of the input's files: those of a database are beside the outputs."""
+    from penstock.transports.files import place
+    from penstock.transports.files.sql import is_database
+
+    return target.work if is_database(part.input) else place(part.input)
 
 
 async def _through(loaded: Loaded, program: Program, part: Part, settings: Settings, stopped: asyncio.Event, begun: _Begun) -> bool:
@@ -459,7 +520,7 @@ async def _through(loaded: Loaded, program: Program, part: Part, settings: Setti
     program = formed(loaded, program, lines=not part.topic, writes=target.format.encodes)
     if not found.files:
         checkpoint = Checkpoint(manifest.units, keep)
-        async with _source(loaded, part, settings, checkpoint, found.format, []) as source:
+        async with _source(loaded, part, settings, checkpoint, found) as source:
             with _progress(source.total, manifest.read) as advance:
                 ran = await run_source(program, job, source, checkpoint, pace=pace, progress=advance, stopped=stopped)
         return ran.complete
@@ -494,17 +555,18 @@ async def _shared(loaded: Loaded, program: Program, part: Part, settings: Settin
     from penstock.runners.files import batch_pace, formed, job_of, run_units
     from penstock.runners.shares import serve
     from penstock.transports.checkpoint import Checkpoint
-    from penstock.transports.files import FORMATS, Input, place
+    from penstock.transports.files import FORMATS, Input
 
     target = _target(loaded, part, FORMATS["ndjson"])  # a folder's format is among the flags
     program = formed(loaded, program, lines=True, writes=target.format.encodes)
-    pace = batch_pace(Pace.of(settings))
+    pace, base = batch_pace(Pace.of(settings)), _base(part, target)
 
     async def run(share: Share, talk: Talk) -> Ran:
         names = {unit.partition: name for unit, (name, _) in zip(share.units, share.files, strict=True)}
         job = job_of(loaded, FORMATS[share.format], target, names, part_rows=part.part_rows, sample=part.sample)
         inputs = [
-            Input(unit.partition, place(name), size, unit.at, unit.end) for unit, (name, size) in zip(share.units, share.files, strict=True)
+            Input(unit.partition, base.named(name), size, unit.at, unit.end)
+            for unit, (name, size) in zip(share.units, share.files, strict=True)
         ]
         checkpoint = Checkpoint(share.units, talk.keep)
         return await run_units(program, job, inputs, checkpoint, pace=pace, progress=talk.going, stopped=stopped)
@@ -532,7 +594,7 @@ Advance = Callable[["Ran", int], None]
 
 
 @contextmanager
-def _progress(total: int, before: int) -> Iterator[Advance]:
+def _progress(total: int, before: int, *, shown: bool = True) -> Iterator[Advance]:
     """Yields what moves a bar on a terminal: by how much of `total` is done, with rows per second and what is left of the time."""
     columns = (
         TextColumn("{task.description}"),
@@ -541,7 +603,7 @@ def _progress(total: int, before: int) -> Iterator[Advance]:
         TextColumn("{task.fields[rows]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+    with Progress(*columns, console=err, transient=True, disable=not (shown and err.is_terminal)) as bar:
         task = bar.add_task("scoring", total=max(total, 1), rows="")
         began = time.monotonic()
 

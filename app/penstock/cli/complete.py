@@ -84,6 +84,7 @@ ARGUMENTS: Final[Mapping[tuple[str, ...], tuple[Offer, ...]]] = {
     **{("topics", name): (_topologies,) for name in ("ls", "create")},
     **{("releases", name): (_topologies,) for name in ("ls", "show")},
     ("deploy",): (_topologies, _changes),
+    ("export", "edge"): (_topologies,),
     ("model", "show"): (_model_versions,),
     ("model", "verify"): (_model_versions,),
     ("model", "sign"): (_model_versions,),
@@ -92,7 +93,7 @@ ARGUMENTS: Final[Mapping[tuple[str, ...], tuple[Offer, ...]]] = {
 # The options without a value, beside those of settings.
 FLAGS: Final = frozenset({
     "--all", "--boundaries", "--changed", "--check", "--force", "--dry-run", "--help", "--live", "--now", "--once", "--replace", "--resume",
-    "--swap", "--unsigned", "--version", "--wait", "--watch", "--yes", "-h",
+    "--strict", "--swap", "--unsigned", "--version", "--wait", "--watch", "--yes", "-h",
 })  # fmt: skip
 _SWITCHES: Final = FLAGS | {flag_name(one.name) for one in fields(Settings) if one.metadata["kind"] is bool}
 

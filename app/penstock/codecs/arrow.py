@@ -53,6 +53,10 @@ class ArrowReader:
         """Returns each field that is read with the column of the schema `given` that holds it; "" where there is none."""
         return [(field, next((name for name in self._heads[path] if name in given.names), "")) for path, field in self._fields]
 
+    def heads(self, field: Field) -> list[str]:
+        """Returns the columns in which a field may be."""
+        return self._heads[field.name]
+
     def table(self, batch: Any, topic: str, *, partition: int = 0, offset: int = 0) -> Table:
         """Returns the rows of a Table or RecordBatch; without any of the fields, as many rows without values. Never raises for a value."""
         columns: dict[str, Array] = {}

@@ -1,4 +1,4 @@
-"""The Avro schema of outputs in a file: that of the sink, or one that is made of its fields, where it has none or one of another language."""
+"""The Avro schema of outputs in a file: that of the sink, or one made of its fields, where it has none or one of another language."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from penstock.pipeline import Pace, Program, Writes, ports, tensors
 from penstock.runners import bounded
 from penstock.runners.bounded import Bounded, Ran
 from penstock.runtime import Loaded
-from penstock.schema import Schema
+from penstock.schema import REQUIRED, Schema
 from penstock.topology.wiring import Emit, Stage
 from penstock.transports.base import UNLIMITED
 from penstock.transports.checkpoint import Checkpoint, Part, Unit
@@ -32,6 +32,7 @@ __all__ = [
     "Job",
     "Target",
     "batch_pace",
+    "columns_of",
     "finish",
     "formed",
     "inputs_of",
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 MANIFEST: Final = "_manifest.json"
+ROWS: Final = "_input.arrow"  # the rows that were read of a database
 GROUPS: Final = 8  # groups of a stream that are one here
 UNITS: Final = 200  # most units of a share: the loop looks at each of them
 SHARES: Final = 4  # pieces of the work per process, so that a slow one holds up no other
@@ -224,9 +226,34 @@ def tables_of(loaded: Loaded, stage: Stage, format: Format, names: Mapping[int, 
         repeated = [pa.repeat(pa.scalar(value, pa.string()), batch.num_rows) for value in constant.values()]
         beside = texts.table(pa.RecordBatch.from_arrays(repeated, list(constant)), source.topic)
         columns, nulls = {**made.columns, **beside.columns}, {**made.nulls, **beside.nulls}
-        return replace(made, columns=columns, nulls=nulls, problems={**beside.problems, **made.problems}, texts=[*made.texts, *beside.texts])
+        return replace(
+            made, columns=columns, nulls=nulls, problems={**beside.problems, **made.problems}, texts=[*made.texts, *beside.texts]
+        )
 
     return Tables(reader.names, table)
+
+
+def columns_of(loaded: Loaded, stage: Stage, format: Format, file: Place) -> list[tuple[str, str, str, str]]:
+    """Returns each field that the stage reads with its type, the column of the file that feeds it, and the type of this."""
+    from penstock.codecs.arrow import ArrowReader
+
+    given = format.module.columns(file)
+    (only,) = stage.inputs
+    reader = ArrowReader(loaded.schemas[only.source.name], dict.fromkeys(column.field for column in only.columns))
+    folders = hive(str(file))
+    rows = []
+    for field, name in reader.mapping(given):
+        kind = f"{field.kind}{list(field.shape) if field.shape else ''}{' or null' if field.optional else ''}"
+        if name:
+            rows.append((field.name, kind, name, str(given.field(name).type)))
+        elif (folder := next((one for one in reader.heads(field) if one in folders), "")) != "":
+            rows.append((field.name, kind, folder, "a folder's name"))
+        else:
+            absent = "null in every row" if field.optional and field.default in (REQUIRED, None) else f"its default, {field.default!r}"
+            rows.append(
+                (field.name, kind, "-", "no column: every row fails" if field.default is REQUIRED and not field.optional else absent)
+            )
+    return rows
 
 
 def planned(format: Format, topic: str, files: Sequence[tuple[Place, int]], workers: int) -> list[Unit]:
@@ -248,17 +275,19 @@ def planned(format: Format, topic: str, files: Sequence[tuple[Place, int]], work
 
 
 def shares_of(units: Sequence[Unit], sizes: Callable[[Unit], int], workers: int) -> list[list[Unit]]:
-    """Returns the units that are left in shares of about one size, in their order. A share has at most one unit of a file."""
-    left = [unit for unit in units if not unit.done]
-    most = max(sum(map(sizes, left)) // (workers * SHARES), 1)
+    """Returns the units that are left in shares of about one size. Those of a share follow each other, so that its parts do, too."""
+    left = [at for at, unit in enumerate(units) if not unit.done]
+    most = max(sum(sizes(units[at]) for at in left) // (workers * SHARES), 1)
     shares: list[list[Unit]] = []
-    full = most
-    for unit in left:
-        if full >= most or len(shares[-1]) == UNITS or any(unit.partition == one.partition for one in shares[-1]):
+    full, before = most, -1
+    for at in left:
+        unit = units[at]
+        # A share has one unit of a file: it knows them by their file.
+        if full >= most or at != before + 1 or len(shares[-1]) == UNITS or any(unit.partition == one.partition for one in shares[-1]):
             shares.append([])
             full = 0
         shares[-1].append(unit)
-        full += sizes(unit)
+        full, before = full + sizes(unit), at
     return shares
 
 
@@ -288,7 +317,7 @@ def _leaf(schema: Schema | None, name: str) -> Any:
     return None if schema is None else schema.leaf(name)
 
 
-def formed(loaded: Loaded, program: Program, *, lines: bool, writes: Writes) -> Program:
+def formed(loaded: Loaded, program: Program, *, lines: bool, writes: Writes | None) -> Program:
     """Returns the program with ports that read lines of JSON (`lines`), whatever producers write to the topic, and write in this form."""
     json = [stage.name for stage in loaded.wiring.stages] if lines else []
     return replace(program, ports=ports(loaded.wiring, loaded, json=json, writes=writes))
@@ -303,6 +332,9 @@ def finish(target: Target, outputs: Mapping[str, Output], manifest: Manifest) ->
     """Joins the parts where the output is a file, and keeps the manifest of a complete run."""
     manifest.complete = True
     if not target.whole:
+        for orphan in target.orphans({one.name for one in manifest.parts}):  # of workers that were killed
+            orphan.remove()
+        target.manifest.beside(ROWS).remove()
         manifest.save(target.manifest)
         return
     from penstock.transports.files.join import join

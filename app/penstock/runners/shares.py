@@ -134,7 +134,7 @@ class _Worker:
         self.process = subprocess.Popen(
             [*command, "--share", str(theirs.fileno())],
             pass_fds=[theirs.fileno()], start_new_session=True, stdin=subprocess.DEVNULL,
-            preexec_fn=ends_with(os.getpid(), signal.SIGKILL),
+            preexec_fn=ends_with(os.getpid(), signal.SIGKILL),  # noqa: PLW1509  see above
         )  # fmt: skip
         theirs.close()
         self._socket = ours
@@ -160,8 +160,8 @@ async def share_out(
 ) -> bool:
     """Runs the shares by `workers` processes of this command. `files` are those of the run, by the number of a unit.
 
-    Returns whether all shares have come to their end: False when `stopped` was set first, and then what is done is kept. Raises WorkerFailed
-    with the error of the first worker that has failed.
+    Returns whether all shares have come to their end: False when `stopped` was set first, and then what is done is kept. Raises
+    WorkerFailed with the error of the first worker that has failed.
     """
     run = _Run(deque(Share([*units], [files[unit.partition] for unit in units], format) for units in shares), keep, progress)
     begun = [_begin(command) for _ in range(min(workers, len(shares)))]

@@ -133,6 +133,16 @@ class Service:
         model = live.models.get(name or self.name)
         caller.check("score", topology=self.name, model=name, version=version if model is None else model.version)
 
+    def check_read(self, caller: Caller, name: str = "") -> None:
+        """Raises Forbidden for a caller that may not read about the model ("": about any), whether there is one or not."""
+        model = self.live.models.get(name)
+        caller.check("read", topology=self.name, model=name or None, version="" if model is None else model.version)
+
+    def readable(self, caller: Caller) -> list[Model]:
+        """Returns the models that a caller may read about."""
+        models = self.live.models.values()
+        return [one for one in models if caller.allows("read", topology=self.name, model=one.name, version=one.version)]
+
     def pinned(self, caller: Caller, model: Model) -> str:
         """Returns the version that a request has to run: for a caller that may use certain ones, the one that was checked."""
         return "" if caller.rules.models is None else model.version

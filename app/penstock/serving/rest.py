@@ -295,17 +295,18 @@ class Rest:
             case ["v2", "repository", *rest]:
                 _allow(method, "POST")
                 service = self._service
-                _may_read(caller, service.name)
+                assert caller is not None
+                service.check_read(caller)
                 service.read(len(await self._body(headers, receive)))
-                return self._repository(rest), ""
+                return self._repository(caller, rest), ""
             case parts:
                 if parts != ["v2"] and caller is not None:  # before it is shown whether there is such a model
-                    _may_read(caller, self._service.name)
-                answer = self._described(parts)
+                    self._service.check_read(caller, parts[2] if parts[:2] == ["v2", "models"] and parts[2:] not in ([], ["stats"]) else "")
+                answer = self._described(caller, parts)
                 _allow(method, "GET")
                 return answer, ""
 
-    def _described(self, parts: Sequence[str]) -> Answer:
+    def _described(self, caller: Caller | None, parts: Sequence[str]) -> Answer:
         """Returns what a path describes. Raises NotThere, NotReady."""
         service = self._service
         found: Mapping[str, Any]
@@ -317,8 +318,8 @@ class Rest:
                 found = {"live": True}
             case ["v2", "health", "ready"]:
                 found, status = {"ready": service.ready}, 200 if service.ready else 503
-            case ["v2", "models", "stats"]:
-                found = {"model_stats": [stats(one, service.tally(one)) for one in service.live.models.values()]}
+            case ["v2", "models", "stats"] if caller is not None:
+                found = {"model_stats": [stats(one, service.tally(one)) for one in service.readable(caller)]}
             case ["v2", "models", name, "versions", version, *rest]:
                 found, status = self._model(name, version, rest)
             case ["v2", "models", name, *rest]:
@@ -344,10 +345,10 @@ class Rest:
                 return {"model_stats": [stats(model, service.tally(model))]}, 200
         raise _nothing(["v2", "models", name, *rest])
 
-    def _repository(self, parts: Sequence[str]) -> Answer:
+    def _repository(self, caller: Caller, parts: Sequence[str]) -> Answer:
         match parts:
             case ["index"]:
-                models = self._service.live.models.values()
+                models = self._service.readable(caller)
                 index = [{"name": one.name, "version": one.version, "state": "READY", "reason": ""} for one in models]
                 return 200, (JSON,), oip.encode(index)
             case ["models", name, "load" | "unload"]:
@@ -429,11 +430,6 @@ class Rest:
             service.read(kept)
             raise
         return body
-
-
-def _may_read(caller: Caller | None, topology: str) -> None:
-    assert caller is not None
-    caller.check("read", topology=topology)
 
 
 def _address(scope: Scope) -> str:

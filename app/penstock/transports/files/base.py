@@ -36,7 +36,7 @@ class Bad(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Rows that follow each other: encoded ones in `values`, or columns in `batch`, an Arrow record batch. `rows` counts `bad` ones, too."""
+    """Rows that follow each other: encoded ones in `values`, or columns in `batch`, an Arrow record batch. `rows` counts `bad` ones too."""
 
     rows: int
     values: Sequence[bytes] = ()

@@ -15,7 +15,7 @@ PACKED: Final = (".gz", ".zst")  # endings behind those of formats of lines
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A format: its endings; how its outputs are encoded; whether it is read as columns, and these without types; whether it packs lines."""
+    """A format: its endings; how its outputs are encoded; whether it is read as columns, these without types; whether it packs lines."""
 
     name: str
     endings: tuple[str, ...]

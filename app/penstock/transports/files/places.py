@@ -61,6 +61,10 @@ class Place:
         """Returns another file of the same folder."""
         return Place(_beside(self.name, name), _beside(self.path, name), self.system)
 
+    def named(self, name: str) -> Place:
+        """Returns the place of this name in the same file system."""
+        return Place(name, name.removeprefix(self.name[: len(self.name) - len(self.path)]), self.system)
+
     def size(self) -> int | None:
         """Returns the bytes of the file, None when there is none. Raises ConfigError for what cannot be read."""
         with self._reading():
@@ -196,7 +200,7 @@ class Begun:
             if place.system is None:
                 os.makedirs(os.path.dirname(place.path) or ".", exist_ok=True)
                 self._now = place.beside(f".{place.last}.{os.getpid()}.part")
-                self.file: IO[bytes] = open(self._now.path, "wb")
+                self.file: IO[bytes] = open(self._now.path, "wb")  # noqa: SIM115  `keep` and `drop` close it
             else:
                 # An object is there only when it is complete; a distributed file system shows it while it grows.
                 self._now = place if place.system.type_name in ("s3", "gcs", "abfs") else place.beside(f".{place.last}.part")
@@ -225,6 +229,8 @@ def place(name: str) -> Place:
     if url is None:
         return Place(name, name)
     system, path = _system(name, url[1])
+    if not path.strip("/"):
+        raise ConfigError(Problem(name, 0, 0, "names no file and no folder", "add its path"))
     # What is asked for in the URL, such as an endpoint, is no part of the names of the files. A path within HDFS does not name its cluster.
     return Place(f"{url[1]}://{urlsplit(name).netloc if url[1] in _ON_HDFS else ''}{path}", path, system)
 
@@ -285,7 +291,7 @@ def _beside(path: str, name: str) -> str:
 
 @contextmanager
 def _explained(place: Place, what: str, fix: str) -> Iterator[None]:
-    """Makes the errors of a file system errors of a file. Which ones are passed on as they are: those of a disk that is full, for example."""
+    """Makes the errors of a file system errors that name the file."""
     try:
         yield
     except PermissionError as error:

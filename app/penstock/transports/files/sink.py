@@ -96,13 +96,13 @@ class FileSink:
     async def send(self, parcels: Sequence[Parcel], under: Span | None = None) -> Sent:
         """See `Sink.send`."""
         sent = Sent(1)
-        try:
-            for parcel in parcels:
-                part = self._part(parcel, under)
+        for parcel in parcels:
+            part = self._part(parcel, under)
+            try:
                 part.writer.write(list(lines(parcel, self._place)) if parcel.dead else parcel.values)
-                part.rows += len(parcel)
-        except (OSError, ValueError) as error:
-            raise DeliveryFailed(f"{self._outputs[parcel.topic].folder} cannot be written: {error}") from error
+            except (OSError, ValueError) as error:
+                raise DeliveryFailed(f"{self._outputs[parcel.topic].folder} cannot be written: {error}") from error
+            part.rows += len(parcel)
         sent.settle()
         return sent
 

@@ -31,8 +31,8 @@ def is_database(name: str) -> bool:
     return bool(found) and scheme in _DRIVERS
 
 
-def fetch(name: str, query: str | None, place: Place) -> None:
-    """Writes the rows of a table, or those of `query`, to an Arrow file.
+def fetch(name: str, query: str | None, place: Place, *, most: int | None = None) -> None:
+    """Writes the rows of a table, or those of `query`, to an Arrow file; with `most`, not many more than so many.
 
     Raises ConfigError for an address or a query that cannot be meant, TransportUnavailable and AccessRefused for the database.
     """
@@ -52,11 +52,15 @@ def fetch(name: str, query: str | None, place: Place) -> None:
     pa = arrow()
     try:
         with dbapi.connect(where) as connection, connection.cursor() as cursor:
-            cursor.execute(query or f"SELECT * FROM {_quoted(unquote(table))}")
+            cursor.execute(query or f"SELECT * FROM {_quoted(unquote(table))}")  # noqa: S608  a name in quotes
             reader = cursor.fetch_record_batch()
             with place.create() as file, pa.ipc.new_file(file, reader.schema) as writer:
+                rows = 0
                 for batch in reader:
                     writer.write_batch(batch)
+                    rows += batch.num_rows
+                    if most is not None and rows >= most:
+                        break
     except dbapi.ProgrammingError as error:
         raise ConfigError(Problem(shown, 0, 0, f"cannot be queried: {_said(error)}", "check the table or the query")) from error
     except dbapi.Error as error:

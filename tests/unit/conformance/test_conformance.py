@@ -1,0 +1,134 @@
+"""`penstock conformance`: a server that keeps the protocol passes, and each fault of another one is found by its rule."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from penstock.cli.main import main
+from penstock.conformance.check import check
+from penstock.conformance.rules import RULES, Findings
+from tests.unit.cli.done import Done, Run
+from tests.unit.conformance.server import DECLARED, NAME, Started, started
+
+# What a server does wrong, and the rules by which it is found, over each protocol.
+FAULTS = {
+    "drops-id": {("rest", "id-returned"), ("grpc", "id-returned")},
+    "flat-only": {("rest", "infer-nested")},
+    "gives-all-outputs": {("rest", "outputs-chosen"), ("grpc", "outputs-chosen")},
+    "takes-short-data": {("rest", "too-few-values"), ("grpc", "too-few-values"), ("rest", "too-many-values"), ("grpc", "too-many-values")},
+    "takes-any-datatype": {("rest", "wrong-datatype"), ("grpc", "wrong-datatype")},
+    "takes-more-inputs": {("rest", "unknown-input"), ("grpc", "unknown-input")},
+    "answers-for-any-model": {("rest", "unknown-model"), ("grpc", "unknown-model"), ("rest", "error-code"), ("grpc", "error-code")},
+    "wrong-output-shape": {("rest", "infer-metadata"), ("grpc", "infer-metadata")},
+    "bool-as-number": {("rest", "infer-answer")},
+    "plain-errors": {("rest", "error-body")},
+    "internal-errors": {("rest", "error-code"), ("grpc", "error-code")},
+    "trusts-lengths": {("rest", "binary-length")},
+    "miscounts": {("rest", "binary-output"), ("rest", "binary-data-output")},
+    "raw-big-endian": {("grpc", "infer-raw")},
+}
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: str) -> Done:
+        return Done(main(["conformance", *arguments]), *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def right() -> Iterator[Started]:
+    with started() as places:
+        yield places
+
+
+def failed(found: Findings) -> set[tuple[str, str]]:
+    return {(one.protocol, one.rule) for one in found if one.state == "failed"}
+
+
+def test_server_that_keeps_the_protocol_passes_every_rule(right: Started) -> None:
+    found = list(check(right.url, grpc=right.grpc))
+    assert [one for one in found if one.state != "passed"] == []
+    over = {protocol: {one.rule for one in found if one.protocol == protocol} for protocol in ("rest", "grpc")}
+    assert over["rest"] | over["grpc"] == RULES.keys(), "every rule was checked"
+    assert {one.model for one in found} == {"", NAME}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_is_found_by_its_rule_and_by_no_other(fault: str) -> None:
+    with started([fault]) as places:
+        found = failed(check(places.url, grpc=places.grpc))
+    assert found == FAULTS[fault]
+
+
+def test_several_faults_are_found_at_once(run: Run) -> None:
+    faults = ["drops-id", "flat-only", "takes-short-data", "takes-more-inputs", "plain-errors", "miscounts"]
+    with started(faults) as places:
+        done = run(places.url, "--grpc", places.grpc, "--format", "json")
+    assert done.code == 1
+    failures = [one for one in done.json["findings"] if one["state"] == "failed"]
+    assert {(one["protocol"], one["rule"]) for one in failures} == set().union(*(FAULTS[fault] for fault in faults))
+    assert done.json["conforms"] is False
+    assert done.json["must"]["failed"] == len([one for one in failures if RULES[one["rule"]].level == "must"])
+
+
+def test_report_names_what_was_seen(run: Run) -> None:
+    with started(["drops-id"]) as places:
+        done = run(places.url)
+    assert done.code == 1
+    assert "id-returned" in done.out
+    assert "Seen: the id None for 'conformance-42'" in done.out
+    assert f"checking {NAME} over REST" in done.err
+
+
+def test_should_fails_only_where_it_is_asked_for(run: Run) -> None:
+    with started(["internal-errors"]) as places:
+        assert run(places.url).code == 0
+        assert run(places.url, "--strict").code == 1
+
+
+def test_request_of_a_file_is_sent(run: Run, right: Started, tmp_path: Path) -> None:
+    """With the shape of the file's tensors."""
+    given = {"BOOL": [[True, False]], "BYTES": [["x", "y"]]}
+    inputs = [{**one, "shape": [1, 2], "data": given.get(str(one["datatype"]), [[1, 2]])} for one in DECLARED]
+    (tmp_path / "request.json").write_text(json.dumps({"inputs": inputs}))
+    done = run(right.url, "--grpc", right.grpc, "--model", NAME, "--input", str(tmp_path / "request.json"))
+    assert done.code == 0, done.out
+    inputs[0]["data"] = [[True]]
+    (tmp_path / "request.json").write_text(json.dumps({"inputs": inputs}))
+    refused = run(right.url, "--model", NAME, "--input", str(tmp_path / "request.json"))
+    assert refused.code == 2
+    assert "1 values of BOOL for the shape [1, 2]" in refused.err
+
+
+def test_model_that_is_not_there_fails(run: Run, right: Started) -> None:
+    done = run(right.url, "--model", "other", "--format", "json")
+    assert done.code == 1
+    assert {one["rule"] for one in done.json["findings"] if one["state"] == "failed"} == {"model-ready", "model-metadata"}
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "message"),
+    [
+        ("127.0.0.1:8080", 2, "give http://HOST:PORT or https://HOST:PORT, where the path /v2 begins"),
+        ("http://127.0.0.1:1", 4, "http://127.0.0.1:1: no answer: ConnectionRefusedError"),
+        ("http://127.0.0.1:99999", 2, "Port out of range"),
+    ],
+)
+def test_server_that_does_not_answer_is_an_error_and_no_finding(run: Run, url: str, code: int, message: str) -> None:
+    done = run(url)
+    assert (done.code, done.out) == (code, "")
+    assert message in done.err
+
+
+def test_headers_are_sent_and_never_shown(run: Run, right: Started, tmp_path: Path) -> None:
+    (tmp_path / "headers").write_text("Authorization: Bearer secret\n\nbroken secret\n")
+    done = run(right.url, "--headers", str(tmp_path / "headers"))
+    assert done.code == 2
+    assert f"{tmp_path}/headers:3:1: no header (write NAME: VALUE)" in done.err
+    assert "secret" not in done.err
