@@ -59,6 +59,11 @@ def test_server_that_keeps_the_protocol_passes_every_rule(right: Started) -> Non
     assert {one.model for one in found} == {"", NAME}
 
 
+def test_page_lists_the_rules() -> None:
+    page = (Path(__file__).parents[3] / "docs/conformance.md").read_text(encoding="utf-8")
+    assert page.endswith("".join(f"| `{name}` | {rule.level} | {rule.text} |\n" for name, rule in RULES.items()))
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_fault_is_found_by_its_rule_and_by_no_other(fault: str) -> None:
     with started([fault]) as places:
