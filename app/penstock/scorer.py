@@ -96,9 +96,9 @@ def open(
     release that cannot be served here leaves the live one; `Scorer.followed` has the reason, and `on_change` is called with it, in the
     thread that follows. Control messages have to be signed by a key of the file `trust`, unless `unsigned_control=True`.
 
-    Raises SettingsError, TopologyError with every problem, ConfigError for an unknown name, a changed folder and a trust file that cannot be
-    used, ModelError; with `follow` also ControlError when the active release cannot be served here, and TransportError when the brokers do not
-    answer and nothing of the topology's releases is kept.
+    Raises SettingsError, TopologyError with every problem, ConfigError for an unknown name, a changed folder and a trust file that cannot
+    be used, ModelError; with `follow` also ControlError when the active release cannot be served here, and TransportError when the brokers
+    do not answer and nothing of the topology's releases is kept.
     """
     given = {"models": models, "schemas": schemas, "model_trust": model_trust, "brokers": follow, **settings}
     chosen = configuration.load(given, file=None if config is None else Path(config))
