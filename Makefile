@@ -194,7 +194,7 @@ examples/browser/node_modules/.package-lock.json: examples/browser/package.json 
 $(VENV)-engines/stamp: pyproject.toml constraints.txt engines.txt setup.py app/penstock/_native.c
 	@echo "installing Penstock and the engines (700 MB to fetch, 1.6 GB of disk; once)"
 	@rm -rf $(VENV)-engines && $(PYTHON) -m venv $(VENV)-engines
-	@$(VENV)-engines/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt -e '.[test]'
+	@$(VENV)-engines/bin/python -m pip --disable-pip-version-check --quiet install -c constraints.txt -e '.[demo,test]'
 	@$(VENV)-engines/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --no-compile -c constraints.txt -r engines.txt
 	@touch $@
 

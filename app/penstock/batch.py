@@ -6,7 +6,7 @@ A failed row is data. It leaves the columns at once, so that no later step sees 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, repeat
@@ -160,6 +160,10 @@ class Table(Sequence[RecordLike]):
     `columns` hold `[N, ...]`; `nulls` marks the rows of a field that are null (bool `[N]`), and a field without nulls is not
     in it. As a sequence it yields one record per row. The record's value is the row as JSON, made only when it is
     read: for example when the row becomes a dead letter. A slice is a Table over the same memory.
+
+    `numbers` are the rows' offsets (int64 `[N]`) where they do not follow each other from `offset` on. `problems` has, by row, why a
+    value of it could not become one of its column: such a row fails. `texts` are the columns that certainly hold text in every row that is
+    not in `nulls`.
     """
 
     topic: str
@@ -168,6 +172,9 @@ class Table(Sequence[RecordLike]):
     partition: int = 0
     offset: int = 0
     timestamps: Array | None = None
+    numbers: Array | None = None
+    problems: Mapping[int, str] = field(default_factory=dict)
+    texts: Collection[str] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -178,14 +185,31 @@ class Table(Sequence[RecordLike]):
     def __getitem__(self, at: slice) -> Table: ...
     def __getitem__(self, at: int | slice) -> RecordLike | Table:
         if isinstance(at, slice):
-            begin, _, step = at.indices(len(self))
+            begin, end, step = at.indices(len(self))
             if step != 1:
                 raise ValueError("a table is cut into runs of rows")
             columns = {name: column[at] for name, column in self.columns.items()}
             nulls = {name: mask[at] for name, mask in self.nulls.items()}
             stamps = None if self.timestamps is None else self.timestamps[at]
-            return Table(self.topic, columns, nulls, self.partition, self.offset + begin, stamps)
+            numbers = None if self.numbers is None else self.numbers[at]
+            problems = {row - begin: why for row, why in self.problems.items() if begin <= row < end} if self.problems else {}
+            return Table(self.topic, columns, nulls, self.partition, self.offset + begin, stamps, numbers, problems, self.texts)
         return _Row(self, range(len(self))[at])
+
+    def take(self, keep: Array) -> Table:
+        """Returns the rows at the positions `keep` (ascending integers)."""
+        at = {row: new for new, row in enumerate(keep.tolist())} if self.problems else {}
+        return Table(
+            self.topic,
+            {name: column[keep] for name, column in self.columns.items()},
+            {name: mask[keep] for name, mask in self.nulls.items()},
+            self.partition,
+            self.offset,
+            None if self.timestamps is None else self.timestamps[keep],
+            self.offset + keep if self.numbers is None else self.numbers[keep],
+            {at[row]: why for row, why in self.problems.items() if row in at},
+            self.texts,
+        )
 
     @property
     def nbytes(self) -> int:
@@ -204,7 +228,8 @@ class _Row:
 
     @property
     def offset(self) -> int:
-        return self._table.offset + self._at
+        table = self._table
+        return table.offset + self._at if table.numbers is None else int(table.numbers[self._at])
 
     @property
     def timestamp(self) -> int:

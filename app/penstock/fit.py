@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from penstock.errors import Problem
 from penstock.model.artifact import Artifact
@@ -21,7 +22,7 @@ from penstock.topology.kinds import Bound, kind_of
 from penstock.topology.spec import ModelNode, ModelRef, Topology
 from penstock.topology.wiring import Wiring
 
-__all__ = ["as_bound", "fit", "strays"]
+__all__ = ["as_bound", "as_run", "fit", "strays"]
 
 
 def fit(
@@ -70,6 +71,14 @@ def strays(topology: Topology, bound: Collection[str], *, by: str = "the release
 def as_bound(topology: Topology, models: Mapping[str, ModelRef]) -> Topology:
     """Returns the topology with these versions instead of the file's, by node, so that problems name them."""
     return topology.with_nodes(replace(node, model=models.get(node.name, node.model)) for node in topology.model_nodes)
+
+
+def as_run(topology: Topology, models: Mapping[str, ModelRef], parameters: Mapping[str, Mapping[str, Any]]) -> Topology:
+    """Returns the topology with these versions and parameters, by node, and without requirements: they were met when it became active."""
+    bound = as_bound(topology, models)
+    return bound.with_nodes(
+        replace(node, parameters={**node.parameters, **parameters.get(node.name, {})}, require=()) for node in bound.model_nodes
+    )
 
 
 def _misfits(file: str, node: ModelNode, version: Artifact, parameters: Mapping[str, object] | None) -> Iterator[Problem]:

@@ -7,15 +7,50 @@ single records where speed does not matter.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, overload
 
 import msgspec
+import numpy as np
 from msgspec.structs import replace
 
+from penstock.batch import Array, Table
 from penstock.record import Header, Outgoing, RecordLike
 
-__all__ = ["Cause", "Parcel"]
+__all__ = ["Cause", "Columns", "Parcel", "chosen"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Columns(Sequence[bytes]):
+    """Values that stay columns, for a sink that writes columns: by the output's field, arrays of `size` rows.
+
+    As a sequence it yields each row as JSON. A slice is over the same memory.
+    """
+
+    size: int
+    columns: Mapping[str, Array]
+
+    def __len__(self) -> int:
+        return self.size
+
+    @overload
+    def __getitem__(self, at: int) -> bytes: ...
+    @overload
+    def __getitem__(self, at: slice) -> Columns: ...
+    def __getitem__(self, at: int | slice) -> bytes | Columns:
+        if isinstance(at, slice):
+            return Columns(len(range(*at.indices(self.size))), {name: column[at] for name, column in self.columns.items()})
+        return Table("", self.columns)[at].value or b""
+
+    def take(self, rows: Sequence[int]) -> Columns:
+        """Returns these rows."""
+        return Columns(len(rows), {name: column[np.asarray(rows, np.intp)] for name, column in self.columns.items()})
+
+
+def chosen(values: Sequence[bytes], rows: Sequence[int]) -> Sequence[bytes]:
+    """Returns the values at these places, columns as columns."""
+    return values.take(rows) if isinstance(values, Columns) else [values[row] for row in rows]
 
 
 class Cause(NamedTuple):

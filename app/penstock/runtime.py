@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from penstock.binding import Binding
 from penstock.codecs import Writers, load_schema
@@ -38,7 +37,7 @@ from penstock.topology.spec import Mark, ModelRef, Topology
 from penstock.topology.wiring import Wiring
 
 __all__ = [
-    "Loaded", "admit", "as_run", "beside", "bindings", "load", "placed", "prepare", "program", "rebind", "sessions", "with_models",
+    "Loaded", "admit", "beside", "bindings", "load", "placed", "prepare", "program", "rebind", "sessions", "with_models",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -171,17 +170,6 @@ def rebind(loaded: Loaded, artifacts: Mapping[str, Artifact], parameters: Mappin
         bound = ", ".join(f"{name}={artifact}" for name, artifact in artifacts.items())
         raise ModelMismatch(f"{bound} does not fit the topology: " + "; ".join(map(str, found)))
     return replace(loaded, wiring=wiring, artifacts=artifacts)
-
-
-def as_run(topology: Topology, artifacts: Mapping[str, Artifact], parameters: Mapping[str, Mapping[str, Any]]) -> Topology:
-    """Returns the topology as bound by a release: with these versions and parameters, by node, and without requirements on metrics.
-
-    The requirements were checked when the release was made.
-    """
-    named = as_bound(topology, {node: ModelRef(one.name, one.version) for node, one in artifacts.items()})
-    return named.with_nodes(
-        replace(node, parameters={**node.parameters, **parameters.get(node.name, {})}, require=()) for node in named.model_nodes
-    )
 
 
 def program(loaded: Loaded, sessions: Mapping[str, Session], parameters: Mapping[str, Mapping[str, object]]) -> Program:

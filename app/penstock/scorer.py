@@ -87,8 +87,7 @@ def open(
 
     What is left out is as on the command line: from the environment, then from `config` or `penstock.toml`, else the default (`models`
     and `schemas` are folders here). `settings` are any others, by name, such as `trust` and `cache`. The models are those that the file
-    names. They are verified and warmed up, as on a worker. An exported folder has the models and schemas of its topology, and is refused
-    where it differs from what was exported.
+    names. They are verified and warmed up, as on a worker.
 
     `follow` names brokers, `localhost:9092`: then the models are those of the active release of the topology, and later releases replace
     them between two calls, made ready in a thread as on a worker. The program reads the control topic and writes nothing; no release waits
@@ -96,8 +95,10 @@ def open(
     release that cannot be served here leaves the live one; `Scorer.followed` has the reason, and `on_change` is called with it, in the
     thread that follows. Control messages have to be signed by a key of the file `trust`, unless `unsigned_control=True`.
 
-    Raises SettingsError, TopologyError with every problem, ConfigError for an unknown name, a changed folder and a trust file that cannot
-    be used, ModelError; with `follow` also ControlError when the active release cannot be served here, and TransportError when the brokers
+    An exported folder has models and schemas of its topology, and is refused where it differs from what was exported; it follows nothing.
+
+    Raises SettingsError, TopologyError with every problem, ModelError, ConfigError for an unknown name, a changed folder and a trust file
+    that cannot be used; with `follow` also ControlError when the active release cannot be served here, and TransportError when the brokers
     do not answer and nothing of the topology's releases is kept.
     """
     given = {"models": models, "schemas": schemas, "model_trust": model_trust, "brokers": follow, **settings}
@@ -297,7 +298,7 @@ class Scorer:
         entry = self._entry(source)
         if not hasattr(table, "schema") or not hasattr(table, "num_rows"):
             raise TypeError(f"a pyarrow Table or RecordBatch is scored, not {type(table).__name__}")
-        answered = self._run(entry, arrow.rows(table, entry.source.topic, entry.schema, entry.reads), columns=True)
+        answered = self._run(entry, arrow.ArrowReader(entry.schema, entry.reads).table(table, entry.source.topic), columns=True)
         fields = {entry.title(sink, field.name): (sink, field) for sink, field in entry.fields}
         if FAILURE in fields:
             raise ValueError(

@@ -12,7 +12,8 @@ from penstock.record import Record
 from penstock.testing.check_transport import INPUT, OUTPUT, check_transport
 from penstock.transports.base import Sink, Source
 from penstock.transports.checkpoint import Checkpoint
-from penstock.transports.files import FileSink, FileSource
+from penstock.transports.files import FORMATS, FileSink, FileSource, Input, Output, Shape, place
+from penstock.transports.files.manifest import Manifest
 from penstock.transports.memory import Memory, MemorySink, MemorySource
 from penstock.transports.tracker import Partition, Span
 
@@ -49,7 +50,7 @@ class InMemory:
 
 
 class InFiles:
-    """A file of lines in, a file of lines out; positions in a checkpoint."""
+    """A file of lines in, parts of lines out; positions in a manifest."""
 
     partitions = 1
     output = OUTPUT
@@ -58,17 +59,20 @@ class InFiles:
         self.folder = folder
         self.input = folder / "in.ndjson"
         self.input.write_bytes(b"\n")  # an empty line is no record
+        self.manifest = Manifest({}, [(str(self.input), 0)])
 
     def checkpoint(self) -> Checkpoint:
-        path = self.folder / "checkpoint"
-        return Checkpoint(path, {"input": str(self.input)}, resume=path.exists())
+        for unit in self.manifest.units:
+            unit.end = None  # the file has grown
+        return Checkpoint(self.manifest.units, self.manifest.keep)
 
     async def fill(self, partition: int, values: Sequence[bytes]) -> None:
         with self.input.open("ab") as file:
             file.writelines(b"%b\r\n" % value for value in values)
 
     async def open_source(self) -> Source:
-        return FileSource(self.input, INPUT, checkpoint=self.checkpoint())
+        one = Input(0, place(str(self.input)), self.input.stat().st_size)
+        return FileSource([one], INPUT, FORMATS["ndjson"], checkpoint=self.checkpoint())
 
     async def close_source(self, source: Source) -> None:
         assert isinstance(source, FileSource)
@@ -76,14 +80,16 @@ class InFiles:
 
     async def open_sink(self) -> Sink:
         if not hasattr(self, "_sink"):
-            self._sink = FileSink({OUTPUT: self.folder / "out.ndjson"})
+            self._sink = FileSink({OUTPUT: Output(place(str(self.folder / "out")), FORMATS["ndjson"], ".ndjson", Shape(()))})
+            self._kept = Checkpoint()
+            self._kept.sink = self._sink
         return self._sink
 
     async def close_sink(self, sink: Sink) -> None:
-        self._sink.flush()
+        self._kept.commit()
 
     async def read(self, partition: int) -> list[bytes | None]:
-        return [*(self.folder / "out.ndjson").read_bytes().splitlines()]
+        return [line for part in sorted((self.folder / "out").iterdir()) for line in part.read_bytes().splitlines()]
 
 
 def test_memory_keeps_the_contract() -> None:

@@ -263,7 +263,8 @@ def test_programs_with_an_event_loop_follow_too(job: Job) -> None:
     async def serve() -> set[float]:
         plan = follow(job)
         assert (await asyncio.to_thread(plan.score, ROWS[0])) == {"id": "1", "y": 2.0}
-        await asyncio.to_thread(deploy, job, 3.0)
+        releases = library.connect(job.broker.bootstrap, config=job.folder / CONFIG)
+        await asyncio.to_thread(releases.deploy, "doubles", double=push(job, 3.0), min_ready=0)
         await asyncio.to_thread(until, plan, 1)
         found = factors(plan)
         plan.close()

@@ -33,7 +33,18 @@ def job(broker: Broker, tmp_path: Path) -> Job:
 @contextmanager
 def serving(job: Job, *flags: str) -> Iterator[tuple[int, subprocess.Popen[bytes], Path]]:
     log = job.folder / "serve.log"
-    command = [sys.executable, "-m", "penstock", "--config", str(job.folder / CONFIG), "serve", str(job.file), "--http", "127.0.0.1:0", *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "penstock",
+        "--config",
+        str(job.folder / CONFIG),
+        "serve",
+        str(job.file),
+        "--http",
+        "127.0.0.1:0",
+        *flags,
+    ]
     with log.open("wb") as written:
         process = subprocess.Popen(command, cwd=job.folder, stdout=written, stderr=written)
     try:

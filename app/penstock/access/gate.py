@@ -18,6 +18,7 @@ import logging
 import os
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Generic, Self, TypeVar
 
@@ -89,14 +90,14 @@ class Caller:
     def name(self) -> str:
         return self.rules.name
 
-    def allows(self, right: str, *, topology: str = "", model: str = "", version: str = "") -> bool:
+    def allows(self, right: str, *, topology: str = "", model: str | None = "", version: str = "") -> bool:
         """Returns whether the caller has this right (`control.rights`).
 
-        Without a topology: whether it has it for any; without a model: for the whole topology.
+        Without a topology: whether it has it for any; without a model: for the whole topology; with the model None: for any of its models.
         """
         return self.rules.allows(right, topology, model, version)
 
-    def check(self, right: str, *, topology: str = "", model: str = "", version: str = "") -> None:
+    def check(self, right: str, *, topology: str = "", model: str | None = "", version: str = "") -> None:
         """Raises Forbidden unless the caller has this right."""
         self.rules.check(right, topology, model, version)
 
@@ -122,7 +123,7 @@ class Gate:
         self._clock = clock
         self._looked = clock()
         self._meters: _Latest[Meter] = _Latest(METERS)
-        self._checked: _Latest[tuple[Caller, float]] = _Latest(TOKENS)
+        self._checked: _Latest[tuple[Caller, Token]] = _Latest(TOKENS)
         self._certificates: _Latest[tuple[Caller, certificates.Certificate]] = _Latest(CERTIFICATES)
         self._told = -QUIET
         self._untold: Counter[str] = Counter()
@@ -130,7 +131,6 @@ class Gate:
         self._seen: object = None
         self._access = Access()
         self._tokens: Tokens | None = None
-        self._version = 0
         self._use(access)
 
     @classmethod
@@ -209,17 +209,16 @@ class Gate:
         return caller
 
     def _by_token(self, text: str, now: float) -> Caller:
-        tokens = self._tokens
-        assert tokens is not None, "asked only where the file has issuers"
-        if tokens.version != self._version:
-            self._version = tokens.version
-            self._checked.clear()
+        assert self._tokens is not None, "asked only where the file has issuers"
         name = hashlib.sha256(text.encode()).digest()
-        if (known := self._checked.get(name)) is not None and now < known[1]:
-            return known[0]
-        token = tokens.read(text)
+        if (known := self._checked.get(name)) is not None:
+            caller, token = known
+            token.keys.look()
+            if now < token.ends and token.keys.version == token.version:
+                return caller
+        token = self._tokens.read(text)
         caller = self._of_token(token, now)
-        self._checked.put(name, (caller, token.ends))
+        self._checked.put(name, (caller, replace(token, claims={})))
         return caller
 
     def _of_token(self, token: Token, now: float) -> Caller:

@@ -144,11 +144,11 @@ class KeySet:
             self._tried = self._clock()
             self._say(problem)
 
-    def find(self, kid: str | None, algorithm: str) -> Key:
-        """Returns the key of this id, without an id the only one of the algorithm.
+    def look(self) -> None:
+        """Begins to read or fetch keys that are old, and forgets those that are too old. To be called for each token, also a known one.
 
-        Raises Unauthenticated when the issuer has no such key, KeysWanted when it has to be asked first, and TransportUnavailable when
-        it has not answered for longer than its keys are kept.
+        Raises KeysWanted when the issuer has to be asked first, and TransportUnavailable when it has not answered for longer than its
+        keys are kept.
         """
         now = self._clock()
         if self.issuer.url:
@@ -156,10 +156,17 @@ class KeySet:
         elif self._tried is None or not 0 <= now - self._tried < LOOK:
             self._tried = now
             self._say(self._read_file())
+
+    def find(self, kid: str | None, algorithm: str) -> Key:
+        """Returns the key of this id, without an id the only one of the algorithm.
+
+        Raises Unauthenticated when the issuer has no such key, and what `look` raises.
+        """
+        self.look()
         found = self._find(kid, algorithm)
         if found is not None:
             return found
-        if self.issuer.url and self._may_ask(now):
+        if self.issuer.url and self._may_ask(self._clock()):
             raise KeysWanted(f"{self.issuer.name} is asked for a key", self.fetch)
         raise Unauthenticated(f"{self.issuer.name} has no such key", code="unknown-key")
 
@@ -170,7 +177,6 @@ class KeySet:
         return fitting[0] if len(fitting) == 1 else None
 
     def _age(self, now: float) -> None:
-        """Begins a fetch of keys that are old, and forgets those that are too old."""
         if self._fetched is not None and 0 <= now - self._fetched < REFRESH:
             return
         if self._fetched is None or now - self._fetched >= self.issuer.keep:

@@ -21,13 +21,19 @@ from penstock.errors import ConfigError, Unauthenticated
 __all__ = ["TOKEN", "Token", "Tokens", "has"]
 
 LARGEST: Final = 8 * 1024  # characters of a token
+SUBJECT: Final = 255  # characters of `sub`, as OpenID Connect has it
 TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token that was checked: the issuer's name in the access file, its claims, and the Unix time until which it counts."""
+    """A token that was checked: the issuer's name in the access file, its claims, and the Unix time until which it counts.
 
+    `keys` checked it when they had the `version`.
+    """
+
+    keys: KeySet
+    version: int
     issuer: str
     subject: str
     claims: Mapping[str, Any]
@@ -50,11 +56,6 @@ class Tokens:
         self.sets: list[KeySet] = [known.get(issuer) or KeySet(issuer, clock) for issuer in issuers]
         for keys in self.sets:
             keys.open()
-
-    @property
-    def version(self) -> int:
-        """Changes with the keys: a token that was checked with earlier keys has to be checked again."""
-        return sum(keys.version for keys in self.sets)
 
     def fetch(self) -> None:
         """Asks the issuers for their keys, one after the other. One that does not answer is logged."""
@@ -92,8 +93,10 @@ class Tokens:
                 jwt.PyJWS().decode(text, key.public, algorithms=[algorithm])
             except (jwt.PyJWTError, ValueError, TypeError):
                 raise reason from None
-            subject = claims.get("sub")
-            return Token(issuer.name, subject if isinstance(subject, str) else "", claims, _timely(claims, self._clock(), issuer.leeway))
+            subject = claims.get("sub", "")
+            if not isinstance(subject, str) or len(subject) > SUBJECT:
+                raise _bad("its `sub` is no text of at most 255 characters", "bad-token")
+            return Token(keys, keys.version, issuer.name, subject, claims, _timely(claims, self._clock(), issuer.leeway))
         raise reason
 
 

@@ -1,14 +1,12 @@
-"""`penstock batch`: a topology over a file of events, or over a piece of a topic, once."""
+"""`penstock batch`: a topology over files, a table, a piece of a topic or a stream, once."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from penstock.cli.bounded import Part, bounded_options, dead_letters, run_bounded
+from penstock.cli.bounded import STANDARD, Part, bounded_options, run_bounded
 from penstock.cli.options import CONNECTION, with_settings
 from penstock.cli.output import err, format_option, out, print_json
 from penstock.settings import Settings
@@ -21,53 +19,58 @@ INTERRUPTED = 130
 
 @click.command()
 @click.argument("topology", type=click.Path(path_type=Path))
+@click.argument("streams", required=False, type=click.Choice(["-"]), metavar="[-]")
 @with_settings(*CONNECTION, "models", "model_trust", "schemas", "chunk_rows", "max_batch_rows")
 @bounded_options
+@click.option("--dry-run", is_flag=True, help="Show which columns feed which fields and what the first rows become; write nothing.")
 @format_option
-def batch(topology: Path, settings: Settings, part: Part, form: str) -> int:
+def batch(topology: Path, settings: Settings, part: Part, dry_run: bool, form: str) -> int:
     """Run TOPOLOGY over an input that has an end, and write its outputs to files.
 
     The plan, the numbers and the refusals are those of `penstock run`: what cannot be scored becomes a dead letter. The models are
     those that the topology file names: releases are not followed. Nothing is committed to a consumer group, and nothing is written
-    to Kafka. The topology has one source, and sinks of the format json.
+    to Kafka. The topology has one source. Files are Parquet, CSV, NDJSON, Arrow or Avro, by their endings.
 
     \b
-      penstock batch flights --in flights.ndjson --out scores.ndjson
+      penstock batch flights --in 's3://bucket/2013/*.parquet' --out scores/ --workers 4
+      penstock batch flights --in flights.csv --out scores.parquet
       penstock batch flights --in kafka://flights.departures --out scores/ \\
           --from 2026-11-28T00:00:00Z --to 2026-11-29T00:00:00Z
+      penstock batch flights - < flights.ndjson > scores.ndjson
 
-    Exit codes: 0 the end was reached (dead letters are counted), 130 interrupted: go on with --resume. Others: `penstock --help`.
+    Exit codes: 0 the end was reached (dead letters are counted), 1 it was reached and every event failed, 130 interrupted: go on with
+    --resume. Others: `penstock --help`.
     """
     from penstock import runtime  # with the model runtime behind it: `--help` does without
     from penstock.codecs.schema_registry import open_schema_registry
-    from penstock.pipeline.ports import ports
 
     file = find(topology, settings.topologies)
     loaded = runtime.load(file, models=settings.models, schemas=settings.schemas, schema_registry=open_schema_registry(settings))
     program = runtime.prepare(loaded, settings)
-    if not part.topic:  # the lines of a file are JSON, whatever producers write to the topic
-        program = replace(program, ports=ports(loaded.wiring, loaded, json=[stage.name for stage in loaded.wiring.stages]))
     models = {node: str(artifact) for node, artifact in loaded.artifacts.items()}
-    bound = ", ".join(f"{node}={version}" for node, version in models.items())
-    err.print(f"models of the topology file: {bound} (releases are not followed)", markup=False)
+    if part.share is None:
+        bound = ", ".join(f"{node}={version}" for node, version in models.items())
+        err.print(f"models of the topology file: {bound} (releases are not followed)", markup=False)
+    if dry_run:
+        from penstock.cli.dry import dry_run as show
+
+        return show(loaded, program, part, settings, form)
     ran = run_bounded(loaded, program, part, settings)
-    if form == "json":
+    if part.share is not None:
+        return 0
+    if form == "json" and part.output != STANDARD:
         print_json({"read": ran.read, "written": ran.written, "dead_letters": ran.failed, "complete": ran.complete, "models": models})
     else:
-        out.print(f"{ran.read:,} events read, {ran.written:,} outputs, {ran.failed:,} dead letters", markup=False)
+        says = err if part.output == STANDARD else out
+        says.print(f"{ran.read:,} events read, {ran.written:,} outputs, {ran.failed:,} dead letters", markup=False)
+    failed = bool(ran.read) and ran.failed == ran.read
     if ran.complete and not ran.read:
         err.print("no event lies in the part that was asked for; nothing was written", markup=False)
     elif ran.failed:
-        file = dead_letters(loaded, part)
-        none = "no event could be scored; " if ran.failed == ran.read else ""
-        err.print(f"{none}dead letters: {file}, the first: {_reason(file)}", style="yellow", markup=False)
+        none = "no event could be scored; " if failed else ""
+        first = f", the first: {ran.first}" if ran.first else ""
+        err.print(f"{none}dead letters: {ran.letters}{first}", style="yellow", markup=False)
     if not ran.complete:
         err.print("interrupted: what is written is whole; go on with --resume", markup=False)
         return INTERRUPTED
-    return 0
-
-
-def _reason(file: Path) -> str:
-    """Returns why the first of the dead letters failed."""
-    with file.open("rb") as lines:
-        return str(json.loads(lines.readline())["message"])
+    return int(failed)

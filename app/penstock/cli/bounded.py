@@ -1,7 +1,8 @@
 """The one set of flags of commands that run over an input that has an end, with its progress bar, Ctrl-C and resume.
 
-`--in` is a file of events, one per line, or kafka://TOPIC; `--out` is a file, or a folder with one file per topic. `--from`, `--to` and
-`--limit` choose a part of the input. A run that was ended by Ctrl-C, or from outside, goes on with `--resume`.
+`--in` is a file, a folder or a pattern of files, the table of a database, or kafka://TOPIC; `--out` a file, or a folder with the parts of
+each topic. `--from`, `--to`, `--limit` and `--sample` choose a part of the input. A run that was ended by Ctrl-C, or from outside, goes
+on with `--resume`. With `-`, both are the standard streams.
 """
 
 from __future__ import annotations
@@ -9,32 +10,44 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import json
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from penstock.cli.output import err
-from penstock.host import on_signals
+from penstock.errors import ConfigError, Problem, Stopped
+from penstock.host import locked, on_signals
 from penstock.settings import Settings
 
 if TYPE_CHECKING:
-    from penstock.pipeline import Program
+    from penstock.pipeline import Program, Writes
     from penstock.runners.bounded import Bounded, Ran
+    from penstock.runners.files import Job, Target
+    from penstock.runners.shares import Share, Talk
     from penstock.runtime import Loaded
-    from penstock.transports.checkpoint import Checkpoint
-    from penstock.transports.files import FileSink
+    from penstock.transports.base import Sink
+    from penstock.transports.checkpoint import Checkpoint, Unit
+    from penstock.transports.checkpoint import Part as FilePart
+    from penstock.transports.files import Format, Place
+    from penstock.transports.files.manifest import Manifest
 
-__all__ = ["KAFKA", "Part", "bounded_options", "dead_letters", "run_bounded"]
+__all__ = ["KAFKA", "STANDARD", "Into", "Outcome", "Part", "bounded_options", "input_options", "run_bounded", "written_to"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 KAFKA: Final = "kafka://"
+STANDARD: Final = "-"  # standard input, or output
+FORMATS: Final = ("parquet", "csv", "ndjson", "arrow", "avro")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +55,58 @@ class Part:
     """What the flags say: the input, the output, and which part of the input."""
 
     input: str
-    output: Path
+    output: str
     start: int | datetime | None = None
     stop: int | datetime | None = None
     limit: int | None = None
     resume: bool = False
+    sample: float | None = None
+    query: str | None = None
+    form: str | None = None
+    workers: int = 1
+    part_rows: int = 1_000_000
+    share: int | None = None
 
     @property
     def topic(self) -> str:
-        """The Kafka topic of the input; "" for a file."""
+        """The Kafka topic of the input; "" for others."""
         return self.input.removeprefix(KAFKA) if self.input.startswith(KAFKA) else ""
 
     @property
-    def path(self) -> str:
-        """The whole path of the file, by which a checkpoint knows it."""
-        return os.path.realpath(self.input)
+    def about(self) -> dict[str, str]:
+        """What a run that goes on has in common with the one before."""
+        local = "://" not in self.input and self.input != STANDARD
+        said = {"input": os.path.realpath(self.input) if local else self.input, "--query": self.query}
+        edges = {"--from": self.start, "--to": self.stop, "--limit": self.limit, "--sample": self.sample}
+        return {name: "" if value is None else str(value) for name, value in {**said, **edges}.items()}
+
+    @property
+    def whole(self) -> bool:
+        """Whether the rows of the input need not be counted from its beginning."""
+        return self.start is None and self.stop is None and self.limit is None
+
+
+class Outcome(NamedTuple):
+    """What a run, with those that it resumed, has done; `letters` is where its dead letters are, `first` the reason of the first one."""
+
+    read: int
+    written: int
+    failed: int
+    complete: bool
+    letters: str = ""
+    first: str = ""
+
+
+class Into(NamedTuple):
+    """Where outputs go in place of files, in which form (None: that of the sinks), and what keeps the progress of the run.
+
+    `columns` is called with each field that is read of files with columns, its type, the column that feeds it, and that one's type.
+    """
+
+    sink: Sink
+    checkpoint: Checkpoint
+    writes: Writes | None = None
+    columns: Callable[[list[tuple[str, str, str, str]]], None] | None = None
 
 
 class _Edge(click.ParamType):
@@ -78,138 +128,99 @@ class _Edge(click.ParamType):
         return found
 
 
-_OPTIONS: Final = (
-    click.option("--in", "input", required=True, metavar="FILE|kafka://TOPIC", help="Events, one JSON object per line; or a topic."),
+_OF_INPUTS: Final = (
     click.option(
-        "--out", "output", required=True, type=click.Path(path_type=Path), metavar="FILE|FOLDER",
-        help="A file (its name has an ending) for the outputs of one sink, or a folder with a file per topic. "
-        "Dead letters get a file beside it.",
+        "--in", "input", metavar="FILES|URL|-",
+        help="A file, a folder or a pattern, here or at a URL (s3://, gs://, abfs://, hdfs://); kafka://TOPIC; sqlite:///FILE#TABLE or "
+        "postgresql://HOST/DATABASE#TABLE; or standard input.",
     ),
-    click.option("--from", "start", type=_Edge(), help="The first event: its number in a file; an offset, or a time, in a topic."),
+    click.option("--from", "start", type=_Edge(), help="The first event: its number in files; an offset, or a time, in a topic."),
     click.option("--to", "stop", type=_Edge(), help="The event to stop before: a number, an offset or a time, as for --from."),
     click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many events."),
+    click.option(
+        "--sample", type=click.FloatRange(0, 1, min_open=True), metavar="SHARE", help="A share of the rows, the same ones in each run."
+    ),
     click.option("--resume", is_flag=True, help="Go on where a run with the same --in and --out was ended."),
 )  # fmt: skip
-
-
-def dead_letters(loaded: Loaded, part: Part) -> Path:
-    """Returns the file of the dead letters."""
-    return _topics(loaded, part)[loaded.topology.sources[0].dead_letter]
+_OF_OUTPUTS: Final = (
+    click.option(
+        "--out", "output", metavar="FILE|FOLDER|-",
+        help="A file for the outputs of one sink, a folder with the parts of each topic, or standard output. Dead letters are beside it.",
+    ),
+    click.option("--as", "written_as", type=click.Choice(FORMATS), help="The format of a folder of outputs.  [default: that of --in]"),
+    click.option("--query", metavar="SQL", help="The rows to read of a database."),
+    click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Processes that share the work."),
+    click.option(
+        "--part-rows", type=click.IntRange(min=1), default=1_000_000, show_default=True, metavar="N",
+        help="Rows of a part of the outputs: what a run that goes on repeats at most.",
+    ),
+    click.option("--share", type=int, hidden=True, help="The descriptor of the conversation with the process that started this one."),
+)  # fmt: skip
 
 
 def bounded_options(command: F) -> F:
     """Adds the flags, given to the command as the argument `part`."""
 
     @functools.wraps(command)
-    def parted(*args: Any, input: str, output: Path, start: Any, stop: Any, limit: int | None, resume: bool, **options: Any) -> Any:
-        return command(*args, part=Part(input, output, start, stop, limit, resume), **options)
+    def parted(*args: Any, input: str | None, output: str | None, written_as: str | None, **options: Any) -> Any:
+        names = ("start", "stop", "limit", "resume", "sample", "query", "workers", "part_rows", "share")
+        given = {name: options.pop(name) for name in names}
+        if options.pop("streams", None):
+            input, output = input or STANDARD, output or STANDARD
+        if input is None or output is None:
+            raise click.UsageError(f"give {'--in' if input is None else '--out'}, or - for standard input and output")
+        return command(*args, part=Part(input, output, form=written_as, **given), **options)
 
-    for option in reversed(_OPTIONS):
+    for option in reversed((_OF_INPUTS[0], _OF_OUTPUTS[0], *_OF_INPUTS[1:], *_OF_OUTPUTS[1:])):
         parted = option(parted)
     return parted  # type: ignore[return-value]  # click keeps the callable, its type says less
 
 
-def run_bounded(loaded: Loaded, program: Program, part: Part, settings: Settings) -> Ran:
+def input_options(command: F) -> F:
+    """Adds the flags of the input alone, for a command whose outputs are no files. Without --in, the part's input is ""."""
+
+    @functools.wraps(command)
+    def parted(*args: Any, input: str | None, **options: Any) -> Any:
+        names = ("start", "stop", "limit", "resume", "sample")
+        return command(*args, part=Part(input or "", "", **{name: options.pop(name) for name in names}), **options)
+
+    for option in reversed(_OF_INPUTS):
+        parted = option(parted)
+    return parted  # type: ignore[return-value]  # click keeps the callable, its type says less
+
+
+def run_bounded(loaded: Loaded, program: Program, part: Part, settings: Settings, *, into: Into | None = None) -> Outcome:
     """Runs it, with a progress bar on a terminal. What a Ctrl-C or SIGTERM ends is finished and kept: `complete` is false then.
 
-    Raises UsageError for flags that do not go together, ConfigError for files, TransportError for brokers.
+    Outputs go to the part's files, or `into` something else. Raises UsageError for flags that do not go together, ConfigError for files,
+    TransportError for brokers and stores.
     """
-    return asyncio.run(_run(loaded, program, part, settings))
+    _check(loaded, part)
+    return asyncio.run(_run(loaded, program, part, settings, into))
 
 
-async def _run(loaded: Loaded, program: Program, part: Part, settings: Settings) -> Ran:
-    from penstock.pipeline import Pace
-    from penstock.runners import bounded
-
-    topics = _topics(loaded, part)
-    reads, stage = loaded.topology.sources[0].topic, loaded.wiring.stages[0].name
-    stopped = asyncio.Event()
-    with on_signals(stopped.set):
-        async with _opened(loaded, part, settings, topics) as (source, sink, checkpoint), _progress(source) as advance:
-            ran = await bounded.run(
-                program, source, sink, stages={reads: stage},
-                pace=Pace.of(settings), progress=lambda _: advance(), stopped=stopped,
-            )  # fmt: skip
-            if ran.complete:
-                checkpoint.done()
-    if ran.complete and not checkpoint.rows:  # empty files would only be in the way of the next try
-        for path in topics.values():
-            path.unlink()
-    return ran
-
-
-def _topics(loaded: Loaded, part: Part) -> dict[str, Path]:
-    """The file of each topic that is written. Raises UsageError for a topology that has no files to be written to."""
+def _check(loaded: Loaded, part: Part) -> None:
     sources = [one.name for one in loaded.topology.sources]
     if len(loaded.wiring.stages) > 1:
         raise click.UsageError(
             f"{loaded.topology.name} has {len(sources)} sources ({', '.join(sources)}): only one can be run over an input"
         )
-    (stage,) = loaded.wiring.stages
-    written = dict.fromkeys(emit.sink.topic for emit in stage.emits)
-    dead = stage.source.dead_letter
-    for emit in stage.emits:
-        if emit.sink.format != "json":
-            raise click.UsageError(f"the sink {emit.sink.name} writes {emit.sink.format}; lines of a file are JSON")
-    if part.output.suffix and len(written) == 1:
-        return {**dict.fromkeys(written, part.output), dead: part.output.with_suffix(f".dead-letters{part.output.suffix}")}
-    if part.output.suffix:
-        raise click.UsageError(f"there are {len(written)} topics to write ({', '.join(written)}): give a folder for --out")
-    return {topic: part.output / f"{topic}.ndjson" for topic in (*written, dead)}
-
-
-@asynccontextmanager
-async def _opened(
-    loaded: Loaded, part: Part, settings: Settings, paths: dict[str, Path]
-) -> AsyncIterator[tuple[Bounded, FileSink, Checkpoint]]:
-    """The source, the sink, and the checkpoint between them. An output that is there already is not written over."""
-    from penstock.transports.checkpoint import Checkpoint
-    from penstock.transports.files import FileSink
-
-    there = [path for path in paths.values() if path.exists()]
-    mark = part.output.with_name(f"{part.output.name}.checkpoint")
-    if there and not part.resume:
-        raise click.UsageError(f"{there[0]} is there already: remove it, give another --out, or go on with --resume")
-    if part.resume and not mark.exists():
-        raise click.UsageError(f"there is no run to resume: no {mark}, which a run has until it comes to its end")
-    about = {
-        "input": part.input if part.topic else part.path,
-        "--from": str(part.start or ""),
-        "--to": str(part.stop or ""),
-        "--limit": str(part.limit or ""),
-        "models": ", ".join(f"{node}={one}" for node, one in loaded.artifacts.items()),
-    }
-    checkpoint = Checkpoint(mark, about, resume=part.resume)
-    async with _source(loaded.topology.sources[0].topic, part, settings, checkpoint) as source:
-        with contextlib.closing(FileSink(paths, checkpoint=checkpoint)) as sink:
-            checkpoint.save()  # from the first moment on: a file without one is of a run that has come to its end
-            yield source, sink, checkpoint
-
-
-@asynccontextmanager
-async def _source(reads: str, part: Part, settings: Settings, checkpoint: Checkpoint) -> AsyncIterator[Bounded]:
-    if part.topic:
-        from penstock.transports.kafka.extent import KafkaExtent
-
-        if part.topic != reads:
-            raise click.UsageError(f"the topology reads the topic {reads}, not {part.topic}")
-        extent = KafkaExtent(settings, part.topic, start=part.start, stop=part.stop, limit=part.limit, checkpoint=checkpoint)
-        await extent.begin()
-        try:
-            yield extent
-        finally:
-            await extent.close()
-        return
-    from penstock.transports.files import FileSource
-
-    start, stop = _numbers(part)
-    if stop is not None and stop <= start:
-        raise click.UsageError(f"--to {stop} is not behind --from {start}: there is nothing between them")
-    limits = [one for one in (part.limit, None if stop is None else stop - start) if one is not None]
-    with contextlib.closing(
-        FileSource(Path(part.path), reads, start=start, limit=min(limits, default=None), checkpoint=checkpoint)
-    ) as lines:
-        yield lines
+    reads = loaded.topology.sources[0].topic
+    if part.topic and part.topic != reads:
+        raise click.UsageError(f"the topology reads the topic {reads}, not {part.topic}")
+    streams = STANDARD in (part.input, part.output)
+    if streams and part.resume:
+        raise click.UsageError("standard streams cannot be resumed: give files for --in and --out")
+    if part.input == STANDARD and (part.start is not None or part.stop is not None or part.sample is not None):
+        raise click.UsageError("standard input is read once, from its beginning: --from, --to and --sample need files")
+    if part.topic and part.sample is not None:
+        raise click.UsageError("--sample needs files")
+    if part.workers > 1 and (streams or part.topic or not part.whole):
+        raise click.UsageError("several --workers share files, and all of them: without --from, --to and --limit")
+    if not part.topic:
+        start, stop = _numbers(part)
+        if stop is not None and stop <= start:
+            raise click.UsageError(f"--to {stop} is not behind --from {start}: there is nothing between them")
 
 
 def _numbers(part: Part) -> tuple[int, int | None]:
@@ -219,9 +230,385 @@ def _numbers(part: Part) -> tuple[int, int | None]:
     return part.start or 0, part.stop  # type: ignore[return-value]  # the loop above has refused times
 
 
+async def _run(loaded: Loaded, program: Program, part: Part, settings: Settings, into: Into | None) -> Outcome:
+    stopped = asyncio.Event()
+    with on_signals(stopped.set):
+        if part.share is not None:
+            return await _shared(loaded, program, part, settings, stopped)
+        if into is not None or part.output == STANDARD:
+            return await _into(loaded, program, part, settings, stopped, into or _standard(loaded))
+        return await _to_files(loaded, program, part, settings, stopped)
+
+
+# -- to standard output, or what a command brings -------------------------------------------------------------------------------------
+
+
+async def _into(loaded: Loaded, program: Program, part: Part, settings: Settings, stopped: asyncio.Event, into: Into) -> Outcome:
+    from penstock.pipeline import Pace
+    from penstock.runners import bounded
+    from penstock.runners.files import batch_pace, columns_of, formed
+    from penstock.transports.files import place
+
+    (stage,) = loaded.wiring.stages
+    program = formed(loaded, program, lines=not part.topic, writes=into.writes)
+    with tempfile.TemporaryDirectory(prefix="penstock-") as folder:
+        found = _fetched(part, place(f"{folder}/rows.arrow"), most=part.limit) or _found(part)
+        if into.columns is not None and found.files and found.format.columns:
+            into.columns(columns_of(loaded, stage, found.format, found.files[0][0]))
+        async with _source(loaded, part, settings, into.checkpoint, found) as source:
+            with _progress(source.total, 0, shown=part.output != STANDARD) as advance:
+                ran = await bounded.run(
+                    program, source, into.sink, stages={stage.source.topic: stage.name}, pace=batch_pace(Pace.of(settings)),
+                    stopped=stopped, progress=lambda ran: advance(ran, source.done),
+                )  # fmt: skip
+                into.checkpoint.commit()
+    return Outcome(*ran)
+
+
+def _standard(loaded: Loaded) -> Into:
+    from penstock.transports.checkpoint import Checkpoint
+    from penstock.transports.files.standard import StandardSink
+
+    topics = _topics(loaded)
+    if len(topics) > 1:
+        raise click.UsageError(f"there are {len(topics)} topics to write ({', '.join(topics)}): give a folder for --out")
+    return Into(StandardSink(), Checkpoint(), "json")
+
+
+def _topics(loaded: Loaded) -> list[str]:
+    """Returns the topics that are written, each once."""
+    (stage,) = loaded.wiring.stages
+    return list(dict.fromkeys(emit.sink.topic for emit in stage.emits))
+
+
 @asynccontextmanager
-async def _progress(source: Bounded) -> AsyncIterator[Callable[[], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task("scoring", total=max(source.total, 1))
-        yield lambda: bar.update(task, completed=source.done)
+async def _source(loaded: Loaded, part: Part, settings: Settings, checkpoint: Checkpoint, found: _Found) -> AsyncIterator[Bounded]:
+    (stage,) = loaded.wiring.stages
+    reads = stage.source.topic
+    if part.topic:
+        from penstock.transports.kafka.extent import KafkaExtent
+
+        extent = KafkaExtent(settings, part.topic, start=part.start, stop=part.stop, limit=part.limit, checkpoint=checkpoint)
+        await extent.begin()
+        try:
+            yield extent
+        finally:
+            await extent.close()
+    elif part.input == STANDARD:
+        from penstock.transports.files.standard import StandardSource
+
+        yield StandardSource(reads, limit=part.limit)
+    else:
+        from penstock.runners.files import tables_of
+        from penstock.transports.files import FileSource, Input
+
+        start, limit = _bounds(part)
+        tables = tables_of(loaded, stage, found.format, {number: str(one) for number, (one, _) in enumerate(found.files)})
+        inputs = [Input(number, one, size) for number, (one, size) in enumerate(found.files)]
+        with contextlib.closing(
+            FileSource(inputs, reads, found.format, tables=tables, start=start, limit=limit, sample=part.sample, checkpoint=checkpoint)
+        ) as files:
+            yield files
+
+
+def _bounds(part: Part) -> tuple[int, int | None]:
+    """Returns the first row and the number of rows that are wanted."""
+    start, stop = _numbers(part)
+    return start, min((one for one in (part.limit, None if stop is None else stop - start) if one is not None), default=None)
+
+
+# -- to files -------------------------------------------------------------------------------------------------------------------------
+
+
+class _Found(NamedTuple):
+    """The format and the files of the input, with their bytes; no files where it is a topic or a stream."""
+
+    format: Format
+    files: list[tuple[Place, int]]
+
+
+async def _to_files(loaded: Loaded, program: Program, part: Part, settings: Settings, stopped: asyncio.Event) -> Outcome:
+    from penstock.runners.files import ROWS, finish, job_of, planned
+    from penstock.transports.files.manifest import Manifest
+
+    found = _found(part)
+    target = _target(loaded, part, found.format)
+    manifest = _manifest(loaded, part, target)
+    if manifest is not None and manifest.complete:
+        err.print("the run has come to its end already: nothing is left to do", markup=False)
+        return _outcome(manifest, target)
+    with _alone(target):
+        if manifest is None:
+            found = _fetched(part, target.manifest.beside(ROWS)) or found
+            units = planned(found.format, loaded.topology.sources[0].topic, found.files, part.workers)
+            manifest = Manifest(_about(loaded, part), [(str(one), size) for one, size in found.files], units)
+        else:
+            found = _as_before(manifest, found.format, _base(part, target)) if manifest.files else found
+            for orphan in target.orphans({one.name for one in manifest.parts}):
+                orphan.remove()
+        start, limit = (0, None) if part.topic else _bounds(part)
+        job = job_of(
+            loaded, found.format, target, {number: str(one) for number, (one, _) in enumerate(found.files)},
+            part_rows=part.part_rows, start=max(start - sum(unit.at for unit in manifest.units), 0), limit=limit, sample=part.sample,
+        )  # fmt: skip
+        try:
+            manifest.save(target.manifest)  # from the first moment on: outputs without one are of a run that has come to its end
+            complete = await _through(loaded, program, part, settings, stopped, _Begun(job, target, manifest, found))
+        except ConfigError:
+            if not manifest.parts and not part.resume:
+                _clear(target)  # it was refused, and nothing of it is left
+            raise
+        if complete and not manifest.read:
+            _clear(target)  # what is empty would only be in the way of the next try
+        elif complete:
+            finish(target, job.outputs, manifest)
+    return _outcome(manifest, target, complete=complete)
+
+
+class _Begun(NamedTuple):
+    """A run to files, ready to start."""
+
+    job: Job
+    target: Target
+    manifest: Manifest
+    found: _Found
+
+
+def _found(part: Part) -> _Found:
+    from penstock.runners.files import inputs_of
+    from penstock.transports.files import FORMATS, place
+    from penstock.transports.files.sql import is_database
+
+    if part.topic or part.input == STANDARD:
+        return _Found(FORMATS["ndjson"], [])
+    if is_database(part.input):
+        return _Found(FORMATS["arrow"], [])
+    if part.query is not None:
+        raise click.UsageError("--query is for databases: sqlite:///FILE, or postgresql://HOST/DATABASE")
+    return _Found(*inputs_of(part.input, place(part.input)))
+
+
+def _target(loaded: Loaded, part: Part, format: Format) -> Target:
+    """Returns where outputs go; `format` is that of a folder, unless the flags name another."""
+    from penstock.runners.files import Target
+    from penstock.transports.files import FORMATS, place
+
+    (stage,) = loaded.wiring.stages
+    target = Target.of(place(part.output), _topics(loaded), stage.source.dead_letter, FORMATS[part.form] if part.form else format)
+    if part.form and target.format.name != part.form:
+        raise click.UsageError(f"--as {part.form} is for folders: the ending of {part.output} says {target.format.name}")
+    return target
+
+
+def _manifest(loaded: Loaded, part: Part, target: Target) -> Manifest | None:
+    """Returns the manifest of the run to resume; None for a new one. Raises UsageError where its output is there already."""
+    from penstock.transports.files.manifest import Manifest
+
+    found = Manifest.load(target.manifest) or (Manifest.load(target.left) if part.resume else None)
+    if part.resume:
+        if found is None:
+            raise click.UsageError(f"there is no run to resume: no {target.manifest}, which a run has from its beginning on")
+        found.check(target.manifest, _about(loaded, part))
+        return found
+    there = next((one for one in (*target.whole.values(), target.left) if one.size() is not None), None)
+    if there is None and (found is not None or target.work.files()):
+        there = target.work
+    if there is not None:
+        raise click.UsageError(f"{there} is there already: remove it, give another --out, or go on with --resume")
+    return None
+
+
+def written_to(loaded: Loaded, part: Part) -> dict[str, str]:
+    """Returns where each topic is written, dead letters too. Raises UsageError and ConfigError as a run does."""
+    _check(loaded, part)
+    (stage,) = loaded.wiring.stages
+    if part.output == STANDARD:
+        return {**dict.fromkeys(_topics(loaded), "standard output"), stage.source.dead_letter: "standard error"}
+    target = _target(loaded, part, _found(part).format)
+    _manifest(loaded, part, target)
+    named = {topic: f"{target.work / topic}/part-*{target.ending}" for topic in _topics(loaded)}
+    return {**named, stage.source.dead_letter: f"{target.work / stage.source.dead_letter}/part-*.ndjson"} | {
+        topic: str(one) for topic, one in target.whole.items()
+    }
+
+
+def _about(loaded: Loaded, part: Part) -> dict[str, str]:
+    return {**part.about, "models": ", ".join(f"{node}={one}" for node, one in loaded.artifacts.items())}
+
+
+@contextmanager
+def _alone(target: Target) -> Iterator[None]:
+    """Holds the folder of the parts, where it is on this host: two runs of one output would remove each other's parts."""
+    if target.work.system is not None:
+        yield
+        return
+    work = Path(target.work.path)
+    new = not work.exists()
+    try:
+        work.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ConfigError(Problem(str(target.output), 0, 0, f"cannot be written: {error.strerror}", "use another --out")) from error
+    try:
+        with locked(work, lambda: True):
+            yield
+    except Stopped:
+        raise click.UsageError(f"another run is writing to {target.output}") from None
+    finally:
+        if new:
+            with contextlib.suppress(OSError):  # it holds something, or is gone
+                work.rmdir()
+
+
+def _clear(target: Target) -> None:
+    """Removes what a run without outputs has left."""
+    if target.whole:
+        target.work.remove()
+        return
+    from penstock.runners.files import ROWS
+
+    for one in (*target.orphans(()), target.manifest, target.manifest.beside(ROWS)):
+        one.remove()
+
+
+def _fetched(part: Part, rows: Place, *, most: int | None = None) -> _Found | None:
+    """Returns the rows of a database, or about the first `most` of them, as the file `rows`; None for another input."""
+    from penstock.transports.files import FORMATS
+    from penstock.transports.files.sql import fetch, is_database
+
+    if not is_database(part.input):
+        return None
+    with err.status("reading the database") if err.is_terminal else contextlib.nullcontext():
+        fetch(part.input, part.query, rows, most=most)
+    return _Found(FORMATS["arrow"], [(rows, rows.size() or 0)])
+
+
+def _as_before(manifest: Manifest, format: Format, base: Place) -> _Found:
+    """Returns the files that a run has begun with. Raises ConfigError for one that has changed since."""
+    files = []
+    for name, size in manifest.files:
+        one = base.named(name)
+        if (there := one.size()) != size:
+            what = "is gone" if there is None else f"has changed: it had {size:,} bytes when the run began, and has {there:,} now"
+            raise ConfigError(Problem(name, 0, 0, what, "begin anew with another --out"))
+        files.append((one, size))
+    return _Found(format, files)
+
+
+def _base(part: Part, target: Target) -> Place:
+    """Returns a place in the file system of the input's files: those of a database are beside the outputs."""
+    from penstock.transports.files import place
+    from penstock.transports.files.sql import is_database
+
+    return target.work if is_database(part.input) else place(part.input)
+
+
+async def _through(loaded: Loaded, program: Program, part: Part, settings: Settings, stopped: asyncio.Event, begun: _Begun) -> bool:
+    """Runs what is left. Returns whether the end was reached."""
+    from penstock.pipeline import Pace
+    from penstock.runners.files import batch_pace, formed, run_source, run_units, shares_of
+    from penstock.runners.shares import share_out
+    from penstock.transports.checkpoint import Checkpoint
+    from penstock.transports.files import Input
+
+    job, target, manifest, found = begun
+    pace = batch_pace(Pace.of(settings))
+
+    def keep(units: Sequence[Unit], parts: Sequence[FilePart]) -> None:
+        manifest.keep(units, parts)
+        manifest.save(target.manifest)
+
+    program = formed(loaded, program, lines=not part.topic, writes=target.format.encodes)
+    if not found.files:
+        checkpoint = Checkpoint(manifest.units, keep)
+        async with _source(loaded, part, settings, checkpoint, found) as source:
+            with _progress(source.total, manifest.read) as advance:
+                ran = await run_source(program, job, source, checkpoint, pace=pace, progress=advance, stopped=stopped)
+        return ran.complete
+    shares = shares_of(manifest.units, manifest.sizes, part.workers) if part.whole else [manifest.units]
+    with _progress(sum(manifest.sizes(unit) for share in shares for unit in share), manifest.read) as advance:
+        if part.workers > 1:
+            command = [sys.executable, "-m", "penstock", *sys.argv[1:], "--as", target.format.name]
+            return await share_out(
+                command, part.workers, shares, manifest.files, found.format.name, keep=keep, progress=advance, stopped=stopped
+            )
+        rows = done = 0
+        for share in shares:
+            inputs = [Input(unit.partition, *found.files[unit.partition], unit.at, unit.end) for unit in share]
+            ran = await run_units(
+                program, job, inputs, Checkpoint(share, keep), pace=pace, stopped=stopped,
+                progress=functools.partial(_added, advance, rows, done),
+            )  # fmt: skip
+            if not ran.complete:
+                return False
+            rows, done = rows + ran.read, done + sum(map(manifest.sizes, share))
+    return True
+
+
+def _added(advance: Advance, rows: int, done: int, ran: Ran, now: int) -> None:
+    advance(ran._replace(read=ran.read + rows), done + now)
+
+
+async def _shared(loaded: Loaded, program: Program, part: Part, settings: Settings, stopped: asyncio.Event) -> Outcome:
+    """Runs the shares that another process gives to this one."""
+    from penstock.cli.main import exit_code
+    from penstock.pipeline import Pace
+    from penstock.runners.files import batch_pace, formed, job_of, run_units
+    from penstock.runners.shares import serve
+    from penstock.transports.checkpoint import Checkpoint
+    from penstock.transports.files import FORMATS, Input
+
+    target = _target(loaded, part, FORMATS["ndjson"])  # a folder's format is among the flags
+    program = formed(loaded, program, lines=True, writes=target.format.encodes)
+    pace, base = batch_pace(Pace.of(settings)), _base(part, target)
+
+    async def run(share: Share, talk: Talk) -> Ran:
+        names = {unit.partition: name for unit, (name, _) in zip(share.units, share.files, strict=True)}
+        job = job_of(loaded, FORMATS[share.format], target, names, part_rows=part.part_rows, sample=part.sample)
+        inputs = [
+            Input(unit.partition, base.named(name), size, unit.at, unit.end)
+            for unit, (name, size) in zip(share.units, share.files, strict=True)
+        ]
+        checkpoint = Checkpoint(share.units, talk.keep)
+        return await run_units(program, job, inputs, checkpoint, pace=pace, progress=talk.going, stopped=stopped)
+
+    assert part.share is not None
+    await serve(part.share, run, stopped, exit_code)
+    return Outcome(0, 0, 0, complete=True)
+
+
+def _outcome(manifest: Manifest, target: Target, *, complete: bool = True) -> Outcome:
+    """Returns what the manifest says, and the first dead letter."""
+    dead = next((one for one in manifest.parts if one.dead), None)
+    if dead is None:
+        return Outcome(manifest.read, manifest.written, manifest.failed, complete)
+    file = target.left.beside(dead.name) if manifest.complete and target.whole else target.work / dead.name
+    with file.open() as lines:
+        first = str(json.loads(lines.read(1 << 22).split(b"\n")[0])["message"])
+    where = file if manifest.complete and target.whole else target.work / dead.topic
+    return Outcome(manifest.read, manifest.written, manifest.failed, complete, str(where), first)
+
+
+# -- what a person sees ---------------------------------------------------------------------------------------------------------------
+
+Advance = Callable[["Ran", int], None]
+
+
+@contextmanager
+def _progress(total: int, before: int, *, shown: bool = True) -> Iterator[Advance]:
+    """Yields what moves a bar on a terminal: by how much of `total` is done, with rows per second and what is left of the time."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rows]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not (shown and err.is_terminal)) as bar:
+        task = bar.add_task("scoring", total=max(total, 1), rows="")
+        began = time.monotonic()
+
+        def advance(ran: Ran, done: int) -> None:
+            rate = ran.read / max(time.monotonic() - began, 1e-3)
+            bar.update(task, completed=done, rows=f"{before + ran.read:,} events, {rate:,.0f}/s")
+
+        yield advance

@@ -10,6 +10,7 @@ from penstock.codecs.avro import AvroDecoder
 from penstock.codecs.avro_write import AvroEncoder
 from penstock.codecs.base import Decoder, Encoder
 from penstock.codecs.beside import BesideDecoder
+from penstock.codecs.columnar import ColumnEncoder
 from penstock.codecs.event import event_reader, event_writer
 from penstock.codecs.json import JsonDecoder, JsonEncoder
 from penstock.codecs.json_framed import FramedJsonDecoder
@@ -23,6 +24,7 @@ from penstock.signature import Tensor
 
 __all__ = [
     "BesideDecoder",
+    "ColumnEncoder",
     "Decoder",
     "Encoder",
     "Format",

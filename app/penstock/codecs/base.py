@@ -30,8 +30,8 @@ class Decoder(Protocol):
 class Encoder(Protocol):
     """Created once per sink, from its output fields."""
 
-    def encode(self, columns: Sequence[Array]) -> tuple[list[bytes], Mapping[int, RecordError]]:
-        """Returns the rows of the columns (one array per field, in order, each `[N, ...]`) as N values.
+    def encode(self, columns: Sequence[Array]) -> tuple[Sequence[bytes], Mapping[int, RecordError]]:
+        """Returns the rows of the columns (one array per field, in order, each `[N, ...]`) as N values, be they `parcel.Columns`.
 
         A row that cannot be written has b"" and an EncodeError under its position.
         """

@@ -14,6 +14,8 @@ from penstock.signature import Tensor
 
 __all__ = ["Outputs"]
 
+_every = np.logical_and.reduce  # what `all` calls, by way of Python
+
 
 class Outputs:
     """The fields of an output event. Raises SchemaError when they do not fit the sink's schema."""
@@ -31,7 +33,7 @@ class Outputs:
         for field, declared, column in zip(self.fields, self._declared, columns, strict=True):
             if column.dtype.kind == "f":
                 fine = np.isfinite(column)
-                if not fine.all():
+                if not _every(fine, axis=None):
                     _note_number(errors, ~fine, field.name)
             elif column.dtype.kind == "O" and (declared is not None or field.dtype != "string"):
                 _check_objects(field, declared, column, errors)

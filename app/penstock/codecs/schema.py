@@ -22,7 +22,7 @@ from penstock.codecs.names import NAME, NO_ALIAS
 from penstock.errors import Problem, SchemaError
 from penstock.schema import REQUIRED, Field, Schema, fits
 
-__all__ = ["MAX_FIELDS", "MAX_ITEMS", "MAX_SCHEMA_BYTES", "PROTOBUF", "load_schema", "read_file"]
+__all__ = ["MAX_FIELDS", "MAX_ITEMS", "MAX_SCHEMA_BYTES", "PROTOBUF", "load_schema", "read_file", "read_schema"]
 
 PROTOBUF: Final = (".proto", ".binpb", ".pb", ".desc")  # endings of its files: text, and sets of descriptors
 
@@ -75,6 +75,15 @@ def load_schema(path: str | Path) -> Schema:
         message = f"not Avro: a type lacks {error}" if isinstance(error, KeyError) else f"not Avro: {error}"
         raise SchemaError(Problem(file, 0, 0, message, "see the Avro specification")) from None
     return Schema(name=raw["name"], fields=fields, avro=avro, path=file)
+
+
+def read_schema(raw: dict[str, Any]) -> Schema:
+    """Returns the schema of a record in Avro's JSON, which a program has made. Raises SchemaError."""
+    reader = _Reader(raw["name"], "")
+    fields = reader.record(raw)
+    if reader.problems:
+        raise SchemaError(reader.problems)
+    return Schema(name=raw["name"], fields=fields, avro=fastavro.parse_schema(raw))
 
 
 def _unwrapped(declared: Any) -> Any:

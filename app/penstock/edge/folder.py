@@ -21,11 +21,13 @@ import msgspec
 from penstock import runtime
 from penstock.binding import LINE, Binding
 from penstock.errors import ConfigError, Problem
+from penstock.fit import as_run
 from penstock.host import read_regular
 from penstock.model.artifact import Artifact, open_artifact
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.topology.parse import parse
+from penstock.topology.spec import ModelRef
 
 __all__ = ["DIGESTS", "EDGE", "MODELS", "SCHEMAS", "TRUST", "Edge", "check", "encoded", "is_edge", "load"]
 
@@ -85,8 +87,9 @@ def load(folder: Path, settings: Settings) -> tuple[Loaded, Settings]:
         raise _wrong(folder / EDGE, f"cannot be read by this Penstock: {error}", "install the Penstock that it was exported by") from error
     artifacts = {node: _bound(folder, node, binding) for node, binding in edge.bindings.items()}
     given = {node: binding.parameters for node, binding in edge.bindings.items()}
+    named = {node: ModelRef(one.name, one.version) for node, one in artifacts.items()}
     loaded = runtime.load(
-        runtime.as_run(parse(folder / edge.file), artifacts, given),
+        as_run(parse(folder / edge.file), named, given),
         models=folder / MODELS,
         schemas=folder / SCHEMAS,
         artifacts=artifacts,

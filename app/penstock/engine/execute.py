@@ -38,11 +38,11 @@ class Execution:
         `tell` is called after each node that ran, with its name, the rows that entered it, and how many of them remain: the clock is the
         caller's.
         """
-        nodes, context = self.stage.nodes, WHOLE if isolate else HASTY
+        nodes, steps, context = self.stage.nodes, self.stage.wired.steps, WHOLE if isolate else HASTY
         while self.next < len(nodes) and (rows := self.batch.size):
-            node, step = nodes[self.next], self.stage.wired.steps[self.next]
+            node, step = nodes[self.next], steps[self.next]
             now = context if self._raised is None else Context(isolate, self._raised)
-            at = None if step.when is None else np.flatnonzero(self.batch.columns[step.when])
+            at = None if step.node.when is None else np.flatnonzero(self.batch.columns[step.node.when.column])
             try:
                 batch = node.run(self.batch, now) if at is None or len(at) == rows else _partly(node, step, self.batch, at, now)
             except InferenceError as error:

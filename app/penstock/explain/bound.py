@@ -18,7 +18,7 @@ from penstock.control.log import Log
 from penstock.control.messages import Release
 from penstock.errors import ConfigError, TopicMissing, Untraceable
 from penstock.explain.provenance import Origin
-from penstock.fit import strays
+from penstock.fit import as_run, strays
 from penstock.model.artifact import Artifact
 from penstock.operate.desk import Desk
 from penstock.pipeline import Program
@@ -28,7 +28,7 @@ from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.topology.spec import ModelRef, Topology
 
-__all__ = ["Bound", "bound_now", "bound_then", "load_bound"]
+__all__ = ["Bound", "bound_now", "bound_then", "fold", "load_bound"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def bound_then(said: Origin, topology: Topology, position: Position, settings: S
     """Returns what made the prediction. Raises Untraceable when its headers contradict the control log, ModelError, TopicMissing."""
     if not said.generation or not settings.releases:
         return Bound(said.generation, "headers", _resolved(said.models, settings))
-    log = _fold(topology, settings)
+    log = fold(topology, settings)
     bindings = log.bound(said.generation)
     if bindings is None:
         raise Untraceable(f"{position} names generation {said.generation} as its origin, but {_newest(log, settings)}: a bug, or a forgery")
@@ -69,7 +69,7 @@ def _newest(log: Log, settings: Settings) -> str:
 
 def bound_now(topology: Topology, settings: Settings) -> Bound:
     """Returns what would score now. Raises ModelError, TopicMissing."""
-    if settings.releases and (log := _fold(topology, settings)).generation:
+    if settings.releases and (log := fold(topology, settings)).generation:
         return _released(log.generation, log, topology, settings)
     return Bound(0, "topology file", _resolved({node.name: node.model for node in topology.model_nodes}, settings))
 
@@ -86,7 +86,7 @@ def _resolved(models: Mapping[str, ModelRef], settings: Settings) -> dict[str, A
     return {node: registry.resolve(model.name, model.version) for node, model in models.items()}
 
 
-def _fold(topology: Topology, settings: Settings) -> Log:
+def fold(topology: Topology, settings: Settings) -> Log:
     """Returns the control log, judged as a worker with these settings judges it."""
 
     async def read() -> Log:
@@ -109,8 +109,9 @@ def load_bound(topology: Topology, bound: Bound, settings: Settings) -> tuple[Lo
     if found := strays(topology, bound.artifacts, by=f"generation {bound.generation}", fix="explain with the file that the workers run"):
         raise ConfigError(found)
     given = {node: one.parameters for node, one in bound.release.bindings.items()} if bound.release else {}
+    models = {node: ModelRef(one.name, one.version) for node, one in bound.artifacts.items()}
     loaded = runtime.load(
-        runtime.as_run(topology, bound.artifacts, given),
+        as_run(topology, models, given),
         models=settings.models,
         schemas=settings.schemas,
         artifacts=bound.artifacts,

@@ -86,10 +86,11 @@ class ModelNode:
 
     def _checked(self, feeds: Mapping[str, Array], size: int) -> list[Array]:
         arrays = self.model.run(self.outputs, feeds)
-        for name, array in zip(self.outputs, arrays, strict=True):
-            if array.shape[:1] != (size,):
-                raise InferenceError(f"{self.version} gave {name} of shape {array.shape} for {size} rows", where=self.name)
-        for name, array, least in zip(self.outputs, arrays, self.least, strict=False):
+        for at, array in enumerate(arrays):
+            shape = array.shape
+            if not shape or shape[0] != size:
+                raise InferenceError(f"{self.version} gave {self.outputs[at]} of shape {shape} for {size} rows", where=self.name)
+        for name, array, least in zip(self.outputs, arrays, self.least, strict=False) if self.least else ():
             if least and (array.ndim < 2 or array.shape[-1] < least):
                 raise InferenceError(f"{self.version} gave {name} of shape {array.shape}, and [{least - 1}] of it is read", where=self.name)
         return arrays

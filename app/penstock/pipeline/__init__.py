@@ -3,7 +3,7 @@
 from penstock.pipeline.answers import Answer, Answered, Answers
 from penstock.pipeline.commit import AtLeastOnce, Commit
 from penstock.pipeline.delivery import Delivery, Fixed, Pace, Served
-from penstock.pipeline.ports import Port, Program, ports
+from penstock.pipeline.ports import Port, Program, Writes, ports, tensors
 from penstock.pipeline.score import Chunk, Pass, Pipeline
 
 __all__ = [
@@ -21,5 +21,7 @@ __all__ = [
     "Port",
     "Program",
     "Served",
+    "Writes",
     "ports",
+    "tensors",
 ]

@@ -22,7 +22,7 @@ from penstock.telemetry.metrics import Metrics
 from penstock.topology.wiring import OutputField
 from penstock.transports.memory import Memory, MemorySink
 
-__all__ = ["Answer", "Answered", "Answers"]
+__all__ = ["Answer", "Answered", "Answers", "begun"]
 
 
 class Answer(NamedTuple):
@@ -99,7 +99,7 @@ class Answers:
             numbers: Sequence[int] = [row for _, row in waiting[topic]] if pipeline is not self._stages[0] else range(len(rows))
             for chunk in pipeline.chunks([((topic, 0), records)] if len(records) else []):
                 here, numbers = numbers[: chunk.rows], numbers[chunk.rows :]
-                passing = _begun(pipeline, chunk)
+                passing = begun(pipeline, chunk)
                 written, failures = pipeline.answer(passing, columns=columns)
                 for output, one in zip(pipeline.stage.outputs, written, strict=True):
                     parts[output.emit.sink.name].append((one, here))
@@ -124,6 +124,8 @@ def _records(pipeline: Pipeline, output: Output, passing: Pass, written: Written
 
 def _answer(output: Output, parts: Sequence[tuple[Written, Sequence[int]]], failed: Mapping[int, RecordError], *, columns: bool) -> Answer:
     """Returns what the chunks wrote together, without the rows that failed for another sink."""
+    if len(parts) == 1 and parts[0][0].rows is None and not failed and not columns:  # nothing to put together, as most calls are
+        return Answer(parts[0][1], parts[0][0].values, {})
     rows = [row for written, numbers in parts for row in (numbers if written.rows is None else (numbers[at] for at in written.rows))]
     values: list[bytes] = [] if columns else [value for written, _ in parts for value in written.values]
     arrays: dict[str, Array] = {}
@@ -144,7 +146,7 @@ def _empty(field: OutputField) -> Array:
     return np.empty((0, *(axis or 0 for axis in field.shape)), kind)
 
 
-def _begun(pipeline: Pipeline, chunk: Chunk) -> Pass:
+def begun(pipeline: Pipeline, chunk: Chunk) -> Pass:
     """Returns the decoded chunk. A schema that is not known yet is fetched."""
     while True:
         try:

@@ -10,14 +10,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from msgspec.structs import replace
 
 from penstock.batch import Array, Batch, Failure, Table
-from penstock.codecs import BesideDecoder, Decoder, Encoder, TableDecoder, Writers, decoder, encoder
+from penstock.codecs import BesideDecoder, ColumnEncoder, Decoder, Encoder, TableDecoder, Writers, decoder, encoder
 from penstock.codecs.cloudevents import CloudEvents
+from penstock.codecs.container import container_schema
 from penstock.codecs.framing import framed
 from penstock.codecs.outputs import Outputs
 from penstock.engine import Plan
@@ -29,7 +30,9 @@ from penstock.topology import wiring
 from penstock.topology.envelopes import GONE, operation
 from penstock.topology.spec import Source
 
-__all__ = ["Port", "Program", "ports"]
+__all__ = ["Port", "Program", "Writes", "ports", "tensors"]
+
+Writes = Literal["json", "avro", "columns"]
 
 _ROW = attrgetter("row")
 _VALUE, _HEADERS = attrgetter("value"), attrgetter("headers")  # with map, they cost half as much as a comprehension
@@ -76,7 +79,7 @@ class Port:
 
         Records that the source's envelope says to skip are in neither.
         """
-        if isinstance(records, Table):
+        if type(records) is Table:  # an abstract class answers `isinstance` in Python
             batch = self.table.decode(records)
             return batch if self.changes is None else self.changes.of_table(batch, records)
         if records and isinstance(records[0], Unreadable):
@@ -156,16 +159,17 @@ class Program:
     ports: Mapping[str, Port]
 
 
-def ports(wired: wiring.Wiring, described: Described, *, json: Collection[str] = ()) -> dict[str, Port]:
+def ports(wired: wiring.Wiring, described: Described, *, json: Collection[str] = (), writes: Writes | None = None) -> dict[str, Port]:
     """Returns the port of each stage, by name. The stages in `json` read JSON, whatever the format of their source.
 
+    `writes` is the form of all outputs, whatever the formats of the sinks: JSON, datums of `container_schema`, or columns.
     Raises SchemaError for a format that cannot hold its fields.
     """
     written = {sink.topic for sink in wired.topology.sinks}
-    return {stage.name: _port(stage, written, described, json=stage.name in json) for stage in wired.stages}
+    return {stage.name: _port(stage, written, described, json=stage.name in json, writes=writes) for stage in wired.stages}
 
 
-def _port(stage: wiring.Stage, written: set[str], described: Described, *, json: bool) -> Port:
+def _port(stage: wiring.Stage, written: set[str], described: Described, *, json: bool, writes: Writes | None) -> Port:
     (only,) = stage.inputs
     source = dataclasses.replace(only.source, format="json") if json else only.source
     schema = described.schemas[source.name]
@@ -191,8 +195,8 @@ def _port(stage: wiring.Stage, written: set[str], described: Described, *, json:
         source=source,
         decoder=make(schema, inside),
         table=TableDecoder(schema, only.columns),
-        encoders={emit.sink.name: _encoder(emit, described) for emit in stage.emits},
-        outputs={emit.sink.name: Outputs(_fields(emit), described.sink_schemas.get(emit.sink.name)) for emit in stage.emits},
+        encoders={emit.sink.name: _encoder(emit, described, writes) for emit in stage.emits},
+        outputs={emit.sink.name: Outputs(tensors(emit), described.sink_schemas.get(emit.sink.name)) for emit in stage.emits},
         id=only.id,
         chained=source.topic in written,
         beside=BesideDecoder(schema, beside, partial(make, of=described.key_writers)) if beside else None,
@@ -201,10 +205,18 @@ def _port(stage: wiring.Stage, written: set[str], described: Described, *, json:
     )
 
 
-def _encoder(emit: wiring.Emit, described: Described) -> Encoder:
-    sink = emit.sink
-    return encoder(sink.format, _fields(emit), described.sink_schemas.get(sink.name), frame=described.frames.get(sink.name, b""))
-
-
-def _fields(emit: wiring.Emit) -> list[Tensor]:
+def tensors(emit: wiring.Emit) -> list[Tensor]:
+    """Returns the fields of a sink's outputs."""
     return [Tensor(field.name, field.dtype, field.shape) for field in emit.fields]
+
+
+def _encoder(emit: wiring.Emit, described: Described, writes: Writes | None) -> Encoder:
+    sink, fields = emit.sink, tensors(emit)
+    schema = described.sink_schemas.get(sink.name)
+    if writes == "columns":
+        return ColumnEncoder(fields, schema)
+    if writes == "json":
+        return encoder("json", fields, schema)
+    if writes == "avro":
+        return encoder("avro", fields, container_schema(sink.name, fields, schema))
+    return encoder(sink.format, fields, schema, frame=described.frames.get(sink.name, b""))

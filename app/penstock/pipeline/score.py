@@ -33,12 +33,12 @@ from penstock.engine import Execution, Output
 from penstock.engine.observe import Observers
 from penstock.errors import EncodeError, InferenceError, RecordError
 from penstock.native import native
-from penstock.parcel import Parcel
+from penstock.parcel import Parcel, chosen
 from penstock.pipeline.letters import ID, LIVE, OWN, VARIANT, Address, dead_letters, fitting
 from penstock.pipeline.ports import Program
 from penstock.record import Header, Position, RecordLike, Unreadable
 from penstock.telemetry.metrics import Metrics, NodeMeter
-from penstock.transports.base import Refused, Sink
+from penstock.transports.base import UNLIMITED, Refused, Sink
 from penstock.transports.tracker import Partition
 
 __all__ = ["Chunk", "Pass", "Pipeline", "Written"]
@@ -103,7 +103,7 @@ class Written(NamedTuple):
     Where columns were asked for, the values are one array per field of the sink, and empty without rows.
     """
 
-    values: list[Any]
+    values: Any
     keys: list[bytes] | None
     rows: list[int] | None
     failures: tuple[Failure, ...]
@@ -130,6 +130,7 @@ class Pipeline:
         self.stage = program.plan.stages[stage]
         self.port = program.ports[stage]
         self.chunk_rows = chunk_rows * self.port.decoder.spread
+        self.table_rows = chunk_rows * self.port.table.spread
         self.metrics = metrics or Metrics()
         self.observers = observers or Observers()
         self._generation = generation
@@ -150,11 +151,12 @@ class Pipeline:
 
         Tables, and what is unreadable, stay alone.
         """
-        limit = self.chunk_rows
         group: list[tuple[Partition, Sequence[RecordLike]]] = []
         rows = 0
         for place, records in spans:
-            alone = isinstance(records, Table) or (len(records) > 0 and isinstance(records[0], Unreadable))
+            table = type(records) is Table
+            alone = table or (len(records) > 0 and isinstance(records[0], Unreadable))
+            limit = self.table_rows if table else self.chunk_rows
             for at in range(0, len(records), limit):
                 piece = records if len(records) <= limit else records[at : at + limit]
                 if group and (rows + len(piece) > limit or alone):
@@ -273,7 +275,7 @@ class Pipeline:
         if not batch.size:
             return Written([], None, [], ())
         picked, sink = [pick(batch.columns) for pick in output.picks], output.emit.sink.name
-        values: list[Any]
+        values: Any
         errors: Mapping[int, RecordError]
         values, errors = (picked, self.port.outputs[sink].check(picked)) if columns else self.port.encoders[sink].encode(picked)
         keys = None
@@ -289,7 +291,7 @@ class Pipeline:
         numbers = range(batch.size) if rows is None else rows
         left = [at for at in range(batch.size) if at not in errors]
         return Written(
-            [array[left] for array in picked] if columns else [values[at] for at in left],
+            [array[left] for array in picked] if columns else chosen(values, left),
             None if keys is None else [keys[at] for at in left],
             [numbers[at] for at in left],
             tuple(Failure(numbers[at], error) for at, error in self._blamed(output, batch, errors)),
@@ -314,7 +316,7 @@ class Pipeline:
     def _fitting(self, parcel: Parcel, numbers: Sequence[int]) -> tuple[Parcel, list[Failure]]:
         """Returns the parcel without the outputs that no batch of their topic takes, and these as failures."""
         limit = self._sink.limit(parcel.topic)
-        if _weight(parcel) + self._around * len(parcel) <= limit:
+        if limit >= UNLIMITED or _weight(parcel) + self._around * len(parcel) <= limit:
             return parcel, []
         large = [at for at in range(len(parcel)) if not self._fits(parcel.part(at, at + 1), limit)]
         if not large:
@@ -347,10 +349,10 @@ class Pipeline:
             groups.setdefault((run, partition), []).append(at)
         for (run, partition), ats in groups.items():
             those = [numbers[at] for at in ats]
-            inputs = [chunk.records[number] for number in those]
+            inputs = _inputs(chunk.records, those)
             own = None if keys is None else [keys[at] for at in ats]
             ids = None if passing.ids is None else [passing.ids[number] for number in those]
-            yield self._parcel(topic, partition, chunk.places[run][:2], inputs, [values[at] for at in ats], own, ids), those
+            yield self._parcel(topic, partition, chunk.places[run][:2], inputs, chosen(values, ats), own, ids), those
 
     def _parcel(
         self,
@@ -363,7 +365,8 @@ class Pipeline:
         ids: Sequence[str] | None,
     ) -> Parcel:
         passing = _passing if self.port.events is None else _passing_events
-        extra = [passing(headers) for headers in map(_HEADERS, inputs)] if any(map(_HEADERS, inputs)) else None
+        bare = isinstance(inputs, Table) or not any(map(_HEADERS, inputs))  # the rows of a table have no headers
+        extra = None if bare else [passing(headers) for headers in map(_HEADERS, inputs)]
         origin = f"{OWN}source", f"{place[0]}/{place[1]}/".encode()
         return Parcel(topic, partition, inputs, values, keys, self._about, origin, (ID, f"{place[0]}:{place[1]}:"), ids, extra)
 
@@ -385,7 +388,7 @@ class Pipeline:
 
     def _cut(self, letters: Parcel) -> Parcel:
         limit = self._sink.limit(letters.topic)
-        if _weight(letters) + self._around * len(letters) <= limit:
+        if limit >= UNLIMITED or _weight(letters) + self._around * len(letters) <= limit:
             return letters
         return fitting(letters, lambda one: self._fits(one, limit), limit)
 
@@ -410,6 +413,10 @@ class Pipeline:
 def _chunk(pieces: Sequence[tuple[Partition, Sequence[RecordLike]]]) -> Chunk:
     places = tuple((topic, partition, len(records)) for (topic, partition), records in pieces)
     return Chunk(pieces[0][1] if len(pieces) == 1 else [record for _, records in pieces for record in records], places)
+
+
+def _inputs(records: Sequence[RecordLike], rows: Sequence[int]) -> Sequence[RecordLike]:
+    return records.take(np.asarray(rows, np.intp)) if isinstance(records, Table) else [records[row] for row in rows]
 
 
 def _positions(chunk: Chunk) -> list[str]:

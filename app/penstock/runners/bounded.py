@@ -7,18 +7,17 @@ is stopped early, it finishes and stores the work in progress, and the next run 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from penstock.engine.observe import Observers
 from penstock.pipeline import AtLeastOnce, Delivery, Fixed, Pace, Program
 from penstock.telemetry import Metrics
 from penstock.transports.base import Sink, Source, by_topic
+from penstock.transports.tracker import Span
 
 __all__ = ["Bounded", "Ran", "run"]
 
-STORE_EVERY = 1.0  # seconds
 PATIENCE = 60.0  # seconds at the end for the acknowledgement of the work in progress
 
 
@@ -50,7 +49,6 @@ async def run(
     progress: Callable[[Ran], None] = lambda _: None,
     stopped: asyncio.Event | None = None,
     observers: Observers | None = None,
-    clock: Callable[[], float] = time.monotonic,
 ) -> Ran:
     """Runs every record of the source through the program; `stages` names the stage that reads each topic.
 
@@ -74,18 +72,18 @@ async def run(
         metrics=metrics,
         observers=observers,
     )
-    stored, complete = clock(), False
+    complete = False
     while await delivery.room() and not (stopped is not None and stopped.is_set()):
-        spans = await source.take(delivery.rows)
+        spans = await _taken(source, delivery.rows, stopped)
+        if spans is None:
+            break
         if not spans:
             complete = True
             break
         for of_one_topic in by_topic(spans):
             await delivery.submit(of_one_topic)
         progress(_ran(metrics, False))
-        if clock() - stored >= STORE_EVERY:
-            await delivery.poll()
-            stored = clock()
+        await delivery.poll()  # what is stored, and when, is for the source to decide
         await asyncio.sleep(0)  # signals are handled here
     if problems:
         raise problems[0]
@@ -93,6 +91,20 @@ async def run(
     if problems:
         raise problems[0]
     return _ran(metrics, complete)
+
+
+async def _taken(source: Source, rows: int, stopped: asyncio.Event | None) -> Sequence[Span] | None:
+    """Returns what the source yields; None when `stopped` is set first: a pipe may be silent for hours."""
+    if stopped is None:
+        return await source.take(rows)
+    take, stop = asyncio.ensure_future(source.take(rows)), asyncio.ensure_future(stopped.wait())
+    await asyncio.wait((take, stop), return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    if not take.done():
+        take.cancel()
+        await asyncio.wait((take,))
+        return None
+    return take.result()
 
 
 def _ran(metrics: Metrics, complete: bool) -> Ran:

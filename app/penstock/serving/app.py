@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import math
@@ -42,8 +43,10 @@ __all__ = ["answering", "listen", "make_app", "reserve", "serving"]
 logger = logging.getLogger(__name__)
 
 HEAD_BYTES: Final = 16 * 1024  # of an incomplete request head
+AHEAD: Final = 16  # requests of one connection that wait for the answers of earlier ones
 CONNECTIONS: Final = 64
 LIFETIME: Final = 30.0  # seconds of a connection; a scraper opens a new one
+HANDSHAKE: Final = 5.0  # seconds until a connection with TLS has to be established
 IDLE: Final = 5  # seconds of silence between two requests
 BACKLOG: Final = 64  # connections that wait to be accepted
 SERVICE_BACKLOG: Final = 2048
@@ -213,7 +216,58 @@ def _protocol() -> type[asyncio.Protocol]:
         from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
     except ImportError:  # the extra `serve` has it
         return type("Connection", (_Lasting, H11Protocol), {})
-    return type("Connection", (_Lasting, HttpToolsProtocol), {})
+    return type("Connection", (_Lasting, _Bounded, HttpToolsProtocol), {})
+
+
+class _Bounded:
+    """What httptools does not bound by itself: the head of a request and the trailers behind its body, and requests sent ahead of answers.
+
+    Such a connection is ended without an answer, which could be taken for that of an earlier request.
+    """
+
+    _head = 0  # bytes of the names and values of the request that is being read
+    _unread = 0  # bytes since the last event of the parser; it keeps those of a header that has no end
+
+    def data_received(self, data: bytes) -> None:
+        self._unread += len(data)
+        super().data_received(data)  # type: ignore[misc]  # of uvicorn's protocol, which the other base is
+        if self._unread > HEAD_BYTES and not self.transport.is_closing():  # type: ignore[attr-defined]
+            self.transport.abort()  # type: ignore[attr-defined]
+
+    def on_message_begin(self) -> None:
+        self._head = self._unread = 0
+        super().on_message_begin()  # type: ignore[misc]
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)  # type: ignore[misc]
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value))
+        super().on_header(name, value)  # type: ignore[misc]
+
+    def on_headers_complete(self) -> None:
+        self._unread = 0
+        if len(self.pipeline) >= AHEAD:  # type: ignore[attr-defined]
+            self._end()
+        super().on_headers_complete()  # type: ignore[misc]
+
+    def on_body(self, body: bytes) -> None:
+        self._unread = 0
+        super().on_body(body)  # type: ignore[misc]
+
+    def on_message_complete(self) -> None:
+        self._unread = 0
+        super().on_message_complete()  # type: ignore[misc]
+
+    def _count(self, size: int) -> None:
+        self._head += size
+        if self._head > HEAD_BYTES:
+            self._end()
+
+    def _end(self) -> None:
+        self.transport.abort()  # type: ignore[attr-defined]
+        raise ValueError("too much")  # which ends the parser, too
 
 
 class _Lasting:
@@ -264,7 +318,19 @@ def _shown(bound: socket.socket) -> str:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, because the process has its own."""
+    """uvicorn without its signal handlers, because the process has its own; and a client has HANDSHAKE seconds for that of TLS."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        if self.config.ssl is None:
+            await super().startup(sockets)
+            return
+        # asyncio's default is 60 s, in which such connections are in no list that could be swept; uvicorn passes no other value on.
+        loop.create_server = functools.partial(loop.create_server, ssl_handshake_timeout=HANDSHAKE)  # type: ignore[method-assign]
+        try:
+            await super().startup(sockets)
+        finally:
+            del loop.create_server  # what the class has
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

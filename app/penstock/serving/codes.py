@@ -17,6 +17,8 @@ class Code(NamedTuple):
     grpc: str
 
 
+LONGEST: Final = 1000  # characters of a message that a caller reads
+
 CODES: Final[Mapping[type[BaseException], Code]] = {
     errors.Malformed: Code(400, "INVALID_ARGUMENT"),
     errors.NotThere: Code(404, "NOT_FOUND"),
@@ -50,12 +52,18 @@ def described(error: BaseException) -> dict[str, Any]:
     """
     if not isinstance(error, errors.PenstockError):
         return {"error": "internal error; the log of the service has its cause"}
+    text = _cut(str(error))
     if isinstance(error, errors.RecordError):
-        return {"error": str(error), "failure": failure(error)}
+        return {"error": text, "failure": failure(error)}
     code = getattr(error, "code", None)
-    return {"error": str(error), **({"code": code} if isinstance(code, str) else {})}
+    return {"error": text, **({"code": code} if isinstance(code, str) else {})}
 
 
 def failure(error: errors.RecordError) -> dict[str, str]:
     """Returns the failure of an event as an answer has it: what its dead letter has in its headers."""
-    return {"stage": error.where, "reason": type(error).__name__, "message": str(error)}
+    return {"stage": error.where, "reason": type(error).__name__, "message": _cut(str(error))}
+
+
+def _cut(text: str) -> str:
+    """Returns a message without what is too long of it: names that callers sent can have megabytes, and trailers of gRPC are small."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

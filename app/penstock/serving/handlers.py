@@ -133,6 +133,20 @@ class Service:
         model = live.models.get(name or self.name)
         caller.check("score", topology=self.name, model=name, version=version if model is None else model.version)
 
+    def check_read(self, caller: Caller, name: str = "") -> None:
+        """Raises Forbidden for a caller that may not read about the model ("": about any), whether there is one or not."""
+        model = self.live.models.get(name)
+        caller.check("read", topology=self.name, model=name or None, version="" if model is None else model.version)
+
+    def readable(self, caller: Caller) -> list[Model]:
+        """Returns the models that a caller may read about."""
+        models = self.live.models.values()
+        return [one for one in models if caller.allows("read", topology=self.name, model=one.name, version=one.version)]
+
+    def pinned(self, caller: Caller, model: Model) -> str:
+        """Returns the version that a request has to run: for a caller that may use certain ones, the one that was checked."""
+        return "" if caller.rules.models is None else model.version
+
     def refused(self, caller: Caller, values: Sequence[bytes]) -> dict[int, str]:
         """Returns the events, as JSON, that the caller may not send because of the values of their fields, each with the reason."""
         if not caller.rules.only:
@@ -151,10 +165,11 @@ class Service:
                 raise Forbidden(f"row {row}: {why}")
 
     def note(self, caller: Caller | None, call: str, outcome: str, **about: Any) -> None:
-        """Writes a line of the audit log, if there is one."""
-        if self.audit is not None:
-            name, subject, proof = ("", "", "") if caller is None else (caller.name, caller.subject, caller.proof)
-            self.audit.wrote(caller=name, subject=subject, proof=proof, call=call, outcome=outcome, topology=self.name, **about)
+        """Writes a line of the audit log, if there is one. Requests of unknown callers (None) have none: strangers could fill the disk."""
+        if self.audit is not None and caller is not None:
+            self.audit.wrote(
+                caller=caller.name, subject=caller.subject, proof=caller.proof, call=call, outcome=outcome, topology=self.name, **about
+            )
 
     # -- requests ----------------------------------------------------------------------------------------------------
 

@@ -68,14 +68,25 @@ _TIMEOUT: Final = b"x-request-timeout"
 _KEY: Final = b"penstock-key"
 _HEADER: Final = b"penstock-header-"
 DIGITS: Final = 15
+MANY: Final = 65_536  # commas in a list of events, up to which its memory needs no care
 
 
 class _Wrapped(msgspec.Struct):
     events: list[msgspec.Raw]
 
 
+class _Object(msgspec.Struct, gc=False):
+    """An object of which nothing is kept."""
+
+
+class _WrappedObjects(msgspec.Struct):
+    events: list[_Object]
+
+
 _listed: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _wrapped: Final = msgspec.json.Decoder(_Wrapped).decode
+_listed_objects: Final = msgspec.json.Decoder(list[_Object]).decode
+_wrapped_objects: Final = msgspec.json.Decoder(_WrappedObjects).decode
 
 
 class Rest:
@@ -106,7 +117,7 @@ class Rest:
                     raise _NotAllowed("POST")
                 target = self._source(scope)
                 if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() in _STREAMS:
-                    await self._lines(caller, target, headers, receive, send)
+                    await self._lines(scope, target, headers, receive, send)
                     self._count(target, 200, began)
                     return
                 answer = await self._events(caller, target, headers, receive)
@@ -114,9 +125,8 @@ class Rest:
                 answer, target = await self._route(caller, path, scope["method"], headers, receive)
         except Exception as error:  # noqa: BLE001  whatever goes wrong is this caller's answer
             answer = _refusal(error)
-            self._service.note(
-                caller, "score" if scope["method"] == "POST" else "read", str(getattr(error, "code", "failed")), address=_address(scope)
-            )
+            call = "score" if scope["method"] == "POST" else "read"
+            self._service.note(caller, call, str(getattr(error, "code", "failed")), address=_address(scope))
         self._count(target, answer[0], began)
         status, head, body = answer
         await send({"type": "http.response.start", "status": status, "headers": [*head, (b"content-length", b"%d" % len(body))]})
@@ -134,6 +144,8 @@ class Rest:
         if scope["path"].startswith("/v2/health/"):
             return None
         authorization = headers.get(b"authorization")
+        if authorization is not None:  # several are no credential: a proxy before this service may have judged another one
+            authorization = b", ".join(value for name, value in scope["headers"] if name == b"authorization")
         state = scope.get("state")
         certificate = state.get("certificate") if state else None
         return await self._service.gate.admitted(None if authorization is None else authorization.decode("latin-1"), certificate)
@@ -155,14 +167,10 @@ class Rest:
         service.check(caller)
         body = await self._body(headers, receive)
         try:
-            one, values = _split(body, wraps=self._wraps[source])
+            one, values = _split(body, service.settings.max_batch_rows, wraps=self._wraps[source])
             live = service.live
             if not values:
                 return 200, (JSON, *live.about), b"[]"
-            if len(values) > service.settings.max_batch_rows:
-                raise TooLarge(
-                    f"{len(values)} events in one list; at most {service.settings.max_batch_rows}: send them as a stream of lines"
-                )
             caller.spend(len(values))
             live, found = await self._scored(caller, source, values, headers, _deadline(service, headers), len(body))
         finally:
@@ -192,18 +200,20 @@ class Rest:
                 raise outcome
             assert isinstance(outcome, list)
             found = outcome
-        for row in sorted(refused):
-            found = [*found[:row], Failure(row, RecordError(refused[row], where="access")), *found[row:]]
+        if refused:
+            answers = iter(found)
+            rows = range(len(values) + len(refused))
+            found = [Failure(row, RecordError(refused[row], where="access")) if row in refused else next(answers) for row in rows]
         return live, found
 
-    async def _lines(self, caller: Caller | None, source: str, headers: Headers, receive: Receive, send: Send) -> None:
+    async def _lines(self, scope: Scope, source: str, headers: Headers, receive: Receive, send: Send) -> None:
         """Answers a stream of events, one per line, while it comes: each line has the answer of the line at its place.
 
         What cannot go on after the first answers ends with a line that has only an `error`.
         """
         started = False
         try:
-            async for live, answers in self._answered(caller, source, headers, receive):
+            async for live, answers in self._answered(scope, source, headers, receive):
                 if not started:
                     started = True
                     await send({"type": "http.response.start", "status": 200, "headers": [LINES, *live.about]})
@@ -219,27 +229,38 @@ class Rest:
             await send({"type": "http.response.start", "status": 200, "headers": [LINES, *self._service.live.about]})
         await send({"type": "http.response.body", "body": b""})
 
-    async def _answered(self, caller: Caller | None, source: str, headers: Headers, receive: Receive) -> AsyncIterator[tuple[Live, bytes]]:
-        """Yields the answers to the lines of a body as they come. Raises CallRefused."""
+    async def _answered(self, scope: Scope, source: str, headers: Headers, receive: Receive) -> AsyncIterator[tuple[Live, bytes]]:
+        """Yields the answers to the lines of a body as they come. Raises CallRefused.
+
+        A stream may last: its caller is admitted again for each part of it, so that a key ends when it is revoked.
+        """
         service, settings = self._service, self._service.settings
-        assert caller is not None
-        service.check(caller)
         seconds, rows, rest, more = _seconds(headers), min(settings.chunk_rows, settings.max_batch_rows), b"", True
-        while more:
-            async with asyncio.timeout(settings.idle_timeout):
-                message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            more = message.get("more_body", False)
-            lines = (rest + message.get("body", b"")).split(b"\n")
-            rest = lines.pop() if more else b""
-            if len(rest) > settings.max_body_bytes:
-                raise TooLarge(f"a line of more than {settings.max_body_bytes} bytes (setting max_body_bytes)")
-            given = [line for one in lines if (line := one.strip())]
-            for at in range(0, len(given), rows):
-                live, found = await self._patiently(caller, source, given[at : at + rows], headers, seconds)
-                service.note(caller, "score", "ok", generation=live.generation, rows=len(found))
-                yield live, b"".join(part for one in found for part in (_written(one), b"\n"))
+        kept = 0
+        try:
+            while more:
+                caller = await self._admitted(scope, headers)
+                assert caller is not None
+                service.check(caller)
+                async with asyncio.timeout(settings.idle_timeout):
+                    message = await receive()
+                if message["type"] == "http.disconnect":
+                    return
+                more = message.get("more_body", False)
+                lines = (rest + message.get("body", b"")).split(b"\n")
+                rest = lines.pop() if more else b""
+                if len(rest) > settings.max_body_bytes:
+                    raise TooLarge(f"a line of more than {settings.max_body_bytes} bytes (setting max_body_bytes)")
+                if not service.reading(len(rest) - kept):
+                    raise Overloaded("too many bytes of requests are being read")
+                kept = len(rest)
+                given = [line for one in lines if (line := one.strip())]
+                for at in range(0, len(given), rows):
+                    live, found = await self._patiently(caller, source, given[at : at + rows], headers, seconds)
+                    service.note(caller, "score", "ok", generation=live.generation, rows=len(found))
+                    yield live, b"".join(part for one in found for part in (_written(one), b"\n"))
+        finally:
+            service.read(kept)
 
     async def _patiently(
         self, caller: Caller, source: str, values: Sequence[bytes], headers: Headers, seconds: float | None
@@ -274,17 +295,18 @@ class Rest:
             case ["v2", "repository", *rest]:
                 _allow(method, "POST")
                 service = self._service
-                _may_read(caller, service.name)
+                assert caller is not None
+                service.check_read(caller)
                 service.read(len(await self._body(headers, receive)))
-                return self._repository(rest), ""
+                return self._repository(caller, rest), ""
             case parts:
-                answer = self._described(parts)
-                if parts != ["v2"] and caller is not None:
-                    _may_read(caller, self._service.name)
+                if parts != ["v2"] and caller is not None:  # before it is shown whether there is such a model
+                    self._service.check_read(caller, parts[2] if parts[:2] == ["v2", "models"] and parts[2:] not in ([], ["stats"]) else "")
+                answer = self._described(caller, parts)
                 _allow(method, "GET")
                 return answer, ""
 
-    def _described(self, parts: Sequence[str]) -> Answer:
+    def _described(self, caller: Caller | None, parts: Sequence[str]) -> Answer:
         """Returns what a path describes. Raises NotThere, NotReady."""
         service = self._service
         found: Mapping[str, Any]
@@ -296,8 +318,8 @@ class Rest:
                 found = {"live": True}
             case ["v2", "health", "ready"]:
                 found, status = {"ready": service.ready}, 200 if service.ready else 503
-            case ["v2", "models", "stats"]:
-                found = {"model_stats": [stats(one, service.tally(one)) for one in service.live.models.values()]}
+            case ["v2", "models", "stats"] if caller is not None:
+                found = {"model_stats": [stats(one, service.tally(one)) for one in service.readable(caller)]}
             case ["v2", "models", name, "versions", version, *rest]:
                 found, status = self._model(name, version, rest)
             case ["v2", "models", name, *rest]:
@@ -323,10 +345,10 @@ class Rest:
                 return {"model_stats": [stats(model, service.tally(model))]}, 200
         raise _nothing(["v2", "models", name, *rest])
 
-    def _repository(self, parts: Sequence[str]) -> Answer:
+    def _repository(self, caller: Caller, parts: Sequence[str]) -> Answer:
         match parts:
             case ["index"]:
-                models = self._service.live.models.values()
+                models = self._service.readable(caller)
                 index = [{"name": one.name, "version": one.version, "state": "READY", "reason": ""} for one in models]
                 return 200, (JSON,), oip.encode(index)
             case ["models", name, "load" | "unload"]:
@@ -344,6 +366,7 @@ class Rest:
             part = model.fit(request)
             caller.spend(part.rows)
             service.refuses(caller, part)
+            version = version or service.pinned(caller, model)
             live, found = await service.infer(model, part, size=len(body), deadline=_deadline(service, headers), version=version)
         finally:
             service.read(len(body))
@@ -409,11 +432,6 @@ class Rest:
         return body
 
 
-def _may_read(caller: Caller | None, topology: str) -> None:
-    assert caller is not None
-    caller.check("read", topology=topology)
-
-
 def _address(scope: Scope) -> str:
     client = scope.get("client")
     return str(client[0]) if client else ""
@@ -432,15 +450,26 @@ def _allow(method: str, wanted: str) -> None:
         raise _NotAllowed(wanted)
 
 
-def _split(body: bytes, *, wraps: bool) -> tuple[bool, Sequence[bytes]]:
-    """Returns whether the body is one event, and its events, each as it is: what is inside of them is the decoder's to judge."""
+def _split(body: bytes, most: int, *, wraps: bool) -> tuple[bool, Sequence[bytes]]:
+    """Returns whether the body is one event, and its events, each as it is: what is inside of them is the decoder's to judge.
+
+    Raises Malformed, and TooLarge for more than `most` events.
+    """
     wrapped = wraps and _WRAPPED.match(body)
     if not wrapped and not _LIST.match(body):
         return True, (body,)
     try:
-        found = _wrapped(body).events if wrapped else _listed(body)
+        found: Sequence[Any] = ()
+        if body.count(b",") > max(
+            MANY, most
+        ):  # a list of numbers would take fifty times its bytes: in so long a list, all events are objects
+            found = _wrapped_objects(body).events if wrapped else _listed_objects(body)
+        if len(found) <= most:
+            found = _wrapped(body).events if wrapped else _listed(body)
     except (ValueError, RecursionError) as error:
         raise Malformed(f"the list of events cannot be read: {error}") from error
+    if len(found) > most:
+        raise TooLarge(f"{len(found)} events in one list; at most {most}: send them as a stream of lines")
     return False, [bytes(one) for one in found]
 
 
@@ -512,7 +541,7 @@ def _refusal(error: Exception) -> Answer:
     if isinstance(error, _NotAllowed):
         status = 405
         head.append((b"allow", error.allowed.encode()))
-    if isinstance(error, TooLarge | Overloaded | TooLate):
+    if isinstance(error, TooLarge | Overloaded | TooLate | Unauthenticated):
         head.append((b"connection", b"close"))  # the rest of the body is not read
     if status == 500:
         logger.error("a request failed: %s", type(error).__name__, exc_info=error)

@@ -71,7 +71,7 @@ def check_codec(
 
 def _check_round_trips(
     decode: Callable[[Sequence[bytes | None]], Batch],
-    encode: Callable[[Sequence[Array]], tuple[list[bytes], object]],
+    encode: Callable[[Sequence[Array]], tuple[Sequence[bytes], object]],
     rows: Sequence[Array],
     values: Sequence[bytes],
 ) -> None:
@@ -95,7 +95,7 @@ def _check_isolation(decode: Callable[[Sequence[bytes | None]], Batch], values: 
     _same(batch, [column[keep] for column in _rows(_ROWS)], _ROWS - 1)
 
 
-def _check_refusal(encode: Callable[[Sequence[Array]], tuple[list[bytes], object]], rows: Sequence[Array]) -> None:
+def _check_refusal(encode: Callable[[Sequence[Array]], tuple[Sequence[bytes], object]], rows: Sequence[Array]) -> None:
     values = encode(rows)[0]
     broken = [column.copy() for column in rows]
     broken[3][7] = np.nan

@@ -15,6 +15,7 @@ NAME: Final = r"^[A-Za-z_][A-Za-z0-9_-]{0,99}$"
 FIELD: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,199}(\.[A-Za-z_][A-Za-z0-9_]{0,199}){0,20}$"
 RULE: Final = r"^[A-Za-z_][A-Za-z0-9_-]{0,99}\??$"  # that of a condition is its owner's name with a question mark
 MODEL: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}@[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+LONGEST: Final = 200  # characters of a name that is compared with others: what callers send can have megabytes
 TOPIC: Final = r"^[A-Za-z0-9._-]{1,249}$"
 _INDEX: Final = r"\[[0-9]{1,6}\]"
 FIELD_PATH: Final = rf"^[A-Za-z_][A-Za-z0-9_]{{0,199}}(\.[^\s\[\].]+|{_INDEX})*$"
@@ -38,7 +39,7 @@ def ref(text: str, mark: Mark) -> Ref | None:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns a fix for an unknown name: the closest known name, or all of them when they are few."""
     choices = list(dict.fromkeys(known))
-    if close := difflib.get_close_matches(name, choices, n=1):
+    if len(name) <= LONGEST and (close := difflib.get_close_matches(name, choices, n=1)):
         return f"did you mean {close[0]!r}?"
     return f"known: {', '.join(choices)}" if 0 < len(choices) <= 12 else ""
 

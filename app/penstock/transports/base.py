@@ -28,12 +28,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from penstock.parcel import Parcel
 from penstock.transports.tracker import Partition, Span, Tracker
 
-__all__ = ["Abilities", "Lapsed", "Refused", "Sent", "Sink", "Source", "by_topic", "cut", "size_of"]
+__all__ = ["UNLIMITED", "Abilities", "Lapsed", "Refused", "Sent", "Sink", "Source", "by_topic", "cut", "size_of"]
+
+UNLIMITED: Final = 1 << 62  # bytes: the limit of a topic whose outputs may have any size
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,108 +1,105 @@
-"""The checkpoint: how far a run over an input that has an end has come, in a file, so that a run that was ended goes on there."""
+"""The checkpoint: how far a run over an input that has an end has come, so that a run that was ended goes on there.
+
+Positions are kept together with the outputs that they caused, part by part: a part is whole and in its place before the positions
+that it covers are kept, so what a run has written beyond its checkpoint is written again, and removed first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
-from penstock.errors import ConfigError, Problem
-from penstock.host import write_whole
 from penstock.transports.tracker import Partition
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "Part", "Unit"]
 
 
-class _Kept(msgspec.Struct):
-    """The content of a checkpoint file: what the run is; per TOPIC/PARTITION its position, end and finished records; output lengths."""
+class Unit(msgspec.Struct):
+    """The positions [start, end) of a partition: the next one to read is `at`, and `rows` records before it are finished.
 
-    about: dict[str, str]
-    positions: dict[str, int]
-    ends: dict[str, int]
-    rows: dict[str, int]
-    outputs: dict[str, int]
+    Where `end` is None, it is not known yet.
+    """
+
+    topic: str
+    partition: int
+    start: int = 0
+    end: int | None = None
+    at: int = 0
+    rows: int = 0
+
+    @property
+    def done(self) -> bool:
+        return self.end is not None and self.at >= self.end
 
 
-class _Flushed(Protocol):
-    """Outputs that can be cut to a length, each topic's on its own."""
+class Part(msgspec.Struct):
+    """A file of outputs: their topic, its name below the output's folder, its outputs and its bytes. `dead`: they are dead letters."""
 
-    def flush(self) -> dict[str, int]:
-        """Writes everything to the disk. Returns the length of each topic's outputs, bytes."""
+    topic: str
+    name: str
+    rows: int
+    size: int
+    dead: bool = False
+
+
+class _Parts(Protocol):
+    """Outputs that are kept part by part."""
+
+    def due(self) -> bool:
+        """Whether what was written since the last part is enough for one."""
+
+    def commit(self) -> list[Part]:
+        """Ends the part, and returns its files: they are complete, and on the disk."""
 
 
 class Checkpoint:
-    """The progress of a run, in a file beside its output; without `path`, in memory only.
+    """The progress of a run over these `units`; others are added as they are found. `keep` stores it; without, it is in memory only."""
 
-    `about` says what the run is: its input, which part of it, with which models. `resume` takes up the progress of an earlier
-    run. Raises ConfigError for a file that is not a checkpoint, and for one of a run with another `about`.
-    """
-
-    def __init__(self, path: Path | None = None, about: Mapping[str, str] | None = None, *, resume: bool = False) -> None:
-        self.path = path
-        self.outputs: dict[str, int] = {}
-        self.sink: _Flushed | None = None  # the sink sets this; its outputs are written to the disk before a position is kept
-        self._about = dict(about or {})
-        self._positions: dict[str, int] = {}
-        self._ends: dict[str, int] = {}
-        self._rows: dict[str, int] = {}  # finished records
-        self._taken: dict[str, dict[int, int]] = {}  # records before each position at which a span ends
-        if resume and path is not None:
-            self._load(path)
-
-    def _load(self, path: Path) -> None:
-        try:
-            kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
-        except (OSError, msgspec.DecodeError) as error:
-            raise ConfigError(Problem(str(path), 0, 0, f"not a checkpoint: {error}", "remove it, and run without --resume")) from error
-        for name, value in self._about.items():
-            if (before := kept.about.get(name, "")) != value:
-                message = f"the run to resume has another {name}: {before or 'none'}, not {value or 'none'}"
-                raise ConfigError(
-                    Problem(str(path), 0, 0, message, "resume it with what it was started with, or begin anew with another --out")
-                )
-        self._positions, self._ends, self._rows, self.outputs = kept.positions, kept.ends, kept.rows, kept.outputs
+    def __init__(self, units: Iterable[Unit] = (), keep: Callable[[Sequence[Unit], Sequence[Part]], None] | None = None) -> None:
+        self.sink: _Parts | None = None  # the sink sets this
+        self._units = {(one.topic, one.partition): one for one in units}
+        self._keep = keep
+        self._taken: dict[Partition, dict[int, int]] = {}  # records before each position at which a span ends
 
     @property
     def rows(self) -> int:
         """The records that are finished, of all runs together."""
-        return sum(self._rows.values())
+        return sum(one.rows for one in self._units.values())
 
     def start(self, partition: Partition) -> int | None:
         """Returns the position from which an earlier run goes on; None when there was none."""
-        return self._positions.get(_name(partition))
+        unit = self._units.get(partition)
+        return None if unit is None else unit.at
 
     def end(self, partition: Partition, found: int) -> int:
-        """Returns the end of the run's input: the one that an earlier run found, else `found`, which is kept."""
-        return self._ends.setdefault(_name(partition), found)
+        """Returns the end of the partition's input: the one that an earlier run found, else `found`, which is kept."""
+        unit = self._units.setdefault(partition, Unit(*partition))
+        if unit.end is None:
+            unit.end = found
+        return unit.end
 
     def before(self, partition: Partition, position: int) -> int:
         """Returns how many records lie before a position at which a span begins."""
-        name = _name(partition)
-        return self._taken.get(name, {}).get(position, self._rows.get(name, 0))
+        unit = self._units.get(partition)
+        return self._taken.get(partition, {}).get(position, 0 if unit is None else unit.rows)
 
     def took(self, partition: Partition, start: int, end: int, rows: int) -> None:
         """`rows` records were taken between these positions."""
-        self._taken.setdefault(_name(partition), {})[end] = self.before(partition, start) + rows
+        self._taken.setdefault(partition, {})[end] = self.before(partition, start) + rows
 
-    def save(self, positions: Mapping[Partition, int] | None = None) -> None:
-        """Writes the outputs to the disk, then replaces the whole file."""
-        for partition, at in (positions or {}).items():
-            name = _name(partition)
-            self._positions[name] = at
-            self._rows[name] = self.before(partition, at)
-            self._taken[name] = {end: count for end, count in self._taken.get(name, {}).items() if end >= at}
-        if self.path is not None:
-            outputs = self.outputs if self.sink is None else self.sink.flush()
-            kept = _Kept(self._about, self._positions, self._ends, self._rows, outputs)
-            write_whole(self.path, msgspec.json.encode(kept), mode=0o644)
+    def save(self, positions: Mapping[Partition, int]) -> None:
+        """Notes that everything before the positions is finished, and keeps it when a part of the outputs is complete."""
+        for partition, at in positions.items():
+            unit = self._units.setdefault(partition, Unit(*partition))
+            unit.at, unit.rows = at, self.before(partition, at)
+            self._taken[partition] = {end: count for end, count in self._taken.get(partition, {}).items() if end >= at}
+        if self.sink is None or self.sink.due():
+            self.commit()
 
-    def done(self) -> None:
-        """Removes the file: the run has reached its end, and nothing is left to resume."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-
-
-def _name(partition: Partition) -> str:
-    return f"{partition[0]}/{partition[1]}"
+    def commit(self) -> None:
+        """Ends the part of the outputs that is being written, and keeps it with the positions."""
+        parts = [] if self.sink is None else self.sink.commit()
+        if self._keep is not None:
+            self._keep([*self._units.values()], parts)

@@ -25,7 +25,6 @@ from penstock import runtime
 from penstock.binding import Binding, same
 from penstock.control.cases import Cases, Effect, End, Now, Prepare, Retry, Scoring, Switch, Warn, behind, reconcile
 from penstock.control.lifecycle import State
-from penstock.control.log import Outcome
 from penstock.control.messages import Release, timestamp
 from penstock.control.topics import Topics
 from penstock.control.trust import Judge, Trust
@@ -38,10 +37,10 @@ from penstock.settings import Settings
 from penstock.telemetry import Metrics
 from penstock.telemetry.families import Labels
 from penstock.transports.kafka.connection import aiokafka_arguments, patience_of
-from penstock.transports.kafka.journal import Entry, Reader
+from penstock.transports.kafka.journal import Reader
 from penstock.transports.kafka.lookout import Lookout
 from penstock.worker.beside import Beside
-from penstock.worker.folding import Folding
+from penstock.worker.folding import Folding, Judges
 from penstock.worker.keys import Keys
 from penstock.worker.preparation import Preparation, Prepared, Prove, untried
 from penstock.worker.report import Problems
@@ -169,7 +168,7 @@ class Following:
         """Opens the log and folds it to its end, in `folding`; `stack` closes what was opened. Raises TransportError."""
         reader = await stack.enter_async_context(self._reader(patience_of(self._settings)))
         asked = time.monotonic()
-        self.folding = Folding(reader, self._judge, trust, self._heard)
+        self.folding = Folding(reader, self._judge, trust)
         await self.folding.to_the_end()
         self._confirmed = asked
 
@@ -189,9 +188,6 @@ class Following:
     def _changed(self) -> None:
         """Something that is reported has changed."""
 
-    def _heard(self, _entry: Entry | None, _outcome: Outcome | None) -> None:
-        """An entry of the log was folded; None when all are folded anew."""
-
     def _switched(self) -> None:
         """The deployment is another one."""
 
@@ -205,7 +201,8 @@ class Following:
         wait_ms = min(settings.fetch_wait_ms, WAIT_MS)
         return Reader(aiokafka_arguments(settings), self.topics.control, patience=patience, wait_ms=wait_ms, whole=True)
 
-    def _judge(self, trust: Trust) -> Judge:
+    def _judge(self, trust: Trust) -> Judges:
+        """Returns the judge of a fold that begins."""
         return Judge(self._loaded.topology.name, self._cluster, self.topics.control, trust, unsigned=self._settings.unsigned_control)
 
     async def _bring_up(self) -> None:

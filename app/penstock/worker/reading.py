@@ -19,7 +19,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, Final
 
-from penstock.control.log import Kind, Outcome
+from penstock.control.rights import Admitted
 from penstock.control.trust import Trust
 from penstock.errors import ControlError, TransportError, TransportUnavailable
 from penstock.runtime import Loaded
@@ -27,7 +27,7 @@ from penstock.settings import Settings
 from penstock.telemetry import Metrics
 from penstock.transports.kafka.connection import Admin, check, patience_of
 from penstock.transports.kafka.journal import Entry
-from penstock.worker.folding import Folding
+from penstock.worker.folding import Folding, Judges
 from penstock.worker.following import PAUSE, Followed, Following
 from penstock.worker.kept import Keeper, Kept
 
@@ -146,7 +146,7 @@ class Reading(Following):
         assert self._kept is not None
         kept = self._kept
         self._cluster, self._id = kept.cluster, kept.id
-        self.folding = Folding(None, self._judge, trust, self._heard)
+        self.folding = Folding(None, self._judge, trust)
         self.folding.apply(kept.entries, kept.position)
         self._confirmed = time.monotonic() - self._keeper.age()
 
@@ -183,12 +183,17 @@ class Reading(Following):
         found = await self.folding.reader.describe([self.topics.control])
         return found[self.topics.control].id if self.topics.control in found else ""
 
-    def _heard(self, entry: Entry | None, outcome: Outcome | None) -> None:
-        """Keeps an entry that was admitted. The others change nothing, and anyone may send many of them."""
-        if entry is None or outcome is None:  # folded anew
-            self._entries = []
-        elif outcome.kind is not Kind.REFUSED:
-            self._entries.append(entry)
+    def _judge(self, trust: Trust) -> Judges:
+        """Keeps the entries that are admitted. The others change nothing, by fewer keys either, and anyone may send many of them."""
+        judge, self._saved = super()._judge(trust), (-1, 0)
+        self._entries = admitted = list[Entry]()
+
+        def noting(entry: Entry) -> Admitted:
+            found = judge(entry)
+            admitted.append(entry)
+            return found
+
+        return noting
 
     def _changed(self) -> None:
         if self.folding.whole:

@@ -110,6 +110,30 @@ def test_keys_are_fetched_again_after_a_while_without_delay(tmp_path: Path, cloc
     assert provider.asked == 2
 
 
+def test_known_token_ends_with_the_keys_of_an_issuer_that_is_away(tmp_path: Path, clock: Clock, provider: Provider) -> None:
+    opened = gate(tmp_path, clock, provider.url, "keep = 1000\n")
+    text = token(exp=clock.now + 86_400)
+    opened.admit(f"Bearer {text}", None)
+    provider.status = 503
+    clock.now += 1000
+    with pytest.raises(TransportUnavailable):
+        name(opened, text)
+
+
+def test_known_token_has_old_keys_fetched_again(tmp_path: Path, clock: Clock, provider: Provider) -> None:
+    """Otherwise a caller with one long token would never learn that its key was withdrawn."""
+    opened = gate(tmp_path, clock, provider.url)
+    text = token(exp=clock.now + 86_400)
+    opened.admit(f"Bearer {text}", None)
+    provider.body = published(TWO)
+    clock.now += module.REFRESH
+    opened.admit(f"Bearer {text}", None)
+    assert opened._tokens is not None
+    opened._tokens.fetch()  # waits for the one that has begun
+    with pytest.raises(Unauthenticated):
+        opened.admit(f"Bearer {text}", None)
+
+
 def test_last_keys_serve_for_a_stated_time(tmp_path: Path, clock: Clock, provider: Provider) -> None:
     opened = gate(tmp_path, clock, provider.url, "keep = 1000\n")
     provider.status = 503

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import os
@@ -19,7 +20,7 @@ from penstock.testing import models, wait_for
 from tests.unit.cli.done import Done, Run
 
 COUNT = 30_000
-SLOWLY = ("--chunk-rows", "1", "--max-batch-rows", "4")  # so that a run takes seconds, and is ended midway
+SLOWLY = ("--chunk-rows", "1", "--max-batch-rows", "1", "--part-rows", "1000")  # so that a run takes seconds, and is ended midway
 
 TOPOLOGY = """\
 topology: double
@@ -62,8 +63,7 @@ def test_every_event_is_answered_in_its_order(run: Run) -> None:
     done = run("--in", "in.ndjson", "--out", "out.ndjson")
     assert (done.code, done.out) == (0, "1,000 events read, 1,000 outputs, 0 dead letters\n")
     assert lines("out.ndjson") == [{"x": float(n), "y": 2.0 * n} for n in range(1000)]
-    assert lines("out.dead-letters.ndjson") == []
-    assert not Path("out.ndjson.checkpoint").exists()
+    assert sorted(os.listdir()) == ["double.yaml", "in.ndjson", "models", "out.ndjson", "out.ndjson.manifest.json", "schemas"]
 
 
 def test_lines_are_json_whatever_producers_write(run: Run) -> None:
@@ -80,7 +80,8 @@ def test_what_is_no_event_is_a_dead_letter_with_its_reason(run: Run) -> None:
         "read": 5, "written": 2, "dead_letters": 3, "complete": True, "models": {"double": "double@1"},
     }  # fmt: skip
     first, second, third = lines("out.dead-letters.ndjson")
-    assert (first["id"], first["failed_at"], first["value"]) == ("numbers:0:10", "decode", "not JSON")
+    assert (first["id"], first["failed_at"], first["value"]) == ("numbers:0:1", "decode", "not JSON")
+    assert (first["file"], first["row"], third["row"]) == ("in.ndjson", 1, 3)
     assert "x" in str(second["message"])
     assert "dead letters: out.dead-letters.ndjson, the first: JSON is malformed" in done.err.replace("\n", " ")
     assert third["base64"] == "/w=="
@@ -125,12 +126,14 @@ def test_flags_that_cannot_be_meant_are_refused_and_nothing_is_written(run: Run,
     assert sorted(os.listdir()) == before
 
 
-def test_a_run_that_has_come_to_its_end_is_not_resumed(run: Run) -> None:
+def test_a_run_that_has_come_to_its_end_stays_as_it_is(run: Run) -> None:
     events(3)
     assert run("--in", "in.ndjson", "--out", "out.ndjson").code == 0
+    before = Path("out.ndjson").read_bytes()
     done = run("--in", "in.ndjson", "--out", "out.ndjson", "--resume")
-    assert done.code == 2
-    assert "there is no run to resume" in done.err
+    assert (done.code, done.out) == (0, "3 events read, 3 outputs, 0 dead letters\n")
+    assert "nothing is left to do" in done.err
+    assert Path("out.ndjson").read_bytes() == before
 
 
 def started(arguments: Sequence[str]) -> subprocess.Popen[str]:
@@ -138,15 +141,21 @@ def started(arguments: Sequence[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def kept() -> bool:
+    """Whether a run has kept a part of its outputs."""
+    manifest = Path("out.ndjson.parts/_manifest.json")
+    return manifest.exists() and bool(json.loads(manifest.read_text())["parts"])
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_run_that_is_ended_goes_on_and_writes_each_output_once(folder: Path, run: Run, number: signal.Signals) -> None:
     events(COUNT)
     with started(["--in", "in.ndjson", "--out", "out.ndjson", *SLOWLY]) as process:
-        wait_for(lambda: Path("out.ndjson").exists() and Path("out.ndjson").stat().st_size > 0, "the first outputs")
+        wait_for(kept, "the first part")
         process.send_signal(number)
         process.communicate(timeout=60)
     assert process.returncode == (-number if number is signal.SIGKILL else 130)
-    assert Path("out.ndjson.checkpoint").exists()
+    assert not Path("out.ndjson").exists()  # it appears when it is complete
     assert run("--in", "in.ndjson", "--out", "out.ndjson", "--resume").code == 0
     assert [one["x"] for one in lines("out.ndjson")] == [float(n) for n in range(COUNT)]
 
@@ -160,17 +169,27 @@ def test_part_that_holds_no_event_leaves_no_files(run: Run) -> None:
     assert sorted(os.listdir()) == before
 
 
-def test_compressed_input_is_refused_by_its_first_bytes(run: Run) -> None:
+def test_packed_input_is_read_whatever_its_name_is_and_other_packers_are_refused(run: Run) -> None:
     Path("in.ndjson").write_bytes(gzip.compress(b'{"x": 1}'))
-    done = run("--in", "in.ndjson", "--out", "out.ndjson")
+    assert run("--in", "in.ndjson", "--out", "out.ndjson").code == 0
+    assert lines("out.ndjson") == [{"x": 1.0, "y": 2.0}]
+    Path("in.ndjson").write_bytes(bz2.compress(b'{"x": 1}'))
+    done = run("--in", "in.ndjson", "--out", "other.ndjson")
     assert done.code == 2
-    assert "is compressed (gzip)" in done.err
+    assert "is compressed (bzip2)" in done.err
+
+
+def test_a_run_whose_events_all_failed_has_not_succeeded(run: Run) -> None:
+    Path("in.ndjson").write_text('{"y": 1}\n{"y": 2}\n')
+    done = run("--in", "in.ndjson", "--out", "out.ndjson")
+    assert done.code == 1
+    assert "no event could be scored; dead letters: out.dead-letters.ndjson" in done.err.replace("\n", " ")
 
 
 def interrupted(arguments: Sequence[str]) -> None:
     """Starts a run and ends it after its first checkpoint."""
     with started(arguments) as process:
-        wait_for(lambda: Path("out.ndjson").exists() and Path("out.ndjson").stat().st_size > 0, "the first outputs")
+        wait_for(kept, "the first part")
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     assert process.returncode == 130

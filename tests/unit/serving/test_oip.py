@@ -100,7 +100,8 @@ def test_any_bytes_are_read_or_refused(body: bytes, head: int | None) -> None:
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3), lambda inner: st.lists(inner, max_size=3)
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3),
+        lambda inner: st.lists(inner, max_size=3),
     ),
     st.lists(st.integers(-1, 4), max_size=3),
     st.sampled_from([*oip.DTYPES, "FP8"]),

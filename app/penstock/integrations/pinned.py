@@ -1,0 +1,264 @@
+"""A topology as one value for other processes: its files, and the digests of its models. A process that opens it runs these bytes or none.
+
+The driver of an engine pins a topology, and its tasks get the value with their code. A process opens it once, and keeps it: models are
+fetched by digest into the cache of the host (`registry.cache`), verified, and compared with their golden records, as on a worker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import tempfile
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from penstock import runtime
+from penstock import settings as configuration
+from penstock.binding import Binding
+from penstock.codecs.schema_registry import open_schema_registry
+from penstock.errors import ConfigError, PenstockError
+from penstock.explain.bound import bound_now, fold
+from penstock.fit import as_bound, as_run
+from penstock.pipeline.answers import begun
+from penstock.pipeline.score import Pipeline
+from penstock.record import Record
+from penstock.registry.open import open_cache
+from penstock.runtime import Loaded
+from penstock.scorer import Scorer
+from penstock.topology.find import find
+from penstock.topology.parse import parse
+from penstock.topology.spec import ModelRef
+from penstock.transports.memory import Memory, MemorySink
+
+__all__ = ["ANYWHERE", "Control", "Live", "Opened", "Pinned", "followed", "opened", "pin"]
+
+logger = logging.getLogger(__name__)
+
+LIMIT: Final = 16 * 1024**2  # bytes of the files beside the models: they travel with the code of every task
+LOOK_S: Final = 2.0  # between two looks of a process at the control log
+KEPT: Final = 2  # topologies that a process keeps open: the newest, and the one before: its tasks may be tried again
+ANYWHERE: Final = -1  # a partition that the engine's client chooses by the key
+
+
+class Control(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a control log is, and by which settings it is read; the keys that are trusted there are the file `trust.toml`."""
+
+    brokers: str
+    application: str
+    unsigned: bool = False
+
+
+class Pinned(msgspec.Struct, frozen=True, kw_only=True):
+    """A topology: the path of its file where it was pinned, `files` by their path here, what each node is bound to, and the `roots` to
+    fetch models from. `generation` is its place in the control log `control`; 0 without one.
+    """
+
+    topology: str
+    files: dict[str, bytes]
+    bindings: dict[str, Binding]
+    roots: list[str]
+    generation: int = 0
+    control: Control | None = None
+
+    def pack(self) -> bytes:
+        """Returns the value as bytes, equal for equal values."""
+        return msgspec.msgpack.encode(self, order="deterministic")
+
+
+def pin(
+    topology: str | Path,
+    *,
+    models: str | Path | None = None,
+    schemas: str | Path | None = None,
+    model_trust: str | Path | None = None,
+    config: str | Path | None = None,
+    follow: str | None = None,
+) -> Pinned:
+    """Returns the topology with the models that it names now, or with `follow`, brokers, those that its control log binds now.
+
+    The arguments are those of `penstock.open`. The control log is read by the settings of the operator's commands (application, trust).
+    Models are fetched from the registry `models` and from the setting `roots`: folders that every process of the engine sees, or https
+    URLs. Opens the topology here first. Raises what `penstock.open` raises, TransportError when the control log cannot be read, and
+    ConfigError for more than 16 MB of schemas.
+    """
+    given = {"models": models, "schemas": schemas, "model_trust": model_trust}
+    flags = {name: None if value is None else Path(value) for name, value in given.items()}
+    settings = configuration.load({**flags, "brokers": follow}, file=None if config is None else Path(config))
+    path = find(topology, settings.topologies)
+    bound = bound_now(parse(path), replace(settings, releases=follow is not None))
+    names = {node: f"models:/{one.name}/{one.version}" for node, one in bound.artifacts.items()}
+    file = {node: Binding(uri=names[node], digest=one.digest, manifest=one.manifest_digest) for node, one in bound.artifacts.items()}
+    files = {path.name: path.read_bytes(), **_files("schemas", settings.schemas), **_files("keys", settings.model_trust)}
+    if follow is not None and settings.trust.is_file():
+        files["trust.toml"] = settings.trust.read_bytes()
+    pinned = Pinned(
+        topology=str(path),
+        files=files,
+        bindings=dict(bound.release.bindings) if bound.release else file,
+        roots=[str(settings.models.expanduser().absolute()), *(one.strip() for one in settings.roots.split(",") if one.strip())],
+        generation=bound.generation,
+        control=None if follow is None else Control(brokers=follow, application=settings.application, unsigned=settings.unsigned_control),
+    )
+    versions = opened(pinned.pack()).loaded.artifacts
+    logger.info("%s is pinned: %s", path, ", ".join(f"{node}={one}" for node, one in versions.items()))
+    return pinned
+
+
+def followed(pinned: Pinned) -> Pinned:
+    """Returns the topology as its control log binds it now, loaded in this process. Blocks.
+
+    Where the log cannot be read, or what it binds cannot run here, logs the reason and returns what was given: it goes on.
+    """
+    if pinned.control is None:
+        return pinned
+    here = opened(pinned.pack())
+    try:
+        log = fold(here.topology, here.settings)
+        if log.bindings is None or log.generation == pinned.generation:
+            return pinned
+        newest = msgspec.structs.replace(pinned, bindings=dict(log.bindings), generation=log.generation)
+        opened(newest.pack()).load()
+    except PenstockError as error:
+        logger.error("%s goes on with generation %d: %s", here.topology.name, pinned.generation, error)
+        return pinned
+    logger.info("%s: generation %d is live", here.topology.name, newest.generation)
+    return newest
+
+
+class Live:
+    """What a process scores with that lives as long as its job: `now` follows the control log, if there is one, in a thread."""
+
+    def __init__(self, packed: bytes) -> None:
+        self._pinned = followed(msgspec.msgpack.decode(packed, type=Pinned))
+        self.now = opened(self._pinned.pack())
+        self.now.load()
+        if self._pinned.control is not None:
+            threading.Thread(target=self._follow, name="penstock-follow", daemon=True).start()
+
+    def _follow(self) -> None:
+        while True:
+            time.sleep(LOOK_S)
+            self._pinned = followed(self._pinned)
+            self.now = opened(self._pinned.pack())
+
+
+def _files(name: str, folder: Path | None) -> dict[str, bytes]:
+    if folder is None:
+        return {}
+    found = sorted(one for one in folder.rglob("*") if one.is_file())
+    if sum(one.stat().st_size for one in found) > LIMIT:
+        raise ConfigError(f"{folder} has more than {LIMIT // 1024**2} MB, which every task would get: keep {name} in a folder of their own")
+    return {f"{name}/{one.relative_to(folder).as_posix()}": one.read_bytes() for one in found}
+
+
+_kept: OrderedDict[str, Opened] = OrderedDict()
+_lock = threading.Lock()
+
+
+def opened(packed: bytes) -> Opened:
+    """Returns the pinned topology, open in this process. Raises as `Opened`."""
+    digest = hashlib.sha256(packed).hexdigest()
+    with _lock:
+        if digest not in _kept:
+            _kept[digest] = Opened(msgspec.msgpack.decode(packed, type=Pinned))
+            while len(_kept) > KEPT:
+                _kept.popitem(last=False)
+        _kept.move_to_end(digest)
+        return _kept[digest]
+
+
+class Opened:
+    """A pinned topology in this process: models are fetched, checked and loaded at their first use. Used by one thread at a time.
+
+    Raises ConfigError for a topology file that this version of Penstock cannot read; where models are used, TopologyError and ModelError.
+    """
+
+    def __init__(self, pinned: Pinned) -> None:
+        self.generation = pinned.generation
+        self._pinned = pinned
+        place = Path(tempfile.mkdtemp(prefix="penstock-"))
+        weakref.finalize(self, shutil.rmtree, place, ignore_errors=True)
+        for name, content in pinned.files.items():
+            file = place / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        first, *others = pinned.roots
+        given: dict[str, object] = {"models": Path(first), "schemas": place / "schemas", "roots": ",".join(others) or None}
+        if pinned.control is not None:
+            control = pinned.control
+            given |= {"brokers": control.brokers, "application": control.application, "trust": place / "trust.toml"}
+            given |= {"unsigned_control": control.unsigned}
+        trust = place / "keys" if (place / "keys").is_dir() else None
+        self.settings = replace(configuration.load(given), model_trust=trust, releases=pinned.control is not None)
+        self.topology = replace(parse(place / Path(pinned.topology).name), file=pinned.topology)  # problems name what was pinned
+
+    def load(self) -> None:
+        """Loads the models, and compares them with their golden records. Raises TopologyError, ModelError."""
+        assert self._pipelines
+
+    @cached_property
+    def loaded(self) -> Loaded:
+        """The topology with its models, fetched by their digests; they fit. Raises TopologyError, ModelError."""
+        settings, bindings = self.settings, self._pinned.bindings
+        cache, signed = open_cache(settings), self.topology.releases.signatures != "off"
+        artifacts = {node: cache.fetch(one, stopped=lambda: False, signature=signed) for node, one in bindings.items()}
+        models = {node: ModelRef(one.name, one.version) for node, one in artifacts.items()}
+        bound = as_bound(self.topology, models)
+        if self.generation:
+            bound = as_run(self.topology, models, {node: one.parameters for node, one in bindings.items()})
+        return runtime.load(
+            bound,
+            models=settings.models,
+            schemas=settings.schemas,
+            artifacts=artifacts,
+            schema_registry=open_schema_registry(settings),
+        )
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The topology for columns."""
+        return Scorer(self.loaded, self.settings)
+
+    @cached_property
+    def _pipelines(self) -> dict[str, Pipeline]:
+        """The stages, by the topic of their source."""
+        program = runtime.prepare(self.loaded, self.settings)
+        stages = program.plan.stages.items()
+        rows = self.settings.chunk_rows
+        made = {name: Pipeline(program, name, sink=_ELSEWHERE, generation=self.generation, chunk_rows=rows) for name, _ in stages}
+        return {stage.wired.source.topic: made[name] for name, stage in stages}
+
+    def answers(self, records: Sequence[Record]) -> Iterator[Record]:
+        """Yields what a worker would write for these records of the sources' topics: outputs, and dead letters. Blocks.
+
+        Those to one partition are in the order of their records. Of dead letters, and where a sink sets the key, the partition is ANYWHERE:
+        the engine's client chooses it.
+        """
+        for (topic, partition), run in groupby(records, lambda one: (one.topic, one.partition)):
+            pipeline = self._pipelines[topic]
+            for chunk in pipeline.chunks([((topic, partition), list(run))]):
+                for parcel in pipeline.complete(begun(pipeline, chunk)):
+                    for stamp, key, value, headers in parcel.records:
+                        yield Record(parcel.topic, value, key, headers, stamp, ANYWHERE if parcel.dead else parcel.partition)
+
+
+class _Elsewhere(MemorySink):
+    """The engine writes: its client chooses the partition of a key."""
+
+    def partition_for(self, topic: str, key: bytes | None) -> int:
+        """See `Sink.partition_for`."""
+        return ANYWHERE
+
+
+_ELSEWHERE: Final = _Elsewhere(Memory(1))

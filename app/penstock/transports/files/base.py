@@ -1,0 +1,85 @@
+"""What a format of files provides: pieces of the rows of a file, and a writer of rows. A new format is a file and a row in `formats`.
+
+A module of a format has
+
+- `read(place, start, stop, names, seen)`, which yields the rows from number `start` to `stop` (None: to the end) as `Piece`s, and calls
+  `seen` with the share of the file that has been read; `names` are the columns that are wanted,
+- `Writer`, made with an open file and a `Shape`,
+- where its rows are in groups that can be read alone: `groups(place)`, the number of rows of each,
+- where its columns have types: `columns(place)`, their Arrow schema.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from penstock.errors import ConfigError, PenstockError, Problem
+from penstock.schema import Field
+from penstock.signature import Tensor
+from penstock.transports.files.places import Place
+
+__all__ = ["Bad", "Piece", "Read", "Seen", "Shape", "Writer", "readable"]
+
+Seen = Callable[[float], None]
+
+
+class Bad(NamedTuple):
+    """A row that its format cannot read: its place in the piece, its bytes, and why."""
+
+    row: int
+    value: bytes
+    reason: str
+
+
+class Piece(NamedTuple):
+    """Rows that follow each other: encoded ones in `values`, or columns in `batch`, an Arrow record batch. `rows` counts `bad` ones too."""
+
+    rows: int
+    values: Sequence[bytes] = ()
+    batch: Any = None
+    bad: Sequence[Bad] = ()
+
+
+class Read(Protocol):
+    """See the module."""
+
+    def __call__(self, place: Place, start: int, stop: int | None, names: Sequence[str], seen: Seen) -> Iterator[Piece]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the outputs of a file are: their fields, how the sink's schema declares them, if there is one, and as a schema of Avro."""
+
+    fields: tuple[Tensor, ...]
+    declared: Mapping[str, Field | None] = field(default_factory=dict)
+    avro: Any = None
+
+
+class Writer(Protocol):
+    """Writes outputs to an open file, which it leaves open. `size` is about how many bytes have been written."""
+
+    size: int
+
+    def write(self, values: Sequence[bytes | None]) -> None:
+        """Writes rows: encoded ones, or `Columns` where the format holds columns."""
+
+    def close(self) -> None:
+        """Writes what is left, and the end."""
+
+
+@contextmanager
+def readable(place: Place, format: str) -> Iterator[None]:
+    """Makes what a library raises for a broken file an error that names it."""
+    try:
+        yield
+    except PenstockError:
+        raise
+    except (OSError, EOFError, ValueError, KeyError, IndexError, zlib.error, NotImplementedError) as error:
+        what = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            Problem(str(place), 0, 0, f"cannot be read as {format}: {what}", "repair the file, or leave it out of --in")
+        ) from error

@@ -1,0 +1,310 @@
+"""Places: files and folders by path or URL. Local ones need nothing; s3://, gs:// and abfs:// are pyarrow's, hdfs:// and others fsspec's.
+
+A file is written whole or not at all: it gets its name when it is complete, and is on the disk before it does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import glob
+import importlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, Final, NamedTuple, cast
+from urllib.parse import urlsplit
+
+from penstock.errors import AccessRefused, ConfigError, Problem, TransportError
+
+__all__ = ["Found", "Place", "arrow", "place"]
+
+_URL: Final = re.compile(r"([a-z][a-z0-9+.-]*)://")
+_GLOB: Final = re.compile(r"[*?\[]")
+_SAME: Final = {"gcs": "gs", "az": "abfs", "s3a": "s3", "s3n": "s3"}  # other names of what pyarrow knows
+_ON_HDFS: Final = ("hdfs", "viewfs")
+_TRIES: Final = {"dfs.client.failover.max.attempts": "4"}  # a quarter of a minute; the default is three minutes
+
+
+class Found(NamedTuple):
+    """A file of the input, and its size in bytes."""
+
+    place: Place
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file or folder: its `name` for people, and its `path` within the file system `system` (None: that of this host)."""
+
+    name: str
+    path: str
+    system: Any = None
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __truediv__(self, name: str) -> Place:
+        return Place(f"{self.name.rstrip('/')}/{name}", f"{self.path.rstrip('/')}/{name}", self.system)
+
+    @property
+    def last(self) -> str:
+        """The last part of the name."""
+        return self.path.rstrip("/").rpartition("/")[2]
+
+    def beside(self, name: str) -> Place:
+        """Returns another file of the same folder."""
+        return Place(_beside(self.name, name), _beside(self.path, name), self.system)
+
+    def named(self, name: str) -> Place:
+        """Returns the place of this name in the same file system."""
+        return Place(name, name.removeprefix(self.name[: len(self.name) - len(self.path)]), self.system)
+
+    def size(self) -> int | None:
+        """Returns the bytes of the file, None when there is none. Raises ConfigError for what cannot be read."""
+        with self._reading():
+            if self.system is None:
+                return os.path.getsize(self.path) if os.path.isfile(self.path) else None
+            info = self.system.get_file_info(self.path)
+            return int(info.size or 0) if info.is_file else None
+
+    def is_folder(self) -> bool:
+        """Whether a folder is there; in an object store, whether any name begins with it."""
+        with self._reading():
+            if self.system is None:
+                return os.path.isdir(self.path)
+            return not self.system.get_file_info(self.path).is_file and bool(self._listed())
+
+    def open(self) -> IO[bytes]:
+        """Opens the file for reading."""
+        with self._reading():
+            return open(self.path, "rb") if self.system is None else cast(IO[bytes], self.system.open_input_file(self.path))
+
+    def native(self) -> Any:
+        """Opens the file for pyarrow, which then reads without Python."""
+        with self._reading():
+            return arrow().OSFile(self.path) if self.system is None else self.system.open_input_file(self.path)
+
+    def read(self) -> bytes | None:
+        """Returns the content, None when there is no such file."""
+        if self.size() is None:
+            return None
+        with self.open() as file:
+            return file.read()
+
+    def write(self, data: bytes) -> None:
+        """Replaces the whole file."""
+        with self.create() as file:
+            file.write(data)
+
+    @contextmanager
+    def create(self) -> Iterator[IO[bytes]]:
+        """Yields a file that replaces this one at the end; after an error there is none. Folders are made."""
+        begun = Begun(self)
+        try:
+            yield begun.file
+        except BaseException:
+            begun.drop()
+            raise
+        begun.keep()
+
+    def remove(self) -> None:
+        """Removes the file, or the folder with everything in it, if it is there."""
+        with self._writing():
+            if self.system is None:
+                if os.path.isdir(self.path):
+                    shutil.rmtree(self.path)
+                else:
+                    Path(self.path).unlink(missing_ok=True)
+                return
+            info = self.system.get_file_info(self.path)
+            if info.is_file:
+                self.system.delete_file(self.path)
+            elif info.type != arrow_fs().FileType.NotFound:
+                self.system.delete_dir(self.path)
+
+    def move(self, to: Place) -> None:
+        """Gives the file another name in the same file system, in place of what is there."""
+        with self._writing():
+            if self.system is None:
+                os.makedirs(os.path.dirname(to.path) or ".", exist_ok=True)
+                os.replace(self.path, to.path)
+                return
+            if self.system.type_name.rpartition("+")[2] in _ON_HDFS:  # pyarrow has no way to say that what is there is replaced
+                self.system.handler.fs.mv(self.path, to.path, overwrite=True)
+            else:
+                self.system.move(self.path, to.path)
+
+    def files(self) -> list[Place]:
+        """Returns the files below this folder, sorted."""
+        with self._reading():
+            return [one.place for one in self._listed()]
+
+    def find(self) -> list[Found]:
+        """Returns the files that the name stands for, sorted: the file itself, those below the folder, or those that a pattern fits.
+
+        Names that begin with "_" or "." are passed over, as everywhere in this field: they are notes about a folder's files.
+        """
+        with self._reading():
+            if _GLOB.search(self.path):
+                return sorted(self._fitting(), key=lambda one: one.place.name)
+            if (size := self.size()) is not None:
+                return [Found(self, size)]
+            found = self._listed()
+        base = len(self.path.rstrip("/"))
+        return [one for one in found if not any(part[:1] in ("_", ".") for part in one.place.path[base:].strip("/").split("/"))]
+
+    def _fitting(self) -> list[Found]:
+        if self.system is None:
+            paths = glob.glob(self.path, recursive=True)
+            return [Found(Place(path, path), os.path.getsize(path)) for path in paths if os.path.isfile(path)]
+        base = self.path[: _GLOB.search(self.path).start()].rpartition("/")[0]  # type: ignore[union-attr]  # the caller has looked
+        fits = re.compile(fnmatch.translate(self.path).replace(".*", "[^/]*") if "**" not in self.path else fnmatch.translate(self.path))
+        name = self.name[: len(self.name) - len(self.path)]
+        within = Place(name + base, base, self.system)
+        return [one for one in within._listed() if fits.fullmatch(one.place.path)]
+
+    def _listed(self) -> list[Found]:
+        if self.system is None:
+            paths = (os.path.join(folder, name) for folder, _, names in os.walk(self.path) for name in names)
+            return sorted((Found(Place(path, path), os.path.getsize(path)) for path in paths), key=lambda one: one.place.name)
+        select = arrow_fs().FileSelector(self.path, recursive=True, allow_not_found=True)
+        prefix = self.name[: len(self.name) - len(self.path)]
+        listed = (one for one in self.system.get_file_info(select) if one.is_file)
+        return sorted(
+            (Found(Place(prefix + one.path, one.path, self.system), one.size or 0) for one in listed), key=lambda one: one.place.name
+        )
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with _explained(self, "cannot be read", "give a file, a folder or a pattern that can be"):
+            yield
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with _explained(self, "cannot be written", "use another --out"):
+            yield
+
+
+class Begun:
+    """A file that is being written: `keep` gives it its name, `drop` leaves nothing."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        with place._writing():
+            if place.system is None:
+                os.makedirs(os.path.dirname(place.path) or ".", exist_ok=True)
+                self._now = place.beside(f".{place.last}.{os.getpid()}.part")
+                self.file: IO[bytes] = open(self._now.path, "wb")  # noqa: SIM115  `keep` and `drop` close it
+            else:
+                # An object is there only when it is complete; a distributed file system shows it while it grows.
+                self._now = place if place.system.type_name in ("s3", "gcs", "abfs") else place.beside(f".{place.last}.part")
+                if self._now is not place:
+                    place.system.create_dir(_beside(place.path, "").rstrip("/"), recursive=True)
+                self.file = place.system.open_output_stream(self._now.path)
+
+    def keep(self) -> None:
+        with self._place._writing():
+            if self._place.system is None:
+                self.file.flush()
+                os.fsync(self.file.fileno())
+            self.file.close()
+            if self._now is not self._place:
+                self._now.move(self._place)
+
+    def drop(self) -> None:
+        with contextlib.suppress(Exception):  # the error that led here is the one to show
+            self.file.close()
+            self._now.remove()
+
+
+def place(name: str) -> Place:
+    """Returns the place of a path or URL. Raises ConfigError for a URL that nothing here can open."""
+    url = _URL.match(name)
+    if url is None:
+        return Place(name, name)
+    system, path = _system(name, url[1])
+    if not path.strip("/"):
+        raise ConfigError(Problem(name, 0, 0, "names no file and no folder", "add its path"))
+    # What is asked for in the URL, such as an endpoint, is no part of the names of the files. A path within HDFS does not name its cluster.
+    return Place(f"{url[1]}://{urlsplit(name).netloc if url[1] in _ON_HDFS else ''}{path}", path, system)
+
+
+@lru_cache
+def _system(name: str, scheme: str) -> tuple[Any, str]:
+    fs = arrow_fs()
+    given = name
+    if scheme in _SAME:
+        name = f"{_SAME[scheme]}{name[len(scheme) :]}"
+    try:
+        if scheme in ("s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "az", "file"):
+            uri, mark, query = name.partition("?")
+            pattern = _GLOB.search(uri) if "=" in query or not mark else _GLOB.search(name)
+            if pattern is None:
+                return cast(tuple[Any, str], fs.FileSystem.from_uri(name))
+            # A pattern is no URL: the file system is that of what stands before it.
+            whole = uri if "=" in query or not mark else name
+            before, after = (
+                whole[: pattern.start()].rpartition("/")[0],
+                whole[: pattern.start()].rpartition("/")[2] + whole[pattern.start() :],
+            )
+            system, path = fs.FileSystem.from_uri(before + (f"?{query}" if "=" in query else ""))
+            return system, f"{path.rstrip('/')}/{after}"
+        import fsspec
+
+        if scheme in _ON_HDFS:
+            importlib.import_module("hdfs_native")  # else fsspec would look for a Java machine and an installed Hadoop
+        system, path = fsspec.core.url_to_fs(name, **(_TRIES if scheme in _ON_HDFS else {}))
+        return fs.PyFileSystem(fs.FSSpecHandler(system)), path
+    except ImportError as error:
+        needed = "'penstock[hdfs]'" if scheme in _ON_HDFS else "fsspec, and what it needs for it"
+        raise ConfigError(Problem(given, 0, 0, f"nothing here opens {scheme}://", f"pip install {needed}")) from error
+    except (OSError, RuntimeError, ValueError) as error:  # the second: of hdfs-native
+        raise ConfigError(Problem(given, 0, 0, f"cannot be opened: {error}", "check the address and the credentials")) from error
+
+
+def arrow() -> Any:
+    """Returns pyarrow. Raises ConfigError where it is not installed."""
+    try:
+        import pyarrow as pa  # here and below: an extra, and slow to import
+    except ImportError as error:
+        raise ConfigError("this needs pyarrow, which is not installed: pip install 'penstock[batch]'") from error
+    return pa
+
+
+def arrow_fs() -> Any:
+    arrow()
+    import pyarrow.fs
+
+    return pyarrow.fs
+
+
+def _beside(path: str, name: str) -> str:
+    folder, slash, _ = path.rstrip("/").rpartition("/")
+    return f"{folder}{slash}{name}"
+
+
+@contextmanager
+def _explained(place: Place, what: str, fix: str) -> Iterator[None]:
+    """Makes the errors of a file system errors that name the file."""
+    try:
+        yield
+    except PermissionError as error:
+        raise (
+            ConfigError(Problem(str(place), 0, 0, f"{what}: {error.strerror or error}", fix))
+            if place.system is None
+            else AccessRefused(f"{place} {what}: {error}")
+        ) from error
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
+        raise ConfigError(Problem(str(place), 0, 0, f"{what}: {error.strerror or error}", fix)) from error
+    except OSError as error:
+        raise TransportError(f"{place} {what}: {error.strerror or error}") from error
+    except RuntimeError as error:  # hdfs-native's: the answer of a NameNode, followed by the stack of its Java
+        reason = str(error).partition("\\n")[0]
+        refused = AccessRefused if "AccessControlException" in reason else TransportError
+        raise refused(f"{place} {what}: {reason}") from error

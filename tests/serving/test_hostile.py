@@ -1,0 +1,359 @@
+"""What strangers and bad callers send to a service: it costs little, and the next caller is answered."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+import psutil
+import pytest
+
+from penstock.access.file import ApiKey, with_key, with_revocation
+from penstock.access.keys import digest, new_key
+from penstock.access.rules import Rules
+from penstock.serving.messages import SERVICE, message
+from tests.kafka.certificates import Authority
+from tests.serving.conftest import Service, served
+
+SCORE = "/v1/topologies/flights:score"
+MIB = 1024 * 1024
+
+
+class Guarded(NamedTuple):
+    """A service with an access file and an audit log, and the keys of its callers."""
+
+    service: Service
+    keys: dict[str, str]
+    access: Path
+    audit: Path
+
+    def connected(self) -> socket.socket:
+        made = socket.create_connection(("127.0.0.1", self.service.ports["http"]), 10)
+        made.settimeout(10)
+        return made
+
+    def head(self, path: str = SCORE, key: str = "all", method: str = "POST", **headers: str) -> bytes:
+        named = {
+            "Host": "x",
+            "Authorization": f"Bearer {self.keys[key]}",
+            **{name.replace("_", "-"): text for name, text in headers.items()},
+        }
+        return f"{method} {path} HTTP/1.1\r\n".encode() + "".join(f"{name}: {text}\r\n" for name, text in named.items() if text).encode()
+
+    def ask(self, body: bytes, path: str = SCORE, key: str = "all") -> tuple[int, bytes]:
+        """Sends one request, and returns status and body of its answer."""
+        with self.connected() as client:
+            client.sendall(self.head(path, key, Content_Length=str(len(body)), Connection="close") + b"\r\n" + body)
+            answer = rest_of(client)
+        head, _, found = answer.partition(b"\r\n\r\n")
+        return int(head.split(b" ", 2)[1]), found
+
+    @property
+    def peak(self) -> int:
+        """The most memory that the process has had since `forget`, in bytes."""
+        text = Path(f"/proc/{self.service.process.pid}/status").read_text()
+        return int(next(line for line in text.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+
+    def forget(self) -> int:
+        """Begins to measure the memory again; returns what is used now."""
+        Path(f"/proc/{self.service.process.pid}/clear_refs").write_text("5")
+        return psutil.Process(self.service.process.pid).memory_info().rss
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    folder = tmp_path_factory.mktemp("guarded")
+    access, audit, text, keys = folder / "access.toml", folder / "audit.jsonl", "", {}
+    rules = {
+        "all": Rules("all", frozenset({"score", "read"}), frozenset({"*"})),
+        "newark": Rules("newark", frozenset({"score"}), frozenset({"flights"}), only={"origin": frozenset({"EWR"})}),
+        "stack": Rules("stack", frozenset({"score", "read"}), frozenset({"flights"}), frozenset({"flights.stack@1"})),
+        "short": Rules("short", frozenset({"score"}), frozenset({"flights"})),
+    }
+    for name, given in rules.items():
+        key = new_key()
+        keys[name] = key.text
+        text = with_key(text, given, name, ApiKey(key.id, digest(key.text), 0.0), file="f")
+    access.write_text(text)
+    with served("topologies/flights.yaml", "--access", str(access), "--audit", str(audit)) as service:
+        yield Guarded(service, keys, access, audit)
+
+
+@pytest.fixture
+def event(flights: list[dict[str, Any]]) -> bytes:
+    return json.dumps(flights[0]).encode()
+
+
+def rest_of(client: socket.socket) -> bytes:
+    """Everything that comes until the service closes."""
+    found = b""
+    try:
+        while part := client.recv(65536):
+            found += part
+    except ConnectionResetError:
+        pass
+    return found
+
+
+def sent(client: socket.socket, part: bytes, times: int) -> int:
+    """Sends until the service has closed the connection; returns how many bytes went out."""
+    count = 0
+    try:
+        for _ in range(times):
+            client.sendall(part)
+            count += len(part)
+    except OSError:
+        pass
+    return count
+
+
+@pytest.mark.parametrize(
+    ("begin", "part"),
+    [
+        (b"GET /v2 HTTP/1.1\r\nHost: x\r\n", b"x: " + b"y" * 10_000 + b"\r\n"),
+        (b"GET /v2 HTTP/1.1\r\nHost: x\r\nx: ", b"y" * 10_000),
+        (b"GET /v2", b"y" * 10_000),
+        (b"POST /v2 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"x: " + b"y" * 10_000 + b"\r\n"),
+        (b"POST /v2 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5;", b"y" * 10_000),
+    ],
+    ids=["headers", "one header", "path", "trailers", "extension of a chunk"],
+)
+def test_a_head_without_end_is_cut(guarded: Guarded, event: bytes, begin: bytes, part: bytes) -> None:
+    """After 16 KiB, and what the system has read at once: 100 MB would take seconds of the loop, and the memory."""
+    before = guarded.forget()
+    with guarded.connected() as client:
+        client.sendall(begin)
+        assert sent(client, part, 10_000) < 20 * MIB
+    assert guarded.peak < before + 30 * MIB
+    assert guarded.ask(event)[0] == 200
+
+
+def test_requests_ahead_of_their_answers_are_bounded(guarded: Guarded, event: bytes) -> None:
+    """A read of 256 KiB can hold 14,000 requests, and each takes 3 KiB until its turn."""
+    before = guarded.forget()
+    clients = [guarded.connected() for _ in range(20)]
+    for client in clients:
+        sent(client, b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n" * 9_000, 1)
+    for client in clients:
+        rest_of(client)
+        client.close()
+    assert guarded.peak < before + 40 * MIB
+    assert guarded.ask(event)[0] == 200
+
+
+def test_a_few_requests_ahead_are_answered_in_order(guarded: Guarded) -> None:
+    with guarded.connected() as client:
+        one = guarded.head("/v2/models/flights", method="GET") + b"\r\n"
+        client.sendall(one * 7 + guarded.head("/v2", method="GET", Connection="close") + b"\r\n")
+        assert rest_of(client).count(b"HTTP/1.1 200 OK") == 8
+
+
+def test_several_credentials_are_none(guarded: Guarded) -> None:
+    """A proxy may have judged one, and the service would take another."""
+    for pair in (["all", "newark"], ["all", "all"]):
+        lines = "".join(f"Authorization: Bearer {guarded.keys[name]}\r\n" for name in pair)
+        with guarded.connected() as client:
+            client.sendall(f"GET /v2/models/flights HTTP/1.1\r\nHost: x\r\n{lines}Connection: close\r\n\r\n".encode())
+            assert rest_of(client).startswith(b"HTTP/1.1 401 ")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "Content-Length: 4\r\nTransfer-Encoding: chunked", "Content-Length: 4\r\nContent-Length: 5", "Content-Length: 4, 4",
+        "Content-Length: +4", "Content-Length: -1", "Transfer-Encoding: xchunked", "Transfer-Encoding : chunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: x", "A: b\r\n c", "A: b\x00",
+    ],
+    ids=range(10),
+)  # fmt: skip
+def test_where_a_request_ends_is_never_a_question(guarded: Guarded, head: str) -> None:
+    """What two readers could divide differently is refused, and the connection ends."""
+    with guarded.connected() as client:
+        client.sendall(guarded.head() + f"{head}\r\n\r\n0\r\n\r\nGET /v2 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        answer = rest_of(client)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("wrap", [b"[%s]", b'{"events":[%s]}'])
+def test_a_list_of_four_million_numbers_takes_no_memory(guarded: Guarded, event: bytes, wrap: bytes) -> None:
+    before = guarded.forget()
+    status, answer = guarded.ask(wrap % b",".join([b"1"] * 4_000_000))
+    assert (status, b"Expected `object`, got `int`" in answer) == (400, True)
+    assert guarded.peak < before + 60 * MIB
+    assert guarded.ask(wrap % event)[0] == 200
+
+
+def test_a_list_of_two_million_objects_is_too_large(guarded: Guarded) -> None:
+    before = guarded.forget()
+    status, answer = guarded.ask(b"[" + b",".join([b"{}"] * 2_000_000) + b"]")
+    assert (status, json.loads(answer)["code"]) == (413, "too-large")
+    assert guarded.peak < before + 120 * MIB
+
+
+def test_a_name_of_megabytes_is_not_compared_and_not_repeated(guarded: Guarded) -> None:
+    before = guarded.forget()
+    body = b'{"inputs":[{"name":"' + b"ab" * 3_000_000 + b'","shape":[1],"datatype":"FP32","data":[1]}]}'
+    status, answer = guarded.ask(body, "/v2/models/flights/infer")
+    assert status == 400
+    assert len(answer) < 1200
+    assert guarded.peak < before + 120 * MIB
+
+
+def test_lines_without_end_share_what_bodies_may_take(guarded: Guarded, event: bytes) -> None:
+    """Beyond the setting max_in_flight_bytes, streams are refused like requests: 60 lines of 8 MB would take 480 MB."""
+    before = guarded.forget()
+    clients = []
+    for _ in range(20):
+        clients.append(guarded.connected())
+        clients[-1].sendall(guarded.head(Content_Type="application/x-ndjson", Transfer_Encoding="chunked") + b"\r\n")
+        sent(clients[-1], b"100000\r\n" + b"x" * MIB + b"\r\n", 7)
+    assert guarded.peak < before + 150 * MIB
+    for client in clients:
+        client.close()
+    until = time.monotonic() + 10
+    while guarded.ask(event)[0] != 200:
+        assert time.monotonic() < until, "their bytes were not given back"
+
+
+def test_a_caller_of_one_model_sees_that_model_alone(guarded: Guarded) -> None:
+    """Over both doors; of others it does not learn whether they exist."""
+
+    def get(path: str, method: str = "GET") -> tuple[int, Any]:
+        with guarded.connected() as client:
+            client.sendall(guarded.head(path, "stack", method, Connection="close") + b"\r\n")
+            head, _, body = rest_of(client).partition(b"\r\n\r\n")
+        return int(head.split(b" ", 2)[1]), json.loads(body)
+
+    assert get("/v2/models/flights.stack")[0] == 200
+    assert {get(f"/v2/models/{name}")[0] for name in ("flights", "flights.trees", "none")} == {403}
+    assert [one["name"] for one in get("/v2/models/stats")[1]["model_stats"]] == ["flights.stack"]
+    assert [one["name"] for one in get("/v2/repository/index", "POST")[1]] == ["flights.stack"]
+    metadata = [("authorization", f"Bearer {guarded.keys['stack']}")]
+    with grpc.insecure_channel(guarded.service.grpc) as channel:
+        asked = channel.unary_unary(f"/{SERVICE}/ModelMetadata", request_serializer=message("ModelMetadataRequest").SerializeToString)
+        codes = [
+            asked.future(message("ModelMetadataRequest")(name=name), metadata=metadata, timeout=60).code().name
+            for name in ("flights.stack", "flights.trees", "none")
+        ]
+    assert codes == ["OK", "PERMISSION_DENIED", "PERMISSION_DENIED"]
+
+
+def test_strangers_leave_no_line_in_the_audit_log(guarded: Guarded, event: bytes) -> None:
+    assert guarded.ask(event)[0] == 200
+    before = guarded.audit.read_bytes()
+    for _ in range(50):
+        with guarded.connected() as client:
+            client.sendall(b"GET /v2/models/flights HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert rest_of(client).startswith(b"HTTP/1.1 401 ")
+    assert guarded.audit.read_bytes() == before
+    assert guarded.ask(event, "/v2/models/none/infer", "newark")[0] == 404
+    line = json.loads(guarded.audit.read_bytes()[len(before) :])
+    assert (line["caller"], line["outcome"]) == ("newark", "not-there")
+    assert guarded.keys["newark"][-43:] not in guarded.audit.read_text()
+
+
+def test_a_stream_ends_when_its_key_is_revoked(guarded: Guarded, event: bytes) -> None:
+    """A caller that never ends its request would otherwise keep what it was once given."""
+    with guarded.connected() as client:
+        client.sendall(guarded.head(key="short", Content_Type="application/x-ndjson", Transfer_Encoding="chunked") + b"\r\n")
+        line = b"%x\r\n%s\n\r\n" % (len(event) + 1, event)
+        client.sendall(line)
+        assert b" 200 " in client.recv(65536)
+        text = with_revocation(guarded.access.read_text(), [guarded.keys["short"].split("_")[1]], time.time() - 1, file="f")
+        new = guarded.access.with_suffix(".new")
+        new.write_text(text)
+        os.replace(new, guarded.access)
+        found, until = b"", time.monotonic() + 10
+        while b"revoked" not in found:
+            assert time.monotonic() < until, found
+            client.sendall(line)
+            found += client.recv(65536)
+
+
+@pytest.mark.parametrize(
+    "tail", ['"origin":"EWR","origin":"JFK"', '"origin":"EWR","\\u006frigin":"JFK"', '"Origin":"EWR"', '"origin":null', '"origin":["EWR"]']
+)
+def test_the_value_that_is_judged_is_the_one_that_is_scored(guarded: Guarded, flights: list[dict[str, Any]], tail: str) -> None:
+    """A name that occurs twice has its last value for both; what cannot be told is refused."""
+    rest = {name: value for name, value in flights[0].items() if name != "origin"}
+    event = (json.dumps(rest)[:-1] + "," + tail + "}").encode()
+    assert guarded.ask(event, key="newark")[0] == 403
+    good = (json.dumps(rest)[:-1] + ',"origin":"JFK","origin":"EWR"}').encode()
+    status, answer = guarded.ask(good, key="newark")
+    assert status == 200
+    plain = (json.dumps(rest)[:-1] + ',"origin":"EWR"}').encode()
+    assert json.loads(answer) == json.loads(guarded.ask(plain, key="newark")[1])
+
+
+def test_grpc_refuses_strangers_before_it_receives_their_messages(guarded: Guarded) -> None:
+    """50 messages of 7 MB took 0.6 GB when they were received first."""
+    before = guarded.forget()
+    request = message("ModelInferRequest")(model_name="flights", raw_input_contents=[b"x" * 7_000_000]).SerializeToString()
+    calls = []
+    with grpc.insecure_channel(guarded.service.grpc) as channel:
+        infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        calls = [infer.future(request, timeout=60, metadata=[("authorization", "Bearer x")]) for _ in range(50)]
+        assert {call.code().name for call in calls} == {"UNAUTHENTICATED"}
+        both = [("authorization", f"Bearer {guarded.keys['all']}")] * 2
+        call = channel.unary_unary(f"/{SERVICE}/ModelMetadata").future(b"", timeout=60, metadata=both)
+        assert call.code().name == "UNAUTHENTICATED"
+    assert guarded.peak < before + 120 * MIB
+
+
+def test_grpc_receives_a_few_messages_at_a_time(guarded: Guarded) -> None:
+    """Also those of callers: 100 of them with 7 MB took 1.8 GB, and kept it until the collector ran."""
+    before = guarded.forget()
+    request = message("ModelInferRequest")(model_name="flights", raw_input_contents=[b"x" * 7_000_000]).SerializeToString()
+    with grpc.insecure_channel(guarded.service.grpc) as channel:
+        infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        calls = [infer.future(request, timeout=60, metadata=[("authorization", f"Bearer {guarded.keys['all']}")]) for _ in range(60)]
+        assert {call.code().name for call in calls} <= {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"}
+    assert guarded.peak < before + 450 * MIB
+
+
+@pytest.mark.parametrize("data", [b"\xff" * 100, b"\x0a\xff\xff\xff\xff\x7f", b"\x2a" * 1000], ids=range(3))
+def test_grpc_messages_that_cannot_be_read_are_refused(guarded: Guarded, data: bytes) -> None:
+    with grpc.insecure_channel(guarded.service.grpc) as channel:
+        infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        call = infer.future(data, timeout=60, metadata=[("authorization", f"Bearer {guarded.keys['all']}")])
+        assert (call.code().name, call.details()) == ("INVALID_ARGUMENT", "the message cannot be read")
+
+
+def test_grpc_offers_no_reflection(guarded: Guarded) -> None:
+    """What there is, callers learn from the methods that ask for a credential."""
+    with grpc.insecure_channel(guarded.service.grpc) as channel:
+        for method in (
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            f"/{SERVICE}/Nothing",
+            "/grpc.channelz.v1.Channelz/GetServers",
+        ):
+            assert channel.unary_unary(method).future(b"", timeout=60).code().name == "UNIMPLEMENTED"
+
+
+def test_a_handshake_of_tls_has_five_seconds(tmp_path: Path, event: bytes) -> None:
+    """A connection that is silent before it is one of HTTP."""
+    authority = Authority(tmp_path, "ca")
+    own = authority.sign("server", "DNS:localhost")
+    own.key.chmod(0o600)
+    flags = ("--serve-certfile", str(own.certificate), "--serve-keyfile", str(own.key))
+    with served("topologies/flights.yaml", *flags, doors=("http",)) as service:
+        with socket.create_connection(("127.0.0.1", service.ports["http"]), 10) as silent:
+            silent.settimeout(20)
+            assert rest_of(silent) == b""
+        context = ssl.create_default_context(cafile=authority.certificate)
+        with (
+            socket.create_connection(("127.0.0.1", service.ports["http"]), 10) as near,
+            context.wrap_socket(near, server_hostname="localhost") as client,
+        ):
+            client.sendall(
+                f"POST {SCORE} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(event)}\r\n\r\n".encode() + event
+            )
+            assert rest_of(client).startswith(b"HTTP/1.1 200 ")

@@ -1,0 +1,317 @@
+"""`penstock batch` over many files, from the outside: processes that share the work, kills, samples, stores of objects and databases."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from penstock.cli.main import main
+from penstock.registry.directory import DirectoryRegistry
+from penstock.testing import models, wait_for
+from penstock.transports.files import Place, place
+from tests.unit.cli.done import Done, Run
+
+SLOWLY = ("--chunk-rows", "1", "--max-batch-rows", "1", "--part-rows", "300")  # so that a run takes seconds, and is ended midway
+TOPOLOGY = """\
+topology: double
+sources: {numbers: {topic: numbers, schema: number.avsc}}
+nodes: {double: {kind: model, model: double@1}}
+sinks: {doubled: {topic: doubled, fields: {x: x, y: double}}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("schemas").mkdir()
+    schema = {"type": "record", "name": "Number", "fields": [{"name": "x", "type": "float"}]}
+    Path("schemas/number.avsc").write_text(json.dumps(schema))
+    Path("double.yaml").write_text(TOPOLOGY)
+    DirectoryRegistry(tmp_path / "models").publish("double", models.linear([2]))
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder: Path, capfd: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: str) -> Done:
+        code = main(["batch", "double.yaml", *arguments])
+        return Done(code, *capfd.readouterr())
+
+    return run
+
+
+def started(arguments: Sequence[str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "penstock", "batch", "double.yaml", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def numbers(start: int, end: int, path: str | Path, *, groups: int = 1000) -> None:
+    pq.write_table(pa.table({"x": pa.array(range(start, end), pa.float32())}), path, row_group_size=groups)
+
+
+def files(folder: str = "in", count: int = 3, rows: int = 4000) -> int:
+    """Writes Parquet files of different sizes. Returns the number of their rows."""
+    Path(folder).mkdir()
+    at = 0
+    for number in range(count):
+        numbers(at, at + rows * (number + 1), Path(folder) / f"{number}.parquet", groups=1500)
+        at += rows * (number + 1)
+    return at
+
+
+def read(folder: str) -> list[float]:
+    table = pq.read_table(folder)
+    x: list[float] = table.column("x").to_pylist()
+    assert table.column("y").to_pylist() == [2 * one for one in x]
+    return x
+
+
+def parts(folder: str) -> list[str]:
+    """The parts that a run has kept."""
+    manifest = Path(folder) / "_manifest.json"
+    return [one["name"] for one in json.loads(manifest.read_text())["parts"]] if manifest.exists() else []
+
+
+def children(process: int) -> list[int]:
+    """The processes that this one has started."""
+    return [int(one) for one in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+# -- many files, many processes ---------------------------------------------------------------------------------------------------------
+
+
+def test_files_of_a_folder_become_parts_of_a_folder_in_their_order(run: Run) -> None:
+    count = files()
+    assert run("--in", "in", "--out", "out", "--part-rows", "5000").code == 0
+    assert read("out/doubled") == list(range(count))
+    manifest = json.loads(Path("out/_manifest.json").read_text())
+    assert manifest["complete"]
+    assert sum(one["rows"] for one in manifest["parts"]) == count
+    assert sorted(parts("out")) == sorted(f"doubled/{one.name}" for one in Path("out/doubled").iterdir())
+
+
+def test_pattern_chooses_files_and_the_format_is_as_asked(run: Run) -> None:
+    files()
+    assert run("--in", "in/[12].parquet", "--out", "out/", "--as", "ndjson").code == 0
+    lines = [json.loads(line) for one in sorted(Path("out/doubled").iterdir()) for line in one.read_text().splitlines()]
+    assert [one["x"] for one in lines] == list(range(4000, 24_000))
+
+
+def test_processes_share_files_and_row_groups(folder: Path) -> None:
+    count = files()
+    with started(["--in", "in", "--out", "out", "--workers", "2", "--format", "json"]) as process:
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert json.loads(out) == {"read": count, "written": count, "dead_letters": 0, "complete": True, "models": {"double": "double@1"}}
+    assert read("out/doubled") == list(range(count))
+    assert len(parts("out")) > 3  # more than there are files: the large ones were divided
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_run_that_is_ended_goes_on_with_any_number_of_processes(folder: Path, workers: str, number: signal.Signals) -> None:
+    """Nothing is lost and nothing is doubled, whatever was being written."""
+    count = files(rows=2000)
+    with started(["--in", "in", "--out", "out", "--workers", workers, *SLOWLY]) as process:
+        wait_for(lambda: len(parts("out")) > 2, "some parts")
+        process.send_signal(number)
+        process.communicate(timeout=120)
+    assert process.returncode == (-number if number is signal.SIGKILL else 130)
+    before = parts("out")
+    Path("out/doubled/part-00009-000000000000.parquet").write_bytes(b"of a run that was ended before it could be kept")
+    with started(["--in", "in", "--out", "out", "--resume", "--workers", "3" if workers == "1" else "1"]) as process:
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert read("out/doubled") == list(range(count))
+    assert set(before) < set(parts("out"))
+
+
+def test_worker_that_is_killed_is_replaced_and_what_it_had_not_kept_is_done_again(folder: Path) -> None:
+    count = files(rows=2000)
+    with started(["--in", "in", "--out", "out", "--workers", "2", *SLOWLY]) as process:
+        wait_for(lambda: len(parts("out")) > 2, "some parts")
+        os.kill(children(process.pid)[0], signal.SIGKILL)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert read("out/doubled") == list(range(count))
+    assert sorted(parts("out")) == sorted(f"doubled/{one.name}" for one in Path("out/doubled").iterdir())
+
+
+def test_error_of_a_worker_is_the_error_of_the_run(folder: Path) -> None:
+    files()
+    Path("in/1.parquet").write_bytes(Path("in/1.parquet").read_bytes()[:-2000] + b"PAR1")
+    with started(["--in", "in", "--out", "out", "--workers", "2"]) as process:
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "in/1.parquet: cannot be read as Parquet" in err.replace("\n", " ")
+    assert err.count("cannot be read") == 1
+
+
+def test_two_runs_do_not_write_to_one_folder(folder: Path, run: Run) -> None:
+    files(rows=2000)
+    with started(["--in", "in", "--out", "out", *SLOWLY]) as process:
+        wait_for(lambda: bool(parts("out")), "a part")
+        done = run("--in", "in", "--out", "out", "--resume")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert done.code == 2
+    assert "another run is writing to out" in done.err
+
+
+# -- which rows ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_sample_is_the_same_in_each_run_whatever_shares_the_work(folder: Path) -> None:
+    count = files()
+    for out, workers in (("one", "1"), ("two", "2")):
+        with started(["--in", "in", "--out", out, "--sample", "0.1", "--workers", workers]) as process:
+            _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    found = read("one/doubled")
+    assert found == read("two/doubled") == sorted(found)
+    assert 0.08 * count < len(found) < 0.12 * count
+
+
+def test_rows_are_numbered_over_all_files(run: Run) -> None:
+    files()
+    assert run("--in", "in", "--out", "out", "--from", "3998", "--to", "4003").code == 0
+    assert read("out/doubled") == [3998, 3999, 4000, 4001, 4002]
+
+
+def test_file_that_has_changed_is_not_resumed(folder: Path, run: Run) -> None:
+    files(rows=2000)
+    with started(["--in", "in", "--out", "out", *SLOWLY]) as process:
+        wait_for(lambda: bool(parts("out")), "a part")
+        process.kill()
+        process.communicate(timeout=60)
+    numbers(0, 10, "in/2.parquet")
+    done = run("--in", "in", "--out", "out", "--resume")
+    assert done.code == 2
+    assert "in/2.parquet: has changed" in done.err.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--in", "in", "--out", "out.txt"], "out.txt: is no file of a format that is known"),
+        (["--in", "none/*.parquet", "--out", "out"], "none/*.parquet: cannot be read: No such file"),
+        (["--in", "mixed", "--out", "out"], "holds files of several formats (csv, parquet)"),
+        (["--in", "in", "--out", "out.csv", "--as", "parquet"], "the ending of out.csv says csv"),
+        (["--in", "in", "--out", "out", "--query", "select 1"], "--query is for databases"),
+        (["--in", "in", "--out", "out", "--workers", "2", "--limit", "5"], "without --from, --to and --limit"),
+        (["--in", "-", "--out", "out", "--sample", "0.5"], "--sample need files"),
+        (["--in", "sqlite:///numbers.db", "--out", "out"], "add #TABLE to the address, or give --query"),
+        (["--in", "sqlite:///none.db#numbers", "--out", "out"], "sqlite:///none.db cannot be read"),
+        (["--in", "sqlite:///numbers.db#none", "--out", "out"], "no such table: none"),
+        (["--in", "s4://bucket/x", "--out", "out"], "nothing here opens s4://"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_and_nothing_is_written(run: Run, flags: list[str], words: str) -> None:
+    files()
+    files("mixed")
+    Path("mixed/x.csv").touch()
+    sqlite3.connect("numbers.db").execute("create table numbers (x real)").connection.close()
+    before = sorted(os.listdir())
+    done = run(*flags)
+    assert done.code in (2, 4)
+    assert words in done.err.replace("\n", " ")
+    assert sorted(os.listdir()) == before
+
+
+# -- databases ------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--in", "sqlite:///numbers.db#a table"], [0.0, 1.0, 2.0, 3.0]),
+        (["--in", "sqlite:///numbers.db", "--query", 'select x from "a table" where x > 1 order by x desc'], [3.0, 2.0]),
+    ],
+)
+def test_table_or_query_of_a_database(run: Run, flags: list[str], expected: list[float]) -> None:
+    connection = sqlite3.connect("numbers.db")
+    connection.execute('create table "a table" (x real, other text)')
+    connection.executemany('insert into "a table" values (?, ?)', [(float(n), "text") for n in range(4)])
+    connection.commit()
+    connection.close()
+    done = run(*flags, "--out", "out.parquet")
+    assert (done.code, done.err.count("error")) == (0, 0)
+    assert read("out.parquet") == expected
+
+
+# -- a store of objects ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """A server of S3. Yields what follows a path in a URL."""
+    from moto.server import ThreadedMotoServer
+
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ACCESS_KEY_ID", "test")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+        server.start()
+        host, port = server.get_host_and_port()
+        yield f"?endpoint_override={host}:{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
+        server.stop()
+
+
+def stored(files: Sequence[Place]) -> list[str]:
+    return [one.path for one in files]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the server
+def test_objects_in_and_out(folder: Path, run: Run, s3: str) -> None:
+    place(f"s3://bucket{s3}").system.create_dir("bucket")
+    at = 0
+    for number in range(3):
+        numbers(at, at + 1000, f"{number}.parquet")
+        place(f"s3://bucket/in/{number}.parquet{s3}").write(Path(f"{number}.parquet").read_bytes())
+        at += 1000
+    Path("note").write_text("note")
+    place(f"s3://bucket/in/_note{s3}").write(b"note")
+    done = run("--in", f"s3://bucket/in/*.parquet{s3}", "--out", f"s3://bucket/out/{s3}", "--part-rows", "700")
+    assert (done.code, done.out) == (0, "3,000 events read, 3,000 outputs, 0 dead letters\n")
+    system = place(f"s3://bucket/x{s3}").system
+    assert pq.read_table("bucket/out/doubled", filesystem=system).column("x").to_pylist() == list(range(3000))
+    assert json.loads(place(f"s3://bucket/out/_manifest.json{s3}").read() or b"")["complete"]
+    done = run("--in", f"s3://bucket/in/{s3}", "--out", f"s3://bucket/one.parquet{s3}", "--part-rows", "700")
+    assert done.code == 0
+    assert pq.read_table("bucket/one.parquet", filesystem=system).column("x").to_pylist() == list(range(3000))
+    assert [one for one in stored(place(f"s3://bucket/{s3}").files()) if ".parts" in one] == []
+    done = run("--in", f"s3://bucket/in/{s3}", "--out", f"s3://bucket/one.parquet{s3}")
+    assert (done.code, "is there already" in done.err) == (2, True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_run_over_objects_that_is_killed_goes_on(folder: Path, s3: str) -> None:
+    place(f"s3://kills{s3}").system.create_dir("kills")
+    numbers(0, 6000, "in.parquet")
+    place(f"s3://kills/in.parquet{s3}").write(Path("in.parquet").read_bytes())
+    arguments = ["--in", f"s3://kills/in.parquet{s3}", "--out", f"s3://kills/out/{s3}"]
+
+    def kept() -> list[str]:
+        data = place(f"s3://kills/out/_manifest.json{s3}").read()
+        return [one["name"] for one in json.loads(data)["parts"]] if data else []
+
+    with started([*arguments, *SLOWLY]) as process:
+        wait_for(lambda: len(kept()) > 1, "some parts")
+        process.kill()
+        process.communicate(timeout=60)
+    with started([*arguments, "--resume"]) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    table = pq.read_table("kills/out/doubled", filesystem=place(f"s3://kills/x{s3}").system)
+    assert table.column("x").to_pylist() == list(range(6000))
