@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from penstock.cli.main import main
 from penstock.conformance.check import check
 from penstock.conformance.rules import RULES, Findings
+from tests.kafka.certificates import Authority
 from tests.unit.cli.done import Done, Run
 from tests.unit.conformance.server import DECLARED, NAME, Started, started
 
@@ -142,6 +143,27 @@ def test_headers_are_sent_and_never_shown(run: Run, right: Started, tmp_path: Pa
     assert done.code == 2
     assert f"{tmp_path}/headers:3:1: no header (write NAME: VALUE)" in done.err
     assert "secret" not in done.err
+
+
+def test_tensors_of_half_precision_are_sent_as_bytes() -> None:
+    """JSON and the typed contents have no form of them."""
+    with started(["half"]) as places:
+        found = list(check(places.url, grpc=places.grpc))
+    assert [one for one in found if one.state != "passed"] == []
+    assert {("rest", "binary-input"), ("rest", "infer-answer"), ("grpc", "infer-raw")} <= {(one.protocol, one.rule) for one in found}
+
+
+def test_server_with_tls_is_checked_by_its_authority(run: Run, tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "authority")
+    with started(certificate=authority.sign("server", "IP:127.0.0.1")) as places:
+        done = run(places.url, "--grpc", places.grpc, "--cafile", str(authority.certificate))
+        assert done.code == 0, done.out
+        refused = run(places.url)
+        assert refused.code == 4
+        assert "certificate verify failed" in refused.err
+        strange = run(places.url, "--cafile", __file__)
+    assert strange.code == 2
+    assert "has no certificates of authorities" in strange.err
 
 
 class Garbage(BaseHTTPRequestHandler):
