@@ -71,7 +71,7 @@ async def listed(service: Service) -> Mapping[str, Any]:
 
 def _check(service: Service, caller: Caller, right: str, changes: Mapping[str, str] | None) -> None:
     """Raises Forbidden for a caller that may not make this release: of the whole topology, or of each node with its new version."""
-    if changes is None or caller.allows(right, topology=service.name):
+    if not changes or caller.allows(right, topology=service.name):
         caller.check(right, topology=service.name)
         return
     for node, reference in changes.items():
