@@ -43,7 +43,7 @@ async def asked(service: Service, caller: Caller, body: bytes) -> Mapping[str, A
     if (wanted.deploy is None) is (wanted.rollback is msgspec.UNSET):
         raise Malformed('ask for one of {"deploy": {NODE: "NAME@VERSION"}} and {"rollback": GENERATION}; null is the generation before')
     right = "rollback" if wanted.deploy is None else "deploy"
-    caller.check(right, topology=service.name)
+    _check(service, caller, right, wanted.deploy)
     service.note(caller, right, "begun")  # before it: a call that cannot be noted is not made
     topology = service.loaded.topology
     try:
@@ -67,6 +67,15 @@ async def shown(service: Service, id: str) -> Mapping[str, Any]:
 async def listed(service: Service) -> Mapping[str, Any]:
     """Returns the last releases, the newest first."""
     return {"releases": [_past(one) for one in await _requests(service).history(service.loaded.topology)]}
+
+
+def _check(service: Service, caller: Caller, right: str, changes: Mapping[str, str] | None) -> None:
+    """Raises Forbidden for a caller that may not make this release: of the whole topology, or of each node with its new version."""
+    if changes is None or caller.allows(right, topology=service.name):
+        caller.check(right, topology=service.name)
+        return
+    for node, reference in changes.items():
+        caller.check(right, topology=service.name, model=f"{service.name}.{node}", version=reference.rpartition("@")[2])
 
 
 def _requests(service: Service) -> Requests:

@@ -77,7 +77,7 @@ class _Wrapped(msgspec.Struct):
 
 
 class _Object(msgspec.Struct, gc=False):
-    """An object of which nothing is kept."""
+    """An object; nothing of it is kept."""
 
 
 class _WrappedObjects(msgspec.Struct):
@@ -123,6 +123,8 @@ class Rest:
                     return
                 answer = await self._events(caller, target, headers, receive)
             else:
+                if caller is not None and not path.endswith("/infer"):  # which spends its rows, too
+                    caller.spend(0)
                 answer, target = await self._route(caller, path, scope["method"], headers, receive)
         except Exception as error:  # noqa: BLE001  whatever goes wrong is this caller's answer
             answer = _refusal(error)
@@ -380,7 +382,7 @@ class Rest:
         model = service.live.model(name, version)
         body = await self._body(headers, receive)
         try:
-            request = oip.read(body, _number(headers, _HEAD))
+            request = oip.read(body, _number(headers, _HEAD), service.settings.max_batch_rows)
             part = model.fit(request)
             caller.spend(part.rows)
             service.refuses(caller, part)
