@@ -104,7 +104,7 @@ providers: $(VENV)-$(RUNTIME)/stamp ## run models on the execution provider of a
 floors: $(VENV)-floors/stamp ## run unit tests, contracts, properties and hostile models with the oldest allowed dependencies
 	@mkdir -p build; run="$(VENV)-floors/bin/python -m pytest -q -p no:cacheprovider"; failed=0; \
 	$$run tests/unit $(ARGS) > build/floors-unit.txt 2>&1 & unit=$$!; \
-	$$run tests/contracts tests/properties $(ARGS) || failed=1; \
+	$$run tests/contracts tests/properties tests/stores/test_stores.py $(ARGS) || failed=1; \
 	wait $$unit || failed=1; cat build/floors-unit.txt; exit $$failed  # two at once: none of these needs the machine alone
 
 frameworks: $(VENV)-frameworks/stamp ## train, export, push and score a model of each kind of docs/frameworks.md, with the frameworks themselves
