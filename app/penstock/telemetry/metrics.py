@@ -101,6 +101,14 @@ class Metrics:
     )
     observer_seconds: Labelled[Counter] = _counter("Time spent in an observer.", unit="s", labels=("observer",))
 
+    lookups: Labelled[Counter] = _counter(
+        "Events looked up in the store, by what became of them: hit, stale, miss, nearest, default, unknown, fallback, unkeyed.",
+        unit="events",
+        labels=("outcome",),
+    )
+    lookup_seconds: Histogram = _histogram("Time of one lookup: of a batch of events, the store's answer included.", SECONDS, unit="s")
+    lookup_failures: Counter = _counter("Requests to the store that failed, or were not answered in time.", unit="requests")
+    lookup_written: Counter = _counter("Answers that were scored and written back to the store.", unit="answers")
     requests: Labelled[Counter] = _counter(
         "Requests that the service has answered: by door (http, grpc), by model or source, and by the answer's code.",
         unit="requests",
