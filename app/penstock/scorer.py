@@ -92,8 +92,7 @@ def open(
 
     What is left out is as on the command line: from the environment, then from `config` or `penstock.toml`, else the default (`models`
     and `schemas` are folders here). `settings` are any others, by name, such as `trust` and `cache`. The models are those that the file
-    names. They are verified and warmed up, as on a worker. An exported folder has the models and schemas of its topology, and is refused
-    where it differs from what was exported.
+    names. They are verified and warmed up, as on a worker.
 
     `follow` names brokers, `localhost:9092`: then the models are those of the active release of the topology, and later releases replace
     them between two calls, made ready in a thread as on a worker. The program reads the control topic and writes nothing; no release waits

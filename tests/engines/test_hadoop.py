@@ -89,7 +89,7 @@ def test_run_from_hdfs_to_hdfs_is_killed_and_goes_on(hdfs: str, given: Place, fl
         wait_for(lambda: running.poll() is not None or len([one for one in out.files() if "/part-" in str(one)]) > 2, "parts", 120)
         running.send_signal(signal.SIGKILL)
     assert running.returncode == -signal.SIGKILL, "it ended before it could be killed"
-    ran = batch(*flags, "--resume", "--format", "json")
+    ran = batch(*flags, "--resume", "--workers", "2", "--format", "json")
     assert ran.returncode == 0, ran.stderr
     said = json.loads(ran.stdout)
     assert (said["read"], said["written"], said["dead_letters"]) == (len(flights.values), len(flights.scores), len(flights.failed))

@@ -22,7 +22,7 @@ __all__ = ["serve"]
 FLAGS = (
     "http", "grpc", "workers", "access", "audit", "serve_certfile", "serve_keyfile", "serve_cafile", "insecure_serve",
     "request_timeout", "max_body_bytes", "max_batch_rows", "max_connections", "idle_timeout", "drain_timeout",
-    "models", "schemas", "model_trust", *CONNECTION, "releases", "application", "trust", "unsigned_control",
+    "models", "schemas", "model_trust", *CONNECTION, "releases", "application", "trust", "unsigned_control", "signing_key", "roots",
     "store", "store_password_file", "store_cafile",
 )  # fmt: skip
 
@@ -76,6 +76,7 @@ def _serve(topology: Path, pages: str, fleet: Path | None, settings: Settings) -
     from penstock.access import Audit, Gate
     from penstock.access.tls import ServerTls
     from penstock.codecs.schema_registry import open_schema_registry
+    from penstock.operate.requests import Requests
     from penstock.runners.service import ServiceRunner
     from penstock.runners.supervisor import Elsewhere
     from penstock.serving.app import answering, listen, serving
@@ -83,7 +84,7 @@ def _serve(topology: Path, pages: str, fleet: Path | None, settings: Settings) -
     from penstock.serving.looking import Looking
     from penstock.stores.lookup import open_lookup
 
-    gate = Gate.open(settings.access, time.time)
+    gate = Gate.open(settings.access, time.time, shared=None if fleet is None else fleet.with_name("spent"))
     audit = None if settings.audit is None else Audit.open(settings.audit, time.time)
     tls = None
     if settings.serve_certfile is not None and settings.serve_keyfile is not None:
@@ -98,14 +99,17 @@ def _serve(topology: Path, pages: str, fleet: Path | None, settings: Settings) -
     )
     runner = ServiceRunner(loaded, settings)
     lookup = open_lookup(loaded, settings, metrics=runner.numbers)
+    requests = Requests(settings) if follows and settings.signing_key is not None else None
     service = Service(
         loaded, settings, lambda: runner.served, runner.numbers, observers=lambda: runner.observers, gate=gate, audit=audit,
-        looking=None if lookup is None else Looking(loaded, lookup, lambda: runner.bindings),
+        requests=requests, looking=None if lookup is None else Looking(loaded, lookup, lambda: runner.bindings),
     )  # fmt: skip
 
     @asynccontextmanager
     async def doors(own: Pages) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            if requests is not None:
+                await stack.enter_async_context(requests)
             if pages:
                 await stack.enter_async_context(serving(listen(pages), own))
             if bound is not None:

@@ -21,6 +21,7 @@ from penstock.access import Audit, Caller, Gate
 from penstock.batch import Array
 from penstock.engine.observe import Observers
 from penstock.errors import CallRefused, Forbidden, NotReady, NotThere, PenstockError, TooLate
+from penstock.operate.requests import Requests
 from penstock.pipeline import Served
 from penstock.record import RecordLike
 from penstock.runtime import Loaded
@@ -75,14 +76,16 @@ class Service:
         observers: Callable[[], Observers | None] = lambda: None,
         gate: Gate | None = None,
         audit: Audit | None = None,
+        requests: Requests | None = None,
         looking: Looking | None = None,
     ) -> None:
-        """`observers` returns those of the active program, `gate` admits callers (None: everyone), `audit` notes what they did, and
-        `looking` finds precomputed answers.
+        """`observers` returns those of the active program, `gate` admits callers (None: everyone), `audit` notes what they did,
+        `requests` makes the releases that they ask for, and `looking` finds precomputed answers.
         """
         self.loaded, self.settings = loaded, settings
         self.gate, self.audit = gate or Gate.open(None, time.time), audit
         self.name = loaded.topology.name
+        self.requests = requests
         self.metrics = metrics or Metrics()
         self.stopping = False
         self._looking = looking

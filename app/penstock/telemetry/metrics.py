@@ -120,6 +120,9 @@ class Metrics:
     watchdog_looks: Counter = _counter("Checks of this worker by the watchdog.", unit="looks")
 
     generation: Gauge = _gauge("The generation that this worker scores with.")
+    control_age_seconds: Scraped = _gauge(
+        "Time since the brokers last confirmed that the control log is read to its end. Only of a service.", unit="s", scraped=True
+    )
     partitions: Gauge = _gauge("Partitions assigned now.", unit="partitions")
     in_flight_batches: Gauge = _gauge("Batches whose outputs are not acknowledged yet.", unit="batches")
     in_flight_bytes: Gauge = _gauge("Bytes of the batches in flight.", unit="bytes")
