@@ -314,16 +314,6 @@ def test_topology_without_the_section_has_no_lookups(folder: Path, monkeypatch: 
         assert "precomputed" not in plan.score(order(10))
 
 
-@pytest.fixture(scope="module")
-def redis() -> Iterator[Server]:
-    server = servers.redis()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-
-
 def test_store_that_is_away_or_silent_costs_no_answer(run: Run, redis: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paused, it keeps its connections and says nothing; killed, it refuses them. Back again, it answers again."""
     monkeypatch.setenv("PENSTOCK_STORE_PASSWORD", servers.PASSWORD)
