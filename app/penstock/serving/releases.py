@@ -3,8 +3,8 @@
     POST /v1/releases {"deploy": {"trees": "flight-trees@2"}, "reason": "..."}, or {"rollback": 3}, or {"rollback": null}
     GET  /v1/releases, /v1/releases/ID
 
-The service signs with its key, and the release names the caller. A release is answered as soon as it is announced; later, `standing`
-shows what has become of it.
+The service signs with its key, and the release names the caller. A release is answered as soon as it is announced; `standing` shows later
+its result.
 """
 
 from __future__ import annotations
