@@ -87,7 +87,7 @@ def children(process: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
-# -- many files, many processes ---------------------------------------------------------------------------------------------------------
+# -- many files, many processes ---------------------------------------------------------------------------------------------------
 
 
 def test_files_of_a_folder_become_parts_of_a_folder_in_their_order(run: Run) -> None:
@@ -168,7 +168,7 @@ def test_two_runs_do_not_write_to_one_folder(folder: Path, run: Run) -> None:
     assert "another run is writing to out" in done.err
 
 
-# -- which rows ---------------------------------------------------------------------------------------------------------------------------
+# -- which rows ---------------------------------------------------------------------------------------------------
 
 
 def test_sample_is_the_same_in_each_run_whatever_shares_the_work(folder: Path) -> None:
@@ -228,7 +228,7 @@ def test_what_cannot_be_meant_is_refused_and_nothing_is_written(run: Run, flags:
     assert sorted(os.listdir()) == before
 
 
-# -- databases ------------------------------------------------------------------------------------------------------------------------------
+# -- databases ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_table_or_query_of_a_database(run: Run, flags: list[str], expected: list
     assert read("out.parquet") == expected
 
 
-# -- a store of objects ----------------------------------------------------------------------------------------------------------------------
+# -- a store of objects ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
