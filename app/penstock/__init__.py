@@ -7,7 +7,7 @@ Score events from a program, without Kafka, through the same plan that a worker 
     with penstock.open("topologies/flights.yaml") as plan:
         answer = plan.score({"flight_id": "A", "dep_delay": 413, ...})
 
-Test a topology with keys, headers, timestamps and dead letters: `TopologyDriver`.
+Swap its models from a program: `connect`. Test a topology with keys, headers, timestamps and dead letters: `TopologyDriver`.
 
 Importing the package costs nothing: each of its names is fetched when it is first used.
 """
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from penstock.model.quarantine import quarantine
     from penstock.model.session import Session
     from penstock.model.verify import verify
+    from penstock.operate.connect import Releases, connect
     from penstock.record import Position, Record
     from penstock.registry.directory import DirectoryRegistry
     from penstock.schema import Schema
@@ -62,6 +63,7 @@ __all__ = [
     "Problem",
     "Record",
     "RecordError",
+    "Releases",
     "Schema",
     "SchemaError",
     "Scored",
@@ -73,6 +75,7 @@ __all__ = [
     "TopologyDriver",
     "TopologyError",
     "TransportError",
+    "connect",
     "load_schema",
     "open",
     "open_broker",
@@ -98,6 +101,7 @@ _HOMES = {
     "Problem": "errors",
     "Record": "record",
     "RecordError": "errors",
+    "Releases": "operate.connect",
     "Schema": "schema",
     "SchemaError": "errors",
     "Scored": "scorer",
@@ -109,6 +113,7 @@ _HOMES = {
     "TopologyDriver": "testing.driver",
     "TopologyError": "errors",
     "TransportError": "errors",
+    "connect": "operate.connect",
     "load_schema": "codecs",
     "open": "scorer",
     "open_broker": "testing.broker",

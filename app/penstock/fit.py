@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from penstock.errors import Problem
 from penstock.model.artifact import Artifact
@@ -72,7 +73,7 @@ def as_bound(topology: Topology, models: Mapping[str, ModelRef]) -> Topology:
     return topology.with_nodes(replace(node, model=models.get(node.name, node.model)) for node in topology.model_nodes)
 
 
-def as_run(topology: Topology, models: Mapping[str, ModelRef], parameters: Mapping[str, Mapping[str, object]]) -> Topology:
+def as_run(topology: Topology, models: Mapping[str, ModelRef], parameters: Mapping[str, Mapping[str, Any]]) -> Topology:
     """Returns the topology with these versions and parameters, by node, and without requirements: they were met when it became active."""
     bound = as_bound(topology, models)
     return bound.with_nodes(

@@ -34,8 +34,12 @@ HOMES = {
     "jwt": ("access/",),
     "starlette": ("serving/app.py",),
     "uvicorn": ("serving/app.py",),
+    "redis": ("stores/redis.py",),
+    "psycopg": ("stores/sql.py",),
+    "cassandra": ("stores/cassandra.py",),
     "pyspark": ("integrations/spark.py",),
     "pyflink": ("integrations/flink.py",),
+    "grpc": ("serving/grpc.py", "conformance/grpc.py"),
     "os.environ": ("settings.py", "cli/new/project/"),  # the project is its user's, and imports nothing of ours
     "os.getenv": ("settings.py",),
     "pickle": (),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
@@ -14,26 +13,22 @@ from typing import Any
 
 import pytest
 
-from penstock.record import Record
-from penstock.testing import Broker, committed, end_offsets, maven, produce, read_all, wait_for
-from penstock.testing.driver import TopologyDriver
-from tests.engines.equal import check_same
+from penstock.testing import Broker, committed, end_offsets, maven, read_all, wait_for
+from tests.engines.flights import COUNT, ROOT, SCORES, TOLERANCE, Flights, release, send
 from tests.engines.java import Java
-from tests.kafka.flights import flights, make_flights, operate, push, recomputed
+from tests.kafka.flights import make_flights, recomputed
 from tests.kafka.running import Job
 
-ROOT = Path(__file__).parents[2]
 VERSION = "2.4.0"
 JARS = (
     *(f"org.apache.storm:{name}:{VERSION}" for name in ("storm-server", "storm-kafka-client", "flux-core", "flux-wrappers")),
     "org.apache.kafka:kafka-clients:3.9.1",  # the last that has what the spout of this version calls
 )
 PATHS = {"MODELS": "models", "SCHEMAS": "schemas", "TOPOLOGIES": "", "TRUST": "trust.toml", "CACHE": "cache"}
-FLIGHTS = 100_000
 LATER = 2_000  # that are scored by a release
 BOLTS = 2  # of examples/storm/flights.yaml
 PENDING = 5_000  # topology.max.spout.pending
-BAD = (b"no event", b'{"flight_id": "x"}', b"\xff\xfe\x00", None)
+BAD = {b"no event": "JSON is malformed", b'{"flight_id": "x"}': "missing required field", b"\xff\xfe\x00": "invalid UTF-8"}
 
 
 @contextmanager
@@ -79,12 +74,6 @@ def wait_until(reached: int, job: Job, running: Java) -> None:
     wait_for(ready, lambda: f"{reached} outputs, {count(job)} now:\n{running.tail()}", 120, 0.2)
 
 
-def sent(job: Job, start: int, stop: int) -> list[Record]:
-    """Flights as records, over all partitions."""
-    chosen = enumerate(itertools.islice(flights(), start, stop))
-    return [Record(job.source, one.value, one.id.encode(), partition=at % 4) for at, one in chosen]
-
-
 def wait_until_all_is_committed(job: Job, running: Java) -> None:
     def ready() -> bool:
         assert running.process.poll() is None, running.tail()
@@ -94,63 +83,53 @@ def wait_until_all_is_committed(job: Job, running: Java) -> None:
 
 
 def answers(job: Job) -> list[dict[str, Any]]:
-    """What is in the topic of the predictions; each answer has its flight's key."""
-    records = read_all(job.broker, job.sink)
-    found = [json.loads(one.value or b"") for one in records]
-    assert [one["flight_id"].encode() for one in found] == [one.key for one in records]
-    return found
-
-
-def text(header: bytes | None) -> str:
-    return (header or b"").decode()
+    """The predictions in the order in which they were written."""
+    return [json.loads(one.value or b"") for one in sorted(read_all(job.broker, job.sink), key=lambda one: one.timestamp)]
 
 
 @pytest.mark.broker
-def test_storm_answers_as_a_worker_does_and_loses_nothing_with_a_bolt(broker: Broker, tmp_path: Path) -> None:
+def test_storm_answers_as_a_batch_does_and_loses_nothing_with_a_bolt(broker: Broker, flights: Flights, tmp_path: Path) -> None:
     """A killed bolt ends the cluster's worker, as Storm has it; the next one goes on where the spout's group has committed.
 
-    Then a release is deployed: what comes after both processes have logged its generation is answered by its models.
+    Then a release is made: what comes after both processes have logged its generation is answered by its models.
     """
     job = make_flights(broker, tmp_path, partitions=4)
-    records = [*sent(job, 0, FLIGHTS), *(Record(job.source, value, b"bad", partition=at % 4) for at, value in enumerate(BAD))]
-    produce(broker, records)
+    send(job, [*flights.values, *BAD])
     file = flux(job)
 
     with storm(job, file) as running:
-        wait_until(FLIGHTS // 5, job, running)
+        wait_until(COUNT // 5, job, running)
         first, *_ = running.children("penstock.integrations.storm")
         os.kill(first, signal.SIGKILL)
         assert running.process.wait(60) == 1, running.tail()
     held, before = sum(committed(broker, job.group, job.source).values()), count(job)
-    assert 0 < held < FLIGHTS
+    assert 0 < held < COUNT
 
     with storm(job, file) as running:
         wait_until_all_is_committed(job, running)
         found = answers(job)
 
-        version = push(job, "flight-trees", 0.5)
-        operate(job, lambda operator: operator.deploy({"trees": str(version)}, min_ready=0, reason="half of the trees"))
+        release(job, 0.5)
         wait_for(
             lambda: running.log.read_text(errors="replace").count("generation 1 is live") == BOLTS, lambda: f"a swap:\n{running.tail()}", 60
         )
-        produce(broker, later := sent(job, FLIGHTS, FLIGHTS + LATER))
+        send(job, flights.values[:LATER])
         wait_until_all_is_committed(job, running)
-        newer = [one for one in answers(job) if one["flight_id"].encode() in {record.key for record in later}]
+        newer = answers(job)[len(found) :]
 
-    driver = TopologyDriver(job.file, models=job.folder / "models", schemas=job.folder / "schemas", partitions=4)
-    driver.send_records("departures", records)
-    check_same(found, {one["flight_id"]: one for one in driver.events("predictions")})
+    assert flights.differs(found) < TOLERANCE
     # Twice come at most those that were answered without a commit, and those under way at the kill.
-    assert len(found) - FLIGHTS <= before - held + PENDING
+    assert len(found) - len(flights.scores) <= before - held + PENDING
+    letters = {one["id"]: one for one in (json.loads(one.value or b"") for one in read_all(broker, job.dead))}
+    assert {id: letters[id]["message"] for id in flights.failed} == flights.failed
+    reasons = [letters[f"{job.source}:{at % 4}:{(COUNT + at) // 4}"]["message"] for at in range(len(BAD))]
+    assert [why in reason for why, reason in zip(BAD.values(), reasons, strict=True)] == [True] * len(BAD), reasons
+    assert len(letters) == len(flights.failed) + len(BAD)
 
-    letters = {one["id"]: one["message"] for one in (json.loads(one.value or b"") for one in read_all(broker, job.dead))}
-    theirs = [dict(one.headers) for one in driver.dead_letters("departures")]
-    assert letters == {text(one["penstock-id"]): text(one["__streams.errors.message"]) for one in theirs}
-    assert len(letters) == len(BAD)
-
-    versions = {"features": "flight-features@1", "logistic": "flight-logistic@1", "trees": str(version), "stack": "flight-stack@1"}
-    events = [json.loads(one.value or b"") for one in later]
+    events = [one for one in map(json.loads, flights.values[:LATER]) if one["flight_id"] not in flights.failed]
+    versions = {"features": "flight-features@1", "logistic": "flight-logistic@1", "trees": "flight-trees@2", "stack": "flight-stack@1"}
     scored = recomputed(job.folder / "models", versions, events)
-    rows = {one["flight_id"]: at for at, one in enumerate(events)}
-    check_same(newer, {id: events[at] | {name: values[at] for name, values in scored.items()} for id, at in rows.items()})
-    print(f"{FLIGHTS:,} flights, of which {len(found) - FLIGHTS:,} were answered twice, and {len(newer):,} by the release")
+    expected = {one["flight_id"]: tuple(scored[name][at] for name in SCORES) for at, one in enumerate(events)}
+    assert Flights(flights.file, [], expected, {}).differs(newer) < TOLERANCE
+    assert max(abs(expected[one["flight_id"]][2] - flights.scores[one["flight_id"]][2]) for one in newer) > TOLERANCE
+    print(f"{COUNT:,} flights, of which {len(found) - len(flights.scores):,} were answered twice, and {len(newer):,} by the release")

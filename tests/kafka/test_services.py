@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
+from penstock import settings
+from penstock.control.log import Standing
+from penstock.errors import TransportUnavailable
+from penstock.operate.requests import Requests
 from penstock.testing import Broker, wait_for
 from penstock.testing import models as onnx_models
-from tests.kafka.operating import in_force, must_be_signed, penstock, push, push_bad, status, wait_until_ready
+from penstock.topology.parse import parse
+from tests.kafka.operating import CONFIG, in_force, must_be_signed, penstock, push, push_bad, status, wait_until_ready
 from tests.kafka.running import Job, make_job
 from tests.kafka.services import Service
 
@@ -86,3 +93,30 @@ def test_a_service_that_was_paused_catches_up_and_counts_again(job: Job) -> None
         wait_for(lambda: (paused.told.get("live"), paused.told.get("generation")) == (True, 1), lambda: paused.log, 60.0, 0.25)
         in_force(job, push(job, 4.0))
         assert {one["generation"] for one in status(job)["workers"]} == {2}
+
+
+@pytest.mark.broker("restart")
+def test_a_requested_release_whose_brokers_go_away_is_continued_when_they_are_back(job: Job, caplog: pytest.LogCaptureFixture) -> None:
+    """Its time is over while nobody answers, so that it cannot even be aborted: it must not stay pending."""
+    version = push(job, 3.0)
+    topology, chosen = parse(job.file), settings.load({"broker_timeout": 2.0}, file=job.folder / CONFIG)
+
+    async def act() -> Standing:
+        async with Requests(chosen) as requests, asyncio.timeout(120):
+            begun = await requests.deploy(topology, {"double": version}, requested_by="alice", timeout=3.0)
+            await asyncio.to_thread(job.broker.kill)
+            try:
+                while "is continued in" not in caplog.text:  # noqa: ASYNC110  a log has no event
+                    await asyncio.sleep(0.1)
+            finally:
+                await asyncio.to_thread(job.broker.restart)
+            while True:
+                with contextlib.suppress(TransportUnavailable):
+                    if (found := (await requests.get(topology, begun.release.id)).past).standing is not Standing.PENDING:
+                        return found.standing
+                await asyncio.sleep(0.2)
+
+    with Service(job) as service:
+        service.wait_until_ready()
+        service.process.send_signal(signal.SIGSTOP)  # so that it is not ready in time
+        assert asyncio.run(act()) in {Standing.ACTIVE, Standing.ABORTED}

@@ -3,7 +3,7 @@
     [callers.shop]
     may = ["score", "read"]              # words of `control.rights`
     topologies = ["flights"]             # or ["*"]: all
-    models = ["flights", "trees@2"]      # the models that it may address, all versions or one; without the line: all
+    models = ["flights", "flights.trees@2"]   # the models that it may address, all versions or one; without the line: all
     only = { store = ["A", "B"] }        # the values that these fields of its rows may have
     requests = 100                       # per second; without the line: no limit
     rows = 20_000                        # per second
@@ -204,7 +204,7 @@ def _caller_complaints(table: Mapping[str, Any]) -> Iterator[str]:
     if not _texts(table.get("topologies"), is_topology):
         yield 'topologies: a list of topologies\' names is needed, such as ["flights"], or ["*"] for all'
     if "models" in table and not _texts(table["models"], lambda one: MODEL.fullmatch(one) is not None):
-        yield 'models: a list of models is needed, such as ["trees", "average@2"]'
+        yield 'models: a list of models is needed, such as ["flights", "flights.trees@2"]'
     only = table.get("only", {})
     if not isinstance(only, dict) or not all(isinstance(one, list) and one and all(map(_is_value, one)) for one in only.values()):
         yield 'only: fields with lists of values are needed, such as { store = ["A", "B"] }'

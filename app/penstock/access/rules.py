@@ -37,20 +37,20 @@ class Rules:
     only: Mapping[str, frozenset[Value]] = field(default_factory=dict)
     limits: Limits = NO_LIMITS
 
-    def allows(self, right: str, topology: str = "", model: str = "", version: str = "") -> bool:
-        """Returns whether the caller may do this. Without a topology: whether it may for any."""
+    def allows(self, right: str, topology: str = "", model: str | None = "", version: str = "") -> bool:
+        """Returns whether the caller may do this. Without a topology: whether it may for any; with the model None: for any of them."""
         if right not in self.may:
             return False
         if not topology:
             return True
         if topology not in self.topologies and "*" not in self.topologies:
             return False
-        if self.models is None:
+        if self.models is None or model is None:
             return True
         model = model or topology
         return model in self.models or (bool(version) and f"{model}@{version}" in self.models)
 
-    def check(self, right: str, topology: str = "", model: str = "", version: str = "") -> None:
+    def check(self, right: str, topology: str = "", model: str | None = "", version: str = "") -> None:
         """Raises Forbidden when the caller may not do this. The error does not show whether the topology or the model exists."""
         if not self.allows(right, topology, model, version):
             what = "".join((f" {topology}" if topology else "", f", model {model}" if model else "", f"@{version}" if version else ""))

@@ -11,7 +11,9 @@ A message is one JSON object of at most `MAX_BYTES`, inside a signature (`trust`
 4. The record's key is the release's id, a UUID of version 7 (RFC 9562), made by the process that announces the release.
 5. A message that one reader accepts is accepted by all: no field twice, no deep nesting, no number beyond 64 bits, and nothing that
    depends on the reader's Python. Names and reasons are one line without control characters, since people read them on terminals.
-6. Version 1 has neither `control_topic` nor `strategy`, and is malformed with one of them: readers of version 1 ignore the
+6. `requested_by` is for people: what a message may do depends on its author, whose key has signed it. Readers that do not know the field
+   ignore it.
+7. Version 1 has neither `control_topic` nor `strategy`, and is malformed with one of them: readers of version 1 ignore the
    field, so they would activate such a release for every row. Read here, a release of version 1 has the strategy `single`.
 """
 
@@ -61,6 +63,9 @@ Id = Annotated[str, msgspec.Meta(pattern=_UUID7, description="The release, a UUI
 Time = Annotated[str, msgspec.Meta(pattern=_TIME, description="RFC 3339, UTC.")]
 Prose = Annotated[str, msgspec.Meta(max_length=1024, pattern=LINE, description="One line.")]
 Author = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=LINE, description="The author; when signed, the key's name.")]
+Person = Annotated[
+    str, msgspec.Meta(max_length=200, pattern=LINE, description="Whom it was made for, such as the caller of a service; not proven.")
+]
 Cluster = Annotated[str, msgspec.Meta(max_length=255, pattern=LINE, description="The id of the Kafka cluster.")]
 ControlTopic = Annotated[
     str, msgspec.Meta(pattern=r"^[a-zA-Z0-9._-]{1,249}" + END, description="The Kafka topic that it is written to; since version 2.")
@@ -79,6 +84,7 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     author: Author
     reason: Prose = ""
     control_topic: ControlTopic = ""
+    requested_by: Person = ""
     version: Annotated[int, msgspec.Meta(ge=1, le=NEWEST)] = NEWEST
 
     def __post_init__(self) -> None:
@@ -170,7 +176,7 @@ def parse(data: bytes) -> Message:
 
 
 def _check_version(version: int, fields: Mapping[str, Any]) -> None:
-    """Checks rules 1 and 6 where the decoder ignores a field or fills in a default. Raises ControlError, or ValueError for `malformed`."""
+    """Checks rules 1 and 7 where the decoder ignores a field or fills in a default. Raises ControlError, or ValueError for `malformed`."""
     if version < 2:
         if later := sorted(_SINCE_2 & fields.keys()):
             raise ValueError(f"version 1 has no {' and no '.join(later)}; version 2 has")

@@ -1,4 +1,4 @@
-"""A topology as one value for other processes: its files, and the digests of its models. Whoever opens it runs these bytes or nothing.
+"""A topology as one value for other processes: its files, and the digests of its models. A process that opens it runs these bytes or none.
 
 The driver of an engine pins a topology, and its tasks get the value with their code. A process opens it once, and keeps it: models are
 fetched by digest into the cache of the host (`registry.cache`), verified, and compared with their golden records, as on a worker.
@@ -11,6 +11,7 @@ import logging
 import shutil
 import tempfile
 import threading
+import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -27,24 +28,26 @@ from penstock import settings as configuration
 from penstock.binding import Binding
 from penstock.codecs.schema_registry import open_schema_registry
 from penstock.errors import ConfigError, PenstockError
-from penstock.explain.bound import Bound, bound_now
+from penstock.explain.bound import bound_now, fold
 from penstock.fit import as_bound, as_run
 from penstock.pipeline.answers import begun
 from penstock.pipeline.score import Pipeline
 from penstock.record import Record
 from penstock.registry.open import open_cache
+from penstock.runtime import Loaded
 from penstock.scorer import Scorer
 from penstock.topology.find import find
 from penstock.topology.parse import parse
 from penstock.topology.spec import ModelRef
 from penstock.transports.memory import Memory, MemorySink
 
-__all__ = ["ANYWHERE", "Control", "Opened", "Pinned", "followed", "opened", "pin"]
+__all__ = ["ANYWHERE", "Control", "Live", "Opened", "Pinned", "followed", "opened", "pin"]
 
 logger = logging.getLogger(__name__)
 
 LIMIT: Final = 16 * 1024**2  # bytes of the files beside the models: they travel with the code of every task
-KEPT: Final = 2  # topologies that a process keeps open: the newest, and the one before, of which tasks may be tried again
+LOOK_S: Final = 2.0  # between two looks of a process at the control log
+KEPT: Final = 2  # topologies that a process keeps open: the newest, and the one before: its tasks may be tried again
 ANYWHERE: Final = -1  # a partition that the engine's client chooses by the key
 
 
@@ -94,18 +97,21 @@ def pin(
     settings = configuration.load({**flags, "brokers": follow}, file=None if config is None else Path(config))
     path = find(topology, settings.topologies)
     bound = bound_now(parse(path), replace(settings, releases=follow is not None))
+    names = {node: f"models:/{one.name}/{one.version}" for node, one in bound.artifacts.items()}
+    file = {node: Binding(uri=names[node], digest=one.digest, manifest=one.manifest_digest) for node, one in bound.artifacts.items()}
     files = {path.name: path.read_bytes(), **_files("schemas", settings.schemas), **_files("keys", settings.model_trust)}
     if follow is not None and settings.trust.is_file():
         files["trust.toml"] = settings.trust.read_bytes()
     pinned = Pinned(
         topology=str(path),
         files=files,
-        bindings=_bindings(bound),
+        bindings=dict(bound.release.bindings) if bound.release else file,
         roots=[str(settings.models.expanduser().absolute()), *(one.strip() for one in settings.roots.split(",") if one.strip())],
         generation=bound.generation,
         control=None if follow is None else Control(brokers=follow, application=settings.application, unsigned=settings.unsigned_control),
     )
-    opened(pinned.pack())
+    versions = opened(pinned.pack()).loaded.artifacts
+    logger.info("%s is pinned: %s", path, ", ".join(f"{node}={one}" for node, one in versions.items()))
     return pinned
 
 
@@ -118,10 +124,10 @@ def followed(pinned: Pinned) -> Pinned:
         return pinned
     here = opened(pinned.pack())
     try:
-        bound = bound_now(here.topology, here.settings)
-        if bound.generation == pinned.generation:
+        log = fold(here.topology, here.settings)
+        if log.bindings is None or log.generation == pinned.generation:
             return pinned
-        newest = msgspec.structs.replace(pinned, bindings=_bindings(bound), generation=bound.generation)
+        newest = msgspec.structs.replace(pinned, bindings=dict(log.bindings), generation=log.generation)
         opened(newest.pack()).load()
     except PenstockError as error:
         logger.error("%s goes on with generation %d: %s", here.topology.name, pinned.generation, error)
@@ -130,11 +136,21 @@ def followed(pinned: Pinned) -> Pinned:
     return newest
 
 
-def _bindings(bound: Bound) -> dict[str, Binding]:
-    if bound.release:
-        return dict(bound.release.bindings)
-    named = {node: f"models:/{one.name}/{one.version}" for node, one in bound.artifacts.items()}
-    return {node: Binding(uri=named[node], digest=one.digest, manifest=one.manifest_digest) for node, one in bound.artifacts.items()}
+class Live:
+    """What a process scores with that lives as long as its job: `now` follows the control log, if there is one, in a thread."""
+
+    def __init__(self, packed: bytes) -> None:
+        self._pinned = followed(msgspec.msgpack.decode(packed, type=Pinned))
+        self.now = opened(self._pinned.pack())
+        self.now.load()
+        if self._pinned.control is not None:
+            threading.Thread(target=self._follow, name="penstock-follow", daemon=True).start()
+
+    def _follow(self) -> None:
+        while True:
+            time.sleep(LOOK_S)
+            self._pinned = followed(self._pinned)
+            self.now = opened(self._pinned.pack())
 
 
 def _files(name: str, folder: Path | None) -> dict[str, bytes]:
@@ -151,7 +167,7 @@ _lock = threading.Lock()
 
 
 def opened(packed: bytes) -> Opened:
-    """Returns the pinned topology, open in this process. Raises ModelError for models of other bytes, or none."""
+    """Returns the pinned topology, open in this process. Raises as `Opened`."""
     digest = hashlib.sha256(packed).hexdigest()
     with _lock:
         if digest not in _kept:
@@ -163,13 +179,14 @@ def opened(packed: bytes) -> Opened:
 
 
 class Opened:
-    """A pinned topology in this process: its models are fetched and checked, and loaded at their first use. Used by one thread at a time.
+    """A pinned topology in this process: models are fetched, checked and loaded at their first use. Used by one thread at a time.
 
-    Raises TopologyError, ModelError, and ConfigError for a topology file that this version of Penstock cannot read.
+    Raises ConfigError for a topology file that this version of Penstock cannot read; where models are used, TopologyError and ModelError.
     """
 
     def __init__(self, pinned: Pinned) -> None:
         self.generation = pinned.generation
+        self._pinned = pinned
         place = Path(tempfile.mkdtemp(prefix="penstock-"))
         weakref.finalize(self, shutil.rmtree, place, ignore_errors=True)
         for name, content in pinned.files.items():
@@ -183,36 +200,40 @@ class Opened:
             given |= {"brokers": control.brokers, "application": control.application, "trust": place / "trust.toml"}
             given |= {"unsigned_control": control.unsigned}
         trust = place / "keys" if (place / "keys").is_dir() else None
-        self.settings = settings = replace(configuration.load(given), model_trust=trust, releases=pinned.control is not None)
-        topology = replace(parse(place / Path(pinned.topology).name), file=pinned.topology)  # problems name the file that was pinned
-        cache, signed = open_cache(settings), topology.releases.signatures != "off"
-        artifacts = {node: cache.fetch(one, stopped=lambda: False, signature=signed) for node, one in pinned.bindings.items()}
+        self.settings = replace(configuration.load(given), model_trust=trust, releases=pinned.control is not None)
+        self.topology = replace(parse(place / Path(pinned.topology).name), file=pinned.topology)  # problems name what was pinned
+
+    def load(self) -> None:
+        """Loads the models, and compares them with their golden records. Raises TopologyError, ModelError."""
+        assert self._pipelines
+
+    @cached_property
+    def loaded(self) -> Loaded:
+        """The topology with its models, fetched by their digests; they fit. Raises TopologyError, ModelError."""
+        settings, bindings = self.settings, self._pinned.bindings
+        cache, signed = open_cache(settings), self.topology.releases.signatures != "off"
+        artifacts = {node: cache.fetch(one, stopped=lambda: False, signature=signed) for node, one in bindings.items()}
         models = {node: ModelRef(one.name, one.version) for node, one in artifacts.items()}
-        bound = as_bound(topology, models)
-        if pinned.generation:
-            bound = as_run(topology, models, {node: one.parameters for node, one in pinned.bindings.items()})
-        self._loaded = runtime.load(
+        bound = as_bound(self.topology, models)
+        if self.generation:
+            bound = as_run(self.topology, models, {node: one.parameters for node, one in bindings.items()})
+        return runtime.load(
             bound,
             models=settings.models,
             schemas=settings.schemas,
             artifacts=artifacts,
             schema_registry=open_schema_registry(settings),
         )
-        self.topology = self._loaded.topology
 
     @cached_property
     def scorer(self) -> Scorer:
         """The topology for columns."""
-        return Scorer(self._loaded, self.settings)
-
-    def load(self) -> None:
-        """Loads the models, and compares them with their golden records. Raises ModelError."""
-        assert self._pipelines
+        return Scorer(self.loaded, self.settings)
 
     @cached_property
     def _pipelines(self) -> dict[str, Pipeline]:
         """The stages, by the topic of their source."""
-        program = runtime.prepare(self._loaded, self.settings)
+        program = runtime.prepare(self.loaded, self.settings)
         stages = program.plan.stages.items()
         rows = self.settings.chunk_rows
         made = {name: Pipeline(program, name, sink=_ELSEWHERE, generation=self.generation, chunk_rows=rows) for name, _ in stages}

@@ -27,9 +27,10 @@ import msgspec
 
 from penstock import runtime, settings, telemetry
 from penstock.codecs.schema_registry import open_schema_registry
-from penstock.errors import ConfigError, PenstockError, Problem, SchemaWanted, TransportError
+from penstock.errors import ConfigError, PenstockError, Problem, TransportError
 from penstock.parcel import Parcel
 from penstock.pipeline import Chunk, Fixed, Pipeline, Served
+from penstock.pipeline.answers import begun
 from penstock.pipeline.letters import fitting
 from penstock.pipeline.score import LEAST_LETTER
 from penstock.record import Position, Record
@@ -49,6 +50,7 @@ STREAMS: Final = {name: ["topic", "key", "message"] for name in ("default", "dea
 MOST: Final = 1 << 20  # bytes that are read for one batch; a single message may be longer
 TEXT: Final = "ISO-8859-1"
 _END: Final = b"\nend\n"
+_LIMITS: Final = MemorySink(Memory())  # of the size of an output
 
 
 class Messages:
@@ -90,9 +92,7 @@ class Messages:
 
 
 class Bolt:
-    """The stages of a program, each for the tuples of its topic. `serving` returns the active program; `fields` are those of tuples, by
-    component and stream.
-    """
+    """The stages of the program that `serving` returns, each for the tuples of its topic; `fields` are theirs, by component and stream."""
 
     def __init__(self, serving: Callable[[], Served], fields: Mapping[str, Mapping[str, Sequence[str]]], *, chunk_rows: int = 256) -> None:
         self._serving, self._fields, self._chunk_rows = serving, fields, chunk_rows
@@ -122,11 +122,12 @@ class Bolt:
 
     def _current(self) -> Mapping[str, Pipeline]:
         if (served := self._serving()) is not self._served:
-            self._served, sink, rows = served, MemorySink(Memory()), self._chunk_rows  # a sink for the limit of an output's size
-            stages = served.program.plan.stages.items()
-            made = {one.wired.source.topic: (served.program, name) for name, one in stages}
+            self._served = served
             self._stages = {
-                topic: Pipeline(*stage, sink=sink, generation=served.generation, chunk_rows=rows) for topic, stage in made.items()
+                stage.wired.source.topic: Pipeline(
+                    served.program, name, sink=_LIMITS, generation=served.generation, chunk_rows=self._chunk_rows
+                )
+                for name, stage in served.program.plan.stages.items()
             }
         return self._stages
 
@@ -144,18 +145,13 @@ class Bolt:
 
 def _scored(pipeline: Pipeline, chunk: Chunk, waiting: Waiting) -> list[Message]:
     ids = [id for one in cast(Sequence[Record], chunk.records) for id in waiting[one.position]]
-    while True:
-        try:
-            parcels = pipeline.complete(pipeline.begin(chunk))
-        except SchemaWanted as wanted:
-            try:
-                wanted.fetch()
-            except TransportError as error:
-                logger.warning("%d events wait for their schema, and will be emitted again: %s", chunk.rows, error)
-                return [{"command": "fail", "id": id} for id in ids]
-        else:
-            emitted = [one for parcel in parcels for one in _emitted(parcel, pipeline.port.source.topic, waiting)]
-            return [*emitted, *({"command": "ack", "id": id} for id in ids)]
+    try:
+        parcels = pipeline.complete(begun(pipeline, chunk))
+    except TransportError as error:  # of a schema registry
+        logger.warning("%d events wait for their schema, and will be emitted again: %s", chunk.rows, error)
+        return [{"command": "fail", "id": id} for id in ids]
+    emitted = [one for parcel in parcels for one in _emitted(parcel, pipeline.port.source.topic, waiting)]
+    return [*emitted, *({"command": "ack", "id": id} for id in ids)]
 
 
 def _emitted(parcel: Parcel, source: str, waiting: Waiting) -> Iterator[Message]:

@@ -38,6 +38,7 @@ from penstock.transports.kafka.journal import Entry, Reader, Writer
 
 __all__ = ["Desk", "introduced"]
 
+_NAME: Final = 200  # characters; the limit of a message
 _REASON: Final = 1000  # characters; the limit of a message is a little higher
 _ECHO_S: Final = 0.5
 _LEAST_S: Final = 0.1  # for an answer, when the patience is over
@@ -64,13 +65,14 @@ class Desk:
     """Use as an async context manager; entering it reads both topics to their ends.
 
     Raises TransportUnavailable or AccessRefused for brokers that do not answer, also about the group, TopicMissing, ConfigError for a
-    trust file that cannot be used. `cluster` is the result of `introduced`, for callers that already have it.
+    trust file that cannot be used. `cluster` is the result of `introduced`, for callers that already have it;
+    `requested_by` is whom messages are written for, when that is not their author.
     """
 
     log: Log
 
-    def __init__(self, settings: Settings, topology: Topology, cluster: str = "") -> None:
-        self._settings, self._topology, self._cluster = settings, topology, cluster
+    def __init__(self, settings: Settings, topology: Topology, cluster: str = "", requested_by: str = "") -> None:
+        self._settings, self._topology, self._cluster, self._requested_by = settings, topology, cluster, requested_by
         self.topics = Topics.declared(settings.application, topology)
         self.fleet = Fleet(silence_after(settings.status_interval))
         self._arguments = aiokafka_arguments(settings)
@@ -239,6 +241,7 @@ class Desk:
             "control_topic": self.topics.control,
             "time": timestamp(),
             "author": self.voice().author,
+            "requested_by": UNPRINTABLE.sub(" ", self._requested_by)[:_NAME],
             "reason": UNPRINTABLE.sub(" ", reason)[:_REASON],
         }
 

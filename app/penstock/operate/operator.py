@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import Final, NamedTuple, Self, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 from penstock.binding import Binding
 from penstock.control.fleet import Fleet, Worker
@@ -101,10 +102,11 @@ class Operator:
     not exist, ConfigError for a trust file that cannot be used.
     """
 
-    def __init__(self, settings: Settings, topology: Topology, cluster: str = "") -> None:
+    def __init__(self, settings: Settings, topology: Topology, cluster: str = "", *, requested_by: str = "") -> None:
+        """`requested_by` is named in the messages, when they are written for another person than their author."""
         self.settings = settings
         self.topology = topology
-        self._desk = Desk(settings, topology, cluster)
+        self._desk = Desk(settings, topology, cluster, requested_by)
         self._registry = open_registry(settings.models)
         self._told: Progress | None = None
 
@@ -415,11 +417,37 @@ class Operator:
 
 
 def operate(settings: Settings, topology: Topology, act: Callable[[Operator], Awaitable[T]]) -> T:
-    """Runs `act` with an open Operator, without an event loop: `operate(settings, topology, lambda it: it.deploy(...))`."""
+    """Runs `act` with an open Operator, and waits for it: `operate(settings, topology, lambda it: it.deploy(...))`.
+
+    Also where an event loop runs already, as in a notebook. An interrupt cancels `act`, which aborts its release.
+    """
     cluster = introduced(settings, topology)  # outside the loop, where an interrupt need not wait for brokers that do not answer
 
     async def run() -> T:
         async with Operator(settings, topology, cluster) as operator:
             return await act(operator)
 
-    return asyncio.run(run())
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(run())
+    return _in_another_thread(run)
+
+
+def _in_another_thread(run: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Runs it in a thread with its own loop. An interrupt cancels it, and waits for its end."""
+    begun: Future[Callable[[], object]] = Future()
+
+    async def cancellable() -> T:
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        begun.set_result(lambda: loop.call_soon_threadsafe(task.cancel))
+        return await run()
+
+    with ThreadPoolExecutor(1, "penstock-operate") as executor:
+        running = executor.submit(lambda: asyncio.run(cancellable()))
+        try:
+            return running.result()
+        except KeyboardInterrupt:
+            begun.result()()
+            raise

@@ -6,19 +6,20 @@ client is that of the request. Generation, model versions and variant are parame
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping
+from typing import Any, Final, NamedTuple
 
 import grpc
 from grpc import aio
 
 from penstock.access import Caller
 from penstock.access.tls import ServerTls
-from penstock.errors import Malformed, Overloaded, PenstockError, RateLimited, SettingsError
+from penstock.errors import Malformed, Overloaded, PenstockError, RateLimited, SettingsError, TooLate
 from penstock.serving import oip
 from penstock.serving.codes import code_of, described
 from penstock.serving.describe import metadata, refused_load, stats, version_of
@@ -30,10 +31,12 @@ __all__ = ["calling"]
 
 logger = logging.getLogger(__name__)
 
-OPEN: Final = ("/ServerLive", "/ServerReady", "/ServerMetadata")  # methods that need no credential
+OPEN: Final = ("ServerLive", "ServerReady", "ServerMetadata")  # methods that need no credential
+INFER: Final = "ModelInfer"
+RECEIVED: Final = 16  # messages that are received at a time
 STREAMS: Final = 1024  # requests of one connection at a time
 
-Handler = Callable[[Any, Any], Awaitable[Any]]
+Handler = Callable[[Any, Any, Caller | None], Awaitable[Any]]
 
 
 @contextlib.asynccontextmanager
@@ -53,11 +56,10 @@ async def calling(address: str, service: Service, *, shared: bool = False, tls: 
             ("grpc.max_connection_idle_ms", int(settings.idle_timeout * 10_000)),
             ("grpc.keepalive_time_ms", int(settings.idle_timeout * 1000)),
         ],
-        interceptors=[] if service.gate.path is None else [_First(service)],
         maximum_concurrent_rpcs=settings.max_connections,
     )
     door = _Door(service)
-    made = {name: _method(name, getattr(door, name)) for name in METHODS}
+    made = {name: grpc.stream_unary_rpc_method_handler(door.asked(name)) for name in METHODS}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, made),))
     try:
         place = f"0.0.0.0{address}" if address.startswith(":") else address  # noqa: S104  as asked
@@ -84,136 +86,161 @@ def _credentials(tls: ServerTls) -> Any:
     return grpc.dynamic_ssl_server_credentials(current(), current, require_client_authentication=tls.pem().authorities is not None)
 
 
-def _method(name: str, handler: Handler) -> Any:
-    request, response = message(f"{name}Request"), message(f"{name}Response")
-    return grpc.unary_unary_rpc_method_handler(handler, request.FromString, response.SerializeToString)
-
-
-class _First(aio.ServerInterceptor):  # type: ignore[misc]  # the library has no types
-    """Refuses a request with a bad key or token by its metadata, before its message is received: 100 of 8 MiB would take 1 GiB.
-
-    A request without a key or token is judged by the client's certificate, which is seen later, and which TLS has checked by then.
-    """
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-
-    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
-        authorization = _authorization(details.invocation_metadata)
-        if details.method.endswith(OPEN) or (authorization is None and self._service.settings.serve_cafile is not None):
-            return await continuation(details)
-        try:
-            await self._service.gate.admitted(authorization, None)
-        except PenstockError as error:
-            code, message = getattr(grpc.StatusCode, code_of(error).grpc), described(error)["error"]
-            self._service.metrics.requests.labels("grpc", "", code.name).inc()
-
-            async def refuse(requests: Any, context: Any) -> None:
-                await context.abort(code, message)
-
-            return grpc.stream_unary_rpc_method_handler(refuse)  # a stream's messages are received when they are asked for
-        return await continuation(details)
-
-
 def _authorization(metadata: Any) -> str | None:
     """Returns the key or token; several are joined, and then no credential."""
     found = [value for name, value in metadata or () if name == "authorization"]
     return ", ".join(found) if found else None
 
 
+class _Refusal(NamedTuple):
+    """What a caller gets instead of an answer."""
+
+    code: Any
+    message: str
+    trailing: tuple[tuple[str, str], ...]
+
+
 class _Door:
-    """The methods of the protocol, by their names there."""
+    """The methods of the protocol, by their names there: each returns its answer, or raises.
+
+    For the library they are methods of streams, since it receives the message of any other before the method is called: 100 messages of
+    8 MB from strangers took 1.1 GB. So a caller is admitted first; RECEIVED messages are received at a time, and what they hold until their
+    answers is bounded as over HTTP.
+    """
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._response: Any = message("ModelInferResponse")
         self._parameter: Any = message("InferParameter")
-        cells = service.metrics.request_seconds.labels("grpc")
-        self._observe = cells.observe
+        self._observe = service.metrics.request_seconds.labels("grpc").observe
         self._count = service.metrics.requests
+        self._receiving = asyncio.Semaphore(RECEIVED)
 
-    async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802  as the protocol names it
-        began = time.monotonic()
-        name, known = request.model_name, ""
-        service = self._service
-        caller = None
+    def asked(self, name: str) -> Callable[[Any, Any], Awaitable[bytes | None]]:
+        """Returns what the library calls for a method."""
+        handler: Handler = getattr(self, name)
+        read, target = message(f"{name}Request").FromString, _target(name)
+
+        async def answer(_: Any, context: Any) -> bytes | None:
+            found = await self._answered(name, handler, read, target, context)
+            if isinstance(found, _Refusal):
+                # The library keeps the error that this raises, and with it all frames between here and there, until the collector runs:
+                # none of them may have the message.
+                await context.abort(*found)
+                return None
+            return found
+
+        return answer
+
+    async def _answered(
+        self, name: str, handler: Handler, read: Callable[[bytes], Any], target: Callable[[Any], str], context: Any
+    ) -> bytes | _Refusal:
+        """Admits the caller, receives the message, and returns the answer."""
+        began, size, caller, asked = time.monotonic(), 0, None, ""
         try:
-            caller = await self._admitted(context)
-            service.check(caller, name, request.model_version)
-            size = request.ByteSize()
-            model = service.live.model(name, request.model_version)
-            known = name
-            given, raw = _read(request)
-            left = context.time_remaining()
-            part = model.fit(given)
-            caller.spend(part.rows)
-            service.refuses(caller, part)
-            version = request.model_version or service.pinned(caller, model)
-            answer = service.infer(model, part, size=size, deadline=service.deadline(left), version=version)
-            live, found = await answer
-            if isinstance(found, Exception):
-                raise found
-            assert isinstance(found, Scored)
-            if found.failures:
-                raise found.failures[0].error
-            service.note(caller, "score", "ok", model=name, generation=live.generation, rows=part.rows, request=request.id)
-            answering = live.model(name)
-            response = self._response(model_name=name, model_version=answering.version, id=request.id)
-            _set(response.parameters, live.parameters)
-            datatypes = {tensor.name: oip.DATATYPES[tensor.dtype] for tensor in answering.outputs}
-            for one in [tensor.name for tensor in answering.outputs] if given.outputs is None else [one.name for one in given.outputs]:
-                array, datatype = found.outputs[one], datatypes[one]
-                made = response.outputs.add(name=one, datatype=datatype, shape=array.shape)
-                if raw:
-                    response.raw_output_contents.append(oip.to_bytes(array))
-                else:
-                    oip.into_contents(made.contents, datatype, array)
+            if name not in OPEN:
+                caller = await self._admitted(context)
+                if name != INFER:  # which spends its rows, too; which model is in the message
+                    caller.spend(0)
+                    self._service.check_read(caller)
+            async with self._receiving, asyncio.timeout(self._service.settings.idle_timeout):
+                data = await context.read()
+            size = self._kept(data)
+            request = read(data)
+            asked = target(request)
+            response = bytes((await handler(request, context, caller)).SerializeToString())
         except Exception as error:  # noqa: BLE001  whatever goes wrong is this caller's answer
-            service.note(caller, "score", str(getattr(error, "code", "failed")), model=known, address=context.peer())
-            await self._refuse(context, error, known, began)
+            asked = asked if asked in self._known() else ""
+            self._service.note(caller, "score" if name == INFER else "read", str(getattr(error, "code", "failed")), model=asked)
+            return self._refusal(error, asked, began)
         else:
-            self._count.labels("grpc", known, "OK").inc()
+            self._count.labels("grpc", asked, "OK").inc()
             self._observe(time.monotonic() - began)
             return response
+        finally:
+            self._service.read(size)
 
-    async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def _known(self) -> Container[str]:
+        return self._service.live.models if self._service.ready else ()
+
+    def _kept(self, data: Any) -> int:
+        """Counts the bytes of a message as kept until `Service.read`. Raises Malformed, Overloaded."""
+        if not isinstance(data, bytes):  # aio.EOF
+            raise Malformed("the request has no message")
+        if not self._service.reading(len(data)):
+            raise Overloaded("too many bytes of requests are being read")
+        return len(data)
+
+    async def ModelInfer(self, request: Any, context: Any, caller: Caller | None) -> Any:  # noqa: N802  as the protocol names it
+        service, name = self._service, request.model_name
+        assert caller is not None
+        service.check(caller, name, request.model_version)
+        size = request.ByteSize()
+        model = service.live.model(name, request.model_version)
+        given, raw = _read(request)
+        left = context.time_remaining()
+        part = model.fit(given)
+        caller.spend(part.rows)
+        service.refuses(caller, part)
+        version = request.model_version or service.pinned(caller, model)
+        live, found = await service.infer(model, part, size=size, deadline=service.deadline(left), version=version)
+        if isinstance(found, Exception):
+            raise found
+        assert isinstance(found, Scored)
+        if found.failures:
+            raise found.failures[0].error
+        service.note(caller, "score", "ok", model=name, generation=live.generation, rows=part.rows, request=request.id)
+        answering = live.model(name)
+        response = self._response(model_name=name, model_version=answering.version, id=request.id)
+        _set(response.parameters, live.parameters)
+        datatypes = {tensor.name: oip.DATATYPES[tensor.dtype] for tensor in answering.outputs}
+        for one in [tensor.name for tensor in answering.outputs] if given.outputs is None else [one.name for one in given.outputs]:
+            array, datatype = found.outputs[one], datatypes[one]
+            made = response.outputs.add(name=one, datatype=datatype, shape=array.shape)
+            if raw:
+                response.raw_output_contents.append(oip.to_bytes(array))
+            else:
+                oip.into_contents(made.contents, datatype, array)
+        return response
+
+    async def ServerLive(self, request: Any, context: Any, caller: Caller | None) -> Any:  # noqa: N802
         return message("ServerLiveResponse")(live=True)
 
-    async def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def ServerReady(self, request: Any, context: Any, caller: Caller | None) -> Any:  # noqa: N802
         return message("ServerReadyResponse")(ready=self._service.ready)
 
-    async def ServerMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def ServerMetadata(self, request: Any, context: Any, caller: Caller | None) -> Any:  # noqa: N802
         return message("ServerMetadataResponse")(name=NAME, version=version_of(), extensions=EXTENSIONS)
 
-    async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
-        async with self._answering(context):
-            self._service.live.model(request.name, request.version)
+    async def ModelReady(self, request: Any, context: Any, caller: Caller | None) -> Any:  # noqa: N802
+        assert caller is not None
+        self._service.check_read(caller, request.name)
+        self._service.live.model(request.name, request.version)
         return message("ModelReadyResponse")(ready=self._service.ready)
 
-    async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
-        async with self._answering(context):
-            found = metadata(self._service.live.model(request.name, request.version))
-        return message("ModelMetadataResponse")(**found)
+    async def ModelMetadata(self, request: Any, context: Any, caller: Caller | None) -> Any:  # noqa: N802
+        assert caller is not None
+        self._service.check_read(caller, request.name)
+        return message("ModelMetadataResponse")(**metadata(self._service.live.model(request.name, request.version)))
 
-    async def ModelStatistics(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def ModelStatistics(self, request: Any, context: Any, caller: Caller | None) -> Any:  # noqa: N802
         service = self._service
-        async with self._answering(context):
-            live = service.live
-            models = [live.model(request.name, request.version)] if request.name else [*live.models.values()]
-            found = [stats(one, service.tally(one)) for one in models]
+        assert caller is not None
+        service.check_read(caller, request.name)
+        models = [service.live.model(request.name, request.version)] if request.name else service.readable(caller)
+        found = [stats(one, service.tally(one)) for one in models]
         for one in found:
             del one["batch_stats"], one["memory_usage"]
         return message("ModelStatisticsResponse")(model_stats=found)
 
-    async def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
-        async with self._answering(context):
-            models = self._service.live.models.values()
+    async def RepositoryIndex(self, request: Any, context: Any, caller: Caller | None) -> Any:  # noqa: N802
+        assert caller is not None
+        models = self._service.readable(caller)
         index = [{"name": one.name, "version": one.version, "state": "READY"} for one in models]
         return message("RepositoryIndexResponse")(models=index)
 
-    async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # noqa: N802
-        async with self._answering(context):
-            raise refused_load(self._service, request.model_name)
+    async def RepositoryModelLoad(self, request: Any, context: Any, caller: Caller | None) -> Any:  # noqa: N802
+        raise refused_load(self._service, request.model_name)
 
     RepositoryModelUnload = RepositoryModelLoad
 
@@ -227,16 +254,11 @@ class _Door:
         certificate = ssl.PEM_cert_to_DER_cert(shown[0].decode()) if shown else None
         return await gate.admitted(authorization, certificate)
 
-    @contextlib.asynccontextmanager
-    async def _answering(self, context: Any) -> AsyncIterator[None]:
-        try:
-            caller = await self._admitted(context)
-            caller.check("read", topology=self._service.name)
-            yield
-        except Exception as error:  # noqa: BLE001  as above
-            await self._refuse(context, error, "", time.monotonic())
-
-    async def _refuse(self, context: Any, error: Exception, target: str, began: float) -> None:
+    def _refusal(self, error: Exception, target: str, began: float) -> _Refusal:
+        if isinstance(error, TimeoutError):
+            error = TooLate("the message did not come in time (setting idle_timeout)")
+        elif type(error).__name__ == "DecodeError" and not isinstance(error, PenstockError):  # of the library of Protobuf
+            error = Malformed("the message cannot be read")
         code = code_of(error).grpc
         if code == "INTERNAL":
             logger.error("a request failed: %s", type(error).__name__, exc_info=error)
@@ -245,7 +267,12 @@ class _Door:
         trailing: tuple[tuple[str, str], ...] = ()
         if isinstance(error, Overloaded | RateLimited):
             trailing = (("grpc-retry-pushback-ms", str(int(error.retry_after * 1000))),)
-        await context.abort(getattr(grpc.StatusCode, code), described(error)["error"], trailing)
+        return _Refusal(getattr(grpc.StatusCode, code), described(error)["error"], trailing)
+
+
+def _target(name: str) -> Callable[[Any], str]:
+    """Returns what finds the model in a request, for the metrics."""
+    return (lambda request: str(request.model_name)) if name == INFER else (lambda request: "")
 
 
 def _read(request: Any) -> tuple[oip.Request, bool]:

@@ -4,6 +4,7 @@
     GET  /v2, /v2/health/live, /v2/health/ready, /v2/models/NAME[/versions/VERSION][/ready|/stats]
     POST /v2/models/NAME[/versions/VERSION]/infer, /v2/repository/index
     GET  /openapi.json
+    GET, POST /v1/releases                       (`releases`)
 
 A body is read to its end before anything is done with it, but for a stream of lines. Its bytes are bounded alone and together, and an error
 has the JSON `{"error": MESSAGE}` with the status of its class (`codes`).
@@ -37,7 +38,7 @@ from penstock.errors import (
     Unauthenticated,
 )
 from penstock.record import Header, Record, RecordLike
-from penstock.serving import oip
+from penstock.serving import oip, releases
 from penstock.serving.codes import code_of, described
 from penstock.serving.describe import metadata, refused_load, stats, version_of
 from penstock.serving.handlers import EXTENSIONS, NAME, Service
@@ -76,7 +77,7 @@ class _Wrapped(msgspec.Struct):
 
 
 class _Object(msgspec.Struct, gc=False):
-    """An object of which nothing is kept."""
+    """An object; nothing of it is kept."""
 
 
 class _WrappedObjects(msgspec.Struct):
@@ -122,6 +123,8 @@ class Rest:
                     return
                 answer = await self._events(caller, target, headers, receive)
             else:
+                if caller is not None and not path.endswith("/infer"):  # which spends its rows, too
+                    caller.spend(0)
                 answer, target = await self._route(caller, path, scope["method"], headers, receive)
         except Exception as error:  # noqa: BLE001  whatever goes wrong is this caller's answer
             answer = _refusal(error)
@@ -292,20 +295,38 @@ class Rest:
             case ["v2", "models", name, "infer"]:
                 _allow(method, "POST")
                 return await self._infer(caller, name, "", headers, receive), name
+            case ["v1", "releases", *rest] if len(rest) < 2:
+                return await self._releases(caller, method, rest, headers, receive), ""
             case ["v2", "repository", *rest]:
                 _allow(method, "POST")
                 service = self._service
-                _may_read(caller, service.name)
+                assert caller is not None
+                service.check_read(caller)
                 service.read(len(await self._body(headers, receive)))
-                return self._repository(rest), ""
+                return self._repository(caller, rest), ""
             case parts:
                 if parts != ["v2"] and caller is not None:  # before it is shown whether there is such a model
-                    _may_read(caller, self._service.name)
-                answer = self._described(parts)
+                    self._service.check_read(caller, parts[2] if parts[:2] == ["v2", "models"] and parts[2:] not in ([], ["stats"]) else "")
+                answer = self._described(caller, parts)
                 _allow(method, "GET")
                 return answer, ""
 
-    def _described(self, parts: Sequence[str]) -> Answer:
+    async def _releases(self, caller: Caller | None, method: str, rest: Sequence[str], headers: Headers, receive: Receive) -> Answer:
+        service = self._service
+        assert caller is not None
+        if method == "POST" and not rest:
+            body = await self._body(headers, receive)
+            try:
+                made = await releases.asked(service, caller, body)
+            finally:
+                service.read(len(body))
+            return 202, (JSON, (b"location", f"/v1/releases/{made['id']}".encode())), oip.encode(made)
+        _allow(method, "GET")
+        service.check_read(caller)
+        found = await releases.shown(service, rest[0]) if rest else await releases.listed(service)
+        return 200, (JSON,), oip.encode(found)
+
+    def _described(self, caller: Caller | None, parts: Sequence[str]) -> Answer:
         """Returns what a path describes. Raises NotThere, NotReady."""
         service = self._service
         found: Mapping[str, Any]
@@ -317,8 +338,8 @@ class Rest:
                 found = {"live": True}
             case ["v2", "health", "ready"]:
                 found, status = {"ready": service.ready}, 200 if service.ready else 503
-            case ["v2", "models", "stats"]:
-                found = {"model_stats": [stats(one, service.tally(one)) for one in service.live.models.values()]}
+            case ["v2", "models", "stats"] if caller is not None:
+                found = {"model_stats": [stats(one, service.tally(one)) for one in service.readable(caller)]}
             case ["v2", "models", name, "versions", version, *rest]:
                 found, status = self._model(name, version, rest)
             case ["v2", "models", name, *rest]:
@@ -344,10 +365,10 @@ class Rest:
                 return {"model_stats": [stats(model, service.tally(model))]}, 200
         raise _nothing(["v2", "models", name, *rest])
 
-    def _repository(self, parts: Sequence[str]) -> Answer:
+    def _repository(self, caller: Caller, parts: Sequence[str]) -> Answer:
         match parts:
             case ["index"]:
-                models = self._service.live.models.values()
+                models = self._service.readable(caller)
                 index = [{"name": one.name, "version": one.version, "state": "READY", "reason": ""} for one in models]
                 return 200, (JSON,), oip.encode(index)
             case ["models", name, "load" | "unload"]:
@@ -361,7 +382,7 @@ class Rest:
         model = service.live.model(name, version)
         body = await self._body(headers, receive)
         try:
-            request = oip.read(body, _number(headers, _HEAD))
+            request = oip.read(body, _number(headers, _HEAD), service.settings.max_batch_rows)
             part = model.fit(request)
             caller.spend(part.rows)
             service.refuses(caller, part)
@@ -431,11 +452,6 @@ class Rest:
         return body
 
 
-def _may_read(caller: Caller | None, topology: str) -> None:
-    assert caller is not None
-    caller.check("read", topology=topology)
-
-
 def _address(scope: Scope) -> str:
     client = scope.get("client")
     return str(client[0]) if client else ""
@@ -492,8 +508,8 @@ def _written(one: bytes | Failure) -> bytes:
 
 def _unpacked(coding: bytes, body: bytes, most: int) -> bytes:
     if coding not in (b"gzip", b"deflate"):
-        raise Malformed("the content-encoding is gzip or deflate, or there is none")
-    unpacker = zlib.decompressobj(wbits=47)  # 32 + 15: the header says which of both it is
+        raise Malformed("the content-encoding has to be gzip or deflate")
+    unpacker = zlib.decompressobj(wbits=47)  # 32 + 15: both, by their headers
     try:
         made = unpacker.decompress(body, most + 1)
     except zlib.error as error:

@@ -185,7 +185,7 @@ class _Topology:
 
 def _without_nulls(tensor: Tensor, rows: Sequence[int], array: Array, failures: dict[int, Failure]) -> Array:
     """Returns an output without nulls: in numbers with a fraction they are NaN; for others, their rows fail."""
-    flat = array.reshape(len(array), -1).tolist()
+    flat = array.reshape(len(array), math.prod(array.shape[1:])).tolist()
     if tensor.dtype.startswith("float"):
         return np.array([[math.nan if value is None else value for value in row] for row in flat], tensor.dtype).reshape(array.shape)
     gone = [at for at, row in enumerate(flat) if None in row]

@@ -12,33 +12,29 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from penstock.control.log import Kind, Log, Outcome
-from penstock.control.trust import Judge, Trust
+from penstock.control.rights import Admitted
+from penstock.control.trust import Trust
 from penstock.errors import TransportError, TransportUnavailable
 from penstock.transports.kafka.journal import Entry, Reader
 
-__all__ = ["Folding"]
+__all__ = ["Folding", "Judges"]
 
-Heard = Callable[[Entry | None, Outcome | None], object]
+Judges = Callable[[Entry], Admitted]
 
 logger = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 32  # entries between two turns of the event loop: checking a signature takes some 0.1 ms
 
 
-def _unheard(_entry: Entry | None, _outcome: Outcome | None) -> None:
-    """Keeps nothing."""
-
-
 class Folding:
     """`judge` makes the judge for the keys of a trust file. Assign `trust` to fold with other keys from the next `advance` on.
 
-    Without a `reader`, the log is what `apply` was given, until `connect`. `heard` is called for each entry that was folded, and with None
-    before all are folded anew.
+    Without a `reader`, the log is what `apply` was given, until `connect`.
     """
 
-    def __init__(self, reader: Reader | None, judge: Callable[[Trust], Judge], trust: Trust, heard: Heard = _unheard) -> None:
+    def __init__(self, reader: Reader | None, judge: Callable[[Trust], Judges], trust: Trust) -> None:
         self._reader, self.trust = reader, trust
-        self._judge, self._heard = judge, heard
+        self._judge = judge
         self._folded_by = trust
         self._anew_until = 0
         self.log = Log(judge(trust))
@@ -63,14 +59,14 @@ class Folding:
         """Folds the log to its current end. Raises TransportError."""
         async for entries in self.reader.until(await self.reader.end()):
             for entry in entries:
-                self._heard(entry, self.log.apply(entry))
+                self.log.apply(entry)
         self.position = self.reader.position
         self._warn()
 
     def apply(self, entries: Iterable[Entry], position: int) -> None:
         """Folds entries that were kept, up to this position."""
         for entry in entries:
-            self._heard(entry, self.log.apply(entry))
+            self.log.apply(entry)
         self.position = position
         self._warn()
 
@@ -99,9 +95,7 @@ class Folding:
             raise
         for at in range(0, len(entries), _AT_ONCE):
             for entry in entries[at : at + _AT_ONCE]:
-                outcome = self.log.apply(entry)
-                self._heard(entry, outcome)
-                self._note(outcome, entry.offset)
+                self._heard(self.log.apply(entry), entry.offset)
             await asyncio.sleep(0)
         before, self.position = self.position, self.reader.position  # also past entries that are not records
         return self.position != before
@@ -112,9 +106,8 @@ class Folding:
         await reader.rewind()
         self._reader, self.position, self._anew_until = reader, reader.position, end
         self.log, self._folded_by = Log(self._judge(trust)), trust
-        self._heard(None, None)
 
-    def _note(self, outcome: Outcome, offset: int) -> None:
+    def _heard(self, outcome: Outcome, offset: int) -> None:
         # Entries without effect are logged at DEBUG: an attacker could send very many of them to fill a disk. The status counts them.
         level = logging.DEBUG if outcome.kind in (Kind.REFUSED, Kind.IGNORED) or offset < self._anew_until else logging.INFO
         logger.log(level, "control: %s %s", outcome.kind, outcome.id or "", extra={"offset": offset, "why": outcome.why})

@@ -25,7 +25,6 @@ from penstock import runtime
 from penstock.binding import Binding, same
 from penstock.control.cases import Cases, Effect, End, Now, Prepare, Retry, Scoring, Switch, Warn, behind, reconcile
 from penstock.control.lifecycle import State
-from penstock.control.log import Outcome
 from penstock.control.messages import Release, timestamp
 from penstock.control.topics import Topics
 from penstock.control.trust import Judge, Trust
@@ -38,15 +37,15 @@ from penstock.settings import Settings
 from penstock.telemetry import Metrics
 from penstock.telemetry.families import Labels
 from penstock.transports.kafka.connection import aiokafka_arguments, patience_of
-from penstock.transports.kafka.journal import Entry, Reader
+from penstock.transports.kafka.journal import Reader
 from penstock.transports.kafka.lookout import Lookout
 from penstock.worker.beside import Beside
-from penstock.worker.folding import Folding
+from penstock.worker.folding import Folding, Judges
 from penstock.worker.keys import Keys
 from penstock.worker.preparation import Preparation, Prepared, Prove, untried
 from penstock.worker.report import Problems
 
-__all__ = ["Followed", "Following", "Served"]
+__all__ = ["Followed", "Following", "Served", "served"]
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +168,7 @@ class Following:
         """Opens the log and folds it to its end, in `folding`; `stack` closes what was opened. Raises TransportError."""
         reader = await stack.enter_async_context(self._reader(patience_of(self._settings)))
         asked = time.monotonic()
-        self.folding = Folding(reader, self._judge, trust, self._heard)
+        self.folding = Folding(reader, self._judge, trust)
         await self.folding.to_the_end()
         self._confirmed = asked
 
@@ -189,9 +188,6 @@ class Following:
     def _changed(self) -> None:
         """Something that is reported has changed."""
 
-    def _heard(self, _entry: Entry | None, _outcome: Outcome | None) -> None:
-        """An entry of the log was folded; None when all are folded anew."""
-
     def _switched(self) -> None:
         """The deployment is another one."""
 
@@ -205,7 +201,8 @@ class Following:
         wait_ms = min(settings.fetch_wait_ms, WAIT_MS)
         return Reader(aiokafka_arguments(settings), self.topics.control, patience=patience, wait_ms=wait_ms, whole=True)
 
-    def _judge(self, trust: Trust) -> Judge:
+    def _judge(self, trust: Trust) -> Judges:
+        """Returns the judge of a fold that begins."""
         return Judge(self._loaded.topology.name, self._cluster, self.topics.control, trust, unsigned=self._settings.unsigned_control)
 
     async def _bring_up(self) -> None:
@@ -214,18 +211,22 @@ class Following:
         self._active = log.generation
         if not log.generation:
             self._keys.refuse_to_fall_back(log.refused["unknown-key"], self.topics.control)
-            made = runtime.prepare(self._loaded, self._settings)
-            bound = runtime.bindings(self._loaded)
-            self.deployment = Deployment(Served(0, made.plan, program=made, bindings=bound, artifacts=self._loaded.artifacts))
-            self._preparation.adopt(self._loaded.artifacts, runtime.sessions(made))
+            self.deployment = Deployment(await self._from_the_file())
         else:
             release = log.generations[-1].release
-            self.deployment = Deployment(_served(log.generation, release, await self._beside.prepare(release)))
+            self.deployment = Deployment(served(log.generation, release, await self._beside.prepare(release)))
             self._compare_with_the_file(release.bindings)
             self._jobs.put_nowait(self._prune)
         self._metrics.generation.set(self.deployment.generation)
         logger.info("generation %d is live", self.deployment.generation, extra=dict(self.deployment.primary.plan.versions))
         self._decide()
+
+    async def _from_the_file(self) -> Served:
+        """Returns generation 0: the versions that the topology file names, as the registry has them. Raises ModelError, TopologyError."""
+        loaded = self._loaded
+        made = await asyncio.to_thread(runtime.prepare, loaded, self._settings)
+        self._preparation.adopt(loaded.artifacts, runtime.sessions(made))
+        return Served(0, made.plan, program=made, bindings=runtime.bindings(loaded), artifacts=loaded.artifacts)
 
     def _compare_with_the_file(self, bound: Mapping[str, Binding]) -> None:
         declared = {node.name: str(node.model) for node in self._loaded.topology.model_nodes}
@@ -331,7 +332,7 @@ class Following:
                 self._retry = asyncio.get_running_loop().call_later(max(at - time.monotonic(), 0), self._jobs.put_nowait, self._look_again)
 
     def _switch(self, release: Release, generation: int) -> None:
-        self.deployment = self.deployment.followed_by(_served(generation, release, self._plans.pop(release.id)))
+        self.deployment = self.deployment.followed_by(served(generation, release, self._plans.pop(release.id)))
         self._switched()
         self._jobs.put_nowait(self._prune)
         self._metrics.swaps.inc()
@@ -389,7 +390,8 @@ class Following:
         return {(cause,): float(count) for cause, count in (log.refused + log.ignored).items()}
 
 
-def _served(generation: int, release: Release, prepared: Prepared) -> Served:
+def served(generation: int, release: Release, prepared: Prepared) -> Served:
+    """Returns a release that was made ready, as the live plan of this generation."""
     made = prepared.program
     return Served(generation, made.plan, release.id, program=made, bindings=release.bindings, artifacts=prepared.artifacts)
 

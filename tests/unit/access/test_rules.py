@@ -65,6 +65,13 @@ def test_models_narrow_to_names_and_versions() -> None:
     assert not shop.allows("score", "flights", "features")
 
 
+def test_question_about_any_model_is_about_the_topology() -> None:
+    shop = rules(models=frozenset({"trees@2"}))
+    assert shop.allows("score", "flights", None)
+    assert not shop.allows("score", "trains", None)
+    assert not shop.allows("label", "flights", None)
+
+
 def test_whole_topology_is_a_model_of_its_name() -> None:
     assert rules().allows("score", "flights")
     assert not rules(models=frozenset({"trees"})).allows("score", "flights")

@@ -49,8 +49,8 @@ def made(root: Path, *, trust: Path | None = None, parameters: dict[str, float] 
     return export(loaded, root / "out", settings, bindings, generation=3 if parameters else 0, release="")
 
 
-def score(root: Path, event: dict[str, object], **given: Path) -> object:
-    with penstock.open(root / "out", **given) as plan:
+def score(root: Path, event: dict[str, object], model_trust: Path | None = None) -> object:
+    with penstock.open(root / "out", model_trust=model_trust) as plan:
         return plan.score(event)
 
 

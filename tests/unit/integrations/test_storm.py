@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -43,12 +44,13 @@ sinks:
 class Storm:
     """The side of Storm: a process that was greeted."""
 
-    def __init__(self, folder: Path, *, fields: Sequence[str] = FIELDS, streams: Any = STREAMS, topology: str = "rides.yaml") -> None:
-        environment = {**os.environ, "PENSTOCK_MODELS": str(folder / "models"), "PENSTOCK_SCHEMAS": str(folder / "schemas")}
+    def __init__(
+        self, folder: Path, *, fields: Sequence[str] = FIELDS, streams: Any = STREAMS, topology: str = "rides.yaml", **environment: str
+    ) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "penstock.integrations.storm", topology],
-            cwd=folder,
-            env=environment,
+            cwd=folder,  # where its defaults, models/ and schemas/, are
+            env={**os.environ, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -236,6 +238,24 @@ def test_a_topology_that_reads_headers_is_refused(folder: Path) -> None:
     code, said = storm.end()
     assert code == 1
     assert "the source notes is read for header.x-tenant, and Storm's Kafka spout emits no headers" in said
+
+
+def test_events_whose_schema_cannot_be_fetched_are_failed_and_the_bolt_goes_on(folder: Path) -> None:
+    """Storm's spout emits them again. Of the same batch, what needs no registry is answered."""
+    (folder / "schemas/framed/ids").mkdir(parents=True)
+    for name in ("ride.avsc", "ids/1.avsc"):  # one that the bolt can start with
+        (folder / "schemas/framed" / name).write_text(json.dumps(SCHEMA))
+    text = RIDES.replace("schema: ride.avsc, format: avro,", "schema: framed/ride.avsc, format: avro-confluent,")
+    (folder / "framed.yaml").write_text(text)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and does not listen
+        storm = Storm(folder, topology="framed.yaml", PENSTOCK_SCHEMA_REGISTRY_URL=f"http://127.0.0.1:{closed.getsockname()[1]}")
+        storm.read(bool)
+        ids = storm.tuples(Record("rides", b"\0\0\0\0\x07rest", b"k"), note(1, b'{"id": "n", "km": 1}'))
+        messages = [one for one in storm.finished(ids) if one["command"] != "log"]
+    assert [one["command"] for one in messages if ids[0] in (one.get("id"), *one.get("anchors", ()))] == ["fail"]
+    assert [one["command"] for one in messages if ids[1] in (one.get("id"), *one.get("anchors", ()))] == ["emit", "ack"]
+    assert storm.end()[0] == 0
 
 
 @given(st.lists(st.dictionaries(st.text(), st.text()), min_size=1), st.lists(st.integers(1, 40)))

@@ -13,7 +13,7 @@ from rich.markup import escape
 from penstock.cli.options import with_settings
 from penstock.cli.output import format_option, out, print_json, table
 from penstock.cli.release.asking import LOOKING, ask, named, topology_argument
-from penstock.cli.release.words import coloured, known_json, moment, short
+from penstock.cli.release.words import author_of, coloured, known_json, moment, short
 from penstock.control.fleet import Worker
 from penstock.control.log import Known, Log
 from penstock.control.proposal import changes_of, find
@@ -21,6 +21,7 @@ from penstock.control.rollout import Stand, stands
 from penstock.control.status import Boundary
 from penstock.control.strategy import kind_of
 from penstock.operate.operator import Operator
+from penstock.operate.state import history as history_of
 from penstock.settings import Settings
 
 __all__ = ["history", "releases"]
@@ -57,8 +58,7 @@ def history(topology: str, limit: int, everything: bool, boundaries: bool, setti
     may be of a worker that has left, or of another client that can write to the status topic.
     """
     seen = ask(settings, named(topology, settings), _look)
-    shown = [known for known in seen.log.releases.values() if everything or known.standing in {"active", "superseded"}]
-    shown = sorted(shown, key=lambda known: known.offset, reverse=True)[:limit]
+    shown = history_of(seen.log, limit=limit, everything=everything)
     if form == "json":
         print_json(
             {
@@ -92,7 +92,7 @@ def releases() -> None:
 def ls(topology: str, limit: int, settings: Settings, form: str) -> None:
     """List the releases of TOPOLOGY, the newest first, with their results."""
     log = ask(settings, named(topology, settings), _look).log
-    shown = sorted(log.releases.values(), key=lambda known: known.offset, reverse=True)[:limit]
+    shown = history_of(log, limit=limit, everything=True)
     if form == "json":
         print_json([known_json(log, known) for known in shown])
     else:
@@ -124,8 +124,8 @@ def _print_releases(log: Log, shown: Sequence[Known], *, everything: bool) -> No
     for known in shown:
         release = known.release
         generation = numbers.get(release.id)
-        by = release.author
-        if generation and generation.activated_by != by:
+        by = author_of(release)
+        if generation and generation.activated_by != release.author:
             by += f", activated by {generation.activated_by}"
         number = (
             f"[green]{generation.number}[/]" if generation and known.standing == "active" else str(generation.number if generation else "")
@@ -174,7 +174,7 @@ def _print_release(log: Log, known: Known, told: Sequence[Stand]) -> None:
     release = known.release
     about: dict[str, Any] = {
         "standing": coloured(known.standing) + (f" {escape(known.why)}" if known.why else ""),
-        "announced": f"{moment(known.at_ms)} by {escape(release.author)}, at offset {known.offset}",
+        "announced": f"{moment(known.at_ms)} by {escape(author_of(release))}, at offset {known.offset}",
         "for generation": f"{release.base}",
         "strategy": kind_of(release.strategy),
         "reason": escape(release.reason) or "-",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 import click
 import msgspec
@@ -16,18 +16,16 @@ from rich.text import Text
 from penstock.cli.options import with_settings
 from penstock.cli.output import format_option, out, print_json, print_json_line, table
 from penstock.cli.release.asking import LOOKING, ask, named, topology_argument
-from penstock.cli.release.words import coloured, duration, known_json, moment, release_json, short
+from penstock.cli.release.words import author_of, coloured, known_json, moment, release_json
 from penstock.control.fleet import Worker
 from penstock.control.lifecycle import ENDS
-from penstock.control.messages import AHEAD, timestamp
-from penstock.control.rollout import REFUSED, stands
+from penstock.control.messages import timestamp
 from penstock.control.status import Place, WorkerStatus
 from penstock.operate.operator import Operator
+from penstock.operate.state import duration, problems, short
 from penstock.settings import Settings
 
 __all__ = ["status"]
-
-DEAD_SHARE: Final = 0.01  # the share of a worker's recent records above which dead letters need a person
 
 
 @click.command()
@@ -61,7 +59,7 @@ async def _once(operator: Operator, form: str) -> int:
         print_json(_json(operator))
     else:
         out.print(_picture(operator))
-    return 1 if any(_wrong(operator)) else 0
+    return 1 if any(problems(operator)) else 0
 
 
 async def _again(operator: Operator, form: str) -> int:
@@ -75,63 +73,6 @@ async def _again(operator: Operator, form: str) -> int:
             await operator.refresh()
             live.update(_picture(operator), refresh=True)
             await asyncio.sleep(1)
-
-
-def _wrong(operator: Operator) -> Iterator[str]:
-    """Yields the problems that a person should look at."""
-    log, workers = operator.log, operator.fleet.workers()
-    if not any(one.live for one in workers):
-        yield "no live worker"
-    if newer := sum(log.refused[code] for code in AHEAD):
-        yield f"{newer} control messages are of a newer version: the active generation may be another one; upgrade this Penstock"
-    if newer := operator.fleet.strange["newer"]:
-        yield f"{newer} status records are of a newer version: their workers are not listed here; upgrade this Penstock"
-    if not operator.fleet.stamped:
-        yield (
-            f"{operator.status_topic} keeps the writers' times, so a wrong clock shows a worker as lost: kafka-configs --bootstrap-server "
-            f"{operator.settings.brokers} --alter --entity-type topics --entity-name {operator.status_topic} "
-            "--add-config message.timestamp.type=LogAppendTime"
-        )
-    for one in workers:
-        if not one.member:  # whatever such a report names, no worker may be lost with it
-            if operator.fleet.clock.now_ms() - one.said_ms <= operator.fleet.silence * 1000:
-                yield f"{one.name} is no member of the consumer group, and is ignored: it has left, is starting, or is forged"
-        elif not one.live:
-            if not operator.fleet.replaced(one):
-                yield f"{one.name} has not reported for {_age(operator, one)}"
-        else:
-            yield from (f"{one.name}{problem}" for problem in (*_wrong_releases(operator, one), *_wrong_records(one.status)))
-            yield from (f"{one.name}: {problem}" for problem in one.status.problems)
-
-
-def _wrong_releases(operator: Operator, worker: Worker) -> Iterator[str]:
-    """Yields what is wrong with the releases on this worker."""
-    log = operator.log
-    newest = [one.release for one in log.generations[-1:]]
-    if worker.generation != log.generation:
-        ids = [one.id for one in newest]
-        why = next((entry.detail for entry in worker.status.releases if entry.state == "failed" and entry.id in ids), "")
-        yield f" scores with generation {worker.generation}, active is {log.generation}" + (f": {why}" if why else "")
-    if worker.outdated:
-        yield f" runs an older Penstock: {worker.outdated}; upgrade and restart it, until then no release can be made"
-    for known in [log.releases[one.id] for one in [*log.pending, *newest]]:
-        if (stand := stands([worker], known.release.id, {known.offset: known.at_ms})[0]).state == REFUSED:
-            yield f" has refused release {short(known.release.id)}: {stand.detail}"
-
-
-def _wrong_records(report: WorkerStatus) -> Iterator[str]:
-    """Yields what is wrong with the stream on a worker."""
-    if not report.ready:
-        yield " is not ready"
-    letters = report.dead_letters
-    if letters is not None and letters.share > DEAD_SHARE:
-        worst = max(letters.causes, key=lambda cause: cause.recent)
-        yield (
-            f": {_percent(letters.share)} of the records of the last {duration(letters.seconds)} became dead letters, most "
-            f"of them in {worst.step} ({worst.reason}): the dead-letter topic has each record with the reason"
-        )
-    if slowed := [place for place, there in report.partitions.items() if there.slowed]:
-        yield f": {', '.join(slowed)} slowed to dead_letter_rate: too many of the records there fail"
 
 
 def _dead_letters(reports: Iterable[WorkerStatus]) -> list[dict[str, Any]]:
@@ -149,10 +90,6 @@ def _rate(per_second: float) -> str:
     return f"{per_second:,.0f}" if per_second >= 10 or not per_second else f"{per_second:.2g}"
 
 
-def _percent(share: float) -> str:
-    return f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
-
-
 def _age(operator: Operator, worker: Worker) -> str:
     return duration(max(operator.fleet.clock.now_ms() - worker.said_ms, 0) / 1000)
 
@@ -167,7 +104,7 @@ def _json(operator: Operator) -> dict[str, Any]:
         "refused": dict(log.refused + log.ignored),
         "strange": dict(operator.fleet.strange),
         "unchecked": operator.unchecked or None,
-        "wrong": list(_wrong(operator)),
+        "wrong": list(problems(operator)),
         "dead_letters": _dead_letters(one.status for one in operator.fleet.live()),
         "workers": [
             {
@@ -187,13 +124,13 @@ def _json(operator: Operator) -> dict[str, Any]:
 def _picture(operator: Operator) -> RenderableType:
     log = operator.log
     parts: list[RenderableType] = [Text.from_markup(f"[bold]{operator.topology.name}[/]: {_active(operator)}")]
-    parts += [Text(f"pending: {one.id} by {one.author}: {one.reason or 'no reason given'}", style="yellow") for one in log.pending]
+    parts += [Text(f"pending: {one.id} by {author_of(one)}: {one.reason or 'no reason given'}", style="yellow") for one in log.pending]
     shown = table("", "worker", "", "generation", "ready", "partitions", "lag", "dead letters/s", "releases", "said", wraps="releases")
     for one in operator.fleet.workers():
         report, places = one.status, one.status.partitions
         lags = [place.lag for place in places.values() if place.lag is not None]
         shown.add_row(
-            escape(one.name),
+            escape(f"{one.name} ({one.status.role})" if one.status.role else one.name),
             _presence(operator, one),
             str(one.generation) if one.generation == log.generation else f"[red]{one.generation}[/]",
             "yes" if report.ready else "[red]no[/]",
@@ -223,7 +160,7 @@ def _picture(operator: Operator) -> RenderableType:
         parts.append(Text(text, style="yellow"))
     if any(one.live and one.status.unsigned for one in operator.fleet.workers()):
         parts.append(Text("UNSIGNED: workers accept unsigned control messages. For development only.", style="bold red"))
-    if wrong := list(_wrong(operator)):
+    if wrong := list(problems(operator)):
         parts += [Text(), *(Text(f"! {one}", style="red") for one in wrong)]
     return Group(*parts)
 
@@ -254,7 +191,7 @@ def _active(operator: Operator) -> str:
         return "generation [bold]0[/], what the topology file binds"
     newest = log.generations[-1]
     release = newest.release
-    by = f"release {short(release.id)} by {escape(release.author)}" + (f": {escape(release.reason)}" if release.reason else "")
+    by = f"release {short(release.id)} by {escape(author_of(release))}" + (f": {escape(release.reason)}" if release.reason else "")
     return f"generation [bold]{newest.number}[/] since {moment(newest.at_ms)}, {by}"
 
 

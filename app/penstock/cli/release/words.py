@@ -11,14 +11,15 @@ from rich.markup import escape
 
 from penstock.binding import Binding
 from penstock.control.log import Known, Log
-from penstock.control.messages import Release, timestamp
-from penstock.control.proposal import Difference, changes_of
+from penstock.control.messages import Release
+from penstock.control.proposal import Difference
 from penstock.control.rollout import Stand
 from penstock.operate.comparing import Compared
+from penstock.operate.state import duration, past, short
 
 __all__ = [
-    "COLOURS", "binding_json", "coloured", "compared_json", "compared_lines", "difference_json", "duration", "known_json", "moment",
-    "release_json", "short", "stand_json",
+    "COLOURS", "author_of", "binding_json", "coloured", "compared_json", "compared_lines", "difference_json", "duration", "known_json",
+    "moment", "release_json", "short", "stand_json",
 ]  # fmt: skip
 
 COLOURS: Final = {
@@ -27,24 +28,9 @@ COLOURS: Final = {
 }  # fmt: skip
 
 
-def short(id: str) -> str:
-    """Returns the beginning of an id: its time, to the millisecond. Every command accepts it."""
-    return id[:13]
-
-
 def moment(ms: int) -> str:
     """Returns a broker's stamp, Unix time in ms, as UTC to the second."""
     return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%SZ}"
-
-
-def duration(seconds: float) -> str:
-    """Returns a duration as text: `34 ms`, `12 s`, `3 min`, `2 h`, `5 d`."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def binding_json(binding: Binding | None) -> Any:
@@ -77,7 +63,8 @@ def compared_lines(found: Iterable[Compared]) -> Iterator[tuple[str, str]]:
 def release_json(release: Release) -> dict[str, Any]:
     """Returns the whole content of a release."""
     return {
-        "id": release.id, "topology": release.topology, "base": release.base, "author": release.author, "time": release.time,
+        "id": release.id, "topology": release.topology, "base": release.base, "author": release.author,
+        "requested_by": release.requested_by or None, "time": release.time,
         "reason": release.reason, "restores": release.restores, "aliases": release.aliases,
         "strategy": msgspec.to_builtins(release.strategy), "version": release.version, "control_topic": release.control_topic or None,
         "bindings": {node: binding_json(binding) for node, binding in release.bindings.items()},
@@ -86,13 +73,12 @@ def release_json(release: Release) -> dict[str, Any]:
 
 def known_json(log: Log, known: Known) -> dict[str, Any]:
     """Returns a release, its result so far, and its changes."""
-    generation = next((one for one in log.generations if one.release.id == known.release.id), None)
+    found = past(log, known)
     return {
-        **release_json(known.release),
-        "standing": known.standing.value, "why": known.why, "announced": timestamp(known.at_ms / 1000), "offset": known.offset,
-        "generation": generation and generation.number, "activated": generation and timestamp(generation.at_ms / 1000),
-        "activated_by": generation and generation.activated_by,
-        "changes": difference_json(changes_of(log, known.release)),
+        **release_json(found.release),
+        "standing": found.standing.value, "why": found.why, "announced": found.announced, "offset": found.offset,
+        "generation": found.generation, "activated": found.activated, "activated_by": found.activated_by,
+        "changes": difference_json(found.changes),
     }  # fmt: skip
 
 
@@ -106,3 +92,8 @@ def coloured(state: str) -> str:
     """Returns a standing or a state in its colour, as markup."""
     colour = COLOURS.get(state, "")
     return f"[{colour}]{state}[/]" if colour else escape(state)
+
+
+def author_of(release: Release) -> str:
+    """Returns who signed the release, and for whom."""
+    return f"{release.author} for {release.requested_by}" if release.requested_by else release.author

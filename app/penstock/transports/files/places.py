@@ -28,7 +28,7 @@ _URL: Final = re.compile(r"([a-z][a-z0-9+.-]*)://")
 _GLOB: Final = re.compile(r"[*?\[]")
 _SAME: Final = {"gcs": "gs", "az": "abfs", "s3a": "s3", "s3n": "s3"}  # other names of what pyarrow knows
 _ON_HDFS: Final = ("hdfs", "viewfs")
-_TRIES: Final = {"dfs.client.failover.max.attempts": "5"}  # a quarter of a minute; the default takes three of them
+_TRIES: Final = {"dfs.client.failover.max.attempts": "4"}  # a quarter of a minute; the default is three minutes
 
 
 class Found(NamedTuple):
@@ -304,5 +304,7 @@ def _explained(place: Place, what: str, fix: str) -> Iterator[None]:
         raise ConfigError(Problem(str(place), 0, 0, f"{what}: {error.strerror or error}", fix)) from error
     except OSError as error:
         raise TransportError(f"{place} {what}: {error.strerror or error}") from error
-    except RuntimeError as error:  # hdfs-native's: the answer of a NameNode, in front of its stack
-        raise TransportError(f"{place} {what}: {str(error).splitlines()[0]}") from error
+    except RuntimeError as error:  # hdfs-native's: the answer of a NameNode, followed by the stack of its Java
+        reason = str(error).partition("\\n")[0]
+        refused = AccessRefused if "AccessControlException" in reason else TransportError
+        raise refused(f"{place} {what}: {reason}") from error

@@ -1,0 +1,133 @@
+"""Releases from a Python program: the functions behind `penstock deploy`, `rollback`, `status` and `history`, over the same operator.
+
+    releases = penstock.connect("localhost:9092", signing_key="ci.pem", trust="trust.toml")
+    releases.deploy("flights", trees="flight-trees@2", reason="retrained on autumn")
+
+Each call connects, does its work and disconnects. Calls block, and may come from several threads, or where an event loop runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from penstock import settings as configuration
+from penstock.control.messages import Release
+from penstock.control.proposal import Change
+from penstock.operate.comparing import Compared
+from penstock.operate.operator import Deployed, Operator, Watcher, operate
+from penstock.operate.state import Past, Status, history, past, status
+from penstock.settings import Settings
+from penstock.topology.find import find
+from penstock.topology.parse import parse
+from penstock.topology.spec import Topology
+
+__all__ = ["Releases", "connect"]
+
+T = TypeVar("T")
+Changes = Mapping[str, str | Change]
+
+
+def connect(brokers: str | None = None, *, config: str | Path | None = None, **settings: Any) -> Releases:
+    """Returns the releases on these brokers, `localhost:9092`. Connects at each call, not here.
+
+    What is left out is as on the command line: from the environment, then from `config` or `penstock.toml`, else the default. `settings`
+    are any by name: `signing_key` signs what is written, and has to be a key of the file `trust`; `topologies`, `models` and `schemas` are
+    the folders; `application` is that of the workers. Raises SettingsError.
+    """
+    return Releases(configuration.load({"brokers": brokers, **settings}, file=None if config is None else Path(config)))
+
+
+class Releases:
+    """The releases of the topologies of an application. `connect` makes it.
+
+    A topology is given as its file, or as its name in the folder `topologies`. Every method raises TopologyError or ConfigError for one
+    that is not there, SettingsError without brokers, ConfigError for a trust file that cannot be used, TransportUnavailable for brokers
+    that do not answer, TopicMissing where the topics of its releases do not exist, AccessRefused where these may not be read or written.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def deploy(
+        self, topology: str | Path, changes: Changes | None = None, /, *, reason: str = "", min_ready: int | None = None,
+        timeout: float | None = None, wait: bool = True, on_progress: Watcher | None = None, **nodes: str | Change,
+    ) -> Deployed:  # fmt: skip
+        """Releases other models: `deploy("flights", trees="flight-trees@2")`. Returns when they are active and every live worker scores
+        with them, or is in `late` of the result.
+
+        `changes` and `nodes` are by node: `NAME@VERSION` or `NAME@ALIAS`, or a Change, which also holds parameters. A node called like an
+        option is given in `changes`. All live workers and services have to be ready, or `min_ready` of them; 0 deploys for later ones.
+        `timeout` is the time to become ready, in seconds (default: the setting prepare_timeout, and 10 s). Without `wait` the release is
+        only announced. `on_progress` is called at each change. An interrupt before the activation aborts the release.
+
+        Raises ControlError when the release was not activated, with the reason of each worker, and `code`; ConfigError without a signing
+        key or with one that is not trusted, and for unknown nodes; ModelError for a version that the registry lacks or that is damaged;
+        TopologyError for one that does not fit.
+        """
+        wanted = {**(changes or {}), **nodes}
+        options: dict[str, Any] = {"reason": reason, "min_ready": min_ready, "timeout": timeout, "wait": wait}
+        return self._ask(topology, lambda it: it.deploy(wanted, **options, **_watching(on_progress)))
+
+    def rollback(
+        self, topology: str | Path, to: int | str | None = None, *, reason: str = "", min_ready: int | None = None,
+        timeout: float | None = None, wait: bool = True, on_progress: Watcher | None = None,
+    ) -> Deployed:  # fmt: skip
+        """Releases what an earlier generation bound: the one before, or that with the number or the release id `to`. See `deploy`.
+
+        Raises ControlError, also when there is no such generation; ConfigError as `deploy`.
+        """
+        options: dict[str, Any] = {"reason": reason, "min_ready": min_ready, "timeout": timeout, "wait": wait}
+        return self._ask(topology, lambda it: it.rollback(to, **options, **_watching(on_progress)))
+
+    def resume(
+        self, topology: str | Path, id: str, *, min_ready: int | None = None, timeout: float | None = None,
+        on_progress: Watcher | None = None,
+    ) -> Deployed:  # fmt: skip
+        """Continues with a release that was announced: `id`, or its beginning. See `deploy`. Raises ControlError, ConfigError."""
+        return self._ask(topology, lambda it: it.resume(id, min_ready=min_ready, timeout=timeout, **_watching(on_progress)))
+
+    def abort(self, topology: str | Path, id: str, *, reason: str = "") -> Release:
+        """Ends a release that is pending: `id`, or its beginning. Raises ControlError when it is not; ConfigError as `deploy`."""
+        return self._ask(topology, lambda it: it.abort(id, reason))
+
+    def compare(self, topology: str | Path, changes: Changes | None = None, /, **nodes: str | Change) -> tuple[Compared, ...]:
+        """Returns what `deploy` would change, with the metrics before and after, once all checks of a dry run have passed.
+
+        Writes nothing, and needs no key. Raises ControlError when nothing would change; ConfigError, ModelError, TopologyError as `deploy`.
+        """
+
+        async def look(operator: Operator) -> tuple[Compared, ...]:
+            proposal = await operator.propose({**(changes or {}), **nodes})
+            return await operator.compare(proposal.differences)
+
+        return self._ask(topology, look)
+
+    def status(self, topology: str | Path) -> Status:
+        """Returns the active generation, pending releases, every worker and service, and the problems that need a person."""
+
+        async def look(operator: Operator) -> Status:
+            await operator.refresh()
+            return status(operator)
+
+        return self._ask(topology, look)
+
+    def history(self, topology: str | Path, *, limit: int = 20, everything: bool = False) -> tuple[Past, ...]:
+        """Returns the last `limit` releases that are or were active, the newest first; with `everything`, also all others."""
+
+        async def look(operator: Operator) -> tuple[Past, ...]:
+            log = await operator.state()
+            return tuple(past(log, one) for one in history(log, limit=limit, everything=everything))
+
+        return self._ask(topology, look)
+
+    def _ask(self, topology: str | Path, act: Callable[[Operator], Awaitable[T]]) -> T:
+        return operate(self.settings, self._find(topology), act)
+
+    def _find(self, topology: str | Path) -> Topology:
+        return parse(find(topology, self.settings.topologies))
+
+
+def _watching(on_progress: Watcher | None) -> dict[str, Any]:
+    return {} if on_progress is None else {"on_progress": on_progress}
