@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the main benchmark; `peers`, `micro`, `letters`, `profile` and `report` are further commands."""
+"""`python -m benchmarks`: the main benchmark; `peers`, `micro`, `batch`, `letters`, `profile` and `report` are further commands."""
 
 from __future__ import annotations
 
@@ -104,6 +104,18 @@ def micro(rows: int, page: Path | None) -> None:
     show(sheet)
     if page:
         write(page, f"{markdown(sheet, title=False)}\n\n{sheet.title}; {where(results.machine())}.", "stages")
+
+
+@main.command()
+@click.option("--rows", default=200_000, show_default=True, type=click.IntRange(1000), help="Rows of the file.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Rounds in turns; figures are medians.")
+def batch(rows: int, rounds: int) -> None:
+    """CPU µs per row of a batch over Parquet, beside the same by hand with pyarrow and onnxruntime."""
+    from benchmarks.batch import measure
+
+    with progress_bar() as progress:
+        sheet = measure(rows, rounds, progress)
+    show(sheet)
 
 
 @main.command()

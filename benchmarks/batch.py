@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +50,9 @@ def measure(rows: int, rounds: int, progress: Progress) -> Sheet:
         loaded = runtime.load(topology, models=registry(models), schemas=topology.parent)
         program = runtime.prepare(loaded)
         ways: dict[str, Callable[[Path], None]] = {
-            **{f"by hand, chunks of {size:,}": lambda out, size=size: by_hand(scorer, file, out, size) for size in CHUNKS},
-            "penstock": lambda out: by_penstock(loaded, program, file, out),
-        }  # type: ignore[misc]  # the default argument binds the size
+            **{f"by hand, chunks of {size:,}": partial(by_hand, scorer, file, size) for size in CHUNKS},
+            "penstock": partial(by_penstock, loaded, program, file),
+        }
         spent: dict[str, list[float]] = {way: [] for way in ways}
         for turn, (way, run) in itertools.product(range(rounds + 1), ways.items()):
             progress(way, turn, rounds + 1)
@@ -77,7 +78,7 @@ def write_flights(data: Flights, rows: int, file: Path) -> Path:
     return file
 
 
-def by_hand(scorer: Scorer, file: Path, out: Path, chunk: int) -> None:
+def by_hand(scorer: Scorer, file: Path, chunk: int, out: Path) -> None:
     """Reads, scores and writes with nothing but pyarrow, numpy and the sessions."""
     tensors = scorer.feat.signature.inputs
     schema = pa.schema([(ID, pa.string()), ("score", pa.float32()), ("lr", pa.float32()), ("gb", pa.float32())])

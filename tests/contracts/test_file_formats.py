@@ -21,7 +21,7 @@ from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import models
 from penstock.transports.files import FORMATS, format_of
 
-AVRO = {
+AVRO: dict[str, Any] = {
     "type": "record",
     "name": "Event",
     "fields": [
@@ -128,7 +128,7 @@ def to_stream(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def to_avro(path: Path, rows: list[dict[str, Any]]) -> None:
     """Without the enum's type, which could not hold what is no symbol."""
-    fields = [{**field, "type": "string"} if field["name"] == "kind" else field for field in AVRO["fields"]]  # type: ignore[dict-item]
+    fields = [{**field, "type": "string"} if field["name"] == "kind" else field for field in AVRO["fields"]]
     with path.open("wb") as file:
         fastavro.writer(file, {**AVRO, "fields": [*fields, {"name": "more", "type": "string"}]}, rows, codec="deflate")
 
@@ -171,7 +171,7 @@ READS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
 
 
 def from_csv(table: pa.Table) -> list[dict[str, Any]]:
-    rows = table.to_pylist()
+    rows: list[dict[str, Any]] = table.to_pylist()
     for row in rows:
         row["vector"] = json.loads(row["vector"])
         row["place"] = {"city": row.pop("place.city"), "zip": row.pop("place.zip")}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -143,9 +143,14 @@ class Asking:
         values = [one if isinstance(one, bytes) else json.dumps(one).encode() for one in messages]
         produce(self.broker, [Record(self.topic, value, partition=0) for value in values])
 
-    def start(self, *flags: str) -> subprocess.Popen[bytes]:
+    @contextmanager
+    def start(self, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
         command = [sys.executable, "-m", "penstock", "batch", "double.yaml", "--on", f"kafka://{self.topic}", "--in", "in", "--out", "out"]
-        return subprocess.Popen([*command, "--brokers", self.broker.bootstrap, *flags])
+        with subprocess.Popen([*command, "--brokers", self.broker.bootstrap, *flags]) as process:
+            try:
+                yield process
+            finally:
+                process.kill()  # it listens until it is ended
 
     def results(self) -> list[tuple[str, str]]:
         return [(one["id"], one["state"]) for one in self.all()]
@@ -171,7 +176,7 @@ def test_messages_ask_for_runs_each_once_and_bad_ones_are_refused_with_a_reason(
     )
     with asking.start() as process:
         wait_for(lambda: ("one", "done") in asking.results(), "the last result", timeout=60)
-        process.send_signal(signal.SIGTERM)
+        process.terminate()
         assert process.wait(30) == 0
     assert asking.results() == [
         ("first", "done"), ("offset 1", "refused"), ("outside", "refused"), ("elsewhere", "refused"), ("none", "refused"),
@@ -183,9 +188,8 @@ def test_messages_ask_for_runs_each_once_and_bad_ones_are_refused_with_a_reason(
     assert "no event could be scored" in reasons["bad"]
     assert sorted(one.name for one in Path("out").iterdir()) == ["bad", "first", "one.parquet", "one.parquet.manifest.json"]
     asking.ask({"id": "bad", "in": "a.ndjson", "out": "mended"}, {"id": "last", "in": "a.ndjson"})
-    with asking.start() as process:  # what was answered is not run again
+    with asking.start():  # what was answered is not run again
         wait_for(lambda: ("last", "done") in asking.results(), "the last result", timeout=60)
-        process.terminate()
     assert asking.results()[7:] == [("bad", "done"), ("last", "done")]
 
 
@@ -199,9 +203,8 @@ def test_run_that_was_asked_for_survives_a_kill_and_is_run_once(broker: Broker, 
         wait_for(lambda: manifest.exists() and len(json.loads(manifest.read_text())["parts"]) > 1, "some parts", timeout=60)
         process.kill()
     before = {one["name"] for one in json.loads(manifest.read_text())["parts"]}
-    with asking.start() as process:
+    with asking.start():
         wait_for(lambda: asking.results() == [("a", "done")], "the result", timeout=60)
-        process.terminate()
     assert before < {one["name"] for one in json.loads(manifest.read_text())["parts"]}  # it went on
     lines = [json.loads(line) for part in sorted(Path("out/a/doubled").iterdir()) for line in part.read_text().splitlines()]
     assert [one["x"] for one in lines] == list(range(6000))

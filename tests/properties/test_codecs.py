@@ -71,7 +71,7 @@ def columns(schema: Schema) -> list[Column]:
     return [Column(field.name, field.name, field.dtype, SHAPES.get(field.name, ())) for field in read]
 
 
-def encoded(format: Format, directory: Path, rows: Sequence[dict[str, Any]]) -> tuple[list[bytes], dict[str, Any]]:
+def encoded(format: Format, directory: Path, rows: Sequence[dict[str, Any]]) -> tuple[Sequence[bytes], dict[str, Any]]:
     """The rows as values of the format, and as the arrays that they were written from."""
     schema = load_schema(directory / "5.avsc")
     made = {}

@@ -50,7 +50,7 @@ class ArrowReader:
         self.names = [*dict.fromkeys(name for names in self._heads.values() for name in names)]
 
     def mapping(self, given: Any) -> list[tuple[Field, str]]:
-        """Returns each field that is read with the column of the schema `given` that holds it; "" where there is none."""
+        """Returns each field that is read with the column of the schema `given` that holds it; "" where no column does."""
         return [(field, next((name for name in self._heads[path] if name in given.names), "")) for path, field in self._fields]
 
     def heads(self, field: Field) -> list[str]:

@@ -66,7 +66,7 @@ class Target:
     def of(cls, output: Place, topics: Sequence[str], dead: str, default: Format) -> Target:
         """Returns the target of an output with these topics; its format is that of the ending, or `default` where it is a folder.
 
-        Raises ConfigError for an ending that is none of a format, and for a file for several topics.
+        Raises ConfigError for an ending that no format has, and for a file for several topics.
         """
         found = format_of(output.last) if not output.name.endswith("/") else None
         if found is None:
@@ -92,7 +92,7 @@ class Target:
         )
 
     def orphans(self, parts: Collection[str]) -> list[Place]:
-        """Returns the files in the folders of parts that are none of `parts`: a run has written them and not kept."""
+        """Returns the files in the folders of parts that are not among `parts`: a run has written them and not kept."""
         base = len(self.work.path.rstrip("/")) + 1
         return [one for one in self.work.files() if one.path[base:] not in parts and "part-" in one.last]
 
@@ -164,7 +164,7 @@ def batch_pace(pace: Pace) -> Pace:
 
 
 def inputs_of(name: str, place: Place) -> tuple[Format, list[tuple[Place, int]]]:
-    """Returns the format of the input and its files. Raises ConfigError when there are none, or of several formats."""
+    """Returns the format of the input and its files. Raises ConfigError without files, and for files of several formats."""
     found = place.find()
     known = [(one, format_of(one.place.last)) for one in found]
     if len(found) == 1 and known[0][1] is None:
@@ -191,7 +191,7 @@ def job_of(
     limit: int | None = None,
     sample: float | None = None,
 ) -> Job:
-    """Returns the job of a topology with one stage; `files` are the names of the inputs by their number, empty where there are none."""
+    """Returns the job of a topology with one stage; `files` are the names of the inputs by their number, empty where no files are read."""
     (stage,) = loaded.wiring.stages
 
     def place(partition: int, offset: int) -> dict[str, object]:

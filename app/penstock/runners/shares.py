@@ -141,7 +141,7 @@ class _Worker:
     def __init__(self, command: Sequence[str], ours: socket.socket, theirs: socket.socket) -> None:
         self.share: Share | None = None
         self.now = Going(0, 0, 0, 0)
-        # With a session of its own, only this process gets Ctrl-C. No threads here, which `preexec_fn` could meet.
+        # In another session, so that only this process gets Ctrl-C. No threads here, which `preexec_fn` could meet.
         self.process = subprocess.Popen(
             [*command, "--share", str(theirs.fileno())],
             pass_fds=[theirs.fileno()], start_new_session=True, stdin=subprocess.DEVNULL,
@@ -270,7 +270,7 @@ class _Run:
                     return
 
     def _next(self, worker: _Worker) -> bool:
-        """Gives the worker its next share. Returns False when there is none: then it ends."""
+        """Gives the worker its next share. Returns False when no share is left: then it ends."""
         if not self.shares or self.stopping:
             worker.writer.write_eof()
             return False

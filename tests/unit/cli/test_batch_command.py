@@ -226,3 +226,44 @@ def test_run_is_not_resumed_with_other_models(folder: Path, run: Run) -> None:
     done = run(*arguments, "--resume")
     assert done.code == 2
     assert "the run to resume has another models: double=double@1, not double=double@2" in done.err
+
+
+# -- standard streams ---------------------------------------------------------------------------------------------------
+
+
+def piped() -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "penstock", "batch", "double.yaml", "-"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
+
+
+def test_each_line_is_answered_before_the_next_one_comes(folder: Path) -> None:
+    with piped() as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for n in range(3):
+            process.stdin.write(b'{"x": %d}\n' % n)
+            assert json.loads(process.stdout.readline()) == {"x": n, "y": 2.0 * n}
+        out, err = process.communicate(b'no event\n\n{"x": 7}', timeout=60)
+    assert (process.returncode, out) == (0, b'{"x":7.0,"y":14.0}\n')
+    letter = json.loads(next(line for line in err.splitlines() if line.startswith(b"{")))
+    assert (letter["id"], letter["value"], letter["failed_at"]) == ("numbers:0:3", "no event", "decode")
+    assert b"5 events read, 4 outputs, 1 dead letters" in err
+
+
+def test_pipe_that_is_silent_does_not_keep_a_run_from_ending(folder: Path) -> None:
+    with piped() as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b'{"x": 1}\n')
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+
+
+def test_lines_of_a_file_on_standard_input_in_their_order(folder: Path) -> None:
+    events(COUNT)
+    command = [sys.executable, "-m", "penstock", "batch", "double.yaml", "-"]
+    with Path("in.ndjson").open("rb") as file:
+        done = subprocess.run(command, stdin=file, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0
+    assert [json.loads(line)["x"] for line in done.stdout.splitlines()] == [float(n) for n in range(COUNT)]

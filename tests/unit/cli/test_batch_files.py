@@ -19,6 +19,7 @@ from penstock.cli.main import main
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import models, wait_for
 from penstock.transports.files import Place, place
+from tests.stores.servers import PASSWORD, postgres
 from tests.unit.cli.done import Done, Run
 
 SLOWLY = ("--chunk-rows", "1", "--max-batch-rows", "1", "--part-rows", "300")  # so that a run takes seconds, and is ended midway
@@ -87,7 +88,7 @@ def children(process: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
-# -- many files, many processes ---------------------------------------------------------------------------------------------------------
+# -- many files, many processes ---------------------------------------------------------------------------------------------------
 
 
 def test_files_of_a_folder_become_parts_of_a_folder_in_their_order(run: Run) -> None:
@@ -168,7 +169,7 @@ def test_two_runs_do_not_write_to_one_folder(folder: Path, run: Run) -> None:
     assert "another run is writing to out" in done.err
 
 
-# -- which rows ---------------------------------------------------------------------------------------------------------------------------
+# -- which rows ---------------------------------------------------------------------------------------------------
 
 
 def test_sample_is_the_same_in_each_run_whatever_shares_the_work(folder: Path) -> None:
@@ -213,7 +214,7 @@ def test_file_that_has_changed_is_not_resumed(folder: Path, run: Run) -> None:
         (["--in", "sqlite:///numbers.db", "--out", "out"], "add #TABLE to the address, or give --query"),
         (["--in", "sqlite:///none.db#numbers", "--out", "out"], "sqlite:///none.db cannot be read"),
         (["--in", "sqlite:///numbers.db#none", "--out", "out"], "no such table: none"),
-        (["--in", "s4://bucket/x", "--out", "out"], "nothing here opens s4://"),
+        (["--in", "s4://bucket/x", "--out", "out"], "s4://bucket/x: "),
     ],
 )
 def test_what_cannot_be_meant_is_refused_and_nothing_is_written(run: Run, flags: list[str], words: str) -> None:
@@ -228,7 +229,7 @@ def test_what_cannot_be_meant_is_refused_and_nothing_is_written(run: Run, flags:
     assert sorted(os.listdir()) == before
 
 
-# -- databases ------------------------------------------------------------------------------------------------------------------------------
+# -- databases ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -249,7 +250,41 @@ def test_table_or_query_of_a_database(run: Run, flags: list[str], expected: list
     assert read("out.parquet") == expected
 
 
-# -- a store of objects ----------------------------------------------------------------------------------------------------------------------
+def test_rows_of_postgresql_with_nulls_and_types_that_are_no_events(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers of 64 bits and exact ones feed a float; the rest of the table is not read."""
+    from adbc_driver_postgresql import dbapi
+
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    server = postgres()
+    try:
+        server.start()
+        with dbapi.connect(server.url) as connection, connection.cursor() as cursor:
+            cursor.execute("create schema air")
+            cursor.execute("create table air.numbers (x double precision, at timestamptz, more jsonb)")
+            cursor.execute("insert into air.numbers select n, now(), '{}' from generate_series(0, 2999) n")
+            cursor.execute("insert into air.numbers values (null, null, null)")
+            connection.commit()
+        done = run("--in", f"{server.url}#air.numbers", "--out", "out.parquet")
+        assert (done.code, done.out) == (0, "3,001 events read, 3,000 outputs, 1 dead letters\n")
+        assert sorted(read("out.parquet")) == list(range(3000))
+        done = run("--in", server.url, "--query", "select x from air.numbers where x < 2 order by x", "--out", "few.parquet")
+        assert (done.code, read("few.parquet")) == (0, [0, 1])
+        done = run("--in", server.url, "--query", "select y from air.numbers", "--out", "none.parquet")
+        assert (done.code, 'column "y" does not exist' in done.err.replace("\n", " ")) == (2, True)
+        monkeypatch.setenv("PGPASSWORD", "wrong")
+        done = run("--in", f"{server.url}#air.numbers", "--out", "none.parquet")
+        assert (done.code, "password authentication failed" in done.err.replace("\n", " ")) == (7, True)
+    finally:
+        server.stop()
+    done = run("--in", f"{server.url}#air.numbers", "--out", "none.parquet")
+    assert (done.code, "cannot be read" in done.err) == (4, True)
+    assert sorted(os.listdir()) == [
+        "double.yaml", "few.parquet", "few.parquet.manifest.json", "models", "out.dead-letters.ndjson", "out.parquet",
+        "out.parquet.manifest.json", "schemas",
+    ]  # fmt: skip
+
+
+# -- a store of objects ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

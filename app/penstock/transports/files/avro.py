@@ -65,7 +65,7 @@ def _schema(written: Any) -> pa.Schema:
 
 
 def _type(declared: Any, named: dict[str, pa.DataType | None]) -> pa.DataType | None:
-    """Returns the Arrow type of an Avro type; None where there is none."""
+    """Returns the Arrow type of an Avro type; None where Arrow has no such type."""
     if isinstance(declared, list):
         branches = [one for one in declared if one != "null"]
         return _type(branches[0], named) if len(branches) == 1 else None

@@ -1,4 +1,4 @@
-"""The formats of files, one row each, and the one that the ending of a name stands for."""
+"""The formats of files, one row each, and the one that a name ends with."""
 
 from __future__ import annotations
 

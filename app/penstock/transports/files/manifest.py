@@ -28,7 +28,7 @@ class Manifest(msgspec.Struct):
 
     @classmethod
     def load(cls, place: Place) -> Self | None:
-        """Returns what the file holds, None when there is none. Raises ConfigError for a file that is no manifest."""
+        """Returns what the file holds, None when there is no such file. Raises ConfigError for a file that is no manifest."""
         data = place.read()
         if data is None:
             return None

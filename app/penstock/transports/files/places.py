@@ -66,7 +66,7 @@ class Place:
         return Place(name, name.removeprefix(self.name[: len(self.name) - len(self.path)]), self.system)
 
     def size(self) -> int | None:
-        """Returns the bytes of the file, None when there is none. Raises ConfigError for what cannot be read."""
+        """Returns the bytes of the file, None when it is not there. Raises ConfigError for what cannot be read."""
         with self._reading():
             if self.system is None:
                 return os.path.getsize(self.path) if os.path.isfile(self.path) else None
@@ -104,7 +104,7 @@ class Place:
 
     @contextmanager
     def create(self) -> Iterator[IO[bytes]]:
-        """Yields a file that replaces this one at the end; after an error there is none. Folders are made."""
+        """Yields a file that replaces this one at the end; after an error it is not there. Folders are made."""
         begun = Begun(self)
         try:
             yield begun.file
@@ -146,7 +146,7 @@ class Place:
             return [one.place for one in self._listed()]
 
     def find(self) -> list[Found]:
-        """Returns the files that the name stands for, sorted: the file itself, those below the folder, or those that a pattern fits.
+        """Returns the files that the name means, sorted: the file itself, those below the folder, or those that a pattern fits.
 
         Names that begin with "_" or "." are passed over, as everywhere in this field: they are notes about a folder's files.
         """

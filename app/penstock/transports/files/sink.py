@@ -60,7 +60,7 @@ class _Open:
 class FileSink:
     """Writes each topic as its `Output` says. `place(partition, offset)` names the input of a dead letter: its file and row.
 
-    With a checkpoint, it says when a part ends.
+    A checkpoint asks whether a part is `due`, and ends it by `commit`.
     """
 
     abilities: Final = Abilities(replay=True)
