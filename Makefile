@@ -26,7 +26,7 @@ COVERAGE := $(if $(shell command -v java),95,85)
 debian = { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq --no-install-recommends $(1) >/dev/null; } || \
 	{ echo "$(1) is needed (Debian: apt install $(1))" >&2; exit 2; }
 
-.PHONY: help demo test test-faults soak fuzz check bench docs site models format dist try providers floors frameworks test-browser test-engines hashes audit version clean
+.PHONY: help demo proto test test-faults soak fuzz check bench docs site models format dist try providers floors frameworks test-browser test-engines hashes audit version clean
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  ARGS=... is handed on: make demo ARGS='--speed 20', make test ARGS='-k settings'"
@@ -104,7 +104,7 @@ providers: $(VENV)-$(RUNTIME)/stamp ## run models on the execution provider of a
 floors: $(VENV)-floors/stamp ## run unit tests, contracts, properties and hostile models with the oldest allowed dependencies
 	@mkdir -p build; run="$(VENV)-floors/bin/python -m pytest -q -p no:cacheprovider"; failed=0; \
 	$$run tests/unit $(ARGS) > build/floors-unit.txt 2>&1 & unit=$$!; \
-	$$run tests/contracts tests/properties $(ARGS) || failed=1; \
+	$$run tests/contracts tests/properties tests/stores/test_stores.py $(ARGS) || failed=1; \
 	wait $$unit || failed=1; cat build/floors-unit.txt; exit $$failed  # two at once: none of these needs the machine alone
 
 frameworks: $(VENV)-frameworks/stamp ## train, export, push and score a model of each kind of docs/frameworks.md, with the frameworks themselves
@@ -120,6 +120,9 @@ test-engines: $(VENV)-engines/stamp ## score with Spark and the other engines of
 # uv reads the index that it is configured with; the files name none. What Windows alone needs is left out.
 HASHED = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url \
 	--no-emit-package colorama --no-emit-package pywin32-ctypes --constraint constraints.txt
+
+proto: $(VENV)/dev.stamp ## compile the messages of the service's gRPC (serving/oip.proto)
+	$(BIN)/python -m grpc_tools.protoc -I app/penstock/serving --descriptor_set_out=app/penstock/serving/oip.binpb oip.proto
 
 hashes: $(VENV)/dist.stamp ## write requirements/: the packages of constraints.txt that the image and a release consist of, with hashes
 	echo setuptools | $(HASHED) pyproject.toml - --output-file requirements/image.txt

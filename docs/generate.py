@@ -183,7 +183,8 @@ def _holds(schema: Mapping[str, Any]) -> str:
 
 # Every name of `penstock.__all__`, in the order in which a reader wants them; tests/docs finds one that is missing here.
 PYTHON: Final[Mapping[str, tuple[str, ...]]] = {
-    "Score events from a program": ("open", "Scorer", "Scored", "Failure"),
+    "Score events from a program": ("open", "Scorer", "Scored", "Followed", "Failure"),
+    "Release models from a program": ("connect", "Releases"),
     "Test a topology without Kafka": ("TopologyDriver", "Record", "Position"),
     "Topologies": ("parse", "parse_text", "Topology", "load_schema", "Schema"),
     "Columns": ("Batch",),

@@ -25,6 +25,7 @@ import numpy as np
 from penstock import runtime
 from penstock import settings as configuration
 from penstock.batch import Array, Failure, Table
+from penstock.binding import Binding
 from penstock.codecs import event_reader
 from penstock.codecs.raw import WHOLE
 from penstock.codecs.schema_registry import open_schema_registry
@@ -36,8 +37,11 @@ from penstock.record import Record, RecordLike
 from penstock.runtime import Loaded
 from penstock.schema import REQUIRED
 from penstock.settings import Settings
+from penstock.stores.lookup import Lookup, open_lookup
+from penstock.stores.programs import about
 from penstock.topology.find import find
 from penstock.topology.names import did_you_mean
+from penstock.topology.precomputed import OUTCOME
 
 if TYPE_CHECKING:  # with the client of Kafka
     from penstock.worker.following import Followed
@@ -78,6 +82,7 @@ def open(
     models: str | Path | None = None,
     schemas: str | Path | None = None,
     model_trust: str | Path | None = None,
+    store: str | None = None,
     config: str | Path | None = None,
     follow: str | None = None,
     on_change: Callable[[Followed], object] | None = None,
@@ -87,8 +92,7 @@ def open(
 
     What is left out is as on the command line: from the environment, then from `config` or `penstock.toml`, else the default (`models`
     and `schemas` are folders here). `settings` are any others, by name, such as `trust` and `cache`. The models are those that the file
-    names. They are verified and warmed up, as on a worker. An exported folder has the models and schemas of its topology, and is refused
-    where it differs from what was exported.
+    names. They are verified and warmed up, as on a worker.
 
     `follow` names brokers, `localhost:9092`: then the models are those of the active release of the topology, and later releases replace
     them between two calls, made ready in a thread as on a worker. The program reads the control topic and writes nothing; no release waits
@@ -98,16 +102,18 @@ def open(
 
     An exported folder has models and schemas of its topology, and is refused where it differs from what was exported; it follows nothing.
 
+    `store` is the address of precomputed answers, of a topology with that section: `score` looks there first.
+
     Raises SettingsError, TopologyError with every problem, ModelError, ConfigError for an unknown name, a changed folder and a trust file
     that cannot be used; with `follow` also ControlError when the active release cannot be served here, and TransportError when the brokers
     do not answer and nothing of the topology's releases is kept.
     """
-    given = {"models": models, "schemas": schemas, "model_trust": model_trust, "brokers": follow, **settings}
+    given = {"models": models, "schemas": schemas, "model_trust": model_trust, "brokers": follow, "store": store, **settings}
     chosen = configuration.load(given, file=None if config is None else Path(config))
     if is_edge(topology):
         if own := [name for name, value in (("models", models), ("schemas", schemas), ("follow", follow)) if value is not None]:
             raise ConfigError(f"{topology} is an exported folder, which has its models and schemas in it: leave out {' and '.join(own)}")
-        return Scorer(*load_edge(Path(topology), chosen))
+        return Scorer(*load_edge(Path(topology), chosen), store=store is not None)
     loaded = runtime.load(
         find(topology, chosen.topologies),
         models=chosen.models,
@@ -115,18 +121,24 @@ def open(
         absent=follow is not None,
         schema_registry=open_schema_registry(chosen),
     )
-    return Scorer(loaded, chosen, follow=follow is not None, on_change=on_change)
+    return Scorer(loaded, chosen, follow=follow is not None, on_change=on_change, store=store is not None)
 
 
 class Scorer:
     """An open topology. `open` makes it; `close`, or the end of a `with` block, frees its models.
 
     Threads may share it: their calls wait for one another. `topology` is what it was made from. A call is answered by one generation,
-    from its first row to its last.
+    from its first row to its last. `lookup` finds precomputed answers: with `store`, or where the settings and the topology have them.
     """
 
     def __init__(
-        self, loaded: Loaded, settings: Settings, *, follow: bool = False, on_change: Callable[[Followed], object] | None = None
+        self,
+        loaded: Loaded,
+        settings: Settings,
+        *,
+        follow: bool = False,
+        on_change: Callable[[Followed], object] | None = None,
+        store: bool = False,
     ) -> None:
         self.topology = loaded.topology
         written = {sink.topic for sink in self.topology.sinks}
@@ -137,8 +149,11 @@ class Scorer:
         self._lock, self._switching = threading.Lock(), threading.Lock()
         self._closed = False
         self._following: Reading | None = None
+        self.lookup: Lookup | None = None
+        looking = store or loaded.topology.precomputed is not None
         if not follow:
-            self._take(runtime.prepare(self._loaded, settings), 0)
+            self._take(runtime.prepare(self._loaded, settings), 0, runtime.bindings(self._loaded))
+            self.lookup = open_lookup(self._loaded, settings) if looking else None
             return
         from penstock.worker.reading import Reading
 
@@ -147,11 +162,13 @@ class Scorer:
         following.start()
         self._end = weakref.finalize(self, following.close)  # of a program that does not close it, too
         self._switch()
+        self.lookup = open_lookup(self._loaded, settings) if looking else None
 
-    def _take(self, program: Program, generation: int) -> None:
+    def _take(self, program: Program, generation: int, bindings: Mapping[str, Binding]) -> None:
         """Answers the calls that begin from now on with this program."""
+        digest = "" if self.topology.precomputed is None else about(self._loaded, bindings)
         made = {
-            name: _Entry(self._loaded, Answers(program, name, generation=generation, chunk_rows=self._chunk_rows))
+            name: _Entry(self._loaded, Answers(program, name, generation=generation, chunk_rows=self._chunk_rows), digest)
             for name in sorted(self._loaded.json)
         }
         self._entries, self._generation = made, generation
@@ -160,7 +177,7 @@ class Scorer:
         with self._switching:  # two at once could end with the earlier one
             if self._following is not None and not self._closed:
                 live = self._following.deployment.primary
-                self._take(live.program, live.generation)
+                self._take(live.program, live.generation, live.bindings)
 
     @property
     def generation(self) -> int:
@@ -185,6 +202,8 @@ class Scorer:
             self._entries = {}
         if self._following is not None:
             self._end()
+        if self.lookup is not None:
+            self.lookup.close()
 
     @overload
     def score(
@@ -236,22 +255,24 @@ class Scorer:
         An event may hold what JSON holds, and numpy's numbers and arrays; NaN, and NA and NaT of pandas, are null; a timestamp may be
         a datetime (without a zone: UTC). In columns and frames, whole numbers may be floats, as pandas makes them beside a missing one.
 
+        Of a topology that was opened with a store, each answer has a field, or column, `precomputed`: its outcome (`stores.lookup`).
+
         Raises ValueError for a source that is not there, and for columns, keys and headers of different lengths, TypeError for anything
         else, RuntimeError when closed.
         """
-        entry = self._entry(source)
+        entry, looked = self._entry(source), self.lookup is not None
         if isinstance(events, Mapping):
             if (rows := entry.rows(events)) is not None:
-                return entry.columns(self._answers(entry, rows, key, headers))
+                return entry.columns(self._answers(entry, rows, key, headers), looked=looked)
             (answer,) = self._answers(entry, [events], [key], [headers])
             if isinstance(answer, Failure):
                 raise answer.error
             return answer
         if hasattr(events, "to_dicts"):  # polars
-            return type(events)(entry.columns(self._answers(entry, entry.whole(events.to_dicts()), key, headers)))
+            return type(events)(entry.columns(self._answers(entry, entry.whole(events.to_dicts()), key, headers), looked=looked))
         if hasattr(events, "to_dict"):  # pandas
             answers = self._answers(entry, entry.whole(events.to_dict("records")), key, headers)
-            return type(events)(entry.columns(answers), index=events.index)
+            return type(events)(entry.columns(answers, looked=looked), index=events.index)
         if isinstance(events, str | bytes) or not isinstance(events, Iterable):
             raise TypeError(f"events are mappings, a list of them, columns, or a DataFrame, not {type(events).__name__}")
         return self._answers(entry, events, key, headers)
@@ -323,15 +344,25 @@ class Scorer:
         given = list(events)
         beside = zip(_each("keys", keys, len(given)), _each("headers", headers, len(given)), strict=True)
         written = [entry.record(event, *others) for event, others in zip(given, beside, strict=True)]
-        answered = self._run(entry, [one for one in written if isinstance(one, Record)])
         place = [row for row, one in enumerate(written) if isinstance(one, Record)]
+        records = [one for one in written if isinstance(one, Record)]
+        found = None if self.lookup is None else self.lookup.find(records, entry.about)
+        scored = range(len(records)) if found is None else found.rows
+        answered = self._run(entry, [records[at] for at in scored])
         failed: dict[int, RecordError] = {row: one for row, one in enumerate(written) if isinstance(one, RecordError)}
-        failed |= {place[one.row]: one.error for one in answered.failures}
+        failed |= {place[scored[one.row]]: one.error for one in answered.failures}
         answers: list[dict[str, Any]] = [{} for _ in written]
         for sink, answer in answered.answers.items():
             read = self._readers[sink]
             for row, value in zip(answer.rows, answer.values, strict=True):
-                answers[place[row]][sink] = read(value)
+                answers[place[scored[row]]][sink] = read(value)
+        if self.lookup is not None and found is not None:
+            self.lookup.learn(found, {at: answers[place[at]] for at in scored if place[at] not in failed})
+            for at, stored in found.answers.items():
+                answers[place[at]] = {sink: dict(fields) for sink, fields in stored.sinks.items() if fields is not None}
+            for at, outcome in enumerate(found.outcomes):
+                answer_of = answers[place[at]]
+                (answer_of.setdefault(entry.sinks[0], {}) if len(entry.sinks) == 1 else answer_of)[OUTCOME] = outcome
         only = entry.sinks[0] if len(entry.sinks) == 1 else ""
         return [Failure(row, failed[row]) if row in failed else one.get(only, {}) if only else one for row, one in enumerate(answers)]
 
@@ -360,8 +391,9 @@ class Scored(NamedTuple):
 class _Entry:
     """A source that a program gives events to, what answers them, and the sinks that they reach."""
 
-    def __init__(self, loaded: Loaded, answers: Answers) -> None:
+    def __init__(self, loaded: Loaded, answers: Answers, digest: str) -> None:
         self.answers = answers
+        self.about = digest  # of what decides the answers; "" where none are precomputed
         self.source = answers.source
         self.schema = schema = loaded.schemas[self.source.name]
         self.sinks = answers.sinks
@@ -460,14 +492,16 @@ class _Entry:
                     del row[name]
         return rows
 
-    def columns(self, answers: Sequence[dict[str, Any] | Failure]) -> dict[str, list[Any]]:
-        """Returns the answers by the fields of the sinks, and the reasons of the failures."""
+    def columns(self, answers: Sequence[dict[str, Any] | Failure], *, looked: bool = False) -> dict[str, list[Any]]:
+        """Returns the answers by the fields of the sinks, and the reasons of the failures; `looked` up, also where each is from."""
         made: dict[str, list[Any]] = {}
         for sink, field in self.fields:
             found = (None if isinstance(one, Failure) else one if len(self.sinks) == 1 else one.get(sink, {}) for one in answers)
             made[self.title(sink, field.name)] = [_inside(one, field.name) for one in found]
         if FAILURE in made:
             raise ValueError(f"the sink {self.sinks[0]} has a field {FAILURE!r}, as the column with the reasons: give a list of events")
+        if looked:
+            made[OUTCOME] = [None if isinstance(one, Failure) else one.get(OUTCOME) for one in answers]
         return {**made, FAILURE: [str(one.error) if isinstance(one, Failure) else None for one in answers]}
 
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from penstock.errors import Problem, SettingsError
 from penstock.host import read_regular
@@ -220,6 +220,20 @@ class Settings:
     schema_registry_register: bool = _setting(True, "Register the schemas of sinks at start; if not, they must be registered already.")
     schema_registry_subjects: str = _setting(
         "topic", "How subjects are named: TOPIC-value, RECORD or TOPIC-RECORD.", choices=("topic", "record", "topic-record")
+    )
+
+    store: str = _setting(
+        "", "Where precomputed answers are: redis://HOST, sqlite:///FILE, postgresql://USER@HOST/DATABASE, cassandra://USER@HOST/KEYSPACE.",
+        run=False,
+    )  # fmt: skip
+    store_password: Secret = _setting(Secret(), "Password of the store's user; from the environment only.", secret=True, run=False)
+    store_password_file: Path | None = _setting(None, "File whose content is that password, line end removed.", kind=Path, run=False)
+    store_cafile: Path | None = _setting(
+        None, "Certificates of the authorities that the store is trusted by (PEM); PostgreSQL and Cassandra are then encrypted.", kind=Path,
+        run=False,
+    )  # fmt: skip
+    store_timeout: float = _setting(
+        0.1, "How long a lookup waits for the store before the events are scored.", unit="s", low=0.001, high=60, run=False
     )
 
     http: str = _setting(
@@ -587,6 +601,8 @@ def _conflicts(settings: Settings, given: Mapping[str, _Given]) -> Iterator[Prob
     if settings.serve_cafile and not settings.serve_certfile:
         yield at("serve_cafile").problem("client certificates are shown over TLS only", "set serve_certfile and serve_keyfile")
     yield from _registry_conflicts(settings, at)
+    if _holds_password(settings.store):
+        yield at("store").problem("a URL with a password would be shown", "set store_password_file, or PENSTOCK_STORE_PASSWORD")
     if settings.unsigned_control:
         if far := _far(settings.brokers) if not settings.insecure_plaintext else []:
             yield at("unsigned_control").problem(
@@ -621,6 +637,14 @@ def _registry_conflicts(settings: Settings, at: Callable[[str], _Given]) -> Iter
         yield at("schema_registry_token").problem("a user and a token for the schema registry exclude each other", "set one of them")
     if (settings.schema_registry_certfile is None) != (settings.schema_registry_keyfile is None):
         yield at("schema_registry_certfile").problem("schema_registry_certfile and schema_registry_keyfile need each other", "set both")
+
+
+def _holds_password(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        return url.password is not None or "password" in parse_qs(url.query, keep_blank_values=True)
+    except ValueError:  # not a URL: what opens it reports that, without showing it
+        return "@" in text
 
 
 def in_the_clear(settings: Settings) -> list[str]:

@@ -99,10 +99,17 @@ class Scorer {
     try {
       for (const step of this.stage.steps) {
         const feeds = Object.fromEntries(step.inputs.map((input) => [input.name, this.tensor(input, columns, rows.length)]));
-        const outputs = step.outputs.map((output) => output.name);
+        const doubts = step.doubts ?? [];
+        const outputs = [...step.outputs.map((output) => output.name), ...doubts.flatMap(({ ok, free }) => [ok, ...free])];
         const found = await this.sessions.get(step.model).run(feeds, outputs).catch((error) => {
           throw new Refused(`${step.label} cannot score the event: ${error.message}`);
         });
+        for (const { ok, free, reasons } of doubts) {
+          rows.forEach((row, at) => {
+            const which = free.findIndex((one) => !found[one].data[at]);
+            if (!found[ok].data[at]) row.failure ??= reasons[which < 0 ? free.length : which];
+          });
+        }
         for (const { name, column } of step.outputs) columns.set(column, { dtype: found[name].type, dims: found[name].dims, data: found[name].data });
       }
     } catch (error) {
@@ -112,8 +119,9 @@ class Scorer {
       return;
     }
     const sinks = this.stage.sinks.map((sink) => [sink.sink, sink.fields.map((field) => [field, picked(field.from, columns)])]);
-    rows.forEach(({ at }, row) => {
+    rows.forEach(({ at, failure }, row) => {
       try {
+        if (failure !== undefined) throw new Refused(failure);
         const made = sinks.map(([sink, fields]) => [sink, Object.fromEntries(fields.map(([field, column]) => [field.name, cell(field, column, row)]))]);
         answers[at] = made.length === 1 ? made[0][1] : Object.fromEntries(made);
       } catch (error) {

@@ -34,7 +34,7 @@ def test_job_has_the_rights_it_needs_and_an_end(file: str, name: str, job: dict[
 def test_make_targets_exist() -> None:
     called = [step["run"].split()[1] for step in steps() if step.get("run", "").startswith("make ")]
     assert (
-        {"check", "test", "test-faults", "fuzz", "floors", "frameworks", "test-engines", "dist", "audit", "try", "version"}
+        {"check", "test", "test-faults", "fuzz", "floors", "frameworks", "test-browser", "test-engines", "dist", "audit", "try", "version"}
         <= set(called)
         <= TARGETS
     )

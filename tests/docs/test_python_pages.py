@@ -23,6 +23,19 @@ def test_code_of_the_library_page_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         exec(compile(block, "library.md", "exec", dont_inherit=True), names)
 
 
+def test_code_of_the_edge_page_runs(tmp_path: Path) -> None:
+    """In an empty folder, after the command that the page begins with."""
+    page = (ROOT / "docs/edge.md").read_text(encoding="utf-8")
+    command = re.search(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    code = re.search(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert command is not None
+    assert code is not None
+    folders = {f"PENSTOCK_{each.upper()}": str(ROOT / each) for each in ("topologies", "models", "schemas")}
+    environment = os.environ | folders | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-euc", command[1]], cwd=tmp_path, env=environment, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code[1]], cwd=tmp_path, check=True, timeout=120)
+
+
 OWN = ROOT / "docs/your-own-model.md"
 TITLED = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 ELSEWHERE = ("xgboost", "lightgbm", "catboost", "torch")  # run by tests/frameworks, in the environment of `make frameworks`

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import Producer
 
@@ -106,8 +111,100 @@ def test_command_writes_what_the_stream_would_publish(
     DirectoryRegistry(tmp_path / "models").publish("double", models.linear([2]))
     code = main(["batch", "double.yaml", "--in", f"kafka://{topic}", "--out", "out", "--brokers", broker.bootstrap, "--to", "8"])
     assert (code, capfd.readouterr().out) == (0, "16 events read, 16 outputs, 0 dead letters\n")
-    written = [json.loads(line) for line in Path("out/doubled.ndjson").read_text().splitlines()]
+    written = [json.loads(line) for part in Path("out/doubled").iterdir() for line in part.read_text().splitlines()]
     assert sorted((one["x"], one["y"]) for one in written) == [(float(n), 2.0 * n) for n in range(16)]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A topology that doubles, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("schemas").mkdir()
+    Path("schemas/number.avsc").write_text(json.dumps({"type": "record", "name": "Number", "fields": [{"name": "x", "type": "float"}]}))
+    Path("double.yaml").write_text(TOPOLOGY % "numbers")
+    DirectoryRegistry(tmp_path / "models").publish("double", models.linear([2]))
+    return tmp_path
+
+
+def test_a_range_of_a_topic_becomes_columns(broker: Broker, topic: str, project: Path) -> None:
+    Path("double.yaml").write_text(TOPOLOGY % topic)
+    assert main(["batch", "double.yaml", "--in", f"kafka://{topic}", "--out", "out.parquet", "--brokers", broker.bootstrap]) == 0
+    assert sorted(pq.read_table("out.parquet").column("y").to_pylist()) == [2.0 * n for n in range(20)]
+
+
+class Asking:
+    """A topic of messages that ask for runs, and the process that answers them."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker, self.topic = broker, unique("asks")
+        create_topics(broker, {self.topic: 1, f"{self.topic}.results": 1})
+
+    def ask(self, *messages: bytes | dict[str, object]) -> None:
+        values = [one if isinstance(one, bytes) else json.dumps(one).encode() for one in messages]
+        produce(self.broker, [Record(self.topic, value, partition=0) for value in values])
+
+    def start(self, *flags: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "penstock", "batch", "double.yaml", "--on", f"kafka://{self.topic}", "--in", "in", "--out", "out"]
+        return subprocess.Popen([*command, "--brokers", self.broker.bootstrap, *flags])
+
+    def results(self) -> list[tuple[str, str]]:
+        return [(one["id"], one["state"]) for one in self.all()]
+
+    def all(self) -> list[dict[str, Any]]:
+        return [json.loads(record.value or b"") for record in read_all(self.broker, f"{self.topic}.results")]
+
+
+def test_messages_ask_for_runs_each_once_and_bad_ones_are_refused_with_a_reason(broker: Broker, project: Path) -> None:
+    Path("in").mkdir()
+    Path("in/a.ndjson").write_text('{"x": 1}\n{"x": 2}\n')
+    Path("in/bad.ndjson").write_text("no event\n")
+    asking = Asking(broker)
+    asking.ask(
+        {"id": "first", "in": "a.ndjson"},
+        b"not JSON",
+        {"id": "outside", "in": "../../etc/passwd"},
+        {"id": "elsewhere", "in": "a.ndjson", "out": "/tmp/x"},
+        {"id": "none", "in": "none.ndjson"},
+        {"id": "bad", "in": "bad.ndjson"},
+        {"id": "first", "in": "a.ndjson", "out": "again"},
+        {"id": "one", "in": "a.ndjson", "out": "one.parquet", "limit": 1},
+    )
+    with asking.start() as process:
+        wait_for(lambda: ("one", "done") in asking.results(), "the last result", timeout=60)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert asking.results() == [
+        ("first", "done"), ("offset 1", "refused"), ("outside", "refused"), ("elsewhere", "refused"), ("none", "refused"),
+        ("bad", "failed"), ("one", "done"),
+    ]  # fmt: skip
+    reasons = {one["id"]: one["reason"] for one in asking.all()}
+    assert "no name below the folder" in reasons["outside"]
+    assert "none.ndjson: cannot be read" in reasons["none"]
+    assert "no event could be scored" in reasons["bad"]
+    assert sorted(one.name for one in Path("out").iterdir()) == ["bad", "first", "one.parquet", "one.parquet.manifest.json"]
+    asking.ask({"id": "bad", "in": "a.ndjson", "out": "mended"}, {"id": "last", "in": "a.ndjson"})
+    with asking.start() as process:  # what was answered is not run again
+        wait_for(lambda: ("last", "done") in asking.results(), "the last result", timeout=60)
+        process.terminate()
+    assert asking.results()[7:] == [("bad", "done"), ("last", "done")]
+
+
+def test_run_that_was_asked_for_survives_a_kill_and_is_run_once(broker: Broker, project: Path) -> None:
+    Path("in").mkdir()
+    Path("in/a.ndjson").write_text("".join(f'{{"x": {n}}}\n' for n in range(6000)))
+    asking = Asking(broker)
+    asking.ask({"id": "a", "in": "a.ndjson"})
+    manifest = Path("out/a/_manifest.json")
+    with asking.start("--chunk-rows", "1", "--max-batch-rows", "1", "--part-rows", "300") as process:
+        wait_for(lambda: manifest.exists() and len(json.loads(manifest.read_text())["parts"]) > 1, "some parts", timeout=60)
+        process.kill()
+    before = {one["name"] for one in json.loads(manifest.read_text())["parts"]}
+    with asking.start() as process:
+        wait_for(lambda: asking.results() == [("a", "done")], "the result", timeout=60)
+        process.terminate()
+    assert before < {one["name"] for one in json.loads(manifest.read_text())["parts"]}  # it went on
+    lines = [json.loads(line) for part in sorted(Path("out/a/doubled").iterdir()) for line in part.read_text().splitlines()]
+    assert [one["x"] for one in lines] == list(range(6000))
 
 
 def test_a_schema_is_drafted_from_a_topic(broker: Broker, capsys: pytest.CaptureFixture[str]) -> None:

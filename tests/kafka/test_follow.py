@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
 import threading
 import time
@@ -205,6 +206,21 @@ def test_a_program_starts_from_what_it_kept_while_brokers_and_registry_are_away(
 
 
 @pytest.mark.broker("restart")
+def test_generation_0_starts_without_brokers_and_registry_too(job: Job) -> None:
+    """From the cache, as long as the topology file names what it named."""
+    with follow(job) as plan:
+        wait_for(lambda: plan._following is not None and bool(plan._following._file), "generation 0 in the cache")
+    with away(job):
+        with follow(job) as plan:
+            assert (plan.generation, followed(plan).release, factors(plan)) == (0, "", {2.0})
+        text = job.file.read_text()
+        job.file.write_text(text.replace("double@1", "double@2"))
+        with pytest.raises(TopologyError, match="there is no model 'double'"):
+            follow(job)
+        job.file.write_text(text)
+
+
+@pytest.mark.broker("restart")
 def test_what_was_kept_is_checked_when_it_is_read(job: Job) -> None:
     """Its checksum, the keys that are trusted by then, and the digests of the models."""
     with follow(job) as plan:
@@ -228,8 +244,8 @@ def test_what_was_kept_is_checked_when_it_is_read(job: Job) -> None:
 
         done = penstock(job, "keys", "revoke", "alice", "--at", first.time)
         assert done.code == 0, done.err
-        with pytest.raises(TopologyError, match="there is no model 'double'"):  # generation 0 is left, and the registry has its version
-            follow(job)
+        with follow(job) as plan:
+            assert (plan.generation, factors(plan)) == (0, {2.0})
         (job.folder / "trust.toml").write_text(trust)
 
         damaged = job.folder / "cache" / "models" / second.bindings["double"].manifest.replace(":", "-") / "model.onnx"
@@ -271,6 +287,16 @@ def test_programs_with_an_event_loop_follow_too(job: Job) -> None:
         return found
 
     assert asyncio.run(serve()) == {3.0}
+
+
+def test_a_program_that_does_not_close_leaves_no_thread(job: Job) -> None:
+    plan = follow(job)
+    following = plan._following
+    assert following is not None
+    assert factors(plan) == {2.0}
+    del plan
+    gc.collect()
+    wait_for(lambda: not following._thread.is_alive(), "the end of the thread")
 
 
 def test_a_log_that_was_made_anew_is_not_believed(job: Job) -> None:

@@ -10,13 +10,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from penstock.access.keys import digest, new_key
 from penstock.testing import Broker, wait_for
 from tests.kafka.operating import CONFIG, must_be_signed, penstock, push, status
 from tests.kafka.running import Job, make_job
-from tests.serving.conftest import ask
+from tests.serving.conftest import Answer, ask, served
 
 pytestmark = pytest.mark.broker
 
@@ -33,18 +35,8 @@ def job(broker: Broker, tmp_path: Path) -> Job:
 @contextmanager
 def serving(job: Job, *flags: str) -> Iterator[tuple[int, subprocess.Popen[bytes], Path]]:
     log = job.folder / "serve.log"
-    command = [
-        sys.executable,
-        "-m",
-        "penstock",
-        "--config",
-        str(job.folder / CONFIG),
-        "serve",
-        str(job.file),
-        "--http",
-        "127.0.0.1:0",
-        *flags,
-    ]
+    config = str(job.folder / CONFIG)
+    command = [sys.executable, "-m", "penstock", "--config", config, "serve", str(job.file), "--http", "127.0.0.1:0", *flags]
     with log.open("wb") as written:
         process = subprocess.Popen(command, cwd=job.folder, stdout=written, stderr=written)
     try:
@@ -59,11 +51,15 @@ def serving(job: Job, *flags: str) -> Iterator[tuple[int, subprocess.Popen[bytes
             process.wait(60)
 
 
+def ready(port: int) -> None:
+    wait_for(lambda: json.loads(ask(port, "GET", "/readyz").content)["ready"], lambda: ask(port, "GET", "/readyz").text, 60.0, 0.2)
+
+
 def test_a_swap_loses_no_request_and_names_its_generation(job: Job) -> None:
     """Each answer is of the generation that its headers name; deploy returns when the service has it."""
     event = json.dumps({"id": "a", "x": 2.0})
     with serving(job) as (port, process, log):
-        wait_for(lambda: json.loads(ask(port, "GET", "/readyz").content)["ready"], lambda: ask(port, "GET", "/readyz").text, 60.0, 0.2)
+        ready(port)
         seen: list[tuple[int, float]] = []
         over = threading.Event()
         wrong: list[str] = []
@@ -96,3 +92,61 @@ def test_a_swap_loses_no_request_and_names_its_generation(job: Job) -> None:
         process.terminate()
         assert process.wait(60) == 0, log.read_text()
         assert status(job)["workers"] == []
+
+
+ACCESS = """
+[callers.desk]
+may = ["deploy", "rollback", "read", "score"]
+topologies = ["doubles"]
+[callers.desk.keys.{id}]
+sha256 = "{digest}"
+made = 2026-01-01T00:00:00Z
+"""
+
+
+def test_a_caller_deploys_through_the_service(job: Job) -> None:
+    """The release is signed with the service's key and names the caller; its state is read by its id."""
+    key, access = new_key(), job.folder / "access.toml"
+    access.write_text(ACCESS.format(id=key.id, digest=digest(key.text)))
+    access.chmod(0o600)
+    with serving(job, "--access", str(access)) as (port, _, log):
+        ready(port)
+
+        def call(method: str, path: str, body: Any = None) -> Answer:
+            return ask(port, method, path, json.dumps(body) if body is not None else b"", {"authorization": f"Bearer {key.text}"})
+
+        def until_active(place: str) -> Any:
+            wait_for(
+                lambda: call("GET", place).json()["standing"] == "active", lambda: call("GET", place).text + log.read_text(), 60.0, 0.2
+            )
+            return call("GET", place).json()
+
+        begun = call("POST", "/v1/releases", {"deploy": {"double": push(job, 3.0)}, "reason": "better"})
+        assert begun.status_code == 202, begun.text
+        found = until_active(begun.headers["location"])
+        assert (found["generation"], found["requested_by"], found["reason"]) == (1, "desk", "better")
+        assert [one["state"] for one in found["workers"]] == ["live"]
+        assert call("GET", "/v1/releases").json()["releases"][0]["id"] == found["id"]
+        back = call("POST", "/v1/releases", {"rollback": None})
+        assert back.status_code == 202, back.text
+        until_active(back.headers["location"])
+        answer = call("POST", "/v1/topologies/doubles:score", {"id": "a", "x": 2.0})
+        assert (answer.headers["penstock-generation"], answer.json()["y"]) == ("2", 4.0)
+        for body, status in (
+            ({"deploy": {"nothing": "double@1"}}, 400),
+            ({"deploy": {"double": "double@99"}}, 409),
+            ({}, 400),
+            ({"deploy": {}, "rollback": 1}, 400),
+            ({"rollback": 99}, 409),
+        ):
+            refused = call("POST", "/v1/releases", body)
+            assert refused.status_code == status, (body, refused.text)
+        assert call("GET", "/v1/releases/unknown").status_code == 409
+        assert ask(port, "POST", "/v1/releases", "{}").status_code == 401
+
+
+def test_without_brokers_there_are_no_releases_to_make() -> None:
+    """The refusal says how there would be."""
+    with served("topologies/flights.yaml", doors=("http",)) as alone:
+        refused = alone.post("/v1/releases", "{}")
+    assert (refused.status_code, "--brokers" in refused.json()["error"]) == (400, True)

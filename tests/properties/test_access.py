@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from penstock.access.file import Access, ApiKey, with_key, with_revocation
 from penstock.access.keys import digest
-from penstock.access.meter import Limits, Meter
+from penstock.access.meter import Ledger, Limits, Meter
 from penstock.access.rules import Rules
 from penstock.control.rights import RIGHTS
 from penstock.errors import RateLimited, TooLarge
@@ -24,7 +24,7 @@ traffic = st.lists(st.tuples(st.floats(0, 5), st.integers(0, 2000)), max_size=40
 @given(limits, traffic)
 def test_no_time_admits_more_than_capacity_and_rate(limits: Limits, traffic: list[tuple[float, int]]) -> None:
     """For every pair of admitted requests: those from one to the other are within what the bucket holds and fills."""
-    meter, now, admitted = Meter("shop", limits, 0.0), 0.0, []
+    meter, now, admitted = Meter("shop", limits, Ledger()), 0.0, []
     for passed, rows in traffic:
         now += passed
         try:
@@ -46,7 +46,7 @@ def test_no_time_admits_more_than_capacity_and_rate(limits: Limits, traffic: lis
 
 @given(limits, traffic)
 def test_refused_request_succeeds_when_it_is_tried_as_told_and_not_before(limits: Limits, traffic: list[tuple[float, int]]) -> None:
-    meter, now = Meter("shop", limits, 0.0), 0.0
+    meter, now = Meter("shop", limits, Ledger()), 0.0
     for passed, rows in traffic:
         now += passed
         try:

@@ -25,6 +25,7 @@ class Batching(RuleBasedStateMachine):
         self.batcher: Batcher[Waiting] = Batcher(max_rows=max_rows, max_bytes=room * (OVERHEAD + 10))
         self.waiting: dict[str, list[Waiting]] = defaultdict(list)
         self.ran = False
+        self.retries: list[float] = []
 
     @rule(lane=st.sampled_from(LANES), rows=st.integers(1, 9), within=st.sampled_from([0.01, 1.0, 60.0, NEVER]))
     def offer(self, lane: str, rows: int, within: float) -> None:
@@ -36,7 +37,7 @@ class Batching(RuleBasedStateMachine):
         except TooLate:
             assert self.ran, "nothing is too late by an estimate before the first run"
         except Overloaded as error:
-            assert error.retry_after > 0
+            self.retries.append(error.retry_after)
             full = self.batcher.bytes + OVERHEAD + 10 > self.batcher.max_bytes
             assert full or self.ran
         else:
@@ -78,6 +79,7 @@ class Batching(RuleBasedStateMachine):
         assert self.batcher.bytes == sum(one.bytes + OVERHEAD for one in left) <= self.batcher.max_bytes
         assert len(self.batcher) == len(left)
         assert bool(self.batcher) == bool(left)
+        assert all(seconds > 0 for seconds in self.retries)
 
 
 TestBatching = Batching.TestCase

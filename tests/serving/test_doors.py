@@ -23,7 +23,7 @@ from penstock.testing.driver import TopologyDriver
 from tests.serving.conftest import ROOT, Service
 
 NUMBERS = ("score", "logistic", "trees")
-BAD = {7: {"origin": "BOS"}, 50: {"distance": None}, 299: {"hour": 1 << 40}}
+BAD: dict[int, dict[str, Any]] = {7: {"origin": "BOS"}, 50: {"distance": None}, 299: {"hour": 1 << 40}}
 READ = {
     "flight_id": ("BYTES", object), "hour": ("INT32", np.int32), "minute": ("INT32", np.int32), "sched_arr_time": ("INT32", np.int32),
     "dep_delay": ("FP32", np.float32), "carrier": ("BYTES", object), "origin": ("BYTES", object), "dest": ("BYTES", object),

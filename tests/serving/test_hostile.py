@@ -17,10 +17,11 @@ import pytest
 
 from penstock.access.file import ApiKey, with_key, with_revocation
 from penstock.access.keys import digest, new_key
+from penstock.access.meter import Limits
 from penstock.access.rules import Rules
 from penstock.serving.messages import SERVICE, message
 from tests.kafka.certificates import Authority
-from tests.serving.conftest import Service, served
+from tests.serving.conftest import Service, served, wait_for
 
 SCORE = "/v1/topologies/flights:score"
 MIB = 1024 * 1024
@@ -75,6 +76,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         "all": Rules("all", frozenset({"score", "read"}), frozenset({"*"})),
         "newark": Rules("newark", frozenset({"score"}), frozenset({"flights"}), only={"origin": frozenset({"EWR"})}),
         "stack": Rules("stack", frozenset({"score", "read"}), frozenset({"flights"}), frozenset({"flights.stack@1"})),
+        "seldom": Rules("seldom", frozenset({"read"}), frozenset({"flights"}), limits=Limits(requests=0.01)),
         "short": Rules("short", frozenset({"score"}), frozenset({"flights"})),
     }
     for name, given in rules.items():
@@ -207,6 +209,25 @@ def test_a_name_of_megabytes_is_not_compared_and_not_repeated(guarded: Guarded) 
     assert guarded.peak < before + 120 * MIB
 
 
+@pytest.mark.parametrize(
+    ("shape", "data", "status", "says"),
+    [
+        ([4_000_000], b"[" + b",".join([b"0"] * 4_000_000) + b"]", 413, "4000000 rows in one request; at most 2048"),
+        ([2_000_000, 1], b"[" + b",".join([b"[0]"] * 2_000_000) + b"]", 413, "2000000 rows in one request; at most 2048"),
+        ([1], b"[" + b",".join([b"0"] * 4_000_000) + b"]", 400, "'X' has more values than its shape [1]"),
+        ([1, 2], b"[" + b",".join([b"[0]"] * 2_000_000) + b"]", 400, "'X' has more values than its shape [1, 2]"),
+        ([0], b"[" + b",".join([b"[]"] * 2_000_000) + b"]", 400, "more values than its shape"),
+    ],
+    ids=range(5),
+)
+def test_values_beyond_a_shape_are_not_read(guarded: Guarded, shape: list[int], data: bytes, status: int, says: str) -> None:
+    before = guarded.forget()
+    body = b'{"inputs":[{"name":"X","shape":%s,"datatype":"FP32","data":%s}]}' % (json.dumps(shape).encode(), data)
+    found, answer = guarded.ask(body, "/v2/models/flights.stack/infer")
+    assert (found, says in json.loads(answer)["error"]) == (status, True)
+    assert guarded.peak < before + 70 * MIB
+
+
 def test_lines_without_end_share_what_bodies_may_take(guarded: Guarded, event: bytes) -> None:
     """Beyond the setting max_in_flight_bytes, streams are refused like requests: 60 lines of 8 MB would take 480 MB."""
     before = guarded.forget()
@@ -244,6 +265,24 @@ def test_a_caller_of_one_model_sees_that_model_alone(guarded: Guarded) -> None:
             for name in ("flights.stack", "flights.trees", "none")
         ]
     assert codes == ["OK", "PERMISSION_DENIED", "PERMISSION_DENIED"]
+
+
+def test_questions_count_as_requests(guarded: Guarded) -> None:
+    """Those about models, over either door: one in 100 seconds."""
+
+    def get() -> bytes:
+        with guarded.connected() as client:
+            client.sendall(guarded.head("/v2/models/flights", "seldom", "GET", Connection="close") + b"\r\n")
+            return rest_of(client)
+
+    assert get().startswith(b"HTTP/1.1 200 ")
+    refused = get()
+    assert refused.startswith(b"HTTP/1.1 429 ")
+    assert 90 <= int(refused.partition(b"retry-after: ")[2].partition(b"\r\n")[0]) <= 100
+    with grpc.insecure_channel(guarded.service.grpc) as channel:
+        asked = channel.unary_unary(f"/{SERVICE}/RepositoryIndex")
+        call = asked.future(b"", metadata=[("authorization", f"Bearer {guarded.keys['seldom']}")], timeout=60)
+        assert call.code().name == "RESOURCE_EXHAUSTED"
 
 
 def test_strangers_leave_no_line_in_the_audit_log(guarded: Guarded, event: bytes) -> None:
@@ -336,6 +375,19 @@ def test_grpc_offers_no_reflection(guarded: Guarded) -> None:
             "/grpc.channelz.v1.Channelz/GetServers",
         ):
             assert channel.unary_unary(method).future(b"", timeout=60).code().name == "UNIMPLEMENTED"
+
+
+def test_processes_of_a_service_count_together(guarded: Guarded) -> None:
+    """A caller that may ask once in 100 seconds does not get one answer from each."""
+    with served("topologies/flights.yaml", "--access", str(guarded.access), "--workers", "2", doors=("http",), ready=False) as service:
+        both = guarded._replace(service=service)
+        wait_for(service, lambda text: text.count("ready: ") >= 2)
+        statuses = []
+        for _ in range(12):
+            with both.connected() as client:
+                client.sendall(both.head("/v2/models/flights", "seldom", "GET", Connection="close") + b"\r\n")
+                statuses.append(rest_of(client).split(b" ", 2)[1])
+    assert sorted(statuses) == [b"200", *[b"429"] * 11]
 
 
 def test_a_handshake_of_tls_has_five_seconds(tmp_path: Path, event: bytes) -> None:

@@ -196,7 +196,7 @@ X = {"name": "X", "datatype": "FP32", "shape": [1, 2], "data": [0.1, 0.2]}
         ({**X, "shape": [-1, 2]}, "no axis is below 0"),
         ({**X, "shape": [0, 2], "data": []}, "has no rows"),
         ({**X, "shape": []}, "the first axis is the rows"),
-        ({**X, "shape": [1 << 62, 2]}, "has 2 values"),
+        ({**X, "shape": [2, 1 << 62]}, "has 2 values"),
         ({**X, "data": [0.1]}, "has 1 values, but the shape [1, 2]"),
         ({**X, "data": [[0.1, 0.2], [0.3]]}, "not nested as its shape"),
         ({**X, "data": ["a", "b"]}, "does not fit FP32"),

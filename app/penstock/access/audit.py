@@ -3,8 +3,8 @@
 1. A line has at most LINE bytes, ASCII only: texts of callers are cut, and control characters are escapes. So one line is one event,
    and one write, which no other process's write to the file can split.
 2. The file is appended to. It is opened again when its name leads to another file, as after a rotation by the system.
-3. When it cannot be written (a full disk), calls that change releases are not made: `wrote` raises AuditLost. Other calls go on; their
-   lost lines are counted, and logged at most every QUIET seconds.
+3. A call that changes releases has a line before it, with the outcome BEGUN. When that cannot be written (a full disk), the call is not
+   made: `wrote` raises AuditLost. Other lines that are lost are counted, and logged at most every QUIET seconds.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from typing import Final, Self
 from penstock.control.rights import RELEASES
 from penstock.errors import AuditLost, ConfigError, Problem
 
-__all__ = ["LINE", "Audit"]
+__all__ = ["BEGUN", "LINE", "Audit"]
 
 logger = logging.getLogger(__name__)
 
+BEGUN: Final = "begun"  # the outcome of a call that is about to be made
 LINE: Final = 4096  # bytes, with the line end
 LOOK: Final = 1.0  # seconds between two looks at where the name leads
 QUIET: Final = 10.0  # least seconds between two log records about lost lines
@@ -62,7 +63,7 @@ class Audit:
     ) -> None:  # fmt: skip
         """Writes one line. `call` is a right (`control.rights`); `outcome` is `ok`, or the code of the error that was answered.
 
-        For a call that changes releases, write one line with the outcome `begun` before it: when the file cannot be written this raises
+        For a call that changes releases, write one line with the outcome BEGUN before it: when the file cannot be written this raises
         AuditLost, and the call must not be made.
         """
         now = self._clock()
@@ -78,7 +79,7 @@ class Audit:
             self._write(line, now, matters)
         except OSError as error:
             self._lose(error, now)
-            if matters:
+            if matters and outcome == BEGUN:
                 raise AuditLost(f"the audit log {self.path} cannot be written ({error.strerror}), so this call is not made") from None
 
     def reopen(self) -> None:

@@ -25,7 +25,7 @@ from typing import Final, Generic, Self, TypeVar
 from penstock.access import certificate as certificates
 from penstock.access.file import Access
 from penstock.access.keys import KEY, matches
-from penstock.access.meter import NO_LIMITS, Meter
+from penstock.access.meter import Ledger, Meter
 from penstock.access.rules import ANONYMOUS, Rules
 from penstock.access.tokens import Token, Tokens, has
 from penstock.batch import Array
@@ -39,7 +39,6 @@ LOOK: Final = 1.0  # seconds between two looks at the file
 QUIET: Final = 10.0  # least seconds between two log records about refused requests
 TOKENS: Final = 4096  # checked tokens that are remembered
 CERTIFICATES: Final = 256
-METERS: Final = 16_384  # callers, and owners of tokens and certificates, whose spent amounts are remembered
 HEADER: Final = 8 * 1024 + 16  # characters of the header `Authorization`
 
 V = TypeVar("V")
@@ -116,13 +115,13 @@ class Gate:
     `clock` returns Unix time in seconds. `refusals` counts refused credentials by reason.
     """
 
-    def __init__(self, path: Path | None, access: Access, clock: Callable[[], float]) -> None:
+    def __init__(self, path: Path | None, access: Access, clock: Callable[[], float], ledger: Ledger) -> None:
         self.path = path
+        self._ledger = ledger
         self.problem = ""
         self.refusals: Counter[str] = Counter()
         self._clock = clock
         self._looked = clock()
-        self._meters: _Latest[Meter] = _Latest(METERS)
         self._checked: _Latest[tuple[Caller, Token]] = _Latest(TOKENS)
         self._certificates: _Latest[tuple[Caller, certificates.Certificate]] = _Latest(CERTIFICATES)
         self._told = -QUIET
@@ -134,12 +133,16 @@ class Gate:
         self._use(access)
 
     @classmethod
-    def open(cls, path: Path | None, clock: Callable[[], float]) -> Self:
-        """Reads the access file. None: every caller is anonymous. Raises ConfigError with every problem in it."""
+    def open(cls, path: Path | None, clock: Callable[[], float], *, shared: Path | None = None) -> Self:
+        """Reads the access file. None: every caller is anonymous. Raises ConfigError with every problem in it.
+
+        Processes with the same file `shared` count together what callers send; it is made where it is missing.
+        """
+        ledger = Ledger(shared)
         if path is None:
-            return cls(None, Access(), clock)
+            return cls(None, Access(), clock, ledger)
         seen = _state(path)
-        gate = cls(path, Access.load(path), clock)
+        gate = cls(path, Access.load(path), clock, ledger)
         gate._seen = seen
         if gate._tokens is not None:
             gate._tokens.fetch()
@@ -217,14 +220,14 @@ class Gate:
             if now < token.ends and token.keys.version == token.version:
                 return caller
         token = self._tokens.read(text)
-        caller = self._of_token(token, now)
+        caller = self._of_token(token)
         self._checked.put(name, (caller, replace(token, claims={})))
         return caller
 
-    def _of_token(self, token: Token, now: float) -> Caller:
+    def _of_token(self, token: Token) -> Caller:
         for entry in self._access.callers.values():
             if any(rule.issuer == token.issuer and has(token.claims, rule.claims) for rule in entry.tokens):
-                return self._caller(entry.rules, now, token.subject, f"token {token.issuer}")
+                return self._caller(entry.rules, token.subject, f"token {token.issuer}")
         raise Unauthenticated("the token is good, and its claims are those of no caller", code="unknown-claims")
 
     def _by_certificate(self, der: bytes, now: float) -> Caller:
@@ -235,21 +238,15 @@ class Gate:
             entry = next((entry for entry in self._access.callers.values() if not found.names.isdisjoint(entry.certificates)), None)
             if entry is None:
                 raise Unauthenticated("the client certificate is that of no caller", code="unknown-certificate")
-            known = (self._caller(entry.rules, now, found.subject, "certificate"), found)
+            known = (self._caller(entry.rules, found.subject, "certificate"), found)
             self._certificates.put(name, known)
         known[1].check(now)
         return known[0]
 
-    def _caller(self, rules: Rules, now: float, subject: str = "", proof: str = "") -> Caller:
+    def _caller(self, rules: Rules, subject: str = "", proof: str = "") -> Caller:
         """Returns a caller with what it has left: all keys of one share it, tokens and certificates by their subject."""
-        name = (rules.name, proof, subject) if subject else rules.name
-        meter = self._meters.get(name)
-        if meter is None:
-            meter = Meter(rules.name, rules.limits, now)
-            if rules.limits != NO_LIMITS:
-                self._meters.put(name, meter)
-        meter.limited_to(rules.limits)
-        return Caller(rules, meter, self._clock, subject, proof)
+        owner = (proof, subject) if subject else ()
+        return Caller(rules, Meter(rules.name, rules.limits, self._ledger, *owner), self._clock, subject, proof)
 
     # -- the file -------------------------------------------------------------------------------------------------
 
@@ -271,15 +268,14 @@ class Gate:
 
     def _use(self, access: Access) -> None:
         """Takes the content of a file, whole or not at all."""
-        now = self._clock()
         if access.issuers != self._access.issuers:
             self._tokens = Tokens(access.issuers.values(), self._clock, self._tokens) if access.issuers else None
         self._access = access
         self._checked.clear()
         self._certificates.clear()
-        self._anonymous = self._caller(ANONYMOUS, now)
+        self._anonymous = self._caller(ANONYMOUS)
         self._keys = {
-            key.id: (self._caller(entry.rules, now, proof=f"key {key.id}"), key)
+            key.id: (self._caller(entry.rules, proof=f"key {key.id}"), key)
             for entry in access.callers.values()
             for key in entry.keys.values()
         }

@@ -3,16 +3,25 @@
 A bucket is full at the start, holds what arrives in one second (but at least one request, and one request of the largest size), and
 fills at its rate. So in any `t` seconds a caller is admitted for at most `capacity + rate * t`, and every request that is not too
 large succeeds at some time.
+
+A `Ledger` holds what is spent: a table of fixed size, in memory that the processes of one service can share.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import mmap
+import os
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Final, NamedTuple
 
 from penstock.errors import RateLimited, TooLarge
 
-__all__ = ["NO_LIMITS", "Limits", "Meter"]
+__all__ = ["NO_LIMITS", "Ledger", "Limits", "Meter", "Spent"]
 
 _ROUNDING: Final = 1e-9  # of a capacity: a request after exactly `retry_after` is admitted
 
@@ -29,16 +38,69 @@ class Limits:
 NO_LIMITS: Final = Limits()
 
 
+class Spent(NamedTuple):
+    """What is missing from the buckets of a caller, at a time (Unix, s)."""
+
+    at: float
+    requests: float
+    rows: float
+
+
+class Ledger:
+    """What callers have spent: ROWS times WAYS entries. Where a row is full, the entry that was used least recently is dropped.
+
+    With a path, every process that opens it sees the same entries, and a file lock on a row keeps two of them apart.
+    """
+
+    ROWS: Final = 4096
+    WAYS: Final = 4
+
+    def __init__(self, path: Path | None = None) -> None:
+        size = self.ROWS * self.WAYS * _ENTRY.size
+        self._file = -1
+        if path is not None:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            os.ftruncate(self._file, size)
+        self._table = mmap.mmap(self._file, size)
+
+    def change(self, name: bytes, by: Callable[[Spent | None], Spent]) -> None:
+        """Replaces the entry of this name (NAME bytes) by what `by` makes of it, or of None where it is missing."""
+        row = int.from_bytes(name[:4]) % self.ROWS
+        if self._file >= 0:
+            fcntl.lockf(self._file, fcntl.LOCK_EX, 1, row)
+        try:
+            start = row * self.WAYS * _ENTRY.size
+            entries = [_ENTRY.unpack_from(self._table, start + way * _ENTRY.size) for way in range(self.WAYS)]
+            way = next((way for way, entry in enumerate(entries) if entry[0] == name), None)
+            made = by(None if way is None else Spent(*entries[way][1:]))
+            if way is None:
+                way = min(range(self.WAYS), key=lambda one: entries[one][1])
+            _ENTRY.pack_into(self._table, start + way * _ENTRY.size, name, *made)
+        finally:
+            if self._file >= 0:
+                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, row)
+
+    def close(self) -> None:
+        self._table.close()
+        if self._file >= 0:
+            os.close(self._file)
+
+
+NAME: Final = 16  # bytes of a name in a ledger
+_ENTRY: Final = struct.Struct(f"<{NAME}sddd")  # the name, and what is spent
+
+
 class Meter:
-    """What one caller has left. `spend` takes from both buckets or from none."""
+    """What one caller may send. `spend` takes from both buckets or from none."""
 
-    __slots__ = ("_at", "_caller", "_requests", "_rows", "limits")
+    __slots__ = ("_caller", "_ledger", "_name", "limits")
 
-    def __init__(self, caller: str, limits: Limits, now: float) -> None:
-        self._caller = caller
+    def __init__(self, caller: str, limits: Limits, ledger: Ledger, *owner: str) -> None:
+        """`owner` are further parts of the name under which the ledger has it: whose token it was, for example."""
         self.limits = limits
-        self._at = now
-        self._requests, self._rows = _capacities(limits)
+        self._caller, self._ledger = caller, ledger
+        parts = "\x00".join((caller, *owner)).encode("utf-8", "surrogatepass")
+        self._name = hashlib.blake2b(parts, digest_size=NAME).digest()
 
     def spend(self, rows: int, now: float) -> None:
         """Takes one request of so many rows.
@@ -46,38 +108,33 @@ class Meter:
         Raises TooLarge, or RateLimited with the seconds until it can succeed; then nothing is taken. A clock that goes back fills nothing.
         """
         limits = self.limits
-        if limits.request_rows is not None and rows > limits.request_rows:
-            raise TooLarge(f"{rows} rows in one request; {self._caller} may send {limits.request_rows}: split it")
+        most_requests, most_rows = max(1.0, limits.requests or 0.0), max(1.0, limits.rows or 0.0, limits.request_rows or 0)
+        largest = min(most_rows if limits.rows is not None else rows, rows if limits.request_rows is None else limits.request_rows)
+        if rows > largest:
+            raise TooLarge(f"{rows} rows in one request; {self._caller} may send {largest:g}: split it")
         if limits.requests is None and limits.rows is None:
             return
-        most_requests, most_rows = _capacities(limits)
-        if limits.rows is not None and rows > most_rows:
-            raise TooLarge(f"{rows} rows in one request; {self._caller} may send {most_rows:g}: split it")
-        passed, self._at = max(0.0, now - self._at), now
+
         wait = 0.0
-        if limits.requests is not None:
-            self._requests = min(most_requests, self._requests + passed * limits.requests)
-            wait = _wait(1, self._requests, limits.requests, most_requests)
-        if limits.rows is not None:
-            self._rows = min(most_rows, self._rows + passed * limits.rows)
-            wait = max(wait, _wait(rows, self._rows, limits.rows, most_rows))
+
+        def take(before: Spent | None) -> Spent:
+            nonlocal wait
+            left = before or Spent(now, 0.0, 0.0)
+            passed = max(0.0, now - left.at)
+            requests = spent = 0.0
+            if limits.requests is not None:
+                requests = max(0.0, left.requests - passed * limits.requests)
+                wait = _wait(1, most_requests, requests, limits.requests)
+            if limits.rows is not None:
+                spent = max(0.0, left.rows - passed * limits.rows)
+                wait = max(wait, _wait(rows, most_rows, spent, limits.rows))
+            return Spent(now, requests, spent) if wait else Spent(now, requests + 1, spent + rows)
+
+        self._ledger.change(self._name, take)
         if wait:
             raise RateLimited(f"{self._caller} has sent too much; again in {wait:.3g} s", retry_after=wait)
-        self._requests -= 1
-        self._rows -= rows
-
-    def limited_to(self, limits: Limits) -> None:
-        """Takes other limits from now on; what is spent stays spent."""
-        if limits != self.limits:
-            before, now = _capacities(self.limits), _capacities(limits)
-            spent_requests, spent_rows = before[0] - self._requests, before[1] - self._rows
-            self._requests, self._rows = max(0.0, now[0] - spent_requests), max(0.0, now[1] - spent_rows)
-            self.limits = limits
 
 
-def _capacities(limits: Limits) -> tuple[float, float]:
-    return max(1.0, limits.requests or 0.0), max(1.0, limits.rows or 0.0, limits.request_rows or 0)
-
-
-def _wait(amount: float, level: float, rate: float, capacity: float) -> float:
-    return 0.0 if amount <= level + capacity * _ROUNDING else (amount - level) / rate
+def _wait(amount: float, capacity: float, spent: float, rate: float) -> float:
+    """Returns the seconds until this amount is in the bucket, 0 where it is."""
+    return 0.0 if amount <= capacity * (1 + _ROUNDING) - spent else (amount - capacity + spent) / rate

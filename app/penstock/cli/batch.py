@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,10 @@ from penstock.cli.options import CONNECTION, with_settings
 from penstock.cli.output import err, format_option, out, print_json
 from penstock.settings import Settings
 from penstock.topology.find import find
+
+if TYPE_CHECKING:
+    from penstock.pipeline import Program
+    from penstock.runtime import Loaded
 
 __all__ = ["batch"]
 
@@ -22,6 +27,7 @@ INTERRUPTED = 130
 @click.argument("streams", required=False, type=click.Choice(["-"]), metavar="[-]")
 @with_settings(*CONNECTION, "models", "model_trust", "schemas", "chunk_rows", "max_batch_rows")
 @bounded_options
+@click.option("--on", metavar="kafka://TOPIC", help="Runs are asked for by messages, over files below --in, to folders below --out.")
 @click.option("--dry-run", is_flag=True, help="Show which columns feed which fields and what the first rows become; write nothing.")
 @format_option
 def batch(topology: Path, settings: Settings, part: Part, dry_run: bool, form: str) -> int:
@@ -45,8 +51,17 @@ def batch(topology: Path, settings: Settings, part: Part, dry_run: bool, form: s
     from penstock.codecs.schema_registry import open_schema_registry
 
     file = find(topology, settings.topologies)
-    loaded = runtime.load(file, models=settings.models, schemas=settings.schemas, schema_registry=open_schema_registry(settings))
-    program = runtime.prepare(loaded, settings)
+
+    def prepared() -> tuple[Loaded, Program]:
+        loaded = runtime.load(file, models=settings.models, schemas=settings.schemas, schema_registry=open_schema_registry(settings))
+        return loaded, runtime.prepare(loaded, settings)
+
+    if part.on and part.share is None:
+        from penstock.cli.asked import listen
+
+        listen(prepared, part, settings)
+        return 0
+    loaded, program = prepared()
     models = {node: str(artifact) for node, artifact in loaded.artifacts.items()}
     if part.share is None:
         bound = ", ".join(f"{node}={version}" for node, version in models.items())

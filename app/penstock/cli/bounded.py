@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -42,7 +42,19 @@ if TYPE_CHECKING:
     from penstock.transports.files import Format, Place
     from penstock.transports.files.manifest import Manifest
 
-__all__ = ["KAFKA", "STANDARD", "Into", "Outcome", "Part", "bounded_options", "input_options", "run_bounded", "written_to"]
+__all__ = [
+    "KAFKA",
+    "STANDARD",
+    "Into",
+    "Outcome",
+    "Part",
+    "bounded_options",
+    "edge",
+    "input_options",
+    "run_bounded",
+    "run_for_cause",
+    "written_to",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 KAFKA: Final = "kafka://"
@@ -66,6 +78,8 @@ class Part:
     workers: int = 1
     part_rows: int = 1_000_000
     share: int | None = None
+    cause: str = ""
+    on: str = ""
 
     @property
     def topic(self) -> str:
@@ -77,7 +91,7 @@ class Part:
         """What a run that goes on has in common with the one before."""
         local = "://" not in self.input and self.input != STANDARD
         said = {"input": os.path.realpath(self.input) if local else self.input, "--query": self.query}
-        edges = {"--from": self.start, "--to": self.stop, "--limit": self.limit, "--sample": self.sample}
+        edges = {"--from": self.start, "--to": self.stop, "--limit": self.limit, "--sample": self.sample, "cause": self.cause}
         return {name: "" if value is None else str(value) for name, value in {**said, **edges}.items()}
 
     @property
@@ -128,6 +142,11 @@ class _Edge(click.ParamType):
         return found
 
 
+def edge(value: int | str | None) -> int | datetime | None:
+    """Returns what --from or --to would be for this value. Raises UsageError."""
+    return None if value is None else _Edge().convert(value, None, None)
+
+
 _OF_INPUTS: Final = (
     click.option(
         "--in", "input", metavar="FILES|URL|-",
@@ -167,9 +186,9 @@ def bounded_options(command: F) -> F:
         given = {name: options.pop(name) for name in names}
         if options.pop("streams", None):
             input, output = input or STANDARD, output or STANDARD
-        if input is None or output is None:
+        if (input is None or output is None) and given["share"] is None:
             raise click.UsageError(f"give {'--in' if input is None else '--out'}, or - for standard input and output")
-        return command(*args, part=Part(input, output, form=written_as, **given), **options)
+        return command(*args, part=Part(input or "", output or "", form=written_as, on=options.pop("on", None) or "", **given), **options)
 
     for option in reversed((_OF_INPUTS[0], _OF_OUTPUTS[0], *_OF_INPUTS[1:], *_OF_OUTPUTS[1:])):
         parted = option(parted)
@@ -238,6 +257,12 @@ async def _run(loaded: Loaded, program: Program, part: Part, settings: Settings,
         if into is not None or part.output == STANDARD:
             return await _into(loaded, program, part, settings, stopped, into or _standard(loaded))
         return await _to_files(loaded, program, part, settings, stopped)
+
+
+async def run_for_cause(loaded: Loaded, program: Program, part: Part, settings: Settings, stopped: asyncio.Event) -> Outcome:
+    """Runs it to files, in the caller's event loop; goes on with a run of the same cause. Raises as `run_bounded`."""
+    _check(loaded, part)
+    return await _to_files(loaded, program, part, settings, stopped)
 
 
 # -- to standard output, or what a command brings -------------------------------------------------------------------------------------
@@ -361,7 +386,7 @@ async def _to_files(loaded: Loaded, program: Program, part: Part, settings: Sett
         if complete and not manifest.read:
             _clear(target)  # what is empty would only be in the way of the next try
         elif complete:
-            finish(target, job.outputs, manifest)
+            await asyncio.to_thread(finish, target, job.outputs, manifest)  # a topic that is listened to wants its heartbeats
     return _outcome(manifest, target, complete=complete)
 
 
@@ -404,8 +429,8 @@ def _manifest(loaded: Loaded, part: Part, target: Target) -> Manifest | None:
     """Returns the manifest of the run to resume; None for a new one. Raises UsageError where its output is there already."""
     from penstock.transports.files.manifest import Manifest
 
-    found = Manifest.load(target.manifest) or (Manifest.load(target.left) if part.resume else None)
-    if part.resume:
+    found = Manifest.load(target.manifest) or (Manifest.load(target.left) if part.resume or part.cause else None)
+    if part.resume or (found is not None and part.cause and found.about.get("cause") == part.cause):
         if found is None:
             raise click.UsageError(f"there is no run to resume: no {target.manifest}, which a run has from its beginning on")
         found.check(target.manifest, _about(loaded, part))
@@ -506,7 +531,7 @@ async def _through(loaded: Loaded, program: Program, part: Part, settings: Setti
     """Runs what is left. Returns whether the end was reached."""
     from penstock.pipeline import Pace
     from penstock.runners.files import batch_pace, formed, run_source, run_units, shares_of
-    from penstock.runners.shares import share_out
+    from penstock.runners.shares import About, share_out
     from penstock.transports.checkpoint import Checkpoint
     from penstock.transports.files import Input
 
@@ -527,10 +552,9 @@ async def _through(loaded: Loaded, program: Program, part: Part, settings: Setti
     shares = shares_of(manifest.units, manifest.sizes, part.workers) if part.whole else [manifest.units]
     with _progress(sum(manifest.sizes(unit) for share in shares for unit in share), manifest.read) as advance:
         if part.workers > 1:
-            command = [sys.executable, "-m", "penstock", *sys.argv[1:], "--as", target.format.name]
-            return await share_out(
-                command, part.workers, shares, manifest.files, found.format.name, keep=keep, progress=advance, stopped=stopped
-            )
+            command = [sys.executable, "-m", "penstock", *sys.argv[1:]]
+            about = About(part.input, part.output, found.format.name, target.format.name, part.sample, part.part_rows)
+            return await share_out(command, part.workers, shares, manifest.files, about, keep=keep, progress=advance, stopped=stopped)
         rows = done = 0
         for share in shares:
             inputs = [Input(unit.partition, *found.files[unit.partition], unit.at, unit.end) for unit in share]
@@ -557,19 +581,22 @@ async def _shared(loaded: Loaded, program: Program, part: Part, settings: Settin
     from penstock.transports.checkpoint import Checkpoint
     from penstock.transports.files import FORMATS, Input
 
-    target = _target(loaded, part, FORMATS["ndjson"])  # a folder's format is among the flags
-    program = formed(loaded, program, lines=True, writes=target.format.encodes)
-    pace, base = batch_pace(Pace.of(settings)), _base(part, target)
+    pace = batch_pace(Pace.of(settings))
 
     async def run(share: Share, talk: Talk) -> Ran:
+        about = share.about
+        mine = replace(part, input=about.input, output=about.output, form=about.form)
+        target = _target(loaded, mine, FORMATS[about.form])
+        scored = formed(loaded, program, lines=True, writes=target.format.encodes)
+        base = _base(mine, target)
         names = {unit.partition: name for unit, (name, _) in zip(share.units, share.files, strict=True)}
-        job = job_of(loaded, FORMATS[share.format], target, names, part_rows=part.part_rows, sample=part.sample)
+        job = job_of(loaded, FORMATS[about.format], target, names, part_rows=about.part_rows, sample=about.sample)
         inputs = [
             Input(unit.partition, base.named(name), size, unit.at, unit.end)
             for unit, (name, size) in zip(share.units, share.files, strict=True)
         ]
         checkpoint = Checkpoint(share.units, talk.keep)
-        return await run_units(program, job, inputs, checkpoint, pace=pace, progress=talk.going, stopped=stopped)
+        return await run_units(scored, job, inputs, checkpoint, pace=pace, progress=talk.going, stopped=stopped)
 
     assert part.share is not None
     await serve(part.share, run, stopped, exit_code)

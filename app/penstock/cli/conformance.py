@@ -38,7 +38,7 @@ _COLOURS: Final = {"passed": "green", "failed": "bold red", "absent": "dim", "sk
 def conformance(
     url: str, grpc: str, models: tuple[str, ...], given: Path | None, headers: Path | None, cafile: Path | None, strict: bool, form: str
 ) -> int:
-    """Check whether the server at URL keeps the Open Inference Protocol v2 (KServe), whoever made it.
+    """Check whether the server at URL keeps the Open Inference Protocol v2 (KServe).
 
     \b
       penstock conformance http://127.0.0.1:8080 --grpc 127.0.0.1:8081

@@ -22,7 +22,8 @@ __all__ = ["serve"]
 FLAGS = (
     "http", "grpc", "workers", "access", "audit", "serve_certfile", "serve_keyfile", "serve_cafile", "insecure_serve",
     "request_timeout", "max_body_bytes", "max_batch_rows", "max_connections", "idle_timeout", "drain_timeout",
-    "models", "schemas", "model_trust", *CONNECTION, "releases", "application", "trust", "unsigned_control",
+    "models", "schemas", "model_trust", *CONNECTION, "releases", "application", "trust", "unsigned_control", "signing_key", "roots",
+    "store", "store_password_file", "store_cafile",
 )  # fmt: skip
 
 
@@ -41,6 +42,8 @@ def serve(topology: Path, pages: str, fleet: Path | None, last_words: Path | Non
     \b
       penstock serve flights --http 127.0.0.1:8080 --grpc 127.0.0.1:8081
       curl -d @flight.json http://127.0.0.1:8080/v1/topologies/flights:score
+
+    With --store, events of a topology with precomputed answers are looked up first, and scored where there is none.
 
     With --brokers it serves the active generation of the control topic and follows releases as a worker does: `penstock deploy` waits
     for it. Without, it serves the versions that the file names.
@@ -73,12 +76,15 @@ def _serve(topology: Path, pages: str, fleet: Path | None, settings: Settings) -
     from penstock.access import Audit, Gate
     from penstock.access.tls import ServerTls
     from penstock.codecs.schema_registry import open_schema_registry
+    from penstock.operate.requests import Requests
     from penstock.runners.service import ServiceRunner
     from penstock.runners.supervisor import Elsewhere
     from penstock.serving.app import answering, listen, serving
     from penstock.serving.handlers import Service
+    from penstock.serving.looking import Looking
+    from penstock.stores.lookup import open_lookup
 
-    gate = Gate.open(settings.access, time.time)
+    gate = Gate.open(settings.access, time.time, shared=None if fleet is None else fleet.with_name("spent"))
     audit = None if settings.audit is None else Audit.open(settings.audit, time.time)
     tls = None
     if settings.serve_certfile is not None and settings.serve_keyfile is not None:
@@ -92,11 +98,18 @@ def _serve(topology: Path, pages: str, fleet: Path | None, settings: Settings) -
         file, models=settings.models, schemas=settings.schemas, absent=follows, schema_registry=open_schema_registry(settings)
     )
     runner = ServiceRunner(loaded, settings)
-    service = Service(loaded, settings, lambda: runner.served, runner.numbers, observers=lambda: runner.observers, gate=gate, audit=audit)
+    lookup = open_lookup(loaded, settings, metrics=runner.numbers)
+    requests = Requests(settings) if follows and settings.signing_key is not None else None
+    service = Service(
+        loaded, settings, lambda: runner.served, runner.numbers, observers=lambda: runner.observers, gate=gate, audit=audit,
+        requests=requests, looking=None if lookup is None else Looking(loaded, lookup, lambda: runner.bindings),
+    )  # fmt: skip
 
     @asynccontextmanager
     async def doors(own: Pages) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            if requests is not None:
+                await stack.enter_async_context(requests)
             if pages:
                 await stack.enter_async_context(serving(listen(pages), own))
             if bound is not None:

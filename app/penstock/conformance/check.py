@@ -13,10 +13,12 @@ from penstock.conformance.model import Model
 from penstock.conformance.rest import Rest
 from penstock.conformance.rules import Findings
 from penstock.conformance.tensors import Tensor, difference
-from penstock.errors import ConfigError, TransportUnavailable
+from penstock.errors import ConfigError, Problem, TransportUnavailable
+from penstock.host import read_regular
 
 __all__ = ["check"]
 
+_LIMIT: Final = 1024**2  # bytes of a file of certificates
 EXTRA: Final = "gRPC is checked with an extra: pip install 'penstock[serve]'"
 
 
@@ -41,11 +43,12 @@ def check(
     """Returns what is found about the server at `url` (http or https), and at `grpc` (HOST:PORT; TLS where `url` is https).
 
     `models` (none: those that the index of the repository calls ready) are tried with `request`, else with tensors made from their
-    metadata. `on_step` receives what is checked next. Raises ConfigError for a malformed URL, for no model to try, and without the library
-    of gRPC; TransportUnavailable when the server does not answer at all.
+    metadata. `on_step` receives what is checked next. Raises ConfigError for a malformed URL or file of `authorities`, for no model to try,
+    and without the library of gRPC; TransportUnavailable when the server does not answer at all.
     """
     found, place, given = Findings(), _place(url), headers or {}
-    tls = ssl.create_default_context(cafile=str(authorities) if authorities else None) if place.scheme == "https" else None
+    pem = _pem(authorities) if authorities else None
+    tls = ssl.create_default_context(cadata=pem) if place.scheme == "https" else None
     rest = Rest(place, found, given, tls)
     on_step("the server over REST")
     if lost := rest.call("GET", "/health/live").lost:
@@ -66,8 +69,7 @@ def check(
             raise ConfigError(EXTRA)
         from penstock.conformance.grpc import Grpc
 
-        pem = authorities.read_bytes() if authorities else None
-        with Grpc(grpc, found, given, pem, tls=place.scheme == "https") as calls:
+        with Grpc(grpc, found, given, pem.encode() if pem else None, tls=place.scheme == "https") as calls:
             on_step("the server over gRPC")
             if (live := calls.call("ServerLive")).code == "UNAVAILABLE":
                 raise TransportUnavailable(f"{grpc}: {live}")
@@ -90,6 +92,17 @@ def _try(door: Door, name: str, request: Sequence[Tensor] | None) -> list[Tensor
         return None
     door.refusals(model)
     return answer
+
+
+def _pem(file: Path) -> str:
+    """Raises ConfigError for a file without certificates."""
+    try:
+        text = read_regular(file, _LIMIT).decode("ascii")
+        ssl.create_default_context(cadata=text)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigError(Problem(str(file), 0, 0, f"has no certificates of authorities: {what}", "give a file in PEM")) from error
+    return text
 
 
 def _place(url: str) -> SplitResult:

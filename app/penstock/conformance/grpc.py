@@ -141,7 +141,11 @@ class Grpc:
         except ValueError as error:
             self._note("model-metadata", False, str(error), name)
             return None
-        tensors = tuple(request or wanted(inputs))
+        try:
+            tensors = tuple(request or wanted(inputs))
+        except ValueError as error:
+            self._note("infer", False, error, name)
+            return None
         if not tensors:
             self._note("infer", False, NO_INPUTS, name)
             return None

@@ -12,6 +12,7 @@ from penstock.conformance.tensors import DATATYPES, Tensor, flattened, made
 __all__ = ["NOWHERE", "NO_INPUTS", "Bad", "Declared", "Model", "bad_requests", "declared", "given", "misfit", "unreadable", "wanted"]
 
 NO_INPUTS: Final = "its metadata list no inputs: give a valid request with --input"
+_VALUES: Final = 2**20  # of a tensor that is made from metadata
 NOWHERE: Final = "no-such-name-7f3a"  # of a model, a tensor, a version
 
 
@@ -62,8 +63,12 @@ def declared(metadata: Any, kind: str) -> tuple[Declared, ...]:
 
 
 def wanted(inputs: Iterable[Declared]) -> Iterator[Tensor]:
-    """Yields tensors that the metadata allow. A model may want other values, of text above all."""
-    return (made(one.name, one.datatype, [axis if axis > 0 else -1 for axis in one.shape]) for one in inputs)
+    """Yields tensors that the metadata allow. A model may want other values, of text above all. Raises ValueError for one that is large."""
+    for one in inputs:
+        shape = [axis if axis > 0 else -1 for axis in one.shape]
+        if abs(math.prod(shape)) > _VALUES:
+            raise ValueError(f"{one.name} has the shape {list(one.shape)}: give a valid request with --input")
+        yield made(one.name, one.datatype, shape)
 
 
 def given(request: Mapping[str, Any]) -> tuple[Tensor, ...]:

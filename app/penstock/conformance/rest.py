@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final, NamedTuple
 from urllib.parse import SplitResult, quote
@@ -71,7 +72,7 @@ class Rest:
             given = {"Content-Type": "application/json"} if body is not None else {}
             connection.request(method, f"{self._url.path.rstrip('/')}/v2{path}", body, {**given, **self._headers, **(headers or {})})
             found = connection.getresponse()
-            return Answer(found.status, {name.lower(): value for name, value in found.getheaders()}, found.read(_LIMIT))
+            return Answer(found.status, {name.lower(): value for name, value in found.getheaders()}, _body(found))
         except (OSError, http.client.HTTPException) as error:
             return Answer(0, {}, b"", f"no answer: {type(error).__name__} {error}".strip())
         finally:
@@ -141,7 +142,11 @@ class Rest:
         except ValueError as error:
             self._note("model-metadata", False, str(error), name)
             return None
-        tensors = tuple(request or wanted(inputs))
+        try:
+            tensors = tuple(request or wanted(inputs))
+        except ValueError as error:
+            self._note("infer", False, error, name)
+            return None
         if not tensors:
             self._note("infer", False, NO_INPUTS, name)
             return None
@@ -238,7 +243,7 @@ class Rest:
         return self._read("infer-answer", model, found)
 
     def _came_packed(self, rule: str, model: Model, found: Answer, expected: Sequence[Tensor], count: int) -> None:
-        packed = [one for one in _outputs(found) if "binary_data_size" in (one.get("parameters") or {})]
+        packed = [one for one in _outputs(found) if _packed_size(one) is not None]
         if found.ok and len(packed) != count:
             self._extension(rule, BINARY, model.name, False, f"{len(packed)} outputs as bytes, asked for {count}")
             return
@@ -304,6 +309,17 @@ class Rest:
             self._note("error-code", found.status == code, f"{rule}: {found.status} and not {code}", model)
 
 
+def _body(found: http.client.HTTPResponse) -> bytes:
+    """Returns the first bytes of a body. Raises TimeoutError for one that drips."""
+    pieces, size, end = [], 0, time.monotonic() + TIMEOUT
+    while size < _LIMIT and (piece := found.read1(_LIMIT - size)):
+        pieces.append(piece)
+        size += len(piece)
+        if time.monotonic() > end:
+            raise TimeoutError(f"the body has not ended within {TIMEOUT:g} s")
+    return b"".join(pieces)
+
+
 def _place(name: str, version: str = "") -> str:
     return f"/models/{quote(name, safe='')}" + (f"/versions/{quote(version, safe='')}" if version else "")
 
@@ -345,6 +361,11 @@ def _outputs(found: Answer) -> list[dict[str, Any]]:
     return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
 
 
+def _packed_size(output: Mapping[str, Any]) -> Any:
+    parameters = output.get("parameters")
+    return parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+
+
 def _tensors(found: Answer, model: str) -> Iterator[Tensor]:
     """Yields the outputs of an answer. Raises ValueError with what is wrong."""
     head, rest = _head(found)
@@ -355,7 +376,7 @@ def _tensors(found: Answer, model: str) -> Iterator[Tensor]:
     for one in head["outputs"]:
         if not isinstance(one, dict) or not isinstance(one.get("name"), str) or not isinstance(one.get("shape"), list):
             raise ValueError("an output without a name or a shape")
-        size = (one.get("parameters") or {}).get("binary_data_size")
+        size = _packed_size(one)
         if size is not None:
             if type(size) is not int or not 0 <= size <= len(rest):
                 raise ValueError(f"{one['name']}: binary_data_size is {size!r}, and {len(rest)} bytes are left")
@@ -375,6 +396,7 @@ def _tensors(found: Answer, model: str) -> Iterator[Tensor]:
 def _count(statistics: Any, model: str) -> int | None:
     """Returns how many inferences the statistics of a model count; None when they do not."""
     listed = statistics.get("model_stats") if isinstance(statistics, dict) else None
-    counts = [one.get("inference_count") for one in listed or [] if isinstance(one, dict) and one.get("name") == model]
+    listed = listed if isinstance(listed, list) else []
+    counts = [one.get("inference_count") for one in listed if isinstance(one, dict) and one.get("name") == model]
     whole = [int(one) for one in counts if isinstance(one, int) or (isinstance(one, str) and one.isdecimal())]
     return sum(whole) if whole else None

@@ -15,6 +15,7 @@ _CODES: Final[Mapping[str, str]] = {
     "FP16": "e", "FP32": "f", "FP64": "d",
 }  # fmt: skip
 DATATYPES: Final = frozenset((*_CODES, "BYTES", "BF16"))
+_AXES: Final = 32  # of a tensor
 _ROWS: Final = 2  # on an axis that is open
 _NEAR: Final = {"FP16": 1e-2, "BF16": 1e-1, "FP32": 1e-4}
 
@@ -54,9 +55,13 @@ def nested(tensor: Tensor) -> Any:
     return pieces
 
 
-def flattened(data: Any) -> list[Any]:
-    """Returns the values of a list of lists in order."""
-    return [one for part in data for one in flattened(part)] if isinstance(data, list) else [data]
+def flattened(data: Any, axes: int = _AXES) -> list[Any]:
+    """Returns the values of a list of lists in order. Raises ValueError for one that is nested more deeply than any tensor."""
+    if not isinstance(data, list):
+        return [data]
+    if not axes:
+        raise ValueError(f"data with more than {_AXES} axes")
+    return [one for part in data for one in flattened(part, axes - 1)]
 
 
 def to_bytes(tensor: Tensor) -> bytes:
@@ -71,6 +76,8 @@ def to_bytes(tensor: Tensor) -> bytes:
 
 def from_bytes(name: str, datatype: str, shape: Sequence[int], data: bytes) -> Tensor:
     """Returns the tensor in these bytes. Raises ValueError when they are not those of the shape."""
+    if not all(type(axis) is int and axis >= 0 for axis in shape):
+        raise ValueError(f"{name}: the shape {list(shape)!r:.100}")
     if datatype == "BYTES":
         texts = tuple(_texts(data))
         if len(texts) != math.prod(shape):
@@ -112,6 +119,6 @@ def difference(one: Sequence[Tensor], other: Sequence[Tensor]) -> str:
 
 
 def _same(left: Any, right: Any, near: float) -> bool:
-    if isinstance(left, float) and isinstance(right, int | float):
+    if float in (type(left), type(right)) and isinstance(left, int | float) and isinstance(right, int | float):
         return (math.isnan(left) and math.isnan(right)) or math.isclose(left, right, rel_tol=near, abs_tol=near)
     return bool(left == right)

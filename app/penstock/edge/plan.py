@@ -7,8 +7,10 @@ are those of the exported folder. A number that JSON lacks is a string: "NaN", "
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, Final
 
+from penstock.expressions import FREE, OK
 from penstock.model.artifact import MODEL_FILE
 from penstock.runtime import Loaded
 from penstock.schema import REQUIRED, Column, Field
@@ -78,8 +80,23 @@ def _step(step: Step, loaded: Loaded) -> dict[str, Any]:
         "label": label,
         "inputs": [_feed(feed) for feed in step.feeds],
         "outputs": [{"name": tensor.name, "column": column} for tensor, column in zip(step.outputs, step.columns, strict=True)],
+        **({"doubts": doubts} if (doubts := list(_doubts(step))) else {}),
         **({} if step.when is None else {"when": step.when}),
     }
+
+
+def _doubts(step: Step) -> Iterator[dict[str, Any]]:
+    """Yields the outputs of a rule that have no value for some events: `ok` is the output of the graph that is false for those.
+
+    Of the `reasons`, the first holds whose output in `free`, which lacks the last one, is false.
+    """
+    if step.graph is None:
+        return
+    for output in (tensor.name for tensor in step.outputs):
+        causes = step.graph.doubts.get(output, ())
+        if causes:
+            free = [FREE.format(output, number) for number in range(1, len(causes))]
+            yield {"ok": OK.format(output), "free": free, "reasons": [f"{output} has no value for the event: {cause}" for cause in causes]}
 
 
 def _feed(feed: Feed) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class Operator:
     """
 
     def __init__(self, settings: Settings, topology: Topology, cluster: str = "", *, requested_by: str = "") -> None:
-        """`requested_by` is named in the messages, when they are written for somebody else than their author."""
+        """`requested_by` is named in the messages, when they are written for another person than their author."""
         self.settings = settings
         self.topology = topology
         self._desk = Desk(settings, topology, cluster, requested_by)

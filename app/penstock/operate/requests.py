@@ -1,8 +1,8 @@
 """Releases that others ask a running process to make, as the callers of a service do: announced at once, carried out by a task.
 
 The process signs with its own key, so what it may do is what that key may. The release names the caller (`requested_by`), as the process
-knows them; that is no proof to readers of the control topic. All state is on the topics: any process tells the state of a release by its
-id, and an operator may continue with one whose process has ended.
+knows them; that is no proof to readers of the control topic. All state is on the topics: any process can return the state of a release by
+its id, and an operator may continue with one whose process has ended.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Requests:
         )
 
     async def abort(self, topology: Topology, id: str, *, requested_by: str, reason: str = "") -> Requested:
-        """Ends a pending release, whoever announced it. Raises ControlError when it is not pending, or the key may not end it."""
+        """Ends a pending release, also that of another author. Raises ControlError when it is not pending, or the key may not end it."""
         async with Operator(self._settings, topology, requested_by=requested_by) as operator:
             release = await operator.abort(id, reason)
         return await self.get(topology, release.id)

@@ -12,10 +12,11 @@ import asyncio
 import faulthandler
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 from penstock import runtime
+from penstock.binding import Binding
 from penstock.engine.observe import Observers
 from penstock.host import on_signals
 from penstock.pipeline import Fixed, Served
@@ -49,6 +50,7 @@ class ServiceRunner:
         self.observers: Observers | None = None  # of the executed chunks
         self.phase = Phase.STARTING
         self._fixed: Fixed | None = None
+        self._bound: Mapping[str, Binding] | None = None  # of the file
         self._member: Member | None = None
         self._failure: BaseException | None = None
         self._over: asyncio.Event
@@ -61,6 +63,14 @@ class ServiceRunner:
         if self._member is None:
             return self._fixed
         return self._member.deployment.primary if hasattr(self._member, "deployment") else None
+
+    @property
+    def bindings(self) -> Mapping[str, Binding] | None:
+        """The models of the active program; None before there is one."""
+        if self._member is None:
+            self._bound = self._bound or (runtime.bindings(self.loaded) if self._fixed is not None else None)
+            return self._bound
+        return self._member.deployment.primary.bindings if hasattr(self._member, "deployment") else None
 
     def run(self, doors: Doors) -> None:
         """Returns after a clean stop. `doors` serves while its block runs.

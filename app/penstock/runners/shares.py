@@ -35,7 +35,7 @@ from penstock.host import ends_with
 from penstock.runners.bounded import Ran
 from penstock.transports.checkpoint import Part, Unit
 
-__all__ = ["Keep", "Share", "Talk", "serve", "share_out"]
+__all__ = ["About", "Keep", "Share", "Talk", "serve", "share_out"]
 
 RESTARTS: Final = 3  # of workers that were killed, in one run: more have a cause that stays
 GRACE: Final = 90.0  # seconds for a worker to finish its part
@@ -45,12 +45,23 @@ LINE: Final = 1 << 26  # bytes of a message
 Keep = Callable[[Sequence[Unit], Sequence[Part]], None]
 
 
+class About(msgspec.Struct):
+    """What all shares of a run have in common: its input and output, the formats of both, and which rows."""
+
+    input: str
+    output: str
+    format: str
+    form: str
+    sample: float | None
+    part_rows: int
+
+
 class Share(msgspec.Struct, tag="share"):
-    """Units to run, for each the path and the bytes of its file, and the format of the files."""
+    """Units to run, and for each the path and the bytes of its file."""
 
     units: list[Unit]
     files: list[tuple[str, int]]
-    format: str
+    about: About
 
 
 class Kept(msgspec.Struct, tag="kept"):
@@ -152,7 +163,7 @@ async def share_out(
     workers: int,
     shares: Sequence[Sequence[Unit]],
     files: Sequence[tuple[str, int]],
-    format: str,
+    about: About,
     *,
     keep: Keep,
     progress: Callable[[Ran, int], None],
@@ -163,7 +174,7 @@ async def share_out(
     Returns whether all shares have come to their end: False when `stopped` was set first, and then what is done is kept. Raises
     WorkerFailed with the error of the first worker that has failed.
     """
-    run = _Run(deque(Share([*units], [files[unit.partition] for unit in units], format) for units in shares), keep, progress)
+    run = _Run(deque(Share([*units], [files[unit.partition] for unit in units], about) for units in shares), keep, progress)
     begun = [_begin(command) for _ in range(min(workers, len(shares)))]
     tasks = [asyncio.ensure_future(run.lead(command, worker)) for worker in begun]
     stop = asyncio.ensure_future(stopped.wait())

@@ -84,7 +84,7 @@ class _Log:
 class _Worker:
     """One process, and the times of its recent starts. In `folder` are its error and, with `pages`, the socket of its pages.
 
-    `own` gives the arguments of its own. With `relay`, this process writes its log.
+    `own` gives the arguments that only it has. With `relay`, this process writes its log.
     """
 
     def __init__(self, number: int, own: Own, folder: Path, pages: bool, relay: bool) -> None:
@@ -256,7 +256,7 @@ class Elsewhere:
 
 
 class _Page(NamedTuple):
-    """An answer: status 0 and the reason as its body when there is none."""
+    """An answer: without one, status 0 and the reason as its body."""
 
     status: int
     body: bytes

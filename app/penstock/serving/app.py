@@ -225,49 +225,24 @@ class _Bounded:
     Such a connection is ended without an answer, which could be taken for that of an earlier request.
     """
 
-    _head = 0  # bytes of the names and values of the request that is being read
-    _unread = 0  # bytes since the last event of the parser; it keeps those of a header that has no end
+    _unread = 0  # bytes in the reads since the last head was complete, or a part of a body came: httptools keeps them
 
     def data_received(self, data: bytes) -> None:
         self._unread += len(data)
         super().data_received(data)  # type: ignore[misc]  # of uvicorn's protocol, which the other base is
-        if self._unread > HEAD_BYTES and not self.transport.is_closing():  # type: ignore[attr-defined]
+        if self._unread > HEAD_BYTES:
             self.transport.abort()  # type: ignore[attr-defined]
-
-    def on_message_begin(self) -> None:
-        self._head = self._unread = 0
-        super().on_message_begin()  # type: ignore[misc]
-
-    def on_url(self, url: bytes) -> None:
-        self._count(len(url))
-        super().on_url(url)  # type: ignore[misc]
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value))
-        super().on_header(name, value)  # type: ignore[misc]
 
     def on_headers_complete(self) -> None:
         self._unread = 0
         if len(self.pipeline) >= AHEAD:  # type: ignore[attr-defined]
-            self._end()
+            self.transport.abort()  # type: ignore[attr-defined]
+            raise ValueError("too many requests ahead of their answers")  # which ends the parser, too
         super().on_headers_complete()  # type: ignore[misc]
 
     def on_body(self, body: bytes) -> None:
         self._unread = 0
         super().on_body(body)  # type: ignore[misc]
-
-    def on_message_complete(self) -> None:
-        self._unread = 0
-        super().on_message_complete()  # type: ignore[misc]
-
-    def _count(self, size: int) -> None:
-        self._head += size
-        if self._head > HEAD_BYTES:
-            self._end()
-
-    def _end(self) -> None:
-        self.transport.abort()  # type: ignore[attr-defined]
-        raise ValueError("too much")  # which ends the parser, too
 
 
 class _Lasting:

@@ -7,7 +7,7 @@
 3. A batch has at most `max_rows` rows, and no more than lets its members meet their deadlines.
 4. A lane's cost model, duration = a * rows + b, is fitted to its last runs. A request whose own run would end after its deadline is
    refused with TooLate; one that would be late because of what waits before it, or for whose bytes there is no room, with Overloaded.
-   A refusal makes the model doubt its estimate, so that one slow run (the process was paused) does not refuse requests for ever.
+   A refusal makes the model doubt its estimate, so that one slow run (the process was paused) does not refuse every later request.
 """
 
 from __future__ import annotations

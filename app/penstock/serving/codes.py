@@ -32,6 +32,7 @@ CODES: Final[Mapping[type[BaseException], Code]] = {
     errors.NotReady: Code(503, "UNAVAILABLE"),
     errors.CallRefused: Code(400, "FAILED_PRECONDITION"),
     errors.RecordError: Code(422, "INVALID_ARGUMENT"),
+    errors.ConfigError: Code(400, "INVALID_ARGUMENT"),
     errors.ModelError: Code(409, "FAILED_PRECONDITION"),
     errors.ControlError: Code(409, "FAILED_PRECONDITION"),
     errors.TransportError: Code(503, "UNAVAILABLE"),

@@ -140,7 +140,8 @@ class _Door:
         try:
             if name not in OPEN:
                 caller = await self._admitted(context)
-                if name != INFER:  # which model is in the message
+                if name != INFER:  # which spends its rows, too; which model is in the message
+                    caller.spend(0)
                     self._service.check_read(caller)
             async with self._receiving, asyncio.timeout(self._service.settings.idle_timeout):
                 data = await context.read()

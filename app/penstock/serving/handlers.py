@@ -21,11 +21,13 @@ from penstock.access import Audit, Caller, Gate
 from penstock.batch import Array
 from penstock.engine.observe import Observers
 from penstock.errors import CallRefused, Forbidden, NotReady, NotThere, PenstockError, TooLate
+from penstock.operate.requests import Requests
 from penstock.pipeline import Served
 from penstock.record import RecordLike
 from penstock.runtime import Loaded
 from penstock.serving import oip
 from penstock.serving.batching import Batch, Batcher, Waiting
+from penstock.serving.looking import Looking
 from penstock.serving.targets import Columns, Events, Live, Model, Outcome, Scored, gaps
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
@@ -74,13 +76,19 @@ class Service:
         observers: Callable[[], Observers | None] = lambda: None,
         gate: Gate | None = None,
         audit: Audit | None = None,
+        requests: Requests | None = None,
+        looking: Looking | None = None,
     ) -> None:
-        """`observers` returns those of the active program, `gate` admits callers (None: everyone), and `audit` notes what they did."""
+        """`observers` returns those of the active program, `gate` admits callers (None: everyone), `audit` notes what they did,
+        `requests` makes the releases that they ask for, and `looking` finds precomputed answers.
+        """
         self.loaded, self.settings = loaded, settings
         self.gate, self.audit = gate or Gate.open(None, time.time), audit
         self.name = loaded.topology.name
+        self.requests = requests
         self.metrics = metrics or Metrics()
         self.stopping = False
+        self._looking = looking
         self._serving, self._observers = serving, observers
         self._served: Served | None = None
         self._live: Live | None = None
@@ -184,7 +192,13 @@ class Service:
 
     def score(self, events: Events, records: list[RecordLike], *, size: int, deadline: float) -> asyncio.Future[tuple[Live, Outcome]]:
         """Returns the future outcome of events, at least one. Raises CallRefused."""
-        return self._submit(events, records, len(records), size, deadline, "")
+
+        def submit(events: Events, records: list[RecordLike]) -> asyncio.Future[tuple[Live, Outcome]]:
+            return self._submit(events, records, len(records), size, deadline, "")
+
+        if self._looking is None:
+            return submit(events, records)
+        return asyncio.ensure_future(self._looking.score(events, records, lambda: self.live, submit))
 
     def _submit(
         self, target: str | Events, part: Any, rows: int, size: int, deadline: float, version: str
@@ -320,7 +334,9 @@ class Service:
         self.stopping = True
 
     def close(self) -> None:
-        """Ends the thread. Nothing waits then."""
+        """Ends the threads. Nothing waits then."""
+        if self._looking is not None:
+            self._looking.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from penstock.batch import Array
-from penstock.errors import Malformed
+from penstock.errors import Malformed, TooLarge
 
 __all__ = [
     "DATATYPES",
@@ -43,6 +43,7 @@ DATATYPES: Final[Mapping[str, str]] = {  # by the dtype of a tensor
 }  # fmt: skip
 DTYPES: Final[Mapping[str, str]] = {datatype: dtype for dtype, datatype in DATATYPES.items()}
 MOST_AXES: Final = 16
+LONG: Final = 65_536  # bytes of the data of a tensor, from which their number is compared with its shape first
 _CONTENTS: Final[Mapping[str, str]] = {
     "BOOL": "bool_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents", "UINT64": "uint64_contents",
     "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents", "INT64": "int64_contents",
@@ -78,7 +79,7 @@ _NUMPY: Final[Mapping[str, Any]] = {
 
 @dataclass(slots=True)
 class Tensor:
-    """A named tensor: its values as an array of its shape, or as a flat list of checked values, of which `joined` makes one.
+    """A named tensor: its values as an array of its shape, or as a flat list of checked values; `joined` makes one of it.
 
     `nulls` marks the values that were null in JSON, None where none was.
     """
@@ -134,8 +135,11 @@ _ANY: Final = msgspec.json.Decoder().decode
 encode: Final = msgspec.json.Encoder().encode
 
 
-def read(body: bytes, head: int | None = None) -> Request:
-    """Returns the request in a body; with binary tensors, its first `head` bytes are the JSON. Raises Malformed."""
+def read(body: bytes, head: int | None = None, most: int | None = None) -> Request:
+    """Returns the request in a body; with binary tensors, its first `head` bytes are the JSON.
+
+    Raises Malformed, and TooLarge for more than `most` rows, before their values are read.
+    """
     if head is not None and not 0 <= head <= len(body):
         raise Malformed(f"the JSON of the request is {head} bytes by its header, but the body has {len(body)}")
     try:
@@ -147,6 +151,8 @@ def read(body: bytes, head: int | None = None) -> Request:
     for one in given.inputs:
         size = None if one.parameters is None else one.parameters.get("binary_data_size")
         shape = _shape(one.name, one.shape, one.datatype)
+        if most is not None and shape[0] > most:
+            raise TooLarge(f"{shape[0]} rows in one request; at most {most} are answered together: send them in several requests")
         if size is not None:
             part, at = _part(one.name, size, body, at)
             tensor = Tensor(one.name, one.datatype, shape, from_bytes(one.name, one.datatype, shape, part))
@@ -189,6 +195,8 @@ def _shape(name: str, shape: Sequence[int], datatype: str) -> tuple[int, ...]:
 
 
 def _of_json(name: str, datatype: str, shape: tuple[int, ...], data: msgspec.Raw) -> Tensor:
+    if len(memoryview(data)) > LONG and datatype != "BYTES" and bytes(data).count(b",") >= math.prod(shape):  # a text may have commas
+        raise Malformed(f"input {name!r} has more values than its shape {list(shape)}")  # before they are read, which takes seconds
     try:
         flat = _FLAT[datatype](data)
     except ValueError:  # nested, or with nulls, or wrong

@@ -4,6 +4,7 @@
     GET  /v2, /v2/health/live, /v2/health/ready, /v2/models/NAME[/versions/VERSION][/ready|/stats]
     POST /v2/models/NAME[/versions/VERSION]/infer, /v2/repository/index
     GET  /openapi.json
+    GET, POST /v1/releases                       (`releases`)
 
 A body is read to its end before anything is done with it, but for a stream of lines. Its bytes are bounded alone and together, and an error
 has the JSON `{"error": MESSAGE}` with the status of its class (`codes`).
@@ -37,7 +38,7 @@ from penstock.errors import (
     Unauthenticated,
 )
 from penstock.record import Header, Record, RecordLike
-from penstock.serving import oip
+from penstock.serving import oip, releases
 from penstock.serving.codes import code_of, described
 from penstock.serving.describe import metadata, refused_load, stats, version_of
 from penstock.serving.handlers import EXTENSIONS, NAME, Service
@@ -76,7 +77,7 @@ class _Wrapped(msgspec.Struct):
 
 
 class _Object(msgspec.Struct, gc=False):
-    """An object of which nothing is kept."""
+    """An object; nothing of it is kept."""
 
 
 class _WrappedObjects(msgspec.Struct):
@@ -122,6 +123,8 @@ class Rest:
                     return
                 answer = await self._events(caller, target, headers, receive)
             else:
+                if caller is not None and not path.endswith("/infer"):  # which spends its rows, too
+                    caller.spend(0)
                 answer, target = await self._route(caller, path, scope["method"], headers, receive)
         except Exception as error:  # noqa: BLE001  whatever goes wrong is this caller's answer
             answer = _refusal(error)
@@ -292,6 +295,8 @@ class Rest:
             case ["v2", "models", name, "infer"]:
                 _allow(method, "POST")
                 return await self._infer(caller, name, "", headers, receive), name
+            case ["v1", "releases", *rest] if len(rest) < 2:
+                return await self._releases(caller, method, rest, headers, receive), ""
             case ["v2", "repository", *rest]:
                 _allow(method, "POST")
                 service = self._service
@@ -305,6 +310,21 @@ class Rest:
                 answer = self._described(caller, parts)
                 _allow(method, "GET")
                 return answer, ""
+
+    async def _releases(self, caller: Caller | None, method: str, rest: Sequence[str], headers: Headers, receive: Receive) -> Answer:
+        service = self._service
+        assert caller is not None
+        if method == "POST" and not rest:
+            body = await self._body(headers, receive)
+            try:
+                made = await releases.asked(service, caller, body)
+            finally:
+                service.read(len(body))
+            return 202, (JSON, (b"location", f"/v1/releases/{made['id']}".encode())), oip.encode(made)
+        _allow(method, "GET")
+        service.check_read(caller)
+        found = await releases.shown(service, rest[0]) if rest else await releases.listed(service)
+        return 200, (JSON,), oip.encode(found)
 
     def _described(self, caller: Caller | None, parts: Sequence[str]) -> Answer:
         """Returns what a path describes. Raises NotThere, NotReady."""
@@ -362,7 +382,7 @@ class Rest:
         model = service.live.model(name, version)
         body = await self._body(headers, receive)
         try:
-            request = oip.read(body, _number(headers, _HEAD))
+            request = oip.read(body, _number(headers, _HEAD), service.settings.max_batch_rows)
             part = model.fit(request)
             caller.spend(part.rows)
             service.refuses(caller, part)
@@ -488,8 +508,8 @@ def _written(one: bytes | Failure) -> bytes:
 
 def _unpacked(coding: bytes, body: bytes, most: int) -> bytes:
     if coding not in (b"gzip", b"deflate"):
-        raise Malformed("the content-encoding is gzip or deflate, or there is none")
-    unpacker = zlib.decompressobj(wbits=47)  # 32 + 15: the header says which of both it is
+        raise Malformed("the content-encoding has to be gzip or deflate")
+    unpacker = zlib.decompressobj(wbits=47)  # 32 + 15: both, by their headers
     try:
         made = unpacker.decompress(body, most + 1)
     except zlib.error as error:

@@ -101,6 +101,14 @@ class Metrics:
     )
     observer_seconds: Labelled[Counter] = _counter("Time spent in an observer.", unit="s", labels=("observer",))
 
+    lookups: Labelled[Counter] = _counter(
+        "Events looked up in the store, by what became of them: hit, stale, miss, nearest, default, unknown, fallback, unkeyed.",
+        unit="events",
+        labels=("outcome",),
+    )
+    lookup_seconds: Histogram = _histogram("Time of one lookup: of a batch of events, the store's answer included.", SECONDS, unit="s")
+    lookup_failures: Counter = _counter("Requests to the store that failed, or were not answered in time.", unit="requests")
+    lookup_written: Counter = _counter("Answers that were scored and written back to the store.", unit="answers")
     requests: Labelled[Counter] = _counter(
         "Requests that the service has answered: by door (http, grpc), by model or source, and by the answer's code.",
         unit="requests",
@@ -112,6 +120,9 @@ class Metrics:
     watchdog_looks: Counter = _counter("Checks of this worker by the watchdog.", unit="looks")
 
     generation: Gauge = _gauge("The generation that this worker scores with.")
+    control_age_seconds: Scraped = _gauge(
+        "Time since the brokers last confirmed that the control log is read to its end. Only of a service.", unit="s", scraped=True
+    )
     partitions: Gauge = _gauge("Partitions assigned now.", unit="partitions")
     in_flight_batches: Gauge = _gauge("Batches whose outputs are not acknowledged yet.", unit="batches")
     in_flight_bytes: Gauge = _gauge("Bytes of the batches in flight.", unit="bytes")

@@ -20,6 +20,7 @@ from penstock.topology.envelopes import GONE, operation
 from penstock.topology.feeds import Feeder
 from penstock.topology.kinds import kind_of
 from penstock.topology.order import order
+from penstock.topology.precomputed import precomputed_problems
 from penstock.topology.resolve import Finding, FromField, FromNode, Names, Report, Target, Wire, closest
 from penstock.topology.spec import CONDITION, Node, Ref, RuleNode, Sink, Source, Topology
 from penstock.topology.wiring import Emit, Input, Part, Stage, Wiring
@@ -84,6 +85,8 @@ def check(
             # A circle is reported once, and not also as events that the next stage cannot read.
             known_readers = {sink.name: [one for one in readers(topology, sink) if one.name in ordered] for sink in written[name]}
             stages.append(graph.stage(found, schemas, sink_schemas, known_readers))
+    for mark, message, fix in precomputed_problems(topology, schemas, stages):
+        report.add(mark, message, fix)
     return Wiring(topology, tuple(stages)), report.problems()
 
 

@@ -82,6 +82,30 @@ _SINK: Final = Keys(
     }
 )
 
+_PRECOMPUTED: Final = Keys(
+    {
+        "entity": Key(FIELD_TEXT, "The key is the id of an entity: a field that is a string or a whole number."),
+        "inputs": Key(Listing(FIELD_TEXT), "The key is made of these fields: all that the nodes read."),
+        "decimals": Key(
+            Named("field", FIELD_TEXT, Whole(0, 15)), "To how many decimals a float or double of the inputs is rounded in the key."
+        ),
+        "on_miss": Key(
+            Choice(("score", "default", "nearest", "unknown")),
+            "What an event without an answer gets: scored now and written back; the default; the nearest answer; nulls.",
+            default="score",
+        ),
+        "default": Key(Named("field", FIELD_NAME, Literal()), "The fields of the answer of on_miss: default; others are null."),
+        "scale": Key(
+            Named("field", FIELD_TEXT, Literal()),
+            "For on_miss: nearest: the difference of each number that counts as 1. At a distance of at most 1, the nearest answers.",
+        ),
+        "stale": Key(
+            Whole(0, 31_536_000), "Seconds since they became live for which answers of other models may be served; 0 for never.", default=0
+        ),
+    },
+    one_of=("entity", "inputs"),
+)
+
 _RELEASES: Final = Keys(
     {
         "signatures": Key(Choice(("off", "warn", "require")), "Whether models must carry an OpenSSF signature.", default="off"),
@@ -100,6 +124,7 @@ TOPOLOGY: Final = Keys(
         "sinks": Key(Named("sink", ENTRY_NAME, _SINK), "Topics to write predictions to.", required=True),
         "providers": Key(PROVIDERS, "What computes the models of all nodes that do not say it themselves; the processor when omitted."),
         "releases": Key(_RELEASES, "How models are swapped while the stream runs."),
+        "precomputed": Key(_PRECOMPUTED, "How answers are found that `penstock precompute` computed before."),
     }
 )
 

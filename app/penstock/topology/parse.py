@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from penstock.errors import Problem, TopologyError
 from penstock.host import read_regular
@@ -19,7 +19,7 @@ from penstock.topology.document import MAX_BYTES, Listed, Scalar, Value, read
 from penstock.topology.kinds import KINDS
 from penstock.topology.kinds.rule import condition
 from penstock.topology.language import TOPOLOGY
-from penstock.topology.spec import Format, Node, Releases, Sink, Source, Topology, When, condition_of
+from penstock.topology.spec import Format, Node, Precomputed, Releases, Sink, Source, Topology, When, condition_of
 from penstock.topology.values import items, keys, marks, plain, providers, refs, word, words
 
 __all__ = ["parse", "parse_text", "text_of"]
@@ -72,6 +72,7 @@ def _topology(root: Value, file: str) -> Topology:
         releases=_releases(top["releases"]) if "releases" in top else Releases(),
         file=file,
         providers=providers(top.get("providers")),
+        precomputed=_precomputed(top["precomputed"]) if "precomputed" in top else None,
         marks=marks(root),
     )
 
@@ -127,3 +128,11 @@ def _sink(name: Scalar, value: Value) -> Sink:
 
 def _releases(value: Value) -> Releases:
     return Releases(mark=value.mark, marks=marks(value), **plain(value))
+
+
+def _precomputed(value: Value) -> Precomputed:
+    given = keys(value)
+    named: dict[str, Any] = {key: plain(given[key]) for key in ("decimals", "default", "scale") if key in given}
+    places = {f"{key}.{name}": mark for key in named for name, mark in marks(given[key]).items()}
+    inputs = words(given["inputs"]) if "inputs" in given else ()
+    return Precomputed(mark=value.mark, marks=marks(value) | places, inputs=inputs, **plain(value), **named)

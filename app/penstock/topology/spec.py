@@ -15,8 +15,8 @@ from penstock.provider import Provider
 from penstock.schema import Coercion, Missing
 
 __all__ = [
-    "CONDITION", "Constant", "Entry", "Input", "Mark", "ModelNode", "ModelRef", "Node", "Output", "Ref", "Releases", "Requirement",
-    "RuleNode", "Sink", "Source", "Topology", "When", "condition_of",
+    "CONDITION", "Constant", "Entry", "Input", "Mark", "ModelNode", "ModelRef", "Node", "Output", "Precomputed", "Ref", "Releases",
+    "Requirement", "RuleNode", "Sink", "Source", "Topology", "When", "condition_of",
 ]  # fmt: skip
 
 Format = Literal["json", "json-confluent", "avro", "avro-confluent", "protobuf", "protobuf-confluent", "bytes"]
@@ -243,6 +243,29 @@ class Releases(Entry):
 
 
 @dataclass(frozen=True, slots=True)
+class Precomputed(Entry):
+    """How answers are found that were computed before (`penstock.stores`): by the id of an `entity`, or by all `inputs` of the nodes.
+
+    `decimals` has those of each input that is a float or a double. `on_miss` is what an event gets that has no answer: `default` holds the
+    fields of the sink, `scale` the difference of each number that counts as 1 to the nearest. For `stale` seconds since they became live,
+    answers of other models, or of another version of the file, may be served.
+    """
+
+    entity: str | None = None
+    inputs: tuple[str, ...] = ()
+    decimals: Mapping[str, int] = field(default_factory=dict, hash=False)
+    on_miss: Literal["score", "default", "nearest", "unknown"] = "score"
+    default: Mapping[str, Constant] = field(default_factory=dict, hash=False)
+    scale: Mapping[str, float] = field(default_factory=dict, hash=False)
+    stale: int = 0
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that the key is made of."""
+        return self.inputs if self.entity is None else (self.entity,)
+
+
+@dataclass(frozen=True, slots=True)
 class Topology(Entry):
     """A whole file. `providers` compute the models of the nodes that name none; empty: the processor."""
 
@@ -253,6 +276,7 @@ class Topology(Entry):
     releases: Releases = Releases()
     file: str = "<topology>"
     providers: tuple[Provider, ...] = ()
+    precomputed: Precomputed | None = None
 
     def source(self, name: str) -> Source | None:
         return next((source for source in self.sources if source.name == name), None)

@@ -37,6 +37,11 @@ class Beside:
         """Runs `Preparation.prune` in the thread."""
         await asyncio.get_running_loop().run_in_executor(self._executor, self._preparation.prune, kept)
 
+    async def store(self, bindings: Iterable[Binding]) -> None:
+        """Runs `Preparation.store` in the thread; raises its errors."""
+        self._stop = stop = threading.Event()
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._preparation.store, bindings, stop.is_set)
+
     def stop(self) -> None:
         """Stops the running preparation: it soon raises Stopped."""
         self._stop.set()

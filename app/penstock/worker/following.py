@@ -45,7 +45,7 @@ from penstock.worker.keys import Keys
 from penstock.worker.preparation import Preparation, Prepared, Prove, untried
 from penstock.worker.report import Problems
 
-__all__ = ["Followed", "Following", "Served"]
+__all__ = ["Followed", "Following", "Served", "served"]
 
 logger = logging.getLogger(__name__)
 
@@ -211,18 +211,22 @@ class Following:
         self._active = log.generation
         if not log.generation:
             self._keys.refuse_to_fall_back(log.refused["unknown-key"], self.topics.control)
-            made = runtime.prepare(self._loaded, self._settings)
-            bound = runtime.bindings(self._loaded)
-            self.deployment = Deployment(Served(0, made.plan, program=made, bindings=bound, artifacts=self._loaded.artifacts))
-            self._preparation.adopt(self._loaded.artifacts, runtime.sessions(made))
+            self.deployment = Deployment(await self._from_the_file())
         else:
             release = log.generations[-1].release
-            self.deployment = Deployment(_served(log.generation, release, await self._beside.prepare(release)))
+            self.deployment = Deployment(served(log.generation, release, await self._beside.prepare(release)))
             self._compare_with_the_file(release.bindings)
             self._jobs.put_nowait(self._prune)
         self._metrics.generation.set(self.deployment.generation)
         logger.info("generation %d is live", self.deployment.generation, extra=dict(self.deployment.primary.plan.versions))
         self._decide()
+
+    async def _from_the_file(self) -> Served:
+        """Returns generation 0: the versions that the topology file names, as the registry has them. Raises ModelError, TopologyError."""
+        loaded = self._loaded
+        made = await asyncio.to_thread(runtime.prepare, loaded, self._settings)
+        self._preparation.adopt(loaded.artifacts, runtime.sessions(made))
+        return Served(0, made.plan, program=made, bindings=runtime.bindings(loaded), artifacts=loaded.artifacts)
 
     def _compare_with_the_file(self, bound: Mapping[str, Binding]) -> None:
         declared = {node.name: str(node.model) for node in self._loaded.topology.model_nodes}
@@ -328,7 +332,7 @@ class Following:
                 self._retry = asyncio.get_running_loop().call_later(max(at - time.monotonic(), 0), self._jobs.put_nowait, self._look_again)
 
     def _switch(self, release: Release, generation: int) -> None:
-        self.deployment = self.deployment.followed_by(_served(generation, release, self._plans.pop(release.id)))
+        self.deployment = self.deployment.followed_by(served(generation, release, self._plans.pop(release.id)))
         self._switched()
         self._jobs.put_nowait(self._prune)
         self._metrics.swaps.inc()
@@ -386,7 +390,8 @@ class Following:
         return {(cause,): float(count) for cause, count in (log.refused + log.ignored).items()}
 
 
-def _served(generation: int, release: Release, prepared: Prepared) -> Served:
+def served(generation: int, release: Release, prepared: Prepared) -> Served:
+    """Returns a release that was made ready, as the live plan of this generation."""
     made = prepared.program
     return Served(generation, made.plan, release.id, program=made, bindings=release.bindings, artifacts=prepared.artifacts)
 

@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from penstock.binding import Binding
 from penstock.errors import ControlError
 from penstock.host import private_folder, read_regular, write_whole
 from penstock.transports.kafka.journal import Entry
@@ -29,13 +30,17 @@ TOUCH: Final = 10.0  # seconds between two changes of the file's time
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """The log of one topic of one cluster up to `position`; `id` is the topic's, "" where brokers give none."""
+    """The log of one topic of one cluster up to `position`; `id` is the topic's, "" where brokers give none.
+
+    `file` is generation 0, by node: what the topology file named, and the version in the cache that this was.
+    """
 
     cluster: str
     topic: str
     id: str = ""
     position: int
     entries: tuple[Entry, ...]
+    file: dict[str, tuple[str, Binding]] = {}
     version: int = VERSION
 
 

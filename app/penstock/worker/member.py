@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar
@@ -64,6 +65,7 @@ class Member(Follower):
     async def _begin(self, stack: AsyncExitStack, trust: Trust) -> None:
         settings = self._settings
         await super()._begin(stack, trust)
+        self._metrics.control_age_seconds.set_function(lambda: {(): time.monotonic() - self._confirmed})
         self._membership = Membership(
             aiokafka_arguments(settings),
             Groups.of(settings.application, self._loaded.topology.name).services,

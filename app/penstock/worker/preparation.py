@@ -137,6 +137,11 @@ class Preparation:
                 raise
             raise ControlError(f"not ready within {self._timeout:g} s (setting prepare_timeout): {error}", code="timeout") from error
 
+    def store(self, bindings: Iterable[Binding], stopped: Stopping) -> None:
+        """Fetches versions into the cache, for a start without their registry. Blocks as `prepare` does. Raises ModelError, Stopped."""
+        for binding in bindings:
+            self._models.fetch(binding, stopped=stopped, signature=self._policy != "off")
+
     def prune(self, kept: Iterable[Binding]) -> None:
         """Removes the versions from the cache that no release has used for long, except `kept`. Blocks as `prepare` does."""
         gone = self._models.prune({binding.manifest for binding in kept})

@@ -2,7 +2,7 @@
 
 1. With nothing kept on disk (`kept`), the log has to be read from the brokers first: the versions of the topology file may be old ones.
 2. With something kept, brokers that do not answer within `START` seconds are waited for in the background. Until then, what was active
-   when the log was last read scores, and `followed` tells how long ago that was.
+   when the log was last read scores, and `followed` has the time since then.
 3. Nothing waits for such a program, and it writes nothing: no release fails because of it, and `penstock status` does not list it.
 4. Whatever goes wrong after the start is in `followed`, in the log and in a call of `on_change`, and the live plan goes on.
 """
@@ -19,16 +19,18 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, Final
 
+from penstock import runtime
+from penstock.control.messages import Release, new_id, timestamp
 from penstock.control.rights import Admitted
 from penstock.control.trust import Trust
-from penstock.errors import ControlError, TransportError, TransportUnavailable
+from penstock.errors import ControlError, PenstockError, TransportError, TransportUnavailable
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
 from penstock.transports.kafka.connection import Admin, check, patience_of
 from penstock.transports.kafka.journal import Entry
 from penstock.worker.folding import Folding, Judges
-from penstock.worker.following import PAUSE, Followed, Following
+from penstock.worker.following import PAUSE, Followed, Following, Served, served
 from penstock.worker.kept import Keeper, Kept
 
 __all__ = ["Reading"]
@@ -47,7 +49,7 @@ class Reading(Following):
     """
 
     def __init__(self, loaded: Loaded, settings: Settings, on_change: Callable[[Followed], object] | None = None) -> None:
-        """Raises SettingsError for brokers and folders that cannot be used. Asks nobody."""
+        """Raises SettingsError for brokers and folders that cannot be used. Connects to nothing."""
         check(settings)
         super().__init__(loaded, settings, "", Metrics())
         self.switched: Callable[[], object] = lambda: None  # called in the thread when `deployment` is another one
@@ -56,6 +58,7 @@ class Reading(Following):
         self._keeper = Keeper(settings.cache, settings.brokers, self.topics.control)
         self._kept = self._load()
         self._entries: list[Entry] = []
+        self._file = {} if self._kept is None else self._kept.file
         self._id = ""  # of the control topic
         self._saved: tuple[int, int] = (-1, 0)  # the position and the count of entries that were saved last
         self._over: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
@@ -150,6 +153,32 @@ class Reading(Following):
         self.folding.apply(kept.entries, kept.position)
         self._confirmed = time.monotonic() - self._keeper.age()
 
+    async def _from_the_file(self) -> Served:
+        """Returns generation 0; while the registry is away, from the cache, if the file names what it named when that was kept."""
+        named = {node.name: str(node.model) for node in self._loaded.topology.model_nodes}
+        if not self._loaded.absent:
+            self._jobs.put_nowait(self._keep_file)
+        elif {node: was for node, (was, _) in self._file.items()} == named:
+            bindings = {node: binding for node, (_, binding) in self._file.items()}
+            release = Release(
+                id=new_id(), topology=self._loaded.topology.name, cluster=self._cluster, control_topic=self.topics.control,
+                time=timestamp(), author="topology file", base=0, bindings=bindings,
+            )  # fmt: skip
+            return replace(served(0, release, await self._beside.prepare(release)), release="")
+        return await super()._from_the_file()
+
+    async def _keep_file(self) -> None:
+        """Puts generation 0 into the cache, and keeps its digests."""
+        bindings = runtime.bindings(self._loaded)
+        try:
+            await self._beside.store(bindings.values())
+        except (PenstockError, OSError) as error:
+            self.problems.say("cache", f"generation 0 is not in the cache, so no start without its registry would find it: {error}")
+            return
+        self._file = {node.name: (str(node.model), bindings[node.name]) for node in self._loaded.topology.model_nodes}
+        self._saved = (-1, 0)
+        self._changed()
+
     def _duties(self) -> Iterator[Coroutine[Any, Any, None]]:
         yield from super()._duties()
         yield self._confirm([self.topics.control])
@@ -213,7 +242,9 @@ class Reading(Following):
         now = (self.folding.position, len(self._entries))
         if now == self._saved:
             return
-        kept = Kept(cluster=self._cluster, topic=self.topics.control, id=self._id, position=now[0], entries=tuple(self._entries))
+        kept = Kept(
+            cluster=self._cluster, topic=self.topics.control, id=self._id, position=now[0], entries=tuple(self._entries), file=self._file
+        )
         try:
             self._keeper.save(kept)
         except OSError as error:

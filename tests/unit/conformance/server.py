@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import ssl
 import struct
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,10 +19,11 @@ from typing import Any, NamedTuple
 import grpc
 
 from penstock.serving.messages import METHODS, SERVICE, message
+from tests.kafka.certificates import Certificate
 
 CODES = {
     "BOOL": "?", "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q",
-    "FP32": "f", "FP64": "d", "BYTES": "",
+    "FP16": "e", "FP32": "f", "FP64": "d", "BYTES": "",
 }  # fmt: skip
 CONTENTS = {
     **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"), **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
@@ -29,7 +31,10 @@ CONTENTS = {
     "BYTES": "bytes_contents",
 }  # fmt: skip
 NAME = "every"
-DECLARED: list[dict[str, Any]] = [{"name": f"x{datatype.lower()}", "datatype": datatype, "shape": [-1, 2]} for datatype in CODES]
+DECLARED: list[dict[str, Any]] = [
+    {"name": f"x{datatype.lower()}", "datatype": datatype, "shape": [-1, 2]} for datatype in CODES if datatype != "FP16"
+]
+HALF: list[dict[str, Any]] = [{"name": "h", "datatype": "FP16", "shape": [-1, 2]}]  # JSON has no form of it
 NOT_FOUND, INVALID = (404, grpc.StatusCode.NOT_FOUND), (400, grpc.StatusCode.INVALID_ARGUMENT)
 
 Tensors = dict[str, tuple[str, list[int], list[Any]]]  # datatype, shape and values by name
@@ -50,6 +55,7 @@ class Server:
     def __init__(self, faults: Collection[str] = ()) -> None:
         self.faults = frozenset(faults)
         self.count = 0
+        self.declared = HALF if "half" in self.faults else DECLARED
 
     def name(self, name: str, version: str = "") -> None:
         if name != NAME and "answers-for-any-model" not in self.faults:
@@ -58,7 +64,7 @@ class Server:
             raise Refused(NOT_FOUND, f"there is no version {version}")
 
     def infer(self, given: Tensors, outputs: Sequence[str]) -> Tensors:
-        expected = {one["name"]: one for one in DECLARED}
+        expected = {one["name"]: one for one in self.declared}
         if given.keys() != expected.keys() and not (given.keys() > expected.keys() and "takes-more-inputs" in self.faults):
             raise Refused(INVALID, f"inputs {sorted(given)} and not {sorted(expected)}")
         for name, (datatype, shape, values) in given.items():
@@ -164,7 +170,7 @@ class Handler(BaseHTTPRequestHandler):
     def of_model(self, name: str, rest: list[str], body: bytes, headers: dict[str, str]) -> Any:
         match rest:
             case []:
-                return {"name": name, "versions": ["1"], "platform": "none", "inputs": DECLARED, "outputs": DECLARED}
+                return {"name": name, "versions": ["1"], "platform": "none", "inputs": self.did.declared, "outputs": self.did.declared}
             case ["ready"]:
                 return {"name": name, "ready": True}
             case ["stats"]:
@@ -191,6 +197,8 @@ class Handler(BaseHTTPRequestHandler):
             if not isinstance(one, dict):
                 raise Refused(INVALID, "an input is no object")
             size = one.get("parameters", {}).get("binary_data_size")
+            if size is None and one["datatype"] == "FP16":
+                raise Refused(INVALID, "FP16 is bytes")
             if size is None:
                 values = flat(one["data"]) if "flat-only" not in self.did.faults else one["data"]
                 if any(isinstance(value, list) for value in values):
@@ -272,7 +280,7 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships no ty
 
     def ModelMetadata(self, request: Any) -> Any:  # noqa: N802
         self.did.name(request.name, request.version)
-        return {"name": request.name, "versions": ["1"], "platform": "none", "inputs": DECLARED, "outputs": DECLARED}
+        return {"name": request.name, "versions": ["1"], "platform": "none", "inputs": self.did.declared, "outputs": self.did.declared}
 
     def ModelStatistics(self, request: Any) -> Any:  # noqa: N802
         self.did.name(request.name, request.version)
@@ -289,7 +297,7 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships no ty
             if raw:
                 values = unpack(one.datatype, shape, raw[at] if "raw-big-endian" not in self.did.faults else raw[at][::-1])
             else:
-                values = list(getattr(one.contents, CONTENTS[one.datatype]))
+                values = list(getattr(one.contents, CONTENTS.get(one.datatype, "bytes_contents")))
                 values = [value.decode() for value in values] if one.datatype == "BYTES" else values
             given[one.name] = one.datatype, shape, values
         found = self.did.infer(given, [one.name for one in request.outputs])
@@ -309,18 +317,25 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships no ty
 
 
 @contextlib.contextmanager
-def started(faults: Collection[str] = ()) -> Iterator[Started]:
-    """Yields the places of a server, on free ports of this host."""
+def started(faults: Collection[str] = (), certificate: Certificate | None = None) -> Iterator[Started]:
+    """Yields the places of a server, on free ports of this host; with a certificate, over TLS."""
     did = Server(faults)
     rest = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     rest.did = did  # type: ignore[attr-defined]
     thread = threading.Thread(target=rest.serve_forever, kwargs={"poll_interval": 0.02})
     calls = grpc.server(ThreadPoolExecutor(2), handlers=[Calls(did)])
-    port = calls.add_insecure_port("127.0.0.1:0")
+    if certificate is None:
+        port = calls.add_insecure_port("127.0.0.1:0")
+    else:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate.chain)
+        rest.socket = context.wrap_socket(rest.socket, server_side=True)
+        pair = certificate.key.read_bytes(), certificate.certificate.read_bytes()
+        port = calls.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
     thread.start()
     calls.start()
     try:
-        yield Started(f"http://127.0.0.1:{rest.server_port}", f"127.0.0.1:{port}")
+        yield Started(f"http{'s' if certificate else ''}://127.0.0.1:{rest.server_port}", f"127.0.0.1:{port}")
     finally:
         rest.shutdown()
         rest.server_close()

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from penstock.cli.main import main
 from penstock.conformance.check import check
 from penstock.conformance.rules import RULES, Findings
+from tests.kafka.certificates import Authority
 from tests.unit.cli.done import Done, Run
 from tests.unit.conformance.server import DECLARED, NAME, Started, started
 
@@ -57,6 +63,11 @@ def test_server_that_keeps_the_protocol_passes_every_rule(right: Started) -> Non
     over = {protocol: {one.rule for one in found if one.protocol == protocol} for protocol in ("rest", "grpc")}
     assert over["rest"] | over["grpc"] == RULES.keys(), "every rule was checked"
     assert {one.model for one in found} == {"", NAME}
+
+
+def test_page_lists_the_rules() -> None:
+    page = (Path(__file__).parents[3] / "docs/conformance.md").read_text(encoding="utf-8")
+    assert page.endswith("".join(f"| `{name}` | {rule.level} | {rule.text} |\n" for name, rule in RULES.items()))
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -132,3 +143,113 @@ def test_headers_are_sent_and_never_shown(run: Run, right: Started, tmp_path: Pa
     assert done.code == 2
     assert f"{tmp_path}/headers:3:1: no header (write NAME: VALUE)" in done.err
     assert "secret" not in done.err
+
+
+def test_tensors_of_half_precision_are_sent_as_bytes() -> None:
+    """JSON and the typed contents have no form of them."""
+    with started(["half"]) as places:
+        found = list(check(places.url, grpc=places.grpc))
+    assert [one for one in found if one.state != "passed"] == []
+    assert {("rest", "binary-input"), ("rest", "infer-answer"), ("grpc", "infer-raw")} <= {(one.protocol, one.rule) for one in found}
+
+
+def test_server_with_tls_is_checked_by_its_authority(run: Run, tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "authority")
+    with started(certificate=authority.sign("server", "IP:127.0.0.1")) as places:
+        done = run(places.url, "--grpc", places.grpc, "--cafile", str(authority.certificate))
+        assert done.code == 0, done.out
+        refused = run(places.url)
+        assert refused.code == 4
+        assert "certificate verify failed" in refused.err
+        strange = run(places.url, "--cafile", __file__)
+    assert strange.code == 2
+    assert "has no certificates of authorities" in strange.err
+
+
+class Garbage(BaseHTTPRequestHandler):
+    """Answers everything with the same bytes."""
+
+    server: Any
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Prints nothing."""
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200)
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(self.server.body)
+
+    do_POST = do_GET  # noqa: N815  # as the library calls it
+
+
+@pytest.fixture(scope="module")
+def garbage() -> Iterator[Any]:
+    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Garbage)
+    server.headers, server.body = {}, b""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+_LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.sampled_from(["FP32", "BYTES", "BOOL", "m", "1", -1, 2**70]),
+)
+_NAMES = st.sampled_from(
+    [
+        "name",
+        "platform",
+        "versions",
+        "inputs",
+        "outputs",
+        "datatype",
+        "shape",
+        "data",
+        "parameters",
+        "binary_data_size",
+        "model_name",
+        "state",
+    ]
+)
+_JSON = st.recursive(_LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_NAMES, inner, max_size=6), max_leaves=20)
+_TENSOR = st.fixed_dictionaries({"name": st.just("x"), "datatype": st.sampled_from(["FP32", "BYTES"]), "shape": st.just([-1, 1])})
+_MODEL = st.fixed_dictionaries(
+    {
+        "name": st.just("m"), "platform": st.just("p"), "model_name": st.just("m"), "versions": st.just(["1"]) | _JSON,
+        "inputs": st.lists(_TENSOR, max_size=2) | _JSON, "outputs": st.lists(_TENSOR | _JSON, max_size=2), "model_stats": _JSON,
+    }
+)  # fmt: skip
+
+
+@given(_JSON | _MODEL, st.sampled_from([{}, {"Inference-Header-Content-Length": "7"}, {"Inference-Header-Content-Length": "x"}]))
+@settings(max_examples=30)
+def test_whatever_a_server_answers_is_a_finding(garbage: Any, body: Any, headers: dict[str, str]) -> None:
+    garbage.headers, garbage.body = headers, json.dumps(body).encode()
+    found = check(f"http://127.0.0.1:{garbage.server_port}", models=["m"])
+    assert found.failed("must")
+
+
+def test_tensor_of_any_size_is_not_made(garbage: Any) -> None:
+    garbage.headers = {}
+    garbage.body = b'{"name": "m", "platform": "p", "inputs": [{"name": "x", "datatype": "FP32", "shape": [99999999999]}], "outputs": []}'
+    seen = {one.rule: one.seen for one in check(f"http://127.0.0.1:{garbage.server_port}", models=["m"]).failed("must")}
+    assert seen["infer"] == "x has the shape [99999999999]: give a valid request with --input"
+
+
+def test_body_that_is_nested_without_end_is_a_finding(garbage: Any) -> None:
+    garbage.headers, garbage.body = {}, b"[" * 100_000
+    assert check(f"http://127.0.0.1:{garbage.server_port}", models=["m"]).failed("must")
+    deep = '{"name": "m", "platform": "p", "model_name": "m", "inputs": [{"name": "x", "datatype": "FP32", "shape": [1]}], "outputs": '
+    garbage.body = (deep + '[{"name": "x", "datatype": "FP32", "shape": [1], "data": ' + "[" * 400 + "]" * 400 + "}]}").encode()
+    seen = {one.rule: one.seen for one in check(f"http://127.0.0.1:{garbage.server_port}", models=["m"]).failed("must")}
+    assert seen["infer-answer"] == "data with more than 32 axes"

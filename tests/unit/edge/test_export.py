@@ -100,6 +100,23 @@ def test_topology_with_rules_and_chains_scores_from_its_folder(run: Run, tmp_pat
     assert answers(tmp_path / "out") == there
 
 
+def test_plan_is_the_wiring_by_paths_of_the_folder(run: Run, tmp_path: Path) -> None:
+    """Of a topology with conditions: their rules are files, too."""
+    assert run("export", "edge", str(ROOT / "topologies/flights-cascade.yaml"), *HERE, "--out", "out").code == 0
+    plan = json.loads((tmp_path / "out/plan.json").read_text())
+    (stage,) = plan["stages"]
+    assert [step["node"] for step in stage["steps"]] == ["features", "logistic", "trees?", "trees", "verdict"]
+    assert {step["model"] for step in stage["steps"]} == {path for path in contents(tmp_path / "out") if path.endswith(".onnx")}, (
+        "each file is read, and there is each file"
+    )
+    made = {column["name"] for column in stage["columns"]} | {one["column"] for step in stage["steps"] for one in step["outputs"]}
+    read = {part["column"] for step in stage["steps"] for one in step["inputs"] for part in one.get("parts", ())}
+    assert read | {field["from"]["column"] for field in stage["sinks"][0]["fields"]} <= made
+    assert {step["node"]: step["when"] for step in stage["steps"] if "when" in step} == {"trees": "trees?.when"}
+    assert next(column for column in stage["columns"] if column["field"] == "dep_delay")["fill"] == "NaN"
+    assert {field["name"]: field for field in stage["fields"]}["origin"]["symbols"] == ["EWR", "JFK", "LGA"]
+
+
 def test_folder_that_holds_something_is_left_alone(run: Run, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/notes.txt").write_text("mine")

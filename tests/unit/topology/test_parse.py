@@ -201,7 +201,7 @@ extra: 1
         " (rename it, for example flights.departures)",
         "t.yaml:9:27: sinks.s.fields: no field is named here (name at least one field)",
         "t.yaml:10:6: sinks.t: expected a mapping with topic, fields, format, schema, key, when, found nothing",
-        "t.yaml:11:1: unknown key 'extra' (known: topology, sources, nodes, sinks, providers, releases)",
+        "t.yaml:11:1: unknown key 'extra' (known: topology, sources, nodes, sinks, providers, releases, precomputed)",
     ]
 
 

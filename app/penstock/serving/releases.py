@@ -1,0 +1,112 @@
+"""Releases over HTTP: what a caller with the right `deploy` or `rollback` may ask, and how a release is shown.
+
+    POST /v1/releases {"deploy": {"trees": "flight-trees@2"}, "reason": "..."}, or {"rollback": 3}, or {"rollback": null}
+    GET  /v1/releases, /v1/releases/ID
+
+The service signs with its key, and the release names the caller. A release is answered as soon as it is announced; `standing` tells later
+what has become of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from penstock.access import Caller
+from penstock.errors import CallRefused, Malformed
+from penstock.operate.requests import Requested, Requests
+from penstock.operate.state import Past
+from penstock.serving.handlers import Service
+
+__all__ = ["asked", "listed", "shown"]
+
+
+class _Asked(msgspec.Struct, forbid_unknown_fields=True):
+    deploy: dict[str, str] | None = None
+    rollback: int | str | msgspec.UnsetType | None = msgspec.UNSET
+    reason: str = ""
+
+
+_READ: Final = msgspec.json.Decoder(_Asked).decode
+
+
+async def asked(service: Service, caller: Caller, body: bytes) -> Mapping[str, Any]:
+    """Announces the release that a body asks for, and returns how it stands. Raises CallRefused, ControlError, ConfigError, ModelError."""
+    requests = _requests(service)
+    try:
+        wanted = _READ(body)
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"the request cannot be read: {error}") from error
+    if (wanted.deploy is None) is (wanted.rollback is msgspec.UNSET):
+        raise Malformed('ask for one of {"deploy": {NODE: "NAME@VERSION"}} and {"rollback": GENERATION}; null is the generation before')
+    right = "rollback" if wanted.deploy is None else "deploy"
+    _check(service, caller, right, wanted.deploy)
+    service.note(caller, right, "begun")  # before it: a call that cannot be noted is not made
+    topology = service.loaded.topology
+    try:
+        if wanted.deploy is not None:
+            made = await requests.deploy(topology, wanted.deploy, requested_by=_name(caller), reason=wanted.reason)
+        else:
+            to = None if wanted.rollback is msgspec.UNSET else wanted.rollback
+            made = await requests.rollback(topology, to, requested_by=_name(caller), reason=wanted.reason)
+    except Exception as error:
+        service.note(caller, right, str(getattr(error, "code", type(error).__name__)))
+        raise
+    service.note(caller, right, "ok", request=made.release.id)
+    return _requested(made)
+
+
+async def shown(service: Service, id: str) -> Mapping[str, Any]:
+    """Returns how a release stands, and on which workers and services. Raises ControlError for one that does not exist."""
+    return _requested(await _requests(service).get(service.loaded.topology, id))
+
+
+async def listed(service: Service) -> Mapping[str, Any]:
+    """Returns the last releases, the newest first."""
+    return {"releases": [_past(one) for one in await _requests(service).history(service.loaded.topology)]}
+
+
+def _check(service: Service, caller: Caller, right: str, changes: Mapping[str, str] | None) -> None:
+    """Raises Forbidden for a caller that may not make this release: of the whole topology, or of each node with its new version."""
+    if changes is None or caller.allows(right, topology=service.name):
+        caller.check(right, topology=service.name)
+        return
+    for node, reference in changes.items():
+        caller.check(right, topology=service.name, model=f"{service.name}.{node}", version=reference.rpartition("@")[2])
+
+
+def _requests(service: Service) -> Requests:
+    if service.requests is None:
+        raise CallRefused(
+            f"this service follows no releases: start it with --brokers and a signing key (penstock deploy {service.name} makes them, too)",
+            code="no-releases",
+        )
+    return service.requests
+
+
+def _name(caller: Caller) -> str:
+    return f"{caller.name} ({caller.subject})" if caller.subject else caller.name
+
+
+def _requested(one: Requested) -> Mapping[str, Any]:
+    workers = [{"worker": each.worker, "state": each.state, "detail": each.detail, "live": each.live} for each in one.workers]
+    return {**_past(one.past), "workers": workers}
+
+
+def _past(one: Past) -> dict[str, Any]:
+    release = one.release
+    made = dataclasses.asdict(dataclasses.replace(one, changes=()))
+    del made["release"], made["changes"], made["offset"]
+    bindings = {node: f"{bound.name}@{bound.uri.rpartition('/')[2]}" for node, bound in release.bindings.items()}
+    return {
+        "id": release.id,
+        **made,
+        "standing": one.standing.value,
+        "author": release.author,
+        "requested_by": getattr(release, "requested_by", ""),
+        "reason": release.reason,
+        "bindings": bindings,
+    }

@@ -1,0 +1,1 @@
+"""Stores: answers that were computed before, by key. `base` is the contract, and each store is a file."""
