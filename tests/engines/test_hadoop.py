@@ -77,7 +77,7 @@ def check(flights: Flights, answers: Sequence[dict[str, Any]], letters: Sequence
     """Every flight has its answer or its dead letter, once."""
     assert flights.differs(answers) < TOLERANCE
     assert len(answers) == len(flights.scores)
-    assert {one["id"]: one["message"] for one in letters} == flights.failed
+    assert {json.loads(one["value"])["flight_id"]: one["message"] for one in letters} == flights.failed
     assert len(letters) == len(flights.failed)
 
 
