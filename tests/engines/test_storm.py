@@ -16,7 +16,7 @@ import pytest
 from penstock.testing import Broker, committed, end_offsets, maven, read_all, wait_for
 from tests.engines.flights import COUNT, ROOT, SCORES, TOLERANCE, Flights, release, send
 from tests.engines.java import Java
-from tests.kafka.flights import make_flights, recomputed
+from tests.kafka.flights import make_flights, recomputed, registry_of
 from tests.kafka.running import Job
 
 VERSION = "2.4.0"
@@ -126,7 +126,13 @@ def test_storm_answers_as_a_batch_does_and_loses_nothing_with_a_bolt(broker: Bro
     assert {json.loads(one["value"])["flight_id"]: one["message"] for one in letters.values()} == flights.failed
 
     events = [one for one in map(json.loads, flights.values[:LATER]) if one["flight_id"] not in flights.failed]
-    versions = {"features": "flight-features@1", "logistic": "flight-logistic@1", "trees": "flight-trees@2", "stack": "flight-stack@1"}
+    newest = registry_of(job).versions("flight-trees")[-1]
+    versions = {
+        "features": "flight-features@1",
+        "logistic": "flight-logistic@1",
+        "trees": f"flight-trees@{newest}",
+        "stack": "flight-stack@1",
+    }
     scored = recomputed(job.folder / "models", versions, events)
     expected = {one["flight_id"]: tuple(scored[name][at] for name in SCORES) for at, one in enumerate(events)}
     assert Flights(flights.file, [], expected, {}).differs(newer) < TOLERANCE
