@@ -22,9 +22,6 @@ from tests.engines.flights import TOLERANCE, TOPOLOGY, Flights, release, send
 from tests.kafka.flights import make_flights
 from tests.kafka.running import Job
 
-# The client of Spark's driver closes its sockets when they are collected.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
-
 VERSION = "4.1.1"
 PIECE = 1_500_000  # bytes of the file of flights that one task scores: there are some twenty tasks
 FIELDS = (

@@ -44,8 +44,8 @@ def score(table: Table, topology: str | Path | Pinned, *, source: str | None = N
     import pyarrow as pa
 
     pinned = topology if isinstance(topology, Pinned) else pin(topology, **where)
-    schema = table.get_schema()
-    given = [(name, to_arrow_type(schema.get_field_data_type(name))) for name in schema.get_field_names()]
+    schema = table.get_resolved_schema()
+    given = [*zip(schema.get_column_names(), map(to_arrow_type, schema.get_column_data_types()), strict=True)]
     function = _Score(pinned.pack(), given, [*keep], source)
     made = function.answered(opened(pinned.pack()).scorer, pa.RecordBatch.from_pylist([], schema=pa.schema(given)))
     fields = [DataTypes.FIELD(one.name, from_arrow_type(one.type)) for one in made.schema]
@@ -143,8 +143,7 @@ class _Score(_Function):
 
         columns = [pa.Array.from_pandas(frame.iloc[:, at], type=kind) for at, (_, kind) in enumerate(self._given)]
         batch = pa.RecordBatch.from_arrays(columns, names=[name for name, _ in self._given])
-        made: pd.DataFrame = self.answered(_live[self._packed].now.scorer, batch).to_pandas(integer_object_nulls=True)
-        return made
+        return _frame(self.answered(_live[self._packed].now.scorer, batch))
 
     def answered(self, scorer: Any, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Returns the kept columns and the answers."""
@@ -152,6 +151,18 @@ class _Score(_Function):
         if twice := {*self._keep} & {*made.schema.names}:
             raise ValueError(f"the answer has a column {', '.join(sorted(twice))} itself: rename it in the table, or do not keep it")
         return type(made).from_arrays([*map(batch.column, self._keep), *made.columns], names=[*self._keep, *made.schema.names])
+
+
+def _frame(batch: pa.RecordBatch) -> pd.DataFrame:
+    """Returns the batch in the types of pandas that PyFlink reads: text as objects, which pandas 3 has another type for."""
+    import pandas as pd
+    import pyarrow as pa
+
+    made = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        plain = pa.types.is_floating(column.type) or (pa.types.is_primitive(column.type) and not column.null_count)
+        made[name] = pd.Series(column.to_numpy(zero_copy_only=False)) if plain else pd.Series(column.to_pylist(), dtype=object)
+    return pd.DataFrame(made)
 
 
 class _Answer(_Function):
