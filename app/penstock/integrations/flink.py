@@ -9,6 +9,7 @@ gives it the rows of a bundle together, and ends the bundle before each checkpoi
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -31,7 +32,8 @@ __all__ = ["RECORDS", "answers", "score", "stream"]
 RECORDS: Final = ("topic", "partition", "offset", "stamp", "key", "value", "headers")
 WRITTEN: Final = "topic STRING, stamp BIGINT, key BYTES, value BYTES, headers MAP<STRING, BYTES>"
 
-_live: dict[bytes, Live] = {}  # by the packed topology: one for all functions of a process
+_live: dict[bytes, Live] = {}  # by the packed topology: one for all functions of a process, which are called by several threads
+_lock = threading.Lock()
 
 
 def score(table: Table, topology: str | Path | Pinned, *, source: str | None = None, keep: Iterable[str] = (), **where: Any) -> Table:
@@ -128,8 +130,9 @@ class _Function(ScalarFunction):  # type: ignore[misc]  # PyFlink ships no types
 
     def open(self, _context: Any) -> None:
         """Opens the topology, where no other function of this process has."""
-        if self._packed not in _live:
-            _live[self._packed] = Live(self._packed)
+        with _lock:
+            if self._packed not in _live:
+                _live[self._packed] = Live(self._packed)
 
 
 class _Score(_Function):
@@ -175,7 +178,7 @@ class _Answer(_Function):
             Record(topic, value, key, [*(headers or ())], stamp, partition, offset)
             for topic, partition, offset, stamp, key, value, headers in zip(*columns, strict=True)
         ]
-        made = [*_live[self._packed].now.answers(records)]
+        made = _live[self._packed].now.answers(records)
         first = {
             "at": [*range(1, len(made) + 1)],
             "topics": [one.topic for one in made],

@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
@@ -179,7 +179,7 @@ def opened(packed: bytes) -> Opened:
 
 
 class Opened:
-    """A pinned topology in this process: models are fetched, checked and loaded at their first use. Used by one thread at a time.
+    """A pinned topology in this process: models are fetched, checked and loaded at their first use. Threads may share it.
 
     Raises ConfigError for a topology file that this version of Penstock cannot read; where models are used, TopologyError and ModelError.
     """
@@ -187,6 +187,7 @@ class Opened:
     def __init__(self, pinned: Pinned) -> None:
         self.generation = pinned.generation
         self._pinned = pinned
+        self._lock = threading.Lock()
         place = Path(tempfile.mkdtemp(prefix="penstock-"))
         weakref.finalize(self, shutil.rmtree, place, ignore_errors=True)
         for name, content in pinned.files.items():
@@ -239,18 +240,21 @@ class Opened:
         made = {name: Pipeline(program, name, sink=_ELSEWHERE, generation=self.generation, chunk_rows=rows) for name, _ in stages}
         return {stage.wired.source.topic: made[name] for name, stage in stages}
 
-    def answers(self, records: Sequence[Record]) -> Iterator[Record]:
-        """Yields what a worker would write for these records of the sources' topics: outputs, and dead letters. Blocks.
+    def answers(self, records: Sequence[Record]) -> list[Record]:
+        """Returns what a worker would write for these records of the sources' topics: outputs, and dead letters. Blocks.
 
         Those to one partition are in the order of their records. Of dead letters, and where a sink sets the key, the partition is ANYWHERE:
         the engine's client chooses it.
         """
-        for (topic, partition), run in groupby(records, lambda one: (one.topic, one.partition)):
-            pipeline = self._pipelines[topic]
-            for chunk in pipeline.chunks([((topic, partition), list(run))]):
-                for parcel in pipeline.complete(begun(pipeline, chunk)):
-                    for stamp, key, value, headers in parcel.records:
-                        yield Record(parcel.topic, value, key, headers, stamp, ANYWHERE if parcel.dead else parcel.partition)
+        made = []
+        with self._lock:
+            for (topic, partition), run in groupby(records, lambda one: (one.topic, one.partition)):
+                pipeline = self._pipelines[topic]
+                for chunk in pipeline.chunks([((topic, partition), list(run))]):
+                    for parcel in pipeline.complete(begun(pipeline, chunk)):
+                        place = ANYWHERE if parcel.dead else parcel.partition
+                        made += [Record(parcel.topic, value, key, headers, stamp, place) for stamp, key, value, headers in parcel.records]
+        return made
 
 
 class _Elsewhere(MemorySink):

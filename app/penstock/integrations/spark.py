@@ -9,7 +9,6 @@ The driver pins the topology (`pinned`). A Python process of an executor opens i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["answers", "score", "stream"]
 
-ROWS: Final = 10_000  # of one batch that a task hands over: the default of spark.sql.execution.arrow.maxRecordsPerBatch
 # What Spark's Kafka sink takes. Where the partition is null, Kafka's client chooses it by the key.
 WRITTEN: Final = "topic string, partition int, key binary, value binary, headers array<struct<key: string, value: binary>>"
 
@@ -108,9 +106,7 @@ def _answering(packed: bytes) -> Run:
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         here = opened(packed)
         for batch in batches:
-            made = here.answers(_records(batch))
-            while rows := [*islice(made, ROWS)]:
-                yield _rows(rows)
+            yield _rows(here.answers(_records(batch)))
 
     return run
 
