@@ -177,8 +177,12 @@ def test_micro_batch_has_one_generation_and_the_next_one_the_newest(session: Spa
     try:
         job.wait_for_answers(2_000, 120)
         release(job, 0.5)
-        send(job, flights.values[8_000:10_000])
-        job.wait_for_answers(10_000 - 2, 120)
+
+        def newest() -> bool:
+            send(job, flights.values[8_000:8_400])
+            return any(header(one, "penstock-generation") == "1" for one in read_all(job.broker, job.sink))
+
+        wait_for(newest, "outputs of generation 1", 120, 1.0)
         query.processAllAvailable()
     finally:
         query.stop()

@@ -146,7 +146,7 @@ class _Score(_Function):
 
         columns = [pa.Array.from_pandas(frame.iloc[:, at], type=kind) for at, (_, kind) in enumerate(self._given)]
         batch = pa.RecordBatch.from_arrays(columns, names=[name for name, _ in self._given])
-        return _frame(self.answered(_live[self._packed].now.scorer, batch))
+        return _frame(self.answered(_live[self._packed].scorer, batch))
 
     def answered(self, scorer: Any, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Returns the kept columns and the answers."""
@@ -178,7 +178,7 @@ class _Answer(_Function):
             Record(topic, value, key, [*(headers or ())], stamp, partition, offset)
             for topic, partition, offset, stamp, key, value, headers in zip(*columns, strict=True)
         ]
-        made = _live[self._packed].now.answers(records)
+        made = _live[self._packed].answers(records)
         first = {
             "at": [*range(1, len(made) + 1)],
             "topics": [one.topic for one in made],
