@@ -82,7 +82,7 @@ def test_other_bytes_are_refused(folder: Path) -> None:
     pinning._kept.clear()
     shutil.copy(folder / "models/double/2/model.onnx", folder / "models/double/1/model.onnx")
     with pytest.raises(ModelCorrupt, match=r"double/1/model\.onnx is sha256:\w+, not sha256:\w+"):
-        opened(packed).load()
+        opened(packed).answers([])
 
 
 def test_model_that_no_root_has_names_the_roots(folder: Path) -> None:
@@ -91,7 +91,7 @@ def test_model_that_no_root_has_names_the_roots(folder: Path) -> None:
     for one in ("cache", "models"):
         shutil.rmtree(folder / one)
     with pytest.raises(ModelNotFound, match=str(folder / "models")):
-        opened(packed).load()
+        opened(packed).answers([])
 
 
 def test_problems_are_found_where_it_is_pinned(folder: Path) -> None:
