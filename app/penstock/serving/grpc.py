@@ -114,6 +114,7 @@ class _Door:
         self._parameter: Any = message("InferParameter")
         self._observe = service.metrics.request_seconds.labels("grpc").observe
         self._count = service.metrics.requests
+        self._open = 0  # requests without an answer
         self._receiving = asyncio.Semaphore(RECEIVED)
 
     def asked(self, name: str) -> Callable[[Any, Any], Awaitable[bytes | None]]:
@@ -137,6 +138,7 @@ class _Door:
     ) -> bytes | _Refusal:
         """Admits the caller, receives the message, and returns the answer."""
         began, size, caller, asked = time.monotonic(), 0, None, ""
+        self._open += 1
         try:
             if name not in OPEN:
                 caller = await self._admitted(context)
@@ -158,6 +160,7 @@ class _Door:
             self._observe(time.monotonic() - began)
             return response
         finally:
+            self._open -= 1
             self._service.read(size)
 
     def _known(self) -> Container[str]:
@@ -183,7 +186,9 @@ class _Door:
         caller.spend(part.rows)
         service.refuses(caller, part)
         version = request.model_version or service.pinned(caller, model)
-        live, found = await service.infer(model, part, size=size, deadline=service.deadline(left), version=version)
+        # The library hands over one request per turn of the loop, so beside others a run in the loop would always be of one.
+        aside = self._open > 1
+        live, found = await service.infer(model, part, size=size, deadline=service.deadline(left), version=version, aside=aside)
         if isinstance(found, Exception):
             raise found
         assert isinstance(found, Scored)

@@ -61,6 +61,7 @@ class _Job(Waiting):
     part: Any
     version: str
     answer: asyncio.Future[tuple[Live, Outcome]]
+    aside: bool = False
 
 
 class Service:
@@ -186,9 +187,11 @@ class Service:
         most = self.settings.request_timeout
         return time.monotonic() + (most if seconds is None else min(seconds, most))
 
-    def infer(self, model: Model, part: Columns, *, size: int, deadline: float, version: str = "") -> asyncio.Future[tuple[Live, Outcome]]:
-        """Returns the future outcome of tensors. Raises CallRefused."""
-        return self._submit(model.name, part, part.rows, size, deadline, version)
+    def infer(
+        self, model: Model, part: Columns, *, size: int, deadline: float, version: str = "", aside: bool = False
+    ) -> asyncio.Future[tuple[Live, Outcome]]:
+        """Returns the future outcome of tensors. `aside` runs it in the thread, so that the loop accepts others. Raises CallRefused."""
+        return self._submit(model.name, part, part.rows, size, deadline, version, aside)
 
     def score(self, events: Events, records: list[RecordLike], *, size: int, deadline: float) -> asyncio.Future[tuple[Live, Outcome]]:
         """Returns the future outcome of events, at least one. Raises CallRefused."""
@@ -201,12 +204,12 @@ class Service:
         return asyncio.ensure_future(self._looking.score(events, records, lambda: self.live, submit))
 
     def _submit(
-        self, target: str | Events, part: Any, rows: int, size: int, deadline: float, version: str
+        self, target: str | Events, part: Any, rows: int, size: int, deadline: float, version: str, aside: bool = False
     ) -> asyncio.Future[tuple[Live, Outcome]]:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[tuple[Live, Outcome]] = loop.create_future()
         lane = target if isinstance(target, str) else (target.source.name,)
-        job = _Job(rows=rows, bytes=size, deadline=deadline, part=part, version=version, answer=answer)
+        job = _Job(rows=rows, bytes=size, deadline=deadline, part=part, version=version, answer=answer, aside=aside)
         self._batcher.offer(lane, job, time.monotonic())
         if not (self._due or self._busy):
             self._due = True
@@ -248,7 +251,7 @@ class Service:
             _settle(job, NotThere(f"{lane} has the version {target.version} now, not {job.version}"))
         members = [job for job in members if job not in wrong] if wrong else members
         parts = [job.part for job in members]
-        if batch.expected <= self._offload_after:
+        if batch.expected <= self._offload_after and not any(job.aside for job in members):
             try:
                 outcomes: Sequence[Outcome] = target.run(parts)
             except Exception as error:  # noqa: BLE001  whatever a run raises is its callers' answer
