@@ -115,7 +115,7 @@ test-browser: $(VENV)/dev.stamp examples/browser/node_modules/.package-lock.json
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests/browser $(ARGS)
 
 test-engines: $(VENV)-engines/stamp ## score with Spark and the other engines of docs/engines.md, on a real Kafka, with the engines themselves
-	$(VENV)-engines/bin/python -m pytest -q -p no:cacheprovider tests/engines $(ARGS)
+	$(VENV)-engines/bin/python -m pytest -q -p no:cacheprovider -p no:unraisableexception tests/engines $(ARGS)  # their clients leave sockets open
 
 # uv reads the index that it is configured with; the files name none. What Windows alone needs is left out.
 HASHED = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url \

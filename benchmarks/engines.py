@@ -61,7 +61,7 @@ def flink_ways(file: Path, times: int) -> dict[str, Callable[[], object]]:
     through = tables.from_path("flights").map(udf(lambda frame: frame.iloc[:, :1], result_type=row, func_type="pandas"))
     scored = flink.score(tables.from_path("flights"), TOPOLOGY, **MODELS)
     for name, table in (("through", through), ("scored", scored)):
-        schema = Schema.new_builder().from_row_data_type(table.get_schema().to_row_data_type()).build()
+        schema = Schema.new_builder().from_resolved_schema(table.get_resolved_schema()).build()
         tables.create_temporary_table(name, TableDescriptor.for_connector("blackhole").schema(schema).build())
     return {
         "Flink": lambda: through.execute_insert("through").wait(),

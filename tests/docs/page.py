@@ -31,7 +31,7 @@ def check_page(page: Path, folder: Path, broker: Broker, *, blocks: int) -> None
             script.append(f"mkdir -p {shlex.quote(str(Path(title).parent))}\ncat > {shlex.quote(title)} <<'END OF FILE'\n{text}END OF FILE")
         elif language == "sh":
             lines = [line for line in text.splitlines() if not (mock and line.startswith("penstock topics create"))]
-            script += [f"echo {shlex.quote(MARK.format(number))}", *lines]
+            script += [f"echo; echo {shlex.quote(MARK.format(number))}", *lines]  # the output before it may not end its line
         elif language == "text":
             shown[number - 1] = text
     here = {"PENSTOCK_BROKERS": broker.bootstrap, "HOME": str(folder), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 
 import pytest
 
@@ -10,6 +11,11 @@ from tests.engines.flights import Flights, make
 from tests.kafka.conftest import broker, pytest_terminal_summary, shared_broker
 
 __all__ = ["broker", "pytest_terminal_summary", "shared_broker"]
+
+with warnings.catch_warnings():  # of PyFlink, about itself, when it is imported
+    warnings.simplefilter("ignore", DeprecationWarning)
+    if importlib.util.find_spec("pyflink"):
+        importlib.import_module("pyflink.table")
 
 collect_ignore_glob = [] if importlib.util.find_spec("pyspark") else ["test_*.py"]
 

@@ -38,8 +38,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tables(cache: Path) -> StreamTableEnvironment:
+def tables(cache: Path, monkeypatch: pytest.MonkeyPatch) -> StreamTableEnvironment:
     """An environment with a cluster of its own in a JVM of this test run, whose Python processes are children of that JVM."""
+    monkeypatch.setenv("_python_worker_execution_mode", "process")  # else a local cluster calls functions in the process of the test
     os.environ["PENSTOCK_CACHE"] = str(cache)  # of the JVM, which is started once, and its children
     try:
         get_gateway()

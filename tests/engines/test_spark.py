@@ -22,9 +22,6 @@ from tests.engines.flights import TOLERANCE, TOPOLOGY, Flights, release, send
 from tests.kafka.flights import make_flights
 from tests.kafka.running import Job
 
-# The client of Spark's driver closes its sockets when they are collected.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
-
 VERSION = "4.1.1"
 PIECE = 1_500_000  # bytes of the file of flights that one task scores: there are some twenty tasks
 FIELDS = (
@@ -180,8 +177,12 @@ def test_micro_batch_has_one_generation_and_the_next_one_the_newest(session: Spa
     try:
         job.wait_for_answers(2_000, 120)
         release(job, 0.5)
-        send(job, flights.values[8_000:10_000])
-        job.wait_for_answers(10_000 - 2, 120)
+
+        def newest() -> bool:
+            send(job, flights.values[8_000:8_400])
+            return any(header(one, "penstock-generation") == "1" for one in read_all(job.broker, job.sink))
+
+        wait_for(newest, "outputs of generation 1", 120, 1.0)
         query.processAllAvailable()
     finally:
         query.stop()

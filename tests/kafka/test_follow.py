@@ -192,7 +192,7 @@ def test_a_program_starts_from_what_it_kept_while_brokers_and_registry_are_away(
         follow(job, cache=job.folder / "nothing-kept", broker_timeout=1.0)
     job.broker.kill()
     try:
-        plan = follow(job)
+        plan = follow(job, broker_timeout=2.0)
         assert (plan.generation, factors(plan)) == (1, {3.0})
         now = followed(plan)
         assert "the control log is not confirmed" in now.reason
@@ -211,12 +211,12 @@ def test_generation_0_starts_without_brokers_and_registry_too(job: Job) -> None:
     with follow(job) as plan:
         wait_for(lambda: plan._following is not None and bool(plan._following._file), "generation 0 in the cache")
     with away(job):
-        with follow(job) as plan:
+        with follow(job, broker_timeout=2.0) as plan:
             assert (plan.generation, followed(plan).release, factors(plan)) == (0, "", {2.0})
         text = job.file.read_text()
         job.file.write_text(text.replace("double@1", "double@2"))
         with pytest.raises(TopologyError, match="there is no model 'double'"):
-            follow(job)
+            follow(job, broker_timeout=2.0)
         job.file.write_text(text)
 
 
@@ -239,12 +239,12 @@ def test_what_was_kept_is_checked_when_it_is_read(job: Job) -> None:
 
         (job.folder / "trust.toml").write_text("")
         with pytest.raises(ConfigError, match="signed with keys that this file does not have"):
-            follow(job)
+            follow(job, broker_timeout=2.0)
         (job.folder / "trust.toml").write_text(trust)
 
         done = penstock(job, "keys", "revoke", "alice", "--at", first.time)
         assert done.code == 0, done.err
-        with follow(job) as plan:
+        with follow(job, broker_timeout=2.0) as plan:
             assert (plan.generation, factors(plan)) == (0, {2.0})
         (job.folder / "trust.toml").write_text(trust)
 
@@ -252,7 +252,7 @@ def test_what_was_kept_is_checked_when_it_is_read(job: Job) -> None:
         damaged.chmod(0o600)
         damaged.write_bytes(onnx_models.linear([5.0]))
         with pytest.raises(ModelError, match="double@3"):
-            follow(job)
+            follow(job, broker_timeout=2.0)
     with follow(job) as plan:
         assert factors(plan) == {4.0}
 

@@ -145,6 +145,34 @@ def test_a_caller_deploys_through_the_service(job: Job) -> None:
         assert ask(port, "POST", "/v1/releases", "{}").status_code == 401
 
 
+def test_a_caller_deploys_what_it_may_and_leaves_a_trace(job: Job) -> None:
+    """One version of one node; and nothing that cannot be written to the audit log first."""
+    allowed, other = push(job, 3.0), push(job, 4.0)
+    key, access, audit = new_key(), job.folder / "access.toml", job.folder / "audit" / "audit.jsonl"
+    models = f'models = ["doubles.double@{allowed.partition("@")[2]}"]\n[callers.desk.keys'
+    access.write_text(ACCESS.format(id=key.id, digest=digest(key.text)).replace("[callers.desk.keys", models))
+    audit.parent.mkdir()
+    with serving(job, "--access", str(access), "--audit", str(audit)) as (port, _, _):
+        ready(port)
+
+        def call(method: str, body: Any = None) -> Answer:
+            content = json.dumps(body) if body is not None else b""
+            return ask(port, method, "/v1/releases", content, {"authorization": f"Bearer {key.text}"})
+
+        wanted: list[Any] = [{"deploy": {"double": other}}, {"deploy": {"double": "double@champion"}}, {"deploy": {}}, {"rollback": None}]
+        for body in wanted:
+            assert call("POST", body).status_code == 403, body
+        audit.parent.rename(job.folder / "full")
+        assert call("POST", {"deploy": {"double": allowed}}).status_code == 503
+        assert call("GET").json()["releases"] == []
+        (job.folder / "full").rename(audit.parent)
+        assert call("POST", {"deploy": {"double": allowed}}).status_code == 202
+        made = call("GET").json()["releases"]
+    lines = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert [line["outcome"] for line in lines if line["call"] == "deploy"][-2:] == ["begun", "ok"]
+    assert (lines[-1]["caller"], lines[-1]["request"]) == ("desk", made[0]["id"])
+
+
 def test_without_brokers_there_are_no_releases_to_make() -> None:
     """The refusal says how there would be."""
     with served("topologies/flights.yaml", doors=("http",)) as alone:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx2 as httpx
 
 from penstock.serving.messages import SERVICE, message
-from tests.serving.conftest import Service, served
+from tests.serving.conftest import Service, ask, served
 from tests.unit.access.identity import Provider, jwk, published, token
 
 FILE = """
@@ -27,7 +26,7 @@ jwks = "{url}"
 
 
 def over_http(service: Service, text: str) -> int:
-    return httpx.get(f"{service.url}/v2/models/flights", headers={"authorization": f"Bearer {text}"}, timeout=30).status_code
+    return ask(service.ports["http"], "GET", "/v2/models/flights", headers={"authorization": f"Bearer {text}"}).status_code
 
 
 def over_grpc(service: Service, text: str) -> str:

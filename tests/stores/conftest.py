@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import pytest
 from penstock.cli.main import main
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import models
+from tests.stores import servers
+from tests.stores.servers import Server
 from tests.unit.cli.done import Done, Run
 
 SCHEMA = {
@@ -76,4 +78,11 @@ def run(folder: Path, capfd: pytest.CaptureFixture[str]) -> Run:
     return run
 
 
-Made = Callable[[], None]
+@pytest.fixture(scope="module")
+def redis() -> Iterator[Server]:
+    server = servers.redis()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()

@@ -223,7 +223,7 @@ class _Cassandra(Server):
         finally:
             cluster.shutdown()
         self.ready = True
-        return True
+        return False  # it keeps the former password in a cache for a moment
 
 
 def _free() -> int:

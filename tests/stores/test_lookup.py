@@ -113,6 +113,17 @@ def test_miss_is_scored_and_written_back(run: Run) -> None:
     assert recorded() == {"3": order(30, customer=3)}
 
 
+def test_damaged_answer_is_a_miss_and_written_again(run: Run) -> None:
+    computed(run, ENTITY, [order(10, customer=1)])
+    store = open_store(Settings(store=STORE), timeout=PATIENT)
+    assert store.add("prices", 1, [("1", b'{"sinks": 7')])
+    store.close()
+    with opened() as plan:
+        assert plan.score(order(20, customer=1)) == {"order_id": "o20", "price": 40, "reduced": 40, "country": "DE", "precomputed": "miss"}
+    with opened() as plan:
+        assert plan.score(order(1, customer=1))["price"] == 40
+
+
 def test_event_that_fails_is_not_written_back(run: Run) -> None:
     computed(run, ENTITY, [order(10, customer=1)])
     with opened() as plan:
@@ -314,16 +325,6 @@ def test_topology_without_the_section_has_no_lookups(folder: Path, monkeypatch: 
         assert "precomputed" not in plan.score(order(10))
 
 
-@pytest.fixture(scope="module")
-def redis() -> Iterator[Server]:
-    server = servers.redis()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-
-
 def test_store_that_is_away_or_silent_costs_no_answer(run: Run, redis: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paused, it keeps its connections and says nothing; killed, it refuses them. Back again, it answers again."""
     monkeypatch.setenv("PENSTOCK_STORE_PASSWORD", servers.PASSWORD)
@@ -346,3 +347,19 @@ def test_store_that_is_away_or_silent_costs_no_answer(run: Run, redis: Server, m
         assert plan.score(order(30, customer=1))["price"] == 60
         redis.start()
         wait_for(lambda: plan.score(order(10, customer=1))["precomputed"] == "hit", "the store answers again")
+
+
+def test_store_with_something_else_in_it_costs_no_answer(run: Run, redis: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    from redis import Redis
+
+    monkeypatch.setenv("PENSTOCK_STORE_PASSWORD", servers.PASSWORD)
+    client = Redis.from_url(redis.url, password=servers.PASSWORD)
+    try:
+        for name, write in (("live", lambda key: client.set(key, b"{")), ("live", lambda key: client.hset(key, "a", "b"))):
+            client.delete(f"penstock:prices:{name}")
+            write(f"penstock:prices:{name}")
+            with opened(redis.url) as plan:
+                assert plan.score(order(10))["precomputed"] == "fallback"
+    finally:
+        client.delete("penstock:prices:live")
+        client.close()

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from penstock.settings import Settings
 from penstock.stores.base import Store
 from penstock.stores.open import open_store
 from penstock.testing import wait_for
+from tests.stores import servers
 from tests.stores.conftest import INPUTS, TOPOLOGY, events, order, write
+from tests.stores.servers import Server
 from tests.unit.cli.done import Run
 
 SLOWLY = ("--chunk-rows", "1", "--max-batch-rows", "4")  # so that a run takes seconds, and is ended midway
@@ -172,35 +174,30 @@ def test_store_and_section_have_to_be_named(run: Run) -> None:
     assert (done.code, "has no section precomputed" in done.err) == (2, True)
 
 
-def interrupted(number: int) -> subprocess.Popen[str]:
-    """Starts a run in a process of its own, and ends it midway."""
-    command = [
-        sys.executable,
-        "-m",
-        "penstock",
-        "precompute",
-        "prices.yaml",
-        "--in",
-        "in.ndjson",
-        "--store",
-        "sqlite:///answers.db",
-        *SLOWLY,
-    ]
+def started(url: str = "sqlite:///answers.db", store: Callable[[], Store] = opened) -> subprocess.Popen[str]:
+    """Starts a run in a process of its own, and returns when it has made progress."""
+    command = [sys.executable, "-m", "penstock", "precompute", "prices.yaml", "--in", "in.ndjson", "--store", url, *SLOWLY]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
 
     def progressed() -> bool:
         assert process.poll() is None, process.communicate()[1]
-        if not Path("answers.db").exists():
+        if url.startswith("sqlite") and not Path("answers.db").exists():
             return False
-        store = opened()
+        client = store()
         try:
-            building = store.building("prices")
+            building = client.building("prices")
             units = json.loads(building.progress)["units"] if building is not None and building.progress else []
             return any(one["rows"] > 0 for one in units)
         finally:
-            store.close()
+            client.close()
 
     wait_for(progressed, "the run makes progress", timeout=60)
+    return process
+
+
+def interrupted(number: int) -> subprocess.Popen[str]:
+    """Starts a run, and ends it midway."""
+    process = started()
     process.send_signal(number)
     return process
 
@@ -222,6 +219,23 @@ def test_run_that_is_ended_goes_on(run: Run, number: int) -> None:
     assert [one and one["sinks"]["prices"]["price"] for one in answers([str(n) for n in range(COUNT)])] == [
         2 * (n % 500) for n in range(COUNT)
     ]
+
+
+def test_store_that_dies_midway_ends_the_run_and_it_goes_on(run: Run, redis: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_STORE_PASSWORD", servers.PASSWORD)
+    events([order(n % 500, customer=n) for n in range(COUNT)])
+    process = started(redis.url, redis.client)
+    redis.kill()
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, f"the store {redis.url} does not answer" in err) == (4, True), err
+    redis.start()
+    done = run("--in", "in.ndjson", "--resume", "--format", "json", store=redis.url).json
+    assert (done["complete"], done["live"]) == (True, True)
+    assert 0 < done["read"] < COUNT
+    client = redis.client()
+    found = client.read("prices", [str(n) for n in range(COUNT)]).answers
+    client.close()
+    assert [one and json.loads(one)["sinks"]["prices"]["price"] for one in found] == [2 * (n % 500) for n in range(COUNT)]
 
 
 def test_resumed_run_has_the_same_models_and_flags(run: Run) -> None:

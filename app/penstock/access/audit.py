@@ -92,7 +92,7 @@ class Audit:
             self._file = -1
 
     def _write(self, line: bytes, now: float, matters: bool) -> None:
-        if self._file < 0 or not 0 <= now - self._looked < LOOK:
+        if self._file < 0 or matters or not 0 <= now - self._looked < LOOK:
             self._looked = now
             self._follow()
         data = b"\n" + line if self._torn else line

@@ -48,7 +48,8 @@ def precompute(topology: Path, settings: Settings, part: Part, misses: bool, ttl
 
     \b
       penstock precompute flights --in population.ndjson --store redis://localhost
-      penstock precompute flights --in kafka://flights.departures --from 2026-11-28T00:00:00Z --store sqlite:///scores.db
+      penstock precompute flights --in kafka://flights.departures \\
+          --from 2026-11-28T00:00:00Z --store sqlite:///scores.db
       penstock precompute flights --misses --store redis://localhost
 
     Exit codes: 0 the answers are live, 1 no event could be scored, 130 interrupted: go on with --resume. Others: `penstock --help`.

@@ -170,8 +170,7 @@ def _try(folder: Path, settings: Settings) -> None:
     try:
         loaded, found = load(folder, replace(settings, model_trust=None))
     except TopologyError as error:
-        fix = "`penstock schema pull` writes the schemas of a registry to files"
-        raise ConfigError([replace(one, file=one.file.replace(f"{folder}/", ""), fix=one.fix or fix) for one in error.problems]) from error
+        raise ConfigError([replace(one, file=one.file.replace(f"{folder}/", "")) for one in error.problems]) from error
     runtime.prepare(loaded, found, warm_rows=1)
     for cache in folder.rglob("__pycache__"):
         shutil.rmtree(cache)

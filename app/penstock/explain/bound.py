@@ -28,7 +28,7 @@ from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.topology.spec import ModelRef, Topology
 
-__all__ = ["Bound", "bound_now", "bound_then", "fold", "load_bound"]
+__all__ = ["Bound", "bound_now", "bound_then", "load_bound"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def bound_then(said: Origin, topology: Topology, position: Position, settings: S
     """Returns what made the prediction. Raises Untraceable when its headers contradict the control log, ModelError, TopicMissing."""
     if not said.generation or not settings.releases:
         return Bound(said.generation, "headers", _resolved(said.models, settings))
-    log = fold(topology, settings)
+    log = _fold(topology, settings)
     bindings = log.bound(said.generation)
     if bindings is None:
         raise Untraceable(f"{position} names generation {said.generation} as its origin, but {_newest(log, settings)}: a bug, or a forgery")
@@ -69,7 +69,7 @@ def _newest(log: Log, settings: Settings) -> str:
 
 def bound_now(topology: Topology, settings: Settings) -> Bound:
     """Returns what would score now. Raises ModelError, TopicMissing."""
-    if settings.releases and (log := fold(topology, settings)).generation:
+    if settings.releases and (log := _fold(topology, settings)).generation:
         return _released(log.generation, log, topology, settings)
     return Bound(0, "topology file", _resolved({node.name: node.model for node in topology.model_nodes}, settings))
 
@@ -86,7 +86,7 @@ def _resolved(models: Mapping[str, ModelRef], settings: Settings) -> dict[str, A
     return {node: registry.resolve(model.name, model.version) for node, model in models.items()}
 
 
-def fold(topology: Topology, settings: Settings) -> Log:
+def _fold(topology: Topology, settings: Settings) -> Log:
     """Returns the control log, judged as a worker with these settings judges it."""
 
     async def read() -> Log:

@@ -9,6 +9,7 @@ gives it the rows of a bundle together, and ends the bundle before each checkpoi
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -31,7 +32,8 @@ __all__ = ["RECORDS", "answers", "score", "stream"]
 RECORDS: Final = ("topic", "partition", "offset", "stamp", "key", "value", "headers")
 WRITTEN: Final = "topic STRING, stamp BIGINT, key BYTES, value BYTES, headers MAP<STRING, BYTES>"
 
-_live: dict[bytes, Live] = {}  # by the packed topology: one for all functions of a process
+_live: dict[bytes, Live] = {}  # by the packed topology: one for all functions of a process, which are called by several threads
+_lock = threading.Lock()
 
 
 def score(table: Table, topology: str | Path | Pinned, *, source: str | None = None, keep: Iterable[str] = (), **where: Any) -> Table:
@@ -44,8 +46,8 @@ def score(table: Table, topology: str | Path | Pinned, *, source: str | None = N
     import pyarrow as pa
 
     pinned = topology if isinstance(topology, Pinned) else pin(topology, **where)
-    schema = table.get_schema()
-    given = [(name, to_arrow_type(schema.get_field_data_type(name))) for name in schema.get_field_names()]
+    schema = table.get_resolved_schema()
+    given = [*zip(schema.get_column_names(), map(to_arrow_type, schema.get_column_data_types()), strict=True)]
     function = _Score(pinned.pack(), given, [*keep], source)
     made = function.answered(opened(pinned.pack()).scorer, pa.RecordBatch.from_pylist([], schema=pa.schema(given)))
     fields = [DataTypes.FIELD(one.name, from_arrow_type(one.type)) for one in made.schema]
@@ -128,8 +130,9 @@ class _Function(ScalarFunction):  # type: ignore[misc]  # PyFlink ships no types
 
     def open(self, _context: Any) -> None:
         """Opens the topology, where no other function of this process has."""
-        if self._packed not in _live:
-            _live[self._packed] = Live(self._packed)
+        with _lock:
+            if self._packed not in _live:
+                _live[self._packed] = Live(self._packed)
 
 
 class _Score(_Function):
@@ -143,8 +146,7 @@ class _Score(_Function):
 
         columns = [pa.Array.from_pandas(frame.iloc[:, at], type=kind) for at, (_, kind) in enumerate(self._given)]
         batch = pa.RecordBatch.from_arrays(columns, names=[name for name, _ in self._given])
-        made: pd.DataFrame = self.answered(_live[self._packed].now.scorer, batch).to_pandas(integer_object_nulls=True)
-        return made
+        return _frame(self.answered(_live[self._packed].scorer, batch))
 
     def answered(self, scorer: Any, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Returns the kept columns and the answers."""
@@ -152,6 +154,18 @@ class _Score(_Function):
         if twice := {*self._keep} & {*made.schema.names}:
             raise ValueError(f"the answer has a column {', '.join(sorted(twice))} itself: rename it in the table, or do not keep it")
         return type(made).from_arrays([*map(batch.column, self._keep), *made.columns], names=[*self._keep, *made.schema.names])
+
+
+def _frame(batch: pa.RecordBatch) -> pd.DataFrame:
+    """Returns the batch in the types of pandas that PyFlink reads: text as objects, which pandas 3 has another type for."""
+    import pandas as pd
+    import pyarrow as pa
+
+    made = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        plain = pa.types.is_floating(column.type) or (pa.types.is_primitive(column.type) and not column.null_count)
+        made[name] = pd.Series(column.to_numpy(zero_copy_only=False)) if plain else pd.Series(column.to_pylist(), dtype=object)
+    return pd.DataFrame(made)
 
 
 class _Answer(_Function):
@@ -164,7 +178,7 @@ class _Answer(_Function):
             Record(topic, value, key, [*(headers or ())], stamp, partition, offset)
             for topic, partition, offset, stamp, key, value, headers in zip(*columns, strict=True)
         ]
-        made = [*_live[self._packed].now.answers(records)]
+        made = _live[self._packed].answers(records)
         first = {
             "at": [*range(1, len(made) + 1)],
             "topics": [one.topic for one in made],

@@ -11,10 +11,9 @@ import logging
 import shutil
 import tempfile
 import threading
-import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
@@ -27,9 +26,10 @@ from penstock import runtime
 from penstock import settings as configuration
 from penstock.binding import Binding
 from penstock.codecs.schema_registry import open_schema_registry
-from penstock.errors import ConfigError, PenstockError
-from penstock.explain.bound import bound_now, fold
+from penstock.errors import ConfigError
+from penstock.explain.bound import bound_now
 from penstock.fit import as_bound, as_run
+from penstock.pipeline import Program
 from penstock.pipeline.answers import begun
 from penstock.pipeline.score import Pipeline
 from penstock.record import Record
@@ -40,13 +40,13 @@ from penstock.topology.find import find
 from penstock.topology.parse import parse
 from penstock.topology.spec import ModelRef
 from penstock.transports.memory import Memory, MemorySink
+from penstock.worker.reading import Reading
 
-__all__ = ["ANYWHERE", "Control", "Live", "Opened", "Pinned", "followed", "opened", "pin"]
+__all__ = ["ANYWHERE", "Control", "Live", "Opened", "Pinned", "opened", "pin"]
 
 logger = logging.getLogger(__name__)
 
 LIMIT: Final = 16 * 1024**2  # bytes of the files beside the models: they travel with the code of every task
-LOOK_S: Final = 2.0  # between two looks of a process at the control log
 KEPT: Final = 2  # topologies that a process keeps open: the newest, and the one before: its tasks may be tried again
 ANYWHERE: Final = -1  # a partition that the engine's client chooses by the key
 
@@ -115,44 +115,6 @@ def pin(
     return pinned
 
 
-def followed(pinned: Pinned) -> Pinned:
-    """Returns the topology as its control log binds it now, loaded in this process. Blocks.
-
-    Where the log cannot be read, or what it binds cannot run here, logs the reason and returns what was given: it goes on.
-    """
-    if pinned.control is None:
-        return pinned
-    here = opened(pinned.pack())
-    try:
-        log = fold(here.topology, here.settings)
-        if log.bindings is None or log.generation == pinned.generation:
-            return pinned
-        newest = msgspec.structs.replace(pinned, bindings=dict(log.bindings), generation=log.generation)
-        opened(newest.pack()).load()
-    except PenstockError as error:
-        logger.error("%s goes on with generation %d: %s", here.topology.name, pinned.generation, error)
-        return pinned
-    logger.info("%s: generation %d is live", here.topology.name, newest.generation)
-    return newest
-
-
-class Live:
-    """What a process scores with that lives as long as its job: `now` follows the control log, if there is one, in a thread."""
-
-    def __init__(self, packed: bytes) -> None:
-        self._pinned = followed(msgspec.msgpack.decode(packed, type=Pinned))
-        self.now = opened(self._pinned.pack())
-        self.now.load()
-        if self._pinned.control is not None:
-            threading.Thread(target=self._follow, name="penstock-follow", daemon=True).start()
-
-    def _follow(self) -> None:
-        while True:
-            time.sleep(LOOK_S)
-            self._pinned = followed(self._pinned)
-            self.now = opened(self._pinned.pack())
-
-
 def _files(name: str, folder: Path | None) -> dict[str, bytes]:
     if folder is None:
         return {}
@@ -179,7 +141,7 @@ def opened(packed: bytes) -> Opened:
 
 
 class Opened:
-    """A pinned topology in this process: models are fetched, checked and loaded at their first use. Used by one thread at a time.
+    """A pinned topology in this process: models are fetched, checked and loaded at their first use. Threads may share it.
 
     Raises ConfigError for a topology file that this version of Penstock cannot read; where models are used, TopologyError and ModelError.
     """
@@ -203,10 +165,6 @@ class Opened:
         self.settings = replace(configuration.load(given), model_trust=trust, releases=pinned.control is not None)
         self.topology = replace(parse(place / Path(pinned.topology).name), file=pinned.topology)  # problems name what was pinned
 
-    def load(self) -> None:
-        """Loads the models, and compares them with their golden records. Raises TopologyError, ModelError."""
-        assert self._pipelines
-
     @cached_property
     def loaded(self) -> Loaded:
         """The topology with its models, fetched by their digests; they fit. Raises TopologyError, ModelError."""
@@ -227,30 +185,84 @@ class Opened:
 
     @cached_property
     def scorer(self) -> Scorer:
-        """The topology for columns."""
+        """The topology for columns. It follows nothing: all processes have the models that were pinned."""
         return Scorer(self.loaded, self.settings)
 
     @cached_property
-    def _pipelines(self) -> dict[str, Pipeline]:
-        """The stages, by the topic of their source."""
-        program = runtime.prepare(self.loaded, self.settings)
-        stages = program.plan.stages.items()
-        rows = self.settings.chunk_rows
-        made = {name: Pipeline(program, name, sink=_ELSEWHERE, generation=self.generation, chunk_rows=rows) for name, _ in stages}
-        return {stage.wired.source.topic: made[name] for name, stage in stages}
+    def _pipelines(self) -> Pipelines:
+        return Pipelines(runtime.prepare(self.loaded, self.settings), self.generation, self.settings.chunk_rows)
 
-    def answers(self, records: Sequence[Record]) -> Iterator[Record]:
-        """Yields what a worker would write for these records of the sources' topics: outputs, and dead letters. Blocks.
+    def answers(self, records: Sequence[Record]) -> list[Record]:
+        """See `Pipelines.answers`."""
+        return self._pipelines.answers(records)
+
+
+class Live:
+    """What a process runs that lives as long as its job: a pinned topology, which with a control log follows it in a thread (`Reading`).
+
+    Threads may share it. A call is answered by one generation. Raises TopologyError, ModelError, and what `Reading.start` raises.
+    """
+
+    def __init__(self, packed: bytes) -> None:
+        self._pinned = msgspec.msgpack.decode(packed, type=Pinned)
+        self._opened = opened(packed)
+        self._reading: Reading | None = None
+        self._served: tuple[int, Pipelines] | None = None
+        if self._pinned.control is not None:
+            self._reading = Reading(self._opened.loaded, self._opened.settings)
+            self._reading.start()
+            weakref.finalize(self, self._reading.close)
+
+    @property
+    def now(self) -> Pinned:
+        """The topology with the models that are live here now: made ready, as on a worker."""
+        if self._reading is None:
+            return self._pinned
+        live = self._reading.deployment.primary
+        return msgspec.structs.replace(self._pinned, bindings=dict(live.bindings), generation=live.generation)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The topology for columns, which follows the control log itself."""
+        return Scorer(self._opened.loaded, self._opened.settings, follow=self._reading is not None)
+
+    def answers(self, records: Sequence[Record]) -> list[Record]:
+        """See `Pipelines.answers`."""
+        if self._reading is None:
+            return self._opened.answers(records)
+        live = self._reading.deployment.primary
+        served = self._served
+        if served is None or served[0] != live.generation:
+            served = live.generation, Pipelines(live.program, live.generation, self._opened.settings.chunk_rows)
+            self._served = served
+        return served[1].answers(records)
+
+
+class Pipelines:
+    """The stages of a program, by the topic of their source, for an engine that writes what they answer. Threads may share them."""
+
+    def __init__(self, program: Program, generation: int, rows: int) -> None:
+        self._lock = threading.Lock()
+        self._by_topic = {
+            stage.wired.source.topic: Pipeline(program, name, sink=_ELSEWHERE, generation=generation, chunk_rows=rows)
+            for name, stage in program.plan.stages.items()
+        }
+
+    def answers(self, records: Sequence[Record]) -> list[Record]:
+        """Returns what a worker would write for these records of the sources' topics: outputs, and dead letters. Blocks.
 
         Those to one partition are in the order of their records. Of dead letters, and where a sink sets the key, the partition is ANYWHERE:
         the engine's client chooses it.
         """
-        for (topic, partition), run in groupby(records, lambda one: (one.topic, one.partition)):
-            pipeline = self._pipelines[topic]
-            for chunk in pipeline.chunks([((topic, partition), list(run))]):
-                for parcel in pipeline.complete(begun(pipeline, chunk)):
-                    for stamp, key, value, headers in parcel.records:
-                        yield Record(parcel.topic, value, key, headers, stamp, ANYWHERE if parcel.dead else parcel.partition)
+        made = []
+        with self._lock:
+            for (topic, partition), run in groupby(records, lambda one: (one.topic, one.partition)):
+                pipeline = self._by_topic[topic]
+                for chunk in pipeline.chunks([((topic, partition), list(run))]):
+                    for parcel in pipeline.complete(begun(pipeline, chunk)):
+                        place = ANYWHERE if parcel.dead else parcel.partition
+                        made += [Record(parcel.topic, value, key, headers, stamp, place) for stamp, key, value, headers in parcel.records]
+        return made
 
 
 class _Elsewhere(MemorySink):

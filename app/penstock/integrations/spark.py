@@ -9,11 +9,10 @@ The driver pins the topology (`pinned`). A Python process of an executor opens i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from penstock.integrations.pinned import ANYWHERE, Pinned, followed, opened, pin
+from penstock.integrations.pinned import ANYWHERE, Live, Pinned, opened, pin
 from penstock.record import Record
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["answers", "score", "stream"]
 
-ROWS: Final = 10_000  # of one batch that a task hands over: the default of spark.sql.execution.arrow.maxRecordsPerBatch
 # What Spark's Kafka sink takes. Where the partition is null, Kafka's client chooses it by the key.
 WRITTEN: Final = "topic string, partition int, key binary, value binary, headers array<struct<key: string, value: binary>>"
 
@@ -71,18 +69,16 @@ def stream(
 
     `checkpoint` is where Spark keeps its offsets. `options` are further ones of its Kafka source and, those named `kafka.`, of the sink.
     `trigger` are the arguments of DataStreamWriter.trigger: {"availableNow": True} ends at the present end of the topics. `where` are the
-    arguments of `pin`: with `follow`, each micro-batch begins with a look at the control log, and all of its tasks score with the
-    generation that was active then. Raises what `pin` raises.
+    arguments of `pin`: with `follow`, this process follows the control log, and all tasks of a micro-batch score with the generation that
+    was live here when it began. Raises what `pin` and `Live` raise.
     """
-    pinned = pin(topology, **where)
-    topics = [one.topic for one in opened(pinned.pack()).topology.sources]
+    packed = pin(topology, **where).pack()
+    topics, live = [one.topic for one in opened(packed).topology.sources], Live(packed)
     kafka = {"kafka.bootstrap.servers": brokers, **(options or {})}
     written = {name: value for name, value in kafka.items() if name.startswith("kafka.")}
 
     def batch(frame: DataFrame, _number: int) -> None:
-        nonlocal pinned
-        pinned = followed(pinned)
-        answers(frame, pinned).write.format("kafka").options(**written).save()
+        answers(frame, live.now).write.format("kafka").options(**written).save()
 
     read = {"subscribe": ",".join(topics), "includeHeaders": "true", "startingOffsets": "earliest", **kafka}
     records = session.readStream.format("kafka").options(**read).load()
@@ -108,9 +104,7 @@ def _answering(packed: bytes) -> Run:
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         here = opened(packed)
         for batch in batches:
-            made = here.answers(_records(batch))
-            while rows := [*islice(made, ROWS)]:
-                yield _rows(rows)
+            yield _rows(here.answers(_records(batch)))
 
     return run
 

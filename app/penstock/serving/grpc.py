@@ -19,7 +19,7 @@ from grpc import aio
 
 from penstock.access import Caller
 from penstock.access.tls import ServerTls
-from penstock.errors import Malformed, Overloaded, PenstockError, RateLimited, SettingsError, TooLate
+from penstock.errors import Malformed, NotReady, NotThere, Overloaded, PenstockError, RateLimited, SettingsError, TooLate
 from penstock.serving import oip
 from penstock.serving.codes import code_of, described
 from penstock.serving.describe import metadata, refused_load, stats, version_of
@@ -215,7 +215,10 @@ class _Door:
     async def ModelReady(self, request: Any, context: Any, caller: Caller | None) -> Any:  # noqa: N802
         assert caller is not None
         self._service.check_read(caller, request.name)
-        self._service.live.model(request.name, request.version)
+        try:
+            self._service.live.model(request.name, request.version)
+        except (NotThere, NotReady):  # clients of the protocol ask whether there is a model
+            return message("ModelReadyResponse")(ready=False)
         return message("ModelReadyResponse")(ready=self._service.ready)
 
     async def ModelMetadata(self, request: Any, context: Any, caller: Caller | None) -> Any:  # noqa: N802

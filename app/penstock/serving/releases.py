@@ -3,8 +3,8 @@
     POST /v1/releases {"deploy": {"trees": "flight-trees@2"}, "reason": "..."}, or {"rollback": 3}, or {"rollback": null}
     GET  /v1/releases, /v1/releases/ID
 
-The service signs with its key, and the release names the caller. A release is answered as soon as it is announced; `standing` tells later
-what has become of it.
+The service signs with its key, and the release names the caller. A release is answered as soon as it is announced; `standing` shows later
+its result.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ async def listed(service: Service) -> Mapping[str, Any]:
 
 def _check(service: Service, caller: Caller, right: str, changes: Mapping[str, str] | None) -> None:
     """Raises Forbidden for a caller that may not make this release: of the whole topology, or of each node with its new version."""
-    if changes is None or caller.allows(right, topology=service.name):
+    if not changes or caller.allows(right, topology=service.name):
         caller.check(right, topology=service.name)
         return
     for node, reference in changes.items():

@@ -34,7 +34,7 @@ from cassandra import (
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.concurrent import execute_concurrent, execute_concurrent_with_args
-from cassandra.policies import DCAwareRoundRobinPolicy, TokenAwarePolicy
+from cassandra.policies import ConstantReconnectionPolicy, DCAwareRoundRobinPolicy, TokenAwarePolicy
 from cassandra.query import BatchStatement, BatchType, PreparedStatement, tuple_factory
 
 from penstock.errors import AccessRefused, ConfigError, TransportUnavailable
@@ -47,6 +47,7 @@ BUCKETS: Final = 256
 _AT_ONCE: Final = 64  # requests under way
 _ROWS: Final = 50  # of a batch for one partition
 _BYTES: Final = 20_000  # of it: servers warn from 5 kB, and refuse from 50 kB
+_RECONNECT: Final = 1.0  # seconds between two attempts to reach a host that is away
 _WEEK: Final = 604_800  # seconds
 _PORT: Final = 9042
 _TABLES: Final = (
@@ -295,6 +296,7 @@ class CassandraStore:
         return Cluster(
             [host for host, _ in address.hosts], port=port, auth_provider=login, ssl_context=tls, connect_timeout=max(timeout, 5),
             execution_profiles={EXEC_PROFILE_DEFAULT: profile, "agreed": agreed},
+            reconnection_policy=ConstantReconnectionPolicy(_RECONNECT, max_attempts=None),  # the driver's own waits for up to ten minutes
         )  # fmt: skip
 
     @contextmanager

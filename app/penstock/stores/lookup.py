@@ -153,7 +153,7 @@ class Lookup:
         read: Read | None = None
         try:
             read = None if reading is None else reading.result(self._timeout)
-        except (PenstockError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001  whatever the store's client raises, the events are scored
             self._failed(error)
         return self._judged(asked, read, about, began)
 
@@ -167,7 +167,7 @@ class Lookup:
         try:
             if reading is not None:
                 read = await asyncio.wait_for(asyncio.wrap_future(reading), self._timeout)
-        except (PenstockError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001  whatever the store's client raises, the events are scored
             self._failed(error)
         return self._judged(asked, read, about, began)
 
@@ -258,8 +258,8 @@ class Lookup:
     def _one(
         self, asked: _Asked, row: int, answer: bytes | None, served: str, live: Generation | None
     ) -> tuple[str, Mapping[str, Fields | None] | None]:
-        if answer is not None:
-            return served, self._whole(asked, row, _STORED.decode(answer).sinks)
+        if answer is not None and (stored := _decoded(answer)) is not None:
+            return served, self._whole(asked, row, stored.sinks)
         policy = self._wanted.on_miss
         if policy == "default":
             return policy, self._whole(asked, row, {name: self._filled(names) for name, names in self._sinks.items()})
@@ -325,7 +325,7 @@ class Lookup:
             if entries and self._wanted.on_miss in ("score", "nearest") and self._store.add(self._topology, live.number, entries, live.ttl):
                 self._metrics.lookup_written.inc(len(entries))
             self._store.miss(self._topology, events)
-        except PenstockError as error:
+        except Exception as error:  # noqa: BLE001  an error in this thread is reported nowhere else
             self._failed(error)
         finally:
             self._waiting.release()
@@ -334,6 +334,14 @@ class Lookup:
 _DECODE: Final = msgspec.json.Decoder(dict[str, Any]).decode
 _STORED: Final = msgspec.json.Decoder(Stored)
 _ENCODE: Final = msgspec.json.Encoder().encode
+
+
+def _decoded(answer: bytes) -> Stored | None:
+    """Returns an answer; None for what is not one: it is a miss, and is written again."""
+    try:
+        return _STORED.decode(answer)
+    except msgspec.DecodeError:
+        return None
 
 
 def _merged(fields: dict[str, Any], others: Fields) -> dict[str, Any]:

@@ -57,7 +57,10 @@ class Nearest:
         count = 0
         for _, answer in entries:
             count += 1
-            inputs = decode(answer).inputs
+            try:
+                inputs = decode(answer).inputs
+            except msgspec.DecodeError:
+                continue  # not an answer
             if inputs is not None and (place := space.place(inputs)) is not None:
                 numbers, answers = groups.setdefault(place[0], ([], []))
                 numbers.append(place[1])

@@ -226,4 +226,7 @@ def _name(topology: str, what: str) -> str:
 
 
 def _generation(found: bytes | None) -> Generation | None:
-    return None if found is None else msgspec.json.decode(found, type=Generation)
+    try:
+        return None if found is None else msgspec.json.decode(found, type=Generation)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"the live generation in the store is not one of ours: {error}") from error

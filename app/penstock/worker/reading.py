@@ -84,7 +84,11 @@ class Reading(Following):
                 raise
             self._wait_for_brokers(error)
         self._thread.start()
-        self._up.wait()
+        try:
+            self._up.wait()
+        except BaseException:  # an interrupt
+            self.close()
+            raise
         if self._error is not None:
             self._thread.join(CLOSE)
             raise self._error

@@ -11,12 +11,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 import penstock
 from penstock import runtime
+from penstock.cli.main import main
 from penstock.edge.write import Exported, export
 from penstock.errors import ModelUntrusted
 from penstock.model.signing import sign
 from penstock.registry.directory import DirectoryRegistry
 from penstock.settings import Settings
 from penstock.testing import models as tiny
+from tests.schema_registry import double
 from tests.unit.model.issued import private_pem, public_pem
 
 TEXT = """\
@@ -108,4 +110,24 @@ def test_writers_schemas_come_along_and_no_registry_is_asked(root: Path) -> None
     (root / "schemas/ids/7.avsc").write_text(json.dumps(EVENT))
     made(root)
     assert listed(root, "schemas") == ["schemas/event.avsc", "schemas/ids/7.avsc"]
+    assert score(root, {"amount": 2}) == {"score": 3.0}
+
+
+def test_schema_that_only_a_registry_has_is_named_before_anything_is_written(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the advice leads on: with the file beside it, the topology is exported, and scores without the registry."""
+    monkeypatch.chdir(root)
+    (root / "t.yaml").write_text(TEXT.replace("schema: event.avsc", "schema: event.avsc, format: avro-confluent"))
+    with double() as registry:
+        registry.add("in-value", EVENT)
+        (root / "penstock.toml").write_text(f'schema_registry_url = "{registry.url}"\ncache = "{root}/cache"\n')
+        assert main(["export", "edge", "t.yaml", "--out", "out"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(
+            "error: schemas/ids: the folder has no writer schemas (add each one under its id: 17.avsc (`penstock schema pull`"
+        )
+        assert not (root / "out").exists()
+        assert main(["schema", "pull", "in-value"]) == 0
+        assert main(["export", "edge", "t.yaml", "--out", "out"]) == 0
     assert score(root, {"amount": 2}) == {"score": 3.0}

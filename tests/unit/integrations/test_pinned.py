@@ -52,8 +52,8 @@ def test_pinned_version_runs_after_its_alias_has_moved(folder: Path) -> None:
     before = pin_in(folder)
     DirectoryRegistry(folder / "models").alias("double", "production", "2")
     after = pin_in(folder)
-    event = [{"id": "a", "x": 1.5}]
-    assert [opened(one.pack()).scorer.score(event)[0]["doubled"]["y"] for one in (before, after)] == [3.0, 4.5]
+    event = {"id": "a", "x": 1.5}
+    assert [opened(one.pack()).scorer.score(event)["doubled"]["y"] for one in (before, after)] == [3.0, 4.5]
 
 
 def test_another_process_needs_the_registry_and_nothing_else(folder: Path) -> None:
@@ -82,7 +82,7 @@ def test_other_bytes_are_refused(folder: Path) -> None:
     pinning._kept.clear()
     shutil.copy(folder / "models/double/2/model.onnx", folder / "models/double/1/model.onnx")
     with pytest.raises(ModelCorrupt, match=r"double/1/model\.onnx is sha256:\w+, not sha256:\w+"):
-        opened(packed).load()
+        opened(packed).answers([])
 
 
 def test_model_that_no_root_has_names_the_roots(folder: Path) -> None:
@@ -91,7 +91,7 @@ def test_model_that_no_root_has_names_the_roots(folder: Path) -> None:
     for one in ("cache", "models"):
         shutil.rmtree(folder / one)
     with pytest.raises(ModelNotFound, match=str(folder / "models")):
-        opened(packed).load()
+        opened(packed).answers([])
 
 
 def test_problems_are_found_where_it_is_pinned(folder: Path) -> None:
