@@ -38,7 +38,8 @@ def batch(topology: Path, settings: Settings, part: Part, dry_run: bool, form: s
     to Kafka. The topology has one source. Files are Parquet, CSV, NDJSON, Arrow or Avro, by their endings.
 
     \b
-      penstock batch flights --in 's3://bucket/2013/*.parquet' --out scores/ --workers 4
+      penstock batch flights --in 's3://bucket/2013/*.parquet' --out scores/ \\
+          --workers 4
       penstock batch flights --in flights.csv --out scores.parquet
       penstock batch flights --in kafka://flights.departures --out scores/ \\
           --from 2026-11-28T00:00:00Z --to 2026-11-29T00:00:00Z

@@ -362,7 +362,7 @@ async def _to_files(loaded: Loaded, program: Program, part: Part, settings: Sett
     if manifest is not None and manifest.complete:
         err.print("the run has come to its end already: nothing is left to do", markup=False)
         return _outcome(manifest, target)
-    with _alone(target):
+    with _alone(target, below=bool(part.cause)):
         if manifest is None:
             found = _fetched(part, target.manifest.beside(ROWS)) or found
             units = planned(found.format, loaded.topology.sources[0].topic, found.files, part.workers)
@@ -462,15 +462,18 @@ def _about(loaded: Loaded, part: Part) -> dict[str, str]:
 
 
 @contextmanager
-def _alone(target: Target) -> Iterator[None]:
-    """Holds the folder of the parts, where it is on this host: two runs of one output would remove each other's parts."""
+def _alone(target: Target, *, below: bool) -> Iterator[None]:
+    """Holds the folder of the parts, where it is on this host: two runs of one output would remove each other's parts.
+
+    With `below`, the folders above it are made as well.
+    """
     if target.work.system is not None:
         yield
         return
     work = Path(target.work.path)
     new = not work.exists()
     try:
-        work.mkdir(exist_ok=True)
+        work.mkdir(exist_ok=True, parents=below)
     except OSError as error:
         raise ConfigError(Problem(str(target.output), 0, 0, f"cannot be written: {error.strerror}", "use another --out")) from error
     try:
