@@ -113,7 +113,7 @@ def workers() -> list[psutil.Process]:
 def test_stream_gets_what_a_worker_gets_though_a_process_is_killed(tables: StreamTableEnvironment, job: Job, flights: Flights) -> None:
     send(job, flights.values)
     result = stream(tables, job, options={"scan.bounded.mode": "latest-offset"})
-    job.wait_for_answers(1_000, 180)
+    job.wait_for_answers(1_000, 120)
     killed = workers()
     killed[0].kill()
     result.wait()

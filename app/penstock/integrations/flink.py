@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RECORDS", "answers", "score", "stream"]
 
-# What `answers` reads: the columns of Flink's Kafka table, in this order. The time is in ms since the epoch.
-RECORDS: Final = ("topic", "partition", "offset", "stamp", "key", "value", "headers")
+# What `answers` reads: the columns of Flink's Kafka table, in this order. The time is in ms since the epoch; the headers
+# are two arrays, since no map with keys that can be null passes between Flink and Python.
+RECORDS: Final = ("topic", "partition", "offset", "stamp", "key", "value", "names", "texts")
 WRITTEN: Final = "topic STRING, stamp BIGINT, key BYTES, value BYTES, headers MAP<STRING, BYTES>"
 
 _live: dict[bytes, Live] = {}  # by the packed topology: one for all functions of a process, which are called by several threads
@@ -60,18 +61,20 @@ def answers(tables: StreamTableEnvironment, records: Table, topology: Pinned) ->
     `records` has the columns RECORDS.
     """
     many = [
-        DataTypes.FIELD("at", DataTypes.ARRAY(DataTypes.INT())),
+        DataTypes.FIELD("places", DataTypes.ARRAY(DataTypes.INT())),
         DataTypes.FIELD("topics", DataTypes.ARRAY(DataTypes.STRING())),
         DataTypes.FIELD("stamps", DataTypes.ARRAY(DataTypes.BIGINT())),
         DataTypes.FIELD("keys", DataTypes.ARRAY(DataTypes.BYTES())),
         DataTypes.FIELD("values", DataTypes.ARRAY(DataTypes.BYTES())),
-        DataTypes.FIELD("heads", DataTypes.ARRAY(DataTypes.MAP(DataTypes.STRING(), DataTypes.BYTES()))),
+        DataTypes.FIELD("names", DataTypes.ARRAY(DataTypes.ARRAY(DataTypes.STRING()))),
+        DataTypes.FIELD("texts", DataTypes.ARRAY(DataTypes.ARRAY(DataTypes.BYTES()))),
     ]
     made = records.map(udf(_Answer(topology.pack()), result_type=DataTypes.ROW(many), func_type="pandas"))
     tables.create_temporary_view("penstock_answers", made)
     return tables.sql_query(
-        "SELECT topics[i] AS topic, stamps[i] AS stamp, keys[i] AS `key`, `values`[i] AS `value`, heads[i] AS headers "
-        "FROM penstock_answers CROSS JOIN UNNEST(at) AS one(i)"
+        "SELECT topics[i] AS topic, stamps[i] AS stamp, `keys`[i] AS `key`, `values`[i] AS `value`, "
+        "MAP_FROM_ARRAYS(names[i], texts[i]) AS headers "
+        "FROM penstock_answers CROSS JOIN UNNEST(places) AS place(i)"
     )
 
 
@@ -108,8 +111,9 @@ def stream(
     )
     _create(tables, "penstock_out", metadata, {**kafka, "topic": ";".join(written), **(sink_options or {})})
     records = tables.sql_query(
-        "SELECT topic, `partition`, `offset`, EXTRACT(EPOCH FROM `timestamp`) * 1000 + EXTRACT(MILLISECOND FROM `timestamp`) AS stamp, "
-        "`key`, `value`, headers FROM penstock_in"
+        "SELECT topic, `partition`, `offset`, "
+        "EXTRACT(EPOCH FROM `timestamp`) * 1000 + MOD(EXTRACT(MILLISECOND FROM `timestamp`), 1000) AS stamp, "
+        "`key`, `value`, MAP_KEYS(headers) AS names, MAP_VALUES(headers) AS texts FROM penstock_in"
     )
     tables.create_temporary_view("penstock_written", answers(tables, records, pinned))
     return tables.execute_sql(
@@ -175,16 +179,17 @@ class _Answer(_Function):
 
         columns = [frame.iloc[:, at].tolist() for at in range(len(RECORDS))]
         records = [
-            Record(topic, value, key, [*(headers or ())], stamp, partition, offset)
-            for topic, partition, offset, stamp, key, value, headers in zip(*columns, strict=True)
+            Record(topic, value, key, () if names is None else [*zip(names, texts, strict=True)], stamp, partition, offset)
+            for topic, partition, offset, stamp, key, value, names, texts in zip(*columns, strict=True)
         ]
         made = _live[self._packed].answers(records)
         first = {
-            "at": [*range(1, len(made) + 1)],
+            "places": [*range(1, len(made) + 1)],
             "topics": [one.topic for one in made],
             "stamps": [one.timestamp for one in made],
             "keys": [one.key for one in made],
             "values": [one.value for one in made],
-            "heads": [[*dict(one.headers).items()] for one in made],
+            "names": [[*dict(one.headers)] for one in made],
+            "texts": [[*dict(one.headers).values()] for one in made],
         }
         return pd.DataFrame({name: pd.Series([values, *([[]] * (len(records) - 1))], dtype=object) for name, values in first.items()})
