@@ -43,7 +43,7 @@ def serve(topology: Path, pages: str, fleet: Path | None, last_words: Path | Non
       penstock serve flights --http 127.0.0.1:8080 --grpc 127.0.0.1:8081
       curl -d @flight.json http://127.0.0.1:8080/v1/topologies/flights:score
 
-    With --store, events of a topology with precomputed answers are looked up first, and scored where no answer is found.
+    With --store, events of a topology with precomputed answers are looked up first, and scored where a store has no answer.
 
     With --brokers it serves the active generation of the control topic and follows releases as a worker does: `penstock deploy` waits
     for it. Without, it serves the versions that the file names.
