@@ -52,8 +52,8 @@ def test_pinned_version_runs_after_its_alias_has_moved(folder: Path) -> None:
     before = pin_in(folder)
     DirectoryRegistry(folder / "models").alias("double", "production", "2")
     after = pin_in(folder)
-    event = [{"id": "a", "x": 1.5}]
-    assert [opened(one.pack()).scorer.score(event)[0]["doubled"]["y"] for one in (before, after)] == [3.0, 4.5]
+    event = {"id": "a", "x": 1.5}
+    assert [opened(one.pack()).scorer.score(event)["doubled"]["y"] for one in (before, after)] == [3.0, 4.5]
 
 
 def test_another_process_needs_the_registry_and_nothing_else(folder: Path) -> None:
