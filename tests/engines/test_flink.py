@@ -112,11 +112,17 @@ def workers() -> list[psutil.Process]:
 
 def test_stream_gets_what_a_worker_gets_though_a_process_is_killed(tables: StreamTableEnvironment, job: Job, flights: Flights) -> None:
     send(job, flights.values)
-    result = stream(tables, job, options={"scan.bounded.mode": "latest-offset"})
-    job.wait_for_answers(1_000, 120)
-    killed = workers()
-    killed[0].kill()
-    result.wait()
+    result = stream(tables, job)
+
+    def answered() -> bool:
+        return len({flight(one) for topic in (job.sink, job.dead) for one in read_all(job.broker, topic)}) == len(flights.values)
+
+    try:
+        job.wait_for_answers(1_000, 120)
+        workers()[0].kill()
+        wait_for(answered, "an answer or a dead letter of every flight", 240, 5.0)
+    finally:
+        result.get_job_client().cancel().result()
     written = read_all(job.broker, job.sink)
     assert flights.differs(json.loads(one.value or b"") for one in written) < TOLERANCE
     letters = read_all(job.broker, job.dead)
