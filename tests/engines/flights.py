@@ -39,6 +39,13 @@ class Flights:
     scores: Mapping[str, tuple[float, ...]]
     failed: Mapping[str, str]
 
+    def first(self, count: int) -> Flights:
+        """Returns so many of them."""
+        values = self.values[:count]
+        ids = {json.loads(value)["flight_id"] for value in values}
+        scores = {id: one for id, one in self.scores.items() if id in ids}
+        return Flights(self.file, values, scores, {id: why for id, why in self.failed.items() if id in ids})
+
     def differs(self, answers: Iterable[Mapping[str, Any]]) -> float:
         """Returns the largest difference of a score. Every flight has to be there, once or more often."""
         seen, worst = set(), 0.0
