@@ -95,7 +95,7 @@ def _allowed(column: Array, values: frozenset[Value]) -> Array:
         good = np.fromiter((bool(kind := _kind(cell)) and cell in by_kind[kind] for cell in cells), bool, len(cells))
         good = good.reshape(flat.shape)
     else:
-        good = np.isin(flat, _fitting(column.dtype, values))
+        good = np.isin(flat, _fitting(column.dtype, values), kind="sort")  # by a table, numpy 2.0 fails for large integers
     found: Array = np.logical_and.reduce(good, axis=1)
     return found
 
