@@ -79,7 +79,7 @@ def _inside(folder: Path, *, folders: bool = True) -> list[str]:
 
 # Of each command, its arguments in order. The last one may be given several times.
 ARGUMENTS: Final[Mapping[tuple[str, ...], tuple[Offer, ...]]] = {
-    **{(name,): (_topologies,) for name in ("run", "serve", "validate", "plan", "draw", "test", "batch", "explain")},
+    **{(name,): (_topologies,) for name in ("run", "serve", "validate", "plan", "draw", "test", "batch", "precompute", "explain")},
     **{(name,): (_topologies,) for name in ("rollback", "abort", "watch", "status", "history")},
     **{("topics", name): (_topologies,) for name in ("ls", "create")},
     **{("releases", name): (_topologies,) for name in ("ls", "show")},
@@ -92,7 +92,7 @@ ARGUMENTS: Final[Mapping[tuple[str, ...], tuple[Offer, ...]]] = {
 }
 # The options without a value, beside those of settings.
 FLAGS: Final = frozenset({
-    "--all", "--boundaries", "--changed", "--check", "--force", "--dry-run", "--help", "--live", "--now", "--once", "--replace", "--resume",
+    "--all", "--boundaries", "--changed", "--check", "--force", "--dry-run", "--help", "--live", "--misses", "--now", "--once", "--replace", "--resume",
     "--strict", "--swap", "--unsigned", "--version", "--wait", "--watch", "--yes", "-h",
 })  # fmt: skip
 _SWITCHES: Final = FLAGS | {flag_name(one.name) for one in fields(Settings) if one.metadata["kind"] is bool}
