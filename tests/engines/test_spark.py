@@ -59,6 +59,7 @@ def session(cache: Path) -> Iterator[SparkSession]:
         "spark.sql.files.maxPartitionBytes": str(PIECE),
         "spark.executor.heartbeatInterval": "2s",
         "spark.network.timeout": "20s",  # until a lost executor is abandoned
+        "spark.network.timeoutInterval": "5s",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.sql.session.timeZone": "UTC",
     }

@@ -92,8 +92,8 @@ ARGUMENTS: Final[Mapping[tuple[str, ...], tuple[Offer, ...]]] = {
 }
 # The options without a value, beside those of settings.
 FLAGS: Final = frozenset({
-    "--all", "--boundaries", "--changed", "--check", "--force", "--dry-run", "--help", "--live", "--misses", "--now", "--once", "--replace", "--resume",
-    "--strict", "--swap", "--unsigned", "--version", "--wait", "--watch", "--yes", "-h",
+    "--all", "--boundaries", "--changed", "--check", "--force", "--dry-run", "--help", "--live", "--misses", "--now", "--once", "--replace",
+    "--resume", "--strict", "--swap", "--unsigned", "--version", "--wait", "--watch", "--yes", "-h",
 })  # fmt: skip
 _SWITCHES: Final = FLAGS | {flag_name(one.name) for one in fields(Settings) if one.metadata["kind"] is bool}
 
