@@ -99,13 +99,21 @@ def end_offsets(broker: Broker, topic: str) -> dict[int, int]:
     """Returns the offset that the next record of each partition would get (transaction markers count)."""
     consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": unique("reader"), "isolation.level": "read_uncommitted"})
     try:
-        found = {
-            partition: consumer.get_watermark_offsets(TopicPartition(topic, partition), TIMEOUT_S)
-            for partition in _partitions(consumer, topic)
-        }
-        return {partition: high for partition, (_, high) in found.items()}
+        return {partition: _end(consumer, TopicPartition(topic, partition)) for partition in _partitions(consumer, topic)}
     finally:
         consumer.close()
+
+
+def _end(consumer: Consumer, partition: TopicPartition) -> int:
+    """Returns the end of a partition; while its leader is being elected, after a broker was paused for example, it asks again."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return int(consumer.get_watermark_offsets(partition, TIMEOUT_S)[1])
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def committed(broker: Broker, group: str, topic: str) -> dict[int, int]:
