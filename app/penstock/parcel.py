@@ -47,6 +47,23 @@ class Columns(Sequence[bytes]):
         """Returns these rows."""
         return Columns(len(rows), {name: column[np.asarray(rows, np.intp)] for name, column in self.columns.items()})
 
+    @classmethod
+    def joined(cls, parts: Sequence[Columns]) -> Columns:
+        """Returns the rows of all parts, at least one. Where an axis is of another length in each, a column has an array per row."""
+        columns = {name: _joined([one.columns[name] for one in parts]) for name in parts[0].columns}
+        return cls(sum(map(len, parts)), columns)
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    if len(parts) == 1:
+        return parts[0]
+    if len({one.shape[1:] for one in parts}) == 1:
+        return np.concatenate(parts)
+    made = np.empty(sum(map(len, parts)), object)
+    for at, value in enumerate(value for one in parts for value in one):
+        made[at] = value
+    return made
+
 
 def chosen(values: Sequence[bytes], rows: Sequence[int]) -> Sequence[bytes]:
     """Returns the values at these places, columns as columns."""

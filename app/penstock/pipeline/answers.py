@@ -15,6 +15,7 @@ from penstock.batch import Array, Failure
 from penstock.engine import Output
 from penstock.engine.observe import Observers
 from penstock.errors import RecordError, SchemaWanted
+from penstock.parcel import Columns, chosen
 from penstock.pipeline.ports import Program
 from penstock.pipeline.score import Chunk, Pass, Pipeline, Written
 from penstock.record import Record, RecordLike
@@ -125,20 +126,18 @@ def _records(pipeline: Pipeline, output: Output, passing: Pass, written: Written
 def _answer(output: Output, parts: Sequence[tuple[Written, Sequence[int]]], failed: Mapping[int, RecordError], *, columns: bool) -> Answer:
     """Returns what the chunks wrote together, without the rows that failed for another sink."""
     if len(parts) == 1 and parts[0][0].rows is None and not failed and not columns:  # nothing to put together, as most calls are
-        return Answer(parts[0][1], parts[0][0].values, {})
+        return Answer(parts[0][1], [*parts[0][0].values], {})
     rows = [row for written, numbers in parts for row in (numbers if written.rows is None else (numbers[at] for at in written.rows))]
-    values: list[bytes] = [] if columns else [value for written, _ in parts for value in written.values]
-    arrays: dict[str, Array] = {}
+    values: Sequence[bytes]
     if columns:
-        there = [written.values for written, _ in parts if written.values]
-        for i, field in enumerate(output.emit.fields):
-            arrays[field.name] = _joined([one[i] for one in there]) if there else _empty(field)
+        there = [written.values for written, _ in parts if isinstance(written.values, Columns)]
+        values = Columns.joined(there) if there else Columns(0, {field.name: _empty(field) for field in output.emit.fields})
+    else:
+        values = [value for written, _ in parts for value in written.values]
     if failed and not failed.keys().isdisjoint(rows):
         good = [at for at, row in enumerate(rows) if row not in failed]
-        rows = [rows[at] for at in good]
-        values = [values[at] for at in good] if values else []
-        arrays = {name: array[good] for name, array in arrays.items()}
-    return Answer(rows, values, arrays)
+        rows, values = [rows[at] for at in good], chosen(values, good)
+    return Answer(rows, [], values.columns) if isinstance(values, Columns) else Answer(rows, [*values], {})
 
 
 def _empty(field: OutputField) -> Array:
@@ -153,18 +152,6 @@ def begun(pipeline: Pipeline, chunk: Chunk) -> Pass:
             return pipeline.begin(chunk)
         except SchemaWanted as wanted:
             wanted.fetch()
-
-
-def _joined(parts: Sequence[Array]) -> Array:
-    """Returns the rows of all parts; where an axis is as long as the longest row of its part, an array per row."""
-    if len(parts) == 1:
-        return parts[0]
-    if len({one.shape[1:] for one in parts}) == 1:
-        return np.concatenate(parts)
-    made = np.empty(sum(map(len, parts)), object)
-    for at, value in enumerate(value for one in parts for value in one):
-        made[at] = value
-    return made
 
 
 _ANYWHERE: Final = MemorySink(Memory(1))  # for the limits and partitions of outputs: it takes any size, and has one partition

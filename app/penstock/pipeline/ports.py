@@ -20,7 +20,6 @@ from penstock.codecs import BesideDecoder, ColumnEncoder, Decoder, Encoder, Tabl
 from penstock.codecs.cloudevents import CloudEvents
 from penstock.codecs.container import container_schema
 from penstock.codecs.framing import framed
-from penstock.codecs.outputs import Outputs
 from penstock.engine import Plan
 from penstock.errors import DecodeError
 from penstock.record import RecordLike, Unreadable
@@ -57,17 +56,17 @@ class Described(Protocol):
 class Port:
     """The decoder and the encoders of one stage.
 
-    `encoders`, and the checks of what they encode, `outputs`, are by sink name. `id` is the column with the events' ids, None where the
-    source names no field; `chained` is whether a sink of the same topology writes the source's topic: such events keep the ids that they
-    entered with. `beside` makes the columns that are not in the values, where there are any; `changes` and `events` open the source's
-    envelope and skip what is not read.
+    `encoders` are by sink name, and so are `columns`, which keep outputs as columns for a caller that asks for them. `id` is the column
+    with the events' ids, None where the source names no field; `chained` is whether a sink of the same topology writes the source's
+    topic: such events keep the ids that they entered with. `beside` makes the columns that are not in the values, where there are any;
+    `changes` and `events` open the source's envelope and skip what is not read.
     """
 
     source: Source
     decoder: Decoder
     table: TableDecoder
     encoders: Mapping[str, Encoder]
-    outputs: Mapping[str, Outputs]
+    columns: Mapping[str, Encoder]
     id: str | None
     chained: bool
     beside: BesideDecoder | None = None
@@ -196,7 +195,7 @@ def _port(stage: wiring.Stage, written: set[str], described: Described, *, json:
         decoder=make(schema, inside),
         table=TableDecoder(schema, only.columns),
         encoders={emit.sink.name: _encoder(emit, described, writes) for emit in stage.emits},
-        outputs={emit.sink.name: Outputs(tensors(emit), described.sink_schemas.get(emit.sink.name)) for emit in stage.emits},
+        columns={emit.sink.name: _encoder(emit, described, "columns") for emit in stage.emits},
         id=only.id,
         chained=source.topic in written,
         beside=BesideDecoder(schema, beside, partial(make, of=described.key_writers)) if beside else None,

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -100,10 +100,10 @@ class Pass:
 class Written(NamedTuple):
     """The outputs of a chunk to one sink: values, keys if the sink sets them, row numbers (None: all rows), and the failures.
 
-    Where columns were asked for, the values are one array per field of the sink, and empty without rows.
+    Where columns were asked for, the values are `Columns`, unless there are no rows.
     """
 
-    values: Any
+    values: Sequence[bytes]
     keys: list[bytes] | None
     rows: list[int] | None
     failures: tuple[Failure, ...]
@@ -275,9 +275,7 @@ class Pipeline:
         if not batch.size:
             return Written([], None, [], ())
         picked, sink = [pick(batch.columns) for pick in output.picks], output.emit.sink.name
-        values: Any
-        errors: Mapping[int, RecordError]
-        values, errors = (picked, self.port.outputs[sink].check(picked)) if columns else self.port.encoders[sink].encode(picked)
+        values, errors = (self.port.columns if columns else self.port.encoders)[sink].encode(picked)
         keys = None
         if output.key is not None:
             found = output.key(batch.columns).tolist()
@@ -291,7 +289,7 @@ class Pipeline:
         numbers = range(batch.size) if rows is None else rows
         left = [at for at in range(batch.size) if at not in errors]
         return Written(
-            [array[left] for array in picked] if columns else chosen(values, left),
+            chosen(values, left),
             None if keys is None else [keys[at] for at in left],
             [numbers[at] for at in left],
             tuple(Failure(numbers[at], error) for at, error in self._blamed(output, batch, errors)),

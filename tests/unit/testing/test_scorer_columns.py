@@ -180,6 +180,14 @@ def test_table_comes_as_tools_write_it(plan: Scorer) -> None:
     assert isinstance(plan.score_table(batch), pa.RecordBatch)
 
 
+def test_text_that_is_no_unicode_fails_its_row(plan: Scorer) -> None:
+    """Arrow could not hold it."""
+    texts = np.array(["x", "\ud800", "z"], object)
+    scored = plan.score_columns({"id": texts, "item": [0, 1, 2], "vector": np.ones((3, 3)), "inner.mode": ["a", "b", "a"]})
+    assert scored.rows.tolist() == [0, 2]
+    assert [(one.row, str(one.error)) for one in scored.failures] == [(1, "a string is not valid Unicode: surrogates not allowed")]
+
+
 def test_rows_of_a_chain_are_those_that_came_in(chain: Scorer) -> None:
     """Through both stages; a row that a condition leaves out is in neither sink and has not failed."""
     scored = chain.score_table(pa.table({"item": [2, 1, 9, 0]}))

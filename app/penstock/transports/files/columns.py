@@ -42,21 +42,9 @@ class Gathered:
     def rest(self) -> Iterator[pa.RecordBatch]:
         """Yields what is left as a batch, if anything is."""
         if self._rows:
-            columns = {field.name: _joined([one.columns[field.name] for one in self._held]) for field in self._shape.fields}
+            columns = Columns.joined(self._held).columns
             self._held, self._rows = [], 0
             yield _batch(columns, self._shape, self.schema)
-
-
-def _joined(parts: Sequence[Array]) -> Array:
-    """Returns the rows of all parts; where an axis is of another length in each, an array per row."""
-    if len(parts) == 1:
-        return parts[0]
-    if len({one.shape[1:] for one in parts}) == 1:
-        return np.concatenate(parts)
-    made = np.empty(sum(map(len, parts)), object)
-    for at, value in enumerate(value for one in parts for value in one):
-        made[at] = value
-    return made
 
 
 def schema_of(shape: Shape) -> pa.Schema:
