@@ -1,6 +1,6 @@
 """The service runner: loads the models, opens the doors, and closes them without losing a request.
 
-1. The doors open first: while models are being made ready, health says so, and requests are answered with "not ready".
+1. The doors open first: while models are being made ready, the health pages report it, and requests are answered with "not ready".
 2. With brokers, the models are those of the active generation, and releases are followed as a worker does. Without, they are those that
    the topology file names.
 3. After SIGTERM or Ctrl-C it is no longer ready, accepts no new connections, answers what it has, and ends.
