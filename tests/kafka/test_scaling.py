@@ -7,11 +7,13 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
+from confluent_kafka import ConsumerGroupState
+from confluent_kafka.admin import AdminClient
 
 from penstock.record import Record
 from penstock.testing import Broker, committed, end_offsets, wait_for
@@ -80,6 +82,35 @@ def test_a_frozen_worker_loses_its_partitions_and_what_it_wakes_up_with_is_not_c
     again = [at for at, times in Counter(map(position, job.answers())).items() if times > 1]
     early = [(partition, offset) for partition, offset in again if offset < upto[partition]]
     assert not early, f"committed, and yet scored again: {early[:5]}"
+
+
+def test_spares_take_over_what_waits_when_the_owner_dies(broker: Broker, tmp_path: Path) -> None:
+    """Four workers and one partition: three owners die, one after the other, with events waiting for the next."""
+    job = make_job(broker, tmp_path, partitions=1)
+    names = ["a", "b", "c", "d"]
+    with ExitStack() as stack:
+        workers = {name: stack.enter_context(job.run(client_id=name)) for name in names}
+        for sent in range(0, 40, 10):
+            job.send(range(sent, sent + 10))
+            job.wait_until_committed(sent + 10, *workers.values())
+            if sent < 30:
+                workers.pop(owner(job, set(workers))).process.kill()
+        (last,) = workers.values()
+        assert last.stop() == 0, last.log
+    assert set(job.ids()) == set(map(str, range(40)))
+
+
+def owner(job: Job, names: set[str]) -> str:
+    """The client id of the member with the partition, once these, and no others, are the members of a group at rest."""
+    admin = AdminClient({"bootstrap.servers": job.broker.bootstrap})
+
+    def members() -> dict[str, bool]:
+        group = admin.describe_consumer_groups([job.group])[job.group].result(10)
+        found = {one.client_id: bool(one.assignment.topic_partitions) for one in group.members}
+        return found if group.state == ConsumerGroupState.STABLE and set(found) == names else {}
+
+    wait_for(lambda: any(members().values()), "the group at rest", 30, 0.1)
+    return next(name for name, owns in members().items() if owns)
 
 
 def position(answer: Record) -> tuple[int, int]:

@@ -152,6 +152,9 @@ class Consumer(base_consumer.Consumer):
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         self._owned = 0
         self.source.settled = False
+        # Faust does so only for a member that has partitions. One without would hand on what it takes as soon as its new partitions have
+        # their place, and `resume`, which comes after that, empties the agents' queues.
+        self.app.flow_control.suspend()
         try:
             await super().on_partitions_revoked(revoked)
             if self.app.should_stop:  # Faust drains, but not when it is stopping: workers that stop together disturb each other's drain
