@@ -39,9 +39,10 @@ ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
 	@rm -f .coverage .coverage.*; mkdir -p build; run="$(BIN)/python -m coverage run -m pytest --durations 20"; failed=0; \
-	$$run --ignore tests/kafka > build/test-rest.txt 2>&1 & rest=$$!; trap "kill $$rest" INT TERM; \
-	$$run tests/kafka || failed=1; \
-	wait $$rest || failed=1; cat build/test-rest.txt; \
+	$$run tests/kafka --ignore tests/kafka/releases > build/test-kafka.txt 2>&1 & kafka=$$!; trap "kill $$kafka" INT TERM; \
+	$$run --ignore tests/kafka || failed=1; \
+	$$run tests/kafka/releases || failed=1; \
+	wait $$kafka || failed=1; cat build/test-kafka.txt; \
 	$(BIN)/coverage combine --quiet && $(BIN)/coverage report --fail-under=$(COVERAGE) || failed=1; \
 	exit $$failed  # two at once: one computes, the other waits for Kafka half of its time
 endif
@@ -50,7 +51,7 @@ test-faults: $(VENV)/dev.stamp ## kill, pause and roll workers and brokers under
 	$(BIN)/python -m pytest -s tests/faults/test_rounds.py --rounds 10 $(ARGS)
 
 soak: $(VENV)/dev.stamp ## swap models a thousand times in one worker, and see that nothing of it grows
-	$(BIN)/python -m pytest -s tests/kafka/test_swap_soak.py --soak $(if $(ARGS),$(ARGS),1000)
+	$(BIN)/python -m pytest -s tests/kafka/releases/test_swap_soak.py --soak $(if $(ARGS),$(ARGS),1000)
 
 fuzz: $(VENV)/dev.stamp ## search for a minute for inputs that break what reads them, with sanitizers of memory; needs gcc
 	$(BIN)/python -m tests.fuzz.driver $(ARGS)

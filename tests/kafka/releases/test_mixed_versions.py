@@ -44,7 +44,7 @@ from tests.unit.control.making import release
 
 pytestmark = pytest.mark.broker
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OLD = "782d42f58aad034f5d6e2821bfce9a867e02d5c3"  # the last commit that reads and writes version 1 only
 
 

@@ -1,6 +1,6 @@
 """Models are swapped while flights are scored: none is lost, doubled, or scored by a mixture.
 
-More releases by hand: `pytest tests/kafka/test_swap_under_load.py --releases 20`.
+More releases by hand: `pytest tests/kafka/releases/test_swap_under_load.py --releases 20`.
 """
 
 from __future__ import annotations
