@@ -172,6 +172,37 @@ def test_statistics_count_requests_and_rows(service: Service) -> None:
     assert after.inference_stats.success.count - before["inference_stats"]["success"]["count"] == 1
 
 
+def test_grpc_requests_at_once_run_together_and_each_gets_its_own_answer(service: Service) -> None:
+    before = call(service, "ModelStatistics", name="flights.logistic").model_stats[0]
+    rows = np.random.default_rng(1).normal(size=(200, 124)).astype(np.float32)
+    tensor = {"name": "X", "datatype": "FP32", "shape": [1, 124]}
+    requests = [
+        message("ModelInferRequest")(model_name="flights.logistic", inputs=[tensor], raw_input_contents=[row.tobytes()]) for row in rows
+    ]
+    with grpc.insecure_channel(service.grpc) as channel:
+        infer = channel.unary_unary(
+            f"/{SERVICE}/ModelInfer", request_serializer=message("ModelInferRequest").SerializeToString,
+            response_deserializer=message("ModelInferResponse").FromString,
+        )  # fmt: skip
+        alone = infer(requests[7], timeout=30)
+        answers = [answer.result() for answer in [infer.future(request, timeout=30) for request in requests]]
+    assert alone.raw_output_contents == answers[7].raw_output_contents
+    together = message("ModelInferRequest")(
+        model_name="flights.logistic", inputs=[{**tensor, "shape": [200, 124]}], raw_input_contents=[rows.tobytes()]
+    )
+    with grpc.insecure_channel(service.grpc) as channel:
+        whole = channel.unary_unary(f"/{SERVICE}/ModelInfer", response_deserializer=message("ModelInferResponse").FromString)(
+            together.SerializeToString(), timeout=30
+        )
+    for at, name in enumerate(one.name for one in whole.outputs):
+        kind = {"FP32": np.float32, "INT64": np.int64}[whole.outputs[at].datatype]
+        parts = [np.frombuffer(answer.raw_output_contents[at], kind) for answer in answers]
+        assert np.concatenate(parts) == pytest.approx(np.frombuffer(whole.raw_output_contents[at], kind), abs=1e-6), name
+    after = call(service, "ModelStatistics", name="flights.logistic").model_stats[0]
+    assert after.inference_count - before.inference_count == 401
+    assert after.execution_count - before.execution_count < 150  # of the 200 at once, most ran beside others
+
+
 def test_models_are_loaded_by_releases_alone(service: Service) -> None:
     """The refusal says how."""
     refused = service.post("/v2/repository/models/flights.trees/load")

@@ -16,6 +16,7 @@ from penstock.schema import REQUIRED, Column, Field, Schema, innermost
 __all__ = ["TableDecoder"]
 
 _NULL: Final = type(None)
+_FEW: Final = 32  # values that Python compares sooner than numpy
 _NUMBERS: Final = frozenset((int, float, bool))
 
 
@@ -36,6 +37,7 @@ class TableDecoder:
         read = {column.field for column in columns}
         self._fields = [(field, field.name in read) for field in self._assembler.fields]
         self._limits = {field.name: self._limits_of(field) for field, read in self._fields if read}
+        self._shapes = {field.name: self._assembler.shape(field.name) for field, read in self._fields if read}
 
     def decode(self, table: Table) -> Batch:
         """Returns the rows as one batch, and a Failure (DecodeError) per row that the columns cannot hold. Never raises for its content."""
@@ -81,7 +83,7 @@ class TableDecoder:
 
     def _fine(self, field: Field, values: Array, holes: Array | None, table: Table) -> bool:
         """Whether all values certainly fit. It looks at a column, not at its rows: nearly all columns of nearly all tables are fine."""
-        if values.shape[1:] != self._assembler.shape(field.name):
+        if values.shape[1:] != self._shapes[field.name]:
             return False
         inner = innermost(field)
         if inner.kind == "string":
@@ -95,7 +97,10 @@ class TableDecoder:
             return False
         if kind != "f" and limits[0] <= np.iinfo(values.dtype).min and np.iinfo(values.dtype).max <= limits[1]:
             return True
-        return not values.size or bool(values.min() >= limits[0] and values.max() <= limits[1])  # NaN is neither
+        least, most = limits  # NaN is neither
+        if values.size <= _FEW:
+            return all(least <= one <= most for one in values.ravel().tolist())
+        return bool(values.min() >= least and values.max() <= most)
 
     def _given(self, table: Table, field: Field, size: int) -> tuple[Array, Array | None]:
         """Returns the field's values, and which of them are null."""
@@ -115,7 +120,7 @@ class TableDecoder:
 
         Rows of one shape are checked together.
         """
-        shape = self._assembler.shape(field.name)
+        shape = self._shapes[field.name]
         alike: dict[tuple[tuple[int, ...], np.dtype[Any]], list[int]] = {}
         arrays: dict[int, Array] = {}
         for row in np.flatnonzero(live).tolist():
@@ -138,7 +143,7 @@ class TableDecoder:
 
     def _check(self, field: Field, values: Array, live: Array, rows: Array, errors: dict[int, DecodeError]) -> None:
         """Fails the live rows whose value the columns of the field cannot hold; `rows` has the number of each."""
-        shape = self._assembler.shape(field.name)
+        shape = self._shapes[field.name]
         axes = values.shape[1:]
         if len(axes) != len(shape) or any(asked not in (None, axis) for axis, asked in zip(axes, shape, strict=True)):
             self._fail(

@@ -2,8 +2,8 @@
 
 1. Requests wait in lanes, one per model; the rows of one lane can run together. Each lane is first in, first out, and the lane whose first
    request has waited longest is next.
-2. Nothing waits for company: what waits when the models are free is a batch. Under load that is what has come while the batch before it
-   ran; when idle it is one request.
+2. Nothing waits for company in here: what waits when the models are free is a batch. Under load that is what has come while the batch
+   before it ran; when idle it is one request.
 3. A batch has at most `max_rows` rows, and no more than lets its members meet their deadlines.
 4. A lane's cost model, duration = a * rows + b, is fitted to its last runs. A request whose own run would end after its deadline is
    refused with TooLate; one that would be late because of what waits before it, or for whose bytes there is no room, with Overloaded.

@@ -186,9 +186,9 @@ class _Door:
         caller.spend(part.rows)
         service.refuses(caller, part)
         version = request.model_version or service.pinned(caller, model)
-        # The library hands over one request per turn of the loop, so beside others a run in the loop would always be of one.
-        aside = self._open > 1
-        live, found = await service.infer(model, part, size=size, deadline=service.deadline(left), version=version, aside=aside)
+        # The library hands over one request per turn of the loop: beside others, nearly every run would be of one.
+        gather = self._open > 1 or service.crowded
+        live, found = await service.infer(model, part, size=size, deadline=service.deadline(left), version=version, gather=gather)
         if isinstance(found, Exception):
             raise found
         assert isinstance(found, Scored)

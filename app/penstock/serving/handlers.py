@@ -1,7 +1,8 @@
 """What the service answers, without a protocol: HTTP and gRPC turn requests into events or tensors, and outcomes into answers.
 
 Requests wait in the batcher; whenever the models are free, the next batch runs: at once in the event loop, or in a thread when it is
-expected to take long. Everything in here runs in one event loop, and one batch runs at a time, since a session has one run at a time.
+expected to take long. A door that gets its requests one by one may let a batch gather for a moment. Everything in here runs in one event
+loop, and one batch runs at a time, since a session has one run at a time.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ __all__ = ["Service", "Tally"]
 logger = logging.getLogger(__name__)
 
 NAME: Final = "penstock"
+GATHERING: Final = 0.001  # seconds
+ENOUGH: Final = 3  # requests that make that worth while
+FADES: Final = 0.8  # per batch
 EXTENSIONS: Final = ("binary_tensor_data", "model_repository", "statistics")
 
 
@@ -61,7 +65,6 @@ class _Job(Waiting):
     part: Any
     version: str
     answer: asyncio.Future[tuple[Live, Outcome]]
-    aside: bool = False
 
 
 class Service:
@@ -97,6 +100,7 @@ class Service:
         self._offload_after = settings.offload_after_ms / 1000
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="models")
         self._busy = self._due = False
+        self._gathered = 0.0  # requests of the last batches that gathered: the most, and what it fades to
         self._tallies: dict[tuple[str, str], Tally] = {}
         self._reading = 0  # bytes of bodies that are being read
         self.metrics.requests_waiting.set_function(lambda: len(self._batcher))
@@ -188,10 +192,15 @@ class Service:
         return time.monotonic() + (most if seconds is None else min(seconds, most))
 
     def infer(
-        self, model: Model, part: Columns, *, size: int, deadline: float, version: str = "", aside: bool = False
+        self, model: Model, part: Columns, *, size: int, deadline: float, version: str = "", gather: bool = False
     ) -> asyncio.Future[tuple[Live, Outcome]]:
-        """Returns the future outcome of tensors. `aside` runs it in the thread, so that the loop accepts others. Raises CallRefused."""
-        return self._submit(model.name, part, part.rows, size, deadline, version, aside)
+        """Returns the future outcome of tensors; others may `gather` for GATHERING seconds before it runs. Raises CallRefused."""
+        return self._submit(model.name, part, part.rows, size, deadline, version, gather=gather)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether it was worth while when batches last gathered."""
+        return self._gathered >= ENOUGH
 
     def score(self, events: Events, records: list[RecordLike], *, size: int, deadline: float) -> asyncio.Future[tuple[Live, Outcome]]:
         """Returns the future outcome of events, at least one. Raises CallRefused."""
@@ -204,19 +213,26 @@ class Service:
         return asyncio.ensure_future(self._looking.score(events, records, lambda: self.live, submit))
 
     def _submit(
-        self, target: str | Events, part: Any, rows: int, size: int, deadline: float, version: str, aside: bool = False
+        self, target: str | Events, part: Any, rows: int, size: int, deadline: float, version: str, *, gather: bool = False
     ) -> asyncio.Future[tuple[Live, Outcome]]:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[tuple[Live, Outcome]] = loop.create_future()
         lane = target if isinstance(target, str) else (target.source.name,)
-        job = _Job(rows=rows, bytes=size, deadline=deadline, part=part, version=version, answer=answer, aside=aside)
+        job = _Job(rows=rows, bytes=size, deadline=deadline, part=part, version=version, answer=answer)
         self._batcher.offer(lane, job, time.monotonic())
         if not (self._due or self._busy):
             self._due = True
-            loop.call_soon(self._turn)
+            if gather:
+                loop.call_later(GATHERING, self._gathering)
+            else:
+                loop.call_soon(self._turn)
         return answer
 
     # -- one batch after the other --------------------------------------------------------------------------------------
+
+    def _gathering(self) -> None:
+        self._gathered = max(float(len(self._batcher)), self._gathered * FADES)
+        self._turn()
 
     def _turn(self) -> None:
         """Runs the next batch. What the loop has read in one turn is in it: this is called in the next."""
@@ -251,7 +267,7 @@ class Service:
             _settle(job, NotThere(f"{lane} has the version {target.version} now, not {job.version}"))
         members = [job for job in members if job not in wrong] if wrong else members
         parts = [job.part for job in members]
-        if batch.expected <= self._offload_after and not any(job.aside for job in members):
+        if batch.expected <= self._offload_after:
             try:
                 outcomes: Sequence[Outcome] = target.run(parts)
             except Exception as error:  # noqa: BLE001  whatever a run raises is its callers' answer

@@ -187,11 +187,12 @@ def _output(one: _Output, binary: bool) -> Wanted:
 
 
 def _shape(name: str, shape: Sequence[int], datatype: str) -> tuple[int, ...]:
+    axes = tuple(shape)  # what Protobuf holds is slow to look at
     if datatype not in DTYPES:
         raise Malformed(f"input {name!r}: {datatype!r} is no datatype; there are {', '.join(DTYPES)}")
-    if not 0 < len(shape) <= MOST_AXES or min(shape) < 0:
-        raise Malformed(f"input {name!r} has the shape {list(shape)}: the first axis is the rows, and no axis is below 0")
-    return tuple(shape)
+    if not 0 < len(axes) <= MOST_AXES or min(axes) < 0:
+        raise Malformed(f"input {name!r} has the shape {list(axes)}: the first axis is the rows, and no axis is below 0")
+    return axes
 
 
 def _of_json(name: str, datatype: str, shape: tuple[int, ...], data: msgspec.Raw) -> Tensor:
@@ -235,6 +236,8 @@ def _of_nested(name: str, datatype: str, shape: tuple[int, ...], data: msgspec.R
 def joined(tensors: Sequence[Tensor]) -> Array:
     """Returns the rows of tensors with the same axes behind the rows, one below the other, as one array."""
     first = tensors[0]
+    if len(tensors) == 1 and isinstance(first.values, np.ndarray):
+        return first.values.reshape(first.shape)
     if type(first.values) is list and all(type(one.values) is list and one.datatype == first.datatype for one in tensors):
         # One array for all: making one for each of many small requests costs more than running them.
         flat = first.values if len(tensors) == 1 else [value for one in tensors for value in one.values]
