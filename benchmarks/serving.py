@@ -120,12 +120,12 @@ def cpu(process: psutil.Process) -> float:
     return sum(sum(one.cpu_times()[:2]) for one in family)
 
 
-async def connect(port: int, **given: Any) -> Caller:
+async def connect(port: int, kind: type[Caller] = Caller, /, **given: Any) -> Caller:
     loop = asyncio.get_running_loop()
     end = time.monotonic() + 60
     while True:
         try:
-            _, made = await loop.create_connection(lambda: Caller(**given), "127.0.0.1", port)
+            _, made = await loop.create_connection(lambda: kind(**given), "127.0.0.1", port)
         except OSError:
             if time.monotonic() > end:
                 raise

@@ -1,0 +1,131 @@
+"""`python -m benchmarks.serving_soak`: the service for half an hour at 80 % of its load, while its models are swapped.
+
+A real Kafka, `penstock serve` on one core, callers over HTTP (events) on another. First the most requests per second are measured, with 16
+callers; then events come at 80 % of that at random times, and every EVERY seconds `deploy` swaps the trees between two versions. Memory,
+threads and files of the service are noted meanwhile. Ends with 1 when they grow, when a release fails, or when an answer is neither 200 nor
+a refusal for too much load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import cycle
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar
+
+import click
+import psutil
+
+import penstock
+from benchmarks.serving import CONNECTIONS, OURS, PATHS, Caller, connect, flights, measured, pace, request
+from benchmarks.workload import ROOT
+from penstock.control.messages import timestamp
+from penstock.control.trust import SigningKey
+from penstock.testing import Broker, create_release_topics
+from penstock.testing.broker import open_broker
+
+EVERY = 15.0  # seconds between two swaps
+SHARE = 0.8  # of the most requests per second
+GROWTH = 1.05
+PORT = 18_300
+OVERLOADED = ("429", "503", "504")
+
+
+class Noting(Caller):
+    """A caller that counts the statuses of its answers."""
+
+    statuses: ClassVar[Counter[str]] = Counter()
+
+    def data_received(self, data: bytes) -> None:
+        if not self._rest:
+            self.statuses[data[9:12].decode()] += 1
+        super().data_received(data)
+
+
+@contextmanager
+def service(broker: Broker, folder: Path) -> Iterator[tuple[psutil.Process, dict[str, Any]]]:
+    """Starts the service; yields it, and the settings of an operator."""
+    key = SigningKey.new("operator")
+    key.save(folder / "operator.pem")
+    (folder / "trust.toml").write_text(f'[keys.operator]\npublic = "{key.public}"\ntopologies = ["flights"]\ntrusted = {timestamp(0)}\n')
+    create_release_topics(broker, "soak", "flights")
+    common = {"brokers": broker.bootstrap, "application": "soak", "trust": str(folder / "trust.toml"), "cache": str(folder / "cache")}
+    environment = {**os.environ, **{f"PENSTOCK_{name.upper()}": value for name, value in common.items()}}
+    line = [sys.executable, "-m", "penstock", "serve", "topologies/flights.yaml", "--http", f"127.0.0.1:{PORT}"]
+    with (folder / "service.log").open("wb") as log:
+        process = subprocess.Popen(
+            ["taskset", "-c", "0", *line], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+        )
+    try:
+        yield psutil.Process(process.pid), {**common, "signing_key": str(folder / "operator.pem")}
+    finally:
+        process.terminate()
+        code = process.wait(60)
+        if code:
+            print((folder / "service.log").read_text()[-3000:], file=sys.stderr)
+
+
+async def soak(process: psutil.Process, settings: dict[str, Any], minutes: float) -> dict[str, Any]:
+    peak = await measured(PORT, PATHS[OURS], process, 16, 0, 10.0)
+    rate = int(peak["req_s"] * SHARE)
+    print(f"most: {peak['req_s']:,.0f} requests/s; from now on {rate:,} for {minutes:g} minutes", flush=True)
+    requests = cycle(request(PATHS[OURS], event) for event in flights())
+    taken: list[float] = []
+    free: list[Caller] = []
+    made = [await connect(PORT, Noting, requests=requests, taken=taken, again=False) for _ in range(CONNECTIONS)]
+    free += made
+    for one in made:
+        one.free = free
+    load = asyncio.create_task(pace(free, rate))
+    releases = penstock.connect(**settings)
+    seen: list[dict[str, float]] = []
+    latencies: list[float] = []
+    end, swaps = time.monotonic() + minutes * 60, 0
+    while time.monotonic() < end and not load.done():
+        paced = asyncio.create_task(asyncio.sleep(EVERY))
+        version = 1 + (swaps + 1) % 2
+        await asyncio.to_thread(releases.deploy, "flights", trees=f"flight-trees@{version}")
+        swaps += 1
+        await paced
+        taken_now = sorted(taken)
+        taken.clear()
+        latencies.append(taken_now[int(len(taken_now) * 0.99)] * 1000)
+        with process.oneshot():
+            seen.append({"rss": process.memory_info().rss / 1e6, "threads": process.num_threads(), "files": process.num_fds()})
+    load.cancel()
+    fifth = max(len(seen) // 5, 1)
+    first, last = (
+        {key: statistics.median(one[key] for one in part) for key in seen[0]} for part in (seen[fifth : 2 * fifth], seen[-fifth:])
+    )
+    return {
+        "rate": rate, "seconds": minutes * 60, "swaps": swaps, "answers": dict(Noting.statuses), "first": first, "last": last,
+        "p99_ms": [statistics.median(latencies[fifth : 2 * fifth]), statistics.median(latencies[-fifth:])],
+    }  # fmt: skip
+
+
+@click.command()
+@click.option("--minutes", default=30.0, show_default=True, help="How long.")
+def main(minutes: float) -> None:
+    """Soak the service."""
+    psutil.Process().cpu_affinity([1])
+    with TemporaryDirectory() as folder, open_broker(None) as broker, service(broker, Path(folder)) as (process, settings):
+        found = asyncio.run(soak(process, settings, minutes))
+    print(json.dumps(found))
+    first, last = found["first"], found["last"]
+    wrong = [status for status in found["answers"] if status != "200" and status not in OVERLOADED]
+    grown = [key for key in first if last[key] > first[key] * GROWTH]
+    sys.exit(f"grown: {grown}, answers: {wrong}" if grown or wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
