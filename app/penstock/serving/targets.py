@@ -277,10 +277,14 @@ def _wanted(model: Model, request: oip.Request) -> tuple[str, ...] | None:
     if request.outputs is None:
         return None
     known = {tensor.name for tensor in model.outputs}
+    names: dict[str, None] = {}
     for one in request.outputs:
         if one.name not in known:
             raise Malformed(f"{model.name} has no output {one.name!r}; {did_you_mean(one.name, sorted(known))}")
-    return tuple(dict.fromkeys(one.name for one in request.outputs)) or None
+        if one.name in names:  # each would be written: a request of 8 MB can name one 400,000 times
+            raise Malformed(f"output {one.name!r} is asked for twice")
+        names[one.name] = None
+    return tuple(names) or None
 
 
 def _shape(given: oip.Tensor, tensor: Tensor, rows: int) -> int:
