@@ -145,23 +145,27 @@ class _Door:
                 if name != INFER:  # which spends its rows, too; which model is in the message
                     caller.spend(0)
                     self._service.check_read(caller)
-            async with self._receiving, asyncio.timeout(self._service.settings.idle_timeout):
-                data = await context.read()
+            # Requests that need no credential hold nothing, and are not waited for: strangers that send none would be in the callers' way.
+            data = b"" if name in OPEN else await self._received(context)
             size = self._kept(data)
             request = read(data)
             asked = target(request)
             response = bytes((await handler(request, context, caller)).SerializeToString())
         except Exception as error:  # noqa: BLE001  whatever goes wrong is this caller's answer
-            asked = asked if asked in self._known() else ""
-            self._service.note(caller, "score" if name == INFER else "read", str(getattr(error, "code", "failed")), model=asked)
-            return self._refusal(error, asked, began)
+            return self._refusal(name, caller, error, asked if asked in self._known() else "", began)
         else:
+            if name != INFER:  # which is noted with its rows
+                self._service.note(caller, "read", "ok")
             self._count.labels("grpc", asked, "OK").inc()
             self._observe(time.monotonic() - began)
             return response
         finally:
             self._open -= 1
             self._service.read(size)
+
+    async def _received(self, context: Any) -> Any:
+        async with self._receiving, asyncio.timeout(self._service.settings.idle_timeout):
+            return await context.read()
 
     def _known(self) -> Container[str]:
         return self._service.live.models if self._service.ready else ()
@@ -262,7 +266,9 @@ class _Door:
         certificate = ssl.PEM_cert_to_DER_cert(shown[0].decode()) if shown else None
         return await gate.admitted(authorization, certificate)
 
-    def _refusal(self, error: Exception, target: str, began: float) -> _Refusal:
+    def _refusal(self, name: str, caller: Caller | None, error: Exception, target: str, began: float) -> _Refusal:
+        error = self._service.counted(caller, error)
+        self._service.note(caller, "score" if name == INFER else "read", str(getattr(error, "code", "failed")), model=target)
         if isinstance(error, TimeoutError):
             error = TooLate("the message did not come in time (setting idle_timeout)")
         elif type(error).__name__ == "DecodeError" and not isinstance(error, PenstockError):  # of the library of Protobuf

@@ -20,7 +20,7 @@ import numpy as np
 from penstock.access import Audit, Caller, Gate
 from penstock.batch import Array
 from penstock.engine.observe import Observers
-from penstock.errors import CallRefused, Forbidden, NotReady, NotThere, PenstockError, TooLate
+from penstock.errors import CallRefused, Forbidden, NotReady, NotThere, PenstockError, RateLimited, TooLate
 from penstock.operate.requests import Requests
 from penstock.pipeline import Served
 from penstock.record import RecordLike
@@ -172,6 +172,15 @@ class Service:
             nulls = {name: gaps(one, part.rows) for name, one in part.tensors.items() if one.nulls is not None}
             for row, why in sorted(caller.refused(columns, nulls).items()):
                 raise Forbidden(f"row {row}: {why}")
+
+    def counted(self, caller: Caller | None, error: Exception) -> Exception:
+        """Returns what a request is refused with. One that was not counted yet counts now: it was read, however wrong it is."""
+        if caller is not None and not caller.spent:
+            try:
+                caller.spend(0)
+            except RateLimited as early:
+                return early
+        return error
 
     def note(self, caller: Caller | None, call: str, outcome: str, **about: Any) -> None:
         """Writes a line of the audit log, if there is one. Requests of unknown callers (None) have none: strangers could fill the disk."""
