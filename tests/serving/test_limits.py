@@ -13,9 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
+import grpc
 import psutil
 import pytest
 
+from penstock.serving.messages import SERVICE
 from tests.serving.conftest import Service, served, wait_for
 
 SCORE = "/v1/topologies/flights:score"
@@ -256,6 +258,37 @@ def test_a_stop_answers_what_is_under_way(event: bytes) -> None:
         assert stopping.stop() == 0
         assert "stopped" in stopping.log.read_text()
     assert found == [200]
+
+
+def test_a_stop_closes_both_doors_at_once(event: bytes) -> None:
+    """No call is accepted over one while the other one answers what it has; and both together take no longer than one may."""
+    over = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        over.wait(60)
+        yield from ()
+
+    begin = f"POST {SCORE} HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nContent-Length: 100000\r\n\r\n".encode()
+    with (
+        served("topologies/flights.yaml", "--drain-timeout", "4", "--idle-timeout", "60") as stopping,
+        connected(stopping) as client,
+        grpc.insecure_channel(stopping.grpc) as channel,
+    ):
+        client.sendall(begin + event + b"\n")
+        assert b" 200 " in client.recv(65536)
+        call = channel.stream_unary(f"/{SERVICE}/ModelInfer").future(nothing(), timeout=60)
+        live = channel.unary_unary(f"/{SERVICE}/ServerLive").future(b"", timeout=60)
+        assert live.code().name == "OK"  # behind the call, which is therefore under way
+        began = time.monotonic()
+        stopping.process.terminate()
+        with pytest.raises(ConnectionRefusedError):  # noqa: PT012  until it is
+            while True:
+                connected(stopping).close()
+                assert not call.done(), "HTTP accepts connections until gRPC has ended"
+        assert not call.done()
+        assert stopping.stop() == 0
+        assert time.monotonic() - began < 8
+        over.set()
 
 
 def test_a_service_that_is_not_ready_says_so(tmp_path: Any) -> None:
