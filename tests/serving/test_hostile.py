@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import socket
@@ -23,7 +24,7 @@ from penstock.access.rules import Rules
 from penstock.serving.grpc import OPEN
 from penstock.serving.messages import SERVICE, message
 from tests.kafka.certificates import Authority
-from tests.serving.conftest import Service, served, wait_for
+from tests.serving.conftest import ROOT, Service, served, wait_for
 
 SCORE = "/v1/topologies/flights:score"
 MIB = 1024 * 1024
@@ -87,6 +88,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     rules = {
         "all": Rules("all", frozenset({"score", "read"}), frozenset({"*"})),
         "newark": Rules("newark", frozenset({"score"}), frozenset({"flights"}), only={"origin": frozenset({"EWR"})}),
+        "tenant": Rules("tenant", frozenset({"score"}), frozenset({"flights"}), only={"tenant": frozenset({"a"})}),
+        "header": Rules("header", frozenset({"score"}), frozenset({"flights"}), only={"header.tenant": frozenset({"a"})}),
         "stack": Rules("stack", frozenset({"score", "read"}), frozenset({"flights"}), frozenset({"flights.stack@1"})),
         "seldom": Rules("seldom", frozenset({"read"}), frozenset({"flights"}), limits=Limits(requests=0.01)),
         **{
@@ -444,6 +447,34 @@ def test_the_value_that_is_judged_is_the_one_that_is_scored(guarded: Guarded, fl
     assert status == 200
     plain = (json.dumps(rest)[:-1] + ',"origin":"EWR"}').encode()
     assert json.loads(answer) == json.loads(guarded.ask(plain, key="newark")[1])
+
+
+def test_a_field_that_the_topology_does_not_have_is_missing(guarded: Guarded, flights: list[dict[str, Any]]) -> None:
+    """Whatever the event has under its name: nothing reads it."""
+    for key, more in (("tenant", {"tenant": "a"}), ("header", {"header": {"tenant": "a"}})):
+        status, answer = guarded.ask(json.dumps({**flights[0], **more}).encode(), key=key)
+        assert (status, "the field is missing" in json.loads(answer)["error"]) == (403, True)
+
+
+def test_the_value_that_is_judged_is_in_the_envelope(guarded: Guarded, flights: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Beside the data, a CloudEvent can have an attribute of any name: the caller could send all values, and honest events were refused."""
+    file = tmp_path / "flights.yaml"
+    text = (ROOT / "topologies/flights.yaml").read_text()
+    file.write_text(text.replace("    id: flight_id\n", "    id: flight_id\n    envelope: cloudevents\n", 1))
+    mine = next(one for one in flights if one["origin"] == "EWR")
+    other = next(one for one in flights if one["origin"] == "JFK")
+    event = {"specversion": "1.0", "id": "1", "source": "s", "type": "t"}
+    with served(file, "--access", str(guarded.access), doors=("http",)) as service:
+        both = guarded._replace(service=service)
+
+        def status(**more: Any) -> int:
+            return both.ask(json.dumps({**event, **more}).encode(), key="newark")[0]
+
+        coded = [base64.b64encode(json.dumps(one).encode()).decode() for one in (mine, other)]
+        assert [status(data=mine), status(data_base64=coded[0])] == [200, 200]
+        assert {status(data=other), status(origin="EWR", data=other), status(origin="EWR", data_base64=coded[1])} == {403}
+        assert status(origin="EWR") == 403
+        assert both.ask(json.dumps({**event, "origin": "EWR", "data": other}).encode())[0] == 200
 
 
 def test_grpc_refuses_strangers_before_it_receives_their_messages(guarded: Guarded) -> None:

@@ -87,7 +87,7 @@ class Caller:
         self._clock = clock
 
     def asking(self) -> Caller:
-        """Returns the same caller, for one request of its own."""
+        """Returns the same caller for one request, which it counts."""
         return Caller(self.rules, self._meter, self._clock, self.subject, self.proof)
 
     @property

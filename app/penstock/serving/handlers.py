@@ -25,6 +25,7 @@ from penstock.operate.requests import Requests
 from penstock.pipeline import Served
 from penstock.record import RecordLike
 from penstock.runtime import Loaded
+from penstock.schema import Step, steps
 from penstock.serving import oip
 from penstock.serving.batching import Batch, Batcher, Waiting
 from penstock.serving.looking import Looking
@@ -156,12 +157,21 @@ class Service:
         """Returns the version that a request has to run: for a caller that may use certain ones, the one that was checked."""
         return "" if caller.rules.models is None else model.version
 
-    def refused(self, caller: Caller, values: Sequence[bytes]) -> dict[int, str]:
-        """Returns the events, as JSON, that the caller may not send because of the values of their fields, each with the reason."""
+    def refused(self, caller: Caller, events: Events, records: Sequence[RecordLike]) -> dict[int, str]:
+        """Returns the events that the caller may not send because of the values of their fields, each with the reason.
+
+        The fields are those that the topology can read, where it reads them: not what is beside the data in an envelope under the same
+        name, nor what the schema does not have.
+        """
         if not caller.rules.only:
             return {}
-        events = [_decoded(value) for value in values]
-        columns = {path: _column([_at(event, path) for event in events]) for path in caller.rules.only}
+        schema = self.loaded.schemas[events.source.name]
+        found = [_decoded(value) for value in events.opened(records)]
+        columns: dict[str, Array] = {"": np.zeros(len(found))}  # says how many rows there are
+        for path in caller.rules.only:
+            if schema.field(path) is not None and not schema.is_beside(path):
+                way = (path,) if schema.has(path) else steps(path)
+                columns[path] = _column([_at(event, way) for event in found])
         return caller.refused(columns)
 
     def refuses(self, caller: Caller, part: Columns) -> None:
@@ -352,16 +362,19 @@ class Service:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-def _decoded(value: bytes) -> Any:
+def _decoded(value: bytes | None) -> Any:
     try:
-        return msgspec.json.decode(value)
+        return None if value is None else msgspec.json.decode(value)
     except (ValueError, RecursionError):
         return None  # the decoder will say why it is no event
 
 
-def _at(event: Any, path: str) -> Any:
-    for name in path.split("."):
-        event = event.get(name) if isinstance(event, dict) else None
+def _at(event: Any, way: Sequence[Step]) -> Any:
+    for step in way:
+        if isinstance(step, int):
+            event = event[step] if isinstance(event, list) and step < len(event) else None
+        else:
+            event = event.get(step) if isinstance(event, dict) else None
     return event
 
 

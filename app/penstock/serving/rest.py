@@ -199,19 +199,20 @@ class Rest:
         """Returns the answers of events; those that the caller may not send have failed."""
         service = self._service
         events = service.live.source(source)
-        refused = service.refused(caller, values)
+        records = _records(events.source.topic, values, headers)
+        refused = service.refused(caller, events, records)
         if refused:
-            values = [value for row, value in enumerate(values) if row not in refused]
+            records = [record for row, record in enumerate(records) if row not in refused]
         live, found = service.live, []
-        if values:
-            live, outcome = await service.score(events, _records(events.source.topic, values, headers), size=size, deadline=deadline)
+        if records:
+            live, outcome = await service.score(events, records, size=size, deadline=deadline)
             if isinstance(outcome, Exception):
                 raise outcome
             assert isinstance(outcome, list)
             found = outcome
         if refused:
             answers = iter(found)
-            rows = range(len(values) + len(refused))
+            rows = range(len(values))
             found = [Failure(row, RecordError(refused[row], where="access")) if row in refused else next(answers) for row in rows]
         return live, found
 
