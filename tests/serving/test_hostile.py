@@ -203,6 +203,22 @@ def test_where_a_request_ends_is_never_a_question(guarded: Guarded, head: str) -
         assert answer.count(b"HTTP/1.1 ") == 1
 
 
+def test_nor_is_it_without_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, event: bytes) -> None:
+    """Another parser reads HTTP then. A proxy that goes by the length would take the rest for the request of another client."""
+    (tmp_path / "httptools.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", ""))))
+    hidden = b"0\r\n\r\nGET /v2 HTTP/1.1\r\nHost: x\r\n\r\n"
+    with served("topologies/flights.yaml", doors=("http",)) as service:
+        assert service.post(SCORE, event).status_code == 200
+        for path in (SCORE, "/v2/models/flights/infer", "/healthz"):
+            with socket.create_connection(("127.0.0.1", service.ports["http"]), 10) as client:
+                head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(hidden)}\r\nTransfer-Encoding: chunked\r\n\r\n"
+                client.sendall(head.encode() + hidden)
+                answer = rest_of(client)
+            assert answer.split(b" ", 2)[1] in (b"400", b"405")
+            assert answer.count(b"HTTP/1.1 ") == 1
+
+
 @pytest.mark.parametrize("wrap", [b"[%s]", b'{"events":[%s]}'])
 def test_a_list_of_four_million_numbers_takes_no_memory(guarded: Guarded, event: bytes, wrap: bytes) -> None:
     before = guarded.forget()
@@ -508,6 +524,28 @@ def test_strangers_that_send_no_message_are_in_no_ones_way(guarded: Guarded) -> 
             call = channel.unary_unary(f"/{SERVICE}/RepositoryIndex")
             found = call.future(b"", timeout=20, metadata=[("authorization", f"Bearer {guarded.keys['all']}")])
             assert found.code().name == "OK"
+        finally:
+            over.set()
+
+
+def test_a_caller_that_sends_no_message_is_in_no_others_way(guarded: Guarded) -> None:
+    over = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        over.wait(120)
+        yield from ()
+
+    def of(name: str) -> list[tuple[str, str]]:
+        return [("authorization", f"Bearer {guarded.keys[name]}")]
+
+    apart = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(guarded.service.grpc, apart) as silent, grpc.insecure_channel(guarded.service.grpc, apart) as channel:
+        calls = [silent.stream_unary(f"/{SERVICE}/ModelInfer").future(nothing(), timeout=120, metadata=of("newark")) for _ in range(40)]
+        try:
+            silent.unary_unary(f"/{SERVICE}/ServerLive").future(b"", timeout=60).result()  # behind them
+            asked = channel.unary_unary(f"/{SERVICE}/RepositoryIndex")
+            assert asked.future(b"", timeout=20, metadata=of("all")).code().name == "OK"
+            assert not any(call.done() for call in calls)
         finally:
             over.set()
 

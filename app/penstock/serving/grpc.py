@@ -11,6 +11,7 @@ import contextlib
 import logging
 import ssl
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 OPEN: Final = ("ServerLive", "ServerReady", "ServerMetadata")  # methods that need no credential
 INFER: Final = "ModelInfer"
 RECEIVED: Final = 16  # messages that are received at a time
+OWN: Final = 12  # of one caller: the others have places left when it sends slowly, or nothing
 STREAMS: Final = 1024  # requests of one connection at a time
 
 Handler = Callable[[Any, Any, Caller | None], Awaitable[Any]]
@@ -116,6 +118,7 @@ class _Door:
         self._count = service.metrics.requests
         self._open = 0  # requests without an answer
         self._receiving = asyncio.Semaphore(RECEIVED)
+        self._own = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(OWN))  # by the name of a caller
 
     def asked(self, name: str) -> Callable[[Any, Any], Awaitable[bytes | None]]:
         """Returns what the library calls for a method."""
@@ -146,7 +149,7 @@ class _Door:
                     caller.spend(0)
                     self._service.check_read(caller)
             # Requests that need no credential hold nothing, and are not waited for: strangers that send none would be in the callers' way.
-            data = b"" if name in OPEN else await self._received(context)
+            data = b"" if name in OPEN else await self._received(caller, context)
             size = self._kept(data)
             request = read(data)
             asked = target(request)
@@ -163,8 +166,9 @@ class _Door:
             self._open -= 1
             self._service.read(size)
 
-    async def _received(self, context: Any) -> Any:
-        async with self._receiving, asyncio.timeout(self._service.settings.idle_timeout):
+    async def _received(self, caller: Caller | None, context: Any) -> Any:
+        own = self._own["" if caller is None else caller.name]
+        async with own, self._receiving, asyncio.timeout(self._service.settings.idle_timeout):
             return await context.read()
 
     def _known(self) -> Container[str]:

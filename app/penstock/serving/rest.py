@@ -106,13 +106,16 @@ class Rest:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
-        if scope["type"] != "http" or not path.startswith(("/v1", "/v2", "/openapi.json")):
+        headers: Headers = dict(scope.get("headers", ()))
+        ambiguous = b"content-length" in headers and b"transfer-encoding" in headers
+        if scope["type"] != "http" or not (ambiguous or path.startswith(("/v1", "/v2", "/openapi.json"))):
             await self._pages(scope, receive, send)
             return
         began = time.monotonic()
-        headers: Headers = dict(scope["headers"])
         target, caller = "", None
         try:
+            if ambiguous:
+                raise _Ambiguous("the request has a length and a transfer-encoding, and may have one of them")
             caller = await self._admitted(scope, headers)
             if path == self._score:
                 if scope["method"] != "POST":
@@ -496,6 +499,10 @@ def _address(scope: Scope) -> str:
     return str(client[0]) if client else ""
 
 
+class _Ambiguous(Malformed):
+    """Two readers could see the end of the request at two places. httptools refuses such requests by itself, h11 does not."""
+
+
 class _NotAllowed(CallRefused):
     """The path has no such method."""
 
@@ -608,7 +615,7 @@ def _refusal(error: Exception) -> Answer:
     if isinstance(error, _NotAllowed):
         status = 405
         head.append((b"allow", error.allowed.encode()))
-    if isinstance(error, TooLarge | Overloaded | TooLate | Unauthenticated):
+    if isinstance(error, TooLarge | Overloaded | TooLate | Unauthenticated | _Ambiguous):
         head.append((b"connection", b"close"))  # the rest of the body is not read
     if status == 500:
         logger.error("a request failed: %s", type(error).__name__, exc_info=error)
