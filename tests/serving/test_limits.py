@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import http.client
 import json
 import socket
 import threading
@@ -258,6 +259,27 @@ def test_a_stop_answers_what_is_under_way(event: bytes) -> None:
         assert stopping.stop() == 0
         assert "stopped" in stopping.log.read_text()
     assert found == [200]
+
+
+def test_a_stop_loses_no_request_of_open_connections(event: bytes) -> None:
+    """A client learns by its last answer that its connection ends, and not by a request that nobody reads."""
+    with served("topologies/flights.yaml", doors=("http",)) as stopping, ExitStack() as stack:
+        clients = [http.client.HTTPConnection("127.0.0.1", stopping.ports["http"], timeout=10) for _ in range(8)]
+        for one in clients:
+            stack.callback(one.close)
+
+        def asks(client: http.client.HTTPConnection) -> bool:
+            """Whether the connection goes on behind the answer. Raises OSError where there is none."""
+            client.request("POST", SCORE, event)
+            answer = client.getresponse()
+            assert (answer.status, len(answer.read()) > 0) == (200, True)
+            return answer.getheader("connection") != "close"
+
+        assert all(asks(one) for one in clients)
+        stopping.process.terminate()
+        while clients:
+            clients = [one for one in clients if asks(one)]
+        assert stopping.stop() == 0
 
 
 def test_a_stop_closes_both_doors_at_once(event: bytes) -> None:

@@ -50,6 +50,7 @@ HANDSHAKE: Final = 5.0  # seconds until a connection with TLS has to be establis
 IDLE: Final = 5  # seconds of silence between two requests
 BACKLOG: Final = 64  # connections that wait to be accepted
 SERVICE_BACKLOG: Final = 2048
+LAST: Final = 0.5  # seconds of a stop in which requests are still taken from open connections, which their answers end
 SWEEP: Final = 1.0  # seconds between two looks at the connections of a service
 _ADDRESS: Final = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]/]*):(?P<port>\d{1,5})")
 
@@ -204,6 +205,10 @@ async def answering(bound: socket.socket, pages: Pages, service: Service, *, tls
     try:
         yield
     finally:
+        for listening in getattr(server, "servers", ()):
+            listening.close()
+        # A connection that is closed in silence has often a request on its way, which would be lost.
+        await asyncio.wait({task}, timeout=LAST)
         server.should_exit = True
         await asyncio.wait({task}, timeout=settings.drain_timeout + IDLE)
         task.cancel()

@@ -62,6 +62,7 @@ Handler = Callable[[Headers, bytes], Awaitable[Answer]]
 JSON: Final = (b"content-type", b"application/json")
 LINES: Final = (b"content-type", b"application/x-ndjson")
 BINARY: Final = (b"content-type", b"application/octet-stream")
+CLOSE: Final = (b"connection", b"close")
 _STREAMS: Final = frozenset((b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines"))
 _WRAPPED: Final = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"events"[ \t\r\n]*:[ \t\r\n]*\[')
 _LIST: Final = re.compile(rb"[ \t\r\n]*\[")
@@ -135,7 +136,8 @@ class Rest:
             answer = self._refused(scope, caller, error)
         self._count(target, answer[0], began)
         status, head, body = answer
-        await send({"type": "http.response.start", "status": status, "headers": [*head, (b"content-length", b"%d" % len(body))]})
+        last = (CLOSE,) if self._service.stopping else ()
+        await send({"type": "http.response.start", "status": status, "headers": [*head, (b"content-length", b"%d" % len(body)), *last]})
         await send({"type": "http.response.body", "body": body})
 
     def _refused(self, scope: Scope, caller: Caller | None, error: Exception) -> Answer:
@@ -616,7 +618,7 @@ def _refusal(error: Exception) -> Answer:
         status = 405
         head.append((b"allow", error.allowed.encode()))
     if isinstance(error, TooLarge | Overloaded | TooLate | Unauthenticated | _Ambiguous):
-        head.append((b"connection", b"close"))  # the rest of the body is not read
+        head.append(CLOSE)  # the rest of the body is not read
     if status == 500:
         logger.error("a request failed: %s", type(error).__name__, exc_info=error)
     return status, head, oip.encode(described(error))
