@@ -146,6 +146,14 @@ def test_headers_are_sent_and_never_shown(run: Run, right: Started, tmp_path: Pa
     assert "secret" not in done.err
 
 
+@pytest.mark.parametrize("line", ["bad name: secret", "x-bin: secret", "x: secret\x01", "x\ty: secret", ": secret"])
+def test_header_that_cannot_be_sent_is_an_error_of_its_file(run: Run, right: Started, tmp_path: Path, line: str) -> None:
+    """And neither a finding about the server nor a bug."""
+    (tmp_path / "headers").write_text(f"x-tenant: a\n{line}\n")
+    done = run(right.url, "--grpc", right.grpc, "--headers", str(tmp_path / "headers"))
+    assert (done.code, f"{tmp_path}/headers:2:1: no header" in done.err, "secret" in done.err) == (2, True, False)
+
+
 def test_tensors_of_half_precision_are_sent_as_bytes() -> None:
     """JSON and the typed contents have no form of them."""
     with started(["half"]) as places:
