@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["conformance"]
 
 _LIMIT: Final = 64 * 1024**2  # bytes of a request that is read from a file
-_NAME: Final = re.compile(r"[a-z0-9_.-]+(?<!-bin)", re.IGNORECASE)  # of a header that HTTP and gRPC can send; gRPC has other values for -bin
+_NAME: Final = re.compile(
+    r"[a-z0-9_.-]+(?<!-bin)", re.IGNORECASE
+)  # of a header that HTTP and gRPC can send; gRPC has other values for -bin
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _COLOURS: Final = {"passed": "green", "failed": "bold red", "absent": "dim", "skipped": "yellow"}
 

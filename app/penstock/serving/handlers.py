@@ -62,6 +62,7 @@ class _Job(Waiting):
     part: Any
     version: str
     answer: asyncio.Future[tuple[Live, Outcome]]
+    model: Model | None = None  # that its tensors fit
     aside: bool = False
 
 
@@ -210,7 +211,7 @@ class Service:
         self, model: Model, part: Columns, *, size: int, deadline: float, version: str = "", aside: bool = False
     ) -> asyncio.Future[tuple[Live, Outcome]]:
         """Returns the future outcome of tensors. `aside` runs it in the thread, so that the loop accepts others. Raises CallRefused."""
-        return self._submit(model.name, part, part.rows, size, deadline, version, aside)
+        return self._submit(model.name, part, part.rows, size, deadline, version, model, aside)
 
     def score(self, events: Events, records: list[RecordLike], *, size: int, deadline: float) -> asyncio.Future[tuple[Live, Outcome]]:
         """Returns the future outcome of events, at least one. Raises CallRefused."""
@@ -223,12 +224,13 @@ class Service:
         return asyncio.ensure_future(self._looking.score(events, records, lambda: self.live, submit))
 
     def _submit(
-        self, target: str | Events, part: Any, rows: int, size: int, deadline: float, version: str, aside: bool = False
-    ) -> asyncio.Future[tuple[Live, Outcome]]:
+        self, target: str | Events, part: Any, rows: int, size: int, deadline: float, version: str, model: Model | None = None,
+        aside: bool = False,
+    ) -> asyncio.Future[tuple[Live, Outcome]]:  # fmt: skip
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[tuple[Live, Outcome]] = loop.create_future()
         lane = target if isinstance(target, str) else (target.source.name,)
-        job = _Job(rows=rows, bytes=size, deadline=deadline, part=part, version=version, answer=answer, aside=aside)
+        job = _Job(rows=rows, bytes=size, deadline=deadline, part=part, version=version, answer=answer, model=model, aside=aside)
         self._batcher.offer(lane, job, time.monotonic())
         if not (self._due or self._busy):
             self._due = True
@@ -261,14 +263,19 @@ class Service:
         try:
             live = self.live
             target: Any = live.model(lane) if isinstance(lane, str) else live.source(lane[0])
-            wrong = [job for job in members if job.version and job.version != target.version]
         except CallRefused as error:
             for job in members:
                 _settle(job, error)
             return
-        for job in wrong:
-            _settle(job, NotThere(f"{lane} has the version {target.version} now, not {job.version}"))
-        members = [job for job in members if job not in wrong] if wrong else members
+        for job in members:
+            if job.version and job.version != target.version:
+                _settle(job, NotThere(f"{lane} has the version {target.version} now, not {job.version}"))
+            elif job.model is not None and job.model is not target:  # a release has become active since, which may read other tensors
+                try:
+                    job.part = target.fit(job.part.asked())
+                except CallRefused as error:
+                    _settle(job, error)
+        members = [job for job in members if not job.answer.done()]
         parts = [job.part for job in members]
         if batch.expected <= self._offload_after and not any(job.aside for job in members):
             try:

@@ -47,6 +47,10 @@ class Columns(NamedTuple):
     tensors: Mapping[str, oip.Tensor]
     outputs: tuple[str, ...] | None = None
 
+    def asked(self) -> oip.Request:
+        """Returns the request again, for another model."""
+        return oip.Request(dict(self.tensors), None if self.outputs is None else [oip.Wanted(name) for name in self.outputs])
+
 
 class Scored(NamedTuple):
     """What became of the tensors of one request: the outputs by name, and the rows that failed; with any of them, no outputs."""
