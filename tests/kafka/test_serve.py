@@ -170,7 +170,10 @@ def test_a_caller_deploys_what_it_may_and_leaves_a_trace(job: Job) -> None:
         made = call("GET").json()["releases"]
     lines = [json.loads(line) for line in audit.read_text().splitlines()]
     assert [line["outcome"] for line in lines if line["call"] == "deploy"][-2:] == ["begun", "ok"]
-    assert (lines[-1]["caller"], lines[-1]["request"]) == ("desk", made[0]["id"])
+    last = [line for line in lines if line["call"] == "deploy"][-1]
+    assert (last["caller"], last["request"]) == ("desk", made[0]["id"])
+    refused = [(line["call"], line["outcome"]) for line in lines if line["outcome"] == "forbidden"]
+    assert refused == [("deploy", "forbidden")] * 3 + [("rollback", "forbidden")], "each is noted once, by the right that it needs"
 
 
 def test_without_brokers_there_are_no_releases_to_make() -> None:

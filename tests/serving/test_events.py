@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import penstock
-from tests.serving.conftest import ROOT, Service, served
+from tests.serving.conftest import ROOT, Service, ask, served
 
 SCORE = "/v1/topologies/flights:score"
 
@@ -102,6 +102,8 @@ def test_a_list_of_no_events_has_no_answers(service: Service) -> None:
 def test_another_method_is_refused(service: Service) -> None:
     answer = service.get(SCORE)
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    both = ask(service.ports["http"], "PUT", "/v1/releases")
+    assert (both.status_code, both.headers["allow"]) == (405, "GET, POST")
 
 
 def test_several_sinks_answer_by_their_names(flights: list[dict[str, Any]]) -> None:

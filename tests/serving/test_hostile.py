@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +21,23 @@ from penstock.access.file import ApiKey, with_key, with_revocation
 from penstock.access.keys import digest, new_key
 from penstock.access.meter import Limits
 from penstock.access.rules import Rules
+from penstock.serving.grpc import OPEN
 from penstock.serving.messages import SERVICE, message
 from tests.kafka.certificates import Authority
-from tests.serving.conftest import Service, served, wait_for
+from tests.serving.conftest import ROOT, Service, served, wait_for
 
 SCORE = "/v1/topologies/flights:score"
 MIB = 1024 * 1024
+WRONG = {  # requests that are refused, or ask for nothing
+    "no JSON": ("POST", "/v2/models/flights.stack/infer", b"{"),
+    "another method": ("GET", "/v2/models/flights.stack/infer", b""),
+    "no such model": ("POST", "/v2/models/none/infer", b"{}"),
+    "no such version": ("GET", "/v2/models/flights.stack/versions/infer", b""),
+    "a release of this name": ("GET", "/v1/releases/infer", b""),
+    "half of a list": ("POST", SCORE, b"[{"),
+    "no events": ("POST", SCORE, b"[]"),
+    "no such source": ("POST", f"{SCORE}?source=none", b"{}"),
+}
 
 
 class Guarded(NamedTuple):
@@ -75,8 +88,14 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     rules = {
         "all": Rules("all", frozenset({"score", "read"}), frozenset({"*"})),
         "newark": Rules("newark", frozenset({"score"}), frozenset({"flights"}), only={"origin": frozenset({"EWR"})}),
+        "tenant": Rules("tenant", frozenset({"score"}), frozenset({"flights"}), only={"tenant": frozenset({"a"})}),
+        "header": Rules("header", frozenset({"score"}), frozenset({"flights"}), only={"header.tenant": frozenset({"a"})}),
         "stack": Rules("stack", frozenset({"score", "read"}), frozenset({"flights"}), frozenset({"flights.stack@1"})),
         "seldom": Rules("seldom", frozenset({"read"}), frozenset({"flights"}), limits=Limits(requests=0.01)),
+        **{
+            f"rare{at}": Rules(f"rare{at}", frozenset({"score", "read"}), frozenset({"flights"}), limits=Limits(requests=0.01))
+            for at in range(len(WRONG) + 2)
+        },
         "short": Rules("short", frozenset({"score"}), frozenset({"flights"})),
     }
     for name, given in rules.items():
@@ -184,6 +203,22 @@ def test_where_a_request_ends_is_never_a_question(guarded: Guarded, head: str) -
         assert answer.count(b"HTTP/1.1 ") == 1
 
 
+def test_nor_is_it_without_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, event: bytes) -> None:
+    """Another parser reads HTTP then. A proxy that goes by the length would take the rest for the request of another client."""
+    (tmp_path / "httptools.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", ""))))
+    hidden = b"0\r\n\r\nGET /v2 HTTP/1.1\r\nHost: x\r\n\r\n"
+    with served("topologies/flights.yaml", doors=("http",)) as service:
+        assert service.post(SCORE, event).status_code == 200
+        for path in (SCORE, "/v2/models/flights/infer", "/healthz"):
+            with socket.create_connection(("127.0.0.1", service.ports["http"]), 10) as client:
+                head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(hidden)}\r\nTransfer-Encoding: chunked\r\n\r\n"
+                client.sendall(head.encode() + hidden)
+                answer = rest_of(client)
+            assert answer.split(b" ", 2)[1] in (b"400", b"405")
+            assert answer.count(b"HTTP/1.1 ") == 1
+
+
 @pytest.mark.parametrize("wrap", [b"[%s]", b'{"events":[%s]}'])
 def test_a_list_of_four_million_numbers_takes_no_memory(guarded: Guarded, event: bytes, wrap: bytes) -> None:
     before = guarded.forget()
@@ -285,6 +320,104 @@ def test_questions_count_as_requests(guarded: Guarded) -> None:
         assert call.code().name == "RESOURCE_EXHAUSTED"
 
 
+@pytest.mark.parametrize(("at", "kind"), [*enumerate(WRONG)], ids=WRONG)
+def test_wrong_requests_count_too(guarded: Guarded, at: int, kind: str) -> None:
+    """They are read like others. A caller over its rate is told so, whatever it sends."""
+    method, path, body = WRONG[kind]
+
+    def status() -> bytes:
+        with guarded.connected() as client:
+            head = guarded.head(path, f"rare{at}", method, Connection="close", Content_Length=str(len(body)) if body else "")
+            client.sendall(head + b"\r\n" + body)
+            return rest_of(client).split(b" ", 2)[1]
+
+    assert status() != b"429"
+    assert status() == b"429"
+
+
+@pytest.mark.parametrize(("at", "lines"), [(0, b""), (1, b"\n \n")])
+def test_a_stream_without_a_line_counts_too(guarded: Guarded, at: int, lines: bytes) -> None:
+    head = guarded.head(
+        key=f"rare{len(WRONG) + at}", Content_Type="application/x-ndjson", Content_Length=str(len(lines)), Connection="close"
+    )
+    for status in (b"200", b"429"):
+        with guarded.connected() as client:
+            client.sendall(head + b"\r\n" + lines)
+            assert rest_of(client).split(b" ", 2)[1] == status
+
+
+def test_wrong_messages_count_too(guarded: Guarded) -> None:
+    metadata = [("authorization", f"Bearer {guarded.keys['rare0']}")]
+    with grpc.insecure_channel(guarded.service.grpc) as channel:
+        infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        codes = [infer.future(b"\xff" * 9, timeout=60, metadata=metadata).code().name for _ in range(2)]
+    assert codes[1] == "RESOURCE_EXHAUSTED"
+
+
+def test_every_call_of_a_caller_is_in_the_audit_log_once(guarded: Guarded, event: bytes) -> None:
+    """By the right that it needs: also questions, releases that are refused, and streams that end early."""
+    guarded.ask(event)
+    before = len(guarded.audit.read_bytes())
+
+    def get(path: str, method: str = "GET") -> None:
+        with guarded.connected() as client:
+            client.sendall(guarded.head(path, method=method, Connection="close") + b"\r\n")
+            rest_of(client)
+
+    get("/v2/models/flights")
+    get("/v2/models/none")
+    get("/v2/repository/index", "POST")
+    get("/v2/repository/models/flights/load", "POST")
+    guarded.ask(b"{}", "/v1/releases")
+    guarded.ask(b"{}", "/v2/models/none/infer")
+    with grpc.insecure_channel(guarded.service.grpc) as channel:
+        asked = channel.unary_unary(f"/{SERVICE}/RepositoryIndex")
+        asked.future(b"", metadata=[("authorization", f"Bearer {guarded.keys['all']}")], timeout=60).result()
+    with guarded.connected() as client:
+        client.sendall(guarded.head(Content_Type="application/x-ndjson", Transfer_Encoding="chunked") + b"\r\n")
+        client.sendall(b"%x\r\n%s\n\r\n" % (len(event) + 1, event))
+        assert b" 200 " in client.recv(65536)
+        sent(client, b"100000\r\n" + b"x" * MIB + b"\r\n", 9)
+        found = b""
+        while b"too-large" not in found:
+            part = client.recv(65536)
+            assert part, found
+            found += part
+    lines = [json.loads(line) for line in guarded.audit.read_bytes()[before:].splitlines()]
+    assert [(line["call"], line["outcome"]) for line in lines] == [
+        ("read", "ok"), ("read", "not-there"), ("read", "ok"), ("read", "by-release"), ("deploy", "no-releases"), ("score", "not-there"),
+        ("read", "ok"), ("score", "ok"), ("score", "too-large"),
+    ]  # fmt: skip
+
+
+def test_a_line_that_grows_by_bytes_costs_no_more_than_its_bytes(guarded: Guarded, event: bytes) -> None:
+    """Each byte behind 7 MB copied and searched all of them: 500 bytes in a second occupied the service."""
+    process = psutil.Process(guarded.service.process.pid)
+
+    def cost(*before: bytes) -> float:
+        """Seconds of the processor for 1000 requests, each behind these bytes, which the service has read when it answers."""
+        begun = process.cpu_times()
+        for _ in range(1000):
+            for one in before:
+                client.sendall(one)
+            assert guarded.ask(event)[0] == 200
+        ended = process.cpu_times()
+        return ended.user + ended.system - begun.user - begun.system
+
+    with guarded.connected() as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.sendall(guarded.head(Content_Type="application/x-ndjson", Transfer_Encoding="chunked") + b"\r\n")
+        assert sent(client, b"100000\r\n" + b" " * MIB + b"\r\n", 7) > 7 * MIB
+        assert cost(b"1\r\n \r\n") < cost() + 1
+        last = b"%x\r\n%s\r\n0\r\n\r\n" % (len(event), event)
+        client.sendall(last)
+        answer = client.recv(65536)
+        assert b" 200 " in answer
+        while b"0\r\n\r\n" not in answer:
+            answer += client.recv(65536)
+        assert b'"flight_id"' in answer
+
+
 def test_strangers_leave_no_line_in_the_audit_log(guarded: Guarded, event: bytes) -> None:
     assert guarded.ask(event)[0] == 200
     before = guarded.audit.read_bytes()
@@ -332,6 +465,34 @@ def test_the_value_that_is_judged_is_the_one_that_is_scored(guarded: Guarded, fl
     assert json.loads(answer) == json.loads(guarded.ask(plain, key="newark")[1])
 
 
+def test_a_field_that_the_topology_does_not_have_is_missing(guarded: Guarded, flights: list[dict[str, Any]]) -> None:
+    """Whatever the event has under its name: nothing reads it."""
+    for key, more in (("tenant", {"tenant": "a"}), ("header", {"header": {"tenant": "a"}})):
+        status, answer = guarded.ask(json.dumps({**flights[0], **more}).encode(), key=key)
+        assert (status, "the field is missing" in json.loads(answer)["error"]) == (403, True)
+
+
+def test_the_value_that_is_judged_is_in_the_envelope(guarded: Guarded, flights: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Beside the data, a CloudEvent can have an attribute of any name: the caller could send all values, and honest events were refused."""
+    file = tmp_path / "flights.yaml"
+    text = (ROOT / "topologies/flights.yaml").read_text()
+    file.write_text(text.replace("    id: flight_id\n", "    id: flight_id\n    envelope: cloudevents\n", 1))
+    mine = next(one for one in flights if one["origin"] == "EWR")
+    other = next(one for one in flights if one["origin"] == "JFK")
+    event = {"specversion": "1.0", "id": "1", "source": "s", "type": "t"}
+    with served(file, "--access", str(guarded.access), doors=("http",)) as service:
+        both = guarded._replace(service=service)
+
+        def status(**more: Any) -> int:
+            return both.ask(json.dumps({**event, **more}).encode(), key="newark")[0]
+
+        coded = [base64.b64encode(json.dumps(one).encode()).decode() for one in (mine, other)]
+        assert [status(data=mine), status(data_base64=coded[0])] == [200, 200]
+        assert {status(data=other), status(origin="EWR", data=other), status(origin="EWR", data_base64=coded[1])} == {403}
+        assert status(origin="EWR") == 403
+        assert both.ask(json.dumps({**event, "origin": "EWR", "data": other}).encode())[0] == 200
+
+
 def test_grpc_refuses_strangers_before_it_receives_their_messages(guarded: Guarded) -> None:
     """50 messages of 7 MB took 0.6 GB when they were received first."""
     before = guarded.forget()
@@ -345,6 +506,48 @@ def test_grpc_refuses_strangers_before_it_receives_their_messages(guarded: Guard
         call = channel.unary_unary(f"/{SERVICE}/ModelMetadata").future(b"", timeout=60, metadata=both)
         assert call.code().name == "UNAUTHENTICATED"
     assert guarded.peak < before + 120 * MIB
+
+
+def test_strangers_that_send_no_message_are_in_no_ones_way(guarded: Guarded) -> None:
+    """16 calls that need no credential, and never sent their message, kept every other caller waiting."""
+    over = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        over.wait(120)
+        yield from ()
+
+    apart = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(guarded.service.grpc, apart) as strangers, grpc.insecure_channel(guarded.service.grpc, apart) as channel:
+        silent = [strangers.stream_unary(f"/{SERVICE}/{name}").future(nothing(), timeout=120) for name in OPEN for _ in range(20)]
+        try:
+            assert {call.code().name for call in silent} == {"OK"}
+            call = channel.unary_unary(f"/{SERVICE}/RepositoryIndex")
+            found = call.future(b"", timeout=20, metadata=[("authorization", f"Bearer {guarded.keys['all']}")])
+            assert found.code().name == "OK"
+        finally:
+            over.set()
+
+
+def test_a_caller_that_sends_no_message_is_in_no_others_way(guarded: Guarded) -> None:
+    over = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        over.wait(120)
+        yield from ()
+
+    def of(name: str) -> list[tuple[str, str]]:
+        return [("authorization", f"Bearer {guarded.keys[name]}")]
+
+    apart = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(guarded.service.grpc, apart) as silent, grpc.insecure_channel(guarded.service.grpc, apart) as channel:
+        calls = [silent.stream_unary(f"/{SERVICE}/ModelInfer").future(nothing(), timeout=120, metadata=of("newark")) for _ in range(40)]
+        try:
+            silent.unary_unary(f"/{SERVICE}/ServerLive").future(b"", timeout=60).result()  # behind them
+            asked = channel.unary_unary(f"/{SERVICE}/RepositoryIndex")
+            assert asked.future(b"", timeout=20, metadata=of("all")).code().name == "OK"
+            assert not any(call.done() for call in calls)
+        finally:
+            over.set()
 
 
 def test_grpc_receives_a_few_messages_at_a_time(guarded: Guarded) -> None:

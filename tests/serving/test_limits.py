@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import http.client
 import json
 import socket
 import threading
@@ -9,11 +11,14 @@ import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
+import grpc
 import psutil
 import pytest
 
+from penstock.serving.messages import SERVICE
 from tests.serving.conftest import Service, served, wait_for
 
 SCORE = "/v1/topologies/flights:score"
@@ -101,6 +106,33 @@ def test_a_client_that_sends_no_whole_request_is_closed(strict: Service, event: 
     assert answers(strict, event)
 
 
+@pytest.mark.parametrize("lines", [b"", b"%s\n"], ids=["no line", "one line"])
+def test_a_stream_that_stops_is_told_so(strict: Service, event: bytes, lines: bytes) -> None:
+    """As its status, or as the last line once there were answers."""
+    sent = lines.replace(b"%s", event)
+    with connected(strict) as client:
+        head = f"POST {SCORE} HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nContent-Length: 100000\r\n\r\n"
+        client.sendall(head.encode() + sent)
+        said = rest_of(client)
+    status, body = said.split(b" ", 2)[1], said.partition(b"\r\n\r\n")[2]
+    assert (status, b"came within 0.5 s" in body, b'"too-late"' in body) == (b"200" if lines else b"504", True, True)
+    assert answers(strict, event)
+
+
+def test_a_stream_cannot_be_packed(service: Service, event: bytes) -> None:
+    """It was read as lines of junk, each with a failure."""
+    refused = service.post(SCORE, gzip.compress(event), content_type="application/x-ndjson", content_encoding="gzip")
+    assert (refused.status_code, "cannot be packed" in refused.json()["error"]) == (400, True)
+    assert service.post(SCORE, event, content_type="application/x-ndjson", content_encoding="identity").status_code == 200
+
+
+def test_nothing_behind_a_packed_body_is_lost(service: Service, event: bytes) -> None:
+    """A second part has its own head: what is in it was not scored, and nothing said so."""
+    refused = service.post(SCORE, gzip.compress(event) + gzip.compress(b"\n" + event), content_encoding="gzip")
+    assert (refused.status_code, "left behind" in refused.json()["error"]) == (400, True)
+    assert service.post(SCORE, gzip.compress(event), content_encoding="GZIP").status_code == 200
+
+
 def test_a_client_that_drips_is_closed(strict: Service, event: bytes) -> None:
     """A byte now and then does not keep a request open."""
     ended = threading.Event()
@@ -151,16 +183,40 @@ def test_more_connections_than_allowed_close_the_silent_ones(strict: Service, ev
             one.close()
 
 
+def test_streams_do_not_exceed_the_connections_that_are_allowed(strict: Service, event: bytes) -> None:
+    """A byte now and then keeps one of them open, but not more than there may be: the process would run out of files."""
+    begin = f"POST {SCORE} HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    clients = [connected(strict) for _ in range(30)]
+    with ExitStack() as stack:
+        for one in clients:
+            stack.enter_context(one)
+            one.sendall(begin)
+        still, end = clients, time.monotonic() + 10
+        while len(still) > 8:
+            assert time.monotonic() < end, f"{len(still)} connections are open, of 8"
+            assert answers(strict, event)
+            still = [one for one in still if sends(one, b"1\r\n\n\r\n")]
+        assert still, "others go on"
+
+
+def sends(client: socket.socket, part: bytes) -> bool:
+    try:
+        client.sendall(part)
+    except OSError:
+        return False
+    return True
+
+
 def test_a_caller_that_does_not_read_its_answers_is_closed(strict: Service, event: bytes) -> None:
     """A stream of lines whose answers nobody reads ends; others are answered meanwhile."""
     with connected(strict) as client:
-        client.settimeout(20)
+        client.settimeout(60)
         client.sendall(
             f"POST {SCORE} HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
         )
         lines = (event + b"\n") * 100
         part = b"%x\r\n%s\r\n" % (len(lines), lines)
-        with pytest.raises(OSError):  # noqa: PT012  the loop is the cause
+        with pytest.raises(ConnectionError):  # noqa: PT012  the loop is the cause
             while True:
                 client.sendall(part)
     assert answers(strict, event)
@@ -203,6 +259,58 @@ def test_a_stop_answers_what_is_under_way(event: bytes) -> None:
         assert stopping.stop() == 0
         assert "stopped" in stopping.log.read_text()
     assert found == [200]
+
+
+def test_a_stop_loses_no_request_of_open_connections(event: bytes) -> None:
+    """A client learns by its last answer that its connection ends, and not by a request that nobody reads."""
+    with served("topologies/flights.yaml", doors=("http",)) as stopping, ExitStack() as stack:
+        clients = [http.client.HTTPConnection("127.0.0.1", stopping.ports["http"], timeout=10) for _ in range(8)]
+        for one in clients:
+            stack.callback(one.close)
+
+        def asks(client: http.client.HTTPConnection) -> bool:
+            """Whether the connection goes on behind the answer. Raises OSError where there is none."""
+            client.request("POST", SCORE, event)
+            answer = client.getresponse()
+            assert (answer.status, len(answer.read()) > 0) == (200, True)
+            return answer.getheader("connection") != "close"
+
+        assert all(asks(one) for one in clients)
+        stopping.process.terminate()
+        while clients:
+            clients = [one for one in clients if asks(one)]
+        assert stopping.stop() == 0
+
+
+def test_a_stop_closes_both_doors_at_once(event: bytes) -> None:
+    """No call is accepted over one while the other one answers what it has; and both together take no longer than one may."""
+    over = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        over.wait(60)
+        yield from ()
+
+    begin = f"POST {SCORE} HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nContent-Length: 100000\r\n\r\n".encode()
+    with (
+        served("topologies/flights.yaml", "--drain-timeout", "4", "--idle-timeout", "60") as stopping,
+        connected(stopping) as client,
+        grpc.insecure_channel(stopping.grpc) as channel,
+    ):
+        client.sendall(begin + event + b"\n")
+        assert b" 200 " in client.recv(65536)
+        call = channel.stream_unary(f"/{SERVICE}/ModelInfer").future(nothing(), timeout=60)
+        live = channel.unary_unary(f"/{SERVICE}/ServerLive").future(b"", timeout=60)
+        assert live.code().name == "OK"  # behind the call, which is therefore under way
+        began = time.monotonic()
+        stopping.process.terminate()
+        with pytest.raises(ConnectionRefusedError):  # noqa: PT012  until it is
+            while True:
+                connected(stopping).close()
+                assert not call.done(), "HTTP accepts connections until gRPC has ended"
+        assert not call.done()
+        assert stopping.stop() == 0
+        assert time.monotonic() - began < 8
+        over.set()
 
 
 def test_a_service_that_is_not_ready_says_so(tmp_path: Any) -> None:

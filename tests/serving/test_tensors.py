@@ -297,3 +297,45 @@ def test_more_rows_than_a_batch_may_have_are_refused(service: Service) -> None:
     body = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [2049, 2], "data": [0.0] * 4098}]}
     answer = service.post("/v2/models/flights.stack/infer", json.dumps(body))
     assert (answer.status_code, "at most 2048" in answer.json()["error"]) == (413, True)
+
+
+@pytest.mark.parametrize("axes", [[0, 2**70], [0, 2**63 - 1], [0, 2**40, 2**40]], ids=range(3))
+@pytest.mark.parametrize("datatype", ["FP32", "UINT64", "BYTES"])
+def test_axes_that_no_array_has_are_refused(service: Service, axes: list[int], datatype: str) -> None:
+    """An empty tensor has as many values as any shape with a zero says."""
+    one = {"name": "X", "datatype": datatype, "shape": [1, *axes]}
+    flat = json.dumps({"inputs": [{**one, "data": []}]}).encode()
+    nested = json.dumps({"inputs": [{**one, "data": [[]]}]}).encode()
+    head = json.dumps({"inputs": [{**one, "parameters": {"binary_data_size": 0}}]}).encode()
+    path = "/v2/models/flights.stack/infer"
+    found = [
+        service.post(path, flat), service.post(path, nested), service.post(path, head, Inference_Header_Content_Length=str(len(head))),
+    ]  # fmt: skip
+    assert [one.status_code for one in found] == [400] * 3, [one.text for one in found]
+    if max(axes) < 2**63:
+        with pytest.raises(grpc.RpcError) as refused:
+            call(service, "ModelInfer", model_name="flights.stack", inputs=[{**one}], raw_input_contents=[b""])
+        assert refused.value.code().name == "INVALID_ARGUMENT"
+
+
+def test_an_output_is_asked_for_once(service: Service) -> None:
+    """Each would be written: a request of 8 MB could have an answer of gigabytes. None named are all, over both doors."""
+    tensor = {"name": "X", "datatype": "FP32", "shape": [1, 2]}
+    ask = {"inputs": [{**tensor, "data": [0.1, 0.2]}]}
+    path, twice = "/v2/models/flights.stack/infer", [{"name": "label"}] * 2
+    refused = service.post(path, json.dumps({**ask, "outputs": twice}))
+    assert (refused.status_code, "twice" in refused.json()["error"]) == (400, True)
+    assert len(service.post(path, json.dumps({**ask, "outputs": []})).json()["outputs"]) == 2
+    typed = {"model_name": "flights.stack", "inputs": [{**tensor, "contents": {"fp32_contents": [0.1, 0.2]}}]}
+    with pytest.raises(grpc.RpcError) as error:
+        call(service, "ModelInfer", **typed, outputs=twice)
+    assert error.value.code().name == "INVALID_ARGUMENT"
+    assert len(call(service, "ModelInfer", **typed).outputs) == 2
+
+
+@pytest.mark.parametrize("value", ["false", 0, None])
+def test_a_parameter_that_is_true_or_false_is_no_text(service: Service, value: Any) -> None:
+    """A text "false" counted as true."""
+    ask: dict[str, Any] = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 2], "data": [0.1, 0.2]}]}
+    for more in ({"parameters": {"binary_data_output": value}}, {"outputs": [{"name": "label", "parameters": {"binary_data": value}}]}):
+        assert service.post("/v2/models/flights.stack/infer", json.dumps({**ask, **more})).status_code == 400

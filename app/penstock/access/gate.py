@@ -73,17 +73,22 @@ class Caller:
     """Who sent a request, and what that caller may do.
 
     `name` is the caller in the access file; `subject` whose token or certificate it was, "" for a key; `proof` what it showed: `key ID`,
-    `token ISSUER`, `certificate` or "".
+    `token ISSUER`, `certificate` or "". `spent` is whether its request was counted.
     """
 
-    __slots__ = ("_clock", "_meter", "proof", "rules", "subject")
+    __slots__ = ("_clock", "_meter", "proof", "rules", "spent", "subject")
 
     def __init__(self, rules: Rules, meter: Meter, clock: Callable[[], float], subject: str = "", proof: str = "") -> None:
         self.rules = rules
         self.subject = subject
         self.proof = proof
+        self.spent = False
         self._meter = meter
         self._clock = clock
+
+    def asking(self) -> Caller:
+        """Returns the same caller for one request, which it counts."""
+        return Caller(self.rules, self._meter, self._clock, self.subject, self.proof)
 
     @property
     def name(self) -> str:
@@ -106,6 +111,7 @@ class Caller:
 
     def spend(self, rows: int) -> None:
         """Counts one request of so many rows. Raises RateLimited with the seconds until it can succeed, or TooLarge."""
+        self.spent = True
         self._meter.spend(rows, self._clock())
 
 
@@ -170,13 +176,13 @@ class Gate:
             raise
 
     async def admitted(self, authorization: str | None, certificate: bytes | None) -> Caller:
-        """Does the same, and waits where the keys of an issuer have to be fetched first; all who wait share one fetch."""
+        """Does the same for one request, and waits where the keys of an issuer have to be fetched first; all who wait share one fetch."""
         try:
-            return self.admit(authorization, certificate)
+            return self.admit(authorization, certificate).asking()
         except KeysWanted as wanted:
             await asyncio.shield(self._fetched(wanted.fetch))
         try:
-            return self.admit(authorization, certificate)
+            return self.admit(authorization, certificate).asking()
         except KeysWanted as wanted:
             raise TransportUnavailable(str(wanted)) from None
 

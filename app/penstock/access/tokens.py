@@ -22,6 +22,7 @@ __all__ = ["TOKEN", "Token", "Tokens", "has"]
 
 LARGEST: Final = 8 * 1024  # characters of a token
 SUBJECT: Final = 255  # characters of `sub`, as OpenID Connect has it
+_HALF: Final = re.compile("[\ud800-\udfff]")  # of a pair: JSON can have one alone, and no message that names the subject can
 TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
 
@@ -94,7 +95,7 @@ class Tokens:
             except (jwt.PyJWTError, ValueError, TypeError):
                 raise reason from None
             subject = claims.get("sub", "")
-            if not isinstance(subject, str) or len(subject) > SUBJECT:
+            if not isinstance(subject, str) or len(subject) > SUBJECT or _HALF.search(subject):
                 raise _bad("its `sub` is no text of at most 255 characters", "bad-token")
             return Token(keys, keys.version, issuer.name, subject, claims, _timely(claims, self._clock(), issuer.leeway))
         raise reason

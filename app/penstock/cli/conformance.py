@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["conformance"]
 
 _LIMIT: Final = 64 * 1024**2  # bytes of a request that is read from a file
+_NAME: Final = re.compile(
+    r"[a-z0-9_.-]+(?<!-bin)", re.IGNORECASE
+)  # of a header that HTTP and gRPC can send; gRPC has other values for -bin
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _COLOURS: Final = {"passed": "green", "failed": "bold red", "absent": "dim", "skipped": "yellow"}
 
@@ -94,11 +98,11 @@ def _headers(file: Path | None) -> Mapping[str, str]:
         raise ConfigError(Problem(str(file), 0, 0, f"cannot be read: {getattr(error, 'strerror', '') or error}")) from error
     found = {}
     for number, line in enumerate(lines, 1):
-        name, colon, value = line.partition(":")
-        if line.strip() and not (colon and name.strip()):
+        name, colon, value = (part.strip() for part in line.partition(":"))
+        if line.strip() and not (colon and _NAME.fullmatch(name) and value.isprintable()):
             raise ConfigError(Problem(str(file), number, 1, "no header", "write NAME: VALUE"))  # not shown: it may be a secret
         if line.strip():
-            found[name.strip()] = value.strip()
+            found[name] = value
     return found
 
 

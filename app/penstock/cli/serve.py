@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -112,21 +114,35 @@ def _serve(topology: Path, pages: str, fleet: Path | None, settings: Settings) -
                 await stack.enter_async_context(requests)
             if pages:
                 await stack.enter_async_context(serving(listen(pages), own))
+            opened: list[AbstractAsyncContextManager[Any]] = []
             if bound is not None:
-                await stack.enter_async_context(
-                    answering(bound, own if fleet is None else Elsewhere(fleet), service, tls=None if tls is None else tls.context)
-                )
+                context = None if tls is None else tls.context
+                opened.append(answering(bound, own if fleet is None else Elsewhere(fleet), service, tls=context))
             if settings.grpc:
                 from penstock.serving.grpc import calling  # imports the library
 
-                await stack.enter_async_context(calling(settings.grpc, service, shared=fleet is not None, tls=tls))
-            try:
-                yield
-            finally:
-                service.stop()
+                opened.append(calling(settings.grpc, service, shared=fleet is not None, tls=tls))
+            async with _together(opened):
+                try:
+                    yield
+                finally:
+                    service.stop()
         service.close()
 
     runner.run(doors)
+
+
+@asynccontextmanager
+async def _together(doors: Sequence[AbstractAsyncContextManager[Any]]) -> AsyncIterator[None]:
+    """Opens the doors, and closes them at the same time: each may take drain_timeout, and none accepts calls while another one closes."""
+    opened: list[AbstractAsyncContextManager[Any]] = []
+    try:
+        for door in doors:
+            await door.__aenter__()
+            opened.append(door)
+        yield
+    finally:
+        await asyncio.gather(*(door.__aexit__(None, None, None) for door in opened))
 
 
 def _supervise(settings: Settings) -> None:

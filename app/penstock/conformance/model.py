@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
-from penstock.conformance.tensors import DATATYPES, Tensor, flattened, made
+from penstock.conformance.tensors import AXES, DATATYPES, Tensor, flattened, made
 
 __all__ = ["NOWHERE", "NO_INPUTS", "Bad", "Declared", "Model", "bad_requests", "declared", "given", "misfit", "unreadable", "wanted"]
 
@@ -58,6 +58,8 @@ def declared(metadata: Any, kind: str) -> tuple[Declared, ...]:
             raise ValueError(f"{kind}.{name}: the datatype {datatype!r} is not one of the protocol's")
         if not isinstance(shape, list) or not all(type(axis) is int for axis in shape):
             raise ValueError(f"{kind}.{name}: the shape {shape!r} is no list of whole numbers")
+        if len(shape) > AXES:
+            raise ValueError(f"{kind}.{name}: the shape has {len(shape)} axes, more than {AXES}")
         found.append(Declared(name, datatype, tuple(shape)))
     return tuple(found)
 
@@ -111,8 +113,8 @@ def unreadable(tensor: Tensor) -> str:
     """Returns what is wrong with a tensor of an answer; "" for nothing."""
     if tensor.datatype not in DATATYPES:
         return f"{tensor.name}: the datatype {tensor.datatype!r} is not one of the protocol's"
-    if any(type(axis) is not int or axis < 0 for axis in tensor.shape):
-        return f"{tensor.name}: the shape {list(tensor.shape)}"
+    if len(tensor.shape) > AXES or any(type(axis) is not int or axis < 0 for axis in tensor.shape):
+        return f"{tensor.name}: the shape {list(tensor.shape)!r:.100}"
     if len(tensor.values) != math.prod(tensor.shape):
         return f"{tensor.name}: {len(tensor.values)} values for the shape {list(tensor.shape)}"
     kind: Any = bool if tensor.datatype == "BOOL" else (int, float) if tensor.datatype.startswith(("FP", "BF")) else int

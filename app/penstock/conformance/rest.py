@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import re
 import ssl
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final, NamedTuple
 from urllib.parse import SplitResult, quote
@@ -13,6 +14,7 @@ from urllib.parse import SplitResult, quote
 from penstock.conformance.model import NO_INPUTS, NOWHERE, Model, bad_requests, declared, misfit, unreadable, wanted
 from penstock.conformance.rules import Findings, Protocol, State
 from penstock.conformance.tensors import Tensor, difference, flattened, from_bytes, made, nested, to_bytes
+from penstock.deadline import cut_after
 
 __all__ = ["Rest"]
 
@@ -21,6 +23,8 @@ _LIMIT: Final = 64 * 1024**2  # bytes of an answer that are read
 _LENGTH: Final = "Inference-Header-Content-Length"
 _ID: Final = "conformance-42"
 _SHOWN: Final = 160  # characters of an answer in a finding
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+_DIGITS: Final = 20  # of a count
 BINARY: Final = "binary_tensor_data"
 
 
@@ -38,11 +42,14 @@ class Answer(NamedTuple):
 
     @property
     def json(self) -> Any:
-        """The body; None for one that is not JSON."""
+        """The body; None for one that is not JSON, or has half of a pair of surrogates, which no other protocol can repeat."""
         try:
-            return json.loads(self.body)
+            found = json.loads(self.body)
+            if _SURROGATE.search(self.body):
+                json.dumps(found, ensure_ascii=False).encode()
         except (ValueError, RecursionError):
             return None
+        return found
 
     def __str__(self) -> str:
         text = self.body[:_SHOWN].decode(errors="replace").strip()
@@ -68,15 +75,16 @@ class Rest:
             connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT, context=self._tls)
         else:
             connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
-        try:
-            given = {"Content-Type": "application/json"} if body is not None else {}
-            connection.request(method, f"{self._url.path.rstrip('/')}/v2{path}", body, {**given, **self._headers, **(headers or {})})
-            found = connection.getresponse()
-            return Answer(found.status, {name.lower(): value for name, value in found.getheaders()}, _body(found))
-        except (OSError, http.client.HTTPException) as error:
-            return Answer(0, {}, b"", f"no answer: {type(error).__name__} {error}".strip())
-        finally:
-            connection.close()
+        lost = f"no answer: it has not ended within {TIMEOUT:g} s"
+        with contextlib.closing(connection), cut_after(TIMEOUT, connection) as late:
+            try:
+                given = {"Content-Type": "application/json"} if body is not None else {}
+                connection.request(method, f"{self._url.path.rstrip('/')}/v2{path}", body, {**given, **self._headers, **(headers or {})})
+                found = connection.getresponse()
+                answer = Answer(found.status, {name.lower(): value for name, value in found.getheaders()}, found.read(_LIMIT))
+            except (OSError, http.client.HTTPException) as error:
+                return Answer(0, {}, b"", lost if late.is_set() else f"no answer: {type(error).__name__} {error}".strip())
+        return Answer(0, {}, b"", lost) if late.is_set() else answer  # what has arrived until then may be a part
 
     def _infer(self, model: Model, request: Mapping[str, Any], version: str = "") -> Answer:
         return self.call("POST", f"{_place(model.name, version)}/infer", json.dumps(request).encode())
@@ -309,17 +317,6 @@ class Rest:
             self._note("error-code", found.status == code, f"{rule}: {found.status} and not {code}", model)
 
 
-def _body(found: http.client.HTTPResponse) -> bytes:
-    """Returns the first bytes of a body. Raises TimeoutError for one that drips."""
-    pieces, size, end = [], 0, time.monotonic() + TIMEOUT
-    while size < _LIMIT and (piece := found.read1(_LIMIT - size)):
-        pieces.append(piece)
-        size += len(piece)
-        if time.monotonic() > end:
-            raise TimeoutError(f"the body has not ended within {TIMEOUT:g} s")
-    return b"".join(pieces)
-
-
 def _place(name: str, version: str = "") -> str:
     return f"/models/{quote(name, safe='')}" + (f"/versions/{quote(version, safe='')}" if version else "")
 
@@ -398,5 +395,5 @@ def _count(statistics: Any, model: str) -> int | None:
     listed = statistics.get("model_stats") if isinstance(statistics, dict) else None
     listed = listed if isinstance(listed, list) else []
     counts = [one.get("inference_count") for one in listed if isinstance(one, dict) and one.get("name") == model]
-    whole = [int(one) for one in counts if isinstance(one, int) or (isinstance(one, str) and one.isdecimal())]
+    whole = [int(one) for one in counts if isinstance(one, int) or (isinstance(one, str) and one.isdecimal() and len(one) <= _DIGITS)]
     return sum(whole) if whole else None

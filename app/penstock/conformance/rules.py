@@ -71,6 +71,9 @@ RULES: Final[Mapping[str, Rule]] = {
 }  # fmt: skip
 
 
+_SEEN: Final = 1000  # characters of what was seen: names that a server sends can have megabytes
+
+
 class Finding(NamedTuple):
     """What became of a rule, for a model ("" for the server) over a protocol. `seen` is what was seen where it failed."""
 
@@ -100,7 +103,7 @@ class Findings:
         key = protocol, model, rule
         before = self.found.get(key)
         if before is None or (before.state == "passed" and not held):
-            self.found[key] = Finding(rule, protocol, model, "passed" if held else state, "" if held else seen)
+            self.found[key] = Finding(rule, protocol, model, "passed" if held else state, "" if held else seen[:_SEEN])
         return held
 
     def __iter__(self) -> Iterator[Finding]:

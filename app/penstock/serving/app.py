@@ -50,6 +50,7 @@ HANDSHAKE: Final = 5.0  # seconds until a connection with TLS has to be establis
 IDLE: Final = 5  # seconds of silence between two requests
 BACKLOG: Final = 64  # connections that wait to be accepted
 SERVICE_BACKLOG: Final = 2048
+LAST: Final = 0.5  # seconds of a stop in which requests are still taken from open connections, which their answers end
 SWEEP: Final = 1.0  # seconds between two looks at the connections of a service
 _ADDRESS: Final = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]/]*):(?P<port>\d{1,5})")
 
@@ -204,6 +205,10 @@ async def answering(bound: socket.socket, pages: Pages, service: Service, *, tls
     try:
         yield
     finally:
+        for listening in getattr(server, "servers", ()):
+            listening.close()
+        # A connection that is closed in silence has often a request on its way, which would be lost.
+        await asyncio.wait({task}, timeout=LAST)
         server.should_exit = True
         await asyncio.wait({task}, timeout=settings.drain_timeout + IDLE)
         task.cancel()
@@ -246,16 +251,20 @@ class _Bounded:
 
 
 class _Lasting:
-    """What both kinds of connections of a service have: since when they have been without a request."""
+    """What both kinds of connections of a service have: since when they have been without a request, and when bytes came last."""
 
-    quiet = 0.0
+    quiet = heard = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)  # type: ignore[misc]  # of uvicorn's protocol, which the other base is
-        self.quiet = self.loop.time()  # type: ignore[attr-defined]
+        self.quiet = self.heard = self.loop.time()  # type: ignore[attr-defined]
         secure = transport.get_extra_info("ssl_object")
         if secure is not None:  # the scope of each request has it, for `Rest`
             self.app_state = {"certificate": secure.getpeercert(binary_form=True)}
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = self.loop.time()  # type: ignore[attr-defined]
+        super().data_received(data)  # type: ignore[misc]
 
     def on_response_complete(self) -> None:
         self.quiet = self.loop.time()  # type: ignore[attr-defined]
@@ -263,16 +272,20 @@ class _Lasting:
 
 
 async def _sweep(server: uvicorn.Server, most: int, idle: float) -> None:
-    """Closes the connections of a service that have been silent for too long, and beyond `most` those silent for longest."""
+    """Closes the connections of a service that have been silent for too long, and beyond `most` those silent for longest.
+
+    Also those whose request is on its way: its body, or a stream of lines, may come for as long as its client likes.
+    """
     loop = asyncio.get_running_loop()
     while True:
         await asyncio.sleep(min(SWEEP, idle / 2))
         now = loop.time()
-        silent: Any = [one for one in server.server_state.connections if not _busy(one)]
-        silent.sort(key=lambda one: one.quiet)
-        excess = len(server.server_state.connections) - most
-        for at, one in enumerate(silent):
-            if at < excess or now - one.quiet > idle:
+        connections: Any = server.server_state.connections
+        waiting = [one for one in connections if not _busy(one) or one.cycle.more_body]
+        waiting.sort(key=lambda one: one.heard)
+        excess = len(connections) - most
+        for at, one in enumerate(waiting):
+            if at < excess or (now - one.quiet > idle and not _busy(one)):
                 transport = one.transport
                 if transport.is_closing() or transport.get_write_buffer_size():
                     transport.abort()  # its client does not read: it would never be closed otherwise
@@ -281,6 +294,8 @@ async def _sweep(server: uvicorn.Server, most: int, idle: float) -> None:
 
 
 def _busy(connection: Any) -> bool:
+    if connection.transport.is_closing():  # the answer was given up, and what is left of it waits for a client that does not read
+        return False
     cycle = getattr(connection, "cycle", None)
     return cycle is not None and not cycle.response_complete
 

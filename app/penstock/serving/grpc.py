@@ -11,6 +11,7 @@ import contextlib
 import logging
 import ssl
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 OPEN: Final = ("ServerLive", "ServerReady", "ServerMetadata")  # methods that need no credential
 INFER: Final = "ModelInfer"
 RECEIVED: Final = 16  # messages that are received at a time
+OWN: Final = 12  # of one caller: the others have places left when it sends slowly, or nothing
 STREAMS: Final = 1024  # requests of one connection at a time
 
 Handler = Callable[[Any, Any, Caller | None], Awaitable[Any]]
@@ -116,6 +118,7 @@ class _Door:
         self._count = service.metrics.requests
         self._open = 0  # requests without an answer
         self._receiving = asyncio.Semaphore(RECEIVED)
+        self._own = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(OWN))  # by the name of a caller
 
     def asked(self, name: str) -> Callable[[Any, Any], Awaitable[bytes | None]]:
         """Returns what the library calls for a method."""
@@ -145,23 +148,28 @@ class _Door:
                 if name != INFER:  # which spends its rows, too; which model is in the message
                     caller.spend(0)
                     self._service.check_read(caller)
-            async with self._receiving, asyncio.timeout(self._service.settings.idle_timeout):
-                data = await context.read()
+            # Requests that need no credential hold nothing, and are not waited for: strangers that send none would be in the callers' way.
+            data = b"" if name in OPEN else await self._received(caller, context)
             size = self._kept(data)
             request = read(data)
             asked = target(request)
             response = bytes((await handler(request, context, caller)).SerializeToString())
         except Exception as error:  # noqa: BLE001  whatever goes wrong is this caller's answer
-            asked = asked if asked in self._known() else ""
-            self._service.note(caller, "score" if name == INFER else "read", str(getattr(error, "code", "failed")), model=asked)
-            return self._refusal(error, asked, began)
+            return self._refusal(name, caller, error, asked if asked in self._known() else "", began)
         else:
+            if name != INFER:  # which is noted with its rows
+                self._service.note(caller, "read", "ok")
             self._count.labels("grpc", asked, "OK").inc()
             self._observe(time.monotonic() - began)
             return response
         finally:
             self._open -= 1
             self._service.read(size)
+
+    async def _received(self, caller: Caller | None, context: Any) -> Any:
+        own = self._own["" if caller is None else caller.name]
+        async with own, self._receiving, asyncio.timeout(self._service.settings.idle_timeout):
+            return await context.read()
 
     def _known(self) -> Container[str]:
         return self._service.live.models if self._service.ready else ()
@@ -262,7 +270,9 @@ class _Door:
         certificate = ssl.PEM_cert_to_DER_cert(shown[0].decode()) if shown else None
         return await gate.admitted(authorization, certificate)
 
-    def _refusal(self, error: Exception, target: str, began: float) -> _Refusal:
+    def _refusal(self, name: str, caller: Caller | None, error: Exception, target: str, began: float) -> _Refusal:
+        error = self._service.counted(caller, error)
+        self._service.note(caller, "score" if name == INFER else "read", str(getattr(error, "code", "failed")), model=target)
         if isinstance(error, TimeoutError):
             error = TooLate("the message did not come in time (setting idle_timeout)")
         elif type(error).__name__ == "DecodeError" and not isinstance(error, PenstockError):  # of the library of Protobuf

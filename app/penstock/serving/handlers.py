@@ -21,11 +21,12 @@ import numpy as np
 from penstock.access import Audit, Caller, Gate
 from penstock.batch import Array
 from penstock.engine.observe import Observers
-from penstock.errors import CallRefused, Forbidden, NotReady, NotThere, PenstockError, TooLate
+from penstock.errors import CallRefused, Forbidden, NotReady, NotThere, PenstockError, RateLimited, TooLate
 from penstock.operate.requests import Requests
 from penstock.pipeline import Served
 from penstock.record import RecordLike
 from penstock.runtime import Loaded
+from penstock.schema import Step, steps
 from penstock.serving import oip
 from penstock.serving.batching import Batch, Batcher, Waiting
 from penstock.serving.looking import Looking
@@ -65,6 +66,7 @@ class _Job(Waiting):
     part: Any
     version: str
     answer: asyncio.Future[tuple[Live, Outcome]]
+    model: Model | None = None  # that its tensors fit
 
 
 class Service:
@@ -160,12 +162,21 @@ class Service:
         """Returns the version that a request has to run: for a caller that may use certain ones, the one that was checked."""
         return "" if caller.rules.models is None else model.version
 
-    def refused(self, caller: Caller, values: Sequence[bytes]) -> dict[int, str]:
-        """Returns the events, as JSON, that the caller may not send because of the values of their fields, each with the reason."""
+    def refused(self, caller: Caller, events: Events, records: Sequence[RecordLike]) -> dict[int, str]:
+        """Returns the events that the caller may not send because of the values of their fields, each with the reason.
+
+        The fields are those that the topology can read, where it reads them: not what is beside the data in an envelope under the same
+        name, nor what the schema does not have.
+        """
         if not caller.rules.only:
             return {}
-        events = [_decoded(value) for value in values]
-        columns = {path: _column([_at(event, path) for event in events]) for path in caller.rules.only}
+        schema = self.loaded.schemas[events.source.name]
+        found = [_decoded(value) for value in events.opened(records)]
+        columns: dict[str, Array] = {"": np.zeros(len(found))}  # says how many rows there are
+        for path in caller.rules.only:
+            if schema.field(path) is not None and not schema.is_beside(path):
+                way = (path,) if schema.has(path) else steps(path)
+                columns[path] = _column([_at(event, way) for event in found])
         return caller.refused(columns)
 
     def refuses(self, caller: Caller, part: Columns) -> None:
@@ -176,6 +187,15 @@ class Service:
             nulls = {name: gaps(one, part.rows) for name, one in part.tensors.items() if one.nulls is not None}
             for row, why in sorted(caller.refused(columns, nulls).items()):
                 raise Forbidden(f"row {row}: {why}")
+
+    def counted(self, caller: Caller | None, error: Exception) -> Exception:
+        """Returns what a request is refused with. One that was not counted yet counts now: it was read, however wrong it is."""
+        if caller is not None and not caller.spent:
+            try:
+                caller.spend(0)
+            except RateLimited as early:
+                return early
+        return error
 
     def note(self, caller: Caller | None, call: str, outcome: str, **about: Any) -> None:
         """Writes a line of the audit log, if there is one. Requests of unknown callers (None) have none: strangers could fill the disk."""
@@ -195,7 +215,7 @@ class Service:
         self, model: Model, part: Columns, *, size: int, deadline: float, version: str = "", gather: bool = False
     ) -> asyncio.Future[tuple[Live, Outcome]]:
         """Returns the future outcome of tensors; others may `gather` for GATHERING seconds before it runs. Raises CallRefused."""
-        return self._submit(model.name, part, part.rows, size, deadline, version, gather=gather)
+        return self._submit(model.name, part, part.rows, size, deadline, version, model, gather=gather)
 
     @property
     def crowded(self) -> bool:
@@ -213,12 +233,13 @@ class Service:
         return asyncio.ensure_future(self._looking.score(events, records, lambda: self.live, submit))
 
     def _submit(
-        self, target: str | Events, part: Any, rows: int, size: int, deadline: float, version: str, *, gather: bool = False
-    ) -> asyncio.Future[tuple[Live, Outcome]]:
+        self, target: str | Events, part: Any, rows: int, size: int, deadline: float, version: str, model: Model | None = None, *,
+        gather: bool = False,
+    ) -> asyncio.Future[tuple[Live, Outcome]]:  # fmt: skip
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[tuple[Live, Outcome]] = loop.create_future()
         lane = target if isinstance(target, str) else (target.source.name,)
-        job = _Job(rows=rows, bytes=size, deadline=deadline, part=part, version=version, answer=answer)
+        job = _Job(rows=rows, bytes=size, deadline=deadline, part=part, version=version, answer=answer, model=model)
         self._batcher.offer(lane, job, time.monotonic())
         if not (self._due or self._busy):
             self._due = True
@@ -258,14 +279,19 @@ class Service:
         try:
             live = self.live
             target: Any = live.model(lane) if isinstance(lane, str) else live.source(lane[0])
-            wrong = [job for job in members if job.version and job.version != target.version]
         except CallRefused as error:
             for job in members:
                 _settle(job, error)
             return
-        for job in wrong:
-            _settle(job, NotThere(f"{lane} has the version {target.version} now, not {job.version}"))
-        members = [job for job in members if job not in wrong] if wrong else members
+        for job in members:
+            if job.version and job.version != target.version:
+                _settle(job, NotThere(f"{lane} has the version {target.version} now, not {job.version}"))
+            elif job.model is not None and job.model is not target:  # a release has become active since, which may read other tensors
+                try:
+                    job.part = target.fit(job.part.asked())
+                except CallRefused as error:
+                    _settle(job, error)
+        members = [job for job in members if not job.answer.done()]
         parts = [job.part for job in members]
         if batch.expected <= self._offload_after:
             try:
@@ -359,16 +385,19 @@ class Service:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-def _decoded(value: bytes) -> Any:
+def _decoded(value: bytes | None) -> Any:
     try:
-        return msgspec.json.decode(value)
+        return None if value is None else msgspec.json.decode(value)
     except (ValueError, RecursionError):
         return None  # the decoder will say why it is no event
 
 
-def _at(event: Any, path: str) -> Any:
-    for name in path.split("."):
-        event = event.get(name) if isinstance(event, dict) else None
+def _at(event: Any, way: Sequence[Step]) -> Any:
+    for step in way:
+        if isinstance(step, int):
+            event = event[step] if isinstance(event, list) and step < len(event) else None
+        else:
+            event = event.get(step) if isinstance(event, dict) else None
     return event
 
 

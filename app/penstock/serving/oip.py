@@ -43,6 +43,7 @@ DATATYPES: Final[Mapping[str, str]] = {  # by the dtype of a tensor
 }  # fmt: skip
 DTYPES: Final[Mapping[str, str]] = {datatype: dtype for dtype, datatype in DATATYPES.items()}
 MOST_AXES: Final = 16
+MOST_VALUES: Final = 2**40  # of a shape without its zeros: numpy makes no empty array whose other axes are beyond it
 LONG: Final = 65_536  # bytes of the data of a tensor, from which their number is compared with its shape first
 _CONTENTS: Final[Mapping[str, str]] = {
     "BOOL": "bool_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents", "UINT64": "uint64_contents",
@@ -165,8 +166,8 @@ def read(body: bytes, head: int | None = None, most: int | None = None) -> Reque
         inputs[one.name] = tensor
     if at is not None and at != len(body):
         raise Malformed(f"{len(body) - at} bytes are left behind the tensors")
-    binary = bool(given.parameters and given.parameters.get("binary_data_output"))
-    wanted = None if given.outputs is None else [_output(one, binary) for one in given.outputs]
+    binary = _flag("the request", given.parameters, "binary_data_output", default=False)
+    wanted = [_output(one, binary) for one in given.outputs] if given.outputs else None  # none named: all, as over gRPC
     return Request(inputs, wanted, given.id, given.parameters, binary)
 
 
@@ -180,10 +181,17 @@ def _part(name: str, size: object, body: bytes, at: int | None) -> tuple[memoryv
 
 
 def _output(one: _Output, binary: bool) -> Wanted:
-    parameters = one.parameters or {}
-    if parameters.get("classification"):
+    if one.parameters and one.parameters.get("classification"):
         raise Malformed(f"output {one.name!r}: classification is not offered; take the whole tensor")
-    return Wanted(one.name, bool(parameters.get("binary_data", binary)))
+    return Wanted(one.name, _flag(f"output {one.name!r}", one.parameters, "binary_data", default=binary))
+
+
+def _flag(where: str, parameters: Mapping[str, Any] | None, name: str, *, default: bool) -> bool:
+    """Returns a parameter that is true or false: the text "false" would count as true otherwise."""
+    value = default if parameters is None else parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise Malformed(f"{where}: {name} is true or false")
+    return value
 
 
 def _shape(name: str, shape: Sequence[int], datatype: str) -> tuple[int, ...]:
@@ -192,6 +200,8 @@ def _shape(name: str, shape: Sequence[int], datatype: str) -> tuple[int, ...]:
         raise Malformed(f"input {name!r}: {datatype!r} is no datatype; there are {', '.join(DTYPES)}")
     if not 0 < len(axes) <= MOST_AXES or min(axes) < 0:
         raise Malformed(f"input {name!r} has the shape {list(axes)}: the first axis is the rows, and no axis is below 0")
+    if 0 in axes and math.prod(axis or 1 for axis in axes) > MOST_VALUES:  # the values of any other shape are compared with it
+        raise Malformed(f"input {name!r} has the shape {list(axes)}, whose axes are too large")
     return axes
 
 

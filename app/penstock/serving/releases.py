@@ -21,40 +21,43 @@ from penstock.operate.requests import Requested, Requests
 from penstock.operate.state import Past
 from penstock.serving.handlers import Service
 
-__all__ = ["asked", "listed", "shown"]
+__all__ = ["Asked", "asked", "listed", "read", "shown"]
 
 
-class _Asked(msgspec.Struct, forbid_unknown_fields=True):
+class Asked(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a request for a release."""
+
     deploy: dict[str, str] | None = None
     rollback: int | str | msgspec.UnsetType | None = msgspec.UNSET
     reason: str = ""
 
 
-_READ: Final = msgspec.json.Decoder(_Asked).decode
+_READ: Final = msgspec.json.Decoder(Asked).decode
 
 
-async def asked(service: Service, caller: Caller, body: bytes) -> Mapping[str, Any]:
-    """Announces the release that a body asks for, and returns how it stands. Raises CallRefused, ControlError, ConfigError, ModelError."""
-    requests = _requests(service)
+def read(service: Service, body: bytes) -> tuple[Asked, str]:
+    """Returns the release that a body asks for, and the right that it needs. Raises Malformed, and CallRefused where none can be made."""
+    _requests(service)
     try:
         wanted = _READ(body)
     except (ValueError, RecursionError) as error:
         raise Malformed(f"the request cannot be read: {error}") from error
     if (wanted.deploy is None) is (wanted.rollback is msgspec.UNSET):
         raise Malformed('ask for one of {"deploy": {NODE: "NAME@VERSION"}} and {"rollback": GENERATION}; null is the generation before')
-    right = "rollback" if wanted.deploy is None else "deploy"
+    return wanted, "rollback" if wanted.deploy is None else "deploy"
+
+
+async def asked(service: Service, caller: Caller, wanted: Asked, right: str) -> Mapping[str, Any]:
+    """Announces the release, and returns how it stands. Raises CallRefused, ControlError, ConfigError, ModelError."""
+    requests = _requests(service)
     _check(service, caller, right, wanted.deploy)
     service.note(caller, right, "begun")  # before it: a call that cannot be noted is not made
     topology = service.loaded.topology
-    try:
-        if wanted.deploy is not None:
-            made = await requests.deploy(topology, wanted.deploy, requested_by=_name(caller), reason=wanted.reason)
-        else:
-            to = None if wanted.rollback is msgspec.UNSET else wanted.rollback
-            made = await requests.rollback(topology, to, requested_by=_name(caller), reason=wanted.reason)
-    except Exception as error:
-        service.note(caller, right, str(getattr(error, "code", type(error).__name__)))
-        raise
+    if wanted.deploy is not None:
+        made = await requests.deploy(topology, wanted.deploy, requested_by=_name(caller), reason=wanted.reason)
+    else:
+        to = None if wanted.rollback is msgspec.UNSET else wanted.rollback
+        made = await requests.rollback(topology, to, requested_by=_name(caller), reason=wanted.reason)
     service.note(caller, right, "ok", request=made.release.id)
     return _requested(made)
 

@@ -18,7 +18,8 @@ import math
 import re
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping, Sequence
+from contextlib import aclosing
 from typing import Any, Final
 
 import msgspec
@@ -61,6 +62,7 @@ Handler = Callable[[Headers, bytes], Awaitable[Answer]]
 JSON: Final = (b"content-type", b"application/json")
 LINES: Final = (b"content-type", b"application/x-ndjson")
 BINARY: Final = (b"content-type", b"application/octet-stream")
+CLOSE: Final = (b"connection", b"close")
 _STREAMS: Final = frozenset((b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines"))
 _WRAPPED: Final = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"events"[ \t\r\n]*:[ \t\r\n]*\[')
 _LIST: Final = re.compile(rb"[ \t\r\n]*\[")
@@ -105,35 +107,45 @@ class Rest:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
-        if scope["type"] != "http" or not path.startswith(("/v1", "/v2", "/openapi.json")):
+        headers: Headers = dict(scope.get("headers", ()))
+        ambiguous = b"content-length" in headers and b"transfer-encoding" in headers
+        if scope["type"] != "http" or not (ambiguous or path.startswith(("/v1", "/v2", "/openapi.json"))):
             await self._pages(scope, receive, send)
             return
         began = time.monotonic()
-        headers: Headers = dict(scope["headers"])
         target, caller = "", None
         try:
+            if ambiguous:
+                raise _Ambiguous("the request has a length and a transfer-encoding, and may have one of them")
             caller = await self._admitted(scope, headers)
             if path == self._score:
                 if scope["method"] != "POST":
                     raise _NotAllowed("POST")
                 target = self._source(scope)
+                assert caller is not None
                 if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() in _STREAMS:
-                    await self._lines(scope, target, headers, receive, send)
+                    await self._lines(scope, caller, target, headers, receive, send)
                     self._count(target, 200, began)
                     return
                 answer = await self._events(caller, target, headers, receive)
             else:
-                if caller is not None and not path.endswith("/infer"):  # which spends its rows, too
-                    caller.spend(0)
-                answer, target = await self._route(caller, path, scope["method"], headers, receive)
+                answer, target = await self._route(scope, caller, headers, receive)
+                if not target and not _changes(scope):  # others have noted what they did
+                    self._service.note(caller, "read", "ok")
         except Exception as error:  # noqa: BLE001  whatever goes wrong is this caller's answer
-            answer = _refusal(error)
-            call = "score" if scope["method"] == "POST" else "read"
-            self._service.note(caller, call, str(getattr(error, "code", "failed")), address=_address(scope))
+            answer = self._refused(scope, caller, error)
         self._count(target, answer[0], began)
         status, head, body = answer
-        await send({"type": "http.response.start", "status": status, "headers": [*head, (b"content-length", b"%d" % len(body))]})
+        last = (CLOSE,) if self._service.stopping else ()
+        await send({"type": "http.response.start", "status": status, "headers": [*head, (b"content-length", b"%d" % len(body)), *last]})
         await send({"type": "http.response.body", "body": body})
+
+    def _refused(self, scope: Scope, caller: Caller | None, error: Exception) -> Answer:
+        error, path = self._service.counted(caller, error), scope["path"]
+        if not _changes(scope):
+            call = "score" if path == self._score or path.rstrip("/").endswith("/infer") else "read"
+            self._service.note(caller, call, str(getattr(error, "code", "failed")), address=_address(scope))
+        return _refusal(error)
 
     def _count(self, target: str, status: int, began: float) -> None:
         cell = self._cells.get((target, status))
@@ -164,17 +176,16 @@ class Rest:
             wanted = value
         return self._service.live.source(wanted).source.name
 
-    async def _events(self, caller: Caller | None, source: str, headers: Headers, receive: Receive) -> Answer:
+    async def _events(self, caller: Caller, source: str, headers: Headers, receive: Receive) -> Answer:
         service = self._service
-        assert caller is not None
         service.check(caller)
         body = await self._body(headers, receive)
         try:
             one, values = _split(body, service.settings.max_batch_rows, wraps=self._wraps[source])
             live = service.live
+            caller.spend(len(values))
             if not values:
                 return 200, (JSON, *live.about), b"[]"
-            caller.spend(len(values))
             live, found = await self._scored(caller, source, values, headers, _deadline(service, headers), len(body))
         finally:
             service.read(len(body))
@@ -193,65 +204,82 @@ class Rest:
         """Returns the answers of events; those that the caller may not send have failed."""
         service = self._service
         events = service.live.source(source)
-        refused = service.refused(caller, values)
+        records = _records(events.source.topic, values, headers)
+        refused = service.refused(caller, events, records)
         if refused:
-            values = [value for row, value in enumerate(values) if row not in refused]
+            records = [record for row, record in enumerate(records) if row not in refused]
         live, found = service.live, []
-        if values:
-            live, outcome = await service.score(events, _records(events.source.topic, values, headers), size=size, deadline=deadline)
+        if records:
+            live, outcome = await service.score(events, records, size=size, deadline=deadline)
             if isinstance(outcome, Exception):
                 raise outcome
             assert isinstance(outcome, list)
             found = outcome
         if refused:
             answers = iter(found)
-            rows = range(len(values) + len(refused))
+            rows = range(len(values))
             found = [Failure(row, RecordError(refused[row], where="access")) if row in refused else next(answers) for row in rows]
         return live, found
 
-    async def _lines(self, scope: Scope, source: str, headers: Headers, receive: Receive, send: Send) -> None:
+    async def _lines(self, scope: Scope, caller: Caller, source: str, headers: Headers, receive: Receive, send: Send) -> None:
         """Answers a stream of events, one per line, while it comes: each line has the answer of the line at its place.
 
         What cannot go on after the first answers ends with a line that has only an `error`.
         """
-        started = False
+        if _coding(headers):
+            raise Malformed("a stream of lines is read while it comes, so it cannot be packed: send it without content-encoding")
+        started, service = False, self._service
         try:
-            async for live, answers in self._answered(scope, source, headers, receive):
-                if not started:
-                    started = True
-                    await send({"type": "http.response.start", "status": 200, "headers": [LINES, *live.about]})
-                async with asyncio.timeout(self._service.settings.idle_timeout):  # a caller that does not read its answers
-                    await send({"type": "http.response.body", "body": answers, "more_body": True})
-        except TimeoutError:
-            return  # without the end of the body, which closes the connection
+            async with aclosing(self._answered(scope, caller, source, headers, receive)) as answered:
+                async for live, answers in answered:
+                    if not started:
+                        started = True
+                        await send({"type": "http.response.start", "status": 200, "headers": [LINES, *live.about]})
+                    try:
+                        async with asyncio.timeout(service.settings.idle_timeout):
+                            await send({"type": "http.response.body", "body": answers, "more_body": True})
+                    except TimeoutError:  # a caller that does not read its answers
+                        return  # without the end of the body, which closes the connection
         except Exception as error:
             if not started:
                 raise
+            service.note(caller, "score", str(getattr(error, "code", "failed")), address=_address(scope))
             await send({"type": "http.response.body", "body": _refusal(error)[2] + b"\n", "more_body": True})
+        if not caller.spent:  # there was no line
+            caller.spend(0)
         if not started:
-            await send({"type": "http.response.start", "status": 200, "headers": [LINES, *self._service.live.about]})
+            await send({"type": "http.response.start", "status": 200, "headers": [LINES, *service.live.about]})
         await send({"type": "http.response.body", "body": b""})
 
-    async def _answered(self, scope: Scope, source: str, headers: Headers, receive: Receive) -> AsyncIterator[tuple[Live, bytes]]:
+    async def _answered(
+        self, scope: Scope, caller: Caller, source: str, headers: Headers, receive: Receive
+    ) -> AsyncGenerator[tuple[Live, bytes], None]:
         """Yields the answers to the lines of a body as they come. Raises CallRefused.
 
         A stream may last: its caller is admitted again for each part of it, so that a key ends when it is revoked.
         """
         service, settings = self._service, self._service.settings
-        seconds, rows, rest, more = _seconds(headers), min(settings.chunk_rows, settings.max_batch_rows), b"", True
+        seconds, rows, rest, more = _seconds(headers), min(settings.chunk_rows, settings.max_batch_rows), bytearray(), True
         kept = 0
         try:
             while more:
-                caller = await self._admitted(scope, headers)
-                assert caller is not None
                 service.check(caller)
-                async with asyncio.timeout(settings.idle_timeout):
-                    message = await receive()
+                try:
+                    async with asyncio.timeout(settings.idle_timeout):
+                        message = await receive()
+                except TimeoutError:
+                    raise TooLate(f"no more of the stream came within {settings.idle_timeout:g} s (setting idle_timeout)") from None
                 if message["type"] == "http.disconnect":
                     return
                 more = message.get("more_body", False)
-                lines = (rest + message.get("body", b"")).split(b"\n")
-                rest = lines.pop() if more else b""
+                first, *others = message.get("body", b"").split(b"\n")
+                rest += first  # of what is there already nothing is copied or searched again: it may grow by a byte at a time
+                lines = [bytes(rest), *others[:-1]] if others else []
+                if others:
+                    rest = bytearray(others[-1])
+                if not more:
+                    lines.append(bytes(rest))
+                    rest.clear()
                 if len(rest) > settings.max_body_bytes:
                     raise TooLarge(f"a line of more than {settings.max_body_bytes} bytes (setting max_body_bytes)")
                 if not service.reading(len(rest) - kept):
@@ -262,6 +290,8 @@ class Rest:
                     live, found = await self._patiently(caller, source, given[at : at + rows], headers, seconds)
                     service.note(caller, "score", "ok", generation=live.generation, rows=len(found))
                     yield live, b"".join(part for one in found for part in (_written(one), b"\n"))
+                if more:
+                    caller = await self._admitted(scope, headers) or caller
         finally:
             service.read(kept)
 
@@ -286,17 +316,22 @@ class Rest:
 
     # -- the Open Inference Protocol -------------------------------------------------------------------------------------
 
-    async def _route(self, caller: Caller | None, path: str, method: str, headers: Headers, receive: Receive) -> tuple[Answer, str]:
+    async def _route(self, scope: Scope, caller: Caller | None, headers: Headers, receive: Receive) -> tuple[Answer, str]:
         """Returns the answer, and the name of the model that was asked, if there is one."""
-        match path.strip("/").split("/"):
+        path, method = scope["path"], scope["method"]
+        parts = path.strip("/").split("/")
+        match parts:
             case ["v2", "models", name, "versions", version, "infer"]:
                 _allow(method, "POST")
                 return await self._infer(caller, name, version, headers, receive), name
             case ["v2", "models", name, "infer"]:
                 _allow(method, "POST")
                 return await self._infer(caller, name, "", headers, receive), name
+        if caller is not None:
+            caller.spend(0)  # those above spend their rows, too
+        match parts:
             case ["v1", "releases", *rest] if len(rest) < 2:
-                return await self._releases(caller, method, rest, headers, receive), ""
+                return await self._releases(scope, caller, rest, headers, receive), ""
             case ["v2", "repository", *rest]:
                 _allow(method, "POST")
                 service = self._service
@@ -304,24 +339,29 @@ class Rest:
                 service.check_read(caller)
                 service.read(len(await self._body(headers, receive)))
                 return self._repository(caller, rest), ""
-            case parts:
+            case _:
                 if parts != ["v2"] and caller is not None:  # before it is shown whether there is such a model
                     self._service.check_read(caller, parts[2] if parts[:2] == ["v2", "models"] and parts[2:] not in ([], ["stats"]) else "")
                 answer = self._described(caller, parts)
                 _allow(method, "GET")
                 return answer, ""
 
-    async def _releases(self, caller: Caller | None, method: str, rest: Sequence[str], headers: Headers, receive: Receive) -> Answer:
-        service = self._service
+    async def _releases(self, scope: Scope, caller: Caller | None, rest: Sequence[str], headers: Headers, receive: Receive) -> Answer:
+        service, method = self._service, scope["method"]
         assert caller is not None
         if method == "POST" and not rest:
-            body = await self._body(headers, receive)
+            right, body = "deploy", b""
             try:
-                made = await releases.asked(service, caller, body)
+                body = await self._body(headers, receive)
+                wanted, right = releases.read(service, body)
+                made = await releases.asked(service, caller, wanted, right)
+            except Exception as error:
+                service.note(caller, right, str(getattr(error, "code", type(error).__name__)), address=_address(scope))
+                raise
             finally:
                 service.read(len(body))
             return 202, (JSON, (b"location", f"/v1/releases/{made['id']}".encode())), oip.encode(made)
-        _allow(method, "GET")
+        _allow(method, *(("GET",) if rest else ("GET", "POST")))
         service.check_read(caller)
         found = await releases.shown(service, rest[0]) if rest else await releases.listed(service)
         return 200, (JSON,), oip.encode(found)
@@ -435,8 +475,7 @@ class Rest:
                         raise TooLarge(f"a body of more than {most} bytes (setting max_body_bytes)")
                     parts.append(part)
             body = parts[0] if len(parts) == 1 else b"".join(parts)
-            coding = headers.get(b"content-encoding")
-            if coding and coding != b"identity":
+            if coding := _coding(headers):
                 body = _unpacked(coding, body, most)
                 service.read(kept)
                 kept = 0
@@ -452,22 +491,31 @@ class Rest:
         return body
 
 
+def _changes(scope: Scope) -> bool:
+    """Whether a release is asked for, which notes its refusals itself: which right it needs is in its body."""
+    return scope["method"] == "POST" and str(scope["path"]).strip("/") == "v1/releases"
+
+
 def _address(scope: Scope) -> str:
     client = scope.get("client")
     return str(client[0]) if client else ""
 
 
+class _Ambiguous(Malformed):
+    """Two readers could see the end of the request at two places. httptools refuses such requests by itself, h11 does not."""
+
+
 class _NotAllowed(CallRefused):
     """The path has no such method."""
 
-    def __init__(self, allowed: str) -> None:
-        super().__init__(f"the method here is {allowed}", code="method-not-allowed")
-        self.allowed = allowed
+    def __init__(self, *allowed: str) -> None:
+        super().__init__(f"the method here is {' or '.join(allowed)}", code="method-not-allowed")
+        self.allowed = ", ".join(allowed)
 
 
-def _allow(method: str, wanted: str) -> None:
-    if method != wanted and not (wanted == "GET" and method == "HEAD"):
-        raise _NotAllowed(wanted)
+def _allow(method: str, *wanted: str) -> None:
+    if method not in wanted and not ("GET" in wanted and method == "HEAD"):
+        raise _NotAllowed(*wanted)
 
 
 def _split(body: bytes, most: int, *, wraps: bool) -> tuple[bool, Sequence[bytes]]:
@@ -506,6 +554,12 @@ def _written(one: bytes | Failure) -> bytes:
     return failed(one) if type(one) is Failure else one  # type: ignore[return-value]  # a subclass of neither exists
 
 
+def _coding(headers: Headers) -> bytes:
+    """Returns how a body is packed; b"" for not at all."""
+    coding = headers.get(b"content-encoding", b"").strip().lower()
+    return b"" if coding == b"identity" else coding
+
+
 def _unpacked(coding: bytes, body: bytes, most: int) -> bytes:
     if coding not in (b"gzip", b"deflate"):
         raise Malformed("the content-encoding has to be gzip or deflate")
@@ -518,6 +572,8 @@ def _unpacked(coding: bytes, body: bytes, most: int) -> bytes:
         raise TooLarge(f"a body that unpacks to more than {most} bytes (setting max_body_bytes)")
     if not unpacker.eof:
         raise Malformed("the packed body is not complete")
+    if unpacker.unused_data:  # would be lost, and can be more events: of files that were packed one by one and then joined
+        raise Malformed(f"{len(unpacker.unused_data)} bytes are left behind the packed body")
     return made
 
 
@@ -561,8 +617,8 @@ def _refusal(error: Exception) -> Answer:
     if isinstance(error, _NotAllowed):
         status = 405
         head.append((b"allow", error.allowed.encode()))
-    if isinstance(error, TooLarge | Overloaded | TooLate | Unauthenticated):
-        head.append((b"connection", b"close"))  # the rest of the body is not read
+    if isinstance(error, TooLarge | Overloaded | TooLate | Unauthenticated | _Ambiguous):
+        head.append(CLOSE)  # the rest of the body is not read
     if status == 500:
         logger.error("a request failed: %s", type(error).__name__, exc_info=error)
     return status, head, oip.encode(described(error))

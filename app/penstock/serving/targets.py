@@ -24,6 +24,7 @@ from penstock.nodes.base import Feed
 from penstock.nodes.rule import RuleNode
 from penstock.pipeline import Answers, Program, ports
 from penstock.pipeline.letters import LIVE
+from penstock.pipeline.ports import Port
 from penstock.record import RecordLike
 from penstock.runtime import Loaded
 from penstock.schema import REQUIRED
@@ -45,6 +46,10 @@ class Columns(NamedTuple):
     rows: int
     tensors: Mapping[str, oip.Tensor]
     outputs: tuple[str, ...] | None = None
+
+    def asked(self) -> oip.Request:
+        """Returns the request again, for another model."""
+        return oip.Request(dict(self.tensors), None if self.outputs is None else [oip.Wanted(name) for name in self.outputs])
 
 
 class Scored(NamedTuple):
@@ -76,9 +81,9 @@ class Model(Protocol):
 class Events:
     """Events of one source, as they are on Kafka: JSON by the source's schema, in and out."""
 
-    def __init__(self, answers: Answers, loaded: Loaded) -> None:
+    def __init__(self, answers: Answers, loaded: Loaded, port: Port) -> None:
         self.source, self.outputs = answers.source, answers.outputs
-        self._answers = answers
+        self._answers, self._port = answers, port
         self._only = answers.sinks[0] if len(answers.sinks) == 1 else ""
         self._names = {sink: _JSON(sink) + b":" for sink in answers.sinks}
         self._readers = {
@@ -86,6 +91,16 @@ class Events:
             for name, output in answers.outputs.items()
             if output.emit.sink.format != "json"
         }
+
+    def opened(self, records: Sequence[RecordLike]) -> list[bytes | None]:
+        """Returns what holds the fields of each event; None where its envelope cannot be opened, or says that it is skipped."""
+        if self._port.events is None:
+            return [record.value for record in records]
+        opened, rows, _ = self._port.events.open(records)
+        found: list[bytes | None] = [None] * len(records)
+        for row, one in zip(rows, opened, strict=True):
+            found[row] = one.value
+        return found
 
     def run(self, parts: Sequence[list[RecordLike]]) -> list[list[bytes | Failure]]:
         """Returns for each event of each part its answer as JSON, or its Failure.
@@ -277,10 +292,14 @@ def _wanted(model: Model, request: oip.Request) -> tuple[str, ...] | None:
     if request.outputs is None:
         return None
     known = {tensor.name for tensor in model.outputs}
+    names: dict[str, None] = {}
     for one in request.outputs:
         if one.name not in known:
             raise Malformed(f"{model.name} has no output {one.name!r}; {did_you_mean(one.name, sorted(known))}")
-    return tuple(dict.fromkeys(one.name for one in request.outputs)) or None
+        if one.name in names:  # each would be written: a request of 8 MB can name one 400,000 times
+            raise Malformed(f"output {one.name!r} is asked for twice")
+        names[one.name] = None
+    return tuple(names) or None
 
 
 def _shape(given: oip.Tensor, tensor: Tensor, rows: int) -> int:
@@ -392,7 +411,7 @@ class Live:
         self.models: dict[str, Model] = {}
         for source in entries:
             answers = Answers(program, source, generation=generation, chunk_rows=chunk_rows, metrics=metrics, observers=observers)
-            self.events[source] = Events(answers, loaded)
+            self.events[source] = Events(answers, loaded, program.ports[source])
             name = self.name if len(entries) == 1 else f"{self.name}.{source}"
             self.models[name] = _topology(name, answers, loaded, str(generation))
         for one in _nodes(program, self.name):

@@ -171,6 +171,14 @@ def test_token_that_was_taken_ends_with_its_caller(gate: Gate, path: Path, clock
     assert refused(gate, text) == "unknown-claims"
 
 
+@pytest.mark.parametrize("subject", ["\ud800", "a\udfff", "x" * 256, 5])
+def test_subject_that_cannot_be_written_down_is_refused(gate: Gate, subject: Any) -> None:
+    """Releases and the audit log name it."""
+    assert refused(gate, token(sub=subject)) == "bad-token"
+    pair = token(sub="\U0001f600", scope="score")
+    assert gate.admit(f"Bearer {pair}", None).subject == "\U0001f600"
+
+
 def test_tokens_that_are_remembered_are_bounded(gate: Gate, clock: Clock) -> None:
     for number in range(50):
         gate.admit(f"Bearer {token(jti=str(number))}", None)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from penstock.cli.main import main
 from penstock.conformance.check import check
 from penstock.conformance.rules import RULES, Findings
+from penstock.conformance.tensors import Tensor, difference
 from tests.kafka.certificates import Authority
 from tests.unit.cli.done import Done, Run
 from tests.unit.conformance.server import DECLARED, NAME, Started, started
@@ -145,6 +146,14 @@ def test_headers_are_sent_and_never_shown(run: Run, right: Started, tmp_path: Pa
     assert "secret" not in done.err
 
 
+@pytest.mark.parametrize("line", ["bad name: secret", "x-bin: secret", "x: secret\x01", "x\ty: secret", ": secret"])
+def test_header_that_cannot_be_sent_is_an_error_of_its_file(run: Run, right: Started, tmp_path: Path, line: str) -> None:
+    """And neither a finding about the server nor a bug."""
+    (tmp_path / "headers").write_text(f"x-tenant: a\n{line}\n")
+    done = run(right.url, "--grpc", right.grpc, "--headers", str(tmp_path / "headers"))
+    assert (done.code, f"{tmp_path}/headers:2:1: no header" in done.err, "secret" in done.err) == (2, True, False)
+
+
 def test_tensors_of_half_precision_are_sent_as_bytes() -> None:
     """JSON and the typed contents have no form of them."""
     with started(["half"]) as places:
@@ -253,3 +262,39 @@ def test_body_that_is_nested_without_end_is_a_finding(garbage: Any) -> None:
     garbage.body = (deep + '[{"name": "x", "datatype": "FP32", "shape": [1], "data": ' + "[" * 400 + "]" * 400 + "}]}").encode()
     seen = {one.rule: one.seen for one in check(f"http://127.0.0.1:{garbage.server_port}", models=["m"]).failed("must")}
     assert seen["infer-answer"] == "data with more than 32 axes"
+
+
+GIVEN = '{"name": "m", "platform": "p", "model_name": "m", "versions": [%s], "inputs": [%s], "outputs": [%s], "model_stats": [%s]}'
+X = '{"name": "x", "datatype": "FP32", "shape": [1], "data": [1.0]}'
+
+
+@pytest.mark.parametrize(
+    ("body", "rule"),
+    [
+        (GIVEN % (r'"\ud800"', X, X, ""), "model-metadata"),
+        (GIVEN % ('"1"', X.replace("[1]", str([1] * 3000)), X, ""), "model-metadata"),
+        (GIVEN % ('"1"', X, X.replace("[1]", str([1] * 3000)), ""), "model-metadata"),
+        (GIVEN % ('"1"', X, X, '{"name": "m", "inference_count": "%s"}' % ("9" * 5000)), "id-returned"),
+        (GIVEN % ('"1"', X, X.replace("1.0", "1" + "0" * 400), ""), "id-returned"),
+        (GIVEN.replace('"name": "m"', f'"name": "{"m" * 5_000_000}"') % ('"1"', X, X, ""), "model-metadata"),
+    ],
+    ids=["half of a surrogate pair", "axes of an input", "axes of an output", "count", "whole number beyond floats", "long name"],
+)
+def test_extremes_of_a_server_are_findings(garbage: Any, body: str, rule: str) -> None:
+    """And no error of the command; what is repeated of them is short."""
+    garbage.headers, garbage.body = {}, body.encode()
+    seen = {one.rule: one.seen for one in check(f"http://127.0.0.1:{garbage.server_port}", models=["m"]).failed("must")}
+    assert rule in seen
+    assert max(map(len, seen.values())) <= 1000
+
+
+def test_whole_number_beyond_floats_differs_from_a_float() -> None:
+    one, other = (Tensor("x", "FP32", (1,), (value,)) for value in (10**400, 1.5))
+    assert difference([one], [other])
+    assert difference([one], [one]) == ""
+
+
+def test_index_with_names_that_cannot_be_repeated_is_none(run: Run, garbage: Any) -> None:
+    garbage.headers, garbage.body = {}, rb'[{"name": "\ud800", "state": "READY"}]'
+    done = run(f"http://127.0.0.1:{garbage.server_port}")
+    assert (done.code, "has no index of its models" in done.err) == (2, True)

@@ -88,6 +88,8 @@ class Client:
             except (OSError, http.client.HTTPException) as error:
                 slow = isinstance(error, TimeoutError) or late.is_set()
                 raise _NoAnswer(f"no answer within {self._timeout:g} s" if slow else str(error) or type(error).__name__) from error
+        if late.is_set():  # what has arrived until then may be a part
+            raise _NoAnswer(f"no answer within {self._timeout:g} s")
         if len(data) > MOST:
             raise _NoAnswer(f"an answer of more than {MOST} bytes")
         return _answer(url, response.status, response.reason, data)

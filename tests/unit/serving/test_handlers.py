@@ -1,0 +1,89 @@
+"""Requests that wait while a release becomes active: they are answered as if they had come after it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from penstock import runtime
+from penstock.errors import CallRefused
+from penstock.pipeline import Fixed
+from penstock.registry.directory import DirectoryRegistry
+from penstock.runtime import Loaded
+from penstock.serving.handlers import Service
+from penstock.serving.oip import Request, Tensor, Wanted
+from penstock.serving.targets import Scored
+from penstock.settings import Settings
+from penstock.testing import models
+
+TOPOLOGY = """\
+topology: t
+sources: {events: {topic: events, schema: event.avsc}}
+nodes: {m: {kind: model, model: m@%s}}
+sinks: {means: {topic: means, fields: {y: m.y}}}
+"""
+SCHEMA = {"type": "record", "name": "Event", "fields": [{"name": name, "type": "float"} for name in "ab"]}
+
+
+@pytest.fixture
+def versions(tmp_path: Path) -> list[tuple[Loaded, Fixed]]:
+    """Two versions of a model: the second reads a further input, and lacks an output."""
+    (tmp_path / "event.avsc").write_text(json.dumps(SCHEMA))
+    registry = DirectoryRegistry(tmp_path / "models")
+    first = models.model(
+        [helper.make_node("Identity", ["a"], [name]) for name in ("y", "z")],
+        [models.tensor("a")],
+        [models.tensor("y"), models.tensor("z")],
+    )
+    registry.publish("m", first)
+    registry.publish("m", models.mean())
+    made = []
+    for version in (1, 2):
+        (tmp_path / f"{version}.yaml").write_text(TOPOLOGY % version)
+        loaded = runtime.load(tmp_path / f"{version}.yaml", models=tmp_path / "models", schemas=tmp_path)
+        made.append((loaded, Fixed(runtime.prepare(loaded), generation=version)))
+    return made
+
+
+def asked(versions: list[tuple[Loaded, Fixed]], name: str, given: str, outputs: list[str] | None = None) -> Any:
+    """Returns the outcome of a request for the first version, which waits until the second one is active."""
+    (loaded, first), (_, second) = versions
+    active = [first]
+    service = Service(loaded, Settings(), lambda: active[-1])
+    inputs = {one: Tensor(one, "FP32", (1,), np.array([value], np.float32)) for one, value in zip(given, (1.0, 3.0), strict=False)}
+
+    async def ask() -> Any:
+        model = service.live.model(name)
+        part = model.fit(Request(inputs, None if outputs is None else [Wanted(one) for one in outputs]))
+        waiting = service.infer(model, part, size=1, deadline=time.monotonic() + 60)
+        active.append(second)
+        return await waiting
+
+    try:
+        return asyncio.run(ask())
+    finally:
+        service.close()
+
+
+@pytest.mark.parametrize("name", ["t", "t.m"])
+def test_an_input_that_the_next_version_needs_is_missing(versions: list[tuple[Loaded, Fixed]], name: str) -> None:
+    with pytest.raises(CallRefused, match=f"{name} needs the input 'b'"):
+        asked(versions, name, "a")
+
+
+def test_an_output_that_the_next_version_lacks_is_missing(versions: list[tuple[Loaded, Fixed]]) -> None:
+    with pytest.raises(CallRefused, match=r"no output 'z'|needs the input"):
+        asked(versions, "t.m", "a", ["z"])
+
+
+def test_a_request_that_fits_both_is_answered_by_the_next_version(versions: list[tuple[Loaded, Fixed]]) -> None:
+    live, outcome = asked([versions[1], versions[1]], "t.m", "ab")
+    assert isinstance(outcome, Scored)
+    assert (live.generation, outcome.outputs["y"].tolist()) == (2, [[2.0]])
