@@ -151,7 +151,8 @@ class Place:
         Names that begin with "_" or "." are passed over, as everywhere in this field: they are notes about a folder's files.
         """
         with self._reading():
-            if _GLOB.search(self.path):
+            # A file of this host that is called like a pattern is that file.
+            if _GLOB.search(self.path) and (self.system is not None or not os.path.exists(self.path)):
                 return sorted(self._fitting(), key=lambda one: one.place.name)
             if (size := self.size()) is not None:
                 return [Found(self, size)]
@@ -171,8 +172,7 @@ class Place:
 
     def _listed(self) -> list[Found]:
         if self.system is None:
-            paths = (os.path.join(folder, name) for folder, _, names in os.walk(self.path) for name in names)
-            return sorted((Found(Place(path, path), os.path.getsize(path)) for path in paths), key=lambda one: one.place.name)
+            return sorted((Found(Place(path, path), os.path.getsize(path)) for path in _walked(self.path)), key=lambda one: one.place.name)
         select = arrow_fs().FileSelector(self.path, recursive=True, allow_not_found=True)
         prefix = self.name[: len(self.name) - len(self.path)]
         listed = (one for one in self.system.get_file_info(select) if one.is_file)
@@ -199,7 +199,7 @@ class Begun:
         with place._writing():
             if place.system is None:
                 os.makedirs(os.path.dirname(place.path) or ".", exist_ok=True)
-                self._now = place.beside(f".{place.last}.{os.getpid()}.part")
+                self._now = place.beside(f".{place.last}.part")
                 self.file: IO[bytes] = open(self._now.path, "wb")  # noqa: SIM115  `keep` and `drop` close it
             else:
                 # An object is there only when it is complete; a distributed file system shows it while it grows.
@@ -287,6 +287,25 @@ def arrow_fs() -> Any:
 def _beside(path: str, name: str) -> str:
     folder, slash, _ = path.rstrip("/").rpartition("/")
     return f"{folder}{slash}{name}"
+
+
+def _walked(folder: str) -> Iterator[str]:
+    """Yields the files below a folder of this host, also behind links, but those of a folder with several names once. Raises OSError."""
+    seen: set[str] = set()
+    for above, folders, names in os.walk(folder, followlinks=True, onerror=_unlisted):
+        real = os.path.realpath(above)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (os.path.join(above, name) for name in names)
+
+
+def _unlisted(error: OSError) -> None:
+    """Raises the error of a folder that cannot be listed: without its files, a run would seem complete."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 @contextmanager
