@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -247,6 +248,29 @@ def test_folders_behind_links_are_read_once_and_names_like_patterns_are_names(ru
     assert read("odd.parquet") == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.parquet", {0}), ("**/*.parquet", {0, 1, 2}), ("**", {0, 1, 2}), ("?/*.parquet", {1}), ("*/?/*.parquet", {2}),
+        ("_*.parquet", {3}), ("_more/*", {4}), ("[ab].parquet", {0}), ("**/b/**/*.parquet", {1, 2}),
+    ],
+)  # fmt: skip
+def test_pattern_means_the_same_here_and_in_a_store(run: Run, pattern: str, expected: set[float]) -> None:
+    """Notes about a folder fit no wildcard, and what lies behind links is found once."""
+    for number, name in enumerate(["a.parquet", "b/a.parquet", "b/b/a.parquet", "_a.parquet", "_more/a.parquet", ".a.parquet"]):
+        Path("in", name).parent.mkdir(exist_ok=True, parents=True)
+        numbers(number, number + 1, f"in/{name}")
+    for where in ("in", Path("in").absolute(), f"file://{Path('in').absolute()}"):
+        done = run("--in", f"{where}/{pattern}", "--out", "out/")
+        assert done.code == 0, done.err
+        assert set(read("out/doubled")) == expected, where
+        shutil.rmtree("out")
+    if "**" in pattern:
+        Path("in/again").symlink_to("../in")
+        assert run("--in", f"in/{pattern}", "--out", "out/").code == 0
+        assert sorted(read("out/doubled")) == sorted(expected)
+
+
 def test_folder_that_cannot_be_listed_ends_the_run(run: Run) -> None:
     """Without its files the outputs would look complete."""
     files(count=1)
@@ -396,7 +420,10 @@ def test_run_over_objects_that_is_killed_goes_on(folder: Path, s3: str) -> None:
 
     def kept() -> list[str]:
         data = place(f"s3://kills/out/_manifest.json{s3}").read()
-        return [one["name"] for one in json.loads(data)["parts"]] if data else []
+        try:
+            return [one["name"] for one in json.loads(data)["parts"]] if data else []
+        except ValueError:  # it was replaced by a longer one between the question for its size and that for its bytes
+            return []
 
     with started([*arguments, *SLOWLY]) as process:
         wait_for(lambda: len(kept()) > 1, "some parts")

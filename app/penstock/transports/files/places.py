@@ -12,7 +12,7 @@ import importlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -161,14 +161,16 @@ class Place:
         return [one for one in found if not any(part[:1] in ("_", ".") for part in one.place.path[base:].strip("/").split("/"))]
 
     def _fitting(self) -> list[Found]:
-        if self.system is None:
-            paths = glob.glob(self.path, recursive=True)
-            return [Found(Place(path, path), os.path.getsize(path)) for path in paths if os.path.isfile(path)]
         base = self.path[: _GLOB.search(self.path).start()].rpartition("/")[0]  # type: ignore[union-attr]  # the caller has looked
-        fits = re.compile(fnmatch.translate(self.path).replace(".*", "[^/]*") if "**" not in self.path else fnmatch.translate(self.path))
-        name = self.name[: len(self.name) - len(self.path)]
-        within = Place(name + base, base, self.system)
-        return [one for one in within._listed() if fits.fullmatch(one.place.path)]
+        wanted = _steps(self.path)
+        if self.system is None and "**" not in wanted:
+            paths = (path for path in glob.glob(self.path) if os.path.isfile(path))
+            listed = [Found(Place(path, path), os.path.getsize(path)) for path in paths]
+        else:
+            name = self.name[: len(self.name) - len(self.path)]
+            root = base or ("/" if self.path.startswith("/") else "." if self.system is None else "")
+            listed = Place(name + root, root, self.system)._listed()
+        return [one for one in listed if _fits(_steps(one.place.path), wanted)]
 
     def _listed(self) -> list[Found]:
         if self.system is None:
@@ -287,6 +289,21 @@ def arrow_fs() -> Any:
 def _beside(path: str, name: str) -> str:
     folder, slash, _ = path.rstrip("/").rpartition("/")
     return f"{folder}{slash}{name}"
+
+
+def _steps(path: str) -> list[str]:
+    return [step for step in path.split("/") if step not in ("", ".")]
+
+
+def _fits(names: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether a path fits a pattern: `**` is any number of folders. No wildcard matches the first character of a note about a folder."""
+    if not wanted or not names:
+        return not names and all(one == "**" for one in wanted)
+    noted = names[0][:1] in ("_", ".")
+    if wanted[0] == "**":
+        return _fits(names, wanted[1:]) or (not noted and _fits(names[1:], wanted))
+    fits = fnmatch.fnmatchcase(names[0], wanted[0]) and (not noted or wanted[0][0] == names[0][0])
+    return fits and _fits(names[1:], wanted[1:])
 
 
 def _walked(folder: str) -> Iterator[str]:
