@@ -451,7 +451,10 @@ def _manifest(loaded: Loaded, part: Part, target: Target) -> Manifest | None:
             raise click.UsageError(f"there is no run to resume: no {target.manifest}, which a run has from its beginning on")
         found.check(target.manifest, _about(loaded, part, target))
         return found
-    there = next((one for one in (*target.whole.values(), target.left) if one.size() is not None), None)
+    # A folder that is called like the file would be found when all is done.
+    there = next(
+        (one for one in (*target.whole.values(), target.left) if one.size() is not None or (target.whole and one.is_folder())), None
+    )
     if there is None and (found is not None or target.holds):
         there = target.work
     if there is not None:

@@ -179,6 +179,22 @@ def test_packed_input_is_read_whatever_its_name_is_and_other_packers_are_refused
     assert "is compressed (bzip2)" in done.err
 
 
+@pytest.mark.parametrize("name", ["out.ndjson.gz", "OUT.NDJSON.GZ"])
+def test_output_is_packed_as_its_name_says(run: Run, name: str) -> None:
+    events(3)
+    assert run("--in", "in.ndjson", "--out", name).code == 0
+    assert gzip.decompress(Path(name).read_bytes()).count(b"\n") == 3
+
+
+def test_folder_that_is_called_like_the_output_is_refused_before_anything_is_read(run: Run) -> None:
+    events(3)
+    Path("out.ndjson").mkdir()
+    before = sorted(os.listdir())
+    done = run("--in", "in.ndjson", "--out", "out.ndjson")
+    assert (done.code, "out.ndjson is there already" in done.err.replace("\n", " ")) == (2, True)
+    assert sorted(os.listdir()) == before
+
+
 def test_a_run_whose_events_all_failed_has_not_succeeded(run: Run) -> None:
     Path("in.ndjson").write_text('{"y": 1}\n{"y": 2}\n')
     done = run("--in", "in.ndjson", "--out", "out.ndjson")

@@ -79,10 +79,10 @@ def unpacked(file: IO[bytes], place: Place) -> Iterator[IO[bytes]]:
 @contextmanager
 def packing(file: IO[bytes], ending: str) -> Iterator[IO[bytes]]:
     """Yields a file whose content is packed into `file` as the ending says."""
-    if ending.endswith(".gz"):
+    if ending.lower().endswith(".gz"):
         with gzip.GzipFile(fileobj=file, mode="wb", mtime=0) as packed:  # without a time: equal outputs are equal files
             yield cast(IO[bytes], packed)
-    elif ending.endswith(".zst"):
+    elif ending.lower().endswith(".zst"):
         out = arrow().CompressedOutputStream(arrow().PythonFile(_Open(file), "w"), "zstd")
         try:
             yield cast(IO[bytes], out)
