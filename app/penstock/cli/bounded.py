@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
 import os
 import sys
 import tempfile
@@ -370,14 +369,15 @@ async def _to_files(loaded: Loaded, program: Program, part: Part, settings: Sett
 
     found = _found(part)
     target = _target(loaded, part, found.format)
-    _manifest(loaded, part, target)  # what is refused leaves no folder
+    manifest = _manifest(loaded, part, target)  # what is refused leaves no folder
+    if manifest is not None and manifest.complete and not (target.whole and target.work.is_folder()):
+        return _ended(manifest, target)
     with _alone(target, below=bool(part.cause)):
         manifest = _manifest(loaded, part, target)  # another run may have come to its end in between
         if manifest is not None and manifest.complete:
-            err.print("the run has come to its end already: nothing is left to do", markup=False)
             if target.whole:
                 target.work.remove()  # it was ended while it removed its parts
-            return _outcome(manifest, target)
+            return _ended(manifest, target)
         if manifest is None:
             found = _fetched(part, target.manifest.beside(ROWS)) or found
             units = planned(found.format, loaded.topology.sources[0].topic, found.files, part.workers)
@@ -635,14 +635,21 @@ async def _shared(loaded: Loaded, program: Program, part: Part, settings: Settin
     return Outcome(0, 0, 0, complete=True)
 
 
+def _ended(manifest: Manifest, target: Target) -> Outcome:
+    err.print("the run has come to its end already: nothing is left to do", markup=False)
+    return _outcome(manifest, target)
+
+
 def _outcome(manifest: Manifest, target: Target, *, complete: bool = True) -> Outcome:
     """Returns what the manifest says, and the first dead letter."""
+    from penstock.transports.files.letters import first_reason
+
     dead = next((one for one in manifest.parts if one.dead), None)
     if dead is None:
         return Outcome(manifest.read, manifest.written, manifest.failed, complete)
     file = target.left.beside(dead.name) if manifest.complete and target.whole else target.work / dead.name
     with file.open() as lines:
-        first = str(json.loads(lines.readline())["message"])
+        first = first_reason(lines)
     where = file if manifest.complete and target.whole else target.work / dead.topic
     return Outcome(manifest.read, manifest.written, manifest.failed, complete, str(where), first)
 

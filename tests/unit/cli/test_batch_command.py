@@ -312,10 +312,11 @@ def test_run_that_is_killed_at_any_step_is_done_again_and_leaves_nothing(run: Ru
     assert sorted(os.listdir()) == sorted([*before, "out.ndjson", "out.dead-letters.ndjson", "out.ndjson.manifest.json"])
 
 
-def test_reason_of_a_dead_letter_is_found_however_large_it_is(run: Run) -> None:
+@pytest.mark.parametrize("out", ["out.ndjson", "file://{}/out/"])
+def test_reason_of_a_dead_letter_is_found_however_large_it_is(run: Run, out: str) -> None:
     Path("double.yaml").write_text(TOPOLOGY.replace("number.avsc}", "number.avsc, max_bytes: 10000000}"))
     Path("in.ndjson").write_text(f'{{"x": "{"a" * 5_000_000}"}}\n{{"x": 1}}\n')
-    done = run("--in", "in.ndjson", "--out", "out.ndjson")
+    done = run("--in", "in.ndjson", "--out", out.format(os.getcwd()))
     assert (done.code, done.out) == (0, "2 events read, 1 outputs, 1 dead letters\n")
     assert "the first: Expected `float`, got `str`" in done.err.replace("\n", " ")
 
