@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from penstock.binding import Binding
 from penstock.codecs import Writers, load_schema
@@ -34,10 +38,11 @@ from penstock.topology.envelopes import read_by
 from penstock.topology.names import did_you_mean
 from penstock.topology.parse import parse
 from penstock.topology.spec import Mark, ModelRef, Topology
+from penstock.topology.spec import ModelNode as ModelSpec
 from penstock.topology.wiring import Wiring
 
 __all__ = [
-    "Loaded", "admit", "beside", "bindings", "load", "placed", "prepare", "program", "rebind", "sessions", "with_models",
+    "Loaded", "admit", "beside", "bindings", "digest", "load", "placed", "prepare", "program", "rebind", "sessions", "with_models",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -196,6 +201,32 @@ def bindings(loaded: Loaded) -> dict[str, Binding]:
         node: Binding(uri=f"models:/{one.name}/{one.version}", digest=one.digest, manifest=one.manifest_digest)
         for node, one in loaded.artifacts.items()
     }
+
+
+def digest(loaded: Loaded, bound: Mapping[str, Binding] | None = None, *others: object) -> str:
+    """Returns what decides the outputs, as text to compare: a digest of the topology, each node's model and parameters, and `others`.
+
+    `bound` are the models (None: those of the file). Comments, topics and the order of keys change nothing.
+    """
+    topology = loaded.topology
+    bare = [replace(node, model=None) if isinstance(node, ModelSpec) else node for node in topology.nodes]  # type: ignore[arg-type]  # only to digest it
+    sinks = [(one.name, one.fields, one.when) for one in topology.sinks]
+    sources = [(one.name, one.format == "bytes", one.envelope, one.types, one.coerce) for one in topology.sources]
+    models = {node: (one.digest, one.parameters) for node, one in (bindings(loaded) if bound is None else bound).items()}
+    kinds = [one.fields for one in loaded.schemas.values()]
+    parts = [models, bare, sinks, sources, *others, kinds]
+    return f"sha256:{hashlib.sha256(msgspec.json.encode(_plain(parts), order='sorted')).hexdigest()}"
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value as JSON can hold it: of a dataclass, the fields that decide whether two are equal."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return [type(value).__name__, *(_plain(getattr(value, one.name)) for one in fields(value) if one.compare)]
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(one) for one in (sorted(value, key=str) if isinstance(value, set | frozenset) else value)]
+    return value if value is None or isinstance(value, bool | int | str) else repr(value)
 
 
 def sessions(program: Program) -> dict[str, Session]:

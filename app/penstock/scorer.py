@@ -421,15 +421,20 @@ class _Entry:
             raise TypeError("columns are a mapping from the names of fields to arrays, and there is one at least")
         columns = {str(name): _array(str(name), values) for name, values in given.items()}
         holes = {str(name): np.asarray(mask, bool) for name, mask in nulls.items()}
+        if (strange := next((name for name in holes if name not in columns), None)) is not None:
+            raise ValueError(f"nulls has {strange!r}, but the columns do not")
         if len({len(values) for values in (*columns.values(), *holes.values())}) > 1:
             lengths = ", ".join(f"{name} has {len(values)}" for name, values in (*columns.items(), *holes.items()))
             raise ValueError(f"columns of different lengths: {lengths}")
-        units = {name: np.timedelta64(int(unit / timedelta(microseconds=1)), "us") for name, unit in self._times}
         for name, values in columns.items():
-            if values.dtype.kind == "M":
+            if isinstance(values, np.ma.MaskedArray):
+                holes[name] = np.ma.getmaskarray(values) | holes.get(name, False)
+                columns[name] = values = values.data
+            field = self.schema.field(name)
+            if values.dtype.kind == "M" and (field is None or field.kind == "timestamp" or np.isnat(values).all()):
                 holes[name] = np.isnat(values) | holes.get(name, False)
                 since = np.where(holes[name], np.datetime64(0, "us"), values.astype("datetime64[us]")) - np.datetime64(0, "us")
-                columns[name] = since // units.get(name, np.timedelta64(1, "ms"))
+                columns[name] = since // np.timedelta64(1, (field and field.unit) or "ms")
         return Table(self.source.topic, columns, holes)
 
     def record(self, event: Any, key: Any, headers: Any) -> Record | DecodeError:
@@ -485,7 +490,7 @@ class _Entry:
         for row in rows:
             for name in self._whole:
                 value = row.get(name)
-                if isinstance(value, float) and value.is_integer():
+                if isinstance(value, float | np.floating) and value.is_integer():
                     row[name] = int(value)
             for name in self._defaulted:
                 if name in row and _is_null(row[name]):
@@ -572,21 +577,24 @@ def _array(name: str, values: Any) -> Array:
     """Returns a column as an array; text as objects, lists of different lengths as an object per row. Raises TypeError."""
     if hasattr(values, "to_numpy"):
         values = values.to_numpy()
-    if isinstance(values, np.ndarray):
-        made: Array = values
+    if isinstance(values, np.ma.MaskedArray) and values.ndim != 1:
+        made: Array = np.ma.filled(values.astype(object), None)  # a null inside an array, which no array may have
+    elif isinstance(values, np.ndarray):
+        made = values
     elif isinstance(values, list | tuple):
         try:
             made = np.array(values)
         except ValueError:  # lists of different lengths
             made = np.empty(len(values), object)
             made[:] = [*values]
-        if made.dtype.kind not in "biufM":
+        # Among numbers, numpy would make one of true.
+        if made.dtype.kind not in "biufM" or (made.dtype.kind != "b" and bool in {*map(type, values)}):
             made = made if made.dtype == object else np.array(values, object)
     else:
         raise TypeError(f"the column {name!r} is an array or a list, not {type(values).__name__}")
     if not made.ndim:
         raise TypeError(f"the column {name!r} is an array or a list, not one value")
-    return made.astype(object) if made.dtype.kind == "U" else made
+    return made.astype(object) if made.dtype.kind in "Uc" else made  # no field holds complex numbers
 
 
 def _listed(values: Any) -> Sequence[Any] | None:
@@ -613,6 +621,8 @@ def _plain(value: Any) -> Any:
     """Returns what JSON can hold instead of what it cannot. Raises TypeError."""
     if isinstance(value, np.ndarray | np.generic):
         made = value.tolist()
+        if isinstance(made, np.floating):  # longer than a float of Python
+            made = float(made)
         if (found := _odd(made)) is not None:
             raise TypeError(f"no event holds {found!r}")
         return made

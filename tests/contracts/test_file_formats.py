@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -15,11 +16,14 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from penstock.cli.main import main
+from penstock.errors import ConfigError
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import models
-from penstock.transports.files import FORMATS, format_of
+from penstock.transports.files import FORMATS, format_of, place
 
 AVRO: dict[str, Any] = {
     "type": "record",
@@ -266,9 +270,92 @@ def test_broken_file_is_an_error_that_names_it(folder: Path, name: str, capsys: 
     assert not [*Path().glob("out*")]
 
 
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_no_damaged_byte_is_taken_for_a_mistake_of_the_program(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """It is an error that names the file, or is not noticed: only a checksum could tell."""
+    name = data.draw(st.sampled_from(["in.jsonl.gz", "in.ndjson.zst", "in.parquet", "in.arrow", "in.arrows", "in.avro", "in.csv"]))
+    path = tmp_path_factory.mktemp("damaged") / name
+    WRITES[name](path, events())
+    before = path.read_bytes()
+    at = data.draw(st.integers(0, len(before) - 1))
+    path.write_bytes(before[:at] + bytes([before[at] ^ data.draw(st.integers(1, 255))]) + before[at + 1 :])
+    form, _ = format_of(name) or pytest.fail("no format")
+    with contextlib.suppress(ConfigError):
+        for _ in form.read(place(str(path)), 0, None, TYPES.names, lambda _: None):
+            pass
+
+
 def test_folders_named_by_a_column_are_that_column(folder: Path) -> None:
     for kind in "ab":
         Path(f"in/kind={kind}").mkdir(parents=True)
         rows = [{name: value for name, value in row.items() if name != "kind"} for row in events() if row["kind"] == kind]
         pq.write_table(pa.Table.from_pylist(rows, TYPES.remove(1)), f"in/kind={kind}/x.parquet")
     assert {(row["id"], row["kind"]) for row in run("in", "out.ndjson")} == {(f"e{n}", "ab"[n % 2]) for n in range(12) if n != 4}
+
+
+def test_unions_of_avro_are_read_whole_or_fail_their_rows(folder: Path) -> None:
+    """A value of a type that a column cannot hold is not taken for null, which an optional field would score."""
+    wide = {"count": ["int", "long"], "amount": ["null", "int", "float", "double"], "note": ["null", "int", "string"]}
+    fields = [{**one, "type": wide.get(one["name"], one["type"])} for one in AVRO["fields"]]
+    rows = [{**row, "amount": 2.5, "note": None if n else "text"} for n, row in enumerate(events()[:3])]
+    with Path("in.avro").open("wb") as file:
+        fastavro.writer(file, {**AVRO, "fields": [{**one, "default": None} if one["name"] == "x" else one for one in fields]}, rows)
+    assert [(row["id"], row["count"], row["amount"]) for row in run("in.avro", "out.ndjson")] == [("e1", 1, 2.5), ("e2", 2, 2.5)]
+    (letter,) = [*map(json.loads, Path("out.dead-letters.ndjson").read_bytes().splitlines())]
+    assert (letter["row"], letter["message"]) == (0, "field 'note' is not a valid string of the schema")
+
+
+@pytest.mark.parametrize("name", ["in.parquet", "in.arrow", "in.csv"])
+def test_text_that_is_no_utf8_fails_its_row_and_where_it_is_not_read_nothing(folder: Path, name: str) -> None:
+    rows = [{**row, "note": "plain", "more": "more"} for row in events()[:3]]
+    if name == "in.csv":
+        to_csv(Path(name), rows)
+        lines = Path(name).read_bytes().splitlines()
+        Path(name).write_bytes(b"\n".join([*lines[:2], lines[2].replace(b"plain", b"\xff"), lines[3].replace(b"more", b"\xfe"), b"\xe9"]))
+    else:
+        table = pa.Table.from_pylist(rows, TYPES)
+        for column, texts in (("note", [b"plain", b"\xff", b"plain"]), ("more", [b"more", b"more", b"\xfe"])):
+            place = table.schema.get_field_index(column)
+            table = table.set_column(place, column, pa.array(texts).view(pa.string()))
+        if name == "in.parquet":
+            pq.write_table(table, name)
+        else:
+            with pa.ipc.new_file(name, table.schema) as file:
+                file.write_table(table)
+    assert [row["id"] for row in run(name, "out.ndjson")] == ["e0", "e2"]
+    letter, *rest = map(json.loads, Path("out.dead-letters.ndjson").read_bytes().splitlines())
+    assert (letter["row"], letter["message"]) == (1, "field 'note' is no text in UTF-8")
+    assert [(one["row"], one["base64"]) for one in rest] == ([(3, "6Q==")] if name == "in.csv" else [])
+
+
+@pytest.mark.parametrize("name", ["in.parquet", "in.arrow", "in.arrows", "in.csv"])
+def test_column_that_is_there_twice_is_an_error_that_names_it(folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if name == "in.csv":
+        Path(name).write_text("id,count,count\nx,1,2\n")
+    else:
+        table = pa.table([pa.array(["x"]), pa.array([1]), pa.array([2])], names=["id", "count", "count"])
+        if name == "in.parquet":
+            pq.write_table(table, name)
+        else:
+            with (pa.ipc.new_file if name == "in.arrow" else pa.ipc.new_stream)(name, table.schema) as file:
+                file.write_table(table)
+    assert main(["batch", "typed.yaml", "--in", name, "--out", "out.ndjson"]) == 2
+    assert "it has 2 columns 'count'" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_long_rows_of_csv_are_read_and_what_is_no_csv_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    to_csv(Path("in.csv"), [{**row, "note": "n" * 3_000_000} for row in events()[:3]])
+    assert [len(row["note"]) for row in run("in.csv", "out.ndjson")] == [3_000_000] * 3
+    to_csv(Path("open.csv"), [{**row, "note": "plain"} for row in events()[:3]])
+    with Path("open.csv").open("a") as file:
+        file.write('"e3,' + "left open\n" * 2_000_000)
+    assert main(["batch", "typed.yaml", "--in", "open.csv", "--out", "open.ndjson"]) == 2
+    assert "one has more than 8,388,608 bytes: is a quote left open?" in capsys.readouterr().err.replace("\n", " ")
+    for encoding in ("utf-16", "utf-16-le"):
+        Path("other.csv").write_text("id,count\n", encoding=encoding)
+        assert main(["batch", "typed.yaml", "--in", "other.csv", "--out", "other.ndjson"]) == 2
+        assert "its header is no text in UTF-8" in capsys.readouterr().err.replace("\n", " ")
+    to_csv(Path("none.csv"), events()[:1])
+    Path("none.csv").write_text(Path("none.csv").read_text().splitlines()[0])  # a header, without the end of its line
+    assert main(["batch", "typed.yaml", "--in", "none.csv", "--out", "none.ndjson"]) == 0

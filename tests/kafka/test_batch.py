@@ -17,11 +17,12 @@ import pytest
 from confluent_kafka import Producer
 
 from penstock.cli.main import main
-from penstock.errors import TopicMissing
+from penstock.errors import RecordMissing, TopicMissing
 from penstock.record import Record
 from penstock.registry.directory import DirectoryRegistry
 from penstock.settings import Settings
 from penstock.testing import Broker, create_topics, models, produce, read_all, unique, wait_for
+from penstock.transports.checkpoint import Checkpoint, Unit
 from penstock.transports.kafka.extent import KafkaExtent
 
 pytestmark = [pytest.mark.broker, pytest.mark.measured]
@@ -39,7 +40,7 @@ sinks: {doubled: {topic: doubled, fields: {x: x, y: double}}}
 def topic(broker: Broker) -> str:
     """Two partitions of ten events each, a second between them."""
     name = unique("numbers")
-    create_topics(broker, {name: 2})
+    create_topics(broker, {name: 2}, {"retention.ms": "-1"})  # the records are old
     produce(broker, [Record(name, b'{"x": %d}' % n, timestamp=BEGAN + n * 1000, partition=n % 2) for n in range(20)])
     return name
 
@@ -96,6 +97,18 @@ def test_aborted_transactions_are_not_part_of_it_and_their_marks_are_no_obstacle
     assert read(broker, topic)[0] == values([*range(0, 20, 2), 100])
 
 
+def test_topic_that_was_made_anew_is_not_waited_for(broker: Broker, topic: str) -> None:
+    """A run that goes on knows where the topic ended."""
+
+    async def begun() -> None:
+        units = Checkpoint([Unit(topic, 0, 0, 600, 5, 5)])
+        extent = KafkaExtent(Settings(brokers=broker.bootstrap), topic, checkpoint=units)
+        await extent.begin()
+
+    with pytest.raises(RecordMissing, match="reads to offset 600, and it ends at 10: was the topic created again"):
+        asyncio.run(begun())
+
+
 def test_topic_that_is_not_there(broker: Broker) -> None:
     with pytest.raises(TopicMissing):
         read(broker, unique("gone"))
@@ -132,6 +145,25 @@ def test_a_range_of_a_topic_becomes_columns(broker: Broker, topic: str, project:
     assert sorted(pq.read_table("out.parquet").column("y").to_pylist()) == [2.0 * n for n in range(20)]
 
 
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (["--from", "7", "--to", "3"], 2, "--to 3 is not behind --from 7"),
+        (["--to", "0"], 2, "--to 0 is not behind --from 0"),
+        (["--from", "2026-01-02T00:00:00Z", "--to", "2026-01-01T00:00:00Z"], 2, "there is nothing between them"),
+        (["--to", "1960-01-01T00:00:00Z"], 0, "no event lies in the part that was asked for"),
+    ],
+)
+def test_part_of_a_topic_that_cannot_be_leaves_nothing(
+    broker: Broker, topic: str, project: Path, capsys: pytest.CaptureFixture[str], flags: list[str], code: int, words: str
+) -> None:
+    Path("double.yaml").write_text(TOPOLOGY % topic)
+    given = ["batch", "double.yaml", "--in", f"kafka://{topic}", "--out", "out/", "--brokers", broker.bootstrap]
+    assert main([*given, *flags]) == code
+    assert words in capsys.readouterr().err.replace("\n", " ")
+    assert not Path("out").exists()
+
+
 class Asking:
     """A topic of messages that ask for runs, and the process that answers them."""
 
@@ -163,6 +195,7 @@ def test_messages_ask_for_runs_each_once_and_bad_ones_are_refused_with_a_reason(
     Path("in").mkdir()
     Path("in/a.ndjson").write_text('{"x": 1}\n{"x": 2}\n')
     Path("in/bad.ndjson").write_text("no event\n")
+    Path("in/large.ndjson").write_text("no event" * 1_000_000)
     asking = Asking(broker)
     asking.ask(
         {"id": "first", "in": "a.ndjson"},
@@ -171,6 +204,8 @@ def test_messages_ask_for_runs_each_once_and_bad_ones_are_refused_with_a_reason(
         {"id": "elsewhere", "in": "a.ndjson", "out": "/tmp/x"},
         {"id": "none", "in": "none.ndjson"},
         {"id": "bad", "in": "bad.ndjson"},
+        {"id": "large", "in": "large.ndjson"},
+        {"id": "below", "in": "a.ndjson", "from": -1, "to": 1},
         {"id": "first", "in": "a.ndjson", "out": "again"},
         {"id": "one", "in": "a.ndjson", "out": "one.parquet", "limit": 1},
     )
@@ -180,17 +215,19 @@ def test_messages_ask_for_runs_each_once_and_bad_ones_are_refused_with_a_reason(
         assert process.wait(30) == 0
     assert asking.results() == [
         ("first", "done"), ("offset 1", "refused"), ("outside", "refused"), ("elsewhere", "refused"), ("none", "refused"),
-        ("bad", "failed"), ("one", "done"),
+        ("bad", "failed"), ("large", "failed"), ("below", "refused"), ("one", "done"),
     ]  # fmt: skip
     reasons = {one["id"]: one["reason"] for one in asking.all()}
     assert "no name below the folder" in reasons["outside"]
     assert "none.ndjson: cannot be read" in reasons["none"]
     assert "no event could be scored" in reasons["bad"]
-    assert sorted(one.name for one in Path("out").iterdir()) == ["bad", "first", "one.parquet", "one.parquet.manifest.json"]
+    assert "8000000 bytes, more than the 1048576 allowed" in reasons["large"]
+    assert "-1 is below 0" in reasons["below"]
+    assert sorted(one.name for one in Path("out").iterdir()) == ["bad", "first", "large", "one.parquet", "one.parquet.manifest.json"]
     asking.ask({"id": "bad", "in": "a.ndjson", "out": "mended"}, {"id": "last", "in": "a.ndjson"})
     with asking.start():  # what was answered is not run again
         wait_for(lambda: ("last", "done") in asking.results(), "the last result", timeout=60)
-    assert asking.results()[7:] == [("bad", "done"), ("last", "done")]
+    assert asking.results()[9:] == [("bad", "done"), ("last", "done")]
 
 
 def test_run_that_was_asked_for_survives_a_kill_and_is_run_once(broker: Broker, project: Path) -> None:

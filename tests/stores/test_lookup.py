@@ -191,6 +191,20 @@ def test_index_follows_the_live_generation(run: Run) -> None:
         assert plan.score(order(11.5))["precomputed"] == "miss", "the former generation's answers are gone"
 
 
+def test_index_holds_answers_of_the_same_key_only(run: Run) -> None:
+    """In whatever order the file names its fields; answers of a former key, which `stale` allows, are near nothing."""
+    computed(run, NEAR, [order(10, discount=0.5), order(20, discount=0.5)])
+    write(NEAR.replace("[amount, discount]", "[discount, amount]"))
+    with opened() as plan:
+        assert plan.score(order(11, discount=0.5)) == {
+            "order_id": "o11", "price": 20, "reduced": 10, "country": "DE", "precomputed": "nearest",
+        }  # fmt: skip
+    write(NEAR.replace("[amount, discount]", "[country, amount, discount]").replace("}}", "}, stale: 60}"))
+    with opened() as plan:
+        assert plan.score(order(11, discount=0.5))["price"] == 22
+        assert counts(plan) == {"miss": 1}
+
+
 @given(
     st.lists(st.tuples(st.sampled_from("ab"), st.floats(-9, 9, width=16), st.none() | st.integers(-9, 9)), min_size=1, max_size=20),
     st.tuples(st.sampled_from("ab"), st.floats(-9, 9, width=16), st.none() | st.integers(-9, 9)),
@@ -198,7 +212,8 @@ def test_index_follows_the_live_generation(run: Run) -> None:
 def test_nearest_is_the_nearest(stored: list[tuple[str, float, int | None]], asked: tuple[str, float, int | None]) -> None:
     fields = [Field("kind", "string"), Field("x", "double"), Field("n", "int", optional=True)]
     space = Space(fields, {"x": 1}, {"x": 2.0, "n": 3})
-    entries = [(str(at), json.dumps({"sinks": {"s": {"at": at}}, "inputs": one}).encode()) for at, one in enumerate(stored)]
+    named = [dict(zip(space.names, one, strict=True)) for one in stored]
+    entries = [(str(at), json.dumps({"sinks": {"s": {"at": at}}, "inputs": one}).encode()) for at, one in enumerate(named)]
     found = Nearest(space, 1, entries).find(asked)
 
     def distance(one: tuple[str, float, int | None]) -> float:

@@ -174,9 +174,11 @@ def test_store_and_section_have_to_be_named(run: Run) -> None:
     assert (done.code, "has no section precomputed" in done.err) == (2, True)
 
 
-def started(url: str = "sqlite:///answers.db", store: Callable[[], Store] = opened) -> subprocess.Popen[str]:
+def started(
+    *flags: str, url: str = "sqlite:///answers.db", store: Callable[[], Store] = opened, given: str = "in.ndjson"
+) -> subprocess.Popen[str]:
     """Starts a run in a process of its own, and returns when it has made progress."""
-    command = [sys.executable, "-m", "penstock", "precompute", "prices.yaml", "--in", "in.ndjson", "--store", url, *SLOWLY]
+    command = [sys.executable, "-m", "penstock", "precompute", "prices.yaml", "--in", given, "--store", url, *SLOWLY, *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
 
     def progressed() -> bool:
@@ -224,7 +226,7 @@ def test_run_that_is_ended_goes_on(run: Run, number: int) -> None:
 def test_store_that_dies_midway_ends_the_run_and_it_goes_on(run: Run, redis: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PENSTOCK_STORE_PASSWORD", servers.PASSWORD)
     events([order(n % 500, customer=n) for n in range(COUNT)])
-    process = started(redis.url, redis.client)
+    process = started(url=redis.url, store=redis.client)
     redis.kill()
     _, err = process.communicate(timeout=120)
     assert (process.returncode, f"the store {redis.url} does not answer" in err) == (4, True), err
@@ -248,6 +250,43 @@ def test_resumed_run_has_the_same_models_and_flags(run: Run) -> None:
     done = run("--in", "in.ndjson", "--limit", "3")
     assert "generation 1, which was not finished, is discarded" in done.err
     assert [one["sinks"]["prices"]["price"] for one in answers(["1", "2"])] == [3, 6]
+
+
+def test_run_is_not_resumed_over_other_files(run: Run) -> None:
+    """Positions are counted by the files in the order of their names: of a new one, rows would be taken for those that are done."""
+    Path("in").mkdir()
+    for name in "bc":
+        events([order(n % 500, customer=n, order_id=name) for n in range(COUNT)], f"in/{name}.ndjson")
+    process = started(given="in")
+    process.kill()
+    process.communicate(timeout=60)
+    events([order(1, customer=-1)], "in/a.ndjson")
+    done = run("--in", "in", "--resume")
+    assert (done.code, "in/a.ndjson: is new since the run to resume has begun" in done.err.replace("\n", " ")) == (2, True)
+    Path("in/a.ndjson").unlink()
+    assert run("--in", "in", "--resume").code == 0
+    assert None not in answers([str(n) for n in range(COUNT)])
+
+
+def test_resumed_run_without_an_answer_leaves_the_live_generation(run: Run) -> None:
+    events([order(10, customer=1)])
+    run("--in", "in.ndjson")
+    events(["no event"] * COUNT)
+    interrupted(signal.SIGINT).communicate(timeout=60)
+    done = run("--in", "in.ndjson", "--resume")
+    assert (done.code, "no event could be scored: the live generation stays" in done.err) == (1, True)
+    assert answers(["1"])[0]["sinks"]["prices"]["price"] == 20
+
+
+def test_run_over_a_part_goes_on_where_it_was(run: Run) -> None:
+    events([order(n % 500, customer=n) for n in range(COUNT)])
+    arguments = ["--from", "100"]
+    process = started(*arguments)
+    process.kill()
+    process.communicate(timeout=60)
+    assert run("--in", "in.ndjson", *arguments, "--resume").code == 0
+    found = answers([str(n) for n in range(COUNT)])
+    assert [at for at, one in enumerate(found) if one is None] == [*range(100)]
 
 
 def test_misses_are_scored_for_the_live_generation(run: Run) -> None:

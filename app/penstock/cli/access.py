@@ -16,7 +16,7 @@ from penstock.access.rules import MODEL, Rules, Value
 from penstock.cli.echo import echo
 from penstock.cli.files import edit
 from penstock.cli.keys import KeyName, Time, TopologyName, shown_time
-from penstock.cli.options import with_settings
+from penstock.cli.options import Number, with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
 from penstock.control.rights import RIGHTS
 from penstock.errors import ConfigError, Problem
@@ -83,8 +83,8 @@ def key() -> None:
 @click.option(
     "--only", type=_Only(), multiple=True, metavar="FIELD=VALUE,...", help="The values (text) that this field of its rows may have."
 )
-@click.option("--requests", type=click.FloatRange(0, min_open=True), help="Most requests per second. [default: no limit]")
-@click.option("--rows", type=click.FloatRange(0, min_open=True), help="Most rows per second. [default: no limit]")
+@click.option("--requests", type=Number(0, min_open=True), help="Most requests per second. [default: no limit]")
+@click.option("--rows", type=Number(0, min_open=True), help="Most rows per second. [default: no limit]")
 @click.option("--request-rows", type=click.IntRange(1), help="Most rows of one request. [default: no limit]")
 @click.option("--expires", type=Time(), help="The key is refused from then on, such as 2026-01-31T12:00:00Z. [default: never]")
 @click.option("--comment", default="", help="A comment, one line.")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
 import os
 import sys
 import tempfile
@@ -25,8 +24,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 import click
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from penstock.cli.options import Number
 from penstock.cli.output import err
-from penstock.errors import ConfigError, Problem, Stopped
+from penstock.errors import ConfigError, Problem, RecordMissing, Stopped
 from penstock.host import locked, on_signals
 from penstock.settings import Settings
 
@@ -115,12 +115,14 @@ class Into(NamedTuple):
     """Where outputs go in place of files, in which form (None: that of the sinks), and what keeps the progress of the run.
 
     `columns` is called with each field that is read of files with columns, its type, the column that feeds it, and that one's type.
+    `files` is called with the names and bytes of the input's files, before one is read; with none where the input is no files.
     """
 
     sink: Sink
     checkpoint: Checkpoint
     writes: Writes | None = None
     columns: Callable[[list[tuple[str, str, str, str]]], None] | None = None
+    files: Callable[[list[tuple[str, int]]], None] | None = None
 
 
 class _Edge(click.ParamType):
@@ -129,6 +131,8 @@ class _Edge(click.ParamType):
     name = "NUMBER|TIME"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | datetime:
+        if isinstance(value, int) and value < 0:
+            self.fail(f"{value} is below 0, the number of the first event", param, ctx)
         if isinstance(value, int | datetime):
             return value
         if value.isascii() and value.isdecimal():
@@ -157,7 +161,7 @@ _OF_INPUTS: Final = (
     click.option("--to", "stop", type=_Edge(), help="The event to stop before: a number, an offset or a time, as for --from."),
     click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many events."),
     click.option(
-        "--sample", type=click.FloatRange(0, 1, min_open=True), metavar="SHARE", help="A share of the rows, the same ones in each run."
+        "--sample", type=Number(0, 1, min_open=True), metavar="SHARE", help="A share of the rows, the same ones in each run."
     ),
     click.option("--resume", is_flag=True, help="Go on where a run with the same --in and --out was ended."),
 )  # fmt: skip
@@ -236,10 +240,14 @@ def _check(loaded: Loaded, part: Part) -> None:
         raise click.UsageError("--sample needs files")
     if part.workers > 1 and (streams or part.topic or not part.whole):
         raise click.UsageError("several --workers share files, and all of them: without --from, --to and --limit")
-    if not part.topic:
-        start, stop = _numbers(part)
-        if stop is not None and stop <= start:
-            raise click.UsageError(f"--to {stop} is not behind --from {start}: there is nothing between them")
+    start: Any
+    stop: Any
+    start, stop = (part.start, part.stop) if part.topic else _numbers(part)
+    first = 0 if start is None and isinstance(stop, int) else start
+    if stop is not None and isinstance(first, type(stop)) and stop <= first:
+        raise click.UsageError(f"--to {stop} is not behind --from {first}: there is nothing between them")
+    if part.output == STANDARD and part.form not in (None, "ndjson"):
+        raise click.UsageError(f"--as {part.form} is for folders: standard output has lines of JSON")
 
 
 def _numbers(part: Part) -> tuple[int, int | None]:
@@ -277,7 +285,10 @@ async def _into(loaded: Loaded, program: Program, part: Part, settings: Settings
     (stage,) = loaded.wiring.stages
     program = formed(loaded, program, lines=not part.topic, writes=into.writes)
     with tempfile.TemporaryDirectory(prefix="penstock-") as folder:
-        found = _fetched(part, place(f"{folder}/rows.arrow"), most=part.limit) or _found(part)
+        fetched = _fetched(part, place(f"{folder}/rows.arrow"), most=part.limit)
+        found = fetched or _found(part)
+        if into.files is not None:
+            into.files([] if fetched else [(str(one), size) for one, size in found.files])
         if into.columns is not None and found.files and found.format.columns:
             into.columns(columns_of(loaded, stage, found.format, found.files[0][0]))
         async with _source(loaded, part, settings, into.checkpoint, found) as source:
@@ -322,7 +333,7 @@ async def _source(loaded: Loaded, part: Part, settings: Settings, checkpoint: Ch
     elif part.input == STANDARD:
         from penstock.transports.files.standard import StandardSource
 
-        yield StandardSource(reads, limit=part.limit)
+        yield StandardSource(reads, limit=part.limit, checkpoint=checkpoint)
     else:
         from penstock.runners.files import tables_of
         from penstock.transports.files import FileSource, Input
@@ -358,15 +369,19 @@ async def _to_files(loaded: Loaded, program: Program, part: Part, settings: Sett
 
     found = _found(part)
     target = _target(loaded, part, found.format)
-    manifest = _manifest(loaded, part, target)
-    if manifest is not None and manifest.complete:
-        err.print("the run has come to its end already: nothing is left to do", markup=False)
-        return _outcome(manifest, target)
+    manifest = _manifest(loaded, part, target)  # what is refused leaves no folder
+    if manifest is not None and manifest.complete and not (target.whole and target.work.is_folder()):
+        return _ended(manifest, target)
     with _alone(target, below=bool(part.cause)):
+        manifest = _manifest(loaded, part, target)  # another run may have come to its end in between
+        if manifest is not None and manifest.complete:
+            if target.whole:
+                target.work.remove()  # it was ended while it removed its parts
+            return _ended(manifest, target)
         if manifest is None:
             found = _fetched(part, target.manifest.beside(ROWS)) or found
             units = planned(found.format, loaded.topology.sources[0].topic, found.files, part.workers)
-            manifest = Manifest(_about(loaded, part), [(str(one), size) for one, size in found.files], units)
+            manifest = Manifest(_about(loaded, part, target), [(str(one), size) for one, size in found.files], units)
         else:
             found = _as_before(manifest, found.format, _base(part, target)) if manifest.files else found
             for orphan in target.orphans({one.name for one in manifest.parts}):
@@ -374,12 +389,12 @@ async def _to_files(loaded: Loaded, program: Program, part: Part, settings: Sett
         start, limit = (0, None) if part.topic else _bounds(part)
         job = job_of(
             loaded, found.format, target, {number: str(one) for number, (one, _) in enumerate(found.files)},
-            part_rows=part.part_rows, start=max(start - sum(unit.at for unit in manifest.units), 0), limit=limit, sample=part.sample,
+            part_rows=part.part_rows, start=start, limit=limit, sample=part.sample,
         )  # fmt: skip
         try:
             manifest.save(target.manifest)  # from the first moment on: outputs without one are of a run that has come to its end
             complete = await _through(loaded, program, part, settings, stopped, _Begun(job, target, manifest, found))
-        except ConfigError:
+        except (ConfigError, RecordMissing):
             if not manifest.parts and not part.resume:
                 _clear(target)  # it was refused, and nothing of it is left
             raise
@@ -429,14 +444,18 @@ def _manifest(loaded: Loaded, part: Part, target: Target) -> Manifest | None:
     """Returns the manifest of the run to resume; None for a new one. Raises UsageError where its output is there already."""
     from penstock.transports.files.manifest import Manifest
 
-    found = Manifest.load(target.manifest) or (Manifest.load(target.left) if part.resume or part.cause else None)
+    # The one that stays is written last: beside it, what is left of the parts does not count.
+    found = (Manifest.load(target.left) if part.resume or part.cause else None) or Manifest.load(target.manifest)
     if part.resume or (found is not None and part.cause and found.about.get("cause") == part.cause):
         if found is None:
             raise click.UsageError(f"there is no run to resume: no {target.manifest}, which a run has from its beginning on")
-        found.check(target.manifest, _about(loaded, part))
+        found.check(target.manifest, _about(loaded, part, target))
         return found
-    there = next((one for one in (*target.whole.values(), target.left) if one.size() is not None), None)
-    if there is None and (found is not None or target.work.files()):
+    # A folder that is called like the file would be found when all is done.
+    there = next(
+        (one for one in (*target.whole.values(), target.left) if one.size() is not None or (target.whole and one.is_folder())), None
+    )
+    if there is None and (found is not None or target.holds):
         there = target.work
     if there is not None:
         raise click.UsageError(f"{there} is there already: remove it, give another --out, or go on with --resume")
@@ -457,8 +476,15 @@ def written_to(loaded: Loaded, part: Part) -> dict[str, str]:
     }
 
 
-def _about(loaded: Loaded, part: Part) -> dict[str, str]:
-    return {**part.about, "models": ", ".join(f"{node}={one}" for node, one in loaded.artifacts.items())}
+def _about(loaded: Loaded, part: Part, target: Target) -> dict[str, str]:
+    from penstock.runtime import digest
+
+    models = ", ".join(f"{node}={one}" for node, one in loaded.artifacts.items())
+    # Beside what decides the outputs, what decides their columns and folders, and what dead letters are called.
+    columns = [(one.topic, one.schema) for one in loaded.topology.sinks], [one.fields for one in loaded.sink_schemas.values()]
+    (stage,) = loaded.wiring.stages
+    named = stage.source.dead_letter, stage.source.id
+    return {**part.about, "models": models, "topology": digest(loaded, None, columns, named), "--as": target.format.name}
 
 
 @contextmanager
@@ -511,14 +537,17 @@ def _fetched(part: Part, rows: Place, *, most: int | None = None) -> _Found | No
 
 
 def _as_before(manifest: Manifest, format: Format, base: Place) -> _Found:
-    """Returns the files that a run has begun with. Raises ConfigError for one that has changed since."""
+    """Returns the files that a run has begun with; one that was repaired counts anew, unless rows of it are in the outputs.
+
+    Raises ConfigError for one that has changed since, or is gone.
+    """
     files = []
-    for name, size in manifest.files:
+    for number, (name, size) in enumerate(manifest.files):
         one = base.named(name)
-        if (there := one.size()) != size:
-            what = "is gone" if there is None else f"has changed: it had {size:,} bytes when the run began, and has {there:,} now"
-            raise ConfigError(Problem(name, 0, 0, what, "begin anew with another --out"))
-        files.append((one, size))
+        if (there := one.size()) != size and (there is None or not manifest.renew(number, there)):
+            now = "" if there is None else f"has changed: it had {size:,} bytes when rows of it were written, and has {there:,} now"
+            raise ConfigError(Problem(name, 0, 0, now or "is gone", "begin anew with another --out"))
+        files.append((one, there))
     return _Found(format, files)
 
 
@@ -606,14 +635,21 @@ async def _shared(loaded: Loaded, program: Program, part: Part, settings: Settin
     return Outcome(0, 0, 0, complete=True)
 
 
+def _ended(manifest: Manifest, target: Target) -> Outcome:
+    err.print("the run has come to its end already: nothing is left to do", markup=False)
+    return _outcome(manifest, target)
+
+
 def _outcome(manifest: Manifest, target: Target, *, complete: bool = True) -> Outcome:
     """Returns what the manifest says, and the first dead letter."""
+    from penstock.transports.files.letters import first_reason
+
     dead = next((one for one in manifest.parts if one.dead), None)
     if dead is None:
         return Outcome(manifest.read, manifest.written, manifest.failed, complete)
     file = target.left.beside(dead.name) if manifest.complete and target.whole else target.work / dead.name
     with file.open() as lines:
-        first = str(json.loads(lines.read(1 << 22).split(b"\n")[0])["message"])
+        first = first_reason(lines)
     where = file if manifest.complete and target.whole else target.work / dead.topic
     return Outcome(manifest.read, manifest.written, manifest.failed, complete, str(where), first)
 

@@ -14,7 +14,7 @@ import click
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from penstock.cli.options import with_settings
+from penstock.cli.options import Number, with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
 from penstock.errors import ConfigError, ModelCorrupt, ModelMisdeclared, ModelUntrusted, PenstockError
 from penstock.model.artifact import Artifact, digest_of
@@ -56,10 +56,8 @@ def model() -> None:
 @click.option("--name", required=True, help="Lower-case letters, digits, '.', '_', '-'.")
 @click.option("--version", help="Begins with a digit. [default: the next whole number]")
 @click.option("--golden", type=_FILE, help="Golden records (JSON). [default: the model's outputs for generated rows]")
-@click.option(
-    "--atol", type=click.FloatRange(min=0), default=ATOL, show_default=True, help="How far a float may be from its golden record."
-)
-@click.option("--rtol", type=click.FloatRange(min=0), default=RTOL, show_default=True, help="The same, times the expected number.")
+@click.option("--atol", type=Number(min=0), default=ATOL, show_default=True, help="How far a float may be from its golden record.")
+@click.option("--rtol", type=Number(min=0), default=RTOL, show_default=True, help="The same, times the expected number.")
 @click.option("--outputs", multiple=True, metavar="NAME,...", help="The outputs to keep. [default: all that are tensors]")
 @click.option("--rows", type=click.IntRange(1, MAX_ROWS), help="Run it this many rows at a time, always. [default: any number]")
 @click.option("--metrics", multiple=True, metavar="NAME=NUMBER", help="A quality metric; may be given several times.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,7 +14,7 @@ import click
 from penstock import telemetry
 from penstock.settings import Settings, flag_name, resolve
 
-__all__ = ["CONNECTION", "Invocation", "setting_flags", "with_settings"]
+__all__ = ["CONNECTION", "Invocation", "Number", "setting_flags", "with_settings"]
 
 # How the brokers are reached. The password has no flag, because process lists show flags.
 CONNECTION: Final = (
@@ -22,6 +23,16 @@ CONNECTION: Final = (
 )  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Number(click.FloatRange):
+    """A number in a range, as click has it; NaN lies in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail(f"{value} is not a number", param, ctx)
+        return found
 
 
 @dataclass(slots=True)

@@ -76,8 +76,8 @@ def precompute(topology: Path, settings: Settings, part: Part, misses: bool, ttl
 
 
 def _usable(part: Part, misses: bool, dry_run: bool, settings: Settings) -> None:
-    if misses and (part.input or part.resume or part.limit or dry_run or part.start is not None or part.stop is not None):
-        raise click.UsageError("--misses reads from the store: leave out --in, --from, --to, --limit, --resume and --dry-run")
+    if misses and (part.input or part.resume or dry_run or part.sample or not part.whole):
+        raise click.UsageError("--misses reads from the store: leave out --in, --from, --to, --limit, --sample, --resume and --dry-run")
     if not misses and not part.input:
         raise click.UsageError("Missing option '--in', or '--misses'.")
     if dry_run and part.resume:
@@ -111,15 +111,23 @@ class _Run:
     def population(self, part: Part) -> _Done:
         """Scores the part into a new generation, or goes on with one, and makes it live at the end."""
         from penstock.stores.sink import Progress
+        from penstock.transports.files.sql import is_database
 
         store = self._needed()
         about = part.about | {"--ttl": str(self._ttl or "")}
         number, kept = self._begin(part)
         progress = Progress.read(kept, about, store.where) if kept else Progress(about)
+        if is_database(part.input):
+            progress.units = []  # it is asked again, and may answer in another order
         checkpoint = progress.checkpoint(store, self._name, number)
         checkpoint.commit()
-        ran, sink = self._scored(part, lambda entries: store.write(self._name, number, entries, self._ttl), checkpoint)
-        if ran.complete and (sink.written or kept):
+
+        def write(entries: Sequence[Entry]) -> None:
+            store.write(self._name, number, entries, self._ttl)
+            progress.written += len(entries)
+
+        ran, sink = self._scored(part, write, checkpoint, progress.reads)
+        if ran.complete and progress.written:
             store.activate(self._name, number, since=time.time(), ttl=self._ttl)
             return _done(ran, sink, generation=number, live=True)
         return _done(ran, sink, generation=number)
@@ -162,12 +170,18 @@ class _Run:
             store.forget(self._name, list(events))
         return _done(ran, sink, generation=live.number, live=True)
 
-    def _scored(self, part: Part, write: Callable[[Sequence[Entry]], None], checkpoint: Any) -> tuple[Outcome, StoreSink]:
+    def _scored(
+        self,
+        part: Part,
+        write: Callable[[Sequence[Entry]], None],
+        checkpoint: Any,
+        files: Callable[[list[tuple[str, int]]], None] | None = None,
+    ) -> tuple[Outcome, StoreSink]:
         from penstock.stores.sink import StoreSink
 
         sink = StoreSink(self._loaded, write)
         checkpoint.sink = sink
-        return run_bounded(self._derived, self._program, part, self._settings, into=Into(sink, checkpoint)), sink
+        return run_bounded(self._derived, self._program, part, self._settings, into=Into(sink, checkpoint, files=files)), sink
 
     def _needed(self) -> Store:
         assert self._store is not None, "only a dry run has none"

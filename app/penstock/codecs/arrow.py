@@ -58,7 +58,10 @@ class ArrowReader:
         return self._heads[field.name]
 
     def table(self, batch: Any, topic: str, *, partition: int = 0, offset: int = 0) -> Table:
-        """Returns the rows of a Table or RecordBatch; without any of the fields, as many rows without values. Never raises for a value."""
+        """Returns the rows of a Table or RecordBatch; without any of the fields, as many rows without values. Never raises for a value.
+
+        Raises ValueError where two columns have the name of a field.
+        """
         columns: dict[str, Array] = {}
         nulls: dict[str, Array] = {}
         problems: dict[int, str] = {}
@@ -77,7 +80,9 @@ class ArrowReader:
     def _found(self, batch: Any, path: str) -> Any:
         """Returns the column of the field at this path; None where the batch has none."""
         for name in self._heads[path]:
-            if name in batch.schema.names:
+            if (times := batch.schema.names.count(name)) > 1:
+                raise ValueError(f"there are {times} columns {name!r}")
+            if times:
                 found = batch.column(name)
                 for step in () if name == path else steps(path)[1:]:
                     found = None if found is None else _inside(found, step)
@@ -120,6 +125,25 @@ class _Values:
 
     def __call__(self, array: Any, problems: dict[int, str]) -> tuple[Array, Array | None]:
         """Returns the values `[N, ...]` and which of them are null; None when none is. Notes the rows whose text says something else."""
+        try:
+            return self._made(array, problems)
+        except (UnicodeDecodeError, pa.ArrowException):  # a look at each row costs too much where all are fine
+            return self._made(self._unicode(array, problems), problems)
+
+    def _unicode(self, array: Any, problems: dict[int, str]) -> Any:
+        """Returns the rows with null for those whose text is not in UTF-8, and notes these."""
+        rows: list[int | None] = []
+        for row in range(len(array)):
+            try:
+                array[row].as_py()
+                rows.append(row)
+            except UnicodeDecodeError:
+                problems.setdefault(row, f"field {self._field.name!r} is no text in UTF-8")
+                rows.append(None)
+        taken = array.take(pa.array(rows, pa.int64()))
+        return taken.dictionary_decode() if pa.types.is_dictionary(array.type) else taken
+
+    def _made(self, array: Any, problems: dict[int, str]) -> tuple[Array, Array | None]:
         if isinstance(array, pa.ExtensionArray):
             array = array.storage
         if pa.types.is_dictionary(array.type) and (array.dictionary.null_count or self._kind not in ("string", "enum")):
@@ -156,7 +180,7 @@ class _Values:
             if self._text and _is_text(array.type):
                 made = array.cast(pa.bool_() if kind == "boolean" else pa.float64() if kind in FLOATS else pa.int64())
             elif kind == "timestamp" and (pa.types.is_timestamp(array.type) or pa.types.is_date(array.type)):
-                made = array.cast(pa.timestamp(self._field.unit or "ms"), safe=False).cast(pa.int64())
+                made = _ticks(array, self._field.unit or "ms")
             elif pa.types.is_decimal(array.type):
                 made = array.cast(pa.float64())
         except pa.ArrowInvalid:
@@ -221,6 +245,17 @@ class _Values:
             except (msgspec.DecodeError, RecursionError):
                 problems.setdefault(row, f"field {self._field.name!r}: {text[:40]!r} is not an array in JSON")
         return made
+
+
+def _ticks(array: Any, unit: str) -> Any:
+    """Returns times as numbers of the unit since 1970: whole ones, or floats where some lie beyond these, so that no field takes them."""
+    try:
+        return array.cast(options=pc.CastOptions(pa.timestamp(unit), allow_time_truncate=True)).cast(pa.int64())
+    except pa.ArrowInvalid:
+        per = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+        seconds = 86400.0 if pa.types.is_date32(array.type) else 1 / per["ms" if pa.types.is_date64(array.type) else array.type.unit]
+        whole = array.cast(pa.int32() if pa.types.is_date32(array.type) else pa.int64())
+        return pc.multiply(whole.cast(pa.float64(), safe=False), seconds * per[unit])
 
 
 def _is_text(kind: Any) -> bool:

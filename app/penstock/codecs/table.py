@@ -17,7 +17,6 @@ __all__ = ["TableDecoder"]
 
 _NULL: Final = type(None)
 _FEW: Final = 32  # values that Python compares sooner than numpy
-_NUMBERS: Final = frozenset((int, float, bool))
 
 
 class TableDecoder:
@@ -97,10 +96,10 @@ class TableDecoder:
             return False
         if kind != "f" and limits[0] <= np.iinfo(values.dtype).min and np.iinfo(values.dtype).max <= limits[1]:
             return True
-        least, most = limits  # NaN is neither
+        least, most = limits  # compared by Python, which rounds neither side; NaN is neither
         if values.size <= _FEW:
             return all(least <= one <= most for one in values.ravel().tolist())
-        return bool(values.min() >= least and values.max() <= most)
+        return bool(values.min().item() >= least and values.max().item() <= most)
 
     def _given(self, table: Table, field: Field, size: int) -> tuple[Array, Array | None]:
         """Returns the field's values, and which of them are null."""
@@ -164,17 +163,19 @@ class TableDecoder:
         if values.dtype.kind not in "biuf":
             self._fail(errors, rows[live], f"field {field.name!r} is {values.dtype}, but {kind} in the schema")
             return
-        if kind == "boolean":
-            self._fail(
-                errors, rows[live & (values.dtype.kind != "b")], f"field {field.name!r} is {values.dtype}, but boolean in the schema"
-            )
+        if (kind == "boolean") is not (values.dtype.kind == "b"):
+            self._fail(errors, rows[live], f"field {field.name!r} is {values.dtype}, but {kind} in the schema")
+        if kind == "boolean" or values.dtype.kind == "b":
             return
         if values.dtype.kind == "f" and kind not in FLOATS:
             parts = _flat(np.isfinite(values) & (np.floor(values) != values)).any(axis=1)
             self._fail(errors, rows[live & parts], f"field {field.name!r} is no whole number, but {kind} in the schema")
         least, most = self._limits[field.name] or (0, 0)
+        # Floats are compared as doubles, which hold both ends of a range of whole numbers when the upper one is that above the last number.
+        wide = values.astype(np.float64) if values.dtype.kind == "f" and values.dtype.itemsize < 8 else values
         with np.errstate(invalid="ignore"):
-            beyond = ~((values >= least) & (values <= most))
+            below_top = wide < most + 1 if values.dtype.kind == "f" and kind not in FLOATS else wide <= most
+            beyond = ~((wide >= least) & below_top)
         if nan := self._assembler.takes_nan(field.name):
             beyond &= ~np.isnan(values) if values.dtype.kind == "f" else True
         for at in np.flatnonzero(live & _flat(beyond).any(axis=1)).tolist():
@@ -182,7 +183,8 @@ class TableDecoder:
 
     def _numbers(self, field: Field, values: Array, live: Array, errors: dict[int, DecodeError]) -> Array:
         """Returns a column of objects as one of numbers; rows that hold something else fail, and hold 0 then."""
-        found = [value if type(value) in _NUMBERS or isinstance(value, np.number | np.bool_) else None for value in values.tolist()]
+        taken, kinds = ((bool,), np.bool_) if innermost(field).kind == "boolean" else ((int, float), np.number)
+        found = [value if type(value) in taken or isinstance(value, kinds) else None for value in values.tolist()]
         wrong = np.fromiter((value is None for value in found), bool, len(found)) & live
         self._fail(errors, np.flatnonzero(wrong), f"field {field.name!r} is not a valid {innermost(field).kind} of the schema")
         nothing = False if innermost(field).kind == "boolean" else 0

@@ -85,11 +85,16 @@ def load(folder: Path, settings: Settings) -> tuple[Loaded, Settings]:
         edge = msgspec.json.decode(read_regular(folder / EDGE, _LIMIT), type=Edge)
     except (OSError, msgspec.MsgspecError) as error:
         raise _wrong(folder / EDGE, f"cannot be read by this Penstock: {error}", "install the Penstock that it was exported by") from error
+    if edge.file not in _listed(folder)[0]:
+        raise _wrong(folder / EDGE, f"names {edge.file!r} as the topology, which is no file of the folder")
+    parsed = parse(folder / edge.file)
+    if edge.bindings.keys() != {one.name for one in parsed.model_nodes}:
+        raise _wrong(folder / EDGE, f"binds other nodes than the topology {edge.file} has")
     artifacts = {node: _bound(folder, node, binding) for node, binding in edge.bindings.items()}
     given = {node: binding.parameters for node, binding in edge.bindings.items()}
     named = {node: ModelRef(one.name, one.version) for node, one in artifacts.items()}
     loaded = runtime.load(
-        as_run(parse(folder / edge.file), named, given),
+        as_run(parsed, named, given),
         models=folder / MODELS,
         schemas=folder / SCHEMAS,
         artifacts=artifacts,

@@ -64,10 +64,10 @@ class Releases:
 
         Raises ControlError when the release was not activated, with the reason of each worker, and `code`; ConfigError without a signing
         key or with one that is not trusted, and for unknown nodes; ModelError for a version that the registry lacks or that is damaged;
-        TopologyError for one that does not fit.
+        TopologyError for one that does not fit; TypeError and ValueError for an argument that is nothing of that kind.
         """
-        wanted = {**(changes or {}), **nodes}
-        options: dict[str, Any] = {"reason": reason, "min_ready": min_ready, "timeout": timeout, "wait": wait}
+        wanted = _wanted({**(changes or {}), **nodes})
+        options: dict[str, Any] = {"reason": reason, **_patience(min_ready, timeout), "wait": wait}
         return self._ask(topology, lambda it: it.deploy(wanted, **options, **_watching(on_progress)))
 
     def rollback(
@@ -78,7 +78,7 @@ class Releases:
 
         Raises ControlError, also when there is no such generation; ConfigError as `deploy`.
         """
-        options: dict[str, Any] = {"reason": reason, "min_ready": min_ready, "timeout": timeout, "wait": wait}
+        options: dict[str, Any] = {"reason": reason, **_patience(min_ready, timeout), "wait": wait}
         return self._ask(topology, lambda it: it.rollback(to, **options, **_watching(on_progress)))
 
     def resume(
@@ -86,7 +86,7 @@ class Releases:
         on_progress: Watcher | None = None,
     ) -> Deployed:  # fmt: skip
         """Continues with a release that was announced: `id`, or its beginning. See `deploy`. Raises ControlError, ConfigError."""
-        return self._ask(topology, lambda it: it.resume(id, min_ready=min_ready, timeout=timeout, **_watching(on_progress)))
+        return self._ask(topology, lambda it: it.resume(id, **_patience(min_ready, timeout), **_watching(on_progress)))
 
     def abort(self, topology: str | Path, id: str, *, reason: str = "") -> Release:
         """Ends a release that is pending: `id`, or its beginning. Raises ControlError when it is not; ConfigError as `deploy`."""
@@ -98,8 +98,10 @@ class Releases:
         Writes nothing, and needs no key. Raises ControlError when nothing would change; ConfigError, ModelError, TopologyError as `deploy`.
         """
 
+        wanted = _wanted({**(changes or {}), **nodes})
+
         async def look(operator: Operator) -> tuple[Compared, ...]:
-            proposal = await operator.propose({**(changes or {}), **nodes})
+            proposal = await operator.propose(wanted)
             return await operator.compare(proposal.differences)
 
         return self._ask(topology, look)
@@ -127,6 +129,20 @@ class Releases:
 
     def _find(self, topology: str | Path) -> Topology:
         return parse(find(topology, self.settings.topologies))
+
+
+def _wanted(changes: Changes) -> Changes:
+    for node, change in changes.items():
+        if not isinstance(change, str | Change):
+            raise TypeError(f"{node}: a model is named as text, NAME@VERSION or NAME@ALIAS, or in a Change, not by {change!r}")
+    return changes
+
+
+def _patience(min_ready: int | None, timeout: float | None) -> dict[str, Any]:
+    for name, value in (("min_ready", min_ready), ("timeout", timeout)):
+        if value is not None and not value >= 0:  # NaN is not, too
+            raise ValueError(f"{name}: {value} is not 0 or more")
+    return {"min_ready": min_ready, "timeout": timeout}
 
 
 def _watching(on_progress: Watcher | None) -> dict[str, Any]:

@@ -53,13 +53,17 @@ SHARES: Final = 4  # pieces of the work per process, so that a slow one holds up
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where outputs go: `work` is the folder of the parts. `whole` has, by topic, the file that they become at the end; empty: none."""
+    """Where outputs go: `work` is the folder of the parts, with a folder for each of the `topics`, those of dead letters too.
+
+    `whole` has, by topic, the file that the parts become at the end; empty: none.
+    """
 
     output: Place
     work: Place
     manifest: Place
     format: Format
     ending: str
+    topics: tuple[str, ...]
     whole: Mapping[str, Place]
 
     @classmethod
@@ -74,13 +78,13 @@ class Target:
                 known = ", ".join(one.endings[0] for one in FORMATS.values())
                 problem = f"is no file of a format that is known ({known}; .gz and .zst behind those of lines)"
                 raise ConfigError(Problem(str(output), 0, 0, problem, "end the name of a folder with /"))
-            return cls(output, output, output / MANIFEST, default, default.endings[0], {})
+            return cls(output, output, output / MANIFEST, default, default.endings[0], (*topics, dead), {})
         if len(topics) > 1:
             raise ConfigError(f"there are {len(topics)} topics to write ({', '.join(topics)}): give a folder for --out")
         format, ending = found
         work = output.beside(f"{output.last}.parts")
         letters = output.beside(f"{output.last.removesuffix(ending)}.dead-letters.ndjson")
-        return cls(output, work, work / MANIFEST, format, ending, {**dict.fromkeys(topics, output), dead: letters})
+        return cls(output, work, work / MANIFEST, format, ending, (*topics, dead), {**dict.fromkeys(topics, output), dead: letters})
 
     @property
     def left(self) -> Place:
@@ -92,9 +96,21 @@ class Target:
         )
 
     def orphans(self, parts: Collection[str]) -> list[Place]:
-        """Returns the files in the folders of parts that are not among `parts`: a run has written them and not kept."""
-        base = len(self.work.path.rstrip("/")) + 1
-        return [one for one in self.work.files() if one.path[base:] not in parts and "part-" in one.last]
+        """Returns the files in the folders of parts that are not among `parts`: a run has written them and not kept.
+
+        Other folders below are not looked into: they may hold the outputs of other runs.
+        """
+        found = [(topic, one) for topic in self.topics for one in (self.work / topic).files()]
+        return [
+            one
+            for topic, one in found
+            if "part-" in one.last and f"{topic}/{one.last}" not in parts and one.path == (self.work / topic / one.last).path
+        ]
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is more in the folder of the parts than what a run leaves that was killed before it had a manifest."""
+        return any(one.last != ROWS and not (one.last.startswith(".") and one.last.endswith(".part")) for one in self.work.files())
 
 
 @dataclass(frozen=True, slots=True)

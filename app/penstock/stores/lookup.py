@@ -284,7 +284,7 @@ class Lookup:
     def _stored(self, asked: _Asked, row: int, sinks: Mapping[str, Fields | None]) -> bytes:
         """Returns an answer as it is kept: without what its sinks copy from the event."""
         kept = {name: None if (found := sinks.get(name)) is None else _picked(found, names) for name, names in self._own.items()}
-        inputs = list(asked.values[row]) if self._space is not None else None
+        inputs = dict(zip(self._space.names, asked.values[row], strict=True)) if self._space is not None else None
         return _ENCODE(Stored(kept, inputs))
 
     def _index(self, live: Generation | None) -> Nearest | None:

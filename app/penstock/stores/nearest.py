@@ -25,16 +25,20 @@ logger = logging.getLogger(__name__)
 
 
 class Stored(msgspec.Struct, omit_defaults=True):
-    """An answer as a store keeps it: the fields of each sink (None: the sink's `when` left the event out), and the inputs that it is of."""
+    """An answer as a store keeps it: the fields of each sink (None: the sink's `when` left the event out), and the inputs that it is of.
+
+    Inputs have their names: of a generation that was made with another key, some are other fields.
+    """
 
     sinks: dict[str, dict[str, Any] | None]
-    inputs: list[Any] | None = None
+    inputs: dict[str, Any] | None = None
 
 
 class Space:
     """The fields of a key as a place: numbers with a scale, and the rest, which has to be equal."""
 
     def __init__(self, fields: Sequence[Field], decimals: Mapping[str, int], scale: Mapping[str, float]) -> None:
+        self.names = [field.name for field in fields]
         axes = [at for at, field in enumerate(fields) if field.name in scale]
         self._axes = [(at, scaled(fields[at], decimals.get(fields[at].name, 0)), float(scale[fields[at].name])) for at in axes]
         self._others = [at for at in range(len(fields)) if at not in axes]
@@ -44,6 +48,15 @@ class Space:
         """Returns what has to be equal, and the scaled numbers; None where one of them is null."""
         numbers = [None if values[at] is None else number(values[at]) / scale for at, number, scale in self._axes]
         return None if None in numbers else (self._same([values[at] for at in self._others]), numbers)  # type: ignore[return-value]  # none is None
+
+    def place_of(self, inputs: Mapping[str, Any]) -> tuple[str, list[float]] | None:
+        """Returns the place of an answer that was kept; None where its inputs are not the fields of the key."""
+        if inputs.keys() != {*self.names}:
+            return None
+        try:
+            return self.place([inputs[name] for name in self.names])
+        except (TypeError, ValueError, OverflowError):
+            return None  # of another type
 
 
 class Nearest:
@@ -61,7 +74,7 @@ class Nearest:
                 inputs = decode(answer).inputs
             except msgspec.DecodeError:
                 continue  # not an answer
-            if inputs is not None and (place := space.place(inputs)) is not None:
+            if inputs is not None and (place := space.place_of(inputs)) is not None:
                 numbers, answers = groups.setdefault(place[0], ([], []))
                 numbers.append(place[1])
                 answers.append(answer)

@@ -10,9 +10,8 @@ an event that scoring refuses has no key by its inputs. By an entity, an event m
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
@@ -26,7 +25,7 @@ from penstock.runtime import Loaded
 from penstock.schema import Field, Schema, steps
 from penstock.stores.keys import canonical, entity_key, input_key
 from penstock.topology.names import ref
-from penstock.topology.spec import ModelNode, Precomputed, Ref, Sink, Topology
+from penstock.topology.spec import Precomputed, Ref, Sink, Topology
 
 __all__ = ["KEY", "TOPIC", "Key", "about", "asking", "computing", "copied_fields", "key_fields", "required"]
 
@@ -47,27 +46,8 @@ def about(loaded: Loaded, bindings: Mapping[str, Binding] | None = None) -> str:
 
     `bindings` are those of a release (None: those of the file). Comments, topics and the order of keys change nothing.
     """
-    bindings = runtime.bindings(loaded) if bindings is None else bindings
-    topology = loaded.topology
-    bare = [replace(node, model=None) if isinstance(node, ModelNode) else node for node in topology.nodes]  # type: ignore[arg-type]  # only to digest it
-    sinks = [(one.name, one.fields, one.when) for one in topology.sinks]
-    sources = [(one.name, one.format == "bytes", one.envelope, one.types, one.coerce) for one in topology.sources]
-    wanted = required(topology)
-    models = {node: (one.digest, one.parameters) for node, one in bindings.items()}
-    kinds = [one.fields for one in loaded.schemas.values()]
-    parts = [models, bare, sinks, sources, wanted.entity, sorted(wanted.inputs), wanted.decimals, kinds]
-    return f"sha256:{hashlib.sha256(msgspec.json.encode(_plain(parts), order='sorted')).hexdigest()}"
-
-
-def _plain(value: Any) -> Any:
-    """Returns a value as JSON can hold it: of a dataclass, the fields that decide whether two are equal."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return [type(value).__name__, *(_plain(getattr(value, one.name)) for one in fields(value) if one.compare)]
-    if isinstance(value, Mapping):
-        return {str(name): _plain(one) for name, one in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(one) for one in (sorted(value, key=str) if isinstance(value, set | frozenset) else value)]
-    return value if value is None or isinstance(value, bool | int | str) else repr(value)
+    wanted = required(loaded.topology)
+    return runtime.digest(loaded, bindings, wanted.entity, sorted(wanted.inputs), wanted.decimals)
 
 
 def computing(loaded: Loaded) -> Loaded:

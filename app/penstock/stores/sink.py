@@ -41,7 +41,7 @@ class StoreSink:
         self._write = write
         self._key = Key.of(loaded)
         wanted = loaded.topology.precomputed
-        self._inputs = wanted is not None and wanted.on_miss == "nearest"
+        self._inputs = wanted.fields if wanted is not None and wanted.on_miss == "nearest" else ()
         self._sinks = {f"{TOPIC}{sink.name}": msgspec.json.encode(sink.name) for sink in loaded.topology.sinks}
         self._waiting: list[tuple[list[Entry], Sent]] = []
         self._rows = 0
@@ -108,7 +108,7 @@ class StoreSink:
     def _stored(self, written: Sequence[bytes], inputs: Sequence[Any]) -> bytes:
         """Returns an answer as `nearest.Stored` reads it; sinks whose `when` left the event out are null, and so left away."""
         made = b'{"sinks":{%b}' % b",".join(written)
-        return made + (b',"inputs":%b}' % msgspec.json.encode(list(inputs)) if self._inputs else b"}")
+        return made + (b',"inputs":%b}' % msgspec.json.encode(dict(zip(self._inputs, inputs, strict=True))) if self._inputs else b"}")
 
     async def _drain(self) -> None:
         while self._waiting:
@@ -141,10 +141,15 @@ class StoreSink:
 
 
 class Progress(msgspec.Struct):
-    """The progress of a run as it is kept in the store, beside the generation that it builds: what the run is, and how far it has come."""
+    """The progress of a run as it is kept in the store, beside the generation that it builds: what the run is, and how far it has come.
+
+    `files` are those of the input, with their bytes; `written` counts the answers of all runs together.
+    """
 
     about: dict[str, str]
     units: list[Unit] = []
+    files: list[tuple[str, int]] = []
+    written: int = 0
 
     @classmethod
     def read(cls, data: bytes, about: Mapping[str, str], where: str) -> Progress:
@@ -156,10 +161,19 @@ class Progress(msgspec.Struct):
                 raise ConfigError(Problem(where, 0, 0, message, "resume it with what it was started with, or begin anew without --resume"))
         return found
 
+    def reads(self, files: Sequence[tuple[str, int]]) -> None:
+        """Notes the files that are read. Raises ConfigError where an earlier run has read others: positions are counted by them."""
+        if self.units and [*files] != self.files:
+            before, now = dict(self.files), dict(files)
+            name = next((one for one in (*before, *now) if before.get(one) != now.get(one)), "")
+            what = "is gone" if name not in now else "is new" if name not in before else "has changed"
+            raise ConfigError(Problem(name, 0, 0, f"{what} since the run to resume has begun", "begin anew without --resume"))
+        self.files = [*files]
+
     def checkpoint(self, store: Store, topology: str, number: int) -> Checkpoint:
         """Returns the checkpoint of a run from here on, which `store` keeps."""
 
         def keep(units: Sequence[Unit], _: Sequence[Part]) -> None:
-            store.keep(topology, number, msgspec.json.encode(Progress(self.about, [*units])))
+            store.keep(topology, number, msgspec.json.encode(Progress(self.about, [*units], self.files, self.written)))
 
         return Checkpoint(self.units, keep)

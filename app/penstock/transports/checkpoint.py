@@ -68,6 +68,11 @@ class Checkpoint:
         """The records that are finished, of all runs together."""
         return sum(one.rows for one in self._units.values())
 
+    @property
+    def passed(self) -> int:
+        """The positions that lie before those from which a run goes on, of all partitions together."""
+        return sum(one.at for one in self._units.values())
+
     def start(self, partition: Partition) -> int | None:
         """Returns the position from which an earlier run goes on; None when there was none."""
         unit = self._units.get(partition)

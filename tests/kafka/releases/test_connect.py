@@ -98,6 +98,12 @@ def test_what_goes_wrong_is_raised_and_changes_nothing(stage: Stage, releases: R
     assert [one.standing for one in releases.history("payments", everything=True)] == [Standing.ABORTED]
     with pytest.raises(TransportUnavailable):
         penstock.connect("127.0.0.1:1", topologies=stage.folder, broker_timeout=0.5).status("payments")
+    call: Callable[..., object] = releases.deploy
+    with pytest.raises(TypeError, match="score: a model is named as text"):
+        call("payments", score=2)
+    for name, value in (("min_ready", -1), ("timeout", float("nan"))):
+        with pytest.raises(ValueError, match=f"{name}: {value} is not 0 or more"):
+            call("payments", WANTED, **{name: value})
     with pytest.raises(penstock.SettingsError, match="--signing-kee"):
         penstock.connect(signing_kee="alice.pem")
 

@@ -179,6 +179,22 @@ def test_packed_input_is_read_whatever_its_name_is_and_other_packers_are_refused
     assert "is compressed (bzip2)" in done.err
 
 
+@pytest.mark.parametrize("name", ["out.ndjson.gz", "OUT.NDJSON.GZ"])
+def test_output_is_packed_as_its_name_says(run: Run, name: str) -> None:
+    events(3)
+    assert run("--in", "in.ndjson", "--out", name).code == 0
+    assert gzip.decompress(Path(name).read_bytes()).count(b"\n") == 3
+
+
+def test_folder_that_is_called_like_the_output_is_refused_before_anything_is_read(run: Run) -> None:
+    events(3)
+    Path("out.ndjson").mkdir()
+    before = sorted(os.listdir())
+    done = run("--in", "in.ndjson", "--out", "out.ndjson")
+    assert (done.code, "out.ndjson is there already" in done.err.replace("\n", " ")) == (2, True)
+    assert sorted(os.listdir()) == before
+
+
 def test_a_run_whose_events_all_failed_has_not_succeeded(run: Run) -> None:
     Path("in.ndjson").write_text('{"y": 1}\n{"y": 2}\n')
     done = run("--in", "in.ndjson", "--out", "out.ndjson")
@@ -228,6 +244,91 @@ def test_run_is_not_resumed_with_other_models(folder: Path, run: Run) -> None:
     assert "the run to resume has another models: double=double@1, not double=double@2" in done.err
 
 
+def test_run_is_not_resumed_with_another_topology_schema_or_format(folder: Path, run: Run) -> None:
+    """Half of the outputs would have other fields, other rules, or be of another format. Comments change nothing."""
+    events(COUNT)
+    with started(["--in", "in.ndjson", "--out", "out/", *SLOWLY]) as process:
+        wait_for(lambda: "doubled/" in _text("out/_manifest.json"), "the first part")
+        process.kill()
+        process.communicate(timeout=60)
+    resumed = ["--in", "in.ndjson", "--out", "out/", "--resume"]
+    assert "the run to resume has another --as: ndjson, not csv" in run(*resumed, "--as", "csv").err
+    Path("double.yaml").write_text(TOPOLOGY.replace("x: x, y: double", "y: double"))
+    assert "the run to resume has another topology" in run(*resumed).err
+    Path("double.yaml").write_text(TOPOLOGY)
+    schema = Path("schemas/number.avsc").read_text()
+    Path("schemas/number.avsc").write_text(schema.replace('"float"', '"double"'))
+    assert "the run to resume has another topology" in run(*resumed).err
+    Path("schemas/number.avsc").write_text(schema)
+    Path("double.yaml").write_text(f"# a comment\n{TOPOLOGY}")
+    assert run(*resumed).code == 0
+    found = [json.loads(line)["x"] for one in sorted(Path("out/doubled").iterdir()) for line in one.read_text().splitlines()]
+    assert found == [float(n) for n in range(COUNT)]
+
+
+def _text(path: str) -> str:
+    return Path(path).read_text() if Path(path).exists() else ""
+
+
+# Ends the process as a power cut would, at the first step of this kind on a file whose path holds these characters.
+KILLS = """
+import os, signal, sys
+event, name = sys.argv[1:3]
+def at(now, arguments):
+    if now == event and name in os.fsdecode(arguments[0]):
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(at)
+from penstock.cli.main import main
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("event", "name", "again"),
+    [
+        ("os.rename", "_manifest", []),  # before there is a manifest, there is nothing to resume
+        ("os.rename", "part-00001-000000000000", ["--resume"]),
+        ("os.rename", ".out.ndjson", ["--resume"]),
+        ("os.rename", ".out.dead-letters.ndjson", ["--resume"]),
+        ("os.rename", ".out.ndjson.manifest.json", ["--resume"]),
+        ("os.remove", "part-00001-000000000000", ["--resume"]),
+        ("os.rmdir", "doubled", ["--resume"]),
+        ("os.rmdir", "out.ndjson.parts", ["--resume"]),
+    ],
+)
+def test_run_that_is_killed_at_any_step_is_done_again_and_leaves_nothing(run: Run, event: str, name: str, again: list[str]) -> None:
+    Path("in").mkdir()
+    for file in range(2):
+        numbers = range(file * 250, file * 250 + 250)
+        Path(f"in/{file}.ndjson").write_text("".join(f'{{"x": {n}}}\n' if n % 7 else "no event\n" for n in numbers))
+    before = os.listdir()
+    arguments = ["--in", "in", "--out", "out.ndjson", "--part-rows", "100"]
+    command = [sys.executable, "-c", KILLS, event, name, "batch", "double.yaml", *arguments]
+    assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == -signal.SIGKILL
+    done = run(*arguments, *again)
+    assert done.code == 0, done.err
+    assert [one["x"] for one in lines("out.ndjson")] == [float(n) for n in range(500) if n % 7]
+    assert len(lines("out.dead-letters.ndjson")) == len(range(0, 500, 7))
+    assert sorted(os.listdir()) == sorted([*before, "out.ndjson", "out.dead-letters.ndjson", "out.ndjson.manifest.json"])
+
+
+@pytest.mark.parametrize("out", ["out.ndjson", "file://{}/out/"])
+def test_reason_of_a_dead_letter_is_found_however_large_it_is(run: Run, out: str) -> None:
+    Path("double.yaml").write_text(TOPOLOGY.replace("number.avsc}", "number.avsc, max_bytes: 10000000}"))
+    Path("in.ndjson").write_text(f'{{"x": "{"a" * 5_000_000}"}}\n{{"x": 1}}\n')
+    done = run("--in", "in.ndjson", "--out", out.format(os.getcwd()))
+    assert (done.code, done.out) == (0, "2 events read, 1 outputs, 1 dead letters\n")
+    assert "the first: Expected `float`, got `str`" in done.err.replace("\n", " ")
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--sample", "nan"), ("--sample", "0"), ("--limit", "0"), ("--from", "-1"), ("--to", "0")])
+def test_part_that_cannot_be_meant_is_refused(run: Run, flag: str, value: str) -> None:
+    events(3)
+    before = sorted(os.listdir())
+    assert run("--in", "in.ndjson", "--out", "out.ndjson", flag, value).code == 2
+    assert sorted(os.listdir()) == before
+
+
 # -- standard streams ---------------------------------------------------------------------------------------------------
 
 
@@ -267,3 +368,24 @@ def test_lines_of_a_file_on_standard_input_in_their_order(folder: Path) -> None:
         done = subprocess.run(command, stdin=file, capture_output=True, check=False, timeout=60)
     assert done.returncode == 0
     assert [json.loads(line)["x"] for line in done.stdout.splitlines()] == [float(n) for n in range(COUNT)]
+
+
+def test_standard_input_becomes_a_file_in_parts(folder: Path) -> None:
+    """Lines count as those of files do: blank ones have no number, and what says that it is UTF-8 is no part of the first one."""
+    given = b"\xef\xbb\xbf" + b"".join(b'{"x": %d}\n   \n\r\n' % n for n in range(COUNT)) + b'{"x":'
+    Path("in.ndjson").write_bytes(given)
+    for arguments in (["--in", "-", "--out", "piped/"], ["--in", "in.ndjson", "--out", "read/"]):
+        command = [sys.executable, "-m", "penstock", "batch", "double.yaml", *arguments, "--part-rows", "10000"]
+        done = subprocess.run(command, input=given, capture_output=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.decode() == f"{COUNT + 1:,} events read, {COUNT:,} outputs, 1 dead letters\n"
+    piped, read = (sorted(Path(one, "doubled").iterdir()) for one in ("piped", "read"))
+    assert b"".join(one.read_bytes() for one in piped) == b"".join(one.read_bytes() for one in read)
+    assert len(piped) > 1
+
+
+def test_what_standard_output_cannot_be_is_refused(run: Run) -> None:
+    events(3)
+    done = run("--in", "in.ndjson", "--out", "-", "--as", "csv")
+    assert (done.code, done.out) == (2, "")
+    assert "standard output has lines of JSON" in done.err.replace("\n", " ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import itertools
 import json
 import os
@@ -184,6 +185,24 @@ def _escape(folder: Path) -> None:
     file.write_text(file.read_text() + f"{'0' * 64}  ../secret\n")
 
 
+def _rebind(folder: Path) -> None:
+    _relist(folder, '"trees":', '"other":')
+
+
+def _lead_out(folder: Path) -> None:
+    _relist(folder, '"topologies/', '"../topologies/')
+
+
+def _relist(folder: Path, old: str, new: str) -> None:
+    """Changes edge.json, and its digest in the list."""
+    before = (folder / "edge.json").read_bytes()
+    after = before.replace(old.encode(), new.encode())
+    assert after != before
+    (folder / "edge.json").write_bytes(after)
+    listed = (folder / "SHA256SUMS").read_text()
+    (folder / "SHA256SUMS").write_text(listed.replace(hashlib.sha256(before).hexdigest(), hashlib.sha256(after).hexdigest()))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -193,6 +212,8 @@ def _escape(folder: Path) -> None:
         (_pipe, "plan.json: is not a file"),
         (_unlist, "SHA256SUMS: cannot be read: No such file or directory"),
         (_escape, "SHA256SUMS:20:1: not a digest and the path of a file"),
+        (_rebind, "edge.json: binds other nodes than the topology topologies/flights.yaml has"),
+        (_lead_out, "edge.json: names '../topologies/flights.yaml' as the topology, which is no file of the folder"),
     ],
 )
 def test_folder_that_differs_is_refused_by_name(changed: Path, change: Callable[[Path], None], message: str) -> None:

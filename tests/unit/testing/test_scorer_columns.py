@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,79 @@ def test_text_that_is_no_unicode_fails_its_row(plan: Scorer) -> None:
     scored = plan.score_columns({"id": texts, "item": [0, 1, 2], "vector": np.ones((3, 3)), "inner.mode": ["a", "b", "a"]})
     assert scored.rows.tolist() == [0, 2]
     assert [(one.row, str(one.error)) for one in scored.failures] == [(1, "a string is not valid Unicode: surrogates not allowed")]
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        np.array([1, np.inf, -np.inf], np.float16),
+        np.array([1, 2**31, -(2**31) - 256], np.float32),
+        np.array([1, 2**63, 1e300]),
+        np.array([1, 2**31, 2**63], np.uint64),
+        np.array([True, False, True]),
+        [1, True, 2],
+        np.array([1, np.bool_(True), None], object),
+        np.array([1, 2, 1], "datetime64[s]"),
+        np.ma.array([1, 2, 1], mask=[False, True, False]),
+        np.ma.array([1.0, 2.0, 1.0], mask=[True, True, True]),
+        np.array([1, 2, 1], ">i2"),
+        np.arange(3)[::-1],
+        np.array([1, 2, np.inf], np.longdouble),
+        np.array([1, 2, 1], complex),
+    ],
+    ids=str,
+)
+def test_numbers_are_taken_and_refused_as_in_lists(plan: Scorer, items: Any) -> None:
+    """Whatever the type of the array; nothing is printed about it."""
+    others = {"id": ["x", "y", "z"], "vector": np.ones((3, 3)), "inner.mode": ["a", "b", "a"]}
+    listed = {"id": others["id"], "item": [*items.tolist()] if isinstance(items, np.ndarray) else items, "vector": [[1, 1, 1]] * 3}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        expected = plan.score({**listed, "inner": [{"mode": "a"}] * 3})
+        scored = plan.score_columns({**others, "item": items})
+        table = {name: pa.array(values.tolist() if isinstance(values, np.ndarray) else values) for name, values in others.items()}
+        if (
+            isinstance(items, np.ndarray)
+            and items.dtype != object
+            and items.dtype.isnative
+            and not isinstance(items, np.ma.MaskedArray)
+            and items.dtype.itemsize <= 8
+        ):
+            found = plan.score_table(pa.table({**table, "item": pa.array(items)})).to_pydict()
+            assert [one is not None for one in found["failure"]] == [one is not None for one in expected["failure"]]
+    assert scored.rows.tolist() == [row for row, one in enumerate(expected["failure"]) if one is None]
+    assert scored.columns["base"].tolist() == [one for one in expected["base"] if one is not None]
+
+
+def test_ends_of_whole_numbers_are_exact_in_columns_of_floats(plan: Scorer) -> None:
+    """Rounded to a float, the greatest number of 64 bits is one too many."""
+    others = {"id": ["x", "y", "z"], "item": [0, 1, 2], "vector": np.ones((3, 3)), "inner.mode": ["a"] * 3}
+    scored = plan.score_columns({**others, "at": np.array([-(2.0**63), 2.0**63 - 1024, 2.0**63])})
+    assert scored.columns["at"].tolist() == [-(2**63), 2**63 - 1024]
+    assert [one.row for one in scored.failures] == [2]
+    beyond = pa.array([1, 2**62, None], pa.timestamp("s"))
+    table = plan.score_table(pa.table({"id": ["x", "y", "z"], "item": [0, 1, 2], "vector": [[1.0, 1.0, 1.0]] * 3, "at": beyond}))
+    assert table.column("at").to_pylist() == [1_000_000, None, 5]
+    assert "field 'at' is 4.61" in table.column("failure")[1].as_py()
+
+
+def test_text_that_is_no_utf8_fails_its_row(plan: Scorer) -> None:
+    """Tools write other bytes into columns of text; a table holds them until they are read."""
+    raw = pa.array([b"x", b"\xff", b"z"])
+    for kind in (pa.string(), pa.large_string()):
+        texts = raw.cast(pa.binary() if kind == pa.string() else pa.large_binary()).view(kind)
+        for column in (texts, pa.DictionaryArray.from_arrays(pa.array([0, 1, 2]), texts)):
+            scored = plan.score_table(pa.table({"id": column, "item": [0, 1, 2], "vector": [[1.0, 1.0, 1.0]] * 3}))
+            assert scored.column("base").to_pylist() == [10, None, 30]
+            assert scored.column("failure").to_pylist() == [None, "field 'id' is no text in UTF-8", None]
+
+
+def test_what_is_there_twice_or_marks_no_column_is_an_error(plan: Scorer) -> None:
+    table = pa.table([pa.array([1]), pa.array([2])], names=["item", "item"])
+    with pytest.raises(ValueError, match="there are 2 columns 'item'"):
+        plan.score_table(table)
+    with pytest.raises(ValueError, match="nulls has 'note', but the columns do not"):
+        plan.score_columns({"item": [1]}, nulls={"note": [True]})
 
 
 def test_rows_of_a_chain_are_those_that_came_in(chain: Scorer) -> None:

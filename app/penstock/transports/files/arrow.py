@@ -7,7 +7,7 @@ from typing import IO
 
 import pyarrow as pa
 
-from penstock.transports.files.base import Piece, Seen, Shape, readable
+from penstock.transports.files.base import Piece, Seen, Shape, chosen, readable
 from penstock.transports.files.columns import Gathered
 from penstock.transports.files.places import Place
 
@@ -39,11 +39,13 @@ def read(place: Place, start: int, stop: int | None, names: Sequence[str], seen:
 
 def _batches(file: pa.NativeFile, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     if not _is_file(file):
-        for batch in pa.ipc.open_stream(file):
-            yield batch.select([name for name in names if name in batch.schema.names])
+        stream = pa.ipc.open_stream(file)
+        left = chosen(names, stream.schema.names)
+        for batch in stream:
+            yield batch.select(left)
         return
     schema = pa.ipc.open_file(file).schema
-    wanted = [at for at, name in enumerate(schema.names) if name in names]
+    wanted = [schema.names.index(name) for name in chosen(names, schema.names)]
     reader = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=wanted)) if wanted else pa.ipc.open_file(file)
     for number in range(reader.num_record_batches):
         yield reader.get_batch(number)

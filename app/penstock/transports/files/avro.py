@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import IO, Any, Final
 
@@ -23,10 +23,14 @@ _SCALARS: Final = {
     "bytes": pa.binary(), "string": pa.string(), "enum": pa.string(), "fixed": pa.binary(),
 }  # fmt: skip
 _LOGICAL: Final = {
-    "timestamp-millis": pa.timestamp("ms", "UTC"), "timestamp-micros": pa.timestamp("us", "UTC"), "date": pa.date32(),
-    "local-timestamp-millis": pa.timestamp("ms"), "local-timestamp-micros": pa.timestamp("us"),
-    "time-millis": pa.time32("ms"), "time-micros": pa.time64("us"), "uuid": pa.string(),
+    "timestamp-millis": pa.timestamp("ms", "UTC"), "timestamp-micros": pa.timestamp("us", "UTC"),
+    "timestamp-nanos": pa.timestamp("ns", "UTC"),
+    "local-timestamp-millis": pa.timestamp("ms"), "local-timestamp-micros": pa.timestamp("us"), "local-timestamp-nanos": pa.timestamp("ns"),
+    "date": pa.date32(), "time-millis": pa.time32("ms"), "time-micros": pa.time64("us"), "uuid": pa.large_string(),
 }  # fmt: skip
+# What Arrow has no columns for: unions of several types, records inside themselves. No field takes it, so that rows with a value fail, and
+# are not read as null.
+_OTHER: Final = pa.binary(1)
 
 
 def columns(place: Place) -> pa.Schema:
@@ -36,11 +40,12 @@ def columns(place: Place) -> pa.Schema:
 
 
 def read(place: Place, start: int, stop: int | None, names: Sequence[str], seen: Seen) -> Iterator[Piece]:
-    """See `base`. Columns whose type Arrow has no columns for (unions of several types) are passed over."""
+    """See `base`."""
     with readable(place, "Avro"), place.open() as file:
         reader = fastavro.reader(file)
         whole = _schema(reader.writer_schema)
         schema = pa.schema([field for field in whole if field.name in names])
+        plain = [(name, _plain(kind)) for name, kind in zip(schema.names, schema.types, strict=True)]
         size = max(place.size() or 0, 1)
         events: Iterator[Any] = islice(reader, start, stop)
         while some := list(islice(events, ROWS)):
@@ -48,50 +53,69 @@ def read(place: Place, start: int, stop: int | None, names: Sequence[str], seen:
             if not schema.names:
                 yield Piece(len(some), batch=pa.RecordBatch.from_arrays([pa.nulls(len(some))], [""]))
                 continue
-            rows = [{name: _plain(event.get(name)) for name in schema.names} for event in some]
+            rows = [{name: event.get(name) if made is None else made(event.get(name)) for name, made in plain} for event in some]
             yield Piece(len(rows), batch=pa.RecordBatch.from_pylist(rows, schema=schema))
 
 
-def _plain(value: Any) -> Any:
-    return str(value) if type(value).__name__ == "UUID" else value
+def _plain(kind: pa.DataType) -> Callable[[Any], Any] | None:
+    """Returns what makes a value of Avro one that Arrow takes for this type; None where each is."""
+    if kind in (_OTHER, pa.large_string()):
+        return lambda value: None if value is None else b"?" if kind == _OTHER else str(value)
+    if pa.types.is_struct(kind):
+        made = {field.name: inside for field in kind if (inside := _plain(field.type)) is not None}
+        return (lambda value: value and {**value, **{name: inside(value.get(name)) for name, inside in made.items()}}) if made else None
+    if pa.types.is_list(kind):
+        return _each(_plain(kind.value_type), lambda item, value: [item(one) for one in value])
+    if pa.types.is_map(kind):
+        return _each(_plain(kind.item_type), lambda item, value: {name: item(one) for name, one in value.items()})
+    return None
+
+
+def _each(item: Callable[[Any], Any] | None, made: Callable[[Callable[[Any], Any], Any], Any]) -> Callable[[Any], Any] | None:
+    return None if item is None else lambda value: value and made(item, value)
 
 
 def _schema(written: Any) -> pa.Schema:
     if not isinstance(written, dict) or written.get("type") != "record":
         raise ValueError("it holds no records")
-    named: dict[str, pa.DataType | None] = {}
-    made = [(field["name"], _type(field["type"], named)) for field in written["fields"]]
-    return pa.schema([(name, kind) for name, kind in made if kind is not None])
+    named: dict[str, pa.DataType] = {}
+    return pa.schema([(field["name"], _type(field["type"], named)) for field in written["fields"]])
 
 
-def _type(declared: Any, named: dict[str, pa.DataType | None]) -> pa.DataType | None:
-    """Returns the Arrow type of an Avro type; None where Arrow has no such type."""
+def _type(declared: Any, named: dict[str, pa.DataType]) -> pa.DataType:
+    """Returns the Arrow type of an Avro type."""
     if isinstance(declared, list):
-        branches = [one for one in declared if one != "null"]
-        return _type(branches[0], named) if len(branches) == 1 else None
+        return _union({_type(one, named) for one in declared if one != "null"})
     if isinstance(declared, str):
-        return named[declared] if declared in named else _SCALARS.get(declared)
+        return named[declared] if declared in named else _SCALARS.get(declared, _OTHER)
     logical, kind = declared.get("logicalType"), declared["type"]
     if logical in _LOGICAL:
         return _LOGICAL[logical]
     if logical == "decimal":
-        return pa.decimal128(min(declared["precision"], 38), declared.get("scale", 0))
+        digits, scale = declared["precision"], declared.get("scale", 0)
+        return pa.decimal128(digits, scale) if digits <= 38 else pa.decimal256(min(digits, 76), scale)
     if kind == "array":
-        items = _type(declared["items"], named)
-        return None if items is None else pa.list_(items)
+        return pa.list_(_type(declared["items"], named))
     if kind == "map":
-        values = _type(declared["values"], named)
-        return None if values is None else pa.map_(pa.string(), values)
+        return pa.map_(pa.string(), _type(declared["values"], named))
     if kind == "record":
-        named[declared["name"]] = None  # a record inside itself
-        fields = [(field["name"], _type(field["type"], named)) for field in declared["fields"]]
-        made = pa.struct([(name, one) for name, one in fields if one is not None])
+        named[declared["name"]] = _OTHER  # a record inside itself
+        made = pa.struct([(field["name"], _type(field["type"], named)) for field in declared["fields"]])
     else:
         made = _type(kind, named)
     if "name" in declared:
         space = declared.get("namespace")
         named[declared["name"]] = named[f"{space}.{declared['name']}" if space else declared["name"]] = made
     return made
+
+
+def _union(kinds: set[pa.DataType]) -> pa.DataType:
+    """Returns the one type that holds the values of all of them without loss."""
+    if len(kinds) <= 1:
+        return next(iter(kinds), pa.null())
+    if kinds <= {pa.int32(), pa.int64()}:
+        return pa.int64()
+    return pa.float64() if kinds <= {pa.int32(), pa.float32(), pa.float64()} else _OTHER
 
 
 class Writer:

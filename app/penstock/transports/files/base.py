@@ -11,7 +11,6 @@ A module of a format has
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from penstock.schema import Field
 from penstock.signature import Tensor
 from penstock.transports.files.places import Place
 
-__all__ = ["Bad", "Piece", "Read", "Seen", "Shape", "Writer", "readable"]
+__all__ = ["Bad", "Piece", "Read", "Seen", "Shape", "Writer", "chosen", "readable"]
 
 Seen = Callable[[float], None]
 
@@ -71,6 +70,14 @@ class Writer(Protocol):
         """Writes what is left, and the end."""
 
 
+def chosen(names: Sequence[str], given: Sequence[str]) -> list[str]:
+    """Returns which of the columns `given` are wanted. Raises ValueError for one that is there twice."""
+    found = [name for name in given if name in names]
+    if (twice := next((name for name in found if found.count(name) > 1), None)) is not None:
+        raise ValueError(f"it has {found.count(twice)} columns {twice!r}")
+    return found
+
+
 @contextmanager
 def readable(place: Place, format: str) -> Iterator[None]:
     """Makes what a library raises for a broken file an error that names it."""
@@ -78,8 +85,8 @@ def readable(place: Place, format: str) -> Iterator[None]:
         yield
     except PenstockError:
         raise
-    except (OSError, EOFError, ValueError, KeyError, IndexError, zlib.error, NotImplementedError) as error:
-        what = " ".join(str(error).split())[:300]
+    except Exception as error:  # a broken file makes libraries raise anything
+        what = " ".join(str(error).split())[:300] or type(error).__name__
         raise ConfigError(
             Problem(str(place), 0, 0, f"cannot be read as {format}: {what}", "repair the file, or leave it out of --in")
         ) from error

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Final
 
 import msgspec
 
 from penstock.parcel import Parcel
 
-__all__ = ["lines"]
+__all__ = ["first_reason", "lines"]
+
+READ: Final = 1 << 20  # bytes that are read at a time
 
 
 def lines(parcel: Parcel, place: Callable[[int, int], dict[str, object]] | None = None) -> Iterator[bytes]:
@@ -20,6 +23,16 @@ def lines(parcel: Parcel, place: Callable[[int, int], dict[str, object]] | None 
     """
     for one, (_, _, value, headers) in zip(parcel.inputs, parcel.records, strict=True):
         yield _letter(value, headers, {} if place is None else place(parcel.partition, one.offset))
+
+
+def first_reason(file: IO[bytes]) -> str:
+    """Returns the `message` of the first line, however long it is. The files of stores cannot read a line themselves."""
+    pieces: list[bytes] = []
+    end = b""
+    while not end and (data := file.read(READ)):
+        piece, end, _ = data.partition(b"\n")
+        pieces.append(piece)
+    return str(msgspec.json.decode(b"".join(pieces))["message"])
 
 
 def _letter(value: bytes | None, headers: Sequence[tuple[str, bytes | None]], place: dict[str, object]) -> bytes:

@@ -58,6 +58,16 @@ class Manifest(msgspec.Struct):
                 self.units[at] = unit
         self.parts += parts
 
+    def renew(self, number: int, size: int) -> bool:
+        """Takes a file as it is now, with `size` bytes. Returns False, and takes nothing, where rows of it are finished."""
+        units = [at for at, one in enumerate(self.units) if one.partition == number]
+        if any(self.units[at].rows or self.units[at].at > self.units[at].start for at in units):
+            return False
+        topic = self.units[units[0]].topic
+        self.units = [Unit(topic, number) if at == units[0] else one for at, one in enumerate(self.units) if at not in units[1:]]
+        self.files[number] = self.files[number][0], size
+        return True
+
     def save(self, place: Place) -> None:
         """Replaces the file."""
         place.write(msgspec.json.format(msgspec.json.encode(self), indent=1))

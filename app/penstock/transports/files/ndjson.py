@@ -12,10 +12,11 @@ from penstock.errors import ConfigError, Problem
 from penstock.transports.files.base import Piece, Seen, Shape, readable
 from penstock.transports.files.places import Place, arrow
 
-__all__ = ["LONGEST", "Writer", "packing", "read", "unpacked"]
+__all__ = ["LONGEST", "MARK", "Writer", "is_blank", "packing", "read", "unpacked"]
 
 LONGEST: Final = 104_857_600  # bytes of a line: what `max_bytes` of a source allows at the most
 READ: Final = 1 << 20  # bytes that are read at a time
+MARK: Final = b"\xef\xbb\xbf"  # what some tools put before the first line, to say that it is UTF-8
 _OTHERS: Final = {b"BZ": "bzip2", b"\xfd7": "xz", b"PK": "zip"}  # by the first two bytes; no line of JSON begins with any
 
 
@@ -39,17 +40,24 @@ def read(place: Place, start: int, stop: int | None, names: Sequence[str], seen:
 def _lines(file: IO[bytes], place: Place) -> Iterator[list[bytes]]:
     """Yields the lines that are not empty, a list for each piece of the file that holds the end of a line."""
     begun: list[bytes] = []  # pieces of a line whose end has not come
+    start = True
     while data := file.read(READ):
-        first, *more = data.split(b"\n")
+        first, *more = (data.removeprefix(MARK) if start else data).split(b"\n")
         begun.append(first)
+        start = False
         if more:
             more[:0] = [b"".join(begun)]
             begun = [more.pop()]
-            yield [value for line in more if (value := line.rstrip(b"\r")) and not value.isspace()]
+            yield [line.rstrip(b"\r") for line in more if not is_blank(line)]
         elif sum(map(len, begun)) > LONGEST:
             raise ConfigError(Problem(str(place), 0, 0, f"a line has more than {LONGEST:,} bytes", "give lines of JSON, one event each"))
-    if (value := b"".join(begun).rstrip(b"\r")) and not value.isspace():
-        yield [value]
+    if not is_blank(line := b"".join(begun)):
+        yield [line.rstrip(b"\r")]
+
+
+def is_blank(line: bytes) -> bool:
+    """Whether there is nothing in a line but space."""
+    return not line or line.isspace()
 
 
 @contextmanager
@@ -71,10 +79,10 @@ def unpacked(file: IO[bytes], place: Place) -> Iterator[IO[bytes]]:
 @contextmanager
 def packing(file: IO[bytes], ending: str) -> Iterator[IO[bytes]]:
     """Yields a file whose content is packed into `file` as the ending says."""
-    if ending.endswith(".gz"):
+    if ending.lower().endswith(".gz"):
         with gzip.GzipFile(fileobj=file, mode="wb", mtime=0) as packed:  # without a time: equal outputs are equal files
             yield cast(IO[bytes], packed)
-    elif ending.endswith(".zst"):
+    elif ending.lower().endswith(".zst"):
         out = arrow().CompressedOutputStream(arrow().PythonFile(_Open(file), "w"), "zstd")
         try:
             yield cast(IO[bytes], out)

@@ -8,7 +8,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penstock.transports.files.base import Piece, Seen, Shape, readable
+from penstock.transports.files.base import Piece, Seen, Shape, chosen, readable
 from penstock.transports.files.columns import ROWS, Gathered
 from penstock.transports.files.places import Place
 
@@ -31,7 +31,7 @@ def groups(place: Place) -> list[int]:
 def read(place: Place, start: int, stop: int | None, names: Sequence[str], seen: Seen) -> Iterator[Piece]:
     """See `base`."""
     with readable(place, "Parquet"), place.native() as native, pq.ParquetFile(native, pre_buffer=place.system is not None) as file:
-        wanted = [name for name in names if name in file.schema_arrow.names]
+        wanted = chosen(names, file.schema_arrow.names)
         rows, at = max(file.metadata.num_rows, 1), 0
         for group in range(file.num_row_groups):
             size = file.metadata.row_group(group).num_rows

@@ -12,7 +12,7 @@ import importlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -151,7 +151,8 @@ class Place:
         Names that begin with "_" or "." are passed over, as everywhere in this field: they are notes about a folder's files.
         """
         with self._reading():
-            if _GLOB.search(self.path):
+            # A file of this host that is called like a pattern is that file.
+            if _GLOB.search(self.path) and (self.system is not None or not os.path.exists(self.path)):
                 return sorted(self._fitting(), key=lambda one: one.place.name)
             if (size := self.size()) is not None:
                 return [Found(self, size)]
@@ -160,19 +161,20 @@ class Place:
         return [one for one in found if not any(part[:1] in ("_", ".") for part in one.place.path[base:].strip("/").split("/"))]
 
     def _fitting(self) -> list[Found]:
-        if self.system is None:
-            paths = glob.glob(self.path, recursive=True)
-            return [Found(Place(path, path), os.path.getsize(path)) for path in paths if os.path.isfile(path)]
         base = self.path[: _GLOB.search(self.path).start()].rpartition("/")[0]  # type: ignore[union-attr]  # the caller has looked
-        fits = re.compile(fnmatch.translate(self.path).replace(".*", "[^/]*") if "**" not in self.path else fnmatch.translate(self.path))
-        name = self.name[: len(self.name) - len(self.path)]
-        within = Place(name + base, base, self.system)
-        return [one for one in within._listed() if fits.fullmatch(one.place.path)]
+        wanted = _steps(self.path)
+        if self.system is None and "**" not in wanted:
+            paths = (path for path in glob.glob(self.path) if os.path.isfile(path))
+            listed = [Found(Place(path, path), os.path.getsize(path)) for path in paths]
+        else:
+            name = self.name[: len(self.name) - len(self.path)]
+            root = base or ("/" if self.path.startswith("/") else "." if self.system is None else "")
+            listed = Place(name + root, root, self.system)._listed()
+        return [one for one in listed if _fits(_steps(one.place.path), wanted)]
 
     def _listed(self) -> list[Found]:
         if self.system is None:
-            paths = (os.path.join(folder, name) for folder, _, names in os.walk(self.path) for name in names)
-            return sorted((Found(Place(path, path), os.path.getsize(path)) for path in paths), key=lambda one: one.place.name)
+            return sorted((Found(Place(path, path), os.path.getsize(path)) for path in _walked(self.path)), key=lambda one: one.place.name)
         select = arrow_fs().FileSelector(self.path, recursive=True, allow_not_found=True)
         prefix = self.name[: len(self.name) - len(self.path)]
         listed = (one for one in self.system.get_file_info(select) if one.is_file)
@@ -199,7 +201,7 @@ class Begun:
         with place._writing():
             if place.system is None:
                 os.makedirs(os.path.dirname(place.path) or ".", exist_ok=True)
-                self._now = place.beside(f".{place.last}.{os.getpid()}.part")
+                self._now = place.beside(f".{place.last}.part")
                 self.file: IO[bytes] = open(self._now.path, "wb")  # noqa: SIM115  `keep` and `drop` close it
             else:
                 # An object is there only when it is complete; a distributed file system shows it while it grows.
@@ -287,6 +289,40 @@ def arrow_fs() -> Any:
 def _beside(path: str, name: str) -> str:
     folder, slash, _ = path.rstrip("/").rpartition("/")
     return f"{folder}{slash}{name}"
+
+
+def _steps(path: str) -> list[str]:
+    return [step for step in path.split("/") if step not in ("", ".")]
+
+
+def _fits(names: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether a path fits a pattern: `**` is any number of folders. No wildcard matches the first character of a note about a folder."""
+    if not wanted or not names:
+        return not names and all(one == "**" for one in wanted)
+    noted = names[0][:1] in ("_", ".")
+    if wanted[0] == "**":
+        return _fits(names, wanted[1:]) or (not noted and _fits(names[1:], wanted))
+    fits = fnmatch.fnmatchcase(names[0], wanted[0]) and (not noted or wanted[0][0] == names[0][0])
+    return fits and _fits(names[1:], wanted[1:])
+
+
+def _walked(folder: str) -> Iterator[str]:
+    """Yields the files below a folder of this host, also behind links, but those of a folder with several names once. Raises OSError."""
+    seen: set[str] = set()
+    for above, folders, names in os.walk(folder, followlinks=True, onerror=_unlisted):
+        real = os.path.realpath(above)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (os.path.join(above, name) for name in names)
+
+
+def _unlisted(error: OSError) -> None:
+    """Raises the error of a folder that cannot be listed: without its files, a run would seem complete."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 @contextmanager

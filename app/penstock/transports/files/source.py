@@ -62,7 +62,8 @@ class _Rows:
 class FileSource:
     """The rows of files, one after the other: those from number `start` on over all of them, at most `limit`.
 
-    With a checkpoint, rows that an earlier run finished are passed over. Raises ConfigError for a file that cannot be read.
+    With a checkpoint, rows that an earlier run finished are passed over, and count among those before `start`. Raises ConfigError for a
+    file that cannot be read.
     """
 
     abilities: Final = Abilities(replay=True, bounded=True)
@@ -83,7 +84,7 @@ class FileSource:
         self.total = sum(one.size for one in inputs)
         self._topic, self._format, self._tables = topic, format, tables
         self._checkpoint = checkpoint or Checkpoint()
-        self._limit, self._skip, self._sample = limit, start, sample
+        self._limit, self._skip, self._sample = limit, max(start - self._checkpoint.passed, 0), sample
         self._inputs = {one.number: one for one in inputs}
         begins = {one.number: max(self._checkpoint.start((topic, one.number)) or 0, one.start) for one in inputs}
         self.positions.assign({(topic, number): at for number, at in begins.items()})

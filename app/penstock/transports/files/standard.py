@@ -17,8 +17,9 @@ from penstock.errors import DeliveryFailed, TransportError
 from penstock.parcel import Parcel
 from penstock.record import Record
 from penstock.transports.base import UNLIMITED, Abilities, Sent
+from penstock.transports.checkpoint import Checkpoint
 from penstock.transports.files.letters import lines
-from penstock.transports.files.ndjson import LONGEST
+from penstock.transports.files.ndjson import LONGEST, MARK, is_blank
 from penstock.transports.tracker import Partition, Span, Tracker
 
 __all__ = ["StandardSink", "StandardSource"]
@@ -29,18 +30,19 @@ READ: Final = 1 << 20  # bytes that are read at a time
 class StandardSource:
     """The lines that come on a descriptor (0: standard input) as the records of partition 0 of `topic`, numbered from 0.
 
-    Empty lines are skipped and have no number. At most `limit` lines are taken.
+    Empty lines are skipped and have no number. At most `limit` lines are taken. The checkpoint counts them.
     """
 
     abilities: Final = Abilities(replay=True, bounded=True)
 
-    def __init__(self, topic: str, *, limit: int | None = None, descriptor: int = 0) -> None:
+    def __init__(self, topic: str, *, limit: int | None = None, descriptor: int = 0, checkpoint: Checkpoint | None = None) -> None:
         self.positions = Tracker()
         self.total = 0  # unknown
         self._partition: Partition = (topic, 0)
         self._fd, self._limit = descriptor, limit
+        self._checkpoint = checkpoint or Checkpoint()
         self._begun: list[bytes] = []  # pieces of a line whose end has not come
-        self._ended = False
+        self._first, self._ended = True, False
         self._ready: deque[bytes] = deque()
         self._kept: deque[Record] = deque()  # what was taken and is not finished: a pipe is not read twice
         self.positions.assign({self._partition: 0})
@@ -70,6 +72,7 @@ class StandardSource:
             self._kept += again
         if not again:
             return ()
+        self._checkpoint.took(self._partition, at, at + len(again), len(again))
         return [self.positions.take(self._partition, at, at + len(again), again, sum(len(one.value or b"") for one in again))]
 
     async def _read(self) -> None:
@@ -82,7 +85,9 @@ class StandardSource:
         if more or self._ended:
             whole = [b"".join(self._begun), *more]
             self._begun = [] if self._ended else [whole.pop()]
-            self._ready += [value for line in whole if (value := line.rstrip(b"\r"))]
+            if self._first:
+                whole[0], self._first = whole[0].removeprefix(MARK), False
+            self._ready += [line.rstrip(b"\r") for line in whole if not is_blank(line)]
         elif sum(map(len, self._begun)) > LONGEST:
             raise TransportError(f"standard input: a line has more than {LONGEST:,} bytes: is it NDJSON?")
 
@@ -107,7 +112,8 @@ class StandardSource:
         self._open.set()
 
     async def store(self, offsets: Mapping[Partition, int]) -> bool:
-        """See `Source.store`. Nothing is stored: a pipe has no position to return to."""
+        """See `Source.store`. A part of the outputs may be complete by then, although a pipe has no position to return to."""
+        self._checkpoint.save(offsets)
         return True
 
 

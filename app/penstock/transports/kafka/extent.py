@@ -70,7 +70,8 @@ class KafkaExtent:
     async def begin(self) -> None:
         """Connects and finds both edges.
 
-        Raises TransportUnavailable, TopicMissing, and RecordMissing when `start` is an offset whose record was deleted.
+        Raises TransportUnavailable, TopicMissing, and RecordMissing when `start` is an offset whose record was deleted, and when the
+        topic is shorter than it was when the run to resume began.
         """
         patience = self._settings.broker_timeout
         self._client = steady(
@@ -110,6 +111,11 @@ class KafkaExtent:
             if begin < first[place]:
                 raise RecordMissing(f"{topic}/{place.partition}: offset {begin} was deleted (retention); the first one is {first[place]}")
             end = self._checkpoint.end(partition, max(min(stops[place], last[place]), begin))
+            if end > last[place]:  # it would be waited for without end
+                made = "was the topic created again?"
+                raise RecordMissing(
+                    f"{topic}/{place.partition}: the run to resume reads to offset {end}, and it ends at {last[place]}: {made}"
+                )
             self._begins[partition], self._ends[partition] = begin, end
             client.seek(place, begin)
             if begin == end:
@@ -123,7 +129,7 @@ class KafkaExtent:
             return dict(first if early else last)
         if isinstance(bound, int):
             return {place: min(bound, end) for place, end in last.items()}
-        stamp = int(bound.timestamp() * 1000)
+        stamp = max(int(bound.timestamp() * 1000), 0)  # brokers refuse a time before 1970, as no record has one
         found = await self._client.offsets_for_times(dict.fromkeys(last, stamp))
         return {place: last[place] if at is None else at.offset for place, at in found.items()}
 
