@@ -29,6 +29,7 @@ from penstock.binding import Binding
 from penstock.codecs import event_reader
 from penstock.codecs.raw import WHOLE
 from penstock.codecs.schema_registry import open_schema_registry
+from penstock.codecs.table import holds_truth
 from penstock.edge.folder import is_edge
 from penstock.edge.folder import load as load_edge
 from penstock.errors import ConfigError, DecodeError, RecordError
@@ -297,8 +298,8 @@ class Scorer:
         well. A null is what an absent field is where the schema has a default. A field may be left out if it has a default, or can be null.
 
         A row that does not fit is a Failure, and its neighbours are not affected. A topology that reads keys or headers gets null for them.
-        Raises ValueError for an unknown source, for columns of different lengths and for a topology with several sinks, TypeError for what
-        is no column, RuntimeError when closed.
+        Raises ValueError for an unknown source, for nulls of what is no column, for columns of different lengths and for a topology with
+        several sinks, TypeError for what is no column, RuntimeError when closed.
         """
         entry = self._entry(source)
         answered = self._run(entry, entry.table(columns, nulls or {}), columns=True)
@@ -420,6 +421,9 @@ class _Entry:
         if not (isinstance(given, Mapping) and given):
             raise TypeError("columns are a mapping from the names of fields to arrays, and there is one at least")
         columns = {str(name): _array(str(name), values) for name, values in given.items()}
+        for name in nulls:
+            if name not in columns:  # its nulls would be scored as the numbers that stand for them
+                raise ValueError(f"nulls: there is no column {name!r}; {did_you_mean(str(name), columns)}")
         holes = {str(name): np.asarray(mask, bool) for name, mask in nulls.items()}
         if len({len(values) for values in (*columns.values(), *holes.values())}) > 1:
             lengths = ", ".join(f"{name} has {len(values)}" for name, values in (*columns.items(), *holes.items()))
@@ -578,8 +582,9 @@ def _array(name: str, values: Any) -> Array:
         try:
             made = np.array(values)
         except ValueError:  # lists of different lengths
-            made = np.empty(len(values), object)
-            made[:] = [*values]
+            made = _each_alone(values)
+        if made.dtype.kind in "iuf" and holds_truth(values):
+            made = _each_alone(values)  # a truth value stays one, and its row fails
         if made.dtype.kind not in "biufM":
             made = made if made.dtype == object else np.array(values, object)
     else:
@@ -587,6 +592,13 @@ def _array(name: str, values: Any) -> Array:
     if not made.ndim:
         raise TypeError(f"the column {name!r} is an array or a list, not one value")
     return made.astype(object) if made.dtype.kind == "U" else made
+
+
+def _each_alone(values: Sequence[Any]) -> Array:
+    made = np.empty(len(values), object)
+    for at, value in enumerate(values):
+        made[at] = value
+    return made
 
 
 def _listed(values: Any) -> Sequence[Any] | None:

@@ -13,10 +13,11 @@ from penstock.codecs.columns import FLOATS, NUMBERS, Assembler, Axes, bounds, ou
 from penstock.errors import DecodeError
 from penstock.schema import REQUIRED, Column, Field, Schema, innermost
 
-__all__ = ["TableDecoder"]
+__all__ = ["TableDecoder", "holds_truth"]
 
 _NULL: Final = type(None)
-_NUMBERS: Final = frozenset((int, float, bool))
+_TRUTHS: Final = frozenset((bool, np.bool_))
+_LISTS: Final = frozenset((list, tuple))
 
 
 class TableDecoder:
@@ -156,13 +157,10 @@ class TableDecoder:
             )
             self._fail(errors, rows[wrong & live], f"field {field.name!r} is not a valid {kind} of the schema")
             return
-        if values.dtype.kind not in "biuf":
+        if values.dtype.kind not in ("b" if kind == "boolean" else "iuf"):  # numpy would take a truth value for a number
             self._fail(errors, rows[live], f"field {field.name!r} is {values.dtype}, but {kind} in the schema")
             return
         if kind == "boolean":
-            self._fail(
-                errors, rows[live & (values.dtype.kind != "b")], f"field {field.name!r} is {values.dtype}, but boolean in the schema"
-            )
             return
         if values.dtype.kind == "f" and kind not in FLOATS:
             parts = _flat(np.isfinite(values) & (np.floor(values) != values)).any(axis=1)
@@ -177,10 +175,12 @@ class TableDecoder:
 
     def _numbers(self, field: Field, values: Array, live: Array, errors: dict[int, DecodeError]) -> Array:
         """Returns a column of objects as one of numbers; rows that hold something else fail, and hold 0 then."""
-        found = [value if type(value) in _NUMBERS or isinstance(value, np.number | np.bool_) else None for value in values.tolist()]
+        truth = innermost(field).kind == "boolean"
+        kinds = (bool, np.bool_) if truth else (int, float, np.number)
+        found = [value if isinstance(value, kinds) and (truth or type(value) is not bool) else None for value in values.tolist()]
         wrong = np.fromiter((value is None for value in found), bool, len(found)) & live
         self._fail(errors, np.flatnonzero(wrong), f"field {field.name!r} is not a valid {innermost(field).kind} of the schema")
-        nothing = False if innermost(field).kind == "boolean" else 0
+        nothing = False if truth else 0
         made = np.array([nothing if value is None else value for value in found])
         if made.dtype != object:
             return made
@@ -217,8 +217,19 @@ def _array_of(value: Any, dtype: str, shape: Axes) -> Array:
         return np.empty((0, *(axis or 0 for axis in shape[1:])), object if dtype == "string" else dtype)
     if isinstance(value, np.ndarray) and value.dtype != object:
         return value
-    made: Array = np.array(_listed(value), object if dtype == "string" else None)
+    listed = _listed(value)
+    made: Array = np.array(listed, object if dtype == "string" else None)
+    if made.dtype.kind in "iuf" and holds_truth(listed):
+        raise TypeError("it has truth values among its numbers")
     return made
+
+
+def holds_truth(values: Any) -> bool:
+    """Whether nested lists hold a truth value, which numpy makes a number beside numbers."""
+    kinds = {*map(type, values)}
+    if not kinds.isdisjoint(_TRUTHS):
+        return True
+    return not kinds.isdisjoint(_LISTS) and any(holds_truth(one) for one in values if isinstance(one, list | tuple))
 
 
 def _listed(value: Any) -> Any:

@@ -188,6 +188,32 @@ def test_text_that_is_no_unicode_fails_its_row(plan: Scorer) -> None:
     assert [(one.row, str(one.error)) for one in scored.failures] == [(1, "a string is not valid Unicode: surrogates not allowed")]
 
 
+def test_truth_value_is_no_number_in_columns_either(plan: Scorer) -> None:
+    """numpy makes it one, alone and beside numbers: a row of an event fails for it. Its neighbours have answers."""
+    event = {"id": "x", "item": 1, "vector": [1, 2, 3], "inner": {"mode": "a"}}
+    many = [{**event, "item": True}, {**event, "vector": [True, 2, 3]}, event]
+    assert isinstance(plan.score(many)[0], penstock.Failure)
+    assert isinstance(plan.score(many)[1], penstock.Failure)
+    columns = {name: [one[name] for one in many] for name in ("id", "item", "vector")}
+    mixed = plan.score_columns({**columns, "inner.mode": ["a", "a", "a"]})
+    assert mixed.rows.tolist() == [2]
+    assert [(one.row, str(one.error)) for one in mixed.failures] == [
+        (0, "field 'item' is not a valid int of the schema"),
+        (1, "field 'vector' is no array: it has truth values among its numbers"),
+    ]
+    whole = pa.table({"id": ["x", "y"], "item": [True, None], "vector": [[1, 2, 3]] * 2, "inner": [{"mode": "a"}] * 2})
+    assert plan.score_table(whole).column("failure").to_pylist() == ["field 'item' is bool, but int in the schema", "field 'item' is null"]
+    lists = pa.table({"id": ["x"], "item": [1], "vector": [[True, False, True]], "inner": [{"mode": "a"}]})
+    assert plan.score_table(lists).column("failure").to_pylist() == ["field 'vector' is bool, but float in the schema"]
+
+
+def test_nulls_of_no_column_are_an_error(plan: Scorer) -> None:
+    """They would be scored as the numbers that stand for them."""
+    columns = {"id": ["x", "y"], "item": [0, -1], "vector": np.ones((2, 3)), "inner.mode": ["a", "b"]}
+    with pytest.raises(ValueError, match="nulls: there is no column 'itme'; did you mean 'item'?"):
+        plan.score_columns(columns, nulls={"itme": [False, True]})
+
+
 def test_rows_of_a_chain_are_those_that_came_in(chain: Scorer) -> None:
     """Through both stages; a row that a condition leaves out is in neither sink and has not failed."""
     scored = chain.score_table(pa.table({"item": [2, 1, 9, 0]}))
