@@ -35,6 +35,11 @@ may = ["score", "read"]
 topologies = ["*"]
 request_rows = 1
 
+[callers.scoped]
+may = ["score", "read", "deploy"]
+topologies = ["flights"]
+models = ["flights.stack@99", "flights.none@99"]
+
 [callers.busy]
 may = ["score"]
 topologies = ["flights"]
@@ -66,7 +71,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     server, client = authority.sign("server", "DNS:localhost"), authority.sign("client", "DNS:shop.example.org")
     server.key.chmod(0o600)
     text, keys = FILE, {}
-    for name in ("shop", "desk", "busy"):
+    for name in ("shop", "desk", "scoped", "busy"):
         key = new_key()
         keys[name] = key.text
         text += f"\n[callers.{name}.keys.{key.id}]\nsha256 = {json.dumps(digest(key.text))}\nmade = 2026-01-01T00:00:00Z\n"
@@ -104,6 +109,32 @@ def test_each_caller_does_what_it_may(guarded: Guarded, path: str, method: str, 
         assert answer.headers["www-authenticate"] == "Bearer"
 
 
+HIDDEN = ["/v2/models/{}", "/v2/models/{}/ready", "/v2/models/{}/stats", "/v2/models/{}/versions/{}", "/v2/models/{}/versions/{}/stats"]
+HIDDEN += ["/v2/models/{}/infer", "/v2/models/{}/versions/{}/infer", "/v2/repository/models/{}/load", "/v2/repository/models/{}/unload"]
+
+
+@pytest.mark.parametrize("path", HIDDEN)
+@pytest.mark.parametrize("version", ["1", "7", "99"])
+def test_a_refusal_shows_nothing_of_what_there_is(guarded: Guarded, path: str, version: str) -> None:
+    """Whether the model exists or not, and what version is live: this caller may use version 99 of both, and 1 of one is live."""
+    method = "POST" if path.endswith(("infer", "load")) else "GET"
+    found = {}
+    for name in ("flights.stack", "flights.none"):
+        answer = guarded.post(path.format(name, version), X, "scoped", method=method)
+        found[name] = answer.status_code, answer.text.replace(name, "NAME")
+    assert found["flights.stack"] == found["flights.none"]
+    status, text = found["flights.stack"]
+    asked = "{}" in path.partition("versions")[2]
+    assert (status, "@1" in text) == (404 if asked and version == "99" else 403, asked and version == "1")
+
+
+def test_a_caller_of_certain_models_is_shown_no_other(guarded: Guarded) -> None:
+    """Not the generation of the topology either, in a refusal."""
+    assert not [path for path in guarded.post("/openapi.json", "", "scoped", method="GET").json()["paths"] if "/models/flights" in path]
+    assert guarded.post("/openapi.json", "", "desk", method="GET").json()["paths"]["/v2/models/flights.stack"]
+    assert guarded.post(SCORE, {}, "scoped").json()["error"] == "scoped may not score flights"
+
+
 def test_a_caller_sends_only_the_values_that_it_may(guarded: Guarded, flights: list[dict[str, Any]]) -> None:
     """Rows with others fail beside those that are allowed; alone, the request is refused."""
     mine = next(one for one in flights if one["origin"] == "EWR")
@@ -128,6 +159,32 @@ def test_a_caller_that_asks_too_often_is_told_when_to_come_again(guarded: Guarde
     refused = next(one for one in found if one.status_code == 429)
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.json()["code"] == "rate-limited"
+
+
+@pytest.mark.parametrize("version", ["", "1", "7", "99"])
+def test_a_refusal_over_grpc_shows_nothing_of_what_there_is(guarded: Guarded, version: str) -> None:
+    credentials = grpc.ssl_channel_credentials(
+        guarded.authority.certificate.read_bytes(), guarded.client.key.read_bytes(), guarded.client.certificate.read_bytes()
+    )
+    metadata = [("authorization", f"Bearer {guarded.keys['scoped']}")]
+
+    def asked(method: str, **fields: str) -> object:
+        call = channel.unary_unary(
+            f"/{SERVICE}/{method}", request_serializer=message(f"{method}Request").SerializeToString,
+            response_deserializer=message(f"{method}Response").FromString,
+        )  # fmt: skip
+        try:
+            return call(message(f"{method}Request")(**fields), metadata=metadata, timeout=20)
+        except grpc.RpcError as error:
+            return error.code(), error.details().replace("flights.stack", "NAME").replace("flights.none", "NAME")
+
+    with grpc.secure_channel(f"localhost:{guarded.service.ports['grpc']}", credentials) as channel:
+        for method in ("ModelReady", "ModelMetadata", "ModelStatistics"):
+            assert asked(method, name="flights.stack", version=version) == asked(method, name="flights.none", version=version)
+        there = asked("ModelInfer", model_name="flights.stack", model_version=version)
+        assert there == asked("ModelInfer", model_name="flights.none", model_version=version)
+        for method in ("RepositoryModelLoad", "RepositoryModelUnload"):
+            assert asked(method, model_name="flights.stack") == asked(method, model_name="flights.none")
 
 
 @pytest.mark.parametrize(("key", "code"), [("shop", "PERMISSION_DENIED"), ("wrong", "UNAUTHENTICATED"), ("", "UNAUTHENTICATED")])

@@ -138,14 +138,25 @@ class Service:
 
     def check(self, caller: Caller, name: str = "", version: str = "") -> None:
         """Raises Forbidden for a caller that may not score with the model ("": the whole topology), whether there is one or not."""
-        live = self.live
-        model = live.models.get(name or self.name)
-        caller.check("score", topology=self.name, model=name, version=version if model is None else model.version)
+        self._check(caller, "score", name, version, self.live.models.get(name or self.name))
 
-    def check_read(self, caller: Caller, name: str = "") -> None:
+    def check_read(self, caller: Caller, name: str = "", version: str = "") -> None:
         """Raises Forbidden for a caller that may not read about the model ("": about any), whether there is one or not."""
-        model = self.live.models.get(name)
-        caller.check("read", topology=self.name, model=name or None, version="" if model is None else model.version)
+        self._check(caller, "read", name or None, version, self.live.models.get(name))
+
+    def _check(self, caller: Caller, right: str, name: str | None, version: str, model: Model | None) -> None:
+        """Without a version, the live one decides. The refusal names what was asked, and nothing of what there is."""
+        if not caller.allows(right, topology=self.name, model=name, version=version or ("" if model is None else model.version)):
+            caller.check(right, topology=self.name, model=name, version=version)
+
+    def model(self, caller: Caller, name: str, version: str = "") -> Model:
+        """Returns a model that the caller was checked for. Raises NotThere, which shows no other name or version to a caller of certain ones."""
+        try:
+            return self.live.model(name, version)
+        except NotThere:
+            if caller.rules.models is None:
+                raise
+            raise NotThere(f"{name}{f'@{version}' if version else ''} is not active here") from None
 
     def readable(self, caller: Caller) -> list[Model]:
         """Returns the models that a caller may read about."""
@@ -248,7 +259,7 @@ class Service:
                 _settle(job, error)
             return
         for job in wrong:
-            _settle(job, NotThere(f"{lane} has the version {target.version} now, not {job.version}"))
+            _settle(job, NotThere(f"{lane} has another version now, not {job.version}"))
         members = [job for job in members if job not in wrong] if wrong else members
         parts = [job.part for job in members]
         if batch.expected <= self._offload_after and not any(job.aside for job in members):

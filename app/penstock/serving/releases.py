@@ -56,17 +56,17 @@ async def asked(service: Service, caller: Caller, body: bytes) -> Mapping[str, A
         service.note(caller, right, str(getattr(error, "code", type(error).__name__)))
         raise
     service.note(caller, right, "ok", request=made.release.id)
-    return _requested(made)
+    return _requested(made, service, caller, right)
 
 
-async def shown(service: Service, id: str) -> Mapping[str, Any]:
+async def shown(service: Service, caller: Caller, id: str) -> Mapping[str, Any]:
     """Returns how a release stands, and on which workers and services. Raises ControlError for one that does not exist."""
-    return _requested(await _requests(service).get(service.loaded.topology, id))
+    return _requested(await _requests(service).get(service.loaded.topology, id), service, caller)
 
 
-async def listed(service: Service) -> Mapping[str, Any]:
+async def listed(service: Service, caller: Caller) -> Mapping[str, Any]:
     """Returns the last releases, the newest first."""
-    return {"releases": [_past(one) for one in await _requests(service).history(service.loaded.topology)]}
+    return {"releases": [_past(one, service, caller) for one in await _requests(service).history(service.loaded.topology)]}
 
 
 def _check(service: Service, caller: Caller, right: str, changes: Mapping[str, str] | None) -> None:
@@ -91,16 +91,22 @@ def _name(caller: Caller) -> str:
     return f"{caller.name} ({caller.subject})" if caller.subject else caller.name
 
 
-def _requested(one: Requested) -> Mapping[str, Any]:
+def _requested(one: Requested, service: Service, caller: Caller, right: str = "read") -> Mapping[str, Any]:
     workers = [{"worker": each.worker, "state": each.state, "detail": each.detail, "live": each.live} for each in one.workers]
-    return {**_past(one.past), "workers": workers}
+    return {**_past(one.past, service, caller, right), "workers": workers}
 
 
-def _past(one: Past) -> dict[str, Any]:
-    release = one.release
+def _past(one: Past, service: Service, caller: Caller, right: str = "read") -> dict[str, Any]:
+    """Returns a release with those models that the caller has this right for, or all of them where it has it for the topology."""
+    release, whole = one.release, caller.allows(right, topology=service.name)
     made = dataclasses.asdict(dataclasses.replace(one, changes=()))
     del made["release"], made["changes"], made["offset"]
-    bindings = {node: f"{bound.name}@{bound.uri.rpartition('/')[2]}" for node, bound in release.bindings.items()}
+    named = {node: (bound.name, bound.uri.rpartition("/")[2]) for node, bound in release.bindings.items()}
+    bindings = {
+        node: f"{name}@{version}"
+        for node, (name, version) in named.items()
+        if whole or caller.allows(right, topology=service.name, model=f"{service.name}.{node}", version=version)
+    }
     return {
         "id": release.id,
         **made,
