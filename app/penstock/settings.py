@@ -147,7 +147,9 @@ class Settings:
         False, "Start with the topology file's versions although the control log has messages of keys that are not trusted here."
     )
     unsigned_control: bool = _setting(False, "Accept control messages without a signature: for development only.")
-    signing_key: Path | None = _setting(None, "The private key (PEM) that signs the control messages of this command.", kind=Path)
+    signing_key: Path | None = _setting(
+        None, "The private key that signs control messages: a file (PEM), or its name in ~/.config/penstock/keys.", kind=Path
+    )
     roots: str = _setting("", "More registry roots to fetch models from, separated by commas: folders, or https URLs.")
     cache: Path = _setting(Path("~/.cache/penstock"), "Folder of fetched models, by digest; shared by the workers of a host.")
     model_bytes: int = _setting(512 * MIB, "Largest model file that is fetched.", unit="bytes", low=1 * KIB, run=False)

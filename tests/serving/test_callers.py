@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import ssl
 import subprocess
 import sys
@@ -229,3 +230,12 @@ def test_other_hosts_need_tls_and_an_access_file() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "access file" in done.stderr
+
+
+@pytest.mark.parametrize(("given", "why"), [("nope.pem", "nope.pem: cannot be read"), ("nobody", "nobody.pem: cannot be read")])
+def test_a_key_that_is_not_there_ends_the_start(tmp_path: Path, given: str, why: str) -> None:
+    """Not the first release that a caller asks for. A name is that of a key of one's own."""
+    command = [sys.executable, "-m", "penstock", "serve", "topologies/flights.yaml", "--http", "127.0.0.1:0", "--signing-key", given]
+    home = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=home, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, why in " ".join(done.stderr.split())) == (2, True), done.stderr

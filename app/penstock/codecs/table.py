@@ -177,7 +177,7 @@ class TableDecoder:
         """Returns a column of objects as one of numbers; rows that hold something else fail, and hold 0 then."""
         truth = innermost(field).kind == "boolean"
         kinds = (bool, np.bool_) if truth else (int, float, np.number)
-        found = [value if isinstance(value, kinds) and (truth or type(value) is not bool) else None for value in values.tolist()]
+        found: list[Any] = [value if isinstance(value, kinds) and (truth or type(value) is not bool) else None for value in values.tolist()]
         wrong = np.fromiter((value is None for value in found), bool, len(found)) & live
         self._fail(errors, np.flatnonzero(wrong), f"field {field.name!r} is not a valid {innermost(field).kind} of the schema")
         nothing = False if truth else 0

@@ -150,7 +150,7 @@ class Service:
             caller.check(right, topology=self.name, model=name, version=version)
 
     def model(self, caller: Caller, name: str, version: str = "") -> Model:
-        """Returns a model that the caller was checked for. Raises NotThere, which shows no other name or version to a caller of certain ones."""
+        """Returns a model that the caller was checked for. Raises NotThere, which shows a caller of certain models no other one."""
         try:
             return self.live.model(name, version)
         except NotThere:

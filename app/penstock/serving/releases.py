@@ -10,18 +10,21 @@ its result.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from penstock.access import Caller
-from penstock.errors import CallRefused, Malformed
+from penstock.errors import CallRefused, ConfigError, Malformed, ModelError, NotReady, PenstockError, TopologyError
 from penstock.operate.requests import Requested, Requests
 from penstock.operate.state import Past
 from penstock.serving.handlers import Service
 
 __all__ = ["asked", "listed", "shown"]
+
+logger = logging.getLogger(__name__)
 
 
 class _Asked(msgspec.Struct, forbid_unknown_fields=True):
@@ -36,6 +39,10 @@ _READ: Final = msgspec.json.Decoder(_Asked).decode
 async def asked(service: Service, caller: Caller, body: bytes) -> Mapping[str, Any]:
     """Announces the release that a body asks for, and returns how it stands. Raises CallRefused, ControlError, ConfigError, ModelError."""
     requests = _requests(service)
+    if service.settings.signing_key is None:
+        raise CallRefused(
+            "this service has no key to sign releases with: start it with --signing-key (penstock deploy makes them, too)", code="no-key"
+        )
     try:
         wanted = _READ(body)
     except (ValueError, RecursionError) as error:
@@ -54,6 +61,10 @@ async def asked(service: Service, caller: Caller, body: bytes) -> Mapping[str, A
             made = await requests.rollback(topology, to, requested_by=_name(caller), reason=wanted.reason)
     except Exception as error:
         service.note(caller, right, str(getattr(error, "code", type(error).__name__)))
+        if isinstance(error, ConfigError):
+            raise _own_fault(error) from error
+        if isinstance(error, ModelError):  # it may name a file of the registry
+            raise ModelError(str(error).replace(f"{service.settings.models}/", "")) from error
         raise
     service.note(caller, right, "ok", request=made.release.id)
     return _requested(made, service, caller, right)
@@ -61,12 +72,20 @@ async def asked(service: Service, caller: Caller, body: bytes) -> Mapping[str, A
 
 async def shown(service: Service, caller: Caller, id: str) -> Mapping[str, Any]:
     """Returns how a release stands, and on which workers and services. Raises ControlError for one that does not exist."""
-    return _requested(await _requests(service).get(service.loaded.topology, id), service, caller)
+    requests = _requests(service)
+    try:
+        return _requested(await requests.get(service.loaded.topology, id), service, caller)
+    except ConfigError as error:
+        raise _own_fault(error) from error
 
 
 async def listed(service: Service, caller: Caller) -> Mapping[str, Any]:
     """Returns the last releases, the newest first."""
-    return {"releases": [_past(one, service, caller) for one in await _requests(service).history(service.loaded.topology)]}
+    requests = _requests(service)
+    try:
+        return {"releases": [_past(one, service, caller) for one in await requests.history(service.loaded.topology)]}
+    except ConfigError as error:
+        raise _own_fault(error) from error
 
 
 def _check(service: Service, caller: Caller, right: str, changes: Mapping[str, str] | None) -> None:
@@ -81,10 +100,19 @@ def _check(service: Service, caller: Caller, right: str, changes: Mapping[str, s
 def _requests(service: Service) -> Requests:
     if service.requests is None:
         raise CallRefused(
-            f"this service follows no releases: start it with --brokers and a signing key (penstock deploy {service.name} makes them, too)",
+            f"this service follows no releases: start it with --brokers, and to make them with --signing-key "
+            f"(penstock deploy {service.name} makes them, too)",
             code="no-releases",
         )
     return service.requests
+
+
+def _own_fault(error: ConfigError) -> PenstockError:
+    """Returns the error; where it is in a file of this service, which the caller cannot mend and is not shown, NotReady."""
+    if isinstance(error, TopologyError) or not any(problem.file for problem in error.problems):
+        return error
+    logger.error("releases cannot be read or made: %s", error)
+    return NotReady("this service cannot use its keys or its models now; its log has the reason", code="unusable")
 
 
 def _name(caller: Caller) -> str:

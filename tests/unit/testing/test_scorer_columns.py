@@ -210,7 +210,7 @@ def test_truth_value_is_no_number_in_columns_either(plan: Scorer) -> None:
 def test_nulls_of_no_column_are_an_error(plan: Scorer) -> None:
     """They would be scored as the numbers that stand for them."""
     columns = {"id": ["x", "y"], "item": [0, -1], "vector": np.ones((2, 3)), "inner.mode": ["a", "b"]}
-    with pytest.raises(ValueError, match="nulls: there is no column 'itme'; did you mean 'item'?"):
+    with pytest.raises(ValueError, match=r"nulls: there is no column 'itme'; did you mean 'item'\?"):
         plan.score_columns(columns, nulls={"itme": [False, True]})
 
 
