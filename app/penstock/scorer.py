@@ -110,7 +110,7 @@ def open(
     do not answer and nothing of the topology's releases is kept.
     """
     given = {"models": models, "schemas": schemas, "model_trust": model_trust, "brokers": follow, "store": store, **settings}
-    chosen = configuration.load(given, file=None if config is None else Path(config))
+    chosen = configuration.load(given, file=None if config is None else Path(config), spelled=str)
     if is_edge(topology):
         if own := [name for name, value in (("models", models), ("schemas", schemas), ("follow", follow)) if value is not None]:
             raise ConfigError(f"{topology} is an exported folder, which has its models and schemas in it: leave out {' and '.join(own)}")

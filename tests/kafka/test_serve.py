@@ -209,6 +209,21 @@ def test_a_fault_of_the_service_is_not_its_callers(job: Job) -> None:
         assert "trust.toml" in log.read_text()
 
 
+def test_a_service_without_the_keys_is_told_what_it_can_be_given(job: Job) -> None:
+    """`--from-file`, which it has."""
+    with serving(job) as (port, _, _):
+        ready(port)
+        done = penstock(job, "deploy", "doubles", f"double={push(job, 3.0)}", "--format", "json")
+        assert done.code == 0, done.err
+    other = job.folder / "other.toml"
+    other.write_text("")
+    refused = penstock(job, "serve", str(job.file), "--http", "127.0.0.1:0", "--trust", str(other))
+    assert (refused.code, "start with --from-file" in " ".join(refused.err.split())) == (2, True), refused.err
+    with serving(job, "--trust", str(other), "--from-file") as (port, _, _):
+        ready(port)
+        assert ask(port, "POST", "/v1/topologies/doubles:score", '{"id": "a", "x": 2.0}').json()["y"] == 4.0
+
+
 def test_without_brokers_there_are_no_releases_to_make() -> None:
     """The refusal says how there would be."""
     with served("topologies/flights.yaml", doors=("http",)) as alone:

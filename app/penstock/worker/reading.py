@@ -48,6 +48,8 @@ class Reading(Following):
     `on_change` is called in that thread with `followed` when the generation or the problems are others; what it raises is logged.
     """
 
+    from_file = "from_file=True"
+
     def __init__(self, loaded: Loaded, settings: Settings, on_change: Callable[[Followed], object] | None = None) -> None:
         """Raises SettingsError for brokers and folders that cannot be used. Connects to nothing."""
         check(settings)

@@ -98,7 +98,7 @@ def test_what_goes_wrong_is_raised_and_changes_nothing(stage: Stage, releases: R
     assert [one.standing for one in releases.history("payments", everything=True)] == [Standing.ABORTED]
     with pytest.raises(TransportUnavailable):
         penstock.connect("127.0.0.1:1", topologies=stage.folder, broker_timeout=0.5).status("payments")
-    with pytest.raises(penstock.SettingsError, match="--signing-kee"):
+    with pytest.raises(penstock.SettingsError, match=r"^signing_kee: there is no setting signing_kee \(did you mean signing_key\?\)$"):
         penstock.connect(signing_kee="alice.pem")
 
 

@@ -134,6 +134,17 @@ def test_what_a_callback_raises_ends_nothing(job: Job) -> None:
         assert factors(plan) == {4.0}
 
 
+def test_a_program_without_the_keys_is_told_what_it_can_give(job: Job) -> None:
+    """The setting as Python gives it, not the flag of a command."""
+    deploy(job, 3.0)
+    other = job.folder / "other.toml"
+    other.write_text("")
+    with pytest.raises(ConfigError, match=r"signed with keys that this file does not have.*start with from_file=True"):
+        follow(job, trust=other, cache=job.folder / "other")
+    with follow(job, trust=other, cache=job.folder / "other", from_file=True) as plan:
+        assert factors(plan) == {2.0}
+
+
 def test_unsigned_messages_change_nothing_without_the_setting(job: Job) -> None:
     configure(job, unsigned_control=True)
     with follow(job, unsigned_control=False, cache=job.folder / "other") as plan, follow(job) as trusting:
