@@ -16,6 +16,8 @@ import grpc
 import pytest
 
 from penstock.access.keys import digest, new_key
+from penstock.conformance.check import check
+from penstock.errors import ConfigError
 from penstock.serving.messages import SERVICE, message
 from tests.kafka.certificates import Authority, Certificate
 from tests.serving.conftest import ROOT, Answer, Service, ask, served
@@ -134,6 +136,14 @@ def test_a_caller_of_certain_models_is_shown_no_other(guarded: Guarded) -> None:
     assert not [path for path in guarded.post("/openapi.json", "", "scoped", method="GET").json()["paths"] if "/models/flights" in path]
     assert guarded.post("/openapi.json", "", "desk", method="GET").json()["paths"]["/v2/models/flights.stack"]
     assert guarded.post(SCORE, {}, "scoped").json()["error"] == "scoped may not score flights"
+
+
+def test_the_check_of_the_protocol_wants_a_credential_too(guarded: Guarded) -> None:
+    """It says so, and not that there are no models."""
+    url = f"https://localhost:{guarded.service.ports['http']}"
+    for models in ([], ["flights.stack"]):
+        with pytest.raises(ConfigError, match="wants to know who asks: 401 .*give a credential with --headers FILE"):
+            check(url, models=models, authorities=guarded.authority.certificate)
 
 
 def test_a_caller_sends_only_the_values_that_it_may(guarded: Guarded, flights: list[dict[str, Any]]) -> None:
