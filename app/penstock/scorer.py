@@ -271,11 +271,14 @@ class Scorer:
             return answer
         if hasattr(events, "to_dicts"):  # polars
             return type(events)(entry.columns(self._answers(entry, entry.whole(events.to_dicts()), key, headers), looked=looked))
+        if hasattr(events, "to_dict") and not hasattr(events, "columns"):
+            raise TypeError("a Series of pandas is no event: give a frame of one row, df.iloc[[0]], or a mapping, row.to_dict()")
         if hasattr(events, "to_dict"):  # pandas
             answers = self._answers(entry, entry.whole(events.to_dict("records")), key, headers)
             return type(events)(entry.columns(answers, looked=looked), index=events.index)
         if isinstance(events, str | bytes) or not isinstance(events, Iterable):
-            raise TypeError(f"events are mappings, a list of them, columns, or a DataFrame, not {type(events).__name__}")
+            hint = ": score_table takes tables of Arrow" if hasattr(events, "num_rows") else ""
+            raise TypeError(f"events are mappings, a list of them, columns, or a DataFrame, not {type(events).__name__}{hint}")
         return self._answers(entry, events, key, headers)
 
     def _entry(self, name: str | None) -> _Entry:
