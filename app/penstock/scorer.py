@@ -29,6 +29,7 @@ from penstock.binding import Binding
 from penstock.codecs import event_reader
 from penstock.codecs.raw import WHOLE
 from penstock.codecs.schema_registry import open_schema_registry
+from penstock.codecs.table import holds_truth
 from penstock.edge.folder import is_edge
 from penstock.edge.folder import load as load_edge
 from penstock.errors import ConfigError, DecodeError, RecordError
@@ -109,7 +110,7 @@ def open(
     do not answer and nothing of the topology's releases is kept.
     """
     given = {"models": models, "schemas": schemas, "model_trust": model_trust, "brokers": follow, "store": store, **settings}
-    chosen = configuration.load(given, file=None if config is None else Path(config))
+    chosen = configuration.load(given, file=None if config is None else Path(config), spelled=str)
     if is_edge(topology):
         if own := [name for name, value in (("models", models), ("schemas", schemas), ("follow", follow)) if value is not None]:
             raise ConfigError(f"{topology} is an exported folder, which has its models and schemas in it: leave out {' and '.join(own)}")
@@ -270,11 +271,14 @@ class Scorer:
             return answer
         if hasattr(events, "to_dicts"):  # polars
             return type(events)(entry.columns(self._answers(entry, entry.whole(events.to_dicts()), key, headers), looked=looked))
+        if hasattr(events, "to_dict") and not hasattr(events, "columns"):
+            raise TypeError("a Series of pandas is no event: give a frame of one row, df.iloc[[0]], or a mapping, row.to_dict()")
         if hasattr(events, "to_dict"):  # pandas
             answers = self._answers(entry, entry.whole(events.to_dict("records")), key, headers)
             return type(events)(entry.columns(answers, looked=looked), index=events.index)
         if isinstance(events, str | bytes) or not isinstance(events, Iterable):
-            raise TypeError(f"events are mappings, a list of them, columns, or a DataFrame, not {type(events).__name__}")
+            hint = ": score_table takes tables of Arrow" if hasattr(events, "num_rows") else ""
+            raise TypeError(f"events are mappings, a list of them, columns, or a DataFrame, not {type(events).__name__}{hint}")
         return self._answers(entry, events, key, headers)
 
     def _entry(self, name: str | None) -> _Entry:
@@ -297,8 +301,8 @@ class Scorer:
         well. A null is what an absent field is where the schema has a default. A field may be left out if it has a default, or can be null.
 
         A row that does not fit is a Failure, and its neighbours are not affected. A topology that reads keys or headers gets null for them.
-        Raises ValueError for an unknown source, for columns of different lengths and for a topology with several sinks, TypeError for what
-        is no column, RuntimeError when closed.
+        Raises ValueError for an unknown source, for nulls of what is no column, for columns of different lengths and for a topology with
+        several sinks, TypeError for what is no column, RuntimeError when closed.
         """
         entry = self._entry(source)
         answered = self._run(entry, entry.table(columns, nulls or {}), columns=True)
@@ -420,9 +424,10 @@ class _Entry:
         if not (isinstance(given, Mapping) and given):
             raise TypeError("columns are a mapping from the names of fields to arrays, and there is one at least")
         columns = {str(name): _array(str(name), values) for name, values in given.items()}
+        for name in nulls:
+            if name not in columns:  # its nulls would be scored as the numbers that stand for them
+                raise ValueError(f"nulls: there is no column {name!r}; {did_you_mean(str(name), columns)}")
         holes = {str(name): np.asarray(mask, bool) for name, mask in nulls.items()}
-        if (strange := next((name for name in holes if name not in columns), None)) is not None:
-            raise ValueError(f"nulls has {strange!r}, but the columns do not")
         if len({len(values) for values in (*columns.values(), *holes.values())}) > 1:
             lengths = ", ".join(f"{name} has {len(values)}" for name, values in (*columns.items(), *holes.items()))
             raise ValueError(f"columns of different lengths: {lengths}")
@@ -585,16 +590,23 @@ def _array(name: str, values: Any) -> Array:
         try:
             made = np.array(values)
         except ValueError:  # lists of different lengths
-            made = np.empty(len(values), object)
-            made[:] = [*values]
-        # Among numbers, numpy would make one of true.
-        if made.dtype.kind not in "biufM" or (made.dtype.kind != "b" and bool in {*map(type, values)}):
+            made = _each_alone(values)
+        if made.dtype.kind in "iuf" and holds_truth(values):
+            made = _each_alone(values)  # a truth value stays one, and its row fails
+        if made.dtype.kind not in "biufM":
             made = made if made.dtype == object else np.array(values, object)
     else:
         raise TypeError(f"the column {name!r} is an array or a list, not {type(values).__name__}")
     if not made.ndim:
         raise TypeError(f"the column {name!r} is an array or a list, not one value")
     return made.astype(object) if made.dtype.kind in "Uc" else made  # no field holds complex numbers
+
+
+def _each_alone(values: Sequence[Any]) -> Array:
+    made = np.empty(len(values), object)
+    for at, value in enumerate(values):
+        made[at] = value
+    return made
 
 
 def _listed(values: Any) -> Sequence[Any] | None:

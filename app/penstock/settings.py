@@ -147,7 +147,9 @@ class Settings:
         False, "Start with the topology file's versions although the control log has messages of keys that are not trusted here."
     )
     unsigned_control: bool = _setting(False, "Accept control messages without a signature: for development only.")
-    signing_key: Path | None = _setting(None, "The private key (PEM) that signs the control messages of this command.", kind=Path)
+    signing_key: Path | None = _setting(
+        None, "The private key that signs control messages: a file (PEM), or its name in ~/.config/penstock/keys.", kind=Path
+    )
     roots: str = _setting("", "More registry roots to fetch models from, separated by commas: folders, or https URLs.")
     cache: Path = _setting(Path("~/.cache/penstock"), "Folder of fetched models, by digest; shared by the workers of a host.")
     model_bytes: int = _setting(512 * MIB, "Largest model file that is fetched.", unit="bytes", low=1 * KIB, run=False)
@@ -328,24 +330,35 @@ def environment_name(name: str) -> str:
     return PREFIX + name.upper()
 
 
-def load(flags: Mapping[str, Any], *, environ: Mapping[str, str] | None = None, file: Path | None = None) -> Settings:
+def load(
+    flags: Mapping[str, Any],
+    *,
+    environ: Mapping[str, str] | None = None,
+    file: Path | None = None,
+    spelled: Callable[[str], str] = flag_name,
+) -> Settings:
     """Returns the active settings. Raises SettingsError with every problem; see `resolve` for the arguments."""
-    return resolve(flags, environ=environ, file=file)[0]
+    return resolve(flags, environ=environ, file=file, spelled=spelled)[0]
 
 
 def resolve(
-    flags: Mapping[str, Any], *, environ: Mapping[str, str] | None = None, file: Path | None = None
+    flags: Mapping[str, Any],
+    *,
+    environ: Mapping[str, str] | None = None,
+    file: Path | None = None,
+    spelled: Callable[[str], str] = flag_name,
 ) -> tuple[Settings, dict[str, str]]:
     """Returns the active settings, and the source of each one that is not a default.
 
     `flags` maps field names to values; None means not given. `environ` is the process environment unless given. `file`
     must exist when given; without it PENSTOCK_CONFIG names the file, else `penstock.toml` is read if it exists.
+    `spelled` is how the caller gives a setting: on the command line as a flag, in Python (`str`) by its name.
     Raises SettingsError with every problem of every source.
     """
     environ = os.environ if environ is None else environ
     problems: list[Problem] = []
     given: dict[str, _Given] = {}
-    for source in (_from_file(file, environ, problems), _from_environment(environ, problems), _from_flags(flags, problems)):
+    for source in (_from_file(file, environ, problems), _from_environment(environ, problems), _from_flags(flags, problems, spelled)):
         given.update(source)
     values = {}
     for declared in fields(Settings):
@@ -403,11 +416,11 @@ def _unknown(place: _Given, name: str, spelled: Callable[[str], str]) -> Problem
     )
 
 
-def _from_flags(flags: Mapping[str, Any], problems: list[Problem]) -> Iterator[tuple[str, _Given]]:
+def _from_flags(flags: Mapping[str, Any], problems: list[Problem], spelled: Callable[[str], str]) -> Iterator[tuple[str, _Given]]:
     for name, value in flags.items():
-        found = _Given(value, flag_name(name))
+        found = _Given(value, spelled(name))
         if name not in _names():
-            problems.append(_unknown(found, name, flag_name))
+            problems.append(_unknown(found, name, spelled))
         elif value is not None:
             yield name, found
 

@@ -6,17 +6,22 @@ neighbours have their answers.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import bentoml
 
 import penstock
 
+ROOT = Path(__file__).parents[2]  # BentoML works in the folder --working-dir, where no topologies are
+
 
 @bentoml.service(name="flights")
 class Flights:
     def __init__(self) -> None:
-        self.plan = penstock.open("flights")  # in each worker process
+        self.plan = penstock.open(  # in each worker process
+            ROOT / "topologies/flights.yaml", models=ROOT / "models", schemas=ROOT / "schemas"
+        )
 
     @bentoml.api(batchable=True, max_batch_size=1024)
     def score(self, events: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -17,13 +17,19 @@ plan = penstock.open("flights")  # once per process: threads share it
 
 @app.post("/score")
 def score() -> tuple[dict[str, Any], int]:
+    event = request.get_json()
+    if not isinstance(event, dict):
+        return {"detail": "the body is an event, an object"}, 422
     try:
-        return plan.score(request.get_json()), 200
+        return plan.score(event), 200
     except penstock.RecordError as error:
         return {"detail": str(error)}, 422
 
 
 @app.post("/score-many")
-def score_many() -> list[dict[str, Any]]:
-    answers = plan.score([*request.get_json()])
-    return [{"failure": str(one.error)} if isinstance(one, penstock.Failure) else one for one in answers]
+def score_many() -> tuple[dict[str, Any] | list[dict[str, Any]], int]:
+    events = request.get_json()
+    if not isinstance(events, list) or not all(isinstance(one, dict) for one in events):
+        return {"detail": "the body is a list of events, which are objects"}, 422
+    answers = plan.score(events)
+    return [{"failure": str(one.error)} if isinstance(one, penstock.Failure) else one for one in answers], 200

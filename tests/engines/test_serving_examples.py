@@ -42,10 +42,9 @@ def running(name: str, folder: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     quiet = {"BENTOML_HOME": str(folder / "bentoml"), "BENTOML_DO_NOT_TRACK": "True", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    folders = {f"PENSTOCK_{each.upper()}": str(ROOT / each) for each in ("topologies", "models", "schemas")}
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*COMMANDS[name], str(port)], cwd=ROOT, env=os.environ | quiet | folders, stdout=log, stderr=log, start_new_session=True
+            [*COMMANDS[name], str(port)], cwd=ROOT, env=os.environ | quiet, stdout=log, stderr=log, start_new_session=True
         )
 
     def answers() -> bool:
@@ -96,6 +95,8 @@ def test_application_answers_events(name: str, tmp_path: Path, expected: list[di
         _, answers = post(f"{url}/score-many", [*FLIGHTS, BAD])
         same(answers[:-1], expected)
         assert answers[-1] == {"failure": REASON}
+        for path, body in (("score", 5), ("score", [1]), ("score", {}), ("score-many", 5), ("score-many", {}), ("score-many", [1])):
+            assert post(f"{url}/{path}", body)[0] == 422, (path, body)
 
 
 def test_service_of_bentoml_answers_events(tmp_path: Path, expected: list[dict[str, Any]]) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from penstock.access.keys import digest, new_key
 from penstock.testing import Broker, wait_for
-from tests.kafka.operating import CONFIG, must_be_signed, penstock, push, status
+from tests.kafka.operating import CONFIG, configure, must_be_signed, penstock, push, status
 from tests.kafka.running import Job, make_job
 from tests.serving.conftest import Answer, ask, served
 
@@ -174,6 +174,57 @@ def test_a_caller_deploys_what_it_may_and_leaves_a_trace(job: Job) -> None:
     assert (last["caller"], last["request"]) == ("desk", made[0]["id"])
     refused = [(line["call"], line["outcome"]) for line in lines if line["outcome"] == "forbidden"]
     assert refused == [("deploy", "forbidden")] * 3 + [("rollback", "forbidden")], "each is noted once, by the right that it needs"
+
+
+def test_a_service_without_a_key_shows_releases_and_makes_none(job: Job) -> None:
+    """Whoever may read sees the releases that others make."""
+    configure(job, trust=str(job.folder / "trust.toml"))
+    key, access = new_key(), job.folder / "access.toml"
+    access.write_text(ACCESS.format(id=key.id, digest=digest(key.text)))
+    access.chmod(0o600)
+    with serving(job, "--access", str(access)) as (port, _, _):
+        ready(port)
+        alice = str(job.folder / "alice.pem")
+        done = penstock(job, "deploy", "doubles", f"double={push(job, 3.0)}", "--signing-key", alice, "--format", "json")
+        assert done.code == 0, done.err
+
+        def call(method: str, body: str = "") -> Answer:
+            return ask(port, method, "/v1/releases", body, {"authorization": f"Bearer {key.text}"})
+
+        assert [one["bindings"] for one in call("GET").json()["releases"]] == [{"double": "double@2"}]
+        refused = call("POST", '{"rollback": null}')
+        assert (refused.status_code, refused.json()["code"], "--signing-key" in refused.text) == (400, "no-key", True)
+
+
+def test_a_fault_of_the_service_is_not_its_callers(job: Job) -> None:
+    """A trust file that is gone, or lacks the key, is 503: no caller can mend it, and none is shown a place on this host."""
+    key, access = new_key(), job.folder / "access.toml"
+    access.write_text(ACCESS.format(id=key.id, digest=digest(key.text)))
+    access.chmod(0o600)
+    with serving(job, "--access", str(access)) as (port, _, log):
+        ready(port)
+        body = json.dumps({"deploy": {"double": push(job, 3.0)}})
+        for gone in (False, True):
+            (job.folder / "trust.toml").unlink() if gone else (job.folder / "trust.toml").write_text("")
+            refused = ask(port, "POST", "/v1/releases", body, {"authorization": f"Bearer {key.text}"})
+            assert (refused.status_code, refused.json()["code"]) == (503, "unusable")
+            assert str(job.folder) not in refused.text
+        assert "trust.toml" in log.read_text()
+
+
+def test_a_service_without_the_keys_is_told_what_it_can_be_given(job: Job) -> None:
+    """`--from-file`, which it has."""
+    with serving(job) as (port, _, _):
+        ready(port)
+        done = penstock(job, "deploy", "doubles", f"double={push(job, 3.0)}", "--format", "json")
+        assert done.code == 0, done.err
+    other = job.folder / "other.toml"
+    other.write_text("")
+    refused = penstock(job, "serve", str(job.file), "--http", "127.0.0.1:0", "--trust", str(other))
+    assert (refused.code, "start with --from-file" in " ".join(refused.err.split())) == (2, True), refused.err
+    with serving(job, "--trust", str(other), "--from-file") as (port, _, _):
+        ready(port)
+        assert ask(port, "POST", "/v1/topologies/doubles:score", '{"id": "a", "x": 2.0}').json()["y"] == 4.0
 
 
 def test_without_brokers_there_are_no_releases_to_make() -> None:

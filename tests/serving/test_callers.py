@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import ssl
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import grpc
 import pytest
 
 from penstock.access.keys import digest, new_key
+from penstock.conformance.check import check
+from penstock.errors import ConfigError
 from penstock.serving.messages import SERVICE, message
 from tests.kafka.certificates import Authority, Certificate
 from tests.serving.conftest import ROOT, Answer, Service, ask, served
@@ -34,6 +37,11 @@ certificates = ["dns:shop.example.org"]
 may = ["score", "read"]
 topologies = ["*"]
 request_rows = 1
+
+[callers.scoped]
+may = ["score", "read", "deploy"]
+topologies = ["flights"]
+models = ["flights.stack@99", "flights.none@99"]
 
 [callers.busy]
 may = ["score"]
@@ -66,7 +74,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     server, client = authority.sign("server", "DNS:localhost"), authority.sign("client", "DNS:shop.example.org")
     server.key.chmod(0o600)
     text, keys = FILE, {}
-    for name in ("shop", "desk", "busy"):
+    for name in ("shop", "desk", "scoped", "busy"):
         key = new_key()
         keys[name] = key.text
         text += f"\n[callers.{name}.keys.{key.id}]\nsha256 = {json.dumps(digest(key.text))}\nmade = 2026-01-01T00:00:00Z\n"
@@ -104,6 +112,40 @@ def test_each_caller_does_what_it_may(guarded: Guarded, path: str, method: str, 
         assert answer.headers["www-authenticate"] == "Bearer"
 
 
+HIDDEN = ["/v2/models/{}", "/v2/models/{}/ready", "/v2/models/{}/stats", "/v2/models/{}/versions/{}", "/v2/models/{}/versions/{}/stats"]
+HIDDEN += ["/v2/models/{}/infer", "/v2/models/{}/versions/{}/infer", "/v2/repository/models/{}/load", "/v2/repository/models/{}/unload"]
+
+
+@pytest.mark.parametrize("path", HIDDEN)
+@pytest.mark.parametrize("version", ["1", "7", "99"])
+def test_a_refusal_shows_nothing_of_what_there_is(guarded: Guarded, path: str, version: str) -> None:
+    """Whether the model exists or not, and what version is live: this caller may use version 99 of both, and 1 of one is live."""
+    method = "POST" if path.endswith(("infer", "load")) else "GET"
+    found = {}
+    for name in ("flights.stack", "flights.none"):
+        answer = guarded.post(path.format(name, version), X, "scoped", method=method)
+        found[name] = answer.status_code, answer.text.replace(name, "NAME")
+    assert found["flights.stack"] == found["flights.none"]
+    status, text = found["flights.stack"]
+    asked = "{}" in path.partition("versions")[2]
+    assert (status, "@1" in text) == (404 if asked and version == "99" else 403, asked and version == "1")
+
+
+def test_a_caller_of_certain_models_is_shown_no_other(guarded: Guarded) -> None:
+    """Not the generation of the topology either, in a refusal."""
+    assert not [path for path in guarded.post("/openapi.json", "", "scoped", method="GET").json()["paths"] if "/models/flights" in path]
+    assert guarded.post("/openapi.json", "", "desk", method="GET").json()["paths"]["/v2/models/flights.stack"]
+    assert guarded.post(SCORE, {}, "scoped").json()["error"] == "scoped may not score flights"
+
+
+def test_the_check_of_the_protocol_wants_a_credential_too(guarded: Guarded) -> None:
+    """It says so, and not that there are no models."""
+    url = f"https://localhost:{guarded.service.ports['http']}"
+    for models in ([], ["flights.stack"]):
+        with pytest.raises(ConfigError, match=r"wants to know who asks: 401 .*give a credential with --headers FILE"):
+            check(url, models=models, authorities=guarded.authority.certificate)
+
+
 def test_a_caller_sends_only_the_values_that_it_may(guarded: Guarded, flights: list[dict[str, Any]]) -> None:
     """Rows with others fail beside those that are allowed; alone, the request is refused."""
     mine = next(one for one in flights if one["origin"] == "EWR")
@@ -128,6 +170,32 @@ def test_a_caller_that_asks_too_often_is_told_when_to_come_again(guarded: Guarde
     refused = next(one for one in found if one.status_code == 429)
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.json()["code"] == "rate-limited"
+
+
+@pytest.mark.parametrize("version", ["", "1", "7", "99"])
+def test_a_refusal_over_grpc_shows_nothing_of_what_there_is(guarded: Guarded, version: str) -> None:
+    credentials = grpc.ssl_channel_credentials(
+        guarded.authority.certificate.read_bytes(), guarded.client.key.read_bytes(), guarded.client.certificate.read_bytes()
+    )
+    metadata = [("authorization", f"Bearer {guarded.keys['scoped']}")]
+
+    def asked(method: str, **fields: str) -> object:
+        call = channel.unary_unary(
+            f"/{SERVICE}/{method}", request_serializer=message(f"{method}Request").SerializeToString,
+            response_deserializer=message(f"{method}Response").FromString,
+        )  # fmt: skip
+        try:
+            return call(message(f"{method}Request")(**fields), metadata=metadata, timeout=20)
+        except grpc.RpcError as error:
+            return error.code(), error.details().replace("flights.stack", "NAME").replace("flights.none", "NAME")
+
+    with grpc.secure_channel(f"localhost:{guarded.service.ports['grpc']}", credentials) as channel:
+        for method in ("ModelReady", "ModelMetadata", "ModelStatistics"):
+            assert asked(method, name="flights.stack", version=version) == asked(method, name="flights.none", version=version)
+        there = asked("ModelInfer", model_name="flights.stack", model_version=version)
+        assert there == asked("ModelInfer", model_name="flights.none", model_version=version)
+        for method in ("RepositoryModelLoad", "RepositoryModelUnload"):
+            assert asked(method, model_name="flights.stack") == asked(method, model_name="flights.none")
 
 
 @pytest.mark.parametrize(("key", "code"), [("shop", "PERMISSION_DENIED"), ("wrong", "UNAUTHENTICATED"), ("", "UNAUTHENTICATED")])
@@ -172,3 +240,12 @@ def test_other_hosts_need_tls_and_an_access_file() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "access file" in done.stderr
+
+
+@pytest.mark.parametrize(("given", "why"), [("nope.pem", "nope.pem: cannot be read"), ("nobody", "nobody.pem: cannot be read")])
+def test_a_key_that_is_not_there_ends_the_start(tmp_path: Path, given: str, why: str) -> None:
+    """Not the first release that a caller asks for. A name is that of a key of one's own."""
+    command = [sys.executable, "-m", "penstock", "serve", "topologies/flights.yaml", "--http", "127.0.0.1:0", "--signing-key", given]
+    home = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=home, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, why in " ".join(done.stderr.split())) == (2, True), done.stderr

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from typing import Any
 
+from penstock.cli.main import main
 from penstock.conformance.check import check
 from penstock.conformance.model import given
 from penstock.conformance.rules import RULES
-from tests.serving.conftest import Service
+from tests.serving.conftest import Service, served, wait_for
+from tests.unit.cli.done import Done
 
 NODES = ["flights.features", "flights.logistic", "flights.trees", "flights.stack"]
 
@@ -36,3 +40,26 @@ def test_model_that_wants_particular_values_is_not_called_wrong(service: Service
     (one,) = (one for one in check(service.url, models=["flights"]) if one.state != "passed")
     assert (one.rule, one.state) == ("infer", "skipped")
     assert "give a valid request with --input" in one.seen
+
+
+def test_what_was_skipped_is_no_deviation_and_is_named(service: Service) -> None:
+    """With --strict it is asked for."""
+
+    def run(*flags: str) -> Done:
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+            code = main(["conformance", service.url, "--model", "flights", *flags])
+        return Done(code, out.getvalue(), err.getvalue())
+
+    done = run()
+    assert done.code == 0
+    assert f"not checked: flights; give a valid request: penstock conformance {service.url} --model flights --input FILE" in done.out
+    done = run("--strict", "--format", "json")
+    assert (done.code, done.json["conforms"], done.json["must"]["skipped"]) == (1, None, 1)
+
+
+def test_statistics_of_several_processes_grow() -> None:
+    """Each counts what it answers; one connection leads to one of them."""
+    with served("topologies/flights.yaml", "--workers", "2", doors=("http",), ready=False) as many:
+        wait_for(many, lambda text: text.count("ready: ") == 2)
+        for _ in range(5):
+            assert not check(many.url, models=["flights.stack"]).failed("should")

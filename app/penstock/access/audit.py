@@ -80,7 +80,7 @@ class Audit:
         except OSError as error:
             self._lose(error, now)
             if matters and outcome == BEGUN:
-                raise AuditLost(f"the audit log {self.path} cannot be written ({error.strerror}), so this call is not made") from None
+                raise AuditLost(f"the audit log cannot be written ({error.strerror}), so this call is not made") from None
 
     def reopen(self) -> None:
         """Opens the file again at the next line: for a signal after a rotation."""

@@ -10,11 +10,14 @@ __all__ = ["exposed_to_others"]
 
 
 def exposed_to_others(addresses: Iterable[str], *, tls: bool, access: bool, allowed: bool) -> str:
-    """Returns why the service does not listen on these addresses, "" when it may.
+    """Returns why the service does not listen on these addresses, "" when it may: an address without a port, too.
 
     An address is HOST:PORT (without a host: every interface) or unix:PATH; `tls` and `access` are whether there is a certificate and an
     access file; `allowed` is the setting that allows both to be missing.
     """
+    for one in filter(None, addresses := tuple(addresses)):
+        if not one.startswith("unix:") and not one.rpartition(":")[2].isdecimal():
+            return f"{one} has no port: write HOST:PORT, like 127.0.0.1:8080, or unix:PATH"
     far = [one for one in addresses if one and not _here(one)]
     if allowed or not far or (tls and access):
         return ""

@@ -81,7 +81,11 @@ def key() -> None:
     "--model", "models", type=_Model(), multiple=True, metavar="NAME[@VERSION]", help="A model that it may address. [default: all]"
 )
 @click.option(
-    "--only", type=_Only(), multiple=True, metavar="FIELD=VALUE,...", help="The values (text) that this field of its rows may have."
+    "--only",
+    type=_Only(),
+    multiple=True,
+    metavar="FIELD=VALUE,...",
+    help="Values (text) that this field of its rows may have; may be given several times.",
 )
 @click.option("--requests", type=Number(0, min_open=True), help="Most requests per second. [default: no limit]")
 @click.option("--rows", type=Number(0, min_open=True), help="Most rows per second. [default: no limit]")
@@ -112,7 +116,10 @@ def add(
     rules = None
     if new:
         limits = Limits(requests, rows, request_rows)
-        rules = Rules(name, frozenset(may), frozenset(topologies), frozenset(models) if models else None, dict(only), limits)
+        allowed: dict[str, frozenset[Value]] = {}
+        for path_of, values in only:  # the same field may be given again, as every other flag that lists
+            allowed[path_of] = allowed.get(path_of, frozenset()) | values
+        rules = Rules(name, frozenset(may), frozenset(topologies), frozenset(models) if models else None, allowed, limits)
     made = new_key()
     stored = ApiKey(made.id, digest(made.text), now, None if expires is None else expires / 1000)
     edit(path, lambda before, file: with_key(before, rules, name, stored, comment, file=file))

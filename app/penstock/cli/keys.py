@@ -17,13 +17,11 @@ from penstock.cli.options import with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
 from penstock.control.rights import ALL, RELEASES, listed
 from penstock.control.trust.file import KEY_NAME, Trust, TrustedKey, is_topology, with_key, with_revocation
-from penstock.control.trust.keys import SigningKey, public_key
+from penstock.control.trust.keys import HOME, SigningKey, public_key
 from penstock.errors import ConfigError
 from penstock.settings import Settings
 
 __all__ = ["KeyName", "Time", "TopologyName", "keys", "shown_time"]
-
-HOME: Final = Path("~/.config/penstock/keys")
 
 
 class KeyName(click.ParamType):
@@ -77,7 +75,7 @@ def keys() -> None:
          penstock keys trust alice --public 11qY... --topology flights
     3. Alice releases:
          penstock deploy flights trees=flight-trees@2 \\
-             --signing-key ~/.config/penstock/keys/alice.pem
+             --signing-key alice
     4. From now on she may not; her releases stay:
          penstock keys revoke alice
     The key of workers with `on_invalid: rollback`:
@@ -120,7 +118,7 @@ def new(name: str, path: Path | None, topologies: tuple[str, ...], form: str) ->
 @format_option
 def public(key: str, form: str) -> None:
     """Print the public part of a private key, given by its NAME or as a FILE in PEM."""
-    found = SigningKey.load(Path(key) if "/" in key or Path(key).exists() else _file(key))
+    found = SigningKey.load(Path(key))
     if form == "json":
         print_json(_shown(found))
     else:

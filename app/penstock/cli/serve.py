@@ -24,7 +24,8 @@ __all__ = ["serve"]
 FLAGS = (
     "http", "grpc", "workers", "access", "audit", "serve_certfile", "serve_keyfile", "serve_cafile", "insecure_serve",
     "request_timeout", "max_body_bytes", "max_batch_rows", "max_connections", "idle_timeout", "drain_timeout",
-    "models", "schemas", "model_trust", *CONNECTION, "releases", "application", "trust", "unsigned_control", "signing_key", "roots",
+    "models", "schemas", "model_trust", *CONNECTION, "releases", "application", "trust", "from_file", "unsigned_control", "signing_key",
+    "roots",
     "store", "store_password_file", "store_cafile",
 )  # fmt: skip
 
@@ -59,6 +60,10 @@ def serve(topology: Path, pages: str, fleet: Path | None, last_words: Path | Non
     secure, guarded = settings.serve_certfile is not None, settings.access is not None
     if why := exposed_to_others((settings.http, settings.grpc), tls=secure, access=guarded, allowed=settings.insecure_serve):
         raise SettingsError(why)
+    if settings.signing_key is not None:  # otherwise the first caller who asks for a release would find that it cannot be used
+        from penstock.control.trust import SigningKey
+
+        SigningKey.load(settings.signing_key)
     if settings.workers > 1:
         _supervise(settings)
         return
@@ -101,7 +106,7 @@ def _serve(topology: Path, pages: str, fleet: Path | None, settings: Settings) -
     )
     runner = ServiceRunner(loaded, settings)
     lookup = open_lookup(loaded, settings, metrics=runner.numbers)
-    requests = Requests(settings) if follows and settings.signing_key is not None else None
+    requests = Requests(settings) if follows else None
     service = Service(
         loaded, settings, lambda: runner.served, runner.numbers, observers=lambda: runner.observers, gate=gate, audit=audit,
         requests=requests, looking=None if lookup is None else Looking(loaded, lookup, lambda: runner.bindings),

@@ -13,10 +13,12 @@ from penstock.codecs.columns import FLOATS, NUMBERS, Assembler, Axes, bounds, ou
 from penstock.errors import DecodeError
 from penstock.schema import REQUIRED, Column, Field, Schema, innermost
 
-__all__ = ["TableDecoder"]
+__all__ = ["TableDecoder", "holds_truth"]
 
 _NULL: Final = type(None)
 _FEW: Final = 32  # values that Python compares sooner than numpy
+_TRUTHS: Final = frozenset((bool, np.bool_))
+_LISTS: Final = frozenset((list, tuple))
 
 
 class TableDecoder:
@@ -160,12 +162,10 @@ class TableDecoder:
             )
             self._fail(errors, rows[wrong & live], f"field {field.name!r} is not a valid {kind} of the schema")
             return
-        if values.dtype.kind not in "biuf":
+        if values.dtype.kind not in ("b" if kind == "boolean" else "iuf"):  # numpy would take a truth value for a number
             self._fail(errors, rows[live], f"field {field.name!r} is {values.dtype}, but {kind} in the schema")
             return
-        if (kind == "boolean") is not (values.dtype.kind == "b"):
-            self._fail(errors, rows[live], f"field {field.name!r} is {values.dtype}, but {kind} in the schema")
-        if kind == "boolean" or values.dtype.kind == "b":
+        if kind == "boolean":
             return
         if values.dtype.kind == "f" and kind not in FLOATS:
             parts = _flat(np.isfinite(values) & (np.floor(values) != values)).any(axis=1)
@@ -183,11 +183,12 @@ class TableDecoder:
 
     def _numbers(self, field: Field, values: Array, live: Array, errors: dict[int, DecodeError]) -> Array:
         """Returns a column of objects as one of numbers; rows that hold something else fail, and hold 0 then."""
-        taken, kinds = ((bool,), np.bool_) if innermost(field).kind == "boolean" else ((int, float), np.number)
-        found = [value if type(value) in taken or isinstance(value, kinds) else None for value in values.tolist()]
+        truth = innermost(field).kind == "boolean"
+        kinds = (bool, np.bool_) if truth else (int, float, np.number)
+        found: list[Any] = [value if isinstance(value, kinds) and (truth or type(value) is not bool) else None for value in values.tolist()]
         wrong = np.fromiter((value is None for value in found), bool, len(found)) & live
         self._fail(errors, np.flatnonzero(wrong), f"field {field.name!r} is not a valid {innermost(field).kind} of the schema")
-        nothing = False if innermost(field).kind == "boolean" else 0
+        nothing = False if truth else 0
         made = np.array([nothing if value is None else value for value in found])
         if made.dtype != object:
             return made
@@ -224,8 +225,19 @@ def _array_of(value: Any, dtype: str, shape: Axes) -> Array:
         return np.empty((0, *(axis or 0 for axis in shape[1:])), object if dtype == "string" else dtype)
     if isinstance(value, np.ndarray) and value.dtype != object:
         return value
-    made: Array = np.array(_listed(value), object if dtype == "string" else None)
+    listed = _listed(value)
+    made: Array = np.array(listed, object if dtype == "string" else None)
+    if made.dtype.kind in "iuf" and holds_truth(listed):
+        raise TypeError("it has truth values among its numbers")
     return made
+
+
+def holds_truth(values: Any) -> bool:
+    """Whether nested lists hold a truth value, which numpy makes a number beside numbers."""
+    kinds = {*map(type, values)}
+    if not kinds.isdisjoint(_TRUTHS):
+        return True
+    return not kinds.isdisjoint(_LISTS) and any(holds_truth(one) for one in values if isinstance(one, list | tuple))
 
 
 def _listed(value: Any) -> Any:

@@ -64,24 +64,37 @@ class Rest:
     def __init__(self, url: SplitResult, findings: Findings, headers: Mapping[str, str], tls: ssl.SSLContext | None = None) -> None:
         self._url, self.findings, self._headers, self._tls = url, findings, headers, tls
         self.extensions: frozenset[str] = frozenset()
+        self.refused = ""  # the index's answer where it was 401 or 403
 
     # -- the wire ------------------------------------------------------------------------------------------------------
 
     def call(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Answer:
         """Sends one request on a new connection. Never raises for what the server does."""
+        with contextlib.closing(self._connection()) as connection:
+            return self._called(connection, method, path, body, headers)
+
+    def _connection(self) -> http.client.HTTPConnection:
         host, port = self._url.hostname or "", self._url.port
-        connection: http.client.HTTPConnection
         if self._url.scheme == "https":
-            connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT, context=self._tls)
-        else:
-            connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
+            return http.client.HTTPSConnection(host, port, timeout=TIMEOUT, context=self._tls)
+        return http.client.HTTPConnection(host, port, timeout=TIMEOUT)
+
+    def _called(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
         lost = f"no answer: it has not ended within {TIMEOUT:g} s"
-        with contextlib.closing(connection), cut_after(TIMEOUT, connection) as late:
+        with cut_after(TIMEOUT, connection) as late:
             try:
                 given = {"Content-Type": "application/json"} if body is not None else {}
                 connection.request(method, f"{self._url.path.rstrip('/')}/v2{path}", body, {**given, **self._headers, **(headers or {})})
                 found = connection.getresponse()
-                answer = Answer(found.status, {name.lower(): value for name, value in found.getheaders()}, found.read(_LIMIT))
+                with found:  # otherwise the connection would wait for its end
+                    answer = Answer(found.status, {name.lower(): value for name, value in found.getheaders()}, found.read(_LIMIT))
             except (OSError, http.client.HTTPException) as error:
                 return Answer(0, {}, b"", lost if late.is_set() else f"no answer: {type(error).__name__} {error}".strip())
         return Answer(0, {}, b"", lost) if late.is_set() else answer  # what has arrived until then may be a part
@@ -110,6 +123,7 @@ class Rest:
     def index(self) -> list[str]:
         """Returns the names of the models that the repository's index calls ready; none without an index."""
         found = self.call("POST", "/repository/index", b"{}")
+        self.refused = str(found) if found.status in (401, 403) else ""
         listed = found.json
         well = found.ok and isinstance(listed, list) and all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in listed)
         with_state = well and all(isinstance(one.get("state"), str) for one in listed)
@@ -214,9 +228,12 @@ class Rest:
             self._same("infer-same", model, found, expected)
 
     def _statistics(self, model: Model, request: Mapping[str, Any]) -> None:
-        before = self.call("GET", f"{_place(model.name)}/stats")
-        self._infer(model, request)
-        after = self.call("GET", f"{_place(model.name)}/stats")
+        """On one connection: of a server with several processes on its port, each may count what it answers itself."""
+        place, body = _place(model.name), json.dumps(request).encode()
+        with contextlib.closing(self._connection()) as connection:
+            before = self._called(connection, "GET", f"{place}/stats")
+            self._called(connection, "POST", f"{place}/infer", body)
+            after = self._called(connection, "GET", f"{place}/stats")
         counts = [_count(one.json, model.name) if one.ok else None for one in (before, after)]
         grew = counts[0] is not None and counts[1] is not None and counts[1] > counts[0]
         self._extension("statistics", "statistics", model.name, grew, f"inferences {counts[0]} and then {counts[1]}: {after}")

@@ -113,5 +113,9 @@ class Findings:
         yield from sorted(self.found.values(), key=lambda one: (places[one.protocol, one.model], order[one.rule]))
 
     def failed(self, level: Level) -> list[Finding]:
-        """Returns the rules of this level that do not hold, and those that could not be checked."""
-        return [one for one in self if one.state in ("failed", "skipped") and one.level == level]
+        """Returns the rules of this level that do not hold."""
+        return [one for one in self if one.state == "failed" and one.level == level]
+
+    def skipped(self) -> list[Finding]:
+        """Returns the rules that could not be checked: nothing is known of them, and of those behind them."""
+        return [one for one in self if one.state == "skipped"]

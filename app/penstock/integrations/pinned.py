@@ -94,7 +94,7 @@ def pin(
     """
     given = {"models": models, "schemas": schemas, "model_trust": model_trust}
     flags = {name: None if value is None else Path(value) for name, value in given.items()}
-    settings = configuration.load({**flags, "brokers": follow}, file=None if config is None else Path(config))
+    settings = configuration.load({**flags, "brokers": follow}, file=None if config is None else Path(config), spelled=str)
     path = find(topology, settings.topologies)
     bound = bound_now(parse(path), replace(settings, releases=follow is not None))
     names = {node: f"models:/{one.name}/{one.version}" for node, one in bound.artifacts.items()}
@@ -162,7 +162,7 @@ class Opened:
             given |= {"brokers": control.brokers, "application": control.application, "trust": place / "trust.toml"}
             given |= {"unsigned_control": control.unsigned}
         trust = place / "keys" if (place / "keys").is_dir() else None
-        self.settings = replace(configuration.load(given), model_trust=trust, releases=pinned.control is not None)
+        self.settings = replace(configuration.load(given, spelled=str), model_trust=trust, releases=pinned.control is not None)
         self.topology = replace(parse(place / Path(pinned.topology).name), file=pinned.topology)  # problems name what was pinned
 
     @cached_property

@@ -36,7 +36,7 @@ def connect(brokers: str | None = None, *, config: str | Path | None = None, **s
     are any by name: `signing_key` signs what is written, and has to be a key of the file `trust`; `topologies`, `models` and `schemas` are
     the folders; `application` is that of the workers. Raises SettingsError.
     """
-    return Releases(configuration.load({"brokers": brokers, **settings}, file=None if config is None else Path(config)))
+    return Releases(configuration.load({"brokers": brokers, **settings}, file=None if config is None else Path(config), spelled=str))
 
 
 class Releases:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from penstock.control.messages import Message
 from penstock.control.rights import ALL
 from penstock.control.trust import SigningKey, Trust, seal
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, Problem
 from penstock.settings import Settings
 
 __all__ = ["Voice"]
@@ -31,19 +31,18 @@ class Voice:
             key = SigningKey.load(settings.signing_key)
             trusted = trust.keys.get(key.kid)
             if trusted is None:
-                raise ConfigError(
-                    f"the key in {settings.signing_key} is not in the trust file {settings.trust}, so workers would refuse its messages: "
-                    f"penstock keys trust {key.name} --public {key.public} --topology {topology}"
-                )
+                message = f"the key in {settings.signing_key} is not in this trust file, so workers would refuse its messages"
+                fix = f"penstock keys trust {key.name} --public {key.public} --topology {topology}"
+                raise ConfigError(Problem(str(settings.trust), 0, 0, message, fix))
             if not trusted.serves(topology):
                 listed = ", ".join(sorted(trusted.topologies))
-                raise ConfigError(f"{trusted.name} may not sign for {topology}, only for {listed}, by {settings.trust}")
+                raise ConfigError(Problem(str(settings.trust), 0, 0, f"{trusted.name} may not sign for {topology}, only for {listed}"))
             return cls(trusted.name, key, trusted.may)
         if settings.unsigned_control:
             return cls(f"{_user()}@{socket.gethostname()}"[:200], None)
         raise ConfigError(
-            "releases are signed, and no key is given: set --signing-key FILE or PENSTOCK_SIGNING_KEY (`penstock keys new NAME` makes it); "
-            "or, for development only, --unsigned-control here and on the workers"
+            "releases are signed, and no key is given: set --signing-key NAME|FILE or PENSTOCK_SIGNING_KEY "
+            "(`penstock keys new NAME` makes it); or, for development only, --unsigned-control here and on the workers"
         )
 
     def seal(self, message: Message) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -53,6 +54,8 @@ def described(error: BaseException) -> dict[str, Any]:
     """
     if not isinstance(error, errors.PenstockError):
         return {"error": "internal error; the log of the service has its cause"}
+    if isinstance(error, errors.ConfigError):  # without the places of files, which are this host's
+        error = errors.ConfigError([dataclasses.replace(problem, file="", line=0) for problem in error.problems])
     text = _cut(str(error))
     if isinstance(error, errors.RecordError):
         return {"error": text, "failure": failure(error)}

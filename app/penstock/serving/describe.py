@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
+from penstock.access import Caller
 from penstock.errors import CallRefused
 from penstock.serving import oip
 from penstock.serving.handlers import NAME, Service, Tally
@@ -60,9 +61,10 @@ def stats(model: Model, tally: Tally) -> dict[str, Any]:
     }
 
 
-def refused_load(service: Service, name: str) -> CallRefused:
-    """Returns why a model is not loaded or unloaded by this protocol."""
-    model = service.live.model(name)
+def refused_load(service: Service, caller: Caller, name: str) -> CallRefused:
+    """Returns why a model is not loaded or unloaded by this protocol. Raises Forbidden, NotThere."""
+    service.check_read(caller, name)
+    model = service.model(caller, name)
     node = model.name.partition(".")[2] or "NODE"
     return CallRefused(
         f"models are swapped by releases, which every worker and service of {service.name} follows: "

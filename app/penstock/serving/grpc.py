@@ -187,7 +187,7 @@ class _Door:
         assert caller is not None
         service.check(caller, name, request.model_version)
         size = request.ByteSize()
-        model = service.live.model(name, request.model_version)
+        model = service.model(caller, name, request.model_version)
         given, raw = _read(request)
         left = context.time_remaining()
         part = model.fit(given)
@@ -227,23 +227,23 @@ class _Door:
 
     async def ModelReady(self, request: Any, context: Any, caller: Caller | None) -> Any:  # noqa: N802
         assert caller is not None
-        self._service.check_read(caller, request.name)
+        self._service.check_read(caller, request.name, request.version)
         try:
-            self._service.live.model(request.name, request.version)
+            self._service.model(caller, request.name, request.version)
         except (NotThere, NotReady):  # clients of the protocol ask whether there is a model
             return message("ModelReadyResponse")(ready=False)
         return message("ModelReadyResponse")(ready=self._service.ready)
 
     async def ModelMetadata(self, request: Any, context: Any, caller: Caller | None) -> Any:  # noqa: N802
         assert caller is not None
-        self._service.check_read(caller, request.name)
-        return message("ModelMetadataResponse")(**metadata(self._service.live.model(request.name, request.version)))
+        self._service.check_read(caller, request.name, request.version)
+        return message("ModelMetadataResponse")(**metadata(self._service.model(caller, request.name, request.version)))
 
     async def ModelStatistics(self, request: Any, context: Any, caller: Caller | None) -> Any:  # noqa: N802
         service = self._service
         assert caller is not None
-        service.check_read(caller, request.name)
-        models = [service.live.model(request.name, request.version)] if request.name else service.readable(caller)
+        service.check_read(caller, request.name, request.version)
+        models = [service.model(caller, request.name, request.version)] if request.name else service.readable(caller)
         found = [stats(one, service.tally(one)) for one in models]
         for one in found:
             del one["batch_stats"], one["memory_usage"]
@@ -256,7 +256,8 @@ class _Door:
         return message("RepositoryIndexResponse")(models=index)
 
     async def RepositoryModelLoad(self, request: Any, context: Any, caller: Caller | None) -> Any:  # noqa: N802
-        raise refused_load(self._service, request.model_name)
+        assert caller is not None
+        raise refused_load(self._service, caller, request.model_name)
 
     RepositoryModelUnload = RepositoryModelLoad
 

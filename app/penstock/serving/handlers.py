@@ -144,14 +144,25 @@ class Service:
 
     def check(self, caller: Caller, name: str = "", version: str = "") -> None:
         """Raises Forbidden for a caller that may not score with the model ("": the whole topology), whether there is one or not."""
-        live = self.live
-        model = live.models.get(name or self.name)
-        caller.check("score", topology=self.name, model=name, version=version if model is None else model.version)
+        self._check(caller, "score", name, version, self.live.models.get(name or self.name))
 
-    def check_read(self, caller: Caller, name: str = "") -> None:
+    def check_read(self, caller: Caller, name: str = "", version: str = "") -> None:
         """Raises Forbidden for a caller that may not read about the model ("": about any), whether there is one or not."""
-        model = self.live.models.get(name)
-        caller.check("read", topology=self.name, model=name or None, version="" if model is None else model.version)
+        self._check(caller, "read", name or None, version, self.live.models.get(name))
+
+    def _check(self, caller: Caller, right: str, name: str | None, version: str, model: Model | None) -> None:
+        """Without a version, the live one decides. The refusal names what was asked, and nothing of what there is."""
+        if not caller.allows(right, topology=self.name, model=name, version=version or ("" if model is None else model.version)):
+            caller.check(right, topology=self.name, model=name, version=version)
+
+    def model(self, caller: Caller, name: str, version: str = "") -> Model:
+        """Returns a model that the caller was checked for. Raises NotThere, which shows a caller of certain models no other one."""
+        try:
+            return self.live.model(name, version)
+        except NotThere:
+            if caller.rules.models is None:
+                raise
+            raise NotThere(f"{name}{f'@{version}' if version else ''} is not active here") from None
 
     def readable(self, caller: Caller) -> list[Model]:
         """Returns the models that a caller may read about."""
@@ -285,7 +296,7 @@ class Service:
             return
         for job in members:
             if job.version and job.version != target.version:
-                _settle(job, NotThere(f"{lane} has the version {target.version} now, not {job.version}"))
+                _settle(job, NotThere(f"{lane} has another version now, not {job.version}"))
             elif job.model is not None and job.model is not target:  # a release has become active since, which may read other tensors
                 try:
                     job.part = target.fit(job.part.asked())

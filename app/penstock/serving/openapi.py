@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from penstock.runtime import Loaded
@@ -28,8 +28,8 @@ _KINDS: Final[Mapping[str, dict[str, Any]]] = {
 _DTYPES: Final[Mapping[str, dict[str, Any]]] = {"string": {"type": "string"}, "bool": {"type": "boolean"}}
 
 
-def document(loaded: Loaded, live: Live) -> dict[str, Any]:
-    """Returns the document as JSON has it."""
+def document(loaded: Loaded, live: Live, models: Sequence[str]) -> dict[str, Any]:
+    """Returns the document as JSON has it, with these models."""
     schemas = {f"{name}.event": _event(loaded.schemas[name]) for name in live.events}
     paths: dict[str, Any] = {f"/v1/topologies/{live.name}:score": {"post": _score(live)}}
     for source, events in live.events.items():
@@ -37,7 +37,7 @@ def document(loaded: Loaded, live: Live) -> dict[str, Any]:
         only = next(iter(outputs.values())) if len(outputs) == 1 else {"type": "object", "properties": outputs}
         schemas[f"{source}.answer"] = only
     schemas |= _COMMON
-    for name in live.models:
+    for name in models:
         paths[f"/v2/models/{name}"] = {"get": _get(f"Metadata of {name}.", "object")}
         paths[f"/v2/models/{name}/ready"] = {"get": _get(f"Whether {name} answers.", "object", unready=True)}
         paths[f"/v2/models/{name}/stats"] = {"get": _get(f"Statistics of {name}.", "object")}

@@ -341,7 +341,9 @@ class Rest:
                 return self._repository(caller, rest), ""
             case _:
                 if parts != ["v2"] and caller is not None:  # before it is shown whether there is such a model
-                    self._service.check_read(caller, parts[2] if parts[:2] == ["v2", "models"] and parts[2:] not in ([], ["stats"]) else "")
+                    of_model = parts[:2] == ["v2", "models"] and parts[2:] not in ([], ["stats"])
+                    version = parts[4] if of_model and parts[3:4] == ["versions"] and len(parts) > 4 else ""
+                    self._service.check_read(caller, parts[2] if of_model else "", version)
                 answer = self._described(caller, parts)
                 _allow(method, "GET")
                 return answer, ""
@@ -363,7 +365,7 @@ class Rest:
             return 202, (JSON, (b"location", f"/v1/releases/{made['id']}".encode())), oip.encode(made)
         _allow(method, *(("GET",) if rest else ("GET", "POST")))
         service.check_read(caller)
-        found = await releases.shown(service, rest[0]) if rest else await releases.listed(service)
+        found = await releases.shown(service, caller, rest[0]) if rest else await releases.listed(service, caller)
         return 200, (JSON,), oip.encode(found)
 
     def _described(self, caller: Caller | None, parts: Sequence[str]) -> Answer:
@@ -380,12 +382,12 @@ class Rest:
                 found, status = {"ready": service.ready}, 200 if service.ready else 503
             case ["v2", "models", "stats"] if caller is not None:
                 found = {"model_stats": [stats(one, service.tally(one)) for one in service.readable(caller)]}
-            case ["v2", "models", name, "versions", version, *rest]:
-                found, status = self._model(name, version, rest)
-            case ["v2", "models", name, *rest]:
-                found, status = self._model(name, "", rest)
-            case ["openapi.json"]:
-                found = document(service.loaded, service.live)
+            case ["v2", "models", name, "versions", version, *rest] if caller is not None:
+                found, status = self._model(caller, name, version, rest)
+            case ["v2", "models", name, *rest] if caller is not None:
+                found, status = self._model(caller, name, "", rest)
+            case ["openapi.json"] if caller is not None:
+                found = document(service.loaded, service.live, [one.name for one in service.readable(caller)])
             case ["v1", "topologies"]:
                 live = service.live
                 found = {"topologies": [{"name": live.name, "generation": live.generation, "sources": list(live.events)}]}
@@ -393,9 +395,9 @@ class Rest:
                 raise _nothing(parts)
         return status, (JSON,), oip.encode(found)
 
-    def _model(self, name: str, version: str, rest: Sequence[str]) -> tuple[Mapping[str, Any], int]:
+    def _model(self, caller: Caller, name: str, version: str, rest: Sequence[str]) -> tuple[Mapping[str, Any], int]:
         service = self._service
-        model = service.live.model(name, version)
+        model = service.model(caller, name, version)
         match rest:
             case []:
                 return metadata(model), 200
@@ -412,14 +414,14 @@ class Rest:
                 index = [{"name": one.name, "version": one.version, "state": "READY", "reason": ""} for one in models]
                 return 200, (JSON,), oip.encode(index)
             case ["models", name, "load" | "unload"]:
-                raise refused_load(self._service, name)
+                raise refused_load(self._service, caller, name)
         raise NotThere(f"there is no /v2/repository/{'/'.join(parts)}; there is index")
 
     async def _infer(self, caller: Caller | None, name: str, version: str, headers: Headers, receive: Receive) -> Answer:
         service = self._service
         assert caller is not None
         service.check(caller, name, version)
-        model = service.live.model(name, version)
+        model = service.model(caller, name, version)
         body = await self._body(headers, receive)
         try:
             request = oip.read(body, _number(headers, _HEAD), service.settings.max_batch_rows)

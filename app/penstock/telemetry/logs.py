@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import re
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, TextIO
 
 from penstock.tame import tame, tame_json
 
-__all__ = ["NOISY", "configure"]
+__all__ = ["NOISY", "condensed", "configure"]
 
 NOISY: Final = ("aiokafka", "asyncio", "faust", "kafka", "mode")
 # Our own that repeat a warning for as long as brokers are away.
@@ -70,6 +72,32 @@ class Seldom(logging.Filter):
         if left_out:
             record.msg = f"{record.msg} ({left_out} more like this since)"
         return True
+
+
+class _OfThreads(Seldom):
+    """Filters what some threads log: the rest of a program logs as it has configured it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: set[int] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.thread not in self.threads or super().filter(record)
+
+
+_CONDENSING: Final = _OfThreads()
+
+
+@contextlib.contextmanager
+def condensed() -> Iterator[None]:
+    """Inside, the client libraries and our connections repeat a warning of this thread once a minute only, whatever handlers there are."""
+    for name in [one for one in logging.root.manager.loggerDict if one.partition(".")[0] in NOISY or one.startswith(OFTEN)]:
+        logging.getLogger(name).addFilter(_CONDENSING)  # once: it is the same one
+    _CONDENSING.threads.add(threading.get_ident())
+    try:
+        yield
+    finally:
+        _CONDENSING.threads.discard(threading.get_ident())
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:

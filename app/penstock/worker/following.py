@@ -94,6 +94,7 @@ class Following:
 
     deployment: Deployment[Served]
     folding: Folding
+    from_file = "--from-file"  # how that setting is given
 
     def __init__(self, loaded: Loaded, settings: Settings, cluster: str, metrics: Metrics, *, rolls_back: bool = False) -> None:
         """`rolls_back` says that this process may have to make releases, by the topology's `on_invalid`."""
@@ -210,7 +211,7 @@ class Following:
         log = self.folding.log
         self._active = log.generation
         if not log.generation:
-            self._keys.refuse_to_fall_back(log.refused["unknown-key"], self.topics.control)
+            self._keys.refuse_to_fall_back(log.refused["unknown-key"], self.topics.control, self.from_file)
             self.deployment = Deployment(await self._from_the_file())
         else:
             release = log.generations[-1].release

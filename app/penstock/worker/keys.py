@@ -60,10 +60,13 @@ class Keys:
                            "(penstock keys trust NAME --may rollback)", voice.author, listed(voice.may - {ROLLBACK}))  # fmt: skip
         self._look_at_own(trust)
 
-    def refuse_to_fall_back(self, unknown: int, control: str) -> None:
-        """Raises ConfigError when the log may hold releases that this worker cannot check: it would serve older models in silence."""
+    def refuse_to_fall_back(self, unknown: int, control: str, spelled: str) -> None:
+        """Raises ConfigError when the log may hold releases that this worker cannot check: it would serve older models in silence.
+
+        `spelled` is how the setting `from_file` is given to this process.
+        """
         if unknown and not self._settings.from_file:
-            fix = "give the trust file of the other workers; or start with --from-file, if the topology file's versions are to be served"
+            fix = f"give the trust file of the other workers; or start with {spelled}, if the topology file's versions are to be served"
             message = (
                 f"the control log {control} holds {unknown} messages signed with keys that this file does not have, and no release of a "
                 "trusted key"

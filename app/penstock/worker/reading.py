@@ -27,6 +27,7 @@ from penstock.errors import ControlError, PenstockError, TransportError, Transpo
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
+from penstock.telemetry.logs import condensed
 from penstock.transports.kafka.connection import Admin, check, patience_of
 from penstock.transports.kafka.journal import Entry
 from penstock.worker.folding import Folding, Judges
@@ -47,6 +48,8 @@ class Reading(Following):
 
     `on_change` is called in that thread with `followed` when the generation or the problems are others; what it raises is logged.
     """
+
+    from_file = "from_file=True"
 
     def __init__(self, loaded: Loaded, settings: Settings, on_change: Callable[[Followed], object] | None = None) -> None:
         """Raises SettingsError for brokers and folders that cannot be used. Connects to nothing."""
@@ -112,9 +115,11 @@ class Reading(Following):
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._live())
+            with condensed():
+                asyncio.run(self._live())
         except BaseException as error:
-            if self._up.is_set():
+            # Where the program ends, no executor takes anything, so this thread ends, too: nobody has to know.
+            if self._up.is_set() and threading.main_thread().is_alive():
                 logger.exception("releases of %s are not followed any more", self._loaded.topology.name)
                 self.problems.say("control", f"releases are not followed any more: {error!r}")
             self._error = error

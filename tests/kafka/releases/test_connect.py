@@ -104,7 +104,7 @@ def test_what_goes_wrong_is_raised_and_changes_nothing(stage: Stage, releases: R
     for name, value in (("min_ready", -1), ("timeout", float("nan"))):
         with pytest.raises(ValueError, match=f"{name}: {value} is not 0 or more"):
             call("payments", WANTED, **{name: value})
-    with pytest.raises(penstock.SettingsError, match="--signing-kee"):
+    with pytest.raises(penstock.SettingsError, match=r"^signing_kee: there is no setting signing_kee \(did you mean signing_key\?\)$"):
         penstock.connect(signing_kee="alice.pem")
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import shutil
+import subprocess
+import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -132,6 +136,17 @@ def test_what_a_callback_raises_ends_nothing(job: Job) -> None:
             deploy(job, 2.0 + generation)
             until(plan, generation)
         assert factors(plan) == {4.0}
+
+
+def test_a_program_without_the_keys_is_told_what_it_can_give(job: Job) -> None:
+    """The setting as Python gives it, not the flag of a command."""
+    deploy(job, 3.0)
+    other = job.folder / "other.toml"
+    other.write_text("")
+    with pytest.raises(ConfigError, match=r"signed with keys that this file does not have.*start with from_file=True"):
+        follow(job, trust=other, cache=job.folder / "other")
+    with follow(job, trust=other, cache=job.folder / "other", from_file=True) as plan:
+        assert factors(plan) == {2.0}
 
 
 def test_unsigned_messages_change_nothing_without_the_setting(job: Job) -> None:
@@ -297,6 +312,49 @@ def test_a_program_that_does_not_close_leaves_no_thread(job: Job) -> None:
     del plan
     gc.collect()
     wait_for(lambda: not following._thread.is_alive(), "the end of the thread")
+
+
+PROGRAM = """
+import atexit, sys, threading, penstock
+file, brokers, config, cache = sys.argv[1:]
+plan = penstock.open(file, follow=brokers, config=config, cache=cache)
+following = [one for one in threading.enumerate() if one.name.startswith("penstock-follow")]
+print(plan.score([{"id": "1", "x": 2.0}]), flush=True)
+"""
+
+
+def program(job: Job, more: str) -> subprocess.Popen[str]:
+    """A program that follows, with what it does at last."""
+    command = [sys.executable, "-c", PROGRAM + more, str(job.file), job.broker.bootstrap, str(job.folder / CONFIG), str(job.folder / "own")]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_program_that_ends_without_a_close_says_nothing(job: Job) -> None:
+    """What it follows with meets an interpreter that takes no more work."""
+    ended = program(job, "atexit.register(lambda: [one.join(30) for one in following])")
+    out, err = ended.communicate(timeout=120)
+    assert (ended.returncode, out, err) == (0, "[{'id': '1', 'y': 4.0}]\n", "")
+
+
+def test_brokers_that_are_away_are_named_once_a_minute(job: Job) -> None:
+    """The client library warns many times a second, and the program has set up no logging. What it logs itself is not touched."""
+    running = program(job, "import logging\nfor line in sys.stdin: logging.getLogger('aiokafka').warning('own')")
+    assert running.stdin is not None
+    assert running.stdout is not None
+    assert running.stderr is not None
+    assert running.stdout.readline()
+    lines: list[str] = []
+    reading = threading.Thread(target=lambda: lines.extend(running.stderr or ()))
+    reading.start()
+    with running:
+        with away(job):
+            wait_for(lambda: any("control log is not confirmed" in one for one in lines), lambda: "".join(lines), 60.0)
+        running.stdin.write("\n\n")
+        running.stdin.close()
+        reading.join(60)
+    told = Counter(re.sub(r"\d+|: .*", "", one) for one in lines)
+    assert told.pop("own\n") == 2
+    assert max(told.values()) == 1, told
 
 
 def test_a_log_that_was_made_anew_is_not_believed(job: Job) -> None:

@@ -394,6 +394,11 @@ def test_worker_without_its_trust_file_does_not_go_back_to_older_models(job: Job
         assert worker.wait() == 2, worker.log
         assert "signed with keys that this file does not have" in worker.log
         assert "--from-file" in worker.log
+    done = penstock(job, "history", "doubles", "--trust", str(other))
+    told = " ".join(done.out.split())
+    assert "no release of a key that is trusted here was activated" in told
+    assert "control messages without effect: 2 unknown-key; the last refused, at offset" in told
+    assert penstock(job, "history", "doubles", "--trust", str(other), "--format", "json").json["refused"] == {"unknown-key": 2}
     with job.run("--from-file", trust=str(other)) as worker:
         worker.wait_until_assigned()
         assert "generation 0 is live" in worker.log

@@ -32,3 +32,9 @@ def test_other_hosts_need_both(address: str) -> None:
     assert f"every host that reaches {address} could call the service" in why(tls=True)
     assert f"keys and rows would go to {address} without encryption" in why(access=True)
     assert "127.0.0.1:1" not in why()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "localhost", "[::1]", "0.0.0.0"])
+def test_address_without_a_port_is_told_what_is_missing(address: str) -> None:
+    why = exposed_to_others(["127.0.0.1:1", address], tls=False, access=False, allowed=False)
+    assert why == f"{address} has no port: write HOST:PORT, like 127.0.0.1:8080, or unix:PATH"

@@ -75,7 +75,7 @@ def test_revocation_may_be_announced(run: Run) -> None:
 
 def test_list_shows_callers_and_keys(run: Run) -> None:
     made = run(
-        *SHOP, "--model", "trees@2", "--only", "store=A,B", "--requests", "0.5", "--rows", "100", "--request-rows", "7",
+        *SHOP, "--model", "trees@2", "--only", "store=A", "--only", "store=B", "--requests", "0.5", "--rows", "100", "--request-rows", "7",
         "--expires", "2999-01-01T00:00:00Z", "--comment", "the shop's [bold]server[/bold]", "--format", "json",
     ).json  # fmt: skip
     (row,) = run("key", "list", "--format", "json").json

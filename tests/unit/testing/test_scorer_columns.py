@@ -258,8 +258,34 @@ def test_what_is_there_twice_or_marks_no_column_is_an_error(plan: Scorer) -> Non
     table = pa.table([pa.array([1]), pa.array([2])], names=["item", "item"])
     with pytest.raises(ValueError, match="there are 2 columns 'item'"):
         plan.score_table(table)
-    with pytest.raises(ValueError, match="nulls has 'note', but the columns do not"):
+    with pytest.raises(ValueError, match="nulls: there is no column 'note'"):
         plan.score_columns({"item": [1]}, nulls={"note": [True]})
+
+
+def test_truth_value_is_no_number_in_columns_either(plan: Scorer) -> None:
+    """numpy makes it one, alone and beside numbers: a row of an event fails for it. Its neighbours have answers."""
+    event = {"id": "x", "item": 1, "vector": [1, 2, 3], "inner": {"mode": "a"}}
+    many = [{**event, "item": True}, {**event, "vector": [True, 2, 3]}, event]
+    assert isinstance(plan.score(many)[0], penstock.Failure)
+    assert isinstance(plan.score(many)[1], penstock.Failure)
+    columns = {name: [one[name] for one in many] for name in ("id", "item", "vector")}
+    mixed = plan.score_columns({**columns, "inner.mode": ["a", "a", "a"]})
+    assert mixed.rows.tolist() == [2]
+    assert [(one.row, str(one.error)) for one in mixed.failures] == [
+        (0, "field 'item' is not a valid int of the schema"),
+        (1, "field 'vector' is no array: it has truth values among its numbers"),
+    ]
+    whole = pa.table({"id": ["x", "y"], "item": [True, None], "vector": [[1, 2, 3]] * 2, "inner": [{"mode": "a"}] * 2})
+    assert plan.score_table(whole).column("failure").to_pylist() == ["field 'item' is bool, but int in the schema", "field 'item' is null"]
+    lists = pa.table({"id": ["x"], "item": [1], "vector": [[True, False, True]], "inner": [{"mode": "a"}]})
+    assert plan.score_table(lists).column("failure").to_pylist() == ["field 'vector' is bool, but float in the schema"]
+
+
+def test_nulls_of_no_column_are_an_error(plan: Scorer) -> None:
+    """They would be scored as the numbers that stand for them."""
+    columns = {"id": ["x", "y"], "item": [0, -1], "vector": np.ones((2, 3)), "inner.mode": ["a", "b"]}
+    with pytest.raises(ValueError, match=r"nulls: there is no column 'itme'; did you mean 'item'\?"):
+        plan.score_columns(columns, nulls={"itme": [False, True]})
 
 
 def test_rows_of_a_chain_are_those_that_came_in(chain: Scorer) -> None:
@@ -289,6 +315,17 @@ def test_rows_of_a_chain_are_those_that_came_in(chain: Scorer) -> None:
 def test_what_is_no_column_is_an_error(plan: Scorer, columns: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         plan.score_columns(columns)
+
+
+def test_rows_and_tables_of_tools_are_told_where_they_go(plan: Scorer) -> None:
+    call: Callable[..., Any] = plan.score
+    frame = pd.DataFrame({"id": ["x"], "item": [1]})
+    with pytest.raises(
+        TypeError, match=r"a Series of pandas is no event: give a frame of one row, df\.iloc\[\[0\]\], or a mapping, row\.to_dict"
+    ):
+        call(frame.iloc[0])
+    with pytest.raises(TypeError, match="not Table: score_table takes tables of Arrow"):
+        call(pa.Table.from_pandas(frame))
 
 
 def test_what_is_no_table_is_an_error(plan: Scorer) -> None:

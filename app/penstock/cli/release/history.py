@@ -13,7 +13,7 @@ from rich.markup import escape
 from penstock.cli.options import with_settings
 from penstock.cli.output import format_option, out, print_json, table
 from penstock.cli.release.asking import LOOKING, ask, named, topology_argument
-from penstock.cli.release.words import author_of, coloured, known_json, moment, short
+from penstock.cli.release.words import author_of, coloured, known_json, moment, short, without_effect
 from penstock.control.fleet import Worker
 from penstock.control.log import Known, Log
 from penstock.control.proposal import changes_of, find
@@ -64,6 +64,7 @@ def history(topology: str, limit: int, everything: bool, boundaries: bool, setti
             {
                 "generation": seen.log.generation,
                 "releases": [known_json(seen.log, known) for known in shown],
+                "refused": dict(seen.log.refused + seen.log.ignored),
                 **({"boundaries": _boundaries_json(seen)} if boundaries else {}),
             }
         )
@@ -148,11 +149,14 @@ def _print_releases(log: Log, shown: Sequence[Known], *, everything: bool) -> No
         bound = "\n".join(f"{node}: {binding}" for node, binding in (log.bound(0) or {}).items())
         listed.add_row("0", *([""] if everything else []), "", "", "", "", bound, "what the topology file bound")
     if not log.generations:
-        out.print("generation 0 is active: what the topology file binds; no release was activated yet")
+        nothing = "no release of a key that is trusted here was activated" if log.refused else "no release was activated yet"
+        out.print(f"generation 0 is active: what the topology file binds; {nothing}")
     if shown:
         out.print(listed)
     elif log.generations:
         out.print("nothing to show")
+    if vain := without_effect(log):
+        out.print(vain, style="yellow", markup=False)
 
 
 def _boundaries_json(seen: _Seen) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from rich.text import Text
 from penstock.cli.options import with_settings
 from penstock.cli.output import format_option, out, print_json, print_json_line, table
 from penstock.cli.release.asking import LOOKING, ask, named, topology_argument
-from penstock.cli.release.words import author_of, coloured, known_json, moment, release_json
+from penstock.cli.release.words import author_of, coloured, known_json, moment, release_json, without_effect
 from penstock.control.fleet import Worker
 from penstock.control.lifecycle import ENDS
 from penstock.control.messages import timestamp
@@ -147,10 +147,8 @@ def _picture(operator: Operator) -> RenderableType:
         for cause in causes:
             letters.add_row(escape(cause["step"]), escape(cause["reason"]), _rate(cause["per_second"]), f"{cause['total']:,}")
         parts += [Text(), letters]
-    if vain := log.refused + log.ignored:
-        counted = ", ".join(f"{count} {code}" for code, count in vain.items())
-        last = f"; the last refused, at offset {log.last_refused[-1].offset}: {log.last_refused[-1].why}" if log.last_refused else ""
-        parts += [Text(), Text(f"control messages without effect: {counted}{last}", style="yellow")]
+    if vain := without_effect(log):
+        parts += [Text(), Text(vain, style="yellow")]
     if strange := operator.fleet.strange.total():
         parts.append(Text(f"{strange} status records cannot be read; the last: {operator.fleet.last_strange}", style="yellow"))
     if operator.unchecked:

@@ -19,7 +19,7 @@ from penstock.operate.state import duration, past, short
 
 __all__ = [
     "COLOURS", "author_of", "binding_json", "coloured", "compared_json", "compared_lines", "difference_json", "duration", "known_json",
-    "moment", "release_json", "short", "stand_json",
+    "moment", "release_json", "short", "stand_json", "without_effect",
 ]  # fmt: skip
 
 COLOURS: Final = {
@@ -31,6 +31,14 @@ COLOURS: Final = {
 def moment(ms: int) -> str:
     """Returns a broker's stamp, Unix time in ms, as UTC to the second."""
     return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%SZ}"
+
+
+def without_effect(log: Log) -> str:
+    """Returns how many control messages had no effect, and why; "" when there are none."""
+    vain = log.refused + log.ignored
+    counted = ", ".join(f"{count} {code}" for code, count in vain.items())
+    last = f"; the last refused, at offset {log.last_refused[-1].offset}: {log.last_refused[-1].why}" if log.last_refused else ""
+    return f"control messages without effect: {counted}{last}" if vain else ""
 
 
 def binding_json(binding: Binding | None) -> Any:

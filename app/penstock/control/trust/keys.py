@@ -20,7 +20,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from penstock.errors import ConfigError, Problem
 from penstock.settings import exposed
 
-__all__ = ["SigningKey", "from_text", "key_id", "public_key", "public_text", "to_text"]
+__all__ = ["HOME", "SigningKey", "from_text", "key_id", "public_key", "public_text", "to_text"]
+
+
+HOME: Final = Path("~/.config/penstock/keys")  # of a person's own keys
 
 
 def to_text(data: bytes) -> bytes:
@@ -78,7 +81,12 @@ class SigningKey:
 
     @classmethod
     def load(cls, path: Path) -> SigningKey:
-        """Reads the key of a PEM file (PKCS 8, without a passphrase). Raises ConfigError, also when others may read the file."""
+        """Reads the key of a PEM file (PKCS 8, without a passphrase), or of this name in HOME, where `penstock keys new` puts it.
+
+        Raises ConfigError, also when others may read the file.
+        """
+        if len(path.parts) == 1 and not path.suffix and not path.exists():
+            path = HOME / f"{path}.pem"
         place, path = str(path), path.expanduser()
         try:
             with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # a pipe would wait for its writer

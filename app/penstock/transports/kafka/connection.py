@@ -153,7 +153,7 @@ class Admin:
                 if time.monotonic() + pause >= deadline:
                     raise TransportUnavailable(
                         f"no broker answered at {self._brokers} within {self._patience:g} s ({reason}); "
-                        "is it running, and reachable from here? --broker-timeout sets how long to try"
+                        "is it running, and reachable from here? the setting broker_timeout is how long to try"
                     ) from error
                 left = deadline - time.monotonic()
                 logger.warning("no broker answers at %s yet, trying for another %.0f s: %s", self._brokers, left, reason)
