@@ -88,10 +88,11 @@ def _below(base: str, name: str, what: str) -> str:
 
 def _result(asked: Asked, offset: int, part: Part, ran: Outcome) -> Result:
     from penstock.runners.asked import Result
+    from penstock.transports.files.places import without_password
 
     failed = bool(ran.read) and ran.failed == ran.read
     reason = "no event could be scored: " + ran.first if failed else "" if ran.read else "no event lies in the part that was asked for"
-    out = part.output.partition("?")[0]
+    out = without_password(part.output).partition("?")[0]
     return Result(asked.id, offset, "failed" if failed else "done", reason, out, ran.read, ran.written, ran.failed)
 
 

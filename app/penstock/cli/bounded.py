@@ -89,8 +89,10 @@ class Part:
     @property
     def about(self) -> dict[str, str]:
         """What a run that goes on has in common with the one before."""
+        from penstock.transports.files.places import without_password  # it is kept beside the outputs, for others to read
+
         local = "://" not in self.input and self.input != STANDARD
-        said = {"input": os.path.realpath(self.input) if local else self.input, "--query": self.query}
+        said = {"input": os.path.realpath(self.input) if local else without_password(self.input), "--query": self.query}
         edges = {"--from": self.start, "--to": self.stop, "--limit": self.limit, "--sample": self.sample, "cause": self.cause}
         return {name: "" if value is None else str(value) for name, value in {**said, **edges}.items()}
 
@@ -171,7 +173,7 @@ _OF_OUTPUTS: Final = (
     click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Processes that share the work."),
     click.option(
         "--part-rows", type=click.IntRange(min=1), default=1_000_000, show_default=True, metavar="N",
-        help="Rows of a part of the outputs: what a run that goes on repeats at most.",
+        help="Rows after which a part of the outputs ends, with those that are scored in one go with the last of them.",
     ),
     click.option("--share", type=int, hidden=True, help="The descriptor of the conversation with the process that started this one."),
 )  # fmt: skip
@@ -230,6 +232,8 @@ def _check(loaded: Loaded, part: Part) -> None:
     streams = STANDARD in (part.input, part.output)
     if streams and part.resume:
         raise click.UsageError("standard streams cannot be resumed: give files for --in and --out")
+    if part.output == STANDARD and part.form not in (None, "ndjson"):
+        raise click.UsageError(f"--as {part.form} is for folders: standard output is NDJSON, a line per event")
     if part.input == STANDARD and (part.start is not None or part.stop is not None or part.sample is not None):
         raise click.UsageError("standard input is read once, from its beginning: --from, --to and --sample need files")
     if part.topic and part.sample is not None:
@@ -322,7 +326,7 @@ async def _source(loaded: Loaded, part: Part, settings: Settings, checkpoint: Ch
     elif part.input == STANDARD:
         from penstock.transports.files.standard import StandardSource
 
-        yield StandardSource(reads, limit=part.limit)
+        yield StandardSource(reads, limit=part.limit, checkpoint=checkpoint)
     else:
         from penstock.runners.files import tables_of
         from penstock.transports.files import FileSource, Input
@@ -366,7 +370,7 @@ async def _to_files(loaded: Loaded, program: Program, part: Part, settings: Sett
         if manifest is None:
             found = _fetched(part, target.manifest.beside(ROWS)) or found
             units = planned(found.format, loaded.topology.sources[0].topic, found.files, part.workers)
-            manifest = Manifest(_about(loaded, part), [(str(one), size) for one, size in found.files], units)
+            manifest = Manifest(_about(loaded, part, target), [(str(one), size) for one, size in found.files], units)
         else:
             found = _as_before(manifest, found.format, _base(part, target)) if manifest.files else found
             for orphan in target.orphans({one.name for one in manifest.parts}):
@@ -421,7 +425,7 @@ def _target(loaded: Loaded, part: Part, format: Format) -> Target:
     (stage,) = loaded.wiring.stages
     target = Target.of(place(part.output), _topics(loaded), stage.source.dead_letter, FORMATS[part.form] if part.form else format)
     if part.form and target.format.name != part.form:
-        raise click.UsageError(f"--as {part.form} is for folders: the ending of {part.output} says {target.format.name}")
+        raise click.UsageError(f"--as {part.form} is for folders: the ending of {target.output} says {target.format.name}")
     return target
 
 
@@ -433,7 +437,7 @@ def _manifest(loaded: Loaded, part: Part, target: Target) -> Manifest | None:
     if part.resume or (found is not None and part.cause and found.about.get("cause") == part.cause):
         if found is None:
             raise click.UsageError(f"there is no run to resume: no {target.manifest}, which a run has from its beginning on")
-        found.check(target.manifest, _about(loaded, part))
+        found.check(target.manifest, _about(loaded, part, target))
         return found
     there = next((one for one in (*target.whole.values(), target.left) if one.size() is not None), None)
     if there is None and (found is not None or target.work.files()):
@@ -457,8 +461,9 @@ def written_to(loaded: Loaded, part: Part) -> dict[str, str]:
     }
 
 
-def _about(loaded: Loaded, part: Part) -> dict[str, str]:
-    return {**part.about, "models": ", ".join(f"{node}={one}" for node, one in loaded.artifacts.items())}
+def _about(loaded: Loaded, part: Part, target: Target) -> dict[str, str]:
+    models = ", ".join(f"{node}={one}" for node, one in loaded.artifacts.items())
+    return {**part.about, "--as": target.format.name, "models": models}
 
 
 @contextmanager

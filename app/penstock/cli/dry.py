@@ -62,7 +62,7 @@ def dry_run(loaded: Loaded, program: Program, part: Part, settings: Settings, fo
     from penstock.transports.checkpoint import Checkpoint
 
     sink, places = _Kept(), written_to(loaded, part)
-    few = replace(part, limit=min(part.limit or ROWS, ROWS), workers=1, resume=False, output=STANDARD)
+    few = replace(part, limit=min(part.limit or ROWS, ROWS), workers=1, resume=False, output=STANDARD, form=None)
     columns: list[tuple[str, str, str, str]] = []
     ran = run_bounded(loaded, program, few, settings, into=Into(sink, Checkpoint(), "json", columns.extend))
     if form == "json":

@@ -27,6 +27,7 @@ from penstock.transports.base import UNLIMITED
 from penstock.transports.checkpoint import Checkpoint, Part, Unit
 from penstock.transports.files import FORMATS, FileSink, FileSource, Format, Input, Output, Place, Shape, Tables, format_of, hive
 from penstock.transports.files.manifest import Manifest
+from penstock.transports.files.places import without_password
 
 __all__ = [
     "Job",
@@ -165,7 +166,7 @@ def batch_pace(pace: Pace) -> Pace:
 
 def inputs_of(name: str, place: Place) -> tuple[Format, list[tuple[Place, int]]]:
     """Returns the format of the input and its files. Raises ConfigError without files, and for files of several formats."""
-    found = place.find()
+    name, found = without_password(name), place.find()
     known = [(one, format_of(one.place.last)) for one in found]
     if len(found) == 1 and known[0][1] is None:
         return FORMATS["ndjson"], [(found[0].place, found[0].size)]  # a file that was named itself

@@ -19,6 +19,7 @@ from penstock.cli.main import main
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import models, wait_for
 from penstock.transports.files import Place, place
+from penstock.transports.files.places import without_password
 from tests.stores.servers import PASSWORD, postgres
 from tests.unit.cli.done import Done, Run
 
@@ -229,6 +230,36 @@ def test_what_cannot_be_meant_is_refused_and_nothing_is_written(run: Run, flags:
     assert sorted(os.listdir()) == before
 
 
+def test_parts_of_another_format_are_not_added(folder: Path, run: Run) -> None:
+    """A folder would hold files of two formats, which no reader takes."""
+    files()
+    with started(["--in", "in", "--out", "out", "--as", "ndjson", *SLOWLY]) as process:
+        wait_for(lambda: bool(parts("out")), "a part")
+        process.kill()
+        process.communicate(timeout=60)
+    done = run("--in", "in", "--out", "out", "--resume")
+    assert done.code == 2
+    assert "the run to resume has another --as: ndjson, not parquet" in done.err.replace("\n", " ")
+    assert run("--in", "in", "--out", "out", "--as", "ndjson", "--resume").code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("postgresql://reader:secret@host:5432/air#a@b", "postgresql://reader@host:5432/air#a@b"),
+        ("postgresql://reader:se@cr:et?@host/air", "postgresql://reader@host/air"),
+        (
+            "postgresql://host/air?user=reader&password=secret&sslmode=require#t",
+            "postgresql://host/air?user=reader&password=***&sslmode=require#t",
+        ),
+        ("s3://key:secret@bucket/in?session_token=secret", "s3://key@bucket/in?session_token=***"),
+        ("s3://bucket/in/?endpoint_override=localhost:9000&scheme=http", "s3://bucket/in/?endpoint_override=localhost:9000&scheme=http"),
+    ],
+)
+def test_address_is_kept_and_shown_without_its_password(text: str, kept: str) -> None:
+    assert without_password(text) == kept
+
+
 # -- databases ---------------------------------------------------------------------------------------------------
 
 
@@ -271,6 +302,11 @@ def test_rows_of_postgresql_with_nulls_and_types_that_are_no_events(run: Run, mo
         assert (done.code, read("few.parquet")) == (0, [0, 1])
         done = run("--in", server.url, "--query", "select y from air.numbers", "--out", "none.parquet")
         assert (done.code, 'column "y" does not exist' in done.err.replace("\n", " ")) == (2, True)
+        address = server.url.replace("@", f":{PASSWORD}@")
+        done = run("--in", f"{address}#air.numbers", "--out", "kept", "--as", "ndjson")
+        assert (done.code, PASSWORD in Path("kept/_manifest.json").read_text() + done.err) == (0, False)
+        done = run("--in", f"{server.url}#air.numbers", "--out", "kept", "--as", "ndjson", "--resume")  # the password is elsewhere now
+        assert (done.code, "nothing is left to do" in done.err) == (0, True)
         monkeypatch.setenv("PGPASSWORD", "wrong")
         done = run("--in", f"{server.url}#air.numbers", "--out", "none.parquet")
         assert (done.code, "password authentication failed" in done.err.replace("\n", " ")) == (7, True)
@@ -279,7 +315,7 @@ def test_rows_of_postgresql_with_nulls_and_types_that_are_no_events(run: Run, mo
     done = run("--in", f"{server.url}#air.numbers", "--out", "none.parquet")
     assert (done.code, "cannot be read" in done.err) == (4, True)
     assert sorted(os.listdir()) == [
-        "double.yaml", "few.parquet", "few.parquet.manifest.json", "models", "out.dead-letters.ndjson", "out.parquet",
+        "double.yaml", "few.parquet", "few.parquet.manifest.json", "kept", "models", "out.dead-letters.ndjson", "out.parquet",
         "out.parquet.manifest.json", "schemas",
     ]  # fmt: skip
 

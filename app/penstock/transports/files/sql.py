@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import re
 from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from penstock.errors import AccessRefused, ConfigError, Problem, TransportError, TransportUnavailable
-from penstock.transports.files.places import Place, arrow
+from penstock.transports.files.places import Place, arrow, without_password
 
 __all__ = ["fetch", "is_database"]
 
@@ -22,7 +21,6 @@ class _Driver(NamedTuple):
 
 _POSTGRES: Final = _Driver("adbc_driver_postgresql.dbapi", "adbc-driver-postgresql")
 _DRIVERS: Final = {"sqlite": _Driver("adbc_driver_sqlite.dbapi", "adbc-driver-sqlite"), "postgresql": _POSTGRES, "postgres": _POSTGRES}
-_PASSWORD: Final = re.compile(r"(//[^:@/]*):[^@/]*@")
 
 
 def is_database(name: str) -> bool:
@@ -37,7 +35,7 @@ def fetch(name: str, query: str | None, place: Place, *, most: int | None = None
     Raises ConfigError for an address or a query that cannot be meant, TransportUnavailable and AccessRefused for the database.
     """
     address, _, table = name.partition("#")
-    shown = _PASSWORD.sub(r"\1:***@", address)
+    shown = without_password(address)
     if bool(table) is (query is not None):
         raise ConfigError(Problem(shown, 0, 0, "either a table or a query is read", "add #TABLE to the address, or give --query"))
     driver = _DRIVERS[address.partition("://")[0]]
@@ -78,4 +76,4 @@ def _quoted(table: str) -> str:
 
 
 def _said(error: Exception) -> str:
-    return " ".join(_PASSWORD.sub(r"\1:***@", str(error)).split())[:300]
+    return " ".join(without_password(str(error)).split())[:300]

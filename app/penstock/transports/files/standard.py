@@ -17,6 +17,7 @@ from penstock.errors import DeliveryFailed, TransportError
 from penstock.parcel import Parcel
 from penstock.record import Record
 from penstock.transports.base import UNLIMITED, Abilities, Sent
+from penstock.transports.checkpoint import Checkpoint
 from penstock.transports.files.letters import lines
 from penstock.transports.files.ndjson import LONGEST
 from penstock.transports.tracker import Partition, Span, Tracker
@@ -29,16 +30,17 @@ READ: Final = 1 << 20  # bytes that are read at a time
 class StandardSource:
     """The lines that come on a descriptor (0: standard input) as the records of partition 0 of `topic`, numbered from 0.
 
-    Empty lines are skipped and have no number. At most `limit` lines are taken.
+    Empty lines are skipped and have no number. At most `limit` lines are taken. A checkpoint counts what is finished.
     """
 
     abilities: Final = Abilities(replay=True, bounded=True)
 
-    def __init__(self, topic: str, *, limit: int | None = None, descriptor: int = 0) -> None:
+    def __init__(self, topic: str, *, limit: int | None = None, descriptor: int = 0, checkpoint: Checkpoint | None = None) -> None:
         self.positions = Tracker()
         self.total = 0  # unknown
         self._partition: Partition = (topic, 0)
         self._fd, self._limit = descriptor, limit
+        self._checkpoint = checkpoint or Checkpoint()
         self._begun: list[bytes] = []  # pieces of a line whose end has not come
         self._ended = False
         self._ready: deque[bytes] = deque()
@@ -70,6 +72,7 @@ class StandardSource:
             self._kept += again
         if not again:
             return ()
+        self._checkpoint.took(self._partition, at, at + len(again), len(again))
         return [self.positions.take(self._partition, at, at + len(again), again, sum(len(one.value or b"") for one in again))]
 
     async def _read(self) -> None:
@@ -107,7 +110,8 @@ class StandardSource:
         self._open.set()
 
     async def store(self, offsets: Mapping[Partition, int]) -> bool:
-        """See `Source.store`. Nothing is stored: a pipe has no position to return to."""
+        """See `Source.store`. What is finished is counted and written; a pipe has no position to return to."""
+        self._checkpoint.save(offsets)
         return True
 
 
@@ -132,12 +136,14 @@ class StandardSink:
         return 0
 
     async def send(self, parcels: Sequence[Parcel], under: Span | None = None) -> Sent:
-        """See `Sink.send`. Raises DeliveryFailed when the reader has gone."""
+        """See `Sink.send`. Raises BrokenPipeError when the reader has gone (`| head`), as every command does."""
         sent = Sent(1)
         try:
             for parcel in parcels:
                 written = list(lines(parcel)) if parcel.dead else parcel.values
                 _write(self._letters if parcel.dead else self._outputs, b"".join(b"%b\n" % (line or b"null") for line in written))
+        except BrokenPipeError:
+            raise
         except OSError as error:
             raise DeliveryFailed(f"standard output cannot be written: {error.strerror}") from error
         sent.settle()
