@@ -294,6 +294,8 @@ def test_rows_of_postgresql_with_nulls_and_types_that_are_no_events(run: Run, mo
             cursor.execute("create table air.numbers (x double precision, at timestamptz, more jsonb)")
             cursor.execute("insert into air.numbers select n, now(), '{}' from generate_series(0, 2999) n")
             cursor.execute("insert into air.numbers values (null, null, null)")
+            cursor.execute("create table air.decimals (x numeric)")
+            cursor.execute("insert into air.decimals values (1), (2.5), (null), ('NaN')")
             connection.commit()
         done = run("--in", f"{server.url}#air.numbers", "--out", "out.parquet")
         assert (done.code, done.out) == (0, "3,001 events read, 3,000 outputs, 1 dead letters\n")
@@ -302,6 +304,8 @@ def test_rows_of_postgresql_with_nulls_and_types_that_are_no_events(run: Run, mo
         assert (done.code, read("few.parquet")) == (0, [0, 1])
         done = run("--in", server.url, "--query", "select y from air.numbers", "--out", "none.parquet")
         assert (done.code, 'column "y" does not exist' in done.err.replace("\n", " ")) == (2, True)
+        done = run("--in", f"{server.url}#air.decimals", "--out", "decimals.ndjson")
+        assert (done.code, done.out) == (0, "4 events read, 2 outputs, 2 dead letters\n")
         address = server.url.replace("@", f":{PASSWORD}@")
         done = run("--in", f"{address}#air.numbers", "--out", "kept", "--as", "ndjson")
         assert (done.code, PASSWORD in Path("kept/_manifest.json").read_text() + done.err) == (0, False)
@@ -315,7 +319,7 @@ def test_rows_of_postgresql_with_nulls_and_types_that_are_no_events(run: Run, mo
     done = run("--in", f"{server.url}#air.numbers", "--out", "none.parquet")
     assert (done.code, "cannot be read" in done.err) == (4, True)
     assert sorted(os.listdir()) == [
-        "double.yaml", "few.parquet", "few.parquet.manifest.json", "kept", "models", "out.dead-letters.ndjson", "out.parquet",
+        "decimals.dead-letters.ndjson", "decimals.ndjson", "decimals.ndjson.manifest.json", "double.yaml", "few.parquet", "few.parquet.manifest.json", "kept", "models", "out.dead-letters.ndjson", "out.parquet",
         "out.parquet.manifest.json", "schemas",
     ]  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,32 @@ def test_table_comes_as_tools_write_it(plan: Scorer) -> None:
     assert scored.schema.field("vector").type == pa.list_(pa.float32(), 3)
     (batch,) = table.slice(0, 1).to_batches()
     assert isinstance(plan.score_table(batch), pa.RecordBatch)
+
+
+@pytest.mark.parametrize("kind", [pa.decimal128(38, 2), pa.decimal256(60, 2), pa.opaque(pa.string(), "numeric", "PostgreSQL")])
+def test_decimals_are_whole_numbers_exactly_or_not_at_all(plan: Scorer, kind: Any) -> None:
+    """The last one is how PostgreSQL's own decimals come. None is rounded to a whole number on the way."""
+    texts = ["0", "2.00", None, "3.50", "2147483648", "9007199254740993.00"]
+    if isinstance(kind, pa.OpaqueType):
+        numbers = pa.ExtensionArray.from_storage(kind, pa.array(texts))
+    else:
+        numbers = pa.array([None if one is None else Decimal(one) for one in texts], kind)
+    count = len(texts)
+    table = pa.table(
+        {
+            "id": ["a"] * count,
+            "item": numbers,
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(np.ones(3 * count, np.float32)), 3),
+            "inner": pa.StructArray.from_arrays([pa.array(["a"] * count)], ["mode"]),
+            "at": pa.array([1] * count, pa.timestamp("ms")),
+        }
+    )
+    scored = plan.score_table(table)
+    failures = scored.column("failure").to_pylist()
+    assert failures[:2] == [None, None]
+    assert failures[2:4] == ["field 'item' is null", "field 'item' is 3.50, no whole number"]
+    assert ["2147483648" in failures[4], "9007199254740993" in failures[5]] == [True, True]
+    assert failures[:2] == plan.score_table(table.slice(0, 2)).column("failure").to_pylist()  # where all of them are whole
 
 
 def test_text_that_is_no_unicode_fails_its_row(plan: Scorer) -> None:
