@@ -182,7 +182,7 @@ class _Values:
         return numbers
 
     def _decimals(self, array: Any, problems: dict[int, str]) -> Array:
-        """Returns decimals of which some do not fit: those are noted."""
+        """Returns decimals one by one, and notes those that do not fit."""
         made = np.full(len(array), None, object)
         for row, text in enumerate(array.to_pylist()):
             value = None if text is None else Decimal(text)

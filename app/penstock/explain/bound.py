@@ -68,7 +68,7 @@ def _newest(log: Log, settings: Settings) -> str:
 
 
 def bound_now(topology: Topology, settings: Settings) -> Bound:
-    """Returns what would score now. Raises ModelError, TopicMissing, ConfigError when the log may hold releases that are not trusted here."""
+    """Returns what would score now. Raises ModelError, TopicMissing, ConfigError for a log that only others' keys, or none, have signed."""
     if settings.releases:
         log = _fold(topology, settings)
         if log.generation:
@@ -80,8 +80,8 @@ def bound_now(topology: Topology, settings: Settings) -> Bound:
 def _refuse_to_fall_back(log: Log, settings: Settings) -> None:
     """Raises ConfigError where the versions of the file would be taken for those of a release that this host cannot check."""
     if unchecked := log.refused["unknown-key"] + log.refused["unsigned"]:
-        known = "an unknown key has signed" if log.refused["unknown-key"] else "nobody has signed"
-        message = f"the control log holds {unchecked} messages that {known}, and no release of a key that is trusted here"
+        why = "of keys that are unknown here" if log.refused["unknown-key"] else "without a signature"
+        message = f"the control log holds {unchecked} messages {why}, and no release of a key that is trusted here"
         fix = "set trust and unsigned_control as on the workers; or --no-releases for the versions of the topology file"
         raise ConfigError(Problem(str(settings.trust), 0, 0, message, fix))
 
