@@ -214,9 +214,13 @@ def run_bounded(loaded: Loaded, program: Program, part: Part, settings: Settings
     """Runs it, with a progress bar on a terminal. What a Ctrl-C or SIGTERM ends is finished and kept: `complete` is false then.
 
     Outputs go to the part's files, or `into` something else. Raises UsageError for flags that do not go together, ConfigError for files,
-    TransportError for brokers and stores.
+    TransportError for brokers, topics and stores.
     """
     _check(loaded, part)
+    if part.topic and part.share is None:
+        from penstock.transports.kafka.connection import Admin
+
+        Admin(settings).require([part.topic])  # with patience, and before the loop: Ctrl-C ends it; the client of the loop gives up at once
     return asyncio.run(_run(loaded, program, part, settings, into))
 
 
