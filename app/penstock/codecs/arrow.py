@@ -72,7 +72,7 @@ class ArrowReader:
                 if holes is not None:
                     nulls[path] = holes
         if not columns:
-            columns[next((path for path, _ in self._fields), "")] = np.full(batch.num_rows, None, object)
+            columns[""] = np.full(batch.num_rows, None, object)  # the name of no field: the table has as many rows
         return Table(topic, columns, nulls, partition, offset, None, None, problems, texts)
 
     def _found(self, batch: Any, path: str) -> Any:

@@ -207,6 +207,15 @@ def test_decimals_are_whole_numbers_exactly_or_not_at_all(plan: Scorer, kind: An
     assert failures[:2] == plan.score_table(table.slice(0, 2)).column("failure").to_pylist()  # where all of them are whole
 
 
+def test_field_without_a_column_is_told_from_one_that_is_null(plan: Scorer) -> None:
+    made = {"id": ["a"], "vector": pa.FixedSizeListArray.from_arrays(pa.array(np.ones(3, np.float32)), 3)}
+    table = pa.table({**made, "item": pa.array([None], pa.int32()), "inner": pa.array([{"mode": "a"}])})
+    assert plan.score_table(table).column("failure").to_pylist() == ["field 'item' is null"]
+    assert plan.score_table(table.drop_columns("item")).column("failure").to_pylist() == ["field 'item' has no column"]
+    assert [str(one.error) for one in plan.score_columns({"id": ["a"], "item": [1]}).failures] == ["field 'vector' has no column"]
+    assert plan.score_table(pa.table({"id;item": ["a;1"] * 2})).column("failure").to_pylist() == ["field 'id' has no column"] * 2
+
+
 def test_text_that_is_no_unicode_fails_its_row(plan: Scorer) -> None:
     """Arrow could not hold it."""
     texts = np.array(["x", "\ud800", "z"], object)
