@@ -117,12 +117,13 @@ class _Run:
         number, kept = self._begin(part)
         progress = Progress.read(kept, about, store.where) if kept else Progress(about)
         checkpoint = progress.checkpoint(store, self._name, number)
+        before = checkpoint.rows
         checkpoint.commit()
         ran, sink = self._scored(part, lambda entries: store.write(self._name, number, entries, self._ttl), checkpoint)
         if ran.complete and (sink.written or kept):
             store.activate(self._name, number, since=time.time(), ttl=self._ttl)
-            return _done(ran, sink, generation=number, live=True)
-        return _done(ran, sink, generation=number)
+            return _done(ran, sink, generation=number, live=True, before=before)
+        return _done(ran, sink, generation=number, before=before)
 
     def _begin(self, part: Part) -> tuple[int, bytes]:
         store = self._needed()
@@ -174,9 +175,9 @@ class _Run:
         return self._store
 
 
-def _done(ran: Outcome, sink: StoreSink, *, generation: int | None, live: bool = False) -> _Done:
+def _done(ran: Outcome, sink: StoreSink, *, generation: int | None, live: bool = False, before: int = 0) -> _Done:
     found = {"read": ran.read, "written": sink.written, "dead_letters": ran.failed, "first": sink.first, "complete": ran.complete}
-    return _Done(**found, generation=generation, live=live)
+    return _Done(**found, generation=generation, live=live, resumed=before)
 
 
 def _report(done: _Done, form: str, models: Mapping[str, str]) -> int:
@@ -184,9 +185,9 @@ def _report(done: _Done, form: str, models: Mapping[str, str]) -> int:
         print_json({**done, "models": models})
     else:
         where = f"generation {done['generation']}" if done["generation"] is not None else "dry run, nothing is written"
-        out.print(
-            f"{done['read']:,} events read, {done['written']:,} answers, {done['dead_letters']:,} dead letters: {where}", markup=False
-        )
+        where += "" if done["live"] or done["generation"] is None else ", which is not live"
+        read = f"{done['read']:,} events read" + (f" after the {done['resumed']:,} of the run that it resumes" if done["resumed"] else "")
+        out.print(f"{read}, {done['written']:,} answers, {done['dead_letters']:,} dead letters: {where}", markup=False)
     if done["dead_letters"]:
         err.print(f"the first dead letter: {done['first']}", style="yellow", markup=False)
     if not done["complete"]:

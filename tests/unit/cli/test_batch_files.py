@@ -213,15 +213,25 @@ def test_file_that_has_changed_is_not_resumed(folder: Path, run: Run) -> None:
         (["--in", "in", "--out", "out", "--workers", "2", "--limit", "5"], "without --from, --to and --limit"),
         (["--in", "-", "--out", "out", "--sample", "0.5"], "--sample need files"),
         (["--in", "sqlite:///numbers.db", "--out", "out"], "add #TABLE to the address, or give --query"),
-        (["--in", "sqlite:///none.db#numbers", "--out", "out"], "sqlite:///none.db cannot be read"),
+        (["--in", "sqlite:///none.db#numbers", "--out", "out"], "sqlite:///none.db: cannot be read: No such file"),
         (["--in", "sqlite:///numbers.db#none", "--out", "out"], "no such table: none"),
         (["--in", "s4://bucket/x", "--out", "out"], "s4://bucket/x: "),
+        (["--in", "lines.txt", "--out", "out"], "lines.txt: does not say its format by its ending"),
+        (["--in", "lines.txt", "--out", "out"], "NDJSON: --in - < lines.txt"),
+        (["--in", "array.json", "--out", "out"], "array.json: is JSON, but not one object per line"),
+        (["--in", "long.json", "--out", "out"], "long.json: is JSON, but not one object per line"),
+        (["--in", "one.json", "--out", "out.ndjson"], "one.json: is JSON, but not one object per line"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_and_nothing_is_written(run: Run, flags: list[str], words: str) -> None:
     files()
     files("mixed")
     Path("mixed/x.csv").touch()
+    Path("lines.txt").write_text('{"x": 1}\n')
+    rows: list[dict[str, float]] = [{"x": 1.0}, {"x": 2.0}]
+    Path("array.json").write_text(json.dumps(rows))
+    Path("long.json").write_text(json.dumps(rows, indent=2))
+    Path("one.json").write_text(json.dumps(rows[0], indent=2))
     sqlite3.connect("numbers.db").execute("create table numbers (x real)").connection.close()
     before = sorted(os.listdir())
     done = run(*flags)

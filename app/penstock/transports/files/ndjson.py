@@ -39,7 +39,12 @@ def read(place: Place, start: int, stop: int | None, names: Sequence[str], seen:
 def _lines(file: IO[bytes], place: Place) -> Iterator[list[bytes]]:
     """Yields the lines that are not empty, a list for each piece of the file that holds the end of a line."""
     begun: list[bytes] = []  # pieces of a line whose end has not come
+    first_of_file = True
     while data := file.read(READ):
+        if first_of_file and _is_one_document(data):
+            fix = "write one object per line: jq -c '.[]' for an array, jq -c . for objects"
+            raise ConfigError(Problem(str(place), 0, 0, "is JSON, but not one object per line", fix))
+        first_of_file = False
         first, *more = data.split(b"\n")
         begun.append(first)
         if more:
@@ -50,6 +55,14 @@ def _lines(file: IO[bytes], place: Place) -> Iterator[list[bytes]]:
             raise ConfigError(Problem(str(place), 0, 0, f"a line has more than {LONGEST:,} bytes", "give lines of JSON, one event each"))
     if (value := b"".join(begun).rstrip(b"\r")) and not value.isspace():
         yield [value]
+
+
+def _is_one_document(head: bytes) -> bool:
+    """Whether a file begins as an array, or as an object over several lines: every line of it would be a dead letter."""
+    first, _, rest = head.lstrip().partition(b"\n")
+    if first[:1] == b"[":
+        return first.strip() in (b"[", b"[{") or not rest.strip()
+    return first.strip() == b"{" and rest.lstrip()[:1] == b'"'
 
 
 @contextmanager

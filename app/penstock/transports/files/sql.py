@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Final, NamedTuple
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from penstock.errors import AccessRefused, ConfigError, Problem, TransportError, TransportUnavailable
 from penstock.transports.files.places import Place, arrow, without_password
@@ -46,7 +47,9 @@ def fetch(name: str, query: str | None, place: Place, *, most: int | None = None
     parts = urlsplit(address)
     where = unquote(parts.path[1:]) if parts.scheme == "sqlite" else urlunsplit(parts)
     if parts.scheme == "sqlite":
-        where = f"file:{where}?mode=ro"  # a name that is misspelt would be a new database
+        if not os.path.isfile(where):  # SQLite says "failed to allocate memory"
+            raise ConfigError(Problem(shown, 0, 0, "cannot be read: No such file or directory", "sqlite:////srv/x.db is an absolute path"))
+        where = f"file:{quote(where)}?mode=ro"  # a name that is misspelt would be a new database
     pa = arrow()
     try:
         with dbapi.connect(where) as connection, connection.cursor() as cursor:
