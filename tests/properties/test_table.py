@@ -194,4 +194,4 @@ def test_column_that_the_table_lacks_is_the_schemas_default() -> None:
     batch = TableDecoder(schema, [Column("x", "x", "int64"), Column("y", "y", "int32")]).decode(Table("t", {"x": np.array([1, 2])}))
     assert batch.columns["y"].tolist() == [7, 7]
     absent = TableDecoder(schema, [Column("x", "x", "int64"), Column("y", "y", "int32")]).decode(Table("t", {"y": np.array([1, 2])}))
-    assert [str(failure.error) for failure in absent.failures] == ["field 'x' is null"] * 2
+    assert [str(failure.error) for failure in absent.failures] == ["field 'x' has no column"] * 2

@@ -160,6 +160,22 @@ def test_misses_are_unknown(run: Run) -> None:
         }  # fmt: skip
 
 
+@pytest.mark.parametrize(("policy", "price"), [("default, default: {price: -1}", -1), ("unknown", None)])
+def test_event_of_an_entity_without_an_answer_is_copied_as_far_as_it_goes(run: Run, policy: str, price: float | None) -> None:
+    computed(run, f"{{entity: customer, on_miss: {policy}}}", [order(10, customer=1)])
+    none = {"order_id": None, "price": price, "reduced": None, "country": None, "precomputed": policy.partition(",")[0]}
+    asked = order(11, customer=2, country="FR")
+    with opened() as plan:
+        assert plan.score(asked) == {**none, "order_id": "o11", "country": "FR"}
+        assert plan.score({"customer": 2, "country": "IT"}) == {**none, "country": "IT"}
+        assert plan.score([order(10, customer=1), {"customer": 2, "order_id": 7}]) == [
+            {"order_id": "o10", "price": 20, "reduced": 20, "country": "DE", "precomputed": "hit"},
+            none,  # what is no text is not copied, and the id is enough
+        ]
+        frame = plan.score(pd.DataFrame([order(10, customer=1), asked]))
+        assert frame["order_id"].tolist() == ["o10", "o11"]
+
+
 NEAR = "{inputs: [amount, discount], decimals: {amount: 1, discount: 2}, on_miss: nearest, scale: {amount: 5}}"
 
 

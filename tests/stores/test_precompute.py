@@ -56,7 +56,8 @@ def test_population_is_found_by_its_inputs(run: Run) -> None:
     write(INPUTS)
     events([order(10.04), order(10.06, discount=0.125), order(9.96, order_id="later")])
     assert run("--in", "in.ndjson", "--format", "json").json | {"models": {}} == {
-        "read": 3, "written": 3, "dead_letters": 0, "first": "", "complete": True, "generation": 1, "live": True, "models": {},
+        "read": 3, "written": 3, "dead_letters": 0, "first": "", "complete": True, "generation": 1, "live": True, "resumed": 0,
+        "models": {},
     }  # fmt: skip
     store = opened()
     found = dict(store.scan("prices", 1, 10))
@@ -99,7 +100,7 @@ def test_failed_run_leaves_the_live_generation(run: Run) -> None:
     assert run("--in", "in.ndjson").code == 0
     events(["not JSON", "neither"])
     done = run("--in", "in.ndjson")
-    assert (done.code, done.out) == (1, "2 events read, 0 answers, 2 dead letters: generation 2\n")
+    assert (done.code, done.out) == (1, "2 events read, 0 answers, 2 dead letters: generation 2, which is not live\n")
     assert "no event could be scored: the live generation stays" in done.err
     assert answers(["1"])[0]["sinks"]["prices"]["price"] == 20
 
@@ -218,6 +219,7 @@ def test_run_that_is_ended_goes_on(run: Run, number: int) -> None:
     done = run("--in", "in.ndjson", "--resume", "--format", "json").json
     assert (done["complete"], done["generation"], done["live"]) == (True, 2, True)
     assert 0 < done["read"] < COUNT, "what was finished is not computed again"
+    assert done["read"] + done["resumed"] == COUNT
     assert [one and one["sinks"]["prices"]["price"] for one in answers([str(n) for n in range(COUNT)])] == [
         2 * (n % 500) for n in range(COUNT)
     ]

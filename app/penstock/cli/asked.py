@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -22,18 +22,28 @@ if TYPE_CHECKING:
 
 __all__ = ["listen"]
 
+_CREATE: Final = (
+    "both have one partition: kafka-topics.sh --bootstrap-server HOST:PORT --create --partitions 1 --topic {topic}; "
+    "and for --topic {results} with --config cleanup.policy=compact"
+)
+
 
 def listen(prepare: Callable[[], tuple[Loaded, Program]], part: Part, settings: Settings) -> None:
     """Answers the messages until SIGTERM or Ctrl-C. `prepare` loads the topology, for each run anew, with the models that it names by then.
 
-    Raises UsageError for flags that do not go together, TransportError for brokers that do not answer at the start.
+    Raises UsageError for flags that do not go together, TransportError for brokers that do not answer at the start, TopicMissing.
     """
+    from penstock.runners.asked import results_of
+    from penstock.transports.kafka.connection import Admin
+
     if not part.on.startswith(KAFKA) or part.on == KAFKA:
         raise click.UsageError(f"--on {part.on}: give kafka://TOPIC")
     if STANDARD in (part.input, part.output) or part.resume:
         raise click.UsageError("with --on, --in and --out are what messages may name files below of; each run goes on by itself")
     if part.start is not None or part.stop is not None or part.limit is not None or part.sample is not None or part.query is not None:
         raise click.UsageError("with --on, the messages say which part of the input is read")
+    topic = part.on.removeprefix(KAFKA)
+    Admin(settings).require([topic, results_of(topic)], _CREATE.format(topic=topic, results=results_of(topic)))
     asyncio.run(_listen(prepare, part, settings))
 
 
@@ -88,10 +98,11 @@ def _below(base: str, name: str, what: str) -> str:
 
 def _result(asked: Asked, offset: int, part: Part, ran: Outcome) -> Result:
     from penstock.runners.asked import Result
+    from penstock.transports.files.places import without_password
 
     failed = bool(ran.read) and ran.failed == ran.read
     reason = "no event could be scored: " + ran.first if failed else "" if ran.read else "no event lies in the part that was asked for"
-    out = part.output.partition("?")[0]
+    out = without_password(part.output).partition("?")[0]
     return Result(asked.id, offset, "failed" if failed else "done", reason, out, ran.read, ran.written, ran.failed)
 
 

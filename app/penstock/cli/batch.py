@@ -85,9 +85,9 @@ def batch(topology: Path, settings: Settings, part: Part, dry_run: bool, form: s
     elif ran.failed:
         none = "no event could be scored; " if failed else ""
         first = f", the first: {ran.first}" if ran.first else ""
-        err.print(f"{none}dead letters: {ran.letters or 'standard error'}{first}", style="yellow", markup=False)
+        err.print(f"{none}dead letters: {ran.letters or 'above, on standard error'}{first}", style="yellow", markup=False)
     if not ran.complete:
-        on = "" if STANDARD in (part.input, part.output) else "; go on with --resume"
-        err.print(f"interrupted: what is written is whole{on}", markup=False)
+        again = "a standard stream is not resumed" if STANDARD in (part.input, part.output) else "go on with --resume"
+        err.print(f"interrupted: what is written is whole; {again}", markup=False)
         return INTERRUPTED
     return int(failed)

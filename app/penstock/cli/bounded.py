@@ -89,8 +89,10 @@ class Part:
     @property
     def about(self) -> dict[str, str]:
         """What a run that goes on has in common with the one before."""
+        from penstock.transports.files.places import without_password  # it is kept beside the outputs, for others to read
+
         local = "://" not in self.input and self.input != STANDARD
-        said = {"input": os.path.realpath(self.input) if local else self.input, "--query": self.query}
+        said = {"input": os.path.realpath(self.input) if local else without_password(self.input), "--query": self.query}
         edges = {"--from": self.start, "--to": self.stop, "--limit": self.limit, "--sample": self.sample, "cause": self.cause}
         return {name: "" if value is None else str(value) for name, value in {**said, **edges}.items()}
 
@@ -175,7 +177,7 @@ _OF_OUTPUTS: Final = (
     click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Processes that share the work."),
     click.option(
         "--part-rows", type=click.IntRange(min=1), default=1_000_000, show_default=True, metavar="N",
-        help="Rows of a part of the outputs: what a run that goes on repeats at most.",
+        help="Rows after which a part of the outputs ends, with those that are scored in one go with the last of them.",
     ),
     click.option("--share", type=int, hidden=True, help="The descriptor of the conversation with the process that started this one."),
 )  # fmt: skip
@@ -216,9 +218,13 @@ def run_bounded(loaded: Loaded, program: Program, part: Part, settings: Settings
     """Runs it, with a progress bar on a terminal. What a Ctrl-C or SIGTERM ends is finished and kept: `complete` is false then.
 
     Outputs go to the part's files, or `into` something else. Raises UsageError for flags that do not go together, ConfigError for files,
-    TransportError for brokers and stores.
+    TransportError for brokers, topics and stores.
     """
     _check(loaded, part)
+    if part.topic and part.share is None:
+        from penstock.transports.kafka.connection import Admin
+
+        Admin(settings).require([part.topic])  # with patience, and before the loop: Ctrl-C ends it; the client of the loop gives up at once
     return asyncio.run(_run(loaded, program, part, settings, into))
 
 
@@ -234,6 +240,8 @@ def _check(loaded: Loaded, part: Part) -> None:
     streams = STANDARD in (part.input, part.output)
     if streams and part.resume:
         raise click.UsageError("standard streams cannot be resumed: give files for --in and --out")
+    if part.output == STANDARD and part.form not in (None, "ndjson"):
+        raise click.UsageError(f"--as {part.form} is for folders: standard output is NDJSON, a line per event")
     if part.input == STANDARD and (part.start is not None or part.stop is not None or part.sample is not None):
         raise click.UsageError("standard input is read once, from its beginning: --from, --to and --sample need files")
     if part.topic and part.sample is not None:
@@ -436,7 +444,7 @@ def _target(loaded: Loaded, part: Part, format: Format) -> Target:
     (stage,) = loaded.wiring.stages
     target = Target.of(place(part.output), _topics(loaded), stage.source.dead_letter, FORMATS[part.form] if part.form else format)
     if part.form and target.format.name != part.form:
-        raise click.UsageError(f"--as {part.form} is for folders: the ending of {part.output} says {target.format.name}")
+        raise click.UsageError(f"--as {part.form} is for folders: the ending of {target.output} says {target.format.name}")
     return target
 
 

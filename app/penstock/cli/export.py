@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -91,4 +92,6 @@ def edge(topology: Path, folder: Path | None, settings: Settings, form: str) -> 
         markup=False,
     )
     out.print(f"digest of its list: {made.digest}", markup=False)
-    err.print(f"next:\n  python -m pip install {made.folder}\n  python -c 'import {made.package}'", markup=False)
+    # With "/" in it, pip takes the name for a folder, and never for a package of the index.
+    where = shlex.quote(str(made.folder) if made.folder.is_absolute() else f"./{made.folder}")
+    err.print(f"next:\n  python -m pip install {where}\n  python -c 'import {made.package}'", markup=False)

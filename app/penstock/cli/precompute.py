@@ -120,6 +120,7 @@ class _Run:
         if is_database(part.input):
             progress.units = []  # it is asked again, and may answer in another order
         checkpoint = progress.checkpoint(store, self._name, number)
+        before = checkpoint.rows
         checkpoint.commit()
 
         def write(entries: Sequence[Entry]) -> None:
@@ -129,8 +130,8 @@ class _Run:
         ran, sink = self._scored(part, write, checkpoint, progress.reads)
         if ran.complete and progress.written:
             store.activate(self._name, number, since=time.time(), ttl=self._ttl)
-            return _done(ran, sink, generation=number, live=True)
-        return _done(ran, sink, generation=number)
+            return _done(ran, sink, generation=number, live=True, before=before)
+        return _done(ran, sink, generation=number, before=before)
 
     def _begin(self, part: Part) -> tuple[int, bytes]:
         store = self._needed()
@@ -188,9 +189,9 @@ class _Run:
         return self._store
 
 
-def _done(ran: Outcome, sink: StoreSink, *, generation: int | None, live: bool = False) -> _Done:
+def _done(ran: Outcome, sink: StoreSink, *, generation: int | None, live: bool = False, before: int = 0) -> _Done:
     found = {"read": ran.read, "written": sink.written, "dead_letters": ran.failed, "first": sink.first, "complete": ran.complete}
-    return _Done(**found, generation=generation, live=live)
+    return _Done(**found, generation=generation, live=live, resumed=before)
 
 
 def _report(done: _Done, form: str, models: Mapping[str, str]) -> int:
@@ -198,9 +199,9 @@ def _report(done: _Done, form: str, models: Mapping[str, str]) -> int:
         print_json({**done, "models": models})
     else:
         where = f"generation {done['generation']}" if done["generation"] is not None else "dry run, nothing is written"
-        out.print(
-            f"{done['read']:,} events read, {done['written']:,} answers, {done['dead_letters']:,} dead letters: {where}", markup=False
-        )
+        where += "" if done["live"] or done["generation"] is None else ", which is not live"
+        read = f"{done['read']:,} events read" + (f" after the {done['resumed']:,} of the run that it resumes" if done["resumed"] else "")
+        out.print(f"{read}, {done['written']:,} answers, {done['dead_letters']:,} dead letters: {where}", markup=False)
     if done["dead_letters"]:
         err.print(f"the first dead letter: {done['first']}", style="yellow", markup=False)
     if not done["complete"]:

@@ -17,6 +17,7 @@ A column becomes what a decoder would make of the same values in JSON, at once w
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
@@ -74,7 +75,7 @@ class ArrowReader:
                 if holes is not None:
                     nulls[path] = holes
         if not columns:
-            columns[next((path for path, _ in self._fields), "")] = np.full(batch.num_rows, None, object)
+            columns[""] = np.full(batch.num_rows, None, object)  # the name of no field: the table has as many rows
         return Table(topic, columns, nulls, partition, offset, None, None, problems, texts)
 
     def _found(self, batch: Any, path: str) -> Any:
@@ -144,6 +145,7 @@ class _Values:
         return taken.dictionary_decode() if pa.types.is_dictionary(array.type) else taken
 
     def _made(self, array: Any, problems: dict[int, str]) -> tuple[Array, Array | None]:
+        exact = pa.types.is_decimal(array.type) or getattr(array.type, "type_name", "") == "numeric"  # the latter: text, of PostgreSQL
         if isinstance(array, pa.ExtensionArray):
             array = array.storage
         if pa.types.is_dictionary(array.type) and (array.dictionary.null_count or self._kind not in ("string", "enum")):
@@ -155,7 +157,7 @@ class _Values:
             return self._lists(array, problems), holes
         if self._kind in ("string", "enum"):
             return self._texts(array), holes
-        values = self._numbers(array, holes)
+        values = self._exact(array, holes, problems) if exact and self._kind != "boolean" else self._numbers(array, holes)
         return (self._each(array, problems) if values is None else values), holes
 
     def _texts(self, array: Any) -> Array:
@@ -191,6 +193,32 @@ class _Values:
             made = pc.fill_null(made, pa.scalar(0).cast(made.type))
         numbers: Array = made.to_numpy(zero_copy_only=False)
         return numbers
+
+    def _exact(self, array: Any, holes: Array | None, problems: dict[int, str]) -> Array:
+        """Returns decimals as numbers, with 0 for nulls. Not by way of floats, where whole numbers are wanted: those are rounded."""
+        try:
+            made = array.cast(pa.float64() if self._kind in FLOATS else pa.int64())
+        except pa.ArrowInvalid:
+            return self._decimals(array, problems)
+        if holes is not None:
+            made = pc.fill_null(made, pa.scalar(0).cast(made.type))
+        numbers: Array = made.to_numpy(zero_copy_only=False)
+        return numbers
+
+    def _decimals(self, array: Any, problems: dict[int, str]) -> Array:
+        """Returns decimals one by one, and notes those that do not fit."""
+        made = np.full(len(array), None, object)
+        for row, text in enumerate(array.to_pylist()):
+            value = None if text is None else Decimal(text)
+            if value is None or self._kind in FLOATS:
+                made[row] = None if value is None else float(value)
+            elif value.is_infinite() or (not value.is_nan() and abs(value) >= 1 << 63):
+                problems.setdefault(row, f"field {self._field.name!r} is {text}, outside of what {self._kind} holds")
+            elif value.is_nan() or value != int(value):
+                problems.setdefault(row, f"field {self._field.name!r} is {text}, no whole number")
+            else:
+                made[row] = int(value)
+        return made
 
     def _each(self, array: Any, problems: dict[int, str]) -> Array:
         """Returns values that have to be looked at: text that is allowed becomes numbers, others stay as they are."""

@@ -55,7 +55,8 @@ class TableDecoder:
             if holes is not None and not field.optional and field.default is not REQUIRED:
                 values, holes = _defaulted(field, values, holes), None
             if holes is not None and self._assembler.rejects_null(field.name):
-                self._fail(errors, np.flatnonzero(holes), f"field {field.name!r} is null")
+                what = "is null" if field.name in table.columns else "has no column"
+                self._fail(errors, np.flatnonzero(holes), f"field {field.name!r} {what}")
             if self._fine(field, values, holes, table):
                 given.append(values)
                 nulls.append(holes)

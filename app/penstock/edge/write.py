@@ -189,6 +189,8 @@ name = "{package}"
 version = "{listed}"
 description = "The topology {loaded.topology.name} with its models: {models}"
 requires-python = ">=3.11"
+# Until a release is on the index, the name may be another's there: first install Penstock from a clone,
+# `pip install ./penstock` beside https://github.com/penstock-ml/penstock, then this folder.
 dependencies = ["penstock{_extras(loaded)}=={version("penstock")}"]
 """
 

@@ -16,7 +16,7 @@ from penstock import runtime
 from penstock.codecs.schema_registry import open_schema_registry
 from penstock.control.log import Log
 from penstock.control.messages import Release
-from penstock.errors import ConfigError, TopicMissing, Untraceable
+from penstock.errors import ConfigError, Problem, TopicMissing, Untraceable
 from penstock.explain.provenance import Origin
 from penstock.fit import as_run, strays
 from penstock.model.artifact import Artifact
@@ -68,10 +68,22 @@ def _newest(log: Log, settings: Settings) -> str:
 
 
 def bound_now(topology: Topology, settings: Settings) -> Bound:
-    """Returns what would score now. Raises ModelError, TopicMissing."""
-    if settings.releases and (log := _fold(topology, settings)).generation:
-        return _released(log.generation, log, topology, settings)
+    """Returns what would score now. Raises ModelError, TopicMissing, ConfigError for a log that only others' keys, or none, have signed."""
+    if settings.releases:
+        log = _fold(topology, settings)
+        if log.generation:
+            return _released(log.generation, log, topology, settings)
+        _refuse_to_fall_back(log, settings)
     return Bound(0, "topology file", _resolved({node.name: node.model for node in topology.model_nodes}, settings))
+
+
+def _refuse_to_fall_back(log: Log, settings: Settings) -> None:
+    """Raises ConfigError where the versions of the file would be taken for those of a release that this host cannot check."""
+    if unchecked := log.refused["unknown-key"] + log.refused["unsigned"]:
+        why = "of keys that are unknown here" if log.refused["unknown-key"] else "without a signature"
+        message = f"the control log holds {unchecked} messages {why}, and no release of a key that is trusted here"
+        fix = "set trust and unsigned_control as on the workers; or --no-releases for the versions of the topology file"
+        raise ConfigError(Problem(str(settings.trust), 0, 0, message, fix))
 
 
 def _released(generation: int, log: Log, topology: Topology, settings: Settings) -> Bound:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -27,6 +28,7 @@ from penstock.transports.base import UNLIMITED
 from penstock.transports.checkpoint import Checkpoint, Part, Unit
 from penstock.transports.files import FORMATS, FileSink, FileSource, Format, Input, Output, Place, Shape, Tables, format_of, hive
 from penstock.transports.files.manifest import Manifest
+from penstock.transports.files.places import without_password
 
 __all__ = [
     "Job",
@@ -180,16 +182,17 @@ def batch_pace(pace: Pace) -> Pace:
 
 
 def inputs_of(name: str, place: Place) -> tuple[Format, list[tuple[Place, int]]]:
-    """Returns the format of the input and its files. Raises ConfigError without files, and for files of several formats."""
-    found = place.find()
+    """Returns the format of the input and its files. Raises ConfigError without files, and for files of several formats, or of none."""
+    name, found = without_password(name), place.find()
     known = [(one, format_of(one.place.last)) for one in found]
-    if len(found) == 1 and known[0][1] is None:
-        return FORMATS["ndjson"], [(found[0].place, found[0].size)]  # a file that was named itself
     files = [(one.place, one.size) for one, format in known if format is not None]
     formats = {format[0].name for _, format in known if format is not None}
     if not files:
         endings = ", ".join(ending for one in FORMATS.values() for ending in one.endings)
         what = "holds no file of a format that is known" if found or place.is_folder() else "cannot be read: No such file or directory"
+        if len(found) == 1 and found[0].place.path == place.path:
+            what = "does not say its format by its ending"
+            endings += f"; or pipe NDJSON: --in - < {shlex.quote(name)}" if place.system is None else ""
         raise ConfigError(Problem(name, 0, 0, what, f"give files with one of these endings: {endings}"))
     if len(formats) > 1:
         raise ConfigError(Problem(name, 0, 0, f"holds files of several formats ({', '.join(sorted(formats))})", "give a pattern for one"))

@@ -28,9 +28,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
 import msgspec
+import numpy as np
 
+from penstock.batch import Table
 from penstock.binding import Binding
 from penstock.errors import PenstockError
+from penstock.pipeline.answers import Answer as Written
 from penstock.pipeline.answers import Answers
 from penstock.record import RecordLike
 from penstock.runtime import Loaded
@@ -38,7 +41,7 @@ from penstock.settings import Settings
 from penstock.stores.base import Generation, Read, Store
 from penstock.stores.nearest import LIMIT, Nearest, Space, Stored
 from penstock.stores.open import open_store
-from penstock.stores.programs import KEY, Key, about, asking, copied_fields, key_fields, required
+from penstock.stores.programs import KEY, Key, about, asking, copied_fields, copying, key_fields, required
 from penstock.telemetry import Metrics
 
 __all__ = ["OUTCOMES", "Answer", "Found", "Lookup", "open_lookup"]
@@ -47,6 +50,7 @@ OUTCOMES: Final = ("hit", "stale", "miss", "nearest", "default", "unknown", "fal
 RETRY: Final = 1.0  # seconds
 _WAITING: Final = 64  # batches to be learnt from; further ones are dropped
 _THREADS: Final = 4
+_IN_PLACE: Final = ("default", "unknown")  # what `on_miss` gives without scoring
 _TO_SCORE: Final = ("miss", "fallback", "unkeyed")
 logger = logging.getLogger(__name__)
 
@@ -118,6 +122,8 @@ class Lookup:
         self._topology = loaded.topology.name
         (source,) = loaded.topology.sources
         self._asking = Answers(asking(loaded), source.name)
+        whole = copying(loaded) if self._wanted.entity is not None and self._wanted.on_miss in _IN_PLACE else None
+        self._copying = None if whole is None else Answers(whole, source.name)
         self._key = Key.of(loaded)
         copied = copied_fields(loaded)
         self._sinks = {sink.name: [name for name, _ in sink.fields] for sink in loaded.topology.sinks}
@@ -205,10 +211,17 @@ class Lookup:
                 keys[row], values[row] = self._key.make(value)
             except ValueError:
                 continue  # it has no key: scoring it gives the reason, if it fails
-        copies = {
-            name: dict(zip(one.rows, map(_DECODE, one.values), strict=True)) for name, one in answered.answers.items() if name != KEY
-        }  # fmt: skip
+        copies = {name: _fields(one) for name, one in answered.answers.items() if name != KEY}
         return _Asked(rows, keys, values, copies)
+
+    def _copied(self, asked: _Asked, rows: Sequence[int]) -> Mapping[str, Mapping[int, Fields]]:
+        """Returns, by sink and row, what is copied of the whole events; nothing for an event that cannot be read."""
+        if self._copying is None or not rows:
+            return {}
+        events = asked.events
+        with self._lock:
+            answered = self._copying.run(events.take(np.array(rows)) if isinstance(events, Table) else [events[row] for row in rows])
+        return {name: {rows[at]: found for at, found in _fields(one).items()} for name, one in answered.answers.items()}
 
     def _reading(self, asked: _Asked) -> Future[Read] | None:
         if not asked.keys or time.monotonic() < self._away_until:
@@ -227,6 +240,8 @@ class Lookup:
     def _judged(self, asked: _Asked, read: Read | None, about: str, began: float) -> Found:
         served = None if read is None else self._served(read.live, about)
         found = dict(zip(asked.keys, read.answers, strict=True)) if read is not None and served else {}
+        missing = [row for row in asked.keys if served and (found[row] is None or _decoded(found[row] or b"") is None)]
+        copied = self._copied(asked, missing)
         answers: dict[int, Answer] = {}
         outcomes = []
         for row in range(len(asked.events)):
@@ -235,7 +250,7 @@ class Lookup:
             elif not served:
                 outcomes.append("fallback")
             else:
-                outcome, answer = self._one(asked, row, found[row], served, read.live if read else None)
+                outcome, answer = self._one(asked, row, found[row], served, read.live if read else None, copied)
                 if answer is not None:
                     answers[row] = Answer(outcome, answer)
                 outcomes.append(outcome)
@@ -256,21 +271,26 @@ class Lookup:
         return "stale" if self._clock() - live.since < self._wanted.stale else ""
 
     def _one(
-        self, asked: _Asked, row: int, answer: bytes | None, served: str, live: Generation | None
+        self,
+        asked: _Asked,
+        row: int,
+        answer: bytes | None,
+        served: str,
+        live: Generation | None,
+        copied: Mapping[str, Mapping[int, Fields]],
     ) -> tuple[str, Mapping[str, Fields | None] | None]:
         if answer is not None and (stored := _decoded(answer)) is not None:
             return served, self._whole(asked, row, stored.sinks)
         policy = self._wanted.on_miss
-        if policy == "default":
-            return policy, self._whole(asked, row, {name: self._filled(names) for name, names in self._sinks.items()})
-        if policy == "unknown":
-            return policy, self._whole(asked, row, {name: _nested(dict.fromkeys(names)) for name, names in self._sinks.items()})
+        if policy in _IN_PLACE:
+            given = self._wanted.default if policy == "default" else {}
+            sinks = {name: _nested({one: given.get(one) for one in names}) for name, names in self._sinks.items()}
+            for name, fields in sinks.items():
+                _merged(fields, copied.get(name, {}).get(row, {}))
+            return policy, self._whole(asked, row, sinks)
         if policy == "nearest" and (index := self._index(live)) is not None and (near := index.find(asked.values[row])) is not None:
             return policy, self._whole(asked, row, _STORED.decode(near).sinks)
         return "miss", None
-
-    def _filled(self, names: Sequence[str]) -> dict[str, Any]:
-        return _nested({name: self._wanted.default.get(name) for name in names})
 
     def _whole(self, asked: _Asked, row: int, sinks: Mapping[str, dict[str, Any] | None]) -> Mapping[str, Fields | None]:
         """Returns an answer with what its sinks copy from the event that asks."""
@@ -329,6 +349,10 @@ class Lookup:
             self._failed(error)
         finally:
             self._waiting.release()
+
+
+def _fields(written: Written) -> dict[int, Fields]:
+    return dict(zip(written.rows, map(_DECODE, written.values), strict=True))
 
 
 _DECODE: Final = msgspec.json.Decoder(dict[str, Any]).decode

@@ -2,7 +2,8 @@
 
 - `computing` has the topology's nodes, and beside its sinks one that writes the key's fields. In answers by inputs, fields that a sink
   copies from the event are left out: they are the asking event's.
-- `asking` has no nodes: its sinks write the key's fields, and the copied fields of each sink.
+- `asking` has no nodes: its sinks write the key's fields, and the copied fields of each sink. Where an entity has no answer, and no
+  score is wanted, `copying` writes what a sink copies of an event that may be whole, or the id alone.
 
 So a key is made of what the event holds by the source's schema (defaults, aliases, coercions), the same way on both sides, and
 an event that scoring refuses has no key by its inputs. By an entity, an event may hold the id alone.
@@ -27,7 +28,7 @@ from penstock.stores.keys import canonical, entity_key, input_key
 from penstock.topology.names import ref
 from penstock.topology.spec import Precomputed, Ref, Sink, Topology
 
-__all__ = ["KEY", "TOPIC", "Key", "about", "asking", "computing", "copied_fields", "key_fields", "required"]
+__all__ = ["KEY", "TOPIC", "Key", "about", "asking", "computing", "copied_fields", "copying", "key_fields", "required"]
 
 KEY: Final = "precomputed.key"  # the topic, and the name, of the sink of the key's fields
 TOPIC: Final = "precomputed."  # of the topics of the others, before their names
@@ -65,15 +66,32 @@ def asking(loaded: Loaded) -> Program:
     """Returns the program that reads the key of an event, and what the sinks copy from it: of an answer by entity, its id."""
     wanted = required(loaded.topology)
     (source,) = loaded.topology.sources
-    sinks, copied = [_key_sink(loaded.topology)], copied_fields(loaded)
-    for sink in loaded.topology.sinks:
-        own = tuple((name, one) for name, one in sink.fields if name in copied[sink.name])
-        sinks += [replace(_json(sink, own), when=None)] if own else []
-    schemas = loaded.schemas
+    sinks, schemas = [_key_sink(loaded.topology), *_copies(loaded, copied_fields(loaded))], loaded.schemas
     if wanted.entity is not None and source.envelope is None and not schemas[source.name].is_beside(wanted.entity):
         head = str(steps(wanted.entity)[0])
         schema = schemas[source.name]
         schemas = {source.name: replace(schema, fields=tuple(one for one in schema.fields if one.name == head))}
+    return _without_nodes(loaded, sinks, schemas)
+
+
+def copying(loaded: Loaded) -> Program | None:
+    """Returns the program that reads what the sinks copy of an event that lacks fields, as null; None where they copy nothing."""
+    (source,) = loaded.topology.sources
+    sinks = _copies(loaded, _copied(loaded.topology, None))
+    schema = loaded.schemas[source.name]
+    # Arrays stay as they are: a sink cannot write null for one.
+    fields = tuple(one if one.items is not None else replace(one, optional=True, default=None) for one in schema.fields)
+    return _without_nodes(loaded, sinks, {source.name: replace(schema, fields=fields)}) if sinks else None
+
+
+def _copies(loaded: Loaded, copied: Mapping[str, Sequence[str]]) -> list[Sink]:
+    """Returns the sinks with those fields alone, as JSON."""
+    cut = [(sink, tuple((name, one) for name, one in sink.fields if name in copied[sink.name])) for sink in loaded.topology.sinks]
+    return [replace(_json(sink, own), when=None) for sink, own in cut if own]
+
+
+def _without_nodes(loaded: Loaded, sinks: Sequence[Sink], schemas: Mapping[str, Schema]) -> Program:
+    (source,) = loaded.topology.sources
     form = source.format if source.format == "bytes" else "json"  # a program gives events, whatever producers write
     entry = replace(source, id=None, time=None, format=form)
     derived = _derived(loaded, replace(loaded.topology, nodes=(), sources=(entry,), sinks=tuple(sinks), precomputed=None), schemas)
@@ -82,13 +100,16 @@ def asking(loaded: Loaded) -> Program:
 
 def copied_fields(loaded: Loaded) -> dict[str, tuple[str, ...]]:
     """Returns, by sink, its fields that an answer takes from the event that asks: all that the event has, or the id of an entity."""
-    topology, wanted = loaded.topology, required(loaded.topology)
+    return _copied(loaded.topology, required(loaded.topology).entity)
+
+
+def _copied(topology: Topology, entity: str | None) -> dict[str, tuple[str, ...]]:
 
     def copied(one: Ref) -> bool:
         if topology.node(one.head) is not None:
             return False
         path = one.tail if topology.source(one.head) is not None and one.tail is not None else one.path
-        return wanted.entity is None or (path == wanted.entity and one.index is None)
+        return entity is None or (path == entity and one.index is None)
 
     return {sink.name: tuple(name for name, one in sink.fields if copied(one)) for sink in topology.sinks}
 

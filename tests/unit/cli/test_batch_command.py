@@ -115,6 +115,7 @@ def test_part_of_the_input(run: Run, flags: list[str], expected: list[int]) -> N
         (["--in", "in.ndjson", "--out", "o", "--from", "2", "--to", "2"], "--to 2 is not behind --from 2"),
         (["--in", "in.ndjson", "--out", "no/such/o.ndjson"], "no/such/o.ndjson: cannot be written"),
         (["--in", "in.ndjson", "--out", "o", "--resume"], "there is no run to resume"),
+        (["--in", "in.ndjson", "--out", "-", "--as", "csv"], "standard output is NDJSON"),
     ],
 )
 def test_flags_that_cannot_be_meant_are_refused_and_nothing_is_written(run: Run, flags: list[str], words: str) -> None:
@@ -389,3 +390,41 @@ def test_what_standard_output_cannot_be_is_refused(run: Run) -> None:
     done = run("--in", "in.ndjson", "--out", "-", "--as", "csv")
     assert (done.code, done.out) == (2, "")
     assert "standard output has lines of JSON" in done.err.replace("\n", " ")
+
+
+@pytest.mark.parametrize("out", ["out.ndjson", "out.parquet", "out.csv", "out/"])
+def test_lines_of_standard_input_are_written_to_files(folder: Path, out: str) -> None:
+    """Also the line that is no event; nothing that was read may be lost."""
+    command = [sys.executable, "-m", "penstock", "batch", "double.yaml", "--in", "-", "--out", out]
+    given = b"".join(b'{"x": %d}\n' % n for n in range(3000)) + b"no event\n"
+    done = subprocess.run(command, input=given, capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (0, b"3,001 events read, 3,000 outputs, 1 dead letters\n"), done.stderr
+    letters = "out/numbers.dead-letter" if out == "out/" else "out.dead-letters.ndjson"
+    assert f"dead letters: {letters}, the first: JSON is malformed" in " ".join(done.stderr.decode().split())
+    letters = next((str(one) for one in Path(letters).glob("part-*")), letters)
+    assert [(one["value"], one["offset"]) for one in lines(letters)] == [("no event", 3000)]
+    if out.endswith("/"):
+        assert [one["x"] for one in lines(next(str(one) for one in Path("out/doubled").iterdir()))] == list(range(3000))
+    else:
+        assert Path(out).stat().st_size > 10_000
+        assert json.loads(Path(f"{out}.manifest.json").read_text())["complete"]
+
+
+def test_reader_that_leaves_ends_the_run_without_a_word(folder: Path) -> None:
+    """As `| head` ends any other filter."""
+    with piped() as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(b'{"x": 1}\n')
+        process.stdout.readline()
+        process.stdout.close()
+        process.stdin.write(b'{"x": 2}\n')
+        assert process.wait(30) == 1
+        assert [line for line in process.stderr.read().splitlines() if not line.startswith(b"models of ")] == []
+
+
+def test_dead_letters_beside_standard_output_are_on_standard_error(run: Run) -> None:
+    Path("in.ndjson").write_text("no event\n")
+    done = run("--in", "in.ndjson", "--out", "-")
+    assert "dead letters: above, on standard error" in done.err

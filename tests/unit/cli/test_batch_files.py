@@ -20,6 +20,7 @@ from penstock.cli.main import main
 from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import models, wait_for
 from penstock.transports.files import Place, place
+from penstock.transports.files.places import without_password
 from tests.stores.servers import PASSWORD, postgres
 from tests.unit.cli.done import Done, Run
 
@@ -293,21 +294,61 @@ def test_folder_that_cannot_be_listed_ends_the_run(run: Run) -> None:
         (["--in", "in", "--out", "out", "--workers", "2", "--limit", "5"], "without --from, --to and --limit"),
         (["--in", "-", "--out", "out", "--sample", "0.5"], "--sample need files"),
         (["--in", "sqlite:///numbers.db", "--out", "out"], "add #TABLE to the address, or give --query"),
-        (["--in", "sqlite:///none.db#numbers", "--out", "out"], "sqlite:///none.db cannot be read"),
+        (["--in", "sqlite:///none.db#numbers", "--out", "out"], "sqlite:///none.db: cannot be read: No such file"),
         (["--in", "sqlite:///numbers.db#none", "--out", "out"], "no such table: none"),
         (["--in", "s4://bucket/x", "--out", "out"], "s4://bucket/x: "),
+        (["--in", "lines.txt", "--out", "out"], "lines.txt: does not say its format by its ending"),
+        (["--in", "lines.txt", "--out", "out"], "NDJSON: --in - < lines.txt"),
+        (["--in", "array.json", "--out", "out"], "array.json: is JSON, but not one object per line"),
+        (["--in", "long.json", "--out", "out"], "long.json: is JSON, but not one object per line"),
+        (["--in", "one.json", "--out", "out.ndjson"], "one.json: is JSON, but not one object per line"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_and_nothing_is_written(run: Run, flags: list[str], words: str) -> None:
     files()
     files("mixed")
     Path("mixed/x.csv").touch()
+    Path("lines.txt").write_text('{"x": 1}\n')
+    rows: list[dict[str, float]] = [{"x": 1.0}, {"x": 2.0}]
+    Path("array.json").write_text(json.dumps(rows))
+    Path("long.json").write_text(json.dumps(rows, indent=2))
+    Path("one.json").write_text(json.dumps(rows[0], indent=2))
     sqlite3.connect("numbers.db").execute("create table numbers (x real)").connection.close()
     before = sorted(os.listdir())
     done = run(*flags)
     assert done.code in (2, 4)
     assert words in done.err.replace("\n", " ")
     assert sorted(os.listdir()) == before
+
+
+def test_parts_of_another_format_are_not_added(folder: Path, run: Run) -> None:
+    """A folder would hold files of two formats, which no reader takes."""
+    files()
+    with started(["--in", "in", "--out", "out", "--as", "ndjson", *SLOWLY]) as process:
+        wait_for(lambda: bool(parts("out")), "a part")
+        process.kill()
+        process.communicate(timeout=60)
+    done = run("--in", "in", "--out", "out", "--resume")
+    assert done.code == 2
+    assert "the run to resume has another --as: ndjson, not parquet" in done.err.replace("\n", " ")
+    assert run("--in", "in", "--out", "out", "--as", "ndjson", "--resume").code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("postgresql://reader:secret@host:5432/air#a@b", "postgresql://reader@host:5432/air#a@b"),
+        ("postgresql://reader:se@cr:et?@host/air", "postgresql://reader@host/air"),
+        (
+            "postgresql://host/air?user=reader&password=secret&sslmode=require#t",
+            "postgresql://host/air?user=reader&password=***&sslmode=require#t",
+        ),
+        ("s3://key:secret@bucket/in?session_token=secret", "s3://key@bucket/in?session_token=***"),
+        ("s3://bucket/in/?endpoint_override=localhost:9000&scheme=http", "s3://bucket/in/?endpoint_override=localhost:9000&scheme=http"),
+    ],
+)
+def test_address_is_kept_and_shown_without_its_password(text: str, kept: str) -> None:
+    assert without_password(text) == kept
 
 
 # -- databases ---------------------------------------------------------------------------------------------------
@@ -344,6 +385,8 @@ def test_rows_of_postgresql_with_nulls_and_types_that_are_no_events(run: Run, mo
             cursor.execute("create table air.numbers (x double precision, at timestamptz, more jsonb)")
             cursor.execute("insert into air.numbers select n, now(), '{}' from generate_series(0, 2999) n")
             cursor.execute("insert into air.numbers values (null, null, null)")
+            cursor.execute("create table air.decimals (x numeric)")
+            cursor.execute("insert into air.decimals values (1), (2.5), (null), ('NaN')")
             connection.commit()
         done = run("--in", f"{server.url}#air.numbers", "--out", "out.parquet")
         assert (done.code, done.out) == (0, "3,001 events read, 3,000 outputs, 1 dead letters\n")
@@ -352,6 +395,13 @@ def test_rows_of_postgresql_with_nulls_and_types_that_are_no_events(run: Run, mo
         assert (done.code, read("few.parquet")) == (0, [0, 1])
         done = run("--in", server.url, "--query", "select y from air.numbers", "--out", "none.parquet")
         assert (done.code, 'column "y" does not exist' in done.err.replace("\n", " ")) == (2, True)
+        done = run("--in", f"{server.url}#air.decimals", "--out", "decimals.ndjson")
+        assert (done.code, done.out) == (0, "4 events read, 2 outputs, 2 dead letters\n")
+        address = server.url.replace("@", f":{PASSWORD}@")
+        done = run("--in", f"{address}#air.numbers", "--out", "kept", "--as", "ndjson")
+        assert (done.code, PASSWORD in Path("kept/_manifest.json").read_text() + done.err) == (0, False)
+        done = run("--in", f"{server.url}#air.numbers", "--out", "kept", "--as", "ndjson", "--resume")  # the password is elsewhere now
+        assert (done.code, "nothing is left to do" in done.err) == (0, True)
         monkeypatch.setenv("PGPASSWORD", "wrong")
         done = run("--in", f"{server.url}#air.numbers", "--out", "none.parquet")
         assert (done.code, "password authentication failed" in done.err.replace("\n", " ")) == (7, True)
@@ -360,7 +410,8 @@ def test_rows_of_postgresql_with_nulls_and_types_that_are_no_events(run: Run, mo
     done = run("--in", f"{server.url}#air.numbers", "--out", "none.parquet")
     assert (done.code, "cannot be read" in done.err) == (4, True)
     assert sorted(os.listdir()) == [
-        "double.yaml", "few.parquet", "few.parquet.manifest.json", "models", "out.dead-letters.ndjson", "out.parquet",
+        "decimals.dead-letters.ndjson", "decimals.ndjson", "decimals.ndjson.manifest.json", "double.yaml",
+        "few.parquet", "few.parquet.manifest.json", "kept", "models", "out.dead-letters.ndjson", "out.parquet",
         "out.parquet.manifest.json", "schemas",
     ]  # fmt: skip
 

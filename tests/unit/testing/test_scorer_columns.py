@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,41 @@ def test_table_comes_as_tools_write_it(plan: Scorer) -> None:
     assert scored.schema.field("vector").type == pa.list_(pa.float32(), 3)
     (batch,) = table.slice(0, 1).to_batches()
     assert isinstance(plan.score_table(batch), pa.RecordBatch)
+
+
+@pytest.mark.parametrize("kind", [pa.decimal128(38, 2), pa.decimal256(60, 2), pa.opaque(pa.string(), "numeric", "PostgreSQL")])
+def test_decimals_are_whole_numbers_exactly_or_not_at_all(plan: Scorer, kind: Any) -> None:
+    """The last one is how PostgreSQL's own decimals come. None is rounded to a whole number on the way."""
+    texts = ["0", "2.00", None, "3.50", "2147483648", "9007199254740993.00"]
+    if isinstance(kind, pa.OpaqueType):
+        numbers = pa.ExtensionArray.from_storage(kind, pa.array(texts))
+    else:
+        numbers = pa.array([None if one is None else Decimal(one) for one in texts], kind)
+    count = len(texts)
+    table = pa.table(
+        {
+            "id": ["a"] * count,
+            "item": numbers,
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(np.ones(3 * count, np.float32)), 3),
+            "inner": pa.StructArray.from_arrays([pa.array(["a"] * count)], ["mode"]),
+            "at": pa.array([1] * count, pa.timestamp("ms")),
+        }
+    )
+    scored = plan.score_table(table)
+    failures = scored.column("failure").to_pylist()
+    assert failures[:2] == [None, None]
+    assert failures[2:4] == ["field 'item' is null", "field 'item' is 3.50, no whole number"]
+    assert ["2147483648" in failures[4], "9007199254740993" in failures[5]] == [True, True]
+    assert failures[:2] == plan.score_table(table.slice(0, 2)).column("failure").to_pylist()  # where all of them are whole
+
+
+def test_field_without_a_column_is_told_from_one_that_is_null(plan: Scorer) -> None:
+    made = {"id": ["a"], "vector": pa.FixedSizeListArray.from_arrays(pa.array(np.ones(3, np.float32)), 3)}
+    table = pa.table({**made, "item": pa.array([None], pa.int32()), "inner": pa.array([{"mode": "a"}])})
+    assert plan.score_table(table).column("failure").to_pylist() == ["field 'item' is null"]
+    assert plan.score_table(table.drop_columns("item")).column("failure").to_pylist() == ["field 'item' has no column"]
+    assert [str(one.error) for one in plan.score_columns({"id": ["a"], "item": [1]}).failures] == ["field 'vector' has no column"]
+    assert plan.score_table(pa.table({"id;item": ["a;1"] * 2})).column("failure").to_pylist() == ["field 'id' has no column"] * 2
 
 
 def test_text_that_is_no_unicode_fails_its_row(plan: Scorer) -> None:

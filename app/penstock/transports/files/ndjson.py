@@ -42,7 +42,12 @@ def _lines(file: IO[bytes], place: Place) -> Iterator[list[bytes]]:
     begun: list[bytes] = []  # pieces of a line whose end has not come
     start = True
     while data := file.read(READ):
-        first, *more = (data.removeprefix(MARK) if start else data).split(b"\n")
+        if start:
+            data = data.removeprefix(MARK)
+            if _is_one_document(data):
+                fix = "write one object per line: jq -c '.[]' for an array, jq -c . for objects"
+                raise ConfigError(Problem(str(place), 0, 0, "is JSON, but not one object per line", fix))
+        first, *more = data.split(b"\n")
         begun.append(first)
         start = False
         if more:
@@ -58,6 +63,14 @@ def _lines(file: IO[bytes], place: Place) -> Iterator[list[bytes]]:
 def is_blank(line: bytes) -> bool:
     """Whether there is nothing in a line but space."""
     return not line or line.isspace()
+
+
+def _is_one_document(head: bytes) -> bool:
+    """Whether a file begins as an array, or as an object over several lines: every line of it would be a dead letter."""
+    first, _, rest = head.lstrip().partition(b"\n")
+    if first[:1] == b"[":
+        return first.strip() in (b"[", b"[{") or not rest.strip()
+    return first.strip() == b"{" and rest.lstrip()[:1] == b'"'
 
 
 @contextmanager

@@ -22,10 +22,12 @@ from urllib.parse import urlsplit
 
 from penstock.errors import AccessRefused, ConfigError, Problem, TransportError
 
-__all__ = ["Found", "Place", "arrow", "place"]
+__all__ = ["Found", "Place", "arrow", "place", "without_password"]
 
 _URL: Final = re.compile(r"([a-z][a-z0-9+.-]*)://")
 _GLOB: Final = re.compile(r"[*?\[]")
+_PASSWORD: Final = re.compile(r"(//[^:@/?#]*):[^/#\s]*@")
+_SECRET: Final = re.compile(r"([?&][^=&#\s]*(?:password|secret|token)[^=&#\s]*=)[^&#\s]*", re.IGNORECASE)
 _SAME: Final = {"gcs": "gs", "az": "abfs", "s3a": "s3", "s3n": "s3"}  # other names of what pyarrow knows
 _ON_HDFS: Final = ("hdfs", "viewfs")
 _TRIES: Final = {"dfs.client.failover.max.attempts": "4"}  # a quarter of a minute; the default is three minutes
@@ -232,7 +234,7 @@ def place(name: str) -> Place:
         return Place(name, name)
     system, path = _system(name, url[1])
     if not path.strip("/"):
-        raise ConfigError(Problem(name, 0, 0, "names no file and no folder", "add its path"))
+        raise ConfigError(Problem(without_password(name), 0, 0, "names no file and no folder", "add its path"))
     # What is asked for in the URL, such as an endpoint, is no part of the names of the files. A path within HDFS does not name its cluster.
     return Place(f"{url[1]}://{urlsplit(name).netloc if url[1] in _ON_HDFS else ''}{path}", path, system)
 
@@ -240,7 +242,7 @@ def place(name: str) -> Place:
 @lru_cache
 def _system(name: str, scheme: str) -> tuple[Any, str]:
     fs = arrow_fs()
-    given = name
+    given = without_password(name)
     if scheme in _SAME:
         name = f"{_SAME[scheme]}{name[len(scheme) :]}"
     try:
@@ -267,7 +269,17 @@ def _system(name: str, scheme: str) -> tuple[Any, str]:
         needed = "'penstock[hdfs]'" if scheme in _ON_HDFS else "fsspec, and what it needs for it"
         raise ConfigError(Problem(given, 0, 0, f"nothing here opens {scheme}://", f"pip install {needed}")) from error
     except (OSError, RuntimeError, ValueError) as error:  # the second: of hdfs-native
-        raise ConfigError(Problem(given, 0, 0, f"cannot be opened: {error}", "check the address and the credentials")) from error
+        raise ConfigError(
+            Problem(given, 0, 0, f"cannot be opened: {without_password(str(error))}", "check the address and the credentials")
+        ) from error
+
+
+def without_password(text: str) -> str:
+    """Returns an address, or a message with one, as it may be kept and shown: the user stays, and the password goes.
+
+    So a run goes on with the password elsewhere, or with a new one. A digest of it would let who reads that guess at it.
+    """
+    return _SECRET.sub(r"\1***", _PASSWORD.sub(r"\1@", text))
 
 
 def arrow() -> Any:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import re
+import os
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from penstock.errors import AccessRefused, ConfigError, Problem, TransportError, TransportUnavailable
-from penstock.transports.files.places import Place, arrow
+from penstock.transports.files.places import Place, arrow, without_password
 
 __all__ = ["fetch", "is_database"]
 
@@ -22,7 +22,6 @@ class _Driver(NamedTuple):
 
 _POSTGRES: Final = _Driver("adbc_driver_postgresql.dbapi", "adbc-driver-postgresql")
 _DRIVERS: Final = {"sqlite": _Driver("adbc_driver_sqlite.dbapi", "adbc-driver-sqlite"), "postgresql": _POSTGRES, "postgres": _POSTGRES}
-_PASSWORD: Final = re.compile(r"(//[^:@/]*):[^@/]*@")
 
 
 def is_database(name: str) -> bool:
@@ -37,7 +36,7 @@ def fetch(name: str, query: str | None, place: Place, *, most: int | None = None
     Raises ConfigError for an address or a query that cannot be meant, TransportUnavailable and AccessRefused for the database.
     """
     address, _, table = name.partition("#")
-    shown = _PASSWORD.sub(r"\1:***@", address)
+    shown = without_password(address)
     if bool(table) is (query is not None):
         raise ConfigError(Problem(shown, 0, 0, "either a table or a query is read", "add #TABLE to the address, or give --query"))
     driver = _DRIVERS[address.partition("://")[0]]
@@ -48,6 +47,8 @@ def fetch(name: str, query: str | None, place: Place, *, most: int | None = None
     parts = urlsplit(address)
     where = unquote(parts.path[1:]) if parts.scheme == "sqlite" else urlunsplit(parts)
     if parts.scheme == "sqlite":
+        if not os.path.isfile(where):  # SQLite says "failed to allocate memory"
+            raise ConfigError(Problem(shown, 0, 0, "cannot be read: No such file or directory", "sqlite:////srv/x.db is an absolute path"))
         where = f"file:{quote(where)}?mode=ro"  # a name that is misspelt would be a new database
     pa = arrow()
     try:
@@ -78,4 +79,4 @@ def _quoted(table: str) -> str:
 
 
 def _said(error: Exception) -> str:
-    return " ".join(_PASSWORD.sub(r"\1:***@", str(error)).split())[:300]
+    return " ".join(without_password(str(error)).split())[:300]

@@ -112,7 +112,7 @@ class StandardSource:
         self._open.set()
 
     async def store(self, offsets: Mapping[Partition, int]) -> bool:
-        """See `Source.store`. A part of the outputs may be complete by then, although a pipe has no position to return to."""
+        """See `Source.store`. What is finished is counted and written; a pipe has no position to return to."""
         self._checkpoint.save(offsets)
         return True
 
@@ -138,12 +138,14 @@ class StandardSink:
         return 0
 
     async def send(self, parcels: Sequence[Parcel], under: Span | None = None) -> Sent:
-        """See `Sink.send`. Raises DeliveryFailed when the reader has gone."""
+        """See `Sink.send`. Raises BrokenPipeError when the reader has gone (`| head`), as every command does."""
         sent = Sent(1)
         try:
             for parcel in parcels:
                 written = list(lines(parcel)) if parcel.dead else parcel.values
                 _write(self._letters if parcel.dead else self._outputs, b"".join(b"%b\n" % (line or b"null") for line in written))
+        except BrokenPipeError:
+            raise
         except OSError as error:
             raise DeliveryFailed(f"standard output cannot be written: {error.strerror}") from error
         sent.settle()

@@ -170,17 +170,23 @@ class Admin:
             self._trouble = error
 
     def describe(self, names: Iterable[str]) -> dict[str, TopicInfo]:
-        """Returns these topics. Raises TopicMissing with all that do not exist or may not be seen, TransportUnavailable, AccessRefused."""
+        """Returns these topics. Raises as `require`."""
+        partitions = self.require(names)
+        limits = self._limits(partitions)
+        return {name: TopicInfo(count, limits.get(name)) for name, count in partitions.items()}
+
+    def require(self, names: Iterable[str], fix: str = "`penstock topics create TOPOLOGY` makes what a topology needs") -> dict[str, int]:
+        """Returns the partitions of these topics.
+
+        Raises TopicMissing with all that do not exist or may not be seen, and the `fix`; TransportUnavailable, AccessRefused.
+        """
         wanted = sorted(set(names))
         partitions = self.partitions()
         missing = [name for name in wanted if not partitions.get(name)]
         if missing:
             unseen = f" (or may not be seen by {self._user})" if self._user else ""
-            raise TopicMissing(
-                f"no such topic{unseen}: {', '.join(missing)}; `penstock topics create TOPOLOGY` makes what a topology needs"
-            )
-        limits = self._limits(wanted)
-        return {name: TopicInfo(partitions[name], limits.get(name)) for name in wanted}
+            raise TopicMissing(f"no such topic{unseen}: {', '.join(missing)}; {fix}")
+        return {name: partitions[name] for name in wanted}
 
     def _limits(self, names: Iterable[str]) -> dict[str, int]:
         """Returns max.message.bytes by topic."""
