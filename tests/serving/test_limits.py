@@ -292,10 +292,12 @@ def test_a_stop_closes_both_doors_at_once(event: bytes) -> None:
 
     begin = f"POST {SCORE} HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nContent-Length: 100000\r\n\r\n".encode()
     with (
-        served("topologies/flights.yaml", "--drain-timeout", "4", "--idle-timeout", "60") as stopping,
+        ExitStack() as stack,
+        served("topologies/flights.yaml", "--drain-timeout", "6", "--idle-timeout", "60") as stopping,
         connected(stopping) as client,
         grpc.insecure_channel(stopping.grpc) as channel,
     ):
+        stack.callback(over.set)
         client.sendall(begin + event + b"\n")
         assert b" 200 " in client.recv(65536)
         call = channel.stream_unary(f"/{SERVICE}/ModelInfer").future(nothing(), timeout=60)
@@ -303,14 +305,13 @@ def test_a_stop_closes_both_doors_at_once(event: bytes) -> None:
         assert live.code().name == "OK"  # behind the call, which is therefore under way
         began = time.monotonic()
         stopping.process.terminate()
-        with pytest.raises(ConnectionRefusedError):  # noqa: PT012  until it is
+        with pytest.raises(ConnectionError):  # noqa: PT012  until the listener is gone; one that it has at that time is reset
             while True:
                 connected(stopping).close()
                 assert not call.done(), "HTTP accepts connections until gRPC has ended"
         assert not call.done()
         assert stopping.stop() == 0
-        assert time.monotonic() - began < 8
-        over.set()
+        assert time.monotonic() - began < 11
 
 
 def test_a_service_that_is_not_ready_says_so(tmp_path: Any) -> None:
