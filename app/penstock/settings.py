@@ -416,9 +416,7 @@ def _unknown(place: _Given, name: str, spelled: Callable[[str], str]) -> Problem
     )
 
 
-def _from_flags(
-    flags: Mapping[str, Any], problems: list[Problem], spelled: Callable[[str], str]
-) -> Iterator[tuple[str, _Given]]:
+def _from_flags(flags: Mapping[str, Any], problems: list[Problem], spelled: Callable[[str], str]) -> Iterator[tuple[str, _Given]]:
     for name, value in flags.items():
         found = _Given(value, spelled(name))
         if name not in _names():

@@ -142,7 +142,7 @@ def test_the_check_of_the_protocol_wants_a_credential_too(guarded: Guarded) -> N
     """It says so, and not that there are no models."""
     url = f"https://localhost:{guarded.service.ports['http']}"
     for models in ([], ["flights.stack"]):
-        with pytest.raises(ConfigError, match="wants to know who asks: 401 .*give a credential with --headers FILE"):
+        with pytest.raises(ConfigError, match=r"wants to know who asks: 401 .*give a credential with --headers FILE"):
             check(url, models=models, authorities=guarded.authority.certificate)
 
 

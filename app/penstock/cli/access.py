@@ -81,7 +81,11 @@ def key() -> None:
     "--model", "models", type=_Model(), multiple=True, metavar="NAME[@VERSION]", help="A model that it may address. [default: all]"
 )
 @click.option(
-    "--only", type=_Only(), multiple=True, metavar="FIELD=VALUE,...", help="Values (text) that this field of its rows may have; may be given several times."
+    "--only",
+    type=_Only(),
+    multiple=True,
+    metavar="FIELD=VALUE,...",
+    help="Values (text) that this field of its rows may have; may be given several times.",
 )
 @click.option("--requests", type=click.FloatRange(0, min_open=True), help="Most requests per second. [default: no limit]")
 @click.option("--rows", type=click.FloatRange(0, min_open=True), help="Most rows per second. [default: no limit]")

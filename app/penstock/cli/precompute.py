@@ -12,7 +12,7 @@ import click
 
 from penstock.cli.bounded import Into, Outcome, Part, input_options, run_bounded
 from penstock.cli.options import CONNECTION, with_settings
-from penstock.cli.output import err, format_option, out, print_json
+from penstock.cli.output import counted, err, format_option, out, print_json
 from penstock.errors import ConfigError
 from penstock.settings import Settings
 from penstock.topology.find import find
@@ -184,9 +184,8 @@ def _report(done: _Done, form: str, models: Mapping[str, str]) -> int:
         print_json({**done, "models": models})
     else:
         where = f"generation {done['generation']}" if done["generation"] is not None else "dry run, nothing is written"
-        out.print(
-            f"{done['read']:,} events read, {done['written']:,} answers, {done['dead_letters']:,} dead letters: {where}", markup=False
-        )
+        made = f"{counted(done['written'], 'answer')}, {counted(done['dead_letters'], 'dead letter')}"
+        out.print(f"{counted(done['read'], 'event')} read, {made}: {where}", markup=False)
     if done["dead_letters"]:
         err.print(f"the first dead letter: {done['first']}", style="yellow", markup=False)
     if not done["complete"]:

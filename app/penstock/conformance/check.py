@@ -44,7 +44,8 @@ def check(
 
     `models` (none: those that the index of the repository calls ready) are tried with `request`, else with tensors made from their
     metadata. `on_step` receives what is checked next. Raises ConfigError for a malformed URL or file of `authorities`, for no model to try,
-    without a credential that the server wants, and without the library of gRPC; TransportUnavailable when the server does not answer at all.
+    without a credential that the server wants, and without the library of gRPC; TransportUnavailable when the server does not answer at
+    all.
     """
     found, place, given = Findings(), _place(url), headers or {}
     pem = _pem(authorities) if authorities else None
@@ -57,7 +58,9 @@ def check(
     indexed = rest.index()
     tried = list(models) or indexed
     if rest.refused and (not tried or rest.refused.startswith("401")):
-        raise ConfigError(f"{url} wants to know who asks: {rest.refused}; give a credential with --headers FILE (Authorization: Bearer ...)")
+        raise ConfigError(
+            f"{url} wants to know who asks: {rest.refused}; give a credential with --headers FILE (Authorization: Bearer ...)"
+        )
     if not tried:
         raise ConfigError(f"{url} has no index of its models, or none is ready: name one with --model")
     rest.unknown()

@@ -64,7 +64,7 @@ async def asked(service: Service, caller: Caller, body: bytes) -> Mapping[str, A
         if isinstance(error, ConfigError):
             raise _own_fault(error) from error
         if isinstance(error, ModelError):  # it may name a file of the registry
-            raise ModelError(str(error).replace(f"{service.settings.models}/", "")) from error
+            error.args = (str(error).replace(f"{service.settings.models}/", ""),)
         raise
     service.note(caller, right, "ok", request=made.release.id)
     return _requested(made, service, caller, right)

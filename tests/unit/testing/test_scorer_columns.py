@@ -246,7 +246,9 @@ def test_what_is_no_column_is_an_error(plan: Scorer, columns: Any, error: type[E
 def test_rows_and_tables_of_tools_are_told_where_they_go(plan: Scorer) -> None:
     call: Callable[..., Any] = plan.score
     frame = pd.DataFrame({"id": ["x"], "item": [1]})
-    with pytest.raises(TypeError, match=r"a Series of pandas is no event: give a frame of one row, df\.iloc\[\[0\]\], or a mapping, row\.to_dict"):
+    with pytest.raises(
+        TypeError, match=r"a Series of pandas is no event: give a frame of one row, df\.iloc\[\[0\]\], or a mapping, row\.to_dict"
+    ):
         call(frame.iloc[0])
     with pytest.raises(TypeError, match="not Table: score_table takes tables of Arrow"):
         call(pa.Table.from_pandas(frame))
