@@ -38,7 +38,7 @@ def test_events_of_a_topic_are_computed(
     DirectoryRegistry(tmp_path / "models").publish("double", models.linear([2]))
     command = ["precompute", "double.yaml", "--in", f"kafka://{topic}", "--to", "8", "--store", "sqlite:///answers.db"]
     assert main([*command, "--brokers", broker.bootstrap]) == 0
-    assert capfd.readouterr().out == "16 events read, 15 answers, 1 dead letters: generation 1\n"
+    assert capfd.readouterr().out == "16 events read, 15 answers, 1 dead letter: generation 1\n"
     monkeypatch.setenv("PENSTOCK_STORE_TIMEOUT", "20")
     with penstock.open("double.yaml", store="sqlite:///answers.db") as plan:
         found = plan.score([{"x": n} for n in range(20)])

@@ -133,14 +133,14 @@ def test_a_caller_deploys_through_the_service(job: Job) -> None:
         answer = call("POST", "/v1/topologies/doubles:score", {"id": "a", "x": 2.0})
         assert (answer.headers["penstock-generation"], answer.json()["y"]) == ("2", 4.0)
         for body, status in (
-            ({"deploy": {"nothing": "double@1"}}, 400),
-            ({"deploy": {"double": "double@99"}}, 409),
-            ({}, 400),
-            ({"deploy": {}, "rollback": 1}, 400),
-            ({"rollback": 99}, 409),
+            ({"deploy": {"nothing": "double@1"}}, (400, "config-error")),
+            ({"deploy": {"double": "double@99"}}, (409, "model-not-found")),
+            ({}, (400, "malformed")),
+            ({"deploy": {}, "rollback": 1}, (400, "malformed")),
+            ({"rollback": 99}, (409, "illegal")),
         ):
             refused = call("POST", "/v1/releases", body)
-            assert refused.status_code == status, (body, refused.text)
+            assert (refused.status_code, refused.json()["code"]) == status, (body, refused.text)
         assert call("GET", "/v1/releases/unknown").status_code == 409
         assert ask(port, "POST", "/v1/releases", "{}").status_code == 401
 

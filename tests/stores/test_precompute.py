@@ -298,7 +298,7 @@ def test_misses_are_scored_for_the_live_generation(run: Run) -> None:
     store.miss("prices", {"7": json.dumps(order(70, customer=7)).encode(), "8": b'{"customer":8}', "9": b"{\n}"})
     store.close()
     done = run("--misses")
-    assert (done.code, done.out) == (0, "3 events read, 1 answers, 2 dead letters: generation 1\n")
+    assert (done.code, done.out) == (0, "3 events read, 1 answer, 2 dead letters: generation 1\n")
     assert [one and one["sinks"]["prices"]["price"] for one in answers(["1", "7", "8"])] == [20, 140, None]
     store = opened()
     assert store.misses("prices") == {}

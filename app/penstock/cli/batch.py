@@ -9,7 +9,7 @@ import click
 
 from penstock.cli.bounded import STANDARD, Part, bounded_options, run_bounded
 from penstock.cli.options import CONNECTION, with_settings
-from penstock.cli.output import err, format_option, out, print_json
+from penstock.cli.output import counted, err, format_option, out, print_json
 from penstock.settings import Settings
 from penstock.topology.find import find
 
@@ -78,7 +78,8 @@ def batch(topology: Path, settings: Settings, part: Part, dry_run: bool, form: s
         print_json({"read": ran.read, "written": ran.written, "dead_letters": ran.failed, "complete": ran.complete, "models": models})
     else:
         says = err if part.output == STANDARD else out
-        says.print(f"{ran.read:,} events read, {ran.written:,} outputs, {ran.failed:,} dead letters", markup=False)
+        made = f"{counted(ran.written, 'output')}, {counted(ran.failed, 'dead letter')}"
+        says.print(f"{counted(ran.read, 'event')} read, {made}", markup=False)
     failed = bool(ran.read) and ran.failed == ran.read
     if ran.complete and not ran.read:
         err.print("no event lies in the part that was asked for; nothing was written", markup=False)

@@ -254,8 +254,6 @@ def _check(loaded: Loaded, part: Part) -> None:
     first = 0 if start is None and isinstance(stop, int) else start
     if stop is not None and isinstance(first, type(stop)) and stop <= first:
         raise click.UsageError(f"--to {stop} is not behind --from {first}: there is nothing between them")
-    if part.output == STANDARD and part.form not in (None, "ndjson"):
-        raise click.UsageError(f"--as {part.form} is for folders: standard output has lines of JSON")
 
 
 def _numbers(part: Part) -> tuple[int, int | None]:

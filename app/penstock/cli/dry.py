@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock.cli.bounded import STANDARD, Into, Part, run_bounded, written_to
-from penstock.cli.output import out, print_json, table
+from penstock.cli.output import counted, out, print_json, table
 from penstock.settings import Settings
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def dry_run(loaded: Loaded, program: Program, part: Part, settings: Settings, fo
             mapping.add_row(*row)
         out.print(mapping)
     for topic, outputs in sink.outputs.items():
-        out.print(f"{topic}: the outputs of the first {ran.read} events", markup=False)
+        out.print(f"{topic}: the outputs of the first {counted(ran.read, 'event')}", markup=False)
         for one in outputs:
             out.print(f"  {json.dumps(one, ensure_ascii=False)}", markup=False)
     for letter in sink.letters:

@@ -18,7 +18,7 @@ from rich.text import Text
 from penstock.cli.echo import echo
 from penstock.tame import tame, tame_json
 
-__all__ = ["err", "format_option", "out", "print_json", "print_json_line", "table"]
+__all__ = ["counted", "err", "format_option", "out", "print_json", "print_json_line", "table"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,6 +45,11 @@ def format_option(command: F) -> F:
     return click.option(
         "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="For people, or for programs."
     )(command)
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns `1 event`, `2 events`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def print_json(value: Any) -> None:

@@ -12,7 +12,7 @@ import click
 
 from penstock.cli.bounded import Into, Outcome, Part, input_options, run_bounded
 from penstock.cli.options import CONNECTION, with_settings
-from penstock.cli.output import err, format_option, out, print_json
+from penstock.cli.output import counted, err, format_option, out, print_json
 from penstock.errors import ConfigError
 from penstock.settings import Settings
 from penstock.topology.find import find
@@ -200,8 +200,10 @@ def _report(done: _Done, form: str, models: Mapping[str, str]) -> int:
     else:
         where = f"generation {done['generation']}" if done["generation"] is not None else "dry run, nothing is written"
         where += "" if done["live"] or done["generation"] is None else ", which is not live"
-        read = f"{done['read']:,} events read" + (f" after the {done['resumed']:,} of the run that it resumes" if done["resumed"] else "")
-        out.print(f"{read}, {done['written']:,} answers, {done['dead_letters']:,} dead letters: {where}", markup=False)
+        read = f"{counted(done['read'], 'event')} read"
+        read += f" after the {done['resumed']:,} of the run that it resumes" if done["resumed"] else ""
+        made = f"{counted(done['written'], 'answer')}, {counted(done['dead_letters'], 'dead letter')}"
+        out.print(f"{read}, {made}: {where}", markup=False)
     if done["dead_letters"]:
         err.print(f"the first dead letter: {done['first']}", style="yellow", markup=False)
     if not done["complete"]:

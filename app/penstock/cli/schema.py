@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from penstock.cli.bounded import KAFKA
 from penstock.cli.options import CONNECTION, with_settings
-from penstock.cli.output import err, format_option, out, print_json, table
+from penstock.cli.output import counted, err, format_option, out, print_json, table
 from penstock.cli.schema_registry import pull, push
 from penstock.codecs import decoder, load_schema
 from penstock.codecs.dialects import ENDINGS
@@ -124,13 +124,13 @@ def check(files: tuple[Path, ...], events: Path | None, coerce: tuple[Coercion, 
         )
         return 1 if bad else 0
     for each in found:
-        out.print(f"{escape(each.path)}: {escape(each.name)}, {len(each.fields)} fields")
+        out.print(f"{escape(each.path)}: {escape(each.name)}, {counted(len(each.fields), 'field')}")
         for reason in _unreadable(each):
             out.print(f"  no topology can read: {escape(reason)}")
     if events is not None:
         for line, reason in bad:
             out.print(f"{escape(str(events))}:{line}: {escape(reason)}")
-        out.print(f"{total} events, {len(bad)} bad")
+        out.print(f"{counted(total, 'event')}, {len(bad)} bad")
     return 1 if bad else 0
 
 

@@ -24,8 +24,8 @@ __all__ = ["serve"]
 FLAGS = (
     "http", "grpc", "workers", "access", "audit", "serve_certfile", "serve_keyfile", "serve_cafile", "insecure_serve",
     "request_timeout", "max_body_bytes", "max_batch_rows", "max_connections", "idle_timeout", "drain_timeout",
-    "models", "schemas", "model_trust", *CONNECTION, "releases", "application", "trust", "from_file", "unsigned_control", "signing_key",
-    "roots",
+    "models", "schemas", "model_trust", *CONNECTION, "releases", "application", "trust", "from_file",
+    "unsigned_control", "signing_key", "roots",
     "store", "store_password_file", "store_cafile",
 )  # fmt: skip
 

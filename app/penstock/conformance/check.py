@@ -44,7 +44,8 @@ def check(
 
     `models` (none: those that the index of the repository calls ready) are tried with `request`, else with tensors made from their
     metadata. `on_step` receives what is checked next. Raises ConfigError for a malformed URL or file of `authorities`, for no model to try,
-    without a credential that the server wants, and without the library of gRPC; TransportUnavailable when the server does not answer.
+    without a credential that the server wants, and without the library of gRPC; TransportUnavailable when the server does not answer at
+    all.
     """
     found, place, given = Findings(), _place(url), headers or {}
     pem = _pem(authorities) if authorities else None

@@ -156,7 +156,7 @@ class _Score(_Function):
         """Returns the kept columns and the answers."""
         made = scorer.score_table(batch, source=self._source)
         if twice := {*self._keep} & {*made.schema.names}:
-            raise ValueError(f"the answer has a column {', '.join(sorted(twice))} itself: rename it in the table, or do not keep it")
+            raise ValueError(f"the answer has a column {', '.join(sorted(twice))} itself: keep a copy of another name, or do not keep it")
         return type(made).from_arrays([*map(batch.column, self._keep), *made.columns], names=[*self._keep, *made.schema.names])
 
 

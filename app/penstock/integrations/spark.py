@@ -94,7 +94,9 @@ def _scoring(packed: bytes, source: str | None, keep: list[str]) -> Run:
         for batch in batches:
             made = scorer.score_table(batch, source=source)
             if twice := {*keep} & {*made.schema.names}:
-                raise ValueError(f"the answer has a column {', '.join(sorted(twice))} itself: rename it in the frame, or do not keep it")
+                raise ValueError(
+                    f"the answer has a column {', '.join(sorted(twice))} itself: keep a copy of another name, or do not keep it"
+                )
             yield pa.RecordBatch.from_arrays([*map(batch.column, keep), *made.columns], names=[*keep, *made.schema.names])
 
     return run

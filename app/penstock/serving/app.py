@@ -140,12 +140,20 @@ def make_app(pages: Pages) -> Starlette:
         text, content_type = await pages.metrics(request.headers.get("accept", ""))
         return Response(text, headers={"content-type": content_type})
 
+    async def refused(request: Request, error: Exception) -> Response:
+        """As JSON, as all errors of the other routes; Starlette's own is plain text."""
+        status, headers = getattr(error, "status_code", 500), getattr(error, "headers", None)
+        why = f"there is no {request.url.path} here" if status == 404 else "the method here is GET"
+        text = json.dumps({"error": why, "code": "not-there" if status == 404 else "method-not-allowed"})
+        return Response(text, status, headers, media_type="application/json")
+
     return Starlette(
+        exception_handlers={404: refused, 405: refused},
         routes=[
             Route("/healthz", _bodiless(page(pages.alive)), methods=["GET"]),
             Route("/readyz", _bodiless(page(pages.ready)), methods=["GET"]),
             Route("/metrics", _bodiless(metrics), methods=["GET"]),
-        ]
+        ],
     )
 
 

@@ -122,7 +122,10 @@ class Batcher(Generic[W]):
         own = found.cost.of(one.rows)
         if now + own > one.deadline:
             found.cost.doubt()
-            raise TooLate(f"{one.rows} rows take about {_shown(own)}, which is longer than the request may take")
+            if now >= one.deadline:
+                raise TooLate("the deadline of the request has passed before it could wait for its turn")
+            rows = f"{one.rows} rows take" if one.rows > 1 else "the row takes"
+            raise TooLate(f"{rows} about {_shown(own)}, which is longer than the request may take")
         if self.rows or self._until > now:
             wait = self._wait(now)
             if now + wait + own > one.deadline:
@@ -196,4 +199,4 @@ class Batcher(Generic[W]):
 
 
 def _shown(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.{0 if seconds >= 0.01 else 2}f} ms"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -18,6 +19,7 @@ class Code(NamedTuple):
     grpc: str
 
 
+_WORDS: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 LONGEST: Final = 1000  # characters of a message that a caller reads
 
 CODES: Final[Mapping[type[BaseException], Code]] = {
@@ -54,13 +56,15 @@ def described(error: BaseException) -> dict[str, Any]:
     """
     if not isinstance(error, errors.PenstockError):
         return {"error": "internal error; the log of the service has its cause"}
+    code = getattr(error, "code", None)
+    if not isinstance(code, str):
+        code = _WORDS.sub("-", type(error).__name__).lower()  # TopicMissing: topic-missing
     if isinstance(error, errors.ConfigError):  # without the places of files, which are this host's
         error = errors.ConfigError([dataclasses.replace(problem, file="", line=0) for problem in error.problems])
     text = _cut(str(error))
     if isinstance(error, errors.RecordError):
         return {"error": text, "failure": failure(error)}
-    code = getattr(error, "code", None)
-    return {"error": text, **({"code": code} if isinstance(code, str) else {})}
+    return {"error": text, "code": code}
 
 
 def failure(error: errors.RecordError) -> dict[str, str]:

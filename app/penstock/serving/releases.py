@@ -69,7 +69,8 @@ async def asked(service: Service, caller: Caller, wanted: Asked, right: str) -> 
     except ConfigError as error:
         raise _own_fault(error) from error
     except ModelError as error:  # it may name a file of the registry
-        raise ModelError(str(error).replace(f"{service.settings.models}/", "")) from error
+        error.args = (str(error).replace(f"{service.settings.models}/", ""),)
+        raise
     service.note(caller, right, "ok", request=made.release.id)
     return _requested(made, service, caller, right)
 

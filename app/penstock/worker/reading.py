@@ -46,7 +46,7 @@ CLOSE: Final = 5.0  # seconds for the thread to end
 class Reading(Following):
     """Follows the releases of one topology for a program. `start` runs it in a thread until `close`.
 
-    `on_change` is called in that thread with `followed` when the generation or the problems are others; what it raises is logged.
+    `on_change` is called in that thread with `followed` when generation, reason or problems are others; what it raises is logged.
     """
 
     from_file = "from_file=True"
@@ -118,7 +118,7 @@ class Reading(Following):
             with condensed():
                 asyncio.run(self._live())
         except BaseException as error:
-            # Where the program ends, no executor takes anything, so this thread ends, too: nobody has to know.
+            # Where the program ends, no executor takes anything, so this thread ends, too, which is no error.
             if self._up.is_set() and threading.main_thread().is_alive():
                 logger.exception("releases of %s are not followed any more", self._loaded.topology.name)
                 self.problems.say("control", f"releases are not followed any more: {error!r}")
@@ -282,4 +282,4 @@ class Reading(Following):
 
 def _told(followed: Followed) -> tuple[object, ...]:
     """Returns what `on_change` is called for."""
-    return followed.generation, followed.active, followed.reason, followed.problems
+    return followed.generation, followed.reason, followed.problems

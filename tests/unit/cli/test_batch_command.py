@@ -349,7 +349,7 @@ def test_each_line_is_answered_before_the_next_one_comes(folder: Path) -> None:
     assert (process.returncode, out) == (0, b'{"x":7.0,"y":14.0}\n')
     letter = json.loads(next(line for line in err.splitlines() if line.startswith(b"{")))
     assert (letter["id"], letter["value"], letter["failed_at"]) == ("numbers:0:3", "no event", "decode")
-    assert b"5 events read, 4 outputs, 1 dead letters" in err
+    assert b"5 events read, 4 outputs, 1 dead letter\n" in err
 
 
 def test_pipe_that_is_silent_does_not_keep_a_run_from_ending(folder: Path) -> None:
@@ -389,7 +389,7 @@ def test_what_standard_output_cannot_be_is_refused(run: Run) -> None:
     events(3)
     done = run("--in", "in.ndjson", "--out", "-", "--as", "csv")
     assert (done.code, done.out) == (2, "")
-    assert "standard output has lines of JSON" in done.err.replace("\n", " ")
+    assert "standard output is NDJSON" in done.err.replace("\n", " ")
 
 
 @pytest.mark.parametrize("out", ["out.ndjson", "out.parquet", "out.csv", "out/"])

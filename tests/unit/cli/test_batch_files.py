@@ -389,7 +389,7 @@ def test_rows_of_postgresql_with_nulls_and_types_that_are_no_events(run: Run, mo
             cursor.execute("insert into air.decimals values (1), (2.5), (null), ('NaN')")
             connection.commit()
         done = run("--in", f"{server.url}#air.numbers", "--out", "out.parquet")
-        assert (done.code, done.out) == (0, "3,001 events read, 3,000 outputs, 1 dead letters\n")
+        assert (done.code, done.out) == (0, "3,001 events read, 3,000 outputs, 1 dead letter\n")
         assert sorted(read("out.parquet")) == list(range(3000))
         done = run("--in", server.url, "--query", "select x from air.numbers where x < 2 order by x", "--out", "few.parquet")
         assert (done.code, read("few.parquet")) == (0, [0, 1])

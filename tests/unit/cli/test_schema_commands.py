@@ -76,7 +76,7 @@ def test_check_lists_what_no_topology_can_read(run: Run) -> None:
 
 def test_check_takes_a_file_of_several_messages(run: Run) -> None:
     Path("schemas/shop.proto").write_text('syntax = "proto3"; message A { string id = 1; } message B { A a = 1; }')
-    assert run("check", "schemas/shop.proto").out == "schemas/shop.proto: A, 1 fields\nschemas/shop.proto: B, 1 fields\n"
+    assert run("check", "schemas/shop.proto").out == "schemas/shop.proto: A, 1 field\nschemas/shop.proto: B, 1 field\n"
     Path("events.ndjson").write_text('{"id": "a"}')
     assert "name one of them" in run("check", "schemas/shop.proto", "--events", "events.ndjson").err
 

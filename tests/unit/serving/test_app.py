@@ -109,6 +109,7 @@ def test_what_is_refused() -> None:
         assert await status(request("/metrics", "POST")) == 405
         assert await status(request("/metrics", "DELETE")) == 405
         assert await status(request("/topics")) == 404
+        assert b'{"error": "there is no / here", "code": "not-there"}' in await client.exchange(request("/"))
         assert await status(request("/metrics", "GET", "Content-Length: 1000000")) == 413
         assert await status(request("/metrics", "GET", "Transfer-Encoding: chunked")) == 413
         assert await status(b"GET /metrics HTTP/1.1\r\nX: " + b"x" * 20_000) == 400

@@ -34,7 +34,7 @@ def moment(ms: int) -> str:
 
 
 def without_effect(log: Log) -> str:
-    """Returns how many control messages had no effect, and why; "" when there are none."""
+    """Returns how many control messages had no effect, and why; "" when all had one."""
     vain = log.refused + log.ignored
     counted = ", ".join(f"{count} {code}" for code, count in vain.items())
     last = f"; the last refused, at offset {log.last_refused[-1].offset}: {log.last_refused[-1].why}" if log.last_refused else ""
