@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from penstock.access.keys import digest, new_key
+from penstock.registry.directory import DirectoryRegistry
 from penstock.testing import Broker, wait_for
+from penstock.testing import models as onnx_models
 from tests.kafka.operating import CONFIG, configure, must_be_signed, penstock, push, status
 from tests.kafka.running import Job, make_job
 from tests.serving.conftest import Answer, ask, served
@@ -152,6 +154,8 @@ def test_a_caller_deploys_what_it_may_and_leaves_a_trace(job: Job) -> None:
     models = f'models = ["doubles.double@{allowed.partition("@")[2]}"]\n[callers.desk.keys'
     access.write_text(ACCESS.format(id=key.id, digest=digest(key.text)).replace("[callers.desk.keys", models))
     audit.parent.mkdir()
+    version = allowed.partition("@")[2]
+    DirectoryRegistry(job.folder / "models").publish("strange", onnx_models.linear([5.0]), version=version)
     with serving(job, "--access", str(access), "--audit", str(audit)) as (port, _, _):
         ready(port)
 
@@ -159,7 +163,10 @@ def test_a_caller_deploys_what_it_may_and_leaves_a_trace(job: Job) -> None:
             content = json.dumps(body) if body is not None else b""
             return ask(port, method, "/v1/releases", content, {"authorization": f"Bearer {key.text}"})
 
-        wanted: list[Any] = [{"deploy": {"double": other}}, {"deploy": {"double": "double@champion"}}, {"deploy": {}}, {"rollback": None}]
+        wanted: list[Any] = [
+            {"deploy": {"double": other}}, {"deploy": {"double": "double@champion"}}, {"deploy": {"double": f"strange@{version}"}},
+            {"deploy": {}}, {"rollback": None},
+        ]  # fmt: skip
         for body in wanted:
             assert call("POST", body).status_code == 403, body
         audit.parent.rename(job.folder / "full")
@@ -173,7 +180,7 @@ def test_a_caller_deploys_what_it_may_and_leaves_a_trace(job: Job) -> None:
     last = [line for line in lines if line["call"] == "deploy"][-1]
     assert (last["caller"], last["request"]) == ("desk", made[0]["id"])
     refused = [(line["call"], line["outcome"]) for line in lines if line["outcome"] == "forbidden"]
-    assert refused == [("deploy", "forbidden")] * 3 + [("rollback", "forbidden")], "each is noted once, by the right that it needs"
+    assert refused == [("deploy", "forbidden")] * 4 + [("rollback", "forbidden")], "each is noted once, by the right that it needs"
 
 
 def test_a_service_without_a_key_shows_releases_and_makes_none(job: Job) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from penstock.access import Caller
-from penstock.errors import CallRefused, ConfigError, Malformed, ModelError, NotReady, PenstockError, TopologyError
+from penstock.errors import CallRefused, ConfigError, Forbidden, Malformed, ModelError, NotReady, PenstockError, TopologyError
 from penstock.operate.requests import Requested, Requests
 from penstock.operate.state import Past
 from penstock.serving.handlers import Service
@@ -98,8 +98,12 @@ def _check(service: Service, caller: Caller, right: str, changes: Mapping[str, s
     if not changes or caller.allows(right, topology=service.name):
         caller.check(right, topology=service.name)
         return
+    versions = service.live.versions
     for node, reference in changes.items():
-        caller.check(right, topology=service.name, model=f"{service.name}.{node}", version=reference.rpartition("@")[2])
+        name, _, version = reference.rpartition("@")
+        caller.check(right, topology=service.name, model=f"{service.name}.{node}", version=version)
+        if name != versions.get(node, "").rpartition("@")[0]:  # a version is named by its number alone: it is one of the node's model
+            raise Forbidden(f"{caller.name} may {right} versions of the model that {node} has, not another model")
 
 
 def _requests(service: Service) -> Requests:
