@@ -265,12 +265,15 @@ def test_messages_are_read_whole_however_they_arrive(messages: list[dict[str, st
     try:
         reading = Messages(reads, writes)
         found: list[Any] = []
+        unread = b""
         for size in [*sizes, len(data)]:
             piece, data = data[:size], data[size:]
+            unread += piece
             if piece:
                 os.write(writes, piece)
-            if b"\nend\n" in bytes(reading._arrived) + piece:
+            if b"\nend\n" in bytes(reading._arrived) + unread:  # otherwise it would wait
                 found += reading.waiting()
+                unread = b""
     finally:
         os.close(reads)
         os.close(writes)
