@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from penstock.cli.bounded import KAFKA, STANDARD, Outcome, Part, edge, run_for_cause
+from penstock.cli.bounded import Outcome, run_for_cause
 from penstock.cli.output import err, print_json_line
+from penstock.cli.part import KAFKA, STANDARD, Part, edge
 from penstock.errors import ConfigError
 from penstock.host import on_signals
 from penstock.settings import Settings

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from penstock.cli.bounded import STANDARD, Part, bounded_options, run_bounded
+from penstock.cli.bounded import run_bounded
 from penstock.cli.options import CONNECTION, with_settings
 from penstock.cli.output import counted, err, format_option, out, print_json
+from penstock.cli.part import STANDARD, Part, bounded_options
 from penstock.settings import Settings
 from penstock.topology.find import find
 

@@ -1,31 +1,24 @@
-"""The one set of flags of commands that run over an input that has an end, with its progress bar, Ctrl-C and resume.
-
-`--in` is a file, a folder or a pattern of files, the table of a database, or kafka://TOPIC; `--out` a file, or a folder with the parts of
-each topic. `--from`, `--to`, `--limit` and `--sample` choose a part of the input. A run that was ended by Ctrl-C, or from outside, goes
-on with `--resume`. With `-`, both are the standard streams.
-"""
+"""Runs over an input that has an end, as the flags of `part` say, with a progress bar, Ctrl-C and resume."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import functools
-import os
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from penstock.cli.options import Number
 from penstock.cli.output import err
+from penstock.cli.part import STANDARD, Part, bounds, check
 from penstock.errors import ConfigError, Problem, RecordMissing, Stopped
 from penstock.host import locked, on_signals
 from penstock.settings import Settings
@@ -42,64 +35,7 @@ if TYPE_CHECKING:
     from penstock.transports.files import Format, Place
     from penstock.transports.files.manifest import Manifest
 
-__all__ = [
-    "KAFKA",
-    "STANDARD",
-    "Into",
-    "Outcome",
-    "Part",
-    "bounded_options",
-    "edge",
-    "input_options",
-    "run_bounded",
-    "run_for_cause",
-    "written_to",
-]
-
-F = TypeVar("F", bound=Callable[..., Any])
-KAFKA: Final = "kafka://"
-STANDARD: Final = "-"  # standard input, or output
-FORMATS: Final = ("parquet", "csv", "ndjson", "arrow", "avro")
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What the flags say: the input, the output, and which part of the input."""
-
-    input: str
-    output: str
-    start: int | datetime | None = None
-    stop: int | datetime | None = None
-    limit: int | None = None
-    resume: bool = False
-    sample: float | None = None
-    query: str | None = None
-    form: str | None = None
-    workers: int = 1
-    part_rows: int = 1_000_000
-    share: int | None = None
-    cause: str = ""
-    on: str = ""
-
-    @property
-    def topic(self) -> str:
-        """The Kafka topic of the input; "" for others."""
-        return self.input.removeprefix(KAFKA) if self.input.startswith(KAFKA) else ""
-
-    @property
-    def about(self) -> dict[str, str]:
-        """What a run that goes on has in common with the one before."""
-        from penstock.transports.files.places import without_password  # it is kept beside the outputs, for others to read
-
-        local = "://" not in self.input and self.input != STANDARD
-        said = {"input": os.path.realpath(self.input) if local else without_password(self.input), "--query": self.query}
-        edges = {"--from": self.start, "--to": self.stop, "--limit": self.limit, "--sample": self.sample, "cause": self.cause}
-        return {name: "" if value is None else str(value) for name, value in {**said, **edges}.items()}
-
-    @property
-    def whole(self) -> bool:
-        """Whether the rows of the input need not be counted from its beginning."""
-        return self.start is None and self.stop is None and self.limit is None
+__all__ = ["Into", "Outcome", "run_bounded", "run_for_cause", "written_to"]
 
 
 class Outcome(NamedTuple):
@@ -127,140 +63,18 @@ class Into(NamedTuple):
     files: Callable[[list[tuple[str, int]]], None] | None = None
 
 
-class _Edge(click.ParamType):
-    """A whole number, or a time of RFC 3339 with its zone."""
-
-    name = "NUMBER|TIME"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | datetime:
-        if isinstance(value, int) and value < 0:
-            self.fail(f"{value} is below 0, the number of the first event", param, ctx)
-        if isinstance(value, int | datetime):
-            return value
-        if value.isascii() and value.isdecimal():
-            return int(value)
-        try:
-            found = datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a number nor a time such as 2026-11-29T08:00:00Z", param, ctx)
-        if found.tzinfo is None:
-            self.fail(f"{value!r} has no time zone: add Z, or +01:00", param, ctx)
-        return found
-
-
-def edge(value: int | str | None) -> int | datetime | None:
-    """Returns what --from or --to would be for this value. Raises UsageError."""
-    return None if value is None else _Edge().convert(value, None, None)
-
-
-_OF_INPUTS: Final = (
-    click.option(
-        "--in", "input", metavar="FILES|URL|-",
-        help="A file, a folder or a pattern, here or at a URL (s3://, gs://, abfs://, hdfs://); kafka://TOPIC; sqlite:///FILE#TABLE or "
-        "postgresql://HOST/DATABASE#TABLE; or standard input.",
-    ),
-    click.option("--from", "start", type=_Edge(), help="The first event: its number in files; an offset, or a time, in a topic."),
-    click.option("--to", "stop", type=_Edge(), help="The event to stop before: a number, an offset or a time, as for --from."),
-    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many events."),
-    click.option(
-        "--sample", type=Number(0, 1, min_open=True), metavar="SHARE", help="A share of the rows, the same ones in each run."
-    ),
-    click.option("--resume", is_flag=True, help="Go on where a run with the same --in and --out was ended."),
-)  # fmt: skip
-_OF_OUTPUTS: Final = (
-    click.option(
-        "--out", "output", metavar="FILE|FOLDER|-",
-        help="A file for the outputs of one sink, a folder with the parts of each topic, or standard output. Dead letters are beside it.",
-    ),
-    click.option("--as", "written_as", type=click.Choice(FORMATS), help="The format of a folder of outputs.  [default: that of --in]"),
-    click.option("--query", metavar="SQL", help="The rows to read of a database."),
-    click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Processes that share the work."),
-    click.option(
-        "--part-rows", type=click.IntRange(min=1), default=1_000_000, show_default=True, metavar="N",
-        help="Rows after which a part of the outputs ends, with those that are scored in one go with the last of them.",
-    ),
-    click.option("--share", type=int, hidden=True, help="The descriptor of the conversation with the process that started this one."),
-)  # fmt: skip
-
-
-def bounded_options(command: F) -> F:
-    """Adds the flags, given to the command as the argument `part`."""
-
-    @functools.wraps(command)
-    def parted(*args: Any, input: str | None, output: str | None, written_as: str | None, **options: Any) -> Any:
-        names = ("start", "stop", "limit", "resume", "sample", "query", "workers", "part_rows", "share")
-        given = {name: options.pop(name) for name in names}
-        if options.pop("streams", None):
-            input, output = input or STANDARD, output or STANDARD
-        if (input is None or output is None) and given["share"] is None:
-            raise click.UsageError(f"give {'--in' if input is None else '--out'}, or - for standard input and output")
-        return command(*args, part=Part(input or "", output or "", form=written_as, on=options.pop("on", None) or "", **given), **options)
-
-    for option in reversed((_OF_INPUTS[0], _OF_OUTPUTS[0], *_OF_INPUTS[1:], *_OF_OUTPUTS[1:])):
-        parted = option(parted)
-    return parted  # type: ignore[return-value]  # click keeps the callable, its type says less
-
-
-def input_options(command: F) -> F:
-    """Adds the flags of the input alone, for a command whose outputs are no files. Without --in, the part's input is ""."""
-
-    @functools.wraps(command)
-    def parted(*args: Any, input: str | None, **options: Any) -> Any:
-        names = ("start", "stop", "limit", "resume", "sample")
-        return command(*args, part=Part(input or "", "", **{name: options.pop(name) for name in names}), **options)
-
-    for option in reversed(_OF_INPUTS):
-        parted = option(parted)
-    return parted  # type: ignore[return-value]  # click keeps the callable, its type says less
-
-
 def run_bounded(loaded: Loaded, program: Program, part: Part, settings: Settings, *, into: Into | None = None) -> Outcome:
     """Runs it, with a progress bar on a terminal. What a Ctrl-C or SIGTERM ends is finished and kept: `complete` is false then.
 
     Outputs go to the part's files, or `into` something else. Raises UsageError for flags that do not go together, ConfigError for files,
     TransportError for brokers, topics and stores.
     """
-    _check(loaded, part)
+    check(loaded, part)
     if part.topic and part.share is None:
         from penstock.transports.kafka.connection import Admin
 
         Admin(settings).require([part.topic])  # with patience, and before the loop: Ctrl-C ends it; the client of the loop gives up at once
     return asyncio.run(_run(loaded, program, part, settings, into))
-
-
-def _check(loaded: Loaded, part: Part) -> None:
-    sources = [one.name for one in loaded.topology.sources]
-    if len(loaded.wiring.stages) > 1:
-        raise click.UsageError(
-            f"{loaded.topology.name} has {len(sources)} sources ({', '.join(sources)}): only one can be run over an input"
-        )
-    reads = loaded.topology.sources[0].topic
-    if part.topic and part.topic != reads:
-        raise click.UsageError(f"the topology reads the topic {reads}, not {part.topic}")
-    streams = STANDARD in (part.input, part.output)
-    if streams and part.resume:
-        raise click.UsageError("standard streams cannot be resumed: give files for --in and --out")
-    if part.output == STANDARD and part.form not in (None, "ndjson"):
-        raise click.UsageError(f"--as {part.form} is for folders: standard output is NDJSON, a line per event")
-    if part.input == STANDARD and (part.start is not None or part.stop is not None or part.sample is not None):
-        raise click.UsageError("standard input is read once, from its beginning: --from, --to and --sample need files")
-    if part.topic and part.sample is not None:
-        raise click.UsageError("--sample needs files")
-    if part.workers > 1 and (streams or part.topic or not part.whole):
-        raise click.UsageError("several --workers share files, and all of them: without --from, --to and --limit")
-    start: Any
-    stop: Any
-    start, stop = (part.start, part.stop) if part.topic else _numbers(part)
-    first = 0 if start is None and isinstance(stop, int) else start
-    if stop is not None and isinstance(first, type(stop)) and stop <= first:
-        raise click.UsageError(f"--to {stop} is not behind --from {first}: there is nothing between them")
-
-
-def _numbers(part: Part) -> tuple[int, int | None]:
-    for edge, flag in ((part.start, "--from"), (part.stop, "--to")):
-        if isinstance(edge, datetime):
-            raise click.UsageError(f"{flag}: a file has no times; give the number of an event, counted from 0")
-    return part.start or 0, part.stop  # type: ignore[return-value]  # the loop above has refused times
 
 
 async def _run(loaded: Loaded, program: Program, part: Part, settings: Settings, into: Into | None) -> Outcome:
@@ -275,7 +89,7 @@ async def _run(loaded: Loaded, program: Program, part: Part, settings: Settings,
 
 async def run_for_cause(loaded: Loaded, program: Program, part: Part, settings: Settings, stopped: asyncio.Event) -> Outcome:
     """Runs it to files, in the caller's event loop; goes on with a run of the same cause. Raises as `run_bounded`."""
-    _check(loaded, part)
+    check(loaded, part)
     return await _to_files(loaded, program, part, settings, stopped)
 
 
@@ -344,19 +158,13 @@ async def _source(loaded: Loaded, part: Part, settings: Settings, checkpoint: Ch
         from penstock.runners.files import tables_of
         from penstock.transports.files import FileSource, Input
 
-        start, limit = _bounds(part)
+        start, limit = bounds(part)
         tables = tables_of(loaded, stage, found.format, {number: str(one) for number, (one, _) in enumerate(found.files)})
         inputs = [Input(number, one, size) for number, (one, size) in enumerate(found.files)]
         with contextlib.closing(
             FileSource(inputs, reads, found.format, tables=tables, start=start, limit=limit, sample=part.sample, checkpoint=checkpoint)
         ) as files:
             yield files
-
-
-def _bounds(part: Part) -> tuple[int, int | None]:
-    """Returns the first row and the number of rows that are wanted."""
-    start, stop = _numbers(part)
-    return start, min((one for one in (part.limit, None if stop is None else stop - start) if one is not None), default=None)
 
 
 # -- to files -------------------------------------------------------------------------------------------------------------------------
@@ -392,7 +200,7 @@ async def _to_files(loaded: Loaded, program: Program, part: Part, settings: Sett
             found = _as_before(manifest, found.format, _base(part, target)) if manifest.files else found
             for orphan in target.orphans({one.name for one in manifest.parts}):
                 orphan.remove()
-        start, limit = (0, None) if part.topic else _bounds(part)
+        start, limit = (0, None) if part.topic else bounds(part)
         job = job_of(
             loaded, found.format, target, {number: str(one) for number, (one, _) in enumerate(found.files)},
             part_rows=part.part_rows, start=start, limit=limit, sample=part.sample,
@@ -470,7 +278,7 @@ def _manifest(loaded: Loaded, part: Part, target: Target) -> Manifest | None:
 
 def written_to(loaded: Loaded, part: Part) -> dict[str, str]:
     """Returns where each topic is written, dead letters too. Raises UsageError and ConfigError as a run does."""
-    _check(loaded, part)
+    check(loaded, part)
     (stage,) = loaded.wiring.stages
     if part.output == STANDARD:
         return {**dict.fromkeys(_topics(loaded), "standard output"), stage.source.dead_letter: "standard error"}

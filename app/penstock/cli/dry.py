@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from penstock.cli.bounded import STANDARD, Into, Part, run_bounded, written_to
+from penstock.cli.bounded import Into, run_bounded, written_to
 from penstock.cli.output import counted, out, print_json, table
+from penstock.cli.part import STANDARD, Part
 from penstock.settings import Settings
 
 if TYPE_CHECKING:

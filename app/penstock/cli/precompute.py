@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from penstock.cli.bounded import Into, Outcome, Part, input_options, run_bounded
+from penstock.cli.bounded import Into, Outcome, run_bounded
 from penstock.cli.options import CONNECTION, with_settings
 from penstock.cli.output import counted, err, format_option, out, print_json
+from penstock.cli.part import Part, input_options
 from penstock.errors import ConfigError
 from penstock.settings import Settings
 from penstock.topology.find import find

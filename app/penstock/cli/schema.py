@@ -12,9 +12,9 @@ from typing import Any, cast, get_args
 import click
 from rich.markup import escape
 
-from penstock.cli.bounded import KAFKA
 from penstock.cli.options import CONNECTION, with_settings
 from penstock.cli.output import counted, err, format_option, out, print_json, table
+from penstock.cli.part import KAFKA
 from penstock.cli.schema_registry import pull, push
 from penstock.codecs import decoder, load_schema
 from penstock.codecs.dialects import ENDINGS
