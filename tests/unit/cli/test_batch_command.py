@@ -318,7 +318,7 @@ def test_reason_of_a_dead_letter_is_found_however_large_it_is(run: Run, out: str
     Path("double.yaml").write_text(TOPOLOGY.replace("number.avsc}", "number.avsc, max_bytes: 10000000}"))
     Path("in.ndjson").write_text(f'{{"x": "{"a" * 5_000_000}"}}\n{{"x": 1}}\n')
     done = run("--in", "in.ndjson", "--out", out.format(os.getcwd()))
-    assert (done.code, done.out) == (0, "2 events read, 1 outputs, 1 dead letters\n")
+    assert (done.code, done.out) == (0, "2 events read, 1 output, 1 dead letter\n")
     assert "the first: Expected `float`, got `str`" in done.err.replace("\n", " ")
 
 
@@ -379,7 +379,7 @@ def test_standard_input_becomes_a_file_in_parts(folder: Path) -> None:
         command = [sys.executable, "-m", "penstock", "batch", "double.yaml", *arguments, "--part-rows", "10000"]
         done = subprocess.run(command, input=given, capture_output=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.decode() == f"{COUNT + 1:,} events read, {COUNT:,} outputs, 1 dead letters\n"
+        assert done.stdout.decode() == f"{COUNT + 1:,} events read, {COUNT:,} outputs, 1 dead letter\n"
     piped, read = (sorted(Path(one, "doubled").iterdir()) for one in ("piped", "read"))
     assert b"".join(one.read_bytes() for one in piped) == b"".join(one.read_bytes() for one in read)
     assert len(piped) > 1
@@ -398,7 +398,7 @@ def test_lines_of_standard_input_are_written_to_files(folder: Path, out: str) ->
     command = [sys.executable, "-m", "penstock", "batch", "double.yaml", "--in", "-", "--out", out]
     given = b"".join(b'{"x": %d}\n' % n for n in range(3000)) + b"no event\n"
     done = subprocess.run(command, input=given, capture_output=True, check=False, timeout=60)
-    assert (done.returncode, done.stdout) == (0, b"3,001 events read, 3,000 outputs, 1 dead letters\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, b"3,001 events read, 3,000 outputs, 1 dead letter\n"), done.stderr
     letters = "out/numbers.dead-letter" if out == "out/" else "out.dead-letters.ndjson"
     assert f"dead letters: {letters}, the first: JSON is malformed" in " ".join(done.stderr.decode().split())
     letters = next((str(one) for one in Path(letters).glob("part-*")), letters)
