@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,9 @@ def test_a_release_that_cannot_be_served_leaves_the_live_one_and_is_reported(job
         until(plan, 2)
         wait_for(lambda: told[-1].generation == 2 and not told[-1].problems, lambda: str(told[-1]))
         assert factors(plan) == {3.0}
+    what = [(one.generation, one.reason, one.problems) for one in told]
+    assert all(before != after for before, after in pairwise(what)), "not called for `active` alone"
+    assert what[0] != (0, "", ())
 
 
 def test_what_a_callback_raises_ends_nothing(job: Job) -> None:
