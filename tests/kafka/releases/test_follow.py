@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import re
 import shutil
 import subprocess
@@ -62,6 +63,26 @@ def until(plan: Scorer, generation: int) -> None:
 def deploy(job: Job, factor: float) -> None:
     """No worker has to be there, and no program is waited for."""
     in_force(job, push(job, factor), "--min-ready", "0")
+
+
+def test_answers_of_a_store_end_with_the_release_that_they_are_of(job: Job) -> None:
+    """A program that looks answers up first, and follows: after a swap it scores, since the store holds nothing of these models."""
+    with job.file.open("a") as file:
+        file.write("precomputed: {inputs: [x], decimals: {x: 0}}\n")
+    rows, store = job.folder / "rows.ndjson", f"sqlite:///{job.folder}/answers.db"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS[:10]))
+    done = penstock(job, "precompute", str(job.file), "--in", str(rows), "--store", store)
+    assert done.code == 0, done.err
+    with follow(job, store=store, store_timeout=20.0) as plan:
+
+        def answered() -> set[tuple[str, float]]:
+            found = [one for one in plan.score(ROWS[:10]) if isinstance(one, dict)]
+            return {(one["precomputed"], one["y"] / float(one["id"])) for one in found}
+
+        assert answered() == {("hit", 2.0)}
+        deploy(job, 3.0)
+        until(plan, 1)
+        assert answered() == {("fallback", 3.0)}
 
 
 @contextmanager
