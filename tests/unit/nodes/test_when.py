@@ -266,8 +266,8 @@ def test_a_run_over_a_file_in_which_no_sink_writes_is_not_said_to_have_failed(ro
     (root / "t.yaml").write_text(TEXT.replace("all: {topic: all, ", "all: {topic: all, when: large, "))
     words = ["batch", str(root / "t.yaml"), "--models", str(root / "models"), "--schemas", str(root), "--out", str(root / "out")]
     for name, amounts, said in (("some", (1, 5000), False), ("none", (5000, 6000), True)):
-        (root / name).write_text("".join(json.dumps(event("a", one)) + "\n" for one in amounts))
-        assert main([*words, "--in", str(root / name)]) == int(said)
+        (root / f"{name}.ndjson").write_text("".join(json.dumps(event("a", one)) + "\n" for one in amounts))
+        assert main([*words, "--in", str(root / f"{name}.ndjson")]) == int(said)
         captured = capsys.readouterr()
         assert "0 outputs" in captured.out
         assert ("no event could be scored" in captured.err) is said
