@@ -184,9 +184,7 @@ def test_grpc_requests_at_once_run_together_and_each_gets_its_own_answer(service
             f"/{SERVICE}/ModelInfer", request_serializer=message("ModelInferRequest").SerializeToString,
             response_deserializer=message("ModelInferResponse").FromString,
         )  # fmt: skip
-        alone = infer(requests[7], timeout=30)
         answers = [answer.result() for answer in [infer.future(request, timeout=30) for request in requests]]
-    assert alone.raw_output_contents == answers[7].raw_output_contents
     together = message("ModelInferRequest")(
         model_name="flights.logistic", inputs=[{**tensor, "shape": [200, 124]}], raw_input_contents=[rows.tobytes()]
     )
@@ -199,8 +197,8 @@ def test_grpc_requests_at_once_run_together_and_each_gets_its_own_answer(service
         parts = [np.frombuffer(answer.raw_output_contents[at], kind) for answer in answers]
         assert np.concatenate(parts) == pytest.approx(np.frombuffer(whole.raw_output_contents[at], kind), abs=1e-6), name
     after = call(service, "ModelStatistics", name="flights.logistic").model_stats[0]
-    assert after.inference_count - before.inference_count == 401
-    assert after.execution_count - before.execution_count < 202  # not one by one; how many together depends on the machine
+    assert after.inference_count - before.inference_count == 400
+    assert after.execution_count - before.execution_count < 201  # not one by one; how many together depends on the machine
 
 
 def test_models_are_loaded_by_releases_alone(service: Service) -> None:
