@@ -43,22 +43,20 @@ PLACE = ROOT / "build/peers"
 
 Figures = dict[str, float]
 
-# What a peer needs, by the name of its environment. What they share has one version, unless one of them refuses it.
-_MODELS = ("onnxruntime==1.31.1", "numpy==2.4.6", "orjson==3.13.0")
-_WEB = ("starlette==1.10.0", "pydantic==2.14.4", "uvicorn==0.54.0", "uvloop==0.23.0", "httptools==0.9.0")
+# What a peer needs, by the name of its environment. What they share has one version, unless one of them refuses it; where uvicorn serves,
+# it has its fast loop and parser, which not every framework asks for.
+_MODELS = ("onnxruntime==1.31.1", "numpy==2.4.6")
+_UVICORN = ("pydantic==2.14.4", "uvicorn==0.54.0", "uvloop==0.23.0", "httptools==0.9.0")
+_WEB = ("starlette==1.10.0", *_UVICORN)
 REQUIREMENTS = {
     "fastapi": (*_MODELS, *_WEB, "fastapi==0.165.0"),
-    "flask": (*_MODELS, "flask==3.1.3", "gunicorn==27.0.1"),
-    "mlserver": (
-        *_MODELS, "mlserver==1.7.1", "grpcio==1.85.3", "protobuf==6.33.6", "pydantic==2.14.4", "fastapi==0.115.14", "uvicorn==0.54.0",
-    ),
-    "bentoml": (*_MODELS, "bentoml==1.4.40", "starlette==1.10.0", "pydantic==2.14.4", "uvicorn==0.54.0"),
+    "flask": (*_MODELS, "orjson==3.13.0", "flask==3.1.3", "gunicorn==27.0.1"),
+    "mlserver": (*_MODELS, *_UVICORN, "mlserver==1.7.1", "fastapi==0.115.14", "grpcio==1.85.3", "protobuf==6.33.6"),
+    "bentoml": (*_MODELS, *_WEB, "bentoml==1.4.40"),
     "litserve": (*_MODELS, *_WEB, "fastapi==0.165.0", "litserve==0.2.19"),
-    "ray": (*_MODELS, *_WEB, "fastapi==0.165.0", "ray[serve]==2.60.0"),
-    "pytriton": (
-        "onnxruntime==1.31.1", "numpy==1.26.4", "orjson==3.13.0", "nvidia-pytriton==0.7.0", "tritonclient==2.73.0", "grpcio==1.85.3",
-    ),
-}  # fmt: skip
+    "ray": (*_MODELS, *_WEB, "orjson==3.13.0", "fastapi==0.165.0", "ray[serve]==2.60.0"),
+    "pytriton": ("onnxruntime==1.31.1", "numpy==1.26.4", "nvidia-pytriton==0.7.0", "tritonclient==2.73.0", "grpcio==1.85.3"),
+}
 
 
 class Server(NamedTuple):
