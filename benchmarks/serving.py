@@ -137,14 +137,19 @@ def installed(names: Sequence[str]) -> list[str]:
     return [name for name in names if SERVERS[name].environment not in failed]
 
 
+def free_ports() -> tuple[int, int]:
+    """Returns two ports on which nothing listens."""
+    with socket.socket() as one, socket.socket() as two:
+        one.bind(("127.0.0.1", 0))
+        two.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], two.getsockname()[1]
+
+
 @contextmanager
 def serving(name: str, core: int) -> Iterator[tuple[Running, int]]:
     """Runs a server on its core; yields it, and the port to measure."""
     server = SERVERS[name]
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        two.bind(("127.0.0.1", 0))
-        port, other = one.getsockname()[1], two.getsockname()[1]
+    port, other = free_ports()
     words = server.command.format(bin=programs(server.environment), port=port, other=other).split(" ")
     found = ["env", f"PYTHONPATH={ROOT}"] if server.environment else []  # the programs of others do not look here for modules
     PLACE.mkdir(parents=True, exist_ok=True)

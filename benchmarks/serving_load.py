@@ -268,7 +268,10 @@ async def ready(port: int, path: str, body: Body, started: Running) -> None:
 async def measured(
     port: int, path: str, started: Running, callers: int, rate: int, seconds: float, body: Body = "event"
 ) -> dict[str, float]:
-    """Returns the figures of one run: closed with so many callers, or open at the rate. Raises AssertionError for a wrong answer."""
+    """Returns the figures of one run: closed with so many callers, or open at the rate.
+
+    Raises AssertionError for a wrong answer, and WorkerFailed when the server has ended.
+    """
     await ready(port, path, body, started)
     work = Work(requests(path, body), again=not rate)
     many = [await connect(work, port, path) for _ in range(callers)]
@@ -288,6 +291,7 @@ async def measured(
     work.again = False
     for one in many:
         await one.close()
+    started.check()  # otherwise another server may have answered on this port
     assert not work.problems, f"{len(work.problems)} answers are none: {work.problems[0]}"
     assert answers, "no answer came in time"
     check(body, work.kept)

@@ -25,7 +25,7 @@ import psutil
 
 import penstock
 from benchmarks.contender import Running
-from benchmarks.serving import CONNECTIONS, OURS, SERVERS
+from benchmarks.serving import CONNECTIONS, OURS, SERVERS, free_ports
 from benchmarks.serving_load import Http, Work, connect, measured, pace, requests
 from penstock.control.messages import timestamp
 from penstock.control.trust import SigningKey
@@ -35,7 +35,6 @@ from penstock.testing.broker import open_broker
 EVERY = 15.0  # seconds between two swaps
 SHARE = 0.8  # of the most requests per second
 GROWTH = 1.05
-PORT = 18_300
 OVERLOADED = ("429", "503", "504")
 
 
@@ -51,31 +50,32 @@ class Noting(Http):
 
 
 @contextmanager
-def service(broker: Broker, folder: Path) -> Iterator[tuple[Running, dict[str, Any]]]:
-    """Starts the service; yields it, and the settings of an operator."""
+def service(broker: Broker, folder: Path) -> Iterator[tuple[Running, int, dict[str, Any]]]:
+    """Starts the service; yields it, its port, and the settings of an operator."""
     key = SigningKey.new("operator")
     key.save(folder / "operator.pem")
     (folder / "trust.toml").write_text(f'[keys.operator]\npublic = "{key.public}"\ntopologies = ["flights"]\ntrusted = {timestamp(0)}\n')
     create_release_topics(broker, "soak", "flights")
     common = {"brokers": broker.bootstrap, "application": "soak", "trust": str(folder / "trust.toml"), "cache": str(folder / "cache")}
     environment = ["env", *(f"PENSTOCK_{name.upper()}={value}" for name, value in common.items())]
-    line = [sys.executable, "-m", "penstock", "serve", "topologies/flights.yaml", "--http", f"127.0.0.1:{PORT}"]
+    port, _ = free_ports()
+    line = [sys.executable, "-m", "penstock", "serve", "topologies/flights.yaml", "--http", f"127.0.0.1:{port}"]
     started = Running([*environment, "taskset", "-c", "0", *line], folder / "service.log")
     try:
-        yield started, {**common, "signing_key": str(folder / "operator.pem")}
+        yield started, port, {**common, "signing_key": str(folder / "operator.pem")}
     finally:
         started.stop()
         if started.process.returncode:
             print(started.log.read_text()[-3000:], file=sys.stderr)
 
 
-async def soak(started: Running, settings: dict[str, Any], minutes: float) -> dict[str, Any]:
+async def soak(started: Running, port: int, settings: dict[str, Any], minutes: float) -> dict[str, Any]:
     path, process = SERVERS[OURS].path, psutil.Process(started.process.pid)
-    peak = await measured(PORT, path, started, 16, 0, 10.0)
+    peak = await measured(port, path, started, 16, 0, 10.0)
     rate = int(peak["req_s"] * SHARE)
     print(f"most: {peak['req_s']:,.0f} requests/s; from now on {rate:,} for {minutes:g} minutes", flush=True)
     work = Work(requests(path))
-    work.free += [await connect(work, PORT, path, Noting) for _ in range(CONNECTIONS)]
+    work.free += [await connect(work, port, path, Noting) for _ in range(CONNECTIONS)]
     load = asyncio.create_task(pace(work.free, rate))
     releases = penstock.connect(**settings)
     seen: list[dict[str, float]] = []
@@ -109,8 +109,8 @@ async def soak(started: Running, settings: dict[str, Any], minutes: float) -> di
 def main(minutes: float) -> None:
     """Soak the service."""
     psutil.Process().cpu_affinity([1])
-    with TemporaryDirectory() as folder, open_broker(None) as broker, service(broker, Path(folder)) as (started, settings):
-        found = asyncio.run(soak(started, settings, minutes))
+    with TemporaryDirectory() as folder, open_broker(None) as broker, service(broker, Path(folder)) as (started, port, settings):
+        found = asyncio.run(soak(started, port, settings, minutes))
     print(json.dumps(found))
     first, last = found["first"], found["last"]
     wrong = [status for status in found["answers"] if status != "200" and status not in OVERLOADED]
