@@ -1,231 +1,234 @@
-"""`python -m benchmarks.serving`: our service beside FastAPI by hand, on the same models, events and core.
+"""`python -m benchmarks.serving --peer NAME ...`: our service beside the servers that one would pick instead, on one core.
 
-Both score one flight per request: the models of topologies/flights.yaml, JSON in and out, on one core; the load is on another. Runs
-alternate, and figures are medians. `--python` is an interpreter with fastapi, uvicorn[standard] and onnxruntime for the peer.
+All score one flight per request, with the models of topologies/flights.yaml and the same events; the load is on another core. The servers
+take turns, and figures are medians. One answer of twenty is compared with the models run here: a wrong one ends the measurement. A peer is
+installed on first use, in an environment under build/peers; what it prints is in build/peers/NAME.log.
 
 closed   C callers, each with a connection, send the next event when they have their answer
 open     RATE events per second at random times over 64 connections; latency counts from when a request was due
 
-`cpu_us` is the user and system time of the server's processes per answer. `client` is the use of the load's own core: near 1.0 the load was
-the limit, and requests per second are a lower bound.
+`CPU us` is the user and system time of the server's processes per answer; `RSS MB` is their memory, where shared pages count once for each.
+`load's core` is the use of the load's core: near 1.0 the load was the limit, and requests per second are a lower bound.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gzip
 import json
 import os
-import random
+import socket
 import statistics
 import subprocess
 import sys
-import time
+import venv
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import click
-import psutil
 from rich.table import Table
 
+from benchmarks.contender import Running, running
+from benchmarks.results import machine
+from benchmarks.serving_load import CLIENT_BOUND, Body, measured
 from benchmarks.workload import ROOT
-from penstock.cli.output import out
+from penstock.cli.output import err, out
+from penstock.errors import WorkerFailed
 
 OURS = "penstock"
-PEER = "fastapi"
 CONNECTIONS = 64  # of the open loop
-WARM = 1.0  # seconds
-SEED = 7
+PLACE = ROOT / "build/peers"
+
+Figures = dict[str, float]
+
+# What a peer needs, by the name of its environment. What they share has one version, unless one of them refuses it; where uvicorn serves,
+# it has its fast loop and parser, which not every framework asks for.
+_MODELS = ("onnxruntime==1.31.1", "numpy==2.4.6")
+_UVICORN = ("pydantic==2.14.4", "uvicorn==0.54.0", "uvloop==0.23.0", "httptools==0.9.0")
+_WEB = ("starlette==1.10.0", *_UVICORN)
+REQUIREMENTS = {
+    "fastapi": (*_MODELS, *_WEB, "fastapi==0.165.0"),
+    "flask": (*_MODELS, "orjson==3.13.0", "flask==3.1.3", "gunicorn==27.0.1"),
+    "mlserver": (*_MODELS, *_UVICORN, "mlserver==1.7.1", "fastapi==0.115.14", "grpcio==1.85.3", "protobuf==6.33.6"),
+    "bentoml": (*_MODELS, *_WEB, "bentoml==1.4.40"),
+    "litserve": (*_MODELS, *_WEB, "fastapi==0.165.0", "litserve==0.2.19"),
+    "ray": (*_MODELS, *_WEB, "orjson==3.13.0", "fastapi==0.165.0", "ray[serve]==2.60.0"),
+    "pytriton": ("onnxruntime==1.31.1", "numpy==1.26.4", "nvidia-pytriton==0.7.0", "tritonclient==2.73.0", "grpcio==1.85.3"),
+}
 
 
-@dataclass
-class Caller(asyncio.Protocol):
-    """A connection that sends prepared requests and notes how long their answers take."""
+class Server(NamedTuple):
+    """How a server is started and asked.
 
-    requests: Iterator[bytes]
-    taken: list[float]
-    again: bool  # send the next request after an answer
-    due: float = 0.0
-    busy: bool = False
-    bad: int = 0
-    free: list[Caller] | None = None
-    _rest: bytes = b""
-    _transport: Any = None
-    _gone: asyncio.Event = field(default_factory=asyncio.Event)
+    In its command, `{bin}` is the folder of its environment's programs, `{port}` the port that is measured, and `{other}` a free one. Its
+    path is a method where it is asked by gRPC. `beside` is the one of ours that is asked the same.
+    """
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-
-    def send(self, due: float) -> None:
-        self.busy, self.due = True, due
-        self._transport.write(next(self.requests))
-
-    def data_received(self, data: bytes) -> None:
-        self._rest += data
-        head, found, body = self._rest.partition(b"\r\n\r\n")
-        if not found:
-            return
-        lower = head.lower()
-        at = lower.find(b"content-length:")
-        if len(body) < int(lower[at + 15 :].split(b"\r\n", 1)[0]):
-            return
-        now = time.perf_counter()
-        self.taken.append(now - self.due)
-        self.bad += not head.startswith(b"HTTP/1.1 200")
-        self._rest, self.busy = b"", False
-        if self.again:
-            self.send(now)
-        elif self.free is not None:
-            self.free.append(self)
-
-    def close(self) -> None:
-        self.again = False
-        self._transport.close()
+    environment: str  # of REQUIREMENTS; empty: ours
+    command: str
+    path: str
+    body: Body = "event"
+    beside: str = OURS
 
 
-def request(path: str, event: bytes) -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(event)}\r\n\r\n"
-    return head.encode() + event
+def _app(name: str, arguments: str) -> str:
+    return f"{{bin}}/python -m benchmarks.serving_peers.{name}_app {arguments}"
 
 
-def flights() -> list[bytes]:
-    with gzip.open(ROOT / "examples/flights/sample/departures.ndjson.gz", "rb") as lines:
-        return [line.strip() for line, _ in zip(lines, range(1000), strict=False)]
+_SERVE = "{bin}/python -m penstock serve topologies/flights.yaml"
+_INFER, _METHOD = "/v2/models/flights/infer", "/inference.GRPCInferenceService/ModelInfer"
+_OIP, _GRPC = "penstock-oip", "penstock-grpc"
+_GUNICORN = "{bin}/gunicorn -w 1 -k gthread --threads 8 --keep-alive 60 --log-level warning -b 127.0.0.1:{port}"
+_BENTOML = "env BENTOML_DO_NOT_TRACK=True BENTOML_HOME=build/peers/bentoml/home {bin}/bentoml serve --host 127.0.0.1 --port {port}"
+_RAY = "env RAY_USAGE_STATS_ENABLED=0 "
+
+SERVERS = {
+    OURS: Server("", f"{_SERVE} --http 127.0.0.1:{{port}}", "/v1/topologies/flights:score"),
+    "fastapi": Server("fastapi", _app("fastapi", "{port}"), "/score"),
+    "fastapi-batch": Server("fastapi", _app("fastapi", "{port}"), "/score-batch"),
+    "flask": Server("flask", f"{_GUNICORN} benchmarks.serving_peers.flask_app:app", "/score"),
+    "bentoml": Server("bentoml", f"{_BENTOML} benchmarks.serving_peers.bentoml_app:Flights", "/score", "flight"),
+    "bentoml-batch": Server("bentoml", f"{_BENTOML} benchmarks.serving_peers.bentoml_app:Flights", "/score_batch", "flights"),
+    "litserve": Server("litserve", _app("litserve", "{port} 1"), "/score"),
+    "litserve-batch": Server("litserve", _app("litserve", "{port} 64"), "/score"),
+    "ray": Server("ray", _RAY + _app("ray", "{port} 1"), "/score"),
+    "ray-batch": Server("ray", _RAY + _app("ray", "{port} 64"), "/score"),
+    _OIP: Server("", f"{_SERVE} --http 127.0.0.1:{{port}}", _INFER, "tensors", _OIP),
+    "mlserver": Server("mlserver", _app("mlserver", "{port} {other} 1"), _INFER, "tensors", _OIP),
+    "mlserver-batch": Server("mlserver", _app("mlserver", "{port} {other} 64"), _INFER, "tensors", _OIP),
+    "pytriton": Server("pytriton", _app("pytriton", "{port} {other}"), _INFER, "tensors", _OIP),
+    _GRPC: Server("", f"{_SERVE} --http 127.0.0.1:{{other}} --grpc 127.0.0.1:{{port}}", _METHOD, "message", _GRPC),
+    "mlserver-grpc": Server("mlserver", _app("mlserver", "{other} {port} 1"), _METHOD, "message", _GRPC),
+    "pytriton-grpc": Server("pytriton", _app("pytriton", "{other} {port}"), _METHOD, "message", _GRPC),
+    "grpcio": Server("", _app("grpcio", "{port}"), _METHOD, "anything", _GRPC),
+}
+PEERS = [name for name, server in SERVERS.items() if server.beside != name]
+
+
+def programs(environment: str) -> Path:
+    """Returns the folder of an environment's programs, and makes the environment first when it is not there, or has other requirements.
+
+    Raises CalledProcessError where something cannot be installed.
+    """
+    if not environment:
+        return Path(sys.executable).parent
+    folder, wanted = PLACE / environment, "\n".join(REQUIREMENTS[environment])
+    complete = folder / "requirements.txt"  # written last
+    if not complete.is_file() or complete.read_text() != wanted:
+        err.print(f"installing {environment} in {folder.relative_to(ROOT)}")
+        venv.create(folder, with_pip=True, clear=True)
+        pip = [str(folder / "bin/python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "install", *REQUIREMENTS[environment]], check=True)
+        complete.write_text(wanted)
+    return folder / "bin"
+
+
+def installed(names: Sequence[str]) -> list[str]:
+    """Returns those of the servers that are installed, or can be."""
+    failed = set()
+    for environment in dict.fromkeys(SERVERS[name].environment for name in names):
+        try:
+            programs(environment)
+        except subprocess.CalledProcessError:
+            failed.add(environment)
+            err.print(f"{environment} cannot be installed here, and is left out")
+    return [name for name in names if SERVERS[name].environment not in failed]
+
+
+def free_ports() -> tuple[int, int]:
+    """Returns two ports on which nothing listens."""
+    with socket.socket() as one, socket.socket() as two:
+        one.bind(("127.0.0.1", 0))
+        two.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], two.getsockname()[1]
 
 
 @contextmanager
-def server(name: str, python: str, port: int, core: int) -> Iterator[psutil.Process]:
-    """Starts one on its core, and waits until it answers."""
-    if name == OURS:
-        command = [sys.executable, "-m", "penstock", "serve", "topologies/flights.yaml", "--http", f"127.0.0.1:{port}"]
-    else:
-        command = [python, "benchmarks/serving_peer.py", str(port)]
-    process = subprocess.Popen(
-        ["taskset", "-c", str(core), *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )  # fmt: skip
-    try:
-        yield psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait(30)
+def serving(name: str, core: int) -> Iterator[tuple[Running, int]]:
+    """Runs a server on its core; yields it, and the port to measure."""
+    server = SERVERS[name]
+    port, other = free_ports()
+    words = server.command.format(bin=programs(server.environment), port=port, other=other).split(" ")
+    found = ["env", f"PYTHONPATH={ROOT}"] if server.environment else []  # the programs of others do not look here for modules
+    PLACE.mkdir(parents=True, exist_ok=True)
+    with running(["taskset", "-c", str(core), *found, *words], PLACE / f"{name}.log") as started:
+        yield started, port
 
 
-def cpu(process: psutil.Process) -> float:
-    family = [process, *process.children(recursive=True)]
-    return sum(sum(one.cpu_times()[:2]) for one in family)
-
-
-async def connect(port: int, kind: type[Caller] = Caller, /, **given: Any) -> Caller:
-    loop = asyncio.get_running_loop()
-    end = time.monotonic() + 60
-    while True:
-        try:
-            _, made = await loop.create_connection(lambda: kind(**given), "127.0.0.1", port)
-        except OSError:
-            if time.monotonic() > end:
-                raise
-            await asyncio.sleep(0.1)
-        else:
-            return made
-
-
-async def measured(port: int, path: str, process: psutil.Process, callers: int, rate: int, seconds: float) -> dict[str, float]:
-    """Returns the figures of one run: closed with so many callers, or open at the rate."""
-    requests = cycle(request(path, event) for event in flights())
-    taken: list[float] = []
-    free: list[Caller] = []
-    many = [await connect(port, requests=requests, taken=taken, again=False) for _ in range(callers)]
-    first = many[0]
-    while not taken:  # until it is ready
-        first.send(time.perf_counter())
-        while first.busy:
-            await asyncio.sleep(0.01)
-        if first.bad:
-            first.bad = 0
-            taken.clear()
-            await asyncio.sleep(0.1)
-    free[:] = many
-    for one in many:
-        one.again, one.free = not rate, free
-        if not rate:
-            one.send(time.perf_counter())
-    paced = asyncio.create_task(pace(free, rate)) if rate else None
-    await asyncio.sleep(WARM)
-    taken.clear()
-    began, spent, own = time.perf_counter(), cpu(process), time.process_time()
-    await asyncio.sleep(seconds)
-    wall, used, mine = time.perf_counter() - began, cpu(process) - spent, time.process_time() - own
-    answers = sorted(taken)
-    if paced is not None:
-        paced.cancel()
-    for one in many:
-        one.close()
-    assert not any(one.bad for one in many), "an answer was not 200"
-    return {
-        "req_s": len(answers) / wall,
-        "p50_ms": answers[len(answers) // 2] * 1000,
-        "p99_ms": answers[int(len(answers) * 0.99)] * 1000,
-        "cpu_us": used / len(answers) * 1e6,
-        "rss_mb": process.memory_info().rss / 1e6,
-        "client": mine / wall,
-    }
-
-
-async def pace(free: list[Caller], rate: int) -> None:
-    chance = random.Random(SEED)
-    due = time.perf_counter()
-    while True:
-        due += chance.expovariate(rate)
-        if (left := due - time.perf_counter()) > 0:
-            await asyncio.sleep(left)
-        while not free:
-            await asyncio.sleep(0.0005)
-        free.pop().send(due)
-
-
-PATHS = {OURS: "/v1/topologies/flights:score", PEER: "/score"}
-
-
-def run(names: Sequence[str], python: str, callers: Sequence[int], rate: int, seconds: float, repeat: int, cores: tuple[int, int]) -> None:
+def run(
+    names: Sequence[str], callers: Sequence[int], rate: int, seconds: float, repeat: int, cores: tuple[int, int]
+) -> dict[tuple[str, str], list[Figures]]:  # fmt: skip
+    """Returns the figures of every run, by load and server."""
     os.sched_setaffinity(0, {cores[1]})
-    figures: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
-    port = 18_200
-    for _ in range(repeat):
+    loads = [*((f"{count} caller{'s' * (count > 1)}", count, 0) for count in callers), (f"{rate} req/s", CONNECTIONS, rate)]
+    figures: dict[tuple[str, str], list[Figures]] = {(load, name): [] for load, *_ in loads for name in names}
+    for turn in range(repeat):
         for name in names:
-            port += 1
-            with server(name, python, port, cores[0]) as process:
-                for label, count, paced in [*((f"{c} callers", c, 0) for c in callers), (f"{rate} req/s", CONNECTIONS, rate)]:
-                    figures[label, name].append(asyncio.run(measured(port, PATHS[name], process, count, paced, seconds)))
+            err.print(f"round {turn + 1} of {repeat}: {name}")
+            with serving(name, cores[0]) as (started, port):
+                for load, count, paced in loads if rate else loads[:-1]:
+                    given = (port, SERVERS[name].path, started, count, paced, seconds, SERVERS[name].body)
+                    try:
+                        figures[load, name].append(asyncio.run(measured(*given)))
+                    except (AssertionError, TimeoutError, WorkerFailed) as error:
+                        sys.exit(f"{name}, {load}: {error}; next: read {PLACE.relative_to(ROOT) / name}.log")
+    return {key: runs for key, runs in figures.items() if runs}
+
+
+def show(figures: dict[tuple[str, str], list[Figures]]) -> None:
+    """Prints the medians as a table, and where the load was the limit."""
     table = Table("load", "server", "req/s", "p50 ms", "p99 ms", "CPU us", "RSS MB", "load's core")
-    for (label, name), runs in figures.items():
+    bound = defaultdict(list)
+    last = ""
+    for (load, name), runs in figures.items():
+        if load != last:
+            table.add_section()
         median = {key: statistics.median(one[key] for one in runs) for key in runs[0]}
+        if median["client"] >= CLIENT_BOUND:
+            bound[load].append(name)
         table.add_row(
-            label, name, f"{median['req_s']:,.0f}", f"{median['p50_ms']:.2f}", f"{median['p99_ms']:.2f}", f"{median['cpu_us']:.0f}",
-            f"{median['rss_mb']:.0f}", f"{median['client']:.2f}",
+            load if load != last else "", name, f"{median['req_s']:,.0f}", f"{median['p50_ms']:.2f}", f"{median['p99_ms']:.2f}",
+            f"{median['cpu_us']:,.0f}", f"{median['rss_mb']:,.0f}", f"{median['client']:.2f}",
         )  # fmt: skip
+        last = load
     out.print(table)
-    print(json.dumps([{"load": label, "server": name, "runs": runs} for (label, name), runs in figures.items()]))
+    for load, names in bound.items():
+        out.print(f"{load}: the load's core was the limit of {', '.join(names)}; their requests per second are a lower bound")
 
 
 @click.command()
-@click.option("--python", default=sys.executable, help="An interpreter with fastapi for the peer.")
+@click.option(
+    "--peer",
+    "peers",
+    multiple=True,
+    type=click.Choice((*PEERS, "all")),
+    metavar="NAME",
+    help=f"Measure it, and ours that is asked the same; may be repeated: all, {', '.join(PEERS)}.",
+)
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice(list(SERVERS)),
+    metavar="NAME",
+    help="Measure this one, a peer or one of ours; may be repeated, and replaces --peer.",
+)
 @click.option("--callers", multiple=True, type=click.IntRange(1), default=(1, 8, 64), show_default=True)
-@click.option("--rate", default=500, show_default=True, help="Requests per second of the open loop.")
+@click.option("--rate", default=500, show_default=True, help="Requests per second of the open loop; 0: no open loop.")
 @click.option("--seconds", default=5.0, show_default=True, help="Seconds of a run.")
 @click.option("--repeat", default=3, show_default=True, help="Rounds; figures are medians.")
-@click.option("--only", type=click.Choice((OURS, PEER)), help="Only this one.")
-@click.option("--cores", nargs=2, type=int, default=(0, 1), show_default=True, help="Of the server and of the load.")
+@click.option("--cores", nargs=2, type=int, default=(0, 1), show_default=True, help="Of the servers and of the load.")
 def main(
-    python: str, callers: tuple[int, ...], rate: int, seconds: float, repeat: int, only: str | None, cores: tuple[int, int]
-) -> None:  # fmt: skip
-    """Measure our service and FastAPI by hand in turns."""
-    peer = Path(python)
-    run([only] if only else [OURS, PEER], str(peer), callers, rate, seconds, repeat, cores)
+    peers: tuple[str, ...], only: tuple[str, ...], callers: tuple[int, ...], rate: int, seconds: float, repeat: int, cores: tuple[int, int]
+) -> None:
+    """Measure our service, and others beside it, in turns."""
+    asked = set(only) or {one for name in (PEERS if "all" in peers else peers) for one in (name, SERVERS[name].beside)} or {OURS}
+    names = installed([name for name in SERVERS if name in asked])
+    facts = machine(requirements={name: REQUIREMENTS[name] for name in sorted({SERVERS[name].environment for name in names} - {""})})
+    figures = run(names, callers, rate, seconds, repeat, cores)
+    show(figures)
+    print(json.dumps({**facts, "figures": [{"load": load, "server": name, "runs": runs} for (load, name), runs in figures.items()]}))
 
 
 if __name__ == "__main__":

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -27,8 +24,9 @@ import click
 import psutil
 
 import penstock
-from benchmarks.serving import CONNECTIONS, OURS, PATHS, Caller, connect, flights, measured, pace, request
-from benchmarks.workload import ROOT
+from benchmarks.contender import Running
+from benchmarks.serving import CONNECTIONS, OURS, SERVERS, free_ports
+from benchmarks.serving_load import Http, Work, connect, measured, pace, requests
 from penstock.control.messages import timestamp
 from penstock.control.trust import SigningKey
 from penstock.testing import Broker, create_release_topics
@@ -37,11 +35,10 @@ from penstock.testing.broker import open_broker
 EVERY = 15.0  # seconds between two swaps
 SHARE = 0.8  # of the most requests per second
 GROWTH = 1.05
-PORT = 18_300
 OVERLOADED = ("429", "503", "504")
 
 
-class Noting(Caller):
+class Noting(Http):
     """A caller that counts the statuses of its answers."""
 
     statuses: ClassVar[Counter[str]] = Counter()
@@ -53,40 +50,33 @@ class Noting(Caller):
 
 
 @contextmanager
-def service(broker: Broker, folder: Path) -> Iterator[tuple[psutil.Process, dict[str, Any]]]:
-    """Starts the service; yields it, and the settings of an operator."""
+def service(broker: Broker, folder: Path) -> Iterator[tuple[Running, int, dict[str, Any]]]:
+    """Starts the service; yields it, its port, and the settings of an operator."""
     key = SigningKey.new("operator")
     key.save(folder / "operator.pem")
     (folder / "trust.toml").write_text(f'[keys.operator]\npublic = "{key.public}"\ntopologies = ["flights"]\ntrusted = {timestamp(0)}\n')
     create_release_topics(broker, "soak", "flights")
     common = {"brokers": broker.bootstrap, "application": "soak", "trust": str(folder / "trust.toml"), "cache": str(folder / "cache")}
-    environment = {**os.environ, **{f"PENSTOCK_{name.upper()}": value for name, value in common.items()}}
-    line = [sys.executable, "-m", "penstock", "serve", "topologies/flights.yaml", "--http", f"127.0.0.1:{PORT}"]
-    with (folder / "service.log").open("wb") as log:
-        process = subprocess.Popen(
-            ["taskset", "-c", "0", *line], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
-        )
+    environment = ["env", *(f"PENSTOCK_{name.upper()}={value}" for name, value in common.items())]
+    port, _ = free_ports()
+    line = [sys.executable, "-m", "penstock", "serve", "topologies/flights.yaml", "--http", f"127.0.0.1:{port}"]
+    started = Running([*environment, "taskset", "-c", "0", *line], folder / "service.log")
     try:
-        yield psutil.Process(process.pid), {**common, "signing_key": str(folder / "operator.pem")}
+        yield started, port, {**common, "signing_key": str(folder / "operator.pem")}
     finally:
-        process.terminate()
-        code = process.wait(60)
-        if code:
-            print((folder / "service.log").read_text()[-3000:], file=sys.stderr)
+        started.stop()
+        if started.process.returncode:
+            print(started.log.read_text()[-3000:], file=sys.stderr)
 
 
-async def soak(process: psutil.Process, settings: dict[str, Any], minutes: float) -> dict[str, Any]:
-    peak = await measured(PORT, PATHS[OURS], process, 16, 0, 10.0)
+async def soak(started: Running, port: int, settings: dict[str, Any], minutes: float) -> dict[str, Any]:
+    path, process = SERVERS[OURS].path, psutil.Process(started.process.pid)
+    peak = await measured(port, path, started, 16, 0, 10.0)
     rate = int(peak["req_s"] * SHARE)
     print(f"most: {peak['req_s']:,.0f} requests/s; from now on {rate:,} for {minutes:g} minutes", flush=True)
-    requests = cycle(request(PATHS[OURS], event) for event in flights())
-    taken: list[float] = []
-    free: list[Caller] = []
-    made = [await connect(PORT, Noting, requests=requests, taken=taken, again=False) for _ in range(CONNECTIONS)]
-    free += made
-    for one in made:
-        one.free = free
-    load = asyncio.create_task(pace(free, rate))
+    work = Work(requests(path))
+    work.free += [await connect(work, port, path, Noting) for _ in range(CONNECTIONS)]
+    load = asyncio.create_task(pace(work.free, rate))
     releases = penstock.connect(**settings)
     seen: list[dict[str, float]] = []
     latencies: list[float] = []
@@ -97,8 +87,9 @@ async def soak(process: psutil.Process, settings: dict[str, Any], minutes: float
         await asyncio.to_thread(releases.deploy, "flights", trees=f"flight-trees@{version}")
         swaps += 1
         await paced
-        taken_now = sorted(taken)
-        taken.clear()
+        taken_now = sorted(work.taken)
+        work.taken.clear()
+        work.kept.clear()
         latencies.append(taken_now[int(len(taken_now) * 0.99)] * 1000)
         with process.oneshot():
             seen.append({"rss": process.memory_info().rss / 1e6, "threads": process.num_threads(), "files": process.num_fds()})
@@ -118,8 +109,8 @@ async def soak(process: psutil.Process, settings: dict[str, Any], minutes: float
 def main(minutes: float) -> None:
     """Soak the service."""
     psutil.Process().cpu_affinity([1])
-    with TemporaryDirectory() as folder, open_broker(None) as broker, service(broker, Path(folder)) as (process, settings):
-        found = asyncio.run(soak(process, settings, minutes))
+    with TemporaryDirectory() as folder, open_broker(None) as broker, service(broker, Path(folder)) as (started, port, settings):
+        found = asyncio.run(soak(started, port, settings, minutes))
     print(json.dumps(found))
     first, last = found["first"], found["last"]
     wrong = [status for status in found["answers"] if status != "200" and status not in OVERLOADED]
