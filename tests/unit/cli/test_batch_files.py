@@ -6,11 +6,14 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -345,6 +348,7 @@ def test_parts_of_another_format_are_not_added(folder: Path, run: Run) -> None:
         ),
         ("s3://key:secret@bucket/in?session_token=secret", "s3://key@bucket/in?session_token=***"),
         ("s3://bucket/in/?endpoint_override=localhost:9000&scheme=http", "s3://bucket/in/?endpoint_override=localhost:9000&scheme=http"),
+        ("abfs://in@flights.dfs.core.windows.net/x?sp=r&se=2026-12-01&sig=a%2Bb&sv=1", "abfs://in@flights.dfs.core.windows.net/x?***"),
     ],
 )
 def test_address_is_kept_and_shown_without_its_password(text: str, kept: str) -> None:
@@ -419,9 +423,25 @@ def test_rows_of_postgresql_with_nulls_and_types_that_are_no_events(run: Run, mo
 # -- a store of objects ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """A server of S3. Yields what follows a path in a URL."""
+class Store(NamedTuple):
+    """A store of objects: what stands before a path in its URLs, and what follows it."""
+
+    before: str
+    behind: str
+
+    def url(self, path: str) -> str:
+        return f"{self.before}{path}{self.behind}"
+
+    def place(self, path: str) -> Place:
+        return place(self.url(path))
+
+    def read(self, folder: str) -> list[float]:
+        found: list[float] = pq.read_table(folder, filesystem=self.place("x").system).column("x").to_pylist()
+        return found
+
+
+@contextmanager
+def s3() -> Iterator[Store]:
     from moto.server import ThreadedMotoServer
 
     with pytest.MonkeyPatch.context() as environment:
@@ -431,46 +451,71 @@ def s3() -> Iterator[str]:
         server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
         server.start()
         host, port = server.get_host_and_port()
-        yield f"?endpoint_override={host}:{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
+        yield Store("s3://", f"?endpoint_override={host}:{port}&scheme=http&region=us-east-1&allow_bucket_creation=true")
         server.stop()
 
 
-def stored(files: Sequence[Place]) -> list[str]:
-    return [one.path for one in files]
+@contextmanager
+def gs() -> Iterator[Store]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def answers() -> bool:
+        with socket.socket() as asked:
+            return asked.connect_ex(("127.0.0.1", port)) == 0
+
+    # In a process of its own: in this one, it would wait for pyarrow, and pyarrow for it.
+    command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--host", "127.0.0.1", "--port", str(port), "--no-store-on-disk"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            wait_for(answers, "the server of GCS")
+            with pytest.MonkeyPatch.context() as environment:
+                environment.setenv("GOOGLE_CLOUD_PROJECT", "test")  # that of a new bucket
+                yield Store("gs://anonymous@", f"?endpoint_override=127.0.0.1:{port}&scheme=http")
+        finally:
+            server.kill()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the server
-def test_objects_in_and_out(folder: Path, run: Run, s3: str) -> None:
-    place(f"s3://bucket{s3}").system.create_dir("bucket")
+@pytest.fixture(scope="module", params=[s3, gs], ids=["s3", "gs"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    with request.param() as store:
+        yield store
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a server
+def test_objects_in_and_out(folder: Path, run: Run, store: Store) -> None:
+    store.place("bucket").system.create_dir("bucket")
     at = 0
     for number in range(3):
         numbers(at, at + 1000, f"{number}.parquet")
-        place(f"s3://bucket/in/{number}.parquet{s3}").write(Path(f"{number}.parquet").read_bytes())
+        store.place(f"bucket/in/{number}.parquet").write(Path(f"{number}.parquet").read_bytes())
         at += 1000
-    Path("note").write_text("note")
-    place(f"s3://bucket/in/_note{s3}").write(b"note")
-    done = run("--in", f"s3://bucket/in/*.parquet{s3}", "--out", f"s3://bucket/out/{s3}", "--part-rows", "700")
+    store.place("bucket/in/_note").write(b"note")
+    done = run("--in", store.url("bucket/in/*.parquet"), "--out", store.url("bucket/out/"), "--part-rows", "700")
     assert (done.code, done.out) == (0, "3,000 events read, 3,000 outputs, 0 dead letters\n")
-    system = place(f"s3://bucket/x{s3}").system
-    assert pq.read_table("bucket/out/doubled", filesystem=system).column("x").to_pylist() == list(range(3000))
-    assert json.loads(place(f"s3://bucket/out/_manifest.json{s3}").read() or b"")["complete"]
-    done = run("--in", f"s3://bucket/in/{s3}", "--out", f"s3://bucket/one.parquet{s3}", "--part-rows", "700")
-    assert done.code == 0
-    assert pq.read_table("bucket/one.parquet", filesystem=system).column("x").to_pylist() == list(range(3000))
-    assert [one for one in stored(place(f"s3://bucket/{s3}").files()) if ".parts" in one] == []
-    done = run("--in", f"s3://bucket/in/{s3}", "--out", f"s3://bucket/one.parquet{s3}")
+    assert store.read("bucket/out/doubled") == list(range(3000))
+    assert json.loads(store.place("bucket/out/_manifest.json").read() or b"")["complete"]
+    for name, more in (("joined", ("--part-rows", "700")), ("renamed", ("--limit", "900"))):
+        done = run("--in", store.url("bucket/in/"), "--out", store.url(f"bucket/{name}.parquet"), *more)
+        assert done.code == 0, done.err
+    assert (store.read("bucket/joined.parquet"), store.read("bucket/renamed.parquet")) == (list(range(3000)), list(range(900)))
+    assert [one.path for one in store.place("bucket").files() if ".part" in one.path.replace(".parquet", "")] == []
+    done = run("--in", store.url("bucket/in/"), "--out", store.url("bucket/joined.parquet"))
     assert (done.code, "is there already" in done.err) == (2, True)
+    done = run("--in", store.url("bucket/in/"), "--out", store.url("nobucket/out/"))
+    assert (done.code, "cannot be written" in done.err) == (2, True)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_run_over_objects_that_is_killed_goes_on(folder: Path, s3: str) -> None:
-    place(f"s3://kills{s3}").system.create_dir("kills")
+def test_run_over_objects_that_is_killed_goes_on(folder: Path, store: Store) -> None:
+    store.place("kills").system.create_dir("kills")
     numbers(0, 6000, "in.parquet")
-    place(f"s3://kills/in.parquet{s3}").write(Path("in.parquet").read_bytes())
-    arguments = ["--in", f"s3://kills/in.parquet{s3}", "--out", f"s3://kills/out/{s3}"]
+    store.place("kills/in.parquet").write(Path("in.parquet").read_bytes())
+    arguments = ["--in", store.url("kills/in.parquet"), "--out", store.url("kills/out/")]
 
     def kept() -> list[str]:
-        data = place(f"s3://kills/out/_manifest.json{s3}").read()
+        data = store.place("kills/out/_manifest.json").read()
         try:
             return [one["name"] for one in json.loads(data)["parts"]] if data else []
         except ValueError:  # it was replaced by a longer one between the question for its size and that for its bytes
@@ -483,5 +528,4 @@ def test_run_over_objects_that_is_killed_goes_on(folder: Path, s3: str) -> None:
     with started([*arguments, "--resume"]) as process:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    table = pq.read_table("kills/out/doubled", filesystem=place(f"s3://kills/x{s3}").system)
-    assert table.column("x").to_pylist() == list(range(6000))
+    assert store.read("kills/out/doubled") == list(range(6000))

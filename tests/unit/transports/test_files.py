@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.fs as fs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.errors import ConfigError
+from penstock.errors import AccessRefused, ConfigError, TransportError
 from penstock.parcel import Parcel
 from penstock.record import Record
 from penstock.transports.checkpoint import Checkpoint, Part, Unit
@@ -175,3 +179,112 @@ def test_notes_about_a_folder_are_no_input(tmp_path: Path) -> None:
 def test_url_that_nothing_opens_is_refused(name: str) -> None:
     with pytest.raises(ConfigError):
         place(name)
+
+
+class FlatStore:
+    """Azure without a hierarchical namespace, as pyarrow has it: an object that is being written is there, empty, and has no other name."""
+
+    type_name = "abfs"
+
+    def __init__(self) -> None:
+        self._files = fs.LocalFileSystem()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._files, name)
+
+    def move(self, path: str, to: str) -> None:
+        raise pa.ArrowNotImplementedError("FileSystem::Move() is not implemented")
+
+
+def test_object_of_azure_is_replaced_when_it_is_complete(tmp_path: Path) -> None:
+    """A manifest that a kill has left empty could not be resumed."""
+    path = tmp_path / "_manifest.json"
+    path.write_text("old")
+    whole = Place("abfs://x/_manifest.json", str(path), FlatStore())
+    with whole.create() as file:
+        file.write(b"new")
+        assert path.read_text() == "old"
+    assert (path.read_text(), os.listdir(tmp_path)) == ("new", ["_manifest.json"])
+
+
+class RefusingStore:
+    """A store that answers everything with an error."""
+
+    type_name = "s3"
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def get_file_info(self, path: object) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "expected"),
+    [
+        (
+            OSError("When getting information: AWS Error ACCESS_DENIED during HeadObject operation: No response body."),
+            AccessRefused,
+            "DENIED",
+        ),
+        (OSError("AWS Error NO_SUCH_BUCKET during X operation: none"), ConfigError, "name a bucket or container that is there"),
+        (OSError("AWS Error NETWORK_CONNECTION during X operation: refused"), TransportError, "NETWORK_CONNECTION"),
+        (
+            OSError("google::cloud::Status(UNAVAILABLE: Retry policy exhausted, with a last message of no server error_info={reason=})"),
+            TransportError,
+            "cannot be read: UNAVAILABLE: no server",
+        ),
+        (
+            FileNotFoundError("google::cloud::Status(NOT_FOUND: Permanent error, with a last message of 404 error_info={})"),
+            ConfigError,
+            "cannot be read: NOT_FOUND: 404 (name a bucket",
+        ),
+        (OSError("google::cloud::Status(UNAVAILABLE: Could not create a OAuth2 access token"), AccessRefused, "check the credentials"),
+        (
+            OSError("Failed for 'https://x/y?sig=secret&sv=1'. Azure Error: [AuthorizationFailure] 403 No.\nNo.\nRequestId: 1"),
+            AccessRefused,
+            "cannot be read: [AuthorizationFailure] 403 No.; check the credentials, and what they may do",
+        ),
+        (OSError("GET 'https://x/y?sv=1&sig=secret' failed. Azure Error: [ContainerNotFound] 404 None."), ConfigError, "404 None. (name a"),
+        (OSError("GET 'https://x/y?sv=1&sig=secret' failed"), TransportError, "cannot be read: GET 'https://x/y?***' failed"),
+        (
+            pa.ArrowException("Unknown error: Check on 'https://x' failed: N5Azure4Core11Credentials23AuthenticationExceptionE: No token."),
+            AccessRefused,
+            "cannot be read: No token.; check the credentials",
+        ),
+    ],
+)
+def test_answer_of_a_store_is_an_error_that_says_what_to_do(error: Exception, kind: type[Exception], expected: str) -> None:
+    with pytest.raises(kind) as caught:
+        Place("s3://bucket/x", "bucket/x", RefusingStore(error)).size()
+    assert (type(caught.value), expected in str(caught.value), "secret" in str(caught.value)) == (kind, True, False), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("s3://bucket/201?/x=?.csv?endpoint_override=localhost:1&scheme=http&region=x", "bucket/201?/x=?.csv"),
+        ("s3://bucket/year=201?/x=1.csv?region=x", "bucket/year=201?/x=1.csv"),
+        ("gs://anonymous@bucket/in/a?.csv", "bucket/in/a?.csv"),
+        ("gcs://anonymous@bucket/in/*.csv?retry_limit_seconds=1", "bucket/in/*.csv"),
+        ("abfs://in@flights.dfs.core.windows.net/2013/**/*.parquet", "in/2013/**/*.parquet"),
+        ("az://flights@in/x.csv?sv=1&sig=a", "in/x.csv"),
+        ("abfs://flights@127.0.0.1:10000/in/x@y.csv?enable_tls=false", "in/x@y.csv"),
+    ],
+)
+def test_path_of_a_url_within_its_store(name: str, path: str) -> None:
+    assert place(name).path == path
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("abfs://flights:ab/c+d==@in/x.csv", "abfs://flights@in/x.csv: the key of an account in an address is not used (give a token"),
+        ("abfs://in/x.csv", "write abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH"),
+        ("gs://bucket/x.csv?endpoint=a", "Unexpected query parameter in GCS URI: 'endpoint'"),
+    ],
+)
+def test_url_that_a_store_does_not_have_is_refused(name: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        place(name)
+    assert expected in str(caught.value)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 from penstock.errors import ConfigError, PenstockError, Problem
 from penstock.schema import Field
 from penstock.signature import Tensor
-from penstock.transports.files.places import Place
+from penstock.transports.files.places import Place, without_password
 
 __all__ = ["Bad", "Piece", "Read", "Seen", "Shape", "Writer", "chosen", "readable"]
 
@@ -86,7 +86,7 @@ def readable(place: Place, format: str) -> Iterator[None]:
     except PenstockError:
         raise
     except Exception as error:  # a broken file makes libraries raise anything
-        what = " ".join(str(error).split())[:300] or type(error).__name__
+        what = without_password(" ".join(str(error).split()))[:300] or type(error).__name__
         raise ConfigError(
             Problem(str(place), 0, 0, f"cannot be read as {format}: {what}", "repair the file, or leave it out of --in")
         ) from error

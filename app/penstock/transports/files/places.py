@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
-from penstock.errors import AccessRefused, ConfigError, Problem, TransportError
+from penstock.errors import AccessRefused, ConfigError, PenstockError, Problem, TransportError
 
 __all__ = ["Found", "Place", "arrow", "place", "without_password"]
 
@@ -28,9 +28,29 @@ _URL: Final = re.compile(r"([a-z][a-z0-9+.-]*)://")
 _GLOB: Final = re.compile(r"[*?\[]")
 _PASSWORD: Final = re.compile(r"(//[^:@/?#]*):[^/#\s]*@")
 _SECRET: Final = re.compile(r"([?&][^=&#\s]*(?:password|secret|token)[^=&#\s]*=)[^&#\s]*", re.IGNORECASE)
+_SIGNED: Final = re.compile(r"\?(?:[^#\s']*&)?sig=[^#\s']*")  # a token of Azure: its time and its rights change when it is renewed
+_QUERY: Final = re.compile(r"\?(\w+=[^?]*)$")  # another "?" belongs to a pattern
+_KEY: Final = re.compile(r"//([^:@/]*):(?!\d+/)[^@]*@")  # of a storage account; it may have slashes
 _SAME: Final = {"gcs": "gs", "az": "abfs", "s3a": "s3", "s3n": "s3"}  # other names of what pyarrow knows
+_OF_ARROW: Final = ("s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "az", "file")
+_AZURE: Final = ("abfs", "abfss", "az")
 _ON_HDFS: Final = ("hdfs", "viewfs")
 _TRIES: Final = {"dfs.client.failover.max.attempts": "4"}  # a quarter of a minute; the default is three minutes
+_RETRIES: Final = "retry_limit_seconds=30"  # of Google's client; the default is a quarter of an hour
+_AN_ADDRESS: Final = "write abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH"
+# What stores answer is in the text of errors that have one type for all of it.
+_AROUND: Final = re.compile(
+    r"^.*Azure Error: (?:\[\] )?|^.* failed: N5Azure\w+: |(?:Unknown error: )?google::cloud::Status\(|\w[\w ]+, with a last message of "
+    r"| error_info=.*$|(?:\n|\\n).*$",
+    re.DOTALL,
+)
+_REFUSED: Final = re.compile(
+    r"ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT|EXPIRED_TOKEN|HTTP status 40[13]|PERMISSION_DENIED|UNAUTHENTICATED"
+    r"|OAuth2 access token|Authenticat|Authoriz|DefaultAzureCredential|AccessControlException"
+)
+_ABSENT: Final = re.compile(r"NO_SUCH_BUCKET|^NOT_FOUND|ContainerNotFound|FilesystemNotFound")
+
+_Edited = FileNotFoundError | NotADirectoryError | IsADirectoryError | FileExistsError  # what a person must see to
 
 
 class Found(NamedTuple):
@@ -96,7 +116,7 @@ class Place:
         """Returns the content, None when there is no such file."""
         if self.size() is None:
             return None
-        with self.open() as file:
+        with self._reading(), self.open() as file:
             return file.read()
 
     def write(self, data: bytes) -> None:
@@ -128,7 +148,12 @@ class Place:
             if info.is_file:
                 self.system.delete_file(self.path)
             elif info.type != arrow_fs().FileType.NotFound:
-                self.system.delete_dir(self.path)
+                try:
+                    self.system.delete_dir(self.path)
+                except OSError:
+                    # GCS removes a mark of the folder last, which need not be there. Not every server of Azure takes a batch.
+                    for one in self._listed():
+                        self.system.delete_file(one.place.path)
 
     def move(self, to: Place) -> None:
         """Gives the file another name in the same file system, in place of what is there."""
@@ -139,8 +164,12 @@ class Place:
                 return
             if self.system.type_name.rpartition("+")[2] in _ON_HDFS:  # pyarrow has no way to say that what is there is replaced
                 self.system.handler.fs.mv(self.path, to.path, overwrite=True)
-            else:
+                return
+            try:
                 self.system.move(self.path, to.path)
+            except NotImplementedError:  # Azure without a hierarchical namespace
+                self.system.copy_file(self.path, to.path)
+                self.system.delete_file(self.path)
 
     def files(self) -> list[Place]:
         """Returns the files below this folder, sorted."""
@@ -206,9 +235,10 @@ class Begun:
                 self._now = place.beside(f".{place.last}.part")
                 self.file: IO[bytes] = open(self._now.path, "wb")  # noqa: SIM115  `keep` and `drop` close it
             else:
-                # An object is there only when it is complete; a distributed file system shows it while it grows.
-                self._now = place if place.system.type_name in ("s3", "gcs", "abfs") else place.beside(f".{place.last}.part")
-                if self._now is not place:
+                # An object is there only when it is complete; Azure shows it empty before that, a distributed file system while it grows.
+                store = place.system.type_name
+                self._now = place if store in ("s3", "gcs") else place.beside(f".{place.last}.part")
+                if self._now is not place and store != "abfs":
                     place.system.create_dir(_beside(place.path, "").rstrip("/"), recursive=True)
                 self.file = place.system.open_output_stream(self._now.path)
 
@@ -242,23 +272,23 @@ def place(name: str) -> Place:
 @lru_cache
 def _system(name: str, scheme: str) -> tuple[Any, str]:
     fs = arrow_fs()
+    if scheme in _AZURE and _KEY.search(name):
+        fix = "give a token (SAS) behind a ?, or the credentials of AZURE_CLIENT_ID and others, of a managed identity or of `az login`"
+        raise ConfigError(Problem(_KEY.sub(r"//\1@", name), 0, 0, "the key of an account in an address is not used", fix))
     given = without_password(name)
     if scheme in _SAME:
         name = f"{_SAME[scheme]}{name[len(scheme) :]}"
     try:
-        if scheme in ("s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "az", "file"):
-            uri, mark, query = name.partition("?")
-            pattern = _GLOB.search(uri) if "=" in query or not mark else _GLOB.search(name)
-            if pattern is None:
-                return cast(tuple[Any, str], fs.FileSystem.from_uri(name))
+        if scheme in _OF_ARROW:
+            asked = _QUERY.search(name)
+            whole, query = (name[: asked.start()], asked[1]) if asked else (name, "")
+            if scheme in ("gs", "gcs") and "retry_limit_seconds=" not in query:
+                query = f"{query}&{_RETRIES}" if query else _RETRIES
             # A pattern is no URL: the file system is that of what stands before it.
-            whole = uri if "=" in query or not mark else name
-            before, after = (
-                whole[: pattern.start()].rpartition("/")[0],
-                whole[: pattern.start()].rpartition("/")[2] + whole[pattern.start() :],
-            )
-            system, path = fs.FileSystem.from_uri(before + (f"?{query}" if "=" in query else ""))
-            return system, f"{path.rstrip('/')}/{after}"
+            pattern = _GLOB.search(whole)
+            before, _, after = whole[: pattern.start()].rpartition("/") if pattern else (whole, "", "")
+            system, path = fs.FileSystem.from_uri(f"{before}?{query}" if query else before)
+            return system, f"{path.rstrip('/')}/{after}{whole[pattern.start() :]}" if pattern else path
         import fsspec
 
         if scheme in _ON_HDFS:
@@ -269,9 +299,8 @@ def _system(name: str, scheme: str) -> tuple[Any, str]:
         needed = "'penstock[hdfs]'" if scheme in _ON_HDFS else "fsspec, and what it needs for it"
         raise ConfigError(Problem(given, 0, 0, f"nothing here opens {scheme}://", f"pip install {needed}")) from error
     except (OSError, RuntimeError, ValueError) as error:  # the second: of hdfs-native
-        raise ConfigError(
-            Problem(given, 0, 0, f"cannot be opened: {without_password(str(error))}", "check the address and the credentials")
-        ) from error
+        fix = _AN_ADDRESS if scheme in _AZURE else "check the address and the credentials"
+        raise ConfigError(Problem(given, 0, 0, f"cannot be opened: {without_password(str(error))}", fix)) from error
 
 
 def without_password(text: str) -> str:
@@ -279,7 +308,7 @@ def without_password(text: str) -> str:
 
     So a run goes on with the password elsewhere, or with a new one. A digest of it would let who reads that guess at it.
     """
-    return _SECRET.sub(r"\1***", _PASSWORD.sub(r"\1@", text))
+    return _SECRET.sub(r"\1***", _SIGNED.sub("?***", _PASSWORD.sub(r"\1@", text)))
 
 
 def arrow() -> Any:
@@ -342,17 +371,28 @@ def _explained(place: Place, what: str, fix: str) -> Iterator[None]:
     """Makes the errors of a file system errors that name the file."""
     try:
         yield
-    except PermissionError as error:
-        raise (
-            ConfigError(Problem(str(place), 0, 0, f"{what}: {error.strerror or error}", fix))
-            if place.system is None
-            else AccessRefused(f"{place} {what}: {error}")
-        ) from error
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
-        raise ConfigError(Problem(str(place), 0, 0, f"{what}: {error.strerror or error}", fix)) from error
-    except OSError as error:
-        raise TransportError(f"{place} {what}: {error.strerror or error}") from error
-    except RuntimeError as error:  # hdfs-native's: the answer of a NameNode, followed by the stack of its Java
-        reason = str(error).partition("\\n")[0]
-        refused = AccessRefused if "AccessControlException" in reason else TransportError
-        raise refused(f"{place} {what}: {reason}") from error
+    except Exception as error:
+        if place.system is not None and isinstance(error, OSError | RuntimeError | arrow().ArrowException):  # the second: of hdfs-native
+            raise _answered(place, what, fix, error) from error
+        if isinstance(error, PermissionError | _Edited):
+            raise ConfigError(Problem(str(place), 0, 0, f"{what}: {error.strerror or error}", fix)) from error
+        if isinstance(error, OSError):
+            raise TransportError(f"{place} {what}: {error.strerror or error}") from error
+        raise
+
+
+def _answered(place: Place, what: str, fix: str, error: Exception) -> PenstockError:
+    """Returns the error that the answer of a store is."""
+    reason = _said(error)
+    if isinstance(error, PermissionError) or _REFUSED.search(str(error).replace(place.path, "")):
+        return AccessRefused(f"{place} {what}: {reason}; check the credentials, and what they may do")
+    if _ABSENT.search(reason):
+        return ConfigError(Problem(str(place), 0, 0, f"{what}: {reason}", f"name a bucket or container that is there, or {fix}"))
+    if isinstance(error, _Edited):
+        return ConfigError(Problem(str(place), 0, 0, f"{what}: {reason}", fix))
+    return TransportError(f"{place} {what}: {reason}")
+
+
+def _said(error: Exception) -> str:
+    """Returns what the file system or the store has answered, in one line and without secrets."""
+    return without_password(_AROUND.sub("", str(getattr(error, "strerror", None) or error)))

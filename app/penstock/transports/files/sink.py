@@ -19,7 +19,7 @@ from penstock.transports.files.base import Shape, Writer
 from penstock.transports.files.formats import Format
 from penstock.transports.files.letters import lines
 from penstock.transports.files.ndjson import packing
-from penstock.transports.files.places import Begun, Place
+from penstock.transports.files.places import Begun, Place, without_password
 from penstock.transports.tracker import Span
 
 __all__ = ["FileSink", "Output"]
@@ -101,7 +101,7 @@ class FileSink:
             try:
                 part.writer.write(list(lines(parcel, self._place)) if parcel.dead else parcel.values)
             except (OSError, ValueError) as error:
-                raise DeliveryFailed(f"{self._outputs[parcel.topic].folder} cannot be written: {error}") from error
+                raise DeliveryFailed(f"{self._outputs[parcel.topic].folder} cannot be written: {without_password(str(error))}") from error
             part.rows += len(parcel)
         sent.settle()
         return sent
