@@ -1,13 +1,18 @@
-"""One broker for the whole run, and the mark `broker`, whose arguments are the abilities that a test needs beyond creating topics."""
+"""One broker for the whole run, the job of most tests, and the mark `broker`: its arguments are the abilities that a test needs beyond
+creating topics.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from penstock.testing.broker import Broker, open_broker
+from tests.kafka.operating import must_be_signed
+from tests.kafka.running import Job, make_job
 
 _opened: list[Broker] = []
 
@@ -28,6 +33,14 @@ def broker(shared_broker: Broker, request: pytest.FixtureRequest) -> Broker:
         if ability in shared_broker.lacks:
             pytest.skip(f"{shared_broker.kind} broker: {shared_broker.lacks[ability]}")
     return shared_broker
+
+
+@pytest.fixture
+def job(broker: Broker, tmp_path: Path) -> Job:
+    """A job whose releases alice signs; most tests of releases have one."""
+    made = make_job(broker, tmp_path)
+    must_be_signed(made)
+    return made
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

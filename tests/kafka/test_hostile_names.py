@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
 from penstock.control.messages import timestamp
 from penstock.record import Record
 from penstock.registry.directory import DirectoryRegistry
-from penstock.testing import Broker, models, produce, read_all, wait_for
+from penstock.testing import models, produce, read_all, wait_for
 from tests.hostile import EVIL, harmless
-from tests.kafka.operating import announced, in_force, must_be_signed, penstock, push, status, wait_until_ready
-from tests.kafka.running import Job, make_job
+from tests.kafka.operating import announced, in_force, penstock, push, status, wait_until_ready
+from tests.kafka.running import Job
 
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture
-def job(broker: Broker, tmp_path: Path) -> Job:
-    made = make_job(broker, tmp_path)
-    must_be_signed(made)
-    return made
 
 
 def evil_reports() -> list[tuple[str, dict[str, object]]]:

@@ -16,22 +16,15 @@ import pytest
 
 from penstock.access.keys import digest, new_key
 from penstock.registry.directory import DirectoryRegistry
-from penstock.testing import Broker, wait_for
 from penstock.testing import models as onnx_models
-from tests.kafka.operating import CONFIG, configure, must_be_signed, penstock, push, status
-from tests.kafka.running import Job, make_job
+from penstock.testing import wait_for
+from tests.kafka.operating import CONFIG, configure, penstock, push, status
+from tests.kafka.running import Job
 from tests.serving.conftest import Answer, ask, served
 
 pytestmark = pytest.mark.broker
 
 PORT = re.compile(r"serving \S+ on http://\S*:(\d+)")
-
-
-@pytest.fixture
-def job(broker: Broker, tmp_path: Path) -> Job:
-    made = make_job(broker, tmp_path)
-    must_be_signed(made)
-    return made
 
 
 @contextmanager

@@ -139,7 +139,7 @@ def test_a_caller_of_certain_models_is_shown_no_other(guarded: Guarded) -> None:
 
 
 def test_the_check_of_the_protocol_wants_a_credential_too(guarded: Guarded) -> None:
-    """It says so, and not that there are no models."""
+    """The error names the missing credential; it does not say that there are no models."""
     url = f"https://localhost:{guarded.service.ports['http']}"
     for models in ([], ["flights.stack"]):
         with pytest.raises(ConfigError, match=r"wants to know who asks: 401 .*give a credential with --headers FILE"):
@@ -242,7 +242,7 @@ def test_other_hosts_need_tls_and_an_access_file() -> None:
     assert "access file" in done.stderr
 
 
-@pytest.mark.parametrize(("given", "why"), [("nope.pem", "nope.pem: cannot be read"), ("nobody", "nobody.pem: cannot be read")])
+@pytest.mark.parametrize(("given", "why"), [("nope.pem", "nope.pem: cannot be read"), ("missing", "missing.pem: cannot be read")])
 def test_a_key_that_is_not_there_ends_the_start(tmp_path: Path, given: str, why: str) -> None:
     """Not the first release that a caller asks for. A name is that of a key of one's own."""
     command = [sys.executable, "-m", "penstock", "serve", "topologies/flights.yaml", "--http", "127.0.0.1:0", "--signing-key", given]

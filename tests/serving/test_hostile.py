@@ -322,7 +322,7 @@ def test_questions_count_as_requests(guarded: Guarded) -> None:
 
 @pytest.mark.parametrize(("at", "kind"), [*enumerate(WRONG)], ids=WRONG)
 def test_wrong_requests_count_too(guarded: Guarded, at: int, kind: str) -> None:
-    """They are read like others. A caller over its rate is told so, whatever it sends."""
+    """They are read like others. A caller over its rate is refused for that, whatever it sends."""
     method, path, body = WRONG[kind]
 
     def status() -> bytes:

@@ -262,7 +262,7 @@ def test_a_stop_answers_what_is_under_way(event: bytes) -> None:
 
 
 def test_a_stop_loses_no_request_of_open_connections(event: bytes) -> None:
-    """A client learns by its last answer that its connection ends, and not by a request that nobody reads."""
+    """The last answer tells a client that its connection ends, so that it sends no further request on it."""
     with served("topologies/flights.yaml", doors=("http",)) as stopping, ExitStack() as stack:
         clients = [http.client.HTTPConnection("127.0.0.1", stopping.ports["http"], timeout=10) for _ in range(8)]
         for one in clients:

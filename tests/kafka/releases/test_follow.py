@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,22 +22,15 @@ import pytest
 import penstock as library
 from penstock.errors import ConfigError, ModelError, TopicMissing, TopologyError, TransportUnavailable
 from penstock.scorer import Scorer
-from penstock.testing import Broker, wait_for
 from penstock.testing import models as onnx_models
+from penstock.testing import wait_for
 from penstock.worker.following import Followed
-from tests.kafka.operating import CONFIG, configure, in_force, must_be_signed, penstock, push, push_bad, status, wait_until_ready
-from tests.kafka.running import Job, delete_topic, make_job
+from tests.kafka.operating import CONFIG, configure, in_force, penstock, push, push_bad, status, wait_until_ready
+from tests.kafka.running import Job, delete_topic
 
 pytestmark = pytest.mark.broker
 
 ROWS = [{"id": str(number), "x": float(number)} for number in range(1, 301)]  # more than one chunk
-
-
-@pytest.fixture
-def job(broker: Broker, tmp_path: Path) -> Job:
-    made = make_job(broker, tmp_path)
-    must_be_signed(made)
-    return made
 
 
 def follow(job: Job, **given: Any) -> Scorer:

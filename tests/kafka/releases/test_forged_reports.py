@@ -18,7 +18,7 @@ from penstock.errors import TransportUnavailable
 from penstock.operate.operator import Operator, operate
 from penstock.record import Record
 from penstock.settings import load
-from penstock.testing import Broker, end_offsets, produce
+from penstock.testing import end_offsets, produce
 from penstock.testing.broker import ExternalBroker
 from penstock.testing.jvm_kafka import JvmKafka, JvmNode, _admin, _listed, require_java
 from penstock.topology.parse import parse
@@ -26,7 +26,6 @@ from tests.kafka.operating import (
     CONFIG,
     Flow,
     in_force,
-    must_be_signed,
     penstock,
     push,
     status,
@@ -34,16 +33,9 @@ from tests.kafka.operating import (
     wait_until_ready,
 )  # fmt: skip
 from tests.kafka.puppets import make_stage
-from tests.kafka.running import Job, make_job
+from tests.kafka.running import Job
 
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture
-def job(broker: Broker, tmp_path: Path) -> Job:
-    made = make_job(broker, tmp_path)
-    must_be_signed(made)
-    return made
 
 
 def report(worker: str, **fields: Any) -> bytes:

@@ -23,12 +23,10 @@ from penstock.control.messages import parse as parse_message
 from penstock.errors import ControlError
 from penstock.operate.operator import operate
 from penstock.settings import load
-from penstock.testing import Broker
 from penstock.topology.parse import parse
 from tests.kafka.operating import (
     CONFIG,
     Flow,
-    must_be_signed,
     penstock,
     push,
     state_of,
@@ -38,7 +36,7 @@ from tests.kafka.operating import (
     wait_until_ready,
     wait_until_stands,
 )  # fmt: skip
-from tests.kafka.running import Job, Running, make_job
+from tests.kafka.running import Job, Running
 from tests.unit.cli.done import Done
 from tests.unit.control.making import release
 
@@ -66,14 +64,6 @@ def old_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: penstock\nVersion: 0.1.0\n")
     (metadata / "entry_points.txt").write_text("[faust.transports]\npenstock = penstock.transports.kafka.transport:Transport\n")
     return folder / "app"
-
-
-@pytest.fixture
-def job(broker: Broker, tmp_path: Path) -> Job:
-    """A job whose releases alice signs, with an old and a new Penstock alike."""
-    made = make_job(broker, tmp_path)
-    must_be_signed(made)
-    return made
 
 
 @contextmanager

@@ -168,7 +168,7 @@ def test_terminal_is_asked_before_a_worse_model_is_deployed(worse: Stage, answer
             while True:
                 if more := bool(select.select([ours], [], [], 1.0)[0]):
                     seen += os.read(ours, 4096).decode(errors="replace")
-                # Python does not see a Ctrl-C that comes right before it reads: whoever waits presses again.
+                # Python does not see a Ctrl-C that comes right before it reads, so it is pressed again.
                 if "Deploy it all the same? [y/N]: " in seen and (not typed or (not more and answer == "\x03")):
                     os.write(ours, answer.encode() if answer == "\x03" else f"{answer}\n".encode())
                     typed = True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from onnx import helper
@@ -13,21 +12,12 @@ from penstock.operate.operator import operate
 from penstock.record import Position
 from penstock.registry.directory import DirectoryRegistry
 from penstock.settings import load
-from penstock.testing import Broker
 from penstock.testing import models as onnx_models
 from penstock.topology.parse import parse
-from tests.kafka.operating import CONFIG, factor_of, generation_of, must_be_signed, penstock, push, wait_until_ready
-from tests.kafka.running import Job, Running, make_job
+from tests.kafka.operating import CONFIG, factor_of, generation_of, penstock, push, wait_until_ready
+from tests.kafka.running import Job, Running
 
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture
-def job(broker: Broker, tmp_path: Path) -> Job:
-    """A job whose releases alice signs."""
-    made = make_job(broker, tmp_path)
-    must_be_signed(made)
-    return made
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import shutil
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -14,21 +13,14 @@ from penstock import settings
 from penstock.control.log import Standing
 from penstock.errors import TransportUnavailable
 from penstock.operate.requests import Requests
-from penstock.testing import Broker, wait_for
 from penstock.testing import models as onnx_models
+from penstock.testing import wait_for
 from penstock.topology.parse import parse
-from tests.kafka.operating import CONFIG, in_force, must_be_signed, penstock, push, push_bad, status, wait_until_ready
-from tests.kafka.running import Job, make_job
+from tests.kafka.operating import CONFIG, in_force, penstock, push, push_bad, status, wait_until_ready
+from tests.kafka.running import Job
 from tests.kafka.services import Service
 
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture
-def job(broker: Broker, tmp_path: Path) -> Job:
-    made = make_job(broker, tmp_path)
-    must_be_signed(made)
-    return made
 
 
 def test_deploy_waits_for_each_service_and_for_the_workers(job: Job) -> None:
