@@ -15,14 +15,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import re
 import time
-import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final
-
-import msgspec
 
 from penstock.access import Caller
 from penstock.batch import Failure
@@ -38,8 +34,8 @@ from penstock.errors import (
     TooLate,
     Unauthenticated,
 )
-from penstock.record import Header, Record, RecordLike
-from penstock.serving import oip, releases
+from penstock.serving import bodies, oip, releases
+from penstock.serving.bodies import Headers
 from penstock.serving.codes import code_of, described
 from penstock.serving.describe import metadata, refused_load, stats, version_of
 from penstock.serving.handlers import EXTENSIONS, NAME, Service
@@ -55,7 +51,6 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Headers = dict[bytes, bytes]
 Answer = tuple[int, Sequence[tuple[bytes, bytes]], bytes]
 Handler = Callable[[Headers, bytes], Awaitable[Answer]]
 
@@ -64,32 +59,7 @@ LINES: Final = (b"content-type", b"application/x-ndjson")
 BINARY: Final = (b"content-type", b"application/octet-stream")
 CLOSE: Final = (b"connection", b"close")
 _STREAMS: Final = frozenset((b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines"))
-_WRAPPED: Final = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"events"[ \t\r\n]*:[ \t\r\n]*\[')
-_LIST: Final = re.compile(rb"[ \t\r\n]*\[")
 _HEAD: Final = b"inference-header-content-length"
-_TIMEOUT: Final = b"x-request-timeout"
-_KEY: Final = b"penstock-key"
-_HEADER: Final = b"penstock-header-"
-DIGITS: Final = 15
-MANY: Final = 65_536  # commas in a list of events, up to which its memory needs no care
-
-
-class _Wrapped(msgspec.Struct):
-    events: list[msgspec.Raw]
-
-
-class _Object(msgspec.Struct, gc=False):
-    """An object; nothing of it is kept."""
-
-
-class _WrappedObjects(msgspec.Struct):
-    events: list[_Object]
-
-
-_listed: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_wrapped: Final = msgspec.json.Decoder(_Wrapped).decode
-_listed_objects: Final = msgspec.json.Decoder(list[_Object]).decode
-_wrapped_objects: Final = msgspec.json.Decoder(_WrappedObjects).decode
 
 
 class Rest:
@@ -181,7 +151,7 @@ class Rest:
         service.check(caller)
         body = await self._body(headers, receive)
         try:
-            one, values = _split(body, service.settings.max_batch_rows, wraps=self._wraps[source])
+            one, values = bodies.split(body, service.settings.max_batch_rows, wraps=self._wraps[source])
             live = service.live
             caller.spend(len(values))
             if not values:
@@ -204,7 +174,7 @@ class Rest:
         """Returns the answers of events; those that the caller may not send have failed."""
         service = self._service
         events = service.live.source(source)
-        records = _records(events.source.topic, values, headers)
+        records = bodies.records(events.source.topic, values, headers)
         refused = service.refused(caller, events, records)
         if refused:
             records = [record for row, record in enumerate(records) if row not in refused]
@@ -226,7 +196,7 @@ class Rest:
 
         What cannot go on after the first answers ends with a line that has only an `error`.
         """
-        if _coding(headers):
+        if bodies.coding(headers):
             raise Malformed("a stream of lines is read while it comes, so it cannot be packed: send it without content-encoding")
         started, service = False, self._service
         try:
@@ -259,7 +229,7 @@ class Rest:
         A stream may last: its caller is admitted again for each part of it, so that a key ends when it is revoked.
         """
         service, settings = self._service, self._service.settings
-        seconds, rows, rest, more = _seconds(headers), min(settings.chunk_rows, settings.max_batch_rows), bytearray(), True
+        seconds, rows, rest, more = bodies.seconds(headers), min(settings.chunk_rows, settings.max_batch_rows), bytearray(), True
         kept = 0
         try:
             while more:
@@ -424,7 +394,7 @@ class Rest:
         model = service.model(caller, name, version)
         body = await self._body(headers, receive)
         try:
-            request = oip.read(body, _number(headers, _HEAD), service.settings.max_batch_rows)
+            request = oip.read(body, bodies.number(headers, _HEAD), service.settings.max_batch_rows)
             part = model.fit(request)
             caller.spend(part.rows)
             service.refuses(caller, part)
@@ -457,7 +427,7 @@ class Rest:
         """Returns the body; its bytes count as kept until `Service.read`. Raises TooLarge, Overloaded, Malformed."""
         service = self._service
         most = service.settings.max_body_bytes
-        length = _number(headers, b"content-length") or 0
+        length = bodies.number(headers, b"content-length") or 0
         if length > most:
             raise TooLarge(f"a body of {length} bytes; at most {most} are read (setting max_body_bytes)")
         kept = 0
@@ -477,8 +447,8 @@ class Rest:
                         raise TooLarge(f"a body of more than {most} bytes (setting max_body_bytes)")
                     parts.append(part)
             body = parts[0] if len(parts) == 1 else b"".join(parts)
-            if coding := _coding(headers):
-                body = _unpacked(coding, body, most)
+            if packed := bodies.coding(headers):
+                body = bodies.unpacked(packed, body, most)
                 service.read(kept)
                 kept = 0
                 if not service.reading(len(body)):
@@ -520,89 +490,12 @@ def _allow(method: str, *wanted: str) -> None:
         raise _NotAllowed(*wanted)
 
 
-def _split(body: bytes, most: int, *, wraps: bool) -> tuple[bool, Sequence[bytes]]:
-    """Returns whether the body is one event, and its events, each as it is: what is inside of them is the decoder's to judge.
-
-    Raises Malformed, and TooLarge for more than `most` events.
-    """
-    wrapped = wraps and _WRAPPED.match(body)
-    if not wrapped and not _LIST.match(body):
-        return True, (body,)
-    try:
-        found: Sequence[Any] = ()
-        if body.count(b",") > max(
-            MANY, most
-        ):  # a list of numbers would take fifty times its bytes: in so long a list, all events are objects
-            found = _wrapped_objects(body).events if wrapped else _listed_objects(body)
-        if len(found) <= most:
-            found = _wrapped(body).events if wrapped else _listed(body)
-    except (ValueError, RecursionError) as error:
-        raise Malformed(f"the list of events cannot be read: {error}") from error
-    if len(found) > most:
-        raise TooLarge(f"{len(found)} events in one list; at most {most}: send them as a stream of lines")
-    return False, [bytes(one) for one in found]
-
-
-def _records(topic: str, values: Sequence[bytes], headers: Headers) -> list[RecordLike]:
-    """Returns the events as records. The headers penstock-key and penstock-header-NAME are what each of them has beside its value."""
-    key = headers.get(_KEY)
-    beside: Sequence[Header] = [
-        (name[len(_HEADER) :].decode("latin-1"), value) for name, value in headers.items() if name.startswith(_HEADER)
-    ]
-    return [Record(topic, value, key, beside) for value in values]
-
-
 def _written(one: bytes | Failure) -> bytes:
     return failed(one) if type(one) is Failure else one  # type: ignore[return-value]  # a subclass of neither exists
 
 
-def _coding(headers: Headers) -> bytes:
-    """Returns how a body is packed; b"" for not at all."""
-    coding = headers.get(b"content-encoding", b"").strip().lower()
-    return b"" if coding == b"identity" else coding
-
-
-def _unpacked(coding: bytes, body: bytes, most: int) -> bytes:
-    if coding not in (b"gzip", b"deflate"):
-        raise Malformed("the content-encoding has to be gzip or deflate")
-    unpacker = zlib.decompressobj(wbits=47)  # 32 + 15: both, by their headers
-    try:
-        made = unpacker.decompress(body, most + 1)
-    except zlib.error as error:
-        raise Malformed(f"the body cannot be unpacked: {error}") from error
-    if len(made) > most:
-        raise TooLarge(f"a body that unpacks to more than {most} bytes (setting max_body_bytes)")
-    if not unpacker.eof:
-        raise Malformed("the packed body is not complete")
-    if unpacker.unused_data:  # would be lost, and can be more events: of files that were packed one by one and then joined
-        raise Malformed(f"{len(unpacker.unused_data)} bytes are left behind the packed body")
-    return made
-
-
-def _number(headers: Headers, name: bytes) -> int | None:
-    text = headers.get(name)
-    if text is None:
-        return None
-    if not text.isdigit() or len(text) > DIGITS:
-        raise Malformed(f"the header {name.decode()} is no number")
-    return int(text)
-
-
-def _seconds(headers: Headers) -> float | None:
-    text = headers.get(_TIMEOUT)
-    if text is None:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise Malformed("the header X-Request-Timeout is a number of seconds, such as 0.5")
-    return seconds
-
-
 def _deadline(service: Service, headers: Headers) -> float:
-    return service.deadline(_seconds(headers) if _TIMEOUT in headers else None)
+    return service.deadline(bodies.seconds(headers))
 
 
 def _nothing(parts: Sequence[str]) -> NotThere:
