@@ -259,9 +259,12 @@ class _Bounded:
 
 
 class _Lasting:
-    """What both kinds of connections of a service have: since when they have been without a request, and when bytes came last."""
+    """What both kinds of connections of a service have: since when they have been without a request, when bytes came last, and whether
+    they have had no answer yet.
+    """
 
     quiet = heard = 0.0
+    new = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)  # type: ignore[misc]  # of uvicorn's protocol, which the other base is
@@ -275,25 +278,27 @@ class _Lasting:
         super().data_received(data)  # type: ignore[misc]
 
     def on_response_complete(self) -> None:
-        self.quiet = self.loop.time()  # type: ignore[attr-defined]
+        self.quiet, self.new = self.loop.time(), False  # type: ignore[attr-defined]
         super().on_response_complete()  # type: ignore[misc]
 
 
 async def _sweep(server: uvicorn.Server, most: int, idle: float) -> None:
     """Closes the connections of a service that have been silent for too long, and beyond `most` those silent for longest.
 
-    Also those whose request is on its way: its body, or a stream of lines, may come for as long as its client likes.
+    Also those whose request is on its way: its body, or a stream of lines, may come for as long as its client likes. A connection that has
+    come since the last sweep stays: its request may be about to be read.
     """
     loop = asyncio.get_running_loop()
+    swept = loop.time()
     while True:
         await asyncio.sleep(min(SWEEP, idle / 2))
-        now = loop.time()
+        before, swept = swept, loop.time()
         connections: Any = server.server_state.connections
-        waiting = [one for one in connections if not _busy(one) or one.cycle.more_body]
+        waiting = [one for one in connections if (not _busy(one) or one.cycle.more_body) and not (one.new and one.quiet > before)]
         waiting.sort(key=lambda one: one.heard)
         excess = len(connections) - most
         for at, one in enumerate(waiting):
-            if at < excess or (now - one.quiet > idle and not _busy(one)):
+            if at < excess or (swept - one.quiet > idle and not _busy(one)):
                 transport = one.transport
                 if transport.is_closing() or transport.get_write_buffer_size():
                     transport.abort()  # its client does not read: it would never be closed otherwise
