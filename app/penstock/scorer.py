@@ -14,12 +14,11 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, overload
 
-import msgspec
 import numpy as np
 
 from penstock import runtime
@@ -29,10 +28,10 @@ from penstock.binding import Binding
 from penstock.codecs import event_reader
 from penstock.codecs.raw import WHOLE
 from penstock.codecs.schema_registry import open_schema_registry
-from penstock.codecs.table import holds_truth
 from penstock.edge.folder import is_edge
 from penstock.edge.folder import load as load_edge
 from penstock.errors import ConfigError, DecodeError, RecordError
+from penstock.given import BYTES, JSON, SAME, array_of, each, is_null, key_of, list_of, odd, text_of, ticks, to_bytes
 from penstock.pipeline import Answered, Answers, Program
 from penstock.record import Record, RecordLike
 from penstock.runtime import Loaded
@@ -51,11 +50,7 @@ if TYPE_CHECKING:  # with the client of Kafka
 __all__ = ["Scored", "Scorer", "open"]
 
 FAILURE: Final = "failure"  # the column with the reasons
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _HEAD: Final = re.compile(r"(\w+)[.\[]")  # of a path: after.amount, items[0]
-_NULLS: Final = frozenset(("NAType", "NaTType"))  # of pandas
-_BYTES: Final = (bytes, bytearray, memoryview)
-_SAME: Final = frozenset((str, int, bool, type(None)))  # what JSON holds as it is
 _UNITS: Final = {"ms": "milliseconds", "us": "microseconds"}
 
 
@@ -346,7 +341,7 @@ class Scorer:
 
     def _answers(self, entry: _Entry, events: Iterable[Mapping[str, Any]], keys: Any, headers: Any) -> list[dict[str, Any] | Failure]:
         given = list(events)
-        beside = zip(_each("keys", keys, len(given)), _each("headers", headers, len(given)), strict=True)
+        beside = zip(each("keys", keys, len(given)), each("headers", headers, len(given)), strict=True)
         written = [entry.record(event, *others) for event, others in zip(given, beside, strict=True)]
         place = [row for row, one in enumerate(written) if isinstance(one, Record)]
         records = [one for one in written if isinstance(one, Record)]
@@ -423,7 +418,7 @@ class _Entry:
         """Returns the columns as rows. Raises ValueError, TypeError."""
         if not (isinstance(given, Mapping) and given):
             raise TypeError("columns are a mapping from the names of fields to arrays, and there is one at least")
-        columns = {str(name): _array(str(name), values) for name, values in given.items()}
+        columns = {str(name): array_of(str(name), values) for name, values in given.items()}
         for name in nulls:
             if name not in columns:  # its nulls would be scored as the numbers that stand for them
                 raise ValueError(f"nulls: there is no column {name!r}; {did_you_mean(str(name), columns)}")
@@ -448,7 +443,7 @@ class _Entry:
         if isinstance(value, DecodeError):
             return value
         try:
-            return Record(self.source.topic, value, _key(key), [(_text(name), _bytes(one)) for name, one in (headers or {}).items()])
+            return Record(self.source.topic, value, key_of(key), [(text_of(name), to_bytes(one)) for name, one in (headers or {}).items()])
         except (TypeError, ValueError, AttributeError, RecursionError) as error:
             return DecodeError(
                 f"the key is text, bytes, or a mapping of its fields, and headers are a mapping from names to text or bytes: {error}"
@@ -462,21 +457,21 @@ class _Entry:
         try:
             for name, unit in self._times:
                 if isinstance(plain.get(name), datetime | np.datetime64):
-                    plain[name] = _ticks(plain[name], unit)
+                    plain[name] = ticks(plain[name], unit)
             for name, value in plain.items():
-                if (kind := type(value)) in _SAME or (kind is float and math.isfinite(value)):
+                if (kind := type(value)) in SAME or (kind is float and math.isfinite(value)):
                     continue
-                if isinstance(value, _BYTES) and self.source.format == "bytes":
+                if isinstance(value, BYTES) and self.source.format == "bytes":
                     plain[name] = [*bytes(value)]
-                elif (found := _odd(value)) is not None:
+                elif (found := odd(value)) is not None:
                     return DecodeError(f"the field {name} {'is' if found is value else 'holds'} {found!r}, which no event holds")
-            return _JSON.encode(plain)
+            return JSON.encode(plain)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:  # ValueError: also for text that is not Unicode
             return DecodeError(f"the event cannot be written as JSON: {error}")
 
     def rows(self, given: Mapping[str, Any]) -> list[dict[str, Any]] | None:
         """Returns the events of columns; None when the mapping is an event."""
-        columns = {name: listed for name, values in given.items() if (listed := _listed(values)) is not None}
+        columns = {name: listed for name, values in given.items() if (listed := list_of(values)) is not None}
         if len(columns) < len(given) or self._single.isdisjoint(columns):
             return None
         if len({len(values) for values in columns.values()}) > 1:
@@ -498,7 +493,7 @@ class _Entry:
                 if isinstance(value, float | np.floating) and value.is_integer():
                     row[name] = int(value)
             for name in self._defaulted:
-                if name in row and _is_null(row[name]):
+                if name in row and is_null(row[name]):
                     del row[name]
         return rows
 
@@ -515,134 +510,8 @@ class _Entry:
         return {**made, FAILURE: [str(one.error) if isinstance(one, Failure) else None for one in answers]}
 
 
-def _each(what: str, given: Any, count: int) -> Sequence[Any]:
-    """Returns what was given for each event; None for each when nothing was. Raises ValueError for another number of them."""
-    if given is None:
-        return [None] * count
-    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
-        raise TypeError(f"{what} of several events are a list with one for each of them, not {type(given).__name__}")
-    listed = list(given)
-    if len(listed) != count:
-        raise ValueError(f"{len(listed)} {what} for {count} events: give one for each, or None")
-    return listed
-
-
-def _key(key: Any) -> bytes | None:
-    if key is None or isinstance(key, str | bytes):
-        return None if key is None else _bytes(key)
-    if (found := _odd(key)) is not None:
-        raise TypeError(f"no key holds {found!r}")
-    written = _JSON.encode(key)
-    if written != b"null" and not isinstance(key, Mapping):
-        raise TypeError(f"{key!r} is something else")
-    return None if written == b"null" else written  # NaN and NA too
-
-
-def _bytes(text: Any) -> bytes:
-    if not isinstance(text, str | bytes):
-        raise TypeError(f"{text!r} is something else")
-    return text.encode() if isinstance(text, str) else bytes(text)
-
-
-def _is_null(value: Any) -> bool:
-    return value is None or type(value).__name__ in _NULLS or (isinstance(value, float) and value != value)
-
-
-def _text(name: Any) -> str:
-    if not isinstance(name, str):
-        raise TypeError(f"{name!r} is something else")
-    name.encode()
-    return name
-
-
-def _odd(value: Any) -> Any:
-    """Returns what the value holds, or is, and JSON would change: infinity to null, and bytes to base64; None for nothing.
-
-    Raises RecursionError for a value inside itself.
-    """
-    if type(value) is list and (kinds := {*map(type, value)}) == {float}:
-        return None if math.isfinite(sum(value)) else next(filter(math.isinf, value), None)
-    if type(value) is list and kinds <= _SAME:
-        return None
-    if isinstance(value, Mapping):
-        return next((found for one in value.values() if (found := _odd(one)) is not None), None)
-    if isinstance(value, list | tuple | set | frozenset):
-        return next((found for one in value if (found := _odd(one)) is not None), None)
-    return value if isinstance(value, _BYTES) or (isinstance(value, float) and math.isinf(value)) else None
-
-
 def _inside(answer: Any, path: str) -> Any:
     """Returns the field at the path of an answer; None where it has none."""
     for name in path.split("."):
         answer = answer.get(name) if isinstance(answer, dict) else None
     return answer
-
-
-def _array(name: str, values: Any) -> Array:
-    """Returns a column as an array; text as objects, lists of different lengths as an object per row. Raises TypeError."""
-    if hasattr(values, "to_numpy"):
-        values = values.to_numpy()
-    if isinstance(values, np.ma.MaskedArray) and values.ndim != 1:
-        made: Array = np.ma.filled(values.astype(object), None)  # a null inside an array, which no array may have
-    elif isinstance(values, np.ndarray):
-        made = values
-    elif isinstance(values, list | tuple):
-        try:
-            made = np.array(values)
-        except ValueError:  # lists of different lengths
-            made = _each_alone(values)
-        if made.dtype.kind in "iuf" and holds_truth(values):
-            made = _each_alone(values)  # a truth value stays one, and its row fails
-        if made.dtype.kind not in "biufM":
-            made = made if made.dtype == object else np.array(values, object)
-    else:
-        raise TypeError(f"the column {name!r} is an array or a list, not {type(values).__name__}")
-    if not made.ndim:
-        raise TypeError(f"the column {name!r} is an array or a list, not one value")
-    return made.astype(object) if made.dtype.kind in "Uc" else made  # no field holds complex numbers
-
-
-def _each_alone(values: Sequence[Any]) -> Array:
-    made = np.empty(len(values), object)
-    for at, value in enumerate(values):
-        made[at] = value
-    return made
-
-
-def _listed(values: Any) -> Sequence[Any] | None:
-    """Returns a column as a list: of a list, a tuple, an array, a series; None for one value."""
-    if isinstance(values, list | tuple):
-        return values
-    if getattr(values, "ndim", 0) and hasattr(values, "tolist"):
-        return cast(list[Any], values.tolist())
-    return cast(list[Any], values.to_list()) if hasattr(values, "to_list") else None
-
-
-def _ticks(value: Any, unit: timedelta) -> int | None:
-    """Returns the time in units since the epoch; None for none."""
-    if value != value:  # NaT
-        return None
-    moment: Any = value.astype("datetime64[us]").item() if isinstance(value, np.datetime64) else value
-    if not isinstance(moment, datetime):
-        raise ValueError(f"{value!r} is no time between the years 1 and 9999")
-    since = (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment) - _EPOCH
-    return int(since // unit)
-
-
-def _plain(value: Any) -> Any:
-    """Returns what JSON can hold instead of what it cannot. Raises TypeError."""
-    if isinstance(value, np.ndarray | np.generic):
-        made = value.tolist()
-        if isinstance(made, np.floating):  # longer than a float of Python
-            made = float(made)
-        if (found := _odd(made)) is not None:
-            raise TypeError(f"no event holds {found!r}")
-        return made
-    if isinstance(value, Mapping):
-        return dict(value)
-    if type(value).__name__ in _NULLS:
-        return None
-    raise TypeError(f"it holds a {type(value).__name__}")
-
-
-_JSON: Final = msgspec.json.Encoder(enc_hook=_plain)
