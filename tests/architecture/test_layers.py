@@ -33,7 +33,7 @@ HOMES = {
     "prometheus_client": ("telemetry/export.py",),
     "jwt": ("access/",),
     "starlette": ("serving/app.py",),
-    "uvicorn": ("serving/app.py",),
+    "uvicorn": ("serving/app.py", "serving/connections.py"),
     "redis": ("stores/redis.py",),
     "psycopg": ("stores/sql.py",),
     "cassandra": ("stores/cassandra.py",),

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -22,6 +22,7 @@ from penstock.serving.messages import SERVICE
 from tests.serving.conftest import Service, served, wait_for
 
 SCORE = "/v1/topologies/flights:score"
+INFER = "/v2/models/flights/infer"
 IDLE = 0.5
 BODY = 65_536
 
@@ -62,6 +63,69 @@ def head(length: int | str, path: str = SCORE) -> bytes:
 
 def answers(service: Service, event: bytes) -> bool:
     return service.post(SCORE, event).status_code == 200
+
+
+def tensors(event: bytes) -> bytes:
+    """The event as a request of the Open Inference Protocol."""
+    kinds: dict[type, str] = {int: "INT32", float: "FP32", str: "BYTES"}
+    inputs = [
+        {"name": name, "datatype": kinds[type(value)], "shape": [1], "data": [value]}
+        for name, value in json.loads(event).items()
+        if name in ("month", "day", "hour", "minute", "dep_delay", "distance", "sched_arr_time", "carrier", "origin", "dest")
+    ]
+    return json.dumps({"id": "7", "inputs": inputs}).encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "made"),
+    [
+        (SCORE, lambda event: event),
+        (f"{SCORE}?source=departures", lambda event: event),
+        (SCORE, lambda event: b"[" + event + b", 5, " + event + b"]"),
+        (SCORE, lambda event: b'{"events": [' + event + b"]}"),
+        (SCORE, lambda event: b"[]"),
+        (SCORE, lambda event: b"[" + event),
+        (SCORE, lambda event: event[:-9]),
+        (SCORE, lambda event: b""),
+        (SCORE, lambda event: event + b" " * BODY),
+        (f"{SCORE}?source=nope", lambda event: event),
+        (f"{SCORE}?sauce=x", lambda event: event),
+        ("/v1/topologies/%66lights:score", lambda event: event),
+        ("/v1/topologies/other:score", lambda event: event),
+        (INFER, tensors),
+        (INFER, lambda event: tensors(event).replace(b"INT32", b"FP64")),
+        (INFER, lambda event: event),
+        ("/v2/models/flights/versions/0/infer", tensors),
+        ("/v2/models/flights/versions/7/infer", tensors),
+        ("/v2/models/nope/infer", tensors),
+        ("/v2/repository/index", lambda event: b"{}"),
+        ("/healthz", lambda event: b"{}"),
+        ("/nowhere", lambda event: b"{}"),
+    ],
+)
+@pytest.mark.parametrize("last", [b"", b"Connection: close\r\n", b"X-Request-Timeout: -1\r\n"])
+def test_a_request_has_the_same_answer_whole_and_in_pieces(
+    strict: Service, event: bytes, path: str, made: Callable[[bytes], bytes], last: bytes
+) -> None:
+    """Most come whole, and are answered by a shorter way than those of several parts, and those that say how they are packed."""
+    body = made(event)
+    start = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n".encode() + last
+    found = []
+    for parts in (
+        [start + b"\r\n" + body],
+        [start + b"Content-Encoding: identity\r\n\r\n" + body],
+        [start + b"\r\n", body],
+        [start + b"Expect: 100-continue\r\n\r\n", body],
+    ):
+        with connected(strict) as client:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for part in parts:
+                client.sendall(part)
+            answer = http.client.HTTPResponse(client)
+            answer.begin()
+            found.append((answer.status, sorted(answer.getheaders()), answer.read(), answer.will_close))
+    assert found[1:] == found[:1] * 3
+    assert found[0][3] or not last.startswith(b"Connection")
 
 
 def test_a_body_of_100_mb_is_refused_by_its_length(strict: Service, event: bytes) -> None:

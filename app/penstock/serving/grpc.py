@@ -196,7 +196,9 @@ class _Door:
         version = request.model_version or service.pinned(caller, model)
         # The library hands over one request per turn of the loop: beside others, nearly every run would be of one.
         gather = self._open > 1 or service.crowded
-        live, found = await service.infer(model, part, size=size, deadline=service.deadline(left), version=version, gather=gather)
+        answer = service.future()
+        service.ask_model(model, part, answer, size=size, deadline=service.deadline(left), version=version, gather=gather)
+        live, found = await answer
         if isinstance(found, Exception):
             raise found
         assert isinstance(found, Scored)

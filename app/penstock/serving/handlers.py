@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 import numpy as np
@@ -34,7 +34,7 @@ from penstock.serving.targets import Columns, Events, Live, Model, Outcome, Scor
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
 
-__all__ = ["Service", "Tally"]
+__all__ = ["Receiver", "Service", "Tally"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,13 +59,26 @@ class Tally:
     last_ms: int = 0
 
 
+class Receiver(Protocol):
+    """What waits for an outcome: a future, or what is told at once, in the turn in which the batch has run."""
+
+    def done(self) -> bool:
+        """Whether it has the outcome, or waits no longer."""
+
+    def set_result(self, result: tuple[Live, Outcome], /) -> None:
+        """Gives it the outcome. It does not raise."""
+
+    def set_exception(self, exception: Exception, /) -> None:
+        """Tells it why there is none. It does not raise."""
+
+
 @dataclass(slots=True, kw_only=True)
 class _Job(Waiting):
-    """A request for a model or for the events of a source, and the answer that its caller waits for."""
+    """A request for a model or for the events of a source, and what its outcome is given to."""
 
     part: Any
     version: str
-    answer: asyncio.Future[tuple[Live, Outcome]]
+    answer: Receiver
     model: Model | None = None  # that its tensors fit
 
 
@@ -222,11 +235,15 @@ class Service:
         most = self.settings.request_timeout
         return time.monotonic() + (most if seconds is None else min(seconds, most))
 
-    def infer(
-        self, model: Model, part: Columns, *, size: int, deadline: float, version: str = "", gather: bool = False
-    ) -> asyncio.Future[tuple[Live, Outcome]]:
-        """Returns the future outcome of tensors; others may `gather` for GATHERING seconds before it runs. Raises CallRefused."""
-        return self._submit(model.name, part, part.rows, size, deadline, version, model, gather=gather)
+    def future(self) -> asyncio.Future[tuple[Live, Outcome]]:
+        """Returns a receiver for a task that waits."""
+        return asyncio.get_running_loop().create_future()
+
+    def ask_model(
+        self, model: Model, part: Columns, answer: Receiver, *, size: int, deadline: float, version: str = "", gather: bool = False
+    ) -> None:
+        """Puts tensors in line; others may `gather` for GATHERING seconds before they run. Raises CallRefused."""
+        self._submit(model.name, part, part.rows, answer, size=size, deadline=deadline, version=version, model=model, gather=gather)
 
     @property
     def crowded(self) -> bool:
@@ -234,31 +251,39 @@ class Service:
         return self._gathered >= ENOUGH
 
     def score(self, events: Events, records: list[RecordLike], *, size: int, deadline: float) -> asyncio.Future[tuple[Live, Outcome]]:
-        """Returns the future outcome of events, at least one. Raises CallRefused."""
+        """Returns the future outcome of events, at least one, which are looked up first where there is a store. Raises CallRefused."""
 
         def submit(events: Events, records: list[RecordLike]) -> asyncio.Future[tuple[Live, Outcome]]:
-            return self._submit(events, records, len(records), size, deadline, "")
+            answer = self.future()
+            self.ask_events(events, records, answer, size=size, deadline=deadline)
+            return answer
 
         if self._looking is None:
             return submit(events, records)
         return asyncio.ensure_future(self._looking.score(events, records, lambda: self.live, submit))
 
+    @property
+    def looks(self) -> bool:
+        """Whether events are looked up before they are scored."""
+        return self._looking is not None
+
+    def ask_events(self, events: Events, records: list[RecordLike], answer: Receiver, *, size: int, deadline: float) -> None:
+        """Puts events in line, at least one. Raises CallRefused."""
+        self._submit((events.source.name,), records, len(records), answer, size=size, deadline=deadline)
+
     def _submit(
-        self, target: str | Events, part: Any, rows: int, size: int, deadline: float, version: str, model: Model | None = None, *,
-        gather: bool = False,
-    ) -> asyncio.Future[tuple[Live, Outcome]]:  # fmt: skip
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[tuple[Live, Outcome]] = loop.create_future()
-        lane = target if isinstance(target, str) else (target.source.name,)
+        self, lane: str | tuple[str], part: Any, rows: int, answer: Receiver, *,
+        size: int, deadline: float, version: str = "", model: Model | None = None, gather: bool = False,
+    ) -> None:  # fmt: skip
         job = _Job(rows=rows, bytes=size, deadline=deadline, part=part, version=version, answer=answer, model=model)
         self._batcher.offer(lane, job, time.monotonic())
         if not (self._due or self._busy):
             self._due = True
+            loop = asyncio.get_running_loop()
             if gather:
                 loop.call_later(GATHERING, self._gathering)
             else:
                 loop.call_soon(self._turn)
-        return answer
 
     # -- one batch after the other --------------------------------------------------------------------------------------
 

@@ -6,7 +6,8 @@
     GET  /openapi.json
     GET, POST /v1/releases                       (`releases`)
 
-A body is read to its end before anything is done with it, but for a stream of lines. Its bytes are bounded alone and together, and an error
+A body is read to its end before anything is done with it, but for a stream of lines. Events and tensors that have come whole are answered
+without ASGI: they wait for their batch, and not in a task of their own. A body's bytes are bounded alone and together, and an error
 has the JSON `{"error": MESSAGE}` with the status of its class (`codes`).
 """
 
@@ -24,7 +25,7 @@ from penstock.access import Caller
 from penstock.batch import Failure
 from penstock.errors import (
     CallRefused,
-    Forbidden,
+    KeysWanted,
     Malformed,
     NotThere,
     Overloaded,
@@ -35,12 +36,14 @@ from penstock.errors import (
     Unauthenticated,
 )
 from penstock.serving import bodies, oip, releases
+from penstock.serving.asked import JSON, LINES, Answer, AskedEvents, AskedTensors, written
 from penstock.serving.bodies import Headers
 from penstock.serving.codes import code_of, described
+from penstock.serving.connections import CLOSE, Reply
 from penstock.serving.describe import metadata, refused_load, stats, version_of
 from penstock.serving.handlers import EXTENSIONS, NAME, Service
 from penstock.serving.openapi import document
-from penstock.serving.targets import Live, Scored, failed
+from penstock.serving.targets import Live, Outcome
 from penstock.telemetry.families import Counter
 
 __all__ = ["Rest"]
@@ -51,15 +54,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Answer = tuple[int, Sequence[tuple[bytes, bytes]], bytes]
-Handler = Callable[[Headers, bytes], Awaitable[Answer]]
 
-JSON: Final = (b"content-type", b"application/json")
-LINES: Final = (b"content-type", b"application/x-ndjson")
-BINARY: Final = (b"content-type", b"application/octet-stream")
-CLOSE: Final = (b"connection", b"close")
 _STREAMS: Final = frozenset((b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines"))
-_HEAD: Final = b"inference-header-content-length"
 
 
 class Rest:
@@ -93,7 +89,7 @@ class Rest:
                     raise _NotAllowed("POST")
                 target = self._source(scope)
                 assert caller is not None
-                if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() in _STREAMS:
+                if _is_stream(headers):
                     await self._lines(scope, caller, target, headers, receive, send)
                     self._count(target, 200, began)
                     return
@@ -109,6 +105,38 @@ class Rest:
         last = (CLOSE,) if self._service.stopping else ()
         await send({"type": "http.response.start", "status": status, "headers": [*head, (b"content-length", b"%d" % len(body)), *last]})
         await send({"type": "http.response.body", "body": body})
+
+    def take(self, url: bytes, scope: Scope, body: bytes, reply: Reply) -> bool:
+        """Takes a request that has come whole, if it has events or tensors and waits for nothing but its batch; see `connections.Door`."""
+        service, headers = self._service, dict(scope["headers"])
+        if not url.isascii() or b"%" in url or len(body) > service.settings.max_body_bytes or b"content-encoding" in headers:
+            return False
+        path, _, query = url.decode().partition("?")
+        model = None if path == self._score else _asked(path)
+        if (service.looks or _is_stream(headers)) if path == self._score else model is None:
+            return False
+        scope["method"], scope["path"], scope["query_string"] = "POST", path, query.encode()
+        waiting = _Waiting(self, scope, reply)
+        try:
+            caller = service.gate.admit(_authorization(scope, headers), _certificate(scope)).asking()
+            if caller.rules.only:
+                return False
+            waiting.caller = caller
+            waiting.target = target = self._source(scope) if model is None else model[0]
+            service.check(caller, *(model or ()))
+            waiting.keep(body)
+            asked: AskedEvents | AskedTensors
+            if model is None:
+                asked = AskedEvents(service, caller, target, headers, body, wraps=self._wraps[target])
+            else:
+                asked = AskedTensors(service, caller, *model, headers, body)
+            waiting.asked = asked
+            asked.ask(waiting)
+        except KeysWanted:
+            return False
+        except Exception as error:  # noqa: BLE001  whatever goes wrong is this caller's answer
+            waiting.set_exception(error)
+        return True
 
     def _refused(self, scope: Scope, caller: Caller | None, error: Exception) -> Answer:
         error, path = self._service.counted(caller, error), scope["path"]
@@ -128,12 +156,7 @@ class Rest:
         """Returns who asks. Health is for everyone: None. Raises Unauthenticated, TransportUnavailable."""
         if scope["path"].startswith("/v2/health/"):
             return None
-        authorization = headers.get(b"authorization")
-        if authorization is not None:  # several are no credential: a proxy before this service may have judged another one
-            authorization = b", ".join(value for name, value in scope["headers"] if name == b"authorization")
-        state = scope.get("state")
-        certificate = state.get("certificate") if state else None
-        return await self._service.gate.admitted(None if authorization is None else authorization.decode("latin-1"), certificate)
+        return await self._service.gate.admitted(_authorization(scope, headers), _certificate(scope))
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -151,26 +174,14 @@ class Rest:
         service.check(caller)
         body = await self._body(headers, receive)
         try:
-            one, values = bodies.split(body, service.settings.max_batch_rows, wraps=self._wraps[source])
-            live = service.live
-            caller.spend(len(values))
-            if not values:
-                return 200, (JSON, *live.about), b"[]"
-            live, found = await self._scored(caller, source, values, headers, _deadline(service, headers), len(body))
+            asked = AskedEvents(service, caller, source, headers, body, wraps=self._wraps[source])
+            return asked.answer(*await self._scored(caller, source, asked.values, headers, _deadline(service, headers), len(body)))
         finally:
             service.read(len(body))
-        service.note(caller, "score", "ok", generation=live.generation, rows=len(values))
-        if not one:
-            bad = sum(type(each) is Failure for each in found)
-            return 200, (JSON, *live.about, (b"penstock-failed", b"%d" % bad)), b"[" + b",".join(map(_written, found)) + b"]"
-        (answer,) = found
-        if isinstance(answer, Failure):
-            raise Forbidden(str(answer.error)) if answer.error.where == "access" else answer.error
-        return 200, (JSON, *live.about), answer
 
     async def _scored(
         self, caller: Caller, source: str, values: Sequence[bytes], headers: Headers, deadline: float, size: int
-    ) -> tuple[Live, Sequence[bytes | Failure]]:
+    ) -> tuple[Live, list[bytes | Failure]]:
         """Returns the answers of events; those that the caller may not send have failed."""
         service = self._service
         events = service.live.source(source)
@@ -178,7 +189,8 @@ class Rest:
         refused = service.refused(caller, events, records)
         if refused:
             records = [record for row, record in enumerate(records) if row not in refused]
-        live, found = service.live, []
+        live: Live = service.live
+        found: list[bytes | Failure] = []
         if records:
             live, outcome = await service.score(events, records, size=size, deadline=deadline)
             if isinstance(outcome, Exception):
@@ -259,7 +271,7 @@ class Rest:
                 for at in range(0, len(given), rows):
                     live, found = await self._patiently(caller, source, given[at : at + rows], headers, seconds)
                     service.note(caller, "score", "ok", generation=live.generation, rows=len(found))
-                    yield live, b"".join(part for one in found for part in (_written(one), b"\n"))
+                    yield live, b"".join(part for one in found for part in (written(one), b"\n"))
                 if more:
                     caller = await self._admitted(scope, headers) or caller
         finally:
@@ -289,14 +301,10 @@ class Rest:
     async def _route(self, scope: Scope, caller: Caller | None, headers: Headers, receive: Receive) -> tuple[Answer, str]:
         """Returns the answer, and the name of the model that was asked, if there is one."""
         path, method = scope["path"], scope["method"]
+        if (asked := _asked(path)) is not None:
+            _allow(method, "POST")
+            return await self._infer(caller, *asked, headers, receive), asked[0]
         parts = path.strip("/").split("/")
-        match parts:
-            case ["v2", "models", name, "versions", version, "infer"]:
-                _allow(method, "POST")
-                return await self._infer(caller, name, version, headers, receive), name
-            case ["v2", "models", name, "infer"]:
-                _allow(method, "POST")
-                return await self._infer(caller, name, "", headers, receive), name
         if caller is not None:
             caller.spend(0)  # those above spend their rows, too
         match parts:
@@ -391,35 +399,15 @@ class Rest:
         service = self._service
         assert caller is not None
         service.check(caller, name, version)
-        model = service.model(caller, name, version)
+        service.model(caller, name, version)  # before its body is read
         body = await self._body(headers, receive)
         try:
-            request = oip.read(body, bodies.number(headers, _HEAD), service.settings.max_batch_rows)
-            part = model.fit(request)
-            caller.spend(part.rows)
-            service.refuses(caller, part)
-            version = version or service.pinned(caller, model)
-            live, found = await service.infer(model, part, size=len(body), deadline=_deadline(service, headers), version=version)
+            asked = AskedTensors(service, caller, name, version, headers, body)
+            found = service.future()
+            asked.ask(found)
+            return asked.answer(*await found)
         finally:
             service.read(len(body))
-        if isinstance(found, Exception):
-            raise found
-        assert isinstance(found, Scored)
-        if found.failures:
-            raise found.failures[0].error
-        service.note(caller, "score", "ok", model=name, generation=live.generation, rows=part.rows, request=request.id)
-        answering = live.model(name)
-        datatypes = {tensor.name: oip.DATATYPES[tensor.dtype] for tensor in answering.outputs}
-        wanted = [oip.Wanted(one.name, request.binary) for one in answering.outputs] if request.outputs is None else request.outputs
-        made, head = oip.write(
-            {"model_name": name, "model_version": answering.version},
-            request.id,
-            [(one, datatypes[one.name], found.outputs[one.name]) for one in wanted],
-            live.parameters,
-        )
-        if head is None:
-            return 200, (JSON, *live.about), made
-        return 200, (BINARY, (_HEAD, b"%d" % head), *live.about), made
 
     # -- bodies --------------------------------------------------------------------------------------------------------------
 
@@ -463,6 +451,71 @@ class Rest:
         return body
 
 
+class _Waiting:
+    """A request that was taken, and waits for its outcome in place of a future."""
+
+    __slots__ = ("_began", "_kept", "_reply", "_rest", "_scope", "_settled", "asked", "caller", "target")
+    asked: AskedEvents | AskedTensors
+
+    def __init__(self, rest: Rest, scope: Scope, reply: Reply) -> None:
+        self._rest, self._scope, self._reply = rest, scope, reply
+        self._began, self._kept, self._settled = time.monotonic(), 0, False
+        self.caller: Caller | None = None
+        self.target = ""
+
+    def keep(self, body: bytes) -> None:
+        """Counts the body as kept until the answer. Raises Overloaded."""
+        if not self._rest._service.reading(len(body)):
+            raise Overloaded("too many bytes of requests are being read")
+        self._kept = len(body)
+
+    def done(self) -> bool:
+        return self._settled
+
+    def set_result(self, found: tuple[Live, Outcome]) -> None:
+        try:
+            answer = self.asked.answer(*found)
+        except Exception as error:  # noqa: BLE001  whatever goes wrong is this caller's answer
+            answer = self._rest._refused(self._scope, self.caller, error)
+        self._end(answer)
+
+    def set_exception(self, error: Exception) -> None:
+        self._end(self._rest._refused(self._scope, self.caller, error))
+
+    def _end(self, answer: Answer) -> None:
+        self._settled = True
+        rest, (status, head, body) = self._rest, answer
+        rest._service.read(self._kept)
+        rest._count(self.target, status, self._began)
+        self._reply(status, (*head, CLOSE) if rest._service.stopping else head, body)
+
+
+def _asked(path: str) -> tuple[str, str] | None:
+    """Returns the model and the version ("": any) that a path has tensors for; None for other paths."""
+    match path.strip("/").split("/"):
+        case ["v2", "models", name, "versions", version, "infer"]:
+            return name, version
+        case ["v2", "models", name, "infer"]:
+            return name, ""
+    return None
+
+
+def _is_stream(headers: Headers) -> bool:
+    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower() in _STREAMS
+
+
+def _authorization(scope: Scope, headers: Headers) -> str | None:
+    """Returns the credential in the headers. Several are none: a proxy before this service may have judged another one."""
+    if b"authorization" not in headers:
+        return None
+    return b", ".join(value for name, value in scope["headers"] if name == b"authorization").decode("latin-1")
+
+
+def _certificate(scope: Scope) -> bytes | None:
+    state = scope.get("state")
+    return state.get("certificate") if state else None
+
+
 def _changes(scope: Scope) -> bool:
     """Whether a release is asked for, which notes its refusals itself: which right it needs is in its body."""
     return scope["method"] == "POST" and str(scope["path"]).strip("/") == "v1/releases"
@@ -488,10 +541,6 @@ class _NotAllowed(CallRefused):
 def _allow(method: str, *wanted: str) -> None:
     if method not in wanted and not ("GET" in wanted and method == "HEAD"):
         raise _NotAllowed(*wanted)
-
-
-def _written(one: bytes | Failure) -> bytes:
-    return failed(one) if type(one) is Failure else one  # type: ignore[return-value]  # a subclass of neither exists
 
 
 def _deadline(service: Service, headers: Headers) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from penstock.errors import SettingsError
-from penstock.serving import app
+from penstock.serving import app, connections
 from penstock.telemetry import Metrics, export
 from penstock.telemetry.health import Verdict
 
@@ -121,7 +121,7 @@ def test_what_is_refused() -> None:
 
 def test_connection_that_drips_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """uvicorn alone waits for the rest of a request's head for ever; `exchange` returns when the connection is closed."""
-    monkeypatch.setattr(app, "LIFETIME", 0.2)
+    monkeypatch.setattr(connections, "LIFETIME", 0.2)
 
     async def test(worker: Worker, client: Client) -> None:
         assert await client.exchange(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ") == b""
@@ -132,7 +132,7 @@ def test_connection_that_drips_is_closed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_many_connections_leave_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """A probe is answered however many connections are silent: the oldest of them are closed, and the process holds no more of them."""
-    monkeypatch.setattr(app, "CONNECTIONS", 4)
+    monkeypatch.setattr(connections, "CONNECTIONS", 4)
 
     async def test(worker: Worker, client: Client) -> None:
         async with AsyncExitStack() as stack:

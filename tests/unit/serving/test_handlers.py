@@ -62,7 +62,8 @@ def asked(versions: list[tuple[Loaded, Fixed]], name: str, given: str, outputs: 
     async def ask() -> Any:
         model = service.live.model(name)
         part = model.fit(Request(inputs, None if outputs is None else [Wanted(one) for one in outputs]))
-        waiting = service.infer(model, part, size=1, deadline=time.monotonic() + 60)
+        waiting = service.future()
+        service.ask_model(model, part, waiting, size=1, deadline=time.monotonic() + 60)
         active.append(second)
         return await waiting
 
