@@ -6,6 +6,7 @@
  *   unpack_fetch(data, least) -> ([Record], next)    the records of fetched batches, uncompressed
  *   unpack_records(header, body, least) -> [Record]  the records of one batch that was decompressed
  *   shortest(float32s, float64s)          each float32 as the double with its shortest digits
+ *   fold_windows(arrays, include_self)    rows through the rings of keyed windows
  *   JsonColumns(fields, max_bytes).decode(values, blocks) -> [row, ...]   plain JSON events -> columns
  *
  * Every function has a counterpart in Python, which is the reference. Unusual input is not handled here: the function
@@ -1171,6 +1172,237 @@ static PyObject *shortest(PyObject *module, PyObject *args) {
     return !fine || PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
+/* -- fold_windows: rows through the rings of keyed windows ---------------------------------------------------------
+ * The same as penstock/windows/rounds.py, operation by operation, so that the results have the same bits (setup.py turns the contraction
+ * of a product and a sum off). Arrays are native, aligned and contiguous; their sizes are checked here, and what they hold is Python's. */
+
+enum { COUNTED = 1, LATE = 2, FUTURE = 4, REPLAYED = 8, DISORDERED = 16 };                      /* penstock.windows.rows.Mark */
+enum { SUM = 1, SQUARES = 2, LEAST = 4, GREATEST = 8, FIRST = 16, MOST_NEWEST = 64 }; /* penstock.windows.partials.BITS */
+
+typedef struct {
+    int32_t at, value, parts, newest;
+} Track;
+
+typedef struct {
+    int64_t length, hops, places;
+} LookBack;
+
+enum { TRACKS, HOPS, RING, TOP, POOL, FREE, COUNTS, NEWEST, KEPT_TO, SLOTS, TIMES, OFFSETS, LATEST, MARKS, VALUES, TAKES, INTO, ARRAYS };
+static const char array_codes[ARRAYS + 1] = "ilildilllllllBd?d";
+
+/* Merges values that are not earlier, `b`, into `a`. */
+static void merge_partials(const Track *track, Py_ssize_t tracks, double *a, const double *b) {
+    for (; tracks--; track++) {
+        double *into = a + track->at, n = *into;
+        const double *from = b + track->at, m = *from;
+        if (m == 0)
+            continue;
+        *into++ = n + m;
+        from++;
+        if (track->parts & SUM) {
+            if (track->parts & SQUARES) {
+                double apart = n > 0 ? from[0] / m - into[0] / n : 0;
+                into[1] = n > 0 ? (into[1] + from[1]) + apart * apart * (n * m / (n + m)) : from[1];
+            }
+            into[0] += from[0];
+            into += track->parts & SQUARES ? 2 : 1;
+            from += track->parts & SQUARES ? 2 : 1;
+        }
+        if (track->parts & LEAST) {
+            *into = *from < *into ? *from : *into;
+            into++, from++;
+        }
+        if (track->parts & GREATEST) {
+            *into = *from > *into ? *from : *into;
+            into++, from++;
+        }
+        if (track->parts & FIRST) {
+            if (*from < *into)
+                memcpy(into, from, 2 * sizeof(double));
+            into += 2, from += 2;
+        }
+        if (track->newest == 1) {
+            if (*from >= *into)
+                memcpy(into, from, 2 * sizeof(double));
+        } else if (track->newest) {
+            double old[2 * MOST_NEWEST];
+            const double *left = old;
+            memcpy(old, into, (size_t)track->newest * 2 * sizeof(double));
+            for (int32_t k = 0; k < track->newest; k++, into += 2) {
+                const double **next = *from >= *left ? &from : &left;
+                memcpy(into, *next, 2 * sizeof(double));
+                *next += 2;
+            }
+        }
+    }
+}
+
+/* Makes the partial of one row; returns whether any track takes it. */
+static bool single_partial(const Track *track, Py_ssize_t tracks, double *into, double time, const double *values, const byte *takes,
+                           Py_ssize_t rows) {
+    bool any = false;
+    for (; tracks--; track++, takes += rows) {
+        if (!*takes)
+            continue;
+        any = true;
+        double *cell = into + track->at, value = track->value < 0 ? 0 : values[track->value * rows];
+        *cell++ = 1;
+        if (track->parts & SUM)
+            *cell++ = value;
+        if (track->parts & SQUARES)
+            *cell++ = 0;
+        if (track->parts & LEAST)
+            *cell++ = value;
+        if (track->parts & GREATEST)
+            *cell++ = value;
+        if (track->parts & FIRST)
+            *cell++ = time, *cell++ = value;
+        if (track->newest)
+            *cell++ = time, *cell++ = value;
+    }
+    return any;
+}
+
+static int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* Moves a ring on to the hop, and frees the tiles whose places are then of other hops. */
+static void advance_ring(int32_t *ring, const LookBack *back, int64_t *top, int64_t hop, int32_t *free_tiles, int64_t *count) {
+    int64_t steps = smaller(hop - *top, back->places), place = hop - floor_div(hop, back->places) * back->places;
+    for (; steps > 0; steps--) {
+        if (ring[place]) {
+            free_tiles[(*count)++] = ring[place];
+            ring[place] = 0;
+        }
+        place = (place ? place : back->places) - 1;
+    }
+    *top = hop;
+}
+
+static void fold_rows(Py_buffer *view, Py_ssize_t tracks, Py_ssize_t backs, Py_ssize_t places, Py_ssize_t width, Py_ssize_t rows, bool itself,
+                      double *own) {
+    const Track *track = view[TRACKS].buf;
+    const LookBack *hops = view[HOPS].buf;
+    int32_t *free_tiles = view[FREE].buf;
+    double *pool = view[POOL].buf, *into = view[INTO].buf;
+    int64_t *counts = view[COUNTS].buf, *newest = view[NEWEST].buf, *kept_to = view[KEPT_TO].buf;
+    const int64_t *slots = view[SLOTS].buf, *times = view[TIMES].buf, *offsets = view[OFFSETS].buf, *latest = view[LATEST].buf;
+    byte *marks = view[MARKS].buf;
+    size_t size = (size_t)width * sizeof(double);
+    for (Py_ssize_t row = 0; row < rows; row++, into += backs * width) {
+        for (Py_ssize_t k = 0; k < backs; k++)
+            memcpy(into + k * width, pool, size);
+        if (marks[row] & FUTURE)
+            continue;
+        memcpy(own, pool, size);
+        int64_t slot = slots[row], time = times[row];
+        bool some = single_partial(track, tracks, own, (double)time, (const double *)view[VALUES].buf + row, (const byte *)view[TAKES].buf + row, rows);
+        if (slot >= 0) {
+            int32_t *ring = (int32_t *)view[RING].buf + slot * places;
+            int64_t *top = (int64_t *)view[TOP].buf + slot * backs;
+            bool whole = time < newest[slot] || marks[row] & REPLAYED;
+            if (time < newest[slot] && !(marks[row] & LATE))
+                marks[row] |= DISORDERED;
+            for (Py_ssize_t k = 0; k < backs; ring += hops[k].places, k++) {
+                const LookBack *back = &hops[k];
+                int64_t hop = floor_div(time, back->length), horizon = floor_div(latest[row], back->length) - back->places + 1;
+                int64_t low = larger(larger(hop - back->hops, horizon), top[k] - back->places + 1), high = smaller(hop - whole, top[k]);
+                int64_t place = low - floor_div(low, back->places) * back->places;
+                for (; low <= high; low++) {
+                    if (ring[place])
+                        merge_partials(track, tracks, into + k * width, pool + ring[place] * width);
+                    place = place + 1 == back->places ? 0 : place + 1;
+                }
+                if (!(marks[row] & COUNTED) || hop < horizon)
+                    continue;
+                if (hop > top[k])
+                    advance_ring(ring, back, &top[k], hop, free_tiles, &counts[0]);
+                if (!some)
+                    continue;
+                place = hop - floor_div(hop, back->places) * back->places;
+                if (!ring[place]) {
+                    ring[place] = counts[0] ? free_tiles[--counts[0]] : (int32_t)counts[1]++;
+                    memcpy(pool + ring[place] * width, pool, size);
+                }
+                merge_partials(track, tracks, pool + ring[place] * width, own);
+            }
+            if (marks[row] & COUNTED) {
+                newest[slot] = larger(newest[slot], time);
+                kept_to[slot] = offsets[row];
+            }
+        }
+        if (itself && some)
+            for (Py_ssize_t k = 0; k < backs; k++)
+                merge_partials(track, tracks, into + k * width, own);
+    }
+}
+
+/* Checks the sizes of the arrays, and what is used as an index into them, except for rings and tiles, which only these functions write. */
+static bool fold_fits(const Py_buffer *view, Py_ssize_t *sizes, Py_ssize_t *places, Py_ssize_t width) {
+    Py_ssize_t tracks = sizes[TRACKS] / 4, backs = sizes[HOPS] / 3, slots = sizes[NEWEST], rows = sizes[SLOTS], columns = 0;
+    *places = 0;
+    for (Py_ssize_t k = 0; k < backs; k++) {
+        const LookBack *back = (const LookBack *)view[HOPS].buf + k;
+        if (back->length < 1 || back->hops < 1 || back->places <= back->hops || back->places > INT32_MAX)
+            return false;
+        *places += back->places;
+    }
+    for (Py_ssize_t k = 0; k < tracks; k++) {
+        const Track *track = (const Track *)view[TRACKS].buf + k;
+        int wide = 1 + !!(track->parts & SUM) + !!(track->parts & SQUARES) + !!(track->parts & LEAST) + !!(track->parts & GREATEST);
+        wide += (track->parts & FIRST ? 2 : 0) + 2 * track->newest;
+        if (track->at < 0 || track->newest < 0 || track->newest > MOST_NEWEST || track->at + wide > width
+            || (track->parts & SQUARES && !(track->parts & SUM)))
+            return false;
+        columns = track->value >= columns ? track->value + 1 : columns;
+    }
+    const int64_t *counts = view[COUNTS].buf, *slot = view[SLOTS].buf;
+    if (!tracks || !backs || width < 1 || sizes[COUNTS] != 2 || counts[0] < 0 || counts[1] < 1 || sizes[RING] < slots * *places
+        || sizes[TOP] < slots * backs || sizes[KEPT_TO] < slots || sizes[FREE] < counts[0] + rows * *places
+        || sizes[POOL] / width > INT32_MAX || sizes[POOL] / width < counts[1] + larger(rows * backs - counts[0], 0) || sizes[TIMES] != rows
+        || sizes[OFFSETS] != rows || sizes[LATEST] != rows || sizes[MARKS] != rows || sizes[VALUES] < columns * rows
+        || sizes[TAKES] != tracks * rows || sizes[INTO] != rows * backs * width)
+        return false;
+    for (Py_ssize_t row = 0; row < rows; row++)
+        if (slot[row] >= slots)
+            return false;
+    return true;
+}
+
+static PyObject *fold_windows(PyObject *module, PyObject *args) {
+    PyObject *arrays;
+    int itself;
+    Py_buffer view[ARRAYS];
+    Py_ssize_t sizes[ARRAYS], taken = 0, places;
+    if (!PyArg_ParseTuple(args, "O!p:fold_windows", &PyTuple_Type, &arrays, &itself))
+        return NULL;
+    bool fits = PyTuple_GET_SIZE(arrays) == ARRAYS;
+    for (; fits && taken < ARRAYS; taken++) {
+        Py_buffer *v = &view[taken];
+        if (PyObject_GetBuffer(PyTuple_GET_ITEM(arrays, taken), v, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (taken == TRACKS || taken == HOPS ? 0 : PyBUF_WRITABLE)) < 0)
+            goto done;
+        sizes[taken] = v->len / v->itemsize;
+        char code = v->format ? (*v->format == 'q' ? 'l' : *v->format) : 0; /* int64 is q where long is short */
+        fits = code == array_codes[taken] && !v->format[1] && !((uintptr_t)v->buf % (uintptr_t)v->itemsize) && (code != 'l' || v->itemsize == 8);
+    }
+    Py_ssize_t width = fits && view[INTO].ndim == 3 ? view[INTO].shape[2] : 0;
+    if (!fits || !fold_fits(view, sizes, &places, width)) {
+        PyErr_SetString(PyExc_ValueError, "the arrays of windows have other types or sizes");
+        goto done;
+    }
+    double *own = PyMem_Malloc((size_t)width * sizeof(double));
+    if (own)
+        fold_rows(view, sizes[TRACKS] / 4, sizes[HOPS] / 3, places, width, sizes[SLOTS], itself, own);
+    else
+        PyErr_NoMemory();
+    PyMem_Free(own);
+done:
+    while (taken--)
+        PyBuffer_Release(&view[taken]);
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+}
+
 /* -- the module ---------------------------------------------------------------------------------------------------- */
 
 static PyMethodDef functions[] = {
@@ -1178,6 +1410,7 @@ static PyMethodDef functions[] = {
     {"encode_records", encode_records, METH_VARARGS, "Outputs as the records of a batch, and the first and the latest timestamp."},
     {"weigh", weigh, METH_VARARGS, "The bytes of the keys and values of outputs."},
     {"shortest", shortest, METH_VARARGS, "Each float32 as the double with its shortest digits."},
+    {"fold_windows", fold_windows, METH_VARARGS, "Rows through the rings of keyed windows."},
     {"unpack_records", unpack_records, METH_VARARGS, "The records of one batch from an offset on; None for others."},
     {"unpack_fetch", unpack_fetch, METH_VARARGS, "The records of fetched batches from an offset on, and the next offset; None for others."},
     {NULL, NULL, 0, NULL},

@@ -15,11 +15,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from penstock.errors import SettingsError, Stopped
 
-__all__ = ["ends_with", "locked", "on_signals", "private_folder", "read_regular", "without_privileges", "write_whole"]
+__all__ = ["ends_with", "locked", "on_signals", "private_folder", "read_regular", "without_privileges", "write_whole", "writing_whole"]
 
 _POLL: Final = 0.05  # seconds between two tries at a lock: a blocking flock could not be stopped
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38  # <linux/prctl.h>
@@ -90,17 +90,24 @@ def locked(file: Path, stopped: Callable[[], bool]) -> Iterator[None]:
         os.close(descriptor)  # releases the lock
 
 
-def write_whole(file: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Writes the file so that a reader sees the whole new content or the old one."""
+@contextlib.contextmanager
+def writing_whole(file: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """Opens a file beside this one, which replaces it at the end: a reader sees the whole new content or the old one."""
     descriptor, written = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
     try:
         with open(descriptor, "wb") as opened:
-            opened.write(data)
+            yield opened
             os.fchmod(descriptor, mode)
         os.replace(written, file)
     except BaseException:
         os.unlink(written)
         raise
+
+
+def write_whole(file: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Writes the file so that a reader sees the whole new content or the old one."""
+    with writing_whole(file, mode=mode) as opened:
+        opened.write(data)
 
 
 def read_regular(path: Path, limit: int, *, follow: bool = True, whole: bool = True) -> bytes:

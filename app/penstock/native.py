@@ -86,6 +86,13 @@ class Native(Protocol):
         Raises ValueError for arrays of another type or of different sizes, BufferError for those that are not contiguous.
         """
 
+    def fold_windows(self, arrays: tuple[Any, ...], include_self: bool, /) -> None:
+        """Does what `penstock.windows.rounds.fold` does, with the same bits.
+
+        The arrays: tracks and hops as numbers, ring, top, pool, free and counts of the rings, newest and counted of the keys; slots, times,
+        offsets, latest, marks, values and takes of the rows; and the partials, which it sets. Raises ValueError for other types or sizes.
+        """
+
     def JsonColumns(self, fields: tuple[NativeField, ...], max_bytes: int, /) -> NativeJsonColumns:  # noqa: N802  it is a class
         """Raises ValueError for a field that it does not support."""
 

@@ -1,0 +1,7 @@
+"""The keyed state of a partition: get, put, checkpoint, restore. It is the one store of what Penstock remembers about keys."""
+
+from penstock.state.base import NEVER, Entry, Keyed, Standing
+from penstock.state.snapshot import Refused, load, save
+from penstock.state.table import Table
+
+__all__ = ["NEVER", "Entry", "Keyed", "Refused", "Standing", "Table", "load", "save"]

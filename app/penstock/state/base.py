@@ -1,0 +1,82 @@
+"""The keyed state of one partition: many keys, each with bytes that its owner packs, and the standing of the whole.
+
+1. Each key has the source offset up to which its bytes count. A row at or below it was counted, so a replay counts it once.
+2. A checkpoint is one record per touched key, a tombstone per removed key, and then the standing. If it is cut off, the standing is that
+   of the checkpoint before, and the keys that were written say for themselves what they count.
+3. The standing holds the newest event time, from which the watermark follows. It moves only with the standing's offset: a replay makes
+   the same decisions about late rows as the run before it.
+4. The name of a state says how its bytes are read. Another definition, or another format, is another name.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Final, NamedTuple, Protocol
+
+from penstock.batch import Array
+
+__all__ = ["NEVER", "STANDING", "Entry", "Keyed", "Standing", "entry_key", "folded", "standing_entry"]
+
+Entry = tuple[bytes, bytes | None]  # a record of the changelog: its key, and its value, None to remove the key
+
+NEVER: Final = -(2**62)  # ms: before every event
+STANDING: Final = b"\0"  # the key of the standing; those of keys begin with another byte
+_KEY: Final = b"\1"
+_STANDING: Final = struct.Struct("<qq")
+
+
+class Standing(NamedTuple):
+    """All rows up to the source offset `offset` count; the newest event time among them is `latest`, ms since the epoch, UTC."""
+
+    offset: int = -1
+    latest: int = NEVER
+
+
+class Keyed(Protocol):
+    """The state of one partition, as the changelog and the local snapshot see it."""
+
+    @property
+    def name(self) -> str:
+        """The name of the state: another one for another definition or format."""
+
+    @property
+    def standing(self) -> Standing: ...
+
+    def checkpoint(self, *, whole: bool = False) -> list[Entry]:
+        """Returns the records of what changed since the last call, the standing last; `whole`: of all keys."""
+
+    def restore(self, entries: Iterable[Entry]) -> None:
+        """Applies records of the changelog, in their order. Raises ValueError for bytes that this state cannot have written."""
+
+    def columns(self) -> Mapping[str, Array]:
+        """Returns everything as arrays of numbers, not copied. Raises ValueError when a checkpoint is due: both must say the same."""
+
+    def load(self, columns: Mapping[str, Array]) -> None:
+        """Takes the arrays in place of everything, and keeps them. Raises ValueError for arrays that this state cannot have given."""
+
+
+def entry_key(key: bytes) -> bytes:
+    """Returns the changelog's key of a key."""
+    return _KEY + key
+
+
+def standing_entry(standing: Standing) -> Entry:
+    """Returns the last record of a checkpoint."""
+    return STANDING, _STANDING.pack(*standing)
+
+
+def folded(entries: Iterable[Entry], size: int) -> Iterator[tuple[dict[bytes, bytes | None], Standing | None]]:
+    """Yields what up to `size` records at a time leave: keys with their last value, None where they are removed, and the last standing.
+
+    Raises ValueError for a record that is none of a changelog.
+    """
+    left = iter(entries)
+    while taken := dict(islice(left, size)):
+        found = taken.pop(STANDING, None)
+        if found is not None and len(found) != _STANDING.size:
+            raise ValueError("the standing has another size")
+        if not all(key.startswith(_KEY) for key in taken):
+            raise ValueError("a record of another topic")
+        yield {key[1:]: value for key, value in taken.items()}, None if found is None else Standing(*_STANDING.unpack(found))
