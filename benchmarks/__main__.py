@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the main benchmark; `peers`, `micro`, `batch`, `letters`, `profile` and `report` are further commands."""
+"""`python -m benchmarks`: the main benchmark; `peers`, `micro`, `batch`, `windows`, `letters`, `profile` and `report` are further commands."""
 
 from __future__ import annotations
 
@@ -127,6 +127,18 @@ def letters(rows: int) -> None:
     with progress_bar() as progress:
         sheet = measure(rows, progress)
     show(sheet)
+
+
+@main.command()
+@click.option("--keys", default=1_000_000, show_default=True, type=click.IntRange(1000), help="Number of keys.")
+def windows(keys: int) -> None:
+    """Updates per second of keyed windows on one core, their memory, and their restart, without Kafka."""
+    from benchmarks.windows import measure
+
+    with progress_bar() as progress:
+        sheet = measure(keys, progress)
+    show(sheet)
+    out.print(where(results.machine()), markup=False)
 
 
 @main.command()

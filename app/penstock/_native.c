@@ -7,6 +7,7 @@
  *   unpack_records(header, body, least) -> [Record]  the records of one batch that was decompressed
  *   shortest(float32s, float64s)          each float32 as the double with its shortest digits
  *   fold_windows(arrays, include_self)    rows through the rings of keyed windows
+ *   pack_windows(arrays, latest) -> [bytes]   the state of keys as the values of changelog records
  *   JsonColumns(fields, max_bytes).decode(values, blocks) -> [row, ...]   plain JSON events -> columns
  *
  * Every function has a counterpart in Python, which is the reference. Unusual input is not handled here: the function
@@ -1187,8 +1188,15 @@ typedef struct {
     int64_t length, hops, places;
 } LookBack;
 
-enum { TRACKS, HOPS, RING, TOP, POOL, FREE, COUNTS, NEWEST, KEPT_TO, SLOTS, TIMES, OFFSETS, LATEST, MARKS, VALUES, TAKES, INTO, ARRAYS };
-static const char array_codes[ARRAYS + 1] = "ilildilllllllBd?d";
+enum { TRACKS, HOPS, RING, TOP, POOL, FREE, COUNTS, BODY, BODY_AT, NEWEST, KEPT_TO, SLOTS, TIMES, OFFSETS, LATEST, MARKS, VALUES, TAKES, INTO, ARRAYS };
+static const char array_codes[ARRAYS + 1] = "ilildildlllllllBd?d";
+
+#ifdef __GNUC__
+#define PREFETCH(address) __builtin_prefetch(address)
+#else
+#define PREFETCH(address) ((void)(address))
+#endif
+enum { FAR = 12, NEAR = 4 }; /* rows ahead; measured by benchmarks/windows.py */
 
 /* Merges values that are not earlier, `b`, into `a`. */
 static void merge_partials(const Track *track, Py_ssize_t tracks, double *a, const double *b) {
@@ -1263,6 +1271,9 @@ static bool single_partial(const Track *track, Py_ssize_t tracks, double *into, 
     return any;
 }
 
+/* The partial of the hops that a row in order sees before its own is the same for all rows of that hop: `body`, of the hop `at`. A ring in
+ * which an earlier hop changes has none. It saves most of the reading: rings are anywhere in memory. */
+
 static int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -1280,6 +1291,35 @@ static void advance_ring(int32_t *ring, const LookBack *back, int64_t *top, int6
     *top = hop;
 }
 
+/* Keys are anywhere in memory: what a row far ahead needs, and then its tiles, are on their way while others are computed. */
+static void prefetch_row(const Py_buffer *view, const LookBack *hops, Py_ssize_t backs, Py_ssize_t places, Py_ssize_t width, Py_ssize_t far,
+                         Py_ssize_t near, Py_ssize_t rows) {
+    const int64_t *slots = view[SLOTS].buf, *body_at = view[BODY_AT].buf, *top = view[TOP].buf;
+    const int32_t *ring = view[RING].buf;
+    const double *pool = view[POOL].buf, *body = view[BODY].buf;
+    if (far < rows && slots[far] >= 0) {
+        for (Py_ssize_t k = 0; k < places; k += 16)
+            PREFETCH(ring + slots[far] * places + k);
+        for (Py_ssize_t k = 0; k < backs * width; k += 8)
+            PREFETCH(body + slots[far] * backs * width + k);
+        PREFETCH(top + slots[far] * backs);
+        PREFETCH(body_at + slots[far] * backs);
+        PREFETCH((int64_t *)view[NEWEST].buf + slots[far]);
+        PREFETCH((int64_t *)view[KEPT_TO].buf + slots[far]);
+    }
+    if (near >= rows || slots[near] < 0)
+        return;
+    ring += slots[near] * places;
+    for (Py_ssize_t k = 0; k < backs; ring += hops[k].places, k++) {
+        int64_t hop = floor_div(((int64_t *)view[TIMES].buf)[near], hops[k].length);
+        if (body_at[slots[near] * backs + k] == hop)
+            PREFETCH(pool + ring[hop - floor_div(hop, hops[k].places) * hops[k].places] * width);
+        else
+            for (Py_ssize_t place = 0; place < hops[k].places; place++)
+                PREFETCH(pool + ring[place] * width);
+    }
+}
+
 static void fold_rows(Py_buffer *view, Py_ssize_t tracks, Py_ssize_t backs, Py_ssize_t places, Py_ssize_t width, Py_ssize_t rows, bool itself,
                       double *own) {
     const Track *track = view[TRACKS].buf;
@@ -1291,6 +1331,8 @@ static void fold_rows(Py_buffer *view, Py_ssize_t tracks, Py_ssize_t backs, Py_s
     byte *marks = view[MARKS].buf;
     size_t size = (size_t)width * sizeof(double);
     for (Py_ssize_t row = 0; row < rows; row++, into += backs * width) {
+        double *start = into;
+        prefetch_row(view, hops, backs, places, width, row + FAR, row + NEAR, rows);
         for (Py_ssize_t k = 0; k < backs; k++)
             memcpy(into + k * width, pool, size);
         if (marks[row] & FUTURE)
@@ -1304,16 +1346,30 @@ static void fold_rows(Py_buffer *view, Py_ssize_t tracks, Py_ssize_t backs, Py_s
             bool whole = time < newest[slot] || marks[row] & REPLAYED;
             if (time < newest[slot] && !(marks[row] & LATE))
                 marks[row] |= DISORDERED;
-            for (Py_ssize_t k = 0; k < backs; ring += hops[k].places, k++) {
+            int64_t *body_at = (int64_t *)view[BODY_AT].buf + slot * backs;
+            double *body = (double *)view[BODY].buf + slot * backs * width;
+            for (Py_ssize_t k = 0; k < backs; ring += hops[k].places, k++, into += width, body += width) {
                 const LookBack *back = &hops[k];
                 int64_t hop = floor_div(time, back->length), horizon = floor_div(latest[row], back->length) - back->places + 1;
                 int64_t low = larger(larger(hop - back->hops, horizon), top[k] - back->places + 1), high = smaller(hop - whole, top[k]);
                 int64_t place = low - floor_div(low, back->places) * back->places;
+                bool usual = !whole && !(marks[row] & LATE); /* then low is hop - hops, and top is no later than hop */
+                if (usual && body_at[k] == hop) {
+                    memcpy(into, body, size);
+                    low = hop;
+                    place = hop - floor_div(hop, back->places) * back->places;
+                }
                 for (; low <= high; low++) {
+                    if (usual && low == hop)
+                        memcpy(body, into, size), body_at[k] = hop;
                     if (ring[place])
-                        merge_partials(track, tracks, into + k * width, pool + ring[place] * width);
+                        merge_partials(track, tracks, into, pool + ring[place] * width);
                     place = place + 1 == back->places ? 0 : place + 1;
                 }
+                if (usual && body_at[k] != hop)
+                    memcpy(body, into, size), body_at[k] = hop;
+                if (hop < body_at[k] && marks[row] & COUNTED)
+                    body_at[k] = INT64_MIN;
                 if (!(marks[row] & COUNTED) || hop < horizon)
                     continue;
                 if (hop > top[k])
@@ -1332,6 +1388,7 @@ static void fold_rows(Py_buffer *view, Py_ssize_t tracks, Py_ssize_t backs, Py_s
                 kept_to[slot] = offsets[row];
             }
         }
+        into = start;
         if (itself && some)
             for (Py_ssize_t k = 0; k < backs; k++)
                 merge_partials(track, tracks, into + k * width, own);
@@ -1340,7 +1397,7 @@ static void fold_rows(Py_buffer *view, Py_ssize_t tracks, Py_ssize_t backs, Py_s
 
 /* Checks the sizes of the arrays, and what is used as an index into them, except for rings and tiles, which only these functions write. */
 static bool fold_fits(const Py_buffer *view, Py_ssize_t *sizes, Py_ssize_t *places, Py_ssize_t width) {
-    Py_ssize_t tracks = sizes[TRACKS] / 4, backs = sizes[HOPS] / 3, slots = sizes[NEWEST], rows = sizes[SLOTS], columns = 0;
+    Py_ssize_t tracks = sizes[TRACKS] / 4, backs = sizes[HOPS] / 3, rows = sizes[SLOTS], columns = 0;
     *places = 0;
     for (Py_ssize_t k = 0; k < backs; k++) {
         const LookBack *back = (const LookBack *)view[HOPS].buf + k;
@@ -1358,16 +1415,38 @@ static bool fold_fits(const Py_buffer *view, Py_ssize_t *sizes, Py_ssize_t *plac
         columns = track->value >= columns ? track->value + 1 : columns;
     }
     const int64_t *counts = view[COUNTS].buf, *slot = view[SLOTS].buf;
-    if (!tracks || !backs || width < 1 || sizes[COUNTS] != 2 || counts[0] < 0 || counts[1] < 1 || sizes[RING] < slots * *places
-        || sizes[TOP] < slots * backs || sizes[KEPT_TO] < slots || sizes[FREE] < counts[0] + rows * *places
+    if (!tracks || !backs || width < 1 || sizes[COUNTS] != 2 || counts[0] < 0 || counts[1] < 1 || sizes[FREE] < counts[0] + rows * *places
         || sizes[POOL] / width > INT32_MAX || sizes[POOL] / width < counts[1] + larger(rows * backs - counts[0], 0) || sizes[TIMES] != rows
         || sizes[OFFSETS] != rows || sizes[LATEST] != rows || sizes[MARKS] != rows || sizes[VALUES] < columns * rows
         || sizes[TAKES] != tracks * rows || sizes[INTO] != rows * backs * width)
         return false;
+    int64_t slots = smaller(smaller(sizes[RING] / *places, sizes[TOP] / backs), smaller(sizes[BODY_AT] / backs, sizes[BODY] / backs / width));
+    slots = smaller(slots, smaller(sizes[NEWEST], sizes[KEPT_TO])); /* arrays have more room than there are keys, each its own */
     for (Py_ssize_t row = 0; row < rows; row++)
         if (slot[row] >= slots)
             return false;
     return true;
+}
+
+/* Gets the buffers of a tuple of arrays of these types, and their sizes in items. Returns how many it got: less than all of them with an
+ * exception set. */
+static Py_ssize_t get_arrays(PyObject *arrays, const char *codes, bool write, Py_buffer *view, Py_ssize_t *sizes) {
+    Py_ssize_t taken = 0, all = (Py_ssize_t)strlen(codes);
+    for (bool fits = PyTuple_GET_SIZE(arrays) == all; taken < all; taken++) {
+        Py_buffer *v = &view[taken];
+        int writable = write && taken > HOPS ? PyBUF_WRITABLE : 0;
+        if (fits && PyObject_GetBuffer(PyTuple_GET_ITEM(arrays, taken), v, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | writable) < 0)
+            return taken;
+        char code = fits && v->format ? (*v->format == 'q' ? 'l' : *v->format) : 0; /* int64 is q where long has 32 bits */
+        if (!fits || code != codes[taken] || v->format[1] || (uintptr_t)v->buf % (uintptr_t)v->itemsize || (code == 'l' && v->itemsize != 8)) {
+            PyErr_SetString(PyExc_ValueError, "the arrays of windows have other types");
+            if (fits)
+                PyBuffer_Release(v);
+            return taken;
+        }
+        sizes[taken] = v->len / v->itemsize;
+    }
+    return taken;
 }
 
 static PyObject *fold_windows(PyObject *module, PyObject *args) {
@@ -1377,18 +1456,11 @@ static PyObject *fold_windows(PyObject *module, PyObject *args) {
     Py_ssize_t sizes[ARRAYS], taken = 0, places;
     if (!PyArg_ParseTuple(args, "O!p:fold_windows", &PyTuple_Type, &arrays, &itself))
         return NULL;
-    bool fits = PyTuple_GET_SIZE(arrays) == ARRAYS;
-    for (; fits && taken < ARRAYS; taken++) {
-        Py_buffer *v = &view[taken];
-        if (PyObject_GetBuffer(PyTuple_GET_ITEM(arrays, taken), v, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (taken == TRACKS || taken == HOPS ? 0 : PyBUF_WRITABLE)) < 0)
-            goto done;
-        sizes[taken] = v->len / v->itemsize;
-        char code = v->format ? (*v->format == 'q' ? 'l' : *v->format) : 0; /* int64 is q where long is short */
-        fits = code == array_codes[taken] && !v->format[1] && !((uintptr_t)v->buf % (uintptr_t)v->itemsize) && (code != 'l' || v->itemsize == 8);
-    }
-    Py_ssize_t width = fits && view[INTO].ndim == 3 ? view[INTO].shape[2] : 0;
-    if (!fits || !fold_fits(view, sizes, &places, width)) {
-        PyErr_SetString(PyExc_ValueError, "the arrays of windows have other types or sizes");
+    if ((taken = get_arrays(arrays, array_codes, true, view, sizes)) < ARRAYS)
+        goto done;
+    Py_ssize_t width = view[INTO].ndim == 3 ? view[INTO].shape[2] : 0;
+    if (!fold_fits(view, sizes, &places, width)) {
+        PyErr_SetString(PyExc_ValueError, "the arrays of windows have other sizes");
         goto done;
     }
     double *own = PyMem_Malloc((size_t)width * sizeof(double));
@@ -1403,6 +1475,80 @@ done:
     return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
+/* -- pack_windows: the bytes of keys, the same as penstock/windows/rings.py makes ---------------------------------- */
+
+enum { P_HOPS, P_RING, P_TOP, P_POOL, P_SLOTS, P_HEADS, P_ARRAYS };
+
+/* Returns the bytes of one key: heads, tops, bits of the places whose tile is not stale, and the tiles. */
+static PyObject *pack_key(const LookBack *hops, Py_ssize_t backs, Py_ssize_t places, const int32_t *ring, const int64_t *top, const double *pool,
+                          Py_ssize_t width, const int64_t *heads, Py_ssize_t count, int64_t latest, uint64_t *bits, int32_t *tiles) {
+    Py_ssize_t words = (places + 63) / 64, at = 0, found = 0;
+    memset(bits, 0, (size_t)words * 8);
+    for (Py_ssize_t k = 0; k < backs; k++) {
+        int64_t horizon = floor_div(latest, hops[k].length) - hops[k].places + 1, newest = top[k] - floor_div(top[k], hops[k].places) * hops[k].places;
+        for (int64_t place = 0; place < hops[k].places; place++, at++) {
+            int64_t age = newest - place + (place > newest ? hops[k].places : 0);
+            if (ring[at] && top[k] - age >= horizon) {
+                bits[at / 64] |= (uint64_t)1 << at % 64;
+                tiles[found++] = ring[at];
+            }
+        }
+    }
+    PyObject *made = PyBytes_FromStringAndSize(NULL, (count + backs + words + found * width) * 8);
+    if (!made)
+        return NULL;
+    byte *p = (byte *)PyBytes_AS_STRING(made);
+    memcpy(p, heads, (size_t)count * 8);
+    memcpy(p += count * 8, top, (size_t)backs * 8);
+    memcpy(p += backs * 8, bits, (size_t)words * 8);
+    p += words * 8;
+    for (Py_ssize_t k = 0; k < found; k++, p += width * 8)
+        memcpy(p, pool + tiles[k] * width, (size_t)width * 8);
+    return made;
+}
+
+static PyObject *pack_windows(PyObject *module, PyObject *args) {
+    PyObject *arrays, *made = NULL;
+    long long latest;
+    Py_buffer view[P_ARRAYS];
+    Py_ssize_t sizes[P_ARRAYS], taken, places = 0;
+    if (!PyArg_ParseTuple(args, "O!L:pack_windows", &PyTuple_Type, &arrays, &latest))
+        return NULL;
+    void *room = NULL;
+    if ((taken = get_arrays(arrays, "lildll", false, view, sizes)) < P_ARRAYS)
+        goto done;
+    const LookBack *hops = view[P_HOPS].buf;
+    const int64_t *slot = view[P_SLOTS].buf;
+    Py_ssize_t backs = sizes[P_HOPS] / 3, rows = sizes[P_SLOTS], width = view[P_POOL].ndim == 2 ? view[P_POOL].shape[1] : 0;
+    bool fits = backs > 0 && width > 0 && (!rows || sizes[P_HEADS] % rows == 0);
+    for (Py_ssize_t k = 0; fits && k < backs; k++) {
+        fits = hops[k].length > 0 && hops[k].places > 0 && hops[k].places <= INT32_MAX;
+        places += hops[k].places;
+    }
+    for (Py_ssize_t row = 0; fits && row < rows; row++)
+        fits = slot[row] >= 0 && slot[row] < sizes[P_RING] / places && slot[row] < sizes[P_TOP] / backs;
+    if (!fits)
+        PyErr_SetString(PyExc_ValueError, "the arrays of windows have other sizes");
+    else if (!(room = PyMem_Malloc((size_t)(places + 63) * 8)))
+        PyErr_NoMemory();
+    else
+        made = PyList_New(rows);
+    for (Py_ssize_t row = 0; made && row < rows; row++) {
+        Py_ssize_t count = sizes[P_HEADS] / rows;
+        uint64_t *bits = room;
+        PyObject *one = pack_key(hops, backs, places, (int32_t *)view[P_RING].buf + slot[row] * places, (int64_t *)view[P_TOP].buf + slot[row] * backs,
+                                 view[P_POOL].buf, width, (int64_t *)view[P_HEADS].buf + row * count, count, latest, bits,
+                                 (int32_t *)(bits + (places + 63) / 64));
+        if (!one || PyList_SetItem(made, row, one) < 0)
+            Py_CLEAR(made);
+    }
+done:
+    PyMem_Free(room);
+    while (taken--)
+        PyBuffer_Release(&view[taken]);
+    return made;
+}
+
 /* -- the module ---------------------------------------------------------------------------------------------------- */
 
 static PyMethodDef functions[] = {
@@ -1411,6 +1557,7 @@ static PyMethodDef functions[] = {
     {"weigh", weigh, METH_VARARGS, "The bytes of the keys and values of outputs."},
     {"shortest", shortest, METH_VARARGS, "Each float32 as the double with its shortest digits."},
     {"fold_windows", fold_windows, METH_VARARGS, "Rows through the rings of keyed windows."},
+    {"pack_windows", pack_windows, METH_VARARGS, "The bytes of keys of windows."},
     {"unpack_records", unpack_records, METH_VARARGS, "The records of one batch from an offset on; None for others."},
     {"unpack_fetch", unpack_fetch, METH_VARARGS, "The records of fetched batches from an offset on, and the next offset; None for others."},
     {NULL, NULL, 0, NULL},

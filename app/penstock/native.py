@@ -89,8 +89,14 @@ class Native(Protocol):
     def fold_windows(self, arrays: tuple[Any, ...], include_self: bool, /) -> None:
         """Does what `penstock.windows.rounds.fold` does, with the same bits.
 
-        The arrays: tracks and hops as numbers, ring, top, pool, free and counts of the rings, newest and counted of the keys; slots, times,
+        The arrays: tracks and hops as numbers, ring, top, pool, free, counts, body and body_at of the rings, newest and counted of the keys; slots, times,
         offsets, latest, marks, values and takes of the rows; and the partials, which it sets. Raises ValueError for other types or sizes.
+        """
+
+    def pack_windows(self, arrays: tuple[Any, ...], latest: int, /) -> list[bytes]:
+        """Returns what `penstock.windows.rings.Rings.pack` returns without it.
+
+        The arrays: hops, ring, top and pool of the rings; slots, and their heads. Raises ValueError for other types or sizes.
         """
 
     def JsonColumns(self, fields: tuple[NativeField, ...], max_bytes: int, /) -> NativeJsonColumns:  # noqa: N802  it is a class

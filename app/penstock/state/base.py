@@ -17,13 +17,13 @@ from typing import Final, NamedTuple, Protocol
 
 from penstock.batch import Array
 
-__all__ = ["NEVER", "STANDING", "Entry", "Keyed", "Standing", "entry_key", "folded", "standing_entry"]
+__all__ = ["KEY", "NEVER", "STANDING", "Entry", "Keyed", "Standing", "folded", "standing_entry"]
 
 Entry = tuple[bytes, bytes | None]  # a record of the changelog: its key, and its value, None to remove the key
 
 NEVER: Final = -(2**62)  # ms: before every event
-STANDING: Final = b"\0"  # the key of the standing; those of keys begin with another byte
-_KEY: Final = b"\1"
+STANDING: Final = b"\0"  # the changelog's key of the standing
+KEY: Final = b"\1"  # the changelog's key of a key begins with it
 _STANDING: Final = struct.Struct("<qq")
 
 
@@ -44,8 +44,11 @@ class Keyed(Protocol):
     @property
     def standing(self) -> Standing: ...
 
-    def checkpoint(self, *, whole: bool = False) -> list[Entry]:
-        """Returns the records of what changed since the last call, the standing last; `whole`: of all keys."""
+    def checkpoint(self, *, whole: bool = False) -> Iterator[Entry]:
+        """Yields the records of what changed since the last time, the standing last; `whole`: of all keys.
+
+        Take all of them before any other call. Those that are not taken come again the next time.
+        """
 
     def restore(self, entries: Iterable[Entry]) -> None:
         """Applies records of the changelog, in their order. Raises ValueError for bytes that this state cannot have written."""
@@ -55,11 +58,6 @@ class Keyed(Protocol):
 
     def load(self, columns: Mapping[str, Array]) -> None:
         """Takes the arrays in place of everything, and keeps them. Raises ValueError for arrays that this state cannot have given."""
-
-
-def entry_key(key: bytes) -> bytes:
-    """Returns the changelog's key of a key."""
-    return _KEY + key
 
 
 def standing_entry(standing: Standing) -> Entry:
@@ -77,6 +75,6 @@ def folded(entries: Iterable[Entry], size: int) -> Iterator[tuple[dict[bytes, by
         found = taken.pop(STANDING, None)
         if found is not None and len(found) != _STANDING.size:
             raise ValueError("the standing has another size")
-        if not all(key.startswith(_KEY) for key in taken):
+        if not all(key.startswith(KEY) for key in taken):
             raise ValueError("a record of another topic")
         yield {key[1:]: value for key, value in taken.items()}, None if found is None else Standing(*_STANDING.unpack(found))

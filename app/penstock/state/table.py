@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import heapq
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from penstock.batch import Array
-from penstock.state.base import NEVER, Entry, Standing, entry_key, folded, standing_entry
+from penstock.state.base import KEY, NEVER, Entry, Standing, folded, standing_entry
 
 __all__ = ["Kept", "Table"]
 
@@ -68,12 +68,13 @@ class Table:
         """Everything up to the source offset counts, and `latest` is an event time (ms) that was seen on the way."""
         self.standing = Standing(max(offset, self.standing.offset), max(latest, self.standing.latest))
 
-    def checkpoint(self, *, whole: bool = False) -> list[Entry]:
-        """Removes what is too old or too much, and returns the records of what changed since the last call, the standing last."""
+    def checkpoint(self, *, whole: bool = False) -> Iterator[Entry]:
+        """Removes what is too old or too much, and yields the records of what changed since the last time, the standing last."""
         self._evict()
-        touched = self._touched | self._kept.keys() if whole else self._touched
-        self._touched = set()
-        return [*((entry_key(key), _packed(self._kept.get(key))) for key in touched), standing_entry(self.standing)]
+        for key in sorted(self._touched | self._kept.keys() if whole else self._touched):
+            yield KEY + key, _packed(self._kept.get(key))
+            self._touched.discard(key)
+        yield standing_entry(self.standing)
 
     def restore(self, entries: Iterable[Entry]) -> None:
         """Applies records of the changelog. Raises ValueError for bytes that a table cannot have written."""

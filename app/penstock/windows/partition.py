@@ -8,14 +8,14 @@ was cut, and step 4 changes no feature, unless there are more keys than `cap`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from penstock.batch import Array
-from penstock.state.base import NEVER, Entry, Standing, entry_key, folded, standing_entry
+from penstock.state.base import KEY, NEVER, Entry, Standing, folded, standing_entry
 from penstock.windows.definition import Definition
 from penstock.windows.features import features
 from penstock.windows.partials import Layout
@@ -132,10 +132,10 @@ class Partition(ABC):
         self._grow(size)
 
     def _sweep(self, rows: int) -> None:
-        """Looks at as many slots as there were rows, in turns, and removes what no event can see; and keys beyond the cap."""
+        """Looks at a slot for every four rows, in turns, and removes what no event can see; and keys beyond the cap."""
         size = len(self._keys)
         begin = self._swept if self._swept < size else 0
-        self._swept = end = min(begin + rows, size)
+        self._swept = end = min(begin - (-rows // 4), size)
         self._remove(begin + np.flatnonzero(self._dead(begin, end)))
         if len(self) > self.definition.cap:
             alive = np.fromiter(self._index.values(), np.int64, len(self))
@@ -157,22 +157,22 @@ class Partition(ABC):
 
     # -- the changelog and the snapshot: see penstock.state.base -------------------------------------------------------
 
-    def checkpoint(self, *, whole: bool = False) -> list[Entry]:
-        """Returns the records of what changed since the last call, the standing last; `whole`: of all keys, without what none can see."""
+    def checkpoint(self, *, whole: bool = False) -> Iterator[Entry]:
+        """Yields the records of what changed since the last time, the standing last; `whole`: of all keys, without what none can see."""
         if whole:
             self._remove(np.flatnonzero(self._dead(0, len(self._keys))))
             slots = np.sort(np.fromiter(self._index.values(), np.int64, len(self)))
         else:
             slots = np.flatnonzero(self._touched[: len(self._keys)])
-        found: list[Entry] = [(entry_key(key), None) for key in sorted(self._gone) if key not in self._index]
+        yield from [(KEY + key, None) for key in sorted(self._gone) if key not in self._index]
+        self._gone = set()
         for at in range(0, len(slots), _CHUNK):
             some = slots[at : at + _CHUNK]
             heads = np.stack([self._counted[some], self._newest[some]], axis=1)
-            names = [entry_key(self._keys[slot] or b"") for slot in some.tolist()]
-            found.extend(zip(names, self._pack(some, heads), strict=True))
-        self._touched[:] = False
-        self._gone = set()
-        return [*found, standing_entry(self.standing)]
+            names = [KEY + (self._keys[slot] or b"") for slot in some.tolist()]
+            yield from zip(names, self._pack(some, heads), strict=True)
+            self._touched[some] = False
+        yield standing_entry(self.standing)
 
     def restore(self, entries: Iterable[Entry]) -> None:
         """Applies records of the changelog, in their order. Raises ValueError for bytes that this definition cannot have written."""

@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from penstock.batch import Array
+from penstock.native import Native
 from penstock.state.base import NEVER
 from penstock.windows.definition import Definition
 from penstock.windows.partials import Layout
@@ -43,11 +44,13 @@ class Rings:
 
     `ring` int32 [slots, places], `top` int64 [slots, look-backs], `pool` float64 [tiles, width]; tile 0 is the neutral one. The first
     `counts[0]` of `free` (int32) are tiles to use again; tiles from `counts[1]` on were never used. `hops` int64 [look-backs, 3]: length
-    of a hop (ms), hops of the look-back, places of its ring.
+    of a hop (ms), hops of the look-back, places of its ring. `body` float64 [slots, look-backs, width] and `body_at` int64 [slots,
+    look-backs] are notes of the native part: the partial of the hops before `body_at`, where that is no hop's number, of none.
     """
 
-    def __init__(self, definition: Definition, layout: Layout) -> None:
+    def __init__(self, definition: Definition, layout: Layout, native: Native | None = None) -> None:
         self.layout = layout
+        self.native = native
         self.hops = np.array([(one.hop, one.hops, definition.ring(one)) for one in definition.look_backs], np.int64)
         self.places = int(self.hops[:, 2].sum())
         self.begins = np.concatenate([[0], self.hops[:, 2].cumsum()[:-1]])
@@ -55,6 +58,8 @@ class Rings:
         self.top = np.zeros((0, len(self.hops)), np.int64)
         self.pool = layout.neutral[None].copy()
         self.free = np.zeros(0, np.int32)
+        self.body = np.zeros((0, len(self.hops), layout.width))
+        self.body_at = np.zeros((0, len(self.hops)), np.int64)
         self.counts = np.array([0, 1], np.int64)
         self._back = np.repeat(np.arange(len(self.hops)), self.hops[:, 2])  # the look-back of each place
         self._place = np.arange(self.places) - self.begins[self._back]
@@ -64,6 +69,7 @@ class Rings:
     def grow(self, slots: int) -> None:
         """Makes room for so many keys."""
         self.ring, self.top = grown(self.ring, slots, 0), grown(self.top, slots, NEVER)
+        self.body, self.body_at = grown(self.body, slots, 0), grown(self.body_at, slots, NEVER)
 
     def reserve(self, tiles: int, freed: int = 0) -> None:
         """Makes room for so many more tiles, and for so many that become free."""
@@ -114,12 +120,14 @@ class Rings:
         self.reserve(0, len(tiles))
         self.give(tiles)
         self.ring[slots] = 0
-        self.top[slots] = NEVER
+        self.top[slots] = self.body_at[slots] = NEVER
 
     # -- the bytes of a key: 8 to a cell, little-endian: HEAD, the tops, bits of the places that have a tile, the tiles by place -----------
 
     def pack(self, slots: Array, heads: Array, latest: int) -> list[bytes]:
         """Returns the bytes of each slot, without what is stale. `heads` int64 [N, HEAD]."""
+        if self.native is not None:
+            return self.native.pack_windows((self.hops, self.ring, self.top, self.pool, slots, heads), latest)
         ring, live = self.live(slots, latest)
         number = live.sum(axis=1)
         sizes = self.head + number * self.layout.width
@@ -177,3 +185,5 @@ class Rings:
             raise ValueError("a ring has a tile that is not there")
         self.ring, self.top, self.pool, self.free = ring, top, pool, free
         self.counts = np.array([len(free), len(pool)], np.int64)
+        self.body, self.body_at = self.body[:0], self.body_at[:0]
+        self.grow(slots)

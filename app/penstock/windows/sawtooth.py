@@ -22,8 +22,7 @@ class Sawtooth(Partition):
 
     def __init__(self, definition: Definition, *, portable: bool = False) -> None:
         super().__init__(definition)
-        self._rings = Rings(definition, self._layout)
-        self._native = None if portable else native
+        self._rings = Rings(definition, self._layout, None if portable else native)
 
     def _kept(self, times: Array, latest: Array) -> Array:
         hops = self._rings.hops
@@ -33,13 +32,26 @@ class Sawtooth(Partition):
         rings = self._rings
         rings.reserve(len(rows) * len(rings.hops), len(rows) * rings.places)
         include = self.definition.include_self
-        if self._native is None:
+        if rings.native is None:
             into[:] = rings.layout.neutral
             rounds.fold(rings, self._newest, self._counted, rows, into, include_self=include)
         else:
-            arrays = (rings.layout.numbers, rings.hops, rings.ring, rings.top, rings.pool, rings.free, rings.counts, self._newest)
-            more = (self._counted, rows.slots, rows.times, rows.offsets, rows.latest, rows.marks, rows.values, rows.takes, into)
-            self._native.fold_windows((*arrays, *more), include)
+            arrays = (rings.layout.numbers, rings.hops, rings.ring, rings.top, rings.pool, rings.free, rings.counts)
+            more = (
+                rings.body,
+                rings.body_at,
+                self._newest,
+                self._counted,
+                rows.slots,
+                rows.times,
+                rows.offsets,
+                rows.latest,
+                rows.marks,
+                rows.values,
+                rows.takes,
+                into,
+            )
+            rings.native.fold_windows((*arrays, *more), include)
 
     def _grow(self, slots: int) -> None:
         self._rings.grow(slots)

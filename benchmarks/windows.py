@@ -1,0 +1,185 @@
+"""Measures keyed windows on one core: updates per second, memory, and how long a restart takes. Kafka is left out.
+
+The job: count, sum, mean, min and max of one field over 5 minutes, 1 hour and 24 hours, 12 hops each. `uniform`: every key has a value in
+every hop of all three look-backs, so the state cannot be larger; then rows of random keys, at 200,000 per second of event time. `zipf`:
+25 hours of event time, in which every key comes once, and ten times as many rows follow Zipf's law (exponent 1).
+
+Keys are new bytes in every batch, as decoded events have them. Time is CPU time of the process, memory its peak; each measurement has a
+process of its own. A restart reads changelog records from a file, or the local snapshot.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from benchmarks.measure import Progress
+from benchmarks.report import Sheet
+from penstock import state
+from penstock.batch import Array
+from penstock.state import Entry
+from penstock.windows import Aggregate, Definition, LookBack, Partition, open_partition
+
+BEGIN: Final = 1_700_000_000_000 // 86_400_000 * 86_400_000  # ms
+BATCH: Final = 4096
+CHUNK: Final = 256  # rows of a pass through the models, by default
+MEASURED: Final = 1_000_000
+JOB: Final = Definition(
+    ("customer",),
+    tuple(Aggregate(kind, kind, "amount") for kind in ("count", "sum", "mean", "min", "max")),
+    (LookBack("5m", 300_000), LookBack("1h", 3_600_000), LookBack("24h", 86_400_000)),
+)
+KINDS: Final = ("uniform", "zipf")
+
+
+def measure(keys: int, progress: Progress) -> Sheet:
+    """A table of what was measured, for both kinds of keys."""
+    found: dict[str, dict[str, float]] = {}
+    for at, kind in enumerate(KINDS):
+        progress(f"{keys:,} {kind} keys", at, len(KINDS))
+        with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
+            found[kind] = {}
+            for step in ("update", "changelog", "snapshot"):
+                done = subprocess.run(
+                    [sys.executable, "-m", "benchmarks.windows", step, kind, str(keys), folder], check=True, capture_output=True, text=True
+                )
+                found[kind] |= json.loads(done.stdout)
+    names = found[KINDS[0]]
+    rows = tuple(
+        (name, *(f"{found[kind][name]:,.1f}" if found[kind][name] < 1000 else f"{found[kind][name]:,.0f}" for kind in KINDS))
+        for name in names
+    )
+    return Sheet(f"Windows of {keys:,} keys, 5 aggregates, 3 look-backs, on one core", ("", *KINDS), rows)
+
+
+class Stream:
+    """Batches into one partition, and the CPU seconds that they took."""
+
+    def __init__(self, partition: Partition) -> None:
+        self.partition = partition
+        self.offset = 0
+        self._random = np.random.default_rng(1)
+
+    def run(self, ids: Array, times: Array) -> float:
+        """Runs the rows of these keys as one batch; returns the CPU seconds."""
+        keys = [b"customer-%09d" % one for one in ids.tolist()]
+        offsets, values = np.arange(self.offset, self.offset + len(ids)), {"amount": self._random.normal(size=len(ids))}
+        self.offset += len(ids)
+        begin = time.process_time()
+        self.partition.run(keys, times, offsets, values, int(times[-1]))
+        return time.process_time() - begin
+
+    def rows(self, kind: str, keys: int, size: int, begin: int, count: int) -> Iterator[tuple[Array, Array]]:
+        """Yields batches of random keys at the measured rate, from the event time `begin` (ms) on."""
+        for at in range(0, count, size):
+            number = min(size, count - at)
+            yield self.keys(kind, keys, number), begin + (at + np.arange(number)) // 200
+
+    def keys(self, kind: str, keys: int, number: int) -> Array:
+        if kind == "uniform":
+            return self._random.integers(0, keys, number)
+        return np.minimum(np.exp(self._random.random(number) * np.log(keys + 1)).astype(np.int64), keys) - 1  # P(rank) ~ 1 / rank
+
+    def fill(self, kind: str, keys: int) -> int:
+        """Brings the partition into the state that is measured; returns the event time that it has reached, ms."""
+        if kind == "uniform":
+            day, hour = BEGIN + 12 * 7_200_000, BEGIN + 12 * 7_200_000 + 3_600_000
+            hops = [BEGIN + 7_200_000 * at for at in range(12)]
+            hops += [day + 300_000 * at for at in range(12)] + [hour + 25_000 * at for at in range(13)]
+            for hop in hops:  # each of them is a hop of the finest ring that it is for, and the keys share its time
+                order = self._random.permutation(keys)
+                for at in range(0, keys, BATCH):
+                    self.run(order[at : at + BATCH], hop + np.arange(at, min(at + BATCH, keys)) * 20_000 // keys)
+                _take(self.partition)
+            return hops[-1] + 20_000
+        total = 11 * keys
+        ids = np.concatenate([np.arange(keys), self.keys(kind, keys, total - keys)])
+        self._random.shuffle(ids)
+        for at in range(0, total, BATCH):
+            some = ids[at : at + BATCH]
+            self.run(some, BEGIN + (at + np.arange(len(some))) * 90_000_000 // total)
+            _take(self.partition)
+        return BEGIN + 90_000_000
+
+
+def update(kind: str, keys: int, folder: Path) -> dict[str, float]:
+    """Fills a partition, measures updates, and leaves its changelog and its snapshot in the folder."""
+    partition = open_partition(JOB)
+    stream = Stream(partition)
+    now = stream.fill(kind, keys)
+    found: dict[str, float] = {}
+    for size in (BATCH, CHUNK):
+        spent = written = records = 0.0
+        for ids, times in stream.rows(kind, keys, size, now, MEASURED):
+            spent += stream.run(ids, times)
+            begin = time.process_time()
+            entries = [*partition.checkpoint()]
+            written += time.process_time() - begin
+            records += sum(len(key) + len(value or b"") for key, value in entries)
+        now += MEASURED // 200
+        found[f"updates/s, batches of {size:,}"] = MEASURED / spent
+        found[f"with changelog records, batches of {size:,}"] = MEASURED / (spent + written)
+        if size == BATCH:
+            found["bytes of changelog per update"] = records / MEASURED
+    found["keys"] = len(partition)
+    found["peak RSS MB"] = _peak()
+    with (folder / "changelog").open("wb") as file:
+        for key, value in partition.checkpoint(whole=True):
+            file.write(len(key).to_bytes(4, "little") + len(value or b"").to_bytes(4, "little") + key + (value or b""))
+    found["changelog MB"] = (folder / "changelog").stat().st_size / 1e6
+    begin = time.perf_counter()
+    file_of = state.save(folder, partition, 0, 0)
+    found["snapshot written s"] = time.perf_counter() - begin
+    found["snapshot MB"] = file_of.stat().st_size / 1e6
+    return found
+
+
+def changelog(kind: str, keys: int, folder: Path) -> dict[str, float]:
+    """Restores a partition from the records of its changelog."""
+    partition = open_partition(JOB)
+    begin = time.perf_counter()
+    partition.restore(_records(folder / "changelog"))
+    return {"restore from the changelog s": time.perf_counter() - begin, "peak RSS MB of that": _peak()}
+
+
+def snapshot(kind: str, keys: int, folder: Path) -> dict[str, float]:
+    """Restores a partition from its snapshot."""
+    partition = open_partition(JOB)
+    begin = time.perf_counter()
+    loaded = state.load(folder, partition, 0)
+    if isinstance(loaded, state.Refused):
+        sys.exit(loaded.reason)
+    return {"restore from the snapshot s": time.perf_counter() - begin, "peak RSS MB of it": _peak()}
+
+
+def _records(file: Path) -> Iterator[Entry]:
+    with file.open("rb") as opened:
+        while head := opened.read(8):
+            key, value = int.from_bytes(head[:4], "little"), int.from_bytes(head[4:], "little")
+            yield opened.read(key), opened.read(value) or None
+
+
+def _take(partition: Partition) -> None:
+    for _ in partition.checkpoint():
+        pass
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+STEPS: Final[dict[str, Callable[[str, int, Path], dict[str, float]]]] = {"update": update, "changelog": changelog, "snapshot": snapshot}
+
+if __name__ == "__main__":
+    gc.disable()  # as in a worker
+    print(json.dumps(STEPS[sys.argv[1]](sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))))
