@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the main benchmark; `peers`, `micro`, `batch`, `windows`, `letters`, `profile` and `report` are further commands."""
+"""`python -m benchmarks`: the main benchmark. Further commands: `peers`, `micro`, `batch`, `windows`, `letters`, `profile` and `report`."""
 
 from __future__ import annotations
 

@@ -88,7 +88,9 @@ class Stream:
     def keys(self, kind: str, keys: int, number: int) -> Array:
         if kind == "uniform":
             return self._random.integers(0, keys, number)
-        return np.minimum(np.exp(self._random.random(number) * np.log(keys + 1)).astype(np.int64), keys) - 1  # P(rank) ~ 1 / rank
+        return np.asarray(
+            np.minimum(np.exp(self._random.random(number) * np.log(keys + 1)).astype(np.int64), keys) - 1
+        )  # P(rank) ~ 1 / rank
 
     def fill(self, kind: str, keys: int) -> int:
         """Brings the partition into the state that is measured; returns the event time that it has reached, ms."""

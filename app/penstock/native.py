@@ -89,8 +89,9 @@ class Native(Protocol):
     def fold_windows(self, arrays: tuple[Any, ...], include_self: bool, /) -> None:
         """Does what `penstock.windows.rounds.fold` does, with the same bits.
 
-        The arrays: tracks and hops as numbers, ring, top, pool, free, counts, body and body_at of the rings, newest and counted of the keys; slots, times,
-        offsets, latest, marks, values and takes of the rows; and the partials, which it sets. Raises ValueError for other types or sizes.
+        The arrays: tracks and hops as numbers, ring, top, pool, free, counts, body and body_at of the rings, newest and counted of the
+        keys; slots, times, offsets, latest, marks, values and takes of the rows; and the partials, which it sets. Raises ValueError for
+        other types or sizes.
         """
 
     def pack_windows(self, arrays: tuple[Any, ...], latest: int, /) -> list[bytes]:

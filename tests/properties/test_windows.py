@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from penstock import state
 from penstock.batch import Array
 from penstock.native import native
+from penstock.state import Entry
 from penstock.windows import Aggregate, Definition, LookBack, Mark, Partition, open_partition
 from penstock.windows.definition import Kind
 from penstock.windows.sawtooth import Sawtooth
@@ -232,7 +233,8 @@ def test_state_after_a_kill_and_a_replay_is_that_of_a_run_without_faults(data: s
     """The changelog ends anywhere, also inside a checkpoint; the source goes on at or before the row that is not counted by all keys."""
     definition, events = data.draw(definitions()), data.draw(streams())
     at = data.draw(cuts(len(events)))
-    never, log = open_partition(definition), []
+    never = open_partition(definition)
+    log: list[Entry] = []
     for begin, end in pairwise(at):
         feed(never, events, begin, end)
         log += never.checkpoint()
@@ -250,7 +252,8 @@ def test_state_after_a_kill_and_a_replay_is_that_of_a_run_without_faults(data: s
 def test_rows_after_a_restore_get_what_they_would_have_got(data: st.DataObject) -> None:
     definition, events = data.draw(definitions()), data.draw(streams())
     middle = data.draw(st.integers(0, len(events)))
-    never, log = open_partition(definition), []
+    never = open_partition(definition)
+    log: list[Entry] = []
     for begin, end in ((0, middle // 2), (middle // 2, middle)):
         feed(never, events, begin, end)
         log += never.checkpoint()
@@ -268,7 +271,8 @@ def test_snapshot_and_the_rest_of_the_changelog_are_all_of_it(tmp_path_factory: 
     folder: Path = tmp_path_factory.mktemp("snapshots")
     definition, events = data.draw(definitions()), data.draw(streams())
     at = data.draw(cuts(len(events)))
-    live, log = open_partition(definition), []
+    live = open_partition(definition)
+    log: list[Entry] = []
     taken = data.draw(st.integers(0, len(at) - 2))
     for number, (begin, end) in enumerate(pairwise(at)):
         feed(live, events, begin, end)

@@ -104,15 +104,15 @@ class Table:
         """Takes the arrays in place of everything. Raises ValueError for arrays that a table cannot have given."""
         try:
             keys, values, sizes = columns["keys"].tobytes(), columns["values"].tobytes(), columns["sizes"].reshape(-1, 4)
-            standing = Standing(*columns["standing"].tolist())
+            offset, latest = columns["standing"].tolist()
         except (KeyError, TypeError) as error:
             raise ValueError(f"the arrays of another state: {error}") from error
         if sizes[:, :2].min(initial=0) < 0 or sizes[:, :2].sum(axis=0).tolist() != [len(keys), len(values)]:
             raise ValueError("the sizes are not those of the keys and values")
-        self._kept, self._touched, self.standing = {}, set(), standing
+        self._kept, self._touched, self.standing = {}, set(), Standing(offset, latest)
         ends = sizes[:, :2].cumsum(axis=0)
-        for (at, place), (size, width, offset, time) in zip(ends.tolist(), sizes.tolist(), strict=True):
-            self._kept[keys[at - size : at]] = Kept(values[place - width : place], offset, time)
+        for (at, place), (size, width, counts, time) in zip(ends.tolist(), sizes.tolist(), strict=True):
+            self._kept[keys[at - size : at]] = Kept(values[place - width : place], counts, time)
 
     def _evict(self) -> None:
         before = self.standing.latest - self._ttl

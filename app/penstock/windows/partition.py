@@ -54,7 +54,7 @@ class Partition(ABC):
         self._counted = np.zeros(0, np.int64)
         self._touched = np.zeros(0, bool)
         self._gone: set[bytes] = set()
-        self._swept = 0
+        self._swept, self._due = 0, 0.0  # the slot that is looked at next, and how many
         self._before: tuple[Array, Windowed] | None = None
 
     def __len__(self) -> int:
@@ -92,22 +92,25 @@ class Partition(ABC):
             self.standing = Standing(max(self.standing.offset, int(offsets[-1])), int(latest[-1]))
         found = Windowed(features(self.definition, self._layout, partials, times), marks)
         self._before = offsets.copy(), found
-        self._sweep(len(times))
+        self._due += len(times) / 4
+        self._sweep()
         return found
 
     def _marked(self, keys: Sequence[bytes], times: Array, offsets: Array, now: Array | int) -> tuple[Array, Array, Array]:
         """Returns the slot of each row (int64 [N]), the newest time before each row and after all (int64 [N + 1]), and their marks."""
         future = (times > now + np.int64(self.definition.ahead)) | (abs(times) >= _TIMES)
-        latest = np.maximum.accumulate(np.r_[np.int64(self.standing.latest), np.where(future, NEVER, times)])
+        new = ~future & (offsets > self.standing.offset)  # the others moved it before, as the clock was then
+        latest = np.maximum.accumulate(np.r_[np.int64(self.standing.latest), np.where(new, times, NEVER)])
         late = ~future & (times < latest[:-1] - self.definition.lateness)
         slots = self._slots(keys)
-        replayed = ~future & (offsets <= self.standing.offset)
+        replayed = ~future & ~new
         known = slots >= 0
         replayed[known] |= ~future[known] & (offsets[known] <= self._counted[slots[known]])
         counts = ~future & ~replayed
         counts &= self._kept(times, latest[:-1]) if self.definition.late == "update" else ~late
-        if new := dict.fromkeys(keys[row] for row in np.flatnonzero(counts & ~known).tolist()):
-            self._add(new)
+        if unknown := dict.fromkeys(keys[row] for row in np.flatnonzero(counts & ~known).tolist()):
+            self._add(unknown)
+            self._due += 4 * len(unknown)
             slots = self._slots(keys)
         marks = np.zeros(len(times), np.uint8)
         for mark, rows in ((Mark.COUNTED, counts), (Mark.LATE, late), (Mark.FUTURE, future), (Mark.REPLAYED, replayed)):
@@ -131,12 +134,18 @@ class Partition(ABC):
         self._touched = grown(self._touched, size, 0)
         self._grow(size)
 
-    def _sweep(self, rows: int) -> None:
-        """Looks at a slot for every four rows, in turns, and removes what no event can see; and keys beyond the cap."""
+    def _sweep(self) -> None:
+        """Looks at the slots that are due, in turns, and removes what no event can see; and keys beyond the cap.
+
+        Four slots are due for a new key, so at most a quarter of the slots waits to be removed, and one for four rows.
+        """
         size = len(self._keys)
-        begin = self._swept if self._swept < size else 0
-        self._swept = end = min(begin - (-rows // 4), size)
-        self._remove(begin + np.flatnonzero(self._dead(begin, end)))
+        left, self._due = min(int(self._due), size), self._due % 1
+        while left:
+            begin = self._swept % size
+            self._swept = end = min(begin + left, size)
+            self._remove(begin + np.flatnonzero(self._dead(begin, end)))
+            left -= end - begin
         if len(self) > self.definition.cap:
             alive = np.fromiter(self._index.values(), np.int64, len(self))
             over = len(self) - self.definition.cap + self.definition.cap // 32
@@ -209,7 +218,7 @@ class Partition(ABC):
     def load(self, columns: Mapping[str, Array]) -> None:
         """Takes the arrays in place of everything, and keeps them. Raises ValueError for arrays that this definition cannot have given."""
         try:
-            text, sizes, standing = columns["keys"].tobytes(), columns["sizes"], Standing(*columns["standing"].tolist())
+            text, sizes, (offset, latest) = columns["keys"].tobytes(), columns["sizes"], columns["standing"].tolist()
             newest, counted = columns["newest"], columns["counted"]
             if not len(sizes) == len(newest) == len(counted) or int(sizes.clip(0).sum(dtype=np.int64)) != len(text):
                 raise ValueError("the arrays have other sizes")
@@ -221,7 +230,7 @@ class Partition(ABC):
         self._index = {key: slot for slot, key in enumerate(self._keys) if key is not None}
         self._spare = [slot for slot, key in enumerate(self._keys) if key is None]
         self._newest, self._counted, self._touched = newest, counted, np.zeros(len(sizes), bool)
-        self._gone, self._swept, self._before, self.standing = set(), 0, None, standing
+        self._gone, self._swept, self._before, self.standing = set(), 0, None, Standing(offset, latest)
 
     # -- what the two kinds do in their ways -----------------------------------------------------------------------
 
