@@ -20,6 +20,7 @@ SUITES = [
     "tests/unit/codecs",
     "tests/unit/pipeline",
     "tests/unit/testing",
+    "tests/unit/windows",
     "tests/contracts/test_codecs.py",
     "tests/properties/test_record_batches.py",
 ]
