@@ -1415,7 +1415,7 @@ static bool fold_fits(const Py_buffer *view, Py_ssize_t *sizes, Py_ssize_t *plac
         columns = track->value >= columns ? track->value + 1 : columns;
     }
     const int64_t *counts = view[COUNTS].buf, *slot = view[SLOTS].buf;
-    if (!tracks || !backs || width < 1 || sizes[COUNTS] != 2 || counts[0] < 0 || counts[1] < 1 || sizes[FREE] < counts[0] + rows * *places
+    if (!tracks || !backs || width < 1 || sizes[COUNTS] != 2 || counts[0] < 0 || counts[1] < 1 || sizes[FREE] < smaller(counts[0] + rows * *places, sizes[POOL] / width)
         || sizes[POOL] / width > INT32_MAX || sizes[POOL] / width < counts[1] + larger(rows * backs - counts[0], 0) || sizes[TIMES] != rows
         || sizes[OFFSETS] != rows || sizes[LATEST] != rows || sizes[MARKS] != rows || sizes[VALUES] < columns * rows
         || sizes[TAKES] != tracks * rows || sizes[INTO] != rows * backs * width)
@@ -1536,7 +1536,12 @@ static PyObject *pack_windows(PyObject *module, PyObject *args) {
     for (Py_ssize_t row = 0; made && row < rows; row++) {
         Py_ssize_t count = sizes[P_HEADS] / rows;
         uint64_t *bits = room;
-        PyObject *one = pack_key(hops, backs, places, (int32_t *)view[P_RING].buf + slot[row] * places, (int64_t *)view[P_TOP].buf + slot[row] * backs,
+        const int32_t *ring = view[P_RING].buf;
+        for (Py_ssize_t k = 0; row + FAR < rows && k < places; k += 16)
+            PREFETCH(ring + slot[row + FAR] * places + k);
+        for (Py_ssize_t k = 0; row + NEAR < rows && k < places; k++)
+            PREFETCH((double *)view[P_POOL].buf + ring[slot[row + NEAR] * places + k] * width);
+        PyObject *one = pack_key(hops, backs, places, ring + slot[row] * places, (int64_t *)view[P_TOP].buf + slot[row] * backs,
                                  view[P_POOL].buf, width, (int64_t *)view[P_HEADS].buf + row * count, count, latest, bits,
                                  (int32_t *)(bits + (places + 63) / 64));
         if (!one || PyList_SetItem(made, row, one) < 0)

@@ -98,7 +98,7 @@ class Partition(ABC):
 
     def _marked(self, keys: Sequence[bytes], times: Array, offsets: Array, now: Array | int) -> tuple[Array, Array, Array]:
         """Returns the slot of each row (int64 [N]), the newest time before each row and after all (int64 [N + 1]), and their marks."""
-        future = (times > now + np.int64(self.definition.ahead)) | (abs(times) >= _TIMES)
+        future = (times > now + np.int64(self.definition.ahead)) | (times >= _TIMES) | (times <= -_TIMES)
         new = ~future & (offsets > self.standing.offset)  # the others moved it before, as the clock was then
         latest = np.maximum.accumulate(np.r_[np.int64(self.standing.latest), np.where(new, times, NEVER)])
         late = ~future & (times < latest[:-1] - self.definition.lateness)

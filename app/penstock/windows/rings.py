@@ -75,7 +75,7 @@ class Rings:
         """Makes room for so many more tiles, and for so many that become free."""
         if (wanted := tiles - int(self.counts[0])) > 0:
             self.pool = grown(self.pool, int(self.counts[1]) + wanted, 0)
-        self.free = grown(self.free, int(self.counts[0]) + freed, 0)
+        self.free = grown(self.free, min(int(self.counts[0]) + freed, len(self.pool)), 0)
 
     def take(self, number: int) -> Array:
         """Returns the numbers of so many tiles, whose cells hold anything. Room must be reserved."""

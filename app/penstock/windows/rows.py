@@ -52,11 +52,11 @@ class Rows:
 
 
 def keys_of(columns: Sequence[Array]) -> list[bytes]:
-    """Returns the key of each row, from the columns of the fields `by`, none of them null: equal bytes are equal fields.
+    """Returns the key of each row, from the columns of the fields `by`: equal bytes are equal fields.
 
-    One column of text is its UTF-8. Anything else is MessagePack, so the bytes do not depend on the host.
+    Text in one column is its UTF-8. Anything else is MessagePack, so the bytes do not depend on the host.
     """
     lists = [column.tolist() for column in columns]
-    if len(lists) == 1 and all(type(one) is str for one in lists[0]):
-        return [one.encode("utf-8", "surrogatepass") for one in lists[0]]
-    return [msgspec.msgpack.encode(one) for one in (zip(*lists, strict=True) if len(lists) > 1 else lists[0])]
+    if len(lists) > 1:
+        return [msgspec.msgpack.encode(row) for row in zip(*lists, strict=True)]
+    return [one.encode("utf-8", "surrogatepass") if type(one) is str else msgspec.msgpack.encode(one) for one in lists[0]]

@@ -162,4 +162,5 @@ def test_equal_keys_are_equal_fields() -> None:
     names, numbers = np.array(["a", "", "1"], object), np.array([1, 2, 3])
     assert keys_of([names]) == [b"a", b"", b"1"]
     assert len({*keys_of([numbers]), *keys_of([names, numbers]), *keys_of([numbers, names])}) == 9
+    assert keys_of([np.array(["a", None, "\ud800"], object)]) == [b"a", b"\xc0", b"\xed\xa0\x80"]
     assert keys_of([np.array([True, False])]) == [b"\xc3", b"\xc2"]
