@@ -1479,6 +1479,8 @@ done:
 
 enum { P_HOPS, P_RING, P_TOP, P_POOL, P_SLOTS, P_HEADS, P_ARRAYS };
 
+static const int64_t NEVER = -((int64_t)1 << 62); /* penstock.state.base.NEVER */
+
 /* Returns the bytes of one key: heads, tops, bits of the places whose tile is not stale, and the tiles. */
 static PyObject *pack_key(const LookBack *hops, Py_ssize_t backs, Py_ssize_t places, const int32_t *ring, const int64_t *top, const double *pool,
                           Py_ssize_t width, const int64_t *heads, Py_ssize_t count, int64_t latest, uint64_t *bits, int32_t *tiles) {
@@ -1499,8 +1501,12 @@ static PyObject *pack_key(const LookBack *hops, Py_ssize_t backs, Py_ssize_t pla
         return NULL;
     byte *p = (byte *)PyBytes_AS_STRING(made);
     memcpy(p, heads, (size_t)count * 8);
-    memcpy(p += count * 8, top, (size_t)backs * 8);
-    memcpy(p += backs * 8, bits, (size_t)words * 8);
+    p += count * 8;
+    for (Py_ssize_t k = 0; k < backs; k++, p += 8) {
+        bool stale = top[k] < floor_div(latest, hops[k].length) - hops[k].places + 1;
+        memcpy(p, stale ? &NEVER : &top[k], 8);
+    }
+    memcpy(p, bits, (size_t)words * 8);
     p += words * 8;
     for (Py_ssize_t k = 0; k < found; k++, p += width * 8)
         memcpy(p, pool + tiles[k] * width, (size_t)width * 8);

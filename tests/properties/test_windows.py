@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -89,20 +89,20 @@ class Reference:
     def feature(self, one: Aggregate, back: LookBack, event: Event) -> Any:
         seen = [each for each in self.sees(back, event) if (each.where or not one.where) and (math.isfinite(each.value) or not one.value)]
         values, nan = [each.value for each in seen], math.nan
-        found = {
-            "count": len(values),
-            "rate": len(values) / ((event.time - self.begin(back, event.time)) / 1000),
-            "sum": math.fsum(values) if one.value else nan,
-            "mean": statistics.fmean(values) if values else nan,
-            "variance": statistics.pvariance(values) if values and one.kind == "variance" else nan,
-            "min": min(values, default=nan),
-            "max": max(values, default=nan),
-            "first": values[0] if values else nan,
-            "last": values[-1] if values else nan,
-            "last_k": [*reversed(values), *[nan] * one.k][: one.k],
-            "since": (event.time - seen[-1].time) / 1000 if seen else nan,
+        found: dict[Kind, Callable[[], Any]] = {
+            "count": lambda: len(values),
+            "rate": lambda: len(values) / ((event.time - self.begin(back, event.time)) / 1000),
+            "sum": lambda: math.fsum(values),
+            "mean": lambda: statistics.fmean(values) if values else nan,
+            "variance": lambda: statistics.pvariance(values) if values else nan,
+            "min": lambda: min(values, default=nan),
+            "max": lambda: max(values, default=nan),
+            "first": lambda: values[0] if values else nan,
+            "last": lambda: values[-1] if values else nan,
+            "last_k": lambda: [*reversed(values), *[nan] * one.k][: one.k],
+            "since": lambda: (event.time - seen[-1].time) / 1000 if seen else nan,
         }
-        return found[one.kind]
+        return found[one.kind]()
 
 
 def aggregates() -> st.SearchStrategy[Aggregate]:

@@ -135,8 +135,10 @@ class Rings:
         bits = np.zeros((len(slots), self._words * 8), np.uint8)
         packed = np.packbits(live, axis=1, bitorder="little")
         bits[:, : packed.shape[1]] = packed
+        top = self.top[slots]
+        top[top < self.horizon(latest)] = NEVER  # a ring that is stale as a whole says the same as none
         cells = np.empty(int(sizes.sum()), "<i8")
-        cells[begins[:, None] + np.arange(self.head)] = np.concatenate([heads, self.top[slots], bits.view("<i8")], axis=1)
+        cells[begins[:, None] + np.arange(self.head)] = np.concatenate([heads, top, bits.view("<i8")], axis=1)
         tiles = self.pool[ring[live]].view("<i8")
         cells[self._at(begins, number)] = tiles
         data, ends = cells.tobytes(), ((begins + sizes) * 8).tolist()
