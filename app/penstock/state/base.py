@@ -68,7 +68,7 @@ def standing_entry(standing: Standing) -> Entry:
 def folded(entries: Iterable[Entry], size: int) -> Iterator[tuple[dict[bytes, bytes | None], Standing | None]]:
     """Yields what up to `size` records at a time leave: keys with their last value, None where they are removed, and the last standing.
 
-    Raises ValueError for a record that is none of a changelog.
+    Raises ValueError for a record that no checkpoint has.
     """
     left = iter(entries)
     while taken := dict(islice(left, size)):

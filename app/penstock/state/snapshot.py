@@ -78,7 +78,7 @@ def save(folder: Path, state: Keyed, partition: int, position: int) -> Path:
 def load(folder: Path, state: Keyed, partition: int) -> int | Refused:
     """Fills the state from its snapshot, and returns the offset at which its changelog goes on.
 
-    When there is none that can be used, the state is as it was, and the reason is returned.
+    When it is missing or cannot be used, the state is as it was, and the reason is returned.
     """
     file = path(folder, state.name, partition)
     try:

@@ -1,4 +1,4 @@
-"""Keys and bytes: the state of owners that pack each key by itself. What is kept in columns has a class of its own (`penstock.windows`)."""
+"""Keys and bytes: the state of owners that pack each key by itself. State in columns has another class (`penstock.windows.Partition`)."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ FORMAT: Final = 1  # of the bytes of a key: it goes into the name of the state
 MOST_LAST: Final = 64
 MOST_HOPS: Final = 4096
 
-# What each kind reads of a partial, beside the number of its values; `last` stands for the newest values.
+# What each kind reads of a partial, beside the number of its values. Those in _NEWEST read its newest values.
 _READS: Final[dict[Kind, frozenset[Part]]] = {
     "count": frozenset(),
     "rate": frozenset(),

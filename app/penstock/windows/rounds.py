@@ -1,6 +1,6 @@
 """Rows through the rings, in numpy: in each round one row of every key, so that rows of one key see each other in their order.
 
-It is what the native part is compared with, bit by bit, and what runs where there is none. A round is computed in columns; there are as
+It is what the native part is compared with, bit by bit, and what runs where that is not built. A round is computed in columns; there are as
 many rounds as the key with the most rows has rows.
 """
 
