@@ -10,9 +10,11 @@ import pytest
 
 from penstock.native import native
 from penstock.windows import Aggregate, Definition, LookBack, Mark, Partition, Windowed, keys_of, open_partition
+from penstock.windows.definition import Late
 from penstock.windows.sawtooth import Sawtooth
 
 COUNTS = Definition(("user",), (Aggregate("n", "count", "v"), Aggregate("spread", "variance", "v")), (LookBack("10", 10, 5),))
+TYPES = {"i": np.int32, "l": np.int64, "d": np.float64, "B": np.uint8, "?": np.bool_}
 EXACT = replace(COUNTS, exact=True)
 
 
@@ -50,7 +52,7 @@ def test_a_row_behind_a_later_one_sees_whole_hops_only() -> None:
 
 @pytest.mark.parametrize("definition", [COUNTS, EXACT])
 @pytest.mark.parametrize(("late", "seen"), [("drop", 1), ("side", 1), ("update", 2)])
-def test_late_rows_are_marked_and_count_where_it_is_wanted(definition: Definition, late: str, seen: int) -> None:
+def test_late_rows_are_marked_and_count_where_it_is_wanted(definition: Definition, late: Late, seen: int) -> None:
     found = run(open_partition(replace(definition, late=late)), [("a", 8), ("a", 1), ("b", 9), ("a", 9)])
     assert found.count(Mark.LATE) == 1
     assert counted(found)[-1] == seen
@@ -153,9 +155,14 @@ def test_keys_come_after_a_snapshot_was_loaded(definition: Definition) -> None:
 @pytest.mark.skipif(native is None, reason="the native part is not built")
 def test_native_part_refuses_arrays_that_do_not_fit_together() -> None:
     assert native is not None
-    for call in (native.fold_windows, native.pack_windows):
-        with pytest.raises(ValueError, match="other types"):
-            call((), 0)  # type: ignore[operator]  # a flag and a time
+    with pytest.raises(ValueError, match="other types"):
+        native.fold_windows((), False)
+    with pytest.raises(ValueError, match="other types"):
+        native.pack_windows((np.zeros(3),) * 6, 0)
+    with pytest.raises(ValueError, match="other sizes"):
+        native.fold_windows(tuple(np.ones((3, 3, 3), TYPES[code]) for code in "ilildildlllllllBd?d"), False)
+    with pytest.raises(ValueError, match="other sizes"):
+        native.pack_windows(tuple(np.full((3, 3), 9, TYPES[code]) for code in "lildll"), 0)
 
 
 def test_equal_keys_are_equal_fields() -> None:
