@@ -25,6 +25,7 @@ from penstock.windows.rows import Mark, Rows
 __all__ = ["Partition", "Windowed"]
 
 _CHUNK: Final = 8192  # rows that are computed, and records that are restored, together
+_TOGETHER: Final = 1024  # slots that are looked at together, if there are so many
 _TIMES: Final = 2**53  # ms, on both sides of the epoch: such times are exact as float64
 
 
@@ -139,8 +140,9 @@ class Partition(ABC):
 
         Four slots are due for a new key, so at most a quarter of the slots waits to be removed, and one for four rows.
         """
-        size = len(self._keys)
-        left, self._due = min(int(self._due), size), self._due % 1
+        size, left = len(self._keys), 0
+        if self._due >= min(size, _TOGETHER):
+            left, self._due = min(int(self._due), size), self._due % 1
         while left:
             begin = self._swept % size
             self._swept = end = min(begin + left, size)

@@ -79,10 +79,11 @@ def test_values_that_are_not_finite_are_null_and_null_is_not_counted() -> None:
     assert counted(found) == [0, 0, 0, 1]
 
 
-def test_variance_does_not_cancel() -> None:
+@pytest.mark.parametrize("portable", [False, True])
+def test_variance_does_not_cancel(portable: bool) -> None:
     """A difference of sums of squares has no correct digit here."""
     values = [1e9 + one for one in (0.0, 1.0, 2.0, 3.0, 0.0)]
-    found = run(open_partition(COUNTS), [("a", time) for time in (0, 2, 4, 6, 8)], values=values)
+    found = run(Sawtooth(COUNTS, portable=portable), [("a", time) for time in (0, 2, 4, 6, 8)], values=values)
     assert found.columns["spread_10"][-1] == 1.25
 
 
