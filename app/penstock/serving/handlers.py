@@ -39,8 +39,9 @@ __all__ = ["Receiver", "Service", "Tally"]
 logger = logging.getLogger(__name__)
 
 NAME: Final = "penstock"
-GATHERING: Final = 0.001  # seconds
-ENOUGH: Final = 3  # requests that make that worth while
+GATHERING: Final = 0.005  # seconds, at most
+PAUSE: Final = 0.0003  # seconds without another request, which end it
+ENOUGH: Final = 3  # requests that make it worth while
 FADES: Final = 0.8  # per batch
 EXTENSIONS: Final = ("binary_tensor_data", "model_repository", "statistics")
 
@@ -69,7 +70,7 @@ class Receiver(Protocol):
         """Gives it the outcome. It does not raise."""
 
     def set_exception(self, exception: Exception, /) -> None:
-        """Tells it why there is none. It does not raise."""
+        """Tells it why it gets no outcome. It does not raise."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -116,6 +117,7 @@ class Service:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="models")
         self._busy = self._due = False
         self._gathered = 0.0  # requests of the last batches that gathered: the most, and what it fades to
+        self._last = self._until = 0.0  # when a request came last that gathers, and when its batch has to begin
         self._tallies: dict[tuple[str, str], Tally] = {}
         self._reading = 0  # bytes of bodies that are being read
         self.metrics.requests_waiting.set_function(lambda: len(self._batcher))
@@ -242,7 +244,7 @@ class Service:
     def ask_model(
         self, model: Model, part: Columns, answer: Receiver, *, size: int, deadline: float, version: str = "", gather: bool = False
     ) -> None:
-        """Puts tensors in line; others may `gather` for GATHERING seconds before they run. Raises CallRefused."""
+        """Puts tensors in line; others may `gather` before they run. Raises CallRefused."""
         self._submit(model.name, part, part.rows, answer, size=size, deadline=deadline, version=version, model=model, gather=gather)
 
     @property
@@ -277,17 +279,25 @@ class Service:
     ) -> None:  # fmt: skip
         job = _Job(rows=rows, bytes=size, deadline=deadline, part=part, version=version, answer=answer, model=model)
         self._batcher.offer(lane, job, time.monotonic())
+        if gather:
+            self._last = time.monotonic()
         if not (self._due or self._busy):
             self._due = True
             loop = asyncio.get_running_loop()
             if gather:
-                loop.call_later(GATHERING, self._gathering)
+                self._until = self._last + GATHERING
+                loop.call_later(PAUSE, self._gathering)
             else:
                 loop.call_soon(self._turn)
 
     # -- one batch after the other --------------------------------------------------------------------------------------
 
     def _gathering(self) -> None:
+        """Runs the next batch when no request has come for PAUSE seconds."""
+        left = min(self._last + PAUSE, self._until) - time.monotonic()
+        if left > 0:
+            asyncio.get_running_loop().call_later(left, self._gathering)
+            return
         self._gathered = max(float(len(self._batcher)), self._gathered * FADES)
         self._turn()
 

@@ -505,7 +505,7 @@ def _is_stream(headers: Headers) -> bool:
 
 
 def _authorization(scope: Scope, headers: Headers) -> str | None:
-    """Returns the credential in the headers. Several are none: a proxy before this service may have judged another one."""
+    """Returns the credential in the headers. Several are refused: a proxy before this service may have judged another one."""
     if b"authorization" not in headers:
         return None
     return b", ".join(value for name, value in scope["headers"] if name == b"authorization").decode("latin-1")
