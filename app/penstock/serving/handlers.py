@@ -61,7 +61,7 @@ class Tally:
 
 
 class Receiver(Protocol):
-    """What waits for an outcome: a future, or what is told at once, in the turn in which the batch has run."""
+    """What waits for an outcome: a future, or what receives it at once, in the turn in which the batch has run."""
 
     def done(self) -> bool:
         """Whether it has the outcome, or waits no longer."""
@@ -70,7 +70,7 @@ class Receiver(Protocol):
         """Gives it the outcome. It does not raise."""
 
     def set_exception(self, exception: Exception, /) -> None:
-        """Tells it why it gets no outcome. It does not raise."""
+        """Gives it the reason why it gets no outcome. It does not raise."""
 
 
 @dataclass(slots=True, kw_only=True)
