@@ -164,7 +164,7 @@ class _Short:
 
 
 class _Cycle:
-    """A request of `_Short`, with what uvicorn reads and writes of its own."""
+    """A request of `_Short`, with the attributes that uvicorn uses of its cycles."""
 
     __slots__ = ("_connection", "disconnected", "keep_alive", "response_complete")
     more_body = False
@@ -180,7 +180,7 @@ class _Cycle:
         return self
 
     def set(self) -> None:
-        """Nobody waits for more of the body."""
+        """The body is complete: nothing waits for more of it."""
 
     def __call__(self, status: int, head: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
         """Sends the answer, unless the connection is lost."""
