@@ -48,14 +48,14 @@ class AskedEvents:
         if isinstance(found, Exception):
             raise found
         assert isinstance(found, list), "events are answered by a list"
+        alone = found[0] if self._one else b""
+        if isinstance(alone, Failure):  # noted as what it is refused with
+            raise Forbidden(str(alone.error)) if alone.error.where == "access" else alone.error
         self._service.note(self._caller, "score", "ok", generation=live.generation, rows=len(found))
-        if not self._one:
-            bad = sum(type(each) is Failure for each in found)
-            return 200, (JSON, *live.about, (b"penstock-failed", b"%d" % bad)), b"[" + b",".join(map(written, found)) + b"]"
-        (answer,) = found
-        if isinstance(answer, Failure):
-            raise Forbidden(str(answer.error)) if answer.error.where == "access" else answer.error
-        return 200, (JSON, *live.about), answer
+        if self._one:
+            return 200, (JSON, *live.about), alone
+        bad = sum(type(each) is Failure for each in found)
+        return 200, (JSON, *live.about, (b"penstock-failed", b"%d" % bad)), b"[" + b",".join(map(written, found)) + b"]"
 
 
 class AskedTensors:
