@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
@@ -34,14 +35,17 @@ class AskedEvents:
         caller.spend(len(self.values))
 
     def ask(self, answer: Receiver) -> None:
-        """Puts the events in line: not for a caller that may not send some of them, nor where they are looked up. Raises CallRefused."""
+        """Puts the events in line; none are answered in the next turn of the loop. Raises CallRefused.
+
+        Not for a caller that may not send some of them, nor where they are looked up.
+        """
         service = self._service
         live, deadline = service.live, service.deadline(bodies.seconds(self._headers))
         events = live.source(self._source)
         if records := bodies.records(events.source.topic, self.values, self._headers):
             service.ask_events(events, records, answer, size=self._size, deadline=deadline)
         else:
-            answer.set_result((live, []))
+            asyncio.get_running_loop().call_soon(answer.set_result, (live, []))
 
     def answer(self, live: Live, found: Outcome) -> Answer:
         """Raises the failure of an event that was sent alone, and Forbidden where the caller may not send it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Final, Protocol
@@ -23,6 +24,7 @@ WHOLE: Final = 64 * 1024  # bytes of a body that is waited for in one piece
 TOGETHER: Final = 0.005  # seconds that it may take
 SWEEP: Final = 1.0  # seconds between two looks at the connections of a service
 CLOSE: Final = (b"connection", b"close")
+_PLAIN: Final = re.compile(rb"/(?!/)[!-\"$&-~]{0,8191}")  # a path, and a query, that mean what they are: not encoded, no fragment
 
 Reply = Callable[[int, Sequence[tuple[bytes, bytes]], bytes], None]  # status, headers, and body of an answer
 
@@ -31,9 +33,9 @@ class Door(Protocol):
     """What answers requests that have come whole."""
 
     def take(self, url: bytes, scope: MutableMapping[str, Any], body: bytes, reply: Reply) -> bool:
-        """Takes a POST request, and calls `reply` with its answer, now or later. False: it is not one of these.
+        """Takes a POST request, and calls `reply` with its answer in a later turn of the loop. False: it is not one of these.
 
-        `scope` is that of ASGI, without what a method and a URL add.
+        `scope` is that of ASGI, without what a method and a URL add; the path and the query of the URL are as they are.
         """
 
 
@@ -105,7 +107,7 @@ class _Short:
 
     def data_received(self: Any, data: bytes) -> None:
         super().data_received(data)  # type: ignore[misc]  # of uvicorn's protocol, which the other base is
-        if self._parts is None:
+        if self._parts is None or self.transport.is_closing():
             return
         if sum(map(len, self._parts)) > WHOLE:
             self._pass_on()
@@ -126,7 +128,7 @@ class _Short:
         parser = self.parser
         if (
             alone and not self.expect_100_continue and parser.get_method() == b"POST" and parser.get_http_version() == "1.1"
-            and not parser.should_upgrade() and not self.flow.write_paused
+            and not parser.should_upgrade() and not self.flow.write_paused and _PLAIN.fullmatch(self.url)
         ):  # fmt: skip
             self._parts = []
             return
