@@ -195,6 +195,60 @@ def test_nothing_runs_behind_an_answer_that_ends_the_connection(service: Service
     assert count() == before
 
 
+@pytest.mark.parametrize("way", ["", "Content-Encoding: identity\r\n"], ids=["whole", "packed"])
+def test_a_bad_request_is_not_taken_for_an_earlier_one(service: Service, event: bytes, way: str) -> None:
+    """The answer of the first was that of the second: 400."""
+    first = f"POST {SCORE} HTTP/1.1\r\nHost: x\r\n{way}Content-Length: {len(event)}\r\n\r\n".encode() + event
+    with connected(service) as client:
+        client.sendall(first + b"GET\0\r\n\r\n")
+        assert b" 400 " not in rest_of(client)
+    with connected(service) as client:
+        client.sendall(b"GET\0\r\n\r\n")
+        assert b" 400 " in rest_of(client)
+
+
+def test_trailers_are_no_headers(service: Service, event: bytes) -> None:
+    """What a proxy takes out of the headers, or adds to them, it does not see behind the body."""
+    begin = f"POST {SCORE} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n"
+    body = b"%x\r\n%s\r\n0\r\nX-Request-Timeout: 0\r\nContent-Encoding: br\r\n\r\n" % (len(event), event)
+    for more in ("", "Content-Encoding: identity\r\n"):
+        with connected(service) as client:
+            client.sendall(f"{begin}{more}\r\n".encode() + body)
+            assert rest_of(client).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("more", ["", "Content-Encoding: identity\r\n"], ids=["whole", "packed"])
+@pytest.mark.parametrize(
+    "wish", ["Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\n", "Upgrade: websocket\r\nConnection: Upgrade\r\n"]
+)
+def test_a_request_that_asks_for_another_protocol_keeps_its_body(service: Service, event: bytes, wish: str, more: str) -> None:
+    """As Java's client sends it. The body was lost, or read as the next request."""
+    ask = f"POST {SCORE} HTTP/1.1\r\nHost: x\r\n{wish}{more}".encode()
+    length = b"Content-Length: %d\r\n\r\n" % len(event)
+    chunks = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(event), event)
+    last = b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    for parts in ([ask + length + event + ask + chunks + last], [ask, length, event[:50], event[50:] + ask, chunks, last]):
+        with connected(service) as client:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for part in parts:
+                client.sendall(part)
+                time.sleep(0.02)
+            said = rest_of(client)
+        assert (said.count(b"HTTP/1.1 "), said.count(b"HTTP/1.1 200 "), said.count(b'"flight_id"')) == (3, 3, 2)
+
+
+def test_clients_that_leave_are_no_errors(service: Service, event: bytes) -> None:
+    """Those with requests ahead had a traceback each."""
+    for _ in range(20):
+        with connected(service) as client:
+            client.sendall(
+                f"POST {SCORE} HTTP/1.1\r\nHost: x\r\nContent-Encoding: identity\r\nContent-Length: {len(event)}\r\n\r\n".encode() * 3
+            )
+            client.sendall((head(len(event)) + event) * 3)
+    assert answers(service, event)
+    assert "Traceback" not in service.log.read_text()
+
+
 def test_a_body_of_100_mb_is_refused_by_its_length(strict: Service, event: bytes) -> None:
     """Without being read."""
     with connected(strict) as client:
