@@ -302,7 +302,7 @@ async def sweep(server: uvicorn.Server, most: int, idle: float) -> None:
     """Closes the connections of a service that have been silent for too long, and beyond `most` those silent for longest.
 
     Also those whose request is on its way: its body, or a stream of lines, may come for as long as its client likes. A connection that has
-    come since the last sweep stays: its request may be about to be read.
+    come since the last sweep stays: its request may be about to be read; so does one whose request may come whole, for TOGETHER.
     """
     loop = asyncio.get_running_loop()
     swept = loop.time()
@@ -310,7 +310,8 @@ async def sweep(server: uvicorn.Server, most: int, idle: float) -> None:
         await asyncio.sleep(min(SWEEP, idle / 2))
         before, swept = swept, loop.time()
         connections: Any = server.server_state.connections
-        waiting = [one for one in connections if (not _busy(one) or one.cycle.more_body) and not (one.new and one.quiet > before)]
+        still = [one for one in connections if getattr(one, "_parts", None) is None]
+        waiting = [one for one in still if (not _busy(one) or one.cycle.more_body) and not (one.new and one.quiet > before)]
         waiting.sort(key=lambda one: one.heard)
         excess = len(connections) - most
         for at, one in enumerate(waiting):
