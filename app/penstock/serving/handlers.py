@@ -340,15 +340,11 @@ class Service:
         members = [job for job in members if not job.answer.done()]
         parts = [job.part for job in members]
         if batch.expected <= self._offload_after:
-            try:
-                outcomes: Sequence[Outcome] = target.run(parts)
-            except Exception as error:  # noqa: BLE001  whatever a run raises is its callers' answer
-                outcomes = self._alone(target, parts, error)
-            self._ended(batch, live, target, members, outcomes, began)
+            self._ended(batch, live, target, members, self._run(target, parts), began)
             return
         self._busy = True
         self.metrics.offloaded.inc()
-        running = asyncio.get_running_loop().run_in_executor(self._thread, target.run, parts)
+        running = asyncio.get_running_loop().run_in_executor(self._thread, self._run, target, parts)
 
         def ended(done: asyncio.Future[Sequence[Outcome]]) -> None:
             self._busy = False
@@ -359,10 +355,15 @@ class Service:
 
         running.add_done_callback(ended)
 
-    def _alone(self, target: Any, parts: Sequence[Any], error: Exception) -> list[Outcome]:
-        """Returns the outcomes of requests that together raised: each runs alone, so that it fails alone."""
-        if len(parts) == 1:
-            return [self._bug(error)]
+    def _run(self, target: Any, parts: Sequence[Any]) -> Sequence[Outcome]:
+        """Returns the outcomes of requests. Where they raise together, each runs alone, so that it fails alone."""
+        try:
+            outcomes: Sequence[Outcome] = target.run(parts)
+        except Exception as error:  # noqa: BLE001  whatever a run raises is its callers' answer
+            if len(parts) == 1:
+                return [self._bug(error)]
+        else:
+            return outcomes
         found: list[Outcome] = []
         for part in parts:
             try:
