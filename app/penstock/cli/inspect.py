@@ -57,7 +57,8 @@ def inspect(loaded: Loaded, settings: Settings) -> Iterator[Finding]:
         yield Finding("brokers", "failed", str(error), error)
         return
     try:
-        found = topics.described(admin, loaded, settings)
+        shares = runtime.shares(loaded, f"{settings.application}.{name}")
+        found = {topic: one for share in shares.values() for topic, one in topics.described(admin, share, settings).items()}
     except PenstockError as error:
         yield Finding("topics", "failed", str(error), error)
         return

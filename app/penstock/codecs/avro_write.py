@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import fastavro
@@ -34,10 +34,10 @@ _SMALL: Final = [_varint(number) for number in range(8192)]
 
 
 class AvroEncoder:
-    """Encodes rows as datums of `schema`, with `prefix` before each."""
+    """Encodes rows as datums of `schema`, with `prefix` before each. The fields in `gaps` may be NaN."""
 
-    def __init__(self, fields: Sequence[Tensor], schema: Schema, *, prefix: bytes = b"") -> None:
-        self._outputs = Outputs(fields, schema)
+    def __init__(self, fields: Sequence[Tensor], schema: Schema, *, prefix: bytes = b"", gaps: Collection[str] = ()) -> None:
+        self._outputs = Outputs(fields, schema, gaps)
         place = {field.name: i for i, field in enumerate(fields)}
         self._prefix = prefix
         self._plan = _plan(schema.fields, schema.avro, place, "", schema)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import isfinite
 
 import numpy as np
@@ -18,13 +18,14 @@ _every = np.logical_and.reduce  # what `all` calls, by way of Python
 
 
 class Outputs:
-    """The fields of an output event. Raises SchemaError when they do not fit the sink's schema."""
+    """The fields of an output event; those in `gaps` may be NaN. Raises SchemaError when they do not fit the sink's schema."""
 
-    def __init__(self, fields: Sequence[Tensor], schema: Schema | None) -> None:
+    def __init__(self, fields: Sequence[Tensor], schema: Schema | None, gaps: Collection[str] = ()) -> None:
         problems = [] if schema is None else _clashes(fields, schema)
         if problems:
             raise SchemaError(problems)
         self.fields = tuple(fields)
+        self._gaps = frozenset(gaps)
         self._declared = [schema.leaf(field.name) if schema else None for field in fields]
 
     def check(self, columns: Sequence[Array]) -> dict[int, RecordError]:
@@ -35,6 +36,8 @@ class Outputs:
                 if column.size == 1 and isfinite(column.item()):  # numpy takes a hundred times as long for one number
                     continue
                 fine = np.isfinite(column)
+                if field.name in self._gaps:
+                    fine |= np.isnan(column)
                 if not _every(fine, axis=None):
                     _note_number(errors, ~fine, field.name)
             elif column.dtype.kind == "O" and (declared is not None or field.dtype != "string"):
