@@ -235,7 +235,7 @@ def _same_share(loaded: Loaded, made: Mapping[str, Loaded]) -> Loaded:
     """Returns the share of the same process. Raises ModelMismatch where another version would change what a topic between stages holds."""
     assert loaded.share is not None, "the caller has looked"
     found = made[loaded.share.process]
-    assert found.share is not None, "the file says what is materialised"
+    assert found.share is not None, "materialised nodes stay materialised"
     for node, schema in loaded.share.schemas.items():
         if [replace(one, name="") for one in found.share.schemas[node].fields] != [replace(one, name="") for one in schema.fields]:
             topic = loaded.share.between[node].topic

@@ -125,9 +125,15 @@ def _strings(values: list[str], errors: dict[int, RecordError]) -> list[bytes]:
 
 def _arrays(items: Field, column: Array, errors: dict[int, RecordError]) -> list[bytes]:
     """One block per array; the cells of all rows are made together and then distributed."""
+    if column.ndim == 1:  # the rows have arrays of different lengths
+        return [_arrays(items, one[np.newaxis], errors)[0] for one in column]
     size = column.shape[1]
     if size == 0:
         return [b"\0"] * len(column)
+    if items.kind in ("float", "double") and column.ndim == 2:
+        head, packed = _varint(size), column.astype("<f4" if items.kind == "float" else "<f8", copy=False).tobytes()
+        width = size * (4 if items.kind == "float" else 8)
+        return [head + packed[at : at + width] + b"\0" for at in range(0, len(packed), width)]
     inner: dict[int, RecordError] = {}
     cells = _cells(items, column.reshape(len(column) * size, *column.shape[2:]), inner)
     for at, error in inner.items():

@@ -32,7 +32,9 @@ class Outputs:
         """Returns the rows that cannot be written: a non-finite number, a forbidden null, or a string that is not a symbol of its enum."""
         errors: dict[int, RecordError] = {}
         for field, declared, column in zip(self.fields, self._declared, columns, strict=True):
-            if column.dtype.kind == "f":
+            if column.dtype.kind == "O" and column.ndim == 1 and field.shape:
+                _check_ragged(field, column, errors)
+            elif column.dtype.kind == "f":
                 if column.size == 1 and isfinite(column.item()):  # numpy takes a hundred times as long for one number
                     continue
                 fine = np.isfinite(column)
@@ -43,6 +45,15 @@ class Outputs:
             elif column.dtype.kind == "O" and (declared is not None or field.dtype != "string"):
                 _check_objects(field, declared, column, errors)
         return errors
+
+
+def _check_ragged(field: Tensor, column: Array, errors: dict[int, RecordError]) -> None:
+    """Checks rows with arrays of different lengths."""
+    if field.dtype.startswith("float") and len(column):
+        lengths = [len(one) for one in column]
+        bad = ~np.isfinite(np.concatenate(column)).reshape(sum(lengths), -1).all(axis=1)
+        for row in np.unique(np.repeat(np.arange(len(column)), lengths)[bad]).tolist():
+            errors.setdefault(row, EncodeError(f"field {field.name!r} is not a finite number", field=field.name))
 
 
 def _check_objects(field: Tensor, declared: Field | None, column: Array, errors: dict[int, RecordError]) -> None:

@@ -355,7 +355,7 @@ class Operator:
             found = verdict(now, min_ready)
             if found is Verdict.ACTIVATE and min_ready is None and self.fleet.lacking():  # a stage has lost its last worker
                 found = Verdict.WAIT
-            if old := outdated(self.fleet.workers()):  # a worker that started after the check
+            if old := outdated(self.fleet.workers()):  # one that started after the check
                 await self._give_up(
                     release, old, f"{len(old)} of {len(live)} live workers run an older Penstock: upgrade them", on_progress
                 )

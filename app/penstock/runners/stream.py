@@ -264,7 +264,7 @@ class StreamRunner:
             settings,
             group,
             metrics=self.metrics,
-            written=written,
+            written=written | {one.source.topic for stage in self.loaded.wiring.stages for one in stage.inputs if one.behind},
             lookout=lookout,
             before_reading=self._assigned,
             throttle=throttle,

@@ -1,4 +1,4 @@
-"""Cuts a wiring behind the nodes that are materialised: what runs in processes of its own on Kafka, with a topic in between.
+"""Cuts a wiring behind the nodes that are materialised: what runs in separate processes on Kafka, with a topic in between.
 
 1. Each materialised node ends a stage, which is named after it. The sinks that read the same materialised nodes, directly or through
    others, are written by one more stage, which is named after the first of them; those that read none stay in the stage of their source.
@@ -160,7 +160,7 @@ class _Pieces:
         return _Piece(name, begins, [step for one, step in self._steps.items() if one in needed], node, emits)
 
     def _carriers(self, column: str, begins: tuple[str, ...]) -> Iterator[str]:
-        """Yields which of these nodes' topics have the column: that of its own node; of an earlier one, those behind it; else all."""
+        """Yields which of these nodes' topics have the column: that of the node that makes it; of an earlier one, those behind it; else all."""
         maker = self._maker.get(column)
         for one in begins:
             if maker is None or maker == one or maker in self._before[one]:
@@ -238,7 +238,7 @@ def _sink(one: Between) -> Sink:
 
 
 def stage_problems(wiring: Wiring) -> Iterator[Finding]:
-    """Yields what keeps a wiring from being cut where its file says so."""
+    """Yields what keeps a wiring from being cut where the file has `materialize`."""
     found = cut(wiring, wiring.topology.name)
     for stage in found.wiring.stages:
         if len(stage.inputs) > 1:
@@ -271,5 +271,5 @@ def stage_clashes(topology: Topology) -> Iterator[Finding]:
         assert spec is not None
         if spec.topic and spec.topic in topics:
             message = f"nodes.{node.name}.materialize: the topic {spec.topic!r} is {topics[spec.topic]}"
-            yield spec.mark, message, "use a topic of its own"
+            yield spec.mark, message, "use another topic"
         topics[spec.topic] = f"that of the node {node.name!r}"
