@@ -160,7 +160,7 @@ class _Pieces:
         return _Piece(name, begins, [step for one, step in self._steps.items() if one in needed], node, emits)
 
     def _carriers(self, column: str, begins: tuple[str, ...]) -> Iterator[str]:
-        """Yields which of these nodes' topics have the column: that of the node that makes it; of an earlier one, those behind it; else all."""
+        """Yields which of these topics have the column: that of its maker; of an earlier node, those behind it; else all."""
         maker = self._maker.get(column)
         for one in begins:
             if maker is None or maker == one or maker in self._before[one]:
