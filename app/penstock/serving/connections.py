@@ -227,7 +227,7 @@ class _Bounded:
             self.transport.abort()  # type: ignore[attr-defined]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._running is not None:  # its answer would be an error in the log: uvicorn tells only the last request
+        if self._running is not None:  # its answer would be an error in the log: uvicorn reports only the last request
             self._running.disconnected = True
         super().connection_lost(exc)  # type: ignore[misc]
 
