@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the main benchmark. Further commands: `peers`, `micro`, `batch`, `windows`, `letters`, `profile` and `report`."""
+"""`python -m benchmarks`: the main benchmark. More commands: `peers`, `micro`, `batch`, `joins`, `windows`, `letters`, `profile`, `report`."""
 
 from __future__ import annotations
 
@@ -127,6 +127,19 @@ def letters(rows: int) -> None:
     with progress_bar() as progress:
         sheet = measure(rows, progress)
     show(sheet)
+
+
+@main.command()
+@click.option("--ids", default=100_000, show_default=True, type=click.IntRange(10_000), help="Events of a round; each is new.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Rounds in turns; figures are medians.")
+def joins(ids: int, rounds: int) -> None:
+    """Event ids per second that a join of 2, 3 and 5 members answers, in one thread, without Kafka."""
+    from benchmarks.joins import measure
+
+    with progress_bar() as progress:
+        sheet = measure(ids, rounds, progress)
+    show(sheet)
+    out.print(where(results.machine()), markup=False, highlight=False)
 
 
 @main.command()

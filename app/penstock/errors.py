@@ -15,7 +15,8 @@ PenstockError
 ├── RecordError              one record cannot be processed: becomes a Failure, then a dead letter
 │   ├── DecodeError
 │   ├── InferenceError
-│   └── EncodeError
+│   ├── EncodeError
+│   └── MemberMissing        records of one event did not come together in time
 ├── Untraceable              the record cannot be traced to its origin: no worker wrote it, or its headers are false
 ├── ControlError             a release was not made, or a control message was refused; the live plan stays
 ├── CallRefused              the service does not answer a request; the caller gets the reason, and a code of HTTP or gRPC by its class
@@ -66,6 +67,7 @@ __all__ = [
     "InferenceError",
     "KeysWanted",
     "Malformed",
+    "MemberMissing",
     "ModelCorrupt",
     "ModelError",
     "ModelExists",
@@ -213,6 +215,16 @@ class EncodeError(RecordError):
     def __init__(self, message: str, *, where: str = "", field: str = "") -> None:
         super().__init__(message, where=where)
         self.field = field
+
+
+class MemberMissing(RecordError):
+    """Too few members of a join had a record of the event in time. `.members` names those that are missing."""
+
+    where = "join"
+
+    def __init__(self, message: str, *, where: str = "", members: tuple[str, ...] = ()) -> None:
+        super().__init__(message, where=where)
+        self.members = members
 
 
 class ControlError(PenstockError):

@@ -15,6 +15,7 @@ import msgspec
 
 from penstock.binding import Binding
 from penstock.codecs import Writers, load_schema
+from penstock.codecs.container import column_schema
 from penstock.codecs.dialects import ENDINGS
 from penstock.codecs.framing import UNREGISTERED, frame_of
 from penstock.codecs.writers import Part, Registry, ids_folder, sink_frame
@@ -32,13 +33,15 @@ from penstock.nodes import ModelNode, Runs, around_model
 from penstock.pipeline.ports import Program, ports
 from penstock.provider import CPU, Provider, named
 from penstock.registry.open import open_registry
-from penstock.schema import Schema
+from penstock.schema import Missing, Schema
 from penstock.settings import Settings
+from penstock.signature import Tensor
 from penstock.topology.envelopes import read_by
 from penstock.topology.names import did_you_mean
 from penstock.topology.parse import parse
 from penstock.topology.spec import Mark, ModelRef, Topology
 from penstock.topology.spec import ModelNode as ModelSpec
+from penstock.topology.stages import Between, cut
 from penstock.topology.wiring import Wiring
 
 __all__ = [
@@ -52,6 +55,21 @@ _UNREGISTERED = int.from_bytes(UNREGISTERED[1:], "big")
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """What one process runs of a topology that is cut into stages: the stages' names, and the topics between the stages of all.
+
+    `process` names it, "" for the stages of the sources that nothing cuts, and `processes` all that there are. `schemas` are of the topics
+    between, by node.
+    """
+
+    process: str
+    processes: tuple[str, ...]
+    prefix: str
+    between: Mapping[str, Between]
+    schemas: Mapping[str, Schema]
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """A valid topology and everything that it names.
 
@@ -59,6 +77,7 @@ class Loaded:
     version that the node's alias pointed at when it was read. `absent` are the models that the file names and the registry lacks.
     `writers`, `key_writers` (by source) and `frames` (by sink) are of the formats whose frames name the writer's schema: who may have
     written values and keys, and what precedes outputs. Of the sources in `json`, events are read as JSON, whatever producers write.
+    With a `share`, the wiring has the stages of one process on Kafka (`shares`), and not the whole topology.
     """
 
     topology: Topology
@@ -71,6 +90,12 @@ class Loaded:
     key_writers: Mapping[str, Writers] = field(default_factory=dict)
     frames: Mapping[str, bytes] = field(default_factory=dict)
     json: frozenset[str] = frozenset()
+    share: Share | None = None
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        """The nodes in the wiring."""
+        return frozenset(step.node.name for stage in self.wiring.stages for step in stage.steps)
 
 
 def load(
@@ -115,6 +140,33 @@ def load(
     return Loaded(topology, wiring, source_schemas, sink_schemas, artifacts, tuple(shelf.absent), writers, key_writers, frames)
 
 
+def shares(loaded: Loaded, prefix: str) -> dict[str, Loaded]:
+    """Returns what each process runs of the topology on Kafka, by its name; {"": loaded} where no node is materialised.
+
+    `prefix` begins the topics between the stages that the file does not name. Raises TopologyError for columns that no topic holds.
+    """
+    found = cut(loaded.wiring, prefix)
+    if not found.between:
+        return {"": loaded}
+    schemas, problems = {}, []
+    for node, one in found.between.items():
+        fields = [Tensor(field.name, field.dtype, field.shape) for field in one.fields.values()]
+        nullable = [field.name for field in one.fields.values() if field.missing == Missing("fill", None)]
+        try:
+            schemas[node] = column_schema(node, fields, nullable)
+        except SchemaError as error:
+            mark = one.spec.mark
+            problems.append(Problem(loaded.topology.file, mark.line, mark.column, f"nodes.{node}.materialize: {error.problems[0].message}"))
+    if problems:
+        raise TopologyError(problems)
+    made = {}
+    for process, names in found.processes.items():
+        stages = tuple(stage for stage in found.wiring.stages if stage.name in names)
+        share = Share(process, (*found.processes,), prefix, found.between, schemas)
+        made[process] = replace(loaded, wiring=replace(found.wiring, stages=stages), share=share)
+    return made
+
+
 def prepare(loaded: Loaded, settings: Settings | None = None, *, warm_rows: int | None = None, signatures: Policy | None = None) -> Program:
     """Returns the program, ready to serve: every model judged by its signer, verified (digest, signature, golden records), loaded, warm.
 
@@ -132,7 +184,8 @@ def prepare(loaded: Loaded, settings: Settings | None = None, *, warm_rows: int 
     trust = load_trust(settings.model_trust) if settings.model_trust and policy != "off" else None
     where = placed(loaded.topology, settings)
     sessions: dict[tuple[str, tuple[Provider, ...]], Session] = {}
-    for node, artifact in loaded.artifacts.items():
+    artifacts = {node: artifact for node, artifact in loaded.artifacts.items() if node in loaded.nodes}
+    for node, artifact in artifacts.items():
         key = str(artifact), where[node]
         if key in sessions:
             continue
@@ -145,7 +198,7 @@ def prepare(loaded: Loaded, settings: Settings | None = None, *, warm_rows: int 
             logger.info("nodes.%s: %s computes on %s what it computes on the processor", node, artifact, ", ".join(map(str, where[node])))
         session.warm_up((1, settings.chunk_rows if warm_rows is None else warm_rows))
         sessions[key] = session
-    return program(loaded, {node: sessions[str(artifact), where[node]] for node, artifact in loaded.artifacts.items()}, {})
+    return program(loaded, {node: sessions[str(artifact), where[node]] for node, artifact in artifacts.items()}, {})
 
 
 def placed(topology: Topology, settings: Settings) -> dict[str, tuple[Provider, ...]]:
@@ -174,17 +227,35 @@ def rebind(loaded: Loaded, artifacts: Mapping[str, Artifact], parameters: Mappin
     if found := [*strays(topology, artifacts), *problems]:
         bound = ", ".join(f"{name}={artifact}" for name, artifact in artifacts.items())
         raise ModelMismatch(f"{bound} does not fit the topology: " + "; ".join(map(str, found)))
-    return replace(loaded, wiring=wiring, artifacts=artifacts)
+    changed = replace(loaded, wiring=wiring, artifacts=artifacts, share=None)
+    return changed if loaded.share is None else _same_share(loaded, shares(changed, loaded.share.prefix))
+
+
+def _same_share(loaded: Loaded, made: Mapping[str, Loaded]) -> Loaded:
+    """Returns the share of the same process. Raises ModelMismatch where another version would change what a topic between stages holds."""
+    assert loaded.share is not None, "the caller has looked"
+    found = made[loaded.share.process]
+    assert found.share is not None, "materialised nodes stay materialised"
+    for node, schema in loaded.share.schemas.items():
+        if [replace(one, name="") for one in found.share.schemas[node].fields] != [replace(one, name="") for one in schema.fields]:
+            topic = loaded.share.between[node].topic
+            raise ModelMismatch(f"nodes.{node}: the topic {topic} holds the outputs of the live versions, and would hold other types; "
+                                "give `materialize` another topic, and start the stages with that file")  # fmt: skip
+    return found
 
 
 def program(loaded: Loaded, sessions: Mapping[str, Session], parameters: Mapping[str, Mapping[str, object]]) -> Program:
     """Returns the plan of the loaded models and its ports. `parameters`, by node name, replace the file's."""
     # In the topology's order, not the release's: outputs of all generations name them alike.
-    versions = {node.name: str(loaded.artifacts[node.name]) for node in loaded.topology.model_nodes}
+    nodes = loaded.nodes
+    versions = {node.name: str(loaded.artifacts[node.name]) for node in loaded.topology.model_nodes if node.name in nodes}
     rules = {name: _rule_session(graph) for name, graph in loaded.wiring.graphs.items()}
     versions |= {name: session.label for name, session in rules.items()}
     plan = compile(loaded.wiring, {**sessions, **rules}, versions, parameters)
-    return Program(plan, ports(loaded.wiring, loaded, json=loaded.json))
+    described = loaded
+    if (share := loaded.share) is not None:
+        described = replace(loaded, schemas={**loaded.schemas, **share.schemas}, sink_schemas={**loaded.sink_schemas, **share.schemas})
+    return Program(plan, ports(loaded.wiring, described, json=loaded.json), staged=loaded.share is not None)
 
 
 def _rule_session(graph: Graph) -> Session:
@@ -206,10 +277,11 @@ def bindings(loaded: Loaded) -> dict[str, Binding]:
 def digest(loaded: Loaded, bound: Mapping[str, Binding] | None = None, *others: object) -> str:
     """Returns what decides the outputs, as text to compare: a digest of the topology, each node's model and parameters, and `others`.
 
-    `bound` are the models (None: those of the file). Comments, topics and the order of keys change nothing.
+    `bound` are the models (None: those of the file). Comments, topics, stages and the order of keys change nothing.
     """
     topology = loaded.topology
-    bare = [replace(node, model=None) if isinstance(node, ModelSpec) else node for node in topology.nodes]  # type: ignore[arg-type]  # only to digest it
+    nodes = [replace(node, materialize=None) for node in topology.nodes]
+    bare = [replace(node, model=None) if isinstance(node, ModelSpec) else node for node in nodes]  # type: ignore[arg-type]  # only to digest it
     sinks = [(one.name, one.fields, one.when) for one in topology.sinks]
     sources = [(one.name, one.format == "bytes", one.envelope, one.types, one.coerce) for one in topology.sources]
     models = {node: (one.digest, one.parameters) for node, one in (bindings(loaded) if bound is None else bound).items()}

@@ -432,6 +432,16 @@ def test_strangers_leave_no_line_in_the_audit_log(guarded: Guarded, event: bytes
     assert guarded.keys["newark"][-43:] not in guarded.audit.read_text()
 
 
+def test_a_request_that_is_refused_has_one_line_in_the_audit_log(guarded: Guarded, flights: list[dict[str, Any]]) -> None:
+    """An event that was sent alone, and has no answer, had a second one, as if it had."""
+    other = json.dumps(next(one for one in flights if one["origin"] == "JFK")).encode()
+    for body, key, status, outcome in ((b"{}", "all", 422, "failed"), (other, "newark", 403, "forbidden")):
+        before = len(guarded.audit.read_bytes())
+        assert guarded.ask(body, key=key)[0] == status
+        lines = guarded.audit.read_bytes()[before:].splitlines()
+        assert [json.loads(line)["outcome"] for line in lines] == [outcome]
+
+
 def test_a_stream_ends_when_its_key_is_revoked(guarded: Guarded, event: bytes) -> None:
     """A caller that never ends its request would otherwise keep what it was once given."""
     with guarded.connected() as client:

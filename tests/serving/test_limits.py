@@ -71,7 +71,7 @@ def tensors(event: bytes) -> bytes:
     inputs = [
         {"name": name, "datatype": kinds[type(value)], "shape": [1], "data": [value]}
         for name, value in json.loads(event).items()
-        if name in ("month", "day", "hour", "minute", "dep_delay", "distance", "sched_arr_time", "carrier", "origin", "dest")
+        if name in ("flight_id", "hour", "minute", "dep_delay", "distance", "sched_arr_time", "carrier", "origin", "dest")
     ]
     return json.dumps({"id": "7", "inputs": inputs}).encode()
 
@@ -91,6 +91,11 @@ def tensors(event: bytes) -> bytes:
         (f"{SCORE}?source=nope", lambda event: event),
         (f"{SCORE}?sauce=x", lambda event: event),
         ("/v1/topologies/%66lights:score", lambda event: event),
+        (f"{SCORE}?source=departures#there", lambda event: event),
+        ("/v2/models/flights#there/infer", tensors),
+        ("//v2/models/flights/infer", tensors),
+        (f"http://x{SCORE}", lambda event: event),
+        ("/v2/models/" + "x" * 9_000 + "/infer", tensors),
         ("/v1/topologies/other:score", lambda event: event),
         (INFER, tensors),
         (INFER, lambda event: tensors(event).replace(b"INT32", b"FP64")),
@@ -126,6 +131,122 @@ def test_a_request_has_the_same_answer_whole_and_in_pieces(
             found.append((answer.status, sorted(answer.getheaders()), answer.read(), answer.will_close))
     assert found[1:] == found[:1] * 3
     assert found[0][3] or not last.startswith(b"Connection")
+
+
+def test_tensors_that_come_whole_are_answered(strict: Service, event: bytes) -> None:
+    """Above, a refusal would be the same, too."""
+    assert strict.post(INFER, tensors(event)).json()["id"] == "7"
+
+
+@pytest.mark.parametrize("length", ["0" * 16 + "{}", "{} \t"])
+def test_a_length_is_read_alike_whole_and_in_pieces(strict: Service, event: bytes, length: str) -> None:
+    """A number of some digits, and nothing behind it."""
+    with connected(strict) as client:
+        found = []
+        for more in ("", "Content-Encoding: identity\r\n"):
+            start = f"POST {SCORE} HTTP/1.1\r\nHost: x\r\n{more}Content-Length: {length.format(len(event))}\r\n\r\n"
+            client.sendall(start.encode() + event)
+            answer = http.client.HTTPResponse(client)
+            answer.begin()
+            found.append((answer.status, answer.read()))
+    assert found[0] == found[1]
+
+
+def test_a_url_that_cannot_be_read_is_refused_at_once(strict: Service, event: bytes) -> None:
+    """Before its body has come: nothing else would end such a connection before it has been silent for too long."""
+    with connected(strict) as client:
+        client.sendall(head(1000, "http://x:99999999/") + event)
+        assert rest_of(client).startswith(b"HTTP/1.1 400 ")
+    assert "Traceback" not in strict.log.read_text()
+
+
+def test_names_that_callers_make_up_are_no_series(service: Service) -> None:
+    """Each would be kept until the service stops."""
+    for at in range(3):
+        assert service.post(f"/v2/models/none{at}/infer", b"{}").status_code == 404
+    assert service.post("/v2/models/flights.stack/infer", b"{}").status_code == 400
+    page = service.get("/metrics").text
+    assert "none" not in page
+    assert 'code="400",door="http",target="flights.stack"' in page
+
+
+@pytest.mark.parametrize("body", [b"[", b"[]"], ids=["refused", "nothing to score"])
+def test_requests_that_are_answered_at_once_are_bounded_too(service: Service, event: bytes, body: bytes) -> None:
+    """A segment of thousands kept all others waiting until the last was answered."""
+    with connected(service) as client:
+        client.sendall((head(len(body)) + body) * 100)
+        assert rest_of(client).count(b"HTTP/1.1 ") < 20
+    assert answers(service, event)
+
+
+def test_nothing_runs_behind_an_answer_that_ends_the_connection(service: Service) -> None:
+    """Its client is told to send the rest again."""
+
+    def count() -> int:
+        return int(service.get("/v2/models/flights.stack/stats").json()["model_stats"][0]["inference_count"])
+
+    body = json.dumps({"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 2], "data": [0.1, 0.2]}]}).encode()
+    late = head(len(body), "/v2/models/flights.stack/infer").replace(b"Host: x", b"Host: x\r\nX-Request-Timeout: 0")
+    before = count()
+    with connected(service) as client:
+        client.sendall(late + body + head(len(body), "/v2/models/flights.stack/infer") + body)
+        said = rest_of(client)
+    assert (said.startswith(b"HTTP/1.1 504 "), said.count(b"HTTP/1.1 ")) == (True, 1)
+    assert count() == before
+
+
+@pytest.mark.parametrize("way", ["", "Content-Encoding: identity\r\n"], ids=["whole", "packed"])
+def test_a_bad_request_is_not_taken_for_an_earlier_one(service: Service, event: bytes, way: str) -> None:
+    """The answer of the first was that of the second: 400."""
+    first = f"POST {SCORE} HTTP/1.1\r\nHost: x\r\n{way}Content-Length: {len(event)}\r\n\r\n".encode() + event
+    with connected(service) as client:
+        client.sendall(first + b"GET\0\r\n\r\n")
+        assert b" 400 " not in rest_of(client)
+    with connected(service) as client:
+        client.sendall(b"GET\0\r\n\r\n")
+        assert b" 400 " in rest_of(client)
+
+
+def test_trailers_are_no_headers(service: Service, event: bytes) -> None:
+    """What a proxy takes out of the headers, or adds to them, it does not see behind the body."""
+    begin = f"POST {SCORE} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n"
+    body = b"%x\r\n%s\r\n0\r\nX-Request-Timeout: 0\r\nContent-Encoding: br\r\n\r\n" % (len(event), event)
+    for more in ("", "Content-Encoding: identity\r\n"):
+        with connected(service) as client:
+            client.sendall(f"{begin}{more}\r\n".encode() + body)
+            assert rest_of(client).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("more", ["", "Content-Encoding: identity\r\n"], ids=["whole", "packed"])
+@pytest.mark.parametrize(
+    "wish", ["Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\n", "Upgrade: websocket\r\nConnection: Upgrade\r\n"]
+)
+def test_a_request_that_asks_for_another_protocol_keeps_its_body(service: Service, event: bytes, wish: str, more: str) -> None:
+    """As Java's client sends it. The body was lost, or read as the next request."""
+    ask = f"POST {SCORE} HTTP/1.1\r\nHost: x\r\n{wish}{more}".encode()
+    length = b"Content-Length: %d\r\n\r\n" % len(event)
+    chunks = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(event), event)
+    last = b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    for parts in ([ask + length + event + ask + chunks + last], [ask, length, event[:50], event[50:] + ask, chunks, last]):
+        with connected(service) as client:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for part in parts:
+                client.sendall(part)
+                time.sleep(0.02)
+            said = rest_of(client)
+        assert (said.count(b"HTTP/1.1 "), said.count(b"HTTP/1.1 200 "), said.count(b'"flight_id"')) == (3, 3, 2)
+
+
+def test_clients_that_leave_are_no_errors(service: Service, event: bytes) -> None:
+    """Those with requests ahead had a traceback each."""
+    for _ in range(20):
+        with connected(service) as client:
+            client.sendall(
+                f"POST {SCORE} HTTP/1.1\r\nHost: x\r\nContent-Encoding: identity\r\nContent-Length: {len(event)}\r\n\r\n".encode() * 3
+            )
+            client.sendall((head(len(event)) + event) * 3)
+    assert answers(service, event)
+    assert "Traceback" not in service.log.read_text()
 
 
 def test_a_body_of_100_mb_is_refused_by_its_length(strict: Service, event: bytes) -> None:

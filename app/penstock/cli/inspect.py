@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from penstock import runtime
 from penstock.cli.topics import LETTER_HEADERS
 from penstock.control.rollout import outdated
-from penstock.control.topics import CONTROL_CONFIG, STATUS_CONFIG, Topics
+from penstock.control.topics import CONTROL_CONFIG, STATUS_CONFIG, Topics, group_of
 from penstock.control.trust.file import Trust
 from penstock.errors import AccessRefused, PenstockError
 from penstock.operate.desk import Desk
@@ -57,13 +57,15 @@ def inspect(loaded: Loaded, settings: Settings) -> Iterator[Finding]:
         yield Finding("brokers", "failed", str(error), error)
         return
     try:
-        found = topics.described(admin, loaded, settings)
+        shares = runtime.shares(loaded, f"{settings.application}.{name}")
+        found = {topic: one for share in shares.values() for topic, one in topics.described(admin, share, settings).items()}
     except PenstockError as error:
         yield Finding("topics", "failed", str(error), error)
         return
     yield Finding("topics", "ok", ", ".join(f"{topic} ({one.partitions})" for topic, one in found.items()))
     yield from _configuration(admin, loaded, settings)
-    yield from _access(admin, loaded, settings)
+    for process, share in shares.items():
+        yield from _access(admin, share, settings, group_of(settings.application, name, process))
     if settings.releases:
         try:
             yield from asyncio.run(_workers(loaded, settings))
@@ -127,17 +129,16 @@ def _configuration(admin: Admin, loaded: Loaded, settings: Settings) -> Iterator
         yield Finding("topics", "ok", "their configuration is what Penstock needs")
 
 
-def _access(admin: Admin, loaded: Loaded, settings: Settings) -> Iterator[Finding]:
+def _access(admin: Admin, loaded: Loaded, settings: Settings, group: str) -> Iterator[Finding]:
     """What the worker's user may do, as docs/security.md lists it."""
     topology = loaded.topology
     needed = {topic: {"WRITE"} for topic in topics.written(loaded)}
-    for source in topology.sources:
+    for source in (one.source for stage in loaded.wiring.stages for one in stage.inputs):
         needed[source.topic] = needed.get(source.topic, set()) | {"READ"}
     if settings.releases:
         control, status = Topics.declared(settings.application, topology)
         back = topology.releases.on_invalid == "rollback"
         needed |= {control: {"READ", "WRITE"} if back else {"READ"}, status: {"READ", "WRITE"} if back else {"WRITE"}}
-    group = f"{settings.application}.{topology.name}"
     found = admin.allowed(needed, group)
     lacking: dict[str, set[str]] = {f"topic {name}": asked - found[name] for name, asked in needed.items() if name in found}
     if "" in found:

@@ -160,12 +160,12 @@ def _supervise(settings: Settings) -> None:
     with tempfile.TemporaryDirectory(prefix="penstock-") as folder:  # mode 0700
         fleet = Path(folder) / "fleet.sock"
 
-        def own(number: int, pages: str) -> list[str]:
+        def own(_name: str, pages: str) -> list[str]:
             addresses = [part for name, (_, address) in held.items() for part in (f"--{name}", address)]
             return [*addresses, "--pages", pages, "--fleet", str(fleet)]
 
         supervise(
-            settings.workers,
+            [str(number) for number in range(1, settings.workers + 1)],
             settings.drain_timeout,
             own,
             serve=functools.partial(serving, listen(f"unix:{fleet}")),

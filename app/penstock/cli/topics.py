@@ -17,10 +17,12 @@ from penstock.settings import Settings
 from penstock.topology.find import find
 from penstock.topology.parse import parse
 from penstock.topology.spec import Topology
+from penstock.topology.stages import letters_of, topics_between
 
 __all__ = ["topics"]
 
 
+_COMPRESSION = {"none": "uncompressed"} | {one: one for one in ("lz4", "zstd", "snappy", "gzip")}
 LETTER_HEADERS = 64 << 10  # bytes by which a dead letter may be larger than its record
 
 
@@ -40,9 +42,18 @@ def needed(topology: Topology, application: str) -> dict[str, Need]:
         roles.setdefault(source.topic, []).append(f"source {source.name}")
     for sink in topology.sinks:
         roles.setdefault(sink.topic, []).append(f"sink {sink.name}")
+    between = topics_between(topology, f"{application}.{topology.name}")
+    for node, (topic, _) in between.items():
+        roles.setdefault(topic, []).append(f"between stages: outputs of {node}")
     for source in topology.sources:
         roles.setdefault(source.dead_letter, []).append(f"dead letters of {source.name}")
-    return {topic: Need(", ".join(labels)) for topic, labels in roles.items()} | {
+    for node, (topic, _) in between.items():
+        roles.setdefault(letters_of(topic), []).append(f"dead letters behind {node}")
+    configs = {
+        topic: {"retention.ms": str(spec.retention_ms), "compression.type": _COMPRESSION[spec.compression]}
+        for topic, spec in between.values()
+    }
+    return {topic: Need(", ".join(labels), config=configs.get(topic, {})) for topic, labels in roles.items()} | {
         releases.control: Need("releases: the control log", 1, CONTROL_CONFIG),
         releases.status: Need("releases: what workers report", 1, STATUS_CONFIG),
     }

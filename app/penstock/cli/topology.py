@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,13 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from penstock import runtime
 from penstock.cli.echo import echo
+from penstock.cli.hops import Hop, hop
 from penstock.cli.options import CONNECTION, with_settings
 from penstock.cli.output import err, format_option, out, print_json, table
 from penstock.codecs.schema_registry import open_schema_registry
+from penstock.control.topics import group_of
 from penstock.errors import ConfigError, TopologyError
 from penstock.host import write_whole
 from penstock.runtime import Loaded, load, placed
@@ -101,21 +104,36 @@ def _live(loaded: Loaded, settings: Settings, form: str) -> int:
 
 @click.command()
 @_file
-@with_settings("models", "schemas", "schema_registry_url")
+@with_settings("models", "schemas", "schema_registry_url", "application")
 @click.option(
     "--rules", type=click.Path(path_type=Path, file_okay=False), help="Write the graph of each rule there, as NODE.onnx or NAME.when.onnx."
 )
 @format_option
 def plan(topology: Path, settings: Settings, rules: Path | None, form: str) -> None:
-    """Show what running TOPOLOGY does, stage by stage: the columns read, the steps in order, the topics written."""
+    """Show what running TOPOLOGY on Kafka does, stage by stage: the columns read, the steps in order, the topics written.
+
+    Where nodes are materialised, also which consumer group runs each stage, and what each topic between two stages costs: the bytes of a
+    record, and the time to write and to read it, measured here on made-up rows.
+    """
     loaded = _load(find(topology, settings.topologies), settings)
     if rules is not None:
         _write_rules(loaded, rules)
+    name = loaded.topology.name
+    shares = runtime.shares(loaded, f"{settings.application}.{name}")
+    stages = [
+        (stage, group_of(settings.application, name, process), share) for process, share in shares.items() for stage in share.wiring.stages
+    ]
+    hops = [] if (cut := stages[0][2].share) is None else [hop(one, cut.schemas[node]) for node, one in cut.between.items()]
     if form == "json":
-        print_json({"topology": loaded.topology.name, "stages": [_stage(stage, loaded) for stage in loaded.wiring.stages]})
+        made = [{**_stage(stage, loaded), **({"group": group} if hops else {})} for stage, group, _ in stages]
+        print_json({"topology": name, "stages": made, **({"between": [asdict(one) for one in hops]} if hops else {})})
         return
-    for stage in loaded.wiring.stages:
+    for stage, group, _ in stages:
+        if hops:
+            out.print(Text.assemble((f"stage {stage.name}", "bold"), f": consumer group {group}\n"))
         _print_stage(stage, loaded)
+    if hops:
+        _print_hops(hops)
 
 
 @click.command()
@@ -229,11 +247,8 @@ def _print_input(one: Input, loaded: Loaded) -> None:
     source = one.source
     writers = [sink.name for sink in loaded.topology.sinks if sink.topic == source.topic]
     written = f", written by {' and '.join(f'the sink {name}' for name in writers)}" if writers else ""
-    out.print(
-        Text.assemble(
-            (f"source {source.name}", "bold"), f": {source.topic} ({', '.join(filter(None, (source.format, source.schema)))}){written}"
-        )
-    )
+    title = f"outputs of the node {one.behind}" if one.behind else f"source {source.name}"
+    out.print(Text.assemble((title, "bold"), f": {source.topic} ({', '.join(filter(None, (source.format, source.schema)))}){written}"))
     if source.envelope:
         out.print(f"  {_skipped(source)}", markup=False)
     out.print(f"  records that cannot be scored are written to {source.dead_letter}\n", markup=False)
@@ -241,6 +256,17 @@ def _print_input(one: Input, loaded: Loaded) -> None:
     for column in one.columns:
         _add(columns, column.name, column.field, _type(column.dtype, column.shape), _missing(column))
     out.print(columns)
+    out.print()
+
+
+def _print_hops(hops: Sequence[Hop]) -> None:
+    shown = table(
+        "topics between stages, with as many partitions as their source", "node", "topic", "kept", "compression", "a record", "CPU"
+    )
+    for one in hops:
+        cpu = f"{one.write_us:.1f} µs to write, {one.read_us:.1f} to read"
+        _add(shown, one.node, one.topic, f"{one.retention_ms / 3_600_000:g} h", one.compression, f"about {one.bytes} bytes", cpu)
+    out.print(shown)
     out.print()
 
 

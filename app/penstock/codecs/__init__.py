@@ -76,11 +76,18 @@ def decoder(
 
 
 def encoder(
-    format: Format, fields: Sequence[Tensor], schema: Schema | None = None, *, ids: str | Path | None = None, frame: bytes = b""
+    format: Format,
+    fields: Sequence[Tensor],
+    schema: Schema | None = None,
+    *,
+    ids: str | Path | None = None,
+    frame: bytes = b"",
+    gaps: Collection[str] = (),
 ) -> Encoder:
     """Returns an encoder of rows with these fields; all but `json` need a schema. Raises SchemaError when the fields do not fit it.
 
     For the formats with a frame, `frame` goes before each datum; without it, the schema must be among those of `ids` (see `decoder`).
+    The fields in `gaps` may be NaN in Avro.
     """
     if format == "json":
         return JsonEncoder(fields, schema)
@@ -91,7 +98,7 @@ def encoder(
     if format == "json-confluent":
         return JsonEncoder(fields, schema, prefix=frame)
     if format.startswith("avro"):
-        return AvroEncoder(fields, schema, prefix=frame)
+        return AvroEncoder(fields, schema, prefix=frame, gaps=gaps)
     _protobuf(schema)
     from penstock.codecs.protobuf.write import ProtobufEncoder  # imports the library
 

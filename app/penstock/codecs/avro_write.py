@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import fastavro
@@ -34,10 +34,10 @@ _SMALL: Final = [_varint(number) for number in range(8192)]
 
 
 class AvroEncoder:
-    """Encodes rows as datums of `schema`, with `prefix` before each."""
+    """Encodes rows as datums of `schema`, with `prefix` before each. The fields in `gaps` may be NaN."""
 
-    def __init__(self, fields: Sequence[Tensor], schema: Schema, *, prefix: bytes = b"") -> None:
-        self._outputs = Outputs(fields, schema)
+    def __init__(self, fields: Sequence[Tensor], schema: Schema, *, prefix: bytes = b"", gaps: Collection[str] = ()) -> None:
+        self._outputs = Outputs(fields, schema, gaps)
         place = {field.name: i for i, field in enumerate(fields)}
         self._prefix = prefix
         self._plan = _plan(schema.fields, schema.avro, place, "", schema)
@@ -125,9 +125,15 @@ def _strings(values: list[str], errors: dict[int, RecordError]) -> list[bytes]:
 
 def _arrays(items: Field, column: Array, errors: dict[int, RecordError]) -> list[bytes]:
     """One block per array; the cells of all rows are made together and then distributed."""
+    if column.ndim == 1:  # the rows have arrays of different lengths
+        return [_arrays(items, one[np.newaxis], errors)[0] for one in column]
     size = column.shape[1]
     if size == 0:
         return [b"\0"] * len(column)
+    if items.kind in ("float", "double") and column.ndim == 2:
+        head, packed = _varint(size), column.astype("<f4" if items.kind == "float" else "<f8", copy=False).tobytes()
+        width = size * (4 if items.kind == "float" else 8)
+        return [head + packed[at : at + width] + b"\0" for at in range(0, len(packed), width)]
     inner: dict[int, RecordError] = {}
     cells = _cells(items, column.reshape(len(column) * size, *column.shape[2:]), inner)
     for at, error in inner.items():

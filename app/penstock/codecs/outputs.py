@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import isfinite
 
 import numpy as np
@@ -18,28 +18,42 @@ _every = np.logical_and.reduce  # what `all` calls, by way of Python
 
 
 class Outputs:
-    """The fields of an output event. Raises SchemaError when they do not fit the sink's schema."""
+    """The fields of an output event; those in `gaps` may be NaN. Raises SchemaError when they do not fit the sink's schema."""
 
-    def __init__(self, fields: Sequence[Tensor], schema: Schema | None) -> None:
+    def __init__(self, fields: Sequence[Tensor], schema: Schema | None, gaps: Collection[str] = ()) -> None:
         problems = [] if schema is None else _clashes(fields, schema)
         if problems:
             raise SchemaError(problems)
         self.fields = tuple(fields)
+        self._gaps = frozenset(gaps)
         self._declared = [schema.leaf(field.name) if schema else None for field in fields]
 
     def check(self, columns: Sequence[Array]) -> dict[int, RecordError]:
         """Returns the rows that cannot be written: a non-finite number, a forbidden null, or a string that is not a symbol of its enum."""
         errors: dict[int, RecordError] = {}
         for field, declared, column in zip(self.fields, self._declared, columns, strict=True):
-            if column.dtype.kind == "f":
+            if column.dtype.kind == "O" and column.ndim == 1 and field.shape:
+                _check_ragged(field, column, errors)
+            elif column.dtype.kind == "f":
                 if column.size == 1 and isfinite(column.item()):  # numpy takes a hundred times as long for one number
                     continue
                 fine = np.isfinite(column)
+                if field.name in self._gaps:
+                    fine |= np.isnan(column)
                 if not _every(fine, axis=None):
                     _note_number(errors, ~fine, field.name)
             elif column.dtype.kind == "O" and (declared is not None or field.dtype != "string"):
                 _check_objects(field, declared, column, errors)
         return errors
+
+
+def _check_ragged(field: Tensor, column: Array, errors: dict[int, RecordError]) -> None:
+    """Checks rows with arrays of different lengths."""
+    if field.dtype.startswith("float") and len(column):
+        lengths = [len(one) for one in column]
+        bad = ~np.isfinite(np.concatenate(column)).reshape(sum(lengths), -1).all(axis=1)
+        for row in np.unique(np.repeat(np.arange(len(column)), lengths)[bad]).tolist():
+            errors.setdefault(row, EncodeError(f"field {field.name!r} is not a finite number", field=field.name))
 
 
 def _check_objects(field: Tensor, declared: Field | None, column: Array, errors: dict[int, RecordError]) -> None:

@@ -182,7 +182,7 @@ class Fleet:
 
     def replaced(self, lost: Worker) -> bool:
         """Returns whether live workers have all the partitions of this lost worker, and it was silent for longer than `REPLACED_S`."""
-        live = self.live()
+        live = [one for one in self.live() if one.status.stage == lost.status.stage]
         taken = {place for one in live for place in one.status.partitions}
         silent = self.clock.now_ms() - lost.said_ms > REPLACED_S * 1000
         return silent and bool(live) and lost.status.partitions.keys() <= taken
@@ -252,6 +252,11 @@ class Fleet:
         """Returns the workers that are live now, by name."""
         return [worker for worker in self.workers() if worker.live]
 
+    def lacking(self) -> list[str]:
+        """Returns the stages of a topology that is cut that no live worker runs."""
+        live = [one for one in self.live() if not one.status.role]
+        return sorted({stage for one in live for stage in one.status.stages} - {one.status.stage for one in live})
+
     def boundaries(self) -> list[Boundary]:
         """Returns where each generation began, sorted by topic, partition and offset.
 
@@ -261,9 +266,13 @@ class Fleet:
         """
         written = {key_of(one): at for at, one in enumerate(self._boundaries.values())}
         found: list[Boundary] = []
-        for one in sorted(self._boundaries.values(), key=lambda one: (one.topic, one.partition, one.offset)):
+        for one in sorted(self._boundaries.values(), key=lambda one: (*_place(one), one.offset)):
             last = found[-1] if found else one
-            elsewhere, later = (last.topic, last.partition) != (one.topic, one.partition), written[key_of(one)] > written[key_of(last)]
+            elsewhere, later = _place(last) != _place(one), written[key_of(one)] > written[key_of(last)]
             if elsewhere or later or last.generation <= one.generation:
                 found.append(one)
         return found
+
+
+def _place(one: Boundary) -> tuple[str, str, int]:
+    return one.stage, one.topic, one.partition

@@ -4,8 +4,9 @@ Two kinds of records:
 
 - `worker/ID`: the state of the worker, every few seconds and at once when something changes. A worker that stops deletes its
   record (an empty value); a killed worker is recognised by the age of its last report.
-- `boundary/TOPIC/PARTITION/OFFSET`: from this input offset on, the worker scored with this generation, until the next boundary
-  of the partition. One is written whenever a worker begins with a partition, and at each change of generation.
+- `boundary/TOPIC/PARTITION/OFFSET`, with `/STAGE` behind it for a stage that runs apart: from this input offset on, the worker scored with
+  this generation, until the next boundary of the partition. One is written whenever a worker begins with a partition, and at each change
+  of generation.
 
 A worker signs both with the key of its membership (`trust.member`), in a header of the record. Readers trust little also then: texts are
 for people, and control characters in them become blanks.
@@ -116,12 +117,14 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     unsigned: Annotated[bool, msgspec.Meta(description="Accepts control messages without a signature: for development only.")] = False
     reads: Annotated[int, msgspec.Meta(ge=1, le=2**31, description="The newest version of control messages that it reads; absent: 1.")] = 1
     role: Annotated[str, msgspec.Meta(description="`service` when it answers requests; absent: it reads partitions.")] = ""
+    stage: Annotated[str, msgspec.Meta(description="The stage that it runs, of a topology that is cut; absent: what is not cut.")] = ""
+    stages: Annotated[list[str], msgspec.Meta(description="All stages that have workers of their own, where the topology is cut.")] = []
     number: Annotated[Whole, msgspec.Meta(description="Its number among those of its process, from 1 on; absent: an older worker.")] = 0
     version: Version = VERSION
 
 
 class Boundary(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="boundary"):
-    """From `offset` on, `worker` scored this partition with `generation`."""
+    """From `offset` on, `worker` scored this partition with `generation`; in the stage `stage`, where the topology is cut."""
 
     topic: str
     partition: Whole
@@ -129,6 +132,7 @@ class Boundary(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
     generation: Whole
     worker: str
     time: str
+    stage: str = ""
     version: Version = VERSION
 
 
@@ -146,7 +150,7 @@ def key_of(status: Status) -> bytes:
     """Returns the record's key."""
     if isinstance(status, WorkerStatus):
         return f"worker/{status.worker}".encode()
-    return f"boundary/{status.topic}/{status.partition}/{status.offset}".encode()
+    return f"boundary/{status.topic}/{status.partition}/{status.offset}{f'/{status.stage}' if status.stage else ''}".encode()
 
 
 def encode(status: Status) -> bytes:

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from penstock.control.messages import MAX_BYTES
 from penstock.topology.spec import Topology
 
-__all__ = ["CONTROL_CONFIG", "STATUS_CONFIG", "Groups", "Topics"]
+__all__ = ["CONTROL_CONFIG", "STATUS_CONFIG", "Groups", "Topics", "group_of"]
 
 # Kept forever, and stamped by the brokers: a key's time of trust is compared with their clock, not the signer's. The size limit applies
 # to the uncompressed batch, since the brokers unpack it: else 60 kB could unpack to 60 MB in every worker.
@@ -47,11 +47,22 @@ class Topics(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """The consumer groups whose members' reports count: of workers, which share the partitions, and of services, which have none."""
+    """The consumer groups whose members' reports count: of workers, which share the partitions, and of services, which have none.
 
-    workers: str
+    The stages of a topology that is cut have a group each: which there are is not known without the models, so `workers` are all
+    that there can be.
+    """
+
+    workers: tuple[str, ...]
     services: str
 
     @classmethod
-    def of(cls, application: str, topology: str) -> Groups:
-        return cls(f"{application}.{topology}", f"{application}.{topology}.services")
+    def of(cls, application: str, topology: Topology) -> Groups:
+        apart = [node.name for node in topology.nodes if node.materialize is not None]
+        stages = ["", *apart, *(sink.name for sink in topology.sinks if apart)]
+        return cls(tuple(group_of(application, topology.name, one) for one in stages), f"{application}.{topology.name}.services")
+
+
+def group_of(application: str, topology: str, stage: str = "") -> str:
+    """Returns the consumer group of the workers of a topology, or of a stage that runs apart."""
+    return f"{application}.{topology}{f'.{stage}' if stage else ''}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from penstock import runtime
@@ -33,28 +33,62 @@ __all__ = ["Bound", "bound_now", "bound_then", "load_bound"]
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The versions that are run, by node, and the source that names them: with a `release`, its digests were checked."""
+    """The versions that are run, by node, and the source that names them: with a `release`, its digests were checked.
+
+    `parameters` are those of the releases, by node. Stages of one topology may have scored with different generations: `generation` and
+    `release` are then those of the last stage, and `stages` has all.
+    """
 
     generation: int
     said_by: Literal["control log", "headers", "topology file"]
     artifacts: Mapping[str, Artifact]
     release: Release | None = None
+    parameters: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    stages: Mapping[str, int] = field(default_factory=dict)
 
 
 def bound_then(said: Origin, topology: Topology, position: Position, settings: Settings) -> Bound:
     """Returns what made the prediction. Raises Untraceable when its headers contradict the control log, ModelError, TopicMissing."""
     if not said.generation or not settings.releases:
-        return Bound(said.generation, "headers", _resolved(said.models, settings))
+        return _named_in(said, topology, settings)
     log = _fold(topology, settings)
-    bindings = log.bound(said.generation)
-    if bindings is None:
-        raise Untraceable(f"{position} names generation {said.generation} as its origin, but {_newest(log, settings)}: a bug, or a forgery")
-    claimed, real = {node: str(model) for node, model in said.models.items()}, {node: str(one) for node, one in bindings.items()}
+    generations = {said.generation, *said.stages.values()}
+    if (missing := next((one for one in generations if one and log.bound(one) is None), None)) is not None:
+        raise Untraceable(f"{position} names generation {missing} as its origin, but {_newest(log, settings)}: a bug, or a forgery")
+    known = {one: _released(one, log, topology, settings) for one in generations if one}
+    if 0 in generations:
+        known[0] = _named_in(said, topology, settings)
+    bound = known[said.generation] if len(known) == 1 else _mixed(said, known, topology, settings)
+    claimed, real = {node: str(model) for node, model in said.models.items()}, {node: str(one) for node, one in bound.artifacts.items()}
+    if said.stages:  # a record between two stages names only the nodes before it
+        real = {node: one for node, one in real.items() if node in claimed}
     if claimed != real:
         differ = [node for node in {**real, **claimed} if claimed.get(node) != real.get(node)]
         listed = ", ".join(f"{node} is {claimed.get(node)} in the headers and {real.get(node)} in the log" for node in differ)
         raise Untraceable(f"{position} contradicts the control log: in generation {said.generation}, {listed}: a bug, or a forgery")
-    return _released(said.generation, log, topology, settings)
+    return replace(bound, stages=said.stages)
+
+
+def _named_in(said: Origin, topology: Topology, settings: Settings) -> Bound:
+    """Returns what the headers name; of a record that has not passed all stages, the file's versions for the others."""
+    rest = {node.name: node.model for node in topology.model_nodes if said.stages}
+    return Bound(said.generation, "headers", _resolved({**rest, **said.models}, settings), stages=said.stages)
+
+
+def _mixed(said: Origin, known: Mapping[int, Bound], topology: Topology, settings: Settings) -> Bound:
+    """Returns each node as its stage has run it; one that several stages run, as the last of them has."""
+    last = known[said.generation]
+    loaded = _loaded(topology, last, settings)
+    generation: dict[str, int] = {}
+    for share in runtime.shares(loaded, topology.name).values():
+        for stage in share.wiring.stages:
+            generation |= {step.node.name: said.stages[stage.name] for step in stage.steps if stage.name in said.stages}
+    chosen = {node: known[generation.get(node, said.generation)] for node in last.artifacts}
+    return replace(
+        last,
+        artifacts={node: one.artifacts[node] for node, one in chosen.items()},
+        parameters={node: one.parameters.get(node, {}) for node, one in chosen.items()},
+    )
 
 
 def _newest(log: Log, settings: Settings) -> str:
@@ -90,7 +124,7 @@ def _released(generation: int, log: Log, topology: Topology, settings: Settings)
     release = log.generations[generation - 1].release
     cache, signed = open_cache(settings), topology.releases.signatures != "off"
     artifacts = {node: cache.fetch(one, stopped=lambda: False, signature=signed) for node, one in release.bindings.items()}
-    return Bound(generation, "control log", artifacts, release)
+    return Bound(generation, "control log", artifacts, release, {node: one.parameters for node, one in release.bindings.items()})
 
 
 def _resolved(models: Mapping[str, ModelRef], settings: Settings) -> dict[str, Artifact]:
@@ -118,15 +152,18 @@ def load_bound(topology: Topology, bound: Bound, settings: Settings) -> tuple[Lo
 
     Raises ConfigError for versions of nodes that the topology does not have, or that do not fit it; ModelCorrupt, ModelUntrusted.
     """
+    loaded = _loaded(topology, bound, settings)
+    return loaded, runtime.prepare(loaded, settings, warm_rows=1)
+
+
+def _loaded(topology: Topology, bound: Bound, settings: Settings) -> Loaded:
     if found := strays(topology, bound.artifacts, by=f"generation {bound.generation}", fix="explain with the file that the workers run"):
         raise ConfigError(found)
-    given = {node: one.parameters for node, one in bound.release.bindings.items()} if bound.release else {}
     models = {node: ModelRef(one.name, one.version) for node, one in bound.artifacts.items()}
-    loaded = runtime.load(
-        as_run(topology, models, given),
+    return runtime.load(
+        as_run(topology, models, bound.parameters),
         models=settings.models,
         schemas=settings.schemas,
         artifacts=bound.artifacts,
         schema_registry=open_schema_registry(settings),
     )
-    return loaded, runtime.prepare(loaded, settings, warm_rows=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from penstock.errors import ConfigError, DecodeError, Problem, RecordMissing, SchemaError, TopicMissing, Untraceable
 from penstock.explain.bound import Bound, bound_now, bound_then, load_bound
@@ -15,6 +15,7 @@ from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.topology.parse import parse
 from penstock.topology.spec import Source, Topology
+from penstock.topology.stages import topics_between
 from penstock.transports.kafka.lookup import read_at
 
 __all__ = ["Comparison", "Explanation", "explain"]
@@ -93,7 +94,7 @@ def explain(position: Position, settings: Settings, topology: Topology | None = 
 
 
 def _explain_dead_letter(record: Record, said: DeadLetter, settings: Settings, topology: Topology | None, *, now: bool) -> Explanation:
-    position, origin = record.position, None if now else said.origin
+    position = record.position
     if said.where == "read":
         raise Untraceable(f"{position} is a dead letter of what is no record, so nothing can be run: {said.message}")
     if topology is None and said.origin is None:
@@ -101,6 +102,8 @@ def _explain_dead_letter(record: Record, said: DeadLetter, settings: Settings, t
     if topology is None:
         assert said.origin is not None
         topology = _named(said.origin.topology, position, settings)
+    said = _entered(said, topology, settings)
+    origin = None if now else said.origin
     if origin is not None:
         _same(origin, topology, position)
     source = _source(topology, said.input.topic, position)
@@ -115,6 +118,23 @@ def _explain_dead_letter(record: Record, said: DeadLetter, settings: Settings, t
     if origin is not None:
         _same_rules(origin, loaded, position)
     return Explanation(record, topology, bound, source, came, rerun(loaded, program, source.name, came), recorded=said, now=origin is None)
+
+
+def _entered(said: DeadLetter, topology: Topology, settings: Settings) -> DeadLetter:
+    """Returns a dead letter between two stages as one of the event that it comes from, with what the stages before have said."""
+    between = {topic for topic, _ in topics_between(topology, f"{settings.application}.{topology.name}").values()}
+    if said.input.topic not in between:
+        return said
+    before = provenance(said.input)
+    assert isinstance(before, Origin), "a stage writes outputs"
+    origin = said.origin and replace(
+        said.origin,
+        models={**before.models, **said.origin.models},
+        rules={**before.rules, **said.origin.rules},
+        stages={**before.stages, **said.origin.stages},
+        source=before.source,
+    )
+    return replace(said, input=read_at(settings, before.source), origin=origin, truncated=False)
 
 
 # -- the topology file -------------------------------------------------------------------------------------------------
@@ -141,7 +161,7 @@ def _same(said: Origin, topology: Topology, position: Position) -> None:
         raise ConfigError(Problem(topology.file, 0, 0, f"this is the topology {topology.name}, but {said.topology} wrote {position}"))
     nodes = [node.name for node in topology.nodes]
     named = {**said.models, **said.rules}
-    gone, new = [one for one in named if one not in nodes], [one for one in nodes if one not in named]
+    gone, new = [one for one in named if one not in nodes], [one for one in nodes if one not in named and not said.stages]
     changes = [*(f"it had the node {one!r}" for one in gone), *(f"it had no node {one!r}" for one in new)]
     if changes:
         raise _changed(topology, f"when {position} was written, {', '.join(changes)}", position)
@@ -150,7 +170,7 @@ def _same(said: Origin, topology: Topology, position: Position) -> None:
 def _same_rules(said: Origin, loaded: Loaded, position: Position) -> None:
     """Raises ConfigError when a rule computes something else than what made the record: no registry keeps earlier ones."""
     for node, graph in loaded.wiring.graphs.items():
-        if said.rules.get(node) != graph.label:
+        if said.rules.get(node, "" if said.stages else None) not in (graph.label, ""):
             message = f"when {position} was written, the node {node!r} was {said.rules.get(node)}, now it is {graph.label}"
             raise _changed(loaded.topology, message, position)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from penstock.errors import Untraceable
-from penstock.pipeline.letters import OWN, TRUNCATED
+from penstock.pipeline.letters import EVENT, OWN, SOURCE, STAGES, TRUNCATED
 from penstock.record import Position, Record
 from penstock.registry.names import NAME as MODEL
 from penstock.registry.names import VERSION
@@ -25,9 +25,10 @@ _STREAMS: Final = "__streams.errors."
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What made a record: the topology and generation that made it, the exact version of each node, and the position of its input.
+    """What made a record: the topology and generation that made it, the exact version of each node, and the position of its event.
 
-    `rules` are the labels of the nodes that the topology itself computes: `rule:` and the beginning of their graph's digest.
+    Of a topology that is cut, `stages` has the generation of each stage that it has passed. `rules` are the labels of the nodes that the
+    topology itself computes: `rule:` and the beginning of their graph's digest.
     """
 
     topology: str
@@ -35,6 +36,7 @@ class Origin:
     models: Mapping[str, ModelRef]
     source: Position
     rules: Mapping[str, str] = field(default_factory=dict)
+    stages: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +82,15 @@ def _origin(said: Mapping[str, str], source: Position | None = None) -> Origin:
         topology=topology,
         generation=int(_matched("[0-9]{1,15}", said.get(f"{OWN}generation", "0"))),
         models={node: version for node, version in made if isinstance(version, ModelRef)},
-        source=source or Position.parse(said[f"{OWN}source"], "/"),
+        source=source or Position.parse(said.get(EVENT) or said[SOURCE], "/"),
         rules={node: version for node, version in made if isinstance(version, str)},
+        stages=dict(_stage(one) for one in said.get(STAGES, "").split(",") if one),
     )
+
+
+def _stage(text: str) -> tuple[str, int]:
+    name, _, generation = text.partition("=")
+    return _matched(NAME, name), int(_matched("[0-9]{1,15}", generation))
 
 
 def _version(text: str) -> tuple[str, ModelRef | str]:

@@ -89,8 +89,8 @@ class Desk:
         async with AsyncExitStack() as stack:
             self._status = await stack.enter_async_context(self._reader(self.topics.status))
             self._control = await stack.enter_async_context(self._reader(self.topics.control, whole=True))
-            groups = Groups.of(self._settings.application, self._topology.name)
-            self._workers, self._services = self._status.group(groups.workers), self._status.group(groups.services)
+            groups = Groups.of(self._settings.application, self._topology)
+            self._workers, self._services = [self._status.group(one) for one in groups.workers], self._status.group(groups.services)
             await self.refresh()
             self._stack = stack.pop_all()
         return self
@@ -137,7 +137,7 @@ class Desk:
     async def _ask(self, patience: float) -> int:
         """Asks once who is in the groups. Returns how many members are not described yet. Raises as `refresh`."""
         try:
-            found, services = await asyncio.gather(self._workers.describe(patience), self._members_of_services(patience))
+            *found, services = await asyncio.gather(*(one.describe(patience) for one in self._workers), self._members_of_services(patience))
         except AccessRefused as error:
             if self.fleet.attested:
                 raise
@@ -146,8 +146,8 @@ class Desk:
         finally:
             self._attested = time.monotonic()
         self._refused = ""
-        self.fleet.attest(Group.of(found.shown, services.shown))
-        return found.unknown + services.unknown
+        self.fleet.attest(Group.of([shown for one in found for shown in one.shown], services.shown))
+        return sum(one.unknown for one in (*found, services))
 
     async def _members_of_services(self, patience: float) -> Described:
         """Returns the members of the group of services, or no member where it may not be described: users of an installation without

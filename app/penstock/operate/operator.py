@@ -322,7 +322,17 @@ class Operator:
                 f"{self.log.generation}: check that {self.settings.trust} is the workers' trust file. {self._desk.refusals()}",
                 code="other-trust",
             )
-        if min_ready == 0 or any(one.live for one in workers):
+        if min_ready == 0:
+            return
+        if any(one.live for one in workers):
+            if lacking := self.fleet.lacking():
+                name = self.topology.name
+                start = "; ".join(f"penstock run {name} --stage {one}" for one in lacking)
+                raise ControlError(
+                    f"no live worker runs the stage {' and '.join(lacking)} of {name}: start one ({start}), or deploy for later workers: "
+                    "--min-ready 0",
+                    code="no-workers",
+                )
             return
         known = [one.name for one in workers if one.member]
         last = f"; the last reports of {', '.join(known)} are too old" if known else ""
@@ -343,7 +353,9 @@ class Operator:
             now = self._tell(on_progress, Phase.ANNOUNCED, release)
             live = [one for one in now if one.live]
             found = verdict(now, min_ready)
-            if old := outdated(self.fleet.workers()):  # a worker that started after the check
+            if found is Verdict.ACTIVATE and min_ready is None and self.fleet.lacking():  # a stage has lost its last worker
+                found = Verdict.WAIT
+            if old := outdated(self.fleet.workers()):  # one that started after the check
                 await self._give_up(
                     release, old, f"{len(old)} of {len(live)} live workers run an older Penstock: upgrade them", on_progress
                 )
@@ -354,7 +366,10 @@ class Operator:
                 await self._give_up(release, failed, f"{len(failed)} of {len(live)} live workers cannot make it ready", on_progress)
             elif clock() >= deadline:
                 behind = [one for one in live if not one.ready]
-                await self._give_up(release, behind, f"{len(behind)} of {len(live)} live workers not ready within {limit:g} s", on_progress)
+                what = f"{len(behind)} of {len(live)} live workers not ready within {limit:g} s"
+                if lacking := self.fleet.lacking():
+                    what += f", and no worker runs the stage {' and '.join(lacking)}"
+                await self._give_up(release, behind, what, on_progress)
             else:
                 await self._desk.look(min(LOOK_S, max(deadline - clock(), 0.01)))
 

@@ -19,7 +19,10 @@ from penstock.errors import InferenceError, RecordError
 from penstock.parcel import Cause, Parcel
 from penstock.record import Header, RecordLike
 
-__all__ = ["ID", "LIVE", "NODE", "OWN", "STAGE", "TRUNCATED", "VARIANT", "Address", "dead_letters", "fitting"]
+__all__ = [
+    "EVENT", "ID", "LIVE", "MODELS", "NODE", "OWN", "SOURCE", "STAGE", "STAGES", "TRUNCATED", "VARIANT", "Address", "dead_letters",
+    "fitting",
+]  # fmt: skip
 
 OWN = "penstock-"  # headers that describe an output; those of an earlier topology are replaced
 ID = f"{OWN}id"  # the event's id: of an output and of a dead letter alike
@@ -27,6 +30,10 @@ TRUNCATED = f"{OWN}truncated"
 STAGE = f"{OWN}stage"
 NODE = f"{OWN}node"
 VARIANT = f"{OWN}variant"
+MODELS = f"{OWN}models"
+SOURCE = f"{OWN}source"  # the position of the input
+EVENT = f"{OWN}event"  # behind the first stage: the position at which the event has entered the topology
+STAGES = f"{OWN}stages"  # of a topology that is cut into stages: the generation that each has scored with
 EXCEPTION = "__streams.errors.exception"  # the first of our headers: what precedes it is the record's own
 LIVE = "live"  # the variant of the plan that answers; strategies with several plans name the others
 LONGEST = 1024  # characters of a reason, and of an event's id, that a dead letter repeats: it has to fit where its record fitted

@@ -58,8 +58,9 @@ class Port:
 
     `encoders` are by sink name, and so are `columns`, which keep outputs as columns for a caller that asks for them. `id` is the column
     with the events' ids, None where the source names no field; `chained` is whether a sink of the same topology writes the source's
-    topic: such events keep the ids that they entered with. `beside` makes the columns that are not in the values, where there are any;
-    `changes` and `events` open the source's envelope and skip what is not read.
+    topic: such events keep the ids that they entered with; `behind` is whether an earlier stage of the same graph wrote them. `beside`
+    makes the columns that are not in the values, where there are any; `changes` and `events` open the source's envelope and skip what is
+    not read.
     """
 
     source: Source
@@ -69,6 +70,7 @@ class Port:
     columns: Mapping[str, Encoder]
     id: str | None
     chained: bool
+    behind: bool = False
     beside: BesideDecoder | None = None
     changes: Changes | None = None
     events: CloudEvents | None = None
@@ -152,10 +154,14 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A plan, and by stage name the ports that it was made with: everything that turns records into outputs."""
+    """A plan, and by stage name the ports that it was made with: everything that turns records into outputs.
+
+    `staged` is whether the topology is cut into stages: then outputs name the generation of each.
+    """
 
     plan: Plan
     ports: Mapping[str, Port]
+    staged: bool = False
 
 
 def ports(wired: wiring.Wiring, described: Described, *, json: Collection[str] = (), writes: Writes | None = None) -> dict[str, Port]:
@@ -198,6 +204,7 @@ def _port(stage: wiring.Stage, written: set[str], described: Described, *, json:
         columns={emit.sink.name: _encoder(emit, described, "columns") for emit in stage.emits},
         id=only.id,
         chained=source.topic in written,
+        behind=only.behind != "",
         beside=BesideDecoder(schema, beside, partial(make, of=described.key_writers)) if beside else None,
         changes=changes,
         events=events,
@@ -218,4 +225,5 @@ def _encoder(emit: wiring.Emit, described: Described, writes: Writes | None) -> 
         return encoder("json", fields, schema)
     if writes == "avro":
         return encoder("avro", fields, container_schema(sink.name, fields, schema))
-    return encoder(sink.format, fields, schema, frame=described.frames.get(sink.name, b""))
+    gaps = [field.name for field in emit.fields if field.missing.action == "fill"]
+    return encoder(sink.format, fields, schema, frame=described.frames.get(sink.name, b""), gaps=gaps)

@@ -34,7 +34,7 @@ from penstock.engine.observe import Observers
 from penstock.errors import EncodeError, InferenceError, RecordError
 from penstock.native import native
 from penstock.parcel import Parcel, chosen
-from penstock.pipeline.letters import ID, LIVE, OWN, VARIANT, Address, dead_letters, fitting
+from penstock.pipeline.letters import EVENT, ID, LIVE, MODELS, OWN, SOURCE, STAGES, VARIANT, Address, dead_letters, fitting
 from penstock.pipeline.ports import Program
 from penstock.record import Header, Position, RecordLike, Unreadable
 from penstock.telemetry.metrics import Metrics, NodeMeter
@@ -46,7 +46,11 @@ __all__ = ["Chunk", "Pass", "Pipeline", "Written"]
 _HEADERS, _KEY = attrgetter("headers"), attrgetter("key")  # with map, they cost half as much as a comprehension
 OFFSET = 19  # digits of the largest offset
 LEAST_LETTER = 16_384  # bytes
+TRACES = 64  # of earlier stages, whose headers are kept
 AROUND = 256  # bytes of an output beside its key, its value, and its headers' texts: lengths, counts, the batch's own header
+
+
+_Trace = tuple[bytes, bytes]  # the models and the generations of the stages before
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -141,8 +145,10 @@ class Pipeline:
         self._about: tuple[Header, ...] = (
             (f"{OWN}topology", self._topology.encode()),
             (f"{OWN}generation", b"%d" % generation),
-            (f"{OWN}models", versions.encode()),
+            (MODELS, versions.encode()),
+            *([(STAGES, f"{stage}={generation}".encode())] if program.staged else []),
         )
+        self._traces: dict[_Trace, tuple[Header, ...]] = {}
         self._letters = Address(self.port.source.dead_letter, (*self._about, (VARIANT, LIVE.encode())))
         self._around = AROUND + sum(len(name) + len(value or b"") for name, value in self._about)
 
@@ -365,8 +371,29 @@ class Pipeline:
         passing = _passing if self.port.events is None else _passing_events
         bare = isinstance(inputs, Table) or not any(map(_HEADERS, inputs))  # the rows of a table have no headers
         extra = None if bare else [passing(headers) for headers in map(_HEADERS, inputs)]
-        origin = f"{OWN}source", f"{place[0]}/{place[1]}/".encode()
-        return Parcel(topic, partition, inputs, values, keys, self._about, origin, (ID, f"{place[0]}:{place[1]}:"), ids, extra)
+        about = self._about
+        if self.port.behind and extra is not None:
+            found = [_trace(headers) for headers in map(_HEADERS, inputs)]
+            traces = {trace for trace, _ in found}
+            if len(traces) == 1:
+                about = self._along(*traces)
+                extra = [[event, *own] for (_, event), own in zip(found, extra, strict=True)]
+            else:  # a release has become active in an earlier stage
+                about = self._about[:2]
+                extra = [[*self._along(trace)[2:], event, *own] for (trace, event), own in zip(found, extra, strict=True)]
+        origin = SOURCE, f"{place[0]}/{place[1]}/".encode()
+        return Parcel(topic, partition, inputs, values, keys, about, origin, (ID, f"{place[0]}:{place[1]}:"), ids, extra)
+
+    def _along(self, trace: _Trace) -> tuple[Header, ...]:
+        """Returns the headers about an output, with what the earlier stages have said of themselves."""
+        found = self._traces.get(trace)
+        if found is None:
+            if len(self._traces) >= TRACES:
+                self._traces.clear()
+            (topology, generation, (_, models), (_, stages)) = self._about
+            joined = [b",".join(filter(None, (before, own))) for before, own in zip(trace, (models, stages), strict=True)]
+            found = self._traces[trace] = (topology, generation, (MODELS, joined[0]), (STAGES, joined[1]))
+        return found
 
     # -- 5 ---------------------------------------------------------------------------------------------------------
 
@@ -442,6 +469,12 @@ def _weigh(parcel: Parcel) -> int:
             pass  # an uncommon form
     keys = map(_KEY, parcel.inputs) if parcel.keys is None else parcel.keys
     return sum(map(len, filter(None, parcel.values))) + sum(map(len, filter(None, keys)))
+
+
+def _trace(headers: Sequence[Header]) -> tuple[_Trace, Header]:
+    """Returns the models and the stages that an earlier stage names, and the header that says where the event has entered."""
+    said = dict(headers)
+    return (said.get(MODELS) or b"", said.get(STAGES) or b""), (EVENT, said.get(EVENT) or said.get(SOURCE) or b"")
 
 
 def _passing(headers: Sequence[Header]) -> list[Header]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from penstock import runtime
 from penstock.control.status import Place
+from penstock.control.topics import group_of
 from penstock.engine import Deployment, Serving
 from penstock.engine.observe import Observers
 from penstock.errors import IdentityTaken, TopicMissing, TransportUnavailable
@@ -250,7 +251,7 @@ class StreamRunner:
     def _host(self) -> App:
         """Builds the app, with the source, the sink and the loop between them."""
         settings = self.settings
-        group = f"{settings.application}.{self.name}"
+        group = group_of(settings.application, self.name, self.loaded.share.process if self.loaded.share else "")
         written = topics.written(self.loaded)
         lookout = Lookout(
             settings,
@@ -263,7 +264,7 @@ class StreamRunner:
             settings,
             group,
             metrics=self.metrics,
-            written=written,
+            written=written | {one.source.topic for stage in self.loaded.wiring.stages for one in stage.inputs if one.behind},
             lookout=lookout,
             before_reading=self._assigned,
             throttle=throttle,

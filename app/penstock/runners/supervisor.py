@@ -45,7 +45,7 @@ PAGE_BYTES = 32 * 1024 * 1024
 PIPE_BYTES = 1 << 16
 
 Serve = Callable[[Pages], AbstractAsyncContextManager[None]]
-Own = Callable[[int, str], list[str]]  # a worker's number and the address of its pages, "" for none, to its arguments
+Own = Callable[[str, str], list[str]]  # a worker's name and the address of its pages, "" for none, to its arguments
 
 
 class _Log:
@@ -82,17 +82,17 @@ class _Log:
 
 
 class _Worker:
-    """One process, and the times of its recent starts. In `folder` are its error and, with `pages`, the socket of its pages.
+    """One process, and the times of its recent starts. Its error, and with `pages` the socket of its pages, are files at `place`.
 
     `own` gives the arguments that only it has. With `relay`, this process writes its log.
     """
 
-    def __init__(self, number: int, own: Own, folder: Path, pages: bool, relay: bool) -> None:
-        self.number = number
+    def __init__(self, name: str, own: Own, place: Path, pages: bool, relay: bool) -> None:
+        self.name = name
         self._relay = relay
-        self.page = folder / f"{number}.sock" if pages else None
-        self._error = folder / f"{number}.error"
-        self._own = [*own(number, "" if self.page is None else f"unix:{self.page}"), "--last-words", str(self._error)]
+        self.page = place.with_suffix(".sock") if pages else None
+        self._error = place.with_suffix(".error")
+        self._own = [*own(name, "" if self.page is None else f"unix:{self.page}"), "--last-words", str(self._error)]
         self.starts: deque[float] = deque(maxlen=RESTARTS + 1)
         self.restarts = -1
         self.start()
@@ -107,7 +107,7 @@ class _Worker:
             # No threads here, which `preexec_fn` could meet.
             ends = ends_with(os.getpid(), signal.SIGTERM)
             self.process = subprocess.Popen(command, start_new_session=True, stderr=end, preexec_fn=ends)  # noqa: PLW1509  see above
-        logger.info("worker %d is process %d", self.number, self.process.pid)
+        logger.info("worker %s is process %d", self.name, self.process.pid)
 
     @property
     def error(self) -> str:
@@ -124,7 +124,7 @@ class _Worker:
 
 
 def supervise(
-    count: int,
+    names: Sequence[str],
     patience: float,
     own: Own,
     *,
@@ -132,7 +132,7 @@ def supervise(
     start_timeout: float = 60.0,
     relay: bool = False,
 ) -> None:
-    """Runs `count` workers until SIGTERM or Ctrl-C; they have `patience` seconds to finish.
+    """Runs a worker for each of these names until SIGTERM or Ctrl-C; they have `patience` seconds to finish.
 
     `own` gives the arguments that only one worker has, behind those of this command. `serve` serves their monitoring pages as one; after a
     start, a worker has `start_timeout` seconds until its pages must answer. With `relay` this process writes the workers' logs. On
@@ -140,10 +140,10 @@ def supervise(
 
     Raises WorkerFailed with the exit code of the first worker that failed.
     """
-    asyncio.run(_supervise(count, patience, own, serve, start_timeout, relay))
+    asyncio.run(_supervise(names, patience, own, serve, start_timeout, relay))
 
 
-async def _supervise(count: int, patience: float, own: Own, serve: Serve | None, start_timeout: float, relay: bool) -> None:
+async def _supervise(names: Sequence[str], patience: float, own: Own, serve: Serve | None, start_timeout: float, relay: bool) -> None:
     # No executor and no thread: a worker receives its signal when the thread that started it ends.
     stopping = asyncio.Event()
     workers: list[_Worker] = []
@@ -153,7 +153,7 @@ async def _supervise(count: int, patience: float, own: Own, serve: Serve | None,
         if serve is not None:
             await stack.enter_async_context(serve(_Fleet(workers, start_timeout)))
         try:
-            workers.extend(_Worker(number, own, folder, serve is not None, relay) for number in range(1, count + 1))
+            workers.extend(_Worker(name, own, folder / f"{at}", serve is not None, relay) for at, name in enumerate(names))
             while not stopping.is_set():
                 for worker in workers:
                     _look_at(worker)
@@ -173,12 +173,12 @@ def _look_at(worker: _Worker) -> None:
     if code is None:
         return
     if code > 0:
-        logger.error("worker %d has ended with exit code %d: the others are being stopped", worker.number, code)
-        raise WorkerFailed(f"worker {worker.number}: {worker.error or f'it has ended with exit code {code}'}", code)
+        logger.error("worker %s has ended with exit code %d: the others are being stopped", worker.name, code)
+        raise WorkerFailed(f"worker {worker.name}: {worker.error or f'it has ended with exit code {code}'}", code)
     what = f"was killed by {signal.Signals(-code).name}" if code else "was stopped by a SIGTERM from elsewhere"
     if worker.crash_loops():
-        raise WorkerFailed(f"worker {worker.number} {what}, and ended {RESTARTS} times before within {WINDOW:g} s", 1)
-    logger.warning("worker %d %s and is started again", worker.number, what)
+        raise WorkerFailed(f"worker {worker.name} {what}, and ended {RESTARTS} times before within {WINDOW:g} s", 1)
+    logger.warning("worker %s %s and is started again", worker.name, what)
     worker.start()
 
 
@@ -192,8 +192,8 @@ async def _stop(workers: Sequence[_Worker], patience: float) -> None:
     for worker in running:
         if worker.process.poll() is None:
             logger.error(
-                "worker %d did not finish within %g s and is killed; uncommitted records will be scored again",
-                worker.number,
+                "worker %s did not finish within %g s and is killed; uncommitted records will be scored again",
+                worker.name,
                 patience,
             )
             worker.process.kill()
@@ -221,21 +221,21 @@ class _Fleet:
 
     def _starting(self, verdicts: Mapping[str, Verdict]) -> list[str]:
         """Returns the workers that do not answer, and were started a short time ago."""
-        young = [str(worker.number) for worker in self._workers if worker.age < self._start_timeout]
+        young = [worker.name for worker in self._workers if worker.age < self._start_timeout]
         return [name for name in young if not verdicts[name].good and "error" in verdicts[name].body]
 
     async def metrics(self, accept: str) -> tuple[bytes, str]:
         from penstock.telemetry import export
 
         pages = await asyncio.gather(*(_get(worker.page, "/metrics") for worker in self._workers))
-        names = [str(worker.number) for worker in self._workers]
+        names = [worker.name for worker in self._workers]
         texts = {name: page.body.decode() if page.status == 200 else None for name, page in zip(names, pages, strict=True)}
         restarts = {name: worker.restarts for name, worker in zip(names, self._workers, strict=True)}
         return export.encode(export.Merged(texts, restarts), accept)
 
     async def _ask(self, path: str, word: str) -> dict[str, Verdict]:
         answers = await asyncio.gather(*(_get(worker.page, path) for worker in self._workers))
-        return {str(worker.number): _verdict(word, answer) for worker, answer in zip(self._workers, answers, strict=True)}
+        return {worker.name: _verdict(word, answer) for worker, answer in zip(self._workers, answers, strict=True)}
 
 
 class Elsewhere:

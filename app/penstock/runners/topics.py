@@ -34,6 +34,14 @@ def described(admin: Admin, loaded: Loaded, settings: Settings) -> Mapping[str, 
     for stage in stages:
         for emit in stage.emits:
             have, need = topics[emit.sink.topic].partitions, topics[stage.source.topic].partitions
+            if loaded.share is not None and emit.sink.name in loaded.share.between and have != need:
+                name, why = (
+                    emit.sink.topic,
+                    f"topic {emit.sink.topic} between two stages has {have} partitions, but {stage.source.topic} {need}",
+                )
+                more = f"kafka-topics --alter --topic {name} --partitions {need}"
+                less = f"kafka-topics --delete --topic {name}, then penstock topics create {loaded.topology.name}"
+                raise SettingsError(f"{why}: outputs keep their input's partition. {more if have < need else less}")
             if emit.sink.key is None and have < need:
                 raise SettingsError(
                     f"topic {emit.sink.topic} has {have} partitions, but {stage.source.topic} has {need}: outputs keep their "

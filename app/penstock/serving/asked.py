@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 
@@ -34,28 +35,31 @@ class AskedEvents:
         caller.spend(len(self.values))
 
     def ask(self, answer: Receiver) -> None:
-        """Puts the events in line: not for a caller that may not send some of them, nor where they are looked up. Raises CallRefused."""
+        """Puts the events in line; none are answered in the next turn of the loop. Raises CallRefused.
+
+        Not for a caller that may not send some of them, nor where they are looked up.
+        """
         service = self._service
         live, deadline = service.live, service.deadline(bodies.seconds(self._headers))
         events = live.source(self._source)
         if records := bodies.records(events.source.topic, self.values, self._headers):
             service.ask_events(events, records, answer, size=self._size, deadline=deadline)
         else:
-            answer.set_result((live, []))
+            asyncio.get_running_loop().call_soon(answer.set_result, (live, []))
 
     def answer(self, live: Live, found: Outcome) -> Answer:
         """Raises the failure of an event that was sent alone, and Forbidden where the caller may not send it."""
         if isinstance(found, Exception):
             raise found
         assert isinstance(found, list), "events are answered by a list"
+        alone = found[0] if self._one else b""
+        if isinstance(alone, Failure):  # noted as what it is refused with
+            raise Forbidden(str(alone.error)) if alone.error.where == "access" else alone.error
         self._service.note(self._caller, "score", "ok", generation=live.generation, rows=len(found))
-        if not self._one:
-            bad = sum(type(each) is Failure for each in found)
-            return 200, (JSON, *live.about, (b"penstock-failed", b"%d" % bad)), b"[" + b",".join(map(written, found)) + b"]"
-        (answer,) = found
-        if isinstance(answer, Failure):
-            raise Forbidden(str(answer.error)) if answer.error.where == "access" else answer.error
-        return 200, (JSON, *live.about), answer
+        if self._one:
+            return 200, (JSON, *live.about), alone
+        bad = sum(type(each) is Failure for each in found)
+        return 200, (JSON, *live.about, (b"penstock-failed", b"%d" % bad)), b"[" + b",".join(map(written, found)) + b"]"
 
 
 class AskedTensors:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import re
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -23,6 +25,7 @@ WHOLE: Final = 64 * 1024  # bytes of a body that is waited for in one piece
 TOGETHER: Final = 0.005  # seconds that it may take
 SWEEP: Final = 1.0  # seconds between two looks at the connections of a service
 CLOSE: Final = (b"connection", b"close")
+_PLAIN: Final = re.compile(rb"/(?!/)[!-\"$&-~]{0,8191}")  # a path, and a query, that mean what they are: not encoded, no fragment
 
 Reply = Callable[[int, Sequence[tuple[bytes, bytes]], bytes], None]  # status, headers, and body of an answer
 
@@ -31,9 +34,9 @@ class Door(Protocol):
     """What answers requests that have come whole."""
 
     def take(self, url: bytes, scope: MutableMapping[str, Any], body: bytes, reply: Reply) -> bool:
-        """Takes a POST request, and calls `reply` with its answer, now or later. False: it is not one of these.
+        """Takes a POST request, and calls `reply` with its answer in a later turn of the loop. False: it is not one of these.
 
-        `scope` is that of ASGI, without what a method and a URL add.
+        `scope` is that of ASGI, without what a method and a URL add; the path and the query of the URL are as they are.
         """
 
 
@@ -105,7 +108,7 @@ class _Short:
 
     def data_received(self: Any, data: bytes) -> None:
         super().data_received(data)  # type: ignore[misc]  # of uvicorn's protocol, which the other base is
-        if self._parts is None:
+        if self._parts is None or self.transport.is_closing():
             return
         if sum(map(len, self._parts)) > WHOLE:
             self._pass_on()
@@ -126,7 +129,7 @@ class _Short:
         parser = self.parser
         if (
             alone and not self.expect_100_continue and parser.get_method() == b"POST" and parser.get_http_version() == "1.1"
-            and not parser.should_upgrade() and not self.flow.write_paused
+            and not self.flow.write_paused and _PLAIN.fullmatch(self.url)
         ):  # fmt: skip
             self._parts = []
             return
@@ -164,7 +167,7 @@ class _Short:
 
 
 class _Cycle:
-    """A request of `_Short`, with what uvicorn reads and writes of its own."""
+    """A request of `_Short`, with the attributes that uvicorn uses of its cycles."""
 
     __slots__ = ("_connection", "disconnected", "keep_alive", "response_complete")
     more_body = False
@@ -180,7 +183,7 @@ class _Cycle:
         return self
 
     def set(self) -> None:
-        """Nobody waits for more of the body."""
+        """The body is complete: nothing waits for more of it."""
 
     def __call__(self, status: int, head: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
         """Sends the answer, unless the connection is lost."""
@@ -205,27 +208,70 @@ class _Cycle:
 class _Bounded:
     """What httptools does not bound by itself: the head of a request and the trailers behind its body, and requests sent ahead of answers.
 
-    Such a connection is ended without an answer, which could be taken for that of an earlier request.
+    Such a connection is ended without an answer, which could be taken for that of an earlier request. So is one with what is no request
+    behind a request that waits for its answer.
     """
 
     _unread = 0  # bytes in the reads since the last head was complete, or a part of a body came: httptools keeps them
+    _data = b""  # that is being read
+    _again = b""  # the head of a request that asks for another protocol, without that
+    headers: list[tuple[bytes, bytes]]
+    _running: Any = None  # what uvicorn answers, while `cycle` is the last request that has come
 
     def data_received(self, data: bytes) -> None:
         self._unread += len(data)
+        self._data = data
         super().data_received(data)  # type: ignore[misc]  # of uvicorn's protocol, which the other base is
+        self._data = b""
         if self._unread > HEAD_BYTES:
             self.transport.abort()  # type: ignore[attr-defined]
 
-    def on_headers_complete(self) -> None:
-        self._unread = 0
-        if len(self.pipeline) >= AHEAD:  # type: ignore[attr-defined]
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._running is not None:  # its answer would be an error in the log: uvicorn reports only the last request
+            self._running.disconnected = True
+        super().connection_lost(exc)  # type: ignore[misc]
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)  # type: ignore[misc]
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Reads a request again that asks for another protocol, which there is not: httptools has ended it behind its head.
+
+        Its body would be the next request otherwise: one that a proxy before this service has not seen.
+        """
+        error = sys.exc_info()[1]
+        if self._again and error is not None:
+            self._data, self._again = self._again + self._data[error.args[0] :], b""
+            super().data_received(self._data)  # type: ignore[misc]
+
+    def send_400_response(self, msg: str) -> None:
+        cycle: Any = self.cycle  # type: ignore[attr-defined]
+        if self.pipeline or (_busy(self) and (not cycle.more_body or cycle.response_started)):  # type: ignore[attr-defined]
             self.transport.abort()  # type: ignore[attr-defined]
+        else:
+            super().send_400_response(msg)  # type: ignore[misc]
+
+    def on_headers_complete(self: Any) -> None:
+        self._unread = 0
+        if self.parser.should_upgrade() and (method := self.parser.get_method()) != b"CONNECT":
+            lines = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
+            lines += [b"%s: %s" % one for one in self.headers if one[0] != b"upgrade"]
+            self._again = b"\r\n".join((*lines, b"", b""))
+            return
+        if len(self.pipeline) >= AHEAD:
+            self.transport.abort()
             raise ValueError("too many requests ahead of their answers")  # which ends the parser, too
         super().on_headers_complete()  # type: ignore[misc]
+        self.headers = []  # for trailers, which are no headers: a proxy has not looked at them
 
     def on_body(self, body: bytes) -> None:
         self._unread = 0
         super().on_body(body)  # type: ignore[misc]
+
+    def on_message_complete(self) -> None:
+        if not self._again:
+            super().on_message_complete()  # type: ignore[misc]
 
 
 class _Lasting:
@@ -256,7 +302,7 @@ async def sweep(server: uvicorn.Server, most: int, idle: float) -> None:
     """Closes the connections of a service that have been silent for too long, and beyond `most` those silent for longest.
 
     Also those whose request is on its way: its body, or a stream of lines, may come for as long as its client likes. A connection that has
-    come since the last sweep stays: its request may be about to be read.
+    come since the last sweep stays: its request may be about to be read; so does one whose request may come whole, for TOGETHER.
     """
     loop = asyncio.get_running_loop()
     swept = loop.time()
@@ -264,7 +310,8 @@ async def sweep(server: uvicorn.Server, most: int, idle: float) -> None:
         await asyncio.sleep(min(SWEEP, idle / 2))
         before, swept = swept, loop.time()
         connections: Any = server.server_state.connections
-        waiting = [one for one in connections if (not _busy(one) or one.cycle.more_body) and not (one.new and one.quiet > before)]
+        still = [one for one in connections if getattr(one, "_parts", None) is None]
+        waiting = [one for one in still if (not _busy(one) or one.cycle.more_body) and not (one.new and one.quiet > before)]
         waiting.sort(key=lambda one: one.heard)
         excess = len(connections) - most
         for at, one in enumerate(waiting):

@@ -39,8 +39,9 @@ __all__ = ["Receiver", "Service", "Tally"]
 logger = logging.getLogger(__name__)
 
 NAME: Final = "penstock"
-GATHERING: Final = 0.001  # seconds
-ENOUGH: Final = 3  # requests that make that worth while
+GATHERING: Final = 0.005  # seconds, at most
+PAUSE: Final = 0.0003  # seconds without another request, which end it
+ENOUGH: Final = 3  # requests that make it worth while
 FADES: Final = 0.8  # per batch
 EXTENSIONS: Final = ("binary_tensor_data", "model_repository", "statistics")
 
@@ -60,7 +61,7 @@ class Tally:
 
 
 class Receiver(Protocol):
-    """What waits for an outcome: a future, or what is told at once, in the turn in which the batch has run."""
+    """What waits for an outcome: a future, or what receives it at once, in the turn in which the batch has run."""
 
     def done(self) -> bool:
         """Whether it has the outcome, or waits no longer."""
@@ -69,7 +70,7 @@ class Receiver(Protocol):
         """Gives it the outcome. It does not raise."""
 
     def set_exception(self, exception: Exception, /) -> None:
-        """Tells it why there is none. It does not raise."""
+        """Gives it the reason why it gets no outcome. It does not raise."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -116,6 +117,7 @@ class Service:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="models")
         self._busy = self._due = False
         self._gathered = 0.0  # requests of the last batches that gathered: the most, and what it fades to
+        self._last = self._until = 0.0  # when a request came last that gathers, and when its batch has to begin
         self._tallies: dict[tuple[str, str], Tally] = {}
         self._reading = 0  # bytes of bodies that are being read
         self.metrics.requests_waiting.set_function(lambda: len(self._batcher))
@@ -242,7 +244,7 @@ class Service:
     def ask_model(
         self, model: Model, part: Columns, answer: Receiver, *, size: int, deadline: float, version: str = "", gather: bool = False
     ) -> None:
-        """Puts tensors in line; others may `gather` for GATHERING seconds before they run. Raises CallRefused."""
+        """Puts tensors in line; others may `gather` before they run. Raises CallRefused."""
         self._submit(model.name, part, part.rows, answer, size=size, deadline=deadline, version=version, model=model, gather=gather)
 
     @property
@@ -277,17 +279,25 @@ class Service:
     ) -> None:  # fmt: skip
         job = _Job(rows=rows, bytes=size, deadline=deadline, part=part, version=version, answer=answer, model=model)
         self._batcher.offer(lane, job, time.monotonic())
+        if gather:
+            self._last = time.monotonic()
         if not (self._due or self._busy):
             self._due = True
             loop = asyncio.get_running_loop()
             if gather:
-                loop.call_later(GATHERING, self._gathering)
+                self._until = self._last + GATHERING
+                loop.call_later(PAUSE, self._gathering)
             else:
                 loop.call_soon(self._turn)
 
     # -- one batch after the other --------------------------------------------------------------------------------------
 
     def _gathering(self) -> None:
+        """Runs the next batch when no request has come for PAUSE seconds."""
+        left = min(self._last + PAUSE, self._until) - time.monotonic()
+        if left > 0:
+            asyncio.get_running_loop().call_later(left, self._gathering)
+            return
         self._gathered = max(float(len(self._batcher)), self._gathered * FADES)
         self._turn()
 
@@ -330,15 +340,11 @@ class Service:
         members = [job for job in members if not job.answer.done()]
         parts = [job.part for job in members]
         if batch.expected <= self._offload_after:
-            try:
-                outcomes: Sequence[Outcome] = target.run(parts)
-            except Exception as error:  # noqa: BLE001  whatever a run raises is its callers' answer
-                outcomes = self._alone(target, parts, error)
-            self._ended(batch, live, target, members, outcomes, began)
+            self._ended(batch, live, target, members, self._run(target, parts), began)
             return
         self._busy = True
         self.metrics.offloaded.inc()
-        running = asyncio.get_running_loop().run_in_executor(self._thread, target.run, parts)
+        running = asyncio.get_running_loop().run_in_executor(self._thread, self._run, target, parts)
 
         def ended(done: asyncio.Future[Sequence[Outcome]]) -> None:
             self._busy = False
@@ -349,10 +355,15 @@ class Service:
 
         running.add_done_callback(ended)
 
-    def _alone(self, target: Any, parts: Sequence[Any], error: Exception) -> list[Outcome]:
-        """Returns the outcomes of requests that together raised: each runs alone, so that it fails alone."""
-        if len(parts) == 1:
-            return [self._bug(error)]
+    def _run(self, target: Any, parts: Sequence[Any]) -> Sequence[Outcome]:
+        """Returns the outcomes of requests. Where they raise together, each runs alone, so that it fails alone."""
+        try:
+            outcomes: Sequence[Outcome] = target.run(parts)
+        except Exception as error:  # noqa: BLE001  whatever a run raises is its callers' answer
+            if len(parts) == 1:
+                return [self._bug(error)]
+        else:
+            return outcomes
         found: list[Outcome] = []
         for part in parts:
             try:

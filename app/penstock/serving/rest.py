@@ -95,6 +95,7 @@ class Rest:
                     return
                 answer = await self._events(caller, target, headers, receive)
             else:
+                target = self._named(_asked(path))
                 answer, target = await self._route(scope, caller, headers, receive)
                 if not target and not _changes(scope):  # others have noted what they did
                     self._service.note(caller, "read", "ok")
@@ -109,7 +110,7 @@ class Rest:
     def take(self, url: bytes, scope: Scope, body: bytes, reply: Reply) -> bool:
         """Takes a request that has come whole, if it has events or tensors and waits for nothing but its batch; see `connections.Door`."""
         service, headers = self._service, dict(scope["headers"])
-        if not url.isascii() or b"%" in url or len(body) > service.settings.max_body_bytes or b"content-encoding" in headers:
+        if len(body) > service.settings.max_body_bytes or b"content-encoding" in headers:
             return False
         path, _, query = url.decode().partition("?")
         model = None if path == self._score else _asked(path)
@@ -122,12 +123,13 @@ class Rest:
             if caller.rules.only:
                 return False
             waiting.caller = caller
-            waiting.target = target = self._source(scope) if model is None else model[0]
+            waiting.target = self._source(scope) if model is None else self._named(model)
             service.check(caller, *(model or ()))
+            bodies.number(headers, b"content-length")  # has to be a number here, too
             waiting.keep(body)
             asked: AskedEvents | AskedTensors
             if model is None:
-                asked = AskedEvents(service, caller, target, headers, body, wraps=self._wraps[target])
+                asked = AskedEvents(service, caller, waiting.target, headers, body, wraps=self._wraps[waiting.target])
             else:
                 asked = AskedTensors(service, caller, *model, headers, body)
             waiting.asked = asked
@@ -135,7 +137,8 @@ class Rest:
         except KeysWanted:
             return False
         except Exception as error:  # noqa: BLE001  whatever goes wrong is this caller's answer
-            waiting.set_exception(error)
+            # Not now: requests behind it would be read as if they had waited for its answer.
+            asyncio.get_running_loop().call_soon(waiting.set_exception, error)
         return True
 
     def _refused(self, scope: Scope, caller: Caller | None, error: Exception) -> Answer:
@@ -144,6 +147,10 @@ class Rest:
             call = "score" if path == self._score or path.rstrip("/").endswith("/infer") else "read"
             self._service.note(caller, call, str(getattr(error, "code", "failed")), address=_address(scope))
         return _refusal(error)
+
+    def _named(self, asked: tuple[str, str] | None) -> str:
+        """Returns the name of the model that is asked, if there is one: each name that callers make up would be a series of the metrics."""
+        return asked[0] if asked is not None and asked[0] in self._service.live.models else ""
 
     def _count(self, target: str, status: int, began: float) -> None:
         cell = self._cells.get((target, status))
@@ -505,7 +512,7 @@ def _is_stream(headers: Headers) -> bool:
 
 
 def _authorization(scope: Scope, headers: Headers) -> str | None:
-    """Returns the credential in the headers. Several are none: a proxy before this service may have judged another one."""
+    """Returns the credential in the headers. Several are refused: a proxy before this service may have judged another one."""
     if b"authorization" not in headers:
         return None
     return b", ".join(value for name, value in scope["headers"] if name == b"authorization").decode("latin-1")

@@ -23,6 +23,7 @@ from penstock.topology.order import order
 from penstock.topology.precomputed import precomputed_problems
 from penstock.topology.resolve import Finding, FromField, FromNode, Names, Report, Target, Wire, closest
 from penstock.topology.spec import CONDITION, Node, Ref, RuleNode, Sink, Source, Topology
+from penstock.topology.stages import stage_problems
 from penstock.topology.wiring import Emit, Input, Part, Stage, Wiring
 
 __all__ = ["check", "wire"]
@@ -87,7 +88,15 @@ def check(
             stages.append(graph.stage(found, schemas, sink_schemas, known_readers))
     for mark, message, fix in precomputed_problems(topology, schemas, stages):
         report.add(mark, message, fix)
-    return Wiring(topology, tuple(stages)), report.problems()
+    wiring = Wiring(topology, tuple(stages))
+    return wiring, report.problems() or _stage_problems(wiring)
+
+
+def _stage_problems(wiring: Wiring) -> list[Problem]:
+    report = Report(wiring.topology.file)
+    for mark, message, fix in stage_problems(wiring):
+        report.add(mark, message, fix)
+    return report.problems()
 
 
 def _signatures(

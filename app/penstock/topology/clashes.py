@@ -12,6 +12,7 @@ from penstock.topology.kinds import kind_of
 from penstock.topology.names import FIELD, topic_problem
 from penstock.topology.resolve import Finding
 from penstock.topology.spec import Mark, Sink, Source, Topology
+from penstock.topology.stages import stage_clashes
 
 __all__ = ["clashes"]
 
@@ -33,6 +34,7 @@ def clashes(topology: Topology) -> Iterator[Finding]:
             line = sources[node.name].mark.line
             yield node.mark, f"{node.name!r} is a node here and a source on line {line}", "rename one, so that a reference means one thing"
         yield from kind_of(node).clashes(node)
+    yield from stage_clashes(topology)
     for source in topology.sources:
         yield from _source_clashes(source)
         for key, schema in (("schema", source.schema), ("key_schema", source.key_schema)):

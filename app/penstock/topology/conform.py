@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from penstock.errors import Problem
 from penstock.topology.document import Listed, Mapped, Scalar, Value
 from penstock.topology.names import any_of, did_you_mean
-from penstock.topology.shapes import Choice, Forms, Keys, Kinds, Listing, Literal, Named, Nested, Shape, Text, Whole
+from penstock.topology.shapes import Choice, Flag, Forms, Keys, Kinds, Listing, Literal, Named, Nested, Shape, Text, Whole
 from penstock.topology.spec import Mark
 
 __all__ = ["conform"]
@@ -31,7 +31,7 @@ Difference = tuple[Mark, str, str]
 
 def _differ(value: Value, shape: Shape, path: str) -> Iterator[Difference]:
     match shape, value:
-        case Text() | Choice() | Whole() | Literal(), Scalar(value=found) if found is not None:
+        case Text() | Choice() | Whole() | Flag() | Literal(), Scalar(value=found) if found is not None:
             yield from _differ_scalar(value, shape, path)
         case Nested(), Scalar(value=found) if found is not None:
             return
@@ -80,6 +80,8 @@ def _differ_scalar(value: Scalar, shape: Shape, path: str) -> Iterator[Differenc
                 yield value.mark, f"{path}: expected {_expected(shape)}, found {_short(value.text)!r}", ""
             elif not low <= number <= high:
                 yield value.mark, f"{path}: {number} is out of range", f"from {low} to {high}"
+        case Flag(), found if not isinstance(found, bool):
+            yield value.mark, f"{path}: expected {_expected(shape)}, found {_short(value.text)!r}", ""
 
 
 def _differ_names(value: Mapped, shape: Named, path: str) -> Iterator[Difference]:
@@ -131,7 +133,7 @@ def _article(kind: str) -> str:
     return {"text": "text", "null": "nothing"}.get(kind, f"a {kind}")
 
 
-def _expected(shape: Shape) -> str:
+def _expected(shape: Shape) -> str:  # noqa: PLR0911  a case per shape
     match shape:
         case Text(what, _):
             return what
@@ -139,6 +141,8 @@ def _expected(shape: Shape) -> str:
             return " | ".join(values)
         case Whole(low, high):
             return f"a whole number from {low} to {high}"
+        case Flag():
+            return "true or false"
         case Literal() | Nested():
             return "a number, text or a boolean" + (", or lists of them" if shape == Nested() else "")
         case Listing():

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from penstock.topology.kinds import KINDS
 from penstock.topology.shapes import (
+    DURATION,
     ENTRY_NAME,
     EVENT_TYPE,
     FIELD_NAME,
@@ -19,6 +20,7 @@ from penstock.topology.shapes import (
     REFERENCE,
     TOPIC_NAME,
     Choice,
+    Flag,
     Forms,
     Key,
     Keys,
@@ -61,10 +63,22 @@ _SOURCE: Final = Keys(
     }
 )
 
+_MATERIALIZE: Final = Keys(
+    {
+        "topic": Key(TOPIC_NAME, "The topic of its outputs; <application>.<topology>.<node> when omitted."),
+        "compression": Key(Choice(("lz4", "zstd", "snappy", "gzip", "none")), "How the topic is compressed.", default="lz4"),
+        "retention": Key(DURATION, "How long the topic keeps records.", default="1d"),
+    }
+)
+
 _NODE: Final = {
     "when": Key(
         Literal(), "The events that it computes: a condition (docs/expressions.md), or another node with `when`. Its outputs are else null."
-    )
+    ),
+    "materialize": Key(
+        Forms(text=Flag(), mapping=_MATERIALIZE),
+        "true: its outputs go to a topic, and the nodes that read them run in a stage of their own, in processes of their own.",
+    ),
 }
 
 _SINK: Final = Keys(
@@ -140,7 +154,7 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def _schema(shape: Shape) -> dict[str, Any]:
+def _schema(shape: Shape) -> dict[str, Any]:  # noqa: PLR0911  a case per shape
     match shape:
         case Text(what, pattern):
             return {"type": "string", "pattern": pattern, "description": what}
@@ -148,6 +162,8 @@ def _schema(shape: Shape) -> dict[str, Any]:
             return {"enum": list(values)}
         case Whole(low, high):
             return {"type": "integer", "minimum": low, "maximum": high}
+        case Flag():
+            return {"type": "boolean"}
         case Literal() | Nested():
             return {"$ref": "#/$defs/nested"} if shape == Nested() else {"type": ["number", "string", "boolean"]}
         case Listing(of):

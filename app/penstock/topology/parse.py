@@ -19,8 +19,8 @@ from penstock.topology.document import MAX_BYTES, Listed, Scalar, Value, read
 from penstock.topology.kinds import KINDS
 from penstock.topology.kinds.rule import condition
 from penstock.topology.language import TOPOLOGY
-from penstock.topology.spec import Format, Node, Precomputed, Releases, Sink, Source, Topology, When, condition_of
-from penstock.topology.values import items, keys, marks, plain, providers, refs, word, words
+from penstock.topology.spec import Format, Materialize, Node, Precomputed, Releases, Sink, Source, Topology, When, condition_of
+from penstock.topology.values import duration, items, keys, marks, plain, providers, refs, word, words
 
 __all__ = ["parse", "parse_text", "text_of"]
 
@@ -87,7 +87,19 @@ def _source(name: Scalar, value: Value) -> Source:
 def _node(name: Scalar, value: Value, texts: Mapping[str, Scalar]) -> Node:
     kind = word(keys(value)["kind"])
     node: Node = KINDS[kind].parse(name, kind, value)
+    if (given := keys(value).get("materialize")) is not None:
+        node = replace(node, materialize=_materialize(given))
     return replace(node, when=_when(texts[name.text], texts, name.text)) if name.text in texts else node
+
+
+def _materialize(value: Value) -> Materialize | None:
+    """Returns what the key says; `true` is all defaults."""
+    if isinstance(value, Scalar):
+        return None if value.value is False else Materialize(mark=value.mark)
+    given = keys(value)
+    kept = {"retention_ms": duration(given["retention"])} if "retention" in given else {}
+    named = {key: word(given[key]) for key in ("topic", "compression") if key in given}
+    return Materialize(mark=value.mark, **kept, **named)  # type: ignore[arg-type]  # conforming words
 
 
 def _when(text: Scalar, texts: Mapping[str, Scalar], name: str) -> When:

@@ -14,6 +14,7 @@ from penstock.topology.names import FIELD, FIELD_PATH, MODEL, NAME, REF, TOPIC
 from penstock.topology.requirements import THRESHOLD
 
 __all__ = [
+    "DURATION",
     "ENTRY_NAME",
     "EVENT_TYPE",
     "FIELD_NAME",
@@ -28,6 +29,7 @@ __all__ = [
     "THRESHOLD_TEXT",
     "TOPIC_NAME",
     "Choice",
+    "Flag",
     "Forms",
     "Key",
     "Keys",
@@ -63,6 +65,11 @@ class Whole:
 
     low: int
     high: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """true or false."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +164,7 @@ class Kinds:
         return Keys({"kind": Key(Choice(kinds), "What the node is for.", required=True), **keys.keys, **self.shared}, keys.one_of)
 
 
-Shape = Text | Choice | Whole | Literal | Nested | Listing | Named | Keys | Forms | Kinds
+Shape = Text | Choice | Whole | Flag | Literal | Nested | Listing | Named | Keys | Forms | Kinds
 
 ENTRY_NAME: Final = Text("a name (letters, digits, _ and -, not beginning with a digit)", NAME)
 FIELD_NAME: Final = Text("a field name (letters, digits and _; inside a record: after.amount)", FIELD)
@@ -165,6 +172,7 @@ FIELD_TEXT: Final = Text("a field, or a path to one inside others: after.amount,
 TENSOR_NAME: Final = Text("a tensor name", r"^\S(.*\S)?$")
 EVENT_TYPE: Final = Text("a type of CloudEvents", r"^\S(.*\S)?$")
 TOPIC_NAME: Final = Text("a topic name (letters, digits, '.', '_' and '-')", TOPIC)
+DURATION: Final = Text("a duration (40ms, 30s, 5m, 12h or 7d)", r"^[1-9][0-9]{0,8}(ms|s|m|h|d)$")
 FILE_NAME: Final = Text(
     "a file of the schemas folder", r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*(#[A-Za-z_][A-Za-z0-9_.]*)?$"
 )

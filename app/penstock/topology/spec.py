@@ -15,8 +15,8 @@ from penstock.provider import Provider
 from penstock.schema import Coercion, Missing
 
 __all__ = [
-    "CONDITION", "Constant", "Entry", "Input", "Mark", "ModelNode", "ModelRef", "Node", "Output", "Precomputed", "Ref", "Releases",
-    "Requirement", "RuleNode", "Sink", "Source", "Topology", "When", "condition_of",
+    "CONDITION", "Constant", "Entry", "Input", "Mark", "Materialize", "ModelNode", "ModelRef", "Node", "Output", "Precomputed", "Ref",
+    "Releases", "Requirement", "RuleNode", "Sink", "Source", "Topology", "When", "condition_of",
 ]  # fmt: skip
 
 Format = Literal["json", "json-confluent", "avro", "avro-confluent", "protobuf", "protobuf-confluent", "bytes"]
@@ -153,15 +153,26 @@ class When:
 
 
 @dataclass(frozen=True, slots=True)
+class Materialize:
+    """The topic that a node's outputs go to, "" for the default name; how long it keeps them, and how it is compressed."""
+
+    topic: str = ""
+    compression: Literal["lz4", "zstd", "snappy", "gzip", "none"] = "lz4"
+    retention_ms: int = 86_400_000
+    mark: Mark = field(default=Mark(), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Node(Entry):
     """A place in the graph where columns are computed: what the nodes of every kind share. `kind` is a row of `kinds.KINDS`.
 
-    Its outputs are null for the events that `when` leaves out.
+    Its outputs are null for the events that `when` leaves out. With `materialize`, what reads it runs in another stage on Kafka.
     """
 
     name: str
     kind: str
     when: When | None = field(default=None, kw_only=True)
+    materialize: Materialize | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from penstock.provider import Provider
 from penstock.schema import Missing
@@ -11,7 +11,9 @@ from penstock.topology.document import Listed, Mapped, Scalar, Value
 from penstock.topology.names import ref
 from penstock.topology.spec import Constant, Input, Mark, Ref
 
-__all__ = ["constant", "inputs", "items", "keys", "marks", "plain", "providers", "refs", "word", "words"]
+__all__ = ["constant", "duration", "inputs", "items", "keys", "marks", "plain", "providers", "refs", "word", "words"]
+
+_UNITS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 def items(value: Value | None) -> tuple[tuple[Scalar, Value], ...]:
@@ -47,6 +49,12 @@ def refs(value: Value) -> tuple[Ref, ...]:
     scalars = value.items if isinstance(value, Listed) else (value,)
     found = (ref(word(scalar), scalar.mark) for scalar in scalars)
     return tuple(each for each in found if each is not None)  # conforming text is always a reference
+
+
+def duration(value: Value) -> int:
+    """Returns a duration in milliseconds."""
+    number = word(value).rstrip("dhms")
+    return int(number) * _UNITS[word(value)[len(number) :]]
 
 
 def constant(value: Value) -> Constant:

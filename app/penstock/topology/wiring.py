@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from penstock.expressions import Graph
-from penstock.schema import Column
+from penstock.schema import Column, Missing
 from penstock.signature import Tensor
 from penstock.topology.spec import Constant, Node, Sink, Source, Topology
 
@@ -89,12 +89,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class OutputField:
-    """A field of an output event: its name, the part that fills it, and the type and axes of one value."""
+    """A field of an output event: its name, the part that fills it, and the type and axes of one value.
+
+    Between two stages, `missing` says whether null, or NaN in its place, may be written, and is read again.
+    """
 
     name: str
     part: Part
     dtype: str
     shape: tuple[int | None, ...] = ()
+    missing: Missing = Missing()  # noqa: RUF009  it is frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +117,15 @@ class Emit:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One topic that a stage reads: its source, the columns that its events are decoded into, and which of these is their id."""
+    """One topic that a stage reads: its source, the columns that its events are decoded into, and which of these is their id.
+
+    `behind` is the materialised node whose stage writes the topic; "" of a source of the file.
+    """
 
     source: Source
     columns: tuple[Column, ...]
     id: str | None = None
+    behind: str = ""
 
 
 @dataclass(frozen=True, slots=True)

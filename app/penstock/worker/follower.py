@@ -76,6 +76,8 @@ class Follower(Following):
             metrics=metrics,
         )
         self._started = timestamp()
+        share = loaded.share
+        self._stage, self._stages = ("", []) if share is None else (share.process, list(share.processes))
 
     def _name(self) -> str:
         return self._settings.group_instance_id or f"{socket.gethostname()}.{os.getpid()}.{new_id()[-4:]}"
@@ -84,7 +86,9 @@ class Follower(Following):
         settings = self._settings
         await super()._begin(stack, trust)
         writer = await stack.enter_async_context(Writer(aiokafka_arguments(settings), patience=patience_of(settings)))
-        self.reporter = Reporter(writer, self.topics.status, self.identity, self._describe, interval=settings.status_interval)
+        self.reporter = Reporter(
+            writer, self.topics.status, self.identity, self._describe, interval=settings.status_interval, stage=self._stage
+        )
 
     def _duties(self) -> Iterator[Coroutine[Any, Any, None]]:
         yield from super()._duties()
@@ -218,4 +222,6 @@ class Follower(Following):
             dead_letters=self.letters(),
             unsigned=self._settings.unsigned_control,
             reads=NEWEST,
+            stage=self._stage,
+            stages=self._stages,
         )

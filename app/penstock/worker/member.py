@@ -68,7 +68,7 @@ class Member(Follower):
         self._metrics.control_age_seconds.set_function(lambda: {(): time.monotonic() - self._confirmed})
         self._membership = Membership(
             aiokafka_arguments(settings),
-            Groups.of(settings.application, self._loaded.topology.name).services,
+            Groups.of(settings.application, self._loaded.topology).services,
             self.topics.control,
             self.identity.shown,
             session_timeout=settings.session_timeout,

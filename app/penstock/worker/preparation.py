@@ -85,6 +85,7 @@ class _Piece:
     binding: Binding
     providers: tuple[Provider, ...]
     shared: Session | None
+    elsewhere: bool = False  # another stage runs it: only its signature is needed here
     nodes: list[str] = field(default_factory=list)
     artifact: Artifact = field(init=False)
     sealed: Sealed = field(init=False)
@@ -152,7 +153,8 @@ class Preparation:
         pieces = self._pieces(release.bindings)
 
         def each(state: State, step: Callable[[_Piece], None]) -> None:
-            _each([piece for piece in pieces if piece.shared is None], state, step, tell, stopped)
+            here = [piece for piece in pieces if piece.shared is None and (not piece.elsewhere or state is State.FETCHING)]
+            _each(here, state, step, tell, stopped)
 
         with ExitStack() as seals:
             each(State.FETCHING, lambda piece: self._fetch(piece, stopped))  # 1
@@ -163,7 +165,7 @@ class Preparation:
             parameters = {node: binding.parameters for node, binding in release.bindings.items()}
             loaded = runtime.rebind(self._loaded, artifacts, parameters)
             each(State.PROVING, self._check_golden)  # 5
-        sessions = {node: piece.session for piece in pieces for node in piece.nodes}
+        sessions = {node: piece.session for piece in pieces if not piece.elsewhere for node in piece.nodes}
         program = runtime.program(loaded, sessions, parameters)
         tell(State.PROVING, "on real rows")
         pairs = {node: piece.pair for piece in pieces for node in piece.nodes if piece.pair is not None}
@@ -174,15 +176,19 @@ class Preparation:
 
     def _pieces(self, bindings: Mapping[str, Binding]) -> list[_Piece]:
         """Returns the versions of a release, each once, with the sessions that are already loaded."""
+        elsewhere = (
+            {one.name for one in self._loaded.topology.model_nodes} - self._loaded.nodes if self._loaded.share is not None else set()
+        )
         pieces: dict[_Version, _Piece] = {}
         for node, binding in bindings.items():
             providers = self._placed.get(node, CPU)  # a node that the topology does not have is refused by step 4
             version = _Version(binding.manifest, binding.digest, providers)
             if version not in pieces:
-                pieces[version] = piece = _Piece(binding, providers, shared=self._sessions.get(version))
+                pieces[version] = piece = _Piece(binding, providers, shared=self._sessions.get(version), elsewhere=True)
                 if piece.shared is not None:
                     piece.session, piece.artifact = piece.shared, self._artifacts[piece.shared]
             pieces[version].nodes.append(node)
+            pieces[version].elsewhere &= node in elsewhere
         return list(pieces.values())
 
     def _fetch(self, piece: _Piece, stopped: Stopping) -> None:

@@ -54,8 +54,9 @@ class Reporter:
     """Writes what `describe` returns, and boundaries. `run` is a task of the worker's loop."""
 
     def __init__(
-        self, writer: Writer, topic: str, identity: Identity, describe: Callable[[], WorkerStatus], *, interval: float
+        self, writer: Writer, topic: str, identity: Identity, describe: Callable[[], WorkerStatus], *, interval: float, stage: str = ""
     ) -> None:  # fmt: skip
+        self._stage = stage
         self._writer, self._topic, self._identity, self._worker = writer, topic, identity, identity.worker
         self._number = 0
         self._describe = describe
@@ -79,7 +80,13 @@ class Reporter:
             self._generations[partition] = generation
             self._boundaries.append(
                 Boundary(
-                    topic=partition[0], partition=partition[1], offset=offset, generation=generation, worker=self._worker, time=timestamp()
+                    topic=partition[0],
+                    partition=partition[1],
+                    offset=offset,
+                    generation=generation,
+                    worker=self._worker,
+                    time=timestamp(),
+                    stage=self._stage,
                 )
             )
             self._changed.set()

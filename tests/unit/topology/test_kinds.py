@@ -118,7 +118,7 @@ class TestKindOfThisFile:
         ("old", "new", "expected"),
         [
             (", limit: 0.5", "", "t.yaml:5:9: nodes.high: the key 'limit' is missing (add limit: a number, text or a boolean)"),
-            ("limit: 0.5", "limit: 0.5, model: m@1", "t.yaml:5:45: nodes.high: unknown key 'model' (known: kind, of, limit, when)"),
+            ("limit: 0.5", "limit: 0.5, model: m@1", "t.yaml:5:45: nodes.high: unknown key 'model' (known: kind, of, limit, when, "),
             ("kind: above", "kind: abov", "t.yaml:5:16: nodes.high.kind: 'abov' is not one of feature, model, ensemble, rule, above ("),
             ("limit: 0.5", "limit: x", "t.yaml:5:40: nodes.high.limit: 'x' is not a number (write a number)"),
             ("of: risk", "of: rsk", "t.yaml:5:27: nodes.high.of: 'rsk' is neither a field nor a node (did you mean 'risk'?)"),
@@ -133,7 +133,7 @@ class TestKindOfThisFile:
 
     def test_keys_of_another_kind_are_refused_where_they_stand(self) -> None:
         assert refused(wired, TEXT.replace("kind: model, model: risk@1", "kind: model, model: risk@1, limit: 1")) == [
-            "t.yaml:4:38: nodes.risk: unknown key 'limit' (known: kind, model, inputs, parameters, require, providers, when)"
+            "t.yaml:4:38: nodes.risk: unknown key 'limit' (known: kind, model, inputs, parameters, require, providers, when, materialize)"
         ]
 
     def test_editors_know_it(self) -> None:

@@ -1,0 +1,275 @@
+"""Cuts a wiring behind the nodes that are materialised: what runs in separate processes on Kafka, with a topic in between.
+
+1. Each materialised node ends a stage, which is named after it. The sinks that read the same materialised nodes, directly or through
+   others, are written by one more stage, which is named after the first of them; those that read none stay in the stage of their source.
+2. A node that is not materialised runs in each stage that reads it. So a stage begins behind the nearest materialised nodes that stand
+   before it, or at its source.
+3. A materialised topic holds what later stages read: the node's outputs, and the columns of the event and of earlier materialised nodes
+   that are only passed on. Its fields have the types of the columns, so a stage reads exactly what it would have read in one process.
+
+Where nothing is materialised, nothing changes. What runs on one host at once (a service, a batch, a program) is never cut.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from penstock.schema import Column, Missing
+from penstock.topology.order import order
+from penstock.topology.resolve import Finding
+from penstock.topology.spec import Materialize, Sink, Source, Topology
+from penstock.topology.wiring import Emit, Input, OutputField, Part, Stage, Step, Wiring
+
+__all__ = ["Between", "Cut", "cut", "letters_of", "stage_clashes", "stage_problems", "topics_between"]
+
+_NO_NAME = re.compile(r"[^A-Za-z0-9_]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """A topic between two stages, of the materialised node `node`: its name, what its records hold, and how it is kept.
+
+    `fields` are by the column that they carry.
+    """
+
+    node: str
+    topic: str
+    fields: Mapping[str, OutputField]
+    spec: Materialize
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The stages on Kafka, each after those that feed it, and the topics between them, by node. `wiring` names them as sources and sinks.
+
+    `processes` are what runs together, by name: each stage at a materialised topic alone, all others as "".
+    """
+
+    wiring: Wiring
+    between: Mapping[str, Between] = field(default_factory=dict)
+
+    @property
+    def processes(self) -> dict[str, tuple[str, ...]]:
+        """The names of the stages of each process."""
+        apart = {stage.name: (stage.name,) for stage in self.wiring.stages if self._is_apart(stage)}
+        rest = tuple(stage.name for stage in self.wiring.stages if stage.name not in apart)
+        return ({"": rest} if rest else {}) | apart
+
+    def _is_apart(self, stage: Stage) -> bool:
+        return stage.name in self.between or any(one.behind for one in stage.inputs)
+
+
+def cut(wiring: Wiring, prefix: str) -> Cut:
+    """Returns the wiring cut behind its materialised nodes; `prefix` begins the topics that the file does not name."""
+    if all(node.materialize is None for node in wiring.topology.nodes):
+        return Cut(wiring)
+    made: list[Stage] = []
+    between: dict[str, Between] = {}
+    for stage in wiring.stages:
+        pieces = _Pieces(stage, wiring.topology, prefix)
+        made += pieces.stages()
+        between |= pieces.between
+    topology = wiring.topology
+    sources = (*topology.sources, *(_source(one) for one in between.values()))
+    sinks = (*topology.sinks, *(_sink(one) for one in between.values()))
+    return Cut(Wiring(replace(topology, sources=sources, sinks=sinks), tuple(made)), between)
+
+
+@dataclass
+class _Piece:
+    """A stage to be: what it ends with, the materialised nodes at which it begins, its steps, and the columns that it only passes on."""
+
+    name: str
+    begins: tuple[str, ...]
+    steps: list[Step]
+    node: str = ""  # that it ends with
+    emits: tuple[Emit, ...] = ()
+    passes: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def made(self) -> set[str]:
+        return {column for step in self.steps for column in step.columns}
+
+    def reads(self) -> dict[str, None]:
+        """The columns that it needs and does not make, in a stable order."""
+        wanted = [column for step in self.steps for column in sorted(step.reads)]
+        wanted += [column for emit in self.emits for column in _read_by(emit)]
+        return dict.fromkeys(one for one in [*wanted, *self.passes] if one not in self.made)
+
+
+class _Pieces:
+    """One stage of the whole wiring, in pieces."""
+
+    def __init__(self, stage: Stage, topology: Topology, prefix: str) -> None:
+        self.stage = stage
+        self._steps = {step.node.name: step for step in stage.steps}
+        self._maker = {column: step.node.name for step in stage.steps for column in step.columns}
+        self._cuts = [name for name, step in self._steps.items() if step.node.materialize is not None]
+        self._given = {column.name: column for one in stage.inputs for column in one.columns}
+        self._topics = topics_between(topology, prefix)
+        self._before: dict[str, set[str]] = {}  # all materialised nodes before a node, however far
+        self._behind: dict[str, tuple[str, ...]] = {}  # the nearest of them
+        for name, step in self._steps.items():
+            self._behind[name] = self._nearest(step.reads)
+            self._before[name] = {m for one in self._behind[name] for m in (one, *self._before[one])}
+        self.between: dict[str, Between] = {}
+
+    def stages(self) -> list[Stage]:
+        """Returns the pieces as stages, each after those that feed it."""
+        pieces = [self._piece(name, self._behind[name], [name], node=name) for name in self._cuts]
+        groups: dict[tuple[str, ...], list[Emit]] = {}
+        for emit in self.stage.emits:
+            groups.setdefault(self._nearest(_read_by(emit)), []).append(emit)
+        for begins, emits in groups.items():
+            name = emits[0].sink.name if begins else self.stage.name
+            heads = [self._maker[column] for emit in emits for column in _read_by(emit) if column in self._maker]
+            pieces.append(self._piece(name, begins, heads, emits=tuple(emits)))
+        ordered = [one for name in order({one.name: one.begins for one in pieces})[0] for one in pieces if one.name == name]
+        for piece in reversed(ordered):  # what a stage needs, the stages before it pass on
+            for column in piece.reads():
+                for node in self._carriers(column, piece.begins):
+                    owner = next(one for one in pieces if one.node == node)
+                    if column not in owner.passes:
+                        owner.passes[column] = None
+        for piece in ordered:
+            if piece.node:
+                self.between[piece.node] = self._between(piece)
+        return [self._stage(piece) for piece in ordered]
+
+    def _nearest(self, columns: Iterable[str]) -> tuple[str, ...]:
+        """Returns the materialised nodes at which something that reads these columns begins: those before another of them carry nothing."""
+        found: set[str] = set()
+        for column in columns:
+            maker = self._maker.get(column)
+            if maker is not None:
+                found |= {maker} if maker in self._cuts else set(self._behind[maker])
+        covered = {one for other in found for one in self._before[other]}
+        return tuple(name for name in self._cuts if name in found - covered)
+
+    def _piece(self, name: str, begins: tuple[str, ...], heads: Iterable[str], *, node: str = "", emits: tuple[Emit, ...] = ()) -> _Piece:
+        needed: set[str] = set()
+        todo = [one for one in heads if one == node or one not in self._cuts]
+        while todo:
+            one = todo.pop()
+            if one not in needed:
+                needed.add(one)
+                makers = (self._maker.get(column) for column in self._steps[one].reads)
+                todo += [maker for maker in makers if maker is not None and maker not in self._cuts]
+        return _Piece(name, begins, [step for one, step in self._steps.items() if one in needed], node, emits)
+
+    def _carriers(self, column: str, begins: tuple[str, ...]) -> Iterator[str]:
+        """Yields which of these topics have the column: that of its maker; of an earlier node, those behind it; else all."""
+        maker = self._maker.get(column)
+        for one in begins:
+            if maker is None or maker == one or maker in self._before[one]:
+                yield one
+
+    def _between(self, piece: _Piece) -> Between:
+        topic, spec = self._topics[piece.node]
+        fields: dict[str, OutputField] = {}
+        taken: set[str] = set()
+        for column in piece.passes:
+            bare = column.removeprefix(f"{piece.node}.")
+            name = base = _NO_NAME.sub("_", bare).strip("_") or "column"
+            number = 1
+            while name in taken:
+                number += 1
+                name = f"{base}_{number}"
+            taken.add(name)
+            dtype, shape, missing = self._type(column)
+            fields[column] = OutputField(name, Part(column), dtype, shape, missing)
+        return Between(piece.node, topic, fields, spec)
+
+    def _type(self, column: str) -> tuple[str, tuple[int | None, ...], Missing]:
+        """Returns the dtype and the axes of a column, and what a null, or NaN in its place, is for those that read it."""
+        if (given := self._given.get(column)) is not None:
+            keeps = given.missing.action == "fill" and (given.missing.value is None or given.missing.value != given.missing.value)
+            return given.dtype, given.shape, given.missing if keeps else Missing()
+        step = self._steps[self._maker[column]]
+        tensor = next(one for one, name in zip(step.outputs, step.columns, strict=True) if name == column)
+        return tensor.dtype, tensor.shape, Missing()
+
+    def _stage(self, piece: _Piece) -> Stage:
+        reads = piece.reads()
+        if piece.begins:
+            inputs = tuple(self._input(self.between[one], reads) for one in piece.begins)
+        else:
+            (only,) = self.stage.inputs
+            columns = tuple(column for column in only.columns if column.name in reads or column.name == only.id)
+            inputs = (Input(only.source, columns, only.id),)
+        emits = piece.emits
+        if piece.node:
+            one = self.between[piece.node]
+            emits = (Emit(_sink(one), tuple(one.fields.values())),)
+        return Stage(piece.name, inputs, tuple(piece.steps), emits)
+
+    def _input(self, one: Between, reads: Mapping[str, None]) -> Input:
+        columns = (
+            Column(column, field.name, field.dtype, field.shape, field.missing) for column, field in one.fields.items() if column in reads
+        )
+        return Input(_source(one), tuple(columns), behind=one.node)
+
+
+def topics_between(topology: Topology, prefix: str) -> dict[str, tuple[str, Materialize]]:
+    """Returns the topic of each materialised node, by node, and how it is kept; `prefix` begins those that the file does not name."""
+    found = {node.name: node.materialize for node in topology.nodes if node.materialize is not None}
+    return {name: (spec.topic or f"{prefix}.{name}", spec) for name, spec in found.items()}
+
+
+def letters_of(topic: str) -> str:
+    """Returns the topic for records between two stages that cannot be scored."""
+    return f"{topic}.dead-letter"
+
+
+def _read_by(emit: Emit) -> list[str]:
+    parts = [*(field.part for field in emit.fields), *([] if emit.key is None else [emit.key])]
+    read = [name for part in parts for name in (part.column, *([] if part.gap is None else [part.gap.when]))]
+    return [*read, *([] if emit.when is None else [emit.when])]
+
+
+def _source(one: Between) -> Source:
+    return Source(name=one.node, topic=one.topic, format="avro", dead_letter=letters_of(one.topic), max_bytes=104_857_600)
+
+
+def _sink(one: Between) -> Sink:
+    return Sink(name=one.node, topic=one.topic, fields=(), format="avro")
+
+
+def stage_problems(wiring: Wiring) -> Iterator[Finding]:
+    """Yields what keeps a wiring from being cut where the file has `materialize`."""
+    found = cut(wiring, wiring.topology.name)
+    for stage in found.wiring.stages:
+        if len(stage.inputs) > 1:
+            nodes = [one.behind for one in stage.inputs]
+            ends = wiring.topology.node(stage.name) or next(one for one in wiring.topology.sinks if one.name == stage.name)
+            where = f"{'sinks' if isinstance(ends, Sink) else 'nodes'}.{stage.name}"
+            message = f"{where}: it reads {' and '.join(nodes)}, which come from different stages"
+            yield ends.mark, message, f"materialise only one of {', '.join(nodes)}: the others then run in the stage that reads them"
+    for one in found.between.values():
+        for column, carried in one.fields.items():
+            if None in carried.shape and "." in column:
+                message = f"nodes.{one.node}.materialize: {column} has an axis of open size, and a topic holds arrays of one size"
+                yield one.spec.mark, message, "export the model with a fixed axis, or materialise a node behind it"
+
+
+def stage_clashes(topology: Topology) -> Iterator[Finding]:
+    """Yields what is wrong with the stages of a topology, by the file alone: names that mean two of them, topics that carry two things."""
+    nodes = {node.name: node for node in topology.nodes if node.materialize is not None}
+    topics = {one.topic: f"read by the source {one.name!r}" for one in topology.sources}
+    topics |= {one.dead_letter: f"the dead-letter topic of the source {one.name!r}" for one in topology.sources}
+    topics |= {one.topic: f"written by the sink {one.name!r}" for one in topology.sinks}
+    for sink in topology.sinks:
+        if sink.name in nodes:
+            line = nodes[sink.name].mark.line
+            yield sink.mark, f"sinks.{sink.name}: the node of this name on line {line} is materialised: both name a stage", "rename one"
+        elif nodes and topology.source(sink.name) is not None:
+            yield sink.mark, f"sinks.{sink.name}: a source has this name as well, and both name a stage", "rename one"
+    for node in nodes.values():
+        spec = node.materialize
+        assert spec is not None
+        if spec.topic and spec.topic in topics:
+            message = f"nodes.{node.name}.materialize: the topic {spec.topic!r} is {topics[spec.topic]}"
+            yield spec.mark, message, "use another topic"
+        topics[spec.topic] = f"that of the node {node.name!r}"

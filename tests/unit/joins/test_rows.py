@@ -1,0 +1,119 @@
+"""Decided groups as a batch: the columns of each member, what stands for an absent one, and the decision."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from penstock.batch import Array, Batch
+from penstock.errors import MemberMissing
+from penstock.joins import DEADLINE, END, MASK, OVERDUE, Groups, Quorum, Rows, present
+from penstock.schema import Column
+
+QUORUM = Quorum(("trees", "lr"), 1, 40, frozenset({"lr"}))
+ID, SCORE = Column("id", "id", "string"), Column("score", "score", "float32")
+FLAGS, ITEMS, TAGS = (
+    Column("flags", "flags", "bool", (2,)),
+    Column("items", "items", "int64", (None,)),
+    Column("tags", "tags", "string", (2,)),
+)
+
+
+class Join:
+    """Groups and rows together, as a caller uses them."""
+
+    def __init__(self, quorum: Quorum, columns: Sequence[Sequence[Column]], shared: Sequence[str] = ()) -> None:
+        self.groups, self.rows = Groups(quorum), Rows(quorum, columns, shared)
+
+    def add(self, member: int, ids: Sequence[str], **columns: Array) -> Batch:
+        added = self.groups.add(member, ids, np.full(len(ids), 1000), np.arange(len(ids)), 1000)
+        self.rows.put(member, added, columns)
+        return self.rows.take(added.fired)
+
+    def due(self) -> Batch:
+        return self.rows.take(self.groups.due(2000, (END, END)))
+
+
+def _plain(batch: Batch) -> Mapping[str, object]:
+    return {name: column.tolist() for name, column in batch.columns.items()}
+
+
+def test_fired_groups_have_the_columns_of_every_member() -> None:
+    join = Join(QUORUM, [[ID, SCORE], [ID, SCORE]], shared=["id"])
+    assert join.add(0, ["x", "y"], id=np.array(["x", "y"], object), score=np.array([1, 2], "f4")).size == 0
+    batch = join.add(1, ["y", "z"], id=np.array(["y", "z"], object), score=np.array([3, 4], "f4"))
+    assert _plain(batch) == {
+        "id": ["y", "z"], "trees.score": [2, 0], "lr.score": [3, 4], present("trees"): [True, False], present("lr"): [True, True],
+        MASK: [3, 2], DEADLINE: [1040, 1040], OVERDUE: [0, 0],
+    }  # fmt: skip
+    assert {name: batch.columns[name].dtype for name in ("id", "trees.score", MASK)} == {"id": object, "trees.score": "f4", MASK: "i8"}
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "absent"),
+    [
+        (SCORE, np.array([7], "f4"), 0),
+        (FLAGS, np.array([[True, True]]), [False, False]),
+        (ID, np.array(["x"], object), ""),
+        (TAGS, np.array([["p", "q"]], object), ["", ""]),
+    ],
+    ids=["number", "array", "text", "array of texts"],
+)
+def test_absent_member_has_zeros_and_empty_texts(column: Column, value: Array, absent: object) -> None:
+    """Also in a slot that another group has used."""
+    join = Join(QUORUM, [[column], []])
+    join.add(0, ["x"], **{column.name: value})
+    assert join.add(1, ["x"]).columns[f"trees.{column.name}"].tolist() == value.tolist()
+    assert join.add(1, ["y"]).columns[f"trees.{column.name}"].tolist() == [absent]
+
+
+def test_rows_may_have_arrays_of_different_lengths() -> None:
+    join = Join(QUORUM, [[ITEMS], []])
+    items = np.empty(2, object)
+    items[:] = [np.arange(3), np.arange(1)]
+    join.add(0, ["x", "y"], items=items)
+    made = join.add(1, ["z", "y", "x"]).columns["trees.items"]
+    assert [one.tolist() for one in made] == [[], [0], [0, 1, 2]]
+    assert made[0].dtype == np.int64
+
+
+def test_group_that_has_failed_names_its_missing_members() -> None:
+    join = Join(QUORUM, [[SCORE], []])
+    join.add(0, ["x"], score=np.array([1], "f4"))
+    batch = join.due()
+    (failure,) = batch.failures
+    assert (batch.size, failure.row) == (0, 0)
+    assert isinstance(failure.error, MemberMissing)
+    assert failure.error.members == ("lr",)
+    assert str(failure.error) == "no record of lr within 40 ms: trees came, the join needs 1 of 2 members, lr"
+
+
+def test_only_the_rows_that_wait_are_kept() -> None:
+    """The first record of an id counts, and its row with it."""
+    join = Join(QUORUM, [[SCORE], []])
+    join.add(0, ["x", "x", "y"], score=np.array([1, 2, 3], "f4"))
+    assert join.add(1, ["y", "x"]).columns["trees.score"].tolist() == [3, 1]
+
+
+def test_text_is_released_with_its_row() -> None:
+    class Text(str):
+        __slots__ = ("__weakref__",)
+
+    join = Join(QUORUM, [[ID], []])
+    text = Text("x")
+    seen = weakref.ref(text)
+    join.add(0, ["x"], id=np.array([text], object))
+    del text
+    assert seen() is not None
+    join.add(1, ["x"])
+    assert seen() is None
+
+
+def test_shared_column_has_one_type() -> None:
+    with pytest.raises(ValueError, match="the column score with the same type"):
+        Rows(QUORUM, [[SCORE], [Column("score", "score", "float64")]], ["score"])
+    with pytest.raises(ValueError, match="not every member has the column score"):
+        Rows(QUORUM, [[SCORE], []], ["score"])

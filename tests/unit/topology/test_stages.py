@@ -1,0 +1,155 @@
+"""Where a topology is cut: which stages there are, what each runs, what the topics between them hold, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock.errors import TopologyError
+from penstock.schema import Column, Field, Schema
+from penstock.signature import Signature, Tensor
+from penstock.topology.check import wire
+from penstock.topology.parse import parse_text
+from penstock.topology.spec import Materialize
+from penstock.topology.stages import Cut, cut
+from penstock.topology.wiring import Wiring
+
+ONE = Signature((Tensor("x", "float32", (1,)),), (Tensor("y", "float32", (1,)),))
+TWO = Signature((Tensor("a", "float32", (1,)), Tensor("b", "float32", (1,))), (Tensor("y", "float32", (1,)),))
+EVENT = Schema("Event", (Field("id", "string"), Field("x", "float"), Field("place", "string")))
+#  events ─ a ─┬─ b ─┬─ d ─ out
+#              └─ c ─┘
+TEXT = """\
+topology: t
+sources: {{events: {{topic: events, schema: event.avsc, id: id}}}}
+nodes:
+  a: {{kind: model, model: m@1, inputs: {{x: x}}{a}}}
+  b: {{kind: model, model: m@1, inputs: {{x: a}}{b}}}
+  c: {{kind: model, model: m@1, inputs: {{x: a}}{c}}}
+  d: {{kind: ensemble, model: n@1, inputs: {{a: b, b: c}}{d}}}
+sinks:
+  out: {{topic: out, fields: {{id: id, y: d, place: place}}}}
+  early: {{topic: early, fields: {{id: id, a: a}}}}
+"""
+YES = ", materialize: true"
+
+
+def wired(text: str, **signatures: Signature) -> Wiring:
+    return wire(parse_text(text, "t.yaml"), {"events": EVENT}, {**dict.fromkeys("abc", ONE), "d": TWO, **signatures})
+
+
+def stages(*materialised: str) -> Cut:
+    return cut(wired(TEXT.format(**{name: YES if name in materialised else "" for name in "abcd"})), "app.t")
+
+
+def shown(found: Cut) -> dict[str, tuple[list[str], list[str], list[str]]]:
+    """By stage: the topics that it reads, its nodes, and the topics that it writes."""
+    return {
+        one.name: (
+            [each.source.topic for each in one.inputs],
+            [step.node.name for step in one.steps],
+            [emit.sink.topic for emit in one.emits],
+        )
+        for one in found.wiring.stages
+    }
+
+
+def refused(text: str, **signatures: Signature) -> list[str]:
+    with pytest.raises(TopologyError) as caught:
+        wired(text, **signatures)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_nothing_is_cut_where_nothing_is_materialised() -> None:
+    found = stages()
+    assert shown(found) == {"events": (["events"], ["a", "b", "c", "d"], ["out", "early"])}
+    assert (found.between, found.processes) == ({}, {"": ("events",)})
+
+
+def test_what_reads_a_materialised_node_is_another_stage() -> None:
+    """The sink that reads only the event's fields and that node is in it as well."""
+    found = stages("a")
+    assert shown(found) == {"a": (["events"], ["a"], ["app.t.a"]), "out": (["app.t.a"], ["b", "c", "d"], ["out", "early"])}
+    assert found.processes == {"a": ("a",), "out": ("out",)}
+
+
+def test_each_materialised_node_ends_a_stage_of_its_own() -> None:
+    """What is not materialised runs where it is read, here `c`; sinks that read different nodes are in different stages."""
+    assert shown(stages("a", "b")) == {
+        "a": (["events"], ["a"], ["app.t.a"]),
+        "b": (["app.t.a"], ["b"], ["app.t.b"]),
+        "out": (["app.t.b"], ["c", "d"], ["out"]),
+        "early": (["app.t.a"], [], ["early"]),
+    }
+
+
+def test_a_node_runs_in_each_stage_that_reads_it() -> None:
+    """The stage of the source stays for the sinks that nothing cuts off, and is a process with others like it."""
+    found = stages("b")
+    assert shown(found) == {
+        "b": (["events"], ["a", "b"], ["app.t.b"]),
+        "out": (["app.t.b"], ["a", "c", "d"], ["out"]),
+        "events": (["events"], ["a"], ["early"]),
+    }
+    assert found.processes == {"": ("events",), "b": ("b",), "out": ("out",)}
+
+
+def test_a_topic_between_stages_holds_what_is_read_behind_it() -> None:
+    """Fields have the names and types of the columns, so what is read is what was written."""
+    found = stages("a", "b")
+    assert {node: {column: field.name for column, field in one.fields.items()} for node, one in found.between.items()} == {
+        "a": {"a.y": "y", "id": "id", "place": "place"},
+        "b": {"a.y": "a_y", "b.y": "y", "id": "id", "place": "place"},
+    }
+    (out,) = (stage for stage in found.wiring.stages if stage.name == "out")
+    assert out.inputs[0].columns == (
+        Column("a.y", "a_y", "float32", (1,)),
+        Column("b.y", "y", "float32", (1,)),
+        Column("id", "id", "string"),
+        Column("place", "place", "string"),
+    )
+
+
+def test_the_file_says_how_a_topic_is_kept() -> None:
+    text = TEXT.format(a=", materialize: {topic: mine, compression: zstd, retention: 90m}", b="", c="", d="")
+    found = cut(wired(text), "app.t")
+    assert (found.between["a"].topic, found.between["a"].spec) == ("mine", Materialize("mine", "zstd", 5_400_000))
+    assert shown(found)["out"][0] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("a", "expected"),
+    [
+        (", materialize: yes!", "t.yaml:4:61: nodes.a.materialize: expected true or false"),
+        (", materialize: 1", "t.yaml:4:61: nodes.a.materialize: expected true or false"),
+        (", materialize: {retention: 90}", "t.yaml:4:73: nodes.a.materialize.retention: expected a duration"),
+        (", materialize: {retention: 0s}", "t.yaml:4:73: nodes.a.materialize.retention: '0s' is not a duration"),
+        (", materialize: {topic: events}", "t.yaml:4:61: nodes.a.materialize: the topic 'events' is read by the source 'events'"),
+        (", materialize: {topic: early}", "t.yaml:4:61: nodes.a.materialize: the topic 'early' is written by the sink 'early'"),
+        (", materialize: {kept: 1h}", "t.yaml:4:62: nodes.a.materialize: unknown key 'kept'"),
+    ],
+)
+def test_what_the_key_may_hold(a: str, expected: str) -> None:
+    (found,) = refused(TEXT.format(a=a, b="", c="", d=""))
+    assert found.startswith(expected)
+
+
+def test_false_is_as_if_it_were_not_there() -> None:
+    assert cut(wired(TEXT.format(a=", materialize: false", b="", c="", d="")), "p").between == {}
+
+
+def test_names_of_stages_are_unique() -> None:
+    text = TEXT.format(a="", b="", c=YES, d="").replace("  early:", "  c:")
+    (found,) = refused(text)
+    assert found.startswith("t.yaml:10:3: sinks.c: the node of this name on line 6 is materialised: both name a stage (rename one)")
+
+
+def test_two_stages_are_not_joined() -> None:
+    (found,) = refused(TEXT.format(a="", b=YES, c=YES, d=""))
+    assert found.startswith("t.yaml:9:3: sinks.out: it reads b and c, which come from different stages (materialise only one of b, c")
+
+
+def test_an_axis_of_open_size_is_not_materialised() -> None:
+    wide = Signature((Tensor("x", "float32", (1,)),), (Tensor("y", "float32", (None,)),))
+    text = TEXT.format(a=YES, b="", c="", d="").replace("inputs: {x: a}", 'inputs: {x: "a[0]"}').replace("a: a", "a: id")
+    (found,) = refused(text, a=wide)
+    assert found.startswith("t.yaml:4:61: nodes.a.materialize: a.y has an axis of open size, and a topic holds arrays of one size")
