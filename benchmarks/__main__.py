@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the main benchmark. More commands: `peers`, `micro`, `batch`, `joins`, `windows`, `letters`, `profile`, `report`."""
+"""`python -m benchmarks`: the main benchmark; `peers`, `micro`, `batch`, `joins`, `windows`, `letters`, `profile`, `report` are others."""
 
 from __future__ import annotations
 
