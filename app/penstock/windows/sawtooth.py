@@ -36,22 +36,10 @@ class Sawtooth(Partition):
             into[:] = rings.layout.neutral
             rounds.fold(rings, self._newest, self._counted, rows, into, include_self=include)
         else:
-            arrays = (rings.layout.numbers, rings.hops, rings.ring, rings.top, rings.pool, rings.free, rings.counts)
-            more = (
-                rings.body,
-                rings.body_at,
-                self._newest,
-                self._counted,
-                rows.slots,
-                rows.times,
-                rows.offsets,
-                rows.latest,
-                rows.marks,
-                rows.values,
-                rows.takes,
-                into,
-            )
-            rings.native.fold_windows((*arrays, *more), include)
+            tiles = (rings.layout.numbers, rings.hops, rings.ring, rings.top, rings.pool, rings.free, rings.counts)
+            keys = (rings.body, rings.body_at, self._newest, self._counted)
+            batch = (rows.slots, rows.times, rows.offsets, rows.latest, rows.marks, rows.values, rows.takes, into)
+            rings.native.fold_windows((*tiles, *keys, *batch), include)
 
     def _grow(self, slots: int) -> None:
         self._rings.grow(slots)
