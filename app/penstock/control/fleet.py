@@ -252,6 +252,10 @@ class Fleet:
         """Returns the workers that are live now, by name."""
         return [worker for worker in self.workers() if worker.live]
 
+    def claimed(self) -> set[str]:
+        """Returns the stages that reports name, whoever has written them."""
+        return {stage for one in self._last.values() for stage in (one.status.stage, *one.status.stages)}
+
     def lacking(self) -> list[str]:
         """Returns the stages of a topology that is cut that no live worker runs."""
         live = [one for one in self.live() if not one.status.role]

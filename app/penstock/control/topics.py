@@ -49,18 +49,18 @@ class Topics(NamedTuple):
 class Groups(NamedTuple):
     """The consumer groups whose members' reports count: of workers, which share the partitions, and of services, which have none.
 
-    The stages of a topology that is cut have a group each: which there are is not known without the models, so `workers` are all
-    that there can be.
+    The stages of a topology that is cut have a group each. Which there are is not known without the models, so `workers` are all that there
+    can be, by the stage: "" is of what is not cut.
     """
 
-    workers: tuple[str, ...]
+    workers: Mapping[str, str]
     services: str
 
     @classmethod
     def of(cls, application: str, topology: Topology) -> Groups:
         apart = [node.name for node in topology.nodes if node.materialize is not None]
         stages = ["", *apart, *(sink.name for sink in topology.sinks if apart)]
-        return cls(tuple(group_of(application, topology.name, one) for one in stages), f"{application}.{topology.name}.services")
+        return cls({one: group_of(application, topology.name, one) for one in stages}, f"{application}.{topology.name}.services")
 
 
 def group_of(application: str, topology: str, stage: str = "") -> str:

@@ -1,10 +1,10 @@
 """Both topics of a topology's releases, open: the desk folds what it reads, and writes messages.
 
-Whose reports count is decided when the desk is opened: those of the members of two consumer groups, of workers and of services. Where the
-brokers may not or cannot describe that of the workers, all reports count, and `unchecked` is the reason. Where only that of the services
-may not be described, no service counts, and `unchecked` is that. Where the coordinator does not answer, the desk does not open: reports of
-others would count unseen. Once the members are known, the desk never goes back: `refresh` needs an answer, and `look` continues with the
-last one.
+Whose reports count is decided when the desk is opened: those of the members of the consumer groups of workers, one per stage of a
+topology that is cut, and of services. Where the brokers may not or cannot describe that of the workers, all reports count, and
+`unchecked` is the reason. Where only that of the services may not be described, no service counts, and `unchecked` is that. Where the
+coordinator does not answer, the desk does not open: reports of others would count unseen. Once the members are known, the desk never goes
+back: `refresh` needs an answer, and `look` continues with the last one.
 
 Nothing happens between two calls: only a call reads entries, so the state never changes at another time. A message counts once it was
 read back; before that, it is not known which other messages precede it on the topic.
@@ -74,6 +74,7 @@ class Desk:
     def __init__(self, settings: Settings, topology: Topology, cluster: str = "", requested_by: str = "") -> None:
         self._settings, self._topology, self._cluster, self._requested_by = settings, topology, cluster, requested_by
         self.topics = Topics.declared(settings.application, topology)
+        self._groups = Groups.of(settings.application, topology)
         self.fleet = Fleet(silence_after(settings.status_interval))
         self._arguments = aiokafka_arguments(settings)
         self._patience = patience_of(settings)
@@ -89,8 +90,7 @@ class Desk:
         async with AsyncExitStack() as stack:
             self._status = await stack.enter_async_context(self._reader(self.topics.status))
             self._control = await stack.enter_async_context(self._reader(self.topics.control, whole=True))
-            groups = Groups.of(self._settings.application, self._topology)
-            self._workers, self._services = [self._status.group(one) for one in groups.workers], self._status.group(groups.services)
+            self._workers, self._services = {"": self._status.group(self._groups.workers[""])}, self._status.group(self._groups.services)
             await self.refresh()
             self._stack = stack.pop_all()
         return self
@@ -110,9 +110,17 @@ class Desk:
         async for entries in self._status.until(await self._status.end()):
             for entry in entries:
                 self.fleet.apply(entry)
+        if self._meet_stages():
+            await self._attest()
         async for entries in self._control.until(await self._control.end()):
             for entry in entries:
                 self.log.apply(entry)
+
+    def _meet_stages(self) -> bool:
+        """Notes the groups of the stages that reports name, if the topology can have them. Returns whether there are new ones."""
+        new = self.fleet.claimed() & self._groups.workers.keys() - self._workers.keys()
+        self._workers |= {stage: self._status.group(self._groups.workers[stage]) for stage in sorted(new)}
+        return bool(new)
 
     async def _attest(self) -> None:
         """Asks who is in the groups until the brokers answer. At first it waits for members that have only just joined."""
@@ -137,7 +145,9 @@ class Desk:
     async def _ask(self, patience: float) -> int:
         """Asks once who is in the groups. Returns how many members are not described yet. Raises as `refresh`."""
         try:
-            *found, services = await asyncio.gather(*(one.describe(patience) for one in self._workers), self._members_of_services(patience))
+            *found, services = await asyncio.gather(
+                *(one.describe(patience) for one in self._workers.values()), self._members_of_services(patience)
+            )
         except AccessRefused as error:
             if self.fleet.attested:
                 raise
@@ -168,7 +178,7 @@ class Desk:
 
     async def look(self, wait: float) -> None:
         """Takes the entries that arrive first on either topic, within `wait` seconds."""
-        if time.monotonic() - self._attested > ATTEST_S:
+        if self._meet_stages() or time.monotonic() - self._attested > ATTEST_S:
             with contextlib.suppress(TransportUnavailable, AccessRefused):
                 await self._ask(self._patience)
         takes = {asyncio.create_task(reader.take(wait)): reader for reader in (self._control, self._status)}

@@ -76,7 +76,8 @@ def _source(topology: Topology, source: Source) -> _Item:
 
 def _node(node: Node, reads: tuple[str, ...]) -> _Item:
     kind = kind_of(node)
-    return _Item(f"nodes.{node.name}", node.kind, node.name, kind.detail(node), reads, kind.outline)
+    detail = kind.detail(node) + (", materialised" if node.materialize is not None else "")
+    return _Item(f"nodes.{node.name}", node.kind, node.name, detail, reads, kind.outline)
 
 
 def _sink(sink: Sink, reads: tuple[str, ...]) -> _Item:

@@ -130,7 +130,7 @@ def _picture(operator: Operator) -> RenderableType:
         report, places = one.status, one.status.partitions
         lags = [place.lag for place in places.values() if place.lag is not None]
         shown.add_row(
-            escape(f"{one.name} ({one.status.role})" if one.status.role else one.name),
+            escape(f"{one.name} ({what})" if (what := one.status.role or one.status.stage) else one.name),
             _presence(operator, one),
             str(one.generation) if one.generation == log.generation else f"[red]{one.generation}[/]",
             "yes" if report.ready else "[red]no[/]",
