@@ -253,7 +253,7 @@ class Fleet:
         return [worker for worker in self.workers() if worker.live]
 
     def claimed(self) -> set[str]:
-        """Returns the stages that reports name, whoever has written them."""
+        """Returns the stages that reports name, also forged ones."""
         return {stage for one in self._last.values() for stage in (one.status.stage, *one.status.stages)}
 
     def lacking(self) -> list[str]:
