@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, datetime
@@ -59,7 +60,7 @@ class Share:
     """What one process runs of a topology that is cut into stages: the stages' names, and the topics between the stages of all.
 
     `process` names it, "" for the stages of the sources that nothing cuts, and `processes` all that there are. `schemas` are of the topics
-    between, by node.
+    between, by node, and `marks` stand for their types.
     """
 
     process: str
@@ -67,6 +68,7 @@ class Share:
     prefix: str
     between: Mapping[str, Between]
     schemas: Mapping[str, Schema]
+    marks: Mapping[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +145,14 @@ def load(
 def shares(loaded: Loaded, prefix: str) -> dict[str, Loaded]:
     """Returns what each process runs of the topology on Kafka, by its name; {"": loaded} where no node is materialised.
 
-    `prefix` begins the topics between the stages that the file does not name. Raises TopologyError for columns that no topic holds.
+    `prefix` begins the topics between the stages that the file does not name. Raises TopologyError for columns that no topic holds, and for
+    models that the file names and the registry lacks: the types of the topics follow from them.
     """
     found = cut(loaded.wiring, prefix)
     if not found.between:
         return {"": loaded}
+    if loaded.absent:
+        raise TopologyError(loaded.absent)
     schemas, problems = {}, []
     for node, one in found.between.items():
         fields = [Tensor(field.name, field.dtype, field.shape) for field in one.fields.values()]
@@ -159,12 +164,18 @@ def shares(loaded: Loaded, prefix: str) -> dict[str, Loaded]:
             problems.append(Problem(loaded.topology.file, mark.line, mark.column, f"nodes.{node}.materialize: {error.problems[0].message}"))
     if problems:
         raise TopologyError(problems)
+    marks = {node: _mark(schema) for node, schema in schemas.items()}
     made = {}
     for process, names in found.processes.items():
         stages = tuple(stage for stage in found.wiring.stages if stage.name in names)
-        share = Share(process, (*found.processes,), prefix, found.between, schemas)
+        share = Share(process, (*found.processes,), prefix, found.between, schemas, marks)
         made[process] = replace(loaded, wiring=replace(found.wiring, stages=stages), share=share)
     return made
+
+
+def _mark(schema: Schema) -> bytes:
+    """Returns what stands for the types of a topic's fields, whatever their names."""
+    return b"%08x" % zlib.crc32(msgspec.json.encode([one["type"] for one in schema.avro["fields"]]))
 
 
 def prepare(loaded: Loaded, settings: Settings | None = None, *, warm_rows: int | None = None, signatures: Policy | None = None) -> Program:
@@ -236,8 +247,8 @@ def _same_share(loaded: Loaded, made: Mapping[str, Loaded]) -> Loaded:
     assert loaded.share is not None, "the caller has looked"
     found = made[loaded.share.process]
     assert found.share is not None, "materialised nodes stay materialised"
-    for node, schema in loaded.share.schemas.items():
-        if [replace(one, name="") for one in found.share.schemas[node].fields] != [replace(one, name="") for one in schema.fields]:
+    for node, mark in loaded.share.marks.items():
+        if found.share.marks[node] != mark:
             topic = loaded.share.between[node].topic
             raise ModelMismatch(f"nodes.{node}: the topic {topic} holds the outputs of the live versions, and would hold other types; "
                                 "give `materialize` another topic, and start the stages with that file")  # fmt: skip
@@ -252,10 +263,11 @@ def program(loaded: Loaded, sessions: Mapping[str, Session], parameters: Mapping
     rules = {name: _rule_session(graph) for name, graph in loaded.wiring.graphs.items()}
     versions |= {name: session.label for name, session in rules.items()}
     plan = compile(loaded.wiring, {**sessions, **rules}, versions, parameters)
-    described = loaded
+    described, marks = loaded, dict[str, bytes]()
     if (share := loaded.share) is not None:
+        marks = dict(share.marks)
         described = replace(loaded, schemas={**loaded.schemas, **share.schemas}, sink_schemas={**loaded.sink_schemas, **share.schemas})
-    return Program(plan, ports(loaded.wiring, described, json=loaded.json), staged=loaded.share is not None)
+    return Program(plan, ports(loaded.wiring, described, json=loaded.json, marks=marks), staged=loaded.share is not None)
 
 
 def _rule_session(graph: Graph) -> Session:

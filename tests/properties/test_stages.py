@@ -13,15 +13,16 @@ from pathlib import Path
 import pytest
 
 from penstock import runtime
-from penstock.errors import TopologyError
-from penstock.pipeline import Answered, Answers
+from penstock.errors import ModelMismatch, TopologyError
+from penstock.pipeline import Answered, Answers, Chunk, Pipeline
 from penstock.record import Record
 from penstock.registry.directory import DirectoryRegistry
 from penstock.runtime import Loaded
-from penstock.testing.models import linear
+from penstock.testing.models import identity, linear
 from penstock.topology.parse import parse, parse_text
 from penstock.topology.spec import Materialize
 from penstock.topology.stages import cut
+from penstock.transports.memory import Memory, MemorySink
 
 ROOT = Path(__file__).parents[2]
 TOPOLOGIES = ("flights", "flights-cascade", "flights-desk")
@@ -84,6 +85,23 @@ def same(answered: Sequence[Answered], expected: Answered) -> None:
     assert {one.row for each in answered for one in each.failures} == {one.row for one in expected.failures}
 
 
+def test_a_record_of_other_types_is_a_dead_letter() -> None:
+    """Of a stage that was started with versions whose outputs have other types, and of programs that are no stage."""
+    shares = runtime.shares(loaded("flights", ("features",)), "app")
+    first, second = (runtime.prepare(share) for share in shares.values())
+    sink = MemorySink(Memory(1))
+    (parcel,) = Pipeline(first, "features", sink=sink).process(Chunk(events()[6:9], (("flights.departures", 0, 3),)))
+    came = [Record("app.features", value, key, headers) for _, key, value, headers in parcel.records]
+    came[1] = Record("app.features", came[1].value, None, [("penstock-schema", b"0")])
+    came[2] = Record("app.features", came[2].value)
+    answers, letters = Pipeline(second, "predictions", sink=sink).process(Chunk(came, (("app.features", 0, 3),)))
+    assert (len(answers), answers.dead, len(letters), letters.dead) == (1, False, 2, True)
+    assert [dict(headers)["__streams.errors.message"] for headers in letters.extra or ()] == [
+        b"the stage before has written it with versions whose outputs are of other types than here",
+        b"no stage of this topology has written it",
+    ]
+
+
 FIELDS = {
     "id": "string",
     "x": "double",
@@ -124,3 +142,26 @@ def test_fields_of_every_kind_are_passed_on(tmp_path: Path) -> None:
     same(staged(cut_up, records), expected)
     for at in range(len(records)):  # alone, rows are read by another way than many
         same(staged(cut_up, records[at : at + 1]), Answers(runtime.prepare(whole), "events").run(records[at : at + 1]))
+
+
+def test_a_release_changes_no_types_between_stages(tmp_path: Path) -> None:
+    """Records that are under way would be read wrongly. Another version with the same types is taken, whatever its output is called."""
+    (tmp_path / "schemas").mkdir()
+    (tmp_path / "schemas/event.avsc").write_text(json.dumps({"type": "record", "name": "E", "fields": [{"name": "x", "type": "double"}]}))
+    registry = DirectoryRegistry(tmp_path / "models")
+    registry.publish("double", linear([2.0]), version="1")
+    registry.publish("double", linear([3.0], y="z"), version="2")
+    registry.publish("double", identity("float64"), version="3")
+    text = """
+topology: t
+sources: {events: {topic: events, schema: event.avsc}}
+nodes: {double: {kind: model, model: double@1, inputs: {x: x}, materialize: true}}
+sinks: {outputs: {topic: outputs, fields: {y: double}}}
+"""
+    whole = runtime.load(parse_text(text), models=tmp_path / "models", schemas=tmp_path / "schemas")
+    for share in runtime.shares(whole, "app").values():
+        again = runtime.rebind(share, {"double": registry.resolve("double", "2")}, {})
+        assert again.share is not None
+        assert again.share.process == (share.share and share.share.process)
+        with pytest.raises(ModelMismatch, match="the topic app.double holds the outputs of the live versions"):
+            runtime.rebind(share, {"double": registry.resolve("double", "3")}, {})

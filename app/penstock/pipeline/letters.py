@@ -20,8 +20,8 @@ from penstock.parcel import Cause, Parcel
 from penstock.record import Header, RecordLike
 
 __all__ = [
-    "EVENT", "ID", "LIVE", "MODELS", "NODE", "OWN", "SOURCE", "STAGE", "STAGES", "TRUNCATED", "VARIANT", "Address", "dead_letters",
-    "fitting",
+    "EVENT", "ID", "LIVE", "MODELS", "NODE", "OWN", "SCHEMA", "SOURCE", "STAGE", "STAGES", "TRUNCATED", "VARIANT", "Address",
+    "dead_letters", "fitting",
 ]  # fmt: skip
 
 OWN = "penstock-"  # headers that describe an output; those of an earlier topology are replaced
@@ -31,6 +31,7 @@ STAGE = f"{OWN}stage"
 NODE = f"{OWN}node"
 VARIANT = f"{OWN}variant"
 MODELS = f"{OWN}models"
+SCHEMA = f"{OWN}schema"  # between two stages: which types the record has
 SOURCE = f"{OWN}source"  # the position of the input
 EVENT = f"{OWN}event"  # behind the first stage: the position at which the event has entered the topology
 STAGES = f"{OWN}stages"  # of a topology that is cut into stages: the generation that each has scored with

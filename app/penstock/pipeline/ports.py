@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
-from typing import Literal, Protocol
+from types import MappingProxyType
+from typing import Final, Literal, Protocol
 
 import numpy as np
 from msgspec.structs import replace
@@ -22,7 +23,8 @@ from penstock.codecs.container import container_schema
 from penstock.codecs.framing import framed
 from penstock.engine import Plan
 from penstock.errors import DecodeError
-from penstock.record import RecordLike, Unreadable
+from penstock.pipeline.letters import SCHEMA
+from penstock.record import Header, RecordLike, Unreadable
 from penstock.schema import Column, Missing, Schema
 from penstock.signature import Tensor
 from penstock.topology import wiring
@@ -35,6 +37,9 @@ Writes = Literal["json", "avro", "columns"]
 
 _ROW = attrgetter("row")
 _VALUE, _HEADERS = attrgetter("value"), attrgetter("headers")  # with map, they cost half as much as a comprehension
+
+_NOBODYS: Final = "no stage of this topology has written it"
+_OTHERS: Final = "the stage before has written it with versions whose outputs are of other types than here"
 
 
 class Described(Protocol):
@@ -60,7 +65,7 @@ class Port:
     with the events' ids, None where the source names no field; `chained` is whether a sink of the same topology writes the source's
     topic: such events keep the ids that they entered with; `behind` is whether an earlier stage of the same graph wrote them. `beside`
     makes the columns that are not in the values, where there are any; `changes` and `events` open the source's envelope and skip what is
-    not read.
+    not read. Between two stages, `wrote` says of which types a record has to be, and `writes` by topic of which types outputs are.
     """
 
     source: Source
@@ -74,6 +79,8 @@ class Port:
     beside: BesideDecoder | None = None
     changes: Changes | None = None
     events: CloudEvents | None = None
+    wrote: bytes = b""
+    writes: Mapping[str, Header] = field(default_factory=dict)
 
     def decode(self, records: Sequence[RecordLike]) -> Batch:
         """Returns the records' columns, and a Failure for each record that is not an event. Rows of a Table are columns already.
@@ -88,7 +95,16 @@ class Port:
         if self.events is not None:
             bare, rows, errors = self.events.open(records)
             return self._decode(bare).placed(rows, errors)
+        if self.wrote and (strange := self._strange(records)):
+            rows = [row for row in range(len(records)) if row not in strange]
+            return self._decode([records[row] for row in rows]).placed(rows, strange)
         return self._decode(records)
+
+    def _strange(self, records: Sequence[RecordLike]) -> dict[int, DecodeError]:
+        """Returns the records that the stage before has not written, or with versions whose outputs are of other types."""
+        mark = SCHEMA, self.wrote
+        rows = [row for row, headers in enumerate(map(_HEADERS, records)) if mark not in headers]
+        return {row: DecodeError(_OTHERS if SCHEMA in dict(records[row].headers) else _NOBODYS) for row in rows}
 
     def _decode(self, records: Sequence[RecordLike]) -> Batch:
         if self.source.format.endswith("-confluent") and any(map(_HEADERS, records)):
@@ -164,17 +180,27 @@ class Program:
     staged: bool = False
 
 
-def ports(wired: wiring.Wiring, described: Described, *, json: Collection[str] = (), writes: Writes | None = None) -> dict[str, Port]:
+def ports(
+    wired: wiring.Wiring,
+    described: Described,
+    *,
+    json: Collection[str] = (),
+    writes: Writes | None = None,
+    marks: Mapping[str, bytes] = MappingProxyType({}),
+) -> dict[str, Port]:
     """Returns the port of each stage, by name. The stages in `json` read JSON, whatever the format of their source.
 
-    `writes` is the form of all outputs, whatever the formats of the sinks: JSON, datums of `container_schema`, or columns.
+    `marks` say, by node, of which types the records between two stages are. `writes` is the form of all outputs, whatever the formats of
+    the sinks: JSON, datums of `container_schema`, or columns.
     Raises SchemaError for a format that cannot hold its fields.
     """
     written = {sink.topic for sink in wired.topology.sinks}
-    return {stage.name: _port(stage, written, described, json=stage.name in json, writes=writes) for stage in wired.stages}
+    return {stage.name: _port(stage, written, described, marks, json=stage.name in json, writes=writes) for stage in wired.stages}
 
 
-def _port(stage: wiring.Stage, written: set[str], described: Described, *, json: bool, writes: Writes | None) -> Port:
+def _port(
+    stage: wiring.Stage, written: set[str], described: Described, marks: Mapping[str, bytes], *, json: bool, writes: Writes | None
+) -> Port:
     (only,) = stage.inputs
     source = dataclasses.replace(only.source, format="json") if json else only.source
     schema = described.schemas[source.name]
@@ -208,6 +234,8 @@ def _port(stage: wiring.Stage, written: set[str], described: Described, *, json:
         beside=BesideDecoder(schema, beside, partial(make, of=described.key_writers)) if beside else None,
         changes=changes,
         events=events,
+        wrote=marks.get(only.behind, b""),
+        writes={emit.sink.topic: (SCHEMA, marks[emit.sink.name]) for emit in stage.emits if emit.sink.name in marks},
     )
 
 

@@ -381,6 +381,8 @@ class Pipeline:
             else:  # a release has become active in an earlier stage
                 about = self._about[:2]
                 extra = [[*self._along(trace)[2:], event, *own] for (trace, event), own in zip(found, extra, strict=True)]
+        if (mark := self.port.writes.get(topic)) is not None:
+            about = (*about, mark)
         origin = SOURCE, f"{place[0]}/{place[1]}/".encode()
         return Parcel(topic, partition, inputs, values, keys, about, origin, (ID, f"{place[0]}:{place[1]}:"), ids, extra)
 

@@ -239,6 +239,12 @@ def _sink(one: Between) -> Sink:
 
 def stage_problems(wiring: Wiring) -> Iterator[Finding]:
     """Yields what keeps a wiring from being cut where the file has `materialize`."""
+    for node in (one for one in wiring.topology.nodes if one.materialize is not None):
+        fed = [stage.name for stage in wiring.stages if any(step.node.name == node.name for step in stage.steps)]
+        if len(fed) > 1:
+            message = f"nodes.{node.name}.materialize: its events come from the sources {' and '.join(fed)}, and a topic is of one source"
+            yield node.at("materialize"), message, "name its fields SOURCE.FIELD, so that one source feeds it"
+            return
     found = cut(wiring, wiring.topology.name)
     for stage in found.wiring.stages:
         if len(stage.inputs) > 1:
@@ -269,7 +275,7 @@ def stage_clashes(topology: Topology) -> Iterator[Finding]:
     for node in nodes.values():
         spec = node.materialize
         assert spec is not None
-        if spec.topic and spec.topic in topics:
-            message = f"nodes.{node.name}.materialize: the topic {spec.topic!r} is {topics[spec.topic]}"
-            yield spec.mark, message, "use another topic"
-        topics[spec.topic] = f"that of the node {node.name!r}"
+        for topic in (spec.topic, letters_of(spec.topic)) if spec.topic else ():
+            if topic in topics:
+                yield spec.mark, f"nodes.{node.name}.materialize: the topic {topic!r} is {topics[topic]}", "use another topic"
+            topics[topic] = f"that of the node {node.name!r}"

@@ -129,8 +129,7 @@ def test_the_file_says_how_a_topic_is_kept() -> None:
     ],
 )
 def test_what_the_key_may_hold(a: str, expected: str) -> None:
-    (found,) = refused(TEXT.format(a=a, b="", c="", d=""))
-    assert found.startswith(expected)
+    assert refused(TEXT.format(a=a, b="", c="", d=""))[0].startswith(expected)
 
 
 def test_false_is_as_if_it_were_not_there() -> None:
@@ -141,6 +140,15 @@ def test_names_of_stages_are_unique() -> None:
     text = TEXT.format(a="", b="", c=YES, d="").replace("  early:", "  c:")
     (found,) = refused(text)
     assert found.startswith("t.yaml:10:3: sinks.c: the node of this name on line 6 is materialised: both name a stage (rename one)")
+
+
+def test_a_node_of_two_sources_is_not_materialised() -> None:
+    """Both would write one topic."""
+    text = TEXT.format(a=YES, b="", c="", d="").replace("id: id}}\nnodes", "id: id}, others: {topic: others, schema: event.avsc}}\nnodes")
+    with pytest.raises(TopologyError) as caught:
+        wire(parse_text(text, "t.yaml"), {"events": EVENT, "others": EVENT}, {**dict.fromkeys("abc", ONE), "d": TWO})
+    (found,) = map(str, caught.value.problems)
+    assert found.startswith("t.yaml:4:61: nodes.a.materialize: its events come from the sources events and others, and a topic is of one")
 
 
 def test_two_stages_are_not_joined() -> None:
