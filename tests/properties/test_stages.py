@@ -163,5 +163,5 @@ sinks: {outputs: {topic: outputs, fields: {y: double}}}
         again = runtime.rebind(share, {"double": registry.resolve("double", "2")}, {})
         assert again.share is not None
         assert again.share.process == (share.share and share.share.process)
-        with pytest.raises(ModelMismatch, match="the topic app.double holds the outputs of the live versions"):
+        with pytest.raises(ModelMismatch, match=r"the topic app\.double holds the outputs of the live versions"):
             runtime.rebind(share, {"double": registry.resolve("double", "3")}, {})
