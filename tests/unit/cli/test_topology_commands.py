@@ -131,6 +131,24 @@ def test_plan_as_json(root: Path) -> None:
     assert stage["sinks"][0]["fields"]["score"] == {"from": "score.y[0]", "type": "float32[N]"}
 
 
+def test_plan_of_a_topology_that_is_cut_has_its_stages_groups_and_what_each_topic_costs(root: Path) -> None:
+    text = TEXT.replace("{x: {field: amount, missing: nan}}}", "{x: {field: amount, missing: nan}}, materialize: {retention: 90m}}")
+    (root / "cut.yaml").write_text(text)
+    shown = run(plan, root, "cut.yaml").stdout
+    for expected in ("stage scaled: consumer group penstock.payments.scaled", "outputs of the node scaled", "1.5 h", "lz4"):
+        assert expected in shown, shown
+    found = json.loads(run(plan, root, "cut.yaml", "--format", "json", "--application", "shop").stdout)
+    assert [(one["stage"], one["group"]) for one in found["stages"]] == [
+        ("scaled", "shop.payments.scaled"), ("scores", "shop.payments.scores"),
+    ]  # fmt: skip
+    (between,) = found["between"]
+    assert (between["node"], between["topic"], between["retention_ms"]) == ("scaled", "shop.payments.scaled", 5_400_000)
+    assert between["bytes"] == 24, (
+        "an array of one float with two counts, a text of 8 with its length, and a double or null with its branch"
+    )
+    assert min(between["write_us"], between["read_us"]) > 0
+
+
 @pytest.fixture
 def chained(root: Path) -> Path:
     """A second stage, first in the file, that reads the scores of the first."""
