@@ -150,7 +150,9 @@ def _access(admin: Admin, loaded: Loaded, settings: Settings, group: str) -> Ite
         yield Finding("access", "unknown", f"the brokers do not say what is allowed for {', '.join(unknown)}")
     elif not refused:
         yield Finding(
-            "access", "ok", f"{settings.sasl_username or 'this user'} may do what a worker does, on {len(needed)} topics and the group"
+            "access",
+            "ok",
+            f"{settings.sasl_username or 'this user'} may do what a worker does, on {len(needed)} topics and the group {group}",
         )
 
 
