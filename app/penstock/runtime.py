@@ -174,7 +174,7 @@ def shares(loaded: Loaded, prefix: str) -> dict[str, Loaded]:
 
 
 def _mark(schema: Schema) -> bytes:
-    """Returns what stands for the types of a topic's fields, whatever their names."""
+    """Returns a checksum of the types of a topic's fields, whatever their names."""
     return b"%08x" % zlib.crc32(msgspec.json.encode([one["type"] for one in schema.avro["fields"]]))
 
 
