@@ -31,12 +31,14 @@ _NO_NAME = re.compile(r"[^A-Za-z0-9_]+")
 class Between:
     """A topic between two stages, of the materialised node `node`: its name, what its records hold, and how it is kept.
 
-    `fields` are by the column that they carry.
+    `fields` are by the column that they carry. `origins` say where each comes from, in their order: of the event which field, and what a
+    null in it is; of a node which output.
     """
 
     node: str
     topic: str
     fields: Mapping[str, OutputField]
+    origins: tuple[str, ...]
     spec: Materialize
 
 
@@ -180,7 +182,12 @@ class _Pieces:
             taken.add(name)
             dtype, shape, missing = self._type(column)
             fields[column] = OutputField(name, Part(column), dtype, shape, missing)
-        return Between(piece.node, topic, fields, spec)
+        return Between(piece.node, topic, fields, tuple(map(self._origin, fields)), spec)
+
+    def _origin(self, column: str) -> str:
+        """Returns where a column comes from. A column of the event is not known by its name, which depends on what else reads its field."""
+        given = self._given.get(column)
+        return column if given is None else f"{given.field} {given.missing.action} {given.missing.value!r}"
 
     def _type(self, column: str) -> tuple[str, tuple[int | None, ...], Missing]:
         """Returns the dtype and the axes of a column, and what a null, or NaN in its place, is for those that read it."""
