@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from penstock.schema import Column, Missing
+from penstock.topology.names import topic_problem
 from penstock.topology.order import order
 from penstock.topology.resolve import Finding
 from penstock.topology.spec import Materialize, Sink, Source, Topology
@@ -273,6 +274,8 @@ def stage_clashes(topology: Topology) -> Iterator[Finding]:
     topics = {one.topic: f"read by the source {one.name!r}" for one in topology.sources}
     topics |= {one.dead_letter: f"the dead-letter topic of the source {one.name!r}" for one in topology.sources}
     topics |= {one.topic: f"written by the sink {one.name!r}" for one in topology.sinks}
+    logs = {"control": topology.releases.control, "status": topology.releases.status}
+    topics |= {topic: f"releases.{key}" for key, topic in logs.items() if topic}
     for sink in topology.sinks:
         if sink.name in nodes:
             line = nodes[sink.name].mark.line
@@ -282,7 +285,13 @@ def stage_clashes(topology: Topology) -> Iterator[Finding]:
     for node in nodes.values():
         spec = node.materialize
         assert spec is not None
+        if not spec.topic and logs.get(node.name) == "":
+            message = f"nodes.{node.name}.materialize: its topic would have the name of the releases' {node.name} topic"
+            yield spec.mark, message, "rename the node, or name a topic: materialize: {topic: NAME}"
         for topic in (spec.topic, letters_of(spec.topic)) if spec.topic else ():
+            if problem := topic_problem(topic):
+                yield spec.mark, f"nodes.{node.name}.materialize: {problem}", "choose another name"
+                break
             if topic in topics:
                 yield spec.mark, f"nodes.{node.name}.materialize: the topic {topic!r} is {topics[topic]}", "use another topic"
             topics[topic] = f"that of the node {node.name!r}"
