@@ -42,7 +42,7 @@ from penstock.topology.names import did_you_mean
 from penstock.topology.parse import parse
 from penstock.topology.spec import Mark, ModelRef, Topology
 from penstock.topology.spec import ModelNode as ModelSpec
-from penstock.topology.stages import Between, cut
+from penstock.topology.stages import Between, cut, stage_clashes
 from penstock.topology.wiring import Wiring
 
 __all__ = [
@@ -145,15 +145,17 @@ def load(
 def shares(loaded: Loaded, prefix: str) -> dict[str, Loaded]:
     """Returns what each process runs of the topology on Kafka, by its name; {"": loaded} where no node is materialised.
 
-    `prefix` begins the topics between the stages that the file does not name. Raises TopologyError for columns that no topic holds, and for
-    models that the file names and the registry lacks: the types of the topics follow from them.
+    `prefix` begins the topics between the stages that the file does not name. Raises TopologyError for columns that no topic holds, for
+    topics that carry something else as well, and for models that the file names and the registry lacks: the types of the topics follow
+    from them.
     """
     found = cut(loaded.wiring, prefix)
     if not found.between:
         return {"": loaded}
     if loaded.absent:
         raise TopologyError(loaded.absent)
-    schemas, problems = {}, []
+    clashes = stage_clashes(loaded.topology, prefix)
+    schemas, problems = {}, [Problem(loaded.topology.file, mark.line, mark.column, message, fix) for mark, message, fix in clashes]
     for node, one in found.between.items():
         fields = [Tensor(field.name, field.dtype, field.shape) for field in one.fields.values()]
         nullable = [field.name for field in one.fields.values() if field.missing == Missing("fill", None)]

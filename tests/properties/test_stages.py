@@ -200,3 +200,23 @@ sinks: {outputs: {topic: outputs, fields: {y: double, x: x, z: z, l: last}}}
         bound = {"double": registry.resolve("double", "1"), "last": registry.resolve("last", "2")}
         with pytest.raises(ModelMismatch, match="its fields would change"):
             runtime.rebind(share, bound, {})
+
+
+@pytest.mark.parametrize("topic", ["app.t.first", "app.t.first.dead-letter", "app.t.control"])
+def test_a_topic_with_a_default_name_carries_one_thing(tmp_path: Path, topic: str) -> None:
+    """Only where it runs is known how the topics are called that the file does not name."""
+    (tmp_path / "schemas").mkdir()
+    (tmp_path / "schemas/event.avsc").write_text(json.dumps({"type": "record", "name": "E", "fields": [{"name": "x", "type": "double"}]}))
+    DirectoryRegistry(tmp_path / "models").publish("double", linear([2.0]), version="1")
+    text = f"""
+topology: t
+sources: {{events: {{topic: events, schema: event.avsc}}}}
+nodes:
+  first: {{kind: model, model: double@1, materialize: true}}
+  second: {{kind: model, model: double@1, inputs: {{x: first}}, materialize: {{topic: {topic}}}}}
+sinks: {{outputs: {{topic: outputs, fields: {{y: second}}}}}}
+"""
+    whole = runtime.load(parse_text(text), models=tmp_path / "models", schemas=tmp_path / "schemas")
+    runtime.shares(whole, "other.t")
+    with pytest.raises(TopologyError, match=rf"nodes\.second\.materialize: the topic '{topic}' is"):
+        runtime.shares(whole, "app.t")

@@ -268,14 +268,17 @@ def stage_problems(wiring: Wiring) -> Iterator[Finding]:
                 yield one.spec.mark, message, "export the model with a fixed axis, or materialise a node behind it"
 
 
-def stage_clashes(topology: Topology) -> Iterator[Finding]:
-    """Yields what is wrong with the stages of a topology, by the file alone: names that mean two of them, topics that carry two things."""
+def stage_clashes(topology: Topology, prefix: str = "") -> Iterator[Finding]:
+    """Yields what is wrong with the stages of a topology, by the file alone: names that mean two of them, topics that carry two things.
+
+    `prefix` begins the topics that the file does not name; without it they are not known, and not compared.
+    """
     nodes = {node.name: node for node in topology.nodes if node.materialize is not None}
     topics = {one.topic: f"read by the source {one.name!r}" for one in topology.sources}
     topics |= {one.dead_letter: f"the dead-letter topic of the source {one.name!r}" for one in topology.sources}
     topics |= {one.topic: f"written by the sink {one.name!r}" for one in topology.sinks}
     logs = {"control": topology.releases.control, "status": topology.releases.status}
-    topics |= {topic: f"releases.{key}" for key, topic in logs.items() if topic}
+    topics |= {topic or f"{prefix}.{key}": f"releases.{key}" for key, topic in logs.items() if topic or prefix}
     for sink in topology.sinks:
         if sink.name in nodes:
             line = nodes[sink.name].mark.line
@@ -288,7 +291,8 @@ def stage_clashes(topology: Topology) -> Iterator[Finding]:
         if not spec.topic and logs.get(node.name) == "":
             message = f"nodes.{node.name}.materialize: its topic would have the name of the releases' {node.name} topic"
             yield spec.mark, message, "rename the node, or name a topic: materialize: {topic: NAME}"
-        for topic in (spec.topic, letters_of(spec.topic)) if spec.topic else ():
+        named = spec.topic or (f"{prefix}.{node.name}" if prefix else "")
+        for topic in (named, letters_of(named)) if named else ():
             if problem := topic_problem(topic):
                 yield spec.mark, f"nodes.{node.name}.materialize: {problem}", "choose another name"
                 break
