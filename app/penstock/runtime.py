@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import logging
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,7 +42,7 @@ from penstock.topology.names import did_you_mean
 from penstock.topology.parse import parse
 from penstock.topology.spec import Mark, ModelRef, Topology
 from penstock.topology.spec import ModelNode as ModelSpec
-from penstock.topology.stages import Between, cut
+from penstock.topology.stages import Between, cut, stage_clashes
 from penstock.topology.wiring import Wiring
 
 __all__ = [
@@ -60,7 +60,7 @@ class Share:
     """What one process runs of a topology that is cut into stages: the stages' names, and the topics between the stages of all.
 
     `process` names it, "" for the stages of the sources that nothing cuts, and `processes` all that there are. `schemas` are of the topics
-    between, by node, and `marks` stand for their types.
+    between, by node, and `marks` are those of their fields.
     """
 
     process: str
@@ -145,15 +145,17 @@ def load(
 def shares(loaded: Loaded, prefix: str) -> dict[str, Loaded]:
     """Returns what each process runs of the topology on Kafka, by its name; {"": loaded} where no node is materialised.
 
-    `prefix` begins the topics between the stages that the file does not name. Raises TopologyError for columns that no topic holds, and for
-    models that the file names and the registry lacks: the types of the topics follow from them.
+    `prefix` begins the topics between the stages that the file does not name. Raises TopologyError for columns that no topic holds, for
+    topics that carry something else as well, and for models that the file names and the registry lacks: the types of the topics follow
+    from them.
     """
     found = cut(loaded.wiring, prefix)
     if not found.between:
         return {"": loaded}
     if loaded.absent:
         raise TopologyError(loaded.absent)
-    schemas, problems = {}, []
+    clashes = stage_clashes(loaded.topology, prefix)
+    schemas, problems = {}, [Problem(loaded.topology.file, mark.line, mark.column, message, fix) for mark, message, fix in clashes]
     for node, one in found.between.items():
         fields = [Tensor(field.name, field.dtype, field.shape) for field in one.fields.values()]
         nullable = [field.name for field in one.fields.values() if field.missing == Missing("fill", None)]
@@ -164,7 +166,7 @@ def shares(loaded: Loaded, prefix: str) -> dict[str, Loaded]:
             problems.append(Problem(loaded.topology.file, mark.line, mark.column, f"nodes.{node}.materialize: {error.problems[0].message}"))
     if problems:
         raise TopologyError(problems)
-    marks = {node: _mark(schema) for node, schema in schemas.items()}
+    marks = {node: _mark(schema, _origins(loaded, found.between[node])) for node, schema in schemas.items()}
     made = {}
     for process, names in found.processes.items():
         stages = tuple(stage for stage in found.wiring.stages if stage.name in names)
@@ -173,9 +175,16 @@ def shares(loaded: Loaded, prefix: str) -> dict[str, Loaded]:
     return made
 
 
-def _mark(schema: Schema) -> bytes:
-    """Returns a checksum of the types of a topic's fields, whatever their names."""
-    return b"%08x" % zlib.crc32(msgspec.json.encode([one["type"] for one in schema.avro["fields"]]))
+def _origins(loaded: Loaded, one: Between) -> list[str]:
+    """Returns where each field comes from. The only output of a model is its node's, whatever a version calls it."""
+    signatures = {node: artifact.signature.outputs for node, artifact in loaded.artifacts.items()}
+    alone = {f"{node}.{outputs[0].name}": node for node, outputs in signatures.items() if len(outputs) == 1}
+    return [alone.get(origin, origin) for origin in one.origins]
+
+
+def _mark(schema: Schema, origins: Sequence[str]) -> bytes:
+    """Returns the mark of a topic's fields: of their types and, since two may have the same, of where each comes from."""
+    return b"%08x" % zlib.crc32(msgspec.json.encode([[one["type"] for one in schema.avro["fields"]], origins]))
 
 
 def prepare(loaded: Loaded, settings: Settings | None = None, *, warm_rows: int | None = None, signatures: Policy | None = None) -> Program:
@@ -250,7 +259,7 @@ def _same_share(loaded: Loaded, made: Mapping[str, Loaded]) -> Loaded:
     for node, mark in loaded.share.marks.items():
         if found.share.marks[node] != mark:
             topic = loaded.share.between[node].topic
-            raise ModelMismatch(f"nodes.{node}: the topic {topic} holds the outputs of the live versions, and would hold other types; "
+            raise ModelMismatch(f"nodes.{node}: the topic {topic} holds what the live versions write and read; its fields would change; "
                                 "give `materialize` another topic, and start the stages with that file")  # fmt: skip
     return found
 

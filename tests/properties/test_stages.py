@@ -97,7 +97,7 @@ def test_a_record_of_other_types_is_a_dead_letter() -> None:
     answers, letters = Pipeline(second, "predictions", sink=sink).process(Chunk(came, (("app.features", 0, 3),)))
     assert (len(answers), answers.dead, len(letters), letters.dead) == (1, False, 2, True)
     assert [dict(headers)["__streams.errors.message"] for headers in letters.extra or ()] == [
-        b"the stage before has written it with versions whose outputs are of other types than here",
+        b"the stage before has written it with other fields than are read here: of another file, or of versions with other types",
         b"no stage of this topology has written it",
     ]
 
@@ -163,5 +163,60 @@ sinks: {outputs: {topic: outputs, fields: {y: double}}}
         again = runtime.rebind(share, {"double": registry.resolve("double", "2")}, {})
         assert again.share is not None
         assert again.share.process == (share.share and share.share.process)
-        with pytest.raises(ModelMismatch, match=r"the topic app\.double holds the outputs of the live versions"):
+        with pytest.raises(ModelMismatch, match=r"the topic app\.double holds what the live versions write and read"):
             runtime.rebind(share, {"double": registry.resolve("double", "3")}, {})
+
+
+def marks(folder: Path, text: str) -> dict[str, bytes]:
+    (share, *_) = runtime.shares(runtime.load(parse_text(text), models=folder / "models", schemas=folder / "schemas"), "app").values()
+    assert share.share is not None
+    return dict(share.share.marks)
+
+
+def test_fields_of_the_same_types_are_told_apart(tmp_path: Path) -> None:
+    """A file that reads others, or in another order, would read the numbers of one field as those of another."""
+    (tmp_path / "schemas").mkdir()
+    fields = [{"name": name, "type": "double"} for name in "xz"]
+    (tmp_path / "schemas/event.avsc").write_text(json.dumps({"type": "record", "name": "E", "fields": fields}))
+    registry = DirectoryRegistry(tmp_path / "models")
+    registry.publish("double", linear([2.0]), version="1")
+    registry.publish("last", linear([2.0]), version="1")
+    registry.publish("last", linear([2.0], x="z"), version="2")
+    text = """
+topology: t
+sources: {events: {topic: events, schema: event.avsc}}
+nodes:
+  double: {kind: model, model: double@1, inputs: {x: x}, materialize: true}
+  last: {kind: model, model: last@1}
+sinks: {outputs: {topic: outputs, fields: {y: double, x: x, z: z, l: last}}}
+"""
+    written = marks(tmp_path, text)
+    assert marks(tmp_path, text.replace("x: x, z: z", "x: z, z: x")) != written
+    assert marks(tmp_path, text.replace("x: x, z: z", "o: x, p: z")) == written, "what a sink calls a field is not in the topic"
+    less = text.replace("x: x, z: z, ", "")
+    assert marks(tmp_path, less) != marks(tmp_path, less.replace("last@1", "last@2"))
+    whole = runtime.load(parse_text(less), models=tmp_path / "models", schemas=tmp_path / "schemas")
+    for share in runtime.shares(whole, "app").values():
+        bound = {"double": registry.resolve("double", "1"), "last": registry.resolve("last", "2")}
+        with pytest.raises(ModelMismatch, match="its fields would change"):
+            runtime.rebind(share, bound, {})
+
+
+@pytest.mark.parametrize("topic", ["app.t.first", "app.t.first.dead-letter", "app.t.control"])
+def test_a_topic_with_a_default_name_carries_one_thing(tmp_path: Path, topic: str) -> None:
+    """Only where it runs is known how the topics are called that the file does not name."""
+    (tmp_path / "schemas").mkdir()
+    (tmp_path / "schemas/event.avsc").write_text(json.dumps({"type": "record", "name": "E", "fields": [{"name": "x", "type": "double"}]}))
+    DirectoryRegistry(tmp_path / "models").publish("double", linear([2.0]), version="1")
+    text = f"""
+topology: t
+sources: {{events: {{topic: events, schema: event.avsc}}}}
+nodes:
+  first: {{kind: model, model: double@1, materialize: true}}
+  second: {{kind: model, model: double@1, inputs: {{x: first}}, materialize: {{topic: {topic}}}}}
+sinks: {{outputs: {{topic: outputs, fields: {{y: second}}}}}}
+"""
+    whole = runtime.load(parse_text(text), models=tmp_path / "models", schemas=tmp_path / "schemas")
+    runtime.shares(whole, "other.t")
+    with pytest.raises(TopologyError, match=rf"nodes\.second\.materialize: the topic '{topic}' is"):
+        runtime.shares(whole, "app.t")

@@ -80,7 +80,7 @@ def _mixed(said: Origin, known: Mapping[int, Bound], topology: Topology, setting
     last = known[said.generation]
     loaded = _loaded(topology, last, settings)
     generation: dict[str, int] = {}
-    for share in runtime.shares(loaded, topology.name).values():
+    for share in runtime.shares(loaded, f"{settings.application}.{topology.name}").values():
         for stage in share.wiring.stages:
             generation |= {step.node.name: said.stages[stage.name] for step in stage.steps if stage.name in said.stages}
     chosen = {node: known[generation.get(node, said.generation)] for node in last.artifacts}

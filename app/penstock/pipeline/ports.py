@@ -39,7 +39,7 @@ _ROW = attrgetter("row")
 _VALUE, _HEADERS = attrgetter("value"), attrgetter("headers")  # with map, they cost half as much as a comprehension
 
 _NOBODYS: Final = "no stage of this topology has written it"
-_OTHERS: Final = "the stage before has written it with versions whose outputs are of other types than here"
+_OTHERS: Final = "the stage before has written it with other fields than are read here: of another file, or of versions with other types"
 
 
 class Described(Protocol):
@@ -65,7 +65,7 @@ class Port:
     with the events' ids, None where the source names no field; `chained` is whether a sink of the same topology writes the source's
     topic: such events keep the ids that they entered with; `behind` is whether an earlier stage of the same graph wrote them. `beside`
     makes the columns that are not in the values, where there are any; `changes` and `events` open the source's envelope and skip what is
-    not read. Between two stages, `wrote` says which types a record must have, and `writes` by topic which types outputs have.
+    not read. Between two stages, `wrote` is the mark that a record has to have, and `writes` has that of outputs, by topic.
     """
 
     source: Source
@@ -190,7 +190,7 @@ def ports(
 ) -> dict[str, Port]:
     """Returns the port of each stage, by name. The stages in `json` read JSON, whatever the format of their source.
 
-    `marks` say, by node, which types the records between two stages have. `writes` is the form of all outputs, whatever the formats of
+    `marks` are those of the records between two stages, by node. `writes` is the form of all outputs, whatever the formats of
     the sinks: JSON, datums of `container_schema`, or columns.
     Raises SchemaError for a format that cannot hold its fields.
     """

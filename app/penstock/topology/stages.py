@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from penstock.schema import Column, Missing
+from penstock.topology.names import topic_problem
 from penstock.topology.order import order
 from penstock.topology.resolve import Finding
 from penstock.topology.spec import Materialize, Sink, Source, Topology
@@ -31,12 +32,14 @@ _NO_NAME = re.compile(r"[^A-Za-z0-9_]+")
 class Between:
     """A topic between two stages, of the materialised node `node`: its name, what its records hold, and how it is kept.
 
-    `fields` are by the column that they carry.
+    `fields` are by the column that they carry. `origins` say where each comes from, in their order: of the event which field, and what a
+    null in it is; of a node which output.
     """
 
     node: str
     topic: str
     fields: Mapping[str, OutputField]
+    origins: tuple[str, ...]
     spec: Materialize
 
 
@@ -180,7 +183,12 @@ class _Pieces:
             taken.add(name)
             dtype, shape, missing = self._type(column)
             fields[column] = OutputField(name, Part(column), dtype, shape, missing)
-        return Between(piece.node, topic, fields, spec)
+        return Between(piece.node, topic, fields, tuple(map(self._origin, fields)), spec)
+
+    def _origin(self, column: str) -> str:
+        """Returns where a column comes from. A column of the event is not known by its name, which depends on what else reads its field."""
+        given = self._given.get(column)
+        return column if given is None else f"{given.field} {given.missing.action} {given.missing.value!r}"
 
     def _type(self, column: str) -> tuple[str, tuple[int | None, ...], Missing]:
         """Returns the dtype and the axes of a column, and what a null, or NaN in its place, is for those that read it."""
@@ -260,12 +268,17 @@ def stage_problems(wiring: Wiring) -> Iterator[Finding]:
                 yield one.spec.mark, message, "export the model with a fixed axis, or materialise a node behind it"
 
 
-def stage_clashes(topology: Topology) -> Iterator[Finding]:
-    """Yields what is wrong with the stages of a topology, by the file alone: names that mean two of them, topics that carry two things."""
+def stage_clashes(topology: Topology, prefix: str = "") -> Iterator[Finding]:
+    """Yields what is wrong with the stages of a topology, by the file alone: names that mean two of them, topics that carry two things.
+
+    `prefix` begins the topics that the file does not name; without it they are not known, and not compared.
+    """
     nodes = {node.name: node for node in topology.nodes if node.materialize is not None}
     topics = {one.topic: f"read by the source {one.name!r}" for one in topology.sources}
     topics |= {one.dead_letter: f"the dead-letter topic of the source {one.name!r}" for one in topology.sources}
     topics |= {one.topic: f"written by the sink {one.name!r}" for one in topology.sinks}
+    logs = {"control": topology.releases.control, "status": topology.releases.status}
+    topics |= {topic or f"{prefix}.{key}": f"releases.{key}" for key, topic in logs.items() if topic or prefix}
     for sink in topology.sinks:
         if sink.name in nodes:
             line = nodes[sink.name].mark.line
@@ -275,7 +288,14 @@ def stage_clashes(topology: Topology) -> Iterator[Finding]:
     for node in nodes.values():
         spec = node.materialize
         assert spec is not None
-        for topic in (spec.topic, letters_of(spec.topic)) if spec.topic else ():
+        if not spec.topic and logs.get(node.name) == "":
+            message = f"nodes.{node.name}.materialize: its topic would have the name of the releases' {node.name} topic"
+            yield spec.mark, message, "rename the node, or name a topic: materialize: {topic: NAME}"
+        named = spec.topic or (f"{prefix}.{node.name}" if prefix else "")
+        for topic in (named, letters_of(named)) if named else ():
+            if problem := topic_problem(topic):
+                yield spec.mark, f"nodes.{node.name}.materialize: {problem}", "choose another name"
+                break
             if topic in topics:
                 yield spec.mark, f"nodes.{node.name}.materialize: the topic {topic!r} is {topics[topic]}", "use another topic"
             topics[topic] = f"that of the node {node.name!r}"

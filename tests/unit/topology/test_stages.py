@@ -125,6 +125,9 @@ def test_the_file_says_how_a_topic_is_kept() -> None:
         (", materialize: {retention: 0s}", "t.yaml:4:73: nodes.a.materialize.retention: '0s' is not a duration"),
         (", materialize: {topic: events}", "t.yaml:4:61: nodes.a.materialize: the topic 'events' is read by the source 'events'"),
         (", materialize: {topic: early}", "t.yaml:4:61: nodes.a.materialize: the topic 'early' is written by the sink 'early'"),
+        (", materialize: {topic: ..}", "t.yaml:4:61: nodes.a.materialize: '..' is not a topic name (choose another name)"),
+        (", materialize: {topic: __offsets}", "t.yaml:4:61: nodes.a.materialize: the topic '__offsets' is reserved"),
+        (f", materialize: {{topic: {'x' * 240}}}", "t.yaml:4:61: nodes.a.materialize: the topic name 'xxxxxxxxxxxxxxxxxxxx"),
         (", materialize: {kept: 1h}", "t.yaml:4:62: nodes.a.materialize: unknown key 'kept'"),
     ],
 )
@@ -140,6 +143,20 @@ def test_names_of_stages_are_unique() -> None:
     text = TEXT.format(a="", b="", c=YES, d="").replace("  early:", "  c:")
     (found,) = refused(text)
     assert found.startswith("t.yaml:10:3: sinks.c: the node of this name on line 6 is materialised: both name a stage (rename one)")
+
+
+@pytest.mark.parametrize("name", ["control", "status"])
+def test_a_topic_between_stages_is_none_of_the_releases(name: str) -> None:
+    """Their logs carry nothing else. By default they are called as the topic of a node of their name would be."""
+    text = TEXT.format(a=YES, b="", c="", d="").replace(" a: {kind", f" {name}: {{kind").replace("x: a", f"x: {name}").replace("a: a}", "}")
+    signatures = {name: ONE}
+    (found,) = refused(text, **signatures)
+    assert f"nodes.{name}.materialize: its topic would have the name of the releases' {name} topic (rename the node" in found
+    wired(f"{text}releases: {{{name}: mine}}\n", **signatures)
+    text = text.replace("materialize: true", "materialize: {topic: mine}")
+    wired(text, **signatures)
+    (found,) = refused(f"{text}releases: {{{name}: mine}}\n", **signatures)
+    assert f"nodes.{name}.materialize: the topic 'mine' is releases.{name} (use another topic)" in found
 
 
 def test_a_node_of_two_sources_is_not_materialised() -> None:

@@ -94,4 +94,7 @@ class Places:
             logger.warning("%s: the topic was created again since the group has committed for it, and is read from its beginning", names)
         late = {tp for tp in new if self._latest and tp.partition < self._partitions[tp.topic] and tp.topic not in self._written}
         fresh = {**(await client.beginning_offsets(new - late) if new - late else {}), **(await client.end_offsets(late) if late else {})}
+        if deleted := sorted(tp for tp in new - late if tp.topic in self._written and fresh[tp]):
+            names = ", ".join(f"{tp.topic}/{tp.partition} begins at {fresh[tp]}" for tp in deleted)
+            logger.warning("records that this group has not read are deleted (retention): %s", names)
         return Begins({tp: fresh[tp] if tp in new else committed[tp] for tp in assigned}, fresh)
