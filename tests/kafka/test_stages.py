@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from penstock.record import Record
 from penstock.registry.directory import DirectoryRegistry
@@ -150,3 +152,21 @@ def test_a_stage_that_is_not_there_is_named(staged: Job) -> None:
     with staged.run("--stage", "dubled") as worker:
         assert worker.wait() == 2
     assert "doubles has no stage 'dubled'; did you mean 'doubled'" in worker.log
+
+
+def test_a_stage_that_comes_after_retention_says_so(staged: Job) -> None:
+    """Records keep the timestamp of their event, by which Kafka deletes them: a stage that begins too late says it."""
+    with staged.run("--stage", "double") as first:
+        staged.send(range(20))
+        wait_for(lambda: sum(end_offsets(staged.broker, f"{staged.group}.double").values()) == 20, lambda: first.log, 60)
+        assert first.stop() == 0, first.log
+    topic = f"{staged.group}.double"
+    admin = AdminClient({"bootstrap.servers": staged.broker.bootstrap})
+    ends = end_offsets(staged.broker, topic)
+    for deleted in admin.delete_records([TopicPartition(topic, number, end) for number, end in ends.items() if end]).values():
+        deleted.result()
+    with staged.run("--stage", "half") as second:
+        second.wait_until_assigned(60)
+        assert second.stop() == 0, second.log
+    assert "records that this group has not read are deleted (retention)" in second.log
+    assert all(f"{topic}/{number} begins at {end}" in second.log for number, end in ends.items() if end)
