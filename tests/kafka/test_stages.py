@@ -92,6 +92,9 @@ def test_a_release_waits_for_every_stage(staged: Job) -> None:
         assert refused.code != 0
         assert "no live worker runs the stage doubled of doubles" in refused.err
         assert "--stage doubled" in refused.err
+        looked = penstock(staged, "status", str(staged.file), "--format", "json")
+        assert looked.code == 1
+        assert "no live worker runs the stage doubled: penstock run doubles --stage doubled" in json.loads(looked.out)["wrong"]
         workers["doubled"] = stack.enter_context(staged.run("--stage", "doubled"))
         workers["doubled"].wait_until_assigned(60)
         staged.send(range(100))

@@ -118,6 +118,8 @@ def problems(operator: Operator) -> Iterator[str]:
     log, workers = operator.log, operator.fleet.workers()
     if not any(one.live for one in workers):
         yield "no live worker"
+    for stage in operator.fleet.lacking():
+        yield f"no live worker runs the stage {stage}: penstock run {operator.topology.name} --stage {stage}"
     if newer := sum(log.refused[code] for code in AHEAD):
         yield f"{newer} control messages are of a newer version: the active generation may be another one; upgrade this Penstock"
     if newer := operator.fleet.strange["newer"]:

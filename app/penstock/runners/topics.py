@@ -40,7 +40,7 @@ def described(admin: Admin, loaded: Loaded, settings: Settings) -> Mapping[str, 
                     f"topic {emit.sink.topic} between two stages has {have} partitions, but {stage.source.topic} {need}",
                 )
                 more = f"kafka-topics --alter --topic {name} --partitions {need}"
-                less = f"kafka-topics --delete --topic {name}, then penstock topics create {loaded.topology.name}"
+                less = f"Read it to its end, then kafka-topics --delete --topic {name} and penstock topics create {loaded.topology.name}"
                 raise SettingsError(f"{why}: outputs keep their input's partition. {more if have < need else less}")
             if emit.sink.key is None and have < need:
                 raise SettingsError(

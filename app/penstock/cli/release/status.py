@@ -38,7 +38,7 @@ def status(topology: str, watch: bool, settings: Settings, form: str) -> int:
 
     A worker counts as lost when it has not reported for five times --status-interval, at least 10 s. After a minute it counts as
     replaced if live workers have all its partitions; after an hour it is no longer listed. Exit code 1 when a person should look:
-    there is no live worker, or a worker is lost and not replaced, or not ready, scores with
+    there is no live worker, or none of a stage, or a worker is lost and not replaced, or not ready, scores with
     another generation than the active one, runs a Penstock that is too old for new releases, or reports a problem; or more than 1 %
     of the records that it finished in the last minute became dead letters, or a partition is slowed to --dead-letter-rate; or a
     recent report is of no member of the consumer group, or the status topic keeps the writers' times.
