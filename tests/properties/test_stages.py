@@ -31,7 +31,7 @@ ROWS = 60
 
 @cache
 def events() -> list[Record]:
-    """Real events, and some with what nobody wants: nulls, numbers out of range, no event at all."""
+    """Real events, and some with nulls, with numbers out of range, or that are no event at all."""
     with gzip.open(ROOT / "examples/flights/sample/departures.ndjson.gz", "rt") as lines:
         flights = [json.loads(line) for line, _ in zip(lines, range(ROWS), strict=False)]
     for at, change in enumerate(({"dep_delay": None}, {"dep_delay": 3e38}, {"carrier": "é\u2028"}, {"carrier": None}, {"hour": 1 << 40})):

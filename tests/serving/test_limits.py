@@ -180,7 +180,7 @@ def test_requests_that_are_answered_at_once_are_bounded_too(service: Service, ev
 
 
 def test_nothing_runs_behind_an_answer_that_ends_the_connection(service: Service) -> None:
-    """Its client is told to send the rest again."""
+    """The answer asks its client to send the rest again."""
 
     def count() -> int:
         return int(service.get("/v2/models/flights.stack/stats").json()["model_stats"][0]["inference_count"])

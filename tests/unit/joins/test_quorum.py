@@ -99,7 +99,7 @@ def test_input_of_a_member_that_came_is_not_waited_for() -> None:
 
 
 def test_member_used_after_the_deadline_is_noted() -> None:
-    """The group was not due yet, so it counts; its output says so."""
+    """The group was not due yet, so it counts; its output names it as overdue."""
     groups = Groups(TWO)
     _add(groups, TREES, "x", at=1000)
     fired = _add(groups, NET, "x", at=1041, now=1041).fired

@@ -55,5 +55,5 @@ def test_another_state_has_another_name(other: Definition) -> None:
 
 
 def test_name_of_a_state_is_the_same_in_every_process() -> None:
-    """It names a topic: a change of this text is a new state for every user, and `FORMAT` says so."""
+    """It names a topic: a change of this text is a new state for every user, so it needs another `FORMAT`."""
     assert SPENT.state == "c6f7571dc603b8fb"
