@@ -18,8 +18,9 @@ from penstock.topology.conform import conform
 from penstock.topology.document import MAX_BYTES, Listed, Scalar, Value, read
 from penstock.topology.kinds import KINDS
 from penstock.topology.kinds.rule import condition
+from penstock.topology.kinds.window import rules_of
 from penstock.topology.language import TOPOLOGY
-from penstock.topology.spec import Format, Materialize, Node, Precomputed, Releases, Sink, Source, Topology, When, condition_of
+from penstock.topology.spec import Format, Materialize, Node, Precomputed, Releases, Sink, Source, Topology, When, WindowNode, condition_of
 from penstock.topology.values import duration, items, keys, marks, plain, providers, refs, word, words
 
 __all__ = ["parse", "parse_text", "text_of"]
@@ -64,10 +65,11 @@ def _topology(root: Value, file: str) -> Topology:
         sinks.append(replace(sink, when=when))
         if isinstance(text, Scalar) and when is not None and when.like is None:
             conditions.append(condition(sink.name, f"sinks.{sink.name}.when", text))
+    nodes = {node.name: node for node in (*conditions, *(_node(key, value, texts) for key, value in items(top["nodes"])))}
     return Topology(
         name=word(top["topology"]),
         sources=tuple(_source(key, value) for key, value in items(top["sources"])),
-        nodes=(*conditions, *(_node(key, value, texts) for key, value in items(top["nodes"]))),
+        nodes=tuple(replace(node, rules=tuple(rules_of(node, nodes))) if isinstance(node, WindowNode) else node for node in nodes.values()),
         sinks=tuple(sinks),
         releases=_releases(top["releases"]) if "releases" in top else Releases(),
         file=file,

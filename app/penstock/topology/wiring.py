@@ -13,7 +13,7 @@ from penstock.schema import Column, Missing
 from penstock.signature import Tensor
 from penstock.topology.spec import Constant, Node, Sink, Source, Topology
 
-__all__ = ["Each", "Emit", "Feed", "Gap", "Input", "OutputField", "Part", "Stage", "Step", "Wiring"]
+__all__ = ["Each", "Emit", "Feed", "Gap", "Input", "Nan", "OutputField", "Part", "Stage", "Step", "Wiring"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,25 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
+class Nan:
+    """What takes the place of NaN: a number, or null."""
+
+    fill: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
-    """A column of the batch, or one element of its last axis. Columns of a node are named `node.output`."""
+    """A column of the batch, or one element of its last axis. Columns of a node are named `node.output`.
+
+    `cast` is the dtype that it is read as, "" for its own. `nan` is what NaN means in a column where it stands for null: the value of
+    a `missing`, or None for null itself; without a Nan, nothing.
+    """
 
     column: str
     index: int | None = None
     gap: Gap | None = None
+    cast: str = ""
+    nan: Nan | None = None
 
 
 @dataclass(frozen=True, slots=True)
