@@ -14,12 +14,12 @@ from penstock.errors import InferenceError, RecordError
 from penstock.nodes.base import WHOLE, Context, Feed, Feeds
 from penstock.nodes.model import Runs
 from penstock.topology.kinds.window import KEY, TIME, TIME_US, VALUE, WHERE
-from penstock.topology.spec import Ref
+from penstock.topology.spec import Ref, Topology
 from penstock.topology.spec import WindowNode as Spec
 from penstock.topology.wiring import Step
 from penstock.windows import Aggregate, Definition, LookBack, Mark, Windowed, keys_of, open_partition
 
-__all__ = ["WindowNode", "definition", "make"]
+__all__ = ["WindowNode", "changelogs", "definition", "make"]
 
 _COUNTED: Final = (Mark.LATE, Mark.REPLAYED, Mark.DISORDERED)
 
@@ -56,12 +56,14 @@ class WindowNode:
         values = {name: feed(columns).astype(np.float64) for name, feed in self.values.items()}
         values |= {name: feed(columns) for name, feed in self.filters.items()}
         now, partitions, offsets = int(states.clock() * 1000), batch.partitions, batch.offsets
+        events = batch.events
         parts: list[tuple[Array, Windowed]] = []
         for partition in np.unique(partitions).tolist():
             rows = np.flatnonzero(partitions == partition)
             state = states.at(self.name, partition, partial(open_partition, self.definition))
             of = {name: column[rows] for name, column in values.items()}
-            parts.append((rows, state.run([keys[row] for row in rows.tolist()], times[rows], offsets[rows], of, now)))
+            came = None if events is None else [events[row] for row in rows.tolist()]
+            parts.append((rows, state.run([keys[row] for row in rows.tolist()], times[rows], offsets[rows], of, now, came)))
         made, marks = _together(parts, batch.size)
         states.saw(self.name, {str(mark.name).lower(): int(np.count_nonzero(marks & mark)) for mark in _COUNTED})
         found = batch.with_columns({column: made[name] for name, column in self.outputs.items()})
@@ -118,6 +120,11 @@ def definition(node: Spec) -> Definition:
         ahead=node.ahead_ms,
         cap=node.max_keys,
     )
+
+
+def changelogs(topology: Topology, prefix: str) -> dict[str, str]:
+    """Returns the topic of each window's changelog, by node; another definition has another one. `prefix` begins the names."""
+    return {node.name: f"{prefix}.{node.name}.{definition(node).state}" for node in topology.windows}
 
 
 def _meaning(node: Spec, found: Ref | None) -> str:

@@ -151,7 +151,7 @@ class Delivery:
         self._models = models or asyncio.Lock()
         self._observers, self._buried = observers, buried
         self._throttle = throttle or Throttle()
-        self._states, self._changelogs = states or States(), changelogs
+        self._states, self._changelogs = States() if states is None else states, changelogs
         self._states.saw = self._saw
         self._nodes_of = {topic: node for node, topic in changelogs.items()}
         self._remembering: asyncio.Future[None] | None = None  # that the last changes of states were sent
@@ -164,6 +164,7 @@ class Delivery:
         self._burying: set[asyncio.Future[None]] = set()
         positions = source.positions
         positions.changed = self._changed.set
+        self.metrics.state_keys.set_function(lambda: len(self._states))
         self.metrics.in_flight_batches.set_function(lambda: positions.in_flight)
         self.metrics.in_flight_bytes.set_function(lambda: positions.in_flight_bytes)
 

@@ -141,6 +141,7 @@ class Pipeline:
         self.observers = observers or Observers()
         self._states = states
         self.remembers = frozenset(node.name for node in self.stage.nodes if node.stateful)
+        self._recognises = bool(self.remembers and self.port.behind)  # events that the stage before writes again
         self._generation = generation
         self._meter = NodeMeter({node.name: self.metrics.node(node.name, node.version) for node in self.stage.nodes})
         self._sink = sink
@@ -180,7 +181,8 @@ class Pipeline:
     def begin(self, chunk: Chunk) -> Pass:
         """Step 1, and the events' ids."""
         began = time.perf_counter()
-        batch = self.port.decode(chunk.records).with_origin(Origin(chunk.records, chunk.places))
+        events = [_trace(headers)[1][1] or b"" for headers in map(_HEADERS, chunk.records)] if self._recognises else None
+        batch = self.port.decode(chunk.records).with_origin(Origin(chunk.records, chunk.places, events))
         passing = Pass(chunk, Execution(self.stage, batch, self._states), self._identify(batch, chunk))
         self.metrics.decode_seconds.inc(time.perf_counter() - began)
         if skipped := chunk.rows - batch.size - len(batch.failures):

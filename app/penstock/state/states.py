@@ -63,6 +63,10 @@ class States:
         place = self._places.get((node, partition))
         return None if place is None or place.open or place.under_way else (place.state, place.count)
 
+    def __len__(self) -> int:
+        """Returns how many keys all states have."""
+        return sum(len(place.state) for place in self._places.values())
+
     def keep(self, partitions: Collection[int]) -> None:
         """Forgets the states of all other partitions."""
         self._places = {at: place for at, place in self._places.items() if at[1] in partitions}

@@ -44,7 +44,7 @@ class Columns:
 class _Given:
     """What a reference means: a part of the batch, its dtype, and the axes of one value.
 
-    `absent` leaves out events that the reader has. Where it is `nullable`, NaN in the column stands for null.
+    `absent` leaves out events that the reader has. Where it is `nullable`, NaN in the column is null.
     """
 
     part: Part
@@ -98,6 +98,10 @@ class Feeder:
             self.report.add(mark, message, fix)
         part = None if sink.key is None or key is None else self._key(sink, sink.key, key, f"{where}.key")
         return Emit(sink, tuple(one.output for one in made), part)
+
+    def record_key(self, node: Node, ref: Ref, target: Target | None) -> Part | None:
+        """Returns the key of the records that the outputs of a materialised node become."""
+        return None if target is None else self._key(node, ref, target, f"nodes.{node.name}.materialize.key")
 
     def id(self) -> str | None:
         """The column of the events' ids: the source's `id` field as it is, null where it is null. The default of CloudEvents is `ce`."""
@@ -335,13 +339,13 @@ class Feeder:
         """Whether what is written may be null."""
         return self._field(target).optional if isinstance(target, FromField) else self._may_be_null(target, sink)
 
-    def _key(self, sink: Sink, ref: Ref, target: Target, where: str) -> Part | None:
+    def _key(self, sink: Node | Sink, ref: Ref, target: Target, where: str) -> Part | None:
         if isinstance(target, FromNode):
             if target.tensor is None:
                 return None
             if self.topology.absent(target.node, sink) is not None:
                 message = f"{where}: {ref.text!r} is null for the events that `when` leaves out, and their records would have no key"
-                self.report.add(ref.mark, message, f"give the sink when: {target.node}, or name another key")
+                self.report.add(ref.mark, message, f"give it when: {target.node}, or name another key")
                 return None
             given = self._of_node(sink, ref, target.node, target.tensor, where)
         else:

@@ -101,7 +101,8 @@ def _materialize(value: Value) -> Materialize | None:
     given = keys(value)
     kept = {"retention_ms": duration(given["retention"])} if "retention" in given else {}
     named = {key: word(given[key]) for key in ("topic", "compression") if key in given}
-    return Materialize(mark=value.mark, **kept, **named)  # type: ignore[arg-type]  # conforming words
+    key = refs(given["key"])[0] if "key" in given else None
+    return Materialize(mark=value.mark, key=key, **kept, **named)  # type: ignore[arg-type]  # conforming words
 
 
 def _when(text: Scalar, texts: Mapping[str, Scalar], name: str) -> When:

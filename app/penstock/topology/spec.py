@@ -155,11 +155,15 @@ class When:
 
 @dataclass(frozen=True, slots=True)
 class Materialize:
-    """The topic that a node's outputs go to, "" for the default name; how long it keeps them, and how it is compressed."""
+    """The topic that a node's outputs go to, "" for the default name; how long it keeps them, and how it is compressed.
+
+    `key` is that of its records; None keeps the event's.
+    """
 
     topic: str = ""
     compression: Literal["lz4", "zstd", "snappy", "gzip", "none"] = "lz4"
     retention_ms: int = 86_400_000
+    key: Ref | None = None
     mark: Mark = field(default=Mark(), compare=False)
 
 

@@ -213,7 +213,7 @@ class _Pieces:
         emits = piece.emits
         if piece.node:
             one = self.between[piece.node]
-            emits = (Emit(_sink(one), tuple(one.fields.values())),)
+            emits = (Emit(_sink(one), tuple(one.fields.values()), self._steps[piece.node].key),)
         return Stage(piece.name, inputs, tuple(piece.steps), emits)
 
     def _input(self, one: Between, reads: Mapping[str, None]) -> Input:

@@ -40,8 +40,8 @@ class Nan:
 class Part:
     """A column of the batch, or one element of its last axis. Columns of a node are named `node.output`.
 
-    `cast` is the dtype that it is read as, "" for its own. `nan` is what NaN means in a column where it stands for null: the value of
-    a `missing`, or None for null itself; without a Nan, nothing.
+    `cast` is the dtype that it is read as, "" for its own. `nan` is what becomes of NaN, which is null in the column: the
+    number of a `missing`, or null; without it, NaN stays.
     """
 
     column: str
@@ -74,6 +74,7 @@ class Step:
 
     `graph` is the ONNX file of a node that the topology itself computes; a release binds the others. `least` is how long the last
     axis of each output has to be for the elements of it that are read by `[INDEX]`: where the axis is open, a model may give fewer.
+    `key` is that of the records that a materialised node's outputs become, None for the event's.
     """
 
     node: Node
@@ -81,13 +82,16 @@ class Step:
     outputs: tuple[Tensor, ...]
     graph: Graph | None = None
     least: tuple[int, ...] = ()
+    key: Part | None = None
 
     @property
     def reads(self) -> frozenset[str]:
-        """The columns that the feeds are made of, and that of the condition."""
+        """The columns that the feeds are made of, that of the condition, and that of the key, if it is no output."""
         parts = [part for feed in self.feeds for part in feed.parts]
-        conditions = [self.when, *(part.gap.when for part in parts if part.gap is not None)]
-        return frozenset([*(part.column for part in parts), *(one for one in conditions if one is not None)])
+        others = [self.when, *(part.gap.when for part in parts if part.gap is not None)]
+        if self.key is not None and self.key.column not in self.columns:
+            others.append(self.key.column)
+        return frozenset([*(part.column for part in parts), *(one for one in others if one is not None)])
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -51,10 +51,11 @@ class Mark(NamedTuple):
 
 
 class Begins(NamedTuple):
-    """Where each assigned partition begins, and which of these positions are not committed yet."""
+    """Where each assigned partition begins, which of these positions are not committed yet, and which are of a topic created again."""
 
     positions: dict[TopicPartition, int]
     fresh: dict[TopicPartition, int]
+    renewed: list[TopicPartition]
 
 
 class Places:
@@ -97,4 +98,4 @@ class Places:
         if deleted := sorted(tp for tp in new - late if tp.topic in self._written and fresh[tp]):
             names = ", ".join(f"{tp.topic}/{tp.partition} begins at {fresh[tp]}" for tp in deleted)
             logger.warning("records that this group has not read are deleted (retention): %s", names)
-        return Begins({tp: fresh[tp] if tp in new else committed[tp] for tp in assigned}, fresh)
+        return Begins({tp: fresh[tp] if tp in new else committed[tp] for tp in assigned}, fresh, renewed)
