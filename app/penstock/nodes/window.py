@@ -13,7 +13,7 @@ from penstock.batch import Array, Batch
 from penstock.errors import InferenceError, RecordError
 from penstock.nodes.base import WHOLE, Context, Feed, Feeds
 from penstock.nodes.model import Runs
-from penstock.topology.kinds.window import KEY, TIME, TIME_US, VALUE, WHERE
+from penstock.topology.kinds.window import KEY, LATE, TIME, TIME_US, VALUE, WHERE
 from penstock.topology.spec import Ref, Topology
 from penstock.topology.spec import WindowNode as Spec
 from penstock.topology.wiring import Step
@@ -66,7 +66,8 @@ class WindowNode:
             parts.append((rows, state.run([keys[row] for row in rows.tolist()], times[rows], offsets[rows], of, now, came)))
         made, marks = _together(parts, batch.size)
         states.saw(self.name, {str(mark.name).lower(): int(np.count_nonzero(marks & mark)) for mark in _COUNTED})
-        found = batch.with_columns({column: made[name] for name, column in self.outputs.items()})
+        late = (marks & Mark.LATE) != 0
+        found = batch.with_columns({column: late if name == LATE else made[name] for name, column in self.outputs.items()})
         return found.fail(self._ahead(times, marks, now))
 
     def _ahead(self, times: Array, marks: Array, now: int) -> dict[int, RecordError]:

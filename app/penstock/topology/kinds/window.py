@@ -22,7 +22,7 @@ from penstock.topology.shapes import DURATION, FIELD_NAME, REFERENCE, Choice, Fl
 from penstock.topology.spec import Aggregated, Feature, Input, Mark, Node, Ref, RuleNode, WindowNode
 from penstock.topology.values import duration, items, keys, marks, plain, refs, word
 
-__all__ = ["KEY", "TIME", "TIME_US", "VALUE", "WHERE", "WindowKind", "rules_of"]
+__all__ = ["KEY", "LATE", "TIME", "TIME_US", "VALUE", "WHERE", "WindowKind", "rules_of"]
 
 # What the tensors of a window are for, before a dot and a number: a field of the key, the time (in us with _US), values, and filters.
 KEY: Final = "by"
@@ -30,6 +30,7 @@ TIME: Final = "time"
 TIME_US: Final = "time_us"
 VALUE: Final = "value"
 WHERE: Final = "where"
+LATE: Final = "late"  # the output that marks late rows
 
 MAX_FEATURES: Final = 1000
 MAX_LAST: Final = 64
@@ -109,7 +110,7 @@ class WindowKind(Kind[WindowNode]):
                 yield one.mark, f"{about}: a number is for last_k, from 1 to {MAX_LAST}", "write last_k(FIELD, 3)"
 
     def signature(self, node: WindowNode, model: Signature | None) -> Signature | None:
-        return Signature((), tuple(Tensor(name, *_type(feature)) for name, feature in node.outputs))
+        return Signature((), (*(Tensor(name, *_type(feature)) for name, feature in node.outputs), Tensor(LATE, "bool")))
 
     def wires(self, node: WindowNode, names: Names) -> list[Wire]:
         made = _Wires(node, names)
@@ -153,7 +154,7 @@ class _Wires:
             return  # a schema or a signature is not known, which has been reported
         dtype = next(iter(dtypes))
         missing = None
-        if what == VALUE and isinstance(target, FromField):
+        if what == VALUE and isinstance(target, FromField) and dtype != "string":
             dtype, missing = "float64", Missing("fill", math.nan)
         elif what == WHERE and isinstance(target, FromField) and any(one.optional for one in fields):
             missing = Missing("fill", False)
