@@ -55,7 +55,7 @@ class WindowNode:
         times = batch.timestamps if self.time is None else self.time(columns) // self.scale
         values = {name: feed(columns).astype(np.float64) for name, feed in self.values.items()}
         values |= {name: feed(columns) for name, feed in self.filters.items()}
-        now, partitions, offsets = int(states.clock() * 1000), batch.partitions, batch.offsets
+        now, (partitions, offsets) = int(states.clock() * 1000), states.order(batch.partitions, batch.offsets)
         parts: list[tuple[Array, Windowed]] = []
         for partition in np.unique(partitions).tolist():
             rows = np.flatnonzero(partitions == partition)
@@ -63,7 +63,7 @@ class WindowNode:
             of = {name: column[rows] for name, column in values.items()}
             parts.append((rows, state.run([keys[row] for row in rows.tolist()], times[rows], offsets[rows], of, now)))
         made, marks = _together(parts, batch.size)
-        states.saw(self.name, {str(mark.name).lower(): int(np.count_nonzero(marks & mark)) for mark in _COUNTED})
+        states.note(self.name, {str(mark.name).lower(): int(np.count_nonzero(marks & mark)) for mark in _COUNTED})
         found = batch.with_columns({column: made[name] for name, column in self.outputs.items()})
         return found.fail(self._ahead(times, marks, now))
 
