@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, repeat
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any, ClassVar, overload
 
 import msgspec
@@ -38,12 +39,18 @@ class Origin:
     """Where the rows of a chunk came from: runs of `records`, each of one partition. Its columns are made when they are first read.
 
     `places` gives for each run its topic, its partition and how many records it has, in the order of the records. `events` are the places
-    at which the records of a later stage have entered the topology, TOPIC/PARTITION/OFFSET each; None in the first stage.
+    at which the records of a later stage have entered the topology, TOPIC/PARTITION/OFFSET each; None in the first stage. `recalled` has
+    what nodes that remember have given for the records, by column, `[N, ...]`: who runs the records again has no memory of that time.
     """
 
     def __init__(
-        self, records: Sequence[RecordLike], places: Sequence[tuple[str, int, int]], events: Sequence[bytes] | None = None
+        self,
+        records: Sequence[RecordLike],
+        places: Sequence[tuple[str, int, int]],
+        events: Sequence[bytes] | None = None,
+        recalled: Mapping[str, Array] = MappingProxyType({}),
     ) -> None:
+        self.recalled = dict(recalled)
         self.records = records
         self.places = places
         self.events = events

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import logging
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,7 +46,8 @@ from penstock.topology.stages import Between, cut, stage_clashes
 from penstock.topology.wiring import Wiring
 
 __all__ = [
-    "Loaded", "admit", "beside", "bindings", "digest", "load", "placed", "prepare", "program", "rebind", "sessions", "with_models",
+    "Loaded", "admit", "beside", "bindings", "derived", "digest", "forgotten", "load", "placed", "prepare", "program", "rebind", "sessions",
+    "with_models",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -108,6 +109,7 @@ def load(
     artifacts: Mapping[str, Artifact] | None = None,
     absent: bool = False,
     schema_registry: Registry | None = None,
+    forgets: str = "",
 ) -> Loaded:
     """Returns the topology, or that of the file `path`, with schemas of the folder `schemas` and models of the registry `models`.
 
@@ -115,7 +117,7 @@ def load(
     in a schema, a missing model, names and types that do not fit. Models are not loaded, and their files are not verified; `prepare`
     does that. With `absent`, a missing model is a problem only in `prepare`: the control log may bind another one. The `schema_registry` is
     asked for what sources and sinks of avro-confluent and protobuf-confluent do not find in `ids/`; raises TransportError when it has to
-    answer and does not.
+    answer and does not. `forgets` names a caller that remembers nothing between events: for it, each window is a problem.
     """
     topology = path if isinstance(path, Topology) else parse(path)
     shelf = _Shelf(topology.file, models, schemas, schema_registry)
@@ -136,10 +138,48 @@ def load(
     key_writers = shelf.writers(topology, keyed, "key")
     wiring, problems = fit(topology, source_schemas, sink_schemas, artifacts)
     problems = [*shelf.problems, *problems, *_unread(topology, sink_schemas, writers, frames)]
+    if forgets:
+        problems += forgotten(topology, forgets)
     if problems or (shelf.absent and not absent):
         found = dict.fromkeys([*problems, *shelf.absent])
         raise TopologyError(sorted(found, key=lambda one: (one.file != topology.file, one.file, one.line, one.column)))
     return Loaded(topology, wiring, source_schemas, sink_schemas, artifacts, tuple(shelf.absent), writers, key_writers, frames)
+
+
+def forgotten(topology: Topology, who: str, fix: str = "", *, nodes: Collection[str] | None = None) -> list[Problem]:
+    """Returns a problem for each window among the `nodes` (None: all) of a topology for `who`, which remembers no earlier events.
+
+    `fix` is what to do; by default, to run what does remember.
+    """
+    fix = fix or "run the topology as a stream (penstock run); or compute the features of a range of events: penstock features"
+    return [
+        Problem(
+            topology.file,
+            one.mark.line,
+            one.mark.column,
+            f"nodes.{one.name}: a window depends on earlier events, and {who} keeps none",
+            fix,
+        )
+        for one in topology.windows
+        if nodes is None or one.name in nodes
+    ]
+
+
+def derived(loaded: Loaded, topology: Topology, schemas: Mapping[str, Schema] | None = None) -> Loaded:
+    """Returns another topology, of nodes and sources of the loaded one, with the same models. Its outputs are JSON, by no schema.
+
+    `schemas`, by source, replace those of the loaded one. Raises TopologyError for what does not fit.
+    """
+    schemas = loaded.schemas if schemas is None else schemas
+    artifacts = {node.name: loaded.artifacts[node.name] for node in topology.model_nodes if node.name in loaded.artifacts}
+    wiring, problems = fit(topology, schemas, {}, artifacts)
+    if problems:
+        raise TopologyError(problems)
+    named = {node.at("model") for node in topology.model_nodes}
+    absent = tuple(one for one in loaded.absent if Mark(one.line, one.column) in named)
+    return replace(
+        loaded, topology=topology, wiring=wiring, schemas=schemas, sink_schemas={}, artifacts=artifacts, absent=absent, frames={}
+    )
 
 
 def shares(loaded: Loaded, prefix: str) -> dict[str, Loaded]:

@@ -116,6 +116,7 @@ def open(
         schemas=chosen.schemas,
         absent=follow is not None,
         schema_registry=open_schema_registry(chosen),
+        forgets="a program",
     )
     return Scorer(loaded, chosen, follow=follow is not None, on_change=on_change, store=store is not None)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from penstock.cli.bounded import run_bounded
+from penstock.cli.bounded import Outcome, run_bounded
 from penstock.cli.options import CONNECTION, with_settings
 from penstock.cli.output import counted, err, format_option, out, print_json
 from penstock.cli.part import STANDARD, Part, bounded_options
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from penstock.pipeline import Program
     from penstock.runtime import Loaded
 
-__all__ = ["batch"]
+__all__ = ["batch", "report"]
 
 INTERRUPTED = 130
 
@@ -55,7 +56,9 @@ def batch(topology: Path, settings: Settings, part: Part, dry_run: bool, form: s
     file = find(topology, settings.topologies)
 
     def prepared() -> tuple[Loaded, Program]:
-        loaded = runtime.load(file, models=settings.models, schemas=settings.schemas, schema_registry=open_schema_registry(settings))
+        loaded = runtime.load(
+            file, models=settings.models, schemas=settings.schemas, schema_registry=open_schema_registry(settings), forgets="penstock batch"
+        )
         return loaded, runtime.prepare(loaded, settings)
 
     if part.on and part.share is None:
@@ -75,8 +78,13 @@ def batch(topology: Path, settings: Settings, part: Part, dry_run: bool, form: s
     ran = run_bounded(loaded, program, part, settings)
     if part.share is not None:
         return 0
+    return report(ran, part, form, {"models": models})
+
+
+def report(ran: Outcome, part: Part, form: str, more: Mapping[str, object], again: str = "go on with --resume") -> int:
+    """Prints what a run has done, with `more` as JSON, and returns the exit code. `again` is what to do after an interruption."""
     if form == "json" and part.output != STANDARD:
-        print_json({"read": ran.read, "written": ran.written, "dead_letters": ran.failed, "complete": ran.complete, "models": models})
+        print_json({"read": ran.read, "written": ran.written, "dead_letters": ran.failed, "complete": ran.complete, **more})
     else:
         says = err if part.output == STANDARD else out
         made = f"{counted(ran.written, 'output')}, {counted(ran.failed, 'dead letter')}"
@@ -89,7 +97,7 @@ def batch(topology: Path, settings: Settings, part: Part, dry_run: bool, form: s
         first = f", the first: {ran.first}" if ran.first else ""
         err.print(f"{none}dead letters: {ran.letters or 'above, on standard error'}{first}", style="yellow", markup=False)
     if not ran.complete:
-        again = "a standard stream is not resumed" if STANDARD in (part.input, part.output) else "go on with --resume"
+        again = "a standard stream is not resumed" if STANDARD in (part.input, part.output) else again
         err.print(f"interrupted: what is written is whole; {again}", markup=False)
         return INTERRUPTED
     return int(failed)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from penstock.runners.files import Job, Target
     from penstock.runners.shares import Share, Talk
     from penstock.runtime import Loaded
+    from penstock.state import States
     from penstock.transports.base import Sink
     from penstock.transports.checkpoint import Checkpoint, Unit
     from penstock.transports.checkpoint import Part as FilePart
@@ -63,10 +64,13 @@ class Into(NamedTuple):
     files: Callable[[list[tuple[str, int]]], None] | None = None
 
 
-def run_bounded(loaded: Loaded, program: Program, part: Part, settings: Settings, *, into: Into | None = None) -> Outcome:
+def run_bounded(
+    loaded: Loaded, program: Program, part: Part, settings: Settings, *, into: Into | None = None, states: States | None = None
+) -> Outcome:
     """Runs it, with a progress bar on a terminal. What a Ctrl-C or SIGTERM ends is finished and kept: `complete` is false then.
 
-    Outputs go to the part's files, or `into` something else. Raises UsageError for flags that do not go together, ConfigError for files,
+    Outputs go to the part's files, or `into` something else. With `states`, the nodes remember in them, and the run is never resumed: what
+    an earlier one remembered is gone. Raises UsageError for flags that do not go together, ConfigError for files,
     TransportError for brokers, topics and stores.
     """
     check(loaded, part)
@@ -74,17 +78,17 @@ def run_bounded(loaded: Loaded, program: Program, part: Part, settings: Settings
         from penstock.transports.kafka.connection import Admin
 
         Admin(settings).require([part.topic])  # with patience, and before the loop: Ctrl-C ends it; the client of the loop gives up at once
-    return asyncio.run(_run(loaded, program, part, settings, into))
+    return asyncio.run(_run(loaded, program, part, settings, into, states))
 
 
-async def _run(loaded: Loaded, program: Program, part: Part, settings: Settings, into: Into | None) -> Outcome:
+async def _run(loaded: Loaded, program: Program, part: Part, settings: Settings, into: Into | None, states: States | None) -> Outcome:
     stopped = asyncio.Event()
     with on_signals(stopped.set):
         if part.share is not None:
             return await _shared(loaded, program, part, settings, stopped)
         if into is not None or part.output == STANDARD:
-            return await _into(loaded, program, part, settings, stopped, into or _standard(loaded))
-        return await _to_files(loaded, program, part, settings, stopped)
+            return await _into(loaded, program, part, settings, stopped, into or _standard(loaded), states)
+        return await _to_files(loaded, program, part, settings, stopped, states)
 
 
 async def run_for_cause(loaded: Loaded, program: Program, part: Part, settings: Settings, stopped: asyncio.Event) -> Outcome:
@@ -96,7 +100,9 @@ async def run_for_cause(loaded: Loaded, program: Program, part: Part, settings: 
 # -- to standard output, or what a command brings -------------------------------------------------------------------------------------
 
 
-async def _into(loaded: Loaded, program: Program, part: Part, settings: Settings, stopped: asyncio.Event, into: Into) -> Outcome:
+async def _into(
+    loaded: Loaded, program: Program, part: Part, settings: Settings, stopped: asyncio.Event, into: Into, states: States | None
+) -> Outcome:
     from penstock.pipeline import Pace
     from penstock.runners import bounded
     from penstock.runners.files import batch_pace, columns_of, formed
@@ -115,7 +121,7 @@ async def _into(loaded: Loaded, program: Program, part: Part, settings: Settings
             with _progress(source.total, 0, shown=part.output != STANDARD) as advance:
                 ran = await bounded.run(
                     program, source, into.sink, stages={stage.source.topic: stage.name}, pace=batch_pace(Pace.of(settings)),
-                    stopped=stopped, progress=lambda ran: advance(ran, source.done),
+                    stopped=stopped, progress=lambda ran: advance(ran, source.done), states=states,
                 )  # fmt: skip
                 into.checkpoint.commit()
     return Outcome(*ran)
@@ -177,17 +183,19 @@ class _Found(NamedTuple):
     files: list[tuple[Place, int]]
 
 
-async def _to_files(loaded: Loaded, program: Program, part: Part, settings: Settings, stopped: asyncio.Event) -> Outcome:
+async def _to_files(
+    loaded: Loaded, program: Program, part: Part, settings: Settings, stopped: asyncio.Event, states: States | None = None
+) -> Outcome:
     from penstock.runners.files import ROWS, finish, job_of, planned
     from penstock.transports.files.manifest import Manifest
 
     found = _found(part)
     target = _target(loaded, part, found.format)
-    manifest = _manifest(loaded, part, target)  # what is refused leaves no folder
+    manifest = _manifest(loaded, part, target, resumable=states is None)  # what is refused leaves no folder
     if manifest is not None and manifest.complete and not (target.whole and target.work.is_folder()):
         return _ended(manifest, target)
     with _alone(target, below=bool(part.cause)):
-        manifest = _manifest(loaded, part, target)  # another run may have come to its end in between
+        manifest = _manifest(loaded, part, target, resumable=states is None)  # another run may have come to its end in between
         if manifest is not None and manifest.complete:
             if target.whole:
                 target.work.remove()  # it was ended while it removed its parts
@@ -203,7 +211,7 @@ async def _to_files(loaded: Loaded, program: Program, part: Part, settings: Sett
         start, limit = (0, None) if part.topic else bounds(part)
         job = job_of(
             loaded, found.format, target, {number: str(one) for number, (one, _) in enumerate(found.files)},
-            part_rows=part.part_rows, start=start, limit=limit, sample=part.sample,
+            part_rows=part.part_rows, start=start, limit=limit, sample=part.sample, states=states,
         )  # fmt: skip
         try:
             manifest.save(target.manifest)  # from the first moment on: outputs without one are of a run that has come to its end
@@ -254,7 +262,7 @@ def _target(loaded: Loaded, part: Part, format: Format) -> Target:
     return target
 
 
-def _manifest(loaded: Loaded, part: Part, target: Target) -> Manifest | None:
+def _manifest(loaded: Loaded, part: Part, target: Target, *, resumable: bool = True) -> Manifest | None:
     """Returns the manifest of the run to resume; None for a new one. Raises UsageError where its output is there already."""
     from penstock.transports.files.manifest import Manifest
 
@@ -272,7 +280,8 @@ def _manifest(loaded: Loaded, part: Part, target: Target) -> Manifest | None:
     if there is None and (found is not None or target.holds):
         there = target.work
     if there is not None:
-        raise click.UsageError(f"{there} is there already: remove it, give another --out, or go on with --resume")
+        what = "remove it, give another --out, or go on with --resume" if resumable else "remove it, or give another --out"
+        raise click.UsageError(f"{there} is there already: {what}")
     return None
 
 

@@ -79,8 +79,8 @@ def _inside(folder: Path, *, folders: bool = True) -> list[str]:
 
 # Of each command, its arguments in order. The last one may be given several times.
 ARGUMENTS: Final[Mapping[tuple[str, ...], tuple[Offer, ...]]] = {
-    **{(name,): (_topologies,) for name in ("run", "serve", "validate", "plan", "draw", "test", "batch", "precompute", "explain")},
-    **{(name,): (_topologies,) for name in ("rollback", "abort", "watch", "status", "history")},
+    **{(name,): (_topologies,) for name in ("run", "serve", "validate", "plan", "draw", "test", "explain")},
+    **{(name,): (_topologies,) for name in ("batch", "features", "precompute", "rollback", "abort", "watch", "status", "history")},
     **{("topics", name): (_topologies,) for name in ("ls", "create")},
     **{("releases", name): (_topologies,) for name in ("ls", "show")},
     ("deploy",): (_topologies, _changes),

@@ -9,6 +9,7 @@ import click
 
 from penstock.cli.options import CONNECTION, with_settings
 from penstock.cli.output import err, format_option, out, print_json
+from penstock.errors import TopologyError
 from penstock.settings import Settings
 from penstock.topology.find import find
 from penstock.topology.parse import parse
@@ -54,6 +55,8 @@ def edge(topology: Path, folder: Path | None, settings: Settings, form: str) -> 
     from penstock.explain.bound import bound_now, load_bound
 
     parsed = parse(find(topology, settings.topologies))
+    if problems := runtime.forgotten(parsed, "an exported folder"):
+        raise TopologyError(problems)
     if settings.brokers and settings.releases:
         bound = bound_now(parsed, settings)
         loaded, _ = load_bound(parsed, bound, settings)

@@ -43,6 +43,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "draw": Command("penstock.cli.topology:draw", "Draw a topology, as text or as Mermaid."),
     "test": Command("penstock.cli.test:test", "Run the examples beside a topology (*.test.yaml), without a broker."),
     "batch": Command("penstock.cli.batch:batch", "Run a topology once over a file of events, or over a piece of a topic."),
+    "features": Command("penstock.cli.features:features", "Compute the features of windows for each event of a range, to train from."),
     "precompute": Command("penstock.cli.precompute:precompute", "Score a population into a store, where lookups find the answers."),
     "export": Command("penstock.cli.export:export", "Write a topology with its models as files that need nothing else."),
     "model": Command("penstock.cli.model:model", "Push, list, show, alias, sign and verify registered models."),

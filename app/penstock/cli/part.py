@@ -21,7 +21,7 @@ from penstock.cli.options import Number
 if TYPE_CHECKING:
     from penstock.runtime import Loaded
 
-__all__ = ["KAFKA", "STANDARD", "Part", "bounded_options", "bounds", "check", "edge", "input_options"]
+__all__ = ["KAFKA", "STANDARD", "Part", "bounded_options", "bounds", "check", "edge", "input_options", "ordered_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 KAFKA: Final = "kafka://"
@@ -154,6 +154,39 @@ def input_options(command: F) -> F:
     for option in reversed(_OF_INPUTS):
         parted = option(parted)
     return parted  # type: ignore[return-value]  # click keeps the callable, its type says less
+
+
+def ordered_options(command: F) -> F:
+    """Adds the flags of a run that remembers what it has read: in one process, every event, from the beginning. The others are refused."""
+
+    @functools.wraps(command)
+    def parted(*args: Any, input: str | None, output: str | None, written_as: str | None, **options: Any) -> Any:
+        if options.pop("streams", None):
+            input, output = input or STANDARD, output or STANDARD
+        if input is None or output is None:
+            raise click.UsageError(f"give {'--in' if input is None else '--out'}, or - for standard input and output")
+        given = {name: options.pop(name) for name in ("start", "stop", "limit", "query", "part_rows")}
+        return command(*args, part=Part(input, output, form=written_as, **given), **options)
+
+    shown = (_OF_INPUTS[0], _OF_OUTPUTS[0], *_OF_INPUTS[1:4], _OF_OUTPUTS[1], _OF_OUTPUTS[2], _OF_OUTPUTS[4])
+    hidden = (
+        _refused("--workers", "windows remember the events before, in one process", type=int),
+        _refused("--sample", "a window counts every event: without some of them its features would be others"),
+        _refused("--resume", "what the windows remembered is gone when a run ends: begin it anew, with another --out", is_flag=True),
+    )
+    for option in reversed((*shown, *hidden)):
+        parted = option(parted)
+    return parted  # type: ignore[return-value]  # click keeps the callable, its type says less
+
+
+def _refused(flag: str, reason: str, **more: Any) -> Callable[[F], F]:
+    """Returns a flag that other commands have, for one that has a reason to refuse it."""
+
+    def refuse(_context: click.Context, _parameter: click.Parameter, value: Any) -> None:
+        if value:
+            raise click.UsageError(f"{flag}: {reason}")
+
+    return click.option(flag, hidden=True, expose_value=False, callback=refuse, help=reason, **more)
 
 
 def check(loaded: Loaded, part: Part) -> None:

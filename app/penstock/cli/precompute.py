@@ -62,7 +62,9 @@ def precompute(topology: Path, settings: Settings, part: Part, misses: bool, ttl
 
     _usable(part, misses, dry_run, settings)
     file = find(topology, settings.topologies)
-    loaded = runtime.load(file, models=settings.models, schemas=settings.schemas, schema_registry=open_schema_registry(settings))
+    loaded = runtime.load(
+        file, models=settings.models, schemas=settings.schemas, schema_registry=open_schema_registry(settings), forgets="a stored answer"
+    )
     required(loaded.topology)
     store = open_store(settings, timeout=_PATIENCE) if settings.store else None
     try:

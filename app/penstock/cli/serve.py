@@ -102,8 +102,9 @@ def _serve(topology: Path, pages: str, fleet: Path | None, settings: Settings) -
     file = find(topology, settings.topologies)
     follows = bool(settings.brokers) and settings.releases
     loaded = runtime.load(
-        file, models=settings.models, schemas=settings.schemas, absent=follows, schema_registry=open_schema_registry(settings)
-    )
+        file, models=settings.models, schemas=settings.schemas, absent=follows, schema_registry=open_schema_registry(settings),
+        forgets="a service",
+    )  # fmt: skip
     runner = ServiceRunner(loaded, settings)
     lookup = open_lookup(loaded, settings, metrics=runner.numbers)
     requests = Requests(settings) if follows else None

@@ -16,7 +16,7 @@ from penstock import runtime
 from penstock.codecs.schema_registry import open_schema_registry
 from penstock.control.log import Log
 from penstock.control.messages import Release
-from penstock.errors import ConfigError, Problem, TopicMissing, Untraceable
+from penstock.errors import ConfigError, Problem, TopicMissing, TopologyError, Untraceable
 from penstock.explain.provenance import Origin
 from penstock.fit import as_run, strays
 from penstock.model.artifact import Artifact
@@ -28,7 +28,7 @@ from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.topology.spec import ModelRef, Topology
 
-__all__ = ["Bound", "bound_now", "bound_then", "load_bound"]
+__all__ = ["Bound", "bound_now", "bound_then", "load_bound", "load_stage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +154,23 @@ def load_bound(topology: Topology, bound: Bound, settings: Settings) -> tuple[Lo
     """
     loaded = _loaded(topology, bound, settings)
     return loaded, runtime.prepare(loaded, settings, warm_rows=1)
+
+
+def load_stage(topology: Topology, bound: Bound, settings: Settings, topic: str) -> tuple[Loaded, Program, str]:
+    """Returns the process whose stage reads the topic, with these versions, and the name of the stage.
+
+    Raises TopologyError for each window of that stage, ConfigError for a topic that no stage reads, and as `load_bound`.
+    """
+    whole = _loaded(topology, bound, settings)
+    shares = runtime.shares(whole, f"{settings.application}.{topology.name}")
+    found = {stage.source.topic: (share, stage) for share in shares.values() for stage in share.wiring.stages}
+    if topic not in found:
+        raise ConfigError(Problem(topology.file, 0, 0, f"no stage reads the topic {topic}", "explain with the file that the workers run"))
+    share, stage = found[topic]
+    fix = "add materialize: true to the window: what the stages behind it write can be explained"
+    if problems := runtime.forgotten(topology, "a record alone", fix, nodes={step.node.name for step in stage.steps}):
+        raise TopologyError(problems)
+    return share, runtime.prepare(share, settings, warm_rows=1), stage.name
 
 
 def _loaded(topology: Topology, bound: Bound, settings: Settings) -> Loaded:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from penstock.errors import ConfigError, DecodeError, Problem, RecordMissing, SchemaError, TopicMissing, Untraceable
-from penstock.explain.bound import Bound, bound_now, bound_then, load_bound
+from penstock.explain.bound import Bound, bound_now, bound_then, load_bound, load_stage
 from penstock.explain.comparison import Compared, Verdict, compare, compare_values, worst
 from penstock.explain.provenance import DeadLetter, Origin, provenance
 from penstock.explain.rerun import Rerun, read_event, rerun
+from penstock.pipeline import Program
 from penstock.pipeline.letters import ID
 from penstock.record import Position, Record
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.topology.parse import parse
-from penstock.topology.spec import Source, Topology
+from penstock.topology.spec import Source, Topology, WindowNode
 from penstock.topology.stages import topics_between
 from penstock.transports.kafka.lookup import read_at
 
@@ -83,14 +84,26 @@ def explain(position: Position, settings: Settings, topology: Topology | None = 
     topology = topology or _named(said.topology, position, settings)
     source = _source_of(said, topology, position)
     bound = bound_then(said, topology, position, settings)  # 2
+    at = said.last if topology.windows else said.source
     try:
-        came = read_at(settings, said.source)  # 3
+        came = read_at(settings, at)  # 3
     except (RecordMissing, TopicMissing) as error:
         raise type(error)(f"{position}: the input that it was made from is gone: {error}") from error
-    loaded, program = load_bound(topology, bound, settings)
+    loaded, program, stage = _loaded(topology, bound, settings, at.topic, source)
     _same_rules(said, loaded, position)
-    again = rerun(loaded, program, source.name, came)  # 4
+    again = rerun(loaded, program, stage, came)  # 4
+    source = program.plan.stages[stage].wired.source
     return Explanation(record, topology, bound, source, came, again, _compare(record, again, loaded))  # 5
+
+
+def _loaded(topology: Topology, bound: Bound, settings: Settings, topic: str, source: Source | None) -> tuple[Loaded, Program, str]:
+    """Returns what is run again, and the name of its stage: of a topology with windows, only the stage that has read the topic.
+
+    What a window remembered is gone; what a stage behind it reads is in the topic between.
+    """
+    if source is None or topology.windows:
+        return load_stage(topology, bound, settings, topic)
+    return *load_bound(topology, bound, settings), source.name
 
 
 def _explain_dead_letter(record: Record, said: DeadLetter, settings: Settings, topology: Topology | None, *, now: bool) -> Explanation:
@@ -102,11 +115,12 @@ def _explain_dead_letter(record: Record, said: DeadLetter, settings: Settings, t
     if topology is None:
         assert said.origin is not None
         topology = _named(said.origin.topology, position, settings)
-    said = _entered(said, topology, settings)
+    if not topology.windows:
+        said = _entered(said, topology, settings)
     origin = None if now else said.origin
     if origin is not None:
         _same(origin, topology, position)
-    source = _source(topology, said.input.topic, position)
+    source = None if topology.windows else _source(topology, said.input.topic, position)
     bound = bound_now(topology, settings) if origin is None else bound_then(origin, topology, position, settings)
     came = said.input
     if said.truncated:
@@ -114,10 +128,11 @@ def _explain_dead_letter(record: Record, said: DeadLetter, settings: Settings, t
             came = read_at(settings, came.position)
         except (RecordMissing, TopicMissing) as error:
             raise type(error)(f"{position}: the dead letter was cut, and the record that it was made from is gone: {error}") from error
-    loaded, program = load_bound(topology, bound, settings)
+    loaded, program, stage = _loaded(topology, bound, settings, came.topic, source)
     if origin is not None:
         _same_rules(origin, loaded, position)
-    return Explanation(record, topology, bound, source, came, rerun(loaded, program, source.name, came), recorded=said, now=origin is None)
+    again, source = rerun(loaded, program, stage, came), program.plan.stages[stage].wired.source
+    return Explanation(record, topology, bound, source, came, again, recorded=said, now=origin is None)
 
 
 def _entered(said: DeadLetter, topology: Topology, settings: Settings) -> DeadLetter:
@@ -159,7 +174,7 @@ def _same(said: Origin, topology: Topology, position: Position) -> None:
     """Raises ConfigError when the topology is another one, or has other nodes."""
     if topology.name != said.topology:
         raise ConfigError(Problem(topology.file, 0, 0, f"this is the topology {topology.name}, but {said.topology} wrote {position}"))
-    nodes = [node.name for node in topology.nodes]
+    nodes = [node.name for node in topology.nodes if not isinstance(node, WindowNode)]  # headers name what has a version
     named = {**said.models, **said.rules}
     gone, new = [one for one in named if one not in nodes], [one for one in nodes if one not in named and not said.stages]
     changes = [*(f"it had the node {one!r}" for one in gone), *(f"it had no node {one!r}" for one in new)]

@@ -27,8 +27,8 @@ _STREAMS: Final = "__streams.errors."
 class Origin:
     """What made a record: the topology and generation that made it, the exact version of each node, and the position of its event.
 
-    Of a topology that is cut, `stages` has the generation of each stage that it has passed. `rules` are the labels of the nodes that the
-    topology itself computes: `rule:` and the beginning of their graph's digest.
+    Of a topology that is cut, `stages` has the generation of each stage that it has passed, and `read` is the position that the last of
+    them has read. `rules` are the labels of the nodes that the topology itself computes: `rule:` and the beginning of their graph's digest.
     """
 
     topology: str
@@ -37,6 +37,12 @@ class Origin:
     source: Position
     rules: Mapping[str, str] = field(default_factory=dict)
     stages: Mapping[str, int] = field(default_factory=dict)
+    read: Position | None = None
+
+    @property
+    def last(self) -> Position:
+        """The position that the last stage has read."""
+        return self.read or self.source
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ def _dead_letter(record: Record, said: Mapping[str, str]) -> DeadLetter:
 
 def _origin(said: Mapping[str, str], source: Position | None = None) -> Origin:
     topology = _matched(NAME, said[f"{OWN}topology"])  # the first that is missed: records of others have none of these
-    made = [_version(one) for one in said[f"{OWN}models"].split(",")]
+    made = [_version(one) for one in said[f"{OWN}models"].split(",") if one]  # windows have no versions
     return Origin(
         topology=topology,
         generation=int(_matched("[0-9]{1,15}", said.get(f"{OWN}generation", "0"))),
@@ -85,6 +91,7 @@ def _origin(said: Mapping[str, str], source: Position | None = None) -> Origin:
         source=source or Position.parse(said.get(EVENT) or said[SOURCE], "/"),
         rules={node: version for node, version in made if isinstance(version, str)},
         stages=dict(_stage(one) for one in said.get(STAGES, "").split(",") if one),
+        read=Position.parse(said[SOURCE], "/") if source is None and EVENT in said else None,
     )
 
 

@@ -15,7 +15,7 @@ from penstock.record import Record
 from penstock.runners.memory import InMemory
 from penstock.runtime import Loaded
 from penstock.schema import Schema
-from penstock.topology.spec import Sink
+from penstock.topology.spec import Sink, Source
 from penstock.transports.memory import Memory
 
 __all__ = ["Output", "Rerun", "read_event", "rerun"]
@@ -42,26 +42,29 @@ class Rerun:
     failure: DeadLetter | None
 
 
-def rerun(loaded: Loaded, program: Program, source: str, record: Record) -> Rerun:
-    """Runs the record as an event of the source. A record that fails is a `failure`, as it is on a worker. Blocks."""
+def rerun(loaded: Loaded, program: Program, name: str, record: Record) -> Rerun:
+    """Runs the record through the stage `name`. A record that fails is a `failure`, as it is on a worker. Blocks."""
     runs: list[Run] = []
-    stage = watched(program.plan.stages[source], runs.append)
-    seen = replace(program, plan=replace(program.plan, stages={source: stage}))
-    memory = _delivered(seen, source, record)
+    stage = watched(program.plan.stages[name], runs.append)
+    seen = replace(program, plan=replace(program.plan, stages={name: stage}))
+    memory = _delivered(seen, name, record)
+    between = {} if loaded.share is None else loaded.share.schemas
     outputs = []
     for topic, sinks in _sinks_by_topic(stage).items():
         for one in memory.records(topic):
             sink = sinks[0]
-            event = read_event(sink.format, loaded.sink_schemas.get(sink.name), one.value, frame=loaded.frames.get(sink.name, b""))
+            schema = {**loaded.sink_schemas, **between}.get(sink.name)
+            event = read_event(sink.format, schema, one.value, frame=loaded.frames.get(sink.name, b""))
             outputs.append(Output(", ".join(sink.name for sink in sinks), topic, one.key, one.value or b"", event))
     letters = [provenance(one) for one in memory.records(stage.wired.source.dead_letter)]
     failure = next((one for one in letters if isinstance(one, DeadLetter)), None)
-    return Rerun(_event(loaded, source, record), tuple(runs), tuple(outputs), failure)
+    came = _event(stage.wired.source, {**loaded.schemas, **between}, loaded.writers, record)
+    return Rerun(came, tuple(runs), tuple(outputs), failure)
 
 
-def _delivered(program: Program, source: str, record: Record) -> Memory:
+def _delivered(program: Program, stage: str, record: Record) -> Memory:
     """Returns the topics after the loop has passed the record, at its real position, through the stage."""
-    inside = InMemory(program, {record.topic: source}, partitions=record.partition + 1)
+    inside = InMemory(program, {record.topic: stage}, partitions=record.partition + 1)
     inside.topics.begin((record.topic, record.partition), record.offset)
     inside.topics.append(record)
     inside.run()
@@ -90,9 +93,8 @@ def read_event(
     return event
 
 
-def _event(loaded: Loaded, source: str, record: Record) -> Mapping[str, Any] | None:
-    declared = loaded.topology.source(source)
+def _event(source: Source, schemas: Mapping[str, Schema], writers: Mapping[str, Writers], record: Record) -> Mapping[str, Any] | None:
     try:
-        return read_event(declared.format, loaded.schemas[source], record.value, loaded.writers.get(source)) if declared else None
+        return read_event(source.format, schemas[source.name], record.value, writers.get(source.name))
     except DecodeError:  # the failure has the better message
         return None

@@ -26,7 +26,7 @@ from penstock import runtime
 from penstock import settings as configuration
 from penstock.binding import Binding
 from penstock.codecs.schema_registry import open_schema_registry
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, TopologyError
 from penstock.explain.bound import bound_now
 from penstock.fit import as_bound, as_run
 from penstock.pipeline import Program
@@ -96,7 +96,10 @@ def pin(
     flags = {name: None if value is None else Path(value) for name, value in given.items()}
     settings = configuration.load({**flags, "brokers": follow}, file=None if config is None else Path(config), spelled=str)
     path = find(topology, settings.topologies)
-    bound = bound_now(parse(path), replace(settings, releases=follow is not None))
+    parsed = parse(path)
+    if problems := runtime.forgotten(parsed, "a task of an engine"):
+        raise TopologyError(problems)
+    bound = bound_now(parsed, replace(settings, releases=follow is not None))
     names = {node: f"models:/{one.name}/{one.version}" for node, one in bound.artifacts.items()}
     file = {node: Binding(uri=names[node], digest=one.digest, manifest=one.manifest_digest) for node, one in bound.artifacts.items()}
     files = {path.name: path.read_bytes(), **_files("schemas", settings.schemas), **_files("keys", settings.model_trust)}

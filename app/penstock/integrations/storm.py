@@ -197,7 +197,9 @@ def _serving(topology: str, chosen: settings.Settings) -> Callable[[], Served]:
     """Returns what returns the active program: with brokers that of the control log, which is followed from now on."""
     follow, registry = bool(chosen.brokers and chosen.releases), open_schema_registry(chosen)
     file = find(topology, chosen.topologies)
-    loaded = runtime.load(file, models=chosen.models, schemas=chosen.schemas, absent=follow, schema_registry=registry)
+    loaded = runtime.load(
+        file, models=chosen.models, schemas=chosen.schemas, absent=follow, schema_registry=registry, forgets="a bolt of Storm"
+    )
     for stage in loaded.wiring.stages:
         if found := next((column.field for one in stage.inputs for column in one.columns if column.field.startswith("header.")), ""):
             message = f"the source {stage.name} is read for {found}, and Storm's Kafka spout emits no headers"

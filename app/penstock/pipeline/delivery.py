@@ -45,6 +45,7 @@ from penstock.pipeline.score import Chunk, Pipeline
 from penstock.settings import Settings
 from penstock.state import States
 from penstock.telemetry import Metrics
+from penstock.telemetry.families import Labels
 from penstock.transports.base import Lapsed, Refused, Sent, Sink, Source
 from penstock.transports.throttle import Throttle
 from penstock.transports.tracker import Partition, Span
@@ -152,7 +153,6 @@ class Delivery:
         self._observers, self._buried = observers, buried
         self._throttle = throttle or Throttle()
         self._states, self._changelogs = States() if states is None else states, changelogs
-        self._states.saw = self._saw
         self._nodes_of = {topic: node for node, topic in changelogs.items()}
         self._remembering: asyncio.Future[None] | None = None  # that the last changes of states were sent
         self.waiting: dict[str, str] = {}  # by topic: which schema its events wait for, while the registry does not answer
@@ -165,6 +165,7 @@ class Delivery:
         positions = source.positions
         positions.changed = self._changed.set
         self.metrics.state_keys.set_function(lambda: len(self._states))
+        self.metrics.window_rows.set_function(self._window_rows)
         self.metrics.in_flight_batches.set_function(lambda: positions.in_flight)
         self.metrics.in_flight_bytes.set_function(lambda: positions.in_flight_bytes)
 
@@ -373,10 +374,8 @@ class Delivery:
         task.add_done_callback(self._burying.discard)
         return done
 
-    def _saw(self, node: str, counts: Mapping[str, int]) -> None:
-        for mark, count in counts.items():
-            if count:
-                self.metrics.window_rows.labels(node, mark).inc(count)
+    def _window_rows(self) -> dict[Labels, float]:
+        return {(node, mark): float(count) for node, counts in self._states.counts.items() for mark, count in counts.items()}
 
     def _scorer(self, spans: Sequence[Span]) -> _Scorer:
         """Returns the pipeline of the active program, for the whole group; a swap takes effect from the next group on."""

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from penstock.batch import Batch, Failure, Origin, Table
+from penstock.batch import Array, Batch, Failure, Origin, Table
 from penstock.codecs.cloudevents import CONTENT_TYPE, MARK
 from penstock.engine import Execution, Output
 from penstock.engine.observe import Observers
@@ -57,11 +57,13 @@ _Trace = tuple[bytes, bytes]  # the models and the generations of the stages bef
 class Chunk(msgspec.Struct, frozen=True):
     """Rows that go through the models together: a piece of a large span, or several small spans.
 
-    `places` gives the topic, the partition and the number of records of each run of records.
+    `places` gives the topic, the partition and the number of records of each run of records. `recalled` is as in `Origin`: of records that
+    were scored before.
     """
 
     records: Sequence[RecordLike]
     places: tuple[tuple[str, int, int], ...]
+    recalled: Mapping[str, Array] = {}
 
     @property
     def rows(self) -> int:
@@ -74,7 +76,7 @@ class Chunk(msgspec.Struct, frozen=True):
             if (inside := min(end, at + count) - max(start, at)) > 0:
                 places.append((topic, partition, inside))
             at += count
-        return Chunk(self.records[start:end], tuple(places))
+        return Chunk(self.records[start:end], tuple(places), {name: column[start:end] for name, column in self.recalled.items()})
 
     def pick(self, rows: Sequence[int]) -> Chunk:
         """Returns these rows; they ascend."""
@@ -83,7 +85,7 @@ class Chunk(msgspec.Struct, frozen=True):
         ends = [*accumulate(count for _, _, count in self.places)]
         counts = Counter(bisect_right(ends, row) for row in rows)
         places = tuple((*self.places[run][:2], count) for run, count in sorted(counts.items()))
-        return Chunk([self.records[row] for row in rows], places)
+        return Chunk([self.records[row] for row in rows], places, {name: column[[*rows]] for name, column in self.recalled.items()})
 
     def position(self, row: int) -> Position:
         """Returns the place of a row's record."""
@@ -182,7 +184,7 @@ class Pipeline:
         """Step 1, and the events' ids."""
         began = time.perf_counter()
         events = [_trace(headers)[1][1] or b"" for headers in map(_HEADERS, chunk.records)] if self._recognises else None
-        batch = self.port.decode(chunk.records).with_origin(Origin(chunk.records, chunk.places, events))
+        batch = self.port.decode(chunk.records).with_origin(Origin(chunk.records, chunk.places, events, chunk.recalled))
         passing = Pass(chunk, Execution(self.stage, batch, self._states), self._identify(batch, chunk))
         self.metrics.decode_seconds.inc(time.perf_counter() - began)
         if skipped := chunk.rows - batch.size - len(batch.failures):

@@ -23,6 +23,7 @@ from penstock.runners import bounded
 from penstock.runners.bounded import Bounded, Ran
 from penstock.runtime import Loaded
 from penstock.schema import REQUIRED, Schema
+from penstock.state import States
 from penstock.topology.wiring import Emit, Stage
 from penstock.transports.base import UNLIMITED
 from penstock.transports.checkpoint import Checkpoint, Part, Unit
@@ -117,7 +118,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A run, as every process of it knows it."""
+    """A run, as every process of it knows it. `states` are what its nodes remember, from its first unit to its last."""
 
     topic: str
     stage: str
@@ -129,6 +130,7 @@ class Job:
     start: int = 0
     limit: int | None = None
     sample: float | None = None
+    states: States | None = None
 
 
 async def run_units(
@@ -163,7 +165,7 @@ async def run_source(
     with contextlib.closing(FileSink(job.outputs, checkpoint=checkpoint, rows=job.part_rows, place=job.place)) as sink:
         ran = await bounded.run(
             program, source, sink, stages={job.topic: job.stage}, pace=pace, stopped=stopped,
-            progress=lambda ran: progress(ran, source.done),
+            progress=lambda ran: progress(ran, source.done), states=job.states,
         )  # fmt: skip
         checkpoint.commit()
         progress(ran, source.done)
@@ -209,6 +211,7 @@ def job_of(
     start: int = 0,
     limit: int | None = None,
     sample: float | None = None,
+    states: States | None = None,
 ) -> Job:
     """Returns the job of a topology with one stage; `files` are the names of the inputs by their number, empty where no files are read."""
     (stage,) = loaded.wiring.stages
@@ -218,7 +221,7 @@ def job_of(
 
     tables = tables_of(loaded, stage, format, files) if files else None
     outputs = outputs_of(loaded, stage, target)
-    return Job(stage.source.topic, stage.name, format, tables, outputs, place, part_rows, start, limit, sample)
+    return Job(stage.source.topic, stage.name, format, tables, outputs, place, part_rows, start, limit, sample, states)
 
 
 def tables_of(loaded: Loaded, stage: Stage, format: Format, names: Mapping[int, str]) -> Tables | None:

@@ -2,7 +2,9 @@
 
 from penstock.state.base import NEVER, Entry, Keyed, Standing
 from penstock.state.snapshot import Refused, load, save
-from penstock.state.states import Checkpoint, States
+from penstock.state.states import Checkpoint, OneAfterAnother, States
 from penstock.state.table import Table
 
-__all__ = ["NEVER", "Checkpoint", "Entry", "Keyed", "Refused", "Standing", "States", "Table", "load", "save"]
+__all__ = [
+    "NEVER", "Checkpoint", "Entry", "Keyed", "OneAfterAnother", "Refused", "Standing", "States", "Table", "load", "save",
+]  # fmt: skip

@@ -9,13 +9,17 @@
 from __future__ import annotations
 
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+import numpy as np
+
+from penstock.batch import Array
 from penstock.state.base import Entry, Keyed
 
-__all__ = ["Checkpoint", "States"]
+__all__ = ["Checkpoint", "OneAfterAnother", "States"]
 
 K = TypeVar("K", bound=Keyed)
 
@@ -43,8 +47,16 @@ class States:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.clock = clock
-        self.saw: Callable[[str, Mapping[str, int]], None] = lambda _node, _counts: None  # called with what happened to the rows of a node
+        self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)  # what happened to all rows so far, by node
         self._places: dict[tuple[str, int], _Place] = {}
+
+    def order(self, partitions: Array, offsets: Array) -> tuple[Array, Array]:
+        """Returns the partition of the state of each row, and its place in the order of that state's rows (int64 [N] both)."""
+        return partitions, offsets
+
+    def note(self, node: str, counts: Mapping[str, int]) -> None:
+        """Counts what happened to rows of a node."""
+        self.counts[node].update(counts)
 
     def at(self, node: str, partition: int, make: Callable[[], K]) -> K:
         """Returns the state for rows that are counted now; `make` makes one that has none yet."""
@@ -85,3 +97,11 @@ class States:
         """A checkpoint of this state is in its changelog, with all before it."""
         if (place := self._places.get((node, partition))) is not None and place.under_way:
             place.under_way -= 1
+
+
+class OneAfterAnother(States):
+    """One state per node for all partitions: those of a run over files, which are pieces of one input in the order of their numbers."""
+
+    def order(self, partitions: Array, offsets: Array) -> tuple[Array, Array]:
+        """See `States.order`. A file has fewer than 2**40 rows."""
+        return np.zeros_like(partitions), (partitions.astype(np.int64) << 40) + offsets

@@ -20,7 +20,6 @@ import msgspec
 from penstock import runtime
 from penstock.binding import Binding
 from penstock.errors import ConfigError, Problem, TopologyError
-from penstock.fit import fit
 from penstock.pipeline.ports import Program
 from penstock.runtime import Loaded
 from penstock.schema import Field, Schema, steps
@@ -59,7 +58,7 @@ def computing(loaded: Loaded) -> Loaded:
     for sink in loaded.topology.sinks:
         own = tuple((name, one) for name, one in sink.fields if name not in copied.get(sink.name, ()))
         sinks.append(_json(sink, own or sink.fields[:1]))
-    return _derived(loaded, replace(loaded.topology, sinks=(_key_sink(loaded.topology), *sinks), precomputed=None), loaded.schemas)
+    return runtime.derived(loaded, replace(loaded.topology, sinks=(_key_sink(loaded.topology), *sinks), precomputed=None))
 
 
 def asking(loaded: Loaded) -> Program:
@@ -94,8 +93,8 @@ def _without_nodes(loaded: Loaded, sinks: Sequence[Sink], schemas: Mapping[str, 
     (source,) = loaded.topology.sources
     form = source.format if source.format == "bytes" else "json"  # a program gives events, whatever producers write
     entry = replace(source, id=None, time=None, format=form)
-    derived = _derived(loaded, replace(loaded.topology, nodes=(), sources=(entry,), sinks=tuple(sinks), precomputed=None), schemas)
-    return runtime.program(replace(derived, artifacts={}), {}, {})
+    derived = runtime.derived(loaded, replace(loaded.topology, nodes=(), sources=(entry,), sinks=tuple(sinks), precomputed=None), schemas)
+    return runtime.program(derived, {}, {})
 
 
 def copied_fields(loaded: Loaded) -> dict[str, tuple[str, ...]]:
@@ -127,14 +126,6 @@ def _key_sink(topology: Topology) -> Sink:
             raise ConfigError(Problem(topology.file, 0, 0, f"precomputed: {path!r} cannot be part of a key"))
         named.append((f"k{at}", found))
     return Sink(name=KEY, topic=KEY, fields=tuple(named))
-
-
-def _derived(loaded: Loaded, topology: Topology, schemas: Mapping[str, Schema]) -> Loaded:
-    """Returns the other topology with the same models. Its outputs are JSON as they are, not as a schema has them."""
-    wiring, problems = fit(topology, schemas, {}, loaded.artifacts)
-    if problems:
-        raise TopologyError(problems)
-    return replace(loaded, topology=topology, wiring=wiring, schemas=schemas, sink_schemas={}, frames={})
 
 
 @dataclass(frozen=True, slots=True)

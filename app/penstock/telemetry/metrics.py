@@ -79,10 +79,11 @@ class Metrics:
     node_failures: Labelled[Counter] = _counter("Rows that failed in a node.", unit="rows", labels=NODE)
     node_seconds: Labelled[Histogram] = _histogram("Time of one chunk in a node.", CHUNK_SECONDS, unit="s", labels=NODE)
 
-    window_rows: Labelled[Counter] = _counter(
+    window_rows: Scraped = _counter(
         "Rows of a window that are late, were replayed, or came after a later event of their key (disordered): see docs/windows.md.",
         unit="rows",
         labels=("node", "mark"),
+        scraped=True,
     )
     state_keys: Gauge = _gauge("Keys that the windows of this worker hold.", unit="keys")
 

@@ -190,7 +190,9 @@ class _Graph:
             self.keys[sink.name] = None if sink.key is None else names.target(sink.key, f"{where}.key")
         reads = {node.name: _nodes_in(target for _, target in self.read_by_node(node)) for node in topology.nodes}
         self.reads = reads
-        self.order, cycles = order(reads)
+        # What a window counts must not depend on the models beside it: an event that one of them refuses goes no further.
+        first = _behind([one.name for one in topology.windows], reads)
+        self.order, cycles = order({name: reads[name] for name in sorted(reads, key=lambda name: name not in first)})
         for cycle in cycles:
             node = topology.node(cycle[0])
             assert node is not None
@@ -313,14 +315,7 @@ class _Graph:
 
     def _upstream(self, sinks: Iterable[Sink]) -> set[str]:
         """Returns the nodes that the sinks read, directly or through other nodes."""
-        found: set[str] = set()
-        todo = [name for sink in sinks for name in _nodes_in(target for _, target in self.read_by_sink(sink))]
-        while todo:
-            name = todo.pop()
-            if name not in found:
-                found.add(name)
-                todo += self.reads[name]
-        return found
+        return _behind([name for sink in sinks for name in _nodes_in(target for _, target in self.read_by_sink(sink))], self.reads)
 
     def _explain(self, where: str, item: Node | Sink, read: list[tuple[Ref, Target | None]], unfed: set[str]) -> None:
         """Reports which source lacks what, unless the reason is a node that has been reported."""
@@ -342,6 +337,18 @@ def _lengths(parts: Iterable[Part], emits: Iterable[Emit]) -> dict[str, int]:
     for part in (*parts, *written):
         if part.index is not None:
             found[part.column] = max(found.get(part.column, 0), part.index + 1)
+    return found
+
+
+def _behind(names: Iterable[str], reads: Mapping[str, Iterable[str]]) -> set[str]:
+    """Returns these nodes and those that they read, directly or through other nodes."""
+    found: set[str] = set()
+    todo = [*names]
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += reads[name]
     return found
 
 

@@ -19,6 +19,8 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Final
 
+import numpy as np
+
 from penstock.evidence.guard import Counts, Rule, Verdict
 from penstock.pipeline import Chunk, Served
 from penstock.telemetry import Metrics
@@ -137,7 +139,12 @@ class _Case:
         return found
 
     def _check(self, trial: Trial, failing: list[Failing]) -> Counts:
-        rows = Chunk([one.row.records[0] for one in failing], tuple(one.row.places[0] for one in failing))
+        recalled = [name for name in failing[0].row.recalled if all(name in one.row.recalled for one in failing)]
+        rows = Chunk(
+            [one.row.records[0] for one in failing],
+            tuple(one.row.places[0] for one in failing),
+            {name: np.concatenate([one.row.recalled[name] for one in failing]) for name in recalled},
+        )
         new = both = 0
         for _, start, piece in slices([rows], SECONDS):
             scored = trial.run(piece)

@@ -42,7 +42,7 @@ class Kept:
     @property
     def nbytes(self) -> int:
         """The bytes of the records and of the outputs, by estimate."""
-        return sum(map(_weight, self.chunk.records)) + sum(map(_bytes, self.outputs.values()))
+        return sum(map(_weight, self.chunk.records)) + sum(map(_bytes, (*self.outputs.values(), *self.chunk.recalled.values())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ class Recent:
         watched = self.watched
         if watched is not None and watched.generation == generation:
             if failures:
-                watched.failed(stage.wired.name, Chunk(records, tuple(origin.places)), failures)
+                watched.failed(stage.wired.name, Chunk(records, tuple(origin.places), origin.recalled), failures)
             else:
                 watched.ok += len(records)
         name = stage.wired.name
@@ -209,7 +209,7 @@ def _part(stage: Stage, batch: Batch, scored: Array, generation: int, start: int
     assert origin is not None
     places = scored[start:end]
     rows = places if batch.rows is None else batch.rows[places]
-    chunk = Chunk(origin.records, tuple(origin.places)).pick(rows.tolist())
+    chunk = Chunk(origin.records, tuple(origin.places), origin.recalled).pick(rows.tolist())
     return Kept(chunk, generation, {name: column[places] for name, column in outputs_of(stage, batch).items()})
 
 

@@ -105,6 +105,8 @@ LINES = [
     ["test", f"topologies/{NAME}.yaml"],
     ["batch", "double.yaml", "--in", "in.ndjson", "--out", "out.ndjson"],
     ["batch", "double.yaml", "--in", NAME, "--out", f"{NAME}.out"],
+    ["features", "double.yaml", "--in", NAME, "--out", f"{NAME}.out", "--nodes", NAME],
+    ["features", f"topologies/{NAME}.yaml", "--in", NAME, "--out", "out.ndjson", "--since", NAME],
     ["precompute", "double.yaml", "--in", "in.ndjson", "--store", f"sqlite:///{NAME}"],
     ["precompute", f"topologies/{NAME}.yaml", "--in", NAME, "--dry-run"],
     ["serve", f"topologies/{NAME}.yaml", "--http", EVIL],

@@ -89,7 +89,6 @@ def test_record_without_our_headers_is_nobody_s_of_ours(driver: TopologyDriver, 
         ("topology", None),
         ("generation", b"-1"),
         ("generation", b"1" * 100),
-        ("models", b""),
         ("models", b"score=score"),
         ("models", b"score=score@latest"),  # an alias: an exact version is written
         ("models", b"score=../score@1"),
