@@ -80,6 +80,8 @@ def explain(position: Position, settings: Settings, topology: Topology | None = 
     said = provenance(record)
     if isinstance(said, DeadLetter):
         return _explain_dead_letter(record, said, settings, topology, now=now)
+    if said.missing:
+        raise Untraceable(f"{position}: a join has answered without {', '.join(said.missing)}, and what stood in is not computed again")
     topology = topology or _named(said.topology, position, settings)
     source = _source_of(said, topology, position)
     bound = bound_then(said, topology, position, settings)  # 2

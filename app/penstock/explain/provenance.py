@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from penstock.errors import Untraceable
-from penstock.pipeline.letters import EVENT, OWN, SOURCE, STAGES, TRUNCATED
+from penstock.pipeline.letters import EVENT, JOIN, OWN, SOURCE, STAGES, TRUNCATED
 from penstock.record import Position, Record
 from penstock.registry.names import NAME as MODEL
 from penstock.registry.names import VERSION
@@ -28,7 +28,7 @@ class Origin:
     """What made a record: the topology and generation that made it, the exact version of each node, and the position of its event.
 
     Of a topology that is cut, `stages` has the generation of each stage that it has passed. `rules` are the labels of the nodes that the
-    topology itself computes: `rule:` and the beginning of their graph's digest.
+    topology itself computes: `rule:` and the beginning of their graph's digest. `missing` are the nodes whose outputs a join did without.
     """
 
     topology: str
@@ -37,6 +37,7 @@ class Origin:
     source: Position
     rules: Mapping[str, str] = field(default_factory=dict)
     stages: Mapping[str, int] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +86,18 @@ def _origin(said: Mapping[str, str], source: Position | None = None) -> Origin:
         source=source or Position.parse(said.get(EVENT) or said[SOURCE], "/"),
         rules={node: version for node, version in made if isinstance(version, str)},
         stages=dict(_stage(one) for one in said.get(STAGES, "").split(",") if one),
+        missing=_missing(said.get(JOIN, "")),
     )
 
 
 def _stage(text: str) -> tuple[str, int]:
     name, _, generation = text.partition("=")
     return _matched(NAME, name), int(_matched("[0-9]{1,15}", generation))
+
+
+def _missing(text: str) -> tuple[str, ...]:
+    parts = dict(part.partition("=")[::2] for part in text.split(";"))
+    return tuple(_matched(NAME, one) for one in parts.get("missing", "").split(",") if one)
 
 
 def _version(text: str) -> tuple[str, ModelRef | str]:

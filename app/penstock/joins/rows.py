@@ -88,8 +88,8 @@ class Rows:
     def take(self, decided: Decided) -> Batch:
         """Returns the groups as one batch, and releases their rows. A group that has failed is a Failure with MemberMissing.
 
-        Row i is group i of `decided`. Its columns are `MEMBER.COLUMN` for each member's own ones, the name alone for shared ones, of the
-        first member that is there; `present(MEMBER)`, bool [N]; MASK, DEADLINE and OVERDUE, int64 [N]. Take them before the next `add` or
+        Row i is group i of `decided`. Its columns are each member's own ones, and the shared ones of the first member that is there;
+        `present(MEMBER)`, bool [N]; MASK, DEADLINE and OVERDUE, int64 [N]. Take them before the next `add` or
         `due`.
         """
         there, members = decided.offsets >= 0, self._quorum.members
@@ -99,9 +99,7 @@ class Rows:
             gaps = np.flatnonzero(~there[at])
             for name, stored in self._stored[at].items():
                 taken = stored.take(decided.slots, gaps)
-                if name not in self._shared:
-                    columns[f"{member}.{name}"] = taken
-                elif name not in columns:
+                if name not in self._shared or name not in columns:
                     columns[name] = taken
                 else:
                     first = there[at] & ~there[:at].any(axis=0)

@@ -32,16 +32,19 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 from penstock.engine.observe import Observers
 from penstock.errors import DeliveryFailed, InferenceError, SchemaWanted, SettingsError, TransportUnavailable
+from penstock.joins import Bounds
 from penstock.parcel import Parcel
 from penstock.pipeline.commit import Commit
+from penstock.pipeline.joining import Joining, Ready
 from penstock.pipeline.ports import Program
-from penstock.pipeline.score import Chunk, Pipeline
+from penstock.pipeline.score import Chunk, Pass, Pipeline
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
+from penstock.topology.wiring import Joined
 from penstock.transports.base import Lapsed, Refused, Sent, Sink, Source
 from penstock.transports.throttle import Throttle
 from penstock.transports.tracker import Partition, Span
@@ -55,6 +58,8 @@ COMMIT_SECONDS = 1.0  # without a commit, when as much is not committed as may b
 LEASE_SECONDS = 1.0  # between two looks at the lease, which ends by the clock
 SCHEMA_SECONDS = 0.1  # after the first try to fetch a schema; doubled after each, to LONGEST_PAUSE
 LONGEST_PAUSE = 5.0
+TICK = 0.01  # between two looks at rows that wait for others
+BOUNDS = Bounds()
 GROUP_SECONDS = 1.0  # a group should take no longer: rebalances and shutdowns wait for it
 
 
@@ -147,6 +152,9 @@ class Delivery:
         self._throttle = throttle or Throttle()
         self.waiting: dict[str, str] = {}  # by topic: which schema its events wait for, while the registry does not answer
         self._scorers: dict[str, _Scorer] = {}
+        self._joinings: dict[str, Joining | None] = {}  # by stage
+        self._ticks: asyncio.Future[None] | None = None
+        self._forwarded = 0  # chunks of joined rows that are not acknowledged
         self._changed = asyncio.Event()  # a span has ended, or the assignment has changed
         self._ended = False
         self._since = clock()  # when nothing was left to store, or the last commit succeeded
@@ -212,6 +220,9 @@ class Delivery:
 
     async def submit(self, spans: Sequence[Span]) -> None:
         """Runs steps 1 to 4 for spans of one topic, in groups. Raises TransportError when outputs cannot be sent."""
+        if spans and (joining := self._joining(spans[0].partition[0])) is not None:
+            await self._join(joining, spans)
+            return
         for group in self._groups(spans):
             if not self._ended:
                 await self._deliver(group)
@@ -265,6 +276,92 @@ class Delivery:
 
         self._commit.done(spans, taken, ended)  # 5
 
+    # -- stages that join ------------------------------------------------------------------------------------------
+
+    def _joining(self, topic: str) -> Joining | None:
+        """Returns what waits in the stage that reads the topic, None of one that joins nothing."""
+        name = self._stages[topic]
+        if name not in self._joinings:
+            stage = self._serving().program.plan.stages[name].wired
+            found = Joining(stage, BOUNDS, self.metrics) if isinstance(stage.gather, Joined) else None
+            self._joinings[name] = found
+            if found is not None:
+                source: Any = self._source  # one that can join
+                source.withheld, source.beyond = lambda one: not self._may_read(one), self._beyond
+                self._ticks = self._ticks or asyncio.ensure_future(self._tick())
+        return self._joinings[name]
+
+    def _may_read(self, partition: Partition) -> bool:
+        joining = self._joinings.get(self._stages.get(partition[0], ""))
+        return joining is None or joining.room(partition)
+
+    def _beyond(self, partition: Partition, position: int) -> set[int]:
+        joining = self._joining(partition[0])
+        return set() if joining is None else joining.beyond(partition, position)
+
+    async def _join(self, joining: Joining, spans: Sequence[Span]) -> None:
+        """Adds the records of the spans to those that wait, and sends what goes on."""
+        source: Any = self._source
+        for span in spans:
+            if self._ended or not await self._held(span):
+                return
+            if not span.begin():
+                continue
+            joining.begin(self._source.positions.epoch, source.free)
+            scorer = self._scorer([span])
+            for ready in joining.take(scorer.pipeline, span, int(time.time() * 1000)):
+                await self._forward(joining, scorer, ready)
+            self.metrics.records_in.inc(len(span.records))
+            await asyncio.sleep(0)
+
+    async def _tick(self) -> None:
+        """Sends on what is not waited for any longer."""
+        source: Any = self._source
+        positions = self._source.positions
+        while not self._ended:
+            await asyncio.sleep(TICK)
+            try:
+                for stage, joining in [*self._joinings.items()]:
+                    if joining is None or positions.draining or not positions.lease():
+                        continue
+                    joining.begin(positions.epoch, source.free)
+                    read_to = {one: source.read_to(one) for one in positions.partitions}
+                    scorer = self._scorer_of(stage)
+                    for ready in joining.due(scorer.pipeline, int(time.time() * 1000), read_to):
+                        await self._forward(joining, scorer, ready)
+            except Exception as error:  # noqa: BLE001  this task is not awaited
+                self._fail(error)
+                return
+
+    async def _forward(self, joining: Joining, scorer: _Scorer, ready: Ready) -> None:
+        """Scores rows that were put together, sends what comes of them, and frees their records when that is acknowledged."""
+        under = ready.under
+        self._forwarded += 1
+        parcels = await self._pass(scorer, ready.passing.chunk, ready.passing)
+        if not await self._held(under):
+            self._forwarded -= 1
+            return
+        sent = await self._sink.send(parcels, under)
+        taken = Sent(1)
+        sent.add_done_callback(lambda ended: self._taken(scorer.pipeline, under, ended, taken))
+
+        def settled(ended: Sent) -> None:
+            self._forwarded -= 1
+            self._changed.set()
+            error = ended.exception()
+            if isinstance(error, Lapsed) or not under.current:
+                return  # the spans were dropped with their assignment
+            if error is not None:
+                self._fail(error)
+                return
+            joining.settle(ready)
+            self.metrics.batches.inc()
+            dead = [parcel for parcel in parcels if parcel.dead]
+            self.metrics.records_out.inc(sum(len(parcel) for parcel in parcels if not parcel.dead))
+            self._report(dead)
+
+        taken.add_done_callback(settled)
+
     def _put_off(self, span: Span) -> bool:
         """Abandons the span while its partition is slowed: the source reads it again later. The other partitions go on."""
         if not self._throttle.delay(span.partition):
@@ -317,22 +414,26 @@ class Delivery:
 
     def _scorer(self, spans: Sequence[Span]) -> _Scorer:
         """Returns the pipeline of the active program, for the whole group; a swap takes effect from the next group on."""
-        topic, serving = spans[0].partition[0], self._serving()
-        scorer = self._scorers.get(topic)
+        scorer = self._scorer_of(self._stages[spans[0].partition[0]])
+        if self._begins is not None:
+            for span in spans:
+                self._begins(span.partition, span.start, scorer.serving.generation)
+        return scorer
+
+    def _scorer_of(self, stage: str) -> _Scorer:
+        serving = self._serving()
+        scorer = self._scorers.get(stage)
         if scorer is None or scorer.serving is not serving:
             pipeline = Pipeline(
                 serving.program,
-                self._stages[topic],
+                stage,
                 sink=self._sink,
                 generation=serving.generation,
                 chunk_rows=self._pace.chunk_rows,
                 metrics=self.metrics,
                 observers=self._observers,
             )
-            scorer = self._scorers[topic] = _Scorer(serving, pipeline, 0.0 if scorer is None else scorer.row_seconds)
-        if self._begins is not None:
-            for span in spans:
-                self._begins(span.partition, span.start, serving.generation)
+            scorer = self._scorers[stage] = _Scorer(serving, pipeline, 0.0 if scorer is None else scorer.row_seconds)
         return scorer
 
     async def _score(self, scorer: _Scorer, chunk: Chunk, spans: Sequence[Span]) -> list[Parcel] | None:
@@ -374,12 +475,13 @@ class Delivery:
             pause = min(pause * 2, LONGEST_PAUSE)
         return False
 
-    async def _pass(self, scorer: _Scorer, chunk: Chunk) -> list[Parcel]:
+    async def _pass(self, scorer: _Scorer, chunk: Chunk, joined: Pass | None = None) -> list[Parcel]:
+        """Returns the parcels of the chunk; `joined` are its rows, where a join has put them together."""
         async with self._models:
             began = time.perf_counter()
             pipeline = scorer.pipeline
             if scorer.row_seconds * chunk.rows <= self._pace.offload_after:
-                passing = pipeline.begin(chunk)
+                passing = joined or pipeline.begin(chunk)
                 try:
                     parcels = pipeline.complete(passing, isolate=False)
                 except InferenceError:
@@ -388,7 +490,7 @@ class Delivery:
                     parcels = await asyncio.to_thread(pipeline.complete, passing)
             else:
                 self.metrics.offloaded.inc()
-                parcels = await asyncio.to_thread(pipeline.process, chunk)
+                parcels = await asyncio.to_thread(lambda: pipeline.complete(joined or pipeline.begin(chunk)))
             self._measure(scorer, (time.perf_counter() - began) / chunk.rows)
         return parcels
 
@@ -439,7 +541,7 @@ class Delivery:
         positions.drain()
         began = self._clock()
         deadline = began + patience
-        while positions.working and positions.lease() and not self._ended and (left := deadline - self._clock()) > 0:
+        while (positions.working or self._forwarded) and positions.lease() and not self._ended and (left := deadline - self._clock()) > 0:
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, LEASE_SECONDS)):
@@ -455,6 +557,8 @@ class Delivery:
     def terminate(self) -> None:
         """Ends the loop: spans that were begun will not finish, and `close` no longer waits for them. Finished ones can still be stored."""
         self._ended = True
+        if self._ticks is not None:
+            self._ticks.cancel()
         self._changed.set()
 
 

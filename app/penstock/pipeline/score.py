@@ -34,7 +34,7 @@ from penstock.engine.observe import Observers
 from penstock.errors import EncodeError, InferenceError, RecordError
 from penstock.native import native
 from penstock.parcel import Parcel, chosen
-from penstock.pipeline.letters import EVENT, ID, LIVE, MODELS, OWN, SOURCE, STAGES, VARIANT, Address, dead_letters, fitting
+from penstock.pipeline.letters import EVENT, ID, JOIN, LIVE, MODELS, OWN, SOURCE, STAGES, VARIANT, Address, dead_letters, fitting
 from penstock.pipeline.ports import Program
 from penstock.record import Header, Position, RecordLike, Unreadable
 from penstock.telemetry.metrics import Metrics, NodeMeter
@@ -149,7 +149,9 @@ class Pipeline:
             *([(STAGES, f"{stage}={generation}".encode())] if program.staged else []),
         )
         self._traces: dict[_Trace, tuple[Header, ...]] = {}
-        self._letters = Address(self.port.source.dead_letter, (*self._about, (VARIANT, LIVE.encode())))
+        about = (*self._about, (VARIANT, LIVE.encode()))
+        self._letters = Address(self.port.source.dead_letter, about)
+        self._letters_of = {topic: Address(one.source.dead_letter, about) for topic, one in self.port.inputs.items()}
         self._around = AROUND + sum(len(name) + len(value or b"") for name, value in self._about)
 
     def chunks(self, spans: Iterable[tuple[Partition, Sequence[RecordLike]]]) -> Iterator[Chunk]:
@@ -239,6 +241,10 @@ class Pipeline:
         self.metrics.encode_seconds.inc(time.perf_counter() - began)
         if self.observers:
             self.observers.saw(self.stage, batch, failures, generation=self._generation)
+
+    def gathered(self, chunk: Chunk, batch: Batch, ids: list[str]) -> Pass:
+        """Returns rows that a join has put together as if they had been decoded."""
+        return Pass(chunk, Execution(self.stage, batch.with_origin(Origin(chunk.records, chunk.places))), ids)
 
     def process(self, chunk: Chunk) -> list[Parcel]:
         """Steps 1 to 5."""
@@ -377,10 +383,10 @@ class Pipeline:
             traces = {trace for trace, _ in found}
             if len(traces) == 1:
                 about = self._along(*traces)
-                extra = [[event, *own] for (_, event), own in zip(found, extra, strict=True)]
+                extra = [[*event, *own] for (_, event), own in zip(found, extra, strict=True)]
             else:  # a release has become active in an earlier stage
                 about = self._about[:2]
-                extra = [[*self._along(trace)[2:], event, *own] for (trace, event), own in zip(found, extra, strict=True)]
+                extra = [[*self._along(trace)[2:], *event, *own] for (trace, event), own in zip(found, extra, strict=True)]
         if (mark := self.port.writes.get(topic)) is not None:
             about = (*about, mark)
         origin = SOURCE, f"{place[0]}/{place[1]}/".encode()
@@ -409,9 +415,12 @@ class Pipeline:
             rows = [row for row in sorted(first) if start <= row < start + count]
             if rows:
                 failed = [(chunk.records[row], first[row]) for row in rows]
-                letters = dead_letters(self._letters, (topic, partition), failed, None if ids is None else [ids[row] for row in rows])
-                yield self._cut(letters)
+                named = None if ids is None else [ids[row] for row in rows]
+                yield self._cut(dead_letters(self._address(topic), (topic, partition), failed, named))
             start += count
+
+    def _address(self, topic: str) -> Address:
+        return self._letters_of.get(topic, self._letters)
 
     def _cut(self, letters: Parcel) -> Parcel:
         limit = self._sink.limit(letters.topic)
@@ -433,7 +442,7 @@ class Pipeline:
             place, (record,) = parcel.identity[1], parcel.inputs
             topic, partition, _ = place.split(":")
             failed = [(record, EncodeError(reason, where="send"))]
-            letters[place, record.offset] = self._cut(dead_letters(self._letters, (topic, int(partition)), failed, parcel.ids))
+            letters[place, record.offset] = self._cut(dead_letters(self._address(topic), (topic, int(partition)), failed, parcel.ids))
         return [*letters.values()]
 
 
@@ -473,10 +482,13 @@ def _weigh(parcel: Parcel) -> int:
     return sum(map(len, filter(None, parcel.values))) + sum(map(len, filter(None, keys)))
 
 
-def _trace(headers: Sequence[Header]) -> tuple[_Trace, Header]:
-    """Returns the models and the stages that an earlier stage names, and the header that says where the event has entered."""
+def _trace(headers: Sequence[Header]) -> tuple[_Trace, list[Header]]:
+    """Returns the models and the stages that earlier stages name, and the headers with where the event entered and how it was joined."""
     said = dict(headers)
-    return (said.get(MODELS) or b"", said.get(STAGES) or b""), (EVENT, said.get(EVENT) or said.get(SOURCE) or b"")
+    event: list[Header] = [(EVENT, said.get(EVENT) or said.get(SOURCE) or b"")]
+    if JOIN in said:
+        event.append((JOIN, said[JOIN]))
+    return (said.get(MODELS) or b"", said.get(STAGES) or b""), event
 
 
 def _passing(headers: Sequence[Header]) -> list[Header]:

@@ -12,7 +12,7 @@ import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from penstock import runtime
@@ -32,6 +32,7 @@ from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
 from penstock.telemetry.health import Pages
+from penstock.topology.wiring import Joined
 from penstock.transports.kafka.connection import Admin, TopicInfo
 from penstock.transports.kafka.faust import App, Hosted
 from penstock.transports.kafka.lookout import Lookout
@@ -86,7 +87,7 @@ class StreamRunner:
         self.vitals = Vitals(
             settings,
             self.metrics,
-            {stage.source.name: stage.source.topic for stage in loaded.wiring.stages},
+            {one.source.name: one.source.topic for stage in loaded.wiring.stages for one in stage.inputs},
             consumer=self._standing,
             sessions=self._sessions,
             control=lambda: "" if self.releases is None else self.releases.out_of_touch(),
@@ -255,13 +256,13 @@ class StreamRunner:
         written = topics.written(self.loaded)
         lookout = Lookout(
             settings,
-            written | {stage.source.topic for stage in self.loaded.wiring.stages},
+            written | {topic for stage in self.loaded.wiring.stages for topic in stage.topics},
             topics.of_releases(self.loaded, settings),
             lost=self._topic_lost,
         )
         throttle = Throttle(settings.dead_letter_rate)
         self.source = KafkaSource(
-            settings,
+            self._fetching(),
             group,
             metrics=self.metrics,
             written=written | {one.source.topic for stage in self.loaded.wiring.stages for one in stage.inputs if one.behind},
@@ -277,7 +278,7 @@ class StreamRunner:
             self.source,
             sink,
             AtLeastOnce(self.source),
-            stages={stage.source.topic: stage.name for stage in self.loaded.wiring.stages},
+            stages={topic: stage.name for stage in self.loaded.wiring.stages for topic in stage.topics},
             serving=self._serving,
             fail=self.fail,
             pace=Pace.of(settings),
@@ -291,9 +292,17 @@ class StreamRunner:
         shown = self.releases.identity.shown if self.releases else ""
         app = App(settings, Hosted(self.source, sink, self.delivery, self.fail), shown=shown)
         for stage in self.loaded.wiring.stages:
-            topic = app.topic(stage.source.topic, key_serializer="raw", value_serializer="raw")
-            app.agent(topic, name=f"{self.name}.{stage.name}")(self._agent(self.delivery))
+            for one in stage.inputs:
+                topic = app.topic(one.source.topic, key_serializer="raw", value_serializer="raw")
+                name = stage.name if len(stage.inputs) == 1 else f"{stage.name}.{one.behind}"
+                app.agent(topic, name=f"{self.name}.{name}")(self._agent(self.delivery))
         return app
+
+    def _fetching(self) -> Settings:
+        """Returns the settings with fetches that wait no longer than a join: an answer without records says that a topic is at its end."""
+        gathers = [stage.gather for stage in self.loaded.wiring.stages]
+        within = min((one.quorum.within for one in gathers if isinstance(one, Joined)), default=self.settings.fetch_wait_ms)
+        return replace(self.settings, fetch_wait_ms=max(min(self.settings.fetch_wait_ms, within), 10))
 
     async def _stop(self, app: App) -> None:
         settings = self.settings

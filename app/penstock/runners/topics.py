@@ -16,7 +16,8 @@ __all__ = ["described", "of_releases", "written"]
 def written(loaded: Loaded) -> set[str]:
     """Returns the topics of the sinks and of the dead letters."""
     stages = loaded.wiring.stages
-    return {emit.sink.topic for stage in stages for emit in stage.emits} | {stage.source.dead_letter for stage in stages}
+    letters = {one.source.dead_letter for stage in stages for one in stage.inputs}
+    return {emit.sink.topic for stage in stages for emit in stage.emits} | letters
 
 
 def of_releases(loaded: Loaded, settings: Settings) -> set[str]:
@@ -30,8 +31,12 @@ def described(admin: Admin, loaded: Loaded, settings: Settings) -> Mapping[str, 
     Raises TopicMissing with all that do not exist, SettingsError for a sink with fewer partitions than its source, TransportError.
     """
     stages = loaded.wiring.stages
-    topics = admin.describe(written(loaded) | {stage.source.topic for stage in stages} | of_releases(loaded, settings))
+    topics = admin.describe(written(loaded) | {topic for stage in stages for topic in stage.topics} | of_releases(loaded, settings))
     for stage in stages:
+        for topic in stage.topics[1:]:
+            have, need = topics[topic].partitions, topics[stage.topics[0]].partitions
+            if have != need:
+                raise SettingsError(f"topic {topic} has {have} partitions, but {stage.topics[0]}, with which it is joined, has {need}")
         for emit in stage.emits:
             have, need = topics[emit.sink.topic].partitions, topics[stage.source.topic].partitions
             if loaded.share is not None and emit.sink.name in loaded.share.between and have != need:

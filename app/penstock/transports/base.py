@@ -33,7 +33,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from penstock.parcel import Parcel
 from penstock.transports.tracker import Partition, Span, Tracker
 
-__all__ = ["UNLIMITED", "Abilities", "Lapsed", "Refused", "Sent", "Sink", "Source", "by_topic", "cut", "size_of"]
+__all__ = ["UNLIMITED", "Abilities", "Joinable", "Lapsed", "Refused", "Sent", "Sink", "Source", "by_topic", "cut", "size_of"]
 
 UNLIMITED: Final = 1 << 62  # bytes: the limit of a topic whose outputs may have any size
 
@@ -74,6 +74,17 @@ class Source(Protocol):
 
     async def store(self, offsets: Mapping[Partition, int]) -> bool:
         """Stores the committed positions. Returns False when the loop has to try again, or another owner's are stored."""
+
+
+class Joinable(Source, Protocol):
+    """A source whose partitions may be joined."""
+
+    withheld: Callable[[Partition], bool] | None  # which partitions are not read further for now; the loop sets it
+    beyond: Callable[[Partition, int], set[int]] | None  # the offsets from a position on that are free; `store` keeps them beside it
+    free: Mapping[Partition, set[int]]  # those that were kept beside the positions at which the assignment has begun
+
+    def read_to(self, partition: Partition) -> int:
+        """Returns up to which time the partition has been read, ms since the epoch: no record before it is left to be taken."""
 
 
 class Refused(NamedTuple):

@@ -44,6 +44,7 @@ class Memory:
     def __init__(self, partitions: int = 1) -> None:
         self.partitions = partitions
         self.stored: dict[Partition, int] = {}
+        self.free: dict[Partition, set[int]] = {}  # beside them, of topics that are joined
         self._logs: dict[Partition, _Log] = {}
         self._arrivals: dict[str, list[Record]] = {}
         self._waiting: set[asyncio.Event] = set()
@@ -89,6 +90,9 @@ class Memory:
             log.start, log.records = log.end, []
 
 
+ENDLESS: Final = 1 << 62  # ms: later than any time
+
+
 class MemorySource:
     """Yields the records of some topics: to the present end where it is bounded, else it waits for more.
 
@@ -104,6 +108,9 @@ class MemorySource:
         self._arrived = asyncio.Event()
         self._open = True
         self.fails: BaseException | None = None  # raised by the next `store`
+        self.withheld: Callable[[Partition], bool] | None = None
+        self.beyond: Callable[[Partition, int], set[int]] | None = None
+        self.free: Mapping[Partition, set[int]] = {}
         self.storing = True  # False: nothing can be stored, as while a group's coordinator is away
 
     def assign(self, partitions: Iterable[Partition] | None = None) -> None:
@@ -111,6 +118,7 @@ class MemorySource:
         memory = self._memory
         every = ((topic, number) for topic in self._topics for number in range(memory.partitions))
         self.positions.assign({one: memory.stored.get(one, 0) for one in (every if partitions is None else partitions)})
+        self.free = {one: set(memory.free.get(one, ())) for one in self.positions.partitions}
         self._arrived.set()
 
     def revoke(self) -> None:
@@ -151,6 +159,8 @@ class MemorySource:
         self.positions.rewound()  # the next read begins at what is expected anyway
         pieces = []
         for partition in self.positions.partitions:
+            if self.withheld is not None and self.withheld(partition):
+                continue
             start = self.positions.expected(partition) or 0
             records: Sequence[RecordLike] = self._memory.read(partition, start)
             if records:
@@ -162,6 +172,11 @@ class MemorySource:
         turns = zip_longest(*pieces)
         return [self.positions.take(*piece) for turn in turns for piece in turn if piece is not None]
 
+    def read_to(self, partition: Partition) -> int:
+        """See `Joinable.read_to`. Memory has no records under way: where a partition is read to its end, nothing is left."""
+        at = self.positions.expected(partition)
+        return ENDLESS if at is None or at >= self._memory.end(partition) else 0
+
     async def store(self, offsets: Mapping[Partition, int]) -> bool:
         """See `Source.store`."""
         if self.fails is not None:
@@ -169,6 +184,9 @@ class MemorySource:
             raise error
         if not self.storing or not self.positions.lease():
             return False
+        if self.beyond is not None:
+            offsets = {**self.positions.finished(), **offsets}
+            self._memory.free.update({one: self.beyond(one, offset) for one, offset in offsets.items()})
         self._memory.stored.update(offsets)
         return True
 

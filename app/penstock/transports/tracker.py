@@ -8,6 +8,7 @@ The rules, one assignment at a time:
    a span is the half-open range of positions [start, end), whatever number of records it holds.
 3. A span is finished when everything that it caused was acknowledged. There are no partial finishes.
 4. What may be committed is the end of the contiguous run of finished spans, never more.
+   A span may be kept: its records wait for those of other partitions. It counts as under way no more, and is finished all the same.
 5. A span that is abandoned is read again: the partition returns to its start, and the spans taken after it are dropped.
 6. While draining, no new span begins: work finished after the final commit would be repeated by the next owner.
 7. Nothing is worked on or sent while the `lease` does not hold: another worker may own the partitions by then. What was taken waits
@@ -58,6 +59,7 @@ class Span:
     begun: bool = False
     finished: bool = False
     dropped: bool = False
+    kept: bool = False
 
     def begin(self) -> bool:
         """Marks the span as being worked on. Returns False and does nothing when it was dropped, or the tracker drains."""
@@ -72,6 +74,10 @@ class Span:
     def held(self) -> bool:
         """Returns whether outputs may be sent for it now: its assignment holds, and so does the lease."""
         return self._tracker.current(self) and self._tracker.lease()
+
+    def keep(self) -> None:
+        """Keeps the span: its records wait for others, as long as that takes, and nothing waits for it. Ignored when it was dropped."""
+        self._tracker.keep(self)
 
     def finish(self) -> None:
         """Finishes the span: everything that it caused is acknowledged. Ignored when it was dropped."""
@@ -174,12 +180,20 @@ class Tracker:
         """See `Span.current`."""
         return span.epoch == self.epoch
 
+    def keep(self, span: Span) -> None:
+        """See `Span.keep`."""
+        if span.epoch == self.epoch and not (span.finished or span.dropped or span.kept):
+            self._leaves(span)
+            span.kept = True
+            self.changed()
+
     def finish(self, span: Span) -> None:
         """See `Span.finish`."""
         if span.epoch != self.epoch or span.finished or span.dropped:
             return
         span.finished = True
-        self._leaves(span)
+        if not span.kept:
+            self._leaves(span)
         line = self._lines[span.partition]
         while line.spans and line.spans[0].finished:
             line.safe = line.spans.popleft().end
@@ -194,7 +208,7 @@ class Tracker:
             last = line.spans.pop()
             last.dropped = True
             line.expected = last.start
-            if not last.finished:
+            if not (last.finished or last.kept):
                 self._leaves(last)
         self._rewound.add(span.partition)
         self.changed()
@@ -211,8 +225,8 @@ class Tracker:
 
     @property
     def working(self) -> int:
-        """The number of spans that were begun and have not ended: a drain waits for them."""
-        return sum(span.begun and not span.finished for line in self._lines.values() for span in line.spans)
+        """The number of spans that were begun, have not ended and are not kept: a drain waits for them."""
+        return sum(span.begun and not (span.finished or span.kept) for line in self._lines.values() for span in line.spans)
 
     def unfinished(self) -> list[Span]:
         """Returns the spans that were taken and have not ended."""
@@ -222,10 +236,18 @@ class Tracker:
         """Returns, for each partition that has moved, the position up to which everything is finished."""
         return {partition: line.safe for partition, line in self._lines.items() if line.safe > line.committed or line.fresh}
 
+    def finished(self) -> dict[Partition, int]:
+        """Returns, for each partition, the position up to which everything is finished."""
+        return {partition: line.safe for partition, line in self._lines.items()}
+
     @property
     def uncommitted(self) -> int:
-        """The positions that were taken and are not stored: what another worker would repeat if this one ended now."""
-        return sum(line.expected - line.committed for line in self._lines.values())
+        """The positions that were taken and are not stored: what another worker would repeat if this one ended now.
+
+        Of a partition whose oldest span is kept, those before it: how much waits behind it is bounded by who keeps it.
+        """
+        lines = self._lines.values()
+        return sum((line.safe if line.spans and line.spans[0].kept else line.expected) - line.committed for line in lines)
 
     def committed(self, offsets: Mapping[Partition, int], epoch: int) -> None:
         """Records that the offsets, which `committable` returned in `epoch`, are stored."""

@@ -15,6 +15,7 @@ from penstock.schema import Column
 
 QUORUM = Quorum(("trees", "lr"), 1, 40, frozenset({"lr"}))
 ID, SCORE = Column("id", "id", "string"), Column("score", "score", "float32")
+OTHER = Column("other", "other", "float32")
 FLAGS, ITEMS, TAGS = (
     Column("flags", "flags", "bool", (2,)),
     Column("items", "items", "int64", (None,)),
@@ -42,14 +43,14 @@ def _plain(batch: Batch) -> Mapping[str, object]:
 
 
 def test_fired_groups_have_the_columns_of_every_member() -> None:
-    join = Join(QUORUM, [[ID, SCORE], [ID, SCORE]], shared=["id"])
+    join = Join(QUORUM, [[ID, SCORE], [ID, OTHER]], shared=["id"])
     assert join.add(0, ["x", "y"], id=np.array(["x", "y"], object), score=np.array([1, 2], "f4")).size == 0
-    batch = join.add(1, ["y", "z"], id=np.array(["y", "z"], object), score=np.array([3, 4], "f4"))
+    batch = join.add(1, ["y", "z"], id=np.array(["y", "z"], object), other=np.array([3, 4], "f4"))
     assert _plain(batch) == {
-        "id": ["y", "z"], "trees.score": [2, 0], "lr.score": [3, 4], present("trees"): [True, False], present("lr"): [True, True],
+        "id": ["y", "z"], "score": [2, 0], "other": [3, 4], present("trees"): [True, False], present("lr"): [True, True],
         MASK: [3, 2], DEADLINE: [1040, 1040], OVERDUE: [0, 0],
     }  # fmt: skip
-    assert {name: batch.columns[name].dtype for name in ("id", "trees.score", MASK)} == {"id": object, "trees.score": "f4", MASK: "i8"}
+    assert {name: batch.columns[name].dtype for name in ("id", "score", MASK)} == {"id": object, "score": "f4", MASK: "i8"}
 
 
 @pytest.mark.parametrize(
@@ -66,8 +67,8 @@ def test_absent_member_has_zeros_and_empty_texts(column: Column, value: Array, a
     """Also in a slot that another group has used."""
     join = Join(QUORUM, [[column], []])
     join.add(0, ["x"], **{column.name: value})
-    assert join.add(1, ["x"]).columns[f"trees.{column.name}"].tolist() == value.tolist()
-    assert join.add(1, ["y"]).columns[f"trees.{column.name}"].tolist() == [absent]
+    assert join.add(1, ["x"]).columns[column.name].tolist() == value.tolist()
+    assert join.add(1, ["y"]).columns[column.name].tolist() == [absent]
 
 
 def test_rows_may_have_arrays_of_different_lengths() -> None:
@@ -75,7 +76,7 @@ def test_rows_may_have_arrays_of_different_lengths() -> None:
     items = np.empty(2, object)
     items[:] = [np.arange(3), np.arange(1)]
     join.add(0, ["x", "y"], items=items)
-    made = join.add(1, ["z", "y", "x"]).columns["trees.items"]
+    made = join.add(1, ["z", "y", "x"]).columns["items"]
     assert [one.tolist() for one in made] == [[], [0], [0, 1, 2]]
     assert made[0].dtype == np.int64
 
@@ -95,7 +96,7 @@ def test_only_the_rows_that_wait_are_kept() -> None:
     """The first record of an id counts, and its row with it."""
     join = Join(QUORUM, [[SCORE], []])
     join.add(0, ["x", "x", "y"], score=np.array([1, 2, 3], "f4"))
-    assert join.add(1, ["y", "x"]).columns["trees.score"].tolist() == [3, 1]
+    assert join.add(1, ["y", "x"]).columns["score"].tolist() == [3, 1]
 
 
 def test_text_is_released_with_its_row() -> None:

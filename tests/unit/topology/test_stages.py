@@ -11,7 +11,7 @@ from penstock.topology.check import wire
 from penstock.topology.parse import parse_text
 from penstock.topology.spec import Materialize
 from penstock.topology.stages import Cut, cut
-from penstock.topology.wiring import Wiring
+from penstock.topology.wiring import Joined, Wiring
 
 ONE = Signature((Tensor("x", "float32", (1,)),), (Tensor("y", "float32", (1,)),))
 TWO = Signature((Tensor("a", "float32", (1,)), Tensor("b", "float32", (1,))), (Tensor("y", "float32", (1,)),))
@@ -168,9 +168,43 @@ def test_a_node_of_two_sources_is_not_materialised() -> None:
     assert found.startswith("t.yaml:4:61: nodes.a.materialize: its events come from the sources events and others, and a topic is of one")
 
 
-def test_two_stages_are_not_joined() -> None:
+JOIN = ", join: {need: 1, within: 1s, missing: {b: nan, c: 0.5}}"
+
+
+def test_two_stages_are_joined_where_a_node_says_how() -> None:
     (found,) = refused(TEXT.format(a="", b=YES, c=YES, d=""))
-    assert found.startswith("t.yaml:9:3: sinks.out: it reads b and c, which come from different stages (materialise only one of b, c")
+    assert found.startswith("t.yaml:9:3: sinks.out: it reads b and c, which come from different stages (give the node that reads them")
+    stages = cut(wired(TEXT.format(a="", b=YES, c=YES, d=JOIN)), "app.t").wiring.stages
+    made = next(one for one in stages if one.name == "out")
+    assert isinstance(made.gather, Joined)
+    assert made.topics == ("app.t.b", "app.t.c")
+    assert (made.gather.quorum.members, made.gather.quorum.need, made.gather.quorum.within) == (("b", "c"), 1, 1000)
+    assert (made.gather.shared, made.gather.fills["c"]) == (("id", "place"), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("join", "expected"),
+    [
+        ("{need: 3, within: 1s, missing: {b: 0, c: 0}}", "nodes.d.join.need: 3 is not all, nor a number from 1 to 2 (it joins b, c)"),
+        ("{need: 0, within: 1s}", "nodes.d.join.need: 0 is not all, nor a number from 1 to 2"),
+        ("{need: some, within: 1s}", "nodes.d.join.need: 'some' is not all, nor a number from 1 to 2"),
+        ("{require: [a], within: 1s}", "nodes.d.join: 'a' is not joined here (it joins b, c)"),
+        ("{need: 1, within: 1s, missing: {a: 0, b: 0, c: 0}}", "nodes.d.join: 'a' is not joined here (it joins b, c)"),
+        ("{need: 1, within: 1s, missing: {b: 0}}", "nodes.d.join.missing: c may be missing, and its outputs have no value then"),
+        ("{need: 1}", "nodes.d.join: the key 'within' is missing"),
+        ("{within: 0.5}", "nodes.d.join.within: expected a duration"),
+        ("{need: 1, within: 1s, missing: {b: x, c: 0}}", "nodes.d.join.missing.b: 'x' is no float32, which b.y is"),
+        ("{need: 1, within: 1s, missing: {b: 0, c: true}}", "nodes.d.join.missing.c: True is no float32, which c.y is"),
+        ("{within: 1s, until: 2s}", "nodes.d.join: unknown key 'until'"),
+    ],
+)
+def test_what_a_join_may_say(join: str, expected: str) -> None:
+    assert expected in refused(TEXT.format(a="", b=YES, c=YES, d=f", join: {join}"))[0]
+
+
+def test_a_join_of_nothing_is_refused() -> None:
+    (found,) = refused(TEXT.format(a="", b=YES, c="", d=", join: {within: 1s}"))
+    assert "nodes.d.join: nothing that it reads comes from different stages (materialise what is to be joined" in found
 
 
 def test_an_axis_of_open_size_is_not_materialised() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from penstock.errors import TopicMissing, TransportUnavailable
@@ -111,3 +112,36 @@ def test_mark_of_a_commit_is_read_back_and_others_are_none() -> None:
     assert not mark.of_another("0a1b")
     assert not mark.of_another("")
     assert not Mark("", 3).of_another("ff")
+
+
+@pytest.mark.parametrize("free", [{7}, {8, 9, 12}, set(range(10, 100_000)), set(range(7, 60_000, 2)), {9, 10**12}])
+def test_a_commit_says_what_is_free_beyond_it(free: set[int]) -> None:
+    """As much as there is room for, from the position on."""
+    text = Mark("0a1b", 12).beside(7, free)
+    read = Mark.read(text)
+    assert read is not None
+    assert len(text) <= 4096
+    found = read.free(7)
+    last = max(found)
+    assert found == {one for one in free if one <= last}
+    assert read._replace(packed="") == Mark("0a1b", 12)
+
+
+def test_random_offsets_are_free_as_far_as_there_is_room() -> None:
+    free = set(np.flatnonzero(np.random.default_rng(1).random(200_000) < 0.5).tolist())
+    text = Mark("0a1b", 12).beside(0, free)
+    read = Mark.read(text)
+    assert read is not None
+    assert len(text) <= 4096
+    found = read.free(0)
+    last = max(found)
+    assert found == {one for one in free if one <= last}
+    assert len(found) > 5_000
+
+
+@pytest.mark.parametrize("packed", ["A", "AAAA", "eJw=", "eJzLSM3JyQcABiwCFQ=="])
+def test_what_no_commit_says_is_not_free(packed: str) -> None:
+    """A commit of another program may have any text."""
+    read = Mark.read(f"penstock topic=0a partitions=1 free={packed}")
+    assert read is not None
+    assert all(one >= 5 for one in read.free(5))

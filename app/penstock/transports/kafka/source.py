@@ -42,6 +42,7 @@ __all__ = ["KafkaSource"]
 
 logger = logging.getLogger(__name__)
 
+LOOK = 0.02  # seconds between two looks whether a partition that others are to catch up with may be read further
 AGAIN = 0.1  # seconds between two looks at brokers that have not shown a topic yet
 ENDS = 1.0  # seconds for the answer to where partitions end
 LEAVE = 5.0  # seconds for leaving the group; aiokafka would first wait for a rebalance that another member holds up
@@ -77,6 +78,9 @@ class KafkaSource:
         self.positions.lease = self.lease.holds
         self.rebalance_timeout = max(settings.drain_timeout * 2, settings.session_timeout)  # seconds
         self.stopping: Callable[[], bool] = lambda: False
+        self.withheld: Callable[[Partition], bool] | None = None
+        self.beyond: Callable[[Partition, int], set[int]] | None = None
+        self.free: Mapping[Partition, set[int]] = {}
         self._metrics = metrics
         self._written = written
         self._before_reading = before_reading
@@ -199,9 +203,10 @@ class KafkaSource:
 
     def _slow(self) -> float:
         """Pauses the partitions that have to wait, in the client, and resumes the others. Returns the seconds until the next may go on."""
-        if not self._throttle.rate:
+        if not self._throttle.rate and self.withheld is None:
             return math.inf
-        delays = {TopicPartition(*one): self._throttle.delay(one) for one in self.positions.partitions}
+        held = {one for one in self.positions.partitions if self.withheld is not None and self.withheld(one)}
+        delays = {TopicPartition(*one): LOOK if one in held else self._throttle.delay(one) for one in self.positions.partitions}
         wanted = {tp for tp, delay in delays.items() if delay}
         changed, assigned = wanted ^ self._waiting, self.client.assignment() if wanted != self._waiting else ()
         for tp in changed:
@@ -299,8 +304,13 @@ class KafkaSource:
         """
         if self._client is None or not self.lease.holds():
             return False
+        if self.beyond is not None:  # of all partitions at once: what is free in one is so because of the others
+            offsets = {**self.positions.finished(), **offsets}
         marks = {topic: self._places.mark(topic) for topic, _ in offsets}
-        wanted = {TopicPartition(*one): OffsetAndMetadata(offset, marks[one[0]]) for one, offset in offsets.items()}
+        beyond = {one: set[int]() if self.beyond is None else self.beyond(one, offset) for one, offset in offsets.items()}
+        wanted = {
+            TopicPartition(*one): OffsetAndMetadata(offset, marks[one[0]].beside(offset, beyond[one])) for one, offset in offsets.items()
+        }
         commit = self._committing = asyncio.ensure_future(self._client.commit(wanted))
         try:
             await asyncio.wait({commit}, timeout=self._commit_patience())
@@ -356,7 +366,7 @@ class KafkaSource:
                 while not all(self.lookout.knows(tp.topic) for tp in assigned):  # its id shows whether committed offsets are for it
                     await self._look()
                     await asyncio.sleep(AGAIN)
-                positions, fresh = await self._places.begin(assigned)
+                positions, fresh, free = await self._places.begin(assigned)
         except TimeoutError as error:
             raise TransportUnavailable(f"the brokers did not show the topics and the committed offsets within {patience:g} s") from error
         if not still_owned():
@@ -369,6 +379,7 @@ class KafkaSource:
             client.seek(tp, offset)
         self._lost.clear()
         self._waiting.clear()
+        self.free = {(tp.topic, tp.partition): those for tp, those in free.items()}
         self._metrics.rebalances.inc()
         self._metrics.partitions.set(len(positions))
         self.positions.assign(
@@ -378,6 +389,14 @@ class KafkaSource:
         self._newest.clear()
         self.settled = True
         logger.info("assigned %s", ", ".join(f"{tp.topic}/{tp.partition}@{at}" for tp, at in positions.items()) or "nothing")
+
+    def read_to(self, partition: Partition) -> int:
+        """See `Joinable.read_to`."""
+        newest, end, heard = self._newest.get(partition, 0.0), self.end_of(partition), self.heard_of(partition)
+        expected = self.positions.expected(partition)
+        if end is not None and heard is not None and expected is not None and expected >= end:  # at its end, as it was then
+            newest = max(newest, heard)
+        return int(newest * 1000)
 
     # -- what is known of the brokers --------------------------------------------------------------------------------
 
