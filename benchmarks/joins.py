@@ -21,7 +21,9 @@ from benchmarks.measure import Progress
 from benchmarks.micro import no_collector
 from benchmarks.report import Sheet
 from penstock.batch import Array
-from penstock.joins import END, Decided, Groups, Quorum, Rows
+from penstock.joins import END, Quorum
+from penstock.joins.groups import Decided, Groups
+from penstock.joins.rows import Rows
 from penstock.schema import Column
 
 MEMBERS = (2, 3, 5)
@@ -98,7 +100,7 @@ def batches(ids: int, prefix: str, member: int, missing: float) -> Iterator[Piec
 
 def run(quorum: Quorum, topics: Sequence[Sequence[Piece]]) -> Spent:
     """Joins the topics to their ends."""
-    groups, rows, now = Groups(quorum), Rows(quorum, [_columns(member) for member in range(len(topics))], shared=SHARED), time.thread_time
+    groups, rows, now = Groups(quorum), Rows(quorum, [_columns(member) for member in range(len(topics))]), time.thread_time
     in_groups = in_rows = 0.0
     fired = failed = 0
     for pieces in itertools.zip_longest(*topics):
@@ -110,7 +112,7 @@ def run(quorum: Quorum, topics: Sequence[Sequence[Piece]]) -> Spent:
             t0 = now()
             added = groups.add(member, piece.ids, piece.stamps, piece.offsets, clock)
             t1 = now()
-            rows.put(member, added, piece.columns)
+            rows.put(member, added.rows, added.slots, piece.columns)
             fired += rows.take(added.fired).size if added.fired else 0
             in_groups, in_rows = in_groups + t1 - t0, in_rows + now() - t1
             decided.append(added.fired)

@@ -30,21 +30,25 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
 
+import numpy as np
+
+from penstock.batch import Array
 from penstock.engine.observe import Observers
 from penstock.errors import DeliveryFailed, InferenceError, SchemaWanted, SettingsError, TransportUnavailable
-from penstock.joins import Bounds
+from penstock.joins import BOUNDS, Bounds
 from penstock.parcel import Parcel
-from penstock.pipeline.commit import Commit
+from penstock.pipeline.commit import Commit, as_refusal
 from penstock.pipeline.joining import Joining, Ready
 from penstock.pipeline.ports import Program
 from penstock.pipeline.score import Chunk, Pass, Pipeline
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
-from penstock.topology.wiring import Joined
+from penstock.telemetry.families import Labels
 from penstock.transports.base import Lapsed, Refused, Sent, Sink, Source
 from penstock.transports.throttle import Throttle
 from penstock.transports.tracker import Partition, Span
@@ -59,7 +63,6 @@ LEASE_SECONDS = 1.0  # between two looks at the lease, which ends by the clock
 SCHEMA_SECONDS = 0.1  # after the first try to fetch a schema; doubled after each, to LONGEST_PAUSE
 LONGEST_PAUSE = 5.0
 TICK = 0.01  # between two looks at rows that wait for others
-BOUNDS = Bounds()
 GROUP_SECONDS = 1.0  # a group should take no longer: rebalances and shutdowns wait for it
 
 
@@ -112,11 +115,13 @@ class Pace:
 
 
 class Delivery:
-    """The loop of one worker. `stages` names the stage that reads each topic; `serving` returns the active program.
+    """The loop of one worker. `stages` names the stage that reads each topic: one that reads several joins them. `serving` returns the
+    active program.
 
     `fail` is called with the error that ends the loop: one that no record causes. `begins(partition, offset, generation)` is called
     before a span is scored. `models` is held while a model runs: a session runs once at a time. `observers` receive
     the chunks, `buried` dead letters that were acknowledged. `throttle` counts those of each partition; the source keeps to it, too.
+    `clock` measures, in seconds; `wall` returns the seconds since the epoch, which records have in their timestamps.
 
     Raises SettingsError when source or sink lacks an ability that the strategy needs.
     """
@@ -138,6 +143,8 @@ class Delivery:
         buried: Callable[[Parcel], None] | None = None,
         throttle: Throttle | None = None,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        bounds: Bounds = BOUNDS,
     ) -> None:
         for end in (source, sink):
             if lacking := end.abilities.lacks(commit.needs):
@@ -146,13 +153,14 @@ class Delivery:
         self.metrics = metrics or Metrics()
         self._source, self._sink, self._commit = source, sink, commit
         self._stages, self._serving, self._fail, self._begins = stages, serving, fail, begins
-        self._pace, self._clock = pace, clock
+        self._pace, self._clock, self._wall, self._bounds = pace, clock, wall, bounds
         self._models = models or asyncio.Lock()
         self._observers, self._buried = observers, buried
         self._throttle = throttle or Throttle()
         self.waiting: dict[str, str] = {}  # by topic: which schema its events wait for, while the registry does not answer
         self._scorers: dict[str, _Scorer] = {}
-        self._joinings: dict[str, Joining | None] = {}  # by stage
+        self._joins = {stage for stage, topics in Counter(stages.values()).items() if topics > 1}
+        self._joinings: dict[str, Joining] = {}  # by stage
         self._ticks: asyncio.Future[None] | None = None
         self._forwarded = 0  # chunks of joined rows that are not acknowledged
         self._changed = asyncio.Event()  # a span has ended, or the assignment has changed
@@ -164,6 +172,10 @@ class Delivery:
         positions.changed = self._changed.set
         self.metrics.in_flight_batches.set_function(lambda: positions.in_flight)
         self.metrics.in_flight_bytes.set_function(lambda: positions.in_flight_bytes)
+        if self._joins:
+            joinable: Any = source  # one of a stage that joins
+            joinable.withheld, joinable.beyond = self._withheld, self._beyond
+            self.metrics.join_waiting.set_function(self._waits)
 
     # -- back-pressure ---------------------------------------------------------------------------------------------
 
@@ -220,8 +232,8 @@ class Delivery:
 
     async def submit(self, spans: Sequence[Span]) -> None:
         """Runs steps 1 to 4 for spans of one topic, in groups. Raises TransportError when outputs cannot be sent."""
-        if spans and (joining := self._joining(spans[0].partition[0])) is not None:
-            await self._join(joining, spans)
+        if spans and (stage := self._stages[spans[0].partition[0]]) in self._joins:
+            await self._join(self._joining(stage), spans)
             return
         for group in self._groups(spans):
             if not self._ended:
@@ -258,7 +270,7 @@ class Delivery:
             if scored is None or not await self._held(spans[0]):  # a group is of one assignment, and this one has ended
                 return
             parcels += scored
-        self._slow(spans, parcels)
+        self._slow(scorer.pipeline, [(span.partition, len(span.records)) for span in spans], parcels)
         sent = await self._sink.send(parcels, spans[0])  # 3
         taken = Sent(1)  # everything was acknowledged, be it as a dead letter
         sent.add_done_callback(lambda ended: self._taken(scorer.pipeline, spans[0], ended, taken))
@@ -278,89 +290,100 @@ class Delivery:
 
     # -- stages that join ------------------------------------------------------------------------------------------
 
-    def _joining(self, topic: str) -> Joining | None:
-        """Returns what waits in the stage that reads the topic, None of one that joins nothing."""
-        name = self._stages[topic]
-        if name not in self._joinings:
-            stage = self._serving().program.plan.stages[name].wired
-            found = Joining(stage, BOUNDS, self.metrics) if isinstance(stage.gather, Joined) else None
-            self._joinings[name] = found
-            if found is not None:
-                source: Any = self._source  # one that can join
-                source.withheld, source.beyond = lambda one: not self._may_read(one), self._beyond
-                self._ticks = self._ticks or asyncio.ensure_future(self._tick())
-        return self._joinings[name]
+    def _joining(self, stage: str) -> Joining:
+        """Returns what waits in the stage, which joins."""
+        if stage not in self._joinings:
+            source: Any = self._source  # a Joinable
+            wired = self._serving().program.plan.stages[stage].wired
+            most, positions = self._pace.in_flight_bytes, source.positions
+            self._joinings[stage] = Joining(wired, self._bounds, self.metrics, positions, most, lambda: source.free, source.ended_at)
+            self._ticks = self._ticks or asyncio.ensure_future(self._tick())
+        return self._joinings[stage]
 
-    def _may_read(self, partition: Partition) -> bool:
+    def _withheld(self, partition: Partition) -> bool:
         joining = self._joinings.get(self._stages.get(partition[0], ""))
-        return joining is None or joining.room(partition)
+        return joining is not None and not joining.room(partition)
 
-    def _beyond(self, partition: Partition, position: int) -> set[int]:
-        joining = self._joining(partition[0])
-        return set() if joining is None else joining.beyond(partition, position)
+    def _beyond(self, partition: Partition, position: int) -> Array:
+        stage = self._stages[partition[0]]
+        return self._joining(stage).beyond(partition, position) if stage in self._joins else np.zeros(0, np.int64)
+
+    def _waits(self) -> dict[Labels, float]:
+        joinings = self._joinings.items()
+        return {(stage, member): count for stage, joining in joinings for member, count in joining.waiting().items()}
 
     async def _join(self, joining: Joining, spans: Sequence[Span]) -> None:
         """Adds the records of the spans to those that wait, and sends what goes on."""
-        source: Any = self._source
         for span in spans:
             if self._ended or not await self._held(span):
                 return
-            if not span.begin():
+            if self._put_off(span) or not span.begin():
                 continue
-            joining.begin(self._source.positions.epoch, source.free)
-            scorer = self._scorer([span])
-            for ready in joining.take(scorer.pipeline, span, int(time.time() * 1000)):
+            scorer, count = self._scorer([span]), len(span.records)
+            for ready in joining.take(scorer.pipeline, span, self._now_ms()):
                 await self._forward(joining, scorer, ready)
-            self.metrics.records_in.inc(len(span.records))
+            self.metrics.records_in.inc(count)
             await asyncio.sleep(0)
 
     async def _tick(self) -> None:
-        """Sends on what is not waited for any longer."""
-        source: Any = self._source
-        positions = self._source.positions
         while not self._ended:
             await asyncio.sleep(TICK)
             try:
-                for stage, joining in [*self._joinings.items()]:
-                    if joining is None or positions.draining or not positions.lease():
-                        continue
-                    joining.begin(positions.epoch, source.free)
-                    read_to = {one: source.read_to(one) for one in positions.partitions}
-                    scorer = self._scorer_of(stage)
-                    for ready in joining.due(scorer.pipeline, int(time.time() * 1000), read_to):
-                        await self._forward(joining, scorer, ready)
+                await self.tick()
             except Exception as error:  # noqa: BLE001  this task is not awaited
                 self._fail(error)
                 return
+
+    async def tick(self) -> None:
+        """Sends on what is not waited for any longer: a timer calls it, where a stage joins."""
+        positions = self._source.positions
+        for stage, joining in [*self._joinings.items()]:
+            if positions.draining or not positions.lease():
+                continue
+            scorer = self._scorer_of(stage)
+            for ready in joining.due(scorer.pipeline, self._now_ms()):
+                await self._forward(joining, scorer, ready)
 
     async def _forward(self, joining: Joining, scorer: _Scorer, ready: Ready) -> None:
         """Scores rows that were put together, sends what comes of them, and frees their records when that is acknowledged."""
         under = ready.under
         self._forwarded += 1
-        parcels = await self._pass(scorer, ready.passing.chunk, ready.passing)
-        if not await self._held(under):
-            self._forwarded -= 1
-            return
-        sent = await self._sink.send(parcels, under)
+        try:
+            parcels = await self._pass(scorer, ready.passing.chunk, ready.passing)
+            if not await self._held(under):
+                self._passed_on()
+                return
+            self._slow(scorer.pipeline, [((topic, number), count) for topic, number, count in ready.passing.chunk.places], parcels)
+            sent = await self._sink.send(parcels, under)
+        except BaseException:
+            self._passed_on()
+            raise
         taken = Sent(1)
         sent.add_done_callback(lambda ended: self._taken(scorer.pipeline, under, ended, taken))
 
         def settled(ended: Sent) -> None:
-            self._forwarded -= 1
-            self._changed.set()
-            error = ended.exception()
-            if isinstance(error, Lapsed) or not under.current:
-                return  # the spans were dropped with their assignment
-            if error is not None:
-                self._fail(error)
-                return
-            joining.settle(ready)
-            self.metrics.batches.inc()
-            dead = [parcel for parcel in parcels if parcel.dead]
-            self.metrics.records_out.inc(sum(len(parcel) for parcel in parcels if not parcel.dead))
-            self._report(dead)
+            self._passed_on()
+            try:
+                error = ended.exception()
+                if isinstance(error, Lapsed) or not under.current:
+                    return  # the spans were dropped with their assignment
+                if error is not None:
+                    self._fail(as_refusal(error))
+                    return
+                joining.settle(ready)
+                self.metrics.batches.inc()
+                self._count_outputs(parcels, sent.refused)
+            except Exception as bug:  # noqa: BLE001  an error in a callback is reported nowhere else
+                self._fail(bug)
 
         taken.add_done_callback(settled)
+
+    def _passed_on(self) -> None:
+        self._forwarded -= 1
+        self._changed.set()
+
+    def _now_ms(self) -> int:
+        return int(self._wall() * 1000)
 
     def _put_off(self, span: Span) -> bool:
         """Abandons the span while its partition is slowed: the source reads it again later. The other partitions go on."""
@@ -369,19 +392,18 @@ class Delivery:
         span.abandon()
         return True
 
-    def _slow(self, spans: Sequence[Span], parcels: Sequence[Parcel]) -> None:
+    def _slow(self, pipeline: Pipeline, taken: Iterable[tuple[Partition, int]], parcels: Sequence[Parcel]) -> None:
+        """Counts what became dead letters of so many records of these partitions."""
         if not self._throttle.rate:
             return
-        topic = spans[0].partition[0]
-        letters: dict[int, int] = {}
+        letters, records = Counter[Partition](), Counter[Partition]()
         for parcel in parcels:
             if parcel.dead:
-                letters[parcel.partition] = letters.get(parcel.partition, 0) + len(parcel)
-        records: dict[int, int] = {}
-        for span in spans:
-            records[span.partition[1]] = records.get(span.partition[1], 0) + len(span.records)
+                letters[pipeline.came_from(parcel)] += len(parcel)
+        for partition, count in taken:
+            records[partition] += count
         for partition, count in records.items():
-            self._throttle.count((topic, partition), letters.get(partition, 0), count)
+            self._throttle.count(partition, letters[partition], count)
 
     def _taken(self, pipeline: Pipeline, under: Span, sent: Sent, taken: Sent) -> None:
         """Settles `taken` when the outputs were acknowledged; those that were refused become dead letters first."""
@@ -404,7 +426,7 @@ class Delivery:
                 if not refused:
                     self._report(new)  # `_count` reports the others
                     for parcel in new:
-                        self._throttle.count((pipeline.port.source.topic, parcel.partition), len(parcel), 0)
+                        self._throttle.count(pipeline.came_from(parcel), len(parcel), 0)
                     taken.settle()
                     return
                 letters = pipeline.bury(refused, int(time.time() * 1000), cut=attempt == 1)
@@ -507,11 +529,13 @@ class Delivery:
         metrics.records_in.inc(rows)
         metrics.batch_rows.observe(rows)
         metrics.batch_seconds.observe(seconds)
-        dead = [parcel for parcel in parcels if parcel.dead]
+        self._count_outputs(parcels, refused)
+
+    def _count_outputs(self, parcels: Sequence[Parcel], refused: Sequence[Refused]) -> None:
         outputs = sum(len(parcel) for parcel in parcels if not parcel.dead)
         late = sum(not one.parcel.dead for one in refused)  # outputs whose inputs `_bury` has reported as dead letters
-        metrics.records_out.inc(outputs - late)
-        self._report(dead)
+        self.metrics.records_out.inc(outputs - late)
+        self._report([parcel for parcel in parcels if parcel.dead])
 
     def _report(self, letters: Sequence[Parcel]) -> None:
         for parcel in letters:

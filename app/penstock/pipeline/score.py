@@ -152,7 +152,6 @@ class Pipeline:
         about = (*self._about, (VARIANT, LIVE.encode()))
         self._letters = Address(self.port.source.dead_letter, about)
         self._letters_of = {topic: Address(one.source.dead_letter, about) for topic, one in self.port.inputs.items()}
-        self._around = AROUND + sum(len(name) + len(value or b"") for name, value in self._about)
 
     def chunks(self, spans: Iterable[tuple[Partition, Sequence[RecordLike]]]) -> Iterator[Chunk]:
         """Splits large spans and joins small ones, so that a chunk holds at most `chunk_rows` rows.
@@ -326,7 +325,7 @@ class Pipeline:
     def _fitting(self, parcel: Parcel, numbers: Sequence[int]) -> tuple[Parcel, list[Failure]]:
         """Returns the parcel without the outputs that no batch of their topic takes, and these as failures."""
         limit = self._sink.limit(parcel.topic)
-        if limit >= UNLIMITED or _weight(parcel) + self._around * len(parcel) <= limit:
+        if limit >= UNLIMITED or _weight(parcel) <= limit:
             return parcel, []
         large = [at for at in range(len(parcel)) if not self._fits(parcel.part(at, at + 1), limit)]
         if not large:
@@ -335,7 +334,7 @@ class Pipeline:
         return parcel.without(large), [Failure(numbers[at], EncodeError(reason)) for at in large]
 
     def _fits(self, one: Parcel, limit: int) -> bool:
-        return _weight(one) + self._around <= limit or self._sink.fits(one)
+        return _weight(one) <= limit or self._sink.fits(one)
 
     # -- 4 ---------------------------------------------------------------------------------------------------------
 
@@ -419,12 +418,17 @@ class Pipeline:
                 yield self._cut(dead_letters(self._address(topic), (topic, partition), failed, named))
             start += count
 
+    def came_from(self, letters: Parcel) -> Partition:
+        """Returns the partition that had the records of these dead letters."""
+        topics = (topic for topic, one in self.port.inputs.items() if one.source.dead_letter == letters.topic)
+        return next(topics, self.port.source.topic), letters.partition
+
     def _address(self, topic: str) -> Address:
         return self._letters_of.get(topic, self._letters)
 
     def _cut(self, letters: Parcel) -> Parcel:
         limit = self._sink.limit(letters.topic)
-        if limit >= UNLIMITED or _weight(letters) + self._around * len(letters) <= limit:
+        if limit >= UNLIMITED or _weight(letters) <= limit:
             return letters
         return fitting(letters, lambda one: self._fits(one, limit), limit)
 
@@ -460,8 +464,8 @@ def _positions(chunk: Chunk) -> list[str]:
 
 
 def _weight(parcel: Parcel) -> int:
-    """Returns the bytes of each output's values, keys, ids and headers: nearly all that its size depends on."""
-    weight = _weigh(parcel)
+    """Returns the bytes of the outputs, and never less: values, keys, ids and headers are nearly all that they depend on."""
+    weight = _weigh(parcel) + (AROUND + sum(len(name) + len(value or b"") for name, value in parcel.common)) * len(parcel)
     for title, place in filter(None, (parcel.origin, parcel.identity)):
         weight += (len(title) + len(place) + OFFSET) * len(parcel)  # both begin with the input topic's name, which may be long
     if parcel.ids is not None:

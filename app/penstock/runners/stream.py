@@ -51,6 +51,7 @@ Serve = Callable[[Pages], AbstractAsyncContextManager[None]]
 
 COLLECT_EVERY = 10.0  # seconds between two runs of the cyclic garbage collector
 GRACE = 5.0  # seconds that a stop may exceed its bound, before the process exits without cleanup
+SHORTEST_FETCH = 10  # ms: a join that waits less does not make more requests
 FAREWELL = 1.0  # seconds for stopping without usable brokers: nothing can be finished, and client libraries would wait for them
 
 _left: list[object] = []  # what a stop without brokers left behind; were it collected, asyncio would warn of each task
@@ -300,9 +301,10 @@ class StreamRunner:
 
     def _fetching(self) -> Settings:
         """Returns the settings with fetches that wait no longer than a join: an answer without records says that a topic is at its end."""
-        gathers = [stage.gather for stage in self.loaded.wiring.stages]
-        within = min((one.quorum.within for one in gathers if isinstance(one, Joined)), default=self.settings.fetch_wait_ms)
-        return replace(self.settings, fetch_wait_ms=max(min(self.settings.fetch_wait_ms, within), 10))
+        times = [stage.gather.quorum.within for stage in self.loaded.wiring.stages if isinstance(stage.gather, Joined)]
+        if not times:
+            return self.settings
+        return replace(self.settings, fetch_wait_ms=min(self.settings.fetch_wait_ms, max(min(times), SHORTEST_FETCH)))
 
     async def _stop(self, app: App) -> None:
         settings = self.settings

@@ -79,7 +79,7 @@ class Metrics:
         unit="records",
         labels=("stage", "member"),
     )
-    join_waiting: Labelled[Gauge] = _gauge("Records of a member that wait for others.", unit="records", labels=("stage", "member"))
+    join_waiting: Scraped = _gauge("Records of a member that wait for others.", unit="records", labels=("stage", "member"), scraped=True)
 
     decode_seconds: Counter = _counter("Time spent turning bytes into columns.", unit="s")
     execute_seconds: Counter = _counter("Time spent in the plan, models included.", unit="s")

@@ -13,10 +13,9 @@ Where nothing is materialised, nothing changes. What runs on one host at once (a
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-
-import numpy as np
 
 from penstock.joins import Quorum, present
 from penstock.schema import Column, Missing
@@ -218,10 +217,12 @@ class _Pieces:
         if (join := _join_of(piece)) is None or len(inputs) < 2:
             return Stage(piece.name, inputs, tuple(piece.steps), emits)
         gather = _joined(join, inputs)
-        return Stage(piece.name, inputs, tuple(piece.steps), tuple(self._with_gaps(emit, inputs, gather) for emit in emits), gather)
+        if not piece.node:  # a topic between stages has what stands in: the nodes behind it read that
+            emits = tuple(self._with_gaps(emit, inputs, gather) for emit in emits)
+        return Stage(piece.name, inputs, tuple(piece.steps), emits, gather)
 
     def _with_gaps(self, emit: Emit, inputs: Sequence[Input], gather: Joined) -> Emit:
-        """Returns the emit with null where it writes what a member that may be missing has."""
+        """Returns the emit with null where it writes what only a member has that may be missing."""
         owners = {column.name: one.behind for one in inputs for column in one.columns if column.name not in gather.shared}
         fields = []
         for one in emit.fields:
@@ -244,8 +245,8 @@ def _join_of(piece: _Piece) -> Join | None:
 
 def _joined(join: Join, inputs: Sequence[Input]) -> Joined:
     members = tuple(one.behind for one in inputs)
-    named = [{column.name for column in one.columns} for one in inputs]
-    shared = tuple(column.name for column in inputs[0].columns if all(column.name in those for those in named))
+    carried = Counter(column.name for one in inputs for column in one.columns)
+    shared = tuple(name for name, count in carried.items() if count > 1)
     need = join.need if type(join.need) is int and 1 <= join.need <= len(members) else len(members)  # else it is refused
     quorum = Quorum(members, need, join.within_ms, frozenset(join.require) & {*members}, max(join.within_ms, RETAIN))
     return Joined(quorum, shared, {member: value for member, value in join.missing.items() if member in members})
@@ -343,6 +344,13 @@ def _join_problems(node: Node, stage: Stage) -> Iterator[Finding]:
             if column.name not in stage.gather.shared and not _holds(column.dtype, fill):
                 message = f"{where}.missing.{one.behind}: {fill!r} is no {column.dtype}, which {column.name} is"
                 yield join.at("missing"), message, f"require {one.behind}, or write a value that all its outputs can have"
+    quorum = stage.gather.quorum
+    for name in stage.gather.shared:
+        carriers = [one.behind for one in stage.inputs if any(column.name == name for column in one.columns)]
+        if not quorum.require.intersection(carriers) and len(members) - len(carriers) >= quorum.need:
+            message = f"{where}: {name} comes with {' and '.join(carriers)}, which may all be missing, and has no value then"
+            yield join.mark, message, f"require one of them, or let need be {len(members) - len(carriers) + 1}"
+            return
 
 
 def _holds(dtype: str, value: object) -> bool:
@@ -351,10 +359,11 @@ def _holds(dtype: str, value: object) -> bool:
         return dtype == {bool: "bool", str: "string"}.get(type(value))
     if not isinstance(value, int | float):
         return False
-    if np.dtype(dtype).kind == "f":
+    if dtype.startswith("float"):
         return True
-    limits = np.iinfo(dtype)
-    return isinstance(value, int) and limits.min <= value <= limits.max
+    bits = int(dtype.lstrip("uint"))
+    least, end = (0, 1 << bits) if dtype.startswith("u") else (-1 << bits - 1, 1 << bits - 1)
+    return isinstance(value, int) and least <= value < end
 
 
 def stage_clashes(topology: Topology, prefix: str = "") -> Iterator[Finding]:

@@ -139,8 +139,8 @@ class Each:
 class Joined:
     """How a stage gathers its rows: the records of one event id, one of each input, as far as `quorum` waits for them.
 
-    The members of the quorum are the nodes behind which the inputs are, in their order. Each input has the columns in `shared`; `fills`
-    has, by member, the value of the other columns of one that is missing.
+    The members of the quorum are the nodes behind which the inputs are, in their order. Several inputs have the columns in `shared`;
+    `fills` has, by member, the value of the other columns of one that is missing.
     """
 
     quorum: Quorum

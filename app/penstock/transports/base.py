@@ -30,6 +30,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
+from penstock.batch import Array
 from penstock.parcel import Parcel
 from penstock.transports.tracker import Partition, Span, Tracker
 
@@ -80,11 +81,11 @@ class Joinable(Source, Protocol):
     """A source whose partitions may be joined."""
 
     withheld: Callable[[Partition], bool] | None  # which partitions are not read further for now; the loop sets it
-    beyond: Callable[[Partition, int], set[int]] | None  # the offsets from a position on that are free; `store` keeps them beside it
-    free: Mapping[Partition, set[int]]  # those that were kept beside the positions at which the assignment has begun
+    beyond: Callable[[Partition, int], Array] | None  # the offsets, ascending, from a position on that are free; `store` keeps them too
+    free: Mapping[Partition, Array]  # those that were kept beside the positions at which the assignment has begun
 
-    def read_to(self, partition: Partition) -> int:
-        """Returns up to which time the partition has been read, ms since the epoch: no record before it is left to be taken."""
+    def ended_at(self, partition: Partition) -> int:
+        """Returns when all records of the partition had been taken, ms since the epoch; 0 while some are left to take."""
 
 
 class Refused(NamedTuple):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Final
 
+from penstock.batch import Array
 from penstock.errors import DeliveryFailed
 from penstock.parcel import Parcel
 from penstock.record import Record, RecordLike
@@ -44,7 +45,7 @@ class Memory:
     def __init__(self, partitions: int = 1) -> None:
         self.partitions = partitions
         self.stored: dict[Partition, int] = {}
-        self.free: dict[Partition, set[int]] = {}  # beside them, of topics that are joined
+        self.free: dict[Partition, Array] = {}  # beside them, of topics that are joined
         self._logs: dict[Partition, _Log] = {}
         self._arrivals: dict[str, list[Record]] = {}
         self._waiting: set[asyncio.Event] = set()
@@ -109,8 +110,8 @@ class MemorySource:
         self._open = True
         self.fails: BaseException | None = None  # raised by the next `store`
         self.withheld: Callable[[Partition], bool] | None = None
-        self.beyond: Callable[[Partition, int], set[int]] | None = None
-        self.free: Mapping[Partition, set[int]] = {}
+        self.beyond: Callable[[Partition, int], Array] | None = None
+        self.free: Mapping[Partition, Array] = {}
         self.storing = True  # False: nothing can be stored, as while a group's coordinator is away
 
     def assign(self, partitions: Iterable[Partition] | None = None) -> None:
@@ -118,7 +119,7 @@ class MemorySource:
         memory = self._memory
         every = ((topic, number) for topic in self._topics for number in range(memory.partitions))
         self.positions.assign({one: memory.stored.get(one, 0) for one in (every if partitions is None else partitions)})
-        self.free = {one: set(memory.free.get(one, ())) for one in self.positions.partitions}
+        self.free = {one: memory.free[one] for one in self.positions.partitions if one in memory.free}
         self._arrived.set()
 
     def revoke(self) -> None:
@@ -172,10 +173,10 @@ class MemorySource:
         turns = zip_longest(*pieces)
         return [self.positions.take(*piece) for turn in turns for piece in turn if piece is not None]
 
-    def read_to(self, partition: Partition) -> int:
-        """See `Joinable.read_to`. Memory has no records under way: where a partition is read to its end, nothing is left."""
+    def ended_at(self, partition: Partition) -> int:
+        """See `Joinable.ended_at`. Memory has no records under way: where a partition is read to its end, nothing is left."""
         at = self.positions.expected(partition)
-        return ENDLESS if at is None or at >= self._memory.end(partition) else 0
+        return ENDLESS if at is not None and at >= self._memory.end(partition) else 0
 
     async def store(self, offsets: Mapping[Partition, int]) -> bool:
         """See `Source.store`."""

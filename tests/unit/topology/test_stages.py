@@ -202,6 +202,49 @@ def test_what_a_join_may_say(join: str, expected: str) -> None:
     assert expected in refused(TEXT.format(a="", b=YES, c=YES, d=f", join: {join}"))[0]
 
 
+def test_a_topic_behind_a_join_has_what_stands_in() -> None:
+    """Null is for sinks: the nodes behind the topic read the value."""
+    found = cut(wired(TEXT.format(a="", b=YES, c=YES, d=JOIN + YES)), "app.t")
+    made = next(one for one in found.wiring.stages if one.name == "d")
+    assert isinstance(made.gather, Joined)
+    assert [field.part.gap for emit in made.emits for field in emit.fields] == [None] * len(found.between["d"].fields)
+
+
+#  events ─┬─ a ─┬─ b ─┬─ e ─ out
+#          │     └─ c ─┤
+#          └─ d ───────┘
+THREE = """\
+topology: t
+sources: {{events: {{topic: events, schema: event.avsc, id: id}}}}
+nodes:
+  a: {{kind: model, model: m@1, inputs: {{x: x}}, materialize: true}}
+  b: {{kind: model, model: m@1, inputs: {{x: a}}, materialize: true}}
+  c: {{kind: model, model: m@1, inputs: {{x: a}}, materialize: true}}
+  d: {{kind: model, model: m@1, inputs: {{x: x}}, materialize: true}}
+  e: {{kind: rule, outputs: {{y: "a[0] + b[0] + c[0] + d[0]"}}, join: {join}}}
+sinks:
+  out: {{topic: out, fields: {{id: id, y: e.y, a: a}}}}
+"""
+
+
+def test_a_column_that_some_of_the_members_carry_is_shared() -> None:
+    join = "{need: 2, within: 1s, missing: {b: 0.0, c: 0.0, d: 0.0}}"
+    made = next(one for one in cut(wired(THREE.format(join=join), d=ONE), "app.t").wiring.stages if one.name == "out")
+    assert isinstance(made.gather, Joined)
+    carriers = {name: [one.behind for one in made.inputs if any(c.name == name for c in one.columns)] for name in ("a.y", "b.y")}
+    assert carriers == {"a.y": ["b", "c"], "b.y": ["b"]}
+    assert {*made.gather.shared} == {"id", "a.y"}
+    (emit,) = made.emits
+    assert [field.part.gap for field in emit.fields] == [None, None, None]
+
+
+def test_a_column_without_a_value_where_its_members_are_missing_is_refused() -> None:
+    (found,) = refused(THREE.format(join="{need: 1, within: 1s, missing: {b: 0.0, c: 0.0, d: 0.0}}"), d=ONE)
+    assert "nodes.e.join: a.y comes with b and c, which may all be missing, and has no value then" in found
+    assert found.endswith("(require one of them, or let need be 2)")
+    assert cut(wired(THREE.format(join="{need: 1, require: [c], within: 1s, missing: {b: 0.0, d: 0.0}}"), d=ONE), "app.t").between
+
+
 def test_a_join_of_nothing_is_refused() -> None:
     (found,) = refused(TEXT.format(a="", b=YES, c="", d=", join: {within: 1s}"))
     assert "nodes.d.join: nothing that it reads comes from different stages (materialise what is to be joined" in found

@@ -25,6 +25,7 @@ import numpy as np
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 
+from penstock.batch import Array
 from penstock.transports.kafka.lookout import Lookout
 
 __all__ = ["Mark", "Places"]
@@ -48,24 +49,26 @@ class Mark(NamedTuple):
     def __str__(self) -> str:
         return f"penstock topic={self.topic} partitions={self.partitions}" + (f" free={self.packed}" if self.packed else "")
 
-    def beside(self, position: int, free: Collection[int]) -> str:
-        """Returns the text of a commit of this position, beyond which these offsets are free: the first, as far as there is room."""
-        if not free:
+    def beside(self, position: int, free: Array, most: int = MOST) -> str:
+        """Returns the text of a commit of this position, beyond which these offsets are free, int64, ascending: the first of them, as far
+        as `most` characters have room.
+        """
+        if not len(free):
             return str(self)
-        bits = np.zeros(min(max(free) - position + 1, _LONGEST * 8), bool)
-        at = np.fromiter(free, np.int64, len(free)) - position
+        at = free - position
+        bits = np.zeros(min(int(at[-1]) + 1, _LONGEST * 8), bool)
         bits[at[at < len(bits)]] = True
-        while len(packed := base64.b64encode(zlib.compress(np.packbits(bits).tobytes(), 9)).decode()) > MOST:
+        while len(packed := base64.b64encode(zlib.compress(np.packbits(bits).tobytes(), 9)).decode()) > most and len(bits):
             bits = bits[: len(bits) // 2]
-        return str(self._replace(packed=packed))
+        return str(self._replace(packed=packed if len(bits) else ""))
 
-    def free(self, position: int) -> set[int]:
-        """Returns the offsets that a commit of this position names as free. What cannot be read names none."""
+    def free(self, position: int) -> Array:
+        """Returns the offsets that a commit of this position names as free, int64, ascending. What cannot be read names none."""
         try:
             given = zlib.decompressobj().decompress(base64.b64decode(self.packed, validate=True), _LONGEST) if self.packed else b""
         except (ValueError, zlib.error):
-            return set()
-        return {*(np.flatnonzero(np.unpackbits(np.frombuffer(given, np.uint8))) + position).tolist()}
+            given = b""
+        return np.flatnonzero(np.unpackbits(np.frombuffer(given, np.uint8))) + position
 
     @classmethod
     def read(cls, text: str | None) -> Self | None:
@@ -83,7 +86,7 @@ class Begins(NamedTuple):
 
     positions: dict[TopicPartition, int]
     fresh: dict[TopicPartition, int]
-    free: dict[TopicPartition, set[int]]
+    free: dict[TopicPartition, Array]
 
 
 class Places:
@@ -93,10 +96,20 @@ class Places:
         self._client, self._lookout = client, lookout
         self._latest, self._written = start_from == "latest", written
         self._partitions: dict[str, int] = {}  # of each topic, when its group began to read it
+        self._most = MOST
 
     def mark(self, topic: str) -> Mark:
         """Returns what a commit for the topic records."""
         return Mark(self._lookout.id_of(topic), self._partitions.get(topic, 0))
+
+    def beside(self, topic: str, position: int, free: Array) -> str:
+        """Returns what a commit of this position records: the mark, and which offsets beyond it are free."""
+        return self.mark(topic).beside(position, free, self._most)
+
+    def shorten(self) -> bool:
+        """Lets commits record half as much of what is free: a broker has refused them as too long. Returns False where none is left."""
+        self._most, before = self._most // 2, self._most
+        return before > 0
 
     async def begin(self, assigned: Sequence[TopicPartition]) -> Begins:
         """Asks for what is committed.

@@ -19,9 +19,10 @@ from itertools import zip_longest
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, OffsetMetadataTooLargeError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
+from penstock.batch import Array
 from penstock.errors import IdentityTaken, RecordMissing, TransportUnavailable
 from penstock.record import RecordLike
 from penstock.settings import Settings
@@ -79,8 +80,8 @@ class KafkaSource:
         self.rebalance_timeout = max(settings.drain_timeout * 2, settings.session_timeout)  # seconds
         self.stopping: Callable[[], bool] = lambda: False
         self.withheld: Callable[[Partition], bool] | None = None
-        self.beyond: Callable[[Partition, int], set[int]] | None = None
-        self.free: Mapping[Partition, set[int]] = {}
+        self.beyond: Callable[[Partition, int], Array] | None = None
+        self.free: Mapping[Partition, Array] = {}
         self._metrics = metrics
         self._written = written
         self._before_reading = before_reading
@@ -304,13 +305,13 @@ class KafkaSource:
         """
         if self._client is None or not self.lease.holds():
             return False
-        if self.beyond is not None:  # of all partitions at once: what is free in one is so because of the others
+        places, beyond = self._places, self.beyond
+        if beyond is None:
+            texts = {one: str(places.mark(one[0])) for one in offsets}
+        else:  # of all partitions at once: what is free in one is so because of the others
             offsets = {**self.positions.finished(), **offsets}
-        marks = {topic: self._places.mark(topic) for topic, _ in offsets}
-        beyond = {one: set[int]() if self.beyond is None else self.beyond(one, offset) for one, offset in offsets.items()}
-        wanted = {
-            TopicPartition(*one): OffsetAndMetadata(offset, marks[one[0]].beside(offset, beyond[one])) for one, offset in offsets.items()
-        }
+            texts = {one: places.beside(one[0], offset, beyond(one, offset)) for one, offset in offsets.items()}
+        wanted = {TopicPartition(*one): OffsetAndMetadata(offset, texts[one]) for one, offset in offsets.items()}
         commit = self._committing = asyncio.ensure_future(self._client.commit(wanted))
         try:
             await asyncio.wait({commit}, timeout=self._commit_patience())
@@ -325,6 +326,9 @@ class KafkaSource:
             return False
         except (KafkaError, TimeoutError) as error:
             self._metrics.commit_failures.inc()
+            if isinstance(error, OffsetMetadataTooLargeError) and places.shorten():
+                logger.warning("the brokers take less beside an offset (offset.metadata.max.bytes): commits will have less")
+                return False
             if self._fenced.is_set():  # `watch` says why
                 return False
             if isinstance(error, KafkaError) and not error.retriable:  # as without permission: what is scored now would be scored again
@@ -347,6 +351,7 @@ class KafkaSource:
         if self._committing is not None:
             self._committing.cancel()
         self._waiting = set()  # the client forgets with the assignment what it has paused
+        self.free = {}
         self.positions.revoke()
 
     # -- where an assignment begins --------------------------------------------------------------------------------
@@ -390,13 +395,11 @@ class KafkaSource:
         self.settled = True
         logger.info("assigned %s", ", ".join(f"{tp.topic}/{tp.partition}@{at}" for tp, at in positions.items()) or "nothing")
 
-    def read_to(self, partition: Partition) -> int:
-        """See `Joinable.read_to`."""
-        newest, end, heard = self._newest.get(partition, 0.0), self.end_of(partition), self.heard_of(partition)
-        expected = self.positions.expected(partition)
-        if end is not None and heard is not None and expected is not None and expected >= end:  # at its end, as it was then
-            newest = max(newest, heard)
-        return int(newest * 1000)
+    def ended_at(self, partition: Partition) -> int:
+        """See `Joinable.ended_at`."""
+        end, heard, expected = self.end_of(partition), self.heard_of(partition), self.positions.expected(partition)
+        ended = end is not None and heard is not None and expected is not None and expected >= end  # as the end was when it was heard of
+        return int((heard or 0.0) * 1000) if ended else 0
 
     # -- what is known of the brokers --------------------------------------------------------------------------------
 
@@ -450,6 +453,7 @@ class KafkaSource:
             newest=self._newest.get(partition),
             leader=partition not in self.lookout.unled(partition[0]),
             slowed=self._throttle.slowed(partition),
+            waits=self.withheld is not None and self.withheld(partition),
         )
 
     async def watch(self) -> None:
