@@ -43,7 +43,7 @@ EVENTS = 12
 BEGIN = 1_700_000_000  # seconds: the time of all events
 HOUR = 3600
 MEMBERS = ("double", "half")
-WIDE = Bounds()
+WIDE, QUICK = Bounds(), Pace()
 ALL, ONE = "{within: 1h}", "{need: 1, require: [double], within: 1h, missing: {half: 0.5}}"
 
 
@@ -75,7 +75,7 @@ class World:
     """Workers, one after the other, over topics in memory."""
 
     def __init__(
-        self, program: Program, topics: dict[str, list[Record]], orders: dict[str, list[int]], bounds: Bounds = WIDE, pace: Pace = Pace()
+        self, program: Program, topics: dict[str, list[Record]], orders: dict[str, list[int]], bounds: Bounds = WIDE, pace: Pace = QUICK
     ) -> None:
         self.program, self.topics, self.bounds, self.pace = program, topics, bounds, pace
         self.now = float(BEGIN)

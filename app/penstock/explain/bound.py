@@ -8,7 +8,7 @@ would score now.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -17,6 +17,7 @@ from penstock.codecs.schema_registry import open_schema_registry
 from penstock.control.log import Log
 from penstock.control.messages import Release
 from penstock.errors import ConfigError, Problem, TopicMissing, Untraceable
+from penstock.explain.absent import replaced, without
 from penstock.explain.provenance import Origin
 from penstock.fit import as_run, strays
 from penstock.model.artifact import Artifact
@@ -147,13 +148,17 @@ def _fold(topology: Topology, settings: Settings) -> Log:
         ) from error
 
 
-def load_bound(topology: Topology, bound: Bound, settings: Settings) -> tuple[Loaded, Program]:
+def load_bound(topology: Topology, bound: Bound, settings: Settings, missing: Collection[str] = ()) -> tuple[Loaded, Program]:
     """Returns the topology with these versions and the release's parameters. Today's requirements on metrics are not checked.
+
+    The program does without the nodes in `missing`, as a join has.
 
     Raises ConfigError for versions of nodes that the topology does not have, or that do not fit it; ModelCorrupt, ModelUntrusted.
     """
     loaded = _loaded(topology, bound, settings)
-    return loaded, runtime.prepare(loaded, settings, warm_rows=1)
+    if not missing:
+        return loaded, runtime.prepare(loaded, settings, warm_rows=1)
+    return loaded, replaced(runtime.prepare(without(loaded, missing), settings, warm_rows=1), loaded, missing)
 
 
 def _loaded(topology: Topology, bound: Bound, settings: Settings) -> Loaded:

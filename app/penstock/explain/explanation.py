@@ -80,8 +80,6 @@ def explain(position: Position, settings: Settings, topology: Topology | None = 
     said = provenance(record)
     if isinstance(said, DeadLetter):
         return _explain_dead_letter(record, said, settings, topology, now=now)
-    if said.missing:
-        raise Untraceable(f"{position}: a join has answered without {', '.join(said.missing)}, and what stood in is not computed again")
     topology = topology or _named(said.topology, position, settings)
     source = _source_of(said, topology, position)
     bound = bound_then(said, topology, position, settings)  # 2
@@ -89,7 +87,7 @@ def explain(position: Position, settings: Settings, topology: Topology | None = 
         came = read_at(settings, said.source)  # 3
     except (RecordMissing, TopicMissing) as error:
         raise type(error)(f"{position}: the input that it was made from is gone: {error}") from error
-    loaded, program = load_bound(topology, bound, settings)
+    loaded, program = load_bound(topology, bound, settings, said.missing)
     _same_rules(said, loaded, position)
     again = rerun(loaded, program, source.name, came)  # 4
     return Explanation(record, topology, bound, source, came, again, _compare(record, again, loaded))  # 5

@@ -96,8 +96,9 @@ def _stage(text: str) -> tuple[str, int]:
 
 
 def _missing(text: str) -> tuple[str, ...]:
-    parts = dict(part.partition("=")[::2] for part in text.split(";"))
-    return tuple(_matched(NAME, one) for one in parts.get("missing", "").split(",") if one)
+    """Returns the members that the joins of an event did without; there is a decision of each, with spaces between them."""
+    parts = (part.partition("=")[::2] for decision in text.split(" ") for part in decision.split(";"))
+    return tuple(_matched(NAME, one) for name, members in parts if name == "missing" for one in members.split(",") if one)
 
 
 def _version(text: str) -> tuple[str, ModelRef | str]:

@@ -1,6 +1,4 @@
-"""The groups of one partition: which records of which members belong together, and what has become of them. The rules are those of
-`penstock.joins.quorum`.
-"""
+"""The groups of one partition: the records that belong to one event, and whether it is decided, by the rules of `penstock.joins.quorum`."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ class Joining:
     def room(self, partition: Partition) -> bool:
         """Returns whether more of a topic's partition may be read: the faster inputs are held back.
 
-        Each partition of each topic may have the same share of the bytes, so that none takes the room of another one.
+        Each partition of each topic may have the same share of the bytes, and takes no room of another one.
         """
         here = self._now().get(partition[1])
         if here is None:
@@ -342,13 +342,15 @@ class Joining:
     def _record(self, topic: str, number: int, members: Sequence[RecordLike], used: Sequence[int], deadline: int, late: int) -> Record:
         """Returns the first of the members' records, with what the headers of all of them say, and what was decided."""
         first, said = members[0], [dict(one.headers) for one in members]
-        headers: list[Header] = [one for one in first.headers if one[0] not in _PASSED]
+        headers: list[Header] = [one for one in first.headers if one[0] not in (*_PASSED, JOIN)]
         for name in _PASSED:
             parts = dict.fromkeys(part for one in said for part in (one.get(name) or b"").split(b",") if part)
             headers.append((name, b",".join(parts)))
         quorum = self.gather.quorum
         there, missing = (",".join(one for at, one in enumerate(quorum.members) if (at in used) is wanted) for wanted in (True, False))
-        headers.append((JOIN, f"used={there};missing={missing};deadline={deadline};late={','.join(quorum.names(late))}".encode()))
+        decided = f"used={there};missing={missing};deadline={deadline};late={','.join(quorum.names(late))}".encode()
+        earlier = dict.fromkeys(part for one in said for part in (one.get(JOIN) or b"").split(b" ") if part)
+        headers.append((JOIN, b" ".join([*earlier, decided])))
         return Record(topic, first.value, first.key, headers, first.timestamp, number, first.offset)
 
 

@@ -217,7 +217,7 @@ class _Pieces:
         if (join := _join_of(piece)) is None or len(inputs) < 2:
             return Stage(piece.name, inputs, tuple(piece.steps), emits)
         gather = _joined(join, inputs)
-        if not piece.node:  # a topic between stages has what stands in: the nodes behind it read that
+        if not piece.node:  # a topic between stages has the value of `missing`: the nodes behind it read that
             emits = tuple(self._with_gaps(emit, inputs, gather) for emit in emits)
         return Stage(piece.name, inputs, tuple(piece.steps), emits, gather)
 

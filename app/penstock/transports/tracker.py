@@ -9,7 +9,7 @@ The rules, one assignment at a time:
 3. A span is finished when everything that it caused was acknowledged. There are no partial finishes.
 4. What may be committed is the end of the contiguous run of finished spans, never more.
    A span may be kept instead of finished: its records wait for those of other partitions. It is under way no more, and has no records;
-   whoever keeps it names the first position that is not free, and nothing from there on is committed.
+   the loop names the first position that is not free, and nothing from there on is committed.
 5. A span that is abandoned is read again: the partition returns to its start, and the spans taken after it are dropped.
 6. While draining, no new span begins: work finished after the final commit would be repeated by the next owner.
 7. Nothing is worked on or sent while the `lease` does not hold: another worker may own the partitions by then. What was taken waits
@@ -273,7 +273,7 @@ class Tracker:
     def uncommitted(self) -> int:
         """The positions that were taken and are not stored: what another worker would repeat if this one ended now.
 
-        Without those that wait in spans that are kept: they are bounded by whoever keeps them (`reach`), and no commit frees them.
+        Without those that wait in spans that are kept: the loop bounds them by their `reach`, and no commit frees them.
         """
         return sum(line.expected - line.ended + line.safe - line.committed for line in self._lines.values())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from penstock.errors import TopicMissing, TransportUnavailable
 from penstock.settings import Settings
 from penstock.transports.kafka.lookout import Lookout
 from penstock.transports.kafka.metadata import Described
-from penstock.transports.kafka.places import MOST, Mark
+from penstock.transports.kafka.places import MOST, Mark, Places
 from tests.clock import Clock
 
 SETTINGS = Settings(brokers="here:9092", broker_timeout=10.0)
@@ -144,6 +146,16 @@ def test_random_offsets_are_free_as_far_as_there_is_room() -> None:
 def test_a_commit_says_nothing_of_it_where_there_is_no_room() -> None:
     """A broker may take less beside an offset than is usual: the offset is committed all the same."""
     assert Mark("0a1b", 12).beside(7, np.array([9]), 0) == str(Mark("0a1b", 12))
+
+
+def test_commits_say_less_after_each_that_a_broker_has_refused_and_at_last_nothing() -> None:
+    places = Places(cast(Any, None), Lookout(SETTINGS, ["events"]), start_from="earliest", written=())  # nothing is asked here
+    free = np.flatnonzero(np.random.default_rng(1).random(200_000) < 0.5)
+    texts = [places.beside("events", 0, free)]
+    while places.shorten():
+        texts.append(places.beside("events", 0, free))
+    assert [len(one) for one in texts] == sorted((len(one) for one in texts), reverse=True)
+    assert texts[-1] == str(places.mark("events"))
 
 
 @pytest.mark.parametrize("packed", ["A", "AAAA", "eJw=", "eJzLSM3JyQcABiwCFQ=="])
