@@ -102,6 +102,8 @@ SERVERS = {
     _GRPC: Server("", f"{_SERVE} --http 127.0.0.1:{{other}} --grpc 127.0.0.1:{{port}}", _METHOD, "message", _GRPC),
     "mlserver-grpc": Server("mlserver", _app("mlserver", "{other} {port} 1"), _METHOD, "message", _GRPC),
     "pytriton-grpc": Server("pytriton", _app("pytriton", "{other} {port}"), _METHOD, "message", _GRPC),
+    "uvicorn": Server("", _app("uvicorn", "{port}"), "/nothing", "anything"),
+    "uvicorn-models": Server("", _app("uvicorn", "{port}"), "/score"),
     "grpcio": Server("", _app("grpcio", "{port}"), _METHOD, "anything", _GRPC),
 }
 PEERS = [name for name, server in SERVERS.items() if server.beside != name]

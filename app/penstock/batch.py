@@ -37,12 +37,16 @@ class Failure(msgspec.Struct, frozen=True):
 class Origin:
     """Where the rows of a chunk came from: runs of `records`, each of one partition. Its columns are made when they are first read.
 
-    `places` gives for each run its topic, its partition and how many records it has, in the order of the records.
+    `places` gives for each run its topic, its partition and how many records it has, in the order of the records. `events` are the places
+    at which the records of a later stage have entered the topology, TOPIC/PARTITION/OFFSET each; None in the first stage.
     """
 
-    def __init__(self, records: Sequence[RecordLike], places: Sequence[tuple[str, int, int]]) -> None:
+    def __init__(
+        self, records: Sequence[RecordLike], places: Sequence[tuple[str, int, int]], events: Sequence[bytes] | None = None
+    ) -> None:
         self.records = records
         self.places = places
+        self.events = events
 
     @cached_property
     def keys(self) -> Array:
@@ -142,6 +146,12 @@ class Batch(msgspec.Struct, frozen=True):
     def offsets(self) -> Array:
         """The records' offsets: int64 [size]."""
         return self._of(self._from.offsets)
+
+    @property
+    def events(self) -> list[bytes] | None:
+        """Where the rows of a later stage have entered the topology, TOPIC/PARTITION/OFFSET each; None in the first stage."""
+        found = self._from.events
+        return None if found is None else [*found] if self.rows is None else [found[row] for row in self.rows.tolist()]
 
     @property
     def _from(self) -> Origin:

@@ -61,6 +61,7 @@ def test_pages_of_one_worker(job: Job) -> None:
             "partitions": "4 assigned",
             "control": "folded",
             "models": "warm",
+            "state": "restored",
             "schemas": "known",
             "outputs": "writable",
         }

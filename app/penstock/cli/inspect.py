@@ -132,7 +132,8 @@ def _configuration(admin: Admin, loaded: Loaded, settings: Settings) -> Iterator
 def _access(admin: Admin, loaded: Loaded, settings: Settings, group: str) -> Iterator[Finding]:
     """What the worker's user may do, as docs/security.md lists it."""
     topology = loaded.topology
-    needed = {topic: {"WRITE"} for topic in topics.written(loaded)}
+    needed = {topic: {"WRITE"} for topic in topics.written(loaded, settings)}
+    needed |= {topic: {"READ", "WRITE"} for topic in topics.changelogs(loaded, settings).values()}
     for source in (one.source for stage in loaded.wiring.stages for one in stage.inputs):
         needed[source.topic] = needed.get(source.topic, set()) | {"READ"}
     if settings.releases:

@@ -49,14 +49,27 @@ def needed(topology: Topology, application: str) -> dict[str, Need]:
         roles.setdefault(source.dead_letter, []).append(f"dead letters of {source.name}")
     for node, (topic, _) in between.items():
         roles.setdefault(letters_of(topic), []).append(f"dead letters behind {node}")
+    logs = _changelogs(topology, application) if topology.windows else {}
+    for node, (topic, _) in logs.items():
+        roles.setdefault(topic, []).append(f"what {node} remembers")
     configs = {
         topic: {"retention.ms": str(spec.retention_ms), "compression.type": _COMPRESSION[spec.compression]}
         for topic, spec in between.values()
     }
+    configs |= dict(logs.values())
     return {topic: Need(", ".join(labels), config=configs.get(topic, {})) for topic, labels in roles.items()} | {
         releases.control: Need("releases: the control log", 1, CONTROL_CONFIG),
         releases.status: Need("releases: what workers report", 1, STATUS_CONFIG),
     }
+
+
+def _changelogs(topology: Topology, application: str) -> dict[str, tuple[str, dict[str, str]]]:
+    """Returns the topic of what each window remembers and its configuration, by node."""
+    from penstock.nodes.window import changelogs
+    from penstock.transports.kafka.changelog import CHANGELOG_CONFIG
+
+    found = changelogs(topology, f"{application}.{topology.name}")
+    return {node: (topic, dict(CHANGELOG_CONFIG)) for node, topic in found.items()}
 
 
 def _with_limits(needs: Mapping[str, Need], topology: Topology, limits: Mapping[str, int]) -> dict[str, Need]:

@@ -63,7 +63,7 @@ def _feed(feed: wiring.Feed, parameters: Parameters) -> Pick:
 
 def _one(part: wiring.Part, pick: Pick, rank: int) -> Pick:
     """Returns how one part becomes a tensor. A whole column, as most are, is read here: of few rows, a call costs more than the work."""
-    if part.gap is not None or part.index is not None:
+    if part.gap is not None or part.index is not None or part.nan is not None or part.cast:
         return lambda columns: _as_rank(np.ascontiguousarray(pick(columns)), rank)
     name = part.column
 
@@ -152,9 +152,25 @@ def _pick(part: wiring.Part) -> Pick:
     name, index = part.column, part.index
     if part.gap is not None:
         return _filled(part, part.gap)
+    if part.nan is not None or part.cast:
+        return _read_as(part)
     if index is None:
         return lambda columns: columns[name]
     return lambda columns: columns[name][..., index]
+
+
+def _read_as(part: wiring.Part) -> Pick:
+    """Returns the part in another dtype, or with what NaN means in its place."""
+    pick, nan = _pick(dataclasses.replace(part, cast="", nan=None)), part.nan
+
+    def read(columns: Mapping[str, Array]) -> Array:
+        array = pick(columns)
+        if nan is not None and (nothing := np.isnan(array)).any():
+            array = array.astype(object) if nan.fill is None else array.copy()
+            array[nothing] = nan.fill
+        return array.astype(part.cast) if part.cast else array
+
+    return read
 
 
 def _filled(part: wiring.Part, gap: wiring.Gap) -> Pick:

@@ -10,6 +10,7 @@ from penstock.batch import Array, Batch
 from penstock.engine.plan import Stage
 from penstock.errors import InferenceError
 from penstock.nodes import HASTY, WHOLE, Context, Node
+from penstock.state import States
 from penstock.topology.wiring import Step
 
 __all__ = ["Execution", "execute"]
@@ -21,10 +22,11 @@ Tell = Callable[[str, int, int], None]
 class Execution:
     """A batch on its way through a stage: what was computed so far, and which node is next."""
 
-    __slots__ = ("_raised", "batch", "next", "stage")
+    __slots__ = ("_raised", "batch", "next", "stage", "states")
 
-    def __init__(self, stage: Stage, batch: Batch) -> None:
+    def __init__(self, stage: Stage, batch: Batch, states: States | None = None) -> None:
         self.stage = stage
+        self.states = states
         self.batch = batch
         self.next = 0
         self._raised: InferenceError | None = None  # by the next node, over the whole batch
@@ -38,10 +40,11 @@ class Execution:
         `tell` is called after each node that ran, with its name, the rows that entered it, and how many of them remain: the clock is the
         caller's.
         """
-        nodes, steps, context = self.stage.nodes, self.stage.wired.steps, WHOLE if isolate else HASTY
+        nodes, steps, states = self.stage.nodes, self.stage.wired.steps, self.states
+        context = (WHOLE if isolate else HASTY) if states is None else Context(isolate, states=states)
         while self.next < len(nodes) and (rows := self.batch.size):
             node, step = nodes[self.next], steps[self.next]
-            now = context if self._raised is None else Context(isolate, self._raised)
+            now = context if self._raised is None else Context(isolate, self._raised, states)
             at = None if step.node.when is None else np.flatnonzero(self.batch.columns[step.node.when.column])
             try:
                 batch = node.run(self.batch, now) if at is None or len(at) == rows else _partly(node, step, self.batch, at, now)

@@ -3,14 +3,29 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from penstock.nodes import model, rule
+from penstock.nodes import model, rule, window
 from penstock.nodes.base import HASTY, WHOLE, Context, Feed, Feeds, Node
 from penstock.nodes.model import ModelNode, Runs
 from penstock.nodes.rule import RuleNode
+from penstock.nodes.window import WindowNode
 from penstock.topology import spec
 from penstock.topology.wiring import Step
 
-__all__ = ["HASTY", "MAKERS", "WHOLE", "Context", "Feed", "Feeds", "Maker", "ModelNode", "Node", "RuleNode", "Runs", "around_model"]
+__all__ = [
+    "HASTY",
+    "MAKERS",
+    "WHOLE",
+    "Context",
+    "Feed",
+    "Feeds",
+    "Maker",
+    "ModelNode",
+    "Node",
+    "RuleNode",
+    "Runs",
+    "WindowNode",
+    "around_model",
+]
 
 
 def around_model(node: Node, change: Callable[[ModelNode], ModelNode]) -> Node:
@@ -22,4 +37,4 @@ def around_model(node: Node, change: Callable[[ModelNode], ModelNode]) -> Node:
 
 Maker = Callable[[Step, Feeds, Runs | None, str], Node]  # the step, the feeds of its tensors, its model if it has one, the model's version
 
-MAKERS: Final[Mapping[type[spec.Node], Maker]] = {spec.ModelNode: model.make, spec.RuleNode: rule.make}
+MAKERS: Final[Mapping[type[spec.Node], Maker]] = {spec.ModelNode: model.make, spec.RuleNode: rule.make, spec.WindowNode: window.make}

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from penstock.batch import Array, Batch
 from penstock.errors import InferenceError
+from penstock.state import States
 
 __all__ = ["HASTY", "WHOLE", "Context", "Feed", "Feeds", "Node"]
 
@@ -27,11 +28,12 @@ class Context:
     """The context of a run of a chunk, besides its rows: whether guilty rows are looked for, or the first error is raised.
 
     `raised` is what this node has raised over the same batch before: a node that looks for the guilty rows need not run over all
-    of them once more.
+    of them once more. `states` are what nodes remember of the rows before; None where nothing is remembered.
     """
 
     isolate: bool = True
     raised: InferenceError | None = None
+    states: States | None = None
 
 
 WHOLE: Final = Context()

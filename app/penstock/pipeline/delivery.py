@@ -7,7 +7,8 @@ A group of spans goes through these steps; between any two of them, and between 
               with an event whose schema is not known here waits until it is fetched (docs/decisions/0025-schemas-from-a-registry.md)
 3. send       outputs and dead letters, in order
 4. go on      with the next group, while
-5. finish     this one waits for its acknowledgements: then the strategy (`commit`) finishes its spans
+5. remember   when the outputs are acknowledged, what the group has changed in the states of its nodes goes to their changelogs
+6. finish     this one waits for its acknowledgements: then the strategy (`commit`) finishes its spans
 
 Its life, for one assignment after the other:
 
@@ -31,8 +32,9 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, Protocol, Self
 
 import numpy as np
@@ -47,6 +49,7 @@ from penstock.pipeline.joining import Joining, Ready
 from penstock.pipeline.ports import Program
 from penstock.pipeline.score import Chunk, Pass, Pipeline
 from penstock.settings import Settings
+from penstock.state import States
 from penstock.telemetry import Metrics
 from penstock.telemetry.families import Labels
 from penstock.transports.base import Lapsed, Refused, Sent, Sink, Source
@@ -121,6 +124,7 @@ class Delivery:
     `fail` is called with the error that ends the loop: one that no record causes. `begins(partition, offset, generation)` is called
     before a span is scored. `models` is held while a model runs: a session runs once at a time. `observers` receive
     the chunks, `buried` dead letters that were acknowledged. `throttle` counts those of each partition; the source keeps to it, too.
+    `states` are what nodes remember, and `changelogs` the topics of it, by node.
     `clock` measures, in seconds; `wall` returns the seconds since the epoch, which records have in their timestamps.
 
     Raises SettingsError when source or sink lacks an ability that the strategy needs.
@@ -142,6 +146,8 @@ class Delivery:
         observers: Observers | None = None,
         buried: Callable[[Parcel], None] | None = None,
         throttle: Throttle | None = None,
+        states: States | None = None,
+        changelogs: Mapping[str, str] = MappingProxyType({}),
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         bounds: Bounds = BOUNDS,
@@ -157,6 +163,10 @@ class Delivery:
         self._models = models or asyncio.Lock()
         self._observers, self._buried = observers, buried
         self._throttle = throttle or Throttle()
+        self._states, self._changelogs = States() if states is None else states, changelogs
+        self._states.saw = self._saw
+        self._nodes_of = {topic: node for node, topic in changelogs.items()}
+        self._remembering: asyncio.Future[None] | None = None  # that the last changes of states were sent
         self.waiting: dict[str, str] = {}  # by topic: which schema its events wait for, while the registry does not answer
         self._scorers: dict[str, _Scorer] = {}
         self._joins = {stage for stage, topics in Counter(stages.values()).items() if topics > 1}
@@ -170,6 +180,7 @@ class Delivery:
         self._burying: set[asyncio.Future[None]] = set()
         positions = source.positions
         positions.changed = self._changed.set
+        self.metrics.state_keys.set_function(lambda: len(self._states))
         self.metrics.in_flight_batches.set_function(lambda: positions.in_flight)
         self.metrics.in_flight_bytes.set_function(lambda: positions.in_flight_bytes)
         if self._joins:
@@ -271,9 +282,11 @@ class Delivery:
                 return
             parcels += scored
         self._slow(scorer.pipeline, [(span.partition, len(span.records)) for span in spans], parcels)
+        changes = self._changes(scorer.pipeline.remembers, spans)
         sent = await self._sink.send(parcels, spans[0])  # 3
         taken = Sent(1)  # everything was acknowledged, be it as a dead letter
         sent.add_done_callback(lambda ended: self._taken(scorer.pipeline, spans[0], ended, taken))
+        done = self._remember(changes, spans[0], taken) if changes else taken  # 5
 
         def ended(error: BaseException | None) -> None:
             try:
@@ -286,7 +299,7 @@ class Delivery:
             except Exception as bug:  # noqa: BLE001  an error in a callback is reported nowhere else
                 self._fail(bug)
 
-        self._commit.done(spans, taken, ended)  # 5
+        self._commit.done(spans, done, ended)  # 6
 
     # -- stages that join ------------------------------------------------------------------------------------------
 
@@ -434,6 +447,56 @@ class Delivery:
         except Exception as error:  # noqa: BLE001  the waiting spans have to know
             taken.settle(error)
 
+    def _changes(self, nodes: Collection[str], spans: Sequence[Span]) -> list[Parcel]:
+        """Returns what the group has changed in the states of these nodes, as records of their changelogs."""
+        made = []
+        for node, partition, entries in self._states.checkpoint(nodes) if nodes else ():
+            if topic := self._changelogs.get(node):
+                last = spans[-1].records[-1]  # whose timestamp they have
+                keys, values = zip(*entries, strict=True)
+                made.append(Parcel(topic, partition, [last] * len(entries), values, keys))
+            else:
+                self._states.written(node, partition)
+        return made
+
+    def _remember(self, changes: Sequence[Parcel], under: Span, taken: Sent) -> Sent:
+        """Sends changes of states when the outputs of their group are acknowledged, and those of earlier groups are sent.
+
+        Until then, a restart finds the state before the group, and the same features for its rows. Afterwards it finds outputs of all of
+        them: what it answers again is counted once.
+        """
+        done, before = Sent(1), self._remembering
+        queued = self._remembering = asyncio.get_running_loop().create_future()
+
+        async def remember() -> None:
+            try:
+                try:
+                    await taken.settled()
+                    if before is not None:
+                        await before
+                    sent = await self._sink.send(changes, under)
+                finally:
+                    queued.set_result(None)
+                await sent.settled()
+                if sent.refused:
+                    parcel, reason = sent.refused[0]
+                    raise DeliveryFailed(f"{parcel.topic} does not take the state of a key: {reason}")
+                for one in changes:
+                    self._states.written(self._nodes_of[one.topic], one.partition)
+                done.settle()
+            except BaseException as error:  # noqa: BLE001  the waiting spans have to know
+                done.settle(error)
+
+        task = asyncio.ensure_future(remember())
+        self._burying.add(task)
+        task.add_done_callback(self._burying.discard)
+        return done
+
+    def _saw(self, node: str, counts: Mapping[str, int]) -> None:
+        for mark, count in counts.items():
+            if count:
+                self.metrics.window_rows.labels(node, mark).inc(count)
+
     def _scorer(self, spans: Sequence[Span]) -> _Scorer:
         """Returns the pipeline of the active program, for the whole group; a swap takes effect from the next group on."""
         scorer = self._scorer_of(self._stages[spans[0].partition[0]])
@@ -454,6 +517,7 @@ class Delivery:
                 chunk_rows=self._pace.chunk_rows,
                 metrics=self.metrics,
                 observers=self._observers,
+                states=self._states,
             )
             scorer = self._scorers[stage] = _Scorer(serving, pipeline, 0.0 if scorer is None else scorer.row_seconds)
         return scorer

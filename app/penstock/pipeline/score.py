@@ -37,6 +37,7 @@ from penstock.parcel import Parcel, chosen
 from penstock.pipeline.letters import EVENT, ID, JOIN, LIVE, MODELS, OWN, SOURCE, STAGES, VARIANT, Address, dead_letters, fitting
 from penstock.pipeline.ports import Program
 from penstock.record import Header, Position, RecordLike, Unreadable
+from penstock.state import States
 from penstock.telemetry.metrics import Metrics, NodeMeter
 from penstock.transports.base import UNLIMITED, Refused, Sink
 from penstock.transports.tracker import Partition
@@ -117,7 +118,7 @@ class Pipeline:
     """One stage of a program, with everything that is the same for all its records made once.
 
     `generation` is the program's place in the control log, which every output's headers carry. `sink` gives the partition of
-    an output whose key it sets, and the size limit of each topic.
+    an output whose key it sets, and the size limit of each topic. `states` are what its nodes remember.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class Pipeline:
         chunk_rows: int = 256,
         metrics: Metrics | None = None,
         observers: Observers | None = None,
+        states: States | None = None,
     ) -> None:
         self.stage = program.plan.stages[stage]
         self.port = program.ports[stage]
@@ -137,6 +139,9 @@ class Pipeline:
         self.table_rows = chunk_rows * self.port.table.spread
         self.metrics = metrics or Metrics()
         self.observers = observers or Observers()
+        self._states = states
+        self.remembers = frozenset(node.name for node in self.stage.nodes if node.stateful)
+        self._recognises = bool(self.remembers and self.port.behind)  # events that the stage before writes again
         self._generation = generation
         self._meter = NodeMeter({node.name: self.metrics.node(node.name, node.version) for node in self.stage.nodes})
         self._sink = sink
@@ -177,8 +182,9 @@ class Pipeline:
     def begin(self, chunk: Chunk) -> Pass:
         """Step 1, and the events' ids."""
         began = time.perf_counter()
-        batch = self.port.decode(chunk.records).with_origin(Origin(chunk.records, chunk.places))
-        passing = Pass(chunk, Execution(self.stage, batch), self._identify(batch, chunk))
+        events = [_trace(headers)[1][0][1] or b"" for headers in map(_HEADERS, chunk.records)] if self._recognises else None
+        batch = self.port.decode(chunk.records).with_origin(Origin(chunk.records, chunk.places, events))
+        passing = Pass(chunk, Execution(self.stage, batch, self._states), self._identify(batch, chunk))
         self.metrics.decode_seconds.inc(time.perf_counter() - began)
         if skipped := chunk.rows - batch.size - len(batch.failures):
             self.metrics.skipped.inc(skipped)

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 from penstock.engine.observe import Observers
 from penstock.pipeline import AtLeastOnce, Delivery, Fixed, Pace, Program
+from penstock.state import States
 from penstock.telemetry import Metrics
 from penstock.transports.base import Sink, Source, by_topic
 from penstock.transports.tracker import Span
@@ -49,9 +50,11 @@ async def run(
     progress: Callable[[Ran], None] = lambda _: None,
     stopped: asyncio.Event | None = None,
     observers: Observers | None = None,
+    states: States | None = None,
 ) -> Ran:
     """Runs every record of the source through the program; `stages` names the stage that reads each topic.
 
+    `states` are what its nodes remember of earlier runs; without them they begin with nothing.
     Setting `stopped` ends the run after the current group. Raises TransportError when the source, or the sink, fails.
     """
     metrics = Metrics()
@@ -71,6 +74,7 @@ async def run(
         pace=pace or Pace(),
         metrics=metrics,
         observers=observers,
+        states=states,
     )
     complete = False
     while await delivery.room() and not (stopped is not None and stopped.is_set()):

@@ -7,7 +7,8 @@ Alive: every source makes progress, or has a reason not to. The watchdog keeps a
 batches in flight. A clock runs while nothing moves without one of the reasons below. At its bound, the worker is stalled:
 
 1. The worker starts or stops.
-2. The group is rebalancing, for as long as a rebalance may take; or the brokers do not answer (which ends a worker after `broker_timeout`).
+2. The group is rebalancing, for as long as a rebalance may take, and longer while state is restored; or the brokers do not answer (which
+   ends a worker after `broker_timeout`).
 3. A partition has no leader, or everything in it that can be read has been read, and fetches are answered.
 4. Back-pressure: no more is taken while enough is in flight. Then the clock of the batches in flight runs. Or nothing is taken, scored or
    sent until a heartbeat or a commit succeeds.
@@ -35,6 +36,7 @@ __all__ = ["Phase", "Picture", "Watchdog", "health", "readiness"]
 
 FLIGHT: Final = "in flight"
 GROUP: Final = "the group"  # names of topics have no space
+STATE: Final = "the state"
 
 
 class Phase(StrEnum):
@@ -51,7 +53,7 @@ class Picture:
 
     `progress` changes when a batch in flight makes progress. `busy`: a model runs within its deadline. `control` and `models` are
     the reasons why the control log is not folded or the models are not warm; empty when they are. `schemas`, by topic, is the schema that
-    events wait for, while the schema registry does not answer.
+    events wait for, while the schema registry does not answer. `state` is how far what nodes remember is restored; empty when it is.
     """
 
     phase: Phase
@@ -62,6 +64,7 @@ class Picture:
     control: str = ""
     models: str = ""
     schemas: Mapping[str, str] = field(default_factory=dict)
+    state: str = ""
 
 
 def readiness(picture: Picture) -> tuple[Condition, ...]:
@@ -71,6 +74,7 @@ def readiness(picture: Picture) -> tuple[Condition, ...]:
         _partitions(picture.consumer),
         Condition("control", not picture.control, picture.control or "folded"),
         Condition("models", not picture.models, picture.models or "warm"),
+        Condition("state", not picture.state, picture.state or "restored"),
         Condition("schemas", not picture.schemas, "; ".join(picture.schemas.values()) or "known"),
         _outputs(picture),
     )
@@ -142,6 +146,7 @@ class Watchdog:
 
 def _moving(picture: Picture) -> Iterator[tuple[Hashable, Hashable]]:
     yield FLIGHT, picture.progress
+    yield STATE, picture.state
     for one in picture.consumer.partitions if picture.consumer else ():
         yield one.partition, (one.position, one.heard)
 
@@ -153,7 +158,7 @@ def _still(picture: Picture, last: Mapping[Hashable, Hashable]) -> Iterator[tupl
         return
     for topic in picture.sources.values():
         yield topic, topic in consumer.missing
-    yield GROUP, not consumer.settled
+    yield GROUP, not consumer.settled and not (picture.state and last.get(STATE) != picture.state)
     if not consumer.settled or consumer.withheld:
         return
     yield FLIGHT, consumer.in_flight > 0 and not picture.busy and last.get(FLIGHT) == picture.progress

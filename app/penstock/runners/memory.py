@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from penstock.engine.observe import Observers
 from penstock.pipeline import Pace, Program
 from penstock.runners import bounded
+from penstock.state import States
 from penstock.transports.memory import Memory, MemorySink, MemorySource
 
 __all__ = ["InMemory"]
@@ -32,6 +33,7 @@ class InMemory:
         self._stages = stages
         self._pace = pace
         self._observers = observers
+        self.states = States()
         self._source = MemorySource(self.topics, list(stages))
         self._sink = MemorySink(self.topics)
         self._loop = asyncio.new_event_loop()
@@ -49,4 +51,12 @@ class InMemory:
 
     async def _deliver(self) -> None:
         self._source.assign()
-        await bounded.run(self.program, self._source, self._sink, stages=self._stages, pace=self._pace, observers=self._observers)
+        await bounded.run(
+            self.program,
+            self._source,
+            self._sink,
+            stages=self._stages,
+            pace=self._pace,
+            observers=self._observers,
+            states=self.states,
+        )

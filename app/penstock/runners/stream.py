@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from penstock import runtime
@@ -23,6 +24,7 @@ from penstock.engine.observe import Observers
 from penstock.errors import IdentityTaken, TopicMissing, TransportUnavailable
 from penstock.host import on_signals
 from penstock.model.session import Session
+from penstock.nodes import WindowNode
 from penstock.pipeline import AtLeastOnce, Delivery, Pace, Program
 from penstock.runners import topics
 from penstock.runners.health import Phase
@@ -30,9 +32,11 @@ from penstock.runners.letters import Letters
 from penstock.runners.vitals import Vitals
 from penstock.runtime import Loaded
 from penstock.settings import Settings
+from penstock.state import States
 from penstock.telemetry import Metrics
 from penstock.telemetry.health import Pages
 from penstock.topology.wiring import Joined
+from penstock.transports.kafka.changelog import Changelog, Changelogs
 from penstock.transports.kafka.connection import Admin, TopicInfo
 from penstock.transports.kafka.faust import App, Hosted
 from penstock.transports.kafka.lookout import Lookout
@@ -41,6 +45,7 @@ from penstock.transports.kafka.source import KafkaSource
 from penstock.transports.kafka.state import SourceState
 from penstock.transports.kafka.unavailable import as_ours
 from penstock.transports.throttle import Throttle
+from penstock.windows import open_partition
 from penstock.worker.follower import Follower
 
 __all__ = ["StreamRunner"]
@@ -52,6 +57,7 @@ Serve = Callable[[Pages], AbstractAsyncContextManager[None]]
 COLLECT_EVERY = 10.0  # seconds between two runs of the cyclic garbage collector
 GRACE = 5.0  # seconds that a stop may exceed its bound, before the process exits without cleanup
 SHORTEST_FETCH = 10  # ms: a join that waits less does not make more requests
+SAVE = 60.0  # seconds for the snapshots of what nodes remember; without them the next start reads their changelogs
 FAREWELL = 1.0  # seconds for stopping without usable brokers: nothing can be finished, and client libraries would wait for them
 
 _left: list[object] = []  # what a stop without brokers left behind; were it collected, asyncio would warn of each task
@@ -78,6 +84,7 @@ class StreamRunner:
         self.topics: Mapping[str, TopicInfo] = {}
         self.source: KafkaSource | None = None
         self.delivery: Delivery | None = None
+        self.changelogs: Changelogs | None = None
         self._failure: BaseException | None = None
         self._asked = False  # a person or a scheduler wants the worker to stop
         self._over: asyncio.Event
@@ -94,6 +101,7 @@ class StreamRunner:
             control=lambda: "" if self.releases is None else self.releases.out_of_touch(),
             models=lambda: "being made ready" if self.deployment is None else "",
             schemas=lambda: {} if self.delivery is None else self.delivery.waiting,
+            state=lambda: "" if self.changelogs is None else self.changelogs.restoring,
         )
         self.models = asyncio.Lock()  # a session has one run at a time, also while another source's chunk is in a thread
 
@@ -105,7 +113,8 @@ class StreamRunner:
         """
         admin = Admin(self.settings)
         self.topics = topics.described(admin, self.loaded, self.settings)
-        cluster = admin.cluster_id() if self.settings.releases else ""
+        self._logs = topics.changelogs(self.loaded, self.settings)
+        cluster = admin.cluster_id() if self.settings.releases or self._logs else ""
         loop = asyncio.new_event_loop()
         try:
             loop.run_until_complete(self._main(cluster))
@@ -167,7 +176,7 @@ class StreamRunner:
             over.cancel()
             if up.done():
                 up.result()
-                await self._stream()
+                await self._stream(cluster)
             else:
                 up.cancel()
                 await asyncio.wait({up})
@@ -210,8 +219,8 @@ class StreamRunner:
         if self.releases is not None:
             await self.releases.caught_up()
 
-    async def _stream(self) -> None:
-        app = self._host()
+    async def _stream(self, cluster: str) -> None:
+        app = self._host(cluster)
         collector = asyncio.create_task(self._collect_garbage())
         watchdog = asyncio.create_task(self.vitals.watch())
         lookout = asyncio.create_task(app.penstock.source.watch())  # until the end: brokers may go while the worker stops
@@ -250,18 +259,21 @@ class StreamRunner:
         if self._failure is not None:
             raise as_ours(self._failure) from self._failure
 
-    def _host(self) -> App:
+    def _host(self, cluster: str) -> App:
         """Builds the app, with the source, the sink and the loop between them."""
         settings = self.settings
         group = group_of(settings.application, self.name, self.loaded.share.process if self.loaded.share else "")
-        written = topics.written(self.loaded)
+        written = topics.written(self.loaded, settings)
         lookout = Lookout(
             settings,
             written | {topic for stage in self.loaded.wiring.stages for topic in stage.topics},
             topics.of_releases(self.loaded, settings),
             lost=self._topic_lost,
         )
-        throttle = Throttle(settings.dead_letter_rate)
+        throttle, states = Throttle(settings.dead_letter_rate), States()
+        if self._logs:
+            folder = settings.cache.expanduser() / "state" / cluster / f"{settings.application}.{self.name}"
+            self.changelogs = Changelogs(settings, states, self._changelogs(), folder)
         self.source = KafkaSource(
             self._fetching(),
             group,
@@ -270,6 +282,7 @@ class StreamRunner:
             lookout=lookout,
             before_reading=self._assigned,
             throttle=throttle,
+            changelogs=self.changelogs,
         )
         sink = KafkaSink(settings, {name: self.topics[name] for name in sorted(written)})
         if self.releases is not None:
@@ -289,6 +302,8 @@ class StreamRunner:
             observers=None if self.releases is None else Observers([self.releases.recent], self.metrics),
             buried=self.letters,
             throttle=throttle,
+            states=states,
+            changelogs=self._logs,
         )
         shown = self.releases.identity.shown if self.releases else ""
         app = App(settings, Hosted(self.source, sink, self.delivery, self.fail), shown=shown)
@@ -306,6 +321,16 @@ class StreamRunner:
             return self.settings
         return replace(self.settings, fetch_wait_ms=min(self.settings.fetch_wait_ms, max(min(times), SHORTEST_FETCH)))
 
+    def _changelogs(self) -> dict[str, Changelog]:
+        """Returns the changelogs of the nodes that remember something. What they remember does not depend on the release."""
+        found = {}
+        for stage in self._serving().program.plan.stages.values():
+            for node in stage.nodes:
+                if isinstance(node, WindowNode):
+                    make = partial(open_partition, node.definition)
+                    found[node.name] = Changelog(self._logs[node.name], stage.wired.source.topic, make)
+        return found
+
     async def _stop(self, app: App) -> None:
         settings = self.settings
         # After an error nothing is drained: what was acknowledged is committed, and the group is left.
@@ -317,6 +342,9 @@ class StreamRunner:
         await asyncio.wait({stopping}, timeout=bound)  # not `wait_for`, which goes on waiting when a task ignores its cancellation
         if stopping.done():
             stopping.result()
+            if self.changelogs is not None and self._failure is None:
+                faulthandler.dump_traceback_later(SAVE, exit=True, file=2)
+                await asyncio.to_thread(self.changelogs.save)
         else:
             stopping.cancel()
             self._abandoned = True

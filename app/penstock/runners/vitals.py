@@ -34,7 +34,8 @@ class Vitals:
     """The vital signs of one worker. The runner sets `phase`; the rest is read by functions.
 
     `consumer` returns its state, None before it exists; `sessions` the loaded models; `control` and `models` the reason why the control log
-    is not folded or the models are not warm ("" when they are); `schemas`, by topic, what events wait for. Implements
+    is not folded or the models are not warm ("" when they are); `schemas`, by topic, what events wait for; `state` how far what nodes
+    remember is restored. Implements
     `telemetry.health.Pages`.
     """
 
@@ -49,11 +50,12 @@ class Vitals:
         control: Callable[[], str],
         models: Callable[[], str],
         schemas: Callable[[], Mapping[str, str]] = dict,
+        state: Callable[[], str] = str,
     ) -> None:
         self.phase = Phase.STARTING
         self._metrics, self._sources = metrics, sources
         self._consumer, self._sessions, self._control, self._models = consumer, sessions, control, models
-        self._schemas = schemas
+        self._schemas, self._state = schemas, state
         # A fetch without records is answered after `fetch_wait_ms`, so a shorter bound would end a worker with an idle topic.
         bound = max(settings.stall_timeout, settings.fetch_wait_ms / 1000 * 3) if settings.stall_timeout else math.inf
         flight = bound + settings.broker_timeout
@@ -82,6 +84,7 @@ class Vitals:
             control=self._control(),
             models=self._models(),
             schemas=dict(self._schemas()),
+            state=self._state(),
         )
 
     def health(self) -> Health:

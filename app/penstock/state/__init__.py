@@ -2,6 +2,7 @@
 
 from penstock.state.base import NEVER, Entry, Keyed, Standing
 from penstock.state.snapshot import Refused, load, save
+from penstock.state.states import Checkpoint, States
 from penstock.state.table import Table
 
-__all__ = ["NEVER", "Entry", "Keyed", "Refused", "Standing", "Table", "load", "save"]
+__all__ = ["NEVER", "Checkpoint", "Entry", "Keyed", "Refused", "Standing", "States", "Table", "load", "save"]

@@ -44,11 +44,17 @@ class Keyed(Protocol):
     @property
     def standing(self) -> Standing: ...
 
+    def __len__(self) -> int:
+        """Returns how many keys it has."""
+
     def checkpoint(self, *, whole: bool = False) -> Iterator[Entry]:
         """Yields the records of what changed since the last time, the standing last; `whole`: of all keys.
 
         Take all of them before any other call. Those that are not taken come again the next time.
         """
+
+    def reset(self) -> None:
+        """Forgets all keys, with tombstones in the next checkpoint, and the standing: the source has begun again."""
 
     def restore(self, entries: Iterable[Entry]) -> None:
         """Applies records of the changelog, in their order. Raises ValueError for bytes that this state cannot have written."""

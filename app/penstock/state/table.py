@@ -76,6 +76,12 @@ class Table:
             self._touched.discard(key)
         yield standing_entry(self.standing)
 
+    def reset(self) -> None:
+        """See `Keyed.reset`."""
+        for key in [*self._kept]:
+            self.remove(key)
+        self.standing = Standing()
+
     def restore(self, entries: Iterable[Entry]) -> None:
         """Applies records of the changelog. Raises ValueError for bytes that a table cannot have written."""
         for values, standing in folded(entries, _CHUNK):

@@ -89,6 +89,13 @@ class Metrics:
     node_failures: Labelled[Counter] = _counter("Rows that failed in a node.", unit="rows", labels=NODE)
     node_seconds: Labelled[Histogram] = _histogram("Time of one chunk in a node.", CHUNK_SECONDS, unit="s", labels=NODE)
 
+    window_rows: Labelled[Counter] = _counter(
+        "Rows of a window that are late, were replayed, or came after a later event of their key (disordered): see docs/windows.md.",
+        unit="rows",
+        labels=("node", "mark"),
+    )
+    state_keys: Gauge = _gauge("Keys that the windows of this worker hold.", unit="keys")
+
     commits: Counter = _counter("Commits of offsets that the brokers accepted.", unit="commits")
     commit_failures: Counter = _counter("Commits of offsets that the brokers refused.", unit="commits")
     rebalances: Counter = _counter("Assignments of partitions to this worker.", unit="assignments")

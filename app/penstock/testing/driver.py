@@ -24,6 +24,7 @@ from penstock.provider import CPU
 from penstock.record import Header, Position, Record
 from penstock.runners.memory import InMemory
 from penstock.settings import Settings
+from penstock.state import States
 from penstock.topology.names import did_you_mean
 
 __all__ = ["TopologyDriver", "explain"]
@@ -133,8 +134,9 @@ class TopologyDriver:
         return self.records(_named("source", source, self._sources).dead_letter)
 
     def clear(self) -> None:
-        """Removes every record and keeps the offsets."""
+        """Removes every record and what nodes remember of them, and keeps the offsets."""
         self._memory.clear()
+        self._inside.states = States()
         self._given.clear()
 
 

@@ -177,6 +177,11 @@ class _Graph:
         self.names = names
         self.report = names.report
         self.wires: dict[str, list[Wire]] = {node.name: kind_of(node).wires(node, names) for node in topology.nodes}
+        self.record_keys: dict[str, tuple[Ref, Target | None]] = {
+            node.name: (key, names.target(key, f"nodes.{node.name}.materialize.key"))
+            for node in topology.nodes
+            if node.materialize is not None and (key := node.materialize.key) is not None
+        }
         self.fields: dict[str, dict[str, Target | None]] = {}
         self.keys: dict[str, Target | None] = {}
         for sink in topology.sinks:
@@ -196,7 +201,9 @@ class _Graph:
 
     def read_by_node(self, node: Node) -> list[tuple[Ref, Target | None]]:
         read = [(ref, target) for wire in self.wires[node.name] for ref, target in zip(wire.input.refs, wire.targets, strict=True)]
-        return [*read, *self._condition(node)]
+        keys = [self.record_keys[node.name]] if node.name in self.record_keys else []
+        before = [one for one in keys if not isinstance(one[1], FromNode) or one[1].node != node.name]  # it may be its output
+        return [*read, *before, *self._condition(node)]
 
     def read_by_sink(self, sink: Sink) -> list[tuple[Ref, Target | None]]:
         read = [(ref, self.fields[sink.name][name]) for name, ref in sink.fields]
@@ -271,9 +278,11 @@ class _Graph:
         nodes = [node for name in self.order if name in needed & self.runs[source.name] and (node := self.topology.node(name))]
         asked = [target for sink in sinks for _, target in self.read_by_sink(sink)]
         asked += [target for node in nodes for _, target in self.read_by_node(node)]
+        asked += [target for _, target in self.record_keys.values()]
         feeder = Feeder(self.topology, source, schemas[source.name], self.report)
         made = [feeder.step(node, self.wires[node.name], self._outputs(node, asked)) for node in nodes]
-        steps = [replace(step, graph=self.graphs.get(step.node.name)) for step in made]
+        keys = {node.name: feeder.record_key(node, *self.record_keys[node.name]) for node in nodes if node.name in self.record_keys}
+        steps = [replace(step, graph=self.graphs.get(step.node.name), key=keys.get(step.node.name)) for step in made]
         emits = [
             feeder.emit(
                 sink,

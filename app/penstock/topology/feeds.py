@@ -10,8 +10,8 @@ from penstock.schema import REQUIRED, Column, Field, Missing, Schema, innermost
 from penstock.signature import Tensor
 from penstock.topology.fit import Axes, converts, fills, fit, holds, joined, reshaped
 from penstock.topology.resolve import FromField, FromNode, Report, Target, Wire
-from penstock.topology.spec import Input, Node, Ref, Sink, Source, Topology, When
-from penstock.topology.wiring import Emit, Feed, Gap, OutputField, Part, Step
+from penstock.topology.spec import Input, Node, Ref, Sink, Source, Topology, When, WindowNode
+from penstock.topology.wiring import Emit, Feed, Gap, Nan, OutputField, Part, Step
 from penstock.topology.written import Written, described, fits_reader, fits_schema, shown
 
 __all__ = ["Columns", "Feeder"]
@@ -42,12 +42,16 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """What a reference means: a part of the batch, its dtype, and the axes of one value. `absent` leaves out events that the reader has."""
+    """What a reference means: a part of the batch, its dtype, and the axes of one value.
+
+    `absent` leaves out events that the reader has. Where it is `nullable`, NaN in the column is null.
+    """
 
     part: Part
     dtype: str
     axes: Axes
     absent: When | None = None
+    nullable: bool = False
 
 
 class Feeder:
@@ -95,6 +99,10 @@ class Feeder:
         part = None if sink.key is None or key is None else self._key(sink, sink.key, key, f"{where}.key")
         return Emit(sink, tuple(one.output for one in made), part)
 
+    def record_key(self, node: Node, ref: Ref, target: Target | None) -> Part | None:
+        """Returns the key of the records that the outputs of a materialised node become."""
+        return None if target is None else self._key(node, ref, target, f"nodes.{node.name}.materialize.key")
+
     def id(self) -> str | None:
         """The column of the events' ids: the source's `id` field as it is, null where it is null. The default of CloudEvents is `ce`."""
         path = self.source.id or ("ce" if self.source.envelope == "cloudevents" else None)
@@ -104,11 +112,11 @@ class Feeder:
         return self.columns.add(field.name, field.dtype, (), Missing("fill", None) if field.optional else Missing()).name
 
     def _feed(self, node: Node, wire: Wire) -> Feed | None:
-        where = f"nodes.{node.name}.inputs.{wire.tensor.name}"
+        where = f"nodes.{node.name}.{wire.place or f'inputs.{wire.tensor.name}'}"
         tensor, entry = wire.tensor, wire.input
         if wire.constant is not None:
             return Feed(tensor, (), constant=wire.constant)
-        absent = any(isinstance(target, FromNode) and self.topology.absent(target.node, node) for target in wire.targets)
+        absent = any(self._may_be_null(target, node) for target in wire.targets if isinstance(target, FromNode))
         if entry.missing is not None and not absent and all(isinstance(target, FromNode) for target in wire.targets):
             self.report.add(entry.mark, f"{where}: missing is for fields, outputs of nodes are never null here", "remove missing")
         if entry.how in ("pad", "mask"):
@@ -172,7 +180,7 @@ class Feeder:
         if isinstance(target, FromNode):
             if target.tensor is None:
                 return None
-            if target.tensor.dtype != tensor.dtype:
+            if target.tensor.dtype != tensor.dtype and not self._remembered(target, tensor.dtype):
                 message = f"{where}: the tensor is `{tensor}`, {ref.text!r} gives `{target.tensor}`"
                 self.report.add(
                     ref.mark,
@@ -180,7 +188,7 @@ class Feeder:
                     f"dtypes between models must be equal: export one of them with {tensor.dtype} or {target.tensor.dtype}",
                 )
                 return None
-            return self._whole(self._of_node(node, ref, target.node, target.tensor, where), ref, missing, where)
+            return self._whole(self._of_node(node, ref, target.node, target.tensor, where, tensor.dtype), ref, missing, where)
         field = self._field(target)
         if not converts(field, tensor.dtype):
             message = f"{where}: the tensor is `{tensor}`, the field {field.name!r} is {described(field)}"
@@ -199,17 +207,36 @@ class Feeder:
         column = self.columns.add(field.name, tensor.dtype, shape, rule)
         return self._picked(ref, target.index, Part(column.name), tensor.dtype, shape, where)
 
-    def _of_node(self, reader: Node | Sink, ref: Ref, node: str, tensor: Tensor, where: str) -> _Given | None:
-        found = self._picked(ref, ref.index, Part(f"{node}.{tensor.name}"), tensor.dtype, tensor.shape, where)
-        return found and replace(found, absent=self.topology.absent(node, reader))
+    def _of_node(self, reader: Node | Sink, ref: Ref, node: str, tensor: Tensor, where: str, dtype: str = "") -> _Given | None:
+        """Returns an output of a node, read as `dtype`."""
+        dtype = dtype or tensor.dtype
+        part = Part(f"{node}.{tensor.name}", cast="" if dtype == tensor.dtype else dtype)
+        found = self._picked(ref, ref.index, part, dtype, tensor.shape, where)
+        return found and replace(found, absent=self.topology.absent(node, reader), nullable=self.topology.nullable(node, tensor.name))
+
+    def _remembered(self, target: FromNode, dtype: str) -> bool:
+        """Whether a tensor reads the feature of a window, as it reads a number of the event: in its own float type."""
+        return isinstance(self.topology.node(target.node), WindowNode) and dtype in ("float32", "float64")
+
+    def _may_be_null(self, target: FromNode, reader: Node | Sink) -> bool:
+        absent = self.topology.absent(target.node, reader) is not None
+        return absent or (target.tensor is not None and self.topology.nullable(target.node, target.tensor.name))
 
     def _whole(self, given: _Given | None, ref: Ref, missing: Missing | None, where: str) -> _Given | None:
-        """Returns an output of a node for every event that a tensor gets: the value of `missing` for those that the node leaves out."""
-        if given is None or given.absent is None:
+        """Returns an output of a node for every event that a tensor gets: the value of `missing` for those for which it is null."""
+        if given is None or (given.absent is None and not given.nullable):
+            return given
+        fill = None if missing is None or missing.action == "reject" else missing.value
+        if given.nullable:
+            if isinstance(fill, bool) or not isinstance(fill, int | float):
+                message = f"{where}: {ref.text!r} is null where its window has no value"
+                self.report.add(ref.mark, message, f"write what it is then: {{field: {ref.text}, missing: nan}}, or a number")
+                return None
+            given = replace(given, part=replace(given.part, nan=Nan(float(fill))), nullable=False)
+        if given.absent is None:
             return given
         about = f"{where}: {ref.text!r} is null for the events that the `when` on line {given.absent.mark.line} leaves out"
         name = given.part.column.partition(".")[0]
-        fill = None if missing is None or missing.action == "reject" else missing.value
         if fill is None:
             fix = f"add when: {name} to leave them out here too, or a value for them: {{field: {ref.text}, missing: VALUE}}"
             self.report.add(ref.mark, about, fix)
@@ -236,7 +263,7 @@ class Feeder:
         if last is not None and index >= last:
             self.report.add(ref.mark, f"{where}: {ref.text!r} is out of range, the last axis has {last}", f"from 0 to {last - 1}")
             return None
-        return _Given(Part(part.column, index), dtype, axes[:-1])
+        return _Given(replace(part, index=index), dtype, axes[:-1])
 
     def _axes(self, ref: Ref, index: int | None, field: Field, wanted: Axes | None, where: str) -> tuple[int, ...] | None:
         """Returns the axes of the field's column: those of the schema, with open ones taken from the tensor; None when one stays open."""
@@ -276,7 +303,13 @@ class Feeder:
         if given is None:
             return None
         if given.axes == (1,) and given.part.index is None and (declared is None or declared.items is None):
-            given = _Given(Part(given.part.column, 0), given.dtype, (), given.absent)  # [N, 1] is written as a number, not as a list of one
+            given = replace(given, part=replace(given.part, index=0), axes=())  # [N, 1] is written as a number, not as a list of one
+        if given.nullable and given.axes:
+            message = f"{where}: {ref.text!r} is null where its window has no value, and a row of an array column cannot be"
+            self.report.add(ref.mark, message, f"pick elements: {ref.text}[0]")
+            return None
+        if given.nullable:
+            given = replace(given, part=replace(given.part, nan=Nan(None)))
         part = given.part if given.absent is None else replace(given.part, gap=Gap(given.absent.column))
         if given.absent is not None and given.axes:
             name = given.part.column.partition(".")[0]
@@ -304,15 +337,15 @@ class Feeder:
 
     def _nullable(self, target: Target, sink: Sink) -> bool:
         """Whether what is written may be null."""
-        return self._field(target).optional if isinstance(target, FromField) else self.topology.absent(target.node, sink) is not None
+        return self._field(target).optional if isinstance(target, FromField) else self._may_be_null(target, sink)
 
-    def _key(self, sink: Sink, ref: Ref, target: Target, where: str) -> Part | None:
+    def _key(self, sink: Node | Sink, ref: Ref, target: Target, where: str) -> Part | None:
         if isinstance(target, FromNode):
             if target.tensor is None:
                 return None
             if self.topology.absent(target.node, sink) is not None:
                 message = f"{where}: {ref.text!r} is null for the events that `when` leaves out, and their records would have no key"
-                self.report.add(ref.mark, message, f"give the sink when: {target.node}, or name another key")
+                self.report.add(ref.mark, message, f"give it when: {target.node}, or name another key")
                 return None
             given = self._of_node(sink, ref, target.node, target.tensor, where)
         else:

@@ -66,6 +66,9 @@ _SOURCE: Final = Keys(
 _MATERIALIZE: Final = Keys(
     {
         "topic": Key(TOPIC_NAME, "The topic of its outputs; <application>.<topology>.<node> when omitted."),
+        "key": Key(
+            REFERENCE, "The key of its records, and so their partition; the event's when omitted. A window needs all of a key in one."
+        ),
         "compression": Key(Choice(("lz4", "zstd", "snappy", "gzip", "none")), "How the topic is compressed.", default="lz4"),
         "retention": Key(DURATION, "How long the topic keeps records.", default="1d"),
     }

@@ -19,8 +19,22 @@ from penstock.topology.conform import conform
 from penstock.topology.document import MAX_BYTES, Listed, Scalar, Value, read
 from penstock.topology.kinds import KINDS
 from penstock.topology.kinds.rule import condition
+from penstock.topology.kinds.window import rules_of
 from penstock.topology.language import TOPOLOGY
-from penstock.topology.spec import Format, Join, Materialize, Node, Precomputed, Releases, Sink, Source, Topology, When, condition_of
+from penstock.topology.spec import (
+    Format,
+    Join,
+    Materialize,
+    Node,
+    Precomputed,
+    Releases,
+    Sink,
+    Source,
+    Topology,
+    When,
+    WindowNode,
+    condition_of,
+)  # fmt: skip
 from penstock.topology.values import constant, duration, items, keys, marks, plain, providers, refs, word, words
 
 __all__ = ["parse", "parse_text", "text_of"]
@@ -65,10 +79,11 @@ def _topology(root: Value, file: str) -> Topology:
         sinks.append(replace(sink, when=when))
         if isinstance(text, Scalar) and when is not None and when.like is None:
             conditions.append(condition(sink.name, f"sinks.{sink.name}.when", text))
+    nodes = {node.name: node for node in (*conditions, *(_node(key, value, texts) for key, value in items(top["nodes"])))}
     return Topology(
         name=word(top["topology"]),
         sources=tuple(_source(key, value) for key, value in items(top["sources"])),
-        nodes=(*conditions, *(_node(key, value, texts) for key, value in items(top["nodes"]))),
+        nodes=tuple(replace(node, rules=tuple(rules_of(node, nodes))) if isinstance(node, WindowNode) else node for node in nodes.values()),
         sinks=tuple(sinks),
         releases=_releases(top["releases"]) if "releases" in top else Releases(),
         file=file,
@@ -116,7 +131,8 @@ def _materialize(value: Value) -> Materialize | None:
     given = keys(value)
     kept = {"retention_ms": duration(given["retention"])} if "retention" in given else {}
     named = {key: word(given[key]) for key in ("topic", "compression") if key in given}
-    return Materialize(mark=value.mark, **kept, **named)  # type: ignore[arg-type]  # conforming words
+    key = refs(given["key"])[0] if "key" in given else None
+    return Materialize(mark=value.mark, key=key, **kept, **named)  # type: ignore[arg-type]  # conforming words
 
 
 def _when(text: Scalar, texts: Mapping[str, Scalar], name: str) -> When:

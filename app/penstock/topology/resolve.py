@@ -62,13 +62,14 @@ Target = FromField | FromNode
 class Wire:
     """An input tensor of a node and what its refs mean; None is a ref that leads nowhere and has been reported.
 
-    A parameter has a `constant` and no refs.
+    A parameter has a `constant` and no refs. `place` is the key of the file that it comes from, where that is not an entry of `inputs`.
     """
 
     tensor: Tensor
     input: Input
     targets: tuple[Target | None, ...]
     constant: Constant | None = None
+    place: str = ""
 
 
 class Names:

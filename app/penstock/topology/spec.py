@@ -15,11 +15,13 @@ from penstock.provider import Provider
 from penstock.schema import Coercion, Missing
 
 __all__ = [
-    "CONDITION", "Constant", "Entry", "Input", "Join", "Mark", "Materialize", "ModelNode", "ModelRef", "Node", "Output", "Precomputed",
-    "Ref", "Releases", "Requirement", "RuleNode", "Sink", "Source", "Topology", "When", "condition_of",
+    "CONDITION", "Aggregated", "Constant", "Entry", "Feature", "Input", "Join", "Mark", "Materialize", "ModelNode", "ModelRef", "Node",
+    "Output", "Precomputed", "Ref", "Releases", "Requirement", "RuleNode", "Sink", "Source", "Topology", "When", "WindowNode",
+    "condition_of",
 ]  # fmt: skip
 
 Format = Literal["json", "json-confluent", "avro", "avro-confluent", "protobuf", "protobuf-confluent", "bytes"]
+Aggregated = Literal["count", "sum", "mean", "min", "max", "variance", "first", "last", "last_k", "rate", "since"]
 Constant = bool | int | float | str | tuple["Constant", ...]  # tuples are nested like the axes of a tensor
 CONDITION: Final = "when"  # the only output of a rule that is a condition
 
@@ -154,11 +156,15 @@ class When:
 
 @dataclass(frozen=True, slots=True)
 class Materialize:
-    """The topic that a node's outputs go to, "" for the default name; how long it keeps them, and how it is compressed."""
+    """The topic that a node's outputs go to, "" for the default name; how long it keeps them, and how it is compressed.
+
+    `key` is that of its records; None keeps the event's.
+    """
 
     topic: str = ""
     compression: Literal["lz4", "zstd", "snappy", "gzip", "none"] = "lz4"
     retention_ms: int = 86_400_000
+    key: Ref | None = None
     mark: Mark = field(default=Mark(), compare=False)
 
 
@@ -233,6 +239,54 @@ class RuleNode(Node):
     def where(self, output: str) -> str:
         """Returns what names the place of an output's text in messages."""
         return self.condition or f"nodes.{self.name}.outputs.{output}"
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A feature of a window: an aggregate `kind` of what `of` names, or of the events themselves, among those for which `where` is true.
+
+    `k` is how many values `last_k` has.
+    """
+
+    name: str
+    kind: Aggregated
+    of: Ref | None = None
+    where: Ref | None = None
+    k: int = 1
+    mark: Mark = field(default=Mark(), compare=False)
+
+    @property
+    def nullable(self) -> bool:
+        """Whether it has no value where the window has none: a count, a sum and a rate are 0 then."""
+        return self.kind not in ("count", "sum", "rate")
+
+
+@dataclass(frozen=True, slots=True)
+class WindowNode(Node):
+    """Features of the recent events of a key: each of `features` over each of `over`, which are names and lengths in ms.
+
+    The words are those of `penstock.windows.Definition`; `time` is the event time, None for that of the source. A row's features
+    depend on the rows before it, so its state follows the partitions of one source. `rules` has a digest of the rules that each of its
+    references depends on, by the text of the reference: with another rule, it is another state.
+    """
+
+    by: tuple[Ref, ...]
+    features: tuple[Feature, ...]
+    over: tuple[tuple[str, int], ...]
+    hops: int = 12
+    exact: bool = False
+    include_self: bool = False
+    late: Literal["drop", "update"] = "drop"
+    lateness_ms: int = 60_000
+    ahead_ms: int = 3_600_000
+    max_keys: int = 10_000_000
+    time: Ref | None = None
+    rules: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def outputs(self) -> Iterator[tuple[str, Feature]]:
+        """Yields the name of each output, `spent_5m`, and the feature that it is."""
+        return ((f"{one.name}_{back}", one) for one in self.features for back, _ in self.over)
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +386,16 @@ class Topology(Entry):
         """Returns the topology with each of these nodes in place of the node with the same name."""
         changed = {node.name: node for node in nodes}
         return replace(self, nodes=tuple(changed.get(node.name, node) for node in self.nodes))
+
+    @property
+    def windows(self) -> tuple[WindowNode, ...]:
+        """The nodes that keep state."""
+        return tuple(node for node in self.nodes if isinstance(node, WindowNode))
+
+    def nullable(self, node: str, output: str) -> bool:
+        """Whether an output of a node may be null for an event that the node computes. In its column null is NaN."""
+        found = self.node(node)
+        return isinstance(found, WindowNode) and any(feature.nullable for name, feature in found.outputs if name == output)
 
     def model_node(self, name: str) -> ModelNode | None:
         return next((node for node in self.model_nodes if node.name == name), None)

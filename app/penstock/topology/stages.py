@@ -12,6 +12,7 @@ Where nothing is materialised, nothing changes. What runs on one host at once (a
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -110,6 +111,7 @@ class _Pieces:
 
     def __init__(self, stage: Stage, topology: Topology, prefix: str) -> None:
         self.stage = stage
+        self._topology = topology
         self._steps = {step.node.name: step for step in stage.steps}
         self._maker = {column: step.node.name for step in stage.steps for column in step.columns}
         self._cuts = [name for name, step in self._steps.items() if step.node.materialize is not None]
@@ -200,7 +202,8 @@ class _Pieces:
             return given.dtype, given.shape, given.missing if keeps else Missing()
         step = self._steps[self._maker[column]]
         tensor = next(one for one, name in zip(step.outputs, step.columns, strict=True) if name == column)
-        return tensor.dtype, tensor.shape, Missing()
+        null = self._topology.nullable(step.node.name, tensor.name)
+        return tensor.dtype, tensor.shape, Missing("fill", math.nan) if null else Missing()
 
     def _stage(self, piece: _Piece) -> Stage:
         reads = piece.reads()
@@ -213,7 +216,7 @@ class _Pieces:
         emits = piece.emits
         if piece.node:
             one = self.between[piece.node]
-            emits = (Emit(_sink(one), tuple(one.fields.values())),)
+            emits = (Emit(_sink(one), tuple(one.fields.values()), self._steps[piece.node].key),)
         if (join := _join_of(piece)) is None or len(inputs) < 2:
             return Stage(piece.name, inputs, tuple(piece.steps), emits)
         gather = _joined(join, inputs)
@@ -282,20 +285,31 @@ def _sink(one: Between) -> Sink:
 
 
 def stage_problems(wiring: Wiring) -> Iterator[Finding]:
-    """Yields what keeps a wiring from being cut where the file has `materialize`."""
-    for node in (one for one in wiring.topology.nodes if one.materialize is not None):
-        fed = [stage.name for stage in wiring.stages if any(step.node.name == node.name for step in stage.steps)]
+    """Yields what keeps a wiring from being cut where the file has `materialize`, and windows from having one state."""
+    windows = {one.name for one in wiring.topology.windows}
+    for node in (one for one in wiring.topology.nodes if one.materialize is not None or one.name in windows):
+        fed = _with(wiring, node.name)
         if len(fed) > 1:
-            message = f"nodes.{node.name}.materialize: its events come from the sources {' and '.join(fed)}, and a topic is of one source"
+            where, what = (f"nodes.{node.name}.materialize", "a topic") if node.materialize else (f"nodes.{node.name}", "a window")
+            message = f"{where}: its events come from the sources {' and '.join(fed)}, and {what} is of one source"
             yield node.at("materialize"), message, "name its fields SOURCE.FIELD, so that one source feeds it"
             return
     found = cut(wiring, wiring.topology.name)
+    for node in wiring.topology.windows:
+        if len(several := _with(found.wiring, node.name)) > 1:
+            message = f"nodes.{node.name}: the stages {' and '.join(several)} would each keep a state of it"
+            yield node.mark, message, "add materialize: true, so that it runs in one stage"
     yield from _joins_problems(found)
     for one in found.between.values():
         for column, carried in one.fields.items():
             if None in carried.shape and "." in column:
                 message = f"nodes.{one.node}.materialize: {column} has an axis of open size, and a topic holds arrays of one size"
                 yield one.spec.mark, message, "export the model with a fixed axis, or materialise a node behind it"
+
+
+def _with(wiring: Wiring, node: str) -> list[str]:
+    """Returns the stages in which a node runs."""
+    return [stage.name for stage in wiring.stages if any(step.node.name == node for step in stage.steps)]
 
 
 def _joins_problems(found: Cut) -> Iterator[Finding]:
@@ -312,6 +326,16 @@ def _joins_problems(found: Cut) -> Iterator[Finding]:
             yield ends.mark, message, "give the node that reads them `join: {within: 1s}`, or materialise only one of them"
         elif len(nodes) > 1:
             yield from _join_problems(joins[0], stage)
+            for window in (step.node for step in stage.steps if step.node in wiring.topology.windows):
+                message = (
+                    f"nodes.{window.name}: it runs in the stage {stage.name}, which joins, and a window counts the events of one topic"
+                )
+                yield window.mark, message, "add materialize: true to a node between them, so that it reads the topic of that"
+            keyed = [one for one in found.between.values() if one.node in nodes and one.spec.key is not None]
+            if keyed and len({found.between[name].spec.key for name in nodes}) > 1:
+                others = " and ".join(name for name in nodes if name != keyed[0].node)
+                message = f"nodes.{keyed[0].node}.materialize.key: it is joined with {others}, whose records have another key"
+                yield keyed[0].spec.mark, message, "give all the same key: records of an event are joined in one partition"
             for other in joins[1:]:
                 if other.join != joins[0].join:
                     message = f"nodes.{other.name}.join: the stage {stage.name} joins once, and {joins[0].name} says how"

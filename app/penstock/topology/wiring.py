@@ -15,7 +15,7 @@ from penstock.schema import Column, Missing
 from penstock.signature import Tensor
 from penstock.topology.spec import Constant, Node, Sink, Source, Topology
 
-__all__ = ["Each", "Emit", "Feed", "Gap", "Input", "Joined", "OutputField", "Part", "Stage", "Step", "Wiring"]
+__all__ = ["Each", "Emit", "Feed", "Gap", "Input", "Joined", "Nan", "OutputField", "Part", "Stage", "Step", "Wiring"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,25 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
+class Nan:
+    """What takes the place of NaN: a number, or null."""
+
+    fill: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
-    """A column of the batch, or one element of its last axis. Columns of a node are named `node.output`."""
+    """A column of the batch, or one element of its last axis. Columns of a node are named `node.output`.
+
+    `cast` is the dtype that it is read as, "" for its own. `nan` is what becomes of NaN, which is null in the column: the
+    number of a `missing`, or null; without it, NaN stays.
+    """
 
     column: str
     index: int | None = None
     gap: Gap | None = None
+    cast: str = ""
+    nan: Nan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +76,7 @@ class Step:
 
     `graph` is the ONNX file of a node that the topology itself computes; a release binds the others. `least` is how long the last
     axis of each output has to be for the elements of it that are read by `[INDEX]`: where the axis is open, a model may give fewer.
+    `key` is that of the records that a materialised node's outputs become, None for the event's.
     """
 
     node: Node
@@ -70,13 +84,16 @@ class Step:
     outputs: tuple[Tensor, ...]
     graph: Graph | None = None
     least: tuple[int, ...] = ()
+    key: Part | None = None
 
     @property
     def reads(self) -> frozenset[str]:
-        """The columns that the feeds are made of, and that of the condition."""
+        """The columns that the feeds are made of, that of the condition, and that of the key, if it is no output."""
         parts = [part for feed in self.feeds for part in feed.parts]
-        conditions = [self.when, *(part.gap.when for part in parts if part.gap is not None)]
-        return frozenset([*(part.column for part in parts), *(one for one in conditions if one is not None)])
+        others = [self.when, *(part.gap.when for part in parts if part.gap is not None)]
+        if self.key is not None and self.key.column not in self.columns:
+            others.append(self.key.column)
+        return frozenset([*(part.column for part in parts), *(one for one in others if one is not None)])
 
     @property
     def columns(self) -> tuple[str, ...]:

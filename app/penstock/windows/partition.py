@@ -16,6 +16,7 @@ import numpy as np
 
 from penstock.batch import Array
 from penstock.state.base import KEY, NEVER, Entry, Standing, folded, standing_entry
+from penstock.state.seen import SEEN, Seen
 from penstock.windows.definition import Definition
 from penstock.windows.features import features
 from penstock.windows.partials import Layout
@@ -57,25 +58,36 @@ class Partition(ABC):
         self._gone: set[bytes] = set()
         self._swept, self._due = 0, 0.0  # the slot that is looked at next, and how many
         self._before: tuple[Array, Windowed] | None = None
+        self._seen = Seen()
 
     def __len__(self) -> int:
         return len(self._index)
 
     # -- events ----------------------------------------------------------------------------------------------------
 
-    def run(self, keys: Sequence[bytes], times: Array, offsets: Array, columns: Mapping[str, Array], now: Array | int) -> Windowed:
+    def run(
+        self,
+        keys: Sequence[bytes],
+        times: Array,
+        offsets: Array,
+        columns: Mapping[str, Array],
+        now: Array | int,
+        events: Sequence[bytes] | None = None,
+    ) -> Windowed:
         """Returns the features of these rows, and counts them.
 
         `keys` are those of `keys_of`, `times` the event times (int64 [N], ms since the epoch, UTC), `offsets` those of the source (int64
         [N], ascending). `columns` has a float64 [N] for each value and a bool [N] for each filter. `now` (ms) is what a time is compared
-        with to be of the future: where a replay has to decide alike, the times at which the records were appended.
+        with to be of the future: where a replay has to decide alike, the times at which the records were appended. `events` say where rows
+        that another stage has written have entered the topology: one that was counted before is a replay, whatever its offset.
 
         The same batch once more gives the same answers. Other rows that were counted before are marked, and not counted again.
         """
         if self._before is not None and np.array_equal(self._before[0], offsets):
             return self._before[1]
         times, offsets = np.ascontiguousarray(times, np.int64), np.ascontiguousarray(offsets, np.int64)
-        slots, latest, marks = self._marked(keys, times, offsets, now)
+        again = offsets <= self.standing.offset if events is None else self._seen.add(events) | (offsets <= self.standing.offset)
+        slots, latest, marks = self._marked(keys, times, offsets, now, again)
         values = np.array([columns[name] for name in self._layout.columns], np.float64).reshape(len(self._layout.columns), len(times))
         takes = np.ones((len(self._layout.tracks), len(times)), bool)
         for track, take in zip(self._layout.tracks, takes, strict=True):
@@ -97,10 +109,13 @@ class Partition(ABC):
         self._sweep()
         return found
 
-    def _marked(self, keys: Sequence[bytes], times: Array, offsets: Array, now: Array | int) -> tuple[Array, Array, Array]:
-        """Returns the slot of each row (int64 [N]), the newest time before each row and after all (int64 [N + 1]), and their marks."""
+    def _marked(self, keys: Sequence[bytes], times: Array, offsets: Array, now: Array | int, again: Array) -> tuple[Array, Array, Array]:
+        """Returns the slot of each row (int64 [N]), the newest time before each row and after all (int64 [N + 1]), and their marks.
+
+        `again` are the rows that were here before: bool [N].
+        """
         future = (times > now + np.int64(self.definition.ahead)) | (times >= _TIMES) | (times <= -_TIMES)
-        new = ~future & (offsets > self.standing.offset)  # the others moved it before, as the clock was then
+        new = ~future & ~again  # the others moved it before, as the clock was then
         latest = np.maximum.accumulate(np.r_[np.int64(self.standing.latest), np.where(new, times, NEVER)])
         late = ~future & (times < latest[:-1] - self.definition.lateness)
         slots = self._slots(keys)
@@ -175,6 +190,7 @@ class Partition(ABC):
             slots = np.sort(np.fromiter(self._index.values(), np.int64, len(self)))
         else:
             slots = np.flatnonzero(self._touched[: len(self._keys)])
+        yield from self._seen.checkpoint(whole=whole)
         yield from [(KEY + key, None) for key in sorted(self._gone) if key not in self._index]
         self._gone = set()
         for at in range(0, len(slots), _CHUNK):
@@ -185,9 +201,24 @@ class Partition(ABC):
             self._touched[some] = False
         yield standing_entry(self.standing)
 
+    def reset(self) -> None:
+        """See `Keyed.reset`."""
+        self._remove(np.fromiter(self._index.values(), np.int64, len(self)))
+        self._seen.reset()
+        self.standing, self._before = Standing(), None
+
     def restore(self, entries: Iterable[Entry]) -> None:
         """Applies records of the changelog, in their order. Raises ValueError for bytes that this definition cannot have written."""
-        for values, standing in folded(entries, _CHUNK):
+        blocks: dict[bytes, bytes | None] = {}
+
+        def others() -> Iterator[Entry]:
+            for key, value in entries:
+                if key.startswith(SEEN):
+                    blocks[key[1:]] = value
+                else:
+                    yield key, value
+
+        for values, standing in folded(others(), _CHUNK):
             self.standing = standing or self.standing
             old = [self._index[key] for key in values if key in self._index]
             self._remove(np.array(old, np.int64))
@@ -197,6 +228,7 @@ class Partition(ABC):
                 slots = self._slots([*there])
                 heads = self._unpack(slots, [*there.values()])
                 self._counted[slots], self._newest[slots] = heads[:, 0], heads[:, 1]
+        self._seen.restore(blocks)
         self._gone = set()
         self._before = None
 
@@ -205,7 +237,7 @@ class Partition(ABC):
 
         Raises ValueError when a checkpoint is due.
         """
-        if self._gone or self._touched.any():
+        if self._gone or self._touched.any() or self._seen.due:
             raise ValueError("a checkpoint is due: its records and the arrays must say the same")
         keys, size = [key or b"" for key in self._keys], len(self._keys)
         return {
@@ -214,6 +246,7 @@ class Partition(ABC):
             "newest": self._newest[:size],
             "counted": self._counted[:size],
             "standing": np.array(self.standing, np.int64),
+            **self._seen.columns(),
             **self._columns(size),
         }
 
@@ -224,6 +257,7 @@ class Partition(ABC):
             newest, counted = columns["newest"], columns["counted"]
             if not len(sizes) == len(newest) == len(counted) or int(sizes.clip(0).sum(dtype=np.int64)) != len(text):
                 raise ValueError("the arrays have other sizes")
+            self._seen.load(columns)
             self._load(columns, len(sizes))
         except (KeyError, TypeError) as error:
             raise ValueError(f"the arrays of another state: {error}") from error

@@ -195,7 +195,15 @@ def missing(picture: Picture) -> list[str]:
 def test_ready_with_partitions_and_as_a_spare() -> None:
     assert missing(worker(PartitionState(ZERO, 10))) == []
     assert missing(worker()) == []
-    assert [one.detail for one in readiness(worker())] == ["running", "none: this worker is a spare", "folded", "warm", "known", "writable"]
+    assert [one.detail for one in readiness(worker())] == [
+        "running",
+        "none: this worker is a spare",
+        "folded",
+        "warm",
+        "restored",
+        "known",
+        "writable",
+    ]
 
 
 def test_each_condition_of_readiness_gives_its_reason() -> None:

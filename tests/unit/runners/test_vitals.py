@@ -64,7 +64,15 @@ def test_ready_is_one_value_for_page_and_metrics() -> None:
     worker.control = "the control topic cannot be read"
     verdict = asyncio.run(worker.vitals.ready())
     assert (verdict.good, verdict.body["missing"]) == (False, ["control: the control topic cannot be read"])
-    assert worker.metrics.snapshot()["ready"] == {"running": 1, "partitions": 1, "control": 0, "models": 1, "schemas": 1, "outputs": 1}
+    assert worker.metrics.snapshot()["ready"] == {
+        "running": 1,
+        "partitions": 1,
+        "control": 0,
+        "models": 1,
+        "state": 1,
+        "schemas": 1,
+        "outputs": 1,
+    }
     assert not worker.vitals.health().ready
 
 

@@ -119,7 +119,11 @@ class TestKindOfThisFile:
         [
             (", limit: 0.5", "", "t.yaml:5:9: nodes.high: the key 'limit' is missing (add limit: a number, text or a boolean)"),
             ("limit: 0.5", "limit: 0.5, model: m@1", "t.yaml:5:45: nodes.high: unknown key 'model' (known: kind, of, limit, when, "),
-            ("kind: above", "kind: abov", "t.yaml:5:16: nodes.high.kind: 'abov' is not one of feature, model, ensemble, rule, above ("),
+            (
+                "kind: above",
+                "kind: abov",
+                "t.yaml:5:16: nodes.high.kind: 'abov' is not one of feature, model, ensemble, rule, window, above (",
+            ),
             ("limit: 0.5", "limit: x", "t.yaml:5:40: nodes.high.limit: 'x' is not a number (write a number)"),
             ("of: risk", "of: rsk", "t.yaml:5:27: nodes.high.of: 'rsk' is neither a field nor a node (did you mean 'risk'?)"),
             ("of: risk", "of: id", "t.yaml:5:27: nodes.high.inputs.number: the tensor is `number: float32[N, 1]`, the field 'id'"),
@@ -181,7 +185,8 @@ def test_every_kind_is_on_the_page() -> None:
 
 
 def test_every_kind_of_a_parsed_node_is_a_row(text: str) -> None:
-    with_rule = text.replace("sinks:\n", "  flag: {kind: rule, outputs: {high: stack > 0.5}}\nsinks:\n")
-    kinds = {node.kind: kind_of(node) for node in parse_text(with_rule).nodes}
+    rule = "  flag: {kind: rule, outputs: {high: stack > 0.5}}\n"
+    window = "  lately: {kind: window, by: carrier, over: [1h], features: {n: count}}\n"
+    kinds = {node.kind: kind_of(node) for node in parse_text(text.replace("sinks:\n", f"{rule}{window}sinks:\n")).nodes}
     assert set(kinds) == set(KINDS), f"the example of this test has nodes of {any_of(KINDS)}"
     assert all(kinds[name] is row for name, row in KINDS.items())

@@ -245,6 +245,27 @@ def test_a_column_without_a_value_where_its_members_are_missing_is_refused() -> 
     assert cut(wired(THREE.format(join="{need: 1, require: [c], within: 1s, missing: {b: 0.0, d: 0.0}}"), d=ONE), "app.t").between
 
 
+def test_members_whose_records_have_different_keys_are_not_joined() -> None:
+    """Their records of one event may be in different partitions."""
+    key = ", materialize: {key: place}"
+    (found,) = refused(TEXT.format(a="", b=key, c=YES, d=JOIN))
+    assert "nodes.b.materialize.key: it is joined with c, whose records have another key (give all the same key" in found
+    assert cut(wired(TEXT.format(a="", b=key, c=key, d=JOIN)), "app.t").between
+
+
+def test_a_window_does_not_run_where_stages_are_joined() -> None:
+    """It counts by the offsets of one topic."""
+    text = (
+        TEXT.format(a="", b=YES, c=YES, d=JOIN)
+        .replace(
+            "sinks:", "  r: {kind: rule, outputs: {v: 'd[0]'}}\n  w: {kind: window, by: place, over: [5m], features: {s: sum(r.v)}}\nsinks:"
+        )
+        .replace("y: d, place: place", "y: d, s: w.s_5m")
+    )
+    found = refused(text)
+    assert "nodes.w: it runs in the stage out, which joins, and a window counts the events of one topic" in found[0]
+
+
 def test_a_join_of_nothing_is_refused() -> None:
     (found,) = refused(TEXT.format(a="", b=YES, c="", d=", join: {within: 1s}"))
     assert "nodes.d.join: nothing that it reads comes from different stages (materialise what is to be joined" in found

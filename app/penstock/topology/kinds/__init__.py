@@ -7,6 +7,7 @@ from typing import Any, Final
 from penstock.topology.kinds.base import Bound, Kind
 from penstock.topology.kinds.model import ModelKind
 from penstock.topology.kinds.rule import RuleKind
+from penstock.topology.kinds.window import WindowKind
 from penstock.topology.spec import Node
 
 __all__ = ["KINDS", "Bound", "Kind", "kind_of"]
@@ -16,6 +17,7 @@ KINDS: Final[dict[str, Kind[Any]]] = {
     "model": ModelKind(),
     "ensemble": ModelKind(outline=("{{", "}}")),
     "rule": RuleKind(),
+    "window": WindowKind(),
 }
 
 

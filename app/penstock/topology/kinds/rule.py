@@ -252,8 +252,9 @@ class _Rule:
                 raise ExpressionError(message, at, "name what is known before it")
             # A condition is for all events, so it cannot leave out any itself.
             otherwise = f"when: {target.node} leaves out the event" if absent and self.node.condition is None else ""
+            nullable = absent or self.names.topology.nullable(target.node, target.tensor.name)
             scalar = shape in ((), (1,))
-            return Given(target.tensor.dtype, shape, absent, replaceable=absent and scalar, branch=absent, otherwise=otherwise)
+            return Given(target.tensor.dtype, shape, nullable, replaceable=nullable and scalar, branch=absent, otherwise=otherwise)
         fields = self._fields(target)
         if not fields:
             return None

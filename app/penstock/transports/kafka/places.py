@@ -82,10 +82,14 @@ class Mark(NamedTuple):
 
 
 class Begins(NamedTuple):
-    """Where each assigned partition begins, which of these positions are not committed yet, and which offsets beyond them are free."""
+    """Where each assigned partition begins, which of these positions are not committed yet, and which are of a topic created again.
+
+    `free` are the offsets beyond the positions that are free.
+    """
 
     positions: dict[TopicPartition, int]
     fresh: dict[TopicPartition, int]
+    renewed: list[TopicPartition]
     free: dict[TopicPartition, Array]
 
 
@@ -140,4 +144,4 @@ class Places:
             names = ", ".join(f"{tp.topic}/{tp.partition} begins at {fresh[tp]}" for tp in deleted)
             logger.warning("records that this group has not read are deleted (retention): %s", names)
         free = {tp: mark.free(committed[tp]) for tp in assigned if tp in committed and (mark := marks[tp]) is not None}
-        return Begins({tp: fresh[tp] if tp in new else committed[tp] for tp in assigned}, fresh, free)
+        return Begins({tp: fresh[tp] if tp in new else committed[tp] for tp in assigned}, fresh, renewed, free)

@@ -28,6 +28,7 @@ from penstock.record import RecordLike
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
 from penstock.transports.base import Abilities, cut, size_of
+from penstock.transports.kafka.changelog import Changelogs
 from penstock.transports.kafka.connection import aiokafka_arguments
 from penstock.transports.kafka.fetch import Fetched, RawFetcher
 from penstock.transports.kafka.identity import identified
@@ -56,7 +57,7 @@ class KafkaSource:
 
     `written` are the topics that the same topology writes; `lookout` watches these and the ones to read. `before_reading` is awaited at
     each assignment, before its first fetch. Partitions that `throttle` slows are not fetched while they wait. While `stopping()` is true,
-    the worker is being stopped and nothing waits longer than a session may last.
+    the worker is being stopped and nothing waits longer than a session may last. `changelogs` restore what nodes remember first.
     """
 
     abilities: Final = Abilities(replay=True)
@@ -71,6 +72,7 @@ class KafkaSource:
         lookout: Lookout | None = None,
         before_reading: Callable[[], Awaitable[None]] | None = None,
         throttle: Throttle | None = None,
+        changelogs: Changelogs | None = None,
     ) -> None:
         self.settings = settings
         self.group = group
@@ -86,6 +88,7 @@ class KafkaSource:
         self._written = written
         self._before_reading = before_reading
         self._throttle = throttle or Throttle()
+        self._changelogs = changelogs
         self._waiting: set[TopicPartition] = set()  # partitions that are slowed, and paused in the client
         self._client: AIOKafkaConsumer | None = None
         self._raw_or_none: RawFetcher | None = None
@@ -371,11 +374,17 @@ class KafkaSource:
                 while not all(self.lookout.knows(tp.topic) for tp in assigned):  # its id shows whether committed offsets are for it
                     await self._look()
                     await asyncio.sleep(AGAIN)
-                positions, fresh, free = await self._places.begin(assigned)
+                positions, fresh, renewed, free = await self._places.begin(assigned)
+                ends = await client.end_offsets(assigned) if self._changelogs is not None and assigned else {}
         except TimeoutError as error:
             raise TransportUnavailable(f"the brokers did not show the topics and the committed offsets within {patience:g} s") from error
         if not still_owned():
             raise IllegalStateError("the group is rebalancing again")
+        if self._changelogs is not None:
+            again = {(tp.topic, tp.partition) for tp in renewed}
+            await self._changelogs.restore({(tp.topic, tp.partition): ends[tp] for tp in assigned}, again, still_owned)
+            if not still_owned():
+                raise IllegalStateError("the group is rebalancing again")
         # Before anything is read: a worker that is killed in its first seconds must not move the place where its group begins.
         stored = bool(fresh) and await self.store({(tp.topic, tp.partition): offset for tp, offset in fresh.items()})
         if not still_owned():

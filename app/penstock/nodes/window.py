@@ -1,0 +1,135 @@
+"""A window over the columns of a batch: features of the events of each row's key that came before it, from the state of its partition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Final
+
+import numpy as np
+
+from penstock.batch import Array, Batch
+from penstock.errors import InferenceError, RecordError
+from penstock.nodes.base import WHOLE, Context, Feed, Feeds
+from penstock.nodes.model import Runs
+from penstock.topology.kinds.window import KEY, LATE, TIME, TIME_US, VALUE, WHERE
+from penstock.topology.spec import Ref, Topology
+from penstock.topology.spec import WindowNode as Spec
+from penstock.topology.wiring import Step
+from penstock.windows import Aggregate, Definition, LookBack, Mark, Windowed, keys_of, open_partition
+
+__all__ = ["WindowNode", "changelogs", "definition", "make"]
+
+_COUNTED: Final = (Mark.LATE, Mark.REPLAYED, Mark.DISORDERED)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowNode:
+    """`by`, `time`, `values` and `filters` make the columns of a window; `scale` is how many units of the time are a millisecond.
+
+    `outputs` are the columns of the features that are read.
+    """
+
+    name: str
+    definition: Definition
+    by: tuple[Feed, ...]
+    time: Feed | None
+    scale: int
+    values: Mapping[str, Feed]
+    filters: Mapping[str, Feed]
+    outputs: Mapping[str, str]
+    version: str = ""
+    stateful: ClassVar[bool] = True
+
+    def run(self, batch: Batch, context: Context = WHOLE) -> Batch:
+        """Returns the batch with the features. Rows whose time is in the future fail.
+
+        Without the states of a stream all rows fail: what came before them is not known.
+        """
+        if context.states is None or batch.origin is None:
+            error = InferenceError("its features depend on the events before, which only a stream or a range of it has", where=self.name)
+            return batch.fail(dict.fromkeys(range(batch.size), error))
+        columns, states = batch.columns, context.states
+        keys = keys_of([feed(columns) for feed in self.by])
+        times = batch.timestamps if self.time is None else self.time(columns) // self.scale
+        values = {name: feed(columns).astype(np.float64) for name, feed in self.values.items()}
+        values |= {name: feed(columns) for name, feed in self.filters.items()}
+        now, partitions, offsets = int(states.clock() * 1000), batch.partitions, batch.offsets
+        events = batch.events
+        parts: list[tuple[Array, Windowed]] = []
+        for partition in np.unique(partitions).tolist():
+            rows = np.flatnonzero(partitions == partition)
+            state = states.at(self.name, partition, partial(open_partition, self.definition))
+            of = {name: column[rows] for name, column in values.items()}
+            came = None if events is None else [events[row] for row in rows.tolist()]
+            parts.append((rows, state.run([keys[row] for row in rows.tolist()], times[rows], offsets[rows], of, now, came)))
+        made, marks = _together(parts, batch.size)
+        states.saw(self.name, {str(mark.name).lower(): int(np.count_nonzero(marks & mark)) for mark in _COUNTED})
+        late = (marks & Mark.LATE) != 0
+        found = batch.with_columns({column: late if name == LATE else made[name] for name, column in self.outputs.items()})
+        return found.fail(self._ahead(times, marks, now))
+
+    def _ahead(self, times: Array, marks: Array, now: int) -> dict[int, RecordError]:
+        most = f"more than {self.definition.ahead / 1000:g} s (ahead)"
+        return {
+            row: InferenceError(f"the event is {(int(times[row]) - now) / 1000:,.0f} s ahead of the clock, {most}", where=self.name)
+            for row in np.flatnonzero(marks & Mark.FUTURE).tolist()
+        }
+
+
+def _together(parts: Sequence[tuple[Array, Windowed]], size: int) -> tuple[Mapping[str, Array], Array]:
+    if len(parts) == 1:
+        return parts[0][1]
+    made = {name: np.empty((size, *one.shape[1:]), one.dtype) for name, one in parts[0][1].columns.items()}
+    marks = np.empty(size, np.uint8)
+    for rows, found in parts:
+        marks[rows] = found.marks
+        for name, column in found.columns.items():
+            made[name][rows] = column
+    return made, marks
+
+
+def make(step: Step, feeds: Feeds, model: Runs | None, version: str) -> WindowNode:
+    """Returns the node of a step."""
+    node = step.node
+    assert isinstance(node, Spec), "the table of makers is by class"
+    given = dict(feeds)
+    time = next((name for name in (TIME, TIME_US) if name in given), None)
+    return WindowNode(
+        node.name,
+        definition(node),
+        tuple(given[f"{KEY}.{number}"] for number in range(len(node.by))),
+        None if time is None else given[time],
+        1000 if time == TIME_US else 1,
+        {_meaning(node, one.of): given[f"{VALUE}.{one.of.text}"] for one in node.features if one.of is not None},
+        {_meaning(node, one.where): given[f"{WHERE}.{one.where.text}"] for one in node.features if one.where is not None},
+        {tensor.name: column for tensor, column in zip(step.outputs, step.columns, strict=True)},
+    )
+
+
+def definition(node: Spec) -> Definition:
+    """Returns what a window node of a file computes. Its columns are named by what they mean: another rule is another state."""
+    return Definition(
+        by=tuple(_meaning(node, one) for one in node.by),
+        aggregates=tuple(Aggregate(one.name, one.kind, _meaning(node, one.of), _meaning(node, one.where), one.k) for one in node.features),
+        look_backs=tuple(LookBack(name, length, node.hops) for name, length in node.over),
+        exact=node.exact,
+        include_self=node.include_self,
+        late=node.late,
+        lateness=node.lateness_ms,
+        ahead=node.ahead_ms,
+        cap=node.max_keys,
+    )
+
+
+def changelogs(topology: Topology, prefix: str) -> dict[str, str]:
+    """Returns the topic of each window's changelog, by node; another definition has another one. `prefix` begins the names."""
+    return {node.name: f"{prefix}.{node.name}.{definition(node).state}" for node in topology.windows}
+
+
+def _meaning(node: Spec, found: Ref | None) -> str:
+    if found is None:
+        return ""
+    rule = dict(node.rules).get(found.text)
+    return found.text if rule is None else f"{found.text} {rule}"

@@ -1,0 +1,255 @@
+"""The kind window: features of the recent events of a key. What they mean is in `penstock.windows.definition`.
+
+It reads fields and outputs of nodes as they are; filters and derived values are outputs of a rule before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, cast
+
+from penstock.schema import Field, Missing
+from penstock.signature import Signature, Tensor
+from penstock.topology.document import Listed, Scalar, Value
+from penstock.topology.kinds.base import Kind
+from penstock.topology.kinds.rule import RuleKind
+from penstock.topology.names import ref
+from penstock.topology.resolve import Finding, FromField, FromNode, Names, Target, Wire
+from penstock.topology.shapes import DURATION, FIELD_NAME, REFERENCE, Choice, Flag, Forms, Key, Keys, Listing, Named, Text, Whole
+from penstock.topology.spec import Aggregated, Feature, Input, Mark, Node, Ref, RuleNode, WindowNode
+from penstock.topology.values import duration, items, keys, marks, plain, refs, word
+
+__all__ = ["KEY", "LATE", "TIME", "TIME_US", "VALUE", "WHERE", "WindowKind", "rules_of"]
+
+# What the tensors of a window are for, before a dot and a number: a field of the key, the time (in us with _US), values, and filters.
+KEY: Final = "by"
+TIME: Final = "time"
+TIME_US: Final = "time_us"
+VALUE: Final = "value"
+WHERE: Final = "where"
+LATE: Final = "late"  # the output that marks late rows
+
+MAX_FEATURES: Final = 1000
+MAX_LAST: Final = 64
+_ALONE: Final = ("count", "rate", "since")  # of the events themselves as well
+_KINDS: Final = ("count", "sum", "mean", "min", "max", "variance", "first", "last", "last_k", "rate", "since")
+_REF: Final = r'[A-Za-z_][A-Za-z0-9_-]*(?:\.(?:"[^"]+"|[^\s\[\]."(),]+)|\[[0-9]{1,6}\])*'  # in a name with brackets or commas: quotes
+_TEXT: Final = re.compile(rf"({'|'.join(_KINDS)})(?:\(\s*({_REF})\s*(?:,\s*([0-9]{{1,3}})\s*)?\))?(?:\s+where\s+({_REF}))?")
+_FEATURE: Final = Text("an aggregate: count, mean(FIELD), last_k(FIELD, 3), each with an optional `where FIELD`", rf"^{_TEXT.pattern}$")
+_KEYS_OF: Final = ("string", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+
+_KEYS: Final = Keys(
+    {
+        "by": Key(Forms(text=REFERENCE, listing=Listing(REFERENCE)), "The key: one field or output, or several together.", required=True),
+        "features": Key(
+            Named("feature", FIELD_NAME, _FEATURE),
+            "Aggregates by name; one over 5m is the output NAME_5m. Values that are null, and events without `where`, do not count.",
+            required=True,
+        ),
+        "over": Key(Listing(DURATION), "How far back each of them reaches.", required=True),
+        "hops": Key(Whole(1, 4096), "In how many hops of equal length a look-back is kept.", default=12),
+        "exact": Key(Flag(), "true: a look-back has exactly its length, and each event in it is kept.", default=False),
+        "include_self": Key(Flag(), "Whether the features of an event contain its own values.", default=False),
+        "late": Key(Choice(("drop", "update")), "Whether later events see one that is late.", default="drop"),
+        "lateness": Key(DURATION, "How far behind the newest of its partition an event is not late yet.", default="1m"),
+        "ahead": Key(DURATION, "How far ahead of the clock an event may be; one further ahead is a dead letter.", default="1h"),
+        "max_keys": Key(
+            Whole(1, 1_000_000_000), "Keys of a partition that are kept at the most; then those seen longest ago go.", default=10_000_000
+        ),
+        "time": Key(REFERENCE, "The event time; that of the source when omitted, and the record's timestamp where it has none."),
+    }
+)
+
+
+class WindowKind(Kind[WindowNode]):
+    """A node that remembers."""
+
+    keys = _KEYS
+
+    @property
+    def outline(self) -> tuple[str, str]:
+        return "[/", "/]"
+
+    def parse(self, name: Scalar, kind: str, value: Value) -> WindowNode:
+        given = keys(value)
+        found: dict[str, Any] = {
+            key: one for key, one in plain(value).items() if key in ("hops", "exact", "include_self", "late", "max_keys")
+        }
+        found |= {f"{key}_ms": duration(given[key]) for key in ("lateness", "ahead") if key in given}
+        return WindowNode(
+            name=name.text,
+            kind=kind,
+            by=refs(given["by"]),
+            features=tuple(_feature(key, word(text), text.mark) for key, text in items(given["features"])),
+            over=tuple((word(one), duration(one)) for one in cast(Listed, given["over"]).items),
+            time=refs(given["time"])[0] if "time" in given else None,
+            mark=name.mark,
+            marks=marks(value),
+            **found,
+        )
+
+    def clashes(self, node: WindowNode) -> Iterator[Finding]:
+        where = f"nodes.{node.name}"
+        for back, length in node.over:
+            if length % node.hops:
+                message = f"{where}.over: {back} is not {node.hops} hops of whole milliseconds"
+                yield node.at("over"), message, "choose another number of hops"
+        names = [name for name, _ in node.outputs]
+        for twice in dict.fromkeys(name for name in names if names.count(name) > 1):
+            yield node.at("over"), f"{where}: two features are {twice!r}", "name each look-back once, and each feature differently"
+        if len(names) > MAX_FEATURES:
+            yield node.at("features"), f"{where}: {len(names)} features, a window has at most {MAX_FEATURES}", "make two windows of it"
+        for one in node.features:
+            about = f"{where}.features.{one.name}"
+            if one.of is None and one.kind not in _ALONE:
+                yield one.mark, f"{about}: {one.kind} is of a value", f"write {one.kind}(FIELD)"
+            if not 1 <= one.k <= MAX_LAST or (one.k != 1 and one.kind != "last_k"):
+                yield one.mark, f"{about}: a number is for last_k, from 1 to {MAX_LAST}", "write last_k(FIELD, 3)"
+
+    def signature(self, node: WindowNode, model: Signature | None) -> Signature | None:
+        return Signature((), (*(Tensor(name, *_type(feature)) for name, feature in node.outputs), Tensor(LATE, "bool")))
+
+    def wires(self, node: WindowNode, names: Names) -> list[Wire]:
+        made = _Wires(node, names)
+        for number, one in enumerate(node.by):
+            made.add(f"{KEY}.{number}", one, "by")
+        values = dict.fromkeys(one.of for one in node.features if one.of is not None)
+        filters = dict.fromkeys(one.where for one in node.features if one.where is not None)
+        for one in values:
+            made.add(f"{VALUE}.{one.text}", one, "features")
+        for one in filters:
+            made.add(f"{WHERE}.{one.text}", one, "features")
+        made.time()
+        return made.wires
+
+    def refs(self, node: WindowNode) -> tuple[Ref, ...]:
+        found = [*node.by, *([] if node.time is None else [node.time])]
+        found += [one for feature in node.features for one in (feature.of, feature.where) if one is not None]
+        return tuple(dict.fromkeys(found))
+
+    def detail(self, node: WindowNode) -> str:
+        text = f"by {', '.join(one.text for one in node.by)}, over {', '.join(back for back, _ in node.over)}"
+        return f"{text}: {', '.join(one.name for one in node.features)}"[:120]
+
+
+class _Wires:
+    """What feeds a window: references, each with the tensor that it is read as."""
+
+    def __init__(self, node: WindowNode, names: Names) -> None:
+        self.node, self.names = node, names
+        self.wires: list[Wire] = []
+
+    def add(self, tensor: str, found: Ref, key: str) -> None:
+        """Adds what a reference means, in the type of what it is for; or reports why it cannot be that."""
+        what, where = tensor.partition(".")[0], f"nodes.{self.node.name}.{key}"
+        target = self.names.target(found, where)
+        if target is None:
+            return
+        fields = self._fields(target)
+        dtypes = {one.dtype for one in fields} if isinstance(target, FromField) else {target.tensor.dtype} if target.tensor else set()
+        if not dtypes:
+            return  # a schema or a signature is not known, which has been reported
+        dtype = next(iter(dtypes))
+        missing = None
+        if what == VALUE and isinstance(target, FromField) and dtype != "string":
+            dtype, missing = "float64", Missing("fill", math.nan)
+        elif what == WHERE and isinstance(target, FromField) and any(one.optional for one in fields):
+            missing = Missing("fill", False)
+        elif what == KEY and any(one.optional for one in fields):
+            missing = Missing("reject")
+        elif isinstance(target, FromNode) and what == VALUE and dtype.startswith("float") and self._may_be_null(target):
+            missing = Missing("fill", math.nan)
+        elif isinstance(target, FromNode) and what == WHERE and self._may_be_null(target):
+            missing = Missing("fill", False)
+        if problem := self._problem(what, found, dtype, fields):
+            self.names.report.add(found.mark, f"{where}: {problem[0]}", problem[1])
+            return
+        entry = Input(tensor, (found,), missing=missing, mark=found.mark)
+        self.wires.append(Wire(Tensor(tensor, dtype), entry, (target,), place=key))
+
+    def time(self) -> None:
+        """Adds the event time: that of the node, or of its sources, if they have one."""
+        node, names = self.node, self.names
+        if node.time is not None:
+            return self._time(node.time)
+        times = {source.name: source.time for source in names.topology.sources if source.time is not None and self._feeds(source.name)}
+        if len({*times.values()}) > 1:
+            which = " and ".join(f"{time} of {source}" for source, time in times.items())
+            names.report.add(node.mark, f"nodes.{node.name}: its event time is {which}", "name one: time: FIELD")
+        elif times and (found := ref(next(iter(times.values())), node.at("time"))) is not None:
+            self._time(found)
+        return None
+
+    def _time(self, found: Ref) -> None:
+        target = self.names.target(found, f"nodes.{self.node.name}.time")
+        units = {one.unit for one in self._fields(target)} if isinstance(target, FromField) else {""}
+        if len(units) > 1:
+            message = f"nodes.{self.node.name}.time: {found.text!r} is in ms in one source, and in us in another"
+            self.names.report.add(found.mark, message, "write SOURCE.FIELD")
+            return
+        self.add(TIME_US if units == {"us"} else TIME, found, "time")
+
+    def _feeds(self, source: str) -> bool:
+        """Whether the source has all fields that the node reads."""
+        schema = self.names.schemas.get(source)
+        named = [one for wire in self.wires for one in wire.targets if isinstance(one, FromField)]
+        return schema is not None and all(one.source in (None, source) and schema.field(one.name) is not None for one in named)
+
+    def _fields(self, target: Target | None) -> list[Field]:
+        if not isinstance(target, FromField):
+            return []
+        schemas = self.names.schemas if target.source is None else {target.source: self.names.schemas.get(target.source)}
+        found = [schema.field(target.name) for schema in schemas.values() if schema is not None]
+        return [one for one in found if one is not None]
+
+    def _may_be_null(self, target: FromNode) -> bool:
+        topology = self.names.topology
+        absent = topology.absent(target.node, self.node) is not None
+        return absent or (target.tensor is not None and topology.nullable(target.node, target.tensor.name))
+
+    def _problem(self, what: str, found: Ref, dtype: str, fields: list[Field]) -> tuple[str, str] | None:
+        """Returns why the reference cannot be what it is for, and what to do."""
+        kinds = {one.kind for one in fields}
+        if what in (TIME, TIME_US) and (dtype != "int64" or (fields and not kinds <= {"timestamp", "long"})):
+            return f"{found.text!r} is no time", "an event time is a timestamp, or a long in ms"
+        if what == KEY and dtype not in _KEYS_OF:
+            return f"{found.text!r} is {dtype or 'of no type that a key has'}", "a key is text, a whole number or true and false"
+        if what == WHERE and dtype != "bool":
+            return f"{found.text!r} is {dtype}, a filter is true or false", "compare it in a rule, and name its output"
+        if what == VALUE and dtype == "string":
+            return f"{found.text!r} is text", "a window counts numbers; a rule makes one of text: map, or a comparison"
+        return None
+
+
+def rules_of(node: WindowNode, nodes: Mapping[str, Node]) -> Iterator[tuple[str, str]]:
+    """Yields the references of a window that rules compute, each with a digest of the texts of these rules."""
+    for one in WindowKind().refs(node):
+        if texts := sorted(_texts(one, nodes, set())):
+            yield one.text, hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+def _texts(found: Ref, nodes: Mapping[str, Node], seen: set[str]) -> Iterator[str]:
+    rule = nodes.get(found.head)
+    if not isinstance(rule, RuleNode) or rule.name in seen:
+        return
+    seen.add(rule.name)
+    yield from (f"{rule.name}.{one.name} = {' '.join(one.text.split())}" for one in rule.outputs)
+    yield from (f"{rule.name}: {one.tensor} = {[each.text for each in one.refs]} {one.missing}" for one in rule.inputs)
+    for one in RuleKind().refs(rule):
+        yield from _texts(one, nodes, seen)
+
+
+def _feature(name: Scalar, text: str, mark: Mark) -> Feature:
+    found = _TEXT.fullmatch(text)
+    assert found is not None, "conforming text is always an aggregate"
+    kind, of, k, where = found.groups()
+    return Feature(name.text, cast(Aggregated, kind), ref(of, mark) if of else None, ref(where, mark) if where else None, int(k or 1), mark)
+
+
+def _type(feature: Feature) -> tuple[str, tuple[int, ...]]:
+    if feature.kind == "last_k":
+        return "float64", (feature.k,)
+    return ("int64" if feature.kind == "count" else "float64"), ()
