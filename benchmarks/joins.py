@@ -12,6 +12,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,9 @@ from benchmarks.measure import Progress
 from benchmarks.micro import no_collector
 from benchmarks.report import Sheet
 from penstock.batch import Array
-from penstock.joins import END, Decided, Groups, Quorum, Rows
+from penstock.joins import END, Quorum
+from penstock.joins.groups import Decided, Groups
+from penstock.joins.rows import Rows
 from penstock.schema import Column
 
 MEMBERS = (2, 3, 5)
@@ -28,6 +31,7 @@ ROWS = 256
 SPREAD = 1_000  # places
 RATE = 100  # events per ms, by their timestamps
 MISSING = 0.05  # of the records of each member
+SHARED = ("id", "label")
 COLUMNS = [
     Column("id", "id", "string"), Column("score", "score", "float32"), Column("margin", "margin", "float64"),
     Column("votes", "votes", "int64"), Column("classes", "classes", "float32", (4,)), Column("label", "label", "string"),
@@ -72,6 +76,10 @@ def measure(ids: int, rounds: int, progress: Progress) -> Sheet:
     return Sheet(title, ("members", "needed", "fired", "failed", "groups µs/id", "rows µs/id", "ids/s"), tuple(lines))
 
 
+def _columns(member: int) -> list[Column]:
+    return [one if one.name in SHARED else replace(one, name=f"m{member}.{one.name}") for one in COLUMNS]
+
+
 def batches(ids: int, prefix: str, member: int, missing: float) -> Iterator[Piece]:
     """Yields the topic of a member."""
     chance = np.random.default_rng(member)
@@ -86,12 +94,13 @@ def batches(ids: int, prefix: str, member: int, missing: float) -> Iterator[Piec
             "id": np.array(names, object), "score": chance.random(size, "f4"), "margin": chance.random(size),
             "votes": chance.integers(0, 100, size), "classes": chance.random((size, 4), "f4"), "label": labels[those % 3],
         }  # fmt: skip
-        yield Piece(names, np.arange(at, at + size) // RATE, np.arange(at, at + size), columns)
+        named = {own.name: columns[one.name] for one, own in zip(COLUMNS, _columns(member), strict=True)}
+        yield Piece(names, np.arange(at, at + size) // RATE, np.arange(at, at + size), named)
 
 
 def run(quorum: Quorum, topics: Sequence[Sequence[Piece]]) -> Spent:
     """Joins the topics to their ends."""
-    groups, rows, now = Groups(quorum), Rows(quorum, [COLUMNS] * len(topics), shared=("id", "label")), time.thread_time
+    groups, rows, now = Groups(quorum), Rows(quorum, [_columns(member) for member in range(len(topics))]), time.thread_time
     in_groups = in_rows = 0.0
     fired = failed = 0
     for pieces in itertools.zip_longest(*topics):
@@ -103,7 +112,7 @@ def run(quorum: Quorum, topics: Sequence[Sequence[Piece]]) -> Spent:
             t0 = now()
             added = groups.add(member, piece.ids, piece.stamps, piece.offsets, clock)
             t1 = now()
-            rows.put(member, added, piece.columns)
+            rows.put(member, added.rows, added.slots, piece.columns)
             fired += rows.take(added.fired).size if added.fired else 0
             in_groups, in_rows = in_groups + t1 - t0, in_rows + now() - t1
             decided.append(added.fired)

@@ -18,13 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from penstock.joins import DEADLINE, END, MASK, OVERDUE, Bounds, Decided, Groups, Quorum, Rows, present
+from penstock.joins import END, Bounds, Quorum, present
+from penstock.joins.groups import Decided, Groups, enough
+from penstock.joins.rows import DEADLINE, MASK, OVERDUE, Rows
 from penstock.schema import Column
 
 NAMES = ("a", "b", "c")
 MEMBERS = range(len(NAMES))
 WITHIN = 10
-COLUMNS = [Column("id", "id", "string"), Column("score", "score", "float64"), Column("pair", "pair", "float32", (2,))]
 FAR = 10**9
 WIDE = Bounds()
 LONGEST = 30  # ms, and so turns, for which one record may hold back all others: `within` and `retain`, and some turns to read
@@ -39,6 +40,12 @@ quorums = st.builds(
     retain=st.sampled_from([0, 15]),
 )
 bounds = st.builds(Bounds, wait=st.integers(1, 8), held=st.integers(1, 8), step=st.integers(1, 3))
+
+
+def columns(name: str) -> list[Column]:
+    """Those of a member."""
+    score, pair = f"{name}.score", f"{name}.pair"
+    return [Column("id", "id", "string"), Column(score, score, "float64"), Column(pair, pair, "float32", (2,))]
 
 
 @dataclass
@@ -133,7 +140,7 @@ class World:
 
     def begin(self) -> None:
         self.groups = Groups(self.quorum, self.bounds)
-        self.rows = Rows(self.quorum, [COLUMNS] * 3, shared=("id",))
+        self.rows = Rows(self.quorum, [columns(name) for name in NAMES])
         self.model = Model(self.quorum)
         self.sent: list[Decided] = []
         self.at = [self.committed(member) for member in MEMBERS]
@@ -162,11 +169,12 @@ class World:
         ids = [id for id, _, _ in records]
         added = self.groups.add(member, ids, _ints(stamp for _, stamp, _ in records), _ints(offsets), self.now)
         scores = np.array(offsets, np.float64) + 1000 * member
-        self.rows.put(member, added, {"id": np.array(ids, object), "score": scores, "pair": np.stack([scores, -scores], 1).astype("f4")})
+        name, pairs = NAMES[member], np.stack([scores, -scores], 1).astype("f4")
+        self.rows.put(member, added.rows, added.slots, {"id": np.array(ids, object), f"{name}.score": scores, f"{name}.pair": pairs})
         kept, fired = self.model.add(member, records, self.now)
         assert added.rows.tolist() == kept
         assert _answers(added.fired) == fired
-        assert self.quorum.enough(added.fired.masks).all()
+        assert enough(self.quorum, added.fired.masks).all()
         self.send(added.fired)
         return end - start
 
@@ -175,7 +183,7 @@ class World:
         read_to = [END if self.at[one] == len(self.topics[one]) else read_to[one] for one in MEMBERS]
         failed = self.groups.due(self.now, read_to)
         assert _answers(failed) == self.model.due(self.now, read_to)
-        assert not self.quorum.enough(failed.masks).any()
+        assert not enough(self.quorum, failed.masks).any()
         for id, mask, deadline in zip(failed.ids, failed.masks.tolist(), failed.deadlines.tolist(), strict=True):
             assert self.now > deadline
             unread = [self.topics[one][self.at[one] :] for one in MEMBERS if not mask >> one & 1]

@@ -32,12 +32,20 @@ class Line:
     begin: int = 0  # where our assignment began
     next: int = 0
     acked: int = 0  # the highest commit whose answer has reached us
-    finished: set[int] = field(default_factory=set)  # in this assignment
+    finished: set[int] = field(default_factory=set)  # in this assignment, or kept and free
+    kept: set[int] = field(default_factory=set)  # and not free
 
     def prefix(self) -> int:
         """The first position of this assignment that is not finished."""
         at = self.begin
         while at in self.finished:
+            at += 1
+        return at
+
+    def ended(self) -> int:
+        """The first position that is neither finished nor kept."""
+        at = self.begin
+        while at in self.finished or at in self.kept:
             at += 1
         return at
 
@@ -48,6 +56,7 @@ class Commit:
 
     offsets: Mapping[Partition, int]
     epoch: int
+    changes: Mapping[Partition, int]
 
 
 class Positions(RuleBasedStateMachine):
@@ -63,6 +72,8 @@ class Positions(RuleBasedStateMachine):
         self.alive: dict[int, Span] = {}  # taken in this assignment and not finished
         self.started: set[int] = set()
         self.rewound: set[Partition] = set()
+        self.last: dict[Partition, Span] = {}  # that was kept
+        self.changed: set[Partition] = set()  # what is free beyond its position, and not stored
 
     # -- rebalances ------------------------------------------------------------------------------------------------
 
@@ -77,7 +88,10 @@ class Positions(RuleBasedStateMachine):
         self.alive.clear()
         self.started.clear()
         self.rewound.clear()
+        self.last.clear()
+        self.changed.clear()
         for partition, line in self.lines.items():
+            line.kept.clear()
             line.ours = partition in ours
             line.begin = line.next = line.acked = line.stored
             line.finished.clear()
@@ -147,6 +161,31 @@ class Positions(RuleBasedStateMachine):
             self.lines[span.partition].finished.update(positions)
             self.lines[span.partition].done.update(positions)
 
+    @rule(partition=partitions)
+    def keep(self, partition: Partition) -> None:
+        """The first span that has not ended: it is under way no more, and nothing of it may be committed until it is free."""
+        line = self.lines[partition]
+        span = min((one for one in self.alive.values() if one.partition == partition), key=lambda one: one.start, default=None)
+        if span is not None:
+            line.kept.update(range(span.start, span.end))
+            span.keep(min(line.kept))
+            del self.alive[id(span)]
+            self.started.discard(id(span))
+            self.last[partition] = span
+            assert not span.records
+
+    @rule(partition=partitions, which=st.integers(0, 20))
+    def free(self, partition: Partition, which: int) -> None:
+        """A position of those that are kept, in any order."""
+        line = self.lines[partition]
+        if line.kept:
+            at = sorted(line.kept)[which % len(line.kept)]
+            line.kept.discard(at)
+            line.finished.add(at)
+            line.done.add(at)
+            self.last[partition].keep(min(line.kept, default=1 << 62))
+            self.changed.add(partition)
+
     @rule(span=spans)
     def abandon(self, span: Span) -> None:
         """The partition goes back to the span's start; what was taken behind it is read again as well."""
@@ -174,21 +213,23 @@ class Positions(RuleBasedStateMachine):
     @rule(target=commits, arrives=st.booleans())
     def commit(self, arrives: bool) -> Commit:
         """What may be committed is sent; the broker stores it, or the request is lost. It never tells the broker to go back."""
-        offsets = self.tracker.committable()
+        offsets, changes = self.tracker.committable(), self.tracker.changes()
         if not arrives:
-            return Commit({}, self.tracker.epoch)
+            return Commit({}, self.tracker.epoch, {})
         for partition, offset in offsets.items():
             line = self.lines[partition]
             assert offset >= line.stored
             line.stored = offset
-        return Commit(offsets, self.tracker.epoch)
+        return Commit(offsets, self.tracker.epoch, changes)
 
     @rule(commit=consumes(commits))
     def hear(self, commit: Commit) -> None:
         """The answer, in whatever order, perhaps after another rebalance."""
-        self.tracker.committed(commit.offsets, commit.epoch)
+        self.tracker.committed(commit.offsets, commit.epoch, commit.changes)
         if commit.epoch == self.tracker.epoch:
             for partition, offset in commit.offsets.items():
+                if commit.changes[partition] == self.tracker.changes()[partition]:
+                    self.changed.discard(partition)
                 line = self.lines[partition]
                 line.acked = max(line.acked, offset)
 
@@ -202,8 +243,13 @@ class Positions(RuleBasedStateMachine):
 
     @invariant()
     def committable_is_the_finished_prefix(self) -> None:
-        expected = {partition: line.prefix() for partition, line in self.lines.items() if line.ours and line.prefix() > line.acked}
+        ours = {partition: line for partition, line in self.lines.items() if line.ours}
+        expected = {one: line.prefix() for one, line in ours.items() if line.prefix() > line.acked or one in self.changed}
         assert self.tracker.committable() == expected
+        assert self.tracker.uncommitted == sum(line.next - line.ended() + line.prefix() - line.acked for line in ours.values())
+        for partition, line in ours.items():
+            assert self.tracker.reach(partition) == line.next - line.prefix()
+            assert self.tracker.under_way(partition) == (line.ended() < line.next)
 
     @invariant()
     def positions_are_the_models(self) -> None:

@@ -30,7 +30,7 @@ from penstock.topology.kinds import kind_of
 from penstock.topology.parameters import shown
 from penstock.topology.parse import parse
 from penstock.topology.spec import ModelNode, Source, When
-from penstock.topology.wiring import Emit, Feed, Input, Part, Stage, Step
+from penstock.topology.wiring import Emit, Feed, Input, Joined, Part, Stage, Step
 
 __all__ = ["draw", "plan", "validate"]
 
@@ -228,6 +228,8 @@ def _sink(emit: Emit) -> dict[str, Any]:
 def _print_stage(stage: Stage, loaded: Loaded) -> None:
     for one in stage.inputs:
         _print_input(one, loaded)
+    if isinstance(stage.gather, Joined):
+        out.print(f"{_joined(stage.gather)}\n", markup=False)
     steps = table("steps", "", "node", "model", "inputs", "outputs read")
     for number, step in enumerate(stage.steps, 1):
         outputs = "\n".join(str(tensor) for tensor in step.outputs)
@@ -241,6 +243,13 @@ def _print_stage(stage: Stage, loaded: Loaded) -> None:
     for each in (steps, sinks):
         out.print(each)
         out.print()
+
+
+def _joined(gather: Joined) -> str:
+    quorum = gather.quorum
+    wanted = "all" if quorum.need == len(quorum.members) else f"{quorum.need} of {len(quorum.members)}"
+    required = f", {' and '.join(sorted(quorum.require))} among them" if quorum.require else ""
+    return f"joined by the event's id: {wanted}{required}, within {quorum.within} ms"
 
 
 def _print_input(one: Input, loaded: Loaded) -> None:

@@ -8,7 +8,7 @@ would score now.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -17,6 +17,7 @@ from penstock.codecs.schema_registry import open_schema_registry
 from penstock.control.log import Log
 from penstock.control.messages import Release
 from penstock.errors import ConfigError, Problem, TopicMissing, TopologyError, Untraceable
+from penstock.explain.absent import replaced, without
 from penstock.explain.provenance import Origin
 from penstock.fit import as_run, strays
 from penstock.model.artifact import Artifact
@@ -147,13 +148,17 @@ def _fold(topology: Topology, settings: Settings) -> Log:
         ) from error
 
 
-def load_bound(topology: Topology, bound: Bound, settings: Settings) -> tuple[Loaded, Program]:
+def load_bound(topology: Topology, bound: Bound, settings: Settings, missing: Collection[str] = ()) -> tuple[Loaded, Program]:
     """Returns the topology with these versions and the release's parameters. Today's requirements on metrics are not checked.
+
+    The program does without the nodes in `missing`, as a join has.
 
     Raises ConfigError for versions of nodes that the topology does not have, or that do not fit it; ModelCorrupt, ModelUntrusted.
     """
     loaded = _loaded(topology, bound, settings)
-    return loaded, runtime.prepare(loaded, settings, warm_rows=1)
+    if not missing:
+        return loaded, runtime.prepare(loaded, settings, warm_rows=1)
+    return loaded, replaced(runtime.prepare(without(loaded, missing), settings, warm_rows=1), loaded, missing)
 
 
 def load_stage(topology: Topology, bound: Bound, settings: Settings, topic: str) -> tuple[Loaded, Program, str]:
@@ -163,10 +168,13 @@ def load_stage(topology: Topology, bound: Bound, settings: Settings, topic: str)
     """
     whole = _loaded(topology, bound, settings)
     shares = runtime.shares(whole, f"{settings.application}.{topology.name}")
-    found = {stage.source.topic: (share, stage) for share in shares.values() for stage in share.wiring.stages}
+    found = {read: (share, stage) for share in shares.values() for stage in share.wiring.stages for read in stage.topics}
     if topic not in found:
         raise ConfigError(Problem(topology.file, 0, 0, f"no stage reads the topic {topic}", "explain with the file that the workers run"))
     share, stage = found[topic]
+    if len(stage.topics) > 1:
+        message = f"the stage {stage.name} joins {' and '.join(stage.topics)}, behind windows: one of these records does not make the row"
+        raise ConfigError(Problem(topology.file, 0, 0, message, "explain the answers of its members, from the topics that it reads"))
     fix = "add materialize: true to the window: what the stages behind it write can be explained"
     if problems := runtime.forgotten(topology, "a record alone", fix, nodes={step.node.name for step in stage.steps}):
         raise TopologyError(problems)

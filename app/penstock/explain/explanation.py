@@ -89,21 +89,23 @@ def explain(position: Position, settings: Settings, topology: Topology | None = 
         came = read_at(settings, at)  # 3
     except (RecordMissing, TopicMissing) as error:
         raise type(error)(f"{position}: the input that it was made from is gone: {error}") from error
-    loaded, program, stage = _loaded(topology, bound, settings, at.topic, source)
+    loaded, program, stage = _loaded(topology, bound, settings, at.topic, source, said.missing)
     _same_rules(said, loaded, position)
     again = rerun(loaded, program, stage, came)  # 4
     source = program.plan.stages[stage].wired.source
     return Explanation(record, topology, bound, source, came, again, _compare(record, again, loaded))  # 5
 
 
-def _loaded(topology: Topology, bound: Bound, settings: Settings, topic: str, source: Source | None) -> tuple[Loaded, Program, str]:
+def _loaded(
+    topology: Topology, bound: Bound, settings: Settings, topic: str, source: Source | None, missing: tuple[str, ...] = ()
+) -> tuple[Loaded, Program, str]:
     """Returns what is run again, and the name of its stage: of a topology with windows, only the stage that has read the topic.
 
-    What a window remembered is gone; what a stage behind it reads is in the topic between.
+    What a window remembered is gone; what a stage behind it reads is in the topic between. A join did without the nodes that are `missing`.
     """
     if source is None or topology.windows:
         return load_stage(topology, bound, settings, topic)
-    return *load_bound(topology, bound, settings), source.name
+    return *load_bound(topology, bound, settings, missing), source.name
 
 
 def _explain_dead_letter(record: Record, said: DeadLetter, settings: Settings, topology: Topology | None, *, now: bool) -> Explanation:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from penstock.errors import Untraceable
-from penstock.pipeline.letters import EVENT, OWN, SOURCE, STAGES, TRUNCATED
+from penstock.pipeline.letters import EVENT, JOIN, OWN, SOURCE, STAGES, TRUNCATED
 from penstock.record import Position, Record
 from penstock.registry.names import NAME as MODEL
 from penstock.registry.names import VERSION
@@ -29,6 +29,7 @@ class Origin:
 
     Of a topology that is cut, `stages` has the generation of each stage that it has passed, and `read` is the position that the last of
     them has read. `rules` are the labels of the nodes that the topology itself computes: `rule:` and the beginning of their graph's digest.
+    `missing` are the nodes whose outputs a join did without.
     """
 
     topology: str
@@ -37,6 +38,7 @@ class Origin:
     source: Position
     rules: Mapping[str, str] = field(default_factory=dict)
     stages: Mapping[str, int] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
     read: Position | None = None
 
     @property
@@ -92,12 +94,19 @@ def _origin(said: Mapping[str, str], source: Position | None = None) -> Origin:
         rules={node: version for node, version in made if isinstance(version, str)},
         stages=dict(_stage(one) for one in said.get(STAGES, "").split(",") if one),
         read=Position.parse(said[SOURCE], "/") if source is None and EVENT in said else None,
+        missing=_missing(said.get(JOIN, "")),
     )
 
 
 def _stage(text: str) -> tuple[str, int]:
     name, _, generation = text.partition("=")
     return _matched(NAME, name), int(_matched("[0-9]{1,15}", generation))
+
+
+def _missing(text: str) -> tuple[str, ...]:
+    """Returns the members that the joins of an event did without; there is a decision of each, with spaces between them."""
+    parts = (part.partition("=")[::2] for decision in text.split(" ") for part in decision.split(";"))
+    return tuple(_matched(NAME, one) for name, members in parts if name == "missing" for one in members.split(",") if one)
 
 
 def _version(text: str) -> tuple[str, ModelRef | str]:

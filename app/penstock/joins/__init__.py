@@ -1,6 +1,8 @@
-"""Which records of several streams belong to one event, and when that is enough. Pure: no I/O and no clock; time is an argument."""
+"""Which records of several streams belong to one event, and when that is enough. Pure: no I/O and no clock; time is an argument.
 
-from penstock.joins.quorum import END, Added, Bounds, Decided, Groups, Quorum
-from penstock.joins.rows import DEADLINE, MASK, OVERDUE, Rows, present
+`quorum` has the rule, as values: a topology has it without loading numpy. `groups` and `rows` keep it.
+"""
 
-__all__ = ["DEADLINE", "END", "MASK", "OVERDUE", "Added", "Bounds", "Decided", "Groups", "Quorum", "Rows", "present"]
+from penstock.joins.quorum import BOUNDS, END, Bounds, Quorum, present
+
+__all__ = ["BOUNDS", "END", "Bounds", "Quorum", "present"]

@@ -6,39 +6,39 @@ Slots are used again, so the arrays are as long as the most groups that waited a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
 from penstock.batch import Array, Batch
 from penstock.errors import MemberMissing
-from penstock.joins.quorum import Added, Decided, Quorum
+from penstock.joins.groups import Decided, enough
+from penstock.joins.quorum import Quorum, present
 from penstock.schema import Column
 
-__all__ = ["DEADLINE", "MASK", "OVERDUE", "Rows", "present"]
+__all__ = ["DEADLINE", "MASK", "OVERDUE", "Rows"]
 
 MASK: Final = "join?.mask"  # columns of a group's decision, as in `Decided`; no field and no output of a node has such a name
 DEADLINE: Final = "join?.deadline"
 OVERDUE: Final = "join?.overdue"
 
 
-def present(member: str) -> str:
-    """Returns the name of the column that is true where the member is there."""
-    return f"{member}?.present"
-
-
 class _Stored:
-    """A column of a member's waiting rows, by slot. An absent row is zero, "" or, of arrays of different lengths, an empty array."""
+    """A column of a member's waiting rows, by slot.
+
+    An absent row is zero, "", None in a column that keeps nulls, or, of arrays of different lengths, an empty array.
+    """
 
     def __init__(self, column: Column) -> None:
-        self.kind = column.dtype, column.shape
+        nulls = column.missing.action == "fill" and column.missing.value is None
+        self.kind = column.dtype, column.shape, nulls
         axes = [axis for axis in column.shape if axis is not None]
-        ragged, dtype = len(axes) < len(column.shape), object if column.dtype == "string" else column.dtype
+        ragged, dtype = len(axes) < len(column.shape), object if column.dtype == "string" or nulls else column.dtype
         self._loose = ragged or dtype is object  # refers to objects, which are released with their row
         self._absent: Array = np.zeros((), object if self._loose else dtype)
         if self._loose:
-            self._absent[()] = np.zeros(0, dtype) if ragged else ""
+            self._absent[()] = None if nulls else np.zeros(0, dtype) if ragged else ""
         self._values: Array = np.zeros((0, *(() if ragged else axes)), self._absent.dtype)
 
     def put(self, slots: Array, values: Array) -> None:
@@ -65,49 +65,48 @@ class _Stored:
 class Rows:
     """The waiting rows of the groups of one partition. `columns` has those of each member, in the order of `quorum.members`.
 
-    `shared` names the columns that each member carries with the same value. Raises ValueError where members disagree about their type.
+    A column that several members carry has the same value in all of them. Raises ValueError where they disagree about its type.
     """
 
-    def __init__(self, quorum: Quorum, columns: Sequence[Sequence[Column]], shared: Collection[str] = ()) -> None:
+    def __init__(self, quorum: Quorum, columns: Sequence[Sequence[Column]]) -> None:
         self._quorum = quorum
         self._stored = [{column.name: _Stored(column) for column in those} for those in columns]
-        self._shared = tuple(shared)
-        for name in self._shared:
-            kinds = {one[name].kind if name in one else None for one in self._stored}
-            if len(kinds) > 1:
-                raise ValueError(f"not every member has the column {name} with the same type and shape")
+        names = dict.fromkeys(name for those in self._stored for name in those)
+        self._carriers = {name: [at for at, those in enumerate(self._stored) if name in those] for name in names}
+        for name, carriers in self._carriers.items():
+            if len({self._stored[at][name].kind for at in carriers}) > 1:
+                raise ValueError(f"not every member that has the column {name} has it with the same type and shape")
 
-    def put(self, member: int, added: Added, columns: Mapping[str, Array]) -> None:
-        """Keeps the rows of a member's batch that wait. `columns` are those of the whole batch."""
-        if not len(added.rows):
+    def put(self, member: int, rows: Array, slots: Array, columns: Mapping[str, Array]) -> None:
+        """Keeps these rows of a member's batch, which wait in these slots (`Added`). `columns` are those of the whole batch."""
+        if not len(rows):
             return
         for name, stored in self._stored[member].items():
             values = columns[name]
-            stored.put(added.slots, values if len(values) == len(added.rows) else values[added.rows])
+            stored.put(slots, values if len(values) == len(rows) else values[rows])
 
     def take(self, decided: Decided) -> Batch:
         """Returns the groups as one batch, and releases their rows. A group that has failed is a Failure with MemberMissing.
 
-        Row i is group i of `decided`. Its columns are `MEMBER.COLUMN` for each member's own ones, the name alone for shared ones, of the
-        first member that is there; `present(MEMBER)`, bool [N]; MASK, DEADLINE and OVERDUE, int64 [N]. Take them before the next `add` or
-        `due`.
+        Row i is group i of `decided`. Its columns are those of the members, each of the first member that carries it and is there;
+        `present(MEMBER)`, bool [N]; MASK, DEADLINE and OVERDUE, int64 [N]. Take them before the next `add` or `due`.
         """
-        there, members = decided.offsets >= 0, self._quorum.members
+        there = decided.offsets >= 0
         columns: dict[str, Array] = {MASK: decided.masks, DEADLINE: decided.deadlines, OVERDUE: decided.overdue}
-        for at, member in enumerate(members):
-            columns[present(member)] = there[at]
-            gaps = np.flatnonzero(~there[at])
-            for name, stored in self._stored[at].items():
-                taken = stored.take(decided.slots, gaps)
-                if name not in self._shared:
-                    columns[f"{member}.{name}"] = taken
-                elif name not in columns:
-                    columns[name] = taken
+        columns |= {present(member): there[at] for at, member in enumerate(self._quorum.members)}
+        for name, carriers in self._carriers.items():
+            made = found = None
+            for at in carriers:
+                taken = self._stored[at][name].take(decided.slots, np.flatnonzero(~there[at]))
+                if made is None or found is None:
+                    made, found = taken, there[at]
                 else:
-                    first = there[at] & ~there[:at].any(axis=0)
-                    if first.any():
-                        columns[name][first] = taken[first]
-        failed = np.flatnonzero(~self._quorum.enough(decided.masks))
+                    first = there[at] & ~found
+                    made[first] = taken[first]
+                    found = found | first
+            assert made is not None, "a column has a carrier"
+            columns[name] = made
+        failed = np.flatnonzero(~enough(self._quorum, decided.masks))
         return Batch(len(decided.ids), columns).fail({row: self._failure(int(decided.masks[row])) for row in failed.tolist()})
 
     def _failure(self, mask: int) -> MemberMissing:

@@ -16,7 +16,16 @@ from penstock.errors import DeliveryFailed, TransportError
 from penstock.transports.base import Abilities, Lapsed, Sent, Source
 from penstock.transports.tracker import Span
 
-__all__ = ["AtLeastOnce", "Commit"]
+__all__ = ["AtLeastOnce", "Commit", "as_refusal"]
+
+
+def as_refusal(error: BaseException) -> BaseException:
+    """Returns the error of outputs that were not acknowledged, as one of ours."""
+    if isinstance(error, Lapsed | TransportError):
+        return error
+    refused = DeliveryFailed(f"the broker refused a batch of outputs: {error!r}")
+    refused.__cause__ = error
+    return refused
 
 
 Then = Callable[[BaseException | None], None]
@@ -48,14 +57,8 @@ class AtLeastOnce:
         """See `Commit.done`."""
 
         def settled(ended: Sent) -> None:
-            error = ended.exception()
-            if isinstance(error, Lapsed | TransportError):
-                then(error)
-                return
-            if error is not None:
-                refused = DeliveryFailed(f"the broker refused a batch of outputs: {error!r}")
-                refused.__cause__ = error
-                then(refused)
+            if (error := ended.exception()) is not None:
+                then(as_refusal(error))
                 return
             for span in spans:
                 span.finish()
@@ -67,8 +70,8 @@ class AtLeastOnce:
         """See `Commit.store`."""
         async with self._storing:
             positions = self._source.positions
-            offsets, epoch = positions.committable(), positions.epoch
+            offsets, epoch, changes = positions.committable(), positions.epoch, positions.changes()
             if not offsets or not await self._source.store(offsets):
                 return False
-            positions.committed(offsets, epoch)
+            positions.committed(offsets, epoch, changes)
             return True

@@ -31,17 +31,23 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
+import numpy as np
+
+from penstock.batch import Array
 from penstock.engine.observe import Observers
 from penstock.errors import DeliveryFailed, InferenceError, SchemaWanted, SettingsError, TransportUnavailable
+from penstock.joins import BOUNDS, Bounds
 from penstock.parcel import Parcel
-from penstock.pipeline.commit import Commit
+from penstock.pipeline.commit import Commit, as_refusal
+from penstock.pipeline.joining import Joining, Ready
 from penstock.pipeline.ports import Program
-from penstock.pipeline.score import Chunk, Pipeline
+from penstock.pipeline.score import Chunk, Pass, Pipeline
 from penstock.settings import Settings
 from penstock.state import States
 from penstock.telemetry import Metrics
@@ -59,6 +65,7 @@ COMMIT_SECONDS = 1.0  # without a commit, when as much is not committed as may b
 LEASE_SECONDS = 1.0  # between two looks at the lease, which ends by the clock
 SCHEMA_SECONDS = 0.1  # after the first try to fetch a schema; doubled after each, to LONGEST_PAUSE
 LONGEST_PAUSE = 5.0
+TICK = 0.01  # between two looks at rows that wait for others
 GROUP_SECONDS = 1.0  # a group should take no longer: rebalances and shutdowns wait for it
 
 
@@ -111,12 +118,14 @@ class Pace:
 
 
 class Delivery:
-    """The loop of one worker. `stages` names the stage that reads each topic; `serving` returns the active program.
+    """The loop of one worker. `stages` names the stage that reads each topic: one that reads several joins them. `serving` returns the
+    active program.
 
     `fail` is called with the error that ends the loop: one that no record causes. `begins(partition, offset, generation)` is called
     before a span is scored. `models` is held while a model runs: a session runs once at a time. `observers` receive
     the chunks, `buried` dead letters that were acknowledged. `throttle` counts those of each partition; the source keeps to it, too.
     `states` are what nodes remember, and `changelogs` the topics of it, by node.
+    `clock` measures, in seconds; `wall` returns the seconds since the epoch, which records have in their timestamps.
 
     Raises SettingsError when source or sink lacks an ability that the strategy needs.
     """
@@ -140,6 +149,8 @@ class Delivery:
         states: States | None = None,
         changelogs: Mapping[str, str] = MappingProxyType({}),
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        bounds: Bounds = BOUNDS,
     ) -> None:
         for end in (source, sink):
             if lacking := end.abilities.lacks(commit.needs):
@@ -148,7 +159,7 @@ class Delivery:
         self.metrics = metrics or Metrics()
         self._source, self._sink, self._commit = source, sink, commit
         self._stages, self._serving, self._fail, self._begins = stages, serving, fail, begins
-        self._pace, self._clock = pace, clock
+        self._pace, self._clock, self._wall, self._bounds = pace, clock, wall, bounds
         self._models = models or asyncio.Lock()
         self._observers, self._buried = observers, buried
         self._throttle = throttle or Throttle()
@@ -157,6 +168,10 @@ class Delivery:
         self._remembering: asyncio.Future[None] | None = None  # that the last changes of states were sent
         self.waiting: dict[str, str] = {}  # by topic: which schema its events wait for, while the registry does not answer
         self._scorers: dict[str, _Scorer] = {}
+        self._joins = {stage for stage, topics in Counter(stages.values()).items() if topics > 1}
+        self._joinings: dict[str, Joining] = {}  # by stage
+        self._ticks: asyncio.Future[None] | None = None
+        self._forwarded = 0  # chunks of joined rows that are not acknowledged
         self._changed = asyncio.Event()  # a span has ended, or the assignment has changed
         self._ended = False
         self._since = clock()  # when nothing was left to store, or the last commit succeeded
@@ -168,6 +183,10 @@ class Delivery:
         self.metrics.window_rows.set_function(self._window_rows)
         self.metrics.in_flight_batches.set_function(lambda: positions.in_flight)
         self.metrics.in_flight_bytes.set_function(lambda: positions.in_flight_bytes)
+        if self._joins:
+            joinable: Any = source  # one of a stage that joins
+            joinable.withheld, joinable.beyond = self._withheld, self._beyond
+            self.metrics.join_waiting.set_function(self._waits)
 
     # -- back-pressure ---------------------------------------------------------------------------------------------
 
@@ -224,6 +243,9 @@ class Delivery:
 
     async def submit(self, spans: Sequence[Span]) -> None:
         """Runs steps 1 to 4 for spans of one topic, in groups. Raises TransportError when outputs cannot be sent."""
+        if spans and (stage := self._stages[spans[0].partition[0]]) in self._joins:
+            await self._join(self._joining(stage), spans)
+            return
         for group in self._groups(spans):
             if not self._ended:
                 await self._deliver(group)
@@ -259,7 +281,7 @@ class Delivery:
             if scored is None or not await self._held(spans[0]):  # a group is of one assignment, and this one has ended
                 return
             parcels += scored
-        self._slow(spans, parcels)
+        self._slow(scorer.pipeline, [(span.partition, len(span.records)) for span in spans], parcels)
         changes = self._changes(scorer.pipeline.remembers, spans)
         sent = await self._sink.send(parcels, spans[0])  # 3
         taken = Sent(1)  # everything was acknowledged, be it as a dead letter
@@ -279,6 +301,103 @@ class Delivery:
 
         self._commit.done(spans, done, ended)  # 6
 
+    # -- stages that join ------------------------------------------------------------------------------------------
+
+    def _joining(self, stage: str) -> Joining:
+        """Returns what waits in the stage, which joins."""
+        if stage not in self._joinings:
+            source: Any = self._source  # a Joinable
+            wired = self._serving().program.plan.stages[stage].wired
+            most, positions = self._pace.in_flight_bytes, source.positions
+            self._joinings[stage] = Joining(wired, self._bounds, self.metrics, positions, most, lambda: source.free, source.ended_at)
+            self._ticks = self._ticks or asyncio.ensure_future(self._tick())
+        return self._joinings[stage]
+
+    def _withheld(self, partition: Partition) -> bool:
+        joining = self._joinings.get(self._stages.get(partition[0], ""))
+        return joining is not None and not joining.room(partition)
+
+    def _beyond(self, partition: Partition, position: int) -> Array:
+        stage = self._stages[partition[0]]
+        return self._joining(stage).beyond(partition, position) if stage in self._joins else np.zeros(0, np.int64)
+
+    def _waits(self) -> dict[Labels, float]:
+        joinings = self._joinings.items()
+        return {(stage, member): count for stage, joining in joinings for member, count in joining.waiting().items()}
+
+    async def _join(self, joining: Joining, spans: Sequence[Span]) -> None:
+        """Adds the records of the spans to those that wait, and sends what goes on."""
+        for span in spans:
+            if self._ended or not await self._held(span):
+                return
+            if self._put_off(span) or not span.begin():
+                continue
+            scorer, count = self._scorer([span]), len(span.records)
+            for ready in joining.take(scorer.pipeline, span, self._now_ms()):
+                await self._forward(joining, scorer, ready)
+            self.metrics.records_in.inc(count)
+            await asyncio.sleep(0)
+
+    async def _tick(self) -> None:
+        while not self._ended:
+            await asyncio.sleep(TICK)
+            try:
+                await self.tick()
+            except Exception as error:  # noqa: BLE001  this task is not awaited
+                self._fail(error)
+                return
+
+    async def tick(self) -> None:
+        """Sends on what is not waited for any longer: a timer calls it, where a stage joins."""
+        positions = self._source.positions
+        for stage, joining in [*self._joinings.items()]:
+            if positions.draining or not positions.lease():
+                continue
+            scorer = self._scorer_of(stage)
+            for ready in joining.due(scorer.pipeline, self._now_ms()):
+                await self._forward(joining, scorer, ready)
+
+    async def _forward(self, joining: Joining, scorer: _Scorer, ready: Ready) -> None:
+        """Scores rows that were put together, sends what comes of them, and frees their records when that is acknowledged."""
+        under = ready.under
+        self._forwarded += 1
+        try:
+            parcels = await self._pass(scorer, ready.passing.chunk, ready.passing)
+            if not await self._held(under):
+                self._passed_on()
+                return
+            self._slow(scorer.pipeline, [((topic, number), count) for topic, number, count in ready.passing.chunk.places], parcels)
+            sent = await self._sink.send(parcels, under)
+        except BaseException:
+            self._passed_on()
+            raise
+        taken = Sent(1)
+        sent.add_done_callback(lambda ended: self._taken(scorer.pipeline, under, ended, taken))
+
+        def settled(ended: Sent) -> None:
+            self._passed_on()
+            try:
+                error = ended.exception()
+                if isinstance(error, Lapsed) or not under.current:
+                    return  # the spans were dropped with their assignment
+                if error is not None:
+                    self._fail(as_refusal(error))
+                    return
+                joining.settle(ready)
+                self.metrics.batches.inc()
+                self._count_outputs(parcels, sent.refused)
+            except Exception as bug:  # noqa: BLE001  an error in a callback is reported nowhere else
+                self._fail(bug)
+
+        taken.add_done_callback(settled)
+
+    def _passed_on(self) -> None:
+        self._forwarded -= 1
+        self._changed.set()
+
+    def _now_ms(self) -> int:
+        return int(self._wall() * 1000)
+
     def _put_off(self, span: Span) -> bool:
         """Abandons the span while its partition is slowed: the source reads it again later. The other partitions go on."""
         if not self._throttle.delay(span.partition):
@@ -286,19 +405,18 @@ class Delivery:
         span.abandon()
         return True
 
-    def _slow(self, spans: Sequence[Span], parcels: Sequence[Parcel]) -> None:
+    def _slow(self, pipeline: Pipeline, taken: Iterable[tuple[Partition, int]], parcels: Sequence[Parcel]) -> None:
+        """Counts what became dead letters of so many records of these partitions."""
         if not self._throttle.rate:
             return
-        topic = spans[0].partition[0]
-        letters: dict[int, int] = {}
+        letters, records = Counter[Partition](), Counter[Partition]()
         for parcel in parcels:
             if parcel.dead:
-                letters[parcel.partition] = letters.get(parcel.partition, 0) + len(parcel)
-        records: dict[int, int] = {}
-        for span in spans:
-            records[span.partition[1]] = records.get(span.partition[1], 0) + len(span.records)
+                letters[pipeline.came_from(parcel)] += len(parcel)
+        for partition, count in taken:
+            records[partition] += count
         for partition, count in records.items():
-            self._throttle.count((topic, partition), letters.get(partition, 0), count)
+            self._throttle.count(partition, letters[partition], count)
 
     def _taken(self, pipeline: Pipeline, under: Span, sent: Sent, taken: Sent) -> None:
         """Settles `taken` when the outputs were acknowledged; those that were refused become dead letters first."""
@@ -321,7 +439,7 @@ class Delivery:
                 if not refused:
                     self._report(new)  # `_count` reports the others
                     for parcel in new:
-                        self._throttle.count((pipeline.port.source.topic, parcel.partition), len(parcel), 0)
+                        self._throttle.count(pipeline.came_from(parcel), len(parcel), 0)
                     taken.settle()
                     return
                 letters = pipeline.bury(refused, int(time.time() * 1000), cut=attempt == 1)
@@ -379,12 +497,19 @@ class Delivery:
 
     def _scorer(self, spans: Sequence[Span]) -> _Scorer:
         """Returns the pipeline of the active program, for the whole group; a swap takes effect from the next group on."""
-        topic, serving = spans[0].partition[0], self._serving()
-        scorer = self._scorers.get(topic)
+        scorer = self._scorer_of(self._stages[spans[0].partition[0]])
+        if self._begins is not None:
+            for span in spans:
+                self._begins(span.partition, span.start, scorer.serving.generation)
+        return scorer
+
+    def _scorer_of(self, stage: str) -> _Scorer:
+        serving = self._serving()
+        scorer = self._scorers.get(stage)
         if scorer is None or scorer.serving is not serving:
             pipeline = Pipeline(
                 serving.program,
-                self._stages[topic],
+                stage,
                 sink=self._sink,
                 generation=serving.generation,
                 chunk_rows=self._pace.chunk_rows,
@@ -392,10 +517,7 @@ class Delivery:
                 observers=self._observers,
                 states=self._states,
             )
-            scorer = self._scorers[topic] = _Scorer(serving, pipeline, 0.0 if scorer is None else scorer.row_seconds)
-        if self._begins is not None:
-            for span in spans:
-                self._begins(span.partition, span.start, serving.generation)
+            scorer = self._scorers[stage] = _Scorer(serving, pipeline, 0.0 if scorer is None else scorer.row_seconds)
         return scorer
 
     async def _score(self, scorer: _Scorer, chunk: Chunk, spans: Sequence[Span]) -> list[Parcel] | None:
@@ -437,12 +559,13 @@ class Delivery:
             pause = min(pause * 2, LONGEST_PAUSE)
         return False
 
-    async def _pass(self, scorer: _Scorer, chunk: Chunk) -> list[Parcel]:
+    async def _pass(self, scorer: _Scorer, chunk: Chunk, joined: Pass | None = None) -> list[Parcel]:
+        """Returns the parcels of the chunk; `joined` are its rows, where a join has put them together."""
         async with self._models:
             began = time.perf_counter()
             pipeline = scorer.pipeline
             if scorer.row_seconds * chunk.rows <= self._pace.offload_after:
-                passing = pipeline.begin(chunk)
+                passing = joined or pipeline.begin(chunk)
                 try:
                     parcels = pipeline.complete(passing, isolate=False)
                 except InferenceError:
@@ -451,7 +574,7 @@ class Delivery:
                     parcels = await asyncio.to_thread(pipeline.complete, passing)
             else:
                 self.metrics.offloaded.inc()
-                parcels = await asyncio.to_thread(pipeline.process, chunk)
+                parcels = await asyncio.to_thread(lambda: pipeline.complete(joined or pipeline.begin(chunk)))
             self._measure(scorer, (time.perf_counter() - began) / chunk.rows)
         return parcels
 
@@ -468,11 +591,13 @@ class Delivery:
         metrics.records_in.inc(rows)
         metrics.batch_rows.observe(rows)
         metrics.batch_seconds.observe(seconds)
-        dead = [parcel for parcel in parcels if parcel.dead]
+        self._count_outputs(parcels, refused)
+
+    def _count_outputs(self, parcels: Sequence[Parcel], refused: Sequence[Refused]) -> None:
         outputs = sum(len(parcel) for parcel in parcels if not parcel.dead)
         late = sum(not one.parcel.dead for one in refused)  # outputs whose inputs `_bury` has reported as dead letters
-        metrics.records_out.inc(outputs - late)
-        self._report(dead)
+        self.metrics.records_out.inc(outputs - late)
+        self._report([parcel for parcel in parcels if parcel.dead])
 
     def _report(self, letters: Sequence[Parcel]) -> None:
         for parcel in letters:
@@ -502,7 +627,7 @@ class Delivery:
         positions.drain()
         began = self._clock()
         deadline = began + patience
-        while positions.working and positions.lease() and not self._ended and (left := deadline - self._clock()) > 0:
+        while (positions.working or self._forwarded) and positions.lease() and not self._ended and (left := deadline - self._clock()) > 0:
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, LEASE_SECONDS)):
@@ -518,6 +643,8 @@ class Delivery:
     def terminate(self) -> None:
         """Ends the loop: spans that were begun will not finish, and `close` no longer waits for them. Finished ones can still be stored."""
         self._ended = True
+        if self._ticks is not None:
+            self._ticks.cancel()
         self._changed.set()
 
 

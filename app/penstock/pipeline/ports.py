@@ -66,6 +66,7 @@ class Port:
     topic: such events keep the ids that they entered with; `behind` is whether an earlier stage of the same graph wrote them. `beside`
     makes the columns that are not in the values, where there are any; `changes` and `events` open the source's envelope and skip what is
     not read. Between two stages, `wrote` is the mark that a record has to have, and `writes` has that of outputs, by topic.
+    A stage that joins has a port per input, by topic, in `inputs`; this one is that of the first.
     """
 
     source: Source
@@ -81,6 +82,7 @@ class Port:
     events: CloudEvents | None = None
     wrote: bytes = b""
     writes: Mapping[str, Header] = field(default_factory=dict)
+    inputs: Mapping[str, Port] = field(default_factory=dict)
 
     def decode(self, records: Sequence[RecordLike]) -> Batch:
         """Returns the records' columns, and a Failure for each record that is not an event. Rows of a Table are columns already.
@@ -201,6 +203,10 @@ def ports(
 def _port(
     stage: wiring.Stage, written: set[str], described: Described, marks: Mapping[str, bytes], *, json: bool, writes: Writes | None
 ) -> Port:
+    if len(stage.inputs) > 1:
+        pieces = [dataclasses.replace(stage, inputs=(one,)) for one in stage.inputs]
+        members = [_port(one, written, described, marks, json=json, writes=writes) for one in pieces]
+        return dataclasses.replace(members[0], inputs={one.source.topic: one for one in members})
     (only,) = stage.inputs
     source = dataclasses.replace(only.source, format="json") if json else only.source
     schema = described.schemas[source.name]

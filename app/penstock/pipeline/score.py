@@ -34,7 +34,7 @@ from penstock.engine.observe import Observers
 from penstock.errors import EncodeError, InferenceError, RecordError
 from penstock.native import native
 from penstock.parcel import Parcel, chosen
-from penstock.pipeline.letters import EVENT, ID, LIVE, MODELS, OWN, SOURCE, STAGES, VARIANT, Address, dead_letters, fitting
+from penstock.pipeline.letters import EVENT, ID, JOIN, LIVE, MODELS, OWN, SOURCE, STAGES, VARIANT, Address, dead_letters, fitting
 from penstock.pipeline.ports import Program
 from penstock.record import Header, Position, RecordLike, Unreadable
 from penstock.state import States
@@ -156,8 +156,9 @@ class Pipeline:
             *([(STAGES, f"{stage}={generation}".encode())] if program.staged else []),
         )
         self._traces: dict[_Trace, tuple[Header, ...]] = {}
-        self._letters = Address(self.port.source.dead_letter, (*self._about, (VARIANT, LIVE.encode())))
-        self._around = AROUND + sum(len(name) + len(value or b"") for name, value in self._about)
+        about = (*self._about, (VARIANT, LIVE.encode()))
+        self._letters = Address(self.port.source.dead_letter, about)
+        self._letters_of = {topic: Address(one.source.dead_letter, about) for topic, one in self.port.inputs.items()}
 
     def chunks(self, spans: Iterable[tuple[Partition, Sequence[RecordLike]]]) -> Iterator[Chunk]:
         """Splits large spans and joins small ones, so that a chunk holds at most `chunk_rows` rows.
@@ -183,7 +184,7 @@ class Pipeline:
     def begin(self, chunk: Chunk) -> Pass:
         """Step 1, and the events' ids."""
         began = time.perf_counter()
-        events = [_trace(headers)[1][1] or b"" for headers in map(_HEADERS, chunk.records)] if self._recognises else None
+        events = [_trace(headers)[1][0][1] or b"" for headers in map(_HEADERS, chunk.records)] if self._recognises else None
         batch = self.port.decode(chunk.records).with_origin(Origin(chunk.records, chunk.places, events, chunk.recalled))
         passing = Pass(chunk, Execution(self.stage, batch, self._states), self._identify(batch, chunk))
         self.metrics.decode_seconds.inc(time.perf_counter() - began)
@@ -247,6 +248,10 @@ class Pipeline:
         self.metrics.encode_seconds.inc(time.perf_counter() - began)
         if self.observers:
             self.observers.saw(self.stage, batch, failures, generation=self._generation)
+
+    def gathered(self, chunk: Chunk, batch: Batch, ids: list[str]) -> Pass:
+        """Returns rows that a join has put together as if they had been decoded."""
+        return Pass(chunk, Execution(self.stage, batch.with_origin(Origin(chunk.records, chunk.places))), ids)
 
     def process(self, chunk: Chunk) -> list[Parcel]:
         """Steps 1 to 5."""
@@ -328,7 +333,7 @@ class Pipeline:
     def _fitting(self, parcel: Parcel, numbers: Sequence[int]) -> tuple[Parcel, list[Failure]]:
         """Returns the parcel without the outputs that no batch of their topic takes, and these as failures."""
         limit = self._sink.limit(parcel.topic)
-        if limit >= UNLIMITED or _weight(parcel) + self._around * len(parcel) <= limit:
+        if limit >= UNLIMITED or _weight(parcel) <= limit:
             return parcel, []
         large = [at for at in range(len(parcel)) if not self._fits(parcel.part(at, at + 1), limit)]
         if not large:
@@ -337,7 +342,7 @@ class Pipeline:
         return parcel.without(large), [Failure(numbers[at], EncodeError(reason)) for at in large]
 
     def _fits(self, one: Parcel, limit: int) -> bool:
-        return _weight(one) + self._around <= limit or self._sink.fits(one)
+        return _weight(one) <= limit or self._sink.fits(one)
 
     # -- 4 ---------------------------------------------------------------------------------------------------------
 
@@ -385,10 +390,10 @@ class Pipeline:
             traces = {trace for trace, _ in found}
             if len(traces) == 1:
                 about = self._along(*traces)
-                extra = [[event, *own] for (_, event), own in zip(found, extra, strict=True)]
+                extra = [[*event, *own] for (_, event), own in zip(found, extra, strict=True)]
             else:  # a release has become active in an earlier stage
                 about = self._about[:2]
-                extra = [[*self._along(trace)[2:], event, *own] for (trace, event), own in zip(found, extra, strict=True)]
+                extra = [[*self._along(trace)[2:], *event, *own] for (trace, event), own in zip(found, extra, strict=True)]
         if (mark := self.port.writes.get(topic)) is not None:
             about = (*about, mark)
         origin = SOURCE, f"{place[0]}/{place[1]}/".encode()
@@ -417,13 +422,21 @@ class Pipeline:
             rows = [row for row in sorted(first) if start <= row < start + count]
             if rows:
                 failed = [(chunk.records[row], first[row]) for row in rows]
-                letters = dead_letters(self._letters, (topic, partition), failed, None if ids is None else [ids[row] for row in rows])
-                yield self._cut(letters)
+                named = None if ids is None else [ids[row] for row in rows]
+                yield self._cut(dead_letters(self._address(topic), (topic, partition), failed, named))
             start += count
+
+    def came_from(self, letters: Parcel) -> Partition:
+        """Returns the partition that had the records of these dead letters."""
+        topics = (topic for topic, one in self.port.inputs.items() if one.source.dead_letter == letters.topic)
+        return next(topics, self.port.source.topic), letters.partition
+
+    def _address(self, topic: str) -> Address:
+        return self._letters_of.get(topic, self._letters)
 
     def _cut(self, letters: Parcel) -> Parcel:
         limit = self._sink.limit(letters.topic)
-        if limit >= UNLIMITED or _weight(letters) + self._around * len(letters) <= limit:
+        if limit >= UNLIMITED or _weight(letters) <= limit:
             return letters
         return fitting(letters, lambda one: self._fits(one, limit), limit)
 
@@ -441,7 +454,7 @@ class Pipeline:
             place, (record,) = parcel.identity[1], parcel.inputs
             topic, partition, _ = place.split(":")
             failed = [(record, EncodeError(reason, where="send"))]
-            letters[place, record.offset] = self._cut(dead_letters(self._letters, (topic, int(partition)), failed, parcel.ids))
+            letters[place, record.offset] = self._cut(dead_letters(self._address(topic), (topic, int(partition)), failed, parcel.ids))
         return [*letters.values()]
 
 
@@ -459,8 +472,8 @@ def _positions(chunk: Chunk) -> list[str]:
 
 
 def _weight(parcel: Parcel) -> int:
-    """Returns the bytes of each output's values, keys, ids and headers: nearly all that its size depends on."""
-    weight = _weigh(parcel)
+    """Returns the bytes of the outputs, and never less: values, keys, ids and headers are nearly all that they depend on."""
+    weight = _weigh(parcel) + (AROUND + sum(len(name) + len(value or b"") for name, value in parcel.common)) * len(parcel)
     for title, place in filter(None, (parcel.origin, parcel.identity)):
         weight += (len(title) + len(place) + OFFSET) * len(parcel)  # both begin with the input topic's name, which may be long
     if parcel.ids is not None:
@@ -481,10 +494,13 @@ def _weigh(parcel: Parcel) -> int:
     return sum(map(len, filter(None, parcel.values))) + sum(map(len, filter(None, keys)))
 
 
-def _trace(headers: Sequence[Header]) -> tuple[_Trace, Header]:
-    """Returns the models and the stages that an earlier stage names, and the header that says where the event has entered."""
+def _trace(headers: Sequence[Header]) -> tuple[_Trace, list[Header]]:
+    """Returns the models and the stages that earlier stages name, and the headers with where the event entered and how it was joined."""
     said = dict(headers)
-    return (said.get(MODELS) or b"", said.get(STAGES) or b""), (EVENT, said.get(EVENT) or said.get(SOURCE) or b"")
+    event: list[Header] = [(EVENT, said.get(EVENT) or said.get(SOURCE) or b"")]
+    if JOIN in said:
+        event.append((JOIN, said[JOIN]))
+    return (said.get(MODELS) or b"", said.get(STAGES) or b""), event
 
 
 def _passing(headers: Sequence[Header]) -> list[Header]:

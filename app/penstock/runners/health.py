@@ -14,7 +14,8 @@ batches in flight. A clock runs while nothing moves without one of the reasons b
    sent until a heartbeat or a commit succeeds.
 5. A batch in flight makes progress, or a model runs within its deadline.
 6. The partition is slowed to `dead_letter_rate`.
-7. The whole process was paused.
+7. The partition is read no further until those that it is joined with catch up; their clocks run.
+8. The whole process was paused.
 
 This finds a worker that holds partitions and silently reads nothing, for example because its topic was deleted, or because a task of
 a client library has died.
@@ -162,7 +163,7 @@ def _still(picture: Picture, last: Mapping[Hashable, Hashable]) -> Iterator[tupl
         return
     yield FLIGHT, consumer.in_flight > 0 and not picture.busy and last.get(FLIGHT) == picture.progress
     for one in consumer.partitions:
-        yield one.partition, consumer.room and one.leader and not one.slowed and not _goes_on(one, last.get(one.partition))
+        yield one.partition, consumer.room and one.leader and not (one.slowed or one.waits) and not _goes_on(one, last.get(one.partition))
 
 
 def _goes_on(one: PartitionState, last: Hashable) -> bool:
@@ -205,7 +206,8 @@ def _state(topic: str, phase: Phase, consumer: SourceState | None, mine: list[Pa
     backlog = sum(one.backlog or 0 for one in mine)
     if not backlog:
         return "idle: caught up"
-    doing = "reading" if consumer.room else "waiting for acknowledgements"
+    waits = all(one.waits for one in mine if one.backlog)
+    doing = "waiting for the topics that it is joined with" if waits else "reading" if consumer.room else "waiting for acknowledgements"
     return f"{doing}: {backlog} records behind in {len(mine)} partitions{_slowed([one for one in mine if one.slowed])}"
 
 

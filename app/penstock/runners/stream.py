@@ -12,7 +12,7 @@ import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,7 @@ from penstock.settings import Settings
 from penstock.state import States
 from penstock.telemetry import Metrics
 from penstock.telemetry.health import Pages
+from penstock.topology.wiring import Joined
 from penstock.transports.kafka.changelog import Changelog, Changelogs
 from penstock.transports.kafka.connection import Admin, TopicInfo
 from penstock.transports.kafka.faust import App, Hosted
@@ -55,6 +56,7 @@ Serve = Callable[[Pages], AbstractAsyncContextManager[None]]
 
 COLLECT_EVERY = 10.0  # seconds between two runs of the cyclic garbage collector
 GRACE = 5.0  # seconds that a stop may exceed its bound, before the process exits without cleanup
+SHORTEST_FETCH = 10  # ms: a join that waits less does not make more requests
 SAVE = 60.0  # seconds for the snapshots of what nodes remember; without them the next start reads their changelogs
 FAREWELL = 1.0  # seconds for stopping without usable brokers: nothing can be finished, and client libraries would wait for them
 
@@ -93,7 +95,7 @@ class StreamRunner:
         self.vitals = Vitals(
             settings,
             self.metrics,
-            {stage.source.name: stage.source.topic for stage in loaded.wiring.stages},
+            {one.source.name: one.source.topic for stage in loaded.wiring.stages for one in stage.inputs},
             consumer=self._standing,
             sessions=self._sessions,
             control=lambda: "" if self.releases is None else self.releases.out_of_touch(),
@@ -264,7 +266,7 @@ class StreamRunner:
         written = topics.written(self.loaded, settings)
         lookout = Lookout(
             settings,
-            written | {stage.source.topic for stage in self.loaded.wiring.stages},
+            written | {topic for stage in self.loaded.wiring.stages for topic in stage.topics},
             topics.of_releases(self.loaded, settings),
             lost=self._topic_lost,
         )
@@ -273,7 +275,7 @@ class StreamRunner:
             folder = settings.cache.expanduser() / "state" / cluster / f"{settings.application}.{self.name}"
             self.changelogs = Changelogs(settings, states, self._changelogs(), folder)
         self.source = KafkaSource(
-            settings,
+            self._fetching(),
             group,
             metrics=self.metrics,
             written=written | {one.source.topic for stage in self.loaded.wiring.stages for one in stage.inputs if one.behind},
@@ -290,7 +292,7 @@ class StreamRunner:
             self.source,
             sink,
             AtLeastOnce(self.source),
-            stages={stage.source.topic: stage.name for stage in self.loaded.wiring.stages},
+            stages={topic: stage.name for stage in self.loaded.wiring.stages for topic in stage.topics},
             serving=self._serving,
             fail=self.fail,
             pace=Pace.of(settings),
@@ -306,9 +308,18 @@ class StreamRunner:
         shown = self.releases.identity.shown if self.releases else ""
         app = App(settings, Hosted(self.source, sink, self.delivery, self.fail), shown=shown)
         for stage in self.loaded.wiring.stages:
-            topic = app.topic(stage.source.topic, key_serializer="raw", value_serializer="raw")
-            app.agent(topic, name=f"{self.name}.{stage.name}")(self._agent(self.delivery))
+            for one in stage.inputs:
+                topic = app.topic(one.source.topic, key_serializer="raw", value_serializer="raw")
+                name = stage.name if len(stage.inputs) == 1 else f"{stage.name}.{one.behind}"
+                app.agent(topic, name=f"{self.name}.{name}")(self._agent(self.delivery))
         return app
+
+    def _fetching(self) -> Settings:
+        """Returns the settings with fetches that wait no longer than a join: an answer without records says that a topic is at its end."""
+        times = [stage.gather.quorum.within for stage in self.loaded.wiring.stages if isinstance(stage.gather, Joined)]
+        if not times:
+            return self.settings
+        return replace(self.settings, fetch_wait_ms=min(self.settings.fetch_wait_ms, max(min(times), SHORTEST_FETCH)))
 
     def _changelogs(self) -> dict[str, Changelog]:
         """Returns the changelogs of the nodes that remember something. What they remember does not depend on the release."""

@@ -17,7 +17,8 @@ __all__ = ["changelogs", "described", "of_releases", "written"]
 def written(loaded: Loaded, settings: Settings) -> set[str]:
     """Returns the topics of the sinks, of the dead letters and of what nodes remember."""
     stages = loaded.wiring.stages
-    sinks = {emit.sink.topic for stage in stages for emit in stage.emits} | {stage.source.dead_letter for stage in stages}
+    letters = {one.source.dead_letter for stage in stages for one in stage.inputs}
+    sinks = {emit.sink.topic for stage in stages for emit in stage.emits} | letters
     return sinks | {*changelogs(loaded, settings).values()}
 
 
@@ -38,9 +39,14 @@ def described(admin: Admin, loaded: Loaded, settings: Settings) -> Mapping[str, 
     Raises TopicMissing with all that do not exist, SettingsError for a sink with fewer partitions than its source, TransportError.
     """
     stages = loaded.wiring.stages
-    topics = admin.describe(written(loaded, settings) | {stage.source.topic for stage in stages} | of_releases(loaded, settings))
+    read = {topic for stage in stages for topic in stage.topics}
+    topics = admin.describe(written(loaded, settings) | read | of_releases(loaded, settings))
     logs = changelogs(loaded, settings)
     for stage in stages:
+        for topic in stage.topics[1:]:
+            have, need = topics[topic].partitions, topics[stage.topics[0]].partitions
+            if have != need:
+                raise SettingsError(f"topic {topic} has {have} partitions, but {stage.topics[0]}, with which it is joined, has {need}")
         for topic in (logs[step.node.name] for step in stage.steps if step.node.name in logs):
             have, need = topics[topic].partitions, topics[stage.source.topic].partitions
             if have != need:

@@ -71,6 +71,16 @@ class Metrics:
     offloaded: Counter = _counter("Chunks that ran in a thread beside the event loop because they take long.", unit="chunks")
     splits: Counter = _counter("Chunks that were split to find the row that a model fails on.", unit="chunks")
 
+    join_missing: Labelled[Counter] = _counter(
+        "Answers and dead letters of a stage that joins, without this member.", unit="events", labels=("stage", "member")
+    )
+    join_late: Labelled[Counter] = _counter(
+        "Records of a member that came when their event was decided, or came twice: they answer nothing.",
+        unit="records",
+        labels=("stage", "member"),
+    )
+    join_waiting: Scraped = _gauge("Records of a member that wait for others.", unit="records", labels=("stage", "member"), scraped=True)
+
     decode_seconds: Counter = _counter("Time spent turning bytes into columns.", unit="s")
     execute_seconds: Counter = _counter("Time spent in the plan, models included.", unit="s")
     encode_seconds: Counter = _counter("Time spent turning columns into bytes.", unit="s")

@@ -74,6 +74,17 @@ _MATERIALIZE: Final = Keys(
     }
 )
 
+_JOIN: Final = Keys(
+    {
+        "need": Key(Literal(), "How many of the stages that it reads have to answer: a number, or all.", default="all"),
+        "require": Key(Listing(ENTRY_NAME), "The materialised nodes that have to be among them."),
+        "within": Key(DURATION, "How long the answers to one event are waited for, from the timestamp of the first.", required=True),
+        "missing": Key(
+            Named("node", ENTRY_NAME, Literal()), "By node, the value of its outputs where it did not answer: a number, text or nan."
+        ),
+    }
+)
+
 _NODE: Final = {
     "when": Key(
         Literal(), "The events that it computes: a condition (docs/expressions.md), or another node with `when`. Its outputs are else null."
@@ -82,6 +93,7 @@ _NODE: Final = {
         Forms(text=Flag(), mapping=_MATERIALIZE),
         "true: its outputs go to a topic, and the nodes that read them run in a stage of their own, in processes of their own.",
     ),
+    "join": Key(_JOIN, "How the answers of several stages become one row, by the event's id, where it reads more than one."),
 }
 
 _SINK: Final = Keys(

@@ -7,6 +7,7 @@ lead somewhere, topics that do not clash, types that fit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,21 @@ from penstock.topology.kinds import KINDS
 from penstock.topology.kinds.rule import condition
 from penstock.topology.kinds.window import rules_of
 from penstock.topology.language import TOPOLOGY
-from penstock.topology.spec import Format, Materialize, Node, Precomputed, Releases, Sink, Source, Topology, When, WindowNode, condition_of
-from penstock.topology.values import duration, items, keys, marks, plain, providers, refs, word, words
+from penstock.topology.spec import (
+    Format,
+    Join,
+    Materialize,
+    Node,
+    Precomputed,
+    Releases,
+    Sink,
+    Source,
+    Topology,
+    When,
+    WindowNode,
+    condition_of,
+)  # fmt: skip
+from penstock.topology.values import constant, duration, items, keys, marks, plain, providers, refs, word, words
 
 __all__ = ["parse", "parse_text", "text_of"]
 
@@ -91,7 +105,23 @@ def _node(name: Scalar, value: Value, texts: Mapping[str, Scalar]) -> Node:
     node: Node = KINDS[kind].parse(name, kind, value)
     if (given := keys(value).get("materialize")) is not None:
         node = replace(node, materialize=_materialize(given))
+    if (given := keys(value).get("join")) is not None:
+        node = replace(node, join=_join(given))
     return replace(node, when=_when(texts[name.text], texts, name.text)) if name.text in texts else node
+
+
+def _join(value: Value) -> Join:
+    given = keys(value)
+    need = plain(value).get("need", "all")
+    missing = {name.text: math.nan if word(one) == "nan" else constant(one) for name, one in items(given.get("missing"))}
+    return Join(
+        within_ms=duration(given["within"]),
+        need=None if need == "all" else need,
+        require=words(given["require"]) if "require" in given else (),
+        missing=missing,
+        mark=value.mark,
+        marks=marks(value),
+    )
 
 
 def _materialize(value: Value) -> Materialize | None:

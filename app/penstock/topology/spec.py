@@ -15,8 +15,9 @@ from penstock.provider import Provider
 from penstock.schema import Coercion, Missing
 
 __all__ = [
-    "CONDITION", "Aggregated", "Constant", "Entry", "Feature", "Input", "Mark", "Materialize", "ModelNode", "ModelRef", "Node", "Output",
-    "Precomputed", "Ref", "Releases", "Requirement", "RuleNode", "Sink", "Source", "Topology", "When", "WindowNode", "condition_of",
+    "CONDITION", "Aggregated", "Constant", "Entry", "Feature", "Input", "Join", "Mark", "Materialize", "ModelNode", "ModelRef", "Node",
+    "Output", "Precomputed", "Ref", "Releases", "Requirement", "RuleNode", "Sink", "Source", "Topology", "When", "WindowNode",
+    "condition_of",
 ]  # fmt: skip
 
 Format = Literal["json", "json-confluent", "avro", "avro-confluent", "protobuf", "protobuf-confluent", "bytes"]
@@ -168,6 +169,19 @@ class Materialize:
 
 
 @dataclass(frozen=True, slots=True)
+class Join(Entry):
+    """How the answers of several stages to one event become a row: `need` of them (None: all) are there, those in `require` among them.
+
+    `missing` has the values of a node's outputs where it did not answer `within_ms` after the timestamp of the first.
+    """
+
+    within_ms: int
+    need: int | None = None
+    require: tuple[str, ...] = ()
+    missing: Mapping[str, Constant] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Node(Entry):
     """A place in the graph where columns are computed: what the nodes of every kind share. `kind` is a row of `kinds.KINDS`.
 
@@ -178,6 +192,7 @@ class Node(Entry):
     kind: str
     when: When | None = field(default=None, kw_only=True)
     materialize: Materialize | None = field(default=None, kw_only=True)
+    join: Join | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

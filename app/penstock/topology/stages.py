@@ -14,18 +14,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from penstock.joins import Quorum, present
 from penstock.schema import Column, Missing
 from penstock.topology.names import topic_problem
 from penstock.topology.order import order
 from penstock.topology.resolve import Finding
-from penstock.topology.spec import Materialize, Sink, Source, Topology
-from penstock.topology.wiring import Emit, Input, OutputField, Part, Stage, Step, Wiring
+from penstock.topology.spec import Join, Materialize, Node, Sink, Source, Topology
+from penstock.topology.wiring import Emit, Gap, Input, Joined, OutputField, Part, Stage, Step, Wiring
 
 __all__ = ["Between", "Cut", "cut", "letters_of", "stage_clashes", "stage_problems", "topics_between"]
 
+RETAIN = 1000  # ms, at least, for which the id of an event that was answered is remembered
 _NO_NAME = re.compile(r"[^A-Za-z0-9_]+")
 
 
@@ -214,13 +217,46 @@ class _Pieces:
         if piece.node:
             one = self.between[piece.node]
             emits = (Emit(_sink(one), tuple(one.fields.values()), self._steps[piece.node].key),)
-        return Stage(piece.name, inputs, tuple(piece.steps), emits)
+        if (join := _join_of(piece)) is None or len(inputs) < 2:
+            return Stage(piece.name, inputs, tuple(piece.steps), emits)
+        gather = _joined(join, inputs)
+        if not piece.node:  # a topic between stages has the value of `missing`: the nodes behind it read that
+            emits = tuple(self._with_gaps(emit, inputs, gather) for emit in emits)
+        return Stage(piece.name, inputs, tuple(piece.steps), emits, gather)
+
+    def _with_gaps(self, emit: Emit, inputs: Sequence[Input], gather: Joined) -> Emit:
+        """Returns the emit with null where it writes what only a member has that may be missing."""
+        owners = {column.name: one.behind for one in inputs for column in one.columns if column.name not in gather.shared}
+        fields = []
+        for one in emit.fields:
+            member = owners.get(one.part.column)
+            if member is not None and member in gather.fills and one.part.gap is None:
+                one = replace(one, part=replace(one.part, gap=Gap(present(member), dtype=one.dtype, axes=_fixed(one.shape))))
+            fields.append(one)
+        return replace(emit, fields=tuple(fields))
 
     def _input(self, one: Between, reads: Mapping[str, None]) -> Input:
         columns = (
             Column(column, field.name, field.dtype, field.shape, field.missing) for column, field in one.fields.items() if column in reads
         )
         return Input(_source(one), tuple(columns), behind=one.node)
+
+
+def _join_of(piece: _Piece) -> Join | None:
+    return next((step.node.join for step in piece.steps if step.node.join is not None), None)
+
+
+def _joined(join: Join, inputs: Sequence[Input]) -> Joined:
+    members = tuple(one.behind for one in inputs)
+    carried = Counter(column.name for one in inputs for column in one.columns)
+    shared = tuple(name for name, count in carried.items() if count > 1)
+    need = join.need if type(join.need) is int and 1 <= join.need <= len(members) else len(members)  # else it is refused
+    quorum = Quorum(members, need, join.within_ms, frozenset(join.require) & {*members}, max(join.within_ms, RETAIN))
+    return Joined(quorum, shared, {member: value for member, value in join.missing.items() if member in members})
+
+
+def _fixed(shape: tuple[int | None, ...]) -> tuple[int, ...]:
+    return tuple(axis or 0 for axis in shape)
 
 
 def topics_between(topology: Topology, prefix: str) -> dict[str, tuple[str, Materialize]]:
@@ -263,13 +299,7 @@ def stage_problems(wiring: Wiring) -> Iterator[Finding]:
         if len(several := _with(found.wiring, node.name)) > 1:
             message = f"nodes.{node.name}: the stages {' and '.join(several)} would each keep a state of it"
             yield node.mark, message, "add materialize: true, so that it runs in one stage"
-    for stage in found.wiring.stages:
-        if len(stage.inputs) > 1:
-            nodes = [one.behind for one in stage.inputs]
-            ends = wiring.topology.node(stage.name) or next(one for one in wiring.topology.sinks if one.name == stage.name)
-            where = f"{'sinks' if isinstance(ends, Sink) else 'nodes'}.{stage.name}"
-            message = f"{where}: it reads {' and '.join(nodes)}, which come from different stages"
-            yield ends.mark, message, f"materialise only one of {', '.join(nodes)}: the others then run in the stage that reads them"
+    yield from _joins_problems(found)
     for one in found.between.values():
         for column, carried in one.fields.items():
             if None in carried.shape and "." in column:
@@ -280,6 +310,84 @@ def stage_problems(wiring: Wiring) -> Iterator[Finding]:
 def _with(wiring: Wiring, node: str) -> list[str]:
     """Returns the stages in which a node runs."""
     return [stage.name for stage in wiring.stages if any(step.node.name == node for step in stage.steps)]
+
+
+def _joins_problems(found: Cut) -> Iterator[Finding]:
+    """Yields the stages that read several topics and do not say how, and the other way round."""
+    wiring, used = found.wiring, set[str]()
+    for stage in wiring.stages:
+        nodes = [one.behind for one in stage.inputs]
+        joins = [step.node for step in stage.steps if step.node.join is not None]
+        used |= {node.name for node in joins if len(nodes) > 1}
+        if len(nodes) > 1 and not joins:
+            ends = wiring.topology.node(stage.name) or next(one for one in wiring.topology.sinks if one.name == stage.name)
+            where = f"{'sinks' if isinstance(ends, Sink) else 'nodes'}.{stage.name}"
+            message = f"{where}: it reads {' and '.join(nodes)}, which come from different stages"
+            yield ends.mark, message, "give the node that reads them `join: {within: 1s}`, or materialise only one of them"
+        elif len(nodes) > 1:
+            yield from _join_problems(joins[0], stage)
+            for window in (step.node for step in stage.steps if step.node in wiring.topology.windows):
+                message = (
+                    f"nodes.{window.name}: it runs in the stage {stage.name}, which joins, and a window counts the events of one topic"
+                )
+                yield window.mark, message, "add materialize: true to a node between them, so that it reads the topic of that"
+            keyed = [one for one in found.between.values() if one.node in nodes and one.spec.key is not None]
+            if keyed and len({found.between[name].spec.key for name in nodes}) > 1:
+                others = " and ".join(name for name in nodes if name != keyed[0].node)
+                message = f"nodes.{keyed[0].node}.materialize.key: it is joined with {others}, whose records have another key"
+                yield keyed[0].spec.mark, message, "give all the same key: records of an event are joined in one partition"
+            for other in joins[1:]:
+                if other.join != joins[0].join:
+                    message = f"nodes.{other.name}.join: the stage {stage.name} joins once, and {joins[0].name} says how"
+                    yield other.at("join"), message, "write the same, or leave it out"
+    for node in wiring.topology.nodes:
+        if node.join is not None and node.name not in used:
+            message = f"nodes.{node.name}.join: nothing that it reads comes from different stages"
+            yield node.at("join"), message, "materialise what is to be joined, or remove it"
+
+
+def _join_problems(node: Node, stage: Stage) -> Iterator[Finding]:
+    join, where = node.join, f"nodes.{node.name}.join"
+    assert join is not None, "the caller has looked"
+    assert isinstance(stage.gather, Joined), "a stage with such a node and several inputs"
+    members = stage.gather.quorum.members
+    known = f"it joins {', '.join(members)}"
+    for name in (*join.require, *join.missing):
+        if name not in members:
+            yield join.at("require" if name in join.require else "missing"), f"{where}: {name!r} is not joined here", known
+    if join.need is not None and (type(join.need) is not int or not 1 <= join.need <= len(members)):
+        yield join.at("need"), f"{where}.need: {join.need!r} is not all, nor a number from 1 to {len(members)}", known
+    elif join.need is not None and join.need < len(members):
+        for name in members:
+            if name not in join.require and name not in join.missing:
+                message = f"{where}.missing: {name} may be missing, and its outputs have no value then"
+                yield join.mark, message, f"write missing: {{{name}: nan}}, or require it"
+    for one in stage.inputs:
+        fill = join.missing.get(one.behind)
+        for column in () if fill is None else one.columns:
+            if column.name not in stage.gather.shared and not _holds(column.dtype, fill):
+                message = f"{where}.missing.{one.behind}: {fill!r} is no {column.dtype}, which {column.name} is"
+                yield join.at("missing"), message, f"require {one.behind}, or write a value that all its outputs can have"
+    quorum = stage.gather.quorum
+    for name in stage.gather.shared:
+        carriers = [one.behind for one in stage.inputs if any(column.name == name for column in one.columns)]
+        if not quorum.require.intersection(carriers) and len(members) - len(carriers) >= quorum.need:
+            message = f"{where}: {name} comes with {' and '.join(carriers)}, which may all be missing, and has no value then"
+            yield join.mark, message, f"require one of them, or let need be {len(members) - len(carriers) + 1}"
+            return
+
+
+def _holds(dtype: str, value: object) -> bool:
+    """Returns whether a column can have the value."""
+    if isinstance(value, bool | str) or dtype in ("bool", "string"):
+        return dtype == {bool: "bool", str: "string"}.get(type(value))
+    if not isinstance(value, int | float):
+        return False
+    if dtype.startswith("float"):
+        return True
+    bits = int(dtype.lstrip("uint"))
+    least, end = (0, 1 << bits) if dtype.startswith("u") else (-1 << bits - 1, 1 << bits - 1)
+    return isinstance(value, int) and least <= value < end
 
 
 def stage_clashes(topology: Topology, prefix: str = "") -> Iterator[Finding]:

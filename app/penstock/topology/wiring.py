@@ -5,15 +5,17 @@ Values only. `penstock.topology.check.wire` makes them, and reports every proble
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from penstock.expressions import Graph
+from penstock.joins import Quorum
 from penstock.schema import Column, Missing
 from penstock.signature import Tensor
 from penstock.topology.spec import Constant, Node, Sink, Source, Topology
 
-__all__ = ["Each", "Emit", "Feed", "Gap", "Input", "Nan", "OutputField", "Part", "Stage", "Step", "Wiring"]
+__all__ = ["Each", "Emit", "Feed", "Gap", "Input", "Joined", "Nan", "OutputField", "Part", "Stage", "Step", "Wiring"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,19 @@ class Each:
 
 
 @dataclass(frozen=True, slots=True)
+class Joined:
+    """How a stage gathers its rows: the records of one event id, one of each input, as far as `quorum` waits for them.
+
+    The members of the quorum are the nodes behind which the inputs are, in their order. Several inputs have the columns in `shared`;
+    `fills` has, by member, the value of the other columns of one that is missing.
+    """
+
+    quorum: Quorum
+    shared: tuple[str, ...]
+    fills: Mapping[str, Constant]
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """Everything that an event goes through in one process: decode the inputs' columns, gather, run `steps` in order, write `emits`.
 
@@ -161,13 +176,17 @@ class Stage:
     inputs: tuple[Input, ...]
     steps: tuple[Step, ...]
     emits: tuple[Emit, ...]
-    gather: Each = Each()
+    gather: Each | Joined = Each()
 
     @property
     def source(self) -> Source:
-        """The source of a stage with one input."""
-        (only,) = self.inputs
-        return only.source
+        """The source of a stage; of one that joins, that of its first input."""
+        return self.inputs[0].source
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The topics that it reads."""
+        return tuple(one.source.topic for one in self.inputs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,10 +30,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
+from penstock.batch import Array
 from penstock.parcel import Parcel
 from penstock.transports.tracker import Partition, Span, Tracker
 
-__all__ = ["UNLIMITED", "Abilities", "Lapsed", "Refused", "Sent", "Sink", "Source", "by_topic", "cut", "size_of"]
+__all__ = ["UNLIMITED", "Abilities", "Joinable", "Lapsed", "Refused", "Sent", "Sink", "Source", "by_topic", "cut", "size_of"]
 
 UNLIMITED: Final = 1 << 62  # bytes: the limit of a topic whose outputs may have any size
 
@@ -74,6 +75,17 @@ class Source(Protocol):
 
     async def store(self, offsets: Mapping[Partition, int]) -> bool:
         """Stores the committed positions. Returns False when the loop has to try again, or another owner's are stored."""
+
+
+class Joinable(Source, Protocol):
+    """A source whose partitions may be joined."""
+
+    withheld: Callable[[Partition], bool] | None  # which partitions are not read further for now; the loop sets it
+    beyond: Callable[[Partition, int], Array] | None  # the offsets, ascending, from a position on that are free; `store` keeps them too
+    free: Mapping[Partition, Array]  # those that were kept beside the positions at which the assignment has begun
+
+    def ended_at(self, partition: Partition) -> int:
+        """Returns when all records of the partition had been taken, ms since the epoch; 0 while some are left to take."""
 
 
 class Refused(NamedTuple):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Final
 
+from penstock.batch import Array
 from penstock.errors import DeliveryFailed
 from penstock.parcel import Parcel
 from penstock.record import Record, RecordLike
@@ -44,6 +45,7 @@ class Memory:
     def __init__(self, partitions: int = 1) -> None:
         self.partitions = partitions
         self.stored: dict[Partition, int] = {}
+        self.free: dict[Partition, Array] = {}  # beside them, of topics that are joined
         self._logs: dict[Partition, _Log] = {}
         self._arrivals: dict[str, list[Record]] = {}
         self._waiting: set[asyncio.Event] = set()
@@ -89,6 +91,9 @@ class Memory:
             log.start, log.records = log.end, []
 
 
+ENDLESS: Final = 1 << 62  # ms: later than any time
+
+
 class MemorySource:
     """Yields the records of some topics: to the present end where it is bounded, else it waits for more.
 
@@ -104,6 +109,9 @@ class MemorySource:
         self._arrived = asyncio.Event()
         self._open = True
         self.fails: BaseException | None = None  # raised by the next `store`
+        self.withheld: Callable[[Partition], bool] | None = None
+        self.beyond: Callable[[Partition, int], Array] | None = None
+        self.free: Mapping[Partition, Array] = {}
         self.storing = True  # False: nothing can be stored, as while a group's coordinator is away
 
     def assign(self, partitions: Iterable[Partition] | None = None) -> None:
@@ -111,6 +119,7 @@ class MemorySource:
         memory = self._memory
         every = ((topic, number) for topic in self._topics for number in range(memory.partitions))
         self.positions.assign({one: memory.stored.get(one, 0) for one in (every if partitions is None else partitions)})
+        self.free = {one: memory.free[one] for one in self.positions.partitions if one in memory.free}
         self._arrived.set()
 
     def revoke(self) -> None:
@@ -151,6 +160,8 @@ class MemorySource:
         self.positions.rewound()  # the next read begins at what is expected anyway
         pieces = []
         for partition in self.positions.partitions:
+            if self.withheld is not None and self.withheld(partition):
+                continue
             start = self.positions.expected(partition) or 0
             records: Sequence[RecordLike] = self._memory.read(partition, start)
             if records:
@@ -162,6 +173,11 @@ class MemorySource:
         turns = zip_longest(*pieces)
         return [self.positions.take(*piece) for turn in turns for piece in turn if piece is not None]
 
+    def ended_at(self, partition: Partition) -> int:
+        """See `Joinable.ended_at`. Memory has no records under way: where a partition is read to its end, nothing is left."""
+        at = self.positions.expected(partition)
+        return ENDLESS if at is not None and at >= self._memory.end(partition) else 0
+
     async def store(self, offsets: Mapping[Partition, int]) -> bool:
         """See `Source.store`."""
         if self.fails is not None:
@@ -169,6 +185,9 @@ class MemorySource:
             raise error
         if not self.storing or not self.positions.lease():
             return False
+        if self.beyond is not None:
+            offsets = {**self.positions.finished(), **offsets}
+            self._memory.free.update({one: self.beyond(one, offset) for one, offset in offsets.items()})
         self._memory.stored.update(offsets)
         return True
 

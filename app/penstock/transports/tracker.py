@@ -8,6 +8,8 @@ The rules, one assignment at a time:
    a span is the half-open range of positions [start, end), whatever number of records it holds.
 3. A span is finished when everything that it caused was acknowledged. There are no partial finishes.
 4. What may be committed is the end of the contiguous run of finished spans, never more.
+   A span may be kept instead of finished: its records wait for those of other partitions. It is under way no more, and has no records;
+   the loop names the first position that is not free, and nothing from there on is committed.
 5. A span that is abandoned is read again: the partition returns to its start, and the spans taken after it are dropped.
 6. While draining, no new span begins: work finished after the final commit would be repeated by the next owner.
 7. Nothing is worked on or sent while the `lease` does not hold: another worker may own the partitions by then. What was taken waits
@@ -23,12 +25,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from penstock.record import RecordLike
 
 __all__ = ["Partition", "Span", "Tracker"]
 
 Partition = tuple[str, int]
+_ENDLESS: Final = 1 << 63
 
 
 def _unheard() -> None:
@@ -58,6 +62,7 @@ class Span:
     begun: bool = False
     finished: bool = False
     dropped: bool = False
+    kept: bool = False
 
     def begin(self) -> bool:
         """Marks the span as being worked on. Returns False and does nothing when it was dropped, or the tracker drains."""
@@ -73,6 +78,14 @@ class Span:
         """Returns whether outputs may be sent for it now: its assignment holds, and so does the lease."""
         return self._tracker.current(self) and self._tracker.lease()
 
+    def keep(self, until: int) -> None:
+        """Keeps the span, after those before it: its records wait for others, as long as that takes, and nothing waits for it.
+
+        Of its partition, no position from `until` on is committed. Called again when that, or what is free beyond it, has changed.
+        Ignored when it was dropped.
+        """
+        self._tracker.keep(self, until)
+
     def finish(self) -> None:
         """Finishes the span: everything that it caused is acknowledged. Ignored when it was dropped."""
         self._tracker.finish(self)
@@ -86,7 +99,9 @@ class Span:
 class _Line:
     """One partition: the next position to take, and the spans under way in the order in which they were taken.
 
-    `fresh`: its position is not stored anywhere yet.
+    `ended` is the end of the contiguous run of spans that were finished or kept; `until` ends what may be committed of it, where spans are
+    kept. `changes` counts when what is free beyond that has changed, and `stored` is that count as of the last commit. `fresh`: its
+    position is not stored anywhere yet.
     """
 
     expected: int
@@ -94,6 +109,16 @@ class _Line:
     committed: int
     fresh: bool = False
     spans: deque[Span] = field(default_factory=deque)
+    ended: int = 0
+    until: int = _ENDLESS
+    changes: int = 0
+    stored: int = 0
+
+    def advance(self) -> None:
+        """Passes over the spans that have ended."""
+        while self.spans and (self.spans[0].finished or self.spans[0].kept):
+            self.ended = self.spans.popleft().end
+        self.safe = max(self.safe, min(self.ended, self.until))
 
 
 class Tracker:
@@ -123,7 +148,7 @@ class Tracker:
         self.in_flight = self.in_flight_bytes = 0
         self._draining = False
         self._rewound.clear()
-        self._lines = {partition: _Line(at, at, at, partition in fresh) for partition, at in positions.items()}
+        self._lines = {partition: _Line(at, at, at, partition in fresh, ended=at) for partition, at in positions.items()}
         self.changed()
 
     def drain(self) -> None:
@@ -174,20 +199,34 @@ class Tracker:
         """See `Span.current`."""
         return span.epoch == self.epoch
 
+    def keep(self, span: Span, until: int) -> None:
+        """See `Span.keep`. Raises ValueError when a span before it has not ended."""
+        if span.epoch != self.epoch or span.finished or span.dropped:
+            return
+        line = self._lines[span.partition]
+        line.until = until
+        if span.kept:
+            line.changes += 1
+        elif not line.spans or line.spans[0] is not span:
+            raise ValueError(f"{span.partition}: [{span.start}, {span.end}) is kept before the spans that were taken before it have ended")
+        else:
+            self._leaves(span)
+            span.kept, span.records = True, ()
+        line.advance()
+        self.changed()
+
     def finish(self, span: Span) -> None:
         """See `Span.finish`."""
-        if span.epoch != self.epoch or span.finished or span.dropped:
+        if span.epoch != self.epoch or span.finished or span.dropped or span.kept:
             return
         span.finished = True
         self._leaves(span)
-        line = self._lines[span.partition]
-        while line.spans and line.spans[0].finished:
-            line.safe = line.spans.popleft().end
+        self._lines[span.partition].advance()
         self.changed()
 
     def abandon(self, span: Span) -> None:
         """See `Span.abandon`."""
-        if span.epoch != self.epoch or span.finished or span.dropped:
+        if span.epoch != self.epoch or span.finished or span.dropped or span.kept:
             return
         line = self._lines[span.partition]
         while line.spans and line.expected > span.start:
@@ -219,19 +258,44 @@ class Tracker:
         return [span for line in self._lines.values() for span in line.spans if not span.finished]
 
     def committable(self) -> dict[Partition, int]:
-        """Returns, for each partition that has moved, the position up to which everything is finished."""
-        return {partition: line.safe for partition, line in self._lines.items() if line.safe > line.committed or line.fresh}
+        """Returns the position up to which everything is finished, for each partition where it, or what is free beyond it, has changed."""
+        return {
+            partition: line.safe
+            for partition, line in self._lines.items()
+            if line.safe > line.committed or line.fresh or line.changes > line.stored
+        }
+
+    def finished(self) -> dict[Partition, int]:
+        """Returns, for each partition, the position up to which everything is finished."""
+        return {partition: line.safe for partition, line in self._lines.items()}
 
     @property
     def uncommitted(self) -> int:
-        """The positions that were taken and are not stored: what another worker would repeat if this one ended now."""
-        return sum(line.expected - line.committed for line in self._lines.values())
+        """The positions that were taken and are not stored: what another worker would repeat if this one ended now.
 
-    def committed(self, offsets: Mapping[Partition, int], epoch: int) -> None:
-        """Records that the offsets, which `committable` returned in `epoch`, are stored."""
+        Without those that wait in spans that are kept: the loop bounds them by their `reach`, and no commit frees them.
+        """
+        return sum(line.expected - line.ended + line.safe - line.committed for line in self._lines.values())
+
+    def under_way(self, partition: Partition) -> bool:
+        """Returns whether records of the partition were taken and not finished or kept yet."""
+        return bool(self._lines[partition].spans) if partition in self._lines else False
+
+    def reach(self, partition: Partition) -> int:
+        """Returns how many positions there are from the first that is not finished to the next to take."""
+        line = self._lines.get(partition)
+        return 0 if line is None else line.expected - line.safe
+
+    def changes(self) -> dict[Partition, int]:
+        """Returns, for each partition, how often what is free beyond its position has changed: `committed` takes it."""
+        return {partition: line.changes for partition, line in self._lines.items()}
+
+    def committed(self, offsets: Mapping[Partition, int], epoch: int, changes: Mapping[Partition, int] | None = None) -> None:
+        """Records that the offsets, which `committable` returned in `epoch`, are stored, and what was free then."""
         if epoch != self.epoch:
             return
         for partition, offset in offsets.items():
             line = self._lines[partition]
             line.committed = max(line.committed, offset)
+            line.stored = max(line.stored, (changes or {}).get(partition, 0))
             line.fresh = False

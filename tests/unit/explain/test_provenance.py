@@ -45,6 +45,16 @@ def test_prediction_says_where_it_came_from(driver: TopologyDriver) -> None:
     assert provenance(prediction(driver)) == Origin("t", 0, models, Position("in", 0, 1))
 
 
+def test_prediction_says_which_members_its_joins_did_without(driver: TopologyDriver) -> None:
+    """One after the other; none of a prediction that was not joined."""
+    made = prediction(driver)
+    assert isinstance(said := provenance(made), Origin)
+    assert said.missing == ()
+    decided = b"used=a,b;missing=c;deadline=10;late= used=d;missing=e,f;deadline=20;late=d"
+    assert isinstance(said := provenance(made._replace(headers=(*made.headers, ("penstock-join", decided)))), Origin)
+    assert said.missing == ("c", "e", "f")
+
+
 def test_dead_letter_gives_back_the_record_as_it_came(driver: TopologyDriver) -> None:
     came = Record("in", b"{}", b"key", (("trace", b"1"), ("penstock-topology", b"upstream")), 1_600_000_000_000)
     driver.send_records("s", [came])

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from penstock.joins import END, Added, Bounds, Decided, Groups, Quorum
+from penstock.joins import END, Bounds, Quorum
+from penstock.joins.groups import Added, Decided, Groups, enough
 
 MEMBERS = ("trees", "lr", "net")
 TREES, LR, NET = range(3)
@@ -48,7 +49,7 @@ def test_rule_that_no_group_can_keep_is_refused(change: dict[str, Any], message:
 def test_quorum_counts_members_and_asks_for_those_required() -> None:
     """Sets are integers: bit i is member i."""
     quorum = Quorum(MEMBERS, 2, 40, frozenset({"net"}))
-    assert quorum.enough(np.arange(8)).tolist() == [False, False, False, False, False, True, True, True]
+    assert enough(quorum, np.arange(8)).tolist() == [False, False, False, False, False, True, True, True]
     assert (quorum.all, quorum.set_of({"trees", "net"}), quorum.names(0b110)) == (7, 0b101, ("lr", "net"))
 
 

@@ -75,6 +75,10 @@ def test_backlog_that_nobody_takes_rings_after_the_bound() -> None:
             lambda look: worker(PartitionState(ZERO, 10, end=50, heard=1.0), withheld="no heartbeat has succeeded", in_flight=3),
             id="without the lease",
         ),
+        pytest.param(
+            lambda look: worker(PartitionState(ZERO, 10, end=50, heard=1.0, waits=True), PartitionState(ONE, look, end=200, heard=1.0)),
+            id="until the topic that it is joined with catches up",
+        ),
     ],
 )  # fmt: skip
 def test_does_not_ring(picture: Callable[[int], Picture]) -> None:
@@ -228,6 +232,17 @@ def test_backlog_and_seconds_behind() -> None:
     assert PartitionState(ZERO, 10, end=30, newest=40.0).seconds_behind(100) == 60
     assert PartitionState(ZERO, 10, end=30).seconds_behind(100) is None
     assert PartitionState(ZERO, 31, end=30).backlog == 0
+
+
+def test_partition_that_waits_for_others_shows_on_the_page() -> None:
+    picture = worker(PartitionState(ZERO, 10, end=50, heard=1.0, waits=True), PartitionState(ONE, 10, end=10, heard=1.0))
+    found = health(picture, Watchdog(BOUND, FLIGHT_BOUND)).liveness().body["sources"]
+    assert found == {"departures": "waiting for the topics that it is joined with: 40 records behind in 2 partitions"}
+
+
+def test_the_partition_that_others_wait_for_rings() -> None:
+    waits, stands = PartitionState(ZERO, 10, end=50, heard=1.0, waits=True), PartitionState(ONE, 10, end=50, heard=1.0)
+    assert over_time(lambda look: worker(waits, stands))[1] == {ONE}
 
 
 def test_slowed_partition_is_a_reason_on_both_pages() -> None:

@@ -137,7 +137,8 @@ class TestKindOfThisFile:
 
     def test_keys_of_another_kind_are_refused_where_they_stand(self) -> None:
         assert refused(wired, TEXT.replace("kind: model, model: risk@1", "kind: model, model: risk@1, limit: 1")) == [
-            "t.yaml:4:38: nodes.risk: unknown key 'limit' (known: kind, model, inputs, parameters, require, providers, when, materialize)"
+            "t.yaml:4:38: nodes.risk: unknown key 'limit' "
+            "(known: kind, model, inputs, parameters, require, providers, when, materialize, join)"
         ]
 
     def test_editors_know_it(self) -> None:

@@ -11,7 +11,7 @@ from penstock.topology.check import wire
 from penstock.topology.parse import parse_text
 from penstock.topology.spec import Materialize
 from penstock.topology.stages import Cut, cut
-from penstock.topology.wiring import Wiring
+from penstock.topology.wiring import Joined, Wiring
 
 ONE = Signature((Tensor("x", "float32", (1,)),), (Tensor("y", "float32", (1,)),))
 TWO = Signature((Tensor("a", "float32", (1,)), Tensor("b", "float32", (1,))), (Tensor("y", "float32", (1,)),))
@@ -168,9 +168,107 @@ def test_a_node_of_two_sources_is_not_materialised() -> None:
     assert found.startswith("t.yaml:4:61: nodes.a.materialize: its events come from the sources events and others, and a topic is of one")
 
 
-def test_two_stages_are_not_joined() -> None:
+JOIN = ", join: {need: 1, within: 1s, missing: {b: nan, c: 0.5}}"
+
+
+def test_two_stages_are_joined_where_a_node_says_how() -> None:
     (found,) = refused(TEXT.format(a="", b=YES, c=YES, d=""))
-    assert found.startswith("t.yaml:9:3: sinks.out: it reads b and c, which come from different stages (materialise only one of b, c")
+    assert found.startswith("t.yaml:9:3: sinks.out: it reads b and c, which come from different stages (give the node that reads them")
+    stages = cut(wired(TEXT.format(a="", b=YES, c=YES, d=JOIN)), "app.t").wiring.stages
+    made = next(one for one in stages if one.name == "out")
+    assert isinstance(made.gather, Joined)
+    assert made.topics == ("app.t.b", "app.t.c")
+    assert (made.gather.quorum.members, made.gather.quorum.need, made.gather.quorum.within) == (("b", "c"), 1, 1000)
+    assert (made.gather.shared, made.gather.fills["c"]) == (("id", "place"), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("join", "expected"),
+    [
+        ("{need: 3, within: 1s, missing: {b: 0, c: 0}}", "nodes.d.join.need: 3 is not all, nor a number from 1 to 2 (it joins b, c)"),
+        ("{need: 0, within: 1s}", "nodes.d.join.need: 0 is not all, nor a number from 1 to 2"),
+        ("{need: some, within: 1s}", "nodes.d.join.need: 'some' is not all, nor a number from 1 to 2"),
+        ("{require: [a], within: 1s}", "nodes.d.join: 'a' is not joined here (it joins b, c)"),
+        ("{need: 1, within: 1s, missing: {a: 0, b: 0, c: 0}}", "nodes.d.join: 'a' is not joined here (it joins b, c)"),
+        ("{need: 1, within: 1s, missing: {b: 0}}", "nodes.d.join.missing: c may be missing, and its outputs have no value then"),
+        ("{need: 1}", "nodes.d.join: the key 'within' is missing"),
+        ("{within: 0.5}", "nodes.d.join.within: expected a duration"),
+        ("{need: 1, within: 1s, missing: {b: x, c: 0}}", "nodes.d.join.missing.b: 'x' is no float32, which b.y is"),
+        ("{need: 1, within: 1s, missing: {b: 0, c: true}}", "nodes.d.join.missing.c: True is no float32, which c.y is"),
+        ("{within: 1s, until: 2s}", "nodes.d.join: unknown key 'until'"),
+    ],
+)
+def test_what_a_join_may_say(join: str, expected: str) -> None:
+    assert expected in refused(TEXT.format(a="", b=YES, c=YES, d=f", join: {join}"))[0]
+
+
+def test_a_topic_behind_a_join_has_what_stands_in() -> None:
+    """Null is for sinks: the nodes behind the topic read the value."""
+    found = cut(wired(TEXT.format(a="", b=YES, c=YES, d=JOIN + YES)), "app.t")
+    made = next(one for one in found.wiring.stages if one.name == "d")
+    assert isinstance(made.gather, Joined)
+    assert [field.part.gap for emit in made.emits for field in emit.fields] == [None] * len(found.between["d"].fields)
+
+
+#  events ─┬─ a ─┬─ b ─┬─ e ─ out
+#          │     └─ c ─┤
+#          └─ d ───────┘
+THREE = """\
+topology: t
+sources: {{events: {{topic: events, schema: event.avsc, id: id}}}}
+nodes:
+  a: {{kind: model, model: m@1, inputs: {{x: x}}, materialize: true}}
+  b: {{kind: model, model: m@1, inputs: {{x: a}}, materialize: true}}
+  c: {{kind: model, model: m@1, inputs: {{x: a}}, materialize: true}}
+  d: {{kind: model, model: m@1, inputs: {{x: x}}, materialize: true}}
+  e: {{kind: rule, outputs: {{y: "a[0] + b[0] + c[0] + d[0]"}}, join: {join}}}
+sinks:
+  out: {{topic: out, fields: {{id: id, y: e.y, a: a}}}}
+"""
+
+
+def test_a_column_that_some_of_the_members_carry_is_shared() -> None:
+    join = "{need: 2, within: 1s, missing: {b: 0.0, c: 0.0, d: 0.0}}"
+    made = next(one for one in cut(wired(THREE.format(join=join), d=ONE), "app.t").wiring.stages if one.name == "out")
+    assert isinstance(made.gather, Joined)
+    carriers = {name: [one.behind for one in made.inputs if any(c.name == name for c in one.columns)] for name in ("a.y", "b.y")}
+    assert carriers == {"a.y": ["b", "c"], "b.y": ["b"]}
+    assert {*made.gather.shared} == {"id", "a.y"}
+    (emit,) = made.emits
+    assert [field.part.gap for field in emit.fields] == [None, None, None]
+
+
+def test_a_column_without_a_value_where_its_members_are_missing_is_refused() -> None:
+    (found,) = refused(THREE.format(join="{need: 1, within: 1s, missing: {b: 0.0, c: 0.0, d: 0.0}}"), d=ONE)
+    assert "nodes.e.join: a.y comes with b and c, which may all be missing, and has no value then" in found
+    assert found.endswith("(require one of them, or let need be 2)")
+    assert cut(wired(THREE.format(join="{need: 1, require: [c], within: 1s, missing: {b: 0.0, d: 0.0}}"), d=ONE), "app.t").between
+
+
+def test_members_whose_records_have_different_keys_are_not_joined() -> None:
+    """Their records of one event may be in different partitions."""
+    key = ", materialize: {key: place}"
+    (found,) = refused(TEXT.format(a="", b=key, c=YES, d=JOIN))
+    assert "nodes.b.materialize.key: it is joined with c, whose records have another key (give all the same key" in found
+    assert cut(wired(TEXT.format(a="", b=key, c=key, d=JOIN)), "app.t").between
+
+
+def test_a_window_does_not_run_where_stages_are_joined() -> None:
+    """It counts by the offsets of one topic."""
+    text = (
+        TEXT.format(a="", b=YES, c=YES, d=JOIN)
+        .replace(
+            "sinks:", "  r: {kind: rule, outputs: {v: 'd[0]'}}\n  w: {kind: window, by: place, over: [5m], features: {s: sum(r.v)}}\nsinks:"
+        )
+        .replace("y: d, place: place", "y: d, s: w.s_5m")
+    )
+    found = refused(text)
+    assert "nodes.w: it runs in the stage out, which joins, and a window counts the events of one topic" in found[0]
+
+
+def test_a_join_of_nothing_is_refused() -> None:
+    (found,) = refused(TEXT.format(a="", b=YES, c="", d=", join: {within: 1s}"))
+    assert "nodes.d.join: nothing that it reads comes from different stages (materialise what is to be joined" in found
 
 
 def test_an_axis_of_open_size_is_not_materialised() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
+import numpy as np
 import pytest
 
 from penstock.errors import TopicMissing, TransportUnavailable
 from penstock.settings import Settings
 from penstock.transports.kafka.lookout import Lookout
 from penstock.transports.kafka.metadata import Described
-from penstock.transports.kafka.places import Mark
+from penstock.transports.kafka.places import MOST, Mark, Places
 from tests.clock import Clock
 
 SETTINGS = Settings(brokers="here:9092", broker_timeout=10.0)
@@ -111,3 +114,55 @@ def test_mark_of_a_commit_is_read_back_and_others_are_none() -> None:
     assert not mark.of_another("0a1b")
     assert not mark.of_another("")
     assert not Mark("", 3).of_another("ff")
+
+
+def named(text: str, position: int) -> set[int]:
+    """What the text of a commit says is free, and that it is one of this topic."""
+    read = Mark.read(text)
+    assert read is not None
+    assert read._replace(packed="") == Mark("0a1b", 12)
+    return {*read.free(position).tolist()}
+
+
+@pytest.mark.parametrize("free", [{7}, {8, 9, 12}, set(range(10, 100_000)), set(range(7, 60_000, 2)), {9, 10**12}])
+@pytest.mark.parametrize("most", [MOST, 100])
+def test_a_commit_says_what_is_free_beyond_it(free: set[int], most: int) -> None:
+    """As much as there is room for, from the position on."""
+    text = Mark("0a1b", 12).beside(7, np.array(sorted(free)), most)
+    assert len(text) <= most + 60
+    found = named(text, 7)
+    last = max(found, default=0)
+    assert found == {one for one in free if one <= last}
+
+
+def test_random_offsets_are_free_as_far_as_there_is_room() -> None:
+    free = np.flatnonzero(np.random.default_rng(1).random(200_000) < 0.5)
+    text = Mark("0a1b", 12).beside(0, free)
+    assert len(text) <= 4096
+    found = named(text, 0)
+    last = max(found)
+    assert found == {one for one in free.tolist() if one <= last}
+    assert len(found) > 5_000
+
+
+def test_a_commit_says_nothing_of_it_where_there_is_no_room() -> None:
+    """A broker may take less beside an offset than is usual: the offset is committed all the same."""
+    assert Mark("0a1b", 12).beside(7, np.array([9]), 0) == str(Mark("0a1b", 12))
+
+
+def test_commits_say_less_after_each_that_a_broker_has_refused_and_at_last_nothing() -> None:
+    places = Places(cast(Any, None), Lookout(SETTINGS, ["events"]), start_from="earliest", written=())  # nothing is asked here
+    free = np.flatnonzero(np.random.default_rng(1).random(200_000) < 0.5)
+    texts = [places.beside("events", 0, free)]
+    while places.shorten():
+        texts.append(places.beside("events", 0, free))
+    assert [len(one) for one in texts] == sorted((len(one) for one in texts), reverse=True)
+    assert texts[-1] == str(places.mark("events"))
+
+
+@pytest.mark.parametrize("packed", ["A", "AAAA", "eJw=", "eJzLSM3JyQcABiwCFQ=="])
+def test_what_no_commit_says_is_not_free(packed: str) -> None:
+    """A commit of another program may have any text."""
+    read = Mark.read(f"penstock topic=0a partitions=1 free={packed}")
+    assert read is not None
+    assert all(one >= 5 for one in read.free(5))

@@ -19,9 +19,10 @@ from itertools import zip_longest
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, OffsetMetadataTooLargeError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
+from penstock.batch import Array
 from penstock.errors import IdentityTaken, RecordMissing, TransportUnavailable
 from penstock.record import RecordLike
 from penstock.settings import Settings
@@ -43,6 +44,7 @@ __all__ = ["KafkaSource"]
 
 logger = logging.getLogger(__name__)
 
+LOOK = 0.02  # seconds between two looks whether a partition that others are to catch up with may be read further
 AGAIN = 0.1  # seconds between two looks at brokers that have not shown a topic yet
 ENDS = 1.0  # seconds for the answer to where partitions end
 LEAVE = 5.0  # seconds for leaving the group; aiokafka would first wait for a rebalance that another member holds up
@@ -79,6 +81,9 @@ class KafkaSource:
         self.positions.lease = self.lease.holds
         self.rebalance_timeout = max(settings.drain_timeout * 2, settings.session_timeout)  # seconds
         self.stopping: Callable[[], bool] = lambda: False
+        self.withheld: Callable[[Partition], bool] | None = None
+        self.beyond: Callable[[Partition, int], Array] | None = None
+        self.free: Mapping[Partition, Array] = {}
         self._metrics = metrics
         self._written = written
         self._before_reading = before_reading
@@ -202,9 +207,10 @@ class KafkaSource:
 
     def _slow(self) -> float:
         """Pauses the partitions that have to wait, in the client, and resumes the others. Returns the seconds until the next may go on."""
-        if not self._throttle.rate:
+        if not self._throttle.rate and self.withheld is None:
             return math.inf
-        delays = {TopicPartition(*one): self._throttle.delay(one) for one in self.positions.partitions}
+        held = {one for one in self.positions.partitions if self.withheld is not None and self.withheld(one)}
+        delays = {TopicPartition(*one): LOOK if one in held else self._throttle.delay(one) for one in self.positions.partitions}
         wanted = {tp for tp, delay in delays.items() if delay}
         changed, assigned = wanted ^ self._waiting, self.client.assignment() if wanted != self._waiting else ()
         for tp in changed:
@@ -302,8 +308,13 @@ class KafkaSource:
         """
         if self._client is None or not self.lease.holds():
             return False
-        marks = {topic: self._places.mark(topic) for topic, _ in offsets}
-        wanted = {TopicPartition(*one): OffsetAndMetadata(offset, marks[one[0]]) for one, offset in offsets.items()}
+        places, beyond = self._places, self.beyond
+        if beyond is None:
+            texts = {one: str(places.mark(one[0])) for one in offsets}
+        else:  # of all partitions at once: what is free in one is so because of the others
+            offsets = {**self.positions.finished(), **offsets}
+            texts = {one: places.beside(one[0], offset, beyond(one, offset)) for one, offset in offsets.items()}
+        wanted = {TopicPartition(*one): OffsetAndMetadata(offset, texts[one]) for one, offset in offsets.items()}
         commit = self._committing = asyncio.ensure_future(self._client.commit(wanted))
         try:
             await asyncio.wait({commit}, timeout=self._commit_patience())
@@ -318,6 +329,9 @@ class KafkaSource:
             return False
         except (KafkaError, TimeoutError) as error:
             self._metrics.commit_failures.inc()
+            if isinstance(error, OffsetMetadataTooLargeError) and places.shorten():
+                logger.warning("the brokers take less beside an offset (offset.metadata.max.bytes): commits will have less")
+                return False
             if self._fenced.is_set():  # `watch` says why
                 return False
             if isinstance(error, KafkaError) and not error.retriable:  # as without permission: what is scored now would be scored again
@@ -340,6 +354,7 @@ class KafkaSource:
         if self._committing is not None:
             self._committing.cancel()
         self._waiting = set()  # the client forgets with the assignment what it has paused
+        self.free = {}
         self.positions.revoke()
 
     # -- where an assignment begins --------------------------------------------------------------------------------
@@ -359,7 +374,7 @@ class KafkaSource:
                 while not all(self.lookout.knows(tp.topic) for tp in assigned):  # its id shows whether committed offsets are for it
                     await self._look()
                     await asyncio.sleep(AGAIN)
-                positions, fresh, renewed = await self._places.begin(assigned)
+                positions, fresh, renewed, free = await self._places.begin(assigned)
                 ends = await client.end_offsets(assigned) if self._changelogs is not None and assigned else {}
         except TimeoutError as error:
             raise TransportUnavailable(f"the brokers did not show the topics and the committed offsets within {patience:g} s") from error
@@ -378,6 +393,7 @@ class KafkaSource:
             client.seek(tp, offset)
         self._lost.clear()
         self._waiting.clear()
+        self.free = {(tp.topic, tp.partition): those for tp, those in free.items()}
         self._metrics.rebalances.inc()
         self._metrics.partitions.set(len(positions))
         self.positions.assign(
@@ -387,6 +403,12 @@ class KafkaSource:
         self._newest.clear()
         self.settled = True
         logger.info("assigned %s", ", ".join(f"{tp.topic}/{tp.partition}@{at}" for tp, at in positions.items()) or "nothing")
+
+    def ended_at(self, partition: Partition) -> int:
+        """See `Joinable.ended_at`."""
+        end, heard, expected = self.end_of(partition), self.heard_of(partition), self.positions.expected(partition)
+        ended = end is not None and heard is not None and expected is not None and expected >= end  # as the end was when it was heard of
+        return int((heard or 0.0) * 1000) if ended else 0
 
     # -- what is known of the brokers --------------------------------------------------------------------------------
 
@@ -440,6 +462,7 @@ class KafkaSource:
             newest=self._newest.get(partition),
             leader=partition not in self.lookout.unled(partition[0]),
             slowed=self._throttle.slowed(partition),
+            waits=self.withheld is not None and self.withheld(partition),
         )
 
     async def watch(self) -> None:

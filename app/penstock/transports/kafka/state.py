@@ -19,7 +19,8 @@ class PartitionState:
     `end` is the last stable offset: later records belong to transactions that have not ended, and cannot be read
     yet. `heard` and `newest` are seconds since the epoch: when a fetch was answered last, and the timestamp of the newest
     record that was taken. None: not known yet. `leader` is whether a broker leads the partition. `slowed`: too many of its records
-    fail, so that it is kept to `dead_letter_rate`.
+    fail, so that it is kept to `dead_letter_rate`. `waits`: it is not read until others, with which it is joined, have
+    caught up with it.
     """
 
     partition: Partition
@@ -29,6 +30,7 @@ class PartitionState:
     newest: float | None = None
     leader: bool = True
     slowed: bool = False
+    waits: bool = False
 
     @property
     def backlog(self) -> int | None:
