@@ -31,6 +31,7 @@ from penstock.model.signer import ModelTrust
 from penstock.model.trust import Policy, judge, load_trust
 from penstock.model.verify import verify
 from penstock.nodes import ModelNode, Runs, around_model
+from penstock.nodes.window import definition
 from penstock.pipeline.ports import Program, ports
 from penstock.provider import CPU, Provider, named
 from penstock.registry.open import open_registry
@@ -311,6 +312,7 @@ def program(loaded: Loaded, sessions: Mapping[str, Session], parameters: Mapping
     versions = {node.name: str(loaded.artifacts[node.name]) for node in loaded.topology.model_nodes if node.name in nodes}
     rules = {name: _rule_session(graph) for name, graph in loaded.wiring.graphs.items()}
     versions |= {name: session.label for name, session in rules.items()}
+    versions |= {node.name: f"window:{definition(node).state[:12]}" for node in loaded.topology.windows if node.name in nodes}
     plan = compile(loaded.wiring, {**sessions, **rules}, versions, parameters)
     described, marks = loaded, dict[str, bytes]()
     if (share := loaded.share) is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -68,7 +68,7 @@ BEGIN = 1_700_000_000_000
 
 @pytest.fixture
 def job(broker: Broker, tmp_path: Path) -> Job:
-    made = make_job(broker, tmp_path, partitions=2)
+    made = make_job(broker, tmp_path, partitions=2, source_config={"message.timestamp.after.max.ms": str(1 << 50)})
     (tmp_path / "schemas" / "payment.avsc").write_text(json.dumps(SCHEMA))
     must_be_signed(made)
     made.file.write_text(WINDOWS.format(source=made.source, sink=made.sink, dead=made.dead))
@@ -293,17 +293,53 @@ def test_an_event_from_the_future_is_a_dead_letter(job: Job) -> None:
     assert first_answers(job) == expected(events)
 
 
-def test_the_cache_of_another_cluster_is_not_read(job: Job) -> None:
-    """A snapshot that ends after its changelog does is of another topic."""
-    events = payments(300)
+def test_a_changelog_that_was_created_again_begins_with_nothing(job: Job) -> None:
+    """The snapshot of this host is of the topic before, also when the new one has grown past it."""
+    events = payments(900)
     with job.run() as worker:
-        send(job, events)
+        send(job, events[:300])
         job.wait_until_committed(300, worker)
         assert worker.stop() == 0, worker.log
     delete_topic(job.broker, changelog(job))
     assert penstock(job, "topics", "create", str(job.file)).code == 0
+    for cache, part in (("elsewhere", events[300:700]), ("cache", events[700:])):
+        with job.run(cache=str(job.folder / cache)) as worker:
+            send(job, part)
+            job.wait_until_committed(int(part[-1]["id"]) + 1, worker)
+            assert worker.stop() == 0, worker.log
+    after = expected(events[300:])
+    assert {id: one for id, one in first_answers(job).items() if int(id) >= 300} == after
+
+
+def test_a_source_that_was_created_again_is_forgotten_before_its_first_event(job: Job) -> None:
+    """The worker that notices it is killed, or stopped, before anything comes."""
+    events = payments(600)
+    with job.run() as worker:
+        send(job, events)
+        job.wait_until_committed(600, worker)
+        assert worker.stop() == 0, worker.log
+    delete_topic(job.broker, job.source)
+    create_topics(job.broker, {job.source: 2})
     with job.run() as worker:
         worker.wait_until_assigned()
-        assert "the topic is read" in worker.log
+        assert worker.log.count("is forgotten") >= 1
+        os.kill(worker.process.pid, signal.SIGKILL)
+    again = [{**one, "id": f"again {one['id']}"} for one in payments(200)]
+    with job.run() as worker:
+        send(job, again)
+        wait_for_all(job, 800, worker.log_file)
         assert worker.stop() == 0, worker.log
-    shutil.rmtree(job.folder / "cache")
+    assert {id: one for id, one in first_answers(job).items() if id.startswith("again")} == expected(again)
+
+
+def test_a_timestamp_that_the_changelog_would_refuse_is_no_matter(job: Job) -> None:
+    """The topic of the events takes what is two hours ahead; the changelog has the brokers' bound of one hour."""
+    events = payments(20)
+    with job.run() as worker:
+        later = int(time.time() * 1000) + 7_200_000
+        produce(
+            job.broker, [Record(job.source, json.dumps(events[0]).encode(), timestamp=later, partition=partition_of(events[0]["card"]))]
+        )
+        send(job, events[1:])
+        job.wait_until_committed(20, worker)
+        assert worker.stop() == 0, worker.log

@@ -98,10 +98,14 @@ class WindowNode:
 
     def _ahead(self, times: Array, marks: Array, now: int) -> dict[int, RecordError]:
         most = f"more than {self.definition.ahead / 1000:g} s (ahead)"
-        return {
-            row: InferenceError(f"the event is {(int(times[row]) - now) / 1000:,.0f} s ahead of the clock, {most}", where=self.name)
-            for row in np.flatnonzero(marks & Mark.FUTURE).tolist()
-        }
+        found: dict[int, RecordError] = {}
+        for row in np.flatnonzero(marks & Mark.FUTURE).tolist():
+            ahead = (int(times[row]) - now) / 1000
+            text = (
+                f"the event is {ahead:,.0f} s ahead of the clock, {most}" if ahead > 0 else f"{int(times[row])} ms is not a time of events"
+            )
+            found[row] = InferenceError(text, where=self.name)
+        return found
 
 
 def _together(parts: Sequence[tuple[Array, Windowed]], size: int) -> tuple[Mapping[str, Array], Array]:
@@ -117,7 +121,7 @@ def _together(parts: Sequence[tuple[Array, Windowed]], size: int) -> tuple[Mappi
 
 
 def make(step: Step, feeds: Feeds, model: Runs | None, version: str) -> WindowNode:
-    """Returns the node of a step."""
+    """Returns the node of a step; `version` is the beginning of the name of its state."""
     node = step.node
     assert isinstance(node, Spec), "the table of makers is by class"
     given = dict(feeds)
@@ -129,9 +133,10 @@ def make(step: Step, feeds: Feeds, model: Runs | None, version: str) -> WindowNo
         None if time is None else given[time],
         1000 if time == TIME_US else 1,
         {_meaning(node, one.of): given[f"{VALUE}.{one.of.text}"] for one in node.features if one.of is not None},
-        {_meaning(node, one.where): given[f"{WHERE}.{one.where.text}"] for one in node.features if one.where is not None},
+        {_filter(node, one.where): given[f"{WHERE}.{one.where.text}"] for one in node.features if one.where is not None},
         {tensor.name: column for tensor, column in zip(step.outputs, step.columns, strict=True)},
         tuple((name, one.dtype, tuple(axis or 0 for axis in one.shape)) for one, name in zip(step.outputs, step.columns, strict=True)),
+        version,
     )
 
 
@@ -139,7 +144,7 @@ def definition(node: Spec) -> Definition:
     """Returns what a window node of a file computes. Its columns are named by what they mean: another rule is another state."""
     return Definition(
         by=tuple(_meaning(node, one) for one in node.by),
-        aggregates=tuple(Aggregate(one.name, one.kind, _meaning(node, one.of), _meaning(node, one.where), one.k) for one in node.features),
+        aggregates=tuple(Aggregate(one.name, one.kind, _meaning(node, one.of), _filter(node, one.where), one.k) for one in node.features),
         look_backs=tuple(LookBack(name, length, node.hops) for name, length in node.over),
         exact=node.exact,
         include_self=node.include_self,
@@ -147,12 +152,18 @@ def definition(node: Spec) -> Definition:
         lateness=node.lateness_ms,
         ahead=node.ahead_ms,
         cap=node.max_keys,
+        about=(node.clock, "" if node.when is None else _meaning(node, node.when.ref)),
     )
 
 
 def changelogs(topology: Topology, prefix: str) -> dict[str, str]:
     """Returns the topic of each window's changelog, by node; another definition has another one. `prefix` begins the names."""
     return {node.name: f"{prefix}.{node.name}.{definition(node).state}" for node in topology.windows}
+
+
+def _filter(node: Spec, found: Ref | None) -> str:
+    """Returns what a filter means: another column than the same reference as a value, where null is no value."""
+    return f"{_meaning(node, found)}?" if found is not None else ""
 
 
 def _meaning(node: Spec, found: Ref | None) -> str:

@@ -35,7 +35,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -48,15 +48,18 @@ from penstock.pipeline.commit import Commit, as_refusal
 from penstock.pipeline.joining import Joining, Ready
 from penstock.pipeline.ports import Program
 from penstock.pipeline.score import Chunk, Pass, Pipeline
+from penstock.record import Record
 from penstock.settings import Settings
-from penstock.state import States
+from penstock.state import Checkpoint, States
 from penstock.telemetry import Metrics
 from penstock.telemetry.families import Labels
 from penstock.transports.base import Lapsed, Refused, Sent, Sink, Source
 from penstock.transports.throttle import Throttle
 from penstock.transports.tracker import Partition, Span
 
-__all__ = ["Delivery", "Fixed", "Pace", "Served"]
+__all__ = ["Delivery", "Fixed", "Pace", "Served", "changes_of"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +127,7 @@ class Delivery:
     `fail` is called with the error that ends the loop: one that no record causes. `begins(partition, offset, generation)` is called
     before a span is scored. `models` is held while a model runs: a session runs once at a time. `observers` receive
     the chunks, `buried` dead letters that were acknowledged. `throttle` counts those of each partition; the source keeps to it, too.
-    `states` are what nodes remember, and `changelogs` the topics of it, by node.
+    `states` returns what nodes remember in this assignment, and `changelogs` has the topics of it, by node.
     `clock` measures, in seconds; `wall` returns the seconds since the epoch, which records have in their timestamps.
 
     Raises SettingsError when source or sink lacks an ability that the strategy needs.
@@ -146,7 +149,7 @@ class Delivery:
         observers: Observers | None = None,
         buried: Callable[[Parcel], None] | None = None,
         throttle: Throttle | None = None,
-        states: States | None = None,
+        states: Callable[[], States] | None = None,
         changelogs: Mapping[str, str] = MappingProxyType({}),
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -163,9 +166,9 @@ class Delivery:
         self._models = models or asyncio.Lock()
         self._observers, self._buried = observers, buried
         self._throttle = throttle or Throttle()
-        self._states, self._changelogs = States() if states is None else states, changelogs
+        alone = States()
+        self._states, self._changelogs = states or (lambda: alone), changelogs
         self._nodes_of = {topic: node for node, topic in changelogs.items()}
-        self._remembering: asyncio.Future[None] | None = None  # that the last changes of states were sent
         self.waiting: dict[str, str] = {}  # by topic: which schema its events wait for, while the registry does not answer
         self._scorers: dict[str, _Scorer] = {}
         self._joins = {stage for stage, topics in Counter(stages.values()).items() if topics > 1}
@@ -179,7 +182,7 @@ class Delivery:
         self._burying: set[asyncio.Future[None]] = set()
         positions = source.positions
         positions.changed = self._changed.set
-        self.metrics.state_keys.set_function(lambda: len(self._states))
+        self.metrics.state_keys.set_function(lambda: len(self._states()))
         self.metrics.window_rows.set_function(self._window_rows)
         self.metrics.in_flight_batches.set_function(lambda: positions.in_flight)
         self.metrics.in_flight_bytes.set_function(lambda: positions.in_flight_bytes)
@@ -270,23 +273,23 @@ class Delivery:
         spans = [span for span in group if not self._put_off(span) and span.begin()]  # 1
         if not spans:
             return
-        scorer = self._scorer(spans)
+        scorer, states = self._scorer(spans), self._states()
         parcels: list[Parcel] = []
         first = True
         for chunk in scorer.pipeline.chunks((span.partition, span.records) for span in spans):  # 2
             if not first:
                 await asyncio.sleep(0)
             first = False
-            scored = await self._score(scorer, chunk, spans)
+            scored = await self._score(scorer, chunk, spans, states)
             if scored is None or not await self._held(spans[0]):  # a group is of one assignment, and this one has ended
                 return
             parcels += scored
         self._slow(scorer.pipeline, [(span.partition, len(span.records)) for span in spans], parcels)
-        changes = self._changes(scorer.pipeline.remembers, spans)
+        changes = self._changes(states, scorer.pipeline.remembers)
         sent = await self._sink.send(parcels, spans[0])  # 3
         taken = Sent(1)  # everything was acknowledged, be it as a dead letter
         sent.add_done_callback(lambda ended: self._taken(scorer.pipeline, spans[0], ended, taken))
-        done = self._remember(changes, spans[0], taken) if changes else taken  # 5
+        done = self._remember(states, changes, spans[0], taken) if changes else taken  # 5
 
         def ended(error: BaseException | None) -> None:
             try:
@@ -362,8 +365,8 @@ class Delivery:
         under = ready.under
         self._forwarded += 1
         try:
-            parcels = await self._pass(scorer, ready.passing.chunk, ready.passing)
-            if not await self._held(under):
+            parcels = await self._pass(scorer, ready.passing.chunk, under, joined=ready.passing)
+            if parcels is None or not await self._held(under):
                 self._passed_on()
                 return
             self._slow(scorer.pipeline, [((topic, number), count) for topic, number, count in ready.passing.chunk.places], parcels)
@@ -447,44 +450,42 @@ class Delivery:
         except Exception as error:  # noqa: BLE001  the waiting spans have to know
             taken.settle(error)
 
-    def _changes(self, nodes: Collection[str], spans: Sequence[Span]) -> list[Parcel]:
+    def _changes(self, states: States, nodes: Collection[str]) -> list[Parcel]:
         """Returns what the group has changed in the states of these nodes, as records of their changelogs."""
         made = []
-        for node, partition, entries in self._states.checkpoint(nodes) if nodes else ():
-            if topic := self._changelogs.get(node):
-                last = spans[-1].records[-1]  # whose timestamp they have
-                keys, values = zip(*entries, strict=True)
-                made.append(Parcel(topic, partition, [last] * len(entries), values, keys))
+        for checkpoint in states.checkpoint(nodes) if nodes else ():
+            if topic := self._changelogs.get(checkpoint.node):
+                made.append(changes_of(checkpoint, topic, self._now_ms()))
             else:
-                self._states.written(node, partition)
+                states.written(checkpoint.node, checkpoint.partition)
         return made
 
-    def _remember(self, changes: Sequence[Parcel], under: Span, taken: Sent) -> Sent:
+    def _remember(self, states: States, changes: Sequence[Parcel], under: Span, taken: Sent) -> Sent:
         """Sends changes of states when the outputs of their group are acknowledged, and those of earlier groups are sent.
 
         Until then, a restart finds the state before the group, and the same features for its rows. Afterwards it finds outputs of all of
-        them: what it answers again is counted once.
+        them: what it answers again is counted once. When a group fails, no later one of the assignment is written either: what that one
+        has counted includes the rows of this.
         """
-        done, before = Sent(1), self._remembering
-        queued = self._remembering = asyncio.get_running_loop().create_future()
+        done, before = Sent(1), states.sending
+        queued = states.sending = asyncio.get_running_loop().create_future()
 
         async def remember() -> None:
             try:
-                try:
-                    await taken.settled()
-                    if before is not None:
-                        await before
-                    sent = await self._sink.send(changes, under)
-                finally:
-                    queued.set_result(None)
+                await taken.settled()
+                if before is not None and not await before:
+                    raise Lapsed
+                sent = await self._sink.send(changes, under)
+                queued.set_result(True)
                 await sent.settled()
                 if sent.refused:
-                    parcel, reason = sent.refused[0]
-                    raise DeliveryFailed(f"{parcel.topic} does not take the state of a key: {reason}")
+                    raise self._unkept(*sent.refused[0])
                 for one in changes:
-                    self._states.written(self._nodes_of[one.topic], one.partition)
+                    states.written(self._nodes_of[one.topic], one.partition)
                 done.settle()
             except BaseException as error:  # noqa: BLE001  the waiting spans have to know
+                if not queued.done():
+                    queued.set_result(False)
                 done.settle(error)
 
         task = asyncio.ensure_future(remember())
@@ -492,8 +493,15 @@ class Delivery:
         task.add_done_callback(self._burying.discard)
         return done
 
+    def _unkept(self, parcel: Parcel, reason: str) -> DeliveryFailed:
+        key, size = (parcel.keys or [b""])[0][1:], len(parcel.values[0] or b"")
+        return DeliveryFailed(
+            f"nodes.{self._nodes_of[parcel.topic]}: {parcel.topic} does not take what is remembered of the key {key!r}, {size:,} bytes: "
+            f"{reason}. Raise its max.message.bytes; a window with exact: true keeps every event of a key"
+        )
+
     def _window_rows(self) -> dict[Labels, float]:
-        return {(node, mark): float(count) for node, counts in self._states.counts.items() for mark, count in counts.items()}
+        return {(node, mark): float(count) for node, counts in self._states().counts.items() for mark, count in counts.items()}
 
     def _scorer(self, spans: Sequence[Span]) -> _Scorer:
         """Returns the pipeline of the active program, for the whole group; a swap takes effect from the next group on."""
@@ -515,16 +523,15 @@ class Delivery:
                 chunk_rows=self._pace.chunk_rows,
                 metrics=self.metrics,
                 observers=self._observers,
-                states=self._states,
             )
             scorer = self._scorers[stage] = _Scorer(serving, pipeline, 0.0 if scorer is None else scorer.row_seconds)
         return scorer
 
-    async def _score(self, scorer: _Scorer, chunk: Chunk, spans: Sequence[Span]) -> list[Parcel] | None:
+    async def _score(self, scorer: _Scorer, chunk: Chunk, spans: Sequence[Span], states: States) -> list[Parcel] | None:
         """Returns the parcels of the chunk, None when its spans were given up. It waits while the schema of an event is fetched."""
         while True:
             try:
-                return await self._pass(scorer, chunk)
+                return await self._pass(scorer, chunk, spans[0], states=states)
             except SchemaWanted as wanted:
                 try:
                     if not await self._fetch(wanted, spans):
@@ -559,22 +566,29 @@ class Delivery:
             pause = min(pause * 2, LONGEST_PAUSE)
         return False
 
-    async def _pass(self, scorer: _Scorer, chunk: Chunk, joined: Pass | None = None) -> list[Parcel]:
-        """Returns the parcels of the chunk; `joined` are its rows, where a join has put them together."""
+    async def _pass(
+        self, scorer: _Scorer, chunk: Chunk, under: Span, *, states: States | None = None, joined: Pass | None = None
+    ) -> list[Parcel] | None:
+        """Returns the parcels of the chunk, None when the assignment of `under` has ended meanwhile.
+
+        `states` are what its nodes remember; `joined` are its rows, where a join has put them together.
+        """
         async with self._models:
+            if not under.current:
+                return None
             began = time.perf_counter()
             pipeline = scorer.pipeline
             if scorer.row_seconds * chunk.rows <= self._pace.offload_after:
-                passing = joined or pipeline.begin(chunk)
+                passing = joined or pipeline.begin(chunk, states)
                 try:
                     parcels = pipeline.complete(passing, isolate=False)
                 except InferenceError:
                     self.metrics.splits.inc()
                     self.metrics.offloaded.inc()
-                    parcels = await asyncio.to_thread(pipeline.complete, passing)
+                    parcels = await asyncio.to_thread(_counting(states, lambda: pipeline.complete(passing)))
             else:
                 self.metrics.offloaded.inc()
-                parcels = await asyncio.to_thread(lambda: pipeline.complete(joined or pipeline.begin(chunk)))
+                parcels = await asyncio.to_thread(_counting(states, lambda: pipeline.complete(joined or pipeline.begin(chunk, states))))
             self._measure(scorer, (time.perf_counter() - began) / chunk.rows)
         return parcels
 
@@ -646,6 +660,17 @@ class Delivery:
         if self._ticks is not None:
             self._ticks.cancel()
         self._changed.set()
+
+
+def changes_of(checkpoint: Checkpoint, topic: str, now_ms: int) -> Parcel:
+    """Returns what has changed in a state as records of its changelog, with this timestamp: those of events may be none that it takes."""
+    stamp = Record(topic, b"", timestamp=now_ms)
+    keys, values = zip(*checkpoint.entries, strict=True)
+    return Parcel(topic, checkpoint.partition, [stamp] * len(keys), values, keys)
+
+
+def _counting(states: States | None, work: Callable[[], T]) -> Callable[[], T]:
+    return work if states is None else states.counting(work)
 
 
 class _Scorer:

@@ -120,7 +120,7 @@ class Pipeline:
     """One stage of a program, with everything that is the same for all its records made once.
 
     `generation` is the program's place in the control log, which every output's headers carry. `sink` gives the partition of
-    an output whose key it sets, and the size limit of each topic. `states` are what its nodes remember.
+    an output whose key it sets, and the size limit of each topic.
     """
 
     def __init__(
@@ -133,7 +133,6 @@ class Pipeline:
         chunk_rows: int = 256,
         metrics: Metrics | None = None,
         observers: Observers | None = None,
-        states: States | None = None,
     ) -> None:
         self.stage = program.plan.stages[stage]
         self.port = program.ports[stage]
@@ -141,7 +140,6 @@ class Pipeline:
         self.table_rows = chunk_rows * self.port.table.spread
         self.metrics = metrics or Metrics()
         self.observers = observers or Observers()
-        self._states = states
         self.remembers = frozenset(node.name for node in self.stage.nodes if node.stateful)
         self._recognises = bool(self.remembers and self.port.behind)  # events that the stage before writes again
         self._generation = generation
@@ -181,12 +179,12 @@ class Pipeline:
         if group:
             yield _chunk(group)
 
-    def begin(self, chunk: Chunk) -> Pass:
-        """Step 1, and the events' ids."""
+    def begin(self, chunk: Chunk, states: States | None = None) -> Pass:
+        """Step 1, and the events' ids. `states` are what the nodes remember."""
         began = time.perf_counter()
         events = [_trace(headers)[1][0][1] or b"" for headers in map(_HEADERS, chunk.records)] if self._recognises else None
         batch = self.port.decode(chunk.records).with_origin(Origin(chunk.records, chunk.places, events, chunk.recalled))
-        passing = Pass(chunk, Execution(self.stage, batch, self._states), self._identify(batch, chunk))
+        passing = Pass(chunk, Execution(self.stage, batch, states), self._identify(batch, chunk))
         self.metrics.decode_seconds.inc(time.perf_counter() - began)
         if skipped := chunk.rows - batch.size - len(batch.failures):
             self.metrics.skipped.inc(skipped)

@@ -74,7 +74,7 @@ async def run(
         pace=pace or Pace(),
         metrics=metrics,
         observers=observers,
-        states=states,
+        states=None if states is None else lambda: states,
     )
     complete = False
     while await delivery.room() and not (stopped is not None and stopped.is_set()):

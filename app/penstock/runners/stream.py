@@ -10,6 +10,7 @@ import asyncio
 import faulthandler
 import gc
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
@@ -21,18 +22,19 @@ from penstock.control.status import Place
 from penstock.control.topics import group_of
 from penstock.engine import Deployment, Serving
 from penstock.engine.observe import Observers
-from penstock.errors import IdentityTaken, TopicMissing, TransportUnavailable
+from penstock.errors import DeliveryFailed, IdentityTaken, TopicMissing, TransportUnavailable
 from penstock.host import on_signals
 from penstock.model.session import Session
 from penstock.nodes import WindowNode
 from penstock.pipeline import AtLeastOnce, Delivery, Pace, Program
+from penstock.pipeline.delivery import changes_of
 from penstock.runners import topics
 from penstock.runners.health import Phase
 from penstock.runners.letters import Letters
 from penstock.runners.vitals import Vitals
 from penstock.runtime import Loaded
 from penstock.settings import Settings
-from penstock.state import States
+from penstock.state import Checkpoint
 from penstock.telemetry import Metrics
 from penstock.telemetry.health import Pages
 from penstock.topology.wiring import Joined
@@ -270,10 +272,12 @@ class StreamRunner:
             topics.of_releases(self.loaded, settings),
             lost=self._topic_lost,
         )
-        throttle, states = Throttle(settings.dead_letter_rate), States()
+        throttle = Throttle(settings.dead_letter_rate)
+        sink = KafkaSink(settings, {name: self.topics[name] for name in sorted(written)})
         if self._logs:
             folder = settings.cache.expanduser() / "state" / cluster / f"{settings.application}.{self.name}"
-            self.changelogs = Changelogs(settings, states, self._changelogs(), folder)
+            write = partial(_write, sink)
+            self.changelogs = Changelogs(settings, self._changelogs(), folder, id_of=lookout.id_of, write=write)
         self.source = KafkaSource(
             self._fetching(),
             group,
@@ -284,7 +288,6 @@ class StreamRunner:
             throttle=throttle,
             changelogs=self.changelogs,
         )
-        sink = KafkaSink(settings, {name: self.topics[name] for name in sorted(written)})
         if self.releases is not None:
             self.releases.sink = sink
             self.releases.answering = lambda: lookout.fresh
@@ -302,7 +305,7 @@ class StreamRunner:
             observers=None if self.releases is None else Observers([self.releases.recent], self.metrics),
             buried=self.letters,
             throttle=throttle,
-            states=states,
+            states=None if self.changelogs is None else self.changelogs.current,
             changelogs=self._logs,
         )
         shown = self.releases.identity.shown if self.releases else ""
@@ -399,6 +402,14 @@ class StreamRunner:
                 self.fail(error)
 
         return agent
+
+
+async def _write(sink: KafkaSink, changes: Checkpoint, topic: str) -> None:
+    """Writes what has changed in a state, before its partition is read. Raises DeliveryFailed when its topic does not take it."""
+    sent = await sink.send([changes_of(changes, topic, int(time.time() * 1000))])
+    await sent.settled()
+    if sent.refused:
+        raise DeliveryFailed(f"{topic} does not take what nodes.{changes.node} remembers: {sent.refused[0].reason}")
 
 
 def _silence_libraries() -> None:

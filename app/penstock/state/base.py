@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, Protocol
 
 from penstock.batch import Array
 
-__all__ = ["KEY", "NEVER", "STANDING", "Entry", "Keyed", "Standing", "folded", "standing_entry"]
+__all__ = ["KEY", "NEVER", "STANDING", "Entry", "Keyed", "Standing", "counted", "folded", "standing_entry"]
 
 Entry = tuple[bytes, bytes | None]  # a record of the changelog: its key, and its value, None to remove the key
 
@@ -71,13 +71,28 @@ def standing_entry(standing: Standing) -> Entry:
     return STANDING, _STANDING.pack(*standing)
 
 
+def _last(entries: Iterable[Entry]) -> dict[bytes, bytes | None]:
+    """Returns the value of each key: the last, unless one before it counts more. A worker that was gone for a while may write late."""
+    taken: dict[bytes, bytes | None] = {}
+    for key, value in entries:
+        before = taken.get(key)
+        if value is None or before is None or key == STANDING or value[:8] == before[:8] or counted(value) >= counted(before):
+            taken[key] = value
+    return taken
+
+
+def counted(value: bytes) -> int:
+    """Returns the source offset up to which the bytes of a key count, with which they begin."""
+    return int.from_bytes(value[:8], "little", signed=True)
+
+
 def folded(entries: Iterable[Entry], size: int) -> Iterator[tuple[dict[bytes, bytes | None], Standing | None]]:
-    """Yields what up to `size` records at a time leave: keys with their last value, None where they are removed, and the last standing.
+    """Yields what up to `size` records at a time leave: keys with their newest value, None where they are removed, and the last standing.
 
     Raises ValueError for a record that no checkpoint has.
     """
     left = iter(entries)
-    while taken := dict(islice(left, size)):
+    while taken := _last(islice(left, size)):
         found = taken.pop(STANDING, None)
         if found is not None and len(found) != _STANDING.size:
             raise ValueError("the standing has another size")

@@ -36,7 +36,7 @@ class Seen:
         by_origin: dict[bytes, tuple[list[int], list[int]]] = {}
         for row, event in enumerate(events):
             origin, _, offset = event.rpartition(b"/")
-            if origin and offset.isdigit() and len(offset) < 20:
+            if origin and offset.isdigit() and len(offset) < len(str(2**63)):
                 rows, offsets = by_origin.setdefault(origin, ([], []))
                 rows.append(row)
                 offsets.append(int(offset))

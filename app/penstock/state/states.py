@@ -1,13 +1,16 @@
-"""The keyed states of a process: one per node and partition, and which of what they hold is in their changelogs.
+"""The keyed states of a process for one assignment: one per node and partition, and which of what they hold is in their changelogs.
 
 1. A state is made when its first rows come, or before that by who restores it (`put`).
 2. `checkpoint` gives what rows have changed; the caller writes it, and calls `written` when it is acknowledged. Between the two, and
-   while rows were counted that no checkpoint has, a state is `ahead` of its changelog: after the assignment it cannot be used again.
+   while rows were counted that no checkpoint has, a state is ahead of its changelog, and of no use to the next assignment.
 3. `count` is how many records a state has written since it was put: if its changelog has as many more, no one else has written there.
+4. Each assignment has its own. A thread that still counts rows of an earlier one does so where nobody looks any more; until it has ended
+   (`counting`), none of these states is handed on.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -22,6 +25,7 @@ from penstock.state.base import Entry, Keyed
 __all__ = ["Checkpoint", "OneAfterAnother", "States"]
 
 K = TypeVar("K", bound=Keyed)
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -43,12 +47,17 @@ class Checkpoint(NamedTuple):
 
 
 class States:
-    """The states of this process. `clock` gives seconds since the epoch: an event far ahead of it is not one of now."""
+    """The states of this process. `clock` gives seconds since the epoch: an event far ahead of it is not one of now.
+
+    `sending` is for the one who writes the changelogs: whether the last checkpoint was queued, with all before it.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.clock = clock
+        self.sending: asyncio.Future[bool] | None = None
         self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)  # what happened to all rows so far, by node
         self._places: dict[tuple[str, int], _Place] = {}
+        self._passes: set[object] = set()  # of rows that are being counted, in any thread
 
     def order(self, partitions: Array, offsets: Array) -> tuple[Array, Array]:
         """Returns the partition of the state of each row, and its place in the order of that state's rows (int64 [N] both)."""
@@ -58,6 +67,19 @@ class States:
         """Counts what happened to rows of a node."""
         self.counts[node].update(counts)
 
+    def counting(self, work: Callable[[], T]) -> Callable[[], T]:
+        """Returns the work for a thread that counts rows in these states, from now until it has ended: it may outlive who waits for it."""
+        token = object()
+        self._passes.add(token)
+
+        def run() -> T:
+            try:
+                return work()
+            finally:
+                self._passes.discard(token)
+
+        return run
+
     def at(self, node: str, partition: int, make: Callable[[], K]) -> K:
         """Returns the state for rows that are counted now; `make` makes one that has none yet."""
         place = self._places.get((node, partition))
@@ -66,22 +88,18 @@ class States:
         place.open = True
         return place.state  # type: ignore[return-value]  # a node has one kind of state
 
-    def put(self, node: str, partition: int, state: Keyed) -> None:
-        """Sets the state of a partition, as it was restored."""
-        self._places[node, partition] = _Place(state)
+    def put(self, node: str, partition: int, state: Keyed, count: int = 0) -> None:
+        """Sets the state of a partition, as it was restored; `count` records of it were written since."""
+        self._places[node, partition] = _Place(state, count=count)
 
     def kept(self, node: str, partition: int) -> tuple[Keyed, int] | None:
         """Returns the state of a partition, and how many records it has written since it was put; None when it is ahead or not there."""
         place = self._places.get((node, partition))
-        return None if place is None or place.open or place.under_way else (place.state, place.count)
+        return None if place is None or place.open or place.under_way or self._passes else (place.state, place.count)
 
     def __len__(self) -> int:
         """Returns how many keys all states have."""
         return sum(len(place.state) for place in self._places.values())
-
-    def keep(self, partitions: Collection[int]) -> None:
-        """Forgets the states of all other partitions."""
-        self._places = {at: place for at, place in self._places.items() if at[1] in partitions}
 
     def checkpoint(self, nodes: Collection[str]) -> Iterator[Checkpoint]:
         """Yields what was changed in the states of these nodes since the last time."""
@@ -95,8 +113,7 @@ class States:
 
     def written(self, node: str, partition: int) -> None:
         """A checkpoint of this state is in its changelog, with all before it."""
-        if (place := self._places.get((node, partition))) is not None and place.under_way:
-            place.under_way -= 1
+        self._places[node, partition].under_way -= 1
 
 
 class OneAfterAnother(States):

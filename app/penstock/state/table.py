@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from penstock.batch import Array
-from penstock.state.base import KEY, NEVER, Entry, Standing, folded, standing_entry
+from penstock.state.base import KEY, NEVER, Entry, Standing, counted, folded, standing_entry
 
 __all__ = ["Kept", "Table"]
 
@@ -90,7 +90,7 @@ class Table:
                     self._kept.pop(key, None)
                 elif len(value) < _HEAD.size:
                     raise ValueError("the bytes of a key are too short")
-                else:
+                elif (found := self._kept.get(key)) is None or counted(value) >= found.offset:
                     self._kept[key] = Kept(value[_HEAD.size :], *_HEAD.unpack_from(value))
             self.standing = standing or self.standing
 

@@ -8,7 +8,7 @@ lead somewhere, topics that do not clash, types that fit.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -80,10 +80,11 @@ def _topology(root: Value, file: str) -> Topology:
         if isinstance(text, Scalar) and when is not None and when.like is None:
             conditions.append(condition(sink.name, f"sinks.{sink.name}.when", text))
     nodes = {node.name: node for node in (*conditions, *(_node(key, value, texts) for key, value in items(top["nodes"])))}
+    sources = tuple(_source(key, value) for key, value in items(top["sources"]))
     return Topology(
         name=word(top["topology"]),
-        sources=tuple(_source(key, value) for key, value in items(top["sources"])),
-        nodes=tuple(replace(node, rules=tuple(rules_of(node, nodes))) if isinstance(node, WindowNode) else node for node in nodes.values()),
+        sources=sources,
+        nodes=tuple(_whole(node, nodes, sources) if isinstance(node, WindowNode) else node for node in nodes.values()),
         sinks=tuple(sinks),
         releases=_releases(top["releases"]) if "releases" in top else Releases(),
         file=file,
@@ -91,6 +92,12 @@ def _topology(root: Value, file: str) -> Topology:
         precomputed=_precomputed(top["precomputed"]) if "precomputed" in top else None,
         marks=marks(root),
     )
+
+
+def _whole(node: WindowNode, nodes: Mapping[str, Node], sources: Sequence[Source]) -> WindowNode:
+    """Returns the window with what the rest of the file says of it."""
+    times = sorted({one.time for one in sources if one.time is not None})
+    return replace(node, rules=tuple(rules_of(node, nodes)), clock=node.time.text if node.time is not None else " ".join(times))
 
 
 def _source(name: Scalar, value: Value) -> Source:

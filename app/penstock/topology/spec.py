@@ -267,7 +267,7 @@ class WindowNode(Node):
 
     The words are those of `penstock.windows.Definition`; `time` is the event time, None for that of the source. A row's features
     depend on the rows before it, so its state follows the partitions of one source. `rules` has a digest of the rules that each of its
-    references depends on, by the text of the reference: with another rule, it is another state.
+    references depends on, by the text of the reference, and `clock` names its time: with another of these, it is another state.
     """
 
     by: tuple[Ref, ...]
@@ -282,6 +282,7 @@ class WindowNode(Node):
     max_keys: int = 10_000_000
     time: Ref | None = None
     rules: tuple[tuple[str, str], ...] = ()
+    clock: str = ""
 
     @property
     def outputs(self) -> Iterator[tuple[str, Feature]]:

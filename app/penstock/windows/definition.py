@@ -19,7 +19,7 @@ import msgspec
 __all__ = ["Aggregate", "Definition", "Kind", "Late", "LookBack", "Part", "Track"]
 
 Kind = Literal["count", "sum", "mean", "min", "max", "variance", "first", "last", "last_k", "rate", "since"]
-Late = Literal["drop", "update", "side"]
+Late = Literal["drop", "update"]
 Part = Literal["sum", "m2", "min", "max", "first"]
 
 FORMAT: Final = 1  # of the bytes of a key: it goes into the name of the state
@@ -99,9 +99,10 @@ class Definition:
     """The features of a window node: `aggregates` over `look_backs`, by the fields `by`. Raises ValueError for what cannot be computed.
 
     An event is late when it is `lateness` ms behind the newest of its partition. It then gets the features that are still kept. Others
-    see it only if `late` is `update`; `side` differs from `drop` in what the caller does with it. An event is from the future when it is
+    see it only if `late` is `update`. An event is from the future when it is
     more than `ahead` ms after the caller's clock: it has no features, and nothing counts it. With `include_self`, an event's features
-    include its own values. When there are more keys than `cap`, those seen longest ago are removed until 1/32 of the room is free.
+    include its own values. `about` is what else decides which rows there are, and when. When there are more keys than `cap`,
+    those seen longest ago are removed until 1/32 of the room is free.
     """
 
     by: tuple[str, ...]
@@ -113,6 +114,7 @@ class Definition:
     lateness: int = 0
     ahead: int = 3_600_000
     cap: int = 10_000_000
+    about: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [self.feature(one, back) for one in self.aggregates for back in self.look_backs]
@@ -144,7 +146,7 @@ class Definition:
         """The name of the state: a digest of what its bytes depend on. A definition that keeps something else has another state."""
         tracks = [(one.value, one.where, sorted(one.parts), one.last) for one in self.tracks]
         backs = [(one.length, one.hops) for one in self.look_backs]
-        kept = (FORMAT, self.by, tracks, backs, self.exact, self.late == "update", self.lateness)
+        kept = (FORMAT, self.by, tracks, backs, self.exact, self.late == "update", self.lateness, self.about)
         return hashlib.sha256(msgspec.json.encode(kept)).hexdigest()[:16]
 
     def ring(self, back: LookBack) -> int:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from penstock.batch import Array
-from penstock.state.base import KEY, NEVER, Entry, Standing, folded, standing_entry
+from penstock.state.base import KEY, NEVER, Entry, Standing, counted, folded, standing_entry
 from penstock.state.seen import SEEN, Seen
 from penstock.windows.definition import Definition
 from penstock.windows.features import features
@@ -220,6 +220,7 @@ class Partition(ABC):
 
         for values, standing in folded(others(), _CHUNK):
             self.standing = standing or self.standing
+            values = {key: value for key, value in values.items() if not self._is_older(key, value)}
             old = [self._index[key] for key in values if key in self._index]
             self._remove(np.array(old, np.int64))
             there = {key: value for key, value in values.items() if value is not None}
@@ -231,6 +232,11 @@ class Partition(ABC):
         self._seen.restore(blocks)
         self._gone = set()
         self._before = None
+
+    def _is_older(self, key: bytes, value: bytes | None) -> bool:
+        """Whether the bytes count less than what is there: a worker that was gone for a while may write them late."""
+        slot = self._index.get(key)
+        return value is not None and slot is not None and counted(value) < self._counted[slot]
 
     def columns(self) -> dict[str, Array]:
         """Returns everything as arrays of numbers. They are not copied: use them before the next call of any method.

@@ -104,7 +104,7 @@ def test_a_window_has_one_source_and_one_stage() -> None:
     with pytest.raises(TopologyError, match="its events come from the sources payments and refunds, and a window is of one source"):
         wired(two)
     stages = TEXT.replace("kind: model, model: risk@1,", "kind: model, model: risk@1, materialize: true,")
-    with pytest.raises(TopologyError, match="nodes.habits: the stages risk and out would each keep a state of it"):
+    with pytest.raises(TopologyError, match=r"nodes\.habits: the stages risk and out would each keep a state of it"):
         wired(stages)
     kept = stages.replace("kind: window,", "kind: window, materialize: true,")
     assert [stage.name for stage in cut(wired(kept), "app").wiring.stages] == ["habits", "risk", "out"]

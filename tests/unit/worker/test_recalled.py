@@ -64,7 +64,8 @@ def chunk(values: Sequence[float], times: Sequence[int] | None = None) -> Chunk:
 
 def test_a_candidate_is_compared_on_the_features_of_that_time(live: Program, candidate: Program) -> None:
     recent = Recent(1000)
-    Pipeline(live, "readings", sink=MemorySink(Memory(1)), observers=Observers([recent]), states=States()).process(chunk([10.0] * 20))
+    pipeline = Pipeline(live, "readings", sink=MemorySink(Memory(1)), observers=Observers([recent]))
+    pipeline.complete(pipeline.begin(chunk([10.0] * 20), States()))
     ((kept, *_),) = recent.kept().values()
     assert kept.chunk.recalled["lately.total_1h"].tolist() == [10.0 * before for before in range(20)]
     proof = prove(candidate, live, recent.kept())
@@ -78,8 +79,8 @@ def test_rows_that_fail_behind_a_window_are_judged_by_the_plan_before(live: Prog
     recent.watched = watched
     states = States(clock=lambda: 2.0)
     sink = MemorySink(Memory(1))
-    pipeline = Pipeline(candidate, "readings", sink=sink, generation=1, observers=Observers([recent]), states=states)
-    pipeline.process(chunk([60.0, 60.0, 60.0, 60.0, 1.0], [1000, 1001, 1002, 1003, FAR]))
+    pipeline = Pipeline(candidate, "readings", sink=sink, generation=1, observers=Observers([recent]))
+    pipeline.complete(pipeline.begin(chunk([60.0, 60.0, 60.0, 60.0, 1.0], [1000, 1001, 1002, 1003, FAR]), states))
     failing = watched.take(10)
     assert [one.error.where for one in failing] == ["double", "double", "lately"], "two totals above 100, and one from the future"
     counts = _Case(1, Fixed(live), 0.0).check(failing, sink)

@@ -34,6 +34,7 @@ LATE: Final = "late"  # the output that marks late rows
 
 MAX_FEATURES: Final = 1000
 MAX_LAST: Final = 64
+MAX_HOPS: Final = 4096  # of one key and look-back
 _ALONE: Final = ("count", "rate", "since")  # of the events themselves as well
 _KINDS: Final = ("count", "sum", "mean", "min", "max", "variance", "first", "last", "last_k", "rate", "since")
 _REF: Final = r'[A-Za-z_][A-Za-z0-9_-]*(?:\.(?:"[^"]+"|[^\s\[\]."(),]+)|\[[0-9]{1,6}\])*'  # in a name with brackets or commas: quotes
@@ -50,7 +51,7 @@ _KEYS: Final = Keys(
             required=True,
         ),
         "over": Key(Listing(DURATION), "How far back each of them reaches.", required=True),
-        "hops": Key(Whole(1, 4096), "In how many hops of equal length a look-back is kept.", default=12),
+        "hops": Key(Whole(1, MAX_HOPS), "In how many hops of equal length a look-back is kept.", default=12),
         "exact": Key(Flag(), "true: a look-back has exactly its length, and each event in it is kept.", default=False),
         "include_self": Key(Flag(), "Whether the features of an event contain its own values.", default=False),
         "late": Key(Choice(("drop", "update")), "Whether later events see one that is late.", default="drop"),
@@ -97,6 +98,9 @@ class WindowKind(Kind[WindowNode]):
             if length % node.hops:
                 message = f"{where}.over: {back} is not {node.hops} hops of whole milliseconds"
                 yield node.at("over"), message, "choose another number of hops"
+            elif not node.exact and (kept := node.hops + -(-node.lateness_ms * node.hops // length)) > MAX_HOPS:
+                message = f"{where}: over {back}, {kept:,} hops would be kept for each key, {node.hops} and those that late events see"
+                yield node.at("lateness", "hops"), message, f"at most {MAX_HOPS}: a shorter lateness, fewer hops, or two windows"
         names = [name for name, _ in node.outputs]
         for twice in dict.fromkeys(name for name in names if names.count(name) > 1):
             yield node.at("over"), f"{where}: two features are {twice!r}", "name each look-back once, and each feature differently"
@@ -226,7 +230,7 @@ class _Wires:
 
 def rules_of(node: WindowNode, nodes: Mapping[str, Node]) -> Iterator[tuple[str, str]]:
     """Yields the references of a window that rules compute, each with a digest of the texts of these rules."""
-    for one in WindowKind().refs(node):
+    for one in (*WindowKind().refs(node), *([] if node.when is None else [node.when.ref])):
         if texts := sorted(_texts(one, nodes, set())):
             yield one.text, hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
@@ -238,7 +242,7 @@ def _texts(found: Ref, nodes: Mapping[str, Node], seen: set[str]) -> Iterator[st
     seen.add(rule.name)
     yield from (f"{rule.name}.{one.name} = {' '.join(one.text.split())}" for one in rule.outputs)
     yield from (f"{rule.name}: {one.tensor} = {[each.text for each in one.refs]} {one.missing}" for one in rule.inputs)
-    for one in RuleKind().refs(rule):
+    for one in (*RuleKind().refs(rule), *([] if rule.when is None else [rule.when.ref])):
         yield from _texts(one, nodes, seen)
 
 

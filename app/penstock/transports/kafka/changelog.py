@@ -2,8 +2,10 @@
 
 1. A state that this worker had in the assignment before, and whose changelog has only this worker's records since, stays as it is.
 2. Another one is read: the snapshot of this host, if there is one, then the rest of its changelog, or all of it.
-3. Snapshots are written when partitions are lost and when the worker stops. After a kill the whole changelog is read, which is compacted.
-4. The source counts. If it was created again, the offsets in the state are not its own: the state begins with nothing.
+3. Snapshots are written when partitions are lost and when the worker stops, for the topic of this id. After a kill the whole changelog is
+   read, which is compacted.
+4. The source counts. If it was created again, the offsets in the state are not its own: the state begins with nothing, and its changelog
+   has that before an event is read.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -20,7 +22,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from penstock.errors import TransportError, TransportUnavailable
 from penstock.settings import Settings
-from penstock.state import Entry, Keyed, Refused, States, load, save
+from penstock.state import Checkpoint, Entry, Keyed, Refused, States, load, save
 from penstock.transports.kafka.connection import librdkafka_arguments, patience_of
 from penstock.transports.tracker import Partition
 
@@ -47,25 +49,45 @@ class Changelog(NamedTuple):
 
 @dataclass(slots=True)
 class _Job:
-    """A state that is being restored, and the part of its changelog that is left: [position, end)."""
+    """A state that is being restored, and the part of its changelog that is left: [position, end).
+
+    `count` is how many records this worker has written after `end`, where the state is the one that it had.
+    """
 
     node: str
     partition: int
     topic: str
     state: Keyed
     position: int
-    end: int = 0
+    end: int
+    count: int = 0
     read: int = 0
 
 
 class Changelogs:
-    """The changelogs of a worker, by node. Snapshots are in `folder`, each with the names of the node and of its state."""
+    """The changelogs of a worker, by node. `states` are those of the assignment.
 
-    def __init__(self, settings: Settings, states: States, logs: Mapping[str, Changelog], folder: Path) -> None:
+    Snapshots are in `folder`; `id_of` returns the id of a topic, and `write` writes what has changed in a state to a topic.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        logs: Mapping[str, Changelog],
+        folder: Path,
+        *,
+        id_of: Callable[[str], str],
+        write: Callable[[Checkpoint, str], Awaitable[None]],
+    ) -> None:
         self.logs = logs
+        self.states = States()
         self.restoring = ""  # what is under way, in words; empty when nothing is
-        self._settings, self._states, self._folder = settings, states, folder
+        self._settings, self._folder, self._id_of, self._write = settings, folder, id_of, write
         self._ends: dict[tuple[str, int], int] = {}  # of each changelog, when its state was put
+
+    def current(self) -> States:
+        """Returns the states of the assignment."""
+        return self.states
 
     async def restore(self, partitions: Mapping[Partition, int], renewed: Collection[Partition], current: Callable[[], bool]) -> None:
         """Restores the states of an assignment; `partitions` has the end of each, `renewed` are those of a topic that was created again.
@@ -73,32 +95,38 @@ class Changelogs:
         Ends early when the assignment is not `current` any more: the next one restores again. Raises TransportUnavailable when the brokers
         do not answer, and TransportError for a changelog that holds something else.
         """
-        if not self.logs:
-            return
-        numbers = {number for _, number in partitions}
-        await asyncio.to_thread(self._save, [at for at in self._ends if at[1] not in numbers])
-        self._states.keep(numbers)
-        jobs = [(node, topic, number) for topic, number in sorted(partitions) for node, log in self.logs.items() if log.source == topic]
+        wanted = [(node, number) for topic, number in sorted(partitions) for node, log in self.logs.items() if log.source == topic]
+        before, ends = self.states, self._ends
+        self.states, self._ends = States(), {}
+        self.states.counts = before.counts
         try:
-            await asyncio.to_thread(self._restore, jobs, partitions, renewed, current)
+            jobs = await asyncio.to_thread(self._restore, wanted, before, ends, current)
         except KafkaException as error:
             raise TransportUnavailable(f"the state cannot be restored: {error.args[0]}") from error
         finally:
             self.restoring = ""
+        for job in jobs if current() else ():
+            source = self.logs[job.node].source, job.partition
+            count = job.count
+            if job.state.standing.offset >= partitions[source] or (source in renewed and job.state.standing.offset >= 0):
+                logger.warning("nodes.%s: %s/%d was created again, so what is known of its events is forgotten", job.node, *source)
+                job.state.reset()
+                entries = [*job.state.checkpoint()]
+                await self._write(Checkpoint(job.node, job.partition, entries), job.topic)
+                count += len(entries)
+            self.states.put(job.node, job.partition, job.state, count)
+            self._ends[job.node, job.partition] = job.end
 
     def save(self) -> None:
         """Writes the snapshots of all states that are in their changelogs. Blocks."""
-        self._save([*self._ends])
+        self._save(self.states, self._ends, self._ends)
 
     # -- in a thread -----------------------------------------------------------------------------------------------
 
     def _restore(
-        self,
-        wanted: Iterable[tuple[str, str, int]],
-        ends: Mapping[Partition, int],
-        renewed: Collection[Partition],
-        current: Callable[[], bool],
-    ) -> None:
+        self, wanted: Sequence[tuple[str, int]], before: States, ends: Mapping[tuple[str, int], int], current: Callable[[], bool]
+    ) -> list[_Job]:
+        self._save(before, ends, ends.keys() - set(wanted))
         began, patience = time.monotonic(), patience_of(self._settings)
         consumer = Consumer(
             {
@@ -113,47 +141,43 @@ class Changelogs:
             }
         )
         try:
-            jobs = {(one.topic, one.partition): one for at in wanted if (one := self._job(consumer, *at, patience)) is not None}
-            self._read(consumer, jobs, current, patience)
+            jobs = [self._job(consumer, *at, before.kept(*at), ends.get(at), patience) for at in wanted]
+            self._read(consumer, {(one.topic, one.partition): one for one in jobs if one.position < one.end}, current, patience)
         finally:
             consumer.close()
-        if not current():
-            return
-        for job in jobs.values():
-            source = self.logs[job.node].source, job.partition
-            if job.state.standing.offset >= ends[source] or source in renewed:
-                if job.state.standing.offset >= 0:
-                    logger.warning("nodes.%s: %s/%d was created again, so what is known of its events is forgotten", job.node, *source)
-                job.state.reset()
-            self._states.put(job.node, job.partition, job.state)
-            self._ends[job.node, job.partition] = job.end
-        if jobs:
-            read, seconds = sum(one.read for one in jobs.values()), time.monotonic() - began
-            names = ", ".join(f"{one.node}/{one.partition}" for one in jobs.values())
+        read, seconds = sum(one.read for one in jobs), time.monotonic() - began
+        if names := ", ".join(f"{one.node}/{one.partition}" for one in jobs if not one.count):
             logger.info("restored the state of %s: %d records in %.1f s", names, read, seconds)
+        return jobs
 
-    def _job(self, consumer: Consumer, node: str, _source: str, partition: int, patience: float) -> _Job | None:
-        """Returns what is to be read; None where the state that is there is the newest."""
+    def _job(self, consumer: Consumer, node: str, partition: int, kept: tuple[Keyed, int] | None, end: int | None, patience: float) -> _Job:
+        """Returns what is to be read: nothing where the state that is there is the newest."""
         log = self.logs[node]
-        low, high = consumer.get_watermark_offsets(TopicPartition(log.topic, partition), timeout=patience)
-        kept = self._states.kept(node, partition)
-        if kept is not None and (node, partition) in self._ends and self._ends[node, partition] + kept[1] == high:
-            return None
+        try:
+            low, high = consumer.get_watermark_offsets(TopicPartition(log.topic, partition), timeout=patience)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError._UNKNOWN_PARTITION:
+                need = f"kafka-topics --alter --topic {log.topic} --partitions {partition + 1} or more"
+                raise TransportError(f"{log.topic} has no partition {partition}, and {log.source} has: it needs as many. {need}") from error
+            raise
+        if kept is not None and end is not None and end + kept[1] == high:
+            return _Job(node, partition, log.topic, kept[0], high, end, count=kept[1])
         state = log.make()
-        found = load(self._folder / node, state, partition)
+        found = load(self._place(node), state, partition)
         if isinstance(found, Refused):
             logger.debug("%s", found.reason)
         elif low <= found <= high:
             return _Job(node, partition, log.topic, state, found, high)
         else:
-            logger.warning(
-                "the snapshot of nodes.%s/%d is not of %s, which ends at %d: the topic is read", node, partition, log.topic, high
-            )
+            logger.warning("the snapshot of nodes.%s/%d is not of %s, which ends at %d: it is read", node, partition, log.topic, high)
             state = log.make()
         return _Job(node, partition, log.topic, state, low, high)
 
+    def _place(self, node: str) -> Path:
+        return self._folder / node / (self._id_of(self.logs[node].topic) or "any")
+
     def _read(self, consumer: Consumer, jobs: Mapping[tuple[str, int], _Job], current: Callable[[], bool], patience: float) -> None:
-        left = {at: job for at, job in jobs.items() if job.position < job.end}
+        left = dict(jobs)
         total = sum(job.end - job.position for job in left.values())
         consumer.assign([TopicPartition(*at, job.position or OFFSET_BEGINNING) for at, job in left.items()])
         heard = time.monotonic()
@@ -181,17 +205,17 @@ class Changelogs:
             if time.monotonic() - heard > patience:
                 raise TransportUnavailable(f"{', '.join({job.topic for job in left.values()})}: no broker has answered for {patience:g} s")
 
-    def _save(self, places: Iterable[tuple[str, int]]) -> None:
+    def _save(self, states: States, ends: Mapping[tuple[str, int], int], places: Iterable[tuple[str, int]]) -> None:
         for node, partition in places:
-            kept = self._states.kept(node, partition)
+            kept = states.kept(node, partition)
             if kept is None or kept[0].standing.offset < 0:
                 continue
-            folder, (state, count) = self._folder / node, kept
+            place, (state, count) = self._place(node), kept
             try:
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                save(folder, state, partition, self._ends[node, partition] + count)
-                for old in folder.glob("*.state"):
-                    if not old.name.startswith(f"{state.name}-"):
-                        old.unlink(missing_ok=True)  # of another definition
+                place.mkdir(parents=True, exist_ok=True, mode=0o700)
+                save(place, state, partition, ends[node, partition] + count)
+                for old in place.parent.rglob("*.state"):
+                    if old.parent != place or not old.name.startswith(f"{state.name}-"):
+                        old.unlink(missing_ok=True)  # of another topic, or definition
             except (OSError, ValueError) as error:
                 logger.warning("nodes.%s/%d: no snapshot was written: %s", node, partition, error)
