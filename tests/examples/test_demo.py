@@ -93,6 +93,17 @@ def test_demo_without_the_data_package_runs_on_the_sample_and_says_so(root: Path
     assert (said["received"], said["releases"], len(said["generations"])) == (300, [], 1)
 
 
+@pytest.mark.parametrize("topology", ["flights-windows", "flights-stages"])
+def test_demo_runs_topologies_with_windows_in_one_process_and_in_stages(root: Path, topology: str) -> None:
+    """Their flights meet in one partition, where the windows count them."""
+    command = [*ON_SAMPLE, "--topology", topology, "--limit", "300", "--no-swap", "--format", "json"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert (said["received"], said["dead_letters"], said["doubled"]) == (300, 0, 0)
+    assert said["generations"][0]["models"]["trees"].startswith("flight-window-trees@")
+
+
 def test_too_few_events_for_three_generations_are_refused(root: Path) -> None:
     done = subprocess.run([*ON_SAMPLE, "--limit", "2"], cwd=root, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2

@@ -7,13 +7,16 @@ import io
 import pytest
 from demo import view
 from demo.acts import Acts
-from demo.swaps import FEWEST, Act, marks
+from demo.clone import MODELS, TOPOLOGIES
+from demo.swaps import FEWEST, RETRAINED, SWAPPED, Act, marks
 from demo.tally import Prediction, Tally
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from penstock.control.rollout import Stand
+from penstock.registry.directory import DirectoryRegistry
+from penstock.topology.parse import parse
 
 FACTS = view.Facts("topologies/flights.yaml", "167,246 flights of July to December 2013", "127.0.0.1:9092 - a broker", "not signed", 5_000)
 
@@ -22,6 +25,19 @@ FACTS = view.Facts("topologies/flights.yaml", "167,246 flights of July to Decemb
 def test_every_generation_has_events_to_score(total: int) -> None:
     (deploy, deployed), (rollback, rolled_back) = marks(total)
     assert 1 <= deploy <= deployed < rollback <= rolled_back < total
+
+
+@pytest.mark.parametrize("name", RETRAINED)
+def test_a_release_of_the_demo_fits_its_topology(name: str) -> None:
+    """The versions are registered, of the models that these nodes have, and are not the ones that the file names."""
+    registry, topology = DirectoryRegistry(MODELS), parse(TOPOLOGIES / f"{name}.yaml")
+    assert (topology.name, tuple(RETRAINED[name])) == (name, SWAPPED)
+    for node, version in RETRAINED[name].items():
+        named = topology.model_node(node)
+        assert named is not None
+        before, after = registry.resolve(named.model.name, named.model.version), registry.resolve(*version.split("@"))
+        assert (before.manifest.name, before.signature) == (after.manifest.name, after.signature)
+        assert before.manifest.version != after.manifest.version
 
 
 def acts() -> tuple[Act, Act]:

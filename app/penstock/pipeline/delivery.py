@@ -569,7 +569,7 @@ class Delivery:
     async def _pass(
         self, scorer: _Scorer, chunk: Chunk, under: Span, *, states: States | None = None, joined: Pass | None = None
     ) -> list[Parcel] | None:
-        """Returns the parcels of the chunk, None when the assignment of `under` has ended meanwhile.
+        """Returns the parcels of the chunk, None when the assignment of `under` has ended.
 
         `states` are what its nodes remember; `joined` are its rows, where a join has put them together.
         """

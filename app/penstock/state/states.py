@@ -4,8 +4,8 @@
 2. `checkpoint` gives what rows have changed; the caller writes it, and calls `written` when it is acknowledged. Between the two, and
    while rows were counted that no checkpoint has, a state is ahead of its changelog, and of no use to the next assignment.
 3. `count` is how many records a state has written since it was put: if its changelog has as many more, no one else has written there.
-4. Each assignment has its own. A thread that still counts rows of an earlier one does so where nobody looks any more; until it has ended
-   (`counting`), none of these states is handed on.
+4. Each assignment has its own. A thread that still counts rows of an earlier one does so in states that are not used any more. Until it
+   has ended (`counting`), none of these states is handed on.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def _topology(root: Value, file: str) -> Topology:
 
 
 def _whole(node: WindowNode, nodes: Mapping[str, Node], sources: Sequence[Source]) -> WindowNode:
-    """Returns the window with what the rest of the file says of it."""
+    """Returns the window with what depends on the rest of the file."""
     times = sorted({one.time for one in sources if one.time is not None})
     return replace(node, rules=tuple(rules_of(node, nodes)), clock=node.time.text if node.time is not None else " ".join(times))
 

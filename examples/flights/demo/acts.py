@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from demo.swaps import RETRAINED, Act
+from demo.swaps import SWAPPED, Act
 from demo.tally import Tally
 from penstock.control.lifecycle import PREPARING, State
 from penstock.control.rollout import Stand
@@ -73,9 +73,9 @@ def switch(act: Act, tally: Tally) -> float | None:
 def generations(tally: Tally) -> RenderableType:
     """The number of outputs of each generation, its models, and how well it ranked the flights that it scored."""
     rows = Table.grid(padding=(0, 2))
-    rows.add_row(*(Text(name, "bold") for name in ("generation", "outputs", *RETRAINED, *(f"AUC {node}" for node in RETRAINED))))
+    rows.add_row(*(Text(name, "bold") for name in ("generation", "outputs", *SWAPPED, *(f"AUC {node}" for node in SWAPPED))))
     for number, one in sorted(tally.generations.items()):
-        models, areas = (one.models.get(node, "") for node in RETRAINED), (str(one.auc[node]) for node in RETRAINED)
+        models, areas = (one.models.get(node, "") for node in SWAPPED), (str(one.auc[node]) for node in SWAPPED)
         rows.add_row(str(number), f"{one.outputs:,}", *models, *areas)
     return rows
 

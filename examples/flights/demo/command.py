@@ -19,19 +19,21 @@ from rich.console import Console
 
 from demo import recording, view
 from demo.acts import Acts
-from demo.clone import MODELS, SCHEMAS, TOPOLOGY
+from demo.clone import MODELS, SCHEMAS, TOPOLOGIES
 from demo.replay import Link, Room, replay
-from demo.swaps import FEWEST, Swaps, signed
+from demo.swaps import FEWEST, RETRAINED, Swaps, signed
 from demo.tally import Tally
 from demo.worker import running
 from penstock.cli.options import Invocation, with_settings
 from penstock.cli.output import err, format_option, out, print_json
 from penstock.control.topics import Topics
 from penstock.errors import TopicMissing
+from penstock.nodes.window import changelogs
 from penstock.settings import Settings
 from penstock.testing.broker import MockBroker
 from penstock.topology.parse import parse
 from penstock.topology.spec import Topology
+from penstock.topology.stages import letters_of, topics_between
 from penstock.transports.kafka.connection import Admin, librdkafka_arguments
 
 __all__ = ["demo"]
@@ -46,37 +48,40 @@ UNSIGNED = "not signed (--unsigned-control): for development only"
 @click.command()
 @click.option("--speed", type=click.IntRange(min=1), default=5_000, show_default=True, help="Events per second.")
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after this many events. [default: all of July to December]")
+@click.option("--topology", "name", type=click.Choice(list(RETRAINED)), default="flights", show_default=True, help="The file to run.")
 @click.option("--swap/--no-swap", default=True, show_default=True, help="End with a deploy of retrained models, and a rollback.")
 @click.option("--record", type=click.Path(dir_okay=False, path_type=Path), help="Write the last screen to this file, as SVG.")
 @with_settings("brokers", "workers", "security_protocol", "insecure_plaintext")
 @format_option
-def demo(speed: int, limit: int | None, swap: bool, record: Path | None, settings: Settings, form: str) -> int:
+def demo(speed: int, limit: int | None, name: str, swap: bool, record: Path | None, settings: Settings, form: str) -> int:
     """Score the flights that left New York from July to December 2013, live, and swap the models while they stream.
 
     The flights are sent in the order of departure, scored by `topologies/flights.yaml` (features, a logistic regression, boosted
-    trees, and a stack of both), and compared with their true arrival after they have landed. In November, the demo deploys models
-    that were trained on January to September, and in December it rolls them back. Kafka is embedded in this process unless
+    trees, and a stack of both), and compared with their true arrival after they have landed. With `--topology flights-windows`, the
+    models also know how late other flights have left in the last hours. In November, the demo deploys models that were trained on
+    January to September, and in December it rolls them back. Kafka is embedded in this process unless
     --brokers or PENSTOCK_BROKERS names a real one. Runs from a clone of the repository.
     """
     console = err if form == "json" else out
-    topology = parse(TOPOLOGY)
+    file = TOPOLOGIES / f"{name}.yaml"
+    topology = parse(file)
     with ExitStack() as stack:
         stack.enter_context(_terminated_is_interrupted())
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="penstock-demo-")))
         settings = replace(settings, application=APPLICATION, models=MODELS, schemas=SCHEMAS)
         settings = replace(settings, releases=swap, cache=folder / "cache")  # a separate cache, so that models are checked again
-        settings, described, seal = _broker(stack, settings, TOPOLOGY, topology, folder)
+        settings, described, seal = _broker(stack, settings, file, topology, folder)
         began = time.perf_counter()
         link = stack.enter_context(Link(librdkafka_arguments(settings), topology, _topics(settings, topology)))
         advice = SEVERAL if settings.workers > 1 and settings.unsigned_control else ""
-        worker = stack.enter_context(running(settings, TOPOLOGY, folder, _config(), advice))
+        worker = stack.enter_context(running(settings, file, folder, _config(), advice))
         with _busy(console, "reading the flights of 2013 ..."):
             flights = events.replay(events.package())
         total = min(limit or flights.total, flights.total)
         if swap and total < FEWEST:
             raise click.UsageError(f"{total} events leave no room for a deploy and a rollback: --limit {FEWEST} at least, or --no-swap")
         swaps = stack.enter_context(Swaps(settings, topology, total)) if swap else None
-        facts = view.Facts("topologies/flights.yaml", _data(flights, total), described, seal if swaps else "", speed)
+        facts = view.Facts(f"topologies/{file.name}", _data(flights, total), described, seal if swaps else "", speed)
         tally, ready, acts = Tally(total), 0.0, swaps.acts if swaps else ()
         with _noted() as stop_if_told, view.opened(console, facts, tally, acts) as screen:
 
@@ -131,10 +136,11 @@ def _broker(stack: ExitStack, settings: Settings, file: Path, topology: Topology
 
 
 def _topics(settings: Settings, topology: Topology) -> tuple[str, ...]:
-    """Returns the control and the status topic, when there will be releases."""
-    releases = topology.releases
-    named = Topics.of(settings.application, topology.name, control=releases.control, status=releases.status)
-    return named if settings.releases else ()
+    """Returns what else the workers need: topics between stages, changelogs of windows, and those of releases, when there are any."""
+    prefix = f"{settings.application}.{topology.name}"
+    between = [topic for topic, _ in topics_between(topology, prefix).values()]
+    named = Topics.declared(settings.application, topology) if settings.releases else ()
+    return (*named, *between, *map(letters_of, between), *changelogs(topology, prefix).values())
 
 
 def _config() -> list[str]:

@@ -14,6 +14,7 @@ swap, the replay slows down but does not stop, so that events flow during the sw
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,7 +26,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from demo.tally import Prediction, Tally
 from penstock.errors import DeliveryFailed, PenstockError, TransportUnavailable
-from penstock.topology.spec import Topology
+from penstock.topology.spec import Topology, WindowNode
 
 __all__ = ["WINDOW", "Departure", "Link", "Room", "replay"]
 
@@ -39,6 +40,7 @@ START_S: Final = 60.0
 STALL_S: Final = 30.0
 SLOWING_S: Final = 2.0  # a limit that would be reached within these seconds slows the replay down
 TIMEOUT_S: Final = 15.0
+PARTITION_UA: Final = -1  # librdkafka's name: the client chooses by the key
 
 Arrivals = Mapping[str, tuple[float, int]]
 
@@ -62,13 +64,13 @@ class Departure(Protocol):
 
 
 class _Output(msgspec.Struct):
-    """What topologies/flights.yaml writes."""
+    """What the topologies of the demo write."""
 
     flight_id: str
     carrier: str
     dest: str
     score: float
-    logistic: float
+    logistic: float | None  # where the topology joins, it may come too late
     trees: float
 
 
@@ -82,6 +84,9 @@ class Link:
         """
         source, sink = topology.sources[0], topology.sinks[0]
         self._departures, self._predictions, self._dead = source.topic, sink.topic, source.dead_letter
+        # A window counts the events of its own partition: the flights have to meet in one.
+        windowed = any(isinstance(node, WindowNode) for node in topology.nodes)
+        self._partition = 0 if windowed else PARTITION_UA
         self._run: dict[str, str | bytes | None] = {RUN: uuid.uuid4().hex[:12].encode()}
         self._decode = msgspec.json.Decoder(_Output).decode
         self._sent_at: dict[str, float] = {}
@@ -120,7 +125,9 @@ class Link:
         if self._refused is not None:
             raise DeliveryFailed(f"the broker refused an event: {self._refused}")
         self._sent_at[departure.flight_id] = time.perf_counter()
-        self._producer.produce(self._departures, departure.value, departure.flight_id, on_delivery=self._delivered, headers=self._run)
+        self._producer.produce(
+            self._departures, departure.value, departure.flight_id, self._partition, on_delivery=self._delivered, headers=self._run
+        )
 
     def finish(self, tally: Tally, arrivals: Arrivals) -> None:
         """Reads the topics to their ends, where a second output of an event would be."""
@@ -172,7 +179,7 @@ class Link:
         generation = int(headers[GENERATION] or 0)
         if generation not in tally.generations:
             tally.began(generation, _models(headers), now)
-        scores = (output.logistic, output.trees, output.score)
+        scores = (math.nan if output.logistic is None else output.logistic, output.trees, output.score)
         prediction = Prediction(output.flight_id, output.carrier, output.dest, scores, generation)
         tally.predicted(prediction, now - sent if timed else None, arrivals.get(output.flight_id))
 

@@ -27,9 +27,14 @@ from penstock.operate.operator import Deployed, Operator, Phase, Progress
 from penstock.settings import Settings
 from penstock.topology.spec import Topology
 
-__all__ = ["FEWEST", "REASON", "RETRAINED", "Act", "Swaps", "marks", "signed"]
+__all__ = ["FEWEST", "REASON", "RETRAINED", "SWAPPED", "Act", "Swaps", "marks", "signed"]
 
-RETRAINED: Final = {"trees": "flight-trees@2", "stack": "flight-stack@2"}
+RETRAINED: Final = {
+    "flights": {"trees": "flight-trees@2", "stack": "flight-stack@2"},
+    "flights-windows": {"trees": "flight-window-trees@2", "stack": "flight-window-stack@2"},
+    "flights-stages": {"trees": "flight-window-trees@2", "stack": "flight-window-stack@2"},
+}
+SWAPPED: Final = ("trees", "stack")
 REASON: Final = "retrained on January to September"
 SECOND_THOUGHTS: Final = "the demo takes it back"
 FEWEST: Final = 3  # events: one for each generation
@@ -82,7 +87,7 @@ class Swaps:
         """`total` is the number of all events, FEWEST or more."""
         self._settings, self._topology, self._total = settings, topology, total
         (deploy, deployed), (rollback, rolled_back) = marks(total)
-        changes = " ".join(f"{node}={model}" for node, model in RETRAINED.items())
+        changes = " ".join(f"{node}={model}" for node, model in RETRAINED[topology.name].items())
         self.deploy = Act(f'penstock deploy {topology.name} {changes} --reason "{REASON}"', deploy, deployed)
         self.rollback = Act(f"penstock rollback {topology.name}", rollback, rolled_back)
         self._loop = asyncio.new_event_loop()
@@ -129,7 +134,7 @@ class Swaps:
             async with Operator(self._settings, self._topology) as operator:
                 await self.deploy.due.wait()
                 self.deploy.began = time.perf_counter()
-                self.deploy.result = await operator.deploy(RETRAINED, reason=REASON, on_progress=self.deploy.saw)
+                self.deploy.result = await operator.deploy(RETRAINED[self._topology.name], reason=REASON, on_progress=self.deploy.saw)
                 await self.rollback.due.wait()
                 self.rollback.began = time.perf_counter()
                 self.rollback.result = await operator.rollback(reason=SECOND_THOUGHTS, on_progress=self.rollback.saw)

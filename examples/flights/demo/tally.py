@@ -25,7 +25,7 @@ LATEST = 8
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The probability of a late arrival by each of NODES, 0 to 1; `generation` is that of the models."""
+    """The probability of a late arrival by each of NODES, 0 to 1, NaN where a join did without it; `generation` is that of the models."""
 
     flight_id: str
     carrier: str
@@ -203,7 +203,8 @@ class Tally:
 
 def _add(areas: dict[str, Auc], scores: Array, late: Array) -> None:
     for column, node in enumerate(NODES):
-        areas[node].add(scores[:, column], late)
+        there = np.isfinite(scores[:, column])
+        areas[node].add(scores[there, column], late[there])
 
 
 def _bin(score: float) -> int:
