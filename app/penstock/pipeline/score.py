@@ -47,6 +47,7 @@ __all__ = ["Chunk", "Pass", "Pipeline", "Written"]
 _HEADERS, _KEY = attrgetter("headers"), attrgetter("key")  # with map, they cost half as much as a comprehension
 OFFSET = 19  # digits of the largest offset
 LEAST_LETTER = 16_384  # bytes
+_THERE = "join?.there"  # of records that a join has put together: whether it had an answer
 TRACES = 64  # of earlier stages, whose headers are kept
 AROUND = 256  # bytes of an output beside its key, its value, and its headers' texts: lengths, counts, the batch's own header
 
@@ -183,7 +184,8 @@ class Pipeline:
         """Step 1, and the events' ids. `states` are what the nodes remember."""
         began = time.perf_counter()
         events = [_trace(headers)[1][0][1] or b"" for headers in map(_HEADERS, chunk.records)] if self._recognises else None
-        batch = self.port.decode(chunk.records).with_origin(Origin(chunk.records, chunk.places, events, chunk.recalled))
+        batch = self.port.decode(chunk.records) if len(self.stage.wired.inputs) == 1 else self._gathered_before(chunk)
+        batch = batch.with_origin(Origin(chunk.records, chunk.places, events, chunk.recalled))
         passing = Pass(chunk, Execution(self.stage, batch, states), self._identify(batch, chunk))
         self.metrics.decode_seconds.inc(time.perf_counter() - began)
         if skipped := chunk.rows - batch.size - len(batch.failures):
@@ -249,7 +251,24 @@ class Pipeline:
 
     def gathered(self, chunk: Chunk, batch: Batch, ids: list[str]) -> Pass:
         """Returns rows that a join has put together as if they had been decoded."""
-        return Pass(chunk, Execution(self.stage, batch.with_origin(Origin(chunk.records, chunk.places))), ids)
+        return Pass(
+            chunk, Execution(self.stage, batch.with_origin(Origin(chunk.records, chunk.places, recalled=_whole(batch, chunk)))), ids
+        )
+
+    def knows(self, chunk: Chunk) -> bool:
+        """Whether `begin` finds the columns of the chunk: those that a join has put together are not in its records, but recalled."""
+        inputs = self.stage.wired.inputs
+        return len(inputs) == 1 or all(column.name in chunk.recalled for one in inputs for column in one.columns)
+
+    def _gathered_before(self, chunk: Chunk) -> Batch:
+        """Returns rows that a join has put together before. Raises ValueError for columns that it did not have (`knows`)."""
+        if not self.knows(chunk):
+            raise ValueError(f"the stage {self.stage.wired.name} joins, and these records are not put together")
+        there = chunk.recalled[_THERE]
+        at = np.flatnonzero(there)
+        columns = {name: column[at] for name, column in chunk.recalled.items() if name != _THERE}
+        error = InferenceError("its join had no answer")
+        return Batch(len(at), columns, at, tuple(Failure(row, error) for row in np.flatnonzero(~there).tolist()))
 
     def process(self, chunk: Chunk) -> list[Parcel]:
         """Steps 1 to 5."""
@@ -459,6 +478,19 @@ class Pipeline:
 def _chunk(pieces: Sequence[tuple[Partition, Sequence[RecordLike]]]) -> Chunk:
     places = tuple((topic, partition, len(records)) for (topic, partition), records in pieces)
     return Chunk(pieces[0][1] if len(pieces) == 1 else [record for _, records in pieces for record in records], places)
+
+
+def _whole(batch: Batch, chunk: Chunk) -> dict[str, Array]:
+    """Returns the columns of the batch for all records of the chunk, and which of these have them."""
+    there = np.ones(chunk.rows, bool)
+    if batch.rows is None:
+        return {**batch.columns, _THERE: there}
+    there = np.isin(np.arange(chunk.rows), batch.rows)
+    made = {_THERE: there}
+    for name, column in batch.columns.items():
+        made[name] = np.zeros((chunk.rows, *column.shape[1:]), column.dtype)
+        made[name][batch.rows] = column
+    return made
 
 
 def _inputs(records: Sequence[RecordLike], rows: Sequence[int]) -> Sequence[RecordLike]:

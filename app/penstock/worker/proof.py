@@ -66,7 +66,12 @@ class Trial:
         self._seen = batch, failures
 
     def run(self, chunk: Chunk) -> Scored | None:
-        """Returns None when live runs leave no memory for it. Raises nothing because of a record or a model."""
+        """Returns None when live runs leave no memory for it, or a join has put it together from other columns.
+
+        Raises nothing because of a record or a model.
+        """
+        if not self._pipeline.knows(chunk):
+            return None
         before = self._metrics.execute_seconds.value
         try:
             self._pipeline.process(chunk)
