@@ -56,4 +56,4 @@ def test_another_state_has_another_name(other: Definition) -> None:
 
 def test_name_of_a_state_is_the_same_in_every_process() -> None:
     """It names a topic: a change of this text is a new state for every user, so it needs another `FORMAT`."""
-    assert SPENT.state == "c6f7571dc603b8fb"
+    assert SPENT.state == "de4b88091e3faf20"
