@@ -94,6 +94,11 @@ class Caller:
     def name(self) -> str:
         return self.rules.name
 
+    @property
+    def part(self) -> float:
+        """The most rows of a part of a stream; see `Meter.part`."""
+        return self._meter.part
+
     def allows(self, right: str, *, topology: str = "", model: str | None = "", version: str = "") -> bool:
         """Returns whether the caller has this right (`control.rights`).
 
