@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import ssl
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,6 +118,9 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         ("/v2/models/none/infer", "POST", "shop", 403),  # whether there is such a model is not shown
         ("/v2/models/none/infer", "POST", "desk", 404),
         ("/v2/health/ready", "GET", "", 200),
+        ("/v2", "GET", "", 200),
+        ("/v2", "GET", "wrong", 200),
+        ("/v2/models/stats", "GET", "", 401),
         ("/openapi.json", "GET", "", 401),
     ],
 )
@@ -171,6 +176,19 @@ def test_a_caller_sends_only_the_values_that_it_may(guarded: Guarded, flights: l
     assert second["failure"]["stage"] == "access"
     assert "'JFK' is no value that shop may send" in second["failure"]["message"]
     assert guarded.post(SCORE, other, "shop").status_code == 403
+
+
+def test_two_headers_are_a_bad_header(guarded: Guarded) -> None:
+    """Also where both have a key that is good."""
+    secure = ssl.create_default_context(cafile=str(guarded.authority.certificate))
+    connection = http.client.HTTPSConnection("localhost", guarded.service.ports["http"], timeout=30, context=secure)
+    with closing(connection):
+        connection.putrequest("GET", "/v2/models/flights")
+        for _ in range(2):
+            connection.putheader("Authorization", f"Bearer {guarded.keys['desk']}")
+        connection.endheaders()
+        found = connection.getresponse()
+        assert (found.status, json.loads(found.read())["code"]) == (401, "bad-header")
 
 
 def test_a_client_certificate_is_a_credential(guarded: Guarded, flights: list[dict[str, Any]]) -> None:

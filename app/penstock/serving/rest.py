@@ -164,8 +164,8 @@ class Rest:
         self._observe(time.monotonic() - began)
 
     async def _admitted(self, scope: Scope, headers: Headers) -> Caller | None:
-        """Returns who asks. Health is for everyone: None. Raises Unauthenticated, TransportUnavailable."""
-        if scope["path"].startswith("/v2/health/"):
+        """Returns who asks. Health, and what server this is, are for everyone: None. Raises Unauthenticated, TransportUnavailable."""
+        if scope["path"].startswith("/v2/health/") or scope["path"].rstrip("/") == "/v2":
             return None
         return await self._service.gate.admitted(_authorization(scope, headers), _certificate(scope))
 
