@@ -18,7 +18,7 @@ import grpc
 import psutil
 import pytest
 
-from penstock.serving.messages import SERVICE
+from penstock.serving.messages import SERVICE, message
 from tests.serving.conftest import Service, served, wait_for
 
 SCORE = "/v1/topologies/flights:score"
@@ -390,6 +390,15 @@ def sends(client: socket.socket, part: bytes) -> bool:
     except OSError:
         return False
     return True
+
+
+def test_a_message_that_is_too_large_is_refused_while_it_comes(strict: Service) -> None:
+    """By the library of gRPC, which knows no other status for it; without the time that says when to send it again."""
+    sent = message("ModelInferRequest")(model_name="flights", id="x" * 2 * BODY).SerializeToString()
+    with grpc.insecure_channel(strict.grpc) as channel, pytest.raises(grpc.RpcError) as refused:
+        channel.unary_unary(f"/{SERVICE}/ModelInfer")(sent, timeout=20)
+    assert (refused.value.code().name, refused.value.trailing_metadata()) == ("RESOURCE_EXHAUSTED", ())
+    assert "Received message larger than max" in refused.value.details()
 
 
 def test_a_caller_that_does_not_read_its_answers_is_closed(strict: Service, event: bytes) -> None:

@@ -147,7 +147,8 @@ class Access:
             document = tomllib.loads(text)
         except (ValueError, RecursionError) as error:  # a number of 5,000 digits is no TOMLDecodeError
             at = _WHERE.search(str(error))
-            raise ConfigError(Problem(file, *(map(int, at.groups()) if at else (0, 0)), f"not TOML: {error}")) from None
+            line, column = (int(at[1]), int(at[2])) if at else (0, 0)
+            raise ConfigError(Problem(file, line, column, f"not TOML: {error}")) from None
         problems = [Problem(file, 0, 0, f"{name}: not known here", _TOP) for name in sorted(set(document) - {"callers", "issuers"})]
         tables: dict[str, dict[str, Any]] = {}
         for kind in ("callers", "issuers"):

@@ -290,7 +290,7 @@ class _Lasting:
         self.app_state = {"cut": self.cut, "certificate": None if secure is None else secure.getpeercert(binary_form=True)}
 
     def cut(self: Any) -> None:
-        """Ends the connection within an answer, of which uvicorn then reports nothing."""
+        """Ends the connection within an answer. uvicorn does not report this."""
         running = getattr(self, "_running", None) or self.cycle
         running.disconnected = True
         self.transport.abort()
