@@ -43,9 +43,9 @@ def check(
     """Returns what is found about the server at `url` (http or https), and at `grpc` (HOST:PORT; TLS where `url` is https).
 
     `models` (none: those that the index of the repository calls ready) are tried with `request`, else with tensors made from their
-    metadata. `on_step` receives what is checked next. Raises ConfigError for a malformed URL or file of `authorities`, for no model to try, or one that is not there,
-    without a credential that the server wants, and without the library of gRPC; TransportUnavailable when the server does not answer at
-    all.
+    metadata. `on_step` receives what is checked next. Raises ConfigError for a malformed URL or file of `authorities`, for no model to
+    try, or one that is not there, without a credential that the server wants, and without the library of gRPC; TransportUnavailable when
+    the server does not answer at all.
     """
     found, place, given = Findings(), _place(url), headers or {}
     pem = _pem(authorities) if authorities else None
