@@ -222,36 +222,36 @@ class Rest:
         if bodies.coding(headers):
             raise Malformed("a stream of lines is read while it comes, so it cannot be packed: send it without content-encoding")
         started, service = False, self._service
+        within = service.settings.idle_timeout  # seconds that the client has to read a part of its answers
         try:
             async with aclosing(self._answered(scope, caller, source, headers, receive)) as answered:
                 async for live, answers in answered:
                     if not started:
                         started = True
                         await send({"type": "http.response.start", "status": 200, "headers": [LINES, *live.about]})
-                    if not await self._read(scope, caller, send, answers):
+                    if not await self._read(scope, caller, send, answers, within):
                         return
         except (Exception, asyncio.CancelledError) as why:
             if not started:
                 raise
-            error = _stopped() if isinstance(why, asyncio.CancelledError) else why
+            error, within = (_stopped(), LAST) if isinstance(why, asyncio.CancelledError) else (why, within)
             service.note(caller, "score", str(getattr(error, "code", "failed")), address=_address(scope))
-            if not await self._read(scope, caller, send, _refusal(error)[2] + b"\n"):
+            if not await self._read(scope, caller, send, _refusal(error)[2] + b"\n", within):
                 return
         if not caller.spent:  # there was no line
             caller.spend(0)
         if not started:
             await send({"type": "http.response.start", "status": 200, "headers": [LINES, *service.live.about]})
-        await self._read(scope, caller, send, b"", more=False)
+        await self._read(scope, caller, send, b"", within, more=False)
 
-    async def _read(self, scope: Scope, caller: Caller, send: Send, answers: bytes, *, more: bool = True) -> bool:
+    async def _read(self, scope: Scope, caller: Caller, send: Send, answers: bytes, within: float, *, more: bool = True) -> bool:
         """Sends a part of a stream's answers. Returns False for a client that does not read them: its connection is closed."""
-        most = LAST if self._service.stopping else self._service.settings.idle_timeout
         try:
-            async with asyncio.timeout(most):
+            async with asyncio.timeout(within):
                 await send({"type": "http.response.body", "body": answers, "more_body": more})
         except TimeoutError:
             where = f" from {address}" if (address := _address(scope)) else ""
-            logger.warning("a stream of %s%s is closed: its answers were not read for %g s", caller.name, where, most)
+            logger.warning("a stream of %s%s is closed: its answers were not read for %g s", caller.name, where, within)
             self._service.note(caller, "score", TooLate.code, address=_address(scope))
             scope["state"]["cut"]()
             return False
