@@ -387,6 +387,9 @@ class Scored(NamedTuple):
     rows: Array
     failures: list[Failure]
 
+    def __repr__(self) -> str:
+        return f"Scored({len(self.rows)} answers of {', '.join(self.columns)}; {len(self.failures)} failures)"
+
 
 class _Entry:
     """A source that a program gives events to, what answers them, and the sinks that they reach."""

@@ -211,7 +211,7 @@ def test_every_format_is_tried() -> None:
 def test_equal_events_give_equal_outputs_and_equal_rows_fail(folder: Path, name: str) -> None:
     to_ndjson(Path("in.ndjson"), events())
     expected = run("in.ndjson", "out.ndjson")
-    assert failed("out.dead-letters.ndjson") == [("events:0:4", 4, "decode")]
+    assert failed("out.ndjson.dead-letters.ndjson") == [("events:0:4", 4, "decode")]
     assert len(expected) == 11
     expected_text = Path("out.ndjson").read_text()
     for one in Path().glob("out.*"):
@@ -219,7 +219,7 @@ def test_equal_events_give_equal_outputs_and_equal_rows_fail(folder: Path, name:
     WRITES[name](Path(name), events())
     run(name, "out.ndjson")
     assert Path("out.ndjson").read_text() == expected_text
-    assert [one[1:] for one in failed("out.dead-letters.ndjson")] == [(4, "decode")]
+    assert [one[1:] for one in failed("out.ndjson.dead-letters.ndjson")] == [(4, "decode")]
 
 
 @pytest.mark.parametrize("name", [*READS][1:])
@@ -246,7 +246,7 @@ def test_row_of_csv_with_another_number_of_cells_is_a_dead_letter_with_its_text(
     lines = Path("in.csv").read_text().splitlines()
     Path("in.csv").write_text("\n".join([*lines[:2], "one,two", *lines[2:], "last"]) + "\n")
     assert [row["id"] for row in run("in.csv", "out.ndjson")] == ["e0", "e1", "e2"]
-    letters = [*map(json.loads, Path("out.dead-letters.ndjson").read_bytes().splitlines())]
+    letters = [*map(json.loads, Path("out.ndjson.dead-letters.ndjson").read_bytes().splitlines())]
     assert [(one["row"], one["value"], one["failed_at"]) for one in letters] == [(1, "one,two", "read"), (4, "last", "read")]
 
 
@@ -254,7 +254,7 @@ def test_text_of_csv_that_is_no_number_fails_its_row_alone(folder: Path) -> None
     to_csv(Path("in.csv"), events()[:3])
     Path("in.csv").write_text(Path("in.csv").read_text().replace("10000", "ten"))
     assert [row["id"] for row in run("in.csv", "out.ndjson")] == ["e1", "e2"]
-    (letter,) = [*map(json.loads, Path("out.dead-letters.ndjson").read_bytes().splitlines())]
+    (letter,) = [*map(json.loads, Path("out.ndjson.dead-letters.ndjson").read_bytes().splitlines())]
     assert letter["row"] == 0
     assert "'place.zip'" in letter["message"]
     assert "'ten' is not a number" in letter["message"]
@@ -302,7 +302,7 @@ def test_unions_of_avro_are_read_whole_or_fail_their_rows(folder: Path) -> None:
     with Path("in.avro").open("wb") as file:
         fastavro.writer(file, {**AVRO, "fields": [{**one, "default": None} if one["name"] == "x" else one for one in fields]}, rows)
     assert [(row["id"], row["count"], row["amount"]) for row in run("in.avro", "out.ndjson")] == [("e1", 1, 2.5), ("e2", 2, 2.5)]
-    (letter,) = [*map(json.loads, Path("out.dead-letters.ndjson").read_bytes().splitlines())]
+    (letter,) = [*map(json.loads, Path("out.ndjson.dead-letters.ndjson").read_bytes().splitlines())]
     assert (letter["row"], letter["message"]) == (0, "field 'note' is not a valid string of the schema")
 
 
@@ -324,7 +324,7 @@ def test_text_that_is_no_utf8_fails_its_row_and_where_it_is_not_read_nothing(fol
             with pa.ipc.new_file(name, table.schema) as file:
                 file.write_table(table)
     assert [row["id"] for row in run(name, "out.ndjson")] == ["e0", "e2"]
-    letter, *rest = map(json.loads, Path("out.dead-letters.ndjson").read_bytes().splitlines())
+    letter, *rest = map(json.loads, Path("out.ndjson.dead-letters.ndjson").read_bytes().splitlines())
     assert (letter["row"], letter["message"]) == (1, "field 'note' is no text in UTF-8")
     assert [(one["row"], one["base64"]) for one in rest] == ([(3, "6Q==")] if name == "in.csv" else [])
 

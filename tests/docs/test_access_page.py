@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from penstock import errors
 from penstock.access.file import Access
 from penstock.access.keys import KEY
+from penstock.serving.codes import described
 from penstock.settings import resolve
 
 ROOT = Path(__file__).parents[2]
@@ -50,9 +52,16 @@ def test_settings_are_read(tmp_path: Path) -> None:
     assert (settings.access, settings.serve_cafile) == (Path("/etc/penstock/access.toml"), Path("/etc/penstock/clients.pem"))
 
 
+def is_refusal(one: object) -> bool:
+    return isinstance(one, type) and issubclass(one, errors.CallRefused) and one is not errors.CallRefused
+
+
 def test_table_has_every_reason() -> None:
     code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "app/penstock/access").glob("*.py"))
     raised = set(re.findall(r'code="([\w-]+)"', code)) | set(re.findall(r'_bad\([^\n]*, "([\w-]+)"\)', code)) | {"revoked"}
-    raised |= {"forbidden", "rate-limited", "too-large"}
+    serving = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "app/penstock/serving").glob("*.py"))
+    raised |= set(re.findall(r'code="([\w-]+)"', serving)) | {one.code for one in vars(errors).values() if is_refusal(one)}
+    raised |= {described(one)["code"] for one in (errors.AuditLost(""), errors.TransportUnavailable(""))}
+    raised -= {"unauthenticated"}  # each has a code of its own
     table = PAGE.partition("## What is refused")[2].partition("\n## ")[0]
-    assert set(re.findall(r"`([a-z]+(?:-[a-z]+)+|expired|revoked|forbidden)`", table)) == raised
+    assert {code for row in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE) for code in re.findall(r"`(.+?)`", row)} == raised

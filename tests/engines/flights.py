@@ -76,7 +76,7 @@ def make(folder: Path) -> Flights:
         cwd=ROOT, check=True, capture_output=True,
     )  # fmt: skip
     made = map(json.loads, (folder / "scores.ndjson").read_bytes().splitlines())
-    buried = map(json.loads, (folder / "scores.dead-letters.ndjson").read_bytes().splitlines())
+    buried = map(json.loads, (folder / "scores.ndjson.dead-letters.ndjson").read_bytes().splitlines())
     scores = {one["flight_id"]: tuple(one[name] for name in SCORES) for one in made}
     failed = {json.loads(one["value"])["flight_id"]: one["message"] for one in buried}
     assert failed.keys() == spoiled.keys()

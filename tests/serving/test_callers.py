@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import ssl
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +49,17 @@ models = ["flights.stack@99", "flights.none@99"]
 may = ["score"]
 topologies = ["flights"]
 requests = 1
+
+[callers.slow]
+may = ["score"]
+topologies = ["flights"]
+rows = 100
+requests = 200
+
+[callers.small]
+may = ["score"]
+topologies = ["flights"]
+request_rows = 7
 """
 
 
@@ -61,10 +74,14 @@ class Guarded(NamedTuple):
 
     def post(self, path: str, body: Any, key: str = "", **more: Any) -> Answer:
         headers = {"authorization": f"Bearer {self.keys.get(key, key)}"} if key else {}
+        if more.get("lines"):
+            headers["content-type"] = "application/x-ndjson"
         secure = ssl.create_default_context(cafile=str(self.authority.certificate))
         if more.get("certificate"):
             secure.load_cert_chain(self.client.certificate, self.client.key)
-        return ask(self.service.ports["http"], more.get("method", "POST"), path, json.dumps(body), headers, secure)
+        return ask(
+            self.service.ports["http"], more.get("method", "POST"), path, body if more.get("lines") else json.dumps(body), headers, secure
+        )
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +91,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     server, client = authority.sign("server", "DNS:localhost"), authority.sign("client", "DNS:shop.example.org")
     server.key.chmod(0o600)
     text, keys = FILE, {}
-    for name in ("shop", "desk", "scoped", "busy"):
+    for name in ("shop", "desk", "scoped", "busy", "slow", "small"):
         key = new_key()
         keys[name] = key.text
         text += f"\n[callers.{name}.keys.{key.id}]\nsha256 = {json.dumps(digest(key.text))}\nmade = 2026-01-01T00:00:00Z\n"
@@ -101,6 +118,9 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         ("/v2/models/none/infer", "POST", "shop", 403),  # whether there is such a model is not shown
         ("/v2/models/none/infer", "POST", "desk", 404),
         ("/v2/health/ready", "GET", "", 200),
+        ("/v2", "GET", "", 200),
+        ("/v2", "GET", "wrong", 200),
+        ("/v2/models/stats", "GET", "", 401),
         ("/openapi.json", "GET", "", 401),
     ],
 )
@@ -135,7 +155,7 @@ def test_a_caller_of_certain_models_is_shown_no_other(guarded: Guarded) -> None:
     """Not the generation of the topology either, in a refusal."""
     assert not [path for path in guarded.post("/openapi.json", "", "scoped", method="GET").json()["paths"] if "/models/flights" in path]
     assert guarded.post("/openapi.json", "", "desk", method="GET").json()["paths"]["/v2/models/flights.stack"]
-    assert guarded.post(SCORE, {}, "scoped").json()["error"] == "scoped may not score flights"
+    assert guarded.post(SCORE, {}, "scoped").json()["error"] == "scoped may not score flights: its `models` lack flights"
 
 
 def test_the_check_of_the_protocol_wants_a_credential_too(guarded: Guarded) -> None:
@@ -158,6 +178,19 @@ def test_a_caller_sends_only_the_values_that_it_may(guarded: Guarded, flights: l
     assert guarded.post(SCORE, other, "shop").status_code == 403
 
 
+def test_two_headers_are_a_bad_header(guarded: Guarded) -> None:
+    """Also where both have a key that is good."""
+    secure = ssl.create_default_context(cafile=str(guarded.authority.certificate))
+    connection = http.client.HTTPSConnection("localhost", guarded.service.ports["http"], timeout=30, context=secure)
+    with closing(connection):
+        connection.putrequest("GET", "/v2/models/flights")
+        for _ in range(2):
+            connection.putheader("Authorization", f"Bearer {guarded.keys['desk']}")
+        connection.endheaders()
+        found = connection.getresponse()
+        assert (found.status, json.loads(found.read())["code"]) == (401, "bad-header")
+
+
 def test_a_client_certificate_is_a_credential(guarded: Guarded, flights: list[dict[str, Any]]) -> None:
     """Of the caller whose name it has."""
     mine = next(one for one in flights if one["origin"] == "EWR")
@@ -170,6 +203,20 @@ def test_a_caller_that_asks_too_often_is_told_when_to_come_again(guarded: Guarde
     refused = next(one for one in found if one.status_code == 429)
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.json()["code"] == "rate-limited"
+
+
+@pytest.mark.parametrize(("caller", "limit"), [("slow", "100 (its `rows`, per second)"), ("small", "7 (its `request_rows`)")])
+def test_a_stream_is_of_any_length_where_a_list_is_limited(
+    guarded: Guarded, flights: list[dict[str, Any]], caller: str, limit: str
+) -> None:
+    """It is read in parts that the caller may send at once, at the caller's rate. The refusal of a list names the limit."""
+    refused = guarded.post(SCORE, flights[:250], caller)
+    assert (refused.status_code, refused.json()["error"]) == (413, f"250 rows in one request; {caller} may send {limit}: split it")
+    began = time.monotonic()
+    answer = guarded.post(SCORE, "\n".join(map(json.dumps, flights[:250])), caller, lines=True)
+    found = [json.loads(line) for line in answer.text.splitlines()]
+    assert [one.get("flight_id") for one in found] == [one["flight_id"] for one in flights[:250]]
+    assert caller != "slow" or time.monotonic() - began > 1.4, "the first hundred at once, and the others at its rate"
 
 
 @pytest.mark.parametrize("version", ["", "1", "7", "99"])

@@ -18,7 +18,7 @@ import grpc
 import psutil
 import pytest
 
-from penstock.serving.messages import SERVICE
+from penstock.serving.messages import SERVICE, message
 from tests.serving.conftest import Service, served, wait_for
 
 SCORE = "/v1/topologies/flights:score"
@@ -392,6 +392,15 @@ def sends(client: socket.socket, part: bytes) -> bool:
     return True
 
 
+def test_a_message_that_is_too_large_is_refused_while_it_comes(strict: Service) -> None:
+    """By the library of gRPC, which knows no other status for it; without the time that says when to send it again."""
+    sent = message("ModelInferRequest")(model_name="flights", id="x" * 2 * BODY).SerializeToString()
+    with grpc.insecure_channel(strict.grpc) as channel, pytest.raises(grpc.RpcError) as refused:
+        channel.unary_unary(f"/{SERVICE}/ModelInfer")(sent, timeout=20)
+    assert (refused.value.code().name, refused.value.trailing_metadata()) == ("RESOURCE_EXHAUSTED", ())
+    assert "Received message larger than max" in refused.value.details()
+
+
 def test_a_caller_that_does_not_read_its_answers_is_closed(strict: Service, event: bytes) -> None:
     """A stream of lines whose answers nobody reads ends; others are answered meanwhile."""
     with connected(strict) as client:
@@ -405,6 +414,9 @@ def test_a_caller_that_does_not_read_its_answers_is_closed(strict: Service, even
             while True:
                 client.sendall(part)
     assert answers(strict, event)
+    log = strict.log.read_text()
+    assert "a stream of anonymous from 127.0.0.1 is closed: its answers were not read for 0.5 s" in log
+    assert "ASGI" not in log
 
 
 @pytest.mark.parametrize("junk", [b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HTTP/9.9\r\n\r\n", b"\0" * 100, b"POST " + b"/" * 100_000])
@@ -465,6 +477,31 @@ def test_a_stop_loses_no_request_of_open_connections(event: bytes) -> None:
         while clients:
             clients = [one for one in clients if asks(one)]
         assert stopping.stop() == 0
+
+
+def test_a_stop_ends_what_is_left_with_an_error(event: bytes) -> None:
+    """A stream by a last line that is an error, a request whose body has not come by a status. The log has one line, and no trace."""
+    begin = f"POST {SCORE} HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nContent-Length: 100000\r\n\r\n".encode()
+    flags = ("--drain-timeout", "1", "--idle-timeout", "60")
+    with (
+        served("topologies/flights.yaml", *flags, doors=("http",)) as stopping,
+        connected(stopping) as streaming,
+        connected(stopping) as sending,
+    ):
+        streaming.sendall(begin + event + b"\n")
+        said = streaming.recv(65536)
+        assert b" 200 " in said
+        sending.sendall(head(70_000) + event)
+        assert stopping.stop() == 0
+        said += rest_of(streaming)
+        assert b" 503 " in rest_of(sending)
+        log = stopping.log.read_text()
+    lines = [json.loads(part) for part in said.split(b"\r\n") if part.startswith(b"{")]
+    assert [set(one) for one in lines[1:]] == [{"error", "code"}]
+    assert "the service stops" in lines[1]["error"]
+    assert said.endswith(b"0\r\n\r\n")
+    assert "Traceback" not in log
+    assert log.count("drain_timeout (1 s) is over: requests that end with an error: 2") == 1
 
 
 def test_a_stop_closes_both_doors_at_once(event: bytes) -> None:

@@ -85,5 +85,7 @@ def test_outcomes_are_counted(looking: Service, flights: list[dict[str, Any]]) -
 def test_store_that_is_away_costs_no_answer(store: str, flights: list[dict[str, Any]], expected: list[Any]) -> None:
     file = Path(store.removeprefix("sqlite:///")).parent / "flights.yaml"
     with served(file, "--store", "redis://127.0.0.1:9", doors=("http",)) as service:
+        log = service.log.read_text()
         answer = service.post(SCORE, json.dumps(flights[:2]))
     assert answer.json() == [{**one, "precomputed": "fallback"} for one in expected[:2]]
+    assert log.count("WARNING") == log.count("lookups in redis://127.0.0.1:9: ") == 1, "at the start, before the first event"

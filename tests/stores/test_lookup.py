@@ -66,6 +66,20 @@ def computed(run: Run, section: str, orders: list[dict[str, Any]], *flags: str) 
     assert run("--in", "in.ndjson", *flags).code == 0
 
 
+def test_store_without_answers_is_a_warning_at_the_start_and_when_that_changes(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Which store, why, and that events are scored: a wrong address answers all the same."""
+    with opened() as plan:
+        assert plan.score(order(1))["precomputed"] == plan.score(order(1))["precomputed"] == "fallback"
+        said = ["no generation of prices is live there (`penstock precompute` computes one); events are scored"]
+        assert [one.removeprefix(f"lookups in {STORE}: ") for one in caplog.messages] == said
+        computed(run, ENTITY, [order(1)])
+        assert plan.score(order(1))["precomputed"] == "hit"
+        write(version=2)
+        assert run("--in", "in.ndjson").code == 0
+        assert plan.score(order(1))["precomputed"] == "fallback"
+    assert ["generation 2 is of other models" in one.message for one in caplog.records if one.levelname == "WARNING"] == [False, True]
+
+
 def test_stored_answers_are_those_that_scoring_gives(run: Run) -> None:
     """By the inputs, the copied fields are the asking event's; the numbers are those of the event that was computed."""
     orders = [order(n, discount=n / 200 if n % 3 else None, order_id=f"first {n}", country="FR") for n in range(100)]

@@ -54,6 +54,7 @@ __all__ = ["ALGORITHMS", "Access", "ApiKey", "Entry", "Issuer", "TokenRule", "wi
 
 ALGORITHMS: Final = ("EdDSA", "ES256", "RS256")
 CERTIFICATE: Final = re.compile(r"(dns|uri|email|subject|sha256):\S.{0,510}")
+_WHERE: Final = re.compile(r"line (\d+), column (\d+)")  # in what tomllib reports
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")  # a key of TOML without quotes
 _LIMIT: Final = 4 * 1024**2  # bytes
 
@@ -141,11 +142,13 @@ class Access:
 
     @classmethod
     def parse(cls, text: str, *, file: str) -> Self:
-        """Reads the file from its text. Raises ConfigError with every problem in it, each with the line of its table."""
+        """Reads the file from its text. Raises ConfigError with every problem in it, each with its line."""
         try:
             document = tomllib.loads(text)
         except (ValueError, RecursionError) as error:  # a number of 5,000 digits is no TOMLDecodeError
-            raise ConfigError(Problem(file, 0, 0, f"not TOML: {error}")) from None
+            at = _WHERE.search(str(error))
+            line, column = (int(at[1]), int(at[2])) if at else (0, 0)
+            raise ConfigError(Problem(file, line, column, f"not TOML: {error}")) from None
         problems = [Problem(file, 0, 0, f"{name}: not known here", _TOP) for name in sorted(set(document) - {"callers", "issuers"})]
         tables: dict[str, dict[str, Any]] = {}
         for kind in ("callers", "issuers"):
@@ -155,9 +158,10 @@ class Access:
                 tables[kind] = {}
             for name, table in tables[kind].items():
                 found = _complaints(kind, name, table, tables["callers"], document.get("issuers"))
-                problems += [Problem(file, *_place(kind, name, text), f"{kind}.{name}{_dot(one)}") for one in found]
+                problems += [Problem(file, *_at(kind, name, one, text), f"{kind}.{name}{_dot(one)}") for one in found]
         if not problems:
-            problems = [Problem(file, *_place("callers", name, text), f"callers.{name}.{one}") for name, one in _doubles(tables["callers"])]
+            doubles = _doubles(tables["callers"])
+            problems = [Problem(file, *_at("callers", name, one, text), f"callers.{name}.{one}") for name, one in doubles]
         if problems:
             raise ConfigError(sorted(problems))
         folder = Path(file).parent
@@ -354,6 +358,20 @@ def _place(kind: str, name: str, text: str, *more: str) -> tuple[int, int]:
     path = r"\s*\.\s*".join(rf"[\"']?{re.escape(one)}[\"']?" for one in (kind, name, *more))
     found = re.search(rf"^[ \t]*\[\s*{path}\s*\]", text, re.MULTILINE)
     return (text.count("\n", 0, found.start()) + 1, 1) if found else (0, 0)
+
+
+def _at(kind: str, name: str, complaint: str, text: str) -> tuple[int, int]:
+    """Returns the line and column of a field with a problem ("field: what"), else those of its table."""
+    head, found = complaint.partition(":")[0], _place(kind, name, text)
+    if key := re.fullmatch(rf"keys\.({ID.pattern})(?:\.(.*))?", head):
+        head, found = key[2] or "", _place(kind, name, text, "keys", key[1])
+    start, field = found[0], re.compile(rf"""\s*["']?{re.escape(head)}["']?\s*=""")
+    for number, line in enumerate(text.split("\n")[start:] if start and head else (), start + 1):
+        if re.match(r"\s*\[[^\[]", line):  # the next table
+            break
+        if field.match(line):
+            return number, 1
+    return found
 
 
 # --- edits ------------------------------------------------------------------------------------------------------------

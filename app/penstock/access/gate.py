@@ -94,6 +94,11 @@ class Caller:
     def name(self) -> str:
         return self.rules.name
 
+    @property
+    def part(self) -> float:
+        """The most rows of a part of a stream; see `Meter.part`."""
+        return self._meter.part
+
     def allows(self, right: str, *, topology: str = "", model: str | None = "", version: str = "") -> bool:
         """Returns whether the caller has this right (`control.rights`).
 
@@ -199,8 +204,8 @@ class Gate:
     def _by_header(self, header: str, now: float) -> Caller:
         scheme, _, text = header.partition(" ")
         text = text.strip(" ")
-        if len(header) > HEADER or scheme.lower() != "bearer" or not text.isascii():
-            raise Unauthenticated("the header has to be `Authorization: Bearer` with a key or a token", code="bad-header")
+        if len(header) > HEADER or scheme.lower() != "bearer" or not text.isascii() or "," in text:  # several are joined by commas
+            raise Unauthenticated("one header is needed, `Authorization: Bearer` with a key or a token", code="bad-header")
         if (found := KEY.fullmatch(text)) is not None:
             return self._by_key(found[1], text, now)
         if self._tokens is None:

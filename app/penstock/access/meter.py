@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import math
 import mmap
 import os
 import struct
@@ -102,6 +103,19 @@ class Meter:
         parts = "\x00".join((caller, *owner)).encode("utf-8", "surrogatepass")
         self._name = hashlib.blake2b(parts, digest_size=NAME).digest()
 
+    @property
+    def largest(self) -> float:
+        """The most rows of one request: `request_rows`, else the rows of one second."""
+        rows, request_rows = self.limits.rows, self.limits.request_rows
+        if request_rows is not None:
+            return request_rows
+        return math.inf if rows is None else max(1.0, rows)
+
+    @property
+    def part(self) -> float:
+        """The rows of a request for which a caller that sends one after the other waits a second at most."""
+        return min(self.largest, max(1.0, self.limits.rows or math.inf))
+
     def spend(self, rows: int, now: float) -> None:
         """Takes one request of so many rows.
 
@@ -109,9 +123,9 @@ class Meter:
         """
         limits = self.limits
         most_requests, most_rows = max(1.0, limits.requests or 0.0), max(1.0, limits.rows or 0.0, limits.request_rows or 0)
-        largest = min(most_rows if limits.rows is not None else rows, rows if limits.request_rows is None else limits.request_rows)
-        if rows > largest:
-            raise TooLarge(f"{rows} rows in one request; {self._caller} may send {largest:g}: split it")
+        if rows > self.largest:
+            limit = "`rows`, per second" if limits.request_rows is None else "`request_rows`"
+            raise TooLarge(f"{rows} rows in one request; {self._caller} may send {self.largest:g} (its {limit}): split it")
         if limits.requests is None and limits.rows is None:
             return
 

@@ -54,7 +54,13 @@ class Rules:
         """Raises Forbidden when the caller may not do this. The error does not show whether the topology or the model exists."""
         if not self.allows(right, topology, model, version):
             what = "".join((f" {topology}" if topology else "", f", model {model}" if model else "", f"@{version}" if version else ""))
-            raise Forbidden(f"{self.name} may not {listed([right]) or right}{what}")
+            if right not in self.may:
+                why = "its `may` lacks the right"
+            elif topology not in self.topologies and "*" not in self.topologies:
+                why = f"its `topologies` lack {topology}"
+            else:
+                why = f"its `models` lack {model or topology}"
+            raise Forbidden(f"{self.name} may not {listed([right]) or right}{what}: {why}")
 
     def refused(self, columns: Mapping[str, Array], nulls: Mapping[str, Array]) -> dict[int, str]:
         """Returns the rows with a value that the caller may not send, each with the reason.

@@ -91,7 +91,9 @@ def report(ran: Outcome, part: Part, form: str, more: Mapping[str, object], agai
         says.print(f"{counted(ran.read, 'event')} read, {made}", markup=False)
     failed = bool(ran.read) and ran.failed == ran.read
     if ran.complete and not ran.read:
-        err.print("no event lies in the part that was asked for; nothing was written", markup=False)
+        asked = any(one is not None for one in (part.start, part.stop, part.limit, part.sample))
+        none = "no event lies in the part that was asked for" if asked else "the input has no events"
+        err.print(f"{none}; nothing was written", markup=False)
     elif ran.failed:
         none = "no event could be scored; " if failed else ""
         first = f", the first: {ran.first}" if ran.first else ""

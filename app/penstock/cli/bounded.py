@@ -280,6 +280,7 @@ def _manifest(loaded: Loaded, part: Part, target: Target, *, resumable: bool = T
     if there is None and (found is not None or target.holds):
         there = target.work
     if there is not None:
+        resumable = resumable and (found is not None or target.left.size() is not None)  # otherwise it is of another output
         what = "remove it, give another --out, or go on with --resume" if resumable else "remove it, or give another --out"
         raise click.UsageError(f"{there} is there already: {what}")
     return None

@@ -44,7 +44,7 @@ class Time(click.ParamType):
         try:
             when = datetime.fromisoformat(value)
         except ValueError as error:
-            self.fail(f"{value!r}: {error}", param, ctx)
+            self.fail(f"{value!r}: {error}; write it as 2026-01-31T12:00:00Z", param, ctx)
         if when.tzinfo is None:
             self.fail(f"{value!r}: the zone is missing, as in 2026-01-31T12:00:00Z", param, ctx)
         return int(when.timestamp() * 1000)

@@ -107,7 +107,7 @@ _OF_INPUTS: Final = (
     click.option(
         "--sample", type=Number(0, 1, min_open=True), metavar="SHARE", help="A share of the rows, the same ones in each run."
     ),
-    click.option("--resume", is_flag=True, help="Go on where a run with the same --in and --out was ended."),
+    click.option("--resume", is_flag=True, help="Go on where a run with the same input and target was ended."),
 )  # fmt: skip
 _OF_OUTPUTS: Final = (
     click.option(

@@ -91,6 +91,7 @@ def _serve(topology: Path, pages: str, fleet: Path | None, settings: Settings) -
     from penstock.serving.looking import Looking
     from penstock.stores.lookup import open_lookup
 
+    file = find(topology, settings.topologies)
     gate = Gate.open(settings.access, time.time, shared=None if fleet is None else fleet.with_name("spent"))
     audit = None if settings.audit is None else Audit.open(settings.audit, time.time)
     tls = None
@@ -99,7 +100,6 @@ def _serve(topology: Path, pages: str, fleet: Path | None, settings: Settings) -
     if settings.grpc and fleet is None:
         listen(settings.grpc, name="grpc").close()  # gRPC's own message names no reason
     bound = listen(settings.http, shared=fleet is not None) if settings.http else None
-    file = find(topology, settings.topologies)
     follows = bool(settings.brokers) and settings.releases
     loaded = runtime.load(
         file, models=settings.models, schemas=settings.schemas, absent=follows, schema_registry=open_schema_registry(settings),

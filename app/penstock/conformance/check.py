@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from penstock.conformance.model import Model
 from penstock.conformance.rest import Rest
@@ -43,9 +43,9 @@ def check(
     """Returns what is found about the server at `url` (http or https), and at `grpc` (HOST:PORT; TLS where `url` is https).
 
     `models` (none: those that the index of the repository calls ready) are tried with `request`, else with tensors made from their
-    metadata. `on_step` receives what is checked next. Raises ConfigError for a malformed URL or file of `authorities`, for no model to try,
-    without a credential that the server wants, and without the library of gRPC; TransportUnavailable when the server does not answer at
-    all.
+    metadata. `on_step` receives what is checked next. Raises ConfigError for a malformed URL or file of `authorities`, for no model to
+    try, or one that is not there, without a credential that the server wants, and without the library of gRPC; TransportUnavailable when
+    the server does not answer at all.
     """
     found, place, given = Findings(), _place(url), headers or {}
     pem = _pem(authorities) if authorities else None
@@ -63,6 +63,9 @@ def check(
         )
     if not tried:
         raise ConfigError(f"{url} has no index of its models, or none is ready: name one with --model")
+    for name in models:
+        if name not in indexed and rest.call("GET", f"/models/{quote(name, safe='')}").status == 404:
+            raise ConfigError(f"{url} has no model {name}; its index has {', '.join(indexed[:12]) or 'none'}")
     rest.unknown()
     answered = {}
     for name in tried:

@@ -26,12 +26,12 @@ from penstock.host import read_regular
 from penstock.model.artifact import Artifact, open_artifact
 from penstock.runtime import Loaded
 from penstock.settings import Settings
+from penstock.topology.find import EDGE
 from penstock.topology.parse import parse
 from penstock.topology.spec import ModelRef
 
 __all__ = ["DIGESTS", "EDGE", "MODELS", "SCHEMAS", "TRUST", "Edge", "check", "encoded", "is_edge", "load"]
 
-EDGE: Final = "edge.json"
 DIGESTS: Final = "SHA256SUMS"
 MODELS: Final = "models"
 SCHEMAS: Final = "schemas"

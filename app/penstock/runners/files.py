@@ -86,7 +86,7 @@ class Target:
             raise ConfigError(f"there are {len(topics)} topics to write ({', '.join(topics)}): give a folder for --out")
         format, ending = found
         work = output.beside(f"{output.last}.parts")
-        letters = output.beside(f"{output.last.removesuffix(ending)}.dead-letters.ndjson")
+        letters = output.beside(f"{output.last}.dead-letters.ndjson")
         return cls(output, work, work / MANIFEST, format, ending, (*topics, dead), {**dict.fromkeys(topics, output), dead: letters})
 
     @property

@@ -195,8 +195,7 @@ async def answering(bound: socket.socket, pages: Pages, service: Service, *, tls
     config = uvicorn.Config(
         rest, http=connection(rest), ws="none", lifespan="off", interface="asgi3", log_config=None,
         log_level=logging.ERROR, access_log=False, server_header=False, date_header=False, proxy_headers=False,
-        timeout_keep_alive=math.ceil(settings.idle_timeout), timeout_graceful_shutdown=math.ceil(settings.drain_timeout),
-        h11_max_incomplete_event_size=HEAD_BYTES,
+        timeout_keep_alive=math.ceil(settings.idle_timeout), h11_max_incomplete_event_size=HEAD_BYTES,
     )  # fmt: skip
     config.load()
     config.ssl = tls
@@ -212,7 +211,14 @@ async def answering(bound: socket.socket, pages: Pages, service: Service, *, tls
         # A connection that is closed in silence has often a request on its way, which would be lost.
         await asyncio.wait({task}, timeout=LAST)
         server.should_exit = True
-        await asyncio.wait({task}, timeout=settings.drain_timeout + IDLE)
+        await asyncio.wait({task}, timeout=settings.drain_timeout)
+        if late := [*server.server_state.tasks]:  # each ends its answer with the reason; uvicorn would log a traceback per request
+            logger.warning("drain_timeout (%g s) is over: requests that end with an error: %d", settings.drain_timeout, len(late))
+            for one in late:
+                one.cancel()
+            await asyncio.wait(late, timeout=IDLE)
+        server.force_exit = True
+        await asyncio.wait({task}, timeout=1.0)
         task.cancel()
         sweeper.cancel()
         bound.close()

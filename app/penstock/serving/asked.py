@@ -8,7 +8,7 @@ from typing import Final
 
 from penstock.access import Caller
 from penstock.batch import Failure
-from penstock.errors import Forbidden
+from penstock.errors import Forbidden, Malformed
 from penstock.serving import bodies, oip
 from penstock.serving.bodies import Headers
 from penstock.serving.handlers import Receiver, Service
@@ -48,13 +48,15 @@ class AskedEvents:
             asyncio.get_running_loop().call_soon(answer.set_result, (live, []))
 
     def answer(self, live: Live, found: Outcome) -> Answer:
-        """Raises the failure of an event that was sent alone, and Forbidden where the caller may not send it."""
+        """Raises the failure of an event that was sent alone, Forbidden where the caller may not send it, Malformed for what is no JSON."""
         if isinstance(found, Exception):
             raise found
         assert isinstance(found, list), "events are answered by a list"
         alone = found[0] if self._one else b""
         if isinstance(alone, Failure):  # noted as what it is refused with
-            raise Forbidden(str(alone.error)) if alone.error.where == "access" else alone.error
+            if alone.error.where == "access":
+                raise Forbidden(str(alone.error))
+            raise Malformed(why) if (why := bodies.no_json(self.values[0])) else alone.error
         self._service.note(self._caller, "score", "ok", generation=live.generation, rows=len(found))
         if self._one:
             return 200, (JSON, *live.about), alone

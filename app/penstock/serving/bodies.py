@@ -13,11 +13,11 @@ import msgspec
 from penstock.errors import Malformed, TooLarge
 from penstock.record import Header, Record, RecordLike
 
-__all__ = ["Headers", "coding", "number", "records", "seconds", "split", "unpacked"]
+__all__ = ["Headers", "coding", "no_json", "number", "records", "seconds", "split", "unpacked"]
 
 Headers = dict[bytes, bytes]
 
-_WRAPPED: Final = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"events"[ \t\r\n]*:[ \t\r\n]*\[')
+_WRAPPED: Final = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"events"[ \t\r\n]*:')
 _LIST: Final = re.compile(rb"[ \t\r\n]*\[")
 _TIMEOUT: Final = b"x-request-timeout"
 _KEY: Final = b"penstock-key"
@@ -38,6 +38,7 @@ class _WrappedObjects(msgspec.Struct):
     events: list[_Object]
 
 
+_any: Final = msgspec.json.Decoder().decode
 _listed: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _wrapped: Final = msgspec.json.Decoder(_Wrapped).decode
 _listed_objects: Final = msgspec.json.Decoder(list[_Object]).decode
@@ -59,10 +60,26 @@ def split(body: bytes, most: int, *, wraps: bool) -> tuple[bool, Sequence[bytes]
         if len(found) <= most:
             found = _wrapped(body).events if wrapped else _listed(body)
     except (ValueError, RecursionError) as error:
-        raise Malformed(f"the list of events cannot be read: {error}") from error
+        raise Malformed(f"the list of events cannot be read: {error}{_hint(error)}") from error
     if len(found) > most:
         raise TooLarge(f"{len(found)} events in one list; at most {most}: send them as a stream of lines")
     return False, [bytes(one) for one in found]
+
+
+def no_json(body: bytes) -> str:
+    """Returns why a body is no JSON; "" where it is."""
+    try:
+        _any(body)
+    except (ValueError, RecursionError) as error:
+        return f"the body is no JSON: {error}{_hint(error)}"
+    return ""
+
+
+def _hint(error: Exception) -> str:
+    """Returns what to do about lines of JSON that are not said to be lines, and about `events` that is no list."""
+    if isinstance(error, msgspec.ValidationError):
+        return "; `events` is a list of objects"
+    return "; for one event per line send Content-Type: application/x-ndjson" if "trailing" in str(error) else ""
 
 
 def records(topic: str, values: Sequence[bytes], headers: Headers) -> list[RecordLike]:

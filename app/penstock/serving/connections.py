@@ -286,8 +286,14 @@ class _Lasting:
         super().connection_made(transport)  # type: ignore[misc]  # of uvicorn's protocol, which the other base is
         self.quiet = self.heard = self.loop.time()  # type: ignore[attr-defined]
         secure = transport.get_extra_info("ssl_object")
-        if secure is not None:  # the scope of each request has it, for `Rest`
-            self.app_state = {"certificate": secure.getpeercert(binary_form=True)}
+        # The scope of each request has these, for `Rest`.
+        self.app_state = {"cut": self.cut, "certificate": None if secure is None else secure.getpeercert(binary_form=True)}
+
+    def cut(self: Any) -> None:
+        """Ends the connection within an answer. uvicorn does not report this."""
+        running = getattr(self, "_running", None) or self.cycle
+        running.disconnected = True
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self.heard = self.loop.time()  # type: ignore[attr-defined]

@@ -27,6 +27,7 @@ from penstock.errors import (
     CallRefused,
     KeysWanted,
     Malformed,
+    NotReady,
     NotThere,
     Overloaded,
     RateLimited,
@@ -55,6 +56,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+LAST: Final = 1.0  # seconds that a client has for the end of a stream, when the service stops
 _STREAMS: Final = frozenset((b"application/x-ndjson", b"application/ndjson", b"application/jsonl", b"application/x-jsonlines"))
 
 
@@ -99,6 +101,8 @@ class Rest:
                 answer, target = await self._route(scope, caller, headers, receive)
                 if not target and not _changes(scope):  # others have noted what they did
                     self._service.note(caller, "read", "ok")
+        except asyncio.CancelledError:  # by `app.answering`, at the end
+            answer = self._refused(scope, caller, _stopped())
         except Exception as error:  # noqa: BLE001  whatever goes wrong is this caller's answer
             answer = self._refused(scope, caller, error)
         self._count(target, answer[0], began)
@@ -160,8 +164,8 @@ class Rest:
         self._observe(time.monotonic() - began)
 
     async def _admitted(self, scope: Scope, headers: Headers) -> Caller | None:
-        """Returns who asks. Health is for everyone: None. Raises Unauthenticated, TransportUnavailable."""
-        if scope["path"].startswith("/v2/health/"):
+        """Returns who asks. Health, and what server this is, are for everyone: None. Raises Unauthenticated, TransportUnavailable."""
+        if scope["path"].startswith("/v2/health/") or scope["path"].rstrip("/") == "/v2":
             return None
         return await self._service.gate.admitted(_authorization(scope, headers), _certificate(scope))
 
@@ -213,46 +217,60 @@ class Rest:
     async def _lines(self, scope: Scope, caller: Caller, source: str, headers: Headers, receive: Receive, send: Send) -> None:
         """Answers a stream of events, one per line, while it comes: each line has the answer of the line at its place.
 
-        What cannot go on after the first answers ends with a line that has only an `error`.
+        What cannot go on after the first answers ends with a line that is an error, as of a refusal.
         """
         if bodies.coding(headers):
             raise Malformed("a stream of lines is read while it comes, so it cannot be packed: send it without content-encoding")
         started, service = False, self._service
+        within = service.settings.idle_timeout  # seconds that the client has to read a part of its answers
         try:
             async with aclosing(self._answered(scope, caller, source, headers, receive)) as answered:
                 async for live, answers in answered:
                     if not started:
                         started = True
                         await send({"type": "http.response.start", "status": 200, "headers": [LINES, *live.about]})
-                    try:
-                        async with asyncio.timeout(service.settings.idle_timeout):
-                            await send({"type": "http.response.body", "body": answers, "more_body": True})
-                    except TimeoutError:  # a caller that does not read its answers
-                        return  # without the end of the body, which closes the connection
-        except Exception as error:
+                    if not await self._read(scope, caller, send, answers, within):
+                        return
+        except (Exception, asyncio.CancelledError) as why:
             if not started:
                 raise
+            error, within = (_stopped(), LAST) if isinstance(why, asyncio.CancelledError) else (why, within)
             service.note(caller, "score", str(getattr(error, "code", "failed")), address=_address(scope))
-            await send({"type": "http.response.body", "body": _refusal(error)[2] + b"\n", "more_body": True})
+            if not await self._read(scope, caller, send, _refusal(error)[2] + b"\n", within):
+                return
         if not caller.spent:  # there was no line
             caller.spend(0)
         if not started:
             await send({"type": "http.response.start", "status": 200, "headers": [LINES, *service.live.about]})
-        await send({"type": "http.response.body", "body": b""})
+        await self._read(scope, caller, send, b"", within, more=False)
+
+    async def _read(self, scope: Scope, caller: Caller, send: Send, answers: bytes, within: float, *, more: bool = True) -> bool:
+        """Sends a part of a stream's answers. Returns False for a client that does not read them: its connection is closed."""
+        try:
+            async with asyncio.timeout(within):
+                await send({"type": "http.response.body", "body": answers, "more_body": more})
+        except TimeoutError:
+            where = f" from {address}" if (address := _address(scope)) else ""
+            logger.warning("a stream of %s%s is closed: its answers were not read for %g s", caller.name, where, within)
+            self._service.note(caller, "score", TooLate.code, address=_address(scope))
+            scope["state"]["cut"]()
+            return False
+        return True
 
     async def _answered(
         self, scope: Scope, caller: Caller, source: str, headers: Headers, receive: Receive
     ) -> AsyncGenerator[tuple[Live, bytes], None]:
         """Yields the answers to the lines of a body as they come. Raises CallRefused.
 
-        A stream may last: its caller is admitted again for each part of it, so that a key ends when it is revoked.
+        A stream may last: its caller is admitted again for each part of it, so that a key ends when it is revoked. No part has more rows
+        than the caller may send at once.
         """
         service, settings = self._service, self._service.settings
-        seconds, rows, rest, more = bodies.seconds(headers), min(settings.chunk_rows, settings.max_batch_rows), bytearray(), True
+        seconds, most, rest, more = bodies.seconds(headers), min(settings.chunk_rows, settings.max_batch_rows), bytearray(), True
         kept = 0
         try:
+            service.check(caller)
             while more:
-                service.check(caller)
                 try:
                     async with asyncio.timeout(settings.idle_timeout):
                         message = await receive()
@@ -275,30 +293,43 @@ class Rest:
                     raise Overloaded("too many bytes of requests are being read")
                 kept = len(rest)
                 given = [line for one in lines if (line := one.strip())]
-                for at in range(0, len(given), rows):
-                    live, found = await self._patiently(caller, source, given[at : at + rows], headers, seconds)
+                while given:
+                    rows = int(min(most, caller.part))
+                    live, found = await self._patiently(caller, source, given[:rows], headers, seconds)
                     service.note(caller, "score", "ok", generation=live.generation, rows=len(found))
                     yield live, b"".join(part for one in found for part in (written(one), b"\n"))
+                    del given[:rows]
+                    if given:
+                        caller = await self._readmitted(scope, caller, headers)
                 if more:
-                    caller = await self._admitted(scope, headers) or caller
+                    caller = await self._readmitted(scope, caller, headers)
         finally:
             service.read(kept)
+
+    async def _readmitted(self, scope: Scope, caller: Caller, headers: Headers) -> Caller:
+        caller = await self._admitted(scope, headers) or caller
+        self._service.check(caller)
+        return caller
 
     async def _patiently(
         self, caller: Caller, source: str, values: Sequence[bytes], headers: Headers, seconds: float | None
     ) -> tuple[Live, Sequence[bytes | Failure]]:
-        """Returns the answers of some lines. A stream waits where a request would be refused: it is read no faster than it is answered."""
+        """Returns the answers of some lines. A stream waits where a request would be refused: it is read no faster than it is answered.
+
+        For the caller's rate as long as that takes; for a crowded service no longer than a request may take.
+        """
         service = self._service
-        size = sum(map(len, values))
-        until = time.monotonic() + service.settings.request_timeout
-        spent = False
         while True:
             try:
-                if not spent:
-                    caller.spend(len(values))
-                    spent = True
+                caller.spend(len(values))
+                break
+            except RateLimited as early:
+                await asyncio.sleep(early.retry_after)
+        size, until = sum(map(len, values)), time.monotonic() + service.settings.request_timeout
+        while True:
+            try:
                 return await self._scored(caller, source, values, headers, service.deadline(seconds), size)
-            except (Overloaded, RateLimited) as error:
+            except Overloaded as error:
                 if time.monotonic() + error.retry_after > until:
                     raise
                 await asyncio.sleep(error.retry_after)
@@ -573,3 +604,7 @@ def _refusal(error: Exception) -> Answer:
     if status == 500:
         logger.error("a request failed: %s", type(error).__name__, exc_info=error)
     return status, head, oip.encode(described(error))
+
+
+def _stopped() -> NotReady:
+    return NotReady("the service stops, and the setting drain_timeout is over: send again what has no answer")

@@ -48,6 +48,7 @@ __all__ = ["OUTCOMES", "Answer", "Found", "Lookup", "open_lookup"]
 
 OUTCOMES: Final = ("hit", "stale", "miss", "nearest", "default", "unknown", "fallback", "unkeyed")
 RETRY: Final = 1.0  # seconds
+START: Final = 2.0  # seconds that the first question to a store may take
 _WAITING: Final = 64  # batches to be learnt from; further ones are dropped
 _THREADS: Final = 4
 _IN_PLACE: Final = ("default", "unknown")  # what `on_miss` gives without scoring
@@ -138,6 +139,7 @@ class Lookup:
         self._learns = ThreadPoolExecutor(1, thread_name_prefix="lookup-learn")
         self._waiting = threading.BoundedSemaphore(_WAITING)
         self._away_until = 0.0
+        self._told = ""  # why events are scored
         self._space = Space(key_fields(loaded), self._wanted.decimals, self._wanted.scale) if self._wanted.on_miss == "nearest" else None
         self._nearest: Nearest | None = None
         self._indexing: Future[None] | None = None
@@ -231,9 +233,16 @@ class Lookup:
     def _failed(self, error: BaseException) -> None:
         self._metrics.lookup_failures.inc()
         if time.monotonic() >= self._away_until:
-            reason = f"no answer within {self._timeout:g} s" if isinstance(error, TimeoutError) else error
-            logger.warning("lookups in %s: %s; events are scored", self._store.where, reason)
+            self._tell(f"no answer within {self._timeout:g} s" if isinstance(error, TimeoutError) else str(error))
         self._away_until = time.monotonic() + RETRY
+
+    def _tell(self, why: str) -> None:
+        """Logs why all events are scored ("": they are looked up), each time that it changes."""
+        told, self._told = self._told, why
+        if why and why != told:
+            logger.warning("lookups in %s: %s; events are scored", self._store.where, why)
+        elif told and not why:
+            logger.info("lookups in %s: events are looked up", self._store.where)
 
     # -- judging ---------------------------------------------------------------------------------------------------
 
@@ -265,10 +274,13 @@ class Lookup:
     def _served(self, live: Generation | None, about: str) -> str:
         """Returns what answers of this generation are: "hit", "stale", or "" when they may not be served."""
         if live is None:
+            self._tell(f"no generation of {self._topology} is live there (`penstock precompute` computes one)")
             return ""
-        if live.about == about:
-            return "hit"
-        return "stale" if self._clock() - live.since < self._wanted.stale else ""
+        if live.about == about or self._clock() - live.since < self._wanted.stale:
+            self._tell("")
+            return "hit" if live.about == about else "stale"
+        self._tell(f"generation {live.number} is of other models, or another topology file (`penstock precompute` computes a new one)")
+        return ""
 
     def _one(
         self,
@@ -325,13 +337,18 @@ class Lookup:
             self._failed(error)
 
     def ready(self) -> None:
-        """Waits until the index of the nearest answers is made, where there is one. Raises nothing: without it, misses are scored."""
-        if self._space is None:
-            return
+        """Logs where all events will be scored, and waits until the index of the nearest answers is made, where there is one.
+
+        Raises nothing: without a store, events are scored.
+        """
         try:
-            live = self._asks.submit(self._store.live, self._topology).result(self._timeout)
-        except (PenstockError, TimeoutError) as error:
+            live = self._asks.submit(self._store.live, self._topology).result(max(self._timeout, START))
+        except Exception as error:  # noqa: BLE001  whatever the store's client raises, the events are scored
             self._failed(error)
+            return
+        if self._about or live is None:  # what scores is known
+            self._served(live, self._about)
+        if self._space is None:
             return
         if self._index(live) is None and self._indexing is not None:
             self._indexing.result()

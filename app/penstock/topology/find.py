@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from penstock.errors import ConfigError
 from penstock.topology.names import did_you_mean
 
-__all__ = ["find", "known"]
+__all__ = ["EDGE", "find", "known"]
 
+EDGE: Final = "edge.json"  # of a folder that `penstock export edge` writes
 _ENDINGS = (".yaml", ".yml")
 
 
@@ -24,6 +26,8 @@ def find(name: str | Path, folder: Path) -> Path:
     path = Path(name)
     if path.suffix in _ENDINGS or "\0" in str(name) or path.is_file():
         return path
+    if (path / EDGE).is_file():
+        raise ConfigError(f"{name} is a folder of `penstock export edge`, which penstock.open takes; give the topology file here")
     files = known(folder)
     if str(name) in files:
         return files[str(name)]

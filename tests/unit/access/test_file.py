@@ -66,13 +66,20 @@ def test_whole_file_is_read() -> None:
     assert (company.algorithms, company.leeway, company.keep, company.url) == (("EdDSA", "ES256", "RS256"), 30, 3600, False)
 
 
-def test_every_problem_is_listed_with_the_line_of_its_table() -> None:
+def test_every_problem_is_listed_with_its_line() -> None:
+    """What is missing, with that of its table."""
     found = problems('[callers.shop]\nmay = ["fly"]\ntopologies = []\n\n[callers.web]\nmay = ["score"]\n\n[issuers.company]\nissuer = ""\n')
     assert [line.partition(" ")[0] for line in found.splitlines()] == [
-        "folder/access.toml:1:1:", "folder/access.toml:1:1:", "folder/access.toml:5:1:",
-        *["folder/access.toml:8:1:"] * 3,
+        "folder/access.toml:2:1:", "folder/access.toml:3:1:", "folder/access.toml:5:1:",
+        *["folder/access.toml:8:1:"] * 2, "folder/access.toml:9:1:",
     ]  # fmt: skip
     assert "callers.shop.may: a list of deploy, promote, rollback, score, label, read is needed" in found
+
+
+def test_problem_of_a_key_has_its_line_and_bad_toml_has_one() -> None:
+    key = f"{SHOP}\n[callers.shop.keys.abcdefgh2345]\nsha256 = 'x'\nmade = 2026-01-31T12:00:00\n"
+    assert [line.partition(" ")[0] for line in problems(key).splitlines()] == ["folder/access.toml:6:1:", "folder/access.toml:7:1:"]
+    assert problems(SHOP + "rows = \n").startswith("folder/access.toml:4:8: not TOML")
 
 
 @pytest.mark.parametrize(

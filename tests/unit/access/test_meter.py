@@ -48,9 +48,9 @@ def test_rows_are_limited_and_a_refused_request_takes_nothing() -> None:
 
 def test_request_that_can_never_succeed_is_too_large() -> None:
     meter = Meter("shop", Limits(rows=100), Ledger())
-    with pytest.raises(TooLarge, match="101 rows in one request; shop may send 100: split it"):
+    with pytest.raises(TooLarge, match=r"101 rows in one request; shop may send 100 \(its `rows`, per second\): split it"):
         meter.spend(101, 0.0)
-    with pytest.raises(TooLarge, match="11 rows in one request; shop may send 10"):
+    with pytest.raises(TooLarge, match=r"11 rows in one request; shop may send 10 \(its `request_rows`\)"):
         Meter("shop", Limits(rows=100, request_rows=10), Ledger()).spend(11, 0.0)
 
 

@@ -40,7 +40,7 @@ def test_right_and_topology_are_both_needed() -> None:
 
 
 def test_refusal_says_who_may_not_do_what() -> None:
-    with pytest.raises(Forbidden, match=r"^shop may not roll back flights, model trees@2$") as found:
+    with pytest.raises(Forbidden, match=r"^shop may not roll back flights, model trees@2: its `may` lacks the right$") as found:
         rules().check("rollback", "flights", "trees", "2")
     assert found.value.code == "forbidden"
 

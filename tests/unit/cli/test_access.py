@@ -114,6 +114,7 @@ def test_other_file_can_be_named(run: Run) -> None:
         ((*SHOP, "--only", "store"), "'store' is not FIELD=VALUE,VALUE"),
         ((*SHOP, "--requests", "0"), "0.0 is not in the range"),
         ((*SHOP, "--expires", "2001-01-01T00:00:00Z"), "this is over already"),
+        ((*SHOP, "--expires", "tomorrow"), "write it as 2026-01-31T12:00:00Z"),
         ((*SHOP, "--access", "missing/access.toml"), "cannot be written"),
         (("key", "list"), "this access file does not exist"),
         (("key", "revoke", "k3m7qa2tzx5b"), "there is no key k3m7qa2tzx5b"),

@@ -79,11 +79,11 @@ def test_what_is_no_event_is_a_dead_letter_with_its_reason(run: Run) -> None:
     assert done.json == {
         "read": 5, "written": 2, "dead_letters": 3, "complete": True, "models": {"double": "double@1"},
     }  # fmt: skip
-    first, second, third = lines("out.dead-letters.ndjson")
+    first, second, third = lines("out.ndjson.dead-letters.ndjson")
     assert (first["id"], first["failed_at"], first["value"]) == ("numbers:0:1", "decode", "not JSON")
     assert (first["file"], first["row"], third["row"]) == ("in.ndjson", 1, 3)
     assert "x" in str(second["message"])
-    assert "dead letters: out.dead-letters.ndjson, the first: JSON is malformed" in done.err.replace("\n", " ")
+    assert "dead letters: out.ndjson.dead-letters.ndjson, the first: JSON is malformed" in done.err.replace("\n", " ")
     assert third["base64"] == "/w=="
 
 
@@ -161,6 +161,39 @@ def test_run_that_is_ended_goes_on_and_writes_each_output_once(folder: Path, run
     assert [one["x"] for one in lines("out.ndjson")] == [float(n) for n in range(COUNT)]
 
 
+def test_empty_input_is_told_so(run: Run) -> None:
+    Path("in.ndjson").touch()
+    done = run("--in", "in.ndjson", "--out", "out.ndjson")
+    assert (done.code, done.err.splitlines()[-1]) == (0, "the input has no events; nothing was written")
+
+
+def test_files_of_one_name_have_dead_letters_each(run: Run) -> None:
+    """An output that is there is not resumed without a manifest."""
+    Path("in.ndjson").write_text('{"x": 1}\n7\n')
+    for out in ("out.ndjson", "out.csv"):
+        assert run("--in", "in.ndjson", "--out", out).code == 0
+        assert len(lines(f"{out}.dead-letters.ndjson")) == 1
+    Path("out.csv.manifest.json").unlink()
+    assert "out.csv is there already: remove it, or give another --out" in " ".join(
+        run("--in", "in.ndjson", "--out", "out.csv").err.split()
+    )
+
+
+def test_csv_with_another_separator_is_told_which_one_is_read(run: Run) -> None:
+    Path("in.csv").write_text("x;z\n1;2\n")
+    done = run("--in", "in.csv", "--out", "out.csv")
+    assert (done.code, "its header is one cell with ';' in it: cells are separated by commas" in " ".join(done.err.split())) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["batch", "serve"])
+def test_exported_folder_is_no_topology_file(folder: Path, capfd: pytest.CaptureFixture[str], command: str) -> None:
+    Path("edge").mkdir()
+    Path("edge/edge.json").touch()
+    flags = {"batch": ["--in", "in.ndjson", "--out", "out.ndjson"], "serve": ["--http", "127.0.0.1:0"]}[command]
+    code, err = main([command, "edge", *flags]), " ".join(capfd.readouterr().err.split())
+    assert (code, "edge is a folder of `penstock export edge`, which penstock.open takes" in err) == (2, True)
+
+
 def test_part_that_holds_no_event_leaves_no_files(run: Run) -> None:
     events(3)
     before = sorted(os.listdir())
@@ -200,7 +233,7 @@ def test_a_run_whose_events_all_failed_has_not_succeeded(run: Run) -> None:
     Path("in.ndjson").write_text('{"y": 1}\n{"y": 2}\n')
     done = run("--in", "in.ndjson", "--out", "out.ndjson")
     assert done.code == 1
-    assert "no event could be scored; dead letters: out.dead-letters.ndjson" in done.err.replace("\n", " ")
+    assert "no event could be scored; dead letters: out.ndjson.dead-letters.ndjson" in done.err.replace("\n", " ")
 
 
 def interrupted(arguments: Sequence[str]) -> None:
@@ -290,7 +323,7 @@ sys.exit(main(sys.argv[3:]))
         ("os.rename", "_manifest", []),  # before there is a manifest, there is nothing to resume
         ("os.rename", "part-00001-000000000000", ["--resume"]),
         ("os.rename", ".out.ndjson", ["--resume"]),
-        ("os.rename", ".out.dead-letters.ndjson", ["--resume"]),
+        ("os.rename", ".out.ndjson.dead-letters.ndjson", ["--resume"]),
         ("os.rename", ".out.ndjson.manifest.json", ["--resume"]),
         ("os.remove", "part-00001-000000000000", ["--resume"]),
         ("os.rmdir", "doubled", ["--resume"]),
@@ -309,8 +342,8 @@ def test_run_that_is_killed_at_any_step_is_done_again_and_leaves_nothing(run: Ru
     done = run(*arguments, *again)
     assert done.code == 0, done.err
     assert [one["x"] for one in lines("out.ndjson")] == [float(n) for n in range(500) if n % 7]
-    assert len(lines("out.dead-letters.ndjson")) == len(range(0, 500, 7))
-    assert sorted(os.listdir()) == sorted([*before, "out.ndjson", "out.dead-letters.ndjson", "out.ndjson.manifest.json"])
+    assert len(lines("out.ndjson.dead-letters.ndjson")) == len(range(0, 500, 7))
+    assert sorted(os.listdir()) == sorted([*before, "out.ndjson", "out.ndjson.dead-letters.ndjson", "out.ndjson.manifest.json"])
 
 
 @pytest.mark.parametrize("out", ["out.ndjson", "file://{}/out/"])
@@ -399,7 +432,7 @@ def test_lines_of_standard_input_are_written_to_files(folder: Path, out: str) ->
     given = b"".join(b'{"x": %d}\n' % n for n in range(3000)) + b"no event\n"
     done = subprocess.run(command, input=given, capture_output=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (0, b"3,001 events read, 3,000 outputs, 1 dead letter\n"), done.stderr
-    letters = "out/numbers.dead-letter" if out == "out/" else "out.dead-letters.ndjson"
+    letters = "out/numbers.dead-letter" if out == "out/" else f"{out}.dead-letters.ndjson"
     assert f"dead letters: {letters}, the first: JSON is malformed" in " ".join(done.stderr.decode().split())
     letters = next((str(one) for one in Path(letters).glob("part-*")), letters)
     assert [(one["value"], one["offset"]) for one in lines(letters)] == [("no event", 3000)]

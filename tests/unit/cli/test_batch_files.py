@@ -414,8 +414,8 @@ def test_rows_of_postgresql_with_nulls_and_types_that_are_no_events(run: Run, mo
     done = run("--in", f"{server.url}#air.numbers", "--out", "none.parquet")
     assert (done.code, "cannot be read" in done.err) == (4, True)
     assert sorted(os.listdir()) == [
-        "decimals.dead-letters.ndjson", "decimals.ndjson", "decimals.ndjson.manifest.json", "double.yaml",
-        "few.parquet", "few.parquet.manifest.json", "kept", "models", "out.dead-letters.ndjson", "out.parquet",
+        "decimals.ndjson", "decimals.ndjson.dead-letters.ndjson", "decimals.ndjson.manifest.json", "double.yaml",
+        "few.parquet", "few.parquet.manifest.json", "kept", "models", "out.parquet", "out.parquet.dead-letters.ndjson",
         "out.parquet.manifest.json", "schemas",
     ]  # fmt: skip
 

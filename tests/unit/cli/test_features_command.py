@@ -145,7 +145,7 @@ def test_event_that_the_stream_refuses_is_a_dead_letter_and_counts_in_no_window(
     done = run("--in", "in.ndjson", "--out", "out.ndjson")
     assert done.out == "4 events read, 2 outputs, 2 dead letters\n"
     assert [one["spent_n_1m"] for one in rows()] == [0, 1]
-    assert Path("out.dead-letters.ndjson").read_text().count("\n") == 2
+    assert Path("out.ndjson.dead-letters.ndjson").read_text().count("\n") == 2
 
 
 def test_event_that_a_model_beside_the_window_refuses_is_counted_by_both(run: Run, folder: Path) -> None:

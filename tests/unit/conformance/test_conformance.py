@@ -118,10 +118,10 @@ def test_request_of_a_file_is_sent(run: Run, right: Started, tmp_path: Path) -> 
     assert "1 values of BOOL for the shape [1, 2]" in refused.err
 
 
-def test_model_that_is_not_there_fails(run: Run, right: Started) -> None:
-    done = run(right.url, "--model", "other", "--format", "json")
-    assert done.code == 1
-    assert {one["rule"] for one in done.json["findings"] if one["state"] == "failed"} == {"model-ready", "model-metadata"}
+def test_model_that_is_not_there_is_an_error_and_no_finding(run: Run, right: Started) -> None:
+    done = run(right.url, "--model", "other")
+    assert (done.code, done.out) == (2, "")
+    assert f"has no model other; its index has {NAME}" in " ".join(done.err.split())
 
 
 @pytest.mark.parametrize(

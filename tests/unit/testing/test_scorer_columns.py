@@ -150,6 +150,7 @@ def test_arrays_give_arrays_of_the_declared_types(plan: Scorer) -> None:
     assert (scored.rows.tolist(), scored.columns["base"].tolist(), scored.columns["weight"].tolist()) == ([0], [20], [6])
     assert scored.columns["at"].tolist() == [1_767_225_600_000_000]
     assert [(one.row, str(one.error)) for one in scored.failures] == [(1, "field 'item' is null")]
+    assert repr(scored) == f"Scored(1 answers of {', '.join(scored.columns)}; 1 failures)", "without the arrays"
     nothing = plan.score_columns({"id": np.array([], object)})
     assert (nothing.rows.tolist(), nothing.failures) == ([], [])
     assert {name: (array.dtype.str, array.shape) for name, array in nothing.columns.items() if name in ("id", "weight", "vector")} == {

@@ -100,6 +100,8 @@ def _opened(data: _Text, invalid: Callable[[Any], str]) -> Iterator[Any]:
     names = next(csv.reader(io.StringIO(head.decode("utf-8-sig", errors="replace"), newline="")))
     if any(char == "\0" or ord(char) in _BYTES for name in names for char in name):
         raise ValueError("its header is no text in UTF-8")
+    if len(names) == 1 and (other := next((one for one in ";\t|" if one in names[0]), "")):
+        raise ValueError(f"its header is one cell with {other!r} in it: cells are separated by commas")
     convert = pc.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, quoted_strings_can_be_null=False, null_values=[""]
     )
