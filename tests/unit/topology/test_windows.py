@@ -76,6 +76,8 @@ def test_a_model_reads_features_in_its_own_float() -> None:
         ("time: at", "time: card", "sources.payments.time: the field 'card' is of kind string"),
         (", missing: nan}", "}", "nodes.risk.inputs.X: 'habits.large_1h' is null where its window has no value"),
         ("over: [5m", "time: amount, over: [5m", "nodes.habits.time: 'amount' is no time"),
+        ("over: [5m", "time: seen, over: [5m", ""),
+        ("by: card", "by: [card, note]", ""),
         ("n: count,", "n: count, l: 'last_k(amount, 2)',", ""),
         ("large: habits.large_5m", "large: habits.late", ""),
         ("large: habits.large_5m", "large: habits.large_1m", "the node 'habits' has no output 'large_1m'"),

@@ -162,8 +162,8 @@ class _Wires:
             dtype, missing = "float64", Missing("fill", math.nan)
         elif what == WHERE and isinstance(target, FromField) and any(one.optional for one in fields):
             missing = Missing("fill", False)
-        elif what == KEY and any(one.optional for one in fields):
-            missing = Missing("reject")
+        elif what in (KEY, TIME, TIME_US) and any(one.optional for one in fields):
+            missing = Missing("reject")  # an event without a key or a time is a dead letter
         elif isinstance(target, FromNode) and what == VALUE and dtype.startswith("float") and self._may_be_null(target):
             missing = Missing("fill", math.nan)
         elif isinstance(target, FromNode) and what == WHERE and self._may_be_null(target):
