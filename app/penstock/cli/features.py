@@ -39,8 +39,8 @@ def features(topology: Path, settings: Settings, part: Part, since: str | None, 
     is the newest value); one without a value is null. Of the models, only those that a window reads have to be registered.
 
     \b
-      penstock features flights --in 2013/ --out features.parquet
-      penstock features flights --in kafka://flights.departures --out rows/ \\
+      penstock features flights-windows --in 2013/ --out features.parquet
+      penstock features flights-windows --in kafka://flights.departures --out rows/ \\
           --from 2026-11-27T00:00:00Z --since 2026-11-28T00:00:00Z
 
     The events have to come in the order of the stream. Several files are one stream, in the order of their names; the partitions of a
@@ -64,7 +64,9 @@ def features(topology: Path, settings: Settings, part: Part, since: str | None, 
     registry = open_schema_registry(settings)
     whole = runtime.load(file, models=settings.models, schemas=settings.schemas, absent=True, schema_registry=registry)
     loaded = computing(whole, chosen, begin)
-    if not part.topic:
+    if part.topic:
+        _met(whole, part.topic, settings)
+    else:
         _timed(loaded)
     states = States() if part.topic else OneAfterAnother()
     ran = run_bounded(loaded, runtime.prepare(loaded, settings), part, settings, states=states)
@@ -76,6 +78,17 @@ def features(topology: Path, settings: Settings, part: Part, since: str | None, 
             what = f"nodes.{node}: {counted(late, 'event')} came later than its lateness allows: is the input in the order of the stream?"
             err.print(what, style="yellow", markup=False)
     return code
+
+
+def _met(whole: Loaded, topic: str, settings: Settings) -> None:
+    """Raises ConfigError where the events of a key meet only in a topic between stages: here they are in several partitions."""
+    from penstock.transports.kafka.connection import Admin
+
+    keyed = next((one for one in whole.topology.nodes if one.materialize is not None and one.materialize.key is not None), None)
+    if keyed is not None and Admin(settings).partitions().get(topic, 0) > 1:
+        what = f"nodes.{keyed.name}.materialize: its records have another key, and so another partition than in {topic}"
+        fix = "compute features from files in the order of the events, or from a topic of one partition"
+        raise ConfigError(Problem(whole.topology.file, keyed.mark.line, keyed.mark.column, what, fix))
 
 
 def _timed(loaded: Loaded) -> None:

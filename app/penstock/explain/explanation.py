@@ -15,7 +15,7 @@ from penstock.record import Position, Record
 from penstock.runtime import Loaded
 from penstock.settings import Settings
 from penstock.topology.parse import parse
-from penstock.topology.spec import Source, Topology, WindowNode
+from penstock.topology.spec import Source, Topology
 from penstock.topology.stages import topics_between
 from penstock.transports.kafka.lookup import read_at
 
@@ -176,7 +176,7 @@ def _same(said: Origin, topology: Topology, position: Position) -> None:
     """Raises ConfigError when the topology is another one, or has other nodes."""
     if topology.name != said.topology:
         raise ConfigError(Problem(topology.file, 0, 0, f"this is the topology {topology.name}, but {said.topology} wrote {position}"))
-    nodes = [node.name for node in topology.nodes if not isinstance(node, WindowNode)]  # headers name what has a version
+    nodes = [node.name for node in topology.nodes]
     named = {**said.models, **said.rules}
     gone, new = [one for one in named if one not in nodes], [one for one in nodes if one not in named and not said.stages]
     changes = [*(f"it had the node {one!r}" for one in gone), *(f"it had no node {one!r}" for one in new)]

@@ -152,7 +152,10 @@ def definition(node: Spec) -> Definition:
         lateness=node.lateness_ms,
         ahead=node.ahead_ms,
         cap=node.max_keys,
-        about=(node.clock, "" if node.when is None else _meaning(node, node.when.ref)),
+        about=(
+            node.clock if node.time is None else _meaning(node, node.time),
+            "" if node.when is None else _meaning(node, node.when.ref),
+        ),
     )
 
 

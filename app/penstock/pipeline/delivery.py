@@ -475,6 +475,9 @@ class Delivery:
                 await taken.settled()
                 if before is not None and not await before:
                     raise Lapsed
+                for one in changes:
+                    if large := [at for at, value in enumerate(one.values) if not self._takes(one, at, value)]:
+                        raise self._unkept(one.part(large[0], large[0] + 1), "it is larger than a record may be")
                 sent = await self._sink.send(changes, under)
                 queued.set_result(True)
                 await sent.settled()
@@ -492,6 +495,10 @@ class Delivery:
         self._burying.add(task)
         task.add_done_callback(self._burying.discard)
         return done
+
+    def _takes(self, changes: Parcel, at: int, value: bytes | None) -> bool:
+        """Whether the changelog takes this record. Most are far smaller than it may be."""
+        return len(value or b"") < self._sink.limit(changes.topic) // 2 or self._sink.fits(changes.part(at, at + 1))
 
     def _unkept(self, parcel: Parcel, reason: str) -> DeliveryFailed:
         key, size = (parcel.keys or [b""])[0][1:], len(parcel.values[0] or b"")

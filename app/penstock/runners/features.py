@@ -42,7 +42,8 @@ def computing(loaded: Loaded, chosen: Collection[str] = (), since: datetime | No
     source, schema = stage.source, loaded.schemas[stage.source.name]
     fields = _named(topology, [*_of_event(stage, schema, {one.name for one in topology.nodes}), *_of_windows(windows)])
     sink = Sink(name=SINK, topic=f"{topology.name}.{SINK}", fields=fields)
-    nodes: list[Node] = [replace(one, materialize=None) for one in topology.nodes if one.name in _behind(stage, windows)]
+    behind = _behind(stage, windows)
+    nodes: list[Node] = [replace(one, materialize=None, join=None) for one in topology.nodes if one.name in behind]
     if since is not None:
         sink = replace(sink, when=When(condition_of(SINK)))
         nodes.append(condition(SINK, "--since", _since(topology, source, schema, since)))
@@ -136,7 +137,8 @@ def _since(topology: Topology, source: Source, schema: Schema, since: datetime) 
         what = f"sources.{source.name}: --since needs the time of an event, and the source names none"
         raise TopologyError(Problem(topology.file, source.mark.line, source.mark.column, what, "name its field: time: FIELD"))
     stamp = round(since.timestamp() * (1_000_000 if field.unit == "us" else 1000))
-    text = f"{source.name}.{source.time} >= {stamp}"
+    named = f"{source.name}.{source.time}"
+    text = f"coalesce({named}, {stamp - 1}) >= {stamp}" if field.optional else f"{named} >= {stamp}"
     return Scalar(text, text, source.mark)
 
 

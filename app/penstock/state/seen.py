@@ -64,7 +64,7 @@ class Seen:
 
     def _forget(self, origin: bytes) -> None:
         """Removes the blocks that are further behind than the horizon."""
-        oldest = self._newest[origin] - HORIZON // BLOCK
+        oldest = self._newest[origin] - HORIZON // BLOCK + 1
         if len(self._blocks) <= HORIZON // BLOCK * len(self._newest):
             return
         for name in [one for one in self._blocks if one.rpartition(b"/")[0] == origin and int(one.rpartition(b"/")[2]) < oldest]:
@@ -97,7 +97,8 @@ class Seen:
             elif len(value) != _BYTES or not number.isdigit():
                 raise ValueError("a block of events has another form")
             else:
-                self._blocks[name] = np.unpackbits(np.frombuffer(value, np.uint8)).astype(bool)
+                bits = np.unpackbits(np.frombuffer(value, np.uint8)).astype(bool)
+                self._blocks[name] = bits | self._blocks.get(name, False)  # a worker that was gone for a while may write late
                 self._newest[origin] = max(int(number), self._newest.get(origin, 0))
 
     def columns(self) -> dict[str, Array]:

@@ -190,7 +190,6 @@ class Partition(ABC):
             slots = np.sort(np.fromiter(self._index.values(), np.int64, len(self)))
         else:
             slots = np.flatnonzero(self._touched[: len(self._keys)])
-        yield from self._seen.checkpoint(whole=whole)
         yield from [(KEY + key, None) for key in sorted(self._gone) if key not in self._index]
         self._gone = set()
         for at in range(0, len(slots), _CHUNK):
@@ -199,6 +198,7 @@ class Partition(ABC):
             names = [KEY + (self._keys[slot] or b"") for slot in some.tolist()]
             yield from zip(names, self._pack(some, heads), strict=True)
             self._touched[some] = False
+        yield from self._seen.checkpoint(whole=whole)  # behind the keys: a checkpoint that is cut off has counted what it marks
         yield standing_entry(self.standing)
 
     def reset(self) -> None:
@@ -263,8 +263,10 @@ class Partition(ABC):
             newest, counted = columns["newest"], columns["counted"]
             if not len(sizes) == len(newest) == len(counted) or int(sizes.clip(0).sum(dtype=np.int64)) != len(text):
                 raise ValueError("the arrays have other sizes")
-            self._seen.load(columns)
+            seen = Seen()
+            seen.load(columns)
             self._load(columns, len(sizes))
+            self._seen = seen
         except (KeyError, TypeError) as error:
             raise ValueError(f"the arrays of another state: {error}") from error
         ends = sizes.clip(0).cumsum(dtype=np.int64).tolist()

@@ -16,7 +16,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from itertools import groupby
-from operator import attrgetter
 from typing import Final
 
 import numpy as np
@@ -130,20 +129,22 @@ class _Case:
 
     def check(self, failing: list[Failing], sink: Sink | None) -> dict[bool, Counts]:
         """Runs the previous plan over the rows and returns their counts, of those that were decoded and of the others. Blocks."""
-        kind = attrgetter("decoded", "stage")
+
+        def kind(one: Failing) -> tuple[bool, str, list[str]]:
+            return one.decoded, one.stage, sorted(one.row.recalled)
+
         failing.sort(key=kind)
         found: dict[bool, Counts] = {}
-        for (decoded, stage), those in groupby(failing, key=kind):
+        for (decoded, stage, _), those in groupby(failing, key=kind):
             counts = self._check(Trial(self.previous.program, stage, sink), [*those])
             found[decoded] = found.get(decoded, Counts()) + counts
         return found
 
     def _check(self, trial: Trial, failing: list[Failing]) -> Counts:
-        recalled = [name for name in failing[0].row.recalled if all(name in one.row.recalled for one in failing)]
         rows = Chunk(
             [one.row.records[0] for one in failing],
             tuple(one.row.places[0] for one in failing),
-            {name: np.concatenate([one.row.recalled[name] for one in failing]) for name in recalled},
+            {name: np.concatenate([one.row.recalled[name] for one in failing]) for name in failing[0].row.recalled},
         )
         new = both = 0
         for _, start, piece in slices([rows], SECONDS):

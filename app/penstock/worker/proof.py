@@ -202,7 +202,8 @@ class Proof:
         else:
             said = ["proven on its golden records only"] if self.unchecked else [GOLDEN_ONLY]
         if self.unchecked:
-            said.append(f"{self.unchecked} real rows were not checked: live runs left no memory for them (setting model_memory)")
+            why = "live runs left no memory for them (setting model_memory), or a join has put them together from other columns"
+            said.append(f"{self.unchecked} real rows were not checked: {why}")
         said += [f"{name} {drift}" for name, drift in self.drift.items()]
         if self.counts.judged and self.live_seconds:
             said.append(f"{self.seconds / self.live_seconds:.2f} times the live latency")

@@ -70,12 +70,13 @@ class _Waiting:
         return len(self._rows)
 
     def put(self, stage: str, chunk: Chunk, row: int, error: RecordError) -> None:
-        nbytes = _weight(chunk.records[row])
+        alone = _own(chunk.part(row, row + 1))
+        nbytes = _weight(chunk.records[row]) + sum(map(_bytes, alone.recalled.values()))
         if len(self._rows) >= QUEUE or self._entered - self._left + nbytes > ROOM:
             self.unchecked += 1
         else:
             self._entered += nbytes
-            self._rows.append((Failing(stage, chunk.part(row, row + 1), error), nbytes))
+            self._rows.append((Failing(stage, alone, error), nbytes))
 
     def take(self, most: int) -> list[Failing]:
         taken = [self._rows.popleft() for _ in range(min(most, len(self._rows)))]
@@ -209,8 +210,13 @@ def _part(stage: Stage, batch: Batch, scored: Array, generation: int, start: int
     assert origin is not None
     places = scored[start:end]
     rows = places if batch.rows is None else batch.rows[places]
-    chunk = Chunk(origin.records, tuple(origin.places), origin.recalled).pick(rows.tolist())
+    chunk = _own(Chunk(origin.records, tuple(origin.places), origin.recalled).pick(rows.tolist()))
     return Kept(chunk, generation, {name: column[places] for name, column in outputs_of(stage, batch).items()})
+
+
+def _own(chunk: Chunk) -> Chunk:
+    """Returns the chunk with columns of its size: those of a part refer to all of the chunk's."""
+    return Chunk(chunk.records, chunk.places, {name: column.copy() for name, column in chunk.recalled.items()})
 
 
 def _weight(record: RecordLike) -> int:

@@ -2,8 +2,8 @@
 
 1. A state that this worker had in the assignment before, and whose changelog has only this worker's records since, stays as it is.
 2. Another one is read: the snapshot of this host, if there is one, then the rest of its changelog, or all of it.
-3. Snapshots are written when partitions are lost and when the worker stops, for the topic of this id. After a kill the whole changelog is
-   read, which is compacted.
+3. Snapshots are written when partitions are lost and when the worker stops, for the topics of these ids. After a kill the whole changelog
+   is read, which is compacted.
 4. The source counts. If it was created again, the offsets in the state are not its own: the state begins with nothing, and its changelog
    has that before an event is read.
 """
@@ -105,10 +105,13 @@ class Changelogs:
             raise TransportUnavailable(f"the state cannot be restored: {error.args[0]}") from error
         finally:
             self.restoring = ""
-        for job in jobs if current() else ():
+        for job in (one for one in jobs if one.position >= one.end):  # of an assignment that has ended, the next one takes what is whole
             source = self.logs[job.node].source, job.partition
             count = job.count
-            if job.state.standing.offset >= partitions[source] or (source in renewed and job.state.standing.offset >= 0):
+            again = job.state.standing.offset >= partitions[source] or (source in renewed and job.state.standing.offset >= 0)
+            if again and not current():
+                continue
+            if again:
                 logger.warning("nodes.%s: %s/%d was created again, so what is known of its events is forgotten", job.node, *source)
                 job.state.reset()
                 entries = [*job.state.checkpoint()]
@@ -174,7 +177,8 @@ class Changelogs:
         return _Job(node, partition, log.topic, state, low, high)
 
     def _place(self, node: str) -> Path:
-        return self._folder / node / (self._id_of(self.logs[node].topic) or "any")
+        log = self.logs[node]
+        return self._folder / node / "-".join(self._id_of(topic) or "any" for topic in (log.topic, log.source))
 
     def _read(self, consumer: Consumer, jobs: Mapping[tuple[str, int], _Job], current: Callable[[], bool], patience: float) -> None:
         left = dict(jobs)
