@@ -40,8 +40,8 @@ def features(topology: Path, settings: Settings, part: Part, since: str | None, 
 
     \b
       penstock features flights-windows --in 2013/ --out features.parquet
-      penstock features flights-windows --in kafka://flights.departures --out rows/ \\
-          --from 2026-11-27T00:00:00Z --since 2026-11-28T00:00:00Z
+      penstock features flights-windows --in kafka://flights.departures \\
+          --out rows/ --from 2026-11-27T00:00:00Z --since 2026-11-28T00:00:00Z
 
     The events have to come in the order of the stream. Several files are one stream, in the order of their names; the partitions of a
     topic each have their own windows, as in the stream. Windows begin empty: start as much earlier as the longest of them reaches back,
