@@ -212,6 +212,7 @@ def test_every_event_is_answered(prepared: Any, join: str, first: list[int], sec
     bounds=WIDE,
     size=1 << 20,
 )
+@example(first=[*range(EVENTS)], second=[*range(EVENTS)], actions=["send 0", "send 1", "fetch", "work"], bounds=WIDE, size=1)
 @settings(max_examples=300, deadline=None)
 def test_no_deadline_and_no_bound_takes_an_answer_away(
     prepared: Any, join: str, first: list[int], second: list[int], actions: list[str], bounds: Bounds, size: int

@@ -185,7 +185,7 @@ class Joining:
         if here is None:
             return True
         member, positions = self.members[partition[0]], self._positions
-        share = self._most // max(len(positions.partitions), 1)
+        share = max(self._most // max(len(positions.partitions), 1), 1)  # an empty one may always read
         return here.groups.room(member, self._bounds.reach - positions.reach(partition), share - here.kept[member].size) > 0
 
     def beyond(self, partition: Partition, position: int) -> Array:
