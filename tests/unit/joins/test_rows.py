@@ -133,7 +133,7 @@ def test_column_of_several_members_is_that_of_the_first_one_that_is_there() -> N
 
 @pytest.mark.parametrize("dtype", ["int64", "float64", "bool", "string"])
 def test_null_that_is_only_passed_on_stays_null(dtype: str) -> None:
-    """Also where nobody that carries it is there."""
+    """Also where no member that carries it is there."""
     column = Column("note", "note", dtype, missing=Missing("fill", None))
     join = Join(QUORUM, [[column], []])
     values = np.empty(2, object)

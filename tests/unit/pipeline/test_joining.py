@@ -162,7 +162,7 @@ def test_what_waits_is_read_again_where_a_release_reads_other_columns(make: Make
 
 
 def test_what_waits_and_a_release_cannot_read_is_a_dead_letter(make: Make) -> None:
-    """The topics of the release hold other columns: a file that says so gives them other names, and this one does not."""
+    """The topics of the release hold other columns, and the file has not given them other names."""
     text = TOPOLOGY.replace("count: count", "")
     first, second = records(make, "double", range(2)), records(make, "half", range(2), text)
 

@@ -64,7 +64,7 @@ def test_a_model_reads_features_in_its_own_float() -> None:
     ("old", "new", "message"),
     [
         ("by: card", "by: amount", "t.yaml:6:30: nodes.habits.by: 'amount' is float64 (a key is text, a whole number or true and false)"),
-        ("by: card", "by: nobody", "t.yaml:6:30: nodes.habits.by: 'nobody' is neither a field nor a node"),
+        ("by: card", "by: holder", "t.yaml:6:30: nodes.habits.by: 'holder' is neither a field nor a node"),
         ("sum(amount)", "sum(card)", "t.yaml:6:80: nodes.habits.features: 'card' is text (a window counts numbers"),
         ("sum(amount)", "sum(items)", "t.yaml:6:80: nodes.habits.features: the array field 'items' has no fixed size"),
         ("sum(amount)", "'sum(amount, 3)'", "t.yaml:6:80: nodes.habits.features.spent: a number is for last_k, from 1 to 64"),
