@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -12,9 +12,11 @@ from penstock.nodes.window import changelogs, definition
 from penstock.schema import Field, Schema
 from penstock.signature import Signature, Tensor
 from penstock.topology.check import wire
+from penstock.topology.kinds import window
 from penstock.topology.parse import parse_text
-from penstock.topology.spec import Topology
+from penstock.topology.spec import Aggregated, Topology
 from penstock.topology.stages import cut
+from penstock.windows.definition import MOST_HOPS, MOST_LAST, Kind
 
 TEXT = """\
 topology: cards
@@ -133,3 +135,9 @@ def test_sources_with_other_times_need_one() -> None:
     text = TEXT.replace("nodes:\n", "  refunds: {topic: refunds, schema: payment.avsc, time: seen}\nnodes:\n")
     with pytest.raises(TopologyError, match="its event time is at of payments and seen of refunds"):
         wired(text)
+
+
+def test_the_language_and_the_windows_have_the_same_words_and_bounds() -> None:
+    """They are in two places, as reading a file loads no numpy."""
+    assert get_args(Aggregated) == get_args(Kind)
+    assert (window.MAX_LAST, window.MAX_HOPS) == (MOST_LAST, MOST_HOPS)

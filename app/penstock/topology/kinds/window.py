@@ -9,7 +9,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_args
 
 from penstock.schema import Field, Missing
 from penstock.signature import Signature, Tensor
@@ -36,7 +36,7 @@ MAX_FEATURES: Final = 1000
 MAX_LAST: Final = 64
 MAX_HOPS: Final = 4096  # of one key and look-back
 _ALONE: Final = ("count", "rate", "since")  # of the events themselves as well
-_KINDS: Final = ("count", "sum", "mean", "min", "max", "variance", "first", "last", "last_k", "rate", "since")
+_KINDS: Final[tuple[Aggregated, ...]] = get_args(Aggregated)
 _REF: Final = r'[A-Za-z_][A-Za-z0-9_-]*(?:\.(?:"[^"]+"|[^\s\[\]."(),]+)|\[[0-9]{1,6}\])*'  # in a name with brackets or commas: quotes
 _TEXT: Final = re.compile(rf"({'|'.join(_KINDS)})(?:\(\s*({_REF})\s*(?:,\s*([0-9]{{1,3}})\s*)?\))?(?:\s+where\s+({_REF}))?")
 _FEATURE: Final = Text("an aggregate: count, mean(FIELD), last_k(FIELD, 3), each with an optional `where FIELD`", rf"^{_TEXT.pattern}$")
