@@ -35,7 +35,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, Protocol, Self, TypeVar
+from typing import Final, Protocol, Self, TypeVar, cast
 
 import numpy as np
 
@@ -53,7 +53,7 @@ from penstock.settings import Settings
 from penstock.state import Checkpoint, States
 from penstock.telemetry import Metrics
 from penstock.telemetry.families import Labels
-from penstock.transports.base import Lapsed, Refused, Sent, Sink, Source
+from penstock.transports.base import Joinable, Lapsed, Refused, Sent, Sink, Source
 from penstock.transports.throttle import Throttle
 from penstock.transports.tracker import Partition, Span
 
@@ -187,7 +187,7 @@ class Delivery:
         self.metrics.in_flight_batches.set_function(lambda: positions.in_flight)
         self.metrics.in_flight_bytes.set_function(lambda: positions.in_flight_bytes)
         if self._joins:
-            joinable: Any = source  # one of a stage that joins
+            joinable = cast(Joinable, source)
             joinable.withheld, joinable.beyond = self._withheld, self._beyond
             self.metrics.join_waiting.set_function(self._waits)
 
@@ -309,7 +309,7 @@ class Delivery:
     def _joining(self, stage: str) -> Joining:
         """Returns what waits in the stage, which joins."""
         if stage not in self._joinings:
-            source: Any = self._source  # a Joinable
+            source = cast(Joinable, self._source)
             wired = self._serving().program.plan.stages[stage].wired
             most, positions = self._pace.in_flight_bytes, source.positions
             self._joinings[stage] = Joining(wired, self._bounds, self.metrics, positions, most, lambda: source.free, source.ended_at)

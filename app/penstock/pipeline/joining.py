@@ -26,7 +26,7 @@ from penstock.pipeline.score import Chunk, Pass, Pipeline
 from penstock.record import Header, Record, RecordLike
 from penstock.telemetry import Metrics
 from penstock.topology.wiring import Joined, Stage
-from penstock.transports.tracker import Partition, Span, Tracker
+from penstock.transports.tracker import ENDLESS, Partition, Span, Tracker
 
 __all__ = ["Joining", "Ready"]
 
@@ -35,7 +35,6 @@ _PASSED: Final = (MODELS, STAGES)  # headers that say what the stages before hav
 _NONE: Final = np.zeros(0, np.int64)
 _GAP, _FREE, _HELD = range(3)
 _TRIM: Final = 4096  # bytes of states that are no longer needed, at least, before they are dropped
-ENDLESS: Final = 1 << 62  # a position after all others
 AROUND: Final = 64  # bytes of a record beside its value and its key
 
 

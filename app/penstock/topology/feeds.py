@@ -219,8 +219,7 @@ class Feeder:
         return isinstance(self.topology.node(target.node), WindowNode) and dtype in ("float32", "float64")
 
     def _may_be_null(self, target: FromNode, reader: Node | Sink) -> bool:
-        absent = self.topology.absent(target.node, reader) is not None
-        return absent or (target.tensor is not None and self.topology.nullable(target.node, target.tensor.name))
+        return target.tensor is not None and self.topology.may_be_null(target.node, target.tensor.name, reader)
 
     def _whole(self, given: _Given | None, ref: Ref, missing: Missing | None, where: str) -> _Given | None:
         """Returns an output of a node for every event that a tensor gets: the value of `missing` for those for which it is null."""

@@ -401,6 +401,10 @@ class Topology(Entry):
     def model_node(self, name: str) -> ModelNode | None:
         return next((node for node in self.model_nodes if node.name == name), None)
 
+    def may_be_null(self, node: str, output: str, reader: Node | Sink) -> bool:
+        """Whether an output of a node may be null for an event of the reader."""
+        return self.nullable(node, output) or self.absent(node, reader) is not None
+
     def absent(self, name: str, reader: Node | Sink) -> When | None:
         """Returns the `when` of a node whose outputs may be null for an event of the reader; None where each has them."""
         node = self.node(name)

@@ -16,6 +16,7 @@ from typing import Final
 
 from penstock.batch import Array
 from penstock.errors import DeliveryFailed
+from penstock.joins import END
 from penstock.parcel import Parcel
 from penstock.record import Record, RecordLike
 from penstock.transports.base import Abilities, Sent, cut, size_of
@@ -89,9 +90,6 @@ class Memory:
         self._arrivals.clear()
         for log in self._logs.values():
             log.start, log.records = log.end, []
-
-
-ENDLESS: Final = 1 << 62  # ms: later than any time
 
 
 class MemorySource:
@@ -176,7 +174,7 @@ class MemorySource:
     def ended_at(self, partition: Partition) -> int:
         """See `Joinable.ended_at`. Memory has no records under way: where a partition is read to its end, nothing is left."""
         at = self.positions.expected(partition)
-        return ENDLESS if at is not None and at >= self._memory.end(partition) else 0
+        return END if at is not None and at >= self._memory.end(partition) else 0
 
     async def store(self, offsets: Mapping[Partition, int]) -> bool:
         """See `Source.store`."""

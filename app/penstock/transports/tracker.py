@@ -29,10 +29,10 @@ from typing import Final
 
 from penstock.record import RecordLike
 
-__all__ = ["Partition", "Span", "Tracker"]
+__all__ = ["ENDLESS", "Partition", "Span", "Tracker"]
 
 Partition = tuple[str, int]
-_ENDLESS: Final = 1 << 63
+ENDLESS: Final = 1 << 63  # a position after all others
 
 
 def _unheard() -> None:
@@ -110,7 +110,7 @@ class _Line:
     fresh: bool = False
     spans: deque[Span] = field(default_factory=deque)
     ended: int = 0
-    until: int = _ENDLESS
+    until: int = ENDLESS
     changes: int = 0
     stored: int = 0
 

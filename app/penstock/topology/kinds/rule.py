@@ -252,7 +252,7 @@ class _Rule:
                 raise ExpressionError(message, at, "name what is known before it")
             # A condition is for all events, so it cannot leave out any itself.
             otherwise = f"when: {target.node} leaves out the event" if absent and self.node.condition is None else ""
-            nullable = absent or self.names.topology.nullable(target.node, target.tensor.name)
+            nullable = self.names.topology.may_be_null(target.node, target.tensor.name, self.node)
             scalar = shape in ((), (1,))
             return Given(target.tensor.dtype, shape, nullable, replaceable=nullable and scalar, branch=absent, otherwise=otherwise)
         fields = self._fields(target)

@@ -210,9 +210,7 @@ class _Wires:
         return [one for one in found if one is not None]
 
     def _may_be_null(self, target: FromNode) -> bool:
-        topology = self.names.topology
-        absent = topology.absent(target.node, self.node) is not None
-        return absent or (target.tensor is not None and topology.nullable(target.node, target.tensor.name))
+        return target.tensor is not None and self.names.topology.may_be_null(target.node, target.tensor.name, self.node)
 
     def _problem(self, what: str, found: Ref, dtype: str, fields: list[Field]) -> tuple[str, str] | None:
         """Returns why the reference cannot be what it is for, and what to do."""
