@@ -32,9 +32,8 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Final, Protocol, Self, TypeVar, cast
 
 import numpy as np
@@ -47,17 +46,17 @@ from penstock.parcel import Parcel
 from penstock.pipeline.commit import Commit, as_refusal
 from penstock.pipeline.joining import Joining, Ready
 from penstock.pipeline.ports import Program
+from penstock.pipeline.remember import Remember
 from penstock.pipeline.score import Chunk, Pass, Pipeline
-from penstock.record import Record
 from penstock.settings import Settings
-from penstock.state import Checkpoint, States
+from penstock.state import States
 from penstock.telemetry import Metrics
 from penstock.telemetry.families import Labels
 from penstock.transports.base import Joinable, Lapsed, Refused, Sent, Sink, Source
 from penstock.transports.throttle import Throttle
 from penstock.transports.tracker import Partition, Span
 
-__all__ = ["Delivery", "Fixed", "Pace", "Served", "changes_of"]
+__all__ = ["Delivery", "Fixed", "Pace", "Served"]
 
 T = TypeVar("T")
 
@@ -127,7 +126,7 @@ class Delivery:
     `fail` is called with the error that ends the loop: one that no record causes. `begins(partition, offset, generation)` is called
     before a span is scored. `models` is held while a model runs: a session runs once at a time. `observers` receive
     the chunks, `buried` dead letters that were acknowledged. `throttle` counts those of each partition; the source keeps to it, too.
-    `states` returns what nodes remember in this assignment, and `changelogs` has the topics of it, by node.
+    `states` returns what nodes remember in this assignment, and `remember` writes it to changelogs.
     `clock` measures, in seconds; `wall` returns the seconds since the epoch, which records have in their timestamps.
 
     Raises SettingsError when source or sink lacks an ability that the strategy needs.
@@ -150,7 +149,7 @@ class Delivery:
         buried: Callable[[Parcel], None] | None = None,
         throttle: Throttle | None = None,
         states: Callable[[], States] | None = None,
-        changelogs: Mapping[str, str] = MappingProxyType({}),
+        remember: Remember | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         bounds: Bounds = BOUNDS,
@@ -167,8 +166,7 @@ class Delivery:
         self._observers, self._buried = observers, buried
         self._throttle = throttle or Throttle()
         alone = States()
-        self._states, self._changelogs = states or (lambda: alone), changelogs
-        self._nodes_of = {topic: node for node, topic in changelogs.items()}
+        self._states, self._remember = states or (lambda: alone), remember or Remember(sink, {})
         self.waiting: dict[str, str] = {}  # by topic: which schema its events wait for, while the registry does not answer
         self._scorers: dict[str, _Scorer] = {}
         self._joins = {stage for stage, topics in Counter(stages.values()).items() if topics > 1}
@@ -285,11 +283,11 @@ class Delivery:
                 return
             parcels += scored
         self._slow(scorer.pipeline, [(span.partition, len(span.records)) for span in spans], parcels)
-        changes = self._changes(states, scorer.pipeline.remembers)
+        changes = self._remember.changes(states, scorer.pipeline.remembers, self._now_ms())
         sent = await self._sink.send(parcels, spans[0])  # 3
         taken = Sent(1)  # everything was acknowledged, be it as a dead letter
         sent.add_done_callback(lambda ended: self._taken(scorer.pipeline, spans[0], ended, taken))
-        done = self._remember(states, changes, spans[0], taken) if changes else taken  # 5
+        done = self._remember.send(states, changes, spans[0], taken) if changes else taken  # 5
 
         def ended(error: BaseException | None) -> None:
             try:
@@ -449,63 +447,6 @@ class Delivery:
             taken.settle(DeliveryFailed(f"{refused[0].parcel.topic} does not take a dead letter: {refused[0].reason}"))
         except Exception as error:  # noqa: BLE001  the waiting spans have to know
             taken.settle(error)
-
-    def _changes(self, states: States, nodes: Collection[str]) -> list[Parcel]:
-        """Returns what the group has changed in the states of these nodes, as records of their changelogs."""
-        made = []
-        for checkpoint in states.checkpoint(nodes) if nodes else ():
-            if topic := self._changelogs.get(checkpoint.node):
-                made.append(changes_of(checkpoint, topic, self._now_ms()))
-            else:
-                states.written(checkpoint.node, checkpoint.partition)
-        return made
-
-    def _remember(self, states: States, changes: Sequence[Parcel], under: Span, taken: Sent) -> Sent:
-        """Sends changes of states when the outputs of their group are acknowledged, and those of earlier groups are sent.
-
-        Until then, a restart finds the state before the group, and the same features for its rows. Afterwards it finds outputs of all of
-        them: what it answers again is counted once. When a group fails, no later one of the assignment is written either: what that one
-        has counted includes the rows of this.
-        """
-        done, before = Sent(1), states.sending
-        queued = states.sending = asyncio.get_running_loop().create_future()
-
-        async def remember() -> None:
-            try:
-                await taken.settled()
-                if before is not None and not await before:
-                    raise Lapsed
-                for one in changes:
-                    if large := [at for at, value in enumerate(one.values) if not self._takes(one, at, value)]:
-                        raise self._unkept(one.part(large[0], large[0] + 1), "it is larger than a record may be")
-                sent = await self._sink.send(changes, under)
-                queued.set_result(True)
-                await sent.settled()
-                if sent.refused:
-                    raise self._unkept(*sent.refused[0])
-                for one in changes:
-                    states.written(self._nodes_of[one.topic], one.partition)
-                done.settle()
-            except BaseException as error:  # noqa: BLE001  the waiting spans have to know
-                if not queued.done():
-                    queued.set_result(False)
-                done.settle(error)
-
-        task = asyncio.ensure_future(remember())
-        self._burying.add(task)
-        task.add_done_callback(self._burying.discard)
-        return done
-
-    def _takes(self, changes: Parcel, at: int, value: bytes | None) -> bool:
-        """Whether the changelog takes this record. Most are far smaller than it may be."""
-        return len(value or b"") < self._sink.limit(changes.topic) // 2 or self._sink.fits(changes.part(at, at + 1))
-
-    def _unkept(self, parcel: Parcel, reason: str) -> DeliveryFailed:
-        key, size = (parcel.keys or [b""])[0][1:], len(parcel.values[0] or b"")
-        return DeliveryFailed(
-            f"nodes.{self._nodes_of[parcel.topic]}: {parcel.topic} does not take what is remembered of the key {key!r}, {size:,} bytes: "
-            f"{reason}. Raise its max.message.bytes; a window with exact: true keeps every event of a key"
-        )
 
     def _window_rows(self) -> dict[Labels, float]:
         return {(node, mark): float(count) for node, counts in self._states().counts.items() for mark, count in counts.items()}
@@ -667,13 +608,6 @@ class Delivery:
         if self._ticks is not None:
             self._ticks.cancel()
         self._changed.set()
-
-
-def changes_of(checkpoint: Checkpoint, topic: str, now_ms: int) -> Parcel:
-    """Returns what has changed in a state as records of its changelog, with this timestamp: those of events may be none that it takes."""
-    stamp = Record(topic, b"", timestamp=now_ms)
-    keys, values = zip(*checkpoint.entries, strict=True)
-    return Parcel(topic, checkpoint.partition, [stamp] * len(keys), values, keys)
 
 
 def _counting(states: States | None, work: Callable[[], T]) -> Callable[[], T]:

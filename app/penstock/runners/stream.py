@@ -10,7 +10,6 @@ import asyncio
 import faulthandler
 import gc
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
@@ -22,19 +21,18 @@ from penstock.control.status import Place
 from penstock.control.topics import group_of
 from penstock.engine import Deployment, Serving
 from penstock.engine.observe import Observers
-from penstock.errors import DeliveryFailed, IdentityTaken, TopicMissing, TransportUnavailable
+from penstock.errors import IdentityTaken, TopicMissing, TransportUnavailable
 from penstock.host import on_signals
 from penstock.model.session import Session
 from penstock.nodes import WindowNode
 from penstock.pipeline import AtLeastOnce, Delivery, Pace, Program
-from penstock.pipeline.delivery import changes_of
+from penstock.pipeline.remember import Remember
 from penstock.runners import topics
 from penstock.runners.health import Phase
 from penstock.runners.letters import Letters
 from penstock.runners.vitals import Vitals
 from penstock.runtime import Loaded
 from penstock.settings import Settings
-from penstock.state import Checkpoint
 from penstock.telemetry import Metrics
 from penstock.telemetry.health import Pages
 from penstock.topology.wiring import Joined
@@ -274,10 +272,10 @@ class StreamRunner:
         )
         throttle = Throttle(settings.dead_letter_rate)
         sink = KafkaSink(settings, {name: self.topics[name] for name in sorted(written)})
+        remember = Remember(sink, self._logs)
         if self._logs:
             folder = settings.cache.expanduser() / "state" / cluster / f"{settings.application}.{self.name}"
-            write = partial(_write, sink)
-            self.changelogs = Changelogs(settings, self._changelogs(), folder, id_of=lookout.id_of, write=write)
+            self.changelogs = Changelogs(settings, self._changelogs(), folder, id_of=lookout.id_of, write=remember.write)
         self.source = KafkaSource(
             self._fetching(),
             group,
@@ -306,7 +304,7 @@ class StreamRunner:
             buried=self.letters,
             throttle=throttle,
             states=None if self.changelogs is None else self.changelogs.current,
-            changelogs=self._logs,
+            remember=remember,
         )
         shown = self.releases.identity.shown if self.releases else ""
         app = App(settings, Hosted(self.source, sink, self.delivery, self.fail), shown=shown)
@@ -402,14 +400,6 @@ class StreamRunner:
                 self.fail(error)
 
         return agent
-
-
-async def _write(sink: KafkaSink, changes: Checkpoint, topic: str) -> None:
-    """Writes what has changed in a state, before its partition is read. Raises DeliveryFailed when its topic does not take it."""
-    sent = await sink.send([changes_of(changes, topic, int(time.time() * 1000))])
-    await sent.settled()
-    if sent.refused:
-        raise DeliveryFailed(f"{topic} does not take what nodes.{changes.node} remembers: {sent.refused[0].reason}")
 
 
 def _silence_libraries() -> None:

@@ -17,6 +17,7 @@ from penstock.errors import DeliveryFailed
 from penstock.nodes import ModelNode, Runs, WindowNode
 from penstock.parcel import Parcel
 from penstock.pipeline import AtLeastOnce, Delivery, Fixed, Pace, Program
+from penstock.pipeline.remember import Remember
 from penstock.record import Record
 from penstock.registry.directory import DirectoryRegistry
 from penstock.settings import Settings
@@ -65,16 +66,17 @@ class Loop:
         self.states = States()
         self.errors: list[BaseException] = []
         self.source = MemorySource(topics, ["payments"])
+        sink = sink or MemorySink(topics)
         self.delivery = Delivery(
             self.source,
-            sink or MemorySink(topics),
+            sink,
             AtLeastOnce(self.source),
             stages={"payments": "payments"},
             serving=Fixed(program),
             fail=self.errors.append,
             pace=pace,
             states=lambda: self.states,
-            changelogs={"lately": "log"},
+            remember=Remember(sink, {"lately": "log"}),
         )
 
     def assign(self, *partitions: int) -> None:
@@ -220,3 +222,28 @@ def test_a_state_that_a_thread_still_counts_in_is_not_handed_on(program: Program
     running()
     assert made == ["done"]
     assert states.kept("lately", 0) is not None
+
+
+class Small(MemorySink):
+    """Its changelog takes records of 50 bytes."""
+
+    def limit(self, topic: str) -> int:
+        return 50 if topic == "log" else super().limit(topic)
+
+    def fits(self, parcel: Parcel) -> bool:
+        return parcel.topic != "log" or all(len(value or b"") <= 50 for value in parcel.values)
+
+
+def test_a_key_that_is_larger_than_a_record_ends_the_loop_with_its_name(program: Program) -> None:
+    async def run() -> list[BaseException]:
+        topics = Memory(1)
+        worker = Loop(program, topics, Small(topics))
+        worker.assign(0)
+        pay(topics, "aa")
+        await worker.run()
+        assert topics.records("log") == []
+        return worker.errors
+
+    (error,) = asyncio.run(run())
+    assert "nodes.lately: log does not take what is remembered of the key b'a'" in str(error)
+    assert "Raise its max.message.bytes" in str(error)

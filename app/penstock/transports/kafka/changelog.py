@@ -67,7 +67,7 @@ class _Job:
 class Changelogs:
     """The changelogs of a worker, by node. `states` are those of the assignment.
 
-    Snapshots are in `folder`; `id_of` returns the id of a topic, and `write` writes what has changed in a state to a topic.
+    Snapshots are in `folder`; `id_of` returns the id of a topic, and `write` writes what has changed in a state, with a timestamp in ms.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Changelogs:
         folder: Path,
         *,
         id_of: Callable[[str], str],
-        write: Callable[[Checkpoint, str], Awaitable[None]],
+        write: Callable[[Checkpoint, int], Awaitable[None]],
     ) -> None:
         self.logs = logs
         self.states = States()
@@ -115,7 +115,7 @@ class Changelogs:
                 logger.warning("nodes.%s: %s/%d was created again, so what is known of its events is forgotten", job.node, *source)
                 job.state.reset()
                 entries = [*job.state.checkpoint()]
-                await self._write(Checkpoint(job.node, job.partition, entries), job.topic)
+                await self._write(Checkpoint(job.node, job.partition, entries), int(time.time() * 1000))
                 count += len(entries)
             self.states.put(job.node, job.partition, job.state, count)
             self._ends[job.node, job.partition] = job.end
