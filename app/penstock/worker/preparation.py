@@ -225,10 +225,10 @@ def _each(pieces: Sequence[_Piece], state: State, step: Callable[[_Piece], None]
     if not pieces:
         tell(state, "")
     for number, piece in enumerate(pieces, 1):
-        if stopped():
-            raise Stopped
-        tell(state, f"{piece.binding} ({number} of {len(pieces)})" if len(pieces) > 1 else str(piece.binding))
         with _blaming(state, piece):
+            if stopped():
+                raise Stopped
+            tell(state, f"{piece.binding} ({number} of {len(pieces)})" if len(pieces) > 1 else str(piece.binding))
             step(piece)
 
 
