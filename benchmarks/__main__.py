@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the main benchmark; `peers`, `micro`, `batch`, `joins`, `windows`, `letters`, `profile`, `report` are others."""
+"""`python -m benchmarks`: the main benchmark; others: `peers`, `micro`, `batch`, `joins`, `lookups`, `windows`, `letters`, `profile`, `report`."""
 
 from __future__ import annotations
 
@@ -138,6 +138,19 @@ def joins(ids: int, rounds: int) -> None:
 
     with progress_bar() as progress:
         sheet = measure(ids, rounds, progress)
+    show(sheet)
+    out.print(where(results.machine()), markup=False, highlight=False)
+
+
+@main.command()
+@click.option("--rows", default=1_000_000, show_default=True, type=click.IntRange(1000), help="Rows of the table.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Rounds; figures are medians.")
+def lookups(rows: int, rounds: int) -> None:
+    """Events per second that are looked up on one core, the memory of a table, and how fast it is read, without Kafka."""
+    from benchmarks.lookups import measure
+
+    with progress_bar() as progress:
+        sheet = measure(rows, rounds, progress)
     show(sheet)
     out.print(where(results.machine()), markup=False, highlight=False)
 

@@ -33,21 +33,40 @@ from penstock.model.verify import verify
 from penstock.nodes import ModelNode, Runs, around_model
 from penstock.nodes.window import definition
 from penstock.pipeline.ports import Program, ports
+from penstock.pipeline.tables import TableReader, table_reader
 from penstock.provider import CPU, Provider, named
 from penstock.registry.open import open_registry
 from penstock.schema import Missing, Schema
 from penstock.settings import Settings
 from penstock.signature import Tensor
+from penstock.topology.check import check_events
 from penstock.topology.envelopes import read_by
 from penstock.topology.names import did_you_mean
 from penstock.topology.parse import parse
+from penstock.topology.resolve import Report
+from penstock.topology.spec import LookupNode as LookupSpec
 from penstock.topology.spec import Mark, ModelRef, Topology
 from penstock.topology.spec import ModelNode as ModelSpec
+from penstock.topology.spec import WindowNode as WindowSpec
 from penstock.topology.stages import Between, cut, stage_clashes
+from penstock.topology.tables import filled, table_problems
 from penstock.topology.wiring import Wiring
 
 __all__ = [
-    "Loaded", "admit", "beside", "bindings", "derived", "digest", "forgotten", "load", "placed", "prepare", "program", "rebind", "sessions",
+    "Loaded",
+    "admit",
+    "beside",
+    "bindings",
+    "derived",
+    "digest",
+    "forgotten",
+    "load",
+    "placed",
+    "prepare",
+    "program",
+    "readers",
+    "rebind",
+    "sessions",
     "with_models",
 ]  # fmt: skip
 
@@ -81,6 +100,7 @@ class Loaded:
     version that the node's alias pointed at when it was read. `absent` are the models that the file names and the registry lacks.
     `writers`, `key_writers` (by source) and `frames` (by sink) are of the formats whose frames name the writer's schema: who may have
     written values and keys, and what precedes outputs. Of the sources in `json`, events are read as JSON, whatever producers write.
+    `tables` are the schemas of the tables, by name.
     With a `share`, the wiring has the stages of one process on Kafka (`shares`), and not the whole topology.
     """
 
@@ -95,6 +115,7 @@ class Loaded:
     frames: Mapping[str, bytes] = field(default_factory=dict)
     json: frozenset[str] = frozenset()
     share: Share | None = None
+    tables: Mapping[str, Schema] = field(default_factory=dict)
 
     @property
     def nodes(self) -> frozenset[str]:
@@ -118,10 +139,12 @@ def load(
     in a schema, a missing model, names and types that do not fit. Models are not loaded, and their files are not verified; `prepare`
     does that. With `absent`, a missing model is a problem only in `prepare`: the control log may bind another one. The `schema_registry` is
     asked for what sources and sinks of avro-confluent and protobuf-confluent do not find in `ids/`; raises TransportError when it has to
-    answer and does not. `forgets` names a caller that remembers nothing between events: for it, each window is a problem.
+    answer and does not. `forgets` names a caller that remembers nothing between events: for it, each window and lookup is a problem.
     """
     topology = path if isinstance(path, Topology) else parse(path)
     shelf = _Shelf(topology.file, models, schemas, schema_registry)
+    tables = shelf.tables(topology)
+    topology = filled(topology, tables)
     asked = {
         one.name: shelf.schema(f"sources.{one.name}", one.schema, one.at("schema")) if one.schema else None for one in topology.sources
     }
@@ -135,7 +158,8 @@ def load(
     if artifacts is None:
         resolved = [(node.name, shelf.artifact(f"nodes.{node.name}", node.model, node.at("model"))) for node in topology.model_nodes]
         artifacts = {name: artifact for name, artifact in resolved if artifact}
-    writers, frames = shelf.writers(topology, source_schemas, "value"), shelf.frames(topology, sink_schemas)
+    writers, frames = shelf.writers(topology, source_schemas | tables, "value"), shelf.frames(topology, sink_schemas)
+    keyed |= {name: one.beside.key for name, one in tables.items() if one.beside is not None and one.beside.key is not None}
     key_writers = shelf.writers(topology, keyed, "key")
     wiring, problems = fit(topology, source_schemas, sink_schemas, artifacts)
     problems = [*shelf.problems, *problems, *_unread(topology, sink_schemas, writers, frames)]
@@ -144,26 +168,27 @@ def load(
     if problems or (shelf.absent and not absent):
         found = dict.fromkeys([*problems, *shelf.absent])
         raise TopologyError(sorted(found, key=lambda one: (one.file != topology.file, one.file, one.line, one.column)))
-    return Loaded(topology, wiring, source_schemas, sink_schemas, artifacts, tuple(shelf.absent), writers, key_writers, frames)
+    return Loaded(
+        topology, wiring, source_schemas, sink_schemas, artifacts, tuple(shelf.absent), writers, key_writers, frames, tables=tables
+    )
 
 
 def forgotten(topology: Topology, who: str, fix: str = "", *, nodes: Collection[str] | None = None) -> list[Problem]:
-    """Returns a problem for each window among the `nodes` (None: all) of a topology for `who`, which remembers no earlier events.
+    """Returns a problem for each window and lookup among the `nodes` (None: all) of a topology for `who`, which knows no other events.
 
     `fix` is what to do; by default, to run what does remember.
     """
-    fix = fix or "run the topology as a stream (penstock run); or compute the features of a range of events: penstock features"
-    return [
-        Problem(
-            topology.file,
-            one.mark.line,
-            one.mark.column,
-            f"nodes.{one.name}: a window depends on earlier events, and {who} keeps none",
-            fix,
-        )
-        for one in topology.windows
-        if nodes is None or one.name in nodes
-    ]
+    run = "run the topology as a stream (penstock run)"
+    problems = []
+    for one in topology.remembering:
+        if nodes is None or one.name in nodes:
+            if isinstance(one, WindowSpec):
+                what = f"a window depends on earlier events, and {who} keeps none"
+                do = f"{run}; or compute the features of a range of events: penstock features"
+            else:
+                what, do = f"a lookup reads the table {one.table}, and {who} has none", run
+            problems.append(Problem(topology.file, one.mark.line, one.mark.column, f"nodes.{one.name}: {what}", fix or do))
+    return problems
 
 
 def derived(loaded: Loaded, topology: Topology, schemas: Mapping[str, Schema] | None = None) -> Loaded:
@@ -226,6 +251,13 @@ def _origins(loaded: Loaded, one: Between) -> list[str]:
 def _mark(schema: Schema, origins: Sequence[str]) -> bytes:
     """Returns the mark of a topic's fields: of their types and, since two may have the same, of where each comes from."""
     return b"%08x" % zlib.crc32(msgspec.json.encode([[one["type"] for one in schema.avro["fields"]], origins]))
+
+
+def readers(loaded: Loaded) -> dict[str, TableReader]:
+    """Returns what reads each table that a lookup in the wiring reads, by name, each into separate rows."""
+    described = replace(loaded, schemas={**loaded.schemas, **loaded.tables})
+    read = {node.table for node in loaded.topology.lookups if node.name in loaded.nodes}
+    return {one.name: table_reader(loaded.topology, one.name, described) for one in loaded.topology.tables if one.name in read}
 
 
 def prepare(loaded: Loaded, settings: Settings | None = None, *, warm_rows: int | None = None, signatures: Policy | None = None) -> Program:
@@ -313,12 +345,20 @@ def program(loaded: Loaded, sessions: Mapping[str, Session], parameters: Mapping
     rules = {name: _rule_session(graph) for name, graph in loaded.wiring.graphs.items()}
     versions |= {name: session.label for name, session in rules.items()}
     versions |= {node.name: f"window:{definition(node).state[:12]}" for node in loaded.topology.windows if node.name in nodes}
+    versions |= {node.name: f"lookup:{_digest_of(loaded, node)}" for node in loaded.topology.lookups if node.name in nodes}
     plan = compile(loaded.wiring, {**sessions, **rules}, versions, parameters)
     described, marks = loaded, dict[str, bytes]()
     if (share := loaded.share) is not None:
         marks = dict(share.marks)
         described = replace(loaded, schemas={**loaded.schemas, **share.schemas}, sink_schemas={**loaded.sink_schemas, **share.schemas})
     return Program(plan, ports(loaded.wiring, described, json=loaded.json, marks=marks), staged=loaded.share is not None)
+
+
+def _digest_of(loaded: Loaded, node: LookupSpec) -> str:
+    """Returns the beginning of a digest of what a lookup reads: another table or key is another lookup."""
+    table = loaded.topology.table(node.table)
+    parts = _plain([replace(node, materialize=None), table])
+    return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()[:12]
 
 
 def _rule_session(graph: Graph) -> Session:
@@ -346,7 +386,7 @@ def digest(loaded: Loaded, bound: Mapping[str, Binding] | None = None, *others: 
     nodes = [replace(node, materialize=None) for node in topology.nodes]
     bare = [replace(node, model=None) if isinstance(node, ModelSpec) else node for node in nodes]  # type: ignore[arg-type]  # only to digest it
     sinks = [(one.name, one.fields, one.when) for one in topology.sinks]
-    sources = [(one.name, one.format == "bytes", one.envelope, one.types, one.coerce) for one in topology.sources]
+    sources = [(one.name, one.format == "bytes", one.envelope, one.types, one.coerce) for one in (*topology.sources, *topology.tables)]
     models = {node: (one.digest, one.parameters) for node, one in (bindings(loaded) if bound is None else bound).items()}
     kinds = [one.fields for one in loaded.schemas.values()]
     parts = [models, bare, sinks, sources, *others, kinds]
@@ -451,10 +491,28 @@ class _Shelf:
                 self._schemas[name] = None
         return self._schemas[name]
 
-    def writers(self, topology: Topology, schemas: Mapping[str, Schema | None], part: Part) -> dict[str, Writers]:
-        """Returns the writers of the values or keys of the sources whose frames name the writer's schema, by source."""
+    def tables(self, topology: Topology) -> dict[str, Schema]:
+        """Returns the schemas of the tables, by name."""
         found = {}
-        for source in topology.sources:
+        for one in topology.tables:
+            where = f"tables.{one.name}"
+            schema = self.schema(where, one.schema, one.at("schema"))
+            keyed = self.schema(where, one.key_schema, one.at("key_schema")) if one.key_schema else None
+            if (read := read_by(one, schema, keyed)) is None or (one.key_schema and keyed is None):
+                continue
+            report = Report(self._file)
+            check_events(where, one, read, report)
+            for mark, message, fix in table_problems(one, read):
+                report.add(mark, message, fix)
+            self.problems += report.problems()
+            if not report.problems():
+                found[one.name] = read
+        return found
+
+    def writers(self, topology: Topology, schemas: Mapping[str, Schema | None], part: Part) -> dict[str, Writers]:
+        """Returns the writers of the values or keys of the sources and tables whose frames name the writer's schema, by name."""
+        found = {}
+        for source in (*topology.sources, *topology.tables):
             if source.format in _FRAMED and (schema := schemas.get(source.name)) is not None:
                 with self._noting():
                     found[source.name] = Writers.load(

@@ -252,6 +252,13 @@ class Schema:
             inside = found.fields if found is not None else ()
         return found
 
+    def scalars(self) -> Iterator[Field]:
+        """Yields the fields that hold one value each, those inside records too, each with its path as its name."""
+        for path in _paths(self.fields, ""):
+            field = self.field(path)
+            if field is not None and field.items is None and field.dtype:
+                yield field
+
     def unwritten(self, paths: Collection[str]) -> list[str]:
         """Returns the paths of the fields that an event of these lacks: those without a default, also inside records that are written."""
         return list(_unwritten(self.fields, paths, ""))
@@ -281,6 +288,12 @@ RAW: Final = Schema("bytes", (Field("value", "array", items=Field("items", "byte
 def _alone(fields: Iterable[Field], names: Sequence[str]) -> tuple[Field, ...]:
     name, *rest = names
     return tuple(replace(field, fields=_alone(field.fields, rest)) if rest else field for field in fields if field.name == name)
+
+
+def _paths(fields: Iterable[Field], at: str) -> Iterator[str]:
+    for field in fields:
+        yield f"{at}{field.name}"
+        yield from _paths(field.fields, f"{at}{field.name}.")
 
 
 def _unwritten(fields: Iterable[Field], paths: Collection[str], at: str) -> Iterator[str]:

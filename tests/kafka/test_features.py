@@ -122,4 +122,4 @@ def test_what_the_stage_of_a_window_has_written_is_not(broker: Broker, tmp_path:
     told = penstock(job, "explain", str(job.file), f"{job.sink}:0:2", "--no-releases", "--format", "json")
     assert told.code == 2
     said = " ".join(told.err.split())
-    assert "nodes.seen: a window depends on earlier events, and a record alone keeps none (add materialize: true to the window" in said
+    assert "nodes.seen: a window depends on earlier events, and a record alone keeps none (add materialize: true to it" in said

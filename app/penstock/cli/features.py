@@ -1,4 +1,4 @@
-"""`penstock features`: what windows have at each event of an input that has an end, as a table to train from."""
+"""`penstock features`: what windows and lookups have at each event of an input that has an end, as a table to train from."""
 
 from __future__ import annotations
 
@@ -29,14 +29,18 @@ __all__ = ["features"]
 @with_settings(*CONNECTION, "models", "model_trust", "schemas", "chunk_rows", "max_batch_rows")
 @ordered_options
 @click.option("--since", metavar="TIME", help="Write events of this time or later; those before it only fill the windows.")
-@click.option("--nodes", metavar="NAME,NAME", help="The windows to compute.  [default: all]")
+@click.option("--nodes", metavar="NAME,NAME", help="The windows and lookups to compute.  [default: all]")
+@click.option("--table", "tables", multiple=True, metavar="NAME=FILES", help="The rows of a table.  [default: read from its topic]")
 @format_option
-def features(topology: Path, settings: Settings, part: Part, since: str | None, nodes: str | None, form: str) -> int:
-    """Write a row for each event of an input: the fields that TOPOLOGY reads, and the features of its windows.
+def features(
+    topology: Path, settings: Settings, part: Part, since: str | None, nodes: str | None, tables: tuple[str, ...], form: str
+) -> int:
+    """Write a row for each event of an input: the fields that TOPOLOGY reads, the features of its windows, and what it looks up.
 
     The features are those that the stream has at that event, to the bit: they come from the events before it and from nothing later,
     and an event that the stream refuses is a dead letter here too. A column of a window is called NODE_FEATURE (of last_k, NODE_FEATURE_0
-    is the newest value); one without a value is null. Of the models, only those that a window reads have to be registered.
+    is the newest value), one of a lookup NODE_FIELD; one without a value is null. Of the models, only those that a window reads have to be
+    registered. A table with a history has the row of the event's time; any other has its last row, for all events.
 
     \b
       penstock features flights-windows --in 2013/ --out features.parquet
@@ -54,6 +58,7 @@ def features(topology: Path, settings: Settings, part: Part, since: str | None, 
     from penstock import runtime  # with the model runtime behind it: `--help` does without
     from penstock.codecs.schema_registry import open_schema_registry
     from penstock.runners.features import computing
+    from penstock.runners.tables import read_tables
     from penstock.state import OneAfterAnother, States
 
     begin = edge(since)
@@ -68,7 +73,11 @@ def features(topology: Path, settings: Settings, part: Part, since: str | None, 
         _met(whole, part.topic, settings)
     else:
         _timed(loaded)
-    states = States() if part.topic else OneAfterAnother()
+    given = dict(one.partition("=")[::2] for one in tables)
+    if any(not name or not path for name, path in given.items()):
+        raise click.UsageError("--table: write NAME=FILES, such as airports=airports.parquet")
+    rows = read_tables(loaded, given, settings)
+    states = States(tables=rows) if part.topic else OneAfterAnother(tables=rows)
     ran = run_bounded(loaded, runtime.prepare(loaded, settings), part, settings, states=states)
     counts = {node: dict(seen) for node, seen in states.counts.items()}
     models = {node: str(artifact) for node, artifact in loaded.artifacts.items()}
@@ -92,12 +101,14 @@ def _met(whole: Loaded, topic: str, settings: Settings) -> None:
 
 
 def _timed(loaded: Loaded) -> None:
-    """Raises ConfigError for windows by the time of records, which files do not have."""
-    from penstock.topology.kinds.window import TIME, TIME_US
+    """Raises ConfigError for windows and lookups by the time of records, which files do not have."""
+    from penstock.topology.kinds.reads import TIME, TIME_US
+    from penstock.topology.spec import LookupNode, WindowNode
 
     (stage,) = loaded.wiring.stages
     for step in stage.steps:
-        if step.node in loaded.topology.windows and not any(feed.tensor.name in (TIME, TIME_US) for feed in step.feeds):
+        timed = isinstance(step.node, WindowNode) or (isinstance(step.node, LookupNode) and step.node.historical)
+        if timed and not any(feed.tensor.name in (TIME, TIME_US) for feed in step.feeds):
             what = f"nodes.{step.node.name}: its time is that of the records, and rows of files have none"
             fix = "name the field of the event time: time: FIELD in the source; or read kafka://TOPIC"
             raise ConfigError(Problem(loaded.topology.file, step.node.mark.line, step.node.mark.column, what, fix))

@@ -16,7 +16,7 @@ from penstock.control.topics import CONTROL_CONFIG, STATUS_CONFIG, Topics
 from penstock.settings import Settings
 from penstock.topology.find import find
 from penstock.topology.parse import parse
-from penstock.topology.spec import Topology
+from penstock.topology.spec import Table, Topology
 from penstock.topology.stages import letters_of, topics_between
 
 __all__ = ["topics"]
@@ -40,6 +40,8 @@ def needed(topology: Topology, application: str) -> dict[str, Need]:
     roles: dict[str, list[str]] = {}  # a topic may have several roles: in a chain, a source reads what a sink writes
     for source in topology.sources:
         roles.setdefault(source.topic, []).append(f"source {source.name}")
+    for one in topology.tables:
+        roles.setdefault(one.topic, []).append(f"table {one.name}")
     for sink in topology.sinks:
         roles.setdefault(sink.topic, []).append(f"sink {sink.name}")
     between = topics_between(topology, f"{application}.{topology.name}")
@@ -57,10 +59,17 @@ def needed(topology: Topology, application: str) -> dict[str, Need]:
         for topic, spec in between.values()
     }
     configs |= dict(logs.values())
+    read = {source.topic for source in topology.sources}
+    configs |= {one.topic: _kept(one) for one in topology.tables if one.topic not in read}
     return {topic: Need(", ".join(labels), config=configs.get(topic, {})) for topic, labels in roles.items()} | {
         releases.control: Need("releases: the control log", 1, CONTROL_CONFIG),
         releases.status: Need("releases: what workers report", 1, STATUS_CONFIG),
     }
+
+
+def _kept(table: Table) -> dict[str, str]:
+    """Returns the configuration of a table's topic: of each key the last record stays, and for the history the others."""
+    return {"cleanup.policy": "compact", **({"min.compaction.lag.ms": str(table.history_ms)} if table.history_ms else {})}
 
 
 def _changelogs(topology: Topology, application: str) -> dict[str, tuple[str, dict[str, str]]]:

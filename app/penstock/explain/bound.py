@@ -164,7 +164,7 @@ def load_bound(topology: Topology, bound: Bound, settings: Settings, missing: Co
 def load_stage(topology: Topology, bound: Bound, settings: Settings, topic: str) -> tuple[Loaded, Program, str]:
     """Returns the process whose stage reads the topic, with these versions, and the name of the stage.
 
-    Raises TopologyError for each window of that stage, ConfigError for a topic that no stage reads, and as `load_bound`.
+    Raises TopologyError for each window and lookup of that stage, ConfigError for a topic that no stage reads, and as `load_bound`.
     """
     whole = _loaded(topology, bound, settings)
     shares = runtime.shares(whole, f"{settings.application}.{topology.name}")
@@ -175,7 +175,7 @@ def load_stage(topology: Topology, bound: Bound, settings: Settings, topic: str)
     if len(stage.topics) > 1:
         message = f"the stage {stage.name} joins {' and '.join(stage.topics)}, behind windows: one of these records does not make the row"
         raise ConfigError(Problem(topology.file, 0, 0, message, "explain the answers of its members, from the topics that it reads"))
-    fix = "add materialize: true to the window: what the stages behind it write can be explained"
+    fix = "add materialize: true to it: what the stages behind it write can be explained"
     if problems := runtime.forgotten(topology, "a record alone", fix, nodes={step.node.name for step in stage.steps}):
         raise TopologyError(problems)
     return share, runtime.prepare(share, settings, warm_rows=1), stage.name

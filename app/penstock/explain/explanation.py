@@ -84,7 +84,7 @@ def explain(position: Position, settings: Settings, topology: Topology | None = 
     topology = topology or _named(said.topology, position, settings)
     source = _source_of(said, topology, position)
     bound = bound_then(said, topology, position, settings)  # 2
-    at = said.last if topology.windows else said.source
+    at = said.last if topology.remembering else said.source
     try:
         came = read_at(settings, at)  # 3
     except (RecordMissing, TopicMissing) as error:
@@ -99,11 +99,12 @@ def explain(position: Position, settings: Settings, topology: Topology | None = 
 def _loaded(
     topology: Topology, bound: Bound, settings: Settings, topic: str, source: Source | None, missing: tuple[str, ...] = ()
 ) -> tuple[Loaded, Program, str]:
-    """Returns what is run again, and the name of its stage: of a topology with windows, only the stage that has read the topic.
+    """Returns what is run again, and the name of its stage: of a topology with windows or lookups, only the stage that has read the topic.
 
-    What a window remembered is gone; what a stage behind it reads is in the topic between. A join did without the nodes that are `missing`.
+    What a window or a table held then is gone; what a stage behind it reads is in the topic between. A join did without the nodes that
+    are `missing`.
     """
-    if source is None or topology.windows:
+    if source is None or topology.remembering:
         return load_stage(topology, bound, settings, topic)
     return *load_bound(topology, bound, settings, missing), source.name
 
@@ -117,12 +118,12 @@ def _explain_dead_letter(record: Record, said: DeadLetter, settings: Settings, t
     if topology is None:
         assert said.origin is not None
         topology = _named(said.origin.topology, position, settings)
-    if not topology.windows:
+    if not topology.remembering:
         said = _entered(said, topology, settings)
     origin = None if now else said.origin
     if origin is not None:
         _same(origin, topology, position)
-    source = None if topology.windows else _source(topology, said.input.topic, position)
+    source = None if topology.remembering else _source(topology, said.input.topic, position)
     bound = bound_now(topology, settings) if origin is None else bound_then(origin, topology, position, settings)
     came = said.input
     if said.truncated:

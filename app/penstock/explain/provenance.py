@@ -111,8 +111,8 @@ def _missing(text: str) -> tuple[str, ...]:
 
 def _version(text: str) -> tuple[str, ModelRef | str]:
     node, _, reference = text.partition("=")
-    if reference.startswith(("rule:", "window:")):
-        return _matched(RULE, node), _matched("(rule|window):[0-9a-f]{12}", reference)
+    if reference.startswith(("rule:", "window:", "lookup:")):
+        return _matched(RULE, node), _matched("(rule|window|lookup):[0-9a-f]{12}", reference)
     name, _, version = reference.partition("@")
     return _matched(NAME, node), ModelRef(_matched(MODEL.pattern, name), _matched(VERSION.pattern, version))
 

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from penstock.nodes import model, rule, window
+from penstock.nodes import lookup, model, rule, window
 from penstock.nodes.base import HASTY, WHOLE, Context, Feed, Feeds, Node
+from penstock.nodes.lookup import LookupNode
 from penstock.nodes.model import ModelNode, Runs
 from penstock.nodes.rule import RuleNode
 from penstock.nodes.window import WindowNode
@@ -18,6 +19,7 @@ __all__ = [
     "Context",
     "Feed",
     "Feeds",
+    "LookupNode",
     "Maker",
     "ModelNode",
     "Node",
@@ -37,4 +39,9 @@ def around_model(node: Node, change: Callable[[ModelNode], ModelNode]) -> Node:
 
 Maker = Callable[[Step, Feeds, Runs | None, str], Node]  # the step, the feeds of its tensors, its model if it has one, the model's version
 
-MAKERS: Final[Mapping[type[spec.Node], Maker]] = {spec.ModelNode: model.make, spec.RuleNode: rule.make, spec.WindowNode: window.make}
+MAKERS: Final[Mapping[type[spec.Node], Maker]] = {
+    spec.ModelNode: model.make,
+    spec.RuleNode: rule.make,
+    spec.WindowNode: window.make,
+    spec.LookupNode: lookup.make,
+}

@@ -13,7 +13,10 @@ from penstock.batch import Array, Batch
 from penstock.errors import InferenceError, RecordError
 from penstock.nodes.base import WHOLE, Context, Feed, Feeds
 from penstock.nodes.model import Runs
-from penstock.topology.kinds.window import KEY, LATE, TIME, TIME_US, VALUE, WHERE
+from penstock.nodes.recalled import note, recall
+from penstock.signature import Tensor
+from penstock.topology.kinds.reads import KEY, TIME, TIME_US
+from penstock.topology.kinds.window import LATE, VALUE, WHERE
 from penstock.topology.spec import Ref, Topology
 from penstock.topology.spec import WindowNode as Spec
 from penstock.topology.wiring import Step
@@ -28,7 +31,7 @@ _COUNTED: Final = (Mark.LATE, Mark.REPLAYED, Mark.DISORDERED)
 class WindowNode:
     """`by`, `time`, `values` and `filters` make the columns of a window; `scale` is how many units of the time are a millisecond.
 
-    `outputs` are the columns of the features that are read, `types` the dtype and the axes of each.
+    `outputs` are the columns of the features that are read, by output, and `tensors` these by column.
     """
 
     name: str
@@ -39,7 +42,7 @@ class WindowNode:
     values: Mapping[str, Feed]
     filters: Mapping[str, Feed]
     outputs: Mapping[str, str]
-    types: tuple[tuple[str, str, tuple[int, ...]], ...]
+    tensors: Mapping[str, Tensor]
     version: str = ""
     stateful: ClassVar[bool] = True
 
@@ -51,7 +54,7 @@ class WindowNode:
         """
         columns, states = batch.columns, context.states
         if states is None or batch.origin is None:
-            return self._recalled(batch)
+            return recall(batch, self.name, self.tensors, "its features depend on the events before, which are not known here")
         keys = keys_of([feed(columns) for feed in self.by])
         times = batch.timestamps if self.time is None else self.time(columns) // self.scale
         values = {name: feed(columns).astype(np.float64) for name, feed in self.values.items()}
@@ -69,32 +72,8 @@ class WindowNode:
         states.note(self.name, {str(mark.name).lower(): int(np.count_nonzero(marks & mark)) for mark in _COUNTED})
         late = (marks & Mark.LATE) != 0
         features = {column: late if name == LATE else made[name] for name, column in self.outputs.items()}
-        self._note(batch, {**features, self._known: (marks & Mark.FUTURE) == 0})
+        note(batch, self.name, features, (marks & Mark.FUTURE) == 0)
         return batch.with_columns(features).fail(self._ahead(times, marks, now))
-
-    @property
-    def _known(self) -> str:
-        """The recalled column that marks the rows with features. No node of a file has such an output."""
-        return f"{self.name}?"
-
-    def _note(self, batch: Batch, columns: Mapping[str, Array]) -> None:
-        """Notes the features of the rows, for those who run the records again."""
-        assert batch.origin is not None, "the caller has looked"
-        for name, column in columns.items():
-            whole = column
-            if batch.rows is not None:
-                whole = np.zeros((len(batch.origin.records), *column.shape[1:]), column.dtype)
-                whole[batch.rows] = column
-            batch.origin.recalled[name] = whole
-
-    def _recalled(self, batch: Batch) -> Batch:
-        there = {} if batch.origin is None else batch.origin.recalled
-        at = slice(None) if batch.rows is None else batch.rows
-        known = there[self._known][at] if self._known in there else np.zeros(batch.size, bool)
-        empty = {name: np.zeros((batch.size, *shape), dtype) for name, dtype, shape in self.types}
-        features = {column: there[column][at] if column in there else empty[column] for column in self.outputs.values()}
-        error = InferenceError("its features depend on the events before, which are not known here", where=self.name)
-        return batch.with_columns(features).fail(dict.fromkeys(np.flatnonzero(~known).tolist(), error))
 
     def _ahead(self, times: Array, marks: Array, now: int) -> dict[int, RecordError]:
         most = f"more than {self.definition.ahead / 1000:g} s (ahead)"
@@ -135,7 +114,7 @@ def make(step: Step, feeds: Feeds, model: Runs | None, version: str) -> WindowNo
         {_meaning(node, one.of): given[f"{VALUE}.{one.of.text}"] for one in node.features if one.of is not None},
         {_filter(node, one.where): given[f"{WHERE}.{one.where.text}"] for one in node.features if one.where is not None},
         {tensor.name: column for tensor, column in zip(step.outputs, step.columns, strict=True)},
-        tuple((name, one.dtype, tuple(axis or 0 for axis in one.shape)) for one, name in zip(step.outputs, step.columns, strict=True)),
+        dict(zip(step.columns, step.outputs, strict=True)),
         version,
     )
 

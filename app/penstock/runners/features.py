@@ -1,7 +1,7 @@
-"""The topology that computes what windows have at each event, for a table to train from: derived from the one that the stream runs.
+"""The topology that computes what windows and lookups have at each event, for a table to train from: derived from the one of the stream.
 
-1. It has one source, the windows, and the nodes that they read. Models that no window reads are left out: they may not be trained yet.
-2. Its one sink writes the event's fields that the stream reads, and every feature of the windows.
+1. It has one source, these nodes, and the nodes that they read. Models that they do not read are left out: they may not be trained yet.
+2. Its one sink writes the event's fields that the stream reads, every feature of the windows, and what the stream reads of lookups.
 3. It asks its decoder for all columns that the stream asks for. So an event that the stream refuses is refused here as well, and no window
    counts it. Windows run before the models beside them (`topology.check`), so what those refuse makes no difference.
 """
@@ -21,49 +21,52 @@ from penstock.topology.document import Scalar
 from penstock.topology.kinds import kind_of
 from penstock.topology.kinds.rule import condition
 from penstock.topology.names import did_you_mean, ref
-from penstock.topology.spec import Mark, Node, Ref, Sink, Source, Topology, When, WindowNode, condition_of
+from penstock.topology.spec import FOUND, LookupNode, Mark, Node, Ref, Sink, Source, Topology, When, WindowNode, condition_of
 from penstock.topology.wiring import Stage
 
 __all__ = ["computing"]
 
 SINK: Final = "features"
+Remembering = WindowNode | LookupNode
 
 
 def computing(loaded: Loaded, chosen: Collection[str] = (), since: datetime | None = None) -> Loaded:
-    """Returns the topology of these windows, by name (none: all), whose sink writes a row per event.
+    """Returns the topology of these windows and lookups, by name (none: all), whose sink writes a row per event.
 
-    A column of the event is called like its field, one of a window NODE_FEATURE; of last_k, one per value: NODE_FEATURE_0 is the newest.
-    With `since`, only events of that time or later are written. Raises TopologyError for a topology without windows, for windows of
-    several sources, and for columns of one name; ConfigError for a name that is no window.
+    A column of the event is called like its field, one of a node NODE_FEATURE or NODE_FIELD; of last_k, one per value: NODE_FEATURE_0 is
+    the newest. With `since`, only events of that time or later are written. Raises TopologyError for a topology without such nodes, for
+    nodes of several sources, and for columns of one name; ConfigError for the name of another node.
     """
     topology = loaded.topology
-    windows = _windows(topology, chosen)
+    windows = _remembering(topology, chosen)
     stage = _stage(loaded, windows)
     source, schema = stage.source, loaded.schemas[stage.source.name]
-    fields = _named(topology, [*_of_event(stage, schema, {one.name for one in topology.nodes}), *_of_windows(windows)])
+    fields = _named(topology, [*_of_event(stage, schema, {one.name for one in topology.nodes}), *_of_nodes(stage, windows)])
     sink = Sink(name=SINK, topic=f"{topology.name}.{SINK}", fields=fields)
     behind = _behind(stage, windows)
     nodes: list[Node] = [replace(one, materialize=None, join=None) for one in topology.nodes if one.name in behind]
     if since is not None:
         sink = replace(sink, when=When(condition_of(SINK)))
         nodes.append(condition(SINK, "--since", _since(topology, source, schema, since)))
-    made = derived(loaded, replace(topology, sources=(source,), nodes=tuple(nodes), sinks=(sink,), precomputed=None))
+    read = {node.table for node in nodes if isinstance(node, LookupNode)}
+    tables = tuple(one for one in topology.tables if one.name in read)
+    made = derived(loaded, replace(topology, sources=(source,), nodes=tuple(nodes), sinks=(sink,), precomputed=None, tables=tables))
     return _reading(made, stage)
 
 
-def _windows(topology: Topology, chosen: Collection[str]) -> list[WindowNode]:
-    if not topology.windows:
-        what = f"the topology {topology.name} has no window, whose features could be computed"
-        raise TopologyError(Problem(topology.file, topology.mark.line, topology.mark.column, what, "add a node of the kind window"))
-    names = [one.name for one in topology.windows]
+def _remembering(topology: Topology, chosen: Collection[str]) -> list[Remembering]:
+    if not topology.remembering:
+        what, mark = f"the topology {topology.name} has no window and no lookup, whose features could be computed", topology.mark
+        raise TopologyError(Problem(topology.file, mark.line, mark.column, what, "add a node of the kind window or lookup"))
+    names = [one.name for one in topology.remembering]
     for name in chosen:
         if name not in names:
-            raise ConfigError(Problem(topology.file, 0, 0, f"there is no window {name!r}", did_you_mean(name, names)))
-    return [one for one in topology.windows if not chosen or one.name in chosen]
+            raise ConfigError(Problem(topology.file, 0, 0, f"there is no window or lookup {name!r}", did_you_mean(name, names)))
+    return [one for one in topology.remembering if not chosen or one.name in chosen]
 
 
-def _stage(loaded: Loaded, windows: Iterable[WindowNode]) -> Stage:
-    """Returns the stage of the windows: each of them is in one."""
+def _stage(loaded: Loaded, windows: Iterable[Remembering]) -> Stage:
+    """Returns the stage of the nodes: a window is in one; of a lookup that is in several, it is the first."""
     topology = loaded.topology
     of = {
         one.name: next(stage for stage in loaded.wiring.stages if any(step.node.name == one.name for step in stage.steps))
@@ -72,13 +75,13 @@ def _stage(loaded: Loaded, windows: Iterable[WindowNode]) -> Stage:
     stages = {stage.name: stage for stage in of.values()}
     if len(stages) > 1:
         listed = ", ".join(f"{node} of {stage.name}" for node, stage in of.items())
-        what = f"an event has one source, and the windows have several: {listed}"
-        raise TopologyError(Problem(topology.file, 0, 0, what, "choose the windows of one source: --nodes NAME,NAME"))
+        what = f"an event has one source, and these nodes have several: {listed}"
+        raise TopologyError(Problem(topology.file, 0, 0, what, "choose the nodes of one source: --nodes NAME,NAME"))
     return next(iter(stages.values()))
 
 
-def _behind(stage: Stage, windows: Iterable[WindowNode]) -> set[str]:
-    """Returns the names of the windows and of the nodes that they read, directly or through others."""
+def _behind(stage: Stage, windows: Iterable[Remembering]) -> set[str]:
+    """Returns the names of these nodes and of those that they read, directly or through others."""
     names, read = {one.name for one in windows}, set[str]()
     for step in reversed(stage.steps):
         if step.node.name in names or not read.isdisjoint(step.columns):
@@ -107,8 +110,15 @@ def _is_written(field: Field) -> bool:
     return bool(field.dtype) and (field.items is None or (not field.optional and None not in field.shape))
 
 
-def _of_windows(windows: Iterable[WindowNode]) -> Iterator[tuple[str, Ref]]:
-    for node in windows:
+def _of_nodes(stage: Stage, nodes: Iterable[Remembering]) -> Iterator[tuple[str, Ref]]:
+    for node in nodes:
+        if isinstance(node, LookupNode):
+            read = next(step.outputs for step in stage.steps if step.node.name == node.name)
+            for name in (one.name for one in read if one.name == FOUND or one.name in node.names):
+                found = ref(f"{node.name}.{name}", node.mark)
+                assert found is not None, "the file has referred to it"
+                yield f"{node.name}_{name}", found
+            continue
         for name, feature in node.outputs:
             # A row of an array column cannot be null, its elements can.
             for index in range(feature.k) if feature.kind == "last_k" else (None,):

@@ -33,6 +33,7 @@ from penstock.runners.letters import Letters
 from penstock.runners.vitals import Vitals
 from penstock.runtime import Loaded
 from penstock.settings import Settings
+from penstock.state import States
 from penstock.telemetry import Metrics
 from penstock.telemetry.health import Pages
 from penstock.topology.wiring import Joined
@@ -43,6 +44,7 @@ from penstock.transports.kafka.lookout import Lookout
 from penstock.transports.kafka.sink import KafkaSink
 from penstock.transports.kafka.source import KafkaSource
 from penstock.transports.kafka.state import SourceState
+from penstock.transports.kafka.tables import Tables
 from penstock.transports.kafka.unavailable import as_ours
 from penstock.transports.throttle import Throttle
 from penstock.windows import open_partition
@@ -85,6 +87,7 @@ class StreamRunner:
         self.source: KafkaSource | None = None
         self.delivery: Delivery | None = None
         self.changelogs: Changelogs | None = None
+        self.tables: Tables | None = None
         self._failure: BaseException | None = None
         self._asked = False  # a person or a scheduler wants the worker to stop
         self._over: asyncio.Event
@@ -100,8 +103,8 @@ class StreamRunner:
             sessions=self._sessions,
             control=lambda: "" if self.releases is None else self.releases.out_of_touch(),
             models=lambda: "being made ready" if self.deployment is None else "",
-            schemas=lambda: {} if self.delivery is None else self.delivery.waiting,
-            state=lambda: "" if self.changelogs is None else self.changelogs.restoring,
+            schemas=self._schemas_wanted,
+            state=self._restoring,
         )
         self.models = asyncio.Lock()  # a session has one run at a time, also while another source's chunk is in a thread
 
@@ -214,17 +217,28 @@ class StreamRunner:
         for serving in () if self.deployment is None else self.deployment.loaded:
             yield from runtime.sessions(serving.program).values()
 
-    async def _assigned(self) -> None:
-        """Runs before the first event of an assignment, so that no partition falls back to an earlier generation."""
+    async def _assigned(self, current: Callable[[], bool]) -> None:
+        """Runs before the first event of an assignment: no partition falls back to an earlier generation, and no table lacks a row."""
         if self.releases is not None:
             await self.releases.caught_up()
+        if self.tables is not None:
+            await self.tables.caught_up(current)
+
+    def _schemas_wanted(self) -> dict[str, str]:
+        found = {} if self.delivery is None else dict(self.delivery.waiting)
+        return found if self.tables is None else found | self.tables.waiting
+
+    def _restoring(self) -> str:
+        under_way = [one.restoring for one in (self.changelogs, self.tables) if one is not None]
+        return ", ".join(filter(None, under_way))
 
     async def _stream(self, cluster: str) -> None:
         app = self._host(cluster)
         collector = asyncio.create_task(self._collect_garbage())
         watchdog = asyncio.create_task(self.vitals.watch())
         lookout = asyncio.create_task(app.penstock.source.watch())  # until the end: brokers may go while the worker stops
-        for task in (watchdog, lookout):
+        tasks = [watchdog, lookout, *([] if self.tables is None else [asyncio.create_task(self.tables.follow())])]
+        for task in tasks:
             task.add_done_callback(self._fail_with)
         start = asyncio.create_task(app.start())
         ends = {asyncio.create_task(self._over.wait()), asyncio.create_task(app._crashed.wait())}
@@ -253,7 +267,8 @@ class StreamRunner:
             start.cancel()
             await asyncio.wait({start}, timeout=GRACE)
             await self._stop(app)
-            lookout.cancel()
+            for task in tasks:
+                task.cancel()
             counts = {**self.metrics.snapshot(), "dead_letters": self.metrics.dead_letters.value}
             logger.info("stopped", extra={name: value for name, value in counts.items() if isinstance(value, int | float)})
         if self._failure is not None:
@@ -263,10 +278,12 @@ class StreamRunner:
         """Builds the app, with the source, the sink and the loop between them."""
         settings = self.settings
         group = group_of(settings.application, self.name, self.loaded.share.process if self.loaded.share else "")
-        written = topics.written(self.loaded, settings)
+        written, readers = topics.written(self.loaded, settings), runtime.readers(self.loaded)
+        tables = {name: one.table.topic for name, one in readers.items()}
+        rows = {name: one.rows for name, one in readers.items()}
         lookout = Lookout(
             settings,
-            written | {topic for stage in self.loaded.wiring.stages for topic in stage.topics},
+            written | {topic for stage in self.loaded.wiring.stages for topic in stage.topics} | {*tables.values()},
             topics.of_releases(self.loaded, settings),
             lost=self._topic_lost,
         )
@@ -275,7 +292,12 @@ class StreamRunner:
         remember = Remember(sink, self._logs)
         if self._logs:
             folder = settings.cache.expanduser() / "state" / cluster / f"{settings.application}.{self.name}"
-            self.changelogs = Changelogs(settings, self._changelogs(), folder, id_of=lookout.id_of, write=remember.write)
+            self.changelogs = Changelogs(settings, self._changelogs(), folder, id_of=lookout.id_of, write=remember.write, tables=rows)
+        if tables:
+            self.tables = Tables(
+                settings, readers, tables, lock=self.models, partitions=partial(self._partitions_of, lookout), metrics=self.metrics
+            )
+        alone = States(tables=rows)
         self.source = KafkaSource(
             self._fetching(),
             group,
@@ -303,7 +325,7 @@ class StreamRunner:
             observers=None if self.releases is None else Observers([self.releases.recent], self.metrics),
             buried=self.letters,
             throttle=throttle,
-            states=None if self.changelogs is None else self.changelogs.current,
+            states=(lambda: alone) if self.changelogs is None else self.changelogs.current,
             remember=remember,
         )
         shown = self.releases.identity.shown if self.releases else ""
@@ -314,6 +336,11 @@ class StreamRunner:
                 name = stage.name if len(stage.inputs) == 1 else f"{stage.name}.{one.behind}"
                 app.agent(topic, name=f"{self.name}.{name}")(self._agent(self.delivery))
         return app
+
+    def _partitions_of(self, lookout: Lookout, topic: str) -> int:
+        """Returns how many partitions a topic has, as it was last seen."""
+        found = None if lookout.seen is None else lookout.seen.get(topic)
+        return max(self.topics[topic].partitions, 0 if found is None else len(found.leaders))
 
     def _fetching(self) -> Settings:
         """Returns the settings with fetches that wait no longer than a join: an answer without records says that a topic is at its end."""

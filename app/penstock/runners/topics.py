@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from penstock.control.topics import Topics
 from penstock.errors import SettingsError
 from penstock.nodes.window import changelogs as changelogs_of
-from penstock.runtime import Loaded
+from penstock.runtime import Loaded, readers
 from penstock.settings import Settings
 from penstock.transports.kafka.connection import Admin, TopicInfo
 
-__all__ = ["changelogs", "described", "of_releases", "written"]
+__all__ = ["changelogs", "described", "of_releases", "tables", "written"]
 
 
 def written(loaded: Loaded, settings: Settings) -> set[str]:
@@ -28,6 +28,11 @@ def changelogs(loaded: Loaded, settings: Settings) -> dict[str, str]:
     return {node: topic for node, topic in found.items() if node in loaded.nodes}
 
 
+def tables(loaded: Loaded) -> dict[str, str]:
+    """Returns the topics of the tables that are read, by table."""
+    return {name: one.table.topic for name, one in readers(loaded).items()}
+
+
 def of_releases(loaded: Loaded, settings: Settings) -> set[str]:
     """Returns the control and the status topic; none where releases are not followed."""
     return {*Topics.declared(settings.application, loaded.topology)} if settings.releases else set()
@@ -40,7 +45,7 @@ def described(admin: Admin, loaded: Loaded, settings: Settings) -> Mapping[str, 
     """
     stages = loaded.wiring.stages
     read = {topic for stage in stages for topic in stage.topics}
-    topics = admin.describe(written(loaded, settings) | read | of_releases(loaded, settings))
+    topics = admin.describe(written(loaded, settings) | read | {*tables(loaded).values()} | of_releases(loaded, settings))
     logs = changelogs(loaded, settings)
     for stage in stages:
         for topic in stage.topics[1:]:

@@ -15,12 +15,14 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from penstock.batch import Array
 from penstock.state.base import Entry, Keyed
+from penstock.state.rows import Rows
 
 __all__ = ["Checkpoint", "OneAfterAnother", "States"]
 
@@ -49,11 +51,12 @@ class Checkpoint(NamedTuple):
 class States:
     """The states of this process. `clock` gives seconds since the epoch: an event far ahead of it is not one of now.
 
-    `sending` is for the one who writes the changelogs: whether the last checkpoint was queued, with all before it.
+    `sending` is for the one who writes the changelogs: whether the last checkpoint was queued, with all before it. `tables` are what
+    lookups read, by name; they outlive assignments.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self.clock = clock
+    def __init__(self, clock: Callable[[], float] = time.time, tables: Mapping[str, Rows] = MappingProxyType({})) -> None:
+        self.clock, self.tables = clock, tables
         self.sending: asyncio.Future[bool] | None = None
         self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)  # what happened to all rows so far, by node
         self._places: dict[tuple[str, int], _Place] = {}

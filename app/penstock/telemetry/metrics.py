@@ -95,6 +95,10 @@ class Metrics:
         labels=("node", "mark"),
         scraped=True,
     )
+    table_rows: Scraped = _gauge("Rows of a table that lookups of this worker read.", unit="rows", labels=("table",), scraped=True)
+    table_refused: Labelled[Counter] = _counter(
+        "Records of a table that are no row: their key keeps the row that it had.", unit="records", labels=("table",)
+    )
     state_keys: Gauge = _gauge("Keys that the windows of this worker hold.", unit="keys")
 
     commits: Counter = _counter("Commits of offsets that the brokers accepted.", unit="commits")

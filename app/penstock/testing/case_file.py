@@ -1,4 +1,5 @@
-"""`NAME.test.yaml`: examples beside a topology. Each case has events for sources, and expected outputs of sinks and dead-letter topics.
+"""`NAME.test.yaml`: examples beside a topology. Each case has events for sources, rows for tables, and expected outputs of sinks and
+dead-letter topics.
 
     topology: flights.yaml        # the default: the file of the same name without `.test`
     cases:
@@ -149,6 +150,7 @@ class _Cases(_Reader):
         self.driver = driver
         topology = driver.topology
         self.sources = {source.name: source for source in topology.sources}
+        self.given = {**self.sources, **{table.name: table for table in topology.tables}}
         self.sinks = {sink.name: sink for sink in topology.sinks}
         self.stages = ("decode", *(node.name for node in topology.nodes), "encode")
 
@@ -181,8 +183,8 @@ class _Cases(_Reader):
     # -- given -----------------------------------------------------------------------------------------------------
 
     def records(self, source: Scalar, value: Value) -> tuple[Record, ...]:
-        if source.text not in self.sources:
-            self.unknown(source, "source", self.sources)
+        if source.text not in self.given:
+            self.unknown(source, "source or table" if len(self.given) > len(self.sources) else "source", self.given)
             return ()
         if not isinstance(value, Listed):
             self.report(value.mark, f"given.{source.text} must be a list of events", "begin each with a dash")
@@ -207,7 +209,7 @@ class _Cases(_Reader):
         if not isinstance(value, Mapped):
             self.report(value.mark, f"an event of {source} must be a mapping", 'or {raw: "text"}, {base64: ...}, null')
             return None
-        self.names(self.sources[source], value)
+        self.names(self.given[source], value)
         try:
             return self.driver.write(source, plain(value))
         except (ValueError, TypeError) as error:  # TypeError: the Avro library on a value of another type

@@ -1,4 +1,4 @@
-"""A case: records for sources, and the expected content of every sink and dead-letter topic after the plan has processed them.
+"""A case: records for sources and tables, and the expected content of every sink and dead-letter topic after the plan has processed them.
 
 This module has values and one function; `case_file` reads them from a file.
 """

@@ -38,7 +38,8 @@ class TopologyDriver:
 
     `topology` is the file; `models` and `schemas` the folders that it names things in. `partitions` is how many every
     topic has. `observers` receive the chunks. `schema_registry` is asked for schemas that are not in files.
-    Everything is checked and loaded as a worker does it. Raises TopologyError, SchemaError, ModelError.
+    Everything is checked and loaded as a worker does it. What is sent to a table becomes its rows.
+    Raises TopologyError, SchemaError, ModelError.
     """
 
     def __init__(
@@ -54,17 +55,17 @@ class TopologyDriver:
     ) -> None:
         loaded = runtime.load(Path(topology), models=Path(models), schemas=Path(schemas), schema_registry=schema_registry)
         self.topology = loaded.topology
-        self.schemas = loaded.schemas
+        self.schemas = {**loaded.schemas, **loaded.tables}
+        self._loaded = loaded
         # A test checks what is computed, not which models may serve, nor where: it runs on any host.
         here = Settings(chunk_rows=chunk_rows, model_providers=CPU[0].name)
         self.program = runtime.prepare(loaded, here, signatures="off")
         self.partitions = partitions
         self.now = START
         self._given: set[Position] = set()  # records that no stage has written
-        self._sources = {source.name: source for source in self.topology.sources}
+        self._sources = {source.name: source for source in (*self.topology.sources, *self.topology.tables)}
         self._writers = {
-            source.name: event_writer(source.format, loaded.schemas[source.name], loaded.writers.get(source.name))
-            for source in self.topology.sources
+            name: event_writer(source.format, self.schemas[name], loaded.writers.get(name)) for name, source in self._sources.items()
         }
         self._readers = {
             sink.name: event_reader(sink.format, loaded.sink_schemas.get(sink.name), frame=loaded.frames.get(sink.name, b""))
@@ -76,6 +77,12 @@ class TopologyDriver:
         stages = {one.source.topic: one.name for one in loaded.wiring.stages}
         self._inside = InMemory(self.program, stages, partitions=partitions, pace=Pace(chunk_rows=chunk_rows), observers=observers)
         self._memory = self._inside.topics
+        self._remember()
+
+    def _remember(self) -> None:
+        """Forgets what nodes remember, and the rows of all tables."""
+        self._tables = runtime.readers(self._loaded)
+        self._inside.states = States(tables={name: one.rows for name, one in self._tables.items()})
 
     def advance(self, seconds: float) -> None:
         """Advances the virtual clock, which gives a timestamp to records that are sent without one."""
@@ -85,7 +92,7 @@ class TopologyDriver:
         self, source: str, *events: Mapping[str, Any] | bytes | None, key: bytes | None = None, headers: Sequence[Header] = (),
         timestamp: int | None = None, partition: int = 0,
     ) -> None:  # fmt: skip
-        """Publishes events to a source and processes them, as many at once as a worker would.
+        """Publishes events to a source and processes them, as many at once as a worker would; or rows to a table.
 
         Mappings are written in the source's format, bytes are sent as they are, None is a tombstone. Key, headers and
         `timestamp` (ms since the epoch; the virtual clock when omitted) are those of each of the events. Raises ValueError
@@ -95,8 +102,15 @@ class TopologyDriver:
         self.send_records(source, [Record("", self.write(source, event), key, headers, stamp, partition) for event in events])
 
     def send_records(self, source: str, records: Iterable[Record]) -> None:
-        """Does the same for records that each have a key, headers, timestamp and partition. It sets their topic and offset."""
+        """Does the same for records that each have a key, headers, timestamp and partition. It sets their topic and offset.
+
+        Raises ValueError for a record that is no row of a table.
+        """
         topic = _named("source", source, self._sources).topic
+        if source in self._tables:
+            for strange in self._tables[source].apply([*records]):
+                raise ValueError(f"it is no row of {source}: {strange.reason}")
+            return
         for record in (given := list(records)):
             if not 0 <= record.partition < self.partitions:
                 raise ValueError(f"{topic} has no partition {record.partition}: this driver was made with {self.partitions}")
@@ -134,9 +148,9 @@ class TopologyDriver:
         return self.records(_named("source", source, self._sources).dead_letter)
 
     def clear(self) -> None:
-        """Removes every record and what nodes remember of them, and keeps the offsets."""
+        """Removes every record, what nodes remember of them and the rows of tables, and keeps the offsets."""
         self._memory.clear()
-        self._inside.states = States()
+        self._remember()
         self._given.clear()
 
 

@@ -22,11 +22,11 @@ from penstock.topology.kinds import kind_of
 from penstock.topology.order import order
 from penstock.topology.precomputed import precomputed_problems
 from penstock.topology.resolve import Finding, FromField, FromNode, Names, Report, Target, Wire, closest
-from penstock.topology.spec import CONDITION, Node, Ref, RuleNode, Sink, Source, Topology
+from penstock.topology.spec import CONDITION, LookupNode, Node, Ref, RuleNode, Sink, Source, Topology, there
 from penstock.topology.stages import stage_problems
 from penstock.topology.wiring import Emit, Input, Part, Stage, Wiring
 
-__all__ = ["check", "wire"]
+__all__ = ["check", "check_events", "wire"]
 
 
 def wire(
@@ -70,11 +70,10 @@ def check(
     graph = _Graph(topology, names, graphs)
     for source in topology.sources:
         if source.name in schemas:
-            _check_source(source, schemas[source.name], report)
-            _check_language(source, schemas[source.name], report)
+            check_events(f"sources.{source.name}", source, schemas[source.name], report)
     for sink in topology.sinks:
         if sink.name in sink_schemas:
-            _check_language(sink, sink_schemas[sink.name], report)
+            _check_language(f"sinks.{sink.name}", sink, sink_schemas[sink.name], report)
     graph.check_use()
     written = graph.sinks()
     ordered, circles = stage_order(topology, written)
@@ -136,8 +135,7 @@ def _ambiguous(topology: Topology, schemas: Mapping[str, Schema], signatures: Ma
             yield item.when.mark, f"{where}.when: {like!r} is both a node and a field", fix
 
 
-def _check_language(one: Source | Sink, schema: Schema, report: Report) -> None:
-    where = f"{'sources' if isinstance(one, Source) else 'sinks'}.{one.name}"
+def _check_language(where: str, one: Source | Sink, schema: Schema, report: Report) -> None:
     if one.format.startswith("avro") and schema.language != "AVRO":
         report.add(one.at("schema"), f"{where}: {one.schema} is a JSON Schema, and {one.format} needs Avro", "name a file FILE.avsc")
     if isinstance(one, Sink) and one.format == "json-confluent" and schema.language != "JSON":
@@ -145,7 +143,9 @@ def _check_language(one: Source | Sink, schema: Schema, report: Report) -> None:
         report.add(one.at("schema"), message, "name a file FILE.schema.json, or write avro-confluent")
 
 
-def _check_source(source: Source, schema: Schema, report: Report) -> None:
+def check_events(where: str, source: Source, schema: Schema, report: Report) -> None:
+    """Reports what is wrong between a source, or a table, and its schema; `where` names it."""
+    _check_language(where, source, schema, report)
     for key, name, kinds, fix in (
         ("id", source.id, ("string", "enum", "int", "long"), "an id is a string or a whole number"),
         ("time", source.time, ("timestamp", "long"), "an event time is a timestamp, or a long in ms"),
@@ -154,17 +154,17 @@ def _check_source(source: Source, schema: Schema, report: Report) -> None:
             continue
         field = schema.field(name)
         if field is None:
-            report.add(source.at(key), f"sources.{source.name}.{key}: {source.schema} has no field {name!r}", closest(name, [schema]))
+            report.add(source.at(key), f"{where}.{key}: {source.schema} has no field {name!r}", closest(name, [schema]))
         elif field.kind not in kinds:
-            report.add(source.at(key), f"sources.{source.name}.{key}: the field {name!r} is of kind {field.kind}", fix)
+            report.add(source.at(key), f"{where}.{key}: the field {name!r} is of kind {field.kind}", fix)
     if source.envelope == "debezium" and (found := schema.field(operation(schema) or "")) is not None:
         if found.symbols and not {*found.symbols} >= GONE:
-            message = f"sources.{source.name}.envelope: the enum {found.name!r} lacks {' and '.join(sorted(GONE - {*found.symbols}))}"
+            message = f"{where}.envelope: the enum {found.name!r} lacks {' and '.join(sorted(GONE - {*found.symbols}))}"
             report.add(
                 source.at("envelope"), message, f"add them in {source.schema}, or declare a string: they are how deletions are recognised"
             )
     elif source.envelope == "debezium":
-        message = f"sources.{source.name}.envelope: {source.schema} has no field 'op', nor 'payload.op'"
+        message = f"{where}.envelope: {source.schema} has no field 'op', nor 'payload.op'"
         report.add(source.at("envelope"), message, "declare it as a string: Debezium writes what the change was")
 
 
@@ -303,6 +303,8 @@ class _Graph:
     def _outputs(self, node: Node, asked: Iterable[Target | None]) -> tuple[Tensor, ...]:
         signature = self.names.signatures.get(node.name)
         read = {target.tensor.name for target in asked if isinstance(target, FromNode) and target.node == node.name and target.tensor}
+        if isinstance(node, LookupNode):
+            read |= {there(name) for name in read}
         return () if signature is None else tuple(tensor for tensor in signature.outputs if tensor.name in read)
 
     def _runs(self, source: Source) -> set[str]:

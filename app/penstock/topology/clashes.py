@@ -13,6 +13,7 @@ from penstock.topology.names import FIELD, topic_problem
 from penstock.topology.resolve import Finding
 from penstock.topology.spec import Mark, Sink, Source, Topology
 from penstock.topology.stages import stage_clashes
+from penstock.topology.tables import table_clashes
 
 __all__ = ["clashes"]
 
@@ -35,13 +36,15 @@ def clashes(topology: Topology) -> Iterator[Finding]:
             yield node.mark, f"{node.name!r} is a node here and a source on line {line}", "rename one, so that a reference means one thing"
         yield from kind_of(node).clashes(node)
     yield from stage_clashes(topology)
+    yield from table_clashes(topology)
     for source in topology.sources:
         yield from _source_clashes(source)
-        for key, schema in (("schema", source.schema), ("key_schema", source.key_schema)):
-            yield from _schema_clashes(f"sources.{source.name}.{key}", source.format, schema, source.at(key))
-        if source.coerce and not source.format.startswith("json"):
-            message = f"sources.{source.name}.coerce: {source.format} writes every value by its type"
-            yield source.at("coerce"), message, "remove it; it is for json"
+    for part, one in (*(("sources", one) for one in topology.sources), *(("tables", one) for one in topology.tables)):
+        for key, schema in (("schema", one.schema), ("key_schema", one.key_schema)):
+            yield from _schema_clashes(f"{part}.{one.name}.{key}", one.format, schema, one.at(key))
+        if one.coerce and not one.format.startswith("json"):
+            message = f"{part}.{one.name}.coerce: {one.format} writes every value by its type"
+            yield one.at("coerce"), message, "remove it; it is for json"
     for sink in topology.sinks:
         yield from _sink_clashes(sink)
         namesake = topology.node(sink.name)

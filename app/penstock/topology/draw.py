@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from penstock.topology.kinds import kind_of
 from penstock.topology.order import order
-from penstock.topology.spec import Node, Ref, Sink, Source, Topology
+from penstock.topology.spec import Node, Ref, Sink, Source, Table, Topology
 from penstock.topology.wiring import Part, Wiring
 
 __all__ = ["mermaid", "text"]
@@ -58,10 +58,12 @@ def text(topology: Topology, wiring: Wiring | None = None) -> str:
 
 
 def _items(topology: Topology, wiring: Wiring | None) -> list[_Item]:
-    """Returns sources, nodes and sinks, each after what it reads and otherwise in this order; those in a cycle come last."""
+    """Returns sources, tables, nodes and sinks, each after what it reads and otherwise in this order; those in a cycle come last."""
     edges = _edges_of_file(topology) if wiring is None else _edges_of_wiring(wiring)
     items = [_source(topology, source) for source in topology.sources]
-    items += [_node(node, tuple(edges[f"nodes.{node.name}"])) for node in topology.nodes]
+    items += [_table(table) for table in topology.tables]
+    of_tables = {node.name: (f"tables.{node.table}",) for node in topology.lookups if topology.table(node.table) is not None}
+    items += [_node(node, (*of_tables.get(node.name, ()), *edges[f"nodes.{node.name}"])) for node in topology.nodes]
     items += [_sink(sink, tuple(edges[f"sinks.{sink.name}"])) for sink in topology.sinks]
     by_name = {item.name: item for item in items}
     ordered, _ = order({item.name: item.reads for item in items})
@@ -72,6 +74,11 @@ def _source(topology: Topology, source: Source) -> _Item:
     fed_by = tuple(f"sinks.{sink.name}" for sink in topology.sinks if sink.topic == source.topic)
     detail = f"{source.topic} ({', '.join(filter(None, (source.format, source.schema)))})"
     return _Item(f"sources.{source.name}", "source", source.name, detail, fed_by, ("([", "])"))
+
+
+def _table(table: Table) -> _Item:
+    detail = f"{table.topic} ({table.format}, {table.schema}) by {', '.join(table.keyed_by)}"
+    return _Item(f"tables.{table.name}", "table", table.name, detail, (), ("[[", "]]"))
 
 
 def _node(node: Node, reads: tuple[str, ...]) -> _Item:

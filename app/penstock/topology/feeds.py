@@ -10,11 +10,16 @@ from penstock.schema import REQUIRED, Column, Field, Missing, Schema, innermost
 from penstock.signature import Tensor
 from penstock.topology.fit import Axes, converts, fills, fit, holds, joined, reshaped
 from penstock.topology.resolve import FromField, FromNode, Report, Target, Wire
-from penstock.topology.spec import Input, Node, Ref, Sink, Source, Topology, When, WindowNode
+from penstock.topology.spec import Absent, Input, LookupNode, Node, Ref, Sink, Source, Topology, WindowNode
 from penstock.topology.wiring import Emit, Feed, Gap, Nan, OutputField, Part, Step
 from penstock.topology.written import Written, described, fits_reader, fits_schema, shown
 
 __all__ = ["Columns", "Feeder"]
+
+_FLOATS = ("float32", "float64")
+_WIDER = {  # what reads a field of a table: its dtypes are those that its schema can declare
+    "bool": ("int32", "int64", *_FLOATS), "int32": ("int64", *_FLOATS), "int64": _FLOATS, "float32": ("float64",), "float64": ("float32",),
+}  # fmt: skip
 
 
 class Columns:
@@ -44,13 +49,13 @@ class Columns:
 class _Given:
     """What a reference means: a part of the batch, its dtype, and the axes of one value.
 
-    `absent` leaves out events that the reader has. Where it is `nullable`, NaN in the column is null.
+    `absent` is where it is null for events that the reader has. Where it is `nullable`, NaN in the column is null.
     """
 
     part: Part
     dtype: str
     axes: Axes
-    absent: When | None = None
+    absent: Absent | None = None
     nullable: bool = False
 
 
@@ -180,7 +185,7 @@ class Feeder:
         if isinstance(target, FromNode):
             if target.tensor is None:
                 return None
-            if target.tensor.dtype != tensor.dtype and not self._remembered(target, tensor.dtype):
+            if target.tensor.dtype != tensor.dtype and not self._converts(target.node, target.tensor.dtype, tensor.dtype):
                 message = f"{where}: the tensor is `{tensor}`, {ref.text!r} gives `{target.tensor}`"
                 self.report.add(
                     ref.mark,
@@ -212,11 +217,16 @@ class Feeder:
         dtype = dtype or tensor.dtype
         part = Part(f"{node}.{tensor.name}", cast="" if dtype == tensor.dtype else dtype)
         found = self._picked(ref, ref.index, part, dtype, tensor.shape, where)
-        return found and replace(found, absent=self.topology.absent(node, reader), nullable=self.topology.nullable(node, tensor.name))
+        return found and replace(
+            found, absent=self.topology.absent(node, tensor.name, reader), nullable=self.topology.nullable(node, tensor.name)
+        )
 
-    def _remembered(self, target: FromNode, dtype: str) -> bool:
-        """Whether a tensor reads the feature of a window, as it reads a number of the event: in its own float type."""
-        return isinstance(self.topology.node(target.node), WindowNode) and dtype in ("float32", "float64")
+    def _converts(self, name: str, given: str, wanted: str) -> bool:
+        """Whether an output is read in another dtype: a feature in the float type of its tensor, a field of a table as one of an event."""
+        node = self.topology.node(name)
+        if isinstance(node, LookupNode):
+            return wanted in _WIDER.get(given, ())
+        return isinstance(node, WindowNode) and wanted in ("float32", "float64")
 
     def _may_be_null(self, target: FromNode, reader: Node | Sink) -> bool:
         return target.tensor is not None and self.topology.may_be_null(target.node, target.tensor.name, reader)
@@ -225,6 +235,8 @@ class Feeder:
         """Returns an output of a node for every event that a tensor gets: the value of `missing` for those for which it is null."""
         if given is None or (given.absent is None and not given.nullable):
             return given
+        if given.absent is not None and missing == Missing("fill", None):
+            return replace(given, part=replace(given.part, gap=Gap(given.absent.column)), absent=None)
         fill = None if missing is None or missing.action == "reject" else missing.value
         if given.nullable:
             if isinstance(fill, bool) or not isinstance(fill, int | float):
@@ -234,17 +246,16 @@ class Feeder:
             given = replace(given, part=replace(given.part, nan=Nan(float(fill))), nullable=False)
         if given.absent is None:
             return given
-        about = f"{where}: {ref.text!r} is null for the events that the `when` on line {given.absent.mark.line} leaves out"
-        name = given.part.column.partition(".")[0]
+        about = f"{where}: {ref.text!r} is null {given.absent.why}"
+        leave = given.absent.fix
         if fill is None:
-            fix = f"add when: {name} to leave them out here too, or a value for them: {{field: {ref.text}, missing: VALUE}}"
-            self.report.add(ref.mark, about, fix)
+            self.report.add(
+                ref.mark, about, f"{leave}{', or ' if leave else 'write '}a value for them: {{field: {ref.text}, missing: VALUE}}"
+            )
         elif not holds(fill, given.dtype):
             self.report.add(ref.mark, f"{where}: missing: {fill!r} is not of type {given.dtype}", f"give a {given.dtype} value")
         elif None in given.axes:
-            self.report.add(
-                ref.mark, f"{about}, and an array of no fixed size cannot be filled", f"add when: {name} to leave them out here too"
-            )
+            self.report.add(ref.mark, f"{about}, and an array of no fixed size cannot be filled", leave)
         else:
             axes = tuple(axis for axis in given.axes if axis is not None)
             gap = Gap(given.absent.column, fill, given.dtype, axes)
@@ -277,7 +288,7 @@ class Feeder:
         return fixed
 
     def _missing(self, ref: Ref, field: Field, dtype: str, rule: Missing | None, where: str) -> Missing:
-        if rule is not None and rule.action == "fill" and not fills(rule.value, field, dtype):
+        if rule is not None and rule.action == "fill" and rule.value is not None and not fills(rule.value, field, dtype):
             message = f"{where}: missing: {rule.value!r} is not of type {dtype}, and the field {field.name!r} is {described(field)}"
             self.report.add(ref.mark, message, f"give a {dtype} value, or missing: reject")
             return Missing()
@@ -312,8 +323,8 @@ class Feeder:
         part = given.part if given.absent is None else replace(given.part, gap=Gap(given.absent.column))
         if given.absent is not None and given.axes:
             name = given.part.column.partition(".")[0]
-            message = f"{where}: {ref.text!r} is null for the events that the `when` on line {given.absent.mark.line} leaves out"
-            self.report.add(ref.mark, f"{message}, and a row of an array column cannot be", f"give the sink when: {name}, or pick elements")
+            message = f"{where}: {ref.text!r} is null {given.absent.why}, and a row of an array column cannot be"
+            self.report.add(ref.mark, message, f"give the sink when: {name}, or pick elements")
             return None
         return OutputField(name, part, given.dtype, given.axes)
 
@@ -342,9 +353,10 @@ class Feeder:
         if isinstance(target, FromNode):
             if target.tensor is None:
                 return None
-            if self.topology.absent(target.node, sink) is not None:
-                message = f"{where}: {ref.text!r} is null for the events that `when` leaves out, and their records would have no key"
-                self.report.add(ref.mark, message, f"give it when: {target.node}, or name another key")
+            if (absent := self.topology.absent(target.node, target.tensor.name, sink)) is not None:
+                message = f"{where}: {ref.text!r} is null {absent.why}, and their records would have no key"
+                fix = f"give it when: {target.node}, or name another key" if absent.fix else "name another key"
+                self.report.add(ref.mark, message, fix)
                 return None
             given = self._of_node(sink, ref, target.node, target.tensor, where)
         else:

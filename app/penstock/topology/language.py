@@ -63,6 +63,23 @@ _SOURCE: Final = Keys(
     }
 )
 
+_TABLE: Final = Keys(
+    {
+        "topic": Key(
+            TOPIC_NAME, "The Kafka topic to read, best a compacted one: each worker reads all of it when it starts.", required=True
+        ),
+        "schema": Key(FILE_NAME, "The schema of its rows, a file of the schemas folder, as that of a source.", required=True),
+        "key": Key(
+            Forms(text=FIELD_TEXT, listing=Listing(FIELD_TEXT)),
+            "The fields of the key: of the row, or key.FIELD of a `key_schema`; the record's key as text when omitted.",
+        ),
+        "history": Key(DURATION, "For how long replaced rows are kept: a lookup then sees the row of the event's time, else the last one."),
+        "time": Key(FIELD_TEXT, "With a history, the field from whose time a row holds; the record's timestamp when omitted."),
+        **{name: _SOURCE.keys[name] for name in ("format", "key_schema", "coerce", "max_bytes")},
+        "envelope": Key(Choice(("debezium",)), "What wraps the rows: a deletion in Debezium's changes removes its row."),
+    }
+)
+
 _MATERIALIZE: Final = Keys(
     {
         "topic": Key(TOPIC_NAME, "The topic of its outputs; <application>.<topology>.<node> when omitted."),
@@ -149,6 +166,7 @@ TOPOLOGY: Final = Keys(
     {
         "topology": Key(ENTRY_NAME, "The topology's name.", required=True),
         "sources": Key(Named("source", ENTRY_NAME, _SOURCE), "Topics to read events from.", required=True),
+        "tables": Key(Named("table", ENTRY_NAME, _TABLE), "Topics whose newest event of each key is a row, for nodes of kind lookup."),
         "nodes": Key(Named("node", ENTRY_NAME, Kinds(KINDS, _NODE)), "Registered models and what they read.", required=True),
         "sinks": Key(Named("sink", ENTRY_NAME, _SINK), "Topics to write predictions to.", required=True),
         "providers": Key(PROVIDERS, "What computes the models of all nodes that do not say it themselves; the processor when omitted."),

@@ -24,12 +24,14 @@ from penstock.topology.language import TOPOLOGY
 from penstock.topology.spec import (
     Format,
     Join,
+    LookupNode,
     Materialize,
     Node,
     Precomputed,
     Releases,
     Sink,
     Source,
+    Table,
     Topology,
     When,
     WindowNode,
@@ -81,21 +83,27 @@ def _topology(root: Value, file: str) -> Topology:
             conditions.append(condition(sink.name, f"sinks.{sink.name}.when", text))
     nodes = {node.name: node for node in (*conditions, *(_node(key, value, texts) for key, value in items(top["nodes"])))}
     sources = tuple(_source(key, value) for key, value in items(top["sources"]))
+    tables = tuple(_table(key, value) for key, value in items(top.get("tables")))
     return Topology(
         name=word(top["topology"]),
         sources=sources,
-        nodes=tuple(_whole(node, nodes, sources) if isinstance(node, WindowNode) else node for node in nodes.values()),
+        nodes=tuple(_whole(node, nodes, sources, tables) for node in nodes.values()),
         sinks=tuple(sinks),
         releases=_releases(top["releases"]) if "releases" in top else Releases(),
         file=file,
         providers=providers(top.get("providers")),
         precomputed=_precomputed(top["precomputed"]) if "precomputed" in top else None,
+        tables=tables,
         marks=marks(root),
     )
 
 
-def _whole(node: WindowNode, nodes: Mapping[str, Node], sources: Sequence[Source]) -> WindowNode:
-    """Returns the window with what depends on the rest of the file."""
+def _whole(node: Node, nodes: Mapping[str, Node], sources: Sequence[Source], tables: Sequence[Table]) -> Node:
+    """Returns the node with what depends on the rest of the file."""
+    if isinstance(node, LookupNode):
+        return replace(node, historical=any(one.history_ms for one in tables if one.name == node.table))
+    if not isinstance(node, WindowNode):
+        return node
     times = sorted({one.time for one in sources if one.time is not None})
     return replace(node, rules=tuple(rules_of(node, nodes)), clock=node.time.text if node.time is not None else " ".join(times))
 
@@ -105,6 +113,18 @@ def _source(name: Scalar, value: Value) -> Source:
     given = plain(value) | {key: words(named[key]) for key in ("coerce", "types") if key in named}
     declared = {"dead_letter": f"{given['topic']}.dead-letter", **given}
     return Source(name=name.text, mark=name.mark, marks=marks(value), **declared)
+
+
+def _table(name: Scalar, value: Value) -> Table:
+    given = keys(value)
+    declared: dict[str, Any] = {key: one for key, one in plain(value).items() if key not in ("key", "history")}
+    if (key := given.get("key")) is not None:
+        declared["key"] = words(key) if isinstance(key, Listed) else (word(key),)
+    if "history" in given:
+        declared["history_ms"] = duration(given["history"])
+    if "coerce" in given:
+        declared["coerce"] = words(given["coerce"])
+    return Table(name=name.text, mark=name.mark, marks=marks(value), **declared)
 
 
 def _node(name: Scalar, value: Value, texts: Mapping[str, Scalar]) -> Node:

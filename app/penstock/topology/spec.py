@@ -13,22 +13,29 @@ from typing import Final, Literal
 
 from penstock.provider import Provider
 from penstock.schema import Coercion, Missing
+from penstock.signature import Tensor
 
 __all__ = [
-    "CONDITION", "Aggregated", "Constant", "Entry", "Feature", "Input", "Join", "Mark", "Materialize", "ModelNode", "ModelRef", "Node",
-    "Output", "Precomputed", "Ref", "Releases", "Requirement", "RuleNode", "Sink", "Source", "Topology", "When", "WindowNode",
-    "condition_of",
+    "CONDITION", "FOUND", "Absent", "Aggregated", "Constant", "Entry", "Feature", "Input", "Join", "LookupNode", "Mark", "Materialize",
+    "ModelNode", "ModelRef", "Node", "Output", "Precomputed", "Ref", "Releases", "Requirement", "RuleNode", "Sink", "Source", "Table",
+    "Topology", "When", "WindowNode", "condition_of", "there",
 ]  # fmt: skip
 
 Format = Literal["json", "json-confluent", "avro", "avro-confluent", "protobuf", "protobuf-confluent", "bytes"]
 Aggregated = Literal["count", "sum", "mean", "min", "max", "variance", "first", "last", "last_k", "rate", "since"]
 Constant = bool | int | float | str | tuple["Constant", ...]  # tuples are nested like the axes of a tensor
 CONDITION: Final = "when"  # the only output of a rule that is a condition
+FOUND: Final = "found"  # the output of a lookup that says whether its table has the key
 
 
 def condition_of(name: str) -> str:
     """Returns the name of the rule that is the `when` of a node or a sink. No node of a file has such a name."""
     return f"{name}?"
+
+
+def there(output: str) -> str:
+    """Returns the output of a lookup, bool, that is false where this output is null. No file can name it."""
+    return f"{output}?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +138,23 @@ class Source(Entry):
     envelope: Literal["debezium", "cloudevents"] | None = None
     types: tuple[str, ...] = ()
     coerce: tuple[Coercion, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Table(Source):
+    """The newest event of each key of a topic, for lookups: its row. A tombstone, or a deletion in the envelope, removes it.
+
+    `key` names the fields of the key; empty: the record's key, which is text. With a `history`, ms, rows that were replaced are kept for
+    that long, and a lookup sees the row of the event's time.
+    """
+
+    key: tuple[str, ...] = ()
+    history_ms: int = 0
+
+    @property
+    def keyed_by(self) -> tuple[str, ...]:
+        """The fields of the key."""
+        return self.key or ("key",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +315,36 @@ class WindowNode(Node):
 
 
 @dataclass(frozen=True, slots=True)
+class LookupNode(Node):
+    """The row of a table that has the values of `by` as its key, in the order of the table's.
+
+    `time` is the event's, None for that of the source; it is read where the table is `historical`. `keyed` are the dtypes of the table's
+    key, and `columns` its fields: both are empty until its schema is read.
+    """
+
+    table: str
+    by: tuple[Ref, ...]
+    time: Ref | None = None
+    historical: bool = False
+    keyed: tuple[str, ...] = ()
+    columns: tuple[Tensor, ...] = ()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The outputs that are fields of the table."""
+        return frozenset(one.name for one in self.columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Where an output of a node is null for some events: the column, bool [N], that is true for the others; the reason, and a remedy."""
+
+    column: str
+    why: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Sink(Entry):
     """Predictions to one topic. `fields` are the fields of the output event, in order; `key` None keeps the input's key.
 
@@ -357,9 +411,13 @@ class Topology(Entry):
     file: str = "<topology>"
     providers: tuple[Provider, ...] = ()
     precomputed: Precomputed | None = None
+    tables: tuple[Table, ...] = ()
 
     def source(self, name: str) -> Source | None:
         return next((source for source in self.sources if source.name == name), None)
+
+    def table(self, name: str) -> Table | None:
+        return next((table for table in self.tables if table.name == name), None)
 
     def node(self, name: str) -> Node | None:
         return next((node for node in self.nodes if node.name == name), None)
@@ -393,6 +451,16 @@ class Topology(Entry):
         """The nodes that keep state."""
         return tuple(node for node in self.nodes if isinstance(node, WindowNode))
 
+    @property
+    def lookups(self) -> tuple[LookupNode, ...]:
+        """The nodes that read a table."""
+        return tuple(node for node in self.nodes if isinstance(node, LookupNode))
+
+    @property
+    def remembering(self) -> tuple[WindowNode | LookupNode, ...]:
+        """The nodes whose outputs depend on other events than the one that they compute."""
+        return (*self.windows, *self.lookups)
+
     def nullable(self, node: str, output: str) -> bool:
         """Whether an output of a node may be null for an event that the node computes. In its column null is NaN."""
         found = self.node(node)
@@ -403,12 +471,14 @@ class Topology(Entry):
 
     def may_be_null(self, node: str, output: str, reader: Node | Sink) -> bool:
         """Whether an output of a node may be null for an event of the reader."""
-        return self.nullable(node, output) or self.absent(node, reader) is not None
+        return self.nullable(node, output) or self.absent(node, output, reader) is not None
 
-    def absent(self, name: str, reader: Node | Sink) -> When | None:
-        """Returns the `when` of a node whose outputs may be null for an event of the reader; None where each has them."""
+    def absent(self, name: str, output: str, reader: Node | Sink) -> Absent | None:
+        """Returns where an output of a node is null for an event of the reader; None where it is for none, or NaN in its column is null."""
         node = self.node(name)
-        if node is None or node.when is None:
+        if isinstance(node, LookupNode) and output in node.names:  # its column is false, too, for events that `when` leaves out
+            return Absent(f"{name}.{there(output)}", f"where the table {node.table} has none for the event")
+        if node is None or node.when is None or (reader.when is not None and reader.when.condition == node.when.condition):
             return None
-        same = reader.when is not None and reader.when.condition == node.when.condition
-        return None if same else node.when
+        why = f"for the events that the `when` on line {node.when.mark.line} leaves out"
+        return Absent(node.when.column, why, f"add when: {name} to leave them out here too")

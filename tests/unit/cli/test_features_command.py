@@ -283,6 +283,6 @@ def test_windows_of_several_sources_are_chosen(run: Run) -> None:
     Path("payments.yaml").write_text(TWO)
     write([event(0), event(1)])
     done = run("--in", "in.ndjson", "--out", "out.ndjson")
-    assert "spent of payments, back of refunds (choose the windows of one source: --nodes NAME,NAME)" in " ".join(done.err.split())
+    assert "spent of payments, back of refunds (choose the nodes of one source: --nodes NAME,NAME)" in " ".join(done.err.split())
     assert run("--in", "in.ndjson", "--out", "out.ndjson", "--nodes", "back").code == 0
     assert [one["back_n_1m"] for one in rows()] == [0, 1]

@@ -122,7 +122,7 @@ class TestKindOfThisFile:
             (
                 "kind: above",
                 "kind: abov",
-                "t.yaml:5:16: nodes.high.kind: 'abov' is not one of feature, model, ensemble, rule, window, above (",
+                "t.yaml:5:16: nodes.high.kind: 'abov' is not one of feature, model, ensemble, rule, window, lookup, above (",
             ),
             ("limit: 0.5", "limit: x", "t.yaml:5:40: nodes.high.limit: 'x' is not a number (write a number)"),
             ("of: risk", "of: rsk", "t.yaml:5:27: nodes.high.of: 'rsk' is neither a field nor a node (did you mean 'risk'?)"),
@@ -187,6 +187,7 @@ def test_every_kind_is_on_the_page() -> None:
 def test_every_kind_of_a_parsed_node_is_a_row(text: str) -> None:
     rule = "  flag: {kind: rule, outputs: {high: stack > 0.5}}\n"
     window = "  lately: {kind: window, by: carrier, over: [1h], features: {n: count}}\n"
-    kinds = {node.kind: kind_of(node) for node in parse_text(text.replace("sinks:\n", f"{rule}{window}sinks:\n")).nodes}
+    lookup = "  known: {kind: lookup, table: carriers, by: carrier}\n"
+    kinds = {node.kind: kind_of(node) for node in parse_text(text.replace("sinks:\n", f"{rule}{window}{lookup}sinks:\n")).nodes}
     assert set(kinds) == set(KINDS), f"the example of this test has nodes of {any_of(KINDS)}"
     assert all(kinds[name] is row for name, row in KINDS.items())

@@ -191,7 +191,7 @@ extra: 1
         "t.yaml:5:3: nodes: '1st' is not a name (letters, digits, _ and -, not beginning with a digit) (rename the node)",
         "t.yaml:5:29: nodes.1st.model: 'flight-features' is not name@version or name@alias"
         " (a version begins with a digit, an alias with a letter: flight-features@1 or flight-features@live)",
-        "t.yaml:6:13: nodes.n.kind: 'modle' is not one of feature, model, ensemble, rule, window (did you mean 'model'?)",
+        "t.yaml:6:13: nodes.n.kind: 'modle' is not one of feature, model, ensemble, rule, window, lookup (did you mean 'model'?)",
         "t.yaml:6:44: nodes.n.inputs.a: exactly one of 'field' or 'stack' or 'reshape' or 'mask' belongs here",
         "t.yaml:6:71: nodes.n.inputs.b: the list is empty (name at least one, or remove the key)",
         "t.yaml:6:78: nodes.n.inputs.c: 'x..y' is not a reference: field, source.field, node or node.output, each with an optional [index]",
@@ -201,7 +201,7 @@ extra: 1
         " (rename it, for example flights.departures)",
         "t.yaml:9:27: sinks.s.fields: no field is named here (name at least one field)",
         "t.yaml:10:6: sinks.t: expected a mapping with topic, fields, format, schema, key, when, found nothing",
-        "t.yaml:11:1: unknown key 'extra' (known: topology, sources, nodes, sinks, providers, releases, precomputed)",
+        "t.yaml:11:1: unknown key 'extra' (known: topology, sources, tables, nodes, sinks, providers, releases, precomputed)",
     ]
 
 

@@ -275,7 +275,7 @@ def test_what_a_node_with_a_condition_gives_is_there_for_the_nodes_that_have_the
         ({"next": "when: flag, inputs: {x: risk.p}"}, "7:44: nodes.next.when: 'flag' could mean the events that it computes"),
         ({"next": "inputs: {x: [flag.is_high, amount]}"}, "'flag.is_high' gives `is_high: bool[N]`"),
         ({"field": "risk.p"}, "8:58: sinks.out.fields.z: 'risk.p' is null for the events that the `when` on line 4 leaves out, and a row"),
-        ({"field": "'risk.p[0]'", "extra": ", key: risk.label"}, "sinks.out.key: 'risk.label' is null for the events that `when` leaves o"),
+        ({"field": "'risk.p[0]'", "extra": ", key: risk.label"}, "sinks.out.key: 'risk.label' is null for the events that the `when` on"),
         ({"extra": ", when: id == 3"}, "8:93: sinks.out.when: a text and a whole number do not go together"),
     ],
 )  # fmt: skip

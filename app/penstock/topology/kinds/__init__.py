@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from penstock.topology.kinds.base import Bound, Kind
+from penstock.topology.kinds.lookup import LookupKind
 from penstock.topology.kinds.model import ModelKind
 from penstock.topology.kinds.rule import RuleKind
 from penstock.topology.kinds.window import WindowKind
@@ -18,6 +19,7 @@ KINDS: Final[dict[str, Kind[Any]]] = {
     "ensemble": ModelKind(outline=("{{", "}}")),
     "rule": RuleKind(),
     "window": WindowKind(),
+    "lookup": LookupKind(),
 }
 
 

@@ -243,18 +243,20 @@ class _Rule:
             if target.tensor is None:
                 return None
             shape = _picked(found, found.index, target.tensor.shape, at)
-            absent = self.names.topology.absent(target.node, self.node) is not None
-            if absent and None in shape:
+            absent = self.names.topology.absent(target.node, target.tensor.name, self.node)
+            if absent is not None and None in shape:
                 message = f"{found.text!r} may be null, and it is an array of no fixed size"
                 raise ExpressionError(message, at, f"give the rule when: {target.node}, or pick an element")
             if self.node.condition is not None and self._is_own(target.node):
                 message = f"{found.text!r} is there when this condition holds, so it cannot decide that"
                 raise ExpressionError(message, at, "name what is known before it")
             # A condition is for all events, so it cannot leave out any itself.
-            otherwise = f"when: {target.node} leaves out the event" if absent and self.node.condition is None else ""
+            otherwise = f"when: {target.node} leaves out the event" if absent and absent.fix and self.node.condition is None else ""
             nullable = self.names.topology.may_be_null(target.node, target.tensor.name, self.node)
             scalar = shape in ((), (1,))
-            return Given(target.tensor.dtype, shape, nullable, replaceable=nullable and scalar, branch=absent, otherwise=otherwise)
+            return Given(
+                target.tensor.dtype, shape, nullable, replaceable=nullable and scalar, branch=absent is not None, otherwise=otherwise
+            )
         fields = self._fields(target)
         if not fields:
             return None

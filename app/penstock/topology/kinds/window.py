@@ -15,19 +15,17 @@ from penstock.schema import Field, Missing
 from penstock.signature import Signature, Tensor
 from penstock.topology.document import Listed, Scalar, Value
 from penstock.topology.kinds.base import Kind
+from penstock.topology.kinds.reads import KEY, TIME, TIME_US, Read, Reads, not_a_key, not_a_time
 from penstock.topology.kinds.rule import RuleKind
 from penstock.topology.names import ref
 from penstock.topology.resolve import Finding, FromField, FromNode, Names, Target, Wire
 from penstock.topology.shapes import DURATION, FIELD_NAME, REFERENCE, Choice, Flag, Forms, Key, Keys, Listing, Named, Text, Whole
-from penstock.topology.spec import Aggregated, Feature, Input, Mark, Node, Ref, RuleNode, WindowNode
+from penstock.topology.spec import Aggregated, Feature, Mark, Node, Ref, RuleNode, WindowNode
 from penstock.topology.values import duration, items, keys, marks, plain, refs, word
 
 __all__ = ["KEY", "LATE", "TIME", "TIME_US", "VALUE", "WHERE", "WindowKind", "rules_of"]
 
-# What the tensors of a window are for, before a dot and a number: a field of the key, the time (in us with _US), values, and filters.
-KEY: Final = "by"
-TIME: Final = "time"
-TIME_US: Final = "time_us"
+# What further tensors of a window are for: values, and filters.
 VALUE: Final = "value"
 WHERE: Final = "where"
 LATE: Final = "late"  # the output that marks late rows
@@ -40,7 +38,6 @@ _KINDS: Final[tuple[Aggregated, ...]] = get_args(Aggregated)
 _REF: Final = r'[A-Za-z_][A-Za-z0-9_-]*(?:\.(?:"[^"]+"|[^\s\[\]."(),]+)|\[[0-9]{1,6}\])*'  # in a name with brackets or commas: quotes
 _TEXT: Final = re.compile(rf"({'|'.join(_KINDS)})(?:\(\s*({_REF})\s*(?:,\s*([0-9]{{1,3}})\s*)?\))?(?:\s+where\s+({_REF}))?")
 _FEATURE: Final = Text("an aggregate: count, mean(FIELD), last_k(FIELD, 3), each with an optional `where FIELD`", rf"^{_TEXT.pattern}$")
-_KEYS_OF: Final = ("string", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
 _KEYS: Final = Keys(
     {
@@ -117,7 +114,7 @@ class WindowKind(Kind[WindowNode]):
         return Signature((), (*(Tensor(name, *_type(feature)) for name, feature in node.outputs), Tensor(LATE, "bool")))
 
     def wires(self, node: WindowNode, names: Names) -> list[Wire]:
-        made = _Wires(node, names)
+        made = _Reads(node, names)
         for number, one in enumerate(node.by):
             made.add(f"{KEY}.{number}", one, "by")
         values = dict.fromkeys(one.of for one in node.features if one.of is not None)
@@ -139,86 +136,36 @@ class WindowKind(Kind[WindowNode]):
         return f"{text}: {', '.join(one.name for one in node.features)}"[:120]
 
 
-class _Wires:
-    """What feeds a window: references, each with the tensor that it is read as."""
+class _Reads(Reads):
+    """What feeds a window."""
 
-    def __init__(self, node: WindowNode, names: Names) -> None:
-        self.node, self.names = node, names
-        self.wires: list[Wire] = []
+    node: WindowNode
 
-    def add(self, tensor: str, found: Ref, key: str) -> None:
-        """Adds what a reference means, in the type of what it is for; or reports why it cannot be that."""
-        what, where = tensor.partition(".")[0], f"nodes.{self.node.name}.{key}"
-        target = self.names.target(found, where)
-        if target is None:
-            return
-        fields = self._fields(target)
-        dtypes = {one.dtype for one in fields} if isinstance(target, FromField) else {target.tensor.dtype} if target.tensor else set()
-        if not dtypes:
-            return  # a schema or a signature is not known, which has been reported
-        dtype = next(iter(dtypes))
+    def read(self, what: str, found: Ref, target: Target, dtype: str, fields: list[Field]) -> Read:
+        null = isinstance(target, FromNode) and self._may_be_null(target)
         missing = None
-        if what == VALUE and isinstance(target, FromField) and dtype != "string":
+        if what == VALUE and dtype != "string" and (isinstance(target, FromField) or (null and self._is_of_table(target))):
             dtype, missing = "float64", Missing("fill", math.nan)
-        elif what == WHERE and isinstance(target, FromField) and any(one.optional for one in fields):
+        elif what == WHERE and (null or any(one.optional for one in fields)):
             missing = Missing("fill", False)
         elif what in (KEY, TIME, TIME_US) and any(one.optional for one in fields):
             missing = Missing("reject")  # an event without a key or a time is a dead letter
-        elif isinstance(target, FromNode) and what == VALUE and dtype.startswith("float") and self._may_be_null(target):
+        elif what == VALUE and null and dtype.startswith("float"):
             missing = Missing("fill", math.nan)
-        elif isinstance(target, FromNode) and what == WHERE and self._may_be_null(target):
-            missing = Missing("fill", False)
-        if problem := self._problem(what, found, dtype, fields):
-            self.names.report.add(found.mark, f"{where}: {problem[0]}", problem[1])
-            return
-        entry = Input(tensor, (found,), missing=missing, mark=found.mark)
-        self.wires.append(Wire(Tensor(tensor, dtype), entry, (target,), place=key))
-
-    def time(self) -> None:
-        """Adds the event time: that of the node, or of its sources, if they have one."""
-        node, names = self.node, self.names
-        if node.time is not None:
-            return self._time(node.time)
-        times = {source.name: source.time for source in names.topology.sources if source.time is not None and self._feeds(source.name)}
-        if len({*times.values()}) > 1:
-            which = " and ".join(f"{time} of {source}" for source, time in times.items())
-            names.report.add(node.mark, f"nodes.{node.name}: its event time is {which}", "name one: time: FIELD")
-        elif times and (found := ref(next(iter(times.values())), node.at("time"))) is not None:
-            self._time(found)
-        return None
-
-    def _time(self, found: Ref) -> None:
-        target = self.names.target(found, f"nodes.{self.node.name}.time")
-        units = {one.unit for one in self._fields(target)} if isinstance(target, FromField) else {""}
-        if len(units) > 1:
-            message = f"nodes.{self.node.name}.time: {found.text!r} is in ms in one source, and in us in another"
-            self.names.report.add(found.mark, message, "write SOURCE.FIELD")
-            return
-        self.add(TIME_US if units == {"us"} else TIME, found, "time")
-
-    def _feeds(self, source: str) -> bool:
-        """Whether the source has all fields that the node reads."""
-        schema = self.names.schemas.get(source)
-        named = [one for wire in self.wires for one in wire.targets if isinstance(one, FromField)]
-        return schema is not None and all(one.source in (None, source) and schema.field(one.name) is not None for one in named)
-
-    def _fields(self, target: Target | None) -> list[Field]:
-        if not isinstance(target, FromField):
-            return []
-        schemas = self.names.schemas if target.source is None else {target.source: self.names.schemas.get(target.source)}
-        found = [schema.field(target.name) for schema in schemas.values() if schema is not None]
-        return [one for one in found if one is not None]
+        return Read(dtype, missing, self._problem(what, found, dtype, fields))
 
     def _may_be_null(self, target: FromNode) -> bool:
         return target.tensor is not None and self.names.topology.may_be_null(target.node, target.tensor.name, self.node)
 
+    def _is_of_table(self, target: Target) -> bool:
+        return isinstance(target, FromNode) and self.names.topology.node(target.node) in self.names.topology.lookups
+
     def _problem(self, what: str, found: Ref, dtype: str, fields: list[Field]) -> tuple[str, str] | None:
         """Returns why the reference cannot be what it is for, and what to do."""
-        kinds = {one.kind for one in fields}
-        if what in (TIME, TIME_US) and (dtype != "int64" or (fields and not kinds <= {"timestamp", "long"})):
-            return f"{found.text!r} is no time", "an event time is a timestamp, or a long in ms"
-        if what == KEY and dtype not in _KEYS_OF:
-            return f"{found.text!r} is {dtype or 'of no type that a key has'}", "a key is text, a whole number or true and false"
+        if what in (TIME, TIME_US):
+            return not_a_time(found, dtype, fields)
+        if what == KEY:
+            return not_a_key(found, dtype)
         if what == WHERE and dtype != "bool":
             return f"{found.text!r} is {dtype}, a filter is true or false", "compare it in a rule, and name its output"
         if what == VALUE and dtype == "string":

@@ -16,13 +16,14 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from penstock.errors import TransportError, TransportUnavailable
 from penstock.settings import Settings
-from penstock.state import Checkpoint, Entry, Keyed, Refused, States, load, save
+from penstock.state import Checkpoint, Entry, Keyed, Refused, Rows, States, load, save
 from penstock.transports.kafka.connection import librdkafka_arguments, patience_of
 from penstock.transports.tracker import Partition
 
@@ -65,7 +66,7 @@ class _Job:
 
 
 class Changelogs:
-    """The changelogs of a worker, by node. `states` are those of the assignment.
+    """The changelogs of a worker, by node. `states` are those of the assignment; they all know the same `tables`.
 
     Snapshots are in `folder`; `id_of` returns the id of a topic, and `write` writes what has changed in a state, with a timestamp in ms.
     """
@@ -78,9 +79,10 @@ class Changelogs:
         *,
         id_of: Callable[[str], str],
         write: Callable[[Checkpoint, int], Awaitable[None]],
+        tables: Mapping[str, Rows] = MappingProxyType({}),
     ) -> None:
         self.logs = logs
-        self.states = States()
+        self.states = States(tables=tables)
         self.restoring = ""  # what is under way, in words; empty when nothing is
         self._settings, self._folder, self._id_of, self._write = settings, folder, id_of, write
         self._ends: dict[tuple[str, int], int] = {}  # of each changelog, when its state was put
@@ -97,7 +99,7 @@ class Changelogs:
         """
         wanted = [(node, number) for topic, number in sorted(partitions) for node, log in self.logs.items() if log.source == topic]
         before, ends = self.states, self._ends
-        self.states, self._ends = States(), {}
+        self.states, self._ends = States(tables=before.tables), {}
         self.states.counts = before.counts
         try:
             jobs = await asyncio.to_thread(self._restore, wanted, before, ends, current)

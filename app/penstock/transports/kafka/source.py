@@ -56,8 +56,9 @@ class KafkaSource:
     """Yields the records of the partitions that the group gives to this worker.
 
     `written` are the topics that the same topology writes; `lookout` watches these and the ones to read. `before_reading` is awaited at
-    each assignment, before its first fetch. Partitions that `throttle` slows are not fetched while they wait. While `stopping()` is true,
-    the worker is being stopped and nothing waits longer than a session may last. `changelogs` restore what nodes remember first.
+    each assignment, before its first fetch, with whether that assignment is still current. Partitions that `throttle` slows are not
+    fetched while they wait. While `stopping()` is true, the worker is being stopped and nothing waits longer than a session may last.
+    `changelogs` restore what nodes remember first.
     """
 
     abilities: Final = Abilities(replay=True)
@@ -70,7 +71,7 @@ class KafkaSource:
         metrics: Metrics,
         written: Collection[str] = (),
         lookout: Lookout | None = None,
-        before_reading: Callable[[], Awaitable[None]] | None = None,
+        before_reading: Callable[[Callable[[], bool]], Awaitable[None]] | None = None,
         throttle: Throttle | None = None,
         changelogs: Changelogs | None = None,
     ) -> None:
@@ -367,7 +368,7 @@ class KafkaSource:
         """
         client, patience = self.client, self.settings.broker_timeout
         if self._before_reading is not None:
-            await self._before_reading()
+            await self._before_reading(still_owned)
         try:
             async with asyncio.timeout(patience):
                 assigned = sorted(client.assignment())
