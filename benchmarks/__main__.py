@@ -1,4 +1,6 @@
-"""`python -m benchmarks`: the main benchmark; others: `peers`, `micro`, `batch`, `joins`, `lookups`, `windows`, `letters`, `profile`, `report`."""
+"""`python -m benchmarks`: the main benchmark; `peers`, `micro`, `batch`, `joins`, `lookups`, `windows`, `letters`, `profile` and `report`
+are others.
+"""
 
 from __future__ import annotations
 

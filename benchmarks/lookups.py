@@ -67,8 +67,8 @@ def loaded(history: bool) -> runtime.Loaded:
         for name, fields in (("order", {"item": "string"}), ("item", FIELDS)):
             schema = {"type": "record", "name": name, "fields": [{"name": one, "type": kind} for one, kind in fields.items()]}
             (place / f"{name}.avsc").write_text(json.dumps(schema))
-        fields = ", ".join(f"found.{name}" for name in FIELDS)
-        (place / "shop.yaml").write_text(TOPOLOGY.format(history=", history: 7d" if history else "", fields=fields))
+        read = ", ".join(f"found.{name}" for name in FIELDS)
+        (place / "shop.yaml").write_text(TOPOLOGY.format(history=", history: 7d" if history else "", fields=read))
         return runtime.load(place / "shop.yaml", models=place, schemas=place)
 
 

@@ -67,7 +67,7 @@ def test_the_last_row_of_a_key_counts(changes: list[Row], size: int) -> None:
     rows, last = Rows(COLUMNS), dict.fromkeys(KEYS)
     put(rows, changes, size)
     for key, _, row in changes:
-        last[key] = row  # type: ignore[assignment]
+        last[key] = row
     assert read(rows, KEYS) == [last[key] for key in KEYS]
     assert len(rows) == sum(row is not None for row in last.values())
 
