@@ -69,6 +69,18 @@ def test_rows_are_replaced_and_removed_in_their_order(tmp_path: Path) -> None:
     assert prices(made, 7) == [(None, False)]
 
 
+def test_a_key_of_the_table_that_changes_in_one_piece(tmp_path: Path) -> None:
+    """Of two records with one key of the table, only the later one's removal removes the row."""
+    made = driver(tmp_path)
+    rows = [(b"a", item(1, 1.0)), (b"a", item(2, 2.0)), (b"b", item(2, 2.5)), (b"a", item(3, 3.0)), (b"c", item(3, 3.5)), (b"a", None)]
+    made.send_records("items", [Record("", None if one is None else json.dumps(one).encode(), key) for key, one in rows])
+    assert prices(made, 1, 2, 3) == [(None, False), (2.5, True), (3.5, True)]
+    made.send_records("items", [Record("", None, b"c"), Record("", json.dumps(item(4)).encode(), b"d"), Record("", None, b"d")])
+    assert prices(made, 2, 3, 4) == [(2.5, True), (None, False), (None, False)]
+    made.send_records("items", [Record("", json.dumps(item(5)).encode(), None), Record("", None, None)])
+    assert prices(made, 5) == [(1.0, True)]
+
+
 def test_what_is_no_row_says_why(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="it is no row of items: Object missing required field `price`"):
         driver(tmp_path).send("items", b'{"code": 1}')

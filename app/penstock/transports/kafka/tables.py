@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, cast
@@ -17,7 +18,7 @@ from penstock.errors import SchemaWanted, TransportError, TransportUnavailable
 from penstock.record import Header, Record
 from penstock.settings import Settings
 from penstock.telemetry import Metrics
-from penstock.transports.kafka.connection import librdkafka_arguments
+from penstock.transports.kafka.connection import librdkafka_arguments, patience_of
 from penstock.transports.tracker import Partition
 
 __all__ = ["Reads", "Tables"]
@@ -71,7 +72,7 @@ class Tables:
         self._partitions, self._metrics = partitions, metrics
         self._whole = asyncio.Event()
         self._assigned: set[Partition] = set()
-        self._left: set[Partition] = set()  # partitions that were not read to their end yet
+        self._left: dict[Partition, int] = {}  # partitions that were not read yet to the end that they had, and that end
         self._read = 0
         self._strange: dict[str, int] = {}
         metrics.table_rows.set_function(lambda: {(name,): float(len(one)) for name, one in reads.items()})
@@ -91,8 +92,7 @@ class Tables:
         consumer = await asyncio.to_thread(self._opened)
         try:
             while True:
-                self._assign(consumer)
-                messages = await asyncio.to_thread(_several, consumer)
+                messages = await asyncio.to_thread(self._several, consumer)
                 for topic, records in self._sorted(messages).items():
                     for name in (name for name, one in self._topics.items() if one == topic):
                         await self._apply(name, records)
@@ -117,13 +117,20 @@ class Tables:
             }
         )
 
+    def _several(self, consumer: Consumer) -> list[Message]:
+        """Returns the next records as soon as there is one, or nothing after a while. In a thread."""
+        self._assign(consumer)
+        first = consumer.poll(WAIT)
+        return [] if first is None else [first, *consumer.consume(TOGETHER, 0.0)]
+
     def _assign(self, consumer: Consumer) -> None:
         """Adds the partitions that are new."""
         wanted = {(topic, number) for topic in {*self._topics.values()} for number in range(self._partitions(topic))}
         if new := wanted - self._assigned:
+            patience = patience_of(self._settings)
+            self._left |= {one: consumer.get_watermark_offsets(TopicPartition(*one), timeout=patience)[1] for one in sorted(new)}
             consumer.incremental_assign([TopicPartition(*one, OFFSET_BEGINNING) for one in sorted(new)])
             self._assigned |= new
-            self._left |= new
 
     def _sorted(self, messages: Sequence[Message]) -> dict[str, list[Record]]:
         """Returns the records by topic, in the order of their partitions."""
@@ -135,8 +142,10 @@ class Tables:
                 headers = cast("Sequence[Header]", one.headers() or ())
                 record = Record(topic, one.value(), one.key(), headers, stamp, partition, one.offset() or 0)
                 found.setdefault(topic, []).append(record)
+                if record.offset + 1 >= self._left.get((topic, partition), math.inf):
+                    del self._left[topic, partition]
             elif error.code() == KafkaError._PARTITION_EOF:
-                self._left.discard((topic, partition))
+                self._left.pop((topic, partition), None)
             elif not error.retriable():
                 raise TransportError(f"{topic}/{partition} cannot be read: {error.str()}")
         return found
@@ -175,9 +184,3 @@ class Tables:
         self._whole.set()
         rows = ", ".join(f"{name} {len(one):,}" for name, one in self._reads.items())
         logger.info("read the tables: %s rows, of %d records in %.1f s", rows, self._read, time.monotonic() - began)
-
-
-def _several(consumer: Consumer) -> list[Message]:
-    """Returns the next records as soon as there is one, or nothing after a while."""
-    first = consumer.poll(WAIT)
-    return [] if first is None else [first, *consumer.consume(TOGETHER, 0.0)]
