@@ -30,7 +30,7 @@ from penstock.topology.find import find
 from penstock.topology.kinds import kind_of
 from penstock.topology.parameters import shown
 from penstock.topology.parse import parse
-from penstock.topology.spec import ModelNode, Source, When
+from penstock.topology.spec import LookupNode, ModelNode, Source, When, there
 from penstock.topology.wiring import Emit, Feed, Input, Joined, Part, Stage, Step
 
 __all__ = ["draw", "plan", "validate"]
@@ -207,6 +207,7 @@ def _step(step: Step, loaded: Loaded) -> dict[str, Any]:
     model = {"model": str(node.model), "version": loaded.artifacts[node.name].version} if isinstance(node, ModelNode) else {}
     given = node.providers or loaded.topology.providers if isinstance(node, ModelNode) else ()
     providers = {"providers": [{one.name: dict(one.options)} for one in given]} if given else {}
+    table = {"table": node.table, "topic": _topic(node, loaded)} if isinstance(node, LookupNode) else {}
     rule = {} if step.graph is None else {"version": step.graph.label, "digest": f"sha256:{step.graph.digest}"}
     return {
         "node": node.name,
@@ -216,7 +217,8 @@ def _step(step: Step, loaded: Loaded) -> dict[str, Any]:
         **rule,
         "inputs": {feed.tensor.name: [_part(part) for part in feed.parts] for feed in step.feeds if feed.parts},
         "parameters": {feed.tensor.name: feed.constant for feed in step.feeds if not feed.parts},
-        "outputs": [tensor.name for tensor in step.outputs],
+        **table,
+        "outputs": [tensor.name for tensor in _read(step)],
         **({} if node.when is None else {"when": node.when.like or node.when.condition}),
     }
 
@@ -241,7 +243,7 @@ def _print_stage(stage: Stage, loaded: Loaded) -> None:
         out.print(f"{_joined(stage.gather)}\n", markup=False)
     steps = table("steps", "", "node", "model", "inputs", "outputs read")
     for number, step in enumerate(stage.steps, 1):
-        outputs = "\n".join(str(tensor) for tensor in step.outputs)
+        outputs = "\n".join(_outputs(step))
         name = step.node.name + _only(step.node.when)
         _add(steps, str(number), name, _computed_by(step, loaded), "\n".join(map(_fed, step.feeds)), outputs)
     sinks = table("sinks", "sink", "topic", "format", "key", "fields")
@@ -300,11 +302,30 @@ def _computed_by(step: Step, loaded: Loaded) -> str:
     node = step.node
     if step.graph is not None:
         return f"{step.graph.label}\n{kind_of(node).detail(node)}"
+    if isinstance(node, LookupNode):
+        return f"{kind_of(node).detail(node)}\nthe topic {_topic(node, loaded)}{', at its time' if node.historical else ''}"
     if not isinstance(node, ModelNode):
         return kind_of(node).detail(node)
     model = f"{node.model.name}@{loaded.artifacts[node.name].version}"
     model = model if model == str(node.model) else f"{model} ({node.model.version})"
     return "\n".join([model, *(f"on {one}" for one in node.providers or loaded.topology.providers)])
+
+
+def _topic(node: LookupNode, loaded: Loaded) -> str:
+    found = loaded.topology.table(node.table)
+    return "" if found is None else found.topic
+
+
+def _read(step: Step) -> list[Tensor]:
+    """Returns the outputs that are read, without the columns that say where those of a lookup are null."""
+    node = step.node
+    hidden = {there(name) for name in node.names} if isinstance(node, LookupNode) else set()
+    return [tensor for tensor in step.outputs if tensor.name not in hidden]
+
+
+def _outputs(step: Step) -> list[str]:
+    null = step.node.names if isinstance(step.node, LookupNode) else ()
+    return [f"{tensor} or null" if tensor.name in null else str(tensor) for tensor in _read(step)]
 
 
 def _only(when: When | None) -> str:
