@@ -392,6 +392,10 @@ LATE: Final = [*[("arrive late", 0, 3)] * 4, ("crash", 0, 0)]
     events=[event(0, 0), event(1, 0), event(2, 0)],
     actions=[("send", 0, 2), ("refuse", 0, 1), ("again", 0, 0), ("work", 0, 0)],
 )
+@example(  # the outputs of the second group arrive alone, as they have another partition, and those of the first are lost
+    events=[event(1, 0), event(2, 0), event(3, 0), event(4, 0)],
+    actions=[("send", 0, 3), ("delay", 0, 0), ("work", 0, 0), ("outputs arrive", 0, 0), ("changelogs arrive", 0, 0), ("crash", 0, 0)],
+)
 @settings(max_examples=150)
 def test_first_answers_and_what_is_remembered_are_those_of_a_run_without_faults(
     prepared: Callable[[str], Case], where: str, events: list[tuple[dict[str, Any], int]], actions: Steps
